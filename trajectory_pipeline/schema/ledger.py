@@ -1,0 +1,53 @@
+"""The ledger of partitions and the quarantine.
+
+Belongs here: the columns of the two bookkeeping tables. Does not belong here: who writes them (``sinks``).
+"""
+
+from trajectory_pipeline.schema.types import INT, JSON, POSTGRES_ONLY, STRING, TIMESTAMP, Column, Table
+
+
+def _column(name: str, kind: object, description: str, **more: object) -> Column:
+    return Column(name, kind, description, sinks=POSTGRES_ONLY, **more)  # type: ignore[arg-type]
+
+
+PARTITIONS = Table(
+    name="partitions",
+    description="The ledger: what is in the sinks, by asset and partition; written with the rows, in one transaction.",
+    row="one partition of one asset",
+    columns=(
+        _column("asset", STRING, "terminal_runs, trajectories or refined_outcomes.", key=True),
+        _column("partition_key", STRING, "Dagster's partition key.", key=True),
+        _column("result", STRING, "`complete`, or `quarantined` where some runs are in quarantine."),
+        _column(
+            "fingerprint",
+            STRING,
+            "Summary of the partition's rows in the source, as they were read.",
+            null="the asset does not read the source",
+        ),
+        _column("counts", JSON, "What came in and what went out, by name."),
+        _column("content_digest", STRING, "SHA-256 (hex) over the partition's rows: equal digests mean equal content."),
+        _column("snapshot_at", TIMESTAMP, "When the source was read.", null="the asset does not read the source"),
+        _column("materialized_at", TIMESTAMP, "When it was last written."),
+        _column("schema_version", STRING, "Version of the schema that it was written with."),
+        _column("dagster_run_id", STRING, "The Dagster run that wrote it.", null="written outside Dagster"),
+    ),
+    indexes=(("partition_key",),),
+)
+
+QUARANTINE = Table(
+    name="quarantine",
+    description="Runs that could not be converted: nothing of them is lost, and each is tried again at every materialisation.",
+    row="one run",
+    columns=(
+        _column("run_id", STRING, "The run.", key=True),
+        _column("partition_key", STRING, "Dagster's partition key."),
+        _column("place", STRING, "Which row and column: `messages.content of message-…`."),
+        _column("error", STRING, "What was wrong with it."),
+        _column("raw", STRING, "The raw rows as JSON text (text, because jsonb cannot hold all that json can)."),
+        _column("steps", INT, "Its own steps.", unit="steps"),
+        _column("messages", INT, "Its messages.", unit="messages"),
+        _column("first_seen_at", TIMESTAMP, "When it was first put here."),
+        _column("last_seen_at", TIMESTAMP, "When it was last tried in vain."),
+    ),
+    indexes=(("partition_key",),),
+)

@@ -1,0 +1,166 @@
+"""Verdicts, the calls that they cost, and the policies that they were reached under.
+
+Belongs here: columns. Does not belong here: what a judge is asked (``refinement``).
+"""
+
+from trajectory_pipeline.schema.types import (
+    BOOL,
+    BOTH,
+    FLOAT,
+    INT,
+    JSON,
+    MONEY,
+    POSTGRES_ONLY,
+    STRING,
+    STRINGS,
+    TIMESTAMP,
+    Column,
+    Table,
+)
+
+_NOT_JUDGED = "not judged"
+
+
+def _attempt(name: str, kind: object, description: str, **more: object) -> Column:
+    return Column(name, kind, description, sinks=POSTGRES_ONLY, **more)  # type: ignore[arg-type]
+
+
+VERDICTS = Table(
+    name="verdicts",
+    description="What a judge said of a trajectory under one policy; never overwritten by another policy.",
+    row="one trajectory under one policy, at one content",
+    columns=(
+        Column("run_id", STRING, "The run.", key=True, sinks=BOTH),
+        Column(
+            "verdict_key", STRING, "SHA-256 (hex) of the content digests of all runs shown, and the policy.", key=True
+        ),
+        Column("policy_id", STRING, "The policy: see the table `policies`."),
+        Column("partition_key", STRING, "Dagster's partition key of the trajectory."),
+        Column("content_digest", STRING, "Of the trajectory that was judged."),
+        Column(
+            "verdict_status",
+            STRING,
+            "judged, insufficient_evidence, not_eligible, failed, quarantined or deferred_budget.",
+        ),
+        Column(
+            "outcome",
+            STRING,
+            "success, partial_success, failure or unknown: computed from the requirements.",
+            null=_NOT_JUDGED,
+        ),
+        Column(
+            "outcome_confidence",
+            FLOAT,
+            "Share of the applicable requirements that have evidence.",
+            unit="0–1",
+            null=_NOT_JUDGED,
+        ),
+        Column("disagrees", BOOL, "Whether the outcome differs from the heuristic one.", null=_NOT_JUDGED),
+        Column(
+            "requirements", JSON, "What the task asked: statement, status, reasoning, cited evidence.", null=_NOT_JUDGED
+        ),
+        Column(
+            "failure_owner",
+            STRING,
+            "agent, tool, llm_provider, infrastructure, user, specification or none.",
+            null=_NOT_JUDGED,
+        ),
+        Column("failure_mode", STRING, "From the documented closed list.", null=_NOT_JUDGED),
+        Column("failure_mode_words", STRING, "What `other` stands for.", null="not `other`"),
+        Column("failed_step_id", STRING, "First step where it went wrong.", null="none, or not judged"),
+        Column(
+            "learning_value",
+            FLOAT,
+            "0.35 interaction depth + 0.30 task complexity + 0.20 tool use + 0.15 reference value, each (rating − 1) / 4.",
+            unit="0–1",
+            null=_NOT_JUDGED,
+        ),
+        Column("interaction_depth", INT, "Rating.", unit="1–5", null=_NOT_JUDGED),
+        Column("task_complexity", INT, "Rating.", unit="1–5", null=_NOT_JUDGED),
+        Column("tool_use", INT, "Rating.", unit="1–5", null=_NOT_JUDGED),
+        Column("reference_value", INT, "Rating.", unit="1–5", null=_NOT_JUDGED),
+        Column("tags", STRINGS, "Three to seven.", null=_NOT_JUDGED),
+        Column("task_category", STRING, "From the documented closed list.", null=_NOT_JUDGED),
+        Column("complexity", STRING, "trivial, simple, moderate, complex or expert.", null=_NOT_JUDGED),
+        Column("summary", STRING, "What was wanted, how it was approached, what happened.", null=_NOT_JUDGED),
+        Column("lesson", STRING, "What another agent should do or avoid.", null="none, or not judged"),
+        Column("decisions", JSON, "Key decisions: step, choice, reason given, result.", null=_NOT_JUDGED),
+        Column(
+            "coverage",
+            FLOAT,
+            "Share of the content's characters that the judge was shown.",
+            unit="0–1",
+            null="the judge was shown nothing",
+        ),
+        Column(
+            "model",
+            STRING,
+            "The model that answered, as the provider names it; `simulated-judge` is no model.",
+            null="none answered",
+        ),
+        Column("simulated", BOOL, "Whether the answer is of the simulated judge, and its price made up."),
+        Column(
+            "input_tokens", INT, "Prompt tokens of all calls, cached ones included.", unit="tokens", null="not told"
+        ),
+        Column("cached_input_tokens", INT, "Of these, read from the provider's cache.", unit="tokens", null="not told"),
+        Column("output_tokens", INT, "Completion tokens of all calls.", unit="tokens", null="not told"),
+        Column("cost_usd", MONEY, "Price of all calls.", unit="USD", null="no price is known"),
+        Column("attempts", INT, "HTTP calls made.", unit="calls"),
+        Column("error_class", STRING, "What kept it from being judged.", null="nothing did"),
+        Column("error_message", STRING, "The same in words.", null="nothing did"),
+        Column("raw_answer", STRING, "The answer that could not be used.", null="there is none", sinks=POSTGRES_ONLY),
+        Column("judged_at", TIMESTAMP, "When the verdict was reached.", null=_NOT_JUDGED),
+        Column("created_at", TIMESTAMP, "When the row was first written.", sinks=POSTGRES_ONLY),
+        Column("updated_at", TIMESTAMP, "When it last changed.", sinks=POSTGRES_ONLY),
+    ),
+    indexes=(("policy_id", "verdict_status"), ("partition_key",), ("outcome",)),
+)
+
+REFINED_OUTCOMES = Table(
+    name="refined_outcomes",
+    description="One verdict per trajectory under the current policy (Parquet; in Postgres see `verdicts` and the view `outcomes`).",
+    row="one trajectory",
+    columns=VERDICTS.columns,
+)
+
+VERDICT_ATTEMPTS = Table(
+    name="verdict_attempts",
+    description="Every HTTP call to a judge: what it asked, got, took and cost.",
+    row="one HTTP call",
+    columns=(
+        _attempt("attempt_id", STRING, "UUID, made before the call.", key=True),
+        _attempt("run_id", STRING, "The run."),
+        _attempt("verdict_key", STRING, "The verdict that it was made for."),
+        _attempt("policy_id", STRING, "The policy."),
+        _attempt("started_at", TIMESTAMP, "When it was sent."),
+        _attempt("duration_ns", INT, "How long it took.", unit="ns", null="no end was seen"),
+        _attempt("model", STRING, "The model that was asked."),
+        _attempt("answered_model", STRING, "The model that answered, by its own word.", null="none did"),
+        _attempt("base_url", STRING, "Endpoint that was called, without credentials."),
+        _attempt("prompt_characters", INT, "Characters sent.", unit="characters"),
+        _attempt("http_status", INT, "Status of the answer.", null="no answer"),
+        _attempt("request_id", STRING, "The provider's id of the call.", null="none given"),
+        _attempt("finish_reason", STRING, "As the provider gave it.", null="none given"),
+        _attempt("result", STRING, "`answered`, `refused`, `unusable`, `error`, or `lost` (no answer arrived)."),
+        _attempt("error_class", STRING, "What went wrong.", null="nothing"),
+        _attempt("error_message", STRING, "The same in words.", null="nothing"),
+        _attempt("input_tokens", INT, "Prompt tokens.", unit="tokens", null="not told"),
+        _attempt("cached_input_tokens", INT, "Of these, cached.", unit="tokens", null="not told"),
+        _attempt("output_tokens", INT, "Completion tokens.", unit="tokens", null="not told"),
+        _attempt("cost_usd", MONEY, "Price of the call.", unit="USD", null="no price is known"),
+    ),
+    indexes=(("run_id",), ("verdict_key",), ("started_at",)),
+)
+
+POLICIES = Table(
+    name="policies",
+    description="Every refinement policy used, the current one marked.",
+    row="one policy",
+    columns=(
+        _attempt("policy_id", STRING, "First 16 hex digits of the SHA-256 of `definition`.", key=True),
+        _attempt("definition", JSON, "Model, parameters and versions of prompt, rubric, response schema and renderer."),
+        _attempt("model", STRING, "The judge's model."),
+        _attempt("is_current", BOOL, "Whether it is the one in use."),
+        _attempt("first_used_at", TIMESTAMP, "When it was first used."),
+    ),
+)

@@ -1,0 +1,239 @@
+"""All settings, typed, read from the environment when asked for and never at import time.
+
+Belongs here: each variable's name, type, default and meaning. Does not belong here: what follows from a value.
+"""
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from trajectory_pipeline.errors import SettingsError
+
+DEFAULT_DATA_FOLDER = Path("data")
+
+
+def normalised_postgres_url(url: str) -> str:
+    """Return a Postgres URL as libpq and our engines take it: ``postgresql://…``, without a driver.
+
+    Raises:
+        ValueError: it is no Postgres URL, or names no host or database.
+    """
+    match = re.match(r"^(postgres|postgresql)(\+[a-z0-9_]+)?://", url)
+    if not match:
+        raise ValueError("must look like postgresql://user:password@host:5432/database")
+    normal = "postgresql://" + url[match.end() :]
+    parts = urlsplit(normal)
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError(
+            "has a port that is not a number; it must look like postgresql://user:password@host:5432/database"
+        ) from None
+    if not parts.path.strip("/"):
+        raise ValueError("names no database; it must look like postgresql://user:password@host:5432/database")
+    return normal
+
+
+def sqlalchemy_url(url: str, driver: str) -> str:
+    """Return a normalised URL for SQLAlchemy with one driver (``psycopg``, or ``psycopg2`` for Dagster's own storage)."""
+    return "postgresql+" + driver + url.removeprefix("postgresql")
+
+
+def without_password(url: str) -> str:
+    """Return a database URL as it may be shown: ``host:port/database``, no user and no password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 5432
+    except ValueError:
+        return "(unreadable URL)"
+    return f"{parts.hostname or 'localhost'}:{port}{parts.path}"
+
+
+def _url(value: str) -> str:
+    return normalised_postgres_url(value)
+
+
+def _utc(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("must be a time such as 2025-01-01 or 2025-01-01T00:00+00:00") from None
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        if moment.minute or moment.second or moment.microsecond:
+            raise ValueError("must be a whole hour, UTC")
+        return moment
+    return value
+
+
+def _blank_is_unset(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+PostgresUrl = Annotated[str, AfterValidator(_url)]
+OptionalUrl = Annotated[PostgresUrl | None, BeforeValidator(_blank_is_unset)]
+OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
+OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
+
+
+class Settings(BaseSettings):
+    """The settings; each field's alias is its environment variable."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    letta_pg_uri: OptionalUrl = Field(
+        None,
+        alias="LETTA_PG_URI",
+        description="The Letta server's Postgres, read only. Unset: the embedded server's database `letta`.",
+    )
+    database_url: OptionalUrl = Field(
+        None,
+        alias="TRAJECTORY_DATABASE_URL",
+        description="Postgres 14+ that takes the schema `trajectory`. Unset: the embedded server's database `trajectory`.",
+    )
+    dagster_pg_url: OptionalUrl = Field(
+        None,
+        alias="DAGSTER_PG_URL",
+        description="Postgres for Dagster's own storage. Unset: the embedded server's database `dagster`.",
+    )
+    storage_uri: OptionalText = Field(
+        None,
+        alias="TRAJECTORY_STORAGE_URI",
+        description="Folder or fsspec URL (`s3://bucket/prefix`) for Parquet. Unset: `parquet` in the data folder.",
+    )
+    data_folder: Path = Field(
+        DEFAULT_DATA_FOLDER,
+        alias="TRAJECTORY_DATA_FOLDER",
+        description="Folder for what is kept on this machine: the embedded server, Parquet, Dagster's logs. Default: `data` in the working directory.",
+    )
+    start: Annotated[datetime, BeforeValidator(_utc)] = Field(
+        datetime(2025, 1, 1, tzinfo=UTC),
+        alias="TRAJECTORY_START",
+        description="First partition, a whole hour; a time without offset is UTC. Default 2025-01-01.",
+    )
+    enable_capture: bool = Field(
+        False,
+        alias="ENABLE_TRAJECTORY_CAPTURE",
+        description="`true`: the schedule and the sensors are on by default. Unset: they are there, stopped.",
+    )
+    source_timeout_seconds: int = Field(
+        600,
+        ge=1,
+        alias="TRAJECTORY_SOURCE_TIMEOUT",
+        description="Seconds that one query to the source may take. Default 600.",
+    )
+    backfill_batch: int = Field(
+        24,
+        ge=1,
+        le=1000,
+        alias="TRAJECTORY_BACKFILL_BATCH",
+        description="Partitions that one Dagster run of a backfill takes. Default 24.",
+    )
+    openai_api_key: OptionalSecret = Field(
+        None,
+        alias="OPENAI_API_KEY",
+        description="Key of the judge's provider. Not needed where OPENAI_BASE_URL is set.",
+    )
+    openai_base_url: OptionalText = Field(
+        None, alias="OPENAI_BASE_URL", description="Endpoint that speaks the OpenAI chat API. Unset: OpenAI itself."
+    )
+    judge_model: OptionalText = Field(
+        None,
+        alias="TRAJECTORY_JUDGE_MODEL",
+        description="Model that judges. Unset: no judge; trajectories are captured and not judged.",
+    )
+    judge_concurrency: int = Field(
+        16,
+        ge=1,
+        le=512,
+        alias="TRAJECTORY_JUDGE_CONCURRENCY",
+        description="Calls to the judge under way at once. Default 16.",
+    )
+    judge_timeout_seconds: float = Field(
+        120.0,
+        gt=0,
+        alias="TRAJECTORY_JUDGE_TIMEOUT",
+        description="Seconds that one call to the judge may take. Default 120.",
+    )
+    judge_attempts: int = Field(
+        3,
+        ge=1,
+        le=10,
+        alias="TRAJECTORY_JUDGE_ATTEMPTS",
+        description="Calls that one materialisation makes at most for one trajectory. Default 3.",
+    )
+    judge_max_prompt_tokens: int = Field(
+        100_000,
+        ge=1000,
+        alias="TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS",
+        description="Tokens (estimated) that one prompt may have. Default 100000.",
+    )
+    quiet_minutes: int = Field(
+        5,
+        ge=0,
+        alias="TRAJECTORY_QUIET_MINUTES",
+        description="Minutes that a trajectory must have been unchanged before the sensor has it judged. Default 5.",
+    )
+    horizon_days: int = Field(
+        7,
+        ge=0,
+        alias="TRAJECTORY_HORIZON_DAYS",
+        description="Age in days up to which the sensor has trajectories judged; older ones go by an explicit backfill. Default 7.",
+    )
+    daily_budget_usd: Decimal = Field(
+        Decimal(5),
+        ge=0,
+        alias="TRAJECTORY_DAILY_BUDGET_USD",
+        description="Dollars that the refinement sensor lets a day (UTC) cost. Default 5.",
+    )
+
+    @property
+    def storage(self) -> str:
+        """Where Parquet goes: ``TRAJECTORY_STORAGE_URI``, or the folder ``parquet`` in the data folder."""
+        return self.storage_uri or str(self.data_folder.absolute() / "parquet")
+
+    @property
+    def embedded_folder(self) -> Path:
+        """Where the embedded server lives."""
+        return self.data_folder.absolute() / "postgres"
+
+    @property
+    def judge_missing(self) -> str | None:
+        """Why there is no judge, as a sentence that says what to set; None where there is one."""
+        if self.judge_model is None:
+            return "No judge is configured: set TRAJECTORY_JUDGE_MODEL (and OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own)."
+        if self.openai_api_key is None and self.openai_base_url is None:
+            return "The judge has no key: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server that needs none."
+        return None
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: one is wrong; the text names it and says what to set.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, problem['loc']))} {_words(problem)}" for problem in error.errors()]
+        raise SettingsError("; ".join(problems) + ".") from None
+
+
+def _words(problem: object) -> str:
+    assert isinstance(problem, dict)
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return text
+    return f"is wrong: {text[0].lower()}{text[1:]}"
+
+
+def setting_rows() -> list[tuple[str, str]]:
+    """Return each environment variable and what it means, in order: for the documentation and ``--help``."""
+    return [(str(field.alias), str(field.description)) for field in Settings.model_fields.values()]
