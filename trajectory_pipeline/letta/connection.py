@@ -1,0 +1,199 @@
+"""Connections to the source, and what is said when there is none.
+
+Belongs here: opening a read-only transaction, and turning a driver's error into a sentence. Does not belong here: queries.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import adbc_driver_manager
+import adbc_driver_postgresql.dbapi as adbc
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from trajectory_pipeline.errors import SourceError
+
+APPLICATION_NAME = "trajectory-pipeline"
+CONNECT_TIMEOUT_SECONDS = 10
+
+_DEFAULT_PARAMETERS = {
+    "application_name": APPLICATION_NAME,
+    "connect_timeout": str(CONNECT_TIMEOUT_SECONDS),
+    # A server that vanished without a word is noticed after a minute instead of the system's two hours.
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+}
+_LONGEST_TIMEOUT_SECONDS = 2_147_483
+"""Postgres keeps timeouts as milliseconds in 32 bits."""
+
+_UNREACHABLE = "is the server running, and reachable from here? Check the host and port in LETTA_PG_URI"
+_LOST = "the connection was lost: materialise the partition again"
+_SQLSTATE_ADVICE = {
+    "25P03": "the snapshot was held open too long without a query: raise TRAJECTORY_SOURCE_TIMEOUT",
+    "28P01": "the password is wrong: check LETTA_PG_URI",
+    "28000": "this user may not log in: check LETTA_PG_URI and the server's pg_hba.conf",
+    "3D000": "there is no such database: check the name at the end of LETTA_PG_URI",
+    "40001": "the source ended the snapshot (a hot standby does so when it replays a conflict): try again",
+    "42501": "this user may not read it: GRANT SELECT on Letta's tables to the user in LETTA_PG_URI",
+    "42703": "the source has changed since the snapshot began (a Letta upgrade?): materialise the partition again",
+    "42P01": "the source has changed since the snapshot began (a Letta upgrade?): materialise the partition again",
+    "53300": "the server has no connection left: raise its max_connections, or run less at once",
+    "55P03": "another session holds a lock on it: try again",
+    "57014": "the query took longer than TRAJECTORY_SOURCE_TIMEOUT allows: raise it, or try when the server is less busy",
+    "57P01": _LOST,
+    "57P03": "the server is starting or stopping: try again",
+}
+# A failed login carries no SQLSTATE, only words; on a server that speaks another language the last line fits.
+_MESSAGE_ADVICE = (
+    (re.compile(r"password authentication failed|no password supplied", re.IGNORECASE), _SQLSTATE_ADVICE["28P01"]),
+    (re.compile(r"no pg_hba\.conf entry|authentication failed|not permitted to log in"), _SQLSTATE_ADVICE["28000"]),
+    (re.compile(r'role ".*" does not exist', re.IGNORECASE), "there is no such user: check LETTA_PG_URI"),
+    (re.compile(r'database ".*" does not exist', re.IGNORECASE), _SQLSTATE_ADVICE["3D000"]),
+    (
+        re.compile(r"permission denied for database", re.IGNORECASE),
+        "this user may not enter it: GRANT CONNECT on the database to the user in LETTA_PG_URI",
+    ),
+    (re.compile(r"too many (clients|connections)|remaining connection slots"), _SQLSTATE_ADVICE["53300"]),
+    (re.compile(r"database system is (starting up|shutting down|not (yet )?accepting)"), _SQLSTATE_ADVICE["57P03"]),
+    (re.compile(r"server closed the connection|terminat|SSL SYSCALL|broken|reset|no connection", re.IGNORECASE), _LOST),
+    (re.compile(r"\bSSL\b|certificate", re.IGNORECASE), "check sslmode and the certificates in LETTA_PG_URI"),
+    (re.compile(r"refused|time(d )?out|translate host|no such file|no route|unreachable", re.IGNORECASE), _UNREACHABLE),
+)
+# What the driver and libpq put before the server's own words.
+_PREFIX = re.compile(
+    r"^(?:[A-Z_]+: (?=[A-Z[])|\[libpq\] |Failed to [a-z ]+: |could not begin COPY: |Execution error \[\w+\]: "
+    r"|connection to server (?:at|on) .* failed: |(?:ERROR|FATAL|PANIC):\s+)"
+)
+_NOISE = re.compile(r"\s*(?:Query (?:was|'|text)|SQLSTATE:).*$")
+
+
+def place(url: str) -> str:
+    """Return a libpq URL as it may be shown: ``host:port/database``, no user and no password."""
+    given = _parameters(url)
+    if given is None:
+        return "(unreadable URL)"
+    hosts = (given.get("host") or given.get("hostaddr") or "localhost").split(",")
+    ports = (given.get("port") or "5432").split(",")
+    if len(ports) < len(hosts):
+        ports = ports[:1] * len(hosts)
+    shown = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in zip(hosts, ports, strict=False))
+    return f"{','.join(shown)}/{given.get('dbname') or ''}"
+
+
+def _parameters(url: str) -> dict[str, str] | None:
+    """Return what libpq understands a URL to say; None where it cannot, or would take a password for something else."""
+    scheme, _, rest = url.partition("://")
+    login, at, address = rest.partition("?")[0].partition("@")
+    # With a bare slash or @ in it, a piece of the password would become a host, a port or a database in messages.
+    if scheme not in ("postgresql", "postgres") or (at and "/" in login) or "@" in address:
+        return None
+    try:
+        return {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    except psycopg.ProgrammingError:
+        return None
+
+
+def source_error(url: str, doing: str, error: BaseException) -> SourceError:
+    """Return the sentence for a driver's error: what was being done, where, and what to do."""
+    text = _told(str(error))
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    advice = _SQLSTATE_ADVICE.get(sqlstate) or next(
+        (words for pattern, words in _MESSAGE_ADVICE if pattern.search(text)), "check LETTA_PG_URI and the server's log"
+    )
+    return SourceError(f"{doing} failed at the source {place(url)}: {text} — {advice}.")
+
+
+def _told(message: str) -> str:
+    """Return what the server said, or libpq: one line, without the driver's framing, hints and query texts."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no reason was given"]
+    # A name with several addresses gives a line for each: the last one tried says most (the first is often ::1).
+    attempts = [line for line in lines if "connection to server " in line and " failed: " in line]
+    text = attempts[-1] if attempts else lines[0]
+    while (shorter := _PREFIX.sub("", text)) != text:
+        text = shorter
+    return _NOISE.sub("", text).rstrip(" .")
+
+
+def _libpq_url(url: str) -> str:
+    """Return the URL with our defaults, unless it brings its own; what it brings is left as it is written.
+
+    Raises:
+        SourceError: libpq cannot read it; its own message would repeat parts of it, the password included.
+    """
+    given = _parameters(url)
+    if given is None:
+        raise SourceError(
+            "LETTA_PG_URI cannot be read: a part is malformed, or a parameter after '?' is none of libpq's. It must look"
+            " like postgresql://user:password@host:5432/database, special characters in the password percent-encoded"
+            " (a slash is %2F, an @ is %40)."
+        )
+    missing = "&".join(f"{name}={value}" for name, value in _DEFAULT_PARAMETERS.items() if name not in given)
+    separator = "?" if "?" not in url else "" if url.endswith(("?", "&")) else "&"
+    return f"{url}{separator}{missing}"
+
+
+@contextmanager
+def reading(url: str, doing: str) -> Iterator[None]:
+    """Turn what the driver raises inside into a ``SourceError`` that names what was being done.
+
+    Raises:
+        SourceError: for every error of the driver.
+    """
+    try:
+        yield
+    except adbc_driver_manager.Error as error:
+        raise source_error(url, doing, error) from error
+
+
+@contextmanager
+def connect(url: str, *, timeout_seconds: int) -> Iterator[adbc.Connection]:
+    """Open a connection in one ``REPEATABLE READ, READ ONLY`` transaction, in UTC and UTF-8, bounded in time.
+
+    All is set for the transaction alone, so that a pooler between us and the server hands on nothing of it to others.
+    The transaction ends with the connection: there is nothing to commit.
+
+    Args:
+        url: a libpq URL, ``postgresql://user:password@host:port/database``.
+        timeout_seconds: of one query, and of the time between two.
+
+    Raises:
+        SourceError: the source cannot be reached or refuses the login.
+    """
+    target = _libpq_url(url)
+    milliseconds = min(timeout_seconds, _LONGEST_TIMEOUT_SECONDS) * 1000
+    session = {
+        "statement_timeout": str(milliseconds),
+        # If we hang, the server's vacuum must not wait for us for ever; and its own limit may be too short for us.
+        "idle_in_transaction_session_timeout": str(milliseconds),
+        "TimeZone": "UTC",
+        "client_encoding": "UTF8",
+        "standard_conforming_strings": "on",
+    }
+    with reading(url, "Connecting"):
+        connection = adbc.connect(target, autocommit=True)
+    try:
+        with reading(url, "Opening the snapshot"), connection.cursor() as cursor:
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            # SET, unlike a SELECT, takes no snapshot, and needs no setting of ours to be read rightly.
+            for name, value in session.items():
+                cursor.execute(f"SET LOCAL {name} = {literal(value)}")
+        yield connection
+    finally:
+        connection.close()
+
+
+def literal(value: str) -> str:
+    """Return a value as an SQL literal (``standard_conforming_strings`` is on in our sessions)."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """Return a name as a quoted SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal_array(values: list[str], kind: str = "character varying") -> str:
+    """Return values as an SQL array of a column's type, so that its index serves."""
+    return f"ARRAY[{', '.join(map(literal, values))}]::{kind}[]"

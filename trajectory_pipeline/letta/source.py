@@ -1,0 +1,314 @@
+"""The Letta reader: the terminal runs of a partition, out of one snapshot, in batches, as Arrow.
+
+Belongs here: which queries make up a partition. Does not belong here: what the rows mean, or where they go.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import adbc_driver_postgresql.dbapi as adbc
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.letta.assemble import RunTables, assemble, unnamed_step_ids
+from trajectory_pipeline.letta.catalogue import Catalogue, read_catalogue
+from trajectory_pipeline.letta.connection import connect, literal, place, reading
+from trajectory_pipeline.letta.context import Context, context_at_capture, context_of_request
+from trajectory_pipeline.schema.letta import (
+    AGENTS,
+    AGENTS_TAGS,
+    MESSAGES,
+    PROVIDER_TRACES,
+    RUN_METRICS,
+    RUNS,
+    STEP_METRICS,
+    STEPS,
+    TERMINAL_STATUSES,
+    TOOLS,
+    TOOLS_AGENTS,
+    SourceTable,
+)
+from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
+
+_LARGE_COLUMNS = ("content", "tool_calls", "tool_returns", "text")
+
+RUNS_PER_BATCH = 500
+BYTES_PER_BATCH = 32 * 2**20
+"""Of message JSON as the source stores it, mostly compressed: what bounds memory where runs carry images."""
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where a run that a partition once held is now.
+
+    Attributes:
+        exists: there is a row of it.
+        terminal: it is (still) terminal.
+    """
+
+    exists: bool
+    terminal: bool
+
+
+@dataclass
+class Snapshot:
+    """One consistent view of the source; every query sees the same state.
+
+    Attributes:
+        taken_at: time of the snapshot by the source's clock; what was committed before it is in the snapshot.
+        catalogue: what the source has.
+        queries: how many were sent so far.
+    """
+
+    url: str = field(repr=False)
+    connection: adbc.Connection
+    catalogue: Catalogue
+    taken_at: datetime
+    queries: int = field(default=0)
+
+    def terminal_runs(self, start: datetime, end: datetime) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of ``terminal_runs`` for the runs that ended in ``[start, end)``, ordered by run id.
+
+        Args:
+            start: aware, inclusive.
+            end: aware, exclusive.
+
+        Raises:
+            SourceError: the source cannot be read to the end.
+        """
+        ids = self.run_ids(start, end)
+        for first in range(0, len(ids), RUNS_PER_BATCH):
+            for portion in self._portions(ids[first : first + RUNS_PER_BATCH]):
+                yield self._batch(portion)
+
+    def run_ids(self, start: datetime, end: datetime) -> list[str]:
+        """Return the ids of the terminal runs that ended in ``[start, end)``, sorted."""
+        rows = self._read(
+            "Finding terminal runs",
+            f"SELECT r.id::text AS id FROM {self.catalogue.table(RUNS)} r"
+            f" WHERE r.status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
+            f" AND {self.ended_at('r')} >= {_naive(start)} AND {self.ended_at('r')} < {_naive(end)}",
+        )
+        return sorted(rows["id"].to_pylist())
+
+    def ended_at(self, alias: str) -> str:
+        """Return the SQL expression of a run's place in time: ``completed_at``, else ``created_at``, as naive UTC."""
+        completed, created = (
+            self.catalogue.expression(RUNS, column, alias)
+            for name in ("completed_at", "created_at")
+            for column in RUNS.columns
+            if column.name == name
+        )
+        return f"coalesce({completed}, {created} AT TIME ZONE 'UTC')"
+
+    def whereabouts(self, run_ids: list[str]) -> dict[str, Whereabouts]:
+        """Return where runs are that a partition once held: gone, moved, or no longer terminal."""
+        found: dict[str, str] = {}
+        if run_ids:
+            rows = self._read(
+                "Looking for runs that left the partition",
+                f"SELECT r.id::text AS id, r.status::text AS status FROM {self.catalogue.table(RUNS)} r"
+                f" WHERE {self.catalogue.any_of(RUNS, 'id', 'r', run_ids)}",
+            )
+            found = dict(zip(rows["id"].to_pylist(), rows["status"].to_pylist(), strict=True))
+        return {
+            run_id: Whereabouts(exists=run_id in found, terminal=found.get(run_id) in TERMINAL_STATUSES)
+            for run_id in run_ids
+        }
+
+    def _portions(self, ids: list[str]) -> Iterator[list[str]]:
+        """Cut runs into portions of at most ``BYTES_PER_BATCH``, in order; a larger run is a portion of its own."""
+        columns = [name for name in _LARGE_COLUMNS if name in self.catalogue.columns[MESSAGES.name]]
+        # The size as stored: it is in the row's header, so that no large value is fetched for it.
+        size = " + ".join(f"coalesce(pg_column_size(m.{name}), 0)" for name in columns)
+        rows = self._read(
+            "Measuring messages",
+            f"SELECT m.run_id::text AS id, sum({size})::bigint AS bytes FROM {self.catalogue.table(MESSAGES)} m"
+            f" WHERE {self.catalogue.any_of(MESSAGES, 'run_id', 'm', ids)} GROUP BY m.run_id",
+        )
+        bytes_of = dict(zip(rows["id"].to_pylist(), rows["bytes"].to_pylist(), strict=True))
+        portion: list[str] = []
+        filled = 0
+        for run_id in ids:
+            more = bytes_of.get(run_id, 0)
+            if portion and filled + more > BYTES_PER_BATCH:
+                yield portion
+                portion, filled = [], 0
+            portion.append(run_id)
+            filled += more
+        yield portion
+
+    def _batch(self, ids: list[str]) -> pa.RecordBatch:
+        runs = self._rows(RUNS, "id", ids)
+        steps = self._rows(STEPS, "run_id", ids)
+        messages = self._rows(MESSAGES, "run_id", ids)
+        agent_ids = _distinct(runs["agent_id"])
+        agents = self._rows(AGENTS, "id", agent_ids)
+        tables = RunTables(
+            runs=runs,
+            steps=steps,
+            other_steps=self._rows(STEPS, "id", unnamed_step_ids(steps, messages)),
+            messages=messages,
+            run_metrics=self._rows(RUN_METRICS, "id", ids),
+            step_metrics=self._rows(STEP_METRICS, "id", _distinct(steps["id"])),
+            agents=agents,
+            agent_tags=self._rows(AGENTS_TAGS, "agent_id", agent_ids),
+            contexts=self._contexts(runs, steps, agents),
+        )
+        return assemble(tables, SCHEMA_VERSION)
+
+    def _rows(self, table: SourceTable, key: str, values: list[str]) -> pa.Table:
+        """Read all known columns of the rows whose key is among the values; no rows where the source lacks the table."""
+        where = f"WHERE {self.catalogue.any_of(table, key, 't', values)}" if values else "WHERE false"
+        source = f"FROM {self.catalogue.table(table)} t {where}"
+        if not self.catalogue.has(table):
+            source = "WHERE false"
+        return self._read(f"Reading {table.name}", f"SELECT {self.catalogue.select_list(table, 't')} {source}")
+
+    def _read(self, doing: str, query: str) -> pa.Table:
+        self.queries += 1
+        with reading(self.url, doing), self.connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetch_arrow_table()
+
+    def _stream(self, doing: str, query: str) -> Iterator[pa.RecordBatch]:
+        """Yield a query's rows as they come; it must be read to its end before the next query."""
+        self.queries += 1
+        with reading(self.url, doing), self.connection.cursor() as cursor:
+            cursor.execute(query)
+            yield from cursor.fetch_record_batch()
+
+    def _contexts(self, runs: pa.Table, steps: pa.Table, agents: pa.Table) -> pa.Table:
+        traced = self._traced_contexts(steps)
+        standing = self._standing_contexts(agents)
+        rows = []
+        for run_id, agent_id in zip(runs["id"].to_pylist(), runs["agent_id"].to_pylist(), strict=True):
+            context = traced.get(run_id) or standing.get(agent_id)
+            if context is not None:
+                rows.append((run_id, context.system_prompt, context.tools, context.source))
+        names = ("run_id", "system_prompt", "tools", "source")
+        columns = list(zip(*rows, strict=True)) or [()] * len(names)
+        return pa.table({name: pa.array(column, pa.string()) for name, column in zip(names, columns, strict=True)})
+
+    def _traced_contexts(self, steps: pa.Table) -> dict[str, Context]:
+        """Contexts of the runs whose first step has a recorded LLM call."""
+        if not self.catalogue.has(PROVIDER_TRACES) or not steps.num_rows:
+            return {}
+        first: dict[str, str] = {}
+        for row in (
+            steps.select(["run_id", "id", "created_at"])
+            .sort_by([("created_at", "ascending"), ("id", "ascending")])
+            .to_pylist()
+        ):
+            first.setdefault(row["run_id"], row["id"])
+        present = self.catalogue.columns[PROVIDER_TRACES.name]
+        only_steps = " AND (t.call_type IS NULL OR t.call_type = 'agent_step')" if "call_type" in present else ""
+        order = "t.created_at, t.id" if "created_at" in present else "t.id"
+        query = (
+            "SELECT DISTINCT ON (t.step_id) t.step_id::text AS step_id, t.request_json::text AS request"
+            f" FROM {self.catalogue.table(PROVIDER_TRACES)} t"
+            f" WHERE {self.catalogue.any_of(PROVIDER_TRACES, 'step_id', 't', list(first.values()))}{only_steps}"
+            f" ORDER BY t.step_id, {order}"
+        )
+        run_of = {step_id: run_id for run_id, step_id in first.items()}
+        found: dict[str, Context] = {}
+        # Requests hold whole conversations: never more than one record batch of them at a time.
+        for batch in self._stream("Reading provider_traces", query):
+            for step_id, request in zip(batch["step_id"].to_pylist(), batch["request"].to_pylist(), strict=True):
+                context = context_of_request(request) if request else None
+                if context is not None:
+                    found[run_of[step_id]] = context
+        return found
+
+    def _standing_contexts(self, agents: pa.Table) -> dict[str, Context]:
+        """Contexts as they stand now, by agent."""
+        system_message = {}
+        for agent_id, message_ids in zip(agents["id"].to_pylist(), agents["message_ids"].to_pylist(), strict=True):
+            first = _first_string(message_ids)
+            if first is not None:
+                system_message[agent_id] = first
+        contents: dict[str, str] = {}
+        if system_message:
+            rows = self._read(
+                "Reading system messages",
+                f"SELECT m.id::text AS id, m.content::text AS content FROM {self.catalogue.table(MESSAGES)} m"
+                f" WHERE {self.catalogue.any_of(MESSAGES, 'id', 'm', sorted(system_message.values()))}"
+                " AND m.role::text = 'system'",
+            )
+            contents = dict(zip(rows["id"].to_pylist(), rows["content"].to_pylist(), strict=True))
+        tools = self._tools(_distinct(agents["id"]))
+        standing = {
+            agent_id: context_at_capture(
+                contents.get(system_message.get(agent_id, "")), system, tools.get(agent_id, [])
+            )
+            for agent_id, system in zip(agents["id"].to_pylist(), agents["system"].to_pylist(), strict=True)
+        }
+        return {agent_id: context for agent_id, context in standing.items() if context is not None}
+
+    def _tools(self, agent_ids: list[str]) -> dict[str, list[str]]:
+        if not (agent_ids and self.catalogue.has(TOOLS) and self.catalogue.has(TOOLS_AGENTS)):
+            return {}
+        rows = self._read(
+            "Reading tools",
+            "SELECT a.agent_id::text AS agent_id, t.json_schema::text AS tool"
+            f" FROM {self.catalogue.table(TOOLS_AGENTS)} a JOIN {self.catalogue.table(TOOLS)} t ON t.id = a.tool_id"
+            f" WHERE {self.catalogue.any_of(TOOLS_AGENTS, 'agent_id', 'a', agent_ids)}"
+            " AND t.json_schema::text <> 'null' ORDER BY 1, t.id",
+        )
+        tools: dict[str, list[str]] = {}
+        for agent_id, tool in zip(rows["agent_id"].to_pylist(), rows["tool"].to_pylist(), strict=True):
+            tools.setdefault(agent_id, []).append(tool)
+        return tools
+
+
+@dataclass(frozen=True)
+class LettaSource:
+    """A Letta server's Postgres.
+
+    Attributes:
+        url: ``postgresql://user:password@host:port/database``; a user with SELECT is enough.
+        timeout_seconds: of one query.
+
+    Example:
+        >>> source = LettaSource("postgresql://letta:letta@localhost:5432/letta")
+        >>> with source.snapshot() as snapshot:  # doctest: +SKIP
+        ...     for batch in snapshot.terminal_runs(start, end):
+        ...         print(batch.num_rows)
+    """
+
+    url: str = field(repr=False)
+    timeout_seconds: int = 600
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """Open one ``REPEATABLE READ, READ ONLY`` transaction.
+
+        Raises:
+            SourceError: the source cannot be reached, or lacks what is required; the text says what and where.
+        """
+        with connect(self.url, timeout_seconds=self.timeout_seconds) as connection:
+            with reading(self.url, "Opening the snapshot"), connection.cursor() as cursor:
+                # When the transaction began, a moment before this first query takes the snapshot.
+                cursor.execute("SELECT now()")
+                taken_at = cursor.fetchone()[0]
+            yield Snapshot(self.url, connection, read_catalogue(connection, self.url), taken_at.astimezone(UTC))
+
+
+def _naive(moment: datetime) -> str:
+    return f"TIMESTAMP {literal(moment.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S.%f'))}"
+
+
+def _distinct(column: pa.ChunkedArray) -> list[str]:
+    return sorted(pc.unique(column).drop_null().to_pylist())
+
+
+def _first_string(json_array: str | None) -> str | None:
+    try:
+        values = json.loads(json_array or "[]")
+    except (ValueError, RecursionError):
+        return None
+    return values[0] if isinstance(values, list) and values and isinstance(values[0], str) else None

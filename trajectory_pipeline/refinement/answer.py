@@ -1,0 +1,145 @@
+"""What the judge is asked to say: the response schema, as pydantic models.
+
+Belongs here: the shape of an answer and the closed lists that its labels come from. Does not belong here: what
+follows from an answer (``assess``), and how it is asked for (``ask``).
+
+Fields stand in the order evidence → reasoning → label, so that a model that writes from left to right has looked
+before it decides. Every field is required and none has a default, as OpenAI's strict schemas ask; what may be
+absent is a union with null. The judge never states an outcome or a learning value: both are computed in code.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RESPONSE_SCHEMA_VERSION = "1"
+"""Goes up with any change of the models below: verdicts of an older schema stay beside newer ones."""
+
+RequirementStatus = Literal["met", "unmet", "not_applicable", "insufficient_evidence"]
+
+FailureOwner = Literal["agent", "tool", "llm_provider", "infrastructure", "user", "specification", "none"]
+
+FailureMode = Literal[
+    "none",
+    # Seeded from MAST (Cemri et al. 2025, arXiv:2503.13657).
+    "disobeyed_task",
+    "step_repetition",
+    "lost_history",
+    "unaware_of_completion",
+    "no_clarification_asked",
+    "task_derailment",
+    "withheld_information",
+    "reasoning_action_mismatch",
+    "premature_termination",
+    "no_verification",
+    "wrong_verification",
+    # Seeded from TRAIL (Deshpande et al. 2025, arXiv:2505.08638).
+    "hallucination",
+    "poor_retrieval",
+    "misread_tool_output",
+    "wrong_tool",
+    "bad_tool_arguments",
+    "malformed_output",
+    "tool_error",
+    "rate_limit",
+    "authentication",
+    "service_error",
+    "resource_exhausted",
+    "context_overflow",
+    "timeout",
+    "other",
+]
+
+Complexity = Literal["trivial", "simple", "moderate", "complex", "expert"]
+
+TaskCategory = Literal[
+    "question_answering",
+    "information_retrieval",
+    "calculation",
+    "data_analysis",
+    "writing",
+    "coding",
+    "planning",
+    "communication",
+    "memory_management",
+    "conversation",
+    "system_operation",
+    "other",
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Citation(_Strict):
+    """A verbatim piece of one message that was shown."""
+
+    message_id: str = Field(description="The id of the message, as it stands in the transcript.")
+    quote: str = Field(min_length=1, description="A verbatim excerpt of that message.")
+
+
+class Requirement(_Strict):
+    """One checkable statement of what the task asked for."""
+
+    statement: str = Field(min_length=1, description="What the task asked for, as one checkable statement.")
+    evidence: list[Citation] = Field(description="Excerpts that show whether it was met; empty if there are none.")
+    reasoning: str = Field(description="How the evidence decides the status.")
+    status: RequirementStatus
+
+
+class Failure(_Strict):
+    """Who and what made the run fall short, where it did."""
+
+    evidence: list[Citation]
+    reasoning: str
+    owner: FailureOwner
+    mode: FailureMode
+    other_mode: str | None = Field(description="In a few words, only where mode is 'other'.")
+    first_wrong_step: str | None = Field(description="Id of the first step where it went wrong, or null.")
+
+
+Rating = Annotated[int, Field(ge=1, le=5)]
+
+
+class LearningRatings(_Strict):
+    """Four anchored ratings, 1 (nothing to learn here) to 5 (a model case)."""
+
+    reasoning: str
+    interaction_depth: Rating = Field(
+        description="1: a single exchange. 3: several turns that build up. 5: long, branching work."
+    )
+    task_complexity: Rating = Field(
+        description="1: one fact. 3: several dependent steps. 5: expert work under constraints."
+    )
+    tool_use: Rating = Field(
+        description="1: none. 3: right tools, plainly used. 5: several, combined, errors recovered from."
+    )
+    reference_value: Rating = Field(
+        description="1: says nothing to others. 3: a usable example. 5: a case to teach from."
+    )
+
+
+class Decision(_Strict):
+    """A choice that shaped the run."""
+
+    step_id: str
+    choice: str
+    reason_given: str
+    result: str
+
+
+class JudgeAnswer(_Strict):
+    """The whole answer to one trajectory."""
+
+    requirements: list[Requirement] = Field(min_length=1, max_length=7)
+    failure: Failure
+    learning: LearningRatings
+    key_decisions: list[Decision] = Field(max_length=10)
+    summary: str = Field(
+        min_length=1, description="Two to three paragraphs: what was wanted, how it was approached, what happened."
+    )
+    lesson: str | None = Field(description="What another agent should do or avoid, in one or two sentences, or null.")
+    tags: list[str] = Field(min_length=3, max_length=7)
+    task_category: TaskCategory
+    complexity: Complexity

@@ -1,0 +1,60 @@
+"""The refinement policy: everything that a verdict depends on besides the trajectory.
+
+Belongs here: which parts make a policy, and the verdict key. Does not belong here: the parts themselves.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trajectory_pipeline.refinement.answer import RESPONSE_SCHEMA_VERSION
+from trajectory_pipeline.refinement.prompt import PROMPT_VERSION, RUBRIC_VERSION
+from trajectory_pipeline.refinement.render import RENDERER_VERSION
+
+REDACTION_VERSION = "none"
+"""Nothing is redacted yet: what the agent saw is what the judge is shown."""
+
+
+@dataclass(frozen=True)
+class RefinementPolicy:
+    """Judge model and parameters, and the versions of all that shapes its answer.
+
+    Attributes:
+        model: as the provider names it.
+        temperature: of the calls.
+        max_prompt_tokens: estimated tokens that a prompt may have: it decides what is shortened.
+    """
+
+    model: str
+    temperature: float = 0.0
+    max_prompt_tokens: int = 100_000
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """Every part, by name: the whole of what the policy's id is made of."""
+        return {
+            "model": self.model,
+            "parameters": {"temperature": self.temperature, "max_prompt_tokens": self.max_prompt_tokens},
+            "prompt": PROMPT_VERSION,
+            "rubric": RUBRIC_VERSION,
+            "response_schema": RESPONSE_SCHEMA_VERSION,
+            "renderer": RENDERER_VERSION,
+            "redaction": REDACTION_VERSION,
+        }
+
+    @property
+    def policy_id(self) -> str:
+        """First 16 hex digits of the SHA-256 of the definition."""
+        return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def verdict_key(content_digests: Sequence[str], policy: RefinementPolicy) -> str:
+    """Return what "already paid for" means: a hash of the content of all runs shown, and the policy.
+
+    Args:
+        content_digests: of the runs that the judge is shown, the judged one last.
+        policy: in use.
+    """
+    return hashlib.sha256("\n".join([*content_digests, policy.policy_id]).encode()).hexdigest()

@@ -1,0 +1,89 @@
+"""Bringing the schema ``trajectory`` up to date.
+
+Belongs here: running the Alembic migrations, and telling whether they have run. Does not belong here: their content.
+"""
+
+from pathlib import Path
+
+import psycopg
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.schema.sql import SCHEMA_NAME
+from trajectory_pipeline.settings import sqlalchemy_url, without_password
+from trajectory_pipeline.sinks.connection import writing
+
+VERSION_TABLE = "alembic_version"
+_MINIMUM_SERVER = 14
+
+
+def migrate(url: str) -> tuple[str | None, str]:
+    """Bring the schema up to date, in one transaction; safe to run twice and at once.
+
+    Returns:
+        The revision before (None: there was no schema) and after.
+
+    Raises:
+        SinkError: the database cannot be reached, is too old, or refuses.
+    """
+    engine = sa.create_engine(sqlalchemy_url(url, "psycopg"), poolclass=sa.NullPool)
+    with writing(url, "Migrating"), engine.begin() as connection:
+        _refuse_old_servers(connection, url)
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('trajectory migration', 0))"))
+        before = _revision(connection)
+        if before != head_revision():
+            connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA_NAME}"))
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+        return before, head_revision()
+
+
+def head_revision() -> str:
+    """Return the newest revision that this version of the package knows."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def require_migrated(url: str, connection: psycopg.Connection) -> None:
+    """Refuse a database whose schema is not that of this version.
+
+    Raises:
+        SinkError: the text says what to run.
+    """
+    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [f"{SCHEMA_NAME}.{VERSION_TABLE}"]).fetchone()
+    if row is None or not row[0]:
+        raise SinkError(
+            f"The database {without_password(url)} has no schema {SCHEMA_NAME!r} yet: run `trajectory-pipeline migrate`."
+        )
+    found = connection.execute(f"SELECT version_num FROM {SCHEMA_NAME}.{VERSION_TABLE}").fetchone()
+    if found is None or found[0] != head_revision():
+        raise SinkError(
+            f"The schema {SCHEMA_NAME!r} in {without_password(url)} is at revision {found and found[0]}, this version"
+            f" needs {head_revision()}: run `trajectory-pipeline migrate` (or a newer trajectory-pipeline)."
+        )
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if connection.execute(sa.text(f"SELECT to_regclass('{SCHEMA_NAME}.{VERSION_TABLE}')")).scalar() is None:
+        return None
+    return connection.execute(sa.text(f"SELECT version_num FROM {SCHEMA_NAME}.{VERSION_TABLE}")).scalar()
+
+
+def _refuse_old_servers(connection: sa.Connection, url: str) -> None:
+    number = int(connection.execute(sa.text("SHOW server_version_num")).scalar_one())
+    if number < _MINIMUM_SERVER * 10_000:
+        raise SinkError(
+            f"The server {without_password(url)} is Postgres {number // 10_000}; {_MINIMUM_SERVER} or later is needed"
+            " for TRAJECTORY_DATABASE_URL."
+        )

@@ -1,0 +1,146 @@
+"""The first stage: raw rows of a partition's terminal runs, from the source to Parquet.
+
+Belongs here: what is carried forward from the former file, and the ledger entry. Does not belong here: queries.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trajectory_pipeline.hours import HOUR, key_of
+from trajectory_pipeline.letta.source import LettaSource, Snapshot
+from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
+from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
+from trajectory_pipeline.sinks.parquet import ParquetStore, Written
+
+
+@dataclass
+class RawCounts:
+    """What was read.
+
+    Attributes:
+        runs: terminal runs in the snapshot.
+        steps: their own steps.
+        foreign_steps: other runs' steps that their messages name.
+        messages: their messages.
+        deleted_runs: runs that are gone from the source and were carried forward.
+    """
+
+    runs: int = 0
+    steps: int = 0
+    foreign_steps: int = 0
+    messages: int = 0
+    deleted_runs: int = 0
+    run_ids: set[str] = field(default_factory=set)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count a batch of the snapshot."""
+        self.runs += batch.num_rows
+        for name in ("steps", "foreign_steps", "messages"):
+            lengths = pc.sum(pc.list_value_length(batch.column(name))).as_py() or 0
+            setattr(self, name, getattr(self, name) + lengths)
+        self.run_ids.update(batch.column("run_id").to_pylist())
+
+    def by_name(self) -> dict[str, int]:
+        """Return the counts as the ledger holds them."""
+        return {
+            "runs": self.runs,
+            "steps": self.steps,
+            "foreign_steps": self.foreign_steps,
+            "messages": self.messages,
+            "deleted_runs": self.deleted_runs,
+        }
+
+
+@dataclass(frozen=True)
+class TerminalRunsResult:
+    """What a materialisation of ``terminal_runs`` did.
+
+    Attributes:
+        counts: what was read.
+        written: the file.
+        snapshot_at: when the source was read, by its own clock.
+        unknown_columns: columns of the source that are not known, ``table.column``.
+        absent_columns: known columns that the source lacks.
+    """
+
+    counts: RawCounts
+    written: Written
+    snapshot_at: datetime
+    unknown_columns: list[str]
+    absent_columns: list[str]
+
+
+def materialize_terminal_runs(
+    hour: datetime,
+    source: LettaSource,
+    store: ParquetStore,
+    database: TrajectoryDatabase,
+    *,
+    dagster_run_id: str | None = None,
+) -> TerminalRunsResult:
+    """Read one partition out of one snapshot and replace its file.
+
+    Runs that the former file holds and the source no longer has are carried forward with ``deleted_at``.
+
+    Args:
+        hour: start of the partition, UTC.
+        source: where to read.
+        store: where the file goes.
+        database: whose ledger takes the entry, and whose lock keeps others out.
+        dagster_run_id: for the ledger.
+
+    Raises:
+        SourceError: the source cannot be read.
+        SinkError: a sink cannot be written; the former file stays.
+    """
+    key = key_of(hour)
+    with database.partition(TERMINAL_RUNS.name, key) as partition, source.snapshot() as snapshot:
+        counts = RawCounts()
+        written = store.write(TERMINAL_RUNS, hour, _rows(hour, snapshot, store, counts))
+        partition.record(
+            LedgerEntry(
+                asset=TERMINAL_RUNS.name,
+                partition_key=key,
+                result="complete",
+                counts=counts.by_name(),
+                content_digest=written.sha256,
+                schema_version=SCHEMA_VERSION,
+                snapshot_at=snapshot.taken_at,
+                dagster_run_id=dagster_run_id,
+            )
+        )
+    return TerminalRunsResult(
+        counts, written, snapshot.taken_at, snapshot.catalogue.unknown_columns, snapshot.catalogue.absent_columns
+    )
+
+
+def _rows(hour: datetime, snapshot: Snapshot, store: ParquetStore, counts: RawCounts) -> Iterator[pa.RecordBatch]:
+    for batch in snapshot.terminal_runs(hour, hour + HOUR):
+        counts.add(batch)
+        yield batch
+    former = {
+        run_id for batch in store.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in batch.column("run_id").to_pylist()
+    }
+    left = sorted(former - counts.run_ids)
+    # One that is still there moved to another partition, or runs again: it is not this partition's any more.
+    gone = pa.array([run_id for run_id, where in snapshot.whereabouts(left).items() if not where.exists], pa.string())
+    if not len(gone):
+        return
+    for batch in store.read(TERMINAL_RUNS, hour):
+        carried = batch.filter(pc.is_in(batch.column("run_id"), value_set=gone))
+        if carried.num_rows:
+            counts.deleted_runs += carried.num_rows
+            yield _marked(carried, snapshot.taken_at)
+
+
+def _marked(batch: pa.RecordBatch, noticed_at: datetime) -> pa.RecordBatch:
+    place = batch.schema.get_field_index("deleted_at")
+    kind = batch.schema.field(place).type
+    return batch.set_column(
+        place, batch.schema.field(place), pc.fill_null(batch.column(place), pa.scalar(noticed_at, kind))
+    )

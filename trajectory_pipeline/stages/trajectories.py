@@ -1,0 +1,164 @@
+"""The second stage: from raw rows to trajectories, in Parquet and Postgres at once.
+
+Belongs here: the flow of batches, conservation, the ledger entry. Does not belong here: conversion.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+
+import pyarrow as pa
+
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.hours import key_of
+from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
+from trajectory_pipeline.sinks.database import LedgerEntry, Merged, Staging, TrajectoryDatabase
+from trajectory_pipeline.sinks.parquet import ParquetStore, Written
+from trajectory_pipeline.trajectories.convert import Quarantined, convert_batch
+from trajectory_pipeline.trajectories.document import postgres_document
+
+
+@dataclass
+class Conservation:
+    """Both sides of a partition: what came in and what became of it.
+
+    Attributes:
+        runs_in: rows of ``terminal_runs``.
+        steps_in: own steps of them.
+        messages_in: messages of them.
+        trajectories: rows out.
+        steps_out: turns of own steps.
+        messages_out: messages in turns.
+        quarantined: runs that could not be converted.
+        quarantined_steps: their steps.
+        quarantined_messages: their messages.
+    """
+
+    runs_in: int = 0
+    steps_in: int = 0
+    messages_in: int = 0
+    trajectories: int = 0
+    steps_out: int = 0
+    messages_out: int = 0
+    quarantined: int = 0
+    quarantined_steps: int = 0
+    quarantined_messages: int = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is lost and nothing is there twice."""
+        return (
+            self.runs_in == self.trajectories + self.quarantined
+            and self.steps_in == self.steps_out + self.quarantined_steps
+            and self.messages_in == self.messages_out + self.quarantined_messages
+        )
+
+    def by_name(self) -> dict[str, int]:
+        """Return the counts as the ledger holds them."""
+        return asdict(self)
+
+
+@dataclass
+class TrajectoriesResult:
+    """What a materialisation of ``trajectories`` did.
+
+    Attributes:
+        conservation: both sides, counted.
+        merged: what happened to the rows in Postgres.
+        written: the Parquet file.
+        quarantined: the runs that could not be converted.
+        executions: trajectories by how they ended.
+        outcomes: trajectories by heuristic outcome.
+        escaped: trajectories in which text had to be escaped.
+        data_omitted: trajectories whose document ``jsonb`` cannot hold.
+    """
+
+    conservation: Conservation = field(default_factory=Conservation)
+    merged: Merged | None = None
+    written: Written | None = None
+    quarantined: list[Quarantined] = field(default_factory=list)
+    executions: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    escaped: int = 0
+    data_omitted: int = 0
+
+
+def materialize_trajectories(
+    hour: datetime,
+    store: ParquetStore,
+    database: TrajectoryDatabase,
+    *,
+    dagster_run_id: str | None = None,
+) -> TrajectoriesResult:
+    """Convert a partition's raw rows and replace its trajectories in both sinks.
+
+    Args:
+        hour: start of the partition, UTC.
+        store: where the raw rows are, and where the Parquet file goes.
+        database: where the rows go, in one transaction with the ledger entry.
+        dagster_run_id: for the ledger.
+
+    Raises:
+        SinkError: a sink cannot be read or written; the former state stays.
+        PipelineError: there are no raw rows, or a row would be lost; nothing is written.
+    """
+    key = key_of(hour)
+    if not store.exists(TERMINAL_RUNS, hour):
+        raise PipelineError(
+            f"There are no raw rows of {key} in {store.uri}: materialise terminal_runs of that partition first."
+        )
+    result = TrajectoriesResult()
+    with database.partition(TRAJECTORIES.name, key) as partition:
+        with partition.staging() as staging:
+            result.written = store.write(TRAJECTORIES, hour, _rows(hour, key, store, staging, result))
+        result.merged = partition.merge()
+        partition.set_quarantine([asdict(run) for run in result.quarantined])
+        partition.record(
+            LedgerEntry(
+                asset=TRAJECTORIES.name,
+                partition_key=key,
+                result="quarantined" if result.quarantined else "complete",
+                counts=result.conservation.by_name(),
+                content_digest=result.written.sha256,
+                schema_version=SCHEMA_VERSION,
+                dagster_run_id=dagster_run_id,
+            )
+        )
+    return result
+
+
+def _rows(
+    hour: datetime, key: str, store: ParquetStore, staging: Staging, result: TrajectoriesResult
+) -> Iterator[pa.RecordBatch]:
+    counts = result.conservation
+    for raw in store.read(TERMINAL_RUNS, hour):
+        conversion = convert_batch(raw, key)
+        for name, column in (("steps_in", "steps"), ("messages_in", "messages")):
+            setattr(counts, name, getattr(counts, name) + _total_length(raw, column))
+        counts.runs_in += raw.num_rows
+        for row in conversion.rows:
+            data, omitted = postgres_document(row)
+            staging.add(row, data, omitted)
+            counts.steps_out += row["step_count"]
+            counts.messages_out += sum(len(turn["messages"]) for turn in row["turns"])
+            result.executions[row["execution_status"]] += 1
+            result.outcomes[row["heuristic_outcome"]] += 1
+            result.escaped += bool(row["escaped"])
+            result.data_omitted += omitted is not None
+        for run in conversion.quarantined:
+            counts.quarantined_steps += run.steps
+            counts.quarantined_messages += run.messages
+        counts.trajectories += len(conversion.rows)
+        counts.quarantined += len(conversion.quarantined)
+        result.quarantined.extend(conversion.quarantined)
+        yield conversion.arrow()
+    # Raised here, before the file takes the former one's place.
+    if not counts.holds:
+        raise PipelineError(f"Rows of {key} would be lost: {counts}. Nothing was written; this is a defect, report it.")
+
+
+def _total_length(batch: pa.RecordBatch, column: str) -> int:
+    offsets = batch.column(column).offsets
+    return int(offsets[-1].as_py() - offsets[0].as_py())

@@ -1,0 +1,167 @@
+"""The trajectory document: what ``data`` in Postgres holds, made of a trajectory's columns.
+
+Belongs here: the document's form. Does not belong here: any value: each comes from a column, at the place that the
+column's declaration names.
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from trajectory_pipeline.schema.trajectory import MESSAGE, TRAJECTORIES, TURN
+from trajectory_pipeline.trajectories.json_text import MAX_DEPTH, Verbatim, write
+from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool_call_of, tool_return_of
+
+MAX_JSONB_BYTES = 200_000_000
+"""Documents of more bytes are not offered to Postgres, whose ``jsonb`` ends at 256 MB in any array or object."""
+_MAX_NUMERIC_EXPONENT = 100_000
+"""Postgres ``numeric`` holds 131,072 digits before the point and 16,383 after it."""
+_MAX_NUMERIC_DIGITS = 16_000
+
+_ALWAYS_IN_TURN = ("step_id", "step_run_id", "model", "input_tokens", "output_tokens", "stop_reason")
+
+_WITH_IMAGES = frozenset({"content", "tool_returns"})
+
+Row = Mapping[str, Any]
+
+
+def document_of(row: Row) -> dict[str, Any]:
+    """Return the document of a trajectory, whole: image bytes and all.
+
+    Args:
+        row: with the fields of ``TRAJECTORIES`` in Parquet, as the converter or a Parquet file gives them.
+    """
+    document: dict[str, Any] = {}
+    for column in TRAJECTORIES.columns:
+        if column.document is None:
+            continue
+        *parents, name = column.document.split(".")
+        place = document
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = [_turn(turn) for turn in row["turns"]] if column.name == "turns" else _plain(row[column.name])
+    return document
+
+
+def postgres_document(row: Row) -> tuple[str | None, str | None]:
+    """Return a trajectory's document as JSON text for ``jsonb``, image bytes as stubs; or None and why there is none."""
+    document = document_of(row)
+    for turn in document["turns"]:
+        for message in turn["messages"]:
+            for name in _WITH_IMAGES & message.keys():
+                message[name] = _stubbed(message[name])
+    reason = next(filter(None, map(_beyond_jsonb, _leaves(document))), None)
+    if reason is not None:
+        return None, f"the document holds {reason}"
+    text = write(document)
+    size = len(text.encode())
+    if size > MAX_JSONB_BYTES:
+        return None, f"the document has {size} bytes, more than the {MAX_JSONB_BYTES} that are offered to jsonb"
+    return text, None
+
+
+def _turn(turn: Row) -> dict[str, Any]:
+    written = {
+        column.name: _plain(turn[column.name])
+        for column in TURN
+        if column.name != "messages" and (turn[column.name] not in (None, []) or column.name in _ALWAYS_IN_TURN)
+    }
+    return {**written, "messages": [_message(message) for message in turn["messages"]]}
+
+
+def _message(message: Row) -> dict[str, Any]:
+    written = {
+        column.name: _plain(message[column.name])
+        for column in MESSAGE
+        if column.name not in ("content", "tool_calls", "tool_returns", "approvals")
+        and (message[column.name] is not None or column.name == "timestamp")
+    }
+    written["content"] = [part_of(part) for part in message["content"]]
+    if message["tool_calls"]:
+        written["tool_calls"] = [tool_call_of(call) for call in message["tool_calls"]]
+    if message["tool_returns"]:
+        written["tool_returns"] = [_tool_return(item) for item in message["tool_returns"]]
+    if message["approvals"]:
+        written["approvals"] = [approval_of(entry) for entry in message["approvals"]]
+    return written
+
+
+def _tool_return(row: Row) -> dict[str, Any]:
+    """Return a tool return with ``func_response`` under the name ``text``, where it is one."""
+    item = tool_return_of(row)
+    if row["text"] is not None or item.get("func_response") is None:
+        item.pop("func_response", None)
+    # Should an item have keys of our names itself, they are found in Parquet's ``json`` only.
+    verbatim = {name: value for name, value in item.items() if name not in ("text", "denied")}
+    written = {"tool_call_id": row["tool_call_id"], "status": row["status"], "text": row["text"], **verbatim}
+    if row["denied"]:
+        written["denied"] = True
+    return written
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _stubbed(value: Any) -> Any:
+    """Return a value with a stub of size and hash in the place of the bytes of every image in it."""
+    if isinstance(value, list):
+        return [_stubbed(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    source = value.get("source")
+    if value.get("type") == "image" and isinstance(source, dict) and isinstance(source.get("data"), str):
+        return {
+            **value,
+            "source": {**{key: source[key] for key in source if key != "data"}, "stub": _stub(source["data"])},
+        }
+    return {key: _stubbed(item) for key, item in value.items()}
+
+
+def _stub(data: str) -> dict[str, Any]:
+    try:
+        content, valid = base64.b64decode(data, validate=True), True
+    except (binascii.Error, ValueError):
+        content, valid = data.encode(), False
+    stub = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return stub if valid else {**stub, "invalid_base64": True}
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    open_values = [value]
+    while open_values:
+        value = open_values.pop()
+        if isinstance(value, dict):
+            open_values.extend(value.values())
+        elif isinstance(value, list):
+            open_values.extend(value)
+        else:
+            yield value
+
+
+def _beyond_jsonb(value: Any) -> str | None:
+    """Return what a value is that ``jsonb`` cannot hold; None where it can."""
+    if isinstance(value, Verbatim) and value.text[0] in "[{":
+        return f"a value of {len(value.text)} characters that is nested more than {MAX_DEPTH} levels deep"
+    if isinstance(value, Verbatim) or (isinstance(value, Decimal) and _beyond_numeric(value)):
+        return f"a number beyond Postgres numeric, of {len(write(value))} characters"
+    return None
+
+
+def _beyond_numeric(number: Decimal) -> bool:
+    exponent = number.as_tuple().exponent
+    return (
+        not isinstance(exponent, int)
+        or abs(number.adjusted()) > _MAX_NUMERIC_EXPONENT
+        or exponent < -_MAX_NUMERIC_DIGITS
+    )

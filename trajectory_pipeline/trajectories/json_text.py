@@ -1,0 +1,287 @@
+"""JSON text to values and back, without loss.
+
+Belongs here: parsing that proves that nothing was lost or says what was, and escaping of what the sinks cannot hold.
+Does not belong here: what a value means.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import orjson
+
+MAX_DEPTH = 200
+"""Levels of arrays and objects that are parsed; what stands deeper is kept as ``Verbatim``.
+
+A fixed number, so that the same text gives the same value however deep the caller's own stack is.
+"""
+
+_MAX_INT_DIGITS = 4000
+"""Python refuses to parse longer integers (``sys.get_int_max_str_digits``); they are kept as decimals."""
+
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]|NaN|-?Infinity', re.DOTALL)
+
+
+class ConversionError(Exception):
+    """A raw row cannot be converted.
+
+    Attributes:
+        place: which row and column, ``messages.content of message-…``.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, place: str, problem: str) -> None:
+        super().__init__(f"{place}: {problem}")
+        self.place = place
+        self.problem = problem
+
+
+@dataclass(frozen=True)
+class Verbatim:
+    """A JSON value that is kept as its text: nested too deeply to be parsed, or a number that no type holds."""
+
+    text: str
+
+
+@dataclass
+class Escapes:
+    """Collects the places where text was escaped."""
+
+    places: list[str] = field(default_factory=list)
+
+
+def parse(text: str | None, place: str, escapes: Escapes) -> Any:
+    r"""Return the value of JSON text; None where there is no text.
+
+    Integers keep all their digits, and decimals that a double cannot hold come as ``Decimal``; what is nested more
+    than ``MAX_DEPTH`` levels deep comes as ``Verbatim``. Of duplicate keys the last counts, as in ``jsonb``; the raw
+    rows hold them all. NUL and lone surrogates, which neither Arrow strings nor ``jsonb`` can hold, become the literal
+    text ``\u0000`` or ``\ud83d``, and their places are added to ``escapes``.
+
+    Raises:
+        ConversionError: it is no JSON.
+    """
+    if text is None:
+        return None
+    try:
+        if text.count("[") + text.count("{") > MAX_DEPTH:
+            shallow, deep = _fold(text)
+        else:
+            shallow, deep = text, []
+        if not deep:
+            value = _quickly(text)
+            if value is not None:
+                return value
+        folded = iter(deep)
+        value = json.loads(
+            shallow,
+            parse_float=_decimal,
+            parse_int=_integer,
+            parse_constant=lambda name: _next_folded(folded, name),
+        )
+    except ValueError as error:
+        raise ConversionError(place, f"is not valid JSON: {error}") from None
+    return _storable(value, place, escapes)
+
+
+def parse_array_of_objects(text: str | None, place: str, escapes: Escapes) -> list[dict[str, Any]]:
+    """Return the objects of a JSON array; SQL NULL and JSON null are an empty one.
+
+    Raises:
+        ConversionError: it is something else.
+    """
+    value = parse(text, place, escapes)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ConversionError(place, f"is {_kind(value)}, expected an array")
+    for index, item in enumerate(value):
+        if not isinstance(item, dict):
+            raise ConversionError(f"{place}[{index}]", f"is {_kind(item)}, expected an object")
+    return value
+
+
+def parse_object(text: str | None, place: str, escapes: Escapes) -> dict[str, Any]:
+    """Return a JSON object; SQL NULL and JSON null are an empty one.
+
+    Raises:
+        ConversionError: it is something else.
+    """
+    value = parse(text, place, escapes)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConversionError(place, f"is {_kind(value)}, expected an object")
+    return value
+
+
+def parse_strings(text: str | None, place: str, escapes: Escapes) -> list[str]:
+    """Return the strings of a JSON array; SQL NULL and JSON null are an empty one.
+
+    Raises:
+        ConversionError: it is something else.
+    """
+    value = parse(text, place, escapes)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ConversionError(place, f"is {_kind(value)}, expected an array of strings")
+    for index, item in enumerate(value):
+        if not isinstance(item, str):
+            raise ConversionError(f"{place}[{index}]", f"is {_kind(item)}, expected a string")
+    return value
+
+
+def write(value: Any) -> str:
+    """Return a value of ``parse`` as JSON text, compact, every number with all its digits."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode()
+    except TypeError:  # deeper than orjson writes, a number of more than 64 bits, or kept verbatim
+        pieces: list[str] = []
+        _write(value, pieces)
+        return "".join(pieces)
+
+
+def canonical(value: Any) -> str:
+    """Return JSON text that is the same for equal values: keys sorted, nothing but ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_tagged)
+
+
+def _tagged(number: Decimal | Verbatim) -> dict[str, str]:
+    # No value of ``parse`` has a NUL in a key, so this is like nothing else.
+    return {"\0": number.text if isinstance(number, Verbatim) else str(number)}
+
+
+def _quickly(text: str) -> Any:
+    """Return the value, if writing it gives the very same text: no duplicate key, no rounded number; else None."""
+    if "\\u0000" in text:
+        return None
+    try:
+        value = orjson.loads(text)
+        return value if json.dumps(value) == text or orjson.dumps(value).decode() == text else None
+    except (ValueError, TypeError):
+        return None
+
+
+@dataclass
+class _Level:
+    """A container that is being read, ``MAX_DEPTH`` levels below the one before it.
+
+    Attributes:
+        start: where it begins in the text.
+        read: up to where its text is in ``pieces``.
+        pieces: its text, with ``NaN`` in the place of the containers below.
+    """
+
+    start: int
+    read: int
+    pieces: list[str] = field(default_factory=list)
+
+
+def _fold(text: str) -> tuple[str, list[Verbatim]]:
+    """Return JSON text with ``NaN`` in the place of what is nested too deeply, and that, in order.
+
+    Raises:
+        ValueError: what is nested too deeply is no JSON.
+    """
+    levels, deep, depth = [_Level(0, 0)], [], 0
+    for token in _STRUCTURE.finditer(text):
+        first = token[0][0]
+        if first in "[{":
+            if depth and depth % MAX_DEPTH == 0:
+                levels.append(_Level(token.start(), token.start()))
+            depth += 1
+        elif first in "]}":
+            depth -= 1
+            if depth and depth % MAX_DEPTH == 0 and len(levels) > 1:
+                level, end = levels.pop(), token.end()
+                level.pieces.append(text[level.read : end])
+                json.loads("".join(level.pieces), parse_int=str, parse_float=str)  # is it JSON at all?
+                outer = levels[-1]
+                outer.pieces.append(f"{text[outer.read : level.start]}NaN")
+                outer.read = end
+                if len(levels) == 1:
+                    deep.append(Verbatim(text[level.start : end]))
+        elif first != '"':
+            raise ValueError(f"{token[0]} is no JSON number")
+    levels[0].pieces.append(text[levels[0].read :])
+    return "".join(levels[0].pieces), deep
+
+
+def _next_folded(folded: Iterator[Verbatim], name: str) -> Verbatim:
+    value = next(folded, None)
+    if value is None:
+        raise ValueError(f"{name} is no JSON number")
+    return value
+
+
+def _write(value: Any, pieces: list[str]) -> None:
+    if isinstance(value, dict):
+        separator = "{"
+        for key, item in value.items():
+            pieces.append(f"{separator}{json.dumps(key, ensure_ascii=False)}:")
+            _write(item, pieces)
+            separator = ","
+        pieces.append("}" if value else "{}")
+    elif isinstance(value, list):
+        separator = "["
+        for item in value:
+            pieces.append(separator)
+            _write(item, pieces)
+            separator = ","
+        pieces.append("]" if value else "[]")
+    elif isinstance(value, Decimal):
+        pieces.append(str(value))
+    elif isinstance(value, Verbatim):
+        pieces.append(value.text)
+    else:
+        pieces.append(json.dumps(value, ensure_ascii=False))
+
+
+def _decimal(text: str) -> float | Decimal | Verbatim:
+    try:
+        exact = Decimal(text)
+    except InvalidOperation:  # an exponent beyond 10**18
+        return Verbatim(text)
+    number = float(text)
+    return number if abs(number) != float("inf") and Decimal(repr(number)) == exact else exact
+
+
+def _integer(text: str) -> int | Decimal:
+    return int(text) if len(text) <= _MAX_INT_DIGITS else Decimal(text)
+
+
+def _storable(value: Any, place: str, escapes: Escapes) -> Any:
+    if isinstance(value, str):
+        safe = storable_text(value)
+        if safe is not value:
+            escapes.places.append(place)
+        return safe
+    if isinstance(value, list):
+        return [_storable(item, f"{place}[{index}]", escapes) for index, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {
+            _storable(key, f"{place} (key)", escapes): _storable(item, f"{place}.{storable_text(key)}", escapes)
+            for key, item in value.items()
+        }
+    return value
+
+
+def storable_text(text: str) -> str:
+    """Return text with NUL and lone surrogates as visible escapes; the same object where there are none."""
+    if "\0" not in text:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            pass
+        else:
+            return text
+    return "".join(f"\\u{ord(c):04x}" if c == "\0" or "\ud800" <= c <= "\udfff" else c for c in text)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,99 @@
+"""The order of a run: which messages make a turn, and which turn follows which.
+
+Belongs here: grouping and ordering. Does not belong here: what a message means.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Turn:
+    """One step with its messages in order, or a stretch of messages without a step.
+
+    Attributes:
+        step_id: None for a stretch without a step.
+        step: the raw row of the step; None where there is none (or where it is gone).
+        messages: by ``sequence_id``.
+    """
+
+    step_id: str | None
+    step: Mapping[str, Any] | None
+    messages: list[Row] = field(default_factory=list)
+
+    @property
+    def first_sequence_id(self) -> int | None:
+        """The least ``sequence_id`` of its messages; None where it has none."""
+        return self.messages[0]["sequence_id"] if self.messages else None
+
+    @property
+    def began_at(self) -> datetime | None:
+        """When its step began."""
+        return None if self.step is None else self.step["created_at"]
+
+
+def turns_of(
+    steps: Iterable[Mapping[str, Any]], messages: Iterable[Row], step_id_of: Mapping[str, str | None]
+) -> list[Turn]:
+    """Return the turns of a run, in order; every message is in exactly one.
+
+    Turns are ordered by their step's ``created_at``, then their least ``sequence_id``, then step id. Messages without
+    a step form a turn, one per consecutive stretch, placed by ``sequence_id``; so does a step that is named but gone.
+
+    Args:
+        steps: raw rows of own steps, and of other runs' steps that the messages name.
+        messages: of the run, in any order.
+        step_id_of: by message id, the step that it names.
+    """
+    dated: dict[str, Turn] = {step["id"]: Turn(step["id"], step) for step in steps}
+    undated: list[Turn] = []
+    gone: dict[str, Turn] = {}
+    stretch: Turn | None = None
+    for message in sorted(messages, key=lambda row: (row["sequence_id"], row["message_id"])):
+        step_id = step_id_of[message["message_id"]]
+        if step_id is None:
+            if stretch is None:
+                stretch = Turn(None, None)
+                undated.append(stretch)
+            stretch.messages.append(message)
+            continue
+        stretch = None
+        turn = dated.get(step_id) or gone.get(step_id)
+        if turn is None:
+            turn = gone[step_id] = Turn(step_id, None)
+            undated.append(turn)
+        turn.messages.append(message)
+    for turn in [turn for turn in dated.values() if turn.began_at is None and turn.messages]:
+        undated.append(dated.pop(turn.step_id or ""))
+    ordered = sorted(dated.values(), key=_by_step)
+    for turn in sorted(undated, key=lambda turn: (turn.first_sequence_id or 0, turn.messages[0]["message_id"])):
+        _place_by_sequence(turn, ordered)
+    return ordered
+
+
+def _by_step(turn: Turn) -> tuple[bool, float, bool, int, str]:
+    began, first = turn.began_at, turn.first_sequence_id
+    return (
+        began is None,
+        0.0 if began is None else began.timestamp(),
+        first is None,
+        first or 0,
+        turn.step_id or "",
+    )
+
+
+def _place_by_sequence(turn: Turn, ordered: list[Turn]) -> None:
+    """Put a turn that has no time of its own before the first turn whose messages come later."""
+    place = next(
+        (
+            index
+            for index, other in enumerate(ordered)
+            if other.first_sequence_id is not None and other.first_sequence_id > (turn.first_sequence_id or 0)
+        ),
+        len(ordered),
+    )
+    ordered.insert(place, turn)
