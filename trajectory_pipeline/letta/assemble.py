@@ -6,6 +6,7 @@ any look inside a value: what the source gave is passed on as it is.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 
 from trajectory_pipeline.schema.arrow import arrow_schema, arrow_type
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
-from trajectory_pipeline.schema.types import ListOf, Struct
+from trajectory_pipeline.schema.types import ListOf
 
 
 @dataclass(frozen=True)
@@ -81,24 +82,22 @@ def assemble(tables: RunTables, schema_version: str) -> pa.RecordBatch:
 def unnamed_step_ids(steps: pa.Table, messages: pa.Table) -> list[str]:
     """Return the step ids that messages name and that are not among these steps, sorted."""
     named = pc.unique(_combined(messages["step_id"]).drop_null())
-    return sorted(named.filter(pc.invert(pc.is_in(named, value_set=_combined(steps["id"])))).to_pylist())
+    unnamed = named.filter(pc.invert(pc.is_in(named, value_set=_combined(steps["id"]))))
+    return sorted(cast(list[str], unnamed.to_pylist()))
 
 
-def _combined(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+def _combined(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> "pa.Array[Any]":
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def _matches(values: pa.ChunkedArray | pa.Array, among: pa.Array) -> pa.Array:
+def _matches(values: "pa.ChunkedArray[Any] | pa.Array[Any]", among: "pa.Array[Any]") -> "pa.Array[Any]":
     """Return for each value its place in ``among``; null where it has none."""
     return pc.index_in(_combined(values), value_set=among, skip_nulls=True)
 
 
 def _struct_type(column: str) -> pa.StructType:
     kind = next(c for c in TERMINAL_RUNS.columns if c.name == column).type
-    if isinstance(kind, ListOf):
-        kind = kind.item
-    assert isinstance(kind, Struct)
-    return arrow_type(kind)
+    return cast(pa.StructType, arrow_type(kind.item if isinstance(kind, ListOf) else kind))
 
 
 def _structs(table: pa.Table, column: str) -> pa.StructArray:
@@ -108,27 +107,29 @@ def _structs(table: pa.Table, column: str) -> pa.StructArray:
     )
 
 
-def _one_each(table: pa.Table, key: str, keys: pa.Array, column: str) -> pa.Array:
+def _one_each(table: pa.Table, key: str, keys: "pa.Array[Any]", column: str) -> "pa.Array[Any]":
     return _structs(table, column).take(_matches(keys, _combined(table[key])))
 
 
-def _many_each(table: pa.Table, owners: pa.Array, order: Sequence[str], runs: int, column: str) -> pa.ListArray:
+def _many_each(
+    table: pa.Table, owners: "pa.Array[Any]", order: Sequence[str], runs: int, column: str
+) -> "pa.ListArray[Any]":
     """Nest rows under their owners: a list array built from the offsets of the sorted rows."""
-    ordered = pa.table(
-        {"owner": owners, "row": np.arange(len(owners), dtype=np.int64), **{name: table[name] for name in order}}
-    ).filter(pc.is_valid(owners))
+    ordered = table.select(list(order))
+    ordered = ordered.append_column("owner", owners).append_column("row", pa.array(np.arange(len(owners))))
+    ordered = ordered.filter(pc.is_valid(owners))
     ordered = ordered.sort_by([("owner", "ascending"), *((name, "ascending") for name in order)])
     return _listed(_structs(table, column).take(_combined(ordered["row"])), ordered["owner"].to_numpy(), runs)
 
 
-def _listed(values: pa.Array, owners: np.ndarray, runs: int) -> pa.ListArray:
+def _listed(values: "pa.Array[Any]", owners: "np.ndarray[Any, Any]", runs: int) -> "pa.ListArray[Any]":
     counts = np.bincount(owners.astype(np.int64), minlength=runs)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), values)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
 
 
-def _tags(agent_tags: pa.Table, runs: pa.Table) -> pa.ListArray:
-    by_agent: dict[str, list[str]] = {}
+def _tags(agent_tags: pa.Table, runs: pa.Table) -> "pa.Array[Any]":
+    by_agent: dict[Any, list[Any]] = {}
     for agent, tag in zip(agent_tags["agent_id"].to_pylist(), agent_tags["tag"].to_pylist(), strict=True):
         by_agent.setdefault(agent, []).append(tag)
     return pa.array(
@@ -136,17 +137,14 @@ def _tags(agent_tags: pa.Table, runs: pa.Table) -> pa.ListArray:
     )
 
 
-def _foreign_steps(tables: RunTables, run_ids: pa.Array) -> tuple[pa.Array, pa.Table]:
+def _foreign_steps(tables: RunTables, run_ids: "pa.Array[Any]") -> tuple["pa.Array[Any]", pa.Table]:
     """Return, for each run, the steps of other runs that its messages name, with the run's place as owner."""
     all_steps = pa.concat_tables([tables.steps, tables.other_steps])
-    pairs = (
-        pa.table({"run": tables.messages["run_id"], "step": tables.messages["step_id"]})
-        .group_by(["run", "step"])
-        .aggregate([])
-    )
-    place = _matches(pairs["step"], _combined(all_steps["id"]))
+    pairs = tables.messages.select(["run_id", "step_id"]).group_by(["run_id", "step_id"]).aggregate([])
+    place = _matches(pairs["step_id"], _combined(all_steps["id"]))
     owner_of_named = _combined(all_steps["run_id"]).take(place)
     # A step whose run is gone (run_id null) belongs to nobody: foreign as well.
-    foreign = pc.and_(pc.is_valid(place), pc.fill_null(pc.not_equal(owner_of_named, _combined(pairs["run"])), True))
+    own = cast(Any, pc.equal(owner_of_named, _combined(pairs["run_id"]))).fill_null(fill_value=False)
+    foreign = pc.and_not(pc.is_valid(place), own)
     chosen = pairs.append_column("place", place).filter(foreign)
-    return _matches(chosen["run"], run_ids), all_steps.take(_combined(chosen["place"]))
+    return _matches(chosen["run_id"], run_ids), all_steps.take(_combined(chosen["place"]))

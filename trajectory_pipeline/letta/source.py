@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any, cast
 
 import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.letta.assemble import RunTables, assemble, unnamed_step_ids
 from trajectory_pipeline.letta.catalogue import Catalogue, read_catalogue
-from trajectory_pipeline.letta.connection import connect, literal, place, reading
+from trajectory_pipeline.letta.connection import connect, literal, reading
 from trajectory_pipeline.letta.context import Context, context_at_capture, context_of_request
 from trajectory_pipeline.schema.letta import (
     AGENTS,
@@ -87,13 +87,13 @@ class Snapshot:
 
     def run_ids(self, start: datetime, end: datetime) -> list[str]:
         """Return the ids of the terminal runs that ended in ``[start, end)``, sorted."""
-        rows = self._read(
+        rows = self.read(
             "Finding terminal runs",
             f"SELECT r.id::text AS id FROM {self.catalogue.table(RUNS)} r"
             f" WHERE r.status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
-            f" AND {self.ended_at('r')} >= {_naive(start)} AND {self.ended_at('r')} < {_naive(end)}",
+            f" AND {self.ended_at('r')} >= {naive_utc(start)} AND {self.ended_at('r')} < {naive_utc(end)}",
         )
-        return sorted(rows["id"].to_pylist())
+        return sorted(_values(rows["id"]))
 
     def ended_at(self, alias: str) -> str:
         """Return the SQL expression of a run's place in time: ``completed_at``, else ``created_at``, as naive UTC."""
@@ -109,12 +109,12 @@ class Snapshot:
         """Return where runs are that a partition once held: gone, moved, or no longer terminal."""
         found: dict[str, str] = {}
         if run_ids:
-            rows = self._read(
+            rows = self.read(
                 "Looking for runs that left the partition",
                 f"SELECT r.id::text AS id, r.status::text AS status FROM {self.catalogue.table(RUNS)} r"
                 f" WHERE {self.catalogue.any_of(RUNS, 'id', 'r', run_ids)}",
             )
-            found = dict(zip(rows["id"].to_pylist(), rows["status"].to_pylist(), strict=True))
+            found = dict(zip(_values(rows["id"]), _values(rows["status"]), strict=True))
         return {
             run_id: Whereabouts(exists=run_id in found, terminal=found.get(run_id) in TERMINAL_STATUSES)
             for run_id in run_ids
@@ -125,12 +125,12 @@ class Snapshot:
         columns = [name for name in _LARGE_COLUMNS if name in self.catalogue.columns[MESSAGES.name]]
         # The size as stored: it is in the row's header, so that no large value is fetched for it.
         size = " + ".join(f"coalesce(pg_column_size(m.{name}), 0)" for name in columns)
-        rows = self._read(
+        rows = self.read(
             "Measuring messages",
             f"SELECT m.run_id::text AS id, sum({size})::bigint AS bytes FROM {self.catalogue.table(MESSAGES)} m"
             f" WHERE {self.catalogue.any_of(MESSAGES, 'run_id', 'm', ids)} GROUP BY m.run_id",
         )
-        bytes_of = dict(zip(rows["id"].to_pylist(), rows["bytes"].to_pylist(), strict=True))
+        bytes_of = dict(zip(_values(rows["id"]), _values(rows["bytes"]), strict=True))
         portion: list[str] = []
         filled = 0
         for run_id in ids:
@@ -167,13 +167,18 @@ class Snapshot:
         source = f"FROM {self.catalogue.table(table)} t {where}"
         if not self.catalogue.has(table):
             source = "WHERE false"
-        return self._read(f"Reading {table.name}", f"SELECT {self.catalogue.select_list(table, 't')} {source}")
+        return self.read(f"Reading {table.name}", f"SELECT {self.catalogue.select_list(table, 't')} {source}")
 
-    def _read(self, doing: str, query: str) -> pa.Table:
+    def read(self, doing: str, query: str) -> pa.Table:
+        """Return the rows of a query in this snapshot.
+
+        Raises:
+            SourceError: it cannot be run; the text begins with what was being done.
+        """
         self.queries += 1
         with reading(self.url, doing), self.connection.cursor() as cursor:
             cursor.execute(query)
-            return cursor.fetch_arrow_table()
+            return cast(pa.Table, cursor.fetch_arrow_table())
 
     def _stream(self, doing: str, query: str) -> Iterator[pa.RecordBatch]:
         """Yield a query's rows as they come; it must be read to its end before the next query."""
@@ -186,7 +191,7 @@ class Snapshot:
         traced = self._traced_contexts(steps)
         standing = self._standing_contexts(agents)
         rows = []
-        for run_id, agent_id in zip(runs["id"].to_pylist(), runs["agent_id"].to_pylist(), strict=True):
+        for run_id, agent_id in zip(_values(runs["id"]), _values(runs["agent_id"]), strict=True):
             context = traced.get(run_id) or standing.get(agent_id)
             if context is not None:
                 rows.append((run_id, context.system_prompt, context.tools, context.source))
@@ -218,7 +223,7 @@ class Snapshot:
         found: dict[str, Context] = {}
         # Requests hold whole conversations: never more than one record batch of them at a time.
         for batch in self._stream("Reading provider_traces", query):
-            for step_id, request in zip(batch["step_id"].to_pylist(), batch["request"].to_pylist(), strict=True):
+            for step_id, request in zip(_values(batch["step_id"]), _values(batch["request"]), strict=True):
                 context = context_of_request(request) if request else None
                 if context is not None:
                     found[run_of[step_id]] = context
@@ -227,32 +232,32 @@ class Snapshot:
     def _standing_contexts(self, agents: pa.Table) -> dict[str, Context]:
         """Contexts as they stand now, by agent."""
         system_message = {}
-        for agent_id, message_ids in zip(agents["id"].to_pylist(), agents["message_ids"].to_pylist(), strict=True):
+        for agent_id, message_ids in zip(_values(agents["id"]), _values(agents["message_ids"]), strict=True):
             first = _first_string(message_ids)
             if first is not None:
                 system_message[agent_id] = first
         contents: dict[str, str] = {}
         if system_message:
-            rows = self._read(
+            rows = self.read(
                 "Reading system messages",
                 f"SELECT m.id::text AS id, m.content::text AS content FROM {self.catalogue.table(MESSAGES)} m"
                 f" WHERE {self.catalogue.any_of(MESSAGES, 'id', 'm', sorted(system_message.values()))}"
                 " AND m.role::text = 'system'",
             )
-            contents = dict(zip(rows["id"].to_pylist(), rows["content"].to_pylist(), strict=True))
+            contents = dict(zip(_values(rows["id"]), _values(rows["content"]), strict=True))
         tools = self._tools(_distinct(agents["id"]))
         standing = {
             agent_id: context_at_capture(
                 contents.get(system_message.get(agent_id, "")), system, tools.get(agent_id, [])
             )
-            for agent_id, system in zip(agents["id"].to_pylist(), agents["system"].to_pylist(), strict=True)
+            for agent_id, system in zip(_values(agents["id"]), _values(agents["system"]), strict=True)
         }
         return {agent_id: context for agent_id, context in standing.items() if context is not None}
 
     def _tools(self, agent_ids: list[str]) -> dict[str, list[str]]:
         if not (agent_ids and self.catalogue.has(TOOLS) and self.catalogue.has(TOOLS_AGENTS)):
             return {}
-        rows = self._read(
+        rows = self.read(
             "Reading tools",
             "SELECT a.agent_id::text AS agent_id, t.json_schema::text AS tool"
             f" FROM {self.catalogue.table(TOOLS_AGENTS)} a JOIN {self.catalogue.table(TOOLS)} t ON t.id = a.tool_id"
@@ -260,7 +265,7 @@ class Snapshot:
             " AND t.json_schema::text <> 'null' ORDER BY 1, t.id",
         )
         tools: dict[str, list[str]] = {}
-        for agent_id, tool in zip(rows["agent_id"].to_pylist(), rows["tool"].to_pylist(), strict=True):
+        for agent_id, tool in zip(_values(rows["agent_id"]), _values(rows["tool"]), strict=True):
             tools.setdefault(agent_id, []).append(tool)
         return tools
 
@@ -298,12 +303,17 @@ class LettaSource:
             yield Snapshot(self.url, connection, read_catalogue(connection, self.url), taken_at.astimezone(UTC))
 
 
-def _naive(moment: datetime) -> str:
+def naive_utc(moment: datetime) -> str:
+    """Return a moment as an SQL literal of ``timestamp``, UTC."""
     return f"TIMESTAMP {literal(moment.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S.%f'))}"
 
 
-def _distinct(column: pa.ChunkedArray) -> list[str]:
-    return sorted(pc.unique(column).drop_null().to_pylist())
+def _distinct(column: "pa.ChunkedArray[Any]") -> list[str]:
+    return sorted(_values(pc.unique(column).drop_null()))
+
+
+def _values(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> list[Any]:
+    return column.to_pylist()
 
 
 def _first_string(json_array: str | None) -> str | None:

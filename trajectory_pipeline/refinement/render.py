@@ -118,7 +118,11 @@ def _render(documents: Sequence[Mapping[str, Any]], limit: int, max_tokens: int)
 def _body(message: Mapping[str, Any], budget: _Budgeted) -> Iterator[str]:
     # A tool's row repeats its returns as text, and the returns say which call they answer.
     if not message.get("tool_returns"):
+        reasoned = False
         for part in message["content"]:
+            if part.get("type") == "text" and reasoned:
+                yield "(text)"
+            reasoned = "reasoning" in str(part.get("type"))
             yield from _part(part, budget)
     for call in message.get("tool_calls", ()):
         function = call.get("function") or {}

@@ -5,6 +5,8 @@ Belongs here: every statement against those tables. Does not belong here: how a 
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -20,6 +22,9 @@ from trajectory_pipeline.sinks.database import TrajectoryDatabase
 
 _LONGEST_CHAIN = 50
 """Earlier runs of one task that are looked up; a longer chain is one that bites its own tail."""
+
+GIVE_UP_AFTER = 12
+"""Attempts after which a failed verdict is not requested any more by the sensor; an explicit backfill still tries."""
 
 
 class VerdictStore:
@@ -108,6 +113,44 @@ class VerdictStore:
                 ),
                 {name: attempt.get(name) for name in names},
             )
+
+    def spent_since(self, moment: datetime) -> Decimal:
+        """Return the dollars that calls since a moment cost, as far as their price is known."""
+        with writing(self._url, "Adding up costs"):
+            row = self._connection.execute(
+                sql.SQL("SELECT coalesce(sum(cost_usd), 0) FROM {} WHERE started_at >= %s").format(
+                    _table(VERDICT_ATTEMPTS)
+                ),
+                [moment],
+            ).fetchone()
+        assert row is not None
+        return Decimal(row[0])
+
+    def partitions_without_verdicts(self, policy_id: str, *, quiet_since: datetime, ended_since: datetime) -> list[str]:
+        """Return the keys of partitions with trajectories that should be judged now, sorted.
+
+        A failed verdict is due again after a quarter of an hour, doubled with each attempt, and given up after
+        ``GIVE_UP_AFTER`` attempts.
+
+        Args:
+            policy_id: under which policy.
+            quiet_since: trajectories that changed later are left for the moment.
+            ended_since: trajectories of runs that ended earlier are left to an explicit backfill.
+        """
+        with writing(self._url, "Looking for missing verdicts"):
+            rows = self._connection.execute(
+                sql.SQL(
+                    "SELECT DISTINCT t.partition_key FROM {trajectories} t LEFT JOIN {verdicts} v ON v.run_id = t.run_id"
+                    " AND v.policy_id = %(policy)s AND v.content_digest = t.content_digest"
+                    " WHERE t.deleted_at IS NULL AND t.updated_at <= %(quiet)s"
+                    " AND coalesce(t.end_time, t.start_time) >= %(ended)s AND (v.run_id IS NULL OR"
+                    " (v.verdict_status = 'failed' AND v.attempts < %(give_up)s"
+                    " AND v.updated_at < now() - interval '15 minutes' * power(2, least(v.attempts, 10) - 1)))"
+                    " ORDER BY 1"
+                ).format(trajectories=sql.Identifier(SCHEMA_NAME, "trajectories"), verdicts=_table(VERDICTS)),
+                {"policy": policy_id, "quiet": quiet_since, "ended": ended_since, "give_up": GIVE_UP_AFTER},
+            ).fetchall()
+        return [row[0] for row in rows]
 
     def earlier_runs(self, run_id: str) -> list[dict[str, Any]]:
         """Return the trajectories that a run continues, the earliest first: ``run_id``, ``content_digest``, ``data``."""

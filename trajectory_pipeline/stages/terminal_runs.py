@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajectory_pipeline.hours import HOUR, key_of
+from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.source import LettaSource, Snapshot
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
@@ -110,6 +111,7 @@ def materialize_terminal_runs(
                 counts=counts.by_name(),
                 content_digest=written.sha256,
                 schema_version=SCHEMA_VERSION,
+                fingerprint=fingerprints(snapshot, hour, hour + HOUR).get(hour, EMPTY),
                 snapshot_at=snapshot.taken_at,
                 dagster_run_id=dagster_run_id,
             )

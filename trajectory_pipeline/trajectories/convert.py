@@ -269,7 +269,8 @@ def _metadata(text: str | None, place: str, escapes: Escapes, beside: Escapes) -
     """Return the run's metadata, of which its error and its type get into the document."""
     found = Escapes()
     metadata = parse_object(text, place, found)
-    escapes.places += [at for at in found.places if at.startswith(f"{place}.error")]
+    of_error = (f"{place}.error.", f"{place}.error[", f"{place}.error (")
+    escapes.places += [at for at in found.places if at == f"{place}.error" or at.startswith(of_error)]
     beside.places += [at for at in found.places if at == f"{place}.run_type"]
     return metadata
 

@@ -48,7 +48,7 @@ def document_of(row: Row) -> dict[str, Any]:
 
 
 def postgres_document(row: Row) -> tuple[str | None, str | None]:
-    """Return a trajectory's document as JSON text for ``jsonb``, image bytes as stubs; or None and why there is none."""
+    """Return a trajectory's document as JSON text for ``jsonb``, image bytes as stubs; or None, and why."""
     document = document_of(row)
     for turn in document["turns"]:
         for message in turn["messages"]:

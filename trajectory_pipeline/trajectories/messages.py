@@ -156,7 +156,7 @@ def _said_and_thought(
 
 
 def _legacy_approval(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The decision of Letta before 0.14, which stands in columns of its own."""
+    """Return the decision of Letta before 0.14, which stands in columns of its own."""
     if raw["approve"] is None:
         return []
     return [

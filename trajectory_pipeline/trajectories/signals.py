@@ -70,8 +70,7 @@ def _by_value(text: str) -> dict[str, str]:
     sign, digits, exponent = Decimal(text).as_tuple()
     significant = "".join(map(str, digits)).lstrip("0")
     stripped = significant.rstrip("0")
-    assert isinstance(exponent, int)
-    shown = f"{'-' * sign}{stripped}e{exponent + len(significant) - len(stripped)}" if stripped else "0"
+    shown = f"{'-' * sign}{stripped}e{int(exponent) + len(significant) - len(stripped)}" if stripped else "0"
     return {"\0": shown}
 
 
@@ -82,7 +81,8 @@ def _recovered(failed: Sequence[bool]) -> bool | None:
 def longest_cycle(calls: Sequence[Any]) -> int:
     """Return the number of calls in the longest stretch in which one pattern stands at least three times in a row.
 
-    A pattern is one to four calls; ``A B A B A B`` is a stretch of six and ``A B A B A B A`` one of seven, ``A A`` is none.
+    A pattern is one to four calls; ``A B A B A B`` is a stretch of six and ``A B A B A B A`` one of seven, ``A A`` is
+    none.
     """
     longest = 0
     for size in range(1, LONGEST_PATTERN + 1):

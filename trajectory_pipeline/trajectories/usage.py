@@ -53,9 +53,11 @@ def step_usage(step: Mapping[str, Any]) -> StepUsage:
     places = [f"steps[{step['id']}].{name}" for name in ("prompt_tokens_details", "completion_tokens_details")]
     prompt = parse(step["prompt_tokens_details"], places[0], Escapes())
     completion = parse(step["completion_tokens_details"], places[1], Escapes())
-    counts = tuple(step[name] or 0 for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    counts = [step[name] or 0 for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
     return StepUsage(
-        *counts,
+        input_tokens=counts[0],
+        output_tokens=counts[1],
+        total_tokens=counts[2],
         cached=_first_count(step["cached_input_tokens"], prompt, places[0], "cached_tokens", "cache_read_tokens"),
         cache_write=_first_count(step["cache_write_tokens"], prompt, places[0], "cache_creation_tokens"),
         reasoning=_first_count(step["reasoning_tokens"], completion, places[1], "reasoning_tokens"),

@@ -191,7 +191,7 @@ _STATEMENTS = (
         v.failure_owner, v.failure_mode, v.failed_step_id, v.learning_value, v.tags, v.task_category, v.complexity,
         v.summary, v.lesson, v.requirements, v.decisions, v.coverage, v.model AS judge_model, v.simulated,
         v.input_tokens AS judge_input_tokens, v.output_tokens AS judge_output_tokens, v.cost_usd AS judge_cost_usd,
-        v.error_class, v.judged_at, v.policy_id, v.verdict_key
+        v.error_class, v.error_message, v.judged_at, v.policy_id, v.verdict_key
     FROM trajectory.trajectories t
     LEFT JOIN LATERAL (
         SELECT v.* FROM trajectory.verdicts v JOIN trajectory.policies p ON p.policy_id = v.policy_id AND p.is_current

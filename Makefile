@@ -1,0 +1,60 @@
+# Two commands do everything: `make demo` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+READY := $(VENV)/.ready
+
+# Compiled once and kept: a hundred packages are imported by every process.
+export PYTHONDONTWRITEBYTECODE :=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-once dev test lint types docs lock clean
+
+help:  ## This list.
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## Make the environment in .venv, with exactly the locked packages.
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11, 3.12 or 3.13 is needed; {sys.executable} is {v[0]}.{v[1]}. Say which one: make PYTHON=python3.12 …")'
+	@echo "Making the environment in $(VENV) (first time only: about 130 packages) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@# pip knows mirrors and proxies that uv does not: slower, and there if uv cannot reach the index.
+	@$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock \
+		|| $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable . \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(READY)
+
+demo: setup  ## Show all of it with real rows: Dagster UI, embedded Postgres, simulated judge. Stays until Ctrl-C.
+	@exec $(BIN)/trajectory-pipeline demo
+
+demo-once: setup  ## The same without staying; exit code 0 only if it is complete.
+	@exec $(BIN)/trajectory-pipeline demo --once
+
+dev: setup  ## The Dagster UI on your own databases (see the README).
+	@exec $(BIN)/trajectory-pipeline dev
+
+test: setup  ## All tests.
+	@exec $(BIN)/python -m pytest
+
+lint: setup  ## Linter and formatter, as CI runs them.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup  ## Type checker, as CI runs it.
+	@$(BIN)/mypy
+
+docs: setup  ## Write docs/data-dictionary.md and docs/settings.md anew from the declarations.
+	@$(BIN)/python -m trajectory_pipeline.schema.dictionary docs
+
+lock: setup  ## Write requirements.lock anew, with the newest packages that fit together.
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group dev \
+		--custom-compile-command 'make lock' pyproject.toml -o requirements.lock
+
+clean: setup  ## Remove the demonstration's data and the environment.
+	@$(BIN)/trajectory-pipeline clean --yes --demo
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

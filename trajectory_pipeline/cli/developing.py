@@ -1,0 +1,56 @@
+"""The command ``dev``: the Dagster UI and daemon, after the settings are checked.
+
+Belongs here: the checks and their words. Does not belong here: starting processes (``instance``, ``supervised``).
+"""
+
+import os
+import signal
+
+from trajectory_pipeline.cli.instance import HOST, dagster_home, free_port, start_dagster
+from trajectory_pipeline.cli.terminal import err, out, step
+from trajectory_pipeline.endpoints import resolve
+from trajectory_pipeline.letta.source import LettaSource
+from trajectory_pipeline.settings import load_settings, without_password
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
+
+
+def develop(port: int) -> int:
+    """Run until Ctrl-C; returns the exit code.
+
+    Raises:
+        PipelineError: a setting, the source or a sink is not as it must be; the text says what to do.
+    """
+    settings = load_settings()
+    with step("Checking the settings") as tell:
+        endpoints = resolve(settings, tell)
+        with LettaSource(endpoints.letta_url, settings.source_timeout_seconds).snapshot() as snapshot:
+            unknown = snapshot.catalogue.unknown_columns
+        with TrajectoryDatabase(endpoints.database_url).connect():
+            pass
+        home = dagster_home(settings.data_folder)
+    out.print(f"  Source    {without_password(endpoints.letta_url)}")
+    out.print(f"  Postgres  {without_password(endpoints.database_url)}, schema trajectory")
+    out.print(f"  Parquet   {settings.storage}")
+    out.print(f"  Judge     {settings.judge_missing or settings.judge_model}")
+    if unknown:
+        err.print(f"The source has columns that are not known, and are not read: {', '.join(unknown)}")
+    if not settings.enable_capture:
+        out.print("  Schedule and sensors are stopped: set ENABLE_TRAJECTORY_CAPTURE=true, or start them in the UI.")
+    port = free_port(port)
+    out.print(f"  UI        http://{HOST}:{port} (in about half a minute; Ctrl-C ends it)\n")
+    process = start_dagster({**os.environ, **endpoints.environment(), "DAGSTER_HOME": str(home)}, port, None)
+
+    def end(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, end)
+    try:
+        while process.wait(3600) is None:
+            pass
+        return process.exit_code or 0
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return 0
+    finally:
+        process.stop()

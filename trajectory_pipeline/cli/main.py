@@ -1,0 +1,241 @@
+"""The commands.
+
+Belongs here: arguments, help and exit codes. Does not belong here: what the commands do (the modules beside this one).
+"""
+
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from trajectory_pipeline import __version__
+from trajectory_pipeline.errors import PipelineError
+
+ASSETS = ("terminal_runs", "trajectories", "refined_outcomes")
+
+_EXAMPLES = """
+\b
+Try it, with nothing installed and no key:
+  trajectory-pipeline demo
+
+\b
+Use it, with a Letta server of yours:
+  export LETTA_PG_URI=postgresql://reader:…@letta-db:5432/letta
+  export TRAJECTORY_DATABASE_URL=postgresql://me:…@my-db:5432/agents
+  trajectory-pipeline migrate
+  trajectory-pipeline materialize --from 2026-11-20 --to 2026-11-21
+  trajectory-pipeline dev
+
+Settings come from the environment (or a file .env in the working directory); `trajectory-pipeline settings` lists
+them.
+"""
+
+
+class _Sentences(click.Group):
+    """A group whose commands answer what a person can mend by a sentence, not by a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except PipelineError as error:
+            _fail(error, 2)
+
+
+def _fail(error: BaseException, code: int) -> NoReturn:
+    from trajectory_pipeline.cli.terminal import err
+
+    err.print("[red]Error[/red]: ", end="")
+    err.print(str(error), markup=False)
+    sys.exit(code)
+
+
+@click.group(cls=_Sentences, epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="trajectory-pipeline")
+def main() -> None:
+    """Turn every finished run of a Letta server into a trajectory, and have an LLM judge what came of it."""
+    from dotenv import load_dotenv
+
+    load_dotenv(Path.cwd() / ".env")
+    # Dagster writes 20 events a partition one by one otherwise: a range run spends most of its time on them.
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "100")
+
+
+@main.command()
+@click.option(
+    "--once", is_flag=True, help="Do not stay: end when all is done, with exit code 0 only if it is complete."
+)
+@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI; another one if it is taken.")
+@click.option("--reset", is_flag=True, help="Begin with nothing: remove what an earlier demonstration left.")
+def demo(*, once: bool, port: int, reset: bool) -> None:
+    """Show the whole pipeline on this machine: real Letta rows, an embedded Postgres, a simulated judge.
+
+    Makes nothing outside the folder data/demo. Exit code 0: every terminal run of the sample is in both sinks, with a
+    verdict or a stated reason for none.
+    """
+    from trajectory_pipeline.cli.demonstration import DEMO_FOLDER, demonstrate
+
+    if reset:
+        _remove(DEMO_FOLDER)
+    try:
+        complete = demonstrate(stay=not once, port=port)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0 if complete else 1)
+
+
+@main.command()
+@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI; another one if it is taken.")
+def dev(port: int) -> None:
+    """Run the Dagster UI and daemon on this project, after the settings are checked.
+
+    Schedule and sensors run by default where ENABLE_TRAJECTORY_CAPTURE is true; else they are there, stopped.
+    """
+    from trajectory_pipeline.cli.developing import develop
+
+    sys.exit(develop(port))
+
+
+@main.command("load-sample")
+@click.option("--url", help="Postgres to load it into. Default: LETTA_PG_URI, else the embedded server.")
+@click.option("--create", is_flag=True, help="Create the database if it does not exist.")
+def load_sample_command(url: str | None, *, create: bool) -> None:
+    """Load the sample, real rows of a Letta 0.16.8 server, into an empty database.
+
+    A database that holds the sample already is left as it is; one that holds other runs is refused.
+    """
+    from trajectory_pipeline.cli.terminal import out, step
+    from trajectory_pipeline.sample.load import load_sample
+
+    with step("Sample") as tell:
+        if url is None:
+            from trajectory_pipeline.endpoints import resolve
+            from trajectory_pipeline.settings import load_settings
+
+            url = resolve(load_settings(), tell).letta_url
+        counts = load_sample(url, create_database=create, report=tell)
+    there = "was there already" if counts.already_loaded else "is loaded"
+    out.print(
+        f"The sample {there}: {counts.runs} runs ({counts.terminal_runs} terminal) in {counts.partitions} partitions,"
+        f" {counts.steps} steps, {counts.messages} messages."
+    )
+
+
+@main.command()
+def migrate() -> None:
+    """Make the schema `trajectory` in TRAJECTORY_DATABASE_URL, or bring it up to date."""
+    from trajectory_pipeline.cli.terminal import out
+    from trajectory_pipeline.endpoints import resolve
+    from trajectory_pipeline.settings import load_settings, without_password
+    from trajectory_pipeline.sinks.migration import migrate as run_migrations
+
+    settings = load_settings()
+    url = settings.database_url or resolve(settings).database_url
+    before, after = run_migrations(url)
+    change = f"is at revision {after}" if before == after else f"went from {before or 'nothing'} to revision {after}"
+    out.print(f"The schema trajectory in {without_password(url)} {change}.")
+
+
+@main.command()
+@click.option(
+    "--select",
+    "assets",
+    multiple=True,
+    type=click.Choice(ASSETS),
+    help="An asset; again for more. Default: all that can be materialised.",
+)
+@click.option("--partition", "key", metavar="KEY", help="One partition, for example 2026-11-21-09:00.")
+@click.option("--from", "start", metavar="TIME", help="First moment of a range; every hour touched is included.")
+@click.option("--to", "end", metavar="TIME", help="End of the range, itself not included.")
+def materialize(assets: tuple[str, ...], key: str | None, start: str | None, end: str | None) -> None:
+    """Materialise partitions without the UI, which shows them all the same.
+
+    A range is half-open; a time without an offset is UTC. Runs in this process, in Dagster's own instance.
+
+    \b
+    Exit code 0  the sinks are true (quarantined runs and failed verdicts are reported)
+              1  a partition failed
+              2  bad input
+
+    \b
+    Examples:
+      trajectory-pipeline materialize --partition 2026-11-21-09:00
+      trajectory-pipeline materialize --from 2026-11-20 --to 2026-11-21T12:00 --select terminal_runs --select trajectories
+    """  # noqa: D301 - \b is click's mark for text that is not wrapped
+    from trajectory_pipeline.cli.headless import run
+
+    sys.exit(run(assets, _hours(key, start, end)))
+
+
+def _hours(key: str | None, start: str | None, end: str | None) -> list[datetime]:
+    from trajectory_pipeline.hours import hour_of, hours_between, moment_of
+    from trajectory_pipeline.orchestration.partitions import existing_hours
+    from trajectory_pipeline.settings import load_settings
+
+    if key is not None and (start is not None or end is not None):
+        raise PipelineError("Give either --partition or --from and --to, not both.")
+    if key is not None:
+        hours = [hour_of(key)]
+    elif start is not None and end is not None:
+        first, last = moment_of(start), moment_of(end)
+        if last - first > timedelta(days=366 * 20):
+            raise PipelineError("The range is longer than twenty years: check --from and --to.")
+        hours = list(hours_between(first, last))
+    else:
+        raise PipelineError("Say which partitions: --partition KEY, or --from TIME --to TIME.")
+    return existing_hours(hours, load_settings().start, datetime.now(UTC))
+
+
+@main.command()
+@click.argument("run_id")
+def show(run_id: str) -> None:
+    """Show the trajectory of a run: turns, tools, errors, outcome and verdict."""
+    from trajectory_pipeline.cli.headless import show_run
+
+    show_run(run_id)
+
+
+@main.command()
+def settings() -> None:
+    """List the settings: environment variables and what they mean."""
+    from trajectory_pipeline.cli.terminal import out
+    from trajectory_pipeline.settings import setting_rows
+
+    for name, meaning in setting_rows():
+        out.print(f"[bold]{name}[/bold]")
+        out.print(f"  {meaning}", markup=False)
+
+
+@main.command()
+@click.option("--demo", "only_demo", is_flag=True, help="Only what the demonstration left.")
+@click.confirmation_option(prompt="This removes the embedded server with all it holds, and the files beside it. Go on?")
+def clean(*, only_demo: bool) -> None:
+    """Remove what is kept on this machine: the embedded server, Parquet and Dagster's files in the data folder."""
+    from trajectory_pipeline.cli.demonstration import DEMO_FOLDER
+    from trajectory_pipeline.settings import load_settings
+
+    _remove(DEMO_FOLDER)
+    if not only_demo:
+        _remove(load_settings().data_folder)
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    from trajectory_pipeline import embedded_postgres
+
+    server = folder.absolute() / "postgres"
+    if server.exists():
+        embedded_postgres.remove(server)
+    for name in ("parquet", "dagster", "dagster.log"):
+        place = folder / name
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

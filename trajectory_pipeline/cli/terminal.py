@@ -1,0 +1,28 @@
+"""Words and progress on a terminal.
+
+Belongs here: consoles, and a step that shows that it is under way. Does not belong here: what is said.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+out = Console(highlight=False, soft_wrap=True)
+"""Results."""
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Progress and errors."""
+
+
+@contextmanager
+def step(what: str) -> Iterator[Callable[[str], None]]:
+    """Show a step under way, then how long it took; yields a function that says how far it is."""
+    began = time.monotonic()
+    if not err.is_terminal:
+        err.print(f"{what} …")
+        yield lambda words: err.print(f"  {words}")
+    else:
+        with err.status(f"{what} …") as status:
+            yield lambda words: status.update(f"{what} … {words}")
+    err.print(f"[green]✓[/green] {what} ({time.monotonic() - began:.1f} s)")

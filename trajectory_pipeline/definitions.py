@@ -1,0 +1,47 @@
+"""What Dagster loads: ``workspace.yaml`` names this module.
+
+Belongs here: putting the floors together. Does not belong here: any asset, and any setting: they are read when Dagster
+asks for the definitions, not when this module is imported.
+"""
+
+import dagster as dg
+
+from trajectory_pipeline.orchestration.assets import SOURCE_SPECS, build_assets
+from trajectory_pipeline.orchestration.jobs import build_job
+from trajectory_pipeline.orchestration.partitions import hourly_partitions
+from trajectory_pipeline.orchestration.resources import PipelineResource
+from trajectory_pipeline.orchestration.schedules import build_schedule
+from trajectory_pipeline.orchestration.sensors import build_capture_sensor, build_refinement_sensor
+from trajectory_pipeline.settings import Settings, load_settings
+
+
+def build_defs(settings: Settings, pipeline: PipelineResource | None = None) -> dg.Definitions:
+    """Return fresh definitions for given settings.
+
+    Args:
+        settings: what the definitions depend on: the first partition, what runs by default, whether there is a judge.
+        pipeline: what the assets reach out to; by default what the environment names when a run starts.
+
+    Example:
+        >>> from trajectory_pipeline.settings import Settings
+        >>> defs = build_defs(Settings())
+        >>> sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__"))
+        ['trajectory_job']
+    """
+    partitions_def = hourly_partitions(settings.start)
+    job = build_job(partitions_def)
+    return dg.Definitions(
+        assets=[*SOURCE_SPECS, *build_assets(partitions_def, settings.backfill_batch, settings.judge_missing)],
+        jobs=[job],
+        schedules=[build_schedule(job, settings)],
+        sensors=[build_capture_sensor(job, settings), build_refinement_sensor(job, settings)],
+        resources={"pipeline": pipeline or PipelineResource()},
+        # Also what backfills from the UI use; a run launcher spreads runs over machines, a run stays in its process.
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Return the definitions for the environment's settings."""
+    return build_defs(load_settings())

@@ -1,0 +1,68 @@
+"""Which databases are used: the ones that the settings name, else the embedded server's.
+
+Belongs here: the fallback, and making the embedded databases ready. Does not belong here: running the server.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trajectory_pipeline.settings import Settings
+
+LETTA_DATABASE = "letta"
+TRAJECTORY_DATABASE = "trajectory"
+DAGSTER_DATABASE = "dagster"
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """The URLs in use.
+
+    Attributes:
+        letta_url: the source.
+        database_url: the schema ``trajectory``.
+        dagster_url: Dagster's own storage.
+        embedded: whether any of them is the embedded server.
+    """
+
+    letta_url: str
+    database_url: str
+    dagster_url: str
+    embedded: bool
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that hand these URLs to other processes; Dagster's with the driver that it needs."""
+        from trajectory_pipeline.settings import sqlalchemy_url
+
+        return {
+            "LETTA_PG_URI": self.letta_url,
+            "TRAJECTORY_DATABASE_URL": self.database_url,
+            "DAGSTER_PG_URL": sqlalchemy_url(self.dagster_url, "psycopg2"),
+        }
+
+
+def resolve(settings: Settings, report: Callable[[str], None] | None = None) -> Endpoints:
+    """Return the databases to use, and start the embedded server if a setting leaves one open.
+
+    The embedded server is held until this process ends. Its trajectory database is migrated; one that a setting names is
+    left as it is.
+
+    Raises:
+        EmbeddedPostgresError: the embedded server cannot be started.
+    """
+    given = (settings.letta_pg_uri, settings.database_url, settings.dagster_pg_url)
+    if all(given):
+        letta, database, dagster = given
+        return Endpoints(str(letta), str(database), str(dagster), embedded=False)
+    # Only needed where there is no Postgres.
+    from trajectory_pipeline import embedded_postgres
+    from trajectory_pipeline.sinks.migration import migrate
+
+    server = embedded_postgres.start(settings.embedded_folder, report=report)
+    names = (LETTA_DATABASE, TRAJECTORY_DATABASE, DAGSTER_DATABASE)
+    for url, name in zip(given, names, strict=True):
+        if url is None:
+            server.ensure_database(name)
+    letta, database, dagster = (url or server.url(name) for url, name in zip(given, names, strict=True))
+    if settings.database_url is None:
+        migrate(database)
+    return Endpoints(letta, database, dagster, embedded=True)

@@ -1,0 +1,88 @@
+"""Asset checks: what a person should see at a glance, and what must stop what is downstream.
+
+Belongs here: the checks' names, and their results from what the stages counted. Does not belong here: counting.
+
+In a range run Dagster stores a check's result without a partition: the results therefore name the bad partitions.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.stages.verification import Verification
+
+CONSERVATION = dg.AssetCheckSpec(
+    "conservation",
+    asset=TRAJECTORIES.name,
+    blocking=True,
+    description="Runs, steps and messages of the raw rows equal those in Parquet and in Postgres, quarantine included.",
+)
+QUARANTINE = dg.AssetCheckSpec(
+    "nothing_in_quarantine",
+    asset=TRAJECTORIES.name,
+    description="Every run could be converted. Those that could not are in trajectory.quarantine and are tried again.",
+)
+VERDICTS = dg.AssetCheckSpec(
+    "every_answer_usable",
+    asset=REFINED_OUTCOMES.name,
+    description="No trajectory is without a usable answer of the judge. Failed ones are tried again.",
+)
+_PREVIEW = 50
+
+
+def conservation(verifications: "Sequence[Verification]") -> dg.AssetCheckResult:
+    """Return the result of counting both sides of each partition."""
+    differences = [difference for verification in verifications for difference in verification.differences]
+    sides = ("raw", "parquet", "postgres")
+    totals = {
+        side: {
+            name: sum(getattr(verification, side)[name] for verification in verifications)
+            for name in ("runs", "steps", "messages")
+        }
+        for side in sides
+    }
+    rows = "\n".join(f"| {side} | {' | '.join(str(count) for count in totals[side].values())} |" for side in sides)
+    return dg.AssetCheckResult(
+        check_name=CONSERVATION.name,
+        passed=not differences,
+        description=f"{len(verifications)} partition(s) counted on all sides"
+        if not differences
+        else f"{len(differences)} count(s) differ; first: {differences[0]}",
+        metadata={
+            "counts": dg.MetadataValue.md(f"| side | runs | steps | messages |\n|---|---|---|---|\n{rows}"),
+            **({"differences": _bullets(differences)} if differences else {}),
+        },
+    )
+
+
+def quarantine(run_ids: Sequence[str]) -> dg.AssetCheckResult:
+    """Return the result of looking for quarantined runs; a warning, which stops nothing."""
+    return dg.AssetCheckResult(
+        check_name=QUARANTINE.name,
+        passed=not run_ids,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{len(run_ids)} run(s) in quarantine" if run_ids else "no run in quarantine",
+        metadata={"runs": _bullets(run_ids)} if run_ids else {},
+    )
+
+
+def verdicts(errors: Mapping[str, int]) -> dg.AssetCheckResult:
+    """Return the result of looking for trajectories without a usable answer; a warning, which stops nothing."""
+    count = sum(errors.values())
+    return dg.AssetCheckResult(
+        check_name=VERDICTS.name,
+        passed=not count,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{count} trajectory(ies) without a usable answer" if count else "every answer was usable",
+        metadata={"errors": _bullets([f"{name}: {number}" for name, number in errors.items()])} if count else {},
+    )
+
+
+def _bullets(items: Sequence[str]) -> dg.MarkdownMetadataValue:
+    more = f"\n- … and {len(items) - _PREVIEW} more" if len(items) > _PREVIEW else ""
+    return dg.MetadataValue.md("\n".join(f"- `{item}`" for item in items[:_PREVIEW]) + more)

@@ -1,0 +1,39 @@
+"""Declared columns as Dagster shows them.
+
+Belongs here: the translation from the type language to Dagster's column metadata. Does not belong here: any column.
+"""
+
+import dagster as dg
+
+from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Struct, Table, Type
+
+
+def column_schema(table: Table) -> dg.TableSchema:
+    """Return a table's columns as Dagster shows them."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                column.name,
+                type_name(column.type),
+                _description(column),
+                constraints=dg.TableColumnConstraints(nullable=column.nullable, unique=table.keys == (column.name,)),
+            )
+            for column in table.columns
+        ]
+    )
+
+
+def type_name(kind: Type) -> str:
+    """Return a type in words: ``list<struct<…>>`` down to the first level."""
+    if isinstance(kind, ListOf):
+        return f"list<{type_name(kind.item)}>"
+    if isinstance(kind, Struct):
+        return f"struct<{', '.join(column.name for column in kind.fields)}>"
+    assert isinstance(kind, Scalar)
+    return kind.value
+
+
+def _description(column: Column) -> str:
+    unit = f" Unit: {column.unit}." if column.unit else ""
+    null = f" Null: {column.null}." if column.null else ""
+    return f"{column.description}{unit}{null}"

@@ -1,0 +1,100 @@
+"""What the Dagster UI shows of a materialisation: counts, previews and places; never a transcript, never a secret.
+
+Belongs here: results of the stages as Dagster metadata. Does not belong here: computing any of it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from trajectory_pipeline.stages.refined_outcomes import RefinementResult
+from trajectory_pipeline.stages.terminal_runs import TerminalRunsResult
+from trajectory_pipeline.stages.trajectories import TrajectoriesResult
+
+_PREVIEW = 20
+"""Ids that a list in the UI shows at most; it says how many more there are."""
+
+
+def of_terminal_runs(result: TerminalRunsResult) -> dict[str, Any]:
+    """Return the metadata of a partition of ``terminal_runs``."""
+    metadata: dict[str, Any] = {
+        "dagster/partition_row_count": result.written.rows,
+        "dagster/uri": result.written.uri,
+        **{name: count for name, count in result.counts.by_name().items()},
+        "bytes": result.written.bytes,
+        "rewritten": result.written.replaced,
+        "snapshot_at": dg.MetadataValue.timestamp(result.snapshot_at),
+    }
+    if result.unknown_columns:
+        metadata["unknown_source_columns"] = preview(result.unknown_columns)
+    if result.absent_columns:
+        metadata["absent_source_columns"] = preview(result.absent_columns)
+    return metadata
+
+
+def of_trajectories(result: TrajectoriesResult) -> dict[str, Any]:
+    """Return the metadata of a partition of ``trajectories``."""
+    assert result.written is not None
+    assert result.merged is not None
+    counts = result.conservation
+    metadata: dict[str, Any] = {
+        "dagster/partition_row_count": result.written.rows,
+        "dagster/uri": result.written.uri,
+        "runs_in": counts.runs_in,
+        "trajectories": counts.trajectories,
+        "quarantined": counts.quarantined,
+        "messages": counts.messages_out,
+        "steps": counts.steps_out,
+        "postgres": dg.MetadataValue.md(
+            f"{result.merged.inserted} inserted, {result.merged.updated} updated, {result.merged.unchanged} unchanged,"
+            f" {result.merged.removed} removed"
+        ),
+        "execution": table_of(result.executions, "execution"),
+        "heuristic_outcome": table_of(result.outcomes, "outcome"),
+        "escaped": result.escaped,
+        "bytes": result.written.bytes,
+        "rewritten": result.written.replaced,
+    }
+    if result.data_omitted:
+        metadata["documents_too_large_for_jsonb"] = result.data_omitted
+    if result.quarantined:
+        metadata["quarantined_runs"] = preview([f"{run.run_id}: {run.place} {run.error}" for run in result.quarantined])
+    return metadata
+
+
+def of_refined_outcomes(result: RefinementResult) -> dict[str, Any]:
+    """Return the metadata of a partition of ``refined_outcomes``."""
+    assert result.written is not None
+    metadata: dict[str, Any] = {
+        "dagster/partition_row_count": result.written.rows,
+        "dagster/uri": result.written.uri,
+        "verdicts": table_of(result.statuses, "verdict_status"),
+        "outcomes": table_of(result.outcomes, "outcome"),
+        "asked": result.asked,
+        "reused": result.reused,
+        "calls": result.calls,
+        "cost_usd": float(result.cost_usd),
+        "disagreements": result.disagreements,
+    }
+    if result.models:
+        metadata["judge"] = ", ".join(sorted(result.models))
+    if result.unpriced_calls:
+        metadata["calls_without_a_known_price"] = result.unpriced_calls
+    if result.errors:
+        metadata["errors"] = table_of(result.errors, "error_class")
+    return metadata
+
+
+def table_of(counts: Mapping[str, int], name: str) -> dg.MarkdownMetadataValue:
+    """Return counts as a small table, the largest first."""
+    rows = "\n".join(
+        f"| {key} | {count} |" for key, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )
+    return dg.MetadataValue.md(f"| {name} | count |\n|---|---|\n{rows}" if rows else "none")
+
+
+def preview(items: list[str]) -> dg.MarkdownMetadataValue:
+    """Return the first few of a list, and how many more there are."""
+    more = f"\n- … and {len(items) - _PREVIEW} more" if len(items) > _PREVIEW else ""
+    return dg.MetadataValue.md("\n".join(f"- `{item}`" for item in items[:_PREVIEW]) + more)

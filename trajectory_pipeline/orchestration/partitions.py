@@ -1,0 +1,68 @@
+"""The one partitions definition that all assets share.
+
+Belongs here: hours as Dagster's partitions. Does not belong here: their arithmetic (``hours``).
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import dagster as dg
+
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.hours import HOUR, KEY_FORMAT, floor, hour_of, key_of
+
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
+"""How Dagster marks a run that takes a range of partitions at once."""
+
+
+def hourly_partitions(start: datetime) -> dg.HourlyPartitionsDefinition:
+    """Return the hours from ``start`` on, UTC; the open hour is a partition too (``end_offset=1``)."""
+    return dg.HourlyPartitionsDefinition(start_date=start, timezone="UTC", fmt=KEY_FORMAT, end_offset=1)
+
+
+def existing_hours(hours: Sequence[datetime], start: datetime, now: datetime) -> list[datetime]:
+    """Return the hours, all of which must be partitions.
+
+    Raises:
+        PipelineError: one lies before the first partition or in the future, or there is none at all.
+    """
+    if not hours:
+        raise PipelineError("The range is empty: --to must lie after --from.")
+    if hours[0] < floor(start):
+        raise PipelineError(
+            f"{key_of(hours[0])} lies before the first partition, {key_of(start)}: set TRAJECTORY_START to an earlier"
+            " time, or ask for a later one."
+        )
+    if hours[-1] > floor(now):
+        raise PipelineError(
+            f"{key_of(hours[-1])} lies in the future: the last partition is the open hour, {key_of(now)}."
+        )
+    return list(hours)
+
+
+def contiguous(hours: Sequence[datetime], longest: int) -> list[tuple[datetime, datetime]]:
+    """Group sorted hours into ranges without gaps, ``(first, last)``, of at most ``longest`` hours."""
+    ranges: list[tuple[datetime, datetime]] = []
+    for hour in hours:
+        first, last = ranges[-1] if ranges else (None, None)
+        if first is not None and last is not None and hour == last + HOUR and hour - first < timedelta(hours=longest):
+            ranges[-1] = (first, hour)
+        else:
+            ranges.append((hour, hour))
+    return ranges
+
+
+def range_tags(first: datetime, last: datetime) -> dict[str, str]:
+    """Return the tags of a run that takes the hours from ``first`` to ``last``, both included."""
+    return {RANGE_START_TAG: key_of(first), RANGE_END_TAG: key_of(last)}
+
+
+def hours_of_tags(tags: dict[str, str]) -> tuple[datetime, datetime] | None:
+    """Return the first and the last hour that a run's tags name; None where they name none."""
+    single = tags.get("dagster/partition")
+    start, end = (single, single) if single else (tags.get(RANGE_START_TAG), tags.get(RANGE_END_TAG))
+    try:
+        return (hour_of(start), hour_of(end)) if start and end else None
+    except PipelineError:
+        return None

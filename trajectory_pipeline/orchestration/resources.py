@@ -1,0 +1,100 @@
+"""Resources: what the assets reach out to, configured from the settings when a run starts.
+
+Belongs here: thin wrappers around the middle floor's objects. Does not belong here: any work, and reading a setting
+while the definitions load.
+"""
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from trajectory_pipeline.endpoints import Endpoints, resolve
+from trajectory_pipeline.errors import JudgeError
+from trajectory_pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    # What reads Arrow or speaks HTTP is imported by a run that needs it, not by every process that loads definitions.
+    from trajectory_pipeline.letta.source import LettaSource
+    from trajectory_pipeline.refinement.ask import Judge
+    from trajectory_pipeline.refinement.policy import RefinementPolicy
+    from trajectory_pipeline.sinks.database import TrajectoryDatabase
+    from trajectory_pipeline.sinks.parquet import ParquetStore
+
+
+class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The source, the sinks and the judge, as the environment names them; a test hands it settings of its own."""
+
+    _settings: Settings | None = PrivateAttr(default=None)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "PipelineResource":
+        """Return a resource for given settings, whatever the environment says."""
+        resource = cls()
+        resource._settings = settings
+        return resource
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings; read from the environment when first asked for."""
+        return self._settings or load_settings()
+
+    @cached_property
+    def _endpoints(self) -> Endpoints:
+        return resolve(self.settings)
+
+    @property
+    def source(self) -> "LettaSource":
+        """The Letta database."""
+        from trajectory_pipeline.letta.source import LettaSource
+
+        return LettaSource(self._endpoints.letta_url, self.settings.source_timeout_seconds)
+
+    @property
+    def store(self) -> "ParquetStore":
+        """The Parquet storage."""
+        from trajectory_pipeline.sinks.parquet import ParquetStore
+
+        return ParquetStore(self.settings.storage)
+
+    @property
+    def database(self) -> "TrajectoryDatabase":
+        """The trajectory database."""
+        from trajectory_pipeline.sinks.database import TrajectoryDatabase
+
+        return TrajectoryDatabase(self._endpoints.database_url)
+
+    @property
+    def judge(self) -> "Judge":
+        """The judge.
+
+        Raises:
+            JudgeError: none is configured; the text says what to set.
+        """
+        from trajectory_pipeline.refinement.ask import OPENAI_URL, Judge
+
+        settings = self.settings
+        if settings.judge_missing or settings.judge_model is None:
+            raise JudgeError(settings.judge_missing or "No judge is configured.")
+        key = settings.openai_api_key
+        return Judge(
+            model=settings.judge_model,
+            base_url=settings.openai_base_url or OPENAI_URL,
+            # A server of one's own asks for none, and the client insists on one.
+            api_key=key.get_secret_value() if key else "not-needed",
+            timeout_seconds=settings.judge_timeout_seconds,
+            max_attempts=settings.judge_attempts,
+        )
+
+    @property
+    def policy(self) -> "RefinementPolicy":
+        """The refinement policy that the settings make.
+
+        Raises:
+            JudgeError: no judge is configured.
+        """
+        from trajectory_pipeline.refinement.policy import RefinementPolicy
+
+        judge = self.judge
+        return RefinementPolicy(judge.model, judge.temperature, self.settings.judge_max_prompt_tokens)

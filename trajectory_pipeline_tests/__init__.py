@@ -1,0 +1,1 @@
+"""The tests: a specification, in a tree that mirrors the package."""

@@ -1,0 +1,92 @@
+"""What tests of all folders share: a real Postgres of their own, empty and filled databases, settings.
+
+The server is the embedded one, in a temporary folder, started once for the session and stopped with it; each test gets
+databases of its own, cloned from a template, so that no test sees what another left.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trajectory_pipeline import embedded_postgres
+from trajectory_pipeline.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.sample.load import load_sample
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.sinks.migration import migrate
+
+# Nothing here needs to survive a power cut.
+_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A Postgres server for this session."""
+    with embedded_postgres.start(tmp_path_factory.mktemp("postgres") / "server", settings=_FAST) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _templates(postgres_server: EmbeddedServer) -> EmbeddedServer:
+    postgres_server.create_database("template_letta")
+    load_sample(postgres_server.url("template_letta"))
+    postgres_server.create_database("template_trajectory")
+    migrate(postgres_server.url("template_trajectory"))
+    return postgres_server
+
+
+@pytest.fixture
+def make_database(postgres_server: EmbeddedServer) -> Iterator[Callable[[str | None], str]]:
+    """A function that makes a database, empty or from a template, and returns its URL."""
+    made: list[str] = []
+
+    def make(template: str | None = None) -> str:
+        name = f"test_{os.getpid()}_{next(_NUMBERS)}"
+        postgres_server.create_database(name, template)
+        made.append(name)
+        return postgres_server.url(name)
+
+    yield make
+    for name in made:
+        postgres_server.drop_database(name, force=True)
+
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def empty_database(make_database: Callable[[str | None], str]) -> str:
+    """URL of a fresh, empty database."""
+    return make_database(None)
+
+
+@pytest.fixture
+def letta_database(_templates: EmbeddedServer, make_database: Callable[[str | None], str]) -> str:
+    """URL of a fresh database that holds the sample; the test may change it."""
+    return make_database("template_letta")
+
+
+@pytest.fixture
+def trajectory_database(_templates: EmbeddedServer, make_database: Callable[[str | None], str]) -> str:
+    """URL of a fresh database with the migrated, empty schema ``trajectory``."""
+    return make_database("template_trajectory")
+
+
+@pytest.fixture
+def settings(letta_database: str, trajectory_database: str, tmp_path: Path) -> Settings:
+    """Settings that name the test's own databases and folder, and no judge, whatever the environment says."""
+    return make_settings(
+        letta_pg_uri=letta_database,
+        database_url=trajectory_database,
+        dagster_pg_url=trajectory_database,
+        data_folder=tmp_path / "data",
+    )
+
+
+def make_settings(**values: Any) -> Settings:
+    """Return settings that hold these values and else the defaults: the environment has no say."""
+    defaults = {name: field.get_default() for name, field in Settings.model_fields.items()}
+    return Settings.model_construct(**{**defaults, **values})
