@@ -3,14 +3,20 @@
 Belongs here: the fallback, and making the embedded databases ready. Does not belong here: running the server.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.errors import EmbeddedPostgresError
+from trajectory_pipeline.settings import Settings, sqlalchemy_url
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.embedded_postgres import EmbeddedServer
 
 LETTA_DATABASE = "letta"
 TRAJECTORY_DATABASE = "trajectory"
 DAGSTER_DATABASE = "dagster"
+_NAMES = (LETTA_DATABASE, TRAJECTORY_DATABASE, DAGSTER_DATABASE)
 
 
 @dataclass(frozen=True)
@@ -24,15 +30,13 @@ class Endpoints:
         embedded: whether any of them is the embedded server.
     """
 
-    letta_url: str
-    database_url: str
-    dagster_url: str
+    letta_url: str = field(repr=False)
+    database_url: str = field(repr=False)
+    dagster_url: str = field(repr=False)
     embedded: bool
 
     def environment(self) -> dict[str, str]:
         """Return the variables that hand these URLs to other processes; Dagster's with the driver that it needs."""
-        from trajectory_pipeline.settings import sqlalchemy_url
-
         return {
             "LETTA_PG_URI": self.letta_url,
             "TRAJECTORY_DATABASE_URL": self.database_url,
@@ -58,11 +62,35 @@ def resolve(settings: Settings, report: Callable[[str], None] | None = None) -> 
     from trajectory_pipeline.sinks.migration import migrate
 
     server = embedded_postgres.start(settings.embedded_folder, report=report)
-    names = (LETTA_DATABASE, TRAJECTORY_DATABASE, DAGSTER_DATABASE)
-    for url, name in zip(given, names, strict=True):
+    for url, name in zip(given, _NAMES, strict=True):
         if url is None:
             server.ensure_database(name)
-    letta, database, dagster = (url or server.url(name) for url, name in zip(given, names, strict=True))
+    endpoints = _with_fallback(given, server)
     if settings.database_url is None:
-        migrate(database)
+        migrate(endpoints.database_url)
+    return endpoints
+
+
+def running_endpoints(settings: Settings) -> Endpoints:
+    """Return the databases in use without starting anything.
+
+    Raises:
+        EmbeddedPostgresError: a setting leaves one open, and the embedded server does not run.
+    """
+    given = (settings.letta_pg_uri, settings.database_url, settings.dagster_pg_url)
+    if all(given):
+        return Endpoints(*map(str, given), embedded=False)
+    from trajectory_pipeline import embedded_postgres
+
+    server = embedded_postgres.running(settings.embedded_folder)
+    if server is None:
+        raise EmbeddedPostgresError(
+            f"The embedded server in {settings.embedded_folder} does not run: start `trajectory-pipeline demo` or `dev`"
+            " (with the same TRAJECTORY_DATA_FOLDER), or set the databases' URLs."
+        )
+    return _with_fallback(given, server)
+
+
+def _with_fallback(given: Sequence[str | None], server: "EmbeddedServer") -> Endpoints:
+    letta, database, dagster = (url or server.url(name) for url, name in zip(given, _NAMES, strict=True))
     return Endpoints(letta, database, dagster, embedded=True)

@@ -6,9 +6,10 @@ Belongs here: the order of things, and what is printed. Does not belong here: an
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,12 +21,15 @@ from trajectory_pipeline.cli.instance import (
     HOST,
     dagster_home,
     free_port,
+    prepare_storage,
     skip_welcome,
-    start_dagster,
+    start_daemon,
+    start_webserver,
+    wait_for_daemon,
     wait_until_ready,
 )
 from trajectory_pipeline.cli.materializing import ASSETS, Materialized, materialize
-from trajectory_pipeline.cli.supervised import Supervised
+from trajectory_pipeline.cli.supervised import Supervised, stop_all
 from trajectory_pipeline.cli.terminal import err, out, step
 from trajectory_pipeline.endpoints import Endpoints, resolve
 from trajectory_pipeline.errors import PipelineError
@@ -92,24 +96,27 @@ def demonstrate(*, stay: bool, port: int = DEFAULT_PORT) -> bool:
             migrate(endpoints.database_url)
             counts = load_sample(endpoints.letta_url, create_database=True, report=tell)
         _judge(stack, settings)
-        os.environ["DAGSTER_HOME"] = str(dagster_home(settings.data_folder))
         settings = load_settings()
         database, store = TrajectoryDatabase(endpoints.database_url), ParquetStore(settings.storage)
-        _prepare_dagster_storage()
+        with step("Dagster's storage"):
+            prepare_storage(dagster_home(settings.data_folder), os.environ["DAGSTER_PG_URL"])
         port = free_port(port)
         log = settings.data_folder.absolute() / "dagster.log"
-        process = stack.enter_context(_stopping(start_dagster(os.environ, port, log)))
-        hours = list(sample_partitions())
-        result = _materialize(hours, database)
-        with step(f"Dagster UI at http://{HOST}:{port}") as tell:
-            wait_until_ready(process, port, log, lambda seconds: tell(f"starting, {seconds:.0f} s"))
+        webserver = start_webserver(os.environ, port, log)
+        processes = stack.enter_context(_stopping([webserver]))
+        # The daemon, and with it the sensors, comes afterwards: they would ask for the same partitions.
+        result = _materialize(list(sample_partitions()), database)
+        with step(f"Dagster UI at http://{HOST}:{port}, with schedule and sensors on") as tell:
+            processes.append(start_daemon(os.environ, log))
+            wait_until_ready(webserver, port, log, lambda seconds: tell(f"starting, {seconds:.0f} s"))
             skip_welcome(port)
+            wait_for_daemon(port, lambda seconds: tell(f"starting the daemon, {seconds:.0f} s"))
         summary = summarize(endpoints, store, counts.terminal_runs)
         _print(summary, result, endpoints, settings, time.monotonic() - began)
-        out.print(f"\n  Dagster UI   http://{HOST}:{port}/asset-groups")
+        out.print(f"\n  Dagster UI   http://{HOST}:{port}/locations/trajectory_pipeline/asset-groups/trajectories")
         if stay:
             out.print("\nCtrl-C ends all of it; `make demo` starts it again where it was.")
-            _stay(process, log)
+            _stay(processes, log)
     return summary.complete and not result.failures
 
 
@@ -126,16 +133,7 @@ def _judge(stack: ExitStack, settings: Settings) -> None:
     os.environ["TRAJECTORY_JUDGE_MODEL"] = JUDGE_MODEL
 
 
-def _prepare_dagster_storage() -> None:
-    """Make Dagster's tables before several processes want them at once."""
-    with step("Dagster's storage"):
-        import dagster as dg
-
-        with dg.DagsterInstance.get() as instance:
-            instance.get_runs_count()
-
-
-def _materialize(hours: "list[datetime]", database: TrajectoryDatabase) -> Materialized:  # type: ignore[name-defined] # noqa: F821
+def _materialize(hours: list[datetime], database: TrajectoryDatabase) -> Materialized:
     with bar() as progress:
         task = progress.add_task("Materialising", total=len(hours) * len(ASSETS))
         return materialize(
@@ -216,24 +214,24 @@ def _print(summary: Summary, result: Materialized, endpoints: Endpoints, setting
     out.print(f"  Judge        {', '.join(summary.judges) or 'none'}")
 
 
-def _stay(process: Supervised, log: Path) -> None:
+def _stay(processes: Sequence[Supervised], log: Path) -> None:
     try:
-        while process.wait(3600) is None:
-            pass
+        while all(process.exit_code is None for process in processes):
+            time.sleep(1)
     except KeyboardInterrupt:
         return
-    raise PipelineError(f"Dagster ended with exit code {process.exit_code}; see {log}.")
+    raise PipelineError(f"A process of Dagster ended by itself; see {log}.")
 
 
 @contextmanager
-def _stopping(process: Supervised) -> Iterator[Supervised]:
+def _stopping(processes: list[Supervised]) -> Iterator[list[Supervised]]:
     try:
-        yield process
+        yield processes
     finally:
         # A second Ctrl-C would leave processes behind.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with step("Stopping Dagster"):
-            process.stop()
+            stop_all(processes)
 
 
 @contextmanager

@@ -5,8 +5,17 @@ Belongs here: the checks and their words. Does not belong here: starting process
 
 import os
 import signal
+import time
 
-from trajectory_pipeline.cli.instance import HOST, dagster_home, free_port, start_dagster
+from trajectory_pipeline.cli.instance import (
+    HOST,
+    dagster_home,
+    free_port,
+    prepare_storage,
+    start_daemon,
+    start_webserver,
+)
+from trajectory_pipeline.cli.supervised import stop_all
 from trajectory_pipeline.cli.terminal import err, out, step
 from trajectory_pipeline.endpoints import resolve
 from trajectory_pipeline.letta.source import LettaSource
@@ -38,19 +47,21 @@ def develop(port: int) -> int:
         out.print("  Schedule and sensors are stopped: set ENABLE_TRAJECTORY_CAPTURE=true, or start them in the UI.")
     port = free_port(port)
     out.print(f"  UI        http://{HOST}:{port} (in about half a minute; Ctrl-C ends it)\n")
-    process = start_dagster({**os.environ, **endpoints.environment(), "DAGSTER_HOME": str(home)}, port, None)
+    environment = {**os.environ, **endpoints.environment(), "DAGSTER_HOME": str(home)}
 
     def end(number: int, _: object) -> None:
         raise KeyboardInterrupt(number)
 
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, end)
+    prepare_storage(home, environment["DAGSTER_PG_URL"])
+    processes = [start_webserver(environment, port, None), start_daemon(environment, None)]
     try:
-        while process.wait(3600) is None:
-            pass
-        return process.exit_code or 0
+        while all(process.exit_code is None for process in processes):
+            time.sleep(1)
+        return max(process.exit_code or 0 for process in processes)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return 0
     finally:
-        process.stop()
+        stop_all(processes)

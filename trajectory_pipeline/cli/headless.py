@@ -115,4 +115,4 @@ def show_run(run_id: str) -> None:
         "continues": [row["continues_run_id"]] if row["continues_run_id"] else [],
         "continued by": [answer["id"] for answer in answers],
     }
-    out.print(trajectory(row, verdict, links))
+    out.print(trajectory(row, verdict, links), soft_wrap=False)

@@ -8,13 +8,14 @@ import os
 import socket
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from trajectory_pipeline.cli.supervised import Supervised
 from trajectory_pipeline.errors import PipelineError, SettingsError
+from trajectory_pipeline.settings import without_password
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 3000
@@ -66,6 +67,30 @@ def dagster_home(data_folder: Path) -> Path:
     return home
 
 
+def prepare_storage(home: Path, url: str) -> None:
+    """Make Dagster's tables, before several processes want them at once.
+
+    Args:
+        home: Dagster's home.
+        url: of its storage, as Dagster takes it.
+
+    Raises:
+        SettingsError: the storage cannot be reached.
+    """
+    os.environ["DAGSTER_HOME"] = str(home)
+    os.environ["DAGSTER_PG_URL"] = url
+    import dagster as dg
+
+    try:
+        with dg.DagsterInstance.get() as instance:
+            instance.get_runs_count()
+    except Exception as error:
+        first = " ".join(str(error.__cause__ or error).split())[:300]
+        raise SettingsError(
+            f"Dagster's storage at {without_password(url)} cannot be used: {first}. Check DAGSTER_PG_URL."
+        ) from error
+
+
 def free_port(wanted: int) -> int:
     """Return the wanted port if it is free, else any free one."""
     for port in (wanted, 0):
@@ -79,14 +104,20 @@ def free_port(wanted: int) -> int:
     raise PipelineError("No port is free on 127.0.0.1.")  # pragma: no cover
 
 
-def start_dagster(environment: Mapping[str, str], port: int, log: Path | None) -> Supervised:
-    """Start the Dagster UI and daemon on this project."""
+def start_webserver(environment: Mapping[str, str], port: int, log: Path | None) -> Supervised:
+    """Start the Dagster UI on this project."""
+    return _start(["dagster_webserver", "-h", HOST, "-p", str(port)], environment, log)
+
+
+def start_daemon(environment: Mapping[str, str], log: Path | None) -> Supervised:
+    """Start Dagster's daemon, which runs schedules, sensors, the run queue and backfills, on this project."""
+    return _start(["dagster._daemon", "run"], environment, log)
+
+
+def _start(arguments: list[str], environment: Mapping[str, str], log: Path | None) -> Supervised:
     folder = project_folder()
-    command = [
-        sys.executable,
-        *("-W", "ignore"),
-        *("-m", "dagster", "dev", "-w", str(folder / "workspace.yaml"), "-h", HOST, "-p", str(port)),
-    ]
+    module, *rest = arguments
+    command = [sys.executable, "-W", "ignore", "-m", module, *rest, "-w", str(folder / "workspace.yaml")]
     return Supervised(command, environment, folder, log)
 
 
@@ -114,9 +145,26 @@ def wait_until_ready(process: Supervised, port: int, log: Path | None, tell: Cal
     raise PipelineError(f"Dagster did not answer on {HOST}:{port} within {_READY_SECONDS} s{where}.")
 
 
+def wait_for_daemon(port: int, tell: Callable[[float], None]) -> None:
+    """Wait until the daemon that runs sensors has reported itself healthy.
+
+    Raises:
+        PipelineError: it has not in three minutes.
+    """
+    began = time.monotonic()
+    query = '{ instance { daemonHealth { daemonStatus(daemonType: "SENSOR") { healthy } } } }'
+    while time.monotonic() - began < _READY_SECONDS:
+        answer: Any = graphql(port, query)
+        if answer and answer["data"]["instance"]["daemonHealth"]["daemonStatus"]["healthy"]:
+            return
+        tell(time.monotonic() - began)
+        time.sleep(0.5)
+    raise PipelineError(f"Dagster's daemon did not become healthy within {_READY_SECONDS} s.")
+
+
 def _loaded(port: int) -> bool:
     query = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"
-    answer = graphql(port, query)
+    answer: Any = graphql(port, query)
     return bool(answer and answer.get("data", {}).get("repositoriesOrError", {}).get("nodes"))
 
 
@@ -125,7 +173,7 @@ def skip_welcome(port: int) -> None:
     graphql(port, "mutation { setNuxSeen }")
 
 
-def graphql(port: int, query: str) -> dict[str, dict[str, dict[str, object]]] | None:
+def graphql(port: int, query: str) -> dict[str, Any] | None:
     """Ask the UI's GraphQL endpoint; None where there is no (readable) answer."""
     request = urllib.request.Request(  # noqa: S310 - always http to this machine
         f"http://{HOST}:{port}/graphql",

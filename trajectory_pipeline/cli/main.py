@@ -209,6 +209,23 @@ def settings() -> None:
 
 
 @main.command()
+@click.argument("database", type=click.Choice(["trajectory", "letta", "dagster"]), default="trajectory")
+def url(database: str) -> None:
+    """Print the URL of a database in use, password and all, for a client of yours.
+
+    \b
+    Example:
+      psql "$(trajectory-pipeline url)"
+    """  # noqa: D301 - \b is click's mark for text that is not wrapped
+    from trajectory_pipeline.endpoints import running_endpoints
+    from trajectory_pipeline.settings import load_settings
+
+    endpoints = running_endpoints(load_settings())
+    urls = {"trajectory": endpoints.database_url, "letta": endpoints.letta_url, "dagster": endpoints.dagster_url}
+    click.echo(urls[database])
+
+
+@main.command()
 @click.option("--demo", "only_demo", is_flag=True, help="Only what the demonstration left.")
 @click.confirmation_option(prompt="This removes the embedded server with all it holds, and the files beside it. Go on?")
 def clean(*, only_demo: bool) -> None:

@@ -124,14 +124,15 @@ def _verdict(verdict: Mapping[str, Any] | None) -> RenderableType:
         return Text.from_markup("[bold]Verdict[/bold] none under the current policy")
     judge = verdict["judge_model"] or "no judge"
     simulated = " — a simulation, not a model" if verdict["simulated"] else ""
-    cost = "" if verdict["judge_cost_usd"] is None else f", {verdict['judge_cost_usd']:f} USD"
-    made_up = " (simulated price)" if verdict["simulated"] and cost else ""
-    title = f"Verdict: {verdict['verdict_status']} · {judge}{simulated}{cost}{made_up}"
+    title = f"Verdict: {verdict['verdict_status']} · {judge}{simulated}"
     if verdict["verdict_status"] not in ("judged", "insufficient_evidence"):
         return Panel(
             Text(f"{verdict['error_class']}: {verdict.get('error_message') or ''}"), title=title, title_align="left"
         )
     table = Table.grid(padding=(0, 2))
+    if verdict["judge_cost_usd"] is not None:
+        made_up = " (simulated price)" if verdict["simulated"] else ""
+        table.add_row("cost", f"{verdict['judge_cost_usd']:f} USD{made_up}")
     if verdict["outcome"]:
         style = _OUTCOME_STYLES[verdict["outcome"]]
         table.add_row(

@@ -58,10 +58,14 @@ class Supervised:
             return self._process.wait(seconds)
         return None
 
-    def stop(self) -> None:
-        """End it and all that it started; returns when they are gone."""
+    def begin_to_stop(self) -> None:
+        """Tell it to end, and return at once."""
         if self._process.stdin is not None:
             self._process.stdin.close()
+
+    def stop(self) -> None:
+        """End it and all that it started; returns when they are gone."""
+        self.begin_to_stop()
         if self.wait(2 * _PATIENCE_SECONDS) is None:  # pragma: no cover - the supervisor itself hangs
             self._process.kill()
             self._process.wait()
@@ -71,6 +75,14 @@ class Supervised:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def stop_all(processes: Sequence[Supervised]) -> None:
+    """End several at once; returns when all of them are gone."""
+    for process in processes:
+        process.begin_to_stop()
+    for process in processes:
+        process.stop()
 
 
 def _supervise(command: list[str]) -> int:

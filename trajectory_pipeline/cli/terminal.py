@@ -14,6 +14,8 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 """Progress and errors."""
 
+_SECONDS_BETWEEN_LINES = 2
+
 
 @contextmanager
 def step(what: str) -> Iterator[Callable[[str], None]]:
@@ -21,7 +23,16 @@ def step(what: str) -> Iterator[Callable[[str], None]]:
     began = time.monotonic()
     if not err.is_terminal:
         err.print(f"{what} …")
-        yield lambda words: err.print(f"  {words}")
+        said = began
+
+        def tell(words: str) -> None:
+            nonlocal said
+            # In a log a line now and then is enough.
+            if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                err.print(f"  {words}", markup=False)
+
+        yield tell
     else:
         with err.status(f"{what} …") as status:
             yield lambda words: status.update(f"{what} … {words}")

@@ -22,6 +22,7 @@ class Catalogue:
     Attributes:
         schema: Postgres schema that Letta's tables are in.
         columns: by table, the Postgres type of each column it really has.
+
     """
 
     schema: str
@@ -50,6 +51,10 @@ class Catalogue:
         # Arrow has no infinity: the driver would make a time out of it.
         return f"CASE WHEN isfinite({name}) THEN {name} END"
 
+    def row_version(self, table: SourceTable, alias: str) -> str:
+        """Return the SQL expression, as text, that changes with any change to a row: its ``xmin``, or the row of a view."""
+        return f"{alias}.xmin::text" if "xmin" in self.columns.get(table.name, {}) else f"{alias}::text"
+
     def any_of(self, table: SourceTable, column: str, alias: str, values: list[str]) -> str:
         """Return the SQL condition that a column is one of these values, compared as its own type."""
         stored = self.columns.get(table.name, {}).get(column, "text")
@@ -72,7 +77,7 @@ class Catalogue:
             for table, columns in self.columns.items()
             if table not in partly
             for column in columns
-            if column not in known[table]
+            if column not in known[table] and column != "xmin"
         )
 
     @property
@@ -100,6 +105,7 @@ def read_catalogue(connection: adbc.Connection, url: str) -> Catalogue:
 
     Raises:
         SourceError: a required table or column is missing; the text names it.
+
     """
     names = ", ".join(literal(table.name) for table in SOURCE_TABLES)
     with reading(url, "Reading the catalogue"), connection.cursor() as cursor:
@@ -107,7 +113,9 @@ def read_catalogue(connection: adbc.Connection, url: str) -> Catalogue:
         cursor.execute(
             "SELECT n.nspname::text, c.relname::text, a.attname::text, format_type(a.atttypid, NULL)::text"
             " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-            " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+            " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped"
+            # Tables have xmin, views have not.
+            " AND (a.attnum > 0 OR a.attname = 'xmin')"
             f" WHERE c.relname IN ({names}) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
             " AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT pg_is_other_temp_schema(n.oid)"
             " ORDER BY array_position(current_schemas(false), n.nspname) NULLS LAST,"

@@ -1,6 +1,7 @@
 """Connections to the source, and what is said when there is none.
 
-Belongs here: opening a read-only transaction, and turning a driver's error into a sentence. Does not belong here: queries.
+Belongs here: opening a read-only transaction, and turning a driver's error into a sentence. Does not belong here:
+queries.
 """
 
 import re
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
 import psycopg
+import pyarrow as pa
 from psycopg.conninfo import conninfo_to_dict
 
 from trajectory_pipeline.errors import SourceError
@@ -41,12 +43,16 @@ _SQLSTATE_ADVICE = {
     "42P01": "the source has changed since the snapshot began (a Letta upgrade?): materialise the partition again",
     "53300": "the server has no connection left: raise its max_connections, or run less at once",
     "55P03": "another session holds a lock on it: try again",
-    "57014": "the query took longer than TRAJECTORY_SOURCE_TIMEOUT allows: raise it, or try when the server is less busy",
+    "57014": "the query took longer than TRAJECTORY_SOURCE_TIMEOUT allows: raise it, or try again under less load",
     "57P01": _LOST,
     "57P03": "the server is starting or stopping: try again",
 }
-# A failed login carries no SQLSTATE, only words; on a server that speaks another language the last line fits.
+# A failed login carries no SQLSTATE, nor does an error amid a stream, only words; on a server that speaks another
+# language the last line fits.
 _MESSAGE_ADVICE = (
+    (re.compile(r"statement timeout|canceling statement", re.IGNORECASE), _SQLSTATE_ADVICE["57014"]),
+    (re.compile(r"idle-in-transaction", re.IGNORECASE), _SQLSTATE_ADVICE["25P03"]),
+    (re.compile(r"conflict with recovery", re.IGNORECASE), _SQLSTATE_ADVICE["40001"]),
     (re.compile(r"password authentication failed|no password supplied", re.IGNORECASE), _SQLSTATE_ADVICE["28P01"]),
     (re.compile(r"no pg_hba\.conf entry|authentication failed|not permitted to log in"), _SQLSTATE_ADVICE["28000"]),
     (re.compile(r'role ".*" does not exist', re.IGNORECASE), "there is no such user: check LETTA_PG_URI"),
@@ -76,9 +82,12 @@ def place(url: str) -> str:
         return "(unreadable URL)"
     hosts = (given.get("host") or given.get("hostaddr") or "localhost").split(",")
     ports = (given.get("port") or "5432").split(",")
-    if len(ports) < len(hosts):
-        ports = ports[:1] * len(hosts)
-    shown = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in zip(hosts, ports, strict=False))
+    if len(ports) == 1:
+        ports *= len(hosts)
+    shown = (
+        f"[{host}]:{port or 5432}" if ":" in host else f"{host}:{port or 5432}"
+        for host, port in zip(hosts, ports, strict=False)
+    )
     return f"{','.join(shown)}/{given.get('dbname') or ''}"
 
 
@@ -121,11 +130,12 @@ def _libpq_url(url: str) -> str:
 
     Raises:
         SourceError: libpq cannot read it; its own message would repeat parts of it, the password included.
+
     """
     given = _parameters(url)
     if given is None:
         raise SourceError(
-            "LETTA_PG_URI cannot be read: a part is malformed, or a parameter after '?' is none of libpq's. It must look"
+            "LETTA_PG_URI cannot be read: a part is malformed, or a parameter after '?' is unknown. It must look"
             " like postgresql://user:password@host:5432/database, special characters in the password percent-encoded"
             " (a slash is %2F, an @ is %40)."
         )
@@ -140,10 +150,12 @@ def reading(url: str, doing: str) -> Iterator[None]:
 
     Raises:
         SourceError: for every error of the driver.
+
     """
     try:
         yield
-    except adbc_driver_manager.Error as error:
+    except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
+        # Amid a stream, the driver's errors come as Arrow's, or as an OSError.
         raise source_error(url, doing, error) from error
 
 
@@ -160,6 +172,7 @@ def connect(url: str, *, timeout_seconds: int) -> Iterator[adbc.Connection]:
 
     Raises:
         SourceError: the source cannot be reached or refuses the login.
+
     """
     target = _libpq_url(url)
     milliseconds = min(timeout_seconds, _LONGEST_TIMEOUT_SECONDS) * 1000

@@ -20,7 +20,8 @@ class Context:
 def context_of_request(request_json: str) -> Context | None:
     """Return the context of one LLM call as it was sent; None where the request is of no known form.
 
-    Known are OpenAI's chat and Responses forms and Anthropic's (``provider_traces.request_json``, Letta 0.12 to 0.16.8).
+    Known are OpenAI's chat and Responses forms and Anthropic's (``provider_traces.request_json``, Letta 0.12 to
+    0.16.8).
     """
     try:
         request = json.loads(request_json)
@@ -47,9 +48,10 @@ def context_at_capture(system_content: str | None, agent_system: str | None, too
     """Return the context as it stands now: it may have been changed since the run ended.
 
     Args:
-        system_content: ``messages.content`` (JSON text) of the agent's system message, the first of its ``message_ids``.
+        system_content: ``messages.content`` (JSON text) of the agent's system message, the first of ``message_ids``.
         agent_system: ``agents.system``, the prompt without the memory blocks compiled into it.
         tools: ``tools.json_schema`` (JSON text) of each of its tools, in order.
+
     """
     prompt = None
     if system_content:

@@ -48,6 +48,7 @@ class Whereabouts:
     Attributes:
         exists: there is a row of it.
         terminal: it is (still) terminal.
+
     """
 
     exists: bool
@@ -62,6 +63,7 @@ class Snapshot:
         taken_at: time of the snapshot by the source's clock; what was committed before it is in the snapshot.
         catalogue: what the source has.
         queries: how many were sent so far.
+
     """
 
     url: str = field(repr=False)
@@ -79,6 +81,7 @@ class Snapshot:
 
         Raises:
             SourceError: the source cannot be read to the end.
+
         """
         ids = self.run_ids(start, end)
         for first in range(0, len(ids), RUNS_PER_BATCH):
@@ -162,7 +165,7 @@ class Snapshot:
         return assemble(tables, SCHEMA_VERSION)
 
     def _rows(self, table: SourceTable, key: str, values: list[str]) -> pa.Table:
-        """Read all known columns of the rows whose key is among the values; no rows where the source lacks the table."""
+        """Read all known columns of the rows whose key is among the values; none where the source lacks the table."""
         where = f"WHERE {self.catalogue.any_of(table, key, 't', values)}" if values else "WHERE false"
         source = f"FROM {self.catalogue.table(table)} t {where}"
         if not self.catalogue.has(table):
@@ -174,6 +177,7 @@ class Snapshot:
 
         Raises:
             SourceError: it cannot be run; the text begins with what was being done.
+
         """
         self.queries += 1
         with reading(self.url, doing), self.connection.cursor() as cursor:
@@ -283,6 +287,7 @@ class LettaSource:
         >>> with source.snapshot() as snapshot:  # doctest: +SKIP
         ...     for batch in snapshot.terminal_runs(start, end):
         ...         print(batch.num_rows)
+
     """
 
     url: str = field(repr=False)
@@ -294,6 +299,7 @@ class LettaSource:
 
         Raises:
             SourceError: the source cannot be reached, or lacks what is required; the text says what and where.
+
         """
         with connect(self.url, timeout_seconds=self.timeout_seconds) as connection:
             with reading(self.url, "Opening the snapshot"), connection.cursor() as cursor:

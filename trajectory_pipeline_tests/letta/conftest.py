@@ -1,0 +1,20 @@
+"""A sample that is only read, made once."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from trajectory_pipeline.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.sample.load import load_sample
+
+
+@pytest.fixture(scope="session")
+def untouched_sample(postgres_server: EmbeddedServer) -> Iterator[str]:
+    """The URL of a database that holds the sample; a test that changes it takes ``letta_database`` instead."""
+    name = f"untouched_{uuid4().hex[:12]}"
+    postgres_server.create_database(name)
+    url = postgres_server.url(name)
+    load_sample(url)
+    yield url
+    postgres_server.drop_database(name, force=True)

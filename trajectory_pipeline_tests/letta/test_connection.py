@@ -1,0 +1,99 @@
+"""URLs as libpq reads them: what they bring is kept, what they lack is added, and how a place is shown."""
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from trajectory_pipeline.letta.connection import connect, place, source_error
+from trajectory_pipeline_tests.letta import reading
+
+OURS = {"application_name", "connect_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:pw@host/letta",
+        "postgres://me@host:6543/letta?sslmode=verify-full&sslrootcert=/etc/ca%20certs/root.crt",
+        "postgresql://me:p%40ss%20word%25%2F%3A@[::1]:5432/letta",
+        "postgresql:///letta?host=/var/run/postgresql&port=5433",
+        "postgresql://me@%2Fvar%2Frun%2Fpostgresql/letta",
+        "postgresql://me@one:5432,two:5433/letta?target_session_attrs=standby",
+        "postgresql://me@host/letta?options=-c%20search_path%3Dletta%2Cpublic",
+        "postgresql://me@host/letta?application_name=mine&connect_timeout=1",
+        "postgresql://me@host/letta?application_name=a%2Bb+c",
+        "postgresql://me@host/letta?",
+        "postgresql://me@host/letta?sslmode=require&",
+    ],
+)
+def test_what_a_url_brings_is_kept_and_what_it_lacks_is_added(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Stop(Exception):
+        pass
+
+    def remember(target: str, **_: object) -> None:
+        asked.append(target)
+        raise Stop
+
+    monkeypatch.setattr("trajectory_pipeline.letta.connection.adbc.connect", remember)
+    with pytest.raises(Stop), connect(url, timeout_seconds=1):
+        pass
+    given, used = conninfo_to_dict(url.rstrip("?&")), conninfo_to_dict(asked[0])
+    assert used | given == used
+    assert used.keys() - given.keys() == OURS - given.keys()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:pw@host:6543/letta?sslmode=require&password=pw", "host:6543/letta"),
+        ("postgres://me:p%40w@host/letta", "host:5432/letta"),
+        ("postgresql://me:pw@[2001:db8::1]:5433/letta", "[2001:db8::1]:5433/letta"),
+        ("postgresql:///letta?host=/var/run/postgresql&password=pw", "/var/run/postgresql:5432/letta"),
+        ("postgresql://me:pw@%2Ftmp/letta", "/tmp:5432/letta"),
+        ("postgresql:///letta", "localhost:5432/letta"),
+        ("postgresql://me:pw@one,two:5433/letta", "one:5432,two:5433/letta"),
+        ("postgresql://me:p/w@host/letta", "(unreadable URL)"),
+        ("nonsense", "(unreadable URL)"),
+    ],
+)
+def test_a_place_is_shown_without_user_and_password(url: str, shown: str) -> None:
+    assert place(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (
+            'IO: [libpq] Failed to connect: connection to server at "localhost" (::1), port 5432 failed: Connection'
+            ' refused\n\tIs the server running?\nconnection to server at "localhost" (127.0.0.1), port 5432 failed:'
+            ' FATAL:  password authentication failed for user "me"\n',
+            'password authentication failed for user "me" — the password is wrong',
+        ),
+        (
+            "IO: [libpq] Failed to connect: FATAL:  sorry, too many clients already",
+            "already — the server has no connection",
+        ),
+        ("IO: FATAL:  the database system is starting up\n", "starting up — the server is starting or stopping"),
+        ('IO: FATAL:  no pg_hba.conf entry for host "10.0.0.1", no encryption', "— this user may not log in"),
+        ("IO: server does not support SSL, but SSL was required", "— check sslmode"),
+        ("IO: SSL SYSCALL error: EOF detected", "— the connection was lost"),
+        ("IO: SSL error: certificate verify failed", "— check sslmode"),
+        ("", "no reason was given — check LETTA_PG_URI and the server's log"),
+        (
+            "IO: FEHLER:  Tabelle fehlt\nZEILE 1: SELECT 1\nQuery was: SELECT 1. SQLSTATE: 42P01",
+            "FEHLER:  Tabelle fehlt —",
+        ),
+        ("NOT_FOUND: ERROR:  x Query was: SELECT 'geheim'", "letta: x —"),
+    ],
+)
+def test_of_a_drivers_message_the_servers_own_words_remain(message: str, says: str) -> None:
+    text = str(source_error("postgresql://me:geheim@host/letta", "Reading", RuntimeError(message)))
+    assert says in text
+    assert "geheim" not in text
+    assert text.startswith("Reading failed at the source host:5432/letta: ")
+
+
+def test_a_url_with_parameters_opens_the_source(untouched_sample: str) -> None:
+    for query in ("sslmode=prefer", "connect_timeout=3&application_name=a%20b", "options=-c%20search_path%3Dpublic"):
+        assert len(reading.all_runs(reading.changed(untouched_sample, query=query))) == 317
