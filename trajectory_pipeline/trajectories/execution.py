@@ -33,6 +33,9 @@ _REQUEST_REFUSALS = (
     "NOT_FOUND",
 )
 
+# Of the error event of a stream, which is stored whole (Letta 0.16.8: LettaErrorMessage).
+_KEYS_OF_AN_ERROR = frozenset({"message_type", "run_id", "error_type", "message", "detail", "seq_id"})
+
 # First word of an error's text, as Letta's errors begin (letta/errors.py: ErrorCode).
 _CAUSE_BY_CODE = {
     "CONTEXT_WINDOW_EXCEEDED": "context_limit",
@@ -120,8 +123,7 @@ def run_error(recorded: Any, last: LastStep | None) -> RunError | None:
 
 def _taken_apart(recorded: dict[str, Any], step_id: str | None) -> RunError:
     kind, message, detail = (recorded.get(name) for name in ("error_type", "message", "detail"))
-    known_form = recorded.keys() <= {"error_type", "message", "detail", "run_id"}
-    if not (known_form and isinstance(kind, str | None) and isinstance(message, str | None)):
+    if not (recorded.keys() <= _KEYS_OF_AN_ERROR and isinstance(kind, str | None) and isinstance(message, str | None)):
         detail = recorded
     return RunError(
         type=kind if isinstance(kind, str) else None,

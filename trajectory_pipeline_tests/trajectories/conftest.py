@@ -1,0 +1,13 @@
+"""The same examples in every run of the suite, here and in CI: a failure is found again by running it again."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "trajectories",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+)
+settings.load_profile("trajectories")

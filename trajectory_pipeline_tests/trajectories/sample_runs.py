@@ -1,0 +1,99 @@
+"""The sample's terminal runs as rows of `terminal_runs`, made straight from the dump file: no database needed.
+
+Nesting follows the data dictionary of `terminal_runs`; it shares no code with the reader, which has a database to ask.
+"""
+
+import functools
+from datetime import UTC, datetime
+from typing import Any
+
+from trajectory_pipeline.sample import dump
+from trajectory_pipeline.sample.load import SAMPLE_FILE
+from trajectory_pipeline.schema.letta import (
+    AGENTS,
+    MESSAGES,
+    RUN_METRICS,
+    RUNS,
+    STEP_METRICS,
+    STEPS,
+    TERMINAL_STATUSES,
+    SourceTable,
+)
+from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
+from trajectory_pipeline.schema.types import Scalar
+
+Raw = dict[str, Any]
+
+
+@functools.cache
+def sample_runs() -> tuple[Raw, ...]:
+    """Every terminal run of the sample, ordered by run id; not to be changed by who gets it."""
+    rows = {block.table.removeprefix("public."): list(block.records()) for block in dump.copy_blocks(_parts())}
+    runs = _read(rows["runs"], RUNS)
+    steps = _read(rows["steps"], STEPS)
+    messages = _read(rows["messages"], MESSAGES)
+    run_metrics = {row["id"]: row for row in _read(rows["run_metrics"], RUN_METRICS)}
+    step_metrics = {row["id"]: row for row in _read(rows["step_metrics"], STEP_METRICS)}
+    agents = {row["id"]: row for row in _read(rows["agents"], AGENTS)}
+    step_by_id = {step["id"]: step for step in steps}
+    found = []
+    for run in sorted(runs, key=lambda run: run["id"]):
+        if run["status"] not in TERMINAL_STATUSES:
+            continue
+        own_messages = sorted(
+            (message for message in messages if message["run_id"] == run["id"]), key=lambda row: row["sequence_id"]
+        )
+        own_steps = sorted((step for step in steps if step["run_id"] == run["id"]), key=lambda row: row["id"])
+        own_ids = {step["id"] for step in own_steps}
+        foreign_ids = {message["step_id"] for message in own_messages} - own_ids - {None}
+        agent = agents.get(run["agent_id"])
+        found.append(
+            {
+                "run_id": run["id"],
+                "run": run,
+                "run_metrics": run_metrics.get(run["id"]),
+                "steps": own_steps,
+                "foreign_steps": [step_by_id[step_id] for step_id in sorted(foreign_ids) if step_id in step_by_id],
+                "step_metrics": [step_metrics[step["id"]] for step in own_steps if step["id"] in step_metrics],
+                "messages": own_messages,
+                "agent": agent,
+                "agent_tags": sorted(
+                    str(row["tag"]) for row in rows.get("agents_tags", ()) if row["agent_id"] == run["agent_id"]
+                ),
+                "context": agent and {"system_prompt": agent["system"], "tools": None, "source": "at_capture"},
+                "deleted_at": None,
+                "schema_version": SCHEMA_VERSION,
+            }
+        )
+    return tuple(found)
+
+
+def partition_of(raw: Raw) -> str:
+    """The key of the partition that a run belongs to, in the form of Dagster's hourly partitions."""
+    ended = raw["run"]["completed_at"] or raw["run"]["created_at"].astimezone(UTC)
+    return f"{ended:%Y-%m-%d-%H}:00"
+
+
+@functools.cache
+def _parts() -> tuple[dump.Part, ...]:
+    return dump.read(SAMPLE_FILE)
+
+
+def _read(records: list[dict[str, str | None]], table: SourceTable) -> list[Raw]:
+    return [
+        {column.name: _value(record.get(column.name), column.type) for column in table.columns} for record in records
+    ]
+
+
+def _value(text: str | None, kind: Scalar) -> Any:
+    if text is None:
+        return None
+    if kind is Scalar.INT:
+        return int(text)
+    if kind is Scalar.BOOL:
+        return text == "t"
+    if kind is Scalar.TIMESTAMP:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    if kind is Scalar.NAIVE_TIMESTAMP:
+        return datetime.fromisoformat(text)
+    return text
