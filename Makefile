@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-once dev test lint types docs lock clean
+.PHONY: help setup demo demo-once dev test simulate lint types docs lock clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,8 +38,12 @@ demo-once: setup  ## The same without staying; exit code 0 only if it is complet
 dev: setup  ## The Dagster UI on your own databases (see the README).
 	@exec $(BIN)/trajectory-pipeline dev
 
-test: setup  ## All tests.
-	@exec $(BIN)/python -m pytest
+test: setup  ## All tests, on two cores (about ten minutes).
+	@exec $(BIN)/python -m pytest -n 2 --dist loadfile
+
+SEEDS ?= 200
+simulate: setup  ## Random histories of a source and a crashing pipeline: make simulate SEEDS=1000
+	@SIMULATION_SEEDS=$(SEEDS) $(BIN)/python -m pytest trajectory_pipeline_tests/simulation
 
 lint: setup  ## Linter and formatter, as CI runs them.
 	@$(BIN)/ruff check .

@@ -6,6 +6,7 @@ asks for the definitions, not when this module is imported.
 
 import dagster as dg
 
+from trajectory_pipeline.orchestration import completeness
 from trajectory_pipeline.orchestration.assets import SOURCE_SPECS, build_assets
 from trajectory_pipeline.orchestration.jobs import build_job
 from trajectory_pipeline.orchestration.partitions import hourly_partitions
@@ -20,22 +21,22 @@ def build_defs(settings: Settings, pipeline: PipelineResource | None = None) -> 
 
     Args:
         settings: what the definitions depend on: the first partition, what runs by default, whether there is a judge.
-        pipeline: what the assets reach out to; by default what the environment names when a run starts.
+        pipeline: what assets and sensors reach out to; by default what the settings name.
 
     Example:
         >>> from trajectory_pipeline.settings import Settings
         >>> defs = build_defs(Settings())
         >>> sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__"))
-        ['trajectory_job']
+        ['completeness_job', 'trajectory_job']
     """
     partitions_def = hourly_partitions(settings.start)
-    job = build_job(partitions_def)
     return dg.Definitions(
         assets=[*SOURCE_SPECS, *build_assets(partitions_def, settings.backfill_batch, settings.judge_missing)],
-        jobs=[job],
-        schedules=[build_schedule(job, settings)],
-        sensors=[build_capture_sensor(job, settings), build_refinement_sensor(job, settings)],
-        resources={"pipeline": pipeline or PipelineResource()},
+        asset_checks=[completeness.completeness],
+        jobs=[build_job()],
+        schedules=[build_schedule(settings), completeness.build_schedule(settings)],
+        sensors=[build_capture_sensor(settings), build_refinement_sensor(settings)],
+        resources={"pipeline": pipeline or PipelineResource(settings)},
         # Also what backfills from the UI use; a run launcher spreads runs over machines, a run stays in its process.
         executor=dg.in_process_executor,
     )

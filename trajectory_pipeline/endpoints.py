@@ -47,8 +47,8 @@ class Endpoints:
 def resolve(settings: Settings, report: Callable[[str], None] | None = None) -> Endpoints:
     """Return the databases to use, and start the embedded server if a setting leaves one open.
 
-    The embedded server is held until this process ends. Its trajectory database is migrated; one that a setting names is
-    left as it is.
+    The embedded server is held until this process ends. Its trajectory database is migrated; one that a setting names
+    is left as it is.
 
     Raises:
         EmbeddedPostgresError: the embedded server cannot be started.
@@ -79,7 +79,8 @@ def running_endpoints(settings: Settings) -> Endpoints:
     """
     given = (settings.letta_pg_uri, settings.database_url, settings.dagster_pg_url)
     if all(given):
-        return Endpoints(*map(str, given), embedded=False)
+        letta, database, dagster = given
+        return Endpoints(str(letta), str(database), str(dagster), embedded=False)
     from trajectory_pipeline import embedded_postgres
 
     server = embedded_postgres.running(settings.embedded_folder)

@@ -1,6 +1,7 @@
 """Partitions as hours: from keys to windows and back.
 
-Belongs here: the arithmetic of UTC hours. Does not belong here: Dagster, which keeps the same keys (``orchestration.partitions``).
+Belongs here: the arithmetic of UTC hours. Does not belong here: Dagster, which keeps the same keys
+(``orchestration.partitions``).
 """
 
 from collections.abc import Iterator
@@ -57,8 +58,8 @@ def moment_of(text: str) -> datetime:
     """
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise PipelineError(
             f"{text!r} is no time: write it as 2026-11-21, 2026-11-21T09:00 or 2026-11-21T10:00+01:00."
         ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -4,10 +4,11 @@ Belongs here: each variable's name, type, default and meaning. Does not belong h
 """
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
@@ -28,6 +29,10 @@ def normalised_postgres_url(url: str) -> str:
     if not match:
         raise ValueError("must look like postgresql://user:password@host:5432/database")
     normal = "postgresql://" + url[match.end() :]
+    if _misread(normal):
+        raise ValueError(
+            "holds a character that must be percent-encoded in a user name or password (/ is %2F, @ is %40, % is %25)"
+        )
     parts = urlsplit(normal)
     try:
         _ = parts.port
@@ -40,8 +45,15 @@ def normalised_postgres_url(url: str) -> str:
     return normal
 
 
+def _misread(url: str) -> bool:
+    """Whether a piece of the password would be taken for a host, a port or a database, and be shown as one."""
+    login, at, address = url.partition("://")[2].partition("?")[0].partition("@")
+    malformed = re.search(r"%(?![0-9a-fA-F]{2})", url) is not None
+    return malformed or (bool(at) and ("/" in login or "#" in login)) or "@" in address
+
+
 def sqlalchemy_url(url: str, driver: str) -> str:
-    """Return a normalised URL for SQLAlchemy with one driver (``psycopg``, or ``psycopg2`` for Dagster's own storage)."""
+    """Return a normalised URL for SQLAlchemy with a driver (``psycopg``, or ``psycopg2`` for Dagster's storage)."""
     return "postgresql+" + driver + url.removeprefix("postgresql")
 
 
@@ -51,6 +63,8 @@ def without_password(url: str) -> str:
         parts = urlsplit(url)
         port = parts.port or 5432
     except ValueError:
+        return "(unreadable URL)"
+    if _misread(url):
         return "(unreadable URL)"
     return f"{parts.hostname or 'localhost'}:{port}{parts.path}"
 
@@ -63,9 +77,9 @@ def _utc(value: object) -> object:
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)
-        except ValueError:
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except (ValueError, OverflowError):
             raise ValueError("must be a time such as 2025-01-01 or 2025-01-01T00:00+00:00") from None
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         if moment.minute or moment.second or moment.microsecond:
             raise ValueError("must be a whole hour, UTC")
         return moment
@@ -76,118 +90,147 @@ def _blank_is_unset(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _http_url(value: str) -> str:
+    if not re.match(r"^https?://[^/?#]", value):
+        raise ValueError("must look like https://host/v1 (with http:// or https://)")
+    if "@" in value:
+        raise ValueError("must hold no user and no password: the key goes into OPENAI_API_KEY")
+    return value
+
+
 PostgresUrl = Annotated[str, AfterValidator(_url)]
 OptionalUrl = Annotated[PostgresUrl | None, BeforeValidator(_blank_is_unset)]
 OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
+OptionalHttpUrl = Annotated[Annotated[str, AfterValidator(_http_url)] | None, BeforeValidator(_blank_is_unset)]
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
 
 
 class Settings(BaseSettings):
-    """The settings; each field's alias is its environment variable."""
+    """The settings; each field's alias is its environment variable, and no other name counts. An empty one is unset."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+    # By alias only: under their own names, fields would take up other programs' variables (DATABASE_URL).
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     letta_pg_uri: OptionalUrl = Field(
-        None,
+        default=None,
+        repr=False,
         alias="LETTA_PG_URI",
         description="The Letta server's Postgres, read only. Unset: the embedded server's database `letta`.",
     )
     database_url: OptionalUrl = Field(
-        None,
+        default=None,
+        repr=False,
         alias="TRAJECTORY_DATABASE_URL",
-        description="Postgres 14+ that takes the schema `trajectory`. Unset: the embedded server's database `trajectory`.",
+        description="Postgres 14+ that takes the schema `trajectory`. Unset: the embedded server's database"
+        " `trajectory`.",
     )
     dagster_pg_url: OptionalUrl = Field(
-        None,
+        default=None,
+        repr=False,
         alias="DAGSTER_PG_URL",
         description="Postgres for Dagster's own storage. Unset: the embedded server's database `dagster`.",
     )
     storage_uri: OptionalText = Field(
-        None,
+        default=None,
+        repr=False,
         alias="TRAJECTORY_STORAGE_URI",
         description="Folder or fsspec URL (`s3://bucket/prefix`) for Parquet. Unset: `parquet` in the data folder.",
     )
     data_folder: Path = Field(
-        DEFAULT_DATA_FOLDER,
+        default=DEFAULT_DATA_FOLDER,
         alias="TRAJECTORY_DATA_FOLDER",
-        description="Folder for what is kept on this machine: the embedded server, Parquet, Dagster's logs. Default: `data` in the working directory.",
+        description="Folder for what is kept on this machine: the embedded server, Parquet, Dagster's logs."
+        " Default: `data`"
+        " in the working directory.",
     )
     start: Annotated[datetime, BeforeValidator(_utc)] = Field(
-        datetime(2025, 1, 1, tzinfo=UTC),
+        default=datetime(2025, 1, 1, tzinfo=UTC),
         alias="TRAJECTORY_START",
         description="First partition, a whole hour; a time without offset is UTC. Default 2025-01-01.",
     )
     enable_capture: bool = Field(
-        False,
+        default=False,
         alias="ENABLE_TRAJECTORY_CAPTURE",
         description="`true`: the schedule and the sensors are on by default. Unset: they are there, stopped.",
     )
     source_timeout_seconds: int = Field(
-        600,
+        default=600,
         ge=1,
         alias="TRAJECTORY_SOURCE_TIMEOUT",
         description="Seconds that one query to the source may take. Default 600.",
     )
     backfill_batch: int = Field(
-        24,
+        default=24,
         ge=1,
         le=1000,
         alias="TRAJECTORY_BACKFILL_BATCH",
         description="Partitions that one Dagster run of a backfill takes. Default 24.",
     )
+    stuck_hours: int = Field(
+        default=24,
+        ge=1,
+        alias="TRAJECTORY_STUCK_HOURS",
+        description="Age in hours from which a run that never ended (created or running) is reported. Default 24.",
+    )
     openai_api_key: OptionalSecret = Field(
-        None,
+        default=None,
         alias="OPENAI_API_KEY",
         description="Key of the judge's provider. Not needed where OPENAI_BASE_URL is set.",
     )
-    openai_base_url: OptionalText = Field(
-        None, alias="OPENAI_BASE_URL", description="Endpoint that speaks the OpenAI chat API. Unset: OpenAI itself."
+    openai_base_url: OptionalHttpUrl = Field(
+        default=None,
+        repr=False,
+        alias="OPENAI_BASE_URL",
+        description="Endpoint that speaks the OpenAI chat API. Unset: OpenAI itself.",
     )
     judge_model: OptionalText = Field(
-        None,
+        default=None,
         alias="TRAJECTORY_JUDGE_MODEL",
         description="Model that judges. Unset: no judge; trajectories are captured and not judged.",
     )
     judge_concurrency: int = Field(
-        16,
+        default=16,
         ge=1,
         le=512,
         alias="TRAJECTORY_JUDGE_CONCURRENCY",
         description="Calls to the judge under way at once. Default 16.",
     )
     judge_timeout_seconds: float = Field(
-        120.0,
+        default=120.0,
         gt=0,
+        allow_inf_nan=False,
         alias="TRAJECTORY_JUDGE_TIMEOUT",
         description="Seconds that one call to the judge may take. Default 120.",
     )
     judge_attempts: int = Field(
-        3,
+        default=3,
         ge=1,
         le=10,
         alias="TRAJECTORY_JUDGE_ATTEMPTS",
         description="Calls that one materialisation makes at most for one trajectory. Default 3.",
     )
     judge_max_prompt_tokens: int = Field(
-        100_000,
-        ge=1000,
+        default=100_000,
+        ge=8000,
         alias="TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS",
-        description="Tokens (estimated) that one prompt may have. Default 100000.",
+        description="Tokens (estimated) that one prompt may have, the rules and the answer's schema included."
+        " Default 100000.",
     )
     quiet_minutes: int = Field(
-        5,
+        default=5,
         ge=0,
         alias="TRAJECTORY_QUIET_MINUTES",
         description="Minutes that a trajectory must have been unchanged before the sensor has it judged. Default 5.",
     )
     horizon_days: int = Field(
-        7,
+        default=7,
         ge=0,
         alias="TRAJECTORY_HORIZON_DAYS",
-        description="Age in days up to which the sensor has trajectories judged; older ones go by an explicit backfill. Default 7.",
+        description="Age in days up to which the sensor has trajectories judged; older ones go by an explicit backfill."
+        " Default 7.",
     )
     daily_budget_usd: Decimal = Field(
-        Decimal(5),
+        default=Decimal(5),
         ge=0,
         alias="TRAJECTORY_DAILY_BUDGET_USD",
         description="Dollars that the refinement sensor lets a day (UTC) cost. Default 5.",
@@ -207,7 +250,11 @@ class Settings(BaseSettings):
     def judge_missing(self) -> str | None:
         """Why there is no judge, as a sentence that says what to set; None where there is one."""
         if self.judge_model is None:
-            return "No judge is configured: set TRAJECTORY_JUDGE_MODEL (and OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own)."
+            return (
+                "No judge is configured: set TRAJECTORY_JUDGE_MODEL (and OPENAI_API_KEY, or OPENAI_BASE_URL"
+                " for a server of"
+                " your own)."
+            )
         if self.openai_api_key is None and self.openai_base_url is None:
             return "The judge has no key: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server that needs none."
         return None
@@ -226,8 +273,7 @@ def load_settings() -> Settings:
         raise SettingsError("; ".join(problems) + ".") from None
 
 
-def _words(problem: object) -> str:
-    assert isinstance(problem, dict)
+def _words(problem: Mapping[str, Any]) -> str:
     text = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return text

@@ -165,7 +165,7 @@ def summarize(endpoints: Endpoints, store: ParquetStore, runs_in: int) -> Summar
     in_parquet: set[str] = set()
     for hour in sample_partitions():
         for batch in store.read(TRAJECTORIES, hour, ["run_id"]):
-            in_parquet.update(batch.column("run_id").to_pylist())
+            in_parquet.update(map(str, batch.column("run_id").to_pylist()))
     of_sample = "run_id = ANY(%s)"
     verdicts = database.rows(
         "SELECT coalesce(verdict_status, 'none') AS status, count(*) AS number FROM trajectory.outcomes"

@@ -37,12 +37,12 @@ def develop(port: int) -> int:
         with TrajectoryDatabase(endpoints.database_url).connect():
             pass
         home = dagster_home(settings.data_folder)
-    out.print(f"  Source    {without_password(endpoints.letta_url)}")
-    out.print(f"  Postgres  {without_password(endpoints.database_url)}, schema trajectory")
-    out.print(f"  Parquet   {settings.storage}")
-    out.print(f"  Judge     {settings.judge_missing or settings.judge_model}")
+    out.print(f"  Source    {without_password(endpoints.letta_url)}", markup=False)
+    out.print(f"  Postgres  {without_password(endpoints.database_url)}, schema trajectory", markup=False)
+    out.print(f"  Parquet   {settings.storage}", markup=False)
+    out.print(f"  Judge     {settings.judge_missing or settings.judge_model}", markup=False)
     if unknown:
-        err.print(f"The source has columns that are not known, and are not read: {', '.join(unknown)}")
+        err.print(f"The source has columns that are not known, and are not read: {', '.join(unknown)}", markup=False)
     if not settings.enable_capture:
         out.print("  Schedule and sensors are stopped: set ENABLE_TRAJECTORY_CAPTURE=true, or start them in the UI.")
     port = free_port(port)

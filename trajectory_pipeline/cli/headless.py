@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from trajectory_pipeline.cli.demonstration import bar
-from trajectory_pipeline.cli.instance import dagster_home
+from trajectory_pipeline.cli.instance import dagster_home, prepare_storage
 from trajectory_pipeline.cli.materializing import ASSETS, materialize
 from trajectory_pipeline.cli.showing import trajectory
 from trajectory_pipeline.cli.terminal import err, out
@@ -16,6 +16,7 @@ from trajectory_pipeline.endpoints import Endpoints, resolve
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.letta.source import LettaSource
+from trajectory_pipeline.orchestration.words import counted
 from trajectory_pipeline.settings import Settings, load_settings, without_password
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 
@@ -63,7 +64,7 @@ def _ready(settings: Settings, *, needs_source: bool) -> Endpoints:
     with TrajectoryDatabase(endpoints.database_url).connect():
         pass
     os.environ.update(endpoints.environment())
-    os.environ["DAGSTER_HOME"] = str(dagster_home(settings.data_folder))
+    prepare_storage(dagster_home(settings.data_folder), os.environ["DAGSTER_PG_URL"])
     return endpoints
 
 
@@ -72,7 +73,8 @@ def _report(database: TrajectoryDatabase, hours: Sequence[datetime], assets: Seq
     done = database.rows("SELECT count(*) AS runs FROM trajectory.trajectories WHERE partition_key = ANY(%s)", [keys])[
         0
     ]["runs"]
-    out.print(f"{len(hours)} partition(s): {done} trajectories in {without_password(database.url)}.")
+    words = f"{counted(len(hours), 'partition')}: {counted(done, 'trajectory', 'trajectories')}"
+    out.print(f"{words} in {without_password(database.url)}.", markup=False)
     quarantined = database.rows(
         "SELECT run_id, place, error FROM trajectory.quarantine WHERE partition_key = ANY(%s) ORDER BY 1", [keys]
     )
@@ -85,7 +87,7 @@ def _report(database: TrajectoryDatabase, hours: Sequence[datetime], assets: Seq
             [keys],
         )
         words = ", ".join(f"{row['number']} {row['status']} {row['error']}".strip() for row in verdicts)
-        out.print(f"Verdicts: {words or 'none'}.")
+        out.print(f"Verdicts: {words or 'none'}.", markup=False)
 
 
 def show_run(run_id: str) -> None:

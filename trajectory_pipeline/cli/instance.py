@@ -15,11 +15,12 @@ from typing import Any
 
 from trajectory_pipeline.cli.supervised import Supervised
 from trajectory_pipeline.errors import PipelineError, SettingsError
-from trajectory_pipeline.settings import without_password
+from trajectory_pipeline.settings import normalised_postgres_url, without_password
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 3000
 _READY_SECONDS = 180
+_CONNECT_SECONDS = 10
 
 
 def project_folder() -> Path:
@@ -80,8 +81,11 @@ def prepare_storage(home: Path, url: str) -> None:
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["DAGSTER_PG_URL"] = url
     import dagster as dg
+    import psycopg
 
     try:
+        # Dagster itself would try for eleven seconds, and say less.
+        psycopg.connect(normalised_postgres_url(url), connect_timeout=_CONNECT_SECONDS).close()
         with dg.DagsterInstance.get() as instance:
             instance.get_runs_count()
     except Exception as error:
@@ -175,7 +179,7 @@ def skip_welcome(port: int) -> None:
 
 def graphql(port: int, query: str) -> dict[str, Any] | None:
     """Ask the UI's GraphQL endpoint; None where there is no (readable) answer."""
-    request = urllib.request.Request(  # noqa: S310 - always http to this machine
+    request = urllib.request.Request(
         f"http://{HOST}:{port}/graphql",
         data=json.dumps({"query": query}).encode(),
         headers={"Content-Type": "application/json"},

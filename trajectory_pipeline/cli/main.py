@@ -135,7 +135,7 @@ def migrate() -> None:
     url = settings.database_url or resolve(settings).database_url
     before, after = run_migrations(url)
     change = f"is at revision {after}" if before == after else f"went from {before or 'nothing'} to revision {after}"
-    out.print(f"The schema trajectory in {without_password(url)} {change}.")
+    out.print(f"The schema trajectory in {without_password(url)} {change}.", markup=False)
 
 
 @main.command()
@@ -162,7 +162,7 @@ def materialize(assets: tuple[str, ...], key: str | None, start: str | None, end
     \b
     Examples:
       trajectory-pipeline materialize --partition 2026-11-21-09:00
-      trajectory-pipeline materialize --from 2026-11-20 --to 2026-11-21T12:00 --select terminal_runs --select trajectories
+      trajectory-pipeline materialize --from 2026-11-20 --to 2026-11-21T12:00 --select trajectories
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
     from trajectory_pipeline.cli.headless import run
 
@@ -182,7 +182,10 @@ def _hours(key: str | None, start: str | None, end: str | None) -> list[datetime
         first, last = moment_of(start), moment_of(end)
         if last - first > timedelta(days=366 * 20):
             raise PipelineError("The range is longer than twenty years: check --from and --to.")
-        hours = list(hours_between(first, last))
+        try:
+            hours = list(hours_between(first, last))
+        except OverflowError:
+            raise PipelineError(f"{end!r} lies beyond the last year that there is: check --to.") from None
     else:
         raise PipelineError("Say which partitions: --partition KEY, or --from TIME --to TIME.")
     return existing_hours(hours, load_settings().start, datetime.now(UTC))
@@ -206,6 +209,26 @@ def settings() -> None:
     for name, meaning in setting_rows():
         out.print(f"[bold]{name}[/bold]")
         out.print(f"  {meaning}", markup=False)
+
+
+@main.command()
+def doctor() -> None:
+    """Look at settings, source, sinks and judge, and say what to do; changes nothing, asks no judge.
+
+    \b
+    Exit code 0  all of it can work
+              1  something cannot
+    """  # noqa: D301 - \b is click's mark for text that is not wrapped
+    from trajectory_pipeline.cli.doctor import examine
+    from trajectory_pipeline.cli.terminal import out
+
+    marks = {"ok": "[green]✓[/green]", "advice": "[yellow]•[/yellow]", "wrong": "[red]✗[/red]"}
+    wrong = False
+    for finding in examine():
+        out.print(f"{marks[finding.state]} [bold]{finding.what}[/bold]: ", end="")
+        out.print(finding.words, markup=False)
+        wrong = wrong or finding.state == "wrong"
+    sys.exit(1 if wrong else 0)
 
 
 @main.command()

@@ -3,15 +3,21 @@
 Belongs here: runs in this process, one per batch of partitions, and their progress. Does not belong here: the work.
 """
 
-import logging
+import contextlib
 import threading
-import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from trajectory_pipeline.hours import key_of
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.hours import hour_of, key_of
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
+
+if TYPE_CHECKING:
+    # Dagster takes two seconds to import: not for `--help`.
+    import dagster as dg
 
 ASSETS = ("terminal_runs", "trajectories", "refined_outcomes")
 
@@ -42,13 +48,15 @@ def materialize(
 ) -> Materialized:
     """Materialise assets of these hours: neighbours in one Dagster run, at most a backfill batch at once.
 
+    Dagster does not run what is downstream of a failed step, for no partition of its range: where some partitions are
+    good, a run of their own follows for the rest of the assets.
+
     Args:
         hours: sorted.
         assets: names, upstream first.
         database: whose ledger shows how far it is.
         progress: is told the number of (asset, partition) pairs done, and what is under way.
     """
-    # Dagster takes two seconds to import: not for `--help`.
     import dagster as dg
 
     from trajectory_pipeline.definitions import build_defs
@@ -57,37 +65,59 @@ def materialize(
     from trajectory_pipeline.settings import load_settings
 
     settings = load_settings()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        job = build_defs(settings).resolve_job_def(JOB_NAME)
+    job = build_defs(settings).resolve_job_def(JOB_NAME)
     result = Materialized(len(hours))
     watch = _Watch(hours, assets, database, progress)
+    due = deque((first, last, list(assets)) for first, last in contiguous(hours, settings.backfill_batch))
     with dg.DagsterInstance.get() as instance, watch:
-        for first, last in contiguous(hours, settings.backfill_batch):
+        while due:
+            first, last, chosen = due.popleft()
             watch.under_way = key_of(first) if first == last else f"{key_of(first)} … {key_of(last)}"
-            logging.getLogger("dagster").setLevel(logging.CRITICAL)
             run = job.execute_in_process(
                 instance=instance,
                 partition_key=key_of(first) if first == last else None,
                 tags={"trajectory/reason": "command", **({} if first == last else range_tags(first, last))},
-                asset_selection=[dg.AssetKey(name) for name in assets],
+                asset_selection=[dg.AssetKey(name) for name in chosen],
                 raise_on_error=False,
                 run_config=_QUIET,
             )
             result.run_ids.append(run.run_id)
             if not run.success:
                 result.failures[run.run_id] = _why(run)
+                good, rest = _held_up(run, instance, chosen)
+                if rest:
+                    due.extendleft((*pair, rest) for pair in reversed(contiguous(good, settings.backfill_batch)))
     return result
 
 
-def _why(run: "dg.ExecuteInProcessResult") -> str:  # type: ignore[name-defined] # noqa: F821
-    for event in run.all_events:
-        failure = getattr(event.event_specific_data, "error", None) if event.is_step_failure else None
-        if event.is_step_failure:
-            shown = getattr(event.event_specific_data, "user_failure_data", None)
-            words = getattr(shown, "description", None) or (failure.message if failure else "")
-            return f"{event.step_key}: {' '.join(words.split())}"
+def _why(run: "dg.ExecuteInProcessResult") -> str:
+    for event in run.get_step_failure_events():
+        told = event.step_failure_data
+        shown = told.user_failure_data
+        words = (shown.description if shown else None) or (told.error.message if told.error else "")
+        return f"{event.step_key}: {' '.join(words.split())}"
     return "the Dagster run failed: see it in the UI"
+
+
+def _held_up(
+    run: "dg.ExecuteInProcessResult", instance: "dg.DagsterInstance", assets: Sequence[str]
+) -> tuple[list[datetime], list[str]]:
+    """Return the good partitions of the asset that failed, and the assets that were not run because of the bad ones.
+
+    None where a check failed: what it found is meant to stop what is downstream.
+    """
+    import dagster as dg
+
+    failed = next((name for name in assets for event in run.get_step_failure_events() if event.step_key == name), None)
+    blocked = any(not check.passed and check.blocking for check in run.get_asset_check_evaluations())
+    if failed is None or blocked:
+        return [], []
+    good = [
+        hour_of(entry.dagster_event.partition)
+        for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+        if entry.dagster_event and entry.dagster_event.partition and entry.step_key == failed
+    ]
+    return sorted(good), list(assets[assets.index(failed) + 1 :])
 
 
 class _Watch:
@@ -125,6 +155,11 @@ class _Watch:
             self._look()
 
     def _look(self) -> None:
+        # It only shows how far the work is: what is wrong with the database, the work itself finds and says.
+        with contextlib.suppress(PipelineError):
+            self._tell()
+
+    def _tell(self) -> None:
         rows = self._database.rows(
             "SELECT count(*) AS done FROM trajectory.partitions WHERE asset = ANY(%s) AND partition_key = ANY(%s)"
             " AND materialized_at >= %s",

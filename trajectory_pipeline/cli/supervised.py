@@ -2,9 +2,9 @@
 
 Belongs here: starting and stopping Dagster's processes. Does not belong here: what they do.
 
-Run as ``python -m trajectory_pipeline.cli.supervised COMMAND …`` this module is the supervisor: it starts the command with
-default signals (one that was started in the background from a shell without job control inherits ignored ones, and
-copies them), and ends it when its own standard input closes, which happens even if its parent is killed with -9.
+Run as ``python -m trajectory_pipeline.cli.supervised COMMAND …`` this module is the supervisor: it starts the command
+with default signals (one that was started in the background from a shell without job control inherits ignored ones,
+and copies them), and ends it when its own standard input closes, which happens even if its parent is killed with -9.
 """
 
 import contextlib

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 
 out = Console(highlight=False, soft_wrap=True)
 """Results."""
@@ -35,5 +36,5 @@ def step(what: str) -> Iterator[Callable[[str], None]]:
         yield tell
     else:
         with err.status(f"{what} …") as status:
-            yield lambda words: status.update(f"{what} … {words}")
+            yield lambda words: status.update(escape(f"{what} … {words}"))
     err.print(f"[green]✓[/green] {what} ({time.monotonic() - began:.1f} s)")

@@ -31,7 +31,6 @@ class RunTables:
         agents: one row an agent, where it is still there.
         agent_tags: ``agent_id``, ``tag``.
         contexts: ``run_id``, ``system_prompt``, ``tools``, ``source``, where something was found.
-
     """
 
     runs: pa.Table

@@ -22,7 +22,6 @@ class Catalogue:
     Attributes:
         schema: Postgres schema that Letta's tables are in.
         columns: by table, the Postgres type of each column it really has.
-
     """
 
     schema: str
@@ -52,7 +51,7 @@ class Catalogue:
         return f"CASE WHEN isfinite({name}) THEN {name} END"
 
     def row_version(self, table: SourceTable, alias: str) -> str:
-        """Return the SQL expression, as text, that changes with any change to a row: its ``xmin``, or the row of a view."""
+        """Return the SQL expression, as text, that any change to a row changes: its ``xmin``, or a view's whole row."""
         return f"{alias}.xmin::text" if "xmin" in self.columns.get(table.name, {}) else f"{alias}::text"
 
     def any_of(self, table: SourceTable, column: str, alias: str, values: list[str]) -> str:
@@ -105,7 +104,6 @@ def read_catalogue(connection: adbc.Connection, url: str) -> Catalogue:
 
     Raises:
         SourceError: a required table or column is missing; the text names it.
-
     """
     names = ", ".join(literal(table.name) for table in SOURCE_TABLES)
     with reading(url, "Reading the catalogue"), connection.cursor() as cursor:

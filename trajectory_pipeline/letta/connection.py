@@ -130,7 +130,6 @@ def _libpq_url(url: str) -> str:
 
     Raises:
         SourceError: libpq cannot read it; its own message would repeat parts of it, the password included.
-
     """
     given = _parameters(url)
     if given is None:
@@ -150,7 +149,6 @@ def reading(url: str, doing: str) -> Iterator[None]:
 
     Raises:
         SourceError: for every error of the driver.
-
     """
     try:
         yield
@@ -172,7 +170,6 @@ def connect(url: str, *, timeout_seconds: int) -> Iterator[adbc.Connection]:
 
     Raises:
         SourceError: the source cannot be reached or refuses the login.
-
     """
     target = _libpq_url(url)
     milliseconds = min(timeout_seconds, _LONGEST_TIMEOUT_SECONDS) * 1000

@@ -51,7 +51,6 @@ def context_at_capture(system_content: str | None, agent_system: str | None, too
         system_content: ``messages.content`` (JSON text) of the agent's system message, the first of ``message_ids``.
         agent_system: ``agents.system``, the prompt without the memory blocks compiled into it.
         tools: ``tools.json_schema`` (JSON text) of each of its tools, in order.
-
     """
     prompt = None
     if system_content:

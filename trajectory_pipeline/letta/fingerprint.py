@@ -33,7 +33,6 @@ def fingerprints(snapshot: Snapshot, start: datetime, end: datetime) -> dict[dat
 
     Raises:
         SourceError: the source cannot be read.
-
     """
     ended = snapshot.ended_at("r")
     catalogue = snapshot.catalogue

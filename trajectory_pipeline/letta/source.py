@@ -48,7 +48,6 @@ class Whereabouts:
     Attributes:
         exists: there is a row of it.
         terminal: it is (still) terminal.
-
     """
 
     exists: bool
@@ -63,7 +62,6 @@ class Snapshot:
         taken_at: time of the snapshot by the source's clock; what was committed before it is in the snapshot.
         catalogue: what the source has.
         queries: how many were sent so far.
-
     """
 
     url: str = field(repr=False)
@@ -81,7 +79,6 @@ class Snapshot:
 
         Raises:
             SourceError: the source cannot be read to the end.
-
         """
         ids = self.run_ids(start, end)
         for first in range(0, len(ids), RUNS_PER_BATCH):
@@ -177,7 +174,6 @@ class Snapshot:
 
         Raises:
             SourceError: it cannot be run; the text begins with what was being done.
-
         """
         self.queries += 1
         with reading(self.url, doing), self.connection.cursor() as cursor:
@@ -287,7 +283,6 @@ class LettaSource:
         >>> with source.snapshot() as snapshot:  # doctest: +SKIP
         ...     for batch in snapshot.terminal_runs(start, end):
         ...         print(batch.num_rows)
-
     """
 
     url: str = field(repr=False)
@@ -299,7 +294,6 @@ class LettaSource:
 
         Raises:
             SourceError: the source cannot be reached, or lacks what is required; the text says what and where.
-
         """
         with connect(self.url, timeout_seconds=self.timeout_seconds) as connection:
             with reading(self.url, "Opening the snapshot"), connection.cursor() as cursor:

@@ -5,7 +5,8 @@ a range fails. Does not belong here: the work (``stages``).
 """
 
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,9 +15,10 @@ import dagster as dg
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.hours import hour_of
 from trajectory_pipeline.orchestration import checks
-from trajectory_pipeline.orchestration.columns import column_schema
+from trajectory_pipeline.orchestration.columns import column_schema, source_column_schema
 from trajectory_pipeline.orchestration.resources import PipelineResource
-from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.orchestration.words import counted
+from trajectory_pipeline.schema.letta import MESSAGES, RUNS, STEPS, TERMINAL_RUNS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
@@ -27,13 +29,23 @@ REFINEMENT = [dg.AssetKey(REFINED_OUTCOMES.name)]
 
 SOURCE_SPECS = [
     dg.AssetSpec(
-        ["letta", name],
-        description=f"Letta's own table `{name}`: the source, never written.",
+        ["letta", table.name],
+        description=f"Letta's own table `{table.name}`: the source, never written.",
         group_name="letta",
         kinds={"postgres"},
+        metadata={"dagster/column_schema": source_column_schema(table), "dagster/table_name": table.name},
     )
-    for name in ("runs", "steps", "messages")
+    for table in (RUNS, STEPS, MESSAGES)
 ]
+
+
+def refinement_batch(batch: int) -> int:
+    """Return how many partitions one run judges at most, where a run of capture takes ``batch``.
+
+    Fewer: a judge is slow, and a range is recorded only at its end. And not the same number, so that a backfill judges
+    in runs of their own: in one run with capture, a bad partition would keep all of the range from being judged.
+    """
+    return max(1, batch // 4)
 
 
 def build_assets(
@@ -43,90 +55,105 @@ def build_assets(
 
     Args:
         partitions_def: that all of them share.
-        batch: partitions that one run of a backfill takes.
+        batch: partitions that one run of a backfill captures.
         judge_missing: why ``refined_outcomes`` is not requested; None where there is a judge.
     """
-    common: dict[str, Any] = {
-        "partitions_def": partitions_def,
-        "backfill_policy": dg.BackfillPolicy.multi_run(max_partitions_per_run=batch),
-        "group_name": "trajectories",
-    }
 
-    @dg.asset(
-        name=TERMINAL_RUNS.name,
-        description=TERMINAL_RUNS.description,
-        deps=SOURCE_SPECS,
-        kinds={"parquet"},
-        metadata=_table_metadata(TERMINAL_RUNS, None),
-        **common,
-    )
-    def terminal_runs(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Iterator[Any]:
+    def asset(
+        table: Table, kinds: set[str], postgres_table: str | None, *, longest: int = batch, **more: Any
+    ) -> _Decorator:
+        with warnings.catch_warnings():
+            # Known, and pinned by the range in pyproject.toml: it would be printed three times a process.
+            warnings.filterwarnings("ignore", r".*`backfill_policy`", dg.BetaWarning)
+            decorator: _Decorator = dg.asset(
+                name=table.name,
+                description=more.pop("description", table.description),
+                kinds=kinds,
+                metadata=_table_metadata(table, postgres_table),
+                partitions_def=partitions_def,
+                backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=longest),
+                group_name="trajectories",
+                **more,
+            )
+        return decorator
+
+    @asset(TERMINAL_RUNS, {"parquet"}, None, deps=SOURCE_SPECS)
+    def terminal_runs(
+        context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[PipelineResource]
+    ) -> Iterator[dg.MaterializeResult[None]]:
         from trajectory_pipeline.orchestration.metadata import of_terminal_runs
         from trajectory_pipeline.stages.terminal_runs import materialize_terminal_runs
 
-        def one(hour: datetime) -> dict[str, Any]:
+        def one(hour: datetime) -> Mapping[str, Any]:
             return of_terminal_runs(
                 materialize_terminal_runs(
-                    hour, pipeline.source, pipeline.store, pipeline.database, dagster_run_id=context.run_id
+                    hour, pipeline.source, pipeline.store, pipeline.database, dagster_run_id=context.run.run_id
                 )
             )
 
-        yield from _materialize(context, one, [])
+        yield from _materialize(context, one)
 
-    @dg.asset(
-        name=TRAJECTORIES.name,
-        description=TRAJECTORIES.description,
+    @asset(
+        TRAJECTORIES,
+        {"parquet", "postgres"},
+        TRAJECTORIES.name,
         deps=[terminal_runs],
-        kinds={"parquet", "postgres"},
-        metadata=_table_metadata(TRAJECTORIES, TRAJECTORIES.name),
         check_specs=[checks.CONSERVATION, checks.QUARANTINE],
-        **common,
     )
-    def trajectories(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Iterator[Any]:
+    def trajectories(
+        context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[PipelineResource]
+    ) -> Iterator[dg.MaterializeResult[None]]:
         from trajectory_pipeline.orchestration.metadata import of_trajectories
         from trajectory_pipeline.stages.trajectories import materialize_trajectories
-        from trajectory_pipeline.stages.verification import verify_partition
+        from trajectory_pipeline.stages.verification import Verification, verify_partition
 
-        verifications: dict[str, Any] = {}
+        verifications: list[Verification] = []
         quarantined: list[str] = []
 
-        def one(hour: datetime) -> dict[str, Any]:
-            result = materialize_trajectories(hour, pipeline.store, pipeline.database, dagster_run_id=context.run_id)
-            verifications[hour.isoformat()] = verify_partition(hour, pipeline.store, pipeline.database)
+        def one(hour: datetime) -> Mapping[str, Any]:
+            result = materialize_trajectories(
+                hour, pipeline.store, pipeline.database, dagster_run_id=context.run.run_id
+            )
+            verifications.append(verify_partition(hour, pipeline.store, pipeline.database))
             quarantined.extend(run.run_id for run in result.quarantined)
             return of_trajectories(result)
 
-        def results() -> list[dg.AssetCheckResult]:
-            return [checks.conservation(list(verifications.values())), checks.quarantine(quarantined)]
-
-        yield from _materialize(context, one, results)
+        yield from _materialize(
+            context, one, lambda: [checks.conservation(verifications), checks.quarantine(quarantined)]
+        )
 
     not_requested = f"\n\n**Not requested by itself.** {judge_missing}" if judge_missing else ""
 
-    @dg.asset(
-        name=REFINED_OUTCOMES.name,
-        description=REFINED_OUTCOMES.description + not_requested,
+    @asset(
+        REFINED_OUTCOMES,
+        {"parquet", "postgres", "openai"},
+        "verdicts",
+        longest=refinement_batch(batch),
         deps=[trajectories],
-        kinds={"parquet", "postgres", "openai"},
-        metadata=_table_metadata(REFINED_OUTCOMES, "verdicts"),
         check_specs=[checks.VERDICTS],
-        **common,
+        description=REFINED_OUTCOMES.description + not_requested,
     )
-    def refined_outcomes(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Iterator[Any]:
+    def refined_outcomes(
+        context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[PipelineResource]
+    ) -> Iterator[dg.MaterializeResult[None]]:
         from trajectory_pipeline.orchestration.metadata import of_refined_outcomes
         from trajectory_pipeline.stages.refined_outcomes import materialize_refined_outcomes
 
+        try:
+            judge, policy = pipeline.judge, pipeline.policy
+        except PipelineError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
         failed: dict[str, int] = {}
 
-        def one(hour: datetime) -> dict[str, Any]:
+        def one(hour: datetime) -> Mapping[str, Any]:
             result = materialize_refined_outcomes(
                 hour,
                 pipeline.store,
                 pipeline.database,
-                pipeline.judge,
-                pipeline.policy,
+                judge,
+                policy,
                 concurrency=pipeline.settings.judge_concurrency,
-                dagster_run_id=context.run_id,
+                dagster_run_id=context.run.run_id,
                 progress=context.log.info,
             )
             for error_class, count in result.errors.items():
@@ -138,6 +165,9 @@ def build_assets(
     return [terminal_runs, trajectories, refined_outcomes]
 
 
+_Decorator = Callable[[Callable[..., Iterator[dg.MaterializeResult[None]]]], dg.AssetsDefinition]
+
+
 def _table_metadata(table: Table, postgres_table: str | None) -> dict[str, Any]:
     metadata: dict[str, Any] = {"dagster/column_schema": column_schema(table)}
     if postgres_table:
@@ -147,41 +177,98 @@ def _table_metadata(table: Table, postgres_table: str | None) -> dict[str, Any]:
 
 def _materialize(
     context: dg.AssetExecutionContext,
-    one: Callable[[datetime], dict[str, Any]],
-    check_results: "list[dg.AssetCheckResult] | Callable[[], list[dg.AssetCheckResult]]",
-) -> Iterator[Any]:
+    one: Callable[[datetime], Mapping[str, Any]],
+    check_results: Callable[[], Sequence[dg.AssetCheckResult]] = list,
+) -> Iterator[dg.MaterializeResult[None]]:
     """Materialise each partition of the run; a bad one fails by itself, after the good ones are done.
 
-    Dagster records a range only at its end, and nothing of it if the step fails: the good partitions are then logged
-    one by one before it does.
+    Dagster records a range only at its end, and nothing of it if the step fails: what is done is then logged, partition
+    by partition, before it does. What is downstream of a failed step is not run, for the good partitions neither: the
+    refinement sensor finds those.
+
+    Args:
+        context: of the run.
+        one: materialises an hour and returns its metadata.
+        check_results: called when all partitions are done.
+
+    Raises:
+        dagster.Failure: some partitions failed; the text lists them.
     """
-    done: dict[str, dict[str, Any]] = {}
-    failed: dict[str, PipelineError] = {}
+    done: dict[str, Mapping[str, Any]] = {}
+    failed: dict[str, Exception] = {}
     keys = list(context.partition_keys)
-    for number, key in enumerate(keys, start=1):
-        began = time.monotonic()
-        try:
-            done[key] = one(hour_of(key))
-        except PipelineError as error:
-            failed[key] = error
-            context.log.error(f"{key}: {error}")  # noqa: TRY400 - the sentence is for a person, the trace is in Failure
-            continue
-        context.log.info(f"{key} ({number} of {len(keys)}) in {time.monotonic() - began:.2f} s")
+    try:
+        for number, key in enumerate(keys, start=1):
+            began = time.monotonic()
+            try:
+                done[key] = one(hour_of(key))
+            except PipelineError as error:
+                failed[key] = error
+                context.log.error(f"{key}: {error}")  # noqa: TRY400 - the sentence says all that a person needs
+            except Exception as error:
+                failed[key] = error
+                context.log.exception(f"{key}: an error that nobody foresaw")
+            else:
+                context.log.info(f"{key} ({number} of {len(keys)}) in {time.monotonic() - began:.2f} s")
+    except BaseException:
+        # Terminated from the UI, or interrupted: what is done is done.
+        _log_materializations(context, done)
+        raise
     if failed:
-        for key, metadata in done.items():
-            context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
-        raise _failure(failed, len(keys))
+        _log_materializations(context, done)
+        if done:
+            _log_checks(context, check_results())
+        unforeseen = next((error for error in failed.values() if not isinstance(error, PipelineError)), None)
+        raise _failure(failed, len(keys)) from unforeseen
     for key, metadata in done.items():
         context.add_asset_metadata(metadata, partition_key=key)
-    yield dg.MaterializeResult(check_results=check_results() if callable(check_results) else check_results)
+    yield dg.MaterializeResult(check_results=check_results())
 
 
-def _failure(failed: dict[str, PipelineError], partitions: int) -> dg.Failure:
-    first_key, first = next(iter(failed.items()))
+def _log_materializations(context: dg.AssetExecutionContext, done: Mapping[str, Mapping[str, Any]]) -> None:
+    for key, metadata in done.items():
+        context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
+
+
+def _log_checks(context: dg.AssetExecutionContext, results: Sequence[dg.AssetCheckResult]) -> None:
+    """Record what was checked of the good partitions; a check without a result would stand there as failed."""
+    for result in results:
+        context.log_event(
+            dg.AssetCheckEvaluation(
+                asset_key=context.asset_key,
+                check_name=str(result.check_name),
+                passed=result.passed,
+                metadata=result.metadata,
+                severity=result.severity,
+                description=result.description,
+            )
+        )
+
+
+_LISTED = 24
+
+
+def _failure(failed: Mapping[str, Exception], partitions: int) -> dg.Failure:
+    reasons = {key: _reason(error) for key, error in failed.items()}
+    key, reason = next(iter(reasons.items()))
     if partitions == 1:
-        return dg.Failure(str(first), allow_retries=False)
+        return dg.Failure(reason, allow_retries=False)
+    if len(failed) == partitions:
+        words = f"All {partitions} partitions failed. First, {key}: {reason}"
+    else:
+        more = f" and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
+        words = (
+            f"{len(failed)} of {counted(partitions, 'partition')} failed, the others are done."
+            f" Failed: {', '.join(list(failed)[:_LISTED])}{more}. First, {key}: {reason}"
+        )
     return dg.Failure(
-        f"{len(failed)} of {partitions} partitions failed, the others are done. First, {first_key}: {first}",
-        metadata={"failed_partitions": dg.MetadataValue.md("\n".join(f"- `{k}`: {e}" for k, e in failed.items()))},
+        words,
+        metadata={"failed_partitions": dg.MetadataValue.md("\n".join(f"- `{k}`: {why}" for k, why in reasons.items()))},
         allow_retries=False,
     )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PipelineError):
+        return str(error)
+    return f"{type(error).__name__}: {error} (a defect of the pipeline: please report it)"

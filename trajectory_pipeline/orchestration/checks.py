@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from trajectory_pipeline.orchestration.words import counted
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 
@@ -50,12 +51,14 @@ def conservation(verifications: "Sequence[Verification]") -> dg.AssetCheckResult
     return dg.AssetCheckResult(
         check_name=CONSERVATION.name,
         passed=not differences,
-        description=f"{len(verifications)} partition(s) counted on all sides"
-        if not differences
-        else f"{len(differences)} count(s) differ; first: {differences[0]}",
+        description=f"{counted(len(differences), 'difference')}; first: {differences[0]}"
+        if differences
+        else f"{counted(len(verifications), 'partition')} counted on all sides",
         metadata={
+            # As numbers too: these are plotted.
+            **totals["raw"],
             "counts": dg.MetadataValue.md(f"| side | runs | steps | messages |\n|---|---|---|---|\n{rows}"),
-            **({"differences": _bullets(differences)} if differences else {}),
+            **({"differences": bullets(differences)} if differences else {}),
         },
     )
 
@@ -66,8 +69,8 @@ def quarantine(run_ids: Sequence[str]) -> dg.AssetCheckResult:
         check_name=QUARANTINE.name,
         passed=not run_ids,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(run_ids)} run(s) in quarantine" if run_ids else "no run in quarantine",
-        metadata={"runs": _bullets(run_ids)} if run_ids else {},
+        description=f"{counted(len(run_ids), 'run')} in quarantine" if run_ids else "no run in quarantine",
+        metadata={"quarantined": len(run_ids), **({"runs": bullets(run_ids)} if run_ids else {})},
     )
 
 
@@ -78,11 +81,17 @@ def verdicts(errors: Mapping[str, int]) -> dg.AssetCheckResult:
         check_name=VERDICTS.name,
         passed=not count,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{count} trajectory(ies) without a usable answer" if count else "every answer was usable",
-        metadata={"errors": _bullets([f"{name}: {number}" for name, number in errors.items()])} if count else {},
+        description=f"{counted(count, 'trajectory', 'trajectories')} without a usable answer"
+        if count
+        else "every answer was usable",
+        metadata={
+            "unusable": count,
+            **({"errors": bullets([f"{name}: {number}" for name, number in errors.items()])} if count else {}),
+        },
     )
 
 
-def _bullets(items: Sequence[str]) -> dg.MarkdownMetadataValue:
+def bullets(items: Sequence[str]) -> dg.MarkdownMetadataValue:
+    """Return a list as the UI shows it: the first fifty, and how many more there are."""
     more = f"\n- … and {len(items) - _PREVIEW} more" if len(items) > _PREVIEW else ""
     return dg.MetadataValue.md("\n".join(f"- `{item}`" for item in items[:_PREVIEW]) + more)

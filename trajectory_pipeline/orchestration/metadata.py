@@ -4,14 +4,16 @@ Belongs here: results of the stages as Dagster metadata. Does not belong here: c
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 
+from trajectory_pipeline.refinement.pricing import is_simulated
 from trajectory_pipeline.stages.refined_outcomes import RefinementResult
 from trajectory_pipeline.stages.terminal_runs import TerminalRunsResult
 from trajectory_pipeline.stages.trajectories import TrajectoriesResult
 
+_Part = TypeVar("_Part")
 _PREVIEW = 20
 """Ids that a list in the UI shows at most; it says how many more there are."""
 
@@ -21,7 +23,7 @@ def of_terminal_runs(result: TerminalRunsResult) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": result.written.rows,
         "dagster/uri": result.written.uri,
-        **{name: count for name, count in result.counts.by_name().items()},
+        **result.counts.by_name(),
         "bytes": result.written.bytes,
         "rewritten": result.written.replaced,
         "snapshot_at": dg.MetadataValue.timestamp(result.snapshot_at),
@@ -35,26 +37,24 @@ def of_terminal_runs(result: TerminalRunsResult) -> dict[str, Any]:
 
 def of_trajectories(result: TrajectoriesResult) -> dict[str, Any]:
     """Return the metadata of a partition of ``trajectories``."""
-    assert result.written is not None
-    assert result.merged is not None
-    counts = result.conservation
+    written, merged, counts = _made(result.written), _made(result.merged), result.conservation
     metadata: dict[str, Any] = {
-        "dagster/partition_row_count": result.written.rows,
-        "dagster/uri": result.written.uri,
+        "dagster/partition_row_count": written.rows,
+        "dagster/uri": written.uri,
         "runs_in": counts.runs_in,
         "trajectories": counts.trajectories,
         "quarantined": counts.quarantined,
         "messages": counts.messages_out,
         "steps": counts.steps_out,
         "postgres": dg.MetadataValue.md(
-            f"{result.merged.inserted} inserted, {result.merged.updated} updated, {result.merged.unchanged} unchanged,"
-            f" {result.merged.removed} removed"
+            f"{merged.inserted} inserted, {merged.updated} updated, {merged.unchanged} unchanged,"
+            f" {merged.removed} removed"
         ),
         "execution": table_of(result.executions, "execution"),
         "heuristic_outcome": table_of(result.outcomes, "outcome"),
         "escaped": result.escaped,
-        "bytes": result.written.bytes,
-        "rewritten": result.written.replaced,
+        "bytes": written.bytes,
+        "rewritten": written.replaced,
     }
     if result.data_omitted:
         metadata["documents_too_large_for_jsonb"] = result.data_omitted
@@ -65,10 +65,10 @@ def of_trajectories(result: TrajectoriesResult) -> dict[str, Any]:
 
 def of_refined_outcomes(result: RefinementResult) -> dict[str, Any]:
     """Return the metadata of a partition of ``refined_outcomes``."""
-    assert result.written is not None
+    written = _made(result.written)
     metadata: dict[str, Any] = {
-        "dagster/partition_row_count": result.written.rows,
-        "dagster/uri": result.written.uri,
+        "dagster/partition_row_count": written.rows,
+        "dagster/uri": written.uri,
         "verdicts": table_of(result.statuses, "verdict_status"),
         "outcomes": table_of(result.outcomes, "outcome"),
         "asked": result.asked,
@@ -78,7 +78,10 @@ def of_refined_outcomes(result: RefinementResult) -> dict[str, Any]:
         "disagreements": result.disagreements,
     }
     if result.models:
-        metadata["judge"] = ", ".join(sorted(result.models))
+        metadata["judge"] = ", ".join(
+            f"{model} (a simulation, not a model: its prices are made up)" if is_simulated(model) else model
+            for model in sorted(result.models)
+        )
     if result.unpriced_calls:
         metadata["calls_without_a_known_price"] = result.unpriced_calls
     if result.errors:
@@ -98,3 +101,9 @@ def preview(items: list[str]) -> dg.MarkdownMetadataValue:
     """Return the first few of a list, and how many more there are."""
     more = f"\n- … and {len(items) - _PREVIEW} more" if len(items) > _PREVIEW else ""
     return dg.MetadataValue.md("\n".join(f"- `{item}`" for item in items[:_PREVIEW]) + more)
+
+
+def _made(part: _Part | None) -> _Part:
+    if part is None:
+        raise ValueError("the stage did not come to its end")
+    return part

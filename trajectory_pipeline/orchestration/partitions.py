@@ -3,7 +3,7 @@
 Belongs here: hours as Dagster's partitions. Does not belong here: their arithmetic (``hours``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import dagster as dg
@@ -58,7 +58,7 @@ def range_tags(first: datetime, last: datetime) -> dict[str, str]:
     return {RANGE_START_TAG: key_of(first), RANGE_END_TAG: key_of(last)}
 
 
-def hours_of_tags(tags: dict[str, str]) -> tuple[datetime, datetime] | None:
+def hours_of_tags(tags: Mapping[str, str]) -> tuple[datetime, datetime] | None:
     """Return the first and the last hour that a run's tags name; None where they name none."""
     single = tags.get("dagster/partition")
     start, end = (single, single) if single else (tags.get(RANGE_START_TAG), tags.get(RANGE_END_TAG))

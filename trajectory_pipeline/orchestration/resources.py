@@ -1,18 +1,16 @@
-"""Resources: what the assets reach out to, configured from the settings when a run starts.
+"""Resources: what the assets and sensors reach out to, as the settings name it.
 
-Belongs here: thin wrappers around the middle floor's objects. Does not belong here: any work, and reading a setting
+Belongs here: thin wrappers around the middle floor's objects. Does not belong here: any work, and opening a connection
 while the definitions load.
 """
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import dagster as dg
-from pydantic import PrivateAttr
-
 from trajectory_pipeline.endpoints import Endpoints, resolve
 from trajectory_pipeline.errors import JudgeError
-from trajectory_pipeline.settings import Settings, load_settings
+from trajectory_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     # What reads Arrow or speaks HTTP is imported by a run that needs it, not by every process that loads definitions.
@@ -23,22 +21,19 @@ if TYPE_CHECKING:
     from trajectory_pipeline.sinks.parquet import ParquetStore
 
 
-class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The source, the sinks and the judge, as the environment names them; a test hands it settings of its own."""
+@dataclass(frozen=True)
+class PipelineResource:
+    """The source, the sinks and the judge.
 
-    _settings: Settings | None = PrivateAttr(default=None)
+    Not a ``ConfigurableResource``: Dagster makes a new object of that class from its public fields for every run, so
+    that settings given to it would be lost, silently, for those of the environment; and secrets would be fields in
+    the UI.
 
-    @classmethod
-    def of(cls, settings: Settings) -> "PipelineResource":
-        """Return a resource for given settings, whatever the environment says."""
-        resource = cls()
-        resource._settings = settings
-        return resource
+    Attributes:
+        settings: that name all of them; nothing is opened before it is asked for.
+    """
 
-    @cached_property
-    def settings(self) -> Settings:
-        """The settings; read from the environment when first asked for."""
-        return self._settings or load_settings()
+    settings: Settings
 
     @cached_property
     def _endpoints(self) -> Endpoints:

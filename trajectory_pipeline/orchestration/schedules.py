@@ -10,11 +10,12 @@ import dagster as dg
 
 from trajectory_pipeline.hours import HOUR, floor, key_of
 from trajectory_pipeline.orchestration.assets import CAPTURE, REFINEMENT
+from trajectory_pipeline.orchestration.jobs import JOB_NAME
 from trajectory_pipeline.settings import Settings
 
 CLOSING_LAG = timedelta(minutes=5)
-"""Late metrics, callbacks, messages of cancelled runs and finalised steps arrive within two minutes (measured on a Letta
-0.16.8 server); a reader that goes up to the last second can also miss a run whose commit follows its clock."""
+"""Late metrics, callbacks, messages of cancelled runs and finalised steps arrive within two minutes (measured on a
+Letta 0.16.8 server); a reader that goes up to the last second can also miss a run whose commit follows its clock."""
 NAME = "closed_hour"
 
 
@@ -23,14 +24,14 @@ def closed_hour(scheduled_at: datetime) -> datetime:
     return floor(scheduled_at - CLOSING_LAG) - HOUR
 
 
-def build_schedule(job: "dg.UnresolvedAssetJobDefinition", settings: Settings) -> dg.ScheduleDefinition:  # type: ignore[name-defined]
+def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
     """Return the schedule; running by default where ENABLE_TRAJECTORY_CAPTURE says so."""
 
     @dg.schedule(
         name=NAME,
         cron_schedule=f"{CLOSING_LAG.seconds // 60} * * * *",
         execution_timezone="UTC",
-        job=job,
+        job_name=JOB_NAME,
         default_status=dg.DefaultScheduleStatus.RUNNING
         if settings.enable_capture
         else dg.DefaultScheduleStatus.STOPPED,
@@ -45,6 +46,7 @@ def build_schedule(job: "dg.UnresolvedAssetJobDefinition", settings: Settings) -
         return dg.RunRequest(
             partition_key=key_of(hour),
             asset_selection=CAPTURE if settings.judge_missing else [*CAPTURE, *REFINEMENT],
+            tags={"trajectory/reason": "the hour closed"},
         )
 
     return closed_hour_schedule

@@ -73,10 +73,12 @@ class _Strict(BaseModel):
 
 
 class Citation(_Strict):
-    """A verbatim piece of one message that was shown."""
+    """A verbatim piece of one message that was shown, or of one ``!!`` line."""
 
-    message_id: str = Field(description="The id of the message, as it stands in the transcript.")
-    quote: str = Field(min_length=1, description="A verbatim excerpt of that message.")
+    message_id: str = Field(
+        description="The id of the message, as it stands in the transcript; for a '!!' line the step or run id in it."
+    )
+    quote: str = Field(min_length=1, description="A verbatim excerpt of that message or line.")
 
 
 class Requirement(_Strict):

@@ -3,11 +3,13 @@
 Belongs here: the call, what can go wrong with it, and which of that may be tried again. Does not belong here: what an
 answer means (``assess``), and where attempts are kept (``sinks.verdicts``).
 
-The client library's own retries are off: each HTTP call is an ``Attempt`` of ours, so that all of them are seen and paid for once.
+The client library's own retries are off: each HTTP call is an ``Attempt`` of ours, so that all of them are seen and
+paid for once.
 """
 
 import asyncio
 import json
+import math
 import random
 import time
 import uuid
@@ -18,9 +20,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
+import aiohttp
 import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient
+from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
 
 from trajectory_pipeline.refinement.answer import JudgeAnswer
@@ -30,11 +35,23 @@ OPENAI_URL = "https://api.openai.com/v1"
 _LONGEST_WAIT_SECONDS = 60.0
 _TRANSIENT = frozenset({"rate_limited", "server_error", "timeout", "connection", "no_answer"})
 _UNUSABLE = frozenset({"cut_off", "invalid_json", "schema_violation"})
+_NEVER_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+)
+"""Errors in which nothing reached the provider: there is nothing to pay for."""
+_SHORTEST_KEY = 8
+_MOST_TOKENS = 2**53
+"""No call has as many; what says so is no count of tokens."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One HTTP call; see ``schema.verdicts.VERDICT_ATTEMPTS``. Until an end is seen it is ``lost``."""
+    """One HTTP call; see ``schema.verdicts.VERDICT_ATTEMPTS``. Until an end is seen it is ``lost``.
+
+    ``result`` is ``error`` where the provider refused it or was never reached.
+    """
 
     model: str
     base_url: str
@@ -90,7 +107,7 @@ class Judge:
     """
 
     model: str
-    base_url: str
+    base_url: str = field(repr=False)
     api_key: str = field(repr=False)
     temperature: float = 0.0
     timeout_seconds: float = 120.0
@@ -129,7 +146,7 @@ class Session:
         while True:
             sent = Attempt(
                 model=self._judge.model,
-                base_url=self._judge.base_url,
+                base_url=without_credentials(self._judge.base_url),
                 prompt_characters=sum(len(message["content"]) for message in messages),
             )
             await began(sent)
@@ -137,34 +154,34 @@ class Session:
             answer: JudgeAnswer | None = None
             if attempt.error_class is None:
                 answer, attempt = _validated(text or "", attempt)
+            attempt = self._without_key(attempt)
             await ended(attempt)
             attempts.append(attempt)
             if answer is not None:
                 return Asked(tuple(attempts), answer, None)
-            if attempt.error_class not in _TRANSIENT or len(attempts) >= self._judge.max_attempts:
+            may_help = attempt.error_class in _TRANSIENT and len(attempts) < self._judge.max_attempts
+            # Who asks for more patience than a materialisation has is asked again by a later one.
+            if not may_help or (wait or 0) > _LONGEST_WAIT_SECONDS:
                 return Asked(tuple(attempts), None, text)
             await asyncio.sleep(wait if wait is not None else _pause(len(attempts)))
 
     async def _call(
         self, sent: Attempt, messages: Sequence[dict[str, str]]
     ) -> tuple[Attempt, str | None, float | None]:
-        """Make one call; returns the attempt, the text of the answer, and the seconds that the provider asks to wait."""
+        """Make a call; returns the attempt, the text of the answer, and the seconds that the provider asks to wait."""
         began = time.monotonic_ns()
         text: str | None = None
         wait: float | None = None
+        create: Any = self._client.chat.completions.with_raw_response.create
         try:
             async with asyncio.timeout(self._judge.timeout_seconds):
-                raw = await self._client.chat.completions.with_raw_response.create(
+                raw = await create(
                     model=self._judge.model,
-                    messages=list(messages),  # type: ignore[arg-type]
+                    messages=list(messages),
                     temperature=self._judge.temperature,
-                    response_format=RESPONSE_FORMAT,  # type: ignore[arg-type]
+                    response_format=RESPONSE_FORMAT,
                 )
-                completion = raw.parse()
-            attempt = replace(
-                sent, http_status=raw.http_response.status_code, request_id=raw.headers.get("x-request-id")
-            )
-            attempt, text = _read(attempt, completion)
+            attempt, text = _taken_apart(sent, raw)
         except openai.APIStatusError as error:
             wait = _asked_to_wait(error)
             attempt = replace(
@@ -175,46 +192,84 @@ class Session:
                 error_class=_class_of_status(error),
                 error_message=_short(error.message),
             )
-        except (TimeoutError, openai.APITimeoutError):
-            # It may have been answered, and may have to be paid for: nobody saw.
-            attempt = replace(
-                sent,
-                error_class="timeout",
-                error_message=f"no answer within {self._judge.timeout_seconds:g} s (TRAJECTORY_JUDGE_TIMEOUT)",
-            )
-        except openai.APIConnectionError as error:
-            attempt = replace(sent, error_class="connection", error_message=_short(str(error.__cause__ or error)))
-        except (openai.APIError, ValueError, TypeError, AttributeError) as error:
-            # Something came back that is no chat completion at all: a proxy's page, another API.
-            attempt = replace(
-                sent,
-                result="unusable",
-                error_class="no_answer",
-                error_message=_short(f"not a chat completion: {error}"),
-            )
+        except (TimeoutError, openai.APIConnectionError) as error:
+            attempt = _unanswered(sent, error, self._judge.timeout_seconds)
+        except openai.APIError as error:
+            attempt = _failed(sent, "unusable", "no_answer", f"not a chat completion: {error}")
+        except ValueError as error:
+            # What the HTTP library says of a URL that it cannot use.
+            attempt = _failed(sent, "error", "connection", f"the provider could not be asked: {error}")
         return replace(attempt, duration_ns=time.monotonic_ns() - began), text, wait
 
+    def _without_key(self, attempt: Attempt) -> Attempt:
+        """Return an attempt whose words do not repeat our key: some servers do, to say that it is wrong."""
+        key, words = self._judge.api_key, attempt.error_message
+        if words is None or len(key) < _SHORTEST_KEY or key not in words:
+            return attempt
+        return replace(attempt, error_message=words.replace(key, "[our key]"))
 
-def _read(attempt: Attempt, completion: Any) -> tuple[Attempt, str | None]:
-    """Take an answer apart: what it says, what it cost, or why it says nothing."""
-    usage = _usage(completion)
+
+def without_credentials(url: str) -> str:
+    """Return an endpoint as it may be stored and shown: without user, password and query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _unanswered(sent: Attempt, error: BaseException, timeout_seconds: float) -> Attempt:
+    """Say what became of a call without an answer: never sent, or ``lost``, so that nobody saw if it is to be paid."""
+    # The client calls every lost connection a timeout; the transport's own error, which it keeps, knows better.
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    words = str(causes[min(1, len(causes) - 1)]) or type(causes[-1]).__name__
+    if any(isinstance(cause, _NEVER_SENT) for cause in causes):
+        return _failed(sent, "error", "connection", f"the provider could not be reached: {words}")
+    if any(isinstance(cause, TimeoutError) for cause in causes):
+        limit = f"no answer within {timeout_seconds:g} s (TRAJECTORY_JUDGE_TIMEOUT)"
+        return _failed(sent, "lost", "timeout", limit)
+    return _failed(sent, "lost", "connection", f"the connection was lost before the answer was whole: {words}")
+
+
+def _taken_apart(sent: Attempt, raw: Any) -> tuple[Attempt, str | None]:
     attempt = replace(
-        attempt,
-        answered_model=completion.model,
-        usage=usage,
-        cost_usd=price_usd(completion.model, usage, attempt.base_url),
+        sent,
         result="answered",
+        http_status=raw.http_response.status_code,
+        request_id=raw.headers.get("x-request-id"),
     )
-    if not completion.choices:
-        return _failed(attempt, "unusable", "no_answer", "the answer has no choice"), None
-    choice = completion.choices[0]
-    attempt = replace(attempt, finish_reason=choice.finish_reason)
-    text = choice.message.content
-    if choice.message.refusal:
-        return _failed(attempt, "refused", "refused", choice.message.refusal), None
-    if choice.finish_reason == "content_filter":
+    try:
+        completion = raw.parse()
+        if isinstance(completion, str):
+            # It was paid for, whatever content type a proxy has put on it.
+            completion = ChatCompletion.construct(**json.loads(completion))
+    except (openai.APIError, ValueError, TypeError, RecursionError) as error:
+        return _failed(attempt, "unusable", "no_answer", f"not a chat completion: {error}"), None
+    if not isinstance(completion, ChatCompletion):
+        return _failed(attempt, "unusable", "no_answer", "not a chat completion"), None
+    return _read(attempt, completion)
+
+
+def _read(attempt: Attempt, completion: ChatCompletion) -> tuple[Attempt, str | None]:
+    """Take an answer apart: what it says, what it cost, or why it says nothing. No field is taken for granted."""
+    usage = _usage(completion)
+    model = _string(getattr(completion, "model", None))
+    attempt = replace(attempt, answered_model=model, usage=usage, cost_usd=price_usd(model, usage, attempt.base_url))
+    choices: Any = getattr(completion, "choices", None)
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
+    if message is None:
+        # OpenRouter, among others, tells an upstream failure so, with status 200.
+        told = (completion.model_extra or {}).get("error")
+        words = f"the answer is an error: {told}" if told else "the answer has no choice"
+        return _failed(attempt, "unusable", "no_answer", words), None
+    attempt = replace(attempt, finish_reason=_string(getattr(choice, "finish_reason", None)))
+    text = _string(getattr(message, "content", None))
+    refusal = getattr(message, "refusal", None)
+    if refusal:
+        return _failed(attempt, "refused", "refused", str(refusal)), None
+    if attempt.finish_reason == "content_filter":
         return _failed(attempt, "refused", "content_filter", "the provider's filter withheld the answer"), text
-    if choice.finish_reason == "length":
+    if attempt.finish_reason == "length":
         return _failed(attempt, "unusable", "cut_off", "the answer was cut off (finish_reason is length)"), text
     if not text:
         return _failed(attempt, "unusable", "no_answer", "the answer is empty"), None
@@ -224,7 +279,7 @@ def _read(attempt: Attempt, completion: Any) -> tuple[Attempt, str | None]:
 def _validated(text: str, attempt: Attempt) -> tuple[JudgeAnswer | None, Attempt]:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return None, _failed(attempt, "unusable", "invalid_json", f"the answer is not valid JSON: {error}")
     try:
         return JudgeAnswer.model_validate(value), attempt
@@ -245,12 +300,21 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _usage(completion: Any) -> CallUsage | None:
-    usage = completion.usage
-    if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
+def _usage(completion: ChatCompletion) -> CallUsage | None:
+    usage = getattr(completion, "usage", None)
+    prompt, output = (_count(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens"))
+    if prompt is None or output is None:
         return None
-    details = usage.prompt_tokens_details
-    return CallUsage(usage.prompt_tokens, details.cached_tokens if details else None, usage.completion_tokens)
+    cached = _count(getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None))
+    return CallUsage(prompt, None if cached is None or cached > prompt else cached, output)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_TOKENS else None
+
+
+def _string(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _class_of_status(error: openai.APIStatusError) -> str:
@@ -265,12 +329,13 @@ def _class_of_status(error: openai.APIStatusError) -> str:
 
 
 def _asked_to_wait(error: openai.APIStatusError) -> float | None:
-    """Return the seconds that a ``Retry-After`` header asks for, at most a minute; None without one."""
+    """Return the seconds that a ``Retry-After`` header asks for; None without one."""
     headers = error.response.headers
+    milliseconds, text = headers.get("retry-after-ms"), headers.get("retry-after")
     try:
-        if (milliseconds := headers.get("retry-after-ms")) is not None:
+        if milliseconds is not None:
             seconds = float(milliseconds) / 1000
-        elif (text := headers.get("retry-after")) is None:
+        elif text is None:
             return None
         elif text.replace(".", "", 1).isdigit():
             seconds = float(text)
@@ -278,11 +343,12 @@ def _asked_to_wait(error: openai.APIStatusError) -> float | None:
             seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError):
         return None
-    return min(max(seconds, 0.0), _LONGEST_WAIT_SECONDS)
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
 def _pause(attempts: int) -> float:
-    return min(0.5 * 2**attempts, _LONGEST_WAIT_SECONDS) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
+    jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+    return float(min(0.5 * 2**attempts, _LONGEST_WAIT_SECONDS) * jitter)
 
 
 def _short(text: str) -> str:
@@ -298,8 +364,7 @@ def _strict_schema() -> dict[str, Any]:
             return {key: without(item) for key, item in value.items() if key != "minLength"}
         return [without(item) for item in value] if isinstance(value, list) else value
 
-    schema = without(JudgeAnswer.model_json_schema())
-    assert isinstance(schema, dict)
+    schema: dict[str, Any] = without(JudgeAnswer.model_json_schema())
     return schema
 
 

@@ -31,8 +31,9 @@ class Assessment:
 def assess(answer: JudgeAnswer, rendered: Rendered, heuristic_outcome: str) -> Assessment:
     """Return what follows from an answer.
 
-    A citation that names no message shown, or a quote that does not stand in it (white space aside), is marked; a
-    decided requirement that is left without a valid citation becomes ``insufficient_evidence``.
+    A citation that names nothing that was shown, or a quote that does not stand there (white space aside), is marked; a
+    decided requirement that is left without a valid citation becomes ``insufficient_evidence``. A step that was not
+    shown is no step where it went wrong.
 
     Args:
         answer: as the judge gave it, valid by its schema.
@@ -50,11 +51,15 @@ def assess(answer: JudgeAnswer, rendered: Rendered, heuristic_outcome: str) -> A
         "tags": answer.tags,
         "task_category": answer.task_category,
         "complexity": answer.complexity,
-        "decisions": [decision.model_dump() for decision in answer.key_decisions],
+        "decisions": [
+            {**decision.model_dump(), "step_shown": decision.step_id in rendered.steps}
+            for decision in answer.key_decisions
+        ],
     }
     if not decided:
         return Assessment("insufficient_evidence", told)
     outcome = outcome_of(applicable)
+    failure = answer.failure
     ratings = {name: getattr(answer.learning, name) for name in LEARNING_WEIGHTS}
     return Assessment(
         "judged",
@@ -63,10 +68,10 @@ def assess(answer: JudgeAnswer, rendered: Rendered, heuristic_outcome: str) -> A
             "outcome": outcome,
             "outcome_confidence": round(len(decided) / len(applicable), 4),
             "disagrees": outcome != heuristic_outcome,
-            "failure_owner": answer.failure.owner,
-            "failure_mode": answer.failure.mode,
-            "failure_mode_words": answer.failure.other_mode,
-            "failed_step_id": answer.failure.first_wrong_step,
+            "failure_owner": failure.owner,
+            "failure_mode": failure.mode,
+            "failure_mode_words": failure.other_mode if failure.mode == "other" else None,
+            "failed_step_id": failure.first_wrong_step if failure.first_wrong_step in rendered.steps else None,
             **ratings,
             "learning_value": learning_value(ratings),
         },
@@ -108,10 +113,16 @@ def _checked(requirement: Requirement, rendered: Rendered) -> dict[str, Any]:
 
 def _checked_citation(citation: Citation, rendered: Rendered) -> dict[str, Any]:
     shown = rendered.shown.get(citation.message_id)
+    quote = _normal(citation.quote)
+    problem = None
     if shown is None:
-        problem = "no message of this id was shown"
-    elif " ".join(citation.quote.split()) not in " ".join(shown.split()):
-        problem = "the quote does not stand in the message as it was shown"
-    else:
-        problem = None
+        problem = "no message, and no error of a step or run, of this id was shown"
+    elif not quote:
+        problem = "the quote is blank"
+    elif quote not in _normal(shown):
+        problem = "the quote does not stand there as it was shown"
     return {**citation.model_dump(), "valid": problem is None, "problem": problem}
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.split())

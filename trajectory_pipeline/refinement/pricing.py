@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 _PLACES = Decimal("0.000000001")
+_MAX_COST = 10**9
+"""``cost_usd`` has nine digits before the point."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ def price_usd(model: str | None, usage: CallUsage | None, base_url: str) -> Deci
         from trajectory_pipeline.simulated_judge.prices import simulated_price
 
         simulated = simulated_price(model)
-        cost = simulated and simulated.cost(usage.input_tokens, cached, usage.output_tokens)
-        return None if cost is None else cost.quantize(_PLACES)
+        if simulated is None:
+            return None
+        return _storable(simulated.cost(usage.input_tokens, cached, usage.output_tokens))
     from genai_prices import Usage, calc_price
 
     try:
@@ -60,6 +63,11 @@ def price_usd(model: str | None, usage: CallUsage | None, base_url: str) -> Deci
             provider_api_url=base_url,
             genai_request_timestamp=datetime.now(UTC),
         )
-    except (LookupError, ValueError):
+    except (LookupError, ValueError, ArithmeticError):
         return None
-    return found.total_price.quantize(_PLACES)
+    return _storable(found.total_price)
+
+
+def _storable(cost: Decimal) -> Decimal | None:
+    # Usage that no call can have gives a price that no column can hold: then it is not known.
+    return cost.quantize(_PLACES) if 0 <= cost < _MAX_COST else None

@@ -4,22 +4,26 @@ Belongs here: the form of the transcript and what is shortened in it. Does not b
 is given (``prompt``).
 
 Form: a header line per message, ``[3] message-… role=tool kind=tool step=step-… run=run-…``, then its body, every line
-indented by two spaces, so that no text of a message can pass for a header. Run status, model names and the heuristic
-outcome are not shown.
+indented by two spaces, so that no text of a message can pass for a header; ids have no blank or line break in them. A
+line of text that begins like a mark of ours (``->``, ``<-``, ``??``, ``!!``, ``(text)``) is indented by one more. An
+error that the server recorded is a line of its own, ``!! step step-… failed: …`` or ``!! run run-… error: …``. Run
+status, model names and the heuristic outcome are not shown.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from trajectory_pipeline.trajectories.json_text import write
 
 RENDERER_VERSION = "1"
 """Goes up with any change of the text below."""
 
 _LIMITS = (20_000, 8_000, 3_000, 1_000, 300)
 """Characters that one piece of text may keep; the first that makes the whole fit is taken."""
-_CHARACTERS_PER_TOKEN = 3
+_BYTES_PER_TOKEN = 3
 """A conservative estimate: English prose has four or more UTF-8 bytes to a token, JSON and code about three."""
+_MARKS = ("->", "<-", "??", "!!", "(reasoning)", "(text)", "(stdout)", "(stderr)")
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,10 @@ class Rendered:
 
     Attributes:
         text: what the judge is shown.
-        shown: by message id, the text of that message as it was shown: what a quote must stand in.
+        shown: what a quote must stand in: by message id, that message as it was shown; by the id of a step or a run,
+            the ``!!`` line of the error that the server recorded there.
         roles: by message id, its role.
+        steps: ids of the steps that are named.
         coverage: share of the content's characters that is shown, 0–1.
         fits: whether it is within the budget; if not, it may not be sent.
     """
@@ -37,13 +43,14 @@ class Rendered:
     text: str
     shown: Mapping[str, str]
     roles: Mapping[str, str]
+    steps: frozenset[str]
     coverage: float
     fits: bool
 
 
 def estimated_tokens(text: str) -> int:
     """Return a conservative estimate of a text's tokens."""
-    return -(-len(text.encode()) // _CHARACTERS_PER_TOKEN)
+    return -(-len(text.encode()) // _BYTES_PER_TOKEN)
 
 
 def render(documents: Sequence[Mapping[str, Any]], max_tokens: int) -> Rendered:
@@ -83,36 +90,61 @@ def _render(documents: Sequence[Mapping[str, Any]], limit: int, max_tokens: int)
     lines: list[str] = []
     shown: dict[str, str] = {}
     roles: dict[str, str] = {}
+    steps: set[str] = set()
     number = 0
+    runs = {document["run_id"] for document in documents}
     for document in documents:
+        run = _name(document["run_id"])
+        before = document["metadata"].get("continues_run_id")
+        if before is not None and before not in runs:
+            lines.append(f"[… the run {_name(before)}, which {run} continues, is not shown …]")
         for turn in document["turns"]:
+            step = _name(turn["step_id"])
+            if turn["step_id"] is not None:
+                steps.add(step)
             for message in turn["messages"]:
                 number += 1
-                body = "\n".join(_body(message, budget))
-                lines.append(
-                    f"[{number}] {message['message_id']} role={message['role']} kind={message['kind']}"
-                    f" step={turn['step_id'] or '-'} run={document['run_id']}"
-                )
-                lines.extend(f"  {line}" for line in body.splitlines())
-                shown[message["message_id"]] = body
-                roles[message["message_id"]] = message["role"]
+                body = [line for piece in _body(message, budget) for line in piece.splitlines()]
+                name = _name(message["message_id"])
+                role, kind = _name(message["role"]), _name(message["kind"])
+                lines.append(f"[{number}] {name} role={role} kind={kind} step={step} run={run}")
+                lines.extend(f"  {line}" for line in body)
+                shown[name] = "\n".join(body)
+                roles[name] = message["role"]
             error = turn.get("error")
             # Another run's step is shown with its own run, if that is shown at all.
             if error and not turn.get("step_run_id"):
                 words = budget.cut(f"{error.get('type') or 'error'}: {error.get('message') or '-'}", whole=True)
-                lines.append(f"!! step {turn['step_id']} failed: {' '.join(words.split())}")
+                shown[step] = f"!! step {step} failed: {' '.join(words.split())}"
+                lines.append(shown[step])
         error = document["metadata"].get("error")
         if error:
             words = " ".join(filter(None, [error.get("type"), error.get("message"), error.get("detail")]))
-            lines.append(f"!! run error: {' '.join(budget.cut(words, whole=True).split())}")
+            shown[run] = f"!! run {run} error: {' '.join(budget.cut(words, whole=True).split())}"
+            lines.append(shown[run])
     text = "\n".join(lines)
     return Rendered(
         text=text,
         shown=shown,
         roles=roles,
+        steps=frozenset(steps),
         coverage=budget.kept / budget.there if budget.there else 1.0,
         fits=estimated_tokens(text) <= max_tokens,
     )
+
+
+def _name(value: Any) -> str:
+    """Return an id or a label as one word, whatever is in it; ``-`` where there is none."""
+    if value is None or value == "":
+        return "-"
+    return "".join(c if c.isprintable() and not c.isspace() else f"\\u{{{ord(c):x}}}" for c in str(value))
+
+
+def _plain(text: str) -> str:
+    """Return text of which no line begins like a mark of ours."""
+    if not any(mark in text for mark in _MARKS):
+        return text
+    return "\n".join(f" {line}" if line.startswith(_MARKS) else line for line in text.splitlines())
 
 
 def _body(message: Mapping[str, Any], budget: _Budgeted) -> Iterator[str]:
@@ -125,40 +157,49 @@ def _body(message: Mapping[str, Any], budget: _Budgeted) -> Iterator[str]:
             reasoned = "reasoning" in str(part.get("type"))
             yield from _part(part, budget)
     for call in message.get("tool_calls", ()):
-        function = call.get("function") or {}
+        function = call.get("function")
+        function = function if isinstance(function, dict) else {}
         arguments = function.get("arguments")
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        yield f"-> call {call.get('id')} {function.get('name')}({budget.cut(text)})"
+        text = arguments if isinstance(arguments, str) else write(arguments)
+        yield f"-> call {_name(call.get('id'))} {_name(function.get('name'))}({_plain(budget.cut(text))})"
     for item in message.get("tool_returns", ()):
-        status = "denied" if item.get("denied") else item.get("status") or "-"
-        yield f"<- return {item.get('tool_call_id')} status={status}"
-        text = item["text"] if item["text"] is not None else json.dumps(item.get("func_response"))
-        yield budget.cut(text, whole=status == "error")
+        status = "denied" if item.get("denied") else _name(item.get("status"))
+        yield f"<- return {_name(item.get('tool_call_id'))} status={status}"
+        text = item["text"] if item["text"] is not None else write(item.get("func_response"))
+        yield _plain(budget.cut(text, whole=status == "error"))
         for name in ("stdout", "stderr"):
             for output in item.get(name) or ():
-                yield f"({name}) {budget.cut(str(output))}"
+                yield f"({name}) {_plain(budget.cut(str(output)))}"
     for entry in message.get("approvals", ()):
         decided = entry.get("approve")
-        approve = "-" if decided is None else str(decided).lower()
-        yield f"?? approval {entry.get('tool_call_id')} approve={approve} reason={entry.get('reason') or '-'}"
+        approve = str(decided).lower() if isinstance(decided, bool) else "-"
+        reason = budget.cut(_text_of(entry.get("reason")) or "-")
+        yield f"?? approval {_name(entry.get('tool_call_id'))} approve={approve} reason={_plain(reason)}"
 
 
 def _part(part: Mapping[str, Any], budget: _Budgeted) -> Iterator[str]:
     kind = part.get("type")
     if kind == "text":
-        yield budget.cut(str(part.get("text") or ""))
+        yield _plain(budget.cut(_text_of(part.get("text"))))
     elif kind == "reasoning":
         yield "(reasoning)"
-        yield budget.cut(str(part.get("reasoning") or ""))
+        yield _plain(budget.cut(_text_of(part.get("reasoning"))))
     elif kind == "summarized_reasoning":
         yield "(reasoning)"
-        for item in part.get("summary") or ():
-            yield budget.cut(str(item.get("text") if isinstance(item, dict) else item))
+        summary = part.get("summary")
+        for item in summary if isinstance(summary, list) else [summary]:
+            yield _plain(budget.cut(_text_of(item.get("text") if isinstance(item, dict) else item)))
     elif kind == "image":
         source = part.get("source")
         media = source.get("media_type") if isinstance(source, dict) else None
-        yield f"(an image, {media or 'of unknown type'}: not shown)"
+        yield f"(an image, {_name(media) if media else 'of unknown type'}: not shown)"
     elif kind in ("redacted_reasoning", "omitted_reasoning"):
         yield "(reasoning that the provider withheld)"
     else:
-        yield budget.cut(json.dumps(part, ensure_ascii=False, default=str))
+        yield _plain(budget.cut(write(part)))
+
+
+def _text_of(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else write(value)

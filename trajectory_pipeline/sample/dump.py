@@ -87,7 +87,6 @@ def read(path: Path) -> tuple[Part, ...]:
 
     Raises:
         DumpError: not a plain dump. OSError: not readable, or not gzip.
-
     """
     return parse(gzip.decompress(path.read_bytes()).decode("utf-8"))
 
@@ -100,7 +99,6 @@ def parse(text: str) -> tuple[Part, ...]:
 
     Raises:
         DumpError: a quote or COPY block that does not end, a psql command, a last statement without semicolon.
-
     """
     return tuple(_parts(text))
 

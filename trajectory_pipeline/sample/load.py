@@ -100,7 +100,6 @@ def load_sample(database_url: str, *, create_database: bool = False, report: Rep
 
     Raises:
         SourceError: the database cannot be reached, written or used for this; the text never holds the password.
-
     """
     say = report or _say_nothing
     target = _Target.from_url(database_url)
@@ -245,7 +244,6 @@ def _holds_sample(connection: psycopg.Connection, target: _Target) -> bool:
 
     Raises:
         SourceError: a table of the sample's name is there with anything else in it.
-
     """
     tables = [block.table.removeprefix("public.") for block in dump.copy_blocks(_sample())]
     found = connection.execute(

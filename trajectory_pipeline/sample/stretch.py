@@ -140,7 +140,6 @@ def stretch(parts: Sequence[dump.Part]) -> tuple[dump.Part, ...]:
 
     Raises:
         StretchError: a table whose times this script does not know, or rows that do not fit together.
-
     """
     blocks = {block.table: block for block in dump.copy_blocks(parts)}
     if unknown := sorted(blocks.keys() - _TIMES.keys()):

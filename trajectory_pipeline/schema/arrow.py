@@ -3,6 +3,8 @@
 Belongs here: the translation from the type language to Arrow. Does not belong here: any column.
 """
 
+from typing import Any
+
 import pyarrow as pa
 
 from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct, Table, Type
@@ -28,7 +30,7 @@ def arrow_type(kind: Type) -> pa.DataType:
     return _SCALARS[kind]
 
 
-def arrow_field(column: Column) -> pa.Field:
+def arrow_field(column: Column) -> "pa.Field[Any]":
     """Return the Arrow field of a column."""
     return pa.field(column.name, arrow_type(column.type), nullable=True)
 

@@ -36,7 +36,8 @@ PARTITIONS = Table(
 
 QUARANTINE = Table(
     name="quarantine",
-    description="Runs that could not be converted: nothing of them is lost, and each is tried again at every materialisation.",
+    description="Runs that could not be converted: nothing of them is lost, and each is tried again at every"
+    " materialisation.",
     row="one run",
     columns=(
         _column("run_id", STRING, "The run.", key=True),

@@ -283,7 +283,8 @@ CONTEXT = struct(
     Column(
         "source",
         STRING,
-        "`provider_trace`: what the run really had. `at_capture`: as it stood when the run was captured, which may be later.",
+        "`provider_trace`: what the run really had. `at_capture`: as it stood when the run was captured,"
+        " which may be later.",
         null="nothing was found",
     ),
 )

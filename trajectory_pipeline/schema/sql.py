@@ -6,6 +6,7 @@ own DDL (a test compares what they make with what is declared).
 """
 
 from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
@@ -15,7 +16,7 @@ from trajectory_pipeline.schema.types import ListOf, Scalar, Sink, Table, Type
 SCHEMA_NAME = "trajectory"
 """The one Postgres schema that is ours."""
 
-_SCALARS: dict[Scalar, type[sa.types.TypeEngine[object]] | sa.types.TypeEngine[object]] = {
+_SCALARS: dict[Scalar, sa.types.TypeEngine[Any]] = {
     Scalar.STRING: pg.TEXT(),
     Scalar.INT: pg.BIGINT(),
     Scalar.FLOAT: pg.DOUBLE_PRECISION(),
@@ -27,12 +28,12 @@ _SCALARS: dict[Scalar, type[sa.types.TypeEngine[object]] | sa.types.TypeEngine[o
 }
 
 
-def sql_type(kind: Type) -> "sa.types.TypeEngine[object]":
+def sql_type(kind: Type) -> "sa.types.TypeEngine[Any]":
     """Return the Postgres type of a declared one: lists of scalars are arrays, all that is nested is ``jsonb``."""
     if isinstance(kind, ListOf) and isinstance(kind.item, Scalar) and kind.item is not Scalar.JSON:
         return pg.ARRAY(sql_type(kind.item))
     if isinstance(kind, Scalar):
-        return _SCALARS[kind]  # type: ignore[return-value]
+        return _SCALARS[kind]
     return pg.JSONB()
 
 

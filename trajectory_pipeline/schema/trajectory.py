@@ -37,7 +37,8 @@ CONTENT_PART = (
     Column(
         "type",
         STRING,
-        "`text`, `reasoning`, `summarized_reasoning`, `redacted_reasoning`, `omitted_reasoning`, `image`, `tool_call`, `tool_return`, or a type that is not known yet.",
+        "`text`, `reasoning`, `summarized_reasoning`, `redacted_reasoning`, `omitted_reasoning`, `image`,"
+        " `tool_call`, `tool_return`, or a type that is not known yet.",
         null="the part has no type, or one that is not a string",
     ),
     Column("text", STRING, "The text of a `text` part.", null="not such a part"),
@@ -105,7 +106,8 @@ MESSAGE = (
     Column(
         "kind",
         STRING,
-        "What the row is where `role` does not say: user (a person), heartbeat, system_alert, login, agent (another agent, or a sleeptime reminder), summary; else the role.",
+        "What the row is where `role` does not say: user (a person), heartbeat, system_alert, login, agent"
+        " (another agent, or a sleeptime reminder), summary; else the role.",
         source="messages.role and the text",
     ),
     Column("timestamp", TIMESTAMP, "When it was made.", null=_NONE_RECORDED, source="messages.created_at"),
@@ -119,7 +121,8 @@ MESSAGE = (
     Column(
         "assistant_text",
         STRING,
-        "What the agent said to the reader: its text, or the argument of `send_message` for agent types that answer through it.",
+        "What the agent said to the reader: its text, or the argument of `send_message` for agent types that"
+        " answer through it.",
         null="it said nothing to the reader",
         source="content, tool_calls",
     ),
@@ -285,7 +288,8 @@ SIGNALS = struct(
     Column(
         "longest_cycle",
         INT,
-        "Calls in the longest stretch in which a pattern of one to four calls stands at least three times in a row; 0 if there is none.",
+        "Calls in the longest stretch in which a pattern of one to four calls stands at least three times in"
+        " a row; 0 if there is none.",
         unit="calls",
     ),
     Column(
@@ -523,7 +527,8 @@ TRAJECTORIES = Table(
         Column(
             "execution_cause",
             STRING,
-            "Why: user, step_limit, token_limit, context_limit, billing, agent, llm_provider, request, server, unrecorded.",
+            "Why: user, step_limit, token_limit, context_limit, billing, agent, llm_provider, request,"
+            " server, unrecorded.",
             null="it ended as it should, or waits",
             document="outcome.execution.cause",
         ),

@@ -21,7 +21,7 @@ class Scalar(Enum):
     TIMESTAMP = "timestamp"
     """Microseconds, UTC."""
     NAIVE_TIMESTAMP = "naive timestamp"
-    """Microseconds without a zone, only where the source stores it so (Letta's ``completed_at`` is UTC by convention)."""
+    """Microseconds without a zone, only where the source stores it so (Letta's ``completed_at``: UTC by convention)."""
     MONEY = "decimal(18, 9)"
     """US dollars."""
     JSON = "json"

@@ -71,7 +71,8 @@ VERDICTS = Table(
         Column(
             "learning_value",
             FLOAT,
-            "0.35 interaction depth + 0.30 task complexity + 0.20 tool use + 0.15 reference value, each (rating − 1) / 4.",
+            "0.35 interaction depth + 0.30 task complexity + 0.20 tool use + 0.15 reference value, each"
+            " (rating − 1) / 4.",
             unit="0–1",
             null=_NOT_JUDGED,
         ),
@@ -118,7 +119,8 @@ VERDICTS = Table(
 
 REFINED_OUTCOMES = Table(
     name="refined_outcomes",
-    description="One verdict per trajectory under the current policy (Parquet; in Postgres see `verdicts` and the view `outcomes`).",
+    description="One verdict per trajectory under the current policy (Parquet; in Postgres see `verdicts`"
+    " and the view `outcomes`).",
     row="one trajectory",
     columns=VERDICTS.columns,
 )

@@ -112,11 +112,11 @@ _COMMON_WORDS = frozenset(_COMMON_WORDS_TEXT.split())
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What went wrong at the end of a run: which kind, in which words, where."""
+    """What went wrong at the end of a run: which kind, in which words, where; a quote names the id ``cited``."""
 
     kind: Literal["run_error", "step_error", "denied", "tool_error"]
     text: str
-    message: ShownMessage | None
+    cited: str | None
     quote: str | None
     step_id: str | None
 
@@ -214,18 +214,21 @@ def trouble_of(
     for error in sorted(transcript.errors, key=lambda e: e.step_id is not None):
         text = f"{error.error_type}: {error.message}" if error.error_type else error.message
         kind: Literal["run_error", "step_error"] = "run_error" if error.step_id is None else "step_error"
-        message, quote = (failing[0], _first_line(failing[1].lines)) if failing else (None, None)
-        return Trouble(kind, text, message, quote, error.step_id)
+        # The line itself is what shows the error; it is cited by the id in it.
+        return Trouble(kind, text, error.step_id or error.run_id, _first_line([error.line]), error.step_id)
     refusals = [(m, a) for m in after for a in m.approvals if a.approve is False]
     refused = {a.call_id for _, a in refusals}
     if last is not None and (last[1].status == "denied" or (failing and last[1].call_id in refused)):
-        return Trouble("denied", "a person denied the call", last[0], _first_line(last[1].lines), last[0].step_id)
+        quote = _first_line(last[1].lines)
+        return Trouble("denied", "a person denied the call", last[0].message_id, quote, last[0].step_id)
     if refusals and (last is None or last[0].index < refusals[-1][0].index):
         message, approval = refusals[-1]
-        return Trouble("denied", "a person denied the call", message, approval.reason.strip() or None, message.step_id)
+        quote = _first_line([approval.reason])
+        return Trouble("denied", "a person denied the call", message.message_id, quote, message.step_id)
     if failing is not None:
         text = _first_line(failing[1].lines) or "the last tool return was an error"
-        return Trouble("tool_error", text, failing[0], _first_line(failing[1].lines), failing[0].step_id)
+        quote = _first_line(failing[1].lines)
+        return Trouble("tool_error", text, failing[0].message_id, quote, failing[0].step_id)
     return None
 
 
@@ -429,9 +432,9 @@ def _words(text: str) -> set[str]:
 
 
 def _trouble_evidence(trouble: Trouble) -> list[dict[str, str]]:
-    if trouble.message is None or not trouble.quote:
+    if trouble.cited is None or not trouble.quote:
         return []
-    return [{"message_id": trouble.message.message_id, "quote": trouble.quote}]
+    return [{"message_id": trouble.cited, "quote": trouble.quote}]
 
 
 def _first_line(lines: Iterable[str]) -> str | None:

@@ -3,8 +3,9 @@
 Belongs here: the layout of the transcript block. Does not belong here: what follows from a transcript (``rules``).
 
 The layout is the only thing that the simulated judge knows of whoever asks it, as a real model would: the block lies
-between the lines ``<<<TRANSCRIPT {marker}`` and ``TRANSCRIPT {marker}>>>``. Headers and ``!!`` lines stand at the
-margin, every other line is indented by two spaces, so no text in a message can pass for a header. Reading is
+between the lines ``<<<TRANSCRIPT {marker}`` and ``TRANSCRIPT {marker}>>>``. Headers, ``!!`` lines (``!! step … failed:
+…``, ``!! run … error: …``) and notes of what is not shown (``[… …]``) stand at the margin, every other line is indented
+by two spaces, so no text in a message can pass for a header. Reading is
 tolerant: what is not understood is text of the message in which it stands.
 """
 
@@ -17,7 +18,9 @@ _CALL = re.compile(r"^-> call (\S+) ([^\s(]+)\((.*)$")
 _RETURN = re.compile(r"^<- return (\S+)(?: status=(\S+))?.*$")
 _APPROVAL = re.compile(r"^\?\? approval (\S+)(?: approve=(\S+))?(?: reason=(.*))?$")
 _STEP_ERROR = re.compile(r"^!! step (\S+) failed: (?:([^:\s]+): )?(.*)$")
-_RUN_ERROR = re.compile(r"^!! run error: ?(.*)$")
+_RUN_ERROR = re.compile(r"^!! run (?:(\S+) )?error: ?(.*)$")
+_NOT_SHOWN = "[… "
+"""Begins a line at the margin that says what the transcript leaves out."""
 
 _MARKS = ("(", "->", "<-", "??")
 _REASONING_OPENS = "(reasoning)"
@@ -70,11 +73,13 @@ class ShownMessage:
 
 @dataclass(frozen=True, slots=True)
 class ShownError:
-    """A ``!!`` line: a step's error, or the run's where ``step_id`` is None."""
+    """A ``!!`` line: a step's error, or the run's where ``step_id`` is None; ``line`` is all of it."""
 
     step_id: str | None
+    run_id: str | None
     error_type: str | None
     message: str
+    line: str
 
 
 @dataclass(slots=True)
@@ -105,6 +110,8 @@ def parse_transcript(block: str) -> Transcript:
     for line in block.split("\n"):
         if line.startswith("  "):
             body.append(line[2:])
+            continue
+        if line.startswith(_NOT_SHOWN):
             continue
         if line.startswith("["):
             header = _HEADER.match(line.rstrip("\r"))
@@ -142,9 +149,9 @@ def _named(value: str | None) -> str | None:
 
 def _error(line: str) -> ShownError | None:
     if found := _STEP_ERROR.match(line):
-        return ShownError(_named(found.group(1)), found.group(2), found.group(3))
+        return ShownError(_named(found.group(1)), None, found.group(2), found.group(3), line)
     if found := _RUN_ERROR.match(line):
-        return ShownError(None, None, found.group(1))
+        return ShownError(None, _named(found.group(1)), None, found.group(2), line)
     return None
 
 

@@ -3,11 +3,14 @@
 Belongs here: opening a connection, and turning a driver's error into a sentence. Does not belong here: statements.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import sqlalchemy as sa
+from psycopg.conninfo import conninfo_to_dict
 
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.settings import without_password
@@ -15,37 +18,70 @@ from trajectory_pipeline.settings import without_password
 APPLICATION_NAME = "trajectory-pipeline"
 CONNECT_TIMEOUT_SECONDS = 10
 
+_FRAMING = re.compile(
+    r"^(?:connection (?:failed|is bad): )?(?:connection to server (?:at|on) .* failed: )?(?:(?:ERROR|FATAL):\s+)?"
+)
+
+_UNREACHABLE = "is the server running, and reachable from here? Check the host and port in TRAJECTORY_DATABASE_URL"
+_LOST = "the connection was lost: what was not committed is not there; materialise again"
+_FULL = "the server's disk is full: make room, then materialise again"
+
 _ADVICE: tuple[tuple[str, str], ...] = (
-    ("password authentication failed", "the password is wrong: check TRAJECTORY_DATABASE_URL"),
-    ("no password supplied", "it asks for a password: add one to TRAJECTORY_DATABASE_URL"),
-    ("pg_hba.conf", "this user may not log in from here: check TRAJECTORY_DATABASE_URL and the server's pg_hba.conf"),
+    (r"password authentication failed", "the password is wrong: check TRAJECTORY_DATABASE_URL"),
+    (r"no password supplied", "it asks for a password: add one to TRAJECTORY_DATABASE_URL"),
     (
-        "does not exist",
-        "create it, or check the name at the end of TRAJECTORY_DATABASE_URL; tables: `trajectory-pipeline migrate`",
+        r"pg_hba\.conf|not permitted to log in",
+        "this user may not log in from here: check TRAJECTORY_DATABASE_URL and the server's pg_hba.conf",
+    ),
+    (r'role ".*" does not exist', "there is no such user: check TRAJECTORY_DATABASE_URL"),
+    (
+        r'database ".*" does not exist',
+        "create it (CREATE DATABASE), or check the name at the end of TRAJECTORY_DATABASE_URL",
     ),
     (
-        "permission denied",
-        "this user may not do that: it needs CREATE on the database, or must own the schema trajectory",
-    ),
-    ("read-only", "the server is a standby: TRAJECTORY_DATABASE_URL must name the primary"),
-    ("No space left", "the server's disk is full: make room, then materialise again"),
-    ("could not extend", "the server's disk is full: make room, then materialise again"),
-    (
-        "connection failed",
-        "is the server running, and reachable from here? check the host and port in TRAJECTORY_DATABASE_URL",
+        r"permission denied for database",
+        "run `trajectory-pipeline migrate` as a user who has CREATE on the database, or grant it",
     ),
     (
-        "connection timeout",
-        "is the server running, and reachable from here? check the host and port in TRAJECTORY_DATABASE_URL",
+        r"permission denied|must be owner",
+        "this user may not do that: it must own the schema trajectory, or have USAGE on it, and SELECT, INSERT,"
+        " UPDATE, DELETE on its tables",
     ),
+    (
+        r"read-only transaction",
+        "the server only reads (a standby, or default_transaction_read_only): TRAJECTORY_DATABASE_URL must name the"
+        " primary",
+    ),
+    (r"No space left|could not extend", _FULL),
+    (r"deadlock detected", "another materialisation moved the same runs: materialise again"),
+    (r"too many clients|remaining connection slots", "the server has no connection left: raise its max_connections"),
+    (r"statement timeout|lock timeout", "another session holds a lock, or the server is slow: materialise again"),
+    (r"is (starting up|shutting down|not (yet )?accepting)", "the server is starting or stopping: try again"),
+    (
+        r"(relation|column|schema) .*does not exist",
+        "the schema is not what this version made: run `trajectory-pipeline migrate`",
+    ),
+    (r"terminating connection|server closed|connection is (lost|closed)|SSL SYSCALL|consuming input failed", _LOST),
+    (r"refused|timeout|timed out|resolve host|translate host|No such file|unreachable|no route", _UNREACHABLE),
 )
 
 
 def sink_error(url: str, doing: str, error: BaseException) -> SinkError:
     """Return the sentence for a driver's error: what was being done, where, and what to do."""
-    text = " ".join(str(getattr(error, "orig", None) or error).split())
-    advice = next((words for piece, words in _ADVICE if piece in text), "see the server's log; nothing was written")
+    text = _told(str(getattr(error, "orig", None) or error))
+    advice = next(
+        (words for pattern, words in _ADVICE if re.search(pattern, text, re.IGNORECASE)),
+        "see the server's log; what was not committed is not there",
+    )
     return SinkError(f"{doing} failed in the database {without_password(url)}: {text} — {advice}.")
+
+
+def _told(message: str) -> str:
+    """Return what the server said, or libpq: one line, without framing, hints and the values of rows."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no reason was given"]
+    # A name with several addresses gives a line for each: the last one tried says most (the first is often ::1).
+    attempts = [line for line in lines if "connection to server " in line and " failed: " in line]
+    return _FRAMING.sub("", attempts[-1] if attempts else lines[0]).rstrip(" .")
 
 
 @contextmanager
@@ -61,6 +97,27 @@ def writing(url: str, doing: str) -> Iterator[None]:
         raise sink_error(url, doing, error) from error
 
 
+def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection:
+    """Open a connection in UTC; the caller closes it.
+
+    Raises:
+        SinkError: libpq cannot read the URL (its own message would repeat parts of it, the password included).
+        psycopg.Error: the database cannot be reached or refuses.
+    """
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise SinkError(
+            "TRAJECTORY_DATABASE_URL cannot be read: a part is malformed, or a parameter after '?' is unknown. It must"
+            " look like postgresql://user:password@host:5432/database, special characters in the password"
+            " percent-encoded (a slash is %2F, an @ is %40)."
+        ) from None
+    defaults: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": APPLICATION_NAME}
+    missing = {name: value for name, value in defaults.items() if name not in given}
+    options = f"{given.get('options') or ''} -c timezone=UTC".strip()
+    return psycopg.connect(url, autocommit=autocommit, options=options, **missing)
+
+
 @contextmanager
 def connect(url: str, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
     """Open a connection in UTC; committed at the end, rolled back on any error.
@@ -68,14 +125,7 @@ def connect(url: str, *, autocommit: bool = False) -> Iterator[psycopg.Connectio
     Raises:
         SinkError: the database cannot be reached or refuses.
     """
-    with (
-        writing(url, "Working"),
-        psycopg.connect(
-            url,
-            autocommit=autocommit,
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            application_name=APPLICATION_NAME,
-            options="-c timezone=UTC",
-        ) as connection,
-    ):
+    with writing(url, "Connecting"):
+        connection = open_connection(url, autocommit=autocommit)
+    with writing(url, "Committing"), connection:
         yield connection

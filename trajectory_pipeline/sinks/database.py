@@ -6,7 +6,7 @@ quarantine. Does not belong here: verdicts (``sinks.verdicts``), and what a row 
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct
 from trajectory_pipeline.sinks.connection import connect, writing
 from trajectory_pipeline.sinks.migration import require_migrated
-from trajectory_pipeline.trajectories.json_text import write
+from trajectory_pipeline.trajectories.json_text import storable_text, write
 
 Row = Mapping[str, Any]
 
@@ -116,21 +116,29 @@ class PartitionTransaction:
                     new=sql.SQL(", ").join(sql.SQL("EXCLUDED.{}").format(sql.Identifier(name)) for name in names),
                 )
             ).fetchone()
-        assert row is not None
-        staged, inserted, updated = row
+        staged, inserted, updated = row or (0, 0, 0)
         return Merged(inserted, updated, staged - inserted - updated, removed)
 
     def set_quarantine(self, rows: Sequence[Row]) -> None:
-        """Make the partition's quarantine equal to these runs: a mended one leaves, a known one keeps its first date."""
-        with writing(self._url, f"Writing the quarantine of {self._key}"):
-            self._connection.execute(
-                sql.SQL("DELETE FROM {} WHERE partition_key = %s AND NOT (run_id = ANY(%s))").format(
-                    _table(QUARANTINE.name)
-                ),
-                [self._key, [row["run_id"] for row in rows]],
+        """Make the partition's quarantine equal to these runs: a mended one leaves, a known one keeps its first date.
+
+        A run is in one place: one that was merged leaves the quarantine of any partition, and one that is put here
+        leaves the trajectories of any partition. To be called after ``merge``.
+        """
+        run_ids = [row["run_id"] for row in rows]
+        with writing(self._url, f"Writing the quarantine of {self._key}"), self._connection.cursor() as cursor:
+            cursor.execute(
+                sql.SQL(
+                    "DELETE FROM {} q WHERE (q.partition_key = %s AND NOT (q.run_id = ANY(%s)))"
+                    " OR EXISTS (SELECT FROM staged s WHERE s.run_id = q.run_id)"
+                ).format(_table(QUARANTINE.name)),
+                [self._key, run_ids],
             )
-            for row in rows:
-                self._connection.execute(
+            cursor.execute(
+                sql.SQL("DELETE FROM {} WHERE run_id = ANY(%s)").format(_table(TRAJECTORIES.name)), [run_ids]
+            )
+            if rows:
+                cursor.executemany(
                     sql.SQL(
                         "INSERT INTO {} (run_id, partition_key, place, error, raw, steps, messages, first_seen_at,"
                         " last_seen_at) VALUES (%(run_id)s, %(key)s, %(place)s, %(error)s, %(raw)s, %(steps)s,"
@@ -139,7 +147,16 @@ class PartitionTransaction:
                         " raw = EXCLUDED.raw, steps = EXCLUDED.steps, messages = EXCLUDED.messages,"
                         " last_seen_at = EXCLUDED.last_seen_at"
                     ).format(_table(QUARANTINE.name)),
-                    {**row, "key": self._key},
+                    # What an error quotes may hold what Postgres text cannot.
+                    [
+                        {
+                            **row,
+                            "key": self._key,
+                            "place": storable_text(row["place"]),
+                            "error": storable_text(row["error"]),
+                        }
+                        for row in sorted(rows, key=lambda row: str(row["run_id"]))
+                    ],
                 )
 
     def record(self, entry: LedgerEntry) -> None:
@@ -191,7 +208,7 @@ class TrajectoryDatabase:
         url: ``postgresql://user:password@host:port/database``.
     """
 
-    url: str
+    url: str = field(repr=False)
 
     @contextmanager
     def connect(self, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
@@ -201,7 +218,8 @@ class TrajectoryDatabase:
             SinkError: the database cannot be reached, or is not migrated; the text says what to run.
         """
         with connect(self.url, autocommit=autocommit) as connection:
-            require_migrated(self.url, connection)
+            with writing(self.url, "Looking for the schema"):
+                require_migrated(self.url, connection)
             yield connection
 
     @contextmanager
@@ -224,6 +242,23 @@ class TrajectoryDatabase:
         parameters: list[Any] = [asset] if partition_keys is None else [asset, list(partition_keys)]
         rows = self.rows(f"SELECT * FROM {SCHEMA_NAME}.partitions WHERE asset = %s{condition}", parameters)
         return {row["partition_key"]: row for row in rows}
+
+    def moved_on(self, partition_key: str, run_ids: Sequence[str]) -> list[str]:
+        """Return which of these runs another partition holds by a newer look at the source than this partition's.
+
+        A run moves when its ``completed_at`` changes. Until the partition that it left is read again, raw rows of it
+        stand in both; the newer ones count, so that the run is in one place.
+        """
+        rows = self.rows(
+            f"SELECT t.run_id FROM {SCHEMA_NAME}.trajectories t"
+            f" JOIN {SCHEMA_NAME}.partitions theirs ON theirs.asset = 'terminal_runs'"
+            " AND theirs.partition_key = t.partition_key"
+            f" JOIN {SCHEMA_NAME}.partitions ours ON ours.asset = 'terminal_runs' AND ours.partition_key = %(key)s"
+            " WHERE t.run_id = ANY(%(ids)s) AND t.partition_key <> %(key)s"
+            " AND theirs.snapshot_at > ours.snapshot_at ORDER BY 1",
+            {"key": partition_key, "ids": list(run_ids)},
+        )
+        return [row["run_id"] for row in rows]
 
     def trajectory(self, run_id: str) -> dict[str, Any] | None:
         """Return a run's row of ``trajectories``; None where there is none."""

@@ -3,6 +3,8 @@
 Belongs here: running the Alembic migrations, and telling whether they have run. Does not belong here: their content.
 """
 
+import threading
+from functools import cache
 from pathlib import Path
 
 import psycopg
@@ -13,11 +15,12 @@ from alembic.script import ScriptDirectory
 
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
-from trajectory_pipeline.settings import sqlalchemy_url, without_password
-from trajectory_pipeline.sinks.connection import writing
+from trajectory_pipeline.settings import without_password
+from trajectory_pipeline.sinks.connection import open_connection, writing
 
 VERSION_TABLE = "alembic_version"
 _MINIMUM_SERVER = 14
+_ALEMBIC = threading.Lock()
 
 
 def migrate(url: str) -> tuple[str | None, str]:
@@ -29,24 +32,33 @@ def migrate(url: str) -> tuple[str | None, str]:
     Raises:
         SinkError: the database cannot be reached, is too old, or refuses.
     """
-    engine = sa.create_engine(sqlalchemy_url(url, "psycopg"), poolclass=sa.NullPool)
+    # The connection is opened as everywhere else: SQLAlchemy reads URLs by rules of its own.
+    engine = sa.create_engine("postgresql+psycopg://", creator=lambda: open_connection(url), poolclass=sa.NullPool)
     with writing(url, "Migrating"), engine.begin() as connection:
         _refuse_old_servers(connection, url)
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('trajectory migration', 0))"))
         before = _revision(connection)
+        if before is not None and before not in _known_revisions():
+            raise SinkError(
+                f"The schema {SCHEMA_NAME!r} in {without_password(url)} is at revision {before}, which this version"
+                f" does not know (its newest is {head_revision()}): a newer trajectory-pipeline made it."
+                f" Update this one."
+            )
         if before != head_revision():
-            connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA_NAME}"))
+            if before is None:
+                _make_schema(connection)
             config = _config()
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            # Alembic keeps the environment of a running migration in a global of its own.
+            with _ALEMBIC:
+                command.upgrade(config, "head")
         return before, head_revision()
 
 
+@cache
 def head_revision() -> str:
     """Return the newest revision that this version of the package knows."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None
-    return head
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
 
 
 def require_migrated(url: str, connection: psycopg.Connection) -> None:
@@ -58,14 +70,29 @@ def require_migrated(url: str, connection: psycopg.Connection) -> None:
     row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [f"{SCHEMA_NAME}.{VERSION_TABLE}"]).fetchone()
     if row is None or not row[0]:
         raise SinkError(
-            f"The database {without_password(url)} has no schema {SCHEMA_NAME!r} yet: run `trajectory-pipeline migrate`."
+            f"The database {without_password(url)} has no schema {SCHEMA_NAME!r} yet: run"
+            " `trajectory-pipeline migrate`."
         )
     found = connection.execute(f"SELECT version_num FROM {SCHEMA_NAME}.{VERSION_TABLE}").fetchone()
-    if found is None or found[0] != head_revision():
+    revision = found and found[0]
+    if revision != head_revision():
+        newer = revision is not None and revision not in _known_revisions()
+        todo = "a newer trajectory-pipeline made it: update this one" if newer else "run `trajectory-pipeline migrate`"
         raise SinkError(
-            f"The schema {SCHEMA_NAME!r} in {without_password(url)} is at revision {found and found[0]}, this version"
-            f" needs {head_revision()}: run `trajectory-pipeline migrate` (or a newer trajectory-pipeline)."
+            f"The schema {SCHEMA_NAME!r} in {without_password(url)} is at revision {revision}, this version needs"
+            f" {head_revision()}: {todo}."
         )
+
+
+def _make_schema(connection: sa.Connection) -> None:
+    """Make the schema; one that an administrator made for a user who may not make schemas is taken as it is."""
+    if connection.execute(sa.text("SELECT to_regnamespace(:name)"), {"name": SCHEMA_NAME}).scalar() is None:
+        connection.execute(sa.text(f"CREATE SCHEMA {SCHEMA_NAME}"))
+
+
+@cache
+def _known_revisions() -> frozenset[str]:
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config() -> Config:

@@ -7,12 +7,14 @@ import contextlib
 import hashlib
 import os
 import posixpath
+import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
@@ -26,6 +28,7 @@ from trajectory_pipeline.schema.types import Table
 FILE_NAME = "part-0.parquet"
 _TEMPORARY = ".writing-"
 """Prefix of files under way: hidden, and not ending in ``.parquet``, so that no reader's glob finds one."""
+_LOGIN = re.compile(r"^([a-z0-9+.:-]+://)[^/@]*:[^/]*@", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -53,21 +56,66 @@ def hour_folder(hour: datetime) -> str:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A partition's new file, made and not yet seen by anybody.
+
+    Attributes:
+        uri: where it will be.
+        rows: in it.
+        bytes: of it.
+        sha256: of it, in hex.
+    """
+
+    uri: str
+    rows: int
+    bytes: int
+    sha256: str
+    _temporary: Path
+    _filesystem: fsspec.AbstractFileSystem
+    _path: str
+
+    def publish(self) -> Written:
+        """Put the file in the place of the former one, at once; one that is the same already is left alone.
+
+        Raises:
+            SinkError: the storage cannot be written; the former file stays as it was.
+        """
+        with _writing(self.uri):
+            replaced = not self._is_there()
+            if replaced and isinstance(self._filesystem, LocalFileSystem):
+                self._temporary.replace(self._path)
+                _sync_folder(Path(self._path).parent)
+            elif replaced:
+                self._filesystem.put_file(str(self._temporary), self._path)
+        return Written(self.uri, self.rows, self.bytes, self.sha256, replaced)
+
+    def _is_there(self) -> bool:
+        try:
+            if self._filesystem.size(self._path) != self.bytes:
+                return False
+            with self._filesystem.open(self._path, "rb") as former:
+                return hashlib.file_digest(former, "sha256").hexdigest() == self.sha256
+        except FileNotFoundError:
+            return False
+
+
+@dataclass(frozen=True)
 class ParquetStore:
     """A storage for Parquet files.
 
     Attributes:
         uri: a folder, or an fsspec URL such as ``s3://bucket/prefix``.
 
-    Files stand at ``<asset>/hour=YYYY-MM-DDTHH/part-0.parquet``. A file is made elsewhere first and then moved over
-    the old one (one rename, or one PUT): a reader gets one version or the other, never a part.
+    Files stand at ``<asset>/hour=YYYY-MM-DDTHH/part-0.parquet``. A file is made elsewhere first and then put over the
+    old one (one rename, or one PUT): a reader gets one version or the other, never a part. That holds for local
+    folders and object stores; a remote filesystem that writes in place (SFTP, SMB) promises less.
     """
 
-    uri: str
+    uri: str = field(repr=False)
 
     def path_of(self, table: Table, hour: datetime) -> str:
-        """Return the URI of a partition's file."""
-        return posixpath.join(self.uri.rstrip("/"), table.name, hour_folder(hour), FILE_NAME)
+        """Return the URI of a partition's file, as it may be shown: without a password."""
+        return _without_password(self._target(table, hour))
 
     def write(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> Written:
         """Replace a partition's file by these rows, one row group a batch; without any rows, by an empty file.
@@ -75,95 +123,171 @@ class ParquetStore:
         Raises:
             SinkError: the storage cannot be written; the old file stays as it was.
         """
+        with self.prepare(table, hour, batches) as prepared:
+            return prepared.publish()
+
+    @contextlib.contextmanager
+    def prepare(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> Iterator[Prepared]:
+        """Make a partition's new file; nobody sees it before ``publish``, and without that it is gone in the end.
+
+        So a file can be ready before a database transaction ends, and be published just before its commit.
+
+        Raises:
+            SinkError: the storage cannot be written; the old file stays as it was.
+        """
         target = self.path_of(table, hour)
-        filesystem, path = self._filesystem(target)
-        with self._writing(target):
-            local = isinstance(filesystem, LocalFileSystem)
-            folder = posixpath.dirname(path) if local else tempfile.gettempdir()
-            if local:
-                filesystem.makedirs(folder, exist_ok=True)
-                _remove_leftovers(Path(folder))
-            temporary = Path(folder) / f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
-            try:
-                rows = _write_file(temporary, table, batches)
+        filesystem, path = self._filesystem(self._target(table, hour))
+        folder = (
+            Path(posixpath.dirname(path)) if isinstance(filesystem, LocalFileSystem) else Path(tempfile.gettempdir())
+        )
+        temporary = folder / f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
+        with _writing(target):
+            if isinstance(filesystem, LocalFileSystem):
+                filesystem.makedirs(str(folder), exist_ok=True)
+                _remove_leftovers(folder)
+            handle = temporary.open("wb")
+        try:
+            with handle:
+                rows = _write_file(handle, target, table, batches)
+            with _writing(target):
                 size, digest = temporary.stat().st_size, _sha256(temporary)
-                replaced = not (local and Path(path).is_file() and _sha256(Path(path)) == digest)
-                if not local:
-                    filesystem.put_file(str(temporary), path)
-                elif replaced:
-                    temporary.replace(path)
-            finally:
+            yield Prepared(target, rows, size, digest, temporary, filesystem, path)
+        finally:
+            with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        return Written(target, rows, size, digest, replaced)
 
     def read(self, table: Table, hour: datetime, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield a partition's rows, one batch a row group; nothing where there is no file.
+        """Yield a partition's rows, one row group after the other; nothing where there is no file.
 
-        Columns that an older file lacks are null.
+        Columns and fields that an older file lacks are null, lists empty.
 
         Raises:
             SinkError: the file cannot be read.
         """
         target = self.path_of(table, hour)
-        filesystem, path = self._filesystem(target)
+        filesystem, path = self._filesystem(self._target(table, hour))
         wanted = arrow_schema(table)
         if columns is not None:
             wanted = pa.schema([wanted.field(name) for name in columns])
-        with self._reading(target):
-            if not filesystem.exists(path):
+        batches = _batches(filesystem, path, wanted)
+        while True:
+            # What the caller does with a batch is no affair of ours: only the reading is told as such.
+            with _reading(target):
+                batch = next(batches, None)
+            if batch is None:
                 return
-            with filesystem.open(path, "rb") as handle, pq.ParquetFile(handle) as file:
-                present = [name for name in wanted.names if name in file.schema_arrow.names]
-                for group in range(file.num_row_groups):
-                    for batch in file.read_row_group(group, columns=present).to_batches():
-                        yield _with_schema(batch, wanted)
+            yield batch
 
     def exists(self, table: Table, hour: datetime) -> bool:
         """Whether a partition has a file."""
-        filesystem, path = self._filesystem(self.path_of(table, hour))
-        with self._reading(path):
+        filesystem, path = self._filesystem(self._target(table, hour))
+        with _reading(self.path_of(table, hour)):
             return bool(filesystem.exists(path))
+
+    def probe(self) -> None:
+        """Check that the storage can be reached, and, for a folder, that it can be written; writes nothing.
+
+        Raises:
+            SinkError: it cannot.
+        """
+        filesystem, path = self._filesystem(self.uri)
+        with _writing(_without_password(self.uri)):
+            if not isinstance(filesystem, LocalFileSystem):
+                filesystem.exists(path)
+                return
+            folder = next(place for place in (Path(path), *Path(path).parents) if place.exists())
+            if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(f"{folder} is no folder that this user may write")
+
+    def rows(self, table: Table, hour: datetime) -> int | None:
+        """Return the number of rows in a partition's file, from its footer; None where there is no file.
+
+        Raises:
+            SinkError: the file cannot be read.
+        """
+        filesystem, path = self._filesystem(self._target(table, hour))
+        with _reading(self.path_of(table, hour)):
+            if not filesystem.exists(path):
+                return None
+            with filesystem.open(path, "rb") as handle, pq.ParquetFile(handle) as file:
+                return int(file.metadata.num_rows)
+
+    def _target(self, table: Table, hour: datetime) -> str:
+        return posixpath.join(self.uri.rstrip("/"), table.name, hour_folder(hour), FILE_NAME)
 
     def _filesystem(self, target: str) -> tuple[fsspec.AbstractFileSystem, str]:
         try:
             filesystem, path = fsspec.core.url_to_fs(target)
-        except (ValueError, ImportError) as error:
+            if not isinstance(filesystem, LocalFileSystem):
+                # A listing that this process remembers does not know what others have written since.
+                filesystem.invalidate_cache()
+        except Exception as error:
             raise SinkError(
-                f"TRAJECTORY_STORAGE_URI {self.uri!r} cannot be used: {error}. Give a folder or an fsspec URL, and"
-                " install the package that its protocol needs (`pip install s3fs` for s3://)."
+                f"TRAJECTORY_STORAGE_URI {_without_password(self.uri)!r} cannot be used: {error}. Give a folder or an"
+                " fsspec URL, and install the package that its protocol needs (`pip install s3fs` for s3://)."
             ) from error
         return filesystem, str(path)
 
-    @contextlib.contextmanager
-    def _writing(self, target: str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, pa.ArrowInvalid, pa.ArrowIOError) as error:
-            raise SinkError(
-                f"Writing {target} failed: {error}. The former file, if any, is untouched. Check that there is space"
-                " and that this user may write there (TRAJECTORY_STORAGE_URI), then materialise again."
-            ) from error
 
-    @contextlib.contextmanager
-    def _reading(self, target: str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, pa.ArrowInvalid) as error:
-            raise SinkError(
-                f"Reading {target} failed: {error}. Check TRAJECTORY_STORAGE_URI; if the file is damaged, materialise"
-                " the partition again."
-            ) from error
+def _without_password(uri: str) -> str:
+    """Return a URI as it may be shown: ``sftp://host/path``, no user and no password."""
+    return _LOGIN.sub(r"\1", uri)
 
 
-def _write_file(temporary: Path, table: Table, batches: Iterable[pa.RecordBatch]) -> int:
+@contextlib.contextmanager
+def _writing(target: str) -> Iterator[None]:
+    try:
+        yield
+    # Each kind of storage has errors of its own: botocore's are no OSError.
+    except Exception as error:
+        raise SinkError(
+            f"Writing {target} failed: {_told(error)}. The former file, if any, is untouched. Check that there is space"
+            " and that this user may write there (TRAJECTORY_STORAGE_URI), then materialise again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _reading(target: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise SinkError(
+            f"Reading {target} failed: {_told(error)}. Check TRAJECTORY_STORAGE_URI; if the file is damaged,"
+            " materialise the partition again."
+        ) from error
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _batches(filesystem: fsspec.AbstractFileSystem, path: str, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
+    if not filesystem.exists(path):
+        return
+    with filesystem.open(path, "rb") as handle, pq.ParquetFile(handle) as file:
+        present = [name for name in wanted.names if name in file.schema_arrow.names]
+        for group in range(file.num_row_groups):
+            for batch in file.read_row_group(group, columns=present).to_batches():
+                yield _with_schema(batch, wanted)
+
+
+def _write_file(handle: IO[bytes], target: str, table: Table, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write a file; errors of the storage are told as such, those of the rows' origin are passed on."""
     rows = 0
-    schema = arrow_schema(table)
-    with temporary.open("wb") as handle:
+    with _writing(target):
         # zstd level 1 without dictionaries on large text wrote fastest and no larger; small columns keep them.
-        with pq.ParquetWriter(handle, schema, compression="zstd", compression_level=1) as writer:
-            for batch in batches:
+        writer = pq.ParquetWriter(handle, arrow_schema(table), compression="zstd", compression_level=1)
+    try:
+        for batch in batches:
+            with _writing(target):
                 writer.write_batch(batch)
-                rows += batch.num_rows
+            rows += batch.num_rows
+    except BaseException:
+        with contextlib.suppress(Exception):
+            writer.close()
+        raise
+    with _writing(target):
+        writer.close()
         handle.flush()
         os.fsync(handle.fileno())
     return rows
@@ -178,10 +302,25 @@ def _with_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     arrays = [
         batch.column(field.name).cast(field.type)
         if field.name in batch.schema.names
-        else pa.nulls(len(batch), field.type)
+        else _nothing(field.type, len(batch))
         for field in schema
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _nothing(kind: pa.DataType, rows: int) -> "pa.Array[Any]":
+    nothing: list[Any] = [[] if pa.types.is_list(kind) else None] * rows
+    return pa.array(nothing, kind)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename outlast a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -5,22 +5,25 @@ follows from the answer (``refinement``).
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.hours import key_of
-from trajectory_pipeline.refinement.ask import Asked, Attempt, Judge, Session
+from trajectory_pipeline.hours import hour_of, key_of
+from trajectory_pipeline.refinement.ask import Attempt, Judge, Record, Session
 from trajectory_pipeline.refinement.assess import assess
 from trajectory_pipeline.refinement.policy import RefinementPolicy, verdict_key
 from trajectory_pipeline.refinement.pricing import is_simulated
-from trajectory_pipeline.refinement.prompt import messages
+from trajectory_pipeline.refinement.prompt import frame_tokens, messages
 from trajectory_pipeline.refinement.render import render
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
@@ -28,12 +31,15 @@ from trajectory_pipeline.schema.types import Scalar, Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
-from trajectory_pipeline.sinks.verdicts import VerdictStore, open_verdicts
+from trajectory_pipeline.sinks.verdicts import Spent, VerdictStore, open_verdicts
 from trajectory_pipeline.trajectories.document import document_of
 from trajectory_pipeline.trajectories.json_text import write
 
 FINAL = frozenset({"judged", "insufficient_evidence", "not_eligible", "quarantined"})
 """Statuses that are not asked about again under the same policy and content."""
+
+_ROWS_PER_GROUP = 500
+_LOG = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -96,7 +102,7 @@ def materialize_refined_outcomes(
         progress: is told how far it is, now and then.
 
     Raises:
-        SinkError: a sink cannot be read or written; verdicts stored so far stay.
+        SinkError: a sink cannot be read or written; verdicts stored so far stay, and calls under way are waited for.
         PipelineError: the partition has no trajectories yet.
     """
     key = key_of(hour)
@@ -105,31 +111,43 @@ def materialize_refined_outcomes(
             f"There are no trajectories of {key} in {store.uri}: materialise trajectories of that partition first."
         )
     result = RefinementResult()
-    verdicts: list[Row] = []
+    keys: list[tuple[str, str]] = []
     with open_verdicts(database) as verdict_store, verdict_store.judging(key):
         verdict_store.use_policy(policy.policy_id, policy.definition, policy.model)
+        judging = _Judging(store, verdict_store, judge, policy, concurrency, result, progress or (lambda _: None))
         for batch in store.read(TRAJECTORIES, hour):
-            rows = [row for row in batch.to_pylist() if row["deleted_at"] is None]
-            tasks = [_task(row, verdict_store, policy) for row in rows]
-            asyncio.run(_judge_all(tasks, verdict_store, judge, policy, concurrency, result, progress))
-            found = verdict_store.verdicts([(task.run_id, task.verdict_key) for task in tasks])
-            verdicts.extend(found[task.run_id, task.verdict_key] for task in tasks)
-    for verdict in verdicts:
-        _count(verdict, result)
-    with database.partition(REFINED_OUTCOMES.name, key) as partition:
-        result.written = store.write(REFINED_OUTCOMES, hour, [_batch(verdicts)] if verdicts else [])
-        partition.record(
-            LedgerEntry(
-                asset=REFINED_OUTCOMES.name,
-                partition_key=key,
-                result="complete",
-                counts={**result.statuses, "calls": result.calls},
-                content_digest=result.written.sha256,
-                schema_version=SCHEMA_VERSION,
-                dagster_run_id=dagster_run_id,
+            tasks = [judging.task(row) for row in batch.to_pylist() if row["deleted_at"] is None]
+            _run(judging.judge_all(tasks))
+            keys.extend(task.key for task in tasks)
+        rows = _batches(verdict_store, sorted(keys), result)
+        with (
+            database.partition(REFINED_OUTCOMES.name, key) as partition,
+            store.prepare(REFINED_OUTCOMES, hour, rows) as prepared,
+        ):
+            partition.record(
+                LedgerEntry(
+                    asset=REFINED_OUTCOMES.name,
+                    partition_key=key,
+                    result="complete",
+                    counts={**result.statuses, "calls": result.calls},
+                    content_digest=prepared.sha256,
+                    schema_version=SCHEMA_VERSION,
+                    dagster_run_id=dagster_run_id,
+                )
             )
-        )
+            result.written = prepared.publish()
     return result
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end, also where this thread runs a loop already, as a notebook's does."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        executor.submit(asyncio.run, work).result()
 
 
 @dataclass(frozen=True)
@@ -141,131 +159,198 @@ class _Task:
     verdict_key: str
 
     @property
-    def run_id(self) -> str:
-        return str(self.row["run_id"])
+    def key(self) -> tuple[str, str]:
+        return str(self.row["run_id"]), self.verdict_key
 
 
-def _task(row: Row, verdict_store: VerdictStore, policy: RefinementPolicy) -> _Task:
-    earlier = verdict_store.earlier_runs(row["run_id"]) if row["continues_run_id"] else []
-    digests = [run["content_digest"] for run in earlier]
-    return _Task(row, earlier, verdict_key([*digests, row["content_digest"]], policy))
+@dataclass
+class _Judging:
+    """The judging of one partition.
 
+    A verdict is stored before its task is done. If storing fails, nothing more is asked, and what is under way is
+    waited for: it is paid for, and may still be stored. A fault of ours in one verdict is that verdict's.
+    """
 
-async def _judge_all(
-    tasks: Sequence[_Task],
-    verdict_store: VerdictStore,
-    judge: Judge,
-    policy: RefinementPolicy,
-    concurrency: int,
-    result: RefinementResult,
-    progress: Callable[[str], None] | None,
-) -> None:
-    there = verdict_store.verdicts([(task.run_id, task.verdict_key) for task in tasks])
-    due = [
-        task for task in tasks if (there.get((task.run_id, task.verdict_key)) or {}).get("verdict_status") not in FINAL
-    ]
-    result.reused += len(tasks) - len(due)
-    slots = asyncio.Semaphore(concurrency)
-    database_turn = asyncio.Lock()
-    done = 0
+    parquet: ParquetStore
+    verdicts: VerdictStore
+    judge: Judge
+    policy: RefinementPolicy
+    concurrency: int
+    result: RefinementResult
+    progress: Callable[[str], None]
 
-    async def stored(save: Callable[[Row], None], row: Row) -> None:
-        async with database_turn:
-            await asyncio.to_thread(save, row)
+    def __post_init__(self) -> None:
+        self._transcript_tokens = self.policy.max_prompt_tokens - frame_tokens()
 
-    async def judge_one(task: _Task, session: Session) -> None:
-        nonlocal done
-        async with slots:
-            before = (there.get((task.run_id, task.verdict_key)) or {}).get("attempts", 0)
-            await stored(
-                verdict_store.save_verdict, await _verdict(task, session, verdict_store, policy, before, stored, result)
-            )
-        done += 1
-        if progress is not None and (done % 25 == 0 or done == len(due)):
-            progress(f"{done} of {len(due)} trajectories judged, {result.cost_usd} USD")
+    def task(self, row: Row) -> _Task:
+        earlier = self.verdicts.earlier_runs(row["run_id"]) if row["continues_run_id"] else []
+        digests = [run["content_digest"] for run in earlier]
+        return _Task(row, earlier, verdict_key([*digests, row["content_digest"]], self.policy))
 
-    async with judge.session() as session, asyncio.TaskGroup() as group:
-        for task in due:
-            group.create_task(judge_one(task, session))
+    async def judge_all(self, tasks: Sequence[_Task]) -> None:
+        there = self.verdicts.verdicts([task.key for task in tasks])
+        due = [task for task in tasks if (there.get(task.key) or {}).get("verdict_status") not in FINAL]
+        spent = self.verdicts.spent([task.key for task in due])
+        self.result.reused += len(tasks) - len(due)
+        # One connection: a statement at a time, and off the loop, which has answers to read.
+        self._database_turn = asyncio.Lock()
+        waiting, failures, done = deque(due), list[Exception](), 0
 
+        async def work(session: Session) -> None:
+            nonlocal done
+            while waiting and not failures:
+                task = waiting.popleft()
+                try:
+                    await self._judge_one(task, session, spent.get(task.key, Spent()))
+                except Exception as error:  # raised below, when nothing is under way any more
+                    failures.append(error)
+                    return
+                done += 1
+                if done % 25 == 0 or done == len(due):
+                    self.progress(f"{done} of {len(due)} trajectories judged, {self.result.cost_usd} USD")
 
-Stored = Callable[[Callable[[Row], None], Row], Any]
+        if not due:
+            return
+        async with self.judge.session() as session:
+            await asyncio.gather(*(work(session) for _ in range(min(self.concurrency, len(due)))))
+        if failures:
+            raise failures[0]
 
+    async def _judge_one(self, task: _Task, session: Session, before: Spent) -> None:
+        made: dict[str, Attempt] = {}
+        verdict: Row = {
+            "run_id": task.row["run_id"],
+            "verdict_key": task.verdict_key,
+            "policy_id": self.policy.policy_id,
+            "partition_key": task.row["partition_key"],
+            "content_digest": task.row["content_digest"],
+            "simulated": False,
+        }
 
-async def _verdict(
-    task: _Task,
-    session: Session,
-    verdict_store: VerdictStore,
-    policy: RefinementPolicy,
-    attempts_before: int,
-    stored: Stored,
-    result: RefinementResult,
-) -> Row:
-    verdict: Row = {
-        "run_id": task.run_id,
-        "verdict_key": task.verdict_key,
-        "policy_id": policy.policy_id,
-        "partition_key": task.row["partition_key"],
-        "content_digest": task.row["content_digest"],
-        "simulated": False,
-        "attempts": attempts_before,
-    }
-    if task.row["message_count"] == 0:
-        reason = "the run ended before anything was said: there is nothing to judge"
-        return {**verdict, "verdict_status": "not_eligible", "error_class": "no_messages", "error_message": reason}
-    rendered = render([*(run["data"] for run in task.earlier), document_of(task.row)], policy.max_prompt_tokens)
-    if not rendered.fits:
-        reason = (
-            f"the transcript does not fit into {policy.max_prompt_tokens} tokens (TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS)"
+        async def record(attempt: Attempt) -> None:
+            made[attempt.attempt_id] = attempt
+            await self._in_database(self.verdicts.save_attempt, _attempt_row(attempt, verdict))
+
+        try:
+            said = await self._said(task, session, record)
+        except PipelineError:
+            raise
+        except Exception as error:
+            _LOG.exception("The verdict on %s failed by a fault of trajectory-pipeline", task.row["run_id"])
+            said = _failed("internal_error", f"a fault of trajectory-pipeline: {type(error).__name__}: {error}")
+        attempts = list(made.values())
+        self._count(attempts)
+        await self._in_database(
+            self.verdicts.save_verdict, {**verdict, **_spent(attempts, before), **self._model(attempts), **said}
         )
-        return {**verdict, "verdict_status": "failed", "error_class": "too_long", "error_message": reason}
-    result.asked += 1
 
-    async def record(attempt: Attempt) -> None:
-        await stored(verdict_store.save_attempt, _attempt_row(attempt, verdict))
+    async def _said(self, task: _Task, session: Session, record: Record) -> Row:
+        """Return what there is to say of a trajectory: its verdict, or why there is none."""
+        if task.row["message_count"] == 0:
+            return {
+                "verdict_status": "not_eligible",
+                "error_class": "no_messages",
+                "error_message": "the run ended before anything was said: there is nothing to judge",
+            }
+        documents: list[Mapping[str, Any]] = []
+        for run in task.earlier:
+            document = await self._in_database(self.verdicts.document, run["run_id"]) or self._whole_document(run)
+            if document is None:
+                words = f"the document of the earlier run {run['run_id']} is neither in Postgres nor in Parquet"
+                return _failed("earlier_run_missing", f"{words}: materialise trajectories of {run['partition_key']}")
+            documents.append(document)
+        rendered = render([*documents, document_of(task.row)], self._transcript_tokens)
+        if not rendered.fits:
+            limit = f"{self.policy.max_prompt_tokens} tokens (TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS)"
+            return _failed("too_long", f"the transcript does not fit into a prompt of {limit}")
+        self.result.asked += 1
+        asked = await session.ask(messages(rendered.text), record, record)
+        if asked.answer is not None:
+            assessment = assess(asked.answer, rendered, task.row["heuristic_outcome"])
+            return {
+                **assessment.columns,
+                "verdict_status": assessment.verdict_status,
+                "coverage": rendered.coverage,
+                "judged_at": datetime.now(UTC),
+            }
+        last = asked.attempts[-1]
+        return {
+            **_failed(last.error_class, last.error_message),
+            "verdict_status": "quarantined" if asked.unusable else "failed",
+            "coverage": rendered.coverage,
+            "raw_answer": asked.raw_answer,
+        }
 
-    asked = await session.ask(messages(rendered.text), record, record)
-    result.calls += len(asked.attempts)
-    for attempt in asked.attempts:
-        result.cost_usd += attempt.cost_usd or 0
-        result.unpriced_calls += attempt.cost_usd is None
-    answered = {attempt.answered_model for attempt in asked.attempts if attempt.answered_model}
-    result.models |= answered
-    verdict = {**verdict, **_spent(asked, attempts_before), "coverage": rendered.coverage}
-    verdict["model"] = asked.attempts[-1].answered_model
-    verdict["simulated"] = is_simulated(verdict["model"])
-    if asked.answer is not None:
-        assessment = assess(asked.answer, rendered, task.row["heuristic_outcome"])
-        judged_at = datetime.now(UTC)
-        return {**verdict, **assessment.columns, "verdict_status": assessment.verdict_status, "judged_at": judged_at}
-    last = asked.attempts[-1]
+    def _whole_document(self, run: Mapping[str, Any]) -> Row | None:
+        """Return a document that ``jsonb`` cannot hold, from Parquet."""
+        for batch in self.parquet.read(TRAJECTORIES, hour_of(run["partition_key"])):
+            found = batch.filter(pc.equal(batch.column("run_id"), run["run_id"])).to_pylist()
+            if found:
+                return document_of(found[0])
+        return None
+
+    async def _in_database(self, work: Callable[[Any], Any], argument: Any) -> Any:
+        async with self._database_turn:
+            return await asyncio.to_thread(work, argument)
+
+    def _count(self, attempts: Sequence[Attempt]) -> None:
+        self.result.calls += len(attempts)
+        self.result.unpriced_calls += sum(attempt.cost_usd is None for attempt in attempts)
+        self.result.cost_usd += sum((attempt.cost_usd or Decimal(0) for attempt in attempts), Decimal(0))
+        self.result.models |= {attempt.answered_model for attempt in attempts if attempt.answered_model}
+
+    def _model(self, attempts: Sequence[Attempt]) -> Row:
+        if not attempts:
+            return {}
+        answered = attempts[-1].answered_model
+        # Whatever name it gives itself, it answers under the name that was asked for.
+        return {"model": answered, "simulated": is_simulated(answered) or is_simulated(attempts[-1].model)}
+
+
+def _failed(error_class: str | None, error_message: str | None) -> Row:
+    return {"verdict_status": "failed", "error_class": error_class, "error_message": error_message}
+
+
+def _spent(attempts: Sequence[Attempt], before: Spent) -> Row:
+    """Return what all calls for a verdict took: those of now, and those before."""
+    used = [attempt.usage for attempt in attempts if attempt.usage is not None]
     return {
-        **verdict,
-        "verdict_status": "quarantined" if asked.unusable else "failed",
-        "error_class": last.error_class,
-        "error_message": last.error_message,
-        "raw_answer": asked.raw_answer,
+        "attempts": before.attempts + len(attempts),
+        "input_tokens": _sum(before.input_tokens, *(usage.input_tokens for usage in used)),
+        "cached_input_tokens": _sum(before.cached_input_tokens, *(usage.cached_input_tokens for usage in used)),
+        "output_tokens": _sum(before.output_tokens, *(usage.output_tokens for usage in used)),
+        "cost_usd": _sum(before.cost_usd, *(attempt.cost_usd for attempt in attempts)),
     }
 
 
-def _spent(asked: Asked, attempts_before: int) -> Row:
-    used = [attempt.usage for attempt in asked.attempts if attempt.usage is not None]
-    costs = [attempt.cost_usd for attempt in asked.attempts]
-    told = [usage.cached_input_tokens for usage in used if usage.cached_input_tokens is not None]
-    known = [cost for cost in costs if cost is not None]
-    return {
-        "input_tokens": sum(usage.input_tokens for usage in used) if used else None,
-        "cached_input_tokens": sum(told) if told else None,
-        "output_tokens": sum(usage.output_tokens for usage in used) if used else None,
-        "cost_usd": sum(known, Decimal(0)) if known else None,
-        "attempts": attempts_before + len(asked.attempts),
-    }
+def _sum(*values: Any) -> Any:
+    """Return the sum of what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known[1:], known[0]) if known else None
 
 
 def _attempt_row(attempt: Attempt, verdict: Row) -> Row:
     row = asdict(attempt)
     usage = row.pop("usage") or {}
     return {**row, **usage, **{name: verdict[name] for name in ("run_id", "verdict_key", "policy_id")}}
+
+
+def _batches(
+    verdict_store: VerdictStore, keys: Sequence[tuple[str, str]], result: RefinementResult
+) -> Iterator[pa.RecordBatch]:
+    """Yield the verdicts as they are stored, some at a time, and count them."""
+    json_columns = {column.name for column in REFINED_OUTCOMES.in_sink(Sink.PARQUET) if column.type is Scalar.JSON}
+    for first in range(0, len(keys), _ROWS_PER_GROUP):
+        portion = keys[first : first + _ROWS_PER_GROUP]
+        found = verdict_store.verdicts(portion)
+        rows = [found[key] for key in portion]
+        for row in rows:
+            _count(row, result)
+        written = [
+            {name: write(value) if name in json_columns and value is not None else value for name, value in row.items()}
+            for row in rows
+        ]
+        yield pa.RecordBatch.from_pylist(written, schema=arrow_schema(REFINED_OUTCOMES))
 
 
 def _count(verdict: Row, result: RefinementResult) -> None:
@@ -275,12 +360,3 @@ def _count(verdict: Row, result: RefinementResult) -> None:
     if verdict["verdict_status"] in ("failed", "quarantined"):
         result.errors[verdict["error_class"]] += 1
     result.disagreements += bool(verdict["disagrees"])
-
-
-def _batch(verdicts: Sequence[Row]) -> pa.RecordBatch:
-    json_columns = {column.name for column in REFINED_OUTCOMES.in_sink(Sink.PARQUET) if column.type is Scalar.JSON}
-    rows = [
-        {name: write(value) if name in json_columns and value is not None else value for name, value in row.items()}
-        for row in sorted(verdicts, key=lambda row: str(row["run_id"]))
-    ]
-    return pa.RecordBatch.from_pylist(rows, schema=arrow_schema(REFINED_OUTCOMES))

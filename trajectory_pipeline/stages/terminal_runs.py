@@ -6,6 +6,7 @@ Belongs here: what is carried forward from the former file, and the ledger entry
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -44,7 +45,7 @@ class RawCounts:
         for name in ("steps", "foreign_steps", "messages"):
             lengths = pc.sum(pc.list_value_length(batch.column(name))).as_py() or 0
             setattr(self, name, getattr(self, name) + lengths)
-        self.run_ids.update(batch.column("run_id").to_pylist())
+        self.run_ids.update(_run_ids(batch))
 
     def by_name(self) -> dict[str, int]:
         """Return the counts as the ledger holds them."""
@@ -102,42 +103,50 @@ def materialize_terminal_runs(
     key = key_of(hour)
     with database.partition(TERMINAL_RUNS.name, key) as partition, source.snapshot() as snapshot:
         counts = RawCounts()
-        written = store.write(TERMINAL_RUNS, hour, _rows(hour, snapshot, store, counts))
-        partition.record(
-            LedgerEntry(
-                asset=TERMINAL_RUNS.name,
-                partition_key=key,
-                result="complete",
-                counts=counts.by_name(),
-                content_digest=written.sha256,
-                schema_version=SCHEMA_VERSION,
-                fingerprint=fingerprints(snapshot, hour, hour + HOUR).get(hour, EMPTY),
-                snapshot_at=snapshot.taken_at,
-                dagster_run_id=dagster_run_id,
+        with store.prepare(TERMINAL_RUNS, hour, _rows(hour, snapshot, store, database, counts)) as prepared:
+            partition.record(
+                LedgerEntry(
+                    asset=TERMINAL_RUNS.name,
+                    partition_key=key,
+                    result="complete",
+                    counts=counts.by_name(),
+                    content_digest=prepared.sha256,
+                    schema_version=SCHEMA_VERSION,
+                    fingerprint=fingerprints(snapshot, hour, hour + HOUR).get(hour, EMPTY),
+                    snapshot_at=snapshot.taken_at,
+                    dagster_run_id=dagster_run_id,
+                )
             )
-        )
+            written = prepared.publish()
     return TerminalRunsResult(
         counts, written, snapshot.taken_at, snapshot.catalogue.unknown_columns, snapshot.catalogue.absent_columns
     )
 
 
-def _rows(hour: datetime, snapshot: Snapshot, store: ParquetStore, counts: RawCounts) -> Iterator[pa.RecordBatch]:
+def _rows(
+    hour: datetime, snapshot: Snapshot, store: ParquetStore, database: TrajectoryDatabase, counts: RawCounts
+) -> Iterator[pa.RecordBatch]:
     for batch in snapshot.terminal_runs(hour, hour + HOUR):
         counts.add(batch)
         yield batch
-    former = {
-        run_id for batch in store.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in batch.column("run_id").to_pylist()
-    }
+    former = {run_id for batch in store.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in _run_ids(batch)}
     left = sorted(former - counts.run_ids)
     # One that is still there moved to another partition, or runs again: it is not this partition's any more.
-    gone = pa.array([run_id for run_id, where in snapshot.whereabouts(left).items() if not where.exists], pa.string())
-    if not len(gone):
+    deleted = [run_id for run_id, where in snapshot.whereabouts(left).items() if not where.exists]
+    if not deleted:
         return
+    # One that had moved before it was deleted is carried forward there.
+    elsewhere = set(database.moved_on(key_of(hour), deleted))
+    gone = pa.array([run_id for run_id in deleted if run_id not in elsewhere], pa.string())
     for batch in store.read(TERMINAL_RUNS, hour):
         carried = batch.filter(pc.is_in(batch.column("run_id"), value_set=gone))
         if carried.num_rows:
             counts.deleted_runs += carried.num_rows
             yield _marked(carried, snapshot.taken_at)
+
+
+def _run_ids(batch: pa.RecordBatch) -> list[str]:
+    return cast(list[str], batch.column("run_id").to_pylist())
 
 
 def _marked(batch: pa.RecordBatch, noticed_at: datetime) -> pa.RecordBatch:

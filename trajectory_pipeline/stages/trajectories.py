@@ -5,10 +5,13 @@ Belongs here: the flow of batches, conservation, the ledger entry. Does not belo
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.hours import key_of
@@ -34,6 +37,7 @@ class Conservation:
         quarantined: runs that could not be converted.
         quarantined_steps: their steps.
         quarantined_messages: their messages.
+        moved_runs: raw rows left out on both sides: another partition holds a newer version of these runs.
     """
 
     runs_in: int = 0
@@ -45,6 +49,7 @@ class Conservation:
     quarantined: int = 0
     quarantined_steps: int = 0
     quarantined_messages: int = 0
+    moved_runs: int = 0
 
     @property
     def holds(self) -> bool:
@@ -110,9 +115,10 @@ def materialize_trajectories(
             f"There are no raw rows of {key} in {store.uri}: materialise terminal_runs of that partition first."
         )
     result = TrajectoriesResult()
-    with database.partition(TRAJECTORIES.name, key) as partition:
+    with database.partition(TRAJECTORIES.name, key) as partition, ExitStack() as stack:
         with partition.staging() as staging:
-            result.written = store.write(TRAJECTORIES, hour, _rows(hour, key, store, staging, result))
+            rows = _rows(hour, key, store, database, staging, result)
+            prepared = stack.enter_context(store.prepare(TRAJECTORIES, hour, rows))
         result.merged = partition.merge()
         partition.set_quarantine([asdict(run) for run in result.quarantined])
         partition.record(
@@ -121,19 +127,28 @@ def materialize_trajectories(
                 partition_key=key,
                 result="quarantined" if result.quarantined else "complete",
                 counts=result.conservation.by_name(),
-                content_digest=result.written.sha256,
+                content_digest=prepared.sha256,
                 schema_version=SCHEMA_VERSION,
                 dagster_run_id=dagster_run_id,
             )
         )
+        # The last thing before the commit: whatever fails earlier leaves both sinks as they were.
+        result.written = prepared.publish()
     return result
 
 
 def _rows(
-    hour: datetime, key: str, store: ParquetStore, staging: Staging, result: TrajectoriesResult
+    hour: datetime,
+    key: str,
+    store: ParquetStore,
+    database: TrajectoryDatabase,
+    staging: Staging,
+    result: TrajectoriesResult,
 ) -> Iterator[pa.RecordBatch]:
     counts = result.conservation
-    for raw in store.read(TERMINAL_RUNS, hour):
+    for batch in store.read(TERMINAL_RUNS, hour):
+        raw = without_moved(batch, key, database)
+        counts.moved_runs += batch.num_rows - raw.num_rows
         conversion = convert_batch(raw, key)
         for name, column in (("steps_in", "steps"), ("messages_in", "messages")):
             setattr(counts, name, getattr(counts, name) + _total_length(raw, column))
@@ -159,6 +174,15 @@ def _rows(
         raise PipelineError(f"Rows of {key} would be lost: {counts}. Nothing was written; this is a defect, report it.")
 
 
+def without_moved(raw: pa.RecordBatch, partition_key: str, database: TrajectoryDatabase) -> pa.RecordBatch:
+    """Return raw rows without those of runs that another partition holds a newer version of."""
+    moved = database.moved_on(partition_key, [str(run_id) for run_id in raw.column("run_id").to_pylist()])
+    if not moved:
+        return raw
+    return raw.filter(pc.invert(pc.is_in(raw.column("run_id"), value_set=pa.array(moved, pa.string()))))
+
+
 def _total_length(batch: pa.RecordBatch, column: str) -> int:
-    offsets = batch.column(column).offsets
+    lists: Any = batch.column(column)
+    offsets = lists.offsets
     return int(offsets[-1].as_py() - offsets[0].as_py())

@@ -4,9 +4,10 @@ Belongs here: independent counts, taken from the sinks themselves and not from w
 Does not belong here: what follows from a difference (``orchestration.checks``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +17,7 @@ from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.stages.trajectories import without_moved
 
 COUNTED = ("runs", "steps", "messages")
 
@@ -28,7 +30,7 @@ class Verification:
         raw: runs, steps and messages in ``terminal_runs``.
         parquet: in ``trajectories``, and in the quarantine.
         postgres: in the table, and in the quarantine.
-        differences: a sentence for each count that is not equal.
+        differences: a sentence for each count that is not equal, and for runs in which the sinks disagree.
     """
 
     raw: Mapping[str, int]
@@ -38,43 +40,70 @@ class Verification:
 
 
 def verify_partition(hour: datetime, store: ParquetStore, database: TrajectoryDatabase) -> Verification:
-    """Count a partition's runs, own steps and messages in the raw rows and in both sinks.
+    """Count a partition's runs, own steps and messages in the raw rows and in both sinks, and compare these by run.
 
     Raises:
         SinkError: a sink cannot be read.
     """
     key = key_of(hour)
     raw = dict.fromkeys(COUNTED, 0)
-    for batch in store.read(TERMINAL_RUNS, hour, ["run_id", "steps", "messages"]):
+    for rows in store.read(TERMINAL_RUNS, hour, ["run_id", "steps", "messages"]):
+        batch = without_moved(rows, key, database)
         raw["runs"] += batch.num_rows
         for name in ("steps", "messages"):
             raw[name] += _items(batch.column(name))
     quarantined = database.rows(
-        "SELECT count(*) AS runs, coalesce(sum(steps), 0)::bigint AS steps, coalesce(sum(messages), 0)::bigint AS messages"
-        " FROM trajectory.quarantine WHERE partition_key = %s",
+        "SELECT count(*) AS runs, coalesce(sum(steps), 0)::bigint AS steps,"
+        " coalesce(sum(messages), 0)::bigint AS messages FROM trajectory.quarantine WHERE partition_key = %s",
         [key],
     )[0]
     parquet = {name: int(quarantined[name]) for name in COUNTED}
     for batch in store.read(TRAJECTORIES, hour, ["run_id", "turns"]):
-        turns = pc.list_flatten(batch.column("turns"))
+        turns: Any = pc.list_flatten(batch.column("turns"))
         parquet["runs"] += batch.num_rows
-        own = pc.and_(pc.is_valid(turns.field("step_id")), pc.is_valid(turns.field("input_tokens")))
-        parquet["steps"] += pc.sum(own).as_py() or 0
+        own: Any = pc.and_(pc.is_valid(turns.field("step_id")), pc.is_valid(turns.field("input_tokens")))
+        parquet["steps"] += own.true_count
         parquet["messages"] += _items(turns.field("messages"))
+    digests = dict(_digests(hour, store))
+    there = {
+        row["run_id"]: row["content_digest"]
+        for row in database.rows(
+            "SELECT run_id, content_digest FROM trajectory.trajectories WHERE partition_key = %s", [key]
+        )
+    }
     row = database.rows(
         "SELECT count(*) AS runs, coalesce(sum(step_count), 0)::bigint AS steps,"
         " coalesce(sum(message_count), 0)::bigint AS messages FROM trajectory.trajectories WHERE partition_key = %s",
         [key],
     )[0]
     postgres = {name: int(row[name]) + int(quarantined[name]) for name in COUNTED}
-    differences = tuple(
-        f"{key}: {raw[name]} {name} in the raw rows, {there[name]} in {sink}"
-        for sink, there in (("Parquet", parquet), ("Postgres", postgres))
+    counted = (
+        f"{key}: {raw[name]} {name} in the raw rows, {counts[name]} in {sink}"
+        for sink, counts in (("Parquet", parquet), ("Postgres", postgres))
         for name in COUNTED
-        if there[name] != raw[name]
+        if counts[name] != raw[name]
     )
-    return Verification(raw, parquet, postgres, differences)
+    return Verification(raw, parquet, postgres, (*counted, *_compared(key, digests, there)))
 
 
-def _items(lists: pa.Array) -> int:
+def _digests(hour: datetime, store: ParquetStore) -> Iterator[tuple[str, str]]:
+    for batch in store.read(TRAJECTORIES, hour, ["run_id", "content_digest"]):
+        yield from zip(batch.column("run_id").to_pylist(), batch.column("content_digest").to_pylist(), strict=True)
+
+
+def _compared(key: str, parquet: Mapping[str, str], postgres: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each kind of disagreement between the sinks, with the first run that shows it."""
+    for words, run_ids in (
+        ("in Parquet and not in Postgres", parquet.keys() - postgres.keys()),
+        ("in Postgres and not in Parquet", postgres.keys() - parquet.keys()),
+        (
+            "of another content in Parquet than in Postgres",
+            {run_id for run_id in parquet.keys() & postgres.keys() if parquet[run_id] != postgres[run_id]},
+        ),
+    ):
+        if run_ids:
+            yield f"{key}: {len(run_ids)} run(s) {words}, first {min(run_ids)}"
+
+
+def _items(lists: "pa.Array[Any]") -> int:
     return pc.sum(pc.list_value_length(lists)).as_py() or 0

@@ -23,7 +23,11 @@ def answer_to(transcript: str) -> JudgeAnswer:
     answer = judge(parse_transcript(transcript))
     checked = JudgeAnswer.model_validate(answer)  # the rules alone, before any fitting, are already a whole answer
     for citation in [*checked.failure.evidence, *(c for r in checked.requirements for c in r.evidence)]:
-        shown = transcript.split(citation.message_id, 1)[1].split("\n[", 1)[0]
+        if citation.quote.startswith("!!"):
+            assert f" {citation.message_id} " in citation.quote
+            shown = transcript
+        else:
+            shown = transcript.split(citation.message_id, 1)[1].split("\n[", 1)[0]
         assert citation.quote in shown
         assert len(citation.quote) <= 200
     return checked
@@ -86,8 +90,8 @@ def test_a_persons_no_is_the_persons() -> None:
         ("!! step step-1 failed: LLMAuthenticationError: wrong API key", "llm_provider", "authentication"),
         ("!! step step-1 failed: ContextWindowExceededError: too long", "infrastructure", "context_overflow"),
         ("!! step step-1 failed: LLMTimeoutError: request timed out", "llm_provider", "timeout"),
-        ("!! run error: Service unavailable", "llm_provider", "service_error"),
-        ("!! run error: KeyError: 'x'", "infrastructure", "other"),
+        ("!! run run-1 error: Service unavailable", "llm_provider", "service_error"),
+        ("!! run run-1 error: KeyError: 'x'", "infrastructure", "other"),
     ],
 )
 def test_an_error_line_makes_the_run_a_failure_of_the_kind_its_words_name(line: str, owner: str, mode: str) -> None:
@@ -96,6 +100,9 @@ def test_an_error_line_makes_the_run_a_failure_of_the_kind_its_words_name(line: 
     assert (answer.failure.owner, answer.failure.mode) == (owner, mode)
     assert (answer.failure.other_mode is not None) == (mode == "other")
     assert answer.failure.first_wrong_step == ("step-1" if "step-1" in line else None)
+    where = "step-1" if "step-1" in line else "run-1"
+    cited = [*answer.failure.evidence, *(c for r in answer.requirements for c in r.evidence)]
+    assert {(citation.message_id, citation.quote) for citation in cited} == {(where, line)}
 
 
 def test_an_error_that_was_recovered_from_is_no_failure_and_raises_the_rating() -> None:

@@ -40,7 +40,7 @@ def test_messages_are_taken_apart() -> None:
 
 def test_what_looks_like_a_header_within_a_body_is_text() -> None:
     header = "[2] message-b role=tool kind=tool step=step-1 run=run-1"
-    block = f"[1] message-a role=user kind=user\n  {header}\n  !! run error: x\n"
+    block = f"[1] message-a role=user kind=user\n  {header}\n  !! run run-1 error: x\n"
     transcript = parse_transcript(block)
     assert len(transcript.messages) == 1
     assert transcript.errors == []
@@ -60,15 +60,23 @@ def test_approvals_and_errors_are_read() -> None:
         "[1] message-a role=approval kind=approval step=step-1 run=run-1\n"
         "  ?? approval call_1 approve=false reason=too dear, my friend\n"
         "!! step step-1 failed: LLMRateLimitError: 429: slow down\n"
-        "!! run error: it broke\n"
+        "!! run run-1 error: it broke\n"
+        "!! run error: somewhere\n"
     )
     transcript = parse_transcript(block)
     (approval,) = transcript.messages[0].approvals
     assert (approval.call_id, approval.approve, approval.reason) == ("call_1", False, "too dear, my friend")
-    assert [(e.step_id, e.error_type, e.message) for e in transcript.errors] == [
-        ("step-1", "LLMRateLimitError", "429: slow down"),
-        (None, None, "it broke"),
+    assert [(e.step_id, e.run_id, e.error_type, e.message) for e in transcript.errors] == [
+        ("step-1", None, "LLMRateLimitError", "429: slow down"),
+        (None, "run-1", None, "it broke"),
+        (None, None, None, "somewhere"),
     ]
+    assert transcript.errors[1].line == "!! run run-1 error: it broke"
+
+
+def test_a_note_of_what_is_not_shown_is_no_text_of_a_message() -> None:
+    block = f"{ORDER_RUN}[… the run run-0, which run-1 continues, is not shown …]\n"
+    assert parse_transcript(block).messages == parse_transcript(ORDER_RUN).messages
 
 
 def test_text_after_reasoning_is_told_from_it_with_or_without_a_line_between() -> None:

@@ -1,0 +1,142 @@
+"""The command ``doctor``: looks at settings, databases and indexes, and says what to do; changes nothing.
+
+Belongs here: what is looked at, and the advice. Does not belong here: any mending.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from trajectory_pipeline.endpoints import Endpoints, resolve
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.hours import HOUR, floor
+from trajectory_pipeline.letta.census import stuck_runs
+from trajectory_pipeline.letta.connection import literal
+from trajectory_pipeline.letta.fingerprint import fingerprints
+from trajectory_pipeline.letta.source import LettaSource, Snapshot
+from trajectory_pipeline.schema.letta import RUNS, TERMINAL_STATUSES
+from trajectory_pipeline.settings import Settings, load_settings, without_password
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
+from trajectory_pipeline.sinks.parquet import ParquetStore
+
+_SLOW_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: was looked at.
+        state: ``ok``, ``advice`` (it works, and could be better) or ``wrong`` (it cannot work).
+        words: what was found, and what to do.
+    """
+
+    what: str
+    state: str
+    words: str
+
+
+def examine() -> Iterator[Finding]:
+    """Yield what is found, one by one, as it is found."""
+    try:
+        settings = load_settings()
+        endpoints = resolve(settings)
+    except PipelineError as error:
+        yield Finding("settings", "wrong", str(error))
+        return
+    yield Finding("settings", "ok", "every setting can be read")
+    yield from _source(settings, endpoints)
+    yield _tried("trajectory database", lambda: _database(endpoints))
+    yield _tried("Parquet storage", lambda: _storage(settings))
+    if settings.judge_missing:
+        yield Finding("judge", "advice", settings.judge_missing)
+    else:
+        yield Finding("judge", "ok", f"{settings.judge_model} at {settings.openai_base_url or 'OpenAI'}; not called")
+
+
+def _tried(what: str, look: Callable[[], Finding]) -> Finding:
+    try:
+        return look()
+    except PipelineError as error:
+        return Finding(what, "wrong", str(error))
+
+
+def _source(settings: Settings, endpoints: Endpoints) -> Iterator[Finding]:
+    try:
+        with LettaSource(endpoints.letta_url, settings.source_timeout_seconds).snapshot() as snapshot:
+            unknown = snapshot.catalogue.unknown_columns
+            yield Finding("source", "ok", f"{without_password(endpoints.letta_url)} can be read")
+            if unknown:
+                yield Finding("source columns", "advice", f"not known, and not read: {', '.join(unknown)}")
+            yield _index(snapshot)
+            yield _cost_of_comparing(snapshot)
+            stuck = stuck_runs(snapshot, timedelta(hours=settings.stuck_hours))
+            if stuck:
+                oldest = max(run.age for run in stuck)
+                yield Finding(
+                    "runs that never ended",
+                    "advice",
+                    f"{len(stuck)} are created or running for more than {settings.stuck_hours} hours, the oldest,"
+                    f" {stuck[0].run_id}, for {oldest.total_seconds() / 3600:.0f};"
+                    " they are not captured before they end",
+                )
+    except PipelineError as error:
+        yield Finding("source", "wrong", str(error))
+
+
+def _index(snapshot: Snapshot) -> Finding:
+    """Letta has no index on when a run ended: finding an hour's runs reads the whole table."""
+    rows = snapshot.read(
+        "Looking for indexes",
+        "SELECT count(*) FILTER (WHERE pg_get_indexdef(i.indexrelid) LIKE '%completed_at%') AS indexes,"
+        " max(c.reltuples)::bigint AS runs FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_index i"
+        f" ON i.indrelid = c.oid WHERE c.oid = to_regclass('{snapshot.catalogue.table(RUNS)}')",
+    )
+    indexes, runs = rows["indexes"][0].as_py(), max(rows["runs"][0].as_py() or 0, 0)
+    if indexes:
+        return Finding("index on the end of runs", "ok", "there is one")
+    return Finding(
+        "index on the end of runs",
+        "advice",
+        f"there is none, so finding an hour's runs reads all of runs (about {runs} rows). The source's owner could:"
+        f" CREATE INDEX CONCURRENTLY ix_runs_ended_at ON {snapshot.catalogue.table(RUNS)}"
+        f" (({snapshot.ended_at('runs')})) WHERE status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})",
+    )
+
+
+def _cost_of_comparing(snapshot: Snapshot) -> Finding:
+    now = datetime.now(UTC)
+    began = time.monotonic()
+    found = fingerprints(snapshot, floor(now - timedelta(hours=48)), floor(now) + HOUR)
+    seconds = time.monotonic() - began
+    return Finding(
+        "cost of a sensor tick",
+        "ok" if seconds < _SLOW_SECONDS else "advice",
+        f"comparing the last 48 hours ({len(found)} with runs) took {seconds:.2f} s at the source",
+    )
+
+
+def _database(endpoints: Endpoints) -> Finding:
+    database = TrajectoryDatabase(endpoints.database_url)
+    row = database.rows(
+        "SELECT (SELECT count(*) FROM trajectory.trajectories) AS trajectories,"
+        " (SELECT count(*) FROM trajectory.quarantine) AS quarantined,"
+        " has_schema_privilege('trajectory', 'USAGE') AND has_table_privilege('trajectory.trajectories', 'INSERT')"
+        " AS writable"
+    )[0]
+    if not row["writable"]:
+        words = "this user may not write the schema trajectory: GRANT it, or use its owner"
+        return Finding("trajectory database", "wrong", words)
+    return Finding(
+        "trajectory database",
+        "ok",
+        f"{without_password(endpoints.database_url)}, migrated; {row['trajectories']} trajectories,"
+        f" {row['quarantined']} in quarantine",
+    )
+
+
+def _storage(settings: Settings) -> Finding:
+    ParquetStore(settings.storage).probe()
+    return Finding("Parquet storage", "ok", f"{settings.storage} can be written")

@@ -1,0 +1,76 @@
+"""Which partitions are not what the source holds: the capture sensor's question.
+
+Belongs here: comparing fingerprints of the source with those of the ledger. Does not belong here: which hours to
+compare, and what is requested (``orchestration.sensors``).
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from trajectory_pipeline.hours import HOUR, key_of
+from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
+from trajectory_pipeline.letta.source import LettaSource, Snapshot
+from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
+
+_NOT_CONVERTED = "raw rows without trajectories"
+
+
+def stale_hours(source: LettaSource, database: TrajectoryDatabase, hours: Sequence[datetime]) -> list[datetime]:
+    """Return those of these hours whose rows in the source are not what was captured and converted.
+
+    An hour that was never captured and has no terminal runs is not stale.
+
+    Args:
+        source: where the rows are.
+        database: whose ledger says what was captured.
+        hours: sorted.
+
+    Raises:
+        SourceError: the source cannot be read.
+        SinkError: the ledger cannot be read.
+    """
+    with source.snapshot() as snapshot:
+        there = fingerprints_of(snapshot, hours)
+    captured = captured_fingerprints(database, hours)
+    return [hour for hour in hours if there.get(hour, EMPTY) != captured.get(hour, EMPTY)]
+
+
+def fingerprints_of(snapshot: Snapshot, hours: Sequence[datetime]) -> dict[datetime, str]:
+    """Return the fingerprint of each of these (sorted) hours that has terminal runs, by one query a stretch."""
+    found: dict[datetime, str] = {}
+    for first, last in _stretches(hours):
+        found.update(fingerprints(snapshot, first, last + HOUR))
+    return found
+
+
+def captured_fingerprints(database: TrajectoryDatabase, hours: Sequence[datetime]) -> dict[datetime, str]:
+    """Return the fingerprint of what each hour's trajectories were made of; nothing for one that was never captured.
+
+    Where the raw rows are newer than the trajectories, as a crash between the two leaves them, it is one that equals no
+    other: the hour is stale, whatever the source holds by now.
+    """
+    keys = {key_of(hour): hour for hour in hours}
+    raw = database.ledger(TERMINAL_RUNS.name, list(keys))
+    converted = database.ledger(TRAJECTORIES.name, list(keys))
+    return {
+        keys[key]: entry["fingerprint"]
+        if key in converted and converted[key]["materialized_at"] >= entry["materialized_at"]
+        else _NOT_CONVERTED
+        for key, entry in raw.items()
+    }
+
+
+def _stretches(hours: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
+    first: datetime | None = None
+    last: datetime | None = None
+    for hour in hours:
+        if first is not None and last is not None and hour == last + HOUR:
+            last = hour
+            continue
+        if first is not None and last is not None:
+            yield first, last
+        first = last = hour
+    if first is not None and last is not None:
+        yield first, last

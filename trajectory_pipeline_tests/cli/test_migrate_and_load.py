@@ -1,0 +1,64 @@
+"""The contract of the commands that prepare databases: safe to run twice, and clear about what they found."""
+
+import psycopg
+import pytest
+
+from trajectory_pipeline_tests.orchestration.running import ask, do
+
+from .conftest import Command, squeezed
+
+
+def test_migrate_makes_the_schema_and_then_finds_it(run_command: Command, empty_database: str) -> None:
+    first = run_command("migrate", TRAJECTORY_DATABASE_URL=empty_database)
+    assert first.exit_code == 0
+    assert "The schema trajectory in 127.0.0.1:" in squeezed(first)
+    assert " went from nothing to revision " in squeezed(first)
+    second = run_command("migrate", TRAJECTORY_DATABASE_URL=empty_database)
+    assert second.exit_code == 0
+    assert " is at revision " in squeezed(second)
+    assert ask(empty_database, "SELECT count(*) FROM trajectory.trajectories") == [(0,)]
+
+
+def test_migrate_names_a_server_that_is_not_there(run_command: Command) -> None:
+    result = run_command("migrate", TRAJECTORY_DATABASE_URL="postgresql://me:hunter2@127.0.0.1:1/agents")
+    assert result.exit_code == 2
+    assert "127.0.0.1:1/agents" in squeezed(result)
+    assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize("how", ["url", "setting"])
+def test_the_sample_is_loaded_and_then_left_as_it_is(run_command: Command, empty_database: str, how: str) -> None:
+    others = {"TRAJECTORY_DATABASE_URL": empty_database, "DAGSTER_PG_URL": empty_database}
+    arguments, variables = (
+        (("load-sample", "--url", empty_database), {})
+        if how == "url"
+        else (("load-sample",), {"LETTA_PG_URI": empty_database, **others})
+    )
+    first = run_command(*arguments, **variables)
+    assert first.exit_code == 0, first.output
+    assert "The sample is loaded: 321 runs (317 terminal) in 46 partitions" in squeezed(first)
+    second = run_command(*arguments, **variables)
+    assert second.exit_code == 0
+    assert "The sample was there already: 321 runs (317 terminal) in 46 partitions" in squeezed(second)
+    assert ask(empty_database, "SELECT count(*) FROM runs") == [(321,)]
+
+
+def test_the_sample_is_not_loaded_beside_other_runs(run_command: Command, letta_database: str) -> None:
+    do(letta_database, "DELETE FROM runs WHERE id = (SELECT min(id) FROM runs)")
+    result = run_command("load-sample", "--url", letta_database)
+    assert result.exit_code == 2
+    assert squeezed(result).split("Error: ")[1]
+    assert ask(letta_database, "SELECT count(*) FROM runs") == [(320,)]
+
+
+def test_a_database_that_does_not_exist_is_created_only_when_asked(run_command: Command, empty_database: str) -> None:
+    url = f"{empty_database}_new"
+    refused = run_command("load-sample", "--url", url)
+    assert refused.exit_code == 2
+    assert "does not exist" in squeezed(refused)
+    try:
+        assert run_command("load-sample", "--url", url, "--create").exit_code == 0
+        assert ask(url, "SELECT count(*) FROM runs") == [(321,)]
+    finally:
+        with psycopg.connect(empty_database, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{url.rpartition("/")[2]}" WITH (FORCE)'.encode())

@@ -1,0 +1,366 @@
+"""The contract of judging a partition: each verdict is stored when it is known, and nothing is paid for twice.
+
+Whatever fails amid it, be it a sink, a fault of ours or the whole process, keeps what was paid for.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.orchestration.metadata import of_refined_outcomes
+from trajectory_pipeline.sample.load import sample_partitions
+from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.simulated_judge import SimulatedJudge
+from trajectory_pipeline.sinks.verdicts import VerdictStore
+from trajectory_pipeline.stages import refined_outcomes as stage
+from trajectory_pipeline_tests.stages.pipeline import Pipeline, Row, only
+
+HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
+RUNS = sample_partitions()[HOUR]
+
+
+@pytest.fixture
+def captured(pipeline: Pipeline) -> Pipeline:
+    pipeline.capture(HOUR)
+    return pipeline
+
+
+def verdicts(pipeline: Pipeline) -> dict[str, Row]:
+    return {row["run_id"]: row for row in pipeline.ask("SELECT * FROM trajectory.verdicts")}
+
+
+def attempts(pipeline: Pipeline) -> list[Row]:
+    return pipeline.ask("SELECT * FROM trajectory.verdict_attempts ORDER BY started_at")
+
+
+def eligible(pipeline: Pipeline) -> int:
+    return int(only(pipeline.ask("SELECT count(*) AS n FROM trajectory.trajectories WHERE message_count > 0"))["n"])
+
+
+def test_a_partition_is_judged_and_says_what_it_took(captured: Pipeline, judge: SimulatedJudge) -> None:
+    result = captured.refine(HOUR)
+    assert sum(result.statuses.values()) == RUNS
+    assert result.asked == result.calls == eligible(captured) == judge.calls()["received"]
+    assert result.cost_usd == Decimal(judge.calls()["cost_usd"])
+    assert (result.models, result.unpriced_calls, result.reused) == ({"simulated-judge"}, 0, 0)
+    assert sum(result.outcomes.values()) == result.statuses["judged"]
+    assert result.written is not None
+    assert result.written.rows == RUNS
+
+
+def test_a_run_that_said_nothing_is_not_asked_about(captured: Pipeline) -> None:
+    silent = "run-silent"
+    columns = "agent_id, organization_id, background, metadata_, is_deleted, created_at, updated_at"
+    captured.change_source(
+        f"INSERT INTO runs (id, status, completed_at, {columns})"
+        f" SELECT '{silent}', 'failed', completed_at, {columns} FROM runs"
+        f" WHERE date_trunc('hour', completed_at) = '{HOUR:%Y-%m-%d %H}:00' LIMIT 1"
+    )
+    captured.capture(HOUR)
+    captured.refine(HOUR)
+    verdict = verdicts(captured)[silent]
+    assert (verdict["verdict_status"], verdict["error_class"]) == ("not_eligible", "no_messages")
+    assert (verdict["attempts"], verdict["cost_usd"], verdict["model"], verdict["simulated"]) == (0, None, None, False)
+    assert silent not in {attempt["run_id"] for attempt in attempts(captured)}
+
+
+def test_a_deleted_run_is_not_judged(captured: Pipeline) -> None:
+    run_id = min(captured.run_ids(HOUR))
+    captured.change_source(f"DELETE FROM run_metrics WHERE id = '{run_id}'", f"DELETE FROM runs WHERE id = '{run_id}'")
+    captured.capture(HOUR)
+    captured.refine(HOUR)
+    assert run_id not in verdicts(captured)
+    assert len(verdicts(captured)) == RUNS - 1
+
+
+def test_changed_content_is_judged_anew_and_the_former_verdict_stays(captured: Pipeline) -> None:
+    captured.refine(HOUR)
+    run_id = captured.ask(
+        "SELECT run_id FROM trajectory.verdicts WHERE verdict_status = 'judged'"
+        " AND run_id NOT IN (SELECT continues_run_id FROM trajectory.trajectories WHERE continues_run_id IS NOT NULL)"
+        " ORDER BY 1 LIMIT 1"
+    )[0]["run_id"]
+    captured.change_source(
+        f"UPDATE messages SET text = 'x', content = '[]' WHERE run_id = '{run_id}' AND role = 'user'"
+    )
+    captured.capture(HOUR)
+    result = captured.refine(HOUR)
+    assert (result.calls, result.reused) == (1, RUNS - 1)
+    rows = captured.ask("SELECT * FROM trajectory.verdicts WHERE run_id = %s", run_id)
+    assert len({row["verdict_key"] for row in rows}) == len(rows) == 2
+    assert len(captured.ask("SELECT 1 AS x FROM trajectory.outcomes WHERE run_id = %s", run_id)) == 1
+
+
+def test_another_policy_judges_anew_and_leaves_the_former_verdicts(captured: Pipeline) -> None:
+    captured.refine(HOUR)
+    before = verdicts(captured)
+    captured.max_prompt_tokens = 90_000
+    assert captured.refine(HOUR).calls == eligible(captured)
+    former = captured.ask("SELECT * FROM trajectory.verdicts WHERE policy_id <> %s", captured.policy.policy_id)
+    assert {row["run_id"]: row for row in former} == before
+    captured.max_prompt_tokens = 100_000
+    assert captured.refine(HOUR).calls == 0
+    assert only(captured.ask("SELECT policy_id FROM trajectory.policies WHERE is_current")) == {
+        "policy_id": captured.policy.policy_id
+    }
+
+
+def test_a_transcript_that_does_not_fit_is_not_sent(captured: Pipeline, judge: SimulatedJudge) -> None:
+    captured.max_prompt_tokens = 2_800
+    result = captured.refine(HOUR)
+    long = [row for row in verdicts(captured).values() if row["error_class"] == "too_long"]
+    assert long
+    assert result.errors["too_long"] == len(long)
+    assert {(row["verdict_status"], row["attempts"], row["cost_usd"]) for row in long} == {("failed", 0, None)}
+    assert "TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS" in long[0]["error_message"]
+    assert result.asked == judge.calls()["received"]
+
+
+def test_refining_works_where_a_loop_runs_already_as_in_a_notebook(captured: Pipeline) -> None:
+    async def cell() -> Any:
+        return captured.refine(HOUR)
+
+    assert sum(asyncio.run(cell()).statuses.values()) == RUNS
+
+
+# ---- chains -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chained(pipeline: Pipeline) -> tuple[Pipeline, str, str]:
+    """Two captured runs, of which the second continues the first: pipeline, first, second."""
+    sources = Pipeline("", pipeline.letta_url, pipeline.folder)
+    pair = sources.ask(
+        "SELECT s.run_id AS first, m.run_id AS second FROM messages m JOIN steps s ON s.id = m.step_id"
+        " JOIN runs a ON a.id = s.run_id JOIN runs b ON b.id = m.run_id WHERE s.run_id <> m.run_id"
+        " AND a.status = 'completed' AND b.status = 'completed' ORDER BY 1, 2 LIMIT 1"
+    )[0]
+    pipeline.capture(*{pipeline.hour_of_run(pair["first"]): None, pipeline.hour_of_run(pair["second"]): None})
+    return pipeline, pair["first"], pair["second"]
+
+
+def sent(pipeline: Pipeline, run_id: str) -> int:
+    return int(max(row["prompt_characters"] for row in attempts(pipeline) if row["run_id"] == run_id))
+
+
+def test_an_earlier_run_whose_document_jsonb_cannot_hold_is_shown_from_parquet(
+    chained: tuple[Pipeline, str, str],
+) -> None:
+    pipeline, first, second = chained
+    hour = pipeline.hour_of_run(second)
+    pipeline.refine(hour)
+    with_document = sent(pipeline, second)
+    pipeline.do(f"UPDATE trajectory.trajectories SET data = NULL WHERE run_id = '{first}'")
+    pipeline.max_prompt_tokens = 90_000
+    pipeline.refine(hour)
+    assert sent(pipeline, second) == with_document
+    assert {row["verdict_status"] for row in verdicts(pipeline).values()} <= {
+        "judged",
+        "insufficient_evidence",
+        "not_eligible",
+    }
+
+
+def test_an_earlier_run_that_is_not_here_is_said_to_be_missing_and_judged_anew_when_it_comes(
+    chained: tuple[Pipeline, str, str],
+) -> None:
+    pipeline, first, second = chained
+    hour = pipeline.hour_of_run(second)
+    pipeline.do(f"DELETE FROM trajectory.trajectories WHERE run_id = '{first}'")
+    pipeline.refine(hour)
+    alone = sent(pipeline, second)
+    pipeline.convert(pipeline.hour_of_run(first))
+    assert pipeline.refine(hour).calls > 0
+    assert sent(pipeline, second) > alone
+    assert len(pipeline.ask("SELECT 1 AS x FROM trajectory.verdicts WHERE run_id = %s", second)) == 2
+
+
+def test_an_earlier_run_whose_document_is_in_neither_sink_leaves_a_verdict_that_says_so(
+    chained: tuple[Pipeline, str, str],
+) -> None:
+    pipeline, first, second = chained
+    first_hour, hour = pipeline.hour_of_run(first), pipeline.hour_of_run(second)
+    pipeline.do(
+        f"UPDATE trajectory.trajectories SET data = NULL, partition_key = '2020-01-01-00:00' WHERE run_id = '{first}'"
+    )
+    pipeline.refine(hour)
+    verdict = verdicts(pipeline)[second]
+    assert (verdict["verdict_status"], verdict["error_class"], verdict["attempts"]) == (
+        "failed",
+        "earlier_run_missing",
+        0,
+    )
+    assert first in verdict["error_message"]
+    pipeline.convert(first_hour)
+    pipeline.refine(hour)
+    assert verdicts(pipeline)[second]["verdict_status"] != "failed"
+
+
+# ---- failures amid it ---------------------------------------------------------------------------------------------
+
+
+def test_a_sink_that_fails_amid_it_is_told_as_such_and_keeps_what_was_paid_for(
+    captured: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.1}}])
+    save, saved = VerdictStore.save_verdict, []
+
+    def failing(store: VerdictStore, verdict: Row) -> None:
+        if len(saved) >= 5 and verdict["attempts"] and "refused" not in saved:
+            saved.append("refused")
+            raise SinkError("the disk is full")
+        saved.append(verdict["run_id"])
+        save(store, verdict)
+
+    monkeypatch.setattr(VerdictStore, "save_verdict", failing)
+    captured.concurrency = 4
+    with pytest.raises(SinkError, match=r"^the disk is full$"):
+        captured.refine(HOUR)
+    known = verdicts(captured)
+    # Those before it, and those that were under way: their answers came and were stored. No new ones were begun.
+    assert set(known) == set(saved) - {"refused"}
+    assert 3 <= len(saved) - saved.index("refused") - 1 <= 6
+    assert all(attempt["result"] == "answered" for attempt in attempts(captured))
+    monkeypatch.undo()
+    paid = judge.calls()["received"]
+    result = captured.refine(HOUR)
+    assert result.reused == len(known)
+    assert judge.calls()["received"] == paid + result.calls
+    assert sum(result.statuses.values()) == RUNS
+    # One answer could not be stored, and was asked for again: that is seen and added up.
+    (twice,) = [row for row in verdicts(captured).values() if row["attempts"] == 2]
+    assert twice["cost_usd"] == sum(row["cost_usd"] for row in attempts(captured) if row["run_id"] == twice["run_id"])
+
+
+def test_a_connection_that_is_lost_amid_it_costs_no_verdict(captured: Pipeline, judge: SimulatedJudge) -> None:
+    judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.05}}])
+    captured.concurrency = 2
+    ended = []
+
+    def end_connections(words: str) -> None:
+        if not ended:
+            ended.append(words)
+            captured.do(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'trajectory-pipeline'"
+            )
+
+    result = stage.materialize_refined_outcomes(
+        HOUR,
+        captured.store,
+        captured.database,
+        captured.judge,
+        captured.policy,
+        concurrency=2,
+        progress=end_connections,
+    )
+    assert ended
+    assert sum(result.statuses.values()) == RUNS
+    assert len(attempts(captured)) == judge.calls()["received"] == eligible(captured)
+
+
+def test_a_fault_of_ours_in_one_verdict_is_that_verdicts_alone(
+    captured: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assess, calls = stage.assess, []
+
+    def failing(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise ZeroDivisionError("of ours")
+        return assess(*arguments)
+
+    monkeypatch.setattr(stage, "assess", failing)
+    result = captured.refine(HOUR)
+    assert result.errors == {"internal_error": 1}
+    (verdict,) = [row for row in verdicts(captured).values() if row["verdict_status"] == "failed"]
+    assert verdict["error_message"] == "a fault of trajectory-pipeline: ZeroDivisionError: of ours"
+    # What it took is known all the same, and it heals like any other.
+    assert (verdict["attempts"], verdict["outcome"]) == (1, None)
+    assert verdict["cost_usd"] > 0
+    assert "ZeroDivisionError" in caplog.text
+    monkeypatch.undo()
+    again = captured.refine(HOUR)
+    assert (again.calls, again.errors) == (1, {})
+
+
+def test_a_process_that_is_killed_amid_it_keeps_its_verdicts_and_only_the_rest_is_asked(
+    captured: Pipeline, judge: SimulatedJudge
+) -> None:
+    judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.3}}])
+    fields = {f.name: getattr(captured, f.name) for f in dataclasses.fields(captured) if f.name != "folder"}
+    program = f"""
+        import datetime, pathlib
+        from trajectory_pipeline_tests.stages.pipeline import Pipeline
+
+        pipeline = Pipeline(folder=pathlib.Path({str(captured.folder)!r}), **{fields | {"concurrency": 2}!r})
+        pipeline.refine({HOUR!r})
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)]) as process:
+        deadline = time.monotonic() + 60
+        while len(verdicts(captured)) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    kept = verdicts(captured)
+    assert 4 <= len(kept) < RUNS
+    judge.clear_faults()
+    result = captured.refine(HOUR)
+    assert result.reused == len(kept)
+    after = verdicts(captured)
+    assert len(after) == RUNS
+    assert {run_id: after[run_id] for run_id in kept} == kept
+    known = attempts(captured)
+    lost = [row for row in known if row["result"] == "lost"]
+    # At most the calls in flight are made twice, and all of them are known.
+    assert len(lost) <= 2
+    assert len(known) == judge.calls()["received"] == eligible(captured) + len(lost)
+    for row in lost:
+        assert after[row["run_id"]]["attempts"] == 2
+
+
+def test_many_at_once_on_one_partition_pay_once(captured: Pipeline, judge: SimulatedJudge) -> None:
+    judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.05}}])
+
+    async def both() -> list[Any]:
+        return await asyncio.gather(*(asyncio.to_thread(captured.refine, HOUR) for _ in range(3)))
+
+    results = asyncio.run(both())
+    assert judge.calls()["received"] == len(attempts(captured)) == eligible(captured)
+    assert sorted(result.calls for result in results) == [0, 0, eligible(captured)]
+
+
+# ---- what is shown of it ------------------------------------------------------------------------------------------
+
+
+def test_no_key_and_no_transcript_stands_in_logs_or_metadata(
+    captured: Pipeline, judge: SimulatedJudge, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    said: list[str] = []
+    result = stage.materialize_refined_outcomes(
+        HOUR, captured.store, captured.database, captured.judge, captured.policy, progress=said.append
+    )
+    key = captured.judge.api_key
+    shown = " ".join([repr(result), repr(of_refined_outcomes(result)), caplog.text, *said, repr(captured.judge)])
+    assert key not in shown
+    texts = [
+        message["assistant_text"]
+        for row in captured.parquet(TRAJECTORIES, HOUR)
+        for turn in row["turns"]
+        for message in turn["messages"]
+        if message["assistant_text"] and len(message["assistant_text"]) > 20
+    ]
+    assert texts
+    assert not [text for text in texts if text in shown]
+    assert said[-1].startswith(f"{RUNS} of {RUNS} trajectories judged, ")

@@ -1,0 +1,215 @@
+"""The contract of the one declaration: each column says what it is, and Arrow, SQL and the declaration say the same.
+
+And of the migrations: what they make is what is declared, type by type, and no column more.
+"""
+
+from collections.abc import Iterator
+
+import psycopg
+import pyarrow as pa
+import pytest
+
+from trajectory_pipeline.schema.arrow import arrow_schema, arrow_type
+from trajectory_pipeline.schema.dictionary import TABLES
+from trajectory_pipeline.schema.letta import SOURCE_TABLES
+from trajectory_pipeline.schema.sql import SCHEMA_NAME, sql_table, sql_type
+from trajectory_pipeline.schema.trajectory import TRAJECTORIES, TURN
+from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct, Table, Type
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+
+IN_POSTGRES = [table for table in TABLES if table.in_sink(Sink.POSTGRES) and table is not REFINED_OUTCOMES]
+IN_PARQUET = [table for table in TABLES if table.in_sink(Sink.PARQUET)]
+
+POSTGRES_TYPES = {
+    Scalar.STRING: "text",
+    Scalar.INT: "bigint",
+    Scalar.FLOAT: "double precision",
+    Scalar.BOOL: "boolean",
+    Scalar.TIMESTAMP: "timestamp with time zone",
+    Scalar.NAIVE_TIMESTAMP: "timestamp without time zone",
+    Scalar.MONEY: "numeric(18,9)",
+    Scalar.JSON: "jsonb",
+}
+
+
+def name_of(table: Table) -> str:
+    return table.name
+
+
+def every_column(columns: tuple[Column, ...], path: str) -> Iterator[tuple[str, Column]]:
+    for column in columns:
+        yield f"{path}.{column.name}", column
+        inner = column.type.item if isinstance(column.type, ListOf) else column.type
+        if isinstance(inner, Struct):
+            yield from every_column(inner.fields, f"{path}.{column.name}")
+
+
+def postgres_type(kind: Type) -> str:
+    """A second, plain opinion of what a declared type is in Postgres."""
+    if isinstance(kind, Scalar):
+        return POSTGRES_TYPES[kind]
+    if isinstance(kind, ListOf) and isinstance(kind.item, Scalar):
+        return f"{POSTGRES_TYPES[kind.item]}[]"
+    return "jsonb"
+
+
+def plain_arrow_type(kind: Type) -> pa.DataType:
+    """A second, plain opinion of what a declared type is in Parquet."""
+    if isinstance(kind, ListOf):
+        return pa.list_(plain_arrow_type(kind.item))
+    if isinstance(kind, Struct):
+        return pa.struct([(column.name, plain_arrow_type(column.type)) for column in kind.fields])
+    return {
+        Scalar.STRING: pa.string(),
+        Scalar.JSON: pa.string(),
+        Scalar.INT: pa.int64(),
+        Scalar.FLOAT: pa.float64(),
+        Scalar.BOOL: pa.bool_(),
+        Scalar.TIMESTAMP: pa.timestamp("us", "UTC"),
+        Scalar.NAIVE_TIMESTAMP: pa.timestamp("us"),
+        Scalar.MONEY: pa.decimal128(18, 9),
+    }[kind]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=name_of)
+def test_every_column_says_what_it_is_in_a_sentence(table: Table) -> None:
+    for path, column in every_column(table.columns, table.name):
+        assert column.description.endswith("."), path
+        assert "|" not in column.null, path
+        assert not column.null.endswith("."), path
+        assert column.since == "1", path
+        assert column.sinks, path
+    assert table.description
+    assert table.row
+
+
+@pytest.mark.parametrize("table", TABLES, ids=name_of)
+def test_every_number_of_something_has_a_unit(table: Table) -> None:
+    without = {"sequence_id", "http_status", "callback_status_code"}
+    for path, column in every_column(table.columns, table.name):
+        raw = table.name == "terminal_runs"  # as Letta stores it, whatever that is
+        if column.type in (Scalar.INT, Scalar.FLOAT, Scalar.MONEY) and not raw and column.name not in without:
+            assert column.unit or "confidence" in column.name, path
+
+
+@pytest.mark.parametrize("table", TABLES, ids=name_of)
+def test_names_are_unique_and_keys_are_never_null(table: Table) -> None:
+    names = [column.name for column in table.columns]
+    assert len(names) == len(set(names))
+    assert table.keys
+    assert not any(column.nullable for column in table.columns if column.key)
+    assert {name for index in table.indexes for name in index} <= set(names)
+
+
+@pytest.mark.parametrize("table", IN_PARQUET, ids=name_of)
+def test_the_arrow_schema_is_the_declaration(table: Table) -> None:
+    schema = arrow_schema(table)
+    assert schema.names == table.names(Sink.PARQUET)
+    for column in table.in_sink(Sink.PARQUET):
+        field = schema.field(column.name)
+        assert field.type == plain_arrow_type(column.type) == arrow_type(column.type)
+        assert field.metadata == {b"description": column.description.encode()}
+
+
+@pytest.mark.parametrize("table", IN_POSTGRES, ids=name_of)
+def test_the_sql_table_is_the_declaration(table: Table) -> None:
+    made = sql_table(table)
+    assert made.schema == SCHEMA_NAME
+    assert [column.name for column in made.columns] == table.names(Sink.POSTGRES)
+    assert [column.name for column in made.primary_key] == list(table.keys)
+    for column in table.in_sink(Sink.POSTGRES):
+        assert made.columns[column.name].nullable == column.nullable
+        assert sql_type(column.type).__class__ is made.columns[column.name].type.__class__
+
+
+def test_a_struct_is_null_as_a_whole_only_where_that_means_something() -> None:
+    structs = {
+        path: column
+        for table in TABLES
+        for path, column in every_column(table.columns, table.name)
+        if isinstance(column.type, Struct)
+    }
+    never_null = {path for path, column in structs.items() if not column.nullable}
+    assert never_null == {"terminal_runs.run", "trajectories.signals"}
+    error = pa.array(
+        [None, {"type": None, "message": None, "detail": None}], arrow_type(structs_of_turn()["error"].type)
+    )
+    assert error.to_pylist() == [None, {"type": None, "message": None, "detail": None}]
+
+
+def structs_of_turn() -> dict[str, Column]:
+    return {column.name: column for column in TURN if isinstance(column.type, Struct)}
+
+
+def test_every_scalar_column_of_the_trajectory_has_its_place_in_the_document() -> None:
+    beside = {"escaped", "content_digest", "schema_version", "signals_version", "partition_key", "deleted_at"}
+    for column in TRAJECTORIES.in_sink(Sink.PARQUET):
+        assert (column.document is None) == (column.name in beside | {"context"}), column.name
+    places = [column.document for column in TRAJECTORIES.columns if column.document]
+    assert len(places) == len(set(places))
+
+
+def test_a_source_column_is_since_a_version_that_was_looked_at() -> None:
+    for table in SOURCE_TABLES:
+        for column in table.columns:
+            assert column.since in ("0.12.0", "0.14.0", "0.16.1", "0.16.8"), f"{table.name}.{column.name}"
+            assert not (column.required and column.since != "0.12.0"), f"{table.name}.{column.name}"
+
+
+# ---- what the migrations make -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def catalogue(migrated_database: str) -> dict[str, dict[str, tuple[str, bool]]]:
+    """Type and nullability of each column of each table in the schema, as Postgres tells them."""
+    found: dict[str, dict[str, tuple[str, bool]]] = {}
+    with psycopg.connect(migrated_database) as connection:
+        for table, column, kind, required in connection.execute(
+            "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull FROM pg_class c"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid"
+            " WHERE n.nspname = 'trajectory' AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped"
+            " ORDER BY c.relname, a.attnum"
+        ):
+            found.setdefault(table, {})[column] = (kind, not required)
+    return found
+
+
+def test_a_migrated_database_has_the_declared_tables_and_no_other(
+    catalogue: dict[str, dict[str, tuple[str, bool]]],
+) -> None:
+    assert set(catalogue) == {table.name for table in IN_POSTGRES} | {"alembic_version"}
+
+
+@pytest.mark.parametrize("table", IN_POSTGRES, ids=name_of)
+def test_a_migrated_table_has_the_declared_columns(
+    catalogue: dict[str, dict[str, tuple[str, bool]]], table: Table
+) -> None:
+    declared = {column.name: (postgres_type(column.type), column.nullable) for column in table.in_sink(Sink.POSTGRES)}
+    assert list(catalogue[table.name].items()) == list(declared.items())
+
+
+@pytest.mark.parametrize("table", IN_POSTGRES, ids=name_of)
+def test_a_migrated_table_has_the_declared_key_and_indexes(migrated_database: str, table: Table) -> None:
+    with psycopg.connect(migrated_database) as connection:
+        indexes = connection.execute(
+            "SELECT i.indisprimary, i.indpred IS NOT NULL OR m.amname <> 'btree',"
+            " array_agg(a.attname::text ORDER BY k.place)"
+            " FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam,"
+            " unnest(i.indkey) WITH ORDINALITY k (number, place), pg_attribute a"
+            " WHERE i.indrelid = %s::regclass AND a.attrelid = i.indrelid AND a.attnum = k.number"
+            " GROUP BY i.indexrelid, 1, 2",
+            [f"trajectory.{table.name}"],
+        ).fetchall()
+    assert [tuple(columns) for primary, _, columns in indexes if primary] == [table.keys]
+    declared = {tuple(columns) for primary, special, columns in indexes if not primary and not special}
+    assert declared == set(table.indexes)
+
+
+def test_the_views_can_be_read(migrated_database: str) -> None:
+    with psycopg.connect(migrated_database) as connection:
+        views = connection.execute(
+            "SELECT table_name::text FROM information_schema.views WHERE table_schema = 'trajectory' ORDER BY 1"
+        ).fetchall()
+        for (view,) in views:
+            assert connection.execute(f"SELECT * FROM trajectory.{view}".encode()).fetchall() == []
+    assert [view for (view,) in views] == ["agent_comparison", "chains", "outcomes"]

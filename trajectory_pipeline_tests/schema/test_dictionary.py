@@ -1,0 +1,65 @@
+"""The contract of the pages that are made of declarations: they are as the declarations are now, and lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from trajectory_pipeline.schema.dictionary import TABLES, data_dictionary, main, pages, settings_page
+from trajectory_pipeline.schema.types import Column, ListOf, Struct
+from trajectory_pipeline.settings import setting_rows
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("name", sorted(pages()))
+def test_no_page_is_stale(name: str) -> None:
+    written = (DOCS / name).read_text(encoding="utf-8")
+    assert written == pages()[name], "run: python -m trajectory_pipeline.schema.dictionary docs"
+
+
+def test_every_column_stands_in_the_data_dictionary() -> None:
+    page = data_dictionary()
+
+    def look(columns: tuple[Column, ...]) -> None:
+        for column in columns:
+            assert f"| `{column.name}` |" in page
+            assert column.description.replace("|", "\\|") in page
+            inner = column.type.item if isinstance(column.type, ListOf) else column.type
+            if isinstance(inner, Struct):
+                look(inner.fields)
+
+    for table in TABLES:
+        assert f"\n## {table.name}\n" in page
+        look(table.columns)
+
+
+def test_every_link_within_the_data_dictionary_leads_to_a_heading() -> None:
+    page = data_dictionary()
+    headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert len(anchors) == len(headings)
+    links = set(re.findall(r"\]\(#([^)]+)\)", page))
+    assert links
+    assert links <= anchors
+    for target in re.findall(r"\]\((\.\./[^)]+)\)", page):
+        assert (DOCS / target).exists()
+
+
+def test_every_row_of_a_table_has_as_many_cells_as_its_head() -> None:
+    for page in pages().values():
+        for block in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
+            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+            assert len(widths) == 1
+
+
+def test_every_setting_stands_on_the_settings_page() -> None:
+    for name, meaning in setting_rows():
+        assert f"| `{name}` | {meaning} |" in settings_page()
+
+
+def test_the_command_writes_both_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "docs")]) == 0
+    assert {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "docs").iterdir()} == pages()
+    assert main([]) == 2
+    assert "usage" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+"""The contract of migrating: once or twice, alone or at once, the schema is there; what is not ours to use says so."""
+
+import threading
+
+import psycopg
+import pytest
+
+from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
+from trajectory_pipeline.sinks.migration import head_revision, migrate
+
+
+def execute(url: str, *statements: str) -> None:
+    with psycopg.connect(url) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def opened(url: str) -> None:
+    with TrajectoryDatabase(url).connect():
+        pass
+
+
+def test_migrating_twice_changes_nothing(empty_database: str) -> None:
+    assert migrate(empty_database) == (None, head_revision())
+    execute(empty_database, "CREATE TABLE trajectory.mine (x int)")
+    assert migrate(empty_database) == (head_revision(), head_revision())
+    execute(empty_database, "SELECT x FROM trajectory.mine")
+
+
+def test_migrating_at_once_makes_the_schema_once(empty_database: str) -> None:
+    together = threading.Barrier(4)
+    results: list[tuple[str | None, str] | BaseException] = []
+
+    def work() -> None:
+        together.wait()
+        try:
+            results.append(migrate(empty_database))
+        except BaseException as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results, key=repr) == sorted(
+        [(None, head_revision()), *[(head_revision(), head_revision())] * 3], key=repr
+    )
+    opened(empty_database)
+
+
+def test_a_schema_that_an_administrator_made_is_taken(empty_database: str) -> None:
+    execute(empty_database, "CREATE SCHEMA trajectory")
+    migrate(empty_database)
+    opened(empty_database)
+
+
+def test_a_migration_that_fails_leaves_nothing(empty_database: str) -> None:
+    execute(empty_database, "CREATE SCHEMA trajectory", "CREATE TABLE trajectory.verdicts (x int)")
+    with pytest.raises(SinkError, match=r"Migrating failed in the database .*already exists"):
+        migrate(empty_database)
+    with psycopg.connect(empty_database) as connection:
+        tables = connection.execute("SELECT relname FROM pg_class WHERE relnamespace = 'trajectory'::regnamespace")
+        assert tables.fetchall() == [("verdicts",)]
+
+
+def test_a_database_without_the_schema_is_refused_with_what_to_run(empty_database: str) -> None:
+    with pytest.raises(SinkError, match=r"has no schema 'trajectory' yet: run `trajectory-pipeline migrate`\.$"):
+        opened(empty_database)
+
+
+def test_an_older_schema_is_refused_with_what_to_run(trajectory_database: str) -> None:
+    execute(trajectory_database, "DELETE FROM trajectory.alembic_version")
+    with pytest.raises(SinkError, match=rf"needs {head_revision()}: run `trajectory-pipeline migrate`\.$"):
+        opened(trajectory_database)
+
+
+def test_a_newer_schema_is_left_alone(trajectory_database: str) -> None:
+    execute(trajectory_database, "UPDATE trajectory.alembic_version SET version_num = '9999'")
+    with pytest.raises(
+        SinkError, match=r"is at revision 9999, .*a newer trajectory-pipeline made it: update this one\.$"
+    ):
+        opened(trajectory_database)
+    with pytest.raises(SinkError, match=r"is at revision 9999, which this version does not know .* Update this one\.$"):
+        migrate(trajectory_database)

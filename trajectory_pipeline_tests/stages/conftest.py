@@ -1,0 +1,28 @@
+"""A pipeline of a test's own over a fresh copy of the sample, and one simulated judge for the session."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trajectory_pipeline.simulated_judge import SimulatedJudge
+
+from .pipeline import Pipeline
+
+
+@pytest.fixture(scope="session")
+def running_judge() -> Iterator[SimulatedJudge]:
+    with SimulatedJudge.start() as judge:
+        yield judge
+
+
+@pytest.fixture
+def judge(running_judge: SimulatedJudge) -> SimulatedJudge:
+    running_judge.clear_faults()
+    running_judge.reset_calls()
+    return running_judge
+
+
+@pytest.fixture
+def pipeline(letta_database: str, trajectory_database: str, tmp_path: Path) -> Pipeline:
+    return Pipeline(letta_database, trajectory_database, tmp_path / "parquet")

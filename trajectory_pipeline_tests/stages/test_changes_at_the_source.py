@@ -1,0 +1,195 @@
+"""The contract of a changing source: what was captured is kept, what came late is taken in, each run is in one place.
+
+Deleted runs are carried forward with ``deleted_at`` and leave the view ``outcomes``; moved, late, flipped and
+reappearing ones are found anew at the next materialisation.
+"""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from trajectory_pipeline.hours import key_of
+from trajectory_pipeline.sample.load import sample_partitions
+from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.stages.verification import verify_partition
+
+from .pipeline import Pipeline, Row
+
+HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
+"""The partition with most runs."""
+
+
+@pytest.fixture
+def captured(pipeline: Pipeline) -> Pipeline:
+    pipeline.capture(HOUR)
+    return pipeline
+
+
+def some_run(pipeline: Pipeline, condition: str = "message_count > 2 AND continues_run_id IS NULL") -> str:
+    rows = pipeline.ask(f"SELECT run_id FROM trajectory.trajectories WHERE {condition} ORDER BY run_id LIMIT 1")
+    return str(rows[0]["run_id"])
+
+
+def delete_run(pipeline: Pipeline, run_id: str) -> None:
+    pipeline.change_source(
+        f"DELETE FROM messages WHERE run_id = '{run_id}'",
+        f"DELETE FROM step_metrics WHERE id IN (SELECT id FROM steps WHERE run_id = '{run_id}')",
+        f"DELETE FROM steps WHERE run_id = '{run_id}'",
+        f"DELETE FROM run_metrics WHERE id = '{run_id}'",
+        f"DELETE FROM runs WHERE id = '{run_id}'",
+    )
+
+
+def in_view(pipeline: Pipeline, run_id: str) -> bool:
+    return bool(pipeline.ask("SELECT 1 AS x FROM trajectory.outcomes WHERE run_id = %s", run_id))
+
+
+def row_of(pipeline: Pipeline, run_id: str, hour: datetime = HOUR) -> Row:
+    (row,) = [row for row in pipeline.parquet(TRAJECTORIES, hour) if row["run_id"] == run_id]
+    return row
+
+
+def test_a_run_that_is_gone_is_kept_whole_and_marked(captured: Pipeline) -> None:
+    run_id = some_run(captured)
+    before, stored = row_of(captured, run_id), captured.trajectory(run_id)
+    assert stored is not None
+    delete_run(captured, run_id)
+    result = captured.read(HOUR)
+    assert result.counts.deleted_runs == 1
+    (converted,) = captured.capture(HOUR)
+    assert converted.conservation.runs_in == sample_partitions()[HOUR]
+    after = row_of(captured, run_id)
+    assert after["deleted_at"] == result.snapshot_at
+    assert {**after, "deleted_at": None} == before
+    kept = captured.trajectory(run_id)
+    assert kept is not None
+    assert (kept["data"], kept["first_captured_at"]) == (stored["data"], stored["first_captured_at"])
+    assert kept["deleted_at"] == result.snapshot_at
+    assert not in_view(captured, run_id)
+    assert verify_partition(HOUR, captured.store, captured.database).differences == ()
+
+
+def test_when_it_was_noticed_stays(captured: Pipeline) -> None:
+    run_id = some_run(captured)
+    delete_run(captured, run_id)
+    captured.capture(HOUR)
+    files, noticed = captured.files(), row_of(captured, run_id)["deleted_at"]
+    captured.capture(HOUR)
+    assert row_of(captured, run_id)["deleted_at"] == noticed
+    assert captured.files() == files
+
+
+def test_an_agent_that_is_deleted_takes_nothing_along(captured: Pipeline) -> None:
+    agent_id = captured.ask("SELECT agent_id FROM trajectory.trajectories ORDER BY 1 LIMIT 1")[0]["agent_id"]
+    mine = {row["run_id"] for row in captured.parquet(TRAJECTORIES, HOUR) if row["agent_id"] == agent_id}
+    for run_id in mine:
+        delete_run(captured, run_id)
+    captured.change_source(
+        f"DELETE FROM messages WHERE agent_id = '{agent_id}'",
+        f"DELETE FROM runs WHERE agent_id = '{agent_id}'",
+        f"DELETE FROM agents WHERE id = '{agent_id}'",
+    )
+    captured.capture(HOUR)
+    rows = {row["run_id"]: row for row in captured.parquet(TRAJECTORIES, HOUR)}
+    assert len(rows) == sample_partitions()[HOUR]
+    for run_id, row in rows.items():
+        assert (row["deleted_at"] is not None) == (run_id in mine)
+        assert in_view(captured, run_id) == (run_id not in mine)
+    assert rows[min(mine)]["agent_name"] is not None
+
+
+def test_a_partition_whose_runs_are_all_gone_keeps_them(captured: Pipeline) -> None:
+    for run_id in captured.run_ids(HOUR):
+        delete_run(captured, run_id)
+    captured.capture(HOUR)
+    assert len(captured.run_ids(HOUR)) == sample_partitions()[HOUR]
+    assert captured.ask("SELECT run_id FROM trajectory.outcomes") == []
+
+
+def test_a_run_that_reappears_is_deleted_no_more(captured: Pipeline) -> None:
+    run_id = some_run(captured)
+    before = row_of(captured, run_id)
+    for table in ("runs", "run_metrics", "steps", "step_metrics", "messages"):
+        captured.change_source(f"CREATE TABLE kept_{table} AS TABLE {table}")
+    delete_run(captured, run_id)
+    captured.capture(HOUR)
+    for table in ("runs", "run_metrics", "steps", "step_metrics", "messages"):
+        captured.change_source(f"INSERT INTO {table} SELECT * FROM kept_{table} ON CONFLICT DO NOTHING")
+    captured.capture(HOUR)
+    assert row_of(captured, run_id) == before
+    assert in_view(captured, run_id)
+
+
+def test_a_run_that_moves_is_in_its_new_partition_only(captured: Pipeline) -> None:
+    run_id, later = some_run(captured), HOUR + timedelta(hours=100)
+    first_captured = captured.trajectory(run_id)
+    assert first_captured is not None
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '100 hours' WHERE id = '{run_id}'")
+    # Its new partition first, as it may happen; then the one that it left.
+    captured.capture(later)
+    captured.capture(HOUR)
+    assert run_id not in captured.run_ids(HOUR)
+    assert run_id in captured.run_ids(later)
+    moved = captured.trajectory(run_id)
+    assert moved is not None
+    assert (moved["partition_key"], moved["deleted_at"]) == (key_of(later), None)
+    assert moved["first_captured_at"] == first_captured["first_captured_at"]
+    assert run_id not in {row["run_id"] for row in captured.parquet(TERMINAL_RUNS, HOUR)}
+
+
+def test_a_message_that_comes_late_is_taken_in(captured: Pipeline) -> None:
+    run_id = some_run(captured)
+    before, stored = row_of(captured, run_id), captured.trajectory(run_id)
+    assert stored is not None
+    columns = "SELECT string_agg(quote_ident(column_name), ', ') AS names FROM information_schema.columns" + (
+        " WHERE table_name = 'messages' AND column_name NOT IN ('id', 'sequence_id')"
+    )
+    names = Pipeline("", captured.letta_url, captured.folder).ask(columns)[0]["names"]
+    captured.change_source(
+        f"INSERT INTO messages (id, sequence_id, {names}) SELECT 'message-late', 10000000, {names} FROM messages"
+        f" WHERE run_id = '{run_id}' ORDER BY sequence_id DESC LIMIT 1"
+    )
+    (result,) = captured.capture(HOUR)
+    assert result.merged is not None
+    assert (result.merged.updated, result.merged.inserted, result.merged.removed) == (1, 0, 0)
+    after = row_of(captured, run_id)
+    assert after["message_count"] == before["message_count"] + 1
+    assert after["turns"][-1]["messages"][-1]["message_id"] == "message-late"
+    assert after["content_digest"] != before["content_digest"]
+    changed = captured.trajectory(run_id)
+    assert changed is not None
+    assert changed["updated_at"] > stored["updated_at"]
+
+
+def test_a_run_that_runs_again_leaves_and_comes_back(captured: Pipeline) -> None:
+    run_id = some_run(captured, "status = 'completed'")
+    captured.change_source(f"UPDATE runs SET status = 'running' WHERE id = '{run_id}'")
+    captured.capture(HOUR)
+    assert run_id not in captured.run_ids(HOUR)
+    captured.change_source(f"UPDATE runs SET status = 'failed' WHERE id = '{run_id}'")
+    captured.capture(HOUR)
+    assert run_id in captured.run_ids(HOUR)
+    assert row_of(captured, run_id)["execution_status"] == "failed"
+
+
+def test_a_late_answer_to_an_approval_changes_nothing_of_the_run_that_asked(pipeline: Pipeline) -> None:
+    hours = list(sample_partitions())
+    pipeline.capture(*hours)
+    chained = pipeline.ask(
+        "SELECT run_id, continued_by_run_id, partition_key, continued_by_partition_key FROM trajectory.chains"
+        " WHERE partition_key <> continued_by_partition_key ORDER BY 1"
+    )
+    assert chained
+    for row in chained:
+        answering = pipeline.trajectory(row["continued_by_run_id"])
+        assert answering is not None
+        assert answering["continues_run_id"] == row["run_id"]
+
+
+def test_an_hour_without_runs_is_an_empty_partition(pipeline: Pipeline) -> None:
+    empty = HOUR + timedelta(days=300)
+    (result,) = pipeline.capture(empty)
+    assert result.conservation.runs_in == 0
+    assert pipeline.run_ids(empty) == set()
+    assert pipeline.store.exists(TRAJECTORIES, empty)

@@ -1,0 +1,92 @@
+"""The contract of a stage that fails: one sentence, and both sinks as they were."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from trajectory_pipeline.errors import PipelineError, SinkError, SourceError
+from trajectory_pipeline.sample.load import sample_partitions
+from trajectory_pipeline.stages import trajectories as stage
+
+from .pipeline import Pipeline, Row
+
+HOUR = min(sample_partitions(), key=lambda hour: (abs(sample_partitions()[hour] - 6), hour))
+
+
+def state(pipeline: Pipeline) -> tuple[dict[str, bytes], list[Row], list[Row], list[Row]]:
+    tables = [pipeline.ask(f"SELECT * FROM trajectory.{t} ORDER BY 1, 2") for t in ("trajectories", "partitions")]
+    return pipeline.files(), tables[0], tables[1], pipeline.ask("SELECT run_id FROM trajectory.quarantine ORDER BY 1")
+
+
+def test_a_partition_that_was_not_read_cannot_be_converted(pipeline: Pipeline) -> None:
+    with pytest.raises(
+        PipelineError, match=r"^There are no raw rows of .*: materialise terminal_runs of that partition"
+    ):
+        pipeline.convert(HOUR)
+    assert pipeline.files() == {}
+
+
+def test_a_partition_that_was_not_converted_cannot_be_refined(pipeline: Pipeline) -> None:
+    with pytest.raises(PipelineError, match=r"^There are no trajectories of .*: materialise trajectories of that"):
+        pipeline.refine(HOUR)
+
+
+def test_a_source_that_is_gone_leaves_both_sinks_as_they_were(pipeline: Pipeline) -> None:
+    pipeline.capture(HOUR)
+    before = state(pipeline)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    gone = Pipeline(f"postgresql://x:y@127.0.0.1:{port}/letta", pipeline.database_url, pipeline.folder)
+    with pytest.raises(SourceError, match="Check the host and port in LETTA_PG_URI"):
+        gone.read(HOUR)
+    assert state(pipeline) == before
+
+
+def test_a_database_that_refuses_leaves_parquet_as_it_was(pipeline: Pipeline) -> None:
+    pipeline.capture(HOUR)
+    before = pipeline.files()
+    pipeline.change_source("UPDATE messages SET content = '[]'")
+    pipeline.read(HOUR)
+    read = {path: content for path, content in pipeline.files().items() if path.startswith("trajectories")}
+    # The last statement of the transaction, after all rows are written.
+    pipeline.do("ALTER TABLE trajectory.partitions RENAME COLUMN counts TO numbers")
+    with pytest.raises(SinkError, match=r"^Writing the ledger of .* failed in the database"):
+        pipeline.convert(HOUR)
+    after = {path: content for path, content in pipeline.files().items() if path.startswith("trajectories")}
+    assert after == read == {path: content for path, content in before.items() if path.startswith("trajectories")}
+    assert len(after) == 1
+
+
+def test_a_folder_that_cannot_be_written_leaves_postgres_as_it_was(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.capture(HOUR)
+    pipeline.change_source("UPDATE messages SET content = '[]'")
+    pipeline.read(HOUR)
+    before = state(pipeline)
+
+    def refuse(*_: object) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(SinkError, match=r"^Writing .*trajectories.* failed: .*Permission denied"):
+        pipeline.convert(HOUR)
+    assert state(pipeline) == before
+
+
+def test_a_row_that_would_be_lost_stops_the_partition(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline.capture(HOUR)
+    before = state(pipeline)
+    convert_batch = stage.convert_batch
+
+    def losing(*arguments: object) -> object:
+        conversion = convert_batch(*arguments)  # type: ignore[arg-type]
+        conversion.rows.pop()
+        return conversion
+
+    monkeypatch.setattr(stage, "convert_batch", losing)
+    with pytest.raises(PipelineError, match=r"would be lost: .*Nothing was written; this is a defect, report it\."):
+        pipeline.convert(HOUR)
+    assert state(pipeline) == before

@@ -1,0 +1,195 @@
+"""The contract of what Dagster loads: the graph of the design, one partitions definition, modest batches, no surprises.
+
+Definitions are built fresh for given settings; once they are loaded as Dagster loads them, from ``workspace.yaml``.
+"""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from trajectory_pipeline.definitions import build_defs
+from trajectory_pipeline.hours import HOUR, floor, key_of
+from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.schema.types import Sink, Table
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.settings import Settings
+
+from .conftest import make_settings
+
+PROJECT = Path(__file__).parents[1]
+TABLES = {"terminal_runs": TERMINAL_RUNS, "trajectories": TRAJECTORIES, "refined_outcomes": REFINED_OUTCOMES}
+SOURCES = {"letta/runs", "letta/steps", "letta/messages"}
+
+
+@pytest.fixture
+def graph() -> "dg.AssetGraph":  # type: ignore[name-defined]
+    return build_defs(make_settings()).resolve_asset_graph()
+
+
+def names(keys: "set[dg.AssetKey]") -> set[str]:
+    return {key.to_user_string() for key in keys}
+
+
+def test_the_definitions_can_be_loaded() -> None:
+    dg.Definitions.validate_loadable(build_defs(make_settings()))
+
+
+def test_the_assets_stand_below_the_source_as_the_design_draws_them(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+    parents = {node.key.to_user_string(): names(node.parent_keys) for node in graph.asset_nodes}
+    assert parents == {
+        **{name: set() for name in SOURCES},
+        "terminal_runs": SOURCES,
+        "trajectories": {"terminal_runs"},
+        "refined_outcomes": {"trajectories"},
+    }
+    assert {node.key.to_user_string() for node in graph.asset_nodes if not node.is_materializable} == SOURCES
+
+
+def test_all_assets_share_one_partitions_definition(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+    definitions = [graph.get(dg.AssetKey(name)).partitions_def for name in TABLES]
+    assert all(definition is definitions[0] for definition in definitions)
+    assert isinstance(definitions[0], dg.HourlyPartitionsDefinition)
+    assert (definitions[0].end_offset, str(definitions[0].timezone)) == (1, "UTC")
+
+
+def test_partitions_are_the_hours_from_the_start_to_the_open_one(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+    partitions = graph.get(dg.AssetKey("trajectories")).partitions_def
+    assert partitions is not None
+    now = datetime.now(UTC)
+    keys = partitions.get_partition_keys(current_time=now)
+    assert keys[0] == "2025-01-01-00:00"
+    assert keys[-1] == key_of(now)
+    assert len(keys) == (floor(now) - datetime(2025, 1, 1, tzinfo=UTC)) / HOUR + 1
+
+
+def test_the_first_partition_is_a_setting() -> None:
+    settings = make_settings(start=datetime(2026, 11, 20, 5, tzinfo=UTC))
+    partitions = build_defs(settings).resolve_asset_graph().get(dg.AssetKey("terminal_runs")).partitions_def
+    assert partitions is not None
+    assert partitions.get_first_partition_key() == "2026-11-20-05:00"
+
+
+@pytest.mark.parametrize(("batch", "of_verdicts"), [(24, 6), (7, 1), (1, 1)])
+def test_a_backfill_takes_modest_batches_and_judges_in_runs_of_their_own(batch: int, of_verdicts: int) -> None:
+    """Dagster puts assets of one policy into one run: there, a bad partition would keep all from being judged."""
+    graph = build_defs(make_settings(backfill_batch=batch)).resolve_asset_graph()
+    policies = {name: graph.get(dg.AssetKey(name)).backfill_policy for name in TABLES}
+    assert policies == {
+        "terminal_runs": dg.BackfillPolicy.multi_run(batch),
+        "trajectories": dg.BackfillPolicy.multi_run(batch),
+        "refined_outcomes": dg.BackfillPolicy.multi_run(of_verdicts),
+    }
+
+
+def test_every_run_stays_in_its_process() -> None:
+    """The executor of the definitions is the one that backfills from the UI use."""
+    definitions = build_defs(make_settings())
+    assert definitions.executor is dg.in_process_executor
+    for job in definitions.resolve_all_job_defs():
+        assert job.executor_def is dg.in_process_executor, job.name
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_schedule_and_sensors_run_by_default_only_where_capture_is_enabled(*, enabled: bool) -> None:
+    repository = build_defs(make_settings(enable_capture=enabled)).get_repository_def()
+    instigators = [*repository.schedule_defs, *repository.sensor_defs]
+    assert sorted(each.name for each in instigators) == [
+        "capture_sensor",
+        "closed_hour",
+        "daily_completeness",
+        "refinement_sensor",
+    ]
+    assert {each.default_status.value for each in instigators} == {"RUNNING" if enabled else "STOPPED"}
+
+
+@pytest.mark.parametrize(("name", "table"), TABLES.items())
+def test_every_column_is_shown_with_its_type_and_meaning(
+    graph: "dg.AssetGraph",  # type: ignore[name-defined]
+    name: str,
+    table: Table,
+) -> None:
+    schema = graph.get(dg.AssetKey(name)).metadata["dagster/column_schema"]
+    assert [column.name for column in schema.columns] == [column.name for column in table.columns]
+    for column in schema.columns:
+        assert column.type
+        assert column.description
+    if Sink.POSTGRES in {sink for column in table.columns for sink in column.sinks}:
+        assert "dagster/table_name" in graph.get(dg.AssetKey(name)).metadata
+
+
+def test_the_source_tables_show_the_columns_that_are_read(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+    for name in SOURCES:
+        schema = graph.get(dg.AssetKey.from_user_string(name)).metadata["dagster/column_schema"]
+        assert {"id", "created_at"} <= {column.name for column in schema.columns}
+
+
+def test_checks_are_there_and_only_a_loss_stops_what_is_downstream(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+    found = {key.to_user_string(): graph.get_check_spec(key).blocking for key in graph.asset_check_keys}
+    assert found == {
+        "letta/runs:completeness": False,
+        "trajectories:conservation": True,
+        "trajectories:nothing_in_quarantine": False,
+        "refined_outcomes:every_answer_usable": False,
+    }
+
+
+def test_no_materialisation_compares_the_whole_history() -> None:
+    """A check of an asset runs with each of its materialisations; the completeness check is a job of its own."""
+    jobs = {job.name: job for job in build_defs(make_settings()).resolve_all_job_defs()}
+    checked = {name: {key.name for key in job.asset_layer.asset_graph.asset_check_keys} for name, job in jobs.items()}
+    assert "completeness" not in checked["trajectory_job"]
+    assert checked["completeness_job"] == {"completeness"}
+
+
+def test_without_a_judge_the_asset_says_why_it_is_not_requested(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+    key = dg.AssetKey("refined_outcomes")
+    assert "**Not requested by itself.** No judge is configured: set" in str(graph.get(key).description)
+    judged = build_defs(make_settings(judge_model="m", openai_base_url="http://127.0.0.1:1/v1")).resolve_asset_graph()
+    assert "Not requested" not in str(judged.get(key).description)
+
+
+def test_no_secret_is_part_of_the_definitions() -> None:
+    settings = make_settings(
+        letta_pg_uri="postgresql://letta:hunter2@db:5432/letta", database_url="postgresql://me:hunter2@db:5432/agents"
+    )
+    definitions = build_defs(settings)
+    for name, resource in definitions.get_repository_def().get_top_level_resources().items():
+        assert "hunter2" not in str((name, resource.description, resource.config_schema))
+
+
+def test_the_workspace_is_loaded_as_dagster_loads_it(tmp_path: Path) -> None:
+    ours = {str(field.alias) for field in Settings.model_fields.values()} | {"DAGSTER_HOME"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", "definitions", "validate", "-w", str(PROJECT / "workspace.yaml")],
+        env={name: value for name, value in os.environ.items() if name not in ours},
+        # Not where the project's dagster.yaml would be found: no storage is needed to load definitions.
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
+    assert "Validation successful for code location trajectory_pipeline" in told
+    # The command itself is superseded by one of a package that is not needed here; nothing is warned of ours.
+    warned = [line for line in told.splitlines() if "Warning: " in line]
+    assert [line for line in warned if "definitions_validate_command" not in line] == []
+
+
+def test_a_wrong_setting_fails_the_loading_by_its_name(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", "definitions", "validate", "-w", str(PROJECT / "workspace.yaml")],
+        env={**os.environ, "TRAJECTORY_BACKFILL_BATCH": "many"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "SettingsError: TRAJECTORY_BACKFILL_BATCH is wrong" in done.stdout + done.stderr
