@@ -4,7 +4,7 @@ Belongs here: the fallback, and making the embedded databases ready. Does not be
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from trajectory_pipeline.errors import EmbeddedPostgresError
@@ -28,12 +28,19 @@ class Endpoints:
         database_url: the schema ``trajectory``.
         dagster_url: Dagster's own storage.
         embedded: whether any of them is the embedded server.
+        server: the embedded server, where this process holds it.
     """
 
     letta_url: str = field(repr=False)
     database_url: str = field(repr=False)
     dagster_url: str = field(repr=False)
     embedded: bool
+    server: "EmbeddedServer | None" = field(default=None, repr=False, compare=False)
+
+    def release(self) -> None:
+        """Let go of the embedded server, and wait until it is down if nobody else uses it."""
+        if self.server is not None:
+            self.server.release()
 
     def environment(self) -> dict[str, str]:
         """Return the variables that hand these URLs to other processes; Dagster's with the driver that it needs."""
@@ -65,7 +72,7 @@ def resolve(settings: Settings, report: Callable[[str], None] | None = None) -> 
     for url, name in zip(given, _NAMES, strict=True):
         if url is None:
             server.ensure_database(name)
-    endpoints = _with_fallback(given, server)
+    endpoints = replace(_with_fallback(given, server), server=server)
     if settings.database_url is None:
         migrate(endpoints.database_url)
     return endpoints

@@ -140,8 +140,7 @@ class Settings(BaseSettings):
         default=DEFAULT_DATA_FOLDER,
         alias="TRAJECTORY_DATA_FOLDER",
         description="Folder for what is kept on this machine: the embedded server, Parquet, Dagster's logs."
-        " Default: `data`"
-        " in the working directory.",
+        " Default: `data` in the working directory.",
     )
     start: Annotated[datetime, BeforeValidator(_utc)] = Field(
         default=datetime(2025, 1, 1, tzinfo=UTC),

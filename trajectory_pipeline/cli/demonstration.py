@@ -92,6 +92,7 @@ def demonstrate(*, stay: bool, port: int = DEFAULT_PORT) -> bool:
         settings = load_settings()
         with step("Databases") as tell:
             endpoints = resolve(settings, tell)
+            stack.callback(endpoints.release)
             os.environ.update(endpoints.environment())
             migrate(endpoints.database_url)
             counts = load_sample(endpoints.letta_url, create_database=True, report=tell)

@@ -65,3 +65,4 @@ def develop(port: int) -> int:
         return 0
     finally:
         stop_all(processes)
+        endpoints.release()

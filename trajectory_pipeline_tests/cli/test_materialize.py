@@ -17,8 +17,10 @@ import pytest
 
 from trajectory_pipeline.cli.main import ASSETS
 from trajectory_pipeline.hours import floor
-from trajectory_pipeline.settings import sqlalchemy_url
+from trajectory_pipeline.orchestration.resources import PipelineResource
+from trajectory_pipeline.settings import Settings, sqlalchemy_url
 from trajectory_pipeline.simulated_judge import JUDGE_MODEL, SimulatedJudge
+from trajectory_pipeline.stages.terminal_runs import materialize_terminal_runs
 from trajectory_pipeline_tests.orchestration.running import ask, do
 
 from .conftest import Command, squeezed
@@ -85,6 +87,14 @@ def test_a_range_with_a_judge_takes_every_hour_it_touches_in_batches(
         ]
 
 
+def read(settings: Settings, *hours: int) -> None:
+    """Read raw rows of these hours of the 20th."""
+    pipeline = PipelineResource(settings)
+    for hour in hours:
+        moment = datetime(2026, 11, 20, hour, tzinfo=UTC)
+        materialize_terminal_runs(moment, pipeline.source, pipeline.store, pipeline.database)
+
+
 def test_selected_assets_alone(run_command: Command, databases: Databases) -> None:
     selected = ("--select", "terminal_runs", "--partition", "2026-11-20-15:00")
     assert run_command("materialize", *selected, **databases).exit_code == 0
@@ -124,11 +134,11 @@ def test_a_failed_verdict_is_reported_and_is_no_failure(
 
 
 def test_a_bad_partition_fails_alone_and_the_good_ones_are_judged_all_the_same(
-    run_command: Command, databases: Databases, judge: SimulatedJudge
+    run_command: Command, databases: Databases, settings: Settings, judge: SimulatedJudge
 ) -> None:
     """Dagster would judge none of the range: what is downstream of a failed step is not run."""
     hours = ("--from", "2026-11-20T15:00", "--to", "2026-11-20T18:00")
-    assert run_command("materialize", *hours, "--select", "terminal_runs", **databases).exit_code == 0
+    read(settings, 15, 16, 17)
     raw = Path(databases["TRAJECTORY_DATA_FOLDER"]) / "parquet" / "terminal_runs" / "hour=2026-11-20T16"
     (raw / "part-0.parquet").write_bytes(b"no parquet")
     result = run_command(

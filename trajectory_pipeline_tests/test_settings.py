@@ -1,0 +1,300 @@
+"""The contract of the settings: typed, documented, read when asked for; a wrong one is one sentence that names it.
+
+Other programs' variables have no say, and no secret stands in a repr.
+"""
+
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
+
+import trajectory_pipeline
+from trajectory_pipeline.errors import SettingsError
+from trajectory_pipeline.settings import (
+    Settings,
+    load_settings,
+    normalised_postgres_url,
+    setting_rows,
+    sqlalchemy_url,
+    without_password,
+)
+
+URL = "postgresql://me:geheim@host:5433/db"
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*(name for name, _ in setting_rows()), *map(str.upper, Settings.model_fields)]:
+        monkeypatch.delenv(name, raising=False)
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return load_settings()
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        loaded(monkeypatch, **variables)
+    text = str(caught.value)
+    assert text.endswith(".")
+    assert "\n" not in text
+    return text
+
+
+# ---- what there is ------------------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    for field in Settings.model_fields.values():
+        assert field.alias
+        assert field.description
+        assert field.description.rstrip("`").endswith(".")
+        if field.default is None or field.default is False:
+            assert "Unset:" in field.description or "Not needed" in field.description, field.alias
+        else:
+            assert "Default" in field.description, field.alias
+    names = [name for name, _ in setting_rows()]
+    assert len(names) == len(set(names)) == len(Settings.model_fields)
+    known = ("LETTA_PG_URI", "DAGSTER_PG_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "ENABLE_TRAJECTORY_CAPTURE")
+    assert [name for name in names if name not in known and not name.startswith("TRAJECTORY_")] == []
+
+
+def test_a_default_that_is_told_is_the_default() -> None:
+    for field in Settings.model_fields.values():
+        told = re.search(r"Default `?([0-9][0-9.:-]*[0-9]|[0-9])", str(field.description))
+        if told:
+            default = field.default
+            assert told[1] == (default.date().isoformat() if isinstance(default, datetime) else f"{default:g}"), (
+                field.alias
+            )
+
+
+def test_nothing_needs_to_be_set() -> None:
+    settings = load_settings()
+    assert (settings.letta_pg_uri, settings.database_url, settings.dagster_pg_url) == (None, None, None)
+    assert settings.storage == str(Path("data/parquet").absolute())
+    assert settings.embedded_folder == Path("data/postgres").absolute()
+    assert (settings.enable_capture, settings.start) == (False, datetime(2025, 1, 1, tzinfo=UTC))
+    assert settings.daily_budget_usd == Decimal(5)
+
+
+def test_what_is_set_is_taken_with_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(
+        monkeypatch,
+        LETTA_PG_URI="postgres://me:geheim@host/letta",
+        TRAJECTORY_DATABASE_URL="postgresql+psycopg2://me:geheim@host:5433/t",
+        TRAJECTORY_STORAGE_URI="s3://bucket/prefix",
+        TRAJECTORY_START="2026-01-01T05:00+05:00",
+        ENABLE_TRAJECTORY_CAPTURE="true",
+        TRAJECTORY_DAILY_BUDGET_USD="0.10",
+        TRAJECTORY_JUDGE_TIMEOUT="1.5",
+        OPENAI_API_KEY="sk-secret",
+    )
+    assert settings.letta_pg_uri == "postgresql://me:geheim@host/letta"
+    assert settings.database_url == "postgresql://me:geheim@host:5433/t"
+    assert settings.storage == "s3://bucket/prefix"
+    assert settings.start == datetime(2026, 1, 1, tzinfo=UTC)
+    assert settings.enable_capture is True
+    assert settings.daily_budget_usd == Decimal("0.10")
+    assert settings.judge_timeout_seconds == 1.5
+    assert settings.openai_api_key is not None
+    assert settings.openai_api_key.get_secret_value() == "sk-secret"
+
+
+@pytest.mark.parametrize("blank", ["", "   "])
+@pytest.mark.parametrize(
+    "name", ["LETTA_PG_URI", "TRAJECTORY_STORAGE_URI", "OPENAI_API_KEY", "OPENAI_BASE_URL", "TRAJECTORY_JUDGE_MODEL"]
+)
+def test_a_blank_variable_is_unset(monkeypatch: pytest.MonkeyPatch, name: str, blank: str) -> None:
+    assert loaded(monkeypatch, **{name: blank}) == Settings()
+
+
+def test_an_empty_variable_of_any_kind_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = load_settings()
+    assert loaded(monkeypatch, **{name: "" for name, _ in setting_rows()}) == defaults
+
+
+def test_other_programs_variables_have_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = {
+        name.upper(): "postgresql://x:y@elsewhere/other" for name in Settings.model_fields if name.endswith("_url")
+    }
+    assert "DATABASE_URL" in others
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    others = {name: value for name, value in others.items() if name not in dict(setting_rows())}
+    assert loaded(monkeypatch, **others, START="2020-01-01", HORIZON_DAYS="99") == Settings()
+    assert load_settings().database_url is None
+    assert load_settings().horizon_days == 7
+
+
+# ---- bad input ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("LETTA_PG_URI", "mysql://h/d", "must look like postgresql://user:password@host:5432/database"),
+        ("LETTA_PG_URI", "host=127.0.0.1 password=geheim", "must look like postgresql://"),
+        ("TRAJECTORY_DATABASE_URL", "postgresql://me:geheim@host", "names no database"),
+        ("TRAJECTORY_DATABASE_URL", "postgresql://me:geheim@host:x/db", "has a port that is not a number"),
+        ("TRAJECTORY_DATABASE_URL", "postgresql://me:ge/heim@host/db", "must be percent-encoded"),
+        ("DAGSTER_PG_URL", "postgresql://me:1234/geheim@host/db", "must be percent-encoded"),
+        ("DAGSTER_PG_URL", "postgresql://me:x@geheim@host/db", "must be percent-encoded"),
+        ("DAGSTER_PG_URL", "postgresql://me:ge%zzheim@host/db", "must be percent-encoded"),
+        ("TRAJECTORY_START", "soon", "must be a time such as 2025-01-01"),
+        ("TRAJECTORY_START", "2025-01-01T00:30", "must be a whole hour, UTC"),
+        ("TRAJECTORY_START", "0001-01-01T00:00+14:00", "must be a time such as 2025-01-01"),
+        ("ENABLE_TRAJECTORY_CAPTURE", "perhaps", "is wrong: input should be a valid boolean"),
+        ("TRAJECTORY_SOURCE_TIMEOUT", "0", "is wrong: input should be greater than or equal to 1"),
+        ("TRAJECTORY_BACKFILL_BATCH", "many", "is wrong: input should be a valid integer"),
+        ("TRAJECTORY_BACKFILL_BATCH", "1001", "is wrong: input should be less than or equal to 1000"),
+        ("OPENAI_BASE_URL", "localhost:8000/v1", "must look like https://host/v1"),
+        ("OPENAI_BASE_URL", "http://", "must look like https://host/v1"),
+        ("OPENAI_BASE_URL", "https://me:geheim@host/v1", "the key goes into OPENAI_API_KEY"),
+        ("TRAJECTORY_JUDGE_CONCURRENCY", "0", "is wrong: input should be greater than or equal to 1"),
+        ("TRAJECTORY_JUDGE_TIMEOUT", "0", "is wrong: input should be greater than 0"),
+        ("TRAJECTORY_JUDGE_TIMEOUT", "inf", "is wrong: input should be a finite number"),
+        ("TRAJECTORY_JUDGE_ATTEMPTS", "11", "is wrong: input should be less than or equal to 10"),
+        ("TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS", "7999", "is wrong: input should be greater than or equal to 8000"),
+        ("TRAJECTORY_QUIET_MINUTES", "-1", "is wrong: input should be greater than or equal to 0"),
+        ("TRAJECTORY_HORIZON_DAYS", "1.5", "is wrong: input should be a valid integer"),
+        ("TRAJECTORY_DAILY_BUDGET_USD", "five", "is wrong: input should be a valid decimal"),
+        ("TRAJECTORY_DAILY_BUDGET_USD", "NaN", "is wrong: input should be a finite number"),
+        ("TRAJECTORY_DAILY_BUDGET_USD", "-1", "is wrong: input should be greater than or equal to 0"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_that_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    text = refusal(monkeypatch, **{name: value})
+    assert text.startswith(f"{name} ")
+    assert words in text
+    assert "geheim" not in text
+
+
+def test_several_wrong_values_are_all_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = refusal(monkeypatch, TRAJECTORY_START="soon", LETTA_PG_URI="x")
+    assert "TRAJECTORY_START must be" in text
+    assert "; " in text
+    assert "LETTA_PG_URI must look" in text
+
+
+@pytest.mark.parametrize(
+    ("variables", "missing"),
+    [
+        ({}, "TRAJECTORY_JUDGE_MODEL"),
+        ({"OPENAI_API_KEY": "sk"}, "TRAJECTORY_JUDGE_MODEL"),
+        ({"TRAJECTORY_JUDGE_MODEL": "m"}, "OPENAI_API_KEY"),
+        ({"TRAJECTORY_JUDGE_MODEL": "m", "OPENAI_API_KEY": "sk"}, None),
+        ({"TRAJECTORY_JUDGE_MODEL": "m", "OPENAI_BASE_URL": "http://localhost:8000/v1"}, None),
+    ],
+)
+def test_a_missing_judge_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], missing: str | None
+) -> None:
+    words = loaded(monkeypatch, **variables).judge_missing
+    if missing is None:
+        assert words is None
+    else:
+        assert missing in str(words)
+
+
+# ---- URLs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://me:geheim@host:5433/db",
+        "postgresql://me:geheim@host:5433/db",
+        "postgresql+psycopg://me:geheim@host:5433/db",
+        "postgresql+psycopg2://me:geheim@host:5433/db",
+        "postgres+asyncpg://me:geheim@host:5433/db",
+    ],
+)
+def test_a_postgres_url_of_any_driver_becomes_one_that_libpq_takes(url: str) -> None:
+    assert normalised_postgres_url(url) == URL
+    assert normalised_postgres_url(normalised_postgres_url(url)) == URL
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (URL, "host:5433/db"),
+        ("postgresql://host/db", "host:5432/db"),
+        ("postgresql:///db?host=/run&password=geheim", "localhost:5432/db"),
+        ("postgresql://me:geheim@[::1]:5433/db", "::1:5433/db"),
+        ("postgresql://me:1234/geheim@host/db", "(unreadable URL)"),
+        ("postgresql://me:geheim@host:x/db", "(unreadable URL)"),
+    ],
+)
+def test_a_url_is_shown_without_user_and_password(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=6))
+def test_a_password_that_is_percent_encoded_is_accepted_and_never_shown(password: str) -> None:
+    url = normalised_postgres_url(f"postgres://me:{quote(password, safe='')}@host:5433/db")
+    assert conninfo_to_dict(url)["password"] == password
+    assert without_password(url) == "host:5433/db"
+
+
+@given(st.text(max_size=30))
+def test_what_a_person_may_type_is_taken_or_refused_in_words(typed: str) -> None:
+    def said() -> str:
+        try:
+            return without_password(normalised_postgres_url(f"postgresql://{typed}"))
+        except ValueError as error:
+            return str(error)
+
+    assert re.search(r"^(?!.*@).*/|postgresql://|percent-encoded", said(), re.DOTALL)
+
+
+def test_dagsters_own_driver_is_named_in_its_url() -> None:
+    assert sqlalchemy_url(URL, "psycopg2") == "postgresql+psycopg2://me:geheim@host:5433/db"
+
+
+def test_no_secret_stands_in_a_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(
+        monkeypatch,
+        LETTA_PG_URI=URL,
+        TRAJECTORY_DATABASE_URL=URL,
+        DAGSTER_PG_URL=URL,
+        OPENAI_API_KEY="sk-geheim",
+        OPENAI_BASE_URL="https://host/v1?key=geheim",
+        TRAJECTORY_STORAGE_URI="sftp://me:geheim@host/x",
+    )
+    assert "geheim" not in repr(settings)
+    assert "geheim" not in str(settings)
+
+
+# ---- never at import time -----------------------------------------------------------------------------------------
+
+
+def test_no_module_reads_a_setting_when_it_is_imported() -> None:
+    modules = [
+        module.name
+        for module in pkgutil.walk_packages(trajectory_pipeline.__path__, "trajectory_pipeline.")
+        # Dagster's entry builds its definitions, and Alembic's runs a migration: they are scripts, not modules.
+        if not module.name.endswith((".definitions", ".__main__", "migrations.env"))
+    ]
+    assert "trajectory_pipeline.refinement.ask" in modules
+    poison = {name: "poison" for name, _ in setting_rows()}
+    program = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)\nprint('imported')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **poison}, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.stderr.strip()) == ("imported", "")
+    assert importlib.import_module("trajectory_pipeline.settings")
