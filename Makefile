@@ -23,9 +23,9 @@ $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@# pip knows mirrors and proxies that uv does not: slower, and there if uv cannot reach the index.
-	@$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock \
-		|| $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable . \
+	@$(BIN)/uv pip install --system-certs --python $(BIN)/python --no-deps --require-hashes -r requirements.lock \
+		|| $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --no-deps --editable . \
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)
 
@@ -56,7 +56,7 @@ docs: setup  ## Write docs/data-dictionary.md and docs/settings.md anew from the
 	@$(BIN)/python -m trajectory_pipeline.schema.dictionary docs
 
 lock: setup  ## Write requirements.lock anew, with the newest packages that fit together.
-	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group dev \
+	@$(BIN)/uv pip compile --system-certs --quiet --universal --generate-hashes --python-version 3.11 --group dev \
 		--custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 clean: setup  ## Remove the demonstration's data and the environment.

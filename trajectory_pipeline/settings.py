@@ -33,12 +33,13 @@ def normalised_postgres_url(url: str) -> str:
         raise ValueError(
             "holds a character that must be percent-encoded in a user name or password (/ is %2F, @ is %40, % is %25)"
         )
-    parts = urlsplit(normal)
     try:
+        parts = urlsplit(normal)
         _ = parts.port
     except ValueError:
         raise ValueError(
-            "has a port that is not a number; it must look like postgresql://user:password@host:5432/database"
+            "has a host that cannot be read, or a port that is not a number; it must look like"
+            " postgresql://user:password@host:5432/database"
         ) from None
     if not parts.path.strip("/"):
         raise ValueError("names no database; it must look like postgresql://user:password@host:5432/database")
