@@ -4,7 +4,7 @@ Belongs here: the arithmetic of UTC hours. Does not belong here: Dagster, which 
 (``orchestration.partitions``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from trajectory_pipeline.errors import PipelineError
@@ -48,6 +48,18 @@ def hours_between(start: datetime, end: datetime) -> Iterator[datetime]:
     while hour < end:
         yield hour
         hour += HOUR
+
+
+def contiguous(hours: Sequence[datetime], longest: int) -> list[tuple[datetime, datetime]]:
+    """Group sorted hours into ranges without gaps, ``(first, last)``, of at most ``longest`` hours."""
+    ranges: list[tuple[datetime, datetime]] = []
+    for hour in hours:
+        first, last = ranges[-1] if ranges else (None, None)
+        if first is not None and last is not None and hour == last + HOUR and hour - first < timedelta(hours=longest):
+            ranges[-1] = (first, hour)
+        else:
+            ranges.append((hour, hour))
+    return ranges
 
 
 def moment_of(text: str) -> datetime:

@@ -33,16 +33,17 @@ def normalised_postgres_url(url: str) -> str:
         raise ValueError(
             "holds a character that must be percent-encoded in a user name or password (/ is %2F, @ is %40, % is %25)"
         )
+    form = "it must look like postgresql://user:password@host:5432/database"
     try:
         parts = urlsplit(normal)
+    except ValueError:
+        raise ValueError(f"has a host that cannot be read; {form}") from None
+    try:
         _ = parts.port
     except ValueError:
-        raise ValueError(
-            "has a host that cannot be read, or a port that is not a number; it must look like"
-            " postgresql://user:password@host:5432/database"
-        ) from None
+        raise ValueError(f"has a port that is not a number; {form}") from None
     if not parts.path.strip("/"):
-        raise ValueError("names no database; it must look like postgresql://user:password@host:5432/database")
+        raise ValueError(f"names no database; {form}")
     return normal
 
 

@@ -124,7 +124,7 @@ def demonstrate(*, stay: bool, port: int = DEFAULT_PORT) -> bool:
 def _judge(stack: ExitStack, settings: Settings) -> None:
     """Use the judge that the settings name; without one, start the simulated one."""
     if settings.judge_missing is None:
-        err.print(f"Judge: {settings.judge_model}, as the settings say")
+        err.print(f"Judge: {settings.judge_model}, as the settings say", markup=False)
         return
     from trajectory_pipeline.simulated_judge import JUDGE_MODEL, SimulatedJudge
 
@@ -209,10 +209,10 @@ def _print(summary: Summary, result: Materialized, endpoints: Endpoints, setting
     table.add_row(words, f"{summary.cost_usd:.4f}")
     out.print(table)
     for run_id, why in result.failures.items():
-        err.print(f"[red]Dagster run {run_id} failed[/red]: {why}")
-    out.print(f"\n  Postgres     {without_password(endpoints.database_url)}, schema trajectory")
-    out.print(f"  Parquet      {settings.storage}")
-    out.print(f"  Judge        {', '.join(summary.judges) or 'none'}")
+        err.print(f"Dagster run {run_id} failed: {why}", markup=False, style="red")
+    out.print(f"\n  Postgres     {without_password(endpoints.database_url)}, schema trajectory", markup=False)
+    out.print(f"  Parquet      {settings.storage}", markup=False)
+    out.print(f"  Judge        {', '.join(summary.judges) or 'none'}", markup=False)
 
 
 def _stay(processes: Sequence[Supervised], log: Path) -> None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.hours import hour_of, key_of
+from trajectory_pipeline.hours import contiguous, hour_of, key_of
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def materialize(
 
     from trajectory_pipeline.definitions import build_defs
     from trajectory_pipeline.orchestration.jobs import JOB_NAME
-    from trajectory_pipeline.orchestration.partitions import contiguous, range_tags
+    from trajectory_pipeline.orchestration.partitions import range_tags
     from trajectory_pipeline.settings import load_settings
 
     settings = load_settings()

@@ -4,12 +4,12 @@ Belongs here: hours as Dagster's partitions. Does not belong here: their arithme
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import dagster as dg
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.hours import HOUR, KEY_FORMAT, floor, hour_of, key_of
+from trajectory_pipeline.hours import KEY_FORMAT, floor, hour_of, key_of
 
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
@@ -39,18 +39,6 @@ def existing_hours(hours: Sequence[datetime], start: datetime, now: datetime) ->
             f"{key_of(hours[-1])} lies in the future: the last partition is the open hour, {key_of(now)}."
         )
     return list(hours)
-
-
-def contiguous(hours: Sequence[datetime], longest: int) -> list[tuple[datetime, datetime]]:
-    """Group sorted hours into ranges without gaps, ``(first, last)``, of at most ``longest`` hours."""
-    ranges: list[tuple[datetime, datetime]] = []
-    for hour in hours:
-        first, last = ranges[-1] if ranges else (None, None)
-        if first is not None and last is not None and hour == last + HOUR and hour - first < timedelta(hours=longest):
-            ranges[-1] = (first, hour)
-        else:
-            ranges.append((hour, hour))
-    return ranges
 
 
 def range_tags(first: datetime, last: datetime) -> dict[str, str]:

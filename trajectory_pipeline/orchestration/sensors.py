@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.hours import HOUR, floor, hour_of, hours_between, key_of
+from trajectory_pipeline.hours import HOUR, contiguous, floor, hour_of, hours_between, key_of
 from trajectory_pipeline.orchestration.assets import CAPTURE, REFINEMENT, refinement_batch
 from trajectory_pipeline.orchestration.jobs import JOB_NAME
-from trajectory_pipeline.orchestration.partitions import contiguous, hours_of_tags, range_tags
+from trajectory_pipeline.orchestration.partitions import hours_of_tags, range_tags
 from trajectory_pipeline.orchestration.resources import PipelineResource
 from trajectory_pipeline.orchestration.words import counted
 from trajectory_pipeline.settings import Settings

@@ -215,7 +215,8 @@ class VerdictStore:
                 " ON v.run_id = t.run_id AND v.policy_id = %(policy)s AND v.content_digest = t.content_digest"
                 " WHERE t.deleted_at IS NULL AND t.updated_at <= %(quiet)s"
                 " AND coalesce(t.end_time, t.start_time) >= %(ended)s AND (v.run_id IS NULL OR"
-                " (v.verdict_status = 'failed' AND v.attempts < %(give_up)s AND v.error_class <> 'too_long'"
+                " (v.verdict_status = 'failed' AND v.attempts < %(give_up)s"
+                " AND v.error_class IS DISTINCT FROM 'too_long'"
                 " AND v.updated_at < now() - interval '15 minutes' * power(2, least(v.attempts, 10) - 1)))"
                 " ORDER BY 1"
             ).format(trajectories=sql.Identifier(SCHEMA_NAME, "trajectories"), verdicts=_table(VERDICTS)),

@@ -4,10 +4,10 @@ Belongs here: comparing fingerprints of the source with those of the ledger. Doe
 compare, and what is requested (``orchestration.sensors``).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
-from trajectory_pipeline.hours import HOUR, key_of
+from trajectory_pipeline.hours import HOUR, contiguous, key_of
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.source import LettaSource, Snapshot
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
@@ -40,7 +40,7 @@ def stale_hours(source: LettaSource, database: TrajectoryDatabase, hours: Sequen
 def fingerprints_of(snapshot: Snapshot, hours: Sequence[datetime]) -> dict[datetime, str]:
     """Return the fingerprint of each of these (sorted) hours that has terminal runs, by one query a stretch."""
     found: dict[datetime, str] = {}
-    for first, last in _stretches(hours):
+    for first, last in contiguous(hours, max(len(hours), 1)):
         found.update(fingerprints(snapshot, first, last + HOUR))
     return found
 
@@ -60,17 +60,3 @@ def captured_fingerprints(database: TrajectoryDatabase, hours: Sequence[datetime
         else _NOT_CONVERTED
         for key, entry in raw.items()
     }
-
-
-def _stretches(hours: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
-    first: datetime | None = None
-    last: datetime | None = None
-    for hour in hours:
-        if first is not None and last is not None and hour == last + HOUR:
-            last = hour
-            continue
-        if first is not None and last is not None:
-            yield first, last
-        first = last = hour
-    if first is not None and last is not None:
-        yield first, last

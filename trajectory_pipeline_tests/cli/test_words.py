@@ -83,7 +83,7 @@ def test_settings_lists_every_variable_with_its_meaning(run_command: Command) ->
 WRONG: list[tuple[dict[str, str], str]] = [
     ({"LETTA_PG_URI": "mysql://db/letta"}, "LETTA_PG_URI must look like postgresql://user:password@host:5432/database"),
     ({"TRAJECTORY_DATABASE_URL": "postgresql://db:5432"}, "TRAJECTORY_DATABASE_URL names no database"),
-    ({"DAGSTER_PG_URL": "postgresql://u:p@h:port/d"}, "DAGSTER_PG_URL has a port that is not a number"),
+    ({"DAGSTER_PG_URL": "postgresql://u:p@h:port/d"}, "a port that is not a number"),
     ({"TRAJECTORY_START": "yesterday"}, "TRAJECTORY_START must be a time such as 2025-01-01"),
     ({"TRAJECTORY_START": "2025-01-01T00:30"}, "TRAJECTORY_START must be a whole hour, UTC"),
     ({"TRAJECTORY_BACKFILL_BATCH": "0"}, "TRAJECTORY_BACKFILL_BATCH"),

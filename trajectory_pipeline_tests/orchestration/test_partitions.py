@@ -6,9 +6,8 @@ import pytest
 from dagster import PartitionKeyRange
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.hours import HOUR, hour_of, key_of
+from trajectory_pipeline.hours import HOUR, contiguous, hour_of, key_of
 from trajectory_pipeline.orchestration.partitions import (
-    contiguous,
     existing_hours,
     hourly_partitions,
     hours_of_tags,

@@ -173,18 +173,25 @@ def test_a_run_that_runs_again_leaves_and_comes_back(captured: Pipeline) -> None
     assert row_of(captured, run_id)["execution_status"] == "failed"
 
 
-def test_a_late_answer_to_an_approval_changes_nothing_of_the_run_that_asked(pipeline: Pipeline) -> None:
-    hours = list(sample_partitions())
-    pipeline.capture(*hours)
-    chained = pipeline.ask(
-        "SELECT run_id, continued_by_run_id, partition_key, continued_by_partition_key FROM trajectory.chains"
-        " WHERE partition_key <> continued_by_partition_key ORDER BY 1"
-    )
-    assert chained
-    for row in chained:
-        answering = pipeline.trajectory(row["continued_by_run_id"])
-        assert answering is not None
-        assert answering["continues_run_id"] == row["run_id"]
+def test_an_answer_to_an_approval_that_ends_in_a_later_partition_is_linked_both_ways(pipeline: Pipeline) -> None:
+    source = Pipeline("", pipeline.letta_url, pipeline.folder)
+    pair = source.ask(
+        "SELECT s.run_id AS asking, m.run_id AS answering FROM messages m JOIN steps s ON s.id = m.step_id"
+        " JOIN runs a ON a.id = s.run_id JOIN runs b ON b.id = m.run_id WHERE s.run_id <> m.run_id"
+        " AND date_trunc('hour', a.completed_at) < date_trunc('hour', b.completed_at) ORDER BY 1, 2 LIMIT 1"
+    )[0]
+    asked, answered = pipeline.hour_of_run(pair["asking"]), pipeline.hour_of_run(pair["answering"])
+    pipeline.capture(asked)
+    before = pipeline.trajectory(pair["asking"])
+    pipeline.capture(answered)
+    pipeline.capture(asked)
+    assert pipeline.trajectory(pair["asking"]) == before
+    answering = pipeline.trajectory(pair["answering"])
+    assert answering is not None
+    assert answering["continues_run_id"] == pair["asking"]
+    (link,) = pipeline.ask("SELECT * FROM trajectory.chains WHERE continued_by_run_id = %s", pair["answering"])
+    assert (link["run_id"], link["partition_key"]) == (pair["asking"], key_of(asked))
+    assert link["continued_by_partition_key"] == key_of(answered)
 
 
 def test_an_hour_without_runs_is_an_empty_partition(pipeline: Pipeline) -> None:
