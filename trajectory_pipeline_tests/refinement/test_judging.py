@@ -312,6 +312,13 @@ def test_a_process_that_is_killed_amid_it_keeps_its_verdicts_and_only_the_rest_i
         while len(verdicts(captured)) < 4 and time.monotonic() < deadline:
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
+    # What it had sent to Postgres may still be carried out there.
+    connections = (
+        "SELECT 1 AS x FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'trajectory-pipeline'"
+    )
+    while captured.ask(connections) and time.monotonic() < deadline:
+        time.sleep(0.05)
     kept = verdicts(captured)
     assert 4 <= len(kept) < RUNS
     judge.clear_faults()
@@ -322,11 +329,13 @@ def test_a_process_that_is_killed_amid_it_keeps_its_verdicts_and_only_the_rest_i
     assert {run_id: after[run_id] for run_id in kept} == kept
     known = attempts(captured)
     lost = [row for row in known if row["result"] == "lost"]
-    # At most the calls in flight are made twice, and all of them are known.
+    repeated = [run_id for run_id, row in after.items() if row["attempts"] == 2]
+    assert {row["run_id"] for row in lost} <= set(repeated)
+    assert len(repeated) <= 2
+    # At most the calls in flight are made twice, and all of them are known, before they are sent.
     assert len(lost) <= 2
-    assert len(known) == judge.calls()["received"] == eligible(captured) + len(lost)
-    for row in lost:
-        assert after[row["run_id"]]["attempts"] == 2
+    assert len(known) == eligible(captured) + len(repeated)
+    assert len(known) - len(lost) <= judge.calls()["received"] <= len(known)
 
 
 def test_many_at_once_on_one_partition_pay_once(captured: Pipeline, judge: SimulatedJudge) -> None:
