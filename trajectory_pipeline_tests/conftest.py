@@ -16,6 +16,7 @@ from trajectory_pipeline import embedded_postgres
 from trajectory_pipeline.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.sample.load import load_sample
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.simulated_judge import SimulatedJudge
 from trajectory_pipeline.sinks.migration import migrate
 
 # Nothing here needs to survive a power cut.
@@ -90,3 +91,18 @@ def make_settings(**values: Any) -> Settings:
     """Return settings that hold these values and else the defaults: the environment has no say."""
     defaults = {name: field.get_default() for name, field in Settings.model_fields.items()}
     return Settings.model_construct(**{**defaults, **values})
+
+
+@pytest.fixture(scope="session")
+def running_judge() -> Iterator[SimulatedJudge]:
+    """A simulated judge for this session."""
+    with SimulatedJudge.start() as judge:
+        yield judge
+
+
+@pytest.fixture
+def judge(running_judge: SimulatedJudge) -> SimulatedJudge:
+    """The session's simulated judge, in good health and with empty books."""
+    running_judge.clear_faults()
+    running_judge.reset_calls()
+    return running_judge

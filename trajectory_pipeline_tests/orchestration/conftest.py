@@ -29,19 +29,6 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-@pytest.fixture(scope="session")
-def running_judge() -> Iterator[SimulatedJudge]:
-    with SimulatedJudge.start() as judge:
-        yield judge
-
-
-@pytest.fixture
-def judge(running_judge: SimulatedJudge) -> SimulatedJudge:
-    running_judge.clear_faults()
-    running_judge.reset_calls()
-    return running_judge
-
-
 @pytest.fixture
 def judged(settings: Settings, judge: SimulatedJudge) -> Settings:
     """The test's settings, with a judge."""

@@ -1,25 +1,11 @@
-"""One simulated judge for the session, and a captured pipeline for each test."""
+"""A captured pipeline for each test."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from trajectory_pipeline.simulated_judge import SimulatedJudge
 from trajectory_pipeline_tests.stages.pipeline import Pipeline
-
-
-@pytest.fixture(scope="session")
-def running_judge() -> Iterator[SimulatedJudge]:
-    with SimulatedJudge.start() as judge:
-        yield judge
-
-
-@pytest.fixture
-def judge(running_judge: SimulatedJudge) -> SimulatedJudge:
-    running_judge.clear_faults()
-    running_judge.reset_calls()
-    return running_judge
 
 
 @pytest.fixture

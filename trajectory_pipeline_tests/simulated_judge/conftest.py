@@ -1,4 +1,4 @@
-"""One server for all tests of the folder; each test finds its plan of faults and its books empty."""
+"""The client of the session's judge, as a user of the API has it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,6 @@ import pytest
 from openai import OpenAI
 
 from trajectory_pipeline.simulated_judge import SimulatedJudge
-
-
-@pytest.fixture(scope="session")
-def running_judge() -> Iterator[SimulatedJudge]:
-    with SimulatedJudge.start() as judge:
-        yield judge
-
-
-@pytest.fixture
-def judge(running_judge: SimulatedJudge) -> SimulatedJudge:
-    running_judge.clear_faults()
-    running_judge.reset_calls()
-    return running_judge
 
 
 @pytest.fixture

@@ -1,26 +1,10 @@
-"""A pipeline of a test's own over a fresh copy of the sample, and one simulated judge for the session."""
+"""A pipeline of a test's own over a fresh copy of the sample."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from trajectory_pipeline.simulated_judge import SimulatedJudge
-
 from .pipeline import Pipeline
-
-
-@pytest.fixture(scope="session")
-def running_judge() -> Iterator[SimulatedJudge]:
-    with SimulatedJudge.start() as judge:
-        yield judge
-
-
-@pytest.fixture
-def judge(running_judge: SimulatedJudge) -> SimulatedJudge:
-    running_judge.clear_faults()
-    running_judge.reset_calls()
-    return running_judge
 
 
 @pytest.fixture
