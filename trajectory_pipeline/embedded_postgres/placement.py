@@ -59,7 +59,8 @@ def choose(folder: Path, account: Account) -> tuple[Path, Binaries]:
                 refusals.append(f"{place}: the user {account.name} cannot enter it")
                 continue
             refusal = binaries.why_not(account)
-            if refusal and account.switched:
+            # initdb puts the path of its own program into a shell's double quotes.
+            if refusal and account.switched and not set('"$`\\') & set(str(place)):
                 copy = binaries.copied_to(place)
                 refusal = copy.why_not(account)
                 if refusal is None:
