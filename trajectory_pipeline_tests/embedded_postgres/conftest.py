@@ -1,7 +1,9 @@
 """A folder with a ready-made cluster for each test."""
 
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +26,11 @@ def reachable_base() -> Iterator[Path]:
 
 def _hard_name(reachable_base: Path) -> Path:
     """A folder that does not exist yet, with a name that is not easy on shells and encodings."""
-    parent = Path(tempfile.mkdtemp(prefix="a test's ", suffix=' $HOME "ü"', dir=reachable_base))
+    # Where the server's user cannot enter the environment, programs are copied beside the data, and initdb stands no
+    # quotes and no dollar in its own path: such folders then keep everything under /var.
+    enterable = os.geteuid() != 0 or all(place.stat().st_mode & 0o001 for place in Path(sys.prefix).resolve().parents)
+    suffix = ' $HOME "ü"' if enterable else " ü"
+    parent = Path(tempfile.mkdtemp(prefix="a test's ", suffix=suffix, dir=reachable_base))
     parent.chmod(0o755)
     return parent / "postgres"
 
