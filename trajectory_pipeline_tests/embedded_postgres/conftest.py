@@ -1,9 +1,7 @@
 """A folder with a ready-made cluster for each test."""
 
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +10,7 @@ import pytest
 
 from trajectory_pipeline import embedded_postgres
 
-from .processes import SETTINGS, nothing_is_left, within
+from .processes import SETTINGS, nothing_is_left, server_user_can_enter_environment, within
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +26,7 @@ def _hard_name(reachable_base: Path) -> Path:
     """A folder that does not exist yet, with a name that is not easy on shells and encodings."""
     # Where the server's user cannot enter the environment, programs are copied beside the data, and initdb stands no
     # quotes and no dollar in its own path: such folders then keep everything under /var.
-    enterable = os.geteuid() != 0 or all(place.stat().st_mode & 0o001 for place in Path(sys.prefix).resolve().parents)
-    suffix = ' $HOME "ü"' if enterable else " ü"
+    suffix = ' $HOME "ü"' if server_user_can_enter_environment() else " ü"
     parent = Path(tempfile.mkdtemp(prefix="a test's ", suffix=suffix, dir=reachable_base))
     parent.chmod(0o755)
     return parent / "postgres"

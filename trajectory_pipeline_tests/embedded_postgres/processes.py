@@ -119,3 +119,8 @@ def write_a_row(server: embedded_postgres.EmbeddedServer) -> None:
 def rows(server: embedded_postgres.EmbeddedServer) -> list[tuple[str]]:
     with psycopg.connect(server.url("postgres")) as connection:
         return connection.execute("SELECT word FROM kept").fetchall()
+
+
+def server_user_can_enter_environment() -> bool:
+    """Whether the user that the server runs as, another one than root, can use the carried programs where they lie."""
+    return os.geteuid() != 0 or all(place.stat().st_mode & 0o001 for place in Path(sys.prefix).resolve().parents)

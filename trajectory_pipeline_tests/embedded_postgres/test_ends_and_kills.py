@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import psycopg
@@ -28,6 +27,7 @@ from .processes import (
     nothing_is_left,
     postmaster_pid,
     rows,
+    server_user_can_enter_environment,
     watchdog_pids,
     within,
     write_a_row,
@@ -196,7 +196,7 @@ def test_a_pid_file_that_names_a_living_stranger_is_seen_through_and_the_strange
 
 # Both use the carried programs where they lie; that they are copied otherwise is test_users' affair.
 needs_enterable_environment = pytest.mark.skipif(
-    os.geteuid() == 0 and not all(place.stat().st_mode & 0o001 for place in Path(sys.prefix).resolve().parents),
+    not server_user_can_enter_environment(),
     reason="the server's user cannot enter this environment; the suite also runs where it can",
 )
 
