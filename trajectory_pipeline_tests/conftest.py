@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from trajectory_pipeline import embedded_postgres
 from trajectory_pipeline.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.sample.load import load_sample
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.simulated_judge import SimulatedJudge
+from trajectory_pipeline.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.sinks.migration import migrate
 
+API_KEY = "sk-must-never-be-seen"
 # Nothing here needs to survive a power cut.
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
@@ -94,6 +96,34 @@ def make_settings(**values: Any) -> Settings:
 
 
 @pytest.fixture(scope="session")
+def make_own_settings(
+    _templates: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Settings]]:
+    """A function that makes settings with databases of their own, which stand until the session ends."""
+    made: list[str] = []
+
+    def database(template: str) -> str:
+        name = f"own_{os.getpid()}_{next(_NUMBERS)}"
+        _templates.create_database(name, template)
+        made.append(name)
+        return _templates.url(name)
+
+    def make() -> Settings:
+        folder: Path = tmp_path_factory.mktemp("own")
+        sinks = database("template_trajectory")
+        return make_settings(
+            letta_pg_uri=database("template_letta"),
+            database_url=sinks,
+            dagster_pg_url=sinks,
+            data_folder=folder / "data",
+        )
+
+    yield make
+    for name in made:
+        _templates.drop_database(name, force=True)
+
+
+@pytest.fixture(scope="session")
 def running_judge() -> Iterator[SimulatedJudge]:
     """A simulated judge for this session."""
     with SimulatedJudge.start() as judge:
@@ -106,3 +136,10 @@ def judge(running_judge: SimulatedJudge) -> SimulatedJudge:
     running_judge.clear_faults()
     running_judge.reset_calls()
     return running_judge
+
+
+def with_judge(settings: Settings, judge: SimulatedJudge) -> Settings:
+    """Return the settings with this judge in them."""
+    return settings.model_copy(
+        update={"judge_model": JUDGE_MODEL, "openai_base_url": judge.base_url, "openai_api_key": SecretStr(API_KEY)}
+    )

@@ -14,9 +14,6 @@ from trajectory_pipeline.cli import terminal
 from trajectory_pipeline.cli.main import main
 from trajectory_pipeline.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.settings import Settings, sqlalchemy_url
-from trajectory_pipeline_tests.orchestration.conftest import judge, make_own_settings, running_judge
-
-__all__ = ["judge", "make_own_settings", "running_judge"]
 
 Command = Callable[..., Result]
 OURS = [*(str(field.alias) for field in Settings.model_fields.values()), "DAGSTER_HOME"]

@@ -15,7 +15,7 @@ from trajectory_pipeline.simulated_judge import SimulatedJudge
 from trajectory_pipeline.stages.refined_outcomes import materialize_refined_outcomes
 from trajectory_pipeline.stages.terminal_runs import materialize_terminal_runs
 from trajectory_pipeline.stages.trajectories import materialize_trajectories
-from trajectory_pipeline_tests.orchestration.conftest import with_judge
+from trajectory_pipeline_tests.conftest import with_judge
 from trajectory_pipeline_tests.orchestration.running import do
 
 from .conftest import Command, squeezed

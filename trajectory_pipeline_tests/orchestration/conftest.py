@@ -1,26 +1,18 @@
 """Instances of Dagster in memory, a simulated judge, and one day of the sample that is materialised once."""
 
-import itertools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import dagster as dg
 import pytest
-from pydantic import SecretStr
 
-from trajectory_pipeline.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.simulated_judge import JUDGE_MODEL, SimulatedJudge
-from trajectory_pipeline_tests.conftest import make_settings
+from trajectory_pipeline.simulated_judge import SimulatedJudge
+from trajectory_pipeline_tests.conftest import with_judge
 
 from .running import CAPTURE, do, hours_from, run
-
-API_KEY = "sk-must-never-be-seen"
-_NUMBERS = itertools.count()
 
 
 @pytest.fixture
@@ -33,12 +25,6 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def judged(settings: Settings, judge: SimulatedJudge) -> Settings:
     """The test's settings, with a judge."""
     return with_judge(settings, judge)
-
-
-def with_judge(settings: Settings, judge: SimulatedJudge) -> Settings:
-    return settings.model_copy(
-        update={"judge_model": JUDGE_MODEL, "openai_base_url": judge.base_url, "openai_api_key": SecretStr(API_KEY)}
-    )
 
 
 @pytest.fixture(scope="session")
@@ -55,34 +41,6 @@ class Day:
     instance: dg.DagsterInstance
     run_id: str
     hours: list[datetime]
-
-
-@pytest.fixture(scope="session")
-def make_own_settings(
-    _templates: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[], Settings]]:
-    """A function that makes settings with databases of their own, which stand until the session ends."""
-    made: list[str] = []
-
-    def database(template: str) -> str:
-        name = f"orchestration_{os.getpid()}_{next(_NUMBERS)}"
-        _templates.create_database(name, template)
-        made.append(name)
-        return _templates.url(name)
-
-    def make() -> Settings:
-        folder: Path = tmp_path_factory.mktemp("own")
-        sinks = database("template_trajectory")
-        return make_settings(
-            letta_pg_uri=database("template_letta"),
-            database_url=sinks,
-            dagster_pg_url=sinks,
-            data_folder=folder / "data",
-        )
-
-    yield make
-    for name in made:
-        _templates.drop_database(name, force=True)
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,9 @@ from trajectory_pipeline.orchestration.resources import PipelineResource
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.simulated_judge import SimulatedJudge
+from trajectory_pipeline_tests.conftest import API_KEY
 
-from .conftest import API_KEY, Day
+from .conftest import Day
 from .running import (
     ASSETS,
     CAPTURE,

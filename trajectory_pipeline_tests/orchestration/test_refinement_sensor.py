@@ -19,8 +19,9 @@ from trajectory_pipeline.orchestration.sensors import build_refinement_sensor
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.simulated_judge import SimulatedJudge
 from trajectory_pipeline.sinks.verdicts import GIVE_UP_AFTER
+from trajectory_pipeline_tests.conftest import with_judge
 
-from .conftest import BUSY, NOW, with_judge
+from .conftest import BUSY, NOW
 from .running import add_run, ask, do, run
 
 
