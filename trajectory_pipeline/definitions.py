@@ -10,9 +10,10 @@ from trajectory_pipeline.orchestration import completeness
 from trajectory_pipeline.orchestration.assets import SOURCE_SPECS, build_assets
 from trajectory_pipeline.orchestration.jobs import build_job
 from trajectory_pipeline.orchestration.partitions import hourly_partitions
+from trajectory_pipeline.orchestration.refinement_sensor import build_refinement_sensor
 from trajectory_pipeline.orchestration.resources import PipelineResource
 from trajectory_pipeline.orchestration.schedules import build_schedule
-from trajectory_pipeline.orchestration.sensors import build_capture_sensor, build_refinement_sensor
+from trajectory_pipeline.orchestration.sensors import build_capture_sensor
 from trajectory_pipeline.settings import Settings, load_settings
 
 

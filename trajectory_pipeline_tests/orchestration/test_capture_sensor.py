@@ -14,8 +14,9 @@ from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.hours import HOUR, key_of
 from trajectory_pipeline.orchestration.assets import CAPTURE, REFINEMENT
 from trajectory_pipeline.orchestration.partitions import hours_of_tags, range_tags
+from trajectory_pipeline.orchestration.requesting import PAUSE_AFTER_FAILURE, RUNS_A_TICK
 from trajectory_pipeline.orchestration.resources import PipelineResource
-from trajectory_pipeline.orchestration.sensors import PAUSE_AFTER_FAILURE, RUNS_A_TICK, build_capture_sensor
+from trajectory_pipeline.orchestration.sensors import build_capture_sensor
 from trajectory_pipeline.settings import Settings
 
 from .conftest import BUSY, NOW

@@ -17,8 +17,9 @@ import pytest
 from trajectory_pipeline.cli.instance import start_daemon
 from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.orchestration.partitions import range_tags
+from trajectory_pipeline.orchestration.refinement_sensor import REFINEMENT_SENSOR
 from trajectory_pipeline.orchestration.resources import PipelineResource
-from trajectory_pipeline.orchestration.sensors import CAPTURE_SENSOR, REFINEMENT_SENSOR
+from trajectory_pipeline.orchestration.sensors import CAPTURE_SENSOR
 from trajectory_pipeline.settings import Settings, sqlalchemy_url
 from trajectory_pipeline.simulated_judge import JUDGE_MODEL
 from trajectory_pipeline.stages.terminal_runs import materialize_terminal_runs

@@ -14,8 +14,8 @@ from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.hours import HOUR, key_of
 from trajectory_pipeline.orchestration.assets import CAPTURE, REFINEMENT
 from trajectory_pipeline.orchestration.partitions import hours_of_tags
+from trajectory_pipeline.orchestration.refinement_sensor import build_refinement_sensor
 from trajectory_pipeline.orchestration.resources import PipelineResource
-from trajectory_pipeline.orchestration.sensors import build_refinement_sensor
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.simulated_judge import SimulatedJudge
 from trajectory_pipeline.sinks.verdicts import GIVE_UP_AFTER

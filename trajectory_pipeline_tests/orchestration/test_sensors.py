@@ -13,16 +13,14 @@ from hypothesis import strategies as st
 from trajectory_pipeline.hours import HOUR, floor, key_of
 from trajectory_pipeline.orchestration.assets import CAPTURE, REFINEMENT
 from trajectory_pipeline.orchestration.partitions import range_tags
-from trajectory_pipeline.orchestration.sensors import (
-    OLDER_AT_ONCE,
-    RECENT,
+from trajectory_pipeline.orchestration.requesting import (
     RUNS_A_TICK,
     hours_failed_since,
-    hours_to_compare,
     hours_under_way,
     requests,
     without,
 )
+from trajectory_pipeline.orchestration.sensors import OLDER_AT_ONCE, RECENT, hours_to_compare
 
 from .running import add_run
 
