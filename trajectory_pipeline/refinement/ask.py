@@ -11,6 +11,7 @@ import asyncio
 import json
 import math
 import random
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,16 +20,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
-from typing import Any
+from functools import cache
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient
 from openai.types.chat import ChatCompletion
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from trajectory_pipeline.refinement.answer import JudgeAnswer
 from trajectory_pipeline.refinement.pricing import CallUsage, price_usd
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -44,6 +45,8 @@ _NEVER_SENT = (
 _SHORTEST_KEY = 8
 _MOST_TOKENS = 2**53
 """No call has as many; what says so is no count of tokens."""
+
+Answer = TypeVar("Answer", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What came of asking for one verdict.
+class Asked(Generic[Answer]):
+    """What came of asking one question.
 
     Attributes:
         attempts: every HTTP call, in order.
@@ -81,7 +84,7 @@ class Asked:
     """
 
     attempts: tuple[Attempt, ...]
-    answer: JudgeAnswer | None
+    answer: Answer | None
     raw_answer: str | None
 
     @property
@@ -134,11 +137,14 @@ class Session:
         self._judge = judge
         self._client = client
 
-    async def ask(self, messages: Sequence[dict[str, str]], began: Record, ended: Record) -> Asked:
-        """Ask for a verdict, again where that may help and attempts are left.
+    async def ask(
+        self, messages: Sequence[dict[str, str]], answer_type: type[Answer], began: Record, ended: Record
+    ) -> Asked[Answer]:
+        """Ask a question, again where that may help and attempts are left.
 
         Args:
             messages: of the chat.
+            answer_type: what an answer must be valid by.
             began: is told each attempt before it is sent, so that one whose end is never seen is known.
             ended: is told each attempt when its end was seen.
         """
@@ -150,10 +156,10 @@ class Session:
                 prompt_characters=sum(len(message["content"]) for message in messages),
             )
             await began(sent)
-            attempt, text, wait = await self._call(sent, messages)
-            answer: JudgeAnswer | None = None
+            attempt, text, wait = await self._call(sent, messages, answer_type)
+            answer: Answer | None = None
             if attempt.error_class is None:
-                answer, attempt = _validated(text or "", attempt)
+                answer, attempt = _validated(text or "", answer_type, attempt)
             attempt = self._without_key(attempt)
             await ended(attempt)
             attempts.append(attempt)
@@ -166,7 +172,7 @@ class Session:
             await asyncio.sleep(wait if wait is not None else _pause(len(attempts)))
 
     async def _call(
-        self, sent: Attempt, messages: Sequence[dict[str, str]]
+        self, sent: Attempt, messages: Sequence[dict[str, str]], answer_type: type[BaseModel]
     ) -> tuple[Attempt, str | None, float | None]:
         """Make a call; returns the attempt, the text of the answer, and the seconds that the provider asks to wait."""
         began = time.monotonic_ns()
@@ -179,7 +185,7 @@ class Session:
                     model=self._judge.model,
                     messages=list(messages),
                     temperature=self._judge.temperature,
-                    response_format=RESPONSE_FORMAT,
+                    response_format=response_format(answer_type),
                 )
             attempt, text = _taken_apart(sent, raw)
         except openai.APIStatusError as error:
@@ -276,13 +282,13 @@ def _read(attempt: Attempt, completion: ChatCompletion) -> tuple[Attempt, str | 
     return attempt, text
 
 
-def _validated(text: str, attempt: Attempt) -> tuple[JudgeAnswer | None, Attempt]:
+def _validated(text: str, answer_type: type[Answer], attempt: Attempt) -> tuple[Answer | None, Attempt]:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         return None, _failed(attempt, "unusable", "invalid_json", f"the answer is not valid JSON: {error}")
     try:
-        return JudgeAnswer.model_validate(value), attempt
+        return answer_type.model_validate(value), attempt
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the answer"
@@ -356,20 +362,18 @@ def _short(text: str) -> str:
     return line if len(line) <= 1000 else f"{line[:1000]} [… {len(line) - 1000} characters left out …]"
 
 
-def _strict_schema() -> dict[str, Any]:
-    """Return the answer's JSON schema as strict mode takes it: without ``minLength``, which it does not know."""
+@cache
+def response_format(answer_type: type[BaseModel]) -> dict[str, Any]:
+    """Return what asks for structured output by the pydantic model of an answer.
+
+    The schema is as strict mode takes it: without ``minLength``, which it does not know.
+    """
 
     def without(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: without(item) for key, item in value.items() if key != "minLength"}
         return [without(item) for item in value] if isinstance(value, list) else value
 
-    schema: dict[str, Any] = without(JudgeAnswer.model_json_schema())
-    return schema
-
-
-RESPONSE_FORMAT: dict[str, Any] = {
-    "type": "json_schema",
-    "json_schema": {"name": "judge_answer", "strict": True, "schema": _strict_schema()},
-}
-"""Structured output, by the pydantic model of the answer."""
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", answer_type.__name__).lower()
+    schema = without(answer_type.model_json_schema())
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -19,12 +19,10 @@ import pyarrow.compute as pc
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.hours import hour_of, key_of
-from trajectory_pipeline.refinement.ask import Attempt, Judge, Record, Session
-from trajectory_pipeline.refinement.assess import assess
+from trajectory_pipeline.refinement.ask import Answer, Asked, Attempt, Judge, Record, Session
+from trajectory_pipeline.refinement.deliberate import case_of, deliberate, failed
 from trajectory_pipeline.refinement.policy import RefinementPolicy, verdict_key
 from trajectory_pipeline.refinement.pricing import is_simulated
-from trajectory_pipeline.refinement.prompt import frame_tokens, messages
-from trajectory_pipeline.refinement.render import render
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
@@ -179,9 +177,6 @@ class _Judging:
     result: RefinementResult
     progress: Callable[[str], None]
 
-    def __post_init__(self) -> None:
-        self._transcript_tokens = self.policy.max_prompt_tokens - frame_tokens()
-
     def task(self, row: Row) -> _Task:
         earlier = self.verdicts.earlier_runs(row["run_id"]) if row["continues_run_id"] else []
         digests = [run["content_digest"] for run in earlier]
@@ -237,7 +232,7 @@ class _Judging:
             raise
         except Exception as error:
             _LOG.exception("The verdict on %s failed by a fault of trajectory-pipeline", task.row["run_id"])
-            said = _failed("internal_error", f"a fault of trajectory-pipeline: {type(error).__name__}: {error}")
+            said = failed("internal_error", f"a fault of trajectory-pipeline: {type(error).__name__}: {error}")
         attempts = list(made.values())
         self._count(attempts)
         await self._in_database(
@@ -257,29 +252,15 @@ class _Judging:
             document = await self._in_database(self.verdicts.document, run["run_id"]) or self._whole_document(run)
             if document is None:
                 words = f"the document of the earlier run {run['run_id']} is neither in Postgres nor in Parquet"
-                return _failed("earlier_run_missing", f"{words}: materialise trajectories of {run['partition_key']}")
+                return failed("earlier_run_missing", f"{words}: materialise trajectories of {run['partition_key']}")
             documents.append(document)
-        rendered = render([*documents, document_of(task.row)], self._transcript_tokens)
-        if not rendered.fits:
-            limit = f"{self.policy.max_prompt_tokens} tokens (TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS)"
-            return _failed("too_long", f"the transcript does not fit into a prompt of {limit}")
-        self.result.asked += 1
-        asked = await session.ask(messages(rendered.text), record, record)
-        if asked.answer is not None:
-            assessment = assess(asked.answer, rendered, task.row["heuristic_outcome"])
-            return {
-                **assessment.columns,
-                "verdict_status": assessment.verdict_status,
-                "coverage": rendered.coverage,
-                "judged_at": datetime.now(UTC),
-            }
-        last = asked.attempts[-1]
-        return {
-            **_failed(last.error_class, last.error_message),
-            "verdict_status": "quarantined" if asked.unusable else "failed",
-            "coverage": rendered.coverage,
-            "raw_answer": asked.raw_answer,
-        }
+        case = case_of([*documents, document_of(task.row)], self.policy)
+
+        async def ask(messages: Sequence[dict[str, str]], answer_type: type[Answer]) -> Asked[Answer]:
+            return await session.ask(messages, answer_type, record, record)
+
+        self.result.asked += case.calls > 0
+        return await deliberate(case, task.row["heuristic_outcome"], ask)
 
     def _whole_document(self, run: Mapping[str, Any]) -> Row | None:
         """Return a document that ``jsonb`` cannot hold, from Parquet."""
@@ -305,10 +286,6 @@ class _Judging:
         answered = attempts[-1].answered_model
         # Whatever name it gives itself, it answers under the name that was asked for.
         return {"model": answered, "simulated": is_simulated(answered) or is_simulated(attempts[-1].model)}
-
-
-def _failed(error_class: str | None, error_message: str | None) -> Row:
-    return {"verdict_status": "failed", "error_class": error_class, "error_message": error_message}
 
 
 def _spent(attempts: Sequence[Attempt], before: Spent) -> Row:

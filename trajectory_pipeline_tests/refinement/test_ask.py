@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.refinement import ask as ask_module
+from trajectory_pipeline.refinement.answer import JudgeAnswer
 from trajectory_pipeline.refinement.ask import Asked, Attempt, Judge, without_credentials
 from trajectory_pipeline.refinement.pricing import CallUsage, is_simulated, price_usd
 from trajectory_pipeline.refinement.prompt import messages
@@ -50,18 +51,18 @@ class Told:
         self.ended.append(attempt)
 
 
-def ask(url: str, told: Told | None = None, **settings: Any) -> Asked:
+def ask(url: str, told: Told | None = None, **settings: Any) -> Asked[JudgeAnswer]:
     judge = Judge(**{"model": "some-model", "base_url": url, "api_key": KEY, "timeout_seconds": 5.0, **settings})
     told = told or Told()
 
-    async def work() -> Asked:
+    async def work() -> Asked[JudgeAnswer]:
         async with judge.session() as session:
-            return await session.ask(PROMPT, told.on_begin, told.on_end)
+            return await session.ask(PROMPT, JudgeAnswer, told.on_begin, told.on_end)
 
     return asyncio.run(work())
 
 
-def ask_provider(*answers: Any, **settings: Any) -> Asked:
+def ask_provider(*answers: Any, **settings: Any) -> Asked[JudgeAnswer]:
     """Ask a provider that gives these answers, the last of them again and again."""
 
     def answering(number: int) -> tuple[int, Any, dict[str, str]]:
@@ -72,7 +73,7 @@ def ask_provider(*answers: Any, **settings: Any) -> Asked:
         return ask(provider.url, **settings)
 
 
-def classes(asked: Asked) -> list[tuple[str, str | None]]:
+def classes(asked: Asked[JudgeAnswer]) -> list[tuple[str, str | None]]:
     return [(attempt.result, attempt.error_class) for attempt in asked.attempts]
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.orchestration.metadata import of_refined_outcomes
+from trajectory_pipeline.refinement import deliberate as deliberation
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.simulated_judge import SimulatedJudge
@@ -273,7 +274,7 @@ def test_a_connection_that_is_lost_amid_it_costs_no_verdict(captured: Pipeline, 
 def test_a_fault_of_ours_in_one_verdict_is_that_verdicts_alone(
     captured: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assess, calls = stage.assess, []
+    assess, calls = deliberation.assess, []
 
     def failing(*arguments: Any) -> Any:
         calls.append(1)
@@ -281,7 +282,7 @@ def test_a_fault_of_ours_in_one_verdict_is_that_verdicts_alone(
             raise ZeroDivisionError("of ours")
         return assess(*arguments)
 
-    monkeypatch.setattr(stage, "assess", failing)
+    monkeypatch.setattr(deliberation, "assess", failing)
     result = captured.refine(HOUR)
     assert result.errors == {"internal_error": 1}
     (verdict,) = [row for row in verdicts(captured).values() if row["verdict_status"] == "failed"]
