@@ -131,11 +131,12 @@ def running_judge() -> Iterator[SimulatedJudge]:
 
 
 @pytest.fixture
-def judge(running_judge: SimulatedJudge) -> SimulatedJudge:
-    """The session's simulated judge, in good health and with empty books."""
+def judge(running_judge: SimulatedJudge) -> Iterator[SimulatedJudge]:
+    """The session's simulated judge with empty books, in good health before the test and after it."""
     running_judge.clear_faults()
     running_judge.reset_calls()
-    return running_judge
+    yield running_judge
+    running_judge.clear_faults()
 
 
 def with_judge(settings: Settings, judge: SimulatedJudge) -> Settings:
