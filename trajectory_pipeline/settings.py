@@ -217,6 +217,13 @@ class Settings(BaseSettings):
         description="Tokens (estimated) that one prompt may have, the rules and the answer's schema included."
         " Default 100000.",
     )
+    judge_max_answer_tokens: int = Field(
+        default=8000,
+        ge=500,
+        alias="TRAJECTORY_JUDGE_MAX_ANSWER_TOKENS",
+        description="Tokens that one answer of the judge may have, hidden reasoning included (`max_completion_tokens`):"
+        " what bounds the price of a call. Default 8000.",
+    )
     quiet_minutes: int = Field(
         default=5,
         ge=0,

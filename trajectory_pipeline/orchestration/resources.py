@@ -80,6 +80,7 @@ class PipelineResource:
             api_key=key.get_secret_value() if key else "not-needed",
             timeout_seconds=settings.judge_timeout_seconds,
             max_attempts=settings.judge_attempts,
+            max_answer_tokens=settings.judge_max_answer_tokens,
         )
 
     @property
@@ -92,4 +93,6 @@ class PipelineResource:
         from trajectory_pipeline.refinement.policy import RefinementPolicy
 
         judge = self.judge
-        return RefinementPolicy(judge.model, judge.temperature, self.settings.judge_max_prompt_tokens)
+        return RefinementPolicy(
+            judge.model, judge.temperature, self.settings.judge_max_prompt_tokens, judge.max_answer_tokens
+        )

@@ -31,6 +31,7 @@ from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ValidationError
 
 from trajectory_pipeline.refinement.pricing import CallUsage, price_usd
+from trajectory_pipeline.refinement.render import estimated_tokens
 
 OPENAI_URL = "https://api.openai.com/v1"
 _LONGEST_WAIT_SECONDS = 60.0
@@ -43,6 +44,8 @@ _NEVER_SENT = (
 )
 """Errors in which nothing reached the provider: there is nothing to pay for."""
 _SHORTEST_KEY = 8
+_TOKENS_AROUND_A_MESSAGE = 10
+"""Role and separators of a chat template."""
 _MOST_TOKENS = 2**53
 """No call has as many; what says so is no count of tokens."""
 
@@ -53,12 +56,15 @@ Answer = TypeVar("Answer", bound=BaseModel)
 class Attempt:
     """One HTTP call; see ``schema.verdicts.VERDICT_ATTEMPTS``. Until an end is seen it is ``lost``.
 
-    ``result`` is ``error`` where the provider refused it or was never reached.
+    ``result`` is ``error`` where the provider refused it or was never reached. ``estimated_prompt_tokens`` and
+    ``max_answer_tokens`` are what it may take at most, by a conservative estimate: what is reserved for it.
     """
 
     model: str
     base_url: str
     prompt_characters: int
+    estimated_prompt_tokens: int = 0
+    max_answer_tokens: int = 0
     attempt_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     duration_ns: int | None = None
@@ -107,6 +113,7 @@ class Judge:
         temperature: of the calls.
         timeout_seconds: wall clock, of one call.
         max_attempts: HTTP calls for one verdict.
+        max_answer_tokens: that one answer may have: what bounds the price of a call.
     """
 
     model: str
@@ -115,6 +122,7 @@ class Judge:
     temperature: float = 0.0
     timeout_seconds: float = 120.0
     max_attempts: int = 3
+    max_answer_tokens: int = 8000
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator["Session"]:
@@ -147,6 +155,9 @@ class Session:
             answer_type: what an answer must be valid by.
             began: is told each attempt before it is sent, so that one whose end is never seen is known.
             ended: is told each attempt when its end was seen.
+
+        Raises:
+            Exception: whatever ``began`` raises, as it does where there is no room in the budget: nothing is sent then.
         """
         attempts: list[Attempt] = []
         while True:
@@ -154,6 +165,8 @@ class Session:
                 model=self._judge.model,
                 base_url=without_credentials(self._judge.base_url),
                 prompt_characters=sum(len(message["content"]) for message in messages),
+                estimated_prompt_tokens=_estimated_tokens(messages, answer_type),
+                max_answer_tokens=self._judge.max_answer_tokens,
             )
             await began(sent)
             attempt, text, wait = await self._call(sent, messages, answer_type)
@@ -185,6 +198,7 @@ class Session:
                     model=self._judge.model,
                     messages=list(messages),
                     temperature=self._judge.temperature,
+                    max_completion_tokens=self._judge.max_answer_tokens,
                     response_format=response_format(answer_type),
                 )
             attempt, text = _taken_apart(sent, raw)
@@ -360,6 +374,12 @@ def _pause(attempts: int) -> float:
 def _short(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 1000 else f"{line[:1000]} [… {len(line) - 1000} characters left out …]"
+
+
+def _estimated_tokens(messages: Sequence[dict[str, str]], answer_type: type[BaseModel]) -> int:
+    """Return a conservative estimate of a prompt's tokens: its messages, what frames each, and the answer's schema."""
+    texts = [message["content"] for message in messages] + [json.dumps(response_format(answer_type))]
+    return sum(map(estimated_tokens, texts)) + _TOKENS_AROUND_A_MESSAGE * len(texts)
 
 
 @cache

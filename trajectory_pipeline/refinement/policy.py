@@ -25,18 +25,24 @@ class RefinementPolicy:
         model: as the provider names it.
         temperature: of the calls.
         max_prompt_tokens: estimated tokens that a prompt may have: it decides what is shortened.
+        max_answer_tokens: that one answer may have.
     """
 
     model: str
     temperature: float = 0.0
     max_prompt_tokens: int = 100_000
+    max_answer_tokens: int = 8000
 
     @property
     def definition(self) -> dict[str, Any]:
         """Every part, by name: the whole of what the policy's id is made of."""
         return {
             "model": self.model,
-            "parameters": {"temperature": self.temperature, "max_prompt_tokens": self.max_prompt_tokens},
+            "parameters": {
+                "temperature": self.temperature,
+                "max_prompt_tokens": self.max_prompt_tokens,
+                "max_answer_tokens": self.max_answer_tokens,
+            },
             "prompt": PROMPT_VERSION,
             "rubric": RUBRIC_VERSION,
             "response_schema": RESPONSE_SCHEMA_VERSION,

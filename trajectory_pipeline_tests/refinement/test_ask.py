@@ -106,6 +106,31 @@ def test_what_is_sent_is_a_strict_schema_and_no_retry_of_the_librarys_own() -> N
     assert schema["schema"]["required"] == list(schema["schema"]["properties"])
 
 
+def test_a_call_is_bounded_before_it_is_sent_by_what_it_may_take_at_most(judge: SimulatedJudge) -> None:
+    told = Told()
+    ask(judge.base_url, told, model=JUDGE_MODEL, max_answer_tokens=3000)
+    (began,), (ended,) = told.began, told.ended
+    assert ended.usage is not None
+    assert began.estimated_prompt_tokens >= ended.usage.input_tokens > 0
+    assert began.max_answer_tokens == 3000 >= ended.usage.output_tokens
+    with Provider(lambda _: (500, {"error": {"message": "no"}}, {})) as provider:
+        ask(provider.url, max_attempts=1, max_answer_tokens=3000)
+    assert provider.requests[0]["max_completion_tokens"] == 3000
+
+
+def test_what_may_not_begin_is_not_sent() -> None:
+    async def refuse(_: Attempt) -> None:
+        raise LookupError("no room in the budget")
+
+    told = Told()
+    told.on_begin = refuse  # type: ignore[method-assign]
+    with Provider(lambda _: (500, {}, {})) as provider:
+        with pytest.raises(LookupError, match="no room in the budget"):
+            ask(provider.url, told)
+        assert provider.requests == []
+    assert told.ended == []
+
+
 # ---- waiting ------------------------------------------------------------------------------------------------------
 
 

@@ -64,7 +64,7 @@ def test_a_policy_id_is_the_same_for_the_same_parts() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"model": "another"}, {"temperature": 0.5}, {"max_prompt_tokens": 99_999}],
+    [{"model": "another"}, {"temperature": 0.5}, {"max_prompt_tokens": 99_999}, {"max_answer_tokens": 7_999}],
     ids=lambda change: next(iter(change)),
 )
 def test_a_policy_id_changes_with_each_parameter(change: dict[str, object]) -> None:
