@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trajectory_pipeline.schema.ledger import PARTITIONS, QUARANTINE
+from trajectory_pipeline.schema.ledger import CAPTURED_RUNS, PARTITIONS, QUARANTINE, UNSETTLED
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, SIGNALS_VERSION, TRAJECTORIES
@@ -26,6 +26,8 @@ TABLES = (
     POLICIES,
     PARTITIONS,
     QUARANTINE,
+    CAPTURED_RUNS,
+    UNSETTLED,
 )
 """Every dataset and table of the project, in the order in which they are read."""
 

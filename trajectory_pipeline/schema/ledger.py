@@ -1,6 +1,6 @@
-"""The ledger of partitions and the quarantine.
+"""The ledger of partitions, the quarantine, and where each run is.
 
-Belongs here: the columns of the two bookkeeping tables. Does not belong here: who writes them (``sinks``).
+Belongs here: the columns of the bookkeeping tables. Does not belong here: who writes them (``sinks``).
 """
 
 from trajectory_pipeline.schema.types import INT, JSON, POSTGRES_ONLY, STRING, TIMESTAMP, Column, Table
@@ -30,6 +30,12 @@ PARTITIONS = Table(
         _column("materialized_at", TIMESTAMP, "When it was last written."),
         _column("schema_version", STRING, "Version of the schema that it was written with."),
         _column("dagster_run_id", STRING, "The Dagster run that wrote it.", null="written outside Dagster"),
+        _column(
+            "input_digest",
+            STRING,
+            "`content_digest` of the partition of the asset upstream, as it was when this was made of it.",
+            null="the asset reads the source, or the ledger did not know what it was made of",
+        ),
     ),
     indexes=(("partition_key",),),
 )
@@ -51,4 +57,41 @@ QUARANTINE = Table(
         _column("last_seen_at", TIMESTAMP, "When it was last tried in vain."),
     ),
     indexes=(("partition_key",),),
+)
+
+CAPTURED_RUNS = Table(
+    name="captured_runs",
+    description="Where each run was seen last: a run whose `completed_at` changes moves to another partition, and until"
+    " both are read again, raw rows of it stand in two.",
+    row="one run that was ever captured",
+    columns=(
+        _column("run_id", STRING, "The run.", key=True),
+        _column(
+            "partition_key",
+            STRING,
+            "The partition that holds it.",
+            null="it left that partition (it runs again, or moved) and was not seen elsewhere since",
+        ),
+        _column("seen_at", TIMESTAMP, "Snapshot of the source, by its clock, that first saw it there."),
+        _column(
+            "first_captured_at",
+            TIMESTAMP,
+            "`first_captured_at` of its trajectory, kept while the trajectory is out of the table.",
+            null="its trajectory never left the table",
+        ),
+    ),
+)
+
+UNSETTLED = Table(
+    name="unsettled",
+    description="Partitions to be materialised again whatever their fingerprint says: a run was taken from one, or a"
+    " file was replaced and the transaction that belongs to it did not end. A note goes with the materialisation.",
+    row="one reason",
+    columns=(
+        _column("note_id", STRING, "Of the note.", key=True),
+        _column("asset", STRING, "terminal_runs or trajectories."),
+        _column("partition_key", STRING, "Dagster's partition key."),
+        _column("reason", STRING, "Why, in words."),
+        _column("noted_at", TIMESTAMP, "When it was noted."),
+    ),
 )

@@ -14,12 +14,14 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from trajectory_pipeline.schema.ledger import PARTITIONS, QUARANTINE
+from trajectory_pipeline.schema.ledger import CAPTURED_RUNS, PARTITIONS, QUARANTINE
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct
-from trajectory_pipeline.sinks.connection import connect, writing
+from trajectory_pipeline.sinks import places
+from trajectory_pipeline.sinks.connection import connect, open_connection, writing
 from trajectory_pipeline.sinks.migration import require_migrated
+from trajectory_pipeline.sinks.parquet import Prepared, Written
 from trajectory_pipeline.trajectories.json_text import storable_text, write
 
 Row = Mapping[str, Any]
@@ -39,6 +41,7 @@ class LedgerEntry:
     content_digest: str
     schema_version: str
     fingerprint: str | None = None
+    input_digest: str | None = None
     snapshot_at: datetime | None = None
     dagster_run_id: str | None = None
 
@@ -68,6 +71,9 @@ class PartitionTransaction:
         self._connection = connection
         self._asset = asset
         self._key = partition_key
+        with writing(url, f"Reading the notes on {partition_key}"):
+            # What is noted from here on, this transaction may not have seen.
+            self._notes = places.notes(connection, asset, partition_key)
 
     @contextmanager
     def staging(self) -> Iterator["Staging"]:
@@ -91,30 +97,32 @@ class PartitionTransaction:
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         with writing(self._url, f"Writing trajectories of {self._key}"):
             self._connection.execute("ALTER TABLE staged ADD PRIMARY KEY (run_id)")
-            removed = self._connection.execute(
-                sql.SQL(
-                    "DELETE FROM {table} t WHERE t.partition_key = %s"
-                    " AND NOT EXISTS (SELECT FROM staged s WHERE s.run_id = t.run_id)"
-                ).format(table=_table(TRAJECTORIES.name)),
-                [self._key],
-            ).rowcount
+            removed = self._remove(
+                sql.SQL("t.partition_key = %s AND NOT EXISTS (SELECT FROM staged s WHERE s.run_id = t.run_id)"),
+                self._key,
+            )
             row = self._connection.execute(
                 sql.SQL(
                     "WITH merged AS (INSERT INTO {table} AS t ({columns}, first_captured_at, updated_at)"
-                    " SELECT {columns}, now(), now() FROM staged ORDER BY run_id"
+                    " SELECT {columns}, coalesce(first_captured_at, now()), now()"
+                    # Where another partition took a run meanwhile, that one has the newer version of it.
+                    " FROM staged LEFT JOIN (SELECT run_id, partition_key AS place, first_captured_at FROM {places}) c"
+                    " USING (run_id) WHERE place IS NULL OR place = %s ORDER BY run_id"
                     " ON CONFLICT (run_id) DO UPDATE SET {updates}, updated_at = now()"
                     " WHERE ({old}) IS DISTINCT FROM ({new}) RETURNING (xmax = 0) AS inserted)"
                     " SELECT (SELECT count(*) FROM staged), count(*) FILTER (WHERE inserted),"
                     " count(*) FILTER (WHERE NOT inserted) FROM merged"
                 ).format(
                     table=_table(TRAJECTORIES.name),
+                    places=_table(CAPTURED_RUNS.name),
                     columns=columns,
                     updates=sql.SQL(", ").join(
                         sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in names if name != "run_id"
                     ),
                     old=sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in names),
                     new=sql.SQL(", ").join(sql.SQL("EXCLUDED.{}").format(sql.Identifier(name)) for name in names),
-                )
+                ),
+                [self._key],
             ).fetchone()
         staged, inserted, updated = row or (0, 0, 0)
         return Merged(inserted, updated, staged - inserted - updated, removed)
@@ -134,9 +142,7 @@ class PartitionTransaction:
                 ).format(_table(QUARANTINE.name)),
                 [self._key, run_ids],
             )
-            cursor.execute(
-                sql.SQL("DELETE FROM {} WHERE run_id = ANY(%s)").format(_table(TRAJECTORIES.name)), [run_ids]
-            )
+            self._remove(sql.SQL("t.run_id = ANY(%s)"), run_ids)
             if rows:
                 cursor.executemany(
                     sql.SQL(
@@ -159,16 +165,48 @@ class PartitionTransaction:
                     ],
                 )
 
+    def _remove(self, condition: sql.Composable, value: Any) -> int:
+        """Remove trajectories, and keep when they were first captured: a run that moves comes back elsewhere."""
+        return self._connection.execute(
+            sql.SQL(
+                "WITH gone AS (DELETE FROM {table} t WHERE {condition} RETURNING run_id, first_captured_at),"
+                " kept AS (UPDATE {places} c SET first_captured_at = gone.first_captured_at FROM gone"
+                " WHERE c.run_id = gone.run_id) SELECT FROM gone"
+            ).format(table=_table(TRAJECTORIES.name), places=_table(CAPTURED_RUNS.name), condition=condition),
+            [value],
+        ).rowcount
+
+    def place(self, sightings: places.Sightings) -> None:
+        """Note where the runs are that a look at the source concerns."""
+        with writing(self._url, f"Noting where the runs of {self._key} are"):
+            places.place(self._connection, self._key, sightings)
+
+    def publish(self, prepared: Prepared) -> Written:
+        """Put the partition's file in place: the last thing before the commit.
+
+        A note of it is committed first, by a connection of its own, and goes with this transaction: if the process
+        ends in between, file and rows differ, and the note makes the partition be materialised again.
+        """
+        if not prepared.is_published:
+            with writing(self._url, f"Noting that the file of {self._key} is replaced"):
+                with open_connection(self._url, autocommit=True) as apart:
+                    note = places.note(apart, self._asset, self._key, "a materialisation did not end")
+                places.forget(self._connection, [note])
+        return prepared.publish()
+
     def record(self, entry: LedgerEntry) -> None:
-        """Write the partition's ledger entry."""
+        """Write the partition's ledger entry; what was noted before this transaction began is settled."""
+        with writing(self._url, f"Writing the ledger of {self._key}"):
+            places.forget(self._connection, self._notes)
         with writing(self._url, f"Writing the ledger of {self._key}"):
             self._connection.execute(
                 sql.SQL(
-                    "INSERT INTO {} (asset, partition_key, result, fingerprint, counts, content_digest, snapshot_at,"
-                    " materialized_at, schema_version, dagster_run_id) VALUES (%s, %s, %s, %s, %s, %s, %s,"
-                    " clock_timestamp(), %s, %s) ON CONFLICT (asset, partition_key) DO UPDATE SET"
+                    "INSERT INTO {} (asset, partition_key, result, fingerprint, counts, content_digest, input_digest,"
+                    " snapshot_at, materialized_at, schema_version, dagster_run_id) VALUES (%s, %s, %s, %s, %s, %s,"
+                    " %s, %s, clock_timestamp(), %s, %s) ON CONFLICT (asset, partition_key) DO UPDATE SET"
                     " result = EXCLUDED.result, fingerprint = EXCLUDED.fingerprint, counts = EXCLUDED.counts,"
-                    " content_digest = EXCLUDED.content_digest, snapshot_at = EXCLUDED.snapshot_at,"
+                    " content_digest = EXCLUDED.content_digest, input_digest = EXCLUDED.input_digest,"
+                    " snapshot_at = EXCLUDED.snapshot_at,"
                     " materialized_at = EXCLUDED.materialized_at, schema_version = EXCLUDED.schema_version,"
                     " dagster_run_id = EXCLUDED.dagster_run_id"
                 ).format(_table(PARTITIONS.name)),
@@ -179,6 +217,7 @@ class PartitionTransaction:
                     entry.fingerprint,
                     write(dict(entry.counts)),
                     entry.content_digest,
+                    entry.input_digest,
                     entry.snapshot_at,
                     entry.schema_version,
                     entry.dagster_run_id,
@@ -223,8 +262,13 @@ class TrajectoryDatabase:
             yield connection
 
     @contextmanager
-    def partition(self, asset: str, partition_key: str) -> Iterator[PartitionTransaction]:
+    def partition(self, asset: str, partition_key: str, *, reads: str | None = None) -> Iterator[PartitionTransaction]:
         """Open one partition for writing: waits until nobody else writes it, commits at the end or not at all.
+
+        Args:
+            asset: to be written.
+            partition_key: of both.
+            reads: asset that it is made of; waits until nobody writes that, and nobody does until the end.
 
         Raises:
             SinkError: the database cannot be reached, is not migrated or refuses.
@@ -234,6 +278,11 @@ class TrajectoryDatabase:
                 connection.execute(
                     "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"trajectory {asset} {partition_key}"]
                 )
+                if reads is not None:
+                    connection.execute(
+                        "SELECT pg_advisory_xact_lock_shared(hashtextextended(%s, 0))",
+                        [f"trajectory {reads} {partition_key}"],
+                    )
             yield PartitionTransaction(self.url, connection, asset, partition_key)
 
     def ledger(self, asset: str, partition_keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -244,21 +293,18 @@ class TrajectoryDatabase:
         return {row["partition_key"]: row for row in rows}
 
     def moved_on(self, partition_key: str, run_ids: Sequence[str]) -> list[str]:
-        """Return which of these runs another partition holds by a newer look at the source than this partition's.
+        """Return which of these runs are in another partition, by the newest look at the source.
 
         A run moves when its ``completed_at`` changes. Until the partition that it left is read again, raw rows of it
         stand in both; the newer ones count, so that the run is in one place.
         """
-        rows = self.rows(
-            f"SELECT t.run_id FROM {SCHEMA_NAME}.trajectories t"
-            f" JOIN {SCHEMA_NAME}.partitions theirs ON theirs.asset = 'terminal_runs'"
-            " AND theirs.partition_key = t.partition_key"
-            f" JOIN {SCHEMA_NAME}.partitions ours ON ours.asset = 'terminal_runs' AND ours.partition_key = %(key)s"
-            " WHERE t.run_id = ANY(%(ids)s) AND t.partition_key <> %(key)s"
-            " AND theirs.snapshot_at > ours.snapshot_at ORDER BY 1",
-            {"key": partition_key, "ids": list(run_ids)},
-        )
+        rows = self.rows(places.MOVED, {"key": partition_key, "ids": list(run_ids)})
         return [row["run_id"] for row in rows]
+
+    def unsettled(self, partition_keys: Sequence[str]) -> dict[str, str]:
+        """Return which of these partitions must be materialised again whatever the source holds, and why, in words."""
+        rows = self.rows(places.UNSETTLED, places.unsettled_of(partition_keys))
+        return {row["partition_key"]: row["reasons"] for row in rows}
 
     def trajectory(self, run_id: str) -> dict[str, Any] | None:
         """Return a run's row of ``trajectories``; None where there is none."""

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,8 +81,8 @@ class Prepared:
         Raises:
             SinkError: the storage cannot be written; the former file stays as it was.
         """
+        replaced = not self.is_published
         with _writing(self.uri):
-            replaced = not self._is_there()
             if replaced and isinstance(self._filesystem, LocalFileSystem):
                 self._temporary.replace(self._path)
                 _sync_folder(Path(self._path).parent)
@@ -89,14 +90,21 @@ class Prepared:
                 self._filesystem.put_file(str(self._temporary), self._path)
         return Written(self.uri, self.rows, self.bytes, self.sha256, replaced)
 
-    def _is_there(self) -> bool:
-        try:
-            if self._filesystem.size(self._path) != self.bytes:
+    @cached_property
+    def is_published(self) -> bool:
+        """Whether the former file is the same already.
+
+        Raises:
+            SinkError: it cannot be read.
+        """
+        with _reading(self.uri):
+            try:
+                if self._filesystem.size(self._path) != self.bytes:
+                    return False
+                with self._filesystem.open(self._path, "rb") as former:
+                    return hashlib.file_digest(former, "sha256").hexdigest() == self.sha256
+            except FileNotFoundError:
                 return False
-            with self._filesystem.open(self._path, "rb") as former:
-                return hashlib.file_digest(former, "sha256").hexdigest() == self.sha256
-        except FileNotFoundError:
-            return False
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from trajectory_pipeline.hours import HOUR, contiguous, key_of
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.source import LettaSource, Snapshot
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 
-_NOT_CONVERTED = "raw rows without trajectories"
+_UNSETTLED = "to be materialised again"
 
 
 def stale_hours(source: LettaSource, database: TrajectoryDatabase, hours: Sequence[datetime]) -> list[datetime]:
@@ -48,15 +47,9 @@ def fingerprints_of(snapshot: Snapshot, hours: Sequence[datetime]) -> dict[datet
 def captured_fingerprints(database: TrajectoryDatabase, hours: Sequence[datetime]) -> dict[datetime, str]:
     """Return the fingerprint of what each hour's trajectories were made of; nothing for one that was never captured.
 
-    Where the raw rows are newer than the trajectories, as a crash between the two leaves them, it is one that equals no
-    other: the hour is stale, whatever the source holds by now.
+    Where the trajectories were not made of the raw rows (a crash between the two), or a note asks for the hour, it is
+    one that equals no other: the hour is stale, whatever the source holds by now. No clock is asked.
     """
     keys = {key_of(hour): hour for hour in hours}
-    raw = database.ledger(TERMINAL_RUNS.name, list(keys))
-    converted = database.ledger(TRAJECTORIES.name, list(keys))
-    return {
-        keys[key]: entry["fingerprint"]
-        if key in converted and converted[key]["materialized_at"] >= entry["materialized_at"]
-        else _NOT_CONVERTED
-        for key, entry in raw.items()
-    }
+    captured = {keys[key]: entry["fingerprint"] for key, entry in database.ledger(TERMINAL_RUNS.name, [*keys]).items()}
+    return {**captured, **{keys[key]: _UNSETTLED for key in database.unsettled([*keys])}}

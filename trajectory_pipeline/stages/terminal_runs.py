@@ -18,6 +18,7 @@ from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
 from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
+from trajectory_pipeline.sinks.places import Sightings
 
 
 @dataclass
@@ -30,6 +31,9 @@ class RawCounts:
         foreign_steps: other runs' steps that their messages name.
         messages: their messages.
         deleted_runs: runs that are gone from the source and were carried forward.
+        run_ids: runs in the snapshot.
+        carried: runs that were carried forward.
+        left: runs that were in this partition, and are elsewhere or run again.
     """
 
     runs: int = 0
@@ -38,6 +42,8 @@ class RawCounts:
     messages: int = 0
     deleted_runs: int = 0
     run_ids: set[str] = field(default_factory=set)
+    carried: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Count a batch of the snapshot."""
@@ -104,6 +110,7 @@ def materialize_terminal_runs(
     with database.partition(TERMINAL_RUNS.name, key) as partition, source.snapshot() as snapshot:
         counts = RawCounts()
         with store.prepare(TERMINAL_RUNS, hour, _rows(hour, snapshot, store, database, counts)) as prepared:
+            partition.place(Sightings(snapshot.taken_at, present=[*counts.run_ids, *counts.carried], left=counts.left))
             partition.record(
                 LedgerEntry(
                     asset=TERMINAL_RUNS.name,
@@ -117,7 +124,7 @@ def materialize_terminal_runs(
                     dagster_run_id=dagster_run_id,
                 )
             )
-            written = prepared.publish()
+            written = partition.publish(prepared)
     return TerminalRunsResult(
         counts, written, snapshot.taken_at, snapshot.catalogue.unknown_columns, snapshot.catalogue.absent_columns
     )
@@ -132,7 +139,9 @@ def _rows(
     former = {run_id for batch in store.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in _run_ids(batch)}
     left = sorted(former - counts.run_ids)
     # One that is still there moved to another partition, or runs again: it is not this partition's any more.
-    deleted = [run_id for run_id, where in snapshot.whereabouts(left).items() if not where.exists]
+    whereabouts = snapshot.whereabouts(left)
+    deleted = [run_id for run_id, where in whereabouts.items() if not where.exists]
+    counts.left.extend(run_id for run_id, where in whereabouts.items() if where.exists)
     if not deleted:
         return
     # One that had moved before it was deleted is carried forward there.
@@ -142,6 +151,7 @@ def _rows(
         carried = batch.filter(pc.is_in(batch.column("run_id"), value_set=gone))
         if carried.num_rows:
             counts.deleted_runs += carried.num_rows
+            counts.carried.extend(_run_ids(carried))
             yield _marked(carried, snapshot.taken_at)
 
 

@@ -37,7 +37,7 @@ class Conservation:
         quarantined: runs that could not be converted.
         quarantined_steps: their steps.
         quarantined_messages: their messages.
-        moved_runs: raw rows left out on both sides: another partition holds a newer version of these runs.
+        moved_runs: raw rows left out on both sides: these runs are in another partition by now.
     """
 
     runs_in: int = 0
@@ -115,7 +115,11 @@ def materialize_trajectories(
             f"There are no raw rows of {key} in {store.uri}: materialise terminal_runs of that partition first."
         )
     result = TrajectoriesResult()
-    with database.partition(TRAJECTORIES.name, key) as partition, ExitStack() as stack:
+    with (
+        database.partition(TRAJECTORIES.name, key, reads=TERMINAL_RUNS.name) as partition,
+        ExitStack() as stack,
+    ):
+        raw = database.ledger(TERMINAL_RUNS.name, [key]).get(key, {})
         with partition.staging() as staging:
             rows = _rows(hour, key, store, database, staging, result)
             prepared = stack.enter_context(store.prepare(TRAJECTORIES, hour, rows))
@@ -128,12 +132,13 @@ def materialize_trajectories(
                 result="quarantined" if result.quarantined else "complete",
                 counts=result.conservation.by_name(),
                 content_digest=prepared.sha256,
+                input_digest=raw.get("content_digest"),
                 schema_version=SCHEMA_VERSION,
                 dagster_run_id=dagster_run_id,
             )
         )
         # The last thing before the commit: whatever fails earlier leaves both sinks as they were.
-        result.written = prepared.publish()
+        result.written = partition.publish(prepared)
     return result
 
 
@@ -175,7 +180,7 @@ def _rows(
 
 
 def without_moved(raw: pa.RecordBatch, partition_key: str, database: TrajectoryDatabase) -> pa.RecordBatch:
-    """Return raw rows without those of runs that another partition holds a newer version of."""
+    """Return raw rows without those of runs that are in another partition by now."""
     moved = database.moved_on(partition_key, [str(run_id) for run_id in raw.column("run_id").to_pylist()])
     if not moved:
         return raw

@@ -77,7 +77,7 @@ def test_raw_rows_without_trajectories_are_not_captured(captured: Settings, inst
 def test_trajectories_of_former_raw_rows_are_not_captured(captured: Settings, instance: dg.DagsterInstance) -> None:
     do(
         str(captured.database_url),
-        "UPDATE trajectory.partitions SET materialized_at = materialized_at - interval '1 hour'"
+        "UPDATE trajectory.partitions SET input_digest = 'of others'"
         f" WHERE asset = 'trajectories' AND partition_key = '{key_of(BUSY[2])}'",
     )
     assert requested(tick(captured, instance)) == [BUSY[2]]
@@ -85,9 +85,18 @@ def test_trajectories_of_former_raw_rows_are_not_captured(captured: Settings, in
 
 def test_an_empty_source_is_nothing_to_capture(captured: Settings, instance: dg.DagsterInstance) -> None:
     do(str(captured.letta_pg_uri), "TRUNCATE runs CASCADE")
-    do(str(captured.database_url), "TRUNCATE trajectory.partitions")
+    do(str(captured.database_url), "TRUNCATE trajectory.partitions, trajectory.trajectories")
     result = tick(captured, instance)
     assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 differ.")
+
+
+def test_a_ledger_that_was_lost_is_made_again_also_for_hours_that_the_source_has_no_runs_of(
+    captured: Settings, instance: dg.DagsterInstance
+) -> None:
+    do(str(captured.letta_pg_uri), "TRUNCATE runs CASCADE")
+    do(str(captured.database_url), "TRUNCATE trajectory.partitions")
+    held = ask(str(captured.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories ORDER BY 1")
+    assert [key_of(hour) for hour in requested(tick(captured, instance))] == [row[0] for row in held] != []
 
 
 # ---- any change to any row -----------------------------------------------------------------------------------------

@@ -51,13 +51,14 @@ def test_equal_on_all_sides_is_green_and_each_kind_of_difference_is_named(pipeli
     change(pipeline.letta_url, f"UPDATE steps SET feedback = 'positive' WHERE run_id = '{_run_of(pipeline, HOURS[1])}'")
     change(pipeline.database_url, f"DELETE FROM trajectory.trajectories WHERE run_id = '{_run_of(pipeline, busy)}'")
     Path(pipeline.store.path_of(TRAJECTORIES, HOURS[5])).unlink()
+    change(pipeline.letta_url, f"UPDATE steps SET feedback = 'negative' WHERE run_id = '{_run_of(pipeline, HOURS[7])}'")
     pipeline.read(HOURS[7])
     differences = compared(pipeline).differences
     assert [words.split(": ")[0] for words in differences] == [key_of(HOURS[number]) for number in (1, 3, 5, 7)]
     assert "the source changed since" in differences[0]
     assert "in Postgres" in differences[1]
     assert "no file in Parquet" in differences[2]
-    assert "older than its raw rows" in differences[3]
+    assert "its trajectories were not made of its raw rows" in differences[3]
 
 
 def test_runs_deleted_at_the_source_are_no_difference_once_they_were_noticed(pipeline: Pipeline) -> None:

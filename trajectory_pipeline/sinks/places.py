@@ -1,0 +1,124 @@
+"""Where each captured run is, and which partitions must be materialised again whatever their fingerprint says.
+
+Belongs here: every statement against ``captured_runs`` and ``unsettled``. Does not belong here: the rows themselves
+(``sinks.database``), and who asks for partitions (``orchestration``).
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString
+
+import psycopg
+
+from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """What one look at the source says of the runs of a partition.
+
+    Attributes:
+        taken_at: when it was taken, by the source's clock.
+        present: runs that the source holds there, and deleted ones that are carried forward there.
+        left: runs that were there before, and are elsewhere or run again.
+    """
+
+    taken_at: datetime
+    present: Sequence[str]
+    left: Sequence[str]
+
+
+def place(connection: psycopg.Connection, partition_key: str, sightings: Sightings) -> None:
+    """Note that runs are in a partition, or are not any more; the newest look at the source counts.
+
+    A partition that a run is taken from is unsettled: its trajectories were made with that run. So is this one, if a
+    look that says to be newer has put one of these runs elsewhere: only another look can tell (clocks differ).
+    """
+    present = sorted(sightings.present)
+    connection.execute(
+        "INSERT INTO trajectory.captured_runs (run_id, partition_key, seen_at)"
+        " SELECT run_id, %s, %s FROM unnest(%s::text[]) AS run_id ON CONFLICT DO NOTHING",
+        [partition_key, sightings.taken_at, present],
+    )
+    # Locked in one order, so that two partitions that exchange runs wait for each other instead of deadlocking.
+    rows = connection.execute(
+        "SELECT run_id, partition_key, seen_at FROM trajectory.captured_runs"
+        " WHERE (run_id = ANY(%(present)s) AND partition_key IS DISTINCT FROM %(key)s)"
+        " OR (run_id = ANY(%(left)s) AND partition_key = %(key)s) ORDER BY run_id FOR UPDATE",
+        {"present": present, "left": list(sightings.left), "key": partition_key},
+    ).fetchall()
+    released = [run_id for run_id, where, _ in rows if where == partition_key]
+    taken = {
+        run_id: where
+        for run_id, where, seen_at in rows
+        if where is None or (where != partition_key and seen_at <= sightings.taken_at)
+    }
+    if taken or released:
+        connection.execute(
+            "UPDATE trajectory.captured_runs SET seen_at = %s,"
+            " partition_key = CASE WHEN run_id = ANY(%s) THEN %s END WHERE run_id = ANY(%s)",
+            [sightings.taken_at, list(taken), partition_key, [*taken, *released]],
+        )
+    for left_behind in sorted({where for where in taken.values() if where is not None}):
+        note(connection, TRAJECTORIES.name, left_behind, "a run moved away")
+    if len(taken) + len(released) < len(rows):
+        note(connection, TERMINAL_RUNS.name, partition_key, "another partition holds one of its runs by a newer look")
+
+
+MOVED: LiteralString = (
+    "SELECT run_id FROM trajectory.captured_runs WHERE run_id = ANY(%(ids)s) AND partition_key <> %(key)s ORDER BY 1"
+)
+"""Which of these runs are in another partition."""
+
+
+def note(connection: psycopg.Connection, asset: str, partition_key: str, reason: str) -> str:
+    """Note that a partition is to be materialised again; returns the note's id."""
+    note_id = uuid.uuid4().hex
+    connection.execute(
+        "INSERT INTO trajectory.unsettled (note_id, asset, partition_key, reason, noted_at)"
+        " VALUES (%s, %s, %s, %s, clock_timestamp())",
+        [note_id, asset, partition_key, reason],
+    )
+    return note_id
+
+
+def notes(connection: psycopg.Connection, asset: str, partition_key: str) -> list[str]:
+    """Return the ids of the notes on a partition."""
+    rows = connection.execute(
+        "SELECT note_id FROM trajectory.unsettled WHERE asset = %s AND partition_key = %s", [asset, partition_key]
+    )
+    return [row[0] for row in rows]
+
+
+def forget(connection: psycopg.Connection, note_ids: Sequence[str]) -> None:
+    """Drop notes: what they ask for is done when this transaction is."""
+    if note_ids:
+        connection.execute("DELETE FROM trajectory.unsettled WHERE note_id = ANY(%s)", [list(note_ids)])
+
+
+UNSETTLED: LiteralString = (
+    "SELECT partition_key, string_agg(DISTINCT reason, '; ' ORDER BY reason) AS reasons FROM ("
+    "SELECT partition_key, reason FROM trajectory.unsettled WHERE asset = ANY(%(assets)s)"
+    " UNION ALL SELECT r.partition_key, 'its trajectories were not made of its raw rows, or are not there'"
+    " FROM trajectory.partitions r LEFT JOIN trajectory.partitions t ON t.asset = %(converted)s"
+    " AND t.partition_key = r.partition_key WHERE r.asset = %(raw)s"
+    " AND r.content_digest IS DISTINCT FROM t.input_digest"
+    " UNION ALL SELECT DISTINCT t.partition_key, 'its trajectories are not in the ledger'"
+    " FROM unnest(%(keys)s::text[]) k JOIN trajectory.trajectories t ON t.partition_key = k"
+    " WHERE NOT EXISTS (SELECT FROM trajectory.partitions p WHERE p.asset = %(raw)s AND p.partition_key = k)"
+    ") found WHERE partition_key = ANY(%(keys)s) GROUP BY 1"
+)
+"""Partitions, of those asked about, that must be materialised again whatever the source holds, and why."""
+
+
+def unsettled_of(partition_keys: Iterable[str]) -> Mapping[str, Any]:
+    """Return the parameters of ``UNSETTLED``."""
+    return {
+        "assets": [TERMINAL_RUNS.name, TRAJECTORIES.name],
+        "raw": TERMINAL_RUNS.name,
+        "converted": TRAJECTORIES.name,
+        "keys": list(partition_keys),
+    }
