@@ -48,10 +48,12 @@ class Whereabouts:
     Attributes:
         exists: there is a row of it.
         terminal: it is (still) terminal.
+        hour: that it ended in, UTC; None where it does not exist, or has no time.
     """
 
     exists: bool
     terminal: bool
+    hour: datetime | None = None
 
 
 @dataclass
@@ -107,17 +109,21 @@ class Snapshot:
 
     def whereabouts(self, run_ids: list[str]) -> dict[str, Whereabouts]:
         """Return where runs are that a partition once held: gone, moved, or no longer terminal."""
-        found: dict[str, str] = {}
+        found: dict[str, tuple[str, datetime | None]] = {}
         if run_ids:
             rows = self.read(
                 "Looking for runs that left the partition",
-                f"SELECT r.id::text AS id, r.status::text AS status FROM {self.catalogue.table(RUNS)} r"
+                "SELECT r.id::text AS id, r.status::text AS status,"
+                f" date_trunc('hour', {self.ended_at('r')}) AS hour FROM {self.catalogue.table(RUNS)} r"
                 f" WHERE {self.catalogue.any_of(RUNS, 'id', 'r', run_ids)}",
             )
-            found = dict(zip(_values(rows["id"]), _values(rows["status"]), strict=True))
+            columns = (_values(rows[name]) for name in ("id", "status", "hour"))
+            found = {run_id: (status, hour) for run_id, status, hour in zip(*columns, strict=True)}
+        nowhere: tuple[str | None, datetime | None] = (None, None)
         return {
-            run_id: Whereabouts(exists=run_id in found, terminal=found.get(run_id) in TERMINAL_STATUSES)
+            run_id: Whereabouts(run_id in found, status in TERMINAL_STATUSES, hour and hour.replace(tzinfo=UTC))
             for run_id in run_ids
+            for status, hour in [found.get(run_id, nowhere)]
         }
 
     def _portions(self, ids: list[str]) -> Iterator[list[str]]:

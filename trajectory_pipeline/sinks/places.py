@@ -23,11 +23,13 @@ class Sightings:
     Attributes:
         taken_at: when it was taken, by the source's clock.
         present: runs that the source holds there, and deleted ones that are carried forward there.
-        left: runs that were there before, and are elsewhere or run again.
+        awaited: runs that are still kept there, until the partition that they moved to has seen them.
+        left: runs that were there before and are no partition's now.
     """
 
     taken_at: datetime
     present: Sequence[str]
+    awaited: Sequence[str]
     left: Sequence[str]
 
 
@@ -47,24 +49,28 @@ def place(connection: psycopg.Connection, partition_key: str, sightings: Sightin
     rows = connection.execute(
         "SELECT run_id, partition_key, seen_at FROM trajectory.captured_runs"
         " WHERE (run_id = ANY(%(present)s) AND partition_key IS DISTINCT FROM %(key)s)"
-        " OR (run_id = ANY(%(left)s) AND partition_key = %(key)s) ORDER BY run_id FOR UPDATE",
-        {"present": present, "left": list(sightings.left), "key": partition_key},
+        " OR (run_id = ANY(%(missing)s) AND partition_key = %(key)s) ORDER BY run_id FOR UPDATE",
+        {"present": present, "missing": [*sightings.awaited, *sightings.left], "key": partition_key},
     ).fetchall()
-    released = [run_id for run_id, where, _ in rows if where == partition_key]
+    missing = [run_id for run_id, where, _ in rows if where == partition_key]
     taken = {
         run_id: where
         for run_id, where, seen_at in rows
         if where is None or (where != partition_key and seen_at <= sightings.taken_at)
     }
-    if taken or released:
+    if taken or missing:
+        # An awaited run stays, and the next look that sees it takes it, also by a clock that was put back.
         connection.execute(
             "UPDATE trajectory.captured_runs SET seen_at = %s,"
-            " partition_key = CASE WHEN run_id = ANY(%s) THEN %s END WHERE run_id = ANY(%s)",
-            [sightings.taken_at, list(taken), partition_key, [*taken, *released]],
+            " partition_key = CASE WHEN NOT run_id = ANY(%s) THEN %s END WHERE run_id = ANY(%s)",
+            [sightings.taken_at, list(sightings.left), partition_key, [*taken, *missing]],
         )
     for left_behind in sorted({where for where in taken.values() if where is not None}):
         note(connection, TRAJECTORIES.name, left_behind, "a run moved away")
-    if len(taken) + len(released) < len(rows):
+    if sightings.awaited:
+        # Another look is due even if nothing changes here: it may have been deleted before it was seen there.
+        note(connection, TERMINAL_RUNS.name, partition_key, "a run moved away and was not seen elsewhere yet")
+    if len(taken) + len(missing) < len(rows):
         note(connection, TERMINAL_RUNS.name, partition_key, "another partition holds one of its runs by a newer look")
 
 

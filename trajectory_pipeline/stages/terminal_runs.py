@@ -6,7 +6,7 @@ Belongs here: what is carried forward from the former file, and the ledger entry
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,20 +30,25 @@ class RawCounts:
         steps: their own steps.
         foreign_steps: other runs' steps that their messages name.
         messages: their messages.
-        deleted_runs: runs that are gone from the source and were carried forward.
         run_ids: runs in the snapshot.
-        carried: runs that were carried forward.
-        left: runs that were in this partition, and are elsewhere or run again.
+        carried: runs that are gone from the source and were carried forward.
+        awaited: runs that moved to a partition that did not see them yet: they stay here until it does.
+        left: runs that were in this partition and run again, or are where no partition is.
     """
 
     runs: int = 0
     steps: int = 0
     foreign_steps: int = 0
     messages: int = 0
-    deleted_runs: int = 0
     run_ids: set[str] = field(default_factory=set)
     carried: list[str] = field(default_factory=list)
+    awaited: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+
+    @property
+    def deleted_runs(self) -> int:
+        """How many runs are gone from the source and were carried forward."""
+        return len(self.carried)
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Count a batch of the snapshot."""
@@ -61,6 +66,7 @@ class RawCounts:
             "foreign_steps": self.foreign_steps,
             "messages": self.messages,
             "deleted_runs": self.deleted_runs,
+            "awaited_runs": len(self.awaited),
         }
 
 
@@ -93,7 +99,8 @@ def materialize_terminal_runs(
 ) -> TerminalRunsResult:
     """Read one partition out of one snapshot and replace its file.
 
-    Runs that the former file holds and the source no longer has are carried forward with ``deleted_at``.
+    Runs that the former file holds and the source no longer has are carried forward with ``deleted_at``. One that moved
+    to another partition stays until that one has seen it.
 
     Args:
         hour: start of the partition, UTC.
@@ -110,7 +117,8 @@ def materialize_terminal_runs(
     with database.partition(TERMINAL_RUNS.name, key) as partition, source.snapshot() as snapshot:
         counts = RawCounts()
         with store.prepare(TERMINAL_RUNS, hour, _rows(hour, snapshot, store, database, counts)) as prepared:
-            partition.place(Sightings(snapshot.taken_at, present=[*counts.run_ids, *counts.carried], left=counts.left))
+            held = [*counts.run_ids, *counts.carried]
+            partition.place(Sightings(snapshot.taken_at, present=held, awaited=counts.awaited, left=counts.left))
             partition.record(
                 LedgerEntry(
                     asset=TERMINAL_RUNS.name,
@@ -137,31 +145,54 @@ def _rows(
         counts.add(batch)
         yield batch
     former = {run_id for batch in store.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in _run_ids(batch)}
-    left = sorted(former - counts.run_ids)
-    # One that is still there moved to another partition, or runs again: it is not this partition's any more.
-    whereabouts = snapshot.whereabouts(left)
-    deleted = [run_id for run_id, where in whereabouts.items() if not where.exists]
-    counts.left.extend(run_id for run_id, where in whereabouts.items() if where.exists)
-    if not deleted:
+    _look_for(sorted(former - counts.run_ids), key_of(hour), snapshot, database, counts)
+    if not (counts.carried or counts.awaited):
         return
-    # One that had moved before it was deleted is carried forward there.
-    elsewhere = set(database.moved_on(key_of(hour), deleted))
-    gone = pa.array([run_id for run_id in deleted if run_id not in elsewhere], pa.string())
+    gone, awaited = (pa.array(run_ids, pa.string()) for run_ids in (counts.carried, counts.awaited))
     for batch in store.read(TERMINAL_RUNS, hour):
-        carried = batch.filter(pc.is_in(batch.column("run_id"), value_set=gone))
-        if carried.num_rows:
-            counts.deleted_runs += carried.num_rows
-            counts.carried.extend(_run_ids(carried))
-            yield _marked(carried, snapshot.taken_at)
+        for run_ids, marked in ((gone, _deleted), (awaited, _not_deleted)):
+            kept = batch.filter(pc.is_in(batch.column("run_id"), value_set=run_ids))
+            if kept.num_rows:
+                yield marked(kept, snapshot.taken_at)
+
+
+def _look_for(
+    missing: list[str], key: str, snapshot: Snapshot, database: TrajectoryDatabase, counts: RawCounts
+) -> None:
+    """Tell what became of runs that the former file holds and this partition of the snapshot does not."""
+    # One that another partition saw last is that one's affair, whatever became of it.
+    elsewhere = set(database.moved_on(key, missing)) if missing else set()
+    first = database.first_partition(TERMINAL_RUNS.name) if missing else None
+    for run_id, where in snapshot.whereabouts(missing).items():
+        if run_id in elsewhere:
+            continue
+        if not where.exists:
+            counts.carried.append(run_id)
+        elif (
+            where.terminal
+            and where.hour is not None
+            and first is not None
+            and first <= key_of(where.hour) <= key_of(snapshot.taken_at)
+        ):
+            # Were it dropped here now, and deleted before it is read there, nothing would be left of it.
+            counts.awaited.append(run_id)
+        else:
+            counts.left.append(run_id)
 
 
 def _run_ids(batch: pa.RecordBatch) -> list[str]:
     return cast(list[str], batch.column("run_id").to_pylist())
 
 
-def _marked(batch: pa.RecordBatch, noticed_at: datetime) -> pa.RecordBatch:
+def _deleted(batch: pa.RecordBatch, noticed_at: datetime) -> pa.RecordBatch:
+    column = batch.column("deleted_at")
+    return _with_deleted_at(batch, pc.fill_null(column, pa.scalar(noticed_at, column.type)))
+
+
+def _not_deleted(batch: pa.RecordBatch, _: datetime) -> pa.RecordBatch:
+    return _with_deleted_at(batch, pa.nulls(batch.num_rows, batch.column("deleted_at").type))
+
+
+def _with_deleted_at(batch: pa.RecordBatch, values: "pa.Array[Any]") -> pa.RecordBatch:
     place = batch.schema.get_field_index("deleted_at")
-    kind = batch.schema.field(place).type
-    return batch.set_column(
-        place, batch.schema.field(place), pc.fill_null(batch.column(place), pa.scalar(noticed_at, kind))
-    )
+    return batch.set_column(place, batch.schema.field(place), values)

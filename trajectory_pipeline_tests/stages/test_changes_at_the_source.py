@@ -139,10 +139,13 @@ def test_a_run_that_moves_is_in_its_new_partition_only(captured: Pipeline) -> No
 
 
 def test_a_run_that_moves_keeps_its_first_date_also_where_its_old_partition_is_read_first(captured: Pipeline) -> None:
-    run_id, later = some_run(captured), HOUR + timedelta(hours=100)
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
     first_captured = captured.trajectory(run_id)
     assert first_captured is not None
-    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '100 hours' WHERE id = '{run_id}'")
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
+    captured.capture(HOUR)
+    assert run_id in captured.run_ids(HOUR)
+    captured.read(later)
     captured.capture(HOUR)
     assert captured.trajectory(run_id) is None
     captured.capture(later)
@@ -155,9 +158,9 @@ def test_a_run_that_moves_keeps_its_first_date_also_where_its_old_partition_is_r
 def test_a_run_that_moved_and_was_deleted_before_it_was_converted_is_kept_where_it_was_last(
     captured: Pipeline, new_first: bool
 ) -> None:
-    run_id, later = some_run(captured), HOUR + timedelta(hours=100)
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
     captured.change_source(
-        f"UPDATE runs SET completed_at = completed_at + interval '100 hours', status = 'failed' WHERE id = '{run_id}'"
+        f"UPDATE runs SET completed_at = completed_at + interval '24 hours', status = 'failed' WHERE id = '{run_id}'"
     )
     captured.read(later)
     delete_run(captured, run_id)
@@ -169,15 +172,37 @@ def test_a_run_that_moved_and_was_deleted_before_it_was_converted_is_kept_where_
     assert (kept["execution_status"], kept["deleted_at"] is None) == ("failed", False)
 
 
+def test_a_run_that_moved_and_was_deleted_before_it_was_seen_elsewhere_is_kept_where_it_was(captured: Pipeline) -> None:
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
+    captured.capture(HOUR)
+    assert row_of(captured, run_id)["deleted_at"] is None
+    assert set(captured.database.unsettled([key_of(HOUR)])) == {key_of(HOUR)}
+    delete_run(captured, run_id)
+    captured.capture(later)
+    captured.capture(HOUR)
+    assert row_of(captured, run_id)["deleted_at"] is not None
+    assert captured.database.unsettled([key_of(HOUR), key_of(later)]) == {}
+
+
+def test_a_run_that_moved_before_the_first_partition_leaves(captured: Pipeline) -> None:
+    run_id = some_run(captured)
+    captured.change_source(f"UPDATE runs SET completed_at = '2001-01-01' WHERE id = '{run_id}'")
+    captured.capture(HOUR)
+    assert run_id not in captured.run_ids(HOUR)
+    assert captured.database.unsettled([key_of(HOUR)]) == {}
+
+
 def test_a_clock_that_goes_back_does_not_keep_a_moved_run_from_its_new_partition(captured: Pipeline) -> None:
-    run_id, later = some_run(captured), HOUR + timedelta(hours=100)
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
     # Another server took the source over, and its clock is behind: what was seen before was seen "later".
     captured.do("UPDATE trajectory.captured_runs SET seen_at = now() + interval '5 minutes'")
-    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '100 hours' WHERE id = '{run_id}'")
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
     captured.capture(later)
     captured.capture(HOUR)
     assert set(captured.database.unsettled([key_of(later)])) == {key_of(later)}
     captured.capture(later)
+    captured.capture(HOUR)
     assert run_id in captured.run_ids(later)
     assert run_id not in captured.run_ids(HOUR)
 
