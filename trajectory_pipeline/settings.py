@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
@@ -172,6 +172,12 @@ class Settings(BaseSettings):
         ge=1,
         alias="TRAJECTORY_STUCK_HOURS",
         description="Age in hours from which a run that never ended (created or running) is reported. Default 24.",
+    )
+    deleted: Literal["keep", "erase"] = Field(
+        default="keep",
+        alias="TRAJECTORY_DELETED",
+        description="What becomes of content that is deleted at the source: `keep` carries it forward, marked; `erase`"
+        " removes the words from every sink, and leaves ids, counts and times. Default keep.",
     )
     openai_api_key: OptionalSecret = Field(
         default=None,

@@ -73,6 +73,7 @@ def assemble(tables: RunTables, schema_version: str) -> pa.RecordBatch:
         "agent_tags": _tags(tables.agent_tags, runs),
         "context": _one_each(tables.contexts, "run_id", run_ids, "context"),
         "deleted_at": pa.nulls(len(run_ids), pa.timestamp("us", tz="UTC")),
+        "erased": pa.repeat(pa.scalar(False), len(run_ids)),
         "schema_version": pa.repeat(pa.scalar(schema_version), len(run_ids)),
     }
     schema = arrow_schema(TERMINAL_RUNS)

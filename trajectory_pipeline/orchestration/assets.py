@@ -87,7 +87,12 @@ def build_assets(
         def one(hour: datetime) -> Mapping[str, Any]:
             return of_terminal_runs(
                 materialize_terminal_runs(
-                    hour, pipeline.source, pipeline.store, pipeline.database, dagster_run_id=context.run.run_id
+                    hour,
+                    pipeline.source,
+                    pipeline.store,
+                    pipeline.database,
+                    deleted=pipeline.settings.deleted,
+                    dagster_run_id=context.run.run_id,
                 )
             )
 

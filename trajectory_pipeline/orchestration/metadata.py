@@ -56,6 +56,8 @@ def of_trajectories(result: TrajectoriesResult) -> dict[str, Any]:
         "bytes": written.bytes,
         "rewritten": written.replaced,
     }
+    if result.erased_verdicts:
+        metadata["verdicts_without_texts"] = result.erased_verdicts
     if result.data_omitted:
         metadata["documents_too_large_for_jsonb"] = result.data_omitted
     if result.quarantined:

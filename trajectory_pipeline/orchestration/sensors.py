@@ -89,7 +89,7 @@ def build_capture_sensor(settings: Settings, clock: Clock | None = None) -> dg.S
             source = replace(
                 pipeline.source, timeout_seconds=min(SECONDS_A_QUERY, pipeline.settings.source_timeout_seconds)
             )
-            stale = stale_hours(source, pipeline.database, hours)
+            stale = stale_hours(source, pipeline.database, hours, pipeline.settings.deleted)
         except PipelineError as error:
             return dg.SkipReason(str(error))
         found = f"{counted(len(hours), 'partition')} compared, {len(stale)} differ"

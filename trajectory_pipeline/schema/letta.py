@@ -341,6 +341,13 @@ TERMINAL_RUNS = Table(
             null="it is there",
             sinks=PARQUET_ONLY,
         ),
+        Column(
+            "erased",
+            BOOL,
+            "Whether content that was deleted at the source was erased here too.",
+            null="written before there was such a policy: it was not",
+            sinks=PARQUET_ONLY,
+        ),
         Column("schema_version", STRING, "Version of this schema that the row was written with.", sinks=PARQUET_ONLY),
     ),
 )

@@ -573,6 +573,12 @@ TRAJECTORIES = Table(
         ),
         Column("first_captured_at", TIMESTAMP, "When the row was first written.", sinks=POSTGRES_ONLY),
         Column("updated_at", TIMESTAMP, "When its content last changed.", sinks=POSTGRES_ONLY),
+        Column(
+            "erased",
+            BOOL,
+            "Whether content that was deleted at the source was erased here too: words are `[erased]` then, other texts"
+            " null.",
+        ),
     ),
     indexes=(
         ("partition_key",),

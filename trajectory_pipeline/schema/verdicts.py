@@ -113,6 +113,17 @@ VERDICTS = Table(
         Column("judged_at", TIMESTAMP, "When the verdict was reached.", null=_NOT_JUDGED),
         Column("created_at", TIMESTAMP, "When the row was first written.", sinks=POSTGRES_ONLY),
         Column("updated_at", TIMESTAMP, "When it last changed.", sinks=POSTGRES_ONLY),
+        Column(
+            "shown_run_ids",
+            STRINGS,
+            "The runs that the judge was shown: the earlier ones of the chain, and this one last.",
+        ),
+        Column("shown_digests", STRINGS, "The content digest that each of these runs had then."),
+        Column(
+            "erased",
+            BOOL,
+            "Whether its texts were erased, because content that it showed was deleted at the source.",
+        ),
     ),
     indexes=(("policy_id", "verdict_status"), ("partition_key",), ("outcome",)),
 )

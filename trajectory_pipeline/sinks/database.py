@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -20,12 +20,15 @@ from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct
 from trajectory_pipeline.sinks import places
 from trajectory_pipeline.sinks.connection import connect, open_connection, writing
+from trajectory_pipeline.sinks.erasing import erase_verdicts_of
 from trajectory_pipeline.sinks.migration import require_migrated
 from trajectory_pipeline.sinks.parquet import Prepared, Written
 from trajectory_pipeline.trajectories.json_text import storable_text, write
 
 Row = Mapping[str, Any]
 
+_LOCK: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
+_SHARED_LOCK: LiteralString = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%s, 0))"
 _OURS = ("first_captured_at", "updated_at")
 _STAGED = tuple(column for column in TRAJECTORIES.in_sink(Sink.POSTGRES) if column.name not in _OURS)
 
@@ -74,6 +77,42 @@ class PartitionTransaction:
         with writing(url, f"Reading the notes on {partition_key}"):
             # What is noted from here on, this transaction may not have seen.
             self._notes = places.notes(connection, asset, partition_key)
+
+    @property
+    def connection(self) -> psycopg.Connection:
+        """The transaction, for statements of other modules of the sinks."""
+        return self._connection
+
+    def lock(self, asset: str, partition_key: str) -> None:
+        """Keep others from writing one more partition until this transaction ends; waits for who does."""
+        with writing(self._url, f"Waiting for {asset} {partition_key}"):
+            self._connection.execute(_LOCK, [lock_name(asset, partition_key)])
+
+    def erased_runs(self) -> list[str]:
+        """Return the partition's runs whose deleted content was erased."""
+        with writing(self._url, f"Looking for erased runs of {self._key}"):
+            rows = self._connection.execute(
+                sql.SQL("SELECT run_id FROM {} WHERE partition_key = %s AND erased ORDER BY 1").format(
+                    _table(TRAJECTORIES.name)
+                ),
+                [self._key],
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    def record_rewritten(self, asset: str, partition_key: str, content_digest: str) -> None:
+        """Note in the ledger what a file of another asset holds now that words were taken out of it."""
+        with writing(self._url, f"Writing the ledger of {partition_key}"):
+            self._connection.execute(
+                sql.SQL("UPDATE {} SET content_digest = %s WHERE asset = %s AND partition_key = %s").format(
+                    _table(PARTITIONS.name)
+                ),
+                [content_digest, asset, partition_key],
+            )
+
+    def erase_verdicts(self) -> None:
+        """Erase the texts of the partition's verdicts that showed what was erased while they were being reached."""
+        with writing(self._url, f"Erasing verdicts of {self._key}"):
+            erase_verdicts_of(self._connection, self._key)
 
     @contextmanager
     def staging(self) -> Iterator["Staging"]:
@@ -275,14 +314,9 @@ class TrajectoryDatabase:
         """
         with self.connect() as connection:
             with writing(self.url, f"Waiting for {asset} {partition_key}"):
-                connection.execute(
-                    "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"trajectory {asset} {partition_key}"]
-                )
+                connection.execute(_LOCK, [lock_name(asset, partition_key)])
                 if reads is not None:
-                    connection.execute(
-                        "SELECT pg_advisory_xact_lock_shared(hashtextextended(%s, 0))",
-                        [f"trajectory {reads} {partition_key}"],
-                    )
+                    connection.execute(_SHARED_LOCK, [lock_name(reads, partition_key)])
             yield PartitionTransaction(self.url, connection, asset, partition_key)
 
     def ledger(self, asset: str, partition_keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -333,6 +367,11 @@ class TrajectoryDatabase:
         ):
             cursor.execute(statement.encode(), parameters)
             return cursor.fetchall()
+
+
+def lock_name(asset: str, partition_key: str) -> str:
+    """Return what the advisory lock of a partition is called, before Postgres makes a number of it."""
+    return f"trajectory {asset} {partition_key}"
 
 
 def _table(name: str) -> sql.Identifier:

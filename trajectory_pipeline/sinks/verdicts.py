@@ -213,7 +213,7 @@ class VerdictStore:
             sql.SQL(
                 "SELECT DISTINCT t.partition_key FROM {trajectories} t LEFT JOIN {verdicts} v"
                 " ON v.run_id = t.run_id AND v.policy_id = %(policy)s AND v.content_digest = t.content_digest"
-                " WHERE t.deleted_at IS NULL AND t.updated_at <= %(quiet)s"
+                " AND NOT v.erased WHERE t.deleted_at IS NULL AND t.updated_at <= %(quiet)s"
                 " AND coalesce(t.end_time, t.start_time) >= %(ended)s AND (v.run_id IS NULL OR"
                 " (v.verdict_status = 'failed' AND v.attempts < %(give_up)s"
                 " AND v.error_class IS DISTINCT FROM 'too_long'"

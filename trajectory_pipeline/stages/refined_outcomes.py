@@ -117,6 +117,8 @@ def materialize_refined_outcomes(
             tasks = [judging.task(row) for row in batch.to_pylist() if row["deleted_at"] is None]
             _run(judging.judge_all(tasks))
             keys.extend(task.key for task in tasks)
+        with database.partition(REFINED_OUTCOMES.name, key) as partition:
+            partition.erase_verdicts()
         rows = _batches(verdict_store, sorted(keys), result)
         with (
             database.partition(REFINED_OUTCOMES.name, key) as partition,
@@ -184,7 +186,7 @@ class _Judging:
 
     async def judge_all(self, tasks: Sequence[_Task]) -> None:
         there = self.verdicts.verdicts([task.key for task in tasks])
-        due = [task for task in tasks if (there.get(task.key) or {}).get("verdict_status") not in FINAL]
+        due = [task for task in tasks if not _settled(there.get(task.key))]
         spent = self.verdicts.spent([task.key for task in due])
         self.result.reused += len(tasks) - len(due)
         # One connection: a statement at a time, and off the loop, which has answers to read.
@@ -220,6 +222,9 @@ class _Judging:
             "partition_key": task.row["partition_key"],
             "content_digest": task.row["content_digest"],
             "simulated": False,
+            "shown_run_ids": [*(run["run_id"] for run in task.earlier), task.row["run_id"]],
+            "shown_digests": [*(run["content_digest"] for run in task.earlier), task.row["content_digest"]],
+            "erased": False,
         }
 
         async def record(attempt: Attempt) -> None:
@@ -286,6 +291,11 @@ class _Judging:
         answered = attempts[-1].answered_model
         # Whatever name it gives itself, it answers under the name that was asked for.
         return {"model": answered, "simulated": is_simulated(answered) or is_simulated(attempts[-1].model)}
+
+
+def _settled(verdict: Row | None) -> bool:
+    """Whether a verdict is not asked for again; one that was erased is, if what it showed is there again."""
+    return verdict is not None and verdict["verdict_status"] in FINAL and not verdict["erased"]
 
 
 def _spent(attempts: Sequence[Attempt], before: Spent) -> Row:

@@ -12,11 +12,15 @@ from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.source import LettaSource, Snapshot
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
+from trajectory_pipeline.stages.terminal_runs import DELETED_AND_KEPT, Deleted
 
 _UNSETTLED = "to be materialised again"
+_NOT_ERASED = "content that is deleted at the source"
 
 
-def stale_hours(source: LettaSource, database: TrajectoryDatabase, hours: Sequence[datetime]) -> list[datetime]:
+def stale_hours(
+    source: LettaSource, database: TrajectoryDatabase, hours: Sequence[datetime], deleted: Deleted = "keep"
+) -> list[datetime]:
     """Return those of these hours whose rows in the source are not what was captured and converted.
 
     An hour that was never captured and has no terminal runs is not stale.
@@ -25,6 +29,7 @@ def stale_hours(source: LettaSource, database: TrajectoryDatabase, hours: Sequen
         source: where the rows are.
         database: whose ledger says what was captured.
         hours: sorted.
+        deleted: the policy: with ``erase``, an hour that holds what is deleted at the source is stale.
 
     Raises:
         SourceError: the source cannot be read.
@@ -32,7 +37,7 @@ def stale_hours(source: LettaSource, database: TrajectoryDatabase, hours: Sequen
     """
     with source.snapshot() as snapshot:
         there = fingerprints_of(snapshot, hours)
-    captured = captured_fingerprints(database, hours)
+    captured = captured_fingerprints(database, hours, deleted)
     return [hour for hour in hours if there.get(hour, EMPTY) != captured.get(hour, EMPTY)]
 
 
@@ -44,12 +49,18 @@ def fingerprints_of(snapshot: Snapshot, hours: Sequence[datetime]) -> dict[datet
     return found
 
 
-def captured_fingerprints(database: TrajectoryDatabase, hours: Sequence[datetime]) -> dict[datetime, str]:
+def captured_fingerprints(
+    database: TrajectoryDatabase, hours: Sequence[datetime], deleted: Deleted = "keep"
+) -> dict[datetime, str]:
     """Return the fingerprint of what each hour's trajectories were made of; nothing for one that was never captured.
 
     Where the trajectories were not made of the raw rows (a crash between the two), or a note asks for the hour, it is
-    one that equals no other: the hour is stale, whatever the source holds by now. No clock is asked.
+    one that equals no other: the hour is stale, whatever the source holds by now. No clock is asked. So it is where the
+    policy is to erase, and what is deleted at the source is still held.
     """
     keys = {key_of(hour): hour for hour in hours}
-    captured = {keys[key]: entry["fingerprint"] for key, entry in database.ledger(TERMINAL_RUNS.name, [*keys]).items()}
+    captured = {
+        keys[key]: _NOT_ERASED if deleted == "erase" and entry["counts"].get(DELETED_AND_KEPT) else entry["fingerprint"]
+        for key, entry in database.ledger(TERMINAL_RUNS.name, [*keys]).items()
+    }
     return {**captured, **{keys[key]: _UNSETTLED for key in database.unsettled([*keys])}}

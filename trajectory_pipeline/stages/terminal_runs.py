@@ -6,7 +6,7 @@ Belongs here: what is carried forward from the former file, and the ledger entry
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +19,12 @@ from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
 from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
 from trajectory_pipeline.sinks.places import Sightings
+from trajectory_pipeline.trajectories.erasure import erase_deleted, has_deleted_content
+
+Deleted = Literal["keep", "erase"]
+"""What becomes of content that is deleted at the source."""
+DELETED_AND_KEPT = "deleted_and_kept"
+"""Name, among the ledger's counts, of runs that hold content which is deleted at the source."""
 
 
 @dataclass
@@ -30,6 +36,8 @@ class RawCounts:
         steps: their own steps.
         foreign_steps: other runs' steps that their messages name.
         messages: their messages.
+        erased_runs: runs without the content that was deleted at the source.
+        deleted_and_kept: runs that still hold such content.
         run_ids: runs in the snapshot.
         carried: runs that are gone from the source and were carried forward.
         awaited: runs that moved to a partition that did not see them yet: they stay here until it does.
@@ -40,6 +48,8 @@ class RawCounts:
     steps: int = 0
     foreign_steps: int = 0
     messages: int = 0
+    erased_runs: int = 0
+    deleted_and_kept: int = 0
     run_ids: set[str] = field(default_factory=set)
     carried: list[str] = field(default_factory=list)
     awaited: list[str] = field(default_factory=list)
@@ -67,6 +77,8 @@ class RawCounts:
             "messages": self.messages,
             "deleted_runs": self.deleted_runs,
             "awaited_runs": len(self.awaited),
+            "erased_runs": self.erased_runs,
+            DELETED_AND_KEPT: self.deleted_and_kept,
         }
 
 
@@ -95,18 +107,21 @@ def materialize_terminal_runs(
     store: ParquetStore,
     database: TrajectoryDatabase,
     *,
+    deleted: Deleted = "keep",
     dagster_run_id: str | None = None,
 ) -> TerminalRunsResult:
     """Read one partition out of one snapshot and replace its file.
 
-    Runs that the former file holds and the source no longer has are carried forward with ``deleted_at``. One that moved
-    to another partition stays until that one has seen it.
+    Runs that the former file holds and the source no longer has are carried forward with ``deleted_at``. What becomes
+    of their content, and of messages that are marked deleted, the policy says. A run that moved to another partition
+    stays until that one has seen it.
 
     Args:
         hour: start of the partition, UTC.
         source: where to read.
         store: where the file goes.
         database: whose ledger takes the entry, and whose lock keeps others out.
+        deleted: ``keep`` the content of what is deleted at the source, or ``erase`` it.
         dagster_run_id: for the ledger.
 
     Raises:
@@ -116,7 +131,8 @@ def materialize_terminal_runs(
     key = key_of(hour)
     with database.partition(TERMINAL_RUNS.name, key) as partition, source.snapshot() as snapshot:
         counts = RawCounts()
-        with store.prepare(TERMINAL_RUNS, hour, _rows(hour, snapshot, store, database, counts)) as prepared:
+        rows = _rows(hour, snapshot, store, database, counts, deleted)
+        with store.prepare(TERMINAL_RUNS, hour, rows) as prepared:
             held = [*counts.run_ids, *counts.carried]
             partition.place(Sightings(snapshot.taken_at, present=held, awaited=counts.awaited, left=counts.left))
             partition.record(
@@ -139,11 +155,16 @@ def materialize_terminal_runs(
 
 
 def _rows(
-    hour: datetime, snapshot: Snapshot, store: ParquetStore, database: TrajectoryDatabase, counts: RawCounts
+    hour: datetime,
+    snapshot: Snapshot,
+    store: ParquetStore,
+    database: TrajectoryDatabase,
+    counts: RawCounts,
+    policy: Deleted,
 ) -> Iterator[pa.RecordBatch]:
     for batch in snapshot.terminal_runs(hour, hour + HOUR):
         counts.add(batch)
-        yield batch
+        yield _by_policy(batch, policy, counts)
     former = {run_id for batch in store.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in _run_ids(batch)}
     _look_for(sorted(former - counts.run_ids), key_of(hour), snapshot, database, counts)
     if not (counts.carried or counts.awaited):
@@ -153,7 +174,7 @@ def _rows(
         for run_ids, marked in ((gone, _deleted), (awaited, _not_deleted)):
             kept = batch.filter(pc.is_in(batch.column("run_id"), value_set=run_ids))
             if kept.num_rows:
-                yield marked(kept, snapshot.taken_at)
+                yield _by_policy(marked(kept, snapshot.taken_at), policy, counts)
 
 
 def _look_for(
@@ -184,15 +205,33 @@ def _run_ids(batch: pa.RecordBatch) -> list[str]:
     return cast(list[str], batch.column("run_id").to_pylist())
 
 
+def _by_policy(batch: pa.RecordBatch, policy: Deleted, counts: RawCounts) -> pa.RecordBatch:
+    """Return rows as the policy wants what is deleted in them, and count it."""
+    if policy == "erase":
+        batch = erase_deleted(batch)
+    erased = _flags(batch, "erased")
+    counts.erased_runs += pc.sum(erased).as_py() or 0
+    counts.deleted_and_kept += pc.sum(pc.and_not(has_deleted_content(batch), erased)).as_py() or 0
+    return batch
+
+
+def _flags(batch: pa.RecordBatch, name: str) -> Any:
+    column: Any = batch.column(name)
+    return pc.fill_null(column, False)
+
+
 def _deleted(batch: pa.RecordBatch, noticed_at: datetime) -> pa.RecordBatch:
-    column = batch.column("deleted_at")
-    return _with_deleted_at(batch, pc.fill_null(column, pa.scalar(noticed_at, column.type)))
+    """Return rows marked as deleted; of one that is so newly, there may be more to erase than there was."""
+    column: Any = batch.column("deleted_at")
+    erased = pc.and_(_flags(batch, "erased"), pc.is_valid(column))
+    marked = _with(batch, "deleted_at", pc.fill_null(column, pa.scalar(noticed_at, column.type)))
+    return _with(marked, "erased", erased)
 
 
 def _not_deleted(batch: pa.RecordBatch, _: datetime) -> pa.RecordBatch:
-    return _with_deleted_at(batch, pa.nulls(batch.num_rows, batch.column("deleted_at").type))
+    return _with(batch, "deleted_at", pa.nulls(batch.num_rows, batch.column("deleted_at").type))
 
 
-def _with_deleted_at(batch: pa.RecordBatch, values: "pa.Array[Any]") -> pa.RecordBatch:
-    place = batch.schema.get_field_index("deleted_at")
+def _with(batch: pa.RecordBatch, name: str, values: "pa.Array[Any]") -> pa.RecordBatch:
+    place = batch.schema.get_field_index(name)
     return batch.set_column(place, batch.schema.field(place), values)

@@ -19,6 +19,7 @@ from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.sinks.database import LedgerEntry, Merged, Staging, TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
+from trajectory_pipeline.stages.erased_verdicts import erase_verdicts
 from trajectory_pipeline.trajectories.convert import Quarantined, convert_batch
 from trajectory_pipeline.trajectories.document import postgres_document
 
@@ -78,6 +79,7 @@ class TrajectoriesResult:
         outcomes: trajectories by heuristic outcome.
         escaped: trajectories in which text had to be escaped.
         data_omitted: trajectories whose document ``jsonb`` cannot hold.
+        erased_verdicts: verdicts without texts, because they showed what was erased.
     """
 
     conservation: Conservation = field(default_factory=Conservation)
@@ -88,6 +90,7 @@ class TrajectoriesResult:
     outcomes: Counter[str] = field(default_factory=Counter)
     escaped: int = 0
     data_omitted: int = 0
+    erased_verdicts: int = 0
 
 
 def materialize_trajectories(
@@ -137,6 +140,7 @@ def materialize_trajectories(
                 dagster_run_id=dagster_run_id,
             )
         )
+        result.erased_verdicts = erase_verdicts(partition, store)
         # The last thing before the commit: whatever fails earlier leaves both sinks as they were.
         result.written = partition.publish(prepared)
     return result

@@ -214,6 +214,7 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
         "signals_version": SIGNALS_VERSION,
         "partition_key": partition_key,
         "deleted_at": raw["deleted_at"],
+        "erased": bool(raw.get("erased")),
     }
     row["content_digest"] = content_digest(row, escapes.places)
     if row["message_count"] != len(raw["messages"]) or len(own) != len(raw["steps"]):

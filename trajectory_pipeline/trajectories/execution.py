@@ -24,7 +24,7 @@ ERROR_STOP_REASONS = frozenset(
 _AGENT_REASONS = ("no_tool_call", "invalid_llm_response", "invalid_tool_call")
 
 # What the server refuses before any step (Letta 0.16.8: letta/agents/helpers.py, letta/errors.py).
-_REQUEST_REFUSALS = (
+REQUEST_REFUSALS = (
     "CONFLICT",
     "Invalid tool call IDs",
     "Cannot process approval response",
@@ -37,7 +37,7 @@ _REQUEST_REFUSALS = (
 _KEYS_OF_AN_ERROR = frozenset({"message_type", "run_id", "error_type", "message", "detail", "seq_id"})
 
 # First word of an error's text, as Letta's errors begin (letta/errors.py: ErrorCode).
-_CAUSE_BY_CODE = {
+CAUSE_BY_CODE = {
     "CONTEXT_WINDOW_EXCEEDED": "context_limit",
     "PAYMENT_REQUIRED": "billing",
     "RATE_LIMIT_EXCEEDED": "llm_provider",
@@ -235,12 +235,12 @@ def _cause_of_recorded(error: RunError | None, has_steps: bool) -> str:
     if error is None:
         return "unrecorded"
     texts = [text for text in (error.detail, error.message) if text]
-    if not has_steps and any(text.startswith(_REQUEST_REFUSALS) for text in texts):
+    if not has_steps and any(text.startswith(REQUEST_REFUSALS) for text in texts):
         return "request"
     for text in texts:
         code = text.split(":", 1)[0]
-        if code in _CAUSE_BY_CODE:
-            return _CAUSE_BY_CODE[code]
+        if code in CAUSE_BY_CODE:
+            return CAUSE_BY_CODE[code]
     if error.type and error.type.startswith("llm_"):
         return "llm_provider"
     return "server"

@@ -142,7 +142,7 @@ def structs_of_turn() -> dict[str, Column]:
 
 
 def test_every_scalar_column_of_the_trajectory_has_its_place_in_the_document() -> None:
-    beside = {"escaped", "content_digest", "schema_version", "signals_version", "partition_key", "deleted_at"}
+    beside = {"escaped", "content_digest", "schema_version", "signals_version", "partition_key", "deleted_at", "erased"}
     for column in TRAJECTORIES.in_sink(Sink.PARQUET):
         assert (column.document is None) == (column.name in beside | {"context"}), column.name
     places = [column.document for column in TRAJECTORIES.columns if column.document]

@@ -43,6 +43,9 @@ def verdict(run_id: str, key: str = "key", **values: Any) -> Row:
         "verdict_status": "judged",
         "simulated": True,
         "attempts": 1,
+        "shown_run_ids": [run_id],
+        "shown_digests": ["text"],
+        "erased": False,
         **values,
     }
 

@@ -19,7 +19,7 @@ from trajectory_pipeline.simulated_judge import JUDGE_MODEL
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.stages.refined_outcomes import RefinementResult, materialize_refined_outcomes
-from trajectory_pipeline.stages.terminal_runs import TerminalRunsResult, materialize_terminal_runs
+from trajectory_pipeline.stages.terminal_runs import Deleted, TerminalRunsResult, materialize_terminal_runs
 from trajectory_pipeline.stages.trajectories import TrajectoriesResult, materialize_trajectories
 
 Row = dict[str, Any]
@@ -37,6 +37,7 @@ class Pipeline:
     judge_settings: dict[str, Any] = field(default_factory=dict)
     concurrency: int = 8
     max_prompt_tokens: int = 100_000
+    deleted: Deleted = "keep"
 
     @property
     def database(self) -> TrajectoryDatabase:
@@ -55,7 +56,9 @@ class Pipeline:
         return RefinementPolicy(self.model, max_prompt_tokens=self.max_prompt_tokens)
 
     def read(self, hour: datetime) -> TerminalRunsResult:
-        return materialize_terminal_runs(hour, LettaSource(self.letta_url), self.store, self.database)
+        return materialize_terminal_runs(
+            hour, LettaSource(self.letta_url), self.store, self.database, deleted=self.deleted
+        )
 
     def convert(self, hour: datetime) -> TrajectoriesResult:
         return materialize_trajectories(hour, self.store, self.database)
