@@ -25,5 +25,9 @@ class JudgeError(PipelineError):
     """The judge is not configured, or its configuration cannot work."""
 
 
+class ProviderDownError(JudgeError):
+    """The judge's provider is down, or lets nobody in: nothing more is asked now; a later run tries again."""
+
+
 class EmbeddedPostgresError(PipelineError):
     """The embedded Postgres server cannot be made, started or reached."""

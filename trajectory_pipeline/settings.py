@@ -195,6 +195,12 @@ class Settings(BaseSettings):
         alias="TRAJECTORY_JUDGE_MODEL",
         description="Model that judges. Unset: no judge; trajectories are captured and not judged.",
     )
+    judge_format: Literal["auto", "json_schema", "tool_call", "prompt"] = Field(
+        default="auto",
+        alias="TRAJECTORY_JUDGE_FORMAT",
+        description="How the judge is asked for the answer's form: `json_schema` (strict), `tool_call`, `prompt` (the"
+        " schema in words), or `auto`: the first that the server does not refuse. Default auto.",
+    )
     judge_concurrency: int = Field(
         default=16,
         ge=1,
@@ -214,7 +220,8 @@ class Settings(BaseSettings):
         ge=1,
         le=10,
         alias="TRAJECTORY_JUDGE_ATTEMPTS",
-        description="Calls that one materialisation makes at most for one trajectory. Default 3.",
+        description="Calls that one materialisation makes at most for one question, where they fail in passing; the one"
+        " repair turn, and simpler forms after a refusal, come on top. Default 3.",
     )
     judge_max_prompt_tokens: int = Field(
         default=100_000,

@@ -81,6 +81,7 @@ class PipelineResource:
             timeout_seconds=settings.judge_timeout_seconds,
             max_attempts=settings.judge_attempts,
             max_answer_tokens=settings.judge_max_answer_tokens,
+            answer_format=settings.judge_format,
         )
 
     @property

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from trajectory_pipeline.schema.error_classes import ERROR_CLASSES
 from trajectory_pipeline.schema.ledger import CAPTURED_RUNS, PARTITIONS, QUARANTINE, UNSETTLED
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
@@ -77,6 +78,7 @@ def data_dictionary() -> str:
     first_of: dict[Type, str] = {}
     sections.extend(_table_section(table, first_of) for table in TABLES)
     sections.append(_views())
+    sections.append(_error_classes())
     return "\n\n".join([*sections]) + "\n"
 
 
@@ -223,6 +225,18 @@ def _type_words(kind: Type, first_of: dict[Type, str]) -> str:
 def _views() -> str:
     rows = [[f"`{SCHEMA_NAME}.{name}`", row, words] for name, row, words in _VIEWS]
     return "\n\n".join(["## Views", _markdown_table(["view", "one row is", "what it shows"], rows)])
+
+
+def _error_classes() -> str:
+    rows = [[f"`{one.name}`", one.meaning, one.then, one.status] for one in ERROR_CLASSES]
+    return "\n\n".join(
+        [
+            "## Error classes",
+            "What can keep a trajectory from being judged: the values of `error_class`. A verdict gets the class of its"
+            " last call. Nothing is clamped, filled in or guessed: without a valid answer there is no score.",
+            _markdown_table(["class", "what happened", "what is done about it", "verdict"], rows),
+        ]
+    )
 
 
 def _places(table: Table) -> str:

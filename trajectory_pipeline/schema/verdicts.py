@@ -107,7 +107,12 @@ VERDICTS = Table(
         Column("output_tokens", INT, "Completion tokens of all calls.", unit="tokens", null="not told"),
         Column("cost_usd", MONEY, "Price of all calls.", unit="USD", null="no price is known"),
         Column("attempts", INT, "HTTP calls made.", unit="calls"),
-        Column("error_class", STRING, "What kept it from being judged.", null="nothing did"),
+        Column(
+            "error_class",
+            STRING,
+            "What kept it from being judged: see [error classes](#error-classes).",
+            null="nothing did",
+        ),
         Column("error_message", STRING, "The same in words.", null="nothing did"),
         Column("raw_answer", STRING, "The answer that could not be used.", null="there is none", sinks=POSTGRES_ONLY),
         Column("judged_at", TIMESTAMP, "When the verdict was reached.", null=_NOT_JUDGED),
@@ -123,6 +128,12 @@ VERDICTS = Table(
             "erased",
             BOOL,
             "Whether its texts were erased, because content that it showed was deleted at the source.",
+        ),
+        Column(
+            "answer_format",
+            STRING,
+            "How the answer's form was asked for: json_schema, tool_call or prompt.",
+            null="the judge was asked nothing",
         ),
     ),
     indexes=(("policy_id", "verdict_status"), ("partition_key",), ("outcome",)),
@@ -155,12 +166,23 @@ VERDICT_ATTEMPTS = Table(
         _attempt("request_id", STRING, "The provider's id of the call.", null="none given"),
         _attempt("finish_reason", STRING, "As the provider gave it.", null="none given"),
         _attempt("result", STRING, "`answered`, `refused`, `unusable`, `error`, or `lost` (no answer arrived)."),
-        _attempt("error_class", STRING, "What went wrong.", null="nothing"),
+        _attempt("error_class", STRING, "What went wrong: see [error classes](#error-classes).", null="nothing"),
         _attempt("error_message", STRING, "The same in words.", null="nothing"),
         _attempt("input_tokens", INT, "Prompt tokens.", unit="tokens", null="not told"),
         _attempt("cached_input_tokens", INT, "Of these, cached.", unit="tokens", null="not told"),
         _attempt("output_tokens", INT, "Completion tokens.", unit="tokens", null="not told"),
         _attempt("cost_usd", MONEY, "Price of the call.", unit="USD", null="no price is known"),
+        _attempt(
+            "purpose",
+            STRING,
+            "`first`; `retry` after a failure in passing; `repair` of an answer that could not be used; `fallback` to a"
+            " simpler form after the server refused one.",
+            null="not told by the version that made it",
+        ),
+        _attempt(
+            "answer_format", STRING, "How the answer's form was asked for: `json_schema`, `tool_call` or `prompt`."
+        ),
+        _attempt("temperature", FLOAT, "As sent.", unit="0–2", null="not sent, because the model refuses one"),
     ),
     indexes=(("run_id",), ("verdict_key",), ("started_at",)),
 )

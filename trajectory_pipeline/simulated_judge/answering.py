@@ -4,6 +4,7 @@ Belongs here: putting transcript, rules, schema and fault together. Does not bel
 Pure but for nothing: the same request and fault always give the same words.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,8 @@ def answer_request(request: ChatRequest, chosen: ChosenFault | None) -> Words:
     if chosen is not None and chosen.name == "null_content":
         return Words(None)
     schema = request.tool.parameters if request.tool is not None else request.schema
+    if schema is None and request.response_format == "text":
+        schema = schema_in_words(request.prompt)
     transcript = _transcript(request)
     answer = _answer(request, transcript)
     if schema is None and request.response_format == "text" and answer is not None:
@@ -58,6 +61,18 @@ def answer_request(request: ChatRequest, chosen: ChosenFault | None) -> Words:
         text = text.encode()[: request.max_tokens * BYTES_PER_TOKEN].decode("utf-8", "ignore")
         finish_reason = "length"
     return Words(text, finish_reason)
+
+
+def schema_in_words(prompt: str) -> Any:
+    """Give the schema that the words of a prompt ask for, the object on the line after "JSON schema:"; else None."""
+    _, found, rest = prompt.partition("JSON schema:\n{")
+    if not found:
+        return None
+    try:
+        schema, _ = json.JSONDecoder().raw_decode("{" + rest)
+    except ValueError:
+        return None
+    return schema
 
 
 def _transcript(request: ChatRequest) -> Transcript | None:

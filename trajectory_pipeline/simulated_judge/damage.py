@@ -51,6 +51,10 @@ def damage_text(chosen: ChosenFault, text: str) -> str:
         return text[:-1].replace('":', '" ', 1) + ",]"
     if chosen.name == "fenced_json":
         return f"Here is the simulated answer:\n\n```json\n{text}\n```\n"
+    if chosen.name == "fenced_whole":
+        return f"```json\n{text}\n```"
+    if chosen.name == "thinking":
+        return f"<think>\nA simulated thought with {{braces}}.\n</think>\n\n{text}"
     if chosen.name == "empty_content":
         return ""
     return text

@@ -120,6 +120,20 @@ _TABLE = (
     _refused("gateway_timeout", 504, "an HTML page, as a proxy gives it"),
     _refused("unauthorized", 401, "the key is wrong", "Incorrect API key provided.", code="invalid_api_key"),
     _refused(
+        "echoed_key",
+        401,
+        "the key is wrong, and stands in the message",
+        "Incorrect API key provided: {key}. You can find your API key elsewhere.",
+        code="invalid_api_key",
+    ),
+    _refused(
+        "payment_required",
+        402,
+        "the account is empty, as OpenRouter says it",
+        "Insufficient credits. Add more and retry the request.",
+        error_type=None,
+    ),
+    _refused(
         "forbidden",
         403,
         "the key may not do this",
@@ -160,6 +174,36 @@ _TABLE = (
         params={"param": "temperature"},
     ),
     _refused(
+        "unsupported_temperature",
+        400,
+        "for requests with a temperature only, as OpenAI's reasoning models say it",
+        "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported.",
+        code="unsupported_value",
+        param="temperature",
+    ),
+    _refused(
+        "unknown_field",
+        400,
+        "for requests that have the named parameter only, as vLLM says it (not under `error`, a number as code)",
+        "[{{'type': 'extra_forbidden', 'loc': ('body', '{param}'), 'msg': 'Extra inputs are not permitted'}}]",
+        error_type="BadRequestError",
+        params={"param": "max_completion_tokens"},
+    ),
+    _refused(
+        "no_tool_support",
+        400,
+        "for requests with tools only, as Ollama says it",
+        "{model} does not support tools",
+        error_type="api_error",
+    ),
+    _refused(
+        "no_tool_endpoint",
+        404,
+        "for requests with tools only, as OpenRouter says it",
+        "No endpoints found that support tool use.",
+        error_type=None,
+    ),
+    _refused(
         "model_not_found",
         404,
         "there is no such model",
@@ -169,6 +213,11 @@ _TABLE = (
     _wire("connection_dropped", "closed before any byte of an answer; charged only if billed", billed=False),
     _wire("connection_dropped_mid_body", "closed in the middle of the answer, which is charged", share=0.5),
     _wire("html_body", "an HTML page, as a captive portal gives it; nothing is charged"),
+    _wire("slow_drip", "the answer comes in pieces, over so many seconds in all; charged", seconds=600.0),
+    _wire("error_body", "status 200, and an error object instead of an answer, as OpenRouter gives it", code=502),
+    _wire(
+        "limit_used_up", "the right answer, and the rate headers say that nothing is left for some seconds", seconds=1.0
+    ),
     _wire("wrong_content_type", "the right answer, labelled text/plain"),
     _answer("truncated", "the text stops in the middle, finish_reason is length", share=0.5),
     _answer("content_filter_answer", "the text stops in the middle, finish_reason is content_filter", share=0.3),
@@ -183,6 +232,8 @@ _TABLE = (
     _answer("number_out_of_range", "a number beyond what the schema allows"),
     _answer("wrong_item_count", "a list with more, or fewer, items than the schema allows"),
     _answer("fenced_json", "the JSON stands in a Markdown fence with a sentence before it"),
+    _answer("fenced_whole", "the whole answer is one Markdown fence, as local models give it"),
+    _answer("thinking", "a <think> part stands before the answer, as local models give it"),
     _answer("fabricated_quote", "every quote stands in no message"),
     _answer("unknown_message", "every citation names a message that does not exist"),
     _envelope("usage_missing", "the answer has no usage"),
@@ -190,6 +241,7 @@ _TABLE = (
     _envelope("wrong_model_name", "another model's name is echoed", model="some-other-model-2024-01-01"),
     _envelope("duplicate_choices", "the same choice twice, though one was asked for"),
     _envelope("no_choices", "choices is an empty list"),
+    _envelope("tool_ignored", "the answer comes in words where a tool call was asked for, as Ollama gives it"),
 )
 
 FAULTS: Mapping[str, Fault] = MappingProxyType({fault.name: fault for fault in _TABLE})

@@ -7,7 +7,7 @@ shapes (``protocol``) and how the process is started (``process``, ``__main__``)
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from email.utils import formatdate
 from itertools import count
 from typing import Any
@@ -16,7 +16,7 @@ import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -130,7 +130,8 @@ class JudgeServer:
             )
             raise ApiError(400, message, code="context_length_exceeded", param="messages")
         words = answer_request(asked, chosen)
-        spoken = asked.tool is not None and words.content is not None
+        ignored = chosen is not None and chosen.name == "tool_ignored"
+        spoken = asked.tool is not None and words.content is not None and not ignored
         completion = Completion(
             id=call.record.id,
             model=asked.model,
@@ -192,7 +193,8 @@ class JudgeServer:
         """Carry out the faults that strike before any work is done, and wait as long as was asked for."""
         name = chosen.name if chosen is not None else None
         if chosen is not None and chosen.fault.stage is FaultStage.REFUSED:
-            return _refused(call, chosen, model)
+            key = request.headers.get("authorization", "").removeprefix("Bearer ")
+            return _refused(call, chosen, model, key)
         if chosen is not None and name in ("hang", "slow"):
             if await _client_leaves_within(request, chosen.number("seconds")):
                 call.close(ABANDONED, answered=False)
@@ -205,6 +207,9 @@ class JudgeServer:
             await asyncio.sleep(self._latency)
         if chosen is not None and name == "connection_dropped" and not chosen.params["billed"]:
             return await _drop(request, call, answered=False)
+        if chosen is not None and name == "error_body":
+            call.close(200, answered=False)
+            return _json({"error": {"message": "Upstream is down (simulated)", "code": int(chosen.number("code"))}})
         if name == "html_body":
             call.close(200, answered=False)
             return Response(_HTML_PAGE % (b"Sign in", b"Sign in to continue"), media_type="text/html")
@@ -221,8 +226,20 @@ class JudgeServer:
         if name == "connection_dropped":
             return await _drop(request, call, answered=True)
         call.close(200, answered=True)
+        if chosen is not None and name == "limit_used_up":
+            used_up = {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": f"{chosen.number('seconds'):g}s",
+            }
+            return Response(body, headers=used_up, media_type=media_type)
         if chosen is not None and name == "connection_dropped_mid_body":
             return CutResponse(body, chosen.number("share"), media_type)
+        if chosen is not None and name == "slow_drip":
+            return StreamingResponse(
+                _dripping(body, chosen.number("seconds")),
+                headers={"content-length": str(len(body))},
+                media_type=media_type,
+            )
         return Response(body, media_type="text/plain" if name == "wrong_content_type" else media_type)
 
     def _headers(self, call_id: str, call: OpenCall, status: int) -> Mapping[str, str]:
@@ -281,30 +298,43 @@ class JudgeServer:
 # ---- faults of the exchange itself --------------------------------------------------------------------------------
 
 
+_NEEDED_PARAMETER = {
+    "unsupported_temperature": "temperature",
+    "no_tool_support": "tools",
+    "no_tool_endpoint": "tools",
+}
+
+
 def _strikes(chosen: ChosenFault, asked: ChatRequest) -> bool:
     """Say whether a fault can strike a call at all: some depend on what the request asks for."""
     if chosen.name == "unsupported_response_format":
         return asked.response_format in [kind.strip() for kind in chosen.text("types").split(",")]
-    if chosen.name == "unsupported_parameter":
+    if chosen.name in ("unsupported_parameter", "unknown_field"):
         return chosen.text("param") in asked.given
-    return True
+    needs = _NEEDED_PARAMETER.get(chosen.name)
+    return needs is None or needs in asked.given
 
 
 def _strikes_embeddings(chosen: ChosenFault) -> bool:
-    chat_only = ("unsupported_response_format", "unsupported_parameter")
+    chat_only = ("unsupported_response_format", "unsupported_parameter", "unknown_field", *_NEEDED_PARAMETER)
     return chosen.fault.stage not in (FaultStage.ANSWER, FaultStage.ENVELOPE) and chosen.name not in chat_only
 
 
-def _refused(call: OpenCall, chosen: ChosenFault, model: str) -> Response:
+def _refused(call: OpenCall, chosen: ChosenFault, model: str, key: str) -> Response:
     fault = chosen.fault
     if fault.name in ("bad_gateway", "gateway_timeout"):
         call.close(fault.status, answered=False)
         title = {502: b"502 Bad Gateway", 504: b"504 Gateway Time-out"}[fault.status]
         return Response(_HTML_PAGE % (title, title), fault.status, media_type="text/html")
     parameter = str(chosen.params.get("param", "")) or None
+    message = fault.message.format(param=parameter, model=model, key=key)
+    if fault.name == "unknown_field":
+        call.close(fault.status, answered=False)
+        told = {"object": "error", "message": message, "type": fault.error_type, "param": None, "code": fault.status}
+        return _json(told, fault.status)
     raise ApiError(
         fault.status,
-        fault.message.format(param=parameter, model=model),
+        message,
         error_type=fault.error_type,
         code=fault.error_code,
         param=fault.error_param or parameter,
@@ -342,7 +372,7 @@ def damage_envelope(chosen: ChosenFault | None, envelope: dict[str, Any]) -> dic
         return {**envelope, "model": chosen.text("model")}
     if name == "duplicate_choices":
         return {**envelope, "choices": [*choices, *({**c, "index": c["index"] + len(choices)} for c in choices)]}
-    return {**envelope, "choices": []}
+    return {**envelope, "choices": []} if name == "no_choices" else envelope
 
 
 async def _client_leaves_within(request: Request, seconds: float) -> bool:
@@ -370,6 +400,14 @@ async def _close_connection(receive: Receive) -> None:
     transport.close()
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _dripping(body: bytes, seconds: float, pieces: int = 100) -> AsyncIterator[bytes]:
+    """Give a body in pieces, with pauses that add up to some seconds; never the whole of it sooner."""
+    size = -(-len(body) // pieces)
+    for start in range(0, len(body), size):
+        await asyncio.sleep(seconds / pieces)
+        yield body[start : start + size]
 
 
 class CutResponse(Response):

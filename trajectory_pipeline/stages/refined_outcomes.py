@@ -290,7 +290,11 @@ class _Judging:
             return {}
         answered = attempts[-1].answered_model
         # Whatever name it gives itself, it answers under the name that was asked for.
-        return {"model": answered, "simulated": is_simulated(answered) or is_simulated(attempts[-1].model)}
+        return {
+            "model": answered,
+            "answer_format": attempts[-1].answer_format,
+            "simulated": is_simulated(answered) or is_simulated(attempts[-1].model),
+        }
 
 
 def _settled(verdict: Row | None) -> bool:

@@ -3,78 +3,23 @@
 ``Retry-After`` is obeyed; a call whose end nobody saw is ``lost``; our key stands in no message, repr or log.
 """
 
-import asyncio
 import json
 import logging
 import socket
 import time
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from trajectory_pipeline.refinement import ask as ask_module
-from trajectory_pipeline.refinement.answer import JudgeAnswer
-from trajectory_pipeline.refinement.ask import Asked, Attempt, Judge, without_credentials
+from trajectory_pipeline.refinement.ask import Attempt, Judge, without_credentials
 from trajectory_pipeline.refinement.pricing import CallUsage, is_simulated, price_usd
-from trajectory_pipeline.refinement.prompt import messages
-from trajectory_pipeline.refinement.render import render
 from trajectory_pipeline.simulated_judge import JUDGE_MODEL, SimulatedJudge
 
-from .documents import ORDER
+from .asking import KEY, PROMPT, Told, ask, ask_provider, classes
 from .provider import ANSWER, Provider, completion
 
-KEY = "sk-test-0123456789abcdef"
 OPENAI = "https://api.openai.com/v1"
-PROMPT = messages(render([ORDER], 100_000).text)
-
-Answering = Callable[[int], tuple[int, Any, dict[str, str]]]
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ask_module, "_pause", lambda _: 0.01)
-
-
-class Told:
-    """What ``began`` and ``ended`` were told."""
-
-    def __init__(self) -> None:
-        self.began: list[Attempt] = []
-        self.ended: list[Attempt] = []
-
-    async def on_begin(self, attempt: Attempt) -> None:
-        self.began.append(attempt)
-
-    async def on_end(self, attempt: Attempt) -> None:
-        self.ended.append(attempt)
-
-
-def ask(url: str, told: Told | None = None, **settings: Any) -> Asked[JudgeAnswer]:
-    judge = Judge(**{"model": "some-model", "base_url": url, "api_key": KEY, "timeout_seconds": 5.0, **settings})
-    told = told or Told()
-
-    async def work() -> Asked[JudgeAnswer]:
-        async with judge.session() as session:
-            return await session.ask(PROMPT, JudgeAnswer, told.on_begin, told.on_end)
-
-    return asyncio.run(work())
-
-
-def ask_provider(*answers: Any, **settings: Any) -> Asked[JudgeAnswer]:
-    """Ask a provider that gives these answers, the last of them again and again."""
-
-    def answering(number: int) -> tuple[int, Any, dict[str, str]]:
-        answer = answers[min(number, len(answers)) - 1]
-        return answer if isinstance(answer, tuple) else (200, answer, {})
-
-    with Provider(answering) as provider:
-        return ask(provider.url, **settings)
-
-
-def classes(asked: Asked[JudgeAnswer]) -> list[tuple[str, str | None]]:
-    return [(attempt.result, attempt.error_class) for attempt in asked.attempts]
 
 
 def test_a_usable_answer_comes_with_all_that_is_known_of_the_call(judge: SimulatedJudge) -> None:
@@ -198,32 +143,50 @@ def test_an_answer_that_does_not_come_in_time_is_lost(judge: SimulatedJudge) -> 
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "error_class"),
     [
-        b"<html>Sign in</html>",
-        b"[]",
-        b'"text"',
-        b"{}",
-        b'{"choices": null}',
-        b'{"choices": [null]}',
-        b'{"choices": [{"message": null}]}',
-        b'{"choices": {"0": 1}}',
-        b"{",
-        b"",
+        (b"<html>Sign in</html>", "not_a_completion"),
+        (b"[]", "not_a_completion"),
+        (b'"text"', "not_a_completion"),
+        (b"{}", "not_a_completion"),
+        (b'{"choices": null}', "not_a_completion"),
+        (b'{"choices": {"0": 1}}', "not_a_completion"),
+        (b"{", "not_a_completion"),
+        (b"", "not_a_completion"),
+        (b"\xff\xfe\xff", "not_a_completion"),
+        (b"[" * 100_000, "not_a_completion"),
+        (b'{"choices": []}', "no_answer"),
+        (b'{"choices": [null]}', "no_answer"),
+        (b'{"choices": [{"message": null}]}', "no_answer"),
     ],
 )
 @pytest.mark.parametrize("content_type", ["application/json", "text/html"])
-def test_what_is_no_chat_completion_is_no_answer(body: bytes, content_type: str) -> None:
+def test_what_is_no_chat_completion_is_no_answer(body: bytes, error_class: str, content_type: str) -> None:
     asked = ask_provider((200, body, {"content-type": content_type}), max_attempts=1)
-    assert classes(asked) == [("unusable", "no_answer")]
+    assert classes(asked) == [("unusable", error_class)]
     assert (asked.answer, asked.unusable) == (None, False)
     assert asked.attempts[0].http_status == 200
 
 
-def test_an_error_with_status_200_is_told_in_its_own_words() -> None:
-    asked = ask_provider({"error": {"message": "upstream is down", "code": 502}}, max_attempts=1)
-    assert classes(asked) == [("unusable", "no_answer")]
+@pytest.mark.parametrize(
+    ("body", "error_class"),
+    [
+        ({"error": {"message": "upstream is down", "code": 502}}, "server_error"),
+        ({"error": {"message": "upstream is down"}}, "server_error"),
+        ({"error": "upstream is down"}, "server_error"),
+        ({"error": {"message": "upstream is down: too busy", "code": "429"}}, "rate_limited"),
+        ({"error": {"message": "upstream is down: insufficient credits", "code": 402}}, "quota_exceeded"),
+        (
+            {"choices": [{"finish_reason": "error", "error": {"message": "upstream is down", "code": 502}}]},
+            "server_error",
+        ),
+    ],
+)
+def test_an_error_with_status_200_is_told_in_its_own_words_and_classed_by_its_code(body: Any, error_class: str) -> None:
+    asked = ask_provider(body, max_attempts=1)
+    assert classes(asked) == [("error", error_class)]
     assert "upstream is down" in (asked.attempts[0].error_message or "")
+    assert (asked.attempts[0].http_status, asked.answer) == (200, None)
 
 
 def test_the_right_answer_under_the_wrong_content_type_is_taken() -> None:
@@ -231,41 +194,6 @@ def test_the_right_answer_under_the_wrong_content_type_is_taken() -> None:
     asked = ask_provider((200, body, {"content-type": "text/plain"}))
     assert asked.answer is not None
     assert asked.attempts[0].usage == CallUsage(10, None, 5)
-
-
-# ---- unusable answers ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("content", "error_class"),
-    [
-        ("no JSON", "invalid_json"),
-        ('{"requirements": NaN}', "invalid_json"),
-        ("[" * 100_000, "invalid_json"),
-        ("1" * 10_000, "invalid_json"),
-        ("null", "schema_violation"),
-        ("{}", "schema_violation"),
-        (json.dumps({**ANSWER, "outcome": "success"}), "schema_violation"),
-        (json.dumps({**ANSWER, "tags": ["only", "two"]}), "schema_violation"),
-        (json.dumps({**ANSWER, "summary": ""}), "schema_violation"),
-        (json.dumps({**ANSWER, "summary": "half \ud83d"}), "schema_violation"),
-        (json.dumps({**ANSWER, "learning": {**ANSWER["learning"], "tool_use": 6}}), "schema_violation"),
-        (json.dumps({**ANSWER, "learning": {**ANSWER["learning"], "tool_use": 1.5}}), "schema_violation"),
-        (json.dumps({**ANSWER, "learning": {**ANSWER["learning"], "tool_use": "3"}}), "schema_violation"),
-        (json.dumps({**ANSWER, "learning": {**ANSWER["learning"], "tool_use": 10**400}}), "schema_violation"),
-    ],
-)
-def test_an_answer_that_is_not_as_asked_is_unusable_and_kept_as_it_came(content: str, error_class: str) -> None:
-    asked = ask_provider(completion(content), max_attempts=3)
-    assert classes(asked) == [("unusable", error_class)]
-    assert (asked.answer, asked.raw_answer, asked.unusable) == (None, content, True)
-    assert asked.attempts[0].usage == CallUsage(10, None, 5)
-
-
-def test_an_answer_that_says_nothing_is_asked_for_again() -> None:
-    for content in (None, "", [{"type": "text", "text": "x"}], 5):
-        asked = ask_provider(completion(content), completion(json.dumps(ANSWER)))
-        assert classes(asked) == [("unusable", "no_answer"), ("answered", None)]
 
 
 # ---- what it cost -------------------------------------------------------------------------------------------------

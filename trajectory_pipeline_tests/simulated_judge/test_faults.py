@@ -43,6 +43,10 @@ REFUSALS: dict[str, tuple[type[openai.APIStatusError], int, str | None]] = {
     "unsupported_response_format": (openai.BadRequestError, 400, None),
     "unsupported_parameter": (openai.BadRequestError, 400, "unsupported_parameter"),
     "model_not_found": (openai.NotFoundError, 404, "model_not_found"),
+    "echoed_key": (openai.AuthenticationError, 401, "invalid_api_key"),
+    "payment_required": (openai.APIStatusError, 402, None),
+    "unsupported_temperature": (openai.BadRequestError, 400, "unsupported_value"),
+    "unknown_field;param=temperature": (openai.BadRequestError, 400, "400"),
 }
 
 SHOWN_IDS = {"message-a", "message-b", "message-c", "message-d"}
@@ -97,8 +101,31 @@ def test_a_refusal_is_the_clients_own_error(client: OpenAI, judge: SimulatedJudg
     assert (caught.value.status_code, caught.value.code) == (status, code)
     account = judge.calls()
     assert account["by_status"] == {str(status): 1}
-    assert account["by_fault"] == {name: 1}
+    assert account["by_fault"] == {name.partition(";")[0]: 1}
     assert (account["answered"], account["cost_usd"]) == (0, "0")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("no_tool_support", openai.BadRequestError, "simulated-judge does not support tools"),
+        ("no_tool_endpoint", openai.NotFoundError, "No endpoints found that support tool use"),
+    ],
+)
+def test_a_server_without_tools_refuses_requests_that_have_them(
+    client: OpenAI, name: str, kind: type[openai.APIStatusError], words: str
+) -> None:
+    assert ask(client, name).parse().choices
+    with pytest.raises(kind, match=words):
+        ask(client, name, tools=[{"type": "function", "function": {"name": "f"}}])
+
+
+def test_a_key_can_be_repeated_to_say_that_it_is_wrong(judge: SimulatedJudge) -> None:
+    with (
+        OpenAI(base_url=judge.base_url, api_key="sk-very-secret", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError, match="provided: sk-very-secret"),
+    ):
+        ask(client, "echoed_key")
 
 
 def retry_headers(client: OpenAI, fault: str) -> dict[str, str]:
@@ -218,6 +245,24 @@ def test_json_comes_labelled_as_text(client: OpenAI) -> None:
     assert json.loads(raw.text)["choices"]
 
 
+def test_an_error_comes_with_status_200(client: OpenAI, judge: SimulatedJudge) -> None:
+    raw = ask(client, "error_body;code=429")
+    assert (raw.status_code, json.loads(raw.text)["error"]["code"]) == (200, 429)
+    assert (judge.calls()["answered"], judge.calls()["cost_usd"]) == (0, "0")
+
+
+def test_a_body_can_drip_and_is_charged(client: OpenAI, judge: SimulatedJudge) -> None:
+    began = time.monotonic()
+    assert ask(client, "slow_drip;seconds=0.3").parse().choices
+    assert time.monotonic() - began >= 0.3
+    assert float(judge.calls()["cost_usd"]) > 0
+
+
+def test_the_rate_headers_can_say_that_nothing_is_left(client: OpenAI) -> None:
+    headers = ask(client, "limit_used_up;seconds=3").headers
+    assert (headers["x-ratelimit-remaining-requests"], headers["x-ratelimit-reset-requests"]) == ("0", "3s")
+
+
 # ---- answers ------------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +342,25 @@ def stands_in_a_fence(client: OpenAI) -> None:
     JudgeAnswer.model_validate_json(fenced)
 
 
+def is_one_fence(client: OpenAI) -> None:
+    content = choice_of(client, "fenced_whole").message.content
+    JudgeAnswer.model_validate_json(content.removeprefix("```json\n").removesuffix("\n```"))
+
+
+def thinks_aloud(client: OpenAI) -> None:
+    thought, _, answer = choice_of(client, "thinking").message.content.partition("</think>")
+    assert thought.startswith("<think>")
+    JudgeAnswer.model_validate_json(answer)
+
+
+def ignores_its_tool(client: OpenAI) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    choice = {"type": "function", "function": {"name": "f"}}
+    message = ask(client, "tool_ignored", tools=[tool], tool_choice=choice).parse().choices[0].message
+    assert message.tool_calls is None
+    assert json.loads(message.content) == {}
+
+
 def fabricates_quotes(client: OpenAI) -> None:
     for citation in citations_in(answer_of(client, "fabricated_quote")):
         assert citation["message_id"] in SHOWN_IDS
@@ -349,6 +413,8 @@ ANSWERS: dict[str, Callable[[OpenAI], None]] = {
     "number_out_of_range": holds_a_number_beyond,
     "wrong_item_count": holds_too_many_items,
     "fenced_json": stands_in_a_fence,
+    "fenced_whole": is_one_fence,
+    "thinking": thinks_aloud,
     "fabricated_quote": fabricates_quotes,
     "unknown_message": cites_unknown_messages,
     "usage_missing": has_no_usage,
@@ -356,12 +422,14 @@ ANSWERS: dict[str, Callable[[OpenAI], None]] = {
     "wrong_model_name": echoes_another_model,
     "duplicate_choices": repeats_its_choice,
     "no_choices": gives_no_choice,
+    "tool_ignored": ignores_its_tool,
 }
 
 DELAYS_AND_WIRE = {
     "slow", "hang", "late_answer", "connection_dropped", "connection_dropped_mid_body", "html_body",
-    "wrong_content_type",
+    "wrong_content_type", "slow_drip", "error_body", "limit_used_up",
 }  # fmt: skip
+WITHOUT_TOOLS = {"no_tool_support", "no_tool_endpoint"}
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -398,7 +466,8 @@ def test_answers_without_a_schema_can_be_wrong_as_well(client: OpenAI, name: str
 
 
 def test_every_row_of_the_table_is_tested_above_and_printed_for_people() -> None:
-    assert set(FAULTS) == set(REFUSALS) | set(ANSWERS) | DELAYS_AND_WIRE
+    refusals = {name.partition(";")[0] for name in REFUSALS}
+    assert set(FAULTS) == refusals | set(ANSWERS) | DELAYS_AND_WIRE | WITHOUT_TOOLS
     assert all(f"| `{name}` |" in fault_table_markdown() for name in FAULTS)
 
 

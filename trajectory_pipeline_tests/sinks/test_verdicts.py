@@ -52,6 +52,7 @@ def verdict(run_id: str, key: str = "key", **values: Any) -> Row:
 
 def attempt(attempt_id: str, run_id: str = "a", **values: Any) -> Row:
     return {
+        "answer_format": "json_schema",
         "attempt_id": attempt_id,
         "run_id": run_id,
         "verdict_key": "key",
