@@ -42,8 +42,11 @@ test: setup  ## All tests, on two cores (about ten minutes).
 	@exec $(BIN)/python -m pytest -n 2 --dist loadfile
 
 SEEDS ?= 200
-simulate: setup  ## Random histories of a source and a crashing pipeline: make simulate SEEDS=1000
-	@SIMULATION_SEEDS=$(SEEDS) $(BIN)/python -m pytest trajectory_pipeline_tests/simulation
+FIRST_SEED ?= 1
+JOBS ?= 1
+simulate: setup  ## Random histories of a source and a crashing pipeline: make simulate SEEDS=1000 JOBS=2
+	@SIMULATION_SEEDS=$(SEEDS) SIMULATION_FIRST_SEED=$(FIRST_SEED) \
+		$(BIN)/python -m pytest -n $(JOBS) --dist load trajectory_pipeline_tests/simulation
 
 lint: setup  ## Linter and formatter, as CI runs them.
 	@$(BIN)/ruff check .

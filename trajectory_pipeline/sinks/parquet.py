@@ -273,7 +273,8 @@ def _batches(filesystem: fsspec.AbstractFileSystem, path: str, wanted: pa.Schema
     if not filesystem.exists(path):
         return
     with filesystem.open(path, "rb") as handle, pq.ParquetFile(handle) as file:
-        present = [name for name in wanted.names if name in file.schema_arrow.names]
+        there = set(file.schema_arrow.names)
+        present = [name for name in wanted.names if name in there]
         for group in range(file.num_row_groups):
             for batch in file.read_row_group(group, columns=present).to_batches():
                 yield _with_schema(batch, wanted)

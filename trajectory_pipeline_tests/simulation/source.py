@@ -1,35 +1,30 @@
-"""A small world to simulate: a Letta database that people and servers change, and a pipeline that works and crashes.
+"""A small Letta database that people and servers change at random.
 
 Every random choice comes from one ``random.Random``, so that a seed is a history.
 """
 
 import json
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
-import pytest
 
-from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.hours import HOUR
-from trajectory_pipeline.letta.source import LettaSource, Snapshot
-from trajectory_pipeline.sinks.database import PartitionTransaction
-from trajectory_pipeline.sinks.parquet import ParquetStore, Prepared
-from trajectory_pipeline.stages.staleness import stale_hours
-from trajectory_pipeline_tests.stages.pipeline import Pipeline
+from trajectory_pipeline_tests.simulation.clocks import put_clock
 
 FIRST_HOUR = datetime(2026, 11, 20, 8, tzinfo=UTC)
-HOURS = [FIRST_HOUR + number * HOUR for number in range(4)]
+HOURS = [FIRST_HOUR + number * HOUR for number in range(3)]
 
 SOURCE_TABLES = "messages, step_metrics, steps, run_metrics, runs, agents_tags, conversations, agents, organizations"
-SINK_TABLES = "trajectories, partitions, quarantine, verdicts, verdict_attempts, policies"
 
 
-class Crash(BaseException):
-    """The process ends here; no handler of ours may catch it."""
+BAD_CONTENT = '{"type": "no list of parts"}'
+"""JSON that is no message: its run goes into quarantine."""
+
+_COPIED = ("runs", "run_metrics", "steps", "step_metrics", "messages")
+"""Tables that hold a run's rows, in the order in which they can be put back."""
 
 
 class Source:
@@ -41,14 +36,10 @@ class Source:
         self._connection = psycopg.connect(url, autocommit=True)
         self._number = 0
         self._touched: str | None = None
+        self._deleted: list[dict[str, list[str]]] = []
+        self.ran_again: set[str] = set()
         self._run("INSERT INTO organizations (id, name, privileged_tools) VALUES ('org-1', 'one', false)")
-        for agent in ("agent-1", "agent-2"):
-            self._run(
-                "INSERT INTO agents (id, name, agent_type, organization_id, message_buffer_autoclear)"
-                " VALUES (%s, %s, 'letta_v1_agent', 'org-1', false)",
-                agent,
-                agent,
-            )
+        put_clock(self._connection, 0)
 
     def close(self) -> None:
         self._connection.close()
@@ -59,16 +50,24 @@ class Source:
             [self.end_run] * 4
             + [
                 self.flip_status,
+                self.run_again,
                 self.add_message,
                 self.write_metrics,
                 self.finalise_step,
                 self.give_feedback,
                 self.move_run,
+                self.move_run,
                 self.delete_message_softly,
+                self.delete_message,
+                self.spoil_message,
+                self.mend_messages,
                 self.delete_run,
+                self.delete_run,
+                self.bring_back,
                 self.delete_agent,
-                self.rewrite_everything,
+                self.restore,
                 self.answer_approval,
+                self.put_clock,
             ]
         )
         change()
@@ -78,12 +77,7 @@ class Source:
         self._number += 1
         run_id = f"run-{self._number:04d}"
         agent = self._chance.choice(["agent-1", "agent-2"])
-        self._run(
-            "INSERT INTO agents (id, name, agent_type, organization_id, message_buffer_autoclear)"
-            " VALUES (%s, %s, 'letta_v1_agent', 'org-1', false) ON CONFLICT DO NOTHING",
-            agent,
-            agent,
-        )
+        self._agent(agent)
         ended = self._moment()
         self._run(
             "INSERT INTO runs (id, status, completed_at, stop_reason, metadata_, agent_id, organization_id, created_at)"
@@ -103,6 +97,14 @@ class Source:
             "UPDATE runs SET status = 'cancelled', stop_reason = 'cancelled', updated_at = now() WHERE id = %s",
             self._some("runs"),
         )
+
+    def run_again(self) -> None:
+        """A run that had ended goes on; most end once more."""
+        run_id = self._some("runs")
+        self.ran_again.add(run_id or "")
+        self._run("UPDATE runs SET status = 'running' WHERE id = %s", run_id)
+        if self._chance.random() < 0.7:
+            self._run("UPDATE runs SET status = 'failed', updated_at = now() WHERE id = %s", run_id)
 
     def add_message(self) -> None:
         run_id = self._some("runs")
@@ -135,26 +137,58 @@ class Source:
     def delete_message_softly(self) -> None:
         self._run("UPDATE messages SET is_deleted = true WHERE id = %s", self._some("messages"))
 
+    def delete_message(self) -> None:
+        self._run("DELETE FROM messages WHERE id = %s", self._some("messages"))
+
+    def spoil_message(self) -> None:
+        self._run("UPDATE messages SET content = %s WHERE id = %s", BAD_CONTENT, self._some("messages"))
+
+    def mend_messages(self) -> None:
+        self._run("UPDATE messages SET content = '[]' WHERE content::text = %s", BAD_CONTENT)
+
     def delete_run(self) -> None:
         run_id = self._some("runs")
-        self._run("DELETE FROM messages WHERE run_id = %s", run_id)
-        self._run("DELETE FROM steps WHERE run_id = %s", run_id)
-        self._run("DELETE FROM runs WHERE id = %s", run_id)
+        if run_id is not None:
+            self._delete(run_id)
+
+    def bring_back(self) -> None:
+        """Somebody restores a deleted run from a backup, at times into another hour."""
+        if not self._deleted:
+            return
+        rows = self._deleted.pop(self._chance.randrange(len(self._deleted)))
+        run = json.loads(rows["runs"][0])
+        self._touched = run["id"]
+        self._agent(run["agent_id"])
+        for table in _COPIED:
+            for row in rows[table]:
+                # A step of another run, which a message names, may be gone by now.
+                with suppress(psycopg.errors.ForeignKeyViolation):
+                    self._run(
+                        f"INSERT INTO {table} SELECT * FROM jsonb_populate_record(NULL::{table}, %s::jsonb)"
+                        " ON CONFLICT DO NOTHING",
+                        row,
+                    )
+        if self._chance.random() < 0.3:
+            self._run(
+                "UPDATE runs SET completed_at = %s WHERE id = %s", self._moment().replace(tzinfo=None), self._touched
+            )
 
     def delete_agent(self) -> None:
+        """An agent goes, and all its runs with it."""
         agent = self._chance.choice(["agent-1", "agent-2"])
-        for statement in (
-            "DELETE FROM messages WHERE agent_id = %s",
-            "DELETE FROM steps WHERE run_id IN (SELECT id FROM runs WHERE agent_id = %s)",
-            "DELETE FROM runs WHERE agent_id = %s",
-            "DELETE FROM agents WHERE id = %s",
-        ):
-            self._run(statement, agent)
+        for (run_id,) in self._connection.execute("SELECT id FROM runs WHERE agent_id = %s ORDER BY 1", [agent]):
+            self._delete(run_id)
+        self._run("DELETE FROM messages WHERE agent_id = %s", agent)
+        self._run("DELETE FROM agents WHERE id = %s", agent)
 
-    def rewrite_everything(self) -> None:
+    def restore(self) -> None:
         """A restore moves every ``xmin`` and changes nothing."""
-        self._run("UPDATE runs SET status = status")
-        self._run("UPDATE messages SET role = role")
+        for table in _COPIED:
+            self._run(f"UPDATE {table} SET id = id")
+
+    def put_clock(self) -> None:
+        """Another server takes over, whose clock is minutes ahead or behind."""
+        put_clock(self._connection, self._chance.randint(-600, 600))
 
     def answer_approval(self) -> None:
         """A new run whose first message carries a step of another."""
@@ -163,16 +197,54 @@ class Source:
         if step is not None:
             self._message(run_id, step, rows[0][0])
 
+    def terminal_run_ids(self) -> set[str]:
+        rows = self._connection.execute("SELECT id FROM runs WHERE status IN ('completed', 'failed', 'cancelled')")
+        return {row[0] for row in rows}
+
     def run_ids(self) -> set[str]:
         return {row[0] for row in self._connection.execute("SELECT id FROM runs")}
 
+    def _delete(self, run_id: str) -> None:
+        conditions = {
+            "runs": "id = %s",
+            "run_metrics": "id = %s",
+            "steps": "run_id = %s",
+            "step_metrics": "run_id = %s",
+            "messages": "run_id = %s",
+        }
+        self._deleted.append(
+            {
+                table: [
+                    row[0]
+                    for row in self._connection.execute(
+                        f"SELECT to_jsonb(t)::text FROM {table} t WHERE {condition}".encode(), [run_id]
+                    )
+                ]
+                for table, condition in conditions.items()
+            }
+        )
+        for table in reversed(_COPIED):
+            self._run(f"DELETE FROM {table} WHERE {conditions[table]}", run_id)
+
     def _moment(self) -> datetime:
+        """A time in the simulated hours, often near the edge of one."""
+        if self._chance.random() < 0.5:
+            edge = FIRST_HOUR + self._chance.randrange(1, len(HOURS)) * HOUR
+            return edge + timedelta(seconds=self._chance.choice([-1, 0, 1]))
         return FIRST_HOUR + timedelta(seconds=self._chance.randrange(len(HOURS) * 3600))
 
     def _some(self, table: str) -> str | None:
         ids = sorted(row[0] for row in self._connection.execute(f"SELECT id FROM {table}".encode()))
         self._touched = self._chance.choice(ids) if ids else None
         return self._touched
+
+    def _agent(self, agent: str) -> None:
+        self._run(
+            "INSERT INTO agents (id, name, agent_type, organization_id, message_buffer_autoclear)"
+            " VALUES (%s, %s, 'letta_v1_agent', 'org-1', false) ON CONFLICT DO NOTHING",
+            agent,
+            agent,
+        )
 
     def _step(self, run_id: str, agent: str, step_id: str, at: datetime) -> None:
         self._run(
@@ -202,87 +274,3 @@ class Source:
 
     def _run(self, statement: str, *values: Any) -> None:
         self._connection.execute(statement.encode(), values or None)
-
-
-class Worker:
-    """What ticks, backfills and crashes do with the pipeline."""
-
-    def __init__(self, pipeline: Pipeline, chance: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.pipeline = pipeline
-        self._chance = chance
-        self._monkeypatch = monkeypatch
-
-    def act(self) -> str:
-        """Do one random thing; returns what it was."""
-        act = self._chance.choice([self.tick, self.tick, self.backfill, self.read_only, self.convert_only, self.crash])
-        return act()
-
-    def stale(self) -> list[datetime]:
-        return stale_hours(LettaSource(self.pipeline.letta_url), self.pipeline.database, HOURS)
-
-    def tick(self) -> str:
-        for hour in self._shuffled(self.stale()):
-            self.pipeline.capture(hour)
-        return "tick"
-
-    def backfill(self) -> str:
-        hours = self._chance.sample(HOURS, k=self._chance.randint(1, len(HOURS)))
-        self.pipeline.capture(*hours)
-        return "backfill"
-
-    def read_only(self) -> str:
-        self.pipeline.read(self._chance.choice(HOURS))
-        return "read_only"
-
-    def convert_only(self) -> str:
-        try:
-            self.pipeline.convert(self._chance.choice(HOURS))
-        except PipelineError:
-            return "convert_only, of nothing"
-        return "convert_only"
-
-    def crash(self) -> str:
-        point = self._chance.choice(sorted(CRASH_POINTS))
-        with crashing(self._monkeypatch, point, self._chance.randint(1, 4)):
-            try:
-                self.backfill()
-            except Crash:
-                return f"crash {point}"
-        return f"no crash {point}"
-
-    def _shuffled(self, hours: list[datetime]) -> list[datetime]:
-        return self._chance.sample(hours, k=len(hours))
-
-
-CRASH_POINTS: dict[str, tuple[type, str, bool]] = {
-    "while reading the source": (Snapshot, "read", False),
-    "before a file is published": (Prepared, "publish", False),
-    "after a file is published, before the commit": (Prepared, "publish", True),
-    "before rows are merged": (PartitionTransaction, "merge", False),
-    "after rows are merged": (PartitionTransaction, "merge", True),
-    "after the ledger is written, before the commit": (PartitionTransaction, "record", True),
-    "while a file is read back": (ParquetStore, "exists", True),
-}
-"""By name: class, method, and whether the crash comes after it has done its work."""
-
-
-@contextmanager
-def crashing(monkeypatch: pytest.MonkeyPatch, point: str, countdown: int) -> Iterator[None]:
-    """Crash at a named point, the given time it is passed."""
-    owner, name, afterwards = CRASH_POINTS[point]
-    original: Callable[..., Any] = getattr(owner, name)
-    left = countdown
-
-    def wrapped(*args: Any, **more: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left == 0 and not afterwards:
-            raise Crash(point)
-        value = original(*args, **more)
-        if left == 0:
-            raise Crash(point)
-        return value
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, wrapped)
-        yield
