@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-once dev test simulate lint types docs lock clean
+.PHONY: help setup demo demo-once dev test simulate bench bench-full lint types docs lock clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,12 @@ JOBS ?= 1
 simulate: setup  ## Random histories of a source and a crashing pipeline: make simulate SEEDS=1000 JOBS=2
 	@SIMULATION_SEEDS=$(SEEDS) SIMULATION_FIRST_SEED=$(FIRST_SEED) \
 		$(BIN)/python -m pytest -n $(JOBS) --dist load trajectory_pipeline_tests/simulation
+
+bench: setup  ## Measure speed, memory and reading back, each beside a reference (about ten minutes; see benchmarks/README.md).
+	@$(BIN)/python -m benchmarks --json data/benchmarks.json
+
+bench-full: setup  ## The same at full size: an hour or two, and 40 GB of disk in TMPDIR.
+	@$(BIN)/python -m benchmarks --size full --json data/benchmarks.json
 
 lint: setup  ## Linter and formatter, as CI runs them.
 	@$(BIN)/ruff check .

@@ -25,7 +25,7 @@ from trajectory_pipeline.settings import normalised_postgres_url
 @click.option("--database", default="letta", help="With --server: the database's name; replaced if it exists.")
 @click.option("--runs", default=50_000, help="Terminal runs; about 21 kB of JSON each.")
 @click.option("--hours", default=1, help="Over how many partitions they are spread.")
-@click.option("--first-hour", type=click.DateTime(["%Y-%m-%dT%H"]), default="2026-06-01T00", help="UTC.")
+@click.option("--first-hour", type=click.DateTime(["%Y-%m-%dT%H"]), default="2025-06-01T00", help="UTC.")
 @click.option("--seed", default=1, help="The same seed makes the same rows.")
 @click.option("--giant-messages", default=0, help="Messages of one run more, in the first hour.")
 @click.option("--other-messages", default=0, help="Messages of runs that ended before the first hour.")

@@ -28,7 +28,6 @@ from benchmarks.letta_database.sampled import Row, Sample, read_sample, text
 
 _PROTOTYPES = 1_000
 _CHAINS_IN_A_CHUNK = 500
-_MEAN_EXTRA_LOOPS = 4.3
 _SYSTEM_PROMPT_CHARACTERS = 5_000
 _FLUSH_BYTES = 8 * 2**20
 # A worker of its own, whatever threads the caller has.
@@ -48,16 +47,20 @@ class Wanted:
         traced: share of the steps whose LLM call is recorded in ``provider_traces``; 42 kB each.
         agents: copies of each of the sample's agents; None for one per 2,000 runs.
         other_messages: messages more, of runs that ended before the first hour, with short texts.
+        extra_loops: tool calls more in a run, with their returns, on the average.
+        length: of the texts that are added, by which all are multiplied.
     """
 
     runs: int
     hours: int = 1
-    first_hour: datetime = datetime(2026, 6, 1, tzinfo=UTC)
+    first_hour: datetime = datetime(2025, 6, 1, tzinfo=UTC)
     seed: int = 1
     giant_messages: int = 0
     traced: float = 0.0
     agents: int | None = None
     other_messages: int = 0
+    extra_loops: float = 4.3
+    length: float = 1.0
 
     @property
     def agent_copies(self) -> int:
@@ -103,7 +106,7 @@ class Plan:
         count = min(_PROTOTYPES, max(len(chains), self.wanted.runs // 10))
         made = []
         for chain in itertools.islice(itertools.cycle(chains), count):
-            extra = [2 * _geometric(rng, _MEAN_EXTRA_LOOPS) for _ in chain]
+            extra = [2 * _geometric(rng, self.wanted.extra_loops) for _ in chain]
             made.append(self._compiled(compose(self.sample, chain, extra, rng)))
         if self.wanted.giant_messages:
             longest = max(chains, key=lambda chain: len(chain[0].messages) if len(chain) == 1 else 0)
@@ -155,7 +158,9 @@ class Plan:
         """Yield the rows of a chunk by table, chain by chain, as text for COPY."""
         rng = random.Random(f"chunk {number} {self.wanted.seed}")
         for planned in self.chunks[number]:
-            filled = fill(self.prototypes[planned.prototype], planned.copy, rng, self.prose, self.agent_digits)
+            filled = fill(
+                self.prototypes[planned.prototype], planned.copy, rng, self.prose, self.agent_digits, self.wanted.length
+            )
             traces = self._traces(rng, filled.get("steps", ""))
             yield {**filled, "provider_traces": traces} if traces else filled
 
@@ -301,6 +306,8 @@ def _count(connection: psycopg.Connection, table: str) -> int:
 
 def _geometric(rng: random.Random, mean: float) -> int:
     """Draw a number of which each next one is less likely by the same factor, zero included."""
+    if not mean:
+        return 0
     return int(math.log(1 - rng.random()) / math.log(mean / (1 + mean)))
 
 

@@ -123,7 +123,12 @@ class Copy:
 
 
 def fill(
-    compiled: Compiled, copy: Copy, rng: random.Random, prose: Prose, agent_id: Callable[[str, int], str]
+    compiled: Compiled,
+    copy: Copy,
+    rng: random.Random,
+    prose: Prose,
+    agent_id: Callable[[str, int], str],
+    length: float = 1.0,
 ) -> dict[str, str]:
     """Return the rows of one copy by table, as text for COPY.
 
@@ -133,9 +138,10 @@ def fill(
         rng: draws ids and texts.
         prose: where texts come from.
         agent_id: returns the digits of an agent's or conversation's copy.
+        length: by which the length of every text is multiplied.
     """
     digits = rng.randbytes(16 * compiled.ids).hex()
-    stretches = [prose.draw(rng, LENGTHS[kind].draw(rng)) for kind in compiled.stretches]
+    stretches = [prose.draw(rng, length * LENGTHS[kind].draw(rng)) for kind in compiled.stretches]
     sequence_id = copy.first_sequence_id
     values: list[str] = []
     for kind, arguments in compiled.marks:

@@ -1,0 +1,238 @@
+"""What measurements stand on: a Postgres server of their own, generated databases, sinks, and the pipeline itself.
+
+Belongs here: making all that, and the sizes. Does not belong here: measuring.
+"""
+
+import contextlib
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from benchmarks.letta_database.load import Wanted, generate
+from benchmarks.measuring import Child, in_child
+from trajectory_pipeline import embedded_postgres
+from trajectory_pipeline.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.embedded_postgres.binaries import carried
+from trajectory_pipeline.hours import HOUR
+from trajectory_pipeline.letta.source import LettaSource
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
+from trajectory_pipeline.sinks.migration import migrate
+from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.stages.terminal_runs import materialize_terminal_runs
+from trajectory_pipeline.stages.trajectories import materialize_trajectories
+
+FIRST_HOUR = datetime(2025, 6, 1, tzinfo=UTC)
+
+SERVER_SETTINGS = {
+    "shared_buffers": "512MB",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "30min",
+    "log_checkpoints": "off",
+}
+"""A small production server's; commits reach the disk, as everywhere."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    Attributes:
+        runs: in the one partition of the points about speed.
+        tries: of which the median counts.
+        orm_runs: that are converted one at a time; the rest is reckoned from them.
+        memory: runs of the small and of the large partition whose memory is compared.
+        giant: messages of one run.
+        scale: runs of two partitions, the second ten times the first.
+        others: messages of other runs beside a partition.
+        hours: partitions of one Dagster run.
+        runs_an_hour: in each of these.
+        reading: rows of ``trajectories`` that are read from.
+    """
+
+    runs: int
+    tries: int
+    orm_runs: int
+    memory: tuple[int, int]
+    giant: int
+    scale: tuple[int, int]
+    others: int
+    hours: int
+    runs_an_hour: int
+    reading: int
+
+
+SIZES = {
+    "laptop": Size(
+        runs=2_000,
+        tries=3,
+        orm_runs=100,
+        memory=(1_000, 5_000),
+        giant=5_000,
+        scale=(300, 3_000),
+        others=200_000,
+        hours=72,
+        runs_an_hour=5,
+        reading=50_000,
+    ),
+    "full": Size(
+        runs=50_000,
+        tries=5,
+        orm_runs=2_000,
+        memory=(10_000, 500_000),
+        giant=50_000,
+        scale=(5_000, 50_000),
+        others=20_000_000,
+        hours=720,
+        runs_an_hour=5,
+        reading=1_000_000,
+    ),
+}
+
+
+@dataclass
+class Sinks:
+    """Where a capture goes: a migrated database and a folder, both empty at first."""
+
+    database_url: str
+    folder: Path
+
+    def used(self, asset: str) -> Path:
+        """Return the folder of an asset's files."""
+        return self.folder / asset
+
+
+@dataclass
+class Bench:
+    """One run of measurements; everything it makes is gone at its end.
+
+    Attributes:
+        size: how much is measured.
+        scratch: folder for all files, the server's included.
+        server: its Postgres.
+        say: is told what takes long.
+    """
+
+    size: Size
+    scratch: Path
+    server: EmbeddedServer
+    say: Callable[[str], None]
+    _databases: dict[Wanted, str] = field(default_factory=dict)
+    _made: int = 0
+
+    def letta(self, wanted: Wanted) -> str:
+        """Return the URL of a generated database, made at the first call."""
+        if wanted not in self._databases:
+            name = f"letta_{len(self._databases)}_{hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]}"
+            self.say(f"Generating a Letta database: {_in_words(wanted)} …")
+            self.server.create_database(name)
+            done = generate(self.server.url(name), wanted)
+            self.say(
+                f"… {done.rows['runs']:,} runs, {done.rows['steps']:,} steps, {done.rows['messages']:,} messages"
+                f" in {done.seconds:.0f} s."
+            )
+            self._databases[wanted] = name
+        return self.server.url(self._databases[wanted])
+
+    def drop(self, wanted: Wanted) -> None:
+        """Give back the disk of a generated database."""
+        self.server.drop_database(self._databases.pop(wanted), force=True)
+
+    @contextlib.contextmanager
+    def sinks(self) -> Iterator[Sinks]:
+        """Make empty sinks; they are gone after the block."""
+        self._made += 1
+        name = f"sinks_{self._made}"
+        self.server.create_database(name)
+        folder = self.scratch / name
+        try:
+            migrate(self.server.url(name))
+            yield Sinks(self.server.url(name), folder)
+        finally:
+            self.server.drop_database(name, force=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def psql(self, url: str, *commands: str) -> str:
+        r"""Run commands, ``\copy`` among them, in one session of psql and return what it printed.
+
+        Raises:
+            RuntimeError: one of them failed.
+        """
+        program = carried().program("psql")
+        arguments = [argument for command in commands for argument in ("-c", command)]
+        done = subprocess.run(
+            [str(program), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", url, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"psql failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def settle(self) -> None:
+        """Write out what is waiting to be written, so that one measurement does not pay for the one before."""
+        with psycopg.connect(self.server.url("postgres"), autocommit=True) as connection:
+            connection.execute("CHECKPOINT")
+
+
+@contextlib.contextmanager
+def open_bench(size: Size, scratch: Path, say: Callable[[str], None]) -> Iterator[Bench]:
+    """Start a server in a folder; both are gone after the block."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        with embedded_postgres.start(scratch / "postgres", settings=SERVER_SETTINGS, report=say) as server:
+            yield Bench(size, scratch, server, say)
+    finally:
+        embedded_postgres.remove(scratch / "postgres")
+
+
+def capture(letta_url: str, database_url: str, folder: str, hours: int = 1) -> dict[str, Any]:
+    """Materialise ``terminal_runs`` and ``trajectories`` of the first hours, without Dagster; return what was done."""
+    source, store, database = LettaSource(letta_url), ParquetStore(folder), TrajectoryDatabase(database_url)
+    counts: dict[str, Any] = {}
+    for hour in (FIRST_HOUR + number * HOUR for number in range(hours)):
+        raw = materialize_terminal_runs(hour, source, store, database)
+        done = materialize_trajectories(hour, store, database)
+        for name, value in (
+            ("runs", raw.counts.runs),
+            ("messages", raw.counts.messages),
+            ("trajectories", done.conservation.trajectories),
+            ("quarantined", done.conservation.quarantined),
+            ("inserted", done.merged.inserted if done.merged else 0),
+            ("updated", done.merged.updated if done.merged else 0),
+            ("unchanged", done.merged.unchanged if done.merged else 0),
+        ):
+            counts[name] = counts.get(name, 0) + value
+    return counts
+
+
+def one_partition(runs: int) -> Wanted:
+    """Return what is wanted of the usual database: all runs in one hour."""
+    return Wanted(runs, first_hour=FIRST_HOUR)
+
+
+def capture_in_child(letta_url: str, sinks: Sinks, hours: int = 1) -> Child:
+    """Do what ``capture`` does in a process of its own."""
+    return in_child(
+        "benchmarks.bench:capture",
+        letta_url=letta_url,
+        database_url=sinks.database_url,
+        folder=str(sinks.folder),
+        hours=hours,
+    )
+
+
+def _in_words(wanted: Wanted) -> str:
+    parts = [f"{wanted.runs:,} runs", f"{wanted.hours:,} partitions" if wanted.hours > 1 else "one partition"]
+    if wanted.giant_messages:
+        parts.append(f"one more run of {wanted.giant_messages:,} messages")
+    if wanted.other_messages:
+        parts.append(f"{wanted.other_messages:,} messages of other runs")
+    return ", ".join(parts)

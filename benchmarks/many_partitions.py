@@ -1,0 +1,118 @@
+"""Point 6: what a partition costs beside its rows, in one Dagster run over many."""
+
+import cProfile
+import os
+import pstats
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import FIRST_HOUR, Bench, Sinks, capture_in_child
+from benchmarks.letta_database.load import Wanted
+from benchmarks.measuring import Child, Result, in_child
+from trajectory_pipeline.hours import HOUR
+from trajectory_pipeline.settings import sqlalchemy_url
+
+_PROFILED = 48
+_PARTS = (
+    ("commits and statements of Dagster's storage", "psycopg2"),
+    ("SQLAlchemy", "sqlalchemy"),
+    ("Dagster", "dagster"),
+    ("the ledger and the trajectories in Postgres", "psycopg"),
+    ("the source", "adbc"),
+    ("Parquet and Arrow", "pyarrow"),
+    ("waiting for the disk", "fsync"),
+    ("this project", "trajectory_pipeline"),
+)
+
+
+def measure(bench: Bench) -> Result:
+    """Measure point 6."""
+    hours, runs = bench.size.hours, bench.size.hours * bench.size.runs_an_hour
+    result = Result("6", f"{hours:,} partitions in one Dagster run")
+    spread = bench.letta(Wanted(runs, hours, first_hour=FIRST_HOUR))
+    together = bench.letta(Wanted(runs, first_hour=FIRST_HOUR))
+    with bench.sinks() as sinks:
+        bare = capture_in_child(together, sinks).seconds
+    with bench.sinks() as sinks:
+        stages = capture_in_child(spread, sinks, hours).seconds
+    with bench.sinks() as sinks:
+        dagster = _dagster_run(bench, spread, sinks, hours).value["seconds"]
+    result.add(f"{runs:,} runs in one partition", bare, note="the bare cost of the rows; no Dagster")
+    result.add(f"the same in {hours:,} partitions, without Dagster", stages)
+    result.add(f"the same in {hours:,} partitions, one Dagster run", dagster, note="in process, storage in Postgres")
+    result.add("a partition over its rows", 1000 * (dagster - bare) / hours, "ms", at_most=100)
+    result.add("of which Dagster", 1000 * (dagster - stages) / hours, "ms")
+    result.add("of which ours", 1000 * (stages - bare) / hours, "ms")
+    with bench.sinks() as sinks:
+        parts = _dagster_run(bench, spread, sinks, min(hours, _PROFILED), profiled=True).value["parts"]
+    result.details["profile"] = parts
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in parts.items() if share >= 0.02)
+    result.notes.append(f"Where a Dagster run of {min(hours, _PROFILED)} partitions spends its time: {shares}.")
+    return result
+
+
+def _dagster_run(bench: Bench, letta_url: str, sinks: Sinks, hours: int, *, profiled: bool = False) -> Child:
+    storage = f"dagster_{sinks.folder.name}"
+    bench.server.create_database(storage)
+    try:
+        return in_child(
+            "benchmarks.many_partitions:run_in_dagster",
+            {
+                "LETTA_PG_URI": letta_url,
+                "TRAJECTORY_DATABASE_URL": sinks.database_url,
+                "TRAJECTORY_STORAGE_URI": str(sinks.folder),
+                "DAGSTER_PG_URL": sqlalchemy_url(bench.server.url(storage), "psycopg2"),
+                "DAGSTER_HOME": "",
+                "TRAJECTORY_DATA_FOLDER": str(sinks.folder.with_name(f"{sinks.folder.name}_data")),
+            },
+            hours=hours,
+            profiled=profiled,
+        )
+    finally:
+        bench.server.drop_database(storage, force=True)
+
+
+def run_in_dagster(hours: int, profiled: bool) -> dict[str, Any]:
+    """Materialise a range in one run of Dagster in this process, as a backfill does; return what it took."""
+    import time
+
+    import dagster as dg
+
+    from trajectory_pipeline.cli.instance import dagster_home, prepare_storage
+    from trajectory_pipeline.definitions import build_defs
+    from trajectory_pipeline.orchestration.assets import CAPTURE
+    from trajectory_pipeline.orchestration.jobs import JOB_NAME
+    from trajectory_pipeline.orchestration.partitions import range_tags
+    from trajectory_pipeline.settings import load_settings
+
+    settings = load_settings()
+    prepare_storage(dagster_home(Path(settings.data_folder)), os.environ["DAGSTER_PG_URL"])
+    job = build_defs(settings).resolve_job_def(JOB_NAME)
+    profile = cProfile.Profile()
+    with dg.DagsterInstance.get() as instance:
+        if profiled:
+            profile.enable()
+        began = time.perf_counter()
+        run = job.execute_in_process(
+            instance=instance,
+            tags=range_tags(FIRST_HOUR, FIRST_HOUR + (hours - 1) * HOUR),
+            asset_selection=CAPTURE,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+        seconds = time.perf_counter() - began
+        profile.disable()
+    if not run.success:
+        raise RuntimeError("the Dagster run failed")
+    return {"seconds": seconds, "parts": _parts(profile) if profiled else {}}
+
+
+def _parts(profile: cProfile.Profile) -> dict[str, float]:
+    """Return the share of the time that is spent in each part itself, what is called from there not included."""
+    stats: dict[tuple[str, int, str], tuple[Any, ...]] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    spent: dict[str, float] = {}
+    for (file, _, name), numbers in stats.items():
+        text = f"{file} {name}"
+        part = next((words for words, mark in _PARTS if mark in text), "the rest")
+        spent[part] = spent.get(part, 0.0) + numbers[2]
+    total = sum(spent.values())
+    return {part: own / total for part, own in sorted(spent.items(), key=lambda pair: -pair[1])}

@@ -1,0 +1,34 @@
+"""Point 4: the peak memory of the whole process, whatever the partition's size and the runs' length."""
+
+from dataclasses import replace
+
+from benchmarks.bench import FIRST_HOUR, Bench, capture_in_child, one_partition
+from benchmarks.letta_database.load import Wanted
+from benchmarks.measuring import Result
+
+_LIMIT_MB = 700
+
+
+def measure(bench: Bench) -> Result:
+    """Measure point 4."""
+    result = Result("4", "Peak memory of the whole process")
+    small, large = bench.size.memory
+    # Short runs: only their number matters here, and half a million of the usual length fill 10 GB.
+    short = Wanted(small, first_hour=FIRST_HOUR, extra_loops=0.0, length=0.2)
+    few = _peak(bench, short, result, f"{small:,} short runs")
+    many = _peak(bench, replace(short, runs=large), result, f"{large:,} short runs in one partition")
+    result.add("largest / smallest partition", many / few, "×", at_most=1.1)
+    _peak(bench, one_partition(bench.size.runs), result, f"{bench.size.runs:,} usual runs")
+    giant = replace(one_partition(1), giant_messages=bench.size.giant)
+    _peak(bench, giant, result, f"one run of {bench.size.giant:,} messages")
+    return result
+
+
+def _peak(bench: Bench, wanted: Wanted, result: Result, what: str) -> float:
+    url = bench.letta(wanted)
+    with bench.sinks() as sinks:
+        child = capture_in_child(url, sinks)
+    if wanted != one_partition(bench.size.runs):
+        bench.drop(wanted)
+    note = f"{child.value['messages']:,} messages, {child.seconds:.1f} s"
+    return result.add(what, child.peak_mb, "MB", at_most=_LIMIT_MB, note=note)

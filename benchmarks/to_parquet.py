@@ -1,0 +1,56 @@
+"""Point 1: both datasets to Parquet, against reading the same rows and throwing them away."""
+
+import shutil
+
+from benchmarks.bench import FIRST_HOUR, Bench, one_partition
+from benchmarks.measuring import Result, timed
+from trajectory_pipeline.hours import HOUR, key_of
+from trajectory_pipeline.letta.source import LettaSource
+from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.trajectories.convert import convert_batch
+
+COPY_OUT = tuple(rf"\copy public.{table} TO '/dev/null'" for table in ("runs", "steps", "messages"))
+
+
+def measure(bench: Bench) -> Result:
+    """Measure point 1."""
+    result = Result("1", "Raw rows and trajectories to Parquet")
+    url = bench.letta(one_partition(bench.size.runs))
+    folder = bench.scratch / "to_parquet"
+    reference: list[float] = []
+    raw: list[float] = []
+    converted: list[float] = []
+    bench.psql(url, *COPY_OUT)
+    for _ in range(bench.size.tries):
+        bench.settle()
+        with timed(reference):
+            bench.psql(url, *COPY_OUT)
+        with timed(raw):
+            write_raw(url, str(folder))
+        with timed(converted):
+            convert(str(folder))
+        shutil.rmtree(folder)
+    copied = result.add(r"psql \copy of runs, steps and messages to nowhere", reference)
+    result.add("terminal_runs", raw)
+    result.add("trajectories", converted)
+    both = result.add("both", [a + b for a, b in zip(raw, converted, strict=True)])
+    result.add("both / \\copy", both / copied, "×", at_most=2.0, note="aiming at 1.6")
+    result.notes.append(f"{bench.size.runs:,} runs in one partition; from and to one process, one after the other.")
+    return result
+
+
+def write_raw(letta_url: str, folder: str) -> None:
+    """Write one partition's raw rows, without any database but the source."""
+    with LettaSource(letta_url).snapshot() as snapshot:
+        batches = snapshot.terminal_runs(FIRST_HOUR, FIRST_HOUR + HOUR)
+        ParquetStore(folder).write(TERMINAL_RUNS, FIRST_HOUR, batches)
+
+
+def convert(folder: str) -> None:
+    """Write one partition's trajectories, checked and typed, without any database."""
+    store = ParquetStore(folder)
+    key = key_of(FIRST_HOUR)
+    batches = (convert_batch(batch, key).arrow() for batch in store.read(TERMINAL_RUNS, FIRST_HOUR))
+    store.write(TRAJECTORIES, FIRST_HOUR, batches)
