@@ -29,13 +29,15 @@ class Work:
         self.pipeline = pipeline
         self.verdicts: dict[str, str] = {}
         """By run, the content digest that it was judged with."""
+        self.untidy: set[datetime] = set()
+        """Hours in whose folders a killed process left a file."""
         self._chance = chance
         self._crew = crew
         self._change = change
 
     def act(self) -> str:
         """Let one to three workers do something, at once; returns what happened."""
-        works = [self._some_work() for _ in range(self._chance.choice([1, 1, 2, 3]))]
+        works = [self._some_work() for _ in range(self._chance.choice([1, 2, 2, 3]))]
         told = self._crew.run([work for _, work in works], self._change, kills=self._chance.choice([0, 1, 2]))
         return " + ".join([*(name for name, _ in works), *told])
 
@@ -63,9 +65,11 @@ class Work:
     def leave_a_file(self) -> str:
         """A process that was killed leaves what it was writing."""
         table = self._chance.choice([TERMINAL_RUNS, TRAJECTORIES])
-        path = Path(self.pipeline.store.path_of(table, self._chance.choice(HOURS)))
+        hour = self._chance.choice(HOURS)
+        path = Path(self.pipeline.store.path_of(table, hour))
         if path.exists():
             path.with_name(".writing-1-of-a-killed-one").write_bytes(b"PAR1")
+            self.untidy.add(hour)
         return "left file"
 
     def judge(self) -> str:
@@ -80,6 +84,7 @@ class Work:
             "policy_id": POLICY,
             "verdict_status": "judged",
             "outcome": "success",
+            "shown_run_ids": [row["run_id"]],
             "simulated": True,
             "attempts": 1,
             "judged_at": datetime.now(UTC),
@@ -98,9 +103,9 @@ class Work:
         return "put the sink's clock"
 
     def _some_work(self) -> tuple[str, Callable[[], object]]:
-        some = self._chance.sample(HOURS, k=self._chance.randint(1, len(HOURS)))
+        some = self._chance.sample(HOURS, k=self._chance.choice([1, 1, 2, 3]))
         first = self._chance.randrange(len(HOURS))
-        some_range = HOURS[first : first + self._chance.randint(1, len(HOURS))]
+        some_range = HOURS[first : first + 2]
         works: list[tuple[str, Callable[[], object]]] = [
             ("tick", self.tick_one_by_one),
             ("tick", self.tick),
