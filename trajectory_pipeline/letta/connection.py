@@ -72,6 +72,7 @@ _PREFIX = re.compile(
     r"^(?:[A-Z_]+: (?=[A-Z[])|\[libpq\] |Failed to [a-z ]+: |could not begin COPY: |Execution error \[\w+\]: "
     r"|connection to server (?:at|on) .* failed: |(?:ERROR|FATAL|PANIC):\s+)"
 )
+_OWN_QUERY = re.compile(r"Failed to execute query '.*': ", re.DOTALL)
 _NOISE = re.compile(r"\s*(?:Query (?:was|'|text)|SQLSTATE:).*$")
 
 
@@ -116,6 +117,8 @@ def source_error(url: str, doing: str, error: BaseException) -> SourceError:
 
 def _told(message: str) -> str:
     """Return what the server said, or libpq: one line, without the driver's framing, hints and query texts."""
+    # Of its own queries, the driver tells the text too, over several lines.
+    message = _OWN_QUERY.sub("", message)
     lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no reason was given"]
     # A name with several addresses gives a line for each: the last one tried says most (the first is often ::1).
     attempts = [line for line in lines if "connection to server " in line and " failed: " in line]

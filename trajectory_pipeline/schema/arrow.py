@@ -3,6 +3,7 @@
 Belongs here: the translation from the type language to Arrow. Does not belong here: any column.
 """
 
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ def arrow_field(column: Column) -> "pa.Field[Any]":
     return pa.field(column.name, arrow_type(column.type), nullable=True)
 
 
+@cache
 def arrow_schema(table: Table) -> pa.Schema:
     """Return the schema of a table's Parquet files; the description of each column travels with it."""
     return pa.schema(

@@ -53,6 +53,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
         " primary",
     ),
     (r"No space left|could not extend", _FULL),
+    (r"could not serialize access", "another transaction changed the same rows meanwhile: materialise again"),
     (r"deadlock detected", "another materialisation moved the same runs: materialise again"),
     (r"too many clients|remaining connection slots", "the server has no connection left: raise its max_connections"),
     (r"statement timeout|lock timeout", "another session holds a lock, or the server is slow: materialise again"),

@@ -155,7 +155,7 @@ class ParquetStore:
                 _remove_leftovers(folder)
             handle = temporary.open("wb")
         try:
-            with handle:
+            with _closing(handle, target):
                 rows = _write_file(handle, target, table, batches)
             with _writing(target):
                 size, digest = temporary.stat().st_size, _sha256(temporary)
@@ -300,6 +300,19 @@ def _write_file(handle: IO[bytes], target: str, table: Table, batches: Iterable[
         handle.flush()
         os.fsync(handle.fileno())
     return rows
+
+
+@contextlib.contextmanager
+def _closing(handle: IO[bytes], target: str) -> Iterator[None]:
+    """Close a file at the end; what a full disk keeps it from writing then is told once, and as an error of it."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            handle.close()
+        raise
+    with _writing(target):
+        handle.close()
 
 
 def _sha256(path: Path) -> str:

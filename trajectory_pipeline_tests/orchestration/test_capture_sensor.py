@@ -90,6 +90,18 @@ def test_an_empty_source_is_nothing_to_capture(captured: Settings, instance: dg.
     assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 differ.")
 
 
+@pytest.mark.parametrize("lost", ["terminal_runs", "trajectories"])
+def test_one_side_of_the_ledger_that_was_lost_is_made_again_also_for_an_hour_without_runs(
+    captured: Settings, instance: dg.DagsterInstance, lost: str
+) -> None:
+    empty = NOW.replace(minute=0)
+    do(
+        str(captured.database_url),
+        f"DELETE FROM trajectory.partitions WHERE asset = '{lost}' AND partition_key = '{key_of(empty)}'",
+    )
+    assert requested(tick(captured, instance)) == [empty]
+
+
 def test_a_ledger_that_was_lost_is_made_again_also_for_hours_that_the_source_has_no_runs_of(
     captured: Settings, instance: dg.DagsterInstance
 ) -> None:

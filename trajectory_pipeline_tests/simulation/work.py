@@ -12,6 +12,8 @@ from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.letta.source import LettaSource
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.schema.types import ListOf, Scalar
+from trajectory_pipeline.schema.verdicts import VERDICTS
 from trajectory_pipeline.sinks.verdicts import VerdictStore
 from trajectory_pipeline.stages.staleness import stale_hours
 from trajectory_pipeline_tests.simulation.clocks import put_clock
@@ -20,6 +22,7 @@ from trajectory_pipeline_tests.simulation.source import HOURS
 from trajectory_pipeline_tests.stages.pipeline import Pipeline
 
 POLICY = "policy-of-the-simulation"
+_NOTHING = {Scalar.STRING: "", Scalar.INT: 0, Scalar.BOOL: False, Scalar.TIMESTAMP: datetime.now(UTC), Scalar.JSON: {}}
 
 
 class Work:
@@ -78,13 +81,14 @@ class Work:
         if not rows:
             return "nothing to judge"
         row = self._chance.choice(rows)
+        required = [column for column in VERDICTS.columns if not column.nullable]
         verdict = {
+            **{column.name: [] if isinstance(column.type, ListOf) else _NOTHING[column.type] for column in required},
             **row,
             "verdict_key": row["content_digest"],
             "policy_id": POLICY,
             "verdict_status": "judged",
             "outcome": "success",
-            "shown_run_ids": [row["run_id"]],
             "simulated": True,
             "attempts": 1,
             "judged_at": datetime.now(UTC),

@@ -1,0 +1,58 @@
+"""The contract of a Postgres server that is killed or stopped in the middle of a range: it comes back, and one ordinary
+run makes all true. A server of the test's own, for the source and the sink alike."""
+
+import os
+import signal
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from trajectory_pipeline import embedded_postgres
+from trajectory_pipeline.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.sample.load import load_sample
+from trajectory_pipeline.sinks.migration import migrate
+from trajectory_pipeline_tests.crashes.processes import Workers, wait_until
+from trajectory_pipeline_tests.crashes.truth import all_is_true
+from trajectory_pipeline_tests.embedded_postgres.processes import postmaster_pid
+from trajectory_pipeline_tests.stages.pipeline import Pipeline
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    with embedded_postgres.start(tmp_path / "server") as server:
+        for name in ("letta", "trajectory"):
+            server.create_database(name)
+        load_sample(server.url("letta"))
+        migrate(server.url("trajectory"))
+        yield server
+
+
+@pytest.mark.timeout(240)
+def test_a_server_that_is_killed_in_the_middle_of_a_range_costs_nothing_but_another_run(
+    own_server: EmbeddedServer, crew: Workers, hours: list[datetime], tmp_path: Path
+) -> None:
+    pipeline = Pipeline(own_server.url("letta"), own_server.url("trajectory"), tmp_path / "parquet")
+    for how in (signal.SIGKILL, signal.SIGQUIT):  # the second is Postgres' own immediate stop
+        before = len(pipeline.ask("SELECT * FROM trajectory.partitions"))
+        worker = crew.start(pipeline, hours, marked=how.name)
+        wait_until(
+            lambda: pipeline.ask("SELECT count(*) AS n FROM trajectory.partitions")[0]["n"] >= before + 3,  # noqa: B023
+            "three partitions",
+        )
+        postmaster = postmaster_pid(own_server.folder)
+        os.kill(postmaster, how)
+        said = crew.result(worker)
+        assert "failed" in said["error"]
+        assert any(words in said["error"] for words in ("connection", "server", "terminat", "shutting")), said
+        assert own_server.password not in said["error"]
+        # Whoever uses it next starts it again, on the same port: its URL still holds.
+        with embedded_postgres.start(own_server.folder) as again:
+            assert again.url("letta") == own_server.url("letta")
+            pipeline.read(hours[0])
+            if how is signal.SIGQUIT:
+                all_is_true(pipeline, hours)
+            else:
+                pipeline.do("DELETE FROM trajectory.partitions WHERE asset = 'trajectories'")
+        embedded_postgres.start(own_server.folder)
