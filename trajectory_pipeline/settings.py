@@ -250,11 +250,67 @@ class Settings(BaseSettings):
         description="Age in days up to which the sensor has trajectories judged; older ones go by an explicit backfill."
         " Default 7.",
     )
+    judge_order: Literal["newest", "signals"] = Field(
+        default="newest",
+        alias="TRAJECTORY_JUDGE_ORDER",
+        description="Which trajectories are judged first, where a budget may end before them: `newest`, or `signals`"
+        " (heuristic failures, disagreements, retries and tool trouble, then the rest). Default newest.",
+    )
+    judge_give_up_after: int = Field(
+        default=10,
+        ge=1,
+        alias="TRAJECTORY_JUDGE_GIVE_UP_AFTER",
+        description="Failures after which the sensor does not have a verdict tried again (first after 15 minutes,"
+        " doubled each time up to a day); an asset check lists them. Default 10.",
+    )
     daily_budget_usd: Decimal = Field(
         default=Decimal(5),
         ge=0,
+        allow_inf_nan=False,
         alias="TRAJECTORY_DAILY_BUDGET_USD",
-        description="Dollars that the refinement sensor lets a day (UTC) cost. Default 5.",
+        description="Dollars that judging may cost a day (UTC), whoever asks for it: a call that may pass it is not"
+        " made. Default 5.",
+    )
+    organization_daily_budget_usd: Decimal | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        alias="TRAJECTORY_ORGANIZATION_DAILY_BUDGET_USD",
+        description="Dollars that judging the runs of one organisation may cost a day (UTC). Unset: no such cap.",
+    )
+    materialization_budget_usd: Decimal | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        alias="TRAJECTORY_MATERIALIZATION_BUDGET_USD",
+        description="Dollars that one materialisation (a Dagster run, with all its partitions) may cost. Unset: no such"
+        " cap.",
+    )
+    daily_budget_tokens: int | None = Field(
+        default=None,
+        ge=0,
+        alias="TRAJECTORY_DAILY_BUDGET_TOKENS",
+        description="Tokens, prompts and answers, that judging may take a day (UTC): for models without a price. Unset:"
+        " no such cap.",
+    )
+    materialization_budget_tokens: int | None = Field(
+        default=None,
+        ge=0,
+        alias="TRAJECTORY_MATERIALIZATION_BUDGET_TOKENS",
+        description="Tokens that one materialisation may take. Unset: no such cap.",
+    )
+    prices_file: Path | None = Field(
+        default=None,
+        alias="TRAJECTORY_PRICES",
+        description="A price table of your own (.json or .toml), before the one that is shipped: a list `prices` of"
+        " `model`, `input`, `output`, perhaps `cached_input` (US dollars per million tokens) and `base_url`. Unset:"
+        " only the one that is shipped.",
+    )
+    allow_unpriced: bool = Field(
+        default=False,
+        alias="TRAJECTORY_ALLOW_UNPRICED",
+        description="`true`: a model without a known price may judge; only caps in tokens hold it then. Unset: it is"
+        " refused.",
     )
 
     @property

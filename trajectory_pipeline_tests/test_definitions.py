@@ -136,6 +136,7 @@ def test_checks_are_there_and_only_a_loss_stops_what_is_downstream(graph: "dg.As
         "trajectories:conservation": True,
         "trajectories:nothing_in_quarantine": False,
         "refined_outcomes:every_answer_usable": False,
+        "refined_outcomes:nothing_given_up": False,
     }
 
 

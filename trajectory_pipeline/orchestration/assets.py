@@ -7,7 +7,7 @@ a range fails. Does not belong here: the work (``stages``).
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -135,7 +135,7 @@ def build_assets(
         "verdicts",
         longest=refinement_batch(batch),
         deps=[trajectories],
-        check_specs=[checks.VERDICTS],
+        check_specs=[checks.VERDICTS, checks.GIVEN_UP],
         description=REFINED_OUTCOMES.description + not_requested,
     )
     def refined_outcomes(
@@ -145,7 +145,8 @@ def build_assets(
         from trajectory_pipeline.stages.refined_outcomes import materialize_refined_outcomes
 
         try:
-            judge, policy = pipeline.judge, pipeline.policy
+            judge, policy, budget = pipeline.judge, pipeline.policy, pipeline.budget
+            budget.require_price(judge.model, judge.base_url)
         except PipelineError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
         failed: dict[str, int] = {}
@@ -157,6 +158,8 @@ def build_assets(
                 pipeline.database,
                 judge,
                 policy,
+                budget,
+                order=pipeline.settings.judge_order,
                 concurrency=pipeline.settings.judge_concurrency,
                 dagster_run_id=context.run.run_id,
                 progress=context.log.info,
@@ -165,9 +168,25 @@ def build_assets(
                 failed[error_class] = failed.get(error_class, 0) + count
             return of_refined_outcomes(result)
 
-        yield from _materialize(context, one, lambda: [checks.verdicts(failed)])
+        def check_results() -> list[dg.AssetCheckResult]:
+            return [checks.verdicts(failed), checks.given_up(_given_up(pipeline))]
+
+        # Where a cap may end it, the newest go first, in each partition by the order that is set.
+        yield from _materialize(context, one, check_results, newest_first=True)
 
     return [terminal_runs, trajectories, refined_outcomes]
+
+
+def _given_up(pipeline: PipelineResource) -> Sequence[Mapping[str, Any]]:
+    from trajectory_pipeline.stages.missing_verdicts import given_up_verdicts
+
+    settings = pipeline.settings
+    return given_up_verdicts(
+        pipeline.database,
+        pipeline.policy,
+        ended_since=datetime.now(UTC) - timedelta(days=settings.horizon_days),
+        give_up_after=settings.judge_give_up_after,
+    )
 
 
 _Decorator = Callable[[Callable[..., Iterator[dg.MaterializeResult[None]]]], dg.AssetsDefinition]
@@ -184,6 +203,8 @@ def _materialize(
     context: dg.AssetExecutionContext,
     one: Callable[[datetime], Mapping[str, Any]],
     check_results: Callable[[], Sequence[dg.AssetCheckResult]] = list,
+    *,
+    newest_first: bool = False,
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Materialise each partition of the run; a bad one fails by itself, after the good ones are done.
 
@@ -195,13 +216,14 @@ def _materialize(
         context: of the run.
         one: materialises an hour and returns its metadata.
         check_results: called when all partitions are done.
+        newest_first: whether the latest partition is done first.
 
     Raises:
         dagster.Failure: some partitions failed; the text lists them.
     """
     done: dict[str, Mapping[str, Any]] = {}
     failed: dict[str, Exception] = {}
-    keys = list(context.partition_keys)
+    keys = sorted(context.partition_keys, reverse=newest_first)
     try:
         for number, key in enumerate(keys, start=1):
             began = time.monotonic()

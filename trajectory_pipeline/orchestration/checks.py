@@ -6,7 +6,7 @@ In a range run Dagster stores a check's result without a partition: the results 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -32,6 +32,12 @@ VERDICTS = dg.AssetCheckSpec(
     "every_answer_usable",
     asset=REFINED_OUTCOMES.name,
     description="No trajectory is without a usable answer of the judge. Failed ones are tried again.",
+)
+GIVEN_UP = dg.AssetCheckSpec(
+    "nothing_given_up",
+    asset=REFINED_OUTCOMES.name,
+    description="No verdict has failed so often that the sensor does not have it tried again any more"
+    " (TRAJECTORY_JUDGE_GIVE_UP_AFTER). Mend what its error class says, then materialise its partition.",
 )
 _PREVIEW = 50
 
@@ -88,6 +94,22 @@ def verdicts(errors: Mapping[str, int]) -> dg.AssetCheckResult:
             "unusable": count,
             **({"errors": bullets([f"{name}: {number}" for name, number in errors.items()])} if count else {}),
         },
+    )
+
+
+def given_up(verdicts: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
+    """Return the result of looking for failed verdicts that the sensor has given up; a warning, which stops nothing.
+
+    Args:
+        verdicts: each with ``run_id``, ``error_class`` and ``failures``.
+    """
+    listed = [f"{row['run_id']}: {row['error_class']}, failed {counted(row['failures'], 'time')}" for row in verdicts]
+    return dg.AssetCheckResult(
+        check_name=GIVEN_UP.name,
+        passed=not verdicts,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{counted(len(verdicts), 'verdict')} given up" if verdicts else "nothing is given up",
+        metadata={"given_up": len(verdicts), **({"runs": bullets(listed)} if verdicts else {})},
     )
 
 

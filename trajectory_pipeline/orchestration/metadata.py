@@ -3,11 +3,12 @@
 Belongs here: results of the stages as Dagster metadata. Does not belong here: computing any of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import dagster as dg
 
+from trajectory_pipeline.refinement.budget import Account, Cap
 from trajectory_pipeline.refinement.pricing import is_simulated
 from trajectory_pipeline.stages.refined_outcomes import RefinementResult
 from trajectory_pipeline.stages.terminal_runs import TerminalRunsResult
@@ -84,11 +85,27 @@ def of_refined_outcomes(result: RefinementResult) -> dict[str, Any]:
             f"{model} (a simulation, not a model: its prices are made up)" if is_simulated(model) else model
             for model in sorted(result.models)
         )
+    if result.caps:
+        metadata["budget"] = budget_table(result.caps)
+    if result.held_back:
+        metadata["held_back_by_a_cap"] = table_of(result.held_back, "cap")
     if result.unpriced_calls:
         metadata["calls_without_a_known_price"] = result.unpriced_calls
     if result.errors:
         metadata["errors"] = table_of(result.errors, "error_class")
     return metadata
+
+
+def budget_table(caps: Sequence[tuple[Cap, Account]]) -> dg.MarkdownMetadataValue:
+    """Return what is spent, reserved and left of each cap, as a table."""
+    rows = "\n".join(
+        f"| {cap.words} | {cap.shown(cap.limit)} | {cap.shown(cap.of(account.spent))}"
+        f" | {cap.shown(cap.of(account.reserved))} | {cap.shown(cap.left(account))} | {cap.setting} |"
+        for cap, account in caps
+    )
+    return dg.MetadataValue.md(
+        f"| cap | limit | spent | reserved | left | setting |\n|---|---|---|---|---|---|\n{rows}"
+    )
 
 
 def table_of(counts: Mapping[str, int], name: str) -> dg.MarkdownMetadataValue:

@@ -11,6 +11,7 @@ import dagster as dg
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.hours import floor, hour_of
 from trajectory_pipeline.orchestration.assets import CAPTURE, REFINEMENT, refinement_batch
+from trajectory_pipeline.orchestration.checks import GIVEN_UP
 from trajectory_pipeline.orchestration.jobs import JOB_NAME
 from trajectory_pipeline.orchestration.requesting import (
     SECONDS_BETWEEN_TICKS,
@@ -44,7 +45,7 @@ def build_refinement_sensor(settings: Settings, clock: Clock | None = None) -> d
         description=(
             "Requests the partitions whose trajectories lack a verdict under the current policy: quiet for"
             f" {counted(settings.quiet_minutes, 'minute')}, not older than {counted(settings.horizon_days, 'day')},"
-            f" while less than {settings.daily_budget_usd} dollars were spent today (UTC)."
+            f" as far as the budget goes ({settings.daily_budget_usd} dollars a day, UTC)."
             + (f"\n\n**Requests nothing.** {settings.judge_missing}" if settings.judge_missing else "")
         ),
     )
@@ -53,32 +54,43 @@ def build_refinement_sensor(settings: Settings, clock: Clock | None = None) -> d
     ) -> dg.SensorResult | dg.SkipReason:
         if settings.judge_missing:
             return dg.SkipReason(settings.judge_missing)
-        from trajectory_pipeline.sinks.verdicts import open_verdicts
+        from trajectory_pipeline.stages.missing_verdicts import missing_verdicts
 
         now = clock()
         try:
-            with open_verdicts(pipeline.database) as verdicts:
-                spent = verdicts.spent_since(now.replace(hour=0, minute=0, second=0, microsecond=0))
-                if spent >= settings.daily_budget_usd:
-                    return dg.SkipReason(
-                        f"{spent:.2f} dollars were spent today (UTC), the budget is {settings.daily_budget_usd}"
-                        " (TRAJECTORY_DAILY_BUDGET_USD): the rest is judged tomorrow."
-                    )
-                keys = verdicts.partitions_without_verdicts(
-                    pipeline.policy.policy_id,
-                    quiet_since=now - timedelta(minutes=settings.quiet_minutes),
-                    ended_since=now - timedelta(days=settings.horizon_days),
-                )
+            missing = missing_verdicts(
+                pipeline.database,
+                pipeline.judge,
+                pipeline.policy,
+                pipeline.budget,
+                now=now,
+                quiet=timedelta(minutes=settings.quiet_minutes),
+                horizon=timedelta(days=settings.horizon_days),
+                give_up_after=settings.judge_give_up_after,
+            )
         except PipelineError as error:
             return dg.SkipReason(str(error))
+        given_up = (
+            f" {counted(len(missing.given_up), 'verdict')} given up: see the check {GIVEN_UP.name}."
+            if missing.given_up
+            else ""
+        )
+        if missing.no_room:
+            spent = missing.spent
+            return dg.SkipReason(
+                f"Today (UTC) {spent.spent.usd:.4f} USD and {spent.spent.tokens} tokens were spent, and"
+                f" {spent.reserved.usd:.4f} USD and {spent.reserved.tokens} tokens are reserved:"
+                f" {missing.no_room}. The rest is judged when there is room: tomorrow, or with a higher cap.{given_up}"
+            )
+        keys = missing.partition_keys
         found = f"{counted(len(keys), 'partition lacks', 'partitions lack')} verdicts"
         # What was captured before the first partition was moved is no partition any more.
-        missing = [hour for key in keys if floor(settings.start) <= (hour := hour_of(key)) <= floor(now)]
+        hours = [hour for key in keys if floor(settings.start) <= (hour := hour_of(key)) <= floor(now)]
         # A verdict on what is being captured anew would be stale at once.
-        due, held_back = due_of(context.instance, missing, REFINEMENT, [*CAPTURE, *REFINEMENT], now)
+        due, held_back = due_of(context.instance, hours, REFINEMENT, [*CAPTURE, *REFINEMENT], now)
         return dg.SensorResult(
             run_requests=requests(due, REFINEMENT, refinement_batch(settings.backfill_batch), "verdicts are missing"),
-            skip_reason=None if due else dg.SkipReason(f"{found}{held_back}."),
+            skip_reason=None if due else dg.SkipReason(f"{found}{held_back}.{given_up}"),
         )
 
     return refinement_sensor

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     # What reads Arrow or speaks HTTP is imported by a run that needs it, not by every process that loads definitions.
     from trajectory_pipeline.letta.source import LettaSource
     from trajectory_pipeline.refinement.ask import Judge
+    from trajectory_pipeline.refinement.budget import Budget
     from trajectory_pipeline.refinement.policy import RefinementPolicy
     from trajectory_pipeline.sinks.database import TrajectoryDatabase
     from trajectory_pipeline.sinks.parquet import ParquetStore
@@ -96,4 +97,25 @@ class PipelineResource:
         judge = self.judge
         return RefinementPolicy(
             judge.model, judge.temperature, self.settings.judge_max_prompt_tokens, judge.max_answer_tokens
+        )
+
+    @property
+    def budget(self) -> "Budget":
+        """What judging may cost.
+
+        Raises:
+            SettingsError: the price table cannot be read.
+        """
+        from trajectory_pipeline.refinement.budget import Budget
+        from trajectory_pipeline.refinement.pricing import load_prices
+
+        settings = self.settings
+        return Budget(
+            daily_usd=settings.daily_budget_usd,
+            organization_usd=settings.organization_daily_budget_usd,
+            materialization_usd=settings.materialization_budget_usd,
+            daily_tokens=settings.daily_budget_tokens,
+            materialization_tokens=settings.materialization_budget_tokens,
+            prices=load_prices(settings.prices_file),
+            allow_unpriced=settings.allow_unpriced,
         )

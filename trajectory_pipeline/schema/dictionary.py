@@ -12,6 +12,7 @@ from pathlib import Path
 from trajectory_pipeline.schema.error_classes import ERROR_CLASSES
 from trajectory_pipeline.schema.ledger import CAPTURED_RUNS, PARTITIONS, QUARANTINE, UNSETTLED
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.schema.spending import SPENDING, VERDICT_CLAIMS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, SIGNALS_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct, Table, Type
@@ -24,6 +25,8 @@ TABLES = (
     REFINED_OUTCOMES,
     VERDICTS,
     VERDICT_ATTEMPTS,
+    SPENDING,
+    VERDICT_CLAIMS,
     POLICIES,
     PARTITIONS,
     QUARANTINE,

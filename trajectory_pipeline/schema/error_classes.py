@@ -71,6 +71,17 @@ ERROR_CLASSES = (
     ErrorClass("no_messages", "The run ended before anything was said.", "not asked about", "not_eligible"),
     ErrorClass("too_long", "The transcript does not fit into a prompt.", "not asked about"),
     ErrorClass("earlier_run_missing", "The document of an earlier run of the chain is not here.", "not asked about"),
+    ErrorClass("document_missing", "The document of the run itself is not here.", "not asked about"),
+    *(
+        ErrorClass(name, f"{what} leaves no room for a call.", "held back until there is room", "deferred_budget")
+        for name, what in (
+            ("materialization_budget", "`TRAJECTORY_MATERIALIZATION_BUDGET_USD`"),
+            ("materialization_tokens", "`TRAJECTORY_MATERIALIZATION_BUDGET_TOKENS`"),
+            ("organization_budget", "`TRAJECTORY_ORGANIZATION_DAILY_BUDGET_USD`"),
+            ("daily_budget", "`TRAJECTORY_DAILY_BUDGET_USD`"),
+            ("daily_tokens", "`TRAJECTORY_DAILY_BUDGET_TOKENS`"),
+        )
+    ),
     ErrorClass("internal_error", "A fault of trajectory-pipeline.", "please report it"),
 )
 """Every class there is; one that is not listed is a defect."""

@@ -20,6 +20,9 @@ from trajectory_pipeline.schema.types import (
 
 _NOT_JUDGED = "not judged"
 
+FINAL_STATUSES = ("judged", "insufficient_evidence", "not_eligible", "quarantined")
+"""A verdict of such a status is not asked about again under the same policy and content."""
+
 
 def _attempt(name: str, kind: object, description: str, **more: object) -> Column:
     return Column(name, kind, description, sinks=POSTGRES_ONLY, **more)  # type: ignore[arg-type]
@@ -105,7 +108,13 @@ VERDICTS = Table(
         ),
         Column("cached_input_tokens", INT, "Of these, read from the provider's cache.", unit="tokens", null="not told"),
         Column("output_tokens", INT, "Completion tokens of all calls.", unit="tokens", null="not told"),
-        Column("cost_usd", MONEY, "Price of all calls.", unit="USD", null="no price is known"),
+        Column(
+            "cost_usd",
+            MONEY,
+            "Price of all calls, lost ones at what they may have cost at most.",
+            unit="USD",
+            null="no price is known",
+        ),
         Column("attempts", INT, "HTTP calls made.", unit="calls"),
         Column(
             "error_class",
@@ -134,6 +143,30 @@ VERDICTS = Table(
             STRING,
             "How the answer's form was asked for: json_schema, tool_call or prompt.",
             null="the judge was asked nothing",
+        ),
+        Column("failures", INT, "Times that it came to be `failed`.", unit="times", sinks=POSTGRES_ONLY),
+        Column(
+            "next_try_at",
+            TIMESTAMP,
+            "From when on the sensor has it tried again.",
+            null="it is not `failed`, or trying again would not help",
+            sinks=POSTGRES_ONLY,
+        ),
+        Column(
+            "held_back_usd",
+            MONEY,
+            "What the call that a cap held back may cost at most.",
+            unit="USD",
+            null="it is not `deferred_budget`",
+            sinks=POSTGRES_ONLY,
+        ),
+        Column(
+            "held_back_tokens",
+            INT,
+            "The same in tokens.",
+            unit="tokens",
+            null="it is not `deferred_budget`",
+            sinks=POSTGRES_ONLY,
         ),
     ),
     indexes=(("policy_id", "verdict_status"), ("partition_key",), ("outcome",)),
@@ -171,7 +204,13 @@ VERDICT_ATTEMPTS = Table(
         _attempt("input_tokens", INT, "Prompt tokens.", unit="tokens", null="not told"),
         _attempt("cached_input_tokens", INT, "Of these, cached.", unit="tokens", null="not told"),
         _attempt("output_tokens", INT, "Completion tokens.", unit="tokens", null="not told"),
-        _attempt("cost_usd", MONEY, "Price of the call.", unit="USD", null="no price is known"),
+        _attempt(
+            "cost_usd",
+            MONEY,
+            "Price of the call; of one that is `lost`, what was reserved for it.",
+            unit="USD",
+            null="no price is known",
+        ),
         _attempt(
             "purpose",
             STRING,
@@ -183,8 +222,13 @@ VERDICT_ATTEMPTS = Table(
             "answer_format", STRING, "How the answer's form was asked for: `json_schema`, `tool_call` or `prompt`."
         ),
         _attempt("temperature", FLOAT, "As sent.", unit="0–2", null="not sent, because the model refuses one"),
+        _attempt("reserved_usd", MONEY, "What it may cost at most.", unit="USD", null="the model has no known price"),
+        _attempt("reserved_tokens", INT, "What it may take at most: prompt and answer.", unit="tokens"),
+        _attempt("spending_day", STRING, "The UTC day whose cap it counts against: `2026-11-23`."),
+        _attempt("organization_id", STRING, "The organisation whose cap it counts against.", null="none recorded"),
+        _attempt("materialization_id", STRING, "The materialisation: Dagster's run id where there is one."),
     ),
-    indexes=(("run_id",), ("verdict_key",), ("started_at",)),
+    indexes=(("run_id",), ("verdict_key",), ("started_at",), ("spending_day",)),
 )
 
 POLICIES = Table(

@@ -21,11 +21,12 @@ from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS, VERDICTS
 KEPT_OF_VERDICT = frozenset(
     {"run_id", "verdict_key", "policy_id", "partition_key", "content_digest", "verdict_status", "outcome"}
     | {"failure_owner", "failure_mode", "failed_step_id", "task_category", "complexity", "model", "error_class"}
-    | {"shown_run_ids", "shown_digests"}
+    | {"shown_run_ids", "shown_digests", "answer_format"}
 )
 KEPT_OF_ATTEMPT = frozenset(
     {"attempt_id", "run_id", "verdict_key", "policy_id", "model", "answered_model", "base_url", "request_id"}
-    | {"finish_reason", "result", "error_class"}
+    | {"finish_reason", "result", "error_class", "purpose", "answer_format"}
+    | {"spending_day", "organization_id", "materialization_id"}
 )
 """Texts that stay: ids, and words out of closed lists. Any other text goes: a new column cannot be forgotten."""
 

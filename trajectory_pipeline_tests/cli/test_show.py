@@ -43,7 +43,9 @@ def shown(make_own_settings: Callable[[], Settings], running_judge: SimulatedJud
     pipeline = PipelineResource(settings)
     materialize_terminal_runs(HOUR, pipeline.source, pipeline.store, pipeline.database)
     materialize_trajectories(HOUR, pipeline.store, pipeline.database)
-    materialize_refined_outcomes(HOUR, pipeline.store, pipeline.database, pipeline.judge, pipeline.policy)
+    materialize_refined_outcomes(
+        HOUR, pipeline.store, pipeline.database, pipeline.judge, pipeline.policy, pipeline.budget
+    )
     return settings
 
 

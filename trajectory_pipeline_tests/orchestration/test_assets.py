@@ -103,6 +103,7 @@ def test_the_checks_of_a_range_are_recorded(day: Day) -> None:
         "conservation": True,
         "nothing_in_quarantine": True,
         "every_answer_usable": True,
+        "nothing_given_up": True,
     }
     assert found["conservation"].description == "24 partitions counted on all sides"
     totals = [line.split("|")[2:5] for line in found["conservation"].metadata["counts"].value.splitlines()[2:]]

@@ -3,8 +3,8 @@
 Real databases, a clock that stands still, no call to any judge: the sensor only looks at what is stored.
 """
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import dagster as dg
@@ -18,7 +18,8 @@ from trajectory_pipeline.orchestration.refinement_sensor import build_refinement
 from trajectory_pipeline.orchestration.resources import PipelineResource
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.simulated_judge import SimulatedJudge
-from trajectory_pipeline.sinks.verdicts import GIVE_UP_AFTER
+from trajectory_pipeline.sinks.standing import standings
+from trajectory_pipeline.sinks.verdicts import open_verdicts
 from trajectory_pipeline_tests.conftest import with_judge
 
 from .conftest import BUSY, NOW
@@ -45,20 +46,30 @@ def requested(result: "dg.SensorExecutionData") -> list[datetime]:  # type: igno
     return sorted(first + number * HOUR for first, last in ranges for number in range(round((last - first) / HOUR) + 1))
 
 
-def add_verdicts(
-    settings: Settings, status: str, *, attempts: int = 1, age: str = "0 s", hours: list[datetime] = BUSY
-) -> None:
-    """Store a verdict on each trajectory of these hours, last changed so long ago by the database's clock."""
-    policy = PipelineResource(settings).policy.policy_id
-    keys = ", ".join(f"'{key_of(hour)}'" for hour in hours)
-    do(
-        str(settings.database_url),
-        "INSERT INTO trajectory.verdicts (run_id, verdict_key, policy_id, partition_key, content_digest,"
-        " verdict_status, error_class, simulated, attempts, created_at, updated_at)"
-        f" SELECT run_id, 'key', '{policy}', partition_key, content_digest, '{status}', 'timeout', true, {attempts},"
-        f" now() - interval '{age}', now() - interval '{age}' FROM trajectory.trajectories"
-        f" WHERE partition_key IN ({keys})",
-    )
+def add_verdicts(settings: Settings, status: str, **values: Any) -> None:
+    """Store a verdict on each trajectory of these hours under the current policy."""
+    pipeline = PipelineResource(settings)
+    with open_verdicts(pipeline.database) as store:
+        found = standings(store.connection, pipeline.policy.policy_id, [key_of(hour) for hour in BUSY], "newest")
+        store.save_verdicts(
+            [
+                {
+                    "run_id": one.run_id,
+                    "verdict_key": one.verdict_key,
+                    "policy_id": pipeline.policy.policy_id,
+                    "partition_key": one.partition_key,
+                    "content_digest": one.content_digest,
+                    "verdict_status": status,
+                    "simulated": True,
+                    "shown_run_ids": [one.run_id],
+                    "shown_digests": [one.content_digest],
+                    "erased": False,
+                    **values,
+                }
+                for one in found
+            ],
+            "worker",
+        )
 
 
 # ---- what is requested ----------------------------------------------------------------------------------------------
@@ -83,7 +94,7 @@ def test_what_is_judged_is_not_requested_any_more(ready: Settings, instance: dg.
 
 @pytest.mark.parametrize("status", ["judged", "insufficient_evidence", "not_eligible", "quarantined"])
 def test_a_final_verdict_of_any_kind_is_one(ready: Settings, instance: dg.DagsterInstance, status: str) -> None:
-    add_verdicts(ready, status, age="30 days")
+    add_verdicts(ready, status)
     result = tick(ready, instance)
     assert (result.run_requests, result.skip_message) == ([], "0 partitions lack verdicts.")
 
@@ -145,47 +156,125 @@ def test_runs_older_than_the_horizon_are_left_to_an_explicit_backfill(
     assert requested(tick(ready.model_copy(update={"horizon_days": 30}), instance)) == BUSY
 
 
+def test_a_chain_is_judged_anew_when_only_its_earlier_run_changed(
+    ready: Settings, instance: dg.DagsterInstance
+) -> None:
+    (first, second), *_ = ask(
+        str(ready.database_url),
+        "SELECT a.run_id, b.run_id FROM trajectory.trajectories a JOIN trajectory.trajectories b"
+        " ON b.continues_run_id = a.run_id ORDER BY 1 LIMIT 1",
+    )
+    add_verdicts(ready, "judged")
+    do(
+        str(ready.database_url),
+        f"UPDATE trajectory.trajectories SET content_digest = 'new' WHERE run_id = '{first}'",
+        f"UPDATE trajectory.trajectories SET end_time = end_time - interval '30 days' WHERE run_id = '{first}'",
+    )
+    ((key,),) = ask(
+        str(ready.database_url), f"SELECT partition_key FROM trajectory.trajectories WHERE run_id = '{second}'"
+    )
+    assert [key_of(hour) for hour in requested(tick(ready, instance))] == [key]
+
+
+def test_a_partition_whose_counts_did_not_agree_is_skipped(ready: Settings, instance: dg.DagsterInstance) -> None:
+    do(
+        str(ready.database_url),
+        "UPDATE trajectory.partitions SET result = 'inconsistent' WHERE asset = 'trajectories'"
+        f" AND partition_key = '{key_of(BUSY[2])}'",
+    )
+    assert requested(tick(ready, instance)) == [*BUSY[:2], *BUSY[3:]]
+
+
+# ---- money ----------------------------------------------------------------------------------------------------------
+
+
+def spend(settings: Settings, dollars: str, at: datetime, *, scope: str = "day", suffix: str = "") -> None:
+    do(
+        str(settings.database_url),
+        "INSERT INTO trajectory.spending (scope, scope_key, calls, reserved_usd, spent_usd, reserved_tokens,"
+        f" spent_tokens, updated_at) VALUES ('{scope}', '{at:%Y-%m-%d}{suffix}', 1, 0.25, {dollars}, 0, 0, now())",
+    )
+
+
 def test_a_spent_budget_leaves_the_rest_for_tomorrow(ready: Settings, instance: dg.DagsterInstance) -> None:
-    add_cost(ready, "4.99", NOW)
-    add_cost(ready, "100", NOW - timedelta(days=1))
+    spend(ready, "100", NOW - timedelta(days=1))
     assert requested(tick(ready, instance)) == BUSY
-    add_cost(ready, "0.01", NOW.replace(hour=0, minute=0))
+    # What is reserved counts too, and so does what one call may cost at most.
+    spend(ready, "4.74", NOW)
     result = tick(ready, instance)
     assert result.run_requests == []
     assert result.skip_message == (
-        "5.00 dollars were spent today (UTC), the budget is 5 (TRAJECTORY_DAILY_BUDGET_USD): the rest is judged"
-        " tomorrow."
+        "Today (UTC) 4.7400 USD and 0 tokens were spent, and 0.2500 USD and 0 tokens are reserved: the budget of a day"
+        " (UTC) of 5 USD (TRAJECTORY_DAILY_BUDGET_USD) has no room left for it. The rest is judged when there is room:"
+        " tomorrow, or with a higher cap."
     )
     assert requested(tick(ready, instance, NOW + timedelta(days=1))) == BUSY
+    raised = ready.model_copy(update={"daily_budget_usd": Decimal("5.1")})
+    assert requested(tick(raised, instance)) == BUSY
 
 
-def add_cost(settings: Settings, dollars: str, at: datetime) -> None:
+def test_what_a_cap_held_back_comes_back_when_there_is_room(ready: Settings, instance: dg.DagsterInstance) -> None:
+    add_verdicts(ready, "deferred_budget", held_back_usd=Decimal("0.5"), held_back_tokens=1000)
+    assert requested(tick(ready, instance)) == BUSY
+    spend(ready, "4.5", NOW)
+    assert requested(tick(ready, instance)) == []
+    assert requested(tick(ready.model_copy(update={"daily_budget_usd": Decimal(6)}), instance)) == BUSY
+
+
+def test_an_organisation_that_has_spent_its_own_budget_waits(ready: Settings, instance: dg.DagsterInstance) -> None:
     do(
-        str(settings.database_url),
-        "INSERT INTO trajectory.verdict_attempts (attempt_id, run_id, verdict_key, policy_id, model, base_url,"
-        " started_at, prompt_characters, result, cost_usd) SELECT gen_random_uuid()::text, 'run-1', 'key', 'policy',"
-        f" 'm', 'u', '{at}', 1, 'answered', {dollars}",
+        str(ready.database_url),
+        "UPDATE trajectory.trajectories SET organization_id ="
+        f" CASE WHEN partition_key < '{key_of(BUSY[5])}' THEN 'org-frugal' ELSE 'org-rich' END",
+    )
+    capped = ready.model_copy(update={"organization_daily_budget_usd": Decimal(1)})
+    assert requested(tick(capped, instance)) == BUSY
+    spend(capped, "0.75", NOW, scope="organization", suffix=" org-frugal")
+    assert requested(tick(capped, instance)) == BUSY[5:]
+    assert requested(tick(ready, instance)) == BUSY
+
+
+def test_a_model_without_a_price_is_not_requested_and_says_what_to_do(
+    ready: Settings, instance: dg.DagsterInstance
+) -> None:
+    unpriced = ready.model_copy(update={"judge_model": "some-local-model"})
+    message = str(tick(unpriced, instance).skip_message)
+    assert message.startswith("No price is known for the model some-local-model")
+    assert "TRAJECTORY_ALLOW_UNPRICED=true" in message
+    allowed = unpriced.model_copy(update={"allow_unpriced": True})
+    assert requested(tick(allowed, instance)) == BUSY
+    spend(allowed, "0", NOW)
+    do(str(ready.database_url), "UPDATE trajectory.spending SET spent_tokens = 1000000")
+    assert requested(tick(allowed, instance)) == BUSY
+    assert requested(tick(allowed.model_copy(update={"daily_budget_tokens": 1_000_100}), instance)) == []
+
+
+# ---- failures -------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_verdict_is_tried_again_when_its_time_has_come(ready: Settings, instance: dg.DagsterInstance) -> None:
+    add_verdicts(ready, "failed", error_class="timeout")
+    ((due,),) = ask(
+        str(ready.database_url), "SELECT DISTINCT date_trunc('second', next_try_at) FROM trajectory.verdicts"
+    )
+    hours = (due - NOW) + timedelta(seconds=1)
+    longer = ready.model_copy(update={"horizon_days": 10_000})
+    assert requested(tick(longer, instance, NOW + hours - timedelta(seconds=2))) == []
+    assert requested(tick(longer, instance, NOW + hours)) == BUSY
+
+
+def test_what_failed_too_often_is_given_up_and_that_is_said(ready: Settings, instance: dg.DagsterInstance) -> None:
+    impatient = ready.model_copy(update={"judge_give_up_after": 1, "horizon_days": 10_000})
+    add_verdicts(ready, "failed", error_class="timeout")
+    result = tick(impatient, instance, NOW + timedelta(days=1000))
+    assert result.run_requests == []
+    ((verdicts,),) = ask(str(ready.database_url), "SELECT count(*) FROM trajectory.verdicts")
+    assert result.skip_message == (
+        f"0 partitions lack verdicts. {verdicts} verdicts given up: see the check nothing_given_up."
     )
 
 
-BACK_OFF: list[Mapping[str, Any]] = [
-    {"attempts": 1, "wait": "14 minutes", "due": False},
-    {"attempts": 1, "wait": "16 minutes", "due": True},
-    {"attempts": 2, "wait": "29 minutes", "due": False},
-    {"attempts": 2, "wait": "31 minutes", "due": True},
-    {"attempts": 5, "wait": "239 minutes", "due": False},
-    {"attempts": 5, "wait": "241 minutes", "due": True},
-    {"attempts": GIVE_UP_AFTER - 1, "wait": "400 days", "due": True},
-    {"attempts": GIVE_UP_AFTER, "wait": "400 days", "due": False},
-]
-
-
-@pytest.mark.parametrize("case", BACK_OFF, ids=lambda case: f"{case['attempts']} attempts, {case['wait']}")
-def test_a_failed_verdict_is_tried_again_later_and_later_and_then_given_up(
-    ready: Settings, instance: dg.DagsterInstance, case: Mapping[str, Any]
-) -> None:
-    add_verdicts(ready, "failed", attempts=case["attempts"], age=case["wait"])
-    assert requested(tick(ready, instance)) == (BUSY if case["due"] else [])
+# ---- what is under way ----------------------------------------------------------------------------------------------
 
 
 def test_a_partition_under_way_is_not_requested_again(ready: Settings, instance: dg.DagsterInstance) -> None:

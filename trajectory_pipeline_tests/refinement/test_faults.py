@@ -217,6 +217,10 @@ def test_a_fault_leads_to_what_the_table_says(captured: Captured, judge: Simulat
         assert verdict["cost_usd"] == Decimal(books["cost_usd"])
         assert sum(attempt["input_tokens"] for attempt in attempts) == books["prompt_tokens"] == verdict["input_tokens"]
         assert sum(attempt["output_tokens"] for attempt in attempts) == books["completion_tokens"]
+    elif expected.result == "lost":
+        # Nobody knows what it cost: it counts at the most that it may have.
+        assert all(attempt["cost_usd"] == attempt["reserved_usd"] > 0 for attempt in attempts)
+        assert verdict["cost_usd"] == sum(attempt["cost_usd"] for attempt in attempts) >= Decimal(books["cost_usd"])
     else:
         assert {attempt["cost_usd"] for attempt in attempts} == {None}
         assert verdict["cost_usd"] is None

@@ -23,8 +23,7 @@ from trajectory_pipeline.refinement import deliberate as deliberation
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.simulated_judge import SimulatedJudge
-from trajectory_pipeline.sinks.verdicts import VerdictStore
-from trajectory_pipeline.stages import refined_outcomes as stage
+from trajectory_pipeline.stages import judging
 from trajectory_pipeline_tests.stages.pipeline import Pipeline, Row, only
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
@@ -212,39 +211,41 @@ def test_an_earlier_run_whose_document_is_in_neither_sink_leaves_a_verdict_that_
 
 
 def test_a_sink_that_fails_amid_it_is_told_as_such_and_keeps_what_was_paid_for(
-    captured: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
+    captured: Pipeline, judge: SimulatedJudge
 ) -> None:
+    """Postgres refuses one row: the others of the same round, and those under way, are stored all the same."""
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.1}}])
-    save, saved = VerdictStore.save_verdict, []
-
-    def failing(store: VerdictStore, verdict: Row) -> None:
-        if len(saved) >= 5 and verdict["attempts"] and "refused" not in saved:
-            saved.append("refused")
-            raise SinkError("the disk is full")
-        saved.append(verdict["run_id"])
-        save(store, verdict)
-
-    monkeypatch.setattr(VerdictStore, "save_verdict", failing)
+    captured.do(
+        "CREATE FUNCTION trajectory.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF (SELECT count(*) FROM trajectory.verdicts) >= 5 AND NOT EXISTS (SELECT FROM trajectory.refused) THEN"
+        " RAISE EXCEPTION 'No space left on device'; END IF; RETURN NEW; END $$",
+        "CREATE TABLE trajectory.refused AS SELECT 1 AS x LIMIT 0",
+        "CREATE TRIGGER refuse BEFORE INSERT ON trajectory.verdicts FOR EACH ROW EXECUTE FUNCTION trajectory.refuse()",
+    )
     captured.concurrency = 4
-    with pytest.raises(SinkError, match=r"^the disk is full$"):
+    with pytest.raises(SinkError, match="the server's disk is full"):
         captured.refine(HOUR)
-    known = verdicts(captured)
-    # Those before it, and those that were under way: their answers came and were stored. No new ones were begun.
-    assert set(known) == set(saved) - {"refused"}
-    assert 3 <= len(saved) - saved.index("refused") - 1 <= 6
+    known, paid = verdicts(captured), judge.calls()["received"]
+    # What was under way was waited for: nothing is lost, and nothing new was begun.
+    assert len(known) == 5
+    assert 1 <= paid - sum(row["attempts"] for row in known.values()) <= 4
     assert all(attempt["result"] == "answered" for attempt in attempts(captured))
-    monkeypatch.undo()
-    paid = judge.calls()["received"]
+    assert captured.ask("SELECT * FROM trajectory.verdict_claims") == []
+    captured.do("INSERT INTO trajectory.refused VALUES (1)")
     result = captured.refine(HOUR)
     assert result.reused == len(known)
     assert judge.calls()["received"] == paid + result.calls
     assert sum(result.statuses.values()) == RUNS
-    # One answer could not be stored, and was asked for again: that is seen and added up.
-    (twice,) = [row for row in verdicts(captured).values() if row["attempts"] == 2]
-    assert twice["cost_usd"] == sum(row["cost_usd"] for row in attempts(captured) if row["run_id"] == twice["run_id"])
+    # Answers that could not be stored were asked for again: that is seen and added up.
+    twice = [row for row in verdicts(captured).values() if row["attempts"] == 2]
+    assert len(twice) == paid - sum(row["attempts"] for row in known.values())
+    for row in twice:
+        assert row["cost_usd"] == sum(one["cost_usd"] for one in attempts(captured) if one["run_id"] == row["run_id"])
 
 
-def test_a_connection_that_is_lost_amid_it_costs_no_verdict(captured: Pipeline, judge: SimulatedJudge) -> None:
+def test_a_connection_that_is_lost_amid_it_costs_no_verdict(
+    captured: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.05}}])
     captured.concurrency = 2
     ended = []
@@ -257,15 +258,8 @@ def test_a_connection_that_is_lost_amid_it_costs_no_verdict(captured: Pipeline, 
                 " WHERE datname = current_database() AND application_name = 'trajectory-pipeline'"
             )
 
-    result = stage.materialize_refined_outcomes(
-        HOUR,
-        captured.store,
-        captured.database,
-        captured.judge,
-        captured.policy,
-        concurrency=2,
-        progress=end_connections,
-    )
+    monkeypatch.setattr(judging, "_TELL_EVERY_SECONDS", 0.2)
+    result = captured.refine(HOUR, concurrency=2, progress=end_connections)
     assert ended
     assert sum(result.statuses.values()) == RUNS
     assert len(attempts(captured)) == judge.calls()["received"] == eligible(captured)
@@ -323,6 +317,8 @@ def test_a_process_that_is_killed_amid_it_keeps_its_verdicts_and_only_the_rest_i
     kept = verdicts(captured)
     assert 4 <= len(kept) < RUNS
     judge.clear_faults()
+    # Its claims end by themselves: here the clock is moved on instead.
+    captured.do("UPDATE trajectory.verdict_claims SET expires_at = now()")
     result = captured.refine(HOUR)
     assert result.reused == len(kept)
     after = verdicts(captured)
@@ -337,6 +333,11 @@ def test_a_process_that_is_killed_amid_it_keeps_its_verdicts_and_only_the_rest_i
     assert len(lost) <= 2
     assert len(known) == eligible(captured) + len(repeated)
     assert len(known) - len(lost) <= judge.calls()["received"] <= len(known)
+    # A lost one counts at what it may have cost, in its verdict and against the caps.
+    assert all(row["cost_usd"] == row["reserved_usd"] > 0 for row in lost)
+    assert sum(row["cost_usd"] for row in known) == sum(row["cost_usd"] or 0 for row in after.values())
+    (day,) = captured.ask("SELECT * FROM trajectory.spending WHERE scope = 'day'")
+    assert day["spent_usd"] + day["reserved_usd"] == sum(row["cost_usd"] for row in known)
 
 
 def test_many_at_once_on_one_partition_pay_once(captured: Pipeline, judge: SimulatedJudge) -> None:
@@ -347,7 +348,10 @@ def test_many_at_once_on_one_partition_pay_once(captured: Pipeline, judge: Simul
 
     results = asyncio.run(both())
     assert judge.calls()["received"] == len(attempts(captured)) == eligible(captured)
-    assert sorted(result.calls for result in results) == [0, 0, eligible(captured)]
+    assert sum(result.calls for result in results) == eligible(captured)
+    # Each of them ends with the whole partition, whoever reached its verdicts.
+    assert [sum(result.statuses.values()) for result in results] == [RUNS] * 3
+    assert all(result.reused + result.asked >= eligible(captured) for result in results)
 
 
 # ---- what is shown of it ------------------------------------------------------------------------------------------
@@ -358,9 +362,7 @@ def test_no_key_and_no_transcript_stands_in_logs_or_metadata(
 ) -> None:
     caplog.set_level(logging.INFO)
     said: list[str] = []
-    result = stage.materialize_refined_outcomes(
-        HOUR, captured.store, captured.database, captured.judge, captured.policy, progress=said.append
-    )
+    result = captured.refine(HOUR, progress=said.append)
     key = captured.judge.api_key
     shown = " ".join([repr(result), repr(of_refined_outcomes(result)), caplog.text, *said, repr(captured.judge)])
     assert key not in shown

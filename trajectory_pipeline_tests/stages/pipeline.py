@@ -12,12 +12,14 @@ from psycopg.rows import dict_row
 from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.letta.source import LettaSource
 from trajectory_pipeline.refinement.ask import Judge
+from trajectory_pipeline.refinement.budget import Budget
 from trajectory_pipeline.refinement.policy import RefinementPolicy
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.simulated_judge import JUDGE_MODEL
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.sinks.standing import Order
 from trajectory_pipeline.stages.refined_outcomes import RefinementResult, materialize_refined_outcomes
 from trajectory_pipeline.stages.terminal_runs import Deleted, TerminalRunsResult, materialize_terminal_runs
 from trajectory_pipeline.stages.trajectories import TrajectoriesResult, materialize_trajectories
@@ -38,6 +40,8 @@ class Pipeline:
     concurrency: int = 8
     max_prompt_tokens: int = 100_000
     deleted: Deleted = "keep"
+    budget: dict[str, Any] = field(default_factory=dict)
+    order: Order = "newest"
 
     @property
     def database(self) -> TrajectoryDatabase:
@@ -63,9 +67,15 @@ class Pipeline:
     def convert(self, hour: datetime) -> TrajectoriesResult:
         return materialize_trajectories(hour, self.store, self.database)
 
-    def refine(self, hour: datetime) -> RefinementResult:
+    def refine(self, hour: datetime, **more: Any) -> RefinementResult:
         return materialize_refined_outcomes(
-            hour, self.store, self.database, self.judge, self.policy, concurrency=self.concurrency
+            hour,
+            self.store,
+            self.database,
+            self.judge,
+            self.policy,
+            Budget(**self.budget),
+            **{"order": self.order, "concurrency": self.concurrency, **more},
         )
 
     def capture(self, *hours: datetime) -> list[TrajectoriesResult]:
