@@ -1,0 +1,66 @@
+"""The command that puts results into `docs/benchmarks.md`: `python -m benchmarks.page results.json`.
+
+Belongs here: figures as Markdown. Does not belong here: what they mean, which the page itself says around them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.measuring import Limit, shown
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+_BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+@click.command()
+@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def main(results: Path) -> None:
+    """Replace the figures of docs/benchmarks.md by those of RESULTS."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(_BEGIN)
+    _, found, after = rest.partition(_END)
+    if not found:
+        raise click.ClickException(f"{PAGE} lacks the lines {_BEGIN} and {_END}.")
+    figures = "\n".join(markdown(json.loads(results.read_text(encoding="utf-8"))))
+    PAGE.write_text(f"{before}{_BEGIN}\n{figures}\n{_END}{after}", encoding="utf-8")
+
+
+def markdown(told: dict[str, Any]) -> list[str]:
+    """Return results as lines of Markdown."""
+    where = told["machine"]
+    sizes = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in told["size"].items())
+    lines = [
+        f"Measured at {told['at']} on {where['processor']}, {where['cores']} cores, {where['memory_gb']} GB,"
+        f" {where['system']}, Python {where['python']}. Load average before {_loads(where['load_average'])},"
+        f" after {_loads(told['load_average_after'])}. Sizes: {sizes}.",
+        "",
+        "| | what | figure | wanted | | |",
+        "|---|---|---:|---:|---|---|",
+    ]
+    for result in told["results"]:
+        lines.append(f"| **{result['point']}** | **{result['title']}** | | | | |")
+        for line in result["lines"]:
+            limit = str(Limit(**line["limit"])) if line["limit"] else ""
+            met = {None: "", True: "met", False: "**missed**"}[line["met"]]
+            cells = (line["what"], shown(line["value"], line["unit"]), limit, met, line["note"])
+            lines.append(f"| | {' | '.join(cells)} |")
+    lines += [
+        "",
+        *(f"- {result['point']}: {note}" for result in told["results"] for note in result["notes"]),
+    ]
+    return lines
+
+
+def _loads(loads: list[float]) -> str:
+    return " / ".join(f"{load:g}" for load in loads)
+
+
+def _number(value: int | list[int]) -> str:
+    return " and ".join(f"{number:,}" for number in value) if isinstance(value, list) else f"{value:,}"
+
+
+if __name__ == "__main__":
+    main()
