@@ -14,7 +14,7 @@ from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import ListOf, Scalar
 from trajectory_pipeline.schema.verdicts import VERDICTS
-from trajectory_pipeline.sinks.verdicts import VerdictStore
+from trajectory_pipeline.sinks.verdicts import open_verdicts
 from trajectory_pipeline.stages.staleness import stale_hours
 from trajectory_pipeline_tests.simulation.clocks import put_clock
 from trajectory_pipeline_tests.simulation.interleaving import Crew
@@ -93,10 +93,9 @@ class Work:
             "attempts": 1,
             "judged_at": datetime.now(UTC),
         }
-        with self.pipeline.database.connect(autocommit=True) as connection:
-            store = VerdictStore(self.pipeline.database_url, connection)
+        with open_verdicts(self.pipeline.database) as store:
             store.use_policy(POLICY, {}, "simulated-judge")
-            store.save_verdict(verdict)
+            store.save_verdicts([verdict], "worker")
         self.verdicts[row["run_id"]] = row["content_digest"]
         return f"judged {row['run_id']}"
 
