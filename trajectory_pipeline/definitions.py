@@ -10,6 +10,7 @@ from trajectory_pipeline.orchestration import completeness
 from trajectory_pipeline.orchestration.assets import SOURCE_SPECS, build_assets
 from trajectory_pipeline.orchestration.jobs import build_job
 from trajectory_pipeline.orchestration.partitions import hourly_partitions
+from trajectory_pipeline.orchestration.reconciliation import build_reconciliation_sensor
 from trajectory_pipeline.orchestration.refinement_sensor import build_refinement_sensor
 from trajectory_pipeline.orchestration.resources import PipelineResource
 from trajectory_pipeline.orchestration.schedules import build_schedule
@@ -36,7 +37,11 @@ def build_defs(settings: Settings, pipeline: PipelineResource | None = None) -> 
         asset_checks=[completeness.completeness],
         jobs=[build_job()],
         schedules=[build_schedule(settings), completeness.build_schedule(settings)],
-        sensors=[build_capture_sensor(settings), build_refinement_sensor(settings)],
+        sensors=[
+            build_capture_sensor(settings),
+            build_refinement_sensor(settings),
+            build_reconciliation_sensor(settings),
+        ],
         resources={"pipeline": pipeline or PipelineResource(settings)},
         # Also what backfills from the UI use; a run launcher spreads runs over machines, a run stays in its process.
         executor=dg.in_process_executor,

@@ -17,6 +17,10 @@ class SourceError(PipelineError):
     """The Letta database cannot be reached, or is not what was expected of it."""
 
 
+class SourceTimeoutError(SourceError):
+    """A query to the Letta database took longer than it may: a smaller one may do."""
+
+
 class SinkError(PipelineError):
     """Parquet storage or the trajectory database cannot be reached or written."""
 

@@ -167,6 +167,14 @@ class Settings(BaseSettings):
         alias="TRAJECTORY_BACKFILL_BATCH",
         description="Partitions that one Dagster run of a backfill takes. Default 24.",
     )
+    closing_lag_minutes: int = Field(
+        default=5,
+        ge=0,
+        le=1440,
+        alias="TRAJECTORY_CLOSING_LAG_MINUTES",
+        description="Minutes after its end from which an hour counts as closed: late rows arrive within two. Default"
+        " 5.",
+    )
     stuck_hours: int = Field(
         default=24,
         ge=1,

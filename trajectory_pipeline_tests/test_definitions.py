@@ -103,6 +103,7 @@ def test_schedule_and_sensors_run_by_default_only_where_capture_is_enabled(*, en
         "capture_sensor",
         "closed_hour",
         "daily_completeness",
+        "reconciliation_sensor",
         "refinement_sensor",
     ]
     assert {each.default_status.value for each in instigators} == {"RUNNING" if enabled else "STOPPED"}

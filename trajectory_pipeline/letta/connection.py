@@ -14,7 +14,7 @@ import psycopg
 import pyarrow as pa
 from psycopg.conninfo import conninfo_to_dict
 
-from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.errors import SourceError, SourceTimeoutError
 
 APPLICATION_NAME = "trajectory-pipeline"
 CONNECT_TIMEOUT_SECONDS = 10
@@ -112,7 +112,8 @@ def source_error(url: str, doing: str, error: BaseException) -> SourceError:
     advice = _SQLSTATE_ADVICE.get(sqlstate) or next(
         (words for pattern, words in _MESSAGE_ADVICE if pattern.search(text)), "check LETTA_PG_URI and the server's log"
     )
-    return SourceError(f"{doing} failed at the source {place(url)}: {text} — {advice}.")
+    kind = SourceTimeoutError if advice == _SQLSTATE_ADVICE["57014"] else SourceError
+    return kind(f"{doing} failed at the source {place(url)}: {text} — {advice}.")
 
 
 def _told(message: str) -> str:

@@ -4,7 +4,7 @@ Belongs here: run requests, and what Dagster's instance says of runs. Does not b
 should be (``sensors``, ``refinement_sensor``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -23,7 +23,7 @@ Hours = tuple[datetime, datetime]
 """A range of hours, both ends included."""
 Clock = Callable[[], datetime]
 
-_RUNS_LOOKED_AT = 1000
+_RUNS_AT_ONCE = 1000
 _UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -66,11 +66,22 @@ def _hours_of_runs(
 ) -> list[Hours]:
     return [
         hours
-        for run in instance.get_runs(filters=filters, limit=_RUNS_LOOKED_AT)
+        for run in _all_runs(instance, filters)
         # A run without a selection takes the whole job.
         if (run.asset_selection is None or not run.asset_selection.isdisjoint(selection))
         and (hours := hours_of_tags(run.tags)) is not None
     ]
+
+
+def _all_runs(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[dg.DagsterRun]:
+    """Yield every run of a filter, some at a time: a backfill of a year may have thousands in the queue."""
+    cursor: str | None = None
+    while True:
+        runs = instance.get_runs(filters=filters, limit=_RUNS_AT_ONCE, cursor=cursor)
+        yield from runs
+        if len(runs) < _RUNS_AT_ONCE:
+            return
+        cursor = runs[-1].run_id
 
 
 def without(hours: Sequence[datetime], busy: Sequence[Hours]) -> list[datetime]:

@@ -7,12 +7,14 @@ A lost tick, a crash or a restored backup heals itself: the next tick sees what 
 hint of where to go on looking; delete it, and nothing is lost.
 """
 
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.errors import PipelineError, SourceTimeoutError
 from trajectory_pipeline.hours import HOUR, floor, hour_of, hours_between, key_of
 from trajectory_pipeline.orchestration.assets import CAPTURE
 from trajectory_pipeline.orchestration.jobs import JOB_NAME
@@ -28,35 +30,75 @@ from trajectory_pipeline.orchestration.resources import PipelineResource
 from trajectory_pipeline.orchestration.words import counted
 from trajectory_pipeline.settings import Settings
 
+if TYPE_CHECKING:
+    from trajectory_pipeline.letta.source import LettaSource
+
 CAPTURE_SENSOR = "capture_sensor"
 
 RECENT = timedelta(hours=48)
 """Compared at every tick."""
 OLDER_AT_ONCE = 240
-"""Older partitions that one tick compares, in turn: ten days of them; a year goes round in about twenty minutes."""
+"""Older partitions that one tick compares, in turn: ten days of them. A year goes round in about twenty minutes, ten
+years (87,600 hours) in three hours; with a quarter of it at once, ten years still take no more than half a day."""
+LARGEST_DIVISOR = 256
+"""A tick of a source that is too slow compares one recent and one older hour at the least."""
 SECONDS_A_QUERY = 120
 """That a tick waits for the source at most: the daemon gives up on a whole tick after 300 s, and nobody learns why."""
 
 
-def hours_to_compare(now: datetime, start: datetime, cursor: str | None) -> tuple[list[datetime], str]:
+@dataclass(frozen=True)
+class Cursor:
+    """Where the older part of the history was left, and how much a tick compares.
+
+    Attributes:
+        older_to: the hour that the next older part ends before; None at the beginning of a round.
+        divisor: what the usual number of hours is divided by: more than 1 where the source is too slow for it.
+    """
+
+    older_to: datetime | None = None
+    divisor: int = 1
+
+    @classmethod
+    def read(cls, text: str | None) -> "Cursor":
+        """Return the cursor that a text names; whatever cannot be read is the beginning of a round."""
+        key, _, divisor = (text or "").partition(" / ")
+        try:
+            older_to = hour_of(key) if key else None
+            return cls(older_to, min(max(int(divisor or 1), 1), LARGEST_DIVISOR))
+        except (PipelineError, ValueError):
+            return cls()
+
+    def text(self) -> str | None:
+        """Return it as Dagster keeps it: ``2026-11-21-09:00``, or ``2026-11-21-09:00 / 4``."""
+        place = key_of(self.older_to) if self.older_to else ""
+        return f"{place} / {self.divisor}" if self.divisor > 1 else place or None
+
+    def slower(self) -> "Cursor":
+        """Return the cursor after a tick that took too long: half as much at once, from the same place on."""
+        return replace(self, divisor=min(self.divisor * 2, LARGEST_DIVISOR))
+
+    def faster(self) -> "Cursor":
+        """Return the cursor after a tick that was quick: twice as much at once, up to the usual."""
+        return replace(self, divisor=max(self.divisor // 2, 1))
+
+
+def hours_to_compare(now: datetime, start: datetime, cursor: Cursor) -> tuple[list[datetime], Cursor]:
     """Return the hours that a tick compares, the open one included, and the cursor for the next tick.
 
     Args:
         now: aware.
         start: first partition.
-        cursor: key of the hour that the last tick's older part ended before; whatever else it holds is ignored.
+        cursor: what the last tick left; a hint.
     """
     open_hour = floor(now)
-    recent_from = max(floor(start), floor(now - RECENT))
-    try:
-        older_to = min(hour_of(cursor), recent_from) if cursor else recent_from
-    except PipelineError:
-        older_to = recent_from
+    recent = max(RECENT // HOUR // cursor.divisor, 1)
+    recent_from = max(floor(start), open_hour - recent * HOUR)
+    older_to = min(cursor.older_to or recent_from, recent_from)
     if older_to <= floor(start):
         older_to = recent_from
-    older_from = max(floor(start), older_to - OLDER_AT_ONCE * HOUR)
+    older_from = max(floor(start), older_to - max(OLDER_AT_ONCE // cursor.divisor, 1) * HOUR)
     hours = sorted({*hours_between(older_from, older_to), *hours_between(recent_from, open_hour + HOUR)})
-    return hours, key_of(older_from)
+    return hours, replace(cursor, older_to=older_from)
 
 
 def build_capture_sensor(settings: Settings, clock: Clock | None = None) -> dg.SensorDefinition:
@@ -84,20 +126,41 @@ def build_capture_sensor(settings: Settings, clock: Clock | None = None) -> dg.S
         from trajectory_pipeline.stages.staleness import stale_hours
 
         now = clock()
-        hours, cursor = hours_to_compare(now, settings.start, context.cursor)
+        before = Cursor.read(context.cursor)
+        hours, after = hours_to_compare(now, settings.start, before)
+        began = time.monotonic()
         try:
-            source = replace(
-                pipeline.source, timeout_seconds=min(SECONDS_A_QUERY, pipeline.settings.source_timeout_seconds)
+            stale = stale_hours(tick_source(pipeline), pipeline.database, hours, pipeline.settings.deleted)
+        except SourceTimeoutError as error:
+            # The smallest part that is still too much is passed over: the rest of the history must not wait for it.
+            later = after if before.divisor == LARGEST_DIVISOR else before.slower()
+            return dg.SensorResult(
+                skip_reason=dg.SkipReason(f"{error} {counted(len(hours), 'partition')} at once; fewer next time."),
+                cursor=later.text(),
             )
-            stale = stale_hours(source, pipeline.database, hours, pipeline.settings.deleted)
         except PipelineError as error:
             return dg.SkipReason(str(error))
+        if time.monotonic() - began < SECONDS_A_QUERY / 4:
+            after = after.faster()
         found = f"{counted(len(hours), 'partition')} compared, {len(stale)} differ"
         due, held_back = due_of(context.instance, stale, CAPTURE, CAPTURE, now)
         return dg.SensorResult(
             run_requests=requests(due, CAPTURE, settings.backfill_batch, "the source changed"),
-            cursor=cursor,
+            cursor=after.text(),
             skip_reason=None if due else dg.SkipReason(f"{found}{held_back}."),
         )
 
     return capture_sensor
+
+
+def tick_source(pipeline: PipelineResource) -> "LettaSource":
+    """Return the source, with no more patience than a tick may have."""
+    timeout = min(SECONDS_A_QUERY, pipeline.settings.source_timeout_seconds)
+    return replace(pipeline.source, timeout_seconds=timeout)
+
+
+def sensor_is_on(instance: dg.DagsterInstance, settings: Settings) -> bool:
+    """Whether the capture sensor runs: as somebody set it in the UI, else as the settings have it by default."""
+    states = {state.instigator_name: state for state in instance.all_instigator_state()}
+    state = states.get(CAPTURE_SENSOR)
+    return settings.enable_capture if state is None else state.is_running

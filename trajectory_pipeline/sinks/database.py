@@ -326,6 +326,23 @@ class TrajectoryDatabase:
         rows = self.rows(f"SELECT * FROM {SCHEMA_NAME}.partitions WHERE asset = %s{condition}", parameters)
         return {row["partition_key"]: row for row in rows}
 
+    def ledger_since(self, moment: datetime, at_most: int) -> list[dict[str, Any]]:
+        """Return the ledger's newest entries, none older than a moment, the newest first."""
+        return self.rows(
+            f"SELECT * FROM {SCHEMA_NAME}.partitions WHERE materialized_at >= %s"
+            " ORDER BY materialized_at DESC LIMIT %s",
+            [moment, at_most],
+        )
+
+    def ledger_after(self, place: str | None, at_most: int) -> list[dict[str, Any]]:
+        """Return the ledger's entries that follow a place (``asset key``), in order; from the beginning without one."""
+        asset, _, key = (place or "").partition(" ")
+        return self.rows(
+            f"SELECT * FROM {SCHEMA_NAME}.partitions WHERE (asset, partition_key) > (%s, %s)"
+            " ORDER BY asset, partition_key LIMIT %s",
+            [asset, key, at_most],
+        )
+
     def moved_on(self, partition_key: str, run_ids: Sequence[str]) -> list[str]:
         """Return which of these runs are in another partition, by the newest look at the source.
 

@@ -4,6 +4,7 @@ Real databases, a clock that stands still, Dagster's instance in memory. Whateve
 change or go, in any table that a trajectory is made of, whether or not Letta moves a timestamp) is found by comparing.
 """
 
+import socket
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -232,8 +233,25 @@ def test_a_source_that_is_slow_is_given_up_before_the_daemon_gives_up_on_the_tic
     with psycopg.connect(str(captured.letta_pg_uri)) as connection:
         connection.execute("LOCK TABLE steps")
         result = tick(captured, instance)
+        again = tick(captured, instance, cursor=result.cursor)
+        last = tick(captured, instance, cursor="2026-11-20-15:00 / 256")
     assert result.run_requests == []
     assert str(result.skip_message).startswith("Comparing fingerprints failed at the source")
+    assert "timeout" in str(result.skip_message)
+    assert (result.cursor, again.cursor) == (" / 2", " / 4")
+    # What is too much even so is passed over: the rest of the history must not wait for it.
+    assert last.cursor == "2026-11-20-14:00 / 256"
+    assert tick(captured, instance, cursor=again.cursor).cursor == f"{key_of(captured.start)} / 2"
+
+
+def test_a_source_that_takes_the_connection_and_says_nothing_is_given_up(
+    captured: Settings, instance: dg.DagsterInstance
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://letta:hunter2@127.0.0.1:{silent.getsockname()[1]}/letta?connect_timeout=2"
+        result = tick(captured.model_copy(update={"letta_pg_uri": url}), instance, cursor="2026-11-20-12:00")
+    assert result.run_requests == []
+    assert str(result.skip_message).startswith("Connecting failed at the source 127.0.0.1:")
     assert "timeout" in str(result.skip_message)
 
 

@@ -7,20 +7,21 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajectory_pipeline.hours import HOUR, floor, key_of
+from trajectory_pipeline.hours import HOUR, floor, hours_between, key_of
 from trajectory_pipeline.orchestration.assets import CAPTURE, REFINEMENT
 from trajectory_pipeline.orchestration.partitions import range_tags
 from trajectory_pipeline.orchestration.requesting import (
     RUNS_A_TICK,
+    SECONDS_BETWEEN_TICKS,
     hours_failed_since,
     hours_under_way,
     requests,
     without,
 )
-from trajectory_pipeline.orchestration.sensors import OLDER_AT_ONCE, RECENT, hours_to_compare
+from trajectory_pipeline.orchestration.sensors import LARGEST_DIVISOR, OLDER_AT_ONCE, RECENT, Cursor, hours_to_compare
 
 from .running import add_run
 
@@ -33,15 +34,15 @@ RECENT_HOURS = 49
 
 
 def test_a_tick_compares_the_last_two_days_and_the_open_hour_and_ten_days_before_them() -> None:
-    hours, cursor = hours_to_compare(NOW, START, None)
+    hours, cursor = hours_to_compare(NOW, START, Cursor())
     assert hours[-1] == OPEN
     assert hours == [OPEN - number * HOUR for number in reversed(range(RECENT_HOURS + OLDER_AT_ONCE))]
-    assert cursor == key_of(hours[0])
+    assert cursor.text() == key_of(hours[0])
 
 
 def test_the_whole_history_is_compared_in_turn_and_then_again() -> None:
     seen: set[datetime] = set()
-    cursor: str | None = None
+    cursor = Cursor()
     ticks = 0
     history = {START + number * HOUR for number in range(int((OPEN - START) / HOUR) + 1)}
     while seen != history:
@@ -51,13 +52,13 @@ def test_the_whole_history_is_compared_in_turn_and_then_again() -> None:
         seen |= set(hours)
         ticks += 1
     assert ticks == 37  # a year, half a minute each
-    assert hours_to_compare(NOW, START, cursor) == hours_to_compare(NOW, START, None)
+    assert hours_to_compare(NOW, START, cursor) == hours_to_compare(NOW, START, Cursor())
 
 
 def test_nothing_falls_between_the_older_and_the_recent_hours_while_time_goes_on() -> None:
     """A round takes ticks, and hours grow old in the meantime: each must be compared once a round at the latest."""
     last_seen: dict[datetime, int] = {}
-    cursor: str | None = None
+    cursor = Cursor()
     start = NOW - timedelta(days=60)
     round_length = 60 * 24 // OLDER_AT_ONCE + 2
     for tick in range(200):
@@ -71,20 +72,20 @@ def test_nothing_falls_between_the_older_and_the_recent_hours_while_time_goes_on
 
 @pytest.mark.parametrize("cursor", ["", "rubbish", "2026-01-01", "2025-06-01-10:30", "9999-12-31-23:00", "{}"])
 def test_a_cursor_that_is_none_is_taken_for_the_beginning_of_a_round(cursor: str) -> None:
-    assert hours_to_compare(NOW, START, cursor) == hours_to_compare(NOW, START, None)
+    assert hours_to_compare(NOW, START, Cursor.read(cursor)) == hours_to_compare(NOW, START, Cursor())
 
 
 def test_a_cursor_before_the_first_partition_begins_a_new_round() -> None:
-    assert hours_to_compare(NOW, START, "2019-01-01-00:00") == hours_to_compare(NOW, START, None)
+    assert hours_to_compare(NOW, START, Cursor.read("2019-01-01-00:00")) == hours_to_compare(NOW, START, Cursor())
 
 
 def test_a_pipeline_that_starts_today_compares_only_its_own_hours() -> None:
     start = OPEN - 3 * HOUR
-    assert hours_to_compare(NOW, start, None)[0] == [start + number * HOUR for number in range(4)]
+    assert hours_to_compare(NOW, start, Cursor())[0] == [start + number * HOUR for number in range(4)]
 
 
 def test_a_pipeline_that_starts_in_the_future_compares_nothing() -> None:
-    assert hours_to_compare(NOW, NOW + timedelta(days=1), None)[0] == []
+    assert hours_to_compare(NOW, NOW + timedelta(days=1), Cursor())[0] == []
 
 
 @given(
@@ -95,7 +96,7 @@ def test_every_tick_compares_partitions_only_in_order_and_the_recent_ones_always
     age: timedelta, cursor: str | None
 ) -> None:
     now = START + age
-    hours, following = hours_to_compare(now, START, cursor)
+    hours, following = hours_to_compare(now, START, Cursor.read(cursor))
     assert hours == sorted(set(hours))
     assert START <= hours[0] <= hours[-1] == floor(now)
     assert {hour for hour in hours if hour > now - RECENT} == {
@@ -104,6 +105,39 @@ def test_every_tick_compares_partitions_only_in_order_and_the_recent_ones_always
         if hour > now - RECENT and hour >= START
     }
     assert hours_to_compare(now, START, following)[0]
+
+
+def test_ten_years_are_compared_within_a_day_even_where_the_source_takes_only_a_quarter_at_once() -> None:
+    hours = 10 * 365 * 24
+    for divisor in (1, 2, 4):
+        ticks = hours / (OLDER_AT_ONCE // divisor)
+        assert ticks * SECONDS_BETWEEN_TICKS <= 24 * 3600
+
+
+@settings(deadline=None)
+@given(divisor=st.sampled_from([2**number for number in range(9)]), age=st.integers(0, 5000))
+def test_a_source_that_is_too_slow_is_asked_for_less_and_the_history_still_goes_round(divisor: int, age: int) -> None:
+    now, start = NOW, NOW - timedelta(hours=min(age, 300 // divisor))
+    cursor = Cursor(divisor=divisor)
+    seen: set[datetime] = set()
+    for _ in range(min(age, 300) + 3):
+        hours, cursor = hours_to_compare(now, start, cursor)
+        assert len(hours) <= (RECENT // HOUR + OLDER_AT_ONCE) // divisor + 3
+        assert hours[-1] == floor(now)
+        seen |= set(hours)
+        cursor = Cursor.read(cursor.text())
+    assert seen == set(hours_between(floor(start), floor(now) + HOUR))
+    assert cursor.divisor == divisor
+
+
+def test_a_tick_that_takes_too_long_leaves_the_place_and_halves_and_a_quick_one_doubles() -> None:
+    cursor = Cursor(START)
+    assert Cursor.read(cursor.slower().text()) == Cursor(START, 2)
+    assert cursor.slower().slower().faster() == Cursor(START, 2)
+    assert (
+        Cursor(None, LARGEST_DIVISOR).slower() == Cursor(None, LARGEST_DIVISOR) == Cursor.read(f" / {LARGEST_DIVISOR}")
+    )
+    assert cursor.faster() == cursor
 
 
 # ---- what a tick requests -------------------------------------------------------------------------------------------
