@@ -22,6 +22,7 @@ from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline_tests.crashes.test_cut_connections import state
 from trajectory_pipeline_tests.crashes.truth import all_is_true, nothing_is_left
 from trajectory_pipeline_tests.crashes.worker import mark
+from trajectory_pipeline_tests.embedded_postgres.processes import postmaster_pid
 from trajectory_pipeline_tests.stages.pipeline import Pipeline
 
 Mount = Callable[[str, str], Path]
@@ -116,7 +117,7 @@ def test_a_full_disk_of_the_database_leaves_rows_and_files_as_they_were(
     for folder in [place, *place.parents]:
         if not folder.stat().st_mode & 0o001:
             folder.chmod(folder.stat().st_mode | 0o011)
-    owner = Path(f"/proc/{server_pid(postgres_server)}").stat()
+    owner = Path(f"/proc/{postmaster_pid(postgres_server.folder)}").stat()
     os.chown(place, owner.st_uid, owner.st_gid)
     with psycopg.connect(pipeline.database_url, autocommit=True) as connection:
         connection.execute(f"CREATE TABLESPACE small LOCATION '{place}'".encode())
@@ -141,8 +142,3 @@ def test_a_full_disk_of_the_database_leaves_rows_and_files_as_they_were(
         finally:
             connection.execute("ALTER TABLE trajectory.trajectories SET TABLESPACE pg_default")
             connection.execute("DROP TABLESPACE small")
-
-
-def server_pid(server: EmbeddedServer) -> int:
-    with psycopg.connect(server.url("postgres")) as connection:
-        return connection.info.backend_pid
