@@ -63,6 +63,8 @@ def _dagster_run(bench: Bench, letta_url: str, sinks: Sinks, hours: int, *, prof
                 "TRAJECTORY_STORAGE_URI": str(sinks.folder),
                 "DAGSTER_PG_URL": sqlalchemy_url(bench.server.url(storage), "psycopg2"),
                 "DAGSTER_HOME": "",
+                # As the command sets it, and docs/operations.md advises.
+                "DAGSTER_EVENT_BATCH_SIZE": "100",
                 "TRAJECTORY_DATA_FOLDER": str(sinks.folder.with_name(f"{sinks.folder.name}_data")),
             },
             hours=hours,
