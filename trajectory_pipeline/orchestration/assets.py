@@ -92,6 +92,7 @@ def build_assets(
                     pipeline.store,
                     pipeline.database,
                     deleted=pipeline.settings.deleted,
+                    start=pipeline.settings.start,
                     dagster_run_id=context.run.run_id,
                 )
             )

@@ -352,12 +352,6 @@ class TrajectoryDatabase:
         rows = self.rows(places.MOVED, {"key": partition_key, "ids": list(run_ids)})
         return [row["run_id"] for row in rows]
 
-    def first_partition(self, asset: str) -> str | None:
-        """Return the key of the earliest partition of an asset in the ledger; None where there is none."""
-        rows = self.rows(f"SELECT min(partition_key) AS first FROM {SCHEMA_NAME}.partitions WHERE asset = %s", [asset])
-        first: str | None = rows[0]["first"]
-        return first
-
     def unsettled(self, partition_keys: Sequence[str]) -> dict[str, str]:
         """Return which of these partitions must be materialised again whatever the source holds, and why, in words."""
         rows = self.rows(places.UNSETTLED, places.unsettled_of(partition_keys))

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trajectory_pipeline.hours import HOUR, key_of
+from trajectory_pipeline.hours import HOUR, floor, key_of
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.source import LettaSource, Snapshot
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
@@ -25,6 +25,10 @@ Deleted = Literal["keep", "erase"]
 """What becomes of content that is deleted at the source."""
 DELETED_AND_KEPT = "deleted_and_kept"
 """Name, among the ledger's counts, of runs that hold content which is deleted at the source."""
+
+
+Partitions = tuple[datetime | None, datetime]
+"""The first hour that will ever be captured (None: there is no first), and the open one."""
 
 
 @dataclass
@@ -108,6 +112,7 @@ def materialize_terminal_runs(
     database: TrajectoryDatabase,
     *,
     deleted: Deleted = "keep",
+    start: datetime | None = None,
     dagster_run_id: str | None = None,
 ) -> TerminalRunsResult:
     """Read one partition out of one snapshot and replace its file.
@@ -122,6 +127,7 @@ def materialize_terminal_runs(
         store: where the file goes.
         database: whose ledger takes the entry, and whose lock keeps others out.
         deleted: ``keep`` the content of what is deleted at the source, or ``erase`` it.
+        start: first partition there is; a run that moves to before it leaves. None: there is no first.
         dagster_run_id: for the ledger.
 
     Raises:
@@ -131,7 +137,8 @@ def materialize_terminal_runs(
     key = key_of(hour)
     with database.partition(TERMINAL_RUNS.name, key) as partition, source.snapshot() as snapshot:
         counts = RawCounts()
-        rows = _rows(hour, snapshot, store, database, counts, deleted)
+        partitions = (start and floor(start), floor(snapshot.taken_at))
+        rows = _rows(hour, snapshot, store, database, counts, deleted, partitions)
         with store.prepare(TERMINAL_RUNS, hour, rows) as prepared:
             held = [*counts.run_ids, *counts.carried]
             partition.place(Sightings(snapshot.taken_at, present=held, awaited=counts.awaited, left=counts.left))
@@ -161,12 +168,13 @@ def _rows(
     database: TrajectoryDatabase,
     counts: RawCounts,
     policy: Deleted,
+    partitions: Partitions,
 ) -> Iterator[pa.RecordBatch]:
     for batch in snapshot.terminal_runs(hour, hour + HOUR):
         counts.add(batch)
         yield _by_policy(batch, policy, counts)
     former = {run_id for batch in store.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in _run_ids(batch)}
-    _look_for(sorted(former - counts.run_ids), key_of(hour), snapshot, database, counts)
+    _look_for(sorted(former - counts.run_ids), key_of(hour), snapshot, database, counts, partitions)
     if not (counts.carried or counts.awaited):
         return
     gone, awaited = (pa.array(run_ids, pa.string()) for run_ids in (counts.carried, counts.awaited))
@@ -178,22 +186,24 @@ def _rows(
 
 
 def _look_for(
-    missing: list[str], key: str, snapshot: Snapshot, database: TrajectoryDatabase, counts: RawCounts
+    missing: list[str],
+    key: str,
+    snapshot: Snapshot,
+    database: TrajectoryDatabase,
+    counts: RawCounts,
+    partitions: Partitions,
 ) -> None:
     """Tell what became of runs that the former file holds and this partition of the snapshot does not."""
     # One that another partition saw last is that one's affair, whatever became of it.
     elsewhere = set(database.moved_on(key, missing)) if missing else set()
-    first = database.first_partition(TERMINAL_RUNS.name) if missing else None
+    first, last = partitions
     for run_id, where in snapshot.whereabouts(missing).items():
         if run_id in elsewhere:
             continue
         if not where.exists:
             counts.carried.append(run_id)
         elif (
-            where.terminal
-            and where.hour is not None
-            and first is not None
-            and first <= key_of(where.hour) <= key_of(snapshot.taken_at)
+            where.terminal and where.hour is not None and (first is None or first <= where.hour) and where.hour <= last
         ):
             # Were it dropped here now, and deleted before it is read there, nothing would be left of it.
             counts.awaited.append(run_id)

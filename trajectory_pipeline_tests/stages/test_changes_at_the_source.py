@@ -9,9 +9,11 @@ from datetime import datetime, timedelta
 import pytest
 
 from trajectory_pipeline.hours import key_of
+from trajectory_pipeline.letta.source import LettaSource
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.stages.terminal_runs import materialize_terminal_runs
 from trajectory_pipeline.stages.verification import verify_partition
 
 from .pipeline import Pipeline, Row
@@ -188,9 +190,19 @@ def test_a_run_that_moved_and_was_deleted_before_it_was_seen_elsewhere_is_kept_w
 def test_a_run_that_moved_before_the_first_partition_leaves(captured: Pipeline) -> None:
     run_id = some_run(captured)
     captured.change_source(f"UPDATE runs SET completed_at = '2001-01-01' WHERE id = '{run_id}'")
-    captured.capture(HOUR)
+    materialize_terminal_runs(HOUR, LettaSource(captured.letta_url), captured.store, captured.database, start=HOUR)
+    captured.convert(HOUR)
     assert run_id not in captured.run_ids(HOUR)
     assert captured.database.unsettled([key_of(HOUR)]) == {}
+
+
+def test_a_run_that_moved_to_a_partition_that_was_never_captured_stays_until_it_is(captured: Pipeline) -> None:
+    run_id, earlier = some_run(captured), HOUR - timedelta(hours=24)
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at - interval '24 hours' WHERE id = '{run_id}'")
+    captured.capture(HOUR)
+    delete_run(captured, run_id)
+    captured.capture(earlier, HOUR)
+    assert row_of(captured, run_id)["deleted_at"] is not None
 
 
 def test_a_clock_that_goes_back_does_not_keep_a_moved_run_from_its_new_partition(captured: Pipeline) -> None:
