@@ -3,6 +3,7 @@
 Belongs here: what is looked at, and the advice. Does not belong here: any mending.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from trajectory_pipeline.letta.census import stuck_runs
 from trajectory_pipeline.letta.connection import literal
 from trajectory_pipeline.letta.fingerprint import fingerprints
 from trajectory_pipeline.letta.source import LettaSource, Snapshot
+from trajectory_pipeline.orchestration.words import counted
 from trajectory_pipeline.schema.letta import RUNS, TERMINAL_STATUSES
 from trajectory_pipeline.settings import Settings, load_settings, without_password
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
+from trajectory_pipeline.sinks.lag import lag_since
 from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.stages.staleness import built_by_older_versions
 
 _SLOW_SECONDS = 1.0
 
@@ -49,6 +53,7 @@ def examine() -> Iterator[Finding]:
     yield Finding("settings", "ok", "every setting can be read")
     yield from _source(settings, endpoints)
     yield _tried("trajectory database", lambda: _database(endpoints))
+    yield from _lag(endpoints)
     yield _tried("Parquet storage", lambda: _storage(settings))
     if settings.judge_missing:
         yield Finding("judge", "advice", settings.judge_missing)
@@ -135,6 +140,28 @@ def _database(endpoints: Endpoints) -> Finding:
         f"{without_password(endpoints.database_url)}, migrated; {row['trajectories']} trajectories,"
         f" {row['quarantined']} in quarantine",
     )
+
+
+def _lag(endpoints: Endpoints) -> Iterator[Finding]:
+    """How long after their end the runs of the last day were captured: what the sensor is for."""
+    with contextlib.suppress(PipelineError):  # said of the database above
+        lag = lag_since(TrajectoryDatabase(endpoints.database_url), timedelta(days=1))
+        if lag is not None:
+            words = (
+                f"{counted(lag.runs, 'run')} of the last day: half of them within {lag.median.total_seconds():.0f} s of"
+                f" their end, all within {lag.longest.total_seconds():.0f} s"
+            )
+            yield Finding("capture lag", "ok", words)
+        older = built_by_older_versions(TrajectoryDatabase(endpoints.database_url))
+        if older:
+            yield Finding(
+                "versions",
+                "advice",
+                f"{counted(len(older), 'partition')} of trajectories, from {older[0]} to {older[-1]}, were built with"
+                " an older schema: materialise trajectories of them again (a backfill in the UI, or"
+                " `trajectory-pipeline materialize --select trajectories`); that reads their raw rows in Parquet, not"
+                " the source",
+            )
 
 
 def _storage(settings: Settings) -> Finding:

@@ -149,7 +149,8 @@ def migrate() -> None:
 @click.option("--partition", "key", metavar="KEY", help="One partition, for example 2026-11-21-09:00.")
 @click.option("--from", "start", metavar="TIME", help="First moment of a range; every hour touched is included.")
 @click.option("--to", "end", metavar="TIME", help="End of the range, itself not included.")
-def materialize(assets: tuple[str, ...], key: str | None, start: str | None, end: str | None) -> None:
+@click.option("--dry-run", is_flag=True, help="Only say what would be done to each partition.")
+def materialize(assets: tuple[str, ...], key: str | None, start: str | None, end: str | None, *, dry_run: bool) -> None:
     """Materialise partitions without the UI, which shows them all the same.
 
     A range is half-open; a time without an offset is UTC. Runs in this process, in Dagster's own instance.
@@ -164,9 +165,11 @@ def materialize(assets: tuple[str, ...], key: str | None, start: str | None, end
       trajectory-pipeline materialize --partition 2026-11-21-09:00
       trajectory-pipeline materialize --from 2026-11-20 --to 2026-11-21T12:00 --select trajectories
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
+    from trajectory_pipeline.cli import upkeep
     from trajectory_pipeline.cli.headless import run
 
-    sys.exit(run(assets, _hours(key, start, end)))
+    hours = _hours(key, start, end)
+    sys.exit(upkeep.dry_run(assets, hours) if dry_run else run(assets, hours))
 
 
 def _hours(key: str | None, start: str | None, end: str | None) -> list[datetime]:
@@ -189,6 +192,32 @@ def _hours(key: str | None, start: str | None, end: str | None) -> list[datetime
     else:
         raise PipelineError("Say which partitions: --partition KEY, or --from TIME --to TIME.")
     return existing_hours(hours, load_settings().start, datetime.now(UTC))
+
+
+@main.command()
+def check() -> None:
+    """Compare the whole history: source, ledger, Postgres and Parquet, partition by partition.
+
+    \b
+    Exit code 0  equal on all sides
+              1  something differs, and is named
+              2  something cannot be reached
+    """  # noqa: D301 - \b is click's mark for text that is not wrapped
+    from trajectory_pipeline.cli import upkeep
+
+    sys.exit(upkeep.check())
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Only say which partitions hold what is deleted at the source.")
+def erase(*, dry_run: bool) -> None:
+    """Erase at once what is deleted at the source and was kept until now.
+
+    Needs TRAJECTORY_DELETED=erase, and not the source. The capture sensor has the same done by itself.
+    """
+    from trajectory_pipeline.cli import upkeep
+
+    sys.exit(upkeep.erase(only_say=dry_run))
 
 
 @main.command()

@@ -43,6 +43,8 @@ def completeness(pipeline: dg.ResourceParam[PipelineResource]) -> dg.AssetCheckR
             pipeline.database,
             start=settings.start,
             stuck_after=timedelta(hours=settings.stuck_hours),
+            deleted=settings.deleted,
+            closing_lag=timedelta(minutes=settings.closing_lag_minutes),
         )
     )
 

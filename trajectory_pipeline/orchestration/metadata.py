@@ -57,6 +57,10 @@ def of_trajectories(result: TrajectoriesResult) -> dict[str, Any]:
         "bytes": written.bytes,
         "rewritten": written.replaced,
     }
+    if result.lag is not None:
+        metadata["captured_for_the_first_time"] = result.lag.runs
+        metadata["capture_lag_median_seconds"] = result.lag.median.total_seconds()
+        metadata["capture_lag_longest_seconds"] = result.lag.longest.total_seconds()
     if result.erased_verdicts:
         metadata["verdicts_without_texts"] = result.erased_verdicts
     if result.data_omitted:

@@ -83,6 +83,11 @@ class PartitionTransaction:
         """The transaction, for statements of other modules of the sinks."""
         return self._connection
 
+    @property
+    def partition_key(self) -> str:
+        """Dagster's key of the partition."""
+        return self._key
+
     def lock(self, asset: str, partition_key: str) -> None:
         """Keep others from writing one more partition until this transaction ends; waits for who does."""
         with writing(self._url, f"Waiting for {asset} {partition_key}"):

@@ -16,6 +16,7 @@ from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.stages.terminal_runs import DELETED_AND_KEPT, Deleted
 
 _HOURS_AT_ONCE = 240
 """Hours whose fingerprints are taken in one query."""
@@ -47,6 +48,8 @@ def compare(
     *,
     start: datetime,
     stuck_after: timedelta,
+    deleted: Deleted = "keep",
+    closing_lag: timedelta = timedelta(minutes=5),
 ) -> Completeness:
     """Compare the source with the ledger and with what both sinks really hold, over the whole history.
 
@@ -59,13 +62,16 @@ def compare(
         database: whose rows and ledger are counted.
         start: first partition.
         stuck_after: age from which a run that is not terminal is listed.
+        deleted: the policy: with ``erase``, content that is deleted at the source and still held is a difference.
+        closing_lag: time after its end in which an hour still changes by itself; five minutes more are left for its
+            capture.
 
     Raises:
         SourceError: the source cannot be read.
         SinkError: a sink cannot be read.
     """
     with source.snapshot() as snapshot:
-        settled = floor(snapshot.taken_at - timedelta(minutes=10))
+        settled = floor(snapshot.taken_at - closing_lag - timedelta(minutes=5))
         by_hour = runs_by_hour(snapshot)
         raw = database.ledger(TERMINAL_RUNS.name)
         converted = database.ledger(TRAJECTORIES.name)
@@ -91,6 +97,9 @@ def compare(
             )
         elif raw[key]["counts"]["runs"] != there:
             differences.append(f"{key}: {there} runs in the source, {raw[key]['counts']['runs']} in the ledger")
+        held = raw[key]["counts"].get(DELETED_AND_KEPT, 0) if deleted == "erase" else 0
+        if held:
+            differences.append(f"{key}: {held} runs hold content that is deleted at the source, and is to be erased")
         if key in unsettled:
             differences.append(f"{key}: to be materialised again: {unsettled[key]}")
         if key not in converted:

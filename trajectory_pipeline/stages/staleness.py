@@ -11,6 +11,7 @@ from trajectory_pipeline.hours import HOUR, contiguous, key_of
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.source import LettaSource, Snapshot
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.stages.terminal_runs import DELETED_AND_KEPT, Deleted
 
@@ -64,3 +65,14 @@ def captured_fingerprints(
         for key, entry in database.ledger(TERMINAL_RUNS.name, [*keys]).items()
     }
     return {**captured, **{keys[key]: _UNSETTLED for key in database.unsettled([*keys])}}
+
+
+def built_by_older_versions(database: TrajectoryDatabase) -> list[str]:
+    """Return the keys of the partitions whose trajectories were built with another schema version than this one's.
+
+    Raises:
+        SinkError: the ledger cannot be read.
+    """
+    return sorted(
+        key for key, entry in database.ledger(TRAJECTORIES.name).items() if entry["schema_version"] != SCHEMA_VERSION
+    )

@@ -18,6 +18,7 @@ from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.sinks.database import LedgerEntry, Merged, Staging, TrajectoryDatabase
+from trajectory_pipeline.sinks.lag import CaptureLag, lag_of_new_runs
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
 from trajectory_pipeline.stages.erased_verdicts import erase_verdicts
 from trajectory_pipeline.trajectories.convert import Quarantined, convert_batch
@@ -79,6 +80,7 @@ class TrajectoriesResult:
         outcomes: trajectories by heuristic outcome.
         escaped: trajectories in which text had to be escaped.
         data_omitted: trajectories whose document ``jsonb`` cannot hold.
+        lag: how long after their end the runs were captured that were captured now for the first time.
         erased_verdicts: verdicts without texts, because they showed what was erased.
     """
 
@@ -90,6 +92,7 @@ class TrajectoriesResult:
     outcomes: Counter[str] = field(default_factory=Counter)
     escaped: int = 0
     data_omitted: int = 0
+    lag: CaptureLag | None = None
     erased_verdicts: int = 0
 
 
@@ -140,6 +143,7 @@ def materialize_trajectories(
                 dagster_run_id=dagster_run_id,
             )
         )
+        result.lag = lag_of_new_runs(partition)
         result.erased_verdicts = erase_verdicts(partition, store)
         # The last thing before the commit: whatever fails earlier leaves both sinks as they were.
         result.written = partition.publish(prepared)
