@@ -14,23 +14,22 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from trajectory_pipeline.overlap import WriteBehind
 from trajectory_pipeline.schema.ledger import CAPTURED_RUNS, PARTITIONS, QUARANTINE
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
-from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct
 from trajectory_pipeline.sinks import places
 from trajectory_pipeline.sinks.connection import connect, open_connection, writing
 from trajectory_pipeline.sinks.erasing import erase_verdicts_of
 from trajectory_pipeline.sinks.migration import require_migrated
 from trajectory_pipeline.sinks.parquet import Prepared, Written
+from trajectory_pipeline.sinks.staging import STAGED, Staging
 from trajectory_pipeline.trajectories.json_text import storable_text, write
 
 Row = Mapping[str, Any]
 
 _LOCK: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _SHARED_LOCK: LiteralString = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%s, 0))"
-_OURS = ("first_captured_at", "updated_at")
-_STAGED = tuple(column for column in TRAJECTORIES.in_sink(Sink.POSTGRES) if column.name not in _OURS)
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,9 @@ class PartitionTransaction:
             erase_verdicts_of(self._connection, self._key)
 
     @contextmanager
-    def staging(self) -> Iterator["Staging"]:
+    def staging(self) -> Iterator[Staging]:
         """Open a COPY into a staging table; after the block ``merge`` takes its rows over."""
-        columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in _STAGED)
+        columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in STAGED)
         with writing(self._url, f"Staging trajectories of {self._key}"):
             self._connection.execute(
                 sql.SQL("CREATE TEMP TABLE staged ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
@@ -132,12 +131,14 @@ class PartitionTransaction:
             with (
                 self._connection.cursor() as cursor,
                 cursor.copy(sql.SQL("COPY staged ({}) FROM STDIN").format(columns)) as copy,
+                # Inside the COPY: what is still on its way must be there before its end.
+                WriteBehind() as behind,
             ):
-                yield Staging(copy)
+                yield Staging(copy, behind)
 
     def merge(self) -> Merged:
         """Make the partition's rows equal to the staged ones; rows that did not change are left alone."""
-        names = [column.name for column in _STAGED]
+        names = [column.name for column in STAGED]
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         with writing(self._url, f"Writing trajectories of {self._key}"):
             self._connection.execute("ALTER TABLE staged ADD PRIMARY KEY (run_id)")
@@ -269,20 +270,6 @@ class PartitionTransaction:
             )
 
 
-class Staging:
-    """An open COPY into the staging table."""
-
-    def __init__(self, copy: psycopg.Copy) -> None:
-        self._copy = copy
-        self.rows = 0
-
-    def add(self, row: Row, data: str | None, data_omitted_reason: str | None) -> None:
-        """Stage a trajectory with its document as JSON text."""
-        values = {**row, "data": data, "data_omitted_reason": data_omitted_reason}
-        self._copy.write_row([_copied(column, values[column.name]) for column in _STAGED])
-        self.rows += 1
-
-
 @dataclass(frozen=True)
 class TrajectoryDatabase:
     """The Postgres that holds the schema ``trajectory``.
@@ -392,14 +379,3 @@ def lock_name(asset: str, partition_key: str) -> str:
 
 def _table(name: str) -> sql.Identifier:
     return sql.Identifier(SCHEMA_NAME, name)
-
-
-def _copied(column: Column, value: Any) -> Any:
-    """Return a value as COPY takes it: what is nested as JSON text, JSON text as it is."""
-    if value is None or column.type is Scalar.JSON:
-        return value
-    if isinstance(column.type, Struct) or (
-        isinstance(column.type, ListOf) and not isinstance(column.type.item, Scalar)
-    ):
-        return write(value)
-    return value

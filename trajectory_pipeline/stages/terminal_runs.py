@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from trajectory_pipeline.hours import HOUR, floor, key_of
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.source import LettaSource, Snapshot
+from trajectory_pipeline.overlap import read_ahead
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
 from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
@@ -139,7 +140,7 @@ def materialize_terminal_runs(
         counts = RawCounts()
         partitions = (start and floor(start), floor(snapshot.taken_at))
         rows = _rows(hour, snapshot, store, database, counts, deleted, partitions)
-        with store.prepare(TERMINAL_RUNS, hour, rows) as prepared:
+        with store.prepare(TERMINAL_RUNS, hour, read_ahead(rows)) as prepared:
             held = [*counts.run_ids, *counts.carried]
             partition.place(Sightings(snapshot.taken_at, present=held, awaited=counts.awaited, left=counts.left))
             partition.record(

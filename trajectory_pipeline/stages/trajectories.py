@@ -15,14 +15,16 @@ import pyarrow.compute as pc
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.hours import key_of
+from trajectory_pipeline.overlap import read_ahead
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
-from trajectory_pipeline.sinks.database import LedgerEntry, Merged, Staging, TrajectoryDatabase
+from trajectory_pipeline.sinks.database import LedgerEntry, Merged, TrajectoryDatabase
 from trajectory_pipeline.sinks.lag import CaptureLag, lag_of_new_runs
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
+from trajectory_pipeline.sinks.staging import Staging
 from trajectory_pipeline.stages.erased_verdicts import erase_verdicts
-from trajectory_pipeline.trajectories.convert import Quarantined, convert_batch
-from trajectory_pipeline.trajectories.document import postgres_document
+from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
+from trajectory_pipeline.trajectories.plain import Quarantined
 
 
 @dataclass
@@ -128,7 +130,7 @@ def materialize_trajectories(
         raw = database.ledger(TERMINAL_RUNS.name, [key]).get(key, {})
         with partition.staging() as staging:
             rows = _rows(hour, key, store, database, staging, result)
-            prepared = stack.enter_context(store.prepare(TRAJECTORIES, hour, rows))
+            prepared = stack.enter_context(store.prepare(TRAJECTORIES, hour, read_ahead(rows)))
         result.merged = partition.merge()
         partition.set_quarantine([asdict(run) for run in result.quarantined])
         partition.record(
@@ -159,32 +161,40 @@ def _rows(
     result: TrajectoriesResult,
 ) -> Iterator[pa.RecordBatch]:
     counts = result.conservation
-    for batch in store.read(TERMINAL_RUNS, hour):
+    for batch in read_ahead(store.read(TERMINAL_RUNS, hour)):
         raw = without_moved(batch, key, database)
         counts.moved_runs += batch.num_rows - raw.num_rows
-        conversion = convert_batch(raw, key)
+        conversion = convert_batch(raw, key, documents=True)
         for name, column in (("steps_in", "steps"), ("messages_in", "messages")):
             setattr(counts, name, getattr(counts, name) + _total_length(raw, column))
         counts.runs_in += raw.num_rows
-        for row in conversion.rows:
-            data, omitted = postgres_document(row)
-            staging.add(row, data, omitted)
-            counts.steps_out += row["step_count"]
-            counts.messages_out += sum(len(turn["messages"]) for turn in row["turns"])
-            result.executions[row["execution_status"]] += 1
-            result.outcomes[row["heuristic_outcome"]] += 1
-            result.escaped += bool(row["escaped"])
-            result.data_omitted += omitted is not None
-        for run in conversion.quarantined:
-            counts.quarantined_steps += run.steps
-            counts.quarantined_messages += run.messages
-        counts.trajectories += len(conversion.rows)
-        counts.quarantined += len(conversion.quarantined)
-        result.quarantined.extend(conversion.quarantined)
-        yield conversion.arrow()
+        staging.add_batch(conversion.trajectories, conversion.documents)
+        _count(conversion, result)
+        yield conversion.trajectories
     # Raised here, before the file takes the former one's place.
     if not counts.holds:
         raise PipelineError(f"Rows of {key} would be lost: {counts}. Nothing was written; this is a defect, report it.")
+
+
+def _count(conversion: Conversion, result: TrajectoriesResult) -> None:
+    counts, rows = result.conservation, conversion.trajectories
+    counts.trajectories += rows.num_rows
+    counts.steps_out += pc.sum(rows.column("step_count")).as_py() or 0
+    turns: Any = rows.column("turns")
+    counts.messages_out += pc.sum(pc.list_value_length(turns.flatten().field("messages"))).as_py() or 0
+    result.executions.update(_strings(rows, "execution_status"))
+    result.outcomes.update(_strings(rows, "heuristic_outcome"))
+    result.escaped += sum(map(bool, rows.column("escaped").to_pylist()))
+    result.data_omitted += sum(omitted is not None for _, omitted in conversion.documents)
+    for run in conversion.quarantined:
+        counts.quarantined_steps += run.steps
+        counts.quarantined_messages += run.messages
+    counts.quarantined += len(conversion.quarantined)
+    result.quarantined.extend(conversion.quarantined)
+
+
+def _strings(rows: pa.RecordBatch, column: str) -> list[str]:
+    return [str(value) for value in rows.column(column).to_pylist()]
 
 
 def without_moved(raw: pa.RecordBatch, partition_key: str, database: TrajectoryDatabase) -> pa.RecordBatch:

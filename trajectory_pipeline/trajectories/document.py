@@ -22,7 +22,7 @@ _MAX_NUMERIC_EXPONENT = 100_000
 """Postgres ``numeric`` holds 131,072 digits before the point and 16,383 after it."""
 _MAX_NUMERIC_DIGITS = 16_000
 
-_ALWAYS_IN_TURN = ("step_id", "step_run_id", "model", "input_tokens", "output_tokens", "stop_reason")
+ALWAYS_IN_TURN = ("step_id", "step_run_id", "model", "input_tokens", "output_tokens", "stop_reason")
 
 _WITH_IMAGES = frozenset({"content", "tool_returns"})
 
@@ -53,7 +53,7 @@ def postgres_document(row: Row) -> tuple[str | None, str | None]:
     for turn in document["turns"]:
         for message in turn["messages"]:
             for name in _WITH_IMAGES & message.keys():
-                message[name] = _stubbed(message[name])
+                message[name] = stubbed(message[name])
     reason = next(filter(None, map(_beyond_jsonb, _leaves(document))), None)
     if reason is not None:
         return None, f"the document holds {reason}"
@@ -68,7 +68,7 @@ def _turn(turn: Row) -> dict[str, Any]:
     written = {
         column.name: _plain(turn[column.name])
         for column in TURN
-        if column.name != "messages" and (turn[column.name] not in (None, []) or column.name in _ALWAYS_IN_TURN)
+        if column.name != "messages" and (turn[column.name] not in (None, []) or column.name in ALWAYS_IN_TURN)
     }
     return {**written, "messages": [_message(message) for message in turn["messages"]]}
 
@@ -84,13 +84,13 @@ def _message(message: Row) -> dict[str, Any]:
     if message["tool_calls"]:
         written["tool_calls"] = [tool_call_of(call) for call in message["tool_calls"]]
     if message["tool_returns"]:
-        written["tool_returns"] = [_tool_return(item) for item in message["tool_returns"]]
+        written["tool_returns"] = [tool_return_document(item) for item in message["tool_returns"]]
     if message["approvals"]:
         written["approvals"] = [approval_of(entry) for entry in message["approvals"]]
     return written
 
 
-def _tool_return(row: Row) -> dict[str, Any]:
+def tool_return_document(row: Row) -> dict[str, Any]:
     """Return a tool return with ``func_response`` under the name ``text``, where it is one."""
     item = tool_return_of(row)
     if row["text"] is not None or item.get("func_response") is None:
@@ -113,10 +113,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _stubbed(value: Any) -> Any:
+def stubbed(value: Any) -> Any:
     """Return a value with a stub of size and hash in the place of the bytes of every image in it."""
     if isinstance(value, list):
-        return [_stubbed(item) for item in value]
+        return [stubbed(item) for item in value]
     if not isinstance(value, dict):
         return value
     source = value.get("source")
@@ -125,7 +125,7 @@ def _stubbed(value: Any) -> Any:
             **value,
             "source": {**{key: source[key] for key in source if key != "data"}, "stub": _stub(source["data"])},
         }
-    return {key: _stubbed(item) for key, item in value.items()}
+    return {key: stubbed(item) for key, item in value.items()}
 
 
 def _stub(data: str) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def message_of(raw: Mapping[str, Any], how: Answering, escapes: Escapes, derived
     calls = parse_array_of_objects(raw["tool_calls"], f"{place}.tool_calls", escapes)
     returns = parse_array_of_objects(raw["tool_returns"], f"{place}.tool_returns", escapes)
     approvals = parse_array_of_objects(raw["approvals"], f"{place}.approvals", escapes) or _legacy_approval(raw)
-    said, thought = _said_and_thought(raw["role"], content, calls, how)
+    said, thought = said_and_thought(raw["role"], content, calls, how)
     if said is not None and (storable := storable_text(said)) is not said:
         # Out of an argument string, in which NUL and surrogates stand escaped once more and are kept as they are.
         derived.places.append(f"{place}.assistant_text")
@@ -133,9 +133,10 @@ def argument_of(arguments: Any, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _said_and_thought(
+def said_and_thought(
     role: str, content: list[dict[str, Any]], calls: list[dict[str, Any]], how: Answering
 ) -> tuple[str | None, str | None]:
+    """Return what a message says to the reader, and what its agent thought: see the data dictionary."""
     if role not in ("assistant", "approval"):
         return None, None
     texts = [part["text"] for part in content if part.get("type") == "text" and isinstance(part.get("text"), str)]

@@ -3,22 +3,31 @@
 Belongs here: counting own steps' tokens. Does not belong here: what a judge costs (``refinement.pricing``).
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from trajectory_pipeline.trajectories.json_text import ConversionError, Escapes, parse
+from trajectory_pipeline.trajectories.price import price_of_call
 
 _CENTS = Decimal("0.000000001")
 MAX_COUNT = 2**63 - 1
 """The largest number that the sinks hold."""
 
 
-@dataclass(frozen=True)
-class StepUsage:
+COUNTS = (
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+)
+"""Columns of ``steps`` that count tokens."""
+
+
+class StepUsage(NamedTuple):
     """Tokens of one step, as Letta stores them.
 
     Attributes:
@@ -50,24 +59,45 @@ def step_usage(step: Mapping[str, Any]) -> StepUsage:
         ConversionError: the details are no JSON, or hold an absurd count.
     """
     # Of the details only counts get into the trajectory, so it is no matter what else was escaped in them.
-    places = [f"steps[{step['id']}].{name}" for name in ("prompt_tokens_details", "completion_tokens_details")]
-    prompt = parse(step["prompt_tokens_details"], places[0], Escapes())
-    completion = parse(step["completion_tokens_details"], places[1], Escapes())
-    counts = [step[name] or 0 for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
+    prompt, completion = (
+        parse(step[name], f"steps[{step['id']}].{name}", Escapes())
+        for name in ("prompt_tokens_details", "completion_tokens_details")
+    )
+    return usage_of(f"steps[{step['id']}]", [step[name] for name in COUNTS], prompt, completion)
+
+
+def usage_of(place: str, counts: Sequence[int | None], prompt: Any, completion: Any) -> StepUsage:
+    """Return the tokens of a step.
+
+    Args:
+        place: of the row, for an error.
+        counts: the columns ``COUNTS``.
+        prompt: value of ``prompt_tokens_details``.
+        completion: value of ``completion_tokens_details``.
+
+    Raises:
+        ConversionError: the details hold an absurd count.
+    """
+    prompt_tokens, completion_tokens, total_tokens, cached, cache_write, reasoning = counts
+    of_prompt, of_completion = f"{place}.prompt_tokens_details", f"{place}.completion_tokens_details"
+    if cached is None and prompt:
+        cached = _first_count(prompt, of_prompt, "cached_tokens", "cache_read_tokens")
+    if cache_write is None and prompt:
+        cache_write = _first_count(prompt, of_prompt, "cache_creation_tokens")
+    if reasoning is None and completion:
+        reasoning = _first_count(completion, of_completion, "reasoning_tokens")
     return StepUsage(
-        input_tokens=counts[0],
-        output_tokens=counts[1],
-        total_tokens=counts[2],
-        cached=_first_count(step["cached_input_tokens"], prompt, places[0], "cached_tokens", "cache_read_tokens"),
-        cache_write=_first_count(step["cache_write_tokens"], prompt, places[0], "cache_creation_tokens"),
-        reasoning=_first_count(step["reasoning_tokens"], completion, places[1], "reasoning_tokens"),
-        reported=any(counts) or bool(prompt) or bool(completion),
+        prompt_tokens or 0,
+        completion_tokens or 0,
+        total_tokens or 0,
+        cached,
+        cache_write,
+        reasoning,
+        bool(prompt_tokens or completion_tokens or total_tokens or prompt or completion),
     )
 
 
-def _first_count(column: int | None, details: Any, place: str, *names: str) -> int | None:
-    if column is not None:
-        return column
+def _first_count(details: Any, place: str, *names: str) -> int | None:
     if isinstance(details, dict):
         for name in names:
             value = details.get(name)
@@ -93,7 +123,7 @@ def cost_usd(steps: Iterable[tuple[Mapping[str, Any], StepUsage]], run_created_a
     total, any_step = Decimal(0), False
     for step, usage in steps:
         any_step = True
-        price = _price(
+        price = price_of_call(
             step["model"],
             step["provider_name"],
             step["created_at"] or run_created_at,
@@ -106,19 +136,3 @@ def cost_usd(steps: Iterable[tuple[Mapping[str, Any], StepUsage]], run_created_a
             return None
         total += price
     return total.quantize(_CENTS) if any_step else None
-
-
-@lru_cache(maxsize=4096)
-def _price(
-    model: str | None, provider: str | None, at: datetime | None, prompt: int, cached: int, written: int, output: int
-) -> Decimal | None:
-    # Not needed to read or convert anything, and slow to import.
-    from genai_prices import Usage, calc_price
-
-    if model is None or at is None:
-        return None
-    usage = Usage(input_tokens=prompt, cache_read_tokens=cached, cache_write_tokens=written, output_tokens=output)
-    try:
-        return calc_price(usage, model, provider_id=provider, genai_request_timestamp=at).total_price
-    except (LookupError, ValueError):
-        return None

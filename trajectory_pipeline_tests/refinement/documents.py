@@ -3,8 +3,8 @@
 import functools
 from typing import Any
 
-from trajectory_pipeline.trajectories.convert import convert_run
 from trajectory_pipeline.trajectories.document import document_of
+from trajectory_pipeline.trajectories.plain import convert_run
 from trajectory_pipeline_tests.trajectories.sample_runs import partition_of, sample_runs
 
 Document = dict[str, Any]

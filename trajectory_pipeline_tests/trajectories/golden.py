@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trajectory_pipeline.trajectories.convert import convert_run
 from trajectory_pipeline.trajectories.document import postgres_document
+from trajectory_pipeline.trajectories.plain import convert_run
 
 from .sample_runs import partition_of, sample_runs
 

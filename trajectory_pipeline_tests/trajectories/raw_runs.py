@@ -18,8 +18,9 @@ from trajectory_pipeline.schema.letta import (
     SourceTable,
 )
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
-from trajectory_pipeline.trajectories.convert import Conversion, convert_batch, convert_run
+from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
 from trajectory_pipeline.trajectories.document import document_of
+from trajectory_pipeline.trajectories.plain import convert_run
 
 Raw = dict[str, Any]
 Row = dict[str, Any]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.trajectories.convert import convert_run
+from trajectory_pipeline.trajectories.plain import convert_run
 
 from .raw_runs import HOUR, call, converted, message, raw_run, step
 from .sample_runs import sample_runs

@@ -12,8 +12,8 @@ from typing import Any
 
 from trajectory_pipeline.schema.letta import MESSAGES, RUNS, STEPS, SourceTable
 from trajectory_pipeline.schema.types import Scalar
-from trajectory_pipeline.trajectories.convert import convert_run
 from trajectory_pipeline.trajectories.document import postgres_document
+from trajectory_pipeline.trajectories.plain import convert_run
 
 from .raw_runs import HOUR, Raw, batch_converted
 from .sample_runs import sample_runs

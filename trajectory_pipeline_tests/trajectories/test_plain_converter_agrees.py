@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import given, settings
 
-from trajectory_pipeline.trajectories.convert import convert_run
 from trajectory_pipeline.trajectories.document import document_of
+from trajectory_pipeline.trajectories.plain import convert_run
 
 from .plain_converter import differences, plain_trajectory
 from .sample_runs import partition_of, sample_runs

@@ -28,9 +28,10 @@ from hypothesis import strategies as st
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import BOTH, PARQUET_ONLY, ListOf, Struct, Type
-from trajectory_pipeline.trajectories.convert import convert_batch, convert_run
+from trajectory_pipeline.trajectories.convert import convert_batch
 from trajectory_pipeline.trajectories.document import document_of, postgres_document
 from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool_call_of, tool_return_of
+from trajectory_pipeline.trajectories.plain import convert_run
 
 from .inverse import row_of
 from .plain_converter import differences, read, without_nuls

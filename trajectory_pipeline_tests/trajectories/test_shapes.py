@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.trajectories.convert import convert_run
 from trajectory_pipeline.trajectories.messages import part_of, tool_call_of, tool_return_of
+from trajectory_pipeline.trajectories.plain import convert_run
 
 from .raw_runs import (
     HOUR,

@@ -16,9 +16,9 @@ import pytest
 
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
-from trajectory_pipeline.trajectories.convert import convert_run
 from trajectory_pipeline.trajectories.document import document_of, postgres_document
 from trajectory_pipeline.trajectories.json_text import MAX_DEPTH, Verbatim
+from trajectory_pipeline.trajectories.plain import convert_run
 
 from .raw_runs import (
     HOUR,

@@ -1,0 +1,103 @@
+"""Staging: a batch of trajectories as lines of Postgres' COPY, made column by column.
+
+Belongs here: how a column is written as text. Does not belong here: where the lines go, and the merge (``database``).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trajectory_pipeline.overlap import WriteBehind
+from trajectory_pipeline.schema.arrow import arrow_schema
+from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.schema.types import Sink
+
+_OURS = ("first_captured_at", "updated_at")
+_DATA = "data"
+STAGED = tuple(
+    sorted(
+        (column for column in TRAJECTORIES.in_sink(Sink.POSTGRES) if column.name not in _OURS),
+        key=lambda column: column.name == _DATA,
+    )
+)
+"""The columns that a materialisation gives, the document last; the database knows the others."""
+
+# In this order: the first would escape what the others made.
+_ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))
+
+Document = tuple[str | None, str | None]
+
+
+class Staging:
+    """An open COPY into the staging table; the server takes a batch in while the next one is made."""
+
+    def __init__(self, copy: psycopg.Copy, behind: WriteBehind) -> None:
+        self._copy = copy
+        self._behind = behind
+        self.rows = 0
+
+    def add(self, row: Mapping[str, Any], data: str | None, data_omitted_reason: str | None) -> None:
+        """Stage one trajectory with its document as JSON text."""
+        names = {column.name for column in STAGED}
+        one = {name: value for name, value in row.items() if name in names}
+        batch = pa.RecordBatch.from_pylist([one], schema=arrow_schema(TRAJECTORIES))
+        self.add_batch(batch, [(data, data_omitted_reason)])
+
+    def add_batch(self, trajectories: pa.RecordBatch, documents: Sequence[Document]) -> None:
+        """Stage trajectories, each with its document as JSON text, or why it has none."""
+        if trajectories.num_rows:
+            self._behind(self._write, trajectories, documents)
+            self.rows += trajectories.num_rows
+
+    def _write(self, trajectories: pa.RecordBatch, documents: Sequence[Document]) -> None:
+        self._copy.write(copy_lines(trajectories, documents))
+
+
+def copy_lines(trajectories: pa.RecordBatch, documents: Sequence[Document]) -> bytes:
+    """Return trajectories as lines of COPY's text format, with the columns ``STAGED``."""
+    texts, reasons = zip(*documents, strict=True)
+    columns = [
+        _text(pa.array(reasons, pa.string()) if name == "data_omitted_reason" else trajectories.column(name))
+        for name in (column.name for column in STAGED if column.name != _DATA)
+    ]
+    heads: Any = pc.binary_join_element_wise(*columns, "\t")
+    lines = [f"{head}\t{_document(text)}\n" for head, text in zip(heads.to_pylist(), texts, strict=True)]
+    return "".join(lines).encode()
+
+
+def _document(text: str | None) -> str:
+    if text is None:
+        return "\\N"
+    for plain, escaped in _ESCAPES:
+        if plain in text:
+            text = text.replace(plain, escaped)
+    return text
+
+
+def _text(column: Any) -> Any:
+    r"""Return a column as COPY's text: escaped, a null as ``\N``."""
+    kind = column.type
+    if pa.types.is_struct(kind):
+        texts = [None if value is None else orjson.dumps(value).decode() for value in column.to_pylist()]
+        column = pa.array(texts, pa.string())
+    elif pa.types.is_list(kind):
+        column = pa.array(list(map(_array, column.to_pylist())), pa.string())
+    elif pa.types.is_timestamp(kind):
+        column = pc.binary_join_element_wise(pc.strftime(column, format="%Y-%m-%dT%H:%M:%S"), "+00", "")
+    column = column.cast(pa.string())
+    if pa.types.is_string(kind) or pa.types.is_nested(kind):
+        for plain, escaped in _ESCAPES:
+            column = pc.replace_substring(column, plain, escaped)
+    return pc.fill_null(column, "\\N")
+
+
+def _array(values: list[str] | None) -> str | None:
+    """Return strings as an array of Postgres."""
+    if values is None:
+        return None
+    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"

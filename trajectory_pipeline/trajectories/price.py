@@ -1,0 +1,92 @@
+"""What one LLM call cost, by the price list of genai-prices at the time of the call.
+
+Belongs here: asking the price list as seldom as that gives the same answer: it takes a hundred times longer to ask it
+for a call than to multiply. Does not belong here: what is summed up (``usage``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genai_prices.types import ModelInfo, ModelPrice
+
+_MILLION = 10**6
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Dollars a token: of a prompt, of the part of it that was read from or written to a cache, of an answer."""
+
+    prompt: Decimal
+    cached: Decimal
+    written: Decimal
+    output: Decimal
+
+
+_rates: dict[int, tuple["ModelPrice", _Rates | None]] = {}
+"""By the identity of a price, which is kept with it; None where it is not the same for every number of tokens."""
+
+
+def price_of_call(
+    model: str | None, provider: str | None, at: datetime | None, prompt: int, cached: int, written: int, output: int
+) -> Decimal | None:
+    """Return the price of one call in dollars; None where the model or its price is not known.
+
+    Args:
+        model: as the source names it.
+        provider: as the source names it.
+        at: when it was called.
+        prompt: tokens, those read from a cache or written to it included.
+        cached: tokens read from a cache.
+        written: tokens written to a cache.
+        output: tokens.
+    """
+    if model is None or at is None or (found := _model(model, provider)) is None:
+        return None
+    rates = _rates_of(model, provider, at, found.get_prices(at))
+    fresh = prompt - cached - written
+    if rates is None or min(fresh, cached, written, output) < 0:
+        return _asked(model, provider, at, prompt, cached, written, output)
+    return fresh * rates.prompt + cached * rates.cached + written * rates.written + output * rates.output
+
+
+@lru_cache(maxsize=4096)
+def _model(model: str, provider: str | None) -> "ModelInfo | None":
+    from genai_prices import Usage, calc_price
+
+    try:
+        return calc_price(Usage(), model, provider_id=provider).model
+    except (LookupError, ValueError):
+        return None
+
+
+def _rates_of(model: str, provider: str | None, at: datetime, price: "ModelPrice") -> _Rates | None:
+    if id(price) not in _rates:
+        _rates[id(price)] = price, _measured(model, provider, at, vars(price))
+    return _rates[id(price)][1]
+
+
+def _measured(model: str, provider: str | None, at: datetime, prices: Mapping[str, Any]) -> _Rates | None:
+    if not all(price is None or isinstance(price, Decimal) for price in prices.values()):
+        return None  # of several tiers
+    counts = ((_MILLION, 0, 0, 0), (_MILLION, _MILLION, 0, 0), (_MILLION, 0, _MILLION, 0), (0, 0, 0, _MILLION))
+    answers = [_asked(model, provider, at, *tokens) for tokens in counts]
+    per_token = [answer / _MILLION for answer in answers if answer is not None]
+    return _Rates(*per_token) if len(per_token) == len(counts) else None
+
+
+def _asked(
+    model: str, provider: str | None, at: datetime, prompt: int, cached: int, written: int, output: int
+) -> Decimal | None:
+    # Not needed to read or convert anything, and slow to import.
+    from genai_prices import Usage, calc_price
+
+    usage = Usage(input_tokens=prompt, cache_read_tokens=cached, cache_write_tokens=written, output_tokens=output)
+    try:
+        return calc_price(usage, model, provider_id=provider, genai_request_timestamp=at).total_price
+    except (LookupError, ValueError):
+        return None
