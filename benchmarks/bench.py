@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
 from benchmarks.letta_database.load import Wanted, generate
-from benchmarks.measuring import Child, in_child
+from benchmarks.measuring import Child, in_child, timed
 from trajectory_pipeline import embedded_postgres
 from trajectory_pipeline.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.embedded_postgres.binaries import carried
@@ -175,6 +176,35 @@ class Bench:
         if done.returncode:
             raise RuntimeError(f"psql failed: {done.stderr.strip()}")
         return done.stdout
+
+    @contextlib.contextmanager
+    def timed(self, wall: list[float], processor: list[float]) -> Iterator[None]:
+        """Append the seconds that the block takes by the clock, and by the processors of all that take part.
+
+        Processor time is that of this process, of those it waits for, and of the server: on a busy machine it says
+        more than the clock.
+        """
+        before = self._processor_seconds()
+        with timed(wall):
+            yield
+        processor.append(self._processor_seconds() - before)
+
+    def _processor_seconds(self) -> float:
+        with psycopg.connect(self.server.url("postgres")) as connection:
+            backend = psutil.Process(connection.info.backend_pid)
+            postmaster = backend.parent()
+            if postmaster is None:
+                raise RuntimeError("the server has ended")
+            total = 0.0
+            for process in (psutil.Process(), postmaster):
+                spent = process.cpu_times()
+                total += spent.user + spent.system + spent.children_user + spent.children_system
+            for process in postmaster.children():
+                # One that ends meanwhile is in the postmaster's sum the next time.
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    spent = process.cpu_times()
+                    total += spent.user + spent.system
+        return total
 
     def settle(self) -> None:
         """Write out what is waiting to be written, so that one measurement does not pay for the one before."""
