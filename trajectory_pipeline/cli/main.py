@@ -172,6 +172,35 @@ def materialize(assets: tuple[str, ...], key: str | None, start: str | None, end
     sys.exit(upkeep.dry_run(assets, hours) if dry_run else run(assets, hours))
 
 
+@main.command()
+@click.option("--partition", "key", metavar="KEY", help="One partition, for example 2026-11-21-09:00.")
+@click.option("--from", "start", metavar="TIME", help="First moment of a range; every hour touched is included.")
+@click.option("--to", "end", metavar="TIME", help="End of the range, itself not included.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object, money as text.")
+def plan(key: str | None, start: str | None, end: str | None, *, as_json: bool) -> None:
+    """Say what judging partitions would ask and cost, and what the caps would hold back.
+
+    Asks no judge and writes nothing: transcripts are rendered and measured. Without a range, it takes the days of
+    TRAJECTORY_HORIZON_DAYS, as the refinement sensor does.
+
+    \b
+    Examples:
+      trajectory-pipeline plan
+      trajectory-pipeline plan --from 2026-11-20 --to 2026-11-21 --json
+    """  # noqa: D301 - \b is click's mark for text that is not wrapped
+    from trajectory_pipeline.cli.planning import show_plan
+
+    show_plan(_horizon() if key is start is end is None else _hours(key, start, end), as_json=as_json)
+
+
+def _horizon() -> list[datetime]:
+    from trajectory_pipeline.hours import floor, hours_between
+    from trajectory_pipeline.settings import load_settings
+
+    settings, now = load_settings(), datetime.now(UTC)
+    return list(hours_between(max(floor(settings.start), now - timedelta(days=settings.horizon_days)), now))
+
+
 def _hours(key: str | None, start: str | None, end: str | None) -> list[datetime]:
     from trajectory_pipeline.hours import hour_of, hours_between, moment_of
     from trajectory_pipeline.orchestration.partitions import existing_hours

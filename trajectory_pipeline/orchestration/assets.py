@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -23,6 +23,9 @@ from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.stages.planning import Plan
 
 CAPTURE = [dg.AssetKey(TERMINAL_RUNS.name), dg.AssetKey(TRAJECTORIES.name)]
 REFINEMENT = [dg.AssetKey(REFINED_OUTCOMES.name)]
@@ -148,6 +151,7 @@ def build_assets(
         try:
             judge, policy, budget = pipeline.judge, pipeline.policy, pipeline.budget
             budget.require_price(judge.model, judge.base_url)
+            context.log.info(" ".join(_plan(pipeline, context.partition_keys).sentences()))
         except PipelineError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
         failed: dict[str, int] = {}
@@ -176,6 +180,23 @@ def build_assets(
         yield from _materialize(context, one, check_results, newest_first=True)
 
     return [terminal_runs, trajectories, refined_outcomes]
+
+
+def _plan(pipeline: PipelineResource, partition_keys: Sequence[str]) -> "Plan":
+    from trajectory_pipeline.stages.planning import plan_refinement
+
+    return plan_refinement(
+        [hour_of(key) for key in partition_keys],
+        pipeline.store,
+        pipeline.database,
+        pipeline.judge,
+        pipeline.policy,
+        pipeline.budget,
+        now=datetime.now(UTC),
+        horizon=timedelta(days=pipeline.settings.horizon_days),
+        order=pipeline.settings.judge_order,
+        render=False,
+    )
 
 
 def _given_up(pipeline: PipelineResource) -> Sequence[Mapping[str, Any]]:

@@ -78,6 +78,7 @@ def of_refined_outcomes(result: RefinementResult) -> dict[str, Any]:
         "dagster/uri": written.uri,
         "verdicts": table_of(result.statuses, "verdict_status"),
         "outcomes": table_of(result.outcomes, "outcome"),
+        "due": table_of(result.why, "why"),
         "asked": result.asked,
         "reused": result.reused,
         "calls": result.calls,

@@ -148,6 +148,30 @@ class VerdictStore:
         )
         return {row["run_id"]: (row["data"], row["partition_key"]) for row in rows}
 
+    def document_bytes(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """Return how many bytes each of these runs' documents has as JSON text, as far as ``jsonb`` holds them."""
+        rows = self.connection.rows(
+            "Measuring documents",
+            sql.SQL(
+                "SELECT run_id, octet_length(data::text)::bigint AS bytes FROM {} WHERE run_id = ANY(%s)"
+                " AND data IS NOT NULL"
+            ).format(sql.Identifier(SCHEMA_NAME, "trajectories")),
+            [list(run_ids)],
+        )
+        return {row["run_id"]: row["bytes"] for row in rows}
+
+    def mean_answer_tokens(self, policy_id: str) -> float | None:
+        """Return how many tokens an answer under a policy has had on average; None where there is none yet."""
+        (row,) = self.connection.rows(
+            "Looking at former answers",
+            sql.SQL("SELECT avg(output_tokens)::float8 AS n FROM {} WHERE policy_id = %s").format(
+                _table(VERDICT_ATTEMPTS)
+            ),
+            [policy_id],
+        )
+        mean: float | None = row["n"]
+        return mean
+
 
 @contextmanager
 def open_verdicts(database: TrajectoryDatabase) -> Iterator[VerdictStore]:

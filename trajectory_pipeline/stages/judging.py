@@ -14,25 +14,21 @@ from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-import pyarrow.compute as pc
-
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.hours import hour_of
 from trajectory_pipeline.refinement.ask import Answer, Asked, Attempt, Judge, Session
 from trajectory_pipeline.refinement.budget import Amount, Budget, BudgetExhausted, NoRoom
 from trajectory_pipeline.refinement.deliberate import Case, case_of, deliberate, failed
 from trajectory_pipeline.refinement.policy import RefinementPolicy
 from trajectory_pipeline.refinement.pricing import is_simulated
 from trajectory_pipeline.refinement.prompt import frame_tokens
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import FINAL_STATUSES
 from trajectory_pipeline.sinks.claims import Claim, Held, live_claims, new_worker
 from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.sinks.spending import Began, Beginning, begin_calls, end_calls
 from trajectory_pipeline.sinks.standing import Standing
 from trajectory_pipeline.sinks.verdicts import VerdictStore
+from trajectory_pipeline.stages.documents import whole_document
 from trajectory_pipeline.stages.together import Together
-from trajectory_pipeline.trajectories.document import document_of
 
 CLAIM_SECONDS = 30.0
 """That a claim lasts longer than the call it was made for: to store the answer, or to begin the next call."""
@@ -239,7 +235,7 @@ class Judging:
             found = await self._document(run_id)
             document, partition_key = found or (None, task.partition_key)
             if document is None:
-                document = await asyncio.to_thread(self._whole_document, run_id, partition_key)
+                document = await asyncio.to_thread(whole_document, self.parquet, run_id, partition_key)
             if document is None:
                 run = "it" if run_id == task.run_id else f"the earlier run {run_id}"
                 words = f"the document of {run} is neither in Postgres nor in Parquet"
@@ -254,15 +250,6 @@ class Judging:
 
         self.tally.asked += case.calls > 0
         return await deliberate(case, task.heuristic_outcome, ask)
-
-    def _whole_document(self, run_id: str, partition_key: str) -> Row | None:
-        """Return a document that ``jsonb`` cannot hold, from Parquet."""
-        for batch in self.parquet.read(TRAJECTORIES, hour_of(partition_key)):
-            mine: Any = run_id
-            found = batch.filter(pc.equal(batch.column("run_id"), mine)).to_pylist()
-            if found:
-                return document_of(found[0])
-        return None
 
     async def begin(self, beginning: Beginning) -> None:
         """Reserve room for a call; waits while calls of this worker's own that are under way may make room.

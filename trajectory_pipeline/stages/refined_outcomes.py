@@ -30,6 +30,7 @@ from trajectory_pipeline.sinks.spending import accounts, day_of
 from trajectory_pipeline.sinks.standing import Order, standings
 from trajectory_pipeline.sinks.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.stages.judging import Judging, Tally
+from trajectory_pipeline.stages.planning import WHY
 from trajectory_pipeline.trajectories.json_text import write
 
 _ROWS_PER_GROUP = 500
@@ -46,6 +47,7 @@ class RefinementResult(Tally):
         outcomes: judged ones by outcome.
         errors: failed and quarantined ones by error class.
         disagreements: judged ones whose outcome differs from the heuristic one.
+        why: trajectories that were due, by why.
         reused: verdicts that were there already, or that another worker reached in the meantime.
         caps: that hold, each with its account as it stood at the end.
         written: the Parquet file.
@@ -55,6 +57,7 @@ class RefinementResult(Tally):
     outcomes: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     disagreements: int = 0
+    why: Counter[str] = field(default_factory=Counter)
     reused: int = 0
     caps: list[tuple[Cap, Account]] = field(default_factory=list)
     written: Written | None = None
@@ -106,6 +109,7 @@ def materialize_refined_outcomes(
         verdict_store.use_policy(policy.policy_id, policy.definition, policy.model)
         tasks = standings(verdict_store.connection, policy.policy_id, [key], order)
         due = [task for task in tasks if task.due]
+        result.why.update(WHY[task.standing] for task in due)
         judging = Judging(
             parquet=store,
             verdicts=verdict_store,

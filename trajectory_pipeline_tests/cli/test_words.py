@@ -11,7 +11,7 @@ from trajectory_pipeline.settings import Settings
 
 from .conftest import Command, squeezed
 
-COMMANDS = ("clean", "demo", "dev", "load-sample", "materialize", "migrate", "settings", "show")
+COMMANDS = ("clean", "demo", "dev", "load-sample", "materialize", "migrate", "plan", "settings", "show")
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
