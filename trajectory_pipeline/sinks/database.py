@@ -5,8 +5,8 @@ quarantine. Does not belong here: verdicts (``sinks.verdicts``), and what a row 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, LiteralString
 
@@ -279,6 +279,7 @@ class TrajectoryDatabase:
     """
 
     url: str = field(repr=False)
+    _kept: psycopg.Connection | None = field(default=None, repr=False, compare=False)
 
     @contextmanager
     def connect(self, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
@@ -291,6 +292,16 @@ class TrajectoryDatabase:
             with writing(self.url, "Looking for the schema"):
                 require_migrated(self.url, connection)
             yield connection
+
+    @contextmanager
+    def kept_open(self) -> Iterator["TrajectoryDatabase"]:
+        """Keep one connection for all that is read inside, instead of one a query; for one thread at a time.
+
+        Raises:
+            SinkError: as ``connect``.
+        """
+        with self.connect(autocommit=True) as connection:
+            yield replace(self, _kept=connection)
 
     @contextmanager
     def partition(self, asset: str, partition_key: str, *, reads: str | None = None) -> Iterator[PartitionTransaction]:
@@ -364,7 +375,7 @@ class TrajectoryDatabase:
             SinkError: it cannot be run.
         """
         with (
-            self.connect() as connection,
+            nullcontext(self._kept) if self._kept is not None else self.connect() as connection,
             writing(self.url, "Reading"),
             connection.cursor(row_factory=dict_row) as cursor,
         ):

@@ -128,8 +128,8 @@ def materialize_trajectories(
         ExitStack() as stack,
     ):
         raw = database.ledger(TERMINAL_RUNS.name, [key]).get(key, {})
-        with partition.staging() as staging:
-            rows = _rows(hour, key, store, database, staging, result)
+        with partition.staging() as staging, database.kept_open() as looking:
+            rows = _rows(hour, key, store, looking, staging, result)
             prepared = stack.enter_context(store.prepare(TRAJECTORIES, hour, read_ahead(rows)))
         result.merged = partition.merge()
         partition.set_quarantine([asdict(run) for run in result.quarantined])

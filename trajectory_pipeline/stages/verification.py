@@ -45,6 +45,11 @@ def verify_partition(hour: datetime, store: ParquetStore, database: TrajectoryDa
     Raises:
         SinkError: a sink cannot be read.
     """
+    with database.kept_open() as kept_open:
+        return _verified(hour, store, kept_open)
+
+
+def _verified(hour: datetime, store: ParquetStore, database: TrajectoryDatabase) -> Verification:
     key = key_of(hour)
     raw = dict.fromkeys(COUNTED, 0)
     for rows in store.read(TERMINAL_RUNS, hour, ["run_id", "steps", "messages"]):

@@ -1,0 +1,74 @@
+"""What a partition costs does not grow with its batches: connections and batches held at once, counted, not timed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from trajectory_pipeline.letta import source
+from trajectory_pipeline.overlap import read_ahead
+from trajectory_pipeline.sample.load import sample_partitions
+from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.stages.verification import verify_partition
+
+from .pipeline import Pipeline
+
+HOUR = max(sample_partitions(), key=lambda hour: (sample_partitions()[hour], hour))
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by one with each connection to a database."""
+    opened: list[str] = []
+    real = psycopg.connect
+
+    def counting(url: str, *rest: Any, **more: Any) -> psycopg.Connection:
+        opened.append(url)
+        return real(url, *rest, **more)
+
+    monkeypatch.setattr(psycopg, "connect", counting)
+    return opened
+
+
+@pytest.mark.parametrize("runs_per_batch", [1, 500])
+def test_a_partition_takes_as_many_connections_however_many_batches_it_has(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, connections: list[str], runs_per_batch: int
+) -> None:
+    monkeypatch.setattr(source, "RUNS_PER_BATCH", runs_per_batch)
+    pipeline.read(HOUR)
+    batches = sum(1 for _ in pipeline.store.read(TERMINAL_RUNS, HOUR))
+    assert batches == (sample_partitions()[HOUR] if runs_per_batch == 1 else 1)
+    connections.clear()
+    pipeline.convert(HOUR)
+    # The ledger, the partition's transaction, what moved, the note of a file that is replaced; what was erased.
+    assert len(connections) <= 6
+    connections.clear()
+    assert verify_partition(HOUR, pipeline.store, pipeline.database).differences == ()
+    assert len(connections) == 1
+
+
+def test_at_most_one_item_is_made_ahead() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(5):
+            made.append(number)
+            yield number
+
+    reading = read_ahead(items())
+    assert next(reading) == 0
+    assert next(reading) == 1
+    reading.close()
+    assert len(made) <= 3
+
+
+def test_an_error_of_the_maker_is_raised_where_the_items_are_used() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError("here")
+
+    reading = read_ahead(items())
+    assert next(reading) == 1
+    with pytest.raises(ZeroDivisionError, match="here"):
+        next(reading)
