@@ -8,6 +8,7 @@ import dagster as dg
 
 from trajectory_pipeline.orchestration import completeness
 from trajectory_pipeline.orchestration.assets import SOURCE_SPECS, build_assets
+from trajectory_pipeline.orchestration.dagster_retention import build_retention
 from trajectory_pipeline.orchestration.jobs import build_job
 from trajectory_pipeline.orchestration.partitions import hourly_partitions
 from trajectory_pipeline.orchestration.reconciliation import build_reconciliation_sensor
@@ -29,14 +30,15 @@ def build_defs(settings: Settings, pipeline: PipelineResource | None = None) -> 
         >>> from trajectory_pipeline.settings import Settings
         >>> defs = build_defs(Settings())
         >>> sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__"))
-        ['completeness_job', 'trajectory_job']
+        ['completeness_job', 'dagster_retention_job', 'trajectory_job']
     """
+    retention_job, retention_schedule = build_retention(settings)
     partitions_def = hourly_partitions(settings.start)
     return dg.Definitions(
         assets=[*SOURCE_SPECS, *build_assets(partitions_def, settings.backfill_batch, settings.judge_missing)],
         asset_checks=[completeness.completeness],
-        jobs=[build_job()],
-        schedules=[build_schedule(settings), completeness.build_schedule(settings)],
+        jobs=[build_job(), retention_job],
+        schedules=[build_schedule(settings), completeness.build_schedule(settings), retention_schedule],
         sensors=[
             build_capture_sensor(settings),
             build_refinement_sensor(settings),

@@ -175,6 +175,13 @@ class Settings(BaseSettings):
         description="Minutes after its end from which an hour counts as closed: late rows arrive within two. Default"
         " 5.",
     )
+    dagster_retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        alias="TRAJECTORY_DAGSTER_RETENTION_DAYS",
+        description="Age in days from which Dagster's own finished runs are deleted with their events, daily."
+        " Unset: they are kept for ever.",
+    )
     stuck_hours: int = Field(
         default=24,
         ge=1,

@@ -103,10 +103,21 @@ def test_schedule_and_sensors_run_by_default_only_where_capture_is_enabled(*, en
         "capture_sensor",
         "closed_hour",
         "daily_completeness",
+        "daily_dagster_retention",
         "reconciliation_sensor",
         "refinement_sensor",
     ]
-    assert {each.default_status.value for each in instigators} == {"RUNNING" if enabled else "STOPPED"}
+    # Deleting is opted into apart.
+    assert {each.default_status.value for each in instigators if each.name != "daily_dagster_retention"} == {
+        "RUNNING" if enabled else "STOPPED"
+    }
+
+
+@pytest.mark.parametrize("days", [None, 30])
+def test_old_runs_of_dagster_are_deleted_only_where_an_age_is_set(days: int | None) -> None:
+    repository = build_defs(make_settings(dagster_retention_days=days)).get_repository_def()
+    schedule = repository.get_schedule_def("daily_dagster_retention")
+    assert schedule.default_status.value == ("RUNNING" if days else "STOPPED")
 
 
 @pytest.mark.parametrize(("name", "table"), TABLES.items())

@@ -69,7 +69,7 @@ def build_reconciliation_sensor(settings: Settings, clock: Clock | None = None) 
         entries = {
             (entry["asset"], entry["partition_key"]): entry
             for entry in (*recent, *older)
-            if first <= hour_of(entry["partition_key"]) <= last and entry["result"] != "pruned"
+            if first <= hour_of(entry["partition_key"]) <= last
         }
         reported = report_unknown(context.instance, list(entries.values()))
         # The end of the ledger was reached: from its beginning again.
@@ -97,12 +97,18 @@ def report_unknown(instance: dg.DagsterInstance, entries: Sequence[Entry]) -> in
             if key not in known or (entry["dagster_run_id"] and entry["dagster_run_id"] != known[key])
         }
         under_way = _under_way(instance, {entry["dagster_run_id"] for entry in unknown.values()} - {None})
-        for key, entry in sorted(unknown.items()):
+        for _, entry in sorted(unknown.items()):
             if entry["dagster_run_id"] in under_way:
                 continue
-            instance.report_runless_asset_event(_materialization(asset, key, entry))
+            report(instance, [entry])
             reported += 1
     return reported
+
+
+def report(instance: dg.DagsterInstance, entries: Sequence[Entry]) -> None:
+    """Report to Dagster that these ledger entries are materialised, whatever it knows."""
+    for entry in entries:
+        instance.report_runless_asset_event(_materialization(entry))
 
 
 def _last_writers(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: set[str]) -> dict[str, str]:
@@ -132,11 +138,11 @@ def _under_way(instance: dg.DagsterInstance, run_ids: set[str]) -> set[str]:
     return {run.run_id for run in runs if not run.is_finished}
 
 
-def _materialization(asset: dg.AssetKey, key: str, entry: Entry) -> dg.AssetMaterialization:
+def _materialization(entry: Entry) -> dg.AssetMaterialization:
     counts = {name: value for name, value in entry["counts"].items() if isinstance(value, int)}
     return dg.AssetMaterialization(
-        asset,
-        partition=key,
+        dg.AssetKey(entry["asset"]),
+        partition=entry["partition_key"],
         description="Reported from the ledger: the run that wrote it could not say so, or was deleted.",
         metadata={
             **counts,

@@ -337,6 +337,13 @@ class TrajectoryDatabase:
             [moment, at_most],
         )
 
+    def ledger_of_runs(self, dagster_run_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the ledger's entries that these Dagster runs wrote last."""
+        statement = (
+            f"SELECT * FROM {SCHEMA_NAME}.partitions WHERE dagster_run_id = ANY(%s) ORDER BY asset, partition_key"
+        )
+        return self.rows(statement, [list(dagster_run_ids)])
+
     def ledger_after(self, place: str | None, at_most: int) -> list[dict[str, Any]]:
         """Return the ledger's entries that follow a place (``asset key``), in order; from the beginning without one."""
         asset, _, key = (place or "").partition(" ")

@@ -1,11 +1,15 @@
 """The contract between the ledger and Dagster's record: what one knows, the other is told, in bounded ticks, once."""
 
+from datetime import timedelta
+
 import dagster as dg
 import pytest
 
 from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.hours import key_of
+from trajectory_pipeline.orchestration.dagster_retention import delete_old_runs
 from trajectory_pipeline.orchestration.reconciliation import BEGINNING, WRITTEN_BY, build_reconciliation_sensor
+from trajectory_pipeline.orchestration.requesting import utc_now
 from trajectory_pipeline.orchestration.resources import PipelineResource
 from trajectory_pipeline.settings import Settings
 
@@ -102,3 +106,19 @@ def test_what_dagster_knows_and_the_ledger_does_not_is_requested(
     )
     assert key_of(BUSY[2]) in instance.get_materialized_partitions(dg.AssetKey("trajectories"))
     assert requested(capture_tick(captured, instance)) == [BUSY[2]]
+
+
+def test_old_runs_of_dagster_go_with_their_events_and_their_partitions_stay_materialised(
+    captured: Settings, instance: dg.DagsterInstance
+) -> None:
+    do(str(captured.database_url), "TRUNCATE trajectory.partitions")
+    old = run(captured, instance, BUSY[0], BUSY[1], assets=["terminal_runs", "trajectories"])
+    add_run(instance, dg.DagsterRunStatus.STARTED, {})
+    pipeline, later = PipelineResource(captured), utc_now() + timedelta(days=31)
+    assert delete_old_runs(instance, pipeline, older_than=timedelta(days=31)) == 0
+    assert delete_old_runs(instance, pipeline, older_than=timedelta(days=30), clock=lambda: later) == 1
+    assert instance.get_run_by_id(old.run_id) is None
+    assert [kept.status for kept in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
+    for asset in ("terminal_runs", "trajectories"):
+        assert instance.get_materialized_partitions(dg.AssetKey(asset)) == {key_of(hour) for hour in BUSY[:2]}
+    assert tick(captured, instance).skip_message == "4 ledger entries compared, 0 reported to Dagster."
