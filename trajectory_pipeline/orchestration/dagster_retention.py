@@ -35,13 +35,15 @@ def delete_old_runs(
     Raises:
         SinkError: the ledger cannot be read; the runs of that portion stay.
     """
+    from trajectory_pipeline.sinks.ledger import entries_of_runs
+
     filters = dg.RunsFilter(statuses=_FINISHED, created_before=clock() - older_than)
     deleted = 0
     while deleted < RUNS_A_DAY:
         run_ids = [run.run_id for run in instance.get_runs(filters, limit=RUNS_AT_ONCE)]
         if not run_ids:
             break
-        report(instance, pipeline.database.ledger_of_runs(run_ids))
+        report(instance, entries_of_runs(pipeline.database, run_ids))
         for run_id in run_ids:
             instance.delete_run(run_id)
         deleted += len(run_ids)

@@ -57,11 +57,13 @@ def build_reconciliation_sensor(settings: Settings, clock: Clock | None = None) 
     def reconciliation_sensor(
         context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]
     ) -> dg.SensorResult | dg.SkipReason:
+        from trajectory_pipeline.sinks.ledger import entries_after, entries_since
+
         now = clock()
         try:
-            recent = pipeline.database.ledger_since(now - RECENT, ENTRIES_A_TICK)
-            older = pipeline.database.ledger_after(
-                None if context.cursor == BEGINNING else context.cursor, ENTRIES_A_TICK
+            recent = entries_since(pipeline.database, now - RECENT, ENTRIES_A_TICK)
+            older = entries_after(
+                pipeline.database, None if context.cursor == BEGINNING else context.cursor, ENTRIES_A_TICK
             )
         except PipelineError as error:
             return dg.SkipReason(str(error))

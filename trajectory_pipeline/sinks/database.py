@@ -20,7 +20,6 @@ from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.sinks import places
 from trajectory_pipeline.sinks.connection import connect, open_connection, writing
-from trajectory_pipeline.sinks.erasing import erase_verdicts_of
 from trajectory_pipeline.sinks.migration import require_migrated
 from trajectory_pipeline.sinks.parquet import Prepared, Written
 from trajectory_pipeline.sinks.staging import STAGED, Staging
@@ -83,6 +82,11 @@ class PartitionTransaction:
         return self._connection
 
     @property
+    def url(self) -> str:
+        """Of the database, for what is said when such a statement fails."""
+        return self._url
+
+    @property
     def partition_key(self) -> str:
         """Dagster's key of the partition."""
         return self._key
@@ -91,32 +95,6 @@ class PartitionTransaction:
         """Keep others from writing one more partition until this transaction ends; waits for who does."""
         with writing(self._url, f"Waiting for {asset} {partition_key}"):
             self._connection.execute(_LOCK, [lock_name(asset, partition_key)])
-
-    def erased_runs(self) -> list[str]:
-        """Return the partition's runs whose deleted content was erased."""
-        with writing(self._url, f"Looking for erased runs of {self._key}"):
-            rows = self._connection.execute(
-                sql.SQL("SELECT run_id FROM {} WHERE partition_key = %s AND erased ORDER BY 1").format(
-                    _table(TRAJECTORIES.name)
-                ),
-                [self._key],
-            ).fetchall()
-        return [row[0] for row in rows]
-
-    def record_rewritten(self, asset: str, partition_key: str, content_digest: str) -> None:
-        """Note in the ledger what a file of another asset holds now that words were taken out of it."""
-        with writing(self._url, f"Writing the ledger of {partition_key}"):
-            self._connection.execute(
-                sql.SQL("UPDATE {} SET content_digest = %s WHERE asset = %s AND partition_key = %s").format(
-                    _table(PARTITIONS.name)
-                ),
-                [content_digest, asset, partition_key],
-            )
-
-    def erase_verdicts(self) -> None:
-        """Erase the texts of the partition's verdicts that showed what was erased while they were being reached."""
-        with writing(self._url, f"Erasing verdicts of {self._key}"):
-            erase_verdicts_of(self._connection, self._key)
 
     @contextmanager
     def staging(self) -> Iterator[Staging]:
@@ -328,30 +306,6 @@ class TrajectoryDatabase:
         parameters: list[Any] = [asset] if partition_keys is None else [asset, list(partition_keys)]
         rows = self.rows(f"SELECT * FROM {SCHEMA_NAME}.partitions WHERE asset = %s{condition}", parameters)
         return {row["partition_key"]: row for row in rows}
-
-    def ledger_since(self, moment: datetime, at_most: int) -> list[dict[str, Any]]:
-        """Return the ledger's newest entries, none older than a moment, the newest first."""
-        return self.rows(
-            f"SELECT * FROM {SCHEMA_NAME}.partitions WHERE materialized_at >= %s"
-            " ORDER BY materialized_at DESC LIMIT %s",
-            [moment, at_most],
-        )
-
-    def ledger_of_runs(self, dagster_run_ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the ledger's entries that these Dagster runs wrote last."""
-        statement = (
-            f"SELECT * FROM {SCHEMA_NAME}.partitions WHERE dagster_run_id = ANY(%s) ORDER BY asset, partition_key"
-        )
-        return self.rows(statement, [list(dagster_run_ids)])
-
-    def ledger_after(self, place: str | None, at_most: int) -> list[dict[str, Any]]:
-        """Return the ledger's entries that follow a place (``asset key``), in order; from the beginning without one."""
-        asset, _, key = (place or "").partition(" ")
-        return self.rows(
-            f"SELECT * FROM {SCHEMA_NAME}.partitions WHERE (asset, partition_key) > (%s, %s)"
-            " ORDER BY asset, partition_key LIMIT %s",
-            [asset, key, at_most],
-        )
 
     def moved_on(self, partition_key: str, run_ids: Sequence[str]) -> list[str]:
         """Return which of these runs are in another partition, by the newest look at the source.

@@ -60,6 +60,22 @@ def texts_of(table: Table, kept: frozenset[str]) -> list[str]:
     ]
 
 
+def erased_runs(connection: psycopg.Connection, partition_key: str) -> list[str]:
+    """Return a partition's runs whose deleted content was erased."""
+    rows = connection.execute(
+        "SELECT run_id FROM trajectory.trajectories WHERE partition_key = %s AND erased ORDER BY 1", [partition_key]
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def record_rewritten(connection: psycopg.Connection, asset: str, partition_key: str, content_digest: str) -> None:
+    """Note in the ledger what a file of another asset holds now that words were taken out of it."""
+    connection.execute(
+        "UPDATE trajectory.partitions SET content_digest = %s WHERE asset = %s AND partition_key = %s",
+        [content_digest, asset, partition_key],
+    )
+
+
 def verdicts_that_showed(connection: psycopg.Connection, run_ids: Sequence[str]) -> list[ShowingVerdict]:
     """Return the verdicts that showed these runs before they were erased, those without texts already among them."""
     rows = connection.execute(

@@ -14,10 +14,13 @@ from trajectory_pipeline.hours import hour_of
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.types import Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES, VERDICTS
+from trajectory_pipeline.sinks.connection import writing
 from trajectory_pipeline.sinks.database import PartitionTransaction
 from trajectory_pipeline.sinks.erasing import (
     KEPT_OF_VERDICT,
     erase_verdicts_that_showed,
+    erased_runs,
+    record_rewritten,
     texts_of,
     verdicts_that_showed,
 )
@@ -44,10 +47,11 @@ def erase_verdicts(partition: PartitionTransaction, store: ParquetStore) -> int:
     Raises:
         SinkError: a sink cannot be read or written.
     """
-    run_ids = partition.erased_runs()
-    if not run_ids:
-        return 0
-    showing = verdicts_that_showed(partition.connection, run_ids)
+    with writing(partition.url, f"Looking for verdicts on erased runs of {partition.partition_key}"):
+        run_ids = erased_runs(partition.connection, partition.partition_key)
+        if not run_ids:
+            return 0
+        showing = verdicts_that_showed(partition.connection, run_ids)
     by_partition: dict[str, Keys] = defaultdict(set)
     for verdict in showing:
         for key in verdict.partition_keys:
@@ -56,11 +60,13 @@ def erase_verdicts(partition: PartitionTransaction, store: ParquetStore) -> int:
     # afterwards.
     for key in sorted(by_partition):
         partition.lock(REFINED_OUTCOMES.name, key)
-    erase_verdicts_that_showed(partition.connection, run_ids)
+    with writing(partition.url, f"Erasing verdicts on runs of {partition.partition_key}"):
+        erase_verdicts_that_showed(partition.connection, run_ids)
     for key in sorted(by_partition):
         written = _rewrite(hour_of(key), by_partition[key], store)
         if written is not None:
-            partition.record_rewritten(REFINED_OUTCOMES.name, key, written.sha256)
+            with writing(partition.url, f"Writing the ledger of {key}"):
+                record_rewritten(partition.connection, REFINED_OUTCOMES.name, key, written.sha256)
     return len(showing)
 
 

@@ -24,7 +24,9 @@ from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.sinks.connection import writing
 from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
+from trajectory_pipeline.sinks.erasing import erase_verdicts_of
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
 from trajectory_pipeline.sinks.spending import accounts, day_of
 from trajectory_pipeline.sinks.standing import Order, standings
@@ -124,8 +126,11 @@ def materialize_refined_outcomes(
         if due:
             _run(judging.judge_all(due))
         result.reused = len(tasks) - len(due) + result.elsewhere
-        with database.partition(REFINED_OUTCOMES.name, key) as partition:
-            partition.erase_verdicts()
+        with (
+            database.partition(REFINED_OUTCOMES.name, key) as partition,
+            writing(partition.url, f"Erasing verdicts of {key}"),
+        ):
+            erase_verdicts_of(partition.connection, key)
         held = accounts(verdict_store.connection, day_of(verdict_store.now()), None, judging.materialization_id)
         result.caps = [(cap, held.get(cap.scope, Account())) for cap in budget.caps if cap.scope != "organization"]
         rows = _batches(verdict_store, sorted(task.key for task in tasks), result)
