@@ -65,9 +65,9 @@ class Workers:
         self._alive.add(pid)
         return pid
 
-    def result(self, pid: int) -> dict[str, Any]:
+    def result(self, pid: int, *, patience: float = PATIENCE_SECONDS) -> dict[str, Any]:
         """Wait for a worker's end; returns what it said of it."""
-        said = self._said[pid].get(timeout=PATIENCE_SECONDS)
+        said = self._said[pid].get(timeout=patience)
         self._alive.discard(pid)
         return said
 
