@@ -1,13 +1,16 @@
 """The contract of a stage that fails: one sentence, and both sinks as they were."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from trajectory_pipeline.errors import PipelineError, SinkError, SourceError
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.stages import trajectories as stage
+from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
 
 from .pipeline import Pipeline, Row
 
@@ -79,12 +82,10 @@ def test_a_folder_that_cannot_be_written_leaves_postgres_as_it_was(
 def test_a_row_that_would_be_lost_stops_the_partition(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline.capture(HOUR)
     before = state(pipeline)
-    convert_batch = stage.convert_batch
 
-    def losing(*arguments: object) -> object:
-        conversion = convert_batch(*arguments)  # type: ignore[arg-type]
-        conversion.rows.pop()
-        return conversion
+    def losing(raw: pa.RecordBatch, key: str, *, documents: bool) -> Conversion:
+        whole = convert_batch(raw, key, documents=documents)
+        return replace(whole, trajectories=whole.trajectories.slice(1), documents=whole.documents[1:])
 
     monkeypatch.setattr(stage, "convert_batch", losing)
     with pytest.raises(PipelineError, match=r"would be lost: .*Nothing was written; this is a defect, report it\."):
