@@ -105,6 +105,7 @@ OptionalUrl = Annotated[PostgresUrl | None, BeforeValidator(_blank_is_unset)]
 OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
 OptionalHttpUrl = Annotated[Annotated[str, AfterValidator(_http_url)] | None, BeforeValidator(_blank_is_unset)]
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
+LongSecret = Annotated[Annotated[SecretStr, Field(min_length=16)] | None, BeforeValidator(_blank_is_unset)]
 
 
 class Settings(BaseSettings):
@@ -251,6 +252,19 @@ class Settings(BaseSettings):
         alias="TRAJECTORY_JUDGE_MAX_ANSWER_TOKENS",
         description="Tokens that one answer of the judge may have, hidden reasoning included (`max_completion_tokens`):"
         " what bounds the price of a call. Default 8000.",
+    )
+    redact: Literal["secrets", "personal", "off"] = Field(
+        default="secrets",
+        alias="TRAJECTORY_REDACT",
+        description="What is replaced by placeholders before anything is sent to the judge: `secrets` (keys, tokens,"
+        " passwords), `personal` (these, and e-mail addresses, phone, card and account numbers, IP addresses) or `off`."
+        " Default `secrets`.",
+    )
+    redaction_key: LongSecret = Field(
+        default=None,
+        alias="TRAJECTORY_REDACTION_KEY",
+        description="Key of the tags in placeholders, 16 characters at least. Unset: one that is made once and kept in"
+        " the trajectory database.",
     )
     quiet_minutes: int = Field(
         default=5,

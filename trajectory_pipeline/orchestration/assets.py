@@ -166,6 +166,7 @@ def build_assets(
                 budget,
                 order=pipeline.settings.judge_order,
                 concurrency=pipeline.settings.judge_concurrency,
+                redaction_key=pipeline.redaction_key,
                 dagster_run_id=context.run.run_id,
                 progress=context.log.info,
             )

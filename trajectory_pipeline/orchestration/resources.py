@@ -96,7 +96,11 @@ class PipelineResource:
 
         judge = self.judge
         return RefinementPolicy(
-            judge.model, judge.temperature, self.settings.judge_max_prompt_tokens, judge.max_answer_tokens
+            judge.model,
+            judge.temperature,
+            self.settings.judge_max_prompt_tokens,
+            judge.max_answer_tokens,
+            self.settings.redact,
         )
 
     @property
@@ -119,3 +123,9 @@ class PipelineResource:
             prices=load_prices(settings.prices_file),
             allow_unpriced=settings.allow_unpriced,
         )
+
+    @property
+    def redaction_key(self) -> bytes | None:
+        """The key of placeholders, where one is set."""
+        key = self.settings.redaction_key
+        return key.get_secret_value().encode() if key else None

@@ -8,14 +8,16 @@ before it decides. Every field is required and none has a default, as OpenAI's s
 absent is a union with null. The judge never states an outcome or a learning value: both are computed in code.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-RESPONSE_SCHEMA_VERSION = "1"
+RESPONSE_SCHEMA_VERSION = "2"
 """Goes up with any change of the models below: verdicts of an older schema stay beside newer ones."""
 
 RequirementStatus = Literal["met", "unmet", "not_applicable", "insufficient_evidence"]
+
+RequirementKind = Literal["answer", "action", "state"]
 
 FailureOwner = Literal["agent", "tool", "llm_provider", "infrastructure", "user", "specification", "none"]
 
@@ -72,6 +74,21 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+def _distinct(tags: list[str]) -> list[str]:
+    if len({tag.strip().lower() for tag in tags}) < len(tags):
+        raise ValueError("must differ from each other")
+    return tags
+
+
+Words = Annotated[str, Field(min_length=1), AfterValidator(_not_blank)]
+
+
 class Citation(_Strict):
     """A verbatim piece of one message that was shown, or of one ``!!`` line."""
 
@@ -84,7 +101,11 @@ class Citation(_Strict):
 class Requirement(_Strict):
     """One checkable statement of what the task asked for."""
 
-    statement: str = Field(min_length=1, description="What the task asked for, as one checkable statement.")
+    statement: Words = Field(description="What the task asked for, as one checkable statement.")
+    kind: RequirementKind = Field(
+        description="answer: the agent's own words are what was asked for. action: something was to be done."
+        " state: something was to be so."
+    )
     evidence: list[Citation] = Field(description="Excerpts that show whether it was met; empty if there are none.")
     reasoning: str = Field(description="How the evidence decides the status.")
     status: RequirementStatus
@@ -99,6 +120,12 @@ class Failure(_Strict):
     mode: FailureMode
     other_mode: str | None = Field(description="In a few words, only where mode is 'other'.")
     first_wrong_step: str | None = Field(description="Id of the first step where it went wrong, or null.")
+
+    @model_validator(mode="after")
+    def _words_beside_other(self) -> Self:
+        if (self.mode == "other") != bool(self.other_mode and self.other_mode.strip()):
+            raise ValueError("other_mode must have words where mode is 'other', and be null elsewhere")
+        return self
 
 
 Rating = Annotated[int, Field(ge=1, le=5)]
@@ -138,10 +165,26 @@ class JudgeAnswer(_Strict):
     failure: Failure
     learning: LearningRatings
     key_decisions: list[Decision] = Field(max_length=10)
-    summary: str = Field(
-        min_length=1, description="Two to three paragraphs: what was wanted, how it was approached, what happened."
+    summary: Words = Field(
+        description="Two to three paragraphs: what was wanted, how it was approached, what happened."
     )
     lesson: str | None = Field(description="What another agent should do or avoid, in one or two sentences, or null.")
-    tags: list[str] = Field(min_length=3, max_length=7)
+    tags: Annotated[list[Words], AfterValidator(_distinct)] = Field(min_length=3, max_length=7)
     task_category: TaskCategory
     complexity: Complexity
+
+
+class Finding(_Strict):
+    """What one part of a long transcript shows of the task."""
+
+    evidence: list[Citation] = Field(min_length=1, max_length=3, description="Excerpts of this part that show it.")
+    finding: Words = Field(
+        description="What they show: what was done, what failed, what was decided, and in which step."
+    )
+
+
+class PartFindings(_Strict):
+    """The answer to one part of a transcript that is too long for one prompt."""
+
+    findings: list[Finding] = Field(max_length=12)
+    account: Words = Field(description="What happens in this part, in a few sentences.")

@@ -22,10 +22,10 @@ from trajectory_pipeline.errors import ProviderDownError
 from trajectory_pipeline.refinement.attempts import UNUSABLE_ANSWERS, Answer, Asked, Attempt, Record
 from trajectory_pipeline.refinement.breaker import Breaker
 from trajectory_pipeline.refinement.call import Reply, call
+from trajectory_pipeline.refinement.estimating import estimated_tokens
 from trajectory_pipeline.refinement.failures import TRANSIENT
 from trajectory_pipeline.refinement.formats import AnswerFormat, RequestForm, schema_words, without_frame
 from trajectory_pipeline.refinement.pace import LONGEST_PAUSE_SECONDS, Pace, Turn, asked_to_wait, back_off
-from trajectory_pipeline.refinement.render import estimated_tokens
 from trajectory_pipeline.refinement.repair import repair_messages
 from trajectory_pipeline.refinement.validation import Mistake, validated
 

@@ -5,16 +5,15 @@ Belongs here: which parts make a policy, and the verdict key. Does not belong he
 
 import hashlib
 import json
+import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trajectory_pipeline.refinement.answer import RESPONSE_SCHEMA_VERSION
+from trajectory_pipeline.refinement.blocks import RENDERER_VERSION
 from trajectory_pipeline.refinement.prompt import PROMPT_VERSION, RUBRIC_VERSION
-from trajectory_pipeline.refinement.render import RENDERER_VERSION
-
-REDACTION_VERSION = "none"
-"""Nothing is redacted yet: what the agent saw is what the judge is shown."""
+from trajectory_pipeline.refinement.redaction import REDACTION_VERSION, RedactionMode
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,17 @@ class RefinementPolicy:
         temperature: of the calls.
         max_prompt_tokens: estimated tokens that a prompt may have: it decides what is shortened.
         max_answer_tokens: that one answer may have.
+        redact: what is replaced before anything is shown.
+        redaction_key: that placeholders are made with; no part of the policy. A random one, where none is given, gives
+            placeholders that are the same for as long as this object lives.
     """
 
     model: str
     temperature: float = 0.0
     max_prompt_tokens: int = 100_000
     max_answer_tokens: int = 8000
+    redact: RedactionMode = "secrets"
+    redaction_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -47,7 +51,7 @@ class RefinementPolicy:
             "rubric": RUBRIC_VERSION,
             "response_schema": RESPONSE_SCHEMA_VERSION,
             "renderer": RENDERER_VERSION,
-            "redaction": REDACTION_VERSION,
+            "redaction": {"version": REDACTION_VERSION, "mode": self.redact},
         }
 
     @property

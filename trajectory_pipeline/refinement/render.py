@@ -1,205 +1,191 @@
-"""What the judge is shown: a trajectory as numbered text, the same every time.
+"""What the judge is shown: a trajectory in one prompt where it fits, in windows where it does not.
 
-Belongs here: the form of the transcript and what is shortened in it. Does not belong here: the rules that the judge
-is given (``prompt``).
+Belongs here: how much is shown of each piece, and which blocks go into which prompt. Does not belong here: what a
+block looks like (``blocks``), and the rules that the judge is given (``prompt``).
 
-Form: a header line per message, ``[3] message-… role=tool kind=tool step=step-… run=run-…``, then its body, every line
-indented by two spaces, so that no text of a message can pass for a header; ids have no blank or line break in them. A
-line of text that begins like a mark of ours (``->``, ``<-``, ``??``, ``!!``, ``(text)``) is indented by one more. An
-error that the server recorded is a line of its own, ``!! step step-… failed: …`` or ``!! run run-… error: …``. Run
-status, model names and the heuristic outcome are not shown.
+Nothing overflows, by construction: text is shortened by the first of ``LADDER`` by which all of it fits; a window ends
+where a step ends; a step that is larger than a window is divided between its messages, and one message that is larger
+than a window is shortened to it. The task, as a person stated it, stands at the head of every window.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
-from trajectory_pipeline.trajectories.json_text import write
+from trajectory_pipeline.refinement.blocks import Block, Passage, blocks_of
+from trajectory_pipeline.refinement.shortening import squeezed
 
-RENDERER_VERSION = "1"
-"""Goes up with any change of the text below."""
+LADDER = ((20_000, 1), (8_000, 1), (3_000, 1), (8_000, 8), (3_000, 8), (1_000, 16), (300, 32))
+"""Characters that one piece of text may keep, and the windows that there may be then; the first that fits is taken."""
+MOST_WINDOWS = LADDER[-1][1]
+_CARRIED_SHARE = 8
+"""Each task that is carried along has at most this part of a window's room."""
+_NOTES = 200
+"""Bytes for what is said at a window's margin."""
+_LEAST_ROOM = 1_000
 
-_LIMITS = (20_000, 8_000, 3_000, 1_000, 300)
-"""Characters that one piece of text may keep; the first that makes the whole fit is taken."""
-_BYTES_PER_TOKEN = 3
-"""A conservative estimate: English prose has four or more UTF-8 bytes to a token, JSON and code about three."""
-_MARKS = ("->", "<-", "??", "!!", "(reasoning)", "(text)", "(stdout)", "(stderr)")
+
+@dataclass(frozen=True)
+class Window:
+    """What one prompt shows.
+
+    Attributes:
+        number: from 1.
+        of: how many there are.
+        blocks: what it shows of its own.
+        carried: the task, where it stands in another window.
+    """
+
+    number: int
+    of: int
+    blocks: tuple[Block, ...]
+    carried: tuple[Block, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """As it is shown."""
+        own = [block.text for block in self.blocks]
+        if self.of == 1:
+            return "\n".join(own)
+        carried = [f"[… part {self.number} of {self.of} of a long transcript …]"]
+        if self.carried:
+            carried += ["[… the task, from an earlier part …]", *(block.text for block in self.carried)]
+            carried += ["[… messages between stand in other parts …]"]
+        return "\n".join([*carried, *own])
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A transcript.
+    """A transcript as it is shown.
 
     Attributes:
-        text: what the judge is shown.
-        shown: what a quote must stand in: by message id, that message as it was shown; by the id of a step or a run,
-            the ``!!`` line of the error that the server recorded there.
-        roles: by message id, its role.
-        steps: ids of the steps that are named.
-        coverage: share of the content's characters that is shown, 0–1.
-        fits: whether it is within the budget; if not, it may not be sent.
+        windows: the prompts that show it; none where even the shortest form takes more than ``MOST_WINDOWS``.
+        limit: characters that one piece of text kept.
     """
 
-    text: str
-    shown: Mapping[str, str]
-    roles: Mapping[str, str]
-    steps: frozenset[str]
-    coverage: float
-    fits: bool
+    windows: tuple[Window, ...]
+    limit: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can be shown at all."""
+        return bool(self.windows)
+
+    @property
+    def text(self) -> str:
+        """All that is shown, window by window."""
+        return "\n".join(window.text for window in self.windows)
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """What is shown, in order, each once."""
+        return tuple(block for window in self.windows for block in window.blocks)
+
+    @cached_property
+    def cited(self) -> Mapping[str, tuple[Block, ...]]:
+        """By the id that a citation names: the blocks that were shown under it."""
+        found: dict[str, tuple[Block, ...]] = {}
+        for block in self.blocks:
+            found[block.cited_as] = (*found.get(block.cited_as, ()), block)
+        return found
+
+    @cached_property
+    def steps(self) -> frozenset[str]:
+        """Ids of the steps that are named."""
+        return frozenset(block.step for block in self.blocks if block.step != "-")
+
+    @property
+    def coverage(self) -> float:
+        """Share of the content's characters that is shown, 0–1."""
+        there = sum(block.there for block in self.blocks)
+        return sum(block.kept for block in self.blocks) / there if there else 1.0
 
 
-def estimated_tokens(text: str) -> int:
-    """Return a conservative estimate of a text's tokens."""
-    return -(-len(text.encode()) // _BYTES_PER_TOKEN)
-
-
-def render(documents: Sequence[Mapping[str, Any]], max_tokens: int) -> Rendered:
-    """Return the transcript of a chain of runs as one task.
+def render(documents: Sequence[Mapping[str, Any]], room: int, redaction: Callable[[str], str]) -> Rendered:
+    """Return the transcript of a chain of runs, as one task.
 
     Args:
         documents: of the runs that are shown, the earliest first, the judged one last.
-        max_tokens: that the transcript may have, by estimate.
+        room: UTF-8 bytes that the transcript, or a window of it, may have in one prompt.
+        redaction: what is replaced before anything is shown.
     """
-    for limit in _LIMITS:
-        rendered = _render(documents, limit, max_tokens)
-        if rendered.fits:
-            break
-    return rendered
+    redacted: dict[str, str] = {}
+
+    def redact(text: str) -> str:
+        if text not in redacted:
+            redacted[text] = redaction(text)
+        return redacted[text]
+
+    limit = 0
+    blocks: list[Block] = []
+    for rung, most in LADDER:
+        if rung != limit:
+            limit, blocks = rung, blocks_of(documents, rung, redact)
+        if most == 1:
+            whole = Window(1, 1, tuple(blocks))
+            if _size(whole.text) <= room:
+                return Rendered((whole,), limit)
+        elif room >= _LEAST_ROOM and len(windows := _windows(blocks, room)) <= most:
+            return Rendered(windows, limit)
+    return Rendered((), limit)
 
 
-class _Budgeted:
-    """Cuts long pieces of text, and keeps count of what was shown of what there was."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.there = 0
-        self.kept = 0
-
-    def cut(self, text: str, *, whole: bool = False) -> str:
-        self.there += len(text)
-        if whole or len(text) <= self._limit:
-            self.kept += len(text)
-            return text
-        head, tail = self._limit * 2 // 3, self._limit // 3
-        self.kept += head + tail
-        return f"{text[:head]}\n[… {len(text) - head - tail} characters left out …]\n{text[-tail:]}"
+def tasks_of(blocks: Sequence[Block]) -> list[Block]:
+    """Return the task of the judged run, and before it that of the run that the chain begins with."""
+    tasks = [block for block in blocks if block.task]
+    return [*tasks[:1], *tasks[-1:]] if len(tasks) > 1 else tasks
 
 
-def _render(documents: Sequence[Mapping[str, Any]], limit: int, max_tokens: int) -> Rendered:
-    budget = _Budgeted(limit)
-    lines: list[str] = []
-    shown: dict[str, str] = {}
-    roles: dict[str, str] = {}
-    steps: set[str] = set()
-    number = 0
-    runs = {document["run_id"] for document in documents}
-    for document in documents:
-        run = _name(document["run_id"])
-        before = document["metadata"].get("continues_run_id")
-        if before is not None and before not in runs:
-            lines.append(f"[… the run {_name(before)}, which {run} continues, is not shown …]")
-        for turn in document["turns"]:
-            step = _name(turn["step_id"])
-            if turn["step_id"] is not None:
-                steps.add(step)
-            for message in turn["messages"]:
-                number += 1
-                body = [line for piece in _body(message, budget) for line in piece.splitlines()]
-                name = _name(message["message_id"])
-                role, kind = _name(message["role"]), _name(message["kind"])
-                lines.append(f"[{number}] {name} role={role} kind={kind} step={step} run={run}")
-                lines.extend(f"  {line}" for line in body)
-                shown[name] = "\n".join(body)
-                roles[name] = message["role"]
-            error = turn.get("error")
-            # Another run's step is shown with its own run, if that is shown at all.
-            if error and not turn.get("step_run_id"):
-                words = budget.cut(f"{error.get('type') or 'error'}: {error.get('message') or '-'}", whole=True)
-                shown[step] = f"!! step {step} failed: {' '.join(words.split())}"
-                lines.append(shown[step])
-        error = document["metadata"].get("error")
-        if error:
-            words = " ".join(filter(None, [error.get("type"), error.get("message"), error.get("detail")]))
-            shown[run] = f"!! run {run} error: {' '.join(budget.cut(words, whole=True).split())}"
-            lines.append(shown[run])
-    text = "\n".join(lines)
-    return Rendered(
-        text=text,
-        shown=shown,
-        roles=roles,
-        steps=frozenset(steps),
-        coverage=budget.kept / budget.there if budget.there else 1.0,
-        fits=estimated_tokens(text) <= max_tokens,
+def _windows(blocks: Sequence[Block], room: int) -> tuple[Window, ...]:
+    tasks = tasks_of(blocks)
+    carried = [_fitted(block, room // _CARRIED_SHARE) for block in tasks]
+    own_room = room - sum(_size(block.text) for block in carried) - _NOTES
+    parts: list[list[Block]] = [[]]
+    used = 0
+    for group in _steps(blocks):
+        size = sum(_size(block.text) for block in group)
+        if used and used + size > own_room and size <= own_room:
+            parts.append([])
+            used = 0
+        for block in (_fitted(block, own_room) for block in group):
+            size = _size(block.text)
+            if used and used + size > own_room:
+                parts.append([])
+                used = 0
+            parts[-1].append(block)
+            used += size
+    return tuple(
+        Window(number, len(parts), tuple(part), tuple(_not_in(part, carried)))
+        for number, part in enumerate(parts, start=1)
     )
 
 
-def _name(value: Any) -> str:
-    """Return an id or a label as one word, whatever is in it; ``-`` where there is none."""
-    if value is None or value == "":
-        return "-"
-    return "".join(c if c.isprintable() and not c.isspace() else f"\\u{{{ord(c):x}}}" for c in str(value))
+def _steps(blocks: Iterable[Block]) -> list[list[Block]]:
+    return [list(group) for _, group in groupby(blocks, key=lambda block: (block.run, block.step))]
 
 
-def _plain(text: str) -> str:
-    """Return text of which no line begins like a mark of ours."""
-    if not any(mark in text for mark in _MARKS):
-        return text
-    return "\n".join(f" {line}" if line.startswith(_MARKS) else line for line in text.splitlines())
+def _not_in(part: Sequence[Block], carried: Sequence[Block]) -> list[Block]:
+    there = {block.position for block in part if block.task}
+    return [block for block in carried if block.position not in there]
 
 
-def _body(message: Mapping[str, Any], budget: _Budgeted) -> Iterator[str]:
-    # A tool's row repeats its returns as text, and the returns say which call they answer.
-    if not message.get("tool_returns"):
-        reasoned = False
-        for part in message["content"]:
-            if part.get("type") == "text" and reasoned:
-                yield "(text)"
-            reasoned = "reasoning" in str(part.get("type"))
-            yield from _part(part, budget)
-    for call in message.get("tool_calls", ()):
-        function = call.get("function")
-        function = function if isinstance(function, dict) else {}
-        arguments = function.get("arguments")
-        text = arguments if isinstance(arguments, str) else write(arguments)
-        yield f"-> call {_name(call.get('id'))} {_name(function.get('name'))}({_plain(budget.cut(text))})"
-    for item in message.get("tool_returns", ()):
-        status = "denied" if item.get("denied") else _name(item.get("status"))
-        yield f"<- return {_name(item.get('tool_call_id'))} status={status}"
-        text = item["text"] if item["text"] is not None else write(item.get("func_response"))
-        yield _plain(budget.cut(text, whole=status == "error"))
-        for name in ("stdout", "stderr"):
-            for output in item.get(name) or ():
-                yield f"({name}) {_plain(budget.cut(str(output)))}"
-    for entry in message.get("approvals", ()):
-        decided = entry.get("approve")
-        approve = str(decided).lower() if isinstance(decided, bool) else "-"
-        reason = budget.cut(_text_of(entry.get("reason")) or "-")
-        yield f"?? approval {_name(entry.get('tool_call_id'))} approve={approve} reason={_plain(reason)}"
+def _size(text: str) -> int:
+    return len(text.encode()) + 1
 
 
-def _part(part: Mapping[str, Any], budget: _Budgeted) -> Iterator[str]:
-    kind = part.get("type")
-    if kind == "text":
-        yield _plain(budget.cut(_text_of(part.get("text"))))
-    elif kind == "reasoning":
-        yield "(reasoning)"
-        yield _plain(budget.cut(_text_of(part.get("reasoning"))))
-    elif kind == "summarized_reasoning":
-        yield "(reasoning)"
-        summary = part.get("summary")
-        for item in summary if isinstance(summary, list) else [summary]:
-            yield _plain(budget.cut(_text_of(item.get("text") if isinstance(item, dict) else item)))
-    elif kind == "image":
-        source = part.get("source")
-        media = source.get("media_type") if isinstance(source, dict) else None
-        yield f"(an image, {_name(media) if media else 'of unknown type'}: not shown)"
-    elif kind in ("redacted_reasoning", "omitted_reasoning"):
-        yield "(reasoning that the provider withheld)"
-    else:
-        yield _plain(budget.cut(write(part)))
-
-
-def _text_of(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else write(value)
+def _fitted(block: Block, room: int) -> Block:
+    """Return a block that is no larger than there is room."""
+    if _size(block.text) <= room:
+        return block
+    owners = [(passage, line) for passage in block.passages for line in passage.lines]
+    fixed = _size(block.header) + (_size(block.note) if block.note else 0)
+    kept = squeezed([line for _, line in owners], room - fixed - _NOTES)
+    passages: list[Passage] = []
+    numbers = [number for number, passage in enumerate(block.passages) for _ in passage.lines]
+    for owner, lines in groupby(kept, key=lambda item: numbers[item[0]]):
+        passages.append(replace(block.passages[owner], lines=tuple(line for _, line in lines)))
+    before = sum(len(line.text) for _, line in owners if line.verbatim)
+    after = sum(len(line.text) for _, line in kept if line.verbatim)
+    return replace(block, passages=tuple(passages), kept=block.kept * after // before if before else block.kept)

@@ -16,7 +16,7 @@ from trajectory_pipeline.schema.spending import SPENDING, VERDICT_CLAIMS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, SIGNALS_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct, Table, Type
-from trajectory_pipeline.schema.verdicts import POLICIES, REFINED_OUTCOMES, VERDICT_ATTEMPTS, VERDICTS
+from trajectory_pipeline.schema.verdicts import POLICIES, REDACTION_KEYS, REFINED_OUTCOMES, VERDICT_ATTEMPTS, VERDICTS
 from trajectory_pipeline.settings import setting_rows
 
 TABLES = (
@@ -28,6 +28,7 @@ TABLES = (
     SPENDING,
     VERDICT_CLAIMS,
     POLICIES,
+    REDACTION_KEYS,
     PARTITIONS,
     QUARANTINE,
     CAPTURED_RUNS,

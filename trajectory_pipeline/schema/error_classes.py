@@ -49,7 +49,11 @@ ERROR_CLASSES = (
         "The server refuses the answer's format or a parameter (HTTP 400, 404, 422).",
         "asked in the next simpler way, where `TRAJECTORY_JUDGE_FORMAT` is `auto` or a parameter is meant",
     ),
-    ErrorClass("context_too_long", "The prompt is longer than the model's context.", "left so"),
+    ErrorClass(
+        "context_too_long",
+        "The prompt is longer than the model's context.",
+        "asked in smaller prompts, where that shows less at once",
+    ),
     ErrorClass("content_filter", "The provider's filter refused the prompt or withheld the answer.", "left so"),
     ErrorClass("bad_request", "The provider refuses the request for another reason (other HTTP 4xx).", "left so"),
     ErrorClass("not_a_completion", "Status 200, and what came is no chat completion (an HTML page).", _RETRIED),
@@ -69,7 +73,7 @@ ERROR_CLASSES = (
     ),
     # ---- before any call, or after all of them ----
     ErrorClass("no_messages", "The run ended before anything was said.", "not asked about", "not_eligible"),
-    ErrorClass("too_long", "The transcript does not fit into a prompt.", "not asked about"),
+    ErrorClass("too_long", "The transcript does not fit into 32 prompts, however shortened.", "not asked about"),
     ErrorClass("earlier_run_missing", "The document of an earlier run of the chain is not here.", "not asked about"),
     ErrorClass("document_missing", "The document of the run itself is not here.", "not asked about"),
     *(

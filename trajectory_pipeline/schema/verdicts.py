@@ -19,6 +19,7 @@ from trajectory_pipeline.schema.types import (
 )
 
 _NOT_JUDGED = "not judged"
+_NOT_SHOWN = "not judged, or no valid evidence shows it"
 
 FINAL_STATUSES = ("judged", "insufficient_evidence", "not_eligible", "quarantined")
 """A verdict of such a status is not asked about again under the same policy and content."""
@@ -54,21 +55,26 @@ VERDICTS = Table(
         Column(
             "outcome_confidence",
             FLOAT,
-            "Share of the applicable requirements that have evidence.",
+            "How far it rests on evidence: mean over the applicable requirements of the share of citations that are"
+            " valid, 0 where it could not be decided, times `coverage`.",
             unit="0–1",
             null=_NOT_JUDGED,
         ),
         Column("disagrees", BOOL, "Whether the outcome differs from the heuristic one.", null=_NOT_JUDGED),
         Column(
-            "requirements", JSON, "What the task asked: statement, status, reasoning, cited evidence.", null=_NOT_JUDGED
+            "requirements",
+            JSON,
+            "What the task asked: statement, kind, status, what the judge said it was, reasoning, and each citation"
+            " with whose words it is and why it does not count, where it does not.",
+            null=_NOT_JUDGED,
         ),
         Column(
             "failure_owner",
             STRING,
-            "agent, tool, llm_provider, infrastructure, user, specification or none.",
-            null=_NOT_JUDGED,
+            "agent, tool, llm_provider, infrastructure, user, specification; none where no requirement is unmet.",
+            null=_NOT_SHOWN,
         ),
-        Column("failure_mode", STRING, "From the documented closed list.", null=_NOT_JUDGED),
+        Column("failure_mode", STRING, "From the documented closed list.", null=_NOT_SHOWN),
         Column("failure_mode_words", STRING, "What `other` stands for.", null="not `other`"),
         Column("failed_step_id", STRING, "First step where it went wrong.", null="none, or not judged"),
         Column(
@@ -168,6 +174,26 @@ VERDICTS = Table(
             null="it is not `deferred_budget`",
             sinks=POSTGRES_ONLY,
         ),
+        Column(
+            "failure",
+            JSON,
+            "What the judge said of the failure, with its evidence checked, its reasoning, and why it does not count.",
+            null=_NOT_JUDGED,
+        ),
+        Column("learning", JSON, "The reasoning behind the four ratings.", null=_NOT_JUDGED),
+        Column(
+            "windows",
+            INT,
+            "Prompts that the transcript was shown in; more than one where it is too long for one.",
+            unit="prompts",
+            null="the judge was shown nothing",
+        ),
+        Column(
+            "shown_sha256",
+            STRING,
+            "SHA-256 (hex) of what was shown, markers aside.",
+            null="the judge was shown nothing",
+        ),
     ),
     indexes=(("policy_id", "verdict_status"), ("partition_key",), ("outcome",)),
 )
@@ -241,5 +267,17 @@ POLICIES = Table(
         _attempt("model", STRING, "The judge's model."),
         _attempt("is_current", BOOL, "Whether it is the one in use."),
         _attempt("first_used_at", TIMESTAMP, "When it was first used."),
+    ),
+)
+
+REDACTION_KEYS = Table(
+    name="redaction_keys",
+    description="The key that the tags of placeholders for secrets are made with, where none is set"
+    " (TRAJECTORY_REDACTION_KEY).",
+    row="the one key",
+    columns=(
+        _attempt("name", STRING, "`tags`.", key=True),
+        _attempt("secret", STRING, "Random, in hex. It never leaves: with it, guesses at a secret could be tried."),
+        _attempt("created_at", TIMESTAMP, "When it was made."),
     ),
 )

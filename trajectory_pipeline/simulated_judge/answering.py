@@ -15,6 +15,7 @@ from trajectory_pipeline.simulated_judge.damage import REFUSAL_TEXT, damage_data
 from trajectory_pipeline.simulated_judge.faults import ChosenFault
 from trajectory_pipeline.simulated_judge.instance import SchemaUnsupportedError, fit, minimal_instance
 from trajectory_pipeline.simulated_judge.obedience import obey
+from trajectory_pipeline.simulated_judge.parts import find
 from trajectory_pipeline.simulated_judge.prices import OBEDIENT_MODEL, base_model
 from trajectory_pipeline.simulated_judge.protocol import BYTES_PER_TOKEN, ApiError, ChatRequest, tokens_of
 from trajectory_pipeline.simulated_judge.rules import SUMMARY_MARK, Answer, judge
@@ -87,8 +88,18 @@ def _transcript(request: ChatRequest) -> Transcript | None:
 def _answer(request: ChatRequest, transcript: Transcript | None) -> Answer | None:
     if transcript is None:
         return None
+    if _asks_for_findings(request):
+        return find(transcript)
     answer = judge(transcript)
     return obey(transcript, answer) if base_model(request.model) == OBEDIENT_MODEL else answer
+
+
+def _asks_for_findings(request: ChatRequest) -> bool:
+    schema = request.tool.parameters if request.tool is not None else request.schema
+    if isinstance(schema, Mapping):
+        return "findings" in (schema.get("properties") or {})
+    # Where no schema binds the answer, it stands in the prompt.
+    return '"findings":{' in request.prompt
 
 
 def _json_text(answer: Answer | None, schema: Any, transcript: Transcript | None, chosen: ChosenFault | None) -> str:

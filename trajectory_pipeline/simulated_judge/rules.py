@@ -174,7 +174,7 @@ def findings(transcript: Transcript) -> Findings:
         answer=answer,
         answer_lines=lines,
         returns=returns,
-        quotable=_quotable(returns),
+        quotable=_quotable(returns, calls),
         calls=calls,
         unanswered=[c for _, c in calls if c.call_id not in answered],
         recovered=failed if trouble is None else 0,
@@ -215,19 +215,19 @@ def trouble_of(
         text = f"{error.error_type}: {error.message}" if error.error_type else error.message
         kind: Literal["run_error", "step_error"] = "run_error" if error.step_id is None else "step_error"
         # The line itself is what shows the error; it is cited by the id in it.
-        return Trouble(kind, text, error.step_id or error.run_id, _first_line([error.line]), error.step_id)
+        return Trouble(kind, text, error.step_id or error.run_id, first_line([error.line]), error.step_id)
     refusals = [(m, a) for m in after for a in m.approvals if a.approve is False]
     refused = {a.call_id for _, a in refusals}
     if last is not None and (last[1].status == "denied" or (failing and last[1].call_id in refused)):
-        quote = _first_line(last[1].lines)
+        quote = first_line(last[1].lines)
         return Trouble("denied", "a person denied the call", last[0].message_id, quote, last[0].step_id)
     if refusals and (last is None or last[0].index < refusals[-1][0].index):
         message, approval = refusals[-1]
-        quote = _first_line([approval.reason])
+        quote = first_line([approval.reason])
         return Trouble("denied", "a person denied the call", message.message_id, quote, message.step_id)
     if failing is not None:
-        text = _first_line(failing[1].lines) or "the last tool return was an error"
-        quote = _first_line(failing[1].lines)
+        text = first_line(failing[1].lines) or "the last tool return was an error"
+        quote = first_line(failing[1].lines)
         return Trouble("tool_error", text, failing[0].message_id, quote, failing[0].step_id)
     return None
 
@@ -257,6 +257,7 @@ def requirement(statement: str, found: Findings) -> dict[str, object]:
     status, reason, evidence = status_of(statement, found)
     return {
         "statement": statement,
+        "kind": "answer" if _TEXT_IS_THE_DELIVERABLE.search(statement) else "action",
         "evidence": evidence,
         "reasoning": REASONING_MARK + reason,
         "status": status,
@@ -268,7 +269,7 @@ def status_of(statement: str, found: Findings) -> tuple[Status, str, list[dict[s
     if found.task is None:
         return "insufficient_evidence", "no message of a person states a task", []
     if found.trouble is not None:
-        return "unmet", f"the run ended in trouble ({found.trouble.kind})", _trouble_evidence(found.trouble)
+        return "unmet", f"the run ended in trouble ({found.trouble.kind})", trouble_evidence(found.trouble)
     if found.answer is None:
         return "insufficient_evidence", "there is no text of the agent after the task, and no error", []
     if found.unanswered:
@@ -303,7 +304,7 @@ def failure(found: Findings, statuses: Sequence[str]) -> dict[str, object]:
         }
     owner, mode, other_mode = owner_and_mode(trouble)
     return {
-        "evidence": _trouble_evidence(trouble),
+        "evidence": trouble_evidence(trouble),
         "reasoning": f"{REASONING_MARK}the words of the {trouble.kind} decide: {trouble.text[:160]}",
         "owner": owner,
         "mode": mode,
@@ -352,12 +353,12 @@ def key_decisions(found: Findings) -> list[dict[str, str]]:
         if message.step_id is None:
             continue
         back = returned.get(call.call_id)
-        result = "no return is shown" if back is None else f"{back.status}: {_first_line(back.lines) or 'no text'}"
+        result = "no return is shown" if back is None else f"{back.status}: {first_line(back.lines) or 'no text'}"
         decisions.append(
             {
                 "step_id": message.step_id,
                 "choice": f"Called {call.name}({call.arguments[:120]})",
-                "reason_given": _first_line(message.reasoning) or "simulated rule: no reasoning stands beside the call",
+                "reason_given": first_line(message.reasoning) or "simulated rule: no reasoning stands beside the call",
                 "result": result,
             }
         )
@@ -368,13 +369,13 @@ def key_decisions(found: Findings) -> list[dict[str, str]]:
 
 def summary(found: Findings, statuses: Sequence[str]) -> str:
     """Write two paragraphs: what was wanted and with which tools it was approached; what came of it."""
-    wanted = _first_line(found.task.text) if found.task else None
+    wanted = first_line(found.task.text) if found.task else None
     tools = list(dict.fromkeys(c.name for _, c in found.calls))
     approach = f"The agent called {', '.join(tools[:8])}." if tools else "The agent used no tool."
     counts = Counter(statuses)
     tally = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in sorted(counts.items()))
     ending = f"It ended in trouble: {found.trouble.text[:200]}." if found.trouble else "No error stands at its end."
-    closing = _first_line(found.answer_lines)
+    closing = first_line(found.answer_lines)
     words = f' Its last words: "{closing}"' if closing else " It left no final text."
     return (
         f'{SUMMARY_MARK}What was wanted: "{wanted or "nothing that was found"}". {approach}\n\n'
@@ -431,13 +432,15 @@ def _words(text: str) -> set[str]:
     return {word.lower() for word in _WORD.findall(text)} - _COMMON_WORDS
 
 
-def _trouble_evidence(trouble: Trouble) -> list[dict[str, str]]:
+def trouble_evidence(trouble: Trouble) -> list[dict[str, str]]:
+    """Cite what shows the trouble."""
     if trouble.cited is None or not trouble.quote:
         return []
     return [{"message_id": trouble.cited, "quote": trouble.quote}]
 
 
-def _first_line(lines: Iterable[str]) -> str | None:
+def first_line(lines: Iterable[str]) -> str | None:
+    """Give the first line that can be cited."""
     return next(_quotes(lines), None)
 
 
@@ -450,13 +453,20 @@ def _quotes(lines: Iterable[str]) -> Iterator[str]:
             yield quote
 
 
-def _quotable(returns: Sequence[tuple[ShownMessage, ToolReturn]]) -> list[tuple[ShownMessage, str]]:
-    """Collect what could be cited: some lines of each of the latest returns that were no error, latest return first."""
+def _quotable(
+    returns: Sequence[tuple[ShownMessage, ToolReturn]], calls: Sequence[tuple[ShownMessage, ToolCall]]
+) -> list[tuple[ShownMessage, str]]:
+    """Collect what could be cited: some lines of each of the latest returns that were no error, latest return first.
+
+    What only repeats the call's own words is left out: it shows nothing that the agent has not said.
+    """
+    asked = {call.call_id: call.arguments.replace("\\n", "\n").replace('\\"', '"') for _, call in calls}
     return [
         (message, quote)
         for message, back in reversed(returns[-QUOTED_RETURNS:])
         if back.status not in ("error", "denied")
         for quote in islice(_quotes(back.lines), QUOTED_LINES)
+        if any(c.isalnum() for c in quote) and quote not in asked.get(back.call_id, "")
     ]
 
 

@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -28,6 +28,7 @@ from trajectory_pipeline.sinks.connection import writing
 from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
 from trajectory_pipeline.sinks.erasing import erase_verdicts_of
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
+from trajectory_pipeline.sinks.redaction_key import redaction_key as lasting_redaction_key
 from trajectory_pipeline.sinks.spending import accounts, day_of
 from trajectory_pipeline.sinks.standing import Order, standings
 from trajectory_pipeline.sinks.verdicts import VerdictStore, open_verdicts
@@ -75,6 +76,7 @@ def materialize_refined_outcomes(
     *,
     order: Order = "newest",
     concurrency: int = 16,
+    redaction_key: bytes | None = None,
     dagster_run_id: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> RefinementResult:
@@ -92,6 +94,7 @@ def materialize_refined_outcomes(
         budget: within which.
         order: which trajectories go first.
         concurrency: calls under way at once.
+        redaction_key: of placeholders for secrets; None for the one that the database keeps.
         dagster_run_id: for the ledger; all partitions of a Dagster run are one materialisation to the budget.
         progress: is told how far it is, now and then.
 
@@ -106,6 +109,7 @@ def materialize_refined_outcomes(
             f"There are no trajectories of {key} in {store.uri}: materialise trajectories of that partition first."
         )
     budget.require_price(judge.model, judge.base_url)
+    policy = replace(policy, redaction_key=redaction_key or lasting_redaction_key(database))
     result = RefinementResult()
     with open_verdicts(database) as verdict_store:
         verdict_store.use_policy(policy.policy_id, policy.definition, policy.model)

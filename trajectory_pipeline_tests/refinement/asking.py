@@ -6,13 +6,13 @@ from typing import Any
 from trajectory_pipeline.refinement.answer import JudgeAnswer
 from trajectory_pipeline.refinement.ask import Asked, Attempt, Judge
 from trajectory_pipeline.refinement.prompt import messages
-from trajectory_pipeline.refinement.render import render
 
 from .documents import ORDER
 from .provider import Provider
+from .rendering import whole
 
 KEY = "sk-test-0123456789abcdef"
-PROMPT = messages(render([ORDER], 100_000).text)
+PROMPT = messages(whole(ORDER).text)
 
 
 class Told:

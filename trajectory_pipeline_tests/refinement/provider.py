@@ -57,7 +57,9 @@ def completion(content: Any, **more: Any) -> dict[str, Any]:
 
 
 ANSWER: dict[str, Any] = {
-    "requirements": [{"statement": "s", "evidence": [], "reasoning": "r", "status": "insufficient_evidence"}],
+    "requirements": [
+        {"statement": "s", "kind": "action", "evidence": [], "reasoning": "r", "status": "insufficient_evidence"}
+    ],
     "failure": {
         "evidence": [],
         "reasoning": "",

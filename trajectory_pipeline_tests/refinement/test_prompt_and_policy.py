@@ -9,12 +9,18 @@ import json
 import pytest
 
 from trajectory_pipeline.refinement import policy as policy_module
+from trajectory_pipeline.refinement.answer import JudgeAnswer, PartFindings
 from trajectory_pipeline.refinement.policy import RefinementPolicy, verdict_key
-from trajectory_pipeline.refinement.prompt import RUBRIC, RULES, frame_tokens, messages
-from trajectory_pipeline.refinement.render import estimated_tokens, render
+from trajectory_pipeline.refinement.prompt import (
+    RUBRIC,
+    RULES,
+    excerpt_messages,
+    frame_bytes,
+    messages,
+    part_messages,
+    prompt_text,
+)
 from trajectory_pipeline.simulated_judge.transcript import find_transcript
-
-from .documents import ORDER
 
 POLICY = RefinementPolicy("simulated-judge")
 
@@ -45,15 +51,28 @@ def test_the_rules_explain_every_mark_of_the_transcript() -> None:
     assert "step id or run" in RUBRIC
 
 
-def test_the_frame_is_counted_so_that_a_prompt_stays_within_its_tokens() -> None:
-    budget = 8_000
-    rendered = render([ORDER], budget - frame_tokens())
-    assert rendered.fits
-    assert sum(estimated_tokens(message["content"]) for message in messages(rendered.text)) < budget
-    assert frame_tokens() < 8_000  # the least that TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS may be
+def test_the_rules_are_the_same_for_a_part_so_that_a_prefix_cache_serves_them() -> None:
+    assert messages("x")[0] == part_messages("x")[0] == excerpt_messages("x")[0]
+
+
+def test_the_frame_counts_all_that_is_sent_besides_the_transcript() -> None:
+    transcript = "é" * 1_000
+    for chat, answer in (
+        (messages(transcript), JudgeAnswer),
+        (part_messages(transcript), PartFindings),
+        (excerpt_messages(transcript), JudgeAnswer),
+    ):
+        assert len(prompt_text(chat, answer).encode()) <= frame_bytes() + len(transcript.encode())
+    assert frame_bytes() < 3 * 8_000 / 2  # half of the least that TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS may be
 
 
 # ---- policy -------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_of_placeholders_is_no_part_of_a_policy_and_is_not_shown() -> None:
+    keyed = RefinementPolicy("simulated-judge", redaction_key=b"the key")
+    assert (keyed, keyed.policy_id) == (POLICY, POLICY.policy_id)
+    assert "the key" not in repr(keyed)
 
 
 def test_a_policy_id_is_the_same_for_the_same_parts() -> None:
@@ -64,7 +83,13 @@ def test_a_policy_id_is_the_same_for_the_same_parts() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"model": "another"}, {"temperature": 0.5}, {"max_prompt_tokens": 99_999}, {"max_answer_tokens": 7_999}],
+    [
+        {"model": "another"},
+        {"temperature": 0.5},
+        {"max_prompt_tokens": 99_999},
+        {"redact": "personal"},
+        {"max_answer_tokens": 7_999},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_a_policy_id_changes_with_each_parameter(change: dict[str, object]) -> None:

@@ -7,22 +7,25 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from trajectory_pipeline.refinement.render import Rendered, estimated_tokens, render
+from trajectory_pipeline.refinement.render import Rendered
 from trajectory_pipeline.simulated_judge.transcript import parse_transcript
 
 from .documents import ORDER, Document, call, document, message, returned, sample_documents, text, turn
+from .rendering import whole as shown
 
-ROOM = 1_000_000
 HEADER = re.compile(r"^\[\d+\] \S+ role=\S+ kind=\S+ step=\S+ run=\S+$")
 ERROR = re.compile(r"^!! (step \S+ failed|run \S+ error): ")
 NOTE = re.compile(r"^\[… the run \S+, which \S+ continues, is not shown …\]$")
 
 
-def shown(*documents: Document) -> Rendered:
-    return render(documents, ROOM)
+def lines_under(rendered: Rendered, cited_as: str) -> list[str]:
+    """What a citation of this id may quote."""
+    return [
+        stretch for block in rendered.cited[cited_as] for passage in block.passages for stretch in passage.stretches
+    ]
 
 
 def messages_in(documents: tuple[Document, ...]) -> list[str]:
@@ -62,8 +65,8 @@ def test_errors_are_lines_of_their_own_and_can_be_quoted_by_their_step_or_run() 
         "!! step step-9 failed: LLMError: it broke",
         "!! run run-9 error: E all of it broke",
     ]
-    assert rendered.shown["step-9"] == "!! step step-9 failed: LLMError: it broke"
-    assert rendered.shown["run-9"] == "!! run run-9 error: E all of it broke"
+    assert lines_under(rendered, "step-9") == ["!! step step-9 failed: LLMError: it broke"]
+    assert lines_under(rendered, "run-9") == ["!! run run-9 error: E all of it broke"]
     assert rendered.steps == {"step-9"}
 
 
@@ -191,51 +194,72 @@ def test_ids_with_odd_characters_are_one_word() -> None:
     rendered = shown(document("run\u2028x", turn("step\tx", said)))
     header = rendered.text.splitlines()[0]
     assert HEADER.match(header)
-    assert list(rendered.shown) == ["message\\u{20}a\\u{a}[2]\\u{20}b"]
+    assert list(rendered.cited) == ["message\\u{20}a\\u{a}[2]\\u{20}b"]
     assert rendered.steps == {"step\\u{9}x"}
 
 
-# ---- room ---------------------------------------------------------------------------------------------------------
+# ---- shortening -----------------------------------------------------------------------------------------------------
 
 
 def long_run(characters: int, errors: int = 0) -> Document:
-    said = message("m", "tool", tool_returns=[returned("c", "x" * characters), returned("e", "E" * errors, "error")])
+    words = ("word " * characters)[:characters]
+    said = message("m", "tool", tool_returns=[returned("c", words), returned("e", "E! " * (errors // 3), "error")])
     return document("run-1", turn("step-1", message("u", "user", text("Do it.")), said))
 
 
 def test_long_outputs_are_shortened_head_and_tail_and_say_by_how_much() -> None:
-    rendered = render([long_run(50_000)], 3_000)
-    assert rendered.fits
+    rendered = shown(long_run(50_000), room=10_000)
+    assert len(rendered.windows) == 1
     (note,) = re.findall(r"\[… (\d+) characters left out …\]", rendered.text)
-    assert rendered.text.count("x") == 50_000 - int(note) + "characters".count("x")
-    assert rendered.coverage == pytest.approx((50_000 - int(note) + 6) / 50_006)
+    assert rendered.coverage == pytest.approx((50_000 - int(note) + 6) / 50_006, abs=0.001)
+    head, tail = lines_under(rendered, "m")[:2]
+    assert head.startswith("<- return c status=success\nword word")
+    assert len(head) + len(tail) - len("<- return c status=success\n") == 50_000 - int(note)
 
 
 def test_what_fits_is_not_shortened() -> None:
-    rendered = render([long_run(15_000)], ROOM)
-    assert (rendered.coverage, rendered.fits) == (1.0, True)
+    rendered = shown(long_run(15_000))
+    assert (rendered.coverage, len(rendered.windows)) == (1.0, 1)
     assert "left out" not in rendered.text
 
 
-def test_errors_stay_whole_and_what_then_does_not_fit_says_so() -> None:
-    rendered = render([long_run(100_000, errors=30_000)], 12_000)
-    assert rendered.text.count("E") == 30_000
-    assert rendered.fits
-    assert not render([long_run(0, errors=30_000)], 9_000).fits
+def test_errors_stay_whole_where_outputs_are_shortened() -> None:
+    rendered = shown(long_run(100_000, errors=9_000), room=20_000)
+    assert rendered.text.count("E! ") == 3_000
+    assert len(rendered.windows) == 1
+
+
+def test_an_output_that_was_shown_before_is_shortened_and_counts_as_shown() -> None:
+    output = "".join(f"line {number}\n" for number in range(500))
+    said = [message(f"m{n}", "tool", tool_returns=[returned("c", output)]) for n in range(3)]
+    rendered = shown(document("run-1", turn("step-1", *said)))
+    assert rendered.text.count("line 250\n") == 1
+    assert rendered.text.count(", which stand in m0 too …]") == 2
+    assert rendered.coverage == 1.0
+
+
+def test_encoded_data_is_a_stub_amid_the_text_around_it() -> None:
+    picture = "data:image/png;base64," + "iVBORw0KGgo" * 500
+    said = message("m", "tool", tool_returns=[returned("c", f"before {picture} after")])
+    rendered = shown(document("run-1", turn("step-1", said)))
+    assert [line.strip() for line in rendered.text.splitlines()[2:]] == [
+        "before data:image/png;base64,",
+        "[… 5500 characters of encoded data left out …]",
+        "after",
+    ]
+    assert rendered.coverage < 0.02
+
+
+def test_what_is_left_out_divides_what_may_be_quoted() -> None:
+    rendered = shown(long_run(50_000), room=10_000)
+    for stretch in lines_under(rendered, "m"):
+        assert "left out" not in stretch
+        assert stretch in rendered.text.replace("\n  ", "\n")
 
 
 def test_a_transcript_of_nothing_covers_all_of_it() -> None:
-    assert render([document("run-1")], ROOM) == Rendered("", {}, {}, frozenset(), 1.0, fits=True)
-
-
-@settings(max_examples=50)
-@given(st.lists(st.integers(0, 30_000), min_size=1, max_size=12), st.integers(200, 20_000))
-def test_what_fits_is_within_the_budget_and_coverage_is_a_share(sizes: list[int], budget: int) -> None:
-    said = [message(f"m{n}", "user", text("w" * size)) for n, size in enumerate(sizes)]
-    rendered = render([document("run-1", turn(None, *said))], budget)
-    assert rendered.fits == (estimated_tokens(rendered.text) <= budget)
-    assert 0 <= rendered.coverage <= 1
-    assert set(rendered.shown) == {f"m{n}" for n in range(len(sizes))}
+    rendered = shown(document("run-1"))
+    assert (rendered.text, rendered.coverage, rendered.fits, dict(rendered.cited)) == ("", 1.0, True, {})
 
 
 # ---- the sample ---------------------------------------------------------------------------------------------------
@@ -250,12 +274,6 @@ def test_every_run_of_the_sample_is_shown_with_all_its_messages_the_same_each_ti
         for line in rendered.text.split("\n"):
             known = line.startswith("  ") or HEADER.match(line) or ERROR.match(line) or NOTE.match(line)
             assert known or line == "", line
-        for words in rendered.shown.values():
-            for line in words.splitlines():
-                assert line in rendered.text
-
-
-def test_a_whole_sample_in_one_prompt_fits_into_what_it_is_given_or_says_that_it_does_not() -> None:
-    for budget in (2_000, 50_000, 500_000):
-        rendered = render(sample_documents(), budget)
-        assert rendered.fits == (estimated_tokens(rendered.text) <= budget)
+        for cited_as in rendered.cited:
+            for stretch in lines_under(rendered, cited_as):
+                assert all(line in rendered.text for line in stretch.splitlines())

@@ -1,0 +1,38 @@
+"""How many tokens a text has: a conservative estimate, put right by what providers tell.
+
+Belongs here: the estimate and what is learnt from usage. Does not belong here: prices.
+"""
+
+BYTES_PER_TOKEN = 3
+"""A conservative estimate: English prose has four or more UTF-8 bytes to a token, JSON and code about three."""
+_LARGEST_FACTOR = 4.0
+"""Beyond it, what a provider tells is no count of tokens: no known tokenizer has more tokens than bytes."""
+
+
+def estimated_tokens(text: str) -> int:
+    """Return a conservative estimate of a text's tokens."""
+    return -(-len(text.encode()) // BYTES_PER_TOKEN)
+
+
+class Estimate:
+    """The estimate of one session of judging: raised where a provider counts more, and never lowered.
+
+    A provider that counts less than the estimate changes nothing: what one tokenizer makes of prose says little of
+    the next transcript's JSON.
+    """
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+
+    def tokens(self, text: str) -> int:
+        """Return an estimate of a text's tokens."""
+        return -(-int(estimated_tokens(text) * self.factor * 1000) // 1000)
+
+    def bytes_for(self, tokens: int) -> int:
+        """Return the UTF-8 bytes that certainly fit into a number of tokens."""
+        return max(int(tokens * BYTES_PER_TOKEN / self.factor), 0)
+
+    def learn(self, estimated: int, counted: int) -> None:
+        """Take note of what a provider counted where so many tokens were estimated, by this estimate."""
+        if estimated > 0 and counted > estimated:
+            self.factor = min(self.factor * counted / estimated, _LARGEST_FACTOR)
