@@ -449,7 +449,7 @@ def _quotes(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
         shown = _ELISION.split(line, maxsplit=1)[0] if "…" in line or "[..." in line else line
         quote = shown.strip()[:MAX_QUOTE].strip()
-        if quote:
+        if any(c.isalnum() for c in quote):
             yield quote
 
 
@@ -466,7 +466,7 @@ def _quotable(
         for message, back in reversed(returns[-QUOTED_RETURNS:])
         if back.status not in ("error", "denied")
         for quote in islice(_quotes(back.lines), QUOTED_LINES)
-        if any(c.isalnum() for c in quote) and quote not in asked.get(back.call_id, "")
+        if quote not in asked.get(back.call_id, "")
     ]
 
 
