@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trajectory_pipeline.errors import SettingsError
 
@@ -100,12 +100,17 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _ids(value: object) -> object:
+    return frozenset(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
 PostgresUrl = Annotated[str, AfterValidator(_url)]
 OptionalUrl = Annotated[PostgresUrl | None, BeforeValidator(_blank_is_unset)]
 OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
 OptionalHttpUrl = Annotated[Annotated[str, AfterValidator(_http_url)] | None, BeforeValidator(_blank_is_unset)]
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
 LongSecret = Annotated[Annotated[SecretStr, Field(min_length=16)] | None, BeforeValidator(_blank_is_unset)]
+Ids = Annotated[frozenset[str], NoDecode, BeforeValidator(_ids)]
 
 
 class Settings(BaseSettings):
@@ -252,6 +257,32 @@ class Settings(BaseSettings):
         alias="TRAJECTORY_JUDGE_MAX_ANSWER_TOKENS",
         description="Tokens that one answer of the judge may have, hidden reasoning included (`max_completion_tokens`):"
         " what bounds the price of a call. Default 8000.",
+    )
+    llm_egress: Literal["on", "off"] = Field(
+        default="on",
+        alias="TRAJECTORY_LLM_EGRESS",
+        description="`off`: no call is made to a judge that is not on this machine (a loopback address, or localhost)."
+        " Default `on`.",
+    )
+    judge_allow_agents: Ids = Field(
+        default=frozenset(),
+        alias="TRAJECTORY_JUDGE_ALLOW_AGENTS",
+        description="Ids of agents, by commas: trajectories of these alone are judged. Unset: of all.",
+    )
+    judge_deny_agents: Ids = Field(
+        default=frozenset(),
+        alias="TRAJECTORY_JUDGE_DENY_AGENTS",
+        description="Ids of agents, by commas, whose trajectories are never shown to a judge.",
+    )
+    judge_allow_organizations: Ids = Field(
+        default=frozenset(),
+        alias="TRAJECTORY_JUDGE_ALLOW_ORGANIZATIONS",
+        description="Ids of organisations, by commas: trajectories of these alone are judged. Unset: of all.",
+    )
+    judge_deny_organizations: Ids = Field(
+        default=frozenset(),
+        alias="TRAJECTORY_JUDGE_DENY_ORGANIZATIONS",
+        description="Ids of organisations, by commas, whose trajectories are never shown to a judge.",
     )
     redact: Literal["secrets", "personal", "off"] = Field(
         default="secrets",

@@ -6,6 +6,7 @@ Belongs here: ``materialize`` and ``show``, with what they print. Does not belon
 import os
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from trajectory_pipeline.cli.demonstration import bar
 from trajectory_pipeline.cli.instance import dagster_home, prepare_storage
@@ -97,6 +98,24 @@ def show_run(run_id: str) -> None:
         PipelineError: there is none of that run; the text says where it was looked for, and what to do.
     """
     database = TrajectoryDatabase(resolve(load_settings()).database_url)
+    row = trajectory_row(database, run_id)
+    verdict = next(iter(database.rows("SELECT * FROM trajectory.outcomes WHERE run_id = %s", [run_id])), None)
+    answers = database.rows(
+        "SELECT continued_by_run_id AS id FROM trajectory.chains WHERE run_id = %s ORDER BY continued_at", [run_id]
+    )
+    links = {
+        "continues": [row["continues_run_id"]] if row["continues_run_id"] else [],
+        "continued by": [answer["id"] for answer in answers],
+    }
+    out.print(trajectory(row, verdict, links), soft_wrap=False)
+
+
+def trajectory_row(database: TrajectoryDatabase, run_id: str) -> dict[str, Any]:
+    """Return a run's row of ``trajectories``.
+
+    Raises:
+        PipelineError: there is none; the text says where it was looked for, and what to do.
+    """
     row = database.trajectory(run_id)
     if row is None:
         quarantined = database.quarantined(run_id)
@@ -109,12 +128,4 @@ def show_run(run_id: str) -> None:
             f"There is no trajectory of {run_id!r} in {without_password(database.url)}: check the id (it begins with"
             " 'run-'), or materialise the hour in which the run ended."
         )
-    verdict = next(iter(database.rows("SELECT * FROM trajectory.outcomes WHERE run_id = %s", [run_id])), None)
-    answers = database.rows(
-        "SELECT continued_by_run_id AS id FROM trajectory.chains WHERE run_id = %s ORDER BY continued_at", [run_id]
-    )
-    links = {
-        "continues": [row["continues_run_id"]] if row["continues_run_id"] else [],
-        "continued by": [answer["id"] for answer in answers],
-    }
-    out.print(trajectory(row, verdict, links), soft_wrap=False)
+    return row

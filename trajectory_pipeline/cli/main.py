@@ -259,6 +259,16 @@ def show(run_id: str) -> None:
 
 
 @main.command()
+@click.argument("run_id")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, whole.")
+def explain(run_id: str, *, as_json: bool) -> None:
+    """Explain how a run came to its verdict: rows, trajectory, what the judge was shown, said, and what was checked."""
+    from trajectory_pipeline.cli.explain import explain_run
+
+    explain_run(run_id, as_json=as_json)
+
+
+@main.command()
 def settings() -> None:
     """List the settings: environment variables and what they mean."""
     from trajectory_pipeline.cli.terminal import out

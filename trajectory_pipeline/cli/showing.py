@@ -41,7 +41,7 @@ def trajectory(row: Mapping[str, Any], verdict: Mapping[str, Any] | None, links:
     return Group(*parts)
 
 
-def _text(content: object, style: str = "") -> Text:
+def plain_text(content: object, style: str = "") -> Text:
     """Return text as it is: neither Rich's markup nor a terminal's control sequences in it have an effect."""
     return Text(str(content).replace("\r\n", "\n").translate(_CONTROL), style=style)
 
@@ -65,25 +65,27 @@ def _head(row: Mapping[str, Any], links: Mapping[str, list[str]]) -> Panel:
     if row["deleted_at"] is not None:
         lines["deleted"] = f"gone from the source, noticed {row['deleted_at']}"
     for name, value in lines.items():
-        table.add_row(_text(name, style="dim"), _text(value))
-    return Panel(table, title=_text(row["run_id"]), title_align="left")
+        table.add_row(plain_text(name, style="dim"), plain_text(value))
+    return Panel(table, title=plain_text(row["run_id"]), title_align="left")
 
 
 def _turn(number: int, turn: Mapping[str, Any]) -> Iterator[RenderableType]:
     of_run = f" of {turn['step_run_id']}" if turn.get("step_run_id") else ""
     name = f"{turn['step_id']}{of_run}" if turn["step_id"] else "messages without a step"
-    yield _text(f"\nTurn {number} · {name} · {turn.get('model') or '-'}", style="bold")
+    yield plain_text(f"\nTurn {number} · {name} · {turn.get('model') or '-'}", style="bold")
     for message in turn["messages"]:
         kind = message["kind"] if message["kind"] == message["role"] else f"{message['role']} ({message['kind']})"
         deleted = " [deleted]" if message["is_deleted"] else ""
         yield Padding(
-            _text(f"{kind}{deleted}", style=_ROLE_STYLES.get(message["role"], "bold")), (0, 0, 0, 2), expand=False
+            plain_text(f"{kind}{deleted}", style=_ROLE_STYLES.get(message["role"], "bold")), (0, 0, 0, 2), expand=False
         )
         for line in _message(message):
             yield Padding(line, (0, 0, 0, 4), expand=False)
     if turn.get("error"):
         error = turn["error"]
-        yield Padding(_text(f"✗ {error.get('type')}: {error.get('message')}", style="red"), (0, 0, 0, 2), expand=False)
+        yield Padding(
+            plain_text(f"✗ {error.get('type')}: {error.get('message')}", style="red"), (0, 0, 0, 2), expand=False
+        )
 
 
 def _message(message: Mapping[str, Any]) -> Iterator[Text]:
@@ -92,40 +94,40 @@ def _message(message: Mapping[str, Any]) -> Iterator[Text]:
             yield _part(part)
     for call in message.get("tool_calls", ()):
         function = call.get("function") or {}
-        yield _text(f"→ {function.get('name')}({function.get('arguments')})", style="blue")
+        yield plain_text(f"→ {function.get('name')}({function.get('arguments')})", style="blue")
     for item in message.get("tool_returns", ()):
         status = "denied" if item.get("denied") else item["status"]
         text = item["text"] if item["text"] is not None else json.dumps(item.get("func_response"))
-        yield _text(f"← {status}: {text}", style="red" if status == "error" else "")
+        yield plain_text(f"← {status}: {text}", style="red" if status == "error" else "")
     for entry in message.get("approvals", ()):
         word = {True: "approved", False: "denied"}.get(entry.get("approve"), "returned by the client")
         reason = f": {entry['reason']}" if entry.get("reason") else ""
-        yield _text(f"{word} {entry.get('tool_call_id')}{reason}")
+        yield plain_text(f"{word} {entry.get('tool_call_id')}{reason}")
 
 
 def _part(part: Mapping[str, Any]) -> Text:
     kind = part.get("type")
     if kind == "text":
-        return _text(part.get("text"))
+        return plain_text(part.get("text"))
     if kind == "reasoning":
-        return _text(part.get("reasoning"), style="dim italic")
+        return plain_text(part.get("reasoning"), style="dim italic")
     if kind == "summarized_reasoning":
-        return _text("\n".join(str(item.get("text")) for item in part.get("summary", ())), style="dim italic")
-    return _text(f"({kind})", style="dim")
+        return plain_text("\n".join(str(item.get("text")) for item in part.get("summary", ())), style="dim italic")
+    return plain_text(f"({kind})", style="dim")
 
 
 def _outcome(row: Mapping[str, Any]) -> Text:
     cause = f", cause {row['execution_cause']}" if row["execution_cause"] else ""
-    outcome = _text(row["heuristic_outcome"], _OUTCOME_STYLES[row["heuristic_outcome"]])
+    outcome = plain_text(row["heuristic_outcome"], _OUTCOME_STYLES[row["heuristic_outcome"]])
     reasoning = f" (confidence {row['heuristic_confidence']}): {'; '.join(row['heuristic_reasoning'])}"
     lines = [
-        Text.assemble(("\nExecution", "bold"), " ", _text(f"{row['execution_status']}{cause}")),
-        Text.assemble(("Heuristic outcome", "bold"), " ", outcome, _text(reasoning)),
+        Text.assemble(("\nExecution", "bold"), " ", plain_text(f"{row['execution_status']}{cause}")),
+        Text.assemble(("Heuristic outcome", "bold"), " ", outcome, plain_text(reasoning)),
     ]
     error = row["error"] or {}
     if error:
         words = " ".join(str(error[name]) for name in ("type", "message", "detail") if error.get(name))
-        lines.append(Text.assemble(("Error", "bold"), " ", _text(words)))
+        lines.append(Text.assemble(("Error", "bold"), " ", plain_text(words)))
     return Text("\n").join(lines)
 
 
@@ -137,8 +139,8 @@ def _verdict(verdict: Mapping[str, Any] | None) -> RenderableType:
     title = f"Verdict: {verdict['verdict_status']} · {judge}{simulated}"
     if verdict["verdict_status"] not in ("judged", "insufficient_evidence"):
         return Panel(
-            _text(f"{verdict['error_class']}: {verdict.get('error_message') or ''}"),
-            title=_text(title),
+            plain_text(f"{verdict['error_class']}: {verdict.get('error_message') or ''}"),
+            title=plain_text(title),
             title_align="left",
         )
     table = Table.grid(padding=(0, 2))
@@ -148,16 +150,16 @@ def _verdict(verdict: Mapping[str, Any] | None) -> RenderableType:
     if verdict["outcome"]:
         style = _OUTCOME_STYLES[verdict["outcome"]]
         table.add_row(
-            "outcome", _text(f"{verdict['outcome']} (confidence {verdict['outcome_confidence']})", style=style)
+            "outcome", plain_text(f"{verdict['outcome']} (confidence {verdict['outcome_confidence']})", style=style)
         )
         table.add_row("learning value", str(verdict["learning_value"]))
         table.add_row("failure", f"{verdict['failure_owner']}, {verdict['failure_mode']}")
     for requirement in verdict["requirements"] or ():
-        table.add_row(requirement["status"], _text(requirement["statement"]))
+        table.add_row(requirement["status"], plain_text(requirement["statement"]))
         for citation in requirement["evidence"]:
             mark = "✓" if citation["valid"] else f"✗ {citation['problem']}"
-            table.add_row("", _text(f"{mark} “{citation['quote']}” {citation['message_id']}", style="dim"))
-    table.add_row("summary", _text(verdict["summary"] or "-"))
-    table.add_row("lesson", _text(verdict["lesson"] or "-"))
-    table.add_row("tags", _text(", ".join(verdict["tags"] or ())))
-    return Panel(table, title=_text(title), title_align="left")
+            table.add_row("", plain_text(f"{mark} “{citation['quote']}” {citation['message_id']}", style="dim"))
+    table.add_row("summary", plain_text(verdict["summary"] or "-"))
+    table.add_row("lesson", plain_text(verdict["lesson"] or "-"))
+    table.add_row("tags", plain_text(", ".join(verdict["tags"] or ())))
+    return Panel(table, title=plain_text(title), title_align="left")

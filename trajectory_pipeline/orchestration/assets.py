@@ -167,6 +167,7 @@ def build_assets(
                 order=pipeline.settings.judge_order,
                 concurrency=pipeline.settings.judge_concurrency,
                 redaction_key=pipeline.redaction_key,
+                consent=pipeline.consent,
                 dagster_run_id=context.run.run_id,
                 progress=context.log.info,
             )

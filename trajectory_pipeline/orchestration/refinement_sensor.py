@@ -67,6 +67,7 @@ def build_refinement_sensor(settings: Settings, clock: Clock | None = None) -> d
                 quiet=timedelta(minutes=settings.quiet_minutes),
                 horizon=timedelta(days=settings.horizon_days),
                 give_up_after=settings.judge_give_up_after,
+                consent=pipeline.consent,
             )
         except PipelineError as error:
             return dg.SkipReason(str(error))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trajectory_pipeline.letta.source import LettaSource
     from trajectory_pipeline.refinement.ask import Judge
     from trajectory_pipeline.refinement.budget import Budget
+    from trajectory_pipeline.refinement.egress import Consent
     from trajectory_pipeline.refinement.policy import RefinementPolicy
     from trajectory_pipeline.sinks.database import TrajectoryDatabase
     from trajectory_pipeline.sinks.parquet import ParquetStore
@@ -82,6 +83,7 @@ class PipelineResource:
             timeout_seconds=settings.judge_timeout_seconds,
             max_attempts=settings.judge_attempts,
             max_answer_tokens=settings.judge_max_answer_tokens,
+            local_only=settings.llm_egress == "off",
             answer_format=settings.judge_format,
         )
 
@@ -122,6 +124,19 @@ class PipelineResource:
             materialization_tokens=settings.materialization_budget_tokens,
             prices=load_prices(settings.prices_file),
             allow_unpriced=settings.allow_unpriced,
+        )
+
+    @property
+    def consent(self) -> "Consent":
+        """Whose trajectories may be shown to a judge."""
+        from trajectory_pipeline.refinement.egress import Consent
+
+        settings = self.settings
+        return Consent(
+            settings.judge_allow_agents,
+            settings.judge_deny_agents,
+            settings.judge_allow_organizations,
+            settings.judge_deny_organizations,
         )
 
     @property

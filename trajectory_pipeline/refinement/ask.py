@@ -22,6 +22,7 @@ from trajectory_pipeline.errors import ProviderDownError
 from trajectory_pipeline.refinement.attempts import UNUSABLE_ANSWERS, Answer, Asked, Attempt, Record
 from trajectory_pipeline.refinement.breaker import Breaker
 from trajectory_pipeline.refinement.call import Reply, call
+from trajectory_pipeline.refinement.egress import require_local
 from trajectory_pipeline.refinement.estimating import estimated_tokens
 from trajectory_pipeline.refinement.failures import TRANSIENT
 from trajectory_pipeline.refinement.formats import AnswerFormat, RequestForm, schema_words, without_frame
@@ -53,6 +54,7 @@ class Judge:
             simpler one when the server refuses.
         breaker_after: failures of the provider in a row after which nothing more is asked.
         first_pause_seconds: before the second try, where the provider names no time; doubled with each failure.
+        local_only: whether only a server on this machine may be asked.
     """
 
     model: str
@@ -65,6 +67,7 @@ class Judge:
     answer_format: Literal["auto"] | AnswerFormat = "auto"
     breaker_after: int = 8
     first_pause_seconds: float = 1.0
+    local_only: bool = False
 
     @asynccontextmanager
     async def session(self, *, turn: Turn | None = None, half_open: bool = False) -> AsyncIterator["Session"]:
@@ -73,14 +76,20 @@ class Judge:
         Args:
             turn: takes a turn under a limit that is shared with other workers; None where there is no limit.
             half_open: whether one call must succeed before others are made, as after a provider was down.
+
+        Raises:
+            JudgeError: only a server on this machine may be asked, and this one is elsewhere.
         """
+        if self.local_only:
+            require_local(self.base_url)
         async with AsyncOpenAI(
             api_key=self.api_key,
             base_url=self.base_url,
             max_retries=0,
             timeout=self.timeout_seconds,
             # The default transport gets slower as concurrency grows.
-            http_client=DefaultAioHttpClient(),
+            # A redirect would take a transcript and a key to a host that nobody has named, and so would a proxy.
+            http_client=DefaultAioHttpClient(follow_redirects=False, trust_env=not self.local_only),
         ) as client:
             yield Session(self, client, Pace(turn), Breaker(self.breaker_after, half_open=half_open))
 

@@ -34,6 +34,7 @@ Source = Literal[
     "tool_error",
     "speech_return",
     "approval",
+    "denial",
     "server_error",
     "unknown",
 ]
@@ -264,7 +265,7 @@ class _Blocks:
         approve = str(decided).lower() if isinstance(decided, bool) else "-"
         reason = self._lines(_text_of(entry.get("reason")) or "-")
         head = f"?? approval {self._name(entry.get('tool_call_id'))} approve={approve} reason="
-        return Passage("approval", _framed(head, reason, ""))
+        return Passage("denial" if decided is False else "approval", _framed(head, reason, ""))
 
     def _lines(self, text: str, *, whole: bool = False) -> list[Line]:
         lines = self._shortening.shortened(self._redaction(text), whole=whole)

@@ -13,6 +13,8 @@ OWN_WORDS = frozenset[Source]({"agent_text", "agent_speech", "agent_thought", "a
 """What an agent says, thinks or asks for: none of it shows that something was done."""
 _ANSWERS = frozenset[Source]({"agent_text", "agent_speech"})
 _REQUESTERS = frozenset[Source]({"person", "other_agent"})
+_SETBACKS = frozenset[Source]({"tool_error", "server_error", "denial"})
+"""What shows that something was not done."""
 _NEVER = frozenset[Source]({"summary", "system", "unknown"})
 """Written before the work, or by an agent about it, or by nobody knows whom."""
 
@@ -83,6 +85,8 @@ class Evidence:
             return "an agent's own words prove nothing"
         if claim == "not_applicable":
             return None
+        if source in _SETBACKS:
+            return "an error or a denial does not show that something was done"
         if source == "speech_return" and kind != "answer":
             return "the return of a message to a person shows only that words were sent"
         if source in ("tool_return", "speech_return") and repeats(quote, passage.call_words):

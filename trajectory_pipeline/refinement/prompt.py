@@ -43,9 +43,9 @@ Requirements: state what the task asked for as one to seven checkable statements
 own words are what was asked for (an explanation, a greeting, a text). action: something was to be done. state: \
 something was to be so. For each, first cite evidence: message ids and verbatim quotes from those messages; an error \
 that the server recorded is cited by the step id or run id in its "!!" line. Then reason. Then decide:
-- met: the evidence shows that it was done. For an action or a state, only what tools returned, what the server \
-recorded, and what people said or decided afterwards counts: never the agent's own words, nor a return that only \
-repeats what the agent wrote in its call. For an answer, the agent's words to the person count too, its thoughts never.
+- met: the evidence shows that it was done. For an action or a state, only what tools returned, and what \
+people said or decided afterwards, counts: never the agent's own words, an error, or a return that only repeats what \
+the agent wrote in its call. For an answer, the agent's words to the person count too, its thoughts never.
 - unmet: the evidence shows that it was not done, or done wrongly.
 - not_applicable: the task turned out not to ask for it; cite where a person or a tool shows that.
 - insufficient_evidence: the transcript does not show whether it was done.

@@ -73,6 +73,12 @@ ERROR_CLASSES = (
     ),
     # ---- before any call, or after all of them ----
     ErrorClass("no_messages", "The run ended before anything was said.", "not asked about", "not_eligible"),
+    ErrorClass(
+        "denied",
+        "Its agent or organisation may not be shown to a judge (`TRAJECTORY_JUDGE_ALLOW_…`, `…_DENY_…`).",
+        "looked at again when the lists change",
+        "not_eligible",
+    ),
     ErrorClass("too_long", "The transcript does not fit into 32 prompts, however shortened.", "not asked about"),
     ErrorClass("earlier_run_missing", "The document of an earlier run of the chain is not here.", "not asked about"),
     ErrorClass("document_missing", "The document of the run itself is not here.", "not asked about"),

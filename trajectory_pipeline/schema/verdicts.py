@@ -23,6 +23,8 @@ _NOT_SHOWN = "not judged, or no valid evidence shows it"
 
 FINAL_STATUSES = ("judged", "insufficient_evidence", "not_eligible", "quarantined")
 """A verdict of such a status is not asked about again under the same policy and content."""
+DENIED = "denied"
+"""Error class of a trajectory that may not be shown to a judge: not eligible for as long as the lists say so."""
 
 
 def _attempt(name: str, kind: object, description: str, **more: object) -> Column:

@@ -16,7 +16,7 @@ from psycopg import sql
 
 from trajectory_pipeline.schema.spending import VERDICT_CLAIMS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
-from trajectory_pipeline.schema.verdicts import FINAL_STATUSES, VERDICTS
+from trajectory_pipeline.schema.verdicts import DENIED, FINAL_STATUSES, VERDICTS
 from trajectory_pipeline.sinks.lasting import LastingConnection, Transaction
 
 _CLAIMS = sql.Identifier(SCHEMA_NAME, VERDICT_CLAIMS.name)
@@ -73,8 +73,9 @@ def claim(transaction: Transaction, claims: Sequence[Claim]) -> dict[str, Held]:
         sql.SQL(
             "SELECT v.verdict_key FROM {} v WHERE v.run_id = ANY(%s) AND v.verdict_key = ANY(%s)"
             " AND v.verdict_status = ANY(%s) AND NOT v.erased"
+            " AND v.error_class IS DISTINCT FROM %s"
         ).format(_VERDICTS),
-        [[mine[key].run_id for key in keys], keys, list(FINAL_STATUSES)],
+        [[mine[key].run_id for key in keys], keys, list(FINAL_STATUSES), DENIED],
     )
     done = {row["verdict_key"] for row in final}
     if done & had:

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.refinement.budget import Amount
-from trajectory_pipeline.schema.verdicts import FINAL_STATUSES
+from trajectory_pipeline.schema.verdicts import DENIED, FINAL_STATUSES
 from trajectory_pipeline.sinks.lasting import LastingConnection
 
 Order = Literal["newest", "signals"]
@@ -86,7 +86,13 @@ LEFT JOIN trajectory.partitions p ON p.asset = 'trajectories' AND p.partition_ke
 WHERE s.updated_at <= %(quiet)s AND s.ended_at >= %(ended)s
     AND coalesce(p.result, 'complete') IN ('complete', 'quarantined')
     AND (s.verdict_status IS NULL OR s.verdict_status = 'deferred_budget'
-        OR (s.verdict_status = 'failed' AND s.failures < %(give_up)s AND s.next_try_at <= %(now)s))
+        OR (s.verdict_status = 'failed' AND s.failures < %(give_up)s AND s.next_try_at <= %(now)s)
+        OR (s.verdict_status = 'not_eligible' AND s.error_class = %(denied)s
+            AND NOT coalesce(s.agent_id = ANY(%(deny_agents)s), false)
+            AND NOT coalesce(s.organization_id = ANY(%(deny_organizations)s), false)
+            AND (cardinality(%(allow_agents)s::text[]) = 0 OR coalesce(s.agent_id = ANY(%(allow_agents)s), false))
+            AND (cardinality(%(allow_organizations)s::text[]) = 0
+                OR coalesce(s.organization_id = ANY(%(allow_organizations)s), false))))
     AND coalesce(s.held_back_usd, %(least_usd)s) <= %(usd)s
     AND coalesce(s.held_back_tokens, %(least_tokens)s) <= %(tokens)s
     AND coalesce(s.held_back_usd, %(least_usd)s) <= %(organization_usd)s
@@ -160,6 +166,7 @@ class Wanted:
         usd: dollars that are left for one materialisation today; infinite without a cap.
         tokens: the same in tokens.
         organization_usd: dollars that an organisation has a day; infinite without such a cap.
+        consent: ids under ``allow_agents``, ``deny_agents``, ``allow_organizations``, ``deny_organizations``.
     """
 
     policy_id: str
@@ -172,6 +179,7 @@ class Wanted:
     usd: Decimal
     tokens: Decimal
     organization_usd: Decimal
+    consent: Mapping[str, Sequence[str]]
 
 
 def standings(
@@ -211,6 +219,8 @@ def lacking(connection: LastingConnection, wanted: Wanted) -> list[str]:
             "usd": wanted.usd,
             "tokens": wanted.tokens,
             "organization_usd": wanted.organization_usd,
+            "denied": DENIED,
+            **wanted.consent,
         },
     )
     return [row["partition_key"] for row in rows]

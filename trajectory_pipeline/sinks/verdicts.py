@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from trajectory_pipeline.schema.spending import VERDICT_CLAIMS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.types import Scalar, Sink, Table
-from trajectory_pipeline.schema.verdicts import FINAL_STATUSES, POLICIES, VERDICT_ATTEMPTS, VERDICTS
+from trajectory_pipeline.schema.verdicts import DENIED, FINAL_STATUSES, POLICIES, VERDICT_ATTEMPTS, VERDICTS
 from trajectory_pipeline.sinks.claims import release
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.lasting import LastingConnection, Transaction
@@ -83,8 +83,9 @@ class VerdictStore:
         """Store verdicts and give back the claims on them, all together.
 
         One of the same run and key moves on, keeping its first date; one that is final stays as it is, unless it was
-        erased. What all calls for it took is added up from the attempts. A failed one is due again after a quarter of
-        an hour, doubled with each failure up to a day, unless trying again would not help.
+        erased, or denied by lists that may have changed. What all calls for it took is added up from the attempts. A
+        failed one is due again after a quarter of an hour, doubled with each failure up to a day, unless trying again
+        would not help.
         """
         names = [column.name for column in VERDICTS.in_sink(Sink.POSTGRES)]
         ours = ("created_at", "updated_at", "failures", "next_try_at")
@@ -95,7 +96,7 @@ class VerdictStore:
             " ON CONFLICT (run_id, verdict_key) DO UPDATE SET {updates}, updated_at = clock_timestamp(),"
             " failures = v.failures + EXCLUDED.failures, next_try_at = EXCLUDED.next_try_at"
             " + least({first} * power(2, least(v.failures, 20)), interval '1 day') - {first}"
-            " WHERE v.erased OR NOT (v.verdict_status = ANY(%(final)s))"
+            " WHERE v.erased OR v.error_class = %(denied)s OR NOT (v.verdict_status = ANY(%(final)s))"
         ).format(
             first=_FIRST_PAUSE,
             next_try=sql.SQL("CASE WHEN %(again)s THEN now() + {} END").format(_FIRST_PAUSE),
@@ -119,6 +120,7 @@ class VerdictStore:
                     {
                         **row,
                         "final": list(FINAL_STATUSES),
+                        "denied": DENIED,
                         "again": row["verdict_status"] == "failed" and row["error_class"] not in NO_HELP,
                     }
                     for row in adapted

@@ -18,10 +18,14 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.refinement.ask import Answer, Asked, Attempt, Judge, Session
 from trajectory_pipeline.refinement.budget import Amount, Budget, BudgetExhausted, NoRoom
 from trajectory_pipeline.refinement.deliberate import Case, case_of, deliberate, failed
+from trajectory_pipeline.refinement.egress import EVERYBODY, Consent
+from trajectory_pipeline.refinement.estimating import Estimate
 from trajectory_pipeline.refinement.policy import RefinementPolicy
 from trajectory_pipeline.refinement.pricing import is_simulated
 from trajectory_pipeline.refinement.prompt import frame_tokens
 from trajectory_pipeline.schema.verdicts import FINAL_STATUSES
+from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.schema.verdicts import DENIED, FINAL_STATUSES
 from trajectory_pipeline.sinks.claims import Claim, Held, live_claims, new_worker
 from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.sinks.spending import Began, Beginning, begin_calls, end_calls
@@ -84,6 +88,7 @@ class Judging:
         concurrency: calls under way at once.
         materialization_id: whose account is charged.
         progress: is told how far it is, now and then.
+        consent: whose trajectories may be shown.
     """
 
     parquet: ParquetStore
@@ -94,11 +99,13 @@ class Judging:
     concurrency: int
     materialization_id: str
     progress: Callable[[str], None]
+    consent: Consent = EVERYBODY
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
         self.worker = new_worker()
         self._caps = self.budget.caps
+        self._estimate = Estimate()
 
     async def judge_all(self, tasks: Sequence[Standing]) -> None:
         """Reach a verdict on each of these trajectories, in this order, or say why there is none.
@@ -227,6 +234,13 @@ class Judging:
                 "error_class": "no_messages",
                 "error_message": "the run ended before anything was said: there is nothing to judge",
             }
+        refusal = self.consent.refusal(task.agent_id, task.organization_id)
+        if refusal is not None:
+            return {
+                "verdict_status": "not_eligible",
+                "error_class": DENIED,
+                "error_message": f"it may not be shown to a judge: {refusal}",
+            }
         for scope in (None, task.organization_id or ""):
             if scope in self._exhausted:
                 raise BudgetExhausted(self._exhausted[scope])
@@ -242,7 +256,7 @@ class Judging:
                 missing = "document_missing" if run_id == task.run_id else "earlier_run_missing"
                 return failed(missing, f"{words}: materialise trajectories of {partition_key}")
             documents.append(document)
-        case = case_of(documents, self.policy)
+        case = case_of(documents, self.policy, self._estimate)
         calls = _Calls(self, task, case, made)
 
         async def ask(messages: Sequence[dict[str, str]], answer_type: type[Answer]) -> Asked[Answer]:

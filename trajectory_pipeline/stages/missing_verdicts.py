@@ -12,6 +12,7 @@ from typing import Any
 
 from trajectory_pipeline.refinement.ask import Judge
 from trajectory_pipeline.refinement.budget import Account, Budget, NoRoom, Scope, refused_by
+from trajectory_pipeline.refinement.egress import EVERYBODY, Consent
 from trajectory_pipeline.refinement.policy import RefinementPolicy
 from trajectory_pipeline.refinement.prompt import frame_tokens
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
@@ -49,6 +50,7 @@ def missing_verdicts(
     quiet: timedelta,
     horizon: timedelta,
     give_up_after: int,
+    consent: Consent = EVERYBODY,
 ) -> MissingVerdicts:
     """Return what lacks a verdict under the policy, is quiet and within the horizon, and can be paid today.
 
@@ -61,6 +63,7 @@ def missing_verdicts(
         quiet: that a trajectory must have been unchanged.
         horizon: age up to which trajectories are looked at.
         give_up_after: failures after which a verdict is not tried again.
+        consent: whose trajectories may be shown.
 
     Raises:
         JudgeError: the model has no known price, and that is not allowed.
@@ -94,6 +97,7 @@ def missing_verdicts(
                     usd=left["usd"],
                     tokens=left["tokens"],
                     organization_usd=_NO_LIMIT if budget.organization_usd is None else budget.organization_usd,
+                    consent=consent.parameters(),
                 ),
             )
         )

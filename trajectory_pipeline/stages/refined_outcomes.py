@@ -19,18 +19,20 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.refinement.ask import Judge
 from trajectory_pipeline.refinement.budget import Account, Budget, Cap
+from trajectory_pipeline.refinement.egress import EVERYBODY, Consent
 from trajectory_pipeline.refinement.policy import RefinementPolicy
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.sinks.connection import writing
+from trajectory_pipeline.schema.verdicts import DENIED, REFINED_OUTCOMES
 from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
 from trajectory_pipeline.sinks.erasing import erase_verdicts_of
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
 from trajectory_pipeline.sinks.redaction_key import redaction_key as lasting_redaction_key
 from trajectory_pipeline.sinks.spending import accounts, day_of
-from trajectory_pipeline.sinks.standing import Order, standings
+from trajectory_pipeline.sinks.standing import Order, Standing, standings
 from trajectory_pipeline.sinks.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.stages.judging import Judging, Tally
 from trajectory_pipeline.stages.planning import WHY
@@ -77,6 +79,7 @@ def materialize_refined_outcomes(
     order: Order = "newest",
     concurrency: int = 16,
     redaction_key: bytes | None = None,
+    consent: Consent = EVERYBODY,
     dagster_run_id: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> RefinementResult:
@@ -95,6 +98,7 @@ def materialize_refined_outcomes(
         order: which trajectories go first.
         concurrency: calls under way at once.
         redaction_key: of placeholders for secrets; None for the one that the database keeps.
+        consent: whose trajectories may be shown.
         dagster_run_id: for the ledger; all partitions of a Dagster run are one materialisation to the budget.
         progress: is told how far it is, now and then.
 
@@ -116,6 +120,7 @@ def materialize_refined_outcomes(
         tasks = standings(verdict_store.connection, policy.policy_id, [key], order)
         due = [task for task in tasks if task.due]
         result.why.update(WHY[task.standing] for task in due)
+        due = [task for task in tasks if task.due or _may_be_shown_now(task, consent)]
         judging = Judging(
             parquet=store,
             verdicts=verdict_store,
@@ -126,6 +131,7 @@ def materialize_refined_outcomes(
             materialization_id=dagster_run_id or str(uuid4()),
             progress=progress or (lambda _: None),
             tally=result,
+            consent=consent,
         )
         if due:
             _run(judging.judge_all(due))
@@ -155,6 +161,10 @@ def materialize_refined_outcomes(
             )
             result.written = prepared.publish()
     return result
+
+
+def _may_be_shown_now(task: Standing, consent: Consent) -> bool:
+    return task.error_class == DENIED and consent.refusal(task.agent_id, task.organization_id) is None
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

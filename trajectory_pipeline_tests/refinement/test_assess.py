@@ -167,8 +167,8 @@ def test_what_is_no_evidence_is_marked_with_its_reason(where: str, quote: str, p
     ],
 )
 def test_an_error_that_the_server_recorded_is_cited_by_its_step_or_run(where: str, quote: str) -> None:
-    assert citation(where, quote, FAILED)["valid"]
-    assert not citation(where, quote)["valid"]
+    assert citation(where, quote, FAILED, status="unmet")["valid"]
+    assert not citation(where, quote, status="unmet")["valid"]
 
 
 def test_an_unmet_requirement_can_rest_on_a_recorded_error_alone() -> None:
@@ -194,6 +194,7 @@ def test_no_quote_is_valid_that_does_not_stand_where_it_says(quote: str, where: 
 OWN = "an agent's own words prove nothing"
 TASK = "the task's own words prove nothing: they were said before the agent did anything"
 ECHO = "the tool only repeats what the agent wrote in its call"
+SETBACK = "an error or a denial does not show that something was done"
 SENT = "the return of a message to a person shows only that words were sent"
 
 WORKED = document(
@@ -244,13 +245,14 @@ WORKED = document(
         ("action", "back", 'rm notes.txt # deleted the "file"', ECHO),
         ("action", "back", "Sent message successfully.", SENT),
         ("answer", "back", "Sent message successfully.", None),
-        ("action", "back", "permission denied", None),
+        ("action", "back", "permission denied", SETBACK),
+        ("state", "back", "permission denied", SETBACK),
         ("action", "yes", "approve=true reason=go ahead", None),
         ("action", "ask", "Delete the file", TASK),
         ("answer", "ask", "say hello", TASK),
         ("action", "thanks", "it is gone", None),
         ("action", "sum", "all was deleted", "words of this source (summary) prove nothing about what was done"),
-        ("action", "step-1", "503", None),
+        ("action", "step-1", "503", SETBACK),
     ],
 )
 def test_whose_words_may_show_that_a_requirement_is_met(kind: str, where: str, quote: str, problem: str | None) -> None:

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.refinement.budget import Amount
+from trajectory_pipeline.refinement.egress import EVERYBODY
 from trajectory_pipeline.refinement.policy import RefinementPolicy, verdict_key
 from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
 from trajectory_pipeline.sinks.spending import begin_calls
@@ -23,6 +24,7 @@ POLICY = RefinementPolicy("simulated-judge")
 NOW = HOUR + timedelta(hours=3)
 NO_LIMIT = Decimal("Infinity")
 WANTED = Wanted(
+    consent=EVERYBODY.parameters(),
     policy_id=POLICY.policy_id,
     day="2026-11-20",
     quiet_since=datetime.now(UTC) + timedelta(hours=1),

@@ -13,7 +13,9 @@ from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.letta.source import LettaSource
 from trajectory_pipeline.refinement.ask import Judge
 from trajectory_pipeline.refinement.budget import Budget
+from trajectory_pipeline.refinement.egress import EVERYBODY, Consent
 from trajectory_pipeline.refinement.policy import RefinementPolicy
+from trajectory_pipeline.refinement.redaction import RedactionMode
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.simulated_judge import JUDGE_MODEL
@@ -39,6 +41,8 @@ class Pipeline:
     judge_settings: dict[str, Any] = field(default_factory=dict)
     concurrency: int = 8
     max_prompt_tokens: int = 100_000
+    consent: Consent = EVERYBODY
+    redact: RedactionMode = "secrets"
     deleted: Deleted = "keep"
     budget: dict[str, Any] = field(default_factory=dict)
     order: Order = "newest"
@@ -57,7 +61,7 @@ class Pipeline:
 
     @property
     def policy(self) -> RefinementPolicy:
-        return RefinementPolicy(self.model, max_prompt_tokens=self.max_prompt_tokens)
+        return RefinementPolicy(self.model, max_prompt_tokens=self.max_prompt_tokens, redact=self.redact)
 
     def read(self, hour: datetime) -> TerminalRunsResult:
         return materialize_terminal_runs(
@@ -75,7 +79,7 @@ class Pipeline:
             self.judge,
             self.policy,
             Budget(**self.budget),
-            **{"order": self.order, "concurrency": self.concurrency, **more},
+            **{"order": self.order, "concurrency": self.concurrency, "consent": self.consent, **more},
         )
 
     def capture(self, *hours: datetime) -> list[TrajectoriesResult]:
