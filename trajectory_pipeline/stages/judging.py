@@ -23,8 +23,6 @@ from trajectory_pipeline.refinement.estimating import Estimate
 from trajectory_pipeline.refinement.policy import RefinementPolicy
 from trajectory_pipeline.refinement.pricing import is_simulated
 from trajectory_pipeline.refinement.prompt import frame_tokens
-from trajectory_pipeline.schema.verdicts import FINAL_STATUSES
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import DENIED, FINAL_STATUSES
 from trajectory_pipeline.sinks.claims import Claim, Held, live_claims, new_worker
 from trajectory_pipeline.sinks.parquet import ParquetStore

@@ -24,9 +24,8 @@ from trajectory_pipeline.refinement.policy import RefinementPolicy
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
-from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.sinks.connection import writing
 from trajectory_pipeline.schema.verdicts import DENIED, REFINED_OUTCOMES
+from trajectory_pipeline.sinks.connection import writing
 from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
 from trajectory_pipeline.sinks.erasing import erase_verdicts_of
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written

@@ -3,6 +3,7 @@
 One hour of real rows, some of them changed so that their text is hard on a terminal; captured and judged once.
 """
 
+import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -168,3 +169,34 @@ def test_a_deleted_run_says_when_that_was_noticed(show: Show, shown: Settings) -
     assert "deleted gone from the source, noticed 2026-11-21 09:00:00+00:00" in " ".join(
         show(ANSWERS).replace("│", " ").split()
     )
+
+
+# ---- explain ------------------------------------------------------------------------------------------------------
+
+
+def test_explain_goes_from_the_source_to_what_was_checked(run_command: Command, shown: Settings) -> None:
+    result = run_command("explain", WITH_TOOLS, **databases_of(shown))
+    assert result.exit_code == 0, result.output
+    said = squeezed(result)
+    for part in (
+        "in the source now: ",
+        "as captured: ",
+        "heuristic outcome: ",
+        "Rendered and redacted anew",
+        "because: ",
+    ):
+        assert part in said
+    assert "it is what was judged, to the letter" in said
+    assert "[1] message-" in said
+    assert "✓ “" in said
+
+
+def test_explain_as_json_holds_every_part_and_says_what_is_missing(run_command: Command, shown: Settings) -> None:
+    told = json.loads(run_command("explain", WITH_TOOLS, "--json", **databases_of(shown)).output)
+    # Neither is here: the command is shown other places than the ones that the rows came from.
+    assert "the source was not read" in told["source"]["missing"]
+    assert "materialise terminal_runs" in told["captured"]["missing"]
+    assert told["shown"]["same_as_judged"] is True
+    assert told["verdict"]["attempts"] == len(told["attempts"]) == 1
+    silent = run_command("explain", "run-of-nowhere", **databases_of(shown))
+    assert (silent.exit_code, "There is no trajectory of 'run-of-nowhere'" in squeezed(silent)) == (2, True)

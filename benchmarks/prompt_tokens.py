@@ -1,0 +1,35 @@
+"""Tokens sent per trajectory of the sample, beside those of sending its whole JSON document once.
+
+Belongs here: the comparison. Does not belong here: how a transcript is made (``trajectory_pipeline.refinement``).
+
+    .venv/bin/python -m benchmarks.prompt_tokens
+"""
+
+import statistics
+
+from trajectory_pipeline.refinement.deliberate import case_of
+from trajectory_pipeline.refinement.estimating import estimated_tokens
+from trajectory_pipeline.refinement.policy import RefinementPolicy
+from trajectory_pipeline.refinement.prompt import frame_tokens
+from trajectory_pipeline.trajectories.json_text import write
+from trajectory_pipeline_tests.refinement.documents import sample_documents
+
+
+def main() -> None:
+    """Print both, by the same estimate, and their ratio: for the transcript alone, and with rules and schema."""
+    policy, frame = RefinementPolicy("any"), frame_tokens()
+    whole, transcripts, prompts = [], [], []
+    for document in sample_documents():
+        case = case_of([document], policy)
+        whole.append(estimated_tokens(write(document)))
+        transcripts.append(sum(estimated_tokens(window.text) for window in case.rendered.windows))
+        prompts.append(case.prompt_tokens)
+    for name, tokens in (("whole JSON once", whole), ("transcript", transcripts), ("whole prompt", prompts)):
+        print(f"{name:16} median {statistics.median(tokens):8.0f}  mean {statistics.mean(tokens):8.0f} tokens")
+    print(f"rules and schema, the same in every prompt (cached by providers): {frame} tokens")
+    print(f"transcript / whole JSON:   {sum(transcripts) / sum(whole):.3f}")
+    print(f"whole prompt / whole JSON: {sum(prompts) / sum(whole):.3f}")
+
+
+if __name__ == "__main__":
+    main()
