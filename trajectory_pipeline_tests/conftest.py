@@ -28,8 +28,11 @@ _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A Postgres server for this session."""
-    with embedded_postgres.start(tmp_path_factory.mktemp("postgres") / "server", settings=_FAST) as server:
+    folder = tmp_path_factory.mktemp("postgres") / "server"
+    with embedded_postgres.start(folder, settings=_FAST) as server:
         yield server
+    # pytest keeps its folders for a while, and root's cluster does not even lie in them.
+    embedded_postgres.remove(folder)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
         load_sample(server.url("letta"))
         migrate(server.url("trajectory"))
         yield server
+    embedded_postgres.remove(tmp_path / "server")
 
 
 @pytest.mark.timeout(240)
