@@ -28,6 +28,7 @@ MODULES = {
     "7": "unchanged",
     "8": "imports",
     "9": "reading_back",
+    "10": "judging",
 }
 
 _FILE_WIDTH = 150

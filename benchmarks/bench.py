@@ -55,6 +55,7 @@ class Size:
         hours: partitions of one Dagster run.
         runs_an_hour: in each of these.
         reading: rows of ``trajectories`` that are read from.
+        judged: runs that are judged by a quick and by a slow provider.
     """
 
     runs: int
@@ -67,6 +68,7 @@ class Size:
     hours: int
     runs_an_hour: int
     reading: int
+    judged: tuple[int, int]
 
 
 SIZES = {
@@ -81,6 +83,7 @@ SIZES = {
         hours=72,
         runs_an_hour=5,
         reading=50_000,
+        judged=(1_000, 1_280),
     ),
     "full": Size(
         runs=50_000,
@@ -93,6 +96,7 @@ SIZES = {
         hours=720,
         runs_an_hour=5,
         reading=1_000_000,
+        judged=(5_000, 5_000),
     ),
 }
 

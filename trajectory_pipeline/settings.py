@@ -229,6 +229,19 @@ class Settings(BaseSettings):
         alias="TRAJECTORY_JUDGE_CONCURRENCY",
         description="Calls to the judge under way at once. Default 16.",
     )
+    judge_requests_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        alias="TRAJECTORY_JUDGE_REQUESTS_PER_MINUTE",
+        description="Calls a minute that all workers together make to one model at one endpoint. Unset: no limit.",
+    )
+    judge_tokens_per_minute: int | None = Field(
+        default=None,
+        ge=1000,
+        alias="TRAJECTORY_JUDGE_TOKENS_PER_MINUTE",
+        description="Tokens a minute, prompts (estimated) and largest answers together, that all workers send to one"
+        " model at one endpoint. Unset: no limit.",
+    )
     judge_timeout_seconds: float = Field(
         default=120.0,
         gt=0,

@@ -85,6 +85,8 @@ class PipelineResource:
             max_answer_tokens=settings.judge_max_answer_tokens,
             local_only=settings.llm_egress == "off",
             answer_format=settings.judge_format,
+            requests_per_minute=settings.judge_requests_per_minute,
+            tokens_per_minute=settings.judge_tokens_per_minute,
         )
 
     @property

@@ -52,6 +52,8 @@ class Judge:
         max_answer_tokens: that one answer may have: what bounds the price of a call.
         answer_format: how the answer's form is asked for; ``auto`` begins with ``json_schema`` and takes the next
             simpler one when the server refuses.
+        requests_per_minute: that all workers together may make; None where there is no limit.
+        tokens_per_minute: likewise, prompts and answers together.
         breaker_after: failures of the provider in a row after which nothing more is asked.
         first_pause_seconds: before the second try, where the provider names no time; doubled with each failure.
         local_only: whether only a server on this machine may be asked.
@@ -65,6 +67,8 @@ class Judge:
     max_attempts: int = 3
     max_answer_tokens: int = 8000
     answer_format: Literal["auto"] | AnswerFormat = "auto"
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
     breaker_after: int = 8
     first_pause_seconds: float = 1.0
     local_only: bool = False

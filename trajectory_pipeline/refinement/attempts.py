@@ -6,10 +6,10 @@ they are kept (``sinks.verdicts``).
 
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
@@ -30,7 +30,8 @@ class Attempt:
     """One HTTP call; see ``schema.verdicts.VERDICT_ATTEMPTS``. Until an end is seen it is ``lost``.
 
     ``result`` is ``error`` where the provider refused it or was never reached. ``estimated_prompt_tokens`` and
-    ``max_answer_tokens`` are what it may take at most, by a conservative estimate: what is reserved for it.
+    ``max_answer_tokens`` are what it may take at most, by a conservative estimate: what is reserved for it. What it
+    cost is entered by who keeps account of it.
     """
 
     model: str
@@ -54,12 +55,22 @@ class Attempt:
     usage: CallUsage | None = None
     cost_usd: Decimal | None = None
 
+    def as_row(self) -> dict[str, Any]:
+        """Return the columns of the table."""
+        # ``dataclasses.asdict`` would copy each value, which takes longer than reading the answer.
+        row = {name: getattr(self, name) for name in _FIELDS}
+        usage = row.pop("usage")
+        return row if usage is None else {**row, **{one.name: getattr(usage, one.name) for one in fields(usage)}}
+
     def failed(self, result: str, error_class: str, message: str) -> "Attempt":
         """Return the attempt as one that failed; a very long message is shortened, and says so."""
         line = " ".join(message.split())
         if len(line) > _LONGEST_MESSAGE:
             line = f"{line[:_LONGEST_MESSAGE]} [… {len(line) - _LONGEST_MESSAGE} characters left out …]"
         return replace(self, result=result, error_class=error_class, error_message=line)
+
+
+_FIELDS = tuple(one.name for one in fields(Attempt))
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,7 @@ class Breaker:
         """Raise ProviderDownError where nothing more may be asked; the text says why."""
         if self._reason is not None:
             raise ProviderDownError(
-                f"The judge's provider is down: {self._reason}. Nothing more is asked now; what is"
-                " left is judged by a later one."
+                f"The judge's provider is down, and nothing more is asked of it now ({self._reason})"
             )
 
     def _learn(self, outcome: CallOutcome) -> None:

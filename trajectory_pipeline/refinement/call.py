@@ -1,4 +1,4 @@
-"""One HTTP call to a judge: what was sent, what came back, what it cost.
+"""One HTTP call to a judge: what was sent, what came back, which tokens it took.
 
 Belongs here: sending a request and taking the answer apart; no field of it is taken for granted. Does not belong
 here: whether the text is a valid answer (``validation``), and what is done after a failure (``ask``).
@@ -23,7 +23,7 @@ from trajectory_pipeline.refinement.failures import (
     words_of_status_error,
 )
 from trajectory_pipeline.refinement.formats import answer_text
-from trajectory_pipeline.refinement.pricing import CallUsage, price_usd
+from trajectory_pipeline.refinement.pricing import CallUsage
 
 _MOST_TOKENS = 2**53
 """No call has as many; what says so is no count of tokens."""
@@ -103,9 +103,9 @@ def _read(sent: Attempt, response: httpx2.Response) -> Reply:
 
 
 def _taken_apart(attempt: Attempt, completion: Mapping[str, Any]) -> tuple[Attempt, str | None]:
-    """Return an answer as an attempt: what it cost, and what it says or why it says nothing."""
+    """Return an answer as an attempt: what it took, and what it says or why it says nothing."""
     usage, model = _usage(completion.get("usage")), _string(completion.get("model"))
-    attempt = replace(attempt, answered_model=model, usage=usage, cost_usd=price_usd(model, usage, attempt.base_url))
+    attempt = replace(attempt, answered_model=model, usage=usage)
     choices = completion.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     message = choice.get("message")

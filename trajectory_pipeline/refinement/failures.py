@@ -5,6 +5,7 @@ not belong here: what is wrong with an answer (``validation``), and what follows
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -59,6 +60,18 @@ def class_of_error(status: int, words: str) -> str:
     if status >= 500 or status in (408, 409):
         return "server_error"
     return _BY_STATUS.get(status, "bad_request")
+
+
+def was_down(latest: Sequence[str | None], opens_after: int) -> bool:
+    """Whether a provider was down when it was asked last.
+
+    Args:
+        latest: error classes of the latest calls to it that ended, the newest first; None for an answer.
+        opens_after: failures in a row that count as down.
+    """
+    if latest and latest[0] in HOPELESS:
+        return True
+    return len(latest) >= opens_after and all(one in PROVIDER_DOWN for one in latest[:opens_after])
 
 
 def words_of_status_error(error: openai.APIStatusError) -> str:

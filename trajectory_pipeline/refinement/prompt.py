@@ -9,6 +9,7 @@ shows a whole transcript or a part.
 
 import json
 import secrets
+from functools import cache
 
 from pydantic import BaseModel
 
@@ -113,6 +114,7 @@ def prompt_text(chat: list[dict[str, str]], answer_type: type[BaseModel]) -> str
     return "".join(message["content"] for message in chat) + json.dumps(answer_type.model_json_schema())
 
 
+@cache
 def frame_bytes() -> int:
     """Return the UTF-8 bytes that a prompt has besides its transcript: rules, frame, schema; of the longest kind."""
     marker = "0" * 32

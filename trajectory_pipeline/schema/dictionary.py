@@ -12,6 +12,7 @@ from pathlib import Path
 from trajectory_pipeline.schema.error_classes import ERROR_CLASSES
 from trajectory_pipeline.schema.ledger import CAPTURED_RUNS, PARTITIONS, QUARANTINE, UNSETTLED
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.schema.limits import RATE_LIMITS
 from trajectory_pipeline.schema.spending import SPENDING, VERDICT_CLAIMS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, SIGNALS_VERSION, TRAJECTORIES
@@ -27,6 +28,7 @@ TABLES = (
     VERDICT_ATTEMPTS,
     SPENDING,
     VERDICT_CLAIMS,
+    RATE_LIMITS,
     POLICIES,
     REDACTION_KEYS,
     PARTITIONS,

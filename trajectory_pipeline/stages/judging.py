@@ -10,22 +10,25 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.refinement.ask import Answer, Asked, Attempt, Judge, Session
+from trajectory_pipeline.errors import PipelineError, ProviderDownError
+from trajectory_pipeline.refinement.ask import Answer, Asked, Attempt, Judge, Session, without_credentials
 from trajectory_pipeline.refinement.budget import Amount, Budget, BudgetExhausted, NoRoom
 from trajectory_pipeline.refinement.deliberate import Case, case_of, deliberate, failed
 from trajectory_pipeline.refinement.egress import EVERYBODY, Consent
 from trajectory_pipeline.refinement.estimating import Estimate
+from trajectory_pipeline.refinement.failures import was_down
+from trajectory_pipeline.refinement.pace import Turn
 from trajectory_pipeline.refinement.policy import RefinementPolicy
 from trajectory_pipeline.refinement.pricing import is_simulated
 from trajectory_pipeline.refinement.prompt import frame_tokens
 from trajectory_pipeline.schema.verdicts import DENIED, FINAL_STATUSES
 from trajectory_pipeline.sinks.claims import Claim, Held, live_claims, new_worker
 from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.sinks.provider_history import latest_error_classes
 from trajectory_pipeline.sinks.spending import Began, Beginning, begin_calls, end_calls
 from trajectory_pipeline.sinks.standing import Standing
 from trajectory_pipeline.sinks.verdicts import VerdictStore
@@ -87,6 +90,7 @@ class Judging:
         materialization_id: whose account is charged.
         progress: is told how far it is, now and then.
         consent: whose trajectories may be shown.
+        turn: takes a turn under a limit that is shared with other workers; None where there is no limit.
     """
 
     parquet: ParquetStore
@@ -98,6 +102,7 @@ class Judging:
     materialization_id: str
     progress: Callable[[str], None]
     consent: Consent = EVERYBODY
+    turn: Turn | None = None
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
@@ -109,6 +114,7 @@ class Judging:
         """Reach a verdict on each of these trajectories, in this order, or say why there is none.
 
         Raises:
+            ProviderDownError: the judge's provider is down; what was not asked is left as it is, without a verdict.
             PipelineError: verdicts cannot be stored.
         """
         # One connection: a statement at a time, and off the loop, which has answers to read.
@@ -125,7 +131,7 @@ class Judging:
         self._done, self._total, self._told_at = 0, len(tasks), time.monotonic()
         waiting = deque(tasks)
         try:
-            async with self.judge.session() as session:
+            async with self.judge.session(turn=self.turn, half_open=self._was_down()) as session:
                 while waiting:
                     elsewhere = await self._judge_waiting(waiting, session)
                     waiting = await self._left_by_others(elsewhere)
@@ -138,16 +144,20 @@ class Judging:
     async def _judge_waiting(self, waiting: "deque[Standing]", session: Session) -> list[Standing]:
         """Work until nothing waits; returns what other workers are at."""
         failures: list[Exception] = []
+        down: list[ProviderDownError] = []
         elsewhere: list[Standing] = []
 
         async def work() -> None:
-            while waiting and not failures:
+            while waiting and not failures and not down:
                 task = waiting.popleft()
                 try:
                     await self._judge_one(task, session)
                 except _Elsewhere:
                     elsewhere.append(task)
                     continue
+                except ProviderDownError as error:
+                    down.append(error)
+                    return
                 except Exception as error:  # raised below, when nothing is under way any more
                     failures.append(error)
                     return
@@ -158,7 +168,17 @@ class Judging:
         await asyncio.gather(*(work() for _ in range(min(self.concurrency, len(waiting)))))
         if failures:
             raise failures[0]
+        if down:
+            left = f"{self._done} of {self._total} trajectories are done, the rest is left to a later run"
+            raise ProviderDownError(f"{down[0]}: {left}.")
         return elsewhere
+
+    def _was_down(self) -> bool:
+        judge = self.judge
+        latest = latest_error_classes(
+            self.verdicts.connection, without_credentials(judge.base_url), judge.model, judge.breaker_after
+        )
+        return was_down(latest, judge.breaker_after)
 
     def _tell(self) -> None:
         self._told_at = time.monotonic()
@@ -378,11 +398,8 @@ class _Calls:
         return Amount(max(reserved.usd, whole.usd), max(reserved.tokens, whole.tokens))
 
     def _row(self, attempt: Attempt) -> Row:
-        row = asdict(attempt)
-        usage = row.pop("usage") or {}
         return {
-            **row,
-            **usage,
+            **attempt.as_row(),
             "run_id": self.task.run_id,
             "verdict_key": self.task.verdict_key,
             "policy_id": self.judging.policy.policy_id,

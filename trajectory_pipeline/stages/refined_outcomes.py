@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.hours import key_of
-from trajectory_pipeline.refinement.ask import Judge
+from trajectory_pipeline.refinement.ask import Judge, without_credentials
 from trajectory_pipeline.refinement.budget import Account, Budget, Cap
 from trajectory_pipeline.refinement.egress import EVERYBODY, Consent
 from trajectory_pipeline.refinement.policy import RefinementPolicy
@@ -29,6 +29,7 @@ from trajectory_pipeline.sinks.connection import writing
 from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
 from trajectory_pipeline.sinks.erasing import erase_verdicts_of
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
+from trajectory_pipeline.sinks.rate_limits import RateLimit, open_turns
 from trajectory_pipeline.sinks.redaction_key import redaction_key as lasting_redaction_key
 from trajectory_pipeline.sinks.spending import accounts, day_of
 from trajectory_pipeline.sinks.standing import Order, Standing, standings
@@ -104,6 +105,7 @@ def materialize_refined_outcomes(
     Raises:
         SinkError: a sink cannot be read or written; verdicts stored so far stay, and calls under way are waited for.
         JudgeError: the model has no known price, and that is not allowed.
+        ProviderDownError: the judge's provider is down; verdicts stored so far stay, and the rest was not asked.
         PipelineError: the partition has no trajectories yet.
     """
     key = key_of(hour)
@@ -114,7 +116,10 @@ def materialize_refined_outcomes(
     budget.require_price(judge.model, judge.base_url)
     policy = replace(policy, redaction_key=redaction_key or lasting_redaction_key(database))
     result = RefinementResult()
-    with open_verdicts(database) as verdict_store:
+    limit = RateLimit(
+        without_credentials(judge.base_url), judge.model, judge.requests_per_minute, judge.tokens_per_minute
+    )
+    with open_verdicts(database) as verdict_store, open_turns(database, limit) as turn:
         verdict_store.use_policy(policy.policy_id, policy.definition, policy.model)
         tasks = standings(verdict_store.connection, policy.policy_id, [key], order)
         due = [task for task in tasks if task.due]
@@ -129,6 +134,7 @@ def materialize_refined_outcomes(
             concurrency=concurrency,
             materialization_id=dagster_run_id or str(uuid4()),
             progress=progress or (lambda _: None),
+            turn=turn,
             tally=result,
             consent=consent,
         )
