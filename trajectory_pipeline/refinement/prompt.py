@@ -111,7 +111,13 @@ def _messages(transcript: str, task: str, marker: str | None) -> list[dict[str, 
 
 def prompt_text(chat: list[dict[str, str]], answer_type: type[BaseModel]) -> str:
     """Return all that counts among a prompt's tokens: its messages, and the schema of the answer."""
-    return "".join(message["content"] for message in chat) + json.dumps(answer_type.model_json_schema())
+    return "".join(message["content"] for message in chat) + _schema_text(answer_type)
+
+
+@cache
+def _schema_text(answer_type: type[BaseModel]) -> str:
+    # Made once: writing out a schema takes longer than all else that a prompt needs.
+    return json.dumps(answer_type.model_json_schema())
 
 
 @cache
