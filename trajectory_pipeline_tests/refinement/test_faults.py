@@ -167,6 +167,8 @@ def refined_with(
     judge.clear_faults()
     judge.reset_calls()
     judge.plan_faults(orders)
+    # What other faults left behind would make this one's first call a trial, which is not repeated.
+    pipeline.do("DELETE FROM trajectory.verdict_attempts")
     pipeline.max_prompt_tokens = 100_000 + next(_NUMBERS)
     pipeline.judge_settings = {
         "timeout_seconds": 0.5,
