@@ -285,7 +285,7 @@ class Settings(BaseSettings):
     judge_deny_agents: Ids = Field(
         default=frozenset(),
         alias="TRAJECTORY_JUDGE_DENY_AGENTS",
-        description="Ids of agents, by commas, whose trajectories are never shown to a judge.",
+        description="Ids of agents, by commas, whose trajectories are never shown to a judge. Unset: none.",
     )
     judge_allow_organizations: Ids = Field(
         default=frozenset(),
@@ -295,7 +295,7 @@ class Settings(BaseSettings):
     judge_deny_organizations: Ids = Field(
         default=frozenset(),
         alias="TRAJECTORY_JUDGE_DENY_ORGANIZATIONS",
-        description="Ids of organisations, by commas, whose trajectories are never shown to a judge.",
+        description="Ids of organisations, by commas, whose trajectories are never shown to a judge. Unset: none.",
     )
     redact: Literal["secrets", "personal", "off"] = Field(
         default="secrets",

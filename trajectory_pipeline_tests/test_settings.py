@@ -56,7 +56,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
         assert field.alias
         assert field.description
         assert field.description.rstrip("`").endswith(".")
-        if field.default is None or field.default is False:
+        if field.default is None or field.default is False or field.default == frozenset():
             assert "Unset:" in field.description or "Not needed" in field.description, field.alias
         else:
             assert "Default" in field.description, field.alias

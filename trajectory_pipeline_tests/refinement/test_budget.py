@@ -3,12 +3,10 @@
 The simulated judge keeps its own books: they, the attempts and the accounts must agree to the last digit.
 """
 
-import dataclasses
 import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from decimal import Decimal
 from typing import Any
@@ -20,7 +18,7 @@ from trajectory_pipeline.refinement.pricing import ModelPrice, Prices
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.simulated_judge import SimulatedJudge
-from trajectory_pipeline_tests.stages.pipeline import Pipeline, Row, only
+from trajectory_pipeline_tests.stages.pipeline import Pipeline, Row, only, program_that_judges
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
 RUNS = sample_partitions()[HOUR]
@@ -167,23 +165,11 @@ def test_a_price_of_ones_own_holds_whatever_answers(captured: Pipeline, judge: S
 # ---- who is killed, and who comes at the same time ----------------------------------------------------------------
 
 
-def program(pipeline: Pipeline, **changes: Any) -> str:
-    fields = {f.name: getattr(pipeline, f.name) for f in dataclasses.fields(pipeline) if f.name != "folder"}
-    return textwrap.dedent(f"""
-        import datetime, decimal, pathlib
-        from decimal import Decimal
-        from trajectory_pipeline_tests.stages.pipeline import Pipeline
-
-        pipeline = Pipeline(folder=pathlib.Path({str(pipeline.folder)!r}), **{fields | changes!r})
-        pipeline.refine({HOUR!r})
-    """)
-
-
 def test_a_process_that_is_killed_amid_its_calls_leaves_them_lost_at_what_they_may_have_cost(
     captured: Pipeline, judge: SimulatedJudge
 ) -> None:
     judge.plan_faults([{"fault": "hang"}])
-    with subprocess.Popen([sys.executable, "-c", program(captured, concurrency=3)]) as process:
+    with subprocess.Popen([sys.executable, "-c", program_that_judges(captured, HOUR, concurrency=3)]) as process:
         deadline = time.monotonic() + 60
         while judge.calls()["in_flight"] < 3:
             assert time.monotonic() < deadline, "nothing was asked"
@@ -214,7 +200,10 @@ def test_a_process_that_is_killed_amid_its_calls_leaves_them_lost_at_what_they_m
 
 def test_processes_that_judge_the_same_partition_at_once_pay_once(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.1}}])
-    workers = [subprocess.Popen([sys.executable, "-c", program(captured)], stderr=subprocess.PIPE) for _ in range(2)]
+    workers = [
+        subprocess.Popen([sys.executable, "-c", program_that_judges(captured, HOUR)], stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
     for worker in workers:
         _, told = worker.communicate(timeout=120)
         assert worker.returncode == 0, told.decode()
@@ -229,7 +218,7 @@ def test_the_same_verdict_wanted_by_two_partitions_at_once_is_paid_once(
 ) -> None:
     """A run that moves while it is judged stands in another partition, with the same verdict key."""
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.1}}])
-    first = subprocess.Popen([sys.executable, "-c", program(captured, concurrency=1)])
+    first = subprocess.Popen([sys.executable, "-c", program_that_judges(captured, HOUR, concurrency=1)])
     deadline = time.monotonic() + 60
     while not judge.calls()["received"]:
         assert time.monotonic() < deadline

@@ -4,13 +4,11 @@ Whatever fails amid it, be it a sink, a fault of ours or the whole process, keep
 """
 
 import asyncio
-import dataclasses
 import logging
 import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from decimal import Decimal
 from typing import Any
@@ -24,7 +22,7 @@ from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.simulated_judge import SimulatedJudge
 from trajectory_pipeline.stages import judging
-from trajectory_pipeline_tests.stages.pipeline import Pipeline, Row, only
+from trajectory_pipeline_tests.stages.pipeline import Pipeline, Row, only, program_that_judges
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
 RUNS = sample_partitions()[HOUR]
@@ -297,15 +295,7 @@ def test_a_process_that_is_killed_amid_it_keeps_its_verdicts_and_only_the_rest_i
     captured: Pipeline, judge: SimulatedJudge
 ) -> None:
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.3}}])
-    fields = {f.name: getattr(captured, f.name) for f in dataclasses.fields(captured) if f.name != "folder"}
-    program = f"""
-        import datetime, pathlib
-        from trajectory_pipeline_tests.stages.pipeline import Pipeline
-
-        pipeline = Pipeline(folder=pathlib.Path({str(captured.folder)!r}), **{fields | {"concurrency": 2}!r})
-        pipeline.refine({HOUR!r})
-    """
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)]) as process:
+    with subprocess.Popen([sys.executable, "-c", program_that_judges(captured, HOUR, concurrency=2)]) as process:
         deadline = time.monotonic() + 60
         while len(verdicts(captured)) < 4 and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -1,7 +1,8 @@
 """The three stages over databases and a folder of a test's own, without Dagster, and short ways to look at results."""
 
+import pickle
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -139,3 +140,9 @@ def do(url: str, *statements: str) -> None:
 def only(rows: Iterable[Row]) -> Row:
     (row,) = rows
     return row
+
+
+def program_that_judges(pipeline: Pipeline, hour: datetime, **changes: Any) -> str:
+    """Return a Python program that judges an hour in a process of its own, with some of the fields changed."""
+    pickled = pickle.dumps((replace(pipeline, **changes), hour))
+    return f"import pickle; pipeline, hour = pickle.loads({pickled!r}); pipeline.refine(hour)"
