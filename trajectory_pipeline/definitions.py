@@ -8,12 +8,13 @@ import dagster as dg
 
 from trajectory_pipeline.orchestration import completeness
 from trajectory_pipeline.orchestration.assets import SOURCE_SPECS, build_assets
-from trajectory_pipeline.orchestration.dagster_retention import build_retention
+from trajectory_pipeline.orchestration.dagster_retention import build_retention as build_dagster_retention
 from trajectory_pipeline.orchestration.jobs import build_job
 from trajectory_pipeline.orchestration.partitions import hourly_partitions
 from trajectory_pipeline.orchestration.reconciliation import build_reconciliation_sensor
 from trajectory_pipeline.orchestration.refinement_sensor import build_refinement_sensor
 from trajectory_pipeline.orchestration.resources import PipelineResource
+from trajectory_pipeline.orchestration.retention import build_retention
 from trajectory_pipeline.orchestration.schedules import build_schedule
 from trajectory_pipeline.orchestration.sensors import build_capture_sensor
 from trajectory_pipeline.settings import Settings, load_settings
@@ -30,15 +31,21 @@ def build_defs(settings: Settings, pipeline: PipelineResource | None = None) -> 
         >>> from trajectory_pipeline.settings import Settings
         >>> defs = build_defs(Settings())
         >>> sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__"))
-        ['completeness_job', 'dagster_retention_job', 'trajectory_job']
+        ['completeness_job', 'dagster_retention_job', 'retention_job', 'trajectory_job']
     """
+    dagster_retention_job, dagster_retention_schedule = build_dagster_retention(settings)
     retention_job, retention_schedule = build_retention(settings)
     partitions_def = hourly_partitions(settings.start)
     return dg.Definitions(
         assets=[*SOURCE_SPECS, *build_assets(partitions_def, settings.backfill_batch, settings.judge_missing)],
         asset_checks=[completeness.completeness],
-        jobs=[build_job(), retention_job],
-        schedules=[build_schedule(settings), completeness.build_schedule(settings), retention_schedule],
+        jobs=[build_job(), retention_job, dagster_retention_job],
+        schedules=[
+            build_schedule(settings),
+            completeness.build_schedule(settings),
+            retention_schedule,
+            dagster_retention_schedule,
+        ],
         sensors=[
             build_capture_sensor(settings),
             build_refinement_sensor(settings),

@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from trajectory_pipeline.errors import SettingsError
 
 DEFAULT_DATA_FOLDER = Path("data")
+LONGEST_RETENTION_DAYS = 36_500
+"""A hundred years: longer ages could lie before the first year that a date can name."""
 
 
 def normalised_postgres_url(url: str) -> str:
@@ -180,6 +182,22 @@ class Settings(BaseSettings):
         alias="TRAJECTORY_CLOSING_LAG_MINUTES",
         description="Minutes after its end from which an hour counts as closed: late rows arrive within two. Default"
         " 5.",
+    )
+    retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=LONGEST_RETENTION_DAYS,
+        alias="TRAJECTORY_RETENTION_DAYS",
+        description="Age in days, from the end of its hour, from which a partition's trajectories, quarantine and"
+        " verdicts are removed from Postgres and Parquet, daily. Unset: they are kept for ever.",
+    )
+    raw_retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=LONGEST_RETENTION_DAYS,
+        alias="TRAJECTORY_RAW_RETENTION_DAYS",
+        description="The same for its raw rows (`terminal_runs`), sooner or later than the trajectories. Unset: they"
+        " are kept for ever.",
     )
     dagster_retention_days: int | None = Field(
         default=None,

@@ -104,13 +104,26 @@ def test_schedule_and_sensors_run_by_default_only_where_capture_is_enabled(*, en
         "closed_hour",
         "daily_completeness",
         "daily_dagster_retention",
+        "daily_retention",
         "reconciliation_sensor",
         "refinement_sensor",
     ]
     # Deleting is opted into apart.
-    assert {each.default_status.value for each in instigators if each.name != "daily_dagster_retention"} == {
+    deleting = {"daily_dagster_retention", "daily_retention"}
+    assert {each.default_status.value for each in instigators if each.name not in deleting} == {
         "RUNNING" if enabled else "STOPPED"
     }
+    assert {each.default_status.value for each in instigators if each.name in deleting} == {"STOPPED"}
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("ages", [{}, {"retention_days": 30}, {"raw_retention_days": 30}])
+def test_the_sinks_are_pruned_only_where_an_age_is_set_and_capture_is_enabled(
+    ages: dict[str, int], *, enabled: bool
+) -> None:
+    repository = build_defs(make_settings(enable_capture=enabled, **ages)).get_repository_def()
+    schedule = repository.get_schedule_def("daily_retention")
+    assert schedule.default_status.value == ("RUNNING" if enabled and ages else "STOPPED")
 
 
 @pytest.mark.parametrize("days", [None, 30])

@@ -250,6 +250,24 @@ def erase(*, dry_run: bool) -> None:
 
 
 @main.command()
+@click.option("--dry-run", is_flag=True, help="Only list what is old enough: partitions, rows, files, bytes.")
+def prune(*, dry_run: bool) -> None:
+    """Remove at once what is older than TRAJECTORY_RETENTION_DAYS or TRAJECTORY_RAW_RETENTION_DAYS from both sinks.
+
+    Needs at least one of them, and not the source. A daily schedule does the same. What is pruned comes back only when
+    it is materialised explicitly, until the next prune.
+
+    \b
+    Exit code 0  all that is old enough is gone, or would be
+              1  some partitions failed
+              2  no age is set, or a sink cannot be reached
+    """  # noqa: D301 - \b is click's mark for text that is not wrapped
+    from trajectory_pipeline.cli import upkeep
+
+    sys.exit(upkeep.prune(only_say=dry_run))
+
+
+@main.command()
 @click.argument("run_id")
 def show(run_id: str) -> None:
     """Show the trajectory of a run: turns, tools, errors, outcome and verdict."""

@@ -1,4 +1,4 @@
-"""The commands that look after what was captured: what would be done, whether all is equal, erasing at once.
+"""The commands that look after what was captured: what would be done, whether all is equal, erasing, pruning.
 
 Belongs here: their words on a terminal. Does not belong here: the work (``stages``), and arguments (``main``).
 """
@@ -6,17 +6,23 @@ Belongs here: their words on a terminal. Does not belong here: the work (``stage
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from trajectory_pipeline.cli.terminal import err, out
 from trajectory_pipeline.endpoints import Endpoints, resolve
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.hours import hour_of
 from trajectory_pipeline.letta.source import LettaSource
+from trajectory_pipeline.orchestration.requesting import utc_now
 from trajectory_pipeline.orchestration.words import counted
 from trajectory_pipeline.settings import Settings, load_settings
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.sinks.removing import Files
 from trajectory_pipeline.stages.plan import Planned, plan_capture, plan_rebuild
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.stages.retention import Prunable, Pruned
 
 _WORDS = {
     "new": "would be captured",
@@ -135,6 +141,45 @@ def erase(*, only_say: bool) -> int:
     done = "Nothing was done." if only_say else "Done." if not failed else "Some partitions failed: erase again."
     out.print(f"{counted(len(due), 'partition')}. {done}", markup=False)
     return 1 if failed else 0
+
+
+def prune(*, only_say: bool) -> int:
+    """Remove at once what is older than the set ages from both sinks; returns the exit code.
+
+    Raises:
+        PipelineError: no age is set, or a sink is not as it must be.
+    """
+    from trajectory_pipeline.orchestration.retention import retention_of
+    from trajectory_pipeline.stages.retention import prunable, prune_partition
+
+    settings = load_settings()
+    retention = retention_of(settings)
+    _, store, database = _opened(settings)
+    rows, files, failed = 0, Files(), False
+    due = prunable(store, database, retention, utc_now())
+    for each in due:
+        name = f"{each.partition_key}  {each.part}"
+        try:
+            gone: Prunable | Pruned = (
+                each if only_say else prune_partition(each.part, hour_of(each.partition_key), store, database)
+            )
+        except PipelineError as error:
+            failed = True
+            err.print(f"{name}: {error}", markup=False, style="red")
+            continue
+        if gone.held_back:
+            out.print(f"{name}: kept although it is old enough: {gone.held_back}", markup=False)
+            continue
+        rows, files = rows + gone.rows, files + gone.files
+        out.print(f"{name}: {_of_files(gone.rows, gone.files)}", markup=False)
+    done = "Nothing was done." if only_say else "Removed." if not failed else "Some partitions failed: prune again."
+    out.print(f"{counted(len({each.partition_key for each in due}), 'partition')}", end=", ", markup=False)
+    out.print(f"{_of_files(rows, files)}. {done}", markup=False)
+    return 1 if failed else 0
+
+
+def _of_files(rows: int, files: Files) -> str:
+    return f"{counted(rows, 'row')}, {counted(files.count, 'file')} of {counted(files.bytes, 'byte')}"
 
 
 def _opened(settings: Settings) -> tuple[Endpoints, ParquetStore, TrajectoryDatabase]:

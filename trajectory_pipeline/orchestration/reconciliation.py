@@ -20,6 +20,7 @@ from trajectory_pipeline.orchestration.assets import CAPTURE, REFINEMENT
 from trajectory_pipeline.orchestration.requesting import Clock, default_status, utc_now
 from trajectory_pipeline.orchestration.resources import PipelineResource
 from trajectory_pipeline.orchestration.words import counted
+from trajectory_pipeline.schema.ledger import PRUNED
 from trajectory_pipeline.settings import Settings
 
 RECONCILIATION_SENSOR = "reconciliation_sensor"
@@ -142,12 +143,13 @@ def _under_way(instance: dg.DagsterInstance, run_ids: set[str]) -> set[str]:
 
 def _materialization(entry: Entry) -> dg.AssetMaterialization:
     counts = {name: value for name, value in entry["counts"].items() if isinstance(value, int)}
+    held: Mapping[str, int] = {"pruned": True} if entry["result"] == PRUNED else counts
     return dg.AssetMaterialization(
         dg.AssetKey(entry["asset"]),
         partition=entry["partition_key"],
         description="Reported from the ledger: the run that wrote it could not say so, or was deleted.",
         metadata={
-            **counts,
+            **held,
             WRITTEN_BY: entry["dagster_run_id"] or "none: written outside Dagster",
             "materialized_at": dg.MetadataValue.timestamp(entry["materialized_at"]),
         },

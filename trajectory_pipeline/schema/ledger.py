@@ -5,6 +5,9 @@ Belongs here: the columns of the bookkeeping tables. Does not belong here: who w
 
 from trajectory_pipeline.schema.types import INT, JSON, POSTGRES_ONLY, STRING, TIMESTAMP, Column, Table
 
+PRUNED = "pruned"
+"""Result of a partition that was removed from the sinks because of its age."""
+
 
 def _column(name: str, kind: object, description: str, **more: object) -> Column:
     return Column(name, kind, description, sinks=POSTGRES_ONLY, **more)  # type: ignore[arg-type]
@@ -17,7 +20,12 @@ PARTITIONS = Table(
     columns=(
         _column("asset", STRING, "terminal_runs, trajectories or refined_outcomes.", key=True),
         _column("partition_key", STRING, "Dagster's partition key.", key=True),
-        _column("result", STRING, "`complete`, or `quarantined` where some runs are in quarantine."),
+        _column(
+            "result",
+            STRING,
+            "`complete`; `quarantined` where some runs are in quarantine; or `pruned`: it was removed because of its"
+            " age, and the other columns say what it held.",
+        ),
         _column(
             "fingerprint",
             STRING,
@@ -27,7 +35,7 @@ PARTITIONS = Table(
         _column("counts", JSON, "What came in and what went out, by name."),
         _column("content_digest", STRING, "SHA-256 (hex) over the partition's rows: equal digests mean equal content."),
         _column("snapshot_at", TIMESTAMP, "When the source was read.", null="the asset does not read the source"),
-        _column("materialized_at", TIMESTAMP, "When it was last written."),
+        _column("materialized_at", TIMESTAMP, "When it was last written, or pruned."),
         _column("schema_version", STRING, "Version of the schema that it was written with."),
         _column("dagster_run_id", STRING, "The Dagster run that wrote it.", null="written outside Dagster"),
         _column(

@@ -120,7 +120,7 @@ class PartitionTransaction:
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         with writing(self._url, f"Writing trajectories of {self._key}"):
             self._connection.execute("ALTER TABLE staged ADD PRIMARY KEY (run_id)")
-            removed = self._remove(
+            removed = self.remove(
                 sql.SQL("t.partition_key = %s AND NOT EXISTS (SELECT FROM staged s WHERE s.run_id = t.run_id)"),
                 self._key,
             )
@@ -165,7 +165,7 @@ class PartitionTransaction:
                 ).format(_table(QUARANTINE.name)),
                 [self._key, run_ids],
             )
-            self._remove(sql.SQL("t.run_id = ANY(%s)"), run_ids)
+            self.remove(sql.SQL("t.run_id = ANY(%s)"), run_ids)
             if rows:
                 cursor.executemany(
                     sql.SQL(
@@ -188,8 +188,8 @@ class PartitionTransaction:
                     ],
                 )
 
-    def _remove(self, condition: sql.Composable, value: Any) -> int:
-        """Remove trajectories, and keep when they were first captured: a run that moves comes back elsewhere."""
+    def remove(self, condition: sql.Composable, value: Any) -> int:
+        """Remove trajectories ``t`` by a condition, and keep when they were first captured: they may come back."""
         return self._connection.execute(
             sql.SQL(
                 "WITH gone AS (DELETE FROM {table} t WHERE {condition} RETURNING run_id, first_captured_at),"

@@ -112,6 +112,11 @@ def erase_verdicts_of(connection: psycopg.Connection, partition_key: str) -> Non
     _erase(connection, "v.partition_key = %(key)s", {"key": partition_key})
 
 
+def empty_attempts_of(connection: psycopg.Connection, run_ids: Sequence[str]) -> None:
+    """Take the texts out of every call that was made for these runs; what each took and cost stays."""
+    _update(connection, VERDICT_ATTEMPTS, "a", KEPT_OF_ATTEMPT, "a.run_id = ANY(%(ids)s)", {"ids": list(run_ids)})
+
+
 def _erase(connection: psycopg.Connection, which: LiteralString, values: dict[str, object]) -> None:
     _update(connection, VERDICTS, "v", KEPT_OF_VERDICT, f"NOT v.erased AND {which} AND {_SHOWED_WHAT_IS_GONE}", values)
     connection.execute(

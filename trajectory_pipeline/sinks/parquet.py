@@ -27,7 +27,8 @@ from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.types import Table
 
 FILE_NAME = "part-0.parquet"
-_TEMPORARY = ".writing-"
+HOUR_FOLDER = "hour=%Y-%m-%dT%H"
+TEMPORARY = ".writing-"
 """Prefix of files under way: hidden, and not ending in ``.parquet``, so that no reader's glob finds one."""
 _LOGIN = re.compile(r"^([a-z0-9+.:-]+://)[^/@]*:[^/]*@", re.IGNORECASE)
 
@@ -53,7 +54,7 @@ class Written:
 
 def hour_folder(hour: datetime) -> str:
     """Return the folder of a partition, ``hour=2026-11-21T09``: Hive style, and without the ``:`` of Dagster's key."""
-    return f"hour={hour.astimezone(UTC):%Y-%m-%dT%H}"
+    return hour.astimezone(UTC).strftime(HOUR_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class ParquetStore:
 
     def path_of(self, table: Table, hour: datetime) -> str:
         """Return the URI of a partition's file, as it may be shown: without a password."""
-        return _without_password(self._target(table, hour))
+        return shown(self._target(table, hour))
 
     def write(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> Written:
         """Replace a partition's file by these rows, one row group a batch; without any rows, by an empty file.
@@ -144,11 +145,11 @@ class ParquetStore:
             SinkError: the storage cannot be written; the old file stays as it was.
         """
         target = self.path_of(table, hour)
-        filesystem, path = self._filesystem(self._target(table, hour))
+        filesystem, path = self.filesystem(self._target(table, hour))
         folder = (
             Path(posixpath.dirname(path)) if isinstance(filesystem, LocalFileSystem) else Path(tempfile.gettempdir())
         )
-        temporary = folder / f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
+        temporary = folder / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
         with _writing(target):
             if isinstance(filesystem, LocalFileSystem):
                 filesystem.makedirs(str(folder), exist_ok=True)
@@ -173,7 +174,7 @@ class ParquetStore:
             SinkError: the file cannot be read.
         """
         target = self.path_of(table, hour)
-        filesystem, path = self._filesystem(self._target(table, hour))
+        filesystem, path = self.filesystem(self._target(table, hour))
         wanted = arrow_schema(table)
         if columns is not None:
             wanted = pa.schema([wanted.field(name) for name in columns])
@@ -188,7 +189,7 @@ class ParquetStore:
 
     def exists(self, table: Table, hour: datetime) -> bool:
         """Whether a partition has a file."""
-        filesystem, path = self._filesystem(self._target(table, hour))
+        filesystem, path = self.filesystem(self._target(table, hour))
         with _reading(self.path_of(table, hour)):
             return bool(filesystem.exists(path))
 
@@ -198,8 +199,8 @@ class ParquetStore:
         Raises:
             SinkError: it cannot.
         """
-        filesystem, path = self._filesystem(self.uri)
-        with _writing(_without_password(self.uri)):
+        filesystem, path = self.filesystem(self.uri)
+        with _writing(shown(self.uri)):
             if not isinstance(filesystem, LocalFileSystem):
                 filesystem.exists(path)
                 return
@@ -213,7 +214,7 @@ class ParquetStore:
         Raises:
             SinkError: the file cannot be read.
         """
-        filesystem, path = self._filesystem(self._target(table, hour))
+        filesystem, path = self.filesystem(self._target(table, hour))
         with _reading(self.path_of(table, hour)):
             if not filesystem.exists(path):
                 return None
@@ -223,7 +224,12 @@ class ParquetStore:
     def _target(self, table: Table, hour: datetime) -> str:
         return posixpath.join(self.uri.rstrip("/"), table.name, hour_folder(hour), FILE_NAME)
 
-    def _filesystem(self, target: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    def filesystem(self, target: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        """Return the filesystem of a URI of this storage, and its path there.
+
+        Raises:
+            SinkError: there is no such filesystem, or the package that it needs is not installed.
+        """
         try:
             filesystem, path = fsspec.core.url_to_fs(target)
             if not isinstance(filesystem, LocalFileSystem):
@@ -231,13 +237,13 @@ class ParquetStore:
                 filesystem.invalidate_cache()
         except Exception as error:
             raise SinkError(
-                f"TRAJECTORY_STORAGE_URI {_without_password(self.uri)!r} cannot be used: {error}. Give a folder or an"
+                f"TRAJECTORY_STORAGE_URI {shown(self.uri)!r} cannot be used: {error}. Give a folder or an"
                 " fsspec URL, and install the package that its protocol needs (`pip install s3fs` for s3://)."
             ) from error
         return filesystem, str(path)
 
 
-def _without_password(uri: str) -> str:
+def shown(uri: str) -> str:
     """Return a URI as it may be shown: ``sftp://host/path``, no user and no password."""
     return _LOGIN.sub(r"\1", uri)
 
@@ -249,7 +255,7 @@ def _writing(target: str) -> Iterator[None]:
     # Each kind of storage has errors of its own: botocore's are no OSError.
     except Exception as error:
         raise SinkError(
-            f"Writing {target} failed: {_told(error)}. The former file, if any, is untouched. Check that there is space"
+            f"Writing {target} failed: {told(error)}. The former file, if any, is untouched. Check that there is space"
             " and that this user may write there (TRAJECTORY_STORAGE_URI), then materialise again."
         ) from error
 
@@ -260,12 +266,13 @@ def _reading(target: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise SinkError(
-            f"Reading {target} failed: {_told(error)}. Check TRAJECTORY_STORAGE_URI; if the file is damaged,"
+            f"Reading {target} failed: {told(error)}. Check TRAJECTORY_STORAGE_URI; if the file is damaged,"
             " materialise the partition again."
         ) from error
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """Return what an error of a storage says, on one line."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
@@ -349,5 +356,5 @@ def _sync_folder(folder: Path) -> None:
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove what a killed process left; a partition's lock is held, so nobody else is writing in its folder."""
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
+    for leftover in folder.glob(f"{TEMPORARY}*"):
         leftover.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
+from trajectory_pipeline.schema.ledger import PRUNED
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 
@@ -117,9 +118,13 @@ UNSETTLED: LiteralString = (
     " WHERE NOT EXISTS (SELECT FROM trajectory.partitions p WHERE p.asset = %(raw)s AND p.partition_key = k)"
     " AND (EXISTS (SELECT FROM trajectory.trajectories h WHERE h.partition_key = k)"
     " OR EXISTS (SELECT FROM trajectory.quarantine h WHERE h.partition_key = k))"
-    ") found WHERE partition_key = ANY(%(keys)s) GROUP BY 1"
+    ") found WHERE partition_key = ANY(%(keys)s) AND NOT EXISTS (SELECT FROM trajectory.partitions p"
+    " WHERE p.partition_key = found.partition_key AND p.asset = ANY(%(assets)s) AND p.result = %(pruned)s) GROUP BY 1"
 )
-"""Partitions, of those asked about, that must be materialised again whatever the source holds, and why."""
+"""Partitions, of those asked about, that must be materialised again whatever the source holds, and why.
+
+One of which anything was pruned must not: it would come back.
+"""
 
 
 def unsettled_of(partition_keys: Iterable[str]) -> Mapping[str, Any]:
@@ -129,4 +134,5 @@ def unsettled_of(partition_keys: Iterable[str]) -> Mapping[str, Any]:
         "raw": TERMINAL_RUNS.name,
         "converted": TRAJECTORIES.name,
         "keys": list(partition_keys),
+        "pruned": PRUNED,
     }

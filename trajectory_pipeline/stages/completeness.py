@@ -4,9 +4,10 @@ Belongs here: what must be equal, and naming what is not. Does not belong here: 
 requested by the capture sensor, or materialised by a person.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from trajectory_pipeline.hours import HOUR, floor, hour_of, key_of
 from trajectory_pipeline.letta.census import StuckRun, runs_by_hour, stuck_runs
@@ -16,6 +17,7 @@ from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.sinks.pruning import is_pruned, pruned_partitions
 from trajectory_pipeline.stages.terminal_runs import DELETED_AND_KEPT, Deleted
 
 _HOURS_AT_ONCE = 240
@@ -54,7 +56,8 @@ def compare(
     """Compare the source with the ledger and with what both sinks really hold, over the whole history.
 
     What is deleted at the source and carried forward is in both sinks and not in the source: compared is what is not
-    deleted. The open hour, and the one before until its closing lag is over, are still moving and are left out.
+    deleted. Of what was pruned nothing is expected. The open hour, and the one before until its closing lag is over,
+    are still moving and are left out.
 
     Args:
         source: read in one snapshot.
@@ -82,27 +85,22 @@ def compare(
         for first, last in _stretches(hours):
             prints.update(fingerprints(snapshot, first, last + HOUR))
         stuck = stuck_runs(snapshot, stuck_after)
-    unsettled = database.unsettled([key_of(hour) for hour in hours])
+    keys = [key_of(hour) for hour in hours]
+    unsettled, pruned = database.unsettled(keys), pruned_partitions(database, keys)
     differences: list[str] = []
     for hour in hours:
         key = key_of(hour)
-        there = by_hour.get(hour, 0)
-        if key not in raw:
-            differences.append(f"{key}: {there} terminal runs in the source, never captured")
+        if key not in raw and key not in pruned:
+            differences.append(f"{key}: {by_hour.get(hour, 0)} terminal runs in the source, never captured")
             continue
-        if raw[key]["fingerprint"] != prints.get(hour, EMPTY):
-            differences.append(
-                f"{key}: the source changed since {raw[key]['snapshot_at']:%Y-%m-%d %H:%M} UTC"
-                f" ({raw[key]['counts']['runs']} runs then, {there} now)"
-            )
-        elif raw[key]["counts"]["runs"] != there:
-            differences.append(f"{key}: {there} runs in the source, {raw[key]['counts']['runs']} in the ledger")
-        held = raw[key]["counts"].get(DELETED_AND_KEPT, 0) if deleted == "erase" else 0
-        if held:
+        held = raw[key]["counts"].get(DELETED_AND_KEPT, 0) if deleted == "erase" and key in raw else 0
+        if key not in pruned:
+            differences.extend(_from_the_source(key, raw[key], by_hour.get(hour, 0), prints.get(hour, EMPTY)))
+        if held and not (is_pruned(raw, key) and is_pruned(converted, key)):
             differences.append(f"{key}: {held} runs hold content that is deleted at the source, and is to be erased")
         if key in unsettled:
             differences.append(f"{key}: to be materialised again: {unsettled[key]}")
-        if key not in converted:
+        if is_pruned(converted, key):
             continue
         expected = converted[key]["counts"]["runs_in"] - converted[key]["counts"]["quarantined"]
         counts = {
@@ -121,6 +119,17 @@ def compare(
         before_start=sum(count for hour, count in by_hour.items() if hour < floor(start)),
         stuck=tuple(stuck),
     )
+
+
+def _from_the_source(key: str, entry: Mapping[str, Any], there: int, fingerprint: str) -> Iterator[str]:
+    """Yield how the source differs from what was read of it."""
+    if entry["fingerprint"] != fingerprint:
+        yield (
+            f"{key}: the source changed since {entry['snapshot_at']:%Y-%m-%d %H:%M} UTC"
+            f" ({entry['counts']['runs']} runs then, {there} now)"
+        )
+    elif entry["counts"]["runs"] != there:
+        yield f"{key}: {there} runs in the source, {entry['counts']['runs']} in the ledger"
 
 
 def _postgres_counts(database: TrajectoryDatabase) -> dict[str, int]:

@@ -6,8 +6,11 @@ Belongs here: which partitions, and rewriting their raw rows without the source.
 
 from datetime import datetime
 
+from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.hours import key_of
+from trajectory_pipeline.schema.ledger import PRUNED
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.stages.terminal_runs import DELETED_AND_KEPT
@@ -18,9 +21,11 @@ from trajectory_pipeline.trajectories.erasure import erase_deleted
 def partitions_to_erase(database: TrajectoryDatabase) -> dict[str, int]:
     """Return the partitions that hold what is deleted at the source, and in how many runs, by partition key."""
     rows = database.rows(
-        "SELECT partition_key, (counts ->> %s)::bigint AS runs FROM trajectory.partitions WHERE asset = %s"
-        " AND (counts ->> %s)::bigint > 0 ORDER BY 1",
-        [DELETED_AND_KEPT, TERMINAL_RUNS.name, DELETED_AND_KEPT],
+        "SELECT partition_key, (counts ->> %(count)s)::bigint AS runs FROM trajectory.partitions r"
+        " WHERE asset = %(raw)s AND (counts ->> %(count)s)::bigint > 0 AND (result <> %(pruned)s OR EXISTS ("
+        "SELECT FROM trajectory.partitions t WHERE t.asset = %(converted)s AND t.partition_key = r.partition_key"
+        " AND t.result <> %(pruned)s)) ORDER BY 1",
+        {"count": DELETED_AND_KEPT, "raw": TERMINAL_RUNS.name, "converted": TRAJECTORIES.name, "pruned": PRUNED},
     )
     return {row["partition_key"]: row["runs"] for row in rows}
 
@@ -32,10 +37,17 @@ def erase_partition(
 
     Raises:
         SinkError: a sink cannot be read or written; asking again finishes it.
+        PipelineError: its raw rows were pruned, so that it cannot be told what is to be erased.
     """
     key = key_of(hour)
     with database.partition(TERMINAL_RUNS.name, key) as partition:
         entry = database.ledger(TERMINAL_RUNS.name, [key])[key]
+        if entry["result"] == PRUNED:
+            raise PipelineError(
+                f"The raw rows of {key} were pruned, and what is deleted can only be told from them: materialise"
+                " terminal_runs and trajectories of that partition, or prune its trajectories too"
+                " (TRAJECTORY_RETENTION_DAYS)."
+            )
         rows = (erase_deleted(batch) for batch in store.read(TERMINAL_RUNS, hour))
         with store.prepare(TERMINAL_RUNS, hour, rows) as prepared:
             partition.record(

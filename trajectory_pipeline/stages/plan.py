@@ -14,6 +14,7 @@ from trajectory_pipeline.letta.source import LettaSource, Snapshot
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.sinks.pruning import pruned_partitions
 from trajectory_pipeline.stages.staleness import captured_fingerprints, fingerprints_of
 from trajectory_pipeline.stages.terminal_runs import Deleted
 
@@ -45,7 +46,12 @@ def plan_capture(
         SourceError: the source cannot be read.
         SinkError: a sink cannot be read.
     """
-    captured = captured_fingerprints(database, hours, deleted)
+    pruned = pruned_partitions(database, [key_of(hour) for hour in hours])
+    captured = {
+        hour: fingerprint
+        for hour, fingerprint in captured_fingerprints(database, hours, deleted).items()
+        if key_of(hour) not in pruned
+    }
     with source.snapshot() as snapshot:
         there = fingerprints_of(snapshot, hours)
         return [_planned(hour, there.get(hour, EMPTY), captured.get(hour), snapshot, store) for hour in hours]

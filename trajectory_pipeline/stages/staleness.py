@@ -10,9 +10,11 @@ from datetime import datetime
 from trajectory_pipeline.hours import HOUR, contiguous, key_of
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.source import LettaSource, Snapshot
+from trajectory_pipeline.schema.ledger import PRUNED
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
+from trajectory_pipeline.sinks.pruning import pruned_partitions
 from trajectory_pipeline.stages.terminal_runs import DELETED_AND_KEPT, Deleted
 
 _UNSETTLED = "to be materialised again"
@@ -24,7 +26,7 @@ def stale_hours(
 ) -> list[datetime]:
     """Return those of these hours whose rows in the source are not what was captured and converted.
 
-    An hour that was never captured and has no terminal runs is not stale.
+    An hour that was never captured and has no terminal runs is not stale; one of which anything was pruned never is.
 
     Args:
         source: where the rows are.
@@ -39,7 +41,9 @@ def stale_hours(
     with source.snapshot() as snapshot:
         there = fingerprints_of(snapshot, hours)
     captured = captured_fingerprints(database, hours, deleted)
-    return [hour for hour in hours if there.get(hour, EMPTY) != captured.get(hour, EMPTY)]
+    differing = [hour for hour in hours if there.get(hour, EMPTY) != captured.get(hour, EMPTY)]
+    pruned = pruned_partitions(database, [key_of(hour) for hour in differing])
+    return [hour for hour in differing if key_of(hour) not in pruned]
 
 
 def fingerprints_of(snapshot: Snapshot, hours: Sequence[datetime]) -> dict[datetime, str]:
@@ -74,5 +78,7 @@ def built_by_older_versions(database: TrajectoryDatabase) -> list[str]:
         SinkError: the ledger cannot be read.
     """
     return sorted(
-        key for key, entry in database.ledger(TRAJECTORIES.name).items() if entry["schema_version"] != SCHEMA_VERSION
+        key
+        for key, entry in database.ledger(TRAJECTORIES.name).items()
+        if entry["schema_version"] != SCHEMA_VERSION and entry["result"] != PRUNED
     )

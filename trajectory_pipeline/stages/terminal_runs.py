@@ -20,6 +20,7 @@ from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
 from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
 from trajectory_pipeline.sinks.places import Sightings
+from trajectory_pipeline.sinks.pruning import pruned_partitions
 from trajectory_pipeline.trajectories.erasure import erase_deleted, has_deleted_content
 
 Deleted = Literal["keep", "erase"]
@@ -46,7 +47,7 @@ class RawCounts:
         run_ids: runs in the snapshot.
         carried: runs that are gone from the source and were carried forward.
         awaited: runs that moved to a partition that did not see them yet: they stay here until it does.
-        left: runs that were in this partition and run again, or are where no partition is.
+        left: runs that were in this partition and run again, or are where no partition is, or only a pruned one.
     """
 
     runs: int = 0
@@ -198,13 +199,19 @@ def _look_for(
     # One that another partition saw last is that one's affair, whatever became of it.
     elsewhere = set(database.moved_on(key, missing)) if missing else set()
     first, last = partitions
-    for run_id, where in snapshot.whereabouts(missing).items():
+    found = snapshot.whereabouts(missing)
+    pruned = pruned_partitions(database, sorted({key_of(where.hour) for where in found.values() if where.hour}))
+    for run_id, where in found.items():
         if run_id in elsewhere:
             continue
         if not where.exists:
             counts.carried.append(run_id)
         elif (
-            where.terminal and where.hour is not None and (first is None or first <= where.hour) and where.hour <= last
+            where.terminal
+            and where.hour is not None
+            and (first is None or first <= where.hour)
+            and where.hour <= last
+            and key_of(where.hour) not in pruned
         ):
             # Were it dropped here now, and deleted before it is read there, nothing would be left of it.
             counts.awaited.append(run_id)

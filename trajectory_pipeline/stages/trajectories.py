@@ -4,7 +4,7 @@ Belongs here: the flow of batches, conservation, the ledger entry. Does not belo
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.overlap import read_ahead
+from trajectory_pipeline.schema.ledger import PRUNED
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.sinks.database import LedgerEntry, Merged, TrajectoryDatabase
@@ -118,16 +119,14 @@ def materialize_trajectories(
         PipelineError: there are no raw rows, or a row would be lost; nothing is written.
     """
     key = key_of(hour)
-    if not store.exists(TERMINAL_RUNS, hour):
-        raise PipelineError(
-            f"There are no raw rows of {key} in {store.uri}: materialise terminal_runs of that partition first."
-        )
     result = TrajectoriesResult()
     with (
         database.partition(TRAJECTORIES.name, key, reads=TERMINAL_RUNS.name) as partition,
         ExitStack() as stack,
     ):
         raw = database.ledger(TERMINAL_RUNS.name, [key]).get(key, {})
+        # Under the lock: they could be pruned between a look and the reading.
+        _require_raw_rows(hour, raw, store)
         with partition.staging() as staging, database.kept_open() as looking:
             rows = _rows(hour, key, store, looking, staging, result)
             prepared = stack.enter_context(store.prepare(TRAJECTORIES, hour, read_ahead(rows)))
@@ -150,6 +149,17 @@ def materialize_trajectories(
         # The last thing before the commit: whatever fails earlier leaves both sinks as they were.
         result.written = partition.publish(prepared)
     return result
+
+
+def _require_raw_rows(hour: datetime, entry: Mapping[str, Any], store: ParquetStore) -> None:
+    first = "materialise terminal_runs of that partition first"
+    if entry.get("result") == PRUNED:
+        raise PipelineError(
+            f"The raw rows of {key_of(hour)} were pruned because of their age (TRAJECTORY_RAW_RETENTION_DAYS): {first},"
+            " which reads again what the source still has of them. Nothing was changed."
+        )
+    if not store.exists(TERMINAL_RUNS, hour):
+        raise PipelineError(f"There are no raw rows of {key_of(hour)} in {store.uri}: {first}.")
 
 
 def _rows(

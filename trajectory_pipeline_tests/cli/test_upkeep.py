@@ -1,8 +1,10 @@
 """The contract of the commands that look after what was captured: they say what is so, and change nothing unasked."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.sample.load import sample_partitions
@@ -98,3 +100,31 @@ def test_erase_says_first_and_does_then_what_is_to_be_erased(run_command: Comman
     assert row is not None
     assert row["erased"]
     assert squeezed(run_command("erase", **erasing)) == "0 partitions. Done."
+
+
+def test_prune_is_refused_where_no_age_is_set(run_command: Command, databases: dict[str, str]) -> None:
+    result = run_command("prune", "--dry-run", **databases)
+    assert result.exit_code == 2
+    assert "Neither TRAJECTORY_RETENTION_DAYS nor TRAJECTORY_RAW_RETENTION_DAYS is set" in squeezed(result)
+
+
+def test_prune_lists_first_and_removes_then_what_is_old_enough(
+    run_command: Command, databases: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = captured(databases)
+    monkeypatch.setattr("trajectory_pipeline.cli.upkeep.utc_now", lambda: HOUR + timedelta(days=30, hours=1))
+    unreachable = {**databases, "LETTA_PG_URI": "postgresql://letta@127.0.0.1:1/letta"}
+    young = run_command("prune", **unreachable, TRAJECTORY_RETENTION_DAYS="31")
+    assert (young.exit_code, squeezed(young)) == (0, "0 partitions, 0 rows, 0 files of 0 bytes. Removed.")
+    ages = {"TRAJECTORY_RETENTION_DAYS": "30", "TRAJECTORY_RAW_RETENTION_DAYS": "30"}
+    files = pipeline.files()
+    rows, size = 2 * sample_partitions()[HOUR], sum(map(len, files.values()))
+    said = run_command("prune", "--dry-run", **unreachable, **ages)
+    assert said.exit_code == 0, said.output
+    assert squeezed(said).endswith(f"1 partition, {rows} rows, 2 files of {size} bytes. Nothing was done.")
+    assert pipeline.files() == files
+    done = run_command("prune", **unreachable, **ages)
+    assert done.exit_code == 0, done.output
+    assert squeezed(done).endswith(f"1 partition, {rows} rows, 2 files of {size} bytes. Removed.")
+    assert pipeline.files() == {}
+    assert pipeline.ask("SELECT 1 AS x FROM trajectory.trajectories") == []
