@@ -57,12 +57,10 @@ def fingerprints(snapshot: Snapshot, start: datetime, end: datetime) -> dict[dat
         for number, (table, join) in enumerate(rows_of_runs)
         if catalogue.has(table)
     ]
+    hourly = f"r.id, date_trunc('hour', {ended}) AS hour"
     rows = snapshot.read(
         "Comparing fingerprints",
-        f"WITH r AS MATERIALIZED (SELECT r.id, date_trunc('hour', {ended}) AS hour"
-        f" FROM {snapshot.catalogue.table(RUNS)} r"
-        f" WHERE r.status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
-        f" AND {ended} >= {naive_utc(start)} AND {ended} < {naive_utc(end)})"
+        f"WITH {terminal_runs_of(snapshot, start, end, hourly)}"
         f" SELECT hour, string_agg(concat_ws(':', kind, rows, sum), ',' ORDER BY kind) AS summary"
         f" FROM ({' UNION ALL '.join(parts)}) p GROUP BY 1",
     )
@@ -72,3 +70,13 @@ def fingerprints(snapshot: Snapshot, start: datetime, end: datetime) -> dict[dat
             cast(list[datetime], rows["hour"].to_pylist()), cast(list[str], rows["summary"].to_pylist()), strict=True
         )
     }
+
+
+def terminal_runs_of(snapshot: Snapshot, start: datetime, end: datetime, columns: str) -> str:
+    """Return the SQL of ``r``, the terminal runs that ended in ``[start, end)``, for a WITH clause."""
+    ended = snapshot.ended_at("r")
+    return (
+        f"r AS MATERIALIZED (SELECT {columns} FROM {snapshot.catalogue.table(RUNS)} r"
+        f" WHERE r.status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
+        f" AND {ended} >= {naive_utc(start)} AND {ended} < {naive_utc(end)})"
+    )

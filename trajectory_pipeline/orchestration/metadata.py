@@ -27,6 +27,7 @@ def of_terminal_runs(result: TerminalRunsResult) -> dict[str, Any]:
         **result.counts.by_name(),
         "bytes": result.written.bytes,
         "rewritten": result.written.replaced,
+        "unchanged": result.unchanged,
         "snapshot_at": dg.MetadataValue.timestamp(result.snapshot_at),
     }
     if result.unknown_columns:
@@ -56,6 +57,7 @@ def of_trajectories(result: TrajectoriesResult) -> dict[str, Any]:
         "escaped": result.escaped,
         "bytes": written.bytes,
         "rewritten": written.replaced,
+        "unchanged": result.unchanged,
     }
     if result.lag is not None:
         metadata["captured_for_the_first_time"] = result.lag.runs

@@ -44,6 +44,18 @@ PARTITIONS = Table(
             "`content_digest` of the partition of the asset upstream, as it was when this was made of it.",
             null="the asset reads the source, or the ledger did not know what it was made of",
         ),
+        _column(
+            "made_with",
+            STRING,
+            "Digest of what else the content depends on: the code; agents, tools, prompts and columns of the source.",
+            null="not known: the partition is made anew when it is asked for, even if its rows did not change",
+        ),
+        _column(
+            "rows_version",
+            STRING,
+            "Digest of the versions of its rows in Postgres as they were written: any change to one changes it.",
+            null="not known, or the asset is not compared by it",
+        ),
     ),
     indexes=(("partition_key",),),
 )

@@ -45,6 +45,8 @@ class LedgerEntry:
     input_digest: str | None = None
     snapshot_at: datetime | None = None
     dagster_run_id: str | None = None
+    made_with: str | None = None
+    rows_version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,22 @@ class PartitionTransaction:
     def partition_key(self) -> str:
         """Dagster's key of the partition."""
         return self._key
+
+    @property
+    def is_noted(self) -> bool:
+        """Whether a note asks for the partition to be materialised again, whatever it holds."""
+        return bool(self._notes)
+
+    def entry(self, asset: str) -> dict[str, Any] | None:
+        """Return the ledger's entry of an asset's partition; None where there is none."""
+        with (
+            writing(self._url, f"Reading the ledger of {self._key}"),
+            self._connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            return cursor.execute(
+                sql.SQL("SELECT * FROM {} WHERE asset = %s AND partition_key = %s").format(_table(PARTITIONS.name)),
+                [asset, self._key],
+            ).fetchone()
 
     def lock(self, asset: str, partition_key: str) -> None:
         """Keep others from writing one more partition until this transaction ends; waits for who does."""
@@ -225,13 +243,15 @@ class PartitionTransaction:
             self._connection.execute(
                 sql.SQL(
                     "INSERT INTO {} (asset, partition_key, result, fingerprint, counts, content_digest, input_digest,"
-                    " snapshot_at, materialized_at, schema_version, dagster_run_id) VALUES (%s, %s, %s, %s, %s, %s,"
-                    " %s, %s, clock_timestamp(), %s, %s) ON CONFLICT (asset, partition_key) DO UPDATE SET"
+                    " snapshot_at, materialized_at, schema_version, dagster_run_id, made_with, rows_version)"
+                    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp(), %s, %s, %s, %s)"
+                    " ON CONFLICT (asset, partition_key) DO UPDATE SET"
                     " result = EXCLUDED.result, fingerprint = EXCLUDED.fingerprint, counts = EXCLUDED.counts,"
                     " content_digest = EXCLUDED.content_digest, input_digest = EXCLUDED.input_digest,"
                     " snapshot_at = EXCLUDED.snapshot_at,"
                     " materialized_at = EXCLUDED.materialized_at, schema_version = EXCLUDED.schema_version,"
-                    " dagster_run_id = EXCLUDED.dagster_run_id"
+                    " dagster_run_id = EXCLUDED.dagster_run_id, made_with = EXCLUDED.made_with,"
+                    " rows_version = EXCLUDED.rows_version"
                 ).format(_table(PARTITIONS.name)),
                 [
                     entry.asset,
@@ -244,6 +264,8 @@ class PartitionTransaction:
                     entry.snapshot_at,
                     entry.schema_version,
                     entry.dagster_run_id,
+                    entry.made_with,
+                    entry.rows_version,
                 ],
             )
 

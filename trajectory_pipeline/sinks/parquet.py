@@ -10,7 +10,7 @@ import posixpath
 import re
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -135,6 +135,36 @@ class ParquetStore:
         with self.prepare(table, hour, batches) as prepared:
             return prepared.publish()
 
+    def standing(self, table: Table, hour: datetime, sha256: str) -> Written | None:
+        """Return a partition's file where it is there and has this digest; None where it is another or none.
+
+        Raises:
+            SinkError: the storage cannot be read.
+        """
+        target = self.path_of(table, hour)
+        filesystem, path = self.filesystem(self._target(table, hour))
+        with _reading(target):
+            try:
+                with filesystem.open(path, "rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                        return None
+                    size = file.tell()
+                    rows = pq.ParquetFile(file).metadata.num_rows
+                    return Written(target, rows, size, sha256, replaced=False)
+            except FileNotFoundError:
+                return None
+
+    def tidy(self, table: Table, hour: datetime) -> None:
+        """Remove what a killed process left of a file of the partition, whose lock must be held, as ``prepare`` does.
+
+        Raises:
+            SinkError: the storage cannot be written.
+        """
+        filesystem, path = self.filesystem(self._target(table, hour))
+        if isinstance(filesystem, LocalFileSystem):
+            with _writing(self.path_of(table, hour)):
+                _remove_leftovers(Path(path).parent)
+
     @contextlib.contextmanager
     def prepare(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> Iterator[Prepared]:
         """Make a partition's new file; nobody sees it before ``publish``, and without that it is gone in the end.
@@ -178,14 +208,23 @@ class ParquetStore:
         wanted = arrow_schema(table)
         if columns is not None:
             wanted = pa.schema([wanted.field(name) for name in columns])
-        batches = _batches(filesystem, path, wanted)
-        while True:
-            # What the caller does with a batch is no affair of ours: only the reading is told as such.
-            with _reading(target):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
+        yield from _told_as_reading(target, _batches(filesystem, path, wanted))
+
+    def read_fields(self, table: Table, hour: datetime, fields: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield a partition's rows with these fields alone, whatever else stands beside them; nothing without a file.
+
+        Args:
+            table: of the rows.
+            hour: start of the partition, UTC.
+            fields: columns without fields, and fields of lists: ``turns.messages.message_id``.
+
+        Raises:
+            SinkError: the file cannot be read, or lacks one of them.
+        """
+        target = self.path_of(table, hour)
+        filesystem, path = self.filesystem(self._target(table, hour))
+        leaves = [field.replace(".", ".list.element.") for field in fields]
+        yield from _told_as_reading(target, _leaves(filesystem, path, leaves))
 
     def exists(self, table: Table, hour: datetime) -> bool:
         """Whether a partition has a file."""
@@ -271,6 +310,16 @@ def _reading(target: str) -> Iterator[None]:
         ) from error
 
 
+def _told_as_reading(target: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    while True:
+        # What the caller does with a batch is no affair of ours: only the reading is told as such.
+        with _reading(target):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
 def told(error: Exception) -> str:
     """Return what an error of a storage says, on one line."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
@@ -285,6 +334,17 @@ def _batches(filesystem: fsspec.AbstractFileSystem, path: str, wanted: pa.Schema
         for group in range(file.num_row_groups):
             for batch in file.read_row_group(group, columns=present).to_batches():
                 yield _with_schema(batch, wanted)
+
+
+def _leaves(filesystem: fsspec.AbstractFileSystem, path: str, leaves: list[str]) -> Iterator[pa.RecordBatch]:
+    if not filesystem.exists(path):
+        return
+    with filesystem.open(path, "rb") as handle, pq.ParquetFile(handle) as file:
+        missing = set(leaves) - {file.schema.column(number).path for number in range(len(file.schema))}
+        if missing:
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        for group in range(file.num_row_groups):
+            yield from file.read_row_group(group, columns=leaves).to_batches()
 
 
 def _write_file(handle: IO[bytes], target: str, table: Table, batches: Iterable[pa.RecordBatch]) -> int:

@@ -3,7 +3,8 @@
 Belongs here: what is carried forward from the former file, and the ledger entry. Does not belong here: queries.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, cast
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from trajectory_pipeline.hours import HOUR, floor, key_of
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.source import LettaSource, Snapshot
+from trajectory_pipeline.letta.surroundings import surroundings
 from trajectory_pipeline.overlap import read_ahead
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
@@ -21,13 +23,16 @@ from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
 from trajectory_pipeline.sinks.places import Sightings
 from trajectory_pipeline.sinks.pruning import pruned_partitions
+from trajectory_pipeline.stages.made_by import made_by
+from trajectory_pipeline.stages.unchanged import UnchangedRawRows, unchanged_raw_rows
 from trajectory_pipeline.trajectories.erasure import erase_deleted, has_deleted_content
 
 Deleted = Literal["keep", "erase"]
 """What becomes of content that is deleted at the source."""
 DELETED_AND_KEPT = "deleted_and_kept"
 """Name, among the ledger's counts, of runs that hold content which is deleted at the source."""
-
+ERASED = "erased_runs"
+"""Name, among the ledger's counts, of runs without the content that was deleted at the source."""
 
 Partitions = tuple[datetime | None, datetime]
 """The first hour that will ever be captured (None: there is no first), and the open one."""
@@ -83,7 +88,7 @@ class RawCounts:
             "messages": self.messages,
             "deleted_runs": self.deleted_runs,
             "awaited_runs": len(self.awaited),
-            "erased_runs": self.erased_runs,
+            ERASED: self.erased_runs,
             DELETED_AND_KEPT: self.deleted_and_kept,
         }
 
@@ -98,6 +103,7 @@ class TerminalRunsResult:
         snapshot_at: when the source was read, by its own clock.
         unknown_columns: columns of the source that are not known, ``table.column``.
         absent_columns: known columns that the source lacks.
+        unchanged: whether the file was left alone, because reading the runs would have given it once more.
     """
 
     counts: RawCounts
@@ -105,6 +111,7 @@ class TerminalRunsResult:
     snapshot_at: datetime
     unknown_columns: list[str]
     absent_columns: list[str]
+    unchanged: bool
 
 
 def materialize_terminal_runs(
@@ -121,7 +128,8 @@ def materialize_terminal_runs(
 
     Runs that the former file holds and the source no longer has are carried forward with ``deleted_at``. What becomes
     of their content, and of messages that are marked deleted, the policy says. A run that moved to another partition
-    stays until that one has seen it.
+    stays until that one has seen it. Where the runs need not be read to know that the file would be the same, they are
+    not: only the ledger's times change.
 
     Args:
         hour: start of the partition, UTC.
@@ -138,28 +146,66 @@ def materialize_terminal_runs(
     """
     key = key_of(hour)
     with database.partition(TERMINAL_RUNS.name, key) as partition, source.snapshot() as snapshot:
-        counts = RawCounts()
-        partitions = (start and floor(start), floor(snapshot.taken_at))
-        rows = _rows(hour, snapshot, store, database, counts, deleted, partitions)
-        with store.prepare(TERMINAL_RUNS, hour, read_ahead(rows)) as prepared:
-            held = [*counts.run_ids, *counts.carried]
-            partition.place(Sightings(snapshot.taken_at, present=held, awaited=counts.awaited, left=counts.left))
+        end = hour + HOUR
+        fingerprint = fingerprints(snapshot, hour, end).get(hour, EMPTY)
+        made_with = hashlib.sha256(f"{surroundings(snapshot, hour, end)} {made_by()}".encode()).hexdigest()
+
+        def record(counts: Mapping[str, int], content_digest: str) -> None:
             partition.record(
                 LedgerEntry(
                     asset=TERMINAL_RUNS.name,
                     partition_key=key,
                     result="complete",
-                    counts=counts.by_name(),
-                    content_digest=prepared.sha256,
+                    counts=counts,
+                    content_digest=content_digest,
                     schema_version=SCHEMA_VERSION,
-                    fingerprint=fingerprints(snapshot, hour, hour + HOUR).get(hour, EMPTY),
+                    fingerprint=fingerprint,
                     snapshot_at=snapshot.taken_at,
                     dagster_run_id=dagster_run_id,
+                    made_with=made_with,
                 )
             )
-            written = partition.publish(prepared)
+
+        none_of = DELETED_AND_KEPT if deleted == "erase" else ERASED
+        standing = unchanged_raw_rows(
+            hour, partition, snapshot, store, fingerprint=fingerprint, made_with=made_with, none_of=none_of
+        )
+        if standing is not None:
+            counts, written = _counts_of(standing), standing.written
+            record(standing.counts, written.sha256)
+            store.tidy(TERMINAL_RUNS, hour)
+        else:
+            counts = RawCounts()
+            partitions = (start and floor(start), floor(snapshot.taken_at))
+            rows = _rows(hour, snapshot, store, database, counts, deleted, partitions)
+            with store.prepare(TERMINAL_RUNS, hour, read_ahead(rows)) as prepared:
+                held = [*counts.run_ids, *counts.carried]
+                partition.place(Sightings(snapshot.taken_at, present=held, awaited=counts.awaited, left=counts.left))
+                record(counts.by_name(), prepared.sha256)
+                written = partition.publish(prepared)
+    catalogue = snapshot.catalogue
     return TerminalRunsResult(
-        counts, written, snapshot.taken_at, snapshot.catalogue.unknown_columns, snapshot.catalogue.absent_columns
+        counts,
+        written,
+        snapshot.taken_at,
+        catalogue.unknown_columns,
+        catalogue.absent_columns,
+        unchanged=standing is not None,
+    )
+
+
+def _counts_of(standing: UnchangedRawRows) -> RawCounts:
+    """Return the counts of raw rows that are left alone: no run of them is awaited elsewhere, or left."""
+    counts = standing.counts
+    return RawCounts(
+        runs=counts["runs"],
+        steps=counts["steps"],
+        foreign_steps=counts["foreign_steps"],
+        messages=counts["messages"],
+        erased_runs=counts[ERASED],
+        deleted_and_kept=counts[DELETED_AND_KEPT],
+        run_ids=set(standing.run_ids).difference(standing.gone),
+        carried=list(standing.gone),
     )
 
 

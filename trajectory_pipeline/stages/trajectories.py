@@ -21,9 +21,12 @@ from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.sinks.database import LedgerEntry, Merged, TrajectoryDatabase
 from trajectory_pipeline.sinks.lag import CaptureLag, lag_of_new_runs
-from trajectory_pipeline.sinks.parquet import ParquetStore, Written
+from trajectory_pipeline.sinks.parquet import ParquetStore, Prepared, Written
 from trajectory_pipeline.sinks.staging import Staging
+from trajectory_pipeline.sinks.unchanged import rows_version
 from trajectory_pipeline.stages.erased_verdicts import erase_verdicts
+from trajectory_pipeline.stages.made_by import made_by
+from trajectory_pipeline.stages.unchanged import UnchangedTrajectories, unchanged_trajectories
 from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
 from trajectory_pipeline.trajectories.plain import Quarantined
 
@@ -85,6 +88,7 @@ class TrajectoriesResult:
         data_omitted: trajectories whose document ``jsonb`` cannot hold.
         lag: how long after their end the runs were captured that were captured now for the first time.
         erased_verdicts: verdicts without texts, because they showed what was erased.
+        unchanged: whether both sinks were left alone, because converting would have given what they hold.
     """
 
     conservation: Conservation = field(default_factory=Conservation)
@@ -97,6 +101,7 @@ class TrajectoriesResult:
     data_omitted: int = 0
     lag: CaptureLag | None = None
     erased_verdicts: int = 0
+    unchanged: bool = False
 
 
 def materialize_trajectories(
@@ -106,7 +111,7 @@ def materialize_trajectories(
     *,
     dagster_run_id: str | None = None,
 ) -> TrajectoriesResult:
-    """Convert a partition's raw rows and replace its trajectories in both sinks.
+    """Convert a partition's raw rows and replace its trajectories in both sinks; leave alone what would be the same.
 
     Args:
         hour: start of the partition, UTC.
@@ -124,30 +129,42 @@ def materialize_trajectories(
         database.partition(TRAJECTORIES.name, key, reads=TERMINAL_RUNS.name) as partition,
         ExitStack() as stack,
     ):
-        raw = database.ledger(TERMINAL_RUNS.name, [key]).get(key, {})
+        raw = partition.entry(TERMINAL_RUNS.name) or {}
         # Under the lock: they could be pruned between a look and the reading.
         _require_raw_rows(hour, raw, store)
-        with partition.staging() as staging, database.kept_open() as looking:
-            rows = _rows(hour, key, store, looking, staging, result)
-            prepared = stack.enter_context(store.prepare(TRAJECTORIES, hour, read_ahead(rows)))
-        result.merged = partition.merge()
-        partition.set_quarantine([asdict(run) for run in result.quarantined])
+        raw_digest = raw.get("content_digest")
+        standing = unchanged_trajectories(hour, partition, store, input_digest=raw_digest, made_with=made_by())
+        prepared: Prepared | None = None
+        if standing is None:
+            with partition.staging() as staging, database.kept_open() as looking:
+                rows = _rows(hour, key, store, looking, staging, result)
+                prepared = stack.enter_context(store.prepare(TRAJECTORIES, hour, read_ahead(rows)))
+            result.merged = partition.merge()
+            partition.set_quarantine([asdict(run) for run in result.quarantined])
+            content_digest = prepared.sha256
+        else:
+            _leave_alone(standing, result)
+            store.tidy(TRAJECTORIES, hour)
+            content_digest = standing.written.sha256
         partition.record(
             LedgerEntry(
                 asset=TRAJECTORIES.name,
                 partition_key=key,
                 result="quarantined" if result.quarantined else "complete",
                 counts=result.conservation.by_name(),
-                content_digest=prepared.sha256,
-                input_digest=raw.get("content_digest"),
+                content_digest=content_digest,
+                input_digest=raw_digest,
                 schema_version=SCHEMA_VERSION,
                 dagster_run_id=dagster_run_id,
+                made_with=made_by(),
+                rows_version=rows_version(partition),
             )
         )
         result.lag = lag_of_new_runs(partition)
         result.erased_verdicts = erase_verdicts(partition, store)
         # The last thing before the commit: whatever fails earlier leaves both sinks as they were.
-        result.written = partition.publish(prepared)
+        if prepared is not None:
+            result.written = partition.publish(prepared)
     return result
 
 
@@ -160,6 +177,15 @@ def _require_raw_rows(hour: datetime, entry: Mapping[str, Any], store: ParquetSt
         )
     if not store.exists(TERMINAL_RUNS, hour):
         raise PipelineError(f"There are no raw rows of {key_of(hour)} in {store.uri}: {first}.")
+
+
+def _leave_alone(standing: UnchangedTrajectories, result: TrajectoriesResult) -> None:
+    result.unchanged = True
+    result.written = standing.written
+    result.merged = Merged(inserted=0, updated=0, unchanged=len(standing.run_ids), removed=0)
+    result.conservation = Conservation(**standing.counts)
+    result.executions, result.outcomes = standing.executions, standing.outcomes
+    result.escaped, result.data_omitted = standing.escaped, standing.data_omitted
 
 
 def _rows(

@@ -20,6 +20,8 @@ from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.stages.trajectories import without_moved
 
 COUNTED = ("runs", "steps", "messages")
+_FIELDS = ("run_id", "turns.step_id", "turns.input_tokens", "turns.messages.message_id")
+"""What is counted in Parquet: ids, and what tells an own step; the texts between them are not decoded for it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def verify_partition(hour: datetime, store: ParquetStore, database: TrajectoryDa
 def _verified(hour: datetime, store: ParquetStore, database: TrajectoryDatabase) -> Verification:
     key = key_of(hour)
     raw = dict.fromkeys(COUNTED, 0)
-    for rows in store.read(TERMINAL_RUNS, hour, ["run_id", "steps", "messages"]):
+    for rows in store.read_fields(TERMINAL_RUNS, hour, ["run_id", "steps.id", "messages.id"]):
         batch = without_moved(rows, key, database)
         raw["runs"] += batch.num_rows
         for name in ("steps", "messages"):
@@ -63,7 +65,7 @@ def _verified(hour: datetime, store: ParquetStore, database: TrajectoryDatabase)
         [key],
     )[0]
     parquet = {name: int(quarantined[name]) for name in COUNTED}
-    for batch in store.read(TRAJECTORIES, hour, ["run_id", "turns"]):
+    for batch in store.read_fields(TRAJECTORIES, hour, _FIELDS):
         turns: Any = pc.list_flatten(batch.column("turns"))
         parquet["runs"] += batch.num_rows
         own: Any = pc.and_(pc.is_valid(turns.field("step_id")), pc.is_valid(turns.field("input_tokens")))
