@@ -241,6 +241,8 @@ def test_a_source_that_is_slow_is_given_up_before_the_daemon_gives_up_on_the_tic
     assert (result.cursor, again.cursor) == (" / 2", " / 4")
     # What is too much even so is passed over: the rest of the history must not wait for it.
     assert last.cursor == "2026-11-20-14:00 / 256"
+    # A tick that took far less than its limit is followed by one that asks for more.
+    monkeypatch.setattr("trajectory_pipeline.orchestration.sensors.SECONDS_A_QUERY", 120)
     assert tick(captured, instance, cursor=again.cursor).cursor == f"{key_of(captured.start)} / 2"
 
 
