@@ -4,6 +4,7 @@ run makes all true. A server of the test's own, for the source and the sink alik
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -30,9 +31,16 @@ def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
     embedded_postgres.remove(tmp_path / "server")
 
 
+@pytest.fixture
+def in_use(own_server: EmbeddedServer) -> Iterator[ExitStack]:
+    """Takes further uses of the server, which end with the test."""
+    with ExitStack() as uses:
+        yield uses
+
+
 @pytest.mark.timeout(240)
 def test_a_server_that_is_killed_in_the_middle_of_a_range_costs_nothing_but_another_run(
-    own_server: EmbeddedServer, crew: Workers, hours: list[datetime], tmp_path: Path
+    own_server: EmbeddedServer, in_use: ExitStack, crew: Workers, hours: list[datetime], tmp_path: Path
 ) -> None:
     pipeline = Pipeline(own_server.url("letta"), own_server.url("trajectory"), tmp_path / "parquet")
     for how in (signal.SIGKILL, signal.SIGQUIT):  # the second is Postgres' own immediate stop
@@ -56,4 +64,4 @@ def test_a_server_that_is_killed_in_the_middle_of_a_range_costs_nothing_but_anot
                 all_is_true(pipeline, hours)
             else:
                 pipeline.do("DELETE FROM trajectory.partitions WHERE asset = 'trajectories'")
-        embedded_postgres.start(own_server.folder)
+        in_use.enter_context(embedded_postgres.start(own_server.folder))
