@@ -35,7 +35,7 @@ from trajectory_pipeline_tests.simulation.work import Work
 from trajectory_pipeline_tests.stages.pipeline import Pipeline
 
 FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "1"))
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "60"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "12"))
 STEPS = 10
 TICKS_TO_CONVERGE = 4
 KEPT_TABLES = ("alembic_version",)
