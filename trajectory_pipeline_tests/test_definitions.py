@@ -11,6 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.hours import HOUR, floor, key_of
@@ -28,7 +29,7 @@ SOURCES = {"letta/runs", "letta/steps", "letta/messages"}
 
 
 @pytest.fixture
-def graph() -> "dg.AssetGraph":  # type: ignore[name-defined]
+def graph() -> AssetGraph:
     return build_defs(make_settings()).resolve_asset_graph()
 
 

@@ -3,14 +3,11 @@
 Belongs here: the columns of the bookkeeping tables. Does not belong here: who writes them (``sinks``).
 """
 
-from trajectory_pipeline.schema.types import INT, JSON, POSTGRES_ONLY, STRING, TIMESTAMP, Column, Table
+from trajectory_pipeline.schema.types import INT, JSON, STRING, TIMESTAMP, Table
+from trajectory_pipeline.schema.types import postgres_column as _column
 
 PRUNED = "pruned"
 """Result of a partition that was removed from the sinks because of its age."""
-
-
-def _column(name: str, kind: object, description: str, **more: object) -> Column:
-    return Column(name, kind, description, sinks=POSTGRES_ONLY, **more)  # type: ignore[arg-type]
 
 
 PARTITIONS = Table(

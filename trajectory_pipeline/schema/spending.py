@@ -4,12 +4,8 @@ Belongs here: columns. Does not belong here: the caps (``refinement.budget``), a
 (``schema.verdicts``).
 """
 
-from trajectory_pipeline.schema.types import INT, MONEY, POSTGRES_ONLY, STRING, TIMESTAMP, Column, Table
-
-
-def _column(name: str, kind: object, description: str, **more: object) -> Column:
-    return Column(name, kind, description, sinks=POSTGRES_ONLY, **more)  # type: ignore[arg-type]
-
+from trajectory_pipeline.schema.types import INT, MONEY, STRING, TIMESTAMP, Table
+from trajectory_pipeline.schema.types import postgres_column as _column
 
 SPENDING = Table(
     name="spending",

@@ -112,6 +112,13 @@ class Column:
         return bool(self.null)
 
 
+def postgres_column(
+    name: str, kind: Type, description: str, *, null: str = "", unit: str = "", key: bool = False
+) -> Column:
+    """Return a column of a table that stands in Postgres alone."""
+    return Column(name, kind, description, null=null, unit=unit, sinks=POSTGRES_ONLY, key=key)
+
+
 @dataclass(frozen=True)
 class Table:
     """A dataset: its columns, and what one row is.

@@ -17,6 +17,7 @@ from trajectory_pipeline.schema.types import (
     Column,
     Table,
 )
+from trajectory_pipeline.schema.types import postgres_column as _column
 
 _NOT_JUDGED = "not judged"
 _NOT_SHOWN = "not judged, or no valid evidence shows it"
@@ -25,10 +26,6 @@ FINAL_STATUSES = ("judged", "insufficient_evidence", "not_eligible", "quarantine
 """A verdict of such a status is not asked about again under the same policy and content."""
 DENIED = "denied"
 """Error class of a trajectory that may not be shown to a judge: not eligible for as long as the lists say so."""
-
-
-def _attempt(name: str, kind: object, description: str, **more: object) -> Column:
-    return Column(name, kind, description, sinks=POSTGRES_ONLY, **more)  # type: ignore[arg-type]
 
 
 VERDICTS = Table(
@@ -213,48 +210,48 @@ VERDICT_ATTEMPTS = Table(
     description="Every HTTP call to a judge: what it asked, got, took and cost.",
     row="one HTTP call",
     columns=(
-        _attempt("attempt_id", STRING, "UUID, made before the call.", key=True),
-        _attempt("run_id", STRING, "The run."),
-        _attempt("verdict_key", STRING, "The verdict that it was made for."),
-        _attempt("policy_id", STRING, "The policy."),
-        _attempt("started_at", TIMESTAMP, "When it was sent."),
-        _attempt("duration_ns", INT, "How long it took.", unit="ns", null="no end was seen"),
-        _attempt("model", STRING, "The model that was asked."),
-        _attempt("answered_model", STRING, "The model that answered, by its own word.", null="none did"),
-        _attempt("base_url", STRING, "Endpoint that was called, without credentials."),
-        _attempt("prompt_characters", INT, "Characters sent.", unit="characters"),
-        _attempt("http_status", INT, "Status of the answer.", null="no answer"),
-        _attempt("request_id", STRING, "The provider's id of the call.", null="none given"),
-        _attempt("finish_reason", STRING, "As the provider gave it.", null="none given"),
-        _attempt("result", STRING, "`answered`, `refused`, `unusable`, `error`, or `lost` (no answer arrived)."),
-        _attempt("error_class", STRING, "What went wrong: see [error classes](#error-classes).", null="nothing"),
-        _attempt("error_message", STRING, "The same in words.", null="nothing"),
-        _attempt("input_tokens", INT, "Prompt tokens.", unit="tokens", null="not told"),
-        _attempt("cached_input_tokens", INT, "Of these, cached.", unit="tokens", null="not told"),
-        _attempt("output_tokens", INT, "Completion tokens.", unit="tokens", null="not told"),
-        _attempt(
+        _column("attempt_id", STRING, "UUID, made before the call.", key=True),
+        _column("run_id", STRING, "The run."),
+        _column("verdict_key", STRING, "The verdict that it was made for."),
+        _column("policy_id", STRING, "The policy."),
+        _column("started_at", TIMESTAMP, "When it was sent."),
+        _column("duration_ns", INT, "How long it took.", unit="ns", null="no end was seen"),
+        _column("model", STRING, "The model that was asked."),
+        _column("answered_model", STRING, "The model that answered, by its own word.", null="none did"),
+        _column("base_url", STRING, "Endpoint that was called, without credentials."),
+        _column("prompt_characters", INT, "Characters sent.", unit="characters"),
+        _column("http_status", INT, "Status of the answer.", null="no answer"),
+        _column("request_id", STRING, "The provider's id of the call.", null="none given"),
+        _column("finish_reason", STRING, "As the provider gave it.", null="none given"),
+        _column("result", STRING, "`answered`, `refused`, `unusable`, `error`, or `lost` (no answer arrived)."),
+        _column("error_class", STRING, "What went wrong: see [error classes](#error-classes).", null="nothing"),
+        _column("error_message", STRING, "The same in words.", null="nothing"),
+        _column("input_tokens", INT, "Prompt tokens.", unit="tokens", null="not told"),
+        _column("cached_input_tokens", INT, "Of these, cached.", unit="tokens", null="not told"),
+        _column("output_tokens", INT, "Completion tokens.", unit="tokens", null="not told"),
+        _column(
             "cost_usd",
             MONEY,
             "Price of the call; of one that is `lost`, what was reserved for it.",
             unit="USD",
             null="no price is known",
         ),
-        _attempt(
+        _column(
             "purpose",
             STRING,
             "`first`; `retry` after a failure in passing; `repair` of an answer that could not be used; `fallback` to a"
             " simpler form after the server refused one.",
             null="not told by the version that made it",
         ),
-        _attempt(
+        _column(
             "answer_format", STRING, "How the answer's form was asked for: `json_schema`, `tool_call` or `prompt`."
         ),
-        _attempt("temperature", FLOAT, "As sent.", unit="0–2", null="not sent, because the model refuses one"),
-        _attempt("reserved_usd", MONEY, "What it may cost at most.", unit="USD", null="the model has no known price"),
-        _attempt("reserved_tokens", INT, "What it may take at most: prompt and answer.", unit="tokens"),
-        _attempt("spending_day", STRING, "The UTC day whose cap it counts against: `2026-11-23`."),
-        _attempt("organization_id", STRING, "The organisation whose cap it counts against.", null="none recorded"),
-        _attempt("materialization_id", STRING, "The materialisation: Dagster's run id where there is one."),
+        _column("temperature", FLOAT, "As sent.", unit="0–2", null="not sent, because the model refuses one"),
+        _column("reserved_usd", MONEY, "What it may cost at most.", unit="USD", null="the model has no known price"),
+        _column("reserved_tokens", INT, "What it may take at most: prompt and answer.", unit="tokens"),
+        _column("spending_day", STRING, "The UTC day whose cap it counts against: `2026-11-23`."),
+        _column("organization_id", STRING, "The organisation whose cap it counts against.", null="none recorded"),
+        _column("materialization_id", STRING, "The materialisation: Dagster's run id where there is one."),
     ),
     indexes=(("run_id",), ("verdict_key",), ("started_at",), ("spending_day",)),
 )
@@ -264,11 +261,11 @@ POLICIES = Table(
     description="Every refinement policy used, the current one marked.",
     row="one policy",
     columns=(
-        _attempt("policy_id", STRING, "First 16 hex digits of the SHA-256 of `definition`.", key=True),
-        _attempt("definition", JSON, "Model, parameters and versions of prompt, rubric, response schema and renderer."),
-        _attempt("model", STRING, "The judge's model."),
-        _attempt("is_current", BOOL, "Whether it is the one in use."),
-        _attempt("first_used_at", TIMESTAMP, "When it was first used."),
+        _column("policy_id", STRING, "First 16 hex digits of the SHA-256 of `definition`.", key=True),
+        _column("definition", JSON, "Model, parameters and versions of prompt, rubric, response schema and renderer."),
+        _column("model", STRING, "The judge's model."),
+        _column("is_current", BOOL, "Whether it is the one in use."),
+        _column("first_used_at", TIMESTAMP, "When it was first used."),
     ),
 )
 
@@ -278,8 +275,8 @@ REDACTION_KEYS = Table(
     " (TRAJECTORY_REDACTION_KEY).",
     row="the one key",
     columns=(
-        _attempt("name", STRING, "`tags`.", key=True),
-        _attempt("secret", STRING, "Random, in hex. It never leaves: with it, guesses at a secret could be tried."),
-        _attempt("created_at", TIMESTAMP, "When it was made."),
+        _column("name", STRING, "`tags`.", key=True),
+        _column("secret", STRING, "Random, in hex. It never leaves: with it, guesses at a secret could be tried."),
+        _column("created_at", TIMESTAMP, "When it was made."),
     ),
 )

@@ -47,7 +47,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_range_costs_nothing_but_anot
         before = len(pipeline.ask("SELECT * FROM trajectory.partitions"))
         worker = crew.start(pipeline, hours, marked=how.name)
         wait_until(
-            lambda: pipeline.ask("SELECT count(*) AS n FROM trajectory.partitions")[0]["n"] >= before + 3,  # noqa: B023
+            lambda: pipeline.ask("SELECT count(*) AS n FROM trajectory.partitions")[0]["n"] >= before + 3,  # noqa: B023 - waited for at once
             "three partitions",
         )
         postmaster = postmaster_pid(own_server.folder)

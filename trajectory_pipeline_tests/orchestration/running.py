@@ -7,12 +7,13 @@ from typing import Any
 import dagster as dg
 import psycopg
 from dagster import DagsterEventType, ExecuteInProcessResult
+from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.hours import HOUR, key_of
 from trajectory_pipeline.orchestration.jobs import JOB_NAME
-from trajectory_pipeline.orchestration.partitions import range_tags
+from trajectory_pipeline.orchestration.partitions import hours_of_tags, range_tags
 from trajectory_pipeline.orchestration.resources import PipelineResource
 from trajectory_pipeline.settings import Settings
 
@@ -109,3 +110,9 @@ def do(url: str, *statements: str) -> None:
     with psycopg.connect(url) as connection:
         for statement in statements:
             connection.execute(statement.encode())
+
+
+def requested(result: SensorExecutionData) -> list[datetime]:
+    """Return every hour that a tick of a sensor requests, in order."""
+    ranges = [hours for request in result.run_requests if (hours := hours_of_tags(request.tags))]
+    return sorted(first + number * HOUR for first, last in ranges for number in range(round((last - first) / HOUR) + 1))

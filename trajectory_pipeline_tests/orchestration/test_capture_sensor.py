@@ -10,23 +10,24 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import psycopg
 import pytest
+from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.hours import HOUR, key_of
 from trajectory_pipeline.orchestration.assets import CAPTURE, REFINEMENT
-from trajectory_pipeline.orchestration.partitions import hours_of_tags, range_tags
+from trajectory_pipeline.orchestration.partitions import range_tags
 from trajectory_pipeline.orchestration.requesting import PAUSE_AFTER_FAILURE, RUNS_A_TICK
 from trajectory_pipeline.orchestration.resources import PipelineResource
 from trajectory_pipeline.orchestration.sensors import build_capture_sensor
 from trajectory_pipeline.settings import Settings
 
 from .conftest import BUSY, NOW
-from .running import add_run, ask, do, run
+from .running import add_run, ask, do, requested, run
 
 
 def tick(
     settings: Settings, instance: dg.DagsterInstance, now: datetime = NOW, cursor: str | None = None
-) -> "dg.SensorExecutionData":  # type: ignore[name-defined]
+) -> SensorExecutionData:
     context = dg.build_sensor_context(
         instance=instance,
         cursor=cursor,
@@ -34,11 +35,6 @@ def tick(
         resources={"pipeline": PipelineResource(settings)},
     )
     return build_capture_sensor(settings, lambda: now).evaluate_tick(context)
-
-
-def requested(result: "dg.SensorExecutionData") -> list[datetime]:  # type: ignore[name-defined]
-    ranges = [hours for request in result.run_requests if (hours := hours_of_tags(request.tags))]
-    return sorted(first + number * HOUR for first, last in ranges for number in range(round((last - first) / HOUR) + 1))
 
 
 # ---- from nothing to all -------------------------------------------------------------------------------------------

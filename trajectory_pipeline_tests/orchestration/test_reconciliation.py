@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.hours import key_of
@@ -19,7 +20,7 @@ from .test_capture_sensor import requested
 from .test_capture_sensor import tick as capture_tick
 
 
-def tick(settings: Settings, instance: dg.DagsterInstance, cursor: str | None = None) -> "dg.SensorExecutionData":  # type: ignore[name-defined]
+def tick(settings: Settings, instance: dg.DagsterInstance, cursor: str | None = None) -> SensorExecutionData:
     context = dg.build_sensor_context(
         instance=instance,
         cursor=cursor,

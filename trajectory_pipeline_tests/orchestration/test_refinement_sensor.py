@@ -9,11 +9,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from trajectory_pipeline.definitions import build_defs
-from trajectory_pipeline.hours import HOUR, key_of
+from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.orchestration.assets import CAPTURE, REFINEMENT
-from trajectory_pipeline.orchestration.partitions import hours_of_tags
 from trajectory_pipeline.orchestration.refinement_sensor import build_refinement_sensor
 from trajectory_pipeline.orchestration.resources import PipelineResource
 from trajectory_pipeline.settings import Settings
@@ -23,7 +23,7 @@ from trajectory_pipeline.sinks.verdicts import open_verdicts
 from trajectory_pipeline_tests.conftest import with_judge
 
 from .conftest import BUSY, NOW
-from .running import add_run, ask, do, run
+from .running import add_run, ask, do, requested, run
 
 
 @pytest.fixture
@@ -32,18 +32,13 @@ def ready(captured: Settings, judge: SimulatedJudge) -> Settings:
     return with_judge(captured, judge)
 
 
-def tick(settings: Settings, instance: dg.DagsterInstance, now: datetime = NOW) -> "dg.SensorExecutionData":  # type: ignore[name-defined]
+def tick(settings: Settings, instance: dg.DagsterInstance, now: datetime = NOW) -> SensorExecutionData:
     context = dg.build_sensor_context(
         instance=instance,
         repository_def=build_defs(settings).get_repository_def(),
         resources={"pipeline": PipelineResource(settings)},
     )
     return build_refinement_sensor(settings, lambda: now).evaluate_tick(context)
-
-
-def requested(result: "dg.SensorExecutionData") -> list[datetime]:  # type: ignore[name-defined]
-    ranges = [hours for request in result.run_requests if (hours := hours_of_tags(request.tags))]
-    return sorted(first + number * HOUR for first, last in ranges for number in range(round((last - first) / HOUR) + 1))
 
 
 def add_verdicts(settings: Settings, status: str, **values: Any) -> None:

@@ -16,20 +16,7 @@ import pytest
 
 from trajectory_pipeline.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.simulated_judge import FAULTS, FaultStage, SimulatedJudge
-from trajectory_pipeline_tests.stages.pipeline import Pipeline, Row, only
-
-SCORES = (
-    "outcome",
-    "outcome_confidence",
-    "disagrees",
-    "learning_value",
-    "interaction_depth",
-    "task_complexity",
-    "tool_use",
-    "reference_value",
-    "failure_owner",
-    "failure_mode",
-)
+from trajectory_pipeline_tests.stages.pipeline import SCORES, Pipeline, Row, only
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,20 @@ from trajectory_pipeline.stages.trajectories import TrajectoriesResult, material
 
 Row = dict[str, Any]
 
+SCORES = (
+    "outcome",
+    "outcome_confidence",
+    "disagrees",
+    "learning_value",
+    "interaction_depth",
+    "task_complexity",
+    "tool_use",
+    "reference_value",
+    "failure_owner",
+    "failure_mode",
+)
+"""Columns of a verdict that are null unless it is judged."""
+
 
 @dataclass
 class Pipeline:

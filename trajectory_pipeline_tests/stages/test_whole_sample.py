@@ -33,20 +33,7 @@ from trajectory_pipeline.stages.verification import verify_partition
 from trajectory_pipeline.trajectories.document import document_of
 from trajectory_pipeline.trajectories.json_text import write
 
-from .pipeline import Pipeline, Row, only
-
-SCORES = (
-    "outcome",
-    "outcome_confidence",
-    "disagrees",
-    "learning_value",
-    "interaction_depth",
-    "task_complexity",
-    "tool_use",
-    "reference_value",
-    "failure_owner",
-    "failure_mode",
-)
+from .pipeline import SCORES, Pipeline, Row, only
 
 
 @dataclass
