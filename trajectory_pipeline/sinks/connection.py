@@ -121,12 +121,17 @@ def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection
 
 @contextmanager
 def connect(url: str, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
-    """Open a connection in UTC; committed at the end, rolled back on any error.
+    """Open a connection in UTC; committed at the end, closed without on any error.
 
     Raises:
         SinkError: the database cannot be reached or refuses.
     """
     with writing(url, "Connecting"):
         connection = open_connection(url, autocommit=autocommit)
-    with writing(url, "Committing"), connection:
-        yield connection
+    # Not the connection's own context: it would leave one open whose commit fails, and with it its locks.
+    try:
+        with writing(url, "Committing"):
+            yield connection
+            connection.commit()
+    finally:
+        connection.close()
