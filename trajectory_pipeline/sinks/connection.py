@@ -132,6 +132,7 @@ def connect(url: str, *, autocommit: bool = False) -> Iterator[psycopg.Connectio
     try:
         with writing(url, "Committing"):
             yield connection
-            connection.commit()
+            if not connection.autocommit:
+                connection.commit()
     finally:
         connection.close()
