@@ -54,14 +54,19 @@ def measure(bench: Bench) -> Result:
 
 def write_raw(letta_url: str, folder: str) -> None:
     """Write one partition's raw rows, without any database but the source."""
-    with LettaSource(letta_url).snapshot() as snapshot:
-        batches = snapshot.terminal_runs(FIRST_HOUR, FIRST_HOUR + HOUR)
-        ParquetStore(folder).write(TERMINAL_RUNS, FIRST_HOUR, read_ahead(batches))
+    with (
+        LettaSource(letta_url).snapshot() as snapshot,
+        read_ahead(snapshot.terminal_runs(FIRST_HOUR, FIRST_HOUR + HOUR)) as batches,
+    ):
+        ParquetStore(folder).write(TERMINAL_RUNS, FIRST_HOUR, batches)
 
 
 def convert(folder: str) -> None:
     """Write one partition's trajectories, checked and typed, without any database."""
     store = ParquetStore(folder)
     key = key_of(FIRST_HOUR)
-    raw = read_ahead(store.read(TERMINAL_RUNS, FIRST_HOUR))
-    store.write(TRAJECTORIES, FIRST_HOUR, read_ahead(convert_batch(batch, key).trajectories for batch in raw))
+    with (
+        read_ahead(store.read(TERMINAL_RUNS, FIRST_HOUR)) as raw,
+        read_ahead(convert_batch(batch, key).trajectories for batch in raw) as converted,
+    ):
+        store.write(TRAJECTORIES, FIRST_HOUR, converted)

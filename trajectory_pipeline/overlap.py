@@ -6,6 +6,7 @@ not belong here: what is read or written.
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -14,23 +15,41 @@ Item = TypeVar("Item")
 _END = object()
 
 
-def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield items as they are; the next one is being made while the caller works on the present one.
+@contextmanager
+def read_ahead(items: Iterable[Item]) -> Iterator[Iterator[Item]]:
+    """Give items as they are; while the caller works on one, the next one is being made in a thread.
 
-    Their errors are raised here, in the caller's thread.
+    Their errors are raised where the next one is asked for. At the end of the block, whatever ends it, nothing is
+    being made any more: the connections and files that the items are made of may be closed then, and not before.
+
+    Example:
+        >>> with read_ahead(range(3)) as numbers:
+        ...     print(list(numbers))
+        [0, 1, 2]
     """
     iterator = iter(items)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as thread:
         try:
-            coming = thread.submit(next, iterator, cast(Item, _END))
-            while (item := coming.result()) is not _END:
-                coming = thread.submit(next, iterator, cast(Item, _END))
-                yield item
-        finally:
-            # On an early end, the item that is being made is waited for: its maker must not be closed amid it.
-            close: Callable[[], None] | None = getattr(iterator, "close", None)
-            if close is not None:
-                thread.submit(close).result()
+            yield _ahead(iterator, thread)
+        except BaseException:
+            with suppress(Exception):
+                _close(iterator, thread)
+            raise
+        _close(iterator, thread)
+
+
+def _ahead(iterator: Iterator[Item], thread: ThreadPoolExecutor) -> Iterator[Item]:
+    coming = thread.submit(next, iterator, cast(Item, _END))
+    while (item := coming.result()) is not _END:
+        coming = thread.submit(next, iterator, cast(Item, _END))
+        yield item
+
+
+def _close(iterator: Iterator[Any], thread: ThreadPoolExecutor) -> None:
+    """Close a generator in the thread that it runs in, after the item that it is making."""
+    close: Callable[[], None] | None = getattr(iterator, "close", None)
+    if close is not None:
+        thread.submit(close).result()
 
 
 class WriteBehind:

@@ -178,7 +178,7 @@ def materialize_terminal_runs(
             counts = RawCounts()
             partitions = (start and floor(start), floor(snapshot.taken_at))
             rows = _rows(hour, snapshot, store, database, counts, deleted, partitions)
-            with store.prepare(TERMINAL_RUNS, hour, read_ahead(rows)) as prepared:
+            with read_ahead(rows) as batches, store.prepare(TERMINAL_RUNS, hour, batches) as prepared:
                 held = [*counts.run_ids, *counts.carried]
                 partition.place(Sightings(snapshot.taken_at, present=held, awaited=counts.awaited, left=counts.left))
                 record(counts.by_name(), prepared.sha256)

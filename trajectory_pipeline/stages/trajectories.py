@@ -136,9 +136,13 @@ def materialize_trajectories(
         standing = unchanged_trajectories(hour, partition, store, input_digest=raw_digest, made_with=made_by())
         prepared: Prepared | None = None
         if standing is None:
-            with partition.staging() as staging, database.kept_open() as looking:
-                rows = _rows(hour, key, store, looking, staging, result)
-                prepared = stack.enter_context(store.prepare(TRAJECTORIES, hour, read_ahead(rows)))
+            with (
+                partition.staging() as staging,
+                database.kept_open() as looking,
+                read_ahead(store.read(TERMINAL_RUNS, hour)) as raw_rows,
+                read_ahead(_rows(raw_rows, key, looking, staging, result)) as rows,
+            ):
+                prepared = stack.enter_context(store.prepare(TRAJECTORIES, hour, rows))
             result.merged = partition.merge()
             partition.set_quarantine([asdict(run) for run in result.quarantined])
             content_digest = prepared.sha256
@@ -189,15 +193,14 @@ def _leave_alone(standing: UnchangedTrajectories, result: TrajectoriesResult) ->
 
 
 def _rows(
-    hour: datetime,
+    raw_rows: Iterator[pa.RecordBatch],
     key: str,
-    store: ParquetStore,
     database: TrajectoryDatabase,
     staging: Staging,
     result: TrajectoriesResult,
 ) -> Iterator[pa.RecordBatch]:
     counts = result.conservation
-    for batch in read_ahead(store.read(TERMINAL_RUNS, hour)):
+    for batch in raw_rows:
         raw = without_moved(batch, key, database)
         counts.moved_runs += batch.num_rows - raw.num_rows
         conversion = convert_batch(raw, key, documents=True)

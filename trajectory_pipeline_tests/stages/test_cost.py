@@ -1,13 +1,11 @@
-"""What a partition costs does not grow with its batches: connections and batches held at once, counted, not timed."""
+"""What a partition costs does not grow with its batches: connections, counted, not timed."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
 from trajectory_pipeline.letta import source
-from trajectory_pipeline.overlap import read_ahead
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.stages.verification import verify_partition
@@ -46,29 +44,3 @@ def test_a_partition_takes_as_many_connections_however_many_batches_it_has(
     connections.clear()
     assert verify_partition(HOUR, pipeline.store, pipeline.database).differences == ()
     assert len(connections) == 1
-
-
-def test_at_most_one_item_is_made_ahead() -> None:
-    made: list[int] = []
-
-    def items() -> Iterator[int]:
-        for number in range(5):
-            made.append(number)
-            yield number
-
-    reading = read_ahead(items())
-    assert next(reading) == 0
-    assert next(reading) == 1
-    reading.close()
-    assert len(made) <= 3
-
-
-def test_an_error_of_the_maker_is_raised_where_the_items_are_used() -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        raise ZeroDivisionError("here")
-
-    reading = read_ahead(items())
-    assert next(reading) == 1
-    with pytest.raises(ZeroDivisionError, match="here"):
-        next(reading)

@@ -1,14 +1,23 @@
 """The contract of a stage that fails: one sentence, and both sinks as they were."""
 
 import socket
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import adbc_driver_postgresql.dbapi as adbc
+import psycopg
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from trajectory_pipeline.errors import PipelineError, SinkError, SourceError
+from trajectory_pipeline.letta import source
+from trajectory_pipeline.letta.source import Snapshot
 from trajectory_pipeline.sample.load import sample_partitions
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.stages import trajectories as stage
 from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
 
@@ -93,3 +102,80 @@ def test_a_row_that_would_be_lost_stops_the_partition(pipeline: Pipeline, monkey
     with pytest.raises(PipelineError, match=r"would be lost: .*Nothing was written; this is a defect, report it\."):
         pipeline.convert(HOUR)
     assert state(pipeline) == before
+
+
+class DiskFullAmidReading:
+    """The disk is full just while a later batch is being read in another thread.
+
+    Attributes:
+        under_way: how many reads are, now.
+        when_closed: how many were, at each closing of a connection.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.under_way = 0
+        self.when_closed: list[int] = []
+        self._patch = patch
+        self._calls = 0
+        self._begun, self._full = threading.Event(), threading.Event()
+        patch.setattr(pq.ParquetWriter, "write_batch", self._refuse)
+
+    def reads(self, owner: type, method: str, *, first: str = "") -> None:
+        """Say which calls read: all of a method, or those whose first argument is this."""
+        original = getattr(owner, method)
+
+        def read(this: Any, *arguments: Any) -> Any:
+            if first and arguments[0] != first:
+                return original(this, *arguments)
+            self._calls += 1
+            if self._calls == 1:
+                return original(this, *arguments)
+            self.under_way += 1
+            self._begun.set()
+            self._full.wait()
+            # As a query that goes on for a while.
+            time.sleep(0.1)
+            value = original(this, *arguments)
+            self.under_way -= 1
+            return value
+
+        self._patch.setattr(owner, method, read)
+
+    def closes(self, connection: Any) -> None:
+        """Say what is used for reading, and closed in the end."""
+        close = connection.close
+
+        def closing(this: Any) -> None:
+            self.when_closed.append(self.under_way)
+            close(this)
+
+        self._patch.setattr(connection, "close", closing)
+
+    def _refuse(self, *_: object) -> None:
+        self._begun.wait()
+        self._full.set()
+        raise OSError(28, "No space left on device")
+
+
+def test_no_connection_is_closed_while_a_batch_is_read_ahead(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "RUNS_PER_BATCH", 1)
+    with monkeypatch.context() as patch:
+        disk = DiskFullAmidReading(patch)
+        disk.reads(Snapshot, "read", first="Reading messages")
+        disk.closes(adbc.Connection)
+        with pytest.raises(SinkError, match="No space left on device"):
+            pipeline.read(HOUR)
+        assert disk.when_closed == [0]
+    assert pipeline.files() == {}
+    pipeline.read(HOUR)
+    with monkeypatch.context() as patch:
+        disk = DiskFullAmidReading(patch)
+        disk.reads(TrajectoryDatabase, "moved_on")
+        disk.closes(psycopg.Connection)
+        with pytest.raises(SinkError, match="No space left on device"):
+            pipeline.convert(HOUR)
+        assert set(disk.when_closed) == {0}
+    pipeline.convert(HOUR)
+    assert pipeline.run_ids(HOUR)
