@@ -3,7 +3,6 @@
 Belongs here: which queries make up a partition. Does not belong here: what the rows mean, or where they go.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,19 +16,16 @@ import pyarrow.compute as pc
 from trajectory_pipeline.letta.assemble import RunTables, assemble, unnamed_step_ids
 from trajectory_pipeline.letta.catalogue import Catalogue, read_catalogue
 from trajectory_pipeline.letta.connection import connect, literal, reading
-from trajectory_pipeline.letta.context import Context, context_at_capture, context_of_request
+from trajectory_pipeline.letta.contexts import Contexts
 from trajectory_pipeline.schema.letta import (
     AGENTS,
     AGENTS_TAGS,
     MESSAGES,
-    PROVIDER_TRACES,
     RUN_METRICS,
     RUNS,
     STEP_METRICS,
     STEPS,
     TERMINAL_STATUSES,
-    TOOLS,
-    TOOLS_AGENTS,
     SourceTable,
 )
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
@@ -83,9 +79,10 @@ class Snapshot:
             SourceError: the source cannot be read to the end.
         """
         ids = self.run_ids(start, end)
+        contexts = Contexts(self)
         for first in range(0, len(ids), RUNS_PER_BATCH):
             for portion in self._portions(ids[first : first + RUNS_PER_BATCH]):
-                yield self._batch(portion)
+                yield self._batch(portion, contexts)
 
     def run_ids(self, start: datetime, end: datetime) -> list[str]:
         """Return the ids of the terminal runs that ended in ``[start, end)``, sorted."""
@@ -148,7 +145,7 @@ class Snapshot:
             filled += more
         yield portion
 
-    def _batch(self, ids: list[str]) -> pa.RecordBatch:
+    def _batch(self, ids: list[str], contexts: Contexts) -> pa.RecordBatch:
         runs = self._rows(RUNS, "id", ids)
         steps = self._rows(STEPS, "run_id", ids)
         messages = self._rows(MESSAGES, "run_id", ids)
@@ -163,7 +160,7 @@ class Snapshot:
             step_metrics=self._rows(STEP_METRICS, "id", _distinct(steps["id"])),
             agents=agents,
             agent_tags=self._rows(AGENTS_TAGS, "agent_id", agent_ids),
-            contexts=self._contexts(runs, steps, agents),
+            contexts=contexts.of(runs, steps, agents),
         )
         return assemble(tables, SCHEMA_VERSION)
 
@@ -186,94 +183,12 @@ class Snapshot:
             cursor.execute(query)
             return cast(pa.Table, cursor.fetch_arrow_table())
 
-    def _stream(self, doing: str, query: str) -> Iterator[pa.RecordBatch]:
+    def stream(self, doing: str, query: str) -> Iterator[pa.RecordBatch]:
         """Yield a query's rows as they come; it must be read to its end before the next query."""
         self.queries += 1
         with reading(self.url, doing), self.connection.cursor() as cursor:
             cursor.execute(query)
             yield from cursor.fetch_record_batch()
-
-    def _contexts(self, runs: pa.Table, steps: pa.Table, agents: pa.Table) -> pa.Table:
-        traced = self._traced_contexts(steps)
-        standing = self._standing_contexts(agents)
-        rows = []
-        for run_id, agent_id in zip(_values(runs["id"]), _values(runs["agent_id"]), strict=True):
-            context = traced.get(run_id) or standing.get(agent_id)
-            if context is not None:
-                rows.append((run_id, context.system_prompt, context.tools, context.source))
-        names = ("run_id", "system_prompt", "tools", "source")
-        columns = list(zip(*rows, strict=True)) or [()] * len(names)
-        return pa.table({name: pa.array(column, pa.string()) for name, column in zip(names, columns, strict=True)})
-
-    def _traced_contexts(self, steps: pa.Table) -> dict[str, Context]:
-        """Contexts of the runs whose first step has a recorded LLM call."""
-        if not self.catalogue.has(PROVIDER_TRACES) or not steps.num_rows:
-            return {}
-        first: dict[str, str] = {}
-        for row in (
-            steps.select(["run_id", "id", "created_at"])
-            .sort_by([("created_at", "ascending"), ("id", "ascending")])
-            .to_pylist()
-        ):
-            first.setdefault(row["run_id"], row["id"])
-        present = self.catalogue.columns[PROVIDER_TRACES.name]
-        only_steps = " AND (t.call_type IS NULL OR t.call_type = 'agent_step')" if "call_type" in present else ""
-        order = "t.created_at, t.id" if "created_at" in present else "t.id"
-        query = (
-            "SELECT DISTINCT ON (t.step_id) t.step_id::text AS step_id, t.request_json::text AS request"
-            f" FROM {self.catalogue.table(PROVIDER_TRACES)} t"
-            f" WHERE {self.catalogue.any_of(PROVIDER_TRACES, 'step_id', 't', list(first.values()))}{only_steps}"
-            f" ORDER BY t.step_id, {order}"
-        )
-        run_of = {step_id: run_id for run_id, step_id in first.items()}
-        found: dict[str, Context] = {}
-        # Requests hold whole conversations: never more than one record batch of them at a time.
-        for batch in self._stream("Reading provider_traces", query):
-            for step_id, request in zip(_values(batch["step_id"]), _values(batch["request"]), strict=True):
-                context = context_of_request(request) if request else None
-                if context is not None:
-                    found[run_of[step_id]] = context
-        return found
-
-    def _standing_contexts(self, agents: pa.Table) -> dict[str, Context]:
-        """Contexts as they stand now, by agent."""
-        system_message = {}
-        for agent_id, message_ids in zip(_values(agents["id"]), _values(agents["message_ids"]), strict=True):
-            first = _first_string(message_ids)
-            if first is not None:
-                system_message[agent_id] = first
-        contents: dict[str, str] = {}
-        if system_message:
-            rows = self.read(
-                "Reading system messages",
-                f"SELECT m.id::text AS id, m.content::text AS content FROM {self.catalogue.table(MESSAGES)} m"
-                f" WHERE {self.catalogue.any_of(MESSAGES, 'id', 'm', sorted(system_message.values()))}"
-                " AND m.role::text = 'system'",
-            )
-            contents = dict(zip(_values(rows["id"]), _values(rows["content"]), strict=True))
-        tools = self._tools(_distinct(agents["id"]))
-        standing = {
-            agent_id: context_at_capture(
-                contents.get(system_message.get(agent_id, "")), system, tools.get(agent_id, [])
-            )
-            for agent_id, system in zip(_values(agents["id"]), _values(agents["system"]), strict=True)
-        }
-        return {agent_id: context for agent_id, context in standing.items() if context is not None}
-
-    def _tools(self, agent_ids: list[str]) -> dict[str, list[str]]:
-        if not (agent_ids and self.catalogue.has(TOOLS) and self.catalogue.has(TOOLS_AGENTS)):
-            return {}
-        rows = self.read(
-            "Reading tools",
-            "SELECT a.agent_id::text AS agent_id, t.json_schema::text AS tool"
-            f" FROM {self.catalogue.table(TOOLS_AGENTS)} a JOIN {self.catalogue.table(TOOLS)} t ON t.id = a.tool_id"
-            f" WHERE {self.catalogue.any_of(TOOLS_AGENTS, 'agent_id', 'a', agent_ids)}"
-            " AND t.json_schema::text <> 'null' ORDER BY 1, t.id",
-        )
-        tools: dict[str, list[str]] = {}
-        for agent_id, tool in zip(_values(rows["agent_id"]), _values(rows["tool"]), strict=True):
-            tools.setdefault(agent_id, []).append(tool)
-        return tools
 
 
 @dataclass(frozen=True)
@@ -320,11 +235,3 @@ def _distinct(column: "pa.ChunkedArray[Any]") -> list[str]:
 
 def _values(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> list[Any]:
     return column.to_pylist()
-
-
-def _first_string(json_array: str | None) -> str | None:
-    try:
-        values = json.loads(json_array or "[]")
-    except (ValueError, RecursionError):
-        return None
-    return values[0] if isinstance(values, list) and values and isinstance(values[0], str) else None
