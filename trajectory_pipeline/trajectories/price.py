@@ -19,8 +19,12 @@ _MILLION = 10**6
 
 @dataclass(frozen=True)
 class _Rates:
-    """Dollars a token: of a prompt, of the part of it that was read from or written to a cache, of an answer."""
+    """Dollars a token: of a prompt, of the part of it that was read from or written to a cache, of an answer.
 
+    They hold for prompts of at most ``limit`` tokens; without one, for all.
+    """
+
+    limit: int | None
     prompt: Decimal
     cached: Decimal
     written: Decimal
@@ -28,7 +32,7 @@ class _Rates:
 
 
 _rates: dict[int, tuple["ModelPrice", _Rates | None]] = {}
-"""By the identity of a price, which is kept with it; None where it is not the same for every number of tokens."""
+"""By the identity of a price, which is kept with it; None where it is of no form that is known."""
 
 
 def price_of_call(
@@ -49,7 +53,7 @@ def price_of_call(
         return None
     rates = _rates_of(model, provider, at, found.get_prices(at))
     fresh = prompt - cached - written
-    if rates is None or min(fresh, cached, written, output) < 0:
+    if rates is None or (rates.limit is not None and prompt > rates.limit) or min(fresh, cached, written, output) < 0:
         return _asked(model, provider, at, prompt, cached, written, output)
     return fresh * rates.prompt + cached * rates.cached + written * rates.written + output * rates.output
 
@@ -71,12 +75,19 @@ def _rates_of(model: str, provider: str | None, at: datetime, price: "ModelPrice
 
 
 def _measured(model: str, provider: str | None, at: datetime, prices: Mapping[str, Any]) -> _Rates | None:
-    if not all(price is None or isinstance(price, Decimal) for price in prices.values()):
-        return None  # of several tiers
-    counts = ((_MILLION, 0, 0, 0), (_MILLION, _MILLION, 0, 0), (_MILLION, 0, _MILLION, 0), (0, 0, 0, _MILLION))
+    from genai_prices.types import TieredPrices
+
+    tiers = [tier.start for price in prices.values() if isinstance(price, TieredPrices) for tier in price.tiers]
+    known = (price is None or isinstance(price, (Decimal, TieredPrices)) for price in prices.values())
+    # A tier's price is that of all tokens of a prompt above its start.
+    limit = min(tiers, default=None)
+    if not all(known) or limit == 0:
+        return None
+    one = _MILLION if limit is None else min(limit, _MILLION)
+    counts = ((one, 0, 0, 0), (one, one, 0, 0), (one, 0, one, 0), (0, 0, 0, _MILLION))
     answers = [_asked(model, provider, at, *tokens) for tokens in counts]
-    per_token = [answer / _MILLION for answer in answers if answer is not None]
-    return _Rates(*per_token) if len(per_token) == len(counts) else None
+    per_token = [answer / max(tokens) for answer, tokens in zip(answers, counts, strict=True) if answer is not None]
+    return _Rates(limit, *per_token) if len(per_token) == len(counts) else None
 
 
 def _asked(
