@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-once dev test simulate bench bench-full lint types docs lock clean
+.PHONY: help setup demo demo-once dev test simulate moods bench bench-full lint types docs lock clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ JOBS ?= 1
 simulate: setup  ## Random histories of a source and a crashing pipeline: make simulate SEEDS=1000 JOBS=2
 	@SIMULATION_SEEDS=$(SEEDS) SIMULATION_FIRST_SEED=$(FIRST_SEED) \
 		$(BIN)/python -m pytest -n $(JOBS) --dist load trajectory_pipeline_tests/simulation
+
+moods: setup  ## Judge the whole sample under every fault of a judge, and heal (20 to 40 minutes; docs/judging.md has its table).
+	@$(BIN)/python -m trajectory_pipeline_tests.moods
 
 bench: setup  ## Measure speed, memory and reading back, each beside a reference (about ten minutes; see benchmarks/README.md).
 	@$(BIN)/python -m benchmarks --json data/benchmarks.json

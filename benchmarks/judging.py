@@ -27,6 +27,7 @@ _ANSWER: dict[str, Any] = {
     "requirements": [
         {
             "statement": f"The agent does what the user asked for, part {number} of it, and says so.",
+            "kind": "action",
             "evidence": [{"message_id": "message-none", "quote": "A quote that stands nowhere."}],
             "reasoning": "The tool returned what was asked for, and the agent said the same in its last message.",
             "status": "met",
@@ -195,7 +196,7 @@ def whole_stage(url: str, database_url: str, folder: str, policy: int) -> dict[s
     )
     taken = time.perf_counter() - began
     if result.errors:
-        raise RuntimeError(f"calls failed: {dict(result.errors)}")
+        raise RuntimeError(f"verdicts failed; is the provider's answer not as the schema asks? {dict(result.errors)}")
     characters = _one_number(database_url, "SELECT avg(prompt_characters) FROM trajectory.verdict_attempts")
     return {"calls": result.calls, "seconds": taken, "characters": characters}
 

@@ -22,14 +22,14 @@ from trajectory_pipeline.sinks.migration import migrate
 
 API_KEY = "sk-must-never-be-seen"
 # Nothing here needs to survive a power cut.
-_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A Postgres server for this session."""
     folder = tmp_path_factory.mktemp("postgres") / "server"
-    with embedded_postgres.start(folder, settings=_FAST) as server:
+    with embedded_postgres.start(folder, settings=FAST) as server:
         yield server
     # pytest keeps its folders for a while, and root's cluster does not even lie in them.
     embedded_postgres.remove(folder)

@@ -22,7 +22,7 @@ from trajectory_pipeline.schema.types import postgres_column as _column
 _NOT_JUDGED = "not judged"
 _NOT_SHOWN = "not judged, or no valid evidence shows it"
 
-FINAL_STATUSES = ("judged", "insufficient_evidence", "not_eligible", "quarantined")
+FINAL_STATUSES = ("judged", "insufficient_evidence", "not_eligible")
 """A verdict of such a status is not asked about again under the same policy and content."""
 DENIED = "denied"
 """Error class of a trajectory that may not be shown to a judge: not eligible for as long as the lists say so."""
@@ -149,12 +149,14 @@ VERDICTS = Table(
             "How the answer's form was asked for: json_schema, tool_call or prompt.",
             null="the judge was asked nothing",
         ),
-        Column("failures", INT, "Times that it came to be `failed`.", unit="times", sinks=POSTGRES_ONLY),
+        Column(
+            "failures", INT, "Times that it came to be `failed` or `quarantined`.", unit="times", sinks=POSTGRES_ONLY
+        ),
         Column(
             "next_try_at",
             TIMESTAMP,
-            "From when on the sensor has it tried again.",
-            null="it is not `failed`, or trying again would not help",
+            "From when on the sensor has it tried again; until then nobody asks about one that is `quarantined`.",
+            null="it is neither `failed` nor `quarantined`, or trying again would not help",
             sinks=POSTGRES_ONLY,
         ),
         Column(

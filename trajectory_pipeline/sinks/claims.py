@@ -72,8 +72,9 @@ def claim(transaction: Transaction, claims: Sequence[Claim]) -> dict[str, Held]:
     final = transaction.rows(
         sql.SQL(
             "SELECT v.verdict_key FROM {} v WHERE v.run_id = ANY(%s) AND v.verdict_key = ANY(%s)"
-            " AND v.verdict_status = ANY(%s) AND NOT v.erased"
-            " AND v.error_class IS DISTINCT FROM %s"
+            " AND (v.verdict_status = ANY(%s)"
+            " OR v.verdict_status = 'quarantined' AND v.next_try_at > clock_timestamp())"
+            " AND NOT v.erased AND v.error_class IS DISTINCT FROM %s"
         ).format(_VERDICTS),
         [[mine[key].run_id for key in keys], keys, list(FINAL_STATUSES), DENIED],
     )

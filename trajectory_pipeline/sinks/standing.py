@@ -48,7 +48,8 @@ WITH RECURSIVE chosen AS (
     FROM chosen t LEFT JOIN earlier e ON e.judged = t.run_id
 ), standing AS (
     SELECT k.*, v.verdict_status, v.error_class, v.failures,
-        v.next_try_at, v.held_back_usd, v.held_back_tokens
+        v.next_try_at, v.held_back_usd, v.held_back_tokens,
+        coalesce(v.verdict_status = 'quarantined' AND v.next_try_at > now(), false) AS resting
     FROM keyed k LEFT JOIN trajectory.verdicts v ON v.run_id = k.run_id AND v.verdict_key = k.verdict_key
         AND NOT v.erased
 )
@@ -56,7 +57,7 @@ WITH RECURSIVE chosen AS (
 
 _OF_ONE: LiteralString = """
 SELECT s.run_id, s.verdict_key, s.content_digest, s.partition_key, s.organization_id, s.agent_id, s.heuristic_outcome,
-    s.message_count, s.earlier_run_ids, s.earlier_digests, s.ended_at, s.verdict_status, s.error_class,
+    s.message_count, s.earlier_run_ids, s.earlier_digests, s.ended_at, s.verdict_status, s.error_class, s.resting,
     CASE WHEN s.verdict_status IS NOT NULL THEN s.verdict_status
         WHEN EXISTS (SELECT FROM trajectory.verdicts w WHERE w.run_id = s.run_id AND w.policy_id = %(policy)s)
             THEN 'content changed'
@@ -86,7 +87,7 @@ LEFT JOIN trajectory.partitions p ON p.asset = 'trajectories' AND p.partition_ke
 WHERE s.updated_at <= %(quiet)s AND s.ended_at >= %(ended)s
     AND coalesce(p.result, 'complete') IN ('complete', 'quarantined')
     AND (s.verdict_status IS NULL OR s.verdict_status = 'deferred_budget'
-        OR (s.verdict_status = 'failed' AND s.failures < %(give_up)s AND s.next_try_at <= %(now)s)
+        OR (s.verdict_status IN ('failed', 'quarantined') AND s.failures < %(give_up)s AND s.next_try_at <= %(now)s)
         OR (s.verdict_status = 'not_eligible' AND s.error_class = %(denied)s
             AND NOT coalesce(s.agent_id = ANY(%(deny_agents)s), false)
             AND NOT coalesce(s.organization_id = ANY(%(deny_organizations)s), false)
@@ -102,7 +103,8 @@ GROUP BY 1 ORDER BY 1
 
 _GIVEN_UP: LiteralString = """
 SELECT s.run_id, s.error_class, s.failures FROM standing s WHERE s.ended_at >= %(ended)s
-    AND s.verdict_status = 'failed' AND (s.failures >= %(give_up)s OR s.next_try_at IS NULL) ORDER BY 1
+    AND s.verdict_status IN ('failed', 'quarantined') AND (s.failures >= %(give_up)s OR s.next_try_at IS NULL)
+ORDER BY 1
 """
 
 
@@ -124,6 +126,7 @@ class Standing:
         ended_at: when it ended.
         standing: its verdict's status; where it has no verdict: new, content changed or policy changed.
         error_class: of its verdict.
+        resting: whether its verdict is quarantined and not to be asked for again yet.
     """
 
     run_id: str
@@ -139,11 +142,12 @@ class Standing:
     ended_at: datetime | None
     standing: str
     error_class: str | None
+    resting: bool
 
     @property
     def due(self) -> bool:
         """Whether a materialisation asks about it."""
-        return self.standing not in FINAL_STATUSES
+        return self.standing not in FINAL_STATUSES and not self.resting
 
     @property
     def key(self) -> tuple[str, str]:
@@ -160,7 +164,7 @@ class Wanted:
         day: whose accounts hold, UTC: ``2026-11-23``.
         quiet_since: trajectories that changed later are left for the moment.
         ended_since: trajectories of runs that ended earlier are left to an explicit materialisation.
-        now: failed verdicts whose next try is later are left for the moment.
+        now: failed and quarantined verdicts whose next try is later are left for the moment.
         give_up_after: failures after which one is not tried again.
         least: what the smallest call may take at most.
         usd: dollars that are left for one materialisation today; infinite without a cap.

@@ -6,7 +6,7 @@ here: how a verdict is reached (``refinement``), what is due (``sinks.standing``
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg import sql
@@ -27,7 +27,12 @@ _TAKEN = ("attempts", "input_tokens", "cached_input_tokens", "output_tokens", "c
 
 NO_HELP = ("too_long",)
 """Error classes of failed verdicts that trying again under the same policy does not help."""
-_FIRST_PAUSE = sql.SQL("interval '15 minutes'")
+_PAUSES = {
+    "failed": (timedelta(minutes=15), timedelta(days=1)),
+    # Nothing failed in passing: the judge, or what serves it, has to become another one.
+    "quarantined": (timedelta(days=1), timedelta(days=8)),
+}
+"""By status, before a verdict is tried again: the first pause, which is doubled each time, and the longest."""
 
 
 class VerdictStore:
@@ -82,24 +87,23 @@ class VerdictStore:
     def save_verdicts(self, verdicts: Sequence[Mapping[str, Any]], worker: str) -> None:
         """Store verdicts and give back the claims on them, all together.
 
-        One of the same run and key moves on, keeping its first date; one that is final stays as it is, unless it was
-        erased, or denied by lists that may have changed. What all calls for it took is added up from the attempts. A
-        failed one is due again after a quarter of an hour, doubled with each failure up to a day, unless trying again
-        would not help.
+        One of the same run and key moves on, keeping its first date; one that is final, or quarantined and not due,
+        stays as it is, unless it was erased, or denied by lists that may have changed. What all calls for it took is
+        added up from the attempts. A failed one is due again after a quarter of an hour, doubled with each failure up
+        to a day, unless trying again would not help; a quarantined one after a day, doubled up to eight.
         """
         names = [column.name for column in VERDICTS.in_sink(Sink.POSTGRES)]
         ours = ("created_at", "updated_at", "failures", "next_try_at")
         given = [name for name in names if name not in ours]
         statement = sql.SQL(
             "INSERT INTO {table} AS v ({columns}, created_at, updated_at, failures, next_try_at)"
-            " VALUES ({values}, clock_timestamp(), clock_timestamp(), (%(verdict_status)s = 'failed')::int, {next_try})"
+            " VALUES ({values}, clock_timestamp(), clock_timestamp(), %(failed)s::int, now() + %(pause)s::interval)"
             " ON CONFLICT (run_id, verdict_key) DO UPDATE SET {updates}, updated_at = clock_timestamp(),"
-            " failures = v.failures + EXCLUDED.failures, next_try_at = EXCLUDED.next_try_at"
-            " + least({first} * power(2, least(v.failures, 20)), interval '1 day') - {first}"
-            " WHERE v.erased OR v.error_class = %(denied)s OR NOT (v.verdict_status = ANY(%(final)s))"
+            " failures = v.failures + EXCLUDED.failures,"
+            " next_try_at = now() + least(%(pause)s::interval * power(2, least(v.failures, 20)), %(longest)s::interval)"
+            " WHERE v.erased OR v.error_class = %(denied)s OR NOT (v.verdict_status = ANY(%(final)s)"
+            " OR v.verdict_status = 'quarantined' AND v.next_try_at > clock_timestamp())"
         ).format(
-            first=_FIRST_PAUSE,
-            next_try=sql.SQL("CASE WHEN %(again)s THEN now() + {} END").format(_FIRST_PAUSE),
             table=_table(VERDICTS),
             columns=sql.SQL(", ").join(map(sql.Identifier, given)),
             values=sql.SQL(", ").join(map(sql.Placeholder, given)),
@@ -116,15 +120,7 @@ class VerdictStore:
             adapted = [_adapted(VERDICTS, {name: row[name] for name in given}) for row in rows]
             transaction.many(
                 statement,
-                [
-                    {
-                        **row,
-                        "final": list(FINAL_STATUSES),
-                        "denied": DENIED,
-                        "again": row["verdict_status"] == "failed" and row["error_class"] not in NO_HELP,
-                    }
-                    for row in adapted
-                ],
+                [{**row, **_next_try(row), "final": list(FINAL_STATUSES), "denied": DENIED} for row in adapted],
             )
             release(transaction, worker, [key for _, key in keys])
 
@@ -206,6 +202,13 @@ def _taken(transaction: Transaction, keys: Sequence[tuple[str, str]]) -> dict[tu
         _unzipped(keys),
     )
     return {(row["run_id"], row["verdict_key"]): {name: row[name] for name in _TAKEN} for row in rows}
+
+
+def _next_try(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return whether a verdict has failed, and the pauses before it is tried again; null where it is not."""
+    pauses = _PAUSES.get(verdict["verdict_status"])
+    pause, longest = pauses if pauses and verdict["error_class"] not in NO_HELP else (None, None)
+    return {"failed": pauses is not None, "pause": pause, "longest": longest}
 
 
 def _unzipped(keys: Sequence[tuple[str, str]]) -> list[list[str]]:

@@ -31,6 +31,7 @@ WHY: Mapping[str, str] = {
     "content changed": "content changed",
     "policy changed": "policy changed",
     "failed": "failed before",
+    "quarantined": "unusable before",
     "deferred_budget": "held back before",
 }
 """Why a trajectory is asked about, by where it stands."""

@@ -11,8 +11,9 @@ import pytest
 from trajectory_pipeline.refinement.budget import Amount
 from trajectory_pipeline.refinement.egress import EVERYBODY
 from trajectory_pipeline.refinement.policy import RefinementPolicy, verdict_key
+from trajectory_pipeline.sinks.claims import Held
 from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
-from trajectory_pipeline.sinks.spending import begin_calls
+from trajectory_pipeline.sinks.spending import Began, begin_calls
 from trajectory_pipeline.sinks.standing import Wanted, given_up, lacking, standings
 from trajectory_pipeline.sinks.verdicts import VerdictStore, open_verdicts
 
@@ -195,6 +196,43 @@ def test_a_failed_verdict_is_due_when_its_time_has_come_until_it_is_given_up(
     assert lacking(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
     assert hopeless(verdicts) == [{"run_id": "a", "error_class": "timeout", "failures": 3}]
     assert lacking(verdicts.connection, replace(WANTED, give_up_after=4, now=NOW + timedelta(days=400))) == [KEY]
+
+
+def test_a_quarantined_verdict_rests_for_a_day_whoever_asks_and_is_then_due(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    capture(database, run("a"))
+    save(verdicts, of_policy("a", verdict_status="quarantined", error_class="invalid_json"))
+    (row,) = database.rows("SELECT * FROM trajectory.verdicts")
+    assert row["next_try_at"] - row["updated_at"] == pytest.approx(timedelta(days=1), abs=timedelta(minutes=1))
+    (resting,) = standings(verdicts.connection, POLICY.policy_id, [KEY], "newest")
+    assert (resting.standing, resting.due) == ("quarantined", False)
+    assert begun(verdicts, "a") == Held(key_of_run("a"))
+    assert lacking(verdicts.connection, replace(WANTED, now=row["next_try_at"] - timedelta(seconds=1))) == []
+    assert lacking(verdicts.connection, replace(WANTED, now=row["next_try_at"])) == [KEY]
+
+    save(verdicts, of_policy("a", verdict_status="failed", error_class="timeout"))
+    assert standing(verdicts) == {"a": "quarantined"}
+    two_days_pass(verdicts)
+    (due,) = standings(verdicts.connection, POLICY.policy_id, [KEY], "newest")
+    assert due.due
+    assert begun(verdicts, "a") is None
+    save(verdicts, of_policy("a", verdict_status="quarantined", error_class="invalid_json"))
+    (again,) = database.rows("SELECT * FROM trajectory.verdicts")
+    assert again["next_try_at"] - again["updated_at"] == pytest.approx(timedelta(days=2), abs=timedelta(minutes=1))
+    two_days_pass(verdicts)
+    save(verdicts, of_policy("a", verdict_status="quarantined", error_class="invalid_json"))
+    assert lacking(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
+    assert hopeless(verdicts) == [{"run_id": "a", "error_class": "invalid_json", "failures": 3}]
+
+
+def two_days_pass(verdicts: VerdictStore) -> None:
+    verdicts.connection.rows("Waiting", "UPDATE trajectory.verdicts SET next_try_at = next_try_at - interval '2 days'")
+
+
+def begun(verdicts: VerdictStore, run_id: str) -> Began:
+    call = beginning(run_id=run_id, verdict_key=key_of_run(run_id))
+    return begin_calls(verdicts.connection, (), [call])[0]
 
 
 def test_what_trying_again_would_not_help_is_given_up_at_once(
