@@ -41,7 +41,8 @@ class Work:
     def act(self) -> str:
         """Let one to three workers do something, at once; returns what happened."""
         works = [self._some_work() for _ in range(self._chance.choice([1, 2, 2, 3]))]
-        told = self._crew.run([work for _, work in works], self._change, kills=self._chance.choice([0, 1, 2]))
+        kill = self._crew.some_kills(self._chance.choice([0, 1, 2]))
+        told = self._crew.run([work for _, work in works], self._change, kill)
         return " + ".join([*(name for name, _ in works), *told])
 
     def disturb(self) -> str:
