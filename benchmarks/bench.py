@@ -229,21 +229,22 @@ def open_bench(size: Size, scratch: Path, say: Callable[[str], None]) -> Iterato
 
 def capture(letta_url: str, database_url: str, folder: str, hours: int = 1) -> dict[str, Any]:
     """Materialise ``terminal_runs`` and ``trajectories`` of the first hours, without Dagster; return what was done."""
-    source, store, database = LettaSource(letta_url), ParquetStore(folder), TrajectoryDatabase(database_url)
+    store = ParquetStore(folder)
     counts: dict[str, Any] = {}
-    for hour in (FIRST_HOUR + number * HOUR for number in range(hours)):
-        raw = materialize_terminal_runs(hour, source, store, database)
-        done = materialize_trajectories(hour, store, database)
-        for name, value in (
-            ("runs", raw.counts.runs),
-            ("messages", raw.counts.messages),
-            ("trajectories", done.conservation.trajectories),
-            ("quarantined", done.conservation.quarantined),
-            ("inserted", done.merged.inserted if done.merged else 0),
-            ("updated", done.merged.updated if done.merged else 0),
-            ("unchanged", done.merged.unchanged if done.merged else 0),
-        ):
-            counts[name] = counts.get(name, 0) + value
+    with LettaSource(letta_url).kept_open() as source, TrajectoryDatabase(database_url).kept_open() as database:
+        for hour in (FIRST_HOUR + number * HOUR for number in range(hours)):
+            raw = materialize_terminal_runs(hour, source, store, database)
+            done = materialize_trajectories(hour, store, database)
+            for name, value in (
+                ("runs", raw.counts.runs),
+                ("messages", raw.counts.messages),
+                ("trajectories", done.conservation.trajectories),
+                ("quarantined", done.conservation.quarantined),
+                ("inserted", done.merged.inserted if done.merged else 0),
+                ("updated", done.merged.updated if done.merged else 0),
+                ("unchanged", done.merged.unchanged if done.merged else 0),
+            ):
+                counts[name] = counts.get(name, 0) + value
     return counts
 
 

@@ -6,7 +6,10 @@ queries.
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
@@ -161,21 +164,36 @@ def reading(url: str, doing: str) -> Iterator[None]:
         raise source_error(url, doing, error) from error
 
 
-@contextmanager
-def connect(url: str, *, timeout_seconds: int) -> Iterator[adbc.Connection]:
-    """Open a connection in one ``REPEATABLE READ, READ ONLY`` transaction, in UTC and UTF-8, bounded in time.
-
-    All is set for the transaction alone, so that a pooler between us and the server hands on nothing of it to others.
-    The transaction ends with the connection: there is nothing to commit.
+def open_connection(url: str) -> adbc.Connection:
+    """Open a connection, in no transaction; the caller closes it.
 
     Args:
         url: a libpq URL, ``postgresql://user:password@host:port/database``.
-        timeout_seconds: of one query, and of the time between two.
 
     Raises:
         SourceError: the source cannot be reached or refuses the login.
     """
     target = _libpq_url(url)
+    with reading(url, "Connecting"):
+        return adbc.connect(target, autocommit=True)
+
+
+def begin(connection: adbc.Connection, url: str, *, timeout_seconds: int) -> datetime:
+    """Begin one ``REPEATABLE READ, READ ONLY`` transaction, in UTC and UTF-8, bounded in time.
+
+    All is set for the transaction alone, so that a pooler between us and the server hands on nothing of it to others.
+
+    Args:
+        connection: in no transaction.
+        url: of it, for what is said when it fails.
+        timeout_seconds: of one query, and of the time between two.
+
+    Returns:
+        When it began, by the source's clock: a moment before this took the snapshot.
+
+    Raises:
+        SourceError: the source refuses, or the connection was lost.
+    """
     milliseconds = min(timeout_seconds, _LONGEST_TIMEOUT_SECONDS) * 1000
     session = {
         "statement_timeout": str(milliseconds),
@@ -185,17 +203,87 @@ def connect(url: str, *, timeout_seconds: int) -> Iterator[adbc.Connection]:
         "client_encoding": "UTF8",
         "standard_conforming_strings": "on",
     }
-    with reading(url, "Connecting"):
-        connection = adbc.connect(target, autocommit=True)
+    # One query sets it all; there is no backslash in it that a setting could make something else of.
+    settings = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in session.items())
+    with reading(url, "Opening the snapshot"), connection.cursor() as cursor:
+        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        cursor.execute(f"SELECT now(), {settings}")
+        began: datetime = cursor.fetchone()[0]
+    return began.astimezone(UTC)
+
+
+class KeptConnection:
+    """At most one idle connection to the source, for one transaction after the other; one that is lost is opened anew.
+
+    Used as a context manager: at the end of the block it is closed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._idle: adbc.Connection | None = None
+
+    @contextmanager
+    def transaction(self, *, timeout_seconds: int) -> Iterator[tuple[adbc.Connection, datetime]]:
+        """Begin a transaction as ``begin`` does; it is rolled back at the end, there is nothing to commit.
+
+        Raises:
+            SourceError: the source cannot be reached or refuses.
+        """
+        connection, began = self._begun(timeout_seconds)
+        ended = False
+        try:
+            yield connection, began
+            # All is read: a connection that is lost now is nobody's loss.
+            with suppress(SourceError), reading(self._url, "Ending the snapshot"), connection.cursor() as cursor:
+                cursor.execute("ROLLBACK")
+                ended = True
+        finally:
+            if ended and self._idle is None:
+                self._idle = connection
+            else:
+                connection.close()
+
+    def _begun(self, timeout_seconds: int) -> tuple[adbc.Connection, datetime]:
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            # The first query tells as well whether it was lost since.
+            with suppress(SourceError), _closed_on_error(idle):
+                return idle, begin(idle, self._url, timeout_seconds=timeout_seconds)
+        connection = open_connection(self._url)
+        with _closed_on_error(connection):
+            return connection, begin(connection, self._url, timeout_seconds=timeout_seconds)
+
+    def __enter__(self) -> Self:
+        """Return this."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close what is idle."""
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            idle.close()
+
+
+@contextmanager
+def connect(url: str, *, timeout_seconds: int) -> Iterator[tuple[adbc.Connection, datetime]]:
+    """Open a connection for one transaction, as ``begin`` makes it, and tell when it began.
+
+    Raises:
+        SourceError: the source cannot be reached or refuses.
+    """
+    with KeptConnection(url) as kept, kept.transaction(timeout_seconds=timeout_seconds) as begun:
+        yield begun
+
+
+@contextmanager
+def _closed_on_error(connection: adbc.Connection) -> Iterator[None]:
     try:
-        with reading(url, "Opening the snapshot"), connection.cursor() as cursor:
-            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            # SET, unlike a SELECT, takes no snapshot, and needs no setting of ours to be read rightly.
-            for name, value in session.items():
-                cursor.execute(f"SET LOCAL {name} = {literal(value)}")
-        yield connection
-    finally:
+        yield
+    except BaseException:
         connection.close()
+        raise
 
 
 def literal(value: str) -> str:

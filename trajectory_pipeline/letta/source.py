@@ -5,7 +5,7 @@ Belongs here: which queries make up a partition. Does not belong here: what the 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from trajectory_pipeline.letta.assemble import RunTables, assemble, unnamed_step_ids
 from trajectory_pipeline.letta.catalogue import Catalogue, read_catalogue
-from trajectory_pipeline.letta.connection import connect, literal, reading
+from trajectory_pipeline.letta.connection import KeptConnection, connect, literal, reading
 from trajectory_pipeline.letta.contexts import Contexts
 from trajectory_pipeline.schema.letta import (
     AGENTS,
@@ -208,6 +208,7 @@ class LettaSource:
 
     url: str = field(repr=False)
     timeout_seconds: int = 600
+    _kept: KeptConnection | None = field(default=None, repr=False, compare=False)
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
@@ -216,12 +217,24 @@ class LettaSource:
         Raises:
             SourceError: the source cannot be reached, or lacks what is required; the text says what and where.
         """
-        with connect(self.url, timeout_seconds=self.timeout_seconds) as connection:
-            with reading(self.url, "Opening the snapshot"), connection.cursor() as cursor:
-                # When the transaction began, a moment before this first query takes the snapshot.
-                cursor.execute("SELECT now()")
-                taken_at = cursor.fetchone()[0]
-            yield Snapshot(self.url, connection, read_catalogue(connection, self.url), taken_at.astimezone(UTC))
+        if self._kept is not None:
+            transaction = self._kept.transaction(timeout_seconds=self.timeout_seconds)
+        else:
+            transaction = connect(self.url, timeout_seconds=self.timeout_seconds)
+        with transaction as (connection, began):
+            yield Snapshot(self.url, connection, read_catalogue(connection, self.url), began)
+
+    @contextmanager
+    def kept_open(self) -> Iterator["LettaSource"]:
+        """Keep a connection for all snapshots that are opened inside, one after the other; a lost one is opened anew.
+
+        Nothing is opened before it is needed; inside such a block, another changes nothing.
+        """
+        if self._kept is not None:
+            yield self
+            return
+        with KeptConnection(self.url) as kept:
+            yield replace(self, _kept=kept)
 
 
 def naive_utc(moment: datetime) -> str:

@@ -87,20 +87,22 @@ def build_assets(
         from trajectory_pipeline.orchestration.metadata import of_terminal_runs
         from trajectory_pipeline.stages.terminal_runs import materialize_terminal_runs
 
-        def one(hour: datetime) -> Mapping[str, Any]:
-            return of_terminal_runs(
-                materialize_terminal_runs(
-                    hour,
-                    pipeline.source,
-                    pipeline.store,
-                    pipeline.database,
-                    deleted=pipeline.settings.deleted,
-                    start=pipeline.settings.start,
-                    dagster_run_id=context.run.run_id,
-                )
-            )
+        with pipeline.source.kept_open() as source, pipeline.database.kept_open() as database:
 
-        yield from _materialize(context, one)
+            def one(hour: datetime) -> Mapping[str, Any]:
+                return of_terminal_runs(
+                    materialize_terminal_runs(
+                        hour,
+                        source,
+                        pipeline.store,
+                        database,
+                        deleted=pipeline.settings.deleted,
+                        start=pipeline.settings.start,
+                        dagster_run_id=context.run.run_id,
+                    )
+                )
+
+            yield from _materialize(context, one)
 
     @asset(
         TRAJECTORIES,
@@ -119,17 +121,17 @@ def build_assets(
         verifications: list[Verification] = []
         quarantined: list[str] = []
 
-        def one(hour: datetime) -> Mapping[str, Any]:
-            result = materialize_trajectories(
-                hour, pipeline.store, pipeline.database, dagster_run_id=context.run.run_id
-            )
-            verifications.append(verify_partition(hour, pipeline.store, pipeline.database))
-            quarantined.extend(run.run_id for run in result.quarantined)
-            return of_trajectories(result)
+        with pipeline.database.kept_open() as database:
 
-        yield from _materialize(
-            context, one, lambda: [checks.conservation(verifications), checks.quarantine(quarantined)]
-        )
+            def one(hour: datetime) -> Mapping[str, Any]:
+                result = materialize_trajectories(hour, pipeline.store, database, dagster_run_id=context.run.run_id)
+                verifications.append(verify_partition(hour, pipeline.store, database))
+                quarantined.extend(run.run_id for run in result.quarantined)
+                return of_trajectories(result)
+
+            yield from _materialize(
+                context, one, lambda: [checks.conservation(verifications), checks.quarantine(quarantined)]
+            )
 
     not_requested = f"\n\n**Not requested by itself.** {judge_missing}" if judge_missing else ""
 

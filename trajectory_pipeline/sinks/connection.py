@@ -116,7 +116,8 @@ def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection
     defaults: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": APPLICATION_NAME}
     missing = {name: value for name, value in defaults.items() if name not in given}
     options = f"{given.get('options') or ''} -c timezone=UTC".strip()
-    return psycopg.connect(url, autocommit=autocommit, options=options, **missing)
+    # No statement is prepared on the server: behind a pooler, the next transaction may have another session.
+    return psycopg.connect(url, autocommit=autocommit, options=options, prepare_threshold=None, **missing)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from psycopg.rows import dict_row
 
 if TYPE_CHECKING:
-    from trajectory_pipeline.sinks.database import PartitionTransaction, TrajectoryDatabase
+    from trajectory_pipeline.sinks.database import TrajectoryDatabase
+    from trajectory_pipeline.sinks.partition import PartitionTransaction
 
 
 @dataclass(frozen=True)

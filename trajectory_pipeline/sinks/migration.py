@@ -67,13 +67,13 @@ def require_migrated(url: str, connection: psycopg.Connection) -> None:
     Raises:
         SinkError: the text says what to run.
     """
-    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [f"{SCHEMA_NAME}.{VERSION_TABLE}"]).fetchone()
-    if row is None or not row[0]:
+    try:
+        found = connection.execute(f"SELECT version_num FROM {SCHEMA_NAME}.{VERSION_TABLE}").fetchone()
+    except psycopg.errors.UndefinedTable:
         raise SinkError(
             f"The database {without_password(url)} has no schema {SCHEMA_NAME!r} yet: run"
             " `trajectory-pipeline migrate`."
-        )
-    found = connection.execute(f"SELECT version_num FROM {SCHEMA_NAME}.{VERSION_TABLE}").fetchone()
+        ) from None
     revision = found and found[0]
     if revision != head_revision():
         newer = revision is not None and revision not in _known_revisions()

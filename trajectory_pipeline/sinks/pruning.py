@@ -19,8 +19,9 @@ from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.sinks import places
 from trajectory_pipeline.sinks.connection import writing
-from trajectory_pipeline.sinks.database import PartitionTransaction, TrajectoryDatabase
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.erasing import empty_attempts_of
+from trajectory_pipeline.sinks.partition import PartitionTransaction
 
 _NOTHING = hashlib.sha256(b"").hexdigest()
 

@@ -16,7 +16,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.schema.types import Table
-from trajectory_pipeline.sinks.parquet import FILE_NAME, HOUR_FOLDER, TEMPORARY, ParquetStore, hour_folder, shown, told
+from trajectory_pipeline.sinks.parquet import FILE_NAME, HOUR_FOLDER, ParquetStore, hour_folder
+from trajectory_pipeline.sinks.storage import TEMPORARY, filesystem_of, shown, told
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def hours_with_folders(store: ParquetStore, table: Table) -> list[datetime]:
         SinkError: the storage cannot be read.
     """
     with _looking_after("Listing", shown(store.uri)):
-        filesystem, path = store.filesystem(posixpath.join(store.uri.rstrip("/"), table.name))
+        filesystem, path = filesystem_of(store.uri, posixpath.join(store.uri.rstrip("/"), table.name))
         try:
             names = [posixpath.basename(str(place).rstrip("/")) for place in filesystem.ls(path, detail=False)]
         except FileNotFoundError:
@@ -82,7 +83,7 @@ def remove_files(store: ParquetStore, table: Table, hour: datetime) -> Files:
 def _ours(
     store: ParquetStore, table: Table, hour: datetime
 ) -> tuple[fsspec.AbstractFileSystem, str, list[dict[str, Any]]]:
-    filesystem, folder = store.filesystem(posixpath.join(store.uri.rstrip("/"), table.name, hour_folder(hour)))
+    filesystem, folder = filesystem_of(store.uri, posixpath.join(store.uri.rstrip("/"), table.name, hour_folder(hour)))
     try:
         listed = filesystem.ls(folder, detail=True)
     except FileNotFoundError:

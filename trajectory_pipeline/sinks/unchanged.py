@@ -6,7 +6,7 @@ Belongs here: the statements. Does not belong here: what follows from it (``stag
 from collections.abc import Sequence
 
 from trajectory_pipeline.sinks.connection import writing
-from trajectory_pipeline.sinks.database import PartitionTransaction
+from trajectory_pipeline.sinks.partition import PartitionTransaction
 from trajectory_pipeline.sinks.places import MOVED
 
 

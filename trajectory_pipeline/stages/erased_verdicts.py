@@ -15,7 +15,6 @@ from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.types import Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES, VERDICTS
 from trajectory_pipeline.sinks.connection import writing
-from trajectory_pipeline.sinks.database import PartitionTransaction
 from trajectory_pipeline.sinks.erasing import (
     KEPT_OF_VERDICT,
     erase_verdicts_that_showed,
@@ -25,6 +24,7 @@ from trajectory_pipeline.sinks.erasing import (
     verdicts_that_showed,
 )
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
+from trajectory_pipeline.sinks.partition import PartitionTransaction
 
 _EMPTIED = frozenset(texts_of(VERDICTS, KEPT_OF_VERDICT)) & frozenset(REFINED_OUTCOMES.names(Sink.PARQUET))
 

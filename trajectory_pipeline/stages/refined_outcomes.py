@@ -26,9 +26,10 @@ from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
 from trajectory_pipeline.schema.verdicts import DENIED, REFINED_OUTCOMES
 from trajectory_pipeline.sinks.connection import writing
-from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.erasing import erase_verdicts_of
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
+from trajectory_pipeline.sinks.partition import LedgerEntry
 from trajectory_pipeline.sinks.rate_limits import RateLimit, open_turns
 from trajectory_pipeline.sinks.redaction_key import redaction_key as lasting_redaction_key
 from trajectory_pipeline.sinks.spending import accounts, day_of

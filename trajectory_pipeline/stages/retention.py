@@ -17,8 +17,9 @@ from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.sinks.database import PartitionTransaction, TrajectoryDatabase
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.sinks.partition import PartitionTransaction
 from trajectory_pipeline.sinks.pruning import is_pruned, old_raw_rows, old_trajectories, record_pruned, remove_rows
 from trajectory_pipeline.sinks.removing import Files, files_of, hours_with_folders, remove_files
 

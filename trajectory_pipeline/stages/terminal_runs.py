@@ -19,8 +19,9 @@ from trajectory_pipeline.letta.surroundings import surroundings
 from trajectory_pipeline.overlap import read_ahead
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
-from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
+from trajectory_pipeline.sinks.partition import LedgerEntry
 from trajectory_pipeline.sinks.places import Sightings
 from trajectory_pipeline.sinks.pruning import pruned_partitions
 from trajectory_pipeline.stages.made_by import made_by

@@ -19,9 +19,10 @@ from trajectory_pipeline.overlap import read_ahead
 from trajectory_pipeline.schema.ledger import PRUNED
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
-from trajectory_pipeline.sinks.database import LedgerEntry, Merged, TrajectoryDatabase
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.lag import CaptureLag, lag_of_new_runs
 from trajectory_pipeline.sinks.parquet import ParquetStore, Prepared, Written
+from trajectory_pipeline.sinks.partition import LedgerEntry, Merged
 from trajectory_pipeline.sinks.staging import Staging
 from trajectory_pipeline.sinks.unchanged import rows_version
 from trajectory_pipeline.stages.erased_verdicts import erase_verdicts

@@ -15,8 +15,8 @@ import pyarrow as pa
 from trajectory_pipeline.letta.source import Snapshot
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
-from trajectory_pipeline.sinks.database import PartitionTransaction
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
+from trajectory_pipeline.sinks.partition import PartitionTransaction
 from trajectory_pipeline.sinks.unchanged import all_placed, documents_omitted, moved_on, rows_version
 
 

@@ -11,7 +11,7 @@ from trajectory_pipeline.hours import HOUR, key_of
 from trajectory_pipeline.orchestration.retention import JOB_NAME
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.simulated_judge import SimulatedJudge
-from trajectory_pipeline.sinks.database import PartitionTransaction
+from trajectory_pipeline.sinks.partition import PartitionTransaction
 from trajectory_pipeline.stages import retention
 from trajectory_pipeline_tests.conftest import with_judge
 

@@ -19,8 +19,8 @@ import pytest
 from trajectory_pipeline import overlap
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.source import Snapshot
-from trajectory_pipeline.sinks.database import PartitionTransaction
 from trajectory_pipeline.sinks.parquet import ParquetStore, Prepared
+from trajectory_pipeline.sinks.partition import PartitionTransaction
 from trajectory_pipeline_tests.simulation.strands import Band, Killed, OneThread, Scene, State, Strand
 
 _LOOK_AGAIN_SECONDS = 0.01

@@ -19,7 +19,8 @@ import pytest
 from psycopg.rows import dict_row
 
 from trajectory_pipeline.errors import PipelineError, SinkError
-from trajectory_pipeline.sinks.database import LedgerEntry, Merged, TrajectoryDatabase
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
+from trajectory_pipeline.sinks.partition import LedgerEntry, Merged
 
 from .rows import KEY, NEXT_KEY, Row, quarantined, trajectory
 

@@ -12,7 +12,8 @@ from trajectory_pipeline.refinement.budget import Amount
 from trajectory_pipeline.refinement.egress import EVERYBODY
 from trajectory_pipeline.refinement.policy import RefinementPolicy, verdict_key
 from trajectory_pipeline.sinks.claims import Held
-from trajectory_pipeline.sinks.database import LedgerEntry, TrajectoryDatabase
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
+from trajectory_pipeline.sinks.partition import LedgerEntry
 from trajectory_pipeline.sinks.spending import Began, begin_calls
 from trajectory_pipeline.sinks.standing import Wanted, given_up, lacking, standings
 from trajectory_pipeline.sinks.verdicts import VerdictStore, open_verdicts

@@ -23,9 +23,10 @@ from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS
 from trajectory_pipeline.simulated_judge import SimulatedJudge
-from trajectory_pipeline.sinks.database import PartitionTransaction, TrajectoryDatabase
+from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.erasing import KEPT_OF_ATTEMPT, texts_of
 from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.sinks.partition import PartitionTransaction
 from trajectory_pipeline.sinks.removing import Files, files_of, hours_with_folders, remove_files
 from trajectory_pipeline.stages import retention
 from trajectory_pipeline.stages.completeness import compare
