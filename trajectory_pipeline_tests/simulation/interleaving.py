@@ -1,4 +1,4 @@
-"""Several workers at once, step by step: who goes on, and who is killed where, is a seed's choice.
+"""Several workers at once, step by step: who goes on, and who fails or is killed where, is a seed's choice.
 
 A worker stops at every named point that it passes, in whichever of its threads. One is let go on at a time, until it
 stops again, ends, or waits in Postgres for another one's lock; so real locks decide what excludes what, and a seed is
@@ -11,21 +11,22 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 import pytest
 
 from trajectory_pipeline import overlap
-from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.errors import PipelineError, SinkError
 from trajectory_pipeline.letta.source import Snapshot
 from trajectory_pipeline.sinks.parquet import ParquetStore, Prepared
 from trajectory_pipeline.sinks.partition import PartitionTransaction
+from trajectory_pipeline.stages import retention
 from trajectory_pipeline_tests.simulation.strands import Band, Killed, OneThread, Scene, State, Strand
 
 _LOOK_AGAIN_SECONDS = 0.01
 
-POINTS: dict[str, tuple[type, str]] = {
+POINTS: dict[str, tuple[Any, str]] = {
     "the source's rows": (Snapshot, "terminal_runs"),
     "the search for runs that left": (Snapshot, "whereabouts"),
     "a file's rows": (ParquetStore, "read"),
@@ -36,10 +37,12 @@ POINTS: dict[str, tuple[type, str]] = {
     "the publication": (PartitionTransaction, "publish"),
     "the rename": (Prepared, "publish"),
     "the commit": (psycopg.Connection, "commit"),
+    "the removal of rows": (retention, "remove_rows"),
+    "the removal of files": (retention, "remove_files"),
 }
-"""By name: class and method; a worker stops before it and after it, and amid one that yields, at each item."""
+"""By name: class or module, and method; a worker stops before and after it, and at each item of one that yields."""
 
-Choice = Callable[[Strand], bool]
+Fate = Literal["go on", "fail", "be killed"]
 
 
 class Crew:
@@ -51,14 +54,14 @@ class Crew:
         self._scene = Scene()
 
     def run(
-        self, works: Sequence[Callable[[], object]], between: Callable[[], object], kill: Choice | None = None
+        self, works: Sequence[Callable[[], object]], between: Callable[[], object], fate: Callable[[Strand], Fate]
     ) -> list[str]:
         """Run all of them to their ends, with something else done now and then between; returns what happened.
 
         Args:
             works: what each worker does.
             between: done at times while all of them stand still.
-            kill: whether to kill a worker one of whose threads stands there; None: nobody is killed.
+            fate: what becomes of a thread that stands somewhere; with it, its worker is killed.
         """
         bands = [Band(f"worker {number}", self._scene) for number in range(len(works))]
         workers = [Strand(work, band) for work, band in zip(works, bands, strict=True)]
@@ -70,11 +73,16 @@ class Crew:
             if self._chance.random() < 0.08:
                 told.append(f"between: {between()}")
             strand = self._chance.choice(standing)
-            if kill is not None and kill(strand):
-                told.append(f"{strand.band.name} killed at {strand.standing_at}")
-                strand.band.kill(strand)
-            else:
-                strand.let_go()
+            where = f"{strand.band.name} {{}} at {strand.standing_at}"
+            match fate(strand):
+                case "be killed":
+                    told.append(where.format("killed"))
+                    strand.band.kill(strand)
+                case "fail":
+                    told.append(where.format("fails"))
+                    strand.let_go(SinkError("A fault of the simulation."))
+                case "go on":
+                    strand.let_go()
         for worker in workers:
             worker.join()
             if isinstance(worker.error, PipelineError):
@@ -83,16 +91,18 @@ class Crew:
                 raise worker.error
         return told
 
-    def some_kills(self, kills: int) -> Choice:
-        """Return a choice by which at most so many workers are killed, at random points."""
-        left = [kills]
+    def fates(self, kills: int, faults: int) -> Callable[[Strand], Fate]:
+        """Return a choice by which at most so many workers are killed, and so many calls fail, at random points."""
+        left: dict[Fate, int] = {"be killed": kills, "fail": faults}
 
-        def kill(_: Strand) -> bool:
-            chosen = left[0] > 0 and self._chance.random() < 0.03
-            left[0] -= chosen
-            return chosen
+        def fate(_: Strand) -> Fate:
+            for one in left:
+                if left[one] and self._chance.random() < 0.03:
+                    left[one] -= 1
+                    return one
+            return "go on"
 
-        return kill
+        return fate
 
     def _wait_until_still(self, bands: Sequence[Band]) -> list[Strand]:
         """Wait until every thread stands, ended or waits for a lock or a call; returns those that stand."""

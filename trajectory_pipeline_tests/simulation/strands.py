@@ -82,6 +82,7 @@ class Strand:
         self.error: BaseException | None = None
         self._scene = band.scene
         self._work = work
+        self._strikes: Exception | None = None
         self._may_go = threading.Semaphore(0)
         self._waits_for: Strand | None = None
         self._follower: Strand | None = None
@@ -89,9 +90,10 @@ class Strand:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def let_go(self) -> None:
+    def let_go(self, error: Exception | None = None) -> None:
+        """Let it go on, or raise an error where it stands."""
         with self._scene.changed:
-            self.state = State.GOING
+            self.state, self._strikes = State.GOING, error
             self._may_go.release()
 
     def stop_at(self, point: str) -> None:
@@ -101,9 +103,14 @@ class Strand:
         with self._scene.changed:
             self.state, self.standing_at = State.STANDING, point
             self._scene.changed.notify_all()
+        self._stand()
+
+    def _stand(self) -> None:
         self._may_go.acquire()
-        if self.band.killed_at is not None:
+        if self.doomed:
             raise Killed
+        if self._strikes is not None:
+            raise self._strikes
 
     def result(self) -> Any:
         """Wait for this strand in another one's thread, and return what it gave; as a future does."""
@@ -139,10 +146,8 @@ class Strand:
 
     def _run(self) -> None:
         self._scene.strand = self
-        self._may_go.acquire()
         try:
-            if self.doomed:
-                raise Killed
+            self._stand()
             self.value = self._work()
         except BaseException as error:
             self.error = error

@@ -1,10 +1,11 @@
 """The promise of the sinks, under random histories.
 
 A source changes at random (runs end, flip, run again, move over an hour's edge, get late rows, are deleted and brought
-back; agents vanish; a restore rewrites all; clocks are put), while ticks, backfills and ranges work at once, step by
-step, and are killed at random points; ledger rows are lost, files are left behind. Then the source is left alone, and
-a bounded number of ticks must bring both sinks, the ledger and the quarantine to exactly what a build from scratch
-gives; runs that were captured and are gone from the source are kept once, and marked; verdicts stay attached; and
+back; agents vanish; a restore rewrites all; clocks are put), while ticks, backfills, ranges and, in some histories,
+prunes work at once, step by step, and fail or are killed at random points, in whichever of their threads; ledger rows
+are lost, files are left behind. Then the source is left alone, what is pruned is brought back, and a bounded number of
+ticks must bring both sinks, the ledger and the quarantine to exactly what a build from scratch gives; runs that were
+captured and are gone from the source are kept once, and marked, unless anything was pruned; verdicts stay attached; and
 whatever is materialised then changes nothing.
 
 ``make simulate SEEDS=1000`` runs more histories. A seed that fails says how to run it again.
@@ -13,21 +14,18 @@ whatever is materialised then changes nothing.
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import psycopg
 import pytest
 
-from trajectory_pipeline.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.hours import key_of
+from trajectory_pipeline.letta import source as reading
 from trajectory_pipeline.letta.fingerprint import EMPTY
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
-from trajectory_pipeline_tests.simulation.clocks import make_clock, put_clock
+from trajectory_pipeline_tests.simulation.conftest import emptied
 from trajectory_pipeline_tests.simulation.interleaving import Crew
 from trajectory_pipeline_tests.simulation.pooled import Pools
 from trajectory_pipeline_tests.simulation.source import HOURS, SOURCE_TABLES, Source
@@ -38,58 +36,8 @@ FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "1"))
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "12"))
 STEPS = 10
 TICKS_TO_CONVERGE = 4
-KEPT_TABLES = ("alembic_version",)
 
 Row = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def databases(_templates: EmbeddedServer) -> Iterator[dict[str, str]]:
-    """Three databases for all histories of a process: the source, the sink, and the sink of the build from scratch."""
-    names = {"letta": "template_letta", "sink": "template_trajectory", "scratch": "template_trajectory"}
-    made = {name: f"simulation_{name}" for name in names}
-    for name, template in names.items():
-        _templates.create_database(made[name], template)
-        make_clock(_templates.url(made[name]))
-    yield {name: _templates.url(made[name]) for name in names}
-    for name in names:
-        _templates.drop_database(made[name], force=True)
-
-
-@pytest.fixture(scope="module")
-def pools() -> Iterator[Pools]:
-    pools = Pools()
-    yield pools
-    pools.close()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, where there is one: files are synchronised, and a disk may be slow at that."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with TemporaryDirectory(dir=memory) as name:
-        yield Path(name)
-
-
-def emptied(url: str, tables: str) -> str:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"TRUNCATE {tables} CASCADE".encode())
-        put_clock(connection, 0)
-    return url
-
-
-@pytest.fixture
-def sink_tables(databases: dict[str, str]) -> str:
-    with psycopg.connect(databases["sink"], autocommit=True) as connection:
-        rows = connection.execute(
-            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'trajectory'::regnamespace"
-            " AND NOT relname = ANY(%s)",
-            [list(KEPT_TABLES)],
-        ).fetchall()
-    return ", ".join(f"trajectory.{row[0]}" for row in rows)
 
 
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SEEDS))
@@ -103,6 +51,7 @@ def test_the_sinks_come_to_what_a_build_from_scratch_gives(
 ) -> None:
     pools.install(monkeypatch)
     chance = random.Random(seed)
+    monkeypatch.setattr(reading, "RUNS_PER_BATCH", chance.choice([2, 500]))
     source = Source(emptied(databases["letta"], SOURCE_TABLES), chance)
     sink = Pipeline(source.url, emptied(databases["sink"], sink_tables), folder / "sink")
     crew = Crew(sink.database_url, chance)
@@ -122,13 +71,16 @@ def test_the_sinks_come_to_what_a_build_from_scratch_gives(
             for _ in range(STEPS):
                 step = chance.choice([change, change, change, work.act, work.act, work.disturb])
                 history.append(step())
+        history.append(f"brought back {[HOURS.index(hour) for hour in work.bring_back()]}")
         for _ in range(TICKS_TO_CONVERGE):
             history.append(f"tick {[HOURS.index(hour) for hour in work.tick()]}")
         assert work.stale() == []
         scratch = Pipeline(source.url, emptied(databases["scratch"], sink_tables), folder / "scratch")
         scratch.capture(*HOURS)
-        check_sinks(sink, scratch, source.terminal_run_ids(), must_be_kept - source.run_ids() - source.ran_again)
-        check_verdicts(sink, work.verdicts)
+        kept = set() if work.prunes else must_be_kept - source.run_ids() - source.ran_again
+        check_sinks(sink, scratch, source.terminal_run_ids(), kept)
+        if not work.prunes:
+            check_verdicts(sink, work.verdicts)
         if seed % 3 == 0:
             check_that_nothing_changes(sink)
         # The next materialisation of a partition removes what a killed one left in its folders.

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -14,7 +15,9 @@ from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import ListOf, Scalar
 from trajectory_pipeline.schema.verdicts import VERDICTS
+from trajectory_pipeline.sinks.pruning import pruned_partitions
 from trajectory_pipeline.sinks.verdicts import open_verdicts
+from trajectory_pipeline.stages.retention import Part, prune_partition
 from trajectory_pipeline.stages.staleness import stale_hours
 from trajectory_pipeline_tests.simulation.clocks import put_clock
 from trajectory_pipeline_tests.simulation.interleaving import Crew
@@ -22,6 +25,7 @@ from trajectory_pipeline_tests.simulation.source import HOURS
 from trajectory_pipeline_tests.stages.pipeline import Pipeline
 
 POLICY = "policy-of-the-simulation"
+PARTS: tuple[Part, ...] = ("trajectories", "terminal_runs")
 _NOTHING = {Scalar.STRING: "", Scalar.INT: 0, Scalar.BOOL: False, Scalar.TIMESTAMP: datetime.now(UTC), Scalar.JSON: {}}
 
 
@@ -34,6 +38,8 @@ class Work:
         """By run, the content digest that it was judged with."""
         self.untidy: set[datetime] = set()
         """Hours in whose folders a killed process left a file."""
+        self.prunes = chance.random() < 0.25
+        """Whether partitions are pruned now and then: what is gone from the source is not kept then."""
         self._chance = chance
         self._crew = crew
         self._change = change
@@ -41,8 +47,8 @@ class Work:
     def act(self) -> str:
         """Let one to three workers do something, at once; returns what happened."""
         works = [self._some_work() for _ in range(self._chance.choice([1, 2, 2, 3]))]
-        kill = self._crew.some_kills(self._chance.choice([0, 1, 2]))
-        told = self._crew.run([work for _, work in works], self._change, kill)
+        fates = self._crew.fates(kills=self._chance.choice([0, 1, 2]), faults=self._chance.choice([0, 0, 1]))
+        told = self._crew.run([work for _, work in works], self._change, fates)
         return " + ".join([*(name for name, _ in works), *told])
 
     def disturb(self) -> str:
@@ -118,7 +124,18 @@ class Work:
             (f"read {_named(some[:1])}", lambda: self.pipeline.read(some[0])),
             (f"convert {_named(some[:1])}", lambda: self.pipeline.convert(some[0])),
         ]
+        if self.prunes:
+            part = self._chance.choice(PARTS)
+            prune = partial(prune_partition, part, some[0], self.pipeline.store, self.pipeline.database)
+            works.append((f"prune {part} {_named(some[:1])}", prune))
         return self._chance.choice(works)
+
+    def bring_back(self) -> list[datetime]:
+        """Materialise what was pruned, as only a person does; returns what that was."""
+        pruned = pruned_partitions(self.pipeline.database, [key_of(hour) for hour in HOURS])
+        hours = [hour for hour in HOURS if key_of(hour) in pruned]
+        self.pipeline.capture(*hours)
+        return hours
 
     def tick_one_by_one(self) -> None:
         """A run for each hour; one that fails is no affair of the others."""

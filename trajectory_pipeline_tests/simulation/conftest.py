@@ -1,0 +1,64 @@
+"""Databases and a folder that histories use one after the other, emptied in between."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psycopg
+import pytest
+
+from trajectory_pipeline.embedded_postgres import EmbeddedServer
+from trajectory_pipeline_tests.simulation.clocks import make_clock, put_clock
+from trajectory_pipeline_tests.simulation.pooled import Pools
+
+KEPT_TABLES = ("alembic_version",)
+
+
+@pytest.fixture(scope="module")
+def databases(_templates: EmbeddedServer) -> Iterator[dict[str, str]]:
+    """Three databases for all histories of a process: the source, the sink, and the sink of the build from scratch."""
+    names = {"letta": "template_letta", "sink": "template_trajectory", "scratch": "template_trajectory"}
+    made = {name: f"simulation_{name}" for name in names}
+    for name, template in names.items():
+        _templates.create_database(made[name], template)
+        make_clock(_templates.url(made[name]))
+    yield {name: _templates.url(made[name]) for name in names}
+    for name in names:
+        _templates.drop_database(made[name], force=True)
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[Pools]:
+    pools = Pools()
+    yield pools
+    pools.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where there is one: files are synchronised, and a disk may be slow at that."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with TemporaryDirectory(dir=memory) as name:
+        yield Path(name)
+
+
+def emptied(url: str, tables: str) -> str:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"TRUNCATE {tables} CASCADE".encode())
+        put_clock(connection, 0)
+    return url
+
+
+@pytest.fixture
+def sink_tables(databases: dict[str, str]) -> str:
+    with psycopg.connect(databases["sink"], autocommit=True) as connection:
+        rows = connection.execute(
+            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'trajectory'::regnamespace"
+            " AND NOT relname = ANY(%s)",
+            [list(KEPT_TABLES)],
+        ).fetchall()
+    return ", ".join(f"trajectory.{row[0]}" for row in rows)
