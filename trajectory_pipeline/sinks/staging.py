@@ -15,6 +15,7 @@ from trajectory_pipeline.overlap import WriteBehind
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import Sink
+from trajectory_pipeline.trajectories.document import Document
 
 _OURS = ("first_captured_at", "updated_at")
 _DATA = "data"
@@ -29,8 +30,6 @@ STAGED = tuple(
 # In this order: the first would escape what the others made.
 _ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))
 
-Document = tuple[str | None, str | None]
-
 
 class Staging:
     """An open COPY into the staging table; the server takes a batch in while the next one is made."""
@@ -40,7 +39,7 @@ class Staging:
         self._behind = behind
         self.rows = 0
 
-    def add(self, row: Mapping[str, Any], data: str | None, data_omitted_reason: str | None) -> None:
+    def add(self, row: Mapping[str, Any], data: bytes | None, data_omitted_reason: str | None) -> None:
         """Stage one trajectory with its document as JSON text."""
         names = {column.name for column in STAGED}
         one = {name: value for name, value in row.items() if name in names}
@@ -48,7 +47,7 @@ class Staging:
         self.add_batch(batch, [(data, data_omitted_reason)])
 
     def add_batch(self, trajectories: pa.RecordBatch, documents: Sequence[Document]) -> None:
-        """Stage trajectories, each with its document as JSON text, or why it has none."""
+        """Stage trajectories, each with its document, or why it has none."""
         if trajectories.num_rows:
             self._behind(self._write, trajectories, documents)
             self.rows += trajectories.num_rows
@@ -65,16 +64,17 @@ def copy_lines(trajectories: pa.RecordBatch, documents: Sequence[Document]) -> b
         for name in (column.name for column in STAGED if column.name != _DATA)
     ]
     heads: Any = pc.binary_join_element_wise(*columns, "\t")
-    lines = [f"{head}\t{_document(text)}\n" for head, text in zip(heads.to_pylist(), texts, strict=True)]
-    return "".join(lines).encode()
+    lines: list[bytes] = []
+    for head, text in zip(heads.cast(pa.binary()).to_pylist(), texts, strict=True):
+        lines += (head, b"\t", _document(text), b"\n")
+    return b"".join(lines)
 
 
-def _document(text: str | None) -> str:
+def _document(text: bytes | None) -> bytes:
     if text is None:
-        return "\\N"
+        return b"\\N"
     for plain, escaped in _ESCAPES:
-        if plain in text:
-            text = text.replace(plain, escaped)
+        text = text.replace(plain.encode(), escaped.encode())
     return text
 
 
@@ -87,7 +87,7 @@ def _text(column: Any) -> Any:
     elif pa.types.is_list(kind):
         column = pa.array(list(map(_array, column.to_pylist())), pa.string())
     elif pa.types.is_timestamp(kind):
-        column = pc.binary_join_element_wise(pc.strftime(column, format="%Y-%m-%dT%H:%M:%S"), "+00", "")
+        column = pc.binary_join_element_wise(column.cast(pa.timestamp("us")).cast(pa.string()), "+00", "")
     column = column.cast(pa.string())
     if pa.types.is_string(kind) or pa.types.is_nested(kind):
         for plain, escaped in _ESCAPES:

@@ -15,7 +15,8 @@ from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import ListOf, Struct, Type
 from trajectory_pipeline.trajectories.assembly import trajectories_of
-from trajectory_pipeline.trajectories.document import postgres_document
+from trajectory_pipeline.trajectories.collecting import fewer_collections
+from trajectory_pipeline.trajectories.document import Document, postgres_document
 from trajectory_pipeline.trajectories.entries import Unusual
 from trajectory_pipeline.trajectories.json_text import ConversionError
 from trajectory_pipeline.trajectories.ordinary import OrdinaryRuns, Run
@@ -24,7 +25,6 @@ from trajectory_pipeline.trajectories.plain import Quarantined, convert_run, qua
 from trajectory_pipeline.trajectories.raw_columns import raw_columns
 
 Row = dict[str, Any]
-Document = tuple[str | None, str | None]
 Made = tuple[pa.RecordBatch, list[Document]]
 
 
@@ -34,7 +34,7 @@ class Conversion:
 
     Attributes:
         trajectories: with the schema of the Parquet files; ordered as the runs were.
-        documents: of each trajectory, its document as JSON text for Postgres, or none, and why; empty if not wanted.
+        documents: of each trajectory, for Postgres; empty if not wanted.
         quarantined: the runs that could not be converted.
         plainly: how many runs were converted, or found to be wrong, as the specification does it.
     """
@@ -54,6 +54,7 @@ class Conversion:
         return self.trajectories.to_pylist()
 
 
+@fewer_collections()
 def convert_batch(raw_runs: pa.RecordBatch, partition_key: str, *, documents: bool = False) -> Conversion:
     """Convert the rows of ``terminal_runs``; one that cannot be converted is quarantined, the others go on.
 

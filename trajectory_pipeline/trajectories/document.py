@@ -47,8 +47,12 @@ def document_of(row: Row) -> dict[str, Any]:
     return document
 
 
-def postgres_document(row: Row) -> tuple[str | None, str | None]:
-    """Return a trajectory's document as JSON text for ``jsonb``, image bytes as stubs; or None, and why."""
+Document = tuple[bytes | None, str | None]
+"""A document for Postgres as JSON text in UTF-8; or None, and why there is none."""
+
+
+def postgres_document(row: Row) -> Document:
+    """Return a trajectory's document for ``jsonb``, image bytes as stubs."""
     document = document_of(row)
     for turn in document["turns"]:
         for message in turn["messages"]:
@@ -57,10 +61,9 @@ def postgres_document(row: Row) -> tuple[str | None, str | None]:
     reason = next(filter(None, map(_beyond_jsonb, _leaves(document))), None)
     if reason is not None:
         return None, f"the document holds {reason}"
-    text = write(document)
-    size = len(text.encode())
-    if size > MAX_JSONB_BYTES:
-        return None, f"the document has {size} bytes, more than the {MAX_JSONB_BYTES} that are offered to jsonb"
+    text = write(document).encode()
+    if len(text) > MAX_JSONB_BYTES:
+        return None, f"the document has {len(text)} bytes, more than the {MAX_JSONB_BYTES} that are offered to jsonb"
     return text, None
 
 

@@ -116,8 +116,11 @@ def _objects(text: bytes) -> list[dict[str, Any]]:
     value = decoded(text)
     if value is None:
         return []
-    if type(value) is not list or not all(type(item) is dict for item in value):
+    if type(value) is not list:
         raise Unusual
+    for item in value:
+        if type(item) is not dict:
+            raise Unusual
     return value
 
 

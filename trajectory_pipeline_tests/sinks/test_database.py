@@ -42,7 +42,7 @@ def store(
     with database.partition("trajectories", key) as partition:
         with partition.staging() as staging:
             for row in rows:
-                staging.add(row, f'{{"run_id": "{row["run_id"]}"}}', None)
+                staging.add(row, f'{{"run_id": "{row["run_id"]}"}}'.encode(), None)
         merged = partition.merge()
         partition.set_quarantine(bad)
         partition.record(entry(key, len(rows)))

@@ -51,7 +51,7 @@ def capture(database: TrajectoryDatabase, *rows: Row, key: str = KEY) -> None:
     with database.partition("trajectories", key) as partition:
         with partition.staging() as staging:
             for row in rows:
-                staging.add(row, f'{{"run_id": "{row["run_id"]}"}}', None)
+                staging.add(row, f'{{"run_id": "{row["run_id"]}"}}'.encode(), None)
         partition.merge()
 
 

@@ -159,7 +159,7 @@ def test_the_sample_has_runs_with_a_lone_surrogate() -> None:
     escaped = [row for row in rows if row["escaped"]]
     assert escaped
     for row in escaped:
-        assert r"\\ud83d" in postgres_document(row)[0]
+        assert rb"\\ud83d" in postgres_document(row)[0]
 
 
 # --- scripts
