@@ -3,7 +3,6 @@
 Belongs here: arguments, help and exit codes. Does not belong here: what the commands do (the modules beside this one).
 """
 
-import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,8 +58,6 @@ def main() -> None:
     from dotenv import load_dotenv
 
     load_dotenv(Path.cwd() / ".env")
-    # Dagster writes 20 events a partition one by one otherwise: a range run spends most of its time on them.
-    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "100")
 
 
 @main.command()

@@ -28,7 +28,14 @@ LOG = "server.log"
 OLD_LOG = "server.log.1"
 PORT = "port"
 
-_DEFAULTS = {"max_connections": "200", "timezone": "UTC", "log_timezone": "UTC", "cluster_name": "trajectory-pipeline"}
+_DEFAULTS = {
+    "max_connections": "200",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "cluster_name": "trajectory-pipeline",
+    # Of passwords that people choose; our own was made with fewer rounds (``cluster``).
+    "scram_iterations": "4096",
+}
 
 _WATCHDOG = "trajectory_pipeline.embedded_postgres.watchdog"
 # What Python itself may need to start again as it was started.

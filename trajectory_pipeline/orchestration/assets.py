@@ -215,6 +215,8 @@ def _given_up(pipeline: PipelineResource) -> Sequence[Mapping[str, Any]]:
     )
 
 
+_TELL_SECONDS = 15.0
+
 _Decorator = Callable[[Callable[..., Iterator[dg.MaterializeResult[None]]]], dg.AssetsDefinition]
 
 
@@ -250,9 +252,9 @@ def _materialize(
     done: dict[str, Mapping[str, Any]] = {}
     failed: dict[str, Exception] = {}
     keys = sorted(context.partition_keys, reverse=newest_first)
+    began = told = time.monotonic()
     try:
         for number, key in enumerate(keys, start=1):
-            began = time.monotonic()
             try:
                 done[key] = one(hour_of(key))
             except PipelineError as error:
@@ -261,8 +263,11 @@ def _materialize(
             except Exception as error:
                 failed[key] = error
                 context.log.exception(f"{key}: an error that nobody foresaw")
-            else:
-                context.log.info(f"{key} ({number} of {len(keys)}) in {time.monotonic() - began:.2f} s")
+            now = time.monotonic()
+            # A line is an event, and costs Dagster as much as a small partition.
+            if number == len(keys) or now - told >= _TELL_SECONDS:
+                context.log.info(f"{number} of {counted(len(keys), 'partition')} in {now - began:.1f} s, last {key}")
+                told = now
     except BaseException:
         # Terminated from the UI, or interrupted: what is done is done.
         _log_materializations(context, done)

@@ -136,6 +136,10 @@ class Table:
     columns: tuple[Column, ...]
     indexes: tuple[tuple[str, ...], ...] = ()
 
+    def __hash__(self) -> int:
+        """Of the name: hashing hundreds of columns, whenever a schema is looked up, takes longer than using it."""
+        return hash(self.name)
+
     def in_sink(self, sink: Sink) -> tuple[Column, ...]:
         """Return the columns that stand in one sink, in order."""
         return tuple(column for column in self.columns if sink in column.sinks)

@@ -5,6 +5,7 @@ statement.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -14,6 +15,9 @@ import psycopg
 
 from trajectory_pipeline.sinks.connection import open_connection, writing
 from trajectory_pipeline.sinks.migration import require_migrated
+
+_FRESH_SECONDS = 1.0
+"""So long after its last use, a connection is taken to be there; if it is not, one partition fails by itself."""
 
 
 class KeptConnections:
@@ -25,7 +29,7 @@ class KeptConnections:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._idle: dict[bool, psycopg.Connection] = {}
+        self._idle: dict[bool, tuple[psycopg.Connection, float]] = {}
         self._guard = threading.Lock()
         self._open = True
 
@@ -47,15 +51,20 @@ class KeptConnections:
         finally:
             if not given_back:
                 connection.close()
+                # What one has lost, the other has as well; which it would notice at another partition's expense.
+                self._close_idle()
 
     def _ready(self, autocommit: bool) -> psycopg.Connection:
         with self._guard:
-            idle = self._idle.pop(autocommit, None)
+            idle, since = self._idle.pop(autocommit, (None, 0.0))
         if idle is not None:
-            # The first query tells as well whether it was lost since.
+            if time.monotonic() - since < _FRESH_SECONDS:
+                return idle
+            # The query tells as well whether it was lost since.
             with suppress(psycopg.Error), _closed_on_error(idle):
                 require_migrated(self._url, idle)
                 return idle
+            self._close_idle()
         with writing(self._url, "Connecting"):
             connection = open_connection(self._url, autocommit=autocommit)
         with _closed_on_error(connection), writing(self._url, "Looking for the schema"):
@@ -66,8 +75,15 @@ class KeptConnections:
         with self._guard:
             if not self._open or connection.autocommit in self._idle:
                 return False
-            self._idle[connection.autocommit] = connection
+            self._idle[connection.autocommit] = connection, time.monotonic()
             return True
+
+    def _close_idle(self) -> None:
+        with self._guard:
+            idle = [connection for connection, _ in self._idle.values()]
+            self._idle.clear()
+        for connection in idle:
+            connection.close()
 
     def __enter__(self) -> Self:
         """Return this."""
@@ -79,9 +95,7 @@ class KeptConnections:
         """Close what is idle; what is lent is closed when it is given back."""
         with self._guard:
             self._open = False
-            idle, self._idle = self._idle, {}
-        for connection in idle.values():
-            connection.close()
+        self._close_idle()
 
 
 @contextmanager

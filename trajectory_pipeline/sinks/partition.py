@@ -6,18 +6,15 @@ here: connections and what is read back (``sinks.database``), verdicts (``sinks.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import dict_row
 
 from trajectory_pipeline.overlap import WriteBehind
-from trajectory_pipeline.schema.ledger import CAPTURED_RUNS, PARTITIONS, QUARANTINE
-from trajectory_pipeline.schema.sql import SCHEMA_NAME
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.schema.ledger import PARTITIONS
 from trajectory_pipeline.sinks import places
 from trajectory_pipeline.sinks.connection import writing
 from trajectory_pipeline.sinks.parquet import Prepared, Written
@@ -28,6 +25,48 @@ Row = Mapping[str, Any]
 
 _LOCK: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _SHARED_LOCK: LiteralString = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%s, 0))"
+
+_COLUMNS = ", ".join(column.name for column in STAGED)
+_STAGE = (
+    f"CREATE TEMP TABLE staged ON COMMIT DROP AS SELECT {_COLUMNS} FROM trajectory.trajectories WITH NO DATA".encode()
+)
+_COPY = f"COPY staged ({_COLUMNS}) FROM STDIN".encode()
+
+
+def _of(alias: str) -> str:
+    return ", ".join(f"{alias}.{column.name}" for column in STAGED)
+
+
+_MERGE = (
+    f"WITH merged AS (INSERT INTO trajectory.trajectories AS t ({_COLUMNS}, first_captured_at, updated_at)"
+    f" SELECT {_COLUMNS}, coalesce(first_captured_at, now()), now() FROM staged s"
+    " LEFT JOIN (SELECT run_id, partition_key AS place, first_captured_at FROM trajectory.captured_runs) c"
+    # Where another partition took a run meanwhile, that one has the newer version of it.
+    " USING (run_id) WHERE (place IS NULL OR place = %s)"
+    # Left out here, not only below: ON CONFLICT locks every row that it meets, and the server logs each lock.
+    " AND NOT EXISTS (SELECT FROM trajectory.trajectories t WHERE t.run_id = s.run_id"
+    f" AND ({_of('t')}) IS NOT DISTINCT FROM ({_of('s')})) ORDER BY run_id"
+    f" ON CONFLICT (run_id) DO UPDATE SET ({_COLUMNS}) = ROW({_of('EXCLUDED')}), updated_at = now()"
+    f" WHERE ({_of('t')}) IS DISTINCT FROM ({_of('EXCLUDED')}) RETURNING (xmax = 0) AS inserted)"
+    " SELECT (SELECT count(*) FROM staged), count(*) FILTER (WHERE inserted),"
+    " count(*) FILTER (WHERE NOT inserted) FROM merged"
+).encode()
+
+_ENTRY = tuple(column.name for column in PARTITIONS.columns if column.name != "materialized_at")
+_RECORD = (
+    f"INSERT INTO trajectory.partitions ({', '.join(_ENTRY)}, materialized_at)"
+    f" VALUES ({', '.join(f'%({name})s' for name in _ENTRY)}, clock_timestamp())"
+    f" ON CONFLICT (asset, partition_key) DO UPDATE SET ({', '.join(_ENTRY)}, materialized_at)"
+    f" = ROW({', '.join(f'EXCLUDED.{name}' for name in _ENTRY)}, EXCLUDED.materialized_at)"
+).encode()
+
+_KEEP_IN_QUARANTINE = (
+    "INSERT INTO trajectory.quarantine (run_id, partition_key, place, error, raw, steps, messages, first_seen_at,"
+    " last_seen_at) VALUES (%(run_id)s, %(key)s, %(place)s, %(error)s, %(raw)s, %(steps)s, %(messages)s, now(), now())"
+    " ON CONFLICT (run_id) DO UPDATE SET partition_key = EXCLUDED.partition_key, place = EXCLUDED.place,"
+    " error = EXCLUDED.error, raw = EXCLUDED.raw, steps = EXCLUDED.steps, messages = EXCLUDED.messages,"
+    " last_seen_at = EXCLUDED.last_seen_at"
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +170,7 @@ class PartitionTransaction:
             self._connection.cursor(row_factory=dict_row) as cursor,
         ):
             return cursor.execute(
-                sql.SQL("SELECT * FROM {} WHERE asset = %s AND partition_key = %s").format(_table(PARTITIONS.name)),
+                "SELECT * FROM trajectory.partitions WHERE asset = %s AND partition_key = %s",
                 [asset, self._key],
             ).fetchone()
 
@@ -143,16 +182,11 @@ class PartitionTransaction:
     @contextmanager
     def staging(self) -> Iterator[Staging]:
         """Open a COPY into a staging table; after the block ``merge`` takes its rows over."""
-        columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in STAGED)
         with writing(self._url, f"Staging trajectories of {self._key}"):
-            self._connection.execute(
-                sql.SQL("CREATE TEMP TABLE staged ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
-                    columns, _table(TRAJECTORIES.name)
-                )
-            )
+            self._connection.execute(_STAGE)
             with (
                 self._connection.cursor() as cursor,
-                cursor.copy(sql.SQL("COPY staged ({}) FROM STDIN").format(columns)) as copy,
+                cursor.copy(_COPY) as copy,
                 # Inside the COPY: what is still on its way must be there before its end.
                 WriteBehind() as behind,
             ):
@@ -160,37 +194,12 @@ class PartitionTransaction:
 
     def merge(self) -> Merged:
         """Make the partition's rows equal to the staged ones; rows that did not change are left alone."""
-        names = [column.name for column in STAGED]
-        columns = sql.SQL(", ").join(map(sql.Identifier, names))
         with writing(self._url, f"Writing trajectories of {self._key}"):
             self._connection.execute("ALTER TABLE staged ADD PRIMARY KEY (run_id)")
             removed = self.remove(
-                sql.SQL("t.partition_key = %s AND NOT EXISTS (SELECT FROM staged s WHERE s.run_id = t.run_id)"),
-                self._key,
+                "t.partition_key = %s AND NOT EXISTS (SELECT FROM staged s WHERE s.run_id = t.run_id)", self._key
             )
-            row = self._connection.execute(
-                sql.SQL(
-                    "WITH merged AS (INSERT INTO {table} AS t ({columns}, first_captured_at, updated_at)"
-                    " SELECT {columns}, coalesce(first_captured_at, now()), now()"
-                    # Where another partition took a run meanwhile, that one has the newer version of it.
-                    " FROM staged LEFT JOIN (SELECT run_id, partition_key AS place, first_captured_at FROM {places}) c"
-                    " USING (run_id) WHERE place IS NULL OR place = %s ORDER BY run_id"
-                    " ON CONFLICT (run_id) DO UPDATE SET {updates}, updated_at = now()"
-                    " WHERE ({old}) IS DISTINCT FROM ({new}) RETURNING (xmax = 0) AS inserted)"
-                    " SELECT (SELECT count(*) FROM staged), count(*) FILTER (WHERE inserted),"
-                    " count(*) FILTER (WHERE NOT inserted) FROM merged"
-                ).format(
-                    table=_table(TRAJECTORIES.name),
-                    places=_table(CAPTURED_RUNS.name),
-                    columns=columns,
-                    updates=sql.SQL(", ").join(
-                        sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in names if name != "run_id"
-                    ),
-                    old=sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in names),
-                    new=sql.SQL(", ").join(sql.SQL("EXCLUDED.{}").format(sql.Identifier(name)) for name in names),
-                ),
-                [self._key],
-            ).fetchone()
+            row = self._connection.execute(_MERGE, [self._key]).fetchone()
         staged, inserted, updated = row or (0, 0, 0)
         return Merged(inserted, updated, staged - inserted - updated, removed)
 
@@ -203,23 +212,14 @@ class PartitionTransaction:
         run_ids = [row["run_id"] for row in rows]
         with writing(self._url, f"Writing the quarantine of {self._key}"), self._connection.cursor() as cursor:
             cursor.execute(
-                sql.SQL(
-                    "DELETE FROM {} q WHERE (q.partition_key = %s AND NOT (q.run_id = ANY(%s)))"
-                    " OR EXISTS (SELECT FROM staged s WHERE s.run_id = q.run_id)"
-                ).format(_table(QUARANTINE.name)),
+                "DELETE FROM trajectory.quarantine q WHERE (q.partition_key = %s AND NOT (q.run_id = ANY(%s)))"
+                " OR EXISTS (SELECT FROM staged s WHERE s.run_id = q.run_id)",
                 [self._key, run_ids],
             )
-            self.remove(sql.SQL("t.run_id = ANY(%s)"), run_ids)
             if rows:
+                self.remove("t.run_id = ANY(%s)", run_ids)
                 cursor.executemany(
-                    sql.SQL(
-                        "INSERT INTO {} (run_id, partition_key, place, error, raw, steps, messages, first_seen_at,"
-                        " last_seen_at) VALUES (%(run_id)s, %(key)s, %(place)s, %(error)s, %(raw)s, %(steps)s,"
-                        " %(messages)s, now(), now()) ON CONFLICT (run_id) DO UPDATE SET"
-                        " partition_key = EXCLUDED.partition_key, place = EXCLUDED.place, error = EXCLUDED.error,"
-                        " raw = EXCLUDED.raw, steps = EXCLUDED.steps, messages = EXCLUDED.messages,"
-                        " last_seen_at = EXCLUDED.last_seen_at"
-                    ).format(_table(QUARANTINE.name)),
+                    _KEEP_IN_QUARANTINE,
                     # What an error quotes may hold what Postgres text cannot.
                     [
                         {
@@ -232,14 +232,13 @@ class PartitionTransaction:
                     ],
                 )
 
-    def remove(self, condition: sql.Composable, value: Any) -> int:
+    def remove(self, condition: LiteralString, value: Any) -> int:
         """Remove trajectories ``t`` by a condition, and keep when they were first captured: they may come back."""
         return self._connection.execute(
-            sql.SQL(
-                "WITH gone AS (DELETE FROM {table} t WHERE {condition} RETURNING run_id, first_captured_at),"
-                " kept AS (UPDATE {places} c SET first_captured_at = gone.first_captured_at FROM gone"
-                " WHERE c.run_id = gone.run_id) SELECT FROM gone"
-            ).format(table=_table(TRAJECTORIES.name), places=_table(CAPTURED_RUNS.name), condition=condition),
+            f"WITH gone AS (DELETE FROM trajectory.trajectories t WHERE {condition}"
+            " RETURNING run_id, first_captured_at),"
+            " kept AS (UPDATE trajectory.captured_runs c SET first_captured_at = gone.first_captured_at FROM gone"
+            " WHERE c.run_id = gone.run_id) SELECT FROM gone",
             [value],
         ).rowcount
 
@@ -265,41 +264,9 @@ class PartitionTransaction:
         """Write the partition's ledger entry; what was noted before this transaction began is settled."""
         with writing(self._url, f"Writing the ledger of {self._key}"):
             places.forget(self._connection, self._notes)
-        with writing(self._url, f"Writing the ledger of {self._key}"):
-            self._connection.execute(
-                sql.SQL(
-                    "INSERT INTO {} (asset, partition_key, result, fingerprint, counts, content_digest, input_digest,"
-                    " snapshot_at, materialized_at, schema_version, dagster_run_id, made_with, rows_version)"
-                    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp(), %s, %s, %s, %s)"
-                    " ON CONFLICT (asset, partition_key) DO UPDATE SET"
-                    " result = EXCLUDED.result, fingerprint = EXCLUDED.fingerprint, counts = EXCLUDED.counts,"
-                    " content_digest = EXCLUDED.content_digest, input_digest = EXCLUDED.input_digest,"
-                    " snapshot_at = EXCLUDED.snapshot_at,"
-                    " materialized_at = EXCLUDED.materialized_at, schema_version = EXCLUDED.schema_version,"
-                    " dagster_run_id = EXCLUDED.dagster_run_id, made_with = EXCLUDED.made_with,"
-                    " rows_version = EXCLUDED.rows_version"
-                ).format(_table(PARTITIONS.name)),
-                [
-                    entry.asset,
-                    entry.partition_key,
-                    entry.result,
-                    entry.fingerprint,
-                    write(dict(entry.counts)),
-                    entry.content_digest,
-                    entry.input_digest,
-                    entry.snapshot_at,
-                    entry.schema_version,
-                    entry.dagster_run_id,
-                    entry.made_with,
-                    entry.rows_version,
-                ],
-            )
+            self._connection.execute(_RECORD, {**asdict(entry), "counts": write(dict(entry.counts))})
 
 
 def lock_name(asset: str, partition_key: str) -> str:
     """Return what the advisory lock of a partition is called, before Postgres makes a number of it."""
     return f"trajectory {asset} {partition_key}"
-
-
-def _table(name: str) -> sql.Identifier:
-    return sql.Identifier(SCHEMA_NAME, name)

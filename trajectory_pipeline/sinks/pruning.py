@@ -11,8 +11,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import LiteralString
 
-from psycopg import sql
-
 from trajectory_pipeline.schema.ledger import PRUNED
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
@@ -123,7 +121,7 @@ def remove_rows(partition: PartitionTransaction) -> int:
         verdicts = connection.execute("DELETE FROM trajectory.verdicts WHERE run_id = ANY(%s)", [run_ids]).rowcount
         empty_attempts_of(connection, run_ids)
         quarantined = connection.execute("DELETE FROM trajectory.quarantine WHERE partition_key = %(key)s", key)
-        return verdicts + quarantined.rowcount + partition.remove(sql.SQL("t.partition_key = %s"), key["key"])
+        return verdicts + quarantined.rowcount + partition.remove("t.partition_key = %s", key["key"])
 
 
 def record_pruned(partition: PartitionTransaction, asset: str, *, known_only: bool = False) -> None:

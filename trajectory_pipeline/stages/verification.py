@@ -20,7 +20,7 @@ from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.stages.trajectories import without_moved
 
 COUNTED = ("runs", "steps", "messages")
-_FIELDS = ("run_id", "turns.step_id", "turns.input_tokens", "turns.messages.message_id")
+_FIELDS = ("run_id", "content_digest", "turns.step_id", "turns.input_tokens", "turns.messages.message_id")
 """What is counted in Parquet: ids, and what tells an own step; the texts between them are not decoded for it."""
 
 
@@ -65,25 +65,26 @@ def _verified(hour: datetime, store: ParquetStore, database: TrajectoryDatabase)
         [key],
     )[0]
     parquet = {name: int(quarantined[name]) for name in COUNTED}
+    postgres = dict(parquet)
+    digests: dict[str, str] = {}
     for batch in store.read_fields(TRAJECTORIES, hour, _FIELDS):
         turns: Any = pc.list_flatten(batch.column("turns"))
         parquet["runs"] += batch.num_rows
         own: Any = pc.and_(pc.is_valid(turns.field("step_id")), pc.is_valid(turns.field("input_tokens")))
         parquet["steps"] += own.true_count
         parquet["messages"] += _items(turns.field("messages"))
-    digests = dict(_digests(hour, store))
-    there = {
-        row["run_id"]: row["content_digest"]
-        for row in database.rows(
-            "SELECT run_id, content_digest FROM trajectory.trajectories WHERE partition_key = %s", [key]
-        )
-    }
-    row = database.rows(
-        "SELECT count(*) AS runs, coalesce(sum(step_count), 0)::bigint AS steps,"
-        " coalesce(sum(message_count), 0)::bigint AS messages FROM trajectory.trajectories WHERE partition_key = %s",
+        run_ids, content_digests = (batch.column(name).to_pylist() for name in ("run_id", "content_digest"))
+        digests.update(zip(map(str, run_ids), map(str, content_digests), strict=True))
+    there: dict[str, str] = {}
+    for row in database.rows(
+        "SELECT run_id, content_digest, step_count, message_count FROM trajectory.trajectories"
+        " WHERE partition_key = %s",
         [key],
-    )[0]
-    postgres = {name: int(row[name]) + int(quarantined[name]) for name in COUNTED}
+    ):
+        there[row["run_id"]] = row["content_digest"]
+        postgres["runs"] += 1
+        postgres["steps"] += row["step_count"] or 0
+        postgres["messages"] += row["message_count"] or 0
     counted = (
         f"{key}: {raw[name]} {name} in the raw rows, {counts[name]} in {sink}"
         for sink, counts in (("Parquet", parquet), ("Postgres", postgres))
@@ -91,11 +92,6 @@ def _verified(hour: datetime, store: ParquetStore, database: TrajectoryDatabase)
         if counts[name] != raw[name]
     )
     return Verification(raw, parquet, postgres, (*counted, *_compared(key, digests, there)))
-
-
-def _digests(hour: datetime, store: ParquetStore) -> Iterator[tuple[str, str]]:
-    for batch in store.read(TRAJECTORIES, hour, ["run_id", "content_digest"]):
-        yield from zip(batch.column("run_id").to_pylist(), batch.column("content_digest").to_pylist(), strict=True)
 
 
 def _compared(key: str, parquet: Mapping[str, str], postgres: Mapping[str, str]) -> Iterator[str]:
