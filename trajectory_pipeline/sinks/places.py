@@ -37,7 +37,7 @@ class Sightings:
 def place(connection: psycopg.Connection, partition_key: str, sightings: Sightings) -> None:
     """Note that runs are in a partition, or are not any more; the newest look at the source counts.
 
-    A partition that a run is taken from is unsettled: its trajectories were made with that run. So is this one, if a
+    A partition that a run is taken from is unsettled: it was made with that run. So is this one, if a
     look that says to be newer has put one of these runs elsewhere: only another look can tell (clocks differ).
     """
     present = sorted(sightings.present)
@@ -67,7 +67,9 @@ def place(connection: psycopg.Connection, partition_key: str, sightings: Sightin
             [sightings.taken_at, list(sightings.left), partition_key, [*taken, *missing]],
         )
     for left_behind in sorted({where for where in taken.values() if where is not None}):
-        note(connection, TRAJECTORIES.name, left_behind, "a run moved away")
+        # Its raw rows too: of a deleted run that was kept there and came back here, no fingerprint of that hour tells.
+        for asset in (TERMINAL_RUNS.name, TRAJECTORIES.name):
+            note(connection, asset, left_behind, "a run moved away")
     if sightings.awaited:
         # Another look is due even if nothing changes here: it may have been deleted before it was seen there.
         note(connection, TERMINAL_RUNS.name, partition_key, "a run moved away and was not seen elsewhere yet")

@@ -33,7 +33,7 @@ from trajectory_pipeline_tests.simulation.work import Work
 from trajectory_pipeline_tests.stages.pipeline import Pipeline
 
 FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "1"))
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "12"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "40"))
 STEPS = 10
 TICKS_TO_CONVERGE = 4
 

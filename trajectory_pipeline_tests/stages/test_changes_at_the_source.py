@@ -13,6 +13,7 @@ from trajectory_pipeline.letta.source import LettaSource
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.stages.staleness import stale_hours
 from trajectory_pipeline.stages.terminal_runs import materialize_terminal_runs
 from trajectory_pipeline.stages.verification import verify_partition
 
@@ -40,6 +41,19 @@ def delete_run(pipeline: Pipeline, run_id: str) -> None:
         f"DELETE FROM steps WHERE run_id = '{run_id}'",
         f"DELETE FROM run_metrics WHERE id = '{run_id}'",
         f"DELETE FROM runs WHERE id = '{run_id}'",
+    )
+
+
+_TABLES = ("runs", "run_metrics", "steps", "step_metrics", "messages")
+
+
+def back_up(pipeline: Pipeline) -> None:
+    pipeline.change_source(*(f"CREATE TABLE kept_{table} AS TABLE {table}" for table in _TABLES))
+
+
+def restore(pipeline: Pipeline) -> None:
+    pipeline.change_source(
+        *(f"INSERT INTO {table} SELECT * FROM kept_{table} ON CONFLICT DO NOTHING" for table in _TABLES)
     )
 
 
@@ -112,15 +126,33 @@ def test_a_partition_whose_runs_are_all_gone_keeps_them(captured: Pipeline) -> N
 def test_a_run_that_reappears_is_deleted_no_more(captured: Pipeline) -> None:
     run_id = some_run(captured)
     before = row_of(captured, run_id)
-    for table in ("runs", "run_metrics", "steps", "step_metrics", "messages"):
-        captured.change_source(f"CREATE TABLE kept_{table} AS TABLE {table}")
+    back_up(captured)
     delete_run(captured, run_id)
     captured.capture(HOUR)
-    for table in ("runs", "run_metrics", "steps", "step_metrics", "messages"):
-        captured.change_source(f"INSERT INTO {table} SELECT * FROM kept_{table} ON CONFLICT DO NOTHING")
+    restore(captured)
     captured.capture(HOUR)
     assert row_of(captured, run_id) == before
     assert in_view(captured, run_id)
+
+
+def test_a_run_that_reappears_elsewhere_while_its_old_partition_is_captured_is_in_one_place(captured: Pipeline) -> None:
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
+    back_up(captured)
+    delete_run(captured, run_id)
+    captured.read(HOUR)
+    restore(captured)
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
+    captured.read(later)
+    captured.convert(HOUR)
+    captured.convert(later)
+    # No fingerprint tells it: the run is gone from the old hour since before it was read.
+    source = LettaSource(captured.letta_url)
+    for _ in range(2):
+        captured.capture(*stale_hours(source, captured.database, [HOUR, later]))
+    assert stale_hours(source, captured.database, [HOUR, later]) == []
+    for table in (TERMINAL_RUNS, TRAJECTORIES):
+        assert run_id not in {row["run_id"] for row in captured.parquet(table, HOUR)}
+        assert run_id in {row["run_id"] for row in captured.parquet(table, later)}
 
 
 def test_a_run_that_moves_is_in_its_new_partition_only(captured: Pipeline) -> None:
