@@ -9,12 +9,15 @@ paid for once.
 """
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Generic, Literal
 from urllib.parse import urlsplit, urlunsplit
 
+import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient
 from pydantic import BaseModel
 
@@ -74,12 +77,15 @@ class Judge:
     local_only: bool = False
 
     @asynccontextmanager
-    async def session(self, *, turn: Turn | None = None, half_open: bool = False) -> AsyncIterator["Session"]:
+    async def session(
+        self, *, turn: Turn | None = None, half_open: bool = False, concurrency: int = 16
+    ) -> AsyncIterator["Session"]:
         """Open a client for any number of calls.
 
         Args:
             turn: takes a turn under a limit that is shared with other workers; None where there is no limit.
             half_open: whether one call must succeed before others are made, as after a provider was down.
+            concurrency: calls under way at once, however many are asked for.
 
         Raises:
             JudgeError: only a server on this machine may be asked, and this one is elsewhere.
@@ -93,19 +99,33 @@ class Judge:
             timeout=self.timeout_seconds,
             # The default transport gets slower as concurrency grows.
             # A redirect would take a transcript and a key to a host that nobody has named, and so would a proxy.
-            http_client=DefaultAioHttpClient(follow_redirects=False, trust_env=not self.local_only),
+            http_client=DefaultAioHttpClient(
+                follow_redirects=False,
+                trust_env=not self.local_only,
+                verify=_certificates(trust_env=not self.local_only),
+            ),
         ) as client:
-            yield Session(self, client, Pace(turn), Breaker(self.breaker_after, half_open=half_open))
+            breaker = Breaker(self.breaker_after, half_open=half_open)
+            yield Session(self, client, Pace(turn), breaker, asyncio.Semaphore(concurrency))
+
+
+@cache
+def _certificates(*, trust_env: bool) -> ssl.SSLContext:
+    # Read once a process: it takes longer than opening the client otherwise.
+    return httpx2.create_ssl_context(trust_env=trust_env)
 
 
 class Session:
     """An open client of a judge, and what its calls have learned of the server so far."""
 
-    def __init__(self, judge: Judge, client: AsyncOpenAI, pace: Pace, breaker: Breaker) -> None:
+    def __init__(
+        self, judge: Judge, client: AsyncOpenAI, pace: Pace, breaker: Breaker, free: asyncio.Semaphore
+    ) -> None:
         self._judge = judge
         self._client = client
         self._pace = pace
         self._breaker = breaker
+        self._free = free
         self._form = RequestForm(
             answer_format="json_schema" if judge.answer_format == "auto" else judge.answer_format,
             temperature=judge.temperature,
@@ -142,7 +162,7 @@ class Session:
             ProviderDownError: nothing may be asked any more.
         """
         judge, tokens = self._judge, _estimated_tokens(messages, answer_type)
-        async with self._breaker.call() as outcome:
+        async with self._free, self._breaker.call() as outcome:
             await self._pace.wait(tokens + judge.max_answer_tokens)
             self._breaker.refuse_if_open()
             form = self._form

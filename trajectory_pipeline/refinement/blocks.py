@@ -275,7 +275,10 @@ class _Blocks:
         """Return an id or a label as one word, whatever is in it; ``-`` where there is none."""
         if value is None or value == "":
             return "-"
-        name = "".join(c if c.isprintable() and not c.isspace() else f"\\u{{{ord(c):x}}}" for c in str(value))
+        name = str(value)
+        # A blank is the only white space that is printable.
+        if not name.isprintable() or " " in name:
+            name = "".join(c if c.isprintable() and not c.isspace() else f"\\u{{{ord(c):x}}}" for c in name)
         return self._redaction(name)
 
 

@@ -122,8 +122,10 @@ async def deliberate(case: Case, heuristic_outcome: str, ask: Ask) -> Row:
     said = await _Deliberation(case, ask).verdict(heuristic_outcome)
     shown = case.shown_sha256
     for share in _SMALLER:
+        if said.get("error_class") != "context_too_long":
+            break
         smaller = case.smaller(int(case.max_prompt_tokens * share))
-        if said.get("error_class") != "context_too_long" or not smaller.rendered.fits:
+        if not smaller.rendered.fits:
             break
         if smaller.shown_sha256 != shown:
             shown = smaller.shown_sha256

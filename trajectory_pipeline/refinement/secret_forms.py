@@ -75,17 +75,23 @@ _KEY_FORMS = (
     r"[0-9]{8,10}:AA[A-Za-z0-9_-]{33}(?![A-Za-z0-9_-])",  # Telegram
 )
 _KEY = re.compile(_BEFORE + "(?:" + "|".join(_KEY_FORMS) + ")")
-_LONG_WORD = re.compile(r"[A-Za-z0-9_+/=.:-]{18,}")
+_SHORTEST_KEY = 18
+_LONG_WORD = re.compile(rf"[A-Za-z0-9_+/=.:-]{{{_SHORTEST_KEY},}}")
 """What a key stands in; nearly all words are shorter, and need not be looked at."""
 _JWT = re.compile(_BEFORE + r"eyJ[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]{2,65536}(?:\.[A-Za-z0-9_-]{0,8192}){1,3}")
 _DASHED = re.compile(r"[sp]k-")
 
 _BREAK = re.compile(
-    r"(?<=[A-Za-z0-9_.+/=-])"
-    r"""(?:\\?\r?\n[ \t]{0,80}|(?:\\r)?\\n[ \t]{0,80}|["'][ \t]{0,8}\+?[ \t]{0,8}\\?\r?\n[ \t]{0,80}["'])"""
-    r"(?=[A-Za-z0-9_.+/=-])"
+    r"""[\\\r\n"'](?<=[A-Za-z0-9_.+/=-].)"""
+    r"""(?:(?:(?<=\n)|(?<=\r)\n|(?<=\\)(?:\r?\n|n|r\\n))[ \t]{0,80}"""
+    r"""|(?<=["'])[ \t]{0,8}\+?[ \t]{0,8}\\?\r?\n[ \t]{0,80}["'])"""
+    r"(?=[A-Za-z0-9_.+/=-])",
+    re.DOTALL,
 )
-"""A break in the middle of a token: a terminal's, one written as an escape, one between two literals."""
+"""A break in the middle of a token: a terminal's, one written as an escape, one between two literals.
+
+What stands before it is looked at after its first character, which is what the search jumps to: several times quicker.
+"""
 _WORDLIKE = re.compile(r"[A-Za-z]?[a-z]*[.=:]*|[A-Z]+[.=:]*")
 
 _PEM_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
@@ -156,6 +162,8 @@ def _private_keys(text: str) -> Iterator[Span]:
 
 
 def _keys(text: str) -> Iterator[Span]:
+    if len(text) < _SHORTEST_KEY:
+        return
     for pattern, kind in ((_KEY, "api_key"), (_JWT, "jwt")):
         for match in _in_long_words(pattern, text):
             if _is_key(match.group()):

@@ -74,12 +74,35 @@ def begin_calls(connection: LastingConnection, caps: Sequence[Cap], calls: Seque
         caps: that must hold.
         calls: in the order in which they are served.
     """
+    return account(connection, caps, calls, ())
+
+
+def end_calls(connection: LastingConnection, attempts: Sequence[Mapping[str, Any]]) -> None:
+    """Store how calls ended, and put what they cost in the place of what was reserved for them.
+
+    Args:
+        connection: to the trajectory database.
+        attempts: rows; of those that are ``lost``, ``cost_usd`` is what was reserved.
+    """
+    account(connection, (), (), attempts)
+
+
+def account(
+    connection: LastingConnection,
+    caps: Sequence[Cap],
+    calls: Sequence[Beginning],
+    ended: Sequence[Mapping[str, Any]],
+) -> list[Began]:
+    """Settle calls that ended, then begin others, in one transaction: see ``end_calls`` and ``begin_calls``."""
 
     def work(transaction: Transaction) -> list[Began]:
-        held = claim(transaction, [call.claim for call in calls])
+        # Before any account is locked: whoever holds a claim that is wanted here may wait for an account.
+        held = claim(transaction, [call.claim for call in calls]) if calls else {}
+        changes = _changes(_ended(transaction, ended), began=False)
         day = transaction.rows("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day")[0]["day"]
         keys = [scope_keys(day, call.attempt["organization_id"], call.attempt["materialization_id"]) for call in calls]
-        accounts = _moved(transaction, {key: {} for scopes in keys for key in scopes.values()})
+        needed: dict[AccountKey, Mapping[str, Any]] = {key: {} for scopes in keys for key in scopes.values()}
+        accounts = _moved(transaction, {**needed, **changes})
         refusals: list[Began] = []
         begun: list[dict[str, Any]] = []
         for call, scopes in zip(calls, keys, strict=True):
@@ -93,32 +116,7 @@ def begin_calls(connection: LastingConnection, caps: Sequence[Cap], calls: Seque
         _moved(transaction, _changes(_inserted(transaction, begun), began=True))
         return refusals
 
-    return connection.run("Reserving room for calls", work)
-
-
-def end_calls(connection: LastingConnection, attempts: Sequence[Mapping[str, Any]]) -> None:
-    """Store how calls ended, and put what they cost in the place of what was reserved for them.
-
-    Args:
-        connection: to the trajectory database.
-        attempts: rows; of those that are ``lost``, ``cost_usd`` is what was reserved.
-    """
-
-    def work(transaction: Transaction) -> None:
-        names = [name for name in _NAMES if name not in _KEPT]
-        ended = transaction.rows(
-            sql.SQL(
-                "UPDATE {table} a SET {changes} FROM jsonb_populate_recordset(NULL::{table}, %s::jsonb) n"
-                " WHERE a.attempt_id = n.attempt_id AND a.duration_ns IS NULL RETURNING a.*"
-            ).format(
-                table=_ATTEMPTS,
-                changes=sql.SQL(", ").join(sql.SQL("{0} = n.{0}").format(sql.Identifier(name)) for name in names),
-            ),
-            [_json(attempts)],
-        )
-        _moved(transaction, _changes(ended, began=False))
-
-    connection.run("Storing how calls ended", work)
+    return connection.run("Reserving room for calls, and settling those that ended", work)
 
 
 def day_of(moment: datetime) -> str:
@@ -154,6 +152,23 @@ def counted(attempt: Mapping[str, Any]) -> Amount:
     told = attempt["input_tokens"] is not None and attempt["output_tokens"] is not None
     tokens = attempt["input_tokens"] + attempt["output_tokens"] if told else attempt["reserved_tokens"]
     return Amount(usd or Decimal(0), tokens)
+
+
+def _ended(transaction: Transaction, attempts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Store how calls ended; returns those whose end was not stored yet, as they are stored."""
+    if not attempts:
+        return []
+    names = [name for name in _NAMES if name not in _KEPT]
+    return transaction.rows(
+        sql.SQL(
+            "UPDATE {table} a SET {changes} FROM jsonb_populate_recordset(NULL::{table}, %s::jsonb) n"
+            " WHERE a.attempt_id = n.attempt_id AND a.duration_ns IS NULL RETURNING a.*"
+        ).format(
+            table=_ATTEMPTS,
+            changes=sql.SQL(", ").join(sql.SQL("{0} = n.{0}").format(sql.Identifier(name)) for name in names),
+        ),
+        [_json(attempts)],
+    )
 
 
 def _inserted(transaction: Transaction, attempts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -27,9 +27,10 @@ from trajectory_pipeline.refinement.pricing import is_simulated
 from trajectory_pipeline.refinement.prompt import frame_tokens
 from trajectory_pipeline.schema.verdicts import DENIED, FINAL_STATUSES
 from trajectory_pipeline.sinks.claims import Claim, Held, live_claims, new_worker
+from trajectory_pipeline.sinks.lasting import LastingConnection
 from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.sinks.provider_history import latest_error_classes
-from trajectory_pipeline.sinks.spending import Began, Beginning, begin_calls, end_calls
+from trajectory_pipeline.sinks.spending import Began, Beginning, account
 from trajectory_pipeline.sinks.standing import Standing
 from trajectory_pipeline.sinks.verdicts import VerdictStore
 from trajectory_pipeline.stages.documents import whole_document
@@ -40,6 +41,13 @@ CLAIM_SECONDS = 30.0
 LOOK_AGAIN_SECONDS = 0.5
 """Between two looks at verdicts that another worker is at."""
 _TELL_EVERY_SECONDS = 5.0
+_TASKS_PER_CALL = 2
+"""Trajectories at work for each call that may be under way: one whose call is, and one before or after its own."""
+_CALLS_PER_ANSWER_TO_STORE = 4
+"""For so many calls that may be under way, one answer more may be on its way into Postgres.
+
+What a process that is killed had paid for and not stored is no more than both.
+"""
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,6 +81,10 @@ class _Elsewhere(Exception):  # noqa: N818 - no error
     """Another worker is at this verdict, or has reached it."""
 
 
+class _Stopped(Exception):  # noqa: N818 - no error
+    """Nothing more is begun, because something else failed."""
+
+
 @dataclass
 class Judging:
     """The judging of trajectories under one policy.
@@ -82,7 +94,8 @@ class Judging:
 
     Attributes:
         parquet: where documents are that ``jsonb`` cannot hold.
-        verdicts: where all of it is stored.
+        verdicts: where they are stored.
+        accounts: a connection of its own, on which calls are reserved and settled.
         judge: who is asked.
         policy: under which.
         budget: within which.
@@ -95,6 +108,7 @@ class Judging:
 
     parquet: ParquetStore
     verdicts: VerdictStore
+    accounts: LastingConnection
     judge: Judge
     policy: RefinementPolicy
     budget: Budget
@@ -117,21 +131,25 @@ class Judging:
             ProviderDownError: the judge's provider is down; what was not asked is left as it is, without a verdict.
             PipelineError: verdicts cannot be stored.
         """
-        # One connection: a statement at a time, and off the loop, which has answers to read.
-        turn = asyncio.Lock()
-        connection = self.verdicts.connection
-        self._begin = Together[Beginning, Began](turn, lambda calls: begin_calls(connection, self._caps, calls))
-        self._end = Together[Row, None](turn, self._ended)
-        self._save = Together[Row, None](turn, self._saved)
-        self._document = Together[str, tuple[Row | None, str] | None](turn, self._documents)
+        # On each connection a statement at a time, and off the loop, which has answers to read. That of the accounts is
+        # one of its own: a call that may be made waits for nothing but them.
+        accounting, storing = asyncio.Lock(), asyncio.Lock()
+        self._account = Together[Beginning | Row, Began](accounting, self._accounted)
+        self._save = Together[Row, None](storing, self._saved)
+        self._document = Together[str, tuple[Row | None, str] | None](storing, self._documents)
+        self._rendering = asyncio.Lock()
+        self._open = asyncio.Semaphore(self.concurrency + max(1, self.concurrency // _CALLS_PER_ANSWER_TO_STORE))
         self._settled = asyncio.Condition()
         self._under_way = 0
+        self._stopped = False
         self._exhausted: dict[str | None, NoRoom] = {}
         self._began_at = self.verdicts.now()
         self._done, self._total, self._told_at = 0, len(tasks), time.monotonic()
         waiting = deque(tasks)
         try:
-            async with self.judge.session(turn=self.turn, half_open=self._was_down()) as session:
+            async with self.judge.session(
+                turn=self.turn, half_open=self._was_down(), concurrency=self.concurrency
+            ) as session:
                 while waiting:
                     elsewhere = await self._judge_waiting(waiting, session)
                     waiting = await self._left_by_others(elsewhere)
@@ -155,17 +173,22 @@ class Judging:
                 except _Elsewhere:
                     elsewhere.append(task)
                     continue
+                except _Stopped:
+                    return
                 except ProviderDownError as error:
                     down.append(error)
                     return
                 except Exception as error:  # raised below, when nothing is under way any more
+                    self._stopped = True
                     failures.append(error)
                     return
                 self._done += 1
                 if time.monotonic() - self._told_at > _TELL_EVERY_SECONDS:
                     self._tell()
 
-        await asyncio.gather(*(work() for _ in range(min(self.concurrency, len(waiting)))))
+        # While as many calls are under way as may be, the next are made ready, and the last are stored.
+        workers = min(_TASKS_PER_CALL * self.concurrency, len(waiting))
+        await asyncio.gather(*(work() for _ in range(workers)))
         if failures:
             raise failures[0]
         if down:
@@ -216,35 +239,39 @@ class Judging:
     async def _judge_one(self, task: Standing, session: Session) -> None:
         made: dict[str, Attempt] = {}
         held_back: Row = {}
-        try:
-            said = await self._said(task, session, made)
-        except BudgetExhausted as exhausted:
-            held_back = {"held_back_usd": exhausted.no_room.room.usd, "held_back_tokens": exhausted.no_room.room.tokens}
-            said = _deferred(exhausted)
-            self.tally.held_back[exhausted.no_room.cap.name] += 1
-        except (PipelineError, _Elsewhere):
-            raise
-        except Exception as error:
-            _LOG.exception("The verdict on %s failed by a fault of trajectory-pipeline", task.run_id)
-            said = failed("internal_error", f"a fault of trajectory-pipeline: {type(error).__name__}: {error}")
-        finally:
-            attempts = list(made.values())
-            self._count(attempts)
-            await self._forget([attempt for attempt in attempts if attempt.duration_ns is None])
-        verdict = {
-            "run_id": task.run_id,
-            "verdict_key": task.verdict_key,
-            "policy_id": self.policy.policy_id,
-            "partition_key": task.partition_key,
-            "content_digest": task.content_digest,
-            "simulated": False,
-            "shown_run_ids": [*task.earlier_run_ids, task.run_id],
-            "shown_digests": [*task.earlier_digests, task.content_digest],
-            "erased": False,
-        }
-        await self._save({**verdict, **_model(attempts), **held_back, **said})
+        async with AsyncExitStack() as until_stored:
+            try:
+                said = await self._said(task, session, made, until_stored)
+            except BudgetExhausted as exhausted:
+                room = exhausted.no_room.room
+                held_back = {"held_back_usd": room.usd, "held_back_tokens": room.tokens}
+                said = _deferred(exhausted)
+                self.tally.held_back[exhausted.no_room.cap.name] += 1
+            except (PipelineError, _Elsewhere, _Stopped):
+                raise
+            except Exception as error:
+                _LOG.exception("The verdict on %s failed by a fault of trajectory-pipeline", task.run_id)
+                said = failed("internal_error", f"a fault of trajectory-pipeline: {type(error).__name__}: {error}")
+            finally:
+                attempts = list(made.values())
+                self._count(attempts)
+                await self._forget([attempt for attempt in attempts if attempt.duration_ns is None])
+            verdict = {
+                "run_id": task.run_id,
+                "verdict_key": task.verdict_key,
+                "policy_id": self.policy.policy_id,
+                "partition_key": task.partition_key,
+                "content_digest": task.content_digest,
+                "simulated": False,
+                "shown_run_ids": [*task.earlier_run_ids, task.run_id],
+                "shown_digests": [*task.earlier_digests, task.content_digest],
+                "erased": False,
+            }
+            await self._save({**verdict, **_model(attempts), **held_back, **said})
 
-    async def _said(self, task: Standing, session: Session, made: dict[str, Attempt]) -> Row:
+    async def _said(
+        self, task: Standing, session: Session, made: dict[str, Attempt], until_stored: AsyncExitStack
+    ) -> Row:
         """Return what there is to say of a trajectory: its verdict, or why there is none."""
         if task.message_count == 0:
             return {
@@ -274,13 +301,17 @@ class Judging:
                 missing = "document_missing" if run_id == task.run_id else "earlier_run_missing"
                 return failed(missing, f"{words}: materialise trajectories of {partition_key}")
             documents.append(document)
-        case = case_of(documents, self.policy, self._estimate)
+        async with self._rendering:
+            case = case_of(documents, self.policy, self._estimate)
+            # One for each pass of the loop: else answers would wait until the prompts of many are made.
+            await asyncio.sleep(0)
         calls = _Calls(self, task, case, made)
 
         async def ask(messages: Sequence[dict[str, str]], answer_type: type[Answer]) -> Asked[Answer]:
             return await session.ask(messages, answer_type, calls.began, calls.ended)
 
         self.tally.asked += case.calls > 0
+        await until_stored.enter_async_context(self._open)
         return await deliberate(case, task.heuristic_outcome, ask)
 
     async def begin(self, beginning: Beginning) -> None:
@@ -289,9 +320,12 @@ class Judging:
         Raises:
             BudgetExhausted: there is no room.
             _Elsewhere: another worker is at the verdict.
+            _Stopped: something else failed meanwhile.
         """
         while True:
-            refusal = await self._begin(beginning)
+            if self._stopped:
+                raise _Stopped
+            refusal = await self._account(beginning)
             if refusal is None:
                 self._under_way += 1
                 return
@@ -305,7 +339,7 @@ class Judging:
 
     async def end(self, row: Row) -> None:
         """Settle a call that ended."""
-        await self._end(row)
+        await self._account(row)
         await self._forget([row])
 
     async def _forget(self, calls: Sequence[object]) -> None:
@@ -322,9 +356,11 @@ class Judging:
             scope = (organization_id or "") if refusal.cap.scope == "organization" else None
             self._exhausted[scope] = replace(refusal, room=least)
 
-    def _ended(self, rows: Sequence[Row]) -> list[None]:
-        end_calls(self.verdicts.connection, rows)
-        return [None] * len(rows)
+    def _accounted(self, items: "Sequence[Beginning | Row]") -> list[Began]:
+        calls = [item for item in items if isinstance(item, Beginning)]
+        ended = [item for item in items if not isinstance(item, Beginning)]
+        refusals = iter(account(self.accounts, self._caps, calls, ended))
+        return [next(refusals) if isinstance(item, Beginning) else None for item in items]
 
     def _saved(self, rows: Sequence[Row]) -> list[None]:
         self.verdicts.save_verdicts(rows, self.worker)

@@ -120,7 +120,11 @@ def materialize_refined_outcomes(
     limit = RateLimit(
         without_credentials(judge.base_url), judge.model, judge.requests_per_minute, judge.tokens_per_minute
     )
-    with open_verdicts(database) as verdict_store, open_turns(database, limit) as turn:
+    with (
+        open_verdicts(database) as verdict_store,
+        open_verdicts(database) as calls,
+        open_turns(database, limit) as turn,
+    ):
         verdict_store.use_policy(policy.policy_id, policy.definition, policy.model)
         tasks = standings(verdict_store.connection, policy.policy_id, [key], order)
         due = [task for task in tasks if task.due]
@@ -129,6 +133,7 @@ def materialize_refined_outcomes(
         judging = Judging(
             parquet=store,
             verdicts=verdict_store,
+            accounts=calls.connection,
             judge=judge,
             policy=policy,
             budget=budget,

@@ -4,11 +4,13 @@ Whatever fails amid it, be it a sink, a fault of ours or the whole process, keep
 """
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from decimal import Decimal
 from typing import Any
@@ -23,6 +25,8 @@ from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.simulated_judge import SimulatedJudge
 from trajectory_pipeline.stages import judging
 from trajectory_pipeline_tests.stages.pipeline import Pipeline, Row, only, program_that_judges
+
+from .provider import ANSWER, Provider, completion
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
 RUNS = sample_partitions()[HOUR]
@@ -227,9 +231,9 @@ def test_a_sink_that_fails_amid_it_is_told_as_such_and_keeps_what_was_paid_for(
     with pytest.raises(SinkError, match="the server's disk is full"):
         captured.refine(HOUR)
     known, paid = verdicts(captured), judge.calls()["received"]
-    # What was under way was waited for: nothing is lost, and nothing new was begun.
+    # What was under way was waited for: nothing is lost, and nothing new was begun: four calls, and one being stored.
     assert len(known) == 5
-    assert 1 <= paid - sum(row["attempts"] for row in known.values()) <= 4
+    assert 1 <= paid - sum(row["attempts"] for row in known.values()) <= 4 + 1
     assert all(attempt["result"] == "answered" for attempt in attempts(captured))
     assert captured.ask("SELECT * FROM trajectory.verdict_claims") == []
     captured.do("INSERT INTO trajectory.refused VALUES (1)")
@@ -369,3 +373,47 @@ def test_no_key_and_no_transcript_stands_in_logs_or_metadata(
     assert texts
     assert not [text for text in texts if text in shown]
     assert said[-1].startswith(f"{RUNS} of {RUNS} trajectories judged, ")
+
+
+# ---- how calls overlap --------------------------------------------------------------------------------------------
+
+
+def test_as_many_calls_are_under_way_as_may_be_and_never_more(captured: Pipeline) -> None:
+    """The server answers nobody until all places are taken."""
+    places, under_way, most = 4, 0, 0
+    changed = threading.Condition()
+
+    def answering(number: int) -> tuple[int, Any, dict[str, str]]:
+        nonlocal under_way, most
+        with changed:
+            under_way += 1
+            most = max(most, under_way)
+            changed.notify_all()
+            if number <= places:
+                changed.wait_for(lambda: most >= places, timeout=30)
+            under_way -= 1
+        return 200, completion(json.dumps(ANSWER)), {}
+
+    eligible_runs = eligible(captured)
+    with Provider(answering) as provider:
+        captured.judge_url, captured.model, captured.budget = provider.url, "some-model", {"allow_unpriced": True}
+        result = captured.refine(HOUR, concurrency=places)
+    assert (most, result.calls) == (places, eligible_runs)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_no_more_is_open_than_calls_and_answers_to_store(
+    captured: Pipeline, judge: SimulatedJudge, concurrency: int
+) -> None:
+    """Open is what was begun and has no verdict yet: what a killed process may have paid for in vain."""
+    captured.do(
+        "CREATE TABLE trajectory.seen (open int)",
+        "CREATE FUNCTION trajectory.look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO trajectory.seen"
+        " SELECT count(*) FROM trajectory.verdict_attempts a WHERE NOT EXISTS"
+        " (SELECT FROM trajectory.verdicts v WHERE v.run_id = a.run_id); RETURN NULL; END $$",
+        "CREATE TRIGGER look AFTER INSERT ON trajectory.verdict_attempts FOR EACH STATEMENT"
+        " EXECUTE FUNCTION trajectory.look()",
+    )
+    captured.refine(HOUR, concurrency=concurrency)
+    most = only(captured.ask("SELECT max(open) AS n FROM trajectory.seen"))["n"]
+    assert concurrency <= most <= concurrency + 1

@@ -188,3 +188,18 @@ def test_the_reader_of_patterns_finds_what_it_looks_for(pattern: str) -> None:
 def test_a_long_hostile_text_is_read_to_its_end(unit: str) -> None:
     text = unit * (100_000 // len(unit))
     assert BOTH(f"{text} {KEYS['github']}").count(KEYS["github"]) == 0
+
+
+# ---- a pattern that was made quicker ---------------------------------------------------------------------------------
+
+PLAIN_BREAK = re.compile(
+    r"(?<=[A-Za-z0-9_.+/=-])"
+    r"""(?:\\?\r?\n[ \t]{0,80}|(?:\\r)?\\n[ \t]{0,80}|["'][ \t]{0,8}\+?[ \t]{0,8}\\?\r?\n[ \t]{0,80}["'])"""
+    r"(?=[A-Za-z0-9_.+/=-])"
+)
+
+
+@given(st.text("ab.\\\r\n\"' +\tnr", max_size=40))
+def test_breaks_are_found_as_by_the_plain_form_of_their_pattern(text: str) -> None:
+    found = [match.span() for match in secret_forms._BREAK.finditer(text)]
+    assert found == [match.span() for match in PLAIN_BREAK.finditer(text)]
