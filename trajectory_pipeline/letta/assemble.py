@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trajectory_pipeline.schema.arrow import arrow_schema, arrow_type
+from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
-from trajectory_pipeline.schema.types import ListOf
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,8 @@ def _matches(values: "pa.ChunkedArray[Any] | pa.Array[Any]", among: "pa.Array[An
 
 
 def _struct_type(column: str) -> pa.StructType:
-    kind = next(c for c in TERMINAL_RUNS.columns if c.name == column).type
-    return cast(pa.StructType, arrow_type(kind.item if isinstance(kind, ListOf) else kind))
+    kind = arrow_schema(TERMINAL_RUNS).field(column).type
+    return cast(pa.StructType, kind.value_type if pa.types.is_list(kind) else kind)
 
 
 def _structs(table: pa.Table, column: str) -> pa.StructArray:

@@ -3,7 +3,8 @@
 Belongs here: asking the catalogue, and holding it against what is known. Does not belong here: reading rows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import adbc_driver_postgresql.dbapi as adbc
 
@@ -26,6 +27,7 @@ class Catalogue:
 
     schema: str
     columns: dict[str, dict[str, str]]
+    _select_lists: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def has(self, table: SourceTable) -> bool:
         """Whether the table is there with all its required columns."""
@@ -61,9 +63,12 @@ class Catalogue:
 
     def select_list(self, table: SourceTable, alias: str) -> str:
         """Return the SELECT list of all known columns, each under its own name."""
-        return ", ".join(
-            f"{self.expression(table, column, alias)} AS {identifier(column.name)}" for column in table.columns
-        )
+        asked = table.name, alias
+        if asked not in self._select_lists:
+            self._select_lists[asked] = ", ".join(
+                f"{self.expression(table, column, alias)} AS {identifier(column.name)}" for column in table.columns
+            )
+        return self._select_lists[asked]
 
     @property
     def unknown_columns(self) -> list[str]:
@@ -119,15 +124,21 @@ def read_catalogue(connection: adbc.Connection, url: str) -> Catalogue:
             " ORDER BY array_position(current_schemas(false), n.nspname) NULLS LAST,"
             " n.nspname <> 'public', n.nspname, c.relname, a.attnum"
         )
-        rows = cursor.fetchall()
+        rows = tuple(zip(*cursor.fetch_arrow_table().to_pydict().values(), strict=True))
+    catalogue = _of_rows(rows)
+    _refuse_what_lacks_the_required(catalogue, url)
+    return catalogue
+
+
+# One snapshot after the other finds the same: what follows from it is worked out once.
+@lru_cache(maxsize=8)
+def _of_rows(rows: tuple[tuple[str, str, str, str], ...]) -> Catalogue:
     found: dict[str, dict[str, dict[str, str]]] = {}
     for namespace, table, column, kind in rows:
         found.setdefault(namespace, {}).setdefault(table, {})[column] = kind
     candidates = [Catalogue(schema, columns) for schema, columns in found.items()]
     # Where none has it all, the first that lacks least is what was meant, and what the refusal is about.
-    catalogue = min(candidates, key=lambda candidate: len(_missing(candidate)), default=Catalogue("public", {}))
-    _refuse_what_lacks_the_required(catalogue, url)
-    return catalogue
+    return min(candidates, key=lambda candidate: len(_missing(candidate)), default=Catalogue("public", {}))
 
 
 def _missing(catalogue: Catalogue) -> list[tuple[str, str]]:
