@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.hours import hour_of
+from trajectory_pipeline.hours import hour_of, key_of
 from trajectory_pipeline.orchestration import checks
 from trajectory_pipeline.orchestration.columns import column_schema, source_column_schema
 from trajectory_pipeline.orchestration.resources import PipelineResource
@@ -90,17 +90,18 @@ def build_assets(
         with pipeline.source.kept_open() as source, pipeline.database.kept_open() as database:
 
             def one(hour: datetime) -> Mapping[str, Any]:
-                return of_terminal_runs(
-                    materialize_terminal_runs(
-                        hour,
-                        source,
-                        pipeline.store,
-                        database,
-                        deleted=pipeline.settings.deleted,
-                        start=pipeline.settings.start,
-                        dagster_run_id=context.run.run_id,
-                    )
+                result = materialize_terminal_runs(
+                    hour,
+                    source,
+                    pipeline.store,
+                    database,
+                    deleted=pipeline.settings.deleted,
+                    start=pipeline.settings.start,
+                    dagster_run_id=context.run.run_id,
                 )
+                if result.damage is not None:
+                    context.log.warning(result.damage.sentence(key_of(hour)))
+                return of_terminal_runs(result)
 
             yield from _materialize(context, one)
 

@@ -30,6 +30,11 @@ def of_terminal_runs(result: TerminalRunsResult) -> dict[str, Any]:
         "unchanged": result.unchanged,
         "snapshot_at": dg.MetadataValue.timestamp(result.snapshot_at),
     }
+    if result.damage is not None:
+        metadata["damaged_file"] = result.damage.aside
+        metadata["damage"] = result.damage.error
+        if result.damage.lost:
+            metadata["lost_run_ids"] = preview(result.damage.lost)
     if result.unknown_columns:
         metadata["unknown_source_columns"] = preview(result.unknown_columns)
     if result.absent_columns:

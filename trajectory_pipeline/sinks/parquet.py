@@ -137,7 +137,7 @@ class ParquetStore:
             SinkError: the storage cannot be read.
         """
         target = self.path_of(table, hour)
-        filesystem, path = storage.filesystem_of(self.uri, self._target(table, hour))
+        filesystem, path = self.filesystem(table, hour)
         with storage.reading(target):
             try:
                 with filesystem.open(path, "rb") as file:
@@ -155,7 +155,7 @@ class ParquetStore:
         Raises:
             SinkError: the storage cannot be written.
         """
-        filesystem, path = storage.filesystem_of(self.uri, self._target(table, hour))
+        filesystem, path = self.filesystem(table, hour)
         if isinstance(filesystem, LocalFileSystem):
             with storage.writing(self.path_of(table, hour)):
                 storage.remove_leftovers(Path(path).parent)
@@ -170,7 +170,7 @@ class ParquetStore:
             SinkError: the storage cannot be written; the old file stays as it was.
         """
         target = self.path_of(table, hour)
-        filesystem, path = storage.filesystem_of(self.uri, self._target(table, hour))
+        filesystem, path = self.filesystem(table, hour)
         folder = (
             Path(posixpath.dirname(path)) if isinstance(filesystem, LocalFileSystem) else Path(tempfile.gettempdir())
         )
@@ -199,7 +199,7 @@ class ParquetStore:
             SinkError: the file cannot be read.
         """
         target = self.path_of(table, hour)
-        filesystem, path = storage.filesystem_of(self.uri, self._target(table, hour))
+        filesystem, path = self.filesystem(table, hour)
         wanted = arrow_schema(table)
         if columns is not None:
             wanted = pa.schema([wanted.field(name) for name in columns])
@@ -217,13 +217,13 @@ class ParquetStore:
             SinkError: the file cannot be read, or lacks one of them.
         """
         target = self.path_of(table, hour)
-        filesystem, path = storage.filesystem_of(self.uri, self._target(table, hour))
+        filesystem, path = self.filesystem(table, hour)
         leaves = [field.replace(".", ".list.element.") for field in fields]
         yield from parquet_file.told_as_reading(target, parquet_file.read_leaves(filesystem, path, leaves))
 
     def exists(self, table: Table, hour: datetime) -> bool:
         """Whether a partition has a file."""
-        filesystem, path = storage.filesystem_of(self.uri, self._target(table, hour))
+        filesystem, path = self.filesystem(table, hour)
         with storage.reading(self.path_of(table, hour)):
             return bool(filesystem.exists(path))
 
@@ -248,12 +248,20 @@ class ParquetStore:
         Raises:
             SinkError: the file cannot be read.
         """
-        filesystem, path = storage.filesystem_of(self.uri, self._target(table, hour))
+        filesystem, path = self.filesystem(table, hour)
         with storage.reading(self.path_of(table, hour)):
             if not filesystem.exists(path):
                 return None
             with filesystem.open(path, "rb") as handle, pq.ParquetFile(handle) as file:
                 return int(file.metadata.num_rows)
+
+    def filesystem(self, table: Table, hour: datetime) -> tuple[fsspec.AbstractFileSystem, str]:
+        """Return the filesystem of a partition's file, and its path there.
+
+        Raises:
+            SinkError: there is no such filesystem, or the package that it needs is not installed.
+        """
+        return storage.filesystem_of(self.uri, self._target(table, hour))
 
     def _target(self, table: Table, hour: datetime) -> str:
         return posixpath.join(self.uri.rstrip("/"), table.name, hour_folder(hour), FILE_NAME)

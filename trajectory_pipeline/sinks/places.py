@@ -77,6 +77,12 @@ def place(connection: psycopg.Connection, partition_key: str, sightings: Sightin
         note(connection, TERMINAL_RUNS.name, partition_key, "another partition holds one of its runs by a newer look")
 
 
+def placed_in(connection: psycopg.Connection, partition_key: str) -> list[str]:
+    """Return the runs that were seen last in a partition."""
+    rows = connection.execute("SELECT run_id FROM trajectory.captured_runs WHERE partition_key = %s", [partition_key])
+    return [row[0] for row in rows]
+
+
 MOVED: LiteralString = (
     "SELECT run_id FROM trajectory.captured_runs WHERE run_id = ANY(%(ids)s) AND partition_key <> %(key)s ORDER BY 1"
 )

@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.schema.types import Table
+from trajectory_pipeline.sinks.damaged import DAMAGED
 from trajectory_pipeline.sinks.parquet import FILE_NAME, HOUR_FOLDER, ParquetStore, hour_folder
 from trajectory_pipeline.sinks.storage import TEMPORARY, filesystem_of, shown, told
 
@@ -25,7 +26,7 @@ class Files:
     """Files of a partition of an asset.
 
     Attributes:
-        count: the partition's file, and what a killed process left beside it.
+        count: the partition's file, and what a killed process left beside it, or was damaged and kept aside.
         bytes: of all of them.
     """
 
@@ -93,7 +94,7 @@ def _ours(
 
 
 def _is_ours(name: str) -> bool:
-    return name == FILE_NAME or name.startswith(TEMPORARY)
+    return name == FILE_NAME or name.startswith((TEMPORARY, DAMAGED))
 
 
 def _hour_of(name: str) -> datetime | None:

@@ -7,11 +7,13 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.hours import HOUR, floor, key_of
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.source import LettaSource, Snapshot
@@ -19,11 +21,13 @@ from trajectory_pipeline.letta.surroundings import surroundings
 from trajectory_pipeline.overlap import read_ahead
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
+from trajectory_pipeline.sinks.damaged import damage_of
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
-from trajectory_pipeline.sinks.partition import LedgerEntry
+from trajectory_pipeline.sinks.partition import LedgerEntry, PartitionTransaction
 from trajectory_pipeline.sinks.places import Sightings
 from trajectory_pipeline.sinks.pruning import pruned_partitions
+from trajectory_pipeline.stages.damage import Damage, lost_runs, set_aside
 from trajectory_pipeline.stages.made_by import made_by
 from trajectory_pipeline.stages.unchanged import UnchangedRawRows, unchanged_raw_rows
 from trajectory_pipeline.trajectories.erasure import erase_deleted, has_deleted_content
@@ -34,6 +38,8 @@ DELETED_AND_KEPT = "deleted_and_kept"
 """Name, among the ledger's counts, of runs that hold content which is deleted at the source."""
 ERASED = "erased_runs"
 """Name, among the ledger's counts, of runs without the content that was deleted at the source."""
+LOST = "lost_runs"
+"""Name, among the ledger's counts, of runs that were lost with a damaged file; once there, it stays."""
 
 Partitions = tuple[datetime | None, datetime]
 """The first hour that will ever be captured (None: there is no first), and the open one."""
@@ -54,6 +60,8 @@ class RawCounts:
         carried: runs that are gone from the source and were carried forward.
         awaited: runs that moved to a partition that did not see them yet: they stay here until it does.
         left: runs that were in this partition and run again, or are where no partition is, or only a pruned one.
+        lost: runs that are gone from the source, and from here with a file that was damaged.
+        lost_before: how many were lost so before.
     """
 
     runs: int = 0
@@ -66,6 +74,8 @@ class RawCounts:
     carried: list[str] = field(default_factory=list)
     awaited: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    lost_before: int = 0
 
     @property
     def deleted_runs(self) -> int:
@@ -89,6 +99,7 @@ class RawCounts:
             "messages": self.messages,
             "deleted_runs": self.deleted_runs,
             "awaited_runs": len(self.awaited),
+            LOST: self.lost_before + len(self.lost),
             ERASED: self.erased_runs,
             DELETED_AND_KEPT: self.deleted_and_kept,
         }
@@ -105,6 +116,7 @@ class TerminalRunsResult:
         unknown_columns: columns of the source that are not known, ``table.column``.
         absent_columns: known columns that the source lacks.
         unchanged: whether the file was left alone, because reading the runs would have given it once more.
+        damage: what was wrong with the former file; None where it was whole, or there was none.
     """
 
     counts: RawCounts
@@ -113,6 +125,7 @@ class TerminalRunsResult:
     unknown_columns: list[str]
     absent_columns: list[str]
     unchanged: bool
+    damage: Damage | None = None
 
 
 def materialize_terminal_runs(
@@ -130,7 +143,8 @@ def materialize_terminal_runs(
     Runs that the former file holds and the source no longer has are carried forward with ``deleted_at``. What becomes
     of their content, and of messages that are marked deleted, the policy says. A run that moved to another partition
     stays until that one has seen it. Where the runs need not be read to know that the file would be the same, they are
-    not: only the ledger's times change.
+    not: only the ledger's times change. Where the former file is damaged, all is read from the source, the file is kept
+    aside, and the result says which runs are lost with it.
 
     Args:
         hour: start of the partition, UTC.
@@ -145,7 +159,29 @@ def materialize_terminal_runs(
         SourceError: the source cannot be read.
         SinkError: a sink cannot be written; the former file stays.
     """
+    attempt = partial(_materialize, hour, source, store, database, deleted, start, dagster_run_id)
+    try:
+        return attempt(look_for_damage=False)
+    except SinkError:
+        # Whether it was the file or the storage is asked only now: it takes reading all of the file.
+        if damage_of(store, TERMINAL_RUNS, hour) is None:
+            raise
+    return attempt(look_for_damage=True)
+
+
+def _materialize(
+    hour: datetime,
+    source: LettaSource,
+    store: ParquetStore,
+    database: TrajectoryDatabase,
+    deleted: Deleted,
+    start: datetime | None,
+    dagster_run_id: str | None,
+    *,
+    look_for_damage: bool,
+) -> TerminalRunsResult:
     key = key_of(hour)
+    damage: Damage | None = None
     with database.partition(TERMINAL_RUNS.name, key) as partition, source.snapshot() as snapshot:
         end = hour + HOUR
         fingerprint = fingerprints(snapshot, hour, end).get(hour, EMPTY)
@@ -176,10 +212,14 @@ def materialize_terminal_runs(
             record(standing.counts, written.sha256)
             store.tidy(TERMINAL_RUNS, hour)
         else:
-            counts = RawCounts()
+            damage = set_aside(store, hour) if look_for_damage else None
+            counts = RawCounts(lost_before=_lost_before(partition))
             partitions = (start and floor(start), floor(snapshot.taken_at))
-            rows = _rows(hour, snapshot, store, database, counts, deleted, partitions)
+            former = None if damage else store
+            rows = _rows(hour, snapshot, former, database, counts, deleted, partitions)
             with read_ahead(rows) as batches, store.prepare(TERMINAL_RUNS, hour, batches) as prepared:
+                if damage:
+                    damage.lost = counts.lost = lost_runs(partition, snapshot, counts.run_ids)
                 held = [*counts.run_ids, *counts.carried]
                 partition.place(Sightings(snapshot.taken_at, present=held, awaited=counts.awaited, left=counts.left))
                 record(counts.by_name(), prepared.sha256)
@@ -192,7 +232,13 @@ def materialize_terminal_runs(
         catalogue.unknown_columns,
         catalogue.absent_columns,
         unchanged=standing is not None,
+        damage=damage,
     )
+
+
+def _lost_before(partition: PartitionTransaction) -> int:
+    entry = partition.entry(TERMINAL_RUNS.name)
+    return entry["counts"].get(LOST, 0) if entry else 0
 
 
 def _counts_of(standing: UnchangedRawRows) -> RawCounts:
@@ -207,13 +253,14 @@ def _counts_of(standing: UnchangedRawRows) -> RawCounts:
         deleted_and_kept=counts[DELETED_AND_KEPT],
         run_ids=set(standing.run_ids).difference(standing.gone),
         carried=list(standing.gone),
+        lost_before=counts.get(LOST, 0),
     )
 
 
 def _rows(
     hour: datetime,
     snapshot: Snapshot,
-    store: ParquetStore,
+    former_rows: ParquetStore | None,
     database: TrajectoryDatabase,
     counts: RawCounts,
     policy: Deleted,
@@ -222,12 +269,14 @@ def _rows(
     for batch in snapshot.terminal_runs(hour, hour + HOUR):
         counts.add(batch)
         yield _by_policy(batch, policy, counts)
-    former = {run_id for batch in store.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in _run_ids(batch)}
+    if former_rows is None:
+        return
+    former = {run_id for batch in former_rows.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in _run_ids(batch)}
     _look_for(sorted(former - counts.run_ids), key_of(hour), snapshot, database, counts, partitions)
     if not (counts.carried or counts.awaited):
         return
     gone, awaited = (pa.array(run_ids, pa.string()) for run_ids in (counts.carried, counts.awaited))
-    for batch in store.read(TERMINAL_RUNS, hour):
+    for batch in former_rows.read(TERMINAL_RUNS, hour):
         for run_ids, marked in ((gone, _deleted), (awaited, _not_deleted)):
             kept = batch.filter(pc.is_in(batch.column("run_id"), value_set=run_ids))
             if kept.num_rows:

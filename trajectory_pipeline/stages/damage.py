@@ -1,0 +1,66 @@
+"""Raw rows that were damaged in the storage: what was lost with them.
+
+Belongs here: keeping the damaged file aside, and which of its runs nobody has any more. Does not belong here: reading
+the others again (``stages.terminal_runs``), and telling damage from a storage that fails (``sinks.damaged``).
+"""
+
+from collections.abc import Set
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from trajectory_pipeline.letta.source import Snapshot
+from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.sinks.damaged import damage_of, keep_aside
+from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.sinks.partition import PartitionTransaction
+from trajectory_pipeline.sinks.places import placed_in
+
+
+@dataclass
+class Damage:
+    """A former file that could not be read.
+
+    Attributes:
+        error: what is wrong with it.
+        aside: URI of the copy of it that is kept.
+        lost: runs that were in it and that the source does not have.
+    """
+
+    error: str
+    aside: str
+    lost: list[str] = field(default_factory=list)
+
+    def sentence(self, partition_key: str) -> str:
+        """Return what happened, for a person."""
+        lost = (
+            f"{len(self.lost)} of its runs are gone from the source: they are lost, and leave the trajectories too"
+            if self.lost
+            else "the source still has every run that was in them"
+        )
+        return (
+            f"The raw rows of {partition_key} were damaged ({self.error}) and were read again from the source: {lost}."
+            f" The damaged file is kept as {self.aside}."
+        )
+
+
+def set_aside(store: ParquetStore, hour: datetime) -> Damage | None:
+    """Keep a copy of a partition's raw rows where they are damaged; None where they are whole. For use under its lock.
+
+    The file itself stays until it is replaced: whatever breaks this off, the next materialisation finds it so again.
+
+    Raises:
+        SinkError: the storage cannot be read or written.
+    """
+    error = damage_of(store, TERMINAL_RUNS, hour)
+    return None if error is None else Damage(error, keep_aside(store, TERMINAL_RUNS, hour))
+
+
+def lost_runs(partition: PartitionTransaction, snapshot: Snapshot, present: Set[str]) -> list[str]:
+    """Return the runs that were seen last in a partition, are not in it now, and do not exist at the source.
+
+    Raises:
+        SourceError: the source cannot be read.
+        SinkError: the database cannot be read.
+    """
+    missing = sorted(set(placed_in(partition.connection, partition.partition_key)).difference(present))
+    return [run_id for run_id, where in snapshot.whereabouts(missing).items() if not where.exists]
