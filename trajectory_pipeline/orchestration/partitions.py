@@ -11,9 +11,10 @@ import dagster as dg
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.hours import KEY_FORMAT, floor, hour_of, key_of
 
+PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
-"""How Dagster marks a run that takes a range of partitions at once."""
+"""How Dagster marks a run that takes one partition, or a range of them at once."""
 
 
 def hourly_partitions(start: datetime) -> dg.HourlyPartitionsDefinition:
@@ -48,7 +49,7 @@ def range_tags(first: datetime, last: datetime) -> dict[str, str]:
 
 def hours_of_tags(tags: Mapping[str, str]) -> tuple[datetime, datetime] | None:
     """Return the first and the last hour that a run's tags name; None where they name none."""
-    single = tags.get("dagster/partition")
+    single = tags.get(PARTITION_TAG)
     start, end = (single, single) if single else (tags.get(RANGE_START_TAG), tags.get(RANGE_END_TAG))
     try:
         return (hour_of(start), hour_of(end)) if start and end else None

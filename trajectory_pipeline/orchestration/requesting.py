@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from trajectory_pipeline.hours import contiguous, key_of
-from trajectory_pipeline.orchestration.partitions import hours_of_tags, range_tags
+from trajectory_pipeline.orchestration.partitions import PARTITION_TAG, hours_of_tags, range_tags
 from trajectory_pipeline.settings import Settings
 
 RUNS_A_TICK = 10
@@ -48,6 +48,20 @@ def requests(
         )
         for first, last in chosen
     ]
+
+
+def hours_requested(run_requests: Sequence[dg.RunRequest], hours: Sequence[datetime]) -> list[datetime]:
+    """Return those of these hours that the requests name."""
+    named = [
+        found
+        for request in run_requests
+        if (found := hours_of_tags({**request.tags, **_partition_tag(request.partition_key)})) is not None
+    ]
+    return [hour for hour in hours if any(first <= hour <= last for first, last in named)]
+
+
+def _partition_tag(partition_key: str | None) -> dict[str, str]:
+    return {PARTITION_TAG: partition_key} if partition_key else {}
 
 
 def hours_under_way(instance: dg.DagsterInstance, selection: Sequence[dg.AssetKey]) -> list[Hours]:

@@ -8,6 +8,7 @@ hint of where to go on looking; delete it, and nothing is lost.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -23,11 +24,13 @@ from trajectory_pipeline.orchestration.requesting import (
     Clock,
     default_status,
     due_of,
+    hours_requested,
     requests,
     utc_now,
 )
 from trajectory_pipeline.orchestration.resources import PipelineResource
 from trajectory_pipeline.orchestration.words import counted
+from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -144,13 +147,38 @@ def build_capture_sensor(settings: Settings, clock: Clock | None = None) -> dg.S
             after = after.faster()
         found = f"{counted(len(hours), 'partition')} compared, {len(stale)} differ"
         due, held_back = due_of(context.instance, stale, CAPTURE, CAPTURE, now)
+        requested = requests(due, CAPTURE, settings.backfill_batch, "the source changed")
         return dg.SensorResult(
-            run_requests=requests(due, CAPTURE, settings.backfill_batch, "the source changed"),
+            run_requests=requested,
+            asset_events=_observations(pipeline, hours_requested(requested, due)),
             cursor=after.text(),
             skip_reason=None if due else dg.SkipReason(f"{found}{held_back}."),
         )
 
     return capture_sensor
+
+
+def _observations(pipeline: PipelineResource, hours: Sequence[datetime]) -> list[dg.AssetObservation]:
+    """Return an observation for each partition that was captured and is stale: the UI shows it before the run begins.
+
+    One that was never captured is not stale: it is missing, and shown so.
+    """
+    keys = [key_of(hour) for hour in hours]
+    captured = pipeline.database.ledger(TERMINAL_RUNS.name, keys) if keys else {}
+    return [
+        dg.AssetObservation(
+            TERMINAL_RUNS.name,
+            description="Stale: the source is not what was captured. Requested.",
+            partition=key,
+            metadata={
+                "stale": True,
+                "captured_at": dg.MetadataValue.timestamp(captured[key]["materialized_at"]),
+                "runs_then": captured[key]["counts"].get("runs"),
+            },
+        )
+        for key in keys
+        if key in captured
+    ]
 
 
 def tick_source(pipeline: PipelineResource) -> "LettaSource":

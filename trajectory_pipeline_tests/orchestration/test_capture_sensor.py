@@ -48,6 +48,8 @@ def test_empty_sinks_lack_every_partition_with_runs_and_no_other(
     found: list[datetime] = []
     while hours := requested(result := tick(settings, instance, now)):
         assert len(result.run_requests) <= RUNS_A_TICK
+        # What was never captured is missing, not stale.
+        assert result.asset_events == []
         assert not found or max(hours) < min(found)
         found.extend(hours)
         for request in result.run_requests:
@@ -148,6 +150,11 @@ def test_a_change_of_one_row_makes_its_partition_due_and_no_other(
     result = tick(captured, instance)
     assert requested(result) == [datetime(2026, 11, 20, 14, tzinfo=UTC)]
     assert [request.tags["trajectory/reason"] for request in result.run_requests] == ["the source changed"]
+    # What the UI shows of the partition until its run is over.
+    (event,) = result.asset_events
+    assert isinstance(event, dg.AssetObservation)
+    assert (event.asset_key, event.partition) == (CAPTURE[0], "2026-11-20-14:00")
+    assert event.metadata["stale"] == dg.MetadataValue.bool(True)
 
 
 def test_a_run_that_moves_to_another_hour_makes_both_due(captured: Settings, instance: dg.DagsterInstance) -> None:
