@@ -149,24 +149,15 @@ def build_assets(
         context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[PipelineResource]
     ) -> Iterator[dg.MaterializeResult[None]]:
         from trajectory_pipeline.orchestration.metadata import of_refined_outcomes
-        from trajectory_pipeline.stages.refined_outcomes import materialize_refined_outcomes
+        from trajectory_pipeline.stages.refined_outcomes import Refinement
 
         try:
-            judge, policy, budget = pipeline.judge, pipeline.policy, pipeline.budget
-            budget.require_price(judge.model, judge.base_url)
-            context.log.info(" ".join(_plan(pipeline, context.partition_keys).sentences()))
-        except PipelineError as error:
-            raise dg.Failure(str(error), allow_retries=False) from None
-        failed: dict[str, int] = {}
-
-        def one(hour: datetime) -> Mapping[str, Any]:
-            result = materialize_refined_outcomes(
-                hour,
+            refinement = Refinement(
                 pipeline.store,
                 pipeline.database,
-                judge,
-                policy,
-                budget,
+                pipeline.judge,
+                pipeline.policy,
+                pipeline.budget,
                 order=pipeline.settings.judge_order,
                 concurrency=pipeline.settings.judge_concurrency,
                 redaction_key=pipeline.redaction_key,
@@ -174,6 +165,16 @@ def build_assets(
                 dagster_run_id=context.run.run_id,
                 progress=context.log.info,
             )
+            refinement.budget.require_price(refinement.judge.model, refinement.judge.base_url)
+            context.log.info(" ".join(_plan(pipeline, context.partition_keys).sentences()))
+            # All of them at once, by the order that is set: a partition may be too small to keep a judge busy.
+            refinement.judge_partitions([hour_of(key) for key in context.partition_keys])
+        except PipelineError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+        failed: dict[str, int] = {}
+
+        def one(hour: datetime) -> Mapping[str, Any]:
+            result = refinement.publish(hour)
             for error_class, count in result.errors.items():
                 failed[error_class] = failed.get(error_class, 0) + count
             return of_refined_outcomes(result)
@@ -181,8 +182,7 @@ def build_assets(
         def check_results() -> list[dg.AssetCheckResult]:
             return [checks.verdicts(failed), checks.given_up(_given_up(pipeline))]
 
-        # Where a cap may end it, the newest go first, in each partition by the order that is set.
-        yield from _materialize(context, one, check_results, newest_first=True)
+        yield from _materialize(context, one, check_results)
 
     return [terminal_runs, trajectories, refined_outcomes]
 
@@ -232,8 +232,6 @@ def _materialize(
     context: dg.AssetExecutionContext,
     one: Callable[[datetime], Mapping[str, Any]],
     check_results: Callable[[], Sequence[dg.AssetCheckResult]] = list,
-    *,
-    newest_first: bool = False,
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Materialise each partition of the run; a bad one fails by itself, after the good ones are done.
 
@@ -245,14 +243,13 @@ def _materialize(
         context: of the run.
         one: materialises an hour and returns its metadata.
         check_results: called when all partitions are done.
-        newest_first: whether the latest partition is done first.
 
     Raises:
         dagster.Failure: some partitions failed; the text lists them.
     """
     done: dict[str, Mapping[str, Any]] = {}
     failed: dict[str, Exception] = {}
-    keys = sorted(context.partition_keys, reverse=newest_first)
+    keys = sorted(context.partition_keys)
     began = told = time.monotonic()
     try:
         for number, key in enumerate(keys, start=1):

@@ -102,6 +102,7 @@ class Judging:
         concurrency: calls under way at once.
         materialization_id: whose account is charged.
         progress: is told how far it is, now and then.
+        tallies: by partition key, of all partitions that are judged.
         consent: whose trajectories may be shown.
         turn: takes a turn under a limit that is shared with other workers; None where there is no limit.
     """
@@ -115,14 +116,16 @@ class Judging:
     concurrency: int
     materialization_id: str
     progress: Callable[[str], None]
+    tallies: Mapping[str, Tally]
     consent: Consent = EVERYBODY
     turn: Turn | None = None
-    tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
         self.worker = new_worker()
         self._caps = self.budget.caps
         self._estimate = Estimate()
+        self.left: set[Standing] = set()
+        """What ``judge_all`` has not come to an end with."""
 
     async def judge_all(self, tasks: Sequence[Standing]) -> None:
         """Reach a verdict on each of these trajectories, in this order, or say why there is none.
@@ -146,6 +149,7 @@ class Judging:
         self._began_at = self.verdicts.now()
         self._done, self._total, self._told_at = 0, len(tasks), time.monotonic()
         waiting = deque(tasks)
+        self.left = set(tasks)
         try:
             async with self.judge.session(
                 turn=self.turn, half_open=self._was_down(), concurrency=self.concurrency
@@ -182,7 +186,7 @@ class Judging:
                     self._stopped = True
                     failures.append(error)
                     return
-                self._done += 1
+                self._finish(task)
                 if time.monotonic() - self._told_at > _TELL_EVERY_SECONDS:
                     self._tell()
 
@@ -205,9 +209,17 @@ class Judging:
 
     def _tell(self) -> None:
         self._told_at = time.monotonic()
-        held = self.tally.held_back.total()
+        held = sum(tally.held_back.total() for tally in self.tallies.values())
+        cost = sum((tally.cost_usd for tally in self.tallies.values()), Decimal(0))
         words = f", {held} held back by a cap" if held else ""
-        self.progress(f"{self._done} of {self._total} trajectories judged, {self.tally.cost_usd} USD{words}")
+        self.progress(f"{self._done} of {self._total} trajectories judged, {cost} USD{words}")
+
+    def _tally(self, task: Standing) -> Tally:
+        return self.tallies[task.partition_key]
+
+    def _finish(self, task: Standing) -> None:
+        self.left.discard(task)
+        self._done += 1
 
     async def _left_by_others(self, tasks: Sequence[Standing]) -> "deque[Standing]":
         """Wait for verdicts that other workers are at; returns those that nobody is at any more and that are due."""
@@ -225,8 +237,8 @@ class Judging:
                 if verdict is not None and (
                     verdict["verdict_status"] in FINAL_STATUSES or verdict["updated_at"] >= self._began_at
                 ):
-                    self.tally.elsewhere += 1
-                    self._done += 1
+                    self._tally(task).elsewhere += 1
+                    self._finish(task)
                     del open_tasks[task.verdict_key]
                 else:
                     left.append(task)
@@ -246,7 +258,7 @@ class Judging:
                 room = exhausted.no_room.room
                 held_back = {"held_back_usd": room.usd, "held_back_tokens": room.tokens}
                 said = _deferred(exhausted)
-                self.tally.held_back[exhausted.no_room.cap.name] += 1
+                self._tally(task).held_back[exhausted.no_room.cap.name] += 1
             except (PipelineError, _Elsewhere, _Stopped):
                 raise
             except Exception as error:
@@ -254,7 +266,7 @@ class Judging:
                 said = failed("internal_error", f"a fault of trajectory-pipeline: {type(error).__name__}: {error}")
             finally:
                 attempts = list(made.values())
-                self._count(attempts)
+                self._count(attempts, self._tally(task))
                 await self._forget([attempt for attempt in attempts if attempt.duration_ns is None])
             verdict = {
                 "run_id": task.run_id,
@@ -310,7 +322,7 @@ class Judging:
         async def ask(messages: Sequence[dict[str, str]], answer_type: type[Answer]) -> Asked[Answer]:
             return await session.ask(messages, answer_type, calls.began, calls.ended)
 
-        self.tally.asked += case.calls > 0
+        self._tally(task).asked += case.calls > 0
         await until_stored.enter_async_context(self._open)
         return await deliberate(case, task.heuristic_outcome, ask)
 
@@ -370,8 +382,7 @@ class Judging:
         found = self.verdicts.documents(run_ids)
         return [found.get(run_id) for run_id in run_ids]
 
-    def _count(self, attempts: Sequence[Attempt]) -> None:
-        tally = self.tally
+    def _count(self, attempts: Sequence[Attempt], tally: Tally) -> None:
         tally.calls += len(attempts)
         tally.unpriced_calls += sum(
             attempt.cost_usd is None for attempt in attempts if attempt.result not in ("error", "lost")

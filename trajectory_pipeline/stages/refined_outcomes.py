@@ -6,7 +6,7 @@ here: how calls overlap and are paid (``stages.judging``), what is asked and wha
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -69,6 +69,175 @@ class RefinementResult(Tally):
     written: Written | None = None
 
 
+@dataclass
+class Refinement:
+    """The judging of partitions together, and then of each what it holds.
+
+    Together, so that as many calls are under way as may be however small the partitions are. A verdict is stored the
+    moment it is known; a call that failed leaves a verdict that says so, without any score, and is tried again at the
+    next materialisation; so is what a cap held back.
+
+    Attributes:
+        store: where the Parquet files are.
+        database: where trajectories are, and verdicts and attempts go.
+        judge: who is asked.
+        policy: under which.
+        budget: within which.
+        order: which trajectories go first, over all partitions.
+        concurrency: calls under way at once.
+        redaction_key: of placeholders for secrets; None for the one that the database keeps.
+        consent: whose trajectories may be shown.
+        dagster_run_id: for the ledger; all partitions of a Dagster run are one materialisation to the budget.
+        progress: is told how far it is, now and then.
+    """
+
+    store: ParquetStore
+    database: TrajectoryDatabase
+    judge: Judge
+    policy: RefinementPolicy
+    budget: Budget
+    order: Order = "newest"
+    concurrency: int = 16
+    redaction_key: bytes | None = None
+    consent: Consent = EVERYBODY
+    dagster_run_id: str | None = None
+    progress: Callable[[str], None] = field(default=lambda _: None, repr=False)
+
+    def __post_init__(self) -> None:
+        self._materialization_id = self.dagster_run_id or str(uuid4())
+        self._results: dict[str, RefinementResult] = {}
+        self._failures: dict[str, Exception] = {}
+        self._tasks: dict[str, list[Standing]] = {}
+
+    def judge_partitions(self, hours: Sequence[datetime]) -> None:
+        """Judge the trajectories of partitions that have no verdict under the policy yet, as far as the budget goes.
+
+        What keeps a partition from being judged to its end is raised by its ``publish``.
+
+        Args:
+            hours: starts of the partitions, UTC.
+
+        Raises:
+            SinkError: a sink cannot be read.
+            JudgeError: the model has no known price, and that is not allowed.
+        """
+        self.budget.require_price(self.judge.model, self.judge.base_url)
+        policy = replace(self.policy, redaction_key=self.redaction_key or lasting_redaction_key(self.database))
+        limit = RateLimit(
+            without_credentials(self.judge.base_url),
+            self.judge.model,
+            self.judge.requests_per_minute,
+            self.judge.tokens_per_minute,
+        )
+        keys = [key_of(hour) for hour in hours if self._is_there(hour)]
+        with (
+            open_verdicts(self.database) as verdicts,
+            open_verdicts(self.database) as calls,
+            open_turns(self.database, limit) as turn,
+        ):
+            verdicts.use_policy(policy.policy_id, policy.definition, policy.model)
+            due = self._due(standings(verdicts.connection, policy.policy_id, keys, self.order))
+            judging = Judging(
+                parquet=self.store,
+                verdicts=verdicts,
+                accounts=calls.connection,
+                judge=self.judge,
+                policy=policy,
+                budget=self.budget,
+                concurrency=self.concurrency,
+                materialization_id=self._materialization_id,
+                progress=self.progress,
+                tallies=self._results,
+                turn=turn,
+                consent=self.consent,
+            )
+            if due:
+                try:
+                    _run(judging.judge_all(due))
+                except Exception as error:
+                    # Those that are judged to their end are none the worse for it.
+                    self._failures |= dict.fromkeys({task.partition_key for task in judging.left}, error)
+        for key in keys:
+            result = self._results[key]
+            result.reused += result.elsewhere
+
+    def publish(self, hour: datetime) -> RefinementResult:
+        """Write what a partition holds after it was judged; returns what was done and what it cost.
+
+        Raises:
+            SinkError: a sink cannot be read or written; verdicts stored so far stay, and calls under way were waited
+                for.
+            ProviderDownError: the judge's provider is down; verdicts stored so far stay, and the rest was not asked.
+            PipelineError: the partition has no trajectories yet.
+        """
+        key = key_of(hour)
+        if key in self._failures:
+            raise self._failures[key]
+        result, tasks = self._results[key], self._tasks[key]
+        with (
+            self.database.partition(REFINED_OUTCOMES.name, key) as partition,
+            writing(partition.url, f"Erasing verdicts of {key}"),
+        ):
+            erase_verdicts_of(partition.connection, key)
+        with open_verdicts(self.database) as verdicts:
+            result.caps = self._caps(verdicts, {task.organization_id for task in tasks})
+            rows = _batches(verdicts, sorted(task.key for task in tasks), result)
+            with (
+                self.database.partition(REFINED_OUTCOMES.name, key) as partition,
+                self.store.prepare(REFINED_OUTCOMES, hour, rows) as prepared,
+            ):
+                partition.record(
+                    LedgerEntry(
+                        asset=REFINED_OUTCOMES.name,
+                        partition_key=key,
+                        result="complete",
+                        counts={**result.statuses, "calls": result.calls},
+                        content_digest=prepared.sha256,
+                        schema_version=SCHEMA_VERSION,
+                        dagster_run_id=self.dagster_run_id,
+                    )
+                )
+                result.written = prepared.publish()
+        return result
+
+    def _is_there(self, hour: datetime) -> bool:
+        key = key_of(hour)
+        if not self.store.exists(TRAJECTORIES, hour):
+            self._failures[key] = PipelineError(
+                f"There are no trajectories of {key} in {self.store.uri}: materialise trajectories of that partition"
+                " first."
+            )
+            return False
+        self._results[key], self._tasks[key] = RefinementResult(), []
+        return True
+
+    def _due(self, tasks: Sequence[Standing]) -> list[Standing]:
+        """Return those that are asked about, in their order."""
+        due: list[Standing] = []
+        for task in tasks:
+            self._tasks[task.partition_key].append(task)
+            result = self._results[task.partition_key]
+            if task.due:
+                result.why[WHY[task.standing]] += 1
+            if task.due or _may_be_shown_now(task, self.consent):
+                due.append(task)
+            else:
+                result.reused += 1
+        return due
+
+    def _caps(self, verdicts: VerdictStore, organizations: Collection[str | None]) -> list[tuple[Cap, Account]]:
+        """Return the caps with their accounts as they stand; that of an organisation for each of them."""
+        day = day_of(verdicts.now())
+        caps: list[tuple[Cap, Account]] = []
+        for cap in self.budget.caps:
+            of_one = cap.scope == "organization"
+            for organization in sorted(organizations, key=str) if of_one else [None]:
+                held = accounts(verdicts.connection, day, organization, self._materialization_id)
+                words = f"{cap.words}: {organization or 'none recorded'}" if of_one else cap.words
+                caps.append((replace(cap, words=words), held.get(cap.scope, Account())))
+        return caps
+
+
 def materialize_refined_outcomes(
     hour: datetime,
     store: ParquetStore,
@@ -76,32 +245,9 @@ def materialize_refined_outcomes(
     judge: Judge,
     policy: RefinementPolicy,
     budget: Budget,
-    *,
-    order: Order = "newest",
-    concurrency: int = 16,
-    redaction_key: bytes | None = None,
-    consent: Consent = EVERYBODY,
-    dagster_run_id: str | None = None,
-    progress: Callable[[str], None] | None = None,
+    **more: Any,
 ) -> RefinementResult:
-    """Judge a partition's trajectories that have no verdict under the policy yet, as far as the budget goes.
-
-    A verdict is stored the moment it is known; a call that failed leaves a verdict that says so, without any score,
-    and is tried again at the next materialisation; so is what a cap held back.
-
-    Args:
-        hour: start of the partition, UTC.
-        store: where the Parquet files are.
-        database: where trajectories are, and verdicts and attempts go.
-        judge: who is asked.
-        policy: under which.
-        budget: within which.
-        order: which trajectories go first.
-        concurrency: calls under way at once.
-        redaction_key: of placeholders for secrets; None for the one that the database keeps.
-        consent: whose trajectories may be shown.
-        dagster_run_id: for the ledger; all partitions of a Dagster run are one materialisation to the budget.
-        progress: is told how far it is, now and then.
+    """Judge one partition, and write what it holds: see ``Refinement``, whose other attributes may be given as well.
 
     Raises:
         SinkError: a sink cannot be read or written; verdicts stored so far stay, and calls under way are waited for.
@@ -109,69 +255,9 @@ def materialize_refined_outcomes(
         ProviderDownError: the judge's provider is down; verdicts stored so far stay, and the rest was not asked.
         PipelineError: the partition has no trajectories yet.
     """
-    key = key_of(hour)
-    if not store.exists(TRAJECTORIES, hour):
-        raise PipelineError(
-            f"There are no trajectories of {key} in {store.uri}: materialise trajectories of that partition first."
-        )
-    budget.require_price(judge.model, judge.base_url)
-    policy = replace(policy, redaction_key=redaction_key or lasting_redaction_key(database))
-    result = RefinementResult()
-    limit = RateLimit(
-        without_credentials(judge.base_url), judge.model, judge.requests_per_minute, judge.tokens_per_minute
-    )
-    with (
-        open_verdicts(database) as verdict_store,
-        open_verdicts(database) as calls,
-        open_turns(database, limit) as turn,
-    ):
-        verdict_store.use_policy(policy.policy_id, policy.definition, policy.model)
-        tasks = standings(verdict_store.connection, policy.policy_id, [key], order)
-        due = [task for task in tasks if task.due]
-        result.why.update(WHY[task.standing] for task in due)
-        due = [task for task in tasks if task.due or _may_be_shown_now(task, consent)]
-        judging = Judging(
-            parquet=store,
-            verdicts=verdict_store,
-            accounts=calls.connection,
-            judge=judge,
-            policy=policy,
-            budget=budget,
-            concurrency=concurrency,
-            materialization_id=dagster_run_id or str(uuid4()),
-            progress=progress or (lambda _: None),
-            turn=turn,
-            tally=result,
-            consent=consent,
-        )
-        if due:
-            _run(judging.judge_all(due))
-        result.reused = len(tasks) - len(due) + result.elsewhere
-        with (
-            database.partition(REFINED_OUTCOMES.name, key) as partition,
-            writing(partition.url, f"Erasing verdicts of {key}"),
-        ):
-            erase_verdicts_of(partition.connection, key)
-        held = accounts(verdict_store.connection, day_of(verdict_store.now()), None, judging.materialization_id)
-        result.caps = [(cap, held.get(cap.scope, Account())) for cap in budget.caps if cap.scope != "organization"]
-        rows = _batches(verdict_store, sorted(task.key for task in tasks), result)
-        with (
-            database.partition(REFINED_OUTCOMES.name, key) as partition,
-            store.prepare(REFINED_OUTCOMES, hour, rows) as prepared,
-        ):
-            partition.record(
-                LedgerEntry(
-                    asset=REFINED_OUTCOMES.name,
-                    partition_key=key,
-                    result="complete",
-                    counts={**result.statuses, "calls": result.calls},
-                    content_digest=prepared.sha256,
-                    schema_version=SCHEMA_VERSION,
-                    dagster_run_id=dagster_run_id,
-                )
-            )
-            result.written = prepared.publish()
-    return result
+    refinement = Refinement(store, database, judge, policy, budget, **more)
+    refinement.judge_partitions([hour])
+    return refinement.publish(hour)
 
 
 def _may_be_shown_now(task: Standing, consent: Consent) -> bool:

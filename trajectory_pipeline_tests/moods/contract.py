@@ -25,8 +25,10 @@ def books_agree(pipeline: Pipeline, books: Mapping[str, Any]) -> Iterator[str]:
     attempts = pipeline.ask("SELECT * FROM trajectory.verdict_attempts")
     if books["in_flight"]:
         yield f"{books['in_flight']} calls are open at the server"
-    if books["received"] != len(attempts):
-        yield f"the server received {books['received']} calls, and there are {len(attempts)} attempts"
+    lost = [attempt["cost_usd"] for attempt in attempts if attempt["result"] == "lost"]
+    # One that was given up may never have reached the server.
+    if not len(attempts) - len(lost) <= books["received"] <= len(attempts):
+        yield f"the server received {books['received']} calls; of {len(attempts)} attempts {len(lost)} are lost"
     charged = {f"req_{call['id'].rpartition('-')[2]}": Decimal(call["cost_usd"]) for call in books["calls"]}
     for attempt in attempts:
         if attempt["result"] == "lost":
@@ -41,8 +43,7 @@ def books_agree(pipeline: Pipeline, books: Mapping[str, Any]) -> Iterator[str]:
         elif their != (ours or Decimal(0)) and not (ours is None and attempt["result"] != "error"):
             yield f"{attempt['attempt_id']} costs {ours} and the server charged {their}"
     # Which of the server's calls the lost ones are nobody knows: they are looked at all together.
-    lost = [attempt["cost_usd"] for attempt in attempts if attempt["result"] == "lost"]
-    if len(charged) != len(lost) or sum(charged.values(), Decimal(0)) > sum(lost, Decimal(0)):
+    if len(charged) > len(lost) or sum(charged.values(), Decimal(0)) > sum(lost, Decimal(0)):
         yield f"{len(lost)} calls are lost at {sum(lost)} USD, and {len(charged)} at the server are not in our books"
     spent, cost = sum((counted(attempt).usd for attempt in attempts), Decimal(0)), _sum(attempts)
     for scope in ("day", "organization", "materialization"):

@@ -12,13 +12,13 @@ from trajectory_pipeline.simulated_judge import FAULTS
 
 PARAMS: dict[str, dict[str, Any]] = {
     "slow": {"seconds": 0.05},
-    "late_answer": {"seconds": 2.0},
+    "late_answer": {"seconds": 4.0},
     "rate_limit": {"retry_after": 0.05},
     "rate_limit_date": {"retry_after": 0.0},
     "rate_limit_ms": {"retry_after_ms": 20},
     "limit_used_up": {"seconds": 0.05},
 }
-TIMEOUTS = {"hang": 1.0, "late_answer": 1.0, "slow_drip": 1.0}
+TIMEOUTS = {"hang": 2.0, "late_answer": 2.0, "slow_drip": 2.0}
 """Seconds that a call may take, where it is the fault that it takes longer; 30 in all other moods."""
 
 ALWAYS, SOMETIMES = 1, 3

@@ -138,11 +138,12 @@ class Sweep:
         told.broken += contract.kept(before, contract.verdicts(pipeline))
 
     def _refine(self, pipeline: Pipeline, hours: Sequence[datetime]) -> int:
-        """Judge hours, the latest first; returns how many were left because the provider was down."""
+        """Judge hours as one range; returns how many were left because the provider was down."""
+        refinement = pipeline.refine_range(hours)
         down = 0
-        for hour in sorted(hours, reverse=True):
+        for hour in hours:
             try:
-                pipeline.refine(hour)
+                refinement.publish(hour)
             except ProviderDownError:
                 down += 1
         return down

@@ -1,7 +1,7 @@
 """The three stages over databases and a folder of a test's own, without Dagster, and short ways to look at results."""
 
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from trajectory_pipeline.simulated_judge import JUDGE_MODEL
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.sinks.standing import Order
-from trajectory_pipeline.stages.refined_outcomes import RefinementResult, materialize_refined_outcomes
+from trajectory_pipeline.stages.refined_outcomes import Refinement, RefinementResult, materialize_refined_outcomes
 from trajectory_pipeline.stages.terminal_runs import Deleted, TerminalRunsResult, materialize_terminal_runs
 from trajectory_pipeline.stages.trajectories import TrajectoriesResult, materialize_trajectories
 
@@ -96,6 +96,21 @@ class Pipeline:
             Budget(**self.budget),
             **{"order": self.order, "concurrency": self.concurrency, "consent": self.consent, **more},
         )
+
+    def refine_range(self, hours: Sequence[datetime]) -> Refinement:
+        """Judge partitions together, as a run of a range does; what each holds is published by the caller."""
+        refinement = Refinement(
+            self.store,
+            self.database,
+            self.judge,
+            self.policy,
+            Budget(**self.budget),
+            order=self.order,
+            concurrency=self.concurrency,
+            consent=self.consent,
+        )
+        refinement.judge_partitions(hours)
+        return refinement
 
     def capture(self, *hours: datetime) -> list[TrajectoriesResult]:
         """Read and convert partitions, all of one stage first, as a range run does."""
