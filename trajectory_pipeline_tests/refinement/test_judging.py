@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.errors import PipelineError, ProviderDownError, SinkError
+from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.orchestration.metadata import of_refined_outcomes
 from trajectory_pipeline.refinement import deliberate as deliberation
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.simulated_judge import SimulatedJudge
 from trajectory_pipeline.stages import judging
 from trajectory_pipeline_tests.stages.pipeline import Pipeline, Row, only, program_that_judges
@@ -417,3 +419,54 @@ def test_no_more_is_open_than_calls_and_answers_to_store(
     captured.refine(HOUR, concurrency=concurrency)
     most = only(captured.ask("SELECT max(open) AS n FROM trajectory.seen"))["n"]
     assert concurrency <= most <= concurrency + 1
+
+
+def test_partitions_of_a_range_are_judged_together_and_written_each_by_itself(pipeline: Pipeline) -> None:
+    """The server answers nobody until the calls of both partitions are under way."""
+    hours = sorted(sample_partitions(), key=lambda hour: sample_partitions()[hour])[-3:-1]
+    missing = HOUR
+    pipeline.capture(*hours)
+    wanted, under_way = eligible(pipeline), 0
+    changed = threading.Condition()
+
+    def answering(_: int) -> tuple[int, Any, dict[str, str]]:
+        nonlocal under_way
+        with changed:
+            under_way += 1
+            changed.notify_all()
+            together = changed.wait_for(lambda: under_way == wanted, timeout=30)
+        return 200 if together else 500, completion(json.dumps(ANSWER)), {}
+
+    with Provider(answering) as provider:
+        pipeline.judge_url, pipeline.model, pipeline.budget = provider.url, "some-model", {"allow_unpriced": True}
+        pipeline.concurrency = wanted
+        refinement = pipeline.refine_range([*hours, missing])
+    results = [refinement.publish(hour) for hour in hours]
+    assert under_way == wanted == sum(result.calls for result in results)
+    for hour, result in zip(hours, results, strict=True):
+        assert (
+            sum(result.statuses.values()) == len(pipeline.parquet(REFINED_OUTCOMES, hour)) == sample_partitions()[hour]
+        )
+        assert result.errors == {}
+    with pytest.raises(PipelineError, match="There are no trajectories of"):
+        refinement.publish(missing)
+
+
+def test_a_partition_that_was_judged_before_the_provider_went_down_is_written(
+    pipeline: Pipeline, judge: SimulatedJudge
+) -> None:
+    newer, older = sorted(sample_partitions(), reverse=True)[:2]
+    pipeline.capture(newer, older)
+    pipeline.concurrency = 1
+    pipeline.judge_settings = {"first_pause_seconds": 0.01, "breaker_after": 2, "max_attempts": 1}
+    first = only(
+        pipeline.ask(
+            "SELECT count(*) AS n FROM trajectory.trajectories WHERE partition_key = %s AND message_count > 0",
+            key_of(newer),
+        )
+    )["n"]
+    judge.plan_faults([{"fault": "slow", "times": first, "params": {"seconds": 0.0}}, {"fault": "server_error"}])
+    refinement = pipeline.refine_range([older, newer])
+    assert refinement.publish(newer).errors == {}
+    with pytest.raises(ProviderDownError):
+        refinement.publish(older)
