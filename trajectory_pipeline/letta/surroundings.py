@@ -84,4 +84,14 @@ def surroundings(snapshot: Snapshot, start: datetime, end: datetime) -> str:
             f" SELECT kind, concat_ws(':', rows, sum) AS summary FROM ({' UNION ALL '.join(sums)}) p ORDER BY kind",
         )
         summary = found.to_pylist()
+    return _digest(snapshot, summary)
+
+
+def surroundings_of_none(snapshot: Snapshot) -> str:
+    """Return a digest (64 hex digits) of what surrounds no run, without any query: the catalogue alone."""
+    return _digest(snapshot, [])
+
+
+def _digest(snapshot: Snapshot, summary: list[dict[str, Any]]) -> str:
+    catalogue = snapshot.catalogue
     return hashlib.sha256(json.dumps([catalogue.schema, catalogue.columns, summary]).encode()).hexdigest()

@@ -86,6 +86,16 @@ class Prepared:
                 self._filesystem.put_file(str(self._temporary), self._path)
         return Written(self.uri, self.rows, self.bytes, self.sha256, replaced)
 
+    @property
+    def is_first_and_empty(self) -> bool:
+        """Whether the file has no rows, and there is no former one.
+
+        Raises:
+            SinkError: that cannot be told.
+        """
+        with storage.reading(self.uri):
+            return not self.rows and not self._filesystem.exists(self._path)
+
     @cached_property
     def is_published(self) -> bool:
         """Whether the former file is the same already.
@@ -252,8 +262,8 @@ class ParquetStore:
         with storage.reading(self.path_of(table, hour)):
             if not filesystem.exists(path):
                 return None
-            with filesystem.open(path, "rb") as handle, pq.ParquetFile(handle) as file:
-                return int(file.metadata.num_rows)
+            with filesystem.open(path, "rb") as handle:
+                return int(pq.read_metadata(handle).num_rows)
 
     def filesystem(self, table: Table, hour: datetime) -> tuple[fsspec.AbstractFileSystem, str]:
         """Return the filesystem of a partition's file, and its path there.

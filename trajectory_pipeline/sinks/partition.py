@@ -135,6 +135,8 @@ class PartitionTransaction:
         self._apart = apart
         self._asset = asset
         self._key = partition_key
+        self._entries: dict[str, dict[str, Any] | None] = {}
+        self._was_unknown = False
         with writing(url, f"Waiting for {asset} {partition_key}"):
             connection.execute(_LOCK, [lock_name(asset, partition_key)])
             if reads is not None:
@@ -165,14 +167,15 @@ class PartitionTransaction:
 
     def entry(self, asset: str) -> dict[str, Any] | None:
         """Return the ledger's entry of an asset's partition; None where there is none."""
-        with (
-            writing(self._url, f"Reading the ledger of {self._key}"),
-            self._connection.cursor(row_factory=dict_row) as cursor,
-        ):
-            return cursor.execute(
-                "SELECT * FROM trajectory.partitions WHERE asset = %s AND partition_key = %s",
-                [asset, self._key],
-            ).fetchone()
+        if asset not in self._entries:
+            with (
+                writing(self._url, f"Reading the ledger of {self._key}"),
+                self._connection.cursor(row_factory=dict_row) as cursor,
+            ):
+                self._entries[asset] = cursor.execute(
+                    "SELECT * FROM trajectory.partitions WHERE asset = %s AND partition_key = %s", [asset, self._key]
+                ).fetchone()
+        return self._entries[asset]
 
     def lock(self, asset: str, partition_key: str) -> None:
         """Keep others from writing one more partition until this transaction ends; waits for who does."""
@@ -202,6 +205,13 @@ class PartitionTransaction:
             row = self._connection.execute(_MERGE, [self._key]).fetchone()
         staged, inserted, updated = row or (0, 0, 0)
         return Merged(inserted, updated, staged - inserted - updated, removed)
+
+    def clear(self) -> Merged:
+        """Take out what the partition holds, trajectories and quarantine: no run is in it."""
+        with writing(self._url, f"Writing trajectories of {self._key}"):
+            removed = self.remove("t.partition_key = %s", self._key)
+            self._connection.execute("DELETE FROM trajectory.quarantine WHERE partition_key = %s", [self._key])
+        return Merged(inserted=0, updated=0, unchanged=0, removed=removed)
 
     def set_quarantine(self, rows: Sequence[Row]) -> None:
         """Make the partition's quarantine equal to these runs: a mended one leaves, a known one keeps its first date.
@@ -251,9 +261,10 @@ class PartitionTransaction:
         """Put the partition's file in place: the last thing before the commit.
 
         A note of it is committed first, by a connection of its own, and goes with this transaction: if the process
-        ends in between, file and rows differ, and the note makes the partition be materialised again.
+        ends in between, file and rows differ, and the note makes the partition be materialised again. Of a
+        partition that was not there, no file and an empty one hold the same: no note is needed of that.
         """
-        if not prepared.is_published:
+        if not prepared.is_published and not (self._was_unknown and prepared.is_first_and_empty):
             with writing(self._url, f"Noting that the file of {self._key} is replaced"):
                 with self._apart() as apart:
                     note = places.note(apart, self._asset, self._key, "a materialisation did not end")
@@ -263,7 +274,9 @@ class PartitionTransaction:
     def record(self, entry: LedgerEntry) -> None:
         """Write the partition's ledger entry; what was noted before this transaction began is settled."""
         with writing(self._url, f"Writing the ledger of {self._key}"):
+            self._was_unknown = self.entry(entry.asset) is None
             places.forget(self._connection, self._notes)
+            self._entries.pop(entry.asset)
             self._connection.execute(_RECORD, {**asdict(entry), "counts": write(dict(entry.counts))})
 
 

@@ -4,7 +4,7 @@ Belongs here: what is carried forward from the former file, and the ledger entry
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -17,7 +17,7 @@ from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.hours import HOUR, floor, key_of
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.source import LettaSource, Snapshot
-from trajectory_pipeline.letta.surroundings import surroundings
+from trajectory_pipeline.letta.surroundings import surroundings, surroundings_of_none
 from trajectory_pipeline.overlap import read_ahead
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
@@ -185,7 +185,9 @@ def _materialize(
     with database.partition(TERMINAL_RUNS.name, key) as partition, source.snapshot() as snapshot:
         end = hour + HOUR
         fingerprint = fingerprints(snapshot, hour, end).get(hour, EMPTY)
-        made_with = hashlib.sha256(f"{surroundings(snapshot, hour, end)} {made_by()}".encode()).hexdigest()
+        # Most hours of a year may have no runs: then nothing more is asked about them.
+        around = surroundings_of_none(snapshot) if fingerprint == EMPTY else surroundings(snapshot, hour, end)
+        made_with = hashlib.sha256(f"{around} {made_by()}".encode()).hexdigest()
 
         def record(counts: Mapping[str, int], content_digest: str) -> None:
             partition.record(
@@ -215,8 +217,9 @@ def _materialize(
             damage = set_aside(store, hour) if look_for_damage else None
             counts = RawCounts(lost_before=_lost_before(partition))
             partitions = (start and floor(start), floor(snapshot.taken_at))
+            present = () if fingerprint == EMPTY else snapshot.terminal_runs(hour, end)
             former = None if damage else store
-            rows = _rows(hour, snapshot, former, database, counts, deleted, partitions)
+            rows = _rows(present, hour, snapshot, former, database, counts, deleted, partitions)
             with read_ahead(rows) as batches, store.prepare(TERMINAL_RUNS, hour, batches) as prepared:
                 if damage:
                     damage.lost = counts.lost = lost_runs(partition, snapshot, counts.run_ids)
@@ -258,6 +261,7 @@ def _counts_of(standing: UnchangedRawRows) -> RawCounts:
 
 
 def _rows(
+    present: Iterable[pa.RecordBatch],
     hour: datetime,
     snapshot: Snapshot,
     former_rows: ParquetStore | None,
@@ -266,7 +270,7 @@ def _rows(
     policy: Deleted,
     partitions: Partitions,
 ) -> Iterator[pa.RecordBatch]:
-    for batch in snapshot.terminal_runs(hour, hour + HOUR):
+    for batch in present:
         counts.add(batch)
         yield _by_policy(batch, policy, counts)
     if former_rows is None:

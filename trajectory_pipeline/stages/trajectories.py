@@ -132,11 +132,15 @@ def materialize_trajectories(
     ):
         raw = partition.entry(TERMINAL_RUNS.name) or {}
         # Under the lock: they could be pruned between a look and the reading.
-        _require_raw_rows(hour, raw, store)
+        raw_runs = _require_raw_rows(hour, raw, store)
         raw_digest = raw.get("content_digest")
         standing = unchanged_trajectories(hour, partition, store, input_digest=raw_digest, made_with=made_by())
         prepared: Prepared | None = None
-        if standing is None:
+        if standing is None and not raw_runs:
+            prepared = stack.enter_context(store.prepare(TRAJECTORIES, hour, ()))
+            result.merged = partition.clear()
+            content_digest = prepared.sha256
+        elif standing is None:
             with (
                 partition.staging() as staging,
                 database.kept_open() as looking,
@@ -173,15 +177,18 @@ def materialize_trajectories(
     return result
 
 
-def _require_raw_rows(hour: datetime, entry: Mapping[str, Any], store: ParquetStore) -> None:
+def _require_raw_rows(hour: datetime, entry: Mapping[str, Any], store: ParquetStore) -> int:
+    """Return how many raw rows there are; having none is not the same as being without them."""
     first = "materialise terminal_runs of that partition first"
     if entry.get("result") == PRUNED:
         raise PipelineError(
             f"The raw rows of {key_of(hour)} were pruned because of their age (TRAJECTORY_RAW_RETENTION_DAYS): {first},"
             " which reads again what the source still has of them. Nothing was changed."
         )
-    if not store.exists(TERMINAL_RUNS, hour):
+    rows = store.rows(TERMINAL_RUNS, hour)
+    if rows is None:
         raise PipelineError(f"There are no raw rows of {key_of(hour)} in {store.uri}: {first}.")
+    return rows
 
 
 def _leave_alone(standing: UnchangedTrajectories, result: TrajectoriesResult) -> None:

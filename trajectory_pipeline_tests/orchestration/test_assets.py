@@ -5,6 +5,7 @@ instance, since that is what the UI shows.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.simulated_judge import SimulatedJudge
 from trajectory_pipeline_tests.conftest import API_KEY
 
-from .conftest import Day
+from .conftest import BUSY, Day
 from .running import (
     ASSETS,
     CAPTURE,
@@ -294,6 +295,11 @@ class FailingSource:
     errors: dict[datetime, BaseException]
 
     @contextmanager
+    def kept_open(self) -> Iterator[Any]:
+        with self.source.kept_open() as kept:
+            yield FailingSource(kept, self.errors)
+
+    @contextmanager
     def snapshot(self) -> Iterator[Any]:
         with self.source.snapshot() as snapshot:
             yield _FailingSnapshot(snapshot, self.errors)
@@ -322,9 +328,9 @@ class WithSource(PipelineResource):
 
 
 def test_a_source_that_breaks_in_one_partition_leaves_the_others_done(
-    settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+    settings: Settings, instance: dg.DagsterInstance
 ) -> None:
-    hours = hours_from(busy_hours[0], 4)
+    hours = hours_from(BUSY[0], 4)
     broken = WithSource(settings, {hours[1]: SourceError("Reading steps failed at the source db:5432/letta: gone.")})
     result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, pipeline=broken)
     assert not result.success
@@ -375,9 +381,9 @@ def test_one_partition_that_fails_says_its_reason_and_no_more(
 
 
 def test_a_run_that_is_terminated_in_the_middle_leaves_what_is_done_on_record(
-    settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+    settings: Settings, instance: dg.DagsterInstance
 ) -> None:
-    hours = hours_from(busy_hours[0], 3)
+    hours = hours_from(BUSY[0], 3)
     broken = WithSource(settings, {hours[2]: KeyboardInterrupt()})
     assert not run(settings, instance, hours[0], hours[-1], assets=CAPTURE, pipeline=broken).success
     assert set(materializations(instance, "terminal_runs")) == {key_of(hour) for hour in hours[:2]}
@@ -385,4 +391,25 @@ def test_a_run_that_is_terminated_in_the_middle_leaves_what_is_done_on_record(
 
 def test_the_log_of_a_range_says_how_far_it_is(day: Day) -> None:
     said = log_messages(day.instance, day.run_id)
-    assert [line for line in said if line.startswith(f"{key_of(day.hours[2])} (3 of 24) in ")]
+    last = [line for line in said if line.startswith("24 of 24 partitions in ")]
+    assert [line.rpartition(" ")[2] for line in last] == [
+        key_of(day.hours[-1]).rpartition(" ")[2],
+        key_of(day.hours[-1]).rpartition(" ")[2],
+        key_of(day.hours[0]).rpartition(" ")[2],
+    ]
+
+
+def test_what_dagster_is_told_beside_the_materialisations_does_not_grow_with_the_range(
+    settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    a_partition = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
+    beside = []
+    for partitions in (2, 6):
+        hours = hours_from(busy_hours[0], partitions)
+        told = instance.all_logs(run(settings, instance, hours[0], hours[-1], assets=CAPTURE).run_id)
+        kinds = Counter(entry.dagster_event_type for entry in told)
+        assert {kinds.pop(kind) for kind in a_partition} == {len(CAPTURE) * partitions}
+        beside.append(kinds)
+    assert beside[0] == beside[1]
+    # One line of the log each; who waits for a long range is told more often, by the clock.
+    assert beside[0][None] == len(CAPTURE)

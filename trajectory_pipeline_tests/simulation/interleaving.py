@@ -30,7 +30,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "the source's rows": (Snapshot, "terminal_runs"),
     "the search for runs that left": (Snapshot, "whereabouts"),
     "a file's rows": (ParquetStore, "read"),
-    "the look at the former file": (ParquetStore, "exists"),
+    "the look at the raw rows": (ParquetStore, "rows"),
     "the notes of where runs are": (PartitionTransaction, "place"),
     "the merge": (PartitionTransaction, "merge"),
     "the ledger": (PartitionTransaction, "record"),
