@@ -455,7 +455,8 @@ def test_partitions_of_a_range_are_judged_together_and_written_each_by_itself(pi
 def test_a_partition_that_was_judged_before_the_provider_went_down_is_written(
     pipeline: Pipeline, judge: SimulatedJudge
 ) -> None:
-    newer, older = sorted(sample_partitions(), reverse=True)[:2]
+    newer, older = max(sample_partitions()), HOUR
+    assert newer > older
     pipeline.capture(newer, older)
     pipeline.concurrency = 1
     pipeline.judge_settings = {"first_pause_seconds": 0.01, "breaker_after": 2, "max_attempts": 1}
