@@ -58,7 +58,7 @@ def writing(target: str) -> Iterator[None]:
     except Exception as error:
         raise SinkError(
             f"Writing {target} failed: {told(error)}. The former file, if any, is untouched. Check that there is space"
-            " and that this user may write there (TRAJECTORY_STORAGE_URI), then materialise again."
+            " and that this user or these credentials may write there (TRAJECTORY_STORAGE_URI), then materialise again."
         ) from error
 
 
@@ -69,8 +69,8 @@ def reading(target: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise SinkError(
-            f"Reading {target} failed: {told(error)}. Check TRAJECTORY_STORAGE_URI; if the file is damaged,"
-            " materialise the partition again."
+            f"Reading {target} failed: {told(error)}. Check TRAJECTORY_STORAGE_URI, and that this user or these"
+            " credentials may read there; if the file is damaged, materialise the partition again."
         ) from error
 
 

@@ -6,89 +6,20 @@ killed in the middle of an upload leaves the former object; no listing that a pr
 
 import os
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from datetime import datetime
-from pathlib import Path
+import urllib.request
 from typing import Any
 
-import botocore.session
 import pytest
-from s3fs import S3FileSystem
 
 from trajectory_pipeline.errors import SinkError
-from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.stages.verification import verify_partition
+from trajectory_pipeline_tests.crashes.objects import BUCKET, BUSY, SECRET, key_of_file
 from trajectory_pipeline_tests.crashes.processes import wait_until, workers
-from trajectory_pipeline_tests.crashes.wire import Wire, wire
+from trajectory_pipeline_tests.crashes.wire import Wire
 from trajectory_pipeline_tests.crashes.worker import Stored, mark
-
-SECRET = "an-access-key-that-nobody-may-see"
-BUCKET = "trajectories"
-BUSY = max(sample_partitions().items(), key=lambda item: item[1])[0]
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    """The URL of a server that speaks S3."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_until(lambda: _answers(port), "the server of objects")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture
-def s3_wire(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    """The way to the server, which a test may cut; the variables that s3fs reads lead over it."""
-    with wire(s3_server) as made:
-        variables = {
-            "AWS_ENDPOINT_URL_S3": made.url.replace("//@", "//"),
-            "AWS_ACCESS_KEY_ID": "somebody",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        # It keeps a file system a process, whatever the variables say later.
-        S3FileSystem.clear_instance_cache()
-        yield made
-        S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture
-def client(s3_wire: Wire, s3_server: str) -> Any:
-    client = botocore.session.get_session().create_client("s3", endpoint_url=s3_server)
-    client.create_bucket(Bucket=BUCKET)
-    return client
-
-
-@pytest.fixture
-def stored(letta_database: str, trajectory_database: str, client: Any, tmp_path: Path) -> Stored:
-    # A prefix of its own: s3fs keeps one file system a process, and what a test wrote stands there for the next.
-    return Stored(letta_database, trajectory_database, tmp_path, storage=f"s3://{BUCKET}/{tmp_path.name}")
-
-
-def key_of_file(stored: Stored, hour: datetime = BUSY) -> str:
-    return stored.store.path_of(TRAJECTORIES, hour).removeprefix(f"s3://{BUCKET}/")
 
 
 def test_the_whole_pipeline_stands_on_object_storage(stored: Stored, client: Any, s3_wire: Wire) -> None:
@@ -188,3 +119,33 @@ def test_a_server_that_is_not_there_is_told_without_credentials(
     ) as refusal:
         ParquetStore("s3://elsewhere/here").exists(TRAJECTORIES, BUSY)
     assert SECRET not in str(refusal.value)
+
+
+def test_credentials_that_are_refused_are_told_and_nothing_is_lost(stored: Stored, client: Any, s3_server: str) -> None:
+    stored.capture(BUSY)
+    mark(stored, "changed", [BUSY])
+    before = {item["Key"]: item["ETag"] for item in objects(client, stored)}
+    ledger = stored.ask("SELECT * FROM trajectory.partitions ORDER BY 1, 2")
+    # From now on the server knows its users, and "somebody" is none of them.
+    count_without_a_user(s3_server, "0")
+    try:
+        for work in (stored.read, stored.convert):
+            with pytest.raises(SinkError, match=r"^Reading s3://.* failed: .*TRAJECTORY_STORAGE_URI") as refusal:
+                work(BUSY)
+            assert "credentials" in str(refusal.value)
+            assert "\n" not in str(refusal.value)
+            assert SECRET not in str(refusal.value)
+    finally:
+        count_without_a_user(s3_server, "inf")
+    assert {item["Key"]: item["ETag"] for item in objects(client, stored)} == before
+    assert stored.ask("SELECT * FROM trajectory.partitions ORDER BY 1, 2") == ledger
+    stored.capture(BUSY)
+    assert {row["project_id"] for row in stored.parquet(TRAJECTORIES, BUSY)} == {"changed"}
+
+
+def count_without_a_user(s3_server: str, number: str) -> None:
+    """Let the server take so many more calls without looking at who makes them."""
+    text = {"Content-Type": "text/plain"}
+    request = urllib.request.Request(f"{s3_server}/moto-api/reset-auth", number.encode(), text, method="POST")
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 200
