@@ -28,6 +28,7 @@ from trajectory_pipeline.sinks.migration import migrate
 from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.stages.terminal_runs import materialize_terminal_runs
 from trajectory_pipeline.stages.trajectories import materialize_trajectories
+from trajectory_pipeline.stages.verification import verify_partition
 
 FIRST_HOUR = datetime(2025, 6, 1, tzinfo=UTC)
 
@@ -194,15 +195,19 @@ class Bench:
         processor.append(self._processor_seconds() - before)
 
     def _processor_seconds(self) -> float:
+        spent = psutil.Process().cpu_times()
+        own = spent.user + spent.system + spent.children_user + spent.children_system
+        return own + self.server_processor_seconds()
+
+    def server_processor_seconds(self) -> float:
+        """Return how long the server's processes, ended ones too, have kept processors busy so far."""
         with psycopg.connect(self.server.url("postgres")) as connection:
             backend = psutil.Process(connection.info.backend_pid)
             postmaster = backend.parent()
             if postmaster is None:
                 raise RuntimeError("the server has ended")
-            total = 0.0
-            for process in (psutil.Process(), postmaster):
-                spent = process.cpu_times()
-                total += spent.user + spent.system + spent.children_user + spent.children_system
+            spent = postmaster.cpu_times()
+            total = spent.user + spent.system + spent.children_user + spent.children_system
             for process in postmaster.children():
                 # One that ends meanwhile is in the postmaster's sum the next time.
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -227,14 +232,26 @@ def open_bench(size: Size, scratch: Path, say: Callable[[str], None]) -> Iterato
         embedded_postgres.remove(scratch / "postgres")
 
 
-def capture(letta_url: str, database_url: str, folder: str, hours: int = 1) -> dict[str, Any]:
-    """Materialise ``terminal_runs`` and ``trajectories`` of the first hours, without Dagster; return what was done."""
+def capture(
+    letta_url: str, database_url: str, folder: str, hours: int = 1, *, verified: bool = False
+) -> dict[str, Any]:
+    """Materialise ``terminal_runs`` and ``trajectories`` of the first hours, without Dagster; return what was done.
+
+    Args:
+        letta_url: of the source.
+        database_url: of the trajectory database.
+        folder: of the Parquet files.
+        hours: how many.
+        verified: count both sides of each partition afterwards, as the asset's check does.
+    """
     store = ParquetStore(folder)
     counts: dict[str, Any] = {}
     with LettaSource(letta_url).kept_open() as source, TrajectoryDatabase(database_url).kept_open() as database:
         for hour in (FIRST_HOUR + number * HOUR for number in range(hours)):
             raw = materialize_terminal_runs(hour, source, store, database)
             done = materialize_trajectories(hour, store, database)
+            if verified:
+                verify_partition(hour, store, database)
             for name, value in (
                 ("runs", raw.counts.runs),
                 ("messages", raw.counts.messages),
@@ -253,7 +270,7 @@ def one_partition(runs: int) -> Wanted:
     return Wanted(runs, first_hour=FIRST_HOUR)
 
 
-def capture_in_child(letta_url: str, sinks: Sinks, hours: int = 1) -> Child:
+def capture_in_child(letta_url: str, sinks: Sinks, hours: int = 1, *, verified: bool = False) -> Child:
     """Do what ``capture`` does in a process of its own."""
     return in_child(
         "benchmarks.bench:capture",
@@ -261,6 +278,7 @@ def capture_in_child(letta_url: str, sinks: Sinks, hours: int = 1) -> Child:
         database_url=sinks.database_url,
         folder=str(sinks.folder),
         hours=hours,
+        verified=verified,
     )
 
 

@@ -3,6 +3,8 @@
 import cProfile
 import os
 import pstats
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +33,45 @@ def measure(bench: Bench) -> Result:
     result = Result("6", f"{hours:,} partitions in one Dagster run")
     spread = bench.letta(Wanted(runs, hours, first_hour=FIRST_HOUR))
     together = bench.letta(Wanted(runs, first_hour=FIRST_HOUR))
-    with bench.sinks() as sinks:
-        bare = capture_in_child(together, sinks).seconds
-    with bench.sinks() as sinks:
-        stages = capture_in_child(spread, sinks, hours).seconds
-    with bench.sinks() as sinks:
-        dagster = _dagster_run(bench, spread, sinks, hours).value["seconds"]
-    result.add(f"{runs:,} runs in one partition", bare, note="the bare cost of the rows; no Dagster")
-    result.add(f"the same in {hours:,} partitions, without Dagster", stages)
-    result.add(f"the same in {hours:,} partitions, one Dagster run", dagster, note="in process, storage in Postgres")
-    result.add("a partition over its rows", 1000 * (dagster - bare) / hours, "ms", at_most=100)
-    result.add("of which Dagster", 1000 * (dagster - stages) / hours, "ms")
-    result.add("of which ours", 1000 * (stages - bare) / hours, "ms")
+    bare = _spent(bench, lambda sinks: capture_in_child(together, sinks, verified=True))
+    stages = _spent(bench, lambda sinks: capture_in_child(spread, sinks, hours, verified=True))
+    alone = _spent(bench, lambda sinks: _dagster_run(bench, spread, sinks, 1))
+    dagster = _spent(bench, lambda sinks: _dagster_run(bench, spread, sinks, hours))
+    result.add(f"{runs:,} runs in one partition", bare.seconds, note="the bare cost of the rows; no Dagster")
+    result.add(f"the same in {hours:,} partitions, without Dagster", stages.seconds)
+    result.add("the first partition alone, one Dagster run", alone.seconds, note="what a run costs however small it is")
+    result.add(f"all {hours:,} partitions, one Dagster run", dagster.seconds, note="in process, storage in Postgres")
+    result.add("a partition over its rows", 1000 * (dagster.seconds - bare.seconds) / hours, "ms", at_most=100)
+    result.add("of which the run itself", 1000 * alone.seconds / hours, "ms")
+    result.add("of which Dagster, a partition", 1000 * (dagster.seconds - alone.seconds - stages.seconds) / hours, "ms")
+    result.add("of which ours", 1000 * (stages.seconds - bare.seconds) / hours, "ms")
+    for words, part in (("our process", "process"), ("the server", "server")):
+        over = 1000 * (getattr(dagster, part) - getattr(bare, part)) / hours
+        ours = 1000 * (getattr(stages, part) - getattr(bare, part)) / hours
+        result.add(f"a partition over its rows, processor time of {words}", over, "ms", note=f"{ours:.0f} ms ours")
     with bench.sinks() as sinks:
         parts = _dagster_run(bench, spread, sinks, min(hours, _PROFILED), profiled=True).value["parts"]
     result.details["profile"] = parts
     shares = ", ".join(f"{name} {share:.0%}" for name, share in parts.items() if share >= 0.02)
     result.notes.append(f"Where a Dagster run of {min(hours, _PROFILED)} partitions spends its time: {shares}.")
     return result
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """What one way took: by the clock, and of the processors' time, in seconds."""
+
+    seconds: float
+    process: float
+    server: float
+
+
+def _spent(bench: Bench, way: Callable[[Sinks], Child]) -> _Spent:
+    with bench.sinks() as sinks:
+        before = bench.server_processor_seconds()
+        done = way(sinks)
+        server = bench.server_processor_seconds() - before
+    return _Spent(done.value.get("seconds", done.seconds), done.value.get("processor", done.processor_seconds), server)
 
 
 def _dagster_run(bench: Bench, letta_url: str, sinks: Sinks, hours: int, *, profiled: bool = False) -> Child:
@@ -63,8 +86,6 @@ def _dagster_run(bench: Bench, letta_url: str, sinks: Sinks, hours: int, *, prof
                 "TRAJECTORY_STORAGE_URI": str(sinks.folder),
                 "DAGSTER_PG_URL": sqlalchemy_url(bench.server.url(storage), "psycopg2"),
                 "DAGSTER_HOME": "",
-                # As the command sets it, and docs/operations.md advises.
-                "DAGSTER_EVENT_BATCH_SIZE": "100",
                 "TRAJECTORY_DATA_FOLDER": str(sinks.folder.with_name(f"{sinks.folder.name}_data")),
             },
             hours=hours,
@@ -94,18 +115,18 @@ def run_in_dagster(hours: int, profiled: bool) -> dict[str, Any]:
     with dg.DagsterInstance.get() as instance:
         if profiled:
             profile.enable()
-        began = time.perf_counter()
+        began, spent_before = time.perf_counter(), time.process_time()
         run = job.execute_in_process(
             instance=instance,
             tags=range_tags(FIRST_HOUR, FIRST_HOUR + (hours - 1) * HOUR),
             asset_selection=CAPTURE,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
-        seconds = time.perf_counter() - began
+        seconds, processor = time.perf_counter() - began, time.process_time() - spent_before
         profile.disable()
     if not run.success:
         raise RuntimeError("the Dagster run failed")
-    return {"seconds": seconds, "parts": _parts(profile) if profiled else {}}
+    return {"seconds": seconds, "processor": processor, "parts": _parts(profile) if profiled else {}}
 
 
 def _parts(profile: cProfile.Profile) -> dict[str, float]:

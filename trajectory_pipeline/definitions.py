@@ -4,6 +4,8 @@ Belongs here: putting the floors together. Does not belong here: any asset, and 
 asks for the definitions, not when this module is imported.
 """
 
+import os
+
 import dagster as dg
 
 from trajectory_pipeline.orchestration import completeness
@@ -33,6 +35,8 @@ def build_defs(settings: Settings, pipeline: PipelineResource | None = None) -> 
         >>> sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__"))
         ['completeness_job', 'dagster_retention_job', 'retention_job', 'trajectory_job']
     """
+    # Read by Dagster whenever it stores events: one by one otherwise, which is what most of a range would wait for.
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "100")
     dagster_retention_job, dagster_retention_schedule = build_dagster_retention(settings)
     retention_job, retention_schedule = build_retention(settings)
     partitions_def = hourly_partitions(settings.start)
