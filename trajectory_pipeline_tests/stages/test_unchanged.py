@@ -266,3 +266,23 @@ def test_other_code_makes_a_partition_anew(
         monkeypatch.setattr(stage, "made_by", lambda: "other code")
     assert not any(result.unchanged for result in again(captured))
     assert all(result.unchanged for result in again(captured))
+
+
+def test_an_edited_run_touches_no_row_but_its_own_and_the_ledgers(captured: Pipeline) -> None:
+    """Not even a lock, which the server would write to its log for each row of the partition."""
+    where = {
+        "trajectories": "SELECT run_id AS id, ctid::text, xmin::text, xmax::text FROM trajectory.trajectories",
+        "captured_runs": "SELECT run_id AS id, ctid::text, xmin::text, xmax::text FROM trajectory.captured_runs",
+    }
+    before = {table: {row["id"]: row for row in captured.ask(query)} for table, query in where.items()}
+    assert len(before["trajectories"]) > 10
+    edited = min(before["trajectories"])
+    captured.change_source(f"UPDATE runs SET project_id = 'edited' WHERE id = '{edited}'")
+    _, converted = again(captured)
+    assert converted.merged is not None
+    assert (converted.merged.updated, converted.merged.unchanged) == (1, len(before["trajectories"]) - 1)
+    after = {table: {row["id"]: row for row in captured.ask(query)} for table, query in where.items()}
+    assert after["captured_runs"] == before["captured_runs"]
+    assert {run_id for run_id, row in after["trajectories"].items() if row != before["trajectories"][run_id]} == {
+        edited
+    }
