@@ -201,6 +201,7 @@ def _plan(pipeline: PipelineResource, partition_keys: Sequence[str]) -> "Plan":
         horizon=timedelta(days=pipeline.settings.horizon_days),
         order=pipeline.settings.judge_order,
         render=False,
+        consent=pipeline.consent,
     )
 
 

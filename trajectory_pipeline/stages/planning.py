@@ -14,8 +14,10 @@ from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.refinement.ask import Judge
 from trajectory_pipeline.refinement.budget import Account, Amount, Budget, Scope, refused_by
 from trajectory_pipeline.refinement.deliberate import case_of
+from trajectory_pipeline.refinement.egress import EVERYBODY, Consent
 from trajectory_pipeline.refinement.policy import RefinementPolicy
 from trajectory_pipeline.refinement.prompt import frame_tokens
+from trajectory_pipeline.schema.verdicts import DENIED
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.sinks.spending import accounts, day_of
@@ -32,6 +34,7 @@ WHY: Mapping[str, str] = {
     "policy changed": "policy changed",
     "failed": "failed before",
     "quarantined": "unusable before",
+    "not_eligible": "denied before",
     "deferred_budget": "held back before",
 }
 """Why a trajectory is asked about, by where it stands."""
@@ -46,6 +49,7 @@ class Plan:
         judged: trajectories that would be asked about, by why.
         reused: verdicts that are there.
         not_eligible: trajectories in which nothing was said.
+        denied: trajectories that may not be shown to a judge, by the lists of agents and organisations.
         too_long: trajectories that fit into no prompt, or whose documents are missing.
         outside_horizon: of those that would be asked about, how many the sensor leaves to an explicit materialisation.
         calls: where none has to be repeated.
@@ -61,6 +65,7 @@ class Plan:
     judged: Counter[str] = field(default_factory=Counter)
     reused: int = 0
     not_eligible: int = 0
+    denied: int = 0
     too_long: int = 0
     outside_horizon: int = 0
     calls: int = 0
@@ -80,11 +85,15 @@ class Plan:
         judged = self.judged.total()
         why = ", ".join(f"{number} {reason}" for reason, number in self.judged.most_common())
         words = [
-            f"{judged} of {judged + self.reused + self.not_eligible + self.too_long} trajectories in"
+            f"{judged} of {judged + self.reused + self.not_eligible + self.denied + self.too_long} trajectories in"
             f" {self.partitions} partitions would be judged" + (f": {why}." if why else "."),
             f"{self.reused} verdicts are there, {self.not_eligible} trajectories have nothing to judge,"
             f" {self.too_long} cannot be asked about.",
         ]
+        if self.denied:
+            words.append(
+                f"{self.denied} may not be shown to a judge (TRAJECTORY_JUDGE_ALLOW_…, TRAJECTORY_JUDGE_DENY_…)."
+            )
         if self.outside_horizon:
             words.append(
                 f"{self.outside_horizon} of them are older than TRAJECTORY_HORIZON_DAYS: only an explicit"
@@ -107,6 +116,11 @@ class Plan:
         return words
 
 
+def is_asked_about(task: Standing, consent: Consent) -> bool:
+    """Whether a judge is to be asked about a trajectory: it is due, or was denied, and may be shown."""
+    return (task.due or task.error_class == DENIED) and consent.refusal(task.agent_id, task.organization_id) is None
+
+
 def plan_refinement(
     hours: Sequence[datetime],
     store: ParquetStore,
@@ -119,6 +133,7 @@ def plan_refinement(
     horizon: timedelta,
     order: Order = "newest",
     render: bool = True,
+    consent: Consent = EVERYBODY,
 ) -> Plan:
     """Return what judging these partitions would do, the latest first.
 
@@ -133,6 +148,7 @@ def plan_refinement(
         horizon: age up to which the sensor has trajectories judged.
         order: which trajectories go first in a partition.
         render: whether prompts are made, to measure them; else documents are, which is quicker, and more than a prompt.
+        consent: whose trajectories may be shown.
 
     Raises:
         SinkError: a sink cannot be read.
@@ -146,10 +162,12 @@ def plan_refinement(
             for task in standings(verdicts.connection, policy.policy_id, [key_of(hour)], order):
                 if task.message_count == 0:
                     plan.not_eligible += 1
-                elif not task.due:
-                    plan.reused += 1
-                else:
+                elif is_asked_about(task, consent):
                     due.append(task)
+                elif task.due or task.error_class == DENIED:
+                    plan.denied += 1
+                else:
+                    plan.reused += 1
             for task, calls, prompt_tokens in planning.measured(due, render=render):
                 planning.add(task, calls, prompt_tokens, outside=task.ended_at is None or task.ended_at < now - horizon)
         answer = verdicts.mean_answer_tokens(policy.policy_id)

@@ -24,7 +24,7 @@ from trajectory_pipeline.refinement.policy import RefinementPolicy
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
-from trajectory_pipeline.schema.verdicts import DENIED, REFINED_OUTCOMES
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.sinks.connection import writing
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.erasing import erase_verdicts_of
@@ -36,7 +36,7 @@ from trajectory_pipeline.sinks.spending import accounts, day_of
 from trajectory_pipeline.sinks.standing import Order, Standing, standings
 from trajectory_pipeline.sinks.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.stages.judging import Judging, Tally
-from trajectory_pipeline.stages.planning import WHY
+from trajectory_pipeline.stages.planning import WHY, is_asked_about
 from trajectory_pipeline.trajectories.json_text import write
 
 _ROWS_PER_GROUP = 500
@@ -217,9 +217,8 @@ class Refinement:
         for task in tasks:
             self._tasks[task.partition_key].append(task)
             result = self._results[task.partition_key]
-            if task.due:
+            if task.due or is_asked_about(task, self.consent):
                 result.why[WHY[task.standing]] += 1
-            if task.due or _may_be_shown_now(task, self.consent):
                 due.append(task)
             else:
                 result.reused += 1
@@ -258,10 +257,6 @@ def materialize_refined_outcomes(
     refinement = Refinement(store, database, judge, policy, budget, **more)
     refinement.judge_partitions([hour])
     return refinement.publish(hour)
-
-
-def _may_be_shown_now(task: Standing, consent: Consent) -> bool:
-    return task.error_class == DENIED and consent.refusal(task.agent_id, task.organization_id) is None
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

@@ -471,3 +471,16 @@ def test_a_partition_that_was_judged_before_the_provider_went_down_is_written(
     assert refinement.publish(newer).errors == {}
     with pytest.raises(ProviderDownError):
         refinement.publish(older)
+
+
+def test_the_view_of_outcomes_says_how_a_verdict_was_asked_for(captured: Pipeline, judge: SimulatedJudge) -> None:
+    judge.plan_faults([{"fault": "wrong_enum", "times": 1}])
+    captured.refine(HOUR, concurrency=1)
+    repaired = only(captured.ask("SELECT * FROM trajectory.outcomes WHERE judge_repairs > 0"))
+    assert (repaired["judge_calls"], repaired["judge_repairs"]) == (2, 1)
+    for row in captured.ask("SELECT * FROM trajectory.outcomes WHERE verdict_status = 'judged'"):
+        assert (row["windows"], row["answer_format"], row["shown_run_ids"][-1]) == (1, "json_schema", row["run_id"])
+        assert 1 <= row["tool_use"] <= 5
+        assert (row["judge_fallbacks"], row["judge_calls_lost"], row["failures"]) == (0, 0, 0)
+    silent = captured.ask("SELECT * FROM trajectory.outcomes WHERE verdict_status = 'not_eligible'")
+    assert all(row["judge_calls"] == row["judge_repairs"] == 0 and row["windows"] is None for row in silent)

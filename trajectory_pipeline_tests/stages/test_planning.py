@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from trajectory_pipeline.refinement.budget import Budget
+from trajectory_pipeline.refinement.egress import EVERYBODY, Consent
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.simulated_judge import SimulatedJudge
 from trajectory_pipeline.stages.planning import Plan, plan_refinement
@@ -35,6 +36,7 @@ def plan(pipeline: Pipeline, *, render: bool = True, horizon_days: int = 100_000
         horizon=timedelta(days=horizon_days),
         order=pipeline.order,
         render=render,
+        consent=pipeline.consent,
     )
 
 
@@ -80,6 +82,27 @@ def test_each_reason_is_told(pipeline: Pipeline, judge: SimulatedJudge) -> None:
     pipeline.max_prompt_tokens = 99_999
     assert plan(pipeline).judged == {"policy changed": planned.reused + 3}
     assert plan(pipeline, horizon_days=0).outside_horizon == planned.reused + 3
+
+
+def test_what_may_not_be_shown_is_told_as_denied_and_planned_again_when_the_lists_change(
+    pipeline: Pipeline, judge: SimulatedJudge
+) -> None:
+    everybody = plan(pipeline)
+    agent = pipeline.ask(
+        "SELECT agent_id, count(*) AS n FROM trajectory.trajectories WHERE message_count > 0 GROUP BY 1 ORDER BY 2, 1"
+    )[-1]
+    pipeline.consent = Consent(deny_agents=frozenset({agent["agent_id"]}))
+    planned = plan(pipeline)
+    assert planned.denied == agent["n"] > 0
+    assert planned.judged.total() == everybody.judged.total() - agent["n"]
+    assert f"{agent['n']} may not be shown to a judge" in " ".join(planned.sentences())
+    for hour in HOURS:
+        pipeline.refine(hour)
+    assert judge.calls()["received"] == planned.calls
+    after = plan(pipeline)
+    assert (after.denied, after.judged.total()) == (agent["n"], 0)
+    pipeline.consent = EVERYBODY
+    assert plan(pipeline).judged == {"denied before": agent["n"]}
 
 
 def test_what_the_caps_would_hold_back_is_told(pipeline: Pipeline) -> None:

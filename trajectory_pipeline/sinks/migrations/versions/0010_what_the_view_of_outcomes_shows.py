@@ -1,0 +1,48 @@
+"""What a user of the view `outcomes` expects of a verdict: how it was asked, what was shown, when it is tried again.
+
+Revision ID: 0010
+Revises: 0009
+"""
+
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add columns to the view, behind those that it has; what is counted is counted only where it is asked for."""
+    op.execute(
+        """CREATE OR REPLACE VIEW trajectory.outcomes AS
+        SELECT t.run_id, t.trajectory_id, t.agent_id, t.agent_name, t.agent_type, t.organization_id, t.start_time,
+            t.end_time, t.duration_ns, t.partition_key, t.tools_used, t.models, t.execution_status, t.execution_cause,
+            t.heuristic_outcome, t.heuristic_confidence, v.verdict_status, v.outcome, v.outcome_confidence,
+            v.disagrees, v.failure_owner, v.failure_mode, v.failed_step_id, v.learning_value, v.tags, v.task_category,
+            v.complexity, v.summary, v.lesson, v.requirements, v.decisions, v.coverage, v.model AS judge_model,
+            v.simulated, v.input_tokens AS judge_input_tokens, v.output_tokens AS judge_output_tokens,
+            v.cost_usd AS judge_cost_usd, v.error_class, v.error_message, v.judged_at, v.policy_id, v.verdict_key,
+            v.failure_mode_words, v.interaction_depth, v.task_complexity, v.tool_use, v.reference_value, v.failure,
+            v.learning, v.windows, v.answer_format, v.shown_run_ids, v.cached_input_tokens AS
+            judge_cached_input_tokens, v.attempts AS judge_calls, v.failures, v.next_try_at, v.raw_answer,
+            (SELECT count(*) FROM trajectory.verdict_attempts a WHERE a.verdict_key = v.verdict_key
+                AND a.run_id = v.run_id AND a.purpose = 'repair') AS judge_repairs,
+            (SELECT count(*) FROM trajectory.verdict_attempts a WHERE a.verdict_key = v.verdict_key
+                AND a.run_id = v.run_id AND a.purpose = 'fallback') AS judge_fallbacks,
+            (SELECT count(*) FROM trajectory.verdict_attempts a WHERE a.verdict_key = v.verdict_key
+                AND a.run_id = v.run_id AND a.result = 'lost') AS judge_calls_lost
+        FROM trajectory.trajectories t
+        LEFT JOIN LATERAL (
+            SELECT v.* FROM trajectory.verdicts v
+            JOIN trajectory.policies p ON p.policy_id = v.policy_id AND p.is_current
+            WHERE v.run_id = t.run_id AND v.content_digest = t.content_digest
+            ORDER BY v.updated_at DESC, v.verdict_key LIMIT 1
+        ) v ON true
+        WHERE t.deleted_at IS NULL"""
+    )
+
+
+def downgrade() -> None:
+    """Refuse: going back would drop what was paid for."""
+    raise NotImplementedError("going back would drop trajectories and verdicts; restore a backup instead")
