@@ -49,7 +49,8 @@ def materialize(
     """Materialise assets of these hours: neighbours in one Dagster run, at most a backfill batch at once.
 
     Dagster does not run what is downstream of a failed step, for no partition of its range: where some partitions are
-    good, a run of their own follows for the rest of the assets.
+    good, a run of their own follows for the rest of the assets. What takes more than one run is captured first, so that
+    no run is judged before those that it continues are there, and then judged from the newest on, as a cap asks for.
 
     Args:
         hours: sorted.
@@ -68,9 +69,17 @@ def materialize(
     job = build_defs(settings).resolve_job_def(JOB_NAME)
     result = Materialized(len(hours))
     watch = _Watch(hours, assets, database, progress)
-    due = deque((first, last, list(assets)) for first, last in contiguous(hours, settings.backfill_batch))
+    ranges = contiguous(hours, settings.backfill_batch)
+    capture = [name for name in assets if name != ASSETS[-1]]
+    apart = len(ranges) > 1 and capture != list(assets)
+    due = deque((first, last, capture if apart else list(assets)) for first, last in ranges if capture or not apart)
+    judgeable: list[datetime] = [] if capture else list(hours)
     with dg.DagsterInstance.get() as instance, watch:
-        while due:
+        while due or (apart and judgeable):
+            if not due:
+                newest_first = reversed(contiguous(sorted(judgeable), settings.backfill_batch))
+                due.extend((first, last, [ASSETS[-1]]) for first, last in newest_first)
+                judgeable = []
             first, last, chosen = due.popleft()
             watch.under_way = key_of(first) if first == last else f"{key_of(first)} … {key_of(last)}"
             run = job.execute_in_process(
@@ -82,11 +91,14 @@ def materialize(
                 run_config=_QUIET,
             )
             result.run_ids.append(run.run_id)
+            good, rest = [hour for hour in hours if first <= hour <= last], list[str]()
             if not run.success:
                 result.failures[run.run_id] = _why(run)
                 good, rest = _held_up(run, instance, chosen)
                 if rest:
                     due.extendleft((*pair, rest) for pair in reversed(contiguous(good, settings.backfill_batch)))
+            if apart and not rest and chosen != [ASSETS[-1]]:
+                judgeable += good
     return result
 
 

@@ -80,11 +80,18 @@ def test_a_range_with_a_judge_takes_every_hour_it_touches_in_batches(
     assert materialized(databases) == dict.fromkeys(ASSETS, keys)
     assert "4 partitions: 4 trajectories" in squeezed(result)
     assert "Verdicts: " in result.output
+    # All are captured, the oldest first, before any is judged; then judged from the newest on.
+    oldest, newest = "2026-11-20-15:00", "2026-11-20-18:00"
     with instance_of(databases) as instance:
-        assert sorted(len(run.tags.get("dagster/asset_partition_range_start", "")) for run in instance.get_runs()) == [
-            0,
-            16,
-        ]
+        runs = sorted(instance.get_runs(), key=lambda run: instance.get_run_record_by_id(run.run_id).create_timestamp)
+        first = [run.tags.get("dagster/partition") or run.tags["dagster/asset_partition_range_start"] for run in runs]
+        judging = [run.asset_selection == {dg.AssetKey("refined_outcomes")} for run in runs]
+    assert list(zip(first, judging, strict=True)) == [
+        (oldest, False),
+        (newest, False),
+        (newest, True),
+        (oldest, True),
+    ]
 
 
 def read(settings: Settings, *hours: int) -> None:
