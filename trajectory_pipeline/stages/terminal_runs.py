@@ -164,9 +164,17 @@ def materialize_terminal_runs(
         return attempt(look_for_damage=False)
     except SinkError:
         # Whether it was the file or the storage is asked only now: it takes reading all of the file.
-        if damage_of(store, TERMINAL_RUNS, hour) is None:
+        if not _is_damaged(store, hour):
             raise
     return attempt(look_for_damage=True)
+
+
+def _is_damaged(store: ParquetStore, hour: datetime) -> bool:
+    """Whether the former file is known to be damaged; where that cannot be told, what failed before is the news."""
+    try:
+        return damage_of(store, TERMINAL_RUNS, hour) is not None
+    except SinkError:
+        return False
 
 
 def _materialize(
