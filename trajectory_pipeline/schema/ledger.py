@@ -97,6 +97,7 @@ CAPTURED_RUNS = Table(
             null="its trajectory never left the table",
         ),
     ),
+    indexes=(("partition_key",),),
 )
 
 UNSETTLED = Table(

@@ -125,7 +125,8 @@ UNSETTLED: LiteralString = (
     " UNION ALL SELECT k, 'what it holds is not in the ledger' FROM unnest(%(keys)s::text[]) k"
     " WHERE NOT EXISTS (SELECT FROM trajectory.partitions p WHERE p.asset = %(raw)s AND p.partition_key = k)"
     " AND (EXISTS (SELECT FROM trajectory.trajectories h WHERE h.partition_key = k)"
-    " OR EXISTS (SELECT FROM trajectory.quarantine h WHERE h.partition_key = k))"
+    " OR EXISTS (SELECT FROM trajectory.quarantine h WHERE h.partition_key = k)"
+    " OR EXISTS (SELECT FROM trajectory.captured_runs h WHERE h.partition_key = k))"
     ") found WHERE partition_key = ANY(%(keys)s) AND NOT EXISTS (SELECT FROM trajectory.partitions p"
     " WHERE p.partition_key = found.partition_key AND p.asset = ANY(%(assets)s) AND p.result = %(pruned)s) GROUP BY 1"
 )

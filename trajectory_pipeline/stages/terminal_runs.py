@@ -4,7 +4,7 @@ Belongs here: what is carried forward from the former file, and the ledger entry
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -25,7 +25,7 @@ from trajectory_pipeline.sinks.damaged import damage_of
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
 from trajectory_pipeline.sinks.partition import LedgerEntry, PartitionTransaction
-from trajectory_pipeline.sinks.places import Sightings
+from trajectory_pipeline.sinks.places import Sightings, placed_in
 from trajectory_pipeline.sinks.pruning import pruned_partitions
 from trajectory_pipeline.stages.damage import Damage, lost_runs, set_aside
 from trajectory_pipeline.stages.made_by import made_by
@@ -232,6 +232,7 @@ def _materialize(
                 if damage:
                     damage.lost = counts.lost = lost_runs(partition, snapshot, counts.run_ids)
                 held = [*counts.run_ids, *counts.carried]
+                counts.left += _elsewhere(partition, snapshot, {*held, *counts.awaited, *counts.left})
                 partition.place(Sightings(snapshot.taken_at, present=held, awaited=counts.awaited, left=counts.left))
                 record(counts.by_name(), prepared.sha256)
                 written = partition.publish(prepared)
@@ -245,6 +246,15 @@ def _materialize(
         unchanged=standing is not None,
         damage=damage,
     )
+
+
+def _elsewhere(partition: PartitionTransaction, snapshot: Snapshot, seen: Set[str]) -> list[str]:
+    """Return runs that were seen here last, of which nothing is held any more, and that are elsewhere at the source.
+
+    The former file tells of the others. Without a word of these, a look by a clock that is behind does not get them.
+    """
+    unseen = sorted(set(placed_in(partition.connection, partition.partition_key)).difference(seen))
+    return [run_id for run_id, where in snapshot.whereabouts(unseen).items() if where.exists]
 
 
 def _lost_before(partition: PartitionTransaction) -> int:

@@ -13,6 +13,7 @@ from trajectory_pipeline.letta.source import LettaSource
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.stages.retention import prune_partition
 from trajectory_pipeline.stages.staleness import stale_hours
 from trajectory_pipeline.stages.terminal_runs import materialize_terminal_runs
 from trajectory_pipeline.stages.verification import verify_partition
@@ -249,6 +250,23 @@ def test_a_clock_that_goes_back_does_not_keep_a_moved_run_from_its_new_partition
     captured.capture(HOUR)
     assert run_id in captured.run_ids(later)
     assert run_id not in captured.run_ids(HOUR)
+
+
+def test_so_it_is_where_its_old_raw_rows_are_gone(captured: Pipeline) -> None:
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
+    captured.do("UPDATE trajectory.captured_runs SET seen_at = now() + interval '5 minutes'")
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
+    prune_partition("terminal_runs", HOUR, captured.store, captured.database)
+    captured.capture(HOUR, later)
+    assert not captured.database.unsettled([key_of(HOUR), key_of(later)])
+    assert run_id in captured.run_ids(later)
+    assert run_id not in captured.run_ids(HOUR)
+
+
+def test_raw_rows_that_only_the_notes_of_places_tell_of_are_asked_for(pipeline: Pipeline) -> None:
+    pipeline.read(HOUR)
+    pipeline.do("DELETE FROM trajectory.partitions")
+    assert set(pipeline.database.unsettled([key_of(HOUR)])) == {key_of(HOUR)}
 
 
 def test_a_message_that_comes_late_is_taken_in(captured: Pipeline) -> None:
