@@ -57,6 +57,8 @@ _ANSWER: dict[str, Any] = {
     "complexity": "simple",
 }
 
+_FINDINGS: dict[str, Any] = {"findings": [], "account": "The agent looked something up."}
+
 
 # ---- the provider ---------------------------------------------------------------------------------------------------
 
@@ -82,9 +84,9 @@ def provider(latency: float) -> Iterator[str]:
 def _serve(pipe: Connection, latency: float) -> None:
     from aiohttp import web
 
-    message = {"role": "assistant", "content": json.dumps(_ANSWER)}
-    body = json.dumps(
-        {
+    def completion(answer: dict[str, Any]) -> bytes:
+        message = {"role": "assistant", "content": json.dumps(answer)}
+        told = {
             "id": "chatcmpl-1",
             "object": "chat.completion",
             "created": 1,
@@ -92,12 +94,15 @@ def _serve(pipe: Connection, latency: float) -> None:
             "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
             "usage": {"prompt_tokens": 5000, "completion_tokens": 700, "total_tokens": 5700},
         }
-    ).encode()
+        return json.dumps(told).encode()
+
+    verdict, findings = completion(_ANSWER), completion(_FINDINGS)
 
     async def chat(request: web.Request) -> web.Response:
-        await request.read()
+        # A transcript that is too long for one prompt is asked about in parts.
+        part = b"PartFindings" in await request.read()
         await asyncio.sleep(latency)
-        return web.Response(body=body, content_type="application/json")
+        return web.Response(body=findings if part else verdict, content_type="application/json")
 
     async def run() -> None:
         application = web.Application(client_max_size=2**27)
