@@ -51,7 +51,7 @@ def plant(pipeline: Pipeline) -> None:
     )
 
 
-def test_no_secret_leaves_in_prompt_repair_window_error_log_metadata_or_verdict(
+def test_no_secret_leaves_in_prompt_repair_error_log_metadata_or_verdict(
     pipeline: Pipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -79,6 +79,29 @@ def test_no_secret_leaves_in_prompt_repair_window_error_log_metadata_or_verdict(
         pipeline.ask(f"SELECT * FROM trajectory.{table}") for table in ("verdicts", "verdict_attempts", "policies")
     ]
     assert leaks(repr([stored, of_refined_outcomes(result), said, caplog.text])) == []
+
+
+def test_nor_in_parts_of_a_transcript_or_in_what_is_made_of_them(pipeline: Pipeline) -> None:
+    plant(pipeline)
+    pipeline.capture(HOUR)
+    # Each part repeats what it was shown, so that it reaches the prompt that all parts are put together in.
+    shown: list[str] = []
+
+    def answering(number: int) -> tuple[int, Any, dict[str, str]]:
+        request = provider.requests[number - 1]
+        if "PartFindings" not in json.dumps(request):
+            return 200, completion(json.dumps(ANSWER)), {}
+        shown.append(request["messages"][-1]["content"])
+        return 200, completion(json.dumps({"findings": [], "account": shown[-1][-500:]})), {}
+
+    with Provider(answering) as provider:
+        pipeline.judge_url, pipeline.model, pipeline.budget = provider.url, "some-model", {"allow_unpriced": True}
+        pipeline.concurrency, pipeline.max_prompt_tokens = 1, 6_000
+        pipeline.refine(HOUR)
+        assert len(shown) > 1, "no transcript was judged in parts"
+        assert leaks(json.dumps(provider.requests, ensure_ascii=False)) == []
+    stored = [pipeline.ask(f"SELECT * FROM trajectory.{table}") for table in ("verdicts", "verdict_attempts")]
+    assert leaks(repr(stored)) == []
 
 
 def test_without_redaction_the_same_test_finds_them(pipeline: Pipeline) -> None:
