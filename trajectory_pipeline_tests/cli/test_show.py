@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -189,6 +190,34 @@ def test_explain_goes_from_the_source_to_what_was_checked(run_command: Command, 
     assert "it is what was judged, to the letter" in said
     assert "[1] message-" in said
     assert "✓ “" in said
+
+
+def test_explain_holds_what_was_captured_beside_what_the_source_holds_now(
+    run_command: Command, shown: Settings
+) -> None:
+    places = {
+        **databases_of(shown),
+        "LETTA_PG_URI": str(shown.letta_pg_uri),
+        "TRAJECTORY_STORAGE_URI": shown.storage,
+    }
+
+    def told() -> dict[str, Any]:
+        parts: dict[str, Any] = json.loads(run_command("explain", WITH_TOOLS, "--json", **places).output)
+        return parts
+
+    before = told()
+    assert before["captured"] == before["source"]
+    assert before["captured"]["id"] == WITH_TOOLS
+    assert before["captured"]["messages"] == before["trajectory"]["message_count"]
+    do(
+        str(shown.letta_pg_uri),
+        f"DELETE FROM messages WHERE id = (SELECT max(id) FROM messages WHERE run_id = '{WITH_TOOLS}')",
+        f"UPDATE runs SET stop_reason = 'cancelled' WHERE id = '{WITH_TOOLS}'",
+    )
+    after = told()
+    assert after["captured"] == before["captured"]
+    assert after["source"]["messages"] == before["source"]["messages"] - 1
+    assert (before["source"]["stop_reason"], after["source"]["stop_reason"]) == ("end_turn", "cancelled")
 
 
 def test_explain_as_json_holds_every_part_and_says_what_is_missing(run_command: Command, shown: Settings) -> None:
