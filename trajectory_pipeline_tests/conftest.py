@@ -6,6 +6,7 @@ databases of its own, cloned from a template, so that no test sees what another 
 
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ from trajectory_pipeline.sinks.migration import migrate
 API_KEY = "sk-must-never-be-seen"
 # Nothing here needs to survive a power cut.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+def pytest_configure() -> None:
+    """Let processes of the tests hear Ctrl-C: a shell has its background jobs, and so their children, ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
