@@ -263,6 +263,22 @@ def test_so_it_is_where_its_old_raw_rows_are_gone(captured: Pipeline) -> None:
     assert run_id not in captured.run_ids(HOUR)
 
 
+def test_so_it_is_where_it_was_deleted_and_came_back_elsewhere(captured: Pipeline) -> None:
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
+    back_up(captured)
+    delete_run(captured, run_id)
+    captured.capture(HOUR)
+    captured.do("UPDATE trajectory.captured_runs SET seen_at = now() + interval '5 minutes'")
+    restore(captured)
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
+    for hour in (later, HOUR, later, HOUR):
+        if key_of(hour) in captured.database.unsettled([key_of(hour)]) or hour == later:
+            captured.capture(hour)
+    assert not captured.database.unsettled([key_of(HOUR), key_of(later)])
+    assert run_id in captured.run_ids(later)
+    assert run_id not in captured.run_ids(HOUR)
+
+
 def test_raw_rows_that_only_the_notes_of_places_tell_of_are_asked_for(pipeline: Pipeline) -> None:
     pipeline.read(HOUR)
     pipeline.do("DELETE FROM trajectory.partitions")
