@@ -73,9 +73,8 @@ def place(connection: psycopg.Connection, partition_key: str, sightings: Sightin
     if sightings.awaited:
         # Another look is due even if nothing changes here: it may have been deleted before it was seen there.
         note(connection, TERMINAL_RUNS.name, partition_key, "a run moved away and was not seen elsewhere yet")
-    for other in sorted(
-        {where for _, where, seen_at in rows if where != partition_key and seen_at > sightings.taken_at}
-    ):
+    newer = {where for _, where, seen_at in rows if where is not None and seen_at > sightings.taken_at}
+    for other in sorted(newer - {partition_key}):
         # Of a deleted run that it carries forward and that is back here, no fingerprint of that hour tells.
         note(connection, TERMINAL_RUNS.name, other, "another partition sees one of its runs by an older look")
     if len(taken) + len(missing) < len(rows):
