@@ -84,7 +84,7 @@ def test_trajectories_of_former_raw_rows_are_not_captured(captured: Settings, in
 
 def test_an_empty_source_is_nothing_to_capture(captured: Settings, instance: dg.DagsterInstance) -> None:
     do(str(captured.letta_pg_uri), "TRUNCATE runs CASCADE")
-    do(str(captured.database_url), "TRUNCATE trajectory.partitions, trajectory.trajectories")
+    do(str(captured.database_url), "TRUNCATE trajectory.partitions, trajectory.trajectories, trajectory.captured_runs")
     result = tick(captured, instance)
     assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 differ.")
 
