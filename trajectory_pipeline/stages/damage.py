@@ -1,19 +1,15 @@
 """Raw rows that were damaged in the storage: what was lost with them.
 
-Belongs here: keeping the damaged file aside, and which of its runs nobody has any more. Does not belong here: reading
-the others again (``stages.terminal_runs``), and telling damage from a storage that fails (``sinks.damaged``).
+Belongs here: keeping the damaged file aside, and what is told of it. Does not belong here: reading its runs again, and
+which of them nobody has any more (``stages.terminal_runs``); telling damage from a storage that fails (``sinks.damaged``).
 """
 
-from collections.abc import Set
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from trajectory_pipeline.letta.source import Snapshot
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.sinks.damaged import damage_of, keep_aside
 from trajectory_pipeline.sinks.parquet import ParquetStore
-from trajectory_pipeline.sinks.partition import PartitionTransaction
-from trajectory_pipeline.sinks.places import placed_in
 
 
 @dataclass
@@ -53,14 +49,3 @@ def set_aside(store: ParquetStore, hour: datetime) -> Damage | None:
     """
     error = damage_of(store, TERMINAL_RUNS, hour)
     return None if error is None else Damage(error, keep_aside(store, TERMINAL_RUNS, hour))
-
-
-def lost_runs(partition: PartitionTransaction, snapshot: Snapshot, present: Set[str]) -> list[str]:
-    """Return the runs that were seen last in a partition, are not in it now, and do not exist at the source.
-
-    Raises:
-        SourceError: the source cannot be read.
-        SinkError: the database cannot be read.
-    """
-    missing = sorted(set(placed_in(partition.connection, partition.partition_key)).difference(present))
-    return [run_id for run_id, where in snapshot.whereabouts(missing).items() if not where.exists]

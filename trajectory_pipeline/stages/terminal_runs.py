@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.hours import HOUR, floor, key_of
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
-from trajectory_pipeline.letta.source import LettaSource, Snapshot
+from trajectory_pipeline.letta.source import LettaSource, Snapshot, Whereabouts
 from trajectory_pipeline.letta.surroundings import surroundings, surroundings_of_none
 from trajectory_pipeline.overlap import read_ahead
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
@@ -27,7 +27,7 @@ from trajectory_pipeline.sinks.parquet import ParquetStore, Written
 from trajectory_pipeline.sinks.partition import LedgerEntry, PartitionTransaction
 from trajectory_pipeline.sinks.places import Sightings, placed_in
 from trajectory_pipeline.sinks.pruning import pruned_partitions
-from trajectory_pipeline.stages.damage import Damage, lost_runs, set_aside
+from trajectory_pipeline.stages.damage import Damage, set_aside
 from trajectory_pipeline.stages.made_by import made_by
 from trajectory_pipeline.stages.unchanged import UnchangedRawRows, unchanged_raw_rows
 from trajectory_pipeline.trajectories.erasure import erase_deleted, has_deleted_content
@@ -229,10 +229,12 @@ def _materialize(
             former = None if damage else store
             rows = _rows(present, hour, snapshot, former, database, counts, deleted, partitions)
             with read_ahead(rows) as batches, store.prepare(TERMINAL_RUNS, hour, batches) as prepared:
-                if damage:
-                    damage.lost = counts.lost = lost_runs(partition, snapshot, counts.run_ids)
                 held = [*counts.run_ids, *counts.carried]
-                counts.left += _elsewhere(partition, snapshot, {*held, *counts.awaited, *counts.left})
+                unseen = _unseen(partition, snapshot, {*held, *counts.awaited, *counts.left})
+                # Without a word of these, a look by a clock that is behind does not get them elsewhere.
+                counts.left += [run_id for run_id, where in unseen.items() if where.exists]
+                if damage:
+                    damage.lost = counts.lost = [run_id for run_id, where in unseen.items() if not where.exists]
                 partition.place(Sightings(snapshot.taken_at, present=held, awaited=counts.awaited, left=counts.left))
                 record(counts.by_name(), prepared.sha256)
                 written = partition.publish(prepared)
@@ -248,13 +250,10 @@ def _materialize(
     )
 
 
-def _elsewhere(partition: PartitionTransaction, snapshot: Snapshot, seen: Set[str]) -> list[str]:
-    """Return runs that were seen here last, of which nothing is held any more, and that are elsewhere at the source.
-
-    The former file tells of the others. Without a word of these, a look by a clock that is behind does not get them.
-    """
+def _unseen(partition: PartitionTransaction, snapshot: Snapshot, seen: Set[str]) -> dict[str, Whereabouts]:
+    """Return where runs are that were seen here last, and that neither the source nor the former file tells of."""
     unseen = sorted(set(placed_in(partition.connection, partition.partition_key)).difference(seen))
-    return [run_id for run_id, where in snapshot.whereabouts(unseen).items() if where.exists]
+    return snapshot.whereabouts(unseen)
 
 
 def _lost_before(partition: PartitionTransaction) -> int:

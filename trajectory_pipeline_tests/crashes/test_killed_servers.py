@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,13 +44,14 @@ def test_a_server_that_is_killed_in_the_middle_of_a_range_costs_nothing_but_anot
     own_server: EmbeddedServer, in_use: ExitStack, crew: Workers, hours: list[datetime], tmp_path: Path
 ) -> None:
     pipeline = Pipeline(own_server.url("letta"), own_server.url("trajectory"), tmp_path / "parquet")
+
+    def holds(partitions: int) -> bool:
+        return len(pipeline.ask("SELECT * FROM trajectory.partitions")) >= partitions
+
     for how in (signal.SIGKILL, signal.SIGQUIT):  # the second is Postgres' own immediate stop
         before = len(pipeline.ask("SELECT * FROM trajectory.partitions"))
         worker = crew.start(pipeline, hours, marked=how.name)
-        wait_until(
-            lambda: pipeline.ask("SELECT count(*) AS n FROM trajectory.partitions")[0]["n"] >= before + 3,  # noqa: B023 - waited for at once
-            "three partitions",
-        )
+        wait_until(partial(holds, before + 3), "three partitions")
         postmaster = postmaster_pid(own_server.folder)
         os.kill(postmaster, how)
         said = crew.result(worker)

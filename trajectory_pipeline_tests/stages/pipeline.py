@@ -175,3 +175,18 @@ def program_that_judges(pipeline: Pipeline, hour: datetime, **changes: Any) -> s
     """Return a Python program that judges an hour in a process of its own, with some of the fields changed."""
     pickled = pickle.dumps((replace(pipeline, **changes), hour))
     return f"import pickle; pipeline, hour = pickle.loads({pickled!r}); pipeline.refine(hour)"
+
+
+def some_run(pipeline: Pipeline, condition: str = "message_count > 2 AND continues_run_id IS NULL") -> str:
+    rows = pipeline.ask(f"SELECT run_id FROM trajectory.trajectories WHERE {condition} ORDER BY run_id LIMIT 1")
+    return str(rows[0]["run_id"])
+
+
+def delete_run(pipeline: Pipeline, run_id: str) -> None:
+    pipeline.change_source(
+        f"DELETE FROM messages WHERE run_id = '{run_id}'",
+        f"DELETE FROM step_metrics WHERE id IN (SELECT id FROM steps WHERE run_id = '{run_id}')",
+        f"DELETE FROM steps WHERE run_id = '{run_id}'",
+        f"DELETE FROM run_metrics WHERE id = '{run_id}'",
+        f"DELETE FROM runs WHERE id = '{run_id}'",
+    )

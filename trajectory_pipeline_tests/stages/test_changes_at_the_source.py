@@ -18,7 +18,7 @@ from trajectory_pipeline.stages.staleness import stale_hours
 from trajectory_pipeline.stages.terminal_runs import materialize_terminal_runs
 from trajectory_pipeline.stages.verification import verify_partition
 
-from .pipeline import Pipeline, Row
+from .pipeline import Pipeline, Row, delete_run, some_run
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
 """The partition with most runs."""
@@ -28,21 +28,6 @@ HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
 def captured(pipeline: Pipeline) -> Pipeline:
     pipeline.capture(HOUR)
     return pipeline
-
-
-def some_run(pipeline: Pipeline, condition: str = "message_count > 2 AND continues_run_id IS NULL") -> str:
-    rows = pipeline.ask(f"SELECT run_id FROM trajectory.trajectories WHERE {condition} ORDER BY run_id LIMIT 1")
-    return str(rows[0]["run_id"])
-
-
-def delete_run(pipeline: Pipeline, run_id: str) -> None:
-    pipeline.change_source(
-        f"DELETE FROM messages WHERE run_id = '{run_id}'",
-        f"DELETE FROM step_metrics WHERE id IN (SELECT id FROM steps WHERE run_id = '{run_id}')",
-        f"DELETE FROM steps WHERE run_id = '{run_id}'",
-        f"DELETE FROM run_metrics WHERE id = '{run_id}'",
-        f"DELETE FROM runs WHERE id = '{run_id}'",
-    )
 
 
 _TABLES = ("runs", "run_metrics", "steps", "step_metrics", "messages")

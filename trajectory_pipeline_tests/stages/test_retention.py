@@ -32,7 +32,7 @@ from trajectory_pipeline.stages import retention
 from trajectory_pipeline.stages.completeness import compare
 from trajectory_pipeline.stages.erasure import erase_partition, partitions_to_erase
 from trajectory_pipeline.stages.plan import plan_capture, plan_rebuild
-from trajectory_pipeline.stages.retention import Pruned, Retention, is_old, prunable, prune_partition
+from trajectory_pipeline.stages.retention import Part, Pruned, Retention, is_old, prunable, prune_partition
 from trajectory_pipeline.stages.staleness import stale_hours
 
 from .pipeline import Pipeline, Row
@@ -253,8 +253,9 @@ def test_pruning_again_changes_nothing(judged: Pipeline) -> None:
     prune(judged)
     before = held(judged, HOUR)
     assert prune(judged) == []
-    for part in ("trajectories", "terminal_runs"):
-        assert prune_partition(part, HOUR, judged.store, judged.database) == Pruned(0, Files())  # type: ignore[arg-type]
+    parts: tuple[Part, ...] = ("trajectories", "terminal_runs")
+    for part in parts:
+        assert prune_partition(part, HOUR, judged.store, judged.database) == Pruned(0, Files())
     assert held(judged, HOUR) == before
 
 

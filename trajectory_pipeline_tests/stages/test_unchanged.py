@@ -21,7 +21,7 @@ from trajectory_pipeline.stages.terminal_runs import TerminalRunsResult
 from trajectory_pipeline.stages.trajectories import TrajectoriesResult
 from trajectory_pipeline.stages.verification import verify_partition
 
-from .pipeline import Pipeline, Row
+from .pipeline import Pipeline, Row, delete_run, some_run
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
 """The partition with most runs."""
@@ -69,24 +69,6 @@ def again(pipeline: Pipeline) -> tuple[TerminalRunsResult, TrajectoriesResult]:
     read, converted = pipeline.read(HOUR), pipeline.convert(HOUR)
     assert verify_partition(HOUR, pipeline.store, pipeline.database).differences == ()
     return read, converted
-
-
-def some_run(pipeline: Pipeline) -> str:
-    rows = pipeline.ask(
-        "SELECT run_id FROM trajectory.trajectories WHERE message_count > 2 AND continues_run_id IS NULL"
-        " ORDER BY run_id LIMIT 1"
-    )
-    return str(rows[0]["run_id"])
-
-
-def delete_run(pipeline: Pipeline, run_id: str) -> None:
-    pipeline.change_source(
-        f"DELETE FROM messages WHERE run_id = '{run_id}'",
-        f"DELETE FROM step_metrics WHERE id IN (SELECT id FROM steps WHERE run_id = '{run_id}')",
-        f"DELETE FROM steps WHERE run_id = '{run_id}'",
-        f"DELETE FROM run_metrics WHERE id = '{run_id}'",
-        f"DELETE FROM runs WHERE id = '{run_id}'",
-    )
 
 
 # ---- nothing changed ------------------------------------------------------------------------------------------------
