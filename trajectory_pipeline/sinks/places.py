@@ -73,15 +73,11 @@ def place(connection: psycopg.Connection, partition_key: str, sightings: Sightin
     if sightings.awaited:
         # Another look is due even if nothing changes here: it may have been deleted before it was seen there.
         note(connection, TERMINAL_RUNS.name, partition_key, "a run moved away and was not seen elsewhere yet")
-    newer = {where for _, where, seen_at in rows if where is not None and seen_at > sightings.taken_at} - {
-        partition_key
-    }
+    newer = {where for _, where, seen_at in rows if where is not None and seen_at > sightings.taken_at}
+    newer.discard(partition_key)
     for other in sorted(newer):
         # Of a deleted run that it carries forward and that is back here, no fingerprint of that hour tells.
         note(connection, TERMINAL_RUNS.name, other, "another partition sees one of its runs by an older look")
-    if sightings.awaited:
-        # Another look is due even if nothing changes here: it may have been deleted before it was seen there.
-        note(connection, TERMINAL_RUNS.name, partition_key, "a run moved away and was not seen elsewhere yet")
     if newer:
         note(connection, TERMINAL_RUNS.name, partition_key, "another partition holds one of its runs by a newer look")
 

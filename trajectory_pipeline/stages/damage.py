@@ -1,7 +1,7 @@
 """Raw rows that were damaged in the storage: what was lost with them.
 
-Belongs here: keeping the damaged file aside, and what is told of it. Does not belong here: reading its runs again, and
-which of them nobody has any more (``stages.terminal_runs``); telling damage from a storage that fails (``sinks.damaged``).
+Belongs here: keeping the damaged file aside, and what is told of it. Does not belong here: reading its runs again and
+finding which are lost (``stages.terminal_runs``), and telling damage from a storage that fails (``sinks.damaged``).
 """
 
 from dataclasses import dataclass, field
