@@ -19,7 +19,7 @@ from trajectory_pipeline.settings import Settings
 
 PACKAGE = "trajectory_pipeline"
 FLOORS = {
-    "ground": ("errors", "hours", "overlap", "schema", "settings"),
+    "ground": ("collecting", "errors", "hours", "overlap", "schema", "settings"),
     "middle": (
         "embedded_postgres",
         "endpoints",

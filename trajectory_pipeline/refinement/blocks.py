@@ -269,7 +269,7 @@ class _Blocks:
 
     def _lines(self, text: str, *, whole: bool = False) -> list[Line]:
         lines = self._shortening.shortened(self._redaction(text), whole=whole)
-        return [Line(_plain(line.text), verbatim=True) if line.verbatim else line for line in lines]
+        return [_unmarked(line) if line.verbatim and line.text.startswith(_MARKS) else line for line in lines]
 
     def _name(self, value: Any) -> str:
         """Return an id or a label as one word, whatever is in it; ``-`` where there is none."""
@@ -292,9 +292,9 @@ def _own(text: str) -> Line:
     return Line(text, verbatim=True)
 
 
-def _plain(line: str) -> str:
-    """Return a line of text so that it does not begin like a mark of ours."""
-    return f" {line}" if line.startswith(_MARKS) else line
+def _unmarked(line: Line) -> Line:
+    """Return a line of text that begins like a mark of ours so that it does not."""
+    return Line(f" {line.text}", verbatim=True)
 
 
 def _framed(before: str, lines: Sequence[Line], after: str) -> tuple[Line, ...]:

@@ -79,6 +79,7 @@ _SHORTEST_KEY = 18
 _LONG_WORD = re.compile(rf"[A-Za-z0-9_+/=.:-]{{{_SHORTEST_KEY},}}")
 """What a key stands in; nearly all words are shorter, and need not be looked at."""
 _JWT = re.compile(_BEFORE + r"eyJ[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]{2,65536}(?:\.[A-Za-z0-9_-]{0,8192}){1,3}")
+_KEYS = ((_KEY, "api_key"), (_JWT, "jwt"))
 _DASHED = re.compile(r"[sp]k-")
 
 _BREAK = re.compile(
@@ -164,17 +165,18 @@ def _private_keys(text: str) -> Iterator[Span]:
 def _keys(text: str) -> Iterator[Span]:
     if len(text) < _SHORTEST_KEY:
         return
-    for pattern, kind in ((_KEY, "api_key"), (_JWT, "jwt")):
-        for match in _in_long_words(pattern, text):
-            if _is_key(match.group()):
-                yield Span(match.start(), match.end(), kind)
+    for match, kind in _in_long_words(text):
+        if _is_key(match.group()):
+            yield Span(match.start(), match.end(), kind)
     yield from _broken_keys(text)
 
 
-def _in_long_words(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+def _in_long_words(text: str) -> Iterator[tuple[re.Match[str], str]]:
     for word in _LONG_WORD.finditer(text):
-        # Four characters before it belong to an escape.
-        yield from pattern.finditer(text, max(word.start() - 6, 0), word.end())
+        for pattern, kind in _KEYS:
+            # Four characters before it belong to an escape.
+            for match in pattern.finditer(text, max(word.start() - 6, 0), word.end()):
+                yield match, kind
 
 
 def _is_key(value: str) -> bool:
@@ -194,18 +196,17 @@ def _broken_keys(text: str) -> Iterator[Span]:
     if not pieces:
         return
     joined = "".join([*pieces, text[last:]])
-    for pattern, kind in ((_KEY, "api_key"), (_JWT, "jwt")):
-        for match in _in_long_words(pattern, joined):
-            first = bisect_right(starts, match.start()) - 1
-            end, piece = match.end(), first
-            while piece + 1 < len(starts) and starts[piece + 1] < end:
-                following = starts[piece + 2] if piece + 2 < len(starts) else end
-                if _WORDLIKE.fullmatch(joined, starts[piece + 1], min(end, following)):
-                    end = starts[piece + 1]
-                    break
-                piece += 1
-            if piece > first and pattern.fullmatch(value := joined[match.start() : end]) and _is_key(value):
-                yield Span(match.start() + shift[first], end + shift[piece], kind)
+    for match, kind in _in_long_words(joined):
+        first = bisect_right(starts, match.start()) - 1
+        end, piece = match.end(), first
+        while piece + 1 < len(starts) and starts[piece + 1] < end:
+            following = starts[piece + 2] if piece + 2 < len(starts) else end
+            if _WORDLIKE.fullmatch(joined, starts[piece + 1], min(end, following)):
+                end = starts[piece + 1]
+                break
+            piece += 1
+        if piece > first and match.re.fullmatch(value := joined[match.start() : end]) and _is_key(value):
+            yield Span(match.start() + shift[first], end + shift[piece], kind)
 
 
 def _named_values(text: str) -> Iterator[Span]:

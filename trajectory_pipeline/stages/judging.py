@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
+from trajectory_pipeline.collecting import fewer_collections
 from trajectory_pipeline.errors import PipelineError, ProviderDownError
 from trajectory_pipeline.refinement.ask import Answer, Asked, Attempt, Judge, Session, without_credentials
 from trajectory_pipeline.refinement.budget import Amount, Budget, BudgetExhausted, NoRoom
@@ -48,6 +49,9 @@ _CALLS_PER_ANSWER_TO_STORE = 4
 
 What a process that is killed had paid for and not stored is no more than both.
 """
+
+_CONTAINERS = 50_000
+"""New ones until the garbage collector looks at them; until it looks at all of the process, a hundred times as many."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -151,12 +155,13 @@ class Judging:
         waiting = deque(tasks)
         self.left = set(tasks)
         try:
-            async with self.judge.session(
-                turn=self.turn, half_open=self._was_down(), concurrency=self.concurrency
-            ) as session:
-                while waiting:
-                    elsewhere = await self._judge_waiting(waiting, session)
-                    waiting = await self._left_by_others(elsewhere)
+            with fewer_collections(_CONTAINERS):
+                async with self.judge.session(
+                    turn=self.turn, half_open=self._was_down(), concurrency=self.concurrency
+                ) as session:
+                    while waiting:
+                        elsewhere = await self._judge_waiting(waiting, session)
+                        waiting = await self._left_by_others(elsewhere)
         finally:
             # Else others would wait until they expire.
             with suppress(PipelineError):

@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from trajectory_pipeline.collecting import fewer_collections
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import ListOf, Struct, Type
 from trajectory_pipeline.trajectories.assembly import trajectories_of
-from trajectory_pipeline.trajectories.collecting import fewer_collections
 from trajectory_pipeline.trajectories.document import Document, postgres_document
 from trajectory_pipeline.trajectories.entries import Unusual
 from trajectory_pipeline.trajectories.json_text import ConversionError
@@ -23,6 +23,9 @@ from trajectory_pipeline.trajectories.ordinary import OrdinaryRuns, Run
 from trajectory_pipeline.trajectories.ordinary_documents import documents_of
 from trajectory_pipeline.trajectories.plain import Quarantined, convert_run, quarantine
 from trajectory_pipeline.trajectories.raw_columns import raw_columns
+
+_CONTAINERS = 2_000_000
+"""New ones until the garbage collector looks at them; more than a batch makes."""
 
 Row = dict[str, Any]
 Made = tuple[pa.RecordBatch, list[Document]]
@@ -54,7 +57,7 @@ class Conversion:
         return self.trajectories.to_pylist()
 
 
-@fewer_collections()
+@fewer_collections(_CONTAINERS)
 def convert_batch(raw_runs: pa.RecordBatch, partition_key: str, *, documents: bool = False) -> Conversion:
     """Convert the rows of ``terminal_runs``; one that cannot be converted is quarantined, the others go on.
 
