@@ -1,4 +1,4 @@
-"""The command that puts results into `docs/benchmarks.md`: `python -m benchmarks.page results.json`.
+"""The command that puts results into `docs/benchmarks.md`: `python -m benchmarks.page results.json …`.
 
 Belongs here: figures as Markdown. Does not belong here: what they mean, which the page itself says around them.
 """
@@ -16,15 +16,16 @@ _BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
 @click.command()
-@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def main(results: Path) -> None:
-    """Replace the figures of docs/benchmarks.md by those of RESULTS."""
+@click.argument("results", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def main(results: tuple[Path, ...]) -> None:
+    """Replace the figures of docs/benchmarks.md by those of RESULTS, a table for each."""
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(_BEGIN)
     _, found, after = rest.partition(_END)
     if not found:
         raise click.ClickException(f"{PAGE} lacks the lines {_BEGIN} and {_END}.")
-    figures = "\n".join(markdown(json.loads(results.read_text(encoding="utf-8"))))
+    tables = ("\n".join(markdown(json.loads(path.read_text(encoding="utf-8")))) for path in results)
+    figures = "\n\n".join(tables)
     PAGE.write_text(f"{before}{_BEGIN}\n{figures}\n{_END}{after}", encoding="utf-8")
 
 

@@ -126,7 +126,7 @@ UNSETTLED: LiteralString = (
     " FROM unnest(%(keys)s::text[]) k"
     " LEFT JOIN trajectory.partitions r ON r.asset = %(raw)s AND r.partition_key = k"
     " LEFT JOIN trajectory.partitions t ON t.asset = %(converted)s AND t.partition_key = k"
-    " WHERE (r.asset IS NOT NULL OR t.asset IS NOT NULL) AND r.content_digest IS DISTINCT FROM t.input_digest"
+    " WHERE (r.asset IS NULL) <> (t.asset IS NULL) OR r.content_digest IS DISTINCT FROM t.input_digest"
     " UNION ALL SELECT k, 'what it holds is not in the ledger' FROM unnest(%(keys)s::text[]) k"
     " WHERE NOT EXISTS (SELECT FROM trajectory.partitions p WHERE p.asset = %(raw)s AND p.partition_key = k)"
     " AND (EXISTS (SELECT FROM trajectory.trajectories h WHERE h.partition_key = k)"

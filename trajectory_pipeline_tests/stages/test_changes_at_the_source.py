@@ -326,6 +326,16 @@ def test_an_answer_to_an_approval_that_ends_in_a_later_partition_is_linked_both_
     assert link["continued_by_partition_key"] == key_of(answered)
 
 
+def test_an_hour_without_runs_is_asked_for_if_its_ledger_row_is_lost_before_it_is_converted(pipeline: Pipeline) -> None:
+    empty = HOUR + timedelta(days=300)
+    pipeline.read(empty)
+    pipeline.do("DELETE FROM trajectory.partitions")
+    pipeline.convert(empty)
+    assert set(pipeline.database.unsettled([key_of(empty)])) == {key_of(empty)}
+    pipeline.capture(empty)
+    assert pipeline.database.unsettled([key_of(empty)]) == {}
+
+
 def test_an_hour_without_runs_is_an_empty_partition(pipeline: Pipeline) -> None:
     empty = HOUR + timedelta(days=300)
     (result,) = pipeline.capture(empty)
