@@ -78,21 +78,25 @@ class Snapshot:
         Raises:
             SourceError: the source cannot be read to the end.
         """
-        ids = self.run_ids(start, end)
+        ids = self._run_ids(start, end)
         contexts = Contexts(self)
         for first in range(0, len(ids), RUNS_PER_BATCH):
-            for portion in self._portions(ids[first : first + RUNS_PER_BATCH]):
+            for portion in self._portions(_values(ids.slice(first, RUNS_PER_BATCH))):
                 yield self._batch(portion, contexts)
 
     def run_ids(self, start: datetime, end: datetime) -> list[str]:
         """Return the ids of the terminal runs that ended in ``[start, end)``, sorted."""
+        return _values(self._run_ids(start, end))
+
+    def _run_ids(self, start: datetime, end: datetime) -> "pa.Array[Any]":
+        # As Arrow: half a million of them take a third of the memory.
         rows = self.read(
             "Finding terminal runs",
             f"SELECT r.id::text AS id FROM {self.catalogue.table(RUNS)} r"
             f" WHERE r.status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
             f" AND {self.ended_at('r')} >= {naive_utc(start)} AND {self.ended_at('r')} < {naive_utc(end)}",
         )
-        return sorted(_values(rows["id"]))
+        return rows["id"].combine_chunks().sort()
 
     def ended_at(self, alias: str) -> str:
         """Return the SQL expression of a run's place in time: ``completed_at``, else ``created_at``, as naive UTC."""

@@ -22,6 +22,8 @@ _OF_LARGE_ONES: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
 # Of a file with few rows most is what is written for each of 150 columns: half the time so, and no larger.
 _OF_SMALL_ONES: dict[str, Any] = {"compression": "snappy", "use_dictionary": False}
 _SMALL_BYTES = 2**20
+_ROW_GROUP_BYTES = 8 * 2**20
+"""In memory, of a row group at least; the last of a file may be smaller."""
 
 
 def told_as_reading(target: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -66,16 +68,24 @@ def read_leaves(filesystem: fsspec.AbstractFileSystem, path: str, leaves: list[s
 def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[pa.RecordBatch]) -> int:
     """Write a file; errors of the storage are told as such, those of the rows' origin are passed on."""
     rows = 0
-    remaining = iter(batches)
+    remaining = _row_groups(batches)
     first = next(remaining, None)
     small = first is None or first.nbytes < _SMALL_BYTES
+    schema = arrow_schema(table)
     with storage.writing(target):
-        writer = pq.ParquetWriter(handle, arrow_schema(table), **(_OF_SMALL_ONES if small else _OF_LARGE_ONES))
+        writer = pq.ParquetWriter(
+            handle,
+            schema,
+            # Of columns that row groups are chosen by. Of texts inside of lists they would be most of a large file's
+            # footer, which whoever writes or reads the file holds whole.
+            write_statistics=[field.name for field in schema if not pa.types.is_nested(field.type)],
+            **(_OF_SMALL_ONES if small else _OF_LARGE_ONES),
+        )
     try:
-        for batch in chain(() if first is None else (first,), remaining):
+        for group in chain(() if first is None else (first,), remaining):
             with storage.writing(target):
-                writer.write_batch(batch)
-            rows += batch.num_rows
+                writer.write_table(group, row_group_size=group.num_rows)
+            rows += group.num_rows
     except BaseException:
         with contextlib.suppress(Exception):
             writer.close()
@@ -85,6 +95,21 @@ def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[p
         handle.flush()
         os.fsync(handle.fileno())
     return rows
+
+
+def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Put batches together until they are worth a row group.
+
+    What a file says of a row group, 150 kB in memory, is held by whoever writes or reads it until the end of the file.
+    """
+    together: list[pa.RecordBatch] = []
+    for batch in batches:
+        together.append(batch)
+        if sum(one.nbytes for one in together) >= _ROW_GROUP_BYTES:
+            yield pa.Table.from_batches(together)
+            together = []
+    if together:
+        yield pa.Table.from_batches(together)
 
 
 def _with_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

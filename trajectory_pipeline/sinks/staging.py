@@ -3,7 +3,7 @@
 Belongs here: how a column is written as text. Does not belong here: where the lines go, and the merge (``database``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -31,6 +31,10 @@ STAGED = tuple(
 _ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))
 
 
+PIECE_BYTES = 2**20
+"""Of a COPY, that is handed to the driver at once."""
+
+
 class Staging:
     """An open COPY into the staging table; the server takes a batch in while the next one is made."""
 
@@ -53,21 +57,42 @@ class Staging:
             self.rows += trajectories.num_rows
 
     def _write(self, trajectories: pa.RecordBatch, documents: Sequence[Document]) -> None:
-        self._copy.write(copy_lines(trajectories, documents))
+        # In pieces: a document may have a hundred megabytes, and the driver copies what it is given.
+        for piece in in_pieces(copy_lines(trajectories, documents)):
+            self._copy.write(piece)
 
 
-def copy_lines(trajectories: pa.RecordBatch, documents: Sequence[Document]) -> bytes:
-    """Return trajectories as lines of COPY's text format, with the columns ``STAGED``."""
+def copy_lines(trajectories: pa.RecordBatch, documents: Sequence[Document]) -> Iterator[bytes]:
+    """Yield trajectories, part by part, as lines of COPY's text format, with the columns ``STAGED``."""
     texts, reasons = zip(*documents, strict=True)
     columns = [
         _text(pa.array(reasons, pa.string()) if name == "data_omitted_reason" else trajectories.column(name))
         for name in (column.name for column in STAGED if column.name != _DATA)
     ]
     heads: Any = pc.binary_join_element_wise(*columns, "\t")
-    lines: list[bytes] = []
     for head, text in zip(heads.cast(pa.binary()).to_pylist(), texts, strict=True):
-        lines += (head, b"\t", _document(text), b"\n")
-    return b"".join(lines)
+        yield head
+        yield b"\t"
+        yield _document(text)
+        yield b"\n"
+
+
+def in_pieces(parts: Iterable[bytes]) -> Iterator[bytes | memoryview]:
+    """Yield the same bytes in pieces of about ``PIECE_BYTES``; a larger part is divided, and not copied."""
+    together: list[bytes] = []
+    size = 0
+    for part in parts:
+        if size + len(part) > PIECE_BYTES and together:
+            yield b"".join(together)
+            together, size = [], 0
+        if len(part) > PIECE_BYTES:
+            whole = memoryview(part)
+            yield from (whole[at : at + PIECE_BYTES] for at in range(0, len(part), PIECE_BYTES))
+        else:
+            together.append(part)
+            size += len(part)
+    if together:
+        yield b"".join(together)
 
 
 def _document(text: bytes | None) -> bytes:

@@ -9,6 +9,7 @@ fields hold whole is taken as it is; an entry of any other form as JSON with its
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from trajectory_pipeline.trajectories.json_text import canonical
@@ -42,9 +43,14 @@ def content_digest(row: Row, escaped: Sequence[str]) -> str:
 
 
 def hashed(forms: Iterable[str]) -> str:
-    """Return the SHA-256 (hex) of canonical forms."""
-    return hashlib.sha256("".join(forms).encode()).hexdigest()
+    """Return the SHA-256 (hex) of canonical forms, one after the other; they need not be there all at once."""
+    digest, coming = hashlib.sha256(), iter(forms)
+    while some := list(islice(coming, _FORMS_AT_ONCE)):
+        digest.update("".join(some).encode())
+    return digest.hexdigest()
 
+
+_FORMS_AT_ONCE = 500
 
 NOTHING_ESCAPED = "escaped"
 """Form of a run in which no text was escaped."""

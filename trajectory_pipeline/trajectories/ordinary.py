@@ -155,7 +155,7 @@ class OrdinaryRuns:
             "heuristic_reasoning": list(ended.reasoning),
             "signals": self._signals(order, calls, own, denied),
             "escaped": [],
-            "content_digest": self._digest(run_id, status, stop_reason, error, turns),
+            "content_digest": digest.hashed(self._forms(run_id, status, stop_reason, error, turns)),
             "schema_version": SCHEMA_VERSION,
             "signals_version": SIGNALS_VERSION,
             "partition_key": self._key,
@@ -357,24 +357,26 @@ class OrdinaryRuns:
             empty_final_answer=final,
         )
 
-    def _digest(self, run_id: str, status: str, stop_reason: str | None, error: Row | None, turns: list[Turn]) -> str:
+    def _forms(
+        self, run_id: str, status: str, stop_reason: str | None, error: Row | None, turns: list[Turn]
+    ) -> Iterator[str]:
+        """Yield what the content digest is taken of."""
         steps, messages = self.raw.steps, self.raw.messages
         ids, roles, names = messages["id"], messages["role"], messages["name"]
         columns = (self.content, self.calls, self.returns, self.approvals)
         all_ends, all_forms = [column.ends for column in columns], [column.forms for column in columns]
-        forms = [digest.head_form(run_id, status, stop_reason, error or {})]
+        yield digest.head_form(run_id, status, stop_reason, error or {})
         for turn in turns:
             count = len(turn.messages)
             if turn.usage is None:
-                forms.append(digest.other_turn_form(count))
+                yield digest.other_turn_form(count)
             else:
                 step_id, stopped = steps["id"][turn.step], steps["stop_reason"][turn.step]
-                forms.append(digest.own_turn_form(step_id, stopped, turn.error, count))
+                yield digest.own_turn_form(step_id, stopped, turn.error, count)
             for at in turn.messages:
                 counts = [ends[at + 1] - ends[at] for ends in all_ends]
-                forms.append(digest.message_form(ids[at], roles[at], names[at], counts, [f[at] for f in all_forms]))
-        forms.append(digest.NOTHING_ESCAPED)
-        return digest.hashed(forms)
+                yield digest.message_form(ids[at], roles[at], names[at], counts, [f[at] for f in all_forms])
+        yield digest.NOTHING_ESCAPED
 
 
 def _error_row(error: RunError | None) -> Row | None:

@@ -53,8 +53,8 @@ def documents_of(converted: OrdinaryRuns, runs: list[Run], trajectories: pa.Reco
                     place[name] = of_runs[column.name][index]
         text = orjson.dumps(document)
         # What the source writes may be longer than what we would write, never shorter.
-        small = len(text) < MAX_JSONB_BYTES // 4
-        documents.append((text, None) if small else postgres_document(trajectories.slice(index, 1).to_pylist()[0]))
+        fits = len(text) <= MAX_JSONB_BYTES
+        documents.append((text, None) if fits else postgres_document(trajectories.slice(index, 1).to_pylist()[0]))
     return documents
 
 

@@ -111,8 +111,9 @@ def _signatures(calls: Sequence[tuple[str | None, str | None]]) -> list[tuple[st
         # Equal texts are equal arguments; nobody needs to look into a text that stands alone.
         if len(of_tool) > 1:
             quick = {arguments: _sorted(arguments) for arguments in of_tool}
+            thorough = None in quick.values()
             for arguments, text in quick.items():
-                of_tool[arguments] = canonical_arguments(arguments) if None in quick.values() else text or ""
+                of_tool[arguments] = canonical_arguments(arguments) if thorough else text or ""
     return [(name, texts[name][arguments]) for name, arguments in calls]
 
 

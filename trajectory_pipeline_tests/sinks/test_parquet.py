@@ -25,6 +25,7 @@ import pytest
 from trajectory_pipeline.errors import PipelineError, SinkError
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.sinks import parquet_file
 from trajectory_pipeline.sinks.parquet import ParquetStore, hour_folder
 
 from .rows import HOUR, NEXT_HOUR, batch, trajectory
@@ -63,8 +64,28 @@ def test_a_partition_is_one_file_in_a_folder_named_by_its_hour(store: ParquetSto
     assert hour_folder(HOUR) == "hour=2026-11-20T09"
     assert (written.rows, written.replaced, written.uri) == (3, True, store.path_of(TRAJECTORIES, HOUR))
     assert written.bytes == path_in(store).stat().st_size
-    assert pq.ParquetFile(path_in(store)).num_row_groups == 2
     assert run_ids(store) == ["a", "b", "c"]
+
+
+def test_batches_are_put_together_until_they_are_worth_a_row_group(
+    store: ParquetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [batch(trajectory(f"run-{number:04}")) for number in range(7)]
+    monkeypatch.setattr(parquet_file, "_ROW_GROUP_BYTES", 3 * batches[0].nbytes)
+    store.write(TRAJECTORIES, HOUR, batches)
+    file = pq.ParquetFile(path_in(store)).metadata
+    assert [file.row_group(number).num_rows for number in range(file.num_row_groups)] == [3, 3, 1]
+    assert run_ids(store) == [f"run-{number:04}" for number in range(7)]
+
+
+def test_a_row_group_is_told_by_its_run_ids_and_says_nothing_of_texts_in_lists(store: ParquetStore) -> None:
+    store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"), trajectory("b"))])
+    group = pq.ParquetFile(path_in(store)).metadata.row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    told = {column.path_in_schema: column.statistics for column in columns if column.is_stats_set}
+    assert (told["run_id"].min, told["run_id"].max) == ("a", "b")
+    assert "end_time" in told
+    assert not [path for path in told if "." in path]
 
 
 def test_writing_again_replaces_all_of_it(store: ParquetStore) -> None:

@@ -1,0 +1,13 @@
+"""The content digest is taken of all forms, however many there are."""
+
+import hashlib
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trajectory_pipeline.trajectories.digest import hashed
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), max_size=5), st.integers(1, 400))
+def test_it_is_that_of_the_forms_one_after_the_other(forms: list[str], times: int) -> None:
+    assert hashed(iter(forms * times)) == hashlib.sha256("".join(forms * times).encode()).hexdigest()
