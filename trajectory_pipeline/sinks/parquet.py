@@ -132,7 +132,7 @@ class ParquetStore:
         return storage.shown(self._target(table, hour))
 
     def write(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> Written:
-        """Replace a partition's file by these rows, small batches put together; without any rows, by an empty file.
+        """Replace a partition's file by these rows; without any rows, by an empty file.
 
         Raises:
             SinkError: the storage cannot be written; the old file stays as it was.
