@@ -76,8 +76,8 @@ def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[p
         writer = pq.ParquetWriter(
             handle,
             schema,
-            # Of columns that row groups are chosen by. Those of texts in lists would be half of the footer, which whoever
-            # writes or reads the file holds whole.
+            # Of columns that row groups are chosen by. Those of texts in lists would be half of the footer,
+            # which whoever writes or reads the file holds whole.
             write_statistics=[field.name for field in schema if not pa.types.is_nested(field.type)],
             **(_OF_SMALL_ONES if small else _OF_LARGE_ONES),
         )
