@@ -8,6 +8,7 @@ import pytest
 from trajectory_pipeline.letta import source
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
+from trajectory_pipeline.sinks import parquet_file
 from trajectory_pipeline.stages.verification import verify_partition
 
 from .pipeline import Pipeline
@@ -34,6 +35,7 @@ def test_a_partition_takes_as_many_connections_however_many_batches_it_has(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, connections: list[str], runs_per_batch: int
 ) -> None:
     monkeypatch.setattr(source, "RUNS_PER_BATCH", runs_per_batch)
+    monkeypatch.setattr(parquet_file, "_ROW_GROUP_BYTES", 1)
     pipeline.read(HOUR)
     batches = sum(1 for _ in pipeline.store.read(TERMINAL_RUNS, HOUR))
     assert batches == (sample_partitions()[HOUR] if runs_per_batch == 1 else 1)

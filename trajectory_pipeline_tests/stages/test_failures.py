@@ -17,6 +17,7 @@ from trajectory_pipeline.errors import PipelineError, SinkError, SourceError
 from trajectory_pipeline.letta import source
 from trajectory_pipeline.letta.source import Snapshot
 from trajectory_pipeline.sample.load import sample_partitions
+from trajectory_pipeline.sinks import parquet_file
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.stages import trajectories as stage
 from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
@@ -118,7 +119,7 @@ class DiskFullAmidReading:
         self._patch = patch
         self._calls = 0
         self._begun, self._full = threading.Event(), threading.Event()
-        patch.setattr(pq.ParquetWriter, "write_batch", self._refuse)
+        patch.setattr(pq.ParquetWriter, "write_table", self._refuse)
 
     def reads(self, owner: type, method: str, *, first: str = "") -> None:
         """Say which calls read: all of a method, or those whose first argument is this."""
@@ -151,7 +152,7 @@ class DiskFullAmidReading:
 
         self._patch.setattr(connection, "close", closing)
 
-    def _refuse(self, *_: object) -> None:
+    def _refuse(self, *_: object, **__: object) -> None:
         self._begun.wait()
         self._full.set()
         raise OSError(28, "No space left on device")
@@ -161,6 +162,7 @@ def test_no_connection_is_closed_while_a_batch_is_read_ahead(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "RUNS_PER_BATCH", 1)
+    monkeypatch.setattr(parquet_file, "_ROW_GROUP_BYTES", 1)
     with monkeypatch.context() as patch:
         disk = DiskFullAmidReading(patch)
         disk.reads(Snapshot, "read", first="Reading messages")
