@@ -78,6 +78,15 @@ def test_batches_are_put_together_until_they_are_worth_a_row_group(
     assert run_ids(store) == [f"run-{number:04}" for number in range(7)]
 
 
+def test_a_batch_without_rows_is_no_row_group(store: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_file, "_ROW_GROUP_BYTES", 1)
+    nothing = batch(trajectory("a")).slice(0, 0)
+    assert store.write(TRAJECTORIES, HOUR, [nothing]).rows == 0
+    assert run_ids(store) == []
+    assert store.write(TRAJECTORIES, HOUR, [nothing, batch(trajectory("a")), nothing, batch(trajectory("b"))]).rows == 2
+    assert run_ids(store) == ["a", "b"]
+
+
 def test_a_row_group_is_told_by_its_run_ids_and_says_nothing_of_texts_in_lists(store: ParquetStore) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"), trajectory("b"))])
     group = pq.ParquetFile(path_in(store)).metadata.row_group(0)
