@@ -84,7 +84,7 @@ def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[p
     try:
         for group in chain(() if first is None else (first,), remaining):
             with storage.writing(target):
-                writer.write_table(group, row_group_size=group.num_rows)
+                writer.write_table(group)
             rows += group.num_rows
     except BaseException:
         with contextlib.suppress(Exception):

@@ -18,6 +18,7 @@ from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool
 Row = Mapping[str, Any]
 
 _FLAGS = {None: None, True: "true", False: "false"}
+_FORMS_AT_ONCE = 500
 
 
 def content_digest(row: Row, escaped: Sequence[str]) -> str:
@@ -49,8 +50,6 @@ def hashed(forms: Iterable[str]) -> str:
         digest.update("".join(some).encode())
     return digest.hexdigest()
 
-
-_FORMS_AT_ONCE = 500
 
 NOTHING_ESCAPED = "escaped"
 """Form of a run in which no text was escaped."""

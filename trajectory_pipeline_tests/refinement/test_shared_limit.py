@@ -1,13 +1,11 @@
 """The contract of a limit that workers share, as the provider sees it: together they call no faster than allowed."""
 
-import subprocess
-import sys
-import textwrap
 from datetime import datetime
 
 from trajectory_pipeline.hours import key_of
 from trajectory_pipeline.sample.load import sample_partitions
 from trajectory_pipeline.simulated_judge import SimulatedJudge
+from trajectory_pipeline_tests.begun_together import told_by
 from trajectory_pipeline_tests.stages.pipeline import Pipeline
 
 A_MINUTE = 300
@@ -16,9 +14,9 @@ LATE_SECONDS = 1.0
 """That the first call may reach the server after its turn has come."""
 
 
-def worker(pipeline: Pipeline, hour: datetime) -> subprocess.Popen[str]:
-    """A process that judges a partition once it is told to."""
-    program = f"""
+def worker(pipeline: Pipeline, hour: datetime) -> str:
+    """A program that judges a partition and prints how many calls that took."""
+    return f"""
         from pathlib import Path
         from trajectory_pipeline.hours import hour_of
         from trajectory_pipeline_tests.stages.pipeline import Pipeline
@@ -34,24 +32,13 @@ def worker(pipeline: Pipeline, hour: datetime) -> subprocess.Popen[str]:
         input()
         print(pipeline.refine(hour_of({key_of(hour)!r})).calls)
     """
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
 
 
 def test_two_processes_together_call_no_faster_than_allowed(pipeline: Pipeline, judge: SimulatedJudge) -> None:
     by_size = sorted(sample_partitions().items(), key=lambda item: item[1])
     hours = [hour for hour, _ in by_size[-2:]]
     pipeline.capture(*hours)
-    workers = [worker(pipeline, hour) for hour in hours]
-    for process in workers:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in workers:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    calls = [int(process.communicate(timeout=120)[0]) for process in workers]
+    calls = [int(told) for told in told_by([worker(pipeline, hour) for hour in hours])]
 
     books = judge.calls(1_000)
     arrived = sorted(datetime.fromisoformat(call["started_at"]) for call in books["calls"])

@@ -4,9 +4,6 @@ What is looked at are the times that turns were given, by the database's clock: 
 """
 
 import json
-import subprocess
-import sys
-import textwrap
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -17,6 +14,7 @@ import pytest
 
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.rate_limits import RateLimit, open_turns
+from trajectory_pipeline_tests.begun_together import told_by
 
 MINUTE = timedelta(minutes=1)
 TURNS = 60
@@ -25,27 +23,19 @@ TURNS = 60
 def taken_by_processes(url: str, limit: dict[str, Any], tokens: Sequence[int], processes: int) -> list[tuple[str, int]]:
     """Turns that several processes took at once, each of them ``TURNS``: when, and for how many tokens."""
     program = f"""
-        import asyncio, json
+        import json
         from trajectory_pipeline.sinks.database import TrajectoryDatabase
         from trajectory_pipeline.sinks.rate_limits import RateLimit, open_turns
 
         tokens = {list(tokens)!r}
         with open_turns(TrajectoryDatabase({url!r}), RateLimit("http://host/v1", "m", **{limit!r})) as turns:
+            print("ready", flush=True)
             input()
             taken = [(turns.take(wanted), wanted) for wanted in (tokens[n % len(tokens)] for n in range({TURNS}))]
         print(json.dumps([(turn.at.isoformat(), wanted) for turn, wanted in taken]))
     """
-    command = [sys.executable, "-c", textwrap.dedent(program)]
-    started = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
-    ]
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
     found: list[tuple[str, int]] = []
-    for process in started:
-        told, _ = process.communicate(timeout=60)
+    for told in told_by([program] * processes):
         found.extend((at, wanted) for at, wanted in json.loads(told))
     return sorted(found)
 

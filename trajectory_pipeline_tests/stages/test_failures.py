@@ -152,7 +152,7 @@ class DiskFullAmidReading:
 
         self._patch.setattr(connection, "close", closing)
 
-    def _refuse(self, *_: object, **__: object) -> None:
+    def _refuse(self, *_: object) -> None:
         self._begun.wait()
         self._full.set()
         raise OSError(28, "No space left on device")
