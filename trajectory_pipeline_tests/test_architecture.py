@@ -19,7 +19,7 @@ from trajectory_pipeline.settings import Settings
 
 PACKAGE = "trajectory_pipeline"
 FLOORS = {
-    "ground": ("collecting", "errors", "hours", "overlap", "schema", "settings"),
+    "ground": ("collecting", "errors", "hours", "overlap", "schema", "settings", "sparing"),
     "middle": (
         "embedded_postgres",
         "endpoints",

@@ -201,7 +201,7 @@ class ParquetStore:
                 temporary.unlink(missing_ok=True)
 
     def read(self, table: Table, hour: datetime, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield a partition's rows, one row group after the other; nothing where there is no file.
+        """Yield a partition's rows in batches, in the order of the file; nothing where there is no file.
 
         Columns and fields that an older file lacks are null, lists empty.
 

@@ -5,16 +5,19 @@ Belongs here: every statement against ``captured_runs`` and ``unsettled``. Does 
 """
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 
 import psycopg
+import pyarrow as pa
 
 from trajectory_pipeline.schema.ledger import PRUNED
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+
+_IDS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,14 @@ class Sightings:
 
     Attributes:
         taken_at: when it was taken, by the source's clock.
-        present: runs that the source holds there, and deleted ones that are carried forward there.
+        present: ids of runs that the source holds there, and of deleted ones that are carried forward there; sorted
+            strings.
         awaited: runs that are still kept there, until the partition that they moved to has seen them.
         left: runs that were there before and are no partition's now.
     """
 
     taken_at: datetime
-    present: Sequence[str]
+    present: "pa.Array[Any]"
     awaited: Sequence[str]
     left: Sequence[str]
 
@@ -40,19 +44,23 @@ def place(connection: psycopg.Connection, partition_key: str, sightings: Sightin
     A partition that a run is taken from is unsettled: it was made with that run. So is this one, if a
     look that says to be newer has put one of these runs elsewhere: only another look can tell (clocks differ).
     """
-    present = sorted(sightings.present)
-    connection.execute(
-        "INSERT INTO trajectory.captured_runs (run_id, partition_key, seen_at)"
-        " SELECT run_id, %s, %s FROM unnest(%s::text[]) AS run_id ON CONFLICT DO NOTHING",
-        [partition_key, sightings.taken_at, present],
-    )
-    # Locked in one order, so that two partitions that exchange runs wait for each other instead of deadlocking.
-    rows = connection.execute(
-        "SELECT run_id, partition_key, seen_at FROM trajectory.captured_runs"
-        " WHERE (run_id = ANY(%(present)s) AND partition_key IS DISTINCT FROM %(key)s)"
-        " OR (run_id = ANY(%(missing)s) AND partition_key = %(key)s) ORDER BY run_id FOR UPDATE",
-        {"present": present, "missing": [*sightings.awaited, *sightings.left], "key": partition_key},
-    ).fetchall()
+    for some in _portions(sightings.present):
+        connection.execute(
+            "INSERT INTO trajectory.captured_runs (run_id, partition_key, seen_at)"
+            " SELECT run_id, %s, %s FROM unnest(%s::text[]) AS run_id ON CONFLICT DO NOTHING",
+            [partition_key, sightings.taken_at, some],
+        )
+    # Locked in one order, so that two partitions that exchange runs wait for each other instead of deadlocking; for
+    # the same reason not before all are inserted.
+    absent = [*sightings.awaited, *sightings.left]
+    rows: list[tuple[str, str | None, datetime]] = []
+    for some in _portions(pa.concat_arrays([sightings.present, pa.array(absent, pa.string())]).sort()):
+        rows += connection.execute(
+            "SELECT run_id, partition_key, seen_at FROM trajectory.captured_runs WHERE run_id = ANY(%(some)s)"
+            " AND CASE WHEN run_id = ANY(%(absent)s) THEN partition_key = %(key)s"
+            ' ELSE partition_key IS DISTINCT FROM %(key)s END ORDER BY run_id COLLATE "C" FOR UPDATE',
+            {"some": some, "absent": absent, "key": partition_key},
+        ).fetchall()
     missing = [run_id for run_id, where, _ in rows if where == partition_key]
     taken = {
         run_id: where
@@ -82,10 +90,31 @@ def place(connection: psycopg.Connection, partition_key: str, sightings: Sightin
         note(connection, TERMINAL_RUNS.name, partition_key, "another partition holds one of its runs by a newer look")
 
 
-def placed_in(connection: psycopg.Connection, partition_key: str) -> list[str]:
-    """Return the runs that were seen last in a partition."""
-    rows = connection.execute("SELECT run_id FROM trajectory.captured_runs WHERE partition_key = %s", [partition_key])
-    return [row[0] for row in rows]
+def placed_beside(connection: psycopg.Connection, partition_key: str, run_ids: "pa.Array[Any]") -> Iterator[str]:
+    """Yield the runs that were seen last in a partition and are not among these, sorted; both are read as they come.
+
+    Args:
+        connection: not to be used for anything else before the last is given.
+        partition_key: of the partition.
+        run_ids: sorted strings.
+    """
+    others = (run_id for some in _portions(run_ids) for run_id in some)
+    other = next(others, None)
+    with connection.cursor() as cursor:
+        for (run_id,) in cursor.stream(
+            'SELECT run_id FROM trajectory.captured_runs WHERE partition_key = %s ORDER BY run_id COLLATE "C"',
+            [partition_key],
+        ):
+            while other is not None and other < run_id:
+                other = next(others, None)
+            if other != run_id:
+                yield run_id
+
+
+def _portions(run_ids: "pa.Array[Any]") -> Iterator[list[str]]:
+    """Yield ids in portions: of half a million at once, what is sent and what is held to send it are 200 MB."""
+    for first in range(0, len(run_ids), _IDS_AT_ONCE):
+        yield cast(list[str], run_ids.slice(first, _IDS_AT_ONCE).to_pylist())
 
 
 MOVED: LiteralString = (

@@ -4,7 +4,7 @@ Belongs here: what is carried forward from the former file, and the ledger entry
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -25,8 +25,9 @@ from trajectory_pipeline.sinks.damaged import damage_of
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
 from trajectory_pipeline.sinks.partition import LedgerEntry, PartitionTransaction
-from trajectory_pipeline.sinks.places import Sightings, placed_in
+from trajectory_pipeline.sinks.places import Sightings, placed_beside
 from trajectory_pipeline.sinks.pruning import pruned_partitions
+from trajectory_pipeline.sparing import spare_memory
 from trajectory_pipeline.stages.damage import Damage, set_aside
 from trajectory_pipeline.stages.made_by import made_by
 from trajectory_pipeline.stages.unchanged import UnchangedRawRows, unchanged_raw_rows
@@ -56,7 +57,7 @@ class RawCounts:
         messages: their messages.
         erased_runs: runs without the content that was deleted at the source.
         deleted_and_kept: runs that still hold such content.
-        run_ids: runs in the snapshot.
+        present: ids of the runs in the snapshot, an array a batch: half a million as ``str`` would be 75 MB.
         carried: runs that are gone from the source and were carried forward.
         awaited: runs that moved to a partition that did not see them yet: they stay here until it does.
         left: runs that were in this partition and run again, or are where no partition is, or only a pruned one.
@@ -70,7 +71,7 @@ class RawCounts:
     messages: int = 0
     erased_runs: int = 0
     deleted_and_kept: int = 0
-    run_ids: set[str] = field(default_factory=set)
+    present: "list[pa.Array[Any]]" = field(default_factory=list, repr=False, compare=False)
     carried: list[str] = field(default_factory=list)
     awaited: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -88,7 +89,7 @@ class RawCounts:
         for name in ("steps", "foreign_steps", "messages"):
             lengths = pc.sum(pc.list_value_length(batch.column(name))).as_py() or 0
             setattr(self, name, getattr(self, name) + lengths)
-        self.run_ids.update(_run_ids(batch))
+        self.present.append(batch.column("run_id"))
 
     def by_name(self) -> dict[str, int]:
         """Return the counts as the ledger holds them."""
@@ -159,6 +160,7 @@ def materialize_terminal_runs(
         SourceError: the source cannot be read.
         SinkError: a sink cannot be written; the former file stays.
     """
+    spare_memory()
     attempt = partial(_materialize, hour, source, store, database, deleted, start, dagster_run_id)
     try:
         return attempt(look_for_damage=False)
@@ -229,8 +231,8 @@ def _materialize(
             former = None if damage else store
             rows = _rows(present, hour, snapshot, former, database, counts, deleted, partitions)
             with read_ahead(rows) as batches, store.prepare(TERMINAL_RUNS, hour, batches) as prepared:
-                held = [*counts.run_ids, *counts.carried]
-                unseen = _unseen(partition, snapshot, {*held, *counts.awaited, *counts.left})
+                held = _sorted(*counts.present, counts.carried)
+                unseen = _unseen(partition, snapshot, _sorted(held, counts.awaited, counts.left))
                 # Without a word of these, a look by a clock that is behind does not get them elsewhere.
                 counts.left += [run_id for run_id, where in unseen.items() if where.exists]
                 if damage:
@@ -250,10 +252,15 @@ def _materialize(
     )
 
 
-def _unseen(partition: PartitionTransaction, snapshot: Snapshot, seen: Set[str]) -> dict[str, Whereabouts]:
+def _unseen(partition: PartitionTransaction, snapshot: Snapshot, seen: "pa.Array[Any]") -> dict[str, Whereabouts]:
     """Return where runs are that were seen here last, and that neither the source nor the former file tells of."""
-    unseen = sorted(set(placed_in(partition.connection, partition.partition_key)).difference(seen))
-    return snapshot.whereabouts(unseen)
+    return snapshot.whereabouts(list(placed_beside(partition.connection, partition.partition_key, seen)))
+
+
+def _sorted(*run_ids: "pa.Array[Any] | Sequence[str]") -> "pa.Array[Any]":
+    """Return ids as one sorted array."""
+    arrays: list[pa.Array[Any]] = [ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string()) for ids in run_ids]
+    return pa.concat_arrays(arrays).sort()
 
 
 def _lost_before(partition: PartitionTransaction) -> int:
@@ -271,7 +278,6 @@ def _counts_of(standing: UnchangedRawRows) -> RawCounts:
         messages=counts["messages"],
         erased_runs=counts[ERASED],
         deleted_and_kept=counts[DELETED_AND_KEPT],
-        run_ids=set(standing.run_ids).difference(standing.gone),
         carried=list(standing.gone),
         lost_before=counts.get(LOST, 0),
     )
@@ -292,8 +298,9 @@ def _rows(
         yield _by_policy(batch, policy, counts)
     if former_rows is None:
         return
-    former = {run_id for batch in former_rows.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in _run_ids(batch)}
-    _look_for(sorted(former - counts.run_ids), key_of(hour), snapshot, database, counts, partitions)
+    former = _sorted(*(batch.column("run_id") for batch in former_rows.read(TERMINAL_RUNS, hour, ["run_id"])), ())
+    missing = former.filter(pc.invert(pc.is_in(former, value_set=_sorted(*counts.present, ()))))
+    _look_for(cast(list[str], missing.to_pylist()), key_of(hour), snapshot, database, counts, partitions)
     if not (counts.carried or counts.awaited):
         return
     gone, awaited = (pa.array(run_ids, pa.string()) for run_ids in (counts.carried, counts.awaited))
@@ -334,10 +341,6 @@ def _look_for(
             counts.awaited.append(run_id)
         else:
             counts.left.append(run_id)
-
-
-def _run_ids(batch: pa.RecordBatch) -> list[str]:
-    return cast(list[str], batch.column("run_id").to_pylist())
 
 
 def _by_policy(batch: pa.RecordBatch, policy: Deleted, counts: RawCounts) -> pa.RecordBatch:

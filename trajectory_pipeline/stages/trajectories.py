@@ -25,6 +25,7 @@ from trajectory_pipeline.sinks.parquet import ParquetStore, Prepared, Written
 from trajectory_pipeline.sinks.partition import LedgerEntry, Merged
 from trajectory_pipeline.sinks.staging import Staging
 from trajectory_pipeline.sinks.unchanged import rows_version
+from trajectory_pipeline.sparing import spare_memory
 from trajectory_pipeline.stages.erased_verdicts import erase_verdicts
 from trajectory_pipeline.stages.made_by import made_by
 from trajectory_pipeline.stages.unchanged import UnchangedTrajectories, unchanged_trajectories
@@ -124,6 +125,7 @@ def materialize_trajectories(
         SinkError: a sink cannot be read or written; the former state stays.
         PipelineError: there are no raw rows, or a row would be lost; nothing is written.
     """
+    spare_memory()
     key = key_of(hour)
     result = TrajectoriesResult()
     with (

@@ -107,6 +107,8 @@ def _ordinary_runs(
 
 def _made(converted: OrdinaryRuns, runs: list[Run], *, documents: bool) -> Made:
     batch = trajectories_of(converted, runs)
+    # A long run's texts are there several times over; documents are made of what the source wrote.
+    converted.forget_texts()
     return batch, documents_of(converted, runs, batch) if documents else []
 
 

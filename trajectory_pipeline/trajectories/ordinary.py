@@ -163,6 +163,14 @@ class OrdinaryRuns:
         refuse_absurd(values, run_id)
         return Run(place, values, turns)
 
+    def forget_texts(self) -> None:
+        """Let go of what is not needed any more when all runs are converted, and are Arrow; documents can be made."""
+        self.said, self.thoughts = [], []
+        for column in (self.content, self.calls, self.returns, self.approvals):
+            column.forms = []
+        for column in (self.content, self.calls, self.approvals):
+            column.rows = []
+
     def _metadata_of(self, place: int) -> Row:
         """Return the run's type and, where there is one, its error."""
         metadata = decoded(self._metadata[place])

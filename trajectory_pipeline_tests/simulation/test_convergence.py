@@ -25,7 +25,7 @@ from trajectory_pipeline.letta.fingerprint import EMPTY
 from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
-from trajectory_pipeline.sinks import parquet_file
+from trajectory_pipeline.sinks import parquet_file, places
 from trajectory_pipeline_tests.simulation.conftest import emptied
 from trajectory_pipeline_tests.simulation.interleaving import Crew
 from trajectory_pipeline_tests.simulation.pooled import Pools
@@ -54,6 +54,8 @@ def test_the_sinks_come_to_what_a_build_from_scratch_gives(
     chance = random.Random(seed)
     monkeypatch.setattr(reading, "RUNS_PER_BATCH", chance.choice([2, 500]))
     monkeypatch.setattr(parquet_file, "_ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(parquet_file, "_ROWS_AT_ONCE", chance.choice([2, 250]))
+    monkeypatch.setattr(places, "_IDS_AT_ONCE", chance.choice([1, 2, 10_000]))
     source = Source(emptied(databases["letta"], SOURCE_TABLES), chance)
     sink = Pipeline(source.url, emptied(databases["sink"], sink_tables), folder / "sink")
     crew = Crew(sink.database_url, chance)
