@@ -19,6 +19,8 @@ def measure(bench: Bench) -> Result:
     """Measure point 5."""
     result = Result("5", "Ten times the rows; twenty million other messages")
     small, large = (one_partition(runs) for runs in bench.size.scale)
+    # As many agents, whose prompts and tools stand in every row: else ten times the runs have twenty times the bytes.
+    small = replace(small, agents=large.agent_copies)
     crowded = replace(large, other_messages=bench.size.others)
     urls = {wanted: bench.letta(wanted) for wanted in (small, large, crowded)}
     taken: dict[Any, list[float]] = {wanted: [] for wanted in urls}
