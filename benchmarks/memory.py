@@ -14,11 +14,10 @@ def measure(bench: Bench) -> Result:
     result = Result("4", "Peak memory of the whole process")
     small, large = bench.size.memory
     # Short runs: only their number matters here, and half a million of the usual length fill 10 GB.
-    short = Wanted(small, first_hour=FIRST_HOUR, extra_loops=0.0, length=0.2)
+    short = Wanted(large, first_hour=FIRST_HOUR, extra_loops=0.0, length=0.2)
     # As many agents beside few runs as beside many, so that a row's size is the same.
-    short = replace(short, agents=replace(short, runs=large).agent_copies)
-    few = _peak(bench, short, result, f"{small:,} short runs")
-    many = _peak(bench, replace(short, runs=large), result, f"{large:,} short runs in one partition")
+    few = _peak(bench, replace(short, runs=small, agents=short.agent_copies), result, f"{small:,} short runs")
+    many = _peak(bench, short, result, f"{large:,} short runs in one partition")
     result.add("largest / smallest partition", many / few, "×", at_most=1.1)
     _peak(bench, one_partition(bench.size.runs), result, f"{bench.size.runs:,} usual runs")
     giant = replace(one_partition(1), giant_messages=bench.size.giant)

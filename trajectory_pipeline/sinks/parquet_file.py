@@ -105,12 +105,14 @@ def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     What a file says of a row group, 150 kB in memory, is held by whoever writes or reads it until the end of the file.
     """
     together: list[pa.RecordBatch] = []
+    filled = 0
     # Of a batch whose runs are all in quarantine nothing is left.
     for batch in filter(len, batches):
         together.append(batch)
-        if sum(one.nbytes for one in together) >= _ROW_GROUP_BYTES:
+        filled += batch.nbytes
+        if filled >= _ROW_GROUP_BYTES:
             yield pa.Table.from_batches(together)
-            together = []
+            together, filled = [], 0
     if together:
         yield pa.Table.from_batches(together)
 

@@ -27,13 +27,11 @@ class UnchangedRawRows:
     Attributes:
         written: its file.
         counts: of the ledger.
-        run_ids: of its runs, those that are gone from the source included.
         gone: runs that are gone from the source.
     """
 
     written: Written
     counts: Mapping[str, int]
-    run_ids: Sequence[str]
     gone: Sequence[str]
 
 
@@ -100,7 +98,7 @@ def unchanged_raw_rows(
     # One that is carried forward may have come back, in another hour or unfinished: no fingerprint of this hour tells.
     if any(where.exists for where in snapshot.whereabouts(gone).values()) or not all_placed(partition, run_ids):
         return None
-    return UnchangedRawRows(written, entry["counts"], run_ids, gone)
+    return UnchangedRawRows(written, entry["counts"], gone)
 
 
 def unchanged_trajectories(
