@@ -56,7 +56,8 @@ def write_raw(letta_url: str, folder: str) -> None:
     """Write one partition's raw rows, without any database but the source."""
     with (
         LettaSource(letta_url).snapshot() as snapshot,
-        read_ahead(snapshot.terminal_runs(FIRST_HOUR, FIRST_HOUR + HOUR)) as batches,
+        snapshot.terminal_runs_ahead(FIRST_HOUR, FIRST_HOUR + HOUR) as present,
+        read_ahead(present) as batches,
     ):
         ParquetStore(folder).write(TERMINAL_RUNS, FIRST_HOUR, batches)
 

@@ -17,6 +17,7 @@ from trajectory_pipeline.letta.assemble import RunTables, assemble, unnamed_step
 from trajectory_pipeline.letta.catalogue import Catalogue, read_catalogue
 from trajectory_pipeline.letta.connection import KeptConnection, connect, literal, reading
 from trajectory_pipeline.letta.contexts import Contexts
+from trajectory_pipeline.overlap import read_ahead
 from trajectory_pipeline.schema.letta import (
     AGENTS,
     AGENTS_TAGS,
@@ -78,11 +79,21 @@ class Snapshot:
         Raises:
             SourceError: the source cannot be read to the end.
         """
-        ids = self._run_ids(start, end)
-        contexts = Contexts(self)
-        for first in range(0, len(ids), RUNS_PER_BATCH):
-            for portion in self._portions(_values(ids.slice(first, RUNS_PER_BATCH))):
-                yield self._batch(portion, contexts)
+        for tables in self._tables(start, end):
+            yield assemble(tables, SCHEMA_VERSION)
+
+    @contextmanager
+    def terminal_runs_ahead(self, start: datetime, end: datetime) -> Iterator[Iterator[pa.RecordBatch]]:
+        """Give what ``terminal_runs`` yields; while a batch is put together, the rows of the next one are read.
+
+        They are read in a thread: until the last batch was given, or the block is left, nothing else may be asked of
+        the snapshot.
+
+        Raises:
+            SourceError: where a batch is asked for; the source cannot be read to the end.
+        """
+        with read_ahead(self._tables(start, end)) as portions:
+            yield (assemble(tables, SCHEMA_VERSION) for tables in portions)
 
     def run_ids(self, start: datetime, end: datetime) -> list[str]:
         """Return the ids of the terminal runs that ended in ``[start, end)``, sorted."""
@@ -149,13 +160,20 @@ class Snapshot:
             filled += more
         yield portion
 
-    def _batch(self, ids: list[str], contexts: Contexts) -> pa.RecordBatch:
+    def _tables(self, start: datetime, end: datetime) -> Iterator[RunTables]:
+        ids = self._run_ids(start, end)
+        contexts = Contexts(self)
+        for first in range(0, len(ids), RUNS_PER_BATCH):
+            for portion in self._portions(_values(ids.slice(first, RUNS_PER_BATCH))):
+                yield self._tables_of(portion, contexts)
+
+    def _tables_of(self, ids: list[str], contexts: Contexts) -> RunTables:
         runs = self._rows(RUNS, "id", ids)
         steps = self._rows(STEPS, "run_id", ids)
         messages = self._rows(MESSAGES, "run_id", ids)
         agent_ids = _distinct(runs["agent_id"])
         agents = self._rows(AGENTS, "id", agent_ids)
-        tables = RunTables(
+        return RunTables(
             runs=runs,
             steps=steps,
             other_steps=self._rows(STEPS, "id", unnamed_step_ids(steps, messages)),
@@ -166,7 +184,6 @@ class Snapshot:
             agent_tags=self._rows(AGENTS_TAGS, "agent_id", agent_ids),
             contexts=contexts.of(runs, steps, agents),
         )
-        return assemble(tables, SCHEMA_VERSION)
 
     def _rows(self, table: SourceTable, key: str, values: list[str]) -> pa.Table:
         """Read all known columns of the rows whose key is among the values; none where the source lacks the table."""

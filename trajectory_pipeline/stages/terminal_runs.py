@@ -5,6 +5,7 @@ Belongs here: what is carried forward from the former file, and the ledger entry
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -227,10 +228,12 @@ def _materialize(
             damage = set_aside(store, hour) if look_for_damage else None
             counts = RawCounts(lost_before=_lost_before(partition))
             partitions = (start and floor(start), floor(snapshot.taken_at))
-            present = () if fingerprint == EMPTY else snapshot.terminal_runs(hour, end)
             former = None if damage else store
-            rows = _rows(present, hour, snapshot, former, database, counts, deleted, partitions)
-            with read_ahead(rows) as batches, store.prepare(TERMINAL_RUNS, hour, batches) as prepared:
+            with (
+                nullcontext(()) if fingerprint == EMPTY else snapshot.terminal_runs_ahead(hour, end) as present,
+                read_ahead(_rows(present, hour, snapshot, former, database, counts, deleted, partitions)) as batches,
+                store.prepare(TERMINAL_RUNS, hour, batches) as prepared,
+            ):
                 held = _sorted(*counts.present, counts.carried)
                 unseen = _unseen(partition, snapshot, _sorted(held, counts.awaited, counts.left))
                 # Without a word of these, a look by a clock that is behind does not get them elsewhere.

@@ -177,6 +177,25 @@ def test_a_connection_that_dies_while_reading_is_told(
     assert place(letta_database) in text
 
 
+def test_a_connection_that_dies_while_the_next_batch_is_read_is_told(
+    letta_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "RUNS_PER_BATCH", 20)
+    with (
+        LettaSource(letta_database).snapshot() as snapshot,
+        snapshot.terminal_runs_ahead(LONG_AGO, FAR_AHEAD) as batches,
+    ):
+        next(batches)
+        ask(
+            letta_database,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'trajectory-pipeline'",
+        )
+        with pytest.raises(SourceError) as refused:
+            list(batches)
+    assert "the connection was lost: " in sentence(refused.value)
+
+
 def test_a_connection_that_dies_amid_a_stream_is_told(letta_database: str) -> None:
     do(
         letta_database,

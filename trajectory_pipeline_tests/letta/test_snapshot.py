@@ -136,3 +136,24 @@ def test_neither_source_nor_snapshot_shows_its_password(untouched_sample: str) -
     assert "geheim" not in repr(LettaSource("postgresql://me:geheim@host/letta"))
     with LettaSource(untouched_sample).snapshot() as snapshot:
         assert untouched_sample not in repr(snapshot)
+
+
+def test_rows_that_are_read_ahead_are_the_same(letta_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "RUNS_PER_BATCH", 20)
+    with LettaSource(letta_database).snapshot() as snapshot:
+        plainly = list(snapshot.terminal_runs(LONG_AGO, FAR_AHEAD))
+        with snapshot.terminal_runs_ahead(LONG_AGO, FAR_AHEAD) as batches:
+            assert list(batches) == plainly
+    assert len(plainly) > 3
+
+
+def test_the_snapshot_serves_again_after_reading_ahead_was_left_midway(
+    letta_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "RUNS_PER_BATCH", 20)
+    with LettaSource(letta_database).snapshot() as snapshot:
+        with snapshot.terminal_runs_ahead(LONG_AGO, FAR_AHEAD) as batches:
+            next(batches)
+        asked = snapshot.queries
+        assert snapshot.run_ids(LONG_AGO, FAR_AHEAD)
+        assert snapshot.queries == asked + 1

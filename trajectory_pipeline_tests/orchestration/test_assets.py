@@ -312,8 +312,13 @@ class _FailingSnapshot:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._snapshot, name)
 
-    def terminal_runs(self, start: datetime, end: datetime) -> Iterator[Any]:
-        yield from self._snapshot.terminal_runs(start, end)
+    @contextmanager
+    def terminal_runs_ahead(self, start: datetime, end: datetime) -> Iterator[Iterator[Any]]:
+        with self._snapshot.terminal_runs_ahead(start, end) as batches:
+            yield self._failing_at_the_end(batches, start)
+
+    def _failing_at_the_end(self, batches: Iterator[Any], start: datetime) -> Iterator[Any]:
+        yield from batches
         if start in self._errors:
             raise self._errors[start]
 
