@@ -18,7 +18,8 @@ from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.sinks.pruning import is_pruned, pruned_partitions
-from trajectory_pipeline.stages.terminal_runs import DELETED_AND_KEPT, Deleted
+from trajectory_pipeline.stages.raw_counts import DELETED_AND_KEPT
+from trajectory_pipeline.stages.raw_rows import Deleted
 
 _HOURS_AT_ONCE = 240
 """Hours whose fingerprints are taken in one query."""

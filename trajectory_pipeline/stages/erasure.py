@@ -14,7 +14,7 @@ from trajectory_pipeline.schema.trajectory import TRAJECTORIES
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.sinks.partition import LedgerEntry
-from trajectory_pipeline.stages.terminal_runs import DELETED_AND_KEPT
+from trajectory_pipeline.stages.raw_counts import DELETED_AND_KEPT
 from trajectory_pipeline.stages.trajectories import TrajectoriesResult, materialize_trajectories
 from trajectory_pipeline.trajectories.erasure import erase_deleted
 

@@ -15,8 +15,8 @@ from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.sinks.pruning import pruned_partitions
+from trajectory_pipeline.stages.raw_rows import Deleted
 from trajectory_pipeline.stages.staleness import captured_fingerprints, fingerprints_of
-from trajectory_pipeline.stages.terminal_runs import Deleted
 
 
 @dataclass(frozen=True)

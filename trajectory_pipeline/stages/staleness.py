@@ -15,7 +15,8 @@ from trajectory_pipeline.schema.letta import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.pruning import pruned_partitions
-from trajectory_pipeline.stages.terminal_runs import DELETED_AND_KEPT, Deleted
+from trajectory_pipeline.stages.raw_counts import DELETED_AND_KEPT
+from trajectory_pipeline.stages.raw_rows import Deleted
 
 _UNSETTLED = "to be materialised again"
 _NOT_ERASED = "content that is deleted at the source"

@@ -23,8 +23,9 @@ from trajectory_pipeline.simulated_judge import JUDGE_MODEL
 from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore
 from trajectory_pipeline.sinks.standing import Order
+from trajectory_pipeline.stages.raw_rows import Deleted
 from trajectory_pipeline.stages.refined_outcomes import Refinement, RefinementResult, materialize_refined_outcomes
-from trajectory_pipeline.stages.terminal_runs import Deleted, TerminalRunsResult, materialize_terminal_runs
+from trajectory_pipeline.stages.terminal_runs import TerminalRunsResult, materialize_terminal_runs
 from trajectory_pipeline.stages.trajectories import TrajectoriesResult, materialize_trajectories
 
 Row = dict[str, Any]

@@ -4,6 +4,7 @@ Counted, not timed.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -145,11 +146,12 @@ def test_a_session_that_is_lost_amid_a_partition_leaves_the_next_ones_to_new_ses
     capture(pipeline, kept_open, BUSY[0])
     with monkeypatch.context() as patched:
 
-        def lost(snapshot: Snapshot, *_: Any) -> Iterator[Any]:
+        @contextmanager
+        def lost(snapshot: Snapshot, *_: Any) -> Iterator[Iterator[Any]]:
             lose_all_sessions(pipeline)
-            yield snapshot.read("Reading runs", "SELECT 1 AS one")
+            yield iter([snapshot.read("Reading runs", "SELECT 1 AS one")])
 
-        patched.setattr(Snapshot, "terminal_runs", lost)
+        patched.setattr(Snapshot, "terminal_runs_ahead", lost)
         with pytest.raises(PipelineError, match="lost"):
             capture(pipeline, kept_open, BUSY[1])
     assert list(pipeline.folder.rglob(".*")) == []

@@ -49,7 +49,7 @@ def work(monkeypatch: pytest.MonkeyPatch, captured: Pipeline) -> list[str]:
 
         return doing
 
-    monkeypatch.setattr(Snapshot, "terminal_runs", noted("read", Snapshot.terminal_runs))
+    monkeypatch.setattr(Snapshot, "terminal_runs_ahead", noted("read", Snapshot.terminal_runs_ahead))
     monkeypatch.setattr(trajectories, "convert_batch", noted("converted", trajectories.convert_batch))
     monkeypatch.setattr(ParquetStore, "prepare", noted("made a file", ParquetStore.prepare))
     return done
