@@ -36,25 +36,32 @@ def fingerprints(snapshot: Snapshot, start: datetime, end: datetime) -> dict[dat
     """
     ended = snapshot.ended_at("r")
     catalogue = snapshot.catalogue
-    messages, steps, step_metrics = (catalogue.table(table) for table in (MESSAGES, STEPS, STEP_METRICS))
+    messages, steps = catalogue.table(MESSAGES), catalogue.table(STEPS)
+    run_metrics, step_metrics = catalogue.table(RUN_METRICS), catalogue.table(STEP_METRICS)
     rows_of_runs = [
-        (RUNS, f"JOIN {catalogue.table(RUNS)} t ON t.id = r.id"),
-        (STEPS, f"JOIN {steps} t ON t.run_id = r.id"),
-        # Steps of other runs that a run's messages name: an approval's answer belongs to the asking run's step.
+        (RUNS, f"JOIN {catalogue.table(RUNS)} t ON t.id = r.id", catalogue.row_version(RUNS, "t")),
+        (STEPS, f"JOIN {steps} t ON t.run_id = r.id", catalogue.row_version(STEPS, "t")),
+        # Steps of other runs that a run's messages name: an approval's answer belongs to the asking run's step. LIMIT
+        # keeps the planner from reading all of the source's steps instead of looking these up by their key.
         (
             STEPS,
-            f"JOIN {messages} m ON m.run_id = r.id JOIN {steps} t ON t.id = m.step_id"
-            " AND t.run_id IS DISTINCT FROM r.id",
+            f"JOIN {messages} m ON m.run_id = r.id CROSS JOIN LATERAL"
+            f" (SELECT n.id, n.run_id, {catalogue.row_version(STEPS, 'n')} AS version"
+            f" FROM {steps} n WHERE n.id = m.step_id LIMIT 1) t WHERE t.run_id IS DISTINCT FROM r.id",
+            "t.version",
         ),
-        (MESSAGES, f"JOIN {messages} t ON t.run_id = r.id"),
-        (RUN_METRICS, f"JOIN {catalogue.table(RUN_METRICS)} t ON t.id = r.id"),
-        (STEP_METRICS, f"JOIN {steps} s ON s.run_id = r.id JOIN {step_metrics} t ON t.id = s.id"),
+        (MESSAGES, f"JOIN {messages} t ON t.run_id = r.id", catalogue.row_version(MESSAGES, "t")),
+        (RUN_METRICS, f"JOIN {run_metrics} t ON t.id = r.id", catalogue.row_version(RUN_METRICS, "t")),
+        (
+            STEP_METRICS,
+            f"JOIN {steps} s ON s.run_id = r.id JOIN {step_metrics} t ON t.id = s.id",
+            catalogue.row_version(STEP_METRICS, "t"),
+        ),
     ]
     parts = [
         f"SELECT r.hour, {number} AS kind, count(*) AS rows,"
-        f" sum(hashtextextended(t.id::text || ':' || {catalogue.row_version(table, 't')}, 0)::numeric) AS sum"
-        f" FROM r {join} GROUP BY 1"
-        for number, (table, join) in enumerate(rows_of_runs)
+        f" sum(hashtextextended(t.id::text || ':' || {version}, 0)::numeric) AS sum FROM r {join} GROUP BY 1"
+        for number, (table, join, version) in enumerate(rows_of_runs)
         if catalogue.has(table)
     ]
     hourly = f"r.id, date_trunc('hour', {ended}) AS hour"

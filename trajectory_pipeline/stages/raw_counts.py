@@ -29,7 +29,8 @@ class RawCounts:
         messages: their messages.
         erased_runs: runs without the content that was deleted at the source.
         deleted_and_kept: runs that still hold such content.
-        present: ids of the runs in the snapshot, an array a batch: half a million as ``str`` would be 75 MB.
+        present: ids of the runs in the snapshot, an array a batch: half a million as ``str`` would be 75 MB; none in
+            a result.
         carried: runs that are gone from the source and were carried forward.
         awaited: runs that moved to a partition that did not see them yet: they stay here until it does.
         left: runs that were in this partition and run again, or are where no partition is, or only a pruned one.

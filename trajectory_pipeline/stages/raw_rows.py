@@ -64,6 +64,8 @@ def raw_rows(
     if former_rows is None:
         return
     former = sorted_ids(*(batch.column("run_id") for batch in former_rows.read(TERMINAL_RUNS, hour, ["run_id"])), ())
+    if not len(former):
+        return
     missing = former.filter(pc.invert(pc.is_in(former, value_set=sorted_ids(*counts.present, ()))))
     _look_for(cast(list[str], missing.to_pylist()), key_of(hour), snapshot, database, counts, partitions)
     if not (counts.carried or counts.awaited):

@@ -163,7 +163,10 @@ def _materialize(
                 store.prepare(TERMINAL_RUNS, hour, batches) as prepared,
             ):
                 held = sorted_ids(*counts.present, counts.carried)
-                unseen = _unseen(partition, snapshot, sorted_ids(held, counts.awaited, counts.left))
+                # All of them are in ``held``; whoever keeps the result need not keep them too.
+                counts.present.clear()
+                others = [*counts.awaited, *counts.left]
+                unseen = _unseen(partition, snapshot, sorted_ids(held, others) if others else held)
                 # Without a word of these, a look by a clock that is behind does not get them elsewhere.
                 counts.left += [run_id for run_id, where in unseen.items() if where.exists]
                 if damage:

@@ -10,6 +10,7 @@ import pytest
 
 from trajectory_pipeline.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.letta import source
+from trajectory_pipeline.letta.fingerprint import fingerprints
 from trajectory_pipeline.letta.source import LettaSource, Snapshot
 from trajectory_pipeline.sample.load import sample_terminal_run_ids
 from trajectory_pipeline_tests.letta.reading import FAR_AHEAD, LONG_AGO, all_runs, ask, do
@@ -145,6 +146,22 @@ def test_rows_of_a_batch_are_found_by_index(database_with_a_long_run: str, monke
                 seen[table] += 1
     # Messages are measured first, and then read.
     assert seen == {"messages": 2, "steps": 1, "step_metrics": 1}
+
+
+def test_steps_that_messages_name_are_looked_up_by_key_whatever_the_planner_expects(
+    untouched_sample: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries: list[str] = []
+    read = Snapshot.read
+    monkeypatch.setattr(Snapshot, "read", lambda self, doing, query: queries.append(query) or read(self, doing, query))
+    with LettaSource(untouched_sample).snapshot() as snapshot:
+        fingerprints(snapshot, LONG_AGO, FAR_AHEAD)
+    with psycopg.connect(untouched_sample) as connection:
+        # Where it expects many rows, it would rather read all steps and join them; in a small table, all is cheap.
+        connection.execute("SET enable_nestloop = off; SET enable_seqscan = off")
+        plan = "\n".join(row[0] for row in connection.execute(f"EXPLAIN {queries[0]}".encode()))
+    assert "Index Scan using pk_steps_id on steps n" in plan
+    assert "Index Cond: ((id)::text = (m.step_id)::text)" in plan
 
 
 def test_memory_is_bounded_by_what_runs_hold(database_with_a_long_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
