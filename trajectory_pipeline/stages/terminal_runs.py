@@ -27,7 +27,7 @@ from trajectory_pipeline.sinks.database import TrajectoryDatabase
 from trajectory_pipeline.sinks.parquet import ParquetStore, Written
 from trajectory_pipeline.sinks.partition import LedgerEntry, PartitionTransaction
 from trajectory_pipeline.sinks.places import Sightings, placed_beside
-from trajectory_pipeline.sparing import spare_memory
+from trajectory_pipeline.sparing import give_back_after, spare_memory
 from trajectory_pipeline.stages.damage import Damage, set_aside
 from trajectory_pipeline.stages.made_by import made_by
 from trajectory_pipeline.stages.raw_counts import DELETED_AND_KEPT, ERASED, LOST, RawCounts
@@ -174,6 +174,7 @@ def _materialize(
                 partition.place(Sightings(snapshot.taken_at, present=held, awaited=counts.awaited, left=counts.left))
                 record(counts.by_name(), prepared.sha256)
                 written = partition.publish(prepared)
+    give_back_after(written.rows)
     catalogue = snapshot.catalogue
     return TerminalRunsResult(
         counts,

@@ -25,7 +25,7 @@ from trajectory_pipeline.sinks.parquet import ParquetStore, Prepared, Written
 from trajectory_pipeline.sinks.partition import LedgerEntry, Merged
 from trajectory_pipeline.sinks.staging import Staging
 from trajectory_pipeline.sinks.unchanged import rows_version
-from trajectory_pipeline.sparing import spare_memory
+from trajectory_pipeline.sparing import give_back_after, spare_memory
 from trajectory_pipeline.stages.erased_verdicts import erase_verdicts
 from trajectory_pipeline.stages.made_by import made_by
 from trajectory_pipeline.stages.unchanged import UnchangedTrajectories, unchanged_trajectories
@@ -176,6 +176,7 @@ def materialize_trajectories(
         # The last thing before the commit: whatever fails earlier leaves both sinks as they were.
         if prepared is not None:
             result.written = partition.publish(prepared)
+    give_back_after(result.conservation.runs_in)
     return result
 
 
