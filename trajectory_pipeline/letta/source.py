@@ -79,7 +79,7 @@ class Snapshot:
         Raises:
             SourceError: the source cannot be read to the end.
         """
-        for tables in self._tables(start, end):
+        for tables in self.tables_of_runs(start, end):
             yield assemble(tables, SCHEMA_VERSION)
 
     @contextmanager
@@ -92,7 +92,7 @@ class Snapshot:
         Raises:
             SourceError: where a batch is asked for; the source cannot be read to the end.
         """
-        with read_ahead(self._tables(start, end)) as portions:
+        with read_ahead(self.tables_of_runs(start, end)) as portions:
             yield (assemble(tables, SCHEMA_VERSION) for tables in portions)
 
     def run_ids(self, start: datetime, end: datetime) -> list[str]:
@@ -160,7 +160,12 @@ class Snapshot:
             filled += more
         yield portion
 
-    def _tables(self, start: datetime, end: datetime) -> Iterator[RunTables]:
+    def tables_of_runs(self, start: datetime, end: datetime) -> Iterator[RunTables]:
+        """Yield the rows that ``terminal_runs`` puts together, a batch of runs at a time.
+
+        Raises:
+            SourceError: the source cannot be read to the end.
+        """
         ids = self._run_ids(start, end)
         contexts = Contexts(self)
         for first in range(0, len(ids), RUNS_PER_BATCH):

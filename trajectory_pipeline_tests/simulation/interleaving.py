@@ -27,7 +27,7 @@ from trajectory_pipeline_tests.simulation.strands import Band, Killed, OneThread
 _LOOK_AGAIN_SECONDS = 0.01
 
 POINTS: dict[str, tuple[Any, str]] = {
-    "the source's rows": (Snapshot, "terminal_runs"),
+    "the source's rows": (Snapshot, "tables_of_runs"),
     "the search for runs that left": (Snapshot, "whereabouts"),
     "a file's rows": (ParquetStore, "read"),
     "the look at the raw rows": (ParquetStore, "rows"),
