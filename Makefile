@@ -49,7 +49,7 @@ simulate: setup  ## Random histories of a source and a crashing pipeline: make s
 		$(BIN)/python -m pytest -n $(JOBS) --dist load trajectory_pipeline_tests/simulation
 
 moods: setup  ## Judge the whole sample under every fault of a judge, and heal (20 to 40 minutes; docs/judging.md has its table).
-	@$(BIN)/python -m trajectory_pipeline_tests.moods
+	@$(BIN)/python -m trajectory_pipeline_tests.fault_scenarios
 
 bench: setup  ## Measure speed, memory and reading back, each beside a reference (about ten minutes; see benchmarks/README.md).
 	@$(BIN)/python -m benchmarks --json data/benchmarks.json
@@ -65,7 +65,7 @@ types: setup  ## Type checker, as CI runs it.
 	@$(BIN)/mypy
 
 docs: setup  ## Write docs/data-dictionary.md and docs/settings.md anew from the declarations.
-	@$(BIN)/python -m trajectory_pipeline.schema.dictionary docs
+	@$(BIN)/python -m trajectory_pipeline.schema.data_dictionary docs
 
 lock: setup  ## Write requirements.lock anew, with the newest packages that fit together.
 	@$(BIN)/uv pip compile --system-certs --quiet --universal --generate-hashes --python-version 3.11 --group dev \

@@ -18,17 +18,17 @@ import psycopg
 
 from benchmarks.letta_database.load import Wanted, generate
 from benchmarks.measuring import Child, in_child, timed
-from trajectory_pipeline import embedded_postgres
-from trajectory_pipeline.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.embedded_postgres.binaries import carried
-from trajectory_pipeline.hours import HOUR
-from trajectory_pipeline.letta.source import LettaSource
-from trajectory_pipeline.sinks.database import TrajectoryDatabase
-from trajectory_pipeline.sinks.migration import migrate
-from trajectory_pipeline.sinks.parquet import ParquetStore
-from trajectory_pipeline.stages.terminal_runs import materialize_terminal_runs
-from trajectory_pipeline.stages.trajectories import materialize_trajectories
-from trajectory_pipeline.stages.verification import verify_partition
+from trajectory_pipeline.demo import embedded_postgres
+from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.demo.embedded_postgres.binaries import carried
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.partition_keys import HOUR
+from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
+from trajectory_pipeline.pipeline.convert import materialize_trajectories
+from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.migrate import migrate
 
 FIRST_HOUR = datetime(2025, 6, 1, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from benchmarks.letta_database.load import Wanted, generate
-from trajectory_pipeline import embedded_postgres
+from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.settings import normalised_postgres_url
 
 

@@ -124,7 +124,7 @@ def client_alone(url: str, calls: int, characters: int) -> float:
     """Make calls by the client library's fastest transport and typed method; returns seconds."""
     from openai import AsyncOpenAI, DefaultAioHttpClient
 
-    from trajectory_pipeline.refinement.answer import JudgeAnswer
+    from trajectory_pipeline.judge.response_schema import JudgeAnswer
 
     messages: Any = [{"role": "user", "content": "x" * characters}]
 
@@ -182,12 +182,12 @@ def whole_stage(url: str, database_url: str, folder: str, policy: int) -> dict[s
         folder: of the Parquet storage.
         policy: a number that makes the policy another one, so that nothing is judged yet.
     """
-    from trajectory_pipeline.refinement.ask import Judge
-    from trajectory_pipeline.refinement.budget import Budget
-    from trajectory_pipeline.refinement.policy import RefinementPolicy
-    from trajectory_pipeline.sinks.database import TrajectoryDatabase
-    from trajectory_pipeline.sinks.parquet import ParquetStore
-    from trajectory_pipeline.stages.refined_outcomes import materialize_refined_outcomes
+    from trajectory_pipeline.budget.caps import Budget
+    from trajectory_pipeline.judge.client.session import Judge
+    from trajectory_pipeline.judge.policy import RefinementPolicy
+    from trajectory_pipeline.pipeline.judge import materialize_refined_outcomes
+    from trajectory_pipeline.storage.parquet.store import ParquetStore
+    from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
     began = time.perf_counter()
     result = materialize_refined_outcomes(

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.bench import FIRST_HOUR, Bench, Sinks, capture_in_child
 from benchmarks.letta_database.load import Wanted
 from benchmarks.measuring import Child, Result, in_child
-from trajectory_pipeline.hours import HOUR
+from trajectory_pipeline.partition_keys import HOUR
 from trajectory_pipeline.settings import sqlalchemy_url
 
 _PROFILED = 48
@@ -101,11 +101,11 @@ def run_in_dagster(hours: int, profiled: bool) -> dict[str, Any]:
 
     import dagster as dg
 
-    from trajectory_pipeline.cli.instance import dagster_home, prepare_storage
+    from trajectory_pipeline.cli.dagster_processes import dagster_home, prepare_storage
     from trajectory_pipeline.definitions import build_defs
-    from trajectory_pipeline.orchestration.assets import CAPTURE
-    from trajectory_pipeline.orchestration.jobs import JOB_NAME
-    from trajectory_pipeline.orchestration.partitions import range_tags
+    from trajectory_pipeline.defs.assets.assets import CAPTURE
+    from trajectory_pipeline.defs.jobs import JOB_NAME
+    from trajectory_pipeline.defs.partitions import range_tags
     from trajectory_pipeline.settings import load_settings
 
     settings = load_settings()

@@ -1,18 +1,18 @@
 """Tokens sent per trajectory of the sample, beside those of sending its whole JSON document once.
 
-Belongs here: the comparison. Does not belong here: how a transcript is made (``trajectory_pipeline.refinement``).
+Belongs here: the comparison. Does not belong here: how a transcript is made (``trajectory_pipeline.judge``).
 
     .venv/bin/python -m benchmarks.prompt_tokens
 """
 
 import statistics
 
-from trajectory_pipeline.refinement.deliberate import case_of
-from trajectory_pipeline.refinement.estimating import estimated_tokens
-from trajectory_pipeline.refinement.policy import RefinementPolicy
-from trajectory_pipeline.refinement.prompt import frame_tokens
-from trajectory_pipeline.trajectories.json_text import write
-from trajectory_pipeline_tests.refinement.documents import sample_documents
+from trajectory_pipeline.budget.token_estimate import estimated_tokens
+from trajectory_pipeline.judge.judge_trajectory import case_of
+from trajectory_pipeline.judge.policy import RefinementPolicy
+from trajectory_pipeline.judge.prompt import frame_tokens
+from trajectory_pipeline.lossless_json import write
+from trajectory_pipeline_tests.judge.documents import sample_documents
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from benchmarks.bench import FIRST_HOUR, Bench, Sinks, capture, one_partition
 from benchmarks.letta_database.load import Wanted
 from benchmarks.many_rows import RARE_MODEL, RARE_TOOL, multiply
 from benchmarks.measuring import Result, seconds, timed
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
-from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.storage.parquet.store import ParquetStore
 
 _LOOK_UPS = 200
 _MULTIPLIED = 1_000

@@ -4,12 +4,12 @@ import shutil
 
 from benchmarks.bench import FIRST_HOUR, Bench, one_partition
 from benchmarks.measuring import Result
-from trajectory_pipeline.hours import HOUR, key_of
-from trajectory_pipeline.letta.source import LettaSource
-from trajectory_pipeline.overlap import read_ahead
-from trajectory_pipeline.schema.letta import TERMINAL_RUNS
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
-from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.partition_keys import HOUR, key_of
+from trajectory_pipeline.runtime.threads import read_ahead
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.trajectories.convert import convert_batch
 
 COPY_OUT = tuple(rf"\copy public.{table} TO '/dev/null'" for table in ("runs", "steps", "messages"))

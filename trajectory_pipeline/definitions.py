@@ -8,17 +8,17 @@ import os
 
 import dagster as dg
 
-from trajectory_pipeline.orchestration import completeness
-from trajectory_pipeline.orchestration.assets import SOURCE_SPECS, build_assets
-from trajectory_pipeline.orchestration.dagster_retention import build_retention as build_dagster_retention
-from trajectory_pipeline.orchestration.jobs import build_job
-from trajectory_pipeline.orchestration.partitions import hourly_partitions
-from trajectory_pipeline.orchestration.reconciliation import build_reconciliation_sensor
-from trajectory_pipeline.orchestration.refinement_sensor import build_refinement_sensor
-from trajectory_pipeline.orchestration.resources import PipelineResource
-from trajectory_pipeline.orchestration.retention import build_retention
-from trajectory_pipeline.orchestration.schedules import build_schedule
-from trajectory_pipeline.orchestration.sensors import build_capture_sensor
+from trajectory_pipeline.defs import completeness
+from trajectory_pipeline.defs.assets.assets import SOURCE_SPECS, build_assets
+from trajectory_pipeline.defs.dagster_retention import build_retention as build_dagster_retention
+from trajectory_pipeline.defs.jobs import build_job
+from trajectory_pipeline.defs.partitions import hourly_partitions
+from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.defs.retention import build_retention
+from trajectory_pipeline.defs.schedules import build_schedule
+from trajectory_pipeline.defs.sensors.capture import build_capture_sensor
+from trajectory_pipeline.defs.sensors.reconciliation import build_reconciliation_sensor
+from trajectory_pipeline.defs.sensors.refinement import build_refinement_sensor
 from trajectory_pipeline.settings import Settings, load_settings
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from trajectory_pipeline import embedded_postgres
-from trajectory_pipeline.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.sample.load import load_sample
+from trajectory_pipeline.demo import embedded_postgres
+from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.demo.letta_sample.load import load_sample
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.simulated_judge import JUDGE_MODEL, SimulatedJudge
-from trajectory_pipeline.sinks.migration import migrate
+from trajectory_pipeline.storage.postgres.migrate import migrate
 
 API_KEY = "sk-must-never-be-seen"
 # Nothing here needs to survive a power cut.

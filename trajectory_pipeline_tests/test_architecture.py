@@ -235,11 +235,11 @@ SOUND = {
     "schema/__init__.py": DOCSTRING,
     "letta/__init__.py": DOCSTRING + "from trajectory_pipeline.errors import PipelineError\n",
     "sinks/__init__.py": DOCSTRING + "_PRIVATE = 1\n",
-    "sinks/migrations/versions/0001_first.py": "revision = '0001'\n",
+    "storage/postgres/migrations/versions/0001_first.py": "revision = '0001'\n",
     "stages/__init__.py": DOCSTRING + "from trajectory_pipeline.letta import source\nfrom . import verification\n",
     "orchestration/__init__.py": DOCSTRING
-    + "import dagster as dg\nfrom trajectory_pipeline.stages import verification\n",
-    "cli/__init__.py": DOCSTRING + "from trajectory_pipeline.orchestration.jobs import JOB_NAME\n",
+    + "import dagster as dg\nfrom trajectory_pipeline.pipeline import verification\n",
+    "cli/__init__.py": DOCSTRING + "from trajectory_pipeline.defs.jobs import JOB_NAME\n",
 }
 
 
@@ -273,10 +273,10 @@ def test_a_sound_house_has_no_fault(tmp_path: Path) -> None:
             "from trajectory_pipeline.letta import source",
             "schema.types: imports letta.source: upwards",
         ),
-        ("errors", "import trajectory_pipeline.sinks.parquet", "errors: imports sinks.parquet: upwards"),
+        ("errors", "import trajectory_pipeline.storage.parquet.store", "errors: imports sinks.parquet: upwards"),
         (
             "sinks__parquet",
-            "def late():\n    from trajectory_pipeline.orchestration.assets import CAPTURE\n",
+            "def late():\n    from trajectory_pipeline.defs.assets.assets import CAPTURE\n",
             "sinks.parquet: imports orchestration.assets.CAPTURE: upwards",
         ),
         ("stages__first", "from ..cli import main", "stages.first: imports cli.main: upwards"),
@@ -288,17 +288,17 @@ def test_a_sound_house_has_no_fault(tmp_path: Path) -> None:
         ),
         (
             "stages__first",
-            "from trajectory_pipeline.sinks import _PRIVATE",
+            "from trajectory_pipeline.storage import _PRIVATE",
             "stages.first: imports sinks._PRIVATE: a sibling's private part",
         ),
         (
             "stages__first",
-            "from trajectory_pipeline.sinks._inner import name",
+            "from trajectory_pipeline.storage._inner import name",
             "stages.first: imports sinks._inner.name: a sibling's private part",
         ),
         (
             "stages__first",
-            "from trajectory_pipeline.sinks import parquet\nparquet._write()",
+            "from trajectory_pipeline.storage import parquet\nparquet._write()",
             "stages.first: uses sinks.parquet._write: a sibling's private part",
         ),
         ("sinks__utils", "", "sinks.utils: the name 'utils' says nothing"),
@@ -321,5 +321,8 @@ def test_a_docstring_that_does_not_say_what_belongs_here_is_found(tmp_path: Path
 
 
 def test_a_part_may_use_its_own_private_parts(tmp_path: Path) -> None:
-    own = DOCSTRING + "from trajectory_pipeline.sinks import _PRIVATE\nfrom trajectory_pipeline.sinks._inner import x\n"
+    own = (
+        DOCSTRING
+        + "from trajectory_pipeline.storage import _PRIVATE\nfrom trajectory_pipeline.storage._inner import x\n"
+    )
     assert faults(house(tmp_path, sinks__parquet=own)) == []

@@ -14,14 +14,13 @@ import pytest
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from trajectory_pipeline.definitions import build_defs
-from trajectory_pipeline.hours import HOUR, floor, key_of
-from trajectory_pipeline.schema.letta import TERMINAL_RUNS
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.partition_keys import HOUR, floor, key_of
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Sink, Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
-
-from .conftest import make_settings
+from trajectory_pipeline_tests.conftest import make_settings
 
 PROJECT = Path(__file__).parents[1]
 TABLES = {"terminal_runs": TERMINAL_RUNS, "trajectories": TRAJECTORIES, "refined_outcomes": REFINED_OUTCOMES}

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from trajectory_pipeline.sample import dump
-from trajectory_pipeline.sample.load import SAMPLE_FILE
-from trajectory_pipeline.schema.letta import TERMINAL_STATUSES
+from trajectory_pipeline.demo.letta_sample import dump
+from trajectory_pipeline.demo.letta_sample.load import SAMPLE_FILE
+from trajectory_pipeline.schema.raw import TERMINAL_STATUSES
 
 Row = dict[str, str | None]
 

@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from trajectory_pipeline.endpoints import Endpoints, resolve
+from trajectory_pipeline.databases import Endpoints, resolve
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.hours import HOUR, floor
-from trajectory_pipeline.letta.census import stuck_runs
 from trajectory_pipeline.letta.connection import literal
 from trajectory_pipeline.letta.fingerprint import fingerprints
-from trajectory_pipeline.letta.source import LettaSource, Snapshot
-from trajectory_pipeline.orchestration.words import counted
-from trajectory_pipeline.schema.letta import RUNS, TERMINAL_STATUSES
+from trajectory_pipeline.letta.run_counts import stuck_runs
+from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
+from trajectory_pipeline.partition_keys import HOUR, floor
+from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
+from trajectory_pipeline.schema.raw import RUNS, TERMINAL_STATUSES
 from trajectory_pipeline.settings import Settings, load_settings, without_password
-from trajectory_pipeline.sinks.database import TrajectoryDatabase
-from trajectory_pipeline.sinks.lag import lag_since
-from trajectory_pipeline.sinks.parquet import ParquetStore
-from trajectory_pipeline.stages.staleness import built_by_older_versions
+from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline.storage.postgres.capture_lag import lag_since
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.text import counted
 
 _SLOW_SECONDS = 1.0
 

@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import click
 
-from trajectory_pipeline.cli.explaining import explained
-from trajectory_pipeline.cli.headless import trajectory_row
-from trajectory_pipeline.cli.terminal import out
-from trajectory_pipeline.endpoints import resolve
-from trajectory_pipeline.letta.source import LettaSource
-from trajectory_pipeline.orchestration.resources import PipelineResource
+from trajectory_pipeline.cli.console import out
+from trajectory_pipeline.cli.materialize import trajectory_row
+from trajectory_pipeline.cli.render_explanation import explained
+from trajectory_pipeline.databases import resolve
+from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.maintenance.explain_verdict import explanation
 from trajectory_pipeline.settings import load_settings
-from trajectory_pipeline.sinks.database import TrajectoryDatabase
-from trajectory_pipeline.sinks.parquet import ParquetStore
-from trajectory_pipeline.stages.explanation import explanation
+from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
 _SOURCE_SECONDS = 30
 

@@ -44,7 +44,7 @@ class _Sentences(click.Group):
 
 
 def _fail(error: BaseException, code: int) -> NoReturn:
-    from trajectory_pipeline.cli.terminal import err
+    from trajectory_pipeline.cli.console import err
 
     err.print("[red]Error[/red]: ", end="")
     err.print(str(error), markup=False)
@@ -72,7 +72,7 @@ def demo(*, once: bool, port: int, reset: bool) -> None:
     Makes nothing outside the folder data/demo. Exit code 0: every terminal run of the sample is in both sinks, with a
     verdict or a stated reason for none.
     """
-    from trajectory_pipeline.cli.demonstration import DEMO_FOLDER, demonstrate
+    from trajectory_pipeline.cli.demo import DEMO_FOLDER, demonstrate
 
     if reset:
         _remove(DEMO_FOLDER)
@@ -90,7 +90,7 @@ def dev(port: int) -> None:
 
     Schedule and sensors run by default where ENABLE_TRAJECTORY_CAPTURE is true; else they are there, stopped.
     """
-    from trajectory_pipeline.cli.developing import develop
+    from trajectory_pipeline.cli.dev import develop
 
     sys.exit(develop(port))
 
@@ -103,12 +103,12 @@ def load_sample_command(url: str | None, *, create: bool) -> None:
 
     A database that holds the sample already is left as it is; one that holds other runs is refused.
     """
-    from trajectory_pipeline.cli.terminal import out, step
-    from trajectory_pipeline.sample.load import load_sample
+    from trajectory_pipeline.cli.console import out, step
+    from trajectory_pipeline.demo.letta_sample.load import load_sample
 
     with step("Sample") as tell:
         if url is None:
-            from trajectory_pipeline.endpoints import resolve
+            from trajectory_pipeline.databases import resolve
             from trajectory_pipeline.settings import load_settings
 
             url = resolve(load_settings(), tell).letta_url
@@ -123,10 +123,10 @@ def load_sample_command(url: str | None, *, create: bool) -> None:
 @main.command()
 def migrate() -> None:
     """Make the schema `trajectory` in TRAJECTORY_DATABASE_URL, or bring it up to date."""
-    from trajectory_pipeline.cli.terminal import out
-    from trajectory_pipeline.endpoints import resolve
+    from trajectory_pipeline.cli.console import out
+    from trajectory_pipeline.databases import resolve
     from trajectory_pipeline.settings import load_settings, without_password
-    from trajectory_pipeline.sinks.migration import migrate as run_migrations
+    from trajectory_pipeline.storage.postgres.migrate import migrate as run_migrations
 
     settings = load_settings()
     url = settings.database_url or resolve(settings).database_url
@@ -162,11 +162,11 @@ def materialize(assets: tuple[str, ...], key: str | None, start: str | None, end
       trajectory-pipeline materialize --partition 2026-11-21-09:00
       trajectory-pipeline materialize --from 2026-11-20 --to 2026-11-21T12:00 --select trajectories
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
-    from trajectory_pipeline.cli import upkeep
-    from trajectory_pipeline.cli.headless import run
+    from trajectory_pipeline.cli import maintenance
+    from trajectory_pipeline.cli.materialize import run
 
     hours = _hours(key, start, end)
-    sys.exit(upkeep.dry_run(assets, hours) if dry_run else run(assets, hours))
+    sys.exit(maintenance.dry_run(assets, hours) if dry_run else run(assets, hours))
 
 
 @main.command()
@@ -185,13 +185,13 @@ def plan(key: str | None, start: str | None, end: str | None, *, as_json: bool) 
       trajectory-pipeline plan
       trajectory-pipeline plan --from 2026-11-20 --to 2026-11-21 --json
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
-    from trajectory_pipeline.cli.planning import show_plan
+    from trajectory_pipeline.cli.plan import show_plan
 
     show_plan(_horizon() if key is start is end is None else _hours(key, start, end), as_json=as_json)
 
 
 def _horizon() -> list[datetime]:
-    from trajectory_pipeline.hours import floor, hours_between
+    from trajectory_pipeline.partition_keys import floor, hours_between
     from trajectory_pipeline.settings import load_settings
 
     settings, now = load_settings(), datetime.now(UTC)
@@ -199,8 +199,8 @@ def _horizon() -> list[datetime]:
 
 
 def _hours(key: str | None, start: str | None, end: str | None) -> list[datetime]:
-    from trajectory_pipeline.hours import hour_of, hours_between, moment_of
-    from trajectory_pipeline.orchestration.partitions import existing_hours
+    from trajectory_pipeline.defs.partitions import existing_hours
+    from trajectory_pipeline.partition_keys import hour_of, hours_between, moment_of
     from trajectory_pipeline.settings import load_settings
 
     if key is not None and (start is not None or end is not None):
@@ -229,9 +229,9 @@ def check() -> None:
               1  something differs, and is named
               2  something cannot be reached
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
-    from trajectory_pipeline.cli import upkeep
+    from trajectory_pipeline.cli import maintenance
 
-    sys.exit(upkeep.check())
+    sys.exit(maintenance.check())
 
 
 @main.command()
@@ -241,9 +241,9 @@ def erase(*, dry_run: bool) -> None:
 
     Needs TRAJECTORY_DELETED=erase, and not the source. The capture sensor has the same done by itself.
     """
-    from trajectory_pipeline.cli import upkeep
+    from trajectory_pipeline.cli import maintenance
 
-    sys.exit(upkeep.erase(only_say=dry_run))
+    sys.exit(maintenance.erase(only_say=dry_run))
 
 
 @main.command()
@@ -259,16 +259,16 @@ def prune(*, dry_run: bool) -> None:
               1  some partitions failed
               2  no age is set, or a sink cannot be reached
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
-    from trajectory_pipeline.cli import upkeep
+    from trajectory_pipeline.cli import maintenance
 
-    sys.exit(upkeep.prune(only_say=dry_run))
+    sys.exit(maintenance.prune(only_say=dry_run))
 
 
 @main.command()
 @click.argument("run_id")
 def show(run_id: str) -> None:
     """Show the trajectory of a run: turns, tools, errors, outcome and verdict."""
-    from trajectory_pipeline.cli.headless import show_run
+    from trajectory_pipeline.cli.materialize import show_run
 
     show_run(run_id)
 
@@ -286,7 +286,7 @@ def explain(run_id: str, *, as_json: bool) -> None:
 @main.command()
 def settings() -> None:
     """List the settings: environment variables and what they mean."""
-    from trajectory_pipeline.cli.terminal import out
+    from trajectory_pipeline.cli.console import out
     from trajectory_pipeline.settings import setting_rows
 
     for name, meaning in setting_rows():
@@ -302,8 +302,8 @@ def doctor() -> None:
     Exit code 0  all of it can work
               1  something cannot
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
+    from trajectory_pipeline.cli.console import out
     from trajectory_pipeline.cli.doctor import examine
-    from trajectory_pipeline.cli.terminal import out
 
     marks = {"ok": "[green]✓[/green]", "advice": "[yellow]•[/yellow]", "wrong": "[red]✗[/red]"}
     wrong = False
@@ -323,7 +323,7 @@ def url(database: str) -> None:
     Example:
       psql "$(trajectory-pipeline url)"
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
-    from trajectory_pipeline.endpoints import running_endpoints
+    from trajectory_pipeline.databases import running_endpoints
     from trajectory_pipeline.settings import load_settings
 
     endpoints = running_endpoints(load_settings())
@@ -336,7 +336,7 @@ def url(database: str) -> None:
 @click.confirmation_option(prompt="This removes the embedded server with all it holds, and the files beside it. Go on?")
 def clean(*, only_demo: bool) -> None:
     """Remove what is kept on this machine: the embedded server, Parquet and Dagster's files in the data folder."""
-    from trajectory_pipeline.cli.demonstration import DEMO_FOLDER
+    from trajectory_pipeline.cli.demo import DEMO_FOLDER
     from trajectory_pipeline.settings import load_settings
 
     _remove(DEMO_FOLDER)
@@ -347,7 +347,7 @@ def clean(*, only_demo: bool) -> None:
 def _remove(folder: Path) -> None:
     import shutil
 
-    from trajectory_pipeline import embedded_postgres
+    from trajectory_pipeline.demo import embedded_postgres
 
     server = folder.absolute() / "postgres"
     if server.exists():

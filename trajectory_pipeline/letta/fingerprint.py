@@ -1,6 +1,6 @@
 """Fingerprints: a cheap summary of a partition's rows in the source; equal ones mean that nothing changed.
 
-Belongs here: the query. Does not belong here: who compares (``orchestration.sensors``), or keeps (the ledger).
+Belongs here: the query. Does not belong here: who compares (``defs.sensors.capture``), or keeps (the ledger).
 
 A row's ``xmin`` moves with any change to it, whether or not Letta moves a timestamp: status flips, late messages and
 metrics, step finalisation and feedback, soft deletes. A row that appears or goes changes the count and the sum. A
@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import cast
 
 from trajectory_pipeline.letta.connection import literal
-from trajectory_pipeline.letta.source import Snapshot, naive_utc
-from trajectory_pipeline.schema.letta import (
+from trajectory_pipeline.letta.snapshot import Snapshot, naive_utc
+from trajectory_pipeline.schema.raw import (
     MESSAGES,
     RUN_METRICS,
     RUNS,

@@ -1,6 +1,6 @@
 """When the next call to a judge may be made, where a limit is shared by all workers.
 
-Belongs here: columns. Does not belong here: how turns are taken (``sinks.rate_limits``).
+Belongs here: columns. Does not belong here: how turns are taken (``storage.postgres.rate_limiter``).
 """
 
 from trajectory_pipeline.schema.types import POSTGRES_ONLY, STRING, TIMESTAMP, Column, Table

@@ -1,6 +1,6 @@
 """What judging cost and may cost: accounts that caps are kept by, and who is at which verdict.
 
-Belongs here: columns. Does not belong here: the caps (``refinement.budget``), and the calls, which have a row each
+Belongs here: columns. Does not belong here: the caps (``budget.caps``), and the calls, which have a row each
 (``schema.verdicts``).
 """
 

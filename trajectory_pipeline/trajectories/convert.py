@@ -10,19 +10,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from trajectory_pipeline.collecting import fewer_collections
+from trajectory_pipeline.lossless_json import ConversionError
+from trajectory_pipeline.runtime.gc_threshold import fewer_collections
 from trajectory_pipeline.schema.arrow import arrow_schema
-from trajectory_pipeline.schema.letta import TERMINAL_RUNS
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import ListOf, Struct, Type
-from trajectory_pipeline.trajectories.assembly import trajectories_of
+from trajectory_pipeline.trajectories.columnar.columns import raw_columns
+from trajectory_pipeline.trajectories.columnar.decode import Unusual
+from trajectory_pipeline.trajectories.columnar.documents import documents_of
+from trajectory_pipeline.trajectories.columnar.runs import OrdinaryRuns, Run
+from trajectory_pipeline.trajectories.columnar.to_arrow import trajectories_of
 from trajectory_pipeline.trajectories.document import Document, postgres_document
-from trajectory_pipeline.trajectories.entries import Unusual
-from trajectory_pipeline.trajectories.json_text import ConversionError
-from trajectory_pipeline.trajectories.ordinary import OrdinaryRuns, Run
-from trajectory_pipeline.trajectories.ordinary_documents import documents_of
-from trajectory_pipeline.trajectories.plain import Quarantined, convert_run, quarantine
-from trajectory_pipeline.trajectories.raw_columns import raw_columns
+from trajectory_pipeline.trajectories.reference import Quarantined, convert_run, quarantine
 
 _CONTAINERS = 2_000_000
 """New ones until the garbage collector looks at them; more than a batch makes."""

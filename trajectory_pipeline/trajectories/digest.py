@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from trajectory_pipeline.trajectories.json_text import canonical
+from trajectory_pipeline.lossless_json import canonical
 from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool_call_of, tool_return_of
 
 Row = Mapping[str, Any]
@@ -29,7 +29,7 @@ def content_digest(row: Row, escaped: Sequence[str]) -> str:
     only the messages of this run are covered: the rest is that run's content.
 
     Args:
-        row: a trajectory, with the fields of ``schema.trajectory.TRAJECTORIES``.
+        row: a trajectory, with the fields of ``schema.trajectories.TRAJECTORIES``.
         escaped: places in what is covered where text was escaped: the escape of a lone surrogate differs from the
             same words as text.
     """

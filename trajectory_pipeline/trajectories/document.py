@@ -12,8 +12,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.schema.trajectory import MESSAGE, TRAJECTORIES, TURN
-from trajectory_pipeline.trajectories.json_text import MAX_DEPTH, Verbatim, write
+from trajectory_pipeline.lossless_json import MAX_DEPTH, Verbatim, write
+from trajectory_pipeline.schema.trajectories import MESSAGE, TRAJECTORIES, TURN
 from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool_call_of, tool_return_of
 
 MAX_JSONB_BYTES = 200_000_000

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trajectory_pipeline.trajectories.json_text import (
+from trajectory_pipeline.lossless_json import (
     ConversionError,
     Escapes,
     parse,
@@ -59,7 +59,7 @@ def answering(agent_type: str | None, config: Mapping[str, Any]) -> Answering:
 
 
 def message_of(raw: Mapping[str, Any], how: Answering, escapes: Escapes, derived: Escapes) -> Row:
-    """Return the message of a raw row, with the fields of ``schema.trajectory.MESSAGE``.
+    """Return the message of a raw row, with the fields of ``schema.trajectories.MESSAGE``.
 
     ``denied`` of its tool returns is left False: who denied what is seen only in the run as a whole.
 
@@ -198,7 +198,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def part_row(part: dict[str, Any]) -> Row:
-    """Return a content part with the fields of ``schema.trajectory.CONTENT_PART``; ``part_of`` is its inverse."""
+    """Return a content part with the fields of ``schema.trajectories.CONTENT_PART``; ``part_of`` is its inverse."""
     kind = part.get("type")
     source = part.get("source")
     signature = _string(part.get("signature"))
@@ -241,7 +241,7 @@ def part_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tool_call_row(call: dict[str, Any]) -> Row:
-    """Return a tool call with the fields of ``schema.trajectory.TOOL_CALL``; ``tool_call_of`` is its inverse."""
+    """Return a tool call with the fields of ``schema.trajectories.TOOL_CALL``; ``tool_call_of`` is its inverse."""
     function = call.get("function")
     function = function if isinstance(function, dict) else {}
     row: Row = {
@@ -263,7 +263,7 @@ def tool_call_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tool_return_row(item: dict[str, Any]) -> Row:
-    """Return a tool return with the fields of ``schema.trajectory.TOOL_RETURN``; ``tool_return_of`` is its inverse."""
+    """Return a tool return with the fields of ``schema.trajectories.TOOL_RETURN``; ``tool_return_of`` is its inverse."""
     row: Row = {
         "tool_call_id": _string(item.get("tool_call_id")),
         "status": _string(item.get("status")),
@@ -291,7 +291,7 @@ def tool_return_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def approval_row(entry: dict[str, Any]) -> Row:
-    """Return a decision with the fields of ``schema.trajectory.APPROVAL``; ``approval_of`` is its inverse."""
+    """Return a decision with the fields of ``schema.trajectories.APPROVAL``; ``approval_of`` is its inverse."""
     row: Row = {
         "type": _string(entry.get("type")),
         "tool_call_id": _string(entry.get("tool_call_id")),

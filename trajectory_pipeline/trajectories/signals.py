@@ -1,6 +1,6 @@
 """Signals: facts of a run computed by rule, no model involved.
 
-Belongs here: the rules, whose version is ``schema.trajectory.SIGNALS_VERSION``. Does not belong here: any conclusion:
+Belongs here: the rules, whose version is ``schema.trajectories.SIGNALS_VERSION``. Does not belong here: any conclusion:
 signals are evidence for a judge and for sampling, never an outcome.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from trajectory_pipeline.trajectories.json_text import canonical, write
+from trajectory_pipeline.lossless_json import canonical, write
 from trajectory_pipeline.trajectories.messages import tool_call_of
 
 LONGEST_PATTERN = 4
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 def signals_of(turns: Sequence[Row], fills: Iterable[float], feedback: Sequence[str | None], denied: int) -> Row:
-    """Return the signals of a run, with the fields of ``schema.trajectory.SIGNALS``.
+    """Return the signals of a run, with the fields of ``schema.trajectories.SIGNALS``.
 
     Args:
         turns: all turns, in order.
@@ -62,7 +62,7 @@ def signals_from(
     refusals: int,
     empty_final_answer: bool | None,
 ) -> Row:
-    """Return the signals of a run, with the fields of ``schema.trajectory.SIGNALS``.
+    """Return the signals of a run, with the fields of ``schema.trajectories.SIGNALS``.
 
     Args:
         calls: each call's tool and arguments, in order.

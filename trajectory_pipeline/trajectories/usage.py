@@ -1,6 +1,6 @@
 """What a run used: tokens by kind, and their price.
 
-Belongs here: counting own steps' tokens. Does not belong here: what a judge costs (``refinement.pricing``).
+Belongs here: counting own steps' tokens. Does not belong here: what a judge costs (``budget.prices``).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,8 +8,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from trajectory_pipeline.trajectories.json_text import ConversionError, Escapes, parse
-from trajectory_pipeline.trajectories.price import price_of_call
+from trajectory_pipeline.lossless_json import ConversionError, Escapes, parse
+from trajectory_pipeline.trajectories.call_price import price_of_call
 
 _CENTS = Decimal("0.000000001")
 MAX_COUNT = 2**63 - 1

@@ -10,9 +10,9 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
 
-from trajectory_pipeline.cli import terminal
+from trajectory_pipeline.cli import console
 from trajectory_pipeline.cli.main import main
-from trajectory_pipeline.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.settings import Settings, sqlalchemy_url
 
 Command = Callable[..., Result]
@@ -26,8 +26,8 @@ def run_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     Whatever it prints must be sentences: a traceback fails the test that sees it.
     """
     monkeypatch.chdir(tmp_path)
-    for console in (terminal.out, terminal.err):
-        monkeypatch.setattr(console, "width", 160)
+    for stream in (console.out, console.err):
+        monkeypatch.setattr(stream, "width", 160)
 
     def run(*arguments: str, **variables: Any) -> Result:
         given = {name: str(value) for name, value in variables.items()}

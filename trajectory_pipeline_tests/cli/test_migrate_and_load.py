@@ -3,9 +3,8 @@
 import psycopg
 import pytest
 
-from trajectory_pipeline_tests.orchestration.running import ask, do
-
-from .conftest import Command, squeezed
+from trajectory_pipeline_tests.cli.conftest import Command, squeezed
+from trajectory_pipeline_tests.defs.running import ask, do
 
 
 def test_migrate_makes_the_schema_and_then_finds_it(run_command: Command, empty_database: str) -> None:

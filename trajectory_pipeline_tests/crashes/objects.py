@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from trajectory_pipeline.sample.load import sample_partitions
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline_tests.crashes.worker import Stored
 
 SECRET = "an-access-key-that-nobody-may-see"

@@ -16,9 +16,9 @@ from typing import Any
 
 import psycopg
 
-from trajectory_pipeline.hours import key_of
+from trajectory_pipeline.partition_keys import key_of
 from trajectory_pipeline_tests.crashes.worker import Stored
-from trajectory_pipeline_tests.stages.pipeline import Pipeline
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 PATIENCE_SECONDS = 60.0
 

@@ -9,14 +9,14 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.errors import PipelineError, SinkError, SourceError
-from trajectory_pipeline.hours import key_of
-from trajectory_pipeline.letta.source import LettaSource
-from trajectory_pipeline.stages.terminal_runs import materialize_terminal_runs
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
+from trajectory_pipeline_tests.crashes.expected import all_is_true
 from trajectory_pipeline_tests.crashes.processes import locks_and_sessions, wait_until
-from trajectory_pipeline_tests.crashes.truth import all_is_true
 from trajectory_pipeline_tests.crashes.wire import wire
 from trajectory_pipeline_tests.crashes.worker import mark
-from trajectory_pipeline_tests.stages.pipeline import Pipeline, Row
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 
 
 def state(pipeline: Pipeline) -> tuple[dict[str, bytes], list[Row], list[Row]]:

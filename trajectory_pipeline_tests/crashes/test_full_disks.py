@@ -17,13 +17,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from trajectory_pipeline.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline_tests.crashes.expected import all_is_true, nothing_is_left
 from trajectory_pipeline_tests.crashes.test_cut_connections import state
-from trajectory_pipeline_tests.crashes.truth import all_is_true, nothing_is_left
 from trajectory_pipeline_tests.crashes.worker import mark
-from trajectory_pipeline_tests.embedded_postgres.processes import postmaster_pid
-from trajectory_pipeline_tests.stages.pipeline import Pipeline
+from trajectory_pipeline_tests.demo.embedded_postgres.processes import postmaster_pid
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 Mount = Callable[[str, str], Path]
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from trajectory_pipeline import embedded_postgres
-from trajectory_pipeline.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.sample.load import load_sample
-from trajectory_pipeline.sinks.migration import migrate
+from trajectory_pipeline.demo import embedded_postgres
+from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.demo.letta_sample.load import load_sample
+from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline_tests.crashes.expected import all_is_true
 from trajectory_pipeline_tests.crashes.processes import Workers, wait_until
-from trajectory_pipeline_tests.crashes.truth import all_is_true
-from trajectory_pipeline_tests.embedded_postgres.processes import postmaster_pid
-from trajectory_pipeline_tests.stages.pipeline import Pipeline
+from trajectory_pipeline_tests.demo.embedded_postgres.processes import postmaster_pid
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from datetime import datetime
 
 import pytest
 
+from trajectory_pipeline_tests.crashes.expected import all_is_true
 from trajectory_pipeline_tests.crashes.processes import Workers, wait_until
-from trajectory_pipeline_tests.crashes.truth import all_is_true
 from trajectory_pipeline_tests.crashes.worker import mark
-from trajectory_pipeline_tests.stages.pipeline import Pipeline
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 KILLS = 6
 

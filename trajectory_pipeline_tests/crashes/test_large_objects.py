@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from trajectory_pipeline.hours import key_of
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
-from trajectory_pipeline.sinks.storage import TEMPORARY
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.storage.parquet.filesystem import TEMPORARY
 from trajectory_pipeline_tests.crashes.objects import BUCKET, BUSY, key_of_file
 from trajectory_pipeline_tests.crashes.processes import wait_until
 from trajectory_pipeline_tests.crashes.wire import Wire
@@ -24,9 +24,9 @@ _BYTES = 160 * 2**20
 _WRITE = """
 import sys
 import pyarrow as pa
-from trajectory_pipeline.hours import hour_of
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
-from trajectory_pipeline.sinks.parquet import ParquetStore
+from trajectory_pipeline.partition_keys import hour_of
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.storage.parquet.store import ParquetStore
 storage, key, path = sys.argv[1:]
 ParquetStore(storage).write(TRAJECTORIES, hour_of(key), pa.ipc.open_stream(path))
 """

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.errors import SinkError
-from trajectory_pipeline.schema.letta import TERMINAL_RUNS
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
-from trajectory_pipeline.sinks.parquet import ParquetStore
-from trajectory_pipeline.stages.verification import verify_partition
+from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline_tests.crashes.objects import BUCKET, BUSY, SECRET, key_of_file
 from trajectory_pipeline_tests.crashes.processes import wait_until, workers
 from trajectory_pipeline_tests.crashes.wire import Wire

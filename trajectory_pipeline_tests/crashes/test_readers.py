@@ -11,13 +11,13 @@ from datetime import datetime
 
 import pytest
 
-from trajectory_pipeline.hours import key_of
-from trajectory_pipeline.sample.load import sample_partitions
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline_tests.crashes.expected import all_is_true
 from trajectory_pipeline_tests.crashes.processes import Workers
-from trajectory_pipeline_tests.crashes.truth import all_is_true
 from trajectory_pipeline_tests.crashes.worker import mark
-from trajectory_pipeline_tests.stages.pipeline import Pipeline
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 VERSIONS = 60
 BUSY = max(sample_partitions().items(), key=lambda item: item[1])[0]

@@ -18,9 +18,9 @@ from typing import Any
 import psycopg
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.hours import HOUR, hour_of
-from trajectory_pipeline.sinks.parquet import ParquetStore
-from trajectory_pipeline_tests.stages.pipeline import Pipeline
+from trajectory_pipeline.partition_keys import HOUR, hour_of
+from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 
 @dataclass

@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from trajectory_pipeline.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.sample.load import load_sample
+from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.demo.letta_sample.load import load_sample
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,18 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.errors import SourceError
-from trajectory_pipeline.letta import source
+from trajectory_pipeline.letta import snapshot as snapshots
 from trajectory_pipeline.letta.connection import place
-from trajectory_pipeline.letta.source import LettaSource
-from trajectory_pipeline_tests.letta.reading import FAR_AHEAD, LONG_AGO, all_batches, all_runs, ask, changed, do
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline_tests.letta.snapshots import (
+    FAR_AHEAD,
+    LONG_AGO,
+    all_batches,
+    all_runs,
+    ask,
+    changed,
+    do,
+)
 
 PASSWORD = "ge he%im@/:?#&é'\"\\x"
 NOISE = ("Query", "SELECT", "SQLSTATE", "libpq", "PGRES", "COPY", "LINE 1", "\n", "Failed to", "Traceback", "adbc")
@@ -156,7 +164,7 @@ def test_dagsters_own_database_is_not_lettas(empty_database: str) -> None:
 def test_a_connection_that_dies_while_reading_is_told(
     letta_database: str, monkeypatch: pytest.MonkeyPatch, mid_query: bool
 ) -> None:
-    monkeypatch.setattr(source, "RUNS_PER_BATCH", 20)
+    monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     end_it = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name = 'trajectory-pipeline'"
@@ -180,7 +188,7 @@ def test_a_connection_that_dies_while_reading_is_told(
 def test_a_connection_that_dies_while_the_next_batch_is_read_is_told(
     letta_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RUNS_PER_BATCH", 20)
+    monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     with (
         LettaSource(letta_database).snapshot() as snapshot,
         snapshot.terminal_runs_ahead(LONG_AGO, FAR_AHEAD) as batches,

@@ -4,7 +4,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from trajectory_pipeline.letta.connection import connect, place, source_error
-from trajectory_pipeline_tests.letta import reading
+from trajectory_pipeline_tests.letta import snapshots
 
 OURS = {"application_name", "connect_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count"}
 
@@ -96,4 +96,4 @@ def test_of_a_drivers_message_the_servers_own_words_remain(message: str, says: s
 
 def test_a_url_with_parameters_opens_the_source(untouched_sample: str) -> None:
     for query in ("sslmode=prefer", "connect_timeout=3&application_name=a%20b", "options=-c%20search_path%3Dpublic"):
-        assert len(reading.all_runs(reading.changed(untouched_sample, query=query))) == 317
+        assert len(snapshots.all_runs(snapshots.changed(untouched_sample, query=query))) == 317

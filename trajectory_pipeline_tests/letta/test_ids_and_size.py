@@ -8,12 +8,12 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from trajectory_pipeline.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.letta import source
+from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.demo.letta_sample.load import sample_terminal_run_ids
+from trajectory_pipeline.letta import snapshot as snapshots
 from trajectory_pipeline.letta.fingerprint import fingerprints
-from trajectory_pipeline.letta.source import LettaSource, Snapshot
-from trajectory_pipeline.sample.load import sample_terminal_run_ids
-from trajectory_pipeline_tests.letta.reading import FAR_AHEAD, LONG_AGO, all_runs, ask, do
+from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
+from trajectory_pipeline_tests.letta.snapshots import FAR_AHEAD, LONG_AGO, all_runs, ask, do
 
 ODD = {
     "quote": "run-'; DROP TABLE messages; --",
@@ -106,7 +106,7 @@ def test_a_run_of_twenty_thousand_messages_is_whole_and_in_order(database_with_a
 def test_the_number_of_queries_does_not_grow_with_runs(untouched_sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     queries = {}
     for size in (20, 100, 317):
-        monkeypatch.setattr(source, "RUNS_PER_BATCH", size)
+        monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", size)
         with LettaSource(untouched_sample).snapshot() as snapshot:
             batches = snapshot.terminal_runs(LONG_AGO, FAR_AHEAD)
             next(batches)
@@ -131,7 +131,7 @@ def test_rows_of_a_batch_are_found_by_index(database_with_a_long_run: str, monke
         return read(self, doing, query)
 
     monkeypatch.setattr(Snapshot, "read", listening)
-    monkeypatch.setattr(source, "RUNS_PER_BATCH", 20)
+    monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     with LettaSource(database_with_a_long_run).snapshot() as snapshot:
         next(snapshot.terminal_runs(LONG_AGO, FAR_AHEAD))
     of_table = {"messages": "ix_messages_run_sequence", "steps": "ix_steps_run_id", "step_metrics": "step_metrics_pkey"}
@@ -165,7 +165,7 @@ def test_steps_that_messages_name_are_looked_up_by_key_whatever_the_planner_expe
 
 
 def test_memory_is_bounded_by_what_runs_hold(database_with_a_long_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "BYTES_PER_BATCH", 100_000)
+    monkeypatch.setattr(snapshots, "BYTES_PER_BATCH", 100_000)
     with LettaSource(database_with_a_long_run).snapshot() as snapshot:
         batches = list(snapshot.terminal_runs(LONG_AGO, FAR_AHEAD))
     alone = next(batch for batch in batches if "run-long" in batch["run_id"].to_pylist())

@@ -6,9 +6,17 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.errors import SourceError
-from trajectory_pipeline.letta import source
-from trajectory_pipeline.letta.source import LettaSource
-from trajectory_pipeline_tests.letta.reading import FAR_AHEAD, LONG_AGO, all_runs, ask, by_id, changed, do
+from trajectory_pipeline.letta import snapshot as snapshots
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline_tests.letta.snapshots import (
+    FAR_AHEAD,
+    LONG_AGO,
+    all_runs,
+    ask,
+    by_id,
+    changed,
+    do,
+)
 
 ABOUT_US = (
     "SELECT application_name, state, current_setting('application_name') FROM pg_stat_activity"
@@ -19,7 +27,7 @@ ABOUT_US = (
 def test_what_is_committed_between_two_batches_is_not_seen(
     letta_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RUNS_PER_BATCH", 20)
+    monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     before = all_runs(letta_database)
     last = max(before)
     with LettaSource(letta_database).snapshot() as snapshot:
@@ -108,7 +116,7 @@ def test_settings_end_with_the_transaction(untouched_sample: str) -> None:
 
 
 def test_no_connection_is_left_behind(untouched_sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "RUNS_PER_BATCH", 20)
+    monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     with LettaSource(untouched_sample).snapshot() as snapshot:
         next(snapshot.terminal_runs(LONG_AGO, FAR_AHEAD))
     with pytest.raises(RuntimeError, match="of the reader's user"), LettaSource(untouched_sample).snapshot():
@@ -139,7 +147,7 @@ def test_neither_source_nor_snapshot_shows_its_password(untouched_sample: str) -
 
 
 def test_rows_that_are_read_ahead_are_the_same(letta_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "RUNS_PER_BATCH", 20)
+    monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     with LettaSource(letta_database).snapshot() as snapshot:
         plainly = list(snapshot.terminal_runs(LONG_AGO, FAR_AHEAD))
         with snapshot.terminal_runs_ahead(LONG_AGO, FAR_AHEAD) as batches:
@@ -150,7 +158,7 @@ def test_rows_that_are_read_ahead_are_the_same(letta_database: str, monkeypatch:
 def test_the_snapshot_serves_again_after_reading_ahead_was_left_midway(
     letta_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RUNS_PER_BATCH", 20)
+    monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     with LettaSource(letta_database).snapshot() as snapshot:
         with snapshot.terminal_runs_ahead(LONG_AGO, FAR_AHEAD) as batches:
             next(batches)

@@ -10,9 +10,17 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.errors import SourceError
-from trajectory_pipeline.letta.source import LettaSource
-from trajectory_pipeline.schema.letta import MESSAGES, RUN_METRICS, RUNS, SOURCE_TABLES, STEP_METRICS, STEPS
-from trajectory_pipeline_tests.letta.reading import Row, all_batches, all_runs, ask, changed, columns_of, do
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.schema.raw import MESSAGES, RUN_METRICS, RUNS, SOURCE_TABLES, STEP_METRICS, STEPS
+from trajectory_pipeline_tests.letta.snapshots import (
+    Row,
+    all_batches,
+    all_runs,
+    ask,
+    changed,
+    columns_of,
+    do,
+)
 from trajectory_pipeline_tests.letta.versions import VERSIONS, create_statement, tables
 
 FIELDS = {

@@ -12,12 +12,16 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pytest
 
-from trajectory_pipeline.letta import source
-from trajectory_pipeline.letta.source import LettaSource
-from trajectory_pipeline.sample import dump
-from trajectory_pipeline.sample.load import SAMPLE_FILE, sample_partitions, sample_terminal_run_ids
+from trajectory_pipeline.demo.letta_sample import dump
+from trajectory_pipeline.demo.letta_sample.load import (
+    SAMPLE_FILE,
+    sample_partitions,
+    sample_terminal_run_ids,
+)
+from trajectory_pipeline.letta import snapshot as snapshots
+from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.schema.arrow import arrow_schema
-from trajectory_pipeline.schema.letta import (
+from trajectory_pipeline.schema.raw import (
     AGENTS,
     MESSAGES,
     RUN_METRICS,
@@ -28,7 +32,7 @@ from trajectory_pipeline.schema.letta import (
     SourceTable,
 )
 from trajectory_pipeline.schema.types import Scalar
-from trajectory_pipeline_tests.letta.reading import Row, all_batches, all_runs, ask, changed, do, hours
+from trajectory_pipeline_tests.letta.snapshots import Row, all_batches, all_runs, ask, changed, do, hours
 
 FILE = {
     block.table.removeprefix("public."): {
@@ -216,10 +220,10 @@ def test_the_order_on_disk_does_not_show(letta_database: str) -> None:
 def test_neither_the_size_of_batches_nor_of_runs_shows(untouched_sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = all_batches(untouched_sample)
     assert len(whole) == 1
-    monkeypatch.setattr(source, "RUNS_PER_BATCH", 50)
+    monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 50)
     by_count = all_batches(untouched_sample)
     assert [batch.num_rows for batch in by_count] == [50] * 6 + [17]
-    monkeypatch.setattr(source, "BYTES_PER_BATCH", 20_000)
+    monkeypatch.setattr(snapshots, "BYTES_PER_BATCH", 20_000)
     by_bytes = all_batches(untouched_sample)
     assert len(by_bytes) > 20
     for batches in (by_count, by_bytes):

@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from trajectory_pipeline.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.sinks.migration import migrate
+from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.storage.postgres.migrate import migrate
 
 
 @pytest.fixture(scope="module")

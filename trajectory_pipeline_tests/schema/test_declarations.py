@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from trajectory_pipeline.schema.arrow import arrow_schema, arrow_type
-from trajectory_pipeline.schema.dictionary import TABLES
-from trajectory_pipeline.schema.letta import SOURCE_TABLES
+from trajectory_pipeline.schema.data_dictionary import TABLES
+from trajectory_pipeline.schema.raw import SOURCE_TABLES
 from trajectory_pipeline.schema.sql import SCHEMA_NAME, sql_table, sql_type
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES, TURN
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES, TURN
 from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct, Table, Type
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trajectory_pipeline.schema.dictionary import TABLES, data_dictionary, main, pages, settings_page
+from trajectory_pipeline.schema.data_dictionary import TABLES, data_dictionary, main, pages, settings_page
 from trajectory_pipeline.schema.types import Column, ListOf, Struct
 from trajectory_pipeline.settings import setting_rows
 
@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 @pytest.mark.parametrize("name", sorted(pages()))
 def test_no_page_is_stale(name: str) -> None:
     written = (DOCS / name).read_text(encoding="utf-8")
-    assert written == pages()[name], "run: python -m trajectory_pipeline.schema.dictionary docs"
+    assert written == pages()[name], "run: python -m trajectory_pipeline.schema.data_dictionary docs"
 
 
 def test_every_column_stands_in_the_data_dictionary() -> None:

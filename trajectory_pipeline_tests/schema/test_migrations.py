@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.errors import SinkError
-from trajectory_pipeline.sinks.database import TrajectoryDatabase
-from trajectory_pipeline.sinks.migration import head_revision, migrate
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.migrate import head_revision, migrate
 
 
 def execute(url: str, *statements: str) -> None:

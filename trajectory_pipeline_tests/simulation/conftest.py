@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import psycopg
 import pytest
 
-from trajectory_pipeline.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline_tests.simulation.clocks import make_clock, put_clock
 from trajectory_pipeline_tests.simulation.pooled import Pools
 

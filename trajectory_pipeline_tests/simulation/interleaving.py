@@ -16,13 +16,13 @@ from typing import Any, Literal
 import psycopg
 import pytest
 
-from trajectory_pipeline import overlap
 from trajectory_pipeline.errors import PipelineError, SinkError
-from trajectory_pipeline.letta.source import Snapshot
-from trajectory_pipeline.sinks.parquet import ParquetStore, Prepared
-from trajectory_pipeline.sinks.partition import PartitionTransaction
-from trajectory_pipeline.stages import retention
-from trajectory_pipeline_tests.simulation.strands import Band, Killed, OneThread, Scene, State, Strand
+from trajectory_pipeline.letta.snapshot import Snapshot
+from trajectory_pipeline.maintenance import retention
+from trajectory_pipeline.runtime import threads
+from trajectory_pipeline.storage.parquet.store import ParquetStore, Prepared
+from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline_tests.simulation.scheduler import Band, Killed, OneThread, Scene, State, Strand
 
 _LOOK_AGAIN_SECONDS = 0.01
 
@@ -130,7 +130,7 @@ class Crew:
     def stopping(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """Make the package's work stop at the points, where a worker of this crew does it."""
         with monkeypatch.context() as patch:
-            patch.setattr(overlap, "ThreadPoolExecutor", self._one_thread)
+            patch.setattr(threads, "ThreadPoolExecutor", self._one_thread)
             for name, (owner, method) in POINTS.items():
                 original = getattr(owner, method)
                 wrap = self._stopping_amid if inspect.isgeneratorfunction(original) else self._stopping

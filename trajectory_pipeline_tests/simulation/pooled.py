@@ -14,7 +14,7 @@ import pytest
 from psycopg.pq import TransactionStatus
 
 from trajectory_pipeline.letta import connection as source_connection
-from trajectory_pipeline.sinks import connection as sink_connection
+from trajectory_pipeline.storage.postgres import connection as sink_connection
 
 _TURN = threading.Lock()
 

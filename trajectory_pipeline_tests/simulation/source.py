@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from trajectory_pipeline.hours import HOUR
+from trajectory_pipeline.partition_keys import HOUR
 from trajectory_pipeline_tests.simulation.clocks import put_clock
 
 FIRST_HOUR = datetime(2026, 11, 20, 8, tzinfo=UTC)

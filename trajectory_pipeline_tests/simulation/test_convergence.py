@@ -19,19 +19,20 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.hours import key_of
-from trajectory_pipeline.letta import source as reading
+from trajectory_pipeline.letta import snapshot as reading
 from trajectory_pipeline.letta.fingerprint import EMPTY
-from trajectory_pipeline.schema.letta import TERMINAL_RUNS
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
-from trajectory_pipeline.sinks import parquet_file, places
+from trajectory_pipeline.storage.parquet import io
+from trajectory_pipeline.storage.postgres import run_locations
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.simulation.conftest import emptied
 from trajectory_pipeline_tests.simulation.interleaving import Crew
 from trajectory_pipeline_tests.simulation.pooled import Pools
 from trajectory_pipeline_tests.simulation.source import HOURS, SOURCE_TABLES, Source
 from trajectory_pipeline_tests.simulation.work import Work
-from trajectory_pipeline_tests.stages.pipeline import Pipeline
 
 FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "1"))
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "40"))
@@ -53,9 +54,9 @@ def test_the_sinks_come_to_what_a_build_from_scratch_gives(
     pools.install(monkeypatch)
     chance = random.Random(seed)
     monkeypatch.setattr(reading, "RUNS_PER_BATCH", chance.choice([2, 500]))
-    monkeypatch.setattr(parquet_file, "_ROW_GROUP_BYTES", 1)
-    monkeypatch.setattr(parquet_file, "_ROWS_AT_ONCE", chance.choice([2, 250]))
-    monkeypatch.setattr(places, "_IDS_AT_ONCE", chance.choice([1, 2, 10_000]))
+    monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(io, "_ROWS_AT_ONCE", chance.choice([2, 250]))
+    monkeypatch.setattr(run_locations, "_IDS_AT_ONCE", chance.choice([1, 2, 10_000]))
     source = Source(emptied(databases["letta"], SOURCE_TABLES), chance)
     sink = Pipeline(source.url, emptied(databases["sink"], sink_tables), folder / "sink")
     crew = Crew(sink.database_url, chance)
@@ -120,8 +121,8 @@ def check_sinks(sink: Pipeline, scratch: Pipeline, there: set[str], must_be_kept
     assert postgres_rows(sink, "trajectories").keys() == parquet.keys()
     assert raw.keys() == parquet.keys() | postgres_rows(sink, "quarantine").keys()
     assert ledger(sink) == ledger(scratch)
-    places = {row["run_id"]: row["partition_key"] for row in sink.ask("SELECT * FROM trajectory.captured_runs")}
-    assert {run_id: row["partition_key"] for run_id, row in parquet.items()}.items() <= places.items()
+    located = {row["run_id"]: row["partition_key"] for row in sink.ask("SELECT * FROM trajectory.captured_runs")}
+    assert {run_id: row["partition_key"] for run_id, row in parquet.items()}.items() <= located.items()
 
 
 def check_verdicts(sink: Pipeline, verdicts: dict[str, str]) -> None:

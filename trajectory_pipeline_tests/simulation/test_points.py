@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from trajectory_pipeline.stages.retention import prune_partition
+from trajectory_pipeline.maintenance.retention import prune_partition
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.simulation.conftest import emptied
 from trajectory_pipeline_tests.simulation.interleaving import POINTS, Crew, Fate
+from trajectory_pipeline_tests.simulation.scheduler import BEGINNING, Strand
 from trajectory_pipeline_tests.simulation.source import HOURS, SOURCE_TABLES, Source
-from trajectory_pipeline_tests.simulation.strands import BEGINNING, Strand
-from trajectory_pipeline_tests.stages.pipeline import Pipeline
 
 
 def test_a_worker_stops_at_every_point(

@@ -9,20 +9,20 @@ from pathlib import Path
 import psycopg
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.hours import key_of
-from trajectory_pipeline.letta.source import LettaSource
-from trajectory_pipeline.schema.letta import TERMINAL_RUNS
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.maintenance.retention import Part, prune_partition
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.pipeline.stale_partitions import stale_hours
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import ListOf, Scalar
 from trajectory_pipeline.schema.verdicts import VERDICTS
-from trajectory_pipeline.sinks.pruning import pruned_partitions
-from trajectory_pipeline.sinks.verdicts import open_verdicts
-from trajectory_pipeline.stages.retention import Part, prune_partition
-from trajectory_pipeline.stages.staleness import stale_hours
+from trajectory_pipeline.storage.postgres.retention import pruned_partitions
+from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.simulation.clocks import put_clock
 from trajectory_pipeline_tests.simulation.interleaving import Crew
 from trajectory_pipeline_tests.simulation.source import HOURS
-from trajectory_pipeline_tests.stages.pipeline import Pipeline
 
 POLICY = "policy-of-the-simulation"
 PARTS: tuple[Part, ...] = ("trajectories", "terminal_runs")

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from trajectory_pipeline.trajectories.document import postgres_document
-from trajectory_pipeline.trajectories.plain import convert_run
-
-from .sample_runs import partition_of, sample_runs
+from trajectory_pipeline.trajectories.reference import convert_run
+from trajectory_pipeline_tests.trajectories.sample_runs import partition_of, sample_runs
 
 FOLDER = Path(__file__).with_name("golden")
 

@@ -5,9 +5,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.schema.trajectory import MESSAGE, TRAJECTORIES, TURN
+from trajectory_pipeline.lossless_json import write
+from trajectory_pipeline.schema.trajectories import MESSAGE, TRAJECTORIES, TURN
 from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Struct, Type
-from trajectory_pipeline.trajectories.json_text import write
 
 
 def row_of(document: Mapping[str, Any]) -> dict[str, Any]:

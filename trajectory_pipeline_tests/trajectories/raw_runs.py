@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from trajectory_pipeline.schema.arrow import arrow_schema
-from trajectory_pipeline.schema.letta import (
+from trajectory_pipeline.schema.raw import (
     AGENTS,
     MESSAGES,
     RUN_METRICS,
@@ -17,10 +17,10 @@ from trajectory_pipeline.schema.letta import (
     TERMINAL_RUNS,
     SourceTable,
 )
-from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
 from trajectory_pipeline.trajectories.document import document_of
-from trajectory_pipeline.trajectories.plain import convert_run
+from trajectory_pipeline.trajectories.reference import convert_run
 
 Raw = dict[str, Any]
 Row = dict[str, Any]

@@ -7,9 +7,9 @@ import functools
 from datetime import UTC, datetime
 from typing import Any
 
-from trajectory_pipeline.sample import dump
-from trajectory_pipeline.sample.load import SAMPLE_FILE
-from trajectory_pipeline.schema.letta import (
+from trajectory_pipeline.demo.letta_sample import dump
+from trajectory_pipeline.demo.letta_sample.load import SAMPLE_FILE
+from trajectory_pipeline.schema.raw import (
     AGENTS,
     MESSAGES,
     RUN_METRICS,
@@ -19,7 +19,7 @@ from trajectory_pipeline.schema.letta import (
     TERMINAL_STATUSES,
     SourceTable,
 )
-from trajectory_pipeline.schema.trajectory import SCHEMA_VERSION
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.schema.types import Scalar
 
 Raw = dict[str, Any]

@@ -10,7 +10,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from .raw_runs import AGENTS_ROW, MESSAGES_ROW, METRICS_ROW, NOON, RUNS_ROW, STEPS_ROW, Raw
+from trajectory_pipeline_tests.trajectories.raw_runs import (
+    AGENTS_ROW,
+    MESSAGES_ROW,
+    METRICS_ROW,
+    NOON,
+    RUNS_ROW,
+    STEPS_ROW,
+    Raw,
+)
 
 ODD_TEXT = [
     "",

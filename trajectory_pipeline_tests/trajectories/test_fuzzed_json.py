@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from trajectory_pipeline.schema.letta import MESSAGES, RUNS, STEPS, SourceTable
+from trajectory_pipeline.schema.raw import MESSAGES, RUNS, STEPS, SourceTable
 from trajectory_pipeline.schema.types import Scalar
 from trajectory_pipeline.trajectories.document import postgres_document
-from trajectory_pipeline.trajectories.plain import convert_run
-
-from .raw_runs import HOUR, Raw, batch_converted
-from .sample_runs import sample_runs
+from trajectory_pipeline.trajectories.reference import convert_run
+from trajectory_pipeline_tests.trajectories.raw_runs import HOUR, Raw, batch_converted
+from trajectory_pipeline_tests.trajectories.sample_runs import sample_runs
 
 ROWS = 10_000
 A_BATCH = 250

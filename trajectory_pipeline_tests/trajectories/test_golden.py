@@ -5,7 +5,7 @@
 
 import pytest
 
-from .golden import FOLDER, Golden, golden_text, index
+from trajectory_pipeline_tests.trajectories.golden import FOLDER, Golden, golden_text, index
 
 MOST_BYTES = 60_000
 

@@ -9,11 +9,10 @@ from typing import Any
 from hypothesis import given, settings
 
 from trajectory_pipeline.trajectories.document import document_of
-from trajectory_pipeline.trajectories.plain import convert_run
-
-from .plain_converter import differences, plain_trajectory
-from .sample_runs import partition_of, sample_runs
-from .strategies import raw_runs
+from trajectory_pipeline.trajectories.reference import convert_run
+from trajectory_pipeline_tests.trajectories.plain_converter import differences, plain_trajectory
+from trajectory_pipeline_tests.trajectories.sample_runs import partition_of, sample_runs
+from trajectory_pipeline_tests.trajectories.strategies import raw_runs
 
 Raw = dict[str, Any]
 

@@ -26,18 +26,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trajectory_pipeline.schema.arrow import arrow_schema
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import BOTH, PARQUET_ONLY, ListOf, Struct, Type
 from trajectory_pipeline.trajectories.convert import convert_batch
 from trajectory_pipeline.trajectories.document import document_of, postgres_document
 from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool_call_of, tool_return_of
-from trajectory_pipeline.trajectories.plain import convert_run
-
-from .inverse import row_of
-from .plain_converter import differences, read, without_nuls
-from .raw_runs import HOUR, METRICS_ROW, NOON, Raw, Row, batch_of, messages_of
-from .sample_runs import sample_runs
-from .strategies import raw_runs
+from trajectory_pipeline.trajectories.reference import convert_run
+from trajectory_pipeline_tests.trajectories.inverse import row_of
+from trajectory_pipeline_tests.trajectories.plain_converter import differences, read, without_nuls
+from trajectory_pipeline_tests.trajectories.raw_runs import (
+    HOUR,
+    METRICS_ROW,
+    NOON,
+    Raw,
+    Row,
+    batch_of,
+    messages_of,
+)
+from trajectory_pipeline_tests.trajectories.sample_runs import sample_runs
+from trajectory_pipeline_tests.trajectories.strategies import raw_runs
 
 
 @dataclass

@@ -6,12 +6,19 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from trajectory_pipeline.trajectories import plain
+from trajectory_pipeline.trajectories import reference
 from trajectory_pipeline.trajectories.convert import convert_batch
-from trajectory_pipeline.trajectories.plain import Quarantined
-
-from .raw_runs import HOUR, Raw, batch_converted, batch_of, message, raw_run, step
-from .sample_runs import sample_runs
+from trajectory_pipeline.trajectories.reference import Quarantined
+from trajectory_pipeline_tests.trajectories.raw_runs import (
+    HOUR,
+    Raw,
+    batch_converted,
+    batch_of,
+    message,
+    raw_run,
+    step,
+)
+from trajectory_pipeline_tests.trajectories.sample_runs import sample_runs
 
 
 def quarantined(raw: Raw) -> Quarantined:
@@ -85,14 +92,14 @@ def test_a_run_that_is_mended_at_the_source_is_converted_the_next_time() -> None
 
 
 def test_a_fault_of_ours_takes_one_run_along_and_not_the_partition(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = plain.signals_of
+    real = reference.signals_of
 
     def faulty(turns: Any, *rest: Any) -> Any:
         if any(item["message_id"] == "message-13" for turn in turns for item in turn["messages"]):
             raise ZeroDivisionError("thirteen")
         return real(turns, *rest)
 
-    monkeypatch.setattr(plain, "signals_of", faulty)
+    monkeypatch.setattr(reference, "signals_of", faulty)
     conversion = batch_converted(raw_run(message(13, text="of an older version"), id="run-2"), raw_run(message(1)))
     assert [row["run_id"] for row in conversion.rows] == ["run-1"]
     (item,) = conversion.quarantined

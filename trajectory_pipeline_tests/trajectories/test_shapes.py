@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.trajectories.messages import part_of, tool_call_of, tool_return_of
-from trajectory_pipeline.trajectories.plain import convert_run
-
-from .raw_runs import (
+from trajectory_pipeline.trajectories.reference import convert_run
+from trajectory_pipeline_tests.trajectories.raw_runs import (
     HOUR,
     METRICS_ROW,
     NOON,
@@ -27,7 +26,7 @@ from .raw_runs import (
     step,
     step_metrics,
 )
-from .sample_runs import sample_runs
+from trajectory_pipeline_tests.trajectories.sample_runs import sample_runs
 
 # --- content parts
 

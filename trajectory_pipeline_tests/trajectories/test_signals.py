@@ -4,9 +4,15 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.schema.trajectory import SIGNALS
-
-from .raw_runs import call, converted, message, raw_run, returned, step
+from trajectory_pipeline.schema.trajectories import SIGNALS
+from trajectory_pipeline_tests.trajectories.raw_runs import (
+    call,
+    converted,
+    message,
+    raw_run,
+    returned,
+    step,
+)
 
 
 def signals(*messages: Any, **values: Any) -> dict[str, Any]:

@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trajectory_pipeline.lossless_json import MAX_DEPTH, Verbatim
 from trajectory_pipeline.schema.arrow import arrow_schema
-from trajectory_pipeline.schema.trajectory import TRAJECTORIES
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.trajectories.document import document_of, postgres_document
-from trajectory_pipeline.trajectories.json_text import MAX_DEPTH, Verbatim
-from trajectory_pipeline.trajectories.plain import convert_run
-
-from .raw_runs import (
+from trajectory_pipeline.trajectories.reference import convert_run
+from trajectory_pipeline_tests.trajectories.raw_runs import (
     HOUR,
     Row,
     agent,
@@ -34,7 +33,7 @@ from .raw_runs import (
     returned,
     step,
 )
-from .sample_runs import sample_runs
+from trajectory_pipeline_tests.trajectories.sample_runs import sample_runs
 
 
 def text_part(json_string: str) -> str:

@@ -1,0 +1,210 @@
+"""The budget: what a call may cost at most, which caps there are, and whether there is room.
+
+Belongs here: the arithmetic. Does not belong here: what was spent so far, which all workers share (``storage.postgres.spend_ledger``).
+
+A call is begun only if every cap that it counts against holds what was spent, what is reserved for calls under way, and
+what this call may cost at most. When it ends, its real cost takes the place of the reservation. So a cap is passed only
+where a provider bills more than was reserved: more prompt tokens than the estimate, or more than the answer's largest
+size; then by no more than that difference, summed over the calls that were under way.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal
+
+from trajectory_pipeline.budget.prices import Prices
+from trajectory_pipeline.errors import JudgeError, PipelineError
+
+Scope = Literal["day", "organization", "materialization"]
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Money and tokens.
+
+    Attributes:
+        usd: dollars; 0 where the model has no known price.
+        tokens: of prompt and answer.
+    """
+
+    usd: Decimal = Decimal(0)
+    tokens: int = 0
+
+    def __add__(self, other: "Amount") -> "Amount":
+        return Amount(self.usd + other.usd, self.tokens + other.tokens)
+
+    def __sub__(self, other: "Amount") -> "Amount":
+        return Amount(self.usd - other.usd, self.tokens - other.tokens)
+
+
+@dataclass(frozen=True)
+class Account:
+    """What calls of one scope took so far.
+
+    Attributes:
+        spent: by calls that ended.
+        reserved: for calls under way, and those of killed processes: at most.
+    """
+
+    spent: Amount = field(default_factory=Amount)
+    reserved: Amount = field(default_factory=Amount)
+
+
+@dataclass(frozen=True)
+class Cap:
+    """A limit of one scope, in one unit.
+
+    Attributes:
+        name: as a verdict's ``error_class`` says it.
+        scope: whose account it limits.
+        unit: what it limits.
+        limit: the most.
+        setting: environment variable that sets it.
+        words: what it is, in a sentence.
+    """
+
+    name: str
+    scope: Scope
+    unit: Literal["usd", "tokens"]
+    limit: Decimal
+    setting: str
+    words: str
+
+    def of(self, amount: Amount) -> Decimal:
+        """Return an amount in this cap's unit."""
+        return amount.usd if self.unit == "usd" else Decimal(amount.tokens)
+
+    def left(self, account: Account) -> Decimal:
+        """Return what is left, reservations taken off; less than nothing where a provider billed more."""
+        return self.limit - self.of(account.spent) - self.of(account.reserved)
+
+    def shown(self, amount: Decimal) -> str:
+        """Return an amount of this cap's unit as a person reads it."""
+        return f"{amount.normalize():f} USD" if self.unit == "usd" else f"{int(amount)} tokens"
+
+    def __str__(self) -> str:
+        return f"{self.words} of {self.shown(self.limit)} ({self.setting})"
+
+
+@dataclass(frozen=True)
+class NoRoom:
+    """Why a call may not begin.
+
+    Attributes:
+        cap: that has no room for it.
+        room: what the call needs.
+        left: what there is.
+        may_come: whether there would be room if the calls under way cost nothing.
+    """
+
+    cap: Cap
+    room: Amount
+    left: Decimal
+    may_come: bool
+
+    def __str__(self) -> str:
+        if self.cap.of(self.room) > self.cap.limit:
+            return f"one call may cost {self.cap.shown(self.cap.of(self.room))}, more than the whole of {self.cap}"
+        return f"{self.cap} has no room left for it"
+
+
+class BudgetExhausted(PipelineError):  # noqa: N818 - an end that was foreseen, not an error
+    """A call was not begun, because a cap has no room for it; nothing was sent, and nothing is owed."""
+
+    def __init__(self, no_room: NoRoom) -> None:
+        super().__init__(str(no_room))
+        self.no_room = no_room
+
+
+def refused_by(caps: Sequence[Cap], accounts: Mapping[Scope, Account], room: Amount) -> NoRoom | None:
+    """Return which cap has no room for a call; None where all have.
+
+    Args:
+        caps: that there are.
+        accounts: of the scopes that the call counts against; one that is not there is empty.
+        room: that the call needs.
+    """
+    for cap in caps:
+        account = accounts.get(cap.scope, Account())
+        left = cap.left(account)
+        if left < cap.of(room):
+            return NoRoom(cap, room, left, cap.limit - cap.of(account.spent) >= cap.of(room))
+    return None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What judging may cost.
+
+    Attributes:
+        daily_usd: dollars a UTC day; None for no cap, as in all others.
+        organization_usd: dollars a UTC day of one organisation.
+        materialization_usd: dollars of one materialisation.
+        daily_tokens: tokens a UTC day.
+        materialization_tokens: tokens of one materialisation.
+        prices: by which calls are reserved and settled.
+        allow_unpriced: whether a model without a known price may be asked; only caps in tokens hold it then.
+    """
+
+    daily_usd: Decimal | None = None
+    organization_usd: Decimal | None = None
+    materialization_usd: Decimal | None = None
+    daily_tokens: int | None = None
+    materialization_tokens: int | None = None
+    prices: Prices = field(default_factory=Prices)
+    allow_unpriced: bool = False
+
+    @property
+    def caps(self) -> tuple[Cap, ...]:
+        """The caps that are set."""
+        every = (
+            (
+                "materialization_budget",
+                "materialization",
+                "usd",
+                self.materialization_usd,
+                "MATERIALIZATION_BUDGET_USD",
+            ),
+            (
+                "materialization_tokens",
+                "materialization",
+                "tokens",
+                self.materialization_tokens,
+                "MATERIALIZATION_BUDGET_TOKENS",
+            ),
+            ("organization_budget", "organization", "usd", self.organization_usd, "ORGANIZATION_DAILY_BUDGET_USD"),
+            ("daily_budget", "day", "usd", self.daily_usd, "DAILY_BUDGET_USD"),
+            ("daily_tokens", "day", "tokens", self.daily_tokens, "DAILY_BUDGET_TOKENS"),
+        )
+        return tuple(
+            Cap(name, scope, unit, Decimal(limit), f"TRAJECTORY_{setting}", _WORDS[scope])  # type: ignore[arg-type]
+            for name, scope, unit, limit, setting in every
+            if limit is not None
+        )
+
+    def require_price(self, model: str, base_url: str) -> None:
+        """Refuse a model without a known price, unless that is allowed.
+
+        Raises:
+            JudgeError: it has none; the text says what to do.
+        """
+        if self.allow_unpriced or self.prices.at_most(model, base_url, 1, 1) is not None:
+            return
+        raise JudgeError(
+            f"No price is known for the model {model} at {base_url}, so no cap in dollars could hold: name it in a"
+            " price table (TRAJECTORY_PRICES), or set TRAJECTORY_ALLOW_UNPRICED=true, and caps in tokens"
+            " (TRAJECTORY_DAILY_BUDGET_TOKENS)."
+        )
+
+    def at_most(self, model: str, base_url: str, prompt_tokens: int, answer_tokens: int) -> Amount:
+        """Return what calls of so many tokens may cost at most."""
+        usd = self.prices.at_most(model, base_url, prompt_tokens, answer_tokens)
+        return Amount(usd or Decimal(0), prompt_tokens + answer_tokens)
+
+
+_WORDS: Mapping[str, str] = {
+    "day": "the budget of a day (UTC)",
+    "organization": "the budget of an organisation and day (UTC)",
+    "materialization": "the budget of a materialisation",
+}

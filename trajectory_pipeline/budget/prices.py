@@ -1,0 +1,217 @@
+"""What a call to a judge costs.
+
+Belongs here: finding a price, in the user's own table or in the list that is shipped; an unknown one is None, never 0.
+Does not belong here: what agents' own calls cost (``trajectories.usage``), and caps (``budget``).
+"""
+
+import json
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import ROUND_UP, Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trajectory_pipeline.errors import SettingsError
+
+_PLACES = Decimal("0.000000001")
+_MAX_COST = 10**9
+"""``cost_usd`` has nine digits before the point."""
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class CallUsage:
+    """Tokens of one call, as the provider told them.
+
+    Attributes:
+        input_tokens: cached ones included.
+        cached_input_tokens: of these, read from the provider's cache; None where not told.
+        output_tokens: completion tokens.
+    """
+
+    input_tokens: int
+    cached_input_tokens: int | None
+    output_tokens: int
+
+
+_Dollars = Annotated[Decimal, Field(ge=0, lt=_MAX_COST, allow_inf_nan=False)]
+
+
+class ModelPrice(BaseModel):
+    """A row of the user's price table: US dollars per million tokens.
+
+    Attributes:
+        model: as the provider names it, or as it is asked for.
+        base_url: of the one endpoint where this price holds; None for all.
+        input: of prompt tokens.
+        cached_input: of those that the provider's cache served; None where they cost the same.
+        output: of answer tokens.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Annotated[str, Field(min_length=1)]
+    base_url: str | None = None
+    input: _Dollars
+    cached_input: _Dollars | None = None
+    output: _Dollars
+
+    def cost(self, usage: CallUsage) -> Decimal:
+        """Return the exact price of a call in dollars."""
+        cached = usage.cached_input_tokens or 0
+        fresh = usage.input_tokens - cached
+        cached_price = self.input if self.cached_input is None else self.cached_input
+        return (fresh * self.input + cached * cached_price + usage.output_tokens * self.output) / _MILLION
+
+
+class _PriceFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    prices: list[ModelPrice]
+
+
+@dataclass(frozen=True)
+class Prices:
+    """The prices that are known.
+
+    Attributes:
+        table: the user's own, which go first; one that names the endpoint before one that does not.
+    """
+
+    table: tuple[ModelPrice, ...] = ()
+
+    def at_most(self, model: str, base_url: str, prompt_tokens: int, answer_tokens: int) -> Decimal | None:
+        """Return what a call may cost at most, in dollars, with nothing read from a cache; None for an unknown price.
+
+        Args:
+            model: that is asked.
+            base_url: of the endpoint.
+            prompt_tokens: at most.
+            answer_tokens: at most.
+        """
+        usage = CallUsage(prompt_tokens, None, answer_tokens)
+        own = self._own(model, base_url)
+        return _up(own.cost(usage)) if own else _up(_listed(model, usage, base_url))
+
+    def cost(self, asked: str, answered: str | None, usage: CallUsage | None, base_url: str) -> Decimal | None:
+        """Return what a call cost, in dollars; None where price or usage is not known.
+
+        Args:
+            asked: the model that was asked for: a price of the user's own for it holds, whatever answered.
+            answered: the model that answered, by its own word.
+            usage: as told.
+            base_url: of the endpoint.
+        """
+        if usage is None:
+            return None
+        own = self._own(asked, base_url) or (self._own(answered, base_url) if answered else None)
+        return _storable(own.cost(usage)) if own else price_usd(answered, usage, base_url)
+
+    def _own(self, model: str, base_url: str) -> ModelPrice | None:
+        found = [row for row in self.table if row.model == model and _same_place(row.base_url, base_url)]
+        return min(found, key=lambda row: row.base_url is None, default=None)
+
+
+def load_prices(path: Path | None) -> Prices:
+    r"""Read the user's own price table, JSON or TOML by the file's name; an empty one where there is no path.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table = Path(folder, "prices.toml")
+        ...     _ = table.write_text('[[prices]]\nmodel = "llama3"\ninput = 0.10\noutput = 0.40\n')
+        ...     load_prices(table).at_most("llama3", "http://localhost:11434/v1", 1_000_000, 0)
+        Decimal('0.100000000')
+
+    Raises:
+        SettingsError: it cannot be read, or holds what is no price; the text names the place.
+    """
+    if path is None:
+        return Prices()
+    readers: dict[str, Callable[[str], Any]] = {
+        ".json": lambda text: json.loads(text, parse_float=Decimal, parse_constant=_no_number),
+        ".toml": lambda text: tomllib.loads(text, parse_float=Decimal),
+    }
+    read = readers.get(path.suffix.lower())
+    if read is None:
+        raise SettingsError(f"TRAJECTORY_PRICES names {path}: the price table must be a .json or a .toml file.")
+    try:
+        table = _PriceFile.model_validate(read(path.read_text(encoding="utf-8"))).prices
+    except OSError as error:
+        raise SettingsError(f"TRAJECTORY_PRICES names {path}, which cannot be read: {error.strerror}.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise SettingsError(
+            f"The price table {path} (TRAJECTORY_PRICES) is wrong at {place}: {first['msg']}. It holds a list `prices`"
+            " of entries with model, input, output and perhaps cached_input (US dollars per million tokens) and"
+            " base_url."
+        ) from None
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise SettingsError(f"The price table {path} (TRAJECTORY_PRICES) cannot be read: {error}.") from None
+    places = [(row.model, row.base_url and row.base_url.rstrip("/")) for row in table]
+    twice = next((place for place in places if places.count(place) > 1), None)
+    if twice:
+        where = f" at {twice[1]}" if twice[1] else ""
+        raise SettingsError(f"The price table {path} (TRAJECTORY_PRICES) names the model {twice[0]}{where} twice.")
+    return Prices(tuple(table))
+
+
+def is_simulated(model: str | None) -> bool:
+    """Whether a model name is one of the simulated judge's."""
+    return model is not None and model.startswith("simulated-judge")
+
+
+def price_usd(model: str | None, usage: CallUsage | None, base_url: str) -> Decimal | None:
+    """Return the listed price of a call in dollars; None where the price or the usage is not known.
+
+    The simulated judge's prices are made up, so that cost shows; its verdicts are marked ``simulated``.
+
+    Args:
+        model: that answered.
+        usage: as told.
+        base_url: of the endpoint, which decides whose prices hold.
+    """
+    return None if model is None or usage is None else _storable(_listed(model, usage, base_url))
+
+
+def _listed(model: str, usage: CallUsage, base_url: str) -> Decimal | None:
+    cached = usage.cached_input_tokens or 0
+    # Both ways to a price are slow to import, and not needed where nothing is asked.
+    if is_simulated(model):
+        from trajectory_pipeline.demo.simulated_judge.prices import simulated_price
+
+        simulated = simulated_price(model)
+        return None if simulated is None else simulated.cost(usage.input_tokens, cached, usage.output_tokens)
+    from genai_prices import Usage, calc_price
+
+    try:
+        return calc_price(
+            Usage(input_tokens=usage.input_tokens, cache_read_tokens=cached, output_tokens=usage.output_tokens),
+            model,
+            provider_api_url=base_url,
+            genai_request_timestamp=datetime.now(UTC),
+        ).total_price
+    except (LookupError, ValueError, ArithmeticError):
+        return None
+
+
+def _same_place(named: str | None, base_url: str) -> bool:
+    return named is None or named.rstrip("/") == base_url.rstrip("/")
+
+
+def _storable(cost: Decimal | None) -> Decimal | None:
+    # Usage that no call can have gives a price that no column can hold: then it is not known.
+    return cost.quantize(_PLACES) if cost is not None and 0 <= cost < _MAX_COST else None
+
+
+def _up(cost: Decimal | None) -> Decimal | None:
+    return cost.quantize(_PLACES, ROUND_UP) if cost is not None and 0 <= cost < _MAX_COST else None
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no price")

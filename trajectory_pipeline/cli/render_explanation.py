@@ -1,0 +1,163 @@
+"""How a run came to its verdict, for a terminal.
+
+Belongs here: layout. Does not belong here: the pieces (``maintenance.explain_verdict``), and the whole
+trajectory (``showing``).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.text import Text
+
+from trajectory_pipeline.cli.render_trajectory import plain_text
+from trajectory_pipeline.text import counted
+
+_SHOWN_TURNS = 200
+
+
+def explained(told: Mapping[str, Any], data: Mapping[str, Any] | None) -> Group:
+    """Return an explanation.
+
+    Args:
+        told: as ``maintenance.explain_verdict`` gives it.
+        data: the trajectory's document; None where Postgres does not hold it.
+    """
+    return Group(*_parts(told, data))
+
+
+def _parts(told: Mapping[str, Any], data: Mapping[str, Any] | None) -> Iterator[RenderableType]:
+    yield _rule("Source rows")
+    yield _line("in the source now", _raw(told["source"]))
+    yield _line("as captured", _raw(told["captured"]))
+    yield _rule("Trajectory")
+    yield from _turns(data, told["trajectory"])
+    yield _rule("Signals")
+    trajectory = told["trajectory"]
+    for name, value in sorted((trajectory.get("signals") or {}).items()):
+        if value:
+            yield _line(name, value)
+    heuristic = f"{trajectory['heuristic_outcome']} ({'; '.join(trajectory['heuristic_reasoning'])})"
+    yield _line("heuristic outcome", heuristic)
+    yield _rule("What the judge was shown")
+    yield from _shown(told["shown"])
+    verdict = told["verdict"]
+    if verdict is None:
+        yield _rule("Verdict")
+        yield plain_text(told["missing"])
+        return
+    yield _rule("What it answered, and what was checked")
+    yield from _checked(verdict)
+    yield _rule("Verdict")
+    yield from _verdict(verdict, told)
+
+
+def _rule(title: str) -> Rule:
+    return Rule(title, align="left", style="dim")
+
+
+def _line(name: str, value: object) -> Text:
+    return Text.assemble((f"{name}: ", "dim"), plain_text(value))
+
+
+def _raw(raw: Mapping[str, Any]) -> str:
+    return raw.get("missing") or ", ".join(f"{name} {value}" for name, value in raw.items())
+
+
+def _turns(data: Mapping[str, Any] | None, row: Mapping[str, Any]) -> Iterator[RenderableType]:
+    if data is None:
+        yield plain_text(f"The document is not in Postgres: {row['data_omitted_reason']}. Parquet has it whole.")
+        return
+    for number, turn in enumerate(data["turns"][:_SHOWN_TURNS], start=1):
+        said = [_message(message) for message in turn["messages"]]
+        error = turn.get("error")
+        failed = [f"✗ {error.get('type')}: {error.get('message')}"] if error else []
+        yield _line(f"turn {number}", " · ".join([*said, *failed]) or "no messages")
+    if len(data["turns"]) > _SHOWN_TURNS:
+        yield plain_text(f"… and {counted(len(data['turns']) - _SHOWN_TURNS, 'turn')} more: trajectory-pipeline show")
+
+
+def _message(message: Mapping[str, Any]) -> str:
+    calls = [f"→ {(call.get('function') or {}).get('name')}" for call in message.get("tool_calls", ())]
+    returns = [f"← {item.get('status')}" for item in message.get("tool_returns", ())]
+    return " ".join([str(message["kind"]), *calls, *returns])
+
+
+def _shown(shown: Mapping[str, Any]) -> Iterator[RenderableType]:
+    if "missing" in shown:
+        yield plain_text(f"Not known: {shown['missing']}.")
+        return
+    same = {
+        True: "it is what was judged, to the letter",
+        False: "it is not what was judged: content, renderer, redaction or key changed since",
+        None: "what was judged was not noted, or nothing was judged",
+    }[shown["same_as_judged"]]
+    prompts = counted(len(shown["windows"]), "prompt")
+    yield plain_text(
+        f"Rendered and redacted anew under the policy: {same}. {prompts}, about {shown['prompt_tokens']} tokens,"
+        f" {shown['coverage']:.1%} of the content.",
+        style="italic",
+    )
+    if not shown["windows"]:
+        yield plain_text("It is too long to be shown at all.")
+    for number, text in enumerate(shown["windows"], start=1):
+        if len(shown["windows"]) > 1:
+            yield plain_text(f"prompt {number}", style="bold")
+        yield Padding(plain_text(text), (0, 0, 0, 2), expand=False)
+
+
+def _checked(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
+    if not verdict["requirements"]:
+        yield plain_text("It gave no answer that could be used.")
+        if verdict["raw_answer"]:
+            yield Padding(plain_text(verdict["raw_answer"]), (0, 0, 0, 2), expand=False)
+        return
+    for requirement in verdict["requirements"]:
+        said = requirement["judged_status"]
+        changed = "" if said == requirement["status"] else f" (it said {said})"
+        kind = f" [{requirement['kind']}]" if "kind" in requirement else ""
+        yield plain_text(f"{requirement['status']}{changed}: {requirement['statement']}{kind}", style="bold")
+        yield from _evidence(requirement["evidence"])
+        yield Padding(_line("because", requirement["reasoning"]), (0, 0, 0, 4), expand=False)
+    failure = verdict["failure"]
+    if failure:
+        problem = f" — does not count: {failure['problem']}" if failure["problem"] else ""
+        yield plain_text(f"failure: owner {failure['owner']}, mode {failure['mode']}{problem}", style="bold")
+        yield from _evidence(failure["evidence"])
+        yield Padding(_line("because", failure["reasoning"]), (0, 0, 0, 4), expand=False)
+
+
+def _evidence(evidence: list[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    if not evidence:
+        yield Padding(plain_text("no citation", style="dim"), (0, 0, 0, 4), expand=False)
+    for citation in evidence:
+        mark = "✓" if citation["valid"] else "✗"
+        why = f"words of: {citation.get('source')}" if citation["valid"] else citation["problem"]
+        quote = f"{mark} “{citation['quote']}” in {citation['message_id']} ({why})"
+        yield Padding(plain_text(quote, style="green" if citation["valid"] else "red"), (0, 0, 0, 4), expand=False)
+
+
+def _verdict(verdict: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[RenderableType]:
+    simulated = " (a simulation, not a model)" if verdict["simulated"] else ""
+    yield _line("status", f"{verdict['verdict_status']}, by {verdict['model'] or 'no model'}{simulated}")
+    yield _line("policy", f"{verdict['policy_id']}{'' if verdict['is_current'] else ' (not the current one)'}")
+    if verdict["error_class"]:
+        yield _line(verdict["error_class"], verdict["error_message"])
+    if verdict["outcome"]:
+        against = "disagrees with" if verdict["disagrees"] else "agrees with"
+        yield _line("outcome", f"{verdict['outcome']}, confidence {verdict['outcome_confidence']}")
+        yield _line("heuristic", f"it {against} the heuristic outcome {told['trajectory']['heuristic_outcome']}")
+        yield _line("failure", f"{verdict['failure_owner']}, {verdict['failure_mode']}")
+        yield _line("learning value", verdict["learning_value"])
+    for name in ("summary", "lesson"):
+        yield _line(name, verdict[name] or "-")
+    cost = "not known" if verdict["cost_usd"] is None else f"{verdict['cost_usd']:f} USD"
+    yield _line("cost", f"{cost}, {counted(verdict['attempts'], 'call')}")
+    for attempt in told["attempts"]:
+        price = "-" if attempt["cost_usd"] is None else f"{attempt['cost_usd']:f} USD"
+        wrong = f", {attempt['error_class']}: {attempt['error_message']}" if attempt["error_class"] else ""
+        yield Padding(plain_text(f"{attempt['started_at']} {attempt['result']}, {price}{wrong}"), (0, 0, 0, 4))
+    for other in told["other_verdicts"]:
+        yield _line("another policy's verdict", f"{other['policy_id']}: {other['verdict_status']} {other['outcome']}")

@@ -1,0 +1,165 @@
+"""A trajectory that a person can read in a terminal.
+
+Belongs here: layout. Does not belong here: the trajectory.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from trajectory_pipeline.text import counted
+
+# Text of an agent may hold anything: an escape sequence in it must not reach the terminal.
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+_ROLE_STYLES = {"user": "bold cyan", "assistant": "bold green", "tool": "bold yellow", "approval": "bold magenta"}
+_OUTCOME_STYLES = {"success": "green", "partial_success": "yellow", "failure": "red", "unknown": "white"}
+
+
+def trajectory(row: Mapping[str, Any], verdict: Mapping[str, Any] | None, links: Mapping[str, list[str]]) -> Group:
+    """Return a trajectory: head, turns, outcome, verdict.
+
+    Args:
+        row: of ``trajectory.trajectories``.
+        verdict: of the view ``trajectory.outcomes``; None where the run is marked deleted.
+        links: run ids under ``continues`` and ``continued by``.
+    """
+    parts: list[RenderableType] = [_head(row, links)]
+    document = row["data"]
+    if document is None:
+        parts.append(Text(f"The document is not in Postgres: {row['data_omitted_reason']}. Parquet has it whole."))
+    else:
+        for number, turn in enumerate(document["turns"], start=1):
+            parts.extend(_turn(number, turn))
+    parts.append(_outcome(row))
+    parts.append(_verdict(verdict))
+    return Group(*parts)
+
+
+def plain_text(content: object, style: str = "") -> Text:
+    """Return text as it is: neither Rich's markup nor a terminal's control sequences in it have an effect."""
+    return Text(str(content).replace("\r\n", "\n").translate(_CONTROL), style=style)
+
+
+def _head(row: Mapping[str, Any], links: Mapping[str, list[str]]) -> Panel:
+    table = Table.grid(padding=(0, 2))
+    seconds = "-" if row["duration_ns"] is None else f"{row['duration_ns'] / 1e9:.3f} s"
+    tokens = f"{row['input_tokens']} in, {row['output_tokens']} out" if row["usage_reported"] else "not reported"
+    cost = "not known" if row["cost_usd"] is None else f"{row['cost_usd']:f} USD"
+    lines = {
+        "agent": f"{row['agent_name'] or '-'} ({row['agent_type'] or 'type not known'}) {row['agent_id']}",
+        "time": f"{row['start_time']} → {row['end_time']} ({seconds})",
+        "ended": f"{row['status']}, stop reason {row['stop_reason'] or 'not recorded'}",
+        "size": f"{counted(row['step_count'], 'step')}, {counted(row['message_count'], 'message')}",
+        "models": ", ".join(row["models"]) or "-",
+        "tools": ", ".join(row["tools_used"]) or "-",
+        "tokens": f"{tokens}; cost of the run {cost}",
+        "partition": row["partition_key"],
+        **{name: ", ".join(ids) for name, ids in links.items() if ids},
+    }
+    if row["deleted_at"] is not None:
+        lines["deleted"] = f"gone from the source, noticed {row['deleted_at']}"
+    for name, value in lines.items():
+        table.add_row(plain_text(name, style="dim"), plain_text(value))
+    return Panel(table, title=plain_text(row["run_id"]), title_align="left")
+
+
+def _turn(number: int, turn: Mapping[str, Any]) -> Iterator[RenderableType]:
+    of_run = f" of {turn['step_run_id']}" if turn.get("step_run_id") else ""
+    name = f"{turn['step_id']}{of_run}" if turn["step_id"] else "messages without a step"
+    yield plain_text(f"\nTurn {number} · {name} · {turn.get('model') or '-'}", style="bold")
+    for message in turn["messages"]:
+        kind = message["kind"] if message["kind"] == message["role"] else f"{message['role']} ({message['kind']})"
+        deleted = " [deleted]" if message["is_deleted"] else ""
+        yield Padding(
+            plain_text(f"{kind}{deleted}", style=_ROLE_STYLES.get(message["role"], "bold")), (0, 0, 0, 2), expand=False
+        )
+        for line in _message(message):
+            yield Padding(line, (0, 0, 0, 4), expand=False)
+    if turn.get("error"):
+        error = turn["error"]
+        yield Padding(
+            plain_text(f"✗ {error.get('type')}: {error.get('message')}", style="red"), (0, 0, 0, 2), expand=False
+        )
+
+
+def _message(message: Mapping[str, Any]) -> Iterator[Text]:
+    if not message.get("tool_returns"):
+        for part in message["content"]:
+            yield _part(part)
+    for call in message.get("tool_calls", ()):
+        function = call.get("function") or {}
+        yield plain_text(f"→ {function.get('name')}({function.get('arguments')})", style="blue")
+    for item in message.get("tool_returns", ()):
+        status = "denied" if item.get("denied") else item["status"]
+        text = item["text"] if item["text"] is not None else json.dumps(item.get("func_response"))
+        yield plain_text(f"← {status}: {text}", style="red" if status == "error" else "")
+    for entry in message.get("approvals", ()):
+        word = {True: "approved", False: "denied"}.get(entry.get("approve"), "returned by the client")
+        reason = f": {entry['reason']}" if entry.get("reason") else ""
+        yield plain_text(f"{word} {entry.get('tool_call_id')}{reason}")
+
+
+def _part(part: Mapping[str, Any]) -> Text:
+    kind = part.get("type")
+    if kind == "text":
+        return plain_text(part.get("text"))
+    if kind == "reasoning":
+        return plain_text(part.get("reasoning"), style="dim italic")
+    if kind == "summarized_reasoning":
+        return plain_text("\n".join(str(item.get("text")) for item in part.get("summary", ())), style="dim italic")
+    return plain_text(f"({kind})", style="dim")
+
+
+def _outcome(row: Mapping[str, Any]) -> Text:
+    cause = f", cause {row['execution_cause']}" if row["execution_cause"] else ""
+    outcome = plain_text(row["heuristic_outcome"], _OUTCOME_STYLES[row["heuristic_outcome"]])
+    reasoning = f" (confidence {row['heuristic_confidence']}): {'; '.join(row['heuristic_reasoning'])}"
+    lines = [
+        Text.assemble(("\nExecution", "bold"), " ", plain_text(f"{row['execution_status']}{cause}")),
+        Text.assemble(("Heuristic outcome", "bold"), " ", outcome, plain_text(reasoning)),
+    ]
+    error = row["error"] or {}
+    if error:
+        words = " ".join(str(error[name]) for name in ("type", "message", "detail") if error.get(name))
+        lines.append(Text.assemble(("Error", "bold"), " ", plain_text(words)))
+    return Text("\n").join(lines)
+
+
+def _verdict(verdict: Mapping[str, Any] | None) -> RenderableType:
+    if verdict is None or verdict["verdict_status"] is None:
+        return Text.assemble(("Verdict", "bold"), " none under the current policy")
+    judge = verdict["judge_model"] or "no judge"
+    simulated = " — a simulation, not a model" if verdict["simulated"] else ""
+    title = f"Verdict: {verdict['verdict_status']} · {judge}{simulated}"
+    if verdict["verdict_status"] not in ("judged", "insufficient_evidence"):
+        return Panel(
+            plain_text(f"{verdict['error_class']}: {verdict.get('error_message') or ''}"),
+            title=plain_text(title),
+            title_align="left",
+        )
+    table = Table.grid(padding=(0, 2))
+    if verdict["judge_cost_usd"] is not None:
+        made_up = " (simulated price)" if verdict["simulated"] else ""
+        table.add_row("cost", f"{verdict['judge_cost_usd']:f} USD{made_up}")
+    if verdict["outcome"]:
+        style = _OUTCOME_STYLES[verdict["outcome"]]
+        table.add_row(
+            "outcome", plain_text(f"{verdict['outcome']} (confidence {verdict['outcome_confidence']})", style=style)
+        )
+        table.add_row("learning value", str(verdict["learning_value"]))
+        table.add_row("failure", f"{verdict['failure_owner']}, {verdict['failure_mode']}")
+    for requirement in verdict["requirements"] or ():
+        table.add_row(requirement["status"], plain_text(requirement["statement"]))
+        for citation in requirement["evidence"]:
+            mark = "✓" if citation["valid"] else f"✗ {citation['problem']}"
+            table.add_row("", plain_text(f"{mark} “{citation['quote']}” {citation['message_id']}", style="dim"))
+    table.add_row("summary", plain_text(verdict["summary"] or "-"))
+    table.add_row("lesson", plain_text(verdict["lesson"] or "-"))
+    table.add_row("tags", plain_text(", ".join(verdict["tags"] or ())))
+    return Panel(table, title=plain_text(title), title_align="left")

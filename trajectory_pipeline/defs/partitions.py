@@ -1,0 +1,57 @@
+"""The one partitions definition that all assets share.
+
+Belongs here: hours as Dagster's partitions. Does not belong here: their arithmetic (``hours``).
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import dagster as dg
+
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.partition_keys import KEY_FORMAT, floor, hour_of, key_of
+
+PARTITION_TAG = "dagster/partition"
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
+"""How Dagster marks a run that takes one partition, or a range of them at once."""
+
+
+def hourly_partitions(start: datetime) -> dg.HourlyPartitionsDefinition:
+    """Return the hours from ``start`` on, UTC; the open hour is a partition too (``end_offset=1``)."""
+    return dg.HourlyPartitionsDefinition(start_date=start, timezone="UTC", fmt=KEY_FORMAT, end_offset=1)
+
+
+def existing_hours(hours: Sequence[datetime], start: datetime, now: datetime) -> list[datetime]:
+    """Return the hours, all of which must be partitions.
+
+    Raises:
+        PipelineError: one lies before the first partition or in the future, or there is none at all.
+    """
+    if not hours:
+        raise PipelineError("The range is empty: --to must lie after --from.")
+    if hours[0] < floor(start):
+        raise PipelineError(
+            f"{key_of(hours[0])} lies before the first partition, {key_of(start)}: set TRAJECTORY_START to an earlier"
+            " time, or ask for a later one."
+        )
+    if hours[-1] > floor(now):
+        raise PipelineError(
+            f"{key_of(hours[-1])} lies in the future: the last partition is the open hour, {key_of(now)}."
+        )
+    return list(hours)
+
+
+def range_tags(first: datetime, last: datetime) -> dict[str, str]:
+    """Return the tags of a run that takes the hours from ``first`` to ``last``, both included."""
+    return {RANGE_START_TAG: key_of(first), RANGE_END_TAG: key_of(last)}
+
+
+def hours_of_tags(tags: Mapping[str, str]) -> tuple[datetime, datetime] | None:
+    """Return the first and the last hour that a run's tags name; None where they name none."""
+    single = tags.get(PARTITION_TAG)
+    start, end = (single, single) if single else (tags.get(RANGE_START_TAG), tags.get(RANGE_END_TAG))
+    try:
+        return (hour_of(start), hour_of(end)) if start and end else None
+    except PipelineError:
+        return None

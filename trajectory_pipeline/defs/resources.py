@@ -1,0 +1,148 @@
+"""Resources: what the assets and sensors reach out to, as the settings name it.
+
+Belongs here: thin wrappers around the middle floor's objects. Does not belong here: any work, and opening a connection
+while the definitions load.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from trajectory_pipeline.databases import Endpoints, resolve
+from trajectory_pipeline.errors import JudgeError
+from trajectory_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    # What reads Arrow or speaks HTTP is imported by a run that needs it, not by every process that loads definitions.
+    from trajectory_pipeline.budget.caps import Budget
+    from trajectory_pipeline.judge.client.session import Judge
+    from trajectory_pipeline.judge.policy import RefinementPolicy
+    from trajectory_pipeline.judge.redaction.egress_policy import Consent
+    from trajectory_pipeline.letta.snapshot import LettaSource
+    from trajectory_pipeline.storage.parquet.store import ParquetStore
+    from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+
+
+@dataclass(frozen=True)
+class PipelineResource:
+    """The source, the sinks and the judge.
+
+    Not a ``ConfigurableResource``: Dagster makes a new object of that class from its public fields for every run, so
+    that settings given to it would be lost, silently, for those of the environment; and secrets would be fields in
+    the UI.
+
+    Attributes:
+        settings: that name all of them; nothing is opened before it is asked for.
+    """
+
+    settings: Settings
+
+    @cached_property
+    def _endpoints(self) -> Endpoints:
+        return resolve(self.settings)
+
+    @property
+    def source(self) -> "LettaSource":
+        """The Letta database."""
+        from trajectory_pipeline.letta.snapshot import LettaSource
+
+        return LettaSource(self._endpoints.letta_url, self.settings.source_timeout_seconds)
+
+    @property
+    def store(self) -> "ParquetStore":
+        """The Parquet storage."""
+        from trajectory_pipeline.storage.parquet.store import ParquetStore
+
+        return ParquetStore(self.settings.storage)
+
+    @property
+    def database(self) -> "TrajectoryDatabase":
+        """The trajectory database."""
+        from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+
+        return TrajectoryDatabase(self._endpoints.database_url)
+
+    @property
+    def judge(self) -> "Judge":
+        """The judge.
+
+        Raises:
+            JudgeError: none is configured; the text says what to set.
+        """
+        from trajectory_pipeline.judge.client.session import OPENAI_URL, Judge
+
+        settings = self.settings
+        if settings.judge_missing or settings.judge_model is None:
+            raise JudgeError(settings.judge_missing or "No judge is configured.")
+        key = settings.openai_api_key
+        return Judge(
+            model=settings.judge_model,
+            base_url=settings.openai_base_url or OPENAI_URL,
+            # A server of one's own asks for none, and the client insists on one.
+            api_key=key.get_secret_value() if key else "not-needed",
+            timeout_seconds=settings.judge_timeout_seconds,
+            max_attempts=settings.judge_attempts,
+            max_answer_tokens=settings.judge_max_answer_tokens,
+            local_only=settings.llm_egress == "off",
+            answer_format=settings.judge_format,
+            requests_per_minute=settings.judge_requests_per_minute,
+            tokens_per_minute=settings.judge_tokens_per_minute,
+        )
+
+    @property
+    def policy(self) -> "RefinementPolicy":
+        """The refinement policy that the settings make.
+
+        Raises:
+            JudgeError: no judge is configured.
+        """
+        from trajectory_pipeline.judge.policy import RefinementPolicy
+
+        judge = self.judge
+        return RefinementPolicy(
+            judge.model,
+            judge.temperature,
+            self.settings.judge_max_prompt_tokens,
+            judge.max_answer_tokens,
+            self.settings.redact,
+        )
+
+    @property
+    def budget(self) -> "Budget":
+        """What judging may cost.
+
+        Raises:
+            SettingsError: the price table cannot be read.
+        """
+        from trajectory_pipeline.budget.caps import Budget
+        from trajectory_pipeline.budget.prices import load_prices
+
+        settings = self.settings
+        return Budget(
+            daily_usd=settings.daily_budget_usd,
+            organization_usd=settings.organization_daily_budget_usd,
+            materialization_usd=settings.materialization_budget_usd,
+            daily_tokens=settings.daily_budget_tokens,
+            materialization_tokens=settings.materialization_budget_tokens,
+            prices=load_prices(settings.prices_file),
+            allow_unpriced=settings.allow_unpriced,
+        )
+
+    @property
+    def consent(self) -> "Consent":
+        """Whose trajectories may be shown to a judge."""
+        from trajectory_pipeline.judge.redaction.egress_policy import Consent
+
+        settings = self.settings
+        return Consent(
+            settings.judge_allow_agents,
+            settings.judge_deny_agents,
+            settings.judge_allow_organizations,
+            settings.judge_deny_organizations,
+        )
+
+    @property
+    def redaction_key(self) -> bytes | None:
+        """The key of placeholders, where one is set."""
+        key = self.settings.redaction_key
+        return key.get_secret_value().encode() if key else None

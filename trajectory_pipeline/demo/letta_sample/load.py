@@ -1,0 +1,328 @@
+"""Puts the sample into a Postgres database, and says what the sample holds.
+
+Belongs here: loading the data file with psycopg alone (no psql needed), everything or nothing, and facts about the
+sample that are computed from the file. Does not belong here: how the file was made (`stretch`), reading a Letta
+database as the pipeline does, starting a server.
+"""
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from trajectory_pipeline.demo.letta_sample import dump
+from trajectory_pipeline.errors import SourceError
+
+SAMPLE_FILE = Path(__file__).with_name("letta_sample.sql.gz")
+
+_TERMINAL_STATUSES = frozenset({"completed", "failed", "cancelled"})
+_MAINTENANCE_DATABASE = "postgres"
+_CONNECT_TIMEOUT_SECONDS = 10
+# Any constant will do: it only has to be the same in every process that loads the sample.
+_LOADING_LOCK = 0x73616D706C65
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """What the sample holds, in rows; `partitions` are the hours, UTC, in which its terminal runs ended."""
+
+    organizations: int
+    agents: int
+    conversations: int
+    runs: int
+    terminal_runs: int
+    steps: int
+    messages: int
+    partitions: int
+    already_loaded: bool = False
+
+
+def sample_counts() -> SampleCounts:
+    """Count what the data file holds."""
+    rows = {block.table: len(block.rows) for block in dump.copy_blocks(_sample())}
+    return SampleCounts(
+        organizations=rows["public.organizations"],
+        agents=rows["public.agents"],
+        conversations=rows["public.conversations"],
+        runs=rows["public.runs"],
+        terminal_runs=len(sample_terminal_run_ids()),
+        steps=rows["public.steps"],
+        messages=rows["public.messages"],
+        partitions=len(sample_partitions()),
+    )
+
+
+def sample_terminal_run_ids() -> frozenset[str]:
+    """Name the sample's terminal runs."""
+    return frozenset(_required(run, "id") for run in _terminal_runs())
+
+
+def sample_partitions() -> dict[datetime, int]:
+    """Count the terminal runs by the hour, UTC, of `completed_at` (`created_at` where it is null).
+
+    In order of time; hours without runs are not in it.
+    """
+    ended = Counter(
+        _instant(run["completed_at"] or _required(run, "created_at")).replace(minute=0, second=0, microsecond=0)
+        for run in _terminal_runs()
+    )
+    return dict(sorted(ended.items()))
+
+
+def sample_window() -> tuple[datetime, datetime]:
+    """Find the first and the last partition that holds a terminal run: the beginnings of two hours, UTC."""
+    hours = list(sample_partitions())
+    return hours[0], hours[-1]
+
+
+def load_sample(database_url: str, *, create_database: bool = False, report: Report | None = None) -> SampleCounts:
+    """Load the sample, schema and rows, into an empty Postgres 14 to 18 database, in one transaction.
+
+    A database that holds exactly the sample's runs already is left as it is; so is, with an error, every database that
+    holds anything else in the place of one of the sample's tables.
+
+    Args:
+        database_url: `postgresql://…` or `postgres://…`, with or without an SQLAlchemy driver (`postgresql+psycopg2`).
+        create_database: create the database if the server has none of that name.
+        report: called with one sentence for each thing done.
+
+    Returns:
+        What the database now holds; `already_loaded` is set if it held it before.
+
+    Raises:
+        SourceError: the database cannot be reached, written or used for this; the text never holds the password.
+    """
+    say = report or _say_nothing
+    target = _Target.from_url(database_url)
+    if create_database:
+        _create_if_missing(target, say)
+    counts = sample_counts()
+    content = f"{counts.runs} runs, {counts.steps} steps and {counts.messages} messages"
+    try:
+        with target.connect() as connection:
+            # A second loader waits here, and then finds the sample there.
+            connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_LOADING_LOCK])
+            if _holds_sample(connection, target):
+                say(f"The {target.shown} holds the sample already ({content}): nothing to do.")
+                return replace(counts, already_loaded=True)
+            say(f"Loading {content} into the {target.shown}.")
+            _load(connection)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SourceError(
+            f"The user {target.user} may not load the sample into the {target.shown}: {target.told(error)}. Nothing "
+            f"was changed. Use a database that belongs to this user, or grant it CREATE on the schema public."
+        ) from error
+    except psycopg.Error as error:
+        raise SourceError(
+            f"The sample could not be loaded into the {target.shown}: {target.told(error)}. Nothing was changed. Use "
+            f"an empty database, encoding UTF8, on PostgreSQL 14 to 18, that is not read-only."
+        ) from error
+    say(f"Loaded. The {counts.terminal_runs} terminal runs among them ended in {counts.partitions} different hours.")
+    return counts
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where to connect to, and how to speak of it without its password."""
+
+    parameters: dict[str, str]
+    secrets: tuple[str, ...]
+
+    @classmethod
+    def from_url(cls, database_url: str) -> "_Target":
+        scheme, separator, rest = database_url.partition("://")
+        # psycopg's own message would repeat the whole URL, password included, so it is not passed on.
+        if not separator or not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme):
+            raise SourceError(
+                "The sample's database URL is not a PostgreSQL URL. Write it as postgresql://user:password@host:5432/name"
+            )
+        try:
+            given = conninfo_to_dict(f"postgresql://{rest}")
+        except psycopg.ProgrammingError:
+            raise SourceError(
+                "The sample's database URL cannot be read: a part is malformed, or a parameter after '?' is none of "
+                "libpq's. Write it as postgresql://user:password@host:5432/name, special characters in the password "
+                "percent-encoded."
+            ) from None
+        parameters = {name: str(value) for name, value in given.items()}
+        if not parameters.get("dbname"):
+            raise SourceError(
+                "The sample's database URL names no database. Add it at the end: postgresql://user:password@host:5432/name"
+            )
+        return cls(parameters, tuple(parameters[name] for name in ("password", "sslpassword") if parameters.get(name)))
+
+    @property
+    def database(self) -> str:
+        return self.parameters["dbname"]
+
+    @property
+    def user(self) -> str:
+        return self.parameters.get("user", "(of the operating system)")
+
+    @property
+    def server(self) -> str:
+        host = self.parameters.get("host") or self.parameters.get("hostaddr") or "the default host"
+        port = self.parameters.get("port")
+        return f"{host}:{port}" if port else host
+
+    @property
+    def shown(self) -> str:
+        return f"database {self.database} on {self.server}"
+
+    def told(self, error: psycopg.Error) -> str:
+        """Repeat the first line of what Postgres or libpq said, without secrets; hints follow on later lines."""
+        lines = (error.diag.message_primary or str(error) or type(error).__name__).splitlines()
+        words = lines[0].strip().removeprefix("connection failed: ").rstrip(".")
+        for secret in self.secrets:
+            words = words.replace(secret, "***")
+        return words
+
+    def connect(self, *, database: str | None = None, autocommit: bool = False) -> psycopg.Connection:
+        """Open a connection of its own: the dump changes session settings, search_path among them."""
+        defaults = {"connect_timeout": str(_CONNECT_TIMEOUT_SECONDS), "application_name": "trajectory-pipeline sample"}
+        parameters = {**defaults, **self.parameters, "dbname": database or self.database}
+        try:
+            return psycopg.connect(autocommit=autocommit, **parameters)  # type: ignore[arg-type]
+        except psycopg.OperationalError as error:
+            told = self.told(error)
+            raise SourceError(f"Cannot connect to the {self.shown}: {told}. {_what_to_do(told)}") from error
+
+
+def _what_to_do(told: str) -> str:
+    # libpq tells why a connection failed in words only. On a server that speaks another language the last line fits.
+    remedies = {
+        r'database ".*" does not exist': "Create the database first, or let it be created (create_database=True).",
+        r"password|authentication|role .* does not exist|pg_hba": "Check the user and the password in the URL.",
+        r"permission denied for database": "Grant this user CONNECT on the database, or use another user.",
+        r"refused|timeout|timed out|No such file|resolve|translate host|unreachable": (
+            "Check that the server runs, and the host and the port in the URL."
+        ),
+    }
+    for pattern, remedy in remedies.items():
+        if re.search(pattern, told, re.IGNORECASE):
+            return remedy
+    return "Check the URL, and that the server accepts connections."
+
+
+def _create_if_missing(target: _Target, say: Report) -> None:
+    try:
+        maintenance = target.connect(database=_MAINTENANCE_DATABASE, autocommit=True)
+    except SourceError:
+        # Whoever may not enter the maintenance database may still own the one asked for.
+        target.connect().close()
+        return
+    with maintenance:
+        there = maintenance.execute("SELECT 1 FROM pg_catalog.pg_database WHERE datname = %s", [target.database])
+        if there.fetchone():
+            return
+        try:
+            # template0, because a site's template1 may hold tables or another encoding.
+            maintenance.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(sql.Identifier(target.database))
+            )
+        except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+            return  # Another process was faster.
+        except psycopg.Error as error:
+            raise SourceError(
+                f"Cannot create the {target.shown}: {target.told(error)}. Create it as a user that may, or grant "
+                f"CREATEDB to the user {target.user}."
+            ) from error
+    say(f"Created the {target.shown}.")
+
+
+def _holds_sample(connection: psycopg.Connection, target: _Target) -> bool:
+    """Tell whether the sample is there already; False if none of its tables is.
+
+    Raises:
+        SourceError: a table of the sample's name is there with anything else in it.
+    """
+    tables = [block.table.removeprefix("public.") for block in dump.copy_blocks(_sample())]
+    found = connection.execute(
+        "SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = 'public' AND c.relname = ANY(%s) ORDER BY 1",
+        [tables],
+    )
+    there = [name for (name,) in found]
+    if not there:
+        return False
+    untouched = "It was left as it is. Use an empty database for the sample."
+    if "runs" not in there:
+        raise SourceError(
+            f"The {target.shown} has no table public.runs, but {', '.join(there)}, which the sample brings along. "
+            f"{untouched}"
+        )
+    columns = connection.execute(
+        "SELECT a.attname::text FROM pg_catalog.pg_attribute a"
+        " WHERE a.attrelid = 'public.runs'::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped"
+    )
+    if missing := sorted({"id", "agent_id", "created_at", "completed_at"} - {name for (name,) in columns}):
+        raise SourceError(
+            f"The table public.runs of the {target.shown} is not Letta's: it lacks {', '.join(missing)} (Dagster's own "
+            f"storage has a table of that name too). {untouched}"
+        )
+    expected = {(_required(run, "id"), _instant(_required(run, "created_at"))) for run in _runs()}
+    rows = connection.execute(
+        "SELECT id::text, created_at FROM public.runs WHERE id::text = ANY(%s)", [[run_id for run_id, _ in expected]]
+    )
+    held = {(run_id, created_at) for run_id, created_at in rows}
+    total = connection.execute("SELECT count(*) FROM public.runs").fetchone()
+    count = total[0] if total else 0
+    if held == expected and count == len(expected):
+        return True
+    same = len(held & expected)
+    raise SourceError(
+        f"The {target.shown} already has a table public.runs with {count} rows, of which {same} are "
+        f"(by id and created_at) among the sample's {len(expected)} runs. {untouched}"
+    )
+
+
+def _load(connection: psycopg.Connection) -> None:
+    with connection.cursor() as cursor:
+        for part in _sample():
+            match part:
+                case dump.Statement():
+                    cursor.execute(part.text.encode())
+                case dump.CopyBlock():
+                    with cursor.copy(part.statement.encode()) as copy:
+                        copy.write(part.data)
+
+
+@functools.cache
+def _sample() -> tuple[dump.Part, ...]:
+    return dump.read(SAMPLE_FILE)
+
+
+@functools.cache
+def _runs() -> tuple[dict[str, str | None], ...]:
+    block = next(block for block in dump.copy_blocks(_sample()) if block.table == "public.runs")
+    return tuple(block.records())
+
+
+def _terminal_runs() -> list[dict[str, str | None]]:
+    return [run for run in _runs() if run["status"] in _TERMINAL_STATUSES]
+
+
+def _instant(value: str) -> datetime:
+    parsed = datetime.fromisoformat(value)
+    # completed_at is UTC without saying so.
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _required(row: dict[str, str | None], column: str) -> str:
+    value = row[column]
+    if value is None:
+        raise ValueError(f"{column} is NULL in a run of {SAMPLE_FILE.name}")
+    return value
+
+
+def _say_nothing(_: str) -> None:
+    pass

@@ -1,0 +1,110 @@
+"""When a call may be made: the pauses that a provider asks for, and the limits that are shared by all workers.
+
+Belongs here: reading ``Retry-After`` and the rate headers, pauses, back-off, and waiting for one's turn. Does not
+belong here: where a shared limit is kept (``storage.postgres.rate_limiter``).
+"""
+
+import asyncio
+import math
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+LONGEST_PAUSE_SECONDS = 60.0
+"""Who asks for more patience than a materialisation has is asked again by a later one."""
+
+Turn = Callable[[int], Awaitable[float]]
+"""Takes a turn under a shared limit, for a number of tokens; gives the seconds until it comes."""
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
+_SECONDS_IN = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_EPOCH_SECONDS = 1e9
+"""What is larger is a moment and no duration; and one a thousand times as large is counted in milliseconds."""
+
+
+class Pace:
+    """Holds all calls of a session back while one of them was told to wait, and until their turn comes."""
+
+    def __init__(self, turn: Turn | None = None) -> None:
+        self._turn = turn
+        self._paused_until = 0.0
+
+    async def wait(self, tokens: int) -> None:
+        """Wait until a call may be made that takes so many tokens at most."""
+        while True:
+            await self._pause_to_end()
+            if self._turn is None:
+                return
+            await asyncio.sleep(await self._turn(tokens))
+            if self._paused_until <= time.monotonic():
+                return
+
+    def pause(self, seconds: float) -> None:
+        """Let no call begin for some seconds; a longer pause under way stays."""
+        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+
+    def heed(self, headers: Mapping[str, str] | None) -> None:
+        """Pause where an answer says that nothing is left of a limit until it is filled again."""
+        seconds = seconds_until_reset(headers or {})
+        if seconds is not None and seconds <= LONGEST_PAUSE_SECONDS:
+            self.pause(seconds)
+
+    async def _pause_to_end(self) -> None:
+        while (left := self._paused_until - time.monotonic()) > 0:
+            # Not all at the same instant, which would be the next burst.
+            await asyncio.sleep(left * random.uniform(1.0, 1.1))  # noqa: S311 - no secret
+
+
+def back_off(failures: int, first_seconds: float) -> float:
+    """Return the seconds before the next try: twice as many after each failure, less up to a half at random."""
+    return float(min(first_seconds * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.0))  # noqa: S311
+
+
+def asked_to_wait(headers: Mapping[str, str] | None) -> float | None:
+    """Return the seconds that a refusal asks to wait, by ``Retry-After`` or else the rate headers; None if it does not.
+
+    Servers write ``Retry-After`` in seconds or as a date, some ``retry-after-ms``.
+    """
+    headers = headers or {}
+    milliseconds, text = headers.get("retry-after-ms"), headers.get("retry-after")
+    try:
+        if milliseconds is not None:
+            seconds = float(milliseconds) / 1000
+        elif text is None:
+            return seconds_until_reset(headers)
+        elif text.replace(".", "", 1).isdigit():
+            seconds = float(text)
+        else:
+            seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):
+        return None
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def seconds_until_reset(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds until a used-up limit is filled again, by the ``x-ratelimit-…`` headers; None if none is."""
+    waits = [
+        _duration(headers.get(f"x-ratelimit-reset{kind}", ""))
+        for kind in ("-requests", "-tokens", "")
+        if headers.get(f"x-ratelimit-remaining{kind}") == "0"
+    ]
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def _duration(text: str) -> float | None:
+    """Read ``6m0s``, ``20ms``, ``1.5`` (seconds) or a moment since 1970 in seconds or milliseconds."""
+    parts = _DURATION.findall(text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        return sum(float(number) * _SECONDS_IN[unit] for number, unit in parts)
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    if not math.isfinite(number) or number < 0:
+        return None
+    if number > _EPOCH_SECONDS:
+        return max(number / (1000 if number > _EPOCH_SECONDS * 1000 else 1) - time.time(), 0.0)
+    return number

@@ -1,0 +1,96 @@
+"""What is known of an HTTP call to a judge, and of all calls for one verdict.
+
+Belongs here: the records that ``ask`` gives back and tells of. Does not belong here: how they come about, and where
+they are kept (``storage.postgres.verdicts``).
+"""
+
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from trajectory_pipeline.budget.prices import CallUsage
+
+UNUSABLE_ANSWERS = frozenset(
+    {"cut_off", "invalid_json", "not_a_number", "out_of_range", "wrong_count", "schema_violation"}
+)
+"""Error classes of an answer that came and cannot be used."""
+
+_LONGEST_MESSAGE = 2000
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One HTTP call; see ``schema.verdicts.VERDICT_ATTEMPTS``. Until an end is seen it is ``lost``.
+
+    ``result`` is ``error`` where the provider refused it or was never reached. ``estimated_prompt_tokens`` and
+    ``max_answer_tokens`` are what it may take at most, by a conservative estimate: what is reserved for it. What it
+    cost is entered by who keeps account of it.
+    """
+
+    model: str
+    base_url: str
+    prompt_characters: int
+    estimated_prompt_tokens: int = 0
+    max_answer_tokens: int = 0
+    purpose: str = "first"
+    answer_format: str = "json_schema"
+    temperature: float | None = None
+    attempt_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    duration_ns: int | None = None
+    answered_model: str | None = None
+    http_status: int | None = None
+    request_id: str | None = None
+    finish_reason: str | None = None
+    result: str = "lost"
+    error_class: str | None = None
+    error_message: str | None = None
+    usage: CallUsage | None = None
+    cost_usd: Decimal | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the columns of the table."""
+        # ``dataclasses.asdict`` would copy each value, which takes longer than reading the answer.
+        row = {name: getattr(self, name) for name in _FIELDS}
+        usage = row.pop("usage")
+        return row if usage is None else {**row, **{one.name: getattr(usage, one.name) for one in fields(usage)}}
+
+    def failed(self, result: str, error_class: str, message: str) -> "Attempt":
+        """Return the attempt as one that failed; a very long message is shortened, and says so."""
+        line = " ".join(message.split())
+        if len(line) > _LONGEST_MESSAGE:
+            line = f"{line[:_LONGEST_MESSAGE]} [… {len(line) - _LONGEST_MESSAGE} characters left out …]"
+        return replace(self, result=result, error_class=error_class, error_message=line)
+
+
+_FIELDS = tuple(one.name for one in fields(Attempt))
+
+
+@dataclass(frozen=True)
+class Asked(Generic[Answer]):
+    """What came of asking one question.
+
+    Attributes:
+        attempts: every HTTP call, in order.
+        answer: valid by its schema; None where there is none.
+        raw_answer: the text of the last answer that could not be used.
+    """
+
+    attempts: tuple[Attempt, ...]
+    answer: Answer | None
+    raw_answer: str | None
+
+    @property
+    def unusable(self) -> bool:
+        """Whether there is an answer, the second one too, that could not be used: asking again would not help."""
+        return self.answer is None and self.attempts[-1].error_class in UNUSABLE_ANSWERS
+
+
+Record = Callable[[Attempt], Awaitable[None]]

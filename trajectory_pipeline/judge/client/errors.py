@@ -1,0 +1,104 @@
+"""Which error class a failed call has.
+
+Belongs here: telling the provider's errors apart, by status, code and words, and the errors of the connection. Does
+not belong here: what is wrong with an answer (``validation``), and what follows from a class (``ask``).
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+import openai
+
+from trajectory_pipeline.judge.client.call_record import Attempt
+from trajectory_pipeline.judge.client.response_format import is_refusal_of_form
+
+TRANSIENT = frozenset({"rate_limited", "server_error", "timeout", "connection", "not_a_completion", "no_answer"})
+"""Classes of calls that may succeed when they are made again."""
+
+PROVIDER_DOWN = frozenset({"server_error", "timeout", "connection", "not_a_completion"})
+"""Classes that say, several times in a row, that the provider is down."""
+
+HOPELESS = frozenset({"authentication", "permission", "quota_exceeded", "model_not_found"})
+"""Classes that any other call would meet as well: one is enough."""
+
+_NEVER_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+)
+"""Errors in which nothing reached the provider: there is nothing to pay for."""
+
+_CONTEXT = re.compile(
+    r"context[_ ]length|context window|maximum context|prompt is too long|input is too long|too many (input )?tokens"
+    r"|exceeds? the (available )?context|reduce the length of the (messages|input|prompt)"
+)
+_FILTER = re.compile(r"content[_ ]filter|content management policy|moderation|flagged")
+_QUOTA = re.compile(r"insufficient[_ ]quota|exceeded your current quota|insufficient (credits|balance|funds)|billing")
+_BY_STATUS = {401: "authentication", 402: "quota_exceeded", 403: "permission", 404: "model_not_found"}
+_FORM_STATUSES = frozenset({400, 404, 415, 422, 501})
+
+
+def class_of_error(status: int, words: str) -> str:
+    """Return the class of an HTTP error.
+
+    Args:
+        status: of the answer, or the code in an error that came with status 200.
+        words: message, code, type and parameter, as the provider gave them.
+    """
+    words = words.lower()
+    if status == 429:
+        return "quota_exceeded" if _QUOTA.search(words) else "rate_limited"
+    # Before the form of the request: "'max_completion_tokens' is too large: the maximum context length is …".
+    if 400 <= status < 500 and _CONTEXT.search(words):
+        return "context_too_long"
+    if status in (400, 403, 422) and _FILTER.search(words):
+        return "content_filter"
+    if status in _FORM_STATUSES and is_refusal_of_form(words):
+        return "unsupported"
+    if status >= 500 or status in (408, 409):
+        return "server_error"
+    return _BY_STATUS.get(status, "bad_request")
+
+
+def was_down(latest: Sequence[str | None], opens_after: int) -> bool:
+    """Whether a provider was down when it was asked last.
+
+    Args:
+        latest: error classes of the latest calls to it that ended, the newest first; None for an answer.
+        opens_after: failures in a row that count as down.
+    """
+    if latest and latest[0] in HOPELESS:
+        return True
+    return len(latest) >= opens_after and all(one in PROVIDER_DOWN for one in latest[:opens_after])
+
+
+def words_of_status_error(error: openai.APIStatusError) -> str:
+    """Return all that a provider said of an HTTP error: servers put it in different places."""
+    return f"{error.message} {error.body if isinstance(error.body, dict) else ''}"
+
+
+def words_of_error_object(told: Any) -> tuple[int, str]:
+    """Return code and words of an error object that came with status 200, as OpenRouter sends a fault upstream."""
+    code = told.get("code") if isinstance(told, dict) else None
+    number = code if isinstance(code, int) and not isinstance(code, bool) else None
+    if isinstance(code, str) and code.isdigit():
+        number = int(code)
+    # One that gives no HTTP status is taken for a fault of the server.
+    return (number if number is not None and 400 <= number < 600 else 500), f"the answer is an error: {told}"
+
+
+def unanswered(sent: Attempt, error: BaseException, timeout_seconds: float) -> Attempt:
+    """Say what became of a call without an answer: never sent, or ``lost``, so that nobody saw if it is to be paid."""
+    # The client calls every lost connection a timeout; the transport's own error, which it keeps, knows better.
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    words = str(causes[min(1, len(causes) - 1)]) or type(causes[-1]).__name__
+    if any(isinstance(cause, _NEVER_SENT) for cause in causes):
+        return sent.failed("error", "connection", f"the provider could not be reached: {words}")
+    if any(isinstance(cause, TimeoutError) for cause in causes):
+        limit = f"no answer within {timeout_seconds:g} s (TRAJECTORY_JUDGE_TIMEOUT)"
+        return sent.failed("lost", "timeout", limit)
+    return sent.failed("lost", "connection", f"the connection was lost before the answer was whole: {words}")

@@ -1,0 +1,149 @@
+"""One HTTP call to a judge: what was sent, what came back, which tokens it took.
+
+Belongs here: sending a request and taking the answer apart; no field of it is taken for granted. Does not belong
+here: whether the text is a valid answer (``validation``), and what is done after a failure (``ask``).
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx2
+import openai
+from openai import AsyncOpenAI
+
+from trajectory_pipeline.budget.prices import CallUsage
+from trajectory_pipeline.judge.client.call_record import Attempt
+from trajectory_pipeline.judge.client.errors import (
+    class_of_error,
+    unanswered,
+    words_of_error_object,
+    words_of_status_error,
+)
+from trajectory_pipeline.judge.client.response_format import answer_text
+
+_MOST_TOKENS = 2**53
+"""No call has as many; what says so is no count of tokens."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of one call.
+
+    Attributes:
+        attempt: with its end; ``error_class`` is None where there is a text.
+        text: of the answer, as it came.
+        headers: of the response; empty where there was none.
+        refusal: the provider's words where it answered with an error, empty otherwise.
+    """
+
+    attempt: Attempt
+    text: str | None = None
+    headers: Mapping[str, str] | None = None
+    refusal: str = ""
+
+
+async def call(client: AsyncOpenAI, sent: Attempt, body: bytes, timeout_seconds: float) -> Reply:
+    """Make a call, within a wall-clock limit.
+
+    The client's own typed method is not used: preparing its parameters and building its objects costs more time than
+    all else that a verdict takes here, and what comes back is checked field by field anyway.
+    """
+    began = time.monotonic_ns()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            response = await client.post(
+                "/chat/completions",
+                cast_to=httpx2.Response,
+                content=body,
+                options={"headers": {"Content-Type": "application/json"}},
+            )
+        reply = _read(sent, response)
+    except openai.APIStatusError as error:
+        words = words_of_status_error(error)
+        reply = Reply(
+            replace(
+                sent.failed("error", class_of_error(error.status_code, words), error.message),
+                http_status=error.status_code,
+                request_id=error.response.headers.get("x-request-id"),
+            ),
+            headers=error.response.headers,
+            refusal=words,
+        )
+    except (TimeoutError, openai.APIConnectionError) as error:
+        reply = Reply(unanswered(sent, error, timeout_seconds))
+    except ValueError as error:
+        # What the HTTP library says of a URL that it cannot use.
+        reply = Reply(sent.failed("error", "connection", f"the provider could not be asked: {error}"))
+    return replace(reply, attempt=replace(reply.attempt, duration_ns=time.monotonic_ns() - began))
+
+
+def _read(sent: Attempt, response: httpx2.Response) -> Reply:
+    attempt = replace(
+        sent,
+        result="answered",
+        http_status=response.status_code,
+        request_id=response.headers.get("x-request-id"),
+    )
+    try:
+        # Whatever content type a proxy has put on it: a completion was paid for.
+        completion = json.loads(response.content)
+    except (ValueError, RecursionError) as error:
+        words = f"what came is no chat completion: {error}"
+        return Reply(attempt.failed("unusable", "not_a_completion", words), headers=response.headers)
+    if not isinstance(completion, dict):
+        words = "what came is no chat completion"
+        return Reply(attempt.failed("unusable", "not_a_completion", words), headers=response.headers)
+    attempt, text = _taken_apart(attempt, completion)
+    refusal = attempt.error_message or "" if attempt.result == "error" else ""
+    return Reply(attempt, text, response.headers, refusal)
+
+
+def _taken_apart(attempt: Attempt, completion: Mapping[str, Any]) -> tuple[Attempt, str | None]:
+    """Return an answer as an attempt: what it took, and what it says or why it says nothing."""
+    usage, model = _usage(completion.get("usage")), _string(completion.get("model"))
+    attempt = replace(attempt, answered_model=model, usage=usage)
+    choices = completion.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = choice.get("message")
+    told = completion.get("error") or choice.get("error")
+    if told:
+        status, words = words_of_error_object(told)
+        return attempt.failed("error", class_of_error(status, words), words), None
+    if not isinstance(choices, list):
+        return attempt.failed("unusable", "not_a_completion", "what came is no chat completion"), None
+    if not isinstance(message, dict):
+        return attempt.failed("unusable", "no_answer", "the answer has no choice, or a choice without a message"), None
+    attempt = replace(attempt, finish_reason=_string(choice.get("finish_reason")))
+    text = answer_text(message, attempt.answer_format)
+    if message.get("refusal"):
+        return attempt.failed("refused", "refused", str(message["refusal"])), None
+    if attempt.finish_reason == "content_filter":
+        return attempt.failed("refused", "content_filter", "the provider's filter withheld the answer"), text
+    if attempt.finish_reason == "length":
+        return attempt.failed("unusable", "cut_off", "the answer was cut off (finish_reason is length)"), text
+    if text is None:
+        return attempt.failed("unusable", "no_answer", "the answer is empty"), None
+    return attempt, text
+
+
+def _usage(usage: Any) -> CallUsage | None:
+    if not isinstance(usage, dict):
+        return None
+    prompt, output = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    if prompt is None or output is None:
+        return None
+    details = usage.get("prompt_tokens_details")
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+    return CallUsage(prompt, None if cached is None or cached > prompt else cached, output)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_TOKENS else None
+
+
+def _string(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,336 @@
+"""Asking a judge one question over the OpenAI chat API: the first call, and those that follow from how it ended.
+
+Belongs here: the judge, an open session with it, and the order of calls (again, in a simpler form, to repair). Does not
+belong here: one call (``call``), what kind of failure it was (``failures``, ``validation``), when it may be made
+(``pace``, ``breaker``), what an answer means (``assess``), and where attempts are kept (``storage.postgres.verdicts``).
+
+The client library's own retries are off: each HTTP call is an ``Attempt`` of ours, so that all of them are seen and
+paid for once.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Generic, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx2
+from openai import AsyncOpenAI, DefaultAioHttpClient
+from pydantic import BaseModel
+
+from trajectory_pipeline.budget.token_estimate import estimated_tokens
+from trajectory_pipeline.errors import ProviderDownError
+from trajectory_pipeline.judge.client.backoff import (
+    LONGEST_PAUSE_SECONDS,
+    Pace,
+    Turn,
+    asked_to_wait,
+    back_off,
+)
+from trajectory_pipeline.judge.client.call_record import UNUSABLE_ANSWERS, Answer, Asked, Attempt, Record
+from trajectory_pipeline.judge.client.circuit_breaker import Breaker
+from trajectory_pipeline.judge.client.errors import TRANSIENT
+from trajectory_pipeline.judge.client.http_call import Reply, call
+from trajectory_pipeline.judge.client.parse import Mistake, validated
+from trajectory_pipeline.judge.client.repair import repair_messages
+from trajectory_pipeline.judge.client.response_format import (
+    AnswerFormat,
+    RequestForm,
+    schema_words,
+    without_frame,
+)
+from trajectory_pipeline.judge.redaction.egress_policy import require_local
+
+__all__ = ["OPENAI_URL", "Answer", "Asked", "Attempt", "Judge", "Record", "Session", "without_credentials"]
+
+OPENAI_URL = "https://api.openai.com/v1"
+_SHORTEST_KEY = 8
+_TOKENS_AROUND_A_MESSAGE = 10
+"""Role and separators of a chat template."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """An endpoint that speaks the OpenAI chat API, and the model to ask there.
+
+    Attributes:
+        model: as the provider names it.
+        base_url: of the endpoint.
+        api_key: of the provider.
+        temperature: of the calls; left out where the model refuses it.
+        timeout_seconds: wall clock, of one call.
+        max_attempts: calls for one verdict, besides the repair turn and simpler forms.
+        max_answer_tokens: that one answer may have: what bounds the price of a call.
+        answer_format: how the answer's form is asked for; ``auto`` begins with ``json_schema`` and takes the next
+            simpler one when the server refuses.
+        requests_per_minute: that all workers together may make; None where there is no limit.
+        tokens_per_minute: likewise, prompts and answers together.
+        breaker_after: failures of the provider in a row after which nothing more is asked.
+        first_pause_seconds: before the second try, where the provider names no time; doubled with each failure.
+        local_only: whether only a server on this machine may be asked.
+    """
+
+    model: str
+    base_url: str = field(repr=False)
+    api_key: str = field(repr=False)
+    temperature: float = 0.0
+    timeout_seconds: float = 120.0
+    max_attempts: int = 3
+    max_answer_tokens: int = 8000
+    answer_format: Literal["auto"] | AnswerFormat = "auto"
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    breaker_after: int = 8
+    first_pause_seconds: float = 1.0
+    local_only: bool = False
+
+    @asynccontextmanager
+    async def session(
+        self, *, turn: Turn | None = None, half_open: bool = False, concurrency: int = 16
+    ) -> AsyncIterator["Session"]:
+        """Open a client for any number of calls.
+
+        Args:
+            turn: takes a turn under a limit that is shared with other workers; None where there is no limit.
+            half_open: whether one call must succeed before others are made, as after a provider was down.
+            concurrency: calls under way at once, however many are asked for.
+
+        Raises:
+            JudgeError: only a server on this machine may be asked, and this one is elsewhere.
+        """
+        if self.local_only:
+            require_local(self.base_url)
+        async with AsyncOpenAI(
+            api_key=self.api_key,
+            base_url=self.base_url,
+            max_retries=0,
+            timeout=self.timeout_seconds,
+            # The default transport gets slower as concurrency grows.
+            # A redirect would take a transcript and a key to a host that nobody has named, and so would a proxy.
+            http_client=DefaultAioHttpClient(
+                follow_redirects=False,
+                trust_env=not self.local_only,
+                verify=_certificates(trust_env=not self.local_only),
+            ),
+        ) as client:
+            breaker = Breaker(self.breaker_after, half_open=half_open)
+            yield Session(self, client, Pace(turn), breaker, asyncio.Semaphore(concurrency))
+
+
+@cache
+def _certificates(*, trust_env: bool) -> ssl.SSLContext:
+    # Read once a process: it takes longer than opening the client otherwise.
+    return httpx2.create_ssl_context(trust_env=trust_env)
+
+
+class Session:
+    """An open client of a judge, and what its calls have learned of the server so far."""
+
+    def __init__(
+        self, judge: Judge, client: AsyncOpenAI, pace: Pace, breaker: Breaker, free: asyncio.Semaphore
+    ) -> None:
+        self._judge = judge
+        self._client = client
+        self._pace = pace
+        self._breaker = breaker
+        self._free = free
+        self._form = RequestForm(
+            answer_format="json_schema" if judge.answer_format == "auto" else judge.answer_format,
+            temperature=judge.temperature,
+            max_answer_tokens=judge.max_answer_tokens,
+        )
+
+    async def ask(
+        self, messages: Sequence[dict[str, str]], answer_type: type[Answer], began: Record, ended: Record
+    ) -> Asked[Answer]:
+        """Ask a question, again where that may help.
+
+        A call that failed in passing is made again until ``max_attempts`` of them were; one whose form the server
+        refuses is made in the next simpler form, which the session keeps to; an answer that cannot be used gets one
+        repair turn.
+
+        Args:
+            messages: of the chat.
+            answer_type: what an answer must be valid by.
+            began: is awaited before each call, so that one whose end is never seen is known.
+            ended: is awaited when the end of a call was seen.
+
+        Raises:
+            ProviderDownError: the provider is down, and nothing was asked.
+            Exception: whatever ``began`` raises, as it does where there is no room in the budget: nothing is sent then.
+        """
+        return await _Question(self, list(messages), answer_type, began, ended).asked()
+
+    async def call(
+        self, messages: Sequence[dict[str, str]], answer_type: type[BaseModel], purpose: str, began: Record
+    ) -> tuple[Reply, RequestForm]:
+        """Make one call when it may be made; returns its reply and the form that it had.
+
+        Raises:
+            ProviderDownError: nothing may be asked any more.
+        """
+        judge, tokens = self._judge, _estimated_tokens(messages, answer_type)
+        async with self._free, self._breaker.call() as outcome:
+            await self._pace.wait(tokens + judge.max_answer_tokens)
+            self._breaker.refuse_if_open()
+            form = self._form
+            sent = Attempt(
+                model=judge.model,
+                base_url=without_credentials(judge.base_url),
+                prompt_characters=sum(len(message["content"]) for message in messages),
+                estimated_prompt_tokens=tokens,
+                max_answer_tokens=judge.max_answer_tokens,
+                purpose=purpose,
+                answer_format=form.answer_format,
+                temperature=form.temperature,
+            )
+            await began(sent)
+            body = form.body(judge.model, messages, answer_type)
+            reply = self._without_key(await call(self._client, sent, body, judge.timeout_seconds))
+            outcome.note(reply.attempt.error_class, reply.attempt.error_message)
+        self._heed(reply)
+        return reply, form
+
+    def may_retry(self, failures: int) -> bool:
+        """Whether a call that failed in passing may be made again, after so many failures."""
+        return failures < self._judge.max_attempts and not self._breaker.is_open
+
+    async def back_off(self, reply: Reply, failures: int) -> None:
+        """Wait before a call is made again, where the provider named no time."""
+        if asked_to_wait(reply.headers) is not None:
+            return
+        seconds = back_off(failures, self._judge.first_pause_seconds)
+        if reply.attempt.error_class == "rate_limited":
+            self._pace.pause(seconds)
+        else:
+            await asyncio.sleep(seconds)
+
+    def _heed(self, reply: Reply) -> None:
+        """Let all calls of the session wait where this one was told to."""
+        if reply.attempt.error_class is None:
+            self._pace.heed(reply.headers)
+            return
+        wait = asked_to_wait(reply.headers)
+        if wait is None:
+            return
+        if wait > LONGEST_PAUSE_SECONDS:
+            self._breaker.open(f"it asks to be left in peace for {wait:.0f} s ({reply.attempt.error_class})")
+        else:
+            self._pace.pause(wait)
+
+    def takes_simpler_form(self, reply: Reply, form: RequestForm) -> bool:
+        """Whether a call is to be made again in another form: the server has refused the one that it had."""
+        if reply.attempt.error_class != "unsupported":
+            return False
+        if self._form != form:
+            # Another call was refused before, and has found the next form.
+            return True
+        simpler = form.after_refusal(reply.refusal, automatic=self._judge.answer_format == "auto")
+        if simpler is None:
+            return False
+        self._form = simpler
+        return True
+
+    def _without_key(self, reply: Reply) -> Reply:
+        """Return a reply that does not repeat our key: some servers do, to say that it is wrong."""
+        key = self._judge.api_key
+        if len(key) < _SHORTEST_KEY:
+            return reply
+
+        def clean(text: str | None) -> str | None:
+            return None if text is None else text.replace(key, "[our key]")
+
+        attempt = reply.attempt
+        return replace(
+            reply,
+            text=clean(reply.text),
+            refusal=reply.refusal.replace(key, "[our key]"),
+            attempt=replace(
+                attempt,
+                answered_model=clean(attempt.answered_model),
+                request_id=clean(attempt.request_id),
+                finish_reason=clean(attempt.finish_reason),
+                error_message=clean(attempt.error_message),
+            ),
+        )
+
+
+class _Question(Generic[Answer]):
+    """The calls for one answer, one after the other."""
+
+    def __init__(
+        self,
+        session: Session,
+        messages: list[dict[str, str]],
+        answer_type: type[Answer],
+        began: Record,
+        ended: Record,
+    ) -> None:
+        self._session = session
+        self._messages = messages
+        self._answer_type = answer_type
+        self._began = began
+        self._ended = ended
+        self._attempts: list[Attempt] = []
+        self._failures = 0
+        self._repaired = False
+        self._raw_answer: str | None = None
+
+    async def asked(self) -> Asked[Answer]:
+        purpose: str | None = "first"
+        while purpose is not None:
+            try:
+                reply, form = await self._session.call(self._messages, self._answer_type, purpose, self._began)
+            except ProviderDownError:
+                if not self._attempts:
+                    raise
+                break
+            attempt, answer = self._judged(reply)
+            await self._ended(attempt)
+            self._attempts.append(attempt)
+            if answer is not None:
+                return Asked(tuple(self._attempts), answer, None)
+            self._raw_answer = reply.text or self._raw_answer
+            purpose = await self._next(reply, attempt, form)
+        return Asked(tuple(self._attempts), None, self._raw_answer)
+
+    def _judged(self, reply: Reply) -> tuple[Attempt, Answer | None]:
+        """Return the attempt, and the answer where its text is a valid one."""
+        attempt = reply.attempt
+        if attempt.error_class is not None or reply.text is None:
+            return attempt, None
+        found = validated(without_frame(reply.text, attempt.answer_format), self._answer_type)
+        if isinstance(found, Mistake):
+            return attempt.failed("unusable", found.error_class, found.words), None
+        return attempt, found
+
+    async def _next(self, reply: Reply, attempt: Attempt, form: RequestForm) -> str | None:
+        """Return what the next call is for, after any pause before it; None where none would help."""
+        if self._session.takes_simpler_form(reply, form):
+            return "fallback"
+        if attempt.error_class in UNUSABLE_ANSWERS and not self._repaired:
+            self._repaired = True
+            self._messages = repair_messages(self._messages, attempt, reply.text, self._answer_type)
+            return "repair"
+        if attempt.error_class not in TRANSIENT:
+            return None
+        self._failures += 1
+        if not self._session.may_retry(self._failures):
+            return None
+        await self._session.back_off(reply, self._failures)
+        return "retry"
+
+
+def _estimated_tokens(messages: Sequence[dict[str, str]], answer_type: type[BaseModel]) -> int:
+    """Return a conservative estimate of a prompt's tokens: its messages, what frames each, and the answer's schema."""
+    texts = [message["content"] for message in messages] + [schema_words(answer_type)]
+    return sum(map(estimated_tokens, texts)) + _TOKENS_AROUND_A_MESSAGE * len(texts)
+
+
+def without_credentials(url: str) -> str:
+    """Return an endpoint as it may be stored and shown: without user, password and query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,0 +1,158 @@
+"""What follows from an answer: evidence checked, outcome, confidence and learning value computed.
+
+Belongs here: every rule between the judge's words and a verdict. Does not belong here: the call (``ask``), and what
+one citation proves (``evidence``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trajectory_pipeline.judge.citations import Evidence
+from trajectory_pipeline.judge.response_schema import Failure, JudgeAnswer, Requirement
+from trajectory_pipeline.judge.transcript.windows import Rendered
+
+LEARNING_WEIGHTS = {"interaction_depth": 0.35, "task_complexity": 0.30, "tool_use": 0.20, "reference_value": 0.15}
+"""Weights of the four ratings in the learning value; they add up to 1."""
+_LOWEST, _HIGHEST = 1, 5
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A judged trajectory, in the terms of ``schema.verdicts.VERDICTS``.
+
+    Attributes:
+        verdict_status: ``judged``, or ``insufficient_evidence`` where nothing could be decided.
+        columns: what the answer gives, by column; scores are absent unless it is judged.
+    """
+
+    verdict_status: str
+    columns: Row
+
+
+def assess(answer: JudgeAnswer, rendered: Rendered, heuristic_outcome: str) -> Assessment:
+    """Return what follows from an answer.
+
+    A citation that does not hold (see ``evidence``) is marked; a decided requirement that is left without a valid one
+    becomes ``insufficient_evidence``, one that is said not to apply alike, for it would leave the count. Owner and mode
+    of a failure count where a requirement is unmet and a valid citation shows it; what was said stays in ``failure``.
+
+    Args:
+        answer: as the judge gave it, valid by its schema.
+        rendered: what the judge was shown.
+        heuristic_outcome: of the trajectory, for the disagreement.
+    """
+    evidence = Evidence(rendered)
+    requirements = [_requirement(requirement, evidence) for requirement in answer.requirements]
+    applicable = [requirement for requirement in requirements if requirement["status"] != "not_applicable"]
+    statuses = [requirement["status"] for requirement in applicable]
+    failure, blamed = _failure(answer.failure, statuses, evidence, rendered)
+    told: Row = {
+        "requirements": requirements,
+        "failure": failure,
+        "learning": {"reasoning": answer.learning.reasoning},
+        "summary": answer.summary,
+        "lesson": answer.lesson,
+        "tags": answer.tags,
+        "task_category": answer.task_category,
+        "complexity": answer.complexity,
+        "decisions": [
+            {**decision.model_dump(), "step_shown": decision.step_id in rendered.steps}
+            for decision in answer.key_decisions
+        ],
+    }
+    if all(status == "insufficient_evidence" for status in statuses):
+        return Assessment("insufficient_evidence", told)
+    outcome = outcome_of(statuses)
+    ratings = {name: getattr(answer.learning, name) for name in LEARNING_WEIGHTS}
+    return Assessment(
+        "judged",
+        {
+            **told,
+            "outcome": outcome,
+            "outcome_confidence": confidence_of(applicable, rendered.coverage),
+            "disagrees": outcome != heuristic_outcome,
+            **blamed,
+            **ratings,
+            "learning_value": learning_value(ratings),
+        },
+    )
+
+
+def outcome_of(applicable: Sequence[str]) -> str:
+    """Return the outcome that the statuses of the applicable requirements make.
+
+    All met → success; none met → failure; some → partial_success; any insufficient_evidence → unknown.
+    """
+    if not applicable or "insufficient_evidence" in applicable:
+        return "unknown"
+    met = sum(status == "met" for status in applicable)
+    if met == len(applicable):
+        return "success"
+    return "partial_success" if met else "failure"
+
+
+def confidence_of(applicable: Sequence[Row], coverage: float) -> float:
+    """Return how far an outcome rests on evidence, 0–1.
+
+    The mean over the applicable requirements of the share of a requirement's citations that are valid (0 where it could
+    not be decided), times the share of the content that the judge was shown.
+
+    Args:
+        applicable: requirements as ``assess`` stores them, at least one.
+        coverage: 0–1.
+    """
+    shares = []
+    for requirement in applicable:
+        valid = [bool(citation["valid"]) for citation in requirement["evidence"]]
+        decided = requirement["status"] != "insufficient_evidence"
+        shares.append(sum(valid) / len(valid) if decided else 0.0)
+    return round(sum(shares) / len(shares) * coverage, 4)
+
+
+def learning_value(ratings: dict[str, int]) -> float:
+    """Return the weighted mean of the four ratings, each brought from 1–5 to 0–1."""
+    value = sum(weight * (ratings[name] - _LOWEST) for name, weight in LEARNING_WEIGHTS.items())
+    return round(value / (_HIGHEST - _LOWEST), 4)
+
+
+def _requirement(requirement: Requirement, evidence: Evidence) -> Row:
+    cited = [evidence.checked(citation, requirement.status, requirement.kind) for citation in requirement.evidence]
+    status: str = requirement.status
+    if not any(citation["valid"] for citation in cited):
+        status = "insufficient_evidence"
+    return {
+        "statement": requirement.statement,
+        "kind": requirement.kind,
+        "status": status,
+        "judged_status": requirement.status,
+        "reasoning": requirement.reasoning,
+        "evidence": cited,
+    }
+
+
+def _failure(failure: Failure, statuses: Sequence[str], evidence: Evidence, rendered: Rendered) -> tuple[Row, Row]:
+    """Return the failure as it was said and checked, and the columns that follow from it."""
+    cited = [evidence.checked(citation, "failure") for citation in failure.evidence]
+    step_shown = failure.first_wrong_step in rendered.steps
+    problem = None
+    if "unmet" not in statuses:
+        problem = None if failure.owner == "none" else "no requirement is unmet, so there is no failure to own"
+        blamed: Row = {"failure_owner": "none", "failure_mode": "none"}
+    elif failure.owner == "none" or failure.mode == "none":
+        problem = "a requirement is unmet, and no owner or no mode is named"
+        blamed = {}
+    elif not any(citation["valid"] for citation in cited):
+        problem = "no valid citation shows it"
+        blamed = {}
+    else:
+        blamed = {
+            "failure_owner": failure.owner,
+            "failure_mode": failure.mode,
+            "failure_mode_words": failure.other_mode,
+            "failed_step_id": failure.first_wrong_step if step_shown else None,
+        }
+    said = {**failure.model_dump(exclude={"evidence"}), "evidence": cited, "problem": problem}
+    return {**said, "step_shown": step_shown if failure.first_wrong_step is not None else None}, blamed

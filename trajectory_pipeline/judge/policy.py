@@ -1,0 +1,70 @@
+"""The refinement policy: everything that a verdict depends on besides the trajectory.
+
+Belongs here: which parts make a policy, and the verdict key. Does not belong here: the parts themselves.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trajectory_pipeline.judge.prompt import PROMPT_VERSION, RUBRIC_VERSION
+from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION, RedactionMode
+from trajectory_pipeline.judge.response_schema import RESPONSE_SCHEMA_VERSION
+from trajectory_pipeline.judge.transcript.messages import RENDERER_VERSION
+
+
+@dataclass(frozen=True)
+class RefinementPolicy:
+    """Judge model and parameters, and the versions of all that shapes its answer.
+
+    Attributes:
+        model: as the provider names it.
+        temperature: of the calls.
+        max_prompt_tokens: estimated tokens that a prompt may have: it decides what is shortened.
+        max_answer_tokens: that one answer may have.
+        redact: what is replaced before anything is shown.
+        redaction_key: that placeholders are made with; no part of the policy. A random one, where none is given, gives
+            placeholders that are the same for as long as this object lives.
+    """
+
+    model: str
+    temperature: float = 0.0
+    max_prompt_tokens: int = 100_000
+    max_answer_tokens: int = 8000
+    redact: RedactionMode = "secrets"
+    redaction_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """Every part, by name: the whole of what the policy's id is made of."""
+        return {
+            "model": self.model,
+            "parameters": {
+                "temperature": self.temperature,
+                "max_prompt_tokens": self.max_prompt_tokens,
+                "max_answer_tokens": self.max_answer_tokens,
+            },
+            "prompt": PROMPT_VERSION,
+            "rubric": RUBRIC_VERSION,
+            "response_schema": RESPONSE_SCHEMA_VERSION,
+            "renderer": RENDERER_VERSION,
+            "redaction": {"version": REDACTION_VERSION, "mode": self.redact},
+        }
+
+    @property
+    def policy_id(self) -> str:
+        """First 16 hex digits of the SHA-256 of the definition."""
+        return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def verdict_key(content_digests: Sequence[str], policy: RefinementPolicy) -> str:
+    """Return what "already paid for" means: a hash of the content of all runs shown, and the policy.
+
+    Args:
+        content_digests: of the runs that the judge is shown, the judged one last.
+        policy: in use.
+    """
+    return hashlib.sha256("\n".join([*content_digests, policy.policy_id]).encode()).hexdigest()

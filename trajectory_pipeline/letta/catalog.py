@@ -1,0 +1,169 @@
+"""What a given Letta database has: tables and columns come and go between Letta versions.
+
+Belongs here: asking the catalogue, and holding it against what is known. Does not belong here: reading rows.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import adbc_driver_postgresql.dbapi as adbc
+
+from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.letta.connection import identifier, literal, literal_array, place, reading
+from trajectory_pipeline.schema.raw import SOURCE_TABLES, SourceColumn, SourceTable
+from trajectory_pipeline.schema.types import Scalar
+
+_CAST = {Scalar.STRING: "text", Scalar.JSON: "text", Scalar.INT: "bigint", Scalar.BOOL: "boolean"}
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The known tables that a database has.
+
+    Attributes:
+        schema: Postgres schema that Letta's tables are in.
+        columns: by table, the Postgres type of each column it really has.
+    """
+
+    schema: str
+    columns: dict[str, dict[str, str]]
+    _select_lists: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def has(self, table: SourceTable) -> bool:
+        """Whether the table is there with all its required columns."""
+        there = self.columns.get(table.name, {})
+        return bool(there) and all(column.name in there for column in table.columns if column.required)
+
+    def table(self, table: SourceTable) -> str:
+        """Return the table's qualified name, quoted."""
+        return f"{identifier(self.schema)}.{identifier(table.name)}"
+
+    def expression(self, table: SourceTable, column: SourceColumn, alias: str) -> str:
+        """Return the SQL expression that reads a column as its declared type; null where the database lacks it."""
+        stored = self.columns.get(table.name, {}).get(column.name)
+        name = f"{alias}.{identifier(column.name)}"
+        if column.type in _CAST:
+            return f"{name}::{_CAST[column.type]}" if stored else f"NULL::{_CAST[column.type]}"
+        zoned = column.type is Scalar.TIMESTAMP
+        if stored is None:
+            return "NULL::timestamptz" if zoned else "NULL::timestamp"
+        if zoned != (stored == "timestamp with time zone"):
+            name = f"({name} AT TIME ZONE 'UTC')"
+        # Arrow has no infinity: the driver would make a time out of it.
+        return f"CASE WHEN isfinite({name}) THEN {name} END"
+
+    def row_version(self, table: SourceTable, alias: str) -> str:
+        """Return the SQL expression, as text, that any change to a row changes: its ``xmin``, or a view's whole row."""
+        return f"{alias}.xmin::text" if "xmin" in self.columns.get(table.name, {}) else f"{alias}::text"
+
+    def any_of(self, table: SourceTable, column: str, alias: str, values: list[str]) -> str:
+        """Return the SQL condition that a column is one of these values, compared as its own type."""
+        stored = self.columns.get(table.name, {}).get(column, "text")
+        return f"{alias}.{identifier(column)} = ANY({literal_array(values, stored)})"
+
+    def select_list(self, table: SourceTable, alias: str) -> str:
+        """Return the SELECT list of all known columns, each under its own name."""
+        asked = table.name, alias
+        if asked not in self._select_lists:
+            self._select_lists[asked] = ", ".join(
+                f"{self.expression(table, column, alias)} AS {identifier(column.name)}" for column in table.columns
+            )
+        return self._select_lists[asked]
+
+    @property
+    def unknown_columns(self) -> list[str]:
+        """Columns that the tables have and we do not know, as ``table.column``: a newer Letta, or somebody's own."""
+        known = {table.name: {column.name for column in table.columns} for table in SOURCE_TABLES}
+        # Of these only a few columns concern a trajectory: what else they have is no news.
+        partly = {"agents", "tools", "provider_traces", "run_metrics", "step_metrics"}
+        return sorted(
+            f"{table}.{column}"
+            for table, columns in self.columns.items()
+            if table not in partly
+            for column in columns
+            if column not in known[table] and column != "xmin"
+        )
+
+    @property
+    def absent_columns(self) -> list[str]:
+        """Known columns that the database lacks, as ``table.column``: an older Letta; they read as null."""
+        return sorted(
+            f"{table.name}.{column.name}"
+            for table in SOURCE_TABLES
+            if table.name in self.columns
+            for column in table.columns
+            if column.name not in self.columns[table.name]
+        )
+
+    @property
+    def absent_tables(self) -> list[str]:
+        """Known tables that the database lacks: what would come from them is null or empty."""
+        return sorted(table.name for table in SOURCE_TABLES if table.name not in self.columns)
+
+
+def read_catalogue(connection: adbc.Connection, url: str) -> Catalogue:
+    """Ask a database which of the known tables and columns it has.
+
+    Letta's tables are looked for along the session's ``search_path``, then in ``public``, then in all other schemas:
+    the first schema that has what is required is taken (Dagster's storage has a table ``runs`` too).
+
+    Raises:
+        SourceError: a required table or column is missing; the text names it.
+    """
+    names = ", ".join(literal(table.name) for table in SOURCE_TABLES)
+    with reading(url, "Reading the catalogue"), connection.cursor() as cursor:
+        # A table the user may not read is shown by pg_catalog all the same: reading it then says so.
+        cursor.execute(
+            "SELECT n.nspname::text, c.relname::text, a.attname::text, format_type(a.atttypid, NULL)::text"
+            " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+            " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped"
+            # Tables have xmin, views have not.
+            " AND (a.attnum > 0 OR a.attname = 'xmin')"
+            f" WHERE c.relname IN ({names}) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
+            " AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT pg_is_other_temp_schema(n.oid)"
+            " ORDER BY array_position(current_schemas(false), n.nspname) NULLS LAST,"
+            " n.nspname <> 'public', n.nspname, c.relname, a.attnum"
+        )
+        rows = tuple(zip(*cursor.fetch_arrow_table().to_pydict().values(), strict=True))
+    catalogue = _of_rows(rows)
+    _refuse_what_lacks_the_required(catalogue, url)
+    return catalogue
+
+
+# One snapshot after the other finds the same: what follows from it is worked out once.
+@lru_cache(maxsize=8)
+def _of_rows(rows: tuple[tuple[str, str, str, str], ...]) -> Catalogue:
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for namespace, table, column, kind in rows:
+        found.setdefault(namespace, {}).setdefault(table, {})[column] = kind
+    candidates = [Catalogue(schema, columns) for schema, columns in found.items()]
+    # Where none has it all, the first that lacks least is what was meant, and what the refusal is about.
+    return min(candidates, key=lambda candidate: len(_missing(candidate)), default=Catalogue("public", {}))
+
+
+def _missing(catalogue: Catalogue) -> list[tuple[str, str]]:
+    """Return the required columns that are not there, as ``(table, column)``."""
+    return [
+        (table.name, column.name)
+        for table in SOURCE_TABLES
+        if table.required
+        for column in table.columns
+        if column.required and column.name not in catalogue.columns.get(table.name, {})
+    ]
+
+
+def _refuse_what_lacks_the_required(catalogue: Catalogue, url: str) -> None:
+    missing = _missing(catalogue)
+    if not missing:
+        return
+    table = missing[0][0]
+    if table not in catalogue.columns:
+        raise SourceError(
+            f"The source {place(url)} has no table {table!r}: is it the database of a Letta server"
+            " (0.12 or later)? Check the database name in LETTA_PG_URI."
+        )
+    columns = ", ".join(repr(column) for of, column in missing if of == table)
+    raise SourceError(
+        f"The table {catalogue.schema}.{table} of the source {place(url)} lacks the required column(s) {columns}:"
+        " this version of Letta is not supported (0.12 to 0.16.8 are). Check the database name in LETTA_PG_URI."
+    )

@@ -1,0 +1,171 @@
+"""Reading what surrounded runs, out of one snapshot: recorded LLM calls, else the agents as they stand.
+
+Belongs here: the queries, and what a snapshot need not be asked twice. Does not belong here: what is taken out of the
+rows (``context``).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trajectory_pipeline.letta.catalog import Catalogue
+from trajectory_pipeline.letta.context_parsing import Context, context_at_capture, context_of_request
+from trajectory_pipeline.schema.raw import MESSAGES, PROVIDER_TRACES, TOOLS, TOOLS_AGENTS
+
+_NAMES = ("system_prompt", "tools", "source")
+_MAX_KEPT_CHARACTERS = 16 * 2**20
+
+
+class _Snapshot(Protocol):
+    catalogue: Catalogue
+
+    def read(self, doing: str, query: str) -> pa.Table: ...
+
+    def stream(self, doing: str, query: str) -> Iterator[pa.RecordBatch]: ...
+
+
+class Contexts:
+    """The contexts of one snapshot's runs; what an agent's is, is asked once, not once a batch."""
+
+    def __init__(self, snapshot: _Snapshot) -> None:
+        self._snapshot = snapshot
+        self._standing: dict[str, Context | None] = {}
+        self._kept_characters = 0
+        self._any_traces: bool | None = None
+
+    def of(self, runs: pa.Table, steps: pa.Table, agents: pa.Table) -> pa.Table:
+        """Return ``run_id`` and the fields of ``schema.raw.CONTEXT``, for runs of which something is known.
+
+        Args:
+            runs: rows of ``runs``.
+            steps: their own steps.
+            agents: their agents, as far as these are still there.
+
+        Raises:
+            SourceError: the source cannot be read.
+        """
+        traced, standing = self._traced(steps), self._of_agents(agents)
+        found: dict[Context, int] = {}
+        run_ids, places = [], []
+        for run_id, agent_id in zip(_values(runs["id"]), _values(runs["agent_id"]), strict=True):
+            context = traced.get(run_id) or standing.get(agent_id)
+            if context is not None:
+                run_ids.append(run_id)
+                places.append(found.setdefault(context, len(found)))
+        # Many runs share one: its text is made an Arrow string once.
+        taken = pa.array(places, pa.int32())
+        columns = {name: pa.array([getattr(context, name) for context in found], pa.string()) for name in _NAMES}
+        return pa.table(
+            {"run_id": pa.array(run_ids, pa.string()), **{name: column.take(taken) for name, column in columns.items()}}
+        )
+
+    def _traced(self, steps: pa.Table) -> dict[str, Context]:
+        """Contexts of the runs whose first step has a recorded LLM call."""
+        if not steps.num_rows or not self._has_traces():
+            return {}
+        catalogue = self._snapshot.catalogue
+        in_order = steps.select(["run_id", "id", "created_at"]).sort_by(
+            [("created_at", "ascending"), ("id", "ascending")]
+        )
+        first: dict[str, str] = {}
+        for run_id, step_id in zip(_values(in_order["run_id"]), _values(in_order["id"]), strict=True):
+            first.setdefault(run_id, step_id)
+        present = catalogue.columns[PROVIDER_TRACES.name]
+        only_steps = " AND (t.call_type IS NULL OR t.call_type = 'agent_step')" if "call_type" in present else ""
+        order = "t.created_at, t.id" if "created_at" in present else "t.id"
+        query = (
+            "SELECT DISTINCT ON (t.step_id) t.step_id::text AS step_id, t.request_json::text AS request"
+            f" FROM {catalogue.table(PROVIDER_TRACES)} t"
+            f" WHERE {catalogue.any_of(PROVIDER_TRACES, 'step_id', 't', list(first.values()))}{only_steps}"
+            f" ORDER BY t.step_id, {order}"
+        )
+        run_of = {step_id: run_id for run_id, step_id in first.items()}
+        found: dict[str, Context] = {}
+        # Requests hold whole conversations: never more than one record batch of them at a time.
+        for batch in self._snapshot.stream("Reading provider_traces", query):
+            for step_id, request in zip(_values(batch["step_id"]), _values(batch["request"]), strict=True):
+                context = context_of_request(request) if request else None
+                if context is not None:
+                    found[run_of[step_id]] = context
+        return found
+
+    def _has_traces(self) -> bool:
+        """Whether the source records LLM calls: many do not, and the table is empty."""
+        if self._any_traces is None:
+            catalogue = self._snapshot.catalogue
+            self._any_traces = catalogue.has(PROVIDER_TRACES) and bool(
+                self._snapshot.read(
+                    "Looking for provider_traces", f"SELECT 1 AS one FROM {catalogue.table(PROVIDER_TRACES)} LIMIT 1"
+                ).num_rows
+            )
+        return self._any_traces
+
+    def _of_agents(self, agents: pa.Table) -> dict[str, Context | None]:
+        """Contexts as they stand now, by agent."""
+        ids = _values(agents["id"])
+        known = {agent_id: self._standing[agent_id] for agent_id in ids if agent_id in self._standing}
+        asked = self._read(agents.filter(pc.invert(pc.is_in(agents["id"], value_set=pa.array(known, pa.string())))))
+        self._kept_characters += sum(
+            len(context.system_prompt or "") + len(context.tools or "") for context in asked.values() if context
+        )
+        if self._kept_characters > _MAX_KEPT_CHARACTERS:
+            self._standing, self._kept_characters = {}, 0
+        else:
+            self._standing.update(asked)
+        return {**known, **asked}
+
+    def _read(self, agents: pa.Table) -> dict[str, Context | None]:
+        system_message = {}
+        for agent_id, message_ids in zip(_values(agents["id"]), _values(agents["message_ids"]), strict=True):
+            first = _first_string(message_ids)
+            if first is not None:
+                system_message[agent_id] = first
+        contents: dict[str, str] = {}
+        if system_message:
+            catalogue = self._snapshot.catalogue
+            rows = self._snapshot.read(
+                "Reading system messages",
+                f"SELECT m.id::text AS id, m.content::text AS content FROM {catalogue.table(MESSAGES)} m"
+                f" WHERE {catalogue.any_of(MESSAGES, 'id', 'm', sorted(system_message.values()))}"
+                " AND m.role::text = 'system'",
+            )
+            contents = dict(zip(_values(rows["id"]), _values(rows["content"]), strict=True))
+        tools = self._tools(sorted(_values(agents["id"])))
+        return {
+            agent_id: context_at_capture(
+                contents.get(system_message.get(agent_id, "")), system, tools.get(agent_id, [])
+            )
+            for agent_id, system in zip(_values(agents["id"]), _values(agents["system"]), strict=True)
+        }
+
+    def _tools(self, agent_ids: Sequence[str]) -> dict[str, list[str]]:
+        catalogue = self._snapshot.catalogue
+        if not (agent_ids and catalogue.has(TOOLS) and catalogue.has(TOOLS_AGENTS)):
+            return {}
+        rows = self._snapshot.read(
+            "Reading tools",
+            "SELECT a.agent_id::text AS agent_id, t.json_schema::text AS tool"
+            f" FROM {catalogue.table(TOOLS_AGENTS)} a JOIN {catalogue.table(TOOLS)} t ON t.id = a.tool_id"
+            f" WHERE {catalogue.any_of(TOOLS_AGENTS, 'agent_id', 'a', list(agent_ids))}"
+            " AND t.json_schema::text <> 'null' ORDER BY 1, t.id",
+        )
+        tools: dict[str, list[str]] = {}
+        for agent_id, tool in zip(_values(rows["agent_id"]), _values(rows["tool"]), strict=True):
+            tools.setdefault(agent_id, []).append(tool)
+        return tools
+
+
+def _values(column: Any) -> list[Any]:
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _first_string(json_array: str | None) -> str | None:
+    try:
+        values = json.loads(json_array or "[]")
+    except (ValueError, RecursionError):
+        return None
+    return values[0] if isinstance(values, list) and values and isinstance(values[0], str) else None

@@ -1,0 +1,77 @@
+"""Counting the source: how many terminal runs each hour holds, and which runs never ended.
+
+Belongs here: two cheap queries over ``runs``. Does not belong here: what is compared with the counts
+(``maintenance.completeness``).
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+from trajectory_pipeline.letta.connection import literal
+from trajectory_pipeline.letta.snapshot import Snapshot, naive_utc
+from trajectory_pipeline.schema.raw import RUNS, TERMINAL_STATUSES
+
+
+@dataclass(frozen=True)
+class StuckRun:
+    """A run that is not terminal, and old.
+
+    Attributes:
+        run_id: the run.
+        status: ``created`` or ``running``.
+        age: since it was made, by the source's clock.
+    """
+
+    run_id: str
+    status: str
+    age: timedelta
+
+
+def runs_by_hour(snapshot: Snapshot) -> dict[datetime, int]:
+    """Return the number of terminal runs in each hour that has any, over the whole history.
+
+    Raises:
+        SourceError: the source cannot be read.
+    """
+    rows = snapshot.read(
+        "Counting terminal runs",
+        f"SELECT date_trunc('hour', {snapshot.ended_at('r')}) AS hour, count(*) AS runs"
+        f" FROM {snapshot.catalogue.table(RUNS)} r"
+        f" WHERE r.status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
+        f" AND {snapshot.ended_at('r')} IS NOT NULL GROUP BY 1",
+    )
+    hours = cast(list[datetime], rows["hour"].to_pylist())
+    return {
+        hour.replace(tzinfo=UTC): count
+        for hour, count in zip(hours, cast(list[int], rows["runs"].to_pylist()), strict=True)
+    }
+
+
+def stuck_runs(snapshot: Snapshot, older_than: timedelta, at_most: int = 1000) -> list[StuckRun]:
+    """Return the runs that are not terminal and older than so long, the oldest first.
+
+    A blocking call on a conversation leaves its run ``created`` for ever, and so does a server that is killed (Letta
+    0.16.8): nobody else will notice them.
+
+    Raises:
+        SourceError: the source cannot be read.
+    """
+    created = next(column for column in RUNS.columns if column.name == "created_at")
+    made_at = f"({snapshot.catalogue.expression(RUNS, created, 'r')} AT TIME ZONE 'UTC')"
+    rows = snapshot.read(
+        "Looking for runs that never ended",
+        f"SELECT r.id::text AS id, r.status::text AS status, {made_at} AS made_at"
+        f" FROM {snapshot.catalogue.table(RUNS)} r"
+        f" WHERE r.status::text NOT IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
+        f" AND {made_at} < {naive_utc(snapshot.taken_at - older_than)} ORDER BY 3, 1 LIMIT {int(at_most)}",
+    )
+    return [
+        StuckRun(run_id, status, snapshot.taken_at - made.replace(tzinfo=UTC))
+        for run_id, status, made in zip(
+            cast(list[str], rows["id"].to_pylist()),
+            cast(list[str], rows["status"].to_pylist()),
+            cast(list[datetime], rows["made_at"].to_pylist()),
+            strict=True,
+        )
+    ]

@@ -1,0 +1,276 @@
+"""The Letta reader: the terminal runs of a partition, out of one snapshot, in batches, as Arrow.
+
+Belongs here: which queries make up a partition. Does not belong here: what the rows mean, or where they go.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import adbc_driver_postgresql.dbapi as adbc
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trajectory_pipeline.letta.catalog import Catalogue, read_catalogue
+from trajectory_pipeline.letta.connection import KeptConnection, connect, literal, reading
+from trajectory_pipeline.letta.context_queries import Contexts
+from trajectory_pipeline.letta.nesting import RunTables, assemble, unnamed_step_ids
+from trajectory_pipeline.runtime.threads import read_ahead
+from trajectory_pipeline.schema.raw import (
+    AGENTS,
+    AGENTS_TAGS,
+    MESSAGES,
+    RUN_METRICS,
+    RUNS,
+    STEP_METRICS,
+    STEPS,
+    TERMINAL_STATUSES,
+    SourceTable,
+)
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
+
+_LARGE_COLUMNS = ("content", "tool_calls", "tool_returns", "text")
+
+RUNS_PER_BATCH = 500
+BYTES_PER_BATCH = 32 * 2**20
+"""Of message JSON as the source stores it, mostly compressed: what bounds memory where runs carry images."""
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where a run that a partition once held is now.
+
+    Attributes:
+        exists: there is a row of it.
+        terminal: it is (still) terminal.
+        hour: that it ended in, UTC; None where it does not exist, or has no time.
+    """
+
+    exists: bool
+    terminal: bool
+    hour: datetime | None = None
+
+
+@dataclass
+class Snapshot:
+    """One consistent view of the source; every query sees the same state.
+
+    Attributes:
+        taken_at: time of the snapshot by the source's clock; what was committed before it is in the snapshot.
+        catalogue: what the source has.
+        queries: how many were sent so far.
+    """
+
+    url: str = field(repr=False)
+    connection: adbc.Connection
+    catalogue: Catalogue
+    taken_at: datetime
+    queries: int = field(default=0)
+
+    def terminal_runs(self, start: datetime, end: datetime) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of ``terminal_runs`` for the runs that ended in ``[start, end)``, ordered by run id.
+
+        Args:
+            start: aware, inclusive.
+            end: aware, exclusive.
+
+        Raises:
+            SourceError: the source cannot be read to the end.
+        """
+        for tables in self.tables_of_runs(start, end):
+            yield assemble(tables, SCHEMA_VERSION)
+
+    @contextmanager
+    def terminal_runs_ahead(self, start: datetime, end: datetime) -> Iterator[Iterator[pa.RecordBatch]]:
+        """Give what ``terminal_runs`` yields; while a batch is put together, the rows of the next one are read.
+
+        They are read in a thread: until the last batch was given, or the block is left, nothing else may be asked of
+        the snapshot.
+
+        Raises:
+            SourceError: where a batch is asked for; the source cannot be read to the end.
+        """
+        with read_ahead(self.tables_of_runs(start, end)) as portions:
+            yield (assemble(tables, SCHEMA_VERSION) for tables in portions)
+
+    def run_ids(self, start: datetime, end: datetime) -> list[str]:
+        """Return the ids of the terminal runs that ended in ``[start, end)``, sorted."""
+        return _values(self._run_ids(start, end))
+
+    def _run_ids(self, start: datetime, end: datetime) -> "pa.Array[Any]":
+        # As Arrow: half a million of them take a third of the memory.
+        rows = self.read(
+            "Finding terminal runs",
+            f"SELECT r.id::text AS id FROM {self.catalogue.table(RUNS)} r"
+            f" WHERE r.status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
+            f" AND {self.ended_at('r')} >= {naive_utc(start)} AND {self.ended_at('r')} < {naive_utc(end)}",
+        )
+        return rows["id"].combine_chunks().sort()
+
+    def ended_at(self, alias: str) -> str:
+        """Return the SQL expression of a run's place in time: ``completed_at``, else ``created_at``, as naive UTC."""
+        completed, created = (
+            self.catalogue.expression(RUNS, column, alias)
+            for name in ("completed_at", "created_at")
+            for column in RUNS.columns
+            if column.name == name
+        )
+        return f"coalesce({completed}, {created} AT TIME ZONE 'UTC')"
+
+    def whereabouts(self, run_ids: list[str]) -> dict[str, Whereabouts]:
+        """Return where runs are that a partition once held: gone, moved, or no longer terminal."""
+        found: dict[str, tuple[str, datetime | None]] = {}
+        if run_ids:
+            rows = self.read(
+                "Looking for runs that left the partition",
+                "SELECT r.id::text AS id, r.status::text AS status,"
+                f" date_trunc('hour', {self.ended_at('r')}) AS hour FROM {self.catalogue.table(RUNS)} r"
+                f" WHERE {self.catalogue.any_of(RUNS, 'id', 'r', run_ids)}",
+            )
+            columns = (_values(rows[name]) for name in ("id", "status", "hour"))
+            found = {run_id: (status, hour) for run_id, status, hour in zip(*columns, strict=True)}
+        nowhere: tuple[str | None, datetime | None] = (None, None)
+        return {
+            run_id: Whereabouts(run_id in found, status in TERMINAL_STATUSES, hour and hour.replace(tzinfo=UTC))
+            for run_id in run_ids
+            for status, hour in [found.get(run_id, nowhere)]
+        }
+
+    def _portions(self, ids: list[str]) -> Iterator[list[str]]:
+        """Cut runs into portions of at most ``BYTES_PER_BATCH``, in order; a larger run is a portion of its own."""
+        columns = [name for name in _LARGE_COLUMNS if name in self.catalogue.columns[MESSAGES.name]]
+        # The size as stored: it is in the row's header, so that no large value is fetched for it.
+        size = " + ".join(f"coalesce(pg_column_size(m.{name}), 0)" for name in columns)
+        rows = self.read(
+            "Measuring messages",
+            f"SELECT m.run_id::text AS id, sum({size})::bigint AS bytes FROM {self.catalogue.table(MESSAGES)} m"
+            f" WHERE {self.catalogue.any_of(MESSAGES, 'run_id', 'm', ids)} GROUP BY m.run_id",
+        )
+        bytes_of = dict(zip(_values(rows["id"]), _values(rows["bytes"]), strict=True))
+        portion: list[str] = []
+        filled = 0
+        for run_id in ids:
+            more = bytes_of.get(run_id, 0)
+            if portion and filled + more > BYTES_PER_BATCH:
+                yield portion
+                portion, filled = [], 0
+            portion.append(run_id)
+            filled += more
+        yield portion
+
+    def tables_of_runs(self, start: datetime, end: datetime) -> Iterator[RunTables]:
+        """Yield the rows that ``terminal_runs`` puts together, a batch of runs at a time.
+
+        Raises:
+            SourceError: the source cannot be read to the end.
+        """
+        ids = self._run_ids(start, end)
+        contexts = Contexts(self)
+        for first in range(0, len(ids), RUNS_PER_BATCH):
+            for portion in self._portions(_values(ids.slice(first, RUNS_PER_BATCH))):
+                yield self._tables_of(portion, contexts)
+
+    def _tables_of(self, ids: list[str], contexts: Contexts) -> RunTables:
+        runs = self._rows(RUNS, "id", ids)
+        steps = self._rows(STEPS, "run_id", ids)
+        messages = self._rows(MESSAGES, "run_id", ids)
+        agent_ids = _distinct(runs["agent_id"])
+        agents = self._rows(AGENTS, "id", agent_ids)
+        return RunTables(
+            runs=runs,
+            steps=steps,
+            other_steps=self._rows(STEPS, "id", unnamed_step_ids(steps, messages)),
+            messages=messages,
+            run_metrics=self._rows(RUN_METRICS, "id", ids),
+            step_metrics=self._rows(STEP_METRICS, "id", _distinct(steps["id"])),
+            agents=agents,
+            agent_tags=self._rows(AGENTS_TAGS, "agent_id", agent_ids),
+            contexts=contexts.of(runs, steps, agents),
+        )
+
+    def _rows(self, table: SourceTable, key: str, values: list[str]) -> pa.Table:
+        """Read all known columns of the rows whose key is among the values; none where the source lacks the table."""
+        where = f"WHERE {self.catalogue.any_of(table, key, 't', values)}" if values else "WHERE false"
+        source = f"FROM {self.catalogue.table(table)} t {where}"
+        if not self.catalogue.has(table):
+            source = "WHERE false"
+        return self.read(f"Reading {table.name}", f"SELECT {self.catalogue.select_list(table, 't')} {source}")
+
+    def read(self, doing: str, query: str) -> pa.Table:
+        """Return the rows of a query in this snapshot.
+
+        Raises:
+            SourceError: it cannot be run; the text begins with what was being done.
+        """
+        self.queries += 1
+        with reading(self.url, doing), self.connection.cursor() as cursor:
+            cursor.execute(query)
+            return cast(pa.Table, cursor.fetch_arrow_table())
+
+    def stream(self, doing: str, query: str) -> Iterator[pa.RecordBatch]:
+        """Yield a query's rows as they come; it must be read to its end before the next query."""
+        self.queries += 1
+        with reading(self.url, doing), self.connection.cursor() as cursor:
+            cursor.execute(query)
+            yield from cursor.fetch_record_batch()
+
+
+@dataclass(frozen=True)
+class LettaSource:
+    """A Letta server's Postgres.
+
+    Attributes:
+        url: ``postgresql://user:password@host:port/database``; a user with SELECT is enough.
+        timeout_seconds: of one query.
+
+    Example:
+        >>> source = LettaSource("postgresql://letta:letta@localhost:5432/letta")
+        >>> with source.snapshot() as snapshot:  # doctest: +SKIP
+        ...     for batch in snapshot.terminal_runs(start, end):
+        ...         print(batch.num_rows)
+    """
+
+    url: str = field(repr=False)
+    timeout_seconds: int = 600
+    _kept: KeptConnection | None = field(default=None, repr=False, compare=False)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """Open one ``REPEATABLE READ, READ ONLY`` transaction.
+
+        Raises:
+            SourceError: the source cannot be reached, or lacks what is required; the text says what and where.
+        """
+        if self._kept is not None:
+            transaction = self._kept.transaction(timeout_seconds=self.timeout_seconds)
+        else:
+            transaction = connect(self.url, timeout_seconds=self.timeout_seconds)
+        with transaction as (connection, began):
+            yield Snapshot(self.url, connection, read_catalogue(connection, self.url), began)
+
+    @contextmanager
+    def kept_open(self) -> Iterator["LettaSource"]:
+        """Keep a connection for all snapshots that are opened inside, one after the other; a lost one is opened anew.
+
+        Nothing is opened before it is needed; inside such a block, another changes nothing.
+        """
+        if self._kept is not None:
+            yield self
+            return
+        with KeptConnection(self.url) as kept:
+            yield replace(self, _kept=kept)
+
+
+def naive_utc(moment: datetime) -> str:
+    """Return a moment as an SQL literal of ``timestamp``, UTC."""
+    return f"TIMESTAMP {literal(moment.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S.%f'))}"
+
+
+def _distinct(column: "pa.ChunkedArray[Any]") -> list[str]:
+    return sorted(_values(pc.unique(column).drop_null()))
+
+
+def _values(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> list[Any]:
+    return column.to_pylist()

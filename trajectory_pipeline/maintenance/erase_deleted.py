@@ -1,0 +1,68 @@
+"""Erasing at once what was deleted at the source, in partitions that were captured while it was kept.
+
+Belongs here: which partitions, and rewriting their raw rows without the source. Does not belong here: which words go
+(``trajectories.erase``, ``storage.postgres.erasure``), and how one learns of a deletion (``pipeline.capture``).
+"""
+
+from datetime import datetime
+
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
+from trajectory_pipeline.pipeline.convert import TrajectoriesResult, materialize_trajectories
+from trajectory_pipeline.schema.ledger import PRUNED
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
+from trajectory_pipeline.trajectories.erase import erase_deleted
+
+
+def partitions_to_erase(database: TrajectoryDatabase) -> dict[str, int]:
+    """Return the partitions that hold what is deleted at the source, and in how many runs, by partition key."""
+    rows = database.rows(
+        "SELECT partition_key, (counts ->> %(count)s)::bigint AS runs FROM trajectory.partitions r"
+        " WHERE asset = %(raw)s AND (counts ->> %(count)s)::bigint > 0 AND (result <> %(pruned)s OR EXISTS ("
+        "SELECT FROM trajectory.partitions t WHERE t.asset = %(converted)s AND t.partition_key = r.partition_key"
+        " AND t.result <> %(pruned)s)) ORDER BY 1",
+        {"count": DELETED_AND_KEPT, "raw": TERMINAL_RUNS.name, "converted": TRAJECTORIES.name, "pruned": PRUNED},
+    )
+    return {row["partition_key"]: row["runs"] for row in rows}
+
+
+def erase_partition(
+    hour: datetime, store: ParquetStore, database: TrajectoryDatabase, *, dagster_run_id: str | None = None
+) -> TrajectoriesResult:
+    """Erase what a partition holds of deleted content, in every sink, without asking the source.
+
+    Raises:
+        SinkError: a sink cannot be read or written; asking again finishes it.
+        PipelineError: its raw rows were pruned, so that it cannot be told what is to be erased.
+    """
+    key = key_of(hour)
+    with database.partition(TERMINAL_RUNS.name, key) as partition:
+        entry = database.ledger(TERMINAL_RUNS.name, [key])[key]
+        if entry["result"] == PRUNED:
+            raise PipelineError(
+                f"The raw rows of {key} were pruned, and what is deleted can only be told from them: materialise"
+                " terminal_runs and trajectories of that partition, or prune its trajectories too"
+                " (TRAJECTORY_RETENTION_DAYS)."
+            )
+        rows = (erase_deleted(batch) for batch in store.read(TERMINAL_RUNS, hour))
+        with store.prepare(TERMINAL_RUNS, hour, rows) as prepared:
+            partition.record(
+                LedgerEntry(
+                    asset=TERMINAL_RUNS.name,
+                    partition_key=key,
+                    result=entry["result"],
+                    counts={**entry["counts"], DELETED_AND_KEPT: 0},
+                    content_digest=prepared.sha256,
+                    schema_version=entry["schema_version"],
+                    fingerprint=entry["fingerprint"],
+                    snapshot_at=entry["snapshot_at"],
+                    dagster_run_id=dagster_run_id,
+                )
+            )
+            partition.publish(prepared)
+    return materialize_trajectories(hour, store, database, dagster_run_id=dagster_run_id)

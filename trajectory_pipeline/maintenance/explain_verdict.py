@@ -1,0 +1,200 @@
+"""How a run came to its verdict, put together from what is stored: raw rows, trajectory, what was shown, what was said.
+
+Belongs here: finding the pieces, and saying where one is missing. Does not belong here: layout (``cli.render_explanation``).
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pyarrow.compute as pc
+
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.judge.judge_trajectory import Case, case_of
+from trajectory_pipeline.judge.policy import RefinementPolicy
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.partition_keys import hour_of
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.types import Table
+from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as lasting_redaction_key
+from trajectory_pipeline.storage.postgres.verdict_status import Standing, standings
+from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
+from trajectory_pipeline.trajectories.document import document_of
+
+Row = dict[str, Any]
+_RAW_COLUMNS = ("id", "status", "stop_reason", "created_at", "completed_at")
+_HOUR = timedelta(hours=1)
+
+
+def explanation(
+    row: Mapping[str, Any],
+    *,
+    database: TrajectoryDatabase,
+    store: ParquetStore,
+    source: LettaSource,
+    policy: RefinementPolicy | None,
+    redaction_key: bytes | None,
+) -> Row:
+    """Return what is known of how a run came to its verdict; a part that is missing says why under ``missing``.
+
+    Args:
+        row: of ``trajectory.trajectories``.
+        database: where verdicts and attempts are.
+        store: where raw rows are.
+        source: asked for the rows as they stand now, where it can be reached.
+        policy: the one in use; without a judge, that of the run's last verdict.
+        redaction_key: of placeholders; None for the one that the database keeps.
+
+    Raises:
+        SinkError: a sink cannot be read.
+    """
+    run_id = str(row["run_id"])
+    verdicts = database.rows(
+        "SELECT v.*, p.definition, p.is_current FROM trajectory.verdicts v LEFT JOIN trajectory.policies p"
+        " USING (policy_id) WHERE v.run_id = %s ORDER BY p.is_current DESC NULLS LAST, v.updated_at DESC",
+        [run_id],
+    )
+    verdict = verdicts[0] if verdicts else None
+    attempts = database.rows(
+        "SELECT * FROM trajectory.verdict_attempts WHERE run_id = %s ORDER BY started_at", [run_id]
+    )
+    key = (verdict or {}).get("verdict_key")
+    return {
+        "run_id": run_id,
+        "partition_key": row["partition_key"],
+        "captured": _captured(store, row),
+        "source": _source(source, row),
+        "trajectory": _without_document(row),
+        "shown": _shown(row, database, store, _policy(policy, verdict), redaction_key, verdict),
+        "verdict": verdict,
+        "attempts": [attempt for attempt in attempts if attempt["verdict_key"] == key],
+        "other_verdicts": [
+            {name: other[name] for name in ("policy_id", "verdict_status", "outcome", "updated_at")}
+            for other in verdicts[1:]
+        ],
+        "missing": None if verdict else "no verdict: not judged yet, not captured long enough ago, or no judge is set",
+    }
+
+
+def _captured(store: ParquetStore, row: Mapping[str, Any]) -> Row:
+    found = _row_of(store, TERMINAL_RUNS, row["partition_key"], str(row["run_id"]))
+    if found is None:
+        return {"missing": f"the raw rows are not in {store.uri}: materialise terminal_runs of {row['partition_key']}"}
+    return _raw(found)
+
+
+def _source(source: LettaSource, row: Mapping[str, Any]) -> Row:
+    hour = hour_of(row["partition_key"])
+    try:
+        with source.snapshot() as snapshot:
+            for batch in snapshot.terminal_runs(hour, hour + _HOUR):
+                found = batch.filter(pc.equal(batch.column("run_id"), _scalar(row["run_id"]))).to_pylist()
+                if found:
+                    return _raw(found[0])
+    except PipelineError as error:
+        return {"missing": f"the source was not read: {error}"}
+    return {"missing": "the source does not hold it in that hour any more: it moved, or was deleted"}
+
+
+def _raw(found: Mapping[str, Any]) -> Row:
+    run = found.get("run") or found
+    told = {name: run[name] for name in _RAW_COLUMNS if isinstance(run, dict) and run.get(name) is not None}
+    return {**told, "steps": len(found.get("steps") or ()), "messages": len(found.get("messages") or ())}
+
+
+def _without_document(row: Mapping[str, Any]) -> Row:
+    return {name: value for name, value in row.items() if name != "data"}
+
+
+def _policy(policy: RefinementPolicy | None, verdict: Mapping[str, Any] | None) -> RefinementPolicy | None:
+    """Return the policy that a verdict was reached under, as far as its parts can be used today."""
+    if verdict is None or verdict["definition"] is None:
+        return policy
+    definition, parameters = verdict["definition"], verdict["definition"].get("parameters") or {}
+    redaction = definition.get("redaction")
+    return RefinementPolicy(
+        definition["model"],
+        parameters.get("temperature", 0.0),
+        parameters.get("max_prompt_tokens", RefinementPolicy.max_prompt_tokens),
+        parameters.get("max_answer_tokens", RefinementPolicy.max_answer_tokens),
+        redaction["mode"] if isinstance(redaction, dict) else "secrets",
+    )
+
+
+def _shown(
+    row: Mapping[str, Any],
+    database: TrajectoryDatabase,
+    store: ParquetStore,
+    policy: RefinementPolicy | None,
+    redaction_key: bytes | None,
+    verdict: Mapping[str, Any] | None,
+) -> Row:
+    """Render what the judge was shown anew, and say whether it is the same."""
+    if policy is None:
+        return {"missing": "no judge is set and none was asked, so there is no policy to render it under"}
+    policy = RefinementPolicy(
+        policy.model,
+        policy.temperature,
+        policy.max_prompt_tokens,
+        policy.max_answer_tokens,
+        policy.redact,
+        redaction_key or lasting_redaction_key(database),
+    )
+    documents = _documents(row, database, store, policy)
+    if isinstance(documents, str):
+        return {"missing": documents}
+    case = case_of(documents, policy)
+    return {
+        "windows": [window.text for window in case.rendered.windows],
+        "coverage": case.rendered.coverage,
+        "prompt_tokens": case.prompt_tokens,
+        "same_as_judged": _same(case, verdict),
+    }
+
+
+def _same(case: Case, verdict: Mapping[str, Any] | None) -> bool | None:
+    """Say whether what is rendered now is what was judged; None where nothing was shown, or nobody noted what."""
+    digest = (verdict or {}).get("shown_sha256")
+    return None if digest is None else digest == case.shown_sha256
+
+
+def _documents(
+    row: Mapping[str, Any], database: TrajectoryDatabase, store: ParquetStore, policy: RefinementPolicy
+) -> list[Row] | str:
+    documents: list[Row] = []
+    with open_verdicts(database) as verdicts:
+        run_ids = [row["run_id"]]
+        for standing in _standing(
+            standings(verdicts.connection, policy.policy_id, [row["partition_key"]], "newest"), row
+        ):
+            run_ids = [*standing.earlier_run_ids, standing.run_id]
+        held = verdicts.documents(run_ids)
+    for run_id in run_ids:
+        document, partition_key = held.get(run_id, (None, row["partition_key"]))
+        if document is None:
+            whole = _row_of(store, TRAJECTORIES, partition_key, run_id)
+            if whole is None:
+                return f"the document of {run_id} is neither in Postgres nor in Parquet"
+            document = document_of(whole)
+        documents.append(document)
+    return documents
+
+
+def _standing(found: Sequence[Standing], row: Mapping[str, Any]) -> list[Standing]:
+    return [standing for standing in found if standing.run_id == row["run_id"]]
+
+
+def _row_of(store: ParquetStore, table: Table, partition_key: str, run_id: str) -> Row | None:
+    for batch in store.read(table, hour_of(partition_key)):
+        found = batch.filter(pc.equal(batch.column("run_id"), _scalar(run_id))).to_pylist()
+        if found:
+            row: Row = found[0]
+            return row
+    return None
+
+
+def _scalar(value: object) -> Any:
+    return value

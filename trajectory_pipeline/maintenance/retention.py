@@ -1,0 +1,177 @@
+"""Removing partitions that are older than a set age from both sinks: trajectories with their verdicts, and raw rows.
+
+Belongs here: which partitions are old enough, and the order in which rows and files go. Does not belong here: the
+statements (``storage.postgres.retention``), files (``storage.parquet.cleanup``), and when it is done (``defs.retention``).
+
+Rows go first, with the ledger entry that says so, in one transaction; then the files, under the same lock once more,
+unless the partition was materialised in between. What a crash leaves is a file that the ledger calls pruned: it is
+found by listing, and removed by the next prune.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from trajectory_pipeline.partition_keys import HOUR, floor, hour_of, key_of
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.types import Table
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.storage.parquet.cleanup import Files, files_of, hours_with_folders, remove_files
+from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline.storage.postgres.retention import (
+    is_pruned,
+    old_raw_rows,
+    old_trajectories,
+    record_pruned,
+    remove_rows,
+)
+
+Part = Literal["trajectories", "terminal_runs"]
+"""What goes together: trajectories with quarantine and verdicts; or raw rows."""
+
+_TABLES: dict[Part, tuple[Table, ...]] = {
+    "trajectories": (TRAJECTORIES, REFINED_OUTCOMES),
+    "terminal_runs": (TERMINAL_RUNS,),
+}
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long each part of a partition is kept after the end of its hour.
+
+    Attributes:
+        trajectories: None: for ever.
+        raw_rows: None: for ever.
+    """
+
+    trajectories: timedelta | None
+    raw_rows: timedelta | None
+
+
+@dataclass(frozen=True)
+class Prunable:
+    """A part of a partition that is old enough.
+
+    Attributes:
+        part: which.
+        partition_key: of the partition.
+        rows: in Postgres for trajectories, in Parquet for raw rows.
+        files: in Parquet.
+        held_back: why it is not removed all the same; None where it is.
+    """
+
+    part: Part
+    partition_key: str
+    rows: int
+    files: Files
+    held_back: str | None = None
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed of a partition.
+
+    Attributes:
+        rows: in Postgres for trajectories, in Parquet for raw rows.
+        files: in Parquet.
+        held_back: why nothing was; None where all of it was.
+    """
+
+    rows: int
+    files: Files
+    held_back: str | None = None
+
+
+def is_old(hour: datetime, kept_for: timedelta | None, now: datetime) -> bool:
+    """Whether the end of an hour is longer ago than its content is kept."""
+    return kept_for is not None and hour + HOUR <= now - kept_for
+
+
+def prunable(store: ParquetStore, database: TrajectoryDatabase, retention: Retention, now: datetime) -> list[Prunable]:
+    """Return what is old enough to be pruned and still there, in order of partitions, raw rows last in each.
+
+    Raises:
+        SinkError: a sink cannot be read.
+    """
+    found: list[Prunable] = []
+    with database.kept_open() as looking:
+        if retention.trajectories is not None:
+            rows = old_trajectories(looking, _last_key(retention.trajectories, now))
+            hours = {*_with_files("trajectories", store, retention.trajectories, now), *map(hour_of, rows)}
+            found += [_trajectories(hour, rows.get(key_of(hour), 0), store) for hour in hours]
+        if retention.raw_rows is not None:
+            known = old_raw_rows(looking, _last_key(retention.raw_rows, now))
+            hours = {*_with_files("terminal_runs", store, retention.raw_rows, now), *map(hour_of, known)}
+            found += [_raw_rows(hour, store, looking, retention, now) for hour in hours]
+    return sorted(found, key=lambda each: (each.partition_key, each.part == "terminal_runs"))
+
+
+def prune_partition(part: Part, hour: datetime, store: ParquetStore, database: TrajectoryDatabase) -> Pruned:
+    """Remove a part of a partition from both sinks, whatever its age; nothing else is touched.
+
+    Raw rows are held back while the trajectories are kept and were not made of them: they would be lost unseen.
+
+    Raises:
+        SinkError: a sink cannot be read or written; asking again finishes it.
+    """
+    key = key_of(hour)
+    tables = _TABLES[part]
+    with database.partition(part, key) as partition:
+        _lock_others(partition, tables)
+        unsettled = database.unsettled([key]) if part == "terminal_runs" else {}
+        if unsettled:
+            return Pruned(0, Files(), held_back=unsettled[key])
+        rows = remove_rows(partition) if part == "trajectories" else store.rows(TERMINAL_RUNS, hour) or 0
+        for table in tables:
+            record_pruned(partition, table.name, known_only=table is REFINED_OUTCOMES)
+    files = Files()
+    with database.partition(part, key) as partition:
+        _lock_others(partition, tables)
+        for table in tables:
+            # Somebody may have brought it back since.
+            if is_pruned(database.ledger(table.name, [key]), key):
+                files += remove_files(store, table, hour)
+    return Pruned(rows, files)
+
+
+def _lock_others(partition: PartitionTransaction, tables: tuple[Table, ...]) -> None:
+    for table in tables[1:]:
+        partition.lock(table.name, partition.partition_key)
+
+
+def _last_key(kept_for: timedelta, now: datetime) -> str:
+    """Return the key of the last partition that is old enough; keys sort as hours do."""
+    return key_of(floor(now - kept_for - HOUR))
+
+
+def _with_files(part: Part, store: ParquetStore, kept_for: timedelta, now: datetime) -> set[datetime]:
+    """Return the hours, old enough, that have files in the storage: what a crash left is found here."""
+    return {
+        hour
+        for table in _TABLES[part]
+        for hour in hours_with_folders(store, table)
+        if is_old(hour, kept_for, now) and files_of(store, table, hour).count
+    }
+
+
+def _trajectories(hour: datetime, rows: int, store: ParquetStore) -> Prunable:
+    files = [files_of(store, table, hour) for table in _TABLES["trajectories"]]
+    return Prunable("trajectories", key_of(hour), rows, sum(files, Files()))
+
+
+def _raw_rows(
+    hour: datetime, store: ParquetStore, database: TrajectoryDatabase, retention: Retention, now: datetime
+) -> Prunable:
+    key = key_of(hour)
+    # Where the trajectories are as old, they go first, and nothing is unsettled then.
+    unsettled = {} if is_old(hour, retention.trajectories, now) else database.unsettled([key])
+    return Prunable(
+        "terminal_runs",
+        key,
+        store.rows(TERMINAL_RUNS, hour) or 0,
+        files_of(store, TERMINAL_RUNS, hour),
+        held_back=unsettled.get(key),
+    )

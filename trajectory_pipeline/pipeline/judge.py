@@ -1,0 +1,297 @@
+"""The third stage: a verdict on each trajectory of a partition, in Postgres as it arrives and then in Parquet.
+
+Belongs here: which trajectories are asked about, in which order, and what the partition then holds. Does not belong
+here: how calls overlap and are paid (``pipeline.judge_worker``), what is asked and what follows from it (``refinement``).
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+
+from trajectory_pipeline.budget.caps import Account, Budget, Cap
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.judge.client.session import Judge, without_credentials
+from trajectory_pipeline.judge.policy import RefinementPolicy
+from trajectory_pipeline.judge.redaction.egress_policy import EVERYBODY, Consent
+from trajectory_pipeline.lossless_json import write
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.pipeline.judge_worker import Judging, Tally
+from trajectory_pipeline.pipeline.judging_estimate import WHY, is_asked_about
+from trajectory_pipeline.schema.arrow import arrow_schema
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
+from trajectory_pipeline.schema.types import Scalar, Sink
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.storage.parquet.store import ParquetStore, Written
+from trajectory_pipeline.storage.postgres.connection import writing
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.erasure import erase_verdicts_of
+from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
+from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_turns
+from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as lasting_redaction_key
+from trajectory_pipeline.storage.postgres.spend_ledger import accounts, day_of
+from trajectory_pipeline.storage.postgres.verdict_status import Order, Standing, standings
+from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
+
+_ROWS_PER_GROUP = 500
+
+Row = dict[str, Any]
+
+
+@dataclass
+class RefinementResult(Tally):
+    """What a materialisation of ``refined_outcomes`` did, and what it cost.
+
+    Attributes:
+        statuses: verdicts by status.
+        outcomes: judged ones by outcome.
+        errors: failed and quarantined ones by error class.
+        disagreements: judged ones whose outcome differs from the heuristic one.
+        why: trajectories that were due, by why.
+        reused: verdicts that were there already, or that another worker reached in the meantime.
+        caps: that hold, each with its account as it stood at the end.
+        written: the Parquet file.
+    """
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    disagreements: int = 0
+    why: Counter[str] = field(default_factory=Counter)
+    reused: int = 0
+    caps: list[tuple[Cap, Account]] = field(default_factory=list)
+    written: Written | None = None
+
+
+@dataclass
+class Refinement:
+    """The judging of partitions together, and then of each what it holds.
+
+    Together, so that as many calls are under way as may be however small the partitions are. A verdict is stored the
+    moment it is known; a call that failed leaves a verdict that says so, without any score, and is tried again at the
+    next materialisation; so is what a cap held back.
+
+    Attributes:
+        store: where the Parquet files are.
+        database: where trajectories are, and verdicts and attempts go.
+        judge: who is asked.
+        policy: under which.
+        budget: within which.
+        order: which trajectories go first, over all partitions.
+        concurrency: calls under way at once.
+        redaction_key: of placeholders for secrets; None for the one that the database keeps.
+        consent: whose trajectories may be shown.
+        dagster_run_id: for the ledger; all partitions of a Dagster run are one materialisation to the budget.
+        progress: is told how far it is, now and then.
+    """
+
+    store: ParquetStore
+    database: TrajectoryDatabase
+    judge: Judge
+    policy: RefinementPolicy
+    budget: Budget
+    order: Order = "newest"
+    concurrency: int = 16
+    redaction_key: bytes | None = None
+    consent: Consent = EVERYBODY
+    dagster_run_id: str | None = None
+    progress: Callable[[str], None] = field(default=lambda _: None, repr=False)
+
+    def __post_init__(self) -> None:
+        self._materialization_id = self.dagster_run_id or str(uuid4())
+        self._results: dict[str, RefinementResult] = {}
+        self._failures: dict[str, Exception] = {}
+        self._tasks: dict[str, list[Standing]] = {}
+
+    def judge_partitions(self, hours: Sequence[datetime]) -> None:
+        """Judge the trajectories of partitions that have no verdict under the policy yet, as far as the budget goes.
+
+        What keeps a partition from being judged to its end is raised by its ``publish``.
+
+        Args:
+            hours: starts of the partitions, UTC.
+
+        Raises:
+            SinkError: a sink cannot be read.
+            JudgeError: the model has no known price, and that is not allowed.
+        """
+        self.budget.require_price(self.judge.model, self.judge.base_url)
+        policy = replace(self.policy, redaction_key=self.redaction_key or lasting_redaction_key(self.database))
+        limit = RateLimit(
+            without_credentials(self.judge.base_url),
+            self.judge.model,
+            self.judge.requests_per_minute,
+            self.judge.tokens_per_minute,
+        )
+        keys = [key_of(hour) for hour in hours if self._is_there(hour)]
+        with (
+            open_verdicts(self.database) as verdicts,
+            open_verdicts(self.database) as calls,
+            open_turns(self.database, limit) as turn,
+        ):
+            verdicts.use_policy(policy.policy_id, policy.definition, policy.model)
+            due = self._due(standings(verdicts.connection, policy.policy_id, keys, self.order))
+            judging = Judging(
+                parquet=self.store,
+                verdicts=verdicts,
+                accounts=calls.connection,
+                judge=self.judge,
+                policy=policy,
+                budget=self.budget,
+                concurrency=self.concurrency,
+                materialization_id=self._materialization_id,
+                progress=self.progress,
+                tallies=self._results,
+                turn=turn,
+                consent=self.consent,
+            )
+            if due:
+                try:
+                    _run(judging.judge_all(due))
+                except Exception as error:
+                    # Those that are judged to their end are none the worse for it.
+                    self._failures |= dict.fromkeys({task.partition_key for task in judging.left}, error)
+        for key in keys:
+            result = self._results[key]
+            result.reused += result.elsewhere
+
+    def publish(self, hour: datetime) -> RefinementResult:
+        """Write what a partition holds after it was judged; returns what was done and what it cost.
+
+        Raises:
+            SinkError: a sink cannot be read or written; verdicts stored so far stay, and calls under way were waited
+                for.
+            ProviderDownError: the judge's provider is down; verdicts stored so far stay, and the rest was not asked.
+            PipelineError: the partition has no trajectories yet.
+        """
+        key = key_of(hour)
+        if key in self._failures:
+            raise self._failures[key]
+        result, tasks = self._results[key], self._tasks[key]
+        with (
+            self.database.partition(REFINED_OUTCOMES.name, key) as partition,
+            writing(partition.url, f"Erasing verdicts of {key}"),
+        ):
+            erase_verdicts_of(partition.connection, key)
+        with open_verdicts(self.database) as verdicts:
+            result.caps = self._caps(verdicts, {task.organization_id for task in tasks})
+            rows = _batches(verdicts, sorted(task.key for task in tasks), result)
+            with (
+                self.database.partition(REFINED_OUTCOMES.name, key) as partition,
+                self.store.prepare(REFINED_OUTCOMES, hour, rows) as prepared,
+            ):
+                partition.record(
+                    LedgerEntry(
+                        asset=REFINED_OUTCOMES.name,
+                        partition_key=key,
+                        result="complete",
+                        counts={**result.statuses, "calls": result.calls},
+                        content_digest=prepared.sha256,
+                        schema_version=SCHEMA_VERSION,
+                        dagster_run_id=self.dagster_run_id,
+                    )
+                )
+                result.written = prepared.publish()
+        return result
+
+    def _is_there(self, hour: datetime) -> bool:
+        key = key_of(hour)
+        if not self.store.exists(TRAJECTORIES, hour):
+            self._failures[key] = PipelineError(
+                f"There are no trajectories of {key} in {self.store.uri}: materialise trajectories of that partition"
+                " first."
+            )
+            return False
+        self._results[key], self._tasks[key] = RefinementResult(), []
+        return True
+
+    def _due(self, tasks: Sequence[Standing]) -> list[Standing]:
+        """Return those that are asked about, in their order."""
+        due: list[Standing] = []
+        for task in tasks:
+            self._tasks[task.partition_key].append(task)
+            result = self._results[task.partition_key]
+            if task.due or is_asked_about(task, self.consent):
+                result.why[WHY[task.standing]] += 1
+                due.append(task)
+            else:
+                result.reused += 1
+        return due
+
+    def _caps(self, verdicts: VerdictStore, organizations: Collection[str | None]) -> list[tuple[Cap, Account]]:
+        """Return the caps with their accounts as they stand; that of an organisation for each of them."""
+        day = day_of(verdicts.now())
+        caps: list[tuple[Cap, Account]] = []
+        for cap in self.budget.caps:
+            of_one = cap.scope == "organization"
+            for organization in sorted(organizations, key=str) if of_one else [None]:
+                held = accounts(verdicts.connection, day, organization, self._materialization_id)
+                words = f"{cap.words}: {organization or 'none recorded'}" if of_one else cap.words
+                caps.append((replace(cap, words=words), held.get(cap.scope, Account())))
+        return caps
+
+
+def materialize_refined_outcomes(
+    hour: datetime,
+    store: ParquetStore,
+    database: TrajectoryDatabase,
+    judge: Judge,
+    policy: RefinementPolicy,
+    budget: Budget,
+    **more: Any,
+) -> RefinementResult:
+    """Judge one partition, and write what it holds: see ``Refinement``, whose other attributes may be given as well.
+
+    Raises:
+        SinkError: a sink cannot be read or written; verdicts stored so far stay, and calls under way are waited for.
+        JudgeError: the model has no known price, and that is not allowed.
+        ProviderDownError: the judge's provider is down; verdicts stored so far stay, and the rest was not asked.
+        PipelineError: the partition has no trajectories yet.
+    """
+    refinement = Refinement(store, database, judge, policy, budget, **more)
+    refinement.judge_partitions([hour])
+    return refinement.publish(hour)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end, also where this thread runs a loop already, as a notebook's does."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        executor.submit(asyncio.run, work).result()
+
+
+def _batches(
+    verdict_store: VerdictStore, keys: Sequence[tuple[str, str]], result: RefinementResult
+) -> Iterator[pa.RecordBatch]:
+    """Yield the verdicts as they are stored, some at a time, and count them."""
+    json_columns = {column.name for column in REFINED_OUTCOMES.in_sink(Sink.PARQUET) if column.type is Scalar.JSON}
+    for first in range(0, len(keys), _ROWS_PER_GROUP):
+        portion = keys[first : first + _ROWS_PER_GROUP]
+        found = verdict_store.verdicts(portion)
+        rows = [found[key] for key in portion]
+        for row in rows:
+            _count(row, result)
+        written = [
+            {name: write(value) if name in json_columns and value is not None else value for name, value in row.items()}
+            for row in rows
+        ]
+        yield pa.RecordBatch.from_pylist(written, schema=arrow_schema(REFINED_OUTCOMES))
+
+
+def _count(verdict: Row, result: RefinementResult) -> None:
+    result.statuses[verdict["verdict_status"]] += 1
+    if verdict["outcome"] is not None:
+        result.outcomes[verdict["outcome"]] += 1
+    if verdict["verdict_status"] in ("failed", "quarantined"):
+        result.errors[verdict["error_class"]] += 1
+    result.disagreements += bool(verdict["disagrees"])

@@ -1,0 +1,112 @@
+"""Counting both sides of a partition anew: what the raw rows hold against what each sink holds.
+
+Belongs here: independent counts, taken from the sinks themselves and not from what a materialisation said of itself.
+Does not belong here: what follows from a difference (``defs.asset_checks``).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.pipeline.convert import without_moved
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+
+COUNTED = ("runs", "steps", "messages")
+_FIELDS = ("run_id", "content_digest", "turns.step_id", "turns.input_tokens", "turns.messages.message_id")
+"""What is counted in Parquet: ids, and what tells an own step; the texts between them are not decoded for it."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What each side of a partition holds.
+
+    Attributes:
+        raw: runs, steps and messages in ``terminal_runs``.
+        parquet: in ``trajectories``, and in the quarantine.
+        postgres: in the table, and in the quarantine.
+        differences: a sentence for each count that is not equal, and for runs in which the sinks disagree.
+    """
+
+    raw: Mapping[str, int]
+    parquet: Mapping[str, int]
+    postgres: Mapping[str, int]
+    differences: tuple[str, ...] = field(default=())
+
+
+def verify_partition(hour: datetime, store: ParquetStore, database: TrajectoryDatabase) -> Verification:
+    """Count a partition's runs, own steps and messages in the raw rows and in both sinks, and compare these by run.
+
+    Raises:
+        SinkError: a sink cannot be read.
+    """
+    with database.kept_open() as kept_open:
+        return _verified(hour, store, kept_open)
+
+
+def _verified(hour: datetime, store: ParquetStore, database: TrajectoryDatabase) -> Verification:
+    key = key_of(hour)
+    raw = dict.fromkeys(COUNTED, 0)
+    for rows in store.read_fields(TERMINAL_RUNS, hour, ["run_id", "steps.id", "messages.id"]):
+        batch = without_moved(rows, key, database)
+        raw["runs"] += batch.num_rows
+        for name in ("steps", "messages"):
+            raw[name] += _items(batch.column(name))
+    quarantined = database.rows(
+        "SELECT count(*) AS runs, coalesce(sum(steps), 0)::bigint AS steps,"
+        " coalesce(sum(messages), 0)::bigint AS messages FROM trajectory.quarantine WHERE partition_key = %s",
+        [key],
+    )[0]
+    parquet = {name: int(quarantined[name]) for name in COUNTED}
+    postgres = dict(parquet)
+    digests: dict[str, str] = {}
+    for batch in store.read_fields(TRAJECTORIES, hour, _FIELDS):
+        turns: Any = pc.list_flatten(batch.column("turns"))
+        parquet["runs"] += batch.num_rows
+        own: Any = pc.and_(pc.is_valid(turns.field("step_id")), pc.is_valid(turns.field("input_tokens")))
+        parquet["steps"] += own.true_count
+        parquet["messages"] += _items(turns.field("messages"))
+        run_ids, content_digests = (batch.column(name).to_pylist() for name in ("run_id", "content_digest"))
+        digests.update(zip(map(str, run_ids), map(str, content_digests), strict=True))
+    there: dict[str, str] = {}
+    for row in database.rows(
+        "SELECT run_id, content_digest, step_count, message_count FROM trajectory.trajectories"
+        " WHERE partition_key = %s",
+        [key],
+    ):
+        there[row["run_id"]] = row["content_digest"]
+        postgres["runs"] += 1
+        postgres["steps"] += row["step_count"] or 0
+        postgres["messages"] += row["message_count"] or 0
+    counted = (
+        f"{key}: {raw[name]} {name} in the raw rows, {counts[name]} in {sink}"
+        for sink, counts in (("Parquet", parquet), ("Postgres", postgres))
+        for name in COUNTED
+        if counts[name] != raw[name]
+    )
+    return Verification(raw, parquet, postgres, (*counted, *_compared(key, digests, there)))
+
+
+def _compared(key: str, parquet: Mapping[str, str], postgres: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each kind of disagreement between the sinks, with the first run that shows it."""
+    for words, run_ids in (
+        ("in Parquet and not in Postgres", parquet.keys() - postgres.keys()),
+        ("in Postgres and not in Parquet", postgres.keys() - parquet.keys()),
+        (
+            "of another content in Parquet than in Postgres",
+            {run_id for run_id in parquet.keys() & postgres.keys() if parquet[run_id] != postgres[run_id]},
+        ),
+    ):
+        if run_ids:
+            yield f"{key}: {len(run_ids)} run(s) {words}, first {min(run_ids)}"
+
+
+def _items(lists: "pa.Array[Any]") -> int:
+    return pc.sum(pc.list_value_length(lists)).as_py() or 0

@@ -1,0 +1,283 @@
+"""Parquet files: exactly one a partition and asset, replaced whole.
+
+Belongs here: paths, atomic replacement, reading back in batches. Does not belong here: any column.
+"""
+
+import contextlib
+import hashlib
+import os
+import posixpath
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from trajectory_pipeline.schema.arrow import arrow_schema
+from trajectory_pipeline.schema.types import Table
+from trajectory_pipeline.storage.parquet import filesystem as filesystems
+from trajectory_pipeline.storage.parquet import io
+
+FILE_NAME = "part-0.parquet"
+HOUR_FOLDER = "hour=%Y-%m-%dT%H"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        uri: of the file.
+        rows: in it.
+        bytes: of it.
+        sha256: of it, in hex: the same rows always make the same file.
+        replaced: whether it took the place of the former file; False where that one was the same already.
+    """
+
+    uri: str
+    rows: int
+    bytes: int
+    sha256: str
+    replaced: bool
+
+
+def hour_folder(hour: datetime) -> str:
+    """Return the folder of a partition, ``hour=2026-11-21T09``: Hive style, and without the ``:`` of Dagster's key."""
+    return hour.astimezone(UTC).strftime(HOUR_FOLDER)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A partition's new file, made and not yet seen by anybody.
+
+    Attributes:
+        uri: where it will be.
+        rows: in it.
+        bytes: of it.
+        sha256: of it, in hex.
+    """
+
+    uri: str
+    rows: int
+    bytes: int
+    sha256: str
+    _temporary: Path
+    _filesystem: fsspec.AbstractFileSystem
+    _path: str
+
+    def publish(self) -> Written:
+        """Put the file in the place of the former one, at once; one that is the same already is left alone.
+
+        Raises:
+            SinkError: the storage cannot be written; the former file stays as it was.
+        """
+        replaced = not self.is_published
+        with filesystems.writing(self.uri):
+            if replaced and isinstance(self._filesystem, LocalFileSystem):
+                self._temporary.replace(self._path)
+                filesystems.sync_folder(Path(self._path).parent)
+            elif replaced:
+                self._filesystem.put_file(str(self._temporary), self._path)
+        return Written(self.uri, self.rows, self.bytes, self.sha256, replaced)
+
+    @property
+    def is_first_and_empty(self) -> bool:
+        """Whether the file has no rows, and there is no former one.
+
+        Raises:
+            SinkError: that cannot be told.
+        """
+        with filesystems.reading(self.uri):
+            return not self.rows and not self._filesystem.exists(self._path)
+
+    @cached_property
+    def is_published(self) -> bool:
+        """Whether the former file is the same already.
+
+        Raises:
+            SinkError: it cannot be read.
+        """
+        with filesystems.reading(self.uri):
+            try:
+                if self._filesystem.size(self._path) != self.bytes:
+                    return False
+                with self._filesystem.open(self._path, "rb") as former:
+                    return hashlib.file_digest(former, "sha256").hexdigest() == self.sha256
+            except FileNotFoundError:
+                return False
+
+
+@dataclass(frozen=True)
+class ParquetStore:
+    """A storage for Parquet files.
+
+    Attributes:
+        uri: a folder, or an fsspec URL such as ``s3://bucket/prefix``.
+
+    Files stand at ``<asset>/hour=YYYY-MM-DDTHH/part-0.parquet``. A file is made elsewhere first and then put over the
+    old one (one rename, or one PUT): a reader gets one version or the other, never a part. That holds for local
+    folders and object stores; a remote filesystem that writes in place (SFTP, SMB) promises less.
+    """
+
+    uri: str = field(repr=False)
+
+    def path_of(self, table: Table, hour: datetime) -> str:
+        """Return the URI of a partition's file, as it may be shown: without a password."""
+        return filesystems.shown(self._target(table, hour))
+
+    def write(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> Written:
+        """Replace a partition's file by these rows; without any rows, by an empty file.
+
+        Raises:
+            SinkError: the storage cannot be written; the old file stays as it was.
+        """
+        with self.prepare(table, hour, batches) as prepared:
+            return prepared.publish()
+
+    def standing(self, table: Table, hour: datetime, sha256: str) -> Written | None:
+        """Return a partition's file where it is there and has this digest; None where it is another or none.
+
+        Raises:
+            SinkError: the storage cannot be read.
+        """
+        target = self.path_of(table, hour)
+        filesystem, path = self.filesystem(table, hour)
+        with filesystems.reading(target):
+            try:
+                with filesystem.open(path, "rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                        return None
+                    size = file.tell()
+                    rows = pq.ParquetFile(file).metadata.num_rows
+                    return Written(target, rows, size, sha256, replaced=False)
+            except FileNotFoundError:
+                return None
+
+    def tidy(self, table: Table, hour: datetime) -> None:
+        """Remove what a killed process left of a file of the partition, whose lock must be held, as ``prepare`` does.
+
+        Raises:
+            SinkError: the storage cannot be written.
+        """
+        filesystem, path = self.filesystem(table, hour)
+        if isinstance(filesystem, LocalFileSystem):
+            with filesystems.writing(self.path_of(table, hour)):
+                filesystems.remove_leftovers(Path(path).parent)
+
+    @contextlib.contextmanager
+    def prepare(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> Iterator[Prepared]:
+        """Make a partition's new file; nobody sees it before ``publish``, and without that it is gone in the end.
+
+        So a file can be ready before a database transaction ends, and be published just before its commit.
+
+        Raises:
+            SinkError: the storage cannot be written; the old file stays as it was.
+        """
+        target = self.path_of(table, hour)
+        filesystem, path = self.filesystem(table, hour)
+        folder = (
+            Path(posixpath.dirname(path)) if isinstance(filesystem, LocalFileSystem) else Path(tempfile.gettempdir())
+        )
+        temporary = folder / f"{filesystems.TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
+        with filesystems.writing(target):
+            if isinstance(filesystem, LocalFileSystem):
+                filesystem.makedirs(str(folder), exist_ok=True)
+                filesystems.remove_leftovers(folder)
+            handle = temporary.open("wb")
+        try:
+            with filesystems.closing(handle, target):
+                rows = io.write_rows(handle, target, table, batches)
+            with filesystems.writing(target):
+                size, digest = temporary.stat().st_size, _sha256(temporary)
+            yield Prepared(target, rows, size, digest, temporary, filesystem, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def read(self, table: Table, hour: datetime, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield a partition's rows in batches, in the order of the file; nothing where there is no file.
+
+        Columns and fields that an older file lacks are null, lists empty.
+
+        Raises:
+            SinkError: the file cannot be read.
+        """
+        target = self.path_of(table, hour)
+        filesystem, path = self.filesystem(table, hour)
+        wanted = arrow_schema(table)
+        if columns is not None:
+            wanted = pa.schema([wanted.field(name) for name in columns])
+        yield from io.told_as_reading(target, io.read_batches(filesystem, path, wanted))
+
+    def read_fields(self, table: Table, hour: datetime, fields: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield a partition's rows with these fields alone, whatever else stands beside them; nothing without a file.
+
+        Args:
+            table: of the rows.
+            hour: start of the partition, UTC.
+            fields: columns without fields, and fields of lists: ``turns.messages.message_id``.
+
+        Raises:
+            SinkError: the file cannot be read, or lacks one of them.
+        """
+        target = self.path_of(table, hour)
+        filesystem, path = self.filesystem(table, hour)
+        leaves = [field.replace(".", ".list.element.") for field in fields]
+        yield from io.told_as_reading(target, io.read_leaves(filesystem, path, leaves))
+
+    def exists(self, table: Table, hour: datetime) -> bool:
+        """Whether a partition has a file."""
+        filesystem, path = self.filesystem(table, hour)
+        with filesystems.reading(self.path_of(table, hour)):
+            return bool(filesystem.exists(path))
+
+    def probe(self) -> None:
+        """Check that the storage can be reached, and, for a folder, that it can be written; writes nothing.
+
+        Raises:
+            SinkError: it cannot.
+        """
+        filesystem, path = filesystems.filesystem_of(self.uri, self.uri)
+        with filesystems.writing(filesystems.shown(self.uri)):
+            if not isinstance(filesystem, LocalFileSystem):
+                filesystem.exists(path)
+                return
+            folder = next(place for place in (Path(path), *Path(path).parents) if place.exists())
+            if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(f"{folder} is no folder that this user may write")
+
+    def rows(self, table: Table, hour: datetime) -> int | None:
+        """Return the number of rows in a partition's file, from its footer; None where there is no file.
+
+        Raises:
+            SinkError: the file cannot be read.
+        """
+        filesystem, path = self.filesystem(table, hour)
+        with filesystems.reading(self.path_of(table, hour)):
+            if not filesystem.exists(path):
+                return None
+            with filesystem.open(path, "rb") as handle:
+                return int(pq.read_metadata(handle).num_rows)
+
+    def filesystem(self, table: Table, hour: datetime) -> tuple[fsspec.AbstractFileSystem, str]:
+        """Return the filesystem of a partition's file, and its path there.
+
+        Raises:
+            SinkError: there is no such filesystem, or the package that it needs is not installed.
+        """
+        return filesystems.filesystem_of(self.uri, self._target(table, hour))
+
+    def _target(self, table: Table, hour: datetime) -> str:
+        return posixpath.join(self.uri.rstrip("/"), table.name, hour_folder(hour), FILE_NAME)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,66 @@
+"""How long after their end runs were captured.
+
+Belongs here: the two queries. Does not belong here: where it is shown (``defs.metadata``, ``cli.doctor``).
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import dict_row
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+    from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+
+
+@dataclass(frozen=True)
+class CaptureLag:
+    """Time from the end of a run, by the source's clock, to its row in Postgres, by that server's.
+
+    Attributes:
+        runs: that were captured for the first time.
+        median: of their lags.
+        longest: of their lags.
+    """
+
+    runs: int
+    median: timedelta
+    longest: timedelta
+
+
+_LAG = (
+    "SELECT count(*) AS runs,"
+    " percentile_cont(0.5) WITHIN GROUP (ORDER BY {at} - coalesce(end_time, start_time)) AS median,"
+    " max({at} - coalesce(end_time, start_time)) AS longest"
+    " FROM trajectory.trajectories WHERE deleted_at IS NULL AND {condition}"
+)
+
+
+def lag_of_new_runs(partition: "PartitionTransaction") -> CaptureLag | None:
+    """Return the lag of the runs that a partition's transaction brings for the first time; None where it brings none.
+
+    Runs that were there before are not counted, those that moved here from another partition neither.
+    """
+    # now() is when the transaction began, and what it writes as first_captured_at; it is committed at the end of it.
+    condition = "partition_key = %s AND first_captured_at = now()"
+    with partition.connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(_LAG.format(at="clock_timestamp()", condition=condition).encode(), [partition.partition_key])
+        return _lag(cursor.fetchone())
+
+
+def lag_since(database: "TrajectoryDatabase", age: timedelta) -> CaptureLag | None:
+    """Return the lag of the runs that ended in the last so long; None where none did.
+
+    Raises:
+        SinkError: the database cannot be read.
+    """
+    condition = "coalesce(end_time, start_time) > now() - %s"
+    (row,) = database.rows(_LAG.format(at="first_captured_at", condition=condition), [age])
+    return _lag(row)
+
+
+def _lag(row: dict[str, Any] | None) -> CaptureLag | None:
+    if row is None or not row["runs"] or row["median"] is None:
+        return None
+    return CaptureLag(row["runs"], row["median"], row["longest"])

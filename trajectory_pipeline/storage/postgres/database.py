@@ -1,0 +1,121 @@
+"""The trajectory database: its connections, one partition's transaction at a time, and what is read back.
+
+Belongs here: opening the database, and statements that read trajectories, the ledger and the quarantine. Does not
+belong here: what a partition writes (``storage.postgres.partition_writer``), verdicts (``storage.postgres.verdicts``), and what a row means.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from trajectory_pipeline.schema.sql import SCHEMA_NAME
+from trajectory_pipeline.storage.postgres import run_locations
+from trajectory_pipeline.storage.postgres.connection import connect, writing
+from trajectory_pipeline.storage.postgres.migrate import require_migrated
+from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline.storage.postgres.pool import KeptConnections
+
+
+@dataclass(frozen=True)
+class TrajectoryDatabase:
+    """The Postgres that holds the schema ``trajectory``.
+
+    Attributes:
+        url: ``postgresql://user:password@host:port/database``.
+    """
+
+    url: str = field(repr=False)
+    _kept: KeptConnections | None = field(default=None, repr=False, compare=False)
+
+    @contextmanager
+    def connect(self, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
+        """Open a connection to a migrated schema, or borrow one that is kept open; committed at the end.
+
+        Raises:
+            SinkError: the database cannot be reached, or is not migrated; the text says what to run.
+        """
+        if self._kept is not None:
+            with self._kept.lent(autocommit=autocommit) as connection:
+                yield connection
+            return
+        with connect(self.url, autocommit=autocommit) as connection:
+            with writing(self.url, "Looking for the schema"):
+                require_migrated(self.url, connection)
+            yield connection
+
+    @contextmanager
+    def kept_open(self) -> Iterator["TrajectoryDatabase"]:
+        """Keep connections for all that is done inside, instead of one a transaction; one that is lost is opened anew.
+
+        Nothing is opened before it is needed; inside such a block, another changes nothing.
+        """
+        if self._kept is not None:
+            yield self
+            return
+        with KeptConnections(self.url) as kept:
+            yield replace(self, _kept=kept)
+
+    @contextmanager
+    def partition(self, asset: str, partition_key: str, *, reads: str | None = None) -> Iterator[PartitionTransaction]:
+        """Open one partition for writing: waits until nobody else writes it, commits at the end or not at all.
+
+        Args:
+            asset: to be written.
+            partition_key: of both.
+            reads: asset that it is made of; waits until nobody writes that, and nobody does until the end.
+
+        Raises:
+            SinkError: the database cannot be reached, is not migrated or refuses.
+        """
+        with self.connect() as connection:
+            yield PartitionTransaction(self.url, connection, self._apart, asset, partition_key, reads=reads)
+
+    def _apart(self) -> AbstractContextManager[psycopg.Connection]:
+        return self.connect(autocommit=True)
+
+    def ledger(self, asset: str, partition_keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Return the ledger's rows of an asset by partition key; of all partitions if none is named."""
+        condition = "" if partition_keys is None else " AND partition_key = ANY(%s)"
+        parameters: list[Any] = [asset] if partition_keys is None else [asset, list(partition_keys)]
+        rows = self.rows(f"SELECT * FROM {SCHEMA_NAME}.partitions WHERE asset = %s{condition}", parameters)
+        return {row["partition_key"]: row for row in rows}
+
+    def moved_on(self, partition_key: str, run_ids: Sequence[str]) -> list[str]:
+        """Return which of these runs are in another partition, by the newest look at the source.
+
+        A run moves when its ``completed_at`` changes. Until the partition that it left is read again, raw rows of it
+        stand in both; the newer ones count, so that the run is in one place.
+        """
+        rows = self.rows(run_locations.MOVED, {"key": partition_key, "ids": list(run_ids)})
+        return [row["run_id"] for row in rows]
+
+    def unsettled(self, partition_keys: Sequence[str]) -> dict[str, str]:
+        """Return which of these partitions must be materialised again whatever the source holds, and why, in words."""
+        rows = self.rows(run_locations.UNSETTLED, run_locations.unsettled_of(partition_keys))
+        return {row["partition_key"]: row["reasons"] for row in rows}
+
+    def trajectory(self, run_id: str) -> dict[str, Any] | None:
+        """Return a run's row of ``trajectories``; None where there is none."""
+        return next(iter(self.rows(f"SELECT * FROM {SCHEMA_NAME}.trajectories WHERE run_id = %s", [run_id])), None)
+
+    def quarantined(self, run_id: str) -> dict[str, Any] | None:
+        """Return a run's row of ``quarantine``; None where it is not there."""
+        return next(iter(self.rows(f"SELECT * FROM {SCHEMA_NAME}.quarantine WHERE run_id = %s", [run_id])), None)
+
+    def rows(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
+        """Return the rows of a query as dicts.
+
+        Raises:
+            SinkError: it cannot be run.
+        """
+        with (
+            self.connect(autocommit=True) as connection,
+            writing(self.url, "Reading"),
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            cursor.execute(statement.encode(), parameters)
+            return cursor.fetchall()

@@ -1,0 +1,116 @@
+"""Bringing the schema ``trajectory`` up to date.
+
+Belongs here: running the Alembic migrations, and telling whether they have run. Does not belong here: their content.
+"""
+
+import threading
+from functools import cache
+from pathlib import Path
+
+import psycopg
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.schema.sql import SCHEMA_NAME
+from trajectory_pipeline.settings import without_password
+from trajectory_pipeline.storage.postgres.connection import open_connection, writing
+
+VERSION_TABLE = "alembic_version"
+_MINIMUM_SERVER = 14
+_ALEMBIC = threading.Lock()
+
+
+def migrate(url: str) -> tuple[str | None, str]:
+    """Bring the schema up to date, in one transaction; safe to run twice and at once.
+
+    Returns:
+        The revision before (None: there was no schema) and after.
+
+    Raises:
+        SinkError: the database cannot be reached, is too old, or refuses.
+    """
+    # The connection is opened as everywhere else: SQLAlchemy reads URLs by rules of its own.
+    engine = sa.create_engine("postgresql+psycopg://", creator=lambda: open_connection(url), poolclass=sa.NullPool)
+    with writing(url, "Migrating"), engine.begin() as connection:
+        _refuse_old_servers(connection, url)
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('trajectory migration', 0))"))
+        before = _revision(connection)
+        if before is not None and before not in _known_revisions():
+            raise SinkError(
+                f"The schema {SCHEMA_NAME!r} in {without_password(url)} is at revision {before}, which this version"
+                f" does not know (its newest is {head_revision()}): a newer trajectory-pipeline made it."
+                f" Update this one."
+            )
+        if before != head_revision():
+            if before is None:
+                _make_schema(connection)
+            config = _config()
+            config.attributes["connection"] = connection
+            # Alembic keeps the environment of a running migration in a global of its own.
+            with _ALEMBIC:
+                command.upgrade(config, "head")
+        return before, head_revision()
+
+
+@cache
+def head_revision() -> str:
+    """Return the newest revision that this version of the package knows."""
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
+
+
+def require_migrated(url: str, connection: psycopg.Connection) -> None:
+    """Refuse a database whose schema is not that of this version.
+
+    Raises:
+        SinkError: the text says what to run.
+    """
+    try:
+        found = connection.execute(f"SELECT version_num FROM {SCHEMA_NAME}.{VERSION_TABLE}").fetchone()
+    except psycopg.errors.UndefinedTable:
+        raise SinkError(
+            f"The database {without_password(url)} has no schema {SCHEMA_NAME!r} yet: run"
+            " `trajectory-pipeline migrate`."
+        ) from None
+    revision = found and found[0]
+    if revision != head_revision():
+        newer = revision is not None and revision not in _known_revisions()
+        todo = "a newer trajectory-pipeline made it: update this one" if newer else "run `trajectory-pipeline migrate`"
+        raise SinkError(
+            f"The schema {SCHEMA_NAME!r} in {without_password(url)} is at revision {revision}, this version needs"
+            f" {head_revision()}: {todo}."
+        )
+
+
+def _make_schema(connection: sa.Connection) -> None:
+    """Make the schema; one that an administrator made for a user who may not make schemas is taken as it is."""
+    if connection.execute(sa.text("SELECT to_regnamespace(:name)"), {"name": SCHEMA_NAME}).scalar() is None:
+        connection.execute(sa.text(f"CREATE SCHEMA {SCHEMA_NAME}"))
+
+
+@cache
+def _known_revisions() -> frozenset[str]:
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if connection.execute(sa.text(f"SELECT to_regclass('{SCHEMA_NAME}.{VERSION_TABLE}')")).scalar() is None:
+        return None
+    return connection.execute(sa.text(f"SELECT version_num FROM {SCHEMA_NAME}.{VERSION_TABLE}")).scalar()
+
+
+def _refuse_old_servers(connection: sa.Connection, url: str) -> None:
+    number = int(connection.execute(sa.text("SHOW server_version_num")).scalar_one())
+    if number < _MINIMUM_SERVER * 10_000:
+        raise SinkError(
+            f"The server {without_password(url)} is Postgres {number // 10_000}; {_MINIMUM_SERVER} or later is needed"
+            " for TRAJECTORY_DATABASE_URL."
+        )

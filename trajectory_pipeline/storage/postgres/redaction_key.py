@@ -1,0 +1,29 @@
+"""The key of placeholders for secrets, kept in the trajectory database where none is set.
+
+Belongs here: making it once, and reading it. Does not belong here: what it is used for (``judge.redaction.redactor``).
+"""
+
+import secrets
+
+from trajectory_pipeline.storage.postgres.connection import writing
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+
+_BYTES = 32
+
+
+def redaction_key(database: TrajectoryDatabase) -> bytes:
+    """Return the key, the same for every worker; it is made where there is none yet.
+
+    Raises:
+        SinkError: the database cannot be reached, or is not migrated.
+    """
+    with database.connect(autocommit=True) as connection, writing(database.url, "Reading the redaction key"):
+        connection.execute(
+            "INSERT INTO trajectory.redaction_keys (name, secret, created_at) VALUES ('tags', %s, now())"
+            " ON CONFLICT (name) DO NOTHING",
+            [secrets.token_hex(_BYTES)],
+        )
+        row = connection.execute("SELECT secret FROM trajectory.redaction_keys WHERE name = 'tags'").fetchone()
+    if row is None:
+        raise RuntimeError("the redaction key was removed while it was read")
+    return bytes.fromhex(row[0])

@@ -1,0 +1,158 @@
+"""Removing a partition's rows from Postgres because of its age, and what the ledger says of it afterwards.
+
+Belongs here: the statements, and which partitions have rows that are old enough. Does not belong here: files
+(``storage.parquet.cleanup``), and when anything is pruned (``maintenance.retention``).
+
+Where each run was seen last stays (``captured_runs``): a run that moves out of a pruned partition, or comes back, keeps
+its first date, and older raw rows of it elsewhere do not take it back. Calls to judges stay with what they cost.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import LiteralString
+
+from trajectory_pipeline.schema.ledger import PRUNED
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.storage.postgres import run_locations
+from trajectory_pipeline.storage.postgres.connection import writing
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.erasure import empty_attempts_of
+from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+
+_NOTHING = hashlib.sha256(b"").hexdigest()
+
+_PRUNED: LiteralString = (
+    "SELECT DISTINCT partition_key FROM trajectory.partitions"
+    " WHERE partition_key = ANY(%s) AND asset = ANY(%s) AND result = %s"
+)
+
+# A verdict keeps the key of the partition in which it was reached; its run may have moved to a younger one since.
+_OLD_ROWS: LiteralString = """
+SELECT partition_key, sum(rows)::bigint AS rows FROM (
+    SELECT partition_key, 0 AS rows FROM trajectory.partitions
+    WHERE asset = ANY(%(assets)s) AND result <> %(pruned)s AND partition_key <= %(last)s
+    UNION ALL
+    SELECT partition_key, 0 FROM trajectory.partitions r WHERE asset = %(raw)s AND partition_key <= %(last)s
+    AND NOT EXISTS (SELECT FROM trajectory.partitions t
+        WHERE t.asset = %(converted)s AND t.partition_key = r.partition_key)
+    UNION ALL
+    SELECT partition_key, count(*) FROM trajectory.trajectories WHERE partition_key <= %(last)s GROUP BY 1
+    UNION ALL
+    SELECT partition_key, count(*) FROM trajectory.quarantine WHERE partition_key <= %(last)s GROUP BY 1
+    UNION ALL
+    SELECT coalesce(t.partition_key, v.partition_key), count(*) FROM trajectory.verdicts v
+    LEFT JOIN trajectory.trajectories t ON t.run_id = v.run_id
+    LEFT JOIN trajectory.captured_runs c ON c.run_id = v.run_id
+    WHERE coalesce(t.partition_key, v.partition_key) <= %(last)s
+    AND coalesce(c.partition_key, t.partition_key, v.partition_key) = coalesce(t.partition_key, v.partition_key)
+    GROUP BY 1
+) held GROUP BY 1
+"""
+
+_RUNS: LiteralString = """
+SELECT run_id FROM (
+    SELECT run_id FROM trajectory.trajectories WHERE partition_key = %(key)s
+    UNION SELECT run_id FROM trajectory.quarantine WHERE partition_key = %(key)s
+    UNION SELECT run_id FROM trajectory.verdicts WHERE partition_key = %(key)s
+) h WHERE NOT EXISTS (
+    SELECT FROM trajectory.captured_runs c WHERE c.run_id = h.run_id AND c.partition_key <> %(key)s
+)
+"""
+"""The runs of a partition; not those that were seen in another one since, whose verdicts are that one's."""
+
+
+def pruned_partitions(database: TrajectoryDatabase, partition_keys: Sequence[str]) -> set[str]:
+    """Return those of these partitions of which raw rows or trajectories were pruned.
+
+    They are left as they are, whatever happens at the source: only an explicit materialisation brings them back.
+
+    Raises:
+        SinkError: the ledger cannot be read.
+    """
+    if not partition_keys:
+        return set()
+    assets = [TERMINAL_RUNS.name, TRAJECTORIES.name]
+    return {row["partition_key"] for row in database.rows(_PRUNED, [list(partition_keys), assets, PRUNED])}
+
+
+def old_trajectories(database: TrajectoryDatabase, last: str) -> dict[str, int]:
+    """Return the partitions up to a key that hold trajectories, verdicts or quarantine, each with how many rows.
+
+    One that only the ledger knows of has none; one whose raw rows were never converted is among them.
+
+    Raises:
+        SinkError: the database cannot be read.
+    """
+    parameters = {
+        "assets": [TRAJECTORIES.name, REFINED_OUTCOMES.name],
+        "raw": TERMINAL_RUNS.name,
+        "converted": TRAJECTORIES.name,
+        "pruned": PRUNED,
+        "last": last,
+    }
+    rows = database.rows(_OLD_ROWS, parameters)
+    return {row["partition_key"]: row["rows"] for row in rows}
+
+
+def old_raw_rows(database: TrajectoryDatabase, last: str) -> list[str]:
+    """Return the partitions up to a key whose raw rows the ledger knows of.
+
+    Raises:
+        SinkError: the ledger cannot be read.
+    """
+    rows = database.rows(
+        "SELECT partition_key FROM trajectory.partitions WHERE asset = %s AND result <> %s AND partition_key <= %s",
+        [TERMINAL_RUNS.name, PRUNED, last],
+    )
+    return [row["partition_key"] for row in rows]
+
+
+def remove_rows(partition: PartitionTransaction) -> int:
+    """Remove a partition's trajectories, quarantine and verdicts; returns how many rows.
+
+    Calls that were made for its runs stay with what they took and cost, and lose their texts.
+    """
+    key = {"key": partition.partition_key}
+    connection = partition.connection
+    with writing(partition.url, f"Pruning {partition.partition_key}"):
+        run_ids = [row[0] for row in connection.execute(_RUNS, key)]
+        verdicts = connection.execute("DELETE FROM trajectory.verdicts WHERE run_id = ANY(%s)", [run_ids]).rowcount
+        empty_attempts_of(connection, run_ids)
+        quarantined = connection.execute("DELETE FROM trajectory.quarantine WHERE partition_key = %(key)s", key)
+        return verdicts + quarantined.rowcount + partition.remove("t.partition_key = %s", key["key"])
+
+
+def record_pruned(partition: PartitionTransaction, asset: str, *, known_only: bool = False) -> None:
+    """Write into the ledger that a partition of an asset is pruned, and drop what was noted of it.
+
+    What the ledger says besides stays: what it held, and who wrote it.
+
+    Args:
+        partition: whose transaction it is.
+        asset: which.
+        known_only: leave the ledger as it is where it knows nothing of this partition.
+    """
+    key = partition.partition_key
+    connection = partition.connection
+    with writing(partition.url, f"Writing the ledger of {key}"):
+        run_locations.forget(connection, run_locations.notes(connection, asset, key))
+        if not known_only:
+            connection.execute(
+                "INSERT INTO trajectory.partitions (asset, partition_key, result, counts, content_digest,"
+                " materialized_at, schema_version) VALUES (%s, %s, %s, '{}', %s, clock_timestamp(), %s)"
+                " ON CONFLICT (asset, partition_key) DO NOTHING",
+                [asset, key, PRUNED, _NOTHING, SCHEMA_VERSION],
+            )
+        connection.execute(
+            "UPDATE trajectory.partitions SET result = %s, materialized_at = clock_timestamp()"
+            " WHERE asset = %s AND partition_key = %s AND result <> %s",
+            [PRUNED, asset, key, PRUNED],
+        )
+
+
+def is_pruned(entries: Mapping[str, Mapping[str, object]], partition_key: str) -> bool:
+    """Whether the ledger's entries of an asset say that a partition is pruned, or know nothing of it."""
+    entry = entries.get(partition_key)
+    return entry is None or entry["result"] == PRUNED

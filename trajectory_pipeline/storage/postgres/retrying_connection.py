@@ -1,0 +1,94 @@
+"""A connection for work that takes long: one that is lost is opened anew, and what was under way is done again.
+
+Belongs here: transactions that may be repeated. Does not belong here: what they do.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, LiteralString, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from trajectory_pipeline.storage.postgres.connection import open_connection, writing
+
+Query = sql.Composed | sql.SQL | LiteralString
+_T = TypeVar("_T")
+_RECONNECT_AFTER_SECONDS = (0.0, 1.0, 4.0)
+
+
+class Transaction:
+    """Statements that are carried out together or not at all."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self._connection = connection
+
+    def rows(self, statement: Query, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
+        """Run a statement; returns its rows as dicts."""
+        with self._connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def many(self, statement: Query, parameters: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement once for each of these parameters."""
+        with self._connection.cursor() as cursor:
+            cursor.executemany(statement, parameters)
+
+
+class LastingConnection:
+    """An open connection on which every piece of work is a transaction of its own.
+
+    So a killed process keeps what it had done. Work must be such that doing it twice is as good as once: where the
+    connection is lost while it commits, nobody knows whether it did, and it is done again.
+    """
+
+    def __init__(self, url: str, connection: psycopg.Connection) -> None:
+        self._url = url
+        self._connection = connection
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def run(self, doing: str, work: Callable[[Transaction], _T]) -> _T:
+        """Carry out work in one transaction; returns what it returns.
+
+        Args:
+            doing: what it does, for the sentence of an error.
+            work: that may be repeated.
+
+        Raises:
+            SinkError: the database refuses, or cannot be reached any more.
+        """
+        with writing(self._url, doing):
+            try:
+                return self._once(work)
+            except psycopg.errors.DeadlockDetected:
+                return self._once(work)
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                if not self._connection.closed:
+                    raise
+                self._reconnect()
+                return self._once(work)
+
+    def rows(
+        self, doing: str, statement: Query, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[dict[str, Any]]:
+        """Run one statement that may be repeated; returns its rows as dicts."""
+        return self.run(doing, lambda transaction: transaction.rows(statement, parameters))
+
+    def _once(self, work: Callable[[Transaction], _T]) -> _T:
+        with self._connection.transaction():
+            return work(Transaction(self._connection))
+
+    def _reconnect(self) -> None:
+        for pause in _RECONNECT_AFTER_SECONDS:
+            time.sleep(pause)
+            try:
+                self._connection = open_connection(self._url, autocommit=True)
+            except psycopg.OperationalError:
+                if pause == _RECONNECT_AFTER_SECONDS[-1]:
+                    raise
+            else:
+                return

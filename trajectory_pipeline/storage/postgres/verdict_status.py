@@ -1,0 +1,255 @@
+"""Where each trajectory stands under a policy: judged, or not, and why not.
+
+Belongs here: the question that the stage, the plan and the refinement sensor all ask, in SQL. Does not belong here:
+what follows from the answer, and writing (``storage.postgres.verdicts``).
+
+The verdict key is worked out here as in ``judge.policy.verdict_key`` (a test compares them), so that what is due
+is found by comparing, also where only an earlier run of a chain has changed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal, LiteralString
+
+from psycopg import sql
+
+from trajectory_pipeline.budget.caps import Amount
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.schema.verdicts import DENIED, FINAL_STATUSES
+from trajectory_pipeline.storage.postgres.retrying_connection import LastingConnection
+
+Order = Literal["newest", "signals"]
+"""Which trajectories go first: those that ended last; or failures, disagreements, retries and trouble before others."""
+
+LONGEST_CHAIN = 50
+"""Earlier runs of one task that are looked up; a longer chain is one that bites its own tail."""
+_STANDINGS: LiteralString = """
+WITH RECURSIVE chosen AS (
+    SELECT t.run_id, t.continues_run_id, t.content_digest, t.partition_key, t.organization_id, t.agent_id,
+        t.heuristic_outcome, t.message_count, t.signals, t.updated_at, coalesce(t.end_time, t.start_time) AS ended_at
+    FROM trajectory.trajectories t WHERE t.deleted_at IS NULL AND {condition}
+), chain (judged, run_id, depth, seen) AS (
+    SELECT c.run_id, c.continues_run_id, 1, ARRAY[c.run_id] FROM chosen c
+    WHERE c.continues_run_id IS NOT NULL AND c.continues_run_id <> c.run_id
+    UNION ALL
+    SELECT c.judged, t.continues_run_id, c.depth + 1, c.seen || t.run_id
+    FROM chain c JOIN trajectory.trajectories t ON t.run_id = c.run_id
+    WHERE c.depth < %(longest)s AND NOT (t.continues_run_id = ANY(c.seen || t.run_id))
+), earlier AS (
+    SELECT c.judged, array_agg(t.run_id ORDER BY c.depth DESC) AS run_ids,
+        array_agg(t.content_digest ORDER BY c.depth DESC) AS digests
+    FROM chain c JOIN trajectory.trajectories t ON t.run_id = c.run_id GROUP BY c.judged
+), keyed AS (
+    SELECT t.*, coalesce(e.run_ids, ARRAY[]::text[]) AS earlier_run_ids,
+        coalesce(e.digests, ARRAY[]::text[]) AS earlier_digests, encode(sha256(convert_to(
+        array_to_string(e.digests || t.content_digest || %(policy)s::text, E'\\n'), 'UTF8')), 'hex') AS verdict_key
+    FROM chosen t LEFT JOIN earlier e ON e.judged = t.run_id
+), standing AS (
+    SELECT k.*, v.verdict_status, v.error_class, v.failures,
+        v.next_try_at, v.held_back_usd, v.held_back_tokens,
+        coalesce(v.verdict_status = 'quarantined' AND v.next_try_at > now(), false) AS resting
+    FROM keyed k LEFT JOIN trajectory.verdicts v ON v.run_id = k.run_id AND v.verdict_key = k.verdict_key
+        AND NOT v.erased
+)
+"""
+
+_OF_ONE: LiteralString = """
+SELECT s.run_id, s.verdict_key, s.content_digest, s.partition_key, s.organization_id, s.agent_id, s.heuristic_outcome,
+    s.message_count, s.earlier_run_ids, s.earlier_digests, s.ended_at, s.verdict_status, s.error_class, s.resting,
+    CASE WHEN s.verdict_status IS NOT NULL THEN s.verdict_status
+        WHEN EXISTS (SELECT FROM trajectory.verdicts w WHERE w.run_id = s.run_id AND w.policy_id = %(policy)s)
+            THEN 'content changed'
+        WHEN EXISTS (SELECT FROM trajectory.verdicts w WHERE w.run_id = s.run_id) THEN 'policy changed'
+        ELSE 'new' END AS standing
+FROM standing s ORDER BY
+"""
+
+_NEWEST: LiteralString = "s.ended_at DESC NULLS LAST, s.run_id"
+_SIGNALS: LiteralString = (
+    """
+CASE WHEN s.heuristic_outcome = 'failure' THEN 0
+    WHEN EXISTS (SELECT FROM trajectory.verdicts w WHERE w.run_id = s.run_id AND w.disagrees) THEN 1
+    WHEN s.verdict_status = 'failed' THEN 2
+    WHEN (s.signals ->> 'tool_errors')::bigint > 0 OR (s.signals ->> 'negative_feedback')::bigint > 0
+        OR (s.signals ->> 'repeated_calls')::bigint > 0 OR (s.signals ->> 'denied_approvals')::bigint > 0 THEN 3
+    ELSE 4 END,
+"""
+    + _NEWEST
+)
+
+_LACKING: LiteralString = """
+SELECT s.partition_key FROM standing s
+LEFT JOIN trajectory.spending o ON o.scope = 'organization'
+    AND o.scope_key = %(day)s || ' ' || coalesce(s.organization_id, '(none)')
+LEFT JOIN trajectory.partitions p ON p.asset = 'trajectories' AND p.partition_key = s.partition_key
+WHERE s.updated_at <= %(quiet)s AND s.ended_at >= %(ended)s
+    AND coalesce(p.result, 'complete') IN ('complete', 'quarantined')
+    AND (s.verdict_status IS NULL OR s.verdict_status = 'deferred_budget'
+        OR (s.verdict_status IN ('failed', 'quarantined') AND s.failures < %(give_up)s AND s.next_try_at <= %(now)s)
+        OR (s.verdict_status = 'not_eligible' AND s.error_class = %(denied)s
+            AND NOT coalesce(s.agent_id = ANY(%(deny_agents)s), false)
+            AND NOT coalesce(s.organization_id = ANY(%(deny_organizations)s), false)
+            AND (cardinality(%(allow_agents)s::text[]) = 0 OR coalesce(s.agent_id = ANY(%(allow_agents)s), false))
+            AND (cardinality(%(allow_organizations)s::text[]) = 0
+                OR coalesce(s.organization_id = ANY(%(allow_organizations)s), false))))
+    AND coalesce(s.held_back_usd, %(least_usd)s) <= %(usd)s
+    AND coalesce(s.held_back_tokens, %(least_tokens)s) <= %(tokens)s
+    AND coalesce(s.held_back_usd, %(least_usd)s) <= %(organization_usd)s
+        - coalesce(o.spent_usd + o.reserved_usd, 0)
+GROUP BY 1 ORDER BY 1
+"""
+
+_GIVEN_UP: LiteralString = """
+SELECT s.run_id, s.error_class, s.failures FROM standing s WHERE s.ended_at >= %(ended)s
+    AND s.verdict_status IN ('failed', 'quarantined') AND (s.failures >= %(give_up)s OR s.next_try_at IS NULL)
+ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where one trajectory stands.
+
+    Attributes:
+        run_id: of the trajectory.
+        verdict_key: of its verdict under the policy, be it there or not.
+        content_digest: of the trajectory.
+        partition_key: of the trajectory.
+        organization_id: of its agent.
+        agent_id: that ran it.
+        heuristic_outcome: of the trajectory.
+        message_count: that it holds.
+        earlier_run_ids: the runs that it continues, the earliest first.
+        earlier_digests: their content digests.
+        ended_at: when it ended.
+        standing: its verdict's status; where it has no verdict: new, content changed or policy changed.
+        error_class: of its verdict.
+        resting: whether its verdict is quarantined and not to be asked for again yet.
+    """
+
+    run_id: str
+    verdict_key: str
+    content_digest: str
+    partition_key: str
+    organization_id: str | None
+    agent_id: str
+    heuristic_outcome: str
+    message_count: int
+    earlier_run_ids: tuple[str, ...]
+    earlier_digests: tuple[str, ...]
+    ended_at: datetime | None
+    standing: str
+    error_class: str | None
+    resting: bool
+
+    @property
+    def due(self) -> bool:
+        """Whether a materialisation asks about it."""
+        return self.standing not in FINAL_STATUSES and not self.resting
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What its verdict is found by."""
+        return self.run_id, self.verdict_key
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the refinement sensor looks for.
+
+    Attributes:
+        policy_id: under which policy.
+        day: whose accounts hold, UTC: ``2026-11-23``.
+        quiet_since: trajectories that changed later are left for the moment.
+        ended_since: trajectories of runs that ended earlier are left to an explicit materialisation.
+        now: failed and quarantined verdicts whose next try is later are left for the moment.
+        give_up_after: failures after which one is not tried again.
+        least: what the smallest call may take at most.
+        usd: dollars that are left for one materialisation today; infinite without a cap.
+        tokens: the same in tokens.
+        organization_usd: dollars that an organisation has a day; infinite without such a cap.
+        consent: ids under ``allow_agents``, ``deny_agents``, ``allow_organizations``, ``deny_organizations``.
+    """
+
+    policy_id: str
+    day: str
+    quiet_since: datetime
+    ended_since: datetime
+    now: datetime
+    give_up_after: int
+    least: Amount
+    usd: Decimal
+    tokens: Decimal
+    organization_usd: Decimal
+    consent: Mapping[str, Sequence[str]]
+
+
+def standings(
+    connection: LastingConnection, policy_id: str, partition_keys: Sequence[str], order: Order
+) -> list[Standing]:
+    """Return where the trajectories of partitions stand that are not deleted at the source.
+
+    Args:
+        connection: to the trajectory database.
+        policy_id: under which policy.
+        partition_keys: of the partitions.
+        order: which go first.
+    """
+    statement = sql.SQL(_STANDINGS).format(condition=sql.SQL("t.partition_key = ANY(%(keys)s)")) + sql.SQL(
+        _OF_ONE + (_SIGNALS if order == "signals" else _NEWEST)
+    )
+    parameters = {"policy": policy_id, "longest": LONGEST_CHAIN, "keys": list(partition_keys)}
+    return [_standing(row) for row in connection.rows("Looking for missing verdicts", statement, parameters)]
+
+
+def lacking(connection: LastingConnection, wanted: Wanted) -> list[str]:
+    """Return the keys of partitions with trajectories that should be judged now, and could be paid, sorted.
+
+    Partitions whose trajectories are not what their raw rows say are left out: a verdict on them would be of no use.
+    """
+    rows = connection.rows(
+        "Looking for missing verdicts",
+        _RECENT + sql.SQL(_LACKING),
+        {
+            **_recent(wanted.policy_id, wanted.ended_since),
+            "quiet": wanted.quiet_since,
+            "now": wanted.now,
+            "give_up": wanted.give_up_after,
+            "least_usd": wanted.least.usd,
+            "least_tokens": wanted.least.tokens,
+            "day": wanted.day,
+            "usd": wanted.usd,
+            "tokens": wanted.tokens,
+            "organization_usd": wanted.organization_usd,
+            "denied": DENIED,
+            **wanted.consent,
+        },
+    )
+    return [row["partition_key"] for row in rows]
+
+
+def given_up(
+    connection: LastingConnection, policy_id: str, *, ended_since: datetime, give_up_after: int
+) -> list[dict[str, Any]]:
+    """Return the trajectories whose failed verdicts the sensor does not have tried again any more.
+
+    Each with ``run_id``, ``error_class`` and ``failures``, sorted by run.
+    """
+    parameters = {**_recent(policy_id, ended_since), "give_up": give_up_after}
+    return connection.rows("Looking for given-up verdicts", _RECENT + sql.SQL(_GIVEN_UP), parameters)
+
+
+# A partition's key is the hour in which its runs ended, and keys sort as hours do.
+_RECENT = sql.SQL(_STANDINGS).format(condition=sql.SQL("t.partition_key >= %(since_key)s"))
+
+
+def _recent(policy_id: str, ended_since: datetime) -> dict[str, Any]:
+    return {"policy": policy_id, "longest": LONGEST_CHAIN, "ended": ended_since, "since_key": key_of(ended_since)}
+
+
+def _standing(row: Mapping[str, Any]) -> Standing:
+    values = {name: row[name] for name in Standing.__dataclass_fields__}
+    earlier = {name: tuple(row[name]) for name in ("earlier_run_ids", "earlier_digests")}
+    return Standing(**{**values, **earlier})

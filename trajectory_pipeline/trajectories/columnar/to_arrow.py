@@ -1,0 +1,172 @@
+"""Ordinary runs back to Arrow: trajectories with the schema of the Parquet files, built by columns.
+
+Belongs here: which field is taken over from which raw column, and nesting by offsets. Does not belong here: any value
+that was found on the way (``ordinary``).
+"""
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trajectory_pipeline.schema.arrow import arrow_schema, arrow_type
+from trajectory_pipeline.schema.trajectories import (
+    APPROVAL,
+    CONTENT_PART,
+    MESSAGE,
+    TOOL_CALL,
+    TOOL_RETURN,
+    TRAJECTORIES,
+    TURN,
+)
+from trajectory_pipeline.schema.types import Column
+from trajectory_pipeline.trajectories.columnar.decode import Entries
+from trajectory_pipeline.trajectories.columnar.runs import OrdinaryRuns, Run, Turn
+
+_OF_BATCH = {"tags": "agent_tags", "context": "context", "deleted_at": "deleted_at"}
+_OF_RUN = {
+    "run_id": "id",
+    "agent_id": "agent_id",
+    "organization_id": "organization_id",
+    "project_id": "project_id",
+    "start_time": "created_at",
+    "end_time": "completed_at",
+    "ttft_ns": "ttft_ns",
+    "status": "status",
+    "stop_reason": "stop_reason",
+    "background": "background",
+}
+_OF_AGENT = {"agent_name": "name", "agent_type": "agent_type"}
+_OF_STEP = {
+    "step_id": "id",
+    "timestamp": "created_at",
+    "model": "model",
+    "model_handle": "model_handle",
+    "provider": "provider_name",
+    "endpoint": "model_endpoint",
+    "context_window_limit": "context_window_limit",
+    "status": "status",
+    "stop_reason": "stop_reason",
+    "feedback": "feedback",
+}
+_OF_METRICS = {"step_ns": "step_ns", "llm_request_ns": "llm_request_ns", "tool_execution_ns": "tool_execution_ns"}
+_OF_USAGE = (
+    "input_tokens",
+    "output_tokens",
+    "total_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+)
+_NO_USAGE = (None,) * len(_OF_USAGE)
+_OF_MESSAGE = {
+    "message_id": "id",
+    "role": "role",
+    "timestamp": "created_at",
+    "sequence_id": "sequence_id",
+    "name": "name",
+    "model": "model",
+    "sender_id": "sender_id",
+    "tool_call_id": "tool_call_id",
+}
+
+
+def trajectories_of(converted: OrdinaryRuns, runs: Sequence[Run]) -> pa.RecordBatch:
+    """Return runs, in this order, as trajectories."""
+    raw = converted.raw
+    batch, places = raw.batch, [run.place for run in runs]
+    columns: dict[str, pa.Array[Any]] = {
+        **{name: _taken(batch.column(source), places) for name, source in _OF_BATCH.items()},
+        **{name: _taken(raw.runs.arrays[source], places) for name, source in _OF_RUN.items()},
+        **{name: _taken(raw.agents.arrays[source], places) for name, source in _OF_AGENT.items()},
+        "erased": _flags(_taken(batch.column("erased"), places)),
+        "turns": _nested(
+            [len(run.turns) for run in runs], _turns(converted, [turn for run in runs for turn in run.turns])
+        ),
+    }
+    schema = arrow_schema(TRAJECTORIES)
+    for each in schema:
+        if each.name not in columns:
+            columns[each.name] = pa.array([run.values[each.name] for run in runs], each.type)
+    return pa.RecordBatch.from_arrays([columns[each.name].cast(each.type) for each in schema], schema=schema)
+
+
+def _turns(converted: OrdinaryRuns, turns: Sequence[Turn]) -> "pa.Array[Any]":
+    raw = converted.raw
+    steps, metrics = [turn.step for turn in turns], [turn.metrics for turn in turns]
+    usage = [turn.usage or _NO_USAGE for turn in turns]
+    columns: dict[str, Any] = {
+        "step_run_id": [turn.step_run_id for turn in turns],
+        "error": [turn.error for turn in turns],
+        "tags": [turn.tags for turn in turns],
+        **{name: _taken(raw.steps.arrays[source], steps) for name, source in _OF_STEP.items()},
+        **{name: _taken(raw.step_metrics.arrays[source], metrics) for name, source in _OF_METRICS.items()},
+        **{name: [of_step[index] for of_step in usage] for index, name in enumerate(_OF_USAGE)},
+        "messages": _nested(
+            [len(turn.messages) for turn in turns],
+            _messages(converted, [message for turn in turns for message in turn.messages]),
+        ),
+    }
+    return _structs(TURN, columns)
+
+
+def _messages(converted: OrdinaryRuns, places: Sequence[int]) -> "pa.Array[Any]":
+    arrays = converted.raw.messages.arrays
+    returns = converted.returns
+    for at in converted.denied:
+        row = returns.rows[at]
+        returns.rows[at] = (*row[:2], True, *row[3:])
+    columns: dict[str, Any] = {
+        "kind": [converted.kinds[at] for at in places],
+        "is_deleted": _flags(_taken(arrays["is_deleted"], places)),
+        "assistant_text": [converted.said[at] for at in places],
+        "inner_thought": [converted.thoughts[at] for at in places],
+        "content": _taken(_entries(CONTENT_PART, converted.content), places),
+        "tool_calls": _taken(_entries(TOOL_CALL, converted.calls), places),
+        "tool_returns": _taken(_entries(TOOL_RETURN, returns), places),
+        "approvals": _taken(_entries(APPROVAL, converted.approvals), places),
+        **{name: _taken(arrays[source], places) for name, source in _OF_MESSAGE.items()},
+    }
+    return _structs(MESSAGE, columns)
+
+
+def _entries(fields: Sequence[Column], entries: Entries) -> "pa.Array[Any]":
+    values: Iterable[Sequence[Any]] = zip(*entries.rows, strict=True) if entries.rows else [()] * len(fields)
+    columns = {column.name: of_field for column, of_field in zip(fields, values, strict=True)}
+    return _listed(pa.array(entries.ends, pa.int32()), _structs(fields, columns))
+
+
+def _flags(array: "pa.Array[Any]") -> "pa.Array[Any]":
+    flags: pa.Array[Any] = pc.fill_null(cast(Any, array), cast(Any, False))
+    return flags
+
+
+def _taken(array: "pa.Array[Any]", places: Sequence[int | None]) -> "pa.Array[Any]":
+    """Return what stands at these places; the array itself where that is all of it, in order."""
+    if len(places) == len(array) and all(map(operator.eq, places, range(len(places)))):
+        return array
+    taken: pa.Array[Any] = array.take(pa.array(places, pa.int64()))
+    return taken
+
+
+def _structs(fields: Sequence[Column], columns: dict[str, Any]) -> "pa.Array[Any]":
+    arrays = []
+    for column in fields:
+        kind, values = arrow_type(column.type), columns[column.name]
+        arrays.append(values.cast(kind) if isinstance(values, pa.Array) else pa.array(values, kind))
+    kinds = [pa.field(column.name, arrow_type(column.type)) for column in fields]
+    return pa.StructArray.from_arrays(arrays, fields=kinds)
+
+
+def _nested(lengths: Sequence[int], values: "pa.Array[Any]") -> "pa.Array[Any]":
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return _listed(pa.array(offsets), values)
+
+
+def _listed(offsets: "pa.Array[Any]", values: "pa.Array[Any]") -> "pa.Array[Any]":
+    lists: pa.Array[Any] = cast(Any, pa.ListArray).from_arrays(offsets, values)
+    return lists

@@ -1,0 +1,290 @@
+"""Erasing the content of raw rows that were deleted at the source: words go, ids, counts and times stay.
+
+Belongs here: which texts of a raw row are ids or facts, and what stands in the place of the others. Does not belong
+here: when something is erased (``stages``), or the verdicts that showed it (``storage.postgres.erasure``).
+
+What may stay is listed; a column that is not in the list is erased: a new one cannot be forgotten. The structure stays,
+with ``[erased]`` for words: how many calls a run made, how many of them failed and how it ended remain true.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trajectory_pipeline.lossless_json import canonical
+from trajectory_pipeline.schema.arrow import arrow_schema
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.trajectories.messages import kind_of
+from trajectory_pipeline.trajectories.outcome_rules import CAUSE_BY_CODE, REQUEST_REFUSALS
+
+ERASED = "[erased]"
+"""What stands in the place of words."""
+
+_AUDIT = frozenset({"_created_by_id", "_last_updated_by_id"})
+_KEPT: Mapping[str, frozenset[str]] = {
+    "run": _AUDIT
+    | {"id", "status", "stop_reason", "agent_id", "conversation_id", "organization_id", "project_id"}
+    | {"base_template_id", "template_id", "deployment_id"},
+    "steps": _AUDIT
+    | {"id", "run_id", "agent_id", "organization_id", "project_id", "provider_id", "provider_name"}
+    | {"provider_category", "model", "model_handle", "model_endpoint", "stop_reason", "status", "origin", "tid"}
+    | {"trace_id", "request_id"},
+    "messages": _AUDIT
+    | {"id", "run_id", "step_id", "agent_id", "conversation_id", "organization_id", "role", "tool_call_id"}
+    | {"approval_request_id", "model", "otid", "group_id", "sender_id", "batch_item_id"},
+    "run_metrics": frozenset({"id"}),
+    "step_metrics": frozenset({"id", "run_id"}),
+    "agent": frozenset({"id", "agent_type", "project_id"}),
+}
+"""Texts that stay: ids, and words out of closed lists of Letta's or a provider's."""
+_PART_TYPES = frozenset(
+    {"text", "reasoning", "summarized_reasoning", "redacted_reasoning", "omitted_reasoning", "image", "refusal"}
+    | {"tool_call", "tool_return"}
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,99}")
+_FROM_AN_AGENT = "[Incoming message from agent with ID"
+
+Row = dict[str, Any]
+
+
+def erase_deleted(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return raw rows without the content of what is marked deleted: a run with ``deleted_at``, a message, a run.
+
+    Args:
+        batch: with the schema of ``terminal_runs``. Erasing what was erased changes nothing.
+    """
+    touched = has_deleted_content(batch)
+    if not pc.any(touched).as_py():
+        return batch
+    rows = [
+        _erased(row) if deleted else row for row, deleted in zip(batch.to_pylist(), touched.to_pylist(), strict=True)
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=arrow_schema(TERMINAL_RUNS))
+
+
+def has_deleted_content(batch: pa.RecordBatch) -> Any:
+    """Return for each raw row, as an Arrow array, whether it, or a message of it, is deleted at the source."""
+    messages: Any = batch.column("messages")
+    run: Any = batch.column("run")
+    gone: Any = pc.is_valid(batch.column("deleted_at"))
+    owners = pc.list_parent_indices(messages).filter(_flags(messages.flatten().field("is_deleted")))
+    by_message: Any = pc.is_in(pa.array(range(batch.num_rows), owners.type), value_set=owners)
+    return pc.or_(pc.or_(gone, _flags(run.field("is_deleted"))), by_message)
+
+
+def _flags(column: Any) -> Any:
+    return pc.fill_null(column, False)
+
+
+def _erased(row: Row) -> Row:
+    marks = _Marks()
+    whole = row["deleted_at"] is not None or bool(row["run"]["is_deleted"])
+    messages = [_message(message, marks) if whole or message["is_deleted"] else message for message in row["messages"]]
+    if not whole:
+        return {**row, "messages": messages, "erased": True}
+    return {
+        **row,
+        "run": {**_texts(row["run"], "run"), "metadata_": _json(row["run"]["metadata_"], _metadata)},
+        "run_metrics": row["run_metrics"] and _texts(row["run_metrics"], "run_metrics"),
+        "steps": [_step(step) for step in row["steps"]],
+        "foreign_steps": [_step(step) for step in row["foreign_steps"]],
+        "step_metrics": [_texts(metrics, "step_metrics") for metrics in row["step_metrics"]],
+        "messages": messages,
+        "agent": row["agent"] and _texts(row["agent"], "agent"),
+        "agent_tags": [],
+        "context": None,
+        "erased": True,
+    }
+
+
+def _texts(row: Row, table: str) -> Row:
+    """Return a raw row without the texts that are not listed; numbers, flags and times stay."""
+    return {name: None if isinstance(value, str) and name not in _KEPT[table] else value for name, value in row.items()}
+
+
+class _Marks:
+    """Marks that are equal where the words were: how many different tools were called, and what was repeated, stays."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._arguments: dict[str, str] = {}
+
+    def name(self, words: str) -> str:
+        return self._names.setdefault(words, f"[erased {len(self._names) + 1}]")
+
+    def arguments(self, words: str) -> str:
+        with contextlib.suppress(ValueError, RecursionError):
+            words = canonical(json.loads(words))
+        return self._arguments.setdefault(words, f"[erased {len(self._arguments) + 1}]")
+
+
+def _json(text: str | None, erase: Callable[[Any], Any], unreadable: str | None = None) -> str | None:
+    """Return JSON text with its words erased; ``unreadable`` in the place of what is no JSON."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return unreadable
+    return json.dumps(erase(value))
+
+
+def _entries(text: str | None, erase: Callable[[Row], Row]) -> str | None:
+    """Return a JSON array of objects with the words of each erased."""
+
+    def each(value: Any) -> Any:
+        return [erase(entry) for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+    return _json(text, each, "[]")
+
+
+def _message(message: Row, marks: _Marks) -> Row:
+    parts = _parsed_parts(message)
+    kind = kind_of(message["role"], parts)
+    return {
+        **_texts(message, "messages"),
+        "content": json.dumps([_part(part, kind) for part in parts]) if parts else message["content"] and "[]",
+        "tool_calls": _entries(message["tool_calls"], lambda call: _call(call, marks)),
+        "tool_returns": _entries(message["tool_returns"], _return),
+        "approvals": _entries(message["approvals"], _approval),
+    }
+
+
+def _parsed_parts(message: Row) -> list[Row]:
+    try:
+        value = json.loads(message["content"] or "[]")
+    except (ValueError, RecursionError):
+        value = []
+    parts = [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
+    return parts or ([{"type": "text", "text": message["text"]}] if message["text"] else [])
+
+
+def _part(part: Row, kind: str) -> Row:
+    found = part.get("type")
+    name = found if found in _PART_TYPES else "erased"
+    if name == "text":
+        return {"type": name, "text": _words(part.get("text"), kind), "signature": None}
+    if name == "reasoning":
+        native = part.get("is_native")
+        return {
+            "type": name,
+            "is_native": native if isinstance(native, bool) else None,
+            "reasoning": ERASED if part.get("reasoning") else "",
+            "signature": None,
+        }
+    if name == "summarized_reasoning":
+        summary = part.get("summary")
+        count = len(summary) if isinstance(summary, list) else 0
+        return {"type": name, "summary": [{"index": index, "text": ERASED} for index in range(count)]}
+    return {"type": name, "signature": None}
+
+
+def _words(text: Any, kind: str) -> str:
+    """Return what stands for a text; that of an envelope of Letta's own still says which it was."""
+    if not text:
+        return ""
+    if kind in ("heartbeat", "system_alert", "login"):
+        return json.dumps({"type": kind})
+    return f"{_FROM_AN_AGENT} {ERASED}" if kind == "agent" else ERASED
+
+
+def _call(call: Row, marks: _Marks) -> Row:
+    function = call.get("function")
+    function = function if isinstance(function, dict) else {}
+    name, arguments = function.get("name"), function.get("arguments")
+    return {
+        "id": _text(call.get("id")),
+        "function": {
+            "arguments": None if arguments is None else marks.arguments(_as_text(arguments)),
+            "name": None if name is None else marks.name(_as_text(name)),
+        },
+        "type": "function",
+    }
+
+
+def _return(item: Row) -> Row:
+    status = item.get("status")
+    return {
+        "tool_call_id": _text(item.get("tool_call_id")),
+        "status": status if status in ("success", "error") else None,
+        "stdout": None,
+        "stderr": None,
+        "func_response": ERASED,
+    }
+
+
+def _approval(entry: Row) -> Row:
+    approve = entry.get("approve")
+    return {
+        "type": "approval" if entry.get("type") == "approval" else None,
+        "tool_call_id": _text(entry.get("tool_call_id")),
+        "approve": approve if isinstance(approve, bool) else None,
+        "reason": ERASED if entry.get("reason") else None,
+    }
+
+
+def _step(step: Row) -> Row:
+    return {
+        **_texts(step, "steps"),
+        "prompt_tokens_details": _json(step["prompt_tokens_details"], _numbers),
+        "completion_tokens_details": _json(step["completion_tokens_details"], _numbers),
+        "error_type": _class_name(step["error_type"]),
+        "error_data": _json(step["error_data"], _error_data),
+        "feedback": step["feedback"] if step["feedback"] in ("positive", "negative") else None,
+    }
+
+
+def _metadata(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return None
+    kept = {"run_type": value["run_type"]} if _class_name(value.get("run_type")) else {}
+    error = value.get("error")
+    if error is None:
+        return kept
+    return {**kept, "error": _recorded_error(error) if isinstance(error, dict) else _coded(error)}
+
+
+def _recorded_error(error: Row) -> Row:
+    return {
+        "error_type": _class_name(error.get("error_type")),
+        "message": _coded(error.get("message")),
+        "detail": _coded(error.get("detail")),
+    }
+
+
+def _error_data(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {"message": _coded(value.get("message"))} if isinstance(value.get("message"), str) else {}
+    return None if value is None else ERASED
+
+
+def _coded(words: Any) -> str | None:
+    """Return the mark, after the code or phrase of Letta's own that tells the cause."""
+    if words is None:
+        return None
+    text = words if isinstance(words, str) else ""
+    code = next((known for known in (*REQUEST_REFUSALS, *CAUSE_BY_CODE) if text.startswith(known)), None)
+    return f"{code}: {ERASED}" if code else ERASED
+
+
+def _numbers(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return None
+    return {name: number for name, number in value.items() if isinstance(number, int | float) and _class_name(name)}
+
+
+def _class_name(value: Any) -> str | None:
+    return value if isinstance(value, str) and _NAME.fullmatch(value) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

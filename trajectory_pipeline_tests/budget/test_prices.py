@@ -1,0 +1,107 @@
+"""The contract of prices: the user's own go first, an unknown one is None and never 0, and a bad table says where."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trajectory_pipeline.budget.prices import CallUsage, ModelPrice, Prices, load_prices
+from trajectory_pipeline.errors import SettingsError
+
+HERE, OPENAI = "http://localhost:11434/v1", "https://api.openai.com/v1"
+TOML = """
+[[prices]]
+model = "llama3"
+input = 0.1
+output = 0.4
+
+[[prices]]
+model = "llama3"
+base_url = "http://localhost:11434/v1/"
+input = 0.2
+cached_input = 0.02
+output = 0.8
+"""
+JSON = '{"prices": [{"model": "gpt-4o", "input": 1, "output": 2.5}]}'
+
+
+def written(folder: Path, text: str, name: str = "prices.toml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_a_price_for_one_endpoint_goes_before_one_for_all(tmp_path: Path) -> None:
+    prices = load_prices(written(tmp_path, TOML))
+    usage = CallUsage(1_000_000, 500_000, 1_000_000)
+    assert prices.cost("llama3", "llama3", usage, HERE) == Decimal("0.91")
+    assert prices.cost("llama3", "llama3", usage, "http://elsewhere/v1") == Decimal("0.5")
+    assert prices.at_most("llama3", HERE, 1_000_000, 1_000_000) == Decimal(1)
+    assert prices.at_most("unheard-of", HERE, 1, 1) is None
+
+
+def test_ones_own_price_goes_before_the_listed_one_whatever_name_answers(tmp_path: Path) -> None:
+    prices, usage = load_prices(written(tmp_path, JSON, "prices.json")), CallUsage(1_000_000, None, 1_000_000)
+    assert prices.cost("gpt-4o", "gpt-4o-2024-08-06", usage, OPENAI) == Decimal("3.5")
+    assert Prices().cost("gpt-4o", "gpt-4o-2024-08-06", usage, OPENAI) == Decimal("12.5")
+    assert Prices().cost("alias", "gpt-4o", usage, OPENAI) == Decimal("12.5")
+    assert Prices().cost("gpt-4o", None, usage, OPENAI) is None
+    assert Prices().cost("gpt-4o", "gpt-4o", None, OPENAI) is None
+
+
+def test_without_a_path_there_is_no_table() -> None:
+    assert load_prices(None) == Prices()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "words"),
+    [
+        ("", "prices.yaml", "must be a .json or a .toml file"),
+        ("{", "prices.json", "cannot be read"),
+        ("[[prices", "prices.toml", "cannot be read"),
+        ('{"prices": [{"model": "m", "input": NaN, "output": 1}]}', "prices.json", "NaN is no price"),
+        ('{"prices": [{"model": "m", "input": -1, "output": 1}]}', "prices.json", "wrong at prices.0.input"),
+        ('{"prices": [{"model": "m", "input": 1}]}', "prices.json", "wrong at prices.0.output"),
+        ('{"prices": [{"model": "m", "input": 1, "output": 1, "cached": 1}]}', "prices.json", "prices.0.cached"),
+        ('{"llama3": 1}', "prices.json", "wrong at prices"),
+        ("[[prices]]\nmodel = 'm'\ninput = inf\noutput = 1", "prices.toml", "wrong at prices.0.input"),
+        (TOML + TOML, "prices.toml", "names the model llama3 twice"),
+    ],
+)
+def test_a_bad_table_is_an_error_that_names_the_file_and_the_place(
+    tmp_path: Path, text: str, name: str, words: str
+) -> None:
+    path = written(tmp_path, text, name)
+    with pytest.raises(SettingsError) as told:
+        load_prices(path)
+    assert str(path) in str(told.value)
+    assert words in str(told.value)
+    assert "TRAJECTORY_PRICES" in str(told.value)
+
+
+def test_a_table_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nowhere.toml, which cannot be read: No such file"):
+        load_prices(tmp_path / "nowhere.toml")
+
+
+dollars = st.decimals(0, 1000, places=4)
+
+
+@given(
+    price=st.tuples(dollars, dollars, dollars),
+    bound=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)),
+    taken=st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
+)
+def test_a_call_within_its_bound_never_costs_more_than_was_reserved(
+    price: tuple[Decimal, Decimal, Decimal], bound: tuple[int, int], taken: tuple[float, float, float]
+) -> None:
+    fresh, cached, output = price
+    prices = Prices((ModelPrice(model="m", input=fresh, cached_input=min(fresh, cached), output=output),))
+    used = int(bound[0] * taken[0])
+    usage = CallUsage(used, int(used * taken[1]), int(bound[1] * taken[2]))
+    cost, most = prices.cost("m", "m", usage, HERE), prices.at_most("m", HERE, *bound)
+    assert cost is not None
+    assert most is not None
+    assert cost <= most

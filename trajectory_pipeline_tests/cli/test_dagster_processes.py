@@ -1,0 +1,89 @@
+"""The contract of Dagster's home and processes: found or made where it belongs, and told where it cannot be."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from trajectory_pipeline.cli.dagster_processes import (
+    HOST,
+    dagster_home,
+    free_port,
+    graphql,
+    prepare_storage,
+    project_folder,
+)
+from trajectory_pipeline.errors import PipelineError, SettingsError
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+
+def test_the_projects_folder_is_the_working_directory_if_it_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert project_folder() == PROJECT
+    for name in ("workspace.yaml", "dagster.yaml"):
+        (tmp_path / name).write_text("")
+    assert project_folder() == tmp_path
+
+
+def test_a_home_is_made_that_follows_the_projects_configuration(tmp_path: Path) -> None:
+    for _ in range(2):
+        home = dagster_home(tmp_path / "data")
+        assert home == tmp_path / "data" / "dagster"
+        assert (home / "dagster.yaml").read_text() == (PROJECT / "dagster.yaml").read_text()
+
+
+def test_a_home_whose_link_points_elsewhere_is_mended(tmp_path: Path) -> None:
+    home = tmp_path / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").symlink_to(tmp_path / "gone")
+    assert (dagster_home(tmp_path) / "dagster.yaml").read_text() == (PROJECT / "dagster.yaml").read_text()
+
+
+def test_a_home_of_ones_own_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with pytest.raises(SettingsError, match=r"is not the absolute path of a folder with a dagster\.yaml"):
+        dagster_home(tmp_path / "data")
+    (tmp_path / "dagster.yaml").write_text("")
+    assert dagster_home(tmp_path / "data") == tmp_path
+
+
+def test_a_relative_home_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dagster.yaml").write_text("")
+    monkeypatch.setenv("DAGSTER_HOME", ".")
+    with pytest.raises(SettingsError, match=r"DAGSTER_HOME is '\.'"):
+        dagster_home(tmp_path)
+
+
+def test_a_port_that_is_taken_is_replaced_by_a_free_one() -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        other = free_port(port)
+        assert other != port
+    with socket.socket() as probe:
+        probe.bind((HOST, other))
+
+
+def test_a_server_that_does_not_answer_has_no_answer() -> None:
+    assert graphql(1, "{ version }") is None
+
+
+def test_a_storage_that_cannot_be_reached_is_told_at_once_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_PG_URL", "")
+    with pytest.raises(PipelineError) as caught:
+        prepare_storage(tmp_path, "postgresql+psycopg2://me:hunter2@127.0.0.1:1/dagster")
+    assert str(caught.value).startswith("Dagster's storage at 127.0.0.1:1/dagster cannot be used: ")
+    assert str(caught.value).endswith("Check DAGSTER_PG_URL.")
+    assert "hunter2" not in str(caught.value)

@@ -1,0 +1,230 @@
+"""The contract of ``show``: a trajectory that a person can read, whatever its text holds; never a traceback.
+
+One hour of real rows, some of them changed so that their text is hard on a terminal; captured and judged once.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
+from trajectory_pipeline.pipeline.convert import materialize_trajectories
+from trajectory_pipeline.pipeline.judge import materialize_refined_outcomes
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline_tests.cli.conftest import Command, squeezed
+from trajectory_pipeline_tests.conftest import with_judge
+from trajectory_pipeline_tests.defs.running import do
+
+HOUR = datetime(2026, 11, 20, 14, tzinfo=UTC)
+WITH_TOOLS = "run-da1b4fdd-af73-40f8-8cab-2d04890f0fb5"
+ASKS = "run-126622ec-d568-40ac-a232-040586f2fa12"
+ANSWERS = "run-d93f2d64-ee0a-4c5c-a5a3-fc05c14679a4"
+FAILED = "run-21f81e8d-194f-4dc2-b8e1-f3b2682b206c"
+WITHOUT_STEPS = "run-1393af82-490b-48c1-b693-1faec0b5b649"
+HARD = "run-2ebd31f5-1467-4a86-b3b8-0335e0805c92"
+QUARANTINED = "run-6261dc0f-0229-40fc-b4a3-8cbd67c88472"
+
+HARD_TEXT = r"[bold]not bold[/bold] [/nothing] [link=x] \ud83d \u001b[31mred \u0007 \u0000 \u009b2J line\r\nnext 👩‍🔬"
+
+
+@pytest.fixture(scope="module")
+def shown(make_own_settings: Callable[[], Settings], running_judge: SimulatedJudge) -> Settings:
+    settings = with_judge(make_own_settings(), running_judge)
+    do(
+        str(settings.letta_pg_uri),
+        f"""UPDATE messages SET content = '[{{"type": "text", "text": "{HARD_TEXT}"}}]' WHERE run_id = '{HARD}'""",
+        f"UPDATE messages SET content = '17' WHERE run_id = '{QUARANTINED}'",
+    )
+    pipeline = PipelineResource(settings)
+    materialize_terminal_runs(HOUR, pipeline.source, pipeline.store, pipeline.database)
+    materialize_trajectories(HOUR, pipeline.store, pipeline.database)
+    materialize_refined_outcomes(
+        HOUR, pipeline.store, pipeline.database, pipeline.judge, pipeline.policy, pipeline.budget
+    )
+    return settings
+
+
+Show = Callable[[str], str]
+
+
+@pytest.fixture
+def show(run_command: Command, shown: Settings) -> Show:
+    def printed(run_id: str) -> str:
+        result = run_command("show", run_id, **databases_of(shown))
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return printed
+
+
+def databases_of(settings: Settings) -> dict[str, str]:
+    url = str(settings.database_url)
+    return {"TRAJECTORY_DATABASE_URL": url, "LETTA_PG_URI": url, "DAGSTER_PG_URL": url}
+
+
+def test_a_run_with_tools_is_shown_from_head_to_verdict(show: Show) -> None:
+    text = show(WITH_TOOLS)
+    assert show(WITH_TOOLS) == text
+    assert text.splitlines()[0].startswith(f"╭─ {WITH_TOOLS} ─")
+    lines = [" ".join(line.strip("│").split()) for line in text.splitlines()]
+    assert "ended completed, stop reason end_turn" in lines
+    assert "size 4 steps, 8 messages" in lines
+    assert "partition 2026-11-20-14:00" in lines
+    assert [line for line in lines if re.fullmatch(r"time 2026-11-20 14:.*\+00:00 → .*\(\d+\.\d{3} s\)", line)]
+    assert [line.split(" · ")[0] for line in lines if line.startswith("Turn ")] == [f"Turn {n}" for n in range(1, 5)]
+    assert [line for line in lines if line.startswith("→ ")]
+    assert [line for line in lines if line.startswith("← success: ")]
+    assert "Execution completed" in lines
+    assert [line for line in lines if line.startswith("Heuristic outcome success (confidence 0.8): ")]
+    [verdict] = [line for line in lines if "Verdict: " in line]
+    assert "simulated-judge — a simulation, not a model" in verdict
+
+
+def test_a_run_that_waits_for_approval_names_the_run_that_answers(show: Show) -> None:
+    text = " ".join(show(ASKS).split())
+    assert "Execution awaiting_approval" in text
+    assert f"continued by {ANSWERS}" in text
+
+
+def test_the_answering_run_names_the_asking_one_and_whose_step_it_is(show: Show) -> None:
+    text = " ".join(show(ANSWERS).split())
+    assert f"continues {ASKS}" in text
+    assert f" of {ASKS} " in text
+    assert re.search(r"\b(approved|denied|returned by the client) call", text)
+
+
+def test_a_failed_run_says_why(show: Show) -> None:
+    text = " ".join(show(FAILED).split())
+    assert re.search(r"Execution failed, cause \w+ Heuristic outcome failure \(confidence 0.9\): ", text)
+    assert re.search(r" Error \w+", text)
+
+
+def test_a_run_without_steps_or_messages_is_shown_all_the_same(show: Show) -> None:
+    text = " ".join(show(WITHOUT_STEPS).split())
+    assert "0 steps, 0 messages" in text
+    assert "Turn 1" not in text
+    assert "Verdict: not_eligible" in text
+
+
+def test_text_that_is_markup_stays_text(show: Show) -> None:
+    assert "[bold]not bold[/bold] [/nothing] [link=x]" in show(HARD)
+
+
+def test_text_that_would_command_the_terminal_is_shown_instead(show: Show) -> None:
+    """An agent's text is not ours: what it read on some page must not clear a screen or retitle a window."""
+    text = show(HARD)
+    assert not [character for character in text if ord(character) < 32 and character != "\n"]
+    assert not [character for character in text if 0x7F <= ord(character) < 0xA0]
+    assert r"\ud83d \x1b[31mred \x07 \u0000 \x9b2J line" in text
+    assert "next 👩‍🔬" in text
+
+
+def test_a_quarantined_run_says_what_was_wrong_with_it(run_command: Command, shown: Settings) -> None:
+    result = run_command("show", QUARANTINED, **databases_of(shown))
+    assert result.exit_code == 2
+    told = squeezed(result)
+    assert re.match(rf"Error: {QUARANTINED} is in quarantine since \d{{4}}-\d\d-\d\d \d\d:\d\d UTC: messages\[", told)
+
+
+@pytest.mark.parametrize("run_id", ["run-none", "'; DROP TABLE x; --", "[bold]", "ü", "%s", " "])
+def test_an_unknown_run_is_told_with_where_it_was_looked_for(
+    run_command: Command, shown: Settings, run_id: str
+) -> None:
+    result = run_command("show", run_id, **databases_of(shown))
+    assert result.exit_code == 2
+    told = squeezed(result)
+    assert told.startswith("Error: There is no trajectory of ")
+    assert repr(run_id).strip() in result.output
+    assert "in 127.0.0.1:" in told
+    assert "or materialise the hour in which the run ended." in told
+
+
+def test_without_a_verdict_it_says_so(show: Show, shown: Settings, run_command: Command) -> None:
+    do(str(shown.database_url), f"DELETE FROM trajectory.verdicts WHERE run_id = '{FAILED}'")
+    assert "Verdict none under the current policy" in " ".join(show(FAILED).split())
+
+
+def test_a_document_that_postgres_cannot_hold_is_pointed_out(show: Show, shown: Settings) -> None:
+    do(
+        str(shown.database_url),
+        "UPDATE trajectory.trajectories SET data = NULL, data_omitted_reason = 'too deep for jsonb'"
+        f" WHERE run_id = '{WITHOUT_STEPS}'",
+    )
+    assert "The document is not in Postgres: too deep for jsonb. Parquet has it whole." in " ".join(
+        show(WITHOUT_STEPS).split()
+    )
+
+
+def test_a_deleted_run_says_when_that_was_noticed(show: Show, shown: Settings) -> None:
+    do(
+        str(shown.database_url),
+        f"UPDATE trajectory.trajectories SET deleted_at = '2026-11-21 09:00+00' WHERE run_id = '{ANSWERS}'",
+    )
+    assert "deleted gone from the source, noticed 2026-11-21 09:00:00+00:00" in " ".join(
+        show(ANSWERS).replace("│", " ").split()
+    )
+
+
+# ---- explain ------------------------------------------------------------------------------------------------------
+
+
+def test_explain_goes_from_the_source_to_what_was_checked(run_command: Command, shown: Settings) -> None:
+    result = run_command("explain", WITH_TOOLS, **databases_of(shown))
+    assert result.exit_code == 0, result.output
+    said = squeezed(result)
+    for part in (
+        "in the source now: ",
+        "as captured: ",
+        "heuristic outcome: ",
+        "Rendered and redacted anew",
+        "because: ",
+    ):
+        assert part in said
+    assert "it is what was judged, to the letter" in said
+    assert "[1] message-" in said
+    assert "✓ “" in said
+
+
+def test_explain_holds_what_was_captured_beside_what_the_source_holds_now(
+    run_command: Command, shown: Settings
+) -> None:
+    places = {
+        **databases_of(shown),
+        "LETTA_PG_URI": str(shown.letta_pg_uri),
+        "TRAJECTORY_STORAGE_URI": shown.storage,
+    }
+
+    def told() -> dict[str, Any]:
+        parts: dict[str, Any] = json.loads(run_command("explain", WITH_TOOLS, "--json", **places).output)
+        return parts
+
+    before = told()
+    assert before["captured"] == before["source"]
+    assert before["captured"]["id"] == WITH_TOOLS
+    assert before["captured"]["messages"] == before["trajectory"]["message_count"]
+    do(
+        str(shown.letta_pg_uri),
+        f"DELETE FROM messages WHERE id = (SELECT max(id) FROM messages WHERE run_id = '{WITH_TOOLS}')",
+        f"UPDATE runs SET stop_reason = 'cancelled' WHERE id = '{WITH_TOOLS}'",
+    )
+    after = told()
+    assert after["captured"] == before["captured"]
+    assert after["source"]["messages"] == before["source"]["messages"] - 1
+    assert (before["source"]["stop_reason"], after["source"]["stop_reason"]) == ("end_turn", "cancelled")
+
+
+def test_explain_as_json_holds_every_part_and_says_what_is_missing(run_command: Command, shown: Settings) -> None:
+    told = json.loads(run_command("explain", WITH_TOOLS, "--json", **databases_of(shown)).output)
+    # Neither is here: the command is shown other places than the ones that the rows came from.
+    assert "the source was not read" in told["source"]["missing"]
+    assert "materialise terminal_runs" in told["captured"]["missing"]
+    assert told["shown"]["same_as_judged"] is True
+    assert told["verdict"]["attempts"] == len(told["attempts"]) == 1
+    silent = run_command("explain", "run-of-nowhere", **databases_of(shown))
+    assert (silent.exit_code, "There is no trajectory of 'run-of-nowhere'" in squeezed(silent)) == (2, True)

@@ -1,0 +1,81 @@
+"""Instances of Dagster in memory, a simulated judge, and one day of the sample that is materialised once."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline_tests.conftest import with_judge
+from trajectory_pipeline_tests.defs.running import CAPTURE, do, hours_from, run
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def judged(settings: Settings, judge: SimulatedJudge) -> Settings:
+    """The test's settings, with a judge."""
+    return with_judge(settings, judge)
+
+
+@pytest.fixture(scope="session")
+def busy_hours() -> list[datetime]:
+    """The sample's partitions, those with runs, in order."""
+    return list(sample_partitions())
+
+
+@dataclass(frozen=True)
+class Day:
+    """A day of the sample, materialised in one run over its range."""
+
+    settings: Settings
+    instance: dg.DagsterInstance
+    run_id: str
+    hours: list[datetime]
+
+
+@pytest.fixture(scope="session")
+def day(
+    make_own_settings: Callable[[], Settings], running_judge: SimulatedJudge, busy_hours: list[datetime]
+) -> Iterator[Day]:
+    """The sample's first day with its verdicts; a test must leave it as it is."""
+    settings = with_judge(make_own_settings(), running_judge)
+    hours = hours_from(busy_hours[0], 24)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = run(settings, instance, hours[0], hours[-1])
+        assert result.success
+        yield Day(settings, instance, result.run_id, hours)
+
+
+BUSY = [datetime(2026, 11, 20, hour, tzinfo=UTC) for hour in range(10, 18)]
+"""Eight hours of the sample that all have runs, and after which there are none for a while."""
+NOW = datetime(2026, 11, 20, 19, 30, tzinfo=UTC)
+"""The time that a sensor is told: the open hour is 19."""
+
+
+@pytest.fixture(scope="session")
+def _captured(make_own_settings: Callable[[], Settings]) -> Settings:
+    settings = make_own_settings().model_copy(update={"start": BUSY[0]})
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run(settings, instance, BUSY[0], NOW.replace(minute=0), assets=CAPTURE).success
+    # As old as the sensors are told that the time is.
+    do(str(settings.database_url), f"UPDATE trajectory.trajectories SET updated_at = '{NOW - timedelta(hours=1)}'")
+    return settings
+
+
+@pytest.fixture
+def captured(_captured: Settings, make_database: Callable[[str | None], str]) -> Settings:
+    """Settings whose history is the ten hours up to ``NOW``, all captured, none judged; the test may change it all."""
+    copies = {
+        name: make_database(str(getattr(_captured, name)).rpartition("/")[2])
+        for name in ("letta_pg_uri", "database_url")
+    }
+    return _captured.model_copy(update=copies)

@@ -1,0 +1,241 @@
+"""The contract of what both sensors share: pure functions that say what to compare, and what to request.
+
+The cursor is a hint: whatever it holds, the recent hours are compared at every tick and the whole history in turn.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trajectory_pipeline.defs.assets.assets import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.partitions import range_tags
+from trajectory_pipeline.defs.sensors.capture import (
+    LARGEST_DIVISOR,
+    OLDER_AT_ONCE,
+    RECENT,
+    Cursor,
+    hours_to_compare,
+)
+from trajectory_pipeline.defs.sensors.run_requests import (
+    RUNS_A_TICK,
+    SECONDS_BETWEEN_TICKS,
+    hours_failed_since,
+    hours_under_way,
+    requests,
+    without,
+)
+from trajectory_pipeline.partition_keys import HOUR, floor, hours_between, key_of
+from trajectory_pipeline_tests.defs.running import add_run
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+NOW = datetime(2026, 1, 1, 12, 34, 56, tzinfo=UTC)
+OPEN = datetime(2026, 1, 1, 12, tzinfo=UTC)
+RECENT_HOURS = 49
+
+# ---- which hours a tick compares ------------------------------------------------------------------------------------
+
+
+def test_a_tick_compares_the_last_two_days_and_the_open_hour_and_ten_days_before_them() -> None:
+    hours, cursor = hours_to_compare(NOW, START, Cursor())
+    assert hours[-1] == OPEN
+    assert hours == [OPEN - number * HOUR for number in reversed(range(RECENT_HOURS + OLDER_AT_ONCE))]
+    assert cursor.text() == key_of(hours[0])
+
+
+def test_the_whole_history_is_compared_in_turn_and_then_again() -> None:
+    seen: set[datetime] = set()
+    cursor = Cursor()
+    ticks = 0
+    history = {START + number * HOUR for number in range(int((OPEN - START) / HOUR) + 1)}
+    while seen != history:
+        hours, cursor = hours_to_compare(NOW, START, cursor)
+        assert len(hours) <= RECENT_HOURS + OLDER_AT_ONCE
+        assert set(hours[-RECENT_HOURS:]) == {OPEN - number * HOUR for number in range(RECENT_HOURS)}
+        seen |= set(hours)
+        ticks += 1
+    assert ticks == 37  # a year, half a minute each
+    assert hours_to_compare(NOW, START, cursor) == hours_to_compare(NOW, START, Cursor())
+
+
+def test_nothing_falls_between_the_older_and_the_recent_hours_while_time_goes_on() -> None:
+    """A round takes ticks, and hours grow old in the meantime: each must be compared once a round at the latest."""
+    last_seen: dict[datetime, int] = {}
+    cursor = Cursor()
+    start = NOW - timedelta(days=60)
+    round_length = 60 * 24 // OLDER_AT_ONCE + 2
+    for tick in range(200):
+        now = NOW + tick * timedelta(minutes=20)
+        hours, cursor = hours_to_compare(now, start, cursor)
+        last_seen.update(dict.fromkeys(hours, tick))
+        if tick > round_length:
+            overdue = [hour for hour, seen in last_seen.items() if tick - seen > round_length]
+            assert overdue == []
+
+
+@pytest.mark.parametrize("cursor", ["", "rubbish", "2026-01-01", "2025-06-01-10:30", "9999-12-31-23:00", "{}"])
+def test_a_cursor_that_is_none_is_taken_for_the_beginning_of_a_round(cursor: str) -> None:
+    assert hours_to_compare(NOW, START, Cursor.read(cursor)) == hours_to_compare(NOW, START, Cursor())
+
+
+def test_a_cursor_before_the_first_partition_begins_a_new_round() -> None:
+    assert hours_to_compare(NOW, START, Cursor.read("2019-01-01-00:00")) == hours_to_compare(NOW, START, Cursor())
+
+
+def test_a_pipeline_that_starts_today_compares_only_its_own_hours() -> None:
+    start = OPEN - 3 * HOUR
+    assert hours_to_compare(NOW, start, Cursor())[0] == [start + number * HOUR for number in range(4)]
+
+
+def test_a_pipeline_that_starts_in_the_future_compares_nothing() -> None:
+    assert hours_to_compare(NOW, NOW + timedelta(days=1), Cursor())[0] == []
+
+
+@given(
+    age=st.timedeltas(timedelta(0), timedelta(days=900)),
+    cursor=st.one_of(st.none(), st.text(max_size=20), st.integers(0, 30_000).map(lambda n: key_of(START + n * HOUR))),
+)
+def test_every_tick_compares_partitions_only_in_order_and_the_recent_ones_always(
+    age: timedelta, cursor: str | None
+) -> None:
+    now = START + age
+    hours, following = hours_to_compare(now, START, Cursor.read(cursor))
+    assert hours == sorted(set(hours))
+    assert START <= hours[0] <= hours[-1] == floor(now)
+    assert {hour for hour in hours if hour > now - RECENT} == {
+        hour
+        for hour in (floor(now) - number * HOUR for number in range(RECENT_HOURS))
+        if hour > now - RECENT and hour >= START
+    }
+    assert hours_to_compare(now, START, following)[0]
+
+
+def test_ten_years_are_compared_within_a_day_even_where_the_source_takes_only_a_quarter_at_once() -> None:
+    hours = 10 * 365 * 24
+    for divisor in (1, 2, 4):
+        ticks = hours / (OLDER_AT_ONCE // divisor)
+        assert ticks * SECONDS_BETWEEN_TICKS <= 24 * 3600
+
+
+@settings(deadline=None)
+@given(divisor=st.sampled_from([2**number for number in range(9)]), age=st.integers(0, 5000))
+def test_a_source_that_is_too_slow_is_asked_for_less_and_the_history_still_goes_round(divisor: int, age: int) -> None:
+    now, start = NOW, NOW - timedelta(hours=min(age, 300 // divisor))
+    cursor = Cursor(divisor=divisor)
+    seen: set[datetime] = set()
+    for _ in range(min(age, 300) + 3):
+        hours, cursor = hours_to_compare(now, start, cursor)
+        assert len(hours) <= (RECENT // HOUR + OLDER_AT_ONCE) // divisor + 3
+        assert hours[-1] == floor(now)
+        seen |= set(hours)
+        cursor = Cursor.read(cursor.text())
+    assert seen == set(hours_between(floor(start), floor(now) + HOUR))
+    assert cursor.divisor == divisor
+
+
+def test_a_tick_that_takes_too_long_leaves_the_place_and_halves_and_a_quick_one_doubles() -> None:
+    cursor = Cursor(START)
+    assert Cursor.read(cursor.slower().text()) == Cursor(START, 2)
+    assert cursor.slower().slower().faster() == Cursor(START, 2)
+    assert (
+        Cursor(None, LARGEST_DIVISOR).slower() == Cursor(None, LARGEST_DIVISOR) == Cursor.read(f" / {LARGEST_DIVISOR}")
+    )
+    assert cursor.faster() == cursor
+
+
+# ---- what a tick requests -------------------------------------------------------------------------------------------
+
+
+def asked(hours: list[datetime], longest: int = 24) -> list[tuple[str, ...]]:
+    return [
+        (request.partition_key,)
+        if request.partition_key
+        else (
+            request.tags["dagster/asset_partition_range_start"],
+            request.tags["dagster/asset_partition_range_end"],
+        )
+        for request in requests(hours, CAPTURE, longest, "why")
+    ]
+
+
+def test_neighbours_are_requested_as_one_range_the_newest_first() -> None:
+    hours = [OPEN - number * HOUR for number in (0, 1, 2, 9, 20, 21)]
+    assert asked(hours) == [
+        (key_of(OPEN - 2 * HOUR), key_of(OPEN)),
+        (key_of(OPEN - 9 * HOUR),),
+        (key_of(OPEN - 21 * HOUR), key_of(OPEN - 20 * HOUR)),
+    ]
+
+
+def test_a_range_is_no_longer_than_a_batch() -> None:
+    hours = [OPEN - number * HOUR for number in range(50)]
+    assert [len(pair) for pair in asked(hours, longest=24)] == [2, 2, 2]
+    assert asked(hours[:3], longest=1) == [(key_of(hour),) for hour in hours[:3]]
+
+
+def test_a_tick_requests_a_limited_number_of_runs_and_leaves_the_oldest_to_the_next() -> None:
+    hours = [OPEN - 2 * number * HOUR for number in range(3 * RUNS_A_TICK)]
+    assert asked(hours) == [(key_of(hour),) for hour in hours[:RUNS_A_TICK]]
+
+
+def test_a_request_says_why_and_names_its_assets_and_has_no_run_key() -> None:
+    """A run key dedupes for ever: a partition that has to be read again would be dropped in silence."""
+    [request] = requests([OPEN], REFINEMENT, 24, "verdicts are missing")
+    assert request.tags == {"trajectory/reason": "verdicts are missing"}
+    assert request.asset_selection == REFINEMENT
+    assert request.run_key is None
+
+
+def test_nothing_due_is_no_request() -> None:
+    assert requests([], CAPTURE, 24, "why") == []
+
+
+# ---- what is under way, or has failed -------------------------------------------------------------------------------
+
+
+def test_an_hour_in_a_range_under_way_is_left_out_both_ends_included() -> None:
+    hours = [OPEN + number * HOUR for number in range(6)]
+    assert without(hours, [(hours[1], hours[3]), (hours[5], hours[5])]) == [hours[0], hours[4]]
+    assert without(hours, []) == hours
+
+
+@pytest.mark.parametrize("status", ["QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"])
+def test_runs_that_are_queued_or_running_are_under_way(instance: dg.DagsterInstance, status: str) -> None:
+    add_run(instance, dg.DagsterRunStatus(status), {"dagster/partition": key_of(OPEN)})
+    add_run(instance, dg.DagsterRunStatus(status), range_tags(OPEN - 5 * HOUR, OPEN - 2 * HOUR))
+    assert set(hours_under_way(instance, CAPTURE)) == {(OPEN, OPEN), (OPEN - 5 * HOUR, OPEN - 2 * HOUR)}
+
+
+@pytest.mark.parametrize("status", ["SUCCESS", "FAILURE", "CANCELED"])
+def test_runs_that_ended_are_not_under_way(instance: dg.DagsterInstance, status: str) -> None:
+    add_run(instance, dg.DagsterRunStatus(status), {"dagster/partition": key_of(OPEN)})
+    assert hours_under_way(instance, CAPTURE) == []
+
+
+def test_runs_of_other_things_are_not_under_way(instance: dg.DagsterInstance) -> None:
+    add_run(instance, dg.DagsterRunStatus.STARTED, {})
+    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": "europe"})
+    assert hours_under_way(instance, CAPTURE) == []
+
+
+def test_a_run_that_only_judges_does_not_hold_up_capture(instance: dg.DagsterInstance) -> None:
+    """A judge may take an hour for a day's verdicts: the open hour's new runs are not to wait for it."""
+    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": key_of(OPEN)}, REFINEMENT)
+    assert hours_under_way(instance, CAPTURE) == []
+    assert hours_under_way(instance, REFINEMENT) == [(OPEN, OPEN)]
+
+
+def test_a_run_without_a_selection_is_one_of_all_assets(instance: dg.DagsterInstance) -> None:
+    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": key_of(OPEN)})
+    assert hours_under_way(instance, CAPTURE) == hours_under_way(instance, REFINEMENT) == [(OPEN, OPEN)]
+
+
+def test_runs_that_failed_are_known_for_a_while(instance: dg.DagsterInstance) -> None:
+    now = datetime.now(UTC)
+    add_run(instance, dg.DagsterRunStatus.FAILURE, {"dagster/partition": key_of(OPEN)}, CAPTURE)
+    add_run(instance, dg.DagsterRunStatus.CANCELED, {"dagster/partition": key_of(OPEN - HOUR)}, CAPTURE)
+    assert hours_failed_since(instance, CAPTURE, now - timedelta(minutes=10)) == [(OPEN, OPEN)]
+    assert hours_failed_since(instance, REFINEMENT, now - timedelta(minutes=10)) == []
+    assert hours_failed_since(instance, CAPTURE, now + timedelta(minutes=10)) == []

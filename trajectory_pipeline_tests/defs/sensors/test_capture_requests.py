@@ -1,0 +1,284 @@
+"""The contract of the capture sensor: it requests the partitions that differ from the source, and no others.
+
+Real databases, a clock that stands still, Dagster's instance in memory. Whatever changes in the source (rows that come,
+change or go, in any table that a trajectory is made of, whether or not Letta moves a timestamp) is found by comparing.
+"""
+
+import socket
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import psycopg
+import pytest
+from dagster._core.definitions.sensor_definition import SensorExecutionData
+
+from trajectory_pipeline.definitions import build_defs
+from trajectory_pipeline.defs.assets.assets import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.partitions import range_tags
+from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.defs.sensors.capture import build_capture_sensor
+from trajectory_pipeline.defs.sensors.run_requests import PAUSE_AFTER_FAILURE, RUNS_A_TICK
+from trajectory_pipeline.partition_keys import HOUR, key_of
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
+from trajectory_pipeline_tests.defs.running import add_run, ask, do, requested, run
+
+
+def tick(
+    settings: Settings, instance: dg.DagsterInstance, now: datetime = NOW, cursor: str | None = None
+) -> SensorExecutionData:
+    context = dg.build_sensor_context(
+        instance=instance,
+        cursor=cursor,
+        repository_def=build_defs(settings).get_repository_def(),
+        resources={"pipeline": PipelineResource(settings)},
+    )
+    return build_capture_sensor(settings, lambda: now).evaluate_tick(context)
+
+
+# ---- from nothing to all -------------------------------------------------------------------------------------------
+
+
+def test_empty_sinks_lack_every_partition_with_runs_and_no_other(
+    settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    """With the default start, almost two years of partitions: they are found tick by tick, the newest first."""
+    now = busy_hours[-1] + timedelta(minutes=30)
+    found: list[datetime] = []
+    while hours := requested(result := tick(settings, instance, now)):
+        assert len(result.run_requests) <= RUNS_A_TICK
+        # What was never captured is missing, not stale.
+        assert result.asset_events == []
+        assert not found or max(hours) < min(found)
+        found.extend(hours)
+        for request in result.run_requests:
+            assert request.asset_selection == CAPTURE
+            add_run(instance, dg.DagsterRunStatus.QUEUED, request.tags, CAPTURE)
+    assert sorted(found) == busy_hours
+    assert result.skip_message == "289 partitions compared, 46 differ: 46 under way."
+
+
+def test_a_history_that_is_captured_is_left_alone(captured: Settings, instance: dg.DagsterInstance) -> None:
+    result = tick(captured, instance)
+    assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 differ.")
+    assert result.cursor == key_of(captured.start)
+
+
+def test_raw_rows_without_trajectories_are_not_captured(captured: Settings, instance: dg.DagsterInstance) -> None:
+    do(
+        str(captured.database_url),
+        f"DELETE FROM trajectory.partitions WHERE asset = 'trajectories' AND partition_key = '{key_of(BUSY[2])}'",
+    )
+    assert requested(tick(captured, instance)) == [BUSY[2]]
+
+
+def test_trajectories_of_former_raw_rows_are_not_captured(captured: Settings, instance: dg.DagsterInstance) -> None:
+    do(
+        str(captured.database_url),
+        "UPDATE trajectory.partitions SET input_digest = 'of others'"
+        f" WHERE asset = 'trajectories' AND partition_key = '{key_of(BUSY[2])}'",
+    )
+    assert requested(tick(captured, instance)) == [BUSY[2]]
+
+
+def test_an_empty_source_is_nothing_to_capture(captured: Settings, instance: dg.DagsterInstance) -> None:
+    do(str(captured.letta_pg_uri), "TRUNCATE runs CASCADE")
+    do(str(captured.database_url), "TRUNCATE trajectory.partitions, trajectory.trajectories, trajectory.captured_runs")
+    result = tick(captured, instance)
+    assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 differ.")
+
+
+@pytest.mark.parametrize("lost", ["terminal_runs", "trajectories"])
+def test_one_side_of_the_ledger_that_was_lost_is_made_again_also_for_an_hour_without_runs(
+    captured: Settings, instance: dg.DagsterInstance, lost: str
+) -> None:
+    empty = NOW.replace(minute=0)
+    do(
+        str(captured.database_url),
+        f"DELETE FROM trajectory.partitions WHERE asset = '{lost}' AND partition_key = '{key_of(empty)}'",
+    )
+    assert requested(tick(captured, instance)) == [empty]
+
+
+def test_a_ledger_that_was_lost_is_made_again_also_for_hours_that_the_source_has_no_runs_of(
+    captured: Settings, instance: dg.DagsterInstance
+) -> None:
+    do(str(captured.letta_pg_uri), "TRUNCATE runs CASCADE")
+    do(str(captured.database_url), "TRUNCATE trajectory.partitions")
+    held = ask(str(captured.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories ORDER BY 1")
+    assert [key_of(hour) for hour in requested(tick(captured, instance))] == [row[0] for row in held] != []
+
+
+# ---- any change to any row -----------------------------------------------------------------------------------------
+
+OF_HOUR = (
+    "(SELECT min(r.id) FROM runs r JOIN messages m ON m.run_id = r.id JOIN steps s ON s.run_id = r.id"
+    " JOIN run_metrics rm ON rm.id = r.id JOIN step_metrics sm ON sm.id = s.id"
+    " WHERE r.status = 'completed' AND date_trunc('hour', r.completed_at) = '2026-11-20 14:00')"
+)
+"""A run that has rows in every table that a trajectory is made of."""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        f"UPDATE messages SET content = content WHERE id = (SELECT min(id) FROM messages WHERE run_id = {OF_HOUR})",
+        f"UPDATE messages SET is_deleted = true WHERE id = (SELECT min(id) FROM messages WHERE run_id = {OF_HOUR})",
+        f"UPDATE steps SET feedback = 'positive' WHERE id = (SELECT min(id) FROM steps WHERE run_id = {OF_HOUR})",
+        f"UPDATE runs SET status = 'failed' WHERE id = {OF_HOUR}",
+        f"UPDATE runs SET status = 'running' WHERE id = {OF_HOUR}",
+        f"UPDATE run_metrics SET run_ns = 7 WHERE id = {OF_HOUR}",
+        "UPDATE step_metrics SET step_ns = 7 WHERE id = (SELECT min(m.id) FROM step_metrics m JOIN steps s USING (id)"
+        f" WHERE s.run_id = {OF_HOUR})",
+        "INSERT INTO messages SELECT (jsonb_populate_record(m, jsonb_build_object('id', 'message-late',"
+        " 'sequence_id', (SELECT max(sequence_id) + 1 FROM messages)))).* FROM messages m"
+        f" WHERE id = (SELECT min(id) FROM messages WHERE run_id = {OF_HOUR})",
+        'INSERT INTO runs SELECT (jsonb_populate_record(r, \'{"id": "run-late"}\')).* FROM runs r'
+        f" WHERE id = {OF_HOUR}",
+        f"DELETE FROM messages WHERE id = (SELECT max(id) FROM messages WHERE run_id = {OF_HOUR})",
+        f"DELETE FROM run_metrics WHERE id = {OF_HOUR}",
+        f"DELETE FROM runs WHERE id = {OF_HOUR}",
+    ],
+)
+def test_a_change_of_one_row_makes_its_partition_due_and_no_other(
+    captured: Settings, instance: dg.DagsterInstance, change: str
+) -> None:
+    before = ask(str(captured.letta_pg_uri), f"SELECT {OF_HOUR}")
+    assert before != [(None,)]
+    do(str(captured.letta_pg_uri), change)
+    result = tick(captured, instance)
+    assert requested(result) == [datetime(2026, 11, 20, 14, tzinfo=UTC)]
+    assert [request.tags["trajectory/reason"] for request in result.run_requests] == ["the source changed"]
+    # What the UI shows of the partition until its run is over.
+    (event,) = result.asset_events
+    assert isinstance(event, dg.AssetObservation)
+    assert (event.asset_key, event.partition) == (CAPTURE[0], "2026-11-20-14:00")
+    assert event.metadata["stale"] == dg.MetadataValue.bool(True)
+
+
+def test_a_run_that_moves_to_another_hour_makes_both_due(captured: Settings, instance: dg.DagsterInstance) -> None:
+    do(str(captured.letta_pg_uri), f"UPDATE runs SET completed_at = '2026-11-20 18:59:59.999999' WHERE id = {OF_HOUR}")
+    assert requested(tick(captured, instance)) == [NOW.replace(hour=hour, minute=0) for hour in (14, 18)]
+
+
+def test_a_run_that_ends_now_makes_the_open_hour_due(captured: Settings, instance: dg.DagsterInstance) -> None:
+    do(str(captured.letta_pg_uri), f"UPDATE runs SET completed_at = '2026-11-20 19:29' WHERE id = {OF_HOUR}")
+    assert requested(tick(captured, instance)) == [NOW.replace(hour=hour, minute=0) for hour in (14, 19)]
+
+
+def test_a_run_that_is_not_over_makes_nothing_due(captured: Settings, instance: dg.DagsterInstance) -> None:
+    do(
+        str(captured.letta_pg_uri),
+        "INSERT INTO runs SELECT (jsonb_populate_record(r,"
+        ' \'{"id": "run-going", "status": "running", "completed_at": null}\')).* FROM runs r'
+        f" WHERE id = {OF_HOUR}",
+    )
+    assert requested(tick(captured, instance)) == []
+
+
+def test_what_is_materialised_is_not_due_any_more(captured: Settings, instance: dg.DagsterInstance) -> None:
+    do(str(captured.letta_pg_uri), f"UPDATE runs SET metadata_ = '{{\"k\": 1}}' WHERE id = {OF_HOUR}")
+    [hour] = requested(tick(captured, instance))
+    assert run(captured, instance, hour, assets=["terminal_runs", "trajectories"]).success
+    assert requested(tick(captured, instance)) == []
+
+
+# ---- what holds a request back -------------------------------------------------------------------------------------
+
+
+def test_a_partition_under_way_is_not_requested_again(captured: Settings, instance: dg.DagsterInstance) -> None:
+    do(str(captured.database_url), "TRUNCATE trajectory.partitions")
+    add_run(instance, dg.DagsterRunStatus.STARTED, range_tags(BUSY[1], BUSY[5]))
+    add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": key_of(BUSY[7])}, CAPTURE)
+    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": key_of(BUSY[0])}, REFINEMENT)
+    assert requested(tick(captured, instance)) == [BUSY[0], BUSY[6]]
+
+
+def test_a_partition_that_failed_is_left_alone_for_a_while(captured: Settings, instance: dg.DagsterInstance) -> None:
+    """One that cannot succeed would otherwise fail twice a minute, for ever."""
+    now = datetime.now(UTC)
+    do(str(captured.database_url), "TRUNCATE trajectory.partitions")
+    do(str(captured.letta_pg_uri), f"DELETE FROM runs WHERE completed_at >= '{NOW:%Y-%m-%d %H:%M}'")
+    add_run(instance, dg.DagsterRunStatus.FAILURE, range_tags(BUSY[0], BUSY[7]), CAPTURE)
+    following = key_of(BUSY[7] + HOUR)
+    result = tick(captured, instance, now, following)
+    assert result.run_requests == []
+    assert str(result.skip_message).endswith("8 differ: 8 failed in the last 10 minutes.")
+    later = now + PAUSE_AFTER_FAILURE + timedelta(minutes=1)
+    assert requested(tick(captured, instance, later, following)) == BUSY
+
+
+def test_an_unreachable_source_is_a_sentence_without_a_password(
+    captured: Settings, instance: dg.DagsterInstance
+) -> None:
+    settings = captured.model_copy(update={"letta_pg_uri": "postgresql://letta:hunter2@127.0.0.1:1/letta"})
+    result = tick(settings, instance, cursor="2026-11-20-12:00")
+    assert result.run_requests == []
+    assert str(result.skip_message).startswith("Connecting failed at the source 127.0.0.1:1/letta: ")
+    assert "hunter2" not in str(result.skip_message)
+    assert "is the server running" in str(result.skip_message)
+    assert result.cursor in (None, "2026-11-20-12:00")
+
+
+def test_an_unreachable_sink_is_a_sentence_without_a_password(captured: Settings, instance: dg.DagsterInstance) -> None:
+    settings = captured.model_copy(update={"database_url": "postgresql://me:hunter2@127.0.0.1:1/agents"})
+    result = tick(settings, instance)
+    assert result.run_requests == []
+    assert "127.0.0.1:1/agents" in str(result.skip_message)
+    assert "hunter2" not in str(result.skip_message)
+
+
+def test_a_source_that_is_slow_is_given_up_before_the_daemon_gives_up_on_the_tick(
+    captured: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trajectory_pipeline.defs.sensors.capture.SECONDS_A_QUERY", 1)
+    with psycopg.connect(str(captured.letta_pg_uri)) as connection:
+        connection.execute("LOCK TABLE steps")
+        result = tick(captured, instance)
+        again = tick(captured, instance, cursor=result.cursor)
+        last = tick(captured, instance, cursor="2026-11-20-15:00 / 256")
+    assert result.run_requests == []
+    assert str(result.skip_message).startswith("Comparing fingerprints failed at the source")
+    assert "timeout" in str(result.skip_message)
+    assert (result.cursor, again.cursor) == (" / 2", " / 4")
+    # What is too much even so is passed over: the rest of the history must not wait for it.
+    assert last.cursor == "2026-11-20-14:00 / 256"
+    # A tick that took far less than its limit is followed by one that asks for more.
+    monkeypatch.setattr("trajectory_pipeline.defs.sensors.capture.SECONDS_A_QUERY", 120)
+    assert tick(captured, instance, cursor=again.cursor).cursor == f"{key_of(captured.start)} / 2"
+
+
+def test_a_source_that_takes_the_connection_and_says_nothing_is_given_up(
+    captured: Settings, instance: dg.DagsterInstance
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://letta:hunter2@127.0.0.1:{silent.getsockname()[1]}/letta?connect_timeout=2"
+        result = tick(captured.model_copy(update={"letta_pg_uri": url}), instance, cursor="2026-11-20-12:00")
+    assert result.run_requests == []
+    assert str(result.skip_message).startswith("Connecting failed at the source 127.0.0.1:")
+    assert "timeout" in str(result.skip_message)
+
+
+def test_a_request_over_a_range_and_over_one_hour_are_both_what_dagster_takes(
+    captured: Settings, instance: dg.DagsterInstance
+) -> None:
+    do(
+        str(captured.database_url),
+        f"DELETE FROM trajectory.partitions WHERE partition_key IN ('{key_of(BUSY[0])}', '{key_of(BUSY[4])}',"
+        f" '{key_of(BUSY[5])}')",
+    )
+    pair, single = tick(captured, instance).run_requests
+    assert (pair.partition_key, single.partition_key) == (None, key_of(BUSY[0]))
+    assert pair.tags == {
+        "trajectory/reason": "the source changed",
+        "dagster/sensor_name": "capture_sensor",
+        **range_tags(BUSY[4], BUSY[5]),
+    }
+    assert single.tags["dagster/partition"] == key_of(BUSY[0])
+
+
+def test_a_batch_of_one_requests_a_run_for_each_partition(captured: Settings, instance: dg.DagsterInstance) -> None:
+    do(str(captured.database_url), "TRUNCATE trajectory.partitions")
+    settings = captured.model_copy(update={"backfill_batch": 1})
+    result = tick(settings, instance)
+    assert [request.partition_key for request in result.run_requests] == [key_of(hour) for hour in reversed(BUSY)]

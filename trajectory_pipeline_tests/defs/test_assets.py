@@ -1,0 +1,415 @@
+"""The contract of the assets: one partition or a range, the same; a bad partition fails by itself and is named.
+
+Real sources, sinks and (simulated) judge; Dagster's instance is in memory. What Dagster was told is read back from the
+instance, since that is what the UI shows.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster import serialize_value
+
+from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline_tests.conftest import API_KEY
+from trajectory_pipeline_tests.defs.conftest import BUSY, Day
+from trajectory_pipeline_tests.defs.running import (
+    ASSETS,
+    CAPTURE,
+    ask,
+    checks,
+    do,
+    failure,
+    hours_from,
+    log_messages,
+    materializations,
+    run,
+    steps_run,
+)
+
+# ---- a range that goes well -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_every_partition_of_a_range_has_a_materialisation_of_its_own(day: Day, asset: str) -> None:
+    assert set(materializations(day.instance, asset)) == {key_of(hour) for hour in day.hours}
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_a_materialisation_says_how_many_rows_it_has_and_where(day: Day, asset: str) -> None:
+    runs = sample_partitions()
+    for hour in day.hours:
+        metadata = materializations(day.instance, asset)[key_of(hour)]
+        assert metadata["dagster/partition_row_count"] == runs.get(hour, 0)
+        assert metadata["dagster/uri"] == f"{day.settings.storage}/{asset}/hour={hour:%Y-%m-%dT%H}/part-0.parquet"
+
+
+def test_a_materialisation_of_raw_rows_says_what_was_read_and_when(day: Day) -> None:
+    read = materializations(day.instance, "terminal_runs").values()
+    runs, steps, messages = ask(
+        str(day.settings.letta_pg_uri),
+        "SELECT count(*), (SELECT count(*) FROM steps s WHERE s.run_id = ANY(array_agg(r.id))),"
+        " (SELECT count(*) FROM messages m WHERE m.run_id = ANY(array_agg(r.id))) FROM runs r WHERE status IN"
+        " ('completed', 'failed', 'cancelled') AND coalesce(completed_at, created_at) >= %s::timestamp"
+        " AND coalesce(completed_at, created_at) < %s::timestamp + interval '1 hour'",
+        [day.hours[0].replace(tzinfo=None), day.hours[-1].replace(tzinfo=None)],
+    )[0]
+    assert runs > 50
+    for name, number in (("runs", runs), ("steps", steps), ("messages", messages)):
+        assert sum(metadata[name] for metadata in read) == number
+    assert all(isinstance(metadata["snapshot_at"], float) for metadata in read)
+
+
+def test_a_materialisation_of_trajectories_says_what_became_of_them(day: Day) -> None:
+    made = materializations(day.instance, "trajectories")
+    busiest = max(made.values(), key=lambda metadata: metadata["runs_in"])
+    assert busiest["runs_in"] == busiest["trajectories"] + busiest["quarantined"]
+    assert busiest["postgres"] == f"{busiest['runs_in']} inserted, 0 updated, 0 unchanged, 0 removed"
+    for name, heading in (("execution", "execution"), ("heuristic_outcome", "outcome")):
+        head, line, *rows = busiest[name].splitlines()
+        assert (head, line) == (f"| {heading} | count |", "|---|---|")
+        counts = [int(row.split("|")[2]) for row in rows]
+        assert counts == sorted(counts, reverse=True)
+        assert sum(counts) == busiest["trajectories"]
+
+
+def test_a_materialisation_of_verdicts_says_who_judged_and_what_it_cost(day: Day) -> None:
+    made = materializations(day.instance, "refined_outcomes")
+    busy = [metadata for metadata in made.values() if metadata["calls"]]
+    assert busy
+    assert {metadata["judge"] for metadata in busy} == {
+        "simulated-judge (a simulation, not a model: its prices are made up)"
+    }
+    assert sum(metadata["cost_usd"] for metadata in made.values()) == pytest.approx(
+        float(ask(str(day.settings.database_url), "SELECT sum(cost_usd) FROM trajectory.verdict_attempts")[0][0])
+    )
+
+
+def test_the_checks_of_a_range_are_recorded(day: Day) -> None:
+    found = checks(day.instance, day.run_id)
+    assert {name: check.passed for name, check in found.items()} == {
+        "conservation": True,
+        "nothing_in_quarantine": True,
+        "every_answer_usable": True,
+        "nothing_given_up": True,
+    }
+    assert found["conservation"].description == "24 partitions counted on all sides"
+    totals = [line.split("|")[2:5] for line in found["conservation"].metadata["counts"].value.splitlines()[2:]]
+    assert len({tuple(side) for side in totals}) == 1
+    assert int(totals[0][0]) == sum(number for hour, number in sample_partitions().items() if hour in day.hours)
+
+
+def test_no_event_holds_a_transcript_or_a_secret(day: Day) -> None:
+    told = "\n".join(serialize_value(entry) for entry in day.instance.all_logs(day.run_id))
+    passwords = {
+        url.split("@")[0].rpartition(":")[2] for url in (day.settings.letta_pg_uri, day.settings.database_url) if url
+    }
+    for secret in (*passwords, API_KEY):
+        assert secret not in told
+    said = ask(
+        str(day.settings.letta_pg_uri),
+        "SELECT DISTINCT part ->> 'text' FROM messages, json_array_elements(content) part"
+        " WHERE json_typeof(content) = 'array' AND length(part ->> 'text') > 20 AND role IN ('user', 'assistant')",
+    )
+    assert len(said) > 50
+    assert [text for (text,) in said if json.dumps(text)[1:-1] in told] == []
+
+
+def test_materialising_again_changes_nothing_and_asks_nobody(
+    day: Day, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    first, last = busy_hours[0], busy_hours[1]
+    assert run(day.settings, instance, first, last).success
+    for asset in ASSETS[:2]:
+        assert {metadata["rewritten"] for metadata in materializations(instance, asset).values()} == {False}
+    for metadata in materializations(instance, "trajectories").values():
+        assert metadata["postgres"] == f"0 inserted, 0 updated, {metadata['runs_in']} unchanged, 0 removed"
+    for metadata in materializations(instance, "refined_outcomes").values():
+        assert (metadata["calls"], metadata["asked"]) == (0, 0)
+
+
+# ---- one partition --------------------------------------------------------------------------------------------------
+
+
+def test_one_partition_is_materialised_alone(
+    judged: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    hour = busy_hours[1]
+    result = run(judged, instance, hour)
+    assert result.success
+    runs = sample_partitions()[hour]
+    for asset in ASSETS:
+        assert {
+            key: value["dagster/partition_row_count"] for key, value in materializations(instance, asset).items()
+        } == {key_of(hour): runs}
+    assert ask(str(judged.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories") == [
+        (key_of(hour),)
+    ]
+    assert all(check.passed for check in checks(instance, result.run_id).values())
+
+
+def test_an_hour_without_runs_is_materialised_as_empty(
+    settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    quiet = next(hour for hour in hours_from(busy_hours[0], 200) if hour not in busy_hours)
+    assert run(settings, instance, quiet, assets=CAPTURE).success
+    for asset in CAPTURE:
+        assert materializations(instance, asset)[key_of(quiet)]["dagster/partition_row_count"] == 0
+
+
+def test_the_settings_given_are_those_used_whatever_the_environment_says(
+    settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster makes configurable resources anew for each run: settings kept in one were lost, and a run of the tests
+    wrote to whatever the environment named."""
+    for name in ("LETTA_PG_URI", "TRAJECTORY_DATABASE_URL", "DAGSTER_PG_URL"):
+        monkeypatch.setenv(name, "postgresql://nobody:nothing@127.0.0.1:1/nowhere")
+    assert run(settings, instance, busy_hours[0], assets=CAPTURE).success
+
+
+# ---- without a judge, or with a bad one -----------------------------------------------------------------------------
+
+
+def test_without_a_judge_verdicts_fail_by_a_sentence_that_says_what_to_set(
+    settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    result = run(settings, instance, busy_hours[0], busy_hours[1])
+    assert not result.success
+    told = failure(instance, result.run_id, "refined_outcomes")
+    assert told.description == (
+        "No judge is configured: set TRAJECTORY_JUDGE_MODEL (and OPENAI_API_KEY, or OPENAI_BASE_URL for a server of"
+        " your own)."
+    )
+    assert set(materializations(instance, "trajectories")) >= {key_of(busy_hours[0]), key_of(busy_hours[1])}
+
+
+def test_a_refusal_is_a_warning_that_counts_it(
+    judged: Settings, judge: SimulatedJudge, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    judge.plan_faults([{"fault": "refusal", "times": 1}])
+    result = run(judged, instance, busy_hours[0])
+    assert result.success
+    check = checks(instance, result.run_id)["every_answer_usable"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert check.description == "1 trajectory without a usable answer"
+    assert check.metadata["errors"].value == "- `refused: 1`"
+
+
+# ---- what cannot be converted ---------------------------------------------------------------------------------------
+
+
+def test_a_run_that_cannot_be_converted_is_named_by_a_warning_and_stops_nothing(
+    settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    [(run_id,)] = ask(
+        str(settings.letta_pg_uri),
+        "SELECT min(r.id) FROM runs r JOIN messages m ON m.run_id = r.id WHERE r.status = 'completed'"
+        " AND date_trunc('hour', r.completed_at) = %s",
+        [busy_hours[0].replace(tzinfo=None)],
+    )
+    do(str(settings.letta_pg_uri), f"UPDATE messages SET content = '17' WHERE run_id = '{run_id}'")
+    result = run(settings, instance, busy_hours[0], assets=CAPTURE)
+    assert result.success
+    check = checks(instance, result.run_id)["nothing_in_quarantine"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert check.description == "1 run in quarantine"
+    assert run_id in check.metadata["runs"].value
+    assert checks(instance, result.run_id)["conservation"].passed
+    metadata = materializations(instance, "trajectories")[key_of(busy_hours[0])]
+    assert metadata["quarantined"] == 1
+    assert metadata["quarantined_runs"].startswith(f"- `{run_id}: messages[")
+
+
+# ---- what is lost between -------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_a_sink_lost_stops_what_is_downstream(
+    judged: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    """A sink that loses a row as the partition is committed: it is seen by counting, not by what was meant."""
+    do(
+        str(judged.database_url),
+        "CREATE FUNCTION lose_one() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM trajectory.trajectories"
+        " WHERE run_id = (SELECT min(run_id) FROM trajectory.trajectories WHERE partition_key = NEW.partition_key);"
+        " RETURN NULL; END $$",
+        "CREATE TRIGGER lose_one AFTER INSERT ON trajectory.partitions FOR EACH ROW"
+        " WHEN (NEW.asset = 'trajectories') EXECUTE FUNCTION lose_one()",
+    )
+    result = run(judged, instance, busy_hours[0])
+    assert not result.success
+    check = checks(instance, result.run_id)["conservation"]
+    assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
+    runs = sample_partitions()[busy_hours[0]]
+    assert f"{key_of(busy_hours[0])}: {runs} runs in the raw rows, {runs - 1} in Postgres" in check.description
+    assert steps_run(instance, result.run_id) == set(CAPTURE)
+    assert materializations(instance, "refined_outcomes") == {}
+
+
+# ---- a range with a bad partition -----------------------------------------------------------------------------------
+
+
+def test_a_partition_without_raw_rows_fails_by_itself_and_is_named(
+    judged: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    hours = hours_from(busy_hours[0], 4)
+    for hour in (hours[0], hours[1], hours[3]):
+        assert run(judged, instance, hour, assets=["terminal_runs"]).success
+    result = run(judged, instance, hours[0], hours[-1], assets=ASSETS[1:])
+    assert not result.success
+    told = failure(instance, result.run_id, "trajectories")
+    assert told.description.startswith(
+        f"1 of 4 partitions failed, the others are done. Failed: {key_of(hours[2])}. First, {key_of(hours[2])}: There"
+        f" are no raw rows of {key_of(hours[2])} in {judged.storage}"
+    )
+    assert told.metadata["failed_partitions"].value.startswith(f"- `{key_of(hours[2])}`: There are no raw rows")
+    good = {key_of(hour) for hour in hours} - {key_of(hours[2])}
+    assert set(materializations(instance, "trajectories")) == good
+    assert materializations(instance, "trajectories")[key_of(hours[0])]["runs_in"] == sample_partitions()[hours[0]]
+    assert steps_run(instance, result.run_id) == {"trajectories"}
+    found = checks(instance, result.run_id)
+    assert {name: check.passed for name, check in found.items()} == {
+        "conservation": True,
+        "nothing_in_quarantine": True,
+    }
+    assert found["conservation"].description == "3 partitions counted on all sides"
+
+
+@dataclass(frozen=True)
+class FailingSource:
+    """The real source, but for the runs of some hours."""
+
+    source: LettaSource
+    errors: dict[datetime, BaseException]
+
+    @contextmanager
+    def kept_open(self) -> Iterator[Any]:
+        with self.source.kept_open() as kept:
+            yield FailingSource(kept, self.errors)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Any]:
+        with self.source.snapshot() as snapshot:
+            yield _FailingSnapshot(snapshot, self.errors)
+
+
+class _FailingSnapshot:
+    def __init__(self, snapshot: Snapshot, errors: dict[datetime, BaseException]) -> None:
+        self._snapshot, self._errors = snapshot, errors
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._snapshot, name)
+
+    @contextmanager
+    def terminal_runs_ahead(self, start: datetime, end: datetime) -> Iterator[Iterator[Any]]:
+        with self._snapshot.terminal_runs_ahead(start, end) as batches:
+            yield self._failing_at_the_end(batches, start)
+
+    def _failing_at_the_end(self, batches: Iterator[Any], start: datetime) -> Iterator[Any]:
+        yield from batches
+        if start in self._errors:
+            raise self._errors[start]
+
+
+@dataclass(frozen=True)
+class WithSource(PipelineResource):
+    errors: dict[datetime, BaseException]
+
+    @property
+    def source(self) -> Any:
+        return FailingSource(super().source, self.errors)
+
+
+def test_a_source_that_breaks_in_one_partition_leaves_the_others_done(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    hours = hours_from(BUSY[0], 4)
+    broken = WithSource(settings, {hours[1]: SourceError("Reading steps failed at the source db:5432/letta: gone.")})
+    result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, pipeline=broken)
+    assert not result.success
+    told = failure(instance, result.run_id, "terminal_runs").description
+    assert told == (
+        f"1 of 4 partitions failed, the others are done. Failed: {key_of(hours[1])}. First, {key_of(hours[1])}: Reading"
+        " steps failed at the source db:5432/letta: gone."
+    )
+    assert set(materializations(instance, "terminal_runs")) == {key_of(hour) for hour in hours} - {key_of(hours[1])}
+    assert steps_run(instance, result.run_id) == {"terminal_runs"}
+    assert ask(str(settings.database_url), "SELECT count(*) FROM trajectory.partitions") == [(3,)]
+    # Nothing half-written stays behind.
+    assert list((settings.data_folder / "parquet").rglob(".*")) == []
+
+
+def test_an_error_that_nobody_foresaw_takes_no_other_partition_along_and_keeps_its_trace(
+    settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    hours = hours_from(busy_hours[0], 3)
+    broken = WithSource(settings, {hours[0]: ZeroDivisionError("division by zero")})
+    result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, pipeline=broken)
+    told = failure(instance, result.run_id, "terminal_runs").description
+    assert "ZeroDivisionError: division by zero (a defect of the pipeline: please report it)" in told
+    assert set(materializations(instance, "terminal_runs")) == {key_of(hour) for hour in hours[1:]}
+    [entry] = [
+        entry
+        for entry in instance.all_logs(result.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+        if entry.step_key == "terminal_runs"
+    ]
+    assert "ZeroDivisionError" in entry.dagster_event.event_specific_data.error.to_string()
+
+
+def test_when_every_partition_fails_nothing_is_said_to_be_done(
+    settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    result = run(settings, instance, busy_hours[0], busy_hours[1], assets=["trajectories"])
+    told = failure(instance, result.run_id, "trajectories").description
+    number = round((busy_hours[1] - busy_hours[0]).total_seconds() / 3600) + 1
+    assert told.startswith(f"All {number} partitions failed. First, {key_of(busy_hours[0])}: There are no raw rows of")
+
+
+def test_one_partition_that_fails_says_its_reason_and_no_more(
+    settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    result = run(settings, instance, busy_hours[0], assets=["trajectories"])
+    told = failure(instance, result.run_id, "trajectories").description
+    assert told.startswith(f"There are no raw rows of {key_of(busy_hours[0])} in ")
+
+
+def test_a_run_that_is_terminated_in_the_middle_leaves_what_is_done_on_record(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    hours = hours_from(BUSY[0], 3)
+    broken = WithSource(settings, {hours[2]: KeyboardInterrupt()})
+    assert not run(settings, instance, hours[0], hours[-1], assets=CAPTURE, pipeline=broken).success
+    assert set(materializations(instance, "terminal_runs")) == {key_of(hour) for hour in hours[:2]}
+
+
+def test_the_log_of_a_range_says_how_far_it_is(day: Day) -> None:
+    said = log_messages(day.instance, day.run_id)
+    last = [line for line in said if line.startswith("24 of 24 partitions in ")]
+    assert [line.rpartition(" ")[2] for line in last] == [key_of(day.hours[-1]).rpartition(" ")[2]] * 3
+
+
+def test_what_dagster_is_told_beside_the_materialisations_does_not_grow_with_the_range(
+    settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
+) -> None:
+    a_partition = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
+    beside = []
+    for partitions in (2, 6):
+        hours = hours_from(busy_hours[0], partitions)
+        told = instance.all_logs(run(settings, instance, hours[0], hours[-1], assets=CAPTURE).run_id)
+        kinds = Counter(entry.dagster_event_type for entry in told)
+        assert {kinds.pop(kind) for kind in a_partition} == {len(CAPTURE) * partitions}
+        beside.append(kinds)
+    assert beside[0] == beside[1]
+    # One line of the log each; who waits for a long range is told more often, by the clock.
+    assert beside[0][None] == len(CAPTURE)

@@ -1,0 +1,65 @@
+"""The contract of the completeness check in Dagster: green means equal, and what differs is named."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from trajectory_pipeline.definitions import build_defs
+from trajectory_pipeline.defs.completeness import JOB_NAME
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
+from trajectory_pipeline_tests.defs.running import checks, do
+
+
+@pytest.fixture
+def whole(captured: Settings) -> Settings:
+    """A source whose whole history, from the first partition on, is captured."""
+    do(
+        str(captured.letta_pg_uri),
+        f"DELETE FROM runs WHERE completed_at IS NULL OR completed_at >= '{NOW:%Y-%m-%d %H:%M}'",
+    )
+    return captured
+
+
+def compared(settings: Settings, instance: dg.DagsterInstance) -> dg.AssetCheckEvaluation:
+    job = build_defs(settings).resolve_job_def(JOB_NAME)
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert result.success
+    evaluation: dg.AssetCheckEvaluation = checks(instance, result.run_id)["completeness"]
+    return evaluation
+
+
+def test_a_history_that_is_captured_is_equal_on_all_sides(whole: Settings, instance: dg.DagsterInstance) -> None:
+    check = compared(whole, instance)
+    assert check.passed, check.metadata
+    assert str(check.description).endswith(" equal on all sides")
+    assert check.metadata["runs_in_the_source"].value == 44
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        f"DELETE FROM trajectory.trajectories WHERE partition_key = '{key_of(BUSY[3])}'",
+        f"DELETE FROM trajectory.partitions WHERE partition_key = '{key_of(BUSY[3])}'",
+    ],
+)
+def test_what_a_sink_or_the_ledger_lacks_is_named(whole: Settings, instance: dg.DagsterInstance, change: str) -> None:
+    do(str(whole.database_url), change)
+    check = compared(whole, instance)
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert key_of(BUSY[3]) in str(check.description)
+
+
+def test_a_source_that_cannot_be_read_fails_the_check_by_a_sentence(
+    whole: Settings, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    away = whole.model_copy(update={"letta_pg_uri": "postgresql://letta:hunter2@127.0.0.1:1/letta"})
+    job = build_defs(away).resolve_job_def(JOB_NAME)
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert not result.success
+    [event] = result.get_step_failure_events()
+    told = event.step_failure_data.error_display_string
+    assert "Connecting failed at the source 127.0.0.1:1/letta: " in told
+    assert "hunter2" not in told

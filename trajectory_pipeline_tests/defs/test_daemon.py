@@ -1,0 +1,107 @@
+"""The contract with Dagster's daemon: what the sensors request, it accepts, queues and runs, ranges included.
+
+One test, with real processes: the daemon with its code server, the run workers that it starts, Postgres, the judge.
+Half of the hours are captured beforehand, so that both sensors have something to request at their first tick.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from trajectory_pipeline.cli.dagster_processes import start_daemon
+from trajectory_pipeline.defs.partitions import range_tags
+from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.defs.sensors.capture import CAPTURE_SENSOR
+from trajectory_pipeline.defs.sensors.refinement import REFINEMENT_SENSOR
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
+from trajectory_pipeline.pipeline.convert import materialize_trajectories
+from trajectory_pipeline.settings import Settings, sqlalchemy_url
+from trajectory_pipeline_tests.defs.conftest import BUSY
+from trajectory_pipeline_tests.defs.running import ASSETS, ask, do, materializations
+
+CAPTURED, MISSING = BUSY[6:], BUSY[4:6]
+PROJECT = Path(__file__).parents[2]
+
+
+@contextmanager
+def daemon(environment: dict[str, str], log: Path) -> Iterator[None]:
+    process = start_daemon(environment, log)
+    try:
+        yield
+    finally:
+        process.stop()
+
+
+def wait_for_run(instance: dg.DagsterInstance, sensor: str, log: Path) -> dg.DagsterRun:
+    """The first run that a sensor requested, once it is over."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        runs = instance.get_runs(dg.RunsFilter(tags={"dagster/sensor_name": sensor}), ascending=True)
+        if runs and runs[0].is_finished:
+            return runs[0]
+        time.sleep(0.5)
+    raise AssertionError(f"no run of {sensor} was over in time:\n{log.read_text()[-5000:]}")
+
+
+@pytest.mark.timeout(300)
+def test_what_the_sensors_request_is_queued_and_run_by_the_daemon(
+    judged: Settings, empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do(
+        str(judged.letta_pg_uri),
+        f"DELETE FROM runs WHERE completed_at IS NULL OR completed_at < '{MISSING[0]:%Y-%m-%d %H:%M}'"
+        f" OR completed_at >= '{CAPTURED[-1]:%Y-%m-%d %H:59:59}'",
+    )
+    pipeline = PipelineResource(judged)
+    for hour in CAPTURED:
+        materialize_terminal_runs(hour, pipeline.source, pipeline.store, pipeline.database)
+        materialize_trajectories(hour, pipeline.store, pipeline.database)
+    home = tmp_path / "dagster"
+    home.mkdir()
+    shutil.copy(PROJECT / "dagster.yaml", home)
+    variables = {
+        "DAGSTER_HOME": str(home),
+        "DAGSTER_PG_URL": sqlalchemy_url(empty_database, "psycopg2"),
+        "LETTA_PG_URI": str(judged.letta_pg_uri),
+        "TRAJECTORY_DATABASE_URL": str(judged.database_url),
+        "TRAJECTORY_DATA_FOLDER": str(judged.data_folder),
+        "TRAJECTORY_START": "2026-11-20",
+        "ENABLE_TRAJECTORY_CAPTURE": "true",
+        "TRAJECTORY_JUDGE_MODEL": JUDGE_MODEL,
+        "OPENAI_BASE_URL": str(judged.openai_base_url),
+        "TRAJECTORY_QUIET_MINUTES": "0",
+        "TRAJECTORY_HORIZON_DAYS": "36500",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    log = tmp_path / "daemon.log"
+    with dg.DagsterInstance.get() as instance:
+        # Before several processes want the tables at once.
+        instance.get_runs_count()
+        with daemon({**os.environ}, log):
+            captured = wait_for_run(instance, CAPTURE_SENSOR, log)
+            refined = wait_for_run(instance, REFINEMENT_SENSOR, log)
+        for run, hours, assets in ((captured, MISSING, ASSETS[:2]), (refined, CAPTURED, ASSETS[2:])):
+            assert run.status is dg.DagsterRunStatus.SUCCESS, run.run_id
+            assert range_tags(hours[0], hours[-1]).items() <= run.tags.items()
+            for asset in assets:
+                assert {key_of(hour) for hour in hours} <= set(materializations(instance, asset))
+    verdicts = dict(
+        ask(
+            str(judged.database_url),
+            "SELECT verdict_status, count(*)::int FROM trajectory.outcomes WHERE partition_key = ANY(%s) GROUP BY 1",
+            [[key_of(hour) for hour in CAPTURED]],
+        )
+    )
+    assert set(verdicts) <= {"judged", "insufficient_evidence", "not_eligible"}
+    assert ask(str(judged.database_url), "SELECT count(*)::int FROM trajectory.trajectories") == ask(
+        str(judged.letta_pg_uri), "SELECT count(*)::int FROM runs WHERE status <> 'running'"
+    )

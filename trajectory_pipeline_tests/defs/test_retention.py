@@ -1,0 +1,93 @@
+"""The contract of the retention job: it prunes what is old enough, the UI shows it, and no sensor brings it back."""
+
+from datetime import datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from trajectory_pipeline.definitions import build_defs
+from trajectory_pipeline.defs.retention import JOB_NAME
+from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.maintenance import retention
+from trajectory_pipeline.partition_keys import HOUR, key_of
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline_tests.conftest import with_judge
+from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
+from trajectory_pipeline_tests.defs.running import ask, do, failure, materializations, run
+from trajectory_pipeline_tests.defs.sensors.test_capture_requests import requested
+from trajectory_pipeline_tests.defs.sensors.test_capture_requests import tick as capture_tick
+from trajectory_pipeline_tests.defs.sensors.test_reconciliation import tick as reconciliation_tick
+from trajectory_pipeline_tests.defs.sensors.test_refinement import tick as refinement_tick
+
+OLD = BUSY[:3]
+
+
+@pytest.fixture
+def aged(captured: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The captured day, of which the first three hours are a day old."""
+    monkeypatch.setattr("trajectory_pipeline.defs.retention.utc_now", lambda: OLD[-1] + HOUR + timedelta(days=1))
+    return captured.model_copy(update={"retention_days": 1, "raw_retention_days": 1})
+
+
+def prune(settings: Settings, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    job = build_defs(settings).resolve_job_def(JOB_NAME)
+    return job.execute_in_process(instance=instance, raise_on_error=False)
+
+
+def kept(settings: Settings) -> list[str]:
+    rows = ask(str(settings.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories ORDER BY 1")
+    return [row[0] for row in rows]
+
+
+def observed(instance: dg.DagsterInstance, asset: str) -> set[str]:
+    records = instance.fetch_observations(dg.AssetKey(asset), limit=100).records
+    return {
+        str(record.partition_key)
+        for record in records
+        if (observation := record.event_log_entry.asset_observation) and observation.metadata["pruned"].value is True
+    }
+
+
+def test_the_job_prunes_what_is_old_and_every_sensor_is_quiet_afterwards(
+    aged: Settings, instance: dg.DagsterInstance, judge: SimulatedJudge
+) -> None:
+    assert prune(aged, instance).success
+    old = {key_of(hour) for hour in OLD}
+    assert kept(aged) == [key_of(hour) for hour in BUSY[3:]]
+    for asset in ("terminal_runs", "trajectories", "refined_outcomes"):
+        assert observed(instance, asset) == old
+    do(str(aged.letta_pg_uri), "UPDATE runs SET status = status")
+    assert requested(capture_tick(aged, instance)) == BUSY[3:]
+    judged: list[datetime] = requested(refinement_tick(with_judge(aged, judge), instance, NOW))
+    assert judged == BUSY[3:]
+    reconciliation_tick(aged, instance)
+    reported = materializations(instance, "trajectories")
+    assert {key for key, metadata in reported.items() if metadata.get("pruned")} == old
+    assert run(aged, instance, OLD[0], assets=("terminal_runs", "trajectories")).success
+    assert kept(aged) == [key_of(OLD[0]), *(key_of(hour) for hour in BUSY[3:])]
+
+
+def test_without_an_age_the_job_refuses(captured: Settings, instance: dg.DagsterInstance) -> None:
+    result = prune(captured, instance)
+    assert not result.success
+    assert "Neither TRAJECTORY_RETENTION_DAYS nor" in str(failure(instance, result.run_id, "prune_sinks").description)
+    assert len(kept(captured)) == len(BUSY)
+
+
+def test_a_partition_that_cannot_be_pruned_fails_by_itself(
+    aged: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = retention.remove_rows
+
+    def refuses(partition: PartitionTransaction) -> int:
+        if partition.partition_key == key_of(OLD[1]):
+            raise SinkError("the disk is gone")
+        return real(partition)
+
+    monkeypatch.setattr(retention, "remove_rows", refuses)
+    result = prune(aged, instance)
+    assert not result.success
+    assert kept(aged) == [key_of(OLD[1]), *(key_of(hour) for hour in BUSY[3:])]
+    assert "the others are. First, trajectories" in str(failure(instance, result.run_id, "prune_sinks").description)

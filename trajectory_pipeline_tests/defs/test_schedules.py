@@ -1,0 +1,155 @@
+"""The contract of the schedule: each hour once, five minutes after it closed, never the open one."""
+
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import dagster as dg
+import pytest
+
+from trajectory_pipeline.definitions import build_defs
+from trajectory_pipeline.defs.assets.assets import CAPTURE
+from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.defs.schedules import NAME, closed_hour
+from trajectory_pipeline.partition_keys import HOUR, key_of
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline_tests.conftest import make_settings
+from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
+from trajectory_pipeline_tests.defs.running import add_run, do
+
+LAG = timedelta(minutes=5)
+NINE = datetime(2026, 11, 21, 9, tzinfo=UTC)
+WITHOUT_JUDGE = make_settings()
+WITH_JUDGE = make_settings(judge_model="a-model", openai_base_url="http://127.0.0.1:1/v1")
+
+
+@cache
+def _instance_on_disk() -> dg.DagsterInstance:
+    """An instance for all ticks that write nothing into it: a schedule's context takes none that is in memory."""
+    return dg.DagsterInstance.local_temp(mkdtemp())
+
+
+def tick(settings: Settings, at: datetime, instance: dg.DagsterInstance | None = None) -> dg.RunRequest | str | None:
+    """The run that a tick requests, or why it requests none."""
+    repository = build_defs(settings).get_repository_def()
+    context = dg.build_schedule_context(
+        instance=instance or _instance_on_disk(),
+        scheduled_execution_time=at,
+        repository_def=repository,
+        resources={"pipeline": PipelineResource(settings)},
+    )
+    result = repository.get_schedule_def(NAME).evaluate_tick(context)
+    [request] = result.run_requests or [None]
+    return request or result.skip_message
+
+
+@pytest.mark.parametrize(
+    ("minutes", "hour"),
+    [(-1, 7), (0, 7), (4.99, 7), (5, 8), (6, 8), (59.99, 8), (60, 8), (64.99, 8), (65, 9)],
+)
+def test_an_hour_is_closed_five_minutes_after_its_end(minutes: float, hour: int) -> None:
+    assert closed_hour(NINE + timedelta(minutes=minutes), LAG) == NINE.replace(hour=hour)
+
+
+def test_a_tick_requests_the_hour_that_closed_five_minutes_ago() -> None:
+    request = tick(WITHOUT_JUDGE, NINE + timedelta(minutes=5))
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "2026-11-21-08:00"
+    assert request.tags["dagster/partition"] == "2026-11-21-08:00"
+
+
+def test_a_tick_after_midnight_requests_the_last_hour_of_the_day_before() -> None:
+    request = tick(WITHOUT_JUDGE, datetime(2027, 1, 1, 0, 5, tzinfo=UTC))
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "2026-12-31-23:00"
+
+
+def test_a_day_of_ticks_requests_every_hour_once() -> None:
+    """As Dagster's daemon would tick: by the cron string itself."""
+    schedule = build_defs(WITHOUT_JUDGE).resolve_schedule_def(NAME)
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("5 * * * *", "UTC")
+    hours = [closed_hour(NINE + timedelta(hours=number, minutes=5), LAG) for number in range(24)]
+    assert hours == [NINE + (number - 1) * HOUR for number in range(24)]
+
+
+def test_before_the_first_partition_is_closed_nothing_is_requested() -> None:
+    settings = make_settings(start=NINE)
+    assert tick(settings, NINE + timedelta(minutes=5)) == (
+        "2026-11-21-08:00 lies before the first partition, 2026-11-21-09:00."
+    )
+    request = tick(settings, NINE + timedelta(minutes=65))
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == key_of(NINE)
+
+
+def test_with_a_judge_all_three_assets_are_requested() -> None:
+    request = tick(WITH_JUDGE, NINE + timedelta(minutes=5))
+    assert isinstance(request, dg.RunRequest)
+    assert {key.to_user_string() for key in request.asset_selection or ()} == {
+        "terminal_runs",
+        "trajectories",
+        "refined_outcomes",
+    }
+
+
+def test_without_a_judge_verdicts_are_not_requested_and_the_log_says_why(capfd: pytest.CaptureFixture[str]) -> None:
+    request = tick(WITHOUT_JUDGE, NINE + timedelta(minutes=5))
+    assert isinstance(request, dg.RunRequest)
+    assert {key.to_user_string() for key in request.asset_selection or ()} == {"terminal_runs", "trajectories"}
+    told = "".join(capfd.readouterr())
+    assert "refined_outcomes is not requested. No judge is configured: set TRAJECTORY_JUDGE_MODEL" in told
+
+
+# ---- beside the capture sensor --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_sensor(captured: Settings) -> Settings:
+    return captured.model_copy(update={"enable_capture": True})
+
+
+AFTER_BUSY = NOW.replace(hour=BUSY[-1].hour + 1, minute=5)
+"""When the last of the busy hours is requested."""
+
+
+def test_what_the_sensor_has_captured_already_is_not_captured_again(with_sensor: Settings) -> None:
+    assert tick(with_sensor, AFTER_BUSY) == (
+        f"{key_of(BUSY[-1])} is as the source has it: the capture sensor was here before."
+    )
+
+
+def test_what_changed_since_the_sensor_captured_it_is_requested(with_sensor: Settings) -> None:
+    do(str(with_sensor.letta_pg_uri), f"UPDATE runs SET background = true WHERE completed_at >= '{BUSY[-1]:%F %T}'")
+    request = tick(with_sensor, AFTER_BUSY)
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == key_of(BUSY[-1])
+
+
+def test_what_the_sensor_requested_and_is_under_way_is_not_requested_again(
+    with_sensor: Settings, tmp_path: Path
+) -> None:
+    instance = dg.DagsterInstance.local_temp(str(tmp_path))
+    do(str(with_sensor.database_url), "TRUNCATE trajectory.partitions")
+    add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": key_of(BUSY[-1])}, CAPTURE)
+    assert tick(with_sensor, AFTER_BUSY, instance) == f"{key_of(BUSY[-1])} is under way already."
+
+
+def test_without_the_sensor_the_hour_is_requested_whatever_is_there(captured: Settings) -> None:
+    assert isinstance(tick(captured, AFTER_BUSY), dg.RunRequest)
+
+
+def test_a_source_that_cannot_be_asked_is_left_to_the_run_to_tell(with_sensor: Settings) -> None:
+    unreachable = with_sensor.model_copy(update={"letta_pg_uri": "postgresql://letta@127.0.0.1:1/letta"})
+    assert isinstance(tick(unreachable, AFTER_BUSY), dg.RunRequest)
+
+
+def test_the_closing_lag_is_a_setting() -> None:
+    settings = make_settings(closing_lag_minutes=75)
+    schedule = build_defs(settings).resolve_schedule_def(NAME)
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    assert schedule.cron_schedule == "15 * * * *"
+    request = tick(settings, NINE + timedelta(minutes=15))
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "2026-11-21-07:00"

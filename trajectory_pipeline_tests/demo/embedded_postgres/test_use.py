@@ -1,0 +1,222 @@
+"""The contract of using an embedded server.
+
+One folder is one server, whoever asks for it and how often. It lets in nobody without its password, keeps its
+address from start to start, ignores the user's settings for other servers, and is gone when its last user is.
+"""
+
+import contextlib
+import socket
+import stat
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from trajectory_pipeline.demo import embedded_postgres
+from trajectory_pipeline.demo.embedded_postgres import launch
+from trajectory_pipeline.errors import EmbeddedPostgresError
+from trajectory_pipeline_tests.demo.embedded_postgres.processes import (
+    SETTINGS,
+    Owner,
+    nothing_is_left,
+    postmaster_pid,
+    rows,
+    within,
+    write_a_row,
+)
+
+
+def test_the_first_start_makes_the_cluster_and_says_so_and_the_next_finds_the_data_at_the_same_address(new_folder):
+    said = []
+    with embedded_postgres.start(new_folder, report=said.append) as first:
+        write_a_row(first)
+    assert said == ["Making the embedded Postgres (first time only) ..."]
+    with embedded_postgres.start(new_folder, report=said.append) as second:
+        assert second.url("postgres") == first.url("postgres")
+        assert rows(second) == [("kept",)]
+    assert len(said) == 1
+
+
+def test_three_processes_that_start_a_new_folder_at_once_share_one_server(new_folder):
+    with Owner(new_folder) as one, Owner(new_folder) as two, Owner(new_folder) as three:
+        heard = [owner.hears() for owner in (one, two, three)]
+        assert heard[0] == heard[1] == heard[2]
+
+
+def test_two_starts_in_one_process_share_a_server_that_stays_until_both_are_released(folder):
+    first = embedded_postgres.start(folder, settings=SETTINGS)
+    second = embedded_postgres.start(folder, settings=SETTINGS)
+    assert first == second
+    first.release()
+    first.release()
+    assert embedded_postgres.running(folder) == second
+    second.release()
+    assert within(1, lambda: nothing_is_left(folder))
+
+
+def test_a_server_stays_for_one_process_when_the_other_is_killed(folder):
+    with Owner(folder) as one, Owner(folder) as two:
+        one.hears()
+        two.hears()
+        one.process.kill()
+        one.process.wait()
+        assert not within(0.5, lambda: embedded_postgres.running(folder) is None)
+
+
+def test_running_tells_of_a_server_without_starting_or_holding_it(folder):
+    assert embedded_postgres.running(folder / "absent") is None
+    assert not (folder / "absent").exists()
+    assert embedded_postgres.running(folder) is None
+    server = embedded_postgres.start(folder, settings=SETTINGS)
+    seen = embedded_postgres.running(folder)
+    assert seen == server
+    seen.release()
+    assert rows_of(seen.url("postgres"), "SELECT 1") == [(1,)]
+    server.release()
+    assert embedded_postgres.running(folder) is None
+
+
+def test_a_wrong_password_is_refused(folder):
+    with embedded_postgres.start(folder, settings=SETTINGS) as server:
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(f"postgresql://postgres:wrong@127.0.0.1:{server.port}/postgres")
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            psycopg.connect(host="127.0.0.1", port=server.port, user="postgres", dbname="postgres", password="")
+
+
+def test_the_password_is_in_no_other_users_reach_and_in_no_representation(folder):
+    with embedded_postgres.start(folder, settings=SETTINGS) as server:
+        assert server.password not in repr(server)
+        assert stat.S_IMODE((folder / "cluster" / "password").stat().st_mode) == 0o600
+        assert stat.S_IMODE((folder / "cluster" / "data").stat().st_mode) == 0o700
+
+
+def test_only_this_machine_is_listened_to_and_no_socket_file_is_made(folder):
+    with embedded_postgres.start(folder, settings=SETTINGS) as server:
+        assert rows_of(server.url("postgres"), "SHOW listen_addresses") == [("127.0.0.1",)]
+        assert rows_of(server.url("postgres"), "SHOW unix_socket_directories") == [("",)]
+
+
+def test_it_is_durable_in_utf8_and_utc_with_200_connections_unless_told_otherwise(folder):
+    with embedded_postgres.start(folder) as server:
+        for name, value in {
+            "fsync": "on",
+            "max_connections": "200",
+            "TimeZone": "UTC",
+            "server_encoding": "UTF8",
+            "password_encryption": "scram-sha-256",
+        }.items():
+            assert rows_of(server.url("postgres"), f"SHOW {name}") == [(value,)]
+    with embedded_postgres.start(folder, settings={"max_connections": "17"}) as server:
+        assert rows_of(server.url("postgres"), "SHOW max_connections") == [("17",)]
+
+
+def test_another_port_is_taken_when_somebody_else_has_the_former_one(folder):
+    with embedded_postgres.start(folder, settings=SETTINGS) as server:
+        former = server.port
+    with socket.create_server(("127.0.0.1", former)), embedded_postgres.start(folder, settings=SETTINGS) as server:
+        assert server.port != former
+
+
+def test_a_port_that_is_lost_between_choice_and_start_is_replaced(folder, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = listener.getsockname()[1]
+        really = launch._bound
+        answers = iter([taken, taken])
+        monkeypatch.setattr(launch, "_bound", lambda port: next(answers, None) or really(port))
+        with embedded_postgres.start(folder, settings=SETTINGS) as server:
+            assert server.port != taken
+
+
+def test_the_users_own_postgres_variables_reach_neither_the_server_nor_our_connections(folder):
+    hostile = {
+        "PGDATA": "/nonexistent",
+        "PGHOST": "192.0.2.1",
+        "PGHOSTADDR": "192.0.2.1",
+        "PGPORT": "1",
+        "PGUSER": "somebody",
+        "PGPASSWORD": "else",
+        "PGDATABASE": "theirs",
+        "PGSSLMODE": "require",
+        "PGOPTIONS": "-c default_transaction_read_only=on",
+    }
+    with Owner(folder, env=hostile) as owner:
+        heard = owner.hears()
+        with psycopg.connect(
+            host="127.0.0.1", port=heard["port"], user="postgres", password=heard["password"], dbname="postgres"
+        ) as connection:
+            assert connection.execute("SHOW default_transaction_read_only").fetchone() == ("off",)
+        for pid in (postmaster_pid(folder), *watchdog_pids_of(folder)):
+            assert not set(hostile) & set(psutil.Process(pid).environ())
+
+
+def test_a_path_of_more_than_a_hundred_characters_works(folder):
+    deep = folder.parent / ("long " * 15).strip() / ("longer " * 10).strip()
+    deep.mkdir(parents=True)
+    (folder / "cluster").rename(deep / "cluster")
+    with embedded_postgres.start(deep, settings=SETTINGS) as server:
+        assert rows_of(server.url("postgres"), "SELECT 1") == [(1,)]
+    (deep / "cluster").rename(folder / "cluster")
+
+
+def test_databases_are_made_once_copied_and_dropped_whatever_their_names(folder):
+    name = 'an "odd" näme/with?signs'
+    with embedded_postgres.start(folder, settings=SETTINGS) as server:
+        server.drop_database(name)
+        server.ensure_database(name)
+        server.ensure_database(name)
+        with psycopg.connect(server.url(name)) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 1 AS number")
+        server.create_database("copy", template=name)
+        with contextlib.closing(psycopg.connect(server.url("copy"))) as connection:
+            assert connection.execute("TABLE kept").fetchall() == [(1,)]
+            server.drop_database("copy", force=True)
+        server.drop_database("copy")
+        with pytest.raises(EmbeddedPostgresError, match="already exists"):
+            server.create_database(name)
+        server.drop_database(name)
+
+
+def test_a_large_log_is_put_aside_at_the_next_start(folder):
+    (folder / "server.log").write_bytes(b"x" * 10_000_001)
+    with embedded_postgres.start(folder, settings=SETTINGS) as server:
+        assert server.log.stat().st_size < 100_000
+        assert (folder / "server.log.1").stat().st_size > 10_000_000
+
+
+def test_a_folder_in_use_is_not_removed_and_afterwards_only_what_was_made_is(own_folder):
+    (own_folder / "mine.txt").write_text("mine")
+    with (
+        embedded_postgres.start(own_folder, settings=SETTINGS),
+        pytest.raises(EmbeddedPostgresError, match="in use and is not removed"),
+    ):
+        embedded_postgres.remove(own_folder)
+    embedded_postgres.remove(own_folder)
+    assert [path.name for path in own_folder.iterdir()] == ["mine.txt"]
+    (own_folder / "mine.txt").unlink()
+    own_folder.rmdir()
+
+
+def test_removing_stops_a_server_that_has_neither_user_nor_watchdog(own_folder):
+    with Owner(own_folder) as owner:
+        owner.hears()
+        for pid in watchdog_pids_of(own_folder):
+            psutil.Process(pid).kill()
+        pid = postmaster_pid(own_folder)
+    assert psutil.pid_exists(pid)
+    embedded_postgres.remove(own_folder)
+    assert within(5, lambda: not psutil.pid_exists(pid))
+
+
+def rows_of(url: str, query: str) -> list[tuple]:
+    with psycopg.connect(url) as connection:
+        return connection.execute(query).fetchall()
+
+
+def watchdog_pids_of(folder: Path) -> list[int]:
+    from trajectory_pipeline_tests.demo.embedded_postgres.processes import watchdog_pids
+
+    found = watchdog_pids(folder)
+    assert len(found) == 1
+    return found

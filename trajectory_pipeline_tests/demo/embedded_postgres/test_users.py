@@ -1,0 +1,191 @@
+"""The contract about the system's users.
+
+Postgres refuses to run as root, so root runs it as another user, who may be unable to enter the folder; no mode of a
+folder that is not ours is changed for it. A folder of another user is refused with a sentence. Half of these tests
+need root and the other half an ordinary user's uid; run as root, the suite has both.
+"""
+
+import contextlib
+import os
+import pwd
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from trajectory_pipeline.demo import embedded_postgres
+from trajectory_pipeline.demo.embedded_postgres import placement
+from trajectory_pipeline.demo.embedded_postgres.account import account_for
+from trajectory_pipeline.errors import EmbeddedPostgresError
+from trajectory_pipeline_tests.demo.embedded_postgres.processes import (
+    PYTHON_PATH,
+    SETTINGS,
+    Owner,
+    nothing_is_left,
+    postmaster_pid,
+    rows,
+    within,
+    write_a_row,
+)
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="about what root does; the suite is also run as root")
+needs_ordinary_user = pytest.mark.skipif(
+    os.geteuid() == 0, reason="root may write everywhere; the suite is also run as an ordinary user"
+)
+
+
+@pytest.fixture
+def bases(reachable_base, monkeypatch, request):
+    """Fallback places of the test's own instead of those under /var."""
+    own = tuple(reachable_base / f"{request.node.name[:40]}-{number}" for number in (1, 2))
+    monkeypatch.setattr(placement, "_FALLBACK_BASES", own)
+    return own
+
+
+@pytest.fixture
+def closed_folder(tmp_path, bases):
+    """A folder whose parent only its owner can enter, as a clone in root's home."""
+    parent = tmp_path / "closed"
+    parent.mkdir(mode=0o700)
+    folder = parent / "postgres"
+    yield folder
+    embedded_postgres.remove(folder)
+    assert not folder.exists()
+
+
+@pytest.fixture
+def ordinary_user():
+    """The uid and gid of an ordinary user who can run this Python and read this tree."""
+    entry = pwd.getpwnam("daemon")
+    as_that_user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    # The Python of the virtual environment may be a link into a closed home; the system's own reads its packages too.
+    for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
+        with contextlib.suppress(OSError):
+            command = [python, "-c", "import trajectory_pipeline.demo.embedded_postgres.server, psycopg"]
+            if subprocess.run(command, env=PYTHON_PATH, cwd="/", capture_output=True, **as_that_user).returncode == 0:
+                return {"python": python, **as_that_user}
+    pytest.skip("the tree, or every Python of this version, lies where no other user can read it")
+
+
+@needs_root
+def test_root_runs_the_server_as_another_user_who_owns_nothing_but_the_data(folder):
+    with embedded_postgres.start(folder, settings=SETTINGS) as server:
+        assert psutil.Process(postmaster_pid(folder)).username() == "nobody"
+        assert embedded_postgres.location(folder) == folder
+        write_a_row(server)
+    assert (folder / "cluster").stat().st_uid == 0
+    assert (folder / "cluster" / "data").stat().st_uid == pwd.getpwnam("nobody").pw_uid
+
+
+@needs_root
+def test_in_a_folder_that_user_cannot_enter_the_data_lies_elsewhere_and_no_mode_is_changed(closed_folder, bases):
+    with embedded_postgres.start(closed_folder, settings=SETTINGS) as server:
+        write_a_row(server)
+        place = embedded_postgres.location(closed_folder)
+        assert place.parent == bases[0]
+        assert (closed_folder / placement.NOTE).read_text().startswith(f"{place}\n")
+        assert server.log.parent == closed_folder
+        assert server.log.stat().st_size > 0
+    with embedded_postgres.start(closed_folder, settings=SETTINGS) as server:
+        assert rows(server) == [("kept",)]
+    assert stat.S_IMODE(closed_folder.parent.stat().st_mode) == 0o700
+    embedded_postgres.remove(closed_folder)
+    assert not bases[0].exists()
+
+
+@needs_root
+def test_programs_that_the_user_cannot_reach_are_copied_and_renewed_with_their_version(
+    closed_folder, bases, tmp_path, monkeypatch
+):
+    carried = placement.carried()
+    closed = tmp_path / "closed-site-packages"
+    closed.mkdir(mode=0o700)
+    for part in carried._parts():
+        (closed / part).parent.mkdir(exist_ok=True)
+        (closed / part).symlink_to(carried.root / part)
+    for version in ("0.6.0", "0.6.1"):
+        there = type(carried)(closed, version)
+        monkeypatch.setattr(placement, "carried", lambda there=there: there)
+        with embedded_postgres.start(closed_folder, settings=SETTINGS):
+            place = embedded_postgres.location(closed_folder)
+            assert [path.name for path in place.glob("binaries-*")] == [f"binaries-{version}"]
+            assert str(place) in psutil.Process(postmaster_pid(closed_folder)).exe()
+
+
+@needs_root
+def test_a_fallback_place_that_somebody_else_made_first_is_not_trusted(closed_folder, bases):
+    bases[0].mkdir()
+    os.chown(bases[0], pwd.getpwnam("daemon").pw_uid, -1)
+    bases[1].symlink_to("/tmp")
+    with pytest.raises(EmbeddedPostgresError, match="not a folder of root's alone") as refused:
+        embedded_postgres.start(closed_folder, settings=SETTINGS)
+    assert "run as an ordinary user" in str(refused.value)
+    bases[1].unlink()
+    place, _ = placement.choose(closed_folder, account_for(None))
+    assert place.parent == bases[1]
+    bases[0].rmdir()
+
+
+@needs_root
+def test_a_moved_folder_whose_data_lies_elsewhere_does_not_silently_begin_anew(closed_folder, bases):
+    closed_folder.mkdir()
+    placement.leave_note(closed_folder, bases[0] / "of-its-former-name")
+    with pytest.raises(EmbeddedPostgresError, match="give the folder its former name"):
+        embedded_postgres.start(closed_folder, settings=SETTINGS)
+    assert embedded_postgres.location(closed_folder) == closed_folder
+
+
+@needs_root
+def test_a_folder_made_by_root_is_refused_to_an_ordinary_user_with_a_sentence(folder, ordinary_user):
+    with Owner(folder, stderr=subprocess.PIPE, **ordinary_user) as owner:
+        told = owner.process.communicate(timeout=20)[1].splitlines()[-1]
+    assert "cannot be used by the user daemon" in told
+    assert "belongs to the user root" in told
+    assert "choose another folder" in told
+
+
+@needs_root
+def test_an_ordinary_user_starts_shares_and_ends_a_server_and_root_runs_it_as_that_user(new_folder, ordinary_user):
+    os.chown(new_folder.parent, ordinary_user["user"], -1)
+    with Owner(new_folder, **ordinary_user) as one, Owner(new_folder, **ordinary_user) as two:
+        heard = one.hears()
+        assert two.hears() == heard
+        assert psutil.Process(postmaster_pid(new_folder)).username() == "daemon"
+        two.release()
+        url = f"postgresql://postgres:{heard['password']}@127.0.0.1:{heard['port']}/postgres"
+        psycopg.connect(url).close()
+    assert within(5, lambda: nothing_is_left(new_folder))
+    with embedded_postgres.start(new_folder, settings=SETTINGS):
+        assert psutil.Process(postmaster_pid(new_folder)).username() == "daemon"
+    with Owner(new_folder, **ordinary_user) as owner:
+        assert owner.hears() == heard
+
+
+@needs_root
+def test_data_that_belongs_to_root_is_refused_with_what_to_do(folder):
+    data = folder / "cluster" / "data"
+    former = data.stat()
+    os.chown(data, 0, 0)
+    with pytest.raises(EmbeddedPostgresError, match=r"belongs to root.*chown -R nobody"):
+        embedded_postgres.start(folder)
+    os.chown(data, former.st_uid, former.st_gid)
+
+
+@needs_ordinary_user
+def test_a_folder_that_cannot_be_written_is_refused_with_a_sentence(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    with pytest.raises(EmbeddedPostgresError, match=r"cannot be used by the user .*choose another folder"):
+        embedded_postgres.start(closed / "postgres")
+
+
+@needs_ordinary_user
+def test_an_ordinary_user_runs_the_server_as_itself(folder):
+    with embedded_postgres.start(folder, settings=SETTINGS):
+        assert psutil.Process(postmaster_pid(folder)).uids().real == os.geteuid()
+        assert embedded_postgres.location(folder) == Path(folder)

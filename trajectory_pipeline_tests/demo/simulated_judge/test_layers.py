@@ -1,0 +1,26 @@
+"""The contract with the house: no Dagster, no sibling package, nothing of the pipeline's own response schema."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import trajectory_pipeline.demo.simulated_judge as package
+
+ALLOWED = {"trajectory_pipeline.errors", "trajectory_pipeline.demo.simulated_judge"}
+
+
+def test_it_imports_nothing_of_the_house_but_its_errors() -> None:
+    assert package.__file__ is not None
+    for path in Path(package.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                names = [node.module or ""]
+            for name in names:
+                assert "dagster" not in name, path.name
+                if name.startswith("trajectory_pipeline"):
+                    assert any(name == a or name.startswith(f"{a}.") for a in ALLOWED), f"{path.name}: {name}"

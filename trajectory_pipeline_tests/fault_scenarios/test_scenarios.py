@@ -1,0 +1,89 @@
+"""The contract of failing judges, over a part of the sample: ``make moods`` holds every mood to it over the whole.
+
+And that the contract itself finds what it is for.
+"""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.demo.simulated_judge import FAULTS, SimulatedJudge
+from trajectory_pipeline_tests.fault_scenarios import contract
+from trajectory_pipeline_tests.fault_scenarios.scenarios import ALWAYS, SOMETIMES, Mood, every_mood, mood
+from trajectory_pipeline_tests.fault_scenarios.sweep import Sweep, capture
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+
+HOURS = sorted(sample_partitions(), key=lambda hour: sample_partitions()[hour])[-3:]
+
+
+@pytest.fixture(scope="module")
+def sweep(
+    postgres_server: EmbeddedServer, running_judge: SimulatedJudge, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sweep]:
+    sweep = capture(postgres_server, running_judge, tmp_path_factory.mktemp("moods"), HOURS)
+    told = sweep.under(mood(None))
+    assert (told.broken, told.days) == ([], 0)
+    yield sweep
+    running_judge.clear_faults()
+    for name in ("moods_letta", "moods_captured"):
+        postgres_server.drop_database(name, force=True)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [mood("rate_limit", SOMETIMES), mood("truncated", ALWAYS), mood("usage_missing"), mood("connection_dropped")],
+    ids=str,
+)
+def test_nothing_is_made_up_or_lost_or_paid_twice_and_it_heals(sweep: Sweep, given: Mood) -> None:
+    told = sweep.under(given)
+    assert told.broken == []
+    assert set(told.after) <= {"judged", "insufficient_evidence", "not_eligible"}
+    assert sum(told.after.values()) == sum(told.before.values()) == sum(sample_partitions()[hour] for hour in HOURS)
+
+
+def test_a_sweep_has_every_fault_as_a_mood() -> None:
+    assert {one.fault for one in every_mood()} == {None, *FAULTS}
+
+
+BREAKS: dict[str, tuple[str, Callable[[Pipeline, SimulatedJudge], list[str]]]] = {
+    "a call that is not in our books": (
+        "DELETE FROM trajectory.verdict_attempts WHERE attempt_id = (SELECT min(attempt_id) FROM"
+        " trajectory.verdict_attempts)",
+        lambda pipeline, judge: list(contract.books_agree(pipeline, judge.calls(10_000))),
+    ),
+    "a cent too much": (
+        "UPDATE trajectory.verdict_attempts SET cost_usd = cost_usd + 0.01 WHERE attempt_id = (SELECT min(attempt_id)"
+        " FROM trajectory.verdict_attempts)",
+        lambda pipeline, judge: list(contract.books_agree(pipeline, judge.calls(10_000))),
+    ),
+    "an account that was not moved": (
+        "UPDATE trajectory.spending SET spent_usd = spent_usd - 0.0001 WHERE scope = 'day'",
+        lambda pipeline, judge: list(contract.books_agree(pipeline, judge.calls(10_000))),
+    ),
+    "a made-up score": (
+        "UPDATE trajectory.verdicts SET learning_value = 0.3 WHERE verdict_status <> 'judged'",
+        lambda pipeline, _: list(contract.nothing_is_made_up(pipeline, None)),
+    ),
+    "a run without a verdict": (
+        "DELETE FROM trajectory.verdicts WHERE run_id = (SELECT min(run_id) FROM trajectory.verdicts)",
+        lambda pipeline, _: list(contract.each_run_has_one_status(pipeline, down=0)),
+    ),
+    "a verdict that failed": (
+        "UPDATE trajectory.verdicts SET verdict_status = 'failed' WHERE run_id = (SELECT min(run_id) FROM"
+        " trajectory.verdicts)",
+        lambda pipeline, _: list(contract.all_is_final(pipeline)),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_the_contract_finds(pipeline: Pipeline, judge: SimulatedJudge, what: str) -> None:
+    statement, broken = BREAKS[what]
+    pipeline.judge_url = judge.base_url
+    pipeline.capture(HOURS[0])
+    pipeline.refine(HOURS[0])
+    assert broken(pipeline, judge) == []
+    pipeline.do(statement)
+    assert broken(pipeline, judge)

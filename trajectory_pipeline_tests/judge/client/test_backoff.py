@@ -1,0 +1,152 @@
+"""The contract of waiting: what one call is told, all calls of the session heed; a turn is taken before each call."""
+
+import asyncio
+import json
+import time
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
+from trajectory_pipeline.judge.client.backoff import asked_to_wait, back_off, seconds_until_reset
+from trajectory_pipeline.judge.client.session import Asked, Attempt
+from trajectory_pipeline.judge.response_schema import JudgeAnswer
+from trajectory_pipeline_tests.judge.judge_client import PROMPT, Told, judge_at
+from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
+
+ANSWERED = (200, completion(json.dumps(ANSWER)), {})
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after-ms": "nan"}, None),
+        ({"retry-after": "Thu, 01 Jan 2015 00:00:00 GMT"}, 0.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, 360.0),
+        ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "6m0s"}, None),
+        ({"retry-after": "2", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "9"}, 2.0),
+    ],
+)
+def test_a_refusal_says_in_several_ways_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+    assert asked_to_wait(headers) == seconds
+
+
+def test_a_date_says_how_long_to_wait() -> None:
+    assert asked_to_wait({"retry-after": formatdate(time.time() + 100, usegmt=True)}) == pytest.approx(100, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1s", 1.0),
+        ("6m0s", 360.0),
+        ("1h2m3.5s", 3723.5),
+        ("20ms", 0.02),
+        ("1.5", 1.5),
+        ("", None),
+        ("soon", None),
+        ("5s later", None),
+        ("-1", None),
+        ("inf", None),
+    ],
+)
+def test_a_reset_is_a_duration_in_the_ways_that_servers_write_it(text: str, seconds: float | None) -> None:
+    headers = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": text}
+    assert seconds_until_reset(headers) == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize("factor", [1, 1000])
+def test_a_reset_may_be_a_moment_in_seconds_or_milliseconds(factor: int) -> None:
+    headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int((time.time() + 100) * factor))}
+    assert seconds_until_reset(headers) == pytest.approx(100, abs=2)
+
+
+def test_of_several_limits_that_are_used_up_the_slowest_counts() -> None:
+    used_up = {f"x-ratelimit-remaining-{kind}": "0" for kind in ("requests", "tokens")}
+    headers = {**used_up, "x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "3s"}
+    assert seconds_until_reset(headers) == 3.0
+
+
+def test_back_off_doubles_within_its_bound_and_is_not_the_same_for_all() -> None:
+    for failures in range(1, 12):
+        longest = min(0.5 * 2 ** (failures - 1), 60.0)
+        pauses = {back_off(failures, 0.5) for _ in range(50)}
+        assert len(pauses) > 1
+        assert all(longest / 2 <= pause <= longest for pause in pauses)
+
+
+# ---- all calls of a session ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        (429, {"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, {"retry-after-ms": "400"}),
+        (503, {"error": {"message": "overloaded"}}, {"retry-after-ms": "400"}),
+        (*ANSWERED[:2], {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "400ms"}),
+    ],
+    ids=["429", "503", "used up"],
+)
+def test_while_one_call_is_told_to_wait_no_other_begins(first: tuple[int, Any, dict[str, str]]) -> None:
+    began: list[float] = []
+
+    def answering(number: int) -> tuple[int, Any, dict[str, str]]:
+        began.append(time.monotonic())
+        return first if number == 1 else ANSWERED
+
+    told = Told()
+
+    async def work(url: str) -> None:
+        async with judge_at(url).session() as session:
+            ended = asyncio.Event()
+
+            async def on_end(attempt: Attempt) -> None:
+                await told.on_end(attempt)
+                ended.set()
+
+            ask = asyncio.create_task(session.ask(PROMPT, JudgeAnswer, told.on_begin, on_end))
+            await ended.wait()
+            await asyncio.gather(ask, *(session.ask(PROMPT, JudgeAnswer, told.on_begin, on_end) for _ in range(3)))
+
+    with Provider(answering) as provider:
+        asyncio.run(work(provider.url))
+    assert len(began) >= 4
+    # The least that is certain: none was sent before the time that the provider named was over.
+    assert all(moment - began[0] >= 0.4 for moment in began[1:])
+
+
+def test_each_call_takes_its_turn_for_its_tokens_before_it_is_told_of_and_sent(judge: SimulatedJudge) -> None:
+    judge.plan_faults([{"fault": "empty_content", "times": 1}, {"fault": "invalid_json", "times": 1}])
+    happened: list[str] = []
+    tokens: list[int] = []
+
+    async def turn(wanted: int) -> float:
+        happened.append("turn")
+        tokens.append(wanted)
+        return 0.0
+
+    async def on_begin(attempt: Attempt) -> None:
+        happened.append(f"begins {attempt.purpose}")
+
+    async def on_end(attempt: Attempt) -> None:
+        happened.append(f"ended {judge.calls()['received']}")
+
+    async def work() -> Asked[JudgeAnswer]:
+        async with judge_at(judge.base_url, model=JUDGE_MODEL, max_answer_tokens=3000).session(turn=turn) as session:
+            return await session.ask(PROMPT, JudgeAnswer, on_begin, on_end)
+
+    asked = asyncio.run(work())
+    assert asked.answer is not None
+    assert happened == [
+        *("turn", "begins first", "ended 1"),
+        *("turn", "begins retry", "ended 2"),
+        *("turn", "begins repair", "ended 3"),
+    ]
+    assert tokens == [attempt.estimated_prompt_tokens + 3000 for attempt in asked.attempts]
+    assert tokens[2] > tokens[1] == tokens[0]

@@ -1,0 +1,142 @@
+"""The contract of a provider that is down: soon nothing more is asked of it, and one call finds out that it is back.
+
+What the simulated judge counts is what was asked; nothing depends on how long anything takes.
+"""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
+from trajectory_pipeline.errors import ProviderDownError
+from trajectory_pipeline.judge.client.errors import was_down
+from trajectory_pipeline.judge.client.session import Asked, Session
+from trajectory_pipeline.judge.response_schema import JudgeAnswer
+from trajectory_pipeline_tests.judge.judge_client import PROMPT, Told, classes, judge_at
+
+Result = Asked[JudgeAnswer] | BaseException
+
+
+def ask_many(
+    judge: SimulatedJudge, questions: int, at_once: int, *, half_open: bool = False, **settings: Any
+) -> list[Result]:
+    """Ask many questions in one session, so many at once; each with what came of it."""
+    told = Told()
+
+    async def one(session: Session, free: asyncio.Semaphore) -> Asked[JudgeAnswer]:
+        async with free:
+            return await session.ask(PROMPT, JudgeAnswer, told.on_begin, told.on_end)
+
+    async def work() -> list[Result]:
+        free = asyncio.Semaphore(at_once)
+        async with judge_at(judge.base_url, model=JUDGE_MODEL, **settings).session(half_open=half_open) as session:
+            return await asyncio.gather(*(one(session, free) for _ in range(questions)), return_exceptions=True)
+
+    results = asyncio.run(work())
+    assert len(told.began) == len(told.ended) == judge.calls()["received"]
+    return results
+
+
+def down(results: list[Result]) -> int:
+    return sum(isinstance(result, ProviderDownError) for result in results)
+
+
+@pytest.mark.parametrize("fault", ["server_error", "bad_gateway", "html_body", "error_body", "connection_dropped"])
+def test_after_some_failures_in_a_row_nothing_more_is_asked(judge: SimulatedJudge, fault: str) -> None:
+    judge.plan_faults([{"fault": fault}])
+    results = ask_many(judge, 20, 1, breaker_after=5, max_attempts=2)
+    assert judge.calls()["received"] == 5
+    # Two calls for each question, and the third was not repeated any more.
+    assert [len(result.attempts) for result in results if isinstance(result, Asked)] == [2, 2, 1]
+    assert down(results) == 17
+    (words,) = {str(result) for result in results if isinstance(result, ProviderDownError)}
+    assert words.startswith(
+        "The judge's provider is down, and nothing more is asked of it now (5 calls in a row failed"
+    )
+
+
+@pytest.mark.parametrize("fault", ["unauthorized", "forbidden", "insufficient_quota", "payment_required"])
+def test_what_any_call_would_meet_is_met_once(judge: SimulatedJudge, fault: str) -> None:
+    judge.plan_faults([{"fault": fault}])
+    results = ask_many(judge, 20, 1)
+    assert judge.calls()["received"] == 1
+    assert down(results) == 19
+
+
+def test_no_more_calls_than_those_under_way_follow_the_failure_that_opens_it(judge: SimulatedJudge) -> None:
+    judge.plan_faults([{"fault": "server_error"}])
+    results = ask_many(judge, 100, 10, breaker_after=5)
+    assert 5 <= judge.calls()["received"] <= 5 + 10
+    assert down(results) >= 100 - 15
+
+
+def test_an_answer_between_failures_begins_the_count_anew(judge: SimulatedJudge) -> None:
+    judge.plan_faults([{"fault": "server_error", "every": 2}])
+    results = ask_many(judge, 20, 1, breaker_after=2, max_attempts=2)
+    assert down(results) == 0
+    assert all(isinstance(result, Asked) and result.answer for result in results)
+
+
+def test_a_rate_limit_and_a_bad_answer_are_no_sign_that_it_is_down(judge: SimulatedJudge) -> None:
+    judge.plan_faults([{"fault": "rate_limit_ms", "every": 2, "params": {"retry_after_ms": 1}}, {"fault": "refusal"}])
+    assert down(ask_many(judge, 6, 1, breaker_after=1)) == 0
+
+
+def test_one_call_tries_a_provider_that_was_down_and_the_others_wait_for_it(judge: SimulatedJudge) -> None:
+    judge.plan_faults([{"fault": "server_error"}])
+    results = ask_many(judge, 20, 20, half_open=True)
+    assert judge.calls()["received"] == 1
+    assert down(results) == 19
+    (tried,) = [result for result in results if isinstance(result, Asked)]
+    assert classes(tried) == [("error", "server_error")]
+
+
+def test_a_call_that_finds_it_back_lets_all_others_through(judge: SimulatedJudge) -> None:
+    results = ask_many(judge, 20, 20, half_open=True)
+    assert all(isinstance(result, Asked) and result.answer for result in results)
+    assert judge.calls()["received"] == 20
+
+
+def test_a_trying_call_that_was_never_sent_leaves_the_trial_to_the_next(judge: SimulatedJudge) -> None:
+    told = Told()
+
+    async def refuse(_: object) -> None:
+        raise LookupError("no room in the budget")
+
+    async def work() -> Asked[JudgeAnswer]:
+        async with judge_at(judge.base_url, model=JUDGE_MODEL).session(half_open=True) as session:
+            with pytest.raises(LookupError):
+                await session.ask(PROMPT, JudgeAnswer, refuse, told.on_end)
+            return await session.ask(PROMPT, JudgeAnswer, told.on_begin, told.on_end)
+
+    assert asyncio.run(work()).answer is not None
+    assert judge.calls()["received"] == 1
+
+
+def test_who_asks_for_more_patience_than_a_run_has_is_asked_nothing_more(judge: SimulatedJudge) -> None:
+    judge.plan_faults([{"fault": "rate_limit", "params": {"retry_after": 3600}}])
+    results = ask_many(judge, 5, 1)
+    assert judge.calls()["received"] == 1
+    assert down(results) == 4
+    assert "left in peace for 3600 s" in str(results[1])
+
+
+@pytest.mark.parametrize(
+    ("latest", "expected"),
+    [
+        ([], False),
+        ([None], False),
+        (["authentication"], True),
+        (["authentication", None], True),
+        ([None, "authentication"], False),
+        (["server_error"] * 3, True),
+        (["server_error", "timeout", "connection"], True),
+        (["server_error"] * 2, False),
+        (["server_error", "server_error", None], False),
+        (["server_error", "server_error", "refused"], False),
+        (["rate_limited"] * 3, False),
+    ],
+)
+def test_a_provider_was_down_when_the_latest_calls_say_so(latest: list[str | None], expected: bool) -> None:
+    assert was_down(latest, 3) is expected

@@ -1,0 +1,70 @@
+"""The contract of a materialisation while the provider is down: it ends early, says so, and invents no verdict.
+
+What was not asked has no verdict and no attempt; the next one finds out by one call whether the provider is back.
+"""
+
+import pytest
+
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.errors import ProviderDownError
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline, only
+
+HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
+
+
+@pytest.fixture
+def captured(pipeline: Pipeline) -> Pipeline:
+    pipeline.capture(HOUR)
+    pipeline.concurrency = 2
+    pipeline.judge_settings = {"first_pause_seconds": 0.01, "breaker_after": 4}
+    return pipeline
+
+
+def eligible(pipeline: Pipeline) -> int:
+    return int(only(pipeline.ask("SELECT count(*) AS n FROM trajectory.trajectories WHERE message_count > 0"))["n"])
+
+
+def count(pipeline: Pipeline, table: str, where: str = "true") -> int:
+    return int(only(pipeline.ask(f"SELECT count(*) AS n FROM trajectory.{table} WHERE {where}"))["n"])
+
+
+@pytest.mark.parametrize(("fault", "most"), [("server_error", 5), ("unauthorized", 2)])
+def test_it_ends_early_is_tried_by_one_call_and_heals(
+    captured: Pipeline, judge: SimulatedJudge, fault: str, most: int
+) -> None:
+    judge.plan_faults([{"fault": fault}])
+    with pytest.raises(ProviderDownError) as caught:
+        captured.refine(HOUR)
+    asked = judge.calls()["received"]
+    assert 1 <= asked <= most
+    words = str(caught.value)
+    assert words.startswith("The judge's provider is down, and nothing more is asked of it now (")
+    assert "trajectories are done, the rest is left to a later run." in words
+    # Those that were asked failed, by the class of their own last call; nothing stands for those that were not.
+    failed = captured.ask("SELECT run_id FROM trajectory.verdicts WHERE verdict_status = 'failed'")
+    attempted = captured.ask("SELECT DISTINCT run_id FROM trajectory.verdict_attempts")
+    assert {row["run_id"] for row in failed} == {row["run_id"] for row in attempted}
+    assert count(captured, "verdict_attempts") == asked
+    assert count(captured, "verdicts", "outcome IS NOT NULL") == 0
+    assert count(captured, "verdict_claims") == 0
+
+    with pytest.raises(ProviderDownError):
+        captured.refine(HOUR)
+    assert judge.calls()["received"] == asked + 1
+
+    judge.clear_faults()
+    result = captured.refine(HOUR)
+    assert result.errors == {}
+    assert judge.calls()["received"] == asked + 1 + eligible(captured)
+    assert count(captured, "verdict_attempts") == judge.calls()["received"]
+
+
+def test_what_was_judged_before_it_went_down_stays(captured: Pipeline, judge: SimulatedJudge) -> None:
+    captured.concurrency = 1
+    judge.plan_faults([{"fault": "slow", "times": 3, "params": {"seconds": 0.0}}, {"fault": "server_error"}])
+    with pytest.raises(ProviderDownError):
+        captured.refine(HOUR)
+    assert count(captured, "verdicts", "error_class IS NULL") == 3
+    judge.clear_faults()
+    assert captured.refine(HOUR).calls == eligible(captured) - 3

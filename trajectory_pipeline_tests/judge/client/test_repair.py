@@ -1,0 +1,197 @@
+"""The contract of an answer that cannot be used: its own class, one repair turn that shows the mistake, nothing mended.
+
+After a second unusable answer there is none, and the answer is kept as it came.
+"""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trajectory_pipeline.budget.prices import CallUsage
+from trajectory_pipeline.judge.client.call_record import UNUSABLE_ANSWERS
+from trajectory_pipeline.judge.client.errors import HOPELESS, PROVIDER_DOWN, TRANSIENT
+from trajectory_pipeline.judge.client.parse import Mistake, validated
+from trajectory_pipeline.judge.client.response_format import without_frame
+from trajectory_pipeline.judge.response_schema import JudgeAnswer
+from trajectory_pipeline.schema.error_classes import ERROR_CLASSES
+from trajectory_pipeline_tests.judge.judge_client import PROMPT, ask, ask_provider, classes, purposes
+from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
+
+GOOD = json.dumps(ANSWER)
+
+
+def changed(**more: Any) -> str:
+    return json.dumps({**ANSWER, **more})
+
+
+def rated(value: Any) -> str:
+    return changed(learning={**ANSWER["learning"], "tool_use": value})
+
+
+UNUSABLE = [
+    ("no JSON", "invalid_json"),
+    ("[" * 100_000, "invalid_json"),
+    ("1" * 10_000, "invalid_json"),
+    (f"{GOOD} and more", "invalid_json"),
+    (f"```json\n{GOOD}\n```", "invalid_json"),
+    (rated(math.nan), "not_a_number"),
+    (rated(math.inf), "not_a_number"),
+    (rated(-math.inf), "not_a_number"),
+    (rated(6), "out_of_range"),
+    (rated(0), "out_of_range"),
+    (rated(10**400), "out_of_range"),
+    (changed(tags=["only", "two"]), "wrong_count"),
+    (changed(requirements=[]), "wrong_count"),
+    (changed(requirements=ANSWER["requirements"] * 8), "wrong_count"),
+    (changed(tags=["only", "two"], summary=""), "schema_violation"),
+    (changed(tags=["only", "two"], learning={**ANSWER["learning"], "tool_use": 6}), "schema_violation"),
+    (changed(outcome="success"), "schema_violation"),
+    (changed(complexity="enormous"), "schema_violation"),
+    (changed(summary=""), "schema_violation"),
+    (changed(summary="half \ud83d"), "schema_violation"),
+    (rated(1.5), "schema_violation"),
+    (rated("3"), "schema_violation"),
+    (rated(True), "schema_violation"),
+    ("null", "schema_violation"),
+    ("{}", "schema_violation"),
+]
+
+
+@pytest.mark.parametrize(("content", "error_class"), UNUSABLE)
+def test_an_answer_that_is_not_as_asked_has_its_class(content: str, error_class: str) -> None:
+    found = validated(content, JudgeAnswer)
+    assert isinstance(found, Mistake)
+    assert found.error_class == error_class
+
+
+@pytest.mark.parametrize("error_class", sorted({error_class for _, error_class in UNUSABLE}))
+def test_two_answers_that_cannot_be_used_leave_none_and_the_second_is_kept_as_it_came(error_class: str) -> None:
+    content = next(content for content, its_class in UNUSABLE if its_class == error_class)
+    asked = ask_provider(completion("no JSON"), completion(content), completion(GOOD), max_attempts=3)
+    assert classes(asked) == [("unusable", "invalid_json"), ("unusable", error_class)]
+    assert purposes(asked) == ["first", "repair"]
+    assert (asked.answer, asked.raw_answer, asked.unusable) == (None, content, True)
+    assert [attempt.usage for attempt in asked.attempts] == [CallUsage(10, None, 5)] * 2
+
+
+def test_the_repair_turn_shows_the_answer_and_every_mistake_behind_the_same_prompt() -> None:
+    bad = changed(tags=["only", "two"], summary="", learning={**ANSWER["learning"], "tool_use": 6})
+    with Provider(lambda number: (200, completion(bad if number == 1 else GOOD), {})) as provider:
+        asked = ask(provider.url)
+    assert classes(asked) == [("unusable", "schema_violation"), ("answered", None)]
+    assert asked.answer == JudgeAnswer.model_validate(ANSWER)
+    assert asked.raw_answer is None
+    first, second = (request["messages"] for request in provider.requests)
+    assert first == PROMPT
+    assert second[: len(PROMPT)] == PROMPT
+    shown, told = second[len(PROMPT) :]
+    assert shown == {"role": "assistant", "content": bad}
+    assert told["role"] == "user"
+    for place in ("tags: List should have at least 3 items", "summary: ", "learning.tool_use: Input should be less"):
+        assert place in told["content"]
+
+
+def test_an_answer_that_was_cut_off_is_asked_for_again_shorter_and_shown_in_part_only() -> None:
+    cut = {**completion("x" * 50_000)}
+    cut["choices"] = [{**cut["choices"][0], "finish_reason": "length"}]
+    with Provider(lambda number: (200, cut if number == 1 else completion(GOOD), {})) as provider:
+        asked = ask(provider.url)
+    assert classes(asked) == [("unusable", "cut_off"), ("answered", None)]
+    _, _, shown, told = provider.requests[1]["messages"]
+    assert len(shown["content"]) < 2_100
+    assert "cut off" in told["content"]
+
+
+def test_an_answer_that_is_cut_off_twice_is_kept_with_its_class() -> None:
+    cut = completion(GOOD[:40])
+    cut["choices"][0]["finish_reason"] = "length"
+    asked = ask_provider(cut)
+    assert classes(asked) == [("unusable", "cut_off")] * 2
+    assert (asked.answer, asked.raw_answer, asked.unusable) == (None, GOOD[:40], True)
+
+
+def test_a_repair_turn_whose_call_fails_in_passing_is_made_again() -> None:
+    asked = ask_provider(completion("no JSON"), (503, {"error": {"message": "busy"}}, {}), completion(GOOD))
+    assert purposes(asked) == ["first", "repair", "retry"]
+    assert asked.answer is not None
+
+
+def test_a_repair_turn_that_never_gets_an_answer_leaves_a_failure_and_not_a_quarantine() -> None:
+    asked = ask_provider(completion("no JSON"), (503, {"error": {"message": "busy"}}, {}), max_attempts=1)
+    assert classes(asked) == [("unusable", "invalid_json"), ("error", "server_error")]
+    assert (asked.answer, asked.raw_answer, asked.unusable) == (None, "no JSON", False)
+
+
+def test_an_answer_that_says_nothing_is_asked_for_again() -> None:
+    for content in (None, "", [{"type": "text", "text": "x"}], 5):
+        asked = ask_provider(completion(content), completion(GOOD))
+        assert classes(asked) == [("unusable", "no_answer"), ("answered", None)]
+        assert purposes(asked) == ["first", "retry"]
+
+
+def test_a_refusal_is_not_argued_with() -> None:
+    refused = completion(None)
+    refused["choices"][0]["message"]["refusal"] = "I can't help with that."
+    asked = ask_provider(refused)
+    assert classes(asked) == [("refused", "refused")]
+    assert asked.attempts[0].error_message == "I can't help with that."
+
+
+# ---- words around an answer ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "framed",
+    [
+        GOOD,
+        f"\n{GOOD}\n",
+        f"```json\n{GOOD}\n```",
+        f"```\n{GOOD}\n```\n",
+        f"<think>\nMaybe {{this}}? No.\n</think>\n\n{GOOD}",
+        f"<think>Hm.</think>```json\n{GOOD}\n```",
+        f"Hm, the opening tag stands in the template.</think>{GOOD}",
+    ],
+)
+def test_thoughts_before_an_answer_and_a_fence_around_it_are_taken_away_where_no_schema_bound_the_model(
+    framed: str,
+) -> None:
+    for answer_format in ("prompt", "tool_call"):
+        assert validated(without_frame(framed, answer_format), JudgeAnswer) == JudgeAnswer.model_validate(ANSWER)
+
+
+@pytest.mark.parametrize(
+    "framed",
+    [
+        f"Here is my answer:\n```json\n{GOOD}\n```",
+        f"```json\n{GOOD}\n```\nI hope this helps.",
+        f"```json\n{GOOD}\n```\n```json\n{GOOD}\n```",
+        f"{GOOD}\n{GOOD}",
+        f"<think>never ended {GOOD}",
+    ],
+)
+def test_no_other_words_are_taken_away(framed: str) -> None:
+    found = validated(without_frame(framed, "prompt"), JudgeAnswer)
+    assert isinstance(found, Mistake)
+    assert found.error_class == "invalid_json"
+
+
+@given(st.text(max_size=200))
+def test_an_answer_that_cites_tags_and_fences_comes_through_whole(words: str) -> None:
+    answer = {**ANSWER, "summary": f"<think>``` {words} ```</think>"}
+    text = json.dumps(answer)
+    assert json.loads(without_frame(text, "prompt")) == answer
+    assert json.loads(without_frame(f"```json\n{text}\n```", "prompt")) == answer
+
+
+# ---- the closed list -----------------------------------------------------------------------------------------------
+
+
+def test_every_class_that_calls_are_told_apart_by_stands_in_the_closed_list() -> None:
+    listed = {one.name: one for one in ERROR_CLASSES}
+    assert len(listed) == len(ERROR_CLASSES)
+    assert set(listed) >= UNUSABLE_ANSWERS | TRANSIENT | PROVIDER_DOWN | HOPELESS
+    assert {name for name, one in listed.items() if one.status == "quarantined"} == UNUSABLE_ANSWERS

@@ -1,0 +1,176 @@
+"""The contract of servers that know less than OpenAI: asked in the next simpler form, once, and on record.
+
+Each is the simulated judge with the refusals of a real server: their statuses and words are those that vLLM, Ollama,
+LiteLLM, OpenRouter and OpenAI's reasoning models send.
+"""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
+from trajectory_pipeline.judge.client.errors import class_of_error
+from trajectory_pipeline.judge.client.response_format import RequestForm
+from trajectory_pipeline.judge.response_schema import JudgeAnswer
+from trajectory_pipeline_tests.judge.judge_client import (
+    PROMPT,
+    Told,
+    ask,
+    ask_provider,
+    classes,
+    judge_at,
+    purposes,
+)
+from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
+
+NO_SCHEMA = {"fault": "unsupported_response_format"}
+NO_TOOLS = {"fault": "no_tool_support"}
+NO_TOOL_ENDPOINT = {"fault": "no_tool_endpoint"}
+NO_TEMPERATURE = {"fault": "unsupported_temperature"}
+OLD_LIMIT = {"fault": "unknown_field"}
+
+SERVERS: list[tuple[list[dict[str, Any]], str, float | None, int]] = [
+    ([], "json_schema", 0.0, 1),
+    ([NO_TEMPERATURE], "json_schema", None, 2),
+    ([OLD_LIMIT], "json_schema", 0.0, 2),
+    ([NO_SCHEMA], "tool_call", 0.0, 2),
+    ([NO_SCHEMA, {"fault": "tool_ignored"}], "tool_call", 0.0, 2),
+    ([NO_SCHEMA, NO_TOOLS], "prompt", 0.0, 3),
+    ([NO_SCHEMA, NO_TOOL_ENDPOINT], "prompt", 0.0, 3),
+    ([NO_SCHEMA, NO_TOOLS, {"fault": "fenced_whole"}], "prompt", 0.0, 3),
+    ([NO_SCHEMA, NO_TOOLS, {"fault": "thinking"}], "prompt", 0.0, 3),
+    ([OLD_LIMIT, NO_TEMPERATURE, NO_SCHEMA, NO_TOOLS], "prompt", None, 5),
+]
+
+
+@pytest.mark.parametrize(("refusals", "answer_format", "temperature", "calls"), SERVERS)
+def test_a_server_is_asked_in_the_next_simpler_form_until_it_understands(
+    judge: SimulatedJudge, refusals: list[dict[str, Any]], answer_format: str, temperature: float | None, calls: int
+) -> None:
+    judge.plan_faults(refusals)
+    asked = ask(judge.base_url, model=JUDGE_MODEL)
+    assert asked.answer is not None
+    assert classes(asked) == [("error", "unsupported")] * (calls - 1) + [("answered", None)]
+    assert purposes(asked) == ["first", *["fallback"] * (calls - 1)]
+    last = asked.attempts[-1]
+    assert (last.answer_format, last.temperature) == (answer_format, temperature)
+    assert judge.calls()["received"] == calls
+
+
+def test_what_one_call_has_learned_the_others_of_the_session_know(judge: SimulatedJudge) -> None:
+    judge.plan_faults([NO_TEMPERATURE, NO_SCHEMA, NO_TOOLS])
+    told = Told()
+
+    async def work() -> None:
+        async with judge_at(judge.base_url, model=JUDGE_MODEL).session() as session:
+            await session.ask(PROMPT, JudgeAnswer, told.on_begin, told.on_end)
+            await asyncio.gather(*(session.ask(PROMPT, JudgeAnswer, told.on_begin, told.on_end) for _ in range(5)))
+
+    asyncio.run(work())
+    assert [attempt.error_class for attempt in told.ended] == ["unsupported"] * 3 + [None] * 6
+    assert judge.calls()["received"] == 9
+
+
+def test_calls_that_are_refused_at_once_take_one_step_together(judge: SimulatedJudge) -> None:
+    judge.plan_faults([NO_SCHEMA])
+    told = Told()
+
+    async def work() -> None:
+        async with judge_at(judge.base_url, model=JUDGE_MODEL).session() as session:
+            await asyncio.gather(*(session.ask(PROMPT, JudgeAnswer, told.on_begin, told.on_end) for _ in range(5)))
+
+    asyncio.run(work())
+    assert {attempt.answer_format for attempt in told.ended if attempt.error_class is None} == {"tool_call"}
+    assert len(told.ended) <= 10
+
+
+@pytest.mark.parametrize("answer_format", ["json_schema", "tool_call", "prompt"])
+def test_a_format_that_is_set_is_the_one_that_is_used(judge: SimulatedJudge, answer_format: Any) -> None:
+    asked = ask(judge.base_url, model=JUDGE_MODEL, answer_format=answer_format)
+    assert asked.answer is not None
+    assert [attempt.answer_format for attempt in asked.attempts] == [answer_format]
+
+
+def test_a_format_that_is_set_is_kept_to_when_it_is_refused(judge: SimulatedJudge) -> None:
+    judge.plan_faults([NO_SCHEMA])
+    asked = ask(judge.base_url, model=JUDGE_MODEL, answer_format="json_schema")
+    assert classes(asked) == [("error", "unsupported")]
+    assert "response_format" in (asked.attempts[0].error_message or "")
+
+
+def test_each_step_is_taken_once_and_then_the_refusal_stands() -> None:
+    words = "temperature, max_completion_tokens, response_format and tools are not supported"
+    asked = ask_provider((400, {"error": {"message": words}}, {}))
+    assert classes(asked) == [("error", "unsupported")] * 5
+    forms = [(attempt.answer_format, attempt.temperature) for attempt in asked.attempts]
+    assert forms == [("json_schema", 0.0)] * 2 + [("json_schema", None), ("tool_call", None), ("prompt", None)]
+
+
+def test_only_the_largest_answer_changes_its_name_where_a_server_knows_the_old_one() -> None:
+    refused = {"detail": [{"loc": ["body", "max_completion_tokens"], "msg": "extra fields not permitted"}]}
+
+    def answering(number: int) -> tuple[int, Any, dict[str, str]]:
+        return (422, refused, {}) if number == 1 else (200, completion(json.dumps(ANSWER)), {})
+
+    with Provider(answering) as provider:
+        asked = ask(provider.url, max_answer_tokens=3000)
+    first, second = provider.requests
+    assert asked.answer is not None
+    assert first.pop("max_completion_tokens") == second.pop("max_tokens") == 3000
+    assert first == second
+
+
+def test_a_prompt_that_names_the_schema_has_it_where_it_never_changes() -> None:
+    form = RequestForm("prompt", 0.0, 100)
+    sent = json.loads(form.body("m", PROMPT, JudgeAnswer))
+    system, user = sent["messages"]
+    assert system["content"].startswith(PROMPT[0]["content"])
+    assert '"requirements"' in system["content"]
+    assert user == PROMPT[1]
+    assert "response_format" not in sent
+    assert "tools" not in sent
+
+
+def test_two_tool_calls_are_no_answer_of_which_one_is_picked() -> None:
+    calls = [{"type": "function", "function": {"name": "f", "arguments": json.dumps(ANSWER)}}] * 2
+    answer = completion(None)
+    answer["choices"][0]["message"]["tool_calls"] = calls
+    asked = ask_provider(answer, answer_format="tool_call")
+    assert classes(asked) == [("unusable", "schema_violation")] * 2
+    assert asked.answer is None
+
+
+# ---- telling refusals apart ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "error_class"),
+    [
+        (
+            400,
+            "'max_completion_tokens' is too large: 9000. This model's maximum context length is 8192",
+            "context_too_long",
+        ),
+        (400, "This model's maximum context length is 8192 tokens. However, your request has 9000", "context_too_long"),
+        (400, "prompt is too long: 210000 tokens > 200000 maximum", "context_too_long"),
+        (413, "Request too large", "bad_request"),
+        (400, "litellm.UnsupportedParamsError: m does not support parameters: ['response_format']", "unsupported"),
+        (400, '"auto" tool choice requires --enable-auto-tool-choice to be set', "unsupported"),
+        (400, "Invalid schema for response_format 'x': 'minLength' is not permitted", "unsupported"),
+        (500, "failed to load model vocabulary required for format", "server_error"),
+        (501, "response_format is not implemented", "unsupported"),
+        (404, "No endpoints found that can handle the requested parameters.", "unsupported"),
+        (404, "model 'x' not found, try pulling it first", "model_not_found"),
+        (403, "Input was flagged by moderation", "content_filter"),
+        (403, "Forbidden", "permission"),
+        (402, "This request requires more credits", "quota_exceeded"),
+        (429, "You exceeded your current quota, please check your plan and billing details", "quota_exceeded"),
+        (429, "Rate limit reached for requests", "rate_limited"),
+        (408, "Request timed out", "server_error"),
+        (418, "I am a teapot", "bad_request"),
+    ],
+)
+def test_a_refusal_has_its_class_by_status_and_words(status: int, words: str, error_class: str) -> None:
+    assert class_of_error(status, words) == error_class

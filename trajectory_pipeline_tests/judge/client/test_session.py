@@ -1,0 +1,271 @@
+"""The contract of a call: whatever comes back, or does not, is an attempt with class and cost, and no invented answer.
+
+``Retry-After`` is obeyed; a call whose end nobody saw is ``lost``; our key stands in no message, repr or log.
+"""
+
+import json
+import logging
+import socket
+import time
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from trajectory_pipeline.budget.prices import CallUsage, is_simulated, price_usd
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
+from trajectory_pipeline.judge.client.session import Attempt, Judge, without_credentials
+from trajectory_pipeline_tests.judge.judge_client import KEY, PROMPT, Told, ask, ask_provider, classes
+from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
+
+OPENAI = "https://api.openai.com/v1"
+
+
+def test_a_usable_answer_comes_with_all_that_is_known_of_the_call(judge: SimulatedJudge) -> None:
+    told = Told()
+    asked = ask(judge.base_url, told, model=JUDGE_MODEL)
+    (attempt,) = asked.attempts
+    assert asked.answer is not None
+    assert (attempt.result, attempt.error_class, attempt.http_status) == ("answered", None, 200)
+    assert attempt.answered_model == JUDGE_MODEL
+    assert attempt.finish_reason == "stop"
+    assert (attempt.request_id or "").startswith("req_")
+    assert attempt.prompt_characters == sum(len(message["content"]) for message in PROMPT)
+    cost = price_usd(attempt.answered_model, attempt.usage, attempt.base_url)
+    assert cost == Decimal(judge.calls()["cost_usd"])
+    assert (attempt.duration_ns or 0) > 0
+    (began,) = told.began
+    assert (began.attempt_id, began.result, began.duration_ns) == (attempt.attempt_id, "lost", None)
+    assert told.ended == [attempt]
+
+
+def test_what_is_sent_is_a_strict_schema_and_no_retry_of_the_librarys_own() -> None:
+    with Provider(lambda _: (500, {"error": {"message": "no"}}, {})) as provider:
+        asked = ask(provider.url, max_attempts=1)
+        assert len(provider.requests) == len(asked.attempts) == 1
+        (sent,) = provider.requests
+    assert (sent["model"], sent["temperature"], sent["messages"]) == ("some-model", 0.0, PROMPT)
+    schema = sent["response_format"]["json_schema"]
+    assert (sent["response_format"]["type"], schema["strict"]) == ("json_schema", True)
+    assert "minLength" not in json.dumps(schema)
+    assert schema["schema"]["required"] == list(schema["schema"]["properties"])
+
+
+def test_a_call_is_bounded_before_it_is_sent_by_what_it_may_take_at_most(judge: SimulatedJudge) -> None:
+    told = Told()
+    ask(judge.base_url, told, model=JUDGE_MODEL, max_answer_tokens=3000)
+    (began,), (ended,) = told.began, told.ended
+    assert ended.usage is not None
+    assert began.estimated_prompt_tokens >= ended.usage.input_tokens > 0
+    assert began.max_answer_tokens == 3000 >= ended.usage.output_tokens
+    with Provider(lambda _: (500, {"error": {"message": "no"}}, {})) as provider:
+        ask(provider.url, max_attempts=1, max_answer_tokens=3000)
+    assert provider.requests[0]["max_completion_tokens"] == 3000
+
+
+def test_what_may_not_begin_is_not_sent() -> None:
+    async def refuse(_: Attempt) -> None:
+        raise LookupError("no room in the budget")
+
+    told = Told()
+    told.on_begin = refuse  # type: ignore[method-assign]
+    with Provider(lambda _: (500, {}, {})) as provider:
+        with pytest.raises(LookupError, match="no room in the budget"):
+            ask(provider.url, told)
+        assert provider.requests == []
+    assert told.ended == []
+
+
+# ---- waiting ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"retry-after": "0.4"}, 0.4, 2.0),
+        ({"retry-after-ms": "300", "retry-after": "50"}, 0.3, 2.0),
+        ({"retry-after": "Thu, 01 Jan 2015 00:00:00 GMT"}, 0.0, 0.3),
+        ({"retry-after": "soon"}, 0.0, 0.3),
+        ({"retry-after-ms": "nan"}, 0.0, 0.3),
+        ({}, 0.0, 0.3),
+    ],
+)
+def test_a_call_is_repeated_when_the_provider_says(headers: dict[str, str], least: float, most: float) -> None:
+    times: list[float] = []
+
+    def answering(number: int) -> tuple[int, Any, dict[str, str]]:
+        times.append(time.monotonic())
+        limited = (429, {"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, headers)
+        return limited if number == 1 else (200, completion(json.dumps(ANSWER)), {})
+
+    with Provider(answering) as provider:
+        asked = ask(provider.url)
+    assert asked.answer is not None
+    assert classes(asked) == [("error", "rate_limited"), ("answered", None)]
+    assert least <= times[1] - times[0] <= most
+
+
+def test_who_asks_for_more_than_a_minute_is_left_in_peace() -> None:
+    began = time.monotonic()
+    asked = ask_provider((429, {"error": {"message": "tomorrow"}}, {"retry-after": "86400"}))
+    assert classes(asked) == [("error", "rate_limited")]
+    assert asked.answer is None
+    assert time.monotonic() - began < 5
+
+
+def test_no_more_calls_are_made_than_allowed() -> None:
+    for allowed in (1, 2, 5):
+        asked = ask_provider((503, {"error": {"message": "overloaded"}}, {}), max_attempts=allowed)
+        assert classes(asked) == [("error", "server_error")] * allowed
+
+
+# ---- no answer ----------------------------------------------------------------------------------------------------
+
+
+def test_a_provider_that_cannot_be_reached_was_sent_nothing() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    asked = ask(f"http://127.0.0.1:{port}/v1", max_attempts=2)
+    assert classes(asked) == [("error", "connection")] * 2
+    assert "could not be reached: Cannot connect to host 127.0.0.1" in (asked.attempts[0].error_message or "")
+    asked = ask("http://no-host.invalid/v1", max_attempts=1)
+    assert classes(asked) == [("error", "connection")]
+
+
+def test_an_answer_that_does_not_come_in_time_is_lost(judge: SimulatedJudge) -> None:
+    judge.plan_faults([{"fault": "hang"}])
+    asked = ask(judge.base_url, model=JUDGE_MODEL, timeout_seconds=0.3, max_attempts=2)
+    assert classes(asked) == [("lost", "timeout")] * 2
+    assert asked.attempts[0].error_message == "no answer within 0.3 s (TRAJECTORY_JUDGE_TIMEOUT)"
+    assert all(attempt.usage is None for attempt in asked.attempts)
+    assert all((attempt.duration_ns or 0) >= 300_000_000 for attempt in asked.attempts)
+
+
+@pytest.mark.parametrize(
+    ("body", "error_class"),
+    [
+        (b"<html>Sign in</html>", "not_a_completion"),
+        (b"[]", "not_a_completion"),
+        (b'"text"', "not_a_completion"),
+        (b"{}", "not_a_completion"),
+        (b'{"choices": null}', "not_a_completion"),
+        (b'{"choices": {"0": 1}}', "not_a_completion"),
+        (b"{", "not_a_completion"),
+        (b"", "not_a_completion"),
+        (b"\xff\xfe\xff", "not_a_completion"),
+        (b"[" * 100_000, "not_a_completion"),
+        (b'{"choices": []}', "no_answer"),
+        (b'{"choices": [null]}', "no_answer"),
+        (b'{"choices": [{"message": null}]}', "no_answer"),
+    ],
+)
+@pytest.mark.parametrize("content_type", ["application/json", "text/html"])
+def test_what_is_no_chat_completion_is_no_answer(body: bytes, error_class: str, content_type: str) -> None:
+    asked = ask_provider((200, body, {"content-type": content_type}), max_attempts=1)
+    assert classes(asked) == [("unusable", error_class)]
+    assert (asked.answer, asked.unusable) == (None, False)
+    assert asked.attempts[0].http_status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "error_class"),
+    [
+        ({"error": {"message": "upstream is down", "code": 502}}, "server_error"),
+        ({"error": {"message": "upstream is down"}}, "server_error"),
+        ({"error": "upstream is down"}, "server_error"),
+        ({"error": {"message": "upstream is down: too busy", "code": "429"}}, "rate_limited"),
+        ({"error": {"message": "upstream is down: insufficient credits", "code": 402}}, "quota_exceeded"),
+        (
+            {"choices": [{"finish_reason": "error", "error": {"message": "upstream is down", "code": 502}}]},
+            "server_error",
+        ),
+    ],
+)
+def test_an_error_with_status_200_is_told_in_its_own_words_and_classed_by_its_code(body: Any, error_class: str) -> None:
+    asked = ask_provider(body, max_attempts=1)
+    assert classes(asked) == [("error", error_class)]
+    assert "upstream is down" in (asked.attempts[0].error_message or "")
+    assert (asked.attempts[0].http_status, asked.answer) == (200, None)
+
+
+def test_the_right_answer_under_the_wrong_content_type_is_taken() -> None:
+    body = json.dumps(completion(json.dumps(ANSWER))).encode()
+    asked = ask_provider((200, body, {"content-type": "text/plain"}))
+    assert asked.answer is not None
+    assert asked.attempts[0].usage == CallUsage(10, None, 5)
+
+
+# ---- what it cost -------------------------------------------------------------------------------------------------
+
+
+def usage_with_details(details: Any) -> dict[str, Any]:
+    return {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": details}
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"prompt_tokens": 10, "completion_tokens": 5}, CallUsage(10, None, 5)),
+        (usage_with_details({"cached_tokens": 4}), CallUsage(10, 4, 5)),
+        (usage_with_details({"cached_tokens": 11}), CallUsage(10, None, 5)),
+        (usage_with_details("none"), CallUsage(10, None, 5)),
+        ({"prompt_tokens": 10}, None),
+        ({"prompt_tokens": "10", "completion_tokens": 5}, None),
+        ({"prompt_tokens": True, "completion_tokens": 5}, None),
+        ({"prompt_tokens": -1, "completion_tokens": 5}, None),
+        ({"prompt_tokens": 10**30, "completion_tokens": 5}, None),
+        ({"prompt_tokens": 1.5, "completion_tokens": 5}, None),
+        ("none", None),
+        (None, None),
+    ],
+)
+def test_usage_is_what_was_told_or_nothing(usage: Any, expected: CallUsage | None) -> None:
+    asked = ask_provider(completion(json.dumps(ANSWER), usage=usage))
+    assert asked.answer is not None
+    assert asked.attempts[0].usage == expected
+
+
+def test_a_price_is_that_of_the_model_at_its_endpoint_or_not_known() -> None:
+    usage = CallUsage(1_000_000, None, 0)
+    assert price_usd("gpt-4o", usage, OPENAI) == Decimal("2.5")
+    assert price_usd("gpt-4o", usage, "http://localhost:8000/v1") is None
+    assert price_usd("a-model-of-tomorrow", usage, OPENAI) is None
+    assert price_usd(None, usage, OPENAI) is None
+    assert price_usd("gpt-4o", None, OPENAI) is None
+    assert price_usd(JUDGE_MODEL, usage, "http://localhost") == Decimal("0.5")
+    assert price_usd(JUDGE_MODEL, CallUsage(1_000_000, 1_000_000, 0), "http://localhost") == Decimal("0.05")
+    assert price_usd("simulated-judge-of-tomorrow", usage, "http://localhost") is None
+    assert price_usd("gpt-4o", CallUsage(2**53, None, 2**53), OPENAI) is None  # more than the column holds
+
+
+def test_the_simulated_models_are_known_by_name() -> None:
+    assert is_simulated(JUDGE_MODEL)
+    assert is_simulated("simulated-judge-obedient:refusal")
+    assert not is_simulated("gpt-4o")
+    assert not is_simulated(None)
+
+
+# ---- secrets ------------------------------------------------------------------------------------------------------
+
+
+def test_our_key_stands_in_no_message_repr_or_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    words = f"Incorrect API key provided: {KEY}. You can find your key elsewhere."
+    with Provider(lambda _: (401, {"error": {"message": words, "code": "invalid_api_key"}}, {})) as provider:
+        asked = ask(provider.url)
+        assert provider.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert classes(asked) == [("error", "authentication")]
+    assert "Incorrect API key provided: [our key]." in (asked.attempts[0].error_message or "")
+    judge = Judge("m", "https://user:geheim@host/v1?key=geheim", KEY)
+    for text in (repr(asked), repr(judge), caplog.text):
+        assert KEY not in text
+        assert "geheim" not in text
+
+
+def test_an_endpoint_is_stored_without_credentials() -> None:
+    assert without_credentials("https://user:pw@host:8443/v1?key=x#y") == "https://host:8443/v1"
+    asked = ask("http://me:geheim@127.0.0.1:1/v1?key=geheim", max_attempts=1)
+    assert asked.attempts[0].base_url == "http://127.0.0.1:1/v1"
+    assert classes(asked) == [("error", "connection")]
+    assert "geheim" not in repr(asked)

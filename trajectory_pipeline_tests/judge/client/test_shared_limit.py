@@ -1,0 +1,50 @@
+"""The contract of a limit that workers share, as the provider sees it: together they call no faster than allowed."""
+
+from datetime import datetime
+
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+from trajectory_pipeline_tests.start_together import told_by
+
+A_MINUTE = 300
+BETWEEN_SECONDS = 60 / A_MINUTE
+LATE_SECONDS = 1.0
+"""That the first call may reach the server after its turn has come."""
+
+
+def worker(pipeline: Pipeline, hour: datetime) -> str:
+    """A program that judges a partition and prints how many calls that took."""
+    return f"""
+        from pathlib import Path
+        from trajectory_pipeline.partition_keys import hour_of
+        from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+
+        pipeline = Pipeline(
+            {pipeline.letta_url!r},
+            {pipeline.database_url!r},
+            Path({str(pipeline.folder)!r}),
+            {pipeline.judge_url!r},
+            judge_settings={{"requests_per_minute": {A_MINUTE}}},
+        )
+        print("ready", flush=True)
+        input()
+        print(pipeline.refine(hour_of({key_of(hour)!r})).calls)
+    """
+
+
+def test_two_processes_together_call_no_faster_than_allowed(pipeline: Pipeline, judge: SimulatedJudge) -> None:
+    by_size = sorted(sample_partitions().items(), key=lambda item: item[1])
+    hours = [hour for hour, _ in by_size[-2:]]
+    pipeline.capture(*hours)
+    calls = [int(told) for told in told_by([worker(pipeline, hour) for hour in hours])]
+
+    books = judge.calls(1_000)
+    arrived = sorted(datetime.fromisoformat(call["started_at"]) for call in books["calls"])
+    assert min(calls) > 5
+    assert len(arrived) == sum(calls) == books["received"]
+    # Each alone would keep the limit too, and both of them be twice as fast.
+    for number, moment in enumerate(arrived):
+        assert (moment - arrived[0]).total_seconds() >= number * BETWEEN_SECONDS - LATE_SECONDS
+    assert sum(calls) * BETWEEN_SECONDS > 4 * LATE_SECONDS

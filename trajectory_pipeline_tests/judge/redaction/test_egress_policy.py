@@ -1,0 +1,103 @@
+"""The contract of egress: where it is off nothing leaves this machine, and a redirect takes nothing elsewhere.
+
+Both are shown with real servers: what they were sent is counted.
+"""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trajectory_pipeline.errors import JudgeError
+from trajectory_pipeline.judge.redaction.egress_policy import Consent, require_local
+from trajectory_pipeline_tests.judge.judge_client import ask
+from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8000/v1",
+        "http://127.8.9.1/v1",
+        "http://[::1]:8000/v1",
+        "http://[::ffff:127.0.0.1]/v1",
+        "http://localhost:11434/v1",
+        "http://LOCALHOST./v1",
+    ],
+)
+def test_what_is_on_this_machine_is_local(url: str) -> None:
+    require_local(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.openai.com/v1",
+        "http://10.0.0.7/v1",
+        "http://192.168.1.5/v1",
+        "http://169.254.169.254/v1",
+        "http://[fe80::1]/v1",
+        "http://0.0.0.0/v1",
+        "http://localhost.example.org/v1",
+        "http://127.0.0.1.nip.io/v1",
+        "http://2130706433/v1",
+        "http://0x7f.1/v1",
+        "http://[::ffff:10.0.0.7]/v1",
+        "http:///v1",
+    ],
+)
+def test_everything_else_is_not_and_is_refused_before_anything_is_sent(url: str) -> None:
+    with pytest.raises(JudgeError, match="TRAJECTORY_LLM_EGRESS is off"):
+        ask(url, local_only=True)
+
+
+def test_a_server_here_is_asked_with_egress_off() -> None:
+    with Provider(lambda _: (200, completion(json.dumps(ANSWER)), {})) as provider:
+        assert ask(provider.url, local_only=True).answer is not None
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("local_only", [True, False])
+def test_a_redirect_is_not_followed(status: int, *, local_only: bool) -> None:
+    with Provider(lambda _: (200, completion("{}"), {})) as elsewhere:
+
+        def redirecting(_: int) -> tuple[int, Any, dict[str, str]]:
+            return status, {}, {"location": f"{elsewhere.url}/chat/completions"}
+
+        with Provider(redirecting) as provider:
+            asked = ask(provider.url, local_only=local_only, max_attempts=1)
+    assert (len(provider.requests), elsewhere.requests) == (1, [])
+    assert asked.answer is None
+
+
+def test_a_proxy_is_not_asked_where_egress_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Provider(lambda _: (200, completion("{}"), {})) as proxy, Provider(lambda _: (500, {}, {})) as provider:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        ask(provider.url, local_only=True, max_attempts=1)
+        assert (len(provider.requests), proxy.requests) == (1, [])
+
+
+# ---- whose trajectories --------------------------------------------------------------------------------------------
+
+IDS = st.sampled_from(["a", "b", None])
+LISTS = st.frozensets(st.sampled_from(["a", "b"]))
+
+
+@given(IDS, IDS, st.builds(Consent, LISTS, LISTS, LISTS, LISTS))
+def test_who_is_denied_is_denied_and_an_allow_list_lets_nobody_else_in(
+    agent: str | None, organization: str | None, consent: Consent
+) -> None:
+    denied = agent in consent.deny_agents or organization in consent.deny_organizations
+    let_in = (not consent.allow_agents or agent in consent.allow_agents) and (
+        not consent.allow_organizations or organization in consent.allow_organizations
+    )
+    refusal = consent.refusal(agent, organization)
+    assert (refusal is None) == (let_in and not denied)
+    if refusal is not None:
+        assert "TRAJECTORY_JUDGE_" in refusal

@@ -1,0 +1,211 @@
+"""The contract of redaction: no secret of a known form leaves, one value has one placeholder, and text stays text.
+
+What is promised is the forms that ``secret_samples`` lists, wherever they stand; a secret without a form and without a
+name before it cannot be told from a word.
+"""
+
+import json
+import re
+from re import _constants as sre  # type: ignore[attr-defined]
+from re._parser import parse  # type: ignore[import-not-found]
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trajectory_pipeline.judge.redaction import patterns
+from trajectory_pipeline.judge.redaction.redactor import Redaction
+from trajectory_pipeline_tests.judge.documents import sample_documents
+from trajectory_pipeline_tests.judge.rendering import whole
+from trajectory_pipeline_tests.judge.secret_samples import (
+    BY_NAME,
+    JWT,
+    KEYS,
+    PASSWORD,
+    PERSONAL,
+    PRIVATE_KEY,
+)
+
+REPEAT, LAZY_REPEAT, BRANCH = sre.MAX_REPEAT, sre.MIN_REPEAT, sre.BRANCH
+SUBPATTERN, ASSERT, ASSERT_NOT, MAXREPEAT = sre.SUBPATTERN, sre.ASSERT, sre.ASSERT_NOT, sre.MAXREPEAT
+
+SECRETS = Redaction("secrets", b"a key of tests")
+BOTH = Redaction("personal", b"a key of tests")
+PLACEHOLDER = re.compile(r"\[(secret|personal):([a-z_]+):[0-9a-f]{8}\]")
+STANDING_ALONE = [*KEYS.values(), JWT, PRIVATE_KEY]
+
+PROSE = st.text(st.sampled_from("abc XYZ 019 .,:;\n\t\"'(){}[]<>/=é…\u2028-_"), max_size=40)
+
+
+@pytest.mark.parametrize("secret", STANDING_ALONE, ids=[*KEYS, "jwt", "private key"])
+@pytest.mark.parametrize(
+    "around",
+    ["{}", "the key {} is", '"{}"', "(key: {})", "line\n{}\nline", "x={}&y=1", "Authorization: Bearer {}", "`{}`"],
+)
+def test_a_secret_with_a_form_of_its_own_is_found_wherever_it_stands(secret: str, around: str) -> None:
+    redacted = SECRETS(around.format(secret))
+    assert secret not in redacted
+    assert not [piece for piece in re.findall(r"[A-Za-z0-9+/_-]{10,}", secret) if piece in redacted]
+    assert PLACEHOLDER.search(redacted)
+
+
+@pytest.mark.parametrize("form", BY_NAME)
+@pytest.mark.parametrize("secret", [PASSWORD.replace("/", ""), "Tr0ub4dor&3"[:9], "correct-horse-battery"])
+def test_a_secret_is_found_by_the_name_before_it(form: str, secret: str) -> None:
+    redacted = SECRETS(form.format(secret))
+    assert secret not in redacted
+    assert PLACEHOLDER.sub("", redacted) == form.format("")
+
+
+@pytest.mark.parametrize("secret", STANDING_ALONE, ids=[*KEYS, "jwt", "private key"])
+def test_a_secret_in_json_text_is_found_also_in_json_text_in_json_text(secret: str) -> None:
+    text = json.dumps({"text": f"first\n{secret}\nlast"})
+    for _ in range(3):
+        redacted = SECRETS(text)
+        assert not [piece for piece in re.findall(r"[A-Za-z0-9+/_-]{10,}", secret) if piece in redacted]
+        assert "last" in redacted
+        text = json.dumps({"text": text})
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "github", "hugging face"])
+@pytest.mark.parametrize("broken_by", ["\n", "\r\n", "\n    ", "\\n", '"\n    "', "\\\n"])
+@pytest.mark.parametrize("at", [12, 22, 30])
+def test_a_key_that_is_broken_over_lines_is_found_and_has_the_placeholder_of_the_whole(
+    name: str, broken_by: str, at: int
+) -> None:
+    secret = KEYS[name]
+    redacted = SECRETS(f"export KEY={secret[:at]}{broken_by}{secret[at:]}\nand then it went on")
+    assert secret[:at] not in redacted
+    assert secret[at:] not in redacted
+    assert redacted.endswith("\nand then it went on")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The password is required, and the token is invalid: ask for another.",
+        '{"total_tokens": 4096, "max_tokens": 8000, "type": "string"}',
+        "message-0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0 of run-12345678-1234-1234-1234-123456789012",
+        "sk-learn-contrib-and-friends is a risk-assessment-framework-for-tasks",
+        "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "https://example.org/path?query=words#fragment",
+        "def authenticate(user, password): return check(user)",
+    ],
+)
+def test_words_that_are_no_secret_stay(text: str) -> None:
+    assert SECRETS(text) == text
+
+
+def test_the_sample_reads_the_same() -> None:
+    for shown in sample_documents():
+        text = whole(shown).text
+        assert SECRETS(text) == text
+
+
+def test_the_same_value_has_the_same_placeholder_and_another_key_gives_another() -> None:
+    key = KEYS["openai"]
+    first, second = PLACEHOLDER.findall(SECRETS(f"api_key={key}\nBearer {key}"))
+    assert first == second
+    (here,), (there,) = (set(PLACEHOLDER.finditer(Redaction("secrets", k)(key))) for k in (b"one", b"two"))
+    assert here.group() != there.group()
+    assert SECRETS(KEYS["aws"]) != SECRETS(KEYS["aws"][:-1] + "A")
+
+
+@pytest.mark.parametrize("kind", PERSONAL)
+def test_personal_data_go_by_setting_alone(kind: str) -> None:
+    text = f"It is {PERSONAL[kind]}, she said."
+    assert SECRETS(text) == Redaction("off")(text) == text
+    assert PLACEHOLDER.sub("*", BOTH(text)) == "It is *, she said."
+
+
+@pytest.mark.parametrize("text", ["4111 1111 1111 1112", "DE89 3704 0044 0532 0130 01", "version 1.2.3", "12:30:45"])
+def test_numbers_that_only_look_like_personal_data_stay(text: str) -> None:
+    assert BOTH(text) == text
+
+
+def test_off_leaves_all_as_it_is() -> None:
+    assert Redaction("off")(KEYS["openai"]) == KEYS["openai"]
+
+
+# ---- properties ---------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.one_of(PROSE, st.sampled_from(STANDING_ALONE)), max_size=8))
+def test_redacting_twice_changes_nothing(parts: list[str]) -> None:
+    for redaction in (SECRETS, BOTH):
+        once = redaction(" ".join(parts))
+        assert redaction(once) == once
+
+
+@given(PROSE, st.sampled_from(STANDING_ALONE), PROSE)
+def test_a_planted_secret_never_leaves_whatever_stands_around_it(before: str, secret: str, after: str) -> None:
+    redacted = SECRETS(f"{before} {secret} {after}")
+    assert secret not in redacted
+    assert not [piece for piece in re.findall(r"[A-Za-z0-9+/_-]{16,}", secret) if piece in redacted]
+
+
+# ---- hostile text -------------------------------------------------------------------------------------------------
+
+LONG = 64
+"""Repeats of which one must not stand in another: how a pattern comes to try all ways of dividing a text."""
+
+
+def nested_repeats(parsed: Any, *, inside: bool = False) -> list[str]:
+    """What in a parsed pattern may take more time than the text is long, for each place that it is tried at."""
+    faults = []
+    for operation, argument in parsed:
+        if operation in (REPEAT, LAZY_REPEAT):
+            _, most, what = argument
+            if most == MAXREPEAT:
+                faults.append("a repeat without a bound")
+            if inside and most > LONG:
+                faults.append(f"up to {most} times within a repeat")
+            faults += nested_repeats(what, inside=inside or most > LONG)
+        elif operation is BRANCH:
+            faults += [fault for branch in argument[1] for fault in nested_repeats(branch, inside=inside)]
+        elif operation in (SUBPATTERN, ASSERT, ASSERT_NOT):
+            faults += nested_repeats(argument[-1], inside=inside)
+    return faults
+
+
+PATTERNS = {
+    name: value
+    for name, value in vars(patterns).items()
+    if isinstance(value, re.Pattern) and name not in ("_BARE", "_WORDLIKE", "_LONG_WORD")
+}
+"""Those left out are tried at one place, over a stretch that is bounded by the caller, or cannot fail once begun."""
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_no_pattern_has_a_repeat_without_a_bound_or_a_long_one_in_a_long_one(name: str) -> None:
+    assert nested_repeats(parse(PATTERNS[name].pattern)) == []
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+b", "(?:[a-z]{1,200} ?){1,200}x", "a*"])
+def test_the_reader_of_patterns_finds_what_it_looks_for(pattern: str) -> None:
+    assert nested_repeats(parse(pattern))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["a", "A1", "sk-a1\n", "eyJa.", "://a:", "a@", 'password="', "\\", "-----BEGIN PRIVATE KEY-----", "cookie:=a"],
+)
+def test_a_long_hostile_text_is_read_to_its_end(unit: str) -> None:
+    text = unit * (100_000 // len(unit))
+    assert BOTH(f"{text} {KEYS['github']}").count(KEYS["github"]) == 0
+
+
+# ---- a pattern that was made quicker ---------------------------------------------------------------------------------
+
+PLAIN_BREAK = re.compile(
+    r"(?<=[A-Za-z0-9_.+/=-])"
+    r"""(?:\\?\r?\n[ \t]{0,80}|(?:\\r)?\\n[ \t]{0,80}|["'][ \t]{0,8}\+?[ \t]{0,8}\\?\r?\n[ \t]{0,80}["'])"""
+    r"(?=[A-Za-z0-9_.+/=-])"
+)
+
+
+@given(st.text("ab.\\\r\n\"' +\tnr", max_size=40))
+def test_breaks_are_found_as_by_the_plain_form_of_their_pattern(text: str) -> None:
+    found = [match.span() for match in patterns._BREAK.finditer(text)]
+    assert found == [match.span() for match in PLAIN_BREAK.finditer(text)]

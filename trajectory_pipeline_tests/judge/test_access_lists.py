@@ -1,0 +1,65 @@
+"""The contract of the lists: who is denied is shown to nobody, and is looked at again when the lists change."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from trajectory_pipeline.budget.caps import Budget
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.judge.redaction.egress_policy import Consent
+from trajectory_pipeline.pipeline.pending_verdicts import missing_verdicts
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+
+HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
+
+
+@pytest.fixture
+def captured(pipeline: Pipeline) -> Pipeline:
+    pipeline.capture(HOUR)
+    return pipeline
+
+
+def wanted(pipeline: Pipeline, consent: Consent) -> list[str]:
+    """What the sensor would ask for."""
+    now = datetime.now(UTC) + timedelta(hours=1)
+    return missing_verdicts(
+        pipeline.database,
+        pipeline.judge,
+        pipeline.policy,
+        Budget(**pipeline.budget),
+        now=now,
+        quiet=timedelta(0),
+        horizon=timedelta(days=3650),
+        give_up_after=3,
+        consent=consent,
+    ).partition_keys
+
+
+def test_who_is_denied_is_not_shown_and_is_judged_when_the_list_changes(
+    captured: Pipeline, judge: SimulatedJudge
+) -> None:
+    count = "SELECT agent_id, count(*) AS n FROM trajectory.trajectories WHERE message_count > 0 GROUP BY 1 ORDER BY 2"
+    agent, runs = captured.ask(count)[-1].values()
+    captured.consent = Consent(deny_agents=frozenset({agent}))
+    captured.refine(HOUR)
+    denied = captured.ask("SELECT * FROM trajectory.verdicts WHERE error_class = 'denied'")
+    assert {row["verdict_status"] for row in denied} == {"not_eligible"}
+    assert (len(denied), {row["attempts"] for row in denied}) == (runs, {0})
+    assert agent in denied[0]["error_message"]
+    assert "TRAJECTORY_JUDGE_DENY_AGENTS" in denied[0]["error_message"]
+    shown = captured.ask(
+        "SELECT 1 AS x FROM trajectory.verdict_attempts a JOIN trajectory.trajectories t USING (run_id)"
+        " WHERE t.agent_id = %s",
+        agent,
+    )
+    assert shown == []
+    # Denied as before, it is not looked at again; allowed, it is, by the sensor and by a materialisation.
+    asked = judge.calls()["received"]
+    captured.refine(HOUR)
+    assert judge.calls()["received"] == asked
+    assert wanted(captured, captured.consent) == []
+    captured.consent = Consent()
+    assert len(wanted(captured, captured.consent)) == 1
+    assert captured.refine(HOUR).calls == runs
+    assert captured.ask("SELECT 1 AS x FROM trajectory.verdicts WHERE error_class = 'denied'") == []

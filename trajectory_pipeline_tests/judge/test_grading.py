@@ -1,0 +1,347 @@
+"""The contract of what follows from an answer: evidence is checked, scores are computed, nothing is taken on trust."""
+
+from itertools import pairwise
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from trajectory_pipeline.judge.grading import (
+    LEARNING_WEIGHTS,
+    Assessment,
+    assess,
+    learning_value,
+    outcome_of,
+)
+from trajectory_pipeline.judge.response_schema import FailureMode, JudgeAnswer, RequirementStatus
+from trajectory_pipeline_tests.judge.documents import ORDER, call, document, message, returned, text, turn
+from trajectory_pipeline_tests.judge.rendering import whole
+
+FAILED = document(
+    "run-1",
+    turn("step-1", message("message-a", "user", text("What is\n  it?")), error={"type": "LLMError", "message": "503"}),
+    error={"type": "ServerError", "message": "it broke", "detail": None, "step_id": "step-1"},
+)
+
+STATUSES = st.sampled_from(get_args(RequirementStatus))
+RATINGS = st.fixed_dictionaries(dict.fromkeys(LEARNING_WEIGHTS, st.integers(1, 5)))
+
+
+def requirement(status: str, *evidence: tuple[str, str], kind: str = "action") -> dict[str, Any]:
+    cited = [{"message_id": where, "quote": quote} for where, quote in evidence]
+    return {"statement": "It is done.", "kind": kind, "evidence": cited, "reasoning": "because", "status": status}
+
+
+def answer(*requirements: dict[str, Any], **more: Any) -> JudgeAnswer:
+    failure = {
+        "evidence": [],
+        "reasoning": "",
+        "owner": "none",
+        "mode": "none",
+        "other_mode": None,
+        "first_wrong_step": None,
+    }
+    ratings = dict.fromkeys(LEARNING_WEIGHTS, 3)
+    return JudgeAnswer.model_validate(
+        {
+            "requirements": list(requirements),
+            "failure": failure | more.pop("failure", {}),
+            "learning": {"reasoning": "", **ratings, **more.pop("ratings", {})},
+            "key_decisions": [],
+            "summary": "It was.",
+            "lesson": None,
+            "tags": ["a", "b", "c"],
+            "task_category": "other",
+            "complexity": "simple",
+            **more,
+        }
+    )
+
+
+def assessed(*requirements: dict[str, Any], shown: Any = ORDER, heuristic: str = "success", **more: Any) -> Assessment:
+    return assess(answer(*requirements, **more), whole(shown), heuristic)
+
+
+MET = requirement("met", ("message-c", "It arrives on 4 March."))
+UNMET = requirement("unmet", ("message-d", "On 4 March."))
+UNKNOWN = requirement("insufficient_evidence")
+NOT_ASKED = requirement("not_applicable", ("message-a", "Please find order 4711."))
+
+
+# ---- the outcome --------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(STATUSES, max_size=7))
+def test_the_outcome_is_computed_from_the_requirements_that_apply(statuses: list[str]) -> None:
+    applicable = [status for status in statuses if status != "not_applicable"]
+    outcome = outcome_of(applicable)
+    if not applicable or "insufficient_evidence" in applicable:
+        assert outcome == "unknown"
+    elif set(applicable) == {"met"}:
+        assert outcome == "success"
+    elif set(applicable) == {"unmet"}:
+        assert outcome == "failure"
+    else:
+        assert outcome == "partial_success"
+
+
+@pytest.mark.parametrize(
+    ("requirements", "outcome", "confidence"),
+    [
+        ([MET, MET], "success", 1.0),
+        ([MET, UNMET, NOT_ASKED], "partial_success", 1.0),
+        ([UNMET, NOT_ASKED], "failure", 1.0),
+        ([MET, MET, UNKNOWN], "unknown", 0.6667),
+    ],
+)
+def test_outcome_and_confidence_follow_from_what_is_decided(
+    requirements: list[dict[str, Any]], outcome: str, confidence: float
+) -> None:
+    columns = assessed(*requirements).columns
+    assert (columns["outcome"], columns["outcome_confidence"]) == (outcome, confidence)
+    assert columns["disagrees"] == (outcome != "success")
+
+
+@pytest.mark.parametrize("requirements", [[UNKNOWN], [NOT_ASKED], [UNKNOWN, NOT_ASKED]])
+def test_where_nothing_is_decided_there_is_no_score(requirements: list[dict[str, Any]]) -> None:
+    assessment = assessed(*requirements)
+    assert assessment.verdict_status == "insufficient_evidence"
+    scores = {"outcome", "outcome_confidence", "disagrees", "learning_value", "failure_owner", "failure_mode"}
+    assert not (scores | set(LEARNING_WEIGHTS)) & set(assessment.columns)
+    assert assessment.columns["summary"] == "It was."
+
+
+# ---- evidence -----------------------------------------------------------------------------------------------------
+
+
+def citation(
+    where: str, quote: str, shown: Any = ORDER, *, status: str = "met", kind: str = "action"
+) -> dict[str, Any]:
+    claimed = requirement(status, (where, quote), kind=kind)
+    (checked,) = assessed(claimed, shown=shown).columns["requirements"]
+    (evidence,) = checked["evidence"]
+    assert checked["status"] == (status if evidence["valid"] else "insufficient_evidence")
+    assert (checked["judged_status"], checked["kind"]) == (status, kind)
+    assert (evidence["message_id"], evidence["quote"]) == (where, quote)
+    assert evidence["valid"] == (evidence["problem"] is None)
+    return evidence
+
+
+@pytest.mark.parametrize(
+    ("where", "quote"),
+    [
+        ("message-c", "It arrives\non 4 March."),
+        ("message-c", "  It   arrives\t on 4 \n March. "),
+        ("message-c", "arrives on"),
+    ],
+)
+def test_a_verbatim_quote_of_a_message_that_was_shown_is_evidence(where: str, quote: str) -> None:
+    assert citation(where, quote)["valid"]
+
+
+@pytest.mark.parametrize(
+    ("where", "quote", "problem"),
+    [
+        ("message-z", "It arrives", "no message, and no error of a step or run, of this id was shown"),
+        ("step-1", "It arrives", "no message, and no error of a step or run, of this id was shown"),
+        ("message-c", "It arrived", "the quote does not stand there as it was shown"),
+        ("message-c", "it arrives", "the quote does not stand there as it was shown"),
+        ("message-c", "Please find order 4711.", "the quote does not stand there as it was shown"),
+        ("message-c", " \n ", "the quote is blank"),
+    ],
+)
+def test_what_is_no_evidence_is_marked_with_its_reason(where: str, quote: str, problem: str) -> None:
+    assert citation(where, quote)["problem"] == problem
+
+
+@pytest.mark.parametrize(
+    ("where", "quote"),
+    [
+        ("step-1", "!! step step-1 failed: LLMError: 503"),
+        ("step-1", "LLMError: 503"),
+        ("run-1", "!! run run-1 error: ServerError it broke"),
+        ("run-1", "it  broke"),
+    ],
+)
+def test_an_error_that_the_server_recorded_is_cited_by_its_step_or_run(where: str, quote: str) -> None:
+    assert citation(where, quote, FAILED, status="unmet")["valid"]
+    assert not citation(where, quote, status="unmet")["valid"]
+
+
+def test_an_unmet_requirement_can_rest_on_a_recorded_error_alone() -> None:
+    columns = assessed(requirement("unmet", ("run-1", "it broke")), shown=FAILED).columns
+    assert (columns["outcome"], columns["outcome_confidence"]) == ("failure", 1.0)
+
+
+def test_one_valid_citation_is_enough_and_a_requirement_without_any_decides_nothing() -> None:
+    mixed = requirement("met", ("message-z", "x"), ("message-c", "It arrives"))
+    assert assessed(mixed).columns["outcome"] == "success"
+    assert assessed(requirement("met")).verdict_status == "insufficient_evidence"
+    assert assessed(MET, requirement("unmet")).columns["outcome"] == "unknown"
+
+
+@given(st.text(min_size=1, max_size=40), st.sampled_from(["message-a", "message-c", "run-1", "step-1", "x"]))
+def test_no_quote_is_valid_that_does_not_stand_where_it_says(quote: str, where: str) -> None:
+    rendered = whole(ORDER)
+    there = " ".join(block.text for block in rendered.cited.get(where, ()))
+    valid = citation(where, quote, status="unmet")["valid"]
+    assert not valid or " ".join(quote.split()) in " ".join(there.split())
+
+
+OWN = "an agent's own words prove nothing"
+TASK = "the task's own words prove nothing: they were said before the agent did anything"
+ECHO = "the tool only repeats what the agent wrote in its call"
+SETBACK = "an error or a denial does not show that something was done"
+SENT = "the return of a message to a person shows only that words were sent"
+
+WORKED = document(
+    "run-1",
+    turn(
+        "step-1",
+        message("ask", "user", text("Delete the file and say hello.")),
+        message(
+            "think",
+            "assistant",
+            {"type": "reasoning", "reasoning": "I deleted it."},
+            text("Hello! I have deleted it."),
+            tool_calls=[
+                call("c1", "shell", '{"command": "rm notes.txt # deleted the \\"file\\""}'),
+                call("c2", "send_message", '{"message": "Done, it is deleted."}'),
+            ],
+        ),
+        message(
+            "back",
+            "tool",
+            tool_returns=[
+                returned("c1", 'ran: rm notes.txt # deleted the "file"\n1 file removed'),
+                returned("c2", "Sent message successfully."),
+                returned("c3", "permission denied for root", "error"),
+            ],
+        ),
+        message("yes", "approval", approvals=[{"tool_call_id": "c1", "approve": True, "reason": "go ahead"}]),
+        message("sum", "user", text("Earlier, all was deleted."), kind="summary"),
+        message("thanks", "user", text("Thanks, it is gone.")),
+        error={"type": "LLMError", "message": "503"},
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "quote", "problem"),
+    [
+        ("action", "back", "1 file removed", None),
+        ("state", "back", "1 file removed", None),
+        ("answer", "back", "1 file removed", None),
+        ("action", "think", "Hello! I have deleted it.", OWN),
+        ("state", "think", "Hello! I have deleted it.", OWN),
+        ("answer", "think", "Hello! I have deleted it.", None),
+        ("answer", "think", "Done, it is deleted.", None),
+        ("action", "think", "Done, it is deleted.", OWN),
+        ("answer", "think", "I deleted it.", OWN),
+        ("answer", "think", "rm notes.txt", OWN),
+        ("action", "back", 'rm notes.txt # deleted the "file"', ECHO),
+        ("action", "back", "Sent message successfully.", SENT),
+        ("answer", "back", "Sent message successfully.", None),
+        ("action", "back", "permission denied", SETBACK),
+        ("state", "back", "permission denied", SETBACK),
+        ("action", "yes", "approve=true reason=go ahead", None),
+        ("action", "ask", "Delete the file", TASK),
+        ("answer", "ask", "say hello", TASK),
+        ("action", "thanks", "it is gone", None),
+        ("action", "sum", "all was deleted", "words of this source (summary) prove nothing about what was done"),
+        ("action", "step-1", "503", SETBACK),
+    ],
+)
+def test_whose_words_may_show_that_a_requirement_is_met(kind: str, where: str, quote: str, problem: str | None) -> None:
+    assert citation(where, quote, WORKED, kind=kind)["problem"] == problem
+
+
+@pytest.mark.parametrize(("where", "quote"), [("think", "Hello! I have deleted it."), ("ask", "Delete the file")])
+def test_against_itself_an_agent_may_be_quoted_and_the_task_too(where: str, quote: str) -> None:
+    assert citation(where, quote, WORKED, status="unmet")["valid"]
+
+
+def test_a_requirement_leaves_the_count_only_with_evidence_that_is_not_the_agents_own() -> None:
+    shown = requirement("not_applicable", ("thanks", "it is gone"))
+    claimed = requirement("not_applicable", ("think", "Hello! I have deleted it."))
+    met = requirement("met", ("back", "1 file removed"))
+    assert assessed(met, shown, shown=WORKED).columns["outcome"] == "success"
+    assert assessed(met, claimed, shown=WORKED).columns["outcome"] == "unknown"
+    assert assessed(met, requirement("not_applicable"), shown=WORKED).columns["outcome"] == "unknown"
+
+
+def test_confidence_falls_with_each_citation_that_does_not_hold_and_with_what_was_not_shown() -> None:
+    good, bad = ("message-c", "It arrives"), ("message-z", "x")
+    assert assessed(requirement("met", good)).columns["outcome_confidence"] == 1.0
+    assert assessed(requirement("met", good, bad)).columns["outcome_confidence"] == 0.5
+    assert assessed(requirement("met", good, bad), requirement("met", good)).columns["outcome_confidence"] == 0.75
+    long = document("run-1", turn("s", message("m", "tool", tool_returns=[returned("c", "done. " * 20_000)])))
+    rendered = whole(long, room=30_000)
+    columns = assess(answer(requirement("met", ("m", "done. done."))), rendered, "success").columns
+    assert columns["outcome_confidence"] == round(rendered.coverage, 4) < 0.2
+
+
+SHOWN = [{"message_id": "message-d", "quote": "On 4 March."}]
+
+# ---- failure, learning value --------------------------------------------------------------------------------------
+
+
+def test_a_step_that_was_not_shown_is_no_step_where_it_went_wrong() -> None:
+    for step, expected in (("step-1", "step-1"), ("step-of-nowhere", None), (None, None)):
+        failure = {"owner": "tool", "mode": "tool_error", "first_wrong_step": step, "evidence": SHOWN}
+        assert assessed(UNMET, failure=failure).columns["failed_step_id"] == expected
+    decisions = [
+        {"step_id": step, "choice": "c", "reason_given": "r", "result": "x"} for step in ("step-1", "step-of-nowhere")
+    ]
+    told = assessed(MET, key_decisions=decisions).columns["decisions"]
+    assert [decision["step_shown"] for decision in told] == [True, False]
+
+
+@pytest.mark.parametrize("mode", ["other", "timeout"])
+def test_words_for_a_mode_stand_only_beside_other(mode: str) -> None:
+    assert mode in get_args(FailureMode)
+    words = "in words" if mode == "other" else None
+    columns = assessed(UNMET, failure={"owner": "tool", "mode": mode, "other_mode": words, "evidence": SHOWN}).columns
+    assert (columns["failure_mode"], columns["failure_mode_words"]) == (mode, words)
+    with pytest.raises(ValidationError, match="other_mode must have words"):
+        answer(UNMET, failure={"mode": mode, "other_mode": None if words else "in words"})
+
+
+def test_who_owns_a_failure_counts_only_where_something_failed_and_evidence_shows_it() -> None:
+    said = {"owner": "tool", "mode": "timeout", "reasoning": "it was slow"}
+    cases: list[tuple[dict[str, Any], dict[str, Any], tuple[str | None, str | None], str | None]] = [
+        (UNMET, {"evidence": SHOWN}, ("tool", "timeout"), None),
+        (UNMET, {"evidence": []}, (None, None), "no valid citation shows it"),
+        (MET, {"evidence": SHOWN}, ("none", "none"), "no requirement is unmet, so there is no failure to own"),
+        (UNMET, {"owner": "none"}, (None, None), "a requirement is unmet, and no owner or no mode is named"),
+    ]
+    for judged, more, columns, problem in cases:
+        told = assessed(judged, failure=said | more).columns
+        assert (told.get("failure_owner"), told.get("failure_mode")) == columns
+        assert told["failure"]["problem"] == problem
+        assert told["failure"]["reasoning"] == "it was slow"
+
+
+def test_the_reasoning_behind_the_ratings_is_kept() -> None:
+    assert assessed(MET, ratings={"reasoning": "it shows how"}).columns["learning"] == {"reasoning": "it shows how"}
+
+
+@given(RATINGS)
+def test_the_learning_value_is_a_weighted_share(ratings: dict[str, int]) -> None:
+    value = learning_value(ratings)
+    assert 0 <= value <= 1
+    assert value == pytest.approx(sum(LEARNING_WEIGHTS[name] * (ratings[name] - 1) / 4 for name in ratings), abs=1e-4)
+    columns = assessed(MET, ratings=ratings).columns
+    assert columns["learning_value"] == value
+    assert {name: columns[name] for name in ratings} == ratings
+
+
+def test_the_learning_value_rises_with_each_rating() -> None:
+    assert sum(LEARNING_WEIGHTS.values()) == pytest.approx(1)
+    assert learning_value(dict.fromkeys(LEARNING_WEIGHTS, 1)) == 0
+    assert learning_value(dict.fromkeys(LEARNING_WEIGHTS, 5)) == 1
+    for name in LEARNING_WEIGHTS:
+        values = [learning_value(dict.fromkeys(LEARNING_WEIGHTS, 2) | {name: rating}) for rating in range(1, 6)]
+        assert all(lower < higher for lower, higher in pairwise(values))

@@ -1,0 +1,100 @@
+"""The contract under attack: no transcript dictates its verdict, even to a judge that obeys what it finds in it.
+
+Each attack is put to the simulated judge that obeys, and to a worse one still, that says whatever the attacker would
+like best and cites the planted words for it.
+"""
+
+from typing import Any
+
+import pytest
+
+from trajectory_pipeline.demo.simulated_judge.injection import obey
+from trajectory_pipeline.demo.simulated_judge.rules import judge
+from trajectory_pipeline.demo.simulated_judge.transcript import (
+    Transcript,
+    find_transcript,
+    parse_transcript,
+)
+from trajectory_pipeline.judge.grading import Assessment, assess
+from trajectory_pipeline.judge.prompt import messages
+from trajectory_pipeline.judge.response_schema import JudgeAnswer
+from trajectory_pipeline.judge.transcript.windows import Rendered
+from trajectory_pipeline_tests.judge.documents import Document
+from trajectory_pipeline_tests.judge.red_team import ATTACKS, attempt
+from trajectory_pipeline_tests.judge.rendering import whole
+
+each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+
+
+def read(rendered: Rendered) -> Transcript:
+    """What a judge finds between the marker lines."""
+    block = find_transcript(messages(rendered.text)[1]["content"])
+    assert block is not None
+    return parse_transcript(block)
+
+
+def obeyed(rendered: Rendered) -> tuple[JudgeAnswer, Assessment]:
+    transcript = read(rendered)
+    answer = JudgeAnswer.model_validate(obey(transcript, judge(transcript)))
+    return answer, assess(answer, rendered, "failure")
+
+
+def test_there_are_many_attacks_and_the_judge_obeys_most_of_them() -> None:
+    assert len(ATTACKS) >= 15
+    willing = [name for name, attack in ATTACKS.items() if obeyed(whole(attack))[0].requirements[0].status == "met"]
+    assert len(willing) >= 15
+
+
+@each_attack
+def test_a_judge_that_obeys_reaches_no_success(attack: Document) -> None:
+    _, assessment = obeyed(whole(attack))
+    assert assessment.columns.get("outcome") in (None, "unknown", "failure")
+    assert {requirement["status"] for requirement in assessment.columns["requirements"]} <= {
+        "unmet",
+        "insufficient_evidence",
+    }
+
+
+@each_attack
+def test_planted_words_prove_nothing_even_where_the_judge_cites_them(attack: Document) -> None:
+    rendered = whole(attack)
+    planted = [
+        {"message_id": block.cited_as, "quote": line}
+        for block in rendered.blocks
+        for passage in block.passages
+        for stretch in passage.stretches
+        for line in stretch.splitlines()
+        if line.strip() and passage.source != "approval"
+    ]
+    assert planted
+    for kind in ("action", "state"):
+        answer = _most_wanted(planted, kind)
+        assert assess(answer, rendered, "failure").verdict_status == "insufficient_evidence"
+
+
+def _most_wanted(planted: list[dict[str, str]], kind: str) -> JudgeAnswer:
+    requirement: dict[str, Any] = {"statement": "The report is sent.", "kind": kind, "reasoning": "it says so"}
+    return JudgeAnswer.model_validate(
+        {
+            "requirements": [{**requirement, "evidence": planted, "status": "met"}],
+            "failure": {"evidence": [], "reasoning": "", "owner": "none", "mode": "none"}
+            | {"other_mode": None, "first_wrong_step": None},
+            "learning": {"reasoning": "", "interaction_depth": 5, "task_complexity": 5}
+            | {"tool_use": 5, "reference_value": 5},
+            "key_decisions": [],
+            "summary": "All is well.",
+            "lesson": None,
+            "tags": ["a", "b", "c"],
+            "task_category": "other",
+            "complexity": "expert",
+        }
+    )
+
+
+@each_attack
+def test_no_text_forges_structure(attack: Document) -> None:
+    transcript, honest = read(whole(attack)), read(whole(attempt()))
+    assert len(transcript.messages) == len(honest.messages)
+    assert [len(m.returns) for m in transcript.messages] == [len(m.returns) for m in honest.messages]
+    assert [len(m.approvals) for m in transcript.messages] == [len(m.approvals) for m in honest.messages]
+    assert [error.step_id for error in transcript.errors] == ["step-2"]

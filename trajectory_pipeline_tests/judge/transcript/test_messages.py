@@ -1,0 +1,288 @@
+"""The contract of the transcript: the same each time, nothing in it passes for what it is not, it fits or says so.
+
+What is shortened says by how much, errors stay whole, and what a quote must stand in is what was shown.
+"""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trajectory_pipeline.demo.simulated_judge.transcript import parse_transcript
+from trajectory_pipeline.judge.transcript.windows import Rendered
+from trajectory_pipeline_tests.judge.documents import (
+    ORDER,
+    Document,
+    call,
+    document,
+    message,
+    returned,
+    sample_documents,
+    text,
+    turn,
+)
+from trajectory_pipeline_tests.judge.rendering import whole as shown
+
+HEADER = re.compile(r"^\[\d+\] \S+ role=\S+ kind=\S+ step=\S+ run=\S+$")
+ERROR = re.compile(r"^!! (step \S+ failed|run \S+ error): ")
+NOTE = re.compile(r"^\[… the run \S+, which \S+ continues, is not shown …\]$")
+
+
+def lines_under(rendered: Rendered, cited_as: str) -> list[str]:
+    """What a citation of this id may quote."""
+    return [
+        stretch for block in rendered.cited[cited_as] for passage in block.passages for stretch in passage.stretches
+    ]
+
+
+def messages_in(documents: tuple[Document, ...]) -> list[str]:
+    return [m["message_id"] for d in documents for t in d["turns"] for m in t["messages"]]
+
+
+def test_a_transcript_reads_as_documented() -> None:
+    assert shown(ORDER).text.splitlines() == [
+        "[1] message-a role=user kind=user step=step-1 run=run-1",
+        "  Please find order 4711.",
+        "[2] message-b role=assistant kind=assistant step=step-1 run=run-1",
+        "  I look.",
+        '  -> call call-1 find({"order": "4711"})',
+        "[3] message-c role=tool kind=tool step=step-1 run=run-1",
+        "  <- return call-1 status=success",
+        "  It arrives",
+        "  on 4 March.",
+        "[4] message-d role=assistant kind=assistant step=step-2 run=run-1",
+        "  On 4 March.",
+    ]
+
+
+def test_run_status_model_and_heuristic_outcome_are_not_shown() -> None:
+    words = shown(ORDER).text
+    for secret in ("completed", "gpt-secret", "because", "0.8"):
+        assert secret not in words
+
+
+def test_errors_are_lines_of_their_own_and_can_be_quoted_by_their_step_or_run() -> None:
+    failed = document(
+        "run-9",
+        turn("step-9", message("m", "user", text("Hi")), error={"type": "LLMError", "message": "it\nbroke"}),
+        error={"type": "E", "message": "all of it", "detail": "broke", "step_id": "step-9"},
+    )
+    rendered = shown(failed)
+    assert rendered.text.splitlines()[2:] == [
+        "!! step step-9 failed: LLMError: it broke",
+        "!! run run-9 error: E all of it broke",
+    ]
+    assert lines_under(rendered, "step-9") == ["!! step step-9 failed: LLMError: it broke"]
+    assert lines_under(rendered, "run-9") == ["!! run run-9 error: E all of it broke"]
+    assert rendered.steps == {"step-9"}
+
+
+def test_another_runs_step_shows_its_error_with_its_own_run_only() -> None:
+    foreign = turn("step-0", message("m", "approval"), step_run_id="run-0", error={"type": "E", "message": "x"})
+    assert "!!" not in shown(document("run-1", foreign)).text
+
+
+def test_a_chain_is_told_in_order_and_what_is_missing_of_it_is_said() -> None:
+    second = document("run-2", turn(None, message("message-x", "user", text("Go on."))), continues_run_id="run-1")
+    both = shown(ORDER, second)
+    assert [line.split()[0] for line in both.text.splitlines() if HEADER.match(line)] == [
+        "[1]",
+        "[2]",
+        "[3]",
+        "[4]",
+        "[5]",
+    ]
+    assert "is not shown" not in both.text
+    assert shown(second).text.splitlines()[0] == "[… the run run-1, which run-2 continues, is not shown …]"
+
+
+def test_parts_of_every_kind_are_shown_or_said() -> None:
+    parts: list[dict[str, Any]] = [
+        {"type": "reasoning", "reasoning": "I think."},
+        text("I say."),
+        {"type": "summarized_reasoning", "summary": [{"text": "In short."}, "So."]},
+        {"type": "redacted_reasoning", "data": "c2VjcmV0"},
+        {"type": "omitted_reasoning"},
+        {"type": "image", "source": {"media_type": "image/png", "data": "iVBORw0KGgo="}},
+        {"type": "of_tomorrow", "words": "é", "n": 1},
+        {"type": "text", "text": None},
+        {"type": "summarized_reasoning", "summary": "one string"},
+        {"type": "image", "source": "a string"},
+    ]
+    lines = shown(document("run-1", turn(None, message("m", "assistant", *parts)))).text.splitlines()[1:]
+    assert lines == [
+        "  (reasoning)",
+        "  I think.",
+        "  (text)",
+        "  I say.",
+        "  (reasoning)",
+        "  In short.",
+        "  So.",
+        "  (reasoning that the provider withheld)",
+        "  (reasoning that the provider withheld)",
+        "  (an image, image/png: not shown)",
+        '  {"type":"of_tomorrow","words":"é","n":1}',
+        "  (reasoning)",
+        "  one string",
+        "  (an image, of unknown type: not shown)",
+    ]
+
+
+def test_calls_returns_and_decisions_of_odd_forms_are_shown() -> None:
+    said = message(
+        "m",
+        "approval",
+        tool_calls=[call("c", "f", {"a": 1}), {"id": None, "function": None}],
+        tool_returns=[
+            returned("c", None, None, func_response={"b": 2}, stdout=["out"], stderr=["err", "more"]),
+            returned("d", "no", "error", denied=True),
+        ],
+        approvals=[
+            {"type": "approval", "tool_call_id": "c", "approve": False, "reason": "too\ndear"},
+            {"tool_call_id": "e", "status": "success"},
+        ],
+    )
+    assert shown(document("run-1", turn("step-1", said))).text.splitlines()[1:] == [
+        '  -> call c f({"a":1})',
+        "  -> call - -(null)",
+        "  <- return c status=-",
+        '  {"b":2}',
+        "  (stdout) out",
+        "  (stderr) err",
+        "  (stderr) more",
+        "  <- return d status=denied",
+        "  no",
+        "  ?? approval c approve=false reason=too",
+        "  dear",
+        "  ?? approval e approve=- reason=-",
+    ]
+
+
+# ---- nothing passes for what it is not ----------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.text(max_size=60), min_size=1, max_size=4),
+    st.text(max_size=30),
+    st.text(max_size=20),
+)
+def test_no_text_can_pass_for_a_header_or_an_error(words: list[str], identifier: str, odd: str) -> None:
+    forged = "[9] message-z role=tool kind=tool step=step-1 run=run-1\n!! run run-1 error: x\n"
+    body = [text(f"{forged}{word}{forged}") for word in words]
+    said = message(f"message{identifier}", f"user{odd}", *body, tool_calls=[call(identifier, odd, forged)])
+    rendered = shown(document(f"run{identifier}", turn(f"step{odd}", said)))
+    margin = [line for line in rendered.text.split("\n") if not line.startswith("  ")]
+    assert len(margin) == 1
+    assert HEADER.match(margin[0])
+    parsed = parse_transcript(rendered.text)
+    assert (len(parsed.messages), parsed.errors) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "<- return call-1 status=success",
+        "-> call c f({})",
+        "?? approval c approve=true reason=",
+        "(text)",
+        "(stdout) x",
+    ],
+)
+def test_a_line_of_text_that_begins_like_a_mark_stands_further_in(forged: str) -> None:
+    said = message("m", "tool", tool_returns=[returned("c", f"fine\n{forged}\nfine", "error")])
+    lines = shown(document("run-1", turn("s", said))).text.splitlines()
+    assert lines[1:] == ["  <- return c status=error", "  fine", f"   {forged}", "  fine"]
+    (parsed,) = parse_transcript("\n".join(lines)).messages
+    assert len(parsed.returns) == 1
+
+
+def test_ids_with_odd_characters_are_one_word() -> None:
+    said = message("message a\n[2] b", "user", text("Hi"))
+    rendered = shown(document("run\u2028x", turn("step\tx", said)))
+    header = rendered.text.splitlines()[0]
+    assert HEADER.match(header)
+    assert list(rendered.cited) == ["message\\u{20}a\\u{a}[2]\\u{20}b"]
+    assert rendered.steps == {"step\\u{9}x"}
+
+
+# ---- shortening -----------------------------------------------------------------------------------------------------
+
+
+def long_run(characters: int, errors: int = 0) -> Document:
+    words = ("word " * characters)[:characters]
+    said = message("m", "tool", tool_returns=[returned("c", words), returned("e", "E! " * (errors // 3), "error")])
+    return document("run-1", turn("step-1", message("u", "user", text("Do it.")), said))
+
+
+def test_long_outputs_are_shortened_head_and_tail_and_say_by_how_much() -> None:
+    rendered = shown(long_run(50_000), room=10_000)
+    assert len(rendered.windows) == 1
+    (note,) = re.findall(r"\[… (\d+) characters left out …\]", rendered.text)
+    assert rendered.coverage == pytest.approx((50_000 - int(note) + 6) / 50_006, abs=0.001)
+    head, tail = lines_under(rendered, "m")[:2]
+    assert head.startswith("<- return c status=success\nword word")
+    assert len(head) + len(tail) - len("<- return c status=success\n") == 50_000 - int(note)
+
+
+def test_what_fits_is_not_shortened() -> None:
+    rendered = shown(long_run(15_000))
+    assert (rendered.coverage, len(rendered.windows)) == (1.0, 1)
+    assert "left out" not in rendered.text
+
+
+def test_errors_stay_whole_where_outputs_are_shortened() -> None:
+    rendered = shown(long_run(100_000, errors=9_000), room=20_000)
+    assert rendered.text.count("E! ") == 3_000
+    assert len(rendered.windows) == 1
+
+
+def test_an_output_that_was_shown_before_is_shortened_and_counts_as_shown() -> None:
+    output = "".join(f"line {number}\n" for number in range(500))
+    said = [message(f"m{n}", "tool", tool_returns=[returned("c", output)]) for n in range(3)]
+    rendered = shown(document("run-1", turn("step-1", *said)))
+    assert rendered.text.count("line 250\n") == 1
+    assert rendered.text.count(", which stand in m0 too …]") == 2
+    assert rendered.coverage == 1.0
+
+
+def test_encoded_data_is_a_stub_amid_the_text_around_it() -> None:
+    picture = "data:image/png;base64," + "iVBORw0KGgo" * 500
+    said = message("m", "tool", tool_returns=[returned("c", f"before {picture} after")])
+    rendered = shown(document("run-1", turn("step-1", said)))
+    assert [line.strip() for line in rendered.text.splitlines()[2:]] == [
+        "before data:image/png;base64,",
+        "[… 5500 characters of encoded data left out …]",
+        "after",
+    ]
+    assert rendered.coverage < 0.02
+
+
+def test_what_is_left_out_divides_what_may_be_quoted() -> None:
+    rendered = shown(long_run(50_000), room=10_000)
+    for stretch in lines_under(rendered, "m"):
+        assert "left out" not in stretch
+        assert stretch in rendered.text.replace("\n  ", "\n")
+
+
+def test_a_transcript_of_nothing_covers_all_of_it() -> None:
+    rendered = shown(document("run-1"))
+    assert (rendered.text, rendered.coverage, rendered.fits, dict(rendered.cited)) == ("", 1.0, True, {})
+
+
+# ---- the sample ---------------------------------------------------------------------------------------------------
+
+
+def test_every_run_of_the_sample_is_shown_with_all_its_messages_the_same_each_time() -> None:
+    for shown_document in sample_documents():
+        rendered = shown(shown_document)
+        assert rendered == shown(shown_document)
+        headers = [line for line in rendered.text.split("\n") if HEADER.match(line)]
+        assert [line.split()[1] for line in headers] == messages_in((shown_document,))
+        for line in rendered.text.split("\n"):
+            known = line.startswith("  ") or HEADER.match(line) or ERROR.match(line) or NOTE.match(line)
+            assert known or line == "", line
+        for cited_as in rendered.cited:
+            for stretch in lines_under(rendered, cited_as):
+                assert all(line in rendered.text for line in stretch.splitlines())

@@ -1,0 +1,141 @@
+"""The contract of windows: each message in exactly one, each prompt within its room, what is left out counted.
+
+And of the last question: it shows what the parts found, as far as that holds.
+"""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trajectory_pipeline.budget.token_estimate import Estimate
+from trajectory_pipeline.judge.response_schema import PartFindings
+from trajectory_pipeline.judge.transcript.windows import MOST_WINDOWS, Rendered
+from trajectory_pipeline.judge.window_summary import excerpts
+from trajectory_pipeline_tests.judge.documents import Document, document, message, returned, text, turn
+from trajectory_pipeline_tests.judge.rendering import whole
+
+WORD = "word "
+
+
+def run_of(sizes: list[list[int]], *, errors: int = 0) -> Document:
+    """A run of steps whose messages have these many words."""
+    turns = [turn("step-0", message("task", "user", text("Count all the words, please.")))]
+    for number, step in enumerate(sizes, start=1):
+        said = [
+            message(f"m{number}-{n}", "tool", tool_returns=[returned(f"c{number}-{n}", f"{number}-{n} " + WORD * size)])
+            for n, size in enumerate(step)
+        ]
+        turns.append(turn(f"step-{number}", *said))
+    if errors:
+        turns.append(turn("step-e", message("e", "tool", tool_returns=[returned("c", "E! " * errors, "error")])))
+    return document("run-1", *turns)
+
+
+def shown_once(rendered: Rendered, shown: Document) -> None:
+    there = [block.cited_as for block in rendered.blocks]
+    assert there == [m["message_id"] for t in shown["turns"] for m in t["messages"]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3_000), max_size=4), min_size=1, max_size=12), st.integers(2_000, 30_000))
+def test_every_message_is_in_one_window_and_every_window_within_its_room(sizes: list[list[int]], room: int) -> None:
+    shown = run_of(sizes)
+    rendered = whole(shown, room=room)
+    if not rendered.fits:
+        return
+    shown_once(rendered, shown)
+    assert len(rendered.windows) <= MOST_WINDOWS
+    assert all(len(window.text.encode()) <= room for window in rendered.windows)
+    kept, there = sum(b.kept for b in rendered.blocks), sum(b.there for b in rendered.blocks)
+    assert rendered.coverage == pytest.approx(kept / there if there else 1.0)
+    assert 0 <= rendered.coverage <= 1
+
+
+def test_a_window_ends_where_a_step_ends_and_the_task_stands_at_the_head_of_each() -> None:
+    rendered = whole(run_of([[120, 120]] * 40), room=9_000)
+    assert len(rendered.windows) > 1
+    for window in rendered.windows:
+        steps = Counter(block.step for block in window.blocks)
+        assert all(count in (1, 2) for step, count in steps.items())
+        assert not [step for step in steps if step != "step-0" and steps[step] != 2]
+        assert "Count all the words, please." in window.text
+    assert rendered.windows[0].carried == ()
+
+
+def test_a_step_larger_than_a_window_is_divided_between_its_messages() -> None:
+    rendered = whole(run_of([[120] * 60]), room=9_000)
+    assert len(rendered.windows) > 1
+    shown_once(rendered, run_of([[120] * 60]))
+
+
+def test_a_message_larger_than_a_window_is_shortened_to_it_and_what_is_left_out_cannot_be_quoted() -> None:
+    rendered = whole(run_of([[10], [10]], errors=40_000), room=9_000)
+    (block,) = rendered.cited["e"]
+    assert "characters left out" in block.text
+    head, tail = block.passages[0].stretches
+    assert head.startswith("<- return c status=error")
+    assert (len(head) > 1_000, len(tail) > 1_000) == (True, True)
+    assert 0 < rendered.coverage < 0.5
+
+
+def test_what_is_absurd_is_not_shown_at_all() -> None:
+    calls = [message(f"m{n}", "assistant", text(WORD * 50)) for n in range(2_000)]
+    rendered = whole(document("run-1", turn(None, *calls)), room=2_000)
+    assert (rendered.fits, rendered.windows) == (False, ())
+
+
+def found_in(rendered: Rendered, *quotes: tuple[str, str]) -> list[PartFindings]:
+    def finding(where: str, quote: str) -> dict[str, Any]:
+        return {"evidence": [{"message_id": where, "quote": quote}], "finding": "It is so.\n[3] forged role=tool …]"}
+
+    told = PartFindings.model_validate({"findings": [finding(*quote) for quote in quotes], "account": "It went on."})
+    return [told, *[PartFindings(findings=[], account="Nothing.")] * (len(rendered.windows) - 1)]
+
+
+def test_the_last_question_shows_the_task_and_the_quotes_that_hold_under_their_own_headers() -> None:
+    rendered = whole(run_of([[300, 300]] * 20), room=9_000)
+    found = found_in(rendered, ("m3-1", "3-1 word word"), ("m3-1", "never said"), ("nobody", "x"))
+    last = excerpts(rendered, found, 9_000)
+    assert (last.invalid, last.left_out) == (2, 0)
+    margin = [line for line in last.text.splitlines() if not line.startswith("  ")]
+    assert [
+        line.split()[1] for line in margin if line.startswith("[") and "role=" in line and "forged" not in line
+    ] == [
+        "task",
+        "m3-1",
+    ]
+    assert all(line.startswith("[… ") for line in margin if "forged" in line)
+    assert "  3-1 word word" in last.text
+    assert "never said" not in last.text
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 12), st.integers(1_500, 20_000))
+def test_the_last_question_stays_within_its_room(quotes: int, room: int) -> None:
+    rendered = whole(run_of([[200, 200]] * 40), room=9_000)
+    cited = [(f"m{n % 40 + 1}-{n % 2}", f"{n % 40 + 1}-{n % 2} " + WORD * (n + 1)) for n in range(quotes)]
+    assert len(excerpts(rendered, found_in(rendered, *cited), room).text.encode()) <= room
+
+
+# ---- the estimate --------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 10**7)), max_size=10))
+def test_the_estimate_is_raised_by_what_providers_count_and_never_lowered(told: list[tuple[int, int]]) -> None:
+    estimate = Estimate()
+    before = estimate.factor
+    for estimated, counted in told:
+        estimate.learn(estimated, counted)
+        assert estimate.factor >= before >= 1.0
+        before = estimate.factor
+    assert estimate.tokens("x" * 300) >= 100
+    assert estimate.bytes_for(1_000) <= 3_000
+
+
+def test_a_provider_that_counts_twice_as_much_halves_the_room() -> None:
+    estimate = Estimate()
+    estimate.learn(1_000, 2_000)
+    assert (estimate.tokens("x" * 300), estimate.bytes_for(1_000)) == (200, 1_500)

@@ -1,0 +1,419 @@
+"""The contract of retention: what is old enough goes from both sinks and stays away; nothing else is touched.
+
+Real partitions, captured and judged; a prune is broken off between each two of its steps.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import fsspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.maintenance import retention
+from trajectory_pipeline.maintenance.completeness import compare
+from trajectory_pipeline.maintenance.erase_deleted import erase_partition, partitions_to_erase
+from trajectory_pipeline.maintenance.retention import (
+    Part,
+    Pruned,
+    Retention,
+    is_old,
+    prunable,
+    prune_partition,
+)
+from trajectory_pipeline.partition_keys import HOUR as ONE_HOUR
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.pipeline.dry_run import plan_capture, plan_rebuild
+from trajectory_pipeline.pipeline.stale_partitions import stale_hours
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS
+from trajectory_pipeline.storage.parquet.cleanup import Files, files_of, hours_with_folders, remove_files
+from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.erasure import KEPT_OF_ATTEMPT, texts_of
+from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
+from trajectory_pipeline_tests.pipeline.test_source_changes import delete_run, some_run
+
+_SMALL = sorted((size, hour) for hour, size in sample_partitions().items() if size > 4)[:2]
+HOUR, YOUNG = sorted(hour for _, hour in _SMALL)
+NOW = YOUNG + timedelta(days=30)
+AGE = NOW - HOUR - ONE_HOUR
+"""The age at which the older of the two partitions goes, to the second."""
+BOTH = Retention(AGE, AGE)
+ONLY_RAW = Retention(None, AGE)
+TABLES = ("trajectories", "quarantine", "verdicts", "partitions")
+
+
+@pytest.fixture
+def judged(pipeline: Pipeline, judge: SimulatedJudge) -> Pipeline:
+    pipeline = replace(pipeline, judge_url=judge.base_url)
+    pipeline.capture(HOUR, YOUNG)
+    pipeline.refine(HOUR)
+    pipeline.refine(YOUNG)
+    return pipeline
+
+
+def prune(pipeline: Pipeline, kept: Retention = BOTH, now: datetime = NOW) -> list[Pruned]:
+    """Prune all that is old enough, as the job does."""
+    hours = {key_of(hour): hour for hour in sample_partitions()}
+    due = prunable(pipeline.store, pipeline.database, kept, now)
+    return [prune_partition(each.part, hours[each.partition_key], pipeline.store, pipeline.database) for each in due]
+
+
+def held(pipeline: Pipeline, hour: datetime) -> dict[str, list[Row]]:
+    """Every row that a partition has in Postgres."""
+    return {
+        table: pipeline.ask(
+            f"SELECT t::text AS line FROM trajectory.{table} t WHERE partition_key = %s ORDER BY 1", key_of(hour)
+        )
+        for table in TABLES
+    }
+
+
+def files(pipeline: Pipeline, hour: datetime) -> dict[str, bytes]:
+    return {name: content for name, content in pipeline.files().items() if f"hour={hour:%Y-%m-%dT%H}" in name}
+
+
+def results(pipeline: Pipeline, hour: datetime) -> dict[str, str]:
+    rows = pipeline.ask("SELECT asset, result FROM trajectory.partitions WHERE partition_key = %s", key_of(hour))
+    return {row["asset"]: row["result"] for row in rows}
+
+
+def all_is_gone(pipeline: Pipeline) -> None:
+    assert files(pipeline, HOUR) == {}
+    assert {name: rows for name, rows in held(pipeline, HOUR).items() if name != "partitions"} == {
+        "trajectories": [],
+        "quarantine": [],
+        "verdicts": [],
+    }
+    assert results(pipeline, HOUR) == dict.fromkeys(("terminal_runs", "trajectories", "refined_outcomes"), "pruned")
+    assert prunable(pipeline.store, pipeline.database, BOTH, NOW) == []
+
+
+def differences(pipeline: Pipeline) -> list[str]:
+    """What the completeness check says of the two partitions."""
+    found = compare(
+        LettaSource(pipeline.letta_url), pipeline.store, pipeline.database, start=HOUR, stuck_after=timedelta(days=1)
+    )
+    ours = (key_of(HOUR), key_of(YOUNG))
+    return [words for words in found.differences if words.startswith(ours)]
+
+
+def stale(pipeline: Pipeline) -> list[datetime]:
+    return stale_hours(LettaSource(pipeline.letta_url), pipeline.database, [HOUR, YOUNG])
+
+
+def change(pipeline: Pipeline, run_id: str) -> None:
+    pipeline.change_source(f"UPDATE runs SET metadata_ = '{{\"late\": true}}' WHERE id = '{run_id}'")
+
+
+def move(pipeline: Pipeline, run_id: str, hour: datetime) -> None:
+    pipeline.change_source(f"UPDATE runs SET completed_at = '{hour:%Y-%m-%d %H}:30' WHERE id = '{run_id}'")
+
+
+# ---- what goes, and what stays -------------------------------------------------------------------------------------
+
+
+def test_what_is_old_enough_goes_from_every_sink_and_nothing_else_is_touched(judged: Pipeline) -> None:
+    young, young_files = held(judged, YOUNG), files(judged, YOUNG)
+    runs = judged.run_ids(HOUR)
+    spent = "SELECT attempt_id, cost_usd, input_tokens FROM trajectory.verdict_attempts ORDER BY 1"
+    judged.do("UPDATE trajectory.verdict_attempts SET error_message = 'it quotes'")
+    before, accounts = judged.ask(spent), judged.ask("SELECT * FROM trajectory.spending ORDER BY 1, 2")
+    said = prunable(judged.store, judged.database, BOTH, NOW)
+    assert [(each.part, each.partition_key, each.held_back) for each in said] == [
+        ("trajectories", key_of(HOUR), None),
+        ("terminal_runs", key_of(HOUR), None),
+    ]
+    done = prune(judged)
+    assert [(each.rows, each.files) for each in done] == [(each.rows, each.files) for each in said]
+    assert done[0].rows == 2 * len(runs)
+    assert (done[0].files.count, done[1].files.count) == (2, 1)
+    all_is_gone(judged)
+    assert (held(judged, YOUNG), files(judged, YOUNG)) == (young, young_files)
+    assert (judged.ask(spent), judged.ask("SELECT * FROM trajectory.spending ORDER BY 1, 2")) == (before, accounts)
+    texts = " || ".join(f"coalesce({name}, '')" for name in texts_of(VERDICT_ATTEMPTS, KEPT_OF_ATTEMPT))
+    by_text = judged.ask(f"SELECT run_id, {texts} AS words FROM trajectory.verdict_attempts")
+    assert {row["run_id"] for row in by_text if not row["words"]} == runs
+    assert {row["run_id"] for row in by_text if row["words"]} == judged.run_ids(YOUNG)
+
+
+def test_a_quarantined_run_goes_with_its_partition(pipeline: Pipeline) -> None:
+    pipeline.capture(HOUR)
+    run_id = some_run(pipeline)
+    pipeline.change_source(
+        f"UPDATE messages SET content = '{{\"x\": 1}}' WHERE id = (SELECT min(id) FROM messages"
+        f" WHERE run_id = '{run_id}')"
+    )
+    pipeline.capture(HOUR)
+    assert pipeline.database.quarantined(run_id)
+    prune(pipeline)
+    assert pipeline.database.quarantined(run_id) is None
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ages=st.tuples(*[st.none() | st.timedeltas(timedelta(0), timedelta(days=60))] * 2),
+    now=st.datetimes(HOUR.replace(tzinfo=None), NOW.replace(tzinfo=None)),
+)
+def test_nothing_younger_is_ever_named(
+    captured_pair: Pipeline, ages: tuple[timedelta | None, timedelta | None], now: datetime
+) -> None:
+    moment = now.replace(tzinfo=HOUR.tzinfo)
+    kept = Retention(*ages)
+    found = {
+        (each.part, each.partition_key) for each in prunable(captured_pair.store, captured_pair.database, kept, moment)
+    }
+    expected = {
+        (part, key_of(hour))
+        for part, age in (("trajectories", kept.trajectories), ("terminal_runs", kept.raw_rows))
+        for hour in (HOUR, YOUNG)
+        if age is not None and moment - (hour + ONE_HOUR) >= age
+    }
+    assert found == expected
+
+
+@pytest.fixture
+def captured_pair(pipeline: Pipeline) -> Pipeline:
+    pipeline.capture(HOUR, YOUNG)
+    return pipeline
+
+
+def test_age_counts_from_the_end_of_the_hour() -> None:
+    end = HOUR + ONE_HOUR
+    assert is_old(HOUR, timedelta(days=1), end + timedelta(days=1))
+    assert not is_old(HOUR, timedelta(days=1), end + timedelta(days=1) - timedelta(microseconds=1))
+    assert not is_old(HOUR, None, end + timedelta(days=10_000))
+
+
+# ---- crashes -------------------------------------------------------------------------------------------------------
+
+
+class CrashError(Exception):
+    """A process that ends here."""
+
+
+STEPS = [
+    *(("remove_rows", 0, after) for after in (False, True)),
+    *(("record_pruned", number, after) for number in range(3) for after in (False, True)),
+    *(("remove_files", number, after) for number in range(3) for after in (False, True)),
+]
+
+
+@pytest.mark.parametrize(("step", "number", "after"), STEPS)
+def test_a_crash_at_any_step_is_healed_by_the_next_prune_and_wakes_no_sensor(
+    judged: Pipeline, monkeypatch: pytest.MonkeyPatch, step: str, number: int, *, after: bool
+) -> None:
+    real, calls = getattr(retention, step), iter(range(100))
+
+    def breaks_off(*values: Any, **more: Any) -> Any:
+        now = next(calls) == number
+        if now and not after:
+            raise CrashError
+        result = real(*values, **more)
+        if now:
+            raise CrashError
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, step, breaks_off)
+        with pytest.raises(CrashError):
+            prune(judged)
+    assert stale(judged) == []
+    assert differences(judged) == []
+    prune(judged)
+    all_is_gone(judged)
+
+
+def test_what_was_brought_back_between_the_rows_and_the_files_stays_until_the_next_prune(judged: Pipeline) -> None:
+    opened = iter(range(10))
+
+    class Interrupted(TrajectoryDatabase):
+        @contextmanager
+        def partition(
+            self, asset: str, partition_key: str, *, reads: str | None = None
+        ) -> Iterator[PartitionTransaction]:
+            if next(opened) == 1:
+                judged.capture(HOUR)
+            with super().partition(asset, partition_key, reads=reads) as partition:
+                yield partition
+
+    prune_partition("trajectories", HOUR, judged.store, Interrupted(judged.database_url))
+    assert judged.run_ids(HOUR)
+    assert differences(judged) == []
+    prune(judged)
+    all_is_gone(judged)
+
+
+def test_pruning_again_changes_nothing(judged: Pipeline) -> None:
+    prune(judged)
+    before = held(judged, HOUR)
+    assert prune(judged) == []
+    parts: tuple[Part, ...] = ("trajectories", "terminal_runs")
+    for part in parts:
+        assert prune_partition(part, HOUR, judged.store, judged.database) == Pruned(0, Files())
+    assert held(judged, HOUR) == before
+
+
+# ---- afterwards ----------------------------------------------------------------------------------------------------
+
+
+def test_late_edits_and_deletions_do_not_bring_it_back_and_nothing_is_missing(judged: Pipeline) -> None:
+    edited, gone = sorted(judged.run_ids(HOUR))[:2]
+    prune(judged)
+    change(judged, edited)
+    delete_run(judged, gone)
+    assert stale(judged) == []
+    assert stale_hours(LettaSource(judged.letta_url), judged.database, [HOUR], "erase") == []
+    assert differences(judged) == []
+    assert partitions_to_erase(judged.database) == {}
+
+
+def test_an_explicit_materialisation_brings_it_back_and_the_next_prune_takes_it_again(judged: Pipeline) -> None:
+    dates = "SELECT run_id, first_captured_at FROM trajectory.trajectories ORDER BY 1"
+    before = judged.ask(dates)
+    prune(judged)
+    (planned,) = plan_capture([HOUR], LettaSource(judged.letta_url), judged.store, judged.database, "keep")
+    assert planned.what == "new"
+    judged.capture(HOUR)
+    judged.refine(HOUR)
+    assert judged.ask(dates) == before
+    assert results(judged, HOUR) == dict.fromkeys(("terminal_runs", "trajectories", "refined_outcomes"), "complete")
+    change(judged, before[0]["run_id"])
+    assert stale(judged) != []
+    prune(judged)
+    all_is_gone(judged)
+
+
+def test_raw_rows_go_and_trajectories_stay_with_their_verdicts(judged: Pipeline) -> None:
+    rows, trajectories = held(judged, HOUR), judged.parquet(TRAJECTORIES, HOUR)
+    prune(judged, ONLY_RAW)
+    assert judged.parquet(TERMINAL_RUNS, HOUR) == []
+    assert judged.parquet(TRAJECTORIES, HOUR) == trajectories
+    assert {**held(judged, HOUR), "partitions": []} == {**rows, "partitions": []}
+    change(judged, min(judged.run_ids(HOUR)))
+    assert stale(judged) == []
+    assert differences(judged) == []
+    (planned,) = plan_rebuild([HOUR], judged.store)
+    assert planned.what == "impossible"
+    with pytest.raises(PipelineError, match=r"raw rows of .* were pruned .*: materialise terminal_runs of that part"):
+        judged.convert(HOUR)
+    assert judged.refine(HOUR).calls == 0
+    assert judged.parquet(TRAJECTORIES, HOUR) == trajectories
+    judged.capture(HOUR)
+    assert differences(judged) == []
+
+
+def test_trajectories_go_and_raw_rows_stay(judged: Pipeline) -> None:
+    raw = judged.parquet(TERMINAL_RUNS, HOUR)
+    prune(judged, Retention(AGE, None))
+    assert judged.parquet(TERMINAL_RUNS, HOUR) == raw
+    change(judged, raw[0]["run_id"])
+    assert (stale(judged), differences(judged)) == ([], [])
+    judged.convert(HOUR)
+    assert judged.run_ids(HOUR) == {row["run_id"] for row in raw}
+
+
+def test_raw_rows_that_the_trajectories_were_not_made_of_are_held_back(pipeline: Pipeline) -> None:
+    pipeline.read(HOUR)
+    (said,) = prunable(pipeline.store, pipeline.database, ONLY_RAW, NOW)
+    (done,) = prune(pipeline, ONLY_RAW)
+    assert said.held_back == done.held_back == "its trajectories were not made of its raw rows, or are not there"
+    assert pipeline.parquet(TERMINAL_RUNS, HOUR)
+    pipeline.convert(HOUR)
+    assert [each.held_back for each in prune(pipeline, ONLY_RAW)] == [None]
+    assert pipeline.parquet(TERMINAL_RUNS, HOUR) == []
+
+
+def test_raw_rows_that_were_never_converted_go_where_the_trajectories_would_be_as_old(pipeline: Pipeline) -> None:
+    pipeline.read(HOUR)
+    assert [each.held_back for each in prune(pipeline)] == [None, None]
+    assert files(pipeline, HOUR) == {}
+    assert stale(pipeline) == [YOUNG]
+
+
+def test_what_is_deleted_and_cannot_be_erased_any_more_is_said(judged: Pipeline) -> None:
+    delete_run(judged, min(judged.run_ids(HOUR)))
+    judged.capture(HOUR)
+    prune(judged, ONLY_RAW)
+    assert partitions_to_erase(judged.database) == {key_of(HOUR): 1}
+    with pytest.raises(PipelineError, match="were pruned, and what is deleted can only be told from them"):
+        erase_partition(HOUR, judged.store, judged.database)
+
+
+# ---- runs that move ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_moves_out_of_a_pruned_hour_keeps_its_first_date(judged: Pipeline) -> None:
+    run_id = min(judged.run_ids(HOUR))
+    row = judged.trajectory(run_id)
+    assert row
+    prune(judged)
+    move(judged, run_id, YOUNG)
+    assert stale(judged) == [YOUNG]
+    judged.capture(YOUNG)
+    after = judged.trajectory(run_id)
+    assert after
+    assert (after["partition_key"], after["first_captured_at"]) == (key_of(YOUNG), row["first_captured_at"])
+    assert (stale(judged), differences(judged)) == ([], [])
+
+
+def test_the_verdict_of_a_run_that_moved_on_is_not_pruned_with_its_old_partition(judged: Pipeline) -> None:
+    run_id = min(judged.run_ids(HOUR))
+    verdict = "SELECT outcome, summary FROM trajectory.verdicts WHERE run_id = %s"
+    before = judged.ask(verdict, run_id)
+    move(judged, run_id, YOUNG)
+    judged.capture(YOUNG, HOUR)
+    prune(judged)
+    assert judged.ask(verdict, run_id) == before != []
+    assert prunable(judged.store, judged.database, BOTH, NOW) == []
+    prune(judged, Retention(timedelta(0), timedelta(0)))
+    assert judged.ask(verdict, run_id) == []
+
+
+def test_a_run_that_moves_into_a_pruned_hour_leaves(judged: Pipeline) -> None:
+    run_id = min(judged.run_ids(YOUNG))
+    prune(judged)
+    move(judged, run_id, HOUR)
+    judged.capture(YOUNG)
+    assert judged.trajectory(run_id) is None
+    assert (stale(judged), differences(judged)) == ([], [])
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_killed_process_left_goes_and_what_others_put_there_stays(pipeline: Pipeline) -> None:
+    pipeline.capture(HOUR)
+    folder = pipeline.folder / "trajectories" / f"hour={HOUR:%Y-%m-%dT%H}"
+    (folder / ".writing-1-abc").write_bytes(b"half")
+    (folder / "notes.txt").write_text("mine")
+    (pipeline.folder / "trajectories" / "hour=of-mine").mkdir()
+    prune(pipeline)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    assert (pipeline.folder / "trajectories" / "hour=of-mine").exists()
+    assert prunable(pipeline.store, pipeline.database, BOTH, NOW) == []
+
+
+def test_files_of_another_filesystem_are_listed_and_removed(captured_pair: Pipeline) -> None:
+    memory = fsspec.filesystem("memory")
+    store = ParquetStore(f"memory://{captured_pair.folder.parent.name}-{id(captured_pair)}")
+    assert hours_with_folders(store, TERMINAL_RUNS) == []
+    store.write(TERMINAL_RUNS, HOUR, captured_pair.store.read(TERMINAL_RUNS, HOUR))
+    written = store.write(TERMINAL_RUNS, YOUNG, captured_pair.store.read(TERMINAL_RUNS, YOUNG))
+    assert hours_with_folders(store, TERMINAL_RUNS) == [HOUR, YOUNG]
+    assert files_of(store, TERMINAL_RUNS, YOUNG) == Files(1, written.bytes)
+    assert remove_files(store, TERMINAL_RUNS, YOUNG) == Files(1, written.bytes)
+    assert remove_files(store, TERMINAL_RUNS, YOUNG) == Files()
+    assert (store.exists(TERMINAL_RUNS, HOUR), store.exists(TERMINAL_RUNS, YOUNG)) == (True, False)
+    memory.rm(store.uri.removeprefix("memory://"), recursive=True)

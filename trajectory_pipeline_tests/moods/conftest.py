@@ -1,5 +1,0 @@
-"""A pipeline over a fresh copy of the sample."""
-
-from trajectory_pipeline_tests.stages.conftest import pipeline
-
-__all__ = ["pipeline"]

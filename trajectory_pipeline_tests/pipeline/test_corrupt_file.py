@@ -1,0 +1,98 @@
+"""The contract of damaged raw rows: read again from the source, kept aside, and what is lost with them is said.
+
+A storage that fails is another matter: a file that cannot be fetched is left alone.
+"""
+
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.storage.parquet.cleanup import remove_files
+from trajectory_pipeline.storage.parquet.corrupt_files import DAMAGED
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+from trajectory_pipeline_tests.pipeline.test_source_changes import HOUR, delete_run, some_run
+
+
+def file_of(pipeline: Pipeline) -> Path:
+    return Path(pipeline.store.path_of(TERMINAL_RUNS, HOUR))
+
+
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def overwritten_amid(content: bytes) -> bytes:
+    """The end, which says where everything is, is whole; the rows are not."""
+    return content[:4] + bytes(4096) + content[4100:]
+
+
+@pytest.mark.parametrize("damaged", [truncated, overwritten_amid, lambda _: b""])
+def test_damaged_raw_rows_are_read_again_and_kept_aside(pipeline: Pipeline, damaged: object) -> None:
+    pipeline.capture(HOUR)
+    whole = pipeline.parquet(TERMINAL_RUNS, HOUR)
+    assert callable(damaged)
+    broken = damaged(file_of(pipeline).read_bytes())
+    file_of(pipeline).write_bytes(broken)
+    result = pipeline.read(HOUR)
+    assert result.damage is not None
+    assert result.damage.lost == []
+    assert "the source still has every run" in result.damage.sentence(key_of(HOUR))
+    assert Path(result.damage.aside).read_bytes() == broken
+    assert pipeline.parquet(TERMINAL_RUNS, HOUR) == whole
+    # Neither a glob nor a reader of the whole folder finds what was kept aside.
+    assert list(pipeline.folder.glob("terminal_runs/**/*.parquet")) == [file_of(pipeline)]
+    assert ds.dataset(pipeline.folder / "terminal_runs", partitioning="hive").count_rows() == len(whole)
+    pipeline.convert(HOUR)
+    assert verify_partition(HOUR, pipeline.store, pipeline.database).differences == ()
+    assert pipeline.read(HOUR).damage is None
+
+
+def test_a_run_that_only_the_damaged_file_had_is_named_and_counted_for_good(pipeline: Pipeline) -> None:
+    pipeline.capture(HOUR)
+    run_id = some_run(pipeline)
+    delete_run(pipeline, run_id)
+    pipeline.capture(HOUR)
+    file_of(pipeline).write_bytes(truncated(file_of(pipeline).read_bytes()))
+    result = pipeline.read(HOUR)
+    assert result.damage is not None
+    assert result.damage.lost == [run_id]
+    assert "1 of its runs are gone from the source: they are lost" in result.damage.sentence(key_of(HOUR))
+    assert len(pipeline.parquet(TERMINAL_RUNS, HOUR)) == sample_partitions()[HOUR] - 1
+    pipeline.convert(HOUR)
+    assert run_id not in pipeline.run_ids(HOUR)
+    # The ledger does not forget it, whether the partition is left alone later or made anew.
+    for statement in ("SELECT 1", "UPDATE steps SET feedback = 'positive'"):
+        pipeline.change_source(statement)
+        again = pipeline.read(HOUR)
+        assert again.counts.by_name()["lost_runs"] == 1
+        entry = pipeline.database.ledger(TERMINAL_RUNS.name)[key_of(HOUR)]
+        assert entry["counts"]["lost_runs"] == 1
+
+
+def test_what_was_kept_aside_goes_with_the_partition(pipeline: Pipeline) -> None:
+    pipeline.capture(HOUR)
+    file_of(pipeline).write_bytes(b"PAR1")
+    pipeline.read(HOUR)
+    assert remove_files(pipeline.store, TERMINAL_RUNS, HOUR).count == 2
+    assert not file_of(pipeline).parent.exists()
+
+
+def test_a_file_that_cannot_be_fetched_is_no_damaged_one(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline.capture(HOUR)
+    pipeline.change_source("UPDATE steps SET feedback = 'positive'")
+    content = file_of(pipeline).read_bytes()
+    file_of(pipeline).unlink()
+    # A link that leads to itself: it is there, and opening it is an error of the system, for root too.
+    file_of(pipeline).symlink_to(file_of(pipeline))
+    with pytest.raises(SinkError, match=r"^Reading .* failed: "):
+        pipeline.read(HOUR)
+    file_of(pipeline).unlink()
+    file_of(pipeline).write_bytes(content)
+    assert not list(file_of(pipeline).parent.glob(f"{DAMAGED}*"))
+    assert pipeline.read(HOUR).damage is None

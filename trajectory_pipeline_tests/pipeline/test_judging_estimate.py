@@ -1,0 +1,123 @@
+"""The contract of a plan: what it says would happen is what happens, at most for what it says it may cost."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from trajectory_pipeline.budget.caps import Budget
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.judge.redaction.egress_policy import EVERYBODY, Consent
+from trajectory_pipeline.pipeline.judging_estimate import Plan, plan_refinement
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+
+HOURS = sorted(sample_partitions(), key=lambda hour: -sample_partitions()[hour])[:2]
+
+
+@pytest.fixture
+def pipeline(letta_database: str, trajectory_database: str, tmp_path: Path, judge: SimulatedJudge) -> Pipeline:
+    made = Pipeline(letta_database, trajectory_database, tmp_path / "parquet", judge.base_url)
+    made.capture(*HOURS)
+    return made
+
+
+def plan(pipeline: Pipeline, *, render: bool = True, horizon_days: int = 100_000) -> Plan:
+    return plan_refinement(
+        HOURS,
+        pipeline.store,
+        pipeline.database,
+        pipeline.judge,
+        pipeline.policy,
+        Budget(**pipeline.budget),
+        now=datetime.now(UTC),
+        horizon=timedelta(days=horizon_days),
+        order=pipeline.order,
+        render=render,
+        consent=pipeline.consent,
+    )
+
+
+def test_what_is_planned_is_what_happens_and_costs_no_more(pipeline: Pipeline, judge: SimulatedJudge) -> None:
+    before = pipeline.ask("SELECT relname, n_tup_ins FROM pg_stat_user_tables WHERE relname = 'policies'")
+    planned, sized = plan(pipeline), plan(pipeline, render=False)
+    assert judge.calls()["received"] == 0
+    assert pipeline.ask("SELECT relname, n_tup_ins FROM pg_stat_user_tables WHERE relname = 'policies'") == before
+    results = [pipeline.refine(hour) for hour in HOURS]
+    books = judge.calls()
+    assert planned.judged == sized.judged == {"new": books["received"]}
+    assert planned.calls == books["received"]
+    assert planned.not_eligible == sum(result.statuses["not_eligible"] for result in results)
+    assert planned.usd_at_most is not None
+    assert books["prompt_tokens"] <= planned.prompt_tokens <= sized.prompt_tokens
+    assert books["completion_tokens"] <= planned.answer_tokens_at_most
+    assert Decimal(books["cost_usd"]) <= planned.usd_at_most
+    after = plan(pipeline)
+    assert (after.judged.total(), after.calls, after.usd_at_most) == (0, 0, 0)
+    assert after.reused == books["received"]
+
+
+def test_each_reason_is_told(pipeline: Pipeline, judge: SimulatedJudge) -> None:
+    for hour in HOURS:
+        pipeline.refine(hour)
+    ids = [
+        row["run_id"]
+        for row in pipeline.ask(
+            "SELECT run_id FROM trajectory.trajectories t WHERE message_count > 0 AND continues_run_id IS NULL AND NOT"
+            " EXISTS (SELECT FROM trajectory.trajectories c WHERE c.continues_run_id = t.run_id) ORDER BY 1 LIMIT 3"
+        )
+    ]
+    pipeline.do(
+        f"UPDATE trajectory.trajectories SET content_digest = 'new' WHERE run_id = '{ids[0]}'",
+        f"UPDATE trajectory.verdicts SET verdict_status = 'failed' WHERE run_id = '{ids[1]}'",
+        f"UPDATE trajectory.verdicts SET verdict_status = 'deferred_budget' WHERE run_id = '{ids[2]}'",
+    )
+    planned = plan(pipeline)
+    assert planned.judged == {"content changed": 1, "failed before": 1, "held back before": 1}
+    assert planned.usd_expected is not None
+    assert planned.usd_at_most is not None
+    assert 0 < planned.usd_expected < planned.usd_at_most
+    pipeline.max_prompt_tokens = 99_999
+    assert plan(pipeline).judged == {"policy changed": planned.reused + 3}
+    assert plan(pipeline, horizon_days=0).outside_horizon == planned.reused + 3
+
+
+def test_what_may_not_be_shown_is_told_as_denied_and_planned_again_when_the_lists_change(
+    pipeline: Pipeline, judge: SimulatedJudge
+) -> None:
+    everybody = plan(pipeline)
+    agent = pipeline.ask(
+        "SELECT agent_id, count(*) AS n FROM trajectory.trajectories WHERE message_count > 0 GROUP BY 1 ORDER BY 2, 1"
+    )[-1]
+    pipeline.consent = Consent(deny_agents=frozenset({agent["agent_id"]}))
+    planned = plan(pipeline)
+    assert planned.denied == agent["n"] > 0
+    assert planned.judged.total() == everybody.judged.total() - agent["n"]
+    assert f"{agent['n']} may not be shown to a judge" in " ".join(planned.sentences())
+    for hour in HOURS:
+        pipeline.refine(hour)
+    assert judge.calls()["received"] == planned.calls
+    after = plan(pipeline)
+    assert (after.denied, after.judged.total()) == (agent["n"], 0)
+    pipeline.consent = EVERYBODY
+    assert plan(pipeline).judged == {"denied before": agent["n"]}
+
+
+def test_what_the_caps_would_hold_back_is_told(pipeline: Pipeline) -> None:
+    pipeline.budget = {"daily_usd": Decimal("0.1")}
+    planned = plan(pipeline)
+    undone = planned.left_undone["TRAJECTORY_DAILY_BUDGET_USD"]
+    assert 0 < undone < planned.judged.total()
+    assert f"The caps may hold back {undone} by TRAJECTORY_DAILY_BUDGET_USD" in " ".join(planned.sentences())
+    held = sum(pipeline.refine(hour).held_back.total() for hour in sorted(HOURS, reverse=True))
+    # Each call costs less than its most, so that more is judged than the plan promises.
+    assert held <= undone
+
+
+def test_a_model_without_a_price_has_a_plan_in_tokens(pipeline: Pipeline) -> None:
+    pipeline.model = "simulated-judge-of-tomorrow"
+    planned = plan(pipeline)
+    assert planned.usd_at_most is None
+    assert planned.prompt_tokens > 0
+    assert "no price is known" in " ".join(planned.sentences())

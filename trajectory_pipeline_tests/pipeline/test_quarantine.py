@@ -1,0 +1,189 @@
+r"""The contract of rows that cannot be converted: their run is quarantined, raw and whole; the others go on.
+
+The next materialisation tries it again, and clears it when it is mended. What is odd but can be read is no reason: lone
+surrogates and ``\u0000`` stand visibly in the documents, and as they were in the raw rows.
+"""
+
+import json
+from datetime import datetime
+from typing import Any
+
+import psycopg
+import pytest
+
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.lossless_json import write
+from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.trajectories.document import document_of
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, only
+
+HOUR = min(sample_partitions(), key=lambda hour: (abs(sample_partitions()[hour] - 8), hour))
+RUNS = sample_partitions()[HOUR]
+
+
+@pytest.fixture
+def loose(pipeline: Pipeline) -> Pipeline:
+    """A source whose JSON columns take any text, as some other database's might."""
+    pipeline.change_source(
+        "ALTER TABLE messages ALTER COLUMN content TYPE text USING content::text",
+        "ALTER TABLE messages ALTER COLUMN tool_calls TYPE text USING tool_calls::text",
+        "ALTER TABLE runs ALTER COLUMN metadata_ TYPE text USING metadata_::text",
+    )
+    return pipeline
+
+
+def a_message(pipeline: Pipeline) -> tuple[str, str, str]:
+    """A message of a run in the partition: run id, message id, content."""
+    with psycopg.connect(pipeline.letta_url) as source:
+        row = source.execute(
+            "SELECT m.run_id, m.id, m.content::text FROM messages m JOIN runs r ON r.id = m.run_id"
+            " WHERE date_trunc('hour', r.completed_at) = %s AND m.role = 'user' ORDER BY 1, 2 LIMIT 1",
+            [HOUR.replace(tzinfo=None)],
+        ).fetchone()
+    assert row is not None
+    return row
+
+
+def set_content(pipeline: Pipeline, message_id: str, content: str) -> None:
+    with psycopg.connect(pipeline.letta_url) as source:
+        kind = source.execute(
+            "SELECT format_type(atttypid, NULL) FROM pg_attribute"
+            " WHERE attrelid = 'messages'::regclass AND attname = 'content'"
+        ).fetchone()
+        assert kind is not None
+        source.execute(f"UPDATE messages SET content = %s::{kind[0]} WHERE id = %s".encode(), [content, message_id])
+
+
+def quarantine(pipeline: Pipeline) -> list[Row]:
+    return pipeline.ask("SELECT * FROM trajectory.quarantine ORDER BY run_id")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ('[{"type": "text", "text": "cut', "is not valid JSON: Unterminated string"),
+        ('[{"type": "text", "text": NaN}]', "is not valid JSON: NaN is no JSON number"),
+        ('{"type": "text"}', "is an object, expected an array"),
+        ('["text"]', "is a string, expected an object"),
+    ],
+)
+def test_a_row_that_cannot_be_read_puts_its_run_aside_and_the_others_go_on(
+    loose: Pipeline, content: str, error: str
+) -> None:
+    run_id, message_id, good = a_message(loose)
+    set_content(loose, message_id, content)
+    (result,) = loose.capture(HOUR)
+    row = only(quarantine(loose))
+    assert (row["run_id"], row["error"].startswith(error)) == (run_id, True), row["error"]
+    assert row["place"].startswith(f"messages[{message_id}].content")
+    raw = json.loads(row["raw"])
+    assert content in [message["content"] for message in raw["messages"]]
+    assert (len(raw["messages"]), len(raw["steps"])) == (row["messages"], row["steps"])
+    counts = result.conservation
+    assert (counts.runs_in, counts.trajectories, counts.quarantined) == (RUNS, RUNS - 1, 1)
+    assert counts.holds
+    assert len(loose.run_ids(HOUR)) == RUNS - 1
+    verification = verify_partition(HOUR, loose.store, loose.database)
+    assert verification.differences == ()
+    assert verification.raw["runs"] == RUNS
+    assert loose.database.ledger(TRAJECTORIES.name)[row["partition_key"]]["result"] == "quarantined"
+
+    # Tried again in vain, then mended.
+    loose.capture(HOUR)
+    assert only(quarantine(loose))["first_seen_at"] == row["first_seen_at"]
+    set_content(loose, message_id, good)
+    (mended,) = loose.capture(HOUR)
+    assert (mended.conservation.trajectories, mended.conservation.quarantined) == (RUNS, 0)
+    assert quarantine(loose) == []
+    assert run_id in loose.run_ids(HOUR)
+    assert loose.database.ledger(TRAJECTORIES.name)[row["partition_key"]]["result"] == "complete"
+
+
+def test_a_run_that_turns_bad_leaves_the_trajectories(loose: Pipeline) -> None:
+    run_id, message_id, _ = a_message(loose)
+    loose.capture(HOUR)
+    assert run_id in loose.run_ids(HOUR)
+    set_content(loose, message_id, "no JSON")
+    loose.capture(HOUR)
+    assert run_id not in loose.run_ids(HOUR)
+    assert loose.trajectory(run_id) is None
+    assert only(quarantine(loose))["run_id"] == run_id
+
+
+def test_the_raw_rows_of_a_quarantined_run_are_what_the_source_held(loose: Pipeline) -> None:
+    run_id, message_id, _ = a_message(loose)
+    odd = '[ {"type":"text","text":"\\ud83d\\u0000é"},  {"n":1.0e2} ] trailing'
+    set_content(loose, message_id, odd)
+    loose.capture(HOUR)
+    (stored,) = [row for row in loose.parquet(TERMINAL_RUNS, HOUR) if row["run_id"] == run_id]
+    assert odd in [message["content"] for message in stored["messages"]]
+    assert odd in [message["content"] for message in json.loads(only(quarantine(loose))["raw"])["messages"]]
+
+
+def test_a_missing_value_that_nothing_can_replace_puts_the_run_aside(loose: Pipeline) -> None:
+    run_id, _, _ = a_message(loose)
+    loose.change_source(
+        "ALTER TABLE runs ALTER COLUMN agent_id DROP NOT NULL",
+        f"UPDATE runs SET agent_id = NULL WHERE id = '{run_id}'",
+    )
+    loose.capture(HOUR)
+    row = only(quarantine(loose))
+    assert row["place"].endswith(f"[{run_id}].agent_id")
+    assert row["error"] == "is null"
+
+
+# ---- odd, but readable --------------------------------------------------------------------------------------------
+
+
+def captured_text(pipeline: Pipeline, content: str) -> tuple[Row, Row, str]:
+    """Capture a message of this content; the trajectory in Parquet and in Postgres, and the raw text."""
+    run_id, message_id, _ = a_message(pipeline)
+    set_content(pipeline, message_id, content)
+    pipeline.capture(HOUR)
+    assert quarantine(pipeline) == []
+    row = only(row for row in pipeline.parquet(TRAJECTORIES, HOUR) if row["run_id"] == run_id)
+    raw = only(row for row in pipeline.parquet(TERMINAL_RUNS, HOUR) if row["run_id"] == run_id)
+    stored = pipeline.trajectory(run_id)
+    assert stored is not None
+    return row, stored, only(m for m in raw["messages"] if m["id"] == message_id)["content"]
+
+
+def first_part(document: Any) -> Any:
+    return next(part for turn in document["turns"] for m in turn["messages"] for part in m["content"])
+
+
+def test_lone_surrogates_and_nul_stand_visibly_in_both_documents_and_verbatim_in_the_raw_row(
+    pipeline: Pipeline,
+) -> None:
+    content = '[{"type": "text", "text": "half \\ud83d, nul \\u0000, whole \\ud83d\\ude00, \\\\u0000"}]'
+    row, stored, raw = captured_text(pipeline, content)
+    seen = "half \\ud83d, nul \\u0000, whole 😀, \\u0000"
+    assert first_part(stored["data"])["text"] == seen
+    assert first_part(document_of(row))["text"] == seen
+    assert stored["escaped"] == row["escaped"]
+    assert any(place.endswith("content[0].text") for place in row["escaped"])
+    assert raw == content
+
+
+def test_numbers_and_nesting_beyond_what_jsonb_holds_are_whole_in_parquet_and_told_in_postgres(
+    pipeline: Pipeline,
+) -> None:
+    deep = "[" * 400 + "]" * 400
+    row, stored, raw = captured_text(pipeline, f'[{{"type": "text", "text": "x", "deep": {deep}}}]')
+    assert deep in raw
+    assert deep in write(document_of(row))
+    assert stored["data"] is None
+    assert "nested more than" in stored["data_omitted_reason"]
+
+
+def test_large_texts_and_scripts_pass_through(pipeline: Pipeline) -> None:
+    text = "שלום ‮ é é 👩‍👩‍👧 " + "x" * 2_000_000
+    row, stored, _ = captured_text(pipeline, json.dumps([{"type": "text", "text": text}]))
+    assert first_part(stored["data"])["text"] == first_part(document_of(row))["text"] == text
+
+
+def test_the_partition_of_the_test_is_one_of_the_sample() -> None:
+    assert isinstance(HOUR, datetime)
+    assert RUNS > 2

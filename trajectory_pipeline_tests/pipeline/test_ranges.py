@@ -1,0 +1,192 @@
+"""A range of partitions: connections are kept, lost ones opened again, and an empty hour asks for next to nothing.
+
+Counted, not timed.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import adbc_driver_postgresql.dbapi as adbc
+import psycopg
+import pytest
+
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
+from trajectory_pipeline.partition_keys import HOUR, key_of
+from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
+from trajectory_pipeline.pipeline.convert import materialize_trajectories
+from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.storage.postgres import pool
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+
+BUSY = list(sample_partitions())[:6]
+EMPTY = max(sample_partitions()) + timedelta(days=30)
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by one with each connection that is opened, to the sink or to the source."""
+    opened: list[str] = []
+
+    def counting(name: str, real: Any) -> Any:
+        def connect(*given: Any, **more: Any) -> Any:
+            opened.append(name)
+            return real(*given, **more)
+
+        return connect
+
+    monkeypatch.setattr(psycopg, "connect", counting("sink", psycopg.connect))
+    monkeypatch.setattr(adbc, "connect", counting("source", adbc.connect))
+    return opened
+
+
+@pytest.fixture
+def kept_open(pipeline: Pipeline) -> Iterator[tuple[LettaSource, TrajectoryDatabase]]:
+    """The pipeline's source and database, as a range uses them."""
+    with LettaSource(pipeline.letta_url).kept_open() as source, pipeline.database.kept_open() as database:
+        yield source, database
+
+
+Kept = tuple[LettaSource, TrajectoryDatabase]
+
+
+def capture(pipeline: Pipeline, through: Kept, *hours: Any) -> None:
+    source, database = through
+    for hour in hours:
+        materialize_terminal_runs(hour, source, pipeline.store, database)
+        materialize_trajectories(hour, pipeline.store, database)
+        assert verify_partition(hour, pipeline.store, database).differences == ()
+
+
+@pytest.mark.parametrize("partitions", [1, 6])
+def test_a_range_opens_three_connections_however_many_partitions_it_has(
+    pipeline: Pipeline, kept_open: Kept, connections: list[str], partitions: int
+) -> None:
+    capture(pipeline, kept_open, *BUSY[:partitions])
+    # A partition's transaction, and what is looked up and noted beside it.
+    assert sorted(connections) == ["sink", "sink", "source"]
+
+
+def test_what_kept_connections_wrote_is_what_others_write(pipeline: Pipeline, kept_open: Kept, tmp_path: Path) -> None:
+    capture(pipeline, kept_open, *BUSY)
+    apart = Pipeline(pipeline.letta_url, pipeline.database_url, tmp_path / "apart")
+    for hour in BUSY:
+        apart.read(hour)
+        assert [batch.to_pylist() for batch in apart.store.read(TERMINAL_RUNS, hour)] == [
+            batch.to_pylist() for batch in pipeline.store.read(TERMINAL_RUNS, hour)
+        ]
+
+
+def test_no_session_is_left_with_anything_that_another_behind_a_pooler_would_miss(
+    pipeline: Pipeline, kept_open: Kept
+) -> None:
+    capture(pipeline, kept_open, *BUSY)
+    source, database = kept_open
+    settings = "SELECT name, setting FROM pg_settings WHERE source = 'session' AND name <> 'TimeZone' ORDER BY 1"
+    leftovers = (
+        "SELECT (SELECT count(*) FROM pg_prepared_statements), (SELECT count(*) FROM pg_locks"
+        " WHERE pid = pg_backend_pid() AND locktype = 'advisory'), to_regclass('pg_temp.staged')"
+    )
+    for autocommit in (True, False):
+        with database.connect(autocommit=autocommit) as connection:
+            assert connection.execute(leftovers).fetchone() == (0, 0, None)
+            assert connection.execute(settings).fetchall() == []
+    with source.snapshot() as snapshot:
+        pid = snapshot.read("Asking", "SELECT pg_backend_pid() AS pid")["pid"].to_pylist()[0]
+    with source.snapshot() as snapshot:
+        again = snapshot.read(
+            "Asking",
+            "SELECT pg_backend_pid() AS pid, reset_val AS timeout FROM pg_settings WHERE name = 'statement_timeout'",
+        ).to_pylist()
+    assert again == [{"pid": pid, "timeout": "0"}]
+
+
+def lose_all_sessions(pipeline: Pipeline) -> None:
+    for url in (pipeline.letta_url, pipeline.database_url):
+        with psycopg.connect(url) as connection:
+            ended = connection.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'trajectory-pipeline'"
+            ).fetchall()
+            assert ended
+            assert all(done for (done,) in ended)
+
+
+def test_sessions_that_are_lost_between_two_partitions_are_opened_again(
+    pipeline: Pipeline, kept_open: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_FRESH_SECONDS", 0.0)
+    capture(pipeline, kept_open, BUSY[0])
+    lose_all_sessions(pipeline)
+    capture(pipeline, kept_open, BUSY[1])
+
+
+def test_sessions_that_are_lost_a_moment_after_their_last_use_cost_one_partition_and_no_more(
+    pipeline: Pipeline, kept_open: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_FRESH_SECONDS", 3600.0)
+    capture(pipeline, kept_open, BUSY[0])
+    lose_all_sessions(pipeline)
+    with pytest.raises(PipelineError, match="materialise again"):
+        capture(pipeline, kept_open, BUSY[1])
+    capture(pipeline, kept_open, BUSY[1], BUSY[2])
+
+
+def test_a_session_that_is_lost_amid_a_partition_leaves_the_next_ones_to_new_sessions(
+    pipeline: Pipeline, kept_open: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture(pipeline, kept_open, BUSY[0])
+    with monkeypatch.context() as patched:
+
+        @contextmanager
+        def lost(snapshot: Snapshot, *_: Any) -> Iterator[Iterator[Any]]:
+            lose_all_sessions(pipeline)
+            yield iter([snapshot.read("Reading runs", "SELECT 1 AS one")])
+
+        patched.setattr(Snapshot, "terminal_runs_ahead", lost)
+        with pytest.raises(PipelineError, match="lost"):
+            capture(pipeline, kept_open, BUSY[1])
+    assert list(pipeline.folder.rglob(".*")) == []
+    capture(pipeline, kept_open, BUSY[1], BUSY[2])
+
+
+def test_an_hour_without_runs_is_one_question_to_the_source_and_no_note_of_a_file(
+    pipeline: Pipeline, kept_open: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = Snapshot.read
+    monkeypatch.setattr(Snapshot, "read", lambda self, doing, query: asked.append(doing) or real(self, doing, query))
+    noted = "CREATE TABLE trajectory.noted AS SELECT * FROM trajectory.unsettled"
+    rule = "CREATE RULE note AS ON INSERT TO trajectory.unsettled DO ALSO INSERT INTO trajectory.noted SELECT NEW.*"
+    pipeline.do(noted, rule)
+    capture(pipeline, kept_open, EMPTY)
+    assert asked == ["Comparing fingerprints"]
+    assert pipeline.ask("SELECT * FROM trajectory.noted") == []
+    for table in (TERMINAL_RUNS, TRAJECTORIES):
+        assert pipeline.store.rows(table, EMPTY) == 0
+    assert set(pipeline.database.ledger("trajectories")) == {key_of(EMPTY)}
+    capture(pipeline, kept_open, BUSY[0])
+    assert len(pipeline.ask("SELECT * FROM trajectory.noted")) == 2
+
+
+def test_an_hour_that_lost_its_last_run_to_another_is_empty_in_both_sinks(pipeline: Pipeline, kept_open: Kept) -> None:
+    hour = BUSY[0]
+    capture(pipeline, kept_open, hour)
+    held = pipeline.store.rows(TRAJECTORIES, hour)
+    with psycopg.connect(pipeline.letta_url) as connection:
+        connection.execute(
+            "UPDATE runs SET completed_at = %s WHERE completed_at >= %s AND completed_at < %s",
+            [moment.replace(tzinfo=None) for moment in (EMPTY, hour, hour + HOUR)],
+        )
+    capture(pipeline, kept_open, EMPTY)
+    capture(pipeline, kept_open, hour)
+    assert pipeline.store.rows(TRAJECTORIES, hour) == 0
+    found = pipeline.ask("SELECT partition_key, count(*) FROM trajectory.trajectories GROUP BY 1")
+    assert found == [{"partition_key": key_of(EMPTY), "count": held}]

@@ -1,0 +1,30 @@
+"""The contract of rebuilding: trajectories come from the raw rows alone, of an older version too, and no source."""
+
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+
+HOUR = min((size, hour) for hour, size in sample_partitions().items() if size > 2)[1]
+
+
+def test_raw_rows_of_an_older_version_are_rebuilt_without_the_source(pipeline: Pipeline) -> None:
+    pipeline.capture(HOUR)
+    files, stored = pipeline.parquet(TRAJECTORIES, HOUR), pipeline.ask("SELECT * FROM trajectory.trajectories")
+    path = next(pipeline.folder.glob(f"{TERMINAL_RUNS.name}/*/*.parquet"))
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.drop_columns(["erased", "deleted_at", "schema_version"]), path)
+    pipeline.do("UPDATE trajectory.partitions SET schema_version = '0'")
+    assert built_by_older_versions(pipeline.database) == [key_of(HOUR)]
+    without_source = replace(pipeline, letta_url="postgresql://letta@127.0.0.1:1/letta")
+    result = without_source.convert(HOUR)
+    assert result.conservation.holds
+    assert pipeline.parquet(TRAJECTORIES, HOUR) == files
+    assert pipeline.ask("SELECT * FROM trajectory.trajectories") == stored
+    assert built_by_older_versions(pipeline.database) == []

@@ -1,0 +1,343 @@
+"""The contract of a changing source: what was captured is kept, what came late is taken in, each run is in one place.
+
+Deleted runs are carried forward with ``deleted_at`` and leave the view ``outcomes``; moved, late, flipped and
+reappearing ones are found anew at the next materialisation.
+"""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.maintenance.retention import prune_partition
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
+from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.pipeline.stale_partitions import stale_hours
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, delete_run, some_run
+
+HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
+"""The partition with most runs."""
+
+
+@pytest.fixture
+def captured(pipeline: Pipeline) -> Pipeline:
+    pipeline.capture(HOUR)
+    return pipeline
+
+
+_TABLES = ("runs", "run_metrics", "steps", "step_metrics", "messages")
+
+
+def back_up(pipeline: Pipeline) -> None:
+    pipeline.change_source(*(f"CREATE TABLE kept_{table} AS TABLE {table}" for table in _TABLES))
+
+
+def restore(pipeline: Pipeline) -> None:
+    pipeline.change_source(
+        *(f"INSERT INTO {table} SELECT * FROM kept_{table} ON CONFLICT DO NOTHING" for table in _TABLES)
+    )
+
+
+def in_view(pipeline: Pipeline, run_id: str) -> bool:
+    return bool(pipeline.ask("SELECT 1 AS x FROM trajectory.outcomes WHERE run_id = %s", run_id))
+
+
+def row_of(pipeline: Pipeline, run_id: str, hour: datetime = HOUR) -> Row:
+    (row,) = [row for row in pipeline.parquet(TRAJECTORIES, hour) if row["run_id"] == run_id]
+    return row
+
+
+def test_a_run_that_is_gone_is_kept_whole_and_marked(captured: Pipeline) -> None:
+    run_id = some_run(captured)
+    before, stored = row_of(captured, run_id), captured.trajectory(run_id)
+    assert stored is not None
+    delete_run(captured, run_id)
+    result = captured.read(HOUR)
+    assert result.counts.deleted_runs == 1
+    (converted,) = captured.capture(HOUR)
+    assert converted.conservation.runs_in == sample_partitions()[HOUR]
+    after = row_of(captured, run_id)
+    assert after["deleted_at"] == result.snapshot_at
+    assert {**after, "deleted_at": None} == before
+    kept = captured.trajectory(run_id)
+    assert kept is not None
+    assert (kept["data"], kept["first_captured_at"]) == (stored["data"], stored["first_captured_at"])
+    assert kept["deleted_at"] == result.snapshot_at
+    assert not in_view(captured, run_id)
+    assert verify_partition(HOUR, captured.store, captured.database).differences == ()
+
+
+def test_when_it_was_noticed_stays(captured: Pipeline) -> None:
+    run_id = some_run(captured)
+    delete_run(captured, run_id)
+    captured.capture(HOUR)
+    files, noticed = captured.files(), row_of(captured, run_id)["deleted_at"]
+    captured.capture(HOUR)
+    assert row_of(captured, run_id)["deleted_at"] == noticed
+    assert captured.files() == files
+
+
+def test_an_agent_that_is_deleted_takes_nothing_along(captured: Pipeline) -> None:
+    agent_id = captured.ask("SELECT agent_id FROM trajectory.trajectories ORDER BY 1 LIMIT 1")[0]["agent_id"]
+    mine = {row["run_id"] for row in captured.parquet(TRAJECTORIES, HOUR) if row["agent_id"] == agent_id}
+    for run_id in mine:
+        delete_run(captured, run_id)
+    captured.change_source(
+        f"DELETE FROM messages WHERE agent_id = '{agent_id}'",
+        f"DELETE FROM runs WHERE agent_id = '{agent_id}'",
+        f"DELETE FROM agents WHERE id = '{agent_id}'",
+    )
+    captured.capture(HOUR)
+    rows = {row["run_id"]: row for row in captured.parquet(TRAJECTORIES, HOUR)}
+    assert len(rows) == sample_partitions()[HOUR]
+    for run_id, row in rows.items():
+        assert (row["deleted_at"] is not None) == (run_id in mine)
+        assert in_view(captured, run_id) == (run_id not in mine)
+    assert rows[min(mine)]["agent_name"] is not None
+
+
+def test_a_partition_whose_runs_are_all_gone_keeps_them(captured: Pipeline) -> None:
+    for run_id in captured.run_ids(HOUR):
+        delete_run(captured, run_id)
+    captured.capture(HOUR)
+    assert len(captured.run_ids(HOUR)) == sample_partitions()[HOUR]
+    assert captured.ask("SELECT run_id FROM trajectory.outcomes") == []
+
+
+def test_a_run_that_reappears_is_deleted_no_more(captured: Pipeline) -> None:
+    run_id = some_run(captured)
+    before = row_of(captured, run_id)
+    back_up(captured)
+    delete_run(captured, run_id)
+    captured.capture(HOUR)
+    restore(captured)
+    captured.capture(HOUR)
+    assert row_of(captured, run_id) == before
+    assert in_view(captured, run_id)
+
+
+def test_a_run_that_reappears_elsewhere_while_its_old_partition_is_captured_is_in_one_place(captured: Pipeline) -> None:
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
+    back_up(captured)
+    delete_run(captured, run_id)
+    captured.read(HOUR)
+    restore(captured)
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
+    captured.read(later)
+    captured.convert(HOUR)
+    captured.convert(later)
+    # No fingerprint tells it: the run is gone from the old hour since before it was read.
+    source = LettaSource(captured.letta_url)
+    for _ in range(2):
+        captured.capture(*stale_hours(source, captured.database, [HOUR, later]))
+    assert stale_hours(source, captured.database, [HOUR, later]) == []
+    for table in (TERMINAL_RUNS, TRAJECTORIES):
+        assert run_id not in {row["run_id"] for row in captured.parquet(table, HOUR)}
+        assert run_id in {row["run_id"] for row in captured.parquet(table, later)}
+
+
+def test_a_run_that_moves_is_in_its_new_partition_only(captured: Pipeline) -> None:
+    run_id, later = some_run(captured), HOUR + timedelta(hours=100)
+    first_captured = captured.trajectory(run_id)
+    assert first_captured is not None
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '100 hours' WHERE id = '{run_id}'")
+    # Its new partition first, as it may happen; then the one that it left.
+    captured.capture(later)
+    captured.capture(HOUR)
+    assert run_id not in captured.run_ids(HOUR)
+    assert run_id in captured.run_ids(later)
+    moved = captured.trajectory(run_id)
+    assert moved is not None
+    assert (moved["partition_key"], moved["deleted_at"]) == (key_of(later), None)
+    assert moved["first_captured_at"] == first_captured["first_captured_at"]
+    assert run_id not in {row["run_id"] for row in captured.parquet(TERMINAL_RUNS, HOUR)}
+
+
+def test_a_run_that_moves_keeps_its_first_date_also_where_its_old_partition_is_read_first(captured: Pipeline) -> None:
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
+    first_captured = captured.trajectory(run_id)
+    assert first_captured is not None
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
+    captured.capture(HOUR)
+    assert run_id in captured.run_ids(HOUR)
+    captured.read(later)
+    captured.capture(HOUR)
+    assert captured.trajectory(run_id) is None
+    captured.capture(later)
+    moved = captured.trajectory(run_id)
+    assert moved is not None
+    assert moved["first_captured_at"] == first_captured["first_captured_at"]
+
+
+@pytest.mark.parametrize("new_first", [True, False])
+def test_a_run_that_moved_and_was_deleted_before_it_was_converted_is_kept_where_it_was_last(
+    captured: Pipeline, new_first: bool
+) -> None:
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
+    captured.change_source(
+        f"UPDATE runs SET completed_at = completed_at + interval '24 hours', status = 'failed' WHERE id = '{run_id}'"
+    )
+    captured.read(later)
+    delete_run(captured, run_id)
+    captured.capture(*((later, HOUR) if new_first else (HOUR, later)))
+    assert run_id not in captured.run_ids(HOUR)
+    assert run_id in captured.run_ids(later)
+    assert run_id not in {row["run_id"] for row in captured.parquet(TERMINAL_RUNS, HOUR)}
+    kept = row_of(captured, run_id, later)
+    assert (kept["execution_status"], kept["deleted_at"] is None) == ("failed", False)
+
+
+def test_a_run_that_moved_and_was_deleted_before_it_was_seen_elsewhere_is_kept_where_it_was(captured: Pipeline) -> None:
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
+    captured.capture(HOUR)
+    assert row_of(captured, run_id)["deleted_at"] is None
+    assert set(captured.database.unsettled([key_of(HOUR)])) == {key_of(HOUR)}
+    delete_run(captured, run_id)
+    captured.capture(later)
+    captured.capture(HOUR)
+    assert row_of(captured, run_id)["deleted_at"] is not None
+    assert captured.database.unsettled([key_of(HOUR), key_of(later)]) == {}
+
+
+def test_a_run_that_moved_before_the_first_partition_leaves(captured: Pipeline) -> None:
+    run_id = some_run(captured)
+    captured.change_source(f"UPDATE runs SET completed_at = '2001-01-01' WHERE id = '{run_id}'")
+    materialize_terminal_runs(HOUR, LettaSource(captured.letta_url), captured.store, captured.database, start=HOUR)
+    captured.convert(HOUR)
+    assert run_id not in captured.run_ids(HOUR)
+    assert captured.database.unsettled([key_of(HOUR)]) == {}
+
+
+def test_a_run_that_moved_to_a_partition_that_was_never_captured_stays_until_it_is(captured: Pipeline) -> None:
+    run_id, earlier = some_run(captured), HOUR - timedelta(hours=24)
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at - interval '24 hours' WHERE id = '{run_id}'")
+    captured.capture(HOUR)
+    delete_run(captured, run_id)
+    captured.capture(earlier, HOUR)
+    assert row_of(captured, run_id)["deleted_at"] is not None
+
+
+def test_a_clock_that_goes_back_does_not_keep_a_moved_run_from_its_new_partition(captured: Pipeline) -> None:
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
+    # Another server took the source over, and its clock is behind: what was seen before was seen "later".
+    captured.do("UPDATE trajectory.captured_runs SET seen_at = now() + interval '5 minutes'")
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
+    captured.capture(later)
+    captured.capture(HOUR)
+    assert set(captured.database.unsettled([key_of(later)])) == {key_of(later)}
+    captured.capture(later)
+    captured.capture(HOUR)
+    assert run_id in captured.run_ids(later)
+    assert run_id not in captured.run_ids(HOUR)
+
+
+def test_so_it_is_where_its_old_raw_rows_are_gone(captured: Pipeline) -> None:
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
+    captured.do("UPDATE trajectory.captured_runs SET seen_at = now() + interval '5 minutes'")
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
+    prune_partition("terminal_runs", HOUR, captured.store, captured.database)
+    captured.capture(HOUR, later)
+    assert not captured.database.unsettled([key_of(HOUR), key_of(later)])
+    assert run_id in captured.run_ids(later)
+    assert run_id not in captured.run_ids(HOUR)
+
+
+def test_so_it_is_where_it_was_deleted_and_came_back_elsewhere(captured: Pipeline) -> None:
+    run_id, later = some_run(captured), HOUR + timedelta(hours=24)
+    back_up(captured)
+    delete_run(captured, run_id)
+    captured.capture(HOUR)
+    captured.do("UPDATE trajectory.captured_runs SET seen_at = now() + interval '5 minutes'")
+    restore(captured)
+    captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
+    for hour in (later, HOUR, later, HOUR):
+        if key_of(hour) in captured.database.unsettled([key_of(hour)]) or hour == later:
+            captured.capture(hour)
+    assert not captured.database.unsettled([key_of(HOUR), key_of(later)])
+    assert run_id in captured.run_ids(later)
+    assert run_id not in captured.run_ids(HOUR)
+
+
+def test_raw_rows_that_only_the_notes_of_places_tell_of_are_asked_for(pipeline: Pipeline) -> None:
+    pipeline.read(HOUR)
+    pipeline.do("DELETE FROM trajectory.partitions")
+    assert set(pipeline.database.unsettled([key_of(HOUR)])) == {key_of(HOUR)}
+
+
+def test_a_message_that_comes_late_is_taken_in(captured: Pipeline) -> None:
+    run_id = some_run(captured)
+    before, stored = row_of(captured, run_id), captured.trajectory(run_id)
+    assert stored is not None
+    columns = "SELECT string_agg(quote_ident(column_name), ', ') AS names FROM information_schema.columns" + (
+        " WHERE table_name = 'messages' AND column_name NOT IN ('id', 'sequence_id')"
+    )
+    names = Pipeline("", captured.letta_url, captured.folder).ask(columns)[0]["names"]
+    captured.change_source(
+        f"INSERT INTO messages (id, sequence_id, {names}) SELECT 'message-late', 10000000, {names} FROM messages"
+        f" WHERE run_id = '{run_id}' ORDER BY sequence_id DESC LIMIT 1"
+    )
+    (result,) = captured.capture(HOUR)
+    assert result.merged is not None
+    assert (result.merged.updated, result.merged.inserted, result.merged.removed) == (1, 0, 0)
+    after = row_of(captured, run_id)
+    assert after["message_count"] == before["message_count"] + 1
+    assert after["turns"][-1]["messages"][-1]["message_id"] == "message-late"
+    assert after["content_digest"] != before["content_digest"]
+    changed = captured.trajectory(run_id)
+    assert changed is not None
+    assert changed["updated_at"] > stored["updated_at"]
+
+
+def test_a_run_that_runs_again_leaves_and_comes_back(captured: Pipeline) -> None:
+    run_id = some_run(captured, "status = 'completed'")
+    captured.change_source(f"UPDATE runs SET status = 'running' WHERE id = '{run_id}'")
+    captured.capture(HOUR)
+    assert run_id not in captured.run_ids(HOUR)
+    captured.change_source(f"UPDATE runs SET status = 'failed' WHERE id = '{run_id}'")
+    captured.capture(HOUR)
+    assert run_id in captured.run_ids(HOUR)
+    assert row_of(captured, run_id)["execution_status"] == "failed"
+
+
+def test_an_answer_to_an_approval_that_ends_in_a_later_partition_is_linked_both_ways(pipeline: Pipeline) -> None:
+    source = Pipeline("", pipeline.letta_url, pipeline.folder)
+    pair = source.ask(
+        "SELECT s.run_id AS asking, m.run_id AS answering FROM messages m JOIN steps s ON s.id = m.step_id"
+        " JOIN runs a ON a.id = s.run_id JOIN runs b ON b.id = m.run_id WHERE s.run_id <> m.run_id"
+        " AND date_trunc('hour', a.completed_at) < date_trunc('hour', b.completed_at) ORDER BY 1, 2 LIMIT 1"
+    )[0]
+    asked, answered = pipeline.hour_of_run(pair["asking"]), pipeline.hour_of_run(pair["answering"])
+    pipeline.capture(asked)
+    before = pipeline.trajectory(pair["asking"])
+    pipeline.capture(answered)
+    pipeline.capture(asked)
+    assert pipeline.trajectory(pair["asking"]) == before
+    answering = pipeline.trajectory(pair["answering"])
+    assert answering is not None
+    assert answering["continues_run_id"] == pair["asking"]
+    (link,) = pipeline.ask("SELECT * FROM trajectory.chains WHERE continued_by_run_id = %s", pair["answering"])
+    assert (link["run_id"], link["partition_key"]) == (pair["asking"], key_of(asked))
+    assert link["continued_by_partition_key"] == key_of(answered)
+
+
+def test_an_hour_without_runs_is_asked_for_if_its_ledger_row_is_lost_before_it_is_converted(pipeline: Pipeline) -> None:
+    empty = HOUR + timedelta(days=300)
+    pipeline.read(empty)
+    pipeline.do("DELETE FROM trajectory.partitions")
+    pipeline.convert(empty)
+    assert set(pipeline.database.unsettled([key_of(empty)])) == {key_of(empty)}
+    pipeline.capture(empty)
+    assert pipeline.database.unsettled([key_of(empty)]) == {}
+
+
+def test_an_hour_without_runs_is_an_empty_partition(pipeline: Pipeline) -> None:
+    empty = HOUR + timedelta(days=300)
+    (result,) = pipeline.capture(empty)
+    assert result.conservation.runs_in == 0
+    assert pipeline.run_ids(empty) == set()
+    assert pipeline.store.exists(TRAJECTORIES, empty)

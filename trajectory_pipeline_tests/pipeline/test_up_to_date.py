@@ -1,0 +1,269 @@
+"""A partition that nothing changed for is left alone when it is asked for again; any difference has it made anew.
+
+What is left alone is counted: queries of messages at the source, conversions, files made.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.letta.snapshot import Snapshot
+from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.pipeline import capture, convert
+from trajectory_pipeline.pipeline.capture import TerminalRunsResult
+from trajectory_pipeline.pipeline.convert import TrajectoriesResult
+from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.types import Table
+from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, delete_run, some_run
+
+HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
+"""The partition with most runs."""
+KEY = key_of(HOUR)
+
+_TABLES = ("trajectories", "quarantine", "captured_runs", "unsettled", "partitions")
+_TIMES = ("materialized_at", "snapshot_at")
+
+
+@pytest.fixture
+def captured(pipeline: Pipeline) -> Pipeline:
+    pipeline.capture(HOUR)
+    return pipeline
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch, captured: Pipeline) -> list[str]:
+    """What is done from now on that costs in proportion to the rows."""
+    done: list[str] = []
+
+    def noted(what: str, real: Callable[..., object]) -> Callable[..., object]:
+        def doing(*given: object, **more: object) -> object:
+            done.append(what)
+            return real(*given, **more)
+
+        return doing
+
+    monkeypatch.setattr(Snapshot, "terminal_runs_ahead", noted("read", Snapshot.terminal_runs_ahead))
+    monkeypatch.setattr(convert, "convert_batch", noted("converted", convert.convert_batch))
+    monkeypatch.setattr(ParquetStore, "prepare", noted("made a file", ParquetStore.prepare))
+    return done
+
+
+def held(pipeline: Pipeline) -> dict[str, list[Row]]:
+    """All that Postgres holds, with the versions of its rows, but for the ledger's own times and versions."""
+    tables = {}
+    for table in _TABLES:
+        version = ", xmin::text AS version" if table == "trajectories" else ""
+        rows = pipeline.ask(f"SELECT *{version} FROM trajectory.{table} ORDER BY 1, 2")
+        tables[table] = [{name: value for name, value in row.items() if name not in _TIMES} for row in rows]
+    return tables
+
+
+def again(pipeline: Pipeline) -> tuple[TerminalRunsResult, TrajectoriesResult]:
+    read, converted = pipeline.read(HOUR), pipeline.convert(HOUR)
+    assert verify_partition(HOUR, pipeline.store, pipeline.database).differences == ()
+    return read, converted
+
+
+# ---- nothing changed ------------------------------------------------------------------------------------------------
+
+
+def test_what_did_not_change_is_left_alone(captured: Pipeline, work: list[str]) -> None:
+    files, rows = captured.files(), held(captured)
+    read, converted = again(captured)
+    assert work == []
+    assert (read.unchanged, converted.unchanged) == (True, True)
+    assert (captured.files(), held(captured)) == (files, rows)
+
+
+def test_the_result_is_told_as_if_it_had_been_made(pipeline: Pipeline) -> None:
+    read, converted = pipeline.read(HOUR), pipeline.convert(HOUR)
+    read_again, converted_again = again(pipeline)
+    assert read_again.counts == read.counts
+    assert read_again.written == replace(read.written, replaced=False)
+    assert read_again.snapshot_at > read.snapshot_at
+    assert converted.written is not None
+    assert converted_again.written == replace(converted.written, replaced=False)
+    assert converted_again.conservation == converted.conservation
+    assert (converted_again.executions, converted_again.outcomes) == (converted.executions, converted.outcomes)
+    assert (converted_again.escaped, converted_again.data_omitted) == (converted.escaped, converted.data_omitted)
+    assert converted_again.merged is not None
+    assert converted_again.merged.unchanged == converted.conservation.trajectories
+
+
+def test_the_ledger_tells_when_the_source_was_last_found_the_same(captured: Pipeline) -> None:
+    before = captured.database.ledger(TERMINAL_RUNS.name)[KEY]
+    read, _ = again(captured)
+    after = captured.database.ledger(TERMINAL_RUNS.name)[KEY]
+    assert after["snapshot_at"] == read.snapshot_at
+    assert after["materialized_at"] > before["materialized_at"]
+
+
+def test_a_run_that_is_gone_does_not_have_its_partition_read_for_ever(captured: Pipeline, work: list[str]) -> None:
+    delete_run(captured, some_run(captured))
+    again(captured)
+    work.clear()
+    read, converted = again(captured)
+    assert (work, read.counts.deleted_runs) == ([], 1)
+    assert (read.unchanged, converted.unchanged) == (True, True)
+
+
+# ---- one thing changed at the source ---------------------------------------------------------------------------------
+
+_AT_THE_SOURCE = {
+    "a run": "UPDATE runs SET stop_reason = 'cancelled' WHERE id = '{run}'",
+    "a step": "UPDATE steps SET feedback = 'positive' WHERE run_id = '{run}'",
+    "a message": "UPDATE messages SET content = '[]' WHERE run_id = '{run}'",
+    "metrics": "UPDATE run_metrics SET run_ns = 1 WHERE id = '{run}'",
+    "an agent's name": "UPDATE agents SET name = 'renamed' WHERE id = (SELECT agent_id FROM runs WHERE id = '{run}')",
+    "a tag": "INSERT INTO agents_tags (agent_id, tag) SELECT agent_id, 'a-new-tag' FROM runs WHERE id = '{run}'",
+    "a column": "ALTER TABLE steps DROP COLUMN feedback",
+}
+
+
+@pytest.mark.parametrize("change", _AT_THE_SOURCE)
+def test_what_changed_at_the_source_is_read(captured: Pipeline, work: list[str], change: str) -> None:
+    captured.change_source(_AT_THE_SOURCE[change].format(run=some_run(captured)))
+    read, converted = again(captured)
+    assert not read.unchanged
+    # A column that held nothing leaves the raw rows as they were: there is nothing to convert.
+    assert converted.unchanged == (not read.written.replaced)
+    work.clear()
+    assert all(result.unchanged for result in again(captured))
+    assert work == []
+
+
+def test_an_agent_that_goes_on_working_changes_no_old_partition(captured: Pipeline, work: list[str]) -> None:
+    captured.change_source(
+        "UPDATE agents SET message_ids = (message_ids::jsonb || '[\"message-new\"]'::jsonb)::json,"
+        " updated_at = now() WHERE json_array_length(message_ids) > 0"
+    )
+    assert all(result.unchanged for result in again(captured))
+    assert work == []
+
+
+def test_a_carried_run_that_comes_back_in_another_hour_leaves(captured: Pipeline) -> None:
+    run_id = some_run(captured)
+    captured.change_source(f"CREATE TABLE kept AS SELECT * FROM runs WHERE id = '{run_id}'")
+    delete_run(captured, run_id)
+    again(captured)
+    captured.change_source(
+        "UPDATE kept SET completed_at = completed_at + interval '1 hour'", "INSERT INTO runs SELECT * FROM kept"
+    )
+    read, _ = again(captured)
+    assert (read.unchanged, read.counts.carried, read.counts.awaited) == (False, [], [run_id])
+
+
+# ---- one thing changed in the sinks ----------------------------------------------------------------------------------
+
+_ROWS = "SELECT to_jsonb(t) - 'updated_at' - 'first_captured_at' AS row FROM trajectory.trajectories t ORDER BY run_id"
+_PLACES = "SELECT run_id, partition_key FROM trajectory.captured_runs ORDER BY 1"
+_IN_POSTGRES = {
+    "a row is lost": "DELETE FROM trajectory.trajectories WHERE run_id = '{run}'",
+    "a row is edited": "UPDATE trajectory.trajectories SET agent_name = 'edited' WHERE run_id = '{run}'",
+    "a row moves": "UPDATE trajectory.trajectories SET partition_key = 'elsewhere' WHERE run_id = '{run}'",
+    "the ledger is lost": "DELETE FROM trajectory.partitions",
+    "an older schema made it": "UPDATE trajectory.partitions SET schema_version = '0'",
+    "it was made before that was known": "UPDATE trajectory.partitions SET made_with = NULL, rows_version = NULL",
+    "a note asks for it": "INSERT INTO trajectory.unsettled SELECT asset, asset, partition_key, 'asked', now()"
+    " FROM trajectory.partitions",
+    "a place is lost": "DELETE FROM trajectory.captured_runs WHERE run_id = '{run}'",
+}
+
+
+@pytest.mark.parametrize("damage", _IN_POSTGRES)
+def test_what_was_damaged_in_postgres_is_healed(captured: Pipeline, work: list[str], damage: str) -> None:
+    files, places = captured.files(), captured.ask(_PLACES)
+    rows = captured.ask(_ROWS)
+    captured.do(_IN_POSTGRES[damage].format(run=some_run(captured)))
+    again(captured)
+    assert work != []
+    assert captured.ask(_ROWS) == rows
+    assert captured.files() == files
+    assert captured.ask(_PLACES) == places
+    work.clear()
+    assert all(result.unchanged for result in again(captured))
+    assert work == []
+
+
+@pytest.mark.parametrize("asset", [TERMINAL_RUNS, TRAJECTORIES], ids=lambda table: table.name)
+def test_a_file_that_is_lost_is_made_again(captured: Pipeline, asset: Table) -> None:
+    files = captured.files()
+    Path(captured.store.path_of(asset, HOUR)).unlink()
+    again(captured)
+    assert captured.files() == files
+
+
+def test_a_file_that_is_damaged_is_made_again(captured: Pipeline) -> None:
+    files = captured.files()
+    path = Path(captured.store.path_of(TRAJECTORIES, HOUR))
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    again(captured)
+    assert captured.files() == files
+
+
+def test_raw_rows_of_another_digest_are_converted(captured: Pipeline, work: list[str]) -> None:
+    first = next(captured.store.read(TERMINAL_RUNS, HOUR)).slice(0, 1)
+    captured.store.write(TERMINAL_RUNS, HOUR, [first])
+    work.clear()
+    assert not captured.convert(HOUR).unchanged
+    assert work[:1] == ["made a file"]
+
+
+# ---- one thing changed in the settings -------------------------------------------------------------------------------
+
+
+def test_the_policy_to_erase_has_what_was_kept_erased_and_back(captured: Pipeline, work: list[str]) -> None:
+    run_id = some_run(captured)
+    captured.change_source(f"UPDATE messages SET is_deleted = true WHERE run_id = '{run_id}'")
+    again(captured)
+    captured.deleted = "erase"
+    read, _ = again(captured)
+    assert (read.unchanged, read.counts.erased_runs) == (False, 1)
+    work.clear()
+    assert all(result.unchanged for result in again(captured))
+    captured.deleted = "keep"
+    read, _ = again(captured)
+    assert (read.unchanged, read.counts.erased_runs, read.counts.deleted_and_kept) == (False, 0, 1)
+
+
+def test_a_policy_that_concerns_no_run_changes_nothing(captured: Pipeline, work: list[str]) -> None:
+    captured.deleted = "erase"
+    assert all(result.unchanged for result in again(captured))
+    assert work == []
+
+
+def test_other_code_makes_a_partition_anew(
+    captured: Pipeline, work: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stage in (capture, convert):
+        monkeypatch.setattr(stage, "made_by", lambda: "other code")
+    assert not any(result.unchanged for result in again(captured))
+    assert all(result.unchanged for result in again(captured))
+
+
+def test_an_edited_run_touches_no_row_but_its_own_and_the_ledgers(captured: Pipeline) -> None:
+    """Not even a lock, which the server would write to its log for each row of the partition."""
+    where = {
+        "trajectories": "SELECT run_id AS id, ctid::text, xmin::text, xmax::text FROM trajectory.trajectories",
+        "captured_runs": "SELECT run_id AS id, ctid::text, xmin::text, xmax::text FROM trajectory.captured_runs",
+    }
+    before = {table: {row["id"]: row for row in captured.ask(query)} for table, query in where.items()}
+    assert len(before["trajectories"]) > 10
+    edited = min(before["trajectories"])
+    captured.change_source(f"UPDATE runs SET project_id = 'edited' WHERE id = '{edited}'")
+    _, converted = again(captured)
+    assert converted.merged is not None
+    assert (converted.merged.updated, converted.merged.unchanged) == (1, len(before["trajectories"]) - 1)
+    after = {table: {row["id"]: row for row in captured.ask(query)} for table, query in where.items()}
+    assert after["captured_runs"] == before["captured_runs"]
+    assert {run_id for run_id, row in after["trajectories"].items() if row != before["trajectories"][run_id]} == {
+        edited
+    }

@@ -1,0 +1,66 @@
+"""The collector's threshold is raised inside, and is what it was afterwards."""
+
+import gc
+import threading
+
+import pytest
+
+from trajectory_pipeline.runtime.gc_threshold import fewer_collections
+
+
+def test_it_is_raised_inside_and_put_back_by_an_error_too() -> None:
+    usual = gc.get_threshold()
+    seen: list[int] = []
+
+    @fewer_collections(100_000)
+    def conversion() -> None:
+        seen.append(gc.get_threshold()[0])
+        raise ValueError("of the conversion")
+
+    with pytest.raises(ValueError, match="of the conversion"):
+        conversion()
+    assert seen[0] > usual[0]
+    assert gc.get_threshold() == usual
+
+
+def test_the_last_of_several_threads_puts_it_back() -> None:
+    usual = gc.get_threshold()
+    first_may_leave, first_left = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with fewer_collections(100_000):
+            inside.set()
+            assert first_may_leave.wait(10)
+        first_left.set()
+
+    inside = threading.Event()
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert inside.wait(10)
+    with fewer_collections(100_000):
+        first_may_leave.set()
+        assert first_left.wait(10)
+        assert gc.get_threshold()[0] > usual[0]
+    thread.join(10)
+    assert gc.get_threshold() == usual
+
+
+def test_a_collector_that_is_off_stays_off() -> None:
+    usual = gc.get_threshold()
+    gc.set_threshold(0)
+    try:
+        with fewer_collections(100_000):
+            assert gc.get_threshold()[0] == 0
+    finally:
+        gc.set_threshold(*usual)
+
+
+def test_the_most_that_is_asked_for_counts() -> None:
+    usual = gc.get_threshold()
+    with fewer_collections(100_000):
+        with fewer_collections(300_000):
+            assert gc.get_threshold()[0] == 300_000
+            with fewer_collections(200_000):
+                assert gc.get_threshold()[0] == 300_000
+        assert gc.get_threshold()[0] == 100_000
+    assert gc.get_threshold() == usual

@@ -1,0 +1,172 @@
+"""The contract of the accounts: room is reserved before a call and settled after it, and no cap is ever passed.
+
+Many workers share them, some die amid a call: what was reserved for that call stays reserved, and counts.
+"""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+
+import psycopg
+import pytest
+
+from trajectory_pipeline.budget.caps import Amount, Budget, NoRoom
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.spend_ledger import accounts, begin_calls, day_of, end_calls
+from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
+from trajectory_pipeline_tests.storage.calls import beginning, booked, by_attempts, ending
+
+CAP = Budget(daily_usd=Decimal("0.03")).caps
+
+
+@pytest.fixture
+def database(trajectory_database: str) -> TrajectoryDatabase:
+    return TrajectoryDatabase(trajectory_database)
+
+
+@pytest.fixture
+def verdicts(database: TrajectoryDatabase) -> Iterator[VerdictStore]:
+    with open_verdicts(database) as store:
+        yield store
+
+
+def test_a_call_is_known_and_reserved_before_it_ends_and_then_settled(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    call = beginning("0.01", 100)
+    assert begin_calls(verdicts.connection, CAP, [call]) == [None]
+    (row,) = database.rows("SELECT * FROM trajectory.verdict_attempts")
+    assert (row["result"], row["cost_usd"], row["duration_ns"]) == ("lost", Decimal("0.01"), None)
+    zero = Decimal(0)
+    assert set(booked(database).values()) == {(1, Decimal("0.01"), zero, 100, 0)}
+    end_calls(verdicts.connection, [ending(call, "0.004")])
+    (row,) = database.rows("SELECT * FROM trajectory.verdict_attempts")
+    assert (row["result"], row["cost_usd"], row["reserved_usd"]) == ("answered", Decimal("0.004"), Decimal("0.01"))
+    assert booked(database) == dict.fromkeys(
+        ("day", "organization", "materialization"), (1, zero, Decimal("0.004"), 0, 9)
+    )
+
+
+def test_doing_it_twice_is_as_good_as_once(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    """Where a connection is lost while a transaction commits, it is done again."""
+    call = beginning()
+    for _ in range(2):
+        begin_calls(verdicts.connection, CAP, [call])
+    assert booked(database)["day"][0] == 1
+    for _ in range(2):
+        end_calls(verdicts.connection, [ending(call, "0.004")])
+    assert booked(database)["day"] == by_attempts(database)
+
+
+@pytest.mark.parametrize(
+    ("told", "usd", "tokens"),
+    [
+        ({"result": "answered"}, "0.004", 9),
+        ({"result": "error", "cost_usd": None, "input_tokens": None}, "0", 0),
+        ({"result": "lost", "cost_usd": Decimal("0.01"), "input_tokens": None}, "0.01", 100),
+        ({"result": "unusable", "cost_usd": None, "input_tokens": None}, "0.01", 100),
+        ({"result": "answered", "cost_usd": None}, "0.01", 9),
+    ],
+    ids=["answered", "refused by the provider", "lost", "without usage", "by a model without a price"],
+)
+def test_what_is_not_told_counts_at_what_was_reserved(
+    database: TrajectoryDatabase, verdicts: VerdictStore, told: dict[str, object], usd: str, tokens: int
+) -> None:
+    call = beginning("0.01", 100)
+    begin_calls(verdicts.connection, CAP, [call])
+    end_calls(verdicts.connection, [ending(call, "0.004", **told)])
+    assert booked(database)["day"] == (1, 0, Decimal(usd), 0, tokens)
+
+
+def test_what_does_not_fit_is_refused_and_what_does_is_begun(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    calls = [beginning("0.02"), beginning("0.02"), beginning("0.01"), beginning("0.04")]
+    first, second, third, fourth = begin_calls(verdicts.connection, CAP, calls)
+    assert (first, third) == (None, None)
+    assert isinstance(second, NoRoom)
+    assert (second.cap.name, second.left, second.may_come) == ("daily_budget", Decimal("0.01"), True)
+    assert isinstance(fourth, NoRoom)
+    assert not fourth.may_come
+    assert str(fourth) == (
+        "one call may cost 0.04 USD, more than the whole of the budget of a day (UTC) of 0.03 USD"
+        " (TRAJECTORY_DAILY_BUDGET_USD)"
+    )
+    assert len(database.rows("SELECT 1 FROM trajectory.verdict_attempts")) == 2
+    end_calls(verdicts.connection, [ending(calls[0], "0.01")])
+    assert begin_calls(verdicts.connection, CAP, [calls[1]]) == [
+        NoRoom(CAP[0], Amount(Decimal("0.02"), 100), Decimal("0.01"), True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("budget", "name"),
+    [
+        (Budget(daily_usd=Decimal("0.01")), "daily_budget"),
+        (Budget(organization_usd=Decimal("0.01")), "organization_budget"),
+        (Budget(materialization_usd=Decimal("0.01")), "materialization_budget"),
+        (Budget(daily_tokens=100), "daily_tokens"),
+        (Budget(materialization_tokens=100), "materialization_tokens"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_cap_holds_what_counts_against_it(verdicts: VerdictStore, budget: Budget, name: str) -> None:
+    def refusal(**values: str) -> str | None:
+        (told,) = begin_calls(verdicts.connection, budget.caps, [beginning("0.01", 100, **values)])
+        return told.cap.name if isinstance(told, NoRoom) else None
+
+    assert refusal() is None
+    assert refusal() == name
+    elsewhere = {"organization_id": "another"} if name.startswith("organization") else {"materialization_id": "another"}
+    assert refusal(**elsewhere) == (name if name.startswith("daily") else None)
+
+
+def test_a_day_is_one_of_utc_and_its_account_its_own(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    begin_calls(verdicts.connection, CAP, [beginning("0.03")])
+    with psycopg.connect(database.url) as connection:
+        connection.execute("UPDATE trajectory.spending SET scope_key = '2026-01-01' WHERE scope = 'day'")
+    today = day_of(verdicts.now())
+    assert accounts(verdicts.connection, today, "org", "run").keys() == {"organization", "materialization"}
+    assert begin_calls(verdicts.connection, CAP, [beginning("0.03")]) == [None]
+    assert accounts(verdicts.connection, today, "org", "run")["day"].reserved.usd == Decimal("0.03")
+
+
+def test_without_a_price_tokens_are_counted_and_dollars_are_not_known(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    call = beginning(None, 100)
+    caps = Budget(daily_usd=Decimal(0), daily_tokens=150).caps
+    assert begin_calls(verdicts.connection, caps, [call]) == [None]
+    (refused,) = begin_calls(verdicts.connection, caps, [beginning(None, 51)])
+    assert isinstance(refused, NoRoom)
+    assert refused.cap.name == "daily_tokens"
+    end_calls(verdicts.connection, [ending(call, None)])
+    assert database.rows("SELECT cost_usd, reserved_usd FROM trajectory.verdict_attempts") == [
+        {"cost_usd": None, "reserved_usd": None}
+    ]
+    assert booked(database)["day"] == (1, 0, 0, 0, 9)
+
+
+def test_workers_in_processes_of_their_own_never_pass_a_cap_together_also_where_one_is_killed(
+    database: TrajectoryDatabase,
+) -> None:
+    cap = Decimal(2)
+    with psycopg.connect(database.url) as connection:
+        # Postgres itself watches, at every change that anybody makes: a worker that passed the cap would fail.
+        connection.execute(f"ALTER TABLE trajectory.spending ADD CHECK (reserved_usd + spent_usd <= {cap})".encode())
+
+    def start(seed: int, batches: int) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "trajectory_pipeline_tests.storage.spend_worker", database.url, str(seed)]
+        return subprocess.Popen([*command, str(batches), str(cap)], stderr=subprocess.PIPE, text=True)
+
+    killed = start(0, 0)
+    workers = [start(seed, 60) for seed in (1, 2, 3)]
+    for worker in (killed, *workers):
+        _, told = worker.communicate(timeout=120)
+        assert worker.returncode == (-signal.SIGKILL if worker is killed else 0), told
+    booked_by_scope = booked(database)
+    # It was the cap that ended it, and every account holds what the attempts add up to.
+    assert cap - sum(booked_by_scope["day"][1:3]) < Decimal("0.1")
+    assert set(booked_by_scope.values()) == {by_attempts(database)}

@@ -1,0 +1,288 @@
+"""The contract of where trajectories stand: what is due is found by comparing, and in the order that is asked for."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import psycopg
+import pytest
+
+from trajectory_pipeline.budget.caps import Amount
+from trajectory_pipeline.judge.policy import RefinementPolicy, verdict_key
+from trajectory_pipeline.judge.redaction.egress_policy import EVERYBODY
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
+from trajectory_pipeline.storage.postgres.spend_ledger import Began, begin_calls
+from trajectory_pipeline.storage.postgres.verdict_locks import Held
+from trajectory_pipeline.storage.postgres.verdict_status import Wanted, given_up, lacking, standings
+from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
+from trajectory_pipeline_tests.storage.calls import beginning
+from trajectory_pipeline_tests.storage.postgres.test_verdicts import capture, save, verdict
+from trajectory_pipeline_tests.storage.rows import HOUR, KEY, NEXT_KEY, Row, trajectory
+
+POLICY = RefinementPolicy("simulated-judge")
+NOW = HOUR + timedelta(hours=3)
+NO_LIMIT = Decimal("Infinity")
+WANTED = Wanted(
+    consent=EVERYBODY.parameters(),
+    policy_id=POLICY.policy_id,
+    day="2026-11-20",
+    quiet_since=datetime.now(UTC) + timedelta(hours=1),
+    ended_since=HOUR - timedelta(days=7),
+    now=datetime.now(UTC) + timedelta(minutes=1),
+    give_up_after=3,
+    least=Amount(Decimal("0.01"), 100),
+    usd=NO_LIMIT,
+    tokens=NO_LIMIT,
+    organization_usd=NO_LIMIT,
+)
+
+
+@pytest.fixture
+def database(trajectory_database: str) -> TrajectoryDatabase:
+    return TrajectoryDatabase(trajectory_database)
+
+
+@pytest.fixture
+def verdicts(database: TrajectoryDatabase) -> Iterator[VerdictStore]:
+    with open_verdicts(database) as store:
+        yield store
+
+
+def run(run_id: str, key: str = KEY, **values: object) -> Row:
+    return trajectory(run_id, key, **{"end_time": HOUR, "content_digest": f"digest of {run_id}", **values})
+
+
+def key_of_run(*run_ids: str) -> str:
+    return verdict_key([f"digest of {run_id}" for run_id in run_ids], POLICY)
+
+
+def of_policy(run_id: str, key: str | None = None, **values: object) -> Row:
+    return verdict(run_id, key or key_of_run(run_id), policy_id=POLICY.policy_id, **values)
+
+
+def standing(verdicts: VerdictStore, *keys: str) -> dict[str, str]:
+    found = standings(verdicts.connection, POLICY.policy_id, keys or [KEY], "newest")
+    return {one.run_id: one.standing for one in found}
+
+
+# ---- keys and chains ------------------------------------------------------------------------------------------------
+
+
+def test_a_verdict_key_is_worked_out_as_the_policy_does_along_each_chain(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    capture(
+        database,
+        run("1"),
+        run("2", continues_run_id="1"),
+        run("3", continues_run_id="2"),
+        run("3b", continues_run_id="2"),
+        run("orphan", continues_run_id="nowhere"),
+        run("self", continues_run_id="self"),
+        run("a", continues_run_id="b"),
+        run("b", continues_run_id="a"),
+    )
+    found = {one.run_id: one for one in standings(verdicts.connection, POLICY.policy_id, [KEY], "newest")}
+    chains = {
+        "1": ["1"],
+        "2": ["1", "2"],
+        "3": ["1", "2", "3"],
+        "3b": ["1", "2", "3b"],
+        "orphan": ["orphan"],
+        "self": ["self"],
+        "a": ["b", "a"],
+        "b": ["a", "b"],
+    }
+    assert {run_id: [*one.earlier_run_ids, run_id] for run_id, one in found.items()} == chains
+    assert {run_id: one.verdict_key for run_id, one in found.items()} == {
+        run_id: key_of_run(*chain) for run_id, chain in chains.items()
+    }
+
+
+def test_a_later_run_is_due_again_when_an_earlier_one_of_its_chain_changed(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    capture(database, run("1", NEXT_KEY), key=NEXT_KEY)
+    capture(database, run("2", continues_run_id="1"))
+    save(verdicts, of_policy("2", key_of_run("1", "2")), of_policy("1"))
+    assert standing(verdicts) == {"2": "judged"}
+    assert lacking(verdicts.connection, WANTED) == []
+    capture(database, run("1", NEXT_KEY, content_digest="new"), key=NEXT_KEY)
+    assert standing(verdicts) == {"2": "content changed"}
+    assert lacking(verdicts.connection, WANTED) == [KEY, NEXT_KEY]
+
+
+# ---- standing and order ---------------------------------------------------------------------------------------------
+
+
+def test_each_trajectory_stands_by_its_verdicts(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    names = ("new", "judged", "failed", "deferred", "changed", "of another policy", "gone")
+    gone = {"gone": {"deleted_at": HOUR}}
+    capture(database, *(run(name, **gone.get(name, {})) for name in names))
+    save(
+        verdicts,
+        of_policy("judged"),
+        of_policy("failed", verdict_status="failed", error_class="timeout"),
+        of_policy("deferred", verdict_status="deferred_budget"),
+        of_policy("changed", "former key"),
+        verdict("of another policy", "key", policy_id="other"),
+    )
+    assert standing(verdicts) == {
+        "new": "new",
+        "judged": "judged",
+        "failed": "failed",
+        "deferred": "deferred_budget",
+        "changed": "content changed",
+        "of another policy": "policy changed",
+    }
+
+
+def test_the_newest_go_first_or_those_with_signals_of_trouble(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    def signals(run_id: str, errors: int) -> Row:
+        row = run(run_id)
+        return {**row, "signals": {**row["signals"], "tool_errors": errors, "repeated_calls": 0,
+                                   "negative_feedback": 0, "denied_approvals": 0}}  # fmt: skip
+
+    capture(
+        database,
+        {**signals("newest", 0), "end_time": HOUR + timedelta(minutes=5)},
+        {**signals("newer", 0), "end_time": HOUR + timedelta(minutes=4)},
+        {**signals("trouble", 2), "end_time": HOUR + timedelta(minutes=3)},
+        {**signals("retried", 0), "end_time": HOUR + timedelta(minutes=2)},
+        {**signals("disagreed", 0), "end_time": HOUR + timedelta(minutes=1)},
+        {**signals("failure", 0), "heuristic_outcome": "failure"},
+    )
+    save(
+        verdicts,
+        of_policy("retried", verdict_status="failed", error_class="timeout"),
+        verdict("disagreed", "key", policy_id="other", disagrees=True),
+    )
+    newest = ["newest", "newer", "trouble", "retried", "disagreed", "failure"]
+    assert list(standing(verdicts)) == newest
+    found = standings(verdicts.connection, POLICY.policy_id, [KEY], "signals")
+    assert [one.run_id for one in found] == ["failure", "disagreed", "retried", "trouble", "newest", "newer"]
+
+
+# ---- what the sensor finds ------------------------------------------------------------------------------------------
+
+
+def test_partitions_are_due_where_a_verdict_is_missing(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    capture(database, run("a"))
+    capture(database, run("b", NEXT_KEY), key=NEXT_KEY)
+    assert lacking(verdicts.connection, WANTED) == [KEY, NEXT_KEY]
+    assert lacking(verdicts.connection, replace(WANTED, quiet_since=HOUR)) == []
+    assert lacking(verdicts.connection, replace(WANTED, ended_since=HOUR + timedelta(seconds=1))) == []
+    save(verdicts, of_policy("a"))
+    assert lacking(verdicts.connection, WANTED) == [NEXT_KEY]
+    save(verdicts, verdict("b", key_of_run("b"), policy_id="other", verdict_status="not_eligible"))
+    assert lacking(verdicts.connection, WANTED) == []
+
+
+def test_a_failed_verdict_is_due_when_its_time_has_come_until_it_is_given_up(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    capture(database, run("a"))
+    for failures in (1, 2):
+        save(verdicts, of_policy("a", verdict_status="failed", error_class="timeout"))
+        (row,) = database.rows("SELECT * FROM trajectory.verdicts")
+        assert lacking(verdicts.connection, replace(WANTED, now=row["next_try_at"] - timedelta(seconds=1))) == []
+        assert lacking(verdicts.connection, replace(WANTED, now=row["next_try_at"])) == [KEY]
+        assert hopeless(verdicts) == [], failures
+    save(verdicts, of_policy("a", verdict_status="failed", error_class="timeout"))
+    assert lacking(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
+    assert hopeless(verdicts) == [{"run_id": "a", "error_class": "timeout", "failures": 3}]
+    assert lacking(verdicts.connection, replace(WANTED, give_up_after=4, now=NOW + timedelta(days=400))) == [KEY]
+
+
+def test_a_quarantined_verdict_rests_for_a_day_whoever_asks_and_is_then_due(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    capture(database, run("a"))
+    save(verdicts, of_policy("a", verdict_status="quarantined", error_class="invalid_json"))
+    (row,) = database.rows("SELECT * FROM trajectory.verdicts")
+    assert row["next_try_at"] - row["updated_at"] == pytest.approx(timedelta(days=1), abs=timedelta(minutes=1))
+    (resting,) = standings(verdicts.connection, POLICY.policy_id, [KEY], "newest")
+    assert (resting.standing, resting.due) == ("quarantined", False)
+    assert begun(verdicts, "a") == Held(key_of_run("a"))
+    assert lacking(verdicts.connection, replace(WANTED, now=row["next_try_at"] - timedelta(seconds=1))) == []
+    assert lacking(verdicts.connection, replace(WANTED, now=row["next_try_at"])) == [KEY]
+
+    save(verdicts, of_policy("a", verdict_status="failed", error_class="timeout"))
+    assert standing(verdicts) == {"a": "quarantined"}
+    two_days_pass(verdicts)
+    (due,) = standings(verdicts.connection, POLICY.policy_id, [KEY], "newest")
+    assert due.due
+    assert begun(verdicts, "a") is None
+    save(verdicts, of_policy("a", verdict_status="quarantined", error_class="invalid_json"))
+    (again,) = database.rows("SELECT * FROM trajectory.verdicts")
+    assert again["next_try_at"] - again["updated_at"] == pytest.approx(timedelta(days=2), abs=timedelta(minutes=1))
+    two_days_pass(verdicts)
+    save(verdicts, of_policy("a", verdict_status="quarantined", error_class="invalid_json"))
+    assert lacking(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
+    assert hopeless(verdicts) == [{"run_id": "a", "error_class": "invalid_json", "failures": 3}]
+
+
+def two_days_pass(verdicts: VerdictStore) -> None:
+    verdicts.connection.rows("Waiting", "UPDATE trajectory.verdicts SET next_try_at = next_try_at - interval '2 days'")
+
+
+def begun(verdicts: VerdictStore, run_id: str) -> Began:
+    call = beginning(run_id=run_id, verdict_key=key_of_run(run_id))
+    return begin_calls(verdicts.connection, (), [call])[0]
+
+
+def test_what_trying_again_would_not_help_is_given_up_at_once(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    capture(database, run("a"))
+    save(verdicts, of_policy("a", verdict_status="failed", error_class="too_long"))
+    assert lacking(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
+    assert hopeless(verdicts) == [{"run_id": "a", "error_class": "too_long", "failures": 1}]
+
+
+def hopeless(verdicts: VerdictStore) -> list[Row]:
+    return given_up(verdicts.connection, POLICY.policy_id, ended_since=HOUR, give_up_after=3)
+
+
+def test_a_held_back_verdict_is_due_when_there_is_room_for_it(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    capture(database, run("a"))
+    save(
+        verdicts,
+        of_policy("a", verdict_status="deferred_budget", held_back_usd=Decimal("0.5"), held_back_tokens=1000),
+    )
+    assert lacking(verdicts.connection, WANTED) == [KEY]
+    for less in ({"usd": Decimal("0.49")}, {"tokens": Decimal(999)}, {"organization_usd": Decimal("0.49")}):
+        assert lacking(verdicts.connection, replace(WANTED, **less)) == []
+
+
+def test_an_organisation_without_room_holds_up_no_other(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    capture(database, run("a", organization_id="org"))
+    capture(database, run("b", NEXT_KEY, organization_id="another"), key=NEXT_KEY)
+    begin_calls(verdicts.connection, [], [beginning("0.5", organization_id="org")])
+    today = replace(WANTED, day=f"{verdicts.now():%Y-%m-%d}", organization_usd=Decimal("0.505"))
+    assert lacking(verdicts.connection, today) == [NEXT_KEY]
+    assert lacking(verdicts.connection, replace(today, organization_usd=Decimal("0.51"))) == [KEY, NEXT_KEY]
+    assert lacking(verdicts.connection, replace(today, day="2020-01-01")) == [KEY, NEXT_KEY]
+
+
+def test_a_partition_whose_counts_do_not_agree_is_left_alone(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    capture(database, run("a"))
+    for result, due in (("complete", [KEY]), ("quarantined", [KEY]), ("inconsistent", [])):
+        with database.partition("trajectories", KEY) as partition:
+            partition.record(LedgerEntry("trajectories", KEY, result, {}, "digest", "1"))
+        assert lacking(verdicts.connection, WANTED) == due
+
+
+def test_what_is_beyond_the_horizon_is_not_even_looked_at(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    capture(database, run("a"))
+    with psycopg.connect(database.url) as connection:
+        connection.execute("UPDATE trajectory.trajectories SET end_time = end_time - interval '8 days'")
+    assert lacking(verdicts.connection, WANTED) == []

@@ -1,0 +1,86 @@
+"""The contract of hours: a key is a UTC hour and nothing else, and a range touches every hour that it should."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.partition_keys import HOUR, floor, hour_of, hours_between, key_of, moment_of
+
+OFFSETS = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+MOMENTS = st.datetimes(datetime(2000, 1, 2), datetime(2100, 1, 1), timezones=OFFSETS)
+
+
+@given(MOMENTS)
+def test_a_moments_key_names_the_utc_hour_that_it_lies_in(moment: datetime) -> None:
+    hour = hour_of(key_of(moment))
+    assert hour <= moment < hour + HOUR
+    assert (hour.tzinfo, hour.minute, hour.second, hour.microsecond) == (UTC, 0, 0, 0)
+    assert hour == floor(moment) == floor(hour)
+    assert key_of(hour) == key_of(moment)
+
+
+def test_a_key_is_written_as_dagster_writes_it() -> None:
+    assert key_of(datetime(2026, 11, 21, 9, 59, tzinfo=UTC)) == "2026-11-21-09:00"
+    assert key_of(datetime(2026, 11, 21, 0, 30, tzinfo=timezone(timedelta(hours=1)))) == "2026-11-20-23:00"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "yesterday",
+        "2026-11-21",
+        "2026-11-21-09:30",
+        "2026-11-21-9:00",
+        "2026-13-01-00:00",
+        "2026-11-21T09:00",
+        "\n",
+    ],
+)
+def test_what_is_no_key_is_refused_with_what_one_looks_like(key: str) -> None:
+    with pytest.raises(PipelineError, match=r"is no partition key: .* for example 2026-11-21-09:00\.$"):
+        hour_of(key)
+
+
+@given(MOMENTS, st.timedeltas(timedelta(), timedelta(days=3)))
+def test_a_half_open_range_gives_every_hour_that_it_touches(start: datetime, length: timedelta) -> None:
+    end = start + length
+    hours = list(hours_between(start, end))
+    assert hours == sorted(set(hours))
+    assert all(hour < end and hour + HOUR > start for hour in hours)
+    if length:
+        assert hours[0] == floor(start)
+        assert hours[-1] == floor(end - timedelta(microseconds=1))
+        assert len(hours) == (hours[-1] - hours[0]) // HOUR + 1
+
+
+def test_the_end_of_a_range_is_not_in_it() -> None:
+    nine = datetime(2026, 11, 21, 9, tzinfo=UTC)
+    assert list(hours_between(nine, nine)) == []
+    assert list(hours_between(nine, nine + HOUR)) == [nine]
+    assert list(hours_between(nine, nine + HOUR + timedelta(seconds=1))) == [nine, nine + HOUR]
+    assert list(hours_between(nine, nine - HOUR)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-21", datetime(2026, 11, 21, tzinfo=UTC)),
+        ("2026-11-21T09:30", datetime(2026, 11, 21, 9, 30, tzinfo=UTC)),
+        ("2026-11-21 09:30", datetime(2026, 11, 21, 9, 30, tzinfo=UTC)),
+        ("2026-11-21T10:00+01:00", datetime(2026, 11, 21, 9, tzinfo=UTC)),
+        ("2026-11-21T09:00Z", datetime(2026, 11, 21, 9, tzinfo=UTC)),
+    ],
+)
+def test_a_time_without_an_offset_is_utc(text: str, expected: datetime) -> None:
+    assert moment_of(text) == expected
+    assert moment_of(text).tzinfo is UTC
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2026-11-31", "21.11.2026", "0001-01-01T00:00+14:00", "25:00"])
+def test_what_is_no_time_is_refused_with_how_to_write_one(text: str) -> None:
+    with pytest.raises(PipelineError, match=r"is no time: write it as 2026-11-21, .*\.$"):
+        moment_of(text)
