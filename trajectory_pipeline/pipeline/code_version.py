@@ -10,7 +10,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-_PACKAGES = ("letta", "schema", "sinks", "stages", "trajectories")
+_PACKAGES = ("letta", "schema", "storage/postgres", "storage/parquet", "pipeline", "trajectories", "trajectories/columnar")
 _LIBRARIES = ("genai-prices", "orjson", "pyarrow")
 """Whose version may show in a row: prices, texts of JSON, the bytes of a file."""
 

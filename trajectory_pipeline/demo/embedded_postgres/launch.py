@@ -63,7 +63,7 @@ def ensure_watchdog(folder: Path, data: Path, log: int) -> None:
 
 
 def _launch(folder: Path, data: Path, log: int) -> None:
-    package_root = Path(__file__).resolve().parents[2]
+    package_root = Path(__file__).resolve().parents[3]
     kept = {name: os.environ[name] for name in _PYTHON_VARIABLES if name in os.environ}
     done = subprocess.run(
         [sys.executable, "-m", _WATCHDOG, str(folder), str(data)],
