@@ -25,7 +25,7 @@ from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import HOUR
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
-from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.migrate import migrate
@@ -246,20 +246,20 @@ def capture(
     """
     store = ParquetStore(folder)
     counts: dict[str, Any] = {}
-    with LettaSource(letta_url).kept_open() as source, TrajectoryDatabase(database_url).kept_open() as database:
+    with LettaSource(letta_url).pooled() as source, TrajectoryDatabase(database_url).pooled() as database:
         for hour in (FIRST_HOUR + number * HOUR for number in range(hours)):
             raw = materialize_terminal_runs(hour, source, store, database)
             done = materialize_trajectories(hour, store, database)
             if verified:
-                verify_partition(hour, store, database)
+                reconcile_partition(hour, store, database)
             for name, value in (
                 ("runs", raw.counts.runs),
                 ("messages", raw.counts.messages),
-                ("trajectories", done.conservation.trajectories),
-                ("quarantined", done.conservation.quarantined),
-                ("inserted", done.merged.inserted if done.merged else 0),
-                ("updated", done.merged.updated if done.merged else 0),
-                ("unchanged", done.merged.unchanged if done.merged else 0),
+                ("trajectories", done.row_balance.trajectories),
+                ("quarantined", done.row_balance.quarantined),
+                ("inserted", done.merge_stats.inserted if done.merge_stats else 0),
+                ("updated", done.merge_stats.updated if done.merge_stats else 0),
+                ("unchanged", done.merge_stats.unchanged if done.merge_stats else 0),
             ):
                 counts[name] = counts.get(name, 0) + value
     return counts

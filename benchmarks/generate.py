@@ -12,7 +12,7 @@ import click
 
 from benchmarks.letta_database.load import Wanted, generate
 from trajectory_pipeline.demo import embedded_postgres
-from trajectory_pipeline.settings import normalised_postgres_url
+from trajectory_pipeline.settings import normalize_postgres_url
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -65,7 +65,7 @@ def main(
             running.drop_database(database, force=True)
             running.create_database(database)
             url = running.url(database)
-        generated = generate(normalised_postgres_url(str(url)), wanted, processes=processes)
+        generated = generate(normalize_postgres_url(str(url)), wanted, processes=processes)
         for table, rows in generated.rows.items():
             click.echo(f"{rows:>12,} {table}")
         click.echo(f"in {generated.seconds:.1f} s")

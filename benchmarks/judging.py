@@ -124,7 +124,7 @@ def client_alone(url: str, calls: int, characters: int) -> float:
     """Make calls by the client library's fastest transport and typed method; returns seconds."""
     from openai import AsyncOpenAI, DefaultAioHttpClient
 
-    from trajectory_pipeline.judge.response_schema import JudgeAnswer
+    from trajectory_pipeline.judge.response_schema import JudgeResponse
 
     messages: Any = [{"role": "user", "content": "x" * characters}]
 
@@ -135,7 +135,7 @@ def client_alone(url: str, calls: int, characters: int) -> float:
 
             async def one() -> None:
                 await client.chat.completions.parse(
-                    model=MODEL, messages=messages, temperature=0.0, response_format=JudgeAnswer
+                    model=MODEL, messages=messages, temperature=0.0, response_format=JudgeResponse
                 )
 
             return await _all(one, calls)
@@ -183,7 +183,7 @@ def whole_stage(url: str, database_url: str, folder: str, policy: int) -> dict[s
         policy: a number that makes the policy another one, so that nothing is judged yet.
     """
     from trajectory_pipeline.budget.caps import Budget
-    from trajectory_pipeline.judge.client.session import Judge
+    from trajectory_pipeline.judge.client.session import JudgeConfig
     from trajectory_pipeline.judge.policy import RefinementPolicy
     from trajectory_pipeline.pipeline.judge import materialize_refined_outcomes
     from trajectory_pipeline.storage.parquet.store import ParquetStore
@@ -194,7 +194,7 @@ def whole_stage(url: str, database_url: str, folder: str, policy: int) -> dict[s
         FIRST_HOUR,
         ParquetStore(folder),
         TrajectoryDatabase(database_url),
-        Judge(MODEL, url, "not-needed"),
+        JudgeConfig(MODEL, url, "not-needed"),
         RefinementPolicy(MODEL, max_prompt_tokens=100_000 + policy),
         Budget(),
         concurrency=CONCURRENCY,

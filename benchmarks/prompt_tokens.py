@@ -8,20 +8,20 @@ Belongs here: the comparison. Does not belong here: how a transcript is made (``
 import statistics
 
 from trajectory_pipeline.budget.token_estimate import estimated_tokens
-from trajectory_pipeline.judge.judge_trajectory import case_of
+from trajectory_pipeline.judge.judge_trajectory import build_judge_request
 from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.prompt import frame_tokens
-from trajectory_pipeline.lossless_json import write
+from trajectory_pipeline.judge.prompt import overhead_tokens
+from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline_tests.judge.documents import sample_documents
 
 
 def main() -> None:
     """Print both, by the same estimate, and their ratio: for the transcript alone, and with rules and schema."""
-    policy, frame = RefinementPolicy("any"), frame_tokens()
+    policy, frame = RefinementPolicy("any"), overhead_tokens()
     whole, transcripts, prompts = [], [], []
     for document in sample_documents():
-        case = case_of([document], policy)
-        whole.append(estimated_tokens(write(document)))
+        case = build_judge_request([document], policy)
+        whole.append(estimated_tokens(write_json(document)))
         transcripts.append(sum(estimated_tokens(window.text) for window in case.rendered.windows))
         prompts.append(case.prompt_tokens)
     for name, tokens in (("whole JSON once", whole), ("transcript", transcripts), ("whole prompt", prompts)):

@@ -5,7 +5,7 @@ import shutil
 from benchmarks.bench import FIRST_HOUR, Bench, one_partition
 from benchmarks.measuring import Result
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.partition_keys import HOUR, key_of
+from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -56,7 +56,7 @@ def write_raw(letta_url: str, folder: str) -> None:
     """Write one partition's raw rows, without any database but the source."""
     with (
         LettaSource(letta_url).snapshot() as snapshot,
-        snapshot.terminal_runs_ahead(FIRST_HOUR, FIRST_HOUR + HOUR) as present,
+        snapshot.prefetch_terminal_runs(FIRST_HOUR, FIRST_HOUR + HOUR) as present,
         read_ahead(present) as batches,
     ):
         ParquetStore(folder).write(TERMINAL_RUNS, FIRST_HOUR, batches)
@@ -65,7 +65,7 @@ def write_raw(letta_url: str, folder: str) -> None:
 def convert(folder: str) -> None:
     """Write one partition's trajectories, checked and typed, without any database."""
     store = ParquetStore(folder)
-    key = key_of(FIRST_HOUR)
+    key = partition_key(FIRST_HOUR)
     with (
         read_ahead(store.read(TERMINAL_RUNS, FIRST_HOUR)) as raw,
         read_ahead(convert_batch(batch, key).trajectories for batch in raw) as converted,

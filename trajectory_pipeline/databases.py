@@ -20,7 +20,7 @@ _NAMES = (LETTA_DATABASE, TRAJECTORY_DATABASE, DAGSTER_DATABASE)
 
 
 @dataclass(frozen=True)
-class Endpoints:
+class Databases:
     """The URLs in use.
 
     Attributes:
@@ -51,7 +51,7 @@ class Endpoints:
         }
 
 
-def resolve(settings: Settings, report: Callable[[str], None] | None = None) -> Endpoints:
+def resolve_databases(settings: Settings, report: Callable[[str], None] | None = None) -> Databases:
     """Return the databases to use, and start the embedded server if a setting leaves one open.
 
     The embedded server is held until this process ends. Its trajectory database is migrated; one that a setting names
@@ -63,7 +63,7 @@ def resolve(settings: Settings, report: Callable[[str], None] | None = None) -> 
     given = (settings.letta_pg_uri, settings.database_url, settings.dagster_pg_url)
     if all(given):
         letta, database, dagster = given
-        return Endpoints(str(letta), str(database), str(dagster), embedded=False)
+        return Databases(str(letta), str(database), str(dagster), embedded=False)
     # Only needed where there is no Postgres.
     from trajectory_pipeline.demo import embedded_postgres
     from trajectory_pipeline.storage.postgres.migrate import migrate
@@ -78,7 +78,7 @@ def resolve(settings: Settings, report: Callable[[str], None] | None = None) -> 
     return endpoints
 
 
-def running_endpoints(settings: Settings) -> Endpoints:
+def running_databases(settings: Settings) -> Databases:
     """Return the databases in use without starting anything.
 
     Raises:
@@ -87,7 +87,7 @@ def running_endpoints(settings: Settings) -> Endpoints:
     given = (settings.letta_pg_uri, settings.database_url, settings.dagster_pg_url)
     if all(given):
         letta, database, dagster = given
-        return Endpoints(str(letta), str(database), str(dagster), embedded=False)
+        return Databases(str(letta), str(database), str(dagster), embedded=False)
     from trajectory_pipeline.demo import embedded_postgres
 
     server = embedded_postgres.running(settings.embedded_folder)
@@ -99,6 +99,6 @@ def running_endpoints(settings: Settings) -> Endpoints:
     return _with_fallback(given, server)
 
 
-def _with_fallback(given: Sequence[str | None], server: "EmbeddedServer") -> Endpoints:
+def _with_fallback(given: Sequence[str | None], server: "EmbeddedServer") -> Databases:
     letta, database, dagster = (url or server.url(name) for url, name in zip(given, _NAMES, strict=True))
-    return Endpoints(letta, database, dagster, embedded=True)
+    return Databases(letta, database, dagster, embedded=True)

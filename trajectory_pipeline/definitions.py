@@ -41,7 +41,7 @@ def build_defs(settings: Settings, pipeline: PipelineResource | None = None) -> 
     retention_job, retention_schedule = build_retention(settings)
     partitions_def = hourly_partitions(settings.start)
     return dg.Definitions(
-        assets=[*SOURCE_SPECS, *build_assets(partitions_def, settings.backfill_batch, settings.judge_missing)],
+        assets=[*SOURCE_SPECS, *build_assets(partitions_def, settings.backfill_batch, settings.judge_disabled_reason)],
         asset_checks=[completeness.completeness],
         jobs=[build_job(), retention_job, dagster_retention_job],
         schedules=[

@@ -47,13 +47,13 @@ class Verbatim:
 
 
 @dataclass
-class Escapes:
+class EscapedPaths:
     """Collects the places where text was escaped."""
 
-    places: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
 
 
-def parse(text: str | None, place: str, escapes: Escapes) -> Any:
+def parse_json(text: str | None, place: str, escapes: EscapedPaths) -> Any:
     r"""Return the value of JSON text; None where there is no text.
 
     Integers keep all their digits, and decimals that a double cannot hold come as ``Decimal``; what is nested more
@@ -87,13 +87,13 @@ def parse(text: str | None, place: str, escapes: Escapes) -> Any:
     return _storable(value, place, escapes)
 
 
-def parse_array_of_objects(text: str | None, place: str, escapes: Escapes) -> list[dict[str, Any]]:
+def parse_array_of_objects(text: str | None, place: str, escapes: EscapedPaths) -> list[dict[str, Any]]:
     """Return the objects of a JSON array; SQL NULL and JSON null are an empty one.
 
     Raises:
         ConversionError: it is something else.
     """
-    value = parse(text, place, escapes)
+    value = parse_json(text, place, escapes)
     if value is None:
         return []
     if not isinstance(value, list):
@@ -104,13 +104,13 @@ def parse_array_of_objects(text: str | None, place: str, escapes: Escapes) -> li
     return value
 
 
-def parse_object(text: str | None, place: str, escapes: Escapes) -> dict[str, Any]:
+def parse_object(text: str | None, place: str, escapes: EscapedPaths) -> dict[str, Any]:
     """Return a JSON object; SQL NULL and JSON null are an empty one.
 
     Raises:
         ConversionError: it is something else.
     """
-    value = parse(text, place, escapes)
+    value = parse_json(text, place, escapes)
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -118,13 +118,13 @@ def parse_object(text: str | None, place: str, escapes: Escapes) -> dict[str, An
     return value
 
 
-def parse_strings(text: str | None, place: str, escapes: Escapes) -> list[str]:
+def parse_strings(text: str | None, place: str, escapes: EscapedPaths) -> list[str]:
     """Return the strings of a JSON array; SQL NULL and JSON null are an empty one.
 
     Raises:
         ConversionError: it is something else.
     """
-    value = parse(text, place, escapes)
+    value = parse_json(text, place, escapes)
     if value is None:
         return []
     if not isinstance(value, list):
@@ -135,7 +135,7 @@ def parse_strings(text: str | None, place: str, escapes: Escapes) -> list[str]:
     return value
 
 
-def write(value: Any) -> str:
+def write_json(value: Any) -> str:
     """Return a value of ``parse`` as JSON text, compact, every number with all its digits."""
     try:
         return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode()
@@ -145,7 +145,7 @@ def write(value: Any) -> str:
         return "".join(pieces)
 
 
-def canonical(value: Any) -> str:
+def canonical_json(value: Any) -> str:
     """Return JSON text that is the same for equal values: keys sorted, nothing but ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_tagged)
 
@@ -254,11 +254,11 @@ def _integer(text: str) -> int | Decimal:
     return int(text) if len(text) <= _MAX_INT_DIGITS else Decimal(text)
 
 
-def _storable(value: Any, place: str, escapes: Escapes) -> Any:
+def _storable(value: Any, place: str, escapes: EscapedPaths) -> Any:
     if isinstance(value, str):
         safe = storable_text(value)
         if safe is not value:
-            escapes.places.append(place)
+            escapes.paths.append(place)
         return safe
     if isinstance(value, list):
         return [_storable(item, f"{place}[{index}]", escapes) for index, item in enumerate(value)]

@@ -14,12 +14,12 @@ KEY_FORMAT = "%Y-%m-%d-%H:%M"
 """Dagster's format of hourly partition keys."""
 
 
-def key_of(hour: datetime) -> str:
+def partition_key(hour: datetime) -> str:
     """Return the partition key of an hour: ``2026-11-21-09:00``."""
-    return floor(hour).strftime(KEY_FORMAT)
+    return floor_to_hour(hour).strftime(KEY_FORMAT)
 
 
-def hour_of(key: str) -> datetime:
+def parse_partition_key(key: str) -> datetime:
     """Return the hour that a partition key names.
 
     Raises:
@@ -29,7 +29,7 @@ def hour_of(key: str) -> datetime:
         hour = datetime.strptime(key, KEY_FORMAT).replace(tzinfo=UTC)
     except ValueError:
         hour = None
-    if hour is None or hour != floor(hour) or key_of(hour) != key:
+    if hour is None or hour != floor_to_hour(hour) or partition_key(hour) != key:
         raise PipelineError(
             f"{key!r} is no partition key: a key is a UTC hour written as YYYY-MM-DD-HH:00, for example"
             " 2026-11-21-09:00."
@@ -37,14 +37,14 @@ def hour_of(key: str) -> datetime:
     return hour
 
 
-def floor(moment: datetime) -> datetime:
+def floor_to_hour(moment: datetime) -> datetime:
     """Return the hour, UTC, that a moment lies in."""
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def hours_between(start: datetime, end: datetime) -> Iterator[datetime]:
     """Yield every hour that the half-open range ``[start, end)`` touches."""
-    hour = floor(start)
+    hour = floor_to_hour(start)
     while hour < end:
         yield hour
         hour += HOUR
@@ -62,7 +62,7 @@ def contiguous(hours: Sequence[datetime], longest: int) -> list[tuple[datetime, 
     return ranges
 
 
-def moment_of(text: str) -> datetime:
+def parse_timestamp(text: str) -> datetime:
     """Return the time that a person wrote; without an offset it is UTC.
 
     Raises:

@@ -21,7 +21,7 @@ LONGEST_RETENTION_DAYS = 36_500
 """A hundred years: longer ages could lie before the first year that a date can name."""
 
 
-def normalised_postgres_url(url: str) -> str:
+def normalize_postgres_url(url: str) -> str:
     """Return a Postgres URL as libpq and our engines take it: ``postgresql://…``, without a driver.
 
     Raises:
@@ -74,7 +74,7 @@ def without_password(url: str) -> str:
 
 
 def _url(value: str) -> str:
-    return normalised_postgres_url(value)
+    return normalize_postgres_url(value)
 
 
 def _utc(value: object) -> object:
@@ -212,9 +212,9 @@ class Settings(BaseSettings):
         alias="TRAJECTORY_STUCK_HOURS",
         description="Age in hours from which a run that never ended (created or running) is reported. Default 24.",
     )
-    deleted: Literal["keep", "erase"] = Field(
+    deleted_content: Literal["keep", "erase"] = Field(
         default="keep",
-        alias="TRAJECTORY_DELETED",
+        alias="TRAJECTORY_DELETED_CONTENT",
         description="What becomes of content that is deleted at the source: `keep` carries it forward, marked; `erase`"
         " removes the words from every sink, and leaves ids, counts and times. Default keep.",
     )
@@ -282,10 +282,10 @@ class Settings(BaseSettings):
         description="Tokens (estimated) that one prompt may have, the rules and the answer's schema included."
         " Default 100000.",
     )
-    judge_max_answer_tokens: int = Field(
+    judge_max_response_tokens: int = Field(
         default=8000,
         ge=500,
-        alias="TRAJECTORY_JUDGE_MAX_ANSWER_TOKENS",
+        alias="TRAJECTORY_JUDGE_MAX_RESPONSE_TOKENS",
         description="Tokens that one answer of the judge may have, hidden reasoning included (`max_completion_tokens`):"
         " what bounds the price of a call. Default 8000.",
     )
@@ -328,16 +328,16 @@ class Settings(BaseSettings):
         description="Key of the tags in placeholders, 16 characters at least. Unset: one that is made once and kept in"
         " the trajectory database.",
     )
-    quiet_minutes: int = Field(
+    judge_settle_minutes: int = Field(
         default=5,
         ge=0,
-        alias="TRAJECTORY_QUIET_MINUTES",
+        alias="TRAJECTORY_JUDGE_SETTLE_MINUTES",
         description="Minutes that a trajectory must have been unchanged before the sensor has it judged. Default 5.",
     )
-    horizon_days: int = Field(
+    judge_lookback_days: int = Field(
         default=7,
         ge=0,
-        alias="TRAJECTORY_HORIZON_DAYS",
+        alias="TRAJECTORY_JUDGE_LOOKBACK_DAYS",
         description="Age in days up to which the sensor has trajectories judged; older ones go by an explicit backfill."
         " Default 7.",
     )
@@ -415,7 +415,7 @@ class Settings(BaseSettings):
         return self.data_folder.absolute() / "postgres"
 
     @property
-    def judge_missing(self) -> str | None:
+    def judge_disabled_reason(self) -> str | None:
         """Why there is no judge, as a sentence that says what to set; None where there is one."""
         if self.judge_model is None:
             return (

@@ -4,7 +4,7 @@ Belongs here: grammar. Does not belong here: what is counted.
 """
 
 
-def counted(number: int, one: str, many: str | None = None) -> str:
+def pluralize(number: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun.
 
     Example:

@@ -10,9 +10,9 @@ from trajectory_pipeline.databases import (
     DAGSTER_DATABASE,
     LETTA_DATABASE,
     TRAJECTORY_DATABASE,
-    Endpoints,
-    resolve,
-    running_endpoints,
+    Databases,
+    resolve_databases,
+    running_databases,
 )
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
@@ -50,9 +50,9 @@ def _no_databases_left(postgres_server: EmbeddedServer) -> Any:
 
 
 def test_where_all_are_set_no_server_is_started(started: list[Path]) -> None:
-    endpoints = resolve(make_settings(**GIVEN))
+    endpoints = resolve_databases(make_settings(**GIVEN))
     assert started == []
-    assert endpoints == Endpoints(*GIVEN.values(), embedded=False)
+    assert endpoints == Databases(*GIVEN.values(), embedded=False)
 
 
 @pytest.mark.parametrize("unset", GIVEN)
@@ -60,7 +60,7 @@ def test_one_that_is_unset_falls_back_by_itself(
     started: list[Path], postgres_server: EmbeddedServer, tmp_path: Path, unset: str
 ) -> None:
     settings = make_settings(**{**GIVEN, unset: None}, data_folder=tmp_path)
-    endpoints = resolve(settings)
+    endpoints = resolve_databases(settings)
     assert started == [tmp_path / "postgres"]
     assert endpoints.embedded
     for name, url in GIVEN.items():
@@ -74,12 +74,12 @@ def test_one_that_is_unset_falls_back_by_itself(
 def test_the_embedded_trajectory_database_is_migrated_and_one_that_is_set_is_not(
     started: list[Path], tmp_path: Path, empty_database: str
 ) -> None:
-    endpoints = resolve(make_settings(data_folder=tmp_path))
+    endpoints = resolve_databases(make_settings(data_folder=tmp_path))
     with TrajectoryDatabase(endpoints.database_url).connect():
         pass
     # Twice does no harm.
-    assert resolve(make_settings(data_folder=tmp_path)) == endpoints
-    of_mine = resolve(make_settings(database_url=empty_database, data_folder=tmp_path))
+    assert resolve_databases(make_settings(data_folder=tmp_path)) == endpoints
+    of_mine = resolve_databases(make_settings(database_url=empty_database, data_folder=tmp_path))
     with (
         pytest.raises(SinkError, match="trajectory-pipeline migrate"),
         TrajectoryDatabase(of_mine.database_url).connect(),
@@ -93,7 +93,7 @@ def test_a_server_that_cannot_be_started_says_so(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(embedded_postgres, "start", fail)
     with pytest.raises(EmbeddedPostgresError, match=r"^no room$"):
-        resolve(make_settings(data_folder=tmp_path))
+        resolve_databases(make_settings(data_folder=tmp_path))
 
 
 def test_without_starting_anything_a_running_server_is_used_or_missed(
@@ -101,15 +101,15 @@ def test_without_starting_anything_a_running_server_is_used_or_missed(
 ) -> None:
     settings = make_settings(**{**GIVEN, "letta_pg_uri": None}, data_folder=tmp_path)
     with pytest.raises(EmbeddedPostgresError, match=r"does not run: start `trajectory-pipeline demo` or `dev`"):
-        running_endpoints(settings)
+        running_databases(settings)
     monkeypatch.setattr(embedded_postgres, "running", lambda _: postgres_server)
-    assert running_endpoints(settings).letta_url == postgres_server.url(LETTA_DATABASE)
-    assert running_endpoints(make_settings(**GIVEN)) == resolve(make_settings(**GIVEN))
+    assert running_databases(settings).letta_url == postgres_server.url(LETTA_DATABASE)
+    assert running_databases(make_settings(**GIVEN)) == resolve_databases(make_settings(**GIVEN))
     assert started == []
 
 
 def test_other_processes_get_the_urls_with_dagsters_own_driver() -> None:
-    environment = resolve(make_settings(**GIVEN)).environment()
+    environment = resolve_databases(make_settings(**GIVEN)).environment()
     assert environment == {
         "LETTA_PG_URI": GIVEN["letta_pg_uri"],
         "TRAJECTORY_DATABASE_URL": GIVEN["database_url"],
@@ -118,4 +118,4 @@ def test_other_processes_get_the_urls_with_dagsters_own_driver() -> None:
 
 
 def test_no_password_stands_in_a_repr() -> None:
-    assert "geheim" not in repr(resolve(make_settings(**GIVEN)))
+    assert "geheim" not in repr(resolve_databases(make_settings(**GIVEN)))

@@ -14,7 +14,7 @@ import pytest
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from trajectory_pipeline.definitions import build_defs
-from trajectory_pipeline.partition_keys import HOUR, floor, key_of
+from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Sink, Table
@@ -64,8 +64,8 @@ def test_partitions_are_the_hours_from_the_start_to_the_open_one(graph: "dg.Asse
     now = datetime.now(UTC)
     keys = partitions.get_partition_keys(current_time=now)
     assert keys[0] == "2025-01-01-00:00"
-    assert keys[-1] == key_of(now)
-    assert len(keys) == (floor(now) - datetime(2025, 1, 1, tzinfo=UTC)) / HOUR + 1
+    assert keys[-1] == partition_key(now)
+    assert len(keys) == (floor_to_hour(now) - datetime(2025, 1, 1, tzinfo=UTC)) / HOUR + 1
 
 
 def test_the_first_partition_is_a_setting() -> None:

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import HOUR, floor, hour_of, hours_between, key_of, moment_of
+from trajectory_pipeline.partition_keys import (
+    HOUR,
+    floor_to_hour,
+    hours_between,
+    parse_partition_key,
+    parse_timestamp,
+    partition_key,
+)
 
 OFFSETS = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 MOMENTS = st.datetimes(datetime(2000, 1, 2), datetime(2100, 1, 1), timezones=OFFSETS)
@@ -15,16 +22,16 @@ MOMENTS = st.datetimes(datetime(2000, 1, 2), datetime(2100, 1, 1), timezones=OFF
 
 @given(MOMENTS)
 def test_a_moments_key_names_the_utc_hour_that_it_lies_in(moment: datetime) -> None:
-    hour = hour_of(key_of(moment))
+    hour = parse_partition_key(partition_key(moment))
     assert hour <= moment < hour + HOUR
     assert (hour.tzinfo, hour.minute, hour.second, hour.microsecond) == (UTC, 0, 0, 0)
-    assert hour == floor(moment) == floor(hour)
-    assert key_of(hour) == key_of(moment)
+    assert hour == floor_to_hour(moment) == floor_to_hour(hour)
+    assert partition_key(hour) == partition_key(moment)
 
 
 def test_a_key_is_written_as_dagster_writes_it() -> None:
-    assert key_of(datetime(2026, 11, 21, 9, 59, tzinfo=UTC)) == "2026-11-21-09:00"
-    assert key_of(datetime(2026, 11, 21, 0, 30, tzinfo=timezone(timedelta(hours=1)))) == "2026-11-20-23:00"
+    assert partition_key(datetime(2026, 11, 21, 9, 59, tzinfo=UTC)) == "2026-11-21-09:00"
+    assert partition_key(datetime(2026, 11, 21, 0, 30, tzinfo=timezone(timedelta(hours=1)))) == "2026-11-20-23:00"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +49,7 @@ def test_a_key_is_written_as_dagster_writes_it() -> None:
 )
 def test_what_is_no_key_is_refused_with_what_one_looks_like(key: str) -> None:
     with pytest.raises(PipelineError, match=r"is no partition key: .* for example 2026-11-21-09:00\.$"):
-        hour_of(key)
+        parse_partition_key(key)
 
 
 @given(MOMENTS, st.timedeltas(timedelta(), timedelta(days=3)))
@@ -52,8 +59,8 @@ def test_a_half_open_range_gives_every_hour_that_it_touches(start: datetime, len
     assert hours == sorted(set(hours))
     assert all(hour < end and hour + HOUR > start for hour in hours)
     if length:
-        assert hours[0] == floor(start)
-        assert hours[-1] == floor(end - timedelta(microseconds=1))
+        assert hours[0] == floor_to_hour(start)
+        assert hours[-1] == floor_to_hour(end - timedelta(microseconds=1))
         assert len(hours) == (hours[-1] - hours[0]) // HOUR + 1
 
 
@@ -76,11 +83,11 @@ def test_the_end_of_a_range_is_not_in_it() -> None:
     ],
 )
 def test_a_time_without_an_offset_is_utc(text: str, expected: datetime) -> None:
-    assert moment_of(text) == expected
-    assert moment_of(text).tzinfo is UTC
+    assert parse_timestamp(text) == expected
+    assert parse_timestamp(text).tzinfo is UTC
 
 
 @pytest.mark.parametrize("text", ["", "soon", "2026-11-31", "21.11.2026", "0001-01-01T00:00+14:00", "25:00"])
 def test_what_is_no_time_is_refused_with_how_to_write_one(text: str) -> None:
     with pytest.raises(PipelineError, match=r"is no time: write it as 2026-11-21, .*\.$"):
-        moment_of(text)
+        parse_timestamp(text)

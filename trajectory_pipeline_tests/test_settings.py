@@ -18,7 +18,7 @@ from trajectory_pipeline.errors import SettingsError
 from trajectory_pipeline.settings import (
     Settings,
     load_settings,
-    normalised_postgres_url,
+    normalize_postgres_url,
     setting_rows,
     sqlalchemy_url,
     without_password,
@@ -130,7 +130,7 @@ def test_other_programs_variables_have_no_say(monkeypatch: pytest.MonkeyPatch) -
     others = {name: value for name, value in others.items() if name not in dict(setting_rows())}
     assert loaded(monkeypatch, **others, START="2020-01-01", HORIZON_DAYS="99") == Settings()
     assert load_settings().database_url is None
-    assert load_settings().horizon_days == 7
+    assert load_settings().judge_lookback_days == 7
 
 
 # ---- bad input ----------------------------------------------------------------------------------------------------
@@ -163,8 +163,8 @@ def test_other_programs_variables_have_no_say(monkeypatch: pytest.MonkeyPatch) -
         ("TRAJECTORY_JUDGE_TIMEOUT", "inf", "is wrong: input should be a finite number"),
         ("TRAJECTORY_JUDGE_ATTEMPTS", "11", "is wrong: input should be less than or equal to 10"),
         ("TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS", "7999", "is wrong: input should be greater than or equal to 8000"),
-        ("TRAJECTORY_QUIET_MINUTES", "-1", "is wrong: input should be greater than or equal to 0"),
-        ("TRAJECTORY_HORIZON_DAYS", "1.5", "is wrong: input should be a valid integer"),
+        ("TRAJECTORY_JUDGE_SETTLE_MINUTES", "-1", "is wrong: input should be greater than or equal to 0"),
+        ("TRAJECTORY_JUDGE_LOOKBACK_DAYS", "1.5", "is wrong: input should be a valid integer"),
         ("TRAJECTORY_DAILY_BUDGET_USD", "five", "is wrong: input should be a valid decimal"),
         ("TRAJECTORY_DAILY_BUDGET_USD", "NaN", "is wrong: input should be a finite number"),
         ("TRAJECTORY_DAILY_BUDGET_USD", "-1", "is wrong: input should be greater than or equal to 0"),
@@ -199,7 +199,7 @@ def test_several_wrong_values_are_all_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_missing_judge_says_what_to_set(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], missing: str | None
 ) -> None:
-    words = loaded(monkeypatch, **variables).judge_missing
+    words = loaded(monkeypatch, **variables).judge_disabled_reason
     if missing is None:
         assert words is None
     else:
@@ -220,8 +220,8 @@ def test_a_missing_judge_says_what_to_set(
     ],
 )
 def test_a_postgres_url_of_any_driver_becomes_one_that_libpq_takes(url: str) -> None:
-    assert normalised_postgres_url(url) == URL
-    assert normalised_postgres_url(normalised_postgres_url(url)) == URL
+    assert normalize_postgres_url(url) == URL
+    assert normalize_postgres_url(normalize_postgres_url(url)) == URL
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_url_is_shown_without_user_and_password(url: str, shown: str) -> None:
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=6))
 def test_a_password_that_is_percent_encoded_is_accepted_and_never_shown(password: str) -> None:
-    url = normalised_postgres_url(f"postgres://me:{quote(password, safe='')}@host:5433/db")
+    url = normalize_postgres_url(f"postgres://me:{quote(password, safe='')}@host:5433/db")
     assert conninfo_to_dict(url)["password"] == password
     assert without_password(url) == "host:5433/db"
 
@@ -250,7 +250,7 @@ def test_a_password_that_is_percent_encoded_is_accepted_and_never_shown(password
 def test_what_a_person_may_type_is_taken_or_refused_in_words(typed: str) -> None:
     def said() -> str:
         try:
-            return without_password(normalised_postgres_url(f"postgresql://{typed}"))
+            return without_password(normalize_postgres_url(f"postgresql://{typed}"))
         except ValueError as error:
             return str(error)
 

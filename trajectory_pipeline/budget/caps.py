@@ -20,7 +20,7 @@ Scope = Literal["day", "organization", "materialization"]
 
 
 @dataclass(frozen=True)
-class Amount:
+class Cost:
     """Money and tokens.
 
     Attributes:
@@ -31,15 +31,15 @@ class Amount:
     usd: Decimal = Decimal(0)
     tokens: int = 0
 
-    def __add__(self, other: "Amount") -> "Amount":
-        return Amount(self.usd + other.usd, self.tokens + other.tokens)
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.usd + other.usd, self.tokens + other.tokens)
 
-    def __sub__(self, other: "Amount") -> "Amount":
-        return Amount(self.usd - other.usd, self.tokens - other.tokens)
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(self.usd - other.usd, self.tokens - other.tokens)
 
 
 @dataclass(frozen=True)
-class Account:
+class SpendTotals:
     """What calls of one scope took so far.
 
     Attributes:
@@ -47,8 +47,8 @@ class Account:
         reserved: for calls under way, and those of killed processes: at most.
     """
 
-    spent: Amount = field(default_factory=Amount)
-    reserved: Amount = field(default_factory=Amount)
+    spent: Cost = field(default_factory=Cost)
+    reserved: Cost = field(default_factory=Cost)
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,24 @@ class Cap:
     setting: str
     words: str
 
-    def of(self, amount: Amount) -> Decimal:
+    def of(self, amount: Cost) -> Decimal:
         """Return an amount in this cap's unit."""
         return amount.usd if self.unit == "usd" else Decimal(amount.tokens)
 
-    def left(self, account: Account) -> Decimal:
+    def remaining(self, account: SpendTotals) -> Decimal:
         """Return what is left, reservations taken off; less than nothing where a provider billed more."""
         return self.limit - self.of(account.spent) - self.of(account.reserved)
 
-    def shown(self, amount: Decimal) -> str:
+    def format_amount(self, amount: Decimal) -> str:
         """Return an amount of this cap's unit as a person reads it."""
         return f"{amount.normalize():f} USD" if self.unit == "usd" else f"{int(amount)} tokens"
 
     def __str__(self) -> str:
-        return f"{self.words} of {self.shown(self.limit)} ({self.setting})"
+        return f"{self.words} of {self.format_amount(self.limit)} ({self.setting})"
 
 
 @dataclass(frozen=True)
-class NoRoom:
+class BudgetShortfall:
     """Why a call may not begin.
 
     Attributes:
@@ -99,25 +99,25 @@ class NoRoom:
     """
 
     cap: Cap
-    room: Amount
-    left: Decimal
-    may_come: bool
+    headroom: Cost
+    remaining: Decimal
+    could_free_up: bool
 
     def __str__(self) -> str:
-        if self.cap.of(self.room) > self.cap.limit:
-            return f"one call may cost {self.cap.shown(self.cap.of(self.room))}, more than the whole of {self.cap}"
+        if self.cap.of(self.headroom) > self.cap.limit:
+            return f"one call may cost {self.cap.format_amount(self.cap.of(self.headroom))}, more than the whole of {self.cap}"
         return f"{self.cap} has no room left for it"
 
 
 class BudgetExhausted(PipelineError):  # noqa: N818 - an end that was foreseen, not an error
     """A call was not begun, because a cap has no room for it; nothing was sent, and nothing is owed."""
 
-    def __init__(self, no_room: NoRoom) -> None:
+    def __init__(self, no_room: BudgetShortfall) -> None:
         super().__init__(str(no_room))
         self.no_room = no_room
 
 
-def refused_by(caps: Sequence[Cap], accounts: Mapping[Scope, Account], room: Amount) -> NoRoom | None:
+def find_shortfall(caps: Sequence[Cap], accounts: Mapping[Scope, SpendTotals], room: Cost) -> BudgetShortfall | None:
     """Return which cap has no room for a call; None where all have.
 
     Args:
@@ -126,10 +126,10 @@ def refused_by(caps: Sequence[Cap], accounts: Mapping[Scope, Account], room: Amo
         room: that the call needs.
     """
     for cap in caps:
-        account = accounts.get(cap.scope, Account())
-        left = cap.left(account)
+        account = accounts.get(cap.scope, SpendTotals())
+        left = cap.remaining(account)
         if left < cap.of(room):
-            return NoRoom(cap, room, left, cap.limit - cap.of(account.spent) >= cap.of(room))
+            return BudgetShortfall(cap, room, left, cap.limit - cap.of(account.spent) >= cap.of(room))
     return None
 
 
@@ -189,7 +189,7 @@ class Budget:
         Raises:
             JudgeError: it has none; the text says what to do.
         """
-        if self.allow_unpriced or self.prices.at_most(model, base_url, 1, 1) is not None:
+        if self.allow_unpriced or self.prices.max_cost(model, base_url, 1, 1) is not None:
             return
         raise JudgeError(
             f"No price is known for the model {model} at {base_url}, so no cap in dollars could hold: name it in a"
@@ -197,10 +197,10 @@ class Budget:
             " (TRAJECTORY_DAILY_BUDGET_TOKENS)."
         )
 
-    def at_most(self, model: str, base_url: str, prompt_tokens: int, answer_tokens: int) -> Amount:
+    def max_call_cost(self, model: str, base_url: str, prompt_tokens: int, answer_tokens: int) -> Cost:
         """Return what calls of so many tokens may cost at most."""
-        usd = self.prices.at_most(model, base_url, prompt_tokens, answer_tokens)
-        return Amount(usd or Decimal(0), prompt_tokens + answer_tokens)
+        usd = self.prices.max_cost(model, base_url, prompt_tokens, answer_tokens)
+        return Cost(usd or Decimal(0), prompt_tokens + answer_tokens)
 
 
 _WORDS: Mapping[str, str] = {

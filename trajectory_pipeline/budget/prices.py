@@ -84,7 +84,7 @@ class Prices:
 
     table: tuple[ModelPrice, ...] = ()
 
-    def at_most(self, model: str, base_url: str, prompt_tokens: int, answer_tokens: int) -> Decimal | None:
+    def max_cost(self, model: str, base_url: str, prompt_tokens: int, answer_tokens: int) -> Decimal | None:
         """Return what a call may cost at most, in dollars, with nothing read from a cache; None for an unknown price.
 
         Args:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trajectory_pipeline.cli.subprocesses import Supervised
+from trajectory_pipeline.cli.subprocesses import SupervisedProcess
 from trajectory_pipeline.errors import PipelineError, SettingsError
-from trajectory_pipeline.settings import normalised_postgres_url, without_password
+from trajectory_pipeline.settings import normalize_postgres_url, without_password
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 3000
@@ -85,7 +85,7 @@ def prepare_storage(home: Path, url: str) -> None:
 
     try:
         # Dagster itself would try for eleven seconds, and say less.
-        psycopg.connect(normalised_postgres_url(url), connect_timeout=_CONNECT_SECONDS).close()
+        psycopg.connect(normalize_postgres_url(url), connect_timeout=_CONNECT_SECONDS).close()
         with dg.DagsterInstance.get() as instance:
             instance.get_runs_count()
     except Exception as error:
@@ -108,24 +108,24 @@ def free_port(wanted: int) -> int:
     raise PipelineError("No port is free on 127.0.0.1.")  # pragma: no cover
 
 
-def start_webserver(environment: Mapping[str, str], port: int, log: Path | None) -> Supervised:
+def start_webserver(environment: Mapping[str, str], port: int, log: Path | None) -> SupervisedProcess:
     """Start the Dagster UI on this project."""
     return _start(["dagster_webserver", "-h", HOST, "-p", str(port)], environment, log)
 
 
-def start_daemon(environment: Mapping[str, str], log: Path | None) -> Supervised:
+def start_daemon(environment: Mapping[str, str], log: Path | None) -> SupervisedProcess:
     """Start Dagster's daemon, which runs schedules, sensors, the run queue and backfills, on this project."""
     return _start(["dagster._daemon", "run"], environment, log)
 
 
-def _start(arguments: list[str], environment: Mapping[str, str], log: Path | None) -> Supervised:
+def _start(arguments: list[str], environment: Mapping[str, str], log: Path | None) -> SupervisedProcess:
     folder = project_folder()
     module, *rest = arguments
     command = [sys.executable, "-W", "ignore", "-m", module, *rest, "-w", str(folder / "workspace.yaml")]
-    return Supervised(command, environment, folder, log)
+    return SupervisedProcess(command, environment, folder, log)
 
 
-def wait_until_ready(process: Supervised, port: int, log: Path | None, tell: Callable[[float], None]) -> None:
+def wait_until_ready(process: SupervisedProcess, port: int, log: Path | None, tell: Callable[[float], None]) -> None:
     """Wait until the UI answers and has loaded the definitions.
 
     Args:

@@ -29,9 +29,9 @@ from trajectory_pipeline.cli.dagster_processes import (
     wait_for_daemon,
     wait_until_ready,
 )
-from trajectory_pipeline.cli.run_materialization import ASSETS, Materialized, materialize
-from trajectory_pipeline.cli.subprocesses import Supervised, stop_all
-from trajectory_pipeline.databases import Endpoints, resolve
+from trajectory_pipeline.cli.run_materialization import ASSETS, MaterializationSummary, materialize
+from trajectory_pipeline.cli.subprocesses import SupervisedProcess, stop_all
+from trajectory_pipeline.databases import Databases, resolve_databases
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.settings import Settings, load_settings, without_password
 from trajectory_pipeline.storage.parquet.store import ParquetStore
@@ -70,7 +70,7 @@ class Summary:
         return self.runs_in == self.in_postgres == self.in_parquet and "none" not in self.verdicts
 
 
-def demonstrate(*, stay: bool, port: int = DEFAULT_PORT) -> bool:
+def run_demo(*, stay: bool, port: int = DEFAULT_PORT) -> bool:
     """Run the demonstration; returns whether every run of the sample is in both sinks with a verdict or a reason.
 
     Args:
@@ -91,7 +91,7 @@ def demonstrate(*, stay: bool, port: int = DEFAULT_PORT) -> bool:
         os.environ.setdefault("ENABLE_TRAJECTORY_CAPTURE", "true")
         settings = load_settings()
         with step("Databases") as tell:
-            endpoints = resolve(settings, tell)
+            endpoints = resolve_databases(settings, tell)
             stack.callback(endpoints.release)
             os.environ.update(endpoints.environment())
             migrate(endpoints.database_url)
@@ -123,7 +123,7 @@ def demonstrate(*, stay: bool, port: int = DEFAULT_PORT) -> bool:
 
 def _judge(stack: ExitStack, settings: Settings) -> None:
     """Use the judge that the settings name; without one, start the simulated one."""
-    if settings.judge_missing is None:
+    if settings.judge_disabled_reason is None:
         err.print(f"Judge: {settings.judge_model}, as the settings say", markup=False)
         return
     from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
@@ -134,7 +134,7 @@ def _judge(stack: ExitStack, settings: Settings) -> None:
     os.environ["TRAJECTORY_JUDGE_MODEL"] = JUDGE_MODEL
 
 
-def _materialize(hours: list[datetime], database: TrajectoryDatabase) -> Materialized:
+def _materialize(hours: list[datetime], database: TrajectoryDatabase) -> MaterializationSummary:
     with bar() as progress:
         task = progress.add_task("Materialising", total=len(hours) * len(ASSETS))
         return materialize(
@@ -152,7 +152,7 @@ def bar() -> Progress:
     )
 
 
-def summarize(endpoints: Endpoints, store: ParquetStore, runs_in: int) -> Summary:
+def summarize(endpoints: Databases, store: ParquetStore, runs_in: int) -> Summary:
     """Count what the sinks hold of the sample.
 
     Raises:
@@ -174,7 +174,7 @@ def summarize(endpoints: Endpoints, store: ParquetStore, runs_in: int) -> Summar
         [ids],
     )
     spent = database.rows(
-        "SELECT coalesce(sum(cost_usd), 0) AS cost, array_remove(array_agg(DISTINCT answered_model), NULL) AS judges"
+        "SELECT coalesce(sum(cost_usd), 0) AS cost, array_remove(array_agg(DISTINCT response_model), NULL) AS judges"
         f" FROM trajectory.verdict_attempts WHERE {of_sample}",
         [ids],
     )[0]
@@ -194,7 +194,9 @@ def _count(database: TrajectoryDatabase, table: str, ids: list[str]) -> int:
     return int(rows[0]["number"])
 
 
-def _print(summary: Summary, result: Materialized, endpoints: Endpoints, settings: Settings, seconds: float) -> None:
+def _print(
+    summary: Summary, result: MaterializationSummary, endpoints: Databases, settings: Settings, seconds: float
+) -> None:
     table = Table(title=f"{result.partitions} partitions in {seconds:.0f} s", title_justify="left")
     table.add_column("")
     table.add_column("count", justify="right")
@@ -215,7 +217,7 @@ def _print(summary: Summary, result: Materialized, endpoints: Endpoints, setting
     out.print(f"  Judge        {', '.join(summary.judges) or 'none'}", markup=False)
 
 
-def _stay(processes: Sequence[Supervised], log: Path) -> None:
+def _stay(processes: Sequence[SupervisedProcess], log: Path) -> None:
     try:
         while all(process.exit_code is None for process in processes):
             time.sleep(1)
@@ -225,7 +227,7 @@ def _stay(processes: Sequence[Supervised], log: Path) -> None:
 
 
 @contextmanager
-def _stopping(processes: list[Supervised]) -> Iterator[list[Supervised]]:
+def _stopping(processes: list[SupervisedProcess]) -> Iterator[list[SupervisedProcess]]:
     try:
         yield processes
     finally:

@@ -17,13 +17,13 @@ from trajectory_pipeline.cli.dagster_processes import (
     start_webserver,
 )
 from trajectory_pipeline.cli.subprocesses import stop_all
-from trajectory_pipeline.databases import resolve
+from trajectory_pipeline.databases import resolve_databases
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.settings import load_settings, without_password
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
 
-def develop(port: int) -> int:
+def run_dev(port: int) -> int:
     """Run until Ctrl-C; returns the exit code.
 
     Raises:
@@ -31,16 +31,16 @@ def develop(port: int) -> int:
     """
     settings = load_settings()
     with step("Checking the settings") as tell:
-        endpoints = resolve(settings, tell)
+        endpoints = resolve_databases(settings, tell)
         with LettaSource(endpoints.letta_url, settings.source_timeout_seconds).snapshot() as snapshot:
-            unknown = snapshot.catalogue.unknown_columns
+            unknown = snapshot.catalog.unknown_columns
         with TrajectoryDatabase(endpoints.database_url).connect():
             pass
         home = dagster_home(settings.data_folder)
     out.print(f"  Source    {without_password(endpoints.letta_url)}", markup=False)
     out.print(f"  Postgres  {without_password(endpoints.database_url)}, schema trajectory", markup=False)
     out.print(f"  Parquet   {settings.storage}", markup=False)
-    out.print(f"  Judge     {settings.judge_missing or settings.judge_model}", markup=False)
+    out.print(f"  Judge     {settings.judge_disabled_reason or settings.judge_model}", markup=False)
     if unknown:
         err.print(f"The source has columns that are not known, and are not read: {', '.join(unknown)}", markup=False)
     if not settings.enable_capture:

@@ -9,26 +9,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from trajectory_pipeline.databases import Endpoints, resolve
+from trajectory_pipeline.databases import Databases, resolve_databases
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.connection import literal
 from trajectory_pipeline.letta.fingerprint import fingerprints
-from trajectory_pipeline.letta.run_counts import stuck_runs
+from trajectory_pipeline.letta.run_counts import find_stuck_runs
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
-from trajectory_pipeline.partition_keys import HOUR, floor
+from trajectory_pipeline.partition_keys import HOUR, floor_to_hour
 from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
 from trajectory_pipeline.schema.raw import RUNS, TERMINAL_STATUSES
 from trajectory_pipeline.settings import Settings, load_settings, without_password
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.capture_lag import lag_since
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 _SLOW_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class HealthCheck:
     """One thing that was looked at.
 
     Attributes:
@@ -42,45 +42,47 @@ class Finding:
     words: str
 
 
-def examine() -> Iterator[Finding]:
+def run_checks() -> Iterator[HealthCheck]:
     """Yield what is found, one by one, as it is found."""
     try:
         settings = load_settings()
-        endpoints = resolve(settings)
+        endpoints = resolve_databases(settings)
     except PipelineError as error:
-        yield Finding("settings", "wrong", str(error))
+        yield HealthCheck("settings", "wrong", str(error))
         return
-    yield Finding("settings", "ok", "every setting can be read")
+    yield HealthCheck("settings", "ok", "every setting can be read")
     yield from _source(settings, endpoints)
     yield _tried("trajectory database", lambda: _database(endpoints))
     yield from _lag(endpoints)
     yield _tried("Parquet storage", lambda: _storage(settings))
-    if settings.judge_missing:
-        yield Finding("judge", "advice", settings.judge_missing)
+    if settings.judge_disabled_reason:
+        yield HealthCheck("judge", "advice", settings.judge_disabled_reason)
     else:
-        yield Finding("judge", "ok", f"{settings.judge_model} at {settings.openai_base_url or 'OpenAI'}; not called")
+        yield HealthCheck(
+            "judge", "ok", f"{settings.judge_model} at {settings.openai_base_url or 'OpenAI'}; not called"
+        )
 
 
-def _tried(what: str, look: Callable[[], Finding]) -> Finding:
+def _tried(what: str, look: Callable[[], HealthCheck]) -> HealthCheck:
     try:
         return look()
     except PipelineError as error:
-        return Finding(what, "wrong", str(error))
+        return HealthCheck(what, "wrong", str(error))
 
 
-def _source(settings: Settings, endpoints: Endpoints) -> Iterator[Finding]:
+def _source(settings: Settings, endpoints: Databases) -> Iterator[HealthCheck]:
     try:
         with LettaSource(endpoints.letta_url, settings.source_timeout_seconds).snapshot() as snapshot:
-            unknown = snapshot.catalogue.unknown_columns
-            yield Finding("source", "ok", f"{without_password(endpoints.letta_url)} can be read")
+            unknown = snapshot.catalog.unknown_columns
+            yield HealthCheck("source", "ok", f"{without_password(endpoints.letta_url)} can be read")
             if unknown:
-                yield Finding("source columns", "advice", f"not known, and not read: {', '.join(unknown)}")
+                yield HealthCheck("source columns", "advice", f"not known, and not read: {', '.join(unknown)}")
             yield _index(snapshot)
             yield _cost_of_comparing(snapshot)
-            stuck = stuck_runs(snapshot, timedelta(hours=settings.stuck_hours))
+            stuck = find_stuck_runs(snapshot, timedelta(hours=settings.stuck_hours))
             if stuck:
                 oldest = max(run.age for run in stuck)
-                yield Finding(
+                yield HealthCheck(
                     "runs that never ended",
                     "advice",
                     f"{len(stuck)} are created or running for more than {settings.stuck_hours} hours, the oldest,"
@@ -88,42 +90,42 @@ def _source(settings: Settings, endpoints: Endpoints) -> Iterator[Finding]:
                     " they are not captured before they end",
                 )
     except PipelineError as error:
-        yield Finding("source", "wrong", str(error))
+        yield HealthCheck("source", "wrong", str(error))
 
 
-def _index(snapshot: Snapshot) -> Finding:
+def _index(snapshot: Snapshot) -> HealthCheck:
     """Letta has no index on when a run ended: finding an hour's runs reads the whole table."""
     rows = snapshot.read(
         "Looking for indexes",
         "SELECT count(*) FILTER (WHERE pg_get_indexdef(i.indexrelid) LIKE '%completed_at%') AS indexes,"
         " max(c.reltuples)::bigint AS runs FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_index i"
-        f" ON i.indrelid = c.oid WHERE c.oid = to_regclass('{snapshot.catalogue.table(RUNS)}')",
+        f" ON i.indrelid = c.oid WHERE c.oid = to_regclass('{snapshot.catalog.table(RUNS)}')",
     )
     indexes, runs = rows["indexes"][0].as_py(), max(rows["runs"][0].as_py() or 0, 0)
     if indexes:
-        return Finding("index on the end of runs", "ok", "there is one")
-    return Finding(
+        return HealthCheck("index on the end of runs", "ok", "there is one")
+    return HealthCheck(
         "index on the end of runs",
         "advice",
         f"there is none, so finding an hour's runs reads all of runs (about {runs} rows). The source's owner could:"
-        f" CREATE INDEX CONCURRENTLY ix_runs_ended_at ON {snapshot.catalogue.table(RUNS)}"
+        f" CREATE INDEX CONCURRENTLY ix_runs_ended_at ON {snapshot.catalog.table(RUNS)}"
         f" (({snapshot.ended_at('runs')})) WHERE status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})",
     )
 
 
-def _cost_of_comparing(snapshot: Snapshot) -> Finding:
+def _cost_of_comparing(snapshot: Snapshot) -> HealthCheck:
     now = datetime.now(UTC)
     began = time.monotonic()
-    found = fingerprints(snapshot, floor(now - timedelta(hours=48)), floor(now) + HOUR)
+    found = fingerprints(snapshot, floor_to_hour(now - timedelta(hours=48)), floor_to_hour(now) + HOUR)
     seconds = time.monotonic() - began
-    return Finding(
+    return HealthCheck(
         "cost of a sensor tick",
         "ok" if seconds < _SLOW_SECONDS else "advice",
         f"comparing the last 48 hours ({len(found)} with runs) took {seconds:.2f} s at the source",
     )
 
 
-def _database(endpoints: Endpoints) -> Finding:
+def _database(endpoints: Databases) -> HealthCheck:
     database = TrajectoryDatabase(endpoints.database_url)
     row = database.rows(
         "SELECT (SELECT count(*) FROM trajectory.trajectories) AS trajectories,"
@@ -133,8 +135,8 @@ def _database(endpoints: Endpoints) -> Finding:
     )[0]
     if not row["writable"]:
         words = "this user may not write the schema trajectory: GRANT it, or use its owner"
-        return Finding("trajectory database", "wrong", words)
-    return Finding(
+        return HealthCheck("trajectory database", "wrong", words)
+    return HealthCheck(
         "trajectory database",
         "ok",
         f"{without_password(endpoints.database_url)}, migrated; {row['trajectories']} trajectories,"
@@ -142,28 +144,28 @@ def _database(endpoints: Endpoints) -> Finding:
     )
 
 
-def _lag(endpoints: Endpoints) -> Iterator[Finding]:
+def _lag(endpoints: Databases) -> Iterator[HealthCheck]:
     """How long after their end the runs of the last day were captured: what the sensor is for."""
     with contextlib.suppress(PipelineError):  # said of the database above
         lag = lag_since(TrajectoryDatabase(endpoints.database_url), timedelta(days=1))
         if lag is not None:
             words = (
-                f"{counted(lag.runs, 'run')} of the last day: half of them within {lag.median.total_seconds():.0f} s of"
+                f"{pluralize(lag.runs, 'run')} of the last day: half of them within {lag.median.total_seconds():.0f} s of"
                 f" their end, all within {lag.longest.total_seconds():.0f} s"
             )
-            yield Finding("capture lag", "ok", words)
+            yield HealthCheck("capture lag", "ok", words)
         older = built_by_older_versions(TrajectoryDatabase(endpoints.database_url))
         if older:
-            yield Finding(
+            yield HealthCheck(
                 "versions",
                 "advice",
-                f"{counted(len(older), 'partition')} of trajectories, from {older[0]} to {older[-1]}, were built with"
+                f"{pluralize(len(older), 'partition')} of trajectories, from {older[0]} to {older[-1]}, were built with"
                 " an older schema: materialise trajectories of them again (a backfill in the UI, or"
                 " `trajectory-pipeline materialize --select trajectories`); that reads their raw rows in Parquet, not"
                 " the source",
             )
 
 
-def _storage(settings: Settings) -> Finding:
+def _storage(settings: Settings) -> HealthCheck:
     ParquetStore(settings.storage).probe()
-    return Finding("Parquet storage", "ok", f"{settings.storage} can be written")
+    return HealthCheck("Parquet storage", "ok", f"{settings.storage} can be written")

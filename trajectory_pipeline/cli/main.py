@@ -72,12 +72,12 @@ def demo(*, once: bool, port: int, reset: bool) -> None:
     Makes nothing outside the folder data/demo. Exit code 0: every terminal run of the sample is in both sinks, with a
     verdict or a stated reason for none.
     """
-    from trajectory_pipeline.cli.demo import DEMO_FOLDER, demonstrate
+    from trajectory_pipeline.cli.demo import DEMO_FOLDER, run_demo
 
     if reset:
         _remove(DEMO_FOLDER)
     try:
-        complete = demonstrate(stay=not once, port=port)
+        complete = run_demo(stay=not once, port=port)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0 if complete else 1)
@@ -90,9 +90,9 @@ def dev(port: int) -> None:
 
     Schedule and sensors run by default where ENABLE_TRAJECTORY_CAPTURE is true; else they are there, stopped.
     """
-    from trajectory_pipeline.cli.dev import develop
+    from trajectory_pipeline.cli.dev import run_dev
 
-    sys.exit(develop(port))
+    sys.exit(run_dev(port))
 
 
 @main.command("load-sample")
@@ -108,10 +108,10 @@ def load_sample_command(url: str | None, *, create: bool) -> None:
 
     with step("Sample") as tell:
         if url is None:
-            from trajectory_pipeline.databases import resolve
+            from trajectory_pipeline.databases import resolve_databases
             from trajectory_pipeline.settings import load_settings
 
-            url = resolve(load_settings(), tell).letta_url
+            url = resolve_databases(load_settings(), tell).letta_url
         counts = load_sample(url, create_database=create, report=tell)
     there = "was there already" if counts.already_loaded else "is loaded"
     out.print(
@@ -124,12 +124,12 @@ def load_sample_command(url: str | None, *, create: bool) -> None:
 def migrate() -> None:
     """Make the schema `trajectory` in TRAJECTORY_DATABASE_URL, or bring it up to date."""
     from trajectory_pipeline.cli.console import out
-    from trajectory_pipeline.databases import resolve
+    from trajectory_pipeline.databases import resolve_databases
     from trajectory_pipeline.settings import load_settings, without_password
     from trajectory_pipeline.storage.postgres.migrate import migrate as run_migrations
 
     settings = load_settings()
-    url = settings.database_url or resolve(settings).database_url
+    url = settings.database_url or resolve_databases(settings).database_url
     before, after = run_migrations(url)
     change = f"is at revision {after}" if before == after else f"went from {before or 'nothing'} to revision {after}"
     out.print(f"The schema trajectory in {without_password(url)} {change}.", markup=False)
@@ -178,7 +178,7 @@ def plan(key: str | None, start: str | None, end: str | None, *, as_json: bool) 
     """Say what judging partitions would ask and cost, and what the caps would hold back.
 
     Asks no judge and writes nothing: transcripts are rendered and measured. Without a range, it takes the days of
-    TRAJECTORY_HORIZON_DAYS, as the refinement sensor does.
+    TRAJECTORY_JUDGE_LOOKBACK_DAYS, as the refinement sensor does.
 
     \b
     Examples:
@@ -191,24 +191,26 @@ def plan(key: str | None, start: str | None, end: str | None, *, as_json: bool) 
 
 
 def _horizon() -> list[datetime]:
-    from trajectory_pipeline.partition_keys import floor, hours_between
+    from trajectory_pipeline.partition_keys import floor_to_hour, hours_between
     from trajectory_pipeline.settings import load_settings
 
     settings, now = load_settings(), datetime.now(UTC)
-    return list(hours_between(max(floor(settings.start), now - timedelta(days=settings.horizon_days)), now))
+    return list(
+        hours_between(max(floor_to_hour(settings.start), now - timedelta(days=settings.judge_lookback_days)), now)
+    )
 
 
 def _hours(key: str | None, start: str | None, end: str | None) -> list[datetime]:
     from trajectory_pipeline.defs.partitions import existing_hours
-    from trajectory_pipeline.partition_keys import hour_of, hours_between, moment_of
+    from trajectory_pipeline.partition_keys import hours_between, parse_partition_key, parse_timestamp
     from trajectory_pipeline.settings import load_settings
 
     if key is not None and (start is not None or end is not None):
         raise PipelineError("Give either --partition or --from and --to, not both.")
     if key is not None:
-        hours = [hour_of(key)]
+        hours = [parse_partition_key(key)]
     elif start is not None and end is not None:
-        first, last = moment_of(start), moment_of(end)
+        first, last = parse_timestamp(start), parse_timestamp(end)
         if last - first > timedelta(days=366 * 20):
             raise PipelineError("The range is longer than twenty years: check --from and --to.")
         try:
@@ -239,7 +241,7 @@ def check() -> None:
 def erase(*, dry_run: bool) -> None:
     """Erase at once what is deleted at the source and was kept until now.
 
-    Needs TRAJECTORY_DELETED=erase, and not the source. The capture sensor has the same done by itself.
+    Needs TRAJECTORY_DELETED_CONTENT=erase, and not the source. The capture sensor has the same done by itself.
     """
     from trajectory_pipeline.cli import maintenance
 
@@ -303,11 +305,11 @@ def doctor() -> None:
               1  something cannot
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
     from trajectory_pipeline.cli.console import out
-    from trajectory_pipeline.cli.doctor import examine
+    from trajectory_pipeline.cli.doctor import run_checks
 
     marks = {"ok": "[green]✓[/green]", "advice": "[yellow]•[/yellow]", "wrong": "[red]✗[/red]"}
     wrong = False
-    for finding in examine():
+    for finding in run_checks():
         out.print(f"{marks[finding.state]} [bold]{finding.what}[/bold]: ", end="")
         out.print(finding.words, markup=False)
         wrong = wrong or finding.state == "wrong"
@@ -323,10 +325,10 @@ def url(database: str) -> None:
     Example:
       psql "$(trajectory-pipeline url)"
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
-    from trajectory_pipeline.databases import running_endpoints
+    from trajectory_pipeline.databases import running_databases
     from trajectory_pipeline.settings import load_settings
 
-    endpoints = running_endpoints(load_settings())
+    endpoints = running_databases(load_settings())
     urls = {"trajectory": endpoints.database_url, "letta": endpoints.letta_url, "dagster": endpoints.dagster_url}
     click.echo(urls[database])
 

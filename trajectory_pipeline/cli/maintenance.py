@@ -9,20 +9,20 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from trajectory_pipeline.cli.console import err, out
-from trajectory_pipeline.databases import Endpoints, resolve
+from trajectory_pipeline.databases import Databases, resolve_databases
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.partition_keys import hour_of
-from trajectory_pipeline.pipeline.dry_run import Planned, plan_capture, plan_rebuild
+from trajectory_pipeline.partition_keys import parse_partition_key
+from trajectory_pipeline.pipeline.dry_run import PlannedChange, plan_capture, plan_rebuild
 from trajectory_pipeline.settings import Settings, load_settings
-from trajectory_pipeline.storage.parquet.cleanup import Files
+from trajectory_pipeline.storage.parquet.cleanup import FileTotals
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
-    from trajectory_pipeline.maintenance.retention import Prunable, Pruned
+    from trajectory_pipeline.maintenance.retention import ExpiredPartition, PrunedPartition
 
 _WORDS = {
     "new": "would be captured",
@@ -44,21 +44,21 @@ def dry_run(selected: Sequence[str], hours: Sequence[datetime]) -> int:
     endpoints, store, database = _opened(settings)
     if not selected or "terminal_runs" in selected:
         source = LettaSource(endpoints.letta_url, settings.source_timeout_seconds)
-        planned = plan_capture(hours, source, store, database, settings.deleted)
+        planned = plan_capture(hours, source, store, database, settings.deleted_content)
     else:
         planned = plan_rebuild(hours, store)
     for partition in planned:
         if partition.what != "empty":
             out.print(f"{partition.partition_key}  {_WORDS[partition.what]}{_more(partition)}", markup=False)
     counts = Counter(partition.what for partition in planned)
-    out.print(f"{counted(len(planned), 'partition')}: {_listed(counts)}. Nothing was done.", markup=False)
+    out.print(f"{pluralize(len(planned), 'partition')}: {_listed(counts)}. Nothing was done.", markup=False)
     return 1 if counts["impossible"] else 0
 
 
-def _more(partition: Planned) -> str:
+def _more(partition: PlannedChange) -> str:
     parts = [
-        f"{counted(partition.new_runs, 'run')} new" if partition.new_runs else "",
-        f"{counted(partition.deleted_runs, 'run')} deleted at the source" if partition.deleted_runs else "",
+        f"{pluralize(partition.new_runs, 'run')} new" if partition.new_runs else "",
+        f"{pluralize(partition.deleted_runs, 'run')} deleted at the source" if partition.deleted_runs else "",
     ]
     words = ", ".join(filter(None, parts))
     return f" ({words})" if words else ""
@@ -74,17 +74,17 @@ def check() -> int:
     Raises:
         PipelineError: a setting, the source or a sink is not as it must be.
     """
-    from trajectory_pipeline.maintenance.completeness import compare
+    from trajectory_pipeline.maintenance.completeness import check_completeness
 
     settings = load_settings()
     endpoints, store, database = _opened(settings)
-    found = compare(
+    found = check_completeness(
         LettaSource(endpoints.letta_url, settings.source_timeout_seconds),
         store,
         database,
         start=settings.start,
         stuck_after=timedelta(hours=settings.stuck_hours),
-        deleted=settings.deleted,
+        deleted=settings.deleted_content,
         closing_lag=timedelta(minutes=settings.closing_lag_minutes),
     )
     for difference in found.differences:
@@ -97,13 +97,13 @@ def check() -> int:
     if found.before_start:
         words = "lies" if found.before_start == 1 else "lie"
         out.print(
-            f"• {counted(found.before_start, 'terminal run')} {words} before the first partition: set TRAJECTORY_START"
+            f"• {pluralize(found.before_start, 'terminal run')} {words} before the first partition: set TRAJECTORY_START"
             " to an earlier hour to capture them",
             markup=False,
         )
-    verdict = "equal on all sides" if not found.differences else counted(len(found.differences), "difference")
+    verdict = "equal on all sides" if not found.differences else pluralize(len(found.differences), "difference")
     out.print(
-        f"{counted(found.partitions, 'partition')}, {counted(found.runs, 'run')} at the source: {verdict}.",
+        f"{pluralize(found.partitions, 'partition')}, {pluralize(found.runs, 'run')} at the source: {verdict}.",
         markup=False,
     )
     return 1 if found.differences else 0
@@ -118,28 +118,28 @@ def erase(*, only_say: bool) -> int:
     from trajectory_pipeline.maintenance.erase_deleted import erase_partition, partitions_to_erase
 
     settings = load_settings()
-    if settings.deleted != "erase":
+    if settings.deleted_content != "erase":
         raise PipelineError(
-            "TRAJECTORY_DELETED is not erase: what is erased now would be captured again. Set TRAJECTORY_DELETED=erase,"
+            "TRAJECTORY_DELETED_CONTENT is not erase: what is erased now would be captured again. Set TRAJECTORY_DELETED_CONTENT=erase,"
             " also where Dagster runs."
         )
     _, store, database = _opened(settings)
     due = partitions_to_erase(database)
     failed = False
     for key, runs in due.items():
-        words = f"{key}  {counted(runs, 'run')} with content that is deleted at the source"
+        words = f"{key}  {pluralize(runs, 'run')} with content that is deleted at the source"
         if only_say:
             out.print(words, markup=False)
             continue
         try:
-            result = erase_partition(hour_of(key), store, database)
+            result = erase_partition(parse_partition_key(key), store, database)
         except PipelineError as error:
             failed = True
             err.print(f"{key}: {error}", markup=False, style="red")
         else:
-            out.print(f"{words}: erased, and {counted(result.erased_verdicts, 'verdict')} with it", markup=False)
+            out.print(f"{words}: erased, and {pluralize(result.erased_verdicts, 'verdict')} with it", markup=False)
     done = "Nothing was done." if only_say else "Done." if not failed else "Some partitions failed: erase again."
-    out.print(f"{counted(len(due), 'partition')}. {done}", markup=False)
+    out.print(f"{pluralize(len(due), 'partition')}. {done}", markup=False)
     return 1 if failed else 0
 
 
@@ -150,18 +150,20 @@ def prune(*, only_say: bool) -> int:
         PipelineError: no age is set, or a sink is not as it must be.
     """
     from trajectory_pipeline.defs.retention import retention_of
-    from trajectory_pipeline.maintenance.retention import prunable, prune_partition
+    from trajectory_pipeline.maintenance.retention import find_expired_partitions, prune_partition
 
     settings = load_settings()
     retention = retention_of(settings)
     _, store, database = _opened(settings)
-    rows, files, failed = 0, Files(), False
-    due = prunable(store, database, retention, utc_now())
+    rows, files, failed = 0, FileTotals(), False
+    due = find_expired_partitions(store, database, retention, utc_now())
     for each in due:
         name = f"{each.partition_key}  {each.part}"
         try:
-            gone: Prunable | Pruned = (
-                each if only_say else prune_partition(each.part, hour_of(each.partition_key), store, database)
+            gone: ExpiredPartition | PrunedPartition = (
+                each
+                if only_say
+                else prune_partition(each.part, parse_partition_key(each.partition_key), store, database)
             )
         except PipelineError as error:
             failed = True
@@ -173,15 +175,15 @@ def prune(*, only_say: bool) -> int:
         rows, files = rows + gone.rows, files + gone.files
         out.print(f"{name}: {_of_files(gone.rows, gone.files)}", markup=False)
     done = "Nothing was done." if only_say else "Removed." if not failed else "Some partitions failed: prune again."
-    out.print(f"{counted(len({each.partition_key for each in due}), 'partition')}", end=", ", markup=False)
+    out.print(f"{pluralize(len({each.partition_key for each in due}), 'partition')}", end=", ", markup=False)
     out.print(f"{_of_files(rows, files)}. {done}", markup=False)
     return 1 if failed else 0
 
 
-def _of_files(rows: int, files: Files) -> str:
-    return f"{counted(rows, 'row')}, {counted(files.count, 'file')} of {counted(files.bytes, 'byte')}"
+def _of_files(rows: int, files: FileTotals) -> str:
+    return f"{pluralize(rows, 'row')}, {pluralize(files.count, 'file')} of {pluralize(files.bytes, 'byte')}"
 
 
-def _opened(settings: Settings) -> tuple[Endpoints, ParquetStore, TrajectoryDatabase]:
-    endpoints = resolve(settings)
+def _opened(settings: Settings) -> tuple[Databases, ParquetStore, TrajectoryDatabase]:
+    endpoints = resolve_databases(settings)
     return endpoints, ParquetStore(settings.storage), TrajectoryDatabase(endpoints.database_url)

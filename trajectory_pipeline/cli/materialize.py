@@ -11,15 +11,15 @@ from typing import Any
 from trajectory_pipeline.cli.console import err, out
 from trajectory_pipeline.cli.dagster_processes import dagster_home, prepare_storage
 from trajectory_pipeline.cli.demo import bar
-from trajectory_pipeline.cli.render_trajectory import trajectory
+from trajectory_pipeline.cli.render_trajectory import render_trajectory
 from trajectory_pipeline.cli.run_materialization import ASSETS, materialize
-from trajectory_pipeline.databases import Endpoints, resolve
+from trajectory_pipeline.databases import Databases, resolve_databases
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import Settings, load_settings, without_password
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 
 def run(selected: Sequence[str], hours: Sequence[datetime]) -> int:
@@ -34,10 +34,10 @@ def run(selected: Sequence[str], hours: Sequence[datetime]) -> int:
     """
     settings = load_settings()
     assets = [name for name in ASSETS if name in selected] or list(ASSETS)
-    if settings.judge_missing and "refined_outcomes" in assets:
+    if settings.judge_disabled_reason and "refined_outcomes" in assets:
         if selected:
-            raise PipelineError(settings.judge_missing)
-        err.print(f"refined_outcomes is left out. {settings.judge_missing}")
+            raise PipelineError(settings.judge_disabled_reason)
+        err.print(f"refined_outcomes is left out. {settings.judge_disabled_reason}")
         assets.remove("refined_outcomes")
     endpoints = _ready(settings, needs_source="terminal_runs" in assets)
     database = TrajectoryDatabase(endpoints.database_url)
@@ -56,9 +56,9 @@ def run(selected: Sequence[str], hours: Sequence[datetime]) -> int:
     return 1 if result.failures else 0
 
 
-def _ready(settings: Settings, *, needs_source: bool) -> Endpoints:
+def _ready(settings: Settings, *, needs_source: bool) -> Databases:
     """Check that all that is needed can be reached, before a Dagster run is begun; returns the databases."""
-    endpoints = resolve(settings)
+    endpoints = resolve_databases(settings)
     if needs_source:
         with LettaSource(endpoints.letta_url, settings.source_timeout_seconds).snapshot():
             pass
@@ -70,11 +70,11 @@ def _ready(settings: Settings, *, needs_source: bool) -> Endpoints:
 
 
 def _report(database: TrajectoryDatabase, hours: Sequence[datetime], assets: Sequence[str]) -> None:
-    keys = [key_of(hour) for hour in hours]
+    keys = [partition_key(hour) for hour in hours]
     done = database.rows("SELECT count(*) AS runs FROM trajectory.trajectories WHERE partition_key = ANY(%s)", [keys])[
         0
     ]["runs"]
-    words = f"{counted(len(hours), 'partition')}: {counted(done, 'trajectory', 'trajectories')}"
+    words = f"{pluralize(len(hours), 'partition')}: {pluralize(done, 'trajectory', 'trajectories')}"
     out.print(f"{words} in {without_password(database.url)}.", markup=False)
     quarantined = database.rows(
         "SELECT run_id, place, error FROM trajectory.quarantine WHERE partition_key = ANY(%s) ORDER BY 1", [keys]
@@ -97,7 +97,7 @@ def show_run(run_id: str) -> None:
     Raises:
         PipelineError: there is none of that run; the text says where it was looked for, and what to do.
     """
-    database = TrajectoryDatabase(resolve(load_settings()).database_url)
+    database = TrajectoryDatabase(resolve_databases(load_settings()).database_url)
     row = trajectory_row(database, run_id)
     verdict = next(iter(database.rows("SELECT * FROM trajectory.outcomes WHERE run_id = %s", [run_id])), None)
     answers = database.rows(
@@ -107,7 +107,7 @@ def show_run(run_id: str) -> None:
         "continues": [row["continues_run_id"]] if row["continues_run_id"] else [],
         "continued by": [answer["id"] for answer in answers],
     }
-    out.print(trajectory(row, verdict, links), soft_wrap=False)
+    out.print(render_trajectory(row, verdict, links), soft_wrap=False)
 
 
 def trajectory_row(database: TrajectoryDatabase, run_id: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.defs.resources import PipelineResource
-from trajectory_pipeline.pipeline.judging_estimate import plan_refinement
+from trajectory_pipeline.pipeline.judging_estimate import estimate_judging
 from trajectory_pipeline.settings import load_settings
 
 
@@ -21,7 +21,7 @@ def show_plan(hours: Sequence[datetime], *, as_json: bool) -> None:
     """
     settings = load_settings()
     pipeline = PipelineResource(settings)
-    plan = plan_refinement(
+    plan = estimate_judging(
         hours,
         pipeline.store,
         pipeline.database,
@@ -29,7 +29,7 @@ def show_plan(hours: Sequence[datetime], *, as_json: bool) -> None:
         pipeline.policy,
         pipeline.budget,
         now=datetime.now(UTC),
-        horizon=timedelta(days=settings.horizon_days),
+        horizon=timedelta(days=settings.judge_lookback_days),
         order=settings.judge_order,
         consent=pipeline.consent,
     )

@@ -13,12 +13,12 @@ from rich.rule import Rule
 from rich.text import Text
 
 from trajectory_pipeline.cli.render_trajectory import plain_text
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 _SHOWN_TURNS = 200
 
 
-def explained(told: Mapping[str, Any], data: Mapping[str, Any] | None) -> Group:
+def render_explanation(told: Mapping[str, Any], data: Mapping[str, Any] | None) -> Group:
     """Return an explanation.
 
     Args:
@@ -76,7 +76,7 @@ def _turns(data: Mapping[str, Any] | None, row: Mapping[str, Any]) -> Iterator[R
         failed = [f"✗ {error.get('type')}: {error.get('message')}"] if error else []
         yield _line(f"turn {number}", " · ".join([*said, *failed]) or "no messages")
     if len(data["turns"]) > _SHOWN_TURNS:
-        yield plain_text(f"… and {counted(len(data['turns']) - _SHOWN_TURNS, 'turn')} more: trajectory-pipeline show")
+        yield plain_text(f"… and {pluralize(len(data['turns']) - _SHOWN_TURNS, 'turn')} more: trajectory-pipeline show")
 
 
 def _message(message: Mapping[str, Any]) -> str:
@@ -94,7 +94,7 @@ def _shown(shown: Mapping[str, Any]) -> Iterator[RenderableType]:
         False: "it is not what was judged: content, renderer, redaction or key changed since",
         None: "what was judged was not noted, or nothing was judged",
     }[shown["same_as_judged"]]
-    prompts = counted(len(shown["windows"]), "prompt")
+    prompts = pluralize(len(shown["windows"]), "prompt")
     yield plain_text(
         f"Rendered and redacted anew under the policy: {same}. {prompts}, about {shown['prompt_tokens']} tokens,"
         f" {shown['coverage']:.1%} of the content.",
@@ -111,8 +111,8 @@ def _shown(shown: Mapping[str, Any]) -> Iterator[RenderableType]:
 def _checked(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
     if not verdict["requirements"]:
         yield plain_text("It gave no answer that could be used.")
-        if verdict["raw_answer"]:
-            yield Padding(plain_text(verdict["raw_answer"]), (0, 0, 0, 2), expand=False)
+        if verdict["raw_response"]:
+            yield Padding(plain_text(verdict["raw_response"]), (0, 0, 0, 2), expand=False)
         return
     for requirement in verdict["requirements"]:
         said = requirement["judged_status"]
@@ -154,7 +154,7 @@ def _verdict(verdict: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Re
     for name in ("summary", "lesson"):
         yield _line(name, verdict[name] or "-")
     cost = "not known" if verdict["cost_usd"] is None else f"{verdict['cost_usd']:f} USD"
-    yield _line("cost", f"{cost}, {counted(verdict['attempts'], 'call')}")
+    yield _line("cost", f"{cost}, {pluralize(verdict['attempts'], 'call')}")
     for attempt in told["attempts"]:
         price = "-" if attempt["cost_usd"] is None else f"{attempt['cost_usd']:f} USD"
         wrong = f", {attempt['error_class']}: {attempt['error_message']}" if attempt["error_class"] else ""

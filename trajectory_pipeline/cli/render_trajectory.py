@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 # Text of an agent may hold anything: an escape sequence in it must not reach the terminal.
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -21,7 +21,9 @@ _ROLE_STYLES = {"user": "bold cyan", "assistant": "bold green", "tool": "bold ye
 _OUTCOME_STYLES = {"success": "green", "partial_success": "yellow", "failure": "red", "unknown": "white"}
 
 
-def trajectory(row: Mapping[str, Any], verdict: Mapping[str, Any] | None, links: Mapping[str, list[str]]) -> Group:
+def render_trajectory(
+    row: Mapping[str, Any], verdict: Mapping[str, Any] | None, links: Mapping[str, list[str]]
+) -> Group:
     """Return a trajectory: head, turns, outcome, verdict.
 
     Args:
@@ -55,7 +57,7 @@ def _head(row: Mapping[str, Any], links: Mapping[str, list[str]]) -> Panel:
         "agent": f"{row['agent_name'] or '-'} ({row['agent_type'] or 'type not known'}) {row['agent_id']}",
         "time": f"{row['start_time']} → {row['end_time']} ({seconds})",
         "ended": f"{row['status']}, stop reason {row['stop_reason'] or 'not recorded'}",
-        "size": f"{counted(row['step_count'], 'step')}, {counted(row['message_count'], 'message')}",
+        "size": f"{pluralize(row['step_count'], 'step')}, {pluralize(row['message_count'], 'message')}",
         "models": ", ".join(row["models"]) or "-",
         "tools": ", ".join(row["tools_used"]) or "-",
         "tokens": f"{tokens}; cost of the run {cost}",

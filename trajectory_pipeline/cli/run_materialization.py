@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import contiguous, hour_of, key_of
+from trajectory_pipeline.partition_keys import contiguous, parse_partition_key, partition_key
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass
-class Materialized:
+class MaterializationSummary:
     """What came of it.
 
     Attributes:
@@ -45,7 +45,7 @@ def materialize(
     assets: Sequence[str],
     database: TrajectoryDatabase,
     progress: Callable[[int, str], None],
-) -> Materialized:
+) -> MaterializationSummary:
     """Materialise assets of these hours: neighbours in one Dagster run, at most a backfill batch at once.
 
     Dagster does not run what is downstream of a failed step, for no partition of its range: where some partitions are
@@ -67,7 +67,7 @@ def materialize(
 
     settings = load_settings()
     job = build_defs(settings).resolve_job_def(JOB_NAME)
-    result = Materialized(len(hours))
+    result = MaterializationSummary(len(hours))
     watch = _Watch(hours, assets, database, progress)
     ranges = contiguous(hours, settings.backfill_batch)
     capture = [name for name in assets if name != ASSETS[-1]]
@@ -81,10 +81,12 @@ def materialize(
                 due.extend((first, last, [ASSETS[-1]]) for first, last in newest_first)
                 judgeable = []
             first, last, chosen = due.popleft()
-            watch.under_way = key_of(first) if first == last else f"{key_of(first)} … {key_of(last)}"
+            watch.under_way = (
+                partition_key(first) if first == last else f"{partition_key(first)} … {partition_key(last)}"
+            )
             run = job.execute_in_process(
                 instance=instance,
-                partition_key=key_of(first) if first == last else None,
+                partition_key=partition_key(first) if first == last else None,
                 tags={"trajectory/reason": "command", **({} if first == last else range_tags(first, last))},
                 asset_selection=[dg.AssetKey(name) for name in chosen],
                 raise_on_error=False,
@@ -125,7 +127,7 @@ def _held_up(
     if failed is None or blocked:
         return [], []
     good = [
-        hour_of(entry.dagster_event.partition)
+        parse_partition_key(entry.dagster_event.partition)
         for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
         if entry.dagster_event and entry.dagster_event.partition and entry.step_key == failed
     ]
@@ -142,7 +144,7 @@ class _Watch:
         database: TrajectoryDatabase,
         progress: Callable[[int, str], None],
     ) -> None:
-        self._keys = [key_of(hour) for hour in hours]
+        self._keys = [partition_key(hour) for hour in hours]
         self._assets = assets
         self._database = database
         self._progress = progress

@@ -20,7 +20,7 @@ from typing import Self
 _PATIENCE_SECONDS = 30
 
 
-class Supervised:
+class SupervisedProcess:
     """A command that runs in a process group of its own until it is stopped or we are gone."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path | None) -> None:
@@ -77,7 +77,7 @@ class Supervised:
         self.stop()
 
 
-def stop_all(processes: Sequence[Supervised]) -> None:
+def stop_all(processes: Sequence[SupervisedProcess]) -> None:
     """End several at once; returns when all of them are gone."""
     for process in processes:
         process.begin_to_stop()

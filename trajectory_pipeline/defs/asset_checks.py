@@ -12,10 +12,10 @@ import dagster as dg
 
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
-    from trajectory_pipeline.pipeline.reconcile_counts import Verification
+    from trajectory_pipeline.pipeline.reconcile_counts import Reconciliation
 
 CONSERVATION = dg.AssetCheckSpec(
     "conservation",
@@ -33,7 +33,7 @@ VERDICTS = dg.AssetCheckSpec(
     asset=REFINED_OUTCOMES.name,
     description="No trajectory is without a usable answer of the judge. Failed ones are tried again.",
 )
-GIVEN_UP = dg.AssetCheckSpec(
+ABANDONED = dg.AssetCheckSpec(
     "nothing_given_up",
     asset=REFINED_OUTCOMES.name,
     description="No verdict has failed so often that the sensor does not have it tried again any more"
@@ -42,7 +42,7 @@ GIVEN_UP = dg.AssetCheckSpec(
 _PREVIEW = 50
 
 
-def conservation(verifications: "Sequence[Verification]") -> dg.AssetCheckResult:
+def conservation(verifications: "Sequence[Reconciliation]") -> dg.AssetCheckResult:
     """Return the result of counting both sides of each partition."""
     differences = [difference for verification in verifications for difference in verification.differences]
     sides = ("raw", "parquet", "postgres")
@@ -57,9 +57,9 @@ def conservation(verifications: "Sequence[Verification]") -> dg.AssetCheckResult
     return dg.AssetCheckResult(
         check_name=CONSERVATION.name,
         passed=not differences,
-        description=f"{counted(len(differences), 'difference')}; first: {differences[0]}"
+        description=f"{pluralize(len(differences), 'difference')}; first: {differences[0]}"
         if differences
-        else f"{counted(len(verifications), 'partition')} counted on all sides",
+        else f"{pluralize(len(verifications), 'partition')} counted on all sides",
         metadata={
             # As numbers too: these are plotted.
             **totals["raw"],
@@ -75,7 +75,7 @@ def quarantine(run_ids: Sequence[str]) -> dg.AssetCheckResult:
         check_name=QUARANTINE.name,
         passed=not run_ids,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{counted(len(run_ids), 'run')} in quarantine" if run_ids else "no run in quarantine",
+        description=f"{pluralize(len(run_ids), 'run')} in quarantine" if run_ids else "no run in quarantine",
         metadata={"quarantined": len(run_ids), **({"runs": bullets(run_ids)} if run_ids else {})},
     )
 
@@ -87,7 +87,7 @@ def verdicts(errors: Mapping[str, int]) -> dg.AssetCheckResult:
         check_name=VERDICTS.name,
         passed=not count,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{counted(count, 'trajectory', 'trajectories')} without a usable answer"
+        description=f"{pluralize(count, 'trajectory', 'trajectories')} without a usable answer"
         if count
         else "every answer was usable",
         metadata={
@@ -97,18 +97,18 @@ def verdicts(errors: Mapping[str, int]) -> dg.AssetCheckResult:
     )
 
 
-def given_up(verdicts: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
+def abandoned(verdicts: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
     """Return the result of looking for failed verdicts that the sensor has given up; a warning, which stops nothing.
 
     Args:
         verdicts: each with ``run_id``, ``error_class`` and ``failures``.
     """
-    listed = [f"{row['run_id']}: {row['error_class']}, failed {counted(row['failures'], 'time')}" for row in verdicts]
+    listed = [f"{row['run_id']}: {row['error_class']}, failed {pluralize(row['failures'], 'time')}" for row in verdicts]
     return dg.AssetCheckResult(
-        check_name=GIVEN_UP.name,
+        check_name=ABANDONED.name,
         passed=not verdicts,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{counted(len(verdicts), 'verdict')} given up" if verdicts else "nothing is given up",
+        description=f"{pluralize(len(verdicts), 'verdict')} given up" if verdicts else "nothing is given up",
         metadata={"given_up": len(verdicts), **({"runs": bullets(listed)} if verdicts else {})},
     )
 

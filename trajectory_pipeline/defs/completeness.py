@@ -14,10 +14,10 @@ from trajectory_pipeline.defs.asset_checks import bullets
 from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.schema.raw import RUNS
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
-    from trajectory_pipeline.maintenance.completeness import Completeness
+    from trajectory_pipeline.maintenance.completeness import CompletenessReport
 
 JOB_NAME = "completeness_job"
 
@@ -33,23 +33,23 @@ JOB_NAME = "completeness_job"
 )
 def completeness(pipeline: dg.ResourceParam[PipelineResource]) -> dg.AssetCheckResult:
     """Compare everything with everything."""
-    from trajectory_pipeline.maintenance.completeness import compare
+    from trajectory_pipeline.maintenance.completeness import check_completeness
 
     settings = pipeline.settings
     return result_of(
-        compare(
+        check_completeness(
             pipeline.source,
             pipeline.store,
             pipeline.database,
             start=settings.start,
             stuck_after=timedelta(hours=settings.stuck_hours),
-            deleted=settings.deleted,
+            deleted=settings.deleted_content,
             closing_lag=timedelta(minutes=settings.closing_lag_minutes),
         )
     )
 
 
-def result_of(found: "Completeness") -> dg.AssetCheckResult:
+def result_of(found: "CompletenessReport") -> dg.AssetCheckResult:
     """Return the check's result: passed where nothing differs; what is merely worth knowing stands beside."""
     metadata: dict[str, dg.MetadataValue] = {
         "partitions": dg.MetadataValue.int(found.partitions),
@@ -63,13 +63,13 @@ def result_of(found: "Completeness") -> dg.AssetCheckResult:
         metadata["never_ended"] = bullets(
             [f"{run.run_id} {run.status} for {run.age.total_seconds() / 3600:.0f} hours" for run in found.stuck]
         )
-    different = counted(len(found.differences), "difference")
+    different = pluralize(len(found.differences), "difference")
     return dg.AssetCheckResult(
         passed=not found.differences,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"{different}; first: {found.differences[0]}"
         if found.differences
-        else f"{counted(found.partitions, 'partition')} equal on all sides",
+        else f"{pluralize(found.partitions, 'partition')} equal on all sides",
         metadata=metadata,
     )
 

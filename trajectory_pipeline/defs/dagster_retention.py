@@ -16,7 +16,7 @@ from trajectory_pipeline.defs.sensors.reconciliation import report
 from trajectory_pipeline.defs.sensors.run_requests import Clock, utc_now
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 JOB_NAME = "dagster_retention_job"
 SCHEDULE_NAME = "daily_dagster_retention"
@@ -62,7 +62,7 @@ def build_retention(settings: Settings) -> tuple[dg.JobDefinition, dg.ScheduleDe
             deleted = delete_old_runs(context.instance, pipeline, older_than=timedelta(days=days))
         except PipelineError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
-        context.log.info(f"{counted(deleted, 'run')} older than {counted(days, 'day')} deleted.")
+        context.log.info(f"{pluralize(deleted, 'run')} older than {pluralize(days, 'day')} deleted.")
 
     @dg.job(name=JOB_NAME, description="Deletes Dagster's old runs; partitions stay materialised in the UI.")
     def dagster_retention_job() -> None:

@@ -8,18 +8,18 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from trajectory_pipeline.budget.caps import Account, Cap
+from trajectory_pipeline.budget.caps import Cap, SpendTotals
 from trajectory_pipeline.budget.prices import is_simulated
 from trajectory_pipeline.pipeline.capture import TerminalRunsResult
 from trajectory_pipeline.pipeline.convert import TrajectoriesResult
-from trajectory_pipeline.pipeline.judge import RefinementResult
+from trajectory_pipeline.pipeline.judge import JudgingResult
 
 _Part = TypeVar("_Part")
 _PREVIEW = 20
 """Ids that a list in the UI shows at most; it says how many more there are."""
 
 
-def of_terminal_runs(result: TerminalRunsResult) -> dict[str, Any]:
+def terminal_runs_metadata(result: TerminalRunsResult) -> dict[str, Any]:
     """Return the metadata of a partition of ``terminal_runs``."""
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": result.written.rows,
@@ -30,11 +30,11 @@ def of_terminal_runs(result: TerminalRunsResult) -> dict[str, Any]:
         "unchanged": result.unchanged,
         "snapshot_at": dg.MetadataValue.timestamp(result.snapshot_at),
     }
-    if result.damage is not None:
-        metadata["damaged_file"] = result.damage.aside
-        metadata["damage"] = result.damage.error
-        if result.damage.lost:
-            metadata["lost_run_ids"] = preview(result.damage.lost)
+    if result.corrupt_file is not None:
+        metadata["damaged_file"] = result.corrupt_file.aside
+        metadata["damage"] = result.corrupt_file.error
+        if result.corrupt_file.lost:
+            metadata["lost_run_ids"] = preview(result.corrupt_file.lost)
     if result.unknown_columns:
         metadata["unknown_source_columns"] = preview(result.unknown_columns)
     if result.absent_columns:
@@ -42,9 +42,9 @@ def of_terminal_runs(result: TerminalRunsResult) -> dict[str, Any]:
     return metadata
 
 
-def of_trajectories(result: TrajectoriesResult) -> dict[str, Any]:
+def trajectories_metadata(result: TrajectoriesResult) -> dict[str, Any]:
     """Return the metadata of a partition of ``trajectories``."""
-    written, merged, counts = _made(result.written), _made(result.merged), result.conservation
+    written, merged, counts = _made(result.written), _made(result.merge_stats), result.row_balance
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": written.rows,
         "dagster/uri": written.uri,
@@ -73,11 +73,13 @@ def of_trajectories(result: TrajectoriesResult) -> dict[str, Any]:
     if result.data_omitted:
         metadata["documents_too_large_for_jsonb"] = result.data_omitted
     if result.quarantined:
-        metadata["quarantined_runs"] = preview([f"{run.run_id}: {run.place} {run.error}" for run in result.quarantined])
+        metadata["quarantined_runs"] = preview(
+            [f"{run.run_id}: {run.json_path} {run.error}" for run in result.quarantined]
+        )
     return metadata
 
 
-def of_refined_outcomes(result: RefinementResult) -> dict[str, Any]:
+def refined_outcomes_metadata(result: JudgingResult) -> dict[str, Any]:
     """Return the metadata of a partition of ``refined_outcomes``."""
     written = _made(result.written)
     metadata: dict[str, Any] = {
@@ -86,7 +88,7 @@ def of_refined_outcomes(result: RefinementResult) -> dict[str, Any]:
         "verdicts": table_of(result.statuses, "verdict_status"),
         "outcomes": table_of(result.outcomes, "outcome"),
         "due": table_of(result.why, "why"),
-        "asked": result.asked,
+        "asked": result.judged,
         "reused": result.reused,
         "calls": result.calls,
         "cost_usd": float(result.cost_usd),
@@ -99,8 +101,8 @@ def of_refined_outcomes(result: RefinementResult) -> dict[str, Any]:
         )
     if result.caps:
         metadata["budget"] = budget_table(result.caps)
-    if result.held_back:
-        metadata["held_back_by_a_cap"] = table_of(result.held_back, "cap")
+    if result.deferred:
+        metadata["held_back_by_a_cap"] = table_of(result.deferred, "cap")
     if result.unpriced_calls:
         metadata["calls_without_a_known_price"] = result.unpriced_calls
     if result.errors:
@@ -108,11 +110,11 @@ def of_refined_outcomes(result: RefinementResult) -> dict[str, Any]:
     return metadata
 
 
-def budget_table(caps: Sequence[tuple[Cap, Account]]) -> dg.MarkdownMetadataValue:
+def budget_table(caps: Sequence[tuple[Cap, SpendTotals]]) -> dg.MarkdownMetadataValue:
     """Return what is spent, reserved and left of each cap, as a table."""
     rows = "\n".join(
-        f"| {cap.words} | {cap.shown(cap.limit)} | {cap.shown(cap.of(account.spent))}"
-        f" | {cap.shown(cap.of(account.reserved))} | {cap.shown(cap.left(account))} | {cap.setting} |"
+        f"| {cap.words} | {cap.format_amount(cap.limit)} | {cap.format_amount(cap.of(account.spent))}"
+        f" | {cap.format_amount(cap.of(account.reserved))} | {cap.format_amount(cap.remaining(account))} | {cap.setting} |"
         for cap, account in caps
     )
     return dg.MetadataValue.md(

@@ -9,7 +9,7 @@ from datetime import datetime
 import dagster as dg
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import KEY_FORMAT, floor, hour_of, key_of
+from trajectory_pipeline.partition_keys import KEY_FORMAT, floor_to_hour, parse_partition_key, partition_key
 
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
@@ -30,21 +30,21 @@ def existing_hours(hours: Sequence[datetime], start: datetime, now: datetime) ->
     """
     if not hours:
         raise PipelineError("The range is empty: --to must lie after --from.")
-    if hours[0] < floor(start):
+    if hours[0] < floor_to_hour(start):
         raise PipelineError(
-            f"{key_of(hours[0])} lies before the first partition, {key_of(start)}: set TRAJECTORY_START to an earlier"
+            f"{partition_key(hours[0])} lies before the first partition, {partition_key(start)}: set TRAJECTORY_START to an earlier"
             " time, or ask for a later one."
         )
-    if hours[-1] > floor(now):
+    if hours[-1] > floor_to_hour(now):
         raise PipelineError(
-            f"{key_of(hours[-1])} lies in the future: the last partition is the open hour, {key_of(now)}."
+            f"{partition_key(hours[-1])} lies in the future: the last partition is the open hour, {partition_key(now)}."
         )
     return list(hours)
 
 
 def range_tags(first: datetime, last: datetime) -> dict[str, str]:
     """Return the tags of a run that takes the hours from ``first`` to ``last``, both included."""
-    return {RANGE_START_TAG: key_of(first), RANGE_END_TAG: key_of(last)}
+    return {RANGE_START_TAG: partition_key(first), RANGE_END_TAG: partition_key(last)}
 
 
 def hours_of_tags(tags: Mapping[str, str]) -> tuple[datetime, datetime] | None:
@@ -52,6 +52,6 @@ def hours_of_tags(tags: Mapping[str, str]) -> tuple[datetime, datetime] | None:
     single = tags.get(PARTITION_TAG)
     start, end = (single, single) if single else (tags.get(RANGE_START_TAG), tags.get(RANGE_END_TAG))
     try:
-        return (hour_of(start), hour_of(end)) if start and end else None
+        return (parse_partition_key(start), parse_partition_key(end)) if start and end else None
     except PipelineError:
         return None

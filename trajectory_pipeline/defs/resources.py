@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from trajectory_pipeline.databases import Endpoints, resolve
+from trajectory_pipeline.databases import Databases, resolve_databases
 from trajectory_pipeline.errors import JudgeError
 from trajectory_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     # What reads Arrow or speaks HTTP is imported by a run that needs it, not by every process that loads definitions.
     from trajectory_pipeline.budget.caps import Budget
-    from trajectory_pipeline.judge.client.session import Judge
+    from trajectory_pipeline.judge.client.session import JudgeConfig
     from trajectory_pipeline.judge.policy import RefinementPolicy
-    from trajectory_pipeline.judge.redaction.egress_policy import Consent
+    from trajectory_pipeline.judge.redaction.egress_policy import JudgeAccessList
     from trajectory_pipeline.letta.snapshot import LettaSource
     from trajectory_pipeline.storage.parquet.store import ParquetStore
     from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
@@ -38,8 +38,8 @@ class PipelineResource:
     settings: Settings
 
     @cached_property
-    def _endpoints(self) -> Endpoints:
-        return resolve(self.settings)
+    def _endpoints(self) -> Databases:
+        return resolve_databases(self.settings)
 
     @property
     def source(self) -> "LettaSource":
@@ -63,28 +63,28 @@ class PipelineResource:
         return TrajectoryDatabase(self._endpoints.database_url)
 
     @property
-    def judge(self) -> "Judge":
+    def judge(self) -> "JudgeConfig":
         """The judge.
 
         Raises:
             JudgeError: none is configured; the text says what to set.
         """
-        from trajectory_pipeline.judge.client.session import OPENAI_URL, Judge
+        from trajectory_pipeline.judge.client.session import OPENAI_URL, JudgeConfig
 
         settings = self.settings
-        if settings.judge_missing or settings.judge_model is None:
-            raise JudgeError(settings.judge_missing or "No judge is configured.")
+        if settings.judge_disabled_reason or settings.judge_model is None:
+            raise JudgeError(settings.judge_disabled_reason or "No judge is configured.")
         key = settings.openai_api_key
-        return Judge(
+        return JudgeConfig(
             model=settings.judge_model,
             base_url=settings.openai_base_url or OPENAI_URL,
             # A server of one's own asks for none, and the client insists on one.
             api_key=key.get_secret_value() if key else "not-needed",
             timeout_seconds=settings.judge_timeout_seconds,
             max_attempts=settings.judge_attempts,
-            max_answer_tokens=settings.judge_max_answer_tokens,
+            max_response_tokens=settings.judge_max_response_tokens,
             local_only=settings.llm_egress == "off",
-            answer_format=settings.judge_format,
+            response_format=settings.judge_format,
             requests_per_minute=settings.judge_requests_per_minute,
             tokens_per_minute=settings.judge_tokens_per_minute,
         )
@@ -103,7 +103,7 @@ class PipelineResource:
             judge.model,
             judge.temperature,
             self.settings.judge_max_prompt_tokens,
-            judge.max_answer_tokens,
+            judge.max_response_tokens,
             self.settings.redact,
         )
 
@@ -129,12 +129,12 @@ class PipelineResource:
         )
 
     @property
-    def consent(self) -> "Consent":
+    def consent(self) -> "JudgeAccessList":
         """Whose trajectories may be shown to a judge."""
-        from trajectory_pipeline.judge.redaction.egress_policy import Consent
+        from trajectory_pipeline.judge.redaction.egress_policy import JudgeAccessList
 
         settings = self.settings
-        return Consent(
+        return JudgeAccessList(
             settings.judge_allow_agents,
             settings.judge_deny_agents,
             settings.judge_allow_organizations,

@@ -16,10 +16,10 @@ import dagster as dg
 from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import hour_of
+from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
     from trajectory_pipeline.maintenance.retention import Retention
@@ -54,22 +54,22 @@ def prune_old_partitions(
     Raises:
         PipelineError: no age is set, a sink cannot be read, or some partitions failed, after the others are done.
     """
-    from trajectory_pipeline.maintenance.retention import prunable, prune_partition
+    from trajectory_pipeline.maintenance.retention import find_expired_partitions, prune_partition
 
     store, database = pipeline.store, pipeline.database
-    due = prunable(store, database, retention_of(pipeline.settings), now)
+    due = find_expired_partitions(store, database, retention_of(pipeline.settings), now)
     failed: dict[str, str] = {}
     for each in due:
         name = f"{each.part} {each.partition_key}"
         try:
-            done = prune_partition(each.part, hour_of(each.partition_key), store, database)
+            done = prune_partition(each.part, parse_partition_key(each.partition_key), store, database)
         except PipelineError as error:
             failed[name] = str(error)
             continue
         if done.held_back:
             log.warning(f"{name} is kept although it is old enough: {done.held_back}")
             continue
-        log.info(f"{name}: {counted(done.rows, 'row')}, {counted(done.files.count, 'file')} removed")
+        log.info(f"{name}: {pluralize(done.rows, 'row')}, {pluralize(done.files.count, 'file')} removed")
         for asset in (each.part, REFINED_OUTCOMES.name) if each.part == "trajectories" else (each.part,):
             yield dg.AssetObservation(
                 asset,

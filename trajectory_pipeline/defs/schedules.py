@@ -12,11 +12,11 @@ from trajectory_pipeline.defs.assets.assets import CAPTURE, REFINEMENT
 from trajectory_pipeline.defs.jobs import JOB_NAME
 from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.sensors.capture import sensor_is_on, tick_source
-from trajectory_pipeline.defs.sensors.run_requests import hours_under_way, without
+from trajectory_pipeline.defs.sensors.run_requests import exclude_hours, hours_in_progress
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import HOUR, floor, key_of
+from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 NAME = "closed_hour"
 
@@ -27,7 +27,7 @@ def closed_hour(scheduled_at: datetime, closing_lag: timedelta) -> datetime:
     Late metrics, callbacks, messages of cancelled runs and finalised steps arrive within two minutes (measured on a
     Letta 0.16.8 server); a reader that goes up to the last second can also miss a run whose commit follows its clock.
     """
-    return floor(scheduled_at - closing_lag) - HOUR
+    return floor_to_hour(scheduled_at - closing_lag) - HOUR
 
 
 def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
@@ -42,7 +42,7 @@ def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
         if settings.enable_capture
         else dg.DefaultScheduleStatus.STOPPED,
         description=(
-            f"Requests the hour that closed {counted(settings.closing_lag_minutes, 'minute')} ago; its verdicts too,"
+            f"Requests the hour that closed {pluralize(settings.closing_lag_minutes, 'minute')} ago; its verdicts too,"
             " where a judge is configured. With the capture sensor on, an hour that is captured already is skipped."
         ),
     )
@@ -51,15 +51,17 @@ def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
     ) -> dg.RunRequest | dg.SkipReason:
         hour = closed_hour(context.scheduled_execution_time, timedelta(minutes=settings.closing_lag_minutes))
         if hour < settings.start:
-            return dg.SkipReason(f"{key_of(hour)} lies before the first partition, {key_of(settings.start)}.")
+            return dg.SkipReason(
+                f"{partition_key(hour)} lies before the first partition, {partition_key(settings.start)}."
+            )
         why_not = _done_by_the_sensor(context.instance, pipeline, hour)
         if why_not:
             return dg.SkipReason(why_not)
-        if settings.judge_missing:
-            context.log.info(f"refined_outcomes is not requested. {settings.judge_missing}")
+        if settings.judge_disabled_reason:
+            context.log.info(f"refined_outcomes is not requested. {settings.judge_disabled_reason}")
         return dg.RunRequest(
-            partition_key=key_of(hour),
-            asset_selection=CAPTURE if settings.judge_missing else [*CAPTURE, *REFINEMENT],
+            partition_key=partition_key(hour),
+            asset_selection=CAPTURE if settings.judge_disabled_reason else [*CAPTURE, *REFINEMENT],
             tags={"trajectory/reason": "the hour closed"},
         )
 
@@ -68,15 +70,17 @@ def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
 
 def _done_by_the_sensor(instance: dg.DagsterInstance, pipeline: PipelineResource, hour: datetime) -> str | None:
     """Return why an hour need not be requested; None where it must be, or where one cannot know."""
-    from trajectory_pipeline.pipeline.stale_partitions import stale_hours
+    from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
 
     if not sensor_is_on(instance, pipeline.settings):
         return None
-    if not without([hour], hours_under_way(instance, CAPTURE)):
-        return f"{key_of(hour)} is under way already."
+    if not exclude_hours([hour], hours_in_progress(instance, CAPTURE)):
+        return f"{partition_key(hour)} is under way already."
     try:
-        stale = stale_hours(tick_source(pipeline), pipeline.database, [hour], pipeline.settings.deleted)
+        stale = find_stale_partitions(
+            tick_source(pipeline), pipeline.database, [hour], pipeline.settings.deleted_content
+        )
     except PipelineError:
         # The run will say what is wrong, where people look for it.
         return None
-    return None if stale else f"{key_of(hour)} is as the source has it: the capture sensor was here before."
+    return None if stale else f"{partition_key(hour)} is as the source has it: the capture sensor was here before."

@@ -6,8 +6,8 @@ Belongs here: the check of one citation. Does not belong here: what follows for 
 from typing import Any
 
 from trajectory_pipeline.judge.response_schema import Citation, RequirementKind
-from trajectory_pipeline.judge.transcript.messages import Block, Passage, Source
-from trajectory_pipeline.judge.transcript.windows import Rendered
+from trajectory_pipeline.judge.transcript.messages import Passage, Source, TranscriptMessage
+from trajectory_pipeline.judge.transcript.windows import RenderedTranscript
 
 OWN_WORDS = frozenset[Source]({"agent_text", "agent_speech", "agent_thought", "agent_call"})
 """What an agent says, thinks or asks for: none of it shows that something was done."""
@@ -19,10 +19,10 @@ _NEVER = frozenset[Source]({"summary", "system", "unknown"})
 """Written before the work, or by an agent about it, or by nobody knows whom."""
 
 
-class Evidence:
+class CitationChecker:
     """The citations of one answer, checked against what was shown."""
 
-    def __init__(self, rendered: Rendered) -> None:
+    def __init__(self, rendered: RenderedTranscript) -> None:
         self._rendered = rendered
         judged = rendered.blocks[-1].run if rendered.blocks else "-"
         own = [
@@ -50,7 +50,7 @@ class Evidence:
         blocks = self._rendered.cited.get(citation.message_id)
         if blocks is None:
             return None, "no message, and no error of a step or run, of this id was shown"
-        quote = normal(citation.quote)
+        quote = normalize_text(citation.quote)
         if not quote:
             return None, "the quote is blank"
         if not any(c.isalnum() for c in quote):
@@ -67,11 +67,11 @@ class Evidence:
 
     def _stands_in(self, quote: str, passage: Passage) -> bool:
         if id(passage) not in self._stretches:
-            self._stretches[id(passage)] = [normal(stretch) for stretch in passage.stretches]
+            self._stretches[id(passage)] = [normalize_text(stretch) for stretch in passage.stretches]
         return any(quote in stretch for stretch in self._stretches[id(passage)])
 
     def _supports(
-        self, passage: Passage, block: Block, quote: str, claim: str, kind: RequirementKind | None
+        self, passage: Passage, block: TranscriptMessage, quote: str, claim: str, kind: RequirementKind | None
     ) -> str | None:
         """Say why words of this source do not support the claim; None where they do."""
         source = passage.source
@@ -89,21 +89,21 @@ class Evidence:
             return "an error or a denial does not show that something was done"
         if source == "speech_return" and kind != "answer":
             return "the return of a message to a person shows only that words were sent"
-        if source in ("tool_return", "speech_return") and repeats(quote, passage.call_words):
+        if source in ("tool_return", "speech_return") and repeats_call_text(quote, passage.call_words):
             return "the tool only repeats what the agent wrote in its call"
         if source in _REQUESTERS and (self._first_own_words is None or block.position < self._first_own_words):
             return "the task's own words prove nothing: they were said before the agent did anything"
         return None
 
 
-def normal(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Return a text with its white space normalised."""
     return " ".join(text.split())
 
 
-def repeats(quote: str, call_words: str) -> bool:
+def repeats_call_text(quote: str, call_words: str) -> bool:
     """Whether a quote stands in what an agent wrote in a call, be it as JSON text or as the strings in it."""
     if not call_words:
         return False
     plain = call_words.replace("\\n", " ").replace("\\t", " ").replace('\\"', '"').replace("\\\\", "\\")
-    return quote in normal(call_words) or quote in normal(plain)
+    return quote in normalize_text(call_words) or quote in normalize_text(plain)

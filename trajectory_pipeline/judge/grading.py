@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trajectory_pipeline.judge.citations import Evidence
-from trajectory_pipeline.judge.response_schema import Failure, JudgeAnswer, Requirement
-from trajectory_pipeline.judge.transcript.windows import Rendered
+from trajectory_pipeline.judge.citations import CitationChecker
+from trajectory_pipeline.judge.response_schema import Failure, JudgeResponse, Requirement
+from trajectory_pipeline.judge.transcript.windows import RenderedTranscript
 
 LEARNING_WEIGHTS = {"interaction_depth": 0.35, "task_complexity": 0.30, "tool_use": 0.20, "reference_value": 0.15}
 """Weights of the four ratings in the learning value; they add up to 1."""
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Assessment:
+class GradedVerdict:
     """A judged trajectory, in the terms of ``schema.verdicts.VERDICTS``.
 
     Attributes:
@@ -32,7 +32,7 @@ class Assessment:
     columns: Row
 
 
-def assess(answer: JudgeAnswer, rendered: Rendered, heuristic_outcome: str) -> Assessment:
+def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristic_outcome: str) -> GradedVerdict:
     """Return what follows from an answer.
 
     A citation that does not hold (see ``evidence``) is marked; a decided requirement that is left without a valid one
@@ -44,7 +44,7 @@ def assess(answer: JudgeAnswer, rendered: Rendered, heuristic_outcome: str) -> A
         rendered: what the judge was shown.
         heuristic_outcome: of the trajectory, for the disagreement.
     """
-    evidence = Evidence(rendered)
+    evidence = CitationChecker(rendered)
     requirements = [_requirement(requirement, evidence) for requirement in answer.requirements]
     applicable = [requirement for requirement in requirements if requirement["status"] != "not_applicable"]
     statuses = [requirement["status"] for requirement in applicable]
@@ -64,15 +64,15 @@ def assess(answer: JudgeAnswer, rendered: Rendered, heuristic_outcome: str) -> A
         ],
     }
     if all(status == "insufficient_evidence" for status in statuses):
-        return Assessment("insufficient_evidence", told)
-    outcome = outcome_of(statuses)
+        return GradedVerdict("insufficient_evidence", told)
+    outcome = derive_outcome(statuses)
     ratings = {name: getattr(answer.learning, name) for name in LEARNING_WEIGHTS}
-    return Assessment(
+    return GradedVerdict(
         "judged",
         {
             **told,
             "outcome": outcome,
-            "outcome_confidence": confidence_of(applicable, rendered.coverage),
+            "outcome_confidence": derive_confidence(applicable, rendered.coverage),
             "disagrees": outcome != heuristic_outcome,
             **blamed,
             **ratings,
@@ -81,7 +81,7 @@ def assess(answer: JudgeAnswer, rendered: Rendered, heuristic_outcome: str) -> A
     )
 
 
-def outcome_of(applicable: Sequence[str]) -> str:
+def derive_outcome(applicable: Sequence[str]) -> str:
     """Return the outcome that the statuses of the applicable requirements make.
 
     All met → success; none met → failure; some → partial_success; any insufficient_evidence → unknown.
@@ -94,7 +94,7 @@ def outcome_of(applicable: Sequence[str]) -> str:
     return "partial_success" if met else "failure"
 
 
-def confidence_of(applicable: Sequence[Row], coverage: float) -> float:
+def derive_confidence(applicable: Sequence[Row], coverage: float) -> float:
     """Return how far an outcome rests on evidence, 0–1.
 
     The mean over the applicable requirements of the share of a requirement's citations that are valid (0 where it could
@@ -118,7 +118,7 @@ def learning_value(ratings: dict[str, int]) -> float:
     return round(value / (_HIGHEST - _LOWEST), 4)
 
 
-def _requirement(requirement: Requirement, evidence: Evidence) -> Row:
+def _requirement(requirement: Requirement, evidence: CitationChecker) -> Row:
     cited = [evidence.checked(citation, requirement.status, requirement.kind) for citation in requirement.evidence]
     status: str = requirement.status
     if not any(citation["valid"] for citation in cited):
@@ -133,7 +133,9 @@ def _requirement(requirement: Requirement, evidence: Evidence) -> Row:
     }
 
 
-def _failure(failure: Failure, statuses: Sequence[str], evidence: Evidence, rendered: Rendered) -> tuple[Row, Row]:
+def _failure(
+    failure: Failure, statuses: Sequence[str], evidence: CitationChecker, rendered: RenderedTranscript
+) -> tuple[Row, Row]:
     """Return the failure as it was said and checked, and the columns that follow from it."""
     cited = [evidence.checked(citation, "failure") for citation in failure.evidence]
     step_shown = failure.first_wrong_step in rendered.steps
@@ -151,7 +153,7 @@ def _failure(failure: Failure, statuses: Sequence[str], evidence: Evidence, rend
         blamed = {
             "failure_owner": failure.owner,
             "failure_mode": failure.mode,
-            "failure_mode_words": failure.other_mode,
+            "failure_mode_description": failure.other_mode,
             "failed_step_id": failure.first_wrong_step if step_shown else None,
         }
     said = {**failure.model_dump(exclude={"evidence"}), "evidence": cited, "problem": problem}

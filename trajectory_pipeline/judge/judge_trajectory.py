@@ -13,20 +13,20 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel
 
 from trajectory_pipeline.budget.token_estimate import Estimate
-from trajectory_pipeline.judge.client.session import Asked
-from trajectory_pipeline.judge.grading import assess
+from trajectory_pipeline.judge.client.session import AskResult
+from trajectory_pipeline.judge.grading import grade_response
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.prompt import (
-    excerpt_messages,
-    frame_bytes,
     messages,
-    part_messages,
+    overhead_bytes,
     prompt_text,
+    summary_messages,
+    window_messages,
 )
-from trajectory_pipeline.judge.redaction.redactor import Redaction
-from trajectory_pipeline.judge.response_schema import JudgeAnswer, PartFindings
-from trajectory_pipeline.judge.transcript.windows import MOST_WINDOWS, Rendered, render
-from trajectory_pipeline.judge.window_summary import excerpts
+from trajectory_pipeline.judge.redaction.redactor import Redactor
+from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFindings
+from trajectory_pipeline.judge.transcript.windows import MAX_WINDOWS, RenderedTranscript, render_transcript
+from trajectory_pipeline.judge.window_summary import summarize_window
 
 Row = dict[str, Any]
 _Answer = TypeVar("_Answer", bound=BaseModel)
@@ -37,12 +37,12 @@ _SMALLER = (0.5, 0.25)
 class Ask(Protocol):
     """Asks the judge one question, and keeps account of the calls."""
 
-    async def __call__(self, messages: Sequence[dict[str, str]], answer_type: type[_Answer]) -> Asked[_Answer]:
+    async def __call__(self, messages: Sequence[dict[str, str]], answer_type: type[_Answer]) -> AskResult[_Answer]:
         """Put the messages of a chat; an answer is valid by its type."""
 
 
 @dataclass(frozen=True)
-class Case:
+class JudgeRequest:
     """What a judge is shown of one trajectory, made before anything is asked or paid.
 
     Attributes:
@@ -52,10 +52,10 @@ class Case:
         smaller: makes the case anew for a smaller prompt.
     """
 
-    rendered: Rendered
+    rendered: RenderedTranscript
     max_prompt_tokens: int
     estimate: Estimate
-    smaller: Callable[[int], "Case"] = field(repr=False, compare=False)
+    smaller: Callable[[int], "JudgeRequest"] = field(repr=False, compare=False)
 
     @property
     def calls(self) -> int:
@@ -70,7 +70,7 @@ class Case:
         return prompts + (self.max_prompt_tokens if self.calls > 1 else 0)
 
     @property
-    def room(self) -> int:
+    def response_token_limit(self) -> int:
         """UTF-8 bytes that a transcript may have in one prompt."""
         return _room(self.max_prompt_tokens, self.estimate)
 
@@ -81,11 +81,13 @@ class Case:
 
     def _questions(self) -> list[tuple[list[dict[str, str]], type[BaseModel]]]:
         if len(self.rendered.windows) == 1:
-            return [(messages(self.rendered.text), JudgeAnswer)]
-        return [(part_messages(window.text), PartFindings) for window in self.rendered.windows]
+            return [(messages(self.rendered.text), JudgeResponse)]
+        return [(window_messages(window.text), PartFindings) for window in self.rendered.windows]
 
 
-def case_of(documents: Sequence[Mapping[str, Any]], policy: RefinementPolicy, estimate: Estimate | None = None) -> Case:
+def build_judge_request(
+    documents: Sequence[Mapping[str, Any]], policy: RefinementPolicy, estimate: Estimate | None = None
+) -> JudgeRequest:
     """Return what a judge is to be shown.
 
     Args:
@@ -94,20 +96,20 @@ def case_of(documents: Sequence[Mapping[str, Any]], policy: RefinementPolicy, es
         estimate: of the session; without one, the conservative one.
     """
     estimate = estimate or Estimate()
-    redaction = Redaction(policy.redact, policy.redaction_key)
+    redaction = Redactor(policy.redact, policy.redaction_key)
 
-    def case(tokens: int) -> Case:
+    def case(tokens: int) -> JudgeRequest:
         room = _room(tokens, estimate)
-        return Case(render(documents, room, redaction), tokens, estimate, case)
+        return JudgeRequest(render_transcript(documents, room, redaction), tokens, estimate, case)
 
     return case(policy.max_prompt_tokens)
 
 
 def _room(tokens: int, estimate: Estimate) -> int:
-    return max(estimate.bytes_for(tokens) - frame_bytes(), 0)
+    return max(estimate.bytes_for(tokens) - overhead_bytes(), 0)
 
 
-async def deliberate(case: Case, heuristic_outcome: str, ask: Ask) -> Row:
+async def judge(case: JudgeRequest, heuristic_outcome: str, ask: Ask) -> Row:
     """Return the columns of a verdict: what the judge said and what follows from it, or why there is nothing.
 
     Where the provider says that a prompt is too long for its model, smaller ones are tried.
@@ -133,9 +135,9 @@ async def deliberate(case: Case, heuristic_outcome: str, ask: Ask) -> Row:
     return said
 
 
-def too_long(case: Case) -> Row:
+def too_long(case: JudgeRequest) -> Row:
     """Return the columns of a verdict on a transcript that cannot be shown."""
-    prompts = f"{MOST_WINDOWS} prompts of {case.max_prompt_tokens} tokens (TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS)"
+    prompts = f"{MAX_WINDOWS} prompts of {case.max_prompt_tokens} tokens (TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS)"
     return failed("too_long", f"even with every piece of it shortened, the transcript does not fit into {prompts}")
 
 
@@ -148,7 +150,7 @@ def failed(error_class: str | None, error_message: str | None) -> Row:
 class _Deliberation:
     """The questions of one case."""
 
-    case: Case
+    case: JudgeRequest
     ask: Ask
 
     async def verdict(self, heuristic_outcome: str) -> Row:
@@ -163,7 +165,7 @@ class _Deliberation:
             return {**shown, **asked}
         if asked.answer is None:
             return {**shown, **_unanswered(asked)}
-        assessment = assess(asked.answer, rendered, heuristic_outcome)
+        assessment = grade_response(asked.answer, rendered, heuristic_outcome)
         return {
             **shown,
             **assessment.columns,
@@ -171,24 +173,24 @@ class _Deliberation:
             "judged_at": datetime.now(UTC),
         }
 
-    async def _whole(self) -> Asked[JudgeAnswer]:
-        return await self._put(messages(self.case.rendered.text), JudgeAnswer)
+    async def _whole(self) -> AskResult[JudgeResponse]:
+        return await self._put(messages(self.case.rendered.text), JudgeResponse)
 
-    async def _in_parts(self) -> Asked[JudgeAnswer] | Row:
+    async def _in_parts(self) -> AskResult[JudgeResponse] | Row:
         """Ask for the findings of the parts, one after another, so that a failure ends it; then for a verdict."""
         found: list[PartFindings] = []
         windows = self.case.rendered.windows
         for window in windows:
-            asked = await self._put(part_messages(window.text), PartFindings)
+            asked = await self._put(window_messages(window.text), PartFindings)
             if asked.answer is None:
                 said = _unanswered(asked)
                 place = f"part {window.number} of {len(windows)} of a long transcript: "
                 return {**said, "error_message": place + (said["error_message"] or "no answer")}
             found.append(asked.answer)
-        last = excerpts(self.case.rendered, found, self.case.room)
-        return await self._put(excerpt_messages(last.text), JudgeAnswer)
+        last = summarize_window(self.case.rendered, found, self.case.response_token_limit)
+        return await self._put(summary_messages(last.text), JudgeResponse)
 
-    async def _put(self, chat: list[dict[str, str]], answer_type: type[_Answer]) -> Asked[_Answer]:
+    async def _put(self, chat: list[dict[str, str]], answer_type: type[_Answer]) -> AskResult[_Answer]:
         estimated = self.case.estimate.tokens(prompt_text(chat, answer_type))
         asked = await self.ask(chat, answer_type)
         for attempt in asked.attempts[:1]:
@@ -197,10 +199,10 @@ class _Deliberation:
         return asked
 
 
-def _unanswered(asked: Asked[Any]) -> Row:
+def _unanswered(asked: AskResult[Any]) -> Row:
     last = asked.attempts[-1]
     return {
         **failed(last.error_class, last.error_message),
         "verdict_status": "quarantined" if asked.unusable else "failed",
-        "raw_answer": asked.raw_answer,
+        "raw_response": asked.raw_response,
     }

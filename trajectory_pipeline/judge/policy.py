@@ -24,7 +24,7 @@ class RefinementPolicy:
         model: as the provider names it.
         temperature: of the calls.
         max_prompt_tokens: estimated tokens that a prompt may have: it decides what is shortened.
-        max_answer_tokens: that one answer may have.
+        max_response_tokens: that one answer may have.
         redact: what is replaced before anything is shown.
         redaction_key: that placeholders are made with; no part of the policy. A random one, where none is given, gives
             placeholders that are the same for as long as this object lives.
@@ -33,7 +33,7 @@ class RefinementPolicy:
     model: str
     temperature: float = 0.0
     max_prompt_tokens: int = 100_000
-    max_answer_tokens: int = 8000
+    max_response_tokens: int = 8000
     redact: RedactionMode = "secrets"
     redaction_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
 
@@ -45,7 +45,7 @@ class RefinementPolicy:
             "parameters": {
                 "temperature": self.temperature,
                 "max_prompt_tokens": self.max_prompt_tokens,
-                "max_answer_tokens": self.max_answer_tokens,
+                "max_response_tokens": self.max_response_tokens,
             },
             "prompt": PROMPT_VERSION,
             "rubric": RUBRIC_VERSION,

@@ -14,7 +14,7 @@ from functools import cache
 from pydantic import BaseModel
 
 from trajectory_pipeline.budget.token_estimate import estimated_tokens
-from trajectory_pipeline.judge.response_schema import JudgeAnswer, PartFindings
+from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFindings
 
 PROMPT_VERSION = "2"
 """Goes up with any change of the frame or the rules."""
@@ -88,12 +88,12 @@ def messages(transcript: str, marker: str | None = None) -> list[dict[str, str]]
     return _messages(transcript, _WHOLE, marker)
 
 
-def part_messages(transcript: str, marker: str | None = None) -> list[dict[str, str]]:
+def window_messages(transcript: str, marker: str | None = None) -> list[dict[str, str]]:
     """Return the chat messages that ask for the findings of one part of a transcript; see ``messages``."""
     return _messages(transcript, _PART, marker)
 
 
-def excerpt_messages(transcript: str, marker: str | None = None) -> list[dict[str, str]]:
+def summary_messages(transcript: str, marker: str | None = None) -> list[dict[str, str]]:
     """Return the chat messages that ask for a verdict on what the parts were found to show; see ``messages``."""
     return _messages(transcript, _EXCERPTS, marker)
 
@@ -121,17 +121,17 @@ def _schema_text(answer_type: type[BaseModel]) -> str:
 
 
 @cache
-def frame_bytes() -> int:
+def overhead_bytes() -> int:
     """Return the UTF-8 bytes that a prompt has besides its transcript: rules, frame, schema; of the longest kind."""
     marker = "0" * 32
     frames = (
-        prompt_text(messages("", marker), JudgeAnswer),
-        prompt_text(excerpt_messages("", marker), JudgeAnswer),
-        prompt_text(part_messages("", marker), PartFindings),
+        prompt_text(messages("", marker), JudgeResponse),
+        prompt_text(summary_messages("", marker), JudgeResponse),
+        prompt_text(window_messages("", marker), PartFindings),
     )
     return max(len(frame.encode()) for frame in frames)
 
 
-def frame_tokens() -> int:
+def overhead_tokens() -> int:
     """Return a conservative estimate, in tokens, of what a prompt has besides its transcript."""
-    return estimated_tokens("x" * frame_bytes())
+    return estimated_tokens("x" * overhead_bytes())

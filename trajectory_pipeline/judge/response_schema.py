@@ -158,7 +158,7 @@ class Decision(_Strict):
     result: str
 
 
-class JudgeAnswer(_Strict):
+class JudgeResponse(_Strict):
     """The whole answer to one trajectory."""
 
     requirements: list[Requirement] = Field(min_length=1, max_length=7)
@@ -174,7 +174,7 @@ class JudgeAnswer(_Strict):
     complexity: Complexity
 
 
-class Finding(_Strict):
+class PartFinding(_Strict):
     """What one part of a long transcript shows of the task."""
 
     evidence: list[Citation] = Field(min_length=1, max_length=3, description="Excerpts of this part that show it.")
@@ -186,5 +186,5 @@ class Finding(_Strict):
 class PartFindings(_Strict):
     """The answer to one part of a transcript that is too long for one prompt."""
 
-    findings: list[Finding] = Field(max_length=12)
-    account: Words = Field(description="What happens in this part, in a few sentences.")
+    findings: list[PartFinding] = Field(max_length=12)
+    summary: Words = Field(description="What happens in this part, in a few sentences.")

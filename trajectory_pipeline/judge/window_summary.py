@@ -7,11 +7,11 @@ Belongs here: which findings hold, and the form in which they are shown. Does no
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from trajectory_pipeline.judge.citations import Evidence, normal
+from trajectory_pipeline.judge.citations import CitationChecker, normalize_text
 from trajectory_pipeline.judge.response_schema import PartFindings
-from trajectory_pipeline.judge.transcript.messages import Block
+from trajectory_pipeline.judge.transcript.messages import TranscriptMessage
 from trajectory_pipeline.judge.transcript.truncate import Line
-from trajectory_pipeline.judge.transcript.windows import Rendered, tasks_of
+from trajectory_pipeline.judge.transcript.windows import RenderedTranscript, tasks_of
 
 _LENGTHS = (600, 300, 150, 60)
 """Characters that a quote and a reader's word may have; the first by which all of it fits is taken."""
@@ -19,7 +19,7 @@ _MARGIN = "[… "
 
 
 @dataclass(frozen=True)
-class Excerpts:
+class WindowSummary:
     """A transcript of excerpts.
 
     Attributes:
@@ -33,7 +33,7 @@ class Excerpts:
     left_out: int
 
 
-def excerpts(rendered: Rendered, found: Sequence[PartFindings], room: int) -> Excerpts:
+def summarize_window(rendered: RenderedTranscript, found: Sequence[PartFindings], room: int) -> WindowSummary:
     """Return what the parts were found to show.
 
     Args:
@@ -41,36 +41,38 @@ def excerpts(rendered: Rendered, found: Sequence[PartFindings], room: int) -> Ex
         found: their findings, in the order of the parts.
         room: UTF-8 bytes that the text may have.
     """
-    evidence = Evidence(rendered)
+    evidence = CitationChecker(rendered)
     quotes: dict[str, list[str]] = {}
     invalid = 0
     for part in found:
         for citation in (citation for finding in part.findings for citation in finding.evidence):
             if evidence.checked(citation, "failure")["valid"]:
-                quotes.setdefault(citation.message_id, []).append(normal(citation.quote))
+                quotes.setdefault(citation.message_id, []).append(normalize_text(citation.quote))
             else:
                 invalid += 1
     fewest = max((len(listed) for listed in quotes.values()), default=0)
     for length in _LENGTHS:
         text = _text(rendered, found, quotes, length)
         if len(text.encode()) <= room:
-            return Excerpts(text, invalid, 0)
+            return WindowSummary(text, invalid, 0)
     for most in range(fewest, -1, -1):
         kept = {name: listed[:most] for name, listed in quotes.items()}
         text = _text(rendered, (), kept, _LENGTHS[-1])
         if len(text.encode()) <= room or most == 0:
             break
     left_out = sum(len(listed) for listed in quotes.values()) - sum(len(listed) for listed in kept.values())
-    return Excerpts(text, invalid, left_out)
+    return WindowSummary(text, invalid, left_out)
 
 
-def _text(rendered: Rendered, found: Sequence[PartFindings], quotes: Mapping[str, Sequence[str]], length: int) -> str:
+def _text(
+    rendered: RenderedTranscript, found: Sequence[PartFindings], quotes: Mapping[str, Sequence[str]], length: int
+) -> str:
     lines: list[str] = []
     tasks = {id(block) for block in tasks_of(rendered.blocks)}
     for window in rendered.windows:
         if window.number <= len(found):
             part = found[window.number - 1]
-            words = [part.account, *(finding.finding for finding in part.findings)]
+            words = [part.summary, *(finding.finding for finding in part.findings)]
             lines += [f"{_MARGIN}part {window.number}: {_word(word, length)} …]" for word in words]
         for block in window.blocks:
             if id(block) in tasks or block.cited_as in quotes:
@@ -81,18 +83,20 @@ def _text(rendered: Rendered, found: Sequence[PartFindings], quotes: Mapping[str
     return "\n".join([*lines, f"{_MARGIN}the run that is judged is {last} …]"])
 
 
-def _excerpt(block: Block, quotes: Sequence[str], length: int, *, task: bool) -> Block | None:
+def _excerpt(block: TranscriptMessage, quotes: Sequence[str], length: int, *, task: bool) -> TranscriptMessage | None:
     """Return a block with the lines of it that were quoted; of the task, its beginning too."""
     passages = []
     left = list(dict.fromkeys(quotes))
     for passage in block.passages:
-        stretches = [normal(stretch) for stretch in passage.stretches]
+        stretches = [normalize_text(stretch) for stretch in passage.stretches]
         here = [quote for quote in left if any(quote in stretch for stretch in stretches)]
         left = [quote for quote in left if quote not in here]
         if not here and not task:
             continue
         lines = list(passage.lines[:1]) if _is_marked(passage.lines[0].text) or task else []
-        lines += [Line(quote, verbatim=True) for quote in here if not lines or quote not in normal(lines[0].text)]
+        lines += [
+            Line(quote, verbatim=True) for quote in here if not lines or quote not in normalize_text(lines[0].text)
+        ]
         passages.append(replace(passage, lines=tuple(replace(line, text=_cut(line.text, length)) for line in lines)))
     return replace(block, passages=tuple(passages), note=None) if passages else None
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import adbc_driver_postgresql.dbapi as adbc
 
 from trajectory_pipeline.errors import SourceError
-from trajectory_pipeline.letta.connection import identifier, literal, literal_array, place, reading
+from trajectory_pipeline.letta.connection import describe_server, identifier, literal, literal_array, reading
 from trajectory_pipeline.schema.raw import SOURCE_TABLES, SourceColumn, SourceTable
 from trajectory_pipeline.schema.types import Scalar
 
@@ -17,7 +17,7 @@ _CAST = {Scalar.STRING: "text", Scalar.JSON: "text", Scalar.INT: "bigint", Scala
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Catalog:
     """The known tables that a database has.
 
     Attributes:
@@ -101,7 +101,7 @@ class Catalogue:
         return sorted(table.name for table in SOURCE_TABLES if table.name not in self.columns)
 
 
-def read_catalogue(connection: adbc.Connection, url: str) -> Catalogue:
+def read_catalog(connection: adbc.Connection, url: str) -> Catalog:
     """Ask a database which of the known tables and columns it has.
 
     Letta's tables are looked for along the session's ``search_path``, then in ``public``, then in all other schemas:
@@ -132,16 +132,16 @@ def read_catalogue(connection: adbc.Connection, url: str) -> Catalogue:
 
 # One snapshot after the other finds the same: what follows from it is worked out once.
 @lru_cache(maxsize=8)
-def _of_rows(rows: tuple[tuple[str, str, str, str], ...]) -> Catalogue:
+def _of_rows(rows: tuple[tuple[str, str, str, str], ...]) -> Catalog:
     found: dict[str, dict[str, dict[str, str]]] = {}
     for namespace, table, column, kind in rows:
         found.setdefault(namespace, {}).setdefault(table, {})[column] = kind
-    candidates = [Catalogue(schema, columns) for schema, columns in found.items()]
+    candidates = [Catalog(schema, columns) for schema, columns in found.items()]
     # Where none has it all, the first that lacks least is what was meant, and what the refusal is about.
-    return min(candidates, key=lambda candidate: len(_missing(candidate)), default=Catalogue("public", {}))
+    return min(candidates, key=lambda candidate: len(_missing(candidate)), default=Catalog("public", {}))
 
 
-def _missing(catalogue: Catalogue) -> list[tuple[str, str]]:
+def _missing(catalogue: Catalog) -> list[tuple[str, str]]:
     """Return the required columns that are not there, as ``(table, column)``."""
     return [
         (table.name, column.name)
@@ -152,18 +152,18 @@ def _missing(catalogue: Catalogue) -> list[tuple[str, str]]:
     ]
 
 
-def _refuse_what_lacks_the_required(catalogue: Catalogue, url: str) -> None:
+def _refuse_what_lacks_the_required(catalogue: Catalog, url: str) -> None:
     missing = _missing(catalogue)
     if not missing:
         return
     table = missing[0][0]
     if table not in catalogue.columns:
         raise SourceError(
-            f"The source {place(url)} has no table {table!r}: is it the database of a Letta server"
+            f"The source {describe_server(url)} has no table {table!r}: is it the database of a Letta server"
             " (0.12 or later)? Check the database name in LETTA_PG_URI."
         )
     columns = ", ".join(repr(column) for of, column in missing if of == table)
     raise SourceError(
-        f"The table {catalogue.schema}.{table} of the source {place(url)} lacks the required column(s) {columns}:"
+        f"The table {catalogue.schema}.{table} of the source {describe_server(url)} lacks the required column(s) {columns}:"
         " this version of Letta is not supported (0.12 to 0.16.8 are). Check the database name in LETTA_PG_URI."
     )

@@ -79,7 +79,7 @@ _OWN_QUERY = re.compile(r"Failed to execute query '.*': ", re.DOTALL)
 _NOISE = re.compile(r"\s*(?:Query (?:was|'|text)|SQLSTATE:).*$")
 
 
-def place(url: str) -> str:
+def describe_server(url: str) -> str:
     """Return a libpq URL as it may be shown: ``host:port/database``, no user and no password."""
     given = _parameters(url)
     if given is None:
@@ -116,7 +116,7 @@ def source_error(url: str, doing: str, error: BaseException) -> SourceError:
         (words for pattern, words in _MESSAGE_ADVICE if pattern.search(text)), "check LETTA_PG_URI and the server's log"
     )
     kind = SourceTimeoutError if advice == _SQLSTATE_ADVICE["57014"] else SourceError
-    return kind(f"{doing} failed at the source {place(url)}: {text} — {advice}.")
+    return kind(f"{doing} failed at the source {describe_server(url)}: {text} — {advice}.")
 
 
 def _told(message: str) -> str:
@@ -212,7 +212,7 @@ def begin(connection: adbc.Connection, url: str, *, timeout_seconds: int) -> dat
     return began.astimezone(UTC)
 
 
-class KeptConnection:
+class SnapshotConnection:
     """At most one idle connection to the source, for one transaction after the other; one that is lost is opened anew.
 
     Used as a context manager: at the end of the block it is closed.
@@ -273,7 +273,7 @@ def connect(url: str, *, timeout_seconds: int) -> Iterator[tuple[adbc.Connection
     Raises:
         SourceError: the source cannot be reached or refuses.
     """
-    with KeptConnection(url) as kept, kept.transaction(timeout_seconds=timeout_seconds) as begun:
+    with SnapshotConnection(url) as kept, kept.transaction(timeout_seconds=timeout_seconds) as begun:
         yield begun
 
 

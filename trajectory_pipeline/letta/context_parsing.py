@@ -17,7 +17,7 @@ class Context:
     source: str
 
 
-def context_of_request(request_json: str) -> Context | None:
+def context_from_request(request_json: str) -> Context | None:
     """Return the context of one LLM call as it was sent; None where the request is of no known form.
 
     Known are OpenAI's chat and Responses forms and Anthropic's (``provider_traces.request_json``, Letta 0.12 to

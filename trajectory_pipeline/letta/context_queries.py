@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trajectory_pipeline.letta.catalog import Catalogue
-from trajectory_pipeline.letta.context_parsing import Context, context_at_capture, context_of_request
+from trajectory_pipeline.letta.catalog import Catalog
+from trajectory_pipeline.letta.context_parsing import Context, context_at_capture, context_from_request
 from trajectory_pipeline.schema.raw import MESSAGES, PROVIDER_TRACES, TOOLS, TOOLS_AGENTS
 
 _NAMES = ("system_prompt", "tools", "source")
@@ -20,14 +20,14 @@ _MAX_KEPT_CHARACTERS = 16 * 2**20
 
 
 class _Snapshot(Protocol):
-    catalogue: Catalogue
+    catalog: Catalog
 
     def read(self, doing: str, query: str) -> pa.Table: ...
 
     def stream(self, doing: str, query: str) -> Iterator[pa.RecordBatch]: ...
 
 
-class Contexts:
+class ContextReader:
     """The contexts of one snapshot's runs; what an agent's is, is asked once, not once a batch."""
 
     def __init__(self, snapshot: _Snapshot) -> None:
@@ -66,7 +66,7 @@ class Contexts:
         """Contexts of the runs whose first step has a recorded LLM call."""
         if not steps.num_rows or not self._has_traces():
             return {}
-        catalogue = self._snapshot.catalogue
+        catalogue = self._snapshot.catalog
         in_order = steps.select(["run_id", "id", "created_at"]).sort_by(
             [("created_at", "ascending"), ("id", "ascending")]
         )
@@ -87,7 +87,7 @@ class Contexts:
         # Requests hold whole conversations: never more than one record batch of them at a time.
         for batch in self._snapshot.stream("Reading provider_traces", query):
             for step_id, request in zip(_values(batch["step_id"]), _values(batch["request"]), strict=True):
-                context = context_of_request(request) if request else None
+                context = context_from_request(request) if request else None
                 if context is not None:
                     found[run_of[step_id]] = context
         return found
@@ -95,7 +95,7 @@ class Contexts:
     def _has_traces(self) -> bool:
         """Whether the source records LLM calls: many do not, and the table is empty."""
         if self._any_traces is None:
-            catalogue = self._snapshot.catalogue
+            catalogue = self._snapshot.catalog
             self._any_traces = catalogue.has(PROVIDER_TRACES) and bool(
                 self._snapshot.read(
                     "Looking for provider_traces", f"SELECT 1 AS one FROM {catalogue.table(PROVIDER_TRACES)} LIMIT 1"
@@ -125,7 +125,7 @@ class Contexts:
                 system_message[agent_id] = first
         contents: dict[str, str] = {}
         if system_message:
-            catalogue = self._snapshot.catalogue
+            catalogue = self._snapshot.catalog
             rows = self._snapshot.read(
                 "Reading system messages",
                 f"SELECT m.id::text AS id, m.content::text AS content FROM {catalogue.table(MESSAGES)} m"
@@ -142,7 +142,7 @@ class Contexts:
         }
 
     def _tools(self, agent_ids: Sequence[str]) -> dict[str, list[str]]:
-        catalogue = self._snapshot.catalogue
+        catalogue = self._snapshot.catalog
         if not (agent_ids and catalogue.has(TOOLS) and catalogue.has(TOOLS_AGENTS)):
             return {}
         rows = self._snapshot.read(

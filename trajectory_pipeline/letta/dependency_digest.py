@@ -25,7 +25,7 @@ from trajectory_pipeline.schema.raw import (
 )
 
 
-def surroundings(snapshot: Snapshot, start: datetime, end: datetime) -> str:
+def dependency_digests(snapshot: Snapshot, start: datetime, end: datetime) -> str:
     """Return a digest (64 hex digits) of what surrounds the terminal runs of ``[start, end)``, by one query.
 
     The catalogue is part of it: a new column with a default changes every row, and no row's version.
@@ -33,7 +33,7 @@ def surroundings(snapshot: Snapshot, start: datetime, end: datetime) -> str:
     Raises:
         SourceError: the source cannot be read.
     """
-    catalogue = snapshot.catalogue
+    catalogue = snapshot.catalog
     agents = f"{catalogue.table(AGENTS)} a"
     of_runs = "a.id IN (SELECT agent_id FROM r)"
     message_ids = next(column for column in AGENTS.columns if column.name == "message_ids")
@@ -87,11 +87,11 @@ def surroundings(snapshot: Snapshot, start: datetime, end: datetime) -> str:
     return _digest(snapshot, summary)
 
 
-def surroundings_of_none(snapshot: Snapshot) -> str:
+def empty_dependency_digest(snapshot: Snapshot) -> str:
     """Return a digest (64 hex digits) of what surrounds no run, without any query: the catalogue alone."""
     return _digest(snapshot, [])
 
 
 def _digest(snapshot: Snapshot, summary: list[dict[str, Any]]) -> str:
-    catalogue = snapshot.catalogue
+    catalogue = snapshot.catalog
     return hashlib.sha256(json.dumps([catalogue.schema, catalogue.columns, summary]).encode()).hexdigest()

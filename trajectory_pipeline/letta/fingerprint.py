@@ -35,7 +35,7 @@ def fingerprints(snapshot: Snapshot, start: datetime, end: datetime) -> dict[dat
         SourceError: the source cannot be read.
     """
     ended = snapshot.ended_at("r")
-    catalogue = snapshot.catalogue
+    catalogue = snapshot.catalog
     messages, steps = catalogue.table(MESSAGES), catalogue.table(STEPS)
     run_metrics, step_metrics = catalogue.table(RUN_METRICS), catalogue.table(STEP_METRICS)
     rows_of_runs = [
@@ -83,7 +83,7 @@ def terminal_runs_of(snapshot: Snapshot, start: datetime, end: datetime, columns
     """Return the SQL of ``r``, the terminal runs that ended in ``[start, end)``, for a WITH clause."""
     ended = snapshot.ended_at("r")
     return (
-        f"r AS MATERIALIZED (SELECT {columns} FROM {snapshot.catalogue.table(RUNS)} r"
+        f"r AS MATERIALIZED (SELECT {columns} FROM {snapshot.catalog.table(RUNS)} r"
         f" WHERE r.status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
         f" AND {ended} >= {naive_utc(start)} AND {ended} < {naive_utc(end)})"
     )

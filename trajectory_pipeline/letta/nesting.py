@@ -43,7 +43,7 @@ class RunTables:
     contexts: pa.Table
 
 
-def assemble(tables: RunTables, schema_version: str) -> pa.RecordBatch:
+def nest_run_tables(tables: RunTables, schema_version: str) -> pa.RecordBatch:
     """Return the rows of ``terminal_runs`` for these runs, ordered by run id.
 
     The same rows in any order give the same batch.

@@ -28,7 +28,7 @@ class StuckRun:
     age: timedelta
 
 
-def runs_by_hour(snapshot: Snapshot) -> dict[datetime, int]:
+def count_runs_by_hour(snapshot: Snapshot) -> dict[datetime, int]:
     """Return the number of terminal runs in each hour that has any, over the whole history.
 
     Raises:
@@ -37,7 +37,7 @@ def runs_by_hour(snapshot: Snapshot) -> dict[datetime, int]:
     rows = snapshot.read(
         "Counting terminal runs",
         f"SELECT date_trunc('hour', {snapshot.ended_at('r')}) AS hour, count(*) AS runs"
-        f" FROM {snapshot.catalogue.table(RUNS)} r"
+        f" FROM {snapshot.catalog.table(RUNS)} r"
         f" WHERE r.status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
         f" AND {snapshot.ended_at('r')} IS NOT NULL GROUP BY 1",
     )
@@ -48,7 +48,7 @@ def runs_by_hour(snapshot: Snapshot) -> dict[datetime, int]:
     }
 
 
-def stuck_runs(snapshot: Snapshot, older_than: timedelta, at_most: int = 1000) -> list[StuckRun]:
+def find_stuck_runs(snapshot: Snapshot, older_than: timedelta, at_most: int = 1000) -> list[StuckRun]:
     """Return the runs that are not terminal and older than so long, the oldest first.
 
     A blocking call on a conversation leaves its run ``created`` for ever, and so does a server that is killed (Letta
@@ -58,11 +58,11 @@ def stuck_runs(snapshot: Snapshot, older_than: timedelta, at_most: int = 1000) -
         SourceError: the source cannot be read.
     """
     created = next(column for column in RUNS.columns if column.name == "created_at")
-    made_at = f"({snapshot.catalogue.expression(RUNS, created, 'r')} AT TIME ZONE 'UTC')"
+    made_at = f"({snapshot.catalog.expression(RUNS, created, 'r')} AT TIME ZONE 'UTC')"
     rows = snapshot.read(
         "Looking for runs that never ended",
         f"SELECT r.id::text AS id, r.status::text AS status, {made_at} AS made_at"
-        f" FROM {snapshot.catalogue.table(RUNS)} r"
+        f" FROM {snapshot.catalog.table(RUNS)} r"
         f" WHERE r.status::text NOT IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
         f" AND {made_at} < {naive_utc(snapshot.taken_at - older_than)} ORDER BY 3, 1 LIMIT {int(at_most)}",
     )

@@ -13,10 +13,10 @@ import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trajectory_pipeline.letta.catalog import Catalogue, read_catalogue
-from trajectory_pipeline.letta.connection import KeptConnection, connect, literal, reading
-from trajectory_pipeline.letta.context_queries import Contexts
-from trajectory_pipeline.letta.nesting import RunTables, assemble, unnamed_step_ids
+from trajectory_pipeline.letta.catalog import Catalog, read_catalog
+from trajectory_pipeline.letta.connection import SnapshotConnection, connect, literal, reading
+from trajectory_pipeline.letta.context_queries import ContextReader
+from trajectory_pipeline.letta.nesting import RunTables, nest_run_tables, unnamed_step_ids
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.raw import (
     AGENTS,
@@ -39,7 +39,7 @@ BYTES_PER_BATCH = 32 * 2**20
 
 
 @dataclass(frozen=True)
-class Whereabouts:
+class RunLocation:
     """Where a run that a partition once held is now.
 
     Attributes:
@@ -65,7 +65,7 @@ class Snapshot:
 
     url: str = field(repr=False)
     connection: adbc.Connection
-    catalogue: Catalogue
+    catalog: Catalog
     taken_at: datetime
     queries: int = field(default=0)
 
@@ -80,10 +80,10 @@ class Snapshot:
             SourceError: the source cannot be read to the end.
         """
         for tables in self.tables_of_runs(start, end):
-            yield assemble(tables, SCHEMA_VERSION)
+            yield nest_run_tables(tables, SCHEMA_VERSION)
 
     @contextmanager
-    def terminal_runs_ahead(self, start: datetime, end: datetime) -> Iterator[Iterator[pa.RecordBatch]]:
+    def prefetch_terminal_runs(self, start: datetime, end: datetime) -> Iterator[Iterator[pa.RecordBatch]]:
         """Give what ``terminal_runs`` yields; while a batch is put together, the rows of the next one are read.
 
         They are read in a thread: until the last batch was given, or the block is left, nothing else may be asked of
@@ -93,7 +93,7 @@ class Snapshot:
             SourceError: where a batch is asked for; the source cannot be read to the end.
         """
         with read_ahead(self.tables_of_runs(start, end)) as portions:
-            yield (assemble(tables, SCHEMA_VERSION) for tables in portions)
+            yield (nest_run_tables(tables, SCHEMA_VERSION) for tables in portions)
 
     def run_ids(self, start: datetime, end: datetime) -> list[str]:
         """Return the ids of the terminal runs that ended in ``[start, end)``, sorted."""
@@ -103,7 +103,7 @@ class Snapshot:
         # As Arrow: half a million of them take a third of the memory.
         rows = self.read(
             "Finding terminal runs",
-            f"SELECT r.id::text AS id FROM {self.catalogue.table(RUNS)} r"
+            f"SELECT r.id::text AS id FROM {self.catalog.table(RUNS)} r"
             f" WHERE r.status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
             f" AND {self.ended_at('r')} >= {naive_utc(start)} AND {self.ended_at('r')} < {naive_utc(end)}",
         )
@@ -112,41 +112,41 @@ class Snapshot:
     def ended_at(self, alias: str) -> str:
         """Return the SQL expression of a run's place in time: ``completed_at``, else ``created_at``, as naive UTC."""
         completed, created = (
-            self.catalogue.expression(RUNS, column, alias)
+            self.catalog.expression(RUNS, column, alias)
             for name in ("completed_at", "created_at")
             for column in RUNS.columns
             if column.name == name
         )
         return f"coalesce({completed}, {created} AT TIME ZONE 'UTC')"
 
-    def whereabouts(self, run_ids: list[str]) -> dict[str, Whereabouts]:
+    def run_locations(self, run_ids: list[str]) -> dict[str, RunLocation]:
         """Return where runs are that a partition once held: gone, moved, or no longer terminal."""
         found: dict[str, tuple[str, datetime | None]] = {}
         if run_ids:
             rows = self.read(
                 "Looking for runs that left the partition",
                 "SELECT r.id::text AS id, r.status::text AS status,"
-                f" date_trunc('hour', {self.ended_at('r')}) AS hour FROM {self.catalogue.table(RUNS)} r"
-                f" WHERE {self.catalogue.any_of(RUNS, 'id', 'r', run_ids)}",
+                f" date_trunc('hour', {self.ended_at('r')}) AS hour FROM {self.catalog.table(RUNS)} r"
+                f" WHERE {self.catalog.any_of(RUNS, 'id', 'r', run_ids)}",
             )
             columns = (_values(rows[name]) for name in ("id", "status", "hour"))
             found = {run_id: (status, hour) for run_id, status, hour in zip(*columns, strict=True)}
         nowhere: tuple[str | None, datetime | None] = (None, None)
         return {
-            run_id: Whereabouts(run_id in found, status in TERMINAL_STATUSES, hour and hour.replace(tzinfo=UTC))
+            run_id: RunLocation(run_id in found, status in TERMINAL_STATUSES, hour and hour.replace(tzinfo=UTC))
             for run_id in run_ids
             for status, hour in [found.get(run_id, nowhere)]
         }
 
     def _portions(self, ids: list[str]) -> Iterator[list[str]]:
         """Cut runs into portions of at most ``BYTES_PER_BATCH``, in order; a larger run is a portion of its own."""
-        columns = [name for name in _LARGE_COLUMNS if name in self.catalogue.columns[MESSAGES.name]]
+        columns = [name for name in _LARGE_COLUMNS if name in self.catalog.columns[MESSAGES.name]]
         # The size as stored: it is in the row's header, so that no large value is fetched for it.
         size = " + ".join(f"coalesce(pg_column_size(m.{name}), 0)" for name in columns)
         rows = self.read(
             "Measuring messages",
-            f"SELECT m.run_id::text AS id, sum({size})::bigint AS bytes FROM {self.catalogue.table(MESSAGES)} m"
-            f" WHERE {self.catalogue.any_of(MESSAGES, 'run_id', 'm', ids)} GROUP BY m.run_id",
+            f"SELECT m.run_id::text AS id, sum({size})::bigint AS bytes FROM {self.catalog.table(MESSAGES)} m"
+            f" WHERE {self.catalog.any_of(MESSAGES, 'run_id', 'm', ids)} GROUP BY m.run_id",
         )
         bytes_of = dict(zip(_values(rows["id"]), _values(rows["bytes"]), strict=True))
         portion: list[str] = []
@@ -167,12 +167,12 @@ class Snapshot:
             SourceError: the source cannot be read to the end.
         """
         ids = self._run_ids(start, end)
-        contexts = Contexts(self)
+        contexts = ContextReader(self)
         for first in range(0, len(ids), RUNS_PER_BATCH):
             for portion in self._portions(_values(ids.slice(first, RUNS_PER_BATCH))):
                 yield self._tables_of(portion, contexts)
 
-    def _tables_of(self, ids: list[str], contexts: Contexts) -> RunTables:
+    def _tables_of(self, ids: list[str], contexts: ContextReader) -> RunTables:
         runs = self._rows(RUNS, "id", ids)
         steps = self._rows(STEPS, "run_id", ids)
         messages = self._rows(MESSAGES, "run_id", ids)
@@ -192,11 +192,11 @@ class Snapshot:
 
     def _rows(self, table: SourceTable, key: str, values: list[str]) -> pa.Table:
         """Read all known columns of the rows whose key is among the values; none where the source lacks the table."""
-        where = f"WHERE {self.catalogue.any_of(table, key, 't', values)}" if values else "WHERE false"
-        source = f"FROM {self.catalogue.table(table)} t {where}"
-        if not self.catalogue.has(table):
+        where = f"WHERE {self.catalog.any_of(table, key, 't', values)}" if values else "WHERE false"
+        source = f"FROM {self.catalog.table(table)} t {where}"
+        if not self.catalog.has(table):
             source = "WHERE false"
-        return self.read(f"Reading {table.name}", f"SELECT {self.catalogue.select_list(table, 't')} {source}")
+        return self.read(f"Reading {table.name}", f"SELECT {self.catalog.select_list(table, 't')} {source}")
 
     def read(self, doing: str, query: str) -> pa.Table:
         """Return the rows of a query in this snapshot.
@@ -234,7 +234,7 @@ class LettaSource:
 
     url: str = field(repr=False)
     timeout_seconds: int = 600
-    _kept: KeptConnection | None = field(default=None, repr=False, compare=False)
+    _kept: SnapshotConnection | None = field(default=None, repr=False, compare=False)
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
@@ -248,10 +248,10 @@ class LettaSource:
         else:
             transaction = connect(self.url, timeout_seconds=self.timeout_seconds)
         with transaction as (connection, began):
-            yield Snapshot(self.url, connection, read_catalogue(connection, self.url), began)
+            yield Snapshot(self.url, connection, read_catalog(connection, self.url), began)
 
     @contextmanager
-    def kept_open(self) -> Iterator["LettaSource"]:
+    def pooled(self) -> Iterator["LettaSource"]:
         """Keep a connection for all snapshots that are opened inside, one after the other; a lost one is opened anew.
 
         Nothing is opened before it is needed; inside such a block, another changes nothing.
@@ -259,7 +259,7 @@ class LettaSource:
         if self._kept is not None:
             yield self
             return
-        with KeptConnection(self.url) as kept:
+        with SnapshotConnection(self.url) as kept:
             yield replace(self, _kept=kept)
 
 

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
-from trajectory_pipeline.letta.run_counts import StuckRun, runs_by_hour, stuck_runs
+from trajectory_pipeline.letta.run_counts import StuckRun, count_runs_by_hour, find_stuck_runs
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.partition_keys import HOUR, floor, hour_of, key_of
+from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, parse_partition_key, partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
 from trajectory_pipeline.pipeline.carry_forward import Deleted
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
@@ -26,7 +26,7 @@ _HOURS_AT_ONCE = 240
 
 
 @dataclass(frozen=True)
-class Completeness:
+class CompletenessReport:
     """What the comparison found.
 
     Attributes:
@@ -44,7 +44,7 @@ class Completeness:
     stuck: tuple[StuckRun, ...]
 
 
-def compare(
+def check_completeness(
     source: LettaSource,
     store: ParquetStore,
     database: TrajectoryDatabase,
@@ -53,7 +53,7 @@ def compare(
     stuck_after: timedelta,
     deleted: Deleted = "keep",
     closing_lag: timedelta = timedelta(minutes=5),
-) -> Completeness:
+) -> CompletenessReport:
     """Compare the source with the ledger and with what both sinks really hold, over the whole history.
 
     What is deleted at the source and carried forward is in both sinks and not in the source: compared is what is not
@@ -75,22 +75,22 @@ def compare(
         SinkError: a sink cannot be read.
     """
     with source.snapshot() as snapshot:
-        settled = floor(snapshot.taken_at - closing_lag - timedelta(minutes=5))
-        by_hour = runs_by_hour(snapshot)
+        settled = floor_to_hour(snapshot.taken_at - closing_lag - timedelta(minutes=5))
+        by_hour = count_runs_by_hour(snapshot)
         raw = database.ledger(TERMINAL_RUNS.name)
         converted = database.ledger(TRAJECTORIES.name)
         in_postgres = _postgres_counts(database)
-        known = {hour_of(key) for key in {*raw, *converted, *in_postgres}}
-        hours = sorted(hour for hour in {*by_hour, *known} if floor(start) <= hour < settled)
+        known = {parse_partition_key(key) for key in {*raw, *converted, *in_postgres}}
+        hours = sorted(hour for hour in {*by_hour, *known} if floor_to_hour(start) <= hour < settled)
         prints: dict[datetime, str] = {}
         for first, last in _stretches(hours):
             prints.update(fingerprints(snapshot, first, last + HOUR))
-        stuck = stuck_runs(snapshot, stuck_after)
-    keys = [key_of(hour) for hour in hours]
-    unsettled, pruned = database.unsettled(keys), pruned_partitions(database, keys)
+        stuck = find_stuck_runs(snapshot, stuck_after)
+    keys = [partition_key(hour) for hour in hours]
+    invalidated, pruned = database.invalidations(keys), pruned_partitions(database, keys)
     differences: list[str] = []
     for hour in hours:
-        key = key_of(hour)
+        key = partition_key(hour)
         if key not in raw and key not in pruned:
             differences.append(f"{key}: {by_hour.get(hour, 0)} terminal runs in the source, never captured")
             continue
@@ -99,8 +99,8 @@ def compare(
             differences.extend(_from_the_source(key, raw[key], by_hour.get(hour, 0), prints.get(hour, EMPTY)))
         if held and not (is_pruned(raw, key) and is_pruned(converted, key)):
             differences.append(f"{key}: {held} runs hold content that is deleted at the source, and is to be erased")
-        if key in unsettled:
-            differences.append(f"{key}: to be materialised again: {unsettled[key]}")
+        if key in invalidated:
+            differences.append(f"{key}: to be materialised again: {invalidated[key]}")
         if is_pruned(converted, key):
             continue
         expected = converted[key]["counts"]["runs_in"] - converted[key]["counts"]["quarantined"]
@@ -113,11 +113,11 @@ def compare(
             for sink, count in counts.items()
             if count != expected
         )
-    return Completeness(
+    return CompletenessReport(
         partitions=len(hours),
-        runs=sum(count for hour, count in by_hour.items() if floor(start) <= hour < settled),
+        runs=sum(count for hour, count in by_hour.items() if floor_to_hour(start) <= hour < settled),
         differences=tuple(differences),
-        before_start=sum(count for hour, count in by_hour.items() if hour < floor(start)),
+        before_start=sum(count for hour, count in by_hour.items() if hour < floor_to_hour(start)),
         stuck=tuple(stuck),
     )
 

@@ -7,7 +7,7 @@ Belongs here: which partitions, and rewriting their raw rows without the source.
 from datetime import datetime
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
 from trajectory_pipeline.pipeline.convert import TrajectoriesResult, materialize_trajectories
 from trajectory_pipeline.schema.ledger import PRUNED
@@ -40,7 +40,7 @@ def erase_partition(
         SinkError: a sink cannot be read or written; asking again finishes it.
         PipelineError: its raw rows were pruned, so that it cannot be told what is to be erased.
     """
-    key = key_of(hour)
+    key = partition_key(hour)
     with database.partition(TERMINAL_RUNS.name, key) as partition:
         entry = database.ledger(TERMINAL_RUNS.name, [key])[key]
         if entry["result"] == PRUNED:
@@ -50,7 +50,7 @@ def erase_partition(
                 " (TRAJECTORY_RETENTION_DAYS)."
             )
         rows = (erase_deleted(batch) for batch in store.read(TERMINAL_RUNS, hour))
-        with store.prepare(TERMINAL_RUNS, hour, rows) as prepared:
+        with store.stage(TERMINAL_RUNS, hour, rows) as prepared:
             partition.record(
                 LedgerEntry(
                     asset=TERMINAL_RUNS.name,

@@ -10,26 +10,26 @@ from typing import Any
 import pyarrow.compute as pc
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.judge.judge_trajectory import Case, case_of
+from trajectory_pipeline.judge.judge_trajectory import JudgeRequest, build_judge_request
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.partition_keys import hour_of
+from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as lasting_redaction_key
-from trajectory_pipeline.storage.postgres.verdict_status import Standing, standings
+from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
-from trajectory_pipeline.trajectories.document import document_of
+from trajectory_pipeline.trajectories.document import trajectory_document
 
 Row = dict[str, Any]
 _RAW_COLUMNS = ("id", "status", "stop_reason", "created_at", "completed_at")
 _HOUR = timedelta(hours=1)
 
 
-def explanation(
+def explain_verdict(
     row: Mapping[str, Any],
     *,
     database: TrajectoryDatabase,
@@ -87,7 +87,7 @@ def _captured(store: ParquetStore, row: Mapping[str, Any]) -> Row:
 
 
 def _source(source: LettaSource, row: Mapping[str, Any]) -> Row:
-    hour = hour_of(row["partition_key"])
+    hour = parse_partition_key(row["partition_key"])
     try:
         with source.snapshot() as snapshot:
             for batch in snapshot.terminal_runs(hour, hour + _HOUR):
@@ -119,7 +119,7 @@ def _policy(policy: RefinementPolicy | None, verdict: Mapping[str, Any] | None) 
         definition["model"],
         parameters.get("temperature", 0.0),
         parameters.get("max_prompt_tokens", RefinementPolicy.max_prompt_tokens),
-        parameters.get("max_answer_tokens", RefinementPolicy.max_answer_tokens),
+        parameters.get("max_response_tokens", RefinementPolicy.max_response_tokens),
         redaction["mode"] if isinstance(redaction, dict) else "secrets",
     )
 
@@ -139,14 +139,14 @@ def _shown(
         policy.model,
         policy.temperature,
         policy.max_prompt_tokens,
-        policy.max_answer_tokens,
+        policy.max_response_tokens,
         policy.redact,
         redaction_key or lasting_redaction_key(database),
     )
     documents = _documents(row, database, store, policy)
     if isinstance(documents, str):
         return {"missing": documents}
-    case = case_of(documents, policy)
+    case = build_judge_request(documents, policy)
     return {
         "windows": [window.text for window in case.rendered.windows],
         "coverage": case.rendered.coverage,
@@ -155,7 +155,7 @@ def _shown(
     }
 
 
-def _same(case: Case, verdict: Mapping[str, Any] | None) -> bool | None:
+def _same(case: JudgeRequest, verdict: Mapping[str, Any] | None) -> bool | None:
     """Say whether what is rendered now is what was judged; None where nothing was shown, or nobody noted what."""
     digest = (verdict or {}).get("shown_sha256")
     return None if digest is None else digest == case.shown_sha256
@@ -168,7 +168,7 @@ def _documents(
     with open_verdicts(database) as verdicts:
         run_ids = [row["run_id"]]
         for standing in _standing(
-            standings(verdicts.connection, policy.policy_id, [row["partition_key"]], "newest"), row
+            judging_candidates(verdicts.connection, policy.policy_id, [row["partition_key"]], "newest"), row
         ):
             run_ids = [*standing.earlier_run_ids, standing.run_id]
         held = verdicts.documents(run_ids)
@@ -178,17 +178,17 @@ def _documents(
             whole = _row_of(store, TRAJECTORIES, partition_key, run_id)
             if whole is None:
                 return f"the document of {run_id} is neither in Postgres nor in Parquet"
-            document = document_of(whole)
+            document = trajectory_document(whole)
         documents.append(document)
     return documents
 
 
-def _standing(found: Sequence[Standing], row: Mapping[str, Any]) -> list[Standing]:
+def _standing(found: Sequence[JudgingCandidate], row: Mapping[str, Any]) -> list[JudgingCandidate]:
     return [standing for standing in found if standing.run_id == row["run_id"]]
 
 
 def _row_of(store: ParquetStore, table: Table, partition_key: str, run_id: str) -> Row | None:
-    for batch in store.read(table, hour_of(partition_key)):
+    for batch in store.read(table, parse_partition_key(partition_key)):
         found = batch.filter(pc.equal(batch.column("run_id"), _scalar(run_id))).to_pylist()
         if found:
             row: Row = found[0]

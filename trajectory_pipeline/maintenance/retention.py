@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from trajectory_pipeline.partition_keys import HOUR, floor, hour_of, key_of
+from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, parse_partition_key, partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.storage.parquet.cleanup import Files, files_of, hours_with_folders, remove_files
+from trajectory_pipeline.storage.parquet.cleanup import FileTotals, files_of, hours_with_folders, remove_files
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
@@ -29,10 +29,10 @@ from trajectory_pipeline.storage.postgres.retention import (
     remove_rows,
 )
 
-Part = Literal["trajectories", "terminal_runs"]
+RetentionTarget = Literal["trajectories", "terminal_runs"]
 """What goes together: trajectories with quarantine and verdicts; or raw rows."""
 
-_TABLES: dict[Part, tuple[Table, ...]] = {
+_TABLES: dict[RetentionTarget, tuple[Table, ...]] = {
     "trajectories": (TRAJECTORIES, REFINED_OUTCOMES),
     "terminal_runs": (TERMINAL_RUNS,),
 }
@@ -52,7 +52,7 @@ class Retention:
 
 
 @dataclass(frozen=True)
-class Prunable:
+class ExpiredPartition:
     """A part of a partition that is old enough.
 
     Attributes:
@@ -63,15 +63,15 @@ class Prunable:
         held_back: why it is not removed all the same; None where it is.
     """
 
-    part: Part
+    part: RetentionTarget
     partition_key: str
     rows: int
-    files: Files
+    files: FileTotals
     held_back: str | None = None
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PrunedPartition:
     """What was removed of a partition.
 
     Attributes:
@@ -81,7 +81,7 @@ class Pruned:
     """
 
     rows: int
-    files: Files
+    files: FileTotals
     held_back: str | None = None
 
 
@@ -90,26 +90,30 @@ def is_old(hour: datetime, kept_for: timedelta | None, now: datetime) -> bool:
     return kept_for is not None and hour + HOUR <= now - kept_for
 
 
-def prunable(store: ParquetStore, database: TrajectoryDatabase, retention: Retention, now: datetime) -> list[Prunable]:
+def find_expired_partitions(
+    store: ParquetStore, database: TrajectoryDatabase, retention: Retention, now: datetime
+) -> list[ExpiredPartition]:
     """Return what is old enough to be pruned and still there, in order of partitions, raw rows last in each.
 
     Raises:
         SinkError: a sink cannot be read.
     """
-    found: list[Prunable] = []
-    with database.kept_open() as looking:
+    found: list[ExpiredPartition] = []
+    with database.pooled() as looking:
         if retention.trajectories is not None:
             rows = old_trajectories(looking, _last_key(retention.trajectories, now))
-            hours = {*_with_files("trajectories", store, retention.trajectories, now), *map(hour_of, rows)}
-            found += [_trajectories(hour, rows.get(key_of(hour), 0), store) for hour in hours]
+            hours = {*_with_files("trajectories", store, retention.trajectories, now), *map(parse_partition_key, rows)}
+            found += [_trajectories(hour, rows.get(partition_key(hour), 0), store) for hour in hours]
         if retention.raw_rows is not None:
             known = old_raw_rows(looking, _last_key(retention.raw_rows, now))
-            hours = {*_with_files("terminal_runs", store, retention.raw_rows, now), *map(hour_of, known)}
+            hours = {*_with_files("terminal_runs", store, retention.raw_rows, now), *map(parse_partition_key, known)}
             found += [_raw_rows(hour, store, looking, retention, now) for hour in hours]
     return sorted(found, key=lambda each: (each.partition_key, each.part == "terminal_runs"))
 
 
-def prune_partition(part: Part, hour: datetime, store: ParquetStore, database: TrajectoryDatabase) -> Pruned:
+def prune_partition(
+    part: RetentionTarget, hour: datetime, store: ParquetStore, database: TrajectoryDatabase
+) -> PrunedPartition:
     """Remove a part of a partition from both sinks, whatever its age; nothing else is touched.
 
     Raw rows are held back while the trajectories are kept and were not made of them: they would be lost unseen.
@@ -117,24 +121,24 @@ def prune_partition(part: Part, hour: datetime, store: ParquetStore, database: T
     Raises:
         SinkError: a sink cannot be read or written; asking again finishes it.
     """
-    key = key_of(hour)
+    key = partition_key(hour)
     tables = _TABLES[part]
     with database.partition(part, key) as partition:
         _lock_others(partition, tables)
-        unsettled = database.unsettled([key]) if part == "terminal_runs" else {}
-        if unsettled:
-            return Pruned(0, Files(), held_back=unsettled[key])
+        invalidated = database.invalidations([key]) if part == "terminal_runs" else {}
+        if invalidated:
+            return PrunedPartition(0, FileTotals(), held_back=invalidated[key])
         rows = remove_rows(partition) if part == "trajectories" else store.rows(TERMINAL_RUNS, hour) or 0
         for table in tables:
             record_pruned(partition, table.name, known_only=table is REFINED_OUTCOMES)
-    files = Files()
+    files = FileTotals()
     with database.partition(part, key) as partition:
         _lock_others(partition, tables)
         for table in tables:
             # Somebody may have brought it back since.
             if is_pruned(database.ledger(table.name, [key]), key):
                 files += remove_files(store, table, hour)
-    return Pruned(rows, files)
+    return PrunedPartition(rows, files)
 
 
 def _lock_others(partition: PartitionTransaction, tables: tuple[Table, ...]) -> None:
@@ -144,10 +148,10 @@ def _lock_others(partition: PartitionTransaction, tables: tuple[Table, ...]) -> 
 
 def _last_key(kept_for: timedelta, now: datetime) -> str:
     """Return the key of the last partition that is old enough; keys sort as hours do."""
-    return key_of(floor(now - kept_for - HOUR))
+    return partition_key(floor_to_hour(now - kept_for - HOUR))
 
 
-def _with_files(part: Part, store: ParquetStore, kept_for: timedelta, now: datetime) -> set[datetime]:
+def _with_files(part: RetentionTarget, store: ParquetStore, kept_for: timedelta, now: datetime) -> set[datetime]:
     """Return the hours, old enough, that have files in the storage: what a crash left is found here."""
     return {
         hour
@@ -157,21 +161,21 @@ def _with_files(part: Part, store: ParquetStore, kept_for: timedelta, now: datet
     }
 
 
-def _trajectories(hour: datetime, rows: int, store: ParquetStore) -> Prunable:
+def _trajectories(hour: datetime, rows: int, store: ParquetStore) -> ExpiredPartition:
     files = [files_of(store, table, hour) for table in _TABLES["trajectories"]]
-    return Prunable("trajectories", key_of(hour), rows, sum(files, Files()))
+    return ExpiredPartition("trajectories", partition_key(hour), rows, sum(files, FileTotals()))
 
 
 def _raw_rows(
     hour: datetime, store: ParquetStore, database: TrajectoryDatabase, retention: Retention, now: datetime
-) -> Prunable:
-    key = key_of(hour)
-    # Where the trajectories are as old, they go first, and nothing is unsettled then.
-    unsettled = {} if is_old(hour, retention.trajectories, now) else database.unsettled([key])
-    return Prunable(
+) -> ExpiredPartition:
+    key = partition_key(hour)
+    # Where the trajectories are as old, they go first, and nothing is invalidated then.
+    invalidated = {} if is_old(hour, retention.trajectories, now) else database.invalidations([key])
+    return ExpiredPartition(
         "terminal_runs",
         key,
         store.rows(TERMINAL_RUNS, hour) or 0,
         files_of(store, TERMINAL_RUNS, hour),
-        held_back=unsettled.get(key),
+        held_back=invalidated.get(key),
     )

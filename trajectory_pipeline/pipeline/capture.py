@@ -15,24 +15,24 @@ from typing import Any
 import pyarrow as pa
 
 from trajectory_pipeline.errors import SinkError
-from trajectory_pipeline.letta.dependency_digest import surroundings, surroundings_of_none
+from trajectory_pipeline.letta.dependency_digest import dependency_digests, empty_dependency_digest
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
-from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot, Whereabouts
-from trajectory_pipeline.partition_keys import HOUR, floor, key_of
-from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT, ERASED, LOST, RawCounts
+from trajectory_pipeline.letta.snapshot import LettaSource, RunLocation, Snapshot
+from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
+from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT, ERASED, LOST, CaptureCounts
 from trajectory_pipeline.pipeline.carry_forward import Deleted, raw_rows, sorted_ids
-from trajectory_pipeline.pipeline.code_version import made_by
-from trajectory_pipeline.pipeline.corrupt_file import Damage, set_aside
+from trajectory_pipeline.pipeline.code_version import code_version
+from trajectory_pipeline.pipeline.corrupt_file import CorruptFile, set_aside_corrupt_file
 from trajectory_pipeline.pipeline.up_to_date import unchanged_raw_rows
-from trajectory_pipeline.runtime.memory import give_back_after, spare_memory
+from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
-from trajectory_pipeline.storage.parquet.corrupt_files import damage_of
-from trajectory_pipeline.storage.parquet.store import ParquetStore, Written
+from trajectory_pipeline.storage.parquet.corrupt_files import find_corruption
+from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, PartitionTransaction
-from trajectory_pipeline.storage.postgres.run_locations import Sightings, placed_beside
+from trajectory_pipeline.storage.postgres.run_locations import SnapshotObservation, unaccounted_runs
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class TerminalRunsResult:
         damage: what was wrong with the former file; None where it was whole, or there was none.
     """
 
-    counts: RawCounts
-    written: Written
+    counts: CaptureCounts
+    written: WrittenFile
     snapshot_at: datetime
     unknown_columns: list[str]
     absent_columns: list[str]
     unchanged: bool
-    damage: Damage | None = None
+    corrupt_file: CorruptFile | None = None
 
 
 def materialize_terminal_runs(
@@ -89,7 +89,7 @@ def materialize_terminal_runs(
         SourceError: the source cannot be read.
         SinkError: a sink cannot be written; the former file stays.
     """
-    spare_memory()
+    use_jemalloc()
     attempt = partial(_materialize, hour, source, store, database, deleted, start, dagster_run_id)
     try:
         return attempt(look_for_damage=False)
@@ -103,7 +103,7 @@ def materialize_terminal_runs(
 def _is_damaged(store: ParquetStore, hour: datetime) -> bool:
     """Whether the former file is known to be damaged; where that cannot be told, what failed before is the news."""
     try:
-        return damage_of(store, TERMINAL_RUNS, hour) is not None
+        return find_corruption(store, TERMINAL_RUNS, hour) is not None
     except SinkError:
         return False
 
@@ -119,14 +119,14 @@ def _materialize(
     *,
     look_for_damage: bool,
 ) -> TerminalRunsResult:
-    key = key_of(hour)
-    damage: Damage | None = None
+    key = partition_key(hour)
+    damage: CorruptFile | None = None
     with database.partition(TERMINAL_RUNS.name, key) as partition, source.snapshot() as snapshot:
         end = hour + HOUR
         fingerprint = fingerprints(snapshot, hour, end).get(hour, EMPTY)
         # Most hours of a year may have no runs: then nothing more is asked about them.
-        around = surroundings_of_none(snapshot) if fingerprint == EMPTY else surroundings(snapshot, hour, end)
-        made_with = hashlib.sha256(f"{around} {made_by()}".encode()).hexdigest()
+        around = empty_dependency_digest(snapshot) if fingerprint == EMPTY else dependency_digests(snapshot, hour, end)
+        inputs_digest = hashlib.sha256(f"{around} {code_version()}".encode()).hexdigest()
 
         def record(counts: Mapping[str, int], content_digest: str) -> None:
             partition.record(
@@ -140,42 +140,46 @@ def _materialize(
                     fingerprint=fingerprint,
                     snapshot_at=snapshot.taken_at,
                     dagster_run_id=dagster_run_id,
-                    made_with=made_with,
+                    inputs_digest=inputs_digest,
                 )
             )
 
         none_of = DELETED_AND_KEPT if deleted == "erase" else ERASED
         standing = unchanged_raw_rows(
-            hour, partition, snapshot, store, fingerprint=fingerprint, made_with=made_with, none_of=none_of
+            hour, partition, snapshot, store, fingerprint=fingerprint, inputs_digest=inputs_digest, none_of=none_of
         )
         if standing is not None:
-            counts, written = RawCounts.standing(standing.counts, standing.gone), standing.written
+            counts, written = CaptureCounts.present_runs(standing.counts, standing.gone), standing.written
             record(standing.counts, written.sha256)
-            store.tidy(TERMINAL_RUNS, hour)
+            store.remove_temp_files(TERMINAL_RUNS, hour)
         else:
-            damage = set_aside(store, hour) if look_for_damage else None
-            counts = RawCounts(lost_before=_lost_before(partition))
-            partitions = (start and floor(start), floor(snapshot.taken_at))
+            damage = set_aside_corrupt_file(store, hour) if look_for_damage else None
+            counts = CaptureCounts(lost_before=_lost_before(partition))
+            partitions = (start and floor_to_hour(start), floor_to_hour(snapshot.taken_at))
             former = None if damage else store
             with (
-                nullcontext(()) if fingerprint == EMPTY else snapshot.terminal_runs_ahead(hour, end) as present,
+                nullcontext(()) if fingerprint == EMPTY else snapshot.prefetch_terminal_runs(hour, end) as present,
                 read_ahead(raw_rows(present, hour, snapshot, former, database, counts, deleted, partitions)) as batches,
-                store.prepare(TERMINAL_RUNS, hour, batches) as prepared,
+                store.stage(TERMINAL_RUNS, hour, batches) as prepared,
             ):
                 held = sorted_ids(*counts.present, counts.carried)
                 # All of them are in ``held``; whoever keeps the result need not keep them too.
                 counts.present.clear()
-                others = [*counts.awaited, *counts.left]
+                others = [*counts.pending_move, *counts.departed]
                 unseen = _unseen(partition, snapshot, sorted_ids(held, others) if others else held)
                 # Without a word of these, a look by a clock that is behind does not get them elsewhere.
-                counts.left += [run_id for run_id, where in unseen.items() if where.exists]
+                counts.departed += [run_id for run_id, where in unseen.items() if where.exists]
                 if damage:
                     damage.lost = counts.lost = [run_id for run_id, where in unseen.items() if not where.exists]
-                partition.place(Sightings(snapshot.taken_at, present=held, awaited=counts.awaited, left=counts.left))
+                partition.set_run_locations(
+                    SnapshotObservation(
+                        snapshot.taken_at, present=held, pending_move=counts.pending_move, departed=counts.departed
+                    )
+                )
                 record(counts.by_name(), prepared.sha256)
                 written = partition.publish(prepared)
-    give_back_after(written.rows)
-    catalogue = snapshot.catalogue
+    trim_memory_after(written.rows)
+    catalogue = snapshot.catalog
     return TerminalRunsResult(
         counts,
         written,
@@ -183,13 +187,13 @@ def _materialize(
         catalogue.unknown_columns,
         catalogue.absent_columns,
         unchanged=standing is not None,
-        damage=damage,
+        corrupt_file=damage,
     )
 
 
-def _unseen(partition: PartitionTransaction, snapshot: Snapshot, seen: "pa.Array[Any]") -> dict[str, Whereabouts]:
+def _unseen(partition: PartitionTransaction, snapshot: Snapshot, seen: "pa.Array[Any]") -> dict[str, RunLocation]:
     """Return where runs are that were seen here last, and that neither the source nor the former file tells of."""
-    return snapshot.whereabouts(list(placed_beside(partition.connection, partition.partition_key, seen)))
+    return snapshot.run_locations(list(unaccounted_runs(partition.connection, partition.partition_key, seen)))
 
 
 def _lost_before(partition: PartitionTransaction) -> int:

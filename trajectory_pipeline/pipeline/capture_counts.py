@@ -19,7 +19,7 @@ LOST = "lost_runs"
 
 
 @dataclass
-class RawCounts:
+class CaptureCounts:
     """What was read.
 
     Attributes:
@@ -46,8 +46,8 @@ class RawCounts:
     deleted_and_kept: int = 0
     present: "list[pa.Array[Any]]" = field(default_factory=list, repr=False, compare=False)
     carried: list[str] = field(default_factory=list)
-    awaited: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    pending_move: list[str] = field(default_factory=list)
+    departed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     lost_before: int = 0
 
@@ -65,7 +65,7 @@ class RawCounts:
         self.present.append(batch.column("run_id"))
 
     @classmethod
-    def standing(cls, counts: Mapping[str, int], gone: Sequence[str]) -> Self:
+    def present_runs(cls, counts: Mapping[str, int], gone: Sequence[str]) -> Self:
         """Return the counts of raw rows that are left alone: no run of them is awaited elsewhere, or left.
 
         Args:
@@ -91,7 +91,7 @@ class RawCounts:
             "foreign_steps": self.foreign_steps,
             "messages": self.messages,
             "deleted_runs": self.deleted_runs,
-            "awaited_runs": len(self.awaited),
+            "awaited_runs": len(self.pending_move),
             LOST: self.lost_before + len(self.lost),
             ERASED: self.erased_runs,
             DELETED_AND_KEPT: self.deleted_and_kept,

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajectory_pipeline.letta.snapshot import Snapshot
-from trajectory_pipeline.partition_keys import key_of
-from trajectory_pipeline.pipeline.capture_counts import RawCounts
+from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.capture_counts import CaptureCounts
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
@@ -38,7 +38,7 @@ def raw_rows(
     snapshot: Snapshot,
     former_rows: ParquetStore | None,
     database: TrajectoryDatabase,
-    counts: RawCounts,
+    counts: CaptureCounts,
     policy: Deleted,
     partitions: Partitions,
 ) -> Iterator[pa.RecordBatch]:
@@ -67,10 +67,10 @@ def raw_rows(
     if not len(former):
         return
     missing = former.filter(pc.invert(pc.is_in(former, value_set=sorted_ids(*counts.present, ()))))
-    _look_for(cast(list[str], missing.to_pylist()), key_of(hour), snapshot, database, counts, partitions)
-    if not (counts.carried or counts.awaited):
+    _look_for(cast(list[str], missing.to_pylist()), partition_key(hour), snapshot, database, counts, partitions)
+    if not (counts.carried or counts.pending_move):
         return
-    gone, awaited = (pa.array(run_ids, pa.string()) for run_ids in (counts.carried, counts.awaited))
+    gone, awaited = (pa.array(run_ids, pa.string()) for run_ids in (counts.carried, counts.pending_move))
     for batch in former_rows.read(TERMINAL_RUNS, hour):
         for run_ids, marked in ((gone, _deleted), (awaited, _not_deleted)):
             kept = batch.filter(pc.is_in(batch.column("run_id"), value_set=run_ids))
@@ -83,15 +83,15 @@ def _look_for(
     key: str,
     snapshot: Snapshot,
     database: TrajectoryDatabase,
-    counts: RawCounts,
+    counts: CaptureCounts,
     partitions: Partitions,
 ) -> None:
     """Tell what became of runs that the former file holds and this partition of the snapshot does not."""
     # One that another partition saw last is that one's affair, whatever became of it.
-    elsewhere = set(database.moved_on(key, missing)) if missing else set()
+    elsewhere = set(database.runs_moved_away(key, missing)) if missing else set()
     first, last = partitions
-    found = snapshot.whereabouts(missing)
-    pruned = pruned_partitions(database, sorted({key_of(where.hour) for where in found.values() if where.hour}))
+    found = snapshot.run_locations(missing)
+    pruned = pruned_partitions(database, sorted({partition_key(where.hour) for where in found.values() if where.hour}))
     for run_id, where in found.items():
         if run_id in elsewhere:
             continue
@@ -102,15 +102,15 @@ def _look_for(
             and where.hour is not None
             and (first is None or first <= where.hour)
             and where.hour <= last
-            and key_of(where.hour) not in pruned
+            and partition_key(where.hour) not in pruned
         ):
             # Were it dropped here now, and deleted before it is read there, nothing would be left of it.
-            counts.awaited.append(run_id)
+            counts.pending_move.append(run_id)
         else:
-            counts.left.append(run_id)
+            counts.departed.append(run_id)
 
 
-def _by_policy(batch: pa.RecordBatch, policy: Deleted, counts: RawCounts) -> pa.RecordBatch:
+def _by_policy(batch: pa.RecordBatch, policy: Deleted, counts: CaptureCounts) -> pa.RecordBatch:
     """Return rows as the policy wants what is deleted in them, and count it."""
     if policy == "erase":
         batch = erase_deleted(batch)

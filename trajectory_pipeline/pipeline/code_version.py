@@ -10,13 +10,21 @@ from importlib.metadata import version
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-_PACKAGES = ("letta", "schema", "storage/postgres", "storage/parquet", "pipeline", "trajectories", "trajectories/columnar")
+_PACKAGES = (
+    "letta",
+    "schema",
+    "storage/postgres",
+    "storage/parquet",
+    "pipeline",
+    "trajectories",
+    "trajectories/columnar",
+)
 _LIBRARIES = ("genai-prices", "orjson", "pyarrow")
 """Whose version may show in a row: prices, texts of JSON, the bytes of a file."""
 
 
 @cache
-def made_by() -> str:
+def code_version() -> str:
     """Return a digest (64 hex digits) of the modules and library versions that rows and files are made by."""
     digest = hashlib.sha256()
     for name in _LIBRARIES:

@@ -14,27 +14,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import key_of
-from trajectory_pipeline.pipeline.code_version import made_by
+from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.code_version import code_version
 from trajectory_pipeline.pipeline.erased_verdicts import erase_verdicts
 from trajectory_pipeline.pipeline.up_to_date import UnchangedTrajectories, unchanged_trajectories
-from trajectory_pipeline.runtime.memory import give_back_after, spare_memory
+from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.ledger import PRUNED
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
-from trajectory_pipeline.storage.parquet.store import ParquetStore, Prepared, Written
-from trajectory_pipeline.storage.postgres.capture_lag import CaptureLag, lag_of_new_runs
-from trajectory_pipeline.storage.postgres.copy_writer import Staging
+from trajectory_pipeline.storage.parquet.store import ParquetStore, StagedFile, WrittenFile
+from trajectory_pipeline.storage.postgres.capture_lag import CaptureLag, lag_of_runs
+from trajectory_pipeline.storage.postgres.copy_writer import CopyWriter
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, Merged
-from trajectory_pipeline.storage.postgres.rows_checksum import rows_version
+from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, MergeStats
+from trajectory_pipeline.storage.postgres.rows_checksum import rows_checksum
 from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
-from trajectory_pipeline.trajectories.reference import Quarantined
+from trajectory_pipeline.trajectories.reference import QuarantinedRun
 
 
 @dataclass
-class Conservation:
+class RowBalance:
     """Both sides of a partition: what came in and what became of it.
 
     Attributes:
@@ -62,7 +62,7 @@ class Conservation:
     moved_runs: int = 0
 
     @property
-    def holds(self) -> bool:
+    def balanced(self) -> bool:
         """Whether nothing is lost and nothing is there twice."""
         return (
             self.runs_in == self.trajectories + self.quarantined
@@ -93,10 +93,10 @@ class TrajectoriesResult:
         unchanged: whether both sinks were left alone, because converting would have given what they hold.
     """
 
-    conservation: Conservation = field(default_factory=Conservation)
-    merged: Merged | None = None
-    written: Written | None = None
-    quarantined: list[Quarantined] = field(default_factory=list)
+    row_balance: RowBalance = field(default_factory=RowBalance)
+    merge_stats: MergeStats | None = None
+    written: WrittenFile | None = None
+    quarantined: list[QuarantinedRun] = field(default_factory=list)
     executions: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     escaped: int = 0
@@ -125,8 +125,8 @@ def materialize_trajectories(
         SinkError: a sink cannot be read or written; the former state stays.
         PipelineError: there are no raw rows, or a row would be lost; nothing is written.
     """
-    spare_memory()
-    key = key_of(hour)
+    use_jemalloc()
+    key = partition_key(hour)
     result = TrajectoriesResult()
     with (
         database.partition(TRAJECTORIES.name, key, reads=TERMINAL_RUNS.name) as partition,
@@ -136,47 +136,49 @@ def materialize_trajectories(
         # Under the lock: they could be pruned between a look and the reading.
         raw_runs = _require_raw_rows(hour, raw, store)
         raw_digest = raw.get("content_digest")
-        standing = unchanged_trajectories(hour, partition, store, input_digest=raw_digest, made_with=made_by())
-        prepared: Prepared | None = None
+        standing = unchanged_trajectories(
+            hour, partition, store, upstream_digest=raw_digest, inputs_digest=code_version()
+        )
+        prepared: StagedFile | None = None
         if standing is None and not raw_runs:
-            prepared = stack.enter_context(store.prepare(TRAJECTORIES, hour, ()))
-            result.merged = partition.clear()
+            prepared = stack.enter_context(store.stage(TRAJECTORIES, hour, ()))
+            result.merge_stats = partition.clear()
             content_digest = prepared.sha256
         elif standing is None:
             with (
                 partition.staging() as staging,
-                database.kept_open() as looking,
+                database.pooled() as looking,
                 read_ahead(store.read(TERMINAL_RUNS, hour)) as raw_rows,
                 read_ahead(_rows(raw_rows, key, looking, staging, result)) as rows,
             ):
-                prepared = stack.enter_context(store.prepare(TRAJECTORIES, hour, rows))
-            result.merged = partition.merge()
+                prepared = stack.enter_context(store.stage(TRAJECTORIES, hour, rows))
+            result.merge_stats = partition.merge()
             partition.set_quarantine([asdict(run) for run in result.quarantined])
             content_digest = prepared.sha256
         else:
             _leave_alone(standing, result)
-            store.tidy(TRAJECTORIES, hour)
+            store.remove_temp_files(TRAJECTORIES, hour)
             content_digest = standing.written.sha256
         partition.record(
             LedgerEntry(
                 asset=TRAJECTORIES.name,
                 partition_key=key,
                 result="quarantined" if result.quarantined else "complete",
-                counts=result.conservation.by_name(),
+                counts=result.row_balance.by_name(),
                 content_digest=content_digest,
-                input_digest=raw_digest,
+                upstream_digest=raw_digest,
                 schema_version=SCHEMA_VERSION,
                 dagster_run_id=dagster_run_id,
-                made_with=made_by(),
-                rows_version=rows_version(partition),
+                inputs_digest=code_version(),
+                rows_checksum=rows_checksum(partition),
             )
         )
-        result.lag = lag_of_new_runs(partition)
+        result.lag = lag_of_runs(partition)
         result.erased_verdicts = erase_verdicts(partition, store)
         # The last thing before the commit: whatever fails earlier leaves both sinks as they were.
         if prepared is not None:
             result.written = partition.publish(prepared)
-    give_back_after(result.conservation.runs_in)
+    trim_memory_after(result.row_balance.runs_in)
     return result
 
 
@@ -185,20 +187,20 @@ def _require_raw_rows(hour: datetime, entry: Mapping[str, Any], store: ParquetSt
     first = "materialise terminal_runs of that partition first"
     if entry.get("result") == PRUNED:
         raise PipelineError(
-            f"The raw rows of {key_of(hour)} were pruned because of their age (TRAJECTORY_RAW_RETENTION_DAYS): {first},"
+            f"The raw rows of {partition_key(hour)} were pruned because of their age (TRAJECTORY_RAW_RETENTION_DAYS): {first},"
             " which reads again what the source still has of them. Nothing was changed."
         )
     rows = store.rows(TERMINAL_RUNS, hour)
     if rows is None:
-        raise PipelineError(f"There are no raw rows of {key_of(hour)} in {store.uri}: {first}.")
+        raise PipelineError(f"There are no raw rows of {partition_key(hour)} in {store.uri}: {first}.")
     return rows
 
 
 def _leave_alone(standing: UnchangedTrajectories, result: TrajectoriesResult) -> None:
     result.unchanged = True
     result.written = standing.written
-    result.merged = Merged(inserted=0, updated=0, unchanged=len(standing.run_ids), removed=0)
-    result.conservation = Conservation(**standing.counts)
+    result.merge_stats = MergeStats(inserted=0, updated=0, unchanged=len(standing.run_ids), removed=0)
+    result.row_balance = RowBalance(**standing.counts)
     result.executions, result.outcomes = standing.executions, standing.outcomes
     result.escaped, result.data_omitted = standing.escaped, standing.data_omitted
 
@@ -207,10 +209,10 @@ def _rows(
     raw_rows: Iterator[pa.RecordBatch],
     key: str,
     database: TrajectoryDatabase,
-    staging: Staging,
+    staging: CopyWriter,
     result: TrajectoriesResult,
 ) -> Iterator[pa.RecordBatch]:
-    counts = result.conservation
+    counts = result.row_balance
     for batch in raw_rows:
         raw = without_moved(batch, key, database)
         counts.moved_runs += batch.num_rows - raw.num_rows
@@ -222,12 +224,12 @@ def _rows(
         _count(conversion, result)
         yield conversion.trajectories
     # Raised here, before the file takes the former one's place.
-    if not counts.holds:
+    if not counts.balanced:
         raise PipelineError(f"Rows of {key} would be lost: {counts}. Nothing was written; this is a defect, report it.")
 
 
 def _count(conversion: Conversion, result: TrajectoriesResult) -> None:
-    counts, rows = result.conservation, conversion.trajectories
+    counts, rows = result.row_balance, conversion.trajectories
     counts.trajectories += rows.num_rows
     counts.steps_out += pc.sum(rows.column("step_count")).as_py() or 0
     turns: Any = rows.column("turns")
@@ -249,7 +251,7 @@ def _strings(rows: pa.RecordBatch, column: str) -> list[str]:
 
 def without_moved(raw: pa.RecordBatch, partition_key: str, database: TrajectoryDatabase) -> pa.RecordBatch:
     """Return raw rows without those of runs that are in another partition by now."""
-    moved = database.moved_on(partition_key, [str(run_id) for run_id in raw.column("run_id").to_pylist()])
+    moved = database.runs_moved_away(partition_key, [str(run_id) for run_id in raw.column("run_id").to_pylist()])
     if not moved:
         return raw
     return raw.filter(pc.invert(pc.is_in(raw.column("run_id"), value_set=pa.array(moved, pa.string()))))

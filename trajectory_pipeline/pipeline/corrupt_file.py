@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
-from trajectory_pipeline.storage.parquet.corrupt_files import damage_of, keep_aside
+from trajectory_pipeline.storage.parquet.corrupt_files import find_corruption, keep_corrupt_file
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 
 
 @dataclass
-class Damage:
+class CorruptFile:
     """A former file that could not be read.
 
     Attributes:
@@ -39,7 +39,7 @@ class Damage:
         )
 
 
-def set_aside(store: ParquetStore, hour: datetime) -> Damage | None:
+def set_aside_corrupt_file(store: ParquetStore, hour: datetime) -> CorruptFile | None:
     """Keep a copy of a partition's raw rows where they are damaged; None where they are whole. For use under its lock.
 
     The file itself stays until it is replaced: whatever breaks this off, the next materialisation finds it so again.
@@ -47,5 +47,5 @@ def set_aside(store: ParquetStore, hour: datetime) -> Damage | None:
     Raises:
         SinkError: the storage cannot be read or written.
     """
-    error = damage_of(store, TERMINAL_RUNS, hour)
-    return None if error is None else Damage(error, keep_aside(store, TERMINAL_RUNS, hour))
+    error = find_corruption(store, TERMINAL_RUNS, hour)
+    return None if error is None else CorruptFile(error, keep_corrupt_file(store, TERMINAL_RUNS, hour))

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from trajectory_pipeline.letta.fingerprint import EMPTY
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
-from trajectory_pipeline.partition_keys import HOUR, key_of
+from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.pipeline.carry_forward import Deleted
 from trajectory_pipeline.pipeline.stale_partitions import captured_fingerprints, fingerprints_of
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
@@ -20,7 +20,7 @@ from trajectory_pipeline.storage.postgres.retention import pruned_partitions
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedChange:
     """What would become of a partition.
 
     Attributes:
@@ -39,39 +39,44 @@ class Planned:
 
 def plan_capture(
     hours: Sequence[datetime], source: LettaSource, store: ParquetStore, database: TrajectoryDatabase, deleted: Deleted
-) -> list[Planned]:
+) -> list[PlannedChange]:
     """Return what reading these (sorted) hours from the source would do.
 
     Raises:
         SourceError: the source cannot be read.
         SinkError: a sink cannot be read.
     """
-    pruned = pruned_partitions(database, [key_of(hour) for hour in hours])
+    pruned = pruned_partitions(database, [partition_key(hour) for hour in hours])
     captured = {
         hour: fingerprint
         for hour, fingerprint in captured_fingerprints(database, hours, deleted).items()
-        if key_of(hour) not in pruned
+        if partition_key(hour) not in pruned
     }
     with source.snapshot() as snapshot:
         there = fingerprints_of(snapshot, hours)
         return [_planned(hour, there.get(hour, EMPTY), captured.get(hour), snapshot, store) for hour in hours]
 
 
-def plan_rebuild(hours: Sequence[datetime], store: ParquetStore) -> list[Planned]:
+def plan_rebuild(hours: Sequence[datetime], store: ParquetStore) -> list[PlannedChange]:
     """Return what building these hours from their raw rows would do, without the source.
 
     Raises:
         SinkError: the storage cannot be read.
     """
-    return [Planned(key_of(hour), "rebuilt" if store.exists(TERMINAL_RUNS, hour) else "impossible") for hour in hours]
+    return [
+        PlannedChange(partition_key(hour), "rebuilt" if store.exists(TERMINAL_RUNS, hour) else "impossible")
+        for hour in hours
+    ]
 
 
-def _planned(hour: datetime, there: str, captured: str | None, snapshot: Snapshot, store: ParquetStore) -> Planned:
+def _planned(
+    hour: datetime, there: str, captured: str | None, snapshot: Snapshot, store: ParquetStore
+) -> PlannedChange:
     if captured is None:
         new = len(snapshot.run_ids(hour, hour + HOUR)) if there != EMPTY else 0
-        return Planned(key_of(hour), "new" if new else "empty", new_runs=new)
+        return PlannedChange(partition_key(hour), "new" if new else "empty", new_runs=new)
     if captured == there:
-        return Planned(key_of(hour), "unchanged")
+        return PlannedChange(partition_key(hour), "unchanged")
     now = set(snapshot.run_ids(hour, hour + HOUR))
     former = {
         str(run_id): deleted_at is not None
@@ -81,5 +86,5 @@ def _planned(hour: datetime, there: str, captured: str | None, snapshot: Snapsho
         )
     }
     left = [run_id for run_id in sorted(former.keys() - now) if not former[run_id]]
-    gone = sum(not where.exists for where in snapshot.whereabouts(left).values())
-    return Planned(key_of(hour), "changed", new_runs=len(now - former.keys()), deleted_runs=gone)
+    gone = sum(not where.exists for where in snapshot.run_locations(left).values())
+    return PlannedChange(partition_key(hour), "changed", new_runs=len(now - former.keys()), deleted_runs=gone)

@@ -10,12 +10,12 @@ from datetime import datetime
 
 import pyarrow as pa
 
-from trajectory_pipeline.partition_keys import hour_of
+from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.types import Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES, VERDICTS
-from trajectory_pipeline.storage.parquet.store import ParquetStore, Written
-from trajectory_pipeline.storage.postgres.connection import writing
+from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.erasure import (
     KEPT_OF_VERDICT,
     erase_verdicts_that_showed,
@@ -47,7 +47,9 @@ def erase_verdicts(partition: PartitionTransaction, store: ParquetStore) -> int:
     Raises:
         SinkError: a sink cannot be read or written.
     """
-    with writing(partition.url, f"Looking for verdicts on erased runs of {partition.partition_key}"):
+    with translating_database_errors(
+        partition.url, f"Looking for verdicts on erased runs of {partition.partition_key}"
+    ):
         run_ids = erased_runs(partition.connection, partition.partition_key)
         if not run_ids:
             return 0
@@ -60,17 +62,17 @@ def erase_verdicts(partition: PartitionTransaction, store: ParquetStore) -> int:
     # afterwards.
     for key in sorted(by_partition):
         partition.lock(REFINED_OUTCOMES.name, key)
-    with writing(partition.url, f"Erasing verdicts on runs of {partition.partition_key}"):
+    with translating_database_errors(partition.url, f"Erasing verdicts on runs of {partition.partition_key}"):
         erase_verdicts_that_showed(partition.connection, run_ids)
     for key in sorted(by_partition):
-        written = _rewrite(hour_of(key), by_partition[key], store)
+        written = _rewrite(parse_partition_key(key), by_partition[key], store)
         if written is not None:
-            with writing(partition.url, f"Writing the ledger of {key}"):
+            with translating_database_errors(partition.url, f"Writing the ledger of {key}"):
                 record_rewritten(partition.connection, REFINED_OUTCOMES.name, key, written.sha256)
     return len(showing)
 
 
-def _rewrite(hour: datetime, keys: Keys, store: ParquetStore) -> Written | None:
+def _rewrite(hour: datetime, keys: Keys, store: ParquetStore) -> WrittenFile | None:
     """Take the texts of these verdicts out of a partition's file, if it holds any."""
     rows = (row for batch in store.read(REFINED_OUTCOMES, hour) for row in batch.to_pylist())
     if any(_holds(row) for row in rows if (row["run_id"], row["verdict_key"]) in keys):

@@ -15,28 +15,28 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from trajectory_pipeline.budget.caps import Account, Budget, Cap
+from trajectory_pipeline.budget.caps import Budget, Cap, SpendTotals
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.judge.client.session import Judge, without_credentials
+from trajectory_pipeline.judge.client.session import JudgeConfig, url_without_credentials
 from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.redaction.egress_policy import EVERYBODY, Consent
-from trajectory_pipeline.lossless_json import write
-from trajectory_pipeline.partition_keys import key_of
-from trajectory_pipeline.pipeline.judge_worker import Judging, Tally
-from trajectory_pipeline.pipeline.judging_estimate import WHY, is_asked_about
+from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
+from trajectory_pipeline.lossless_json import write_json
+from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.judge_worker import JudgeWorker, JudgingStats
+from trajectory_pipeline.pipeline.judging_estimate import WHY, needs_judging
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.storage.parquet.store import ParquetStore, Written
-from trajectory_pipeline.storage.postgres.connection import writing
+from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.erasure import erase_verdicts_of
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
-from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_turns
+from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as lasting_redaction_key
-from trajectory_pipeline.storage.postgres.spend_ledger import accounts, day_of
-from trajectory_pipeline.storage.postgres.verdict_status import Order, Standing, standings
+from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
+from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, Order, judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 
 _ROWS_PER_GROUP = 500
@@ -45,7 +45,7 @@ Row = dict[str, Any]
 
 
 @dataclass
-class RefinementResult(Tally):
+class JudgingResult(JudgingStats):
     """What a materialisation of ``refined_outcomes`` did, and what it cost.
 
     Attributes:
@@ -65,12 +65,12 @@ class RefinementResult(Tally):
     disagreements: int = 0
     why: Counter[str] = field(default_factory=Counter)
     reused: int = 0
-    caps: list[tuple[Cap, Account]] = field(default_factory=list)
-    written: Written | None = None
+    caps: list[tuple[Cap, SpendTotals]] = field(default_factory=list)
+    written: WrittenFile | None = None
 
 
 @dataclass
-class Refinement:
+class JudgingRun:
     """The judging of partitions together, and then of each what it holds.
 
     Together, so that as many calls are under way as may be however small the partitions are. A verdict is stored the
@@ -93,21 +93,21 @@ class Refinement:
 
     store: ParquetStore
     database: TrajectoryDatabase
-    judge: Judge
+    judge: JudgeConfig
     policy: RefinementPolicy
     budget: Budget
     order: Order = "newest"
     concurrency: int = 16
     redaction_key: bytes | None = None
-    consent: Consent = EVERYBODY
+    access: JudgeAccessList = UNRESTRICTED
     dagster_run_id: str | None = None
     progress: Callable[[str], None] = field(default=lambda _: None, repr=False)
 
     def __post_init__(self) -> None:
         self._materialization_id = self.dagster_run_id or str(uuid4())
-        self._results: dict[str, RefinementResult] = {}
+        self._results: dict[str, JudgingResult] = {}
         self._failures: dict[str, Exception] = {}
-        self._tasks: dict[str, list[Standing]] = {}
+        self._tasks: dict[str, list[JudgingCandidate]] = {}
 
     def judge_partitions(self, hours: Sequence[datetime]) -> None:
         """Judge the trajectories of partitions that have no verdict under the policy yet, as far as the budget goes.
@@ -124,20 +124,20 @@ class Refinement:
         self.budget.require_price(self.judge.model, self.judge.base_url)
         policy = replace(self.policy, redaction_key=self.redaction_key or lasting_redaction_key(self.database))
         limit = RateLimit(
-            without_credentials(self.judge.base_url),
+            url_without_credentials(self.judge.base_url),
             self.judge.model,
             self.judge.requests_per_minute,
             self.judge.tokens_per_minute,
         )
-        keys = [key_of(hour) for hour in hours if self._is_there(hour)]
+        keys = [partition_key(hour) for hour in hours if self._is_there(hour)]
         with (
             open_verdicts(self.database) as verdicts,
             open_verdicts(self.database) as calls,
-            open_turns(self.database, limit) as turn,
+            open_rate_limiter(self.database, limit) as turn,
         ):
             verdicts.use_policy(policy.policy_id, policy.definition, policy.model)
-            due = self._due(standings(verdicts.connection, policy.policy_id, keys, self.order))
-            judging = Judging(
+            due = self._due(judging_candidates(verdicts.connection, policy.policy_id, keys, self.order))
+            judging = JudgeWorker(
                 parquet=self.store,
                 verdicts=verdicts,
                 accounts=calls.connection,
@@ -147,9 +147,9 @@ class Refinement:
                 concurrency=self.concurrency,
                 materialization_id=self._materialization_id,
                 progress=self.progress,
-                tallies=self._results,
+                stats=self._results,
                 turn=turn,
-                consent=self.consent,
+                access=self.access,
             )
             if due:
                 try:
@@ -159,9 +159,9 @@ class Refinement:
                     self._failures |= dict.fromkeys({task.partition_key for task in judging.left}, error)
         for key in keys:
             result = self._results[key]
-            result.reused += result.elsewhere
+            result.reused += result.claimed_elsewhere
 
-    def publish(self, hour: datetime) -> RefinementResult:
+    def publish(self, hour: datetime) -> JudgingResult:
         """Write what a partition holds after it was judged; returns what was done and what it cost.
 
         Raises:
@@ -170,13 +170,13 @@ class Refinement:
             ProviderDownError: the judge's provider is down; verdicts stored so far stay, and the rest was not asked.
             PipelineError: the partition has no trajectories yet.
         """
-        key = key_of(hour)
+        key = partition_key(hour)
         if key in self._failures:
             raise self._failures[key]
         result, tasks = self._results[key], self._tasks[key]
         with (
             self.database.partition(REFINED_OUTCOMES.name, key) as partition,
-            writing(partition.url, f"Erasing verdicts of {key}"),
+            translating_database_errors(partition.url, f"Erasing verdicts of {key}"),
         ):
             erase_verdicts_of(partition.connection, key)
         with open_verdicts(self.database) as verdicts:
@@ -184,7 +184,7 @@ class Refinement:
             rows = _batches(verdicts, sorted(task.key for task in tasks), result)
             with (
                 self.database.partition(REFINED_OUTCOMES.name, key) as partition,
-                self.store.prepare(REFINED_OUTCOMES, hour, rows) as prepared,
+                self.store.stage(REFINED_OUTCOMES, hour, rows) as prepared,
             ):
                 partition.record(
                     LedgerEntry(
@@ -201,39 +201,39 @@ class Refinement:
         return result
 
     def _is_there(self, hour: datetime) -> bool:
-        key = key_of(hour)
+        key = partition_key(hour)
         if not self.store.exists(TRAJECTORIES, hour):
             self._failures[key] = PipelineError(
                 f"There are no trajectories of {key} in {self.store.uri}: materialise trajectories of that partition"
                 " first."
             )
             return False
-        self._results[key], self._tasks[key] = RefinementResult(), []
+        self._results[key], self._tasks[key] = JudgingResult(), []
         return True
 
-    def _due(self, tasks: Sequence[Standing]) -> list[Standing]:
+    def _due(self, tasks: Sequence[JudgingCandidate]) -> list[JudgingCandidate]:
         """Return those that are asked about, in their order."""
-        due: list[Standing] = []
+        due: list[JudgingCandidate] = []
         for task in tasks:
             self._tasks[task.partition_key].append(task)
             result = self._results[task.partition_key]
-            if task.due or is_asked_about(task, self.consent):
-                result.why[WHY[task.standing]] += 1
+            if task.due or needs_judging(task, self.access):
+                result.why[WHY[task.status]] += 1
                 due.append(task)
             else:
                 result.reused += 1
         return due
 
-    def _caps(self, verdicts: VerdictStore, organizations: Collection[str | None]) -> list[tuple[Cap, Account]]:
+    def _caps(self, verdicts: VerdictStore, organizations: Collection[str | None]) -> list[tuple[Cap, SpendTotals]]:
         """Return the caps with their accounts as they stand; that of an organisation for each of them."""
         day = day_of(verdicts.now())
-        caps: list[tuple[Cap, Account]] = []
+        caps: list[tuple[Cap, SpendTotals]] = []
         for cap in self.budget.caps:
             of_one = cap.scope == "organization"
             for organization in sorted(organizations, key=str) if of_one else [None]:
-                held = accounts(verdicts.connection, day, organization, self._materialization_id)
+                held = spend_totals(verdicts.connection, day, organization, self._materialization_id)
                 words = f"{cap.words}: {organization or 'none recorded'}" if of_one else cap.words
-                caps.append((replace(cap, words=words), held.get(cap.scope, Account())))
+                caps.append((replace(cap, words=words), held.get(cap.scope, SpendTotals())))
         return caps
 
 
@@ -241,11 +241,11 @@ def materialize_refined_outcomes(
     hour: datetime,
     store: ParquetStore,
     database: TrajectoryDatabase,
-    judge: Judge,
+    judge: JudgeConfig,
     policy: RefinementPolicy,
     budget: Budget,
     **more: Any,
-) -> RefinementResult:
+) -> JudgingResult:
     """Judge one partition, and write what it holds: see ``Refinement``, whose other attributes may be given as well.
 
     Raises:
@@ -254,7 +254,7 @@ def materialize_refined_outcomes(
         ProviderDownError: the judge's provider is down; verdicts stored so far stay, and the rest was not asked.
         PipelineError: the partition has no trajectories yet.
     """
-    refinement = Refinement(store, database, judge, policy, budget, **more)
+    refinement = JudgingRun(store, database, judge, policy, budget, **more)
     refinement.judge_partitions([hour])
     return refinement.publish(hour)
 
@@ -271,7 +271,7 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 
 
 def _batches(
-    verdict_store: VerdictStore, keys: Sequence[tuple[str, str]], result: RefinementResult
+    verdict_store: VerdictStore, keys: Sequence[tuple[str, str]], result: JudgingResult
 ) -> Iterator[pa.RecordBatch]:
     """Yield the verdicts as they are stored, some at a time, and count them."""
     json_columns = {column.name for column in REFINED_OUTCOMES.in_sink(Sink.PARQUET) if column.type is Scalar.JSON}
@@ -282,13 +282,16 @@ def _batches(
         for row in rows:
             _count(row, result)
         written = [
-            {name: write(value) if name in json_columns and value is not None else value for name, value in row.items()}
+            {
+                name: write_json(value) if name in json_columns and value is not None else value
+                for name, value in row.items()
+            }
             for row in rows
         ]
         yield pa.RecordBatch.from_pylist(written, schema=arrow_schema(REFINED_OUTCOMES))
 
 
-def _count(verdict: Row, result: RefinementResult) -> None:
+def _count(verdict: Row, result: JudgingResult) -> None:
     result.statuses[verdict["verdict_status"]] += 1
     if verdict["outcome"] is not None:
         result.outcomes[verdict["outcome"]] += 1

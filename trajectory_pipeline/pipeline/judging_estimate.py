@@ -10,19 +10,19 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.budget.caps import Account, Amount, Budget, Scope, refused_by
-from trajectory_pipeline.judge.client.session import Judge
-from trajectory_pipeline.judge.judge_trajectory import case_of
+from trajectory_pipeline.budget.caps import Budget, Cost, Scope, SpendTotals, find_shortfall
+from trajectory_pipeline.judge.client.session import JudgeConfig
+from trajectory_pipeline.judge.judge_trajectory import build_judge_request
 from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.prompt import frame_tokens
-from trajectory_pipeline.judge.redaction.egress_policy import EVERYBODY, Consent
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.judge.prompt import overhead_tokens
+from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.documents import whole_document
 from trajectory_pipeline.schema.verdicts import DENIED
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.spend_ledger import accounts, day_of
-from trajectory_pipeline.storage.postgres.verdict_status import Order, Standing, standings
+from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
+from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, Order, judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 
 _DOCUMENTS_AT_ONCE = 50
@@ -41,7 +41,7 @@ WHY: Mapping[str, str] = {
 
 
 @dataclass
-class Plan:
+class JudgingEstimate:
     """What judging would do.
 
     Attributes:
@@ -51,13 +51,13 @@ class Plan:
         not_eligible: trajectories in which nothing was said.
         denied: trajectories that may not be shown to a judge, by the lists of agents and organisations.
         too_long: trajectories that fit into no prompt, or whose documents are missing.
-        outside_horizon: of those that would be asked about, how many the sensor leaves to an explicit materialisation.
+        outside_lookback: of those that would be asked about, how many the sensor leaves to an explicit materialisation.
         calls: where none has to be repeated.
         prompt_tokens: of these calls, by a conservative estimate.
-        answer_tokens_at_most: of these calls.
-        usd_at_most: of these calls; None for a model without a known price.
-        usd_expected: with answers as long as former ones under this policy; None where there are none.
-        left_undone: trajectories that the caps may leave undone, by cap, each call taken at its most.
+        max_response_tokens_total: of these calls.
+        max_usd: of these calls; None for a model without a known price.
+        expected_usd: with answers as long as former ones under this policy; None where there are none.
+        not_judged: trajectories that the caps may leave undone, by cap, each call taken at its most.
         sized: whether prompts were measured by the size of documents, and not rendered.
     """
 
@@ -67,13 +67,13 @@ class Plan:
     not_eligible: int = 0
     denied: int = 0
     too_long: int = 0
-    outside_horizon: int = 0
+    outside_lookback: int = 0
     calls: int = 0
     prompt_tokens: int = 0
-    answer_tokens_at_most: int = 0
-    usd_at_most: Decimal | None = Decimal(0)
-    usd_expected: Decimal | None = None
-    left_undone: Counter[str] = field(default_factory=Counter)
+    max_response_tokens_total: int = 0
+    max_usd: Decimal | None = Decimal(0)
+    expected_usd: Decimal | None = None
+    not_judged: Counter[str] = field(default_factory=Counter)
     sized: bool = False
 
     def as_json(self) -> dict[str, Any]:
@@ -94,20 +94,20 @@ class Plan:
             words.append(
                 f"{self.denied} may not be shown to a judge (TRAJECTORY_JUDGE_ALLOW_…, TRAJECTORY_JUDGE_DENY_…)."
             )
-        if self.outside_horizon:
+        if self.outside_lookback:
             words.append(
-                f"{self.outside_horizon} of them are older than TRAJECTORY_HORIZON_DAYS: only an explicit"
+                f"{self.outside_lookback} of them are older than TRAJECTORY_JUDGE_LOOKBACK_DAYS: only an explicit"
                 " materialisation judges them."
             )
         if judged:
-            usd = "no price is known" if self.usd_at_most is None else f"at most {self.usd_at_most:.4f} USD"
-            expected = "" if self.usd_expected is None else f", about {self.usd_expected:.4f} USD by former answers"
+            usd = "no price is known" if self.max_usd is None else f"at most {self.max_usd:.4f} USD"
+            expected = "" if self.expected_usd is None else f", about {self.expected_usd:.4f} USD by former answers"
             measured = "measured by the size of documents" if self.sized else "estimated"
             words.append(
                 f"{self.calls} calls, {self.prompt_tokens} prompt tokens ({measured}), at most"
-                f" {self.answer_tokens_at_most} answer tokens: {usd}{expected}."
+                f" {self.max_response_tokens_total} answer tokens: {usd}{expected}."
             )
-            undone = ", ".join(f"{number} by {cap}" for cap, number in self.left_undone.most_common())
+            undone = ", ".join(f"{number} by {cap}" for cap, number in self.not_judged.most_common())
             words.append(
                 f"The caps may hold back {undone}, if each call costs its most."
                 if undone
@@ -116,16 +116,16 @@ class Plan:
         return words
 
 
-def is_asked_about(task: Standing, consent: Consent) -> bool:
+def needs_judging(task: JudgingCandidate, consent: JudgeAccessList) -> bool:
     """Whether a judge is to be asked about a trajectory: it is due, or was denied, and may be shown."""
     return (task.due or task.error_class == DENIED) and consent.refusal(task.agent_id, task.organization_id) is None
 
 
-def plan_refinement(
+def estimate_judging(
     hours: Sequence[datetime],
     store: ParquetStore,
     database: TrajectoryDatabase,
-    judge: Judge,
+    judge: JudgeConfig,
     policy: RefinementPolicy,
     budget: Budget,
     *,
@@ -133,8 +133,8 @@ def plan_refinement(
     horizon: timedelta,
     order: Order = "newest",
     render: bool = True,
-    consent: Consent = EVERYBODY,
-) -> Plan:
+    consent: JudgeAccessList = UNRESTRICTED,
+) -> JudgingEstimate:
     """Return what judging these partitions would do, the latest first.
 
     Args:
@@ -153,16 +153,16 @@ def plan_refinement(
     Raises:
         SinkError: a sink cannot be read.
     """
-    plan = Plan(sized=not render)
+    plan = JudgingEstimate(sized=not render)
     with open_verdicts(database) as verdicts:
         planning = _Planning(store, verdicts, judge, policy, budget, plan, now)
         for hour in sorted(hours, reverse=True):
             plan.partitions += 1
-            due: list[Standing] = []
-            for task in standings(verdicts.connection, policy.policy_id, [key_of(hour)], order):
+            due: list[JudgingCandidate] = []
+            for task in judging_candidates(verdicts.connection, policy.policy_id, [partition_key(hour)], order):
                 if task.message_count == 0:
                     plan.not_eligible += 1
-                elif is_asked_about(task, consent):
+                elif needs_judging(task, consent):
                     due.append(task)
                 elif task.due or task.error_class == DENIED:
                     plan.denied += 1
@@ -170,14 +170,14 @@ def plan_refinement(
                     plan.reused += 1
             for task, calls, prompt_tokens in planning.measured(due, render=render):
                 planning.add(task, calls, prompt_tokens, outside=task.ended_at is None or task.ended_at < now - horizon)
-        answer = verdicts.mean_answer_tokens(policy.policy_id)
+        answer = verdicts.mean_response_tokens(policy.policy_id)
     price = budget.prices
-    if price.at_most(judge.model, judge.base_url, 1, 1) is None:
-        plan.usd_at_most = None
-    elif answer is not None and plan.usd_at_most is not None:
-        longest = price.at_most(judge.model, judge.base_url, 0, judge.max_answer_tokens) or Decimal(0)
-        usual = price.at_most(judge.model, judge.base_url, 0, round(answer)) or Decimal(0)
-        plan.usd_expected = plan.usd_at_most - plan.calls * (longest - usual)
+    if price.max_cost(judge.model, judge.base_url, 1, 1) is None:
+        plan.max_usd = None
+    elif answer is not None and plan.max_usd is not None:
+        longest = price.max_cost(judge.model, judge.base_url, 0, judge.max_response_tokens) or Decimal(0)
+        usual = price.max_cost(judge.model, judge.base_url, 0, round(answer)) or Decimal(0)
+        plan.expected_usd = plan.max_usd - plan.calls * (longest - usual)
     return plan
 
 
@@ -185,19 +185,19 @@ def plan_refinement(
 class _Planning:
     parquet: ParquetStore
     verdicts: VerdictStore
-    judge: Judge
+    judge: JudgeConfig
     policy: RefinementPolicy
     budget: Budget
-    plan: Plan
+    plan: JudgingEstimate
     now: datetime
 
     def __post_init__(self) -> None:
         self._caps = self.budget.caps
-        self._shared: dict[Scope, Account] = {}
-        self._organizations: dict[str | None, Account] = {}
-        self._shared["day"] = self._account(None).get("day", Account())
+        self._shared: dict[Scope, SpendTotals] = {}
+        self._organizations: dict[str | None, SpendTotals] = {}
+        self._shared["day"] = self._account(None).get("day", SpendTotals())
 
-    def measured(self, due: Sequence[Standing], *, render: bool) -> Iterator[tuple[Standing, int, int]]:
+    def measured(self, due: Sequence[JudgingCandidate], *, render: bool) -> Iterator[tuple[JudgingCandidate, int, int]]:
         """Yield each trajectory with the calls and the prompt tokens that it takes, some documents at a time."""
         for first in range(0, len(due), _DOCUMENTS_AT_ONCE):
             portion = due[first : first + _DOCUMENTS_AT_ONCE]
@@ -206,46 +206,46 @@ class _Planning:
                 sizes = self.verdicts.document_bytes(run_ids)
                 for task in portion:
                     size = sum(sizes.get(run_id, 0) for run_id in (*task.earlier_run_ids, task.run_id))
-                    tokens = frame_tokens() + -(-size // _BYTES_PER_TOKEN)
+                    tokens = overhead_tokens() + -(-size // _BYTES_PER_TOKEN)
                     yield task, 1, min(tokens, self.policy.max_prompt_tokens)
                 continue
             found = self.verdicts.documents(run_ids)
             for task in portion:
                 documents = [self._document(found, run) for run in (*task.earlier_run_ids, task.run_id)]
                 there = [document for document in documents if document is not None]
-                case = case_of(there, self.policy) if len(there) == len(documents) else None
+                case = build_judge_request(there, self.policy) if len(there) == len(documents) else None
                 yield task, case.calls if case else 0, case.prompt_tokens if case else 0
 
-    def add(self, task: Standing, calls: int, prompt_tokens: int, *, outside: bool) -> None:
+    def add(self, task: JudgingCandidate, calls: int, prompt_tokens: int, *, outside: bool) -> None:
         """Take a trajectory into the plan, and what it costs at most out of the caps' room."""
         plan = self.plan
         if calls == 0:
             plan.too_long += 1
             return
-        plan.judged[WHY[task.standing]] += 1
-        plan.outside_horizon += outside
-        answer_tokens = calls * self.judge.max_answer_tokens
-        most = self.budget.at_most(self.judge.model, self.judge.base_url, prompt_tokens, answer_tokens)
+        plan.judged[WHY[task.status]] += 1
+        plan.outside_lookback += outside
+        answer_tokens = calls * self.judge.max_response_tokens
+        most = self.budget.max_call_cost(self.judge.model, self.judge.base_url, prompt_tokens, answer_tokens)
         plan.calls += calls
         plan.prompt_tokens += prompt_tokens
-        plan.answer_tokens_at_most += answer_tokens
-        plan.usd_at_most = (plan.usd_at_most or Decimal(0)) + most.usd
+        plan.max_response_tokens_total += answer_tokens
+        plan.max_usd = (plan.max_usd or Decimal(0)) + most.usd
         here = {**self._shared, "organization": self._organization(task.organization_id)}
-        refusal = refused_by(self._caps, here, most)
+        refusal = find_shortfall(self._caps, here, most)
         if refusal is not None:
-            plan.left_undone[refusal.cap.setting] += 1
+            plan.not_judged[refusal.cap.setting] += 1
             return
         for scope in ("day", "materialization"):
-            self._shared[scope] = _more(here.get(scope, Account()), most)
+            self._shared[scope] = _more(here.get(scope, SpendTotals()), most)
         self._organizations[task.organization_id] = _more(here["organization"], most)
 
-    def _organization(self, organization_id: str | None) -> Account:
+    def _organization(self, organization_id: str | None) -> SpendTotals:
         if organization_id not in self._organizations:
-            self._organizations[organization_id] = self._account(organization_id).get("organization", Account())
+            self._organizations[organization_id] = self._account(organization_id).get("organization", SpendTotals())
         return self._organizations[organization_id]
 
-    def _account(self, organization_id: str | None) -> dict[Scope, Account]:
-        return accounts(self.verdicts.connection, day_of(self.now), organization_id, "")
+    def _account(self, organization_id: str | None) -> dict[Scope, SpendTotals]:
+        return spend_totals(self.verdicts.connection, day_of(self.now), organization_id, "")
 
     def _document(self, found: Mapping[str, tuple[dict[str, Any] | None, str]], run_id: str) -> dict[str, Any] | None:
         document, partition_key = found.get(run_id, (None, None))
@@ -254,5 +254,5 @@ class _Planning:
         return document
 
 
-def _more(account: Account, amount: Amount) -> Account:
-    return Account(account.spent, account.reserved + amount)
+def _more(account: SpendTotals, amount: Cost) -> SpendTotals:
+    return SpendTotals(account.spent, account.reserved + amount)

@@ -11,7 +11,7 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-class Together(Generic[_Item, _Result]):
+class MicroBatcher(Generic[_Item, _Result]):
     """Turns work on many items into a call for each of them.
 
     A round of items that fails as a whole is done again one by one, so that one bad item is its own affair.

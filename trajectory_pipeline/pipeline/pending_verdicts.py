@@ -10,21 +10,25 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.budget.caps import Account, Budget, NoRoom, Scope, refused_by
-from trajectory_pipeline.judge.client.session import Judge
+from trajectory_pipeline.budget.caps import Budget, BudgetShortfall, Scope, SpendTotals, find_shortfall
+from trajectory_pipeline.judge.client.session import JudgeConfig
 from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.prompt import frame_tokens
-from trajectory_pipeline.judge.redaction.egress_policy import EVERYBODY, Consent
+from trajectory_pipeline.judge.prompt import overhead_tokens
+from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.spend_ledger import accounts, day_of
-from trajectory_pipeline.storage.postgres.verdict_status import Wanted, given_up, lacking
+from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
+from trajectory_pipeline.storage.postgres.verdict_status import (
+    PendingQuery,
+    abandoned_verdicts,
+    partitions_with_pending_verdicts,
+)
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
 
 _NO_LIMIT = Decimal("Infinity")
 
 
 @dataclass(frozen=True)
-class MissingVerdicts:
+class PendingVerdicts:
     """What lacks verdicts.
 
     Attributes:
@@ -35,14 +39,14 @@ class MissingVerdicts:
     """
 
     partition_keys: list[str]
-    given_up: list[dict[str, Any]]
-    no_room: NoRoom | None
-    spent: Account
+    abandoned: list[dict[str, Any]]
+    shortfall: BudgetShortfall | None
+    spent: SpendTotals
 
 
-def missing_verdicts(
+def find_pending_verdicts(
     database: TrajectoryDatabase,
-    judge: Judge,
+    judge: JudgeConfig,
     policy: RefinementPolicy,
     budget: Budget,
     *,
@@ -50,8 +54,8 @@ def missing_verdicts(
     quiet: timedelta,
     horizon: timedelta,
     give_up_after: int,
-    consent: Consent = EVERYBODY,
-) -> MissingVerdicts:
+    consent: JudgeAccessList = UNRESTRICTED,
+) -> PendingVerdicts:
     """Return what lacks a verdict under the policy, is quiet and within the horizon, and can be paid today.
 
     Args:
@@ -70,26 +74,27 @@ def missing_verdicts(
         SinkError: the database cannot be read.
     """
     budget.require_price(judge.model, judge.base_url)
-    least = budget.at_most(judge.model, judge.base_url, frame_tokens(), judge.max_answer_tokens)
+    least = budget.max_call_cost(judge.model, judge.base_url, overhead_tokens(), judge.max_response_tokens)
     shared = [cap for cap in budget.caps if cap.scope != "organization"]
     with open_verdicts(database) as verdicts:
-        today: Mapping[Scope, Account] = accounts(verdicts.connection, day_of(now), None, "")
-        no_room = refused_by(shared, today, least)
+        today: Mapping[Scope, SpendTotals] = spend_totals(verdicts.connection, day_of(now), None, "")
+        no_room = find_shortfall(shared, today, least)
         left = {
             unit: min(
-                (cap.left(today.get(cap.scope, Account())) for cap in shared if cap.unit == unit), default=_NO_LIMIT
+                (cap.remaining(today.get(cap.scope, SpendTotals())) for cap in shared if cap.unit == unit),
+                default=_NO_LIMIT,
             )
             for unit in ("usd", "tokens")
         }
         keys = (
             []
             if no_room
-            else lacking(
+            else partitions_with_pending_verdicts(
                 verdicts.connection,
-                Wanted(
+                PendingQuery(
                     policy_id=policy.policy_id,
                     day=day_of(now),
-                    quiet_since=now - quiet,
+                    settled_before=now - quiet,
                     ended_since=now - horizon,
                     now=now,
                     give_up_after=give_up_after,
@@ -97,17 +102,17 @@ def missing_verdicts(
                     usd=left["usd"],
                     tokens=left["tokens"],
                     organization_usd=_NO_LIMIT if budget.organization_usd is None else budget.organization_usd,
-                    consent=consent.parameters(),
+                    access=consent.parameters(),
                 ),
             )
         )
-        hopeless = given_up(
+        hopeless = abandoned_verdicts(
             verdicts.connection, policy.policy_id, ended_since=now - horizon, give_up_after=give_up_after
         )
-    return MissingVerdicts(keys, hopeless, no_room, today.get("day", Account()))
+    return PendingVerdicts(keys, hopeless, no_room, today.get("day", SpendTotals()))
 
 
-def given_up_verdicts(
+def find_abandoned_verdicts(
     database: TrajectoryDatabase, policy: RefinementPolicy, *, ended_since: datetime, give_up_after: int
 ) -> list[dict[str, Any]]:
     """Return the trajectories whose verdicts failed too often, each with ``run_id``, ``error_class``, ``failures``.
@@ -116,4 +121,6 @@ def given_up_verdicts(
         SinkError: the database cannot be read.
     """
     with open_verdicts(database) as verdicts:
-        return given_up(verdicts.connection, policy.policy_id, ended_since=ended_since, give_up_after=give_up_after)
+        return abandoned_verdicts(
+            verdicts.connection, policy.policy_id, ended_since=ended_since, give_up_after=give_up_after
+        )

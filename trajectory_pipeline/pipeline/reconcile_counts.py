@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.convert import without_moved
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -25,7 +25,7 @@ _FIELDS = ("run_id", "content_digest", "turns.step_id", "turns.input_tokens", "t
 
 
 @dataclass(frozen=True)
-class Verification:
+class Reconciliation:
     """What each side of a partition holds.
 
     Attributes:
@@ -41,18 +41,18 @@ class Verification:
     differences: tuple[str, ...] = field(default=())
 
 
-def verify_partition(hour: datetime, store: ParquetStore, database: TrajectoryDatabase) -> Verification:
+def reconcile_partition(hour: datetime, store: ParquetStore, database: TrajectoryDatabase) -> Reconciliation:
     """Count a partition's runs, own steps and messages in the raw rows and in both sinks, and compare these by run.
 
     Raises:
         SinkError: a sink cannot be read.
     """
-    with database.kept_open() as kept_open:
+    with database.pooled() as kept_open:
         return _verified(hour, store, kept_open)
 
 
-def _verified(hour: datetime, store: ParquetStore, database: TrajectoryDatabase) -> Verification:
-    key = key_of(hour)
+def _verified(hour: datetime, store: ParquetStore, database: TrajectoryDatabase) -> Reconciliation:
+    key = partition_key(hour)
     raw = dict.fromkeys(COUNTED, 0)
     for rows in store.read_fields(TERMINAL_RUNS, hour, ["run_id", "steps.id", "messages.id"]):
         batch = without_moved(rows, key, database)
@@ -91,7 +91,7 @@ def _verified(hour: datetime, store: ParquetStore, database: TrajectoryDatabase)
         for name in COUNTED
         if counts[name] != raw[name]
     )
-    return Verification(raw, parquet, postgres, (*counted, *_compared(key, digests, there)))
+    return Reconciliation(raw, parquet, postgres, (*counted, *_compared(key, digests, there)))
 
 
 def _compared(key: str, parquet: Mapping[str, str], postgres: Mapping[str, str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
-from trajectory_pipeline.partition_keys import HOUR, contiguous, key_of
+from trajectory_pipeline.partition_keys import HOUR, contiguous, partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
 from trajectory_pipeline.pipeline.carry_forward import Deleted
 from trajectory_pipeline.schema.ledger import PRUNED
@@ -22,7 +22,7 @@ _UNSETTLED = "to be materialised again"
 _NOT_ERASED = "content that is deleted at the source"
 
 
-def stale_hours(
+def find_stale_partitions(
     source: LettaSource, database: TrajectoryDatabase, hours: Sequence[datetime], deleted: Deleted = "keep"
 ) -> list[datetime]:
     """Return those of these hours whose rows in the source are not what was captured and converted.
@@ -43,8 +43,8 @@ def stale_hours(
         there = fingerprints_of(snapshot, hours)
     captured = captured_fingerprints(database, hours, deleted)
     differing = [hour for hour in hours if there.get(hour, EMPTY) != captured.get(hour, EMPTY)]
-    pruned = pruned_partitions(database, [key_of(hour) for hour in differing])
-    return [hour for hour in differing if key_of(hour) not in pruned]
+    pruned = pruned_partitions(database, [partition_key(hour) for hour in differing])
+    return [hour for hour in differing if partition_key(hour) not in pruned]
 
 
 def fingerprints_of(snapshot: Snapshot, hours: Sequence[datetime]) -> dict[datetime, str]:
@@ -64,12 +64,12 @@ def captured_fingerprints(
     one that equals no other: the hour is stale, whatever the source holds by now. No clock is asked. So it is where the
     policy is to erase, and what is deleted at the source is still held.
     """
-    keys = {key_of(hour): hour for hour in hours}
+    keys = {partition_key(hour): hour for hour in hours}
     captured = {
         keys[key]: _NOT_ERASED if deleted == "erase" and entry["counts"].get(DELETED_AND_KEPT) else entry["fingerprint"]
         for key, entry in database.ledger(TERMINAL_RUNS.name, [*keys]).items()
     }
-    return {**captured, **{keys[key]: _UNSETTLED for key in database.unsettled([*keys])}}
+    return {**captured, **{keys[key]: _UNSETTLED for key in database.invalidations([*keys])}}
 
 
 def built_by_older_versions(database: TrajectoryDatabase) -> list[str]:

@@ -15,13 +15,13 @@ import pyarrow as pa
 from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
-from trajectory_pipeline.storage.parquet.store import ParquetStore, Written
+from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline.storage.postgres.rows_checksum import (
-    all_placed,
+    all_located,
     documents_omitted,
-    moved_on,
-    rows_version,
+    rows_checksum,
+    runs_moved_away,
 )
 
 
@@ -35,7 +35,7 @@ class UnchangedRawRows:
         gone: runs that are gone from the source.
     """
 
-    written: Written
+    written: WrittenFile
     counts: Mapping[str, int]
     gone: Sequence[str]
 
@@ -54,7 +54,7 @@ class UnchangedTrajectories:
         run_ids: of its trajectories.
     """
 
-    written: Written
+    written: WrittenFile
     counts: Mapping[str, int]
     executions: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -70,7 +70,7 @@ def unchanged_raw_rows(
     store: ParquetStore,
     *,
     fingerprint: str,
-    made_with: str,
+    inputs_digest: str,
     none_of: str,
 ) -> UnchangedRawRows | None:
     """Return the raw rows that are there, where reading the source would give the same; None where it may not.
@@ -81,17 +81,17 @@ def unchanged_raw_rows(
         snapshot: of the source.
         store: where the file is.
         fingerprint: of the partition in the snapshot.
-        made_with: what else the rows depend on, as it is now.
+        inputs_digest: what else the rows depend on, as it is now.
         none_of: the count of runs that the policy would change now.
 
     Raises:
         SourceError: the source cannot be read.
         SinkError: a sink cannot be read.
     """
-    entry = _settled(partition, TERMINAL_RUNS.name, made_with)
+    entry = _settled(partition, TERMINAL_RUNS.name, inputs_digest)
     if entry is None or entry["fingerprint"] != fingerprint or entry["counts"][none_of]:
         return None
-    written = store.standing(TERMINAL_RUNS, hour, entry["content_digest"])
+    written = store.find_matching(TERMINAL_RUNS, hour, entry["content_digest"])
     if written is None:
         return None
     run_ids: list[str] = []
@@ -101,13 +101,18 @@ def unchanged_raw_rows(
         run_ids += _strings(ids)
         gone += _strings(ids.filter(batch.column("deleted_at").is_valid()))
     # One that is carried forward may have come back, in another hour or unfinished: no fingerprint of this hour tells.
-    if any(where.exists for where in snapshot.whereabouts(gone).values()) or not all_placed(partition, run_ids):
+    if any(where.exists for where in snapshot.run_locations(gone).values()) or not all_located(partition, run_ids):
         return None
     return UnchangedRawRows(written, entry["counts"], gone)
 
 
 def unchanged_trajectories(
-    hour: datetime, partition: PartitionTransaction, store: ParquetStore, *, input_digest: str | None, made_with: str
+    hour: datetime,
+    partition: PartitionTransaction,
+    store: ParquetStore,
+    *,
+    upstream_digest: str | None,
+    inputs_digest: str,
 ) -> UnchangedTrajectories | None:
     """Return the trajectories that are there, where converting the raw rows would give the same; None where it may not.
 
@@ -115,20 +120,20 @@ def unchanged_trajectories(
         hour: start of the partition, UTC.
         partition: of ``trajectories``, locked, and so that its raw rows stay as they are.
         store: where both files are.
-        input_digest: of the raw rows, by the ledger; None where it does not know them.
-        made_with: what else trajectories depend on, as it is now.
+        upstream_digest: of the raw rows, by the ledger; None where it does not know them.
+        inputs_digest: what else trajectories depend on, as it is now.
 
     Raises:
         SinkError: a sink cannot be read.
     """
-    entry = _settled(partition, TRAJECTORIES.name, made_with)
-    if entry is None or input_digest is None or entry["input_digest"] != input_digest:
+    entry = _settled(partition, TRAJECTORIES.name, inputs_digest)
+    if entry is None or upstream_digest is None or entry["upstream_digest"] != upstream_digest:
         return None
-    written = store.standing(TRAJECTORIES, hour, entry["content_digest"])
+    written = store.find_matching(TRAJECTORIES, hour, entry["content_digest"])
     if (
         written is None
-        or rows_version(partition) != entry["rows_version"]
-        or store.standing(TERMINAL_RUNS, hour, input_digest) is None
+        or rows_checksum(partition) != entry["rows_checksum"]
+        or store.find_matching(TERMINAL_RUNS, hour, upstream_digest) is None
     ):
         return None
     found = UnchangedTrajectories(written, entry["counts"], data_omitted=documents_omitted(partition))
@@ -138,15 +143,15 @@ def unchanged_trajectories(
         found.outcomes.update(_strings(batch.column("heuristic_outcome")))
         found.escaped += sum(map(bool, batch.column("escaped").to_pylist()))
     raw = [run_id for batch in store.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in _strings(batch.column(0))]
-    if set(raw).difference(moved_on(partition, raw)) != set(found.run_ids):
+    if set(raw).difference(runs_moved_away(partition, raw)) != set(found.run_ids):
         return None
     return found
 
 
-def _settled(partition: PartitionTransaction, asset: str, made_with: str) -> dict[str, Any] | None:
+def _settled(partition: PartitionTransaction, asset: str, inputs_digest: str) -> dict[str, Any] | None:
     """Return the ledger's entry where nothing but the partition's own rows can speak against it."""
-    entry = None if partition.is_noted else partition.entry(asset)
-    if entry is None or (entry["schema_version"], entry["made_with"]) != (SCHEMA_VERSION, made_with):
+    entry = None if partition.has_invalidations else partition.entry(asset)
+    if entry is None or (entry["schema_version"], entry["inputs_digest"]) != (SCHEMA_VERSION, inputs_digest):
         return None
     # What is pruned is brought back, and what is in quarantine tried again, at every materialisation.
     return entry if entry["result"] == "complete" else None

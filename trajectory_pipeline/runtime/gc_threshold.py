@@ -17,7 +17,7 @@ _usual = gc.get_threshold()
 
 
 @contextmanager
-def fewer_collections(containers: int) -> Iterator[None]:
+def raised_gc_threshold(containers: int) -> Iterator[None]:
     """Let the collector look only after so many new containers; several threads may be inside at once.
 
     The most that any of them asks for counts. A collector that is off stays off.

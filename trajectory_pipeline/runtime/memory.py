@@ -16,7 +16,7 @@ _CHOSEN_OUTSIDE = "ARROW_DEFAULT_MEMORY_POOL"
 
 
 @cache
-def spare_memory() -> None:
+def use_jemalloc() -> None:
     """Let Arrow allocate from jemalloc in this process, where it has that.
 
     Arrow's default, mimalloc, holds on to about 100 MB more of what batches of changing sizes leave free
@@ -30,7 +30,7 @@ _MANY_ROWS = 20_000
 """From so many on, what is free afterwards is worth the time that giving it back takes: 0.09 s for 180 MB, once."""
 
 
-def give_back_after(rows: int) -> None:
+def trim_memory_after(rows: int) -> None:
     """Give back what is free after a partition of so many rows, if these are many.
 
     What a Parquet file's many row groups were told of while it was written, 140 MB after half a million rows, is freed

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trajectory_pipeline.schema.error_classes import ERROR_CLASSES
-from trajectory_pipeline.schema.ledger import CAPTURED_RUNS, PARTITIONS, QUARANTINE, UNSETTLED
+from trajectory_pipeline.schema.ledger import INVALIDATIONS, PARTITIONS, QUARANTINE, RUN_LOCATIONS
 from trajectory_pipeline.schema.limits import RATE_LIMITS
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
-from trajectory_pipeline.schema.spending import SPENDING, VERDICT_CLAIMS
+from trajectory_pipeline.schema.spending import SPEND_TOTALS, VERDICT_LOCKS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct, Table, Type
@@ -32,15 +32,15 @@ TABLES = (
     REFINED_OUTCOMES,
     VERDICTS,
     VERDICT_ATTEMPTS,
-    SPENDING,
-    VERDICT_CLAIMS,
+    SPEND_TOTALS,
+    VERDICT_LOCKS,
     RATE_LIMITS,
     POLICIES,
     REDACTION_KEYS,
     PARTITIONS,
     QUARANTINE,
-    CAPTURED_RUNS,
-    UNSETTLED,
+    RUN_LOCATIONS,
+    INVALIDATIONS,
 )
 """Every dataset and table of the project, in the order in which they are read."""
 

@@ -36,19 +36,19 @@ PARTITIONS = Table(
         _column("schema_version", STRING, "Version of the schema that it was written with."),
         _column("dagster_run_id", STRING, "The Dagster run that wrote it.", null="written outside Dagster"),
         _column(
-            "input_digest",
+            "upstream_digest",
             STRING,
             "`content_digest` of the partition of the asset upstream, as it was when this was made of it.",
             null="the asset reads the source, or the ledger did not know what it was made of",
         ),
         _column(
-            "made_with",
+            "inputs_digest",
             STRING,
             "Digest of what else the content depends on: the code; agents, tools, prompts and columns of the source.",
             null="not known: the partition is made anew when it is asked for, even if its rows did not change",
         ),
         _column(
-            "rows_version",
+            "rows_checksum",
             STRING,
             "Digest of the versions of its rows in Postgres as they were written: any change to one changes it.",
             null="not known, or the asset is not compared by it",
@@ -65,7 +65,7 @@ QUARANTINE = Table(
     columns=(
         _column("run_id", STRING, "The run.", key=True),
         _column("partition_key", STRING, "Dagster's partition key."),
-        _column("place", STRING, "Which row and column: `messages.content of message-…`."),
+        _column("json_path", STRING, "Which row and column: `messages.content of message-…`."),
         _column("error", STRING, "What was wrong with it."),
         _column("raw", STRING, "The raw rows as JSON text (text, because jsonb cannot hold all that json can)."),
         _column("steps", INT, "Its own steps.", unit="steps"),
@@ -76,8 +76,8 @@ QUARANTINE = Table(
     indexes=(("partition_key",),),
 )
 
-CAPTURED_RUNS = Table(
-    name="captured_runs",
+RUN_LOCATIONS = Table(
+    name="run_locations",
     description="Where each run was seen last: a run whose `completed_at` changes moves to another partition, and until"
     " both are read again, raw rows of it stand in two.",
     row="one run that was ever captured",
@@ -100,16 +100,16 @@ CAPTURED_RUNS = Table(
     indexes=(("partition_key",),),
 )
 
-UNSETTLED = Table(
-    name="unsettled",
+INVALIDATIONS = Table(
+    name="invalidations",
     description="Partitions to be materialised again whatever their fingerprint says: a run was taken from one, or a"
     " file was replaced and the transaction that belongs to it did not end. A note goes with the materialisation.",
     row="one reason",
     columns=(
-        _column("note_id", STRING, "Of the note.", key=True),
+        _column("invalidation_id", STRING, "Of the note.", key=True),
         _column("asset", STRING, "terminal_runs or trajectories."),
         _column("partition_key", STRING, "Dagster's partition key."),
         _column("reason", STRING, "Why, in words."),
-        _column("noted_at", TIMESTAMP, "When it was noted."),
+        _column("invalidated_at", TIMESTAMP, "When it was noted."),
     ),
 )

@@ -7,8 +7,8 @@ Belongs here: columns. Does not belong here: the caps (``budget.caps``), and the
 from trajectory_pipeline.schema.types import INT, MONEY, STRING, TIMESTAMP, Table
 from trajectory_pipeline.schema.types import postgres_column as _column
 
-SPENDING = Table(
-    name="spending",
+SPEND_TOTALS = Table(
+    name="spend_totals",
     description="What calls to judges took, by day, organisation and materialisation: what the caps are kept by."
     " Written with the attempts, in one transaction.",
     row="one account",
@@ -31,8 +31,8 @@ SPENDING = Table(
     ),
 )
 
-VERDICT_CLAIMS = Table(
-    name="verdict_claims",
+VERDICT_LOCKS = Table(
+    name="verdict_locks",
     description="Who is at which verdict, so that no two workers pay for one. Empty when nothing is being judged.",
     row="one verdict that is being reached",
     columns=(

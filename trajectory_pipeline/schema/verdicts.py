@@ -74,7 +74,7 @@ VERDICTS = Table(
             null=_NOT_SHOWN,
         ),
         Column("failure_mode", STRING, "From the documented closed list.", null=_NOT_SHOWN),
-        Column("failure_mode_words", STRING, "What `other` stands for.", null="not `other`"),
+        Column("failure_mode_description", STRING, "What `other` stands for.", null="not `other`"),
         Column("failed_step_id", STRING, "First step where it went wrong.", null="none, or not judged"),
         Column(
             "learning_value",
@@ -128,7 +128,7 @@ VERDICTS = Table(
             null="nothing did",
         ),
         Column("error_message", STRING, "The same in words.", null="nothing did"),
-        Column("raw_answer", STRING, "The answer that could not be used.", null="there is none", sinks=POSTGRES_ONLY),
+        Column("raw_response", STRING, "The answer that could not be used.", null="there is none", sinks=POSTGRES_ONLY),
         Column("judged_at", TIMESTAMP, "When the verdict was reached.", null=_NOT_JUDGED),
         Column("created_at", TIMESTAMP, "When the row was first written.", sinks=POSTGRES_ONLY),
         Column("updated_at", TIMESTAMP, "When it last changed.", sinks=POSTGRES_ONLY),
@@ -144,7 +144,7 @@ VERDICTS = Table(
             "Whether its texts were erased, because content that it showed was deleted at the source.",
         ),
         Column(
-            "answer_format",
+            "response_format",
             STRING,
             "How the answer's form was asked for: json_schema, tool_call or prompt.",
             null="the judge was asked nothing",
@@ -153,14 +153,14 @@ VERDICTS = Table(
             "failures", INT, "Times that it came to be `failed` or `quarantined`.", unit="times", sinks=POSTGRES_ONLY
         ),
         Column(
-            "next_try_at",
+            "next_attempt_at",
             TIMESTAMP,
             "From when on the sensor has it tried again; until then nobody asks about one that is `quarantined`.",
             null="it is neither `failed` nor `quarantined`, or trying again would not help",
             sinks=POSTGRES_ONLY,
         ),
         Column(
-            "held_back_usd",
+            "deferred_usd",
             MONEY,
             "What the call that a cap held back may cost at most.",
             unit="USD",
@@ -168,7 +168,7 @@ VERDICTS = Table(
             sinks=POSTGRES_ONLY,
         ),
         Column(
-            "held_back_tokens",
+            "deferred_tokens",
             INT,
             "The same in tokens.",
             unit="tokens",
@@ -219,7 +219,7 @@ VERDICT_ATTEMPTS = Table(
         _column("started_at", TIMESTAMP, "When it was sent."),
         _column("duration_ns", INT, "How long it took.", unit="ns", null="no end was seen"),
         _column("model", STRING, "The model that was asked."),
-        _column("answered_model", STRING, "The model that answered, by its own word.", null="none did"),
+        _column("response_model", STRING, "The model that answered, by its own word.", null="none did"),
         _column("base_url", STRING, "Endpoint that was called, without credentials."),
         _column("prompt_characters", INT, "Characters sent.", unit="characters"),
         _column("http_status", INT, "Status of the answer.", null="no answer"),
@@ -246,16 +246,16 @@ VERDICT_ATTEMPTS = Table(
             null="not told by the version that made it",
         ),
         _column(
-            "answer_format", STRING, "How the answer's form was asked for: `json_schema`, `tool_call` or `prompt`."
+            "response_format", STRING, "How the answer's form was asked for: `json_schema`, `tool_call` or `prompt`."
         ),
         _column("temperature", FLOAT, "As sent.", unit="0–2", null="not sent, because the model refuses one"),
         _column("reserved_usd", MONEY, "What it may cost at most.", unit="USD", null="the model has no known price"),
         _column("reserved_tokens", INT, "What it may take at most: prompt and answer.", unit="tokens"),
-        _column("spending_day", STRING, "The UTC day whose cap it counts against: `2026-11-23`."),
+        _column("budget_day", STRING, "The UTC day whose cap it counts against: `2026-11-23`."),
         _column("organization_id", STRING, "The organisation whose cap it counts against.", null="none recorded"),
         _column("materialization_id", STRING, "The materialisation: Dagster's run id where there is one."),
     ),
-    indexes=(("run_id",), ("verdict_key",), ("started_at",), ("spending_day",)),
+    indexes=(("run_id",), ("verdict_key",), ("started_at",), ("budget_day",)),
 )
 
 POLICIES = Table(

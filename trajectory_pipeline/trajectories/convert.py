@@ -11,24 +11,24 @@ from typing import Any
 import pyarrow as pa
 
 from trajectory_pipeline.lossless_json import ConversionError
-from trajectory_pipeline.runtime.gc_threshold import fewer_collections
+from trajectory_pipeline.runtime.gc_threshold import raised_gc_threshold
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import ListOf, Struct, Type
 from trajectory_pipeline.trajectories.columnar.columns import raw_columns
-from trajectory_pipeline.trajectories.columnar.decode import Unusual
-from trajectory_pipeline.trajectories.columnar.documents import documents_of
-from trajectory_pipeline.trajectories.columnar.runs import OrdinaryRuns, Run
-from trajectory_pipeline.trajectories.columnar.to_arrow import trajectories_of
+from trajectory_pipeline.trajectories.columnar.decode import NeedsReferencePath
+from trajectory_pipeline.trajectories.columnar.documents import columnar_documents
+from trajectory_pipeline.trajectories.columnar.runs import ColumnarRun, ColumnarRuns
+from trajectory_pipeline.trajectories.columnar.to_arrow import trajectories_batch
 from trajectory_pipeline.trajectories.document import Document, postgres_document
-from trajectory_pipeline.trajectories.reference import Quarantined, convert_run, quarantine
+from trajectory_pipeline.trajectories.reference import QuarantinedRun, convert_run, quarantined_run
 
 _CONTAINERS = 2_000_000
 """New ones until the garbage collector looks at them; more than a batch makes."""
 
 Row = dict[str, Any]
-Made = tuple[pa.RecordBatch, list[Document]]
+ConvertedRun = tuple[pa.RecordBatch, list[Document]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Conversion:
 
     trajectories: pa.RecordBatch
     documents: list[Document]
-    quarantined: list[Quarantined]
-    plainly: int
+    quarantined: list[QuarantinedRun]
+    reference_path_count: int
 
     def arrow(self) -> pa.RecordBatch:
         """Return the trajectories."""
@@ -57,7 +57,7 @@ class Conversion:
         return self.trajectories.to_pylist()
 
 
-@fewer_collections(_CONTAINERS)
+@raised_gc_threshold(_CONTAINERS)
 def convert_batch(raw_runs: pa.RecordBatch, partition_key: str, *, documents: bool = False) -> Conversion:
     """Convert the rows of ``terminal_runs``; one that cannot be converted is quarantined, the others go on.
 
@@ -68,7 +68,7 @@ def convert_batch(raw_runs: pa.RecordBatch, partition_key: str, *, documents: bo
     """
     ordinary, others = _ordinary_runs(raw_runs, partition_key)
     rows: list[Row] = []
-    quarantined: list[Quarantined] = []
+    quarantined: list[QuarantinedRun] = []
     places: list[int] = []
     for place in others:
         raw = _with_all_columns(raw_runs.slice(place, 1))
@@ -76,12 +76,12 @@ def convert_batch(raw_runs: pa.RecordBatch, partition_key: str, *, documents: bo
             rows.append(convert_run(raw, partition_key))
             places.append(place)
         except ConversionError as error:
-            quarantined.append(quarantine(raw, error.place, error.problem))
+            quarantined.append(quarantined_run(raw, error.place, error.problem))
         except Exception as error:  # a fault of ours in one run must not take the other runs of the partition along
             problem = (
                 f"cannot be converted, and that is a fault of trajectory-pipeline: {type(error).__name__}: {error}"
             )
-            quarantined.append(quarantine(raw, f"runs[{raw['run_id']}]", problem))
+            quarantined.append(quarantined_run(raw, f"runs[{raw['run_id']}]", problem))
     made = [] if ordinary is None else [_made(*ordinary, documents=documents)]
     places = [*(run.place for run in ordinary[1]), *places] if ordinary else places
     if rows:
@@ -92,27 +92,27 @@ def convert_batch(raw_runs: pa.RecordBatch, partition_key: str, *, documents: bo
 
 def _ordinary_runs(
     batch: pa.RecordBatch, partition_key: str
-) -> tuple[tuple[OrdinaryRuns, list[Run]] | None, list[int]]:
+) -> tuple[tuple[ColumnarRuns, list[ColumnarRun]] | None, list[int]]:
     """Return the ordinary runs, converted, and where the others stand."""
     if not batch.schema.equals(arrow_schema(TERMINAL_RUNS)):
         return None, list(range(batch.num_rows))
-    converted, runs, others = OrdinaryRuns(raw_columns(batch), partition_key), [], []
+    converted, runs, others = ColumnarRuns(raw_columns(batch), partition_key), [], []
     for place in range(batch.num_rows):
         try:
             runs.append(converted.run(place))
-        except (Unusual, ConversionError, ArithmeticError):
+        except (NeedsReferencePath, ConversionError, ArithmeticError):
             others.append(place)
     return (converted, runs) if runs else None, others
 
 
-def _made(converted: OrdinaryRuns, runs: list[Run], *, documents: bool) -> Made:
-    batch = trajectories_of(converted, runs)
+def _made(converted: ColumnarRuns, runs: list[ColumnarRun], *, documents: bool) -> ConvertedRun:
+    batch = trajectories_batch(converted, runs)
     # A long run's texts are there several times over; documents are made of what the source wrote.
     converted.forget_texts()
-    return batch, documents_of(converted, runs, batch) if documents else []
+    return batch, columnar_documents(converted, runs, batch) if documents else []
 
 
-def _merged(made: list[Made], places: list[int]) -> Made:
+def _merged(made: list[ConvertedRun], places: list[int]) -> ConvertedRun:
     """Return the trajectories of both ways in the order of their runs."""
     if not made:
         return pa.RecordBatch.from_pylist([], schema=arrow_schema(TRAJECTORIES)), []

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from trajectory_pipeline.lossless_json import canonical
+from trajectory_pipeline.lossless_json import canonical_json
 from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool_call_of, tool_return_of
 
 Row = Mapping[str, Any]
@@ -122,7 +122,7 @@ def approval_form(row: Row) -> str:
 
 
 def _json_form(value: dict[str, Any]) -> str:
-    return f"json{framed(canonical(value))}"
+    return f"json{framed(canonical_json(value))}"
 
 
 def _turn(turn: Row) -> Iterable[str]:

@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.lossless_json import MAX_DEPTH, Verbatim, write
+from trajectory_pipeline.lossless_json import MAX_DEPTH, Verbatim, write_json
 from trajectory_pipeline.schema.trajectories import MESSAGE, TRAJECTORIES, TURN
 from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool_call_of, tool_return_of
 
@@ -29,7 +29,7 @@ _WITH_IMAGES = frozenset({"content", "tool_returns"})
 Row = Mapping[str, Any]
 
 
-def document_of(row: Row) -> dict[str, Any]:
+def trajectory_document(row: Row) -> dict[str, Any]:
     """Return the document of a trajectory, whole: image bytes and all.
 
     Args:
@@ -53,15 +53,15 @@ Document = tuple[bytes | None, str | None]
 
 def postgres_document(row: Row) -> Document:
     """Return a trajectory's document for ``jsonb``, image bytes as stubs."""
-    document = document_of(row)
+    document = trajectory_document(row)
     for turn in document["turns"]:
         for message in turn["messages"]:
             for name in _WITH_IMAGES & message.keys():
-                message[name] = stubbed(message[name])
+                message[name] = strip_image_data(message[name])
     reason = next(filter(None, map(_beyond_jsonb, _leaves(document))), None)
     if reason is not None:
         return None, f"the document holds {reason}"
-    text = write(document).encode()
+    text = write_json(document).encode()
     if len(text) > MAX_JSONB_BYTES:
         return None, f"the document has {len(text)} bytes, more than the {MAX_JSONB_BYTES} that are offered to jsonb"
     return text, None
@@ -116,10 +116,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def stubbed(value: Any) -> Any:
+def strip_image_data(value: Any) -> Any:
     """Return a value with a stub of size and hash in the place of the bytes of every image in it."""
     if isinstance(value, list):
-        return [stubbed(item) for item in value]
+        return [strip_image_data(item) for item in value]
     if not isinstance(value, dict):
         return value
     source = value.get("source")
@@ -128,7 +128,7 @@ def stubbed(value: Any) -> Any:
             **value,
             "source": {**{key: source[key] for key in source if key != "data"}, "stub": _stub(source["data"])},
         }
-    return {key: stubbed(item) for key, item in value.items()}
+    return {key: strip_image_data(item) for key, item in value.items()}
 
 
 def _stub(data: str) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _beyond_jsonb(value: Any) -> str | None:
     if isinstance(value, Verbatim) and value.text[0] in "[{":
         return f"a value of {len(value.text)} characters that is nested more than {MAX_DEPTH} levels deep"
     if isinstance(value, Verbatim) or (isinstance(value, Decimal) and _beyond_numeric(value)):
-        return f"a number beyond Postgres numeric, of {len(write(value))} characters"
+        return f"a number beyond Postgres numeric, of {len(write_json(value))} characters"
     return None
 
 

@@ -16,13 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trajectory_pipeline.lossless_json import canonical
+from trajectory_pipeline.lossless_json import canonical_json
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
-from trajectory_pipeline.trajectories.messages import kind_of
+from trajectory_pipeline.trajectories.messages import message_kind
 from trajectory_pipeline.trajectories.outcome_rules import CAUSE_BY_CODE, REQUEST_REFUSALS
 
-ERASED = "[erased]"
+ERASED_TEXT = "[erased]"
 """What stands in the place of words."""
 
 _AUDIT = frozenset({"_created_by_id", "_last_updated_by_id"})
@@ -119,7 +119,7 @@ class _Marks:
 
     def arguments(self, words: str) -> str:
         with contextlib.suppress(ValueError, RecursionError):
-            words = canonical(json.loads(words))
+            words = canonical_json(json.loads(words))
         return self._arguments.setdefault(words, f"[erased {len(self._arguments) + 1}]")
 
 
@@ -145,7 +145,7 @@ def _entries(text: str | None, erase: Callable[[Row], Row]) -> str | None:
 
 def _message(message: Row, marks: _Marks) -> Row:
     parts = _parsed_parts(message)
-    kind = kind_of(message["role"], parts)
+    kind = message_kind(message["role"], parts)
     return {
         **_texts(message, "messages"),
         "content": json.dumps([_part(part, kind) for part in parts]) if parts else message["content"] and "[]",
@@ -174,13 +174,13 @@ def _part(part: Row, kind: str) -> Row:
         return {
             "type": name,
             "is_native": native if isinstance(native, bool) else None,
-            "reasoning": ERASED if part.get("reasoning") else "",
+            "reasoning": ERASED_TEXT if part.get("reasoning") else "",
             "signature": None,
         }
     if name == "summarized_reasoning":
         summary = part.get("summary")
         count = len(summary) if isinstance(summary, list) else 0
-        return {"type": name, "summary": [{"index": index, "text": ERASED} for index in range(count)]}
+        return {"type": name, "summary": [{"index": index, "text": ERASED_TEXT} for index in range(count)]}
     return {"type": name, "signature": None}
 
 
@@ -190,7 +190,7 @@ def _words(text: Any, kind: str) -> str:
         return ""
     if kind in ("heartbeat", "system_alert", "login"):
         return json.dumps({"type": kind})
-    return f"{_FROM_AN_AGENT} {ERASED}" if kind == "agent" else ERASED
+    return f"{_FROM_AN_AGENT} {ERASED_TEXT}" if kind == "agent" else ERASED_TEXT
 
 
 def _call(call: Row, marks: _Marks) -> Row:
@@ -214,7 +214,7 @@ def _return(item: Row) -> Row:
         "status": status if status in ("success", "error") else None,
         "stdout": None,
         "stderr": None,
-        "func_response": ERASED,
+        "func_response": ERASED_TEXT,
     }
 
 
@@ -224,7 +224,7 @@ def _approval(entry: Row) -> Row:
         "type": "approval" if entry.get("type") == "approval" else None,
         "tool_call_id": _text(entry.get("tool_call_id")),
         "approve": approve if isinstance(approve, bool) else None,
-        "reason": ERASED if entry.get("reason") else None,
+        "reason": ERASED_TEXT if entry.get("reason") else None,
     }
 
 
@@ -260,7 +260,7 @@ def _recorded_error(error: Row) -> Row:
 def _error_data(value: Any) -> Any:
     if isinstance(value, dict):
         return {"message": _coded(value.get("message"))} if isinstance(value.get("message"), str) else {}
-    return None if value is None else ERASED
+    return None if value is None else ERASED_TEXT
 
 
 def _coded(words: Any) -> str | None:
@@ -269,7 +269,7 @@ def _coded(words: Any) -> str | None:
         return None
     text = words if isinstance(words, str) else ""
     code = next((known for known in (*REQUEST_REFUSALS, *CAUSE_BY_CODE) if text.startswith(known)), None)
-    return f"{code}: {ERASED}" if code else ERASED
+    return f"{code}: {ERASED_TEXT}" if code else ERASED_TEXT
 
 
 def _numbers(value: Any) -> Any:

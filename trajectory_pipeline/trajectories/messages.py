@@ -10,14 +10,14 @@ from typing import Any
 
 from trajectory_pipeline.lossless_json import (
     ConversionError,
-    Escapes,
-    parse,
+    EscapedPaths,
     parse_array_of_objects,
+    parse_json,
     storable_text,
-    write,
+    write_json,
 )
 
-ANSWERS_BY_SEND_MESSAGE = frozenset(
+SEND_MESSAGE_AGENT_TYPES = frozenset(
     {"memgpt_agent", "memgpt_v2_agent", "react_agent", "workflow_agent", "split_thread_agent"}
 )
 """Agent types whose text is the inner thought, and whose answer is an argument of a call (Letta's loop v2)."""
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Answering:
+class ReplyConvention:
     """How an agent's answer is told from its thoughts.
 
     Attributes:
@@ -43,7 +43,7 @@ class Answering:
     tool_argument: str = "message"
 
 
-def answering(agent_type: str | None, config: Mapping[str, Any]) -> Answering:
+def reply_convention(agent_type: str | None, config: Mapping[str, Any]) -> ReplyConvention:
     """Return how the answers of a run are found.
 
     Args:
@@ -51,14 +51,14 @@ def answering(agent_type: str | None, config: Mapping[str, Any]) -> Answering:
         config: ``runs.request_config``, which may name another tool than ``send_message``.
     """
     name, argument = config.get("assistant_message_tool_name"), config.get("assistant_message_tool_kwarg")
-    return Answering(
-        None if agent_type is None else agent_type in ANSWERS_BY_SEND_MESSAGE,
+    return ReplyConvention(
+        None if agent_type is None else agent_type in SEND_MESSAGE_AGENT_TYPES,
         name if isinstance(name, str) and name else "send_message",
         argument if isinstance(argument, str) and argument else "message",
     )
 
 
-def message_of(raw: Mapping[str, Any], how: Answering, escapes: Escapes, derived: Escapes) -> Row:
+def convert_message(raw: Mapping[str, Any], how: ReplyConvention, escapes: EscapedPaths, derived: EscapedPaths) -> Row:
     """Return the message of a raw row, with the fields of ``schema.trajectories.MESSAGE``.
 
     ``denied`` of its tool returns is left False: who denied what is seen only in the run as a whole.
@@ -80,15 +80,15 @@ def message_of(raw: Mapping[str, Any], how: Answering, escapes: Escapes, derived
     calls = parse_array_of_objects(raw["tool_calls"], f"{place}.tool_calls", escapes)
     returns = parse_array_of_objects(raw["tool_returns"], f"{place}.tool_returns", escapes)
     approvals = parse_array_of_objects(raw["approvals"], f"{place}.approvals", escapes) or _legacy_approval(raw)
-    said, thought = said_and_thought(raw["role"], content, calls, how)
+    said, thought = split_reply_and_thought(raw["role"], content, calls, how)
     if said is not None and (storable := storable_text(said)) is not said:
         # Out of an argument string, in which NUL and surrogates stand escaped once more and are kept as they are.
-        derived.places.append(f"{place}.assistant_text")
+        derived.paths.append(f"{place}.assistant_text")
         said = storable
     return {
         "message_id": message_id,
         "role": raw["role"],
-        "kind": kind_of(raw["role"], content),
+        "kind": message_kind(raw["role"], content),
         "timestamp": raw["created_at"],
         "sequence_id": raw["sequence_id"],
         "name": raw["name"],
@@ -105,7 +105,7 @@ def message_of(raw: Mapping[str, Any], how: Answering, escapes: Escapes, derived
     }
 
 
-def kind_of(role: str, content: list[dict[str, Any]]) -> str:
+def message_kind(role: str, content: list[dict[str, Any]]) -> str:
     """Return what a row is where its role does not say: see ``kind`` in the data dictionary."""
     if role not in ("user", "system"):
         return role
@@ -133,8 +133,8 @@ def argument_of(arguments: Any, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def said_and_thought(
-    role: str, content: list[dict[str, Any]], calls: list[dict[str, Any]], how: Answering
+def split_reply_and_thought(
+    role: str, content: list[dict[str, Any]], calls: list[dict[str, Any]], how: ReplyConvention
 ) -> tuple[str | None, str | None]:
     """Return what a message says to the reader, and what its agent thought: see the data dictionary."""
     if role not in ("assistant", "approval"):
@@ -184,7 +184,7 @@ def _strings(value: Any) -> list[str] | None:
 
 def _verbatim(entry: dict[str, Any], typed: dict[str, Any]) -> str | None:
     """Return the whole entry as JSON text, unless what the typed fields give is exactly the same, keys in order."""
-    return None if _same(entry, typed) else write(entry)
+    return None if _same(entry, typed) else write_json(entry)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -316,7 +316,7 @@ def approval_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    value = parse(text, "json", Escapes())
+    value = parse_json(text, "json", EscapedPaths())
     if not isinstance(value, dict):
         raise ConversionError("json", "is no object")
     return value

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trajectory_pipeline.lossless_json import write
+from trajectory_pipeline.lossless_json import write_json
 
 ERROR_STOP_REASONS = frozenset(
     {
@@ -82,7 +82,7 @@ class LastStep:
 
 
 @dataclass(frozen=True)
-class Ending:
+class OutcomeRule:
     """How a run ended and the heuristic outcome.
 
     Attributes:
@@ -115,7 +115,7 @@ def run_error(recorded: Any, last: LastStep | None) -> RunError | None:
     if isinstance(recorded, dict) and recorded:
         return _taken_apart(recorded, step_id)
     if recorded:
-        return RunError(None, None, write(recorded), step_id)
+        return RunError(None, None, write_json(recorded), step_id)
     if last is not None and (last.error_type or last.error_message):
         return RunError(last.error_type, last.error_message, None, step_id)
     return None
@@ -128,12 +128,12 @@ def _taken_apart(recorded: dict[str, Any], step_id: str | None) -> RunError:
     return RunError(
         type=kind if isinstance(kind, str) else None,
         message=message if isinstance(message, str) else None,
-        detail=detail if isinstance(detail, str | None) else write(detail),
+        detail=detail if isinstance(detail, str | None) else write_json(detail),
         step_id=step_id,
     )
 
 
-def ending(
+def classify_outcome(
     status: str,
     stop_reason: str | None,
     last: LastStep | None,
@@ -141,7 +141,7 @@ def ending(
     *,
     has_steps: bool,
     says_or_calls: bool,
-) -> Ending:
+) -> OutcomeRule:
     """Return how a run ended: the first row of the table that fits wins.
 
     Args:
@@ -153,37 +153,37 @@ def ending(
         says_or_calls: whether it holds assistant text or a tool call.
     """
     if status == "cancelled" or stop_reason == "cancelled":
-        return Ending("cancelled", "user", "failure", 0.8, ("Run was cancelled",))
+        return OutcomeRule("cancelled", "user", "failure", 0.8, ("Run was cancelled",))
     if stop_reason == "max_steps":
-        return Ending("truncated", "step_limit", "partial_success", 0.5, ("Run was cut off at its step limit",))
+        return OutcomeRule("truncated", "step_limit", "partial_success", 0.5, ("Run was cut off at its step limit",))
     if stop_reason == "max_tokens_exceeded":
-        return Ending("truncated", "token_limit", "partial_success", 0.5, ("Run was cut off at its token limit",))
+        return OutcomeRule("truncated", "token_limit", "partial_success", 0.5, ("Run was cut off at its token limit",))
     if status == "completed" and stop_reason == "requires_approval":
-        return Ending("awaiting_approval", None, "unknown", 0.5, ("Run ended waiting for an approval",))
+        return OutcomeRule("awaiting_approval", None, "unknown", 0.5, ("Run ended waiting for an approval",))
     if status == "failed" or stop_reason in ERROR_STOP_REASONS:
         return _failed(status, stop_reason, last, error, has_steps)
     if status == "completed" and stop_reason in (None, "end_turn", "tool_rule"):
         return _completed(stop_reason, says_or_calls)
-    return Ending(
+    return OutcomeRule(
         "unknown", None, "unknown", 0.5, (f"Run ended as {status} with stop reason {stop_reason}, which no rule knows",)
     )
 
 
-def _completed(stop_reason: str | None, says_or_calls: bool) -> Ending:
+def _completed(stop_reason: str | None, says_or_calls: bool) -> OutcomeRule:
     without_errors = "Run completed without errors"
     if not says_or_calls:
-        return Ending(
+        return OutcomeRule(
             "completed", None, "unknown", 0.5, (without_errors, "Agent neither said anything nor called a tool")
         )
     if stop_reason == "end_turn":
-        return Ending("completed", None, "success", 0.8, (without_errors, "Agent ended its turn"))
+        return OutcomeRule("completed", None, "success", 0.8, (without_errors, "Agent ended its turn"))
     ended = "A tool rule ended the run" if stop_reason == "tool_rule" else "No stop reason was recorded"
-    return Ending("completed", None, "success", 0.7, (without_errors, ended))
+    return OutcomeRule("completed", None, "success", 0.7, (without_errors, ended))
 
 
 def _failed(
     status: str, stop_reason: str | None, last: LastStep | None, error: RunError | None, has_steps: bool
-) -> Ending:
+) -> OutcomeRule:
     cause = _cause(last, stop_reason, error, has_steps)
     reasoning = ["Run failed" if status == "failed" else f"Run was recorded as {status}, but with an error"]
     if stop_reason:
@@ -194,7 +194,7 @@ def _failed(
         reasoning.append("It failed before its first step")
     if error is None:
         reasoning.append("No error text was recorded")
-    return Ending("failed", cause, "failure", 0.9, tuple(reasoning))
+    return OutcomeRule("failed", cause, "failure", 0.9, tuple(reasoning))
 
 
 def _cause(last: LastStep | None, stop_reason: str | None, error: RunError | None, has_steps: bool) -> str:

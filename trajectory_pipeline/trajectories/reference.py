@@ -13,19 +13,19 @@ from typing import Any
 
 from trajectory_pipeline.lossless_json import (
     ConversionError,
-    Escapes,
-    parse,
+    EscapedPaths,
+    parse_json,
     parse_object,
     parse_strings,
-    write,
+    write_json,
 )
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION
 from trajectory_pipeline.trajectories.digest import content_digest
-from trajectory_pipeline.trajectories.messages import answering, message_of
-from trajectory_pipeline.trajectories.outcome_rules import LastStep, ending, last_step, run_error
-from trajectory_pipeline.trajectories.signals import signals_of
-from trajectory_pipeline.trajectories.turns import Turn, turns_of
-from trajectory_pipeline.trajectories.usage import MAX_COUNT, StepUsage, cost_usd, step_usage, total_of
+from trajectory_pipeline.trajectories.messages import convert_message, reply_convention
+from trajectory_pipeline.trajectories.outcome_rules import LastStep, classify_outcome, last_step, run_error
+from trajectory_pipeline.trajectories.signals import trajectory_signals
+from trajectory_pipeline.trajectories.turns import Turn, group_into_turns
+from trajectory_pipeline.trajectories.usage import MAX_COUNT, StepUsage, cost_usd, step_usage, total_usage
 
 _TRAJECTORY_IDS = uuid.UUID("8f0d9d1e-6f5b-5e0a-9c39-3f0f6a0a7b11")
 """Namespace of trajectory ids; never changed, so that a run's trajectory id is the same for ever."""
@@ -49,7 +49,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Quarantined:
+class QuarantinedRun:
     """A run that could not be converted, whole.
 
     Attributes:
@@ -62,7 +62,7 @@ class Quarantined:
     """
 
     run_id: str
-    place: str
+    json_path: str
     error: str
     raw: str
     steps: int
@@ -83,16 +83,18 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
     """
     _refuse_missing(raw)
     # Of what the run said and did, and of the rest that gets into the document: only the first is digested.
-    escapes, beside = Escapes(), Escapes()
+    escapes, beside = EscapedPaths(), EscapedPaths()
     run = raw["run"]
     place = f"runs[{run['id']}]"
     metadata = _metadata(run["metadata_"], f"{place}.metadata_", escapes, beside)
     agent = raw["agent"] or {}
-    how = answering(agent.get("agent_type"), parse_object(run["request_config"], f"{place}.request_config", Escapes()))
+    how = reply_convention(
+        agent.get("agent_type"), parse_object(run["request_config"], f"{place}.request_config", EscapedPaths())
+    )
     raw_messages = sorted(raw["messages"], key=lambda message: (message["sequence_id"], message["id"]))
-    messages = [message_of(message, how, escapes, beside) for message in raw_messages]
+    messages = [convert_message(message, how, escapes, beside) for message in raw_messages]
     denied = _mark_denied(raw_messages, messages)
-    ordered = turns_of(
+    ordered = group_into_turns(
         [*raw["steps"], *raw["foreign_steps"]],
         messages,
         {message["id"]: message["step_id"] for message in raw_messages},
@@ -104,7 +106,7 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
     own_steps = [turn.step for turn in ordered if turn.step is not None and turn.step_id in usage]
     last = last_step([_last_step(turn) for turn in own])
     error = run_error(metadata.get("error"), last)
-    how_it_ended = ending(
+    how_it_ended = classify_outcome(
         run["status"],
         run["stop_reason"],
         last,
@@ -146,9 +148,9 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
         "input_tokens": sum(step.input_tokens for step in used),
         "output_tokens": sum(step.output_tokens for step in used),
         "total_tokens": sum(step.total_tokens for step in used),
-        "cached_input_tokens": total_of(step.cached for step in used),
-        "cache_write_tokens": total_of(step.cache_write for step in used),
-        "reasoning_tokens": total_of(step.reasoning for step in used),
+        "cached_input_tokens": total_usage(step.cached for step in used),
+        "cache_write_tokens": total_usage(step.cache_write for step in used),
+        "reasoning_tokens": total_usage(step.reasoning for step in used),
         "usage_reported": any(step.reported for step in used),
         "cost_usd": cost_usd(((step, usage[step["id"]]) for step in own_steps), started),
         "continues_run_id": _continues(raw["foreign_steps"], raw_messages, run["id"]),
@@ -157,7 +159,7 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
         "heuristic_outcome": how_it_ended.outcome,
         "heuristic_confidence": how_it_ended.confidence,
         "heuristic_reasoning": list(how_it_ended.reasoning),
-        "signals": signals_of(
+        "signals": trajectory_signals(
             turns,
             _context_fills(own),
             [turn["feedback"] for turn in own],
@@ -165,21 +167,21 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
         ),
         "turns": turns,
         "context": raw["context"],
-        "escaped": list(dict.fromkeys([*escapes.places, *beside.places])),
+        "escaped": list(dict.fromkeys([*escapes.paths, *beside.paths])),
         "schema_version": SCHEMA_VERSION,
         "signals_version": SIGNALS_VERSION,
         "partition_key": partition_key,
         "deleted_at": raw["deleted_at"],
         "erased": bool(raw.get("erased")),
     }
-    row["content_digest"] = content_digest(row, escapes.places)
+    row["content_digest"] = content_digest(row, escapes.paths)
     if row["message_count"] != len(raw["messages"]) or len(own) != len(raw["steps"]):
         raise ConversionError(
             place,
             f"has {len(raw['messages'])} messages and {len(raw['steps'])} steps, of which"
             f" {row['message_count']} and {len(own)} found a place in a turn",
         )
-    refuse_absurd(row, place)
+    reject_out_of_range_times(row, place)
     return row
 
 
@@ -198,7 +200,7 @@ def _refuse_missing(raw: Mapping[str, Any]) -> None:
                     raise ConversionError(f"{name.removesuffix('s')}s[{which}].{column}", "is null")
 
 
-def refuse_absurd(row: Mapping[str, Any], place: str) -> None:
+def reject_out_of_range_times(row: Mapping[str, Any], place: str) -> None:
     """Refuse what is within bounds in every raw row, but not in their sum.
 
     Raises:
@@ -211,13 +213,13 @@ def refuse_absurd(row: Mapping[str, Any], place: str) -> None:
         raise ConversionError(place, f"cost {row['cost_usd']} dollars, more than the sinks can hold")
 
 
-def _metadata(text: str | None, place: str, escapes: Escapes, beside: Escapes) -> dict[str, Any]:
+def _metadata(text: str | None, place: str, escapes: EscapedPaths, beside: EscapedPaths) -> dict[str, Any]:
     """Return the run's metadata, of which its error and its type get into the document."""
-    found = Escapes()
+    found = EscapedPaths()
     metadata = parse_object(text, place, found)
     of_error = (f"{place}.error.", f"{place}.error[", f"{place}.error (")
-    escapes.places += [at for at in found.places if at == f"{place}.error" or at.startswith(of_error)]
-    beside.places += [at for at in found.places if at == f"{place}.run_type"]
+    escapes.paths += [at for at in found.paths if at == f"{place}.error" or at.startswith(of_error)]
+    beside.paths += [at for at in found.paths if at == f"{place}.run_type"]
     return metadata
 
 
@@ -249,8 +251,8 @@ def _turn_row(
     run_id: str,
     usage: Mapping[str, StepUsage],
     metrics: Mapping[str, Mapping[str, Any]],
-    escapes: Escapes,
-    beside: Escapes,
+    escapes: EscapedPaths,
+    beside: EscapedPaths,
 ) -> Row:
     step = turn.step or {}
     own = usage.get(turn.step_id) if turn.step_id is not None else None
@@ -284,20 +286,20 @@ def _turn_row(
     }
 
 
-def step_error(step: Mapping[str, Any], place: str, escapes: Escapes) -> Row | None:
+def step_error(step: Mapping[str, Any], place: str, escapes: EscapedPaths) -> Row | None:
     """Return the error of a raw row of ``steps``; None where it has none.
 
     Raises:
         ConversionError: ``error_data`` is no JSON.
     """
-    data = parse(step["error_data"], f"{place}.error_data", escapes)
+    data = parse_json(step["error_data"], f"{place}.error_data", escapes)
     if step["error_type"] is None and data is None:
         return None
     message = data.get("message") if isinstance(data, dict) else data
     return {
         "type": step["error_type"],
         "message": message if isinstance(message, str) else None,
-        "detail": None if data is None else write(data),
+        "detail": None if data is None else write_json(data),
     }
 
 
@@ -356,11 +358,11 @@ def _nanoseconds(start: datetime | None, end: datetime | None) -> int | None:
     return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000_000 + elapsed.microseconds * 1000
 
 
-def quarantine(raw: Mapping[str, Any], place: str, problem: str) -> Quarantined:
+def quarantined_run(raw: Mapping[str, Any], place: str, problem: str) -> QuarantinedRun:
     """Return what is kept of a run that cannot be converted."""
-    return Quarantined(
+    return QuarantinedRun(
         run_id=raw["run_id"],
-        place=place,
+        json_path=place,
         error=problem,
         raw=json.dumps(raw, default=str, ensure_ascii=False),
         steps=len(raw["steps"]),

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from trajectory_pipeline.lossless_json import canonical, write
+from trajectory_pipeline.lossless_json import canonical_json, write_json
 from trajectory_pipeline.trajectories.messages import tool_call_of
 
 LONGEST_PATTERN = 4
@@ -20,7 +20,9 @@ LONGEST_PATTERN = 4
 Row = dict[str, Any]
 
 
-def signals_of(turns: Sequence[Row], fills: Iterable[float], feedback: Sequence[str | None], denied: int) -> Row:
+def trajectory_signals(
+    turns: Sequence[Row], fills: Iterable[float], feedback: Sequence[str | None], denied: int
+) -> Row:
     """Return the signals of a run, with the fields of ``schema.trajectories.SIGNALS``.
 
     Args:
@@ -39,8 +41,8 @@ def signals_of(turns: Sequence[Row], fills: Iterable[float], feedback: Sequence[
         ),
         None,
     )
-    return signals_from(
-        [(call["name"], arguments_of(call)) for call in calls],
+    return compute_signals(
+        [(call["name"], parsed_arguments(call)) for call in calls],
         [item["status"] == "error" for message in messages for item in message["tool_returns"] if not item["denied"]],
         [message["kind"] for message in messages],
         fills,
@@ -51,7 +53,7 @@ def signals_of(turns: Sequence[Row], fills: Iterable[float], feedback: Sequence[
     )
 
 
-def signals_from(
+def compute_signals(
     calls: Sequence[tuple[str | None, str | None]],
     failed: Sequence[bool],
     kinds: Sequence[str],
@@ -93,12 +95,12 @@ def signals_from(
     }
 
 
-def arguments_of(call: Mapping[str, Any]) -> str | None:
+def parsed_arguments(call: Mapping[str, Any]) -> str | None:
     """Return a call's arguments as text; as JSON text where they are no string."""
     arguments: str | None = call["arguments"]
     if arguments is None and call["json"] is not None:  # they may be there, but no string
         function = tool_call_of(call).get("function")
-        return write(function.get("arguments")) if isinstance(function, dict) else None
+        return write_json(function.get("arguments")) if isinstance(function, dict) else None
     return arguments
 
 
@@ -141,7 +143,7 @@ def canonical_arguments(arguments: str | None) -> str:
     ``1.0``, ``1e0``); arguments that are no JSON are equal when their text is.
     """
     try:
-        return canonical(json.loads(arguments or "null", parse_int=_by_value, parse_float=_by_value))
+        return canonical_json(json.loads(arguments or "null", parse_int=_by_value, parse_float=_by_value))
     except (ValueError, RecursionError, ArithmeticError):
         return str(arguments)
 

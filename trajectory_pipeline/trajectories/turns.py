@@ -36,7 +36,7 @@ class Turn:
         return None if self.step is None else self.step["created_at"]
 
 
-def turns_of(
+def group_into_turns(
     steps: Iterable[Mapping[str, Any]], messages: Iterable[Row], step_id_of: Mapping[str, str | None]
 ) -> list[Turn]:
     """Return the turns of a run, in order; every message is in exactly one.

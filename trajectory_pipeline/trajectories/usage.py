@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from trajectory_pipeline.lossless_json import ConversionError, Escapes, parse
+from trajectory_pipeline.lossless_json import ConversionError, EscapedPaths, parse_json
 from trajectory_pipeline.trajectories.call_price import price_of_call
 
 _CENTS = Decimal("0.000000001")
@@ -60,13 +60,13 @@ def step_usage(step: Mapping[str, Any]) -> StepUsage:
     """
     # Of the details only counts get into the trajectory, so it is no matter what else was escaped in them.
     prompt, completion = (
-        parse(step[name], f"steps[{step['id']}].{name}", Escapes())
+        parse_json(step[name], f"steps[{step['id']}].{name}", EscapedPaths())
         for name in ("prompt_tokens_details", "completion_tokens_details")
     )
-    return usage_of(f"steps[{step['id']}]", [step[name] for name in COUNTS], prompt, completion)
+    return run_usage(f"steps[{step['id']}]", [step[name] for name in COUNTS], prompt, completion)
 
 
-def usage_of(place: str, counts: Sequence[int | None], prompt: Any, completion: Any) -> StepUsage:
+def run_usage(place: str, counts: Sequence[int | None], prompt: Any, completion: Any) -> StepUsage:
     """Return the tokens of a step.
 
     Args:
@@ -108,7 +108,7 @@ def _first_count(details: Any, place: str, *names: str) -> int | None:
     return None
 
 
-def total_of(counts: Iterable[int | None]) -> int | None:
+def total_usage(counts: Iterable[int | None]) -> int | None:
     """Return the sum of the counts that are told; None where none is."""
     told = [count for count in counts if count is not None]
     return sum(told) if told else None

@@ -31,7 +31,7 @@ def captured(pipeline: Pipeline) -> Pipeline:
 
 
 def day(pipeline: Pipeline) -> Row:
-    return only(pipeline.ask("SELECT * FROM trajectory.spending WHERE scope = 'day'"))
+    return only(pipeline.ask("SELECT * FROM trajectory.spend_totals WHERE scope = 'day'"))
 
 
 def statuses(pipeline: Pipeline) -> dict[str, int]:
@@ -61,10 +61,10 @@ def test_a_cap_is_never_passed_and_what_it_holds_back_comes_back_when_it_is_rais
     captured: Pipeline, judge: SimulatedJudge
 ) -> None:
     cap = Decimal("0.04")
-    captured.do(f"ALTER TABLE trajectory.spending ADD CHECK (reserved_usd + spent_usd <= {cap})")
+    captured.do(f"ALTER TABLE trajectory.spend_totals ADD CHECK (reserved_usd + spent_usd <= {cap})")
     captured.budget = {"daily_usd": cap}
     first = captured.refine(HOUR)
-    assert first.statuses["deferred_budget"] == first.held_back["daily_budget"] > 0
+    assert first.statuses["deferred_budget"] == first.deferred["daily_budget"] > 0
     assert first.calls > 0
     assert sum(first.statuses.values()) == RUNS
     books_agree(captured, judge)
@@ -77,10 +77,10 @@ def test_a_cap_is_never_passed_and_what_it_holds_back_comes_back_when_it_is_rais
     parquet = captured.files()
     again = captured.refine(HOUR)
     assert (again.calls, again.statuses, captured.files()) == (0, first.statuses, parquet)
-    captured.do("ALTER TABLE trajectory.spending DROP CONSTRAINT spending_check")
+    captured.do("ALTER TABLE trajectory.spend_totals DROP CONSTRAINT spending_check")
     captured.budget = {"daily_usd": Decimal(5)}
     healed = captured.refine(HOUR)
-    assert (healed.calls, healed.held_back) == (eligible(captured) - first.calls, {})
+    assert (healed.calls, healed.deferred) == (eligible(captured) - first.calls, {})
     assert "deferred_budget" not in statuses(captured)
     assert {row["verdict_status"] for row in captured.parquet(REFINED_OUTCOMES, HOUR)} == set(statuses(captured))
     books_agree(captured, judge)
@@ -100,7 +100,7 @@ def test_every_cap_holds_back_in_its_own_name(captured: Pipeline, budget: dict[s
     captured.do("UPDATE trajectory.trajectories SET organization_id = 'org'")
     captured.budget = budget
     result = captured.refine(HOUR)
-    assert set(result.held_back) == {name}
+    assert set(result.deferred) == {name}
     assert result.calls > 0
     # One that is a materialisation's own has room again in the next one.
     assert (captured.refine(HOUR).calls > 0) == name.startswith("materialization")
@@ -114,7 +114,7 @@ def test_with_room_for_one_call_at_a_time_calls_wait_for_each_other_and_all_are_
     captured.max_prompt_tokens = 99_999
     captured.budget = {"daily_usd": 2 * unhindered + Decimal("0.05")}
     result = captured.refine(HOUR)
-    assert (result.calls, result.held_back) == (eligible(captured), {})
+    assert (result.calls, result.deferred) == (eligible(captured), {})
     books_agree(captured, judge)
 
 
@@ -185,7 +185,7 @@ def test_a_process_that_is_killed_amid_its_calls_leaves_them_lost_at_what_they_m
         time.sleep(0.05)
     judge.clear_faults()
     # The claims of the dead end by themselves: here the clock is moved on instead.
-    captured.do("UPDATE trajectory.verdict_claims SET expires_at = now()")
+    captured.do("UPDATE trajectory.verdict_locks SET expires_at = now()")
     result = captured.refine(HOUR)
     assert result.calls == eligible(captured)
     books = judge.calls()
@@ -209,7 +209,7 @@ def test_processes_that_judge_the_same_partition_at_once_pay_once(captured: Pipe
         assert worker.returncode == 0, told.decode()
     assert judge.calls()["received"] == eligible(captured)
     books_agree(captured, judge)
-    assert captured.ask("SELECT * FROM trajectory.verdict_claims") == []
+    assert captured.ask("SELECT * FROM trajectory.verdict_locks") == []
     assert len(captured.parquet(REFINED_OUTCOMES, HOUR)) == RUNS
 
 

@@ -38,8 +38,8 @@ def test_a_price_for_one_endpoint_goes_before_one_for_all(tmp_path: Path) -> Non
     usage = CallUsage(1_000_000, 500_000, 1_000_000)
     assert prices.cost("llama3", "llama3", usage, HERE) == Decimal("0.91")
     assert prices.cost("llama3", "llama3", usage, "http://elsewhere/v1") == Decimal("0.5")
-    assert prices.at_most("llama3", HERE, 1_000_000, 1_000_000) == Decimal(1)
-    assert prices.at_most("unheard-of", HERE, 1, 1) is None
+    assert prices.max_cost("llama3", HERE, 1_000_000, 1_000_000) == Decimal(1)
+    assert prices.max_cost("unheard-of", HERE, 1, 1) is None
 
 
 def test_ones_own_price_goes_before_the_listed_one_whatever_name_answers(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_call_within_its_bound_never_costs_more_than_was_reserved(
     prices = Prices((ModelPrice(model="m", input=fresh, cached_input=min(fresh, cached), output=output),))
     used = int(bound[0] * taken[0])
     usage = CallUsage(used, int(used * taken[1]), int(bound[1] * taken[2]))
-    cost, most = prices.cost("m", "m", usage, HERE), prices.at_most("m", HERE, *bound)
+    cost, most = prices.cost("m", "m", usage, HERE), prices.max_cost("m", HERE, *bound)
     assert cost is not None
     assert most is not None
     assert cost <= most

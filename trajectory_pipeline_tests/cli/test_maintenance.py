@@ -7,14 +7,14 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.pipeline.test_source_changes import delete_run
 
 SMALL = sorted((size, hour) for hour, size in sample_partitions().items() if size > 2)
 (_, HOUR), (_, OTHER) = sorted(SMALL[:2], key=lambda item: item[1])
-KEY, OTHER_KEY = key_of(HOUR), key_of(OTHER)
+KEY, OTHER_KEY = partition_key(HOUR), partition_key(OTHER)
 RANGE = ("--from", HOUR.isoformat(), "--to", OTHER.replace(minute=1).isoformat())
 
 
@@ -80,14 +80,18 @@ def test_check_names_what_differs_and_is_green_when_nothing_does(
 def test_erase_is_refused_where_the_policy_is_to_keep(run_command: Command, databases: dict[str, str]) -> None:
     result = run_command("erase", **databases)
     assert result.exit_code == 2
-    assert "TRAJECTORY_DELETED is not erase" in squeezed(result)
+    assert "TRAJECTORY_DELETED_CONTENT is not erase" in squeezed(result)
 
 
 def test_erase_says_first_and_does_then_what_is_to_be_erased(run_command: Command, databases: dict[str, str]) -> None:
     pipeline = captured(databases)
     run_id = gone(pipeline)
     pipeline.capture(HOUR)
-    erasing = {**databases, "TRAJECTORY_DELETED": "erase", "LETTA_PG_URI": "postgresql://letta@127.0.0.1:1/letta"}
+    erasing = {
+        **databases,
+        "TRAJECTORY_DELETED_CONTENT": "erase",
+        "LETTA_PG_URI": "postgresql://letta@127.0.0.1:1/letta",
+    }
     said = run_command("erase", "--dry-run", **erasing)
     assert f"{KEY} 1 run with content that is deleted at the source 1 partition. Nothing was done." in squeezed(said)
     row = pipeline.trajectory(run_id)

@@ -18,7 +18,7 @@ import pytest
 from trajectory_pipeline.cli.main import ASSETS
 from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
-from trajectory_pipeline.partition_keys import floor
+from trajectory_pipeline.partition_keys import floor_to_hour
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.settings import Settings, sqlalchemy_url
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
@@ -182,7 +182,7 @@ def test_a_failed_check_lets_nothing_follow(run_command: Command, databases: Dat
 
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
-NEXT_HOUR = floor(datetime.now(UTC)) + timedelta(hours=2)
+NEXT_HOUR = floor_to_hour(datetime.now(UTC)) + timedelta(hours=2)
 
 BAD: list[tuple[tuple[str, ...], str]] = [
     ((), "Say which partitions: --partition KEY, or --from TIME --to TIME."),

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from trajectory_pipeline.cli import subprocesses
-from trajectory_pipeline.cli.subprocesses import Supervised, stop_all
+from trajectory_pipeline.cli.subprocesses import SupervisedProcess, stop_all
 
 COMMAND = """
 import os, signal, subprocess, sys, time
@@ -76,8 +76,8 @@ def told(tmp_path: Path) -> Iterator[Path]:
             process.kill()
 
 
-def start(told: Path, *more: str, log: Path | None = None) -> Supervised:
-    return Supervised([sys.executable, "-c", COMMAND, str(told), *more], os.environ, told.parent, log)
+def start(told: Path, *more: str, log: Path | None = None) -> SupervisedProcess:
+    return SupervisedProcess([sys.executable, "-c", COMMAND, str(told), *more], os.environ, told.parent, log)
 
 
 def test_stop_ends_the_command_and_all_that_it_started(told: Path) -> None:
@@ -184,14 +184,14 @@ def test_output_goes_to_the_log_behind_what_is_there(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("before\n")
     command = [sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr)"]
-    assert Supervised(command, os.environ, tmp_path, log).wait(20) == 0
+    assert SupervisedProcess(command, os.environ, tmp_path, log).wait(20) == 0
     assert sorted(log.read_text().split()) == ["before", "err", "out"]
 
 
 def test_the_command_gets_the_environment_and_the_folder_that_it_is_given(tmp_path: Path) -> None:
     log = tmp_path / "log"
     command = [sys.executable, "-c", "import os; print(os.environ['MARK'], os.getcwd())"]
-    assert Supervised(command, {**os.environ, "MARK": "here"}, tmp_path, log).wait(20) == 0
+    assert SupervisedProcess(command, {**os.environ, "MARK": "here"}, tmp_path, log).wait(20) == 0
     assert log.read_text().split() == ["here", str(tmp_path)]
 
 

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 import psycopg
 
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.maintenance.completeness import compare
+from trajectory_pipeline.maintenance.completeness import check_completeness
 from trajectory_pipeline.partition_keys import HOUR
-from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline_tests.crashes.processes import locks_and_sessions, wait_until
@@ -27,7 +27,7 @@ def all_is_true(pipeline: Pipeline, hours: Sequence[datetime]) -> None:
             "SELECT id FROM runs WHERE status IN ('completed', 'failed', 'cancelled') ORDER BY 1"
         ).fetchall()
     pipeline.capture(*hours)
-    found = compare(
+    found = check_completeness(
         LettaSource(pipeline.letta_url),
         pipeline.store,
         pipeline.database,
@@ -37,11 +37,11 @@ def all_is_true(pipeline: Pipeline, hours: Sequence[datetime]) -> None:
     assert found.differences == ()
     assert found.runs == len(expected) > 0
     for hour in hours:
-        assert verify_partition(hour, pipeline.store, pipeline.database).differences == ()
+        assert reconcile_partition(hour, pipeline.store, pipeline.database).differences == ()
     for table in (TERMINAL_RUNS, TRAJECTORIES):
         rows = [row["run_id"] for hour in hours for row in pipeline.parquet(table, hour) if row["deleted_at"] is None]
         assert sorted(rows) == [row[0] for row in expected]
-    assert pipeline.ask("SELECT * FROM trajectory.unsettled") == []
+    assert pipeline.ask("SELECT * FROM trajectory.invalidations") == []
     nothing_is_left(pipeline)
 
 

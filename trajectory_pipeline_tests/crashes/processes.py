@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline_tests.crashes.worker import Stored
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
@@ -54,7 +54,7 @@ class Workers:
             "letta": pipeline.letta_url,
             "database": pipeline.database_url,
             "storage": storage or (pipeline.storage if isinstance(pipeline, Stored) else str(pipeline.folder)),
-            "hours": [key_of(hour) for hour in hours],
+            "hours": [partition_key(hour) for hour in hours],
             "rounds": rounds,
             "marked": marked,
         }

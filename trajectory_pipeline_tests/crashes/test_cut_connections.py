@@ -10,7 +10,7 @@ import pytest
 
 from trajectory_pipeline.errors import PipelineError, SinkError, SourceError
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline_tests.crashes.expected import all_is_true
 from trajectory_pipeline_tests.crashes.processes import locks_and_sessions, wait_until
@@ -137,7 +137,7 @@ def test_a_slow_source_ends_by_its_own_timeout(captured: Pipeline, hours: list[d
 def test_a_serialisation_failure(captured: Pipeline, hours: list[datetime]) -> None:
     """A sink whose transactions are REPEATABLE READ by default, as an administrator may set it."""
     captured.read(hours[0])
-    rows = captured.ask("SELECT run_id FROM trajectory.trajectories WHERE partition_key = %s", key_of(hours[0]))
+    rows = captured.ask("SELECT run_id FROM trajectory.trajectories WHERE partition_key = %s", partition_key(hours[0]))
     strict = f"{captured.database_url}?options=-c%20default_transaction_isolation%3Drepeatable%5C%20read"
     before = state(captured)
     with psycopg.connect(captured.database_url) as other:
@@ -167,7 +167,7 @@ def test_a_deadlock(captured: Pipeline, hours: list[datetime]) -> None:
     """Somebody's statement takes the same rows in another order."""
     captured.read(hours[-1])
     rows = captured.ask(
-        "SELECT run_id FROM trajectory.trajectories WHERE partition_key = %s ORDER BY 1", key_of(hours[-1])
+        "SELECT run_id FROM trajectory.trajectories WHERE partition_key = %s ORDER BY 1", partition_key(hours[-1])
     )
     assert len(rows) > 1
     before = state(captured)

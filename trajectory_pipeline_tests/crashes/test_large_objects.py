@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.parquet.filesystem import TEMPORARY
 from trajectory_pipeline_tests.crashes.objects import BUCKET, BUSY, key_of_file
@@ -71,7 +71,7 @@ def test_a_large_partition_is_seen_as_it_was_until_all_of_its_parts_are_there(
     assert len(seen) > 1
     assert set(seen) == {former}
     assert written.bytes == client.head_object(Bucket=BUCKET, Key=key_of_file(stored))["ContentLength"] > 100 * 2**20
-    assert stored.store.standing(TRAJECTORIES, BUSY, written.sha256) is not None
+    assert stored.store.find_matching(TRAJECTORIES, BUSY, written.sha256) is not None
     assert uploads(client) == []
 
 
@@ -82,7 +82,7 @@ def test_a_writer_that_is_killed_between_two_parts_leaves_the_former_object_and_
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-c", _WRITE, stored.storage, key_of(BUSY), str(large)],
+        [sys.executable, "-c", _WRITE, stored.storage, partition_key(BUSY), str(large)],
         env={**os.environ, "TMPDIR": str(temporary)},
     )
     parts: list[bytes] = []
@@ -106,4 +106,4 @@ def test_a_writer_that_is_killed_between_two_parts_leaves_the_former_object_and_
     client.abort_multipart_upload(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
     assert [path.name[: len(TEMPORARY)] for path in temporary.iterdir()] == [TEMPORARY]
     written = stored.store.write(TRAJECTORIES, BUSY, pa.ipc.open_stream(large))
-    assert stored.store.standing(TRAJECTORIES, BUSY, written.sha256) is not None
+    assert stored.store.find_matching(TRAJECTORIES, BUSY, written.sha256) is not None

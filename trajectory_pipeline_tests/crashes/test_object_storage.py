@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.errors import SinkError
-from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.parquet.store import ParquetStore
@@ -33,7 +33,7 @@ def test_the_whole_pipeline_stands_on_object_storage(stored: Stored, client: Any
     s3_wire.from_client = notes
     stored.capture(BUSY)
     assert len(puts) == 2
-    assert verify_partition(BUSY, stored.store, stored.database).differences == ()
+    assert reconcile_partition(BUSY, stored.store, stored.database).differences == ()
     before = {item["Key"]: item["LastModified"] for item in objects(client, stored)}
     assert len(before) == 2
     # Unchanged: nothing is uploaded. Changed: one PUT a file, in place of the former.
@@ -75,8 +75,8 @@ def test_a_worker_that_is_killed_in_the_middle_of_an_upload_leaves_the_former_ob
     assert client.get_object(Bucket=BUCKET, Key=key_of_file(stored))["Body"].read() == former
     assert client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []
     stored.capture(BUSY)
-    assert verify_partition(BUSY, stored.store, stored.database).differences == ()
-    assert stored.ask("SELECT * FROM trajectory.unsettled") == []
+    assert reconcile_partition(BUSY, stored.store, stored.database).differences == ()
+    assert stored.ask("SELECT * FROM trajectory.invalidations") == []
 
 
 def test_what_others_wrote_is_seen_at_once(stored: Stored, client: Any) -> None:

@@ -12,7 +12,7 @@ from datetime import datetime
 import pytest
 
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline_tests.crashes.expected import all_is_true
 from trajectory_pipeline_tests.crashes.processes import Workers
@@ -34,7 +34,14 @@ def test_readers_see_whole_versions_only(pipeline: Pipeline, crew: Workers, hour
     pipeline.capture(BUSY)
     path = pipeline.store.path_of(TRAJECTORIES, BUSY)
     reader = subprocess.Popen(
-        [sys.executable, "-m", "trajectory_pipeline_tests.crashes.reader", pipeline.database_url, key_of(BUSY), path],
+        [
+            sys.executable,
+            "-m",
+            "trajectory_pipeline_tests.crashes.reader",
+            pipeline.database_url,
+            partition_key(BUSY),
+            path,
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

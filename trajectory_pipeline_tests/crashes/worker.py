@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import HOUR, hour_of
+from trajectory_pipeline.partition_keys import HOUR, parse_partition_key
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
@@ -36,7 +36,7 @@ class Stored(Pipeline):
 
 def materialize(order: dict[str, Any]) -> None:
     pipeline = Stored(order["letta"], order["database"], Path(), storage=order["storage"])
-    hours = [hour_of(key) for key in order["hours"]]
+    hours = [parse_partition_key(key) for key in order["hours"]]
     for number in range(order["rounds"]):
         if order.get("marked"):
             mark(pipeline, f"{order['marked']}-{number}", hours)

@@ -14,7 +14,7 @@ from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.defs.jobs import JOB_NAME
 from trajectory_pipeline.defs.partitions import hours_of_tags, range_tags
 from trajectory_pipeline.defs.resources import PipelineResource
-from trajectory_pipeline.partition_keys import HOUR, key_of
+from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.settings import Settings
 
 ASSETS = ("terminal_runs", "trajectories", "refined_outcomes")
@@ -35,7 +35,7 @@ def run(
     job = build_defs(settings, pipeline).resolve_job_def(JOB_NAME)
     return job.execute_in_process(
         instance=instance,
-        partition_key=None if last else key_of(first),
+        partition_key=None if last else partition_key(first),
         tags=range_tags(first, last) if last else {},
         asset_selection=[dg.AssetKey(name) for name in assets],
         run_config=_QUIET,

@@ -21,7 +21,7 @@ from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import API_KEY
 from trajectory_pipeline_tests.defs.conftest import BUSY, Day
@@ -44,14 +44,14 @@ from trajectory_pipeline_tests.defs.running import (
 
 @pytest.mark.parametrize("asset", ASSETS)
 def test_every_partition_of_a_range_has_a_materialisation_of_its_own(day: Day, asset: str) -> None:
-    assert set(materializations(day.instance, asset)) == {key_of(hour) for hour in day.hours}
+    assert set(materializations(day.instance, asset)) == {partition_key(hour) for hour in day.hours}
 
 
 @pytest.mark.parametrize("asset", ASSETS)
 def test_a_materialisation_says_how_many_rows_it_has_and_where(day: Day, asset: str) -> None:
     runs = sample_partitions()
     for hour in day.hours:
-        metadata = materializations(day.instance, asset)[key_of(hour)]
+        metadata = materializations(day.instance, asset)[partition_key(hour)]
         assert metadata["dagster/partition_row_count"] == runs.get(hour, 0)
         assert metadata["dagster/uri"] == f"{day.settings.storage}/{asset}/hour={hour:%Y-%m-%dT%H}/part-0.parquet"
 
@@ -153,9 +153,9 @@ def test_one_partition_is_materialised_alone(
     for asset in ASSETS:
         assert {
             key: value["dagster/partition_row_count"] for key, value in materializations(instance, asset).items()
-        } == {key_of(hour): runs}
+        } == {partition_key(hour): runs}
     assert ask(str(judged.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories") == [
-        (key_of(hour),)
+        (partition_key(hour),)
     ]
     assert all(check.passed for check in checks(instance, result.run_id).values())
 
@@ -166,7 +166,7 @@ def test_an_hour_without_runs_is_materialised_as_empty(
     quiet = next(hour for hour in hours_from(busy_hours[0], 200) if hour not in busy_hours)
     assert run(settings, instance, quiet, assets=CAPTURE).success
     for asset in CAPTURE:
-        assert materializations(instance, asset)[key_of(quiet)]["dagster/partition_row_count"] == 0
+        assert materializations(instance, asset)[partition_key(quiet)]["dagster/partition_row_count"] == 0
 
 
 def test_the_settings_given_are_those_used_whatever_the_environment_says(
@@ -192,7 +192,10 @@ def test_without_a_judge_verdicts_fail_by_a_sentence_that_says_what_to_set(
         "No judge is configured: set TRAJECTORY_JUDGE_MODEL (and OPENAI_API_KEY, or OPENAI_BASE_URL for a server of"
         " your own)."
     )
-    assert set(materializations(instance, "trajectories")) >= {key_of(busy_hours[0]), key_of(busy_hours[1])}
+    assert set(materializations(instance, "trajectories")) >= {
+        partition_key(busy_hours[0]),
+        partition_key(busy_hours[1]),
+    }
 
 
 def test_a_refusal_is_a_warning_that_counts_it(
@@ -227,7 +230,7 @@ def test_a_run_that_cannot_be_converted_is_named_by_a_warning_and_stops_nothing(
     assert check.description == "1 run in quarantine"
     assert run_id in check.metadata["runs"].value
     assert checks(instance, result.run_id)["conservation"].passed
-    metadata = materializations(instance, "trajectories")[key_of(busy_hours[0])]
+    metadata = materializations(instance, "trajectories")[partition_key(busy_hours[0])]
     assert metadata["quarantined"] == 1
     assert metadata["quarantined_runs"].startswith(f"- `{run_id}: messages[")
 
@@ -252,7 +255,7 @@ def test_a_row_that_a_sink_lost_stops_what_is_downstream(
     check = checks(instance, result.run_id)["conservation"]
     assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
     runs = sample_partitions()[busy_hours[0]]
-    assert f"{key_of(busy_hours[0])}: {runs} runs in the raw rows, {runs - 1} in Postgres" in check.description
+    assert f"{partition_key(busy_hours[0])}: {runs} runs in the raw rows, {runs - 1} in Postgres" in check.description
     assert steps_run(instance, result.run_id) == set(CAPTURE)
     assert materializations(instance, "refined_outcomes") == {}
 
@@ -270,13 +273,15 @@ def test_a_partition_without_raw_rows_fails_by_itself_and_is_named(
     assert not result.success
     told = failure(instance, result.run_id, "trajectories")
     assert told.description.startswith(
-        f"1 of 4 partitions failed, the others are done. Failed: {key_of(hours[2])}. First, {key_of(hours[2])}: There"
-        f" are no raw rows of {key_of(hours[2])} in {judged.storage}"
+        f"1 of 4 partitions failed, the others are done. Failed: {partition_key(hours[2])}. First, {partition_key(hours[2])}: There"
+        f" are no raw rows of {partition_key(hours[2])} in {judged.storage}"
     )
-    assert told.metadata["failed_partitions"].value.startswith(f"- `{key_of(hours[2])}`: There are no raw rows")
-    good = {key_of(hour) for hour in hours} - {key_of(hours[2])}
+    assert told.metadata["failed_partitions"].value.startswith(f"- `{partition_key(hours[2])}`: There are no raw rows")
+    good = {partition_key(hour) for hour in hours} - {partition_key(hours[2])}
     assert set(materializations(instance, "trajectories")) == good
-    assert materializations(instance, "trajectories")[key_of(hours[0])]["runs_in"] == sample_partitions()[hours[0]]
+    assert (
+        materializations(instance, "trajectories")[partition_key(hours[0])]["runs_in"] == sample_partitions()[hours[0]]
+    )
     assert steps_run(instance, result.run_id) == {"trajectories"}
     found = checks(instance, result.run_id)
     assert {name: check.passed for name, check in found.items()} == {
@@ -295,7 +300,7 @@ class FailingSource:
 
     @contextmanager
     def kept_open(self) -> Iterator[Any]:
-        with self.source.kept_open() as kept:
+        with self.source.pooled() as kept:
             yield FailingSource(kept, self.errors)
 
     @contextmanager
@@ -313,7 +318,7 @@ class _FailingSnapshot:
 
     @contextmanager
     def terminal_runs_ahead(self, start: datetime, end: datetime) -> Iterator[Iterator[Any]]:
-        with self._snapshot.terminal_runs_ahead(start, end) as batches:
+        with self._snapshot.prefetch_terminal_runs(start, end) as batches:
             yield self._failing_at_the_end(batches, start)
 
     def _failing_at_the_end(self, batches: Iterator[Any], start: datetime) -> Iterator[Any]:
@@ -340,10 +345,12 @@ def test_a_source_that_breaks_in_one_partition_leaves_the_others_done(
     assert not result.success
     told = failure(instance, result.run_id, "terminal_runs").description
     assert told == (
-        f"1 of 4 partitions failed, the others are done. Failed: {key_of(hours[1])}. First, {key_of(hours[1])}: Reading"
+        f"1 of 4 partitions failed, the others are done. Failed: {partition_key(hours[1])}. First, {partition_key(hours[1])}: Reading"
         " steps failed at the source db:5432/letta: gone."
     )
-    assert set(materializations(instance, "terminal_runs")) == {key_of(hour) for hour in hours} - {key_of(hours[1])}
+    assert set(materializations(instance, "terminal_runs")) == {partition_key(hour) for hour in hours} - {
+        partition_key(hours[1])
+    }
     assert steps_run(instance, result.run_id) == {"terminal_runs"}
     assert ask(str(settings.database_url), "SELECT count(*) FROM trajectory.partitions") == [(3,)]
     # Nothing half-written stays behind.
@@ -358,7 +365,7 @@ def test_an_error_that_nobody_foresaw_takes_no_other_partition_along_and_keeps_i
     result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, pipeline=broken)
     told = failure(instance, result.run_id, "terminal_runs").description
     assert "ZeroDivisionError: division by zero (a defect of the pipeline: please report it)" in told
-    assert set(materializations(instance, "terminal_runs")) == {key_of(hour) for hour in hours[1:]}
+    assert set(materializations(instance, "terminal_runs")) == {partition_key(hour) for hour in hours[1:]}
     [entry] = [
         entry
         for entry in instance.all_logs(result.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
@@ -373,7 +380,9 @@ def test_when_every_partition_fails_nothing_is_said_to_be_done(
     result = run(settings, instance, busy_hours[0], busy_hours[1], assets=["trajectories"])
     told = failure(instance, result.run_id, "trajectories").description
     number = round((busy_hours[1] - busy_hours[0]).total_seconds() / 3600) + 1
-    assert told.startswith(f"All {number} partitions failed. First, {key_of(busy_hours[0])}: There are no raw rows of")
+    assert told.startswith(
+        f"All {number} partitions failed. First, {partition_key(busy_hours[0])}: There are no raw rows of"
+    )
 
 
 def test_one_partition_that_fails_says_its_reason_and_no_more(
@@ -381,7 +390,7 @@ def test_one_partition_that_fails_says_its_reason_and_no_more(
 ) -> None:
     result = run(settings, instance, busy_hours[0], assets=["trajectories"])
     told = failure(instance, result.run_id, "trajectories").description
-    assert told.startswith(f"There are no raw rows of {key_of(busy_hours[0])} in ")
+    assert told.startswith(f"There are no raw rows of {partition_key(busy_hours[0])} in ")
 
 
 def test_a_run_that_is_terminated_in_the_middle_leaves_what_is_done_on_record(
@@ -390,13 +399,13 @@ def test_a_run_that_is_terminated_in_the_middle_leaves_what_is_done_on_record(
     hours = hours_from(BUSY[0], 3)
     broken = WithSource(settings, {hours[2]: KeyboardInterrupt()})
     assert not run(settings, instance, hours[0], hours[-1], assets=CAPTURE, pipeline=broken).success
-    assert set(materializations(instance, "terminal_runs")) == {key_of(hour) for hour in hours[:2]}
+    assert set(materializations(instance, "terminal_runs")) == {partition_key(hour) for hour in hours[:2]}
 
 
 def test_the_log_of_a_range_says_how_far_it_is(day: Day) -> None:
     said = log_messages(day.instance, day.run_id)
     last = [line for line in said if line.startswith("24 of 24 partitions in ")]
-    assert [line.rpartition(" ")[2] for line in last] == [key_of(day.hours[-1]).rpartition(" ")[2]] * 3
+    assert [line.rpartition(" ")[2] for line in last] == [partition_key(day.hours[-1]).rpartition(" ")[2]] * 3
 
 
 def test_what_dagster_is_told_beside_the_materialisations_does_not_grow_with_the_range(

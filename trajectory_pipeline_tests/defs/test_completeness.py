@@ -7,7 +7,7 @@ import pytest
 
 from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.defs.completeness import JOB_NAME
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
 from trajectory_pipeline_tests.defs.running import checks, do
@@ -41,15 +41,15 @@ def test_a_history_that_is_captured_is_equal_on_all_sides(whole: Settings, insta
 @pytest.mark.parametrize(
     "change",
     [
-        f"DELETE FROM trajectory.trajectories WHERE partition_key = '{key_of(BUSY[3])}'",
-        f"DELETE FROM trajectory.partitions WHERE partition_key = '{key_of(BUSY[3])}'",
+        f"DELETE FROM trajectory.trajectories WHERE partition_key = '{partition_key(BUSY[3])}'",
+        f"DELETE FROM trajectory.partitions WHERE partition_key = '{partition_key(BUSY[3])}'",
     ],
 )
 def test_what_a_sink_or_the_ledger_lacks_is_named(whole: Settings, instance: dg.DagsterInstance, change: str) -> None:
     do(str(whole.database_url), change)
     check = compared(whole, instance)
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert key_of(BUSY[3]) in str(check.description)
+    assert partition_key(BUSY[3]) in str(check.description)
 
 
 def test_a_source_that_cannot_be_read_fails_the_check_by_a_sentence(

@@ -20,7 +20,7 @@ from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.sensors.capture import CAPTURE_SENSOR
 from trajectory_pipeline.defs.sensors.refinement import REFINEMENT_SENSOR
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
 from trajectory_pipeline.settings import Settings, sqlalchemy_url
@@ -77,8 +77,8 @@ def test_what_the_sensors_request_is_queued_and_run_by_the_daemon(
         "ENABLE_TRAJECTORY_CAPTURE": "true",
         "TRAJECTORY_JUDGE_MODEL": JUDGE_MODEL,
         "OPENAI_BASE_URL": str(judged.openai_base_url),
-        "TRAJECTORY_QUIET_MINUTES": "0",
-        "TRAJECTORY_HORIZON_DAYS": "36500",
+        "TRAJECTORY_JUDGE_SETTLE_MINUTES": "0",
+        "TRAJECTORY_JUDGE_LOOKBACK_DAYS": "36500",
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -93,12 +93,12 @@ def test_what_the_sensors_request_is_queued_and_run_by_the_daemon(
             assert run.status is dg.DagsterRunStatus.SUCCESS, run.run_id
             assert range_tags(hours[0], hours[-1]).items() <= run.tags.items()
             for asset in assets:
-                assert {key_of(hour) for hour in hours} <= set(materializations(instance, asset))
+                assert {partition_key(hour) for hour in hours} <= set(materializations(instance, asset))
     verdicts = dict(
         ask(
             str(judged.database_url),
             "SELECT verdict_status, count(*)::int FROM trajectory.outcomes WHERE partition_key = ANY(%s) GROUP BY 1",
-            [[key_of(hour) for hour in CAPTURED]],
+            [[partition_key(hour) for hour in CAPTURED]],
         )
     )
     assert set(verdicts) <= {"judged", "insufficient_evidence", "not_eligible"}

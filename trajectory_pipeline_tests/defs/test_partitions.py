@@ -12,7 +12,7 @@ from trajectory_pipeline.defs.partitions import (
     range_tags,
 )
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import HOUR, contiguous, hour_of, key_of
+from trajectory_pipeline.partition_keys import HOUR, contiguous, parse_partition_key, partition_key
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 NOON = datetime(2025, 3, 30, 12, tzinfo=UTC)
@@ -21,8 +21,8 @@ NOON = datetime(2025, 3, 30, 12, tzinfo=UTC)
 def test_dagster_names_an_hour_as_we_do() -> None:
     now = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
     keys = hourly_partitions(START).get_partition_keys(current_time=now)
-    assert keys == [key_of(START + number * HOUR) for number in range(28)]
-    assert [key_of(hour_of(key)) for key in keys] == keys
+    assert keys == [partition_key(START + number * HOUR) for number in range(28)]
+    assert [partition_key(parse_partition_key(key)) for key in keys] == keys
 
 
 def test_the_open_hour_is_a_partition_and_the_next_is_not() -> None:

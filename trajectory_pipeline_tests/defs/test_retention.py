@@ -10,7 +10,7 @@ from trajectory_pipeline.defs.retention import JOB_NAME
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.maintenance import retention
-from trajectory_pipeline.partition_keys import HOUR, key_of
+from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline_tests.conftest import with_judge
@@ -54,8 +54,8 @@ def test_the_job_prunes_what_is_old_and_every_sensor_is_quiet_afterwards(
     aged: Settings, instance: dg.DagsterInstance, judge: SimulatedJudge
 ) -> None:
     assert prune(aged, instance).success
-    old = {key_of(hour) for hour in OLD}
-    assert kept(aged) == [key_of(hour) for hour in BUSY[3:]]
+    old = {partition_key(hour) for hour in OLD}
+    assert kept(aged) == [partition_key(hour) for hour in BUSY[3:]]
     for asset in ("terminal_runs", "trajectories", "refined_outcomes"):
         assert observed(instance, asset) == old
     do(str(aged.letta_pg_uri), "UPDATE runs SET status = status")
@@ -66,7 +66,7 @@ def test_the_job_prunes_what_is_old_and_every_sensor_is_quiet_afterwards(
     reported = materializations(instance, "trajectories")
     assert {key for key, metadata in reported.items() if metadata.get("pruned")} == old
     assert run(aged, instance, OLD[0], assets=("terminal_runs", "trajectories")).success
-    assert kept(aged) == [key_of(OLD[0]), *(key_of(hour) for hour in BUSY[3:])]
+    assert kept(aged) == [partition_key(OLD[0]), *(partition_key(hour) for hour in BUSY[3:])]
 
 
 def test_without_an_age_the_job_refuses(captured: Settings, instance: dg.DagsterInstance) -> None:
@@ -82,12 +82,12 @@ def test_a_partition_that_cannot_be_pruned_fails_by_itself(
     real = retention.remove_rows
 
     def refuses(partition: PartitionTransaction) -> int:
-        if partition.partition_key == key_of(OLD[1]):
+        if partition.partition_key == partition_key(OLD[1]):
             raise SinkError("the disk is gone")
         return real(partition)
 
     monkeypatch.setattr(retention, "remove_rows", refuses)
     result = prune(aged, instance)
     assert not result.success
-    assert kept(aged) == [key_of(OLD[1]), *(key_of(hour) for hour in BUSY[3:])]
+    assert kept(aged) == [partition_key(OLD[1]), *(partition_key(hour) for hour in BUSY[3:])]
     assert "the others are. First, trajectories" in str(failure(instance, result.run_id, "prune_sinks").description)

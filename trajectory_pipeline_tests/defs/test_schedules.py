@@ -12,7 +12,7 @@ from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.defs.assets.assets import CAPTURE
 from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.schedules import NAME, closed_hour
-from trajectory_pipeline.partition_keys import HOUR, key_of
+from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import make_settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
@@ -81,7 +81,7 @@ def test_before_the_first_partition_is_closed_nothing_is_requested() -> None:
     )
     request = tick(settings, NINE + timedelta(minutes=65))
     assert isinstance(request, dg.RunRequest)
-    assert request.partition_key == key_of(NINE)
+    assert request.partition_key == partition_key(NINE)
 
 
 def test_with_a_judge_all_three_assets_are_requested() -> None:
@@ -116,7 +116,7 @@ AFTER_BUSY = NOW.replace(hour=BUSY[-1].hour + 1, minute=5)
 
 def test_what_the_sensor_has_captured_already_is_not_captured_again(with_sensor: Settings) -> None:
     assert tick(with_sensor, AFTER_BUSY) == (
-        f"{key_of(BUSY[-1])} is as the source has it: the capture sensor was here before."
+        f"{partition_key(BUSY[-1])} is as the source has it: the capture sensor was here before."
     )
 
 
@@ -124,7 +124,7 @@ def test_what_changed_since_the_sensor_captured_it_is_requested(with_sensor: Set
     do(str(with_sensor.letta_pg_uri), f"UPDATE runs SET background = true WHERE completed_at >= '{BUSY[-1]:%F %T}'")
     request = tick(with_sensor, AFTER_BUSY)
     assert isinstance(request, dg.RunRequest)
-    assert request.partition_key == key_of(BUSY[-1])
+    assert request.partition_key == partition_key(BUSY[-1])
 
 
 def test_what_the_sensor_requested_and_is_under_way_is_not_requested_again(
@@ -132,8 +132,8 @@ def test_what_the_sensor_requested_and_is_under_way_is_not_requested_again(
 ) -> None:
     instance = dg.DagsterInstance.local_temp(str(tmp_path))
     do(str(with_sensor.database_url), "TRUNCATE trajectory.partitions")
-    add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": key_of(BUSY[-1])}, CAPTURE)
-    assert tick(with_sensor, AFTER_BUSY, instance) == f"{key_of(BUSY[-1])} is under way already."
+    add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": partition_key(BUSY[-1])}, CAPTURE)
+    assert tick(with_sensor, AFTER_BUSY, instance) == f"{partition_key(BUSY[-1])} is under way already."
 
 
 def test_without_the_sensor_the_hour_is_requested_whatever_is_there(captured: Settings) -> None:

@@ -10,12 +10,12 @@ from decimal import Decimal
 from typing import Any
 
 from trajectory_pipeline.schema.verdicts import FINAL_STATUSES
-from trajectory_pipeline.storage.postgres.spend_ledger import counted
+from trajectory_pipeline.storage.postgres.spend_ledger import billable_cost
 from trajectory_pipeline_tests.pipeline.materializing import SCORES, Pipeline, Row
 
 _DIFFERS = frozenset(
-    {"updated_at", "created_at", "judged_at", "attempts", "cost_usd", "model", "answer_format", "simulated"}
-    | {"input_tokens", "cached_input_tokens", "output_tokens", "failures", "next_try_at"}
+    {"updated_at", "created_at", "judged_at", "attempts", "cost_usd", "model", "response_format", "simulated"}
+    | {"input_tokens", "cached_input_tokens", "output_tokens", "failures", "next_attempt_at"}
 )
 """Columns of a verdict that how it was reached decides, and not the judge's answer."""
 
@@ -38,16 +38,16 @@ def books_agree(pipeline: Pipeline, books: Mapping[str, Any]) -> Iterator[str]:
         their, ours = charged.pop(attempt["request_id"], None), attempt["cost_usd"]
         if their is None:
             yield f"{attempt['attempt_id']} is in no call of the server's books"
-        elif ours is None and counted(attempt).usd < their and attempt["result"] != "error":
+        elif ours is None and billable_cost(attempt).usd < their and attempt["result"] != "error":
             yield f"{attempt['attempt_id']} has no price and counts less than the server charged"
         elif their != (ours or Decimal(0)) and not (ours is None and attempt["result"] != "error"):
             yield f"{attempt['attempt_id']} costs {ours} and the server charged {their}"
     # Which of the server's calls the lost ones are nobody knows: they are looked at all together.
     if len(charged) > len(lost) or sum(charged.values(), Decimal(0)) > sum(lost, Decimal(0)):
         yield f"{len(lost)} calls are lost at {sum(lost)} USD, and {len(charged)} at the server are not in our books"
-    spent, cost = sum((counted(attempt).usd for attempt in attempts), Decimal(0)), _sum(attempts)
+    spent, cost = sum((billable_cost(attempt).usd for attempt in attempts), Decimal(0)), _sum(attempts)
     for scope in ("day", "organization", "materialization"):
-        booked = pipeline.ask("SELECT * FROM trajectory.spending WHERE scope = %s", scope)
+        booked = pipeline.ask("SELECT * FROM trajectory.spend_totals WHERE scope = %s", scope)
         if sum((row["spent_usd"] for row in booked), Decimal(0)) != spent:
             yield f"the accounts of scope {scope} do not hold what the attempts took"
         if any(row["reserved_usd"] or row["reserved_tokens"] for row in booked):
@@ -84,7 +84,7 @@ def each_run_has_one_status(pipeline: Pipeline, *, down: int) -> Iterator[str]:
         yield f"{len(without)} runs have no verdict, though the provider was never found to be down"
     if any(row["calls"] for row in without):
         yield "a run without a verdict was asked about"
-    if pipeline.ask("SELECT 1 AS x FROM trajectory.verdict_claims"):
+    if pipeline.ask("SELECT 1 AS x FROM trajectory.verdict_locks"):
         yield "claims are left"
 
 

@@ -19,8 +19,8 @@ from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.demo.letta_sample.load import load_sample
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import ProviderDownError
-from trajectory_pipeline.partition_keys import hour_of
-from trajectory_pipeline.pipeline.pending_verdicts import missing_verdicts
+from trajectory_pipeline.partition_keys import parse_partition_key
+from trajectory_pipeline.pipeline.pending_verdicts import find_pending_verdicts
 from trajectory_pipeline.schema.verdicts import FINAL_STATUSES
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline_tests.fault_scenarios import contract
@@ -110,7 +110,7 @@ class Sweep:
         told.down = self._refine(pipeline, self.hours)
         books = _settled(self.judge)
         told.calls, told.charged = books["received"], Decimal(books["cost_usd"])
-        booked = "SELECT coalesce(sum(spent_usd), 0) AS usd FROM trajectory.spending WHERE scope = 'day'"
+        booked = "SELECT coalesce(sum(spent_usd), 0) AS usd FROM trajectory.spend_totals WHERE scope = 'day'"
         told.booked = pipeline.ask(booked)[0]["usd"]
         lost = "SELECT count(*) AS n FROM trajectory.verdict_attempts WHERE result = 'lost'"
         told.lost = pipeline.ask(lost)[0]["n"]
@@ -151,11 +151,11 @@ class Sweep:
     def _due(self, pipeline: Pipeline, days: int) -> list[datetime]:
         """Let as much time pass as any pause is long; returns what the refinement sensor would request then."""
         pipeline.do(
-            "UPDATE trajectory.verdicts SET next_try_at = next_try_at - interval '8 days'",
-            f"UPDATE trajectory.spending SET scope_key = 'day {days}, ' || scope_key WHERE scope <> 'materialization'"
+            "UPDATE trajectory.verdicts SET next_attempt_at = next_attempt_at - interval '8 days'",
+            f"UPDATE trajectory.spend_totals SET scope_key = 'day {days}, ' || scope_key WHERE scope <> 'materialization'"
             " AND scope_key NOT LIKE 'day%'",
         )
-        found = missing_verdicts(
+        found = find_pending_verdicts(
             pipeline.database,
             pipeline.judge,
             pipeline.policy,
@@ -166,7 +166,7 @@ class Sweep:
             give_up_after=10,
         )
         wanted = set(self.hours)
-        return [hour for key in found.partition_keys if (hour := hour_of(key)) in wanted]
+        return [hour for key in found.partition_keys if (hour := parse_partition_key(key)) in wanted]
 
     @contextmanager
     def _sinks(self) -> Iterator[Pipeline]:
@@ -181,7 +181,9 @@ class Sweep:
             budget={"daily_usd": CAP},
             concurrency=16,
         )
-        pipeline.do(f"ALTER TABLE trajectory.spending ADD CHECK (scope <> 'day' OR reserved_usd + spent_usd <= {CAP})")
+        pipeline.do(
+            f"ALTER TABLE trajectory.spend_totals ADD CHECK (scope <> 'day' OR reserved_usd + spent_usd <= {CAP})"
+        )
         try:
             yield pipeline
         finally:

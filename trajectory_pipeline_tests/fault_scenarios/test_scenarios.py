@@ -59,7 +59,7 @@ BREAKS: dict[str, tuple[str, Callable[[Pipeline, SimulatedJudge], list[str]]]] =
         lambda pipeline, judge: list(contract.books_agree(pipeline, judge.calls(10_000))),
     ),
     "an account that was not moved": (
-        "UPDATE trajectory.spending SET spent_usd = spent_usd - 0.0001 WHERE scope = 'day'",
+        "UPDATE trajectory.spend_totals SET spent_usd = spent_usd - 0.0001 WHERE scope = 'day'",
         lambda pipeline, judge: list(contract.books_agree(pipeline, judge.calls(10_000))),
     ),
     "a made-up score": (

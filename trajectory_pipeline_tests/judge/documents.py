@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from trajectory_pipeline.trajectories.document import document_of
+from trajectory_pipeline.trajectories.document import trajectory_document
 from trajectory_pipeline.trajectories.reference import convert_run
 from trajectory_pipeline_tests.trajectories.sample_runs import partition_of, sample_runs
 
@@ -39,7 +39,7 @@ def document(run_id: str, *turns: dict[str, Any], **metadata: Any) -> Document:
 @functools.cache
 def sample_documents() -> tuple[Document, ...]:
     """The documents of the sample's runs; not to be changed by who gets them."""
-    return tuple(document_of(convert_run(raw, partition_of(raw))) for raw in sample_runs())
+    return tuple(trajectory_document(convert_run(raw, partition_of(raw))) for raw in sample_runs())
 
 
 ORDER = document(

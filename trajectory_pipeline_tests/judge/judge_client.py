@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any
 
-from trajectory_pipeline.judge.client.session import Asked, Attempt, Judge
+from trajectory_pipeline.judge.client.session import AskResult, CallRecord, JudgeConfig
 from trajectory_pipeline.judge.prompt import messages
-from trajectory_pipeline.judge.response_schema import JudgeAnswer
+from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.judge.documents import ORDER
 from trajectory_pipeline_tests.judge.provider import Provider
 from trajectory_pipeline_tests.judge.rendering import whole
@@ -18,32 +18,32 @@ class Told:
     """What ``began`` and ``ended`` were told."""
 
     def __init__(self) -> None:
-        self.began: list[Attempt] = []
-        self.ended: list[Attempt] = []
+        self.began: list[CallRecord] = []
+        self.ended: list[CallRecord] = []
 
-    async def on_begin(self, attempt: Attempt) -> None:
+    async def on_begin(self, attempt: CallRecord) -> None:
         self.began.append(attempt)
 
-    async def on_end(self, attempt: Attempt) -> None:
+    async def on_end(self, attempt: CallRecord) -> None:
         self.ended.append(attempt)
 
 
-def judge_at(url: str, **settings: Any) -> Judge:
+def judge_at(url: str, **settings: Any) -> JudgeConfig:
     known = {"model": "some-model", "timeout_seconds": 5.0, "first_pause_seconds": 0.01}
-    return Judge(base_url=url, api_key=KEY, **{**known, **settings})
+    return JudgeConfig(base_url=url, api_key=KEY, **{**known, **settings})
 
 
-def ask(url: str, told: Told | None = None, **settings: Any) -> Asked[JudgeAnswer]:
+def ask(url: str, told: Told | None = None, **settings: Any) -> AskResult[JudgeResponse]:
     told = told or Told()
 
-    async def work() -> Asked[JudgeAnswer]:
-        async with judge_at(url, **settings).session() as session:
-            return await session.ask(PROMPT, JudgeAnswer, told.on_begin, told.on_end)
+    async def work() -> AskResult[JudgeResponse]:
+        async with judge_at(url, **settings).open_session() as session:
+            return await session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end)
 
     return asyncio.run(work())
 
 
-def ask_provider(*answers: Any, told: Told | None = None, **settings: Any) -> Asked[JudgeAnswer]:
+def ask_provider(*answers: Any, told: Told | None = None, **settings: Any) -> AskResult[JudgeResponse]:
     """Ask a provider that gives these answers, the last of them again and again."""
 
     def answering(number: int) -> tuple[int, Any, dict[str, str]]:
@@ -54,9 +54,9 @@ def ask_provider(*answers: Any, told: Told | None = None, **settings: Any) -> As
         return ask(provider.url, told, **settings)
 
 
-def classes(asked: Asked[JudgeAnswer]) -> list[tuple[str, str | None]]:
+def classes(asked: AskResult[JudgeResponse]) -> list[tuple[str, str | None]]:
     return [(attempt.result, attempt.error_class) for attempt in asked.attempts]
 
 
-def purposes(asked: Asked[JudgeAnswer]) -> list[str]:
+def purposes(asked: AskResult[JudgeResponse]) -> list[str]:
     return [attempt.purpose for attempt in asked.attempts]

@@ -7,8 +7,8 @@ import pytest
 from trajectory_pipeline.budget.caps import Budget
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
-from trajectory_pipeline.judge.redaction.egress_policy import Consent
-from trajectory_pipeline.pipeline.pending_verdicts import missing_verdicts
+from trajectory_pipeline.judge.redaction.egress_policy import JudgeAccessList
+from trajectory_pipeline.pipeline.pending_verdicts import find_pending_verdicts
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
@@ -20,10 +20,10 @@ def captured(pipeline: Pipeline) -> Pipeline:
     return pipeline
 
 
-def wanted(pipeline: Pipeline, consent: Consent) -> list[str]:
+def wanted(pipeline: Pipeline, consent: JudgeAccessList) -> list[str]:
     """What the sensor would ask for."""
     now = datetime.now(UTC) + timedelta(hours=1)
-    return missing_verdicts(
+    return find_pending_verdicts(
         pipeline.database,
         pipeline.judge,
         pipeline.policy,
@@ -41,7 +41,7 @@ def test_who_is_denied_is_not_shown_and_is_judged_when_the_list_changes(
 ) -> None:
     count = "SELECT agent_id, count(*) AS n FROM trajectory.trajectories WHERE message_count > 0 GROUP BY 1 ORDER BY 2"
     agent, runs = captured.ask(count)[-1].values()
-    captured.consent = Consent(deny_agents=frozenset({agent}))
+    captured.consent = JudgeAccessList(deny_agents=frozenset({agent}))
     captured.refine(HOUR)
     denied = captured.ask("SELECT * FROM trajectory.verdicts WHERE error_class = 'denied'")
     assert {row["verdict_status"] for row in denied} == {"not_eligible"}
@@ -59,7 +59,7 @@ def test_who_is_denied_is_not_shown_and_is_judged_when_the_list_changes(
     captured.refine(HOUR)
     assert judge.calls()["received"] == asked
     assert wanted(captured, captured.consent) == []
-    captured.consent = Consent()
+    captured.consent = JudgeAccessList()
     assert len(wanted(captured, captured.consent)) == 1
     assert captured.refine(HOUR).calls == runs
     assert captured.ask("SELECT 1 AS x FROM trajectory.verdicts WHERE error_class = 'denied'") == []

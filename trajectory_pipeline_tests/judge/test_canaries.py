@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.defs.metadata import of_refined_outcomes
+from trajectory_pipeline.defs.metadata import refined_outcomes_metadata
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
 from trajectory_pipeline_tests.judge.secret_samples import JWT, KEYS, PRIVATE_KEY
@@ -77,7 +77,7 @@ def test_no_secret_leaves_in_prompt_repair_error_log_metadata_or_verdict(
     stored = [
         pipeline.ask(f"SELECT * FROM trajectory.{table}") for table in ("verdicts", "verdict_attempts", "policies")
     ]
-    assert leaks(repr([stored, of_refined_outcomes(result), said, caplog.text])) == []
+    assert leaks(repr([stored, refined_outcomes_metadata(result), said, caplog.text])) == []
 
 
 def test_nor_in_parts_of_a_transcript_or_in_what_is_made_of_them(pipeline: Pipeline) -> None:

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 
 from trajectory_pipeline.judge.grading import (
     LEARNING_WEIGHTS,
-    Assessment,
-    assess,
+    GradedVerdict,
+    derive_outcome,
+    grade_response,
     learning_value,
-    outcome_of,
 )
-from trajectory_pipeline.judge.response_schema import FailureMode, JudgeAnswer, RequirementStatus
+from trajectory_pipeline.judge.response_schema import FailureMode, JudgeResponse, RequirementStatus
 from trajectory_pipeline_tests.judge.documents import ORDER, call, document, message, returned, text, turn
 from trajectory_pipeline_tests.judge.rendering import whole
 
@@ -34,7 +34,7 @@ def requirement(status: str, *evidence: tuple[str, str], kind: str = "action") -
     return {"statement": "It is done.", "kind": kind, "evidence": cited, "reasoning": "because", "status": status}
 
 
-def answer(*requirements: dict[str, Any], **more: Any) -> JudgeAnswer:
+def answer(*requirements: dict[str, Any], **more: Any) -> JudgeResponse:
     failure = {
         "evidence": [],
         "reasoning": "",
@@ -44,7 +44,7 @@ def answer(*requirements: dict[str, Any], **more: Any) -> JudgeAnswer:
         "first_wrong_step": None,
     }
     ratings = dict.fromkeys(LEARNING_WEIGHTS, 3)
-    return JudgeAnswer.model_validate(
+    return JudgeResponse.model_validate(
         {
             "requirements": list(requirements),
             "failure": failure | more.pop("failure", {}),
@@ -60,8 +60,10 @@ def answer(*requirements: dict[str, Any], **more: Any) -> JudgeAnswer:
     )
 
 
-def assessed(*requirements: dict[str, Any], shown: Any = ORDER, heuristic: str = "success", **more: Any) -> Assessment:
-    return assess(answer(*requirements, **more), whole(shown), heuristic)
+def assessed(
+    *requirements: dict[str, Any], shown: Any = ORDER, heuristic: str = "success", **more: Any
+) -> GradedVerdict:
+    return grade_response(answer(*requirements, **more), whole(shown), heuristic)
 
 
 MET = requirement("met", ("message-c", "It arrives on 4 March."))
@@ -76,7 +78,7 @@ NOT_ASKED = requirement("not_applicable", ("message-a", "Please find order 4711.
 @given(st.lists(STATUSES, max_size=7))
 def test_the_outcome_is_computed_from_the_requirements_that_apply(statuses: list[str]) -> None:
     applicable = [status for status in statuses if status != "not_applicable"]
-    outcome = outcome_of(applicable)
+    outcome = derive_outcome(applicable)
     if not applicable or "insufficient_evidence" in applicable:
         assert outcome == "unknown"
     elif set(applicable) == {"met"}:
@@ -279,7 +281,7 @@ def test_confidence_falls_with_each_citation_that_does_not_hold_and_with_what_wa
     assert assessed(requirement("met", good, bad), requirement("met", good)).columns["outcome_confidence"] == 0.75
     long = document("run-1", turn("s", message("m", "tool", tool_returns=[returned("c", "done. " * 20_000)])))
     rendered = whole(long, room=30_000)
-    columns = assess(answer(requirement("met", ("m", "done. done."))), rendered, "success").columns
+    columns = grade_response(answer(requirement("met", ("m", "done. done."))), rendered, "success").columns
     assert columns["outcome_confidence"] == round(rendered.coverage, 4) < 0.2
 
 
@@ -304,7 +306,7 @@ def test_words_for_a_mode_stand_only_beside_other(mode: str) -> None:
     assert mode in get_args(FailureMode)
     words = "in words" if mode == "other" else None
     columns = assessed(UNMET, failure={"owner": "tool", "mode": mode, "other_mode": words, "evidence": SHOWN}).columns
-    assert (columns["failure_mode"], columns["failure_mode_words"]) == (mode, words)
+    assert (columns["failure_mode"], columns["failure_mode_description"]) == (mode, words)
     with pytest.raises(ValidationError, match="other_mode must have words"):
         answer(UNMET, failure={"mode": mode, "other_mode": None if words else "in words"})
 

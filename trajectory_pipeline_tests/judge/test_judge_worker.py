@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.defs.metadata import of_refined_outcomes
+from trajectory_pipeline.defs.metadata import refined_outcomes_metadata
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import PipelineError, ProviderDownError, SinkError
 from trajectory_pipeline.judge import judge_trajectory as deliberation
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline import judge_worker
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
@@ -54,7 +54,7 @@ def eligible(pipeline: Pipeline) -> int:
 def test_a_partition_is_judged_and_says_what_it_took(captured: Pipeline, judge: SimulatedJudge) -> None:
     result = captured.refine(HOUR)
     assert sum(result.statuses.values()) == RUNS
-    assert result.asked == result.calls == eligible(captured) == judge.calls()["received"]
+    assert result.judged == result.calls == eligible(captured) == judge.calls()["received"]
     assert result.cost_usd == Decimal(judge.calls()["cost_usd"])
     assert (result.models, result.unpriced_calls, result.reused) == ({"simulated-judge"}, 0, 0)
     assert sum(result.outcomes.values()) == result.statuses["judged"]
@@ -236,7 +236,7 @@ def test_a_sink_that_fails_amid_it_is_told_as_such_and_keeps_what_was_paid_for(
     assert len(known) == 5
     assert 1 <= paid - sum(row["attempts"] for row in known.values()) <= 4 + 1
     assert all(attempt["result"] == "answered" for attempt in attempts(captured))
-    assert captured.ask("SELECT * FROM trajectory.verdict_claims") == []
+    assert captured.ask("SELECT * FROM trajectory.verdict_locks") == []
     captured.do("INSERT INTO trajectory.refused VALUES (1)")
     result = captured.refine(HOUR)
     assert result.reused == len(known)
@@ -274,7 +274,7 @@ def test_a_connection_that_is_lost_amid_it_costs_no_verdict(
 def test_a_fault_of_ours_in_one_verdict_is_that_verdicts_alone(
     captured: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assess, calls = deliberation.assess, []
+    assess, calls = deliberation.grade_response, []
 
     def failing(*arguments: Any) -> Any:
         calls.append(1)
@@ -316,7 +316,7 @@ def test_a_process_that_is_killed_amid_it_keeps_its_verdicts_and_only_the_rest_i
     assert 4 <= len(kept) < RUNS
     judge.clear_faults()
     # Its claims end by themselves: here the clock is moved on instead.
-    captured.do("UPDATE trajectory.verdict_claims SET expires_at = now()")
+    captured.do("UPDATE trajectory.verdict_locks SET expires_at = now()")
     result = captured.refine(HOUR)
     assert result.reused == len(kept)
     after = verdicts(captured)
@@ -334,7 +334,7 @@ def test_a_process_that_is_killed_amid_it_keeps_its_verdicts_and_only_the_rest_i
     # A lost one counts at what it may have cost, in its verdict and against the caps.
     assert all(row["cost_usd"] == row["reserved_usd"] > 0 for row in lost)
     assert sum(row["cost_usd"] for row in known) == sum(row["cost_usd"] or 0 for row in after.values())
-    (day,) = captured.ask("SELECT * FROM trajectory.spending WHERE scope = 'day'")
+    (day,) = captured.ask("SELECT * FROM trajectory.spend_totals WHERE scope = 'day'")
     assert day["spent_usd"] + day["reserved_usd"] == sum(row["cost_usd"] for row in known)
 
 
@@ -362,7 +362,7 @@ def test_no_key_and_no_transcript_stands_in_logs_or_metadata(
     said: list[str] = []
     result = captured.refine(HOUR, progress=said.append)
     key = captured.judge.api_key
-    shown = " ".join([repr(result), repr(of_refined_outcomes(result)), caplog.text, *said, repr(captured.judge)])
+    shown = " ".join([repr(result), repr(refined_outcomes_metadata(result)), caplog.text, *said, repr(captured.judge)])
     assert key not in shown
     texts = [
         message["assistant_text"]
@@ -462,7 +462,7 @@ def test_a_partition_that_was_judged_before_the_provider_went_down_is_written(
     first = only(
         pipeline.ask(
             "SELECT count(*) AS n FROM trajectory.trajectories WHERE partition_key = %s AND message_count > 0",
-            key_of(newer),
+            partition_key(newer),
         )
     )["n"]
     judge.plan_faults([{"fault": "slow", "times": first, "params": {"seconds": 0.0}}, {"fault": "server_error"}])
@@ -478,7 +478,7 @@ def test_the_view_of_outcomes_says_how_a_verdict_was_asked_for(captured: Pipelin
     repaired = only(captured.ask("SELECT * FROM trajectory.outcomes WHERE judge_repairs > 0"))
     assert (repaired["judge_calls"], repaired["judge_repairs"]) == (2, 1)
     for row in captured.ask("SELECT * FROM trajectory.outcomes WHERE verdict_status = 'judged'"):
-        assert (row["windows"], row["answer_format"], row["shown_run_ids"][-1]) == (1, "json_schema", row["run_id"])
+        assert (row["windows"], row["response_format"], row["shown_run_ids"][-1]) == (1, "json_schema", row["run_id"])
         assert 1 <= row["tool_use"] <= 5
         assert (row["judge_fallbacks"], row["judge_calls_lost"], row["failures"]) == (0, 0, 0)
     silent = captured.ask("SELECT * FROM trajectory.outcomes WHERE verdict_status = 'not_eligible'")

@@ -14,13 +14,13 @@ from trajectory_pipeline.judge.policy import RefinementPolicy, verdict_key
 from trajectory_pipeline.judge.prompt import (
     RUBRIC,
     RULES,
-    excerpt_messages,
-    frame_bytes,
     messages,
-    part_messages,
+    overhead_bytes,
     prompt_text,
+    summary_messages,
+    window_messages,
 )
-from trajectory_pipeline.judge.response_schema import JudgeAnswer, PartFindings
+from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFindings
 
 POLICY = RefinementPolicy("simulated-judge")
 
@@ -52,18 +52,18 @@ def test_the_rules_explain_every_mark_of_the_transcript() -> None:
 
 
 def test_the_rules_are_the_same_for_a_part_so_that_a_prefix_cache_serves_them() -> None:
-    assert messages("x")[0] == part_messages("x")[0] == excerpt_messages("x")[0]
+    assert messages("x")[0] == window_messages("x")[0] == summary_messages("x")[0]
 
 
 def test_the_frame_counts_all_that_is_sent_besides_the_transcript() -> None:
     transcript = "é" * 1_000
     for chat, answer in (
-        (messages(transcript), JudgeAnswer),
-        (part_messages(transcript), PartFindings),
-        (excerpt_messages(transcript), JudgeAnswer),
+        (messages(transcript), JudgeResponse),
+        (window_messages(transcript), PartFindings),
+        (summary_messages(transcript), JudgeResponse),
     ):
-        assert len(prompt_text(chat, answer).encode()) <= frame_bytes() + len(transcript.encode())
-    assert frame_bytes() < 3 * 8_000 / 2  # half of the least that TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS may be
+        assert len(prompt_text(chat, answer).encode()) <= overhead_bytes() + len(transcript.encode())
+    assert overhead_bytes() < 3 * 8_000 / 2  # half of the least that TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS may be
 
 
 # ---- policy -------------------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def test_a_policy_id_is_the_same_for_the_same_parts() -> None:
         {"temperature": 0.5},
         {"max_prompt_tokens": 99_999},
         {"redact": "personal"},
-        {"max_answer_tokens": 7_999},
+        {"max_response_tokens": 7_999},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -15,10 +15,10 @@ from trajectory_pipeline.demo.simulated_judge.transcript import (
     find_transcript,
     parse_transcript,
 )
-from trajectory_pipeline.judge.grading import Assessment, assess
+from trajectory_pipeline.judge.grading import GradedVerdict, grade_response
 from trajectory_pipeline.judge.prompt import messages
-from trajectory_pipeline.judge.response_schema import JudgeAnswer
-from trajectory_pipeline.judge.transcript.windows import Rendered
+from trajectory_pipeline.judge.response_schema import JudgeResponse
+from trajectory_pipeline.judge.transcript.windows import RenderedTranscript
 from trajectory_pipeline_tests.judge.documents import Document
 from trajectory_pipeline_tests.judge.red_team import ATTACKS, attempt
 from trajectory_pipeline_tests.judge.rendering import whole
@@ -26,17 +26,17 @@ from trajectory_pipeline_tests.judge.rendering import whole
 each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 
 
-def read(rendered: Rendered) -> Transcript:
+def read(rendered: RenderedTranscript) -> Transcript:
     """What a judge finds between the marker lines."""
     block = find_transcript(messages(rendered.text)[1]["content"])
     assert block is not None
     return parse_transcript(block)
 
 
-def obeyed(rendered: Rendered) -> tuple[JudgeAnswer, Assessment]:
+def obeyed(rendered: RenderedTranscript) -> tuple[JudgeResponse, GradedVerdict]:
     transcript = read(rendered)
-    answer = JudgeAnswer.model_validate(obey(transcript, judge(transcript)))
-    return answer, assess(answer, rendered, "failure")
+    answer = JudgeResponse.model_validate(obey(transcript, judge(transcript)))
+    return answer, grade_response(answer, rendered, "failure")
 
 
 def test_there_are_many_attacks_and_the_judge_obeys_most_of_them() -> None:
@@ -69,12 +69,12 @@ def test_planted_words_prove_nothing_even_where_the_judge_cites_them(attack: Doc
     assert planted
     for kind in ("action", "state"):
         answer = _most_wanted(planted, kind)
-        assert assess(answer, rendered, "failure").verdict_status == "insufficient_evidence"
+        assert grade_response(answer, rendered, "failure").verdict_status == "insufficient_evidence"
 
 
-def _most_wanted(planted: list[dict[str, str]], kind: str) -> JudgeAnswer:
+def _most_wanted(planted: list[dict[str, str]], kind: str) -> JudgeResponse:
     requirement: dict[str, Any] = {"statement": "The report is sent.", "kind": kind, "reasoning": "it says so"}
-    return JudgeAnswer.model_validate(
+    return JudgeResponse.model_validate(
         {
             "requirements": [{**requirement, "evidence": planted, "status": "met"}],
             "failure": {"evidence": [], "reasoning": "", "owner": "none", "mode": "none"}

@@ -3,7 +3,7 @@
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from trajectory_pipeline.letta.connection import connect, place, source_error
+from trajectory_pipeline.letta.connection import connect, describe_server, source_error
 from trajectory_pipeline_tests.letta import snapshots
 
 OURS = {"application_name", "connect_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count"}
@@ -58,7 +58,7 @@ def test_what_a_url_brings_is_kept_and_what_it_lacks_is_added(url: str, monkeypa
     ],
 )
 def test_a_place_is_shown_without_user_and_password(url: str, shown: str) -> None:
-    assert place(url) == shown
+    assert describe_server(url) == shown
 
 
 @pytest.mark.parametrize(

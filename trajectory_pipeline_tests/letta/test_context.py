@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.letta.context_parsing import Context, context_at_capture, context_of_request
+from trajectory_pipeline.letta.context_parsing import Context, context_at_capture, context_from_request
 from trajectory_pipeline_tests.letta.snapshots import Row, all_runs, ask, do
 from trajectory_pipeline_tests.letta.versions import create_statement
 
@@ -114,7 +114,7 @@ def prompt(row: Row) -> tuple[str | None, str]:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_request_of_every_known_form_is_understood(form: str) -> None:
     request, system_prompt, tools = FORMS[form]
-    context = context_of_request(json.dumps(request))
+    context = context_from_request(json.dumps(request))
     assert context is not None
     assert (context.system_prompt, context.source) == (system_prompt, "provider_trace")
     assert (json.loads(context.tools) if context.tools else None) == tools
@@ -140,11 +140,11 @@ def test_the_request_of_every_known_form_is_understood(form: str) -> None:
     ],
 )
 def test_what_is_no_known_request_gives_no_context(request_json: str) -> None:
-    assert context_of_request(request_json) is None
+    assert context_from_request(request_json) is None
 
 
 def test_what_no_sink_can_hold_is_escaped_visibly() -> None:
-    context = context_of_request('{"system": "a\\u0000b\\ud83dc", "tools": [{"name": "\\ud83d"}]}')
+    context = context_from_request('{"system": "a\\u0000b\\ud83dc", "tools": [{"name": "\\ud83d"}]}')
     assert context == Context("a\\u0000b\\ud83dc", '[{"name": "\\ud83d"}]', "provider_trace")
 
 

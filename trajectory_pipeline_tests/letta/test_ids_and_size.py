@@ -66,7 +66,7 @@ def test_ids_of_any_characters_come_back(letta_database: str) -> None:
         assert [metrics["step_ns"] for metrics in run["step_metrics"]] == [number]
         assert [message["step_id"] for message in run["messages"]] == [f"{odd} step", f"{odd} foreign"]
     with LettaSource(letta_database).snapshot() as snapshot:
-        assert {where.terminal for where in snapshot.whereabouts(list(ODD.values())).values()} == {True}
+        assert {where.terminal for where in snapshot.run_locations(list(ODD.values())).values()} == {True}
     assert ask(letta_database, "SELECT count(*) FROM runs") == [(321 + len(ODD),)]
 
 

@@ -45,8 +45,8 @@ def test_what_is_committed_between_two_batches_is_not_seen(
             "DELETE FROM agents_tags",
         )
         read.extend(batches)
-        assert snapshot.whereabouts([last, "run-zzz"])[last].exists
-        assert not snapshot.whereabouts(["run-zzz"])["run-zzz"].exists
+        assert snapshot.run_locations([last, "run-zzz"])[last].exists
+        assert not snapshot.run_locations(["run-zzz"])["run-zzz"].exists
     assert by_id(read) == before
     after = all_runs(letta_database)
     assert after.keys() == before.keys() - {last} | {"run-zzz"}
@@ -150,7 +150,7 @@ def test_rows_that_are_read_ahead_are_the_same(letta_database: str, monkeypatch:
     monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     with LettaSource(letta_database).snapshot() as snapshot:
         plainly = list(snapshot.terminal_runs(LONG_AGO, FAR_AHEAD))
-        with snapshot.terminal_runs_ahead(LONG_AGO, FAR_AHEAD) as batches:
+        with snapshot.prefetch_terminal_runs(LONG_AGO, FAR_AHEAD) as batches:
             assert list(batches) == plainly
     assert len(plainly) > 3
 
@@ -160,7 +160,7 @@ def test_the_snapshot_serves_again_after_reading_ahead_was_left_midway(
 ) -> None:
     monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     with LettaSource(letta_database).snapshot() as snapshot:
-        with snapshot.terminal_runs_ahead(LONG_AGO, FAR_AHEAD) as batches:
+        with snapshot.prefetch_terminal_runs(LONG_AGO, FAR_AHEAD) as batches:
             next(batches)
         asked = snapshot.queries
         assert snapshot.run_ids(LONG_AGO, FAR_AHEAD)

@@ -65,9 +65,9 @@ def test_the_sample_is_of_the_newest_version(untouched_sample: str) -> None:
         table: newest[table] for table in BROUGHT_BY_THE_SAMPLE
     }
     with LettaSource(untouched_sample).snapshot() as snapshot:
-        assert snapshot.catalogue.unknown_columns == []
-        assert snapshot.catalogue.absent_columns == []
-        assert snapshot.catalogue.absent_tables == ["provider_traces", "tools", "tools_agents"]
+        assert snapshot.catalog.unknown_columns == []
+        assert snapshot.catalog.absent_columns == []
+        assert snapshot.catalog.absent_tables == ["provider_traces", "tools", "tools_agents"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -87,9 +87,9 @@ def test_an_older_server_gives_the_same_rows_with_nulls(letta_database: str, ver
     if version != "0.16.8":
         absent.append("provider_traces.call_type")
     with LettaSource(letta_database).snapshot() as snapshot:
-        assert snapshot.catalogue.absent_columns == sorted(known.intersection(absent))
-        assert snapshot.catalogue.absent_tables == []
-        assert snapshot.catalogue.unknown_columns == []
+        assert snapshot.catalog.absent_columns == sorted(known.intersection(absent))
+        assert snapshot.catalog.absent_tables == []
+        assert snapshot.catalog.unknown_columns == []
 
 
 def test_a_newer_server_goes_on_and_says_what_is_new(letta_database: str) -> None:
@@ -104,7 +104,7 @@ def test_a_newer_server_goes_on_and_says_what_is_new(letta_database: str) -> Non
     )
     assert all_batches(letta_database) == before
     with LettaSource(letta_database).snapshot() as snapshot:
-        assert snapshot.catalogue.unknown_columns == ['messages.Odd "name"', "runs.mood"]
+        assert snapshot.catalog.unknown_columns == ['messages.Odd "name"', "runs.mood"]
 
 
 def test_what_is_optional_may_be_missing_whole(letta_database: str) -> None:
@@ -221,7 +221,7 @@ def test_ids_may_be_uuids(letta_database: str) -> None:
     runs = all_runs(letta_database)
     assert {run_id: [message["content"] for message in run["messages"]] for run_id, run in runs.items()} == messages
     with LettaSource(letta_database).snapshot() as snapshot:
-        assert all(where.terminal for where in snapshot.whereabouts(list(runs)).values())
+        assert all(where.terminal for where in snapshot.run_locations(list(runs)).values())
 
 
 def test_letta_may_live_in_another_schema_beside_dagsters_tables(letta_database: str) -> None:
@@ -234,7 +234,7 @@ def test_letta_may_live_in_another_schema_beside_dagsters_tables(letta_database:
     )
     assert all_batches(letta_database) == before
     with LettaSource(letta_database).snapshot() as snapshot:
-        assert snapshot.catalogue.schema == 'Letta"s'
+        assert snapshot.catalog.schema == 'Letta"s'
 
 
 def test_of_two_letta_schemas_the_search_path_chooses(letta_database: str) -> None:
@@ -246,8 +246,8 @@ def test_of_two_letta_schemas_the_search_path_chooses(letta_database: str) -> No
     assert len(all_runs(letta_database)) == 317
     staging = changed(letta_database, query="options=-c%20search_path%3Dstaging,public")
     with LettaSource(staging).snapshot() as snapshot:
-        assert snapshot.catalogue.schema == "staging"
-        assert snapshot.catalogue.absent_tables == [
+        assert snapshot.catalog.schema == "staging"
+        assert snapshot.catalog.absent_tables == [
             table.name
             for table in sorted(SOURCE_TABLES, key=lambda t: t.name)
             if table.name not in ("runs", "steps", "messages")

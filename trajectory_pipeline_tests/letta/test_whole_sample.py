@@ -248,10 +248,10 @@ def test_where_a_run_went_is_told(letta_database: str) -> None:
         f"DELETE FROM runs WHERE id = '{gone}'",
     )
     with LettaSource(letta_database).snapshot() as snapshot:
-        where = snapshot.whereabouts([there, again, gone])
+        where = snapshot.run_locations([there, again, gone])
         assert {run_id: (each.exists, each.terminal) for run_id, each in where.items()} == {
             there: (True, True),
             again: (True, False),
             gone: (False, False),
         }
-        assert snapshot.whereabouts([]) == {}
+        assert snapshot.run_locations([]) == {}

@@ -8,8 +8,8 @@ import pytest
 
 from trajectory_pipeline.demo.letta_sample.load import sample_counts, sample_partitions
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.maintenance.completeness import Completeness, compare
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.maintenance.completeness import CompletenessReport, check_completeness
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
@@ -21,8 +21,8 @@ def pipeline(letta_database: str, trajectory_database: str, tmp_path: Path) -> P
     return Pipeline(letta_database, trajectory_database, tmp_path / "parquet")
 
 
-def compared(pipeline: Pipeline, start: int = 0, stuck_hours: int = 24) -> Completeness:
-    return compare(
+def compared(pipeline: Pipeline, start: int = 0, stuck_hours: int = 24) -> CompletenessReport:
+    return check_completeness(
         LettaSource(pipeline.letta_url),
         pipeline.store,
         pipeline.database,
@@ -40,7 +40,7 @@ def test_what_was_never_captured_is_named_partition_by_partition(pipeline: Pipel
     found = compared(pipeline)
     assert len(found.differences) == found.partitions == len(HOURS)
     assert found.runs == sample_counts().terminal_runs
-    assert f"{key_of(HOURS[0])}: 3 terminal runs in the source, never captured" in found.differences
+    assert f"{partition_key(HOURS[0])}: 3 terminal runs in the source, never captured" in found.differences
 
 
 def test_equal_on_all_sides_is_green_and_each_kind_of_difference_is_named(pipeline: Pipeline) -> None:
@@ -54,7 +54,7 @@ def test_equal_on_all_sides_is_green_and_each_kind_of_difference_is_named(pipeli
     change(pipeline.letta_url, f"UPDATE steps SET feedback = 'negative' WHERE run_id = '{_run_of(pipeline, HOURS[7])}'")
     pipeline.read(HOURS[7])
     differences = compared(pipeline).differences
-    assert [words.split(": ")[0] for words in differences] == [key_of(HOURS[number]) for number in (1, 3, 5, 7)]
+    assert [words.split(": ")[0] for words in differences] == [partition_key(HOURS[number]) for number in (1, 3, 5, 7)]
     assert "the source changed since" in differences[0]
     assert "in Postgres" in differences[1]
     assert "no file in Parquet" in differences[2]
@@ -70,7 +70,7 @@ def test_runs_deleted_at_the_source_are_no_difference_once_they_were_noticed(pip
         "DELETE FROM runs WHERE id",
     ):
         change(pipeline.letta_url, f"{statement} = '{gone}'")
-    assert [words.split(": ")[0] for words in compared(pipeline).differences] == [key_of(HOURS[2])]
+    assert [words.split(": ")[0] for words in compared(pipeline).differences] == [partition_key(HOURS[2])]
     pipeline.capture(HOURS[2])
     assert compared(pipeline).differences == ()
 

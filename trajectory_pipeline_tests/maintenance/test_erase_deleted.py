@@ -1,4 +1,4 @@
-"""The contract of ``TRAJECTORY_DELETED=erase``: what is deleted at the source leaves no word anywhere.
+"""The contract of ``TRAJECTORY_DELETED_CONTENT=erase``: what is deleted at the source leaves no word anywhere.
 
 A word that stands in every text of a run is looked for in every file of the storage, decompressed, and in every row of
 every table. Ids, counts and times stay, and what is not deleted is not touched.
@@ -14,9 +14,9 @@ from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.erase_deleted import erase_partition, partitions_to_erase
-from trajectory_pipeline.partition_keys import key_of
-from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
-from trajectory_pipeline.pipeline.stale_partitions import stale_hours
+from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
+from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Sink
@@ -138,7 +138,7 @@ def test_a_run_that_is_gone_leaves_no_word_anywhere(judged: Pipeline) -> None:
     verdicts = judged.ask("SELECT erased, outcome, cost_usd, summary FROM trajectory.verdicts WHERE erased")
     assert len(verdicts) == 2
     assert all(row["cost_usd"] is not None and row["summary"] is None for row in verdicts)
-    assert verify_partition(hour, judged.store, judged.database).differences == ()
+    assert reconcile_partition(hour, judged.store, judged.database).differences == ()
 
 
 def test_erasing_again_changes_nothing(judged: Pipeline) -> None:
@@ -255,10 +255,10 @@ def test_switching_to_erase_makes_what_was_kept_stale_and_nothing_else(pipeline:
     source = LettaSource(pipeline.letta_url)
     delete_run(pipeline, some_run(pipeline))
     pipeline.capture(HOUR)
-    assert stale_hours(source, pipeline.database, [HOUR]) == []
-    assert stale_hours(source, pipeline.database, [HOUR], "erase") == [HOUR]
+    assert find_stale_partitions(source, pipeline.database, [HOUR]) == []
+    assert find_stale_partitions(source, pipeline.database, [HOUR], "erase") == [HOUR]
     replace(pipeline, deleted="erase").capture(HOUR)
-    assert stale_hours(source, pipeline.database, [HOUR], "erase") == []
+    assert find_stale_partitions(source, pipeline.database, [HOUR], "erase") == []
 
 
 def test_what_was_kept_is_erased_at_once_without_the_source(judged: Pipeline) -> None:
@@ -270,13 +270,13 @@ def test_what_was_kept_is_erased_at_once_without_the_source(judged: Pipeline) ->
     let_the_judge_say_it(judged, run_id)
     delete_run(judged, run_id)
     judged.capture(HOUR)
-    assert partitions_to_erase(judged.database) == {key_of(HOUR): 1}
+    assert partitions_to_erase(judged.database) == {partition_key(HOUR): 1}
     no_source = replace(judged, letta_url="postgresql://nobody@127.0.0.1:1/letta")
     result = erase_partition(HOUR, no_source.store, no_source.database)
-    assert result.conservation.holds
+    assert result.row_balance.balanced
     assert places_of_the_word(judged) == set()
     assert partitions_to_erase(judged.database) == {}
-    assert stale_hours(LettaSource(judged.letta_url), judged.database, [HOUR], "erase") == []
+    assert find_stale_partitions(LettaSource(judged.letta_url), judged.database, [HOUR], "erase") == []
 
 
 def test_a_crash_while_verdicts_are_erased_is_healed_by_the_next_materialisation(
@@ -296,7 +296,7 @@ def test_a_crash_while_verdicts_are_erased_is_healed_by_the_next_materialisation
         with pytest.raises(OSError, match=r"^$"):
             erasing.capture(HOUR)
     source = LettaSource(judged.letta_url)
-    assert stale_hours(source, judged.database, [HOUR], "erase") == [HOUR]
+    assert find_stale_partitions(source, judged.database, [HOUR], "erase") == [HOUR]
     erasing.capture(HOUR)
     assert places_of_the_word(judged) == set()
 

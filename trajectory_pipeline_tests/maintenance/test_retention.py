@@ -19,24 +19,24 @@ from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance import retention
-from trajectory_pipeline.maintenance.completeness import compare
+from trajectory_pipeline.maintenance.completeness import check_completeness
 from trajectory_pipeline.maintenance.erase_deleted import erase_partition, partitions_to_erase
 from trajectory_pipeline.maintenance.retention import (
-    Part,
-    Pruned,
+    PrunedPartition,
     Retention,
+    RetentionTarget,
+    find_expired_partitions,
     is_old,
-    prunable,
     prune_partition,
 )
 from trajectory_pipeline.partition_keys import HOUR as ONE_HOUR
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.dry_run import plan_capture, plan_rebuild
-from trajectory_pipeline.pipeline.stale_partitions import stale_hours
+from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS
-from trajectory_pipeline.storage.parquet.cleanup import Files, files_of, hours_with_folders, remove_files
+from trajectory_pipeline.storage.parquet.cleanup import FileTotals, files_of, hours_with_folders, remove_files
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.erasure import KEPT_OF_ATTEMPT, texts_of
@@ -63,10 +63,10 @@ def judged(pipeline: Pipeline, judge: SimulatedJudge) -> Pipeline:
     return pipeline
 
 
-def prune(pipeline: Pipeline, kept: Retention = BOTH, now: datetime = NOW) -> list[Pruned]:
+def prune(pipeline: Pipeline, kept: Retention = BOTH, now: datetime = NOW) -> list[PrunedPartition]:
     """Prune all that is old enough, as the job does."""
-    hours = {key_of(hour): hour for hour in sample_partitions()}
-    due = prunable(pipeline.store, pipeline.database, kept, now)
+    hours = {partition_key(hour): hour for hour in sample_partitions()}
+    due = find_expired_partitions(pipeline.store, pipeline.database, kept, now)
     return [prune_partition(each.part, hours[each.partition_key], pipeline.store, pipeline.database) for each in due]
 
 
@@ -74,7 +74,7 @@ def held(pipeline: Pipeline, hour: datetime) -> dict[str, list[Row]]:
     """Every row that a partition has in Postgres."""
     return {
         table: pipeline.ask(
-            f"SELECT t::text AS line FROM trajectory.{table} t WHERE partition_key = %s ORDER BY 1", key_of(hour)
+            f"SELECT t::text AS line FROM trajectory.{table} t WHERE partition_key = %s ORDER BY 1", partition_key(hour)
         )
         for table in TABLES
     }
@@ -85,7 +85,7 @@ def files(pipeline: Pipeline, hour: datetime) -> dict[str, bytes]:
 
 
 def results(pipeline: Pipeline, hour: datetime) -> dict[str, str]:
-    rows = pipeline.ask("SELECT asset, result FROM trajectory.partitions WHERE partition_key = %s", key_of(hour))
+    rows = pipeline.ask("SELECT asset, result FROM trajectory.partitions WHERE partition_key = %s", partition_key(hour))
     return {row["asset"]: row["result"] for row in rows}
 
 
@@ -97,20 +97,20 @@ def all_is_gone(pipeline: Pipeline) -> None:
         "verdicts": [],
     }
     assert results(pipeline, HOUR) == dict.fromkeys(("terminal_runs", "trajectories", "refined_outcomes"), "pruned")
-    assert prunable(pipeline.store, pipeline.database, BOTH, NOW) == []
+    assert find_expired_partitions(pipeline.store, pipeline.database, BOTH, NOW) == []
 
 
 def differences(pipeline: Pipeline) -> list[str]:
     """What the completeness check says of the two partitions."""
-    found = compare(
+    found = check_completeness(
         LettaSource(pipeline.letta_url), pipeline.store, pipeline.database, start=HOUR, stuck_after=timedelta(days=1)
     )
-    ours = (key_of(HOUR), key_of(YOUNG))
+    ours = (partition_key(HOUR), partition_key(YOUNG))
     return [words for words in found.differences if words.startswith(ours)]
 
 
 def stale(pipeline: Pipeline) -> list[datetime]:
-    return stale_hours(LettaSource(pipeline.letta_url), pipeline.database, [HOUR, YOUNG])
+    return find_stale_partitions(LettaSource(pipeline.letta_url), pipeline.database, [HOUR, YOUNG])
 
 
 def change(pipeline: Pipeline, run_id: str) -> None:
@@ -129,11 +129,11 @@ def test_what_is_old_enough_goes_from_every_sink_and_nothing_else_is_touched(jud
     runs = judged.run_ids(HOUR)
     spent = "SELECT attempt_id, cost_usd, input_tokens FROM trajectory.verdict_attempts ORDER BY 1"
     judged.do("UPDATE trajectory.verdict_attempts SET error_message = 'it quotes'")
-    before, accounts = judged.ask(spent), judged.ask("SELECT * FROM trajectory.spending ORDER BY 1, 2")
-    said = prunable(judged.store, judged.database, BOTH, NOW)
+    before, accounts = judged.ask(spent), judged.ask("SELECT * FROM trajectory.spend_totals ORDER BY 1, 2")
+    said = find_expired_partitions(judged.store, judged.database, BOTH, NOW)
     assert [(each.part, each.partition_key, each.held_back) for each in said] == [
-        ("trajectories", key_of(HOUR), None),
-        ("terminal_runs", key_of(HOUR), None),
+        ("trajectories", partition_key(HOUR), None),
+        ("terminal_runs", partition_key(HOUR), None),
     ]
     done = prune(judged)
     assert [(each.rows, each.files) for each in done] == [(each.rows, each.files) for each in said]
@@ -141,7 +141,7 @@ def test_what_is_old_enough_goes_from_every_sink_and_nothing_else_is_touched(jud
     assert (done[0].files.count, done[1].files.count) == (2, 1)
     all_is_gone(judged)
     assert (held(judged, YOUNG), files(judged, YOUNG)) == (young, young_files)
-    assert (judged.ask(spent), judged.ask("SELECT * FROM trajectory.spending ORDER BY 1, 2")) == (before, accounts)
+    assert (judged.ask(spent), judged.ask("SELECT * FROM trajectory.spend_totals ORDER BY 1, 2")) == (before, accounts)
     texts = " || ".join(f"coalesce({name}, '')" for name in texts_of(VERDICT_ATTEMPTS, KEPT_OF_ATTEMPT))
     by_text = judged.ask(f"SELECT run_id, {texts} AS words FROM trajectory.verdict_attempts")
     assert {row["run_id"] for row in by_text if not row["words"]} == runs
@@ -172,10 +172,11 @@ def test_nothing_younger_is_ever_named(
     moment = now.replace(tzinfo=HOUR.tzinfo)
     kept = Retention(*ages)
     found = {
-        (each.part, each.partition_key) for each in prunable(captured_pair.store, captured_pair.database, kept, moment)
+        (each.part, each.partition_key)
+        for each in find_expired_partitions(captured_pair.store, captured_pair.database, kept, moment)
     }
     expected = {
-        (part, key_of(hour))
+        (part, partition_key(hour))
         for part, age in (("trajectories", kept.trajectories), ("terminal_runs", kept.raw_rows))
         for hour in (HOUR, YOUNG)
         if age is not None and moment - (hour + ONE_HOUR) >= age
@@ -259,9 +260,9 @@ def test_pruning_again_changes_nothing(judged: Pipeline) -> None:
     prune(judged)
     before = held(judged, HOUR)
     assert prune(judged) == []
-    parts: tuple[Part, ...] = ("trajectories", "terminal_runs")
+    parts: tuple[RetentionTarget, ...] = ("trajectories", "terminal_runs")
     for part in parts:
-        assert prune_partition(part, HOUR, judged.store, judged.database) == Pruned(0, Files())
+        assert prune_partition(part, HOUR, judged.store, judged.database) == PrunedPartition(0, FileTotals())
     assert held(judged, HOUR) == before
 
 
@@ -274,7 +275,7 @@ def test_late_edits_and_deletions_do_not_bring_it_back_and_nothing_is_missing(ju
     change(judged, edited)
     delete_run(judged, gone)
     assert stale(judged) == []
-    assert stale_hours(LettaSource(judged.letta_url), judged.database, [HOUR], "erase") == []
+    assert find_stale_partitions(LettaSource(judged.letta_url), judged.database, [HOUR], "erase") == []
     assert differences(judged) == []
     assert partitions_to_erase(judged.database) == {}
 
@@ -326,7 +327,7 @@ def test_trajectories_go_and_raw_rows_stay(judged: Pipeline) -> None:
 
 def test_raw_rows_that_the_trajectories_were_not_made_of_are_held_back(pipeline: Pipeline) -> None:
     pipeline.read(HOUR)
-    (said,) = prunable(pipeline.store, pipeline.database, ONLY_RAW, NOW)
+    (said,) = find_expired_partitions(pipeline.store, pipeline.database, ONLY_RAW, NOW)
     (done,) = prune(pipeline, ONLY_RAW)
     assert said.held_back == done.held_back == "its trajectories were not made of its raw rows, or are not there"
     assert pipeline.parquet(TERMINAL_RUNS, HOUR)
@@ -346,7 +347,7 @@ def test_what_is_deleted_and_cannot_be_erased_any_more_is_said(judged: Pipeline)
     delete_run(judged, min(judged.run_ids(HOUR)))
     judged.capture(HOUR)
     prune(judged, ONLY_RAW)
-    assert partitions_to_erase(judged.database) == {key_of(HOUR): 1}
+    assert partitions_to_erase(judged.database) == {partition_key(HOUR): 1}
     with pytest.raises(PipelineError, match="were pruned, and what is deleted can only be told from them"):
         erase_partition(HOUR, judged.store, judged.database)
 
@@ -364,7 +365,7 @@ def test_a_run_that_moves_out_of_a_pruned_hour_keeps_its_first_date(judged: Pipe
     judged.capture(YOUNG)
     after = judged.trajectory(run_id)
     assert after
-    assert (after["partition_key"], after["first_captured_at"]) == (key_of(YOUNG), row["first_captured_at"])
+    assert (after["partition_key"], after["first_captured_at"]) == (partition_key(YOUNG), row["first_captured_at"])
     assert (stale(judged), differences(judged)) == ([], [])
 
 
@@ -376,7 +377,7 @@ def test_the_verdict_of_a_run_that_moved_on_is_not_pruned_with_its_old_partition
     judged.capture(YOUNG, HOUR)
     prune(judged)
     assert judged.ask(verdict, run_id) == before != []
-    assert prunable(judged.store, judged.database, BOTH, NOW) == []
+    assert find_expired_partitions(judged.store, judged.database, BOTH, NOW) == []
     prune(judged, Retention(timedelta(0), timedelta(0)))
     assert judged.ask(verdict, run_id) == []
 
@@ -402,7 +403,7 @@ def test_what_a_killed_process_left_goes_and_what_others_put_there_stays(pipelin
     prune(pipeline)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
     assert (pipeline.folder / "trajectories" / "hour=of-mine").exists()
-    assert prunable(pipeline.store, pipeline.database, BOTH, NOW) == []
+    assert find_expired_partitions(pipeline.store, pipeline.database, BOTH, NOW) == []
 
 
 def test_files_of_another_filesystem_are_listed_and_removed(captured_pair: Pipeline) -> None:
@@ -412,8 +413,8 @@ def test_files_of_another_filesystem_are_listed_and_removed(captured_pair: Pipel
     store.write(TERMINAL_RUNS, HOUR, captured_pair.store.read(TERMINAL_RUNS, HOUR))
     written = store.write(TERMINAL_RUNS, YOUNG, captured_pair.store.read(TERMINAL_RUNS, YOUNG))
     assert hours_with_folders(store, TERMINAL_RUNS) == [HOUR, YOUNG]
-    assert files_of(store, TERMINAL_RUNS, YOUNG) == Files(1, written.bytes)
-    assert remove_files(store, TERMINAL_RUNS, YOUNG) == Files(1, written.bytes)
-    assert remove_files(store, TERMINAL_RUNS, YOUNG) == Files()
+    assert files_of(store, TERMINAL_RUNS, YOUNG) == FileTotals(1, written.bytes)
+    assert remove_files(store, TERMINAL_RUNS, YOUNG) == FileTotals(1, written.bytes)
+    assert remove_files(store, TERMINAL_RUNS, YOUNG) == FileTotals()
     assert (store.exists(TERMINAL_RUNS, HOUR), store.exists(TERMINAL_RUNS, YOUNG)) == (True, False)
     memory.rm(store.uri.removeprefix("memory://"), recursive=True)

@@ -12,16 +12,16 @@ from psycopg.rows import dict_row
 
 from trajectory_pipeline.budget.caps import Budget
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL
-from trajectory_pipeline.judge.client.session import Judge
+from trajectory_pipeline.judge.client.session import JudgeConfig
 from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.redaction.egress_policy import EVERYBODY, Consent
+from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.judge.redaction.redactor import RedactionMode
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import TerminalRunsResult, materialize_terminal_runs
 from trajectory_pipeline.pipeline.carry_forward import Deleted
 from trajectory_pipeline.pipeline.convert import TrajectoriesResult, materialize_trajectories
-from trajectory_pipeline.pipeline.judge import Refinement, RefinementResult, materialize_refined_outcomes
+from trajectory_pipeline.pipeline.judge import JudgingResult, JudgingRun, materialize_refined_outcomes
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.store import ParquetStore
@@ -57,7 +57,7 @@ class Pipeline:
     judge_settings: dict[str, Any] = field(default_factory=dict)
     concurrency: int = 8
     max_prompt_tokens: int = 100_000
-    consent: Consent = EVERYBODY
+    consent: JudgeAccessList = UNRESTRICTED
     redact: RedactionMode = "secrets"
     deleted: Deleted = "keep"
     budget: dict[str, Any] = field(default_factory=dict)
@@ -72,8 +72,8 @@ class Pipeline:
         return ParquetStore(str(self.folder))
 
     @property
-    def judge(self) -> Judge:
-        return Judge(self.model, self.judge_url, "sk-test-0123456789", **self.judge_settings)
+    def judge(self) -> JudgeConfig:
+        return JudgeConfig(self.model, self.judge_url, "sk-test-0123456789", **self.judge_settings)
 
     @property
     def policy(self) -> RefinementPolicy:
@@ -87,7 +87,7 @@ class Pipeline:
     def convert(self, hour: datetime) -> TrajectoriesResult:
         return materialize_trajectories(hour, self.store, self.database)
 
-    def refine(self, hour: datetime, **more: Any) -> RefinementResult:
+    def refine(self, hour: datetime, **more: Any) -> JudgingResult:
         return materialize_refined_outcomes(
             hour,
             self.store,
@@ -98,9 +98,9 @@ class Pipeline:
             **{"order": self.order, "concurrency": self.concurrency, "consent": self.consent, **more},
         )
 
-    def refine_range(self, hours: Sequence[datetime]) -> Refinement:
+    def refine_range(self, hours: Sequence[datetime]) -> JudgingRun:
         """Judge partitions together, as a run of a range does; what each holds is published by the caller."""
-        refinement = Refinement(
+        refinement = JudgingRun(
             self.store,
             self.database,
             self.judge,
@@ -108,7 +108,7 @@ class Pipeline:
             Budget(**self.budget),
             order=self.order,
             concurrency=self.concurrency,
-            consent=self.consent,
+            access=self.consent,
         )
         refinement.judge_partitions(hours)
         return refinement
@@ -156,7 +156,7 @@ class Pipeline:
     def run_ids(self, hour: datetime) -> set[str]:
         """The runs that a partition holds in Parquet, which must be those that it holds in Postgres."""
         in_parquet = {row["run_id"] for row in self.parquet(TRAJECTORIES, hour)}
-        rows = self.ask("SELECT run_id FROM trajectory.trajectories WHERE partition_key = %s", key_of(hour))
+        rows = self.ask("SELECT run_id FROM trajectory.trajectories WHERE partition_key = %s", partition_key(hour))
         assert {row["run_id"] for row in rows} == in_parquet
         return in_parquet
 

@@ -10,11 +10,11 @@ import pytest
 
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.errors import SinkError
-from trajectory_pipeline.partition_keys import key_of
-from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet.cleanup import remove_files
-from trajectory_pipeline.storage.parquet.corrupt_files import DAMAGED
+from trajectory_pipeline.storage.parquet.corrupt_files import CORRUPT_SUFFIX
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.pipeline.test_source_changes import HOUR, delete_run, some_run
 
@@ -40,17 +40,17 @@ def test_damaged_raw_rows_are_read_again_and_kept_aside(pipeline: Pipeline, dama
     broken = damaged(file_of(pipeline).read_bytes())
     file_of(pipeline).write_bytes(broken)
     result = pipeline.read(HOUR)
-    assert result.damage is not None
-    assert result.damage.lost == []
-    assert "the source still has every run" in result.damage.sentence(key_of(HOUR))
-    assert Path(result.damage.aside).read_bytes() == broken
+    assert result.corrupt_file is not None
+    assert result.corrupt_file.lost == []
+    assert "the source still has every run" in result.corrupt_file.sentence(partition_key(HOUR))
+    assert Path(result.corrupt_file.aside).read_bytes() == broken
     assert pipeline.parquet(TERMINAL_RUNS, HOUR) == whole
     # Neither a glob nor a reader of the whole folder finds what was kept aside.
     assert list(pipeline.folder.glob("terminal_runs/**/*.parquet")) == [file_of(pipeline)]
     assert ds.dataset(pipeline.folder / "terminal_runs", partitioning="hive").count_rows() == len(whole)
     pipeline.convert(HOUR)
-    assert verify_partition(HOUR, pipeline.store, pipeline.database).differences == ()
-    assert pipeline.read(HOUR).damage is None
+    assert reconcile_partition(HOUR, pipeline.store, pipeline.database).differences == ()
+    assert pipeline.read(HOUR).corrupt_file is None
 
 
 def test_a_run_that_only_the_damaged_file_had_is_named_and_counted_for_good(pipeline: Pipeline) -> None:
@@ -60,9 +60,9 @@ def test_a_run_that_only_the_damaged_file_had_is_named_and_counted_for_good(pipe
     pipeline.capture(HOUR)
     file_of(pipeline).write_bytes(truncated(file_of(pipeline).read_bytes()))
     result = pipeline.read(HOUR)
-    assert result.damage is not None
-    assert result.damage.lost == [run_id]
-    assert "1 of its runs are gone from the source: they are lost" in result.damage.sentence(key_of(HOUR))
+    assert result.corrupt_file is not None
+    assert result.corrupt_file.lost == [run_id]
+    assert "1 of its runs are gone from the source: they are lost" in result.corrupt_file.sentence(partition_key(HOUR))
     assert len(pipeline.parquet(TERMINAL_RUNS, HOUR)) == sample_partitions()[HOUR] - 1
     pipeline.convert(HOUR)
     assert run_id not in pipeline.run_ids(HOUR)
@@ -71,7 +71,7 @@ def test_a_run_that_only_the_damaged_file_had_is_named_and_counted_for_good(pipe
         pipeline.change_source(statement)
         again = pipeline.read(HOUR)
         assert again.counts.by_name()["lost_runs"] == 1
-        entry = pipeline.database.ledger(TERMINAL_RUNS.name)[key_of(HOUR)]
+        entry = pipeline.database.ledger(TERMINAL_RUNS.name)[partition_key(HOUR)]
         assert entry["counts"]["lost_runs"] == 1
 
 
@@ -94,5 +94,5 @@ def test_a_file_that_cannot_be_fetched_is_no_damaged_one(pipeline: Pipeline, mon
         pipeline.read(HOUR)
     file_of(pipeline).unlink()
     file_of(pipeline).write_bytes(content)
-    assert not list(file_of(pipeline).parent.glob(f"{DAMAGED}*"))
-    assert pipeline.read(HOUR).damage is None
+    assert not list(file_of(pipeline).parent.glob(f"{CORRUPT_SUFFIX}*"))
+    assert pipeline.read(HOUR).corrupt_file is None

@@ -7,7 +7,7 @@ import pytest
 
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.letta import snapshot
-from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet import io
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
@@ -43,5 +43,5 @@ def test_a_partition_takes_as_many_connections_however_many_batches_it_has(
     # The ledger, the partition's transaction, what moved, the note of a file that is replaced; what was erased.
     assert len(connections) <= 6
     connections.clear()
-    assert verify_partition(HOUR, pipeline.store, pipeline.database).differences == ()
+    assert reconcile_partition(HOUR, pipeline.store, pipeline.database).differences == ()
     assert len(connections) == 1

@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_written_leaves_postgres_as_it_was(
 def test_a_row_that_would_be_lost_stops_the_partition(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline.capture(HOUR)
     # Otherwise nothing would be converted: nothing changed.
-    pipeline.do("UPDATE trajectory.partitions SET made_with = NULL")
+    pipeline.do("UPDATE trajectory.partitions SET inputs_digest = NULL")
     before = state(pipeline)
 
     def losing(raw: pa.RecordBatch, key: str, *, documents: bool) -> Conversion:

@@ -9,8 +9,8 @@ import pytest
 from trajectory_pipeline.budget.caps import Budget
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
-from trajectory_pipeline.judge.redaction.egress_policy import EVERYBODY, Consent
-from trajectory_pipeline.pipeline.judging_estimate import Plan, plan_refinement
+from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
+from trajectory_pipeline.pipeline.judging_estimate import JudgingEstimate, estimate_judging
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 HOURS = sorted(sample_partitions(), key=lambda hour: -sample_partitions()[hour])[:2]
@@ -23,8 +23,8 @@ def pipeline(letta_database: str, trajectory_database: str, tmp_path: Path, judg
     return made
 
 
-def plan(pipeline: Pipeline, *, render: bool = True, horizon_days: int = 100_000) -> Plan:
-    return plan_refinement(
+def plan(pipeline: Pipeline, *, render: bool = True, judge_lookback_days: int = 100_000) -> JudgingEstimate:
+    return estimate_judging(
         HOURS,
         pipeline.store,
         pipeline.database,
@@ -32,7 +32,7 @@ def plan(pipeline: Pipeline, *, render: bool = True, horizon_days: int = 100_000
         pipeline.policy,
         Budget(**pipeline.budget),
         now=datetime.now(UTC),
-        horizon=timedelta(days=horizon_days),
+        horizon=timedelta(days=judge_lookback_days),
         order=pipeline.order,
         render=render,
         consent=pipeline.consent,
@@ -49,12 +49,12 @@ def test_what_is_planned_is_what_happens_and_costs_no_more(pipeline: Pipeline, j
     assert planned.judged == sized.judged == {"new": books["received"]}
     assert planned.calls == books["received"]
     assert planned.not_eligible == sum(result.statuses["not_eligible"] for result in results)
-    assert planned.usd_at_most is not None
+    assert planned.max_usd is not None
     assert books["prompt_tokens"] <= planned.prompt_tokens <= sized.prompt_tokens
-    assert books["completion_tokens"] <= planned.answer_tokens_at_most
-    assert Decimal(books["cost_usd"]) <= planned.usd_at_most
+    assert books["completion_tokens"] <= planned.max_response_tokens_total
+    assert Decimal(books["cost_usd"]) <= planned.max_usd
     after = plan(pipeline)
-    assert (after.judged.total(), after.calls, after.usd_at_most) == (0, 0, 0)
+    assert (after.judged.total(), after.calls, after.max_usd) == (0, 0, 0)
     assert after.reused == books["received"]
 
 
@@ -75,12 +75,12 @@ def test_each_reason_is_told(pipeline: Pipeline, judge: SimulatedJudge) -> None:
     )
     planned = plan(pipeline)
     assert planned.judged == {"content changed": 1, "failed before": 1, "held back before": 1}
-    assert planned.usd_expected is not None
-    assert planned.usd_at_most is not None
-    assert 0 < planned.usd_expected < planned.usd_at_most
+    assert planned.expected_usd is not None
+    assert planned.max_usd is not None
+    assert 0 < planned.expected_usd < planned.max_usd
     pipeline.max_prompt_tokens = 99_999
     assert plan(pipeline).judged == {"policy changed": planned.reused + 3}
-    assert plan(pipeline, horizon_days=0).outside_horizon == planned.reused + 3
+    assert plan(pipeline, judge_lookback_days=0).outside_lookback == planned.reused + 3
 
 
 def test_what_may_not_be_shown_is_told_as_denied_and_planned_again_when_the_lists_change(
@@ -90,7 +90,7 @@ def test_what_may_not_be_shown_is_told_as_denied_and_planned_again_when_the_list
     agent = pipeline.ask(
         "SELECT agent_id, count(*) AS n FROM trajectory.trajectories WHERE message_count > 0 GROUP BY 1 ORDER BY 2, 1"
     )[-1]
-    pipeline.consent = Consent(deny_agents=frozenset({agent["agent_id"]}))
+    pipeline.consent = JudgeAccessList(deny_agents=frozenset({agent["agent_id"]}))
     planned = plan(pipeline)
     assert planned.denied == agent["n"] > 0
     assert planned.judged.total() == everybody.judged.total() - agent["n"]
@@ -100,17 +100,17 @@ def test_what_may_not_be_shown_is_told_as_denied_and_planned_again_when_the_list
     assert judge.calls()["received"] == planned.calls
     after = plan(pipeline)
     assert (after.denied, after.judged.total()) == (agent["n"], 0)
-    pipeline.consent = EVERYBODY
+    pipeline.consent = UNRESTRICTED
     assert plan(pipeline).judged == {"denied before": agent["n"]}
 
 
 def test_what_the_caps_would_hold_back_is_told(pipeline: Pipeline) -> None:
     pipeline.budget = {"daily_usd": Decimal("0.1")}
     planned = plan(pipeline)
-    undone = planned.left_undone["TRAJECTORY_DAILY_BUDGET_USD"]
+    undone = planned.not_judged["TRAJECTORY_DAILY_BUDGET_USD"]
     assert 0 < undone < planned.judged.total()
     assert f"The caps may hold back {undone} by TRAJECTORY_DAILY_BUDGET_USD" in " ".join(planned.sentences())
-    held = sum(pipeline.refine(hour).held_back.total() for hour in sorted(HOURS, reverse=True))
+    held = sum(pipeline.refine(hour).deferred.total() for hour in sorted(HOURS, reverse=True))
     # Each call costs less than its most, so that more is judged than the plan promises.
     assert held <= undone
 
@@ -118,6 +118,6 @@ def test_what_the_caps_would_hold_back_is_told(pipeline: Pipeline) -> None:
 def test_a_model_without_a_price_has_a_plan_in_tokens(pipeline: Pipeline) -> None:
     pipeline.model = "simulated-judge-of-tomorrow"
     planned = plan(pipeline)
-    assert planned.usd_at_most is None
+    assert planned.max_usd is None
     assert planned.prompt_tokens > 0
     assert "no price is known" in " ".join(planned.sentences())

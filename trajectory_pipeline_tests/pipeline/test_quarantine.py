@@ -12,11 +12,11 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
-from trajectory_pipeline.lossless_json import write
-from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.lossless_json import write_json
+from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.trajectories.document import document_of
+from trajectory_pipeline.trajectories.document import trajectory_document
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, only
 
 HOUR = min(sample_partitions(), key=lambda hour: (abs(sample_partitions()[hour] - 8), hour))
@@ -77,15 +77,15 @@ def test_a_row_that_cannot_be_read_puts_its_run_aside_and_the_others_go_on(
     (result,) = loose.capture(HOUR)
     row = only(quarantine(loose))
     assert (row["run_id"], row["error"].startswith(error)) == (run_id, True), row["error"]
-    assert row["place"].startswith(f"messages[{message_id}].content")
+    assert row["json_path"].startswith(f"messages[{message_id}].content")
     raw = json.loads(row["raw"])
     assert content in [message["content"] for message in raw["messages"]]
     assert (len(raw["messages"]), len(raw["steps"])) == (row["messages"], row["steps"])
-    counts = result.conservation
+    counts = result.row_balance
     assert (counts.runs_in, counts.trajectories, counts.quarantined) == (RUNS, RUNS - 1, 1)
-    assert counts.holds
+    assert counts.balanced
     assert len(loose.run_ids(HOUR)) == RUNS - 1
-    verification = verify_partition(HOUR, loose.store, loose.database)
+    verification = reconcile_partition(HOUR, loose.store, loose.database)
     assert verification.differences == ()
     assert verification.raw["runs"] == RUNS
     assert loose.database.ledger(TRAJECTORIES.name)[row["partition_key"]]["result"] == "quarantined"
@@ -95,7 +95,7 @@ def test_a_row_that_cannot_be_read_puts_its_run_aside_and_the_others_go_on(
     assert only(quarantine(loose))["first_seen_at"] == row["first_seen_at"]
     set_content(loose, message_id, good)
     (mended,) = loose.capture(HOUR)
-    assert (mended.conservation.trajectories, mended.conservation.quarantined) == (RUNS, 0)
+    assert (mended.row_balance.trajectories, mended.row_balance.quarantined) == (RUNS, 0)
     assert quarantine(loose) == []
     assert run_id in loose.run_ids(HOUR)
     assert loose.database.ledger(TRAJECTORIES.name)[row["partition_key"]]["result"] == "complete"
@@ -130,7 +130,7 @@ def test_a_missing_value_that_nothing_can_replace_puts_the_run_aside(loose: Pipe
     )
     loose.capture(HOUR)
     row = only(quarantine(loose))
-    assert row["place"].endswith(f"[{run_id}].agent_id")
+    assert row["json_path"].endswith(f"[{run_id}].agent_id")
     assert row["error"] == "is null"
 
 
@@ -161,7 +161,7 @@ def test_lone_surrogates_and_nul_stand_visibly_in_both_documents_and_verbatim_in
     row, stored, raw = captured_text(pipeline, content)
     seen = "half \\ud83d, nul \\u0000, whole 😀, \\u0000"
     assert first_part(stored["data"])["text"] == seen
-    assert first_part(document_of(row))["text"] == seen
+    assert first_part(trajectory_document(row))["text"] == seen
     assert stored["escaped"] == row["escaped"]
     assert any(place.endswith("content[0].text") for place in row["escaped"])
     assert raw == content
@@ -173,7 +173,7 @@ def test_numbers_and_nesting_beyond_what_jsonb_holds_are_whole_in_parquet_and_to
     deep = "[" * 400 + "]" * 400
     row, stored, raw = captured_text(pipeline, f'[{{"type": "text", "text": "x", "deep": {deep}}}]')
     assert deep in raw
-    assert deep in write(document_of(row))
+    assert deep in write_json(trajectory_document(row))
     assert stored["data"] is None
     assert "nested more than" in stored["data_omitted_reason"]
 
@@ -181,7 +181,7 @@ def test_numbers_and_nesting_beyond_what_jsonb_holds_are_whole_in_parquet_and_to
 def test_large_texts_and_scripts_pass_through(pipeline: Pipeline) -> None:
     text = "שלום ‮ é é 👩‍👩‍👧 " + "x" * 2_000_000
     row, stored, _ = captured_text(pipeline, json.dumps([{"type": "text", "text": text}]))
-    assert first_part(stored["data"])["text"] == first_part(document_of(row))["text"] == text
+    assert first_part(stored["data"])["text"] == first_part(trajectory_document(row))["text"] == text
 
 
 def test_the_partition_of_the_test_is_one_of_the_sample() -> None:

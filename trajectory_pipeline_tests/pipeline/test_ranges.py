@@ -16,10 +16,10 @@ import pytest
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
-from trajectory_pipeline.partition_keys import HOUR, key_of
+from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
-from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.postgres import pool
@@ -50,7 +50,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def kept_open(pipeline: Pipeline) -> Iterator[tuple[LettaSource, TrajectoryDatabase]]:
     """The pipeline's source and database, as a range uses them."""
-    with LettaSource(pipeline.letta_url).kept_open() as source, pipeline.database.kept_open() as database:
+    with LettaSource(pipeline.letta_url).pooled() as source, pipeline.database.pooled() as database:
         yield source, database
 
 
@@ -62,7 +62,7 @@ def capture(pipeline: Pipeline, through: Kept, *hours: Any) -> None:
     for hour in hours:
         materialize_terminal_runs(hour, source, pipeline.store, database)
         materialize_trajectories(hour, pipeline.store, database)
-        assert verify_partition(hour, pipeline.store, database).differences == ()
+        assert reconcile_partition(hour, pipeline.store, database).differences == ()
 
 
 @pytest.mark.parametrize("partitions", [1, 6])
@@ -163,15 +163,15 @@ def test_an_hour_without_runs_is_one_question_to_the_source_and_no_note_of_a_fil
     asked: list[str] = []
     real = Snapshot.read
     monkeypatch.setattr(Snapshot, "read", lambda self, doing, query: asked.append(doing) or real(self, doing, query))
-    noted = "CREATE TABLE trajectory.noted AS SELECT * FROM trajectory.unsettled"
-    rule = "CREATE RULE note AS ON INSERT TO trajectory.unsettled DO ALSO INSERT INTO trajectory.noted SELECT NEW.*"
+    noted = "CREATE TABLE trajectory.noted AS SELECT * FROM trajectory.invalidations"
+    rule = "CREATE RULE note AS ON INSERT TO trajectory.invalidations DO ALSO INSERT INTO trajectory.noted SELECT NEW.*"
     pipeline.do(noted, rule)
     capture(pipeline, kept_open, EMPTY)
     assert asked == ["Comparing fingerprints"]
     assert pipeline.ask("SELECT * FROM trajectory.noted") == []
     for table in (TERMINAL_RUNS, TRAJECTORIES):
         assert pipeline.store.rows(table, EMPTY) == 0
-    assert set(pipeline.database.ledger("trajectories")) == {key_of(EMPTY)}
+    assert set(pipeline.database.ledger("trajectories")) == {partition_key(EMPTY)}
     capture(pipeline, kept_open, BUSY[0])
     assert len(pipeline.ask("SELECT * FROM trajectory.noted")) == 2
 
@@ -189,4 +189,4 @@ def test_an_hour_that_lost_its_last_run_to_another_is_empty_in_both_sinks(pipeli
     capture(pipeline, kept_open, hour)
     assert pipeline.store.rows(TRAJECTORIES, hour) == 0
     found = pipeline.ask("SELECT partition_key, count(*) FROM trajectory.trajectories GROUP BY 1")
-    assert found == [{"partition_key": key_of(EMPTY), "count": held}]
+    assert found == [{"partition_key": partition_key(EMPTY), "count": held}]

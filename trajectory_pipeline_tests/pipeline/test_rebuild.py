@@ -5,7 +5,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -21,10 +21,10 @@ def test_raw_rows_of_an_older_version_are_rebuilt_without_the_source(pipeline: P
     table = pq.read_table(path, partitioning=None)
     pq.write_table(table.drop_columns(["erased", "deleted_at", "schema_version"]), path)
     pipeline.do("UPDATE trajectory.partitions SET schema_version = '0'")
-    assert built_by_older_versions(pipeline.database) == [key_of(HOUR)]
+    assert built_by_older_versions(pipeline.database) == [partition_key(HOUR)]
     without_source = replace(pipeline, letta_url="postgresql://letta@127.0.0.1:1/letta")
     result = without_source.convert(HOUR)
-    assert result.conservation.holds
+    assert result.row_balance.balanced
     assert pipeline.parquet(TRAJECTORIES, HOUR) == files
     assert pipeline.ask("SELECT * FROM trajectory.trajectories") == stored
     assert built_by_older_versions(pipeline.database) == []

@@ -6,15 +6,15 @@ import pyarrow as pa
 import pytest
 
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
-from trajectory_pipeline.partition_keys import key_of
-from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 HOUR = min(sample_partitions(), key=lambda hour: (abs(sample_partitions()[hour] - 6), hour))
-KEY = key_of(HOUR)
+KEY = partition_key(HOUR)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def captured(pipeline: Pipeline) -> Pipeline:
 
 
 def differences(pipeline: Pipeline) -> tuple[str, ...]:
-    return verify_partition(HOUR, pipeline.store, pipeline.database).differences
+    return reconcile_partition(HOUR, pipeline.store, pipeline.database).differences
 
 
 def rewrite(pipeline: Pipeline, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -86,7 +86,7 @@ def test_a_quarantined_run_that_is_lost_is_seen(captured: Pipeline) -> None:
     rows[0]["run"]["status"] = None
     batch = pa.RecordBatch.from_pylist(rows, schema=arrow_schema(TERMINAL_RUNS))
     captured.store.write(TERMINAL_RUNS, HOUR, [batch])
-    assert captured.convert(HOUR).conservation.quarantined == 1
+    assert captured.convert(HOUR).row_balance.quarantined == 1
     assert differences(captured) == ()
     captured.do("DELETE FROM trajectory.quarantine")
     assert len([words for words in differences(captured) if "runs in the raw rows" in words]) == 2

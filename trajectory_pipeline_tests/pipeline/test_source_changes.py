@@ -11,10 +11,10 @@ import pytest
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.retention import prune_partition
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
-from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
-from trajectory_pipeline.pipeline.stale_partitions import stale_hours
+from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
+from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, delete_run, some_run
@@ -59,7 +59,7 @@ def test_a_run_that_is_gone_is_kept_whole_and_marked(captured: Pipeline) -> None
     result = captured.read(HOUR)
     assert result.counts.deleted_runs == 1
     (converted,) = captured.capture(HOUR)
-    assert converted.conservation.runs_in == sample_partitions()[HOUR]
+    assert converted.row_balance.runs_in == sample_partitions()[HOUR]
     after = row_of(captured, run_id)
     assert after["deleted_at"] == result.snapshot_at
     assert {**after, "deleted_at": None} == before
@@ -68,7 +68,7 @@ def test_a_run_that_is_gone_is_kept_whole_and_marked(captured: Pipeline) -> None
     assert (kept["data"], kept["first_captured_at"]) == (stored["data"], stored["first_captured_at"])
     assert kept["deleted_at"] == result.snapshot_at
     assert not in_view(captured, run_id)
-    assert verify_partition(HOUR, captured.store, captured.database).differences == ()
+    assert reconcile_partition(HOUR, captured.store, captured.database).differences == ()
 
 
 def test_when_it_was_noticed_stays(captured: Pipeline) -> None:
@@ -133,8 +133,8 @@ def test_a_run_that_reappears_elsewhere_while_its_old_partition_is_captured_is_i
     # No fingerprint tells it: the run is gone from the old hour since before it was read.
     source = LettaSource(captured.letta_url)
     for _ in range(2):
-        captured.capture(*stale_hours(source, captured.database, [HOUR, later]))
-    assert stale_hours(source, captured.database, [HOUR, later]) == []
+        captured.capture(*find_stale_partitions(source, captured.database, [HOUR, later]))
+    assert find_stale_partitions(source, captured.database, [HOUR, later]) == []
     for table in (TERMINAL_RUNS, TRAJECTORIES):
         assert run_id not in {row["run_id"] for row in captured.parquet(table, HOUR)}
         assert run_id in {row["run_id"] for row in captured.parquet(table, later)}
@@ -152,7 +152,7 @@ def test_a_run_that_moves_is_in_its_new_partition_only(captured: Pipeline) -> No
     assert run_id in captured.run_ids(later)
     moved = captured.trajectory(run_id)
     assert moved is not None
-    assert (moved["partition_key"], moved["deleted_at"]) == (key_of(later), None)
+    assert (moved["partition_key"], moved["deleted_at"]) == (partition_key(later), None)
     assert moved["first_captured_at"] == first_captured["first_captured_at"]
     assert run_id not in {row["run_id"] for row in captured.parquet(TERMINAL_RUNS, HOUR)}
 
@@ -196,12 +196,12 @@ def test_a_run_that_moved_and_was_deleted_before_it_was_seen_elsewhere_is_kept_w
     captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
     captured.capture(HOUR)
     assert row_of(captured, run_id)["deleted_at"] is None
-    assert set(captured.database.unsettled([key_of(HOUR)])) == {key_of(HOUR)}
+    assert set(captured.database.invalidations([partition_key(HOUR)])) == {partition_key(HOUR)}
     delete_run(captured, run_id)
     captured.capture(later)
     captured.capture(HOUR)
     assert row_of(captured, run_id)["deleted_at"] is not None
-    assert captured.database.unsettled([key_of(HOUR), key_of(later)]) == {}
+    assert captured.database.invalidations([partition_key(HOUR), partition_key(later)]) == {}
 
 
 def test_a_run_that_moved_before_the_first_partition_leaves(captured: Pipeline) -> None:
@@ -210,7 +210,7 @@ def test_a_run_that_moved_before_the_first_partition_leaves(captured: Pipeline) 
     materialize_terminal_runs(HOUR, LettaSource(captured.letta_url), captured.store, captured.database, start=HOUR)
     captured.convert(HOUR)
     assert run_id not in captured.run_ids(HOUR)
-    assert captured.database.unsettled([key_of(HOUR)]) == {}
+    assert captured.database.invalidations([partition_key(HOUR)]) == {}
 
 
 def test_a_run_that_moved_to_a_partition_that_was_never_captured_stays_until_it_is(captured: Pipeline) -> None:
@@ -225,11 +225,11 @@ def test_a_run_that_moved_to_a_partition_that_was_never_captured_stays_until_it_
 def test_a_clock_that_goes_back_does_not_keep_a_moved_run_from_its_new_partition(captured: Pipeline) -> None:
     run_id, later = some_run(captured), HOUR + timedelta(hours=24)
     # Another server took the source over, and its clock is behind: what was seen before was seen "later".
-    captured.do("UPDATE trajectory.captured_runs SET seen_at = now() + interval '5 minutes'")
+    captured.do("UPDATE trajectory.run_locations SET seen_at = now() + interval '5 minutes'")
     captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
     captured.capture(later)
     captured.capture(HOUR)
-    assert set(captured.database.unsettled([key_of(later)])) == {key_of(later)}
+    assert set(captured.database.invalidations([partition_key(later)])) == {partition_key(later)}
     captured.capture(later)
     captured.capture(HOUR)
     assert run_id in captured.run_ids(later)
@@ -238,11 +238,11 @@ def test_a_clock_that_goes_back_does_not_keep_a_moved_run_from_its_new_partition
 
 def test_so_it_is_where_its_old_raw_rows_are_gone(captured: Pipeline) -> None:
     run_id, later = some_run(captured), HOUR + timedelta(hours=24)
-    captured.do("UPDATE trajectory.captured_runs SET seen_at = now() + interval '5 minutes'")
+    captured.do("UPDATE trajectory.run_locations SET seen_at = now() + interval '5 minutes'")
     captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
     prune_partition("terminal_runs", HOUR, captured.store, captured.database)
     captured.capture(HOUR, later)
-    assert not captured.database.unsettled([key_of(HOUR), key_of(later)])
+    assert not captured.database.invalidations([partition_key(HOUR), partition_key(later)])
     assert run_id in captured.run_ids(later)
     assert run_id not in captured.run_ids(HOUR)
 
@@ -252,13 +252,13 @@ def test_so_it_is_where_it_was_deleted_and_came_back_elsewhere(captured: Pipelin
     back_up(captured)
     delete_run(captured, run_id)
     captured.capture(HOUR)
-    captured.do("UPDATE trajectory.captured_runs SET seen_at = now() + interval '5 minutes'")
+    captured.do("UPDATE trajectory.run_locations SET seen_at = now() + interval '5 minutes'")
     restore(captured)
     captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
     for hour in (later, HOUR, later, HOUR):
-        if key_of(hour) in captured.database.unsettled([key_of(hour)]) or hour == later:
+        if partition_key(hour) in captured.database.invalidations([partition_key(hour)]) or hour == later:
             captured.capture(hour)
-    assert not captured.database.unsettled([key_of(HOUR), key_of(later)])
+    assert not captured.database.invalidations([partition_key(HOUR), partition_key(later)])
     assert run_id in captured.run_ids(later)
     assert run_id not in captured.run_ids(HOUR)
 
@@ -266,7 +266,7 @@ def test_so_it_is_where_it_was_deleted_and_came_back_elsewhere(captured: Pipelin
 def test_raw_rows_that_only_the_notes_of_places_tell_of_are_asked_for(pipeline: Pipeline) -> None:
     pipeline.read(HOUR)
     pipeline.do("DELETE FROM trajectory.partitions")
-    assert set(pipeline.database.unsettled([key_of(HOUR)])) == {key_of(HOUR)}
+    assert set(pipeline.database.invalidations([partition_key(HOUR)])) == {partition_key(HOUR)}
 
 
 def test_a_message_that_comes_late_is_taken_in(captured: Pipeline) -> None:
@@ -282,8 +282,8 @@ def test_a_message_that_comes_late_is_taken_in(captured: Pipeline) -> None:
         f" WHERE run_id = '{run_id}' ORDER BY sequence_id DESC LIMIT 1"
     )
     (result,) = captured.capture(HOUR)
-    assert result.merged is not None
-    assert (result.merged.updated, result.merged.inserted, result.merged.removed) == (1, 0, 0)
+    assert result.merge_stats is not None
+    assert (result.merge_stats.updated, result.merge_stats.inserted, result.merge_stats.removed) == (1, 0, 0)
     after = row_of(captured, run_id)
     assert after["message_count"] == before["message_count"] + 1
     assert after["turns"][-1]["messages"][-1]["message_id"] == "message-late"
@@ -321,8 +321,8 @@ def test_an_answer_to_an_approval_that_ends_in_a_later_partition_is_linked_both_
     assert answering is not None
     assert answering["continues_run_id"] == pair["asking"]
     (link,) = pipeline.ask("SELECT * FROM trajectory.chains WHERE continued_by_run_id = %s", pair["answering"])
-    assert (link["run_id"], link["partition_key"]) == (pair["asking"], key_of(asked))
-    assert link["continued_by_partition_key"] == key_of(answered)
+    assert (link["run_id"], link["partition_key"]) == (pair["asking"], partition_key(asked))
+    assert link["continued_by_partition_key"] == partition_key(answered)
 
 
 def test_an_hour_without_runs_is_asked_for_if_its_ledger_row_is_lost_before_it_is_converted(pipeline: Pipeline) -> None:
@@ -330,14 +330,14 @@ def test_an_hour_without_runs_is_asked_for_if_its_ledger_row_is_lost_before_it_i
     pipeline.read(empty)
     pipeline.do("DELETE FROM trajectory.partitions")
     pipeline.convert(empty)
-    assert set(pipeline.database.unsettled([key_of(empty)])) == {key_of(empty)}
+    assert set(pipeline.database.invalidations([partition_key(empty)])) == {partition_key(empty)}
     pipeline.capture(empty)
-    assert pipeline.database.unsettled([key_of(empty)]) == {}
+    assert pipeline.database.invalidations([partition_key(empty)]) == {}
 
 
 def test_an_hour_without_runs_is_an_empty_partition(pipeline: Pipeline) -> None:
     empty = HOUR + timedelta(days=300)
     (result,) = pipeline.capture(empty)
-    assert result.conservation.runs_in == 0
+    assert result.row_balance.runs_in == 0
     assert pipeline.run_ids(empty) == set()
     assert pipeline.store.exists(TRAJECTORIES, empty)

@@ -11,11 +11,11 @@ import pytest
 
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.letta.snapshot import Snapshot
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline import capture, convert
 from trajectory_pipeline.pipeline.capture import TerminalRunsResult
 from trajectory_pipeline.pipeline.convert import TrajectoriesResult
-from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
@@ -24,9 +24,9 @@ from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, dele
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
 """The partition with most runs."""
-KEY = key_of(HOUR)
+KEY = partition_key(HOUR)
 
-_TABLES = ("trajectories", "quarantine", "captured_runs", "unsettled", "partitions")
+_TABLES = ("trajectories", "quarantine", "run_locations", "invalidations", "partitions")
 _TIMES = ("materialized_at", "snapshot_at")
 
 
@@ -48,9 +48,9 @@ def work(monkeypatch: pytest.MonkeyPatch, captured: Pipeline) -> list[str]:
 
         return doing
 
-    monkeypatch.setattr(Snapshot, "terminal_runs_ahead", noted("read", Snapshot.terminal_runs_ahead))
+    monkeypatch.setattr(Snapshot, "terminal_runs_ahead", noted("read", Snapshot.prefetch_terminal_runs))
     monkeypatch.setattr(convert, "convert_batch", noted("converted", convert.convert_batch))
-    monkeypatch.setattr(ParquetStore, "prepare", noted("made a file", ParquetStore.prepare))
+    monkeypatch.setattr(ParquetStore, "prepare", noted("made a file", ParquetStore.stage))
     return done
 
 
@@ -66,7 +66,7 @@ def held(pipeline: Pipeline) -> dict[str, list[Row]]:
 
 def again(pipeline: Pipeline) -> tuple[TerminalRunsResult, TrajectoriesResult]:
     read, converted = pipeline.read(HOUR), pipeline.convert(HOUR)
-    assert verify_partition(HOUR, pipeline.store, pipeline.database).differences == ()
+    assert reconcile_partition(HOUR, pipeline.store, pipeline.database).differences == ()
     return read, converted
 
 
@@ -89,11 +89,11 @@ def test_the_result_is_told_as_if_it_had_been_made(pipeline: Pipeline) -> None:
     assert read_again.snapshot_at > read.snapshot_at
     assert converted.written is not None
     assert converted_again.written == replace(converted.written, replaced=False)
-    assert converted_again.conservation == converted.conservation
+    assert converted_again.row_balance == converted.row_balance
     assert (converted_again.executions, converted_again.outcomes) == (converted.executions, converted.outcomes)
     assert (converted_again.escaped, converted_again.data_omitted) == (converted.escaped, converted.data_omitted)
-    assert converted_again.merged is not None
-    assert converted_again.merged.unchanged == converted.conservation.trajectories
+    assert converted_again.merge_stats is not None
+    assert converted_again.merge_stats.unchanged == converted.row_balance.trajectories
 
 
 def test_the_ledger_tells_when_the_source_was_last_found_the_same(captured: Pipeline) -> None:
@@ -156,23 +156,23 @@ def test_a_carried_run_that_comes_back_in_another_hour_leaves(captured: Pipeline
         "UPDATE kept SET completed_at = completed_at + interval '1 hour'", "INSERT INTO runs SELECT * FROM kept"
     )
     read, _ = again(captured)
-    assert (read.unchanged, read.counts.carried, read.counts.awaited) == (False, [], [run_id])
+    assert (read.unchanged, read.counts.carried, read.counts.pending_move) == (False, [], [run_id])
 
 
 # ---- one thing changed in the sinks ----------------------------------------------------------------------------------
 
 _ROWS = "SELECT to_jsonb(t) - 'updated_at' - 'first_captured_at' AS row FROM trajectory.trajectories t ORDER BY run_id"
-_PLACES = "SELECT run_id, partition_key FROM trajectory.captured_runs ORDER BY 1"
+_PLACES = "SELECT run_id, partition_key FROM trajectory.run_locations ORDER BY 1"
 _IN_POSTGRES = {
     "a row is lost": "DELETE FROM trajectory.trajectories WHERE run_id = '{run}'",
     "a row is edited": "UPDATE trajectory.trajectories SET agent_name = 'edited' WHERE run_id = '{run}'",
     "a row moves": "UPDATE trajectory.trajectories SET partition_key = 'elsewhere' WHERE run_id = '{run}'",
     "the ledger is lost": "DELETE FROM trajectory.partitions",
     "an older schema made it": "UPDATE trajectory.partitions SET schema_version = '0'",
-    "it was made before that was known": "UPDATE trajectory.partitions SET made_with = NULL, rows_version = NULL",
-    "a note asks for it": "INSERT INTO trajectory.unsettled SELECT asset, asset, partition_key, 'asked', now()"
+    "it was made before that was known": "UPDATE trajectory.partitions SET inputs_digest = NULL, rows_checksum = NULL",
+    "a note asks for it": "INSERT INTO trajectory.invalidations SELECT asset, asset, partition_key, 'asked', now()"
     " FROM trajectory.partitions",
-    "a place is lost": "DELETE FROM trajectory.captured_runs WHERE run_id = '{run}'",
+    "a place is lost": "DELETE FROM trajectory.run_locations WHERE run_id = '{run}'",
 }
 
 
@@ -253,17 +253,17 @@ def test_an_edited_run_touches_no_row_but_its_own_and_the_ledgers(captured: Pipe
     """Not even a lock, which the server would write to its log for each row of the partition."""
     where = {
         "trajectories": "SELECT run_id AS id, ctid::text, xmin::text, xmax::text FROM trajectory.trajectories",
-        "captured_runs": "SELECT run_id AS id, ctid::text, xmin::text, xmax::text FROM trajectory.captured_runs",
+        "run_locations": "SELECT run_id AS id, ctid::text, xmin::text, xmax::text FROM trajectory.run_locations",
     }
     before = {table: {row["id"]: row for row in captured.ask(query)} for table, query in where.items()}
     assert len(before["trajectories"]) > 10
     edited = min(before["trajectories"])
     captured.change_source(f"UPDATE runs SET project_id = 'edited' WHERE id = '{edited}'")
     _, converted = again(captured)
-    assert converted.merged is not None
-    assert (converted.merged.updated, converted.merged.unchanged) == (1, len(before["trajectories"]) - 1)
+    assert converted.merge_stats is not None
+    assert (converted.merge_stats.updated, converted.merge_stats.unchanged) == (1, len(before["trajectories"]) - 1)
     after = {table: {row["id"]: row for row in captured.ask(query)} for table, query in where.items()}
-    assert after["captured_runs"] == before["captured_runs"]
+    assert after["run_locations"] == before["run_locations"]
     assert {run_id for run_id, row in after["trajectories"].items() if row != before["trajectories"][run_id]} == {
         edited
     }

@@ -25,17 +25,17 @@ from trajectory_pipeline.demo.letta_sample.load import (
     sample_terminal_run_ids,
 )
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
-from trajectory_pipeline.lossless_json import write
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.lossless_json import write_json
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import TerminalRunsResult
 from trajectory_pipeline.pipeline.convert import TrajectoriesResult
-from trajectory_pipeline.pipeline.judge import RefinementResult
-from trajectory_pipeline.pipeline.reconcile_counts import verify_partition
+from trajectory_pipeline.pipeline.judge import JudgingResult
+from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.trajectories.document import document_of
+from trajectory_pipeline.trajectories.document import trajectory_document
 from trajectory_pipeline_tests.pipeline.materializing import SCORES, Pipeline, Row, only
 
 
@@ -44,7 +44,7 @@ class Sample:
     pipeline: Pipeline
     read: dict[datetime, TerminalRunsResult]
     converted: dict[datetime, TrajectoriesResult]
-    refined: dict[datetime, RefinementResult]
+    refined: dict[datetime, JudgingResult]
     books: dict[str, Any]
     rows: dict[str, Row]
     """Every row of ``trajectories`` in Parquet, by run."""
@@ -87,7 +87,7 @@ def test_each_run_is_in_the_partition_of_the_hour_in_which_it_ended(sample: Samp
     assert {hour: result.written.rows for hour, result in sample.read.items()} == sample_partitions()
     counted = sample.pipeline.ask("SELECT partition_key, count(*) AS runs FROM trajectory.trajectories GROUP BY 1")
     assert {row["partition_key"]: row["runs"] for row in counted} == {
-        key_of(hour): runs for hour, runs in sample_partitions().items()
+        partition_key(hour): runs for hour, runs in sample_partitions().items()
     }
 
 
@@ -110,12 +110,12 @@ def test_every_step_and_message_of_a_terminal_run_is_in_a_turn(sample: Sample) -
 def test_nothing_is_in_quarantine_and_both_sides_are_equal(sample: Sample) -> None:
     assert sample.pipeline.ask("SELECT * FROM trajectory.quarantine") == []
     for hour, result in sample.converted.items():
-        assert result.conservation.holds
-        assert result.conservation.quarantined == 0
-        verification = verify_partition(hour, sample.pipeline.store, sample.pipeline.database)
+        assert result.row_balance.balanced
+        assert result.row_balance.quarantined == 0
+        verification = reconcile_partition(hour, sample.pipeline.store, sample.pipeline.database)
         assert verification.differences == ()
         assert verification.raw == verification.parquet == verification.postgres
-        assert verification.raw["runs"] == result.conservation.runs_in == result.merged.inserted  # type: ignore[union-attr]
+        assert verification.raw["runs"] == result.row_balance.runs_in == result.merge_stats.inserted  # type: ignore[union-attr]
 
 
 def with_stubs(value: Any) -> Any:
@@ -138,7 +138,7 @@ def test_the_documents_of_both_sinks_are_the_same_but_for_images(sample: Sample)
     }
     images = 0
     for run_id, row in sample.rows.items():
-        whole = json.loads(write(document_of(row)))
+        whole = json.loads(write_json(trajectory_document(row)))
         assert stored[run_id] == with_stubs(whole), run_id
         images += stored[run_id] != whole
     assert images > 0
@@ -156,9 +156,9 @@ def test_the_columns_of_both_sinks_are_the_same(sample: Sample) -> None:
 def test_the_ledger_holds_every_partition_of_every_asset(sample: Sample) -> None:
     for asset in (TERMINAL_RUNS, TRAJECTORIES, REFINED_OUTCOMES):
         ledger = sample.pipeline.database.ledger(asset.name)
-        assert set(ledger) == {key_of(hour) for hour in sample.read}
+        assert set(ledger) == {partition_key(hour) for hour in sample.read}
         for hour in sample.read:
-            entry = ledger[key_of(hour)]
+            entry = ledger[partition_key(hour)]
             path = sample.pipeline.store.path_of(asset, hour)
             with Path(path).open("rb") as file:
                 assert entry["content_digest"] == hashlib.file_digest(file, "sha256").hexdigest()
@@ -280,13 +280,13 @@ def test_materialising_everything_again_changes_nothing_and_costs_nothing(
         again = pipeline.convert(hour)
         assert again.written is not None
         assert not again.written.replaced
-        assert again.merged is not None
-        assert (again.merged.inserted, again.merged.updated, again.merged.removed) == (0, 0, 0)
+        assert again.merge_stats is not None
+        assert (again.merge_stats.inserted, again.merge_stats.updated, again.merge_stats.removed) == (0, 0, 0)
         refined = pipeline.refine(hour)
         assert refined.written is not None
         assert not refined.written.replaced
-        assert (refined.asked, refined.calls, refined.cost_usd) == (0, 0, 0)
-        assert refined.reused == again.conservation.runs_in
+        assert (refined.judged, refined.calls, refined.cost_usd) == (0, 0, 0)
+        assert refined.reused == again.row_balance.runs_in
     assert running_judge.calls(0)["received"] == received
     assert pipeline.files() == files
     assert state() == before

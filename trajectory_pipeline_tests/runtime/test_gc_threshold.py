@@ -5,14 +5,14 @@ import threading
 
 import pytest
 
-from trajectory_pipeline.runtime.gc_threshold import fewer_collections
+from trajectory_pipeline.runtime.gc_threshold import raised_gc_threshold
 
 
 def test_it_is_raised_inside_and_put_back_by_an_error_too() -> None:
     usual = gc.get_threshold()
     seen: list[int] = []
 
-    @fewer_collections(100_000)
+    @raised_gc_threshold(100_000)
     def conversion() -> None:
         seen.append(gc.get_threshold()[0])
         raise ValueError("of the conversion")
@@ -28,7 +28,7 @@ def test_the_last_of_several_threads_puts_it_back() -> None:
     first_may_leave, first_left = threading.Event(), threading.Event()
 
     def first() -> None:
-        with fewer_collections(100_000):
+        with raised_gc_threshold(100_000):
             inside.set()
             assert first_may_leave.wait(10)
         first_left.set()
@@ -37,7 +37,7 @@ def test_the_last_of_several_threads_puts_it_back() -> None:
     thread = threading.Thread(target=first)
     thread.start()
     assert inside.wait(10)
-    with fewer_collections(100_000):
+    with raised_gc_threshold(100_000):
         first_may_leave.set()
         assert first_left.wait(10)
         assert gc.get_threshold()[0] > usual[0]
@@ -49,7 +49,7 @@ def test_a_collector_that_is_off_stays_off() -> None:
     usual = gc.get_threshold()
     gc.set_threshold(0)
     try:
-        with fewer_collections(100_000):
+        with raised_gc_threshold(100_000):
             assert gc.get_threshold()[0] == 0
     finally:
         gc.set_threshold(*usual)
@@ -57,10 +57,10 @@ def test_a_collector_that_is_off_stays_off() -> None:
 
 def test_the_most_that_is_asked_for_counts() -> None:
     usual = gc.get_threshold()
-    with fewer_collections(100_000):
-        with fewer_collections(300_000):
+    with raised_gc_threshold(100_000):
+        with raised_gc_threshold(300_000):
             assert gc.get_threshold()[0] == 300_000
-            with fewer_collections(200_000):
+            with raised_gc_threshold(200_000):
                 assert gc.get_threshold()[0] == 300_000
         assert gc.get_threshold()[0] == 100_000
     assert gc.get_threshold() == usual

@@ -22,15 +22,15 @@ def test_the_c_library_is_asked_after_many_rows_only(
 ) -> None:
     library = _Library()
     monkeypatch.setattr(memory, "c_library", lambda: library)
-    memory.give_back_after(rows)
+    memory.trim_memory_after(rows)
     assert library.kept == asked
 
 
 @pytest.mark.parametrize("library", [object(), None])
 def test_a_c_library_that_cannot_be_asked_is_not(monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
     monkeypatch.setattr(memory, "c_library", lambda: library)
-    memory.give_back_after(500_000)
+    memory.trim_memory_after(500_000)
 
 
 def test_the_c_library_of_this_process_can_be_asked() -> None:
-    memory.give_back_after(500_000)
+    memory.trim_memory_after(500_000)

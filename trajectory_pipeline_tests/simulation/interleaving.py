@@ -20,7 +20,7 @@ from trajectory_pipeline.errors import PipelineError, SinkError
 from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.maintenance import retention
 from trajectory_pipeline.runtime import threads
-from trajectory_pipeline.storage.parquet.store import ParquetStore, Prepared
+from trajectory_pipeline.storage.parquet.store import ParquetStore, StagedFile
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline_tests.simulation.scheduler import Band, Killed, OneThread, Scene, State, Strand
 
@@ -31,11 +31,11 @@ POINTS: dict[str, tuple[Any, str]] = {
     "the search for runs that left": (Snapshot, "whereabouts"),
     "a file's rows": (ParquetStore, "read"),
     "the look at the raw rows": (ParquetStore, "rows"),
-    "the notes of where runs are": (PartitionTransaction, "place"),
+    "the locations of runs": (PartitionTransaction, "set_run_locations"),
     "the merge": (PartitionTransaction, "merge"),
     "the ledger": (PartitionTransaction, "record"),
     "the publication": (PartitionTransaction, "publish"),
-    "the rename": (Prepared, "publish"),
+    "the rename": (StagedFile, "publish"),
     "the commit": (psycopg.Connection, "commit"),
     "the removal of rows": (retention, "remove_rows"),
     "the removal of files": (retention, "remove_files"),

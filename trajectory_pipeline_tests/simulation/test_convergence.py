@@ -21,7 +21,7 @@ import pytest
 
 from trajectory_pipeline.letta import snapshot as reading
 from trajectory_pipeline.letta.fingerprint import EMPTY
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
@@ -64,7 +64,7 @@ def test_the_sinks_come_to_what_a_build_from_scratch_gives(
 
     def change() -> str:
         before = source.terminal_run_ids()
-        held = {row["run_id"] for row in sink.ask("SELECT * FROM trajectory.captured_runs") if row["partition_key"]}
+        held = {row["run_id"] for row in sink.ask("SELECT * FROM trajectory.run_locations") if row["partition_key"]}
         told = source.change()
         must_be_kept.update((before - source.run_ids()) & held)
         return told
@@ -121,7 +121,7 @@ def check_sinks(sink: Pipeline, scratch: Pipeline, there: set[str], must_be_kept
     assert postgres_rows(sink, "trajectories").keys() == parquet.keys()
     assert raw.keys() == parquet.keys() | postgres_rows(sink, "quarantine").keys()
     assert ledger(sink) == ledger(scratch)
-    located = {row["run_id"]: row["partition_key"] for row in sink.ask("SELECT * FROM trajectory.captured_runs")}
+    located = {row["run_id"]: row["partition_key"] for row in sink.ask("SELECT * FROM trajectory.run_locations")}
     assert {run_id: row["partition_key"] for run_id, row in parquet.items()}.items() <= located.items()
 
 
@@ -144,7 +144,7 @@ def check_that_nothing_changes(sink: Pipeline) -> None:
     before = state()
     captured = sink.database.ledger(TRAJECTORIES.name)
     for hour in HOURS:
-        if key_of(hour) in captured:
+        if partition_key(hour) in captured:
             sink.read(hour)
             sink.convert(hour)
     assert state() == before
@@ -171,7 +171,7 @@ def ledger(pipeline: Pipeline) -> dict[str, tuple[str, int, int]]:
     entries = pipeline.database.ledger(TERMINAL_RUNS.name)
     converted = pipeline.database.ledger(TRAJECTORIES.name)
     assert entries.keys() == converted.keys()
-    assert entries.keys() <= {key_of(hour) for hour in HOURS}
+    assert entries.keys() <= {partition_key(hour) for hour in HOURS}
     return {
         key: (entry["fingerprint"], entry["counts"]["runs"], entry["counts"]["messages"])
         for key, entry in entries.items()

@@ -10,9 +10,9 @@ import psycopg
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.maintenance.retention import Part, prune_partition
-from trajectory_pipeline.partition_keys import key_of
-from trajectory_pipeline.pipeline.stale_partitions import stale_hours
+from trajectory_pipeline.maintenance.retention import RetentionTarget, prune_partition
+from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import ListOf, Scalar
@@ -25,7 +25,7 @@ from trajectory_pipeline_tests.simulation.interleaving import Crew
 from trajectory_pipeline_tests.simulation.source import HOURS
 
 POLICY = "policy-of-the-simulation"
-PARTS: tuple[Part, ...] = ("trajectories", "terminal_runs")
+PARTS: tuple[RetentionTarget, ...] = ("trajectories", "terminal_runs")
 _NOTHING = {Scalar.STRING: "", Scalar.INT: 0, Scalar.BOOL: False, Scalar.TIMESTAMP: datetime.now(UTC), Scalar.JSON: {}}
 
 
@@ -57,7 +57,7 @@ class Work:
         return disturbance()
 
     def stale(self) -> list[datetime]:
-        return stale_hours(LettaSource(self.pipeline.letta_url), self.pipeline.database, HOURS)
+        return find_stale_partitions(LettaSource(self.pipeline.letta_url), self.pipeline.database, HOURS)
 
     def tick(self) -> list[datetime]:
         """Capture what is stale, as the sensor and its runs do; returns what that was."""
@@ -67,7 +67,7 @@ class Work:
 
     def lose_ledger(self) -> str:
         """Somebody loses rows of the ledger."""
-        key = key_of(self._chance.choice(HOURS))
+        key = partition_key(self._chance.choice(HOURS))
         asset = self._chance.choice([TERMINAL_RUNS.name, TRAJECTORIES.name])
         self.pipeline.do(f"DELETE FROM trajectory.partitions WHERE asset = '{asset}' AND partition_key = '{key}'")
         return f"lost ledger of {asset} {key}"
@@ -132,8 +132,8 @@ class Work:
 
     def bring_back(self) -> list[datetime]:
         """Materialise what was pruned, as only a person does; returns what that was."""
-        pruned = pruned_partitions(self.pipeline.database, [key_of(hour) for hour in HOURS])
-        hours = [hour for hour in HOURS if key_of(hour) in pruned]
+        pruned = pruned_partitions(self.pipeline.database, [partition_key(hour) for hour in HOURS])
+        hours = [hour for hour in HOURS if partition_key(hour) in pruned]
         self.pipeline.capture(*hours)
         return hours
 

@@ -5,21 +5,21 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.budget.caps import Amount
+from trajectory_pipeline.budget.caps import Cost
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.spend_ledger import Beginning
-from trajectory_pipeline.storage.postgres.verdict_locks import Claim
+from trajectory_pipeline.storage.postgres.spend_ledger import CallReservation
+from trajectory_pipeline.storage.postgres.verdict_locks import VerdictLock
 from trajectory_pipeline_tests.storage.rows import Row
 
 SPENT = ("calls", "reserved_usd", "spent_usd", "reserved_tokens", "spent_tokens")
 
 
-def beginning(usd: str | None = "0.01", tokens: int = 100, **values: Any) -> Beginning:
+def beginning(usd: str | None = "0.01", tokens: int = 100, **values: Any) -> CallReservation:
     """A call that may cost so much at most, for a verdict of its own."""
     attempt_id = values.pop("attempt_id", None) or str(uuid.uuid4())
     key = values.pop("verdict_key", None) or f"key-{attempt_id}"
     worker, seconds = values.pop("worker", "worker"), values.pop("seconds", 60.0)
-    reserved = Amount(Decimal(usd or 0), tokens)
+    reserved = Cost(Decimal(usd or 0), tokens)
     row: Row = {
         "attempt_id": attempt_id,
         "run_id": f"run-{key}",
@@ -29,7 +29,7 @@ def beginning(usd: str | None = "0.01", tokens: int = 100, **values: Any) -> Beg
         "model": "m",
         "base_url": "http://localhost/v1",
         "prompt_characters": 10,
-        "answer_format": "json_schema",
+        "response_format": "json_schema",
         "result": "lost",
         "cost_usd": None if usd is None else Decimal(usd),
         "reserved_usd": None if usd is None else Decimal(usd),
@@ -38,10 +38,10 @@ def beginning(usd: str | None = "0.01", tokens: int = 100, **values: Any) -> Beg
         "materialization_id": "run",
         **values,
     }
-    return Beginning(row, reserved, reserved, Claim(row["run_id"], key, worker, seconds))
+    return CallReservation(row, reserved, reserved, VerdictLock(row["run_id"], key, worker, seconds))
 
 
-def ending(call: Beginning, usd: str | None, **values: Any) -> Row:
+def ending(call: CallReservation, usd: str | None, **values: Any) -> Row:
     """The row of a call that was answered."""
     told = {"result": "answered", "duration_ns": 1, "input_tokens": 7, "output_tokens": 2}
     return {**call.attempt, **told, "cost_usd": None if usd is None else Decimal(usd), **values}
@@ -49,7 +49,7 @@ def ending(call: Beginning, usd: str | None, **values: Any) -> Row:
 
 def booked(database: TrajectoryDatabase) -> dict[str, tuple[Any, ...]]:
     """Every account by scope; there is one of each in a test."""
-    rows = database.rows("SELECT * FROM trajectory.spending")
+    rows = database.rows("SELECT * FROM trajectory.spend_totals")
     return {row["scope"]: tuple(row[name] for name in SPENT) for row in rows}
 
 

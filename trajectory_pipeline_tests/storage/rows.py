@@ -5,15 +5,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct, Type
 
 HOUR = datetime(2026, 11, 20, 9, tzinfo=UTC)
 NEXT_HOUR = HOUR + timedelta(hours=1)
-KEY = key_of(HOUR)
-NEXT_KEY = key_of(NEXT_HOUR)
+KEY = partition_key(HOUR)
+NEXT_KEY = partition_key(NEXT_HOUR)
 
 Row = dict[str, Any]
 
@@ -52,7 +52,7 @@ def batch(*rows: Row) -> pa.RecordBatch:
 def quarantined(run_id: str, **values: Any) -> Row:
     return {
         "run_id": run_id,
-        "place": f"messages[m].content of {run_id}",
+        "json_path": f"messages[m].content of {run_id}",
         "error": "is not valid JSON",
         "raw": "{}",
         "steps": 1,

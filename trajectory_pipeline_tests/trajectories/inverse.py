@@ -5,7 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.lossless_json import write
+from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline.schema.trajectories import MESSAGE, TRAJECTORIES, TURN
 from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Struct, Type
 
@@ -51,10 +51,10 @@ def _turn(turn: Mapping[str, Any]) -> dict[str, Any]:
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **_fields(message, MESSAGE, {"content", "tool_calls", "tool_returns", "approvals"}),
-        "content": [{"json": write(part)} for part in message["content"]],
-        "tool_calls": [{"json": write(call)} for call in message.get("tool_calls", [])],
+        "content": [{"json": write_json(part)} for part in message["content"]],
+        "tool_calls": [{"json": write_json(call)} for call in message.get("tool_calls", [])],
         "tool_returns": [_tool_return(item) for item in message.get("tool_returns", [])],
-        "approvals": [{"json": write(entry)} for entry in message.get("approvals", [])],
+        "approvals": [{"json": write_json(entry)} for entry in message.get("approvals", [])],
     }
 
 
@@ -67,5 +67,5 @@ def _tool_return(item: Mapping[str, Any]) -> dict[str, Any]:
         "status": item["status"] if isinstance(item["status"], str) else None,
         "text": item["text"],
         "denied": item.get("denied", False),
-        "json": write(stored),
+        "json": write_json(stored),
     }

@@ -19,7 +19,7 @@ from trajectory_pipeline.schema.raw import (
 )
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
-from trajectory_pipeline.trajectories.document import document_of
+from trajectory_pipeline.trajectories.document import trajectory_document
 from trajectory_pipeline.trajectories.reference import convert_run
 
 Raw = dict[str, Any]
@@ -138,7 +138,7 @@ def converted(*messages: Raw, **values: Any) -> Row:
 
 def documented(*messages: Raw, **values: Any) -> dict[str, Any]:
     """Its document."""
-    return document_of(converted(*messages, **values))
+    return trajectory_document(converted(*messages, **values))
 
 
 def messages_of(row: Row) -> list[Row]:

@@ -50,7 +50,7 @@ def agreed(*raws: Raw) -> Conversion:
         for short, long in zip(conversion.rows, plain.to_pylist(), strict=True):
             assert short == long
     assert conversion.trajectories.equals(plain)
-    assert [(run.run_id, run.place, run.error) for run in conversion.quarantined] == wrong
+    assert [(run.run_id, run.json_path, run.error) for run in conversion.quarantined] == wrong
     assert [(text and json.loads(text), why) for text, why in conversion.documents] == [
         (text and json.loads(text), why) for text, why in map(postgres_document, rows)
     ]
@@ -61,7 +61,7 @@ def test_they_agree_on_the_whole_sample_and_few_of_its_runs_take_the_long_way() 
     conversion = agreed(*sample_runs())
     surrogates = sum("\\ud83d" in json.dumps(raw, default=str).replace("\\\\", "\\") for raw in sample_runs())
     # Lone surrogates, and turns without a step: nothing else.
-    assert conversion.plainly <= surrogates + 2
+    assert conversion.reference_path_count <= surrogates + 2
 
 
 @given(st.lists(raw_runs(), min_size=1, max_size=3))

@@ -153,7 +153,7 @@ def test_every_damaged_row_is_a_trajectory_or_in_quarantine_and_leaves_the_other
         for item in conversion.quarantined:
             assert "fault of trajectory-pipeline" not in item.error
             assert item.run_id in item.raw
-            assert item.place.startswith(("runs[", "steps[", "messages["))
+            assert item.json_path.startswith(("runs[", "steps[", "messages["))
             assert item.error
             assert json.loads(item.raw)["run_id"] == item.run_id
         became["quarantined"] += len(conversion.quarantined)
@@ -169,8 +169,8 @@ def test_the_quarantine_names_row_and_column() -> None:
                 (item,) = batch_converted(raw).quarantined
             finally:
                 row[column] = before
-            assert item.place.split("[")[1].startswith(row["id"])
-            assert column in item.place
+            assert item.json_path.split("[")[1].startswith(row["id"])
+            assert column in item.json_path
             assert item.error.startswith("is not valid JSON")
             assert (item.steps, item.messages) == (len(raw["steps"]), len(raw["messages"]))
             assert item.raw.count("[broken") == 1

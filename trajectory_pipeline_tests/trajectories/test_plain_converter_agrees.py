@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import given, settings
 
-from trajectory_pipeline.trajectories.document import document_of
+from trajectory_pipeline.trajectories.document import trajectory_document
 from trajectory_pipeline.trajectories.reference import convert_run
 from trajectory_pipeline_tests.trajectories.plain_converter import differences, plain_trajectory
 from trajectory_pipeline_tests.trajectories.sample_runs import partition_of, sample_runs
@@ -20,7 +20,7 @@ Raw = dict[str, Any]
 def disagreements(raw: Raw) -> list[str]:
     key = partition_of(raw)
     row = convert_run(raw, key)
-    document = document_of(row)
+    document = trajectory_document(row)
     assert document["outcome"].pop("reasoning")
     columns, plain = plain_trajectory(raw, key)
     found = list(differences(plain, document))

@@ -29,7 +29,7 @@ from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import BOTH, PARQUET_ONLY, ListOf, Struct, Type
 from trajectory_pipeline.trajectories.convert import convert_batch
-from trajectory_pipeline.trajectories.document import document_of, postgres_document
+from trajectory_pipeline.trajectories.document import postgres_document, trajectory_document
 from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool_call_of, tool_return_of
 from trajectory_pipeline.trajectories.reference import convert_run
 from trajectory_pipeline_tests.trajectories.inverse import row_of
@@ -63,7 +63,7 @@ class Case:
 
     @cached_property
     def document(self) -> dict[str, Any]:
-        return document_of(self.row)
+        return trajectory_document(self.row)
 
 
 @functools.cache
@@ -308,14 +308,16 @@ def test_no_two_runs_of_the_sample_have_one_digest_or_one_trajectory_id() -> Non
 
 @holds_for_the_sample_and_any_run
 def test_the_document_read_back_from_parquet_is_the_one_that_was_written(case: Case) -> None:
-    assert document_of(case.stored) == case.document
+    assert trajectory_document(case.stored) == case.document
 
 
 def test_the_whole_sample_in_one_file_reads_back_as_it_was_written() -> None:
     conversion = convert_batch(batch_of(*sample_runs()), HOUR)
     assert not conversion.quarantined
     assert through_parquet(conversion.rows) == pa.Table.from_batches([conversion.arrow()]).to_pylist()
-    assert [document_of(row) for row in through_parquet(conversion.rows)] == list(map(document_of, conversion.rows))
+    assert [trajectory_document(row) for row in through_parquet(conversion.rows)] == list(
+        map(trajectory_document, conversion.rows)
+    )
 
 
 def through_parquet(rows: list[Row]) -> list[Row]:
@@ -327,7 +329,7 @@ def through_parquet(rows: list[Row]) -> list[Row]:
 @holds_for_the_sample_and_any_run
 def test_a_document_made_into_a_row_gives_the_same_document(case: Case) -> None:
     document = case.document
-    assert document_of(row_of(document)) == document
+    assert trajectory_document(row_of(document)) == document
 
 
 @holds_for_the_sample_and_any_run

@@ -8,7 +8,7 @@ import pytest
 
 from trajectory_pipeline.trajectories import reference
 from trajectory_pipeline.trajectories.convert import convert_batch
-from trajectory_pipeline.trajectories.reference import Quarantined
+from trajectory_pipeline.trajectories.reference import QuarantinedRun
 from trajectory_pipeline_tests.trajectories.raw_runs import (
     HOUR,
     Raw,
@@ -21,7 +21,7 @@ from trajectory_pipeline_tests.trajectories.raw_runs import (
 from trajectory_pipeline_tests.trajectories.sample_runs import sample_runs
 
 
-def quarantined(raw: Raw) -> Quarantined:
+def quarantined(raw: Raw) -> QuarantinedRun:
     conversion = batch_converted(raw)
     assert not conversion.rows
     (item,) = conversion.quarantined
@@ -62,7 +62,7 @@ def quarantined(raw: Raw) -> Quarantined:
 )
 def test_what_cannot_be_read_is_named_with_its_place(raw: Raw, place: str, error: str) -> None:
     item = quarantined(raw)
-    assert item.place == place
+    assert item.json_path == place
     assert error in item.error
 
 
@@ -92,7 +92,7 @@ def test_a_run_that_is_mended_at_the_source_is_converted_the_next_time() -> None
 
 
 def test_a_fault_of_ours_takes_one_run_along_and_not_the_partition(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = reference.signals_of
+    real = reference.trajectory_signals
 
     def faulty(turns: Any, *rest: Any) -> Any:
         if any(item["message_id"] == "message-13" for turn in turns for item in turn["messages"]):
@@ -103,7 +103,7 @@ def test_a_fault_of_ours_takes_one_run_along_and_not_the_partition(monkeypatch: 
     conversion = batch_converted(raw_run(message(13, text="of an older version"), id="run-2"), raw_run(message(1)))
     assert [row["run_id"] for row in conversion.rows] == ["run-1"]
     (item,) = conversion.quarantined
-    assert (item.run_id, item.place) == ("run-2", "runs[run-2]")
+    assert (item.run_id, item.json_path) == ("run-2", "runs[run-2]")
     assert "fault of trajectory-pipeline" in item.error
     assert "ZeroDivisionError: thirteen" in item.error
 

@@ -17,7 +17,7 @@ import pytest
 from trajectory_pipeline.lossless_json import MAX_DEPTH, Verbatim
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.trajectories.document import document_of, postgres_document
+from trajectory_pipeline.trajectories.document import postgres_document, trajectory_document
 from trajectory_pipeline.trajectories.reference import convert_run
 from trajectory_pipeline_tests.trajectories.raw_runs import (
     HOUR,
@@ -46,7 +46,7 @@ def with_text(json_string: str) -> Row:
 
 
 def text_of(row: Row) -> Any:
-    return messages_of(document_of(row))[0]["content"][0]["text"]
+    return messages_of(trajectory_document(row))[0]["content"][0]["text"]
 
 
 def data_of(row: Row) -> Any:
@@ -78,7 +78,7 @@ def test_nul_and_lone_surrogates_become_visible_and_the_place_is_listed(source: 
     row = with_text(source)
     assert text_of(row) == shown
     assert row["escaped"] == ["messages[message-1].content[0].text"]
-    assert document_of(stored(row)) == document_of(row)
+    assert trajectory_document(stored(row)) == trajectory_document(row)
     assert messages_of(data_of(row))[0]["content"][0]["text"] == shown
 
 
@@ -97,7 +97,7 @@ def test_the_same_words_as_text_are_told_apart_by_escaped_and_by_the_digest() ->
 def test_a_nul_inside_an_argument_string_is_text_there_and_escaped_only_where_it_was_parsed() -> None:
     inner = r'{"message": "zero \u0000 and \ud83d"}'
     row = converted(message(1, tool_calls=[call("send_message", inner)]), agent=agent("memgpt_agent"))
-    (said,) = messages_of(document_of(row))
+    (said,) = messages_of(trajectory_document(row))
     assert said["tool_calls"][0]["function"]["arguments"] == inner
     assert said["assistant_text"] == r"zero \u0000 and \ud83d"
     assert row["escaped"] == ["messages[message-1].assistant_text"]
@@ -106,7 +106,7 @@ def test_a_nul_inside_an_argument_string_is_text_there_and_escaped_only_where_it
 
 def test_a_key_with_a_nul_is_escaped_and_listed_too() -> None:
     row = converted(message(1, content=r'[{"type": "odd", "a\u0000": {"b\ud83d": "\u0000"}}]'))
-    assert messages_of(document_of(row))[0]["content"] == [{"type": "odd", r"a\u0000": {r"b\ud83d": r"\u0000"}}]
+    assert messages_of(trajectory_document(row))[0]["content"] == [{"type": "odd", r"a\u0000": {r"b\ud83d": r"\u0000"}}]
     place = "messages[message-1].content[0]"
     assert row["escaped"] == [
         f"{place} (key)",
@@ -141,7 +141,7 @@ def test_every_place_of_the_document_can_hold_one() -> None:
     ]
     assert messages_of(row)[0]["tool_returns"][0]["denied"] is True
     data_of(row)
-    assert document_of(stored(row)) == document_of(row)
+    assert trajectory_document(stored(row)) == trajectory_document(row)
 
 
 def test_what_stands_in_no_document_is_not_said_to_be_escaped_in_it() -> None:
@@ -222,7 +222,7 @@ def test_deep_nesting_is_whole_in_parquet(levels: int) -> None:
     row = converted(message(1, content=f'[{{"type": "odd", "deep": {deep}}}]'))
     (part,) = messages_of(stored(row))[0]["content"]
     assert part["json"].replace(" ", "") == f'{{"type":"odd","deep":{deep}}}'.replace(" ", "")
-    assert document_of(stored(row)) == document_of(row)
+    assert trajectory_document(stored(row)) == trajectory_document(row)
     text, reason = postgres_document(row)
     if levels < MAX_DEPTH:
         assert text is not None
@@ -234,7 +234,7 @@ def test_deep_nesting_is_whole_in_parquet(levels: int) -> None:
 def test_what_lies_too_deep_is_kept_as_its_text_byte_for_byte() -> None:
     inner = r'[1.50,  "\u0000", {"k": 1, "k": 2}]'
     row = converted(message(1, content=f'[{{"type": "odd", "deep": {nested(MAX_DEPTH + 20, inner)}}}]'))
-    value = messages_of(document_of(row))[0]["content"][0]["deep"]
+    value = messages_of(trajectory_document(row))[0]["content"][0]["deep"]
     while isinstance(value, dict):
         value = value["a"]
     assert isinstance(value, Verbatim)
@@ -256,7 +256,7 @@ def test_what_is_no_json_is_refused_at_any_depth(wrong: str) -> None:
         (item,) = batch_converted(
             raw_run(message(1, content=f'[{{"type": "odd", "deep": {nested(levels, wrong)}}}]'))
         ).quarantined
-        assert item.place == "messages[message-1].content"
+        assert item.json_path == "messages[message-1].content"
         assert "is not valid JSON" in item.error
 
 
@@ -299,7 +299,7 @@ def test_deep_metadata_and_error_data_are_converted_too() -> None:
 def test_a_number_keeps_all_its_digits_everywhere(number: str) -> None:
     row = converted(message(1, content=f'[{{"type": "odd", "n": {number}}}]'))
     for kept in (row, stored(row)):
-        assert as_decimal(messages_of(document_of(kept))[0]["content"][0]["n"]) == Decimal(number)
+        assert as_decimal(messages_of(trajectory_document(kept))[0]["content"][0]["n"]) == Decimal(number)
     text, reason = postgres_document(row)
     assert reason is None
     assert messages_of(json.loads(text, parse_int=Decimal, parse_float=Decimal))[0]["content"][0]["n"] == Decimal(
@@ -326,7 +326,7 @@ def test_what_json_has_no_number_for_is_quarantined_by_name(constant: str) -> No
     conversion = batch_converted(raw_run(message(1, content=f'[{{"type": "odd", "n": {constant}}}]')))
     (item,) = conversion.quarantined
     assert constant in item.error
-    assert item.place == "messages[message-1].content"
+    assert item.json_path == "messages[message-1].content"
     assert constant in item.raw
 
 
@@ -348,14 +348,14 @@ def test_of_duplicate_keys_the_last_counts_as_in_jsonb() -> None:
 def test_blanks_between_tokens_change_nothing(blank: str) -> None:
     source = blank.join(["[", "{", '"type"', ":", '"text"', ",", '"text"', ":", '"Hi"', "}", "]", ""])
     row = converted(message(1, content=source))
-    assert messages_of(document_of(row))[0]["content"] == [{"type": "text", "text": "Hi"}]
+    assert messages_of(trajectory_document(row))[0]["content"] == [{"type": "text", "text": "Hi"}]
     assert row["content_digest"] == converted(message(1, content=[{"type": "text", "text": "Hi"}]))["content_digest"]
 
 
 def test_an_image_is_whole_in_parquet_and_a_stub_of_size_and_hash_in_postgres() -> None:
     source = {"type": "letta", "file_id": "file-1", "media_type": "image/png", "data": "AAECAw==", "detail": None}
     row = converted(message(1, "user", content=[{"type": "image", "source": source}]))
-    assert messages_of(document_of(stored(row)))[0]["content"][0]["source"] == source
+    assert messages_of(trajectory_document(stored(row)))[0]["content"][0]["source"] == source
     assert messages_of(row)[0]["content"][0]["media_type"] == "image/png"
     shown = messages_of(data_of(row))[0]["content"][0]["source"]
     assert shown == {
@@ -371,7 +371,7 @@ def test_an_image_of_invalid_base64_has_a_stub_that_says_so() -> None:
         "sha256": hashlib.sha256(b"no base64!").hexdigest(),
         "invalid_base64": True,
     }
-    assert messages_of(document_of(row))[0]["content"][0]["source"]["data"] == "no base64!"
+    assert messages_of(trajectory_document(row))[0]["content"][0]["source"]["data"] == "no base64!"
 
 
 def test_an_image_inside_a_tool_return_has_a_stub_too() -> None:

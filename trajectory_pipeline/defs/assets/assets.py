@@ -16,16 +16,16 @@ from trajectory_pipeline.defs import asset_checks
 from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.table_schema import column_schema, source_column_schema
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import hour_of, key_of
+from trajectory_pipeline.partition_keys import parse_partition_key, partition_key
 from trajectory_pipeline.schema.raw import MESSAGES, RUNS, STEPS, TERMINAL_RUNS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
-    from trajectory_pipeline.pipeline.judging_estimate import Plan
+    from trajectory_pipeline.pipeline.judging_estimate import JudgingEstimate
 
 CAPTURE = [dg.AssetKey(TERMINAL_RUNS.name), dg.AssetKey(TRAJECTORIES.name)]
 REFINEMENT = [dg.AssetKey(REFINED_OUTCOMES.name)]
@@ -84,10 +84,10 @@ def build_assets(
     def terminal_runs(
         context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[PipelineResource]
     ) -> Iterator[dg.MaterializeResult[None]]:
-        from trajectory_pipeline.defs.metadata import of_terminal_runs
+        from trajectory_pipeline.defs.metadata import terminal_runs_metadata
         from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 
-        with pipeline.source.kept_open() as source, pipeline.database.kept_open() as database:
+        with pipeline.source.pooled() as source, pipeline.database.pooled() as database:
 
             def one(hour: datetime) -> Mapping[str, Any]:
                 result = materialize_terminal_runs(
@@ -95,13 +95,13 @@ def build_assets(
                     source,
                     pipeline.store,
                     database,
-                    deleted=pipeline.settings.deleted,
+                    deleted=pipeline.settings.deleted_content,
                     start=pipeline.settings.start,
                     dagster_run_id=context.run.run_id,
                 )
-                if result.damage is not None:
-                    context.log.warning(result.damage.sentence(key_of(hour)))
-                return of_terminal_runs(result)
+                if result.corrupt_file is not None:
+                    context.log.warning(result.corrupt_file.sentence(partition_key(hour)))
+                return terminal_runs_metadata(result)
 
             yield from _materialize(context, one)
 
@@ -115,20 +115,20 @@ def build_assets(
     def trajectories(
         context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[PipelineResource]
     ) -> Iterator[dg.MaterializeResult[None]]:
-        from trajectory_pipeline.defs.metadata import of_trajectories
+        from trajectory_pipeline.defs.metadata import trajectories_metadata
         from trajectory_pipeline.pipeline.convert import materialize_trajectories
-        from trajectory_pipeline.pipeline.reconcile_counts import Verification, verify_partition
+        from trajectory_pipeline.pipeline.reconcile_counts import Reconciliation, reconcile_partition
 
-        verifications: list[Verification] = []
+        verifications: list[Reconciliation] = []
         quarantined: list[str] = []
 
-        with pipeline.database.kept_open() as database:
+        with pipeline.database.pooled() as database:
 
             def one(hour: datetime) -> Mapping[str, Any]:
                 result = materialize_trajectories(hour, pipeline.store, database, dagster_run_id=context.run.run_id)
-                verifications.append(verify_partition(hour, pipeline.store, database))
+                verifications.append(reconcile_partition(hour, pipeline.store, database))
                 quarantined.extend(run.run_id for run in result.quarantined)
-                return of_trajectories(result)
+                return trajectories_metadata(result)
 
             yield from _materialize(
                 context, one, lambda: [asset_checks.conservation(verifications), asset_checks.quarantine(quarantined)]
@@ -142,17 +142,17 @@ def build_assets(
         "verdicts",
         longest=refinement_batch(batch),
         deps=[trajectories],
-        check_specs=[asset_checks.VERDICTS, asset_checks.GIVEN_UP],
+        check_specs=[asset_checks.VERDICTS, asset_checks.ABANDONED],
         description=REFINED_OUTCOMES.description + not_requested,
     )
     def refined_outcomes(
         context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[PipelineResource]
     ) -> Iterator[dg.MaterializeResult[None]]:
-        from trajectory_pipeline.defs.metadata import of_refined_outcomes
-        from trajectory_pipeline.pipeline.judge import Refinement
+        from trajectory_pipeline.defs.metadata import refined_outcomes_metadata
+        from trajectory_pipeline.pipeline.judge import JudgingRun
 
         try:
-            refinement = Refinement(
+            refinement = JudgingRun(
                 pipeline.store,
                 pipeline.database,
                 pipeline.judge,
@@ -161,14 +161,14 @@ def build_assets(
                 order=pipeline.settings.judge_order,
                 concurrency=pipeline.settings.judge_concurrency,
                 redaction_key=pipeline.redaction_key,
-                consent=pipeline.consent,
+                access=pipeline.consent,
                 dagster_run_id=context.run.run_id,
                 progress=context.log.info,
             )
             refinement.budget.require_price(refinement.judge.model, refinement.judge.base_url)
             context.log.info(" ".join(_plan(pipeline, context.partition_keys).sentences()))
             # All of them at once, by the order that is set: a partition may be too small to keep a judge busy.
-            refinement.judge_partitions([hour_of(key) for key in context.partition_keys])
+            refinement.judge_partitions([parse_partition_key(key) for key in context.partition_keys])
         except PipelineError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
         failed: dict[str, int] = {}
@@ -177,28 +177,28 @@ def build_assets(
             result = refinement.publish(hour)
             for error_class, count in result.errors.items():
                 failed[error_class] = failed.get(error_class, 0) + count
-            return of_refined_outcomes(result)
+            return refined_outcomes_metadata(result)
 
         def check_results() -> list[dg.AssetCheckResult]:
-            return [asset_checks.verdicts(failed), asset_checks.given_up(_given_up(pipeline))]
+            return [asset_checks.verdicts(failed), asset_checks.abandoned(_given_up(pipeline))]
 
         yield from _materialize(context, one, check_results)
 
     return [terminal_runs, trajectories, refined_outcomes]
 
 
-def _plan(pipeline: PipelineResource, partition_keys: Sequence[str]) -> "Plan":
-    from trajectory_pipeline.pipeline.judging_estimate import plan_refinement
+def _plan(pipeline: PipelineResource, partition_keys: Sequence[str]) -> "JudgingEstimate":
+    from trajectory_pipeline.pipeline.judging_estimate import estimate_judging
 
-    return plan_refinement(
-        [hour_of(key) for key in partition_keys],
+    return estimate_judging(
+        [parse_partition_key(key) for key in partition_keys],
         pipeline.store,
         pipeline.database,
         pipeline.judge,
         pipeline.policy,
         pipeline.budget,
         now=datetime.now(UTC),
-        horizon=timedelta(days=pipeline.settings.horizon_days),
+        horizon=timedelta(days=pipeline.settings.judge_lookback_days),
         order=pipeline.settings.judge_order,
         render=False,
         consent=pipeline.consent,
@@ -206,13 +206,13 @@ def _plan(pipeline: PipelineResource, partition_keys: Sequence[str]) -> "Plan":
 
 
 def _given_up(pipeline: PipelineResource) -> Sequence[Mapping[str, Any]]:
-    from trajectory_pipeline.pipeline.pending_verdicts import given_up_verdicts
+    from trajectory_pipeline.pipeline.pending_verdicts import find_abandoned_verdicts
 
     settings = pipeline.settings
-    return given_up_verdicts(
+    return find_abandoned_verdicts(
         pipeline.database,
         pipeline.policy,
-        ended_since=datetime.now(UTC) - timedelta(days=settings.horizon_days),
+        ended_since=datetime.now(UTC) - timedelta(days=settings.judge_lookback_days),
         give_up_after=settings.judge_give_up_after,
     )
 
@@ -255,7 +255,7 @@ def _materialize(
     try:
         for number, key in enumerate(keys, start=1):
             try:
-                done[key] = one(hour_of(key))
+                done[key] = one(parse_partition_key(key))
             except PipelineError as error:
                 failed[key] = error
                 context.log.error(f"{key}: {error}")  # noqa: TRY400 - the sentence says all that a person needs
@@ -265,7 +265,7 @@ def _materialize(
             now = time.monotonic()
             # A line is an event, and costs Dagster as much as a small partition.
             if number == len(keys) or now - told >= _TELL_SECONDS:
-                context.log.info(f"{number} of {counted(len(keys), 'partition')} in {now - began:.1f} s, last {key}")
+                context.log.info(f"{number} of {pluralize(len(keys), 'partition')} in {now - began:.1f} s, last {key}")
                 told = now
     except BaseException:
         # Terminated from the UI, or interrupted: what is done is done.
@@ -315,7 +315,7 @@ def _failure(failed: Mapping[str, Exception], partitions: int) -> dg.Failure:
     else:
         more = f" and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
         words = (
-            f"{len(failed)} of {counted(partitions, 'partition')} failed, the others are done."
+            f"{len(failed)} of {pluralize(partitions, 'partition')} failed, the others are done."
             f" Failed: {', '.join(list(failed)[:_LISTED])}{more}. First, {key}: {reason}"
         )
     return dg.Failure(

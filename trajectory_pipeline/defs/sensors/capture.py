@@ -22,16 +22,16 @@ from trajectory_pipeline.defs.sensors.run_requests import (
     SECONDS_BETWEEN_TICKS,
     Clock,
     default_status,
-    due_of,
+    due_hours,
     hours_requested,
-    requests,
+    run_requests,
     utc_now,
 )
 from trajectory_pipeline.errors import PipelineError, SourceTimeoutError
-from trajectory_pipeline.partition_keys import HOUR, floor, hour_of, hours_between, key_of
+from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, hours_between, parse_partition_key, partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
     from trajectory_pipeline.letta.snapshot import LettaSource
@@ -66,14 +66,14 @@ class Cursor:
         """Return the cursor that a text names; whatever cannot be read is the beginning of a round."""
         key, _, divisor = (text or "").partition(" / ")
         try:
-            older_to = hour_of(key) if key else None
+            older_to = parse_partition_key(key) if key else None
             return cls(older_to, min(max(int(divisor or 1), 1), LARGEST_DIVISOR))
         except (PipelineError, ValueError):
             return cls()
 
     def text(self) -> str | None:
         """Return it as Dagster keeps it: ``2026-11-21-09:00``, or ``2026-11-21-09:00 / 4``."""
-        place = key_of(self.older_to) if self.older_to else ""
+        place = partition_key(self.older_to) if self.older_to else ""
         return f"{place} / {self.divisor}" if self.divisor > 1 else place or None
 
     def slower(self) -> "Cursor":
@@ -93,13 +93,13 @@ def hours_to_compare(now: datetime, start: datetime, cursor: Cursor) -> tuple[li
         start: first partition.
         cursor: what the last tick left; a hint.
     """
-    open_hour = floor(now)
+    open_hour = floor_to_hour(now)
     recent = max(RECENT // HOUR // cursor.divisor, 1)
-    recent_from = max(floor(start), open_hour - recent * HOUR)
+    recent_from = max(floor_to_hour(start), open_hour - recent * HOUR)
     older_to = min(cursor.older_to or recent_from, recent_from)
-    if older_to <= floor(start):
+    if older_to <= floor_to_hour(start):
         older_to = recent_from
-    older_from = max(floor(start), older_to - max(OLDER_AT_ONCE // cursor.divisor, 1) * HOUR)
+    older_from = max(floor_to_hour(start), older_to - max(OLDER_AT_ONCE // cursor.divisor, 1) * HOUR)
     hours = sorted({*hours_between(older_from, older_to), *hours_between(recent_from, open_hour + HOUR)})
     return hours, replace(cursor, older_to=older_from)
 
@@ -126,28 +126,30 @@ def build_capture_sensor(settings: Settings, clock: Clock | None = None) -> dg.S
     def capture_sensor(
         context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]
     ) -> dg.SensorResult | dg.SkipReason:
-        from trajectory_pipeline.pipeline.stale_partitions import stale_hours
+        from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
 
         now = clock()
         before = Cursor.read(context.cursor)
         hours, after = hours_to_compare(now, settings.start, before)
         began = time.monotonic()
         try:
-            stale = stale_hours(tick_source(pipeline), pipeline.database, hours, pipeline.settings.deleted)
+            stale = find_stale_partitions(
+                tick_source(pipeline), pipeline.database, hours, pipeline.settings.deleted_content
+            )
         except SourceTimeoutError as error:
             # The smallest part that is still too much is passed over: the rest of the history must not wait for it.
             later = after if before.divisor == LARGEST_DIVISOR else before.slower()
             return dg.SensorResult(
-                skip_reason=dg.SkipReason(f"{error} {counted(len(hours), 'partition')} at once; fewer next time."),
+                skip_reason=dg.SkipReason(f"{error} {pluralize(len(hours), 'partition')} at once; fewer next time."),
                 cursor=later.text(),
             )
         except PipelineError as error:
             return dg.SkipReason(str(error))
         if time.monotonic() - began < SECONDS_A_QUERY / 4:
             after = after.faster()
-        found = f"{counted(len(hours), 'partition')} compared, {len(stale)} differ"
-        due, held_back = due_of(context.instance, stale, CAPTURE, CAPTURE, now)
-        requested = requests(due, CAPTURE, settings.backfill_batch, "the source changed")
+        found = f"{pluralize(len(hours), 'partition')} compared, {len(stale)} differ"
+        due, held_back = due_hours(context.instance, stale, CAPTURE, CAPTURE, now)
+        requested = run_requests(due, CAPTURE, settings.backfill_batch, "the source changed")
         return dg.SensorResult(
             run_requests=requested,
             asset_events=_observations(pipeline, hours_requested(requested, due)),
@@ -163,7 +165,7 @@ def _observations(pipeline: PipelineResource, hours: Sequence[datetime]) -> list
 
     One that was never captured is not stale: it is missing, and shown so.
     """
-    keys = [key_of(hour) for hour in hours]
+    keys = [partition_key(hour) for hour in hours]
     captured = pipeline.database.ledger(TERMINAL_RUNS.name, keys) if keys else {}
     return [
         dg.AssetObservation(

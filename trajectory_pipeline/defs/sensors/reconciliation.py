@@ -18,10 +18,10 @@ from trajectory_pipeline.defs.assets.assets import CAPTURE, REFINEMENT
 from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.sensors.run_requests import Clock, default_status, utc_now
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import floor, hour_of
+from trajectory_pipeline.partition_keys import floor_to_hour, parse_partition_key
 from trajectory_pipeline.schema.ledger import PRUNED
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 RECONCILIATION_SENSOR = "reconciliation_sensor"
 
@@ -68,16 +68,16 @@ def build_reconciliation_sensor(settings: Settings, clock: Clock | None = None) 
             )
         except PipelineError as error:
             return dg.SkipReason(str(error))
-        first, last = floor(settings.start), floor(now)
+        first, last = floor_to_hour(settings.start), floor_to_hour(now)
         entries = {
             (entry["asset"], entry["partition_key"]): entry
             for entry in (*recent, *older)
-            if first <= hour_of(entry["partition_key"]) <= last
+            if first <= parse_partition_key(entry["partition_key"]) <= last
         }
         reported = report_unknown(context.instance, list(entries.values()))
         # The end of the ledger was reached: from its beginning again.
         cursor = f"{older[-1]['asset']} {older[-1]['partition_key']}" if len(older) == ENTRIES_A_TICK else BEGINNING
-        words = f"{counted(len(entries), 'ledger entry', 'ledger entries')} compared, {reported} reported to Dagster."
+        words = f"{pluralize(len(entries), 'ledger entry', 'ledger entries')} compared, {reported} reported to Dagster."
         return dg.SensorResult(skip_reason=dg.SkipReason(words), cursor=cursor)
 
     return reconciliation_sensor

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from trajectory_pipeline.defs.asset_checks import GIVEN_UP
+from trajectory_pipeline.defs.asset_checks import ABANDONED
 from trajectory_pipeline.defs.assets.assets import CAPTURE, REFINEMENT, refinement_batch
 from trajectory_pipeline.defs.jobs import JOB_NAME
 from trajectory_pipeline.defs.resources import PipelineResource
@@ -16,14 +16,14 @@ from trajectory_pipeline.defs.sensors.run_requests import (
     SECONDS_BETWEEN_TICKS,
     Clock,
     default_status,
-    due_of,
-    requests,
+    due_hours,
+    run_requests,
     utc_now,
 )
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import floor, hour_of
+from trajectory_pipeline.partition_keys import floor_to_hour, parse_partition_key
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.text import counted
+from trajectory_pipeline.text import pluralize
 
 REFINEMENT_SENSOR = "refinement_sensor"
 
@@ -44,53 +44,59 @@ def build_refinement_sensor(settings: Settings, clock: Clock | None = None) -> d
         default_status=default_status(settings),
         description=(
             "Requests the partitions whose trajectories lack a verdict under the current policy: quiet for"
-            f" {counted(settings.quiet_minutes, 'minute')}, not older than {counted(settings.horizon_days, 'day')},"
+            f" {pluralize(settings.judge_settle_minutes, 'minute')}, not older than {pluralize(settings.judge_lookback_days, 'day')},"
             f" as far as the budget goes ({settings.daily_budget_usd} dollars a day, UTC)."
-            + (f"\n\n**Requests nothing.** {settings.judge_missing}" if settings.judge_missing else "")
+            + (f"\n\n**Requests nothing.** {settings.judge_disabled_reason}" if settings.judge_disabled_reason else "")
         ),
     )
     def refinement_sensor(
         context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]
     ) -> dg.SensorResult | dg.SkipReason:
-        if settings.judge_missing:
-            return dg.SkipReason(settings.judge_missing)
-        from trajectory_pipeline.pipeline.pending_verdicts import missing_verdicts
+        if settings.judge_disabled_reason:
+            return dg.SkipReason(settings.judge_disabled_reason)
+        from trajectory_pipeline.pipeline.pending_verdicts import find_pending_verdicts
 
         now = clock()
         try:
-            missing = missing_verdicts(
+            missing = find_pending_verdicts(
                 pipeline.database,
                 pipeline.judge,
                 pipeline.policy,
                 pipeline.budget,
                 now=now,
-                quiet=timedelta(minutes=settings.quiet_minutes),
-                horizon=timedelta(days=settings.horizon_days),
+                quiet=timedelta(minutes=settings.judge_settle_minutes),
+                horizon=timedelta(days=settings.judge_lookback_days),
                 give_up_after=settings.judge_give_up_after,
                 consent=pipeline.consent,
             )
         except PipelineError as error:
             return dg.SkipReason(str(error))
         given_up = (
-            f" {counted(len(missing.given_up), 'verdict')} given up: see the check {GIVEN_UP.name}."
-            if missing.given_up
+            f" {pluralize(len(missing.abandoned), 'verdict')} given up: see the check {ABANDONED.name}."
+            if missing.abandoned
             else ""
         )
-        if missing.no_room:
+        if missing.shortfall:
             spent = missing.spent
             return dg.SkipReason(
                 f"Today (UTC) {spent.spent.usd:.4f} USD and {spent.spent.tokens} tokens were spent, and"
                 f" {spent.reserved.usd:.4f} USD and {spent.reserved.tokens} tokens are reserved:"
-                f" {missing.no_room}. The rest is judged when there is room: tomorrow, or with a higher cap.{given_up}"
+                f" {missing.shortfall}. The rest is judged when there is room: tomorrow, or with a higher cap.{given_up}"
             )
         keys = missing.partition_keys
-        found = f"{counted(len(keys), 'partition lacks', 'partitions lack')} verdicts"
+        found = f"{pluralize(len(keys), 'partition lacks', 'partitions lack')} verdicts"
         # What was captured before the first partition was moved is no partition any more.
-        hours = [hour for key in keys if floor(settings.start) <= (hour := hour_of(key)) <= floor(now)]
+        hours = [
+            hour
+            for key in keys
+            if floor_to_hour(settings.start) <= (hour := parse_partition_key(key)) <= floor_to_hour(now)
+        ]
         # A verdict on what is being captured anew would be stale at once.
-        due, held_back = due_of(context.instance, hours, REFINEMENT, [*CAPTURE, *REFINEMENT], now)
+        due, held_back = due_hours(context.instance, hours, REFINEMENT, [*CAPTURE, *REFINEMENT], now)
         return dg.SensorResult(
-            run_requests=requests(due, REFINEMENT, refinement_batch(settings.backfill_batch), "verdicts are missing"),
+            run_requests=run_requests(
+                due, REFINEMENT, refinement_batch(settings.backfill_batch), "verdicts are missing"
+            ),
             skip_reason=None if due else dg.SkipReason(f"{found}{held_back}.{given_up}"),
         )
 

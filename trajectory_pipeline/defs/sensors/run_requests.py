@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from trajectory_pipeline.defs.partitions import PARTITION_TAG, hours_of_tags, range_tags
-from trajectory_pipeline.partition_keys import contiguous, key_of
+from trajectory_pipeline.partition_keys import contiguous, partition_key
 from trajectory_pipeline.settings import Settings
 
 RUNS_A_TICK = 10
@@ -33,7 +33,7 @@ _UNDER_WAY = [
 ]
 
 
-def requests(
+def run_requests(
     hours: Sequence[datetime], selection: Sequence[dg.AssetKey], longest: int, reason: str
 ) -> list[dg.RunRequest]:
     """Return run requests for these hours, the newest first: neighbours as one range, at most ``RUNS_A_TICK`` runs."""
@@ -43,7 +43,7 @@ def requests(
         dg.RunRequest(
             # No run key: it dedupes for ever, and a partition may have to be read again.
             asset_selection=list(selection),
-            partition_key=key_of(first) if first == last else None,
+            partition_key=partition_key(first) if first == last else None,
             tags={"trajectory/reason": reason, **({} if first == last else range_tags(first, last))},
         )
         for first, last in chosen
@@ -64,7 +64,7 @@ def _partition_tag(partition_key: str | None) -> dict[str, str]:
     return {PARTITION_TAG: partition_key} if partition_key else {}
 
 
-def hours_under_way(instance: dg.DagsterInstance, selection: Sequence[dg.AssetKey]) -> list[Hours]:
+def hours_in_progress(instance: dg.DagsterInstance, selection: Sequence[dg.AssetKey]) -> list[Hours]:
     """Return the hours of all runs that are queued or running and materialise any of these assets."""
     return _hours_of_runs(instance, dg.RunsFilter(statuses=_UNDER_WAY), selection)
 
@@ -98,12 +98,12 @@ def _all_runs(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[
         cursor = runs[-1].run_id
 
 
-def without(hours: Sequence[datetime], busy: Sequence[Hours]) -> list[datetime]:
+def exclude_hours(hours: Sequence[datetime], busy: Sequence[Hours]) -> list[datetime]:
     """Return the hours that none of these ranges holds."""
     return [hour for hour in hours if not any(first <= hour <= last for first, last in busy)]
 
 
-def due_of(
+def due_hours(
     instance: dg.DagsterInstance,
     missing: Sequence[datetime],
     selection: Sequence[dg.AssetKey],
@@ -119,8 +119,8 @@ def due_of(
         waits_for: assets whose runs must have ended first.
         now: aware.
     """
-    idle = without(missing, hours_under_way(instance, waits_for))
-    due = without(idle, hours_failed_since(instance, selection, now - PAUSE_AFTER_FAILURE))
+    idle = exclude_hours(missing, hours_in_progress(instance, waits_for))
+    due = exclude_hours(idle, hours_failed_since(instance, selection, now - PAUSE_AFTER_FAILURE))
     minutes = PAUSE_AFTER_FAILURE.seconds // 60
     reasons = [(len(missing) - len(idle), "under way"), (len(idle) - len(due), f"failed in the last {minutes} minutes")]
     words = ", ".join(f"{number} {why}" for number, why in reasons if number)

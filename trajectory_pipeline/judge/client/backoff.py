@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 LONGEST_PAUSE_SECONDS = 60.0
 """Who asks for more patience than a materialisation has is asked again by a later one."""
 
-Turn = Callable[[int], Awaitable[float]]
+RequestSlot = Callable[[int], Awaitable[float]]
 """Takes a turn under a shared limit, for a number of tokens; gives the seconds until it comes."""
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
@@ -25,10 +25,10 @@ _EPOCH_SECONDS = 1e9
 """What is larger is a moment and no duration; and one a thousand times as large is counted in milliseconds."""
 
 
-class Pace:
+class RequestPacer:
     """Holds all calls of a session back while one of them was told to wait, and until their turn comes."""
 
-    def __init__(self, turn: Turn | None = None) -> None:
+    def __init__(self, turn: RequestSlot | None = None) -> None:
         self._turn = turn
         self._paused_until = 0.0
 
@@ -46,7 +46,7 @@ class Pace:
         """Let no call begin for some seconds; a longer pause under way stays."""
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
-    def heed(self, headers: Mapping[str, str] | None) -> None:
+    def apply_rate_headers(self, headers: Mapping[str, str] | None) -> None:
         """Pause where an answer says that nothing is left of a limit until it is filled again."""
         seconds = seconds_until_reset(headers or {})
         if seconds is not None and seconds <= LONGEST_PAUSE_SECONDS:
@@ -58,12 +58,12 @@ class Pace:
             await asyncio.sleep(left * random.uniform(1.0, 1.1))  # noqa: S311 - no secret
 
 
-def back_off(failures: int, first_seconds: float) -> float:
+def backoff_seconds(failures: int, first_seconds: float) -> float:
     """Return the seconds before the next try: twice as many after each failure, less up to a half at random."""
     return float(min(first_seconds * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.0))  # noqa: S311
 
 
-def asked_to_wait(headers: Mapping[str, str] | None) -> float | None:
+def requested_wait(headers: Mapping[str, str] | None) -> float | None:
     """Return the seconds that a refusal asks to wait, by ``Retry-After`` or else the rate headers; None if it does not.
 
     Servers write ``Retry-After`` in seconds or as a date, some ``retry-after-ms``.

@@ -22,15 +22,15 @@ UNUSABLE_ANSWERS = frozenset(
 
 _LONGEST_MESSAGE = 2000
 
-Answer = TypeVar("Answer", bound=BaseModel)
+JudgeReply = TypeVar("JudgeReply", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Attempt:
+class CallRecord:
     """One HTTP call; see ``schema.verdicts.VERDICT_ATTEMPTS``. Until an end is seen it is ``lost``.
 
     ``result`` is ``error`` where the provider refused it or was never reached. ``estimated_prompt_tokens`` and
-    ``max_answer_tokens`` are what it may take at most, by a conservative estimate: what is reserved for it. What it
+    ``max_response_tokens`` are what it may take at most, by a conservative estimate: what is reserved for it. What it
     cost is entered by who keeps account of it.
     """
 
@@ -38,14 +38,14 @@ class Attempt:
     base_url: str
     prompt_characters: int
     estimated_prompt_tokens: int = 0
-    max_answer_tokens: int = 0
+    max_response_tokens: int = 0
     purpose: str = "first"
-    answer_format: str = "json_schema"
+    response_format: str = "json_schema"
     temperature: float | None = None
     attempt_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     duration_ns: int | None = None
-    answered_model: str | None = None
+    response_model: str | None = None
     http_status: int | None = None
     request_id: str | None = None
     finish_reason: str | None = None
@@ -62,7 +62,7 @@ class Attempt:
         usage = row.pop("usage")
         return row if usage is None else {**row, **{one.name: getattr(usage, one.name) for one in fields(usage)}}
 
-    def failed(self, result: str, error_class: str, message: str) -> "Attempt":
+    def failed(self, result: str, error_class: str, message: str) -> "CallRecord":
         """Return the attempt as one that failed; a very long message is shortened, and says so."""
         line = " ".join(message.split())
         if len(line) > _LONGEST_MESSAGE:
@@ -70,22 +70,22 @@ class Attempt:
         return replace(self, result=result, error_class=error_class, error_message=line)
 
 
-_FIELDS = tuple(one.name for one in fields(Attempt))
+_FIELDS = tuple(one.name for one in fields(CallRecord))
 
 
 @dataclass(frozen=True)
-class Asked(Generic[Answer]):
+class AskResult(Generic[JudgeReply]):
     """What came of asking one question.
 
     Attributes:
         attempts: every HTTP call, in order.
         answer: valid by its schema; None where there is none.
-        raw_answer: the text of the last answer that could not be used.
+        raw_response: the text of the last answer that could not be used.
     """
 
-    attempts: tuple[Attempt, ...]
-    answer: Answer | None
-    raw_answer: str | None
+    attempts: tuple[CallRecord, ...]
+    answer: JudgeReply | None
+    raw_response: str | None
 
     @property
     def unusable(self) -> bool:
@@ -93,4 +93,4 @@ class Asked(Generic[Answer]):
         return self.answer is None and self.attempts[-1].error_class in UNUSABLE_ANSWERS
 
 
-Record = Callable[[Attempt], Awaitable[None]]
+RecordCall = Callable[[CallRecord], Awaitable[None]]

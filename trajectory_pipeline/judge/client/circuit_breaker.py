@@ -9,23 +9,23 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from trajectory_pipeline.errors import ProviderDownError
-from trajectory_pipeline.judge.client.errors import HOPELESS, PROVIDER_DOWN
+from trajectory_pipeline.judge.client.errors import FATAL, PROVIDER_DOWN
 
 
 @dataclass
 class CallOutcome:
     """What the caller notes of its call: an error class, or None for one that was answered."""
 
-    noted: bool = False
+    recorded: bool = False
     error_class: str | None = None
     words: str | None = None
 
-    def note(self, error_class: str | None, words: str | None) -> None:
+    def record(self, error_class: str | None, words: str | None) -> None:
         """Note how the call ended."""
-        self.noted, self.error_class, self.words = True, error_class, words
+        self.recorded, self.error_class, self.words = True, error_class, words
 
 
-class Breaker:
+class CircuitBreaker:
     """Counts failures in a row over all calls of a session.
 
     It opens after ``opens_after`` of them, or after one that any other call would meet as well, and then stays open:
@@ -77,7 +77,7 @@ class Breaker:
                 outcome = CallOutcome()
                 yield outcome
                 self._learn(outcome)
-                if outcome.noted and not self.is_open:
+                if outcome.recorded and not self.is_open:
                     self._trying = None
                 return
         outcome = CallOutcome()
@@ -92,10 +92,10 @@ class Breaker:
             )
 
     def _learn(self, outcome: CallOutcome) -> None:
-        if not outcome.noted:
+        if not outcome.recorded:
             return
         words = f"{outcome.error_class}: {outcome.words}"
-        if outcome.error_class in HOPELESS:
+        if outcome.error_class in FATAL:
             self.open(words)
         elif outcome.error_class in PROVIDER_DOWN:
             self._in_a_row += 1

@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import openai
 
-from trajectory_pipeline.judge.client.call_record import Attempt
-from trajectory_pipeline.judge.client.response_format import is_refusal_of_form
+from trajectory_pipeline.judge.client.call_record import CallRecord
+from trajectory_pipeline.judge.client.response_format import rejects_request_options
 
 TRANSIENT = frozenset({"rate_limited", "server_error", "timeout", "connection", "not_a_completion", "no_answer"})
 """Classes of calls that may succeed when they are made again."""
@@ -20,7 +20,7 @@ TRANSIENT = frozenset({"rate_limited", "server_error", "timeout", "connection", 
 PROVIDER_DOWN = frozenset({"server_error", "timeout", "connection", "not_a_completion"})
 """Classes that say, several times in a row, that the provider is down."""
 
-HOPELESS = frozenset({"authentication", "permission", "quota_exceeded", "model_not_found"})
+FATAL = frozenset({"authentication", "permission", "quota_exceeded", "model_not_found"})
 """Classes that any other call would meet as well: one is enough."""
 
 _NEVER_SENT = (
@@ -40,7 +40,7 @@ _BY_STATUS = {401: "authentication", 402: "quota_exceeded", 403: "permission", 4
 _FORM_STATUSES = frozenset({400, 404, 415, 422, 501})
 
 
-def class_of_error(status: int, words: str) -> str:
+def classify_error(status: int, words: str) -> str:
     """Return the class of an HTTP error.
 
     Args:
@@ -55,31 +55,31 @@ def class_of_error(status: int, words: str) -> str:
         return "context_too_long"
     if status in (400, 403, 422) and _FILTER.search(words):
         return "content_filter"
-    if status in _FORM_STATUSES and is_refusal_of_form(words):
+    if status in _FORM_STATUSES and rejects_request_options(words):
         return "unsupported"
     if status >= 500 or status in (408, 409):
         return "server_error"
     return _BY_STATUS.get(status, "bad_request")
 
 
-def was_down(latest: Sequence[str | None], opens_after: int) -> bool:
+def is_outage(latest: Sequence[str | None], opens_after: int) -> bool:
     """Whether a provider was down when it was asked last.
 
     Args:
         latest: error classes of the latest calls to it that ended, the newest first; None for an answer.
         opens_after: failures in a row that count as down.
     """
-    if latest and latest[0] in HOPELESS:
+    if latest and latest[0] in FATAL:
         return True
     return len(latest) >= opens_after and all(one in PROVIDER_DOWN for one in latest[:opens_after])
 
 
-def words_of_status_error(error: openai.APIStatusError) -> str:
+def status_error_text(error: openai.APIStatusError) -> str:
     """Return all that a provider said of an HTTP error: servers put it in different places."""
     return f"{error.message} {error.body if isinstance(error.body, dict) else ''}"
 
 
-def words_of_error_object(told: Any) -> tuple[int, str]:
+def error_object_text(told: Any) -> tuple[int, str]:
     """Return code and words of an error object that came with status 200, as OpenRouter sends a fault upstream."""
     code = told.get("code") if isinstance(told, dict) else None
     number = code if isinstance(code, int) and not isinstance(code, bool) else None
@@ -89,7 +89,7 @@ def words_of_error_object(told: Any) -> tuple[int, str]:
     return (number if number is not None and 400 <= number < 600 else 500), f"the answer is an error: {told}"
 
 
-def unanswered(sent: Attempt, error: BaseException, timeout_seconds: float) -> Attempt:
+def no_answer_error(sent: CallRecord, error: BaseException, timeout_seconds: float) -> CallRecord:
     """Say what became of a call without an answer: never sent, or ``lost``, so that nobody saw if it is to be paid."""
     # The client calls every lost connection a timeout; the transport's own error, which it keeps, knows better.
     causes = [error]

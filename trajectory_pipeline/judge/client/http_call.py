@@ -16,21 +16,21 @@ import openai
 from openai import AsyncOpenAI
 
 from trajectory_pipeline.budget.prices import CallUsage
-from trajectory_pipeline.judge.client.call_record import Attempt
+from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.client.errors import (
-    class_of_error,
-    unanswered,
-    words_of_error_object,
-    words_of_status_error,
+    classify_error,
+    error_object_text,
+    no_answer_error,
+    status_error_text,
 )
-from trajectory_pipeline.judge.client.response_format import answer_text
+from trajectory_pipeline.judge.client.response_format import response_text
 
 _MOST_TOKENS = 2**53
 """No call has as many; what says so is no count of tokens."""
 
 
 @dataclass(frozen=True)
-class Reply:
+class HttpReply:
     """What came of one call.
 
     Attributes:
@@ -40,13 +40,13 @@ class Reply:
         refusal: the provider's words where it answered with an error, empty otherwise.
     """
 
-    attempt: Attempt
+    attempt: CallRecord
     text: str | None = None
     headers: Mapping[str, str] | None = None
     refusal: str = ""
 
 
-async def call(client: AsyncOpenAI, sent: Attempt, body: bytes, timeout_seconds: float) -> Reply:
+async def send_call(client: AsyncOpenAI, sent: CallRecord, body: bytes, timeout_seconds: float) -> HttpReply:
     """Make a call, within a wall-clock limit.
 
     The client's own typed method is not used: preparing its parameters and building its objects costs more time than
@@ -63,10 +63,10 @@ async def call(client: AsyncOpenAI, sent: Attempt, body: bytes, timeout_seconds:
             )
         reply = _read(sent, response)
     except openai.APIStatusError as error:
-        words = words_of_status_error(error)
-        reply = Reply(
+        words = status_error_text(error)
+        reply = HttpReply(
             replace(
-                sent.failed("error", class_of_error(error.status_code, words), error.message),
+                sent.failed("error", classify_error(error.status_code, words), error.message),
                 http_status=error.status_code,
                 request_id=error.response.headers.get("x-request-id"),
             ),
@@ -74,14 +74,14 @@ async def call(client: AsyncOpenAI, sent: Attempt, body: bytes, timeout_seconds:
             refusal=words,
         )
     except (TimeoutError, openai.APIConnectionError) as error:
-        reply = Reply(unanswered(sent, error, timeout_seconds))
+        reply = HttpReply(no_answer_error(sent, error, timeout_seconds))
     except ValueError as error:
         # What the HTTP library says of a URL that it cannot use.
-        reply = Reply(sent.failed("error", "connection", f"the provider could not be asked: {error}"))
+        reply = HttpReply(sent.failed("error", "connection", f"the provider could not be asked: {error}"))
     return replace(reply, attempt=replace(reply.attempt, duration_ns=time.monotonic_ns() - began))
 
 
-def _read(sent: Attempt, response: httpx2.Response) -> Reply:
+def _read(sent: CallRecord, response: httpx2.Response) -> HttpReply:
     attempt = replace(
         sent,
         result="answered",
@@ -93,32 +93,32 @@ def _read(sent: Attempt, response: httpx2.Response) -> Reply:
         completion = json.loads(response.content)
     except (ValueError, RecursionError) as error:
         words = f"what came is no chat completion: {error}"
-        return Reply(attempt.failed("unusable", "not_a_completion", words), headers=response.headers)
+        return HttpReply(attempt.failed("unusable", "not_a_completion", words), headers=response.headers)
     if not isinstance(completion, dict):
         words = "what came is no chat completion"
-        return Reply(attempt.failed("unusable", "not_a_completion", words), headers=response.headers)
+        return HttpReply(attempt.failed("unusable", "not_a_completion", words), headers=response.headers)
     attempt, text = _taken_apart(attempt, completion)
     refusal = attempt.error_message or "" if attempt.result == "error" else ""
-    return Reply(attempt, text, response.headers, refusal)
+    return HttpReply(attempt, text, response.headers, refusal)
 
 
-def _taken_apart(attempt: Attempt, completion: Mapping[str, Any]) -> tuple[Attempt, str | None]:
+def _taken_apart(attempt: CallRecord, completion: Mapping[str, Any]) -> tuple[CallRecord, str | None]:
     """Return an answer as an attempt: what it took, and what it says or why it says nothing."""
     usage, model = _usage(completion.get("usage")), _string(completion.get("model"))
-    attempt = replace(attempt, answered_model=model, usage=usage)
+    attempt = replace(attempt, response_model=model, usage=usage)
     choices = completion.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     message = choice.get("message")
     told = completion.get("error") or choice.get("error")
     if told:
-        status, words = words_of_error_object(told)
-        return attempt.failed("error", class_of_error(status, words), words), None
+        status, words = error_object_text(told)
+        return attempt.failed("error", classify_error(status, words), words), None
     if not isinstance(choices, list):
         return attempt.failed("unusable", "not_a_completion", "what came is no chat completion"), None
     if not isinstance(message, dict):
         return attempt.failed("unusable", "no_answer", "the answer has no choice, or a choice without a message"), None
     attempt = replace(attempt, finish_reason=_string(choice.get("finish_reason")))
-    text = answer_text(message, attempt.answer_format)
+    text = response_text(message, attempt.response_format)
     if message.get("refusal"):
         return attempt.failed("refused", "refused", str(message["refusal"])), None
     if attempt.finish_reason == "content_filter":

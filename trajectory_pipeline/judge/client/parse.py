@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from trajectory_pipeline.judge.client.call_record import Answer
+from trajectory_pipeline.judge.client.call_record import JudgeReply
 
 _CLASS_OF_TYPE = {
     "greater_than": "out_of_range",
@@ -29,7 +29,7 @@ _MOST_MISTAKES = 20
 
 
 @dataclass(frozen=True)
-class Mistake:
+class InvalidResponse:
     """Why an answer cannot be used.
 
     Attributes:
@@ -45,20 +45,20 @@ class _NotANumberError(ValueError):
     """NaN or Infinity, which JSON does not have."""
 
 
-def validated(text: str, answer_type: type[Answer]) -> Answer | Mistake:
+def parse_response(text: str, answer_type: type[JudgeReply]) -> JudgeReply | InvalidResponse:
     """Return the answer that a text is, valid by its type, or what is wrong with it."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except _NotANumberError as error:
-        return Mistake("not_a_number", str(error))
+        return InvalidResponse("not_a_number", str(error))
     except (ValueError, RecursionError) as error:
-        return Mistake("invalid_json", f"the answer is not valid JSON: {error}")
+        return InvalidResponse("invalid_json", f"the answer is not valid JSON: {error}")
     try:
         return answer_type.model_validate(value)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
         classes = {_CLASS_OF_TYPE.get(detail["type"], "schema_violation") for detail in details}
-        return Mistake(classes.pop() if len(classes) == 1 else "schema_violation", _words(details))
+        return InvalidResponse(classes.pop() if len(classes) == 1 else "schema_violation", _words(details))
 
 
 def _words(details: Sequence[ErrorDetails]) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from trajectory_pipeline.judge.client.call_record import Attempt
-from trajectory_pipeline.judge.client.response_format import schema_words
+from trajectory_pipeline.judge.client.call_record import CallRecord
+from trajectory_pipeline.judge.client.response_format import schema_instructions
 
 _SHOWN_OF_CUT_OFF = 2000
 """Characters of an answer that was cut off: all of it would fill the context without help, and none would leave two
@@ -16,17 +16,17 @@ turns of one role in a row, which some servers refuse."""
 
 
 def repair_messages(
-    messages: Sequence[dict[str, str]], attempt: Attempt, raw_answer: str | None, answer_type: type[BaseModel]
+    messages: Sequence[dict[str, str]], attempt: CallRecord, raw_response: str | None, answer_type: type[BaseModel]
 ) -> list[dict[str, str]]:
     """Return the messages of a repair turn: those before, byte for byte, then the answer and what is wrong with it.
 
     Args:
         messages: of the question.
         attempt: that brought the answer, and says what is wrong with it.
-        raw_answer: as it came; None where nothing was left of an answer that was cut off.
+        raw_response: as it came; None where nothing was left of an answer that was cut off.
         answer_type: what an answer must be valid by.
     """
-    answer = raw_answer or "(nothing)"
+    answer = raw_response or "(nothing)"
     if attempt.error_class == "cut_off":
         if len(answer) > _SHOWN_OF_CUT_OFF:
             answer = f"{answer[:_SHOWN_OF_CUT_OFF]} [… {len(answer) - _SHOWN_OF_CUT_OFF} characters left out …]"
@@ -39,7 +39,7 @@ def repair_messages(
             f"Your answer cannot be used: {attempt.error_message}. Give the whole answer again with these mistakes"
             " mended, and nothing else changed."
         )
-    if attempt.answer_format != "prompt":
+    if attempt.response_format != "prompt":
         # A server may ignore the format that it was asked for, and the model has then never seen the schema.
-        words = f"{words}\n{schema_words(answer_type)}"
+        words = f"{words}\n{schema_instructions(answer_type)}"
     return [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": words}]

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-AnswerFormat = Literal["json_schema", "tool_call", "prompt"]
+ResponseFormat = Literal["json_schema", "tool_call", "prompt"]
 
-_SIMPLER: Mapping[str, AnswerFormat] = {"json_schema": "tool_call", "tool_call": "prompt"}
+_SIMPLER: Mapping[str, ResponseFormat] = {"json_schema": "tool_call", "tool_call": "prompt"}
 
 _FENCED = re.compile(r"\A```[a-zA-Z]*[ \t]*\n(?P<inside>(?:(?!\n```).)*)\n```\Z", re.DOTALL)
 
@@ -37,20 +37,20 @@ def schema_of(answer_type: type[BaseModel]) -> dict[str, Any]:
 
 
 @cache
-def schema_words(answer_type: type[BaseModel]) -> str:
+def schema_instructions(answer_type: type[BaseModel]) -> str:
     """Return what asks for an answer's form in the prompt itself."""
     schema = json.dumps(schema_of(answer_type), ensure_ascii=False, separators=(",", ":"))
     return f"Answer with one JSON object and nothing else, valid by this JSON schema:\n{schema}"
 
 
 @cache
-def format_parameters(answer_type: type[BaseModel], answer_format: AnswerFormat) -> Mapping[str, Any]:
+def format_parameters(answer_type: type[BaseModel], response_format: ResponseFormat) -> Mapping[str, Any]:
     """Return the parameters that ask for an answer's form."""
     name, schema = re.sub(r"(?<!^)(?=[A-Z])", "_", answer_type.__name__).lower(), schema_of(answer_type)
-    if answer_format == "json_schema":
+    if response_format == "json_schema":
         described = {"name": name, "strict": True, "schema": schema}
         return {"response_format": {"type": "json_schema", "json_schema": described}}
-    if answer_format == "tool_call":
+    if response_format == "tool_call":
         function = {"name": name, "description": "Takes your answer.", "strict": True, "parameters": schema}
         return {
             "tools": [{"type": "function", "function": function}],
@@ -60,19 +60,19 @@ def format_parameters(answer_type: type[BaseModel], answer_format: AnswerFormat)
 
 
 @dataclass(frozen=True)
-class RequestForm:
+class RequestOptions:
     """What a request has besides model and messages, as far as a server may refuse it.
 
     Attributes:
-        answer_format: how the answer's form is asked for.
+        response_format: how the answer's form is asked for.
         temperature: sent where it is not None.
-        max_answer_tokens: that the answer may have.
+        max_response_tokens: that the answer may have.
         limit_name: the parameter that carries it.
     """
 
-    answer_format: AnswerFormat
+    response_format: ResponseFormat
     temperature: float | None
-    max_answer_tokens: int
+    max_response_tokens: int
     limit_name: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
 
     def body(self, model: str, messages: Sequence[Mapping[str, str]], answer_type: type[BaseModel]) -> bytes:
@@ -83,16 +83,16 @@ class RequestForm:
             messages: of the chat; the schema joins the first, where the prompt must name it.
             answer_type: what an answer must be valid by.
         """
-        parameters: dict[str, Any] = {"model": model, **format_parameters(answer_type, self.answer_format)}
+        parameters: dict[str, Any] = {"model": model, **format_parameters(answer_type, self.response_format)}
         if self.temperature is not None:
             parameters["temperature"] = self.temperature
-        parameters[self.limit_name] = self.max_answer_tokens
-        if self.answer_format == "prompt":
+        parameters[self.limit_name] = self.max_response_tokens
+        if self.response_format == "prompt":
             first, *others = messages
-            messages = [{**first, "content": f"{first['content']}\n{schema_words(answer_type)}"}, *others]
+            messages = [{**first, "content": f"{first['content']}\n{schema_instructions(answer_type)}"}, *others]
         return json.dumps({**parameters, "messages": list(messages)}, separators=(",", ":")).encode()
 
-    def after_refusal(self, words: str, *, automatic: bool) -> "RequestForm | None":
+    def after_refusal(self, words: str, *, automatic: bool) -> "RequestOptions | None":
         """Return the next simpler form that a server's words of refusal ask for; None where they ask for none.
 
         Args:
@@ -104,14 +104,14 @@ class RequestForm:
                 return simpler
         return None
 
-    def _simpler(self, *, automatic: bool) -> list[tuple[str, "RequestForm"]]:
-        ways: list[tuple[str, RequestForm]] = []
+    def _simpler(self, *, automatic: bool) -> list[tuple[str, "RequestOptions"]]:
+        ways: list[tuple[str, RequestOptions]] = []
         if self.limit_name == "max_completion_tokens":
             ways.append(("max_completion_tokens", replace(self, limit_name="max_tokens")))
         if self.temperature is not None:
             ways.append(("temperature", replace(self, temperature=None)))
-        if automatic and self.answer_format in _SIMPLER:
-            ways.append((self.answer_format, replace(self, answer_format=_SIMPLER[self.answer_format])))
+        if automatic and self.response_format in _SIMPLER:
+            ways.append((self.response_format, replace(self, response_format=_SIMPLER[self.response_format])))
         return ways
 
 
@@ -133,18 +133,18 @@ def _mentions(words: str, part: str) -> bool:
     return _MENTIONS[part].search(words.lower()) is not None
 
 
-def is_refusal_of_form(words: str) -> bool:
+def rejects_request_options(words: str) -> bool:
     """Whether the words of an HTTP error are about the form of a request, and not about its content or account."""
     return any(pattern.search(words.lower()) for pattern in _MENTIONS.values())
 
 
-def answer_text(message: Mapping[str, Any], answer_format: str) -> str | None:
+def response_text(message: Mapping[str, Any], response_format: str) -> str | None:
     """Return the text that is to be the answer, as it came in a completion's message; None where it says nothing.
 
     A server that was asked for a tool call and answers in words (Ollama does) is taken at its words.
     """
     calls = message.get("tool_calls")
-    if answer_format == "tool_call" and isinstance(calls, list) and calls:
+    if response_format == "tool_call" and isinstance(calls, list) and calls:
         function = calls[0].get("function") if len(calls) == 1 and isinstance(calls[0], dict) else None
         arguments = function.get("arguments") if isinstance(function, dict) else None
         return arguments if isinstance(arguments, str) else json.dumps(calls)
@@ -152,13 +152,13 @@ def answer_text(message: Mapping[str, Any], answer_format: str) -> str | None:
     return content if isinstance(content, str) and content else None
 
 
-def without_frame(text: str, answer_format: str) -> str:
+def strip_code_fence(text: str, response_format: str) -> str:
     """Return what is to be valid JSON of an answer.
 
     Where no schema bound the model, a ``<think>`` part before the answer is left out, and a fence where the whole of
     the rest is one fenced block. Nothing else is: words before or after it make the answer invalid.
     """
-    if answer_format == "json_schema":
+    if response_format == "json_schema":
         return text
     rest = text.strip()
     if not rest.startswith(("{", "```")):

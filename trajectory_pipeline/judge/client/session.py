@@ -25,26 +25,35 @@ from trajectory_pipeline.budget.token_estimate import estimated_tokens
 from trajectory_pipeline.errors import ProviderDownError
 from trajectory_pipeline.judge.client.backoff import (
     LONGEST_PAUSE_SECONDS,
-    Pace,
-    Turn,
-    asked_to_wait,
-    back_off,
+    RequestPacer,
+    RequestSlot,
+    backoff_seconds,
+    requested_wait,
 )
-from trajectory_pipeline.judge.client.call_record import UNUSABLE_ANSWERS, Answer, Asked, Attempt, Record
-from trajectory_pipeline.judge.client.circuit_breaker import Breaker
+from trajectory_pipeline.judge.client.call_record import UNUSABLE_ANSWERS, AskResult, CallRecord, JudgeReply, RecordCall
+from trajectory_pipeline.judge.client.circuit_breaker import CircuitBreaker
 from trajectory_pipeline.judge.client.errors import TRANSIENT
-from trajectory_pipeline.judge.client.http_call import Reply, call
-from trajectory_pipeline.judge.client.parse import Mistake, validated
+from trajectory_pipeline.judge.client.http_call import HttpReply, send_call
+from trajectory_pipeline.judge.client.parse import InvalidResponse, parse_response
 from trajectory_pipeline.judge.client.repair import repair_messages
 from trajectory_pipeline.judge.client.response_format import (
-    AnswerFormat,
-    RequestForm,
-    schema_words,
-    without_frame,
+    RequestOptions,
+    ResponseFormat,
+    schema_instructions,
+    strip_code_fence,
 )
 from trajectory_pipeline.judge.redaction.egress_policy import require_local
 
-__all__ = ["OPENAI_URL", "Answer", "Asked", "Attempt", "Judge", "Record", "Session", "without_credentials"]
+__all__ = [
+    "OPENAI_URL",
+    "AskResult",
+    "CallRecord",
+    "JudgeConfig",
+    "JudgeReply",
+    "JudgeSession",
+    "RecordCall",
+    "url_without_credentials",
+]
 
 OPENAI_URL = "https://api.openai.com/v1"
 _SHORTEST_KEY = 8
@@ -53,7 +62,7 @@ _TOKENS_AROUND_A_MESSAGE = 10
 
 
 @dataclass(frozen=True)
-class Judge:
+class JudgeConfig:
     """An endpoint that speaks the OpenAI chat API, and the model to ask there.
 
     Attributes:
@@ -63,8 +72,8 @@ class Judge:
         temperature: of the calls; left out where the model refuses it.
         timeout_seconds: wall clock, of one call.
         max_attempts: calls for one verdict, besides the repair turn and simpler forms.
-        max_answer_tokens: that one answer may have: what bounds the price of a call.
-        answer_format: how the answer's form is asked for; ``auto`` begins with ``json_schema`` and takes the next
+        max_response_tokens: that one answer may have: what bounds the price of a call.
+        response_format: how the answer's form is asked for; ``auto`` begins with ``json_schema`` and takes the next
             simpler one when the server refuses.
         requests_per_minute: that all workers together may make; None where there is no limit.
         tokens_per_minute: likewise, prompts and answers together.
@@ -79,8 +88,8 @@ class Judge:
     temperature: float = 0.0
     timeout_seconds: float = 120.0
     max_attempts: int = 3
-    max_answer_tokens: int = 8000
-    answer_format: Literal["auto"] | AnswerFormat = "auto"
+    max_response_tokens: int = 8000
+    response_format: Literal["auto"] | ResponseFormat = "auto"
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     breaker_after: int = 8
@@ -88,9 +97,9 @@ class Judge:
     local_only: bool = False
 
     @asynccontextmanager
-    async def session(
-        self, *, turn: Turn | None = None, half_open: bool = False, concurrency: int = 16
-    ) -> AsyncIterator["Session"]:
+    async def open_session(
+        self, *, turn: RequestSlot | None = None, half_open: bool = False, concurrency: int = 16
+    ) -> AsyncIterator["JudgeSession"]:
         """Open a client for any number of calls.
 
         Args:
@@ -116,8 +125,8 @@ class Judge:
                 verify=_certificates(trust_env=not self.local_only),
             ),
         ) as client:
-            breaker = Breaker(self.breaker_after, half_open=half_open)
-            yield Session(self, client, Pace(turn), breaker, asyncio.Semaphore(concurrency))
+            breaker = CircuitBreaker(self.breaker_after, half_open=half_open)
+            yield JudgeSession(self, client, RequestPacer(turn), breaker, asyncio.Semaphore(concurrency))
 
 
 @cache
@@ -126,26 +135,31 @@ def _certificates(*, trust_env: bool) -> ssl.SSLContext:
     return httpx2.create_ssl_context(trust_env=trust_env)
 
 
-class Session:
+class JudgeSession:
     """An open client of a judge, and what its calls have learned of the server so far."""
 
     def __init__(
-        self, judge: Judge, client: AsyncOpenAI, pace: Pace, breaker: Breaker, free: asyncio.Semaphore
+        self,
+        judge: JudgeConfig,
+        client: AsyncOpenAI,
+        pace: RequestPacer,
+        breaker: CircuitBreaker,
+        free: asyncio.Semaphore,
     ) -> None:
         self._judge = judge
         self._client = client
         self._pace = pace
         self._breaker = breaker
         self._free = free
-        self._form = RequestForm(
-            answer_format="json_schema" if judge.answer_format == "auto" else judge.answer_format,
+        self._form = RequestOptions(
+            response_format="json_schema" if judge.response_format == "auto" else judge.response_format,
             temperature=judge.temperature,
-            max_answer_tokens=judge.max_answer_tokens,
+            max_response_tokens=judge.max_response_tokens,
         )
 
     async def ask(
-        self, messages: Sequence[dict[str, str]], answer_type: type[Answer], began: Record, ended: Record
-    ) -> Asked[Answer]:
+        self, messages: Sequence[dict[str, str]], answer_type: type[JudgeReply], began: RecordCall, ended: RecordCall
+    ) -> AskResult[JudgeReply]:
         """Ask a question, again where that may help.
 
         A call that failed in passing is made again until ``max_attempts`` of them were; one whose form the server
@@ -165,8 +179,8 @@ class Session:
         return await _Question(self, list(messages), answer_type, began, ended).asked()
 
     async def call(
-        self, messages: Sequence[dict[str, str]], answer_type: type[BaseModel], purpose: str, began: Record
-    ) -> tuple[Reply, RequestForm]:
+        self, messages: Sequence[dict[str, str]], answer_type: type[BaseModel], purpose: str, began: RecordCall
+    ) -> tuple[HttpReply, RequestOptions]:
         """Make one call when it may be made; returns its reply and the form that it had.
 
         Raises:
@@ -174,23 +188,23 @@ class Session:
         """
         judge, tokens = self._judge, _estimated_tokens(messages, answer_type)
         async with self._free, self._breaker.call() as outcome:
-            await self._pace.wait(tokens + judge.max_answer_tokens)
+            await self._pace.wait(tokens + judge.max_response_tokens)
             self._breaker.refuse_if_open()
             form = self._form
-            sent = Attempt(
+            sent = CallRecord(
                 model=judge.model,
-                base_url=without_credentials(judge.base_url),
+                base_url=url_without_credentials(judge.base_url),
                 prompt_characters=sum(len(message["content"]) for message in messages),
                 estimated_prompt_tokens=tokens,
-                max_answer_tokens=judge.max_answer_tokens,
+                max_response_tokens=judge.max_response_tokens,
                 purpose=purpose,
-                answer_format=form.answer_format,
+                response_format=form.response_format,
                 temperature=form.temperature,
             )
             await began(sent)
             body = form.body(judge.model, messages, answer_type)
-            reply = self._without_key(await call(self._client, sent, body, judge.timeout_seconds))
-            outcome.note(reply.attempt.error_class, reply.attempt.error_message)
+            reply = self._without_key(await send_call(self._client, sent, body, judge.timeout_seconds))
+            outcome.record(reply.attempt.error_class, reply.attempt.error_message)
         self._heed(reply)
         return reply, form
 
@@ -198,22 +212,22 @@ class Session:
         """Whether a call that failed in passing may be made again, after so many failures."""
         return failures < self._judge.max_attempts and not self._breaker.is_open
 
-    async def back_off(self, reply: Reply, failures: int) -> None:
+    async def back_off(self, reply: HttpReply, failures: int) -> None:
         """Wait before a call is made again, where the provider named no time."""
-        if asked_to_wait(reply.headers) is not None:
+        if requested_wait(reply.headers) is not None:
             return
-        seconds = back_off(failures, self._judge.first_pause_seconds)
+        seconds = backoff_seconds(failures, self._judge.first_pause_seconds)
         if reply.attempt.error_class == "rate_limited":
             self._pace.pause(seconds)
         else:
             await asyncio.sleep(seconds)
 
-    def _heed(self, reply: Reply) -> None:
+    def _heed(self, reply: HttpReply) -> None:
         """Let all calls of the session wait where this one was told to."""
         if reply.attempt.error_class is None:
-            self._pace.heed(reply.headers)
+            self._pace.apply_rate_headers(reply.headers)
             return
-        wait = asked_to_wait(reply.headers)
+        wait = requested_wait(reply.headers)
         if wait is None:
             return
         if wait > LONGEST_PAUSE_SECONDS:
@@ -221,20 +235,20 @@ class Session:
         else:
             self._pace.pause(wait)
 
-    def takes_simpler_form(self, reply: Reply, form: RequestForm) -> bool:
+    def takes_simpler_form(self, reply: HttpReply, form: RequestOptions) -> bool:
         """Whether a call is to be made again in another form: the server has refused the one that it had."""
         if reply.attempt.error_class != "unsupported":
             return False
         if self._form != form:
             # Another call was refused before, and has found the next form.
             return True
-        simpler = form.after_refusal(reply.refusal, automatic=self._judge.answer_format == "auto")
+        simpler = form.after_refusal(reply.refusal, automatic=self._judge.response_format == "auto")
         if simpler is None:
             return False
         self._form = simpler
         return True
 
-    def _without_key(self, reply: Reply) -> Reply:
+    def _without_key(self, reply: HttpReply) -> HttpReply:
         """Return a reply that does not repeat our key: some servers do, to say that it is wrong."""
         key = self._judge.api_key
         if len(key) < _SHORTEST_KEY:
@@ -250,7 +264,7 @@ class Session:
             refusal=reply.refusal.replace(key, "[our key]"),
             attempt=replace(
                 attempt,
-                answered_model=clean(attempt.answered_model),
+                response_model=clean(attempt.response_model),
                 request_id=clean(attempt.request_id),
                 finish_reason=clean(attempt.finish_reason),
                 error_message=clean(attempt.error_message),
@@ -258,28 +272,28 @@ class Session:
         )
 
 
-class _Question(Generic[Answer]):
+class _Question(Generic[JudgeReply]):
     """The calls for one answer, one after the other."""
 
     def __init__(
         self,
-        session: Session,
+        session: JudgeSession,
         messages: list[dict[str, str]],
-        answer_type: type[Answer],
-        began: Record,
-        ended: Record,
+        answer_type: type[JudgeReply],
+        began: RecordCall,
+        ended: RecordCall,
     ) -> None:
         self._session = session
         self._messages = messages
         self._answer_type = answer_type
         self._began = began
         self._ended = ended
-        self._attempts: list[Attempt] = []
+        self._attempts: list[CallRecord] = []
         self._failures = 0
         self._repaired = False
         self._raw_answer: str | None = None
 
-    async def asked(self) -> Asked[Answer]:
+    async def asked(self) -> AskResult[JudgeReply]:
         purpose: str | None = "first"
         while purpose is not None:
             try:
@@ -292,22 +306,22 @@ class _Question(Generic[Answer]):
             await self._ended(attempt)
             self._attempts.append(attempt)
             if answer is not None:
-                return Asked(tuple(self._attempts), answer, None)
+                return AskResult(tuple(self._attempts), answer, None)
             self._raw_answer = reply.text or self._raw_answer
             purpose = await self._next(reply, attempt, form)
-        return Asked(tuple(self._attempts), None, self._raw_answer)
+        return AskResult(tuple(self._attempts), None, self._raw_answer)
 
-    def _judged(self, reply: Reply) -> tuple[Attempt, Answer | None]:
+    def _judged(self, reply: HttpReply) -> tuple[CallRecord, JudgeReply | None]:
         """Return the attempt, and the answer where its text is a valid one."""
         attempt = reply.attempt
         if attempt.error_class is not None or reply.text is None:
             return attempt, None
-        found = validated(without_frame(reply.text, attempt.answer_format), self._answer_type)
-        if isinstance(found, Mistake):
+        found = parse_response(strip_code_fence(reply.text, attempt.response_format), self._answer_type)
+        if isinstance(found, InvalidResponse):
             return attempt.failed("unusable", found.error_class, found.words), None
         return attempt, found
 
-    async def _next(self, reply: Reply, attempt: Attempt, form: RequestForm) -> str | None:
+    async def _next(self, reply: HttpReply, attempt: CallRecord, form: RequestOptions) -> str | None:
         """Return what the next call is for, after any pause before it; None where none would help."""
         if self._session.takes_simpler_form(reply, form):
             return "fallback"
@@ -326,11 +340,11 @@ class _Question(Generic[Answer]):
 
 def _estimated_tokens(messages: Sequence[dict[str, str]], answer_type: type[BaseModel]) -> int:
     """Return a conservative estimate of a prompt's tokens: its messages, what frames each, and the answer's schema."""
-    texts = [message["content"] for message in messages] + [schema_words(answer_type)]
+    texts = [message["content"] for message in messages] + [schema_instructions(answer_type)]
     return sum(map(estimated_tokens, texts)) + _TOKENS_AROUND_A_MESSAGE * len(texts)
 
 
-def without_credentials(url: str) -> str:
+def url_without_credentials(url: str) -> str:
     """Return an endpoint as it may be stored and shown: without user, password and query."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -50,7 +50,7 @@ def _is_loopback(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Consent:
+class JudgeAccessList:
     """Whose trajectories may be shown to a judge, by id. Who is denied is denied, whoever else allows it.
 
     Attributes:
@@ -90,5 +90,5 @@ class Consent:
         }
 
 
-EVERYBODY = Consent()
+UNRESTRICTED = JudgeAccessList()
 """No list is set."""

@@ -32,7 +32,7 @@ _SPECIFIC = ("private_key", "jwt", "api_key", "basic", "iban", "card", "email", 
 
 
 @dataclass(frozen=True)
-class Redaction:
+class Redactor:
     """What is replaced, and the key that tags are made with.
 
     Attributes:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from trajectory_pipeline.judge.transcript.truncate import Line, Shortening
-from trajectory_pipeline.lossless_json import write
+from trajectory_pipeline.judge.transcript.truncate import Line, Truncation
+from trajectory_pipeline.lossless_json import write_json
 
 RENDERER_VERSION = "2"
 """Goes up with any change of the text below."""
@@ -88,7 +88,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Block:
+class TranscriptMessage:
     """One message, or one error that the server recorded.
 
     Attributes:
@@ -114,8 +114,8 @@ class Block:
     role: str
     task: bool = False
     note: str | None = None
-    there: int = 0
-    kept: int = 0
+    exists: int = 0
+    included: int = 0
 
     @property
     def text(self) -> str:
@@ -127,7 +127,9 @@ class Block:
         return "\n".join([*note, self.header, *body])
 
 
-def blocks_of(documents: Sequence[Mapping[str, Any]], limit: int, redaction: Callable[[str], str]) -> list[Block]:
+def transcript_messages(
+    documents: Sequence[Mapping[str, Any]], limit: int, redaction: Callable[[str], str]
+) -> list[TranscriptMessage]:
     """Return the blocks of a chain of runs, as one task.
 
     Args:
@@ -142,11 +144,11 @@ class _Blocks:
     def __init__(self, documents: Sequence[Mapping[str, Any]], limit: int, redaction: Callable[[str], str]) -> None:
         self._documents = documents
         self._redaction = redaction
-        self._shortening = Shortening(limit)
+        self._shortening = Truncation(limit)
         self._calls: dict[str, list[tuple[str, str]]] = {}
         self._number = 0
 
-    def all(self) -> Iterator[Block]:
+    def all(self) -> Iterator[TranscriptMessage]:
         runs = {document["run_id"] for document in self._documents}
         for document in self._documents:
             run = self._name(document["run_id"])
@@ -171,21 +173,23 @@ class _Blocks:
                 words = " ".join(filter(None, [error.get("type"), error.get("message"), error.get("detail")]))
                 yield self._error(f"!! run {run} error:", words, run, "-", run, note)
 
-    def _error(self, head: str, words: str, cited_as: str, step: str, run: str, note: str | None) -> Block:
+    def _error(self, head: str, words: str, cited_as: str, step: str, run: str, note: str | None) -> TranscriptMessage:
         said = " ".join(self._redaction(words).split())
         line = Line(f"{head} {said}", verbatim=True)
         passage = Passage("server_error", (line,))
-        return Block(
-            cited_as, "", (passage,), self._number, step, run, "error", note=note, there=len(said), kept=len(said)
+        return TranscriptMessage(
+            cited_as, "", (passage,), self._number, step, run, "error", note=note, exists=len(said), included=len(said)
         )
 
-    def _message(self, message: Mapping[str, Any], step: str, run: str, *, task: bool, note: str | None) -> Block:
+    def _message(
+        self, message: Mapping[str, Any], step: str, run: str, *, task: bool, note: str | None
+    ) -> TranscriptMessage:
         self._number += 1
         self._shortening.begin(self._name(message["message_id"]))
         passages = tuple(passage for passage in self._passages(message) if passage.lines)
         name = self._name(message["message_id"])
         role, kind = self._name(message["role"]), self._name(message["kind"])
-        return Block(
+        return TranscriptMessage(
             cited_as=name,
             header=f"[{self._number}] {name} role={role} kind={kind} step={step} run={run}",
             passages=passages,
@@ -195,8 +199,8 @@ class _Blocks:
             role=str(message["role"]),
             task=task,
             note=note,
-            there=self._shortening.there,
-            kept=self._shortening.kept,
+            exists=self._shortening.there,
+            included=self._shortening.kept,
         )
 
     def _passages(self, message: Mapping[str, Any]) -> Iterator[Passage]:
@@ -231,14 +235,14 @@ class _Blocks:
             elif kind in ("redacted_reasoning", "omitted_reasoning"):
                 yield Passage("agent_thought", (_mark("(reasoning that the provider withheld)"),))
             else:
-                yield Passage(own, tuple(self._lines(write(part))))
+                yield Passage(own, tuple(self._lines(write_json(part))))
             reasoned = "reasoning" in kind
 
     def _call(self, call: Mapping[str, Any]) -> Passage:
         function = call.get("function")
         function = function if isinstance(function, dict) else {}
         arguments = function.get("arguments")
-        text = arguments if isinstance(arguments, str) else write(arguments)
+        text = arguments if isinstance(arguments, str) else write_json(arguments)
         name = self._name(function.get("name"))
         self._calls.setdefault(str(call.get("id")), []).append((name, text))
         lines = _framed(f"-> call {self._name(call.get('id'))} {name}(", self._lines(text), ")")
@@ -246,7 +250,7 @@ class _Blocks:
 
     def _return(self, item: Mapping[str, Any]) -> Passage:
         status = "denied" if item.get("denied") else self._name(item.get("status"))
-        text = item["text"] if item["text"] is not None else write(item.get("func_response"))
+        text = item["text"] if item["text"] is not None else write_json(item.get("func_response"))
         lines = [_own(f"<- return {self._name(item.get('tool_call_id'))} status={status}")]
         lines += self._lines(text, whole=status == "error")
         for name in ("stdout", "stderr"):
@@ -317,4 +321,4 @@ def _text_of(value: Any) -> str:
         value = value.get("text")
     if value is None:
         return ""
-    return value if isinstance(value, str) else write(value)
+    return value if isinstance(value, str) else write_json(value)

@@ -23,7 +23,7 @@ class Line:
     verbatim: bool
 
 
-class Shortening:
+class Truncation:
     """Shortens texts, the same each time, and keeps count for each message.
 
     What was shown before in whole counts as shown.
@@ -81,7 +81,7 @@ def _cut(text: str, limit: int, why: str) -> Iterator[Line]:
     yield from (Line(line, verbatim=True) for line in text[-tail:].splitlines())
 
 
-def squeezed(lines: Sequence[Line], room: int) -> list[tuple[int, Line]]:
+def collapse_whitespace(lines: Sequence[Line], room: int) -> list[tuple[int, Line]]:
     """Return lines shortened to a number of UTF-8 bytes, head and tail, however few they are.
 
     For one message that is larger than all the room there is. Each line counts with three bytes of its own for what

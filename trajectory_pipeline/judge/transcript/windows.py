@@ -14,12 +14,12 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
-from trajectory_pipeline.judge.transcript.messages import Block, Passage, blocks_of
-from trajectory_pipeline.judge.transcript.truncate import squeezed
+from trajectory_pipeline.judge.transcript.messages import Passage, TranscriptMessage, transcript_messages
+from trajectory_pipeline.judge.transcript.truncate import collapse_whitespace
 
-LADDER = ((20_000, 1), (8_000, 1), (3_000, 1), (8_000, 8), (3_000, 8), (1_000, 16), (300, 32))
+TRUNCATION_STEPS = ((20_000, 1), (8_000, 1), (3_000, 1), (8_000, 8), (3_000, 8), (1_000, 16), (300, 32))
 """Characters that one piece of text may keep, and the windows that there may be then; the first that fits is taken."""
-MOST_WINDOWS = LADDER[-1][1]
+MAX_WINDOWS = TRUNCATION_STEPS[-1][1]
 _CARRIED_SHARE = 8
 """Each task that is carried along has at most this part of a window's room."""
 _NOTES = 200
@@ -40,8 +40,8 @@ class Window:
 
     number: int
     of: int
-    blocks: tuple[Block, ...]
-    carried: tuple[Block, ...] = ()
+    blocks: tuple[TranscriptMessage, ...]
+    carried: tuple[TranscriptMessage, ...] = ()
 
     @property
     def text(self) -> str:
@@ -57,7 +57,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedTranscript:
     """A transcript as it is shown.
 
     Attributes:
@@ -79,14 +79,14 @@ class Rendered:
         return "\n".join(window.text for window in self.windows)
 
     @cached_property
-    def blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> tuple[TranscriptMessage, ...]:
         """What is shown, in order, each once."""
         return tuple(block for window in self.windows for block in window.blocks)
 
     @cached_property
-    def cited(self) -> Mapping[str, tuple[Block, ...]]:
+    def cited(self) -> Mapping[str, tuple[TranscriptMessage, ...]]:
         """By the id that a citation names: the blocks that were shown under it."""
-        found: dict[str, tuple[Block, ...]] = {}
+        found: dict[str, tuple[TranscriptMessage, ...]] = {}
         for block in self.blocks:
             found[block.cited_as] = (*found.get(block.cited_as, ()), block)
         return found
@@ -99,11 +99,13 @@ class Rendered:
     @property
     def coverage(self) -> float:
         """Share of the content's characters that is shown, 0–1."""
-        there = sum(block.there for block in self.blocks)
-        return sum(block.kept for block in self.blocks) / there if there else 1.0
+        there = sum(block.exists for block in self.blocks)
+        return sum(block.included for block in self.blocks) / there if there else 1.0
 
 
-def render(documents: Sequence[Mapping[str, Any]], room: int, redaction: Callable[[str], str]) -> Rendered:
+def render_transcript(
+    documents: Sequence[Mapping[str, Any]], room: int, redaction: Callable[[str], str]
+) -> RenderedTranscript:
     """Return the transcript of a chain of runs, as one task.
 
     Args:
@@ -119,30 +121,30 @@ def render(documents: Sequence[Mapping[str, Any]], room: int, redaction: Callabl
         return redacted[text]
 
     limit = 0
-    blocks: list[Block] = []
-    for rung, most in LADDER:
+    blocks: list[TranscriptMessage] = []
+    for rung, most in TRUNCATION_STEPS:
         if rung != limit:
-            limit, blocks = rung, blocks_of(documents, rung, redact)
+            limit, blocks = rung, transcript_messages(documents, rung, redact)
         if most == 1:
             whole = Window(1, 1, tuple(blocks))
             if _size(whole.text) <= room:
-                return Rendered((whole,), limit)
+                return RenderedTranscript((whole,), limit)
         elif room >= _LEAST_ROOM and len(windows := _windows(blocks, room)) <= most:
-            return Rendered(windows, limit)
-    return Rendered((), limit)
+            return RenderedTranscript(windows, limit)
+    return RenderedTranscript((), limit)
 
 
-def tasks_of(blocks: Sequence[Block]) -> list[Block]:
+def tasks_of(blocks: Sequence[TranscriptMessage]) -> list[TranscriptMessage]:
     """Return the task of the judged run, and before it that of the run that the chain begins with."""
     tasks = [block for block in blocks if block.task]
     return [*tasks[:1], *tasks[-1:]] if len(tasks) > 1 else tasks
 
 
-def _windows(blocks: Sequence[Block], room: int) -> tuple[Window, ...]:
+def _windows(blocks: Sequence[TranscriptMessage], room: int) -> tuple[Window, ...]:
     tasks = tasks_of(blocks)
     carried = [_fitted(block, room // _CARRIED_SHARE) for block in tasks]
     own_room = room - sum(_size(block.text) for block in carried) - _NOTES
-    parts: list[list[Block]] = [[]]
+    parts: list[list[TranscriptMessage]] = [[]]
     used = 0
     for group in _steps(blocks):
         size = sum(_size(block.text) for block in group)
@@ -162,11 +164,11 @@ def _windows(blocks: Sequence[Block], room: int) -> tuple[Window, ...]:
     )
 
 
-def _steps(blocks: Iterable[Block]) -> list[list[Block]]:
+def _steps(blocks: Iterable[TranscriptMessage]) -> list[list[TranscriptMessage]]:
     return [list(group) for _, group in groupby(blocks, key=lambda block: (block.run, block.step))]
 
 
-def _not_in(part: Sequence[Block], carried: Sequence[Block]) -> list[Block]:
+def _not_in(part: Sequence[TranscriptMessage], carried: Sequence[TranscriptMessage]) -> list[TranscriptMessage]:
     there = {block.position for block in part if block.task}
     return [block for block in carried if block.position not in there]
 
@@ -175,17 +177,19 @@ def _size(text: str) -> int:
     return len(text.encode()) + 1
 
 
-def _fitted(block: Block, room: int) -> Block:
+def _fitted(block: TranscriptMessage, room: int) -> TranscriptMessage:
     """Return a block that is no larger than there is room."""
     if _size(block.text) <= room:
         return block
     owners = [(passage, line) for passage in block.passages for line in passage.lines]
     fixed = _size(block.header) + (_size(block.note) if block.note else 0)
-    kept = squeezed([line for _, line in owners], room - fixed - _NOTES)
+    kept = collapse_whitespace([line for _, line in owners], room - fixed - _NOTES)
     passages: list[Passage] = []
     numbers = [number for number, passage in enumerate(block.passages) for _ in passage.lines]
     for owner, lines in groupby(kept, key=lambda item: numbers[item[0]]):
         passages.append(replace(block.passages[owner], lines=tuple(line for _, line in lines)))
     before = sum(len(line.text) for _, line in owners if line.verbatim)
     after = sum(len(line.text) for _, line in kept if line.verbatim)
-    return replace(block, passages=tuple(passages), kept=block.kept * after // before if before else block.kept)
+    return replace(
+        block, passages=tuple(passages), included=block.included * after // before if before else block.included
+    )

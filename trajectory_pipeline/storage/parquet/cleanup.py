@@ -16,13 +16,13 @@ from fsspec.implementations.local import LocalFileSystem
 
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.schema.types import Table
-from trajectory_pipeline.storage.parquet.corrupt_files import DAMAGED
-from trajectory_pipeline.storage.parquet.filesystem import TEMPORARY, filesystem_of, shown, told
+from trajectory_pipeline.storage.parquet.corrupt_files import CORRUPT_SUFFIX
+from trajectory_pipeline.storage.parquet.filesystem import TEMPORARY, filesystem_of, storage_error, without_credentials
 from trajectory_pipeline.storage.parquet.store import FILE_NAME, HOUR_FOLDER, ParquetStore, hour_folder
 
 
 @dataclass(frozen=True)
-class Files:
+class FileTotals:
     """Files of a partition of an asset.
 
     Attributes:
@@ -33,8 +33,8 @@ class Files:
     count: int = 0
     bytes: int = 0
 
-    def __add__(self, other: "Files") -> "Files":
-        return Files(self.count + other.count, self.bytes + other.bytes)
+    def __add__(self, other: "FileTotals") -> "FileTotals":
+        return FileTotals(self.count + other.count, self.bytes + other.bytes)
 
 
 def hours_with_folders(store: ParquetStore, table: Table) -> list[datetime]:
@@ -43,7 +43,7 @@ def hours_with_folders(store: ParquetStore, table: Table) -> list[datetime]:
     Raises:
         SinkError: the storage cannot be read.
     """
-    with _looking_after("Listing", shown(store.uri)):
+    with _looking_after("Listing", without_credentials(store.uri)):
         filesystem, path = filesystem_of(store.uri, posixpath.join(store.uri.rstrip("/"), table.name))
         try:
             names = [posixpath.basename(str(place).rstrip("/")) for place in filesystem.ls(path, detail=False)]
@@ -52,7 +52,7 @@ def hours_with_folders(store: ParquetStore, table: Table) -> list[datetime]:
     return sorted(hour for name in names if (hour := _hour_of(name)) is not None)
 
 
-def files_of(store: ParquetStore, table: Table, hour: datetime) -> Files:
+def files_of(store: ParquetStore, table: Table, hour: datetime) -> FileTotals:
     """Return what a partition of an asset has in the storage.
 
     Raises:
@@ -60,10 +60,10 @@ def files_of(store: ParquetStore, table: Table, hour: datetime) -> Files:
     """
     with _looking_after("Reading", store.path_of(table, hour)):
         _, _, found = _ours(store, table, hour)
-    return Files(len(found), sum(int(each["size"] or 0) for each in found))
+    return FileTotals(len(found), sum(int(each["size"] or 0) for each in found))
 
 
-def remove_files(store: ParquetStore, table: Table, hour: datetime) -> Files:
+def remove_files(store: ParquetStore, table: Table, hour: datetime) -> FileTotals:
     """Remove a partition's file, and what a killed process left beside it; the partition's lock must be held.
 
     Raises:
@@ -78,7 +78,7 @@ def remove_files(store: ParquetStore, table: Table, hour: datetime) -> Files:
             # Where somebody put files of their own there, it stays, and so do these.
             with contextlib.suppress(OSError):
                 filesystem.rmdir(folder)
-    return Files(len(found), sum(int(each["size"] or 0) for each in found))
+    return FileTotals(len(found), sum(int(each["size"] or 0) for each in found))
 
 
 def _ours(
@@ -94,7 +94,7 @@ def _ours(
 
 
 def _is_ours(name: str) -> bool:
-    return name == FILE_NAME or name.startswith((TEMPORARY, DAMAGED))
+    return name == FILE_NAME or name.startswith((TEMPORARY, CORRUPT_SUFFIX))
 
 
 def _hour_of(name: str) -> datetime | None:
@@ -114,6 +114,6 @@ def _looking_after(doing: str, target: str) -> Iterator[None]:
     # Each kind of storage has errors of its own: botocore's are no OSError.
     except Exception as error:
         raise SinkError(
-            f"{doing} {target} failed: {told(error)}. Check TRAJECTORY_STORAGE_URI, and that this user may list and"
+            f"{doing} {target} failed: {storage_error(error)}. Check TRAJECTORY_STORAGE_URI, and that this user may list and"
             " remove files there, then prune again."
         ) from error

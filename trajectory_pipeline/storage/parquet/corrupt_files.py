@@ -17,11 +17,11 @@ from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet import filesystem as filesystems
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 
-DAMAGED = ".damaged-"
+CORRUPT_SUFFIX = ".damaged-"
 """Prefix of files kept aside: hidden, and not ending in ``.parquet``, so that no reader's glob finds one."""
 
 
-def damage_of(store: ParquetStore, table: Table, hour: datetime) -> str | None:
+def find_corruption(store: ParquetStore, table: Table, hour: datetime) -> str | None:
     """Return what is wrong with a partition's file, on one line; None where it is whole, or there is none.
 
     Reads all of it. A storage that cannot be read says nothing about the file, and is an error.
@@ -32,7 +32,7 @@ def damage_of(store: ParquetStore, table: Table, hour: datetime) -> str | None:
     if not store.exists(table, hour):
         return None
     with tempfile.TemporaryFile() as copy:
-        with filesystems.reading(store.path_of(table, hour)):
+        with filesystems.translating_read_errors(store.path_of(table, hour)):
             _fetch(store, table, hour, copy)
         try:
             with pq.ParquetFile(copy) as file:
@@ -40,11 +40,11 @@ def damage_of(store: ParquetStore, table: Table, hour: datetime) -> str | None:
                     file.read_row_group(group)
         # Of a page that does not decompress, Arrow tells as of the system.
         except (pa.ArrowException, OSError) as error:
-            return filesystems.told(error)
+            return filesystems.storage_error(error)
     return None
 
 
-def keep_aside(store: ParquetStore, table: Table, hour: datetime) -> str:
+def keep_corrupt_file(store: ParquetStore, table: Table, hour: datetime) -> str:
     """Copy a partition's file to where no reader looks, once; returns the copy's URI. Its lock must be held.
 
     Raises:
@@ -52,10 +52,10 @@ def keep_aside(store: ParquetStore, table: Table, hour: datetime) -> str:
     """
     target = store.path_of(table, hour)
     filesystem, path = store.filesystem(table, hour)
-    with filesystems.reading(target), filesystem.open(path, "rb") as file:
+    with filesystems.translating_read_errors(target), filesystem.open(path, "rb") as file:
         # By its content: asked again after a crash, it is the same copy.
-        name = DAMAGED + hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    with filesystems.writing(posixpath.join(posixpath.dirname(target), name)):
+        name = CORRUPT_SUFFIX + hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    with filesystems.translating_write_errors(posixpath.join(posixpath.dirname(target), name)):
         filesystem.copy(path, posixpath.join(posixpath.dirname(path), name))
     return posixpath.join(posixpath.dirname(target), name)
 

@@ -33,43 +33,43 @@ def filesystem_of(storage: str, target: str) -> tuple[fsspec.AbstractFileSystem,
             filesystem.invalidate_cache()
     except Exception as error:
         raise SinkError(
-            f"TRAJECTORY_STORAGE_URI {shown(storage)!r} cannot be used: {error}. Give a folder or an"
+            f"TRAJECTORY_STORAGE_URI {without_credentials(storage)!r} cannot be used: {error}. Give a folder or an"
             " fsspec URL, and install the package that its protocol needs (`pip install s3fs` for s3://)."
         ) from error
     return filesystem, str(path)
 
 
-def shown(uri: str) -> str:
+def without_credentials(uri: str) -> str:
     """Return a URI as it may be shown: ``sftp://host/path``, no user and no password."""
     return _LOGIN.sub(r"\1", uri)
 
 
-def told(error: Exception) -> str:
+def storage_error(error: Exception) -> str:
     """Return what an error of a storage says, on one line."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 @contextlib.contextmanager
-def writing(target: str) -> Iterator[None]:
+def translating_write_errors(target: str) -> Iterator[None]:
     """Turn what is raised inside into a ``SinkError`` that says that writing a file failed."""
     try:
         yield
     # Each kind of storage has errors of its own: botocore's are no OSError.
     except Exception as error:
         raise SinkError(
-            f"Writing {target} failed: {told(error)}. The former file, if any, is untouched. Check that there is space"
+            f"Writing {target} failed: {storage_error(error)}. The former file, if any, is untouched. Check that there is space"
             " and that this user or these credentials may write there (TRAJECTORY_STORAGE_URI), then materialise again."
         ) from error
 
 
 @contextlib.contextmanager
-def reading(target: str) -> Iterator[None]:
+def translating_read_errors(target: str) -> Iterator[None]:
     """Turn what is raised inside into a ``SinkError`` that says that reading a file failed."""
     try:
         yield
     except Exception as error:
         raise SinkError(
-            f"Reading {target} failed: {told(error)}. Check TRAJECTORY_STORAGE_URI, and that this user or these"
+            f"Reading {target} failed: {storage_error(error)}. Check TRAJECTORY_STORAGE_URI, and that this user or these"
             " credentials may read there; if the file is damaged, materialise the partition again."
         ) from error
 
@@ -83,7 +83,7 @@ def closing(handle: IO[bytes], target: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             handle.close()
         raise
-    with writing(target):
+    with translating_write_errors(target):
         handle.close()
 
 
@@ -97,7 +97,7 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_temp_files(folder: Path) -> None:
     """Remove what a killed process left; a partition's lock is held, so nobody else is writing in its folder."""
     for leftover in folder.glob(f"{TEMPORARY}*"):
         leftover.unlink(missing_ok=True)

@@ -28,11 +28,11 @@ _ROWS_AT_ONCE = 250
 """Rows that are read, and converted, together; fewer at the end of a row group."""
 
 
-def told_as_reading(target: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def translating_parquet_errors(target: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yield batches; an error of their origin is told as one of reading the file."""
     while True:
         # What the caller does with a batch is no affair of ours: only the reading is told as such.
-        with filesystems.reading(target):
+        with filesystems.translating_read_errors(target):
             batch = next(batches, None)
         if batch is None:
             return
@@ -74,7 +74,7 @@ def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[p
     first = next(remaining, None)
     small = first is None or first.nbytes < _SMALL_BYTES
     schema = arrow_schema(table)
-    with filesystems.writing(target):
+    with filesystems.translating_write_errors(target):
         writer = pq.ParquetWriter(
             handle,
             schema,
@@ -85,14 +85,14 @@ def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[p
         )
     try:
         for group in chain(() if first is None else (first,), remaining):
-            with filesystems.writing(target):
+            with filesystems.translating_write_errors(target):
                 writer.write_table(group)
             rows += group.num_rows
     except BaseException:
         with contextlib.suppress(Exception):
             writer.close()
         raise
-    with filesystems.writing(target):
+    with filesystems.translating_write_errors(target):
         writer.close()
         handle.flush()
         os.fsync(handle.fileno())

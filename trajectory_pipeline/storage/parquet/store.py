@@ -30,7 +30,7 @@ HOUR_FOLDER = "hour=%Y-%m-%dT%H"
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenFile:
     """What was written.
 
     Attributes:
@@ -54,7 +54,7 @@ def hour_folder(hour: datetime) -> str:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class StagedFile:
     """A partition's new file, made and not yet seen by anybody.
 
     Attributes:
@@ -72,20 +72,20 @@ class Prepared:
     _filesystem: fsspec.AbstractFileSystem
     _path: str
 
-    def publish(self) -> Written:
+    def publish(self) -> WrittenFile:
         """Put the file in the place of the former one, at once; one that is the same already is left alone.
 
         Raises:
             SinkError: the storage cannot be written; the former file stays as it was.
         """
         replaced = not self.is_published
-        with filesystems.writing(self.uri):
+        with filesystems.translating_write_errors(self.uri):
             if replaced and isinstance(self._filesystem, LocalFileSystem):
                 self._temporary.replace(self._path)
                 filesystems.sync_folder(Path(self._path).parent)
             elif replaced:
                 self._filesystem.put_file(str(self._temporary), self._path)
-        return Written(self.uri, self.rows, self.bytes, self.sha256, replaced)
+        return WrittenFile(self.uri, self.rows, self.bytes, self.sha256, replaced)
 
     @property
     def is_first_and_empty(self) -> bool:
@@ -94,7 +94,7 @@ class Prepared:
         Raises:
             SinkError: that cannot be told.
         """
-        with filesystems.reading(self.uri):
+        with filesystems.translating_read_errors(self.uri):
             return not self.rows and not self._filesystem.exists(self._path)
 
     @cached_property
@@ -104,7 +104,7 @@ class Prepared:
         Raises:
             SinkError: it cannot be read.
         """
-        with filesystems.reading(self.uri):
+        with filesystems.translating_read_errors(self.uri):
             try:
                 if self._filesystem.size(self._path) != self.bytes:
                     return False
@@ -130,18 +130,18 @@ class ParquetStore:
 
     def path_of(self, table: Table, hour: datetime) -> str:
         """Return the URI of a partition's file, as it may be shown: without a password."""
-        return filesystems.shown(self._target(table, hour))
+        return filesystems.without_credentials(self._target(table, hour))
 
-    def write(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> Written:
+    def write(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> WrittenFile:
         """Replace a partition's file by these rows; without any rows, by an empty file.
 
         Raises:
             SinkError: the storage cannot be written; the old file stays as it was.
         """
-        with self.prepare(table, hour, batches) as prepared:
+        with self.stage(table, hour, batches) as prepared:
             return prepared.publish()
 
-    def standing(self, table: Table, hour: datetime, sha256: str) -> Written | None:
+    def find_matching(self, table: Table, hour: datetime, sha256: str) -> WrittenFile | None:
         """Return a partition's file where it is there and has this digest; None where it is another or none.
 
         Raises:
@@ -149,18 +149,18 @@ class ParquetStore:
         """
         target = self.path_of(table, hour)
         filesystem, path = self.filesystem(table, hour)
-        with filesystems.reading(target):
+        with filesystems.translating_read_errors(target):
             try:
                 with filesystem.open(path, "rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                         return None
                     size = file.tell()
                     rows = pq.ParquetFile(file).metadata.num_rows
-                    return Written(target, rows, size, sha256, replaced=False)
+                    return WrittenFile(target, rows, size, sha256, replaced=False)
             except FileNotFoundError:
                 return None
 
-    def tidy(self, table: Table, hour: datetime) -> None:
+    def remove_temp_files(self, table: Table, hour: datetime) -> None:
         """Remove what a killed process left of a file of the partition, whose lock must be held, as ``prepare`` does.
 
         Raises:
@@ -168,11 +168,11 @@ class ParquetStore:
         """
         filesystem, path = self.filesystem(table, hour)
         if isinstance(filesystem, LocalFileSystem):
-            with filesystems.writing(self.path_of(table, hour)):
-                filesystems.remove_leftovers(Path(path).parent)
+            with filesystems.translating_write_errors(self.path_of(table, hour)):
+                filesystems.remove_temp_files(Path(path).parent)
 
     @contextlib.contextmanager
-    def prepare(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> Iterator[Prepared]:
+    def stage(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> Iterator[StagedFile]:
         """Make a partition's new file; nobody sees it before ``publish``, and without that it is gone in the end.
 
         So a file can be ready before a database transaction ends, and be published just before its commit.
@@ -186,17 +186,17 @@ class ParquetStore:
             Path(posixpath.dirname(path)) if isinstance(filesystem, LocalFileSystem) else Path(tempfile.gettempdir())
         )
         temporary = folder / f"{filesystems.TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
-        with filesystems.writing(target):
+        with filesystems.translating_write_errors(target):
             if isinstance(filesystem, LocalFileSystem):
                 filesystem.makedirs(str(folder), exist_ok=True)
-                filesystems.remove_leftovers(folder)
+                filesystems.remove_temp_files(folder)
             handle = temporary.open("wb")
         try:
             with filesystems.closing(handle, target):
                 rows = io.write_rows(handle, target, table, batches)
-            with filesystems.writing(target):
+            with filesystems.translating_write_errors(target):
                 size, digest = temporary.stat().st_size, _sha256(temporary)
-            yield Prepared(target, rows, size, digest, temporary, filesystem, path)
+            yield StagedFile(target, rows, size, digest, temporary, filesystem, path)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -214,7 +214,7 @@ class ParquetStore:
         wanted = arrow_schema(table)
         if columns is not None:
             wanted = pa.schema([wanted.field(name) for name in columns])
-        yield from io.told_as_reading(target, io.read_batches(filesystem, path, wanted))
+        yield from io.translating_parquet_errors(target, io.read_batches(filesystem, path, wanted))
 
     def read_fields(self, table: Table, hour: datetime, fields: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield a partition's rows with these fields alone, whatever else stands beside them; nothing without a file.
@@ -230,12 +230,12 @@ class ParquetStore:
         target = self.path_of(table, hour)
         filesystem, path = self.filesystem(table, hour)
         leaves = [field.replace(".", ".list.element.") for field in fields]
-        yield from io.told_as_reading(target, io.read_leaves(filesystem, path, leaves))
+        yield from io.translating_parquet_errors(target, io.read_leaves(filesystem, path, leaves))
 
     def exists(self, table: Table, hour: datetime) -> bool:
         """Whether a partition has a file."""
         filesystem, path = self.filesystem(table, hour)
-        with filesystems.reading(self.path_of(table, hour)):
+        with filesystems.translating_read_errors(self.path_of(table, hour)):
             return bool(filesystem.exists(path))
 
     def probe(self) -> None:
@@ -245,7 +245,7 @@ class ParquetStore:
             SinkError: it cannot.
         """
         filesystem, path = filesystems.filesystem_of(self.uri, self.uri)
-        with filesystems.writing(filesystems.shown(self.uri)):
+        with filesystems.translating_write_errors(filesystems.without_credentials(self.uri)):
             if not isinstance(filesystem, LocalFileSystem):
                 filesystem.exists(path)
                 return
@@ -260,7 +260,7 @@ class ParquetStore:
             SinkError: the file cannot be read.
         """
         filesystem, path = self.filesystem(table, hour)
-        with filesystems.reading(self.path_of(table, hour)):
+        with filesystems.translating_read_errors(self.path_of(table, hour)):
             if not filesystem.exists(path):
                 return None
             with filesystem.open(path, "rb") as handle:

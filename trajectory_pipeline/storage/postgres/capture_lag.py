@@ -37,7 +37,7 @@ _LAG = (
 )
 
 
-def lag_of_new_runs(partition: "PartitionTransaction") -> CaptureLag | None:
+def lag_of_runs(partition: "PartitionTransaction") -> CaptureLag | None:
     """Return the lag of the runs that a partition's transaction brings for the first time; None where it brings none.
 
     Runs that were there before are not counted, those that moved here from another partition neither.

@@ -67,7 +67,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
 )
 
 
-def sink_error(url: str, doing: str, error: BaseException) -> SinkError:
+def database_error(url: str, doing: str, error: BaseException) -> SinkError:
     """Return the sentence for a driver's error: what was being done, where, and what to do."""
     text = _told(str(getattr(error, "orig", None) or error))
     advice = next(
@@ -86,7 +86,7 @@ def _told(message: str) -> str:
 
 
 @contextmanager
-def writing(url: str, doing: str) -> Iterator[None]:
+def translating_database_errors(url: str, doing: str) -> Iterator[None]:
     """Turn what the drivers raise inside into a ``SinkError`` that names what was being done.
 
     Raises:
@@ -95,7 +95,7 @@ def writing(url: str, doing: str) -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, sa.exc.DBAPIError) as error:
-        raise sink_error(url, doing, error) from error
+        raise database_error(url, doing, error) from error
 
 
 def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection:
@@ -127,11 +127,11 @@ def connect(url: str, *, autocommit: bool = False) -> Iterator[psycopg.Connectio
     Raises:
         SinkError: the database cannot be reached or refuses.
     """
-    with writing(url, "Connecting"):
+    with translating_database_errors(url, "Connecting"):
         connection = open_connection(url, autocommit=autocommit)
     # Not the connection's own context: it would leave one open whose commit fails, and with it its locks.
     try:
-        with writing(url, "Committing"):
+        with translating_database_errors(url, "Committing"):
             yield connection
             if not connection.autocommit:
                 connection.commit()

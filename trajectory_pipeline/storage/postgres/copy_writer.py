@@ -35,7 +35,7 @@ PIECE_BYTES = 2**20
 """Of a COPY, that is handed to the driver at once."""
 
 
-class Staging:
+class CopyWriter:
     """An open COPY into the staging table; the server takes a batch in while the next one is made."""
 
     def __init__(self, copy: psycopg.Copy, behind: WriteBehind) -> None:

@@ -14,10 +14,10 @@ from psycopg.rows import dict_row
 
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.storage.postgres import run_locations
-from trajectory_pipeline.storage.postgres.connection import connect, writing
+from trajectory_pipeline.storage.postgres.connection import connect, translating_database_errors
 from trajectory_pipeline.storage.postgres.migrate import require_migrated
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
-from trajectory_pipeline.storage.postgres.pool import KeptConnections
+from trajectory_pipeline.storage.postgres.pool import ConnectionPool
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TrajectoryDatabase:
     """
 
     url: str = field(repr=False)
-    _kept: KeptConnections | None = field(default=None, repr=False, compare=False)
+    _kept: ConnectionPool | None = field(default=None, repr=False, compare=False)
 
     @contextmanager
     def connect(self, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
@@ -39,16 +39,16 @@ class TrajectoryDatabase:
             SinkError: the database cannot be reached, or is not migrated; the text says what to run.
         """
         if self._kept is not None:
-            with self._kept.lent(autocommit=autocommit) as connection:
+            with self._kept.connection(autocommit=autocommit) as connection:
                 yield connection
             return
         with connect(self.url, autocommit=autocommit) as connection:
-            with writing(self.url, "Looking for the schema"):
+            with translating_database_errors(self.url, "Looking for the schema"):
                 require_migrated(self.url, connection)
             yield connection
 
     @contextmanager
-    def kept_open(self) -> Iterator["TrajectoryDatabase"]:
+    def pooled(self) -> Iterator["TrajectoryDatabase"]:
         """Keep connections for all that is done inside, instead of one a transaction; one that is lost is opened anew.
 
         Nothing is opened before it is needed; inside such a block, another changes nothing.
@@ -56,7 +56,7 @@ class TrajectoryDatabase:
         if self._kept is not None:
             yield self
             return
-        with KeptConnections(self.url) as kept:
+        with ConnectionPool(self.url) as kept:
             yield replace(self, _kept=kept)
 
     @contextmanager
@@ -84,7 +84,7 @@ class TrajectoryDatabase:
         rows = self.rows(f"SELECT * FROM {SCHEMA_NAME}.partitions WHERE asset = %s{condition}", parameters)
         return {row["partition_key"]: row for row in rows}
 
-    def moved_on(self, partition_key: str, run_ids: Sequence[str]) -> list[str]:
+    def runs_moved_away(self, partition_key: str, run_ids: Sequence[str]) -> list[str]:
         """Return which of these runs are in another partition, by the newest look at the source.
 
         A run moves when its ``completed_at`` changes. Until the partition that it left is read again, raw rows of it
@@ -93,9 +93,9 @@ class TrajectoryDatabase:
         rows = self.rows(run_locations.MOVED, {"key": partition_key, "ids": list(run_ids)})
         return [row["run_id"] for row in rows]
 
-    def unsettled(self, partition_keys: Sequence[str]) -> dict[str, str]:
+    def invalidations(self, partition_keys: Sequence[str]) -> dict[str, str]:
         """Return which of these partitions must be materialised again whatever the source holds, and why, in words."""
-        rows = self.rows(run_locations.UNSETTLED, run_locations.unsettled_of(partition_keys))
+        rows = self.rows(run_locations.UNSETTLED, run_locations.invalidations_of(partition_keys))
         return {row["partition_key"]: row["reasons"] for row in rows}
 
     def trajectory(self, run_id: str) -> dict[str, Any] | None:
@@ -114,7 +114,7 @@ class TrajectoryDatabase:
         """
         with (
             self.connect(autocommit=True) as connection,
-            writing(self.url, "Reading"),
+            translating_database_errors(self.url, "Reading"),
             connection.cursor(row_factory=dict_row) as cursor,
         ):
             cursor.execute(statement.encode(), parameters)

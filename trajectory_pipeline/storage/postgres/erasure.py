@@ -21,12 +21,12 @@ from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS, VERDICTS
 KEPT_OF_VERDICT = frozenset(
     {"run_id", "verdict_key", "policy_id", "partition_key", "content_digest", "verdict_status", "outcome"}
     | {"failure_owner", "failure_mode", "failed_step_id", "task_category", "complexity", "model", "error_class"}
-    | {"shown_run_ids", "shown_digests", "answer_format"}
+    | {"shown_run_ids", "shown_digests", "response_format"}
 )
 KEPT_OF_ATTEMPT = frozenset(
-    {"attempt_id", "run_id", "verdict_key", "policy_id", "model", "answered_model", "base_url", "request_id"}
-    | {"finish_reason", "result", "error_class", "purpose", "answer_format"}
-    | {"spending_day", "organization_id", "materialization_id"}
+    {"attempt_id", "run_id", "verdict_key", "policy_id", "model", "response_model", "base_url", "request_id"}
+    | {"finish_reason", "result", "error_class", "purpose", "response_format"}
+    | {"budget_day", "organization_id", "materialization_id"}
 )
 """Texts that stay: ids, and words out of closed lists. Any other text goes: a new column cannot be forgotten."""
 
@@ -37,7 +37,7 @@ _SHOWED_WHAT_IS_GONE: LiteralString = """EXISTS (
 
 
 @dataclass(frozen=True)
-class ShowingVerdict:
+class VerdictShowingRun:
     """A verdict that showed what was since erased.
 
     Attributes:
@@ -76,7 +76,7 @@ def record_rewritten(connection: psycopg.Connection, asset: str, partition_key: 
     )
 
 
-def verdicts_that_showed(connection: psycopg.Connection, run_ids: Sequence[str]) -> list[ShowingVerdict]:
+def verdicts_that_showed(connection: psycopg.Connection, run_ids: Sequence[str]) -> list[VerdictShowingRun]:
     """Return the verdicts that showed these runs before they were erased, those without texts already among them."""
     rows = connection.execute(
         sql.SQL(
@@ -88,7 +88,7 @@ def verdicts_that_showed(connection: psycopg.Connection, run_ids: Sequence[str])
         ).format(sql.SQL(_SHOWED_WHAT_IS_GONE)),
         [list(run_ids)],
     ).fetchall()
-    return [ShowingVerdict(run_id, key, tuple(partitions)) for run_id, key, partitions in rows]
+    return [VerdictShowingRun(run_id, key, tuple(partitions)) for run_id, key, partitions in rows]
 
 
 def erase_verdicts_that_showed(connection: psycopg.Connection, run_ids: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.settings import without_password
-from trajectory_pipeline.storage.postgres.connection import open_connection, writing
+from trajectory_pipeline.storage.postgres.connection import open_connection, translating_database_errors
 
 VERSION_TABLE = "alembic_version"
 _MINIMUM_SERVER = 14
@@ -34,7 +34,7 @@ def migrate(url: str) -> tuple[str | None, str]:
     """
     # The connection is opened as everywhere else: SQLAlchemy reads URLs by rules of its own.
     engine = sa.create_engine("postgresql+psycopg://", creator=lambda: open_connection(url), poolclass=sa.NullPool)
-    with writing(url, "Migrating"), engine.begin() as connection:
+    with translating_database_errors(url, "Migrating"), engine.begin() as connection:
         _refuse_old_servers(connection, url)
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('trajectory migration', 0))"))
         before = _revision(connection)

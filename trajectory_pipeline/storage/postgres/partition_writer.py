@@ -13,13 +13,13 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.rows import dict_row
 
-from trajectory_pipeline.lossless_json import storable_text, write
+from trajectory_pipeline.lossless_json import storable_text, write_json
 from trajectory_pipeline.runtime.threads import WriteBehind
 from trajectory_pipeline.schema.ledger import PARTITIONS
-from trajectory_pipeline.storage.parquet.store import Prepared, Written
+from trajectory_pipeline.storage.parquet.store import StagedFile, WrittenFile
 from trajectory_pipeline.storage.postgres import run_locations
-from trajectory_pipeline.storage.postgres.connection import writing
-from trajectory_pipeline.storage.postgres.copy_writer import STAGED, Staging
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
+from trajectory_pipeline.storage.postgres.copy_writer import STAGED, CopyWriter
 
 Row = Mapping[str, Any]
 
@@ -40,7 +40,7 @@ def _of(alias: str) -> str:
 _MERGE = (
     f"WITH merged AS (INSERT INTO trajectory.trajectories AS t ({_COLUMNS}, first_captured_at, updated_at)"
     f" SELECT {_COLUMNS}, coalesce(first_captured_at, now()), now() FROM staged s"
-    " LEFT JOIN (SELECT run_id, partition_key AS place, first_captured_at FROM trajectory.captured_runs) c"
+    " LEFT JOIN (SELECT run_id, partition_key AS place, first_captured_at FROM trajectory.run_locations) c"
     # Where another partition took a run meanwhile, that one has the newer version of it.
     " USING (run_id) WHERE (place IS NULL OR place = %s)"
     # Left out here, not only below: ON CONFLICT locks every row that it meets, and the server logs each lock.
@@ -61,9 +61,9 @@ _RECORD = (
 ).encode()
 
 _KEEP_IN_QUARANTINE = (
-    "INSERT INTO trajectory.quarantine (run_id, partition_key, place, error, raw, steps, messages, first_seen_at,"
-    " last_seen_at) VALUES (%(run_id)s, %(key)s, %(place)s, %(error)s, %(raw)s, %(steps)s, %(messages)s, now(), now())"
-    " ON CONFLICT (run_id) DO UPDATE SET partition_key = EXCLUDED.partition_key, place = EXCLUDED.place,"
+    "INSERT INTO trajectory.quarantine (run_id, partition_key, json_path, error, raw, steps, messages, first_seen_at,"
+    " last_seen_at) VALUES (%(run_id)s, %(key)s, %(json_path)s, %(error)s, %(raw)s, %(steps)s, %(messages)s, now(), now())"
+    " ON CONFLICT (run_id) DO UPDATE SET partition_key = EXCLUDED.partition_key, json_path = EXCLUDED.json_path,"
     " error = EXCLUDED.error, raw = EXCLUDED.raw, steps = EXCLUDED.steps, messages = EXCLUDED.messages,"
     " last_seen_at = EXCLUDED.last_seen_at"
 )
@@ -80,15 +80,15 @@ class LedgerEntry:
     content_digest: str
     schema_version: str
     fingerprint: str | None = None
-    input_digest: str | None = None
+    upstream_digest: str | None = None
     snapshot_at: datetime | None = None
     dagster_run_id: str | None = None
-    made_with: str | None = None
-    rows_version: str | None = None
+    inputs_digest: str | None = None
+    rows_checksum: str | None = None
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeStats:
     """What a partition's rows did to the table.
 
     Attributes:
@@ -137,13 +137,13 @@ class PartitionTransaction:
         self._key = partition_key
         self._entries: dict[str, dict[str, Any] | None] = {}
         self._was_unknown = False
-        with writing(url, f"Waiting for {asset} {partition_key}"):
+        with translating_database_errors(url, f"Waiting for {asset} {partition_key}"):
             connection.execute(_LOCK, [lock_name(asset, partition_key)])
             if reads is not None:
                 connection.execute(_SHARED_LOCK, [lock_name(reads, partition_key)])
-        with writing(url, f"Reading the notes on {partition_key}"):
+        with translating_database_errors(url, f"Reading the notes on {partition_key}"):
             # What is noted from here on, this transaction may not have seen.
-            self._notes = run_locations.notes(connection, asset, partition_key)
+            self._notes = run_locations.invalidate(connection, asset, partition_key)
 
     @property
     def connection(self) -> psycopg.Connection:
@@ -161,7 +161,7 @@ class PartitionTransaction:
         return self._key
 
     @property
-    def is_noted(self) -> bool:
+    def has_invalidations(self) -> bool:
         """Whether a note asks for the partition to be materialised again, whatever it holds."""
         return bool(self._notes)
 
@@ -169,7 +169,7 @@ class PartitionTransaction:
         """Return the ledger's entry of an asset's partition; None where there is none."""
         if asset not in self._entries:
             with (
-                writing(self._url, f"Reading the ledger of {self._key}"),
+                translating_database_errors(self._url, f"Reading the ledger of {self._key}"),
                 self._connection.cursor(row_factory=dict_row) as cursor,
             ):
                 self._entries[asset] = cursor.execute(
@@ -179,13 +179,13 @@ class PartitionTransaction:
 
     def lock(self, asset: str, partition_key: str) -> None:
         """Keep others from writing one more partition until this transaction ends; waits for who does."""
-        with writing(self._url, f"Waiting for {asset} {partition_key}"):
+        with translating_database_errors(self._url, f"Waiting for {asset} {partition_key}"):
             self._connection.execute(_LOCK, [lock_name(asset, partition_key)])
 
     @contextmanager
-    def staging(self) -> Iterator[Staging]:
+    def staging(self) -> Iterator[CopyWriter]:
         """Open a COPY into a staging table; after the block ``merge`` takes its rows over."""
-        with writing(self._url, f"Staging trajectories of {self._key}"):
+        with translating_database_errors(self._url, f"Staging trajectories of {self._key}"):
             self._connection.execute(_STAGE)
             with (
                 self._connection.cursor() as cursor,
@@ -193,25 +193,25 @@ class PartitionTransaction:
                 # Inside the COPY: what is still on its way must be there before its end.
                 WriteBehind() as behind,
             ):
-                yield Staging(copy, behind)
+                yield CopyWriter(copy, behind)
 
-    def merge(self) -> Merged:
+    def merge(self) -> MergeStats:
         """Make the partition's rows equal to the staged ones; rows that did not change are left alone."""
-        with writing(self._url, f"Writing trajectories of {self._key}"):
+        with translating_database_errors(self._url, f"Writing trajectories of {self._key}"):
             self._connection.execute("ALTER TABLE staged ADD PRIMARY KEY (run_id)")
             removed = self.remove(
                 "t.partition_key = %s AND NOT EXISTS (SELECT FROM staged s WHERE s.run_id = t.run_id)", self._key
             )
             row = self._connection.execute(_MERGE, [self._key]).fetchone()
         staged, inserted, updated = row or (0, 0, 0)
-        return Merged(inserted, updated, staged - inserted - updated, removed)
+        return MergeStats(inserted, updated, staged - inserted - updated, removed)
 
-    def clear(self) -> Merged:
+    def clear(self) -> MergeStats:
         """Take out what the partition holds, trajectories and quarantine: no run is in it."""
-        with writing(self._url, f"Writing trajectories of {self._key}"):
+        with translating_database_errors(self._url, f"Writing trajectories of {self._key}"):
             removed = self.remove("t.partition_key = %s", self._key)
             self._connection.execute("DELETE FROM trajectory.quarantine WHERE partition_key = %s", [self._key])
-        return Merged(inserted=0, updated=0, unchanged=0, removed=removed)
+        return MergeStats(inserted=0, updated=0, unchanged=0, removed=removed)
 
     def set_quarantine(self, rows: Sequence[Row]) -> None:
         """Make the partition's quarantine equal to these runs: a mended one leaves, a known one keeps its first date.
@@ -220,7 +220,10 @@ class PartitionTransaction:
         leaves the trajectories of any partition. To be called after ``merge``.
         """
         run_ids = [row["run_id"] for row in rows]
-        with writing(self._url, f"Writing the quarantine of {self._key}"), self._connection.cursor() as cursor:
+        with (
+            translating_database_errors(self._url, f"Writing the quarantine of {self._key}"),
+            self._connection.cursor() as cursor,
+        ):
             cursor.execute(
                 "DELETE FROM trajectory.quarantine q WHERE (q.partition_key = %s AND NOT (q.run_id = ANY(%s)))"
                 " OR EXISTS (SELECT FROM staged s WHERE s.run_id = q.run_id)",
@@ -235,7 +238,7 @@ class PartitionTransaction:
                         {
                             **row,
                             "key": self._key,
-                            "place": storable_text(row["place"]),
+                            "json_path": storable_text(row["json_path"]),
                             "error": storable_text(row["error"]),
                         }
                         for row in sorted(rows, key=lambda row: str(row["run_id"]))
@@ -247,17 +250,17 @@ class PartitionTransaction:
         return self._connection.execute(
             f"WITH gone AS (DELETE FROM trajectory.trajectories t WHERE {condition}"
             " RETURNING run_id, first_captured_at),"
-            " kept AS (UPDATE trajectory.captured_runs c SET first_captured_at = gone.first_captured_at FROM gone"
+            " kept AS (UPDATE trajectory.run_locations c SET first_captured_at = gone.first_captured_at FROM gone"
             " WHERE c.run_id = gone.run_id) SELECT FROM gone",
             [value],
         ).rowcount
 
-    def place(self, sightings: run_locations.Sightings) -> None:
+    def set_run_locations(self, sightings: run_locations.SnapshotObservation) -> None:
         """Note where the runs are that a look at the source concerns."""
-        with writing(self._url, f"Noting where the runs of {self._key} are"):
-            run_locations.place(self._connection, self._key, sightings)
+        with translating_database_errors(self._url, f"Noting where the runs of {self._key} are"):
+            run_locations.record_locations(self._connection, self._key, sightings)
 
-    def publish(self, prepared: Prepared) -> Written:
+    def publish(self, prepared: StagedFile) -> WrittenFile:
         """Put the partition's file in place: the last thing before the commit.
 
         A note of it is committed first, by a connection of its own, and goes with this transaction: if the process
@@ -265,19 +268,19 @@ class PartitionTransaction:
         partition that was not there, no file and an empty one hold the same: no note is needed of that.
         """
         if not prepared.is_published and not (self._was_unknown and prepared.is_first_and_empty):
-            with writing(self._url, f"Noting that the file of {self._key} is replaced"):
+            with translating_database_errors(self._url, f"Noting that the file of {self._key} is replaced"):
                 with self._apart() as apart:
                     note = run_locations.note(apart, self._asset, self._key, "a materialisation did not end")
-                run_locations.forget(self._connection, [note])
+                run_locations.clear_invalidations(self._connection, [note])
         return prepared.publish()
 
     def record(self, entry: LedgerEntry) -> None:
         """Write the partition's ledger entry; what was noted before this transaction began is settled."""
-        with writing(self._url, f"Writing the ledger of {self._key}"):
+        with translating_database_errors(self._url, f"Writing the ledger of {self._key}"):
             self._was_unknown = self.entry(entry.asset) is None
-            run_locations.forget(self._connection, self._notes)
+            run_locations.clear_invalidations(self._connection, self._notes)
             self._entries.pop(entry.asset)
-            self._connection.execute(_RECORD, {**asdict(entry), "counts": write(dict(entry.counts))})
+            self._connection.execute(_RECORD, {**asdict(entry), "counts": write_json(dict(entry.counts))})
 
 
 def lock_name(asset: str, partition_key: str) -> str:

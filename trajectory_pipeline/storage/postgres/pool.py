@@ -13,14 +13,14 @@ from typing import Self
 
 import psycopg
 
-from trajectory_pipeline.storage.postgres.connection import open_connection, writing
+from trajectory_pipeline.storage.postgres.connection import open_connection, translating_database_errors
 from trajectory_pipeline.storage.postgres.migrate import require_migrated
 
 _FRESH_SECONDS = 1.0
 """So long after its last use, a connection is taken to be there; if it is not, one partition fails by itself."""
 
 
-class KeptConnections:
+class ConnectionPool:
     """At most one idle connection of each kind: one that commits by itself, and one for transactions.
 
     Used as a context manager: at the end of the block what is idle is closed. Several threads may borrow at once; who
@@ -34,7 +34,7 @@ class KeptConnections:
         self._open = True
 
     @contextmanager
-    def lent(self, *, autocommit: bool) -> Iterator[psycopg.Connection]:
+    def connection(self, *, autocommit: bool) -> Iterator[psycopg.Connection]:
         """Lend a connection to a migrated schema; committed at the end, and closed without on any error.
 
         Raises:
@@ -43,7 +43,7 @@ class KeptConnections:
         connection = self._ready(autocommit)
         given_back = False
         try:
-            with writing(self._url, "Committing"):
+            with translating_database_errors(self._url, "Committing"):
                 yield connection
                 if not autocommit:
                     connection.commit()
@@ -65,9 +65,9 @@ class KeptConnections:
                 require_migrated(self._url, idle)
                 return idle
             self._close_idle()
-        with writing(self._url, "Connecting"):
+        with translating_database_errors(self._url, "Connecting"):
             connection = open_connection(self._url, autocommit=autocommit)
-        with _closed_on_error(connection), writing(self._url, "Looking for the schema"):
+        with _closed_on_error(connection), translating_database_errors(self._url, "Looking for the schema"):
             require_migrated(self._url, connection)
         return connection
 

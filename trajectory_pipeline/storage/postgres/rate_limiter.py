@@ -18,7 +18,7 @@ from psycopg import sql
 from trajectory_pipeline.schema.limits import RATE_LIMITS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.retrying_connection import LastingConnection
+from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 
 _TABLE = sql.Identifier(SCHEMA_NAME, RATE_LIMITS.name)
 _TAKE = sql.SQL(
@@ -55,7 +55,7 @@ class RateLimit:
 
 
 @dataclass(frozen=True)
-class Turn:
+class RequestSlot:
     """When a call may be made.
 
     Attributes:
@@ -67,15 +67,15 @@ class Turn:
     wait_seconds: float
 
 
-class SharedTurns:
+class SharedRateLimiter:
     """Takes turns under a limit, on a connection of its own: waiting for one must not hold up what is stored."""
 
-    def __init__(self, connection: LastingConnection, limit: RateLimit) -> None:
+    def __init__(self, connection: RetryingConnection, limit: RateLimit) -> None:
         self._connection = connection
         self._limit = limit
         self._free = asyncio.Lock()
 
-    def take(self, tokens: int) -> Turn:
+    def take(self, tokens: int) -> RequestSlot:
         """Take the next free turn; one that is not used is lost.
 
         Raises:
@@ -90,7 +90,7 @@ class SharedTurns:
                 "takes": self._limit.seconds(tokens),
             },
         )
-        return Turn(row["at"], max(row["wait"], 0.0))
+        return RequestSlot(row["at"], max(row["wait"], 0.0))
 
     async def __call__(self, tokens: int) -> float:
         """Take the next free turn for a call; returns the seconds until it comes."""
@@ -100,7 +100,7 @@ class SharedTurns:
 
 
 @contextmanager
-def open_turns(database: TrajectoryDatabase, limit: RateLimit) -> Iterator[SharedTurns | None]:
+def open_rate_limiter(database: TrajectoryDatabase, limit: RateLimit) -> Iterator[SharedRateLimiter | None]:
     """Open a connection for turns; None, and no connection, where there is no limit.
 
     Raises:
@@ -110,8 +110,8 @@ def open_turns(database: TrajectoryDatabase, limit: RateLimit) -> Iterator[Share
         yield None
         return
     with database.connect(autocommit=True) as connection:
-        lasting = LastingConnection(database.url, connection)
+        lasting = RetryingConnection(database.url, connection)
         try:
-            yield SharedTurns(lasting, limit)
+            yield SharedRateLimiter(lasting, limit)
         finally:
             lasting.close()

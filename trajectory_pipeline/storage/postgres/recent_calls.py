@@ -7,7 +7,7 @@ from psycopg import sql
 
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS
-from trajectory_pipeline.storage.postgres.retrying_connection import LastingConnection
+from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 
 _LATEST = sql.SQL(
     "SELECT error_class FROM (SELECT * FROM {} ORDER BY started_at DESC LIMIT %s) latest"
@@ -17,7 +17,7 @@ _LOOKED_AT = 1000
 """Attempts that are looked at: those of other models may lie between, and a table of millions is not searched."""
 
 
-def latest_error_classes(connection: LastingConnection, base_url: str, model: str, calls: int) -> list[str | None]:
+def latest_error_classes(connection: RetryingConnection, base_url: str, model: str, calls: int) -> list[str | None]:
     """Return the error classes of the latest calls that ended, the newest first; None for one that was answered.
 
     Args:

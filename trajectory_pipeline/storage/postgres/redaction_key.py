@@ -5,7 +5,7 @@ Belongs here: making it once, and reading it. Does not belong here: what it is u
 
 import secrets
 
-from trajectory_pipeline.storage.postgres.connection import writing
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
 _BYTES = 32
@@ -17,7 +17,10 @@ def redaction_key(database: TrajectoryDatabase) -> bytes:
     Raises:
         SinkError: the database cannot be reached, or is not migrated.
     """
-    with database.connect(autocommit=True) as connection, writing(database.url, "Reading the redaction key"):
+    with (
+        database.connect(autocommit=True) as connection,
+        translating_database_errors(database.url, "Reading the redaction key"),
+    ):
         connection.execute(
             "INSERT INTO trajectory.redaction_keys (name, secret, created_at) VALUES ('tags', %s, now())"
             " ON CONFLICT (name) DO NOTHING",

@@ -3,7 +3,7 @@
 Belongs here: the statements, and which partitions have rows that are old enough. Does not belong here: files
 (``storage.parquet.cleanup``), and when anything is pruned (``maintenance.retention``).
 
-Where each run was seen last stays (``captured_runs``): a run that moves out of a pruned partition, or comes back, keeps
+Where each run was seen last stays (``run_locations``): a run that moves out of a pruned partition, or comes back, keeps
 its first date, and older raw rows of it elsewhere do not take it back. Calls to judges stay with what they cost.
 """
 
@@ -16,7 +16,7 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.storage.postgres import run_locations
-from trajectory_pipeline.storage.postgres.connection import writing
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.erasure import empty_attempts_of
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
@@ -44,7 +44,7 @@ SELECT partition_key, sum(rows)::bigint AS rows FROM (
     UNION ALL
     SELECT coalesce(t.partition_key, v.partition_key), count(*) FROM trajectory.verdicts v
     LEFT JOIN trajectory.trajectories t ON t.run_id = v.run_id
-    LEFT JOIN trajectory.captured_runs c ON c.run_id = v.run_id
+    LEFT JOIN trajectory.run_locations c ON c.run_id = v.run_id
     WHERE coalesce(t.partition_key, v.partition_key) <= %(last)s
     AND coalesce(c.partition_key, t.partition_key, v.partition_key) = coalesce(t.partition_key, v.partition_key)
     GROUP BY 1
@@ -57,7 +57,7 @@ SELECT run_id FROM (
     UNION SELECT run_id FROM trajectory.quarantine WHERE partition_key = %(key)s
     UNION SELECT run_id FROM trajectory.verdicts WHERE partition_key = %(key)s
 ) h WHERE NOT EXISTS (
-    SELECT FROM trajectory.captured_runs c WHERE c.run_id = h.run_id AND c.partition_key <> %(key)s
+    SELECT FROM trajectory.run_locations c WHERE c.run_id = h.run_id AND c.partition_key <> %(key)s
 )
 """
 """The runs of a partition; not those that were seen in another one since, whose verdicts are that one's."""
@@ -116,7 +116,7 @@ def remove_rows(partition: PartitionTransaction) -> int:
     """
     key = {"key": partition.partition_key}
     connection = partition.connection
-    with writing(partition.url, f"Pruning {partition.partition_key}"):
+    with translating_database_errors(partition.url, f"Pruning {partition.partition_key}"):
         run_ids = [row[0] for row in connection.execute(_RUNS, key)]
         verdicts = connection.execute("DELETE FROM trajectory.verdicts WHERE run_id = ANY(%s)", [run_ids]).rowcount
         empty_attempts_of(connection, run_ids)
@@ -136,8 +136,8 @@ def record_pruned(partition: PartitionTransaction, asset: str, *, known_only: bo
     """
     key = partition.partition_key
     connection = partition.connection
-    with writing(partition.url, f"Writing the ledger of {key}"):
-        run_locations.forget(connection, run_locations.notes(connection, asset, key))
+    with translating_database_errors(partition.url, f"Writing the ledger of {key}"):
+        run_locations.clear_invalidations(connection, run_locations.invalidate(connection, asset, key))
         if not known_only:
             connection.execute(
                 "INSERT INTO trajectory.partitions (asset, partition_key, result, counts, content_digest,"

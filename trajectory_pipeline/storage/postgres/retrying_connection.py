@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from trajectory_pipeline.storage.postgres.connection import open_connection, writing
+from trajectory_pipeline.storage.postgres.connection import open_connection, translating_database_errors
 
 Query = sql.Composed | sql.SQL | LiteralString
 _T = TypeVar("_T")
@@ -36,7 +36,7 @@ class Transaction:
             cursor.executemany(statement, parameters)
 
 
-class LastingConnection:
+class RetryingConnection:
     """An open connection on which every piece of work is a transaction of its own.
 
     So a killed process keeps what it had done. Work must be such that doing it twice is as good as once: where the
@@ -61,7 +61,7 @@ class LastingConnection:
         Raises:
             SinkError: the database refuses, or cannot be reached any more.
         """
-        with writing(self._url, doing):
+        with translating_database_errors(self._url, doing):
             try:
                 return self._once(work)
             except psycopg.errors.DeadlockDetected:

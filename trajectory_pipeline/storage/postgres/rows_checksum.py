@@ -5,37 +5,37 @@ Belongs here: the statements. Does not belong here: what follows from it (``pipe
 
 from collections.abc import Sequence
 
-from trajectory_pipeline.storage.postgres.connection import writing
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline.storage.postgres.run_locations import MOVED
 
 
-def all_placed(partition: PartitionTransaction, run_ids: Sequence[str]) -> bool:
+def all_located(partition: PartitionTransaction, run_ids: Sequence[str]) -> bool:
     """Whether each of these runs is noted to be in this partition.
 
     Raises:
         SinkError: it cannot be read.
     """
-    with writing(partition.url, f"Looking where the runs of {partition.partition_key} are"):
+    with translating_database_errors(partition.url, f"Looking where the runs of {partition.partition_key} are"):
         row = partition.connection.execute(
-            "SELECT count(*) FROM trajectory.captured_runs WHERE run_id = ANY(%s) AND partition_key = %s",
+            "SELECT count(*) FROM trajectory.run_locations WHERE run_id = ANY(%s) AND partition_key = %s",
             [list(run_ids), partition.partition_key],
         ).fetchone()
     return row is not None and row[0] == len(run_ids)
 
 
-def moved_on(partition: PartitionTransaction, run_ids: Sequence[str]) -> list[str]:
+def runs_moved_away(partition: PartitionTransaction, run_ids: Sequence[str]) -> list[str]:
     """Return which of these runs are in another partition, by the newest look at the source.
 
     Raises:
         SinkError: it cannot be read.
     """
-    with writing(partition.url, f"Looking where the runs of {partition.partition_key} are"):
+    with translating_database_errors(partition.url, f"Looking where the runs of {partition.partition_key} are"):
         rows = partition.connection.execute(MOVED, {"key": partition.partition_key, "ids": list(run_ids)}).fetchall()
     return [row[0] for row in rows]
 
 
-def rows_version(partition: PartitionTransaction) -> str:
+def rows_checksum(partition: PartitionTransaction) -> str:
     """Return a digest that any change to the partition's rows in Postgres changes, whoever makes it.
 
     A row's ``xmin`` moves with any change to it, as at the source. Rows of other partitions do not count.
@@ -43,7 +43,7 @@ def rows_version(partition: PartitionTransaction) -> str:
     Raises:
         SinkError: they cannot be read.
     """
-    with writing(partition.url, f"Comparing the rows of {partition.partition_key}"):
+    with translating_database_errors(partition.url, f"Comparing the rows of {partition.partition_key}"):
         row = partition.connection.execute(
             "SELECT md5(string_agg(concat_ws(':', kind, rows, sum), ',' ORDER BY kind)) FROM ("
             "SELECT 1 AS kind, count(*) AS rows, sum(hashtextextended(run_id || ':' || xmin::text, 0)::numeric) AS sum"
@@ -61,7 +61,7 @@ def documents_omitted(partition: PartitionTransaction) -> int:
     Raises:
         SinkError: they cannot be read.
     """
-    with writing(partition.url, f"Counting documents of {partition.partition_key}"):
+    with translating_database_errors(partition.url, f"Counting documents of {partition.partition_key}"):
         row = partition.connection.execute(
             "SELECT count(*) FROM trajectory.trajectories WHERE partition_key = %s AND data_omitted_reason IS NOT NULL",
             [partition.partition_key],

@@ -1,6 +1,6 @@
 """Where each captured run is, and which partitions must be materialised again whatever their fingerprint says.
 
-Belongs here: every statement against ``captured_runs`` and ``unsettled``. Does not belong here: the rows themselves
+Belongs here: every statement against ``run_locations`` and ``invalidations``. Does not belong here: the rows themselves
 (``storage.postgres.database``), and who asks for partitions (``orchestration``).
 """
 
@@ -21,7 +21,7 @@ _IDS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
-class Sightings:
+class SnapshotObservation:
     """What one look at the source says of the runs of a partition.
 
     Attributes:
@@ -34,11 +34,11 @@ class Sightings:
 
     taken_at: datetime
     present: "pa.Array[Any]"
-    awaited: Sequence[str]
-    left: Sequence[str]
+    pending_move: Sequence[str]
+    departed: Sequence[str]
 
 
-def place(connection: psycopg.Connection, partition_key: str, sightings: Sightings) -> None:
+def record_locations(connection: psycopg.Connection, partition_key: str, sightings: SnapshotObservation) -> None:
     """Note that runs are in a partition, or are not any more; the newest look at the source counts.
 
     A partition that a run is taken from is unsettled: it was made with that run. So is this one, if a
@@ -46,17 +46,17 @@ def place(connection: psycopg.Connection, partition_key: str, sightings: Sightin
     """
     for some in _portions(sightings.present):
         connection.execute(
-            "INSERT INTO trajectory.captured_runs (run_id, partition_key, seen_at)"
+            "INSERT INTO trajectory.run_locations (run_id, partition_key, seen_at)"
             " SELECT run_id, %s, %s FROM unnest(%s::text[]) AS run_id ON CONFLICT DO NOTHING",
             [partition_key, sightings.taken_at, some],
         )
     # Locked in one order, so that two partitions that exchange runs wait for each other instead of deadlocking; for
     # the same reason not before all are inserted.
-    absent = [*sightings.awaited, *sightings.left]
+    absent = [*sightings.pending_move, *sightings.departed]
     rows: list[tuple[str, str | None, datetime]] = []
     for some in _portions(pa.concat_arrays([sightings.present, pa.array(absent, pa.string())]).sort()):
         rows += connection.execute(
-            "SELECT run_id, partition_key, seen_at FROM trajectory.captured_runs WHERE run_id = ANY(%(some)s)"
+            "SELECT run_id, partition_key, seen_at FROM trajectory.run_locations WHERE run_id = ANY(%(some)s)"
             " AND CASE WHEN run_id = ANY(%(absent)s) THEN partition_key = %(key)s"
             ' ELSE partition_key IS DISTINCT FROM %(key)s END ORDER BY run_id COLLATE "C" FOR UPDATE',
             {"some": some, "absent": absent, "key": partition_key},
@@ -70,15 +70,15 @@ def place(connection: psycopg.Connection, partition_key: str, sightings: Sightin
     if taken or missing:
         # An awaited run stays, and the next look that sees it takes it, also by a clock that was put back.
         connection.execute(
-            "UPDATE trajectory.captured_runs SET seen_at = %s,"
+            "UPDATE trajectory.run_locations SET seen_at = %s,"
             " partition_key = CASE WHEN NOT run_id = ANY(%s) THEN %s END WHERE run_id = ANY(%s)",
-            [sightings.taken_at, list(sightings.left), partition_key, [*taken, *missing]],
+            [sightings.taken_at, list(sightings.departed), partition_key, [*taken, *missing]],
         )
     for left_behind in sorted({where for where in taken.values() if where is not None}):
         # Its raw rows too: of a deleted run that was kept there and came back here, no fingerprint of that hour tells.
         for asset in (TERMINAL_RUNS.name, TRAJECTORIES.name):
             note(connection, asset, left_behind, "a run moved away")
-    if sightings.awaited:
+    if sightings.pending_move:
         # Another look is due even if nothing changes here: it may have been deleted before it was seen there.
         note(connection, TERMINAL_RUNS.name, partition_key, "a run moved away and was not seen elsewhere yet")
     newer = {where for _, where, seen_at in rows if where is not None and seen_at > sightings.taken_at}
@@ -90,7 +90,7 @@ def place(connection: psycopg.Connection, partition_key: str, sightings: Sightin
         note(connection, TERMINAL_RUNS.name, partition_key, "another partition holds one of its runs by a newer look")
 
 
-def placed_beside(connection: psycopg.Connection, partition_key: str, run_ids: "pa.Array[Any]") -> Iterator[str]:
+def unaccounted_runs(connection: psycopg.Connection, partition_key: str, run_ids: "pa.Array[Any]") -> Iterator[str]:
     """Yield the runs that were seen last in a partition and are not among these, sorted; both are read as they come.
 
     Args:
@@ -102,7 +102,7 @@ def placed_beside(connection: psycopg.Connection, partition_key: str, run_ids: "
     other = next(others, None)
     with connection.cursor() as cursor:
         for (run_id,) in cursor.stream(
-            'SELECT run_id FROM trajectory.captured_runs WHERE partition_key = %s ORDER BY run_id COLLATE "C"',
+            'SELECT run_id FROM trajectory.run_locations WHERE partition_key = %s ORDER BY run_id COLLATE "C"',
             [partition_key],
         ):
             while other is not None and other < run_id:
@@ -118,49 +118,50 @@ def _portions(run_ids: "pa.Array[Any]") -> Iterator[list[str]]:
 
 
 MOVED: LiteralString = (
-    "SELECT run_id FROM trajectory.captured_runs WHERE run_id = ANY(%(ids)s) AND partition_key <> %(key)s ORDER BY 1"
+    "SELECT run_id FROM trajectory.run_locations WHERE run_id = ANY(%(ids)s) AND partition_key <> %(key)s ORDER BY 1"
 )
 """Which of these runs are in another partition."""
 
 
 def note(connection: psycopg.Connection, asset: str, partition_key: str, reason: str) -> str:
     """Note that a partition is to be materialised again; returns the note's id."""
-    note_id = uuid.uuid4().hex
+    invalidation_id = uuid.uuid4().hex
     connection.execute(
-        "INSERT INTO trajectory.unsettled (note_id, asset, partition_key, reason, noted_at)"
+        "INSERT INTO trajectory.invalidations (invalidation_id, asset, partition_key, reason, invalidated_at)"
         " VALUES (%s, %s, %s, %s, clock_timestamp())",
-        [note_id, asset, partition_key, reason],
+        [invalidation_id, asset, partition_key, reason],
     )
-    return note_id
+    return invalidation_id
 
 
-def notes(connection: psycopg.Connection, asset: str, partition_key: str) -> list[str]:
+def invalidate(connection: psycopg.Connection, asset: str, partition_key: str) -> list[str]:
     """Return the ids of the notes on a partition."""
     rows = connection.execute(
-        "SELECT note_id FROM trajectory.unsettled WHERE asset = %s AND partition_key = %s", [asset, partition_key]
+        "SELECT invalidation_id FROM trajectory.invalidations WHERE asset = %s AND partition_key = %s",
+        [asset, partition_key],
     )
     return [row[0] for row in rows]
 
 
-def forget(connection: psycopg.Connection, note_ids: Sequence[str]) -> None:
+def clear_invalidations(connection: psycopg.Connection, note_ids: Sequence[str]) -> None:
     """Drop notes: what they ask for is done when this transaction is."""
     if note_ids:
-        connection.execute("DELETE FROM trajectory.unsettled WHERE note_id = ANY(%s)", [list(note_ids)])
+        connection.execute("DELETE FROM trajectory.invalidations WHERE invalidation_id = ANY(%s)", [list(note_ids)])
 
 
 UNSETTLED: LiteralString = (
     "SELECT partition_key, string_agg(DISTINCT reason, '; ' ORDER BY reason) AS reasons FROM ("
-    "SELECT partition_key, reason FROM trajectory.unsettled WHERE asset = ANY(%(assets)s)"
+    "SELECT partition_key, reason FROM trajectory.invalidations WHERE asset = ANY(%(assets)s)"
     " UNION ALL SELECT k, 'its trajectories were not made of its raw rows, or are not there'"
     " FROM unnest(%(keys)s::text[]) k"
     " LEFT JOIN trajectory.partitions r ON r.asset = %(raw)s AND r.partition_key = k"
     " LEFT JOIN trajectory.partitions t ON t.asset = %(converted)s AND t.partition_key = k"
-    " WHERE (r.asset IS NULL) <> (t.asset IS NULL) OR r.content_digest IS DISTINCT FROM t.input_digest"
+    " WHERE (r.asset IS NULL) <> (t.asset IS NULL) OR r.content_digest IS DISTINCT FROM t.upstream_digest"
     " UNION ALL SELECT k, 'what it holds is not in the ledger' FROM unnest(%(keys)s::text[]) k"
     " WHERE NOT EXISTS (SELECT FROM trajectory.partitions p WHERE p.asset = %(raw)s AND p.partition_key = k)"
     " AND (EXISTS (SELECT FROM trajectory.trajectories h WHERE h.partition_key = k)"
     " OR EXISTS (SELECT FROM trajectory.quarantine h WHERE h.partition_key = k)"
-    " OR EXISTS (SELECT FROM trajectory.captured_runs h WHERE h.partition_key = k))"
+    " OR EXISTS (SELECT FROM trajectory.run_locations h WHERE h.partition_key = k))"
     ") found WHERE partition_key = ANY(%(keys)s) AND NOT EXISTS (SELECT FROM trajectory.partitions p"
     " WHERE p.partition_key = found.partition_key AND p.asset = ANY(%(assets)s) AND p.result = %(pruned)s) GROUP BY 1"
 )
@@ -170,7 +171,7 @@ One of which anything was pruned must not: it would come back.
 """
 
 
-def unsettled_of(partition_keys: Iterable[str]) -> Mapping[str, Any]:
+def invalidations_of(partition_keys: Iterable[str]) -> Mapping[str, Any]:
     """Return the parameters of ``UNSETTLED``."""
     return {
         "assets": [TERMINAL_RUNS.name, TRAJECTORIES.name],

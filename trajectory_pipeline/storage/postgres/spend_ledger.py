@@ -17,27 +17,27 @@ from typing import Any
 
 from psycopg import sql
 
-from trajectory_pipeline.budget.caps import Account, Amount, Cap, NoRoom, Scope, refused_by
+from trajectory_pipeline.budget.caps import BudgetShortfall, Cap, Cost, Scope, SpendTotals, find_shortfall
 from trajectory_pipeline.lossless_json import storable_text
-from trajectory_pipeline.schema.spending import SPENDING
+from trajectory_pipeline.schema.spending import SPEND_TOTALS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.types import Sink
 from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS
-from trajectory_pipeline.storage.postgres.retrying_connection import LastingConnection, Transaction
-from trajectory_pipeline.storage.postgres.verdict_locks import Claim, Held, claim
+from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection, Transaction
+from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed, VerdictLock, lock_verdict
 
 _ATTEMPTS = sql.Identifier(SCHEMA_NAME, VERDICT_ATTEMPTS.name)
-_SPENDING = sql.Identifier(SCHEMA_NAME, SPENDING.name)
+_SPENDING = sql.Identifier(SCHEMA_NAME, SPEND_TOTALS.name)
 _NAMES = VERDICT_ATTEMPTS.names(Sink.POSTGRES)
-_KEPT = ("reserved_usd", "reserved_tokens", "spending_day", "organization_id", "materialization_id")
+_KEPT = ("reserved_usd", "reserved_tokens", "budget_day", "organization_id", "materialization_id")
 """Columns that are written when a call begins, and not again."""
 _MOVED = ("calls", "reserved_usd", "spent_usd", "reserved_tokens", "spent_tokens")
 
-AccountKey = tuple[Scope, str]
+SpendScopeKey = tuple[Scope, str]
 
 
 @dataclass(frozen=True)
-class Beginning:
+class CallReservation:
     """A call that is to begin.
 
     Attributes:
@@ -48,16 +48,16 @@ class Beginning:
     """
 
     attempt: Mapping[str, Any]
-    reserved: Amount
-    room: Amount
-    claim: Claim
+    reserved: Cost
+    room: Cost
+    claim: VerdictLock
 
 
-Began = Held | NoRoom | None
+ReservationResult = AlreadyClaimed | BudgetShortfall | None
 """Why a call may not begin: somebody else is at the verdict, or there is no room; None where it may."""
 
 
-def scope_keys(day: str, organization_id: str | None, materialization_id: str) -> dict[Scope, AccountKey]:
+def scope_keys(day: str, organization_id: str | None, materialization_id: str) -> dict[Scope, SpendScopeKey]:
     """Return the accounts that a call counts against."""
     return {
         "day": ("day", day),
@@ -66,7 +66,9 @@ def scope_keys(day: str, organization_id: str | None, materialization_id: str) -
     }
 
 
-def begin_calls(connection: LastingConnection, caps: Sequence[Cap], calls: Sequence[Beginning]) -> list[Began]:
+def begin_calls(
+    connection: RetryingConnection, caps: Sequence[Cap], calls: Sequence[CallReservation]
+) -> list[ReservationResult]:
     """Claim the verdicts of calls, reserve room for them, and store them, all together; says which may not begin.
 
     Args:
@@ -74,45 +76,45 @@ def begin_calls(connection: LastingConnection, caps: Sequence[Cap], calls: Seque
         caps: that must hold.
         calls: in the order in which they are served.
     """
-    return account(connection, caps, calls, ())
+    return settle_and_reserve(connection, caps, calls, ())
 
 
-def end_calls(connection: LastingConnection, attempts: Sequence[Mapping[str, Any]]) -> None:
+def end_calls(connection: RetryingConnection, attempts: Sequence[Mapping[str, Any]]) -> None:
     """Store how calls ended, and put what they cost in the place of what was reserved for them.
 
     Args:
         connection: to the trajectory database.
         attempts: rows; of those that are ``lost``, ``cost_usd`` is what was reserved.
     """
-    account(connection, (), (), attempts)
+    settle_and_reserve(connection, (), (), attempts)
 
 
-def account(
-    connection: LastingConnection,
+def settle_and_reserve(
+    connection: RetryingConnection,
     caps: Sequence[Cap],
-    calls: Sequence[Beginning],
+    calls: Sequence[CallReservation],
     ended: Sequence[Mapping[str, Any]],
-) -> list[Began]:
+) -> list[ReservationResult]:
     """Settle calls that ended, then begin others, in one transaction: see ``end_calls`` and ``begin_calls``."""
 
-    def work(transaction: Transaction) -> list[Began]:
+    def work(transaction: Transaction) -> list[ReservationResult]:
         # Before any account is locked: whoever holds a claim that is wanted here may wait for an account.
-        held = claim(transaction, [call.claim for call in calls]) if calls else {}
+        held = lock_verdict(transaction, [call.claim for call in calls]) if calls else {}
         changes = _changes(_ended(transaction, ended), began=False)
         day = transaction.rows("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day")[0]["day"]
         keys = [scope_keys(day, call.attempt["organization_id"], call.attempt["materialization_id"]) for call in calls]
-        needed: dict[AccountKey, Mapping[str, Any]] = {key: {} for scopes in keys for key in scopes.values()}
+        needed: dict[SpendScopeKey, Mapping[str, Any]] = {key: {} for scopes in keys for key in scopes.values()}
         accounts = _moved(transaction, {**needed, **changes})
-        refusals: list[Began] = []
+        refusals: list[ReservationResult] = []
         begun: list[dict[str, Any]] = []
         for call, scopes in zip(calls, keys, strict=True):
             here = {scope: accounts[key] for scope, key in scopes.items()}
-            refusal = held.get(call.claim.verdict_key) or refused_by(caps, here, call.room)
+            refusal = held.get(call.claim.verdict_key) or find_shortfall(caps, here, call.room)
             refusals.append(refusal)
             if refusal is None:
-                begun.append({**call.attempt, "spending_day": day})
+                begun.append({**call.attempt, "budget_day": day})
                 for scope, key in scopes.items():
-                    accounts[key] = Account(here[scope].spent, here[scope].reserved + call.reserved)
+                    accounts[key] = SpendTotals(here[scope].spent, here[scope].reserved + call.reserved)
         _moved(transaction, _changes(_inserted(transaction, begun), began=True))
         return refusals
 
@@ -124,9 +126,9 @@ def day_of(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d")
 
 
-def accounts(
-    connection: LastingConnection, day: str, organization_id: str | None, materialization_id: str
-) -> dict[Scope, Account]:
+def spend_totals(
+    connection: RetryingConnection, day: str, organization_id: str | None, materialization_id: str
+) -> dict[Scope, SpendTotals]:
     """Return the accounts that a call would count against, by scope; one that nothing was booked on is left out."""
     keys = list(scope_keys(day, organization_id, materialization_id).values())
     rows = connection.rows(
@@ -140,18 +142,18 @@ def accounts(
     return {row["scope"]: _account(row) for row in rows}
 
 
-def counted(attempt: Mapping[str, Any]) -> Amount:
+def billable_cost(attempt: Mapping[str, Any]) -> Cost:
     """Return what an attempt that ended counts against the caps.
 
     What a provider refused costs nothing. Where an answer came, or may have, and its price or its tokens were not told,
     what was reserved counts.
     """
     if attempt["result"] == "error":
-        return Amount()
+        return Cost()
     usd = attempt["reserved_usd"] if attempt["cost_usd"] is None else attempt["cost_usd"]
     told = attempt["input_tokens"] is not None and attempt["output_tokens"] is not None
     tokens = attempt["input_tokens"] + attempt["output_tokens"] if told else attempt["reserved_tokens"]
-    return Amount(usd or Decimal(0), tokens)
+    return Cost(usd or Decimal(0), tokens)
 
 
 def _ended(transaction: Transaction, attempts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -184,14 +186,14 @@ def _inserted(transaction: Transaction, attempts: Sequence[Mapping[str, Any]]) -
     )
 
 
-def _changes(attempts: Iterable[Mapping[str, Any]], *, began: bool) -> dict[AccountKey, dict[str, Any]]:
+def _changes(attempts: Iterable[Mapping[str, Any]], *, began: bool) -> dict[SpendScopeKey, dict[str, Any]]:
     """Return what attempts that began, or ended, move on each account."""
-    changes: dict[AccountKey, dict[str, Any]] = defaultdict(lambda: dict.fromkeys(_MOVED, 0))
+    changes: dict[SpendScopeKey, dict[str, Any]] = defaultdict(lambda: dict.fromkeys(_MOVED, 0))
     for attempt in attempts:
-        reserved = Amount(attempt["reserved_usd"] or Decimal(0), attempt["reserved_tokens"])
-        spent = Amount() if began else counted(attempt)
+        reserved = Cost(attempt["reserved_usd"] or Decimal(0), attempt["reserved_tokens"])
+        spent = Cost() if began else billable_cost(attempt)
         sign = 1 if began else -1
-        scopes = scope_keys(attempt["spending_day"], attempt["organization_id"], attempt["materialization_id"])
+        scopes = scope_keys(attempt["budget_day"], attempt["organization_id"], attempt["materialization_id"])
         for key in scopes.values():
             change = changes[key]
             change["calls"] += began
@@ -202,7 +204,9 @@ def _changes(attempts: Iterable[Mapping[str, Any]], *, began: bool) -> dict[Acco
     return changes
 
 
-def _moved(transaction: Transaction, changes: Mapping[AccountKey, Mapping[str, Any]]) -> dict[AccountKey, Account]:
+def _moved(
+    transaction: Transaction, changes: Mapping[SpendScopeKey, Mapping[str, Any]]
+) -> dict[SpendScopeKey, SpendTotals]:
     """Move amounts on accounts, and lock them until the transaction ends; returns how they stand then.
 
     In one order for all workers, so that none waits for another that waits for it.
@@ -228,10 +232,10 @@ def _moved(transaction: Transaction, changes: Mapping[AccountKey, Mapping[str, A
     return {(row["scope"], row["scope_key"]): _account(row) for row in rows}
 
 
-def _account(row: Mapping[str, Any]) -> Account:
-    return Account(
-        Amount(row["spent_usd"], row["spent_tokens"]),
-        Amount(row["reserved_usd"], row["reserved_tokens"]),
+def _account(row: Mapping[str, Any]) -> SpendTotals:
+    return SpendTotals(
+        Cost(row["spent_usd"], row["spent_tokens"]),
+        Cost(row["reserved_usd"], row["reserved_tokens"]),
     )
 
 

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from trajectory_pipeline.schema.spending import VERDICT_CLAIMS
+from trajectory_pipeline.schema.spending import VERDICT_LOCKS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.verdicts import DENIED, FINAL_STATUSES, VERDICTS
-from trajectory_pipeline.storage.postgres.retrying_connection import LastingConnection, Transaction
+from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection, Transaction
 
-_CLAIMS = sql.Identifier(SCHEMA_NAME, VERDICT_CLAIMS.name)
+_CLAIMS = sql.Identifier(SCHEMA_NAME, VERDICT_LOCKS.name)
 _VERDICTS = sql.Identifier(SCHEMA_NAME, VERDICTS.name)
 
 
 @dataclass(frozen=True)
-class Claim:
+class VerdictLock:
     """The wish to be the only one at a verdict.
 
     Attributes:
@@ -41,7 +41,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Held:
+class AlreadyClaimed:
     """Why there is no claim: another worker has it, or the verdict is there already."""
 
     verdict_key: str
@@ -52,7 +52,7 @@ def new_worker() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-def claim(transaction: Transaction, claims: Sequence[Claim]) -> dict[str, Held]:
+def lock_verdict(transaction: Transaction, claims: Sequence[VerdictLock]) -> dict[str, AlreadyClaimed]:
     """Take or renew claims; returns, by verdict key, those that cannot be had."""
     mine = {one.verdict_key: one for one in claims}
     keys = sorted(mine)
@@ -73,18 +73,18 @@ def claim(transaction: Transaction, claims: Sequence[Claim]) -> dict[str, Held]:
         sql.SQL(
             "SELECT v.verdict_key FROM {} v WHERE v.run_id = ANY(%s) AND v.verdict_key = ANY(%s)"
             " AND (v.verdict_status = ANY(%s)"
-            " OR v.verdict_status = 'quarantined' AND v.next_try_at > clock_timestamp())"
+            " OR v.verdict_status = 'quarantined' AND v.next_attempt_at > clock_timestamp())"
             " AND NOT v.erased AND v.error_class IS DISTINCT FROM %s"
         ).format(_VERDICTS),
         [[mine[key].run_id for key in keys], keys, list(FINAL_STATUSES), DENIED],
     )
     done = {row["verdict_key"] for row in final}
     if done & had:
-        release(transaction, claims[0].worker, sorted(done & had))
-    return {key: Held(key) for key in keys if key not in had or key in done}
+        release_lock(transaction, claims[0].worker, sorted(done & had))
+    return {key: AlreadyClaimed(key) for key in keys if key not in had or key in done}
 
 
-def release(transaction: Transaction, worker: str, verdict_keys: Sequence[str]) -> None:
+def release_lock(transaction: Transaction, worker: str, verdict_keys: Sequence[str]) -> None:
     """Give claims back, those that are this worker's."""
     transaction.rows(
         sql.SQL(
@@ -95,7 +95,7 @@ def release(transaction: Transaction, worker: str, verdict_keys: Sequence[str]) 
     )
 
 
-def live_claims(connection: LastingConnection, verdict_keys: Sequence[str]) -> set[str]:
+def live_locks(connection: RetryingConnection, verdict_keys: Sequence[str]) -> set[str]:
     """Return which of these verdicts somebody is at."""
     rows = connection.rows(
         "Looking for other workers",

@@ -15,10 +15,10 @@ from typing import Any, Literal, LiteralString
 
 from psycopg import sql
 
-from trajectory_pipeline.budget.caps import Amount
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.budget.caps import Cost
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.verdicts import DENIED, FINAL_STATUSES
-from trajectory_pipeline.storage.postgres.retrying_connection import LastingConnection
+from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 
 Order = Literal["newest", "signals"]
 """Which trajectories go first: those that ended last; or failures, disagreements, retries and trouble before others."""
@@ -48,8 +48,8 @@ WITH RECURSIVE chosen AS (
     FROM chosen t LEFT JOIN earlier e ON e.judged = t.run_id
 ), standing AS (
     SELECT k.*, v.verdict_status, v.error_class, v.failures,
-        v.next_try_at, v.held_back_usd, v.held_back_tokens,
-        coalesce(v.verdict_status = 'quarantined' AND v.next_try_at > now(), false) AS resting
+        v.next_attempt_at, v.deferred_usd, v.deferred_tokens,
+        coalesce(v.verdict_status = 'quarantined' AND v.next_attempt_at > now(), false) AS resting
     FROM keyed k LEFT JOIN trajectory.verdicts v ON v.run_id = k.run_id AND v.verdict_key = k.verdict_key
         AND NOT v.erased
 )
@@ -81,35 +81,35 @@ CASE WHEN s.heuristic_outcome = 'failure' THEN 0
 
 _LACKING: LiteralString = """
 SELECT s.partition_key FROM standing s
-LEFT JOIN trajectory.spending o ON o.scope = 'organization'
+LEFT JOIN trajectory.spend_totals o ON o.scope = 'organization'
     AND o.scope_key = %(day)s || ' ' || coalesce(s.organization_id, '(none)')
 LEFT JOIN trajectory.partitions p ON p.asset = 'trajectories' AND p.partition_key = s.partition_key
 WHERE s.updated_at <= %(quiet)s AND s.ended_at >= %(ended)s
     AND coalesce(p.result, 'complete') IN ('complete', 'quarantined')
     AND (s.verdict_status IS NULL OR s.verdict_status = 'deferred_budget'
-        OR (s.verdict_status IN ('failed', 'quarantined') AND s.failures < %(give_up)s AND s.next_try_at <= %(now)s)
+        OR (s.verdict_status IN ('failed', 'quarantined') AND s.failures < %(give_up)s AND s.next_attempt_at <= %(now)s)
         OR (s.verdict_status = 'not_eligible' AND s.error_class = %(denied)s
             AND NOT coalesce(s.agent_id = ANY(%(deny_agents)s), false)
             AND NOT coalesce(s.organization_id = ANY(%(deny_organizations)s), false)
             AND (cardinality(%(allow_agents)s::text[]) = 0 OR coalesce(s.agent_id = ANY(%(allow_agents)s), false))
             AND (cardinality(%(allow_organizations)s::text[]) = 0
                 OR coalesce(s.organization_id = ANY(%(allow_organizations)s), false))))
-    AND coalesce(s.held_back_usd, %(least_usd)s) <= %(usd)s
-    AND coalesce(s.held_back_tokens, %(least_tokens)s) <= %(tokens)s
-    AND coalesce(s.held_back_usd, %(least_usd)s) <= %(organization_usd)s
+    AND coalesce(s.deferred_usd, %(least_usd)s) <= %(usd)s
+    AND coalesce(s.deferred_tokens, %(least_tokens)s) <= %(tokens)s
+    AND coalesce(s.deferred_usd, %(least_usd)s) <= %(organization_usd)s
         - coalesce(o.spent_usd + o.reserved_usd, 0)
 GROUP BY 1 ORDER BY 1
 """
 
 _GIVEN_UP: LiteralString = """
 SELECT s.run_id, s.error_class, s.failures FROM standing s WHERE s.ended_at >= %(ended)s
-    AND s.verdict_status IN ('failed', 'quarantined') AND (s.failures >= %(give_up)s OR s.next_try_at IS NULL)
+    AND s.verdict_status IN ('failed', 'quarantined') AND (s.failures >= %(give_up)s OR s.next_attempt_at IS NULL)
 ORDER BY 1
 """
 
 
 @dataclass(frozen=True)
-class Standing:
+class JudgingCandidate:
     """Where one trajectory stands.
 
     Attributes:
@@ -140,14 +140,14 @@ class Standing:
     earlier_run_ids: tuple[str, ...]
     earlier_digests: tuple[str, ...]
     ended_at: datetime | None
-    standing: str
+    status: str
     error_class: str | None
-    resting: bool
+    backing_off: bool
 
     @property
     def due(self) -> bool:
         """Whether a materialisation asks about it."""
-        return self.standing not in FINAL_STATUSES and not self.resting
+        return self.status not in FINAL_STATUSES and not self.backing_off
 
     @property
     def key(self) -> tuple[str, str]:
@@ -156,13 +156,13 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PendingQuery:
     """What the refinement sensor looks for.
 
     Attributes:
         policy_id: under which policy.
         day: whose accounts hold, UTC: ``2026-11-23``.
-        quiet_since: trajectories that changed later are left for the moment.
+        settled_before: trajectories that changed later are left for the moment.
         ended_since: trajectories of runs that ended earlier are left to an explicit materialisation.
         now: failed and quarantined verdicts whose next try is later are left for the moment.
         give_up_after: failures after which one is not tried again.
@@ -175,20 +175,20 @@ class Wanted:
 
     policy_id: str
     day: str
-    quiet_since: datetime
+    settled_before: datetime
     ended_since: datetime
     now: datetime
     give_up_after: int
-    least: Amount
+    least: Cost
     usd: Decimal
     tokens: Decimal
     organization_usd: Decimal
-    consent: Mapping[str, Sequence[str]]
+    access: Mapping[str, Sequence[str]]
 
 
-def standings(
-    connection: LastingConnection, policy_id: str, partition_keys: Sequence[str], order: Order
-) -> list[Standing]:
+def judging_candidates(
+    connection: RetryingConnection, policy_id: str, partition_keys: Sequence[str], order: Order
+) -> list[JudgingCandidate]:
     """Return where the trajectories of partitions stand that are not deleted at the source.
 
     Args:
@@ -204,7 +204,7 @@ def standings(
     return [_standing(row) for row in connection.rows("Looking for missing verdicts", statement, parameters)]
 
 
-def lacking(connection: LastingConnection, wanted: Wanted) -> list[str]:
+def partitions_with_pending_verdicts(connection: RetryingConnection, wanted: PendingQuery) -> list[str]:
     """Return the keys of partitions with trajectories that should be judged now, and could be paid, sorted.
 
     Partitions whose trajectories are not what their raw rows say are left out: a verdict on them would be of no use.
@@ -214,7 +214,7 @@ def lacking(connection: LastingConnection, wanted: Wanted) -> list[str]:
         _RECENT + sql.SQL(_LACKING),
         {
             **_recent(wanted.policy_id, wanted.ended_since),
-            "quiet": wanted.quiet_since,
+            "quiet": wanted.settled_before,
             "now": wanted.now,
             "give_up": wanted.give_up_after,
             "least_usd": wanted.least.usd,
@@ -224,14 +224,14 @@ def lacking(connection: LastingConnection, wanted: Wanted) -> list[str]:
             "tokens": wanted.tokens,
             "organization_usd": wanted.organization_usd,
             "denied": DENIED,
-            **wanted.consent,
+            **wanted.access,
         },
     )
     return [row["partition_key"] for row in rows]
 
 
-def given_up(
-    connection: LastingConnection, policy_id: str, *, ended_since: datetime, give_up_after: int
+def abandoned_verdicts(
+    connection: RetryingConnection, policy_id: str, *, ended_since: datetime, give_up_after: int
 ) -> list[dict[str, Any]]:
     """Return the trajectories whose failed verdicts the sensor does not have tried again any more.
 
@@ -246,10 +246,15 @@ _RECENT = sql.SQL(_STANDINGS).format(condition=sql.SQL("t.partition_key >= %(sin
 
 
 def _recent(policy_id: str, ended_since: datetime) -> dict[str, Any]:
-    return {"policy": policy_id, "longest": LONGEST_CHAIN, "ended": ended_since, "since_key": key_of(ended_since)}
+    return {
+        "policy": policy_id,
+        "longest": LONGEST_CHAIN,
+        "ended": ended_since,
+        "since_key": partition_key(ended_since),
+    }
 
 
-def _standing(row: Mapping[str, Any]) -> Standing:
-    values = {name: row[name] for name in Standing.__dataclass_fields__}
+def _standing(row: Mapping[str, Any]) -> JudgingCandidate:
+    values = {name: row[name] for name in JudgingCandidate.__dataclass_fields__}
     earlier = {name: tuple(row[name]) for name in ("earlier_run_ids", "earlier_digests")}
-    return Standing(**{**values, **earlier})
+    return JudgingCandidate(**{**values, **earlier})

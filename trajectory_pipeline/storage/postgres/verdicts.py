@@ -13,7 +13,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from trajectory_pipeline.lossless_json import storable_text
-from trajectory_pipeline.schema.spending import VERDICT_CLAIMS
+from trajectory_pipeline.schema.spending import VERDICT_LOCKS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.types import Scalar, Sink, Table
 from trajectory_pipeline.schema.verdicts import (
@@ -24,8 +24,8 @@ from trajectory_pipeline.schema.verdicts import (
     VERDICTS,
 )
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.retrying_connection import LastingConnection, Transaction
-from trajectory_pipeline.storage.postgres.verdict_locks import release
+from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection, Transaction
+from trajectory_pipeline.storage.postgres.verdict_locks import release_lock
 
 _TAKEN = ("attempts", "input_tokens", "cached_input_tokens", "output_tokens", "cost_usd")
 """Columns of a verdict that its calls add up to, also those of a process that was killed."""
@@ -48,7 +48,7 @@ class VerdictStore:
         connection: on which all of it happens, a statement at a time.
     """
 
-    def __init__(self, connection: LastingConnection) -> None:
+    def __init__(self, connection: RetryingConnection) -> None:
         self.connection = connection
 
     def now(self) -> datetime:
@@ -99,16 +99,16 @@ class VerdictStore:
         to a day, unless trying again would not help; a quarantined one after a day, doubled up to eight.
         """
         names = [column.name for column in VERDICTS.in_sink(Sink.POSTGRES)]
-        ours = ("created_at", "updated_at", "failures", "next_try_at")
+        ours = ("created_at", "updated_at", "failures", "next_attempt_at")
         given = [name for name in names if name not in ours]
         statement = sql.SQL(
-            "INSERT INTO {table} AS v ({columns}, created_at, updated_at, failures, next_try_at)"
+            "INSERT INTO {table} AS v ({columns}, created_at, updated_at, failures, next_attempt_at)"
             " VALUES ({values}, clock_timestamp(), clock_timestamp(), %(failed)s::int, now() + %(pause)s::interval)"
             " ON CONFLICT (run_id, verdict_key) DO UPDATE SET {updates}, updated_at = clock_timestamp(),"
             " failures = v.failures + EXCLUDED.failures,"
-            " next_try_at = now() + least(%(pause)s::interval * power(2, least(v.failures, 20)), %(longest)s::interval)"
+            " next_attempt_at = now() + least(%(pause)s::interval * power(2, least(v.failures, 20)), %(longest)s::interval)"
             " WHERE v.erased OR v.error_class = %(denied)s OR NOT (v.verdict_status = ANY(%(final)s)"
-            " OR v.verdict_status = 'quarantined' AND v.next_try_at > clock_timestamp())"
+            " OR v.verdict_status = 'quarantined' AND v.next_attempt_at > clock_timestamp())"
         ).format(
             table=_table(VERDICTS),
             columns=sql.SQL(", ").join(map(sql.Identifier, given)),
@@ -128,14 +128,14 @@ class VerdictStore:
                 statement,
                 [{**row, **_next_try(row), "final": list(FINAL_STATUSES), "denied": DENIED} for row in adapted],
             )
-            release(transaction, worker, [key for _, key in keys])
+            release_lock(transaction, worker, [key for _, key in keys])
 
         runs = f"the verdict on {keys[0][0]}" if len(keys) == 1 else f"{len(keys)} verdicts, first on {keys[0][0]}"
         self.connection.run(f"Storing {runs}", work)
 
     def give_back_all(self, worker: str) -> None:
         """Give back every claim of a worker."""
-        statement = sql.SQL("DELETE FROM {} WHERE worker = %s").format(_table(VERDICT_CLAIMS))
+        statement = sql.SQL("DELETE FROM {} WHERE worker = %s").format(_table(VERDICT_LOCKS))
         self.connection.rows("Giving claims back", statement, [worker])
 
     def documents(self, run_ids: Sequence[str]) -> dict[str, tuple[dict[str, Any] | None, str]]:
@@ -164,7 +164,7 @@ class VerdictStore:
         )
         return {row["run_id"]: row["bytes"] for row in rows}
 
-    def mean_answer_tokens(self, policy_id: str) -> float | None:
+    def mean_response_tokens(self, policy_id: str) -> float | None:
         """Return how many tokens an answer under a policy has had on average; None where there is none yet."""
         (row,) = self.connection.rows(
             "Looking at former answers",
@@ -185,7 +185,7 @@ def open_verdicts(database: TrajectoryDatabase) -> Iterator[VerdictStore]:
         SinkError: the database cannot be reached, or is not migrated.
     """
     with database.connect(autocommit=True) as connection:
-        lasting = LastingConnection(database.url, connection)
+        lasting = RetryingConnection(database.url, connection)
         try:
             yield VerdictStore(lasting)
         finally:

@@ -14,7 +14,7 @@ List = list[Any]
 
 
 @dataclass(frozen=True)
-class Rows:
+class ListColumn:
     """Rows of one raw table.
 
     Attributes:
@@ -60,15 +60,15 @@ class RawColumns:
     """
 
     batch: pa.RecordBatch
-    runs: Rows
-    agents: Rows
-    run_metrics: Rows
-    steps: Rows
+    runs: ListColumn
+    agents: ListColumn
+    run_metrics: ListColumn
+    steps: ListColumn
     own_steps: list[int]
     other_steps: list[int]
-    messages: Rows
+    messages: ListColumn
     messages_of: list[int]
-    step_metrics: Rows
+    step_metrics: ListColumn
     step_metrics_of: list[int]
 
 
@@ -77,7 +77,7 @@ def raw_columns(batch: pa.RecordBatch) -> RawColumns:
     own, others = _flat(batch, "steps"), _flat(batch, "foreign_steps")
     own_steps, other_steps = _offsets(batch, "steps"), _offsets(batch, "foreign_steps")
     count = own_steps[-1]
-    steps = Rows(
+    steps = ListColumn(
         {
             name: pa.concat_arrays([array, others.arrays[name]]) if other_steps[-1] else array
             for name, array in own.arrays.items()
@@ -85,9 +85,9 @@ def raw_columns(batch: pa.RecordBatch) -> RawColumns:
     )
     return RawColumns(
         batch=batch,
-        runs=Rows(_fields(batch.column("run"))),
-        agents=Rows(_fields(batch.column("agent"))),
-        run_metrics=Rows(_fields(batch.column("run_metrics"))),
+        runs=ListColumn(_fields(batch.column("run"))),
+        agents=ListColumn(_fields(batch.column("agent"))),
+        run_metrics=ListColumn(_fields(batch.column("run_metrics"))),
         steps=steps,
         own_steps=own_steps,
         other_steps=[count + offset for offset in other_steps],
@@ -98,8 +98,8 @@ def raw_columns(batch: pa.RecordBatch) -> RawColumns:
     )
 
 
-def _flat(batch: pa.RecordBatch, column: str) -> Rows:
-    return Rows(_fields(cast(Any, batch.column(column)).flatten()))
+def _flat(batch: pa.RecordBatch, column: str) -> ListColumn:
+    return ListColumn(_fields(cast(Any, batch.column(column)).flatten()))
 
 
 def _fields(structs: "pa.Array[Any]") -> dict[str, "pa.Array[Any]"]:

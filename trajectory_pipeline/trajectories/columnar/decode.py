@@ -34,15 +34,15 @@ _CALL = ["id", "function", "type"]
 _FUNCTION = ["arguments", "name"]
 _RETURN = ["tool_call_id", "status", "stdout", "stderr", "func_response"]
 
-Entry = tuple[Any, ...]
+DecodedEntry = tuple[Any, ...]
 
 
-class Unusual(Exception):  # noqa: N818 - no error: such a run takes the other way
+class NeedsReferencePath(Exception):  # noqa: N818 - no error: such a run takes the other way
     """A value is of no form that is known to lose nothing on the short way."""
 
 
 @dataclass
-class Entries:
+class DecodedEntries:
     """The entries of one JSON column of many messages.
 
     Attributes:
@@ -56,28 +56,28 @@ class Entries:
 
     ends: list[int] = field(default_factory=lambda: [0])
     values: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[Entry] = field(default_factory=list)
+    rows: list[DecodedEntry] = field(default_factory=list)
     forms: list[str] = field(default_factory=list)
     untyped: set[int] = field(default_factory=set)
     unusual: set[int] = field(default_factory=set)
 
 
-def parts(texts: Sequence[bytes | None]) -> Entries:
+def parts(texts: Sequence[bytes | None]) -> DecodedEntries:
     """Return the content parts of messages."""
     return _entries(texts, _part, part_row, part_form)
 
 
-def tool_calls(texts: Sequence[bytes | None]) -> Entries:
+def tool_calls(texts: Sequence[bytes | None]) -> DecodedEntries:
     """Return the tool calls of messages."""
     return _entries(texts, _call, tool_call_row, call_form)
 
 
-def tool_returns(texts: Sequence[bytes | None]) -> Entries:
+def tool_returns(texts: Sequence[bytes | None]) -> DecodedEntries:
     """Return the tool returns of messages; none is marked as denied yet."""
     return _entries(texts, _return, tool_return_row, return_form)
 
 
-def approvals(texts: Sequence[bytes | None]) -> Entries:
+def approvals(texts: Sequence[bytes | None]) -> DecodedEntries:
     """Return the decisions of messages."""
     return _entries(texts, _decision, approval_row, approval_form)
 
@@ -93,16 +93,16 @@ def decoded(text: bytes | None) -> Any:
     try:
         return from_json(text, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError:
-        raise Unusual from None
+        raise NeedsReferencePath from None
 
 
 def _entries(
     texts: Sequence[bytes | None],
-    known: Callable[[dict[str, Any]], tuple[Entry, str] | None],
+    known: Callable[[dict[str, Any]], tuple[DecodedEntry, str] | None],
     row_of: Callable[[dict[str, Any]], dict[str, Any]],
     form_of: Callable[[dict[str, Any]], str],
-) -> Entries:
-    found = Entries()
+) -> DecodedEntries:
+    found = DecodedEntries()
     ends, values, rows = found.ends, found.values, found.rows
     for message, text in enumerate(texts):
         forms: list[str] = []
@@ -115,7 +115,7 @@ def _entries(
                     values.append(entry)
                     rows.append(row)
                     forms.append(form)
-            except Unusual:
+            except NeedsReferencePath:
                 found.unusual.add(message)
                 del values[ends[-1] :], rows[ends[-1] :]
         ends.append(len(rows))
@@ -128,10 +128,10 @@ def _objects(text: bytes) -> list[dict[str, Any]]:
     if value is None:
         return []
     if type(value) is not list:
-        raise Unusual
+        raise NeedsReferencePath
     for item in value:
         if type(item) is not dict:
-            raise Unusual
+            raise NeedsReferencePath
     return value
 
 
@@ -144,7 +144,7 @@ def _is_text(value: Any) -> bool:
     return value is None or (type(value) is str and "\0" not in value)
 
 
-def _part(part: dict[str, Any]) -> tuple[Entry, str] | None:
+def _part(part: dict[str, Any]) -> tuple[DecodedEntry, str] | None:
     keys = list(part)
     if keys == _TEXT and part["type"] == "text":
         text, signature = part["text"], part["signature"]
@@ -159,7 +159,7 @@ def _part(part: dict[str, Any]) -> tuple[Entry, str] | None:
     return None
 
 
-def _call(call: dict[str, Any]) -> tuple[Entry, str] | None:
+def _call(call: dict[str, Any]) -> tuple[DecodedEntry, str] | None:
     if list(call) == _CALL:
         function = call["function"]
         if type(function) is dict and list(function) == _FUNCTION:
@@ -169,7 +169,7 @@ def _call(call: dict[str, Any]) -> tuple[Entry, str] | None:
     return None
 
 
-def _return(item: dict[str, Any]) -> tuple[Entry, str] | None:
+def _return(item: dict[str, Any]) -> tuple[DecodedEntry, str] | None:
     if list(item) == _RETURN:
         call_id, status, stdout, stderr, text = item.values()
         if _is_text(call_id) and _is_text(status) and _is_text(text) and _is_lines(stdout) and _is_lines(stderr):
@@ -188,7 +188,7 @@ def _decision(_: dict[str, Any]) -> None:
 
 def _other(
     entry: Any, row_of: Callable[[dict[str, Any]], dict[str, Any]], form_of: Callable[[dict[str, Any]], str]
-) -> tuple[Entry, str]:
+) -> tuple[DecodedEntry, str]:
     """Convert an entry of any other form as the specification does, where that loses nothing."""
     _refuse_inexact(entry, _MAX_DEPTH)
     row = row_of(entry)
@@ -204,17 +204,17 @@ def _refuse_inexact(value: Any, levels: int) -> None:
     kind = type(value)
     if kind is str:
         if "\0" in value:
-            raise Unusual
+            raise NeedsReferencePath
     elif kind is dict:
         if not levels:
-            raise Unusual
+            raise NeedsReferencePath
         for key, item in value.items():
             _refuse_inexact(key, levels)
             _refuse_inexact(item, levels - 1)
     elif kind is list:
         if not levels:
-            raise Unusual
+            raise NeedsReferencePath
         for item in value:
             _refuse_inexact(item, levels - 1)
     elif kind is float or (kind is int and not -_MAX_INT <= value < _MAX_INT):
-        raise Unusual
+        raise NeedsReferencePath

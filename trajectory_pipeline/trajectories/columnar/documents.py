@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajectory_pipeline.schema.trajectories import MESSAGE, TRAJECTORIES, TURN
-from trajectory_pipeline.trajectories.columnar.decode import Entries
-from trajectory_pipeline.trajectories.columnar.runs import OrdinaryRuns, Run
+from trajectory_pipeline.trajectories.columnar.decode import DecodedEntries
+from trajectory_pipeline.trajectories.columnar.runs import ColumnarRun, ColumnarRuns
 from trajectory_pipeline.trajectories.document import (
     ALWAYS_IN_TURN,
     MAX_JSONB_BYTES,
     Document,
     postgres_document,
-    stubbed,
+    strip_image_data,
     tool_return_document,
 )
 
@@ -26,7 +26,9 @@ _ALWAYS_IN_MESSAGE = frozenset({"message_id", "role", "kind", "timestamp", "sequ
 _EMPTY = orjson.Fragment(b"[]")
 
 
-def documents_of(converted: OrdinaryRuns, runs: list[Run], trajectories: pa.RecordBatch) -> list[Document]:
+def columnar_documents(
+    converted: ColumnarRuns, runs: list[ColumnarRun], trajectories: pa.RecordBatch
+) -> list[Document]:
     """Return the document of each run, image bytes as stubs.
 
     Args:
@@ -58,7 +60,7 @@ def documents_of(converted: OrdinaryRuns, runs: list[Run], trajectories: pa.Reco
     return documents
 
 
-def _turns(turns: Any, runs: list[Run], messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _turns(turns: Any, runs: list[ColumnarRun], messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     names = [column.name for column in TURN if column.name != "messages"]
     lists = _columns(turns, names)
     written = []
@@ -74,7 +76,7 @@ def _turns(turns: Any, runs: list[Run], messages: list[dict[str, Any]]) -> list[
     return written
 
 
-def _messages(converted: OrdinaryRuns, runs: list[Run], messages: Any) -> list[dict[str, Any]]:
+def _messages(converted: ColumnarRuns, runs: list[ColumnarRun], messages: Any) -> list[dict[str, Any]]:
     names = [column.name for column in MESSAGE if column.name not in _ENTRIES]
     lists = [(name, values, name in _ALWAYS_IN_MESSAGE) for name, values in _columns(messages, names).items()]
     stored = {name: converted.raw.messages.encoded(name) for name in _ENTRIES if name != "tool_returns"}
@@ -89,15 +91,16 @@ def _messages(converted: OrdinaryRuns, runs: list[Run], messages: Any) -> list[d
                 one[name] = _fragment(column, at, stored[name][at])
         if returns.ends[at] != returns.ends[at + 1]:
             one["tool_returns"] = [
-                stubbed(_tool_return(returns.rows[place])) for place in range(returns.ends[at], returns.ends[at + 1])
+                strip_image_data(_tool_return(returns.rows[place]))
+                for place in range(returns.ends[at], returns.ends[at + 1])
             ]
         written.append(one)
     return written
 
 
-def _fragment(column: Entries, at: int, stored: bytes) -> Any:
+def _fragment(column: DecodedEntries, at: int, stored: bytes) -> Any:
     if at in column.untyped:
-        return stubbed(column.values[column.ends[at] : column.ends[at + 1]])
+        return strip_image_data(column.values[column.ends[at] : column.ends[at + 1]])
     return orjson.Fragment(stored)
 
 

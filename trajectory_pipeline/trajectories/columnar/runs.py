@@ -12,17 +12,22 @@ from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from typing import Any
 
-from trajectory_pipeline.lossless_json import Escapes, parse_object, parse_strings, storable_text
+from trajectory_pipeline.lossless_json import EscapedPaths, parse_object, parse_strings, storable_text
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION
 from trajectory_pipeline.trajectories import digest
 from trajectory_pipeline.trajectories.columnar import decode
 from trajectory_pipeline.trajectories.columnar.columns import RawColumns
-from trajectory_pipeline.trajectories.columnar.decode import Entry, Unusual, decoded
-from trajectory_pipeline.trajectories.messages import Answering, answering, kind_of, said_and_thought
-from trajectory_pipeline.trajectories.outcome_rules import LastStep, RunError, ending, run_error
-from trajectory_pipeline.trajectories.reference import refuse_absurd, step_error, trajectory_id
-from trajectory_pipeline.trajectories.signals import arguments_of, signals_from
-from trajectory_pipeline.trajectories.usage import COUNTS, StepUsage, cost_usd, total_of, usage_of
+from trajectory_pipeline.trajectories.columnar.decode import DecodedEntry, NeedsReferencePath, decoded
+from trajectory_pipeline.trajectories.messages import (
+    ReplyConvention,
+    message_kind,
+    reply_convention,
+    split_reply_and_thought,
+)
+from trajectory_pipeline.trajectories.outcome_rules import LastStep, RunError, classify_outcome, run_error
+from trajectory_pipeline.trajectories.reference import reject_out_of_range_times, step_error, trajectory_id
+from trajectory_pipeline.trajectories.signals import compute_signals, parsed_arguments
+from trajectory_pipeline.trajectories.usage import COUNTS, StepUsage, cost_usd, run_usage, total_usage
 
 Row = dict[str, Any]
 
@@ -30,7 +35,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
-class Turn:
+class ColumnarTurn:
     """One turn of an ordinary run.
 
     Attributes:
@@ -53,7 +58,7 @@ class Turn:
 
 
 @dataclass
-class Run:
+class ColumnarRun:
     """An ordinary run.
 
     Attributes:
@@ -64,10 +69,10 @@ class Run:
 
     place: int
     values: Row
-    turns: list[Turn]
+    turns: list[ColumnarTurn]
 
 
-class OrdinaryRuns:
+class ColumnarRuns:
     """The runs of one batch, and what was found in their messages.
 
     Attributes:
@@ -95,9 +100,9 @@ class OrdinaryRuns:
         self._metadata = raw.runs.encoded("metadata_")
         self._details = [raw.steps.encoded(f"{name}_tokens_details") for name in ("prompt", "completion")]
         self._counts = [raw.steps[name] for name in COUNTS]
-        self._answering: dict[tuple[str | None, str | None], Answering] = {}
+        self._answering: dict[tuple[str | None, str | None], ReplyConvention] = {}
 
-    def run(self, place: int) -> Run:
+    def run(self, place: int) -> ColumnarRun:
         """Convert one run.
 
         Raises:
@@ -107,7 +112,7 @@ class OrdinaryRuns:
         runs, steps, raw = self.raw.runs, self.raw.steps, self.raw
         run_id, status, stop_reason = runs["id"][place], runs["status"][place], runs["stop_reason"][place]
         if run_id is None or status is None or runs["agent_id"][place] is None:
-            raise Unusual
+            raise NeedsReferencePath
         first, last = raw.messages_of[place], raw.messages_of[place + 1]
         self._read_messages(first, last, self._how(place))
         metadata = self._metadata_of(place)
@@ -119,7 +124,7 @@ class OrdinaryRuns:
         last_step = self._last_step(own[-1]) if own else None
         error = _error_row(failure := run_error(metadata.get("error"), last_step))
         calls = self._in_order(self.calls, order)
-        ended = ending(
+        ended = classify_outcome(
             status,
             stop_reason,
             last_step,
@@ -143,9 +148,9 @@ class OrdinaryRuns:
             "input_tokens": sum([usage.input_tokens for usage in used]),
             "output_tokens": sum([usage.output_tokens for usage in used]),
             "total_tokens": sum([usage.total_tokens for usage in used]),
-            "cached_input_tokens": total_of([usage.cached for usage in used]),
-            "cache_write_tokens": total_of([usage.cache_write for usage in used]),
-            "reasoning_tokens": total_of([usage.reasoning for usage in used]),
+            "cached_input_tokens": total_usage([usage.cached for usage in used]),
+            "cache_write_tokens": total_usage([usage.cache_write for usage in used]),
+            "reasoning_tokens": total_usage([usage.reasoning for usage in used]),
             "usage_reported": any(usage.reported for usage in used),
             "cost_usd": cost_usd(self._priced(own), _moment(created)),
             "continues_run_id": self._continues(place, run_id),
@@ -161,8 +166,8 @@ class OrdinaryRuns:
             "signals_version": SIGNALS_VERSION,
             "partition_key": self._key,
         }
-        refuse_absurd(values, run_id)
-        return Run(place, values, turns)
+        reject_out_of_range_times(values, run_id)
+        return ColumnarRun(place, values, turns)
 
     def forget_texts(self) -> None:
         """Let go of what is not needed any more when all runs are converted, and are Arrow; documents can be made."""
@@ -178,69 +183,69 @@ class OrdinaryRuns:
         if metadata is None:
             metadata = {}
         if type(metadata) is not dict or "error" in metadata:
-            escapes = Escapes()
+            escapes = EscapedPaths()
             metadata = parse_object(self.raw.runs["metadata_"][place], "metadata_", escapes)
-            if escapes.places:
-                raise Unusual
+            if escapes.paths:
+                raise NeedsReferencePath
         run_type = metadata.get("run_type")
         if type(run_type) is not str:
             run_type = None
         elif "\0" in run_type:
-            raise Unusual
+            raise NeedsReferencePath
         return {"run_type": run_type, "error": metadata.get("error")}
 
-    def _how(self, place: int) -> Answering:
+    def _how(self, place: int) -> ReplyConvention:
         key = (self.raw.agents["agent_type"][place], self.raw.runs["request_config"][place])
         if key not in self._answering:
-            self._answering[key] = answering(key[0], parse_object(key[1], "request_config", Escapes()))
+            self._answering[key] = reply_convention(key[0], parse_object(key[1], "request_config", EscapedPaths()))
         return self._answering[key]
 
-    def _read_messages(self, first: int, last: int, how: Answering) -> None:
+    def _read_messages(self, first: int, last: int, how: ReplyConvention) -> None:
         messages, content, calls = self.raw.messages, self.content, self.calls
         ids, roles, texts, approve = (messages[name] for name in ("id", "role", "text", "approve"))
         if len(set(ids[first:last])) < last - first or not self._unusual.isdisjoint(range(first, last)):
-            raise Unusual
+            raise NeedsReferencePath
         # Forms of older versions of Letta.
         if any(texts[first:last]) or not all(map(operator.is_, approve[first:last], repeat(None))):
-            raise Unusual
+            raise NeedsReferencePath
         for at in range(first, last):
             role = roles[at]
             if role is None or ids[at] is None:
-                raise Unusual
+                raise NeedsReferencePath
             if role in ("user", "system"):
-                self.kinds[at] = kind_of(role, content.values[content.ends[at] : content.ends[at + 1]])
+                self.kinds[at] = message_kind(role, content.values[content.ends[at] : content.ends[at + 1]])
             elif role in ("assistant", "approval"):
-                said, self.thoughts[at] = said_and_thought(
+                said, self.thoughts[at] = split_reply_and_thought(
                     role,
                     content.values[content.ends[at] : content.ends[at + 1]],
                     calls.values[calls.ends[at] : calls.ends[at + 1]],
                     how,
                 )
                 if said is not None and storable_text(said) is not said:
-                    raise Unusual
+                    raise NeedsReferencePath
                 self.said[at] = said
 
-    def _turns(self, place: int, run_id: str) -> list[Turn]:
+    def _turns(self, place: int, run_id: str) -> list[ColumnarTurn]:
         raw, steps = self.raw, self.raw.steps
         own_steps = range(raw.own_steps[place], raw.own_steps[place + 1])
         places = [*own_steps, *range(raw.other_steps[place], raw.other_steps[place + 1])]
         step_ids, created = steps["id"], steps["created_at"]
         by_step: dict[str, list[int]] = {step_ids[at]: [] for at in places}
         if len(by_step) != len(places) or None in by_step:
-            raise Unusual
+            raise NeedsReferencePath
         sequence, step_of = raw.messages["sequence_id"], raw.messages["step_id"]
         former = None
         for at in range(raw.messages_of[place], raw.messages_of[place + 1]):
             number = sequence[at]
             if number is None or (former is not None and number <= former) or step_of[at] not in by_step:
-                raise Unusual
+                raise NeedsReferencePath
             former = number
             by_step[step_of[at]].append(at)
         order = []
         for at in places:
             messages = by_step[step_ids[at]]
             if created[at] is None:
-                raise Unusual
+                raise NeedsReferencePath
             # In seconds, rounded as the specification rounds them.
             order.append(
                 (created[at] / 10**6, not messages, sequence[messages[0]] if messages else 0, step_ids[at], at)
@@ -252,7 +257,7 @@ class OrdinaryRuns:
             self._turn(at, metrics.get(step_id), run_id, at in own_steps, by_step[step_id]) for *_, step_id, at in order
         ]
 
-    def _turn(self, at: int, metrics: int | None, run_id: str, own: bool, messages: list[int]) -> Turn:
+    def _turn(self, at: int, metrics: int | None, run_id: str, own: bool, messages: list[int]) -> ColumnarTurn:
         steps = self.raw.steps
         owner, kind, data, tags = (
             steps["run_id"][at],
@@ -262,12 +267,12 @@ class OrdinaryRuns:
         )
         error, given = None, []
         if kind is not None or data not in (None, "null") or tags not in (None, "[]", "null"):
-            escapes = Escapes()
+            escapes = EscapedPaths()
             error = step_error({"error_type": kind, "error_data": data}, "error_data", escapes)
             given = parse_strings(tags, "tags", escapes)
-            if escapes.places:
-                raise Unusual
-        return Turn(
+            if escapes.paths:
+                raise NeedsReferencePath
+        return ColumnarTurn(
             at, metrics, self._usage(at) if own else None, owner if owner != run_id else None, error, given, messages
         )
 
@@ -275,7 +280,7 @@ class OrdinaryRuns:
         prompt, completion = [
             None if details[at] is None or details[at] == b"null" else decoded(details[at]) for details in self._details
         ]
-        return usage_of("", [counts[at] for counts in self._counts], prompt, completion)
+        return run_usage("", [counts[at] for counts in self._counts], prompt, completion)
 
     def _mark_denied(self, first: int, last: int) -> int:
         ends = self.approvals.ends
@@ -283,14 +288,14 @@ class OrdinaryRuns:
             return 0
         denied = {row[1] for row in self.approvals.rows[ends[first] : ends[last]] if row[2] is False}
         if None in denied:
-            raise Unusual
+            raise NeedsReferencePath
         ends = self.returns.ends
         for at in range(ends[first], ends[last]):
             if self.returns.rows[at][0] in denied:
                 self.denied.add(at)
         return len(denied)
 
-    def _last_step(self, turn: Turn) -> LastStep:
+    def _last_step(self, turn: ColumnarTurn) -> LastStep:
         steps, error = self.raw.steps, turn.error or {}
         return LastStep(
             step_id=steps["id"][turn.step],
@@ -301,7 +306,7 @@ class OrdinaryRuns:
         )
 
     @staticmethod
-    def _in_order(column: decode.Entries, order: list[int]) -> list[Entry]:
+    def _in_order(column: decode.DecodedEntries, order: list[int]) -> list[DecodedEntry]:
         ends, rows = column.ends, column.rows
         return [rows[at] for message in order for at in range(ends[message], ends[message + 1])]
 
@@ -309,7 +314,7 @@ class OrdinaryRuns:
         agreed = set(self.raw.messages["conversation_id"][first:last])
         return agreed.pop() if len(agreed) == 1 else None
 
-    def _priced(self, own: list[Turn]) -> Iterator[tuple[Mapping[str, Any], StepUsage]]:
+    def _priced(self, own: list[ColumnarTurn]) -> Iterator[tuple[Mapping[str, Any], StepUsage]]:
         steps = self.raw.steps
         for turn in own:
             if turn.usage is not None:
@@ -334,7 +339,7 @@ class OrdinaryRuns:
                     return owner
         return None
 
-    def _signals(self, order: list[int], calls: list[Entry], own: list[Turn], denied: int) -> Row:
+    def _signals(self, order: list[int], calls: list[DecodedEntry], own: list[ColumnarTurn], denied: int) -> Row:
         steps, roles = self.raw.steps, self.raw.messages["role"]
         answers, made, returns = self.approvals.ends, self.calls.ends, self.returns
         fills = [
@@ -350,8 +355,8 @@ class OrdinaryRuns:
                 final = not self.said[at] and made[at] == made[at + 1]
                 break
         ends = self.content.ends
-        return signals_from(
-            [(call[2], arguments_of({"arguments": call[3], "json": call[4]})) for call in calls],
+        return compute_signals(
+            [(call[2], parsed_arguments({"arguments": call[3], "json": call[4]})) for call in calls],
             [
                 returns.rows[at][1] == "error"
                 for message in order
@@ -367,7 +372,7 @@ class OrdinaryRuns:
         )
 
     def _forms(
-        self, run_id: str, status: str, stop_reason: str | None, error: Row | None, turns: list[Turn]
+        self, run_id: str, status: str, stop_reason: str | None, error: Row | None, turns: list[ColumnarTurn]
     ) -> Iterator[str]:
         """Yield what the content digest is taken of."""
         steps, messages = self.raw.steps, self.raw.messages

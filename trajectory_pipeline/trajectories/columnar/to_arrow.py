@@ -23,8 +23,8 @@ from trajectory_pipeline.schema.trajectories import (
     TURN,
 )
 from trajectory_pipeline.schema.types import Column
-from trajectory_pipeline.trajectories.columnar.decode import Entries
-from trajectory_pipeline.trajectories.columnar.runs import OrdinaryRuns, Run, Turn
+from trajectory_pipeline.trajectories.columnar.decode import DecodedEntries
+from trajectory_pipeline.trajectories.columnar.runs import ColumnarRun, ColumnarRuns, ColumnarTurn
 
 _OF_BATCH = {"tags": "agent_tags", "context": "context", "deleted_at": "deleted_at"}
 _OF_RUN = {
@@ -74,7 +74,7 @@ _OF_MESSAGE = {
 }
 
 
-def trajectories_of(converted: OrdinaryRuns, runs: Sequence[Run]) -> pa.RecordBatch:
+def trajectories_batch(converted: ColumnarRuns, runs: Sequence[ColumnarRun]) -> pa.RecordBatch:
     """Return runs, in this order, as trajectories."""
     raw = converted.raw
     batch, places = raw.batch, [run.place for run in runs]
@@ -94,7 +94,7 @@ def trajectories_of(converted: OrdinaryRuns, runs: Sequence[Run]) -> pa.RecordBa
     return pa.RecordBatch.from_arrays([columns[each.name].cast(each.type) for each in schema], schema=schema)
 
 
-def _turns(converted: OrdinaryRuns, turns: Sequence[Turn]) -> "pa.Array[Any]":
+def _turns(converted: ColumnarRuns, turns: Sequence[ColumnarTurn]) -> "pa.Array[Any]":
     raw = converted.raw
     steps, metrics = [turn.step for turn in turns], [turn.metrics for turn in turns]
     usage = [turn.usage or _NO_USAGE for turn in turns]
@@ -113,7 +113,7 @@ def _turns(converted: OrdinaryRuns, turns: Sequence[Turn]) -> "pa.Array[Any]":
     return _structs(TURN, columns)
 
 
-def _messages(converted: OrdinaryRuns, places: Sequence[int]) -> "pa.Array[Any]":
+def _messages(converted: ColumnarRuns, places: Sequence[int]) -> "pa.Array[Any]":
     arrays = converted.raw.messages.arrays
     returns = converted.returns
     for at in converted.denied:
@@ -133,7 +133,7 @@ def _messages(converted: OrdinaryRuns, places: Sequence[int]) -> "pa.Array[Any]"
     return _structs(MESSAGE, columns)
 
 
-def _entries(fields: Sequence[Column], entries: Entries) -> "pa.Array[Any]":
+def _entries(fields: Sequence[Column], entries: DecodedEntries) -> "pa.Array[Any]":
     values: Iterable[Sequence[Any]] = zip(*entries.rows, strict=True) if entries.rows else [()] * len(fields)
     columns = {column.name: of_field for column, of_field in zip(fields, values, strict=True)}
     return _listed(pa.array(entries.ends, pa.int32()), _structs(fields, columns))

@@ -22,12 +22,12 @@ from trajectory_pipeline.defs.sensors.capture import (
 from trajectory_pipeline.defs.sensors.run_requests import (
     RUNS_A_TICK,
     SECONDS_BETWEEN_TICKS,
+    exclude_hours,
     hours_failed_since,
-    hours_under_way,
-    requests,
-    without,
+    hours_in_progress,
+    run_requests,
 )
-from trajectory_pipeline.partition_keys import HOUR, floor, hours_between, key_of
+from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, hours_between, partition_key
 from trajectory_pipeline_tests.defs.running import add_run
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -42,7 +42,7 @@ def test_a_tick_compares_the_last_two_days_and_the_open_hour_and_ten_days_before
     hours, cursor = hours_to_compare(NOW, START, Cursor())
     assert hours[-1] == OPEN
     assert hours == [OPEN - number * HOUR for number in reversed(range(RECENT_HOURS + OLDER_AT_ONCE))]
-    assert cursor.text() == key_of(hours[0])
+    assert cursor.text() == partition_key(hours[0])
 
 
 def test_the_whole_history_is_compared_in_turn_and_then_again() -> None:
@@ -95,7 +95,9 @@ def test_a_pipeline_that_starts_in_the_future_compares_nothing() -> None:
 
 @given(
     age=st.timedeltas(timedelta(0), timedelta(days=900)),
-    cursor=st.one_of(st.none(), st.text(max_size=20), st.integers(0, 30_000).map(lambda n: key_of(START + n * HOUR))),
+    cursor=st.one_of(
+        st.none(), st.text(max_size=20), st.integers(0, 30_000).map(lambda n: partition_key(START + n * HOUR))
+    ),
 )
 def test_every_tick_compares_partitions_only_in_order_and_the_recent_ones_always(
     age: timedelta, cursor: str | None
@@ -103,10 +105,10 @@ def test_every_tick_compares_partitions_only_in_order_and_the_recent_ones_always
     now = START + age
     hours, following = hours_to_compare(now, START, Cursor.read(cursor))
     assert hours == sorted(set(hours))
-    assert START <= hours[0] <= hours[-1] == floor(now)
+    assert START <= hours[0] <= hours[-1] == floor_to_hour(now)
     assert {hour for hour in hours if hour > now - RECENT} == {
         hour
-        for hour in (floor(now) - number * HOUR for number in range(RECENT_HOURS))
+        for hour in (floor_to_hour(now) - number * HOUR for number in range(RECENT_HOURS))
         if hour > now - RECENT and hour >= START
     }
     assert hours_to_compare(now, START, following)[0]
@@ -128,10 +130,10 @@ def test_a_source_that_is_too_slow_is_asked_for_less_and_the_history_still_goes_
     for _ in range(min(age, 300) + 3):
         hours, cursor = hours_to_compare(now, start, cursor)
         assert len(hours) <= (RECENT // HOUR + OLDER_AT_ONCE) // divisor + 3
-        assert hours[-1] == floor(now)
+        assert hours[-1] == floor_to_hour(now)
         seen |= set(hours)
         cursor = Cursor.read(cursor.text())
-    assert seen == set(hours_between(floor(start), floor(now) + HOUR))
+    assert seen == set(hours_between(floor_to_hour(start), floor_to_hour(now) + HOUR))
     assert cursor.divisor == divisor
 
 
@@ -156,40 +158,40 @@ def asked(hours: list[datetime], longest: int = 24) -> list[tuple[str, ...]]:
             request.tags["dagster/asset_partition_range_start"],
             request.tags["dagster/asset_partition_range_end"],
         )
-        for request in requests(hours, CAPTURE, longest, "why")
+        for request in run_requests(hours, CAPTURE, longest, "why")
     ]
 
 
 def test_neighbours_are_requested_as_one_range_the_newest_first() -> None:
     hours = [OPEN - number * HOUR for number in (0, 1, 2, 9, 20, 21)]
     assert asked(hours) == [
-        (key_of(OPEN - 2 * HOUR), key_of(OPEN)),
-        (key_of(OPEN - 9 * HOUR),),
-        (key_of(OPEN - 21 * HOUR), key_of(OPEN - 20 * HOUR)),
+        (partition_key(OPEN - 2 * HOUR), partition_key(OPEN)),
+        (partition_key(OPEN - 9 * HOUR),),
+        (partition_key(OPEN - 21 * HOUR), partition_key(OPEN - 20 * HOUR)),
     ]
 
 
 def test_a_range_is_no_longer_than_a_batch() -> None:
     hours = [OPEN - number * HOUR for number in range(50)]
     assert [len(pair) for pair in asked(hours, longest=24)] == [2, 2, 2]
-    assert asked(hours[:3], longest=1) == [(key_of(hour),) for hour in hours[:3]]
+    assert asked(hours[:3], longest=1) == [(partition_key(hour),) for hour in hours[:3]]
 
 
 def test_a_tick_requests_a_limited_number_of_runs_and_leaves_the_oldest_to_the_next() -> None:
     hours = [OPEN - 2 * number * HOUR for number in range(3 * RUNS_A_TICK)]
-    assert asked(hours) == [(key_of(hour),) for hour in hours[:RUNS_A_TICK]]
+    assert asked(hours) == [(partition_key(hour),) for hour in hours[:RUNS_A_TICK]]
 
 
 def test_a_request_says_why_and_names_its_assets_and_has_no_run_key() -> None:
     """A run key dedupes for ever: a partition that has to be read again would be dropped in silence."""
-    [request] = requests([OPEN], REFINEMENT, 24, "verdicts are missing")
+    [request] = run_requests([OPEN], REFINEMENT, 24, "verdicts are missing")
     assert request.tags == {"trajectory/reason": "verdicts are missing"}
     assert request.asset_selection == REFINEMENT
     assert request.run_key is None
 
 
 def test_nothing_due_is_no_request() -> None:
-    assert requests([], CAPTURE, 24, "why") == []
+    assert run_requests([], CAPTURE, 24, "why") == []
 
 
 # ---- what is under way, or has failed -------------------------------------------------------------------------------
@@ -197,45 +199,45 @@ def test_nothing_due_is_no_request() -> None:
 
 def test_an_hour_in_a_range_under_way_is_left_out_both_ends_included() -> None:
     hours = [OPEN + number * HOUR for number in range(6)]
-    assert without(hours, [(hours[1], hours[3]), (hours[5], hours[5])]) == [hours[0], hours[4]]
-    assert without(hours, []) == hours
+    assert exclude_hours(hours, [(hours[1], hours[3]), (hours[5], hours[5])]) == [hours[0], hours[4]]
+    assert exclude_hours(hours, []) == hours
 
 
 @pytest.mark.parametrize("status", ["QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"])
 def test_runs_that_are_queued_or_running_are_under_way(instance: dg.DagsterInstance, status: str) -> None:
-    add_run(instance, dg.DagsterRunStatus(status), {"dagster/partition": key_of(OPEN)})
+    add_run(instance, dg.DagsterRunStatus(status), {"dagster/partition": partition_key(OPEN)})
     add_run(instance, dg.DagsterRunStatus(status), range_tags(OPEN - 5 * HOUR, OPEN - 2 * HOUR))
-    assert set(hours_under_way(instance, CAPTURE)) == {(OPEN, OPEN), (OPEN - 5 * HOUR, OPEN - 2 * HOUR)}
+    assert set(hours_in_progress(instance, CAPTURE)) == {(OPEN, OPEN), (OPEN - 5 * HOUR, OPEN - 2 * HOUR)}
 
 
 @pytest.mark.parametrize("status", ["SUCCESS", "FAILURE", "CANCELED"])
 def test_runs_that_ended_are_not_under_way(instance: dg.DagsterInstance, status: str) -> None:
-    add_run(instance, dg.DagsterRunStatus(status), {"dagster/partition": key_of(OPEN)})
-    assert hours_under_way(instance, CAPTURE) == []
+    add_run(instance, dg.DagsterRunStatus(status), {"dagster/partition": partition_key(OPEN)})
+    assert hours_in_progress(instance, CAPTURE) == []
 
 
 def test_runs_of_other_things_are_not_under_way(instance: dg.DagsterInstance) -> None:
     add_run(instance, dg.DagsterRunStatus.STARTED, {})
     add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": "europe"})
-    assert hours_under_way(instance, CAPTURE) == []
+    assert hours_in_progress(instance, CAPTURE) == []
 
 
 def test_a_run_that_only_judges_does_not_hold_up_capture(instance: dg.DagsterInstance) -> None:
     """A judge may take an hour for a day's verdicts: the open hour's new runs are not to wait for it."""
-    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": key_of(OPEN)}, REFINEMENT)
-    assert hours_under_way(instance, CAPTURE) == []
-    assert hours_under_way(instance, REFINEMENT) == [(OPEN, OPEN)]
+    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": partition_key(OPEN)}, REFINEMENT)
+    assert hours_in_progress(instance, CAPTURE) == []
+    assert hours_in_progress(instance, REFINEMENT) == [(OPEN, OPEN)]
 
 
 def test_a_run_without_a_selection_is_one_of_all_assets(instance: dg.DagsterInstance) -> None:
-    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": key_of(OPEN)})
-    assert hours_under_way(instance, CAPTURE) == hours_under_way(instance, REFINEMENT) == [(OPEN, OPEN)]
+    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": partition_key(OPEN)})
+    assert hours_in_progress(instance, CAPTURE) == hours_in_progress(instance, REFINEMENT) == [(OPEN, OPEN)]
 
 
 def test_runs_that_failed_are_known_for_a_while(instance: dg.DagsterInstance) -> None:
     now = datetime.now(UTC)
-    add_run(instance, dg.DagsterRunStatus.FAILURE, {"dagster/partition": key_of(OPEN)}, CAPTURE)
-    add_run(instance, dg.DagsterRunStatus.CANCELED, {"dagster/partition": key_of(OPEN - HOUR)}, CAPTURE)
+    add_run(instance, dg.DagsterRunStatus.FAILURE, {"dagster/partition": partition_key(OPEN)}, CAPTURE)
+    add_run(instance, dg.DagsterRunStatus.CANCELED, {"dagster/partition": partition_key(OPEN - HOUR)}, CAPTURE)
     assert hours_failed_since(instance, CAPTURE, now - timedelta(minutes=10)) == [(OPEN, OPEN)]
     assert hours_failed_since(instance, REFINEMENT, now - timedelta(minutes=10)) == []
     assert hours_failed_since(instance, CAPTURE, now + timedelta(minutes=10)) == []

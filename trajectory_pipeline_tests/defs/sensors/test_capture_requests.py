@@ -18,7 +18,7 @@ from trajectory_pipeline.defs.partitions import range_tags
 from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.sensors.capture import build_capture_sensor
 from trajectory_pipeline.defs.sensors.run_requests import PAUSE_AFTER_FAILURE, RUNS_A_TICK
-from trajectory_pipeline.partition_keys import HOUR, key_of
+from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
 from trajectory_pipeline_tests.defs.running import add_run, ask, do, requested, run
@@ -61,13 +61,13 @@ def test_empty_sinks_lack_every_partition_with_runs_and_no_other(
 def test_a_history_that_is_captured_is_left_alone(captured: Settings, instance: dg.DagsterInstance) -> None:
     result = tick(captured, instance)
     assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 differ.")
-    assert result.cursor == key_of(captured.start)
+    assert result.cursor == partition_key(captured.start)
 
 
 def test_raw_rows_without_trajectories_are_not_captured(captured: Settings, instance: dg.DagsterInstance) -> None:
     do(
         str(captured.database_url),
-        f"DELETE FROM trajectory.partitions WHERE asset = 'trajectories' AND partition_key = '{key_of(BUSY[2])}'",
+        f"DELETE FROM trajectory.partitions WHERE asset = 'trajectories' AND partition_key = '{partition_key(BUSY[2])}'",
     )
     assert requested(tick(captured, instance)) == [BUSY[2]]
 
@@ -75,15 +75,15 @@ def test_raw_rows_without_trajectories_are_not_captured(captured: Settings, inst
 def test_trajectories_of_former_raw_rows_are_not_captured(captured: Settings, instance: dg.DagsterInstance) -> None:
     do(
         str(captured.database_url),
-        "UPDATE trajectory.partitions SET input_digest = 'of others'"
-        f" WHERE asset = 'trajectories' AND partition_key = '{key_of(BUSY[2])}'",
+        "UPDATE trajectory.partitions SET upstream_digest = 'of others'"
+        f" WHERE asset = 'trajectories' AND partition_key = '{partition_key(BUSY[2])}'",
     )
     assert requested(tick(captured, instance)) == [BUSY[2]]
 
 
 def test_an_empty_source_is_nothing_to_capture(captured: Settings, instance: dg.DagsterInstance) -> None:
     do(str(captured.letta_pg_uri), "TRUNCATE runs CASCADE")
-    do(str(captured.database_url), "TRUNCATE trajectory.partitions, trajectory.trajectories, trajectory.captured_runs")
+    do(str(captured.database_url), "TRUNCATE trajectory.partitions, trajectory.trajectories, trajectory.run_locations")
     result = tick(captured, instance)
     assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 differ.")
 
@@ -95,7 +95,7 @@ def test_one_side_of_the_ledger_that_was_lost_is_made_again_also_for_an_hour_wit
     empty = NOW.replace(minute=0)
     do(
         str(captured.database_url),
-        f"DELETE FROM trajectory.partitions WHERE asset = '{lost}' AND partition_key = '{key_of(empty)}'",
+        f"DELETE FROM trajectory.partitions WHERE asset = '{lost}' AND partition_key = '{partition_key(empty)}'",
     )
     assert requested(tick(captured, instance)) == [empty]
 
@@ -106,7 +106,7 @@ def test_a_ledger_that_was_lost_is_made_again_also_for_hours_that_the_source_has
     do(str(captured.letta_pg_uri), "TRUNCATE runs CASCADE")
     do(str(captured.database_url), "TRUNCATE trajectory.partitions")
     held = ask(str(captured.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories ORDER BY 1")
-    assert [key_of(hour) for hour in requested(tick(captured, instance))] == [row[0] for row in held] != []
+    assert [partition_key(hour) for hour in requested(tick(captured, instance))] == [row[0] for row in held] != []
 
 
 # ---- any change to any row -----------------------------------------------------------------------------------------
@@ -189,8 +189,8 @@ def test_what_is_materialised_is_not_due_any_more(captured: Settings, instance: 
 def test_a_partition_under_way_is_not_requested_again(captured: Settings, instance: dg.DagsterInstance) -> None:
     do(str(captured.database_url), "TRUNCATE trajectory.partitions")
     add_run(instance, dg.DagsterRunStatus.STARTED, range_tags(BUSY[1], BUSY[5]))
-    add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": key_of(BUSY[7])}, CAPTURE)
-    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": key_of(BUSY[0])}, REFINEMENT)
+    add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": partition_key(BUSY[7])}, CAPTURE)
+    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": partition_key(BUSY[0])}, REFINEMENT)
     assert requested(tick(captured, instance)) == [BUSY[0], BUSY[6]]
 
 
@@ -200,7 +200,7 @@ def test_a_partition_that_failed_is_left_alone_for_a_while(captured: Settings, i
     do(str(captured.database_url), "TRUNCATE trajectory.partitions")
     do(str(captured.letta_pg_uri), f"DELETE FROM runs WHERE completed_at >= '{NOW:%Y-%m-%d %H:%M}'")
     add_run(instance, dg.DagsterRunStatus.FAILURE, range_tags(BUSY[0], BUSY[7]), CAPTURE)
-    following = key_of(BUSY[7] + HOUR)
+    following = partition_key(BUSY[7] + HOUR)
     result = tick(captured, instance, now, following)
     assert result.run_requests == []
     assert str(result.skip_message).endswith("8 differ: 8 failed in the last 10 minutes.")
@@ -245,7 +245,7 @@ def test_a_source_that_is_slow_is_given_up_before_the_daemon_gives_up_on_the_tic
     assert last.cursor == "2026-11-20-14:00 / 256"
     # A tick that took far less than its limit is followed by one that asks for more.
     monkeypatch.setattr("trajectory_pipeline.defs.sensors.capture.SECONDS_A_QUERY", 120)
-    assert tick(captured, instance, cursor=again.cursor).cursor == f"{key_of(captured.start)} / 2"
+    assert tick(captured, instance, cursor=again.cursor).cursor == f"{partition_key(captured.start)} / 2"
 
 
 def test_a_source_that_takes_the_connection_and_says_nothing_is_given_up(
@@ -264,21 +264,23 @@ def test_a_request_over_a_range_and_over_one_hour_are_both_what_dagster_takes(
 ) -> None:
     do(
         str(captured.database_url),
-        f"DELETE FROM trajectory.partitions WHERE partition_key IN ('{key_of(BUSY[0])}', '{key_of(BUSY[4])}',"
-        f" '{key_of(BUSY[5])}')",
+        f"DELETE FROM trajectory.partitions WHERE partition_key IN ('{partition_key(BUSY[0])}', '{partition_key(BUSY[4])}',"
+        f" '{partition_key(BUSY[5])}')",
     )
     pair, single = tick(captured, instance).run_requests
-    assert (pair.partition_key, single.partition_key) == (None, key_of(BUSY[0]))
+    assert (pair.partition_key, single.partition_key) == (None, partition_key(BUSY[0]))
     assert pair.tags == {
         "trajectory/reason": "the source changed",
         "dagster/sensor_name": "capture_sensor",
         **range_tags(BUSY[4], BUSY[5]),
     }
-    assert single.tags["dagster/partition"] == key_of(BUSY[0])
+    assert single.tags["dagster/partition"] == partition_key(BUSY[0])
 
 
 def test_a_batch_of_one_requests_a_run_for_each_partition(captured: Settings, instance: dg.DagsterInstance) -> None:
     do(str(captured.database_url), "TRUNCATE trajectory.partitions")
     settings = captured.model_copy(update={"backfill_batch": 1})
     result = tick(settings, instance)
-    assert [request.partition_key for request in result.run_requests] == [key_of(hour) for hour in reversed(BUSY)]
+    assert [request.partition_key for request in result.run_requests] == [
+        partition_key(hour) for hour in reversed(BUSY)
+    ]

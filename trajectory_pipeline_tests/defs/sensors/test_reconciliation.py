@@ -15,7 +15,7 @@ from trajectory_pipeline.defs.sensors.reconciliation import (
     build_reconciliation_sensor,
 )
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
 from trajectory_pipeline_tests.defs.running import add_run, ask, do, materializations, run
@@ -47,7 +47,7 @@ def test_what_a_killed_worker_committed_is_reported_once(captured: Settings, ins
     assert result.skip_message == f"{entries} ledger entries compared, {entries} reported to Dagster."
     for asset in ("terminal_runs", "trajectories"):
         events = materializations(instance, asset)
-        assert set(events) >= {key_of(hour) for hour in BUSY}
+        assert set(events) >= {partition_key(hour) for hour in BUSY}
         assert {event[WRITTEN_BY] for event in events.values()} == {killed.run_id}
     asked = dg.AssetKey("trajectories")
     assert instance.get_materialized_partitions(asked) == set(materializations(instance, "trajectories"))
@@ -80,7 +80,7 @@ def test_what_was_lost_with_a_deleted_run_is_reported_again(captured: Settings, 
     instance.delete_run(result.run_id)
     assert materializations(instance, "trajectories") == {}
     assert tick(captured, instance).skip_message == "2 ledger entries compared, 2 reported to Dagster."
-    assert set(materializations(instance, "trajectories")) == {key_of(BUSY[0])}
+    assert set(materializations(instance, "trajectories")) == {partition_key(BUSY[0])}
 
 
 def test_the_whole_ledger_is_compared_some_of_it_at_a_time(
@@ -105,10 +105,10 @@ def test_what_dagster_knows_and_the_ledger_does_not_is_requested(
     assert run(captured, instance, BUSY[2], assets=["terminal_runs", "trajectories"]).success
     do(
         str(captured.database_url),
-        f"DELETE FROM trajectory.partitions WHERE partition_key = '{key_of(BUSY[2])}'",
-        f"DELETE FROM trajectory.trajectories WHERE partition_key = '{key_of(BUSY[2])}'",
+        f"DELETE FROM trajectory.partitions WHERE partition_key = '{partition_key(BUSY[2])}'",
+        f"DELETE FROM trajectory.trajectories WHERE partition_key = '{partition_key(BUSY[2])}'",
     )
-    assert key_of(BUSY[2]) in instance.get_materialized_partitions(dg.AssetKey("trajectories"))
+    assert partition_key(BUSY[2]) in instance.get_materialized_partitions(dg.AssetKey("trajectories"))
     assert requested(capture_tick(captured, instance)) == [BUSY[2]]
 
 
@@ -124,5 +124,5 @@ def test_old_runs_of_dagster_go_with_their_events_and_their_partitions_stay_mate
     assert instance.get_run_by_id(old.run_id) is None
     assert [kept.status for kept in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
     for asset in ("terminal_runs", "trajectories"):
-        assert instance.get_materialized_partitions(dg.AssetKey(asset)) == {key_of(hour) for hour in BUSY[:2]}
+        assert instance.get_materialized_partitions(dg.AssetKey(asset)) == {partition_key(hour) for hour in BUSY[:2]}
     assert tick(captured, instance).skip_message == "4 ledger entries compared, 0 reported to Dagster."

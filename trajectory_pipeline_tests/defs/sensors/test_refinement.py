@@ -16,9 +16,9 @@ from trajectory_pipeline.defs.assets.assets import CAPTURE, REFINEMENT
 from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.sensors.refinement import build_refinement_sensor
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.storage.postgres.verdict_status import standings
+from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
 from trajectory_pipeline_tests.conftest import with_judge
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
@@ -44,7 +44,9 @@ def add_verdicts(settings: Settings, status: str, **values: Any) -> None:
     """Store a verdict on each trajectory of these hours under the current policy."""
     pipeline = PipelineResource(settings)
     with open_verdicts(pipeline.database) as store:
-        found = standings(store.connection, pipeline.policy.policy_id, [key_of(hour) for hour in BUSY], "newest")
+        found = judging_candidates(
+            store.connection, pipeline.policy.policy_id, [partition_key(hour) for hour in BUSY], "newest"
+        )
         store.save_verdicts(
             [
                 {
@@ -103,7 +105,7 @@ def test_a_verdict_on_former_content_is_none(ready: Settings, instance: dg.Dagst
     add_verdicts(ready, "judged")
     do(
         str(ready.database_url),
-        f"UPDATE trajectory.trajectories SET content_digest = 'new' WHERE partition_key = '{key_of(BUSY[3])}'",
+        f"UPDATE trajectory.trajectories SET content_digest = 'new' WHERE partition_key = '{partition_key(BUSY[3])}'",
     )
     assert requested(tick(ready, instance)) == [BUSY[3]]
 
@@ -130,9 +132,9 @@ def test_a_trajectory_that_just_changed_is_left_until_it_is_quiet(
     do(
         str(ready.database_url),
         f"UPDATE trajectory.trajectories SET updated_at = '{NOW - timedelta(minutes=5)}'"
-        f" WHERE partition_key = '{key_of(BUSY[1])}'",
+        f" WHERE partition_key = '{partition_key(BUSY[1])}'",
         f"UPDATE trajectory.trajectories SET updated_at = '{NOW - timedelta(minutes=4, seconds=59)}'"
-        f" WHERE partition_key = '{key_of(BUSY[2])}'",
+        f" WHERE partition_key = '{partition_key(BUSY[2])}'",
     )
     assert requested(tick(ready, instance)) == [BUSY[0], BUSY[1], *BUSY[3:]]
     assert requested(tick(ready, instance, NOW + timedelta(seconds=1))) == BUSY
@@ -144,10 +146,10 @@ def test_runs_older_than_the_horizon_are_left_to_an_explicit_backfill(
     do(
         str(ready.database_url),
         "UPDATE trajectory.trajectories SET end_time = end_time - interval '8 days'"
-        f" WHERE partition_key < '{key_of(BUSY[5])}'",
+        f" WHERE partition_key < '{partition_key(BUSY[5])}'",
     )
     assert requested(tick(ready, instance)) == BUSY[5:]
-    assert requested(tick(ready.model_copy(update={"horizon_days": 30}), instance)) == BUSY
+    assert requested(tick(ready.model_copy(update={"judge_lookback_days": 30}), instance)) == BUSY
 
 
 def test_a_chain_is_judged_anew_when_only_its_earlier_run_changed(
@@ -167,14 +169,14 @@ def test_a_chain_is_judged_anew_when_only_its_earlier_run_changed(
     ((key,),) = ask(
         str(ready.database_url), f"SELECT partition_key FROM trajectory.trajectories WHERE run_id = '{second}'"
     )
-    assert [key_of(hour) for hour in requested(tick(ready, instance))] == [key]
+    assert [partition_key(hour) for hour in requested(tick(ready, instance))] == [key]
 
 
 def test_a_partition_whose_counts_did_not_agree_is_skipped(ready: Settings, instance: dg.DagsterInstance) -> None:
     do(
         str(ready.database_url),
         "UPDATE trajectory.partitions SET result = 'inconsistent' WHERE asset = 'trajectories'"
-        f" AND partition_key = '{key_of(BUSY[2])}'",
+        f" AND partition_key = '{partition_key(BUSY[2])}'",
     )
     assert requested(tick(ready, instance)) == [*BUSY[:2], *BUSY[3:]]
 
@@ -185,7 +187,7 @@ def test_a_partition_whose_counts_did_not_agree_is_skipped(ready: Settings, inst
 def spend(settings: Settings, dollars: str, at: datetime, *, scope: str = "day", suffix: str = "") -> None:
     do(
         str(settings.database_url),
-        "INSERT INTO trajectory.spending (scope, scope_key, calls, reserved_usd, spent_usd, reserved_tokens,"
+        "INSERT INTO trajectory.spend_totals (scope, scope_key, calls, reserved_usd, spent_usd, reserved_tokens,"
         f" spent_tokens, updated_at) VALUES ('{scope}', '{at:%Y-%m-%d}{suffix}', 1, 0.25, {dollars}, 0, 0, now())",
     )
 
@@ -208,7 +210,7 @@ def test_a_spent_budget_leaves_the_rest_for_tomorrow(ready: Settings, instance: 
 
 
 def test_what_a_cap_held_back_comes_back_when_there_is_room(ready: Settings, instance: dg.DagsterInstance) -> None:
-    add_verdicts(ready, "deferred_budget", held_back_usd=Decimal("0.5"), held_back_tokens=1000)
+    add_verdicts(ready, "deferred_budget", deferred_usd=Decimal("0.5"), deferred_tokens=1000)
     assert requested(tick(ready, instance)) == BUSY
     spend(ready, "4.5", NOW)
     assert requested(tick(ready, instance)) == []
@@ -219,7 +221,7 @@ def test_an_organisation_that_has_spent_its_own_budget_waits(ready: Settings, in
     do(
         str(ready.database_url),
         "UPDATE trajectory.trajectories SET organization_id ="
-        f" CASE WHEN partition_key < '{key_of(BUSY[5])}' THEN 'org-frugal' ELSE 'org-rich' END",
+        f" CASE WHEN partition_key < '{partition_key(BUSY[5])}' THEN 'org-frugal' ELSE 'org-rich' END",
     )
     capped = ready.model_copy(update={"organization_daily_budget_usd": Decimal(1)})
     assert requested(tick(capped, instance)) == BUSY
@@ -238,7 +240,7 @@ def test_a_model_without_a_price_is_not_requested_and_says_what_to_do(
     allowed = unpriced.model_copy(update={"allow_unpriced": True})
     assert requested(tick(allowed, instance)) == BUSY
     spend(allowed, "0", NOW)
-    do(str(ready.database_url), "UPDATE trajectory.spending SET spent_tokens = 1000000")
+    do(str(ready.database_url), "UPDATE trajectory.spend_totals SET spent_tokens = 1000000")
     assert requested(tick(allowed, instance)) == BUSY
     assert requested(tick(allowed.model_copy(update={"daily_budget_tokens": 1_000_100}), instance)) == []
 
@@ -249,16 +251,16 @@ def test_a_model_without_a_price_is_not_requested_and_says_what_to_do(
 def test_a_failed_verdict_is_tried_again_when_its_time_has_come(ready: Settings, instance: dg.DagsterInstance) -> None:
     add_verdicts(ready, "failed", error_class="timeout")
     ((due,),) = ask(
-        str(ready.database_url), "SELECT DISTINCT date_trunc('second', next_try_at) FROM trajectory.verdicts"
+        str(ready.database_url), "SELECT DISTINCT date_trunc('second', next_attempt_at) FROM trajectory.verdicts"
     )
     hours = (due - NOW) + timedelta(seconds=1)
-    longer = ready.model_copy(update={"horizon_days": 10_000})
+    longer = ready.model_copy(update={"judge_lookback_days": 10_000})
     assert requested(tick(longer, instance, NOW + hours - timedelta(seconds=2))) == []
     assert requested(tick(longer, instance, NOW + hours)) == BUSY
 
 
 def test_what_failed_too_often_is_given_up_and_that_is_said(ready: Settings, instance: dg.DagsterInstance) -> None:
-    impatient = ready.model_copy(update={"judge_give_up_after": 1, "horizon_days": 10_000})
+    impatient = ready.model_copy(update={"judge_give_up_after": 1, "judge_lookback_days": 10_000})
     add_verdicts(ready, "failed", error_class="timeout")
     result = tick(impatient, instance, NOW + timedelta(days=1000))
     assert result.run_requests == []
@@ -272,9 +274,9 @@ def test_what_failed_too_often_is_given_up_and_that_is_said(ready: Settings, ins
 
 
 def test_a_partition_under_way_is_not_requested_again(ready: Settings, instance: dg.DagsterInstance) -> None:
-    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": key_of(BUSY[0])}, REFINEMENT)
-    add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": key_of(BUSY[1])}, CAPTURE)
-    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": key_of(BUSY[2])})
+    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": partition_key(BUSY[0])}, REFINEMENT)
+    add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": partition_key(BUSY[1])}, CAPTURE)
+    add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": partition_key(BUSY[2])})
     assert requested(tick(ready, instance)) == BUSY[3:]
 
 

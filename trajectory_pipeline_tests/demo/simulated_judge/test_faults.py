@@ -22,7 +22,7 @@ from trajectory_pipeline.demo.simulated_judge import (
     fault_table_markdown,
 )
 from trajectory_pipeline.errors import JudgeError
-from trajectory_pipeline.judge.response_schema import JudgeAnswer
+from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.demo.simulated_judge.prompts import ORDER_RUN, messages_of
 
 REFUSALS: dict[str, tuple[type[openai.APIStatusError], int, str | None]] = {
@@ -53,7 +53,7 @@ SHOWN_IDS = {"message-a", "message-b", "message-c", "message-d"}
 
 def ask(client: OpenAI, fault: str, **more: Any) -> Any:
     """Ask with the schema, but without the client's parsing, so that what came can be looked at."""
-    schema = openai.lib._pydantic.to_strict_json_schema(JudgeAnswer)
+    schema = openai.lib._pydantic.to_strict_json_schema(JudgeResponse)
     return client.chat.completions.with_raw_response.create(
         model=JUDGE_MODEL,
         messages=messages_of(),
@@ -85,7 +85,7 @@ def citations_in(answer: Any) -> list[dict[str, str]]:
 
 def violations(answer: Any) -> set[str]:
     with pytest.raises(pydantic.ValidationError) as caught:
-        JudgeAnswer.model_validate_json(answer if isinstance(answer, str) else json.dumps(answer))
+        JudgeResponse.model_validate_json(answer if isinstance(answer, str) else json.dumps(answer))
     return {error["type"] for error in caught.value.errors()}
 
 
@@ -276,7 +276,7 @@ def is_filtered(client: OpenAI) -> None:
     assert choice_of(client, "content_filter_answer").finish_reason == "content_filter"
     with pytest.raises(openai.ContentFilterFinishReasonError):
         client.chat.completions.parse(
-            model=f"{JUDGE_MODEL}:content_filter_answer", messages=messages_of(), response_format=JudgeAnswer
+            model=f"{JUDGE_MODEL}:content_filter_answer", messages=messages_of(), response_format=JudgeResponse
         )
 
 
@@ -338,18 +338,18 @@ def holds_too_many_items(client: OpenAI) -> None:
 def stands_in_a_fence(client: OpenAI) -> None:
     content = choice_of(client, "fenced_json").message.content
     fenced = content.partition("```json\n")[2].rpartition("\n```")[0]
-    JudgeAnswer.model_validate_json(fenced)
+    JudgeResponse.model_validate_json(fenced)
 
 
 def is_one_fence(client: OpenAI) -> None:
     content = choice_of(client, "fenced_whole").message.content
-    JudgeAnswer.model_validate_json(content.removeprefix("```json\n").removesuffix("\n```"))
+    JudgeResponse.model_validate_json(content.removeprefix("```json\n").removesuffix("\n```"))
 
 
 def thinks_aloud(client: OpenAI) -> None:
     thought, _, answer = choice_of(client, "thinking").message.content.partition("</think>")
     assert thought.startswith("<think>")
-    JudgeAnswer.model_validate_json(answer)
+    JudgeResponse.model_validate_json(answer)
 
 
 def ignores_its_tool(client: OpenAI) -> None:

@@ -23,7 +23,7 @@ from trajectory_pipeline.demo.simulated_judge import (
     SimulatedJudge,
 )
 from trajectory_pipeline.demo.simulated_judge.protocol import KNOWN_CHAT_PARAMETERS
-from trajectory_pipeline.judge.response_schema import JudgeAnswer
+from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.demo.simulated_judge.prompts import (
     FAILED_TOOL_RUN,
     ORDER_RUN,
@@ -34,13 +34,13 @@ from trajectory_pipeline_tests.demo.simulated_judge.prompts import (
 
 def parse(client: OpenAI, transcript: str = ORDER_RUN, **more: Any) -> Any:
     return client.chat.completions.parse(
-        model=JUDGE_MODEL, messages=messages_of(transcript), response_format=JudgeAnswer, **more
+        model=JUDGE_MODEL, messages=messages_of(transcript), response_format=JudgeResponse, **more
     )
 
 
 def test_parse_gives_a_valid_answer_that_cites_the_transcript(client: OpenAI) -> None:
     answer = parse(client).choices[0].message.parsed
-    assert isinstance(answer, JudgeAnswer)
+    assert isinstance(answer, JudgeResponse)
     assert answer.summary.startswith("[simulated judge] ")
     assert [r.statement for r in answer.requirements] == ["Please find order 4711.", "When will it arrive?"]
     for requirement in answer.requirements:
@@ -51,14 +51,14 @@ def test_parse_gives_a_valid_answer_that_cites_the_transcript(client: OpenAI) ->
 
 
 def test_the_async_client_on_either_transport_gets_the_same(judge: SimulatedJudge) -> None:
-    async def ask(**transport: Any) -> JudgeAnswer | None:
+    async def ask(**transport: Any) -> JudgeResponse | None:
         async with AsyncOpenAI(base_url=judge.base_url, api_key="x", max_retries=0, **transport) as client:
             completion = await client.chat.completions.parse(
-                model=JUDGE_MODEL, messages=messages_of(), response_format=JudgeAnswer
+                model=JUDGE_MODEL, messages=messages_of(), response_format=JudgeResponse
             )
             return completion.choices[0].message.parsed
 
-    async def both() -> tuple[JudgeAnswer | None, JudgeAnswer | None]:
+    async def both() -> tuple[JudgeResponse | None, JudgeResponse | None]:
         return await ask(), await ask(http_client=DefaultAioHttpClient())
 
     plain, aiohttp = asyncio.run(both())
@@ -120,13 +120,13 @@ def test_json_object_gives_the_rules_own_fields_and_text_the_summary(client: Ope
     completion = client.chat.completions.create(
         model=JUDGE_MODEL, messages=messages_of(), response_format={"type": "json_object"}
     )
-    JudgeAnswer.model_validate_json(completion.choices[0].message.content or "")
+    JudgeResponse.model_validate_json(completion.choices[0].message.content or "")
     plain = client.chat.completions.create(model=JUDGE_MODEL, messages=messages_of())
     assert (plain.choices[0].message.content or "").startswith("[simulated judge] What was wanted")
 
 
 def test_a_forced_tool_gets_the_answer_as_its_arguments(client: OpenAI) -> None:
-    tool = openai.pydantic_function_tool(JudgeAnswer, name="give_verdict")
+    tool = openai.pydantic_function_tool(JudgeResponse, name="give_verdict")
     completion = client.chat.completions.parse(
         model=JUDGE_MODEL,
         messages=messages_of(),
@@ -137,7 +137,7 @@ def test_a_forced_tool_gets_the_answer_as_its_arguments(client: OpenAI) -> None:
     assert calls is not None
     assert completion.choices[0].message.content is None
     assert calls[0].function.name == "give_verdict"
-    assert isinstance(calls[0].function.parsed_arguments, JudgeAnswer)
+    assert isinstance(calls[0].function.parsed_arguments, JudgeResponse)
 
 
 @pytest.mark.parametrize("include_usage", [True, False])
@@ -155,19 +155,19 @@ def test_a_stream_adds_up_to_the_same_answer(client: OpenAI, include_usage: bool
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
     assert (chunks[-1].usage is not None) is include_usage
     with client.chat.completions.stream(
-        model=JUDGE_MODEL, messages=messages_of(), response_format=JudgeAnswer
+        model=JUDGE_MODEL, messages=messages_of(), response_format=JudgeResponse
     ) as events:
         assert events.get_final_completion().choices[0].message.parsed == whole.choices[0].message.parsed
 
 
 def test_a_streamed_tool_call_adds_up_too(client: OpenAI) -> None:
-    tool = openai.pydantic_function_tool(JudgeAnswer, name="give_verdict")
+    tool = openai.pydantic_function_tool(JudgeResponse, name="give_verdict")
     with client.chat.completions.stream(
         model=JUDGE_MODEL, messages=messages_of(), tools=[tool], tool_choice="required"
     ) as events:
         calls = events.get_final_completion().choices[0].message.tool_calls
     assert calls is not None
-    assert isinstance(calls[0].function.parsed_arguments, JudgeAnswer)
+    assert isinstance(calls[0].function.parsed_arguments, JudgeResponse)
 
 
 def test_max_tokens_cuts_the_answer_and_says_so(client: OpenAI) -> None:

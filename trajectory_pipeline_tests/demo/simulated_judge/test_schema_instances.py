@@ -20,7 +20,7 @@ from trajectory_pipeline.demo.simulated_judge.schema_instances import (
     minimal_instance,
     strict_violation,
 )
-from trajectory_pipeline.judge.response_schema import JudgeAnswer
+from trajectory_pipeline.judge.response_schema import JudgeResponse
 
 
 class Colour(enum.Enum):
@@ -125,10 +125,10 @@ def faults(model: type[BaseModel], value: Any) -> set[str]:
 @few
 @given(JSON)
 def test_any_offer_is_fitted_into_the_judges_schema(offered: Any) -> None:
-    schema = to_strict_json_schema(JudgeAnswer)
+    schema = to_strict_json_schema(JudgeResponse)
     fitted = fit(schema, {"requirements": offered, "failure": offered, "tags": offered})
     # What no schema can say (that tags differ, that a text is more than blanks) is the judge's own business.
-    assert faults(JudgeAnswer, fitted) <= {"value_error"}
+    assert faults(JudgeResponse, fitted) <= {"value_error"}
 
 
 def test_a_valid_value_comes_out_as_it_went_in() -> None:
@@ -210,7 +210,7 @@ def test_a_schema_without_an_instance_is_said_to_be_one(schema: Any) -> None:
 
 
 def test_strictness_is_checked_as_openai_checks_it() -> None:
-    assert strict_violation(to_strict_json_schema(JudgeAnswer)) is None
+    assert strict_violation(to_strict_json_schema(JudgeResponse)) is None
     assert "'required'" in (strict_violation(Leaf.model_json_schema() | {"required": ["kind"]}) or "")
     loose = {
         "type": "object",

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
-from trajectory_pipeline.judge.client.backoff import asked_to_wait, back_off, seconds_until_reset
-from trajectory_pipeline.judge.client.session import Asked, Attempt
-from trajectory_pipeline.judge.response_schema import JudgeAnswer
+from trajectory_pipeline.judge.client.backoff import backoff_seconds, requested_wait, seconds_until_reset
+from trajectory_pipeline.judge.client.session import AskResult, CallRecord
+from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.judge.judge_client import PROMPT, Told, judge_at
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
 
@@ -34,11 +34,11 @@ ANSWERED = (200, completion(json.dumps(ANSWER)), {})
     ],
 )
 def test_a_refusal_says_in_several_ways_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
-    assert asked_to_wait(headers) == seconds
+    assert requested_wait(headers) == seconds
 
 
 def test_a_date_says_how_long_to_wait() -> None:
-    assert asked_to_wait({"retry-after": formatdate(time.time() + 100, usegmt=True)}) == pytest.approx(100, abs=2)
+    assert requested_wait({"retry-after": formatdate(time.time() + 100, usegmt=True)}) == pytest.approx(100, abs=2)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_of_several_limits_that_are_used_up_the_slowest_counts() -> None:
 def test_back_off_doubles_within_its_bound_and_is_not_the_same_for_all() -> None:
     for failures in range(1, 12):
         longest = min(0.5 * 2 ** (failures - 1), 60.0)
-        pauses = {back_off(failures, 0.5) for _ in range(50)}
+        pauses = {backoff_seconds(failures, 0.5) for _ in range(50)}
         assert len(pauses) > 1
         assert all(longest / 2 <= pause <= longest for pause in pauses)
 
@@ -103,16 +103,16 @@ def test_while_one_call_is_told_to_wait_no_other_begins(first: tuple[int, Any, d
     told = Told()
 
     async def work(url: str) -> None:
-        async with judge_at(url).session() as session:
+        async with judge_at(url).open_session() as session:
             ended = asyncio.Event()
 
-            async def on_end(attempt: Attempt) -> None:
+            async def on_end(attempt: CallRecord) -> None:
                 await told.on_end(attempt)
                 ended.set()
 
-            ask = asyncio.create_task(session.ask(PROMPT, JudgeAnswer, told.on_begin, on_end))
+            ask = asyncio.create_task(session.ask(PROMPT, JudgeResponse, told.on_begin, on_end))
             await ended.wait()
-            await asyncio.gather(ask, *(session.ask(PROMPT, JudgeAnswer, told.on_begin, on_end) for _ in range(3)))
+            await asyncio.gather(ask, *(session.ask(PROMPT, JudgeResponse, told.on_begin, on_end) for _ in range(3)))
 
     with Provider(answering) as provider:
         asyncio.run(work(provider.url))
@@ -131,15 +131,17 @@ def test_each_call_takes_its_turn_for_its_tokens_before_it_is_told_of_and_sent(j
         tokens.append(wanted)
         return 0.0
 
-    async def on_begin(attempt: Attempt) -> None:
+    async def on_begin(attempt: CallRecord) -> None:
         happened.append(f"begins {attempt.purpose}")
 
-    async def on_end(attempt: Attempt) -> None:
+    async def on_end(attempt: CallRecord) -> None:
         happened.append(f"ended {judge.calls()['received']}")
 
-    async def work() -> Asked[JudgeAnswer]:
-        async with judge_at(judge.base_url, model=JUDGE_MODEL, max_answer_tokens=3000).session(turn=turn) as session:
-            return await session.ask(PROMPT, JudgeAnswer, on_begin, on_end)
+    async def work() -> AskResult[JudgeResponse]:
+        async with judge_at(judge.base_url, model=JUDGE_MODEL, max_response_tokens=3000).open_session(
+            turn=turn
+        ) as session:
+            return await session.ask(PROMPT, JudgeResponse, on_begin, on_end)
 
     asked = asyncio.run(work())
     assert asked.answer is not None

@@ -10,12 +10,12 @@ import pytest
 
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.errors import ProviderDownError
-from trajectory_pipeline.judge.client.errors import was_down
-from trajectory_pipeline.judge.client.session import Asked, Session
-from trajectory_pipeline.judge.response_schema import JudgeAnswer
+from trajectory_pipeline.judge.client.errors import is_outage
+from trajectory_pipeline.judge.client.session import AskResult, JudgeSession
+from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.judge.judge_client import PROMPT, Told, classes, judge_at
 
-Result = Asked[JudgeAnswer] | BaseException
+Result = AskResult[JudgeResponse] | BaseException
 
 
 def ask_many(
@@ -24,13 +24,13 @@ def ask_many(
     """Ask many questions in one session, so many at once; each with what came of it."""
     told = Told()
 
-    async def one(session: Session, free: asyncio.Semaphore) -> Asked[JudgeAnswer]:
+    async def one(session: JudgeSession, free: asyncio.Semaphore) -> AskResult[JudgeResponse]:
         async with free:
-            return await session.ask(PROMPT, JudgeAnswer, told.on_begin, told.on_end)
+            return await session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end)
 
     async def work() -> list[Result]:
         free = asyncio.Semaphore(at_once)
-        async with judge_at(judge.base_url, model=JUDGE_MODEL, **settings).session(half_open=half_open) as session:
+        async with judge_at(judge.base_url, model=JUDGE_MODEL, **settings).open_session(half_open=half_open) as session:
             return await asyncio.gather(*(one(session, free) for _ in range(questions)), return_exceptions=True)
 
     results = asyncio.run(work())
@@ -48,7 +48,7 @@ def test_after_some_failures_in_a_row_nothing_more_is_asked(judge: SimulatedJudg
     results = ask_many(judge, 20, 1, breaker_after=5, max_attempts=2)
     assert judge.calls()["received"] == 5
     # Two calls for each question, and the third was not repeated any more.
-    assert [len(result.attempts) for result in results if isinstance(result, Asked)] == [2, 2, 1]
+    assert [len(result.attempts) for result in results if isinstance(result, AskResult)] == [2, 2, 1]
     assert down(results) == 17
     (words,) = {str(result) for result in results if isinstance(result, ProviderDownError)}
     assert words.startswith(
@@ -75,7 +75,7 @@ def test_an_answer_between_failures_begins_the_count_anew(judge: SimulatedJudge)
     judge.plan_faults([{"fault": "server_error", "every": 2}])
     results = ask_many(judge, 20, 1, breaker_after=2, max_attempts=2)
     assert down(results) == 0
-    assert all(isinstance(result, Asked) and result.answer for result in results)
+    assert all(isinstance(result, AskResult) and result.answer for result in results)
 
 
 def test_a_rate_limit_and_a_bad_answer_are_no_sign_that_it_is_down(judge: SimulatedJudge) -> None:
@@ -88,13 +88,13 @@ def test_one_call_tries_a_provider_that_was_down_and_the_others_wait_for_it(judg
     results = ask_many(judge, 20, 20, half_open=True)
     assert judge.calls()["received"] == 1
     assert down(results) == 19
-    (tried,) = [result for result in results if isinstance(result, Asked)]
+    (tried,) = [result for result in results if isinstance(result, AskResult)]
     assert classes(tried) == [("error", "server_error")]
 
 
 def test_a_call_that_finds_it_back_lets_all_others_through(judge: SimulatedJudge) -> None:
     results = ask_many(judge, 20, 20, half_open=True)
-    assert all(isinstance(result, Asked) and result.answer for result in results)
+    assert all(isinstance(result, AskResult) and result.answer for result in results)
     assert judge.calls()["received"] == 20
 
 
@@ -104,11 +104,11 @@ def test_a_trying_call_that_was_never_sent_leaves_the_trial_to_the_next(judge: S
     async def refuse(_: object) -> None:
         raise LookupError("no room in the budget")
 
-    async def work() -> Asked[JudgeAnswer]:
-        async with judge_at(judge.base_url, model=JUDGE_MODEL).session(half_open=True) as session:
+    async def work() -> AskResult[JudgeResponse]:
+        async with judge_at(judge.base_url, model=JUDGE_MODEL).open_session(half_open=True) as session:
             with pytest.raises(LookupError):
-                await session.ask(PROMPT, JudgeAnswer, refuse, told.on_end)
-            return await session.ask(PROMPT, JudgeAnswer, told.on_begin, told.on_end)
+                await session.ask(PROMPT, JudgeResponse, refuse, told.on_end)
+            return await session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end)
 
     assert asyncio.run(work()).answer is not None
     assert judge.calls()["received"] == 1
@@ -139,4 +139,4 @@ def test_who_asks_for_more_patience_than_a_run_has_is_asked_nothing_more(judge: 
     ],
 )
 def test_a_provider_was_down_when_the_latest_calls_say_so(latest: list[str | None], expected: bool) -> None:
-    assert was_down(latest, 3) is expected
+    assert is_outage(latest, 3) is expected

@@ -104,7 +104,7 @@ EXPECTED: dict[str, Expected] = {
 FALLING_BACK = {"unsupported_temperature"}
 """Faults that a call is made again after without what the server refuses, whatever the format: see ``test_formats``."""
 
-FIXED_FORM = {"answer_format": "json_schema"}
+FIXED_FORM = {"response_format": "json_schema"}
 
 _NUMBERS = count()
 
@@ -194,7 +194,9 @@ def test_a_fault_leads_to_what_the_table_says(captured: Captured, judge: Simulat
     for name in SCORES:
         assert (verdict[name] is not None) == judged, name
     assert (verdict["error_message"] is None) == (expected.error_class is None)
-    assert (verdict["raw_answer"] is not None) == (expected.status == "quarantined" or fault == "content_filter_answer")
+    assert (verdict["raw_response"] is not None) == (
+        expected.status == "quarantined" or fault == "content_filter_answer"
+    )
     assert verdict["simulated"] is True
 
     # Every call is in the books, ours and theirs.
@@ -234,7 +236,7 @@ def test_a_model_without_a_price_has_no_cost_and_not_a_cost_of_nothing(
 ) -> None:
     verdict, (attempt,) = refined_with(captured, judge, [{"fault": fault}])
     assert (verdict["model"], verdict["cost_usd"]) == ("some-other-model-2024-01-01", None)
-    assert (attempt["answered_model"], attempt["cost_usd"], attempt["input_tokens"] > 0) == (
+    assert (attempt["response_model"], attempt["cost_usd"], attempt["input_tokens"] > 0) == (
         verdict["model"],
         None,
         True,

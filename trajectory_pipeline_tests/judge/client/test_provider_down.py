@@ -47,7 +47,7 @@ def test_it_ends_early_is_tried_by_one_call_and_heals(
     assert {row["run_id"] for row in failed} == {row["run_id"] for row in attempted}
     assert count(captured, "verdict_attempts") == asked
     assert count(captured, "verdicts", "outcome IS NOT NULL") == 0
-    assert count(captured, "verdict_claims") == 0
+    assert count(captured, "verdict_locks") == 0
 
     with pytest.raises(ProviderDownError):
         captured.refine(HOUR)

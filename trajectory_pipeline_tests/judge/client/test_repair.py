@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from trajectory_pipeline.budget.prices import CallUsage
 from trajectory_pipeline.judge.client.call_record import UNUSABLE_ANSWERS
-from trajectory_pipeline.judge.client.errors import HOPELESS, PROVIDER_DOWN, TRANSIENT
-from trajectory_pipeline.judge.client.parse import Mistake, validated
-from trajectory_pipeline.judge.client.response_format import without_frame
-from trajectory_pipeline.judge.response_schema import JudgeAnswer
+from trajectory_pipeline.judge.client.errors import FATAL, PROVIDER_DOWN, TRANSIENT
+from trajectory_pipeline.judge.client.parse import InvalidResponse, parse_response
+from trajectory_pipeline.judge.client.response_format import strip_code_fence
+from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline.schema.error_classes import ERROR_CLASSES
 from trajectory_pipeline_tests.judge.judge_client import PROMPT, ask, ask_provider, classes, purposes
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
@@ -63,8 +63,8 @@ UNUSABLE = [
 
 @pytest.mark.parametrize(("content", "error_class"), UNUSABLE)
 def test_an_answer_that_is_not_as_asked_has_its_class(content: str, error_class: str) -> None:
-    found = validated(content, JudgeAnswer)
-    assert isinstance(found, Mistake)
+    found = parse_response(content, JudgeResponse)
+    assert isinstance(found, InvalidResponse)
     assert found.error_class == error_class
 
 
@@ -74,7 +74,7 @@ def test_two_answers_that_cannot_be_used_leave_none_and_the_second_is_kept_as_it
     asked = ask_provider(completion("no JSON"), completion(content), completion(GOOD), max_attempts=3)
     assert classes(asked) == [("unusable", "invalid_json"), ("unusable", error_class)]
     assert purposes(asked) == ["first", "repair"]
-    assert (asked.answer, asked.raw_answer, asked.unusable) == (None, content, True)
+    assert (asked.answer, asked.raw_response, asked.unusable) == (None, content, True)
     assert [attempt.usage for attempt in asked.attempts] == [CallUsage(10, None, 5)] * 2
 
 
@@ -83,8 +83,8 @@ def test_the_repair_turn_shows_the_answer_and_every_mistake_behind_the_same_prom
     with Provider(lambda number: (200, completion(bad if number == 1 else GOOD), {})) as provider:
         asked = ask(provider.url)
     assert classes(asked) == [("unusable", "schema_violation"), ("answered", None)]
-    assert asked.answer == JudgeAnswer.model_validate(ANSWER)
-    assert asked.raw_answer is None
+    assert asked.answer == JudgeResponse.model_validate(ANSWER)
+    assert asked.raw_response is None
     first, second = (request["messages"] for request in provider.requests)
     assert first == PROMPT
     assert second[: len(PROMPT)] == PROMPT
@@ -111,7 +111,7 @@ def test_an_answer_that_is_cut_off_twice_is_kept_with_its_class() -> None:
     cut["choices"][0]["finish_reason"] = "length"
     asked = ask_provider(cut)
     assert classes(asked) == [("unusable", "cut_off")] * 2
-    assert (asked.answer, asked.raw_answer, asked.unusable) == (None, GOOD[:40], True)
+    assert (asked.answer, asked.raw_response, asked.unusable) == (None, GOOD[:40], True)
 
 
 def test_a_repair_turn_whose_call_fails_in_passing_is_made_again() -> None:
@@ -123,7 +123,7 @@ def test_a_repair_turn_whose_call_fails_in_passing_is_made_again() -> None:
 def test_a_repair_turn_that_never_gets_an_answer_leaves_a_failure_and_not_a_quarantine() -> None:
     asked = ask_provider(completion("no JSON"), (503, {"error": {"message": "busy"}}, {}), max_attempts=1)
     assert classes(asked) == [("unusable", "invalid_json"), ("error", "server_error")]
-    assert (asked.answer, asked.raw_answer, asked.unusable) == (None, "no JSON", False)
+    assert (asked.answer, asked.raw_response, asked.unusable) == (None, "no JSON", False)
 
 
 def test_an_answer_that_says_nothing_is_asked_for_again() -> None:
@@ -159,8 +159,10 @@ def test_a_refusal_is_not_argued_with() -> None:
 def test_thoughts_before_an_answer_and_a_fence_around_it_are_taken_away_where_no_schema_bound_the_model(
     framed: str,
 ) -> None:
-    for answer_format in ("prompt", "tool_call"):
-        assert validated(without_frame(framed, answer_format), JudgeAnswer) == JudgeAnswer.model_validate(ANSWER)
+    for response_format in ("prompt", "tool_call"):
+        assert parse_response(strip_code_fence(framed, response_format), JudgeResponse) == JudgeResponse.model_validate(
+            ANSWER
+        )
 
 
 @pytest.mark.parametrize(
@@ -174,8 +176,8 @@ def test_thoughts_before_an_answer_and_a_fence_around_it_are_taken_away_where_no
     ],
 )
 def test_no_other_words_are_taken_away(framed: str) -> None:
-    found = validated(without_frame(framed, "prompt"), JudgeAnswer)
-    assert isinstance(found, Mistake)
+    found = parse_response(strip_code_fence(framed, "prompt"), JudgeResponse)
+    assert isinstance(found, InvalidResponse)
     assert found.error_class == "invalid_json"
 
 
@@ -183,8 +185,8 @@ def test_no_other_words_are_taken_away(framed: str) -> None:
 def test_an_answer_that_cites_tags_and_fences_comes_through_whole(words: str) -> None:
     answer = {**ANSWER, "summary": f"<think>``` {words} ```</think>"}
     text = json.dumps(answer)
-    assert json.loads(without_frame(text, "prompt")) == answer
-    assert json.loads(without_frame(f"```json\n{text}\n```", "prompt")) == answer
+    assert json.loads(strip_code_fence(text, "prompt")) == answer
+    assert json.loads(strip_code_fence(f"```json\n{text}\n```", "prompt")) == answer
 
 
 # ---- the closed list -----------------------------------------------------------------------------------------------
@@ -193,5 +195,5 @@ def test_an_answer_that_cites_tags_and_fences_comes_through_whole(words: str) ->
 def test_every_class_that_calls_are_told_apart_by_stands_in_the_closed_list() -> None:
     listed = {one.name: one for one in ERROR_CLASSES}
     assert len(listed) == len(ERROR_CLASSES)
-    assert set(listed) >= UNUSABLE_ANSWERS | TRANSIENT | PROVIDER_DOWN | HOPELESS
+    assert set(listed) >= UNUSABLE_ANSWERS | TRANSIENT | PROVIDER_DOWN | FATAL
     assert {name for name, one in listed.items() if one.status == "quarantined"} == UNUSABLE_ANSWERS

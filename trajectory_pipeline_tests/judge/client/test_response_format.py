@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
-from trajectory_pipeline.judge.client.errors import class_of_error
-from trajectory_pipeline.judge.client.response_format import RequestForm
-from trajectory_pipeline.judge.response_schema import JudgeAnswer
+from trajectory_pipeline.judge.client.errors import classify_error
+from trajectory_pipeline.judge.client.response_format import RequestOptions
+from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.judge.judge_client import (
     PROMPT,
     Told,
@@ -45,9 +45,9 @@ SERVERS: list[tuple[list[dict[str, Any]], str, float | None, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("refusals", "answer_format", "temperature", "calls"), SERVERS)
+@pytest.mark.parametrize(("refusals", "response_format", "temperature", "calls"), SERVERS)
 def test_a_server_is_asked_in_the_next_simpler_form_until_it_understands(
-    judge: SimulatedJudge, refusals: list[dict[str, Any]], answer_format: str, temperature: float | None, calls: int
+    judge: SimulatedJudge, refusals: list[dict[str, Any]], response_format: str, temperature: float | None, calls: int
 ) -> None:
     judge.plan_faults(refusals)
     asked = ask(judge.base_url, model=JUDGE_MODEL)
@@ -55,7 +55,7 @@ def test_a_server_is_asked_in_the_next_simpler_form_until_it_understands(
     assert classes(asked) == [("error", "unsupported")] * (calls - 1) + [("answered", None)]
     assert purposes(asked) == ["first", *["fallback"] * (calls - 1)]
     last = asked.attempts[-1]
-    assert (last.answer_format, last.temperature) == (answer_format, temperature)
+    assert (last.response_format, last.temperature) == (response_format, temperature)
     assert judge.calls()["received"] == calls
 
 
@@ -64,9 +64,9 @@ def test_what_one_call_has_learned_the_others_of_the_session_know(judge: Simulat
     told = Told()
 
     async def work() -> None:
-        async with judge_at(judge.base_url, model=JUDGE_MODEL).session() as session:
-            await session.ask(PROMPT, JudgeAnswer, told.on_begin, told.on_end)
-            await asyncio.gather(*(session.ask(PROMPT, JudgeAnswer, told.on_begin, told.on_end) for _ in range(5)))
+        async with judge_at(judge.base_url, model=JUDGE_MODEL).open_session() as session:
+            await session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end)
+            await asyncio.gather(*(session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end) for _ in range(5)))
 
     asyncio.run(work())
     assert [attempt.error_class for attempt in told.ended] == ["unsupported"] * 3 + [None] * 6
@@ -78,24 +78,24 @@ def test_calls_that_are_refused_at_once_take_one_step_together(judge: SimulatedJ
     told = Told()
 
     async def work() -> None:
-        async with judge_at(judge.base_url, model=JUDGE_MODEL).session() as session:
-            await asyncio.gather(*(session.ask(PROMPT, JudgeAnswer, told.on_begin, told.on_end) for _ in range(5)))
+        async with judge_at(judge.base_url, model=JUDGE_MODEL).open_session() as session:
+            await asyncio.gather(*(session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end) for _ in range(5)))
 
     asyncio.run(work())
-    assert {attempt.answer_format for attempt in told.ended if attempt.error_class is None} == {"tool_call"}
+    assert {attempt.response_format for attempt in told.ended if attempt.error_class is None} == {"tool_call"}
     assert len(told.ended) <= 10
 
 
-@pytest.mark.parametrize("answer_format", ["json_schema", "tool_call", "prompt"])
-def test_a_format_that_is_set_is_the_one_that_is_used(judge: SimulatedJudge, answer_format: Any) -> None:
-    asked = ask(judge.base_url, model=JUDGE_MODEL, answer_format=answer_format)
+@pytest.mark.parametrize("response_format", ["json_schema", "tool_call", "prompt"])
+def test_a_format_that_is_set_is_the_one_that_is_used(judge: SimulatedJudge, response_format: Any) -> None:
+    asked = ask(judge.base_url, model=JUDGE_MODEL, response_format=response_format)
     assert asked.answer is not None
-    assert [attempt.answer_format for attempt in asked.attempts] == [answer_format]
+    assert [attempt.response_format for attempt in asked.attempts] == [response_format]
 
 
 def test_a_format_that_is_set_is_kept_to_when_it_is_refused(judge: SimulatedJudge) -> None:
     judge.plan_faults([NO_SCHEMA])
-    asked = ask(judge.base_url, model=JUDGE_MODEL, answer_format="json_schema")
+    asked = ask(judge.base_url, model=JUDGE_MODEL, response_format="json_schema")
     assert classes(asked) == [("error", "unsupported")]
     assert "response_format" in (asked.attempts[0].error_message or "")
 
@@ -104,7 +104,7 @@ def test_each_step_is_taken_once_and_then_the_refusal_stands() -> None:
     words = "temperature, max_completion_tokens, response_format and tools are not supported"
     asked = ask_provider((400, {"error": {"message": words}}, {}))
     assert classes(asked) == [("error", "unsupported")] * 5
-    forms = [(attempt.answer_format, attempt.temperature) for attempt in asked.attempts]
+    forms = [(attempt.response_format, attempt.temperature) for attempt in asked.attempts]
     assert forms == [("json_schema", 0.0)] * 2 + [("json_schema", None), ("tool_call", None), ("prompt", None)]
 
 
@@ -115,7 +115,7 @@ def test_only_the_largest_answer_changes_its_name_where_a_server_knows_the_old_o
         return (422, refused, {}) if number == 1 else (200, completion(json.dumps(ANSWER)), {})
 
     with Provider(answering) as provider:
-        asked = ask(provider.url, max_answer_tokens=3000)
+        asked = ask(provider.url, max_response_tokens=3000)
     first, second = provider.requests
     assert asked.answer is not None
     assert first.pop("max_completion_tokens") == second.pop("max_tokens") == 3000
@@ -123,8 +123,8 @@ def test_only_the_largest_answer_changes_its_name_where_a_server_knows_the_old_o
 
 
 def test_a_prompt_that_names_the_schema_has_it_where_it_never_changes() -> None:
-    form = RequestForm("prompt", 0.0, 100)
-    sent = json.loads(form.body("m", PROMPT, JudgeAnswer))
+    form = RequestOptions("prompt", 0.0, 100)
+    sent = json.loads(form.body("m", PROMPT, JudgeResponse))
     system, user = sent["messages"]
     assert system["content"].startswith(PROMPT[0]["content"])
     assert '"requirements"' in system["content"]
@@ -137,7 +137,7 @@ def test_two_tool_calls_are_no_answer_of_which_one_is_picked() -> None:
     calls = [{"type": "function", "function": {"name": "f", "arguments": json.dumps(ANSWER)}}] * 2
     answer = completion(None)
     answer["choices"][0]["message"]["tool_calls"] = calls
-    asked = ask_provider(answer, answer_format="tool_call")
+    asked = ask_provider(answer, response_format="tool_call")
     assert classes(asked) == [("unusable", "schema_violation")] * 2
     assert asked.answer is None
 
@@ -173,4 +173,4 @@ def test_two_tool_calls_are_no_answer_of_which_one_is_picked() -> None:
     ],
 )
 def test_a_refusal_has_its_class_by_status_and_words(status: int, words: str, error_class: str) -> None:
-    assert class_of_error(status, words) == error_class
+    assert classify_error(status, words) == error_class

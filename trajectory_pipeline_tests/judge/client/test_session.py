@@ -14,7 +14,7 @@ import pytest
 
 from trajectory_pipeline.budget.prices import CallUsage, is_simulated, price_usd
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
-from trajectory_pipeline.judge.client.session import Attempt, Judge, without_credentials
+from trajectory_pipeline.judge.client.session import CallRecord, JudgeConfig, url_without_credentials
 from trajectory_pipeline_tests.judge.judge_client import KEY, PROMPT, Told, ask, ask_provider, classes
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
 
@@ -27,11 +27,11 @@ def test_a_usable_answer_comes_with_all_that_is_known_of_the_call(judge: Simulat
     (attempt,) = asked.attempts
     assert asked.answer is not None
     assert (attempt.result, attempt.error_class, attempt.http_status) == ("answered", None, 200)
-    assert attempt.answered_model == JUDGE_MODEL
+    assert attempt.response_model == JUDGE_MODEL
     assert attempt.finish_reason == "stop"
     assert (attempt.request_id or "").startswith("req_")
     assert attempt.prompt_characters == sum(len(message["content"]) for message in PROMPT)
-    cost = price_usd(attempt.answered_model, attempt.usage, attempt.base_url)
+    cost = price_usd(attempt.response_model, attempt.usage, attempt.base_url)
     assert cost == Decimal(judge.calls()["cost_usd"])
     assert (attempt.duration_ns or 0) > 0
     (began,) = told.began
@@ -53,18 +53,18 @@ def test_what_is_sent_is_a_strict_schema_and_no_retry_of_the_librarys_own() -> N
 
 def test_a_call_is_bounded_before_it_is_sent_by_what_it_may_take_at_most(judge: SimulatedJudge) -> None:
     told = Told()
-    ask(judge.base_url, told, model=JUDGE_MODEL, max_answer_tokens=3000)
+    ask(judge.base_url, told, model=JUDGE_MODEL, max_response_tokens=3000)
     (began,), (ended,) = told.began, told.ended
     assert ended.usage is not None
     assert began.estimated_prompt_tokens >= ended.usage.input_tokens > 0
-    assert began.max_answer_tokens == 3000 >= ended.usage.output_tokens
+    assert began.max_response_tokens == 3000 >= ended.usage.output_tokens
     with Provider(lambda _: (500, {"error": {"message": "no"}}, {})) as provider:
-        ask(provider.url, max_attempts=1, max_answer_tokens=3000)
+        ask(provider.url, max_attempts=1, max_response_tokens=3000)
     assert provider.requests[0]["max_completion_tokens"] == 3000
 
 
 def test_what_may_not_begin_is_not_sent() -> None:
-    async def refuse(_: Attempt) -> None:
+    async def refuse(_: CallRecord) -> None:
         raise LookupError("no room in the budget")
 
     told = Told()
@@ -257,14 +257,14 @@ def test_our_key_stands_in_no_message_repr_or_log(caplog: pytest.LogCaptureFixtu
         assert provider.headers[0]["authorization"] == f"Bearer {KEY}"
     assert classes(asked) == [("error", "authentication")]
     assert "Incorrect API key provided: [our key]." in (asked.attempts[0].error_message or "")
-    judge = Judge("m", "https://user:geheim@host/v1?key=geheim", KEY)
+    judge = JudgeConfig("m", "https://user:geheim@host/v1?key=geheim", KEY)
     for text in (repr(asked), repr(judge), caplog.text):
         assert KEY not in text
         assert "geheim" not in text
 
 
 def test_an_endpoint_is_stored_without_credentials() -> None:
-    assert without_credentials("https://user:pw@host:8443/v1?key=x#y") == "https://host:8443/v1"
+    assert url_without_credentials("https://user:pw@host:8443/v1?key=x#y") == "https://host:8443/v1"
     asked = ask("http://me:geheim@127.0.0.1:1/v1?key=geheim", max_attempts=1)
     assert asked.attempts[0].base_url == "http://127.0.0.1:1/v1"
     assert classes(asked) == [("error", "connection")]

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
-from trajectory_pipeline.partition_keys import key_of
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.start_together import told_by
 
@@ -30,7 +30,7 @@ def worker(pipeline: Pipeline, hour: datetime) -> str:
         )
         print("ready", flush=True)
         input()
-        print(pipeline.refine(hour_of({key_of(hour)!r})).calls)
+        print(pipeline.refine(hour_of({partition_key(hour)!r})).calls)
     """
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trajectory_pipeline.errors import JudgeError
-from trajectory_pipeline.judge.redaction.egress_policy import Consent, require_local
+from trajectory_pipeline.judge.redaction.egress_policy import JudgeAccessList, require_local
 from trajectory_pipeline_tests.judge.judge_client import ask
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
 
@@ -89,9 +89,9 @@ IDS = st.sampled_from(["a", "b", None])
 LISTS = st.frozensets(st.sampled_from(["a", "b"]))
 
 
-@given(IDS, IDS, st.builds(Consent, LISTS, LISTS, LISTS, LISTS))
+@given(IDS, IDS, st.builds(JudgeAccessList, LISTS, LISTS, LISTS, LISTS))
 def test_who_is_denied_is_denied_and_an_allow_list_lets_nobody_else_in(
-    agent: str | None, organization: str | None, consent: Consent
+    agent: str | None, organization: str | None, consent: JudgeAccessList
 ) -> None:
     denied = agent in consent.deny_agents or organization in consent.deny_organizations
     let_in = (not consent.allow_agents or agent in consent.allow_agents) and (

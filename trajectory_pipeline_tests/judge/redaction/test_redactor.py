@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trajectory_pipeline.judge.redaction import patterns
-from trajectory_pipeline.judge.redaction.redactor import Redaction
+from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline_tests.judge.documents import sample_documents
 from trajectory_pipeline_tests.judge.rendering import whole
 from trajectory_pipeline_tests.judge.secret_samples import (
@@ -30,8 +30,8 @@ from trajectory_pipeline_tests.judge.secret_samples import (
 REPEAT, LAZY_REPEAT, BRANCH = sre.MAX_REPEAT, sre.MIN_REPEAT, sre.BRANCH
 SUBPATTERN, ASSERT, ASSERT_NOT, MAXREPEAT = sre.SUBPATTERN, sre.ASSERT, sre.ASSERT_NOT, sre.MAXREPEAT
 
-SECRETS = Redaction("secrets", b"a key of tests")
-BOTH = Redaction("personal", b"a key of tests")
+SECRETS = Redactor("secrets", b"a key of tests")
+BOTH = Redactor("personal", b"a key of tests")
 PLACEHOLDER = re.compile(r"\[(secret|personal):([a-z_]+):[0-9a-f]{8}\]")
 STANDING_ALONE = [*KEYS.values(), JWT, PRIVATE_KEY]
 
@@ -107,7 +107,7 @@ def test_the_same_value_has_the_same_placeholder_and_another_key_gives_another()
     key = KEYS["openai"]
     first, second = PLACEHOLDER.findall(SECRETS(f"api_key={key}\nBearer {key}"))
     assert first == second
-    (here,), (there,) = (set(PLACEHOLDER.finditer(Redaction("secrets", k)(key))) for k in (b"one", b"two"))
+    (here,), (there,) = (set(PLACEHOLDER.finditer(Redactor("secrets", k)(key))) for k in (b"one", b"two"))
     assert here.group() != there.group()
     assert SECRETS(KEYS["aws"]) != SECRETS(KEYS["aws"][:-1] + "A")
 
@@ -115,7 +115,7 @@ def test_the_same_value_has_the_same_placeholder_and_another_key_gives_another()
 @pytest.mark.parametrize("kind", PERSONAL)
 def test_personal_data_go_by_setting_alone(kind: str) -> None:
     text = f"It is {PERSONAL[kind]}, she said."
-    assert SECRETS(text) == Redaction("off")(text) == text
+    assert SECRETS(text) == Redactor("off")(text) == text
     assert PLACEHOLDER.sub("*", BOTH(text)) == "It is *, she said."
 
 
@@ -125,7 +125,7 @@ def test_numbers_that_only_look_like_personal_data_stay(text: str) -> None:
 
 
 def test_off_leaves_all_as_it_is() -> None:
-    assert Redaction("off")(KEYS["openai"]) == KEYS["openai"]
+    assert Redactor("off")(KEYS["openai"]) == KEYS["openai"]
 
 
 # ---- properties ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trajectory_pipeline.demo.simulated_judge.transcript import parse_transcript
-from trajectory_pipeline.judge.transcript.windows import Rendered
+from trajectory_pipeline.judge.transcript.windows import RenderedTranscript
 from trajectory_pipeline_tests.judge.documents import (
     ORDER,
     Document,
@@ -30,7 +30,7 @@ ERROR = re.compile(r"^!! (step \S+ failed|run \S+ error): ")
 NOTE = re.compile(r"^\[… the run \S+, which \S+ continues, is not shown …\]$")
 
 
-def lines_under(rendered: Rendered, cited_as: str) -> list[str]:
+def lines_under(rendered: RenderedTranscript, cited_as: str) -> list[str]:
     """What a citation of this id may quote."""
     return [
         stretch for block in rendered.cited[cited_as] for passage in block.passages for stretch in passage.stretches

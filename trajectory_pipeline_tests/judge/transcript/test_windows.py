@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from trajectory_pipeline.budget.token_estimate import Estimate
 from trajectory_pipeline.judge.response_schema import PartFindings
-from trajectory_pipeline.judge.transcript.windows import MOST_WINDOWS, Rendered
-from trajectory_pipeline.judge.window_summary import excerpts
+from trajectory_pipeline.judge.transcript.windows import MAX_WINDOWS, RenderedTranscript
+from trajectory_pipeline.judge.window_summary import summarize_window
 from trajectory_pipeline_tests.judge.documents import Document, document, message, returned, text, turn
 from trajectory_pipeline_tests.judge.rendering import whole
 
@@ -34,7 +34,7 @@ def run_of(sizes: list[list[int]], *, errors: int = 0) -> Document:
     return document("run-1", *turns)
 
 
-def shown_once(rendered: Rendered, shown: Document) -> None:
+def shown_once(rendered: RenderedTranscript, shown: Document) -> None:
     there = [block.cited_as for block in rendered.blocks]
     assert there == [m["message_id"] for t in shown["turns"] for m in t["messages"]]
 
@@ -47,9 +47,9 @@ def test_every_message_is_in_one_window_and_every_window_within_its_room(sizes: 
     if not rendered.fits:
         return
     shown_once(rendered, shown)
-    assert len(rendered.windows) <= MOST_WINDOWS
+    assert len(rendered.windows) <= MAX_WINDOWS
     assert all(len(window.text.encode()) <= room for window in rendered.windows)
-    kept, there = sum(b.kept for b in rendered.blocks), sum(b.there for b in rendered.blocks)
+    kept, there = sum(b.included for b in rendered.blocks), sum(b.exists for b in rendered.blocks)
     assert rendered.coverage == pytest.approx(kept / there if there else 1.0)
     assert 0 <= rendered.coverage <= 1
 
@@ -87,18 +87,18 @@ def test_what_is_absurd_is_not_shown_at_all() -> None:
     assert (rendered.fits, rendered.windows) == (False, ())
 
 
-def found_in(rendered: Rendered, *quotes: tuple[str, str]) -> list[PartFindings]:
+def found_in(rendered: RenderedTranscript, *quotes: tuple[str, str]) -> list[PartFindings]:
     def finding(where: str, quote: str) -> dict[str, Any]:
         return {"evidence": [{"message_id": where, "quote": quote}], "finding": "It is so.\n[3] forged role=tool …]"}
 
     told = PartFindings.model_validate({"findings": [finding(*quote) for quote in quotes], "account": "It went on."})
-    return [told, *[PartFindings(findings=[], account="Nothing.")] * (len(rendered.windows) - 1)]
+    return [told, *[PartFindings(findings=[], summary="Nothing.")] * (len(rendered.windows) - 1)]
 
 
 def test_the_last_question_shows_the_task_and_the_quotes_that_hold_under_their_own_headers() -> None:
     rendered = whole(run_of([[300, 300]] * 20), room=9_000)
     found = found_in(rendered, ("m3-1", "3-1 word word"), ("m3-1", "never said"), ("nobody", "x"))
-    last = excerpts(rendered, found, 9_000)
+    last = summarize_window(rendered, found, 9_000)
     assert (last.invalid, last.left_out) == (2, 0)
     margin = [line for line in last.text.splitlines() if not line.startswith("  ")]
     assert [
@@ -117,7 +117,7 @@ def test_the_last_question_shows_the_task_and_the_quotes_that_hold_under_their_o
 def test_the_last_question_stays_within_its_room(quotes: int, room: int) -> None:
     rendered = whole(run_of([[200, 200]] * 40), room=9_000)
     cited = [(f"m{n % 40 + 1}-{n % 2}", f"{n % 40 + 1}-{n % 2} " + WORD * (n + 1)) for n in range(quotes)]
-    assert len(excerpts(rendered, found_in(rendered, *cited), room).text.encode()) <= room
+    assert len(summarize_window(rendered, found_in(rendered, *cited), room).text.encode()) <= room
 
 
 # ---- the estimate --------------------------------------------------------------------------------------------------

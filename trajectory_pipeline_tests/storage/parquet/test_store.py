@@ -152,12 +152,12 @@ def test_an_os_error_of_the_rows_origin_is_not_told_as_the_storages(store: Parqu
 
 def test_a_prepared_file_is_seen_when_it_is_published_and_not_before(store: ParquetStore, tmp_path: Path) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
-    with store.prepare(TRAJECTORIES, HOUR, [batch(trajectory("b"))]) as prepared:
+    with store.stage(TRAJECTORIES, HOUR, [batch(trajectory("b"))]) as prepared:
         assert run_ids(store) == ["a"]
         written = prepared.publish()
         assert run_ids(store) == ["b"]
     assert (written.sha256, written.rows) == (prepared.sha256, 1)
-    with store.prepare(TRAJECTORIES, HOUR, [batch(trajectory("c"))]):
+    with store.stage(TRAJECTORIES, HOUR, [batch(trajectory("c"))]):
         pass
     assert run_ids(store) == ["b"]
     assert len(files_under(tmp_path / "storage")) == 1

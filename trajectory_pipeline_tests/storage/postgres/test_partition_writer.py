@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 
 from trajectory_pipeline.errors import PipelineError, SinkError
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, Merged
+from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, MergeStats
 from trajectory_pipeline_tests.storage.rows import KEY, NEXT_KEY, Row, quarantined, trajectory
 
 PASSWORD = "ge/he%im@é'"
@@ -37,7 +37,7 @@ def store(
     key: str = KEY,
     bad: Sequence[Row] = (),
     before_commit: Callable[[], None] = lambda: None,
-) -> Merged:
+) -> MergeStats:
     with database.partition("trajectories", key) as partition:
         with partition.staging() as staging:
             for row in rows:
@@ -68,7 +68,7 @@ def test_new_rows_are_inserted_whole(database: TrajectoryDatabase) -> None:
         deleted_at=datetime(2026, 11, 21, tzinfo=UTC),
         escaped=["messages[m].content"],
     )
-    assert store(database, [row]) == Merged(inserted=1, updated=0, unchanged=0, removed=0)
+    assert store(database, [row]) == MergeStats(inserted=1, updated=0, unchanged=0, removed=0)
     found = database.trajectory("a")
     assert found is not None
     for name in set(row) - {"turns", "context"}:
@@ -81,7 +81,7 @@ def test_only_what_changed_is_updated_and_what_is_gone_is_removed(database: Traj
     store(database, [trajectory("same"), trajectory("changed"), trajectory("gone")])
     before = rows_of(database)
     merged = store(database, [trajectory("same"), trajectory("changed", status="failed"), trajectory("new")])
-    assert merged == Merged(inserted=1, updated=1, unchanged=1, removed=1)
+    assert merged == MergeStats(inserted=1, updated=1, unchanged=1, removed=1)
     after = rows_of(database)
     assert set(after) == {"same", "changed", "new"}
     assert after["same"] == before["same"]
@@ -113,8 +113,8 @@ def test_a_run_that_moves_to_another_partition_is_in_one_place_and_keeps_its_fir
 ) -> None:
     store(database, [trajectory("a"), trajectory("b")])
     before = rows_of(database)["a"]
-    assert store(database, [trajectory("a", NEXT_KEY)], NEXT_KEY) == Merged(0, 1, 0, 0)
-    assert store(database, [trajectory("b")]) == Merged(0, 0, 1, 0)
+    assert store(database, [trajectory("a", NEXT_KEY)], NEXT_KEY) == MergeStats(0, 1, 0, 0)
+    assert store(database, [trajectory("b")]) == MergeStats(0, 0, 1, 0)
     after = rows_of(database)
     assert {run_id: row["partition_key"] for run_id, row in after.items()} == {"a": NEXT_KEY, "b": KEY}
     assert after["a"]["first_captured_at"] == before["first_captured_at"]
@@ -171,7 +171,7 @@ def test_a_run_is_in_one_place_whichever_partition_it_goes_to(database: Trajecto
 def test_an_error_may_quote_what_postgres_text_cannot_hold(database: TrajectoryDatabase) -> None:
     store(database, [], bad=[quarantined("a", error="found \x00 and \ud83d", place="messages[\x00]")])
     row = rows_of(database, "quarantine")["a"]
-    assert (row["error"], row["place"]) == ("found \\u0000 and \\ud83d", "messages[\\u0000]")
+    assert (row["error"], row["json_path"]) == ("found \\u0000 and \\ud83d", "messages[\\u0000]")
 
 
 # ---- transactions -------------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_two_materialisations_of_a_partition_come_one_after_the_other(database: 
     first.join()
     # Another partition does not wait.
     assert order == ["other", "first", "second"]
-    assert (other.inserted, second) == (1, Merged(inserted=1, updated=0, unchanged=1, removed=0))
+    assert (other.inserted, second) == (1, MergeStats(inserted=1, updated=0, unchanged=1, removed=0))
 
 
 def test_many_at_once_end_with_one_of_them(database: TrajectoryDatabase) -> None:

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_turns
+from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
 from trajectory_pipeline_tests.start_together import told_by
 
 MINUTE = timedelta(minutes=1)
@@ -71,7 +71,7 @@ def test_no_minute_holds_more_than_allowed_whoever_takes_turns(
 
 def test_a_turn_says_how_long_to_wait_and_one_that_is_free_is_now(trajectory_database: str) -> None:
     limit = RateLimit("http://host/v1", "m", requests_per_minute=1)
-    with open_turns(TrajectoryDatabase(trajectory_database), limit) as turns:
+    with open_rate_limiter(TrajectoryDatabase(trajectory_database), limit) as turns:
         assert turns is not None
         first, second, third = (turns.take(1) for _ in range(3))
     assert first.wait_seconds == 0
@@ -82,7 +82,7 @@ def test_a_turn_says_how_long_to_wait_and_one_that_is_free_is_now(trajectory_dat
 def test_models_and_endpoints_have_limits_of_their_own(trajectory_database: str) -> None:
     database = TrajectoryDatabase(trajectory_database)
     for base_url, model in (("http://a/v1", "m"), ("http://a/v1", "n"), ("http://b/v1", "m")):
-        with open_turns(database, RateLimit(base_url, model, requests_per_minute=1)) as turns:
+        with open_rate_limiter(database, RateLimit(base_url, model, requests_per_minute=1)) as turns:
             assert turns is not None
             assert turns.take(1).wait_seconds == 0
 
@@ -90,7 +90,7 @@ def test_models_and_endpoints_have_limits_of_their_own(trajectory_database: str)
 def test_a_turn_of_the_past_is_not_made_up_for(trajectory_database: str) -> None:
     with psycopg.connect(trajectory_database) as connection:
         connection.execute("INSERT INTO trajectory.rate_limits VALUES ('http://a/v1', 'm', now() - interval '1 hour')")
-    with open_turns(
+    with open_rate_limiter(
         TrajectoryDatabase(trajectory_database), RateLimit("http://a/v1", "m", requests_per_minute=1)
     ) as turns:
         assert turns is not None
@@ -99,7 +99,7 @@ def test_a_turn_of_the_past_is_not_made_up_for(trajectory_database: str) -> None
 
 def test_a_connection_that_is_lost_is_opened_anew(trajectory_database: str) -> None:
     limit = RateLimit("http://a/v1", "m", requests_per_minute=600)
-    with open_turns(TrajectoryDatabase(trajectory_database), limit) as turns:
+    with open_rate_limiter(TrajectoryDatabase(trajectory_database), limit) as turns:
         assert turns is not None
         turns.take(1)
         with psycopg.connect(trajectory_database, autocommit=True) as connection:
@@ -112,5 +112,5 @@ def test_a_connection_that_is_lost_is_opened_anew(trajectory_database: str) -> N
 
 def test_without_a_limit_the_database_is_not_asked() -> None:
     unreachable = TrajectoryDatabase("postgresql://nobody@127.0.0.1:1/nothing")
-    with open_turns(unreachable, RateLimit("http://a/v1", "m")) as turns:
+    with open_rate_limiter(unreachable, RateLimit("http://a/v1", "m")) as turns:
         assert turns is None

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trajectory_pipeline.storage.postgres import run_locations
-from trajectory_pipeline.storage.postgres.run_locations import Sightings, place, placed_beside
+from trajectory_pipeline.storage.postgres.run_locations import SnapshotObservation, record_locations, unaccounted_runs
 
 HERE, THERE = "2026-05-01-10:00", "2026-05-01-11:00"
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -25,11 +25,13 @@ def look(
     connection: psycopg.Connection, key: str, present: list[str], *, left: tuple[str, ...] = (), minutes: int = 0
 ) -> None:
     ids = pa.array(sorted(present), pa.string())
-    place(connection, key, Sightings(NOON + timedelta(minutes=minutes), ids, awaited=(), left=left))
+    record_locations(
+        connection, key, SnapshotObservation(NOON + timedelta(minutes=minutes), ids, pending_move=(), departed=left)
+    )
 
 
 def where(connection: psycopg.Connection) -> dict[str, str | None]:
-    return dict(connection.execute("SELECT run_id, partition_key FROM trajectory.captured_runs").fetchall())
+    return dict(connection.execute("SELECT run_id, partition_key FROM trajectory.run_locations").fetchall())
 
 
 @pytest.mark.usefixtures("in_portions")
@@ -49,8 +51,8 @@ def test_runs_seen_here_last_and_not_among_these_are_found_in_order(trajectory_d
         look(connection, HERE, IDS)
         look(connection, THERE, ["run-2"])
         among = pa.array(["run-00", IDS[1], IDS[4], "run-99"], pa.string())
-        assert list(placed_beside(connection, HERE, among)) == [IDS[0], *IDS[2:4], *IDS[5:]]
-        assert list(placed_beside(connection, HERE, pa.array([], pa.string()))) == IDS
+        assert list(unaccounted_runs(connection, HERE, among)) == [IDS[0], *IDS[2:4], *IDS[5:]]
+        assert list(unaccounted_runs(connection, HERE, pa.array([], pa.string()))) == IDS
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -63,6 +65,6 @@ def test_any_ids_are_compared_as_the_database_orders_them(
     among = {run_id for run_id in sorted(ids) if data.draw(st.booleans())}
     with psycopg.connect(trajectory_database) as connection:
         look(connection, HERE, list(ids))
-        rest = list(placed_beside(connection, HERE, pa.array(sorted(among), pa.string())))
+        rest = list(unaccounted_runs(connection, HERE, pa.array(sorted(among), pa.string())))
         connection.rollback()
     assert rest == sorted(ids - among)

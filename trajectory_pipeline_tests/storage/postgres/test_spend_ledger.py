@@ -12,9 +12,9 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from trajectory_pipeline.budget.caps import Amount, Budget, NoRoom
+from trajectory_pipeline.budget.caps import Budget, BudgetShortfall, Cost
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.spend_ledger import accounts, begin_calls, day_of, end_calls
+from trajectory_pipeline.storage.postgres.spend_ledger import begin_calls, day_of, end_calls, spend_totals
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline_tests.storage.calls import beginning, booked, by_attempts, ending
 
@@ -86,10 +86,10 @@ def test_what_does_not_fit_is_refused_and_what_does_is_begun(
     calls = [beginning("0.02"), beginning("0.02"), beginning("0.01"), beginning("0.04")]
     first, second, third, fourth = begin_calls(verdicts.connection, CAP, calls)
     assert (first, third) == (None, None)
-    assert isinstance(second, NoRoom)
-    assert (second.cap.name, second.left, second.may_come) == ("daily_budget", Decimal("0.01"), True)
-    assert isinstance(fourth, NoRoom)
-    assert not fourth.may_come
+    assert isinstance(second, BudgetShortfall)
+    assert (second.cap.name, second.remaining, second.could_free_up) == ("daily_budget", Decimal("0.01"), True)
+    assert isinstance(fourth, BudgetShortfall)
+    assert not fourth.could_free_up
     assert str(fourth) == (
         "one call may cost 0.04 USD, more than the whole of the budget of a day (UTC) of 0.03 USD"
         " (TRAJECTORY_DAILY_BUDGET_USD)"
@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_refused_and_what_does_is_begun(
     assert len(database.rows("SELECT 1 FROM trajectory.verdict_attempts")) == 2
     end_calls(verdicts.connection, [ending(calls[0], "0.01")])
     assert begin_calls(verdicts.connection, CAP, [calls[1]]) == [
-        NoRoom(CAP[0], Amount(Decimal("0.02"), 100), Decimal("0.01"), True)
+        BudgetShortfall(CAP[0], Cost(Decimal("0.02"), 100), Decimal("0.01"), True)
     ]
 
 
@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_refused_and_what_does_is_begun(
 def test_each_cap_holds_what_counts_against_it(verdicts: VerdictStore, budget: Budget, name: str) -> None:
     def refusal(**values: str) -> str | None:
         (told,) = begin_calls(verdicts.connection, budget.caps, [beginning("0.01", 100, **values)])
-        return told.cap.name if isinstance(told, NoRoom) else None
+        return told.cap.name if isinstance(told, BudgetShortfall) else None
 
     assert refusal() is None
     assert refusal() == name
@@ -126,11 +126,11 @@ def test_each_cap_holds_what_counts_against_it(verdicts: VerdictStore, budget: B
 def test_a_day_is_one_of_utc_and_its_account_its_own(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     begin_calls(verdicts.connection, CAP, [beginning("0.03")])
     with psycopg.connect(database.url) as connection:
-        connection.execute("UPDATE trajectory.spending SET scope_key = '2026-01-01' WHERE scope = 'day'")
+        connection.execute("UPDATE trajectory.spend_totals SET scope_key = '2026-01-01' WHERE scope = 'day'")
     today = day_of(verdicts.now())
-    assert accounts(verdicts.connection, today, "org", "run").keys() == {"organization", "materialization"}
+    assert spend_totals(verdicts.connection, today, "org", "run").keys() == {"organization", "materialization"}
     assert begin_calls(verdicts.connection, CAP, [beginning("0.03")]) == [None]
-    assert accounts(verdicts.connection, today, "org", "run")["day"].reserved.usd == Decimal("0.03")
+    assert spend_totals(verdicts.connection, today, "org", "run")["day"].reserved.usd == Decimal("0.03")
 
 
 def test_without_a_price_tokens_are_counted_and_dollars_are_not_known(
@@ -140,7 +140,7 @@ def test_without_a_price_tokens_are_counted_and_dollars_are_not_known(
     caps = Budget(daily_usd=Decimal(0), daily_tokens=150).caps
     assert begin_calls(verdicts.connection, caps, [call]) == [None]
     (refused,) = begin_calls(verdicts.connection, caps, [beginning(None, 51)])
-    assert isinstance(refused, NoRoom)
+    assert isinstance(refused, BudgetShortfall)
     assert refused.cap.name == "daily_tokens"
     end_calls(verdicts.connection, [ending(call, None)])
     assert database.rows("SELECT cost_usd, reserved_usd FROM trajectory.verdict_attempts") == [
@@ -155,7 +155,9 @@ def test_workers_in_processes_of_their_own_never_pass_a_cap_together_also_where_
     cap = Decimal(2)
     with psycopg.connect(database.url) as connection:
         # Postgres itself watches, at every change that anybody makes: a worker that passed the cap would fail.
-        connection.execute(f"ALTER TABLE trajectory.spending ADD CHECK (reserved_usd + spent_usd <= {cap})".encode())
+        connection.execute(
+            f"ALTER TABLE trajectory.spend_totals ADD CHECK (reserved_usd + spent_usd <= {cap})".encode()
+        )
 
     def start(seed: int, batches: int) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "trajectory_pipeline_tests.storage.spend_worker", database.url, str(seed)]

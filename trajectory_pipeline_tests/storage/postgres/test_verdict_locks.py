@@ -7,7 +7,7 @@ import pytest
 
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.spend_ledger import begin_calls
-from trajectory_pipeline.storage.postgres.verdict_locks import Held, live_claims, new_worker
+from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed, live_locks, new_worker
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline_tests.storage.calls import beginning, booked
 from trajectory_pipeline_tests.storage.postgres.test_verdicts import save, verdict
@@ -26,13 +26,13 @@ def verdicts(database: TrajectoryDatabase) -> Iterator[VerdictStore]:
 
 def begins(verdicts: VerdictStore, worker: str, key: str = "k") -> bool:
     (refusal,) = begin_calls(verdicts.connection, [], [beginning(verdict_key=key, worker=worker)])
-    assert refusal in (None, Held(key))
+    assert refusal in (None, AlreadyClaimed(key))
     return refusal is None
 
 
 def pass_time(database: TrajectoryDatabase) -> None:
     with psycopg.connect(database.url) as connection:
-        connection.execute("UPDATE trajectory.verdict_claims SET expires_at = now() - interval '1 second'")
+        connection.execute("UPDATE trajectory.verdict_locks SET expires_at = now() - interval '1 second'")
 
 
 def test_no_other_worker_may_call_while_one_is_at_a_verdict(
@@ -43,7 +43,7 @@ def test_no_other_worker_may_call_while_one_is_at_a_verdict(
     assert not begins(verdicts, "two")
     assert begins(verdicts, "two", "another verdict")
     assert booked(database)["day"][0] == 3
-    assert live_claims(verdicts.connection, ["k", "another verdict", "nobody's"]) == {"k", "another verdict"}
+    assert live_locks(verdicts.connection, ["k", "another verdict", "nobody's"]) == {"k", "another verdict"}
 
 
 def test_a_claim_that_ended_is_taken_over_and_its_former_holder_stays_away(
@@ -51,7 +51,7 @@ def test_a_claim_that_ended_is_taken_over_and_its_former_holder_stays_away(
 ) -> None:
     assert begins(verdicts, "one")
     pass_time(database)
-    assert live_claims(verdicts.connection, ["k"]) == set()
+    assert live_locks(verdicts.connection, ["k"]) == set()
     assert begins(verdicts, "two")
     assert not begins(verdicts, "one")
 
@@ -69,7 +69,7 @@ def test_a_verdict_that_is_there_is_not_called_for_again(database: TrajectoryDat
     assert begins(verdicts, "one")
     verdicts.save_verdicts([verdict("run-k", "k", outcome="success")], "one")
     assert not begins(verdicts, "two")
-    assert live_claims(verdicts.connection, ["k"]) == set()
+    assert live_locks(verdicts.connection, ["k"]) == set()
 
 
 def test_a_verdict_that_failed_gives_its_claim_back(verdicts: VerdictStore) -> None:

@@ -8,14 +8,19 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from trajectory_pipeline.budget.caps import Amount
+from trajectory_pipeline.budget.caps import Cost
 from trajectory_pipeline.judge.policy import RefinementPolicy, verdict_key
-from trajectory_pipeline.judge.redaction.egress_policy import EVERYBODY
+from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
-from trajectory_pipeline.storage.postgres.spend_ledger import Began, begin_calls
-from trajectory_pipeline.storage.postgres.verdict_locks import Held
-from trajectory_pipeline.storage.postgres.verdict_status import Wanted, given_up, lacking, standings
+from trajectory_pipeline.storage.postgres.spend_ledger import ReservationResult, begin_calls
+from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed
+from trajectory_pipeline.storage.postgres.verdict_status import (
+    PendingQuery,
+    abandoned_verdicts,
+    judging_candidates,
+    partitions_with_pending_verdicts,
+)
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline_tests.storage.calls import beginning
 from trajectory_pipeline_tests.storage.postgres.test_verdicts import capture, save, verdict
@@ -24,15 +29,15 @@ from trajectory_pipeline_tests.storage.rows import HOUR, KEY, NEXT_KEY, Row, tra
 POLICY = RefinementPolicy("simulated-judge")
 NOW = HOUR + timedelta(hours=3)
 NO_LIMIT = Decimal("Infinity")
-WANTED = Wanted(
-    consent=EVERYBODY.parameters(),
+WANTED = PendingQuery(
+    access=UNRESTRICTED.parameters(),
     policy_id=POLICY.policy_id,
     day="2026-11-20",
-    quiet_since=datetime.now(UTC) + timedelta(hours=1),
+    settled_before=datetime.now(UTC) + timedelta(hours=1),
     ended_since=HOUR - timedelta(days=7),
     now=datetime.now(UTC) + timedelta(minutes=1),
     give_up_after=3,
-    least=Amount(Decimal("0.01"), 100),
+    least=Cost(Decimal("0.01"), 100),
     usd=NO_LIMIT,
     tokens=NO_LIMIT,
     organization_usd=NO_LIMIT,
@@ -63,8 +68,8 @@ def of_policy(run_id: str, key: str | None = None, **values: object) -> Row:
 
 
 def standing(verdicts: VerdictStore, *keys: str) -> dict[str, str]:
-    found = standings(verdicts.connection, POLICY.policy_id, keys or [KEY], "newest")
-    return {one.run_id: one.standing for one in found}
+    found = judging_candidates(verdicts.connection, POLICY.policy_id, keys or [KEY], "newest")
+    return {one.run_id: one.status for one in found}
 
 
 # ---- keys and chains ------------------------------------------------------------------------------------------------
@@ -84,7 +89,7 @@ def test_a_verdict_key_is_worked_out_as_the_policy_does_along_each_chain(
         run("a", continues_run_id="b"),
         run("b", continues_run_id="a"),
     )
-    found = {one.run_id: one for one in standings(verdicts.connection, POLICY.policy_id, [KEY], "newest")}
+    found = {one.run_id: one for one in judging_candidates(verdicts.connection, POLICY.policy_id, [KEY], "newest")}
     chains = {
         "1": ["1"],
         "2": ["1", "2"],
@@ -108,10 +113,10 @@ def test_a_later_run_is_due_again_when_an_earlier_one_of_its_chain_changed(
     capture(database, run("2", continues_run_id="1"))
     save(verdicts, of_policy("2", key_of_run("1", "2")), of_policy("1"))
     assert standing(verdicts) == {"2": "judged"}
-    assert lacking(verdicts.connection, WANTED) == []
+    assert partitions_with_pending_verdicts(verdicts.connection, WANTED) == []
     capture(database, run("1", NEXT_KEY, content_digest="new"), key=NEXT_KEY)
     assert standing(verdicts) == {"2": "content changed"}
-    assert lacking(verdicts.connection, WANTED) == [KEY, NEXT_KEY]
+    assert partitions_with_pending_verdicts(verdicts.connection, WANTED) == [KEY, NEXT_KEY]
 
 
 # ---- standing and order ---------------------------------------------------------------------------------------------
@@ -163,7 +168,7 @@ def test_the_newest_go_first_or_those_with_signals_of_trouble(
     )
     newest = ["newest", "newer", "trouble", "retried", "disagreed", "failure"]
     assert list(standing(verdicts)) == newest
-    found = standings(verdicts.connection, POLICY.policy_id, [KEY], "signals")
+    found = judging_candidates(verdicts.connection, POLICY.policy_id, [KEY], "signals")
     assert [one.run_id for one in found] == ["failure", "disagreed", "retried", "trouble", "newest", "newer"]
 
 
@@ -173,13 +178,16 @@ def test_the_newest_go_first_or_those_with_signals_of_trouble(
 def test_partitions_are_due_where_a_verdict_is_missing(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     capture(database, run("a"))
     capture(database, run("b", NEXT_KEY), key=NEXT_KEY)
-    assert lacking(verdicts.connection, WANTED) == [KEY, NEXT_KEY]
-    assert lacking(verdicts.connection, replace(WANTED, quiet_since=HOUR)) == []
-    assert lacking(verdicts.connection, replace(WANTED, ended_since=HOUR + timedelta(seconds=1))) == []
+    assert partitions_with_pending_verdicts(verdicts.connection, WANTED) == [KEY, NEXT_KEY]
+    assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, settled_before=HOUR)) == []
+    assert (
+        partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, ended_since=HOUR + timedelta(seconds=1)))
+        == []
+    )
     save(verdicts, of_policy("a"))
-    assert lacking(verdicts.connection, WANTED) == [NEXT_KEY]
+    assert partitions_with_pending_verdicts(verdicts.connection, WANTED) == [NEXT_KEY]
     save(verdicts, verdict("b", key_of_run("b"), policy_id="other", verdict_status="not_eligible"))
-    assert lacking(verdicts.connection, WANTED) == []
+    assert partitions_with_pending_verdicts(verdicts.connection, WANTED) == []
 
 
 def test_a_failed_verdict_is_due_when_its_time_has_come_until_it_is_given_up(
@@ -189,13 +197,22 @@ def test_a_failed_verdict_is_due_when_its_time_has_come_until_it_is_given_up(
     for failures in (1, 2):
         save(verdicts, of_policy("a", verdict_status="failed", error_class="timeout"))
         (row,) = database.rows("SELECT * FROM trajectory.verdicts")
-        assert lacking(verdicts.connection, replace(WANTED, now=row["next_try_at"] - timedelta(seconds=1))) == []
-        assert lacking(verdicts.connection, replace(WANTED, now=row["next_try_at"])) == [KEY]
+        assert (
+            partitions_with_pending_verdicts(
+                verdicts.connection, replace(WANTED, now=row["next_attempt_at"] - timedelta(seconds=1))
+            )
+            == []
+        )
+        assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, now=row["next_attempt_at"])) == [
+            KEY
+        ]
         assert hopeless(verdicts) == [], failures
     save(verdicts, of_policy("a", verdict_status="failed", error_class="timeout"))
-    assert lacking(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
+    assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
     assert hopeless(verdicts) == [{"run_id": "a", "error_class": "timeout", "failures": 3}]
-    assert lacking(verdicts.connection, replace(WANTED, give_up_after=4, now=NOW + timedelta(days=400))) == [KEY]
+    assert partitions_with_pending_verdicts(
+        verdicts.connection, replace(WANTED, give_up_after=4, now=NOW + timedelta(days=400))
+    ) == [KEY]
 
 
 def test_a_quarantined_verdict_rests_for_a_day_whoever_asks_and_is_then_due(
@@ -204,33 +221,40 @@ def test_a_quarantined_verdict_rests_for_a_day_whoever_asks_and_is_then_due(
     capture(database, run("a"))
     save(verdicts, of_policy("a", verdict_status="quarantined", error_class="invalid_json"))
     (row,) = database.rows("SELECT * FROM trajectory.verdicts")
-    assert row["next_try_at"] - row["updated_at"] == pytest.approx(timedelta(days=1), abs=timedelta(minutes=1))
-    (resting,) = standings(verdicts.connection, POLICY.policy_id, [KEY], "newest")
-    assert (resting.standing, resting.due) == ("quarantined", False)
-    assert begun(verdicts, "a") == Held(key_of_run("a"))
-    assert lacking(verdicts.connection, replace(WANTED, now=row["next_try_at"] - timedelta(seconds=1))) == []
-    assert lacking(verdicts.connection, replace(WANTED, now=row["next_try_at"])) == [KEY]
+    assert row["next_attempt_at"] - row["updated_at"] == pytest.approx(timedelta(days=1), abs=timedelta(minutes=1))
+    (resting,) = judging_candidates(verdicts.connection, POLICY.policy_id, [KEY], "newest")
+    assert (resting.status, resting.due) == ("quarantined", False)
+    assert begun(verdicts, "a") == AlreadyClaimed(key_of_run("a"))
+    assert (
+        partitions_with_pending_verdicts(
+            verdicts.connection, replace(WANTED, now=row["next_attempt_at"] - timedelta(seconds=1))
+        )
+        == []
+    )
+    assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, now=row["next_attempt_at"])) == [KEY]
 
     save(verdicts, of_policy("a", verdict_status="failed", error_class="timeout"))
     assert standing(verdicts) == {"a": "quarantined"}
     two_days_pass(verdicts)
-    (due,) = standings(verdicts.connection, POLICY.policy_id, [KEY], "newest")
+    (due,) = judging_candidates(verdicts.connection, POLICY.policy_id, [KEY], "newest")
     assert due.due
     assert begun(verdicts, "a") is None
     save(verdicts, of_policy("a", verdict_status="quarantined", error_class="invalid_json"))
     (again,) = database.rows("SELECT * FROM trajectory.verdicts")
-    assert again["next_try_at"] - again["updated_at"] == pytest.approx(timedelta(days=2), abs=timedelta(minutes=1))
+    assert again["next_attempt_at"] - again["updated_at"] == pytest.approx(timedelta(days=2), abs=timedelta(minutes=1))
     two_days_pass(verdicts)
     save(verdicts, of_policy("a", verdict_status="quarantined", error_class="invalid_json"))
-    assert lacking(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
+    assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
     assert hopeless(verdicts) == [{"run_id": "a", "error_class": "invalid_json", "failures": 3}]
 
 
 def two_days_pass(verdicts: VerdictStore) -> None:
-    verdicts.connection.rows("Waiting", "UPDATE trajectory.verdicts SET next_try_at = next_try_at - interval '2 days'")
+    verdicts.connection.rows(
+        "Waiting", "UPDATE trajectory.verdicts SET next_attempt_at = next_attempt_at - interval '2 days'"
+    )
 
 
-def begun(verdicts: VerdictStore, run_id: str) -> Began:
+def begun(verdicts: VerdictStore, run_id: str) -> ReservationResult:
     call = beginning(run_id=run_id, verdict_key=key_of_run(run_id))
     return begin_calls(verdicts.connection, (), [call])[0]
 
@@ -240,12 +264,12 @@ def test_what_trying_again_would_not_help_is_given_up_at_once(
 ) -> None:
     capture(database, run("a"))
     save(verdicts, of_policy("a", verdict_status="failed", error_class="too_long"))
-    assert lacking(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
+    assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
     assert hopeless(verdicts) == [{"run_id": "a", "error_class": "too_long", "failures": 1}]
 
 
 def hopeless(verdicts: VerdictStore) -> list[Row]:
-    return given_up(verdicts.connection, POLICY.policy_id, ended_since=HOUR, give_up_after=3)
+    return abandoned_verdicts(verdicts.connection, POLICY.policy_id, ended_since=HOUR, give_up_after=3)
 
 
 def test_a_held_back_verdict_is_due_when_there_is_room_for_it(
@@ -254,11 +278,11 @@ def test_a_held_back_verdict_is_due_when_there_is_room_for_it(
     capture(database, run("a"))
     save(
         verdicts,
-        of_policy("a", verdict_status="deferred_budget", held_back_usd=Decimal("0.5"), held_back_tokens=1000),
+        of_policy("a", verdict_status="deferred_budget", deferred_usd=Decimal("0.5"), deferred_tokens=1000),
     )
-    assert lacking(verdicts.connection, WANTED) == [KEY]
+    assert partitions_with_pending_verdicts(verdicts.connection, WANTED) == [KEY]
     for less in ({"usd": Decimal("0.49")}, {"tokens": Decimal(999)}, {"organization_usd": Decimal("0.49")}):
-        assert lacking(verdicts.connection, replace(WANTED, **less)) == []
+        assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, **less)) == []
 
 
 def test_an_organisation_without_room_holds_up_no_other(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
@@ -266,9 +290,12 @@ def test_an_organisation_without_room_holds_up_no_other(database: TrajectoryData
     capture(database, run("b", NEXT_KEY, organization_id="another"), key=NEXT_KEY)
     begin_calls(verdicts.connection, [], [beginning("0.5", organization_id="org")])
     today = replace(WANTED, day=f"{verdicts.now():%Y-%m-%d}", organization_usd=Decimal("0.505"))
-    assert lacking(verdicts.connection, today) == [NEXT_KEY]
-    assert lacking(verdicts.connection, replace(today, organization_usd=Decimal("0.51"))) == [KEY, NEXT_KEY]
-    assert lacking(verdicts.connection, replace(today, day="2020-01-01")) == [KEY, NEXT_KEY]
+    assert partitions_with_pending_verdicts(verdicts.connection, today) == [NEXT_KEY]
+    assert partitions_with_pending_verdicts(verdicts.connection, replace(today, organization_usd=Decimal("0.51"))) == [
+        KEY,
+        NEXT_KEY,
+    ]
+    assert partitions_with_pending_verdicts(verdicts.connection, replace(today, day="2020-01-01")) == [KEY, NEXT_KEY]
 
 
 def test_a_partition_whose_counts_do_not_agree_is_left_alone(
@@ -278,11 +305,11 @@ def test_a_partition_whose_counts_do_not_agree_is_left_alone(
     for result, due in (("complete", [KEY]), ("quarantined", [KEY]), ("inconsistent", [])):
         with database.partition("trajectories", KEY) as partition:
             partition.record(LedgerEntry("trajectories", KEY, result, {}, "digest", "1"))
-        assert lacking(verdicts.connection, WANTED) == due
+        assert partitions_with_pending_verdicts(verdicts.connection, WANTED) == due
 
 
 def test_what_is_beyond_the_horizon_is_not_even_looked_at(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     capture(database, run("a"))
     with psycopg.connect(database.url) as connection:
         connection.execute("UPDATE trajectory.trajectories SET end_time = end_time - interval '8 days'")
-    assert lacking(verdicts.connection, WANTED) == []
+    assert partitions_with_pending_verdicts(verdicts.connection, WANTED) == []

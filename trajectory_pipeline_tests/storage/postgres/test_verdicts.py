@@ -82,11 +82,11 @@ def test_what_a_judge_may_say_and_postgres_cannot_hold_is_stored_visibly(verdict
     hard = "nul \x00 and half a smile \ud83d"
     save(
         verdicts,
-        verdict("a", summary=hard, tags=[hard], raw_answer=hard, requirements=[{hard: [hard]}], lesson="plain"),
+        verdict("a", summary=hard, tags=[hard], raw_response=hard, requirements=[{hard: [hard]}], lesson="plain"),
     )
     (row,) = verdicts.verdicts([("a", "key")]).values()
     seen = "nul \\u0000 and half a smile \\ud83d"
-    assert (row["summary"], row["tags"], row["raw_answer"]) == (seen, [seen], seen)
+    assert (row["summary"], row["tags"], row["raw_response"]) == (seen, [seen], seen)
     assert (row["requirements"], row["lesson"]) == ([{seen: [seen]}], "plain")
 
 
@@ -132,18 +132,18 @@ def test_a_failed_verdict_is_due_again_later_each_time(database: TrajectoryDatab
     for _ in range(10):
         save(verdicts, verdict("a", verdict_status="failed", error_class="timeout"))
         (row,) = verdicts.verdicts([("a", "key")]).values()
-        minutes.append(round((row["next_try_at"] - row["updated_at"]) / timedelta(minutes=1)))
+        minutes.append(round((row["next_attempt_at"] - row["updated_at"]) / timedelta(minutes=1)))
     assert minutes == [15, 30, 60, 120, 240, 480, 960, 1440, 1440, 1440]
     assert row["failures"] == 10
-    save(verdicts, verdict("a", verdict_status="deferred_budget", held_back_usd=Decimal(1), held_back_tokens=5))
+    save(verdicts, verdict("a", verdict_status="deferred_budget", deferred_usd=Decimal(1), deferred_tokens=5))
     (row,) = verdicts.verdicts([("a", "key")]).values()
-    assert (row["failures"], row["next_try_at"], row["held_back_usd"]) == (10, None, 1)
+    assert (row["failures"], row["next_attempt_at"], row["deferred_usd"]) == (10, None, 1)
 
 
 def test_what_trying_again_would_not_help_is_not_due_again(verdicts: VerdictStore) -> None:
     save(verdicts, verdict("a", verdict_status="failed", error_class="too_long"))
     (row,) = verdicts.verdicts([("a", "key")]).values()
-    assert (row["failures"], row["next_try_at"]) == (1, None)
+    assert (row["failures"], row["next_attempt_at"]) == (1, None)
 
 
 def test_documents_are_found_with_their_partition(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:

@@ -12,19 +12,19 @@ branch_labels = None
 depends_on = None
 
 _STATEMENTS = (
-    "ALTER TABLE trajectory.partitions ADD COLUMN input_digest TEXT",
+    "ALTER TABLE trajectory.partitions ADD COLUMN upstream_digest TEXT",
     # What was converted after it was read was made of it.
-    """UPDATE trajectory.partitions t SET input_digest = r.content_digest FROM trajectory.partitions r
+    """UPDATE trajectory.partitions t SET upstream_digest = r.content_digest FROM trajectory.partitions r
     WHERE t.asset = 'trajectories' AND r.asset = 'terminal_runs' AND r.partition_key = t.partition_key
         AND t.materialized_at >= r.materialized_at""",
-    """CREATE TABLE trajectory.captured_runs (
+    """CREATE TABLE trajectory.run_locations (
         run_id TEXT NOT NULL,
         partition_key TEXT,
         seen_at TIMESTAMP WITH TIME ZONE NOT NULL,
         first_captured_at TIMESTAMP WITH TIME ZONE,
         PRIMARY KEY (run_id)
     )""",
-    """INSERT INTO trajectory.captured_runs (run_id, partition_key, seen_at)
+    """INSERT INTO trajectory.run_locations (run_id, partition_key, seen_at)
     SELECT held.run_id, held.partition_key, coalesce(p.snapshot_at, '-infinity')
     FROM (
         SELECT run_id, partition_key FROM trajectory.trajectories
@@ -32,13 +32,13 @@ _STATEMENTS = (
     ) held
     LEFT JOIN trajectory.partitions p ON p.asset = 'terminal_runs' AND p.partition_key = held.partition_key
     ON CONFLICT DO NOTHING""",
-    """CREATE TABLE trajectory.unsettled (
-        note_id TEXT NOT NULL,
+    """CREATE TABLE trajectory.invalidations (
+        invalidation_id TEXT NOT NULL,
         asset TEXT NOT NULL,
         partition_key TEXT NOT NULL,
         reason TEXT NOT NULL,
-        noted_at TIMESTAMP WITH TIME ZONE NOT NULL,
-        PRIMARY KEY (note_id)
+        invalidated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        PRIMARY KEY (invalidation_id)
     )""",
 )
 

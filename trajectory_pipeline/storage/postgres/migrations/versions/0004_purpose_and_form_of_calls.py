@@ -14,12 +14,12 @@ depends_on = None
 _STATEMENTS = (
     "ALTER TABLE trajectory.verdict_attempts ADD COLUMN purpose TEXT",
     # There was one format, and always a temperature of 0.
-    "ALTER TABLE trajectory.verdict_attempts ADD COLUMN answer_format TEXT NOT NULL DEFAULT 'json_schema'",
-    "ALTER TABLE trajectory.verdict_attempts ALTER COLUMN answer_format DROP DEFAULT",
+    "ALTER TABLE trajectory.verdict_attempts ADD COLUMN response_format TEXT NOT NULL DEFAULT 'json_schema'",
+    "ALTER TABLE trajectory.verdict_attempts ALTER COLUMN response_format DROP DEFAULT",
     "ALTER TABLE trajectory.verdict_attempts ADD COLUMN temperature DOUBLE PRECISION DEFAULT 0",
     "ALTER TABLE trajectory.verdict_attempts ALTER COLUMN temperature DROP DEFAULT",
-    "ALTER TABLE trajectory.verdicts ADD COLUMN answer_format TEXT",
-    "UPDATE trajectory.verdicts SET answer_format = 'json_schema' WHERE attempts > 0",
+    "ALTER TABLE trajectory.verdicts ADD COLUMN response_format TEXT",
+    "UPDATE trajectory.verdicts SET response_format = 'json_schema' WHERE attempts > 0",
 )
 
 
@@ -31,6 +31,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Take the columns away again."""
-    op.execute("ALTER TABLE trajectory.verdict_attempts DROP COLUMN purpose, DROP COLUMN answer_format")
+    op.execute("ALTER TABLE trajectory.verdict_attempts DROP COLUMN purpose, DROP COLUMN response_format")
     op.execute("ALTER TABLE trajectory.verdict_attempts DROP COLUMN temperature")
-    op.execute("ALTER TABLE trajectory.verdicts DROP COLUMN answer_format")
+    op.execute("ALTER TABLE trajectory.verdicts DROP COLUMN response_format")

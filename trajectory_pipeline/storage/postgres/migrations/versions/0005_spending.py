@@ -12,7 +12,7 @@ branch_labels = None
 depends_on = None
 
 _STATEMENTS = (
-    """CREATE TABLE trajectory.spending (
+    """CREATE TABLE trajectory.spend_totals (
         scope TEXT NOT NULL,
         scope_key TEXT NOT NULL,
         calls BIGINT NOT NULL,
@@ -23,7 +23,7 @@ _STATEMENTS = (
         updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
         PRIMARY KEY (scope, scope_key)
     )""",
-    """CREATE TABLE trajectory.verdict_claims (
+    """CREATE TABLE trajectory.verdict_locks (
         verdict_key TEXT NOT NULL,
         worker TEXT NOT NULL,
         claimed_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -34,28 +34,28 @@ _STATEMENTS = (
     """ALTER TABLE trajectory.verdict_attempts
         ADD COLUMN reserved_usd NUMERIC(18, 9),
         ADD COLUMN reserved_tokens BIGINT NOT NULL DEFAULT 0,
-        ADD COLUMN spending_day TEXT NOT NULL DEFAULT '',
+        ADD COLUMN budget_day TEXT NOT NULL DEFAULT '',
         ADD COLUMN organization_id TEXT,
         ADD COLUMN materialization_id TEXT NOT NULL DEFAULT ''""",
     """UPDATE trajectory.verdict_attempts SET
-        spending_day = to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD'), materialization_id = 'before 0005'""",
+        budget_day = to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD'), materialization_id = 'before 0005'""",
     """ALTER TABLE trajectory.verdict_attempts
         ALTER COLUMN reserved_tokens DROP DEFAULT,
-        ALTER COLUMN spending_day DROP DEFAULT,
+        ALTER COLUMN budget_day DROP DEFAULT,
         ALTER COLUMN materialization_id DROP DEFAULT""",
-    "CREATE INDEX ix_verdict_attempts_spending_day ON trajectory.verdict_attempts (spending_day)",
+    "CREATE INDEX ix_verdict_attempts_spending_day ON trajectory.verdict_attempts (budget_day)",
     # What was spent today counts against today's cap.
-    """INSERT INTO trajectory.spending
-        SELECT 'day', spending_day, count(*), 0, coalesce(sum(cost_usd), 0), 0,
+    """INSERT INTO trajectory.spend_totals
+        SELECT 'day', budget_day, count(*), 0, coalesce(sum(cost_usd), 0), 0,
             coalesce(sum(coalesce(input_tokens, 0) + coalesce(output_tokens, 0)), 0), now()
-        FROM trajectory.verdict_attempts GROUP BY spending_day""",
+        FROM trajectory.verdict_attempts GROUP BY budget_day""",
     """ALTER TABLE trajectory.verdicts
         ADD COLUMN failures BIGINT NOT NULL DEFAULT 0,
-        ADD COLUMN next_try_at TIMESTAMP WITH TIME ZONE,
-        ADD COLUMN held_back_usd NUMERIC(18, 9),
-        ADD COLUMN held_back_tokens BIGINT""",
+        ADD COLUMN next_attempt_at TIMESTAMP WITH TIME ZONE,
+        ADD COLUMN deferred_usd NUMERIC(18, 9),
+        ADD COLUMN deferred_tokens BIGINT""",
     """UPDATE trajectory.verdicts SET failures = 1,
-        next_try_at = CASE WHEN error_class IS DISTINCT FROM 'too_long' THEN now() END
+        next_attempt_at = CASE WHEN error_class IS DISTINCT FROM 'too_long' THEN now() END
         WHERE verdict_status = 'failed'""",
     "ALTER TABLE trajectory.verdicts ALTER COLUMN failures DROP DEFAULT",
 )

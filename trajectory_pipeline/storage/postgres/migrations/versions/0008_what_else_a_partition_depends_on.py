@@ -14,7 +14,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Add the columns; partitions from before are made anew once when they are asked for."""
-    op.execute("ALTER TABLE trajectory.partitions ADD COLUMN made_with TEXT, ADD COLUMN rows_version TEXT")
+    op.execute("ALTER TABLE trajectory.partitions ADD COLUMN inputs_digest TEXT, ADD COLUMN rows_checksum TEXT")
 
 
 def downgrade() -> None:

@@ -15,8 +15,8 @@ depends_on = None
 def upgrade() -> None:
     """Say of quarantined verdicts when they are due."""
     op.execute(
-        "UPDATE trajectory.verdicts SET failures = failures + 1, next_try_at = updated_at + interval '1 day'"
-        " WHERE verdict_status = 'quarantined' AND next_try_at IS NULL"
+        "UPDATE trajectory.verdicts SET failures = failures + 1, next_attempt_at = updated_at + interval '1 day'"
+        " WHERE verdict_status = 'quarantined' AND next_attempt_at IS NULL"
     )
 
 

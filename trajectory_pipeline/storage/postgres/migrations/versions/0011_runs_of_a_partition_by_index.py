@@ -14,7 +14,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Make the index."""
-    op.execute("CREATE INDEX ix_captured_runs_partition_key ON trajectory.captured_runs (partition_key)")
+    op.execute("CREATE INDEX ix_captured_runs_partition_key ON trajectory.run_locations (partition_key)")
 
 
 def downgrade() -> None:
