@@ -77,10 +77,10 @@ def _report(database: TrajectoryDatabase, hours: Sequence[datetime], assets: Seq
     words = f"{pluralize(len(hours), 'partition')}: {pluralize(done, 'trajectory', 'trajectories')}"
     out.print(f"{words} in {without_password(database.url)}.", markup=False)
     quarantined = database.rows(
-        "SELECT run_id, place, error FROM trajectory.quarantine WHERE partition_key = ANY(%s) ORDER BY 1", [keys]
+        "SELECT run_id, json_path, error FROM trajectory.quarantine WHERE partition_key = ANY(%s) ORDER BY 1", [keys]
     )
     for row in quarantined:
-        out.print(f"Quarantined: {row['run_id']}: {row['place']} {row['error']}", markup=False)
+        out.print(f"Quarantined: {row['run_id']}: {row['json_path']} {row['error']}", markup=False)
     if "refined_outcomes" in assets:
         verdicts = database.rows(
             "SELECT coalesce(verdict_status, 'none') AS status, coalesce(error_class, '') AS error, count(*) AS number"
@@ -122,7 +122,7 @@ def trajectory_row(database: TrajectoryDatabase, run_id: str) -> dict[str, Any]:
         if quarantined is not None:
             raise PipelineError(
                 f"{run_id} is in quarantine since {quarantined['first_seen_at']:%Y-%m-%d %H:%M} UTC:"
-                f" {quarantined['place']} {quarantined['error']}."
+                f" {quarantined['json_path']} {quarantined['error']}."
             )
         raise PipelineError(
             f"There is no trajectory of {run_id!r} in {without_password(database.url)}: check the id (it begins with"

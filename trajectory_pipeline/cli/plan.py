@@ -31,7 +31,7 @@ def show_plan(hours: Sequence[datetime], *, as_json: bool) -> None:
         now=datetime.now(UTC),
         horizon=timedelta(days=settings.judge_lookback_days),
         order=settings.judge_order,
-        consent=pipeline.consent,
+        access=pipeline.access,
     )
     if as_json:
         out.print_json(json.dumps(plan.as_json()))

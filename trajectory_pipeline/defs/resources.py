@@ -129,7 +129,7 @@ class PipelineResource:
         )
 
     @property
-    def consent(self) -> "JudgeAccessList":
+    def access(self) -> "JudgeAccessList":
         """Whose trajectories may be shown to a judge."""
         from trajectory_pipeline.judge.redaction.egress_policy import JudgeAccessList
 

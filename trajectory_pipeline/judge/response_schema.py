@@ -187,4 +187,4 @@ class PartFindings(_Strict):
     """The answer to one part of a transcript that is too long for one prompt."""
 
     findings: list[PartFinding] = Field(max_length=12)
-    summary: Words = Field(description="What happens in this part, in a few sentences.")
+    account: Words = Field(description="What happens in this part, in a few sentences.")

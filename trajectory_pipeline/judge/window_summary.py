@@ -72,7 +72,7 @@ def _text(
     for window in rendered.windows:
         if window.number <= len(found):
             part = found[window.number - 1]
-            words = [part.summary, *(finding.finding for finding in part.findings)]
+            words = [part.account, *(finding.finding for finding in part.findings)]
             lines += [f"{_MARGIN}part {window.number}: {_word(word, length)} …]" for word in words]
         for block in window.blocks:
             if id(block) in tasks or block.cited_as in quotes:

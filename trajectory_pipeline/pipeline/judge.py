@@ -86,7 +86,7 @@ class JudgingRun:
         order: which trajectories go first, over all partitions.
         concurrency: calls under way at once.
         redaction_key: of placeholders for secrets; None for the one that the database keeps.
-        consent: whose trajectories may be shown.
+        access: whose trajectories may be shown.
         dagster_run_id: for the ledger; all partitions of a Dagster run are one materialisation to the budget.
         progress: is told how far it is, now and then.
     """

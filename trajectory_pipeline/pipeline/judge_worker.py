@@ -114,7 +114,7 @@ class JudgeWorker:
         materialization_id: whose account is charged.
         progress: is told how far it is, now and then.
         tallies: by partition key, of all partitions that are judged.
-        consent: whose trajectories may be shown.
+        access: whose trajectories may be shown.
         turn: takes a turn under a limit that is shared with other workers; None where there is no limit.
     """
 

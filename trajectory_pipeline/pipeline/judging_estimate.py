@@ -116,9 +116,9 @@ class JudgingEstimate:
         return words
 
 
-def needs_judging(task: JudgingCandidate, consent: JudgeAccessList) -> bool:
+def needs_judging(task: JudgingCandidate, access: JudgeAccessList) -> bool:
     """Whether a judge is to be asked about a trajectory: it is due, or was denied, and may be shown."""
-    return (task.due or task.error_class == DENIED) and consent.refusal(task.agent_id, task.organization_id) is None
+    return (task.due or task.error_class == DENIED) and access.refusal(task.agent_id, task.organization_id) is None
 
 
 def estimate_judging(
@@ -133,7 +133,7 @@ def estimate_judging(
     horizon: timedelta,
     order: Order = "newest",
     render: bool = True,
-    consent: JudgeAccessList = UNRESTRICTED,
+    access: JudgeAccessList = UNRESTRICTED,
 ) -> JudgingEstimate:
     """Return what judging these partitions would do, the latest first.
 
@@ -148,7 +148,7 @@ def estimate_judging(
         horizon: age up to which the sensor has trajectories judged.
         order: which trajectories go first in a partition.
         render: whether prompts are made, to measure them; else documents are, which is quicker, and more than a prompt.
-        consent: whose trajectories may be shown.
+        access: whose trajectories may be shown.
 
     Raises:
         SinkError: a sink cannot be read.
@@ -162,7 +162,7 @@ def estimate_judging(
             for task in judging_candidates(verdicts.connection, policy.policy_id, [partition_key(hour)], order):
                 if task.message_count == 0:
                     plan.not_eligible += 1
-                elif needs_judging(task, consent):
+                elif needs_judging(task, access):
                     due.append(task)
                 elif task.due or task.error_class == DENIED:
                     plan.denied += 1

@@ -54,7 +54,7 @@ def find_pending_verdicts(
     quiet: timedelta,
     horizon: timedelta,
     give_up_after: int,
-    consent: JudgeAccessList = UNRESTRICTED,
+    access: JudgeAccessList = UNRESTRICTED,
 ) -> PendingVerdicts:
     """Return what lacks a verdict under the policy, is quiet and within the horizon, and can be paid today.
 
@@ -67,7 +67,7 @@ def find_pending_verdicts(
         quiet: that a trajectory must have been unchanged.
         horizon: age up to which trajectories are looked at.
         give_up_after: failures after which a verdict is not tried again.
-        consent: whose trajectories may be shown.
+        access: whose trajectories may be shown.
 
     Raises:
         JudgeError: the model has no known price, and that is not allowed.
@@ -102,7 +102,7 @@ def find_pending_verdicts(
                     usd=left["usd"],
                     tokens=left["tokens"],
                     organization_usd=_NO_LIMIT if budget.organization_usd is None else budget.organization_usd,
-                    access=consent.parameters(),
+                    access=access.parameters(),
                 ),
             )
         )

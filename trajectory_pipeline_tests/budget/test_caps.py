@@ -77,7 +77,7 @@ def test_a_cap_is_never_passed_and_what_it_holds_back_comes_back_when_it_is_rais
     parquet = captured.files()
     again = captured.refine(HOUR)
     assert (again.calls, again.statuses, captured.files()) == (0, first.statuses, parquet)
-    captured.do("ALTER TABLE trajectory.spend_totals DROP CONSTRAINT spending_check")
+    captured.do("ALTER TABLE trajectory.spend_totals DROP CONSTRAINT spend_totals_check")
     captured.budget = {"daily_usd": Decimal(5)}
     healed = captured.refine(HOUR)
     assert (healed.calls, healed.deferred) == (eligible(captured) - first.calls, {})

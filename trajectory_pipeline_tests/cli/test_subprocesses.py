@@ -31,9 +31,9 @@ sys.exit(7)
 OWNER = """
 import os, sys, time
 from pathlib import Path
-from trajectory_pipeline.cli.subprocesses import Supervised
+from trajectory_pipeline.cli.subprocesses import SupervisedProcess
 log = Path(sys.argv[2] + ".log")
-process = Supervised([sys.executable, "-c", sys.argv[1], sys.argv[2]], os.environ, Path("."), log)
+process = SupervisedProcess([sys.executable, "-c", sys.argv[1], sys.argv[2]], os.environ, Path("."), log)
 time.sleep(600)
 """
 

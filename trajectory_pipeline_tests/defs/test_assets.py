@@ -299,7 +299,7 @@ class FailingSource:
     errors: dict[datetime, BaseException]
 
     @contextmanager
-    def kept_open(self) -> Iterator[Any]:
+    def pooled(self) -> Iterator[Any]:
         with self.source.pooled() as kept:
             yield FailingSource(kept, self.errors)
 
@@ -317,7 +317,7 @@ class _FailingSnapshot:
         return getattr(self._snapshot, name)
 
     @contextmanager
-    def terminal_runs_ahead(self, start: datetime, end: datetime) -> Iterator[Iterator[Any]]:
+    def prefetch_terminal_runs(self, start: datetime, end: datetime) -> Iterator[Iterator[Any]]:
         with self._snapshot.prefetch_terminal_runs(start, end) as batches:
             yield self._failing_at_the_end(batches, start)
 

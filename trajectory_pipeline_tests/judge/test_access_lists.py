@@ -20,7 +20,7 @@ def captured(pipeline: Pipeline) -> Pipeline:
     return pipeline
 
 
-def wanted(pipeline: Pipeline, consent: JudgeAccessList) -> list[str]:
+def wanted(pipeline: Pipeline, access: JudgeAccessList) -> list[str]:
     """What the sensor would ask for."""
     now = datetime.now(UTC) + timedelta(hours=1)
     return find_pending_verdicts(
@@ -32,7 +32,7 @@ def wanted(pipeline: Pipeline, consent: JudgeAccessList) -> list[str]:
         quiet=timedelta(0),
         horizon=timedelta(days=3650),
         give_up_after=3,
-        consent=consent,
+        access=access,
     ).partition_keys
 
 
@@ -41,7 +41,7 @@ def test_who_is_denied_is_not_shown_and_is_judged_when_the_list_changes(
 ) -> None:
     count = "SELECT agent_id, count(*) AS n FROM trajectory.trajectories WHERE message_count > 0 GROUP BY 1 ORDER BY 2"
     agent, runs = captured.ask(count)[-1].values()
-    captured.consent = JudgeAccessList(deny_agents=frozenset({agent}))
+    captured.access = JudgeAccessList(deny_agents=frozenset({agent}))
     captured.refine(HOUR)
     denied = captured.ask("SELECT * FROM trajectory.verdicts WHERE error_class = 'denied'")
     assert {row["verdict_status"] for row in denied} == {"not_eligible"}
@@ -58,8 +58,8 @@ def test_who_is_denied_is_not_shown_and_is_judged_when_the_list_changes(
     asked = judge.calls()["received"]
     captured.refine(HOUR)
     assert judge.calls()["received"] == asked
-    assert wanted(captured, captured.consent) == []
-    captured.consent = JudgeAccessList()
-    assert len(wanted(captured, captured.consent)) == 1
+    assert wanted(captured, captured.access) == []
+    captured.access = JudgeAccessList()
+    assert len(wanted(captured, captured.access)) == 1
     assert captured.refine(HOUR).calls == runs
     assert captured.ask("SELECT 1 AS x FROM trajectory.verdicts WHERE error_class = 'denied'") == []

@@ -282,7 +282,7 @@ def test_a_fault_of_ours_in_one_verdict_is_that_verdicts_alone(
             raise ZeroDivisionError("of ours")
         return assess(*arguments)
 
-    monkeypatch.setattr(deliberation, "assess", failing)
+    monkeypatch.setattr(deliberation, "grade_response", failing)
     result = captured.refine(HOUR)
     assert result.errors == {"internal_error": 1}
     (verdict,) = [row for row in verdicts(captured).values() if row["verdict_status"] == "failed"]
@@ -349,7 +349,7 @@ def test_many_at_once_on_one_partition_pay_once(captured: Pipeline, judge: Simul
     assert sum(result.calls for result in results) == eligible(captured)
     # Each of them ends with the whole partition, whoever reached its verdicts.
     assert [sum(result.statuses.values()) for result in results] == [RUNS] * 3
-    assert all(result.reused + result.asked >= eligible(captured) for result in results)
+    assert all(result.reused + result.judged >= eligible(captured) for result in results)
 
 
 # ---- what is shown of it ------------------------------------------------------------------------------------------

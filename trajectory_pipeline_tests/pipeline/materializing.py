@@ -57,7 +57,7 @@ class Pipeline:
     judge_settings: dict[str, Any] = field(default_factory=dict)
     concurrency: int = 8
     max_prompt_tokens: int = 100_000
-    consent: JudgeAccessList = UNRESTRICTED
+    access: JudgeAccessList = UNRESTRICTED
     redact: RedactionMode = "secrets"
     deleted: Deleted = "keep"
     budget: dict[str, Any] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class Pipeline:
             self.judge,
             self.policy,
             Budget(**self.budget),
-            **{"order": self.order, "concurrency": self.concurrency, "consent": self.consent, **more},
+            **{"order": self.order, "concurrency": self.concurrency, "access": self.access, **more},
         )
 
     def refine_range(self, hours: Sequence[datetime]) -> JudgingRun:
@@ -108,7 +108,7 @@ class Pipeline:
             Budget(**self.budget),
             order=self.order,
             concurrency=self.concurrency,
-            access=self.consent,
+            access=self.access,
         )
         refinement.judge_partitions(hours)
         return refinement

@@ -173,7 +173,7 @@ def test_no_connection_is_closed_while_a_batch_is_read_ahead(
     pipeline.read(HOUR)
     with monkeypatch.context() as patch:
         disk = DiskFullAmidReading(patch)
-        disk.reads(TrajectoryDatabase, "moved_on")
+        disk.reads(TrajectoryDatabase, "runs_moved_away")
         disk.closes(psycopg.Connection)
         with pytest.raises(SinkError, match="No space left on device"):
             pipeline.convert(HOUR)

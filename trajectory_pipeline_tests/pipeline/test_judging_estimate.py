@@ -35,7 +35,7 @@ def plan(pipeline: Pipeline, *, render: bool = True, judge_lookback_days: int = 
         horizon=timedelta(days=judge_lookback_days),
         order=pipeline.order,
         render=render,
-        consent=pipeline.consent,
+        access=pipeline.access,
     )
 
 
@@ -90,7 +90,7 @@ def test_what_may_not_be_shown_is_told_as_denied_and_planned_again_when_the_list
     agent = pipeline.ask(
         "SELECT agent_id, count(*) AS n FROM trajectory.trajectories WHERE message_count > 0 GROUP BY 1 ORDER BY 2, 1"
     )[-1]
-    pipeline.consent = JudgeAccessList(deny_agents=frozenset({agent["agent_id"]}))
+    pipeline.access = JudgeAccessList(deny_agents=frozenset({agent["agent_id"]}))
     planned = plan(pipeline)
     assert planned.denied == agent["n"] > 0
     assert planned.judged.total() == everybody.judged.total() - agent["n"]
@@ -100,7 +100,7 @@ def test_what_may_not_be_shown_is_told_as_denied_and_planned_again_when_the_list
     assert judge.calls()["received"] == planned.calls
     after = plan(pipeline)
     assert (after.denied, after.judged.total()) == (agent["n"], 0)
-    pipeline.consent = UNRESTRICTED
+    pipeline.access = UNRESTRICTED
     assert plan(pipeline).judged == {"denied before": agent["n"]}
 
 

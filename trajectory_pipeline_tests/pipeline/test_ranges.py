@@ -150,7 +150,7 @@ def test_a_session_that_is_lost_amid_a_partition_leaves_the_next_ones_to_new_ses
             lose_all_sessions(pipeline)
             yield iter([snapshot.read("Reading runs", "SELECT 1 AS one")])
 
-        patched.setattr(Snapshot, "terminal_runs_ahead", lost)
+        patched.setattr(Snapshot, "prefetch_terminal_runs", lost)
         with pytest.raises(PipelineError, match="lost"):
             capture(pipeline, kept_open, BUSY[1])
     assert list(pipeline.folder.rglob(".*")) == []

@@ -48,9 +48,9 @@ def work(monkeypatch: pytest.MonkeyPatch, captured: Pipeline) -> list[str]:
 
         return doing
 
-    monkeypatch.setattr(Snapshot, "terminal_runs_ahead", noted("read", Snapshot.prefetch_terminal_runs))
+    monkeypatch.setattr(Snapshot, "prefetch_terminal_runs", noted("read", Snapshot.prefetch_terminal_runs))
     monkeypatch.setattr(convert, "convert_batch", noted("converted", convert.convert_batch))
-    monkeypatch.setattr(ParquetStore, "prepare", noted("made a file", ParquetStore.stage))
+    monkeypatch.setattr(ParquetStore, "stage", noted("made a file", ParquetStore.stage))
     return done
 
 
@@ -244,7 +244,7 @@ def test_other_code_makes_a_partition_anew(
     captured: Pipeline, work: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for stage in (capture, convert):
-        monkeypatch.setattr(stage, "made_by", lambda: "other code")
+        monkeypatch.setattr(stage, "code_version", lambda: "other code")
     assert not any(result.unchanged for result in again(captured))
     assert all(result.unchanged for result in again(captured))
 

@@ -28,7 +28,7 @@ _LOOK_AGAIN_SECONDS = 0.01
 
 POINTS: dict[str, tuple[Any, str]] = {
     "the source's rows": (Snapshot, "tables_of_runs"),
-    "the search for runs that left": (Snapshot, "whereabouts"),
+    "the search for runs that left": (Snapshot, "run_locations"),
     "a file's rows": (ParquetStore, "read"),
     "the look at the raw rows": (ParquetStore, "rows"),
     "the locations of runs": (PartitionTransaction, "set_run_locations"),

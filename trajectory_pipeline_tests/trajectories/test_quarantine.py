@@ -99,7 +99,7 @@ def test_a_fault_of_ours_takes_one_run_along_and_not_the_partition(monkeypatch: 
             raise ZeroDivisionError("thirteen")
         return real(turns, *rest)
 
-    monkeypatch.setattr(reference, "signals_of", faulty)
+    monkeypatch.setattr(reference, "trajectory_signals", faulty)
     conversion = batch_converted(raw_run(message(13, text="of an older version"), id="run-2"), raw_run(message(1)))
     assert [row["run_id"] for row in conversion.rows] == ["run-1"]
     (item,) = conversion.quarantined

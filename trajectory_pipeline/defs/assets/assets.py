@@ -161,7 +161,7 @@ def build_assets(
                 order=pipeline.settings.judge_order,
                 concurrency=pipeline.settings.judge_concurrency,
                 redaction_key=pipeline.redaction_key,
-                access=pipeline.consent,
+                access=pipeline.access,
                 dagster_run_id=context.run.run_id,
                 progress=context.log.info,
             )
@@ -201,7 +201,7 @@ def _plan(pipeline: PipelineResource, partition_keys: Sequence[str]) -> "Judging
         horizon=timedelta(days=pipeline.settings.judge_lookback_days),
         order=pipeline.settings.judge_order,
         render=False,
-        consent=pipeline.consent,
+        access=pipeline.access,
     )
 
 

@@ -67,7 +67,7 @@ def build_refinement_sensor(settings: Settings, clock: Clock | None = None) -> d
                 quiet=timedelta(minutes=settings.judge_settle_minutes),
                 horizon=timedelta(days=settings.judge_lookback_days),
                 give_up_after=settings.judge_give_up_after,
-                consent=pipeline.consent,
+                access=pipeline.access,
             )
         except PipelineError as error:
             return dg.SkipReason(str(error))

@@ -46,10 +46,10 @@ WITH RECURSIVE chosen AS (
         coalesce(e.digests, ARRAY[]::text[]) AS earlier_digests, encode(sha256(convert_to(
         array_to_string(e.digests || t.content_digest || %(policy)s::text, E'\\n'), 'UTF8')), 'hex') AS verdict_key
     FROM chosen t LEFT JOIN earlier e ON e.judged = t.run_id
-), standing AS (
+), candidate AS (
     SELECT k.*, v.verdict_status, v.error_class, v.failures,
         v.next_attempt_at, v.deferred_usd, v.deferred_tokens,
-        coalesce(v.verdict_status = 'quarantined' AND v.next_attempt_at > now(), false) AS resting
+        coalesce(v.verdict_status = 'quarantined' AND v.next_attempt_at > now(), false) AS backing_off
     FROM keyed k LEFT JOIN trajectory.verdicts v ON v.run_id = k.run_id AND v.verdict_key = k.verdict_key
         AND NOT v.erased
 )
@@ -57,13 +57,13 @@ WITH RECURSIVE chosen AS (
 
 _OF_ONE: LiteralString = """
 SELECT s.run_id, s.verdict_key, s.content_digest, s.partition_key, s.organization_id, s.agent_id, s.heuristic_outcome,
-    s.message_count, s.earlier_run_ids, s.earlier_digests, s.ended_at, s.verdict_status, s.error_class, s.resting,
+    s.message_count, s.earlier_run_ids, s.earlier_digests, s.ended_at, s.verdict_status, s.error_class, s.backing_off,
     CASE WHEN s.verdict_status IS NOT NULL THEN s.verdict_status
         WHEN EXISTS (SELECT FROM trajectory.verdicts w WHERE w.run_id = s.run_id AND w.policy_id = %(policy)s)
             THEN 'content changed'
         WHEN EXISTS (SELECT FROM trajectory.verdicts w WHERE w.run_id = s.run_id) THEN 'policy changed'
-        ELSE 'new' END AS standing
-FROM standing s ORDER BY
+        ELSE 'new' END AS status
+FROM candidate s ORDER BY
 """
 
 _NEWEST: LiteralString = "s.ended_at DESC NULLS LAST, s.run_id"
@@ -80,7 +80,7 @@ CASE WHEN s.heuristic_outcome = 'failure' THEN 0
 )
 
 _LACKING: LiteralString = """
-SELECT s.partition_key FROM standing s
+SELECT s.partition_key FROM candidate s
 LEFT JOIN trajectory.spend_totals o ON o.scope = 'organization'
     AND o.scope_key = %(day)s || ' ' || coalesce(s.organization_id, '(none)')
 LEFT JOIN trajectory.partitions p ON p.asset = 'trajectories' AND p.partition_key = s.partition_key
@@ -102,7 +102,7 @@ GROUP BY 1 ORDER BY 1
 """
 
 _GIVEN_UP: LiteralString = """
-SELECT s.run_id, s.error_class, s.failures FROM standing s WHERE s.ended_at >= %(ended)s
+SELECT s.run_id, s.error_class, s.failures FROM candidate s WHERE s.ended_at >= %(ended)s
     AND s.verdict_status IN ('failed', 'quarantined') AND (s.failures >= %(give_up)s OR s.next_attempt_at IS NULL)
 ORDER BY 1
 """
@@ -124,9 +124,9 @@ class JudgingCandidate:
         earlier_run_ids: the runs that it continues, the earliest first.
         earlier_digests: their content digests.
         ended_at: when it ended.
-        standing: its verdict's status; where it has no verdict: new, content changed or policy changed.
+        status: its verdict's status; where it has no verdict: new, content changed or policy changed.
         error_class: of its verdict.
-        resting: whether its verdict is quarantined and not to be asked for again yet.
+        backing_off: whether its verdict is quarantined and not to be asked for again yet.
     """
 
     run_id: str
@@ -170,7 +170,7 @@ class PendingQuery:
         usd: dollars that are left for one materialisation today; infinite without a cap.
         tokens: the same in tokens.
         organization_usd: dollars that an organisation has a day; infinite without such a cap.
-        consent: ids under ``allow_agents``, ``deny_agents``, ``allow_organizations``, ``deny_organizations``.
+        access: ids under ``allow_agents``, ``deny_agents``, ``allow_organizations``, ``deny_organizations``.
     """
 
     policy_id: str
@@ -201,7 +201,7 @@ def judging_candidates(
         _OF_ONE + (_SIGNALS if order == "signals" else _NEWEST)
     )
     parameters = {"policy": policy_id, "longest": LONGEST_CHAIN, "keys": list(partition_keys)}
-    return [_standing(row) for row in connection.rows("Looking for missing verdicts", statement, parameters)]
+    return [_candidate(row) for row in connection.rows("Looking for missing verdicts", statement, parameters)]
 
 
 def partitions_with_pending_verdicts(connection: RetryingConnection, wanted: PendingQuery) -> list[str]:
@@ -254,7 +254,7 @@ def _recent(policy_id: str, ended_since: datetime) -> dict[str, Any]:
     }
 
 
-def _standing(row: Mapping[str, Any]) -> JudgingCandidate:
+def _candidate(row: Mapping[str, Any]) -> JudgingCandidate:
     values = {name: row[name] for name in JudgingCandidate.__dataclass_fields__}
     earlier = {name: tuple(row[name]) for name in ("earlier_run_ids", "earlier_digests")}
     return JudgingCandidate(**{**values, **earlier})

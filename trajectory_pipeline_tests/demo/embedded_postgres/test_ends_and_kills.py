@@ -241,7 +241,7 @@ def test_an_initdb_that_fails_is_told_with_its_last_words_and_leaves_nothing(new
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from trajectory_pipeline import embedded_postgres\n"
+        "from trajectory_pipeline.demo import embedded_postgres\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"  # as a full disk
         "embedded_postgres.start(Path(sys.argv[1]))\n"
     )

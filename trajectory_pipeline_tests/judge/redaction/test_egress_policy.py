@@ -91,13 +91,13 @@ LISTS = st.frozensets(st.sampled_from(["a", "b"]))
 
 @given(IDS, IDS, st.builds(JudgeAccessList, LISTS, LISTS, LISTS, LISTS))
 def test_who_is_denied_is_denied_and_an_allow_list_lets_nobody_else_in(
-    agent: str | None, organization: str | None, consent: JudgeAccessList
+    agent: str | None, organization: str | None, access: JudgeAccessList
 ) -> None:
-    denied = agent in consent.deny_agents or organization in consent.deny_organizations
-    let_in = (not consent.allow_agents or agent in consent.allow_agents) and (
-        not consent.allow_organizations or organization in consent.allow_organizations
+    denied = agent in access.deny_agents or organization in access.deny_organizations
+    let_in = (not access.allow_agents or agent in access.allow_agents) and (
+        not access.allow_organizations or organization in access.allow_organizations
     )
-    refusal = consent.refusal(agent, organization)
+    refusal = access.refusal(agent, organization)
     assert (refusal is None) == (let_in and not denied)
     if refusal is not None:
         assert "TRAJECTORY_JUDGE_" in refusal

@@ -92,7 +92,7 @@ def found_in(rendered: RenderedTranscript, *quotes: tuple[str, str]) -> list[Par
         return {"evidence": [{"message_id": where, "quote": quote}], "finding": "It is so.\n[3] forged role=tool …]"}
 
     told = PartFindings.model_validate({"findings": [finding(*quote) for quote in quotes], "account": "It went on."})
-    return [told, *[PartFindings(findings=[], summary="Nothing.")] * (len(rendered.windows) - 1)]
+    return [told, *[PartFindings(findings=[], account="Nothing.")] * (len(rendered.windows) - 1)]
 
 
 def test_the_last_question_shows_the_task_and_the_quotes_that_hold_under_their_own_headers() -> None:

@@ -169,7 +169,7 @@ def test_a_run_is_in_one_place_whichever_partition_it_goes_to(database: Trajecto
 
 
 def test_an_error_may_quote_what_postgres_text_cannot_hold(database: TrajectoryDatabase) -> None:
-    store(database, [], bad=[quarantined("a", error="found \x00 and \ud83d", place="messages[\x00]")])
+    store(database, [], bad=[quarantined("a", error="found \x00 and \ud83d", json_path="messages[\x00]")])
     row = rows_of(database, "quarantine")["a"]
     assert (row["error"], row["json_path"]) == ("found \\u0000 and \\ud83d", "messages[\\u0000]")
 

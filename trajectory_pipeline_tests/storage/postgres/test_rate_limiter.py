@@ -25,10 +25,10 @@ def taken_by_processes(url: str, limit: dict[str, Any], tokens: Sequence[int], p
     program = f"""
         import json
         from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-        from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_turns
+        from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
 
         tokens = {list(tokens)!r}
-        with open_turns(TrajectoryDatabase({url!r}), RateLimit("http://host/v1", "m", **{limit!r})) as turns:
+        with open_rate_limiter(TrajectoryDatabase({url!r}), RateLimit("http://host/v1", "m", **{limit!r})) as turns:
             print("ready", flush=True)
             input()
             taken = [(turns.take(wanted), wanted) for wanted in (tokens[n % len(tokens)] for n in range({TURNS}))]
