@@ -109,7 +109,7 @@ def run_in_dagster(hours: int, profiled: bool) -> dict[str, Any]:
     from trajectory_pipeline.settings import load_settings
 
     settings = load_settings()
-    prepare_storage(dagster_home(Path(settings.data_folder)), os.environ["DAGSTER_PG_URL"])
+    prepare_storage(dagster_home(Path(settings.storage.data_folder)), os.environ["DAGSTER_PG_URL"])
     job = build_defs(settings).resolve_job_def(JOB_NAME)
     profile = cProfile.Profile()
     with dg.DagsterInstance.get() as instance:

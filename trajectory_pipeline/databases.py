@@ -60,7 +60,7 @@ def resolve_databases(settings: Settings, report: Callable[[str], None] | None =
     Raises:
         EmbeddedPostgresError: the embedded server cannot be started.
     """
-    given = (settings.letta_pg_uri, settings.database_url, settings.dagster_pg_url)
+    given = (settings.source.postgres_url, settings.storage.database_url, settings.dagster.database_url)
     if all(given):
         letta, database, dagster = given
         return Databases(str(letta), str(database), str(dagster), embedded=False)
@@ -68,12 +68,12 @@ def resolve_databases(settings: Settings, report: Callable[[str], None] | None =
     from trajectory_pipeline.demo import embedded_postgres
     from trajectory_pipeline.storage.postgres.migrate import migrate
 
-    server = embedded_postgres.start(settings.embedded_folder, report=report)
+    server = embedded_postgres.start(settings.storage.embedded_folder, report=report)
     for url, name in zip(given, _NAMES, strict=True):
         if url is None:
             server.ensure_database(name)
     endpoints = replace(_with_fallback(given, server), server=server)
-    if settings.database_url is None:
+    if settings.storage.database_url is None:
         migrate(endpoints.database_url)
     return endpoints
 
@@ -84,16 +84,17 @@ def running_databases(settings: Settings) -> Databases:
     Raises:
         EmbeddedPostgresError: a setting leaves one open, and the embedded server does not run.
     """
-    given = (settings.letta_pg_uri, settings.database_url, settings.dagster_pg_url)
+    given = (settings.source.postgres_url, settings.storage.database_url, settings.dagster.database_url)
     if all(given):
         letta, database, dagster = given
         return Databases(str(letta), str(database), str(dagster), embedded=False)
     from trajectory_pipeline.demo import embedded_postgres
 
-    server = embedded_postgres.running(settings.embedded_folder)
+    server = embedded_postgres.running(settings.storage.embedded_folder)
     if server is None:
         raise EmbeddedPostgresError(
-            f"The embedded server in {settings.embedded_folder} does not run: start `trajectory-pipeline demo` or `dev`"
+            f"The embedded server in {settings.storage.embedded_folder} does not run: start `trajectory-pipeline"
+            " demo` or `dev`"
             " (with the same TRAJECTORY_DATA_FOLDER), or set the databases' URLs."
         )
     return _with_fallback(given, server)

@@ -39,9 +39,12 @@ def build_defs(settings: Settings, pipeline: PipelineResource | None = None) -> 
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "100")
     dagster_retention_job, dagster_retention_schedule = build_dagster_retention(settings)
     retention_job, retention_schedule = build_retention(settings)
-    partitions_def = hourly_partitions(settings.start)
+    partitions_def = hourly_partitions(settings.capture.start)
     return dg.Definitions(
-        assets=[*SOURCE_SPECS, *build_assets(partitions_def, settings.backfill_batch, settings.judge_disabled_reason)],
+        assets=[
+            *SOURCE_SPECS,
+            *build_assets(partitions_def, settings.dagster.backfill_batch, settings.judge.disabled_reason),
+        ],
         asset_checks=[completeness.completeness],
         jobs=[build_job(), retention_job, dagster_retention_job],
         schedules=[

@@ -1,24 +1,31 @@
-"""All settings, typed, read from the environment when asked for and never at import time.
+"""All settings: typed, in groups, read from the environment on request and never at import time."""
 
-Belongs here: each variable's name, type, default and meaning. Does not belong here: what follows from a value.
-"""
-
+import os
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trajectory_pipeline.errors import SettingsError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 DEFAULT_DATA_FOLDER = Path("data")
 LONGEST_RETENTION_DAYS = 36_500
 """A hundred years: longer ages could lie before the first year that a date can name."""
+_RENAMED = {
+    "TRAJECTORY_DELETED": "TRAJECTORY_DELETED_CONTENT",
+    "TRAJECTORY_QUIET_MINUTES": "TRAJECTORY_JUDGE_SETTLE_MINUTES",
+    "TRAJECTORY_HORIZON_DAYS": "TRAJECTORY_JUDGE_LOOKBACK_DAYS",
+    "TRAJECTORY_JUDGE_MAX_ANSWER_TOKENS": "TRAJECTORY_JUDGE_MAX_RESPONSE_TOKENS",
+}
 
 
 def normalize_postgres_url(url: str) -> str:
@@ -115,32 +122,76 @@ LongSecret = Annotated[Annotated[SecretStr, Field(min_length=16)] | None, Before
 Ids = Annotated[frozenset[str], NoDecode, BeforeValidator(_ids)]
 
 
-class Settings(BaseSettings):
-    """The settings; each field's alias is its environment variable, and no other name counts. An empty one is unset."""
+class _Group(BaseSettings):
+    """Settings of one concern. A field's alias is its environment variable; an empty variable counts as unset."""
 
-    # By alias only: under their own names, fields would take up other programs' variables (DATABASE_URL).
+    # By alias only: under their own names, fields would read other programs' variables (DATABASE_URL).
     model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
-    letta_pg_uri: OptionalUrl = Field(
+
+class SourceSettings(_Group):
+    """Source: the Letta server's Postgres."""
+
+    postgres_url: OptionalUrl = Field(
         default=None,
         repr=False,
         alias="LETTA_PG_URI",
         description="The Letta server's Postgres, read only. Unset: the embedded server's database `letta`.",
     )
+    timeout_seconds: int = Field(
+        default=600,
+        ge=1,
+        alias="TRAJECTORY_SOURCE_TIMEOUT",
+        description="Timeout of one query to the source, in seconds. Default 600.",
+    )
+    stuck_hours: int = Field(
+        default=24,
+        ge=1,
+        alias="TRAJECTORY_STUCK_HOURS",
+        description="Age in hours after which a run that is still created or running is reported as stuck. Default 24.",
+    )
+
+
+class CaptureSettings(_Group):
+    """Capture: which runs are captured, and when."""
+
+    enabled: bool = Field(
+        default=False,
+        alias="ENABLE_TRAJECTORY_CAPTURE",
+        description="`true`: the schedules and sensors run by default. Unset: they are defined, but stopped.",
+    )
+    start: Annotated[datetime, BeforeValidator(_utc)] = Field(
+        default=datetime(2025, 1, 1, tzinfo=UTC),
+        alias="TRAJECTORY_START",
+        description="First partition, a whole hour; a time without an offset is UTC. Default 2025-01-01.",
+    )
+    closing_lag_minutes: int = Field(
+        default=5,
+        ge=0,
+        le=1440,
+        alias="TRAJECTORY_CLOSING_LAG_MINUTES",
+        description="Minutes after its end when an hour counts as closed; late rows arrive within two. Default 5.",
+    )
+    deleted_content: Literal["keep", "erase"] = Field(
+        default="keep",
+        alias="TRAJECTORY_DELETED_CONTENT",
+        description="What happens to content that is deleted at the source: `keep` carries it forward, marked as"
+        " deleted; `erase` removes its text from Parquet and Postgres and leaves ids, counts and times. Default"
+        " `keep`.",
+    )
+
+
+class StorageSettings(_Group):
+    """Storage: where Parquet and the schema `trajectory` are written."""
+
     database_url: OptionalUrl = Field(
         default=None,
         repr=False,
         alias="TRAJECTORY_DATABASE_URL",
-        description="Postgres 14+ that takes the schema `trajectory`. Unset: the embedded server's database"
+        description="Postgres 14 or later for the schema `trajectory`. Unset: the embedded server's database"
         " `trajectory`.",
     )
-    dagster_pg_url: OptionalUrl = Field(
-        default=None,
-        repr=False,
-        alias="DAGSTER_PG_URL",
-        description="Postgres for Dagster's own storage. Unset: the embedded server's database `dagster`.",
-    )
-    storage_uri: OptionalText = Field(
+    parquet_uri: OptionalText = Field(
         default=None,
         repr=False,
         alias="TRAJECTORY_STORAGE_URI",
@@ -149,305 +200,338 @@ class Settings(BaseSettings):
     data_folder: Path = Field(
         default=DEFAULT_DATA_FOLDER,
         alias="TRAJECTORY_DATA_FOLDER",
-        description="Folder for what is kept on this machine: the embedded server, Parquet, Dagster's logs."
-        " Default: `data` in the working directory.",
+        description="Folder for local data: the embedded server, Parquet, Dagster's logs. Default: `data` in the"
+        " working"
+        " directory.",
     )
-    start: Annotated[datetime, BeforeValidator(_utc)] = Field(
-        default=datetime(2025, 1, 1, tzinfo=UTC),
-        alias="TRAJECTORY_START",
-        description="First partition, a whole hour; a time without offset is UTC. Default 2025-01-01.",
-    )
-    enable_capture: bool = Field(
-        default=False,
-        alias="ENABLE_TRAJECTORY_CAPTURE",
-        description="`true`: the schedule and the sensors are on by default. Unset: they are there, stopped.",
-    )
-    source_timeout_seconds: int = Field(
-        default=600,
-        ge=1,
-        alias="TRAJECTORY_SOURCE_TIMEOUT",
-        description="Seconds that one query to the source may take. Default 600.",
+
+    @property
+    def parquet_location(self) -> str:
+        """Where Parquet is written: ``TRAJECTORY_STORAGE_URI``, or the folder ``parquet`` in the data folder."""
+        return self.parquet_uri or str(self.data_folder.absolute() / "parquet")
+
+    @property
+    def embedded_folder(self) -> Path:
+        """Folder of the embedded Postgres server."""
+        return self.data_folder.absolute() / "postgres"
+
+
+class DagsterSettings(_Group):
+    """Dagster: its own storage and its backfills."""
+
+    database_url: OptionalUrl = Field(
+        default=None,
+        repr=False,
+        alias="DAGSTER_PG_URL",
+        description="Postgres for Dagster's own storage. Unset: the embedded server's database `dagster`.",
     )
     backfill_batch: int = Field(
         default=24,
         ge=1,
         le=1000,
         alias="TRAJECTORY_BACKFILL_BATCH",
-        description="Partitions that one Dagster run of a backfill takes. Default 24.",
+        description="Partitions per Dagster run of a backfill. Default 24.",
     )
-    closing_lag_minutes: int = Field(
-        default=5,
-        ge=0,
-        le=1440,
-        alias="TRAJECTORY_CLOSING_LAG_MINUTES",
-        description="Minutes after its end from which an hour counts as closed: late rows arrive within two. Default"
-        " 5.",
-    )
-    retention_days: int | None = Field(
+
+
+class RetentionSettings(_Group):
+    """Retention: ages after which data is deleted, once a day."""
+
+    trajectory_days: int | None = Field(
         default=None,
         ge=1,
         le=LONGEST_RETENTION_DAYS,
         alias="TRAJECTORY_RETENTION_DAYS",
-        description="Age in days, from the end of its hour, from which a partition's trajectories, quarantine and"
-        " verdicts are removed from Postgres and Parquet, daily. Unset: they are kept for ever.",
+        description="Age in days, from the end of its hour, after which a partition's trajectories, quarantine and"
+        " verdicts are deleted from Postgres and Parquet. Unset: never.",
     )
-    raw_retention_days: int | None = Field(
+    raw_days: int | None = Field(
         default=None,
         ge=1,
         le=LONGEST_RETENTION_DAYS,
         alias="TRAJECTORY_RAW_RETENTION_DAYS",
-        description="The same for its raw rows (`terminal_runs`), sooner or later than the trajectories. Unset: they"
-        " are kept for ever.",
+        description="The same for raw rows (`terminal_runs`); it may be shorter or longer than for trajectories. Unset:"
+        " never.",
     )
-    dagster_retention_days: int | None = Field(
+    dagster_days: int | None = Field(
         default=None,
         ge=1,
         alias="TRAJECTORY_DAGSTER_RETENTION_DAYS",
-        description="Age in days from which Dagster's own finished runs are deleted with their events, daily."
-        " Unset: they are kept for ever.",
+        description="Age in days after which Dagster's own finished runs are deleted with their events. Unset: never.",
     )
-    stuck_hours: int = Field(
-        default=24,
-        ge=1,
-        alias="TRAJECTORY_STUCK_HOURS",
-        description="Age in hours from which a run that never ended (created or running) is reported. Default 24.",
+
+
+class JudgeSettings(_Group):
+    """Judge: the model, its limits, and which trajectories it judges."""
+
+    model: OptionalText = Field(
+        default=None,
+        alias="TRAJECTORY_JUDGE_MODEL",
+        description="Model that judges. Unset: no judge; trajectories are captured but not judged.",
     )
-    deleted_content: Literal["keep", "erase"] = Field(
-        default="keep",
-        alias="TRAJECTORY_DELETED_CONTENT",
-        description="What becomes of content that is deleted at the source: `keep` carries it forward, marked; `erase`"
-        " removes the words from every sink, and leaves ids, counts and times. Default keep.",
-    )
-    openai_api_key: OptionalSecret = Field(
+    api_key: OptionalSecret = Field(
         default=None,
         alias="OPENAI_API_KEY",
-        description="Key of the judge's provider. Not needed where OPENAI_BASE_URL is set.",
+        description="API key of the judge's provider. Not needed where OPENAI_BASE_URL is set.",
     )
-    openai_base_url: OptionalHttpUrl = Field(
+    base_url: OptionalHttpUrl = Field(
         default=None,
         repr=False,
         alias="OPENAI_BASE_URL",
-        description="Endpoint that speaks the OpenAI chat API. Unset: OpenAI itself.",
+        description="Endpoint with an OpenAI-compatible chat API. Unset: OpenAI itself.",
     )
-    judge_model: OptionalText = Field(
-        default=None,
-        alias="TRAJECTORY_JUDGE_MODEL",
-        description="Model that judges. Unset: no judge; trajectories are captured and not judged.",
-    )
-    judge_format: Literal["auto", "json_schema", "tool_call", "prompt"] = Field(
+    response_format: Literal["auto", "json_schema", "tool_call", "prompt"] = Field(
         default="auto",
         alias="TRAJECTORY_JUDGE_FORMAT",
-        description="How the judge is asked for the answer's form: `json_schema` (strict), `tool_call`, `prompt` (the"
-        " schema in words), or `auto`: the first that the server does not refuse. Default auto.",
+        description="How the response schema is sent to the judge: `json_schema` (strict), `tool_call`, `prompt` (in"
+        " the"
+        " prompt's text), or `auto`: the first of these that the server accepts. Default `auto`.",
     )
-    judge_concurrency: int = Field(
+    concurrency: int = Field(
         default=16,
         ge=1,
         le=512,
         alias="TRAJECTORY_JUDGE_CONCURRENCY",
-        description="Calls to the judge under way at once. Default 16.",
+        description="Concurrent calls to the judge. Default 16.",
     )
-    judge_requests_per_minute: int | None = Field(
+    requests_per_minute: int | None = Field(
         default=None,
         ge=1,
         alias="TRAJECTORY_JUDGE_REQUESTS_PER_MINUTE",
-        description="Calls a minute that all workers together make to one model at one endpoint. Unset: no limit.",
+        description="Rate limit in calls per minute to one model at one endpoint, all workers together. Unset: no"
+        " limit.",
     )
-    judge_tokens_per_minute: int | None = Field(
+    tokens_per_minute: int | None = Field(
         default=None,
         ge=1000,
         alias="TRAJECTORY_JUDGE_TOKENS_PER_MINUTE",
-        description="Tokens a minute, prompts (estimated) and largest answers together, that all workers send to one"
-        " model at one endpoint. Unset: no limit.",
+        description="Rate limit in tokens per minute to one model at one endpoint, all workers together: estimated"
+        " prompt tokens plus the largest possible response. Unset: no limit.",
     )
-    judge_timeout_seconds: float = Field(
+    timeout_seconds: float = Field(
         default=120.0,
         gt=0,
         allow_inf_nan=False,
         alias="TRAJECTORY_JUDGE_TIMEOUT",
-        description="Seconds that one call to the judge may take. Default 120.",
+        description="Timeout of one call to the judge, in seconds. Default 120.",
     )
-    judge_attempts: int = Field(
+    max_attempts: int = Field(
         default=3,
         ge=1,
         le=10,
         alias="TRAJECTORY_JUDGE_ATTEMPTS",
-        description="Calls that one materialisation makes at most for one question, where they fail in passing; the one"
-        " repair turn, and simpler forms after a refusal, come on top. Default 3.",
+        description="Calls per prompt in one materialization, where they fail with a transient error. The one repair"
+        " call,"
+        " and calls in a simpler response format after a refusal, are not counted. Default 3.",
     )
-    judge_max_prompt_tokens: int = Field(
+    max_prompt_tokens: int = Field(
         default=100_000,
         ge=8000,
         alias="TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS",
-        description="Tokens (estimated) that one prompt may have, the rules and the answer's schema included."
-        " Default 100000.",
+        description="Largest prompt, in estimated tokens, instructions and response schema included. Default 100000.",
     )
-    judge_max_response_tokens: int = Field(
+    max_response_tokens: int = Field(
         default=8000,
         ge=500,
         alias="TRAJECTORY_JUDGE_MAX_RESPONSE_TOKENS",
-        description="Tokens that one answer of the judge may have, hidden reasoning included (`max_completion_tokens`):"
-        " what bounds the price of a call. Default 8000.",
+        description="Largest response, in tokens, hidden reasoning included (`max_completion_tokens`). It bounds the"
+        " cost"
+        " of a call. Default 8000.",
     )
-    llm_egress: Literal["on", "off"] = Field(
+    settle_minutes: int = Field(
+        default=5,
+        ge=0,
+        alias="TRAJECTORY_JUDGE_SETTLE_MINUTES",
+        description="Minutes that a trajectory must be unchanged before the sensor requests its verdict. Default 5.",
+    )
+    lookback_days: int = Field(
+        default=7,
+        ge=0,
+        alias="TRAJECTORY_JUDGE_LOOKBACK_DAYS",
+        description="Age in days up to which the sensor requests verdicts; older trajectories need an explicit"
+        " backfill."
+        " Default 7.",
+    )
+    order: Literal["newest", "signals"] = Field(
+        default="newest",
+        alias="TRAJECTORY_JUDGE_ORDER",
+        description="Which trajectories are judged first, in case the budget does not cover all: `newest`, or `signals`"
+        " (heuristic failures, disagreements, retries and tool errors first). Default `newest`.",
+    )
+    give_up_after: int = Field(
+        default=10,
+        ge=1,
+        alias="TRAJECTORY_JUDGE_GIVE_UP_AFTER",
+        description="Failures of one verdict after which the sensor stops retrying it (first after 15 minutes, doubled"
+        " each time up to a day); an asset check lists these. Default 10.",
+    )
+
+    @property
+    def disabled_reason(self) -> str | None:
+        """Why there is no judge, as a sentence that says what to set; None where there is one."""
+        if self.model is None:
+            return (
+                "No judge is configured: set TRAJECTORY_JUDGE_MODEL (and OPENAI_API_KEY, or OPENAI_BASE_URL for your"
+                " own"
+                " server)."
+            )
+        if self.api_key is None and self.base_url is None:
+            return "The judge has no key: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server that needs none."
+        return None
+
+
+class PrivacySettings(_Group):
+    """Privacy: what may be sent to the judge."""
+
+    egress: Literal["on", "off"] = Field(
         default="on",
         alias="TRAJECTORY_LLM_EGRESS",
-        description="`off`: no call is made to a judge that is not on this machine (a loopback address, or localhost)."
-        " Default `on`.",
+        description="`off`: only a judge on this machine (a loopback address, or localhost) is called. Default `on`.",
     )
-    judge_allow_agents: Ids = Field(
-        default=frozenset(),
-        alias="TRAJECTORY_JUDGE_ALLOW_AGENTS",
-        description="Ids of agents, by commas: trajectories of these alone are judged. Unset: of all.",
-    )
-    judge_deny_agents: Ids = Field(
-        default=frozenset(),
-        alias="TRAJECTORY_JUDGE_DENY_AGENTS",
-        description="Ids of agents, by commas, whose trajectories are never shown to a judge. Unset: none.",
-    )
-    judge_allow_organizations: Ids = Field(
-        default=frozenset(),
-        alias="TRAJECTORY_JUDGE_ALLOW_ORGANIZATIONS",
-        description="Ids of organisations, by commas: trajectories of these alone are judged. Unset: of all.",
-    )
-    judge_deny_organizations: Ids = Field(
-        default=frozenset(),
-        alias="TRAJECTORY_JUDGE_DENY_ORGANIZATIONS",
-        description="Ids of organisations, by commas, whose trajectories are never shown to a judge. Unset: none.",
-    )
-    redact: Literal["secrets", "personal", "off"] = Field(
+    redaction: Literal["secrets", "personal", "off"] = Field(
         default="secrets",
         alias="TRAJECTORY_REDACT",
         description="What is replaced by placeholders before anything is sent to the judge: `secrets` (keys, tokens,"
-        " passwords), `personal` (these, and e-mail addresses, phone, card and account numbers, IP addresses) or `off`."
+        " passwords), `personal` (also email addresses, phone, card and account numbers, IP addresses) or `off`."
         " Default `secrets`.",
     )
     redaction_key: LongSecret = Field(
         default=None,
         alias="TRAJECTORY_REDACTION_KEY",
-        description="Key of the tags in placeholders, 16 characters at least. Unset: one that is made once and kept in"
-        " the trajectory database.",
+        description="Key for the tags in placeholders, at least 16 characters. Unset: one is generated once and stored"
+        " in the trajectory database.",
     )
-    judge_settle_minutes: int = Field(
-        default=5,
-        ge=0,
-        alias="TRAJECTORY_JUDGE_SETTLE_MINUTES",
-        description="Minutes that a trajectory must have been unchanged before the sensor has it judged. Default 5.",
+    allow_agents: Ids = Field(
+        default=frozenset(),
+        alias="TRAJECTORY_JUDGE_ALLOW_AGENTS",
+        description="Comma-separated agent ids: only their trajectories are judged. Unset: all.",
     )
-    judge_lookback_days: int = Field(
-        default=7,
-        ge=0,
-        alias="TRAJECTORY_JUDGE_LOOKBACK_DAYS",
-        description="Age in days up to which the sensor has trajectories judged; older ones go by an explicit backfill."
-        " Default 7.",
+    deny_agents: Ids = Field(
+        default=frozenset(),
+        alias="TRAJECTORY_JUDGE_DENY_AGENTS",
+        description="Comma-separated agent ids: their trajectories are never sent to a judge. Unset: none.",
     )
-    judge_order: Literal["newest", "signals"] = Field(
-        default="newest",
-        alias="TRAJECTORY_JUDGE_ORDER",
-        description="Which trajectories are judged first, where a budget may end before them: `newest`, or `signals`"
-        " (heuristic failures, disagreements, retries and tool trouble, then the rest). Default newest.",
+    allow_organizations: Ids = Field(
+        default=frozenset(),
+        alias="TRAJECTORY_JUDGE_ALLOW_ORGANIZATIONS",
+        description="Comma-separated organization ids: only their trajectories are judged. Unset: all.",
     )
-    judge_give_up_after: int = Field(
-        default=10,
-        ge=1,
-        alias="TRAJECTORY_JUDGE_GIVE_UP_AFTER",
-        description="Failures after which the sensor does not have a verdict tried again (first after 15 minutes,"
-        " doubled each time up to a day); an asset check lists them. Default 10.",
+    deny_organizations: Ids = Field(
+        default=frozenset(),
+        alias="TRAJECTORY_JUDGE_DENY_ORGANIZATIONS",
+        description="Comma-separated organization ids: their trajectories are never sent to a judge. Unset: none.",
     )
-    daily_budget_usd: Decimal = Field(
+
+
+class BudgetSettings(_Group):
+    """Budget: what judging may cost."""
+
+    daily_usd: Decimal = Field(
         default=Decimal(5),
         ge=0,
         allow_inf_nan=False,
         alias="TRAJECTORY_DAILY_BUDGET_USD",
-        description="Dollars that judging may cost a day (UTC), whoever asks for it: a call that may pass it is not"
-        " made. Default 5.",
+        description="Cap on the cost of judging per UTC day, in US dollars, for sensors and manual runs together: a"
+        " call"
+        " that could exceed it is not made. Default 5.",
     )
-    organization_daily_budget_usd: Decimal | None = Field(
+    organization_daily_usd: Decimal | None = Field(
         default=None,
         ge=0,
         allow_inf_nan=False,
         alias="TRAJECTORY_ORGANIZATION_DAILY_BUDGET_USD",
-        description="Dollars that judging the runs of one organisation may cost a day (UTC). Unset: no such cap.",
+        description="Cap per UTC day and organization, in US dollars. Unset: no such cap.",
     )
-    materialization_budget_usd: Decimal | None = Field(
+    materialization_usd: Decimal | None = Field(
         default=None,
         ge=0,
         allow_inf_nan=False,
         alias="TRAJECTORY_MATERIALIZATION_BUDGET_USD",
-        description="Dollars that one materialisation (a Dagster run, with all its partitions) may cost. Unset: no such"
+        description="Cap for one materialization (a Dagster run with all its partitions), in US dollars. Unset: no such"
         " cap.",
     )
-    daily_budget_tokens: int | None = Field(
+    daily_tokens: int | None = Field(
         default=None,
         ge=0,
         alias="TRAJECTORY_DAILY_BUDGET_TOKENS",
-        description="Tokens, prompts and answers, that judging may take a day (UTC): for models without a price. Unset:"
-        " no such cap.",
+        description="Cap per UTC day in tokens, prompts and responses, for models without a price. Unset: no such cap.",
     )
-    materialization_budget_tokens: int | None = Field(
+    materialization_tokens: int | None = Field(
         default=None,
         ge=0,
         alias="TRAJECTORY_MATERIALIZATION_BUDGET_TOKENS",
-        description="Tokens that one materialisation may take. Unset: no such cap.",
+        description="Cap for one materialization, in tokens. Unset: no such cap.",
     )
     prices_file: Path | None = Field(
         default=None,
         alias="TRAJECTORY_PRICES",
-        description="A price table of your own (.json or .toml), before the one that is shipped: a list `prices` of"
-        " `model`, `input`, `output`, perhaps `cached_input` (US dollars per million tokens) and `base_url`. Unset:"
-        " only the one that is shipped.",
+        description="Your own price table (.json or .toml), which takes precedence over the built-in one: a list"
+        " `prices`"
+        " of `model`, `input`, `output` and optionally `cached_input` (US dollars per million tokens) and `base_url`."
+        " Unset: the built-in table only.",
     )
     allow_unpriced: bool = Field(
         default=False,
         alias="TRAJECTORY_ALLOW_UNPRICED",
-        description="`true`: a model without a known price may judge; only caps in tokens hold it then. Unset: it is"
+        description="`true`: a model without a known price may judge; then only token caps apply. Unset: it is"
         " refused.",
     )
 
-    @property
-    def storage(self) -> str:
-        """Where Parquet goes: ``TRAJECTORY_STORAGE_URI``, or the folder ``parquet`` in the data folder."""
-        return self.storage_uri or str(self.data_folder.absolute() / "parquet")
 
-    @property
-    def embedded_folder(self) -> Path:
-        """Where the embedded server lives."""
-        return self.data_folder.absolute() / "postgres"
+class Settings(BaseModel):
+    """All settings, by concern. ``Settings()`` reads the environment."""
 
-    @property
-    def judge_disabled_reason(self) -> str | None:
-        """Why there is no judge, as a sentence that says what to set; None where there is one."""
-        if self.judge_model is None:
-            return (
-                "No judge is configured: set TRAJECTORY_JUDGE_MODEL (and OPENAI_API_KEY, or OPENAI_BASE_URL"
-                " for a server of"
-                " your own)."
-            )
-        if self.openai_api_key is None and self.openai_base_url is None:
-            return "The judge has no key: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server that needs none."
-        return None
+    model_config = ConfigDict(frozen=True)
+
+    source: SourceSettings = Field(default_factory=SourceSettings)
+    capture: CaptureSettings = Field(default_factory=CaptureSettings)
+    storage: StorageSettings = Field(default_factory=StorageSettings)
+    dagster: DagsterSettings = Field(default_factory=DagsterSettings)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    judge: JudgeSettings = Field(default_factory=JudgeSettings)
+    privacy: PrivacySettings = Field(default_factory=PrivacySettings)
+    budget: BudgetSettings = Field(default_factory=BudgetSettings)
 
 
 def load_settings() -> Settings:
     """Read the settings from the environment.
 
     Raises:
-        SettingsError: one is wrong; the text names it and says what to set.
+        SettingsError: values are wrong, or variables have been renamed; the text names each and says what to set.
     """
-    try:
-        return Settings()
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, problem['loc']))} {_words(problem)}" for problem in error.errors()]
-        raise SettingsError("; ".join(problems) + ".") from None
+    defined = {name.upper() for name, value in os.environ.items() if value}
+    problems = [f"{old} is now named {new}: rename it" for old, new in _RENAMED.items() if old in defined]
+    groups: dict[str, _Group] = {}
+    for name, group in _groups().items():
+        try:
+            groups[name] = group()
+        except ValidationError as error:
+            problems.extend(_describe(problem) for problem in error.errors())
+    if problems:
+        raise SettingsError("; ".join(problems) + ".")
+    return Settings.model_validate(groups)
 
 
-def _words(problem: Mapping[str, Any]) -> str:
-    text = str(problem["msg"]).removeprefix("Value error, ")
+def _describe(problem: "ErrorDetails") -> str:
+    variable = ".".join(map(str, problem["loc"]))
+    text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
-        return text
-    return f"is wrong: {text[0].lower()}{text[1:]}"
+        return f"{variable} {text}"
+    return f"{variable} is wrong: {text[0].lower()}{text[1:]}"
 
 
-def setting_rows() -> list[tuple[str, str]]:
-    """Return each environment variable and what it means, in order: for the documentation and ``--help``."""
-    return [(str(field.alias), str(field.description)) for field in Settings.model_fields.values()]
+def _groups() -> dict[str, type[_Group]]:
+    return {name: cast("type[_Group]", field.annotation) for name, field in Settings.model_fields.items()}
+
+
+def setting_groups() -> dict[str, dict[str, FieldInfo]]:
+    """Return for each group's heading its environment variables, in order, with their types and descriptions."""
+    return {
+        str(group.__doc__): {str(field.alias): field for field in group.model_fields.values()}
+        for group in _groups().values()
+    }
+
+
+def setting_fields() -> dict[str, FieldInfo]:
+    """Return every environment variable, in order, with its type and description."""
+    return {name: field for fields in setting_groups().values() for name, field in fields.items()}

@@ -92,17 +92,31 @@ def trajectory_database(_templates: EmbeddedServer, make_database: Callable[[str
 def settings(letta_database: str, trajectory_database: str, tmp_path: Path) -> Settings:
     """Settings that name the test's own databases and folder, and no judge, whatever the environment says."""
     return make_settings(
-        letta_pg_uri=letta_database,
-        database_url=trajectory_database,
-        dagster_pg_url=trajectory_database,
-        data_folder=tmp_path / "data",
+        source__postgres_url=letta_database,
+        storage__database_url=trajectory_database,
+        dagster__database_url=trajectory_database,
+        storage__data_folder=tmp_path / "data",
     )
 
 
 def make_settings(**values: Any) -> Settings:
-    """Return settings that hold these values and else the defaults: the environment has no say."""
-    defaults = {name: field.get_default() for name, field in Settings.model_fields.items()}
-    return Settings.model_construct(**{**defaults, **values})
+    """Return default settings with these values, whatever the environment says: ``make_settings(judge__model="m")``."""
+    groups: dict[str, Any] = {name: field.annotation for name, field in Settings.model_fields.items()}
+    defaults = {
+        name: group.model_construct(**{key: field.get_default() for key, field in group.model_fields.items()})
+        for name, group in groups.items()
+    }
+    return change_settings(Settings.model_construct(**defaults), **values)
+
+
+def change_settings(settings: Settings, **values: Any) -> Settings:
+    """Return the settings with these values changed: ``change_settings(settings, budget__daily_usd=Decimal(1))``."""
+    groups = dict(settings)
+    for name, value in values.items():
+        group, _, field = name.partition("__")
+        assert field in type(groups[group]).model_fields, name
+        groups[group] = groups[group].model_copy(update={field: value})
+    return settings.model_copy(update=groups)
 
 
 @pytest.fixture(scope="session")
@@ -122,10 +136,10 @@ def make_own_settings(
         folder: Path = tmp_path_factory.mktemp("own")
         sinks = database("template_trajectory")
         return make_settings(
-            letta_pg_uri=database("template_letta"),
-            database_url=sinks,
-            dagster_pg_url=sinks,
-            data_folder=folder / "data",
+            source__postgres_url=database("template_letta"),
+            storage__database_url=sinks,
+            dagster__database_url=sinks,
+            storage__data_folder=folder / "data",
         )
 
     yield make
@@ -151,6 +165,6 @@ def judge(running_judge: SimulatedJudge) -> Iterator[SimulatedJudge]:
 
 def with_judge(settings: Settings, judge: SimulatedJudge) -> Settings:
     """Return the settings with this judge in them."""
-    return settings.model_copy(
-        update={"judge_model": JUDGE_MODEL, "openai_base_url": judge.base_url, "openai_api_key": SecretStr(API_KEY)}
+    return change_settings(
+        settings, judge__model=JUDGE_MODEL, judge__base_url=judge.base_url, judge__api_key=SecretStr(API_KEY)
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import trajectory_pipeline
-from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.settings import setting_fields
 
 PACKAGE = "trajectory_pipeline"
 FLOORS = {
@@ -223,7 +223,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def aliases() -> list[str]:
-    return [str(field.alias) for field in Settings.model_fields.values()]
+    return list(setting_fields())
 
 
 # ---- houses with a fault --------------------------------------------------------------------------------------------

@@ -21,12 +21,20 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline_tests.conftest import make_settings
 
 GIVEN = {
-    "letta_pg_uri": "postgresql://me:geheim@letta.invalid/l",
-    "database_url": "postgresql://me:geheim@trajectory.invalid/t",
-    "dagster_pg_url": "postgresql://me:geheim@dagster.invalid/d",
+    "source__postgres_url": "postgresql://me:geheim@letta.invalid/l",
+    "storage__database_url": "postgresql://me:geheim@trajectory.invalid/t",
+    "dagster__database_url": "postgresql://me:geheim@dagster.invalid/d",
 }
-EMBEDDED = {"letta_pg_uri": LETTA_DATABASE, "database_url": TRAJECTORY_DATABASE, "dagster_pg_url": DAGSTER_DATABASE}
-IN_ENDPOINTS = {"letta_pg_uri": "letta_url", "database_url": "database_url", "dagster_pg_url": "dagster_url"}
+EMBEDDED = {
+    "source__postgres_url": LETTA_DATABASE,
+    "storage__database_url": TRAJECTORY_DATABASE,
+    "dagster__database_url": DAGSTER_DATABASE,
+}
+IN_ENDPOINTS = {
+    "source__postgres_url": "letta_url",
+    "storage__database_url": "database_url",
+    "dagster__database_url": "dagster_url",
+}
 
 
 @pytest.fixture
@@ -59,7 +67,7 @@ def test_where_all_are_set_no_server_is_started(started: list[Path]) -> None:
 def test_one_that_is_unset_falls_back_by_itself(
     started: list[Path], postgres_server: EmbeddedServer, tmp_path: Path, unset: str
 ) -> None:
-    settings = make_settings(**{**GIVEN, unset: None}, data_folder=tmp_path)
+    settings = make_settings(**{**GIVEN, unset: None}, storage__data_folder=tmp_path)
     endpoints = resolve_databases(settings)
     assert started == [tmp_path / "postgres"]
     assert endpoints.embedded
@@ -74,12 +82,12 @@ def test_one_that_is_unset_falls_back_by_itself(
 def test_the_embedded_trajectory_database_is_migrated_and_one_that_is_set_is_not(
     started: list[Path], tmp_path: Path, empty_database: str
 ) -> None:
-    endpoints = resolve_databases(make_settings(data_folder=tmp_path))
+    endpoints = resolve_databases(make_settings(storage__data_folder=tmp_path))
     with TrajectoryDatabase(endpoints.database_url).connect():
         pass
     # Twice does no harm.
-    assert resolve_databases(make_settings(data_folder=tmp_path)) == endpoints
-    of_mine = resolve_databases(make_settings(database_url=empty_database, data_folder=tmp_path))
+    assert resolve_databases(make_settings(storage__data_folder=tmp_path)) == endpoints
+    of_mine = resolve_databases(make_settings(storage__database_url=empty_database, storage__data_folder=tmp_path))
     with (
         pytest.raises(SinkError, match="trajectory-pipeline migrate"),
         TrajectoryDatabase(of_mine.database_url).connect(),
@@ -93,13 +101,13 @@ def test_a_server_that_cannot_be_started_says_so(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(embedded_postgres, "start", fail)
     with pytest.raises(EmbeddedPostgresError, match=r"^no room$"):
-        resolve_databases(make_settings(data_folder=tmp_path))
+        resolve_databases(make_settings(storage__data_folder=tmp_path))
 
 
 def test_without_starting_anything_a_running_server_is_used_or_missed(
     monkeypatch: pytest.MonkeyPatch, postgres_server: EmbeddedServer, started: list[Path], tmp_path: Path
 ) -> None:
-    settings = make_settings(**{**GIVEN, "letta_pg_uri": None}, data_folder=tmp_path)
+    settings = make_settings(**{**GIVEN, "source__postgres_url": None}, storage__data_folder=tmp_path)
     with pytest.raises(EmbeddedPostgresError, match=r"does not run: start `trajectory-pipeline demo` or `dev`"):
         running_databases(settings)
     monkeypatch.setattr(embedded_postgres, "running", lambda _: postgres_server)
@@ -111,8 +119,8 @@ def test_without_starting_anything_a_running_server_is_used_or_missed(
 def test_other_processes_get_the_urls_with_dagsters_own_driver() -> None:
     environment = resolve_databases(make_settings(**GIVEN)).environment()
     assert environment == {
-        "LETTA_PG_URI": GIVEN["letta_pg_uri"],
-        "TRAJECTORY_DATABASE_URL": GIVEN["database_url"],
+        "LETTA_PG_URI": GIVEN["source__postgres_url"],
+        "TRAJECTORY_DATABASE_URL": GIVEN["storage__database_url"],
         "DAGSTER_PG_URL": "postgresql+psycopg2://me:geheim@dagster.invalid/d",
     }
 

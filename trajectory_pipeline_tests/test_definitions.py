@@ -19,7 +19,7 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Sink, Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.settings import setting_fields
 from trajectory_pipeline_tests.conftest import make_settings
 
 PROJECT = Path(__file__).parents[1]
@@ -69,7 +69,7 @@ def test_partitions_are_the_hours_from_the_start_to_the_open_one(graph: "dg.Asse
 
 
 def test_the_first_partition_is_a_setting() -> None:
-    settings = make_settings(start=datetime(2026, 11, 20, 5, tzinfo=UTC))
+    settings = make_settings(capture__start=datetime(2026, 11, 20, 5, tzinfo=UTC))
     partitions = build_defs(settings).resolve_asset_graph().get(dg.AssetKey("terminal_runs")).partitions_def
     assert partitions is not None
     assert partitions.get_first_partition_key() == "2026-11-20-05:00"
@@ -78,7 +78,7 @@ def test_the_first_partition_is_a_setting() -> None:
 @pytest.mark.parametrize(("batch", "of_verdicts"), [(24, 6), (7, 1), (1, 1)])
 def test_a_backfill_takes_modest_batches_and_judges_in_runs_of_their_own(batch: int, of_verdicts: int) -> None:
     """Dagster puts assets of one policy into one run: there, a bad partition would keep all from being judged."""
-    graph = build_defs(make_settings(backfill_batch=batch)).resolve_asset_graph()
+    graph = build_defs(make_settings(dagster__backfill_batch=batch)).resolve_asset_graph()
     policies = {name: graph.get(dg.AssetKey(name)).backfill_policy for name in TABLES}
     assert policies == {
         "terminal_runs": dg.BackfillPolicy.multi_run(batch),
@@ -97,7 +97,7 @@ def test_every_run_stays_in_its_process() -> None:
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_schedule_and_sensors_run_by_default_only_where_capture_is_enabled(*, enabled: bool) -> None:
-    repository = build_defs(make_settings(enable_capture=enabled)).get_repository_def()
+    repository = build_defs(make_settings(capture__enabled=enabled)).get_repository_def()
     instigators = [*repository.schedule_defs, *repository.sensor_defs]
     assert sorted(each.name for each in instigators) == [
         "capture_sensor",
@@ -117,18 +117,18 @@ def test_schedule_and_sensors_run_by_default_only_where_capture_is_enabled(*, en
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-@pytest.mark.parametrize("ages", [{}, {"retention_days": 30}, {"raw_retention_days": 30}])
+@pytest.mark.parametrize("ages", [{}, {"retention__trajectory_days": 30}, {"retention__raw_days": 30}])
 def test_the_sinks_are_pruned_only_where_an_age_is_set_and_capture_is_enabled(
     ages: dict[str, int], *, enabled: bool
 ) -> None:
-    repository = build_defs(make_settings(enable_capture=enabled, **ages)).get_repository_def()
+    repository = build_defs(make_settings(capture__enabled=enabled, **ages)).get_repository_def()
     schedule = repository.get_schedule_def("daily_retention")
     assert schedule.default_status.value == ("RUNNING" if enabled and ages else "STOPPED")
 
 
 @pytest.mark.parametrize("days", [None, 30])
 def test_old_runs_of_dagster_are_deleted_only_where_an_age_is_set(days: int | None) -> None:
-    repository = build_defs(make_settings(dagster_retention_days=days)).get_repository_def()
+    repository = build_defs(make_settings(retention__dagster_days=days)).get_repository_def()
     schedule = repository.get_schedule_def("daily_dagster_retention")
     assert schedule.default_status.value == ("RUNNING" if days else "STOPPED")
 
@@ -176,13 +176,14 @@ def test_no_materialisation_compares_the_whole_history() -> None:
 def test_without_a_judge_the_asset_says_why_it_is_not_requested(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
     key = dg.AssetKey("refined_outcomes")
     assert "**Not requested by itself.** No judge is configured: set" in str(graph.get(key).description)
-    judged = build_defs(make_settings(judge_model="m", openai_base_url="http://127.0.0.1:1/v1")).resolve_asset_graph()
+    judged = build_defs(make_settings(judge__model="m", judge__base_url="http://127.0.0.1:1/v1")).resolve_asset_graph()
     assert "Not requested" not in str(judged.get(key).description)
 
 
 def test_no_secret_is_part_of_the_definitions() -> None:
     settings = make_settings(
-        letta_pg_uri="postgresql://letta:hunter2@db:5432/letta", database_url="postgresql://me:hunter2@db:5432/agents"
+        source__postgres_url="postgresql://letta:hunter2@db:5432/letta",
+        storage__database_url="postgresql://me:hunter2@db:5432/agents",
     )
     definitions = build_defs(settings)
     for name, resource in definitions.get_repository_def().get_top_level_resources().items():
@@ -190,7 +191,7 @@ def test_no_secret_is_part_of_the_definitions() -> None:
 
 
 def test_the_workspace_is_loaded_as_dagster_loads_it(tmp_path: Path) -> None:
-    ours = {str(field.alias) for field in Settings.model_fields.values()} | {"DAGSTER_HOME"}
+    ours = {*setting_fields(), "DAGSTER_HOME"}
     done = subprocess.run(
         [sys.executable, "-m", "dagster", "definitions", "validate", "-w", str(PROJECT / "workspace.yaml")],
         env={name: value for name, value in os.environ.items() if name not in ours},

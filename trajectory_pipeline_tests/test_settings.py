@@ -19,17 +19,25 @@ from trajectory_pipeline.settings import (
     Settings,
     load_settings,
     normalize_postgres_url,
-    setting_rows,
+    setting_fields,
     sqlalchemy_url,
     without_password,
 )
 
 URL = "postgresql://me:geheim@host:5433/db"
+GROUPS = [group for _, group in Settings()]
+FIELD_NAMES = {name for group in GROUPS for name in type(group).model_fields}
+RENAMED = {
+    "TRAJECTORY_DELETED": "TRAJECTORY_DELETED_CONTENT",
+    "TRAJECTORY_QUIET_MINUTES": "TRAJECTORY_JUDGE_SETTLE_MINUTES",
+    "TRAJECTORY_HORIZON_DAYS": "TRAJECTORY_JUDGE_LOOKBACK_DAYS",
+    "TRAJECTORY_JUDGE_MAX_ANSWER_TOKENS": "TRAJECTORY_JUDGE_MAX_RESPONSE_TOKENS",
+}
 
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*(name for name, _ in setting_rows()), *map(str.upper, Settings.model_fields)]:
+    for name in [*setting_fields(), *(name.upper() for name in FIELD_NAMES), *RENAMED]:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -52,7 +60,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    for field in Settings.model_fields.values():
+    for field in setting_fields().values():
         assert field.alias
         assert field.description
         assert field.description.rstrip("`").endswith(".")
@@ -60,14 +68,14 @@ def test_every_setting_is_documented_with_its_default() -> None:
             assert "Unset:" in field.description or "Not needed" in field.description, field.alias
         else:
             assert "Default" in field.description, field.alias
-    names = [name for name, _ in setting_rows()]
-    assert len(names) == len(set(names)) == len(Settings.model_fields)
+    names = list(setting_fields())
+    assert len(names) == sum(len(type(group).model_fields) for group in GROUPS) == 44
     known = ("LETTA_PG_URI", "DAGSTER_PG_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "ENABLE_TRAJECTORY_CAPTURE")
     assert [name for name in names if name not in known and not name.startswith("TRAJECTORY_")] == []
 
 
 def test_a_default_that_is_told_is_the_default() -> None:
-    for field in Settings.model_fields.values():
+    for field in setting_fields().values():
         told = re.search(r"Default `?([0-9][0-9.:-]*[0-9]|[0-9])", str(field.description))
         if told:
             default = field.default
@@ -78,11 +86,15 @@ def test_a_default_that_is_told_is_the_default() -> None:
 
 def test_nothing_needs_to_be_set() -> None:
     settings = load_settings()
-    assert (settings.letta_pg_uri, settings.database_url, settings.dagster_pg_url) == (None, None, None)
-    assert settings.storage == str(Path("data/parquet").absolute())
-    assert settings.embedded_folder == Path("data/postgres").absolute()
-    assert (settings.enable_capture, settings.start) == (False, datetime(2025, 1, 1, tzinfo=UTC))
-    assert settings.daily_budget_usd == Decimal(5)
+    assert (settings.source.postgres_url, settings.storage.database_url, settings.dagster.database_url) == (
+        None,
+        None,
+        None,
+    )
+    assert settings.storage.parquet_location == str(Path("data/parquet").absolute())
+    assert settings.storage.embedded_folder == Path("data/postgres").absolute()
+    assert (settings.capture.enabled, settings.capture.start) == (False, datetime(2025, 1, 1, tzinfo=UTC))
+    assert settings.budget.daily_usd == Decimal(5)
 
 
 def test_what_is_set_is_taken_with_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,15 +109,15 @@ def test_what_is_set_is_taken_with_its_type(monkeypatch: pytest.MonkeyPatch) -> 
         TRAJECTORY_JUDGE_TIMEOUT="1.5",
         OPENAI_API_KEY="sk-secret",
     )
-    assert settings.letta_pg_uri == "postgresql://me:geheim@host/letta"
-    assert settings.database_url == "postgresql://me:geheim@host:5433/t"
-    assert settings.storage == "s3://bucket/prefix"
-    assert settings.start == datetime(2026, 1, 1, tzinfo=UTC)
-    assert settings.enable_capture is True
-    assert settings.daily_budget_usd == Decimal("0.10")
-    assert settings.judge_timeout_seconds == 1.5
-    assert settings.openai_api_key is not None
-    assert settings.openai_api_key.get_secret_value() == "sk-secret"
+    assert settings.source.postgres_url == "postgresql://me:geheim@host/letta"
+    assert settings.storage.database_url == "postgresql://me:geheim@host:5433/t"
+    assert settings.storage.parquet_location == "s3://bucket/prefix"
+    assert settings.capture.start == datetime(2026, 1, 1, tzinfo=UTC)
+    assert settings.capture.enabled is True
+    assert settings.budget.daily_usd == Decimal("0.10")
+    assert settings.judge.timeout_seconds == 1.5
+    assert settings.judge.api_key is not None
+    assert settings.judge.api_key.get_secret_value() == "sk-secret"
 
 
 @pytest.mark.parametrize("blank", ["", "   "])
@@ -118,19 +130,17 @@ def test_a_blank_variable_is_unset(monkeypatch: pytest.MonkeyPatch, name: str, b
 
 def test_an_empty_variable_of_any_kind_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = load_settings()
-    assert loaded(monkeypatch, **{name: "" for name, _ in setting_rows()}) == defaults
+    assert loaded(monkeypatch, **dict.fromkeys(setting_fields(), "")) == defaults
 
 
 def test_other_programs_variables_have_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    others = {
-        name.upper(): "postgresql://x:y@elsewhere/other" for name in Settings.model_fields if name.endswith("_url")
-    }
+    others = {name.upper(): "postgresql://x:y@elsewhere/other" for name in FIELD_NAMES if name.endswith("_url")}
     assert "DATABASE_URL" in others
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    others = {name: value for name, value in others.items() if name not in dict(setting_rows())}
+    others = {name: value for name, value in others.items() if name not in setting_fields()}
     assert loaded(monkeypatch, **others, START="2020-01-01", HORIZON_DAYS="99") == Settings()
-    assert load_settings().database_url is None
-    assert load_settings().judge_lookback_days == 7
+    assert load_settings().storage.database_url is None
+    assert load_settings().judge.lookback_days == 7
 
 
 # ---- bad input ----------------------------------------------------------------------------------------------------
@@ -186,6 +196,21 @@ def test_several_wrong_values_are_all_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert "LETTA_PG_URI must look" in text
 
 
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_renamed_setting_raises_error_with_new_name(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
+    assert refusal(monkeypatch, **{old: "1"}) == f"{old} is now named {new}: rename it."
+
+
+def test_renamed_setting_that_is_empty_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaded(monkeypatch, **dict.fromkeys(RENAMED, "")) == Settings()
+
+
+def test_renamed_settings_are_listed_with_wrong_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = refusal(monkeypatch, TRAJECTORY_DELETED="erase", TRAJECTORY_HORIZON_DAYS="7", TRAJECTORY_START="soon")
+    for words in ("TRAJECTORY_DELETED_CONTENT", "TRAJECTORY_JUDGE_LOOKBACK_DAYS", "TRAJECTORY_START must be a time"):
+        assert words in text
+
+
 @pytest.mark.parametrize(
     ("variables", "missing"),
     [
@@ -199,7 +224,7 @@ def test_several_wrong_values_are_all_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_missing_judge_says_what_to_set(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], missing: str | None
 ) -> None:
-    words = loaded(monkeypatch, **variables).judge_disabled_reason
+    words = loaded(monkeypatch, **variables).judge.disabled_reason
     if missing is None:
         assert words is None
     else:

@@ -1,0 +1,1 @@
+"""Caps, prices and token estimates."""

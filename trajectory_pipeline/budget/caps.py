@@ -1,6 +1,7 @@
 """The budget: what a call may cost at most, which caps there are, and whether there is room.
 
-Belongs here: the arithmetic. Does not belong here: what was spent so far, which all workers share (``storage.postgres.spend_ledger``).
+Belongs here: the arithmetic. Does not belong here: what was spent so far, which all workers share
+(``storage.postgres.spend_ledger``).
 
 A call is begun only if every cap that it counts against holds what was spent, what is reserved for calls under way, and
 what this call may cost at most. When it ends, its real cost takes the place of the reservation. So a cap is passed only
@@ -105,7 +106,8 @@ class BudgetShortfall:
 
     def __str__(self) -> str:
         if self.cap.of(self.headroom) > self.cap.limit:
-            return f"one call may cost {self.cap.format_amount(self.cap.of(self.headroom))}, more than the whole of {self.cap}"
+            most = self.cap.format_amount(self.cap.of(self.headroom))
+            return f"one call may cost {most}, more than the whole of {self.cap}"
         return f"{self.cap} has no room left for it"
 
 

@@ -98,11 +98,11 @@ def run_demo(*, stay: bool, port: int = DEFAULT_PORT) -> bool:
             counts = load_sample(endpoints.letta_url, create_database=True, report=tell)
         _judge(stack, settings)
         settings = load_settings()
-        database, store = TrajectoryDatabase(endpoints.database_url), ParquetStore(settings.storage)
+        database, store = TrajectoryDatabase(endpoints.database_url), ParquetStore(settings.storage.parquet_location)
         with step("Dagster's storage"):
-            prepare_storage(dagster_home(settings.data_folder), os.environ["DAGSTER_PG_URL"])
+            prepare_storage(dagster_home(settings.storage.data_folder), os.environ["DAGSTER_PG_URL"])
         port = free_port(port)
-        log = settings.data_folder.absolute() / "dagster.log"
+        log = settings.storage.data_folder.absolute() / "dagster.log"
         webserver = start_webserver(os.environ, port, log)
         processes = stack.enter_context(_stopping([webserver]))
         # The daemon, and with it the sensors, comes afterwards: they would ask for the same partitions.
@@ -123,8 +123,8 @@ def run_demo(*, stay: bool, port: int = DEFAULT_PORT) -> bool:
 
 def _judge(stack: ExitStack, settings: Settings) -> None:
     """Use the judge that the settings name; without one, start the simulated one."""
-    if settings.judge_disabled_reason is None:
-        err.print(f"Judge: {settings.judge_model}, as the settings say", markup=False)
+    if settings.judge.disabled_reason is None:
+        err.print(f"Judge: {settings.judge.model}, as the settings say", markup=False)
         return
     from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 
@@ -213,7 +213,7 @@ def _print(
     for run_id, why in result.failures.items():
         err.print(f"Dagster run {run_id} failed: {why}", markup=False, style="red")
     out.print(f"\n  Postgres     {without_password(endpoints.database_url)}, schema trajectory", markup=False)
-    out.print(f"  Parquet      {settings.storage}", markup=False)
+    out.print(f"  Parquet      {settings.storage.parquet_location}", markup=False)
     out.print(f"  Judge        {', '.join(summary.judges) or 'none'}", markup=False)
 
 

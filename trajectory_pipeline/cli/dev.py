@@ -32,18 +32,18 @@ def run_dev(port: int) -> int:
     settings = load_settings()
     with step("Checking the settings") as tell:
         endpoints = resolve_databases(settings, tell)
-        with LettaSource(endpoints.letta_url, settings.source_timeout_seconds).snapshot() as snapshot:
+        with LettaSource(endpoints.letta_url, settings.source.timeout_seconds).snapshot() as snapshot:
             unknown = snapshot.catalog.unknown_columns
         with TrajectoryDatabase(endpoints.database_url).connect():
             pass
-        home = dagster_home(settings.data_folder)
+        home = dagster_home(settings.storage.data_folder)
     out.print(f"  Source    {without_password(endpoints.letta_url)}", markup=False)
     out.print(f"  Postgres  {without_password(endpoints.database_url)}, schema trajectory", markup=False)
-    out.print(f"  Parquet   {settings.storage}", markup=False)
-    out.print(f"  Judge     {settings.judge_disabled_reason or settings.judge_model}", markup=False)
+    out.print(f"  Parquet   {settings.storage.parquet_location}", markup=False)
+    out.print(f"  Judge     {settings.judge.disabled_reason or settings.judge.model}", markup=False)
     if unknown:
         err.print(f"The source has columns that are not known, and are not read: {', '.join(unknown)}", markup=False)
-    if not settings.enable_capture:
+    if not settings.capture.enabled:
         out.print("  Schedule and sensors are stopped: set ENABLE_TRAJECTORY_CAPTURE=true, or start them in the UI.")
     port = free_port(port)
     out.print(f"  UI        http://{HOST}:{port} (in about half a minute; Ctrl-C ends it)\n")

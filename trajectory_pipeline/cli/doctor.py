@@ -55,12 +55,10 @@ def run_checks() -> Iterator[HealthCheck]:
     yield _tried("trajectory database", lambda: _database(endpoints))
     yield from _lag(endpoints)
     yield _tried("Parquet storage", lambda: _storage(settings))
-    if settings.judge_disabled_reason:
-        yield HealthCheck("judge", "advice", settings.judge_disabled_reason)
+    if settings.judge.disabled_reason:
+        yield HealthCheck("judge", "advice", settings.judge.disabled_reason)
     else:
-        yield HealthCheck(
-            "judge", "ok", f"{settings.judge_model} at {settings.openai_base_url or 'OpenAI'}; not called"
-        )
+        yield HealthCheck("judge", "ok", f"{settings.judge.model} at {settings.judge.base_url or 'OpenAI'}; not called")
 
 
 def _tried(what: str, look: Callable[[], HealthCheck]) -> HealthCheck:
@@ -72,20 +70,21 @@ def _tried(what: str, look: Callable[[], HealthCheck]) -> HealthCheck:
 
 def _source(settings: Settings, endpoints: Databases) -> Iterator[HealthCheck]:
     try:
-        with LettaSource(endpoints.letta_url, settings.source_timeout_seconds).snapshot() as snapshot:
+        with LettaSource(endpoints.letta_url, settings.source.timeout_seconds).snapshot() as snapshot:
             unknown = snapshot.catalog.unknown_columns
             yield HealthCheck("source", "ok", f"{without_password(endpoints.letta_url)} can be read")
             if unknown:
                 yield HealthCheck("source columns", "advice", f"not known, and not read: {', '.join(unknown)}")
             yield _index(snapshot)
             yield _cost_of_comparing(snapshot)
-            stuck = find_stuck_runs(snapshot, timedelta(hours=settings.stuck_hours))
+            stuck = find_stuck_runs(snapshot, timedelta(hours=settings.source.stuck_hours))
             if stuck:
                 oldest = max(run.age for run in stuck)
                 yield HealthCheck(
                     "runs that never ended",
                     "advice",
-                    f"{len(stuck)} are created or running for more than {settings.stuck_hours} hours, the oldest,"
+                    f"{len(stuck)} are created or running for more than {settings.source.stuck_hours} hours, the"
+                    " oldest,"
                     f" {stuck[0].run_id}, for {oldest.total_seconds() / 3600:.0f};"
                     " they are not captured before they end",
                 )
@@ -150,7 +149,8 @@ def _lag(endpoints: Databases) -> Iterator[HealthCheck]:
         lag = lag_since(TrajectoryDatabase(endpoints.database_url), timedelta(days=1))
         if lag is not None:
             words = (
-                f"{pluralize(lag.runs, 'run')} of the last day: half of them within {lag.median.total_seconds():.0f} s of"
+                f"{pluralize(lag.runs, 'run')} of the last day: half of them within {lag.median.total_seconds():.0f}"
+                " s of"
                 f" their end, all within {lag.longest.total_seconds():.0f} s"
             )
             yield HealthCheck("capture lag", "ok", words)
@@ -167,5 +167,5 @@ def _lag(endpoints: Databases) -> Iterator[HealthCheck]:
 
 
 def _storage(settings: Settings) -> HealthCheck:
-    ParquetStore(settings.storage).probe()
-    return HealthCheck("Parquet storage", "ok", f"{settings.storage} can be written")
+    ParquetStore(settings.storage.parquet_location).probe()
+    return HealthCheck("Parquet storage", "ok", f"{settings.storage.parquet_location} can be written")

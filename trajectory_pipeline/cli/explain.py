@@ -36,9 +36,9 @@ def explain_run(run_id: str, *, as_json: bool) -> None:
     told = explain_verdict(
         row,
         database=database,
-        store=ParquetStore(settings.storage),
+        store=ParquetStore(settings.storage.parquet_location),
         source=replace(LettaSource(endpoints.letta_url), timeout_seconds=_SOURCE_SECONDS),
-        policy=None if settings.judge_disabled_reason else resource.policy,
+        policy=None if settings.judge.disabled_reason else resource.policy,
         redaction_key=resource.redaction_key,
     )
     if as_json:

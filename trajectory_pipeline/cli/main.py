@@ -129,7 +129,7 @@ def migrate() -> None:
     from trajectory_pipeline.storage.postgres.migrate import migrate as run_migrations
 
     settings = load_settings()
-    url = settings.database_url or resolve_databases(settings).database_url
+    url = settings.storage.database_url or resolve_databases(settings).database_url
     before, after = run_migrations(url)
     change = f"is at revision {after}" if before == after else f"went from {before or 'nothing'} to revision {after}"
     out.print(f"The schema trajectory in {without_password(url)} {change}.", markup=False)
@@ -196,7 +196,9 @@ def _horizon() -> list[datetime]:
 
     settings, now = load_settings(), datetime.now(UTC)
     return list(
-        hours_between(max(floor_to_hour(settings.start), now - timedelta(days=settings.judge_lookback_days)), now)
+        hours_between(
+            max(floor_to_hour(settings.capture.start), now - timedelta(days=settings.judge.lookback_days)), now
+        )
     )
 
 
@@ -219,7 +221,7 @@ def _hours(key: str | None, start: str | None, end: str | None) -> list[datetime
             raise PipelineError(f"{end!r} lies beyond the last year that there is: check --to.") from None
     else:
         raise PipelineError("Say which partitions: --partition KEY, or --from TIME --to TIME.")
-    return existing_hours(hours, load_settings().start, datetime.now(UTC))
+    return existing_hours(hours, load_settings().capture.start, datetime.now(UTC))
 
 
 @main.command()
@@ -287,13 +289,14 @@ def explain(run_id: str, *, as_json: bool) -> None:
 
 @main.command()
 def settings() -> None:
-    """List the settings: environment variables and what they mean."""
+    """List the settings: environment variables and what they mean. Exit code 2: one that is set is wrong."""
     from trajectory_pipeline.cli.console import out
-    from trajectory_pipeline.settings import setting_rows
+    from trajectory_pipeline.settings import load_settings, setting_fields
 
-    for name, meaning in setting_rows():
+    for name, field in setting_fields().items():
         out.print(f"[bold]{name}[/bold]")
-        out.print(f"  {meaning}", markup=False)
+        out.print(f"  {field.description}", markup=False)
+    load_settings()
 
 
 @main.command()
@@ -343,7 +346,7 @@ def clean(*, only_demo: bool) -> None:
 
     _remove(DEMO_FOLDER)
     if not only_demo:
-        _remove(load_settings().data_folder)
+        _remove(load_settings().storage.data_folder)
 
 
 def _remove(folder: Path) -> None:

@@ -43,8 +43,8 @@ def dry_run(selected: Sequence[str], hours: Sequence[datetime]) -> int:
     settings = load_settings()
     endpoints, store, database = _opened(settings)
     if not selected or "terminal_runs" in selected:
-        source = LettaSource(endpoints.letta_url, settings.source_timeout_seconds)
-        planned = plan_capture(hours, source, store, database, settings.deleted_content)
+        source = LettaSource(endpoints.letta_url, settings.source.timeout_seconds)
+        planned = plan_capture(hours, source, store, database, settings.capture.deleted_content)
     else:
         planned = plan_rebuild(hours, store)
     for partition in planned:
@@ -79,13 +79,13 @@ def check() -> int:
     settings = load_settings()
     endpoints, store, database = _opened(settings)
     found = check_completeness(
-        LettaSource(endpoints.letta_url, settings.source_timeout_seconds),
+        LettaSource(endpoints.letta_url, settings.source.timeout_seconds),
         store,
         database,
-        start=settings.start,
-        stuck_after=timedelta(hours=settings.stuck_hours),
-        deleted=settings.deleted_content,
-        closing_lag=timedelta(minutes=settings.closing_lag_minutes),
+        start=settings.capture.start,
+        stuck_after=timedelta(hours=settings.source.stuck_hours),
+        deleted=settings.capture.deleted_content,
+        closing_lag=timedelta(minutes=settings.capture.closing_lag_minutes),
     )
     for difference in found.differences:
         out.print(f"✗ {difference}", markup=False)
@@ -97,7 +97,8 @@ def check() -> int:
     if found.before_start:
         words = "lies" if found.before_start == 1 else "lie"
         out.print(
-            f"• {pluralize(found.before_start, 'terminal run')} {words} before the first partition: set TRAJECTORY_START"
+            f"• {pluralize(found.before_start, 'terminal run')} {words} before the first partition: set"
+            " TRAJECTORY_START"
             " to an earlier hour to capture them",
             markup=False,
         )
@@ -118,9 +119,10 @@ def erase(*, only_say: bool) -> int:
     from trajectory_pipeline.maintenance.erase_deleted import erase_partition, partitions_to_erase
 
     settings = load_settings()
-    if settings.deleted_content != "erase":
+    if settings.capture.deleted_content != "erase":
         raise PipelineError(
-            "TRAJECTORY_DELETED_CONTENT is not erase: what is erased now would be captured again. Set TRAJECTORY_DELETED_CONTENT=erase,"
+            "TRAJECTORY_DELETED_CONTENT is not erase: what is erased now would be captured again. Set"
+            " TRAJECTORY_DELETED_CONTENT=erase,"
             " also where Dagster runs."
         )
     _, store, database = _opened(settings)
@@ -186,4 +188,4 @@ def _of_files(rows: int, files: FileTotals) -> str:
 
 def _opened(settings: Settings) -> tuple[Databases, ParquetStore, TrajectoryDatabase]:
     endpoints = resolve_databases(settings)
-    return endpoints, ParquetStore(settings.storage), TrajectoryDatabase(endpoints.database_url)
+    return endpoints, ParquetStore(settings.storage.parquet_location), TrajectoryDatabase(endpoints.database_url)

@@ -34,10 +34,10 @@ def run(selected: Sequence[str], hours: Sequence[datetime]) -> int:
     """
     settings = load_settings()
     assets = [name for name in ASSETS if name in selected] or list(ASSETS)
-    if settings.judge_disabled_reason and "refined_outcomes" in assets:
+    if settings.judge.disabled_reason and "refined_outcomes" in assets:
         if selected:
-            raise PipelineError(settings.judge_disabled_reason)
-        err.print(f"refined_outcomes is left out. {settings.judge_disabled_reason}")
+            raise PipelineError(settings.judge.disabled_reason)
+        err.print(f"refined_outcomes is left out. {settings.judge.disabled_reason}")
         assets.remove("refined_outcomes")
     endpoints = _ready(settings, needs_source="terminal_runs" in assets)
     database = TrajectoryDatabase(endpoints.database_url)
@@ -60,12 +60,12 @@ def _ready(settings: Settings, *, needs_source: bool) -> Databases:
     """Check that all that is needed can be reached, before a Dagster run is begun; returns the databases."""
     endpoints = resolve_databases(settings)
     if needs_source:
-        with LettaSource(endpoints.letta_url, settings.source_timeout_seconds).snapshot():
+        with LettaSource(endpoints.letta_url, settings.source.timeout_seconds).snapshot():
             pass
     with TrajectoryDatabase(endpoints.database_url).connect():
         pass
     os.environ.update(endpoints.environment())
-    prepare_storage(dagster_home(settings.data_folder), os.environ["DAGSTER_PG_URL"])
+    prepare_storage(dagster_home(settings.storage.data_folder), os.environ["DAGSTER_PG_URL"])
     return endpoints
 
 

@@ -1,6 +1,7 @@
 """The command ``plan``: what judging would ask, take and leave undone.
 
-Belongs here: what is printed. Does not belong here: arguments (``main``), and the plan itself (``pipeline.judging_estimate``).
+Belongs here: what is printed. Does not belong here: arguments (``main``), and the plan itself
+(``pipeline.judging_estimate``).
 """
 
 import json
@@ -29,8 +30,8 @@ def show_plan(hours: Sequence[datetime], *, as_json: bool) -> None:
         pipeline.policy,
         pipeline.budget,
         now=datetime.now(UTC),
-        horizon=timedelta(days=settings.judge_lookback_days),
-        order=settings.judge_order,
+        horizon=timedelta(days=settings.judge.lookback_days),
+        order=settings.judge.order,
         access=pipeline.access,
     )
     if as_json:

@@ -69,7 +69,7 @@ def materialize(
     job = build_defs(settings).resolve_job_def(JOB_NAME)
     result = MaterializationSummary(len(hours))
     watch = _Watch(hours, assets, database, progress)
-    ranges = contiguous(hours, settings.backfill_batch)
+    ranges = contiguous(hours, settings.dagster.backfill_batch)
     capture = [name for name in assets if name != ASSETS[-1]]
     apart = len(ranges) > 1 and capture != list(assets)
     due = deque((first, last, capture if apart else list(assets)) for first, last in ranges if capture or not apart)
@@ -77,7 +77,7 @@ def materialize(
     with dg.DagsterInstance.get() as instance, watch:
         while due or (apart and judgeable):
             if not due:
-                newest_first = reversed(contiguous(sorted(judgeable), settings.backfill_batch))
+                newest_first = reversed(contiguous(sorted(judgeable), settings.dagster.backfill_batch))
                 due.extend((first, last, [ASSETS[-1]]) for first, last in newest_first)
                 judgeable = []
             first, last, chosen = due.popleft()
@@ -98,7 +98,9 @@ def materialize(
                 result.failures[run.run_id] = _why(run)
                 good, rest = _held_up(run, instance, chosen)
                 if rest:
-                    due.extendleft((*pair, rest) for pair in reversed(contiguous(good, settings.backfill_batch)))
+                    due.extendleft(
+                        (*pair, rest) for pair in reversed(contiguous(good, settings.dagster.backfill_batch))
+                    )
             if apart and not rest and chosen != [ASSETS[-1]]:
                 judgeable += good
     return result

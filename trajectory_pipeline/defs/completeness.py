@@ -41,10 +41,10 @@ def completeness(pipeline: dg.ResourceParam[PipelineResource]) -> dg.AssetCheckR
             pipeline.source,
             pipeline.store,
             pipeline.database,
-            start=settings.start,
-            stuck_after=timedelta(hours=settings.stuck_hours),
-            deleted=settings.deleted_content,
-            closing_lag=timedelta(minutes=settings.closing_lag_minutes),
+            start=settings.capture.start,
+            stuck_after=timedelta(hours=settings.source.stuck_hours),
+            deleted=settings.capture.deleted_content,
+            closing_lag=timedelta(minutes=settings.capture.closing_lag_minutes),
         )
     )
 
@@ -86,7 +86,7 @@ def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
         cron_schedule="17 3 * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING
-        if settings.enable_capture
+        if settings.capture.enabled
         else dg.DefaultScheduleStatus.STOPPED,
         description="Compares the whole history once a day.",
     )

@@ -55,7 +55,7 @@ def build_retention(settings: Settings) -> tuple[dg.JobDefinition, dg.ScheduleDe
 
     @dg.op(description="Deletes Dagster's finished runs that are older than TRAJECTORY_DAGSTER_RETENTION_DAYS.")
     def delete_old_dagster_runs(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[PipelineResource]) -> None:
-        days = pipeline.settings.dagster_retention_days
+        days = pipeline.settings.retention.dagster_days
         if days is None:
             raise dg.Failure("TRAJECTORY_DAGSTER_RETENTION_DAYS is not set: nothing is deleted.", allow_retries=False)
         try:
@@ -74,7 +74,7 @@ def build_retention(settings: Settings) -> tuple[dg.JobDefinition, dg.ScheduleDe
         cron_schedule="47 2 * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING
-        if settings.dagster_retention_days
+        if settings.retention.dagster_days
         else dg.DefaultScheduleStatus.STOPPED,
         description="Deletes Dagster's old runs once a day, where TRAJECTORY_DAGSTER_RETENTION_DAYS says how old.",
     )

@@ -114,7 +114,8 @@ def budget_table(caps: Sequence[tuple[Cap, SpendTotals]]) -> dg.MarkdownMetadata
     """Return what is spent, reserved and left of each cap, as a table."""
     rows = "\n".join(
         f"| {cap.words} | {cap.format_amount(cap.limit)} | {cap.format_amount(cap.of(account.spent))}"
-        f" | {cap.format_amount(cap.of(account.reserved))} | {cap.format_amount(cap.remaining(account))} | {cap.setting} |"
+        f" | {cap.format_amount(cap.of(account.reserved))} | {cap.format_amount(cap.remaining(account))} |"
+        f" {cap.setting} |"
         for cap, account in caps
     )
     return dg.MetadataValue.md(

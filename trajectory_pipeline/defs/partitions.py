@@ -32,7 +32,8 @@ def existing_hours(hours: Sequence[datetime], start: datetime, now: datetime) ->
         raise PipelineError("The range is empty: --to must lie after --from.")
     if hours[0] < floor_to_hour(start):
         raise PipelineError(
-            f"{partition_key(hours[0])} lies before the first partition, {partition_key(start)}: set TRAJECTORY_START to an earlier"
+            f"{partition_key(hours[0])} lies before the first partition, {partition_key(start)}: set TRAJECTORY_START"
+            " to an earlier"
             " time, or ask for a later one."
         )
     if hours[-1] > floor_to_hour(now):

@@ -46,14 +46,14 @@ class PipelineResource:
         """The Letta database."""
         from trajectory_pipeline.letta.snapshot import LettaSource
 
-        return LettaSource(self._endpoints.letta_url, self.settings.source_timeout_seconds)
+        return LettaSource(self._endpoints.letta_url, self.settings.source.timeout_seconds)
 
     @property
     def store(self) -> "ParquetStore":
         """The Parquet storage."""
         from trajectory_pipeline.storage.parquet.store import ParquetStore
 
-        return ParquetStore(self.settings.storage)
+        return ParquetStore(self.settings.storage.parquet_location)
 
     @property
     def database(self) -> "TrajectoryDatabase":
@@ -72,21 +72,21 @@ class PipelineResource:
         from trajectory_pipeline.judge.client.session import OPENAI_URL, JudgeConfig
 
         settings = self.settings
-        if settings.judge_disabled_reason or settings.judge_model is None:
-            raise JudgeError(settings.judge_disabled_reason or "No judge is configured.")
-        key = settings.openai_api_key
+        if settings.judge.disabled_reason or settings.judge.model is None:
+            raise JudgeError(settings.judge.disabled_reason or "No judge is configured.")
+        key = settings.judge.api_key
         return JudgeConfig(
-            model=settings.judge_model,
-            base_url=settings.openai_base_url or OPENAI_URL,
+            model=settings.judge.model,
+            base_url=settings.judge.base_url or OPENAI_URL,
             # A server of one's own asks for none, and the client insists on one.
             api_key=key.get_secret_value() if key else "not-needed",
-            timeout_seconds=settings.judge_timeout_seconds,
-            max_attempts=settings.judge_attempts,
-            max_response_tokens=settings.judge_max_response_tokens,
-            local_only=settings.llm_egress == "off",
-            response_format=settings.judge_format,
-            requests_per_minute=settings.judge_requests_per_minute,
-            tokens_per_minute=settings.judge_tokens_per_minute,
+            timeout_seconds=settings.judge.timeout_seconds,
+            max_attempts=settings.judge.max_attempts,
+            max_response_tokens=settings.judge.max_response_tokens,
+            local_only=settings.privacy.egress == "off",
+            response_format=settings.judge.response_format,
+            requests_per_minute=settings.judge.requests_per_minute,
+            tokens_per_minute=settings.judge.tokens_per_minute,
         )
 
     @property
@@ -102,9 +102,9 @@ class PipelineResource:
         return RefinementPolicy(
             judge.model,
             judge.temperature,
-            self.settings.judge_max_prompt_tokens,
+            self.settings.judge.max_prompt_tokens,
             judge.max_response_tokens,
-            self.settings.redact,
+            self.settings.privacy.redaction,
         )
 
     @property
@@ -119,13 +119,13 @@ class PipelineResource:
 
         settings = self.settings
         return Budget(
-            daily_usd=settings.daily_budget_usd,
-            organization_usd=settings.organization_daily_budget_usd,
-            materialization_usd=settings.materialization_budget_usd,
-            daily_tokens=settings.daily_budget_tokens,
-            materialization_tokens=settings.materialization_budget_tokens,
-            prices=load_prices(settings.prices_file),
-            allow_unpriced=settings.allow_unpriced,
+            daily_usd=settings.budget.daily_usd,
+            organization_usd=settings.budget.organization_daily_usd,
+            materialization_usd=settings.budget.materialization_usd,
+            daily_tokens=settings.budget.daily_tokens,
+            materialization_tokens=settings.budget.materialization_tokens,
+            prices=load_prices(settings.budget.prices_file),
+            allow_unpriced=settings.budget.allow_unpriced,
         )
 
     @property
@@ -135,14 +135,14 @@ class PipelineResource:
 
         settings = self.settings
         return JudgeAccessList(
-            settings.judge_allow_agents,
-            settings.judge_deny_agents,
-            settings.judge_allow_organizations,
-            settings.judge_deny_organizations,
+            settings.privacy.allow_agents,
+            settings.privacy.deny_agents,
+            settings.privacy.allow_organizations,
+            settings.privacy.deny_organizations,
         )
 
     @property
     def redaction_key(self) -> bytes | None:
         """The key of placeholders, where one is set."""
-        key = self.settings.redaction_key
+        key = self.settings.privacy.redaction_key
         return key.get_secret_value().encode() if key else None

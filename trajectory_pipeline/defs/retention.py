@@ -1,7 +1,7 @@
 """Removing partitions from the sinks that are older than a set age: opt-in, daily.
 
-Belongs here: the job, its schedule, and what the UI shows of it. Does not belong here: the work (``maintenance.retention``),
-and Dagster's own old runs (``defs.dagster_retention``).
+Belongs here: the job, its schedule, and what the UI shows of it. Does not belong here: the work
+(``maintenance.retention``), and Dagster's own old runs (``defs.dagster_retention``).
 
 A pruned partition stays materialised in the UI, for it was; an observation says that it is pruned now. Were it missing,
 "materialise missing partitions" would bring all of it back.
@@ -40,9 +40,9 @@ def retention_of(settings: Settings) -> "Retention":
     """
     from trajectory_pipeline.maintenance.retention import Retention
 
-    if settings.retention_days is None and settings.raw_retention_days is None:
+    if settings.retention.trajectory_days is None and settings.retention.raw_days is None:
         raise PipelineError(NOT_SET)
-    days = settings.retention_days, settings.raw_retention_days
+    days = settings.retention.trajectory_days, settings.retention.raw_days
     return Retention(*(None if number is None else timedelta(days=number) for number in days))
 
 
@@ -97,7 +97,7 @@ def build_retention(settings: Settings) -> tuple[dg.JobDefinition, dg.ScheduleDe
     def retention_job() -> None:
         prune_sinks()
 
-    wanted = settings.enable_capture and (settings.retention_days or settings.raw_retention_days)
+    wanted = settings.capture.enabled and (settings.retention.trajectory_days or settings.retention.raw_days)
     schedule = dg.ScheduleDefinition(
         name=SCHEDULE_NAME,
         job=retention_job,

@@ -35,33 +35,34 @@ def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
 
     @dg.schedule(
         name=NAME,
-        cron_schedule=f"{settings.closing_lag_minutes % 60} * * * *",
+        cron_schedule=f"{settings.capture.closing_lag_minutes % 60} * * * *",
         execution_timezone="UTC",
         job_name=JOB_NAME,
         default_status=dg.DefaultScheduleStatus.RUNNING
-        if settings.enable_capture
+        if settings.capture.enabled
         else dg.DefaultScheduleStatus.STOPPED,
         description=(
-            f"Requests the hour that closed {pluralize(settings.closing_lag_minutes, 'minute')} ago; its verdicts too,"
+            f"Requests the hour that closed {pluralize(settings.capture.closing_lag_minutes, 'minute')} ago; its"
+            " verdicts too,"
             " where a judge is configured. With the capture sensor on, an hour that is captured already is skipped."
         ),
     )
     def closed_hour_schedule(
         context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]
     ) -> dg.RunRequest | dg.SkipReason:
-        hour = closed_hour(context.scheduled_execution_time, timedelta(minutes=settings.closing_lag_minutes))
-        if hour < settings.start:
+        hour = closed_hour(context.scheduled_execution_time, timedelta(minutes=settings.capture.closing_lag_minutes))
+        if hour < settings.capture.start:
             return dg.SkipReason(
-                f"{partition_key(hour)} lies before the first partition, {partition_key(settings.start)}."
+                f"{partition_key(hour)} lies before the first partition, {partition_key(settings.capture.start)}."
             )
         why_not = _done_by_the_sensor(context.instance, pipeline, hour)
         if why_not:
             return dg.SkipReason(why_not)
-        if settings.judge_disabled_reason:
-            context.log.info(f"refined_outcomes is not requested. {settings.judge_disabled_reason}")
+        if settings.judge.disabled_reason:
+            context.log.info(f"refined_outcomes is not requested. {settings.judge.disabled_reason}")
         return dg.RunRequest(
             partition_key=partition_key(hour),
-            asset_selection=CAPTURE if settings.judge_disabled_reason else [*CAPTURE, *REFINEMENT],
+            asset_selection=CAPTURE if settings.judge.disabled_reason else [*CAPTURE, *REFINEMENT],
             tags={"trajectory/reason": "the hour closed"},
         )
 
@@ -78,7 +79,7 @@ def _done_by_the_sensor(instance: dg.DagsterInstance, pipeline: PipelineResource
         return f"{partition_key(hour)} is under way already."
     try:
         stale = find_stale_partitions(
-            tick_source(pipeline), pipeline.database, [hour], pipeline.settings.deleted_content
+            tick_source(pipeline), pipeline.database, [hour], pipeline.settings.capture.deleted_content
         )
     except PipelineError:
         # The run will say what is wrong, where people look for it.

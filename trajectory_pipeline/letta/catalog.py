@@ -164,6 +164,7 @@ def _refuse_what_lacks_the_required(catalogue: Catalog, url: str) -> None:
         )
     columns = ", ".join(repr(column) for of, column in missing if of == table)
     raise SourceError(
-        f"The table {catalogue.schema}.{table} of the source {describe_server(url)} lacks the required column(s) {columns}:"
+        f"The table {catalogue.schema}.{table} of the source {describe_server(url)} lacks the required column(s)"
+        f" {columns}:"
         " this version of Letta is not supported (0.12 to 0.16.8 are). Check the database name in LETTA_PG_URI."
     )

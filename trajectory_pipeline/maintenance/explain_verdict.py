@@ -1,6 +1,7 @@
 """How a run came to its verdict, put together from what is stored: raw rows, trajectory, what was shown, what was said.
 
-Belongs here: finding the pieces, and saying where one is missing. Does not belong here: layout (``cli.render_explanation``).
+Belongs here: finding the pieces, and saying where one is missing. Does not belong here: layout
+(``cli.render_explanation``).
 """
 
 from collections.abc import Mapping, Sequence

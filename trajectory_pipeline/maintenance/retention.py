@@ -1,7 +1,8 @@
 """Removing partitions that are older than a set age from both sinks: trajectories with their verdicts, and raw rows.
 
 Belongs here: which partitions are old enough, and the order in which rows and files go. Does not belong here: the
-statements (``storage.postgres.retention``), files (``storage.parquet.cleanup``), and when it is done (``defs.retention``).
+statements (``storage.postgres.retention``), files (``storage.parquet.cleanup``), and when it is done
+(``defs.retention``).
 
 Rows go first, with the ledger entry that says so, in one transaction; then the files, under the same lock once more,
 unless the partition was materialised in between. What a crash leaves is a file that the ledger calls pruned: it is

@@ -187,7 +187,8 @@ def _require_raw_rows(hour: datetime, entry: Mapping[str, Any], store: ParquetSt
     first = "materialise terminal_runs of that partition first"
     if entry.get("result") == PRUNED:
         raise PipelineError(
-            f"The raw rows of {partition_key(hour)} were pruned because of their age (TRAJECTORY_RAW_RETENTION_DAYS): {first},"
+            f"The raw rows of {partition_key(hour)} were pruned because of their age (TRAJECTORY_RAW_RETENTION_DAYS):"
+            f" {first},"
             " which reads again what the source still has of them. Nothing was changed."
         )
     rows = store.rows(TERMINAL_RUNS, hour)

@@ -1,7 +1,8 @@
 """Raw rows that were damaged in the storage: what was lost with them.
 
 Belongs here: keeping the damaged file aside, and what is told of it. Does not belong here: reading its runs again and
-finding which are lost (``pipeline.capture``), and telling damage from a storage that fails (``storage.parquet.corrupt_files``).
+finding which are lost (``pipeline.capture``), and telling damage from a storage that fails
+(``storage.parquet.corrupt_files``).
 """
 
 from dataclasses import dataclass, field

@@ -1,7 +1,8 @@
 """The third stage: a verdict on each trajectory of a partition, in Postgres as it arrives and then in Parquet.
 
 Belongs here: which trajectories are asked about, in which order, and what the partition then holds. Does not belong
-here: how calls overlap and are paid (``pipeline.judge_worker``), what is asked and what follows from it (``refinement``).
+here: how calls overlap and are paid (``pipeline.judge_worker``), what is asked and what follows from it
+(``refinement``).
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Which partitions lack verdicts that could be reached now: the refinement sensor's question.
 
-Belongs here: what state and budget say. Does not belong here: the statement (``storage.postgres.verdict_status``), and what is requested
-(``defs.sensors.refinement``).
+Belongs here: what state and budget say. Does not belong here: the statement (``storage.postgres.verdict_status``),
+and what is requested (``defs.sensors.refinement``).
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,1 @@
+"""Settings of the Python process: threads, memory, garbage collection."""

@@ -263,7 +263,7 @@ def tool_call_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tool_return_row(item: dict[str, Any]) -> Row:
-    """Return a tool return with the fields of ``schema.trajectories.TOOL_RETURN``; ``tool_return_of`` is its inverse."""
+    """Return a tool return with the fields of ``schema.trajectories.TOOL_RETURN``: inverse of ``tool_return_of``."""
     row: Row = {
         "tool_call_id": _string(item.get("tool_call_id")),
         "status": _string(item.get("status")),

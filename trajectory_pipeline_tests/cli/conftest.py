@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 from trajectory_pipeline.cli import console
 from trajectory_pipeline.cli.main import main
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.settings import Settings, sqlalchemy_url
+from trajectory_pipeline.settings import Settings, setting_fields, sqlalchemy_url
 
 Command = Callable[..., Result]
-OURS = [*(str(field.alias) for field in Settings.model_fields.values()), "DAGSTER_HOME"]
+OURS = [*setting_fields(), "DAGSTER_HOME"]
 
 
 @pytest.fixture
@@ -65,10 +65,10 @@ def dagster_database(_dagster_template: str, make_database: Callable[[str | None
 def databases(settings: Settings, dagster_database: str) -> dict[str, str]:
     """The variables that name the test's own databases and folder."""
     return {
-        "LETTA_PG_URI": str(settings.letta_pg_uri),
-        "TRAJECTORY_DATABASE_URL": str(settings.database_url),
+        "LETTA_PG_URI": str(settings.source.postgres_url),
+        "TRAJECTORY_DATABASE_URL": str(settings.storage.database_url),
         "DAGSTER_PG_URL": dagster_database,
-        "TRAJECTORY_DATA_FOLDER": str(settings.data_folder),
+        "TRAJECTORY_DATA_FOLDER": str(settings.storage.data_folder),
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trajectory_pipeline.cli.main import main
-from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.settings import setting_fields
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
 
 COMMANDS = ("clean", "demo", "dev", "load-sample", "materialize", "migrate", "plan", "settings", "show")
@@ -72,10 +72,8 @@ def test_settings_lists_every_variable_with_its_meaning(run_command: Command) ->
     result = run_command("settings")
     assert result.exit_code == 0
     lines = result.output.splitlines()
-    assert [line for line in lines if not line.startswith(" ")] == [
-        str(field.alias) for field in Settings.model_fields.values()
-    ]
-    for field in Settings.model_fields.values():
+    assert [line for line in lines if not line.startswith(" ")] == list(setting_fields())
+    for field in setting_fields().values():
         assert str(field.description) in squeezed(result)
 
 
@@ -105,6 +103,14 @@ def test_a_wrong_setting_is_named(
     assert squeezed(result).startswith("Error: ")
     assert words in squeezed(result)
     assert squeezed(result).endswith(".")
+
+
+@pytest.mark.parametrize("command", ["settings", "doctor", "check"])
+def test_renamed_setting_in_dotenv_is_reported_with_new_name(run_command: Command, command: str) -> None:
+    Path(".env").write_text("TRAJECTORY_HORIZON_DAYS=3\n")
+    result = run_command(command)
+    assert result.exit_code == (1 if command == "doctor" else 2)
+    assert "TRAJECTORY_HORIZON_DAYS is now named TRAJECTORY_JUDGE_LOOKBACK_DAYS" in squeezed(result)
 
 
 def test_several_wrong_settings_are_all_named(run_command: Command) -> None:

@@ -37,7 +37,7 @@ HARD_TEXT = r"[bold]not bold[/bold] [/nothing] [link=x] \ud83d \u001b[31mred \u0
 def shown(make_own_settings: Callable[[], Settings], running_judge: SimulatedJudge) -> Settings:
     settings = with_judge(make_own_settings(), running_judge)
     do(
-        str(settings.letta_pg_uri),
+        str(settings.source.postgres_url),
         f"""UPDATE messages SET content = '[{{"type": "text", "text": "{HARD_TEXT}"}}]' WHERE run_id = '{HARD}'""",
         f"UPDATE messages SET content = '17' WHERE run_id = '{QUARANTINED}'",
     )
@@ -64,7 +64,7 @@ def show(run_command: Command, shown: Settings) -> Show:
 
 
 def databases_of(settings: Settings) -> dict[str, str]:
-    url = str(settings.database_url)
+    url = str(settings.storage.database_url)
     return {"TRAJECTORY_DATABASE_URL": url, "LETTA_PG_URI": url, "DAGSTER_PG_URL": url}
 
 
@@ -146,13 +146,13 @@ def test_an_unknown_run_is_told_with_where_it_was_looked_for(
 
 
 def test_without_a_verdict_it_says_so(show: Show, shown: Settings, run_command: Command) -> None:
-    do(str(shown.database_url), f"DELETE FROM trajectory.verdicts WHERE run_id = '{FAILED}'")
+    do(str(shown.storage.database_url), f"DELETE FROM trajectory.verdicts WHERE run_id = '{FAILED}'")
     assert "Verdict none under the current policy" in " ".join(show(FAILED).split())
 
 
 def test_a_document_that_postgres_cannot_hold_is_pointed_out(show: Show, shown: Settings) -> None:
     do(
-        str(shown.database_url),
+        str(shown.storage.database_url),
         "UPDATE trajectory.trajectories SET data = NULL, data_omitted_reason = 'too deep for jsonb'"
         f" WHERE run_id = '{WITHOUT_STEPS}'",
     )
@@ -163,7 +163,7 @@ def test_a_document_that_postgres_cannot_hold_is_pointed_out(show: Show, shown: 
 
 def test_a_deleted_run_says_when_that_was_noticed(show: Show, shown: Settings) -> None:
     do(
-        str(shown.database_url),
+        str(shown.storage.database_url),
         f"UPDATE trajectory.trajectories SET deleted_at = '2026-11-21 09:00+00' WHERE run_id = '{ANSWERS}'",
     )
     assert "deleted gone from the source, noticed 2026-11-21 09:00:00+00:00" in " ".join(
@@ -196,8 +196,8 @@ def test_explain_holds_what_was_captured_beside_what_the_source_holds_now(
 ) -> None:
     places = {
         **databases_of(shown),
-        "LETTA_PG_URI": str(shown.letta_pg_uri),
-        "TRAJECTORY_STORAGE_URI": shown.storage,
+        "LETTA_PG_URI": str(shown.source.postgres_url),
+        "TRAJECTORY_STORAGE_URI": shown.storage.parquet_location,
     }
 
     def told() -> dict[str, Any]:
@@ -209,7 +209,7 @@ def test_explain_holds_what_was_captured_beside_what_the_source_holds_now(
     assert before["captured"]["id"] == WITH_TOOLS
     assert before["captured"]["messages"] == before["trajectory"]["message_count"]
     do(
-        str(shown.letta_pg_uri),
+        str(shown.source.postgres_url),
         f"DELETE FROM messages WHERE id = (SELECT max(id) FROM messages WHERE run_id = '{WITH_TOOLS}')",
         f"UPDATE runs SET stop_reason = 'cancelled' WHERE id = '{WITH_TOOLS}'",
     )

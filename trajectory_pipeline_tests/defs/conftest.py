@@ -10,7 +10,7 @@ import pytest
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline_tests.conftest import with_judge
+from trajectory_pipeline_tests.conftest import change_settings, with_judge
 from trajectory_pipeline_tests.defs.running import CAPTURE, do, hours_from, run
 
 
@@ -63,19 +63,22 @@ NOW = datetime(2026, 11, 20, 19, 30, tzinfo=UTC)
 
 @pytest.fixture(scope="session")
 def _captured(make_own_settings: Callable[[], Settings]) -> Settings:
-    settings = make_own_settings().model_copy(update={"start": BUSY[0]})
+    settings = change_settings(make_own_settings(), capture__start=BUSY[0])
     with dg.DagsterInstance.ephemeral() as instance:
         assert run(settings, instance, BUSY[0], NOW.replace(minute=0), assets=CAPTURE).success
     # As old as the sensors are told that the time is.
-    do(str(settings.database_url), f"UPDATE trajectory.trajectories SET updated_at = '{NOW - timedelta(hours=1)}'")
+    do(
+        str(settings.storage.database_url),
+        f"UPDATE trajectory.trajectories SET updated_at = '{NOW - timedelta(hours=1)}'",
+    )
     return settings
 
 
 @pytest.fixture
 def captured(_captured: Settings, make_database: Callable[[str | None], str]) -> Settings:
     """Settings whose history is the ten hours up to ``NOW``, all captured, none judged; the test may change it all."""
-    copies = {
-        name: make_database(str(getattr(_captured, name)).rpartition("/")[2])
-        for name in ("letta_pg_uri", "database_url")
-    }
-    return _captured.model_copy(update=copies)
+    letta, database = (
+        make_database(str(url).rpartition("/")[2])
+        for url in (_captured.source.postgres_url, _captured.storage.database_url)
+    )
+    return change_settings(_captured, source__postgres_url=letta, storage__database_url=database)

@@ -53,13 +53,16 @@ def test_a_materialisation_says_how_many_rows_it_has_and_where(day: Day, asset: 
     for hour in day.hours:
         metadata = materializations(day.instance, asset)[partition_key(hour)]
         assert metadata["dagster/partition_row_count"] == runs.get(hour, 0)
-        assert metadata["dagster/uri"] == f"{day.settings.storage}/{asset}/hour={hour:%Y-%m-%dT%H}/part-0.parquet"
+        assert (
+            metadata["dagster/uri"]
+            == f"{day.settings.storage.parquet_location}/{asset}/hour={hour:%Y-%m-%dT%H}/part-0.parquet"
+        )
 
 
 def test_a_materialisation_of_raw_rows_says_what_was_read_and_when(day: Day) -> None:
     read = materializations(day.instance, "terminal_runs").values()
     runs, steps, messages = ask(
-        str(day.settings.letta_pg_uri),
+        str(day.settings.source.postgres_url),
         "SELECT count(*), (SELECT count(*) FROM steps s WHERE s.run_id = ANY(array_agg(r.id))),"
         " (SELECT count(*) FROM messages m WHERE m.run_id = ANY(array_agg(r.id))) FROM runs r WHERE status IN"
         " ('completed', 'failed', 'cancelled') AND coalesce(completed_at, created_at) >= %s::timestamp"
@@ -93,7 +96,9 @@ def test_a_materialisation_of_verdicts_says_who_judged_and_what_it_cost(day: Day
         "simulated-judge (a simulation, not a model: its prices are made up)"
     }
     assert sum(metadata["cost_usd"] for metadata in made.values()) == pytest.approx(
-        float(ask(str(day.settings.database_url), "SELECT sum(cost_usd) FROM trajectory.verdict_attempts")[0][0])
+        float(
+            ask(str(day.settings.storage.database_url), "SELECT sum(cost_usd) FROM trajectory.verdict_attempts")[0][0]
+        )
     )
 
 
@@ -114,12 +119,14 @@ def test_the_checks_of_a_range_are_recorded(day: Day) -> None:
 def test_no_event_holds_a_transcript_or_a_secret(day: Day) -> None:
     told = "\n".join(serialize_value(entry) for entry in day.instance.all_logs(day.run_id))
     passwords = {
-        url.split("@")[0].rpartition(":")[2] for url in (day.settings.letta_pg_uri, day.settings.database_url) if url
+        url.split("@")[0].rpartition(":")[2]
+        for url in (day.settings.source.postgres_url, day.settings.storage.database_url)
+        if url
     }
     for secret in (*passwords, API_KEY):
         assert secret not in told
     said = ask(
-        str(day.settings.letta_pg_uri),
+        str(day.settings.source.postgres_url),
         "SELECT DISTINCT part ->> 'text' FROM messages, json_array_elements(content) part"
         " WHERE json_typeof(content) = 'array' AND length(part ->> 'text') > 20 AND role IN ('user', 'assistant')",
     )
@@ -154,7 +161,7 @@ def test_one_partition_is_materialised_alone(
         assert {
             key: value["dagster/partition_row_count"] for key, value in materializations(instance, asset).items()
         } == {partition_key(hour): runs}
-    assert ask(str(judged.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories") == [
+    assert ask(str(judged.storage.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories") == [
         (partition_key(hour),)
     ]
     assert all(check.passed for check in checks(instance, result.run_id).values())
@@ -189,8 +196,8 @@ def test_without_a_judge_verdicts_fail_by_a_sentence_that_says_what_to_set(
     assert not result.success
     told = failure(instance, result.run_id, "refined_outcomes")
     assert told.description == (
-        "No judge is configured: set TRAJECTORY_JUDGE_MODEL (and OPENAI_API_KEY, or OPENAI_BASE_URL for a server of"
-        " your own)."
+        "No judge is configured: set TRAJECTORY_JUDGE_MODEL (and OPENAI_API_KEY, or OPENAI_BASE_URL for your own"
+        " server)."
     )
     assert set(materializations(instance, "trajectories")) >= {
         partition_key(busy_hours[0]),
@@ -217,12 +224,12 @@ def test_a_run_that_cannot_be_converted_is_named_by_a_warning_and_stops_nothing(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     [(run_id,)] = ask(
-        str(settings.letta_pg_uri),
+        str(settings.source.postgres_url),
         "SELECT min(r.id) FROM runs r JOIN messages m ON m.run_id = r.id WHERE r.status = 'completed'"
         " AND date_trunc('hour', r.completed_at) = %s",
         [busy_hours[0].replace(tzinfo=None)],
     )
-    do(str(settings.letta_pg_uri), f"UPDATE messages SET content = '17' WHERE run_id = '{run_id}'")
+    do(str(settings.source.postgres_url), f"UPDATE messages SET content = '17' WHERE run_id = '{run_id}'")
     result = run(settings, instance, busy_hours[0], assets=CAPTURE)
     assert result.success
     check = checks(instance, result.run_id)["nothing_in_quarantine"]
@@ -243,7 +250,7 @@ def test_a_row_that_a_sink_lost_stops_what_is_downstream(
 ) -> None:
     """A sink that loses a row as the partition is committed: it is seen by counting, not by what was meant."""
     do(
-        str(judged.database_url),
+        str(judged.storage.database_url),
         "CREATE FUNCTION lose_one() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM trajectory.trajectories"
         " WHERE run_id = (SELECT min(run_id) FROM trajectory.trajectories WHERE partition_key = NEW.partition_key);"
         " RETURN NULL; END $$",
@@ -273,8 +280,9 @@ def test_a_partition_without_raw_rows_fails_by_itself_and_is_named(
     assert not result.success
     told = failure(instance, result.run_id, "trajectories")
     assert told.description.startswith(
-        f"1 of 4 partitions failed, the others are done. Failed: {partition_key(hours[2])}. First, {partition_key(hours[2])}: There"
-        f" are no raw rows of {partition_key(hours[2])} in {judged.storage}"
+        f"1 of 4 partitions failed, the others are done. Failed: {partition_key(hours[2])}. First,"
+        f" {partition_key(hours[2])}: There"
+        f" are no raw rows of {partition_key(hours[2])} in {judged.storage.parquet_location}"
     )
     assert told.metadata["failed_partitions"].value.startswith(f"- `{partition_key(hours[2])}`: There are no raw rows")
     good = {partition_key(hour) for hour in hours} - {partition_key(hours[2])}
@@ -345,16 +353,17 @@ def test_a_source_that_breaks_in_one_partition_leaves_the_others_done(
     assert not result.success
     told = failure(instance, result.run_id, "terminal_runs").description
     assert told == (
-        f"1 of 4 partitions failed, the others are done. Failed: {partition_key(hours[1])}. First, {partition_key(hours[1])}: Reading"
+        f"1 of 4 partitions failed, the others are done. Failed: {partition_key(hours[1])}. First,"
+        f" {partition_key(hours[1])}: Reading"
         " steps failed at the source db:5432/letta: gone."
     )
     assert set(materializations(instance, "terminal_runs")) == {partition_key(hour) for hour in hours} - {
         partition_key(hours[1])
     }
     assert steps_run(instance, result.run_id) == {"terminal_runs"}
-    assert ask(str(settings.database_url), "SELECT count(*) FROM trajectory.partitions") == [(3,)]
+    assert ask(str(settings.storage.database_url), "SELECT count(*) FROM trajectory.partitions") == [(3,)]
     # Nothing half-written stays behind.
-    assert list((settings.data_folder / "parquet").rglob(".*")) == []
+    assert list((settings.storage.data_folder / "parquet").rglob(".*")) == []
 
 
 def test_an_error_that_nobody_foresaw_takes_no_other_partition_along_and_keeps_its_trace(

@@ -9,6 +9,7 @@ from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.defs.completeness import JOB_NAME
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline_tests.conftest import change_settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
 from trajectory_pipeline_tests.defs.running import checks, do
 
@@ -17,7 +18,7 @@ from trajectory_pipeline_tests.defs.running import checks, do
 def whole(captured: Settings) -> Settings:
     """A source whose whole history, from the first partition on, is captured."""
     do(
-        str(captured.letta_pg_uri),
+        str(captured.source.postgres_url),
         f"DELETE FROM runs WHERE completed_at IS NULL OR completed_at >= '{NOW:%Y-%m-%d %H:%M}'",
     )
     return captured
@@ -46,7 +47,7 @@ def test_a_history_that_is_captured_is_equal_on_all_sides(whole: Settings, insta
     ],
 )
 def test_what_a_sink_or_the_ledger_lacks_is_named(whole: Settings, instance: dg.DagsterInstance, change: str) -> None:
-    do(str(whole.database_url), change)
+    do(str(whole.storage.database_url), change)
     check = compared(whole, instance)
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert partition_key(BUSY[3]) in str(check.description)
@@ -55,7 +56,7 @@ def test_what_a_sink_or_the_ledger_lacks_is_named(whole: Settings, instance: dg.
 def test_a_source_that_cannot_be_read_fails_the_check_by_a_sentence(
     whole: Settings, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    away = whole.model_copy(update={"letta_pg_uri": "postgresql://letta:hunter2@127.0.0.1:1/letta"})
+    away = change_settings(whole, source__postgres_url="postgresql://letta:hunter2@127.0.0.1:1/letta")
     job = build_defs(away).resolve_job_def(JOB_NAME)
     result = job.execute_in_process(instance=instance, raise_on_error=False)
     assert not result.success

@@ -56,7 +56,7 @@ def test_what_the_sensors_request_is_queued_and_run_by_the_daemon(
     judged: Settings, empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     do(
-        str(judged.letta_pg_uri),
+        str(judged.source.postgres_url),
         f"DELETE FROM runs WHERE completed_at IS NULL OR completed_at < '{MISSING[0]:%Y-%m-%d %H:%M}'"
         f" OR completed_at >= '{CAPTURED[-1]:%Y-%m-%d %H:59:59}'",
     )
@@ -70,13 +70,13 @@ def test_what_the_sensors_request_is_queued_and_run_by_the_daemon(
     variables = {
         "DAGSTER_HOME": str(home),
         "DAGSTER_PG_URL": sqlalchemy_url(empty_database, "psycopg2"),
-        "LETTA_PG_URI": str(judged.letta_pg_uri),
-        "TRAJECTORY_DATABASE_URL": str(judged.database_url),
-        "TRAJECTORY_DATA_FOLDER": str(judged.data_folder),
+        "LETTA_PG_URI": str(judged.source.postgres_url),
+        "TRAJECTORY_DATABASE_URL": str(judged.storage.database_url),
+        "TRAJECTORY_DATA_FOLDER": str(judged.storage.data_folder),
         "TRAJECTORY_START": "2026-11-20",
         "ENABLE_TRAJECTORY_CAPTURE": "true",
         "TRAJECTORY_JUDGE_MODEL": JUDGE_MODEL,
-        "OPENAI_BASE_URL": str(judged.openai_base_url),
+        "OPENAI_BASE_URL": str(judged.judge.base_url),
         "TRAJECTORY_JUDGE_SETTLE_MINUTES": "0",
         "TRAJECTORY_JUDGE_LOOKBACK_DAYS": "36500",
     }
@@ -96,12 +96,12 @@ def test_what_the_sensors_request_is_queued_and_run_by_the_daemon(
                 assert {partition_key(hour) for hour in hours} <= set(materializations(instance, asset))
     verdicts = dict(
         ask(
-            str(judged.database_url),
+            str(judged.storage.database_url),
             "SELECT verdict_status, count(*)::int FROM trajectory.outcomes WHERE partition_key = ANY(%s) GROUP BY 1",
             [[partition_key(hour) for hour in CAPTURED]],
         )
     )
     assert set(verdicts) <= {"judged", "insufficient_evidence", "not_eligible"}
-    assert ask(str(judged.database_url), "SELECT count(*)::int FROM trajectory.trajectories") == ask(
-        str(judged.letta_pg_uri), "SELECT count(*)::int FROM runs WHERE status <> 'running'"
+    assert ask(str(judged.storage.database_url), "SELECT count(*)::int FROM trajectory.trajectories") == ask(
+        str(judged.source.postgres_url), "SELECT count(*)::int FROM runs WHERE status <> 'running'"
     )

@@ -13,7 +13,7 @@ from trajectory_pipeline.maintenance import retention
 from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
-from trajectory_pipeline_tests.conftest import with_judge
+from trajectory_pipeline_tests.conftest import change_settings, with_judge
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
 from trajectory_pipeline_tests.defs.running import ask, do, failure, materializations, run
 from trajectory_pipeline_tests.defs.sensors.test_capture_requests import requested
@@ -28,7 +28,7 @@ OLD = BUSY[:3]
 def aged(captured: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The captured day, of which the first three hours are a day old."""
     monkeypatch.setattr("trajectory_pipeline.defs.retention.utc_now", lambda: OLD[-1] + HOUR + timedelta(days=1))
-    return captured.model_copy(update={"retention_days": 1, "raw_retention_days": 1})
+    return change_settings(captured, retention__trajectory_days=1, retention__raw_days=1)
 
 
 def prune(settings: Settings, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
@@ -37,7 +37,9 @@ def prune(settings: Settings, instance: dg.DagsterInstance) -> dg.ExecuteInProce
 
 
 def kept(settings: Settings) -> list[str]:
-    rows = ask(str(settings.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories ORDER BY 1")
+    rows = ask(
+        str(settings.storage.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories ORDER BY 1"
+    )
     return [row[0] for row in rows]
 
 
@@ -58,7 +60,7 @@ def test_the_job_prunes_what_is_old_and_every_sensor_is_quiet_afterwards(
     assert kept(aged) == [partition_key(hour) for hour in BUSY[3:]]
     for asset in ("terminal_runs", "trajectories", "refined_outcomes"):
         assert observed(instance, asset) == old
-    do(str(aged.letta_pg_uri), "UPDATE runs SET status = status")
+    do(str(aged.source.postgres_url), "UPDATE runs SET status = status")
     assert requested(capture_tick(aged, instance)) == BUSY[3:]
     judged: list[datetime] = requested(refinement_tick(with_judge(aged, judge), instance, NOW))
     assert judged == BUSY[3:]

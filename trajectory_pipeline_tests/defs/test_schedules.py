@@ -14,14 +14,14 @@ from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.schedules import NAME, closed_hour
 from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline_tests.conftest import make_settings
+from trajectory_pipeline_tests.conftest import change_settings, make_settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
 from trajectory_pipeline_tests.defs.running import add_run, do
 
 LAG = timedelta(minutes=5)
 NINE = datetime(2026, 11, 21, 9, tzinfo=UTC)
 WITHOUT_JUDGE = make_settings()
-WITH_JUDGE = make_settings(judge_model="a-model", openai_base_url="http://127.0.0.1:1/v1")
+WITH_JUDGE = make_settings(judge__model="a-model", judge__base_url="http://127.0.0.1:1/v1")
 
 
 @cache
@@ -75,7 +75,7 @@ def test_a_day_of_ticks_requests_every_hour_once() -> None:
 
 
 def test_before_the_first_partition_is_closed_nothing_is_requested() -> None:
-    settings = make_settings(start=NINE)
+    settings = make_settings(capture__start=NINE)
     assert tick(settings, NINE + timedelta(minutes=5)) == (
         "2026-11-21-08:00 lies before the first partition, 2026-11-21-09:00."
     )
@@ -107,7 +107,7 @@ def test_without_a_judge_verdicts_are_not_requested_and_the_log_says_why(capfd: 
 
 @pytest.fixture
 def with_sensor(captured: Settings) -> Settings:
-    return captured.model_copy(update={"enable_capture": True})
+    return change_settings(captured, capture__enabled=True)
 
 
 AFTER_BUSY = NOW.replace(hour=BUSY[-1].hour + 1, minute=5)
@@ -121,7 +121,10 @@ def test_what_the_sensor_has_captured_already_is_not_captured_again(with_sensor:
 
 
 def test_what_changed_since_the_sensor_captured_it_is_requested(with_sensor: Settings) -> None:
-    do(str(with_sensor.letta_pg_uri), f"UPDATE runs SET background = true WHERE completed_at >= '{BUSY[-1]:%F %T}'")
+    do(
+        str(with_sensor.source.postgres_url),
+        f"UPDATE runs SET background = true WHERE completed_at >= '{BUSY[-1]:%F %T}'",
+    )
     request = tick(with_sensor, AFTER_BUSY)
     assert isinstance(request, dg.RunRequest)
     assert request.partition_key == partition_key(BUSY[-1])
@@ -131,7 +134,7 @@ def test_what_the_sensor_requested_and_is_under_way_is_not_requested_again(
     with_sensor: Settings, tmp_path: Path
 ) -> None:
     instance = dg.DagsterInstance.local_temp(str(tmp_path))
-    do(str(with_sensor.database_url), "TRUNCATE trajectory.partitions")
+    do(str(with_sensor.storage.database_url), "TRUNCATE trajectory.partitions")
     add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": partition_key(BUSY[-1])}, CAPTURE)
     assert tick(with_sensor, AFTER_BUSY, instance) == f"{partition_key(BUSY[-1])} is under way already."
 
@@ -141,12 +144,12 @@ def test_without_the_sensor_the_hour_is_requested_whatever_is_there(captured: Se
 
 
 def test_a_source_that_cannot_be_asked_is_left_to_the_run_to_tell(with_sensor: Settings) -> None:
-    unreachable = with_sensor.model_copy(update={"letta_pg_uri": "postgresql://letta@127.0.0.1:1/letta"})
+    unreachable = change_settings(with_sensor, source__postgres_url="postgresql://letta@127.0.0.1:1/letta")
     assert isinstance(tick(unreachable, AFTER_BUSY), dg.RunRequest)
 
 
 def test_the_closing_lag_is_a_setting() -> None:
-    settings = make_settings(closing_lag_minutes=75)
+    settings = make_settings(capture__closing_lag_minutes=75)
     schedule = build_defs(settings).resolve_schedule_def(NAME)
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert schedule.cron_schedule == "15 * * * *"

@@ -152,7 +152,8 @@ class Sweep:
         """Let as much time pass as any pause is long; returns what the refinement sensor would request then."""
         pipeline.do(
             "UPDATE trajectory.verdicts SET next_attempt_at = next_attempt_at - interval '8 days'",
-            f"UPDATE trajectory.spend_totals SET scope_key = 'day {days}, ' || scope_key WHERE scope <> 'materialization'"
+            f"UPDATE trajectory.spend_totals SET scope_key = 'day {days}, ' || scope_key WHERE scope <>"
+            " 'materialization'"
             " AND scope_key NOT LIKE 'day%'",
         )
         found = find_pending_verdicts(

@@ -150,7 +150,8 @@ def test_a_database_or_schema_that_the_user_may_not_enter_is_named(letta_databas
 def test_an_empty_database_is_not_lettas(empty_database: str) -> None:
     text = refusal(empty_database)
     assert text == (
-        f"The source {describe_server(empty_database)} has no table 'runs': is it the database of a Letta server (0.12 or later)?"
+        f"The source {describe_server(empty_database)} has no table 'runs': is it the database of a Letta server"
+        " (0.12 or later)?"
         " Check the database name in LETTA_PG_URI."
     )
 

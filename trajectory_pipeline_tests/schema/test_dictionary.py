@@ -7,7 +7,7 @@ import pytest
 
 from trajectory_pipeline.schema.data_dictionary import TABLES, data_dictionary, main, pages, settings_page
 from trajectory_pipeline.schema.types import Column, ListOf, Struct
-from trajectory_pipeline.settings import setting_rows
+from trajectory_pipeline.settings import setting_fields
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -54,8 +54,8 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head() -> None:
 
 
 def test_every_setting_stands_on_the_settings_page() -> None:
-    for name, meaning in setting_rows():
-        assert f"| `{name}` | {meaning} |" in settings_page()
+    for name, field in setting_fields().items():
+        assert f"| `{name}` | {field.description} |" in settings_page()
 
 
 def test_the_command_writes_both_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,8 +95,8 @@ def build_assets(
                     source,
                     pipeline.store,
                     database,
-                    deleted=pipeline.settings.deleted_content,
-                    start=pipeline.settings.start,
+                    deleted=pipeline.settings.capture.deleted_content,
+                    start=pipeline.settings.capture.start,
                     dagster_run_id=context.run.run_id,
                 )
                 if result.corrupt_file is not None:
@@ -158,8 +158,8 @@ def build_assets(
                 pipeline.judge,
                 pipeline.policy,
                 pipeline.budget,
-                order=pipeline.settings.judge_order,
-                concurrency=pipeline.settings.judge_concurrency,
+                order=pipeline.settings.judge.order,
+                concurrency=pipeline.settings.judge.concurrency,
                 redaction_key=pipeline.redaction_key,
                 access=pipeline.access,
                 dagster_run_id=context.run.run_id,
@@ -198,8 +198,8 @@ def _plan(pipeline: PipelineResource, partition_keys: Sequence[str]) -> "Judging
         pipeline.policy,
         pipeline.budget,
         now=datetime.now(UTC),
-        horizon=timedelta(days=pipeline.settings.judge_lookback_days),
-        order=pipeline.settings.judge_order,
+        horizon=timedelta(days=pipeline.settings.judge.lookback_days),
+        order=pipeline.settings.judge.order,
         render=False,
         access=pipeline.access,
     )
@@ -212,8 +212,8 @@ def _given_up(pipeline: PipelineResource) -> Sequence[Mapping[str, Any]]:
     return find_abandoned_verdicts(
         pipeline.database,
         pipeline.policy,
-        ended_since=datetime.now(UTC) - timedelta(days=settings.judge_lookback_days),
-        give_up_after=settings.judge_give_up_after,
+        ended_since=datetime.now(UTC) - timedelta(days=settings.judge.lookback_days),
+        give_up_after=settings.judge.give_up_after,
     )
 
 

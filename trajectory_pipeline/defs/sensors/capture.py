@@ -1,7 +1,7 @@
 """The capture sensor compares states: what is not as the source has it is found by looking, not by remembering.
 
-Belongs here: which partitions a tick compares. Does not belong here: the query (``pipeline.stale_partitions``), and what makes
-run requests of the hours that are due (``defs.sensors.run_requests``).
+Belongs here: which partitions a tick compares. Does not belong here: the query (``pipeline.stale_partitions``), and
+what makes run requests of the hours that are due (``defs.sensors.run_requests``).
 
 A lost tick, a crash or a restored backup heals itself: the next tick sees what is not as it should be. A cursor is a
 hint of where to go on looking; delete it, and nothing is lost.
@@ -130,11 +130,11 @@ def build_capture_sensor(settings: Settings, clock: Clock | None = None) -> dg.S
 
         now = clock()
         before = Cursor.read(context.cursor)
-        hours, after = hours_to_compare(now, settings.start, before)
+        hours, after = hours_to_compare(now, settings.capture.start, before)
         began = time.monotonic()
         try:
             stale = find_stale_partitions(
-                tick_source(pipeline), pipeline.database, hours, pipeline.settings.deleted_content
+                tick_source(pipeline), pipeline.database, hours, pipeline.settings.capture.deleted_content
             )
         except SourceTimeoutError as error:
             # The smallest part that is still too much is passed over: the rest of the history must not wait for it.
@@ -149,7 +149,7 @@ def build_capture_sensor(settings: Settings, clock: Clock | None = None) -> dg.S
             after = after.faster()
         found = f"{pluralize(len(hours), 'partition')} compared, {len(stale)} differ"
         due, held_back = due_hours(context.instance, stale, CAPTURE, CAPTURE, now)
-        requested = run_requests(due, CAPTURE, settings.backfill_batch, "the source changed")
+        requested = run_requests(due, CAPTURE, settings.dagster.backfill_batch, "the source changed")
         return dg.SensorResult(
             run_requests=requested,
             asset_events=_observations(pipeline, hours_requested(requested, due)),
@@ -185,7 +185,7 @@ def _observations(pipeline: PipelineResource, hours: Sequence[datetime]) -> list
 
 def tick_source(pipeline: PipelineResource) -> "LettaSource":
     """Return the source, with no more patience than a tick may have."""
-    timeout = min(SECONDS_A_QUERY, pipeline.settings.source_timeout_seconds)
+    timeout = min(SECONDS_A_QUERY, pipeline.settings.source.timeout_seconds)
     return replace(pipeline.source, timeout_seconds=timeout)
 
 
@@ -193,4 +193,4 @@ def sensor_is_on(instance: dg.DagsterInstance, settings: Settings) -> bool:
     """Whether the capture sensor runs: as somebody set it in the UI, else as the settings have it by default."""
     states = {state.instigator_name: state for state in instance.all_instigator_state()}
     state = states.get(CAPTURE_SENSOR)
-    return settings.enable_capture if state is None else state.is_running
+    return settings.capture.enabled if state is None else state.is_running

@@ -68,7 +68,7 @@ def build_reconciliation_sensor(settings: Settings, clock: Clock | None = None) 
             )
         except PipelineError as error:
             return dg.SkipReason(str(error))
-        first, last = floor_to_hour(settings.start), floor_to_hour(now)
+        first, last = floor_to_hour(settings.capture.start), floor_to_hour(now)
         entries = {
             (entry["asset"], entry["partition_key"]): entry
             for entry in (*recent, *older)

@@ -44,16 +44,17 @@ def build_refinement_sensor(settings: Settings, clock: Clock | None = None) -> d
         default_status=default_status(settings),
         description=(
             "Requests the partitions whose trajectories lack a verdict under the current policy: quiet for"
-            f" {pluralize(settings.judge_settle_minutes, 'minute')}, not older than {pluralize(settings.judge_lookback_days, 'day')},"
-            f" as far as the budget goes ({settings.daily_budget_usd} dollars a day, UTC)."
-            + (f"\n\n**Requests nothing.** {settings.judge_disabled_reason}" if settings.judge_disabled_reason else "")
+            f" {pluralize(settings.judge.settle_minutes, 'minute')}, not older than"
+            f" {pluralize(settings.judge.lookback_days, 'day')},"
+            f" as far as the budget goes ({settings.budget.daily_usd} dollars a day, UTC)."
+            + (f"\n\n**Requests nothing.** {settings.judge.disabled_reason}" if settings.judge.disabled_reason else "")
         ),
     )
     def refinement_sensor(
         context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]
     ) -> dg.SensorResult | dg.SkipReason:
-        if settings.judge_disabled_reason:
-            return dg.SkipReason(settings.judge_disabled_reason)
+        if settings.judge.disabled_reason:
+            return dg.SkipReason(settings.judge.disabled_reason)
         from trajectory_pipeline.pipeline.pending_verdicts import find_pending_verdicts
 
         now = clock()
@@ -64,9 +65,9 @@ def build_refinement_sensor(settings: Settings, clock: Clock | None = None) -> d
                 pipeline.policy,
                 pipeline.budget,
                 now=now,
-                quiet=timedelta(minutes=settings.judge_settle_minutes),
-                horizon=timedelta(days=settings.judge_lookback_days),
-                give_up_after=settings.judge_give_up_after,
+                quiet=timedelta(minutes=settings.judge.settle_minutes),
+                horizon=timedelta(days=settings.judge.lookback_days),
+                give_up_after=settings.judge.give_up_after,
                 access=pipeline.access,
             )
         except PipelineError as error:
@@ -81,7 +82,8 @@ def build_refinement_sensor(settings: Settings, clock: Clock | None = None) -> d
             return dg.SkipReason(
                 f"Today (UTC) {spent.spent.usd:.4f} USD and {spent.spent.tokens} tokens were spent, and"
                 f" {spent.reserved.usd:.4f} USD and {spent.reserved.tokens} tokens are reserved:"
-                f" {missing.shortfall}. The rest is judged when there is room: tomorrow, or with a higher cap.{given_up}"
+                f" {missing.shortfall}. The rest is judged when there is room: tomorrow, or with a higher"
+                f" cap.{given_up}"
             )
         keys = missing.partition_keys
         found = f"{pluralize(len(keys), 'partition lacks', 'partitions lack')} verdicts"
@@ -89,13 +91,13 @@ def build_refinement_sensor(settings: Settings, clock: Clock | None = None) -> d
         hours = [
             hour
             for key in keys
-            if floor_to_hour(settings.start) <= (hour := parse_partition_key(key)) <= floor_to_hour(now)
+            if floor_to_hour(settings.capture.start) <= (hour := parse_partition_key(key)) <= floor_to_hour(now)
         ]
         # A verdict on what is being captured anew would be stale at once.
         due, held_back = due_hours(context.instance, hours, REFINEMENT, [*CAPTURE, *REFINEMENT], now)
         return dg.SensorResult(
             run_requests=run_requests(
-                due, REFINEMENT, refinement_batch(settings.backfill_batch), "verdicts are missing"
+                due, REFINEMENT, refinement_batch(settings.dagster.backfill_batch), "verdicts are missing"
             ),
             skip_reason=None if due else dg.SkipReason(f"{found}{held_back}.{given_up}"),
         )

@@ -134,4 +134,4 @@ def utc_now() -> datetime:
 
 def default_status(settings: Settings) -> dg.DefaultSensorStatus:
     """Return whether a sensor runs by default."""
-    return dg.DefaultSensorStatus.RUNNING if settings.enable_capture else dg.DefaultSensorStatus.STOPPED
+    return dg.DefaultSensorStatus.RUNNING if settings.capture.enabled else dg.DefaultSensorStatus.STOPPED

@@ -3,10 +3,10 @@
 Belongs here: that process, and nothing that others import. Does not belong here: starting it (``launch``), and how a
 server is stopped (``postmaster``).
 
-Run as ``python -m trajectory_pipeline.demo.embedded_postgres.watchdog FOLDER DATA``. It waits for ``in-use.lock``, which the
-kernel grants when the last user is gone, even by ``kill -9``. It is a session of its own, so a Ctrl-C meant for the
-owner does not reach it; and it does not end on a polite signal, because a server without it would be left behind when
-a supervisor asks a whole group of processes to end.
+Run as ``python -m trajectory_pipeline.demo.embedded_postgres.watchdog FOLDER DATA``. It waits for ``in-use.lock``,
+which the kernel grants when the last user is gone, even by ``kill -9``. It is a session of its own, so a Ctrl-C meant
+for the owner does not reach it; and it does not end on a polite signal, because a server without it would be left
+behind when a supervisor asks a whole group of processes to end.
 """
 
 import fcntl

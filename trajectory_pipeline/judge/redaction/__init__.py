@@ -1,0 +1,1 @@
+"""Redaction of what is sent to the judge."""

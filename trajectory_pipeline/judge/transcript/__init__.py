@@ -1,0 +1,1 @@
+"""The transcript that the judge reads."""

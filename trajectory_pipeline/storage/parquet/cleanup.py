@@ -1,7 +1,7 @@
 """Which Parquet files there are, and removing those of a partition.
 
-Belongs here: listing and removing. Does not belong here: writing and reading (``storage.parquet.store``), and which are removed
-(``maintenance.retention``).
+Belongs here: listing and removing. Does not belong here: writing and reading (``storage.parquet.store``), and which
+are removed (``maintenance.retention``).
 """
 
 import contextlib
@@ -114,6 +114,7 @@ def _looking_after(doing: str, target: str) -> Iterator[None]:
     # Each kind of storage has errors of its own: botocore's are no OSError.
     except Exception as error:
         raise SinkError(
-            f"{doing} {target} failed: {storage_error(error)}. Check TRAJECTORY_STORAGE_URI, and that this user may list and"
+            f"{doing} {target} failed: {storage_error(error)}. Check TRAJECTORY_STORAGE_URI, and that this user may"
+            " list and"
             " remove files there, then prune again."
         ) from error

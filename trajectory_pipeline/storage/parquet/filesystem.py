@@ -57,7 +57,8 @@ def translating_write_errors(target: str) -> Iterator[None]:
     # Each kind of storage has errors of its own: botocore's are no OSError.
     except Exception as error:
         raise SinkError(
-            f"Writing {target} failed: {storage_error(error)}. The former file, if any, is untouched. Check that there is space"
+            f"Writing {target} failed: {storage_error(error)}. The former file, if any, is untouched. Check that"
+            " there is space"
             " and that this user or these credentials may write there (TRAJECTORY_STORAGE_URI), then materialise again."
         ) from error
 
@@ -69,7 +70,8 @@ def translating_read_errors(target: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise SinkError(
-            f"Reading {target} failed: {storage_error(error)}. Check TRAJECTORY_STORAGE_URI, and that this user or these"
+            f"Reading {target} failed: {storage_error(error)}. Check TRAJECTORY_STORAGE_URI, and that this user or"
+            " these"
             " credentials may read there; if the file is damaged, materialise the partition again."
         ) from error
 

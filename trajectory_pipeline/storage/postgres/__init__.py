@@ -1,0 +1,1 @@
+"""The schema ``trajectory`` in Postgres."""

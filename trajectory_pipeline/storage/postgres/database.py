@@ -1,7 +1,8 @@
 """The trajectory database: its connections, one partition's transaction at a time, and what is read back.
 
 Belongs here: opening the database, and statements that read trajectories, the ledger and the quarantine. Does not
-belong here: what a partition writes (``storage.postgres.partition_writer``), verdicts (``storage.postgres.verdicts``), and what a row means.
+belong here: what a partition writes (``storage.postgres.partition_writer``), verdicts
+(``storage.postgres.verdicts``), and what a row means.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

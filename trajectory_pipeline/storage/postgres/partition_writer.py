@@ -1,7 +1,8 @@
 """One partition's transaction: its lock, its rows, its ledger entry; all of it is seen at once, or nothing.
 
 Belongs here: every statement that writes trajectories, the ledger and the quarantine of a partition. Does not belong
-here: connections and what is read back (``storage.postgres.database``), verdicts (``storage.postgres.verdicts``), and what a row means.
+here: connections and what is read back (``storage.postgres.database``), verdicts (``storage.postgres.verdicts``), and
+what a row means.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,7 +63,8 @@ _RECORD = (
 
 _KEEP_IN_QUARANTINE = (
     "INSERT INTO trajectory.quarantine (run_id, partition_key, json_path, error, raw, steps, messages, first_seen_at,"
-    " last_seen_at) VALUES (%(run_id)s, %(key)s, %(json_path)s, %(error)s, %(raw)s, %(steps)s, %(messages)s, now(), now())"
+    " last_seen_at) VALUES (%(run_id)s, %(key)s, %(json_path)s, %(error)s, %(raw)s, %(steps)s, %(messages)s, now(),"
+    " now())"
     " ON CONFLICT (run_id) DO UPDATE SET partition_key = EXCLUDED.partition_key, json_path = EXCLUDED.json_path,"
     " error = EXCLUDED.error, raw = EXCLUDED.raw, steps = EXCLUDED.steps, messages = EXCLUDED.messages,"
     " last_seen_at = EXCLUDED.last_seen_at"

@@ -1,7 +1,8 @@
 """Verdicts in the trajectory database: policies and verdicts, each stored when it is known.
 
 Belongs here: every statement against those tables that writes, and reading what is shown of a task. Does not belong
-here: how a verdict is reached (``refinement``), what is due (``storage.postgres.verdict_status``), and calls (``storage.postgres.spend_ledger``).
+here: how a verdict is reached (``refinement``), what is due (``storage.postgres.verdict_status``), and calls
+(``storage.postgres.spend_ledger``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,7 +107,8 @@ class VerdictStore:
             " VALUES ({values}, clock_timestamp(), clock_timestamp(), %(failed)s::int, now() + %(pause)s::interval)"
             " ON CONFLICT (run_id, verdict_key) DO UPDATE SET {updates}, updated_at = clock_timestamp(),"
             " failures = v.failures + EXCLUDED.failures,"
-            " next_attempt_at = now() + least(%(pause)s::interval * power(2, least(v.failures, 20)), %(longest)s::interval)"
+            " next_attempt_at = now() + least(%(pause)s::interval * power(2, least(v.failures, 20)),"
+            " %(longest)s::interval)"
             " WHERE v.erased OR v.error_class = %(denied)s OR NOT (v.verdict_status = ANY(%(final)s)"
             " OR v.verdict_status = 'quarantined' AND v.next_attempt_at > clock_timestamp())"
         ).format(

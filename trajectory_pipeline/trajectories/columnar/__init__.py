@@ -1,0 +1,1 @@
+"""Conversion of well-formed runs, a column at a time."""

@@ -20,6 +20,7 @@ from trajectory_pipeline.defs.sensors.capture import build_capture_sensor
 from trajectory_pipeline.defs.sensors.run_requests import PAUSE_AFTER_FAILURE, RUNS_A_TICK
 from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline_tests.conftest import change_settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
 from trajectory_pipeline_tests.defs.running import add_run, ask, do, requested, run
 
@@ -61,20 +62,21 @@ def test_empty_sinks_lack_every_partition_with_runs_and_no_other(
 def test_a_history_that_is_captured_is_left_alone(captured: Settings, instance: dg.DagsterInstance) -> None:
     result = tick(captured, instance)
     assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 differ.")
-    assert result.cursor == partition_key(captured.start)
+    assert result.cursor == partition_key(captured.capture.start)
 
 
 def test_raw_rows_without_trajectories_are_not_captured(captured: Settings, instance: dg.DagsterInstance) -> None:
     do(
-        str(captured.database_url),
-        f"DELETE FROM trajectory.partitions WHERE asset = 'trajectories' AND partition_key = '{partition_key(BUSY[2])}'",
+        str(captured.storage.database_url),
+        "DELETE FROM trajectory.partitions WHERE asset = 'trajectories' AND partition_key ="
+        f" '{partition_key(BUSY[2])}'",
     )
     assert requested(tick(captured, instance)) == [BUSY[2]]
 
 
 def test_trajectories_of_former_raw_rows_are_not_captured(captured: Settings, instance: dg.DagsterInstance) -> None:
     do(
-        str(captured.database_url),
+        str(captured.storage.database_url),
         "UPDATE trajectory.partitions SET upstream_digest = 'of others'"
         f" WHERE asset = 'trajectories' AND partition_key = '{partition_key(BUSY[2])}'",
     )
@@ -82,8 +84,11 @@ def test_trajectories_of_former_raw_rows_are_not_captured(captured: Settings, in
 
 
 def test_an_empty_source_is_nothing_to_capture(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(captured.letta_pg_uri), "TRUNCATE runs CASCADE")
-    do(str(captured.database_url), "TRUNCATE trajectory.partitions, trajectory.trajectories, trajectory.run_locations")
+    do(str(captured.source.postgres_url), "TRUNCATE runs CASCADE")
+    do(
+        str(captured.storage.database_url),
+        "TRUNCATE trajectory.partitions, trajectory.trajectories, trajectory.run_locations",
+    )
     result = tick(captured, instance)
     assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 differ.")
 
@@ -94,7 +99,7 @@ def test_one_side_of_the_ledger_that_was_lost_is_made_again_also_for_an_hour_wit
 ) -> None:
     empty = NOW.replace(minute=0)
     do(
-        str(captured.database_url),
+        str(captured.storage.database_url),
         f"DELETE FROM trajectory.partitions WHERE asset = '{lost}' AND partition_key = '{partition_key(empty)}'",
     )
     assert requested(tick(captured, instance)) == [empty]
@@ -103,9 +108,11 @@ def test_one_side_of_the_ledger_that_was_lost_is_made_again_also_for_an_hour_wit
 def test_a_ledger_that_was_lost_is_made_again_also_for_hours_that_the_source_has_no_runs_of(
     captured: Settings, instance: dg.DagsterInstance
 ) -> None:
-    do(str(captured.letta_pg_uri), "TRUNCATE runs CASCADE")
-    do(str(captured.database_url), "TRUNCATE trajectory.partitions")
-    held = ask(str(captured.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories ORDER BY 1")
+    do(str(captured.source.postgres_url), "TRUNCATE runs CASCADE")
+    do(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
+    held = ask(
+        str(captured.storage.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories ORDER BY 1"
+    )
     assert [partition_key(hour) for hour in requested(tick(captured, instance))] == [row[0] for row in held] != []
 
 
@@ -143,9 +150,9 @@ OF_HOUR = (
 def test_a_change_of_one_row_makes_its_partition_due_and_no_other(
     captured: Settings, instance: dg.DagsterInstance, change: str
 ) -> None:
-    before = ask(str(captured.letta_pg_uri), f"SELECT {OF_HOUR}")
+    before = ask(str(captured.source.postgres_url), f"SELECT {OF_HOUR}")
     assert before != [(None,)]
-    do(str(captured.letta_pg_uri), change)
+    do(str(captured.source.postgres_url), change)
     result = tick(captured, instance)
     assert requested(result) == [datetime(2026, 11, 20, 14, tzinfo=UTC)]
     assert [request.tags["trajectory/reason"] for request in result.run_requests] == ["the source changed"]
@@ -157,18 +164,21 @@ def test_a_change_of_one_row_makes_its_partition_due_and_no_other(
 
 
 def test_a_run_that_moves_to_another_hour_makes_both_due(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(captured.letta_pg_uri), f"UPDATE runs SET completed_at = '2026-11-20 18:59:59.999999' WHERE id = {OF_HOUR}")
+    do(
+        str(captured.source.postgres_url),
+        f"UPDATE runs SET completed_at = '2026-11-20 18:59:59.999999' WHERE id = {OF_HOUR}",
+    )
     assert requested(tick(captured, instance)) == [NOW.replace(hour=hour, minute=0) for hour in (14, 18)]
 
 
 def test_a_run_that_ends_now_makes_the_open_hour_due(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(captured.letta_pg_uri), f"UPDATE runs SET completed_at = '2026-11-20 19:29' WHERE id = {OF_HOUR}")
+    do(str(captured.source.postgres_url), f"UPDATE runs SET completed_at = '2026-11-20 19:29' WHERE id = {OF_HOUR}")
     assert requested(tick(captured, instance)) == [NOW.replace(hour=hour, minute=0) for hour in (14, 19)]
 
 
 def test_a_run_that_is_not_over_makes_nothing_due(captured: Settings, instance: dg.DagsterInstance) -> None:
     do(
-        str(captured.letta_pg_uri),
+        str(captured.source.postgres_url),
         "INSERT INTO runs SELECT (jsonb_populate_record(r,"
         ' \'{"id": "run-going", "status": "running", "completed_at": null}\')).* FROM runs r'
         f" WHERE id = {OF_HOUR}",
@@ -177,7 +187,7 @@ def test_a_run_that_is_not_over_makes_nothing_due(captured: Settings, instance: 
 
 
 def test_what_is_materialised_is_not_due_any_more(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(captured.letta_pg_uri), f"UPDATE runs SET metadata_ = '{{\"k\": 1}}' WHERE id = {OF_HOUR}")
+    do(str(captured.source.postgres_url), f"UPDATE runs SET metadata_ = '{{\"k\": 1}}' WHERE id = {OF_HOUR}")
     [hour] = requested(tick(captured, instance))
     assert run(captured, instance, hour, assets=["terminal_runs", "trajectories"]).success
     assert requested(tick(captured, instance)) == []
@@ -187,7 +197,7 @@ def test_what_is_materialised_is_not_due_any_more(captured: Settings, instance: 
 
 
 def test_a_partition_under_way_is_not_requested_again(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(captured.database_url), "TRUNCATE trajectory.partitions")
+    do(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
     add_run(instance, dg.DagsterRunStatus.STARTED, range_tags(BUSY[1], BUSY[5]))
     add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": partition_key(BUSY[7])}, CAPTURE)
     add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": partition_key(BUSY[0])}, REFINEMENT)
@@ -197,8 +207,8 @@ def test_a_partition_under_way_is_not_requested_again(captured: Settings, instan
 def test_a_partition_that_failed_is_left_alone_for_a_while(captured: Settings, instance: dg.DagsterInstance) -> None:
     """One that cannot succeed would otherwise fail twice a minute, for ever."""
     now = datetime.now(UTC)
-    do(str(captured.database_url), "TRUNCATE trajectory.partitions")
-    do(str(captured.letta_pg_uri), f"DELETE FROM runs WHERE completed_at >= '{NOW:%Y-%m-%d %H:%M}'")
+    do(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
+    do(str(captured.source.postgres_url), f"DELETE FROM runs WHERE completed_at >= '{NOW:%Y-%m-%d %H:%M}'")
     add_run(instance, dg.DagsterRunStatus.FAILURE, range_tags(BUSY[0], BUSY[7]), CAPTURE)
     following = partition_key(BUSY[7] + HOUR)
     result = tick(captured, instance, now, following)
@@ -211,7 +221,7 @@ def test_a_partition_that_failed_is_left_alone_for_a_while(captured: Settings, i
 def test_an_unreachable_source_is_a_sentence_without_a_password(
     captured: Settings, instance: dg.DagsterInstance
 ) -> None:
-    settings = captured.model_copy(update={"letta_pg_uri": "postgresql://letta:hunter2@127.0.0.1:1/letta"})
+    settings = change_settings(captured, source__postgres_url="postgresql://letta:hunter2@127.0.0.1:1/letta")
     result = tick(settings, instance, cursor="2026-11-20-12:00")
     assert result.run_requests == []
     assert str(result.skip_message).startswith("Connecting failed at the source 127.0.0.1:1/letta: ")
@@ -221,7 +231,7 @@ def test_an_unreachable_source_is_a_sentence_without_a_password(
 
 
 def test_an_unreachable_sink_is_a_sentence_without_a_password(captured: Settings, instance: dg.DagsterInstance) -> None:
-    settings = captured.model_copy(update={"database_url": "postgresql://me:hunter2@127.0.0.1:1/agents"})
+    settings = change_settings(captured, storage__database_url="postgresql://me:hunter2@127.0.0.1:1/agents")
     result = tick(settings, instance)
     assert result.run_requests == []
     assert "127.0.0.1:1/agents" in str(result.skip_message)
@@ -232,7 +242,7 @@ def test_a_source_that_is_slow_is_given_up_before_the_daemon_gives_up_on_the_tic
     captured: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trajectory_pipeline.defs.sensors.capture.SECONDS_A_QUERY", 1)
-    with psycopg.connect(str(captured.letta_pg_uri)) as connection:
+    with psycopg.connect(str(captured.source.postgres_url)) as connection:
         connection.execute("LOCK TABLE steps")
         result = tick(captured, instance)
         again = tick(captured, instance, cursor=result.cursor)
@@ -245,7 +255,7 @@ def test_a_source_that_is_slow_is_given_up_before_the_daemon_gives_up_on_the_tic
     assert last.cursor == "2026-11-20-14:00 / 256"
     # A tick that took far less than its limit is followed by one that asks for more.
     monkeypatch.setattr("trajectory_pipeline.defs.sensors.capture.SECONDS_A_QUERY", 120)
-    assert tick(captured, instance, cursor=again.cursor).cursor == f"{partition_key(captured.start)} / 2"
+    assert tick(captured, instance, cursor=again.cursor).cursor == f"{partition_key(captured.capture.start)} / 2"
 
 
 def test_a_source_that_takes_the_connection_and_says_nothing_is_given_up(
@@ -253,7 +263,7 @@ def test_a_source_that_takes_the_connection_and_says_nothing_is_given_up(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://letta:hunter2@127.0.0.1:{silent.getsockname()[1]}/letta?connect_timeout=2"
-        result = tick(captured.model_copy(update={"letta_pg_uri": url}), instance, cursor="2026-11-20-12:00")
+        result = tick(change_settings(captured, source__postgres_url=url), instance, cursor="2026-11-20-12:00")
     assert result.run_requests == []
     assert str(result.skip_message).startswith("Connecting failed at the source 127.0.0.1:")
     assert "timeout" in str(result.skip_message)
@@ -263,8 +273,9 @@ def test_a_request_over_a_range_and_over_one_hour_are_both_what_dagster_takes(
     captured: Settings, instance: dg.DagsterInstance
 ) -> None:
     do(
-        str(captured.database_url),
-        f"DELETE FROM trajectory.partitions WHERE partition_key IN ('{partition_key(BUSY[0])}', '{partition_key(BUSY[4])}',"
+        str(captured.storage.database_url),
+        f"DELETE FROM trajectory.partitions WHERE partition_key IN ('{partition_key(BUSY[0])}',"
+        f" '{partition_key(BUSY[4])}',"
         f" '{partition_key(BUSY[5])}')",
     )
     pair, single = tick(captured, instance).run_requests
@@ -278,8 +289,8 @@ def test_a_request_over_a_range_and_over_one_hour_are_both_what_dagster_takes(
 
 
 def test_a_batch_of_one_requests_a_run_for_each_partition(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(captured.database_url), "TRUNCATE trajectory.partitions")
-    settings = captured.model_copy(update={"backfill_batch": 1})
+    do(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
+    settings = change_settings(captured, dagster__backfill_batch=1)
     result = tick(settings, instance)
     assert [request.partition_key for request in result.run_requests] == [
         partition_key(hour) for hour in reversed(BUSY)

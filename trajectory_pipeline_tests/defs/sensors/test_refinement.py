@@ -20,7 +20,7 @@ from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
-from trajectory_pipeline_tests.conftest import with_judge
+from trajectory_pipeline_tests.conftest import change_settings, with_judge
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
 from trajectory_pipeline_tests.defs.running import add_run, ask, do, requested, run
 
@@ -97,21 +97,21 @@ def test_a_final_verdict_of_any_kind_is_one(ready: Settings, instance: dg.Dagste
 
 def test_a_verdict_under_another_policy_is_none(ready: Settings, instance: dg.DagsterInstance) -> None:
     add_verdicts(ready, "judged")
-    other = ready.model_copy(update={"judge_model": "simulated-judge-obedient"})
+    other = change_settings(ready, judge__model="simulated-judge-obedient")
     assert requested(tick(other, instance)) == BUSY
 
 
 def test_a_verdict_on_former_content_is_none(ready: Settings, instance: dg.DagsterInstance) -> None:
     add_verdicts(ready, "judged")
     do(
-        str(ready.database_url),
+        str(ready.storage.database_url),
         f"UPDATE trajectory.trajectories SET content_digest = 'new' WHERE partition_key = '{partition_key(BUSY[3])}'",
     )
     assert requested(tick(ready, instance)) == [BUSY[3]]
 
 
 def test_what_was_deleted_at_the_source_is_not_judged(ready: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(ready.database_url), "UPDATE trajectory.trajectories SET deleted_at = now()")
+    do(str(ready.storage.database_url), "UPDATE trajectory.trajectories SET deleted_at = now()")
     assert requested(tick(ready, instance)) == []
 
 
@@ -130,7 +130,7 @@ def test_a_trajectory_that_just_changed_is_left_until_it_is_quiet(
     ready: Settings, instance: dg.DagsterInstance
 ) -> None:
     do(
-        str(ready.database_url),
+        str(ready.storage.database_url),
         f"UPDATE trajectory.trajectories SET updated_at = '{NOW - timedelta(minutes=5)}'"
         f" WHERE partition_key = '{partition_key(BUSY[1])}'",
         f"UPDATE trajectory.trajectories SET updated_at = '{NOW - timedelta(minutes=4, seconds=59)}'"
@@ -144,37 +144,37 @@ def test_runs_older_than_the_horizon_are_left_to_an_explicit_backfill(
     ready: Settings, instance: dg.DagsterInstance
 ) -> None:
     do(
-        str(ready.database_url),
+        str(ready.storage.database_url),
         "UPDATE trajectory.trajectories SET end_time = end_time - interval '8 days'"
         f" WHERE partition_key < '{partition_key(BUSY[5])}'",
     )
     assert requested(tick(ready, instance)) == BUSY[5:]
-    assert requested(tick(ready.model_copy(update={"judge_lookback_days": 30}), instance)) == BUSY
+    assert requested(tick(change_settings(ready, judge__lookback_days=30), instance)) == BUSY
 
 
 def test_a_chain_is_judged_anew_when_only_its_earlier_run_changed(
     ready: Settings, instance: dg.DagsterInstance
 ) -> None:
     (first, second), *_ = ask(
-        str(ready.database_url),
+        str(ready.storage.database_url),
         "SELECT a.run_id, b.run_id FROM trajectory.trajectories a JOIN trajectory.trajectories b"
         " ON b.continues_run_id = a.run_id ORDER BY 1 LIMIT 1",
     )
     add_verdicts(ready, "judged")
     do(
-        str(ready.database_url),
+        str(ready.storage.database_url),
         f"UPDATE trajectory.trajectories SET content_digest = 'new' WHERE run_id = '{first}'",
         f"UPDATE trajectory.trajectories SET end_time = end_time - interval '30 days' WHERE run_id = '{first}'",
     )
     ((key,),) = ask(
-        str(ready.database_url), f"SELECT partition_key FROM trajectory.trajectories WHERE run_id = '{second}'"
+        str(ready.storage.database_url), f"SELECT partition_key FROM trajectory.trajectories WHERE run_id = '{second}'"
     )
     assert [partition_key(hour) for hour in requested(tick(ready, instance))] == [key]
 
 
 def test_a_partition_whose_counts_did_not_agree_is_skipped(ready: Settings, instance: dg.DagsterInstance) -> None:
     do(
-        str(ready.database_url),
+        str(ready.storage.database_url),
         "UPDATE trajectory.partitions SET result = 'inconsistent' WHERE asset = 'trajectories'"
         f" AND partition_key = '{partition_key(BUSY[2])}'",
     )
@@ -186,7 +186,7 @@ def test_a_partition_whose_counts_did_not_agree_is_skipped(ready: Settings, inst
 
 def spend(settings: Settings, dollars: str, at: datetime, *, scope: str = "day", suffix: str = "") -> None:
     do(
-        str(settings.database_url),
+        str(settings.storage.database_url),
         "INSERT INTO trajectory.spend_totals (scope, scope_key, calls, reserved_usd, spent_usd, reserved_tokens,"
         f" spent_tokens, updated_at) VALUES ('{scope}', '{at:%Y-%m-%d}{suffix}', 1, 0.25, {dollars}, 0, 0, now())",
     )
@@ -205,7 +205,7 @@ def test_a_spent_budget_leaves_the_rest_for_tomorrow(ready: Settings, instance: 
         " tomorrow, or with a higher cap."
     )
     assert requested(tick(ready, instance, NOW + timedelta(days=1))) == BUSY
-    raised = ready.model_copy(update={"daily_budget_usd": Decimal("5.1")})
+    raised = change_settings(ready, budget__daily_usd=Decimal("5.1"))
     assert requested(tick(raised, instance)) == BUSY
 
 
@@ -214,16 +214,16 @@ def test_what_a_cap_held_back_comes_back_when_there_is_room(ready: Settings, ins
     assert requested(tick(ready, instance)) == BUSY
     spend(ready, "4.5", NOW)
     assert requested(tick(ready, instance)) == []
-    assert requested(tick(ready.model_copy(update={"daily_budget_usd": Decimal(6)}), instance)) == BUSY
+    assert requested(tick(change_settings(ready, budget__daily_usd=Decimal(6)), instance)) == BUSY
 
 
 def test_an_organisation_that_has_spent_its_own_budget_waits(ready: Settings, instance: dg.DagsterInstance) -> None:
     do(
-        str(ready.database_url),
+        str(ready.storage.database_url),
         "UPDATE trajectory.trajectories SET organization_id ="
         f" CASE WHEN partition_key < '{partition_key(BUSY[5])}' THEN 'org-frugal' ELSE 'org-rich' END",
     )
-    capped = ready.model_copy(update={"organization_daily_budget_usd": Decimal(1)})
+    capped = change_settings(ready, budget__organization_daily_usd=Decimal(1))
     assert requested(tick(capped, instance)) == BUSY
     spend(capped, "0.75", NOW, scope="organization", suffix=" org-frugal")
     assert requested(tick(capped, instance)) == BUSY[5:]
@@ -233,16 +233,16 @@ def test_an_organisation_that_has_spent_its_own_budget_waits(ready: Settings, in
 def test_a_model_without_a_price_is_not_requested_and_says_what_to_do(
     ready: Settings, instance: dg.DagsterInstance
 ) -> None:
-    unpriced = ready.model_copy(update={"judge_model": "some-local-model"})
+    unpriced = change_settings(ready, judge__model="some-local-model")
     message = str(tick(unpriced, instance).skip_message)
     assert message.startswith("No price is known for the model some-local-model")
     assert "TRAJECTORY_ALLOW_UNPRICED=true" in message
-    allowed = unpriced.model_copy(update={"allow_unpriced": True})
+    allowed = change_settings(unpriced, budget__allow_unpriced=True)
     assert requested(tick(allowed, instance)) == BUSY
     spend(allowed, "0", NOW)
-    do(str(ready.database_url), "UPDATE trajectory.spend_totals SET spent_tokens = 1000000")
+    do(str(ready.storage.database_url), "UPDATE trajectory.spend_totals SET spent_tokens = 1000000")
     assert requested(tick(allowed, instance)) == BUSY
-    assert requested(tick(allowed.model_copy(update={"daily_budget_tokens": 1_000_100}), instance)) == []
+    assert requested(tick(change_settings(allowed, budget__daily_tokens=1_000_100), instance)) == []
 
 
 # ---- failures -------------------------------------------------------------------------------------------------------
@@ -251,20 +251,21 @@ def test_a_model_without_a_price_is_not_requested_and_says_what_to_do(
 def test_a_failed_verdict_is_tried_again_when_its_time_has_come(ready: Settings, instance: dg.DagsterInstance) -> None:
     add_verdicts(ready, "failed", error_class="timeout")
     ((due,),) = ask(
-        str(ready.database_url), "SELECT DISTINCT date_trunc('second', next_attempt_at) FROM trajectory.verdicts"
+        str(ready.storage.database_url),
+        "SELECT DISTINCT date_trunc('second', next_attempt_at) FROM trajectory.verdicts",
     )
     hours = (due - NOW) + timedelta(seconds=1)
-    longer = ready.model_copy(update={"judge_lookback_days": 10_000})
+    longer = change_settings(ready, judge__lookback_days=10_000)
     assert requested(tick(longer, instance, NOW + hours - timedelta(seconds=2))) == []
     assert requested(tick(longer, instance, NOW + hours)) == BUSY
 
 
 def test_what_failed_too_often_is_given_up_and_that_is_said(ready: Settings, instance: dg.DagsterInstance) -> None:
-    impatient = ready.model_copy(update={"judge_give_up_after": 1, "judge_lookback_days": 10_000})
+    impatient = change_settings(ready, judge__give_up_after=1, judge__lookback_days=10_000)
     add_verdicts(ready, "failed", error_class="timeout")
     result = tick(impatient, instance, NOW + timedelta(days=1000))
     assert result.run_requests == []
-    ((verdicts,),) = ask(str(ready.database_url), "SELECT count(*) FROM trajectory.verdicts")
+    ((verdicts,),) = ask(str(ready.storage.database_url), "SELECT count(*) FROM trajectory.verdicts")
     assert result.skip_message == (
         f"0 partitions lack verdicts. {verdicts} verdicts given up: see the check nothing_given_up."
     )
@@ -282,18 +283,18 @@ def test_a_partition_under_way_is_not_requested_again(ready: Settings, instance:
 
 def test_what_is_no_partition_any_more_fails_no_tick(ready: Settings, instance: dg.DagsterInstance) -> None:
     """TRAJECTORY_START was moved: Dagster would refuse the whole tick for one key that it does not know."""
-    later = ready.model_copy(update={"start": BUSY[4]})
+    later = change_settings(ready, capture__start=BUSY[4])
     assert requested(tick(later, instance)) == BUSY[4:]
 
 
 def test_a_database_that_is_not_migrated_is_a_sentence(
     ready: Settings, instance: dg.DagsterInstance, empty_database: str
 ) -> None:
-    result = tick(ready.model_copy(update={"database_url": empty_database}), instance)
+    result = tick(change_settings(ready, storage__database_url=empty_database), instance)
     assert result.run_requests == []
     assert str(result.skip_message).endswith("run `trajectory-pipeline migrate`.")
 
 
 def test_looking_for_missing_verdicts_changes_nothing(ready: Settings, instance: dg.DagsterInstance) -> None:
     tick(ready, instance)
-    assert ask(str(ready.database_url), "SELECT count(*) FROM trajectory.policies") == [(0,)]
+    assert ask(str(ready.storage.database_url), "SELECT count(*) FROM trajectory.policies") == [(0,)]

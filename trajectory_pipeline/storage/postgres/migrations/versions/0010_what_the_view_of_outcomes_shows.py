@@ -23,8 +23,8 @@ def upgrade() -> None:
             v.complexity, v.summary, v.lesson, v.requirements, v.decisions, v.coverage, v.model AS judge_model,
             v.simulated, v.input_tokens AS judge_input_tokens, v.output_tokens AS judge_output_tokens,
             v.cost_usd AS judge_cost_usd, v.error_class, v.error_message, v.judged_at, v.policy_id, v.verdict_key,
-            v.failure_mode_description, v.interaction_depth, v.task_complexity, v.tool_use, v.reference_value, v.failure,
-            v.learning, v.windows, v.response_format, v.shown_run_ids, v.cached_input_tokens AS
+            v.failure_mode_description, v.interaction_depth, v.task_complexity, v.tool_use, v.reference_value,
+            v.failure, v.learning, v.windows, v.response_format, v.shown_run_ids, v.cached_input_tokens AS
             judge_cached_input_tokens, v.attempts AS judge_calls, v.failures, v.next_attempt_at, v.raw_response,
             (SELECT count(*) FROM trajectory.verdict_attempts a WHERE a.verdict_key = v.verdict_key
                 AND a.run_id = v.run_id AND a.purpose = 'repair') AS judge_repairs,
