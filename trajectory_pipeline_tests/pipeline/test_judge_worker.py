@@ -34,6 +34,12 @@ RUNS = sample_partitions()[HOUR]
 
 
 @pytest.fixture
+def pipeline(pipeline: Pipeline, judge: SimulatedJudge) -> Pipeline:
+    pipeline.judge_url = judge.base_url
+    return pipeline
+
+
+@pytest.fixture
 def captured(pipeline: Pipeline) -> Pipeline:
     pipeline.capture(HOUR)
     return pipeline
