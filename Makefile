@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-once dev test simulate moods bench bench-full lint types docs lock clean
+.PHONY: help setup demo demo-once dev test test-fast simulate fault-scenarios bench bench-full lint types imports docs architecture lock clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ dev: setup  ## The Dagster UI on your own databases (see the README).
 test: setup  ## All tests, on two cores (about ten minutes).
 	@exec $(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-fast: setup  ## The tests that start no server and no process (half a minute): run it between two edits.
+	@exec $(BIN)/python -m pytest --fast -q -n 2 --dist loadfile
+
 SEEDS ?= 200
 FIRST_SEED ?= 1
 JOBS ?= 1
@@ -63,6 +66,12 @@ lint: setup  ## Linter and formatter, as CI runs them.
 
 types: setup  ## Type checker, as CI runs it.
 	@$(BIN)/mypy
+
+imports: setup  ## Import contracts (layers of the packages), as CI runs them.
+	@$(BIN)/lint-imports --no-cache
+
+architecture: setup  ## Draw the picture of the packages in docs/architecture.md anew from the imports.
+	@$(BIN)/python docs/draw_architecture.py docs/architecture.md
 
 docs: setup  ## Write docs/data-dictionary.md and docs/settings.md anew from the declarations.
 	@$(BIN)/python -m trajectory_pipeline.schema.data_dictionary docs

@@ -7,10 +7,12 @@ databases of its own, cloned from a template, so that no test sees what another 
 import itertools
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from pydantic import SecretStr
 
@@ -26,10 +28,44 @@ API_KEY = "sk-must-never-be-seen"
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-def pytest_configure() -> None:
-    """Let processes of the tests hear Ctrl-C: a shell has its background jobs, and so their children, ignore it."""
+SERVER_FIXTURES = frozenset({"postgres_server", "running_judge"})
+"""A test that uses one of them, directly or not, needs a server."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="only tests that start no server and no process")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Restore Ctrl-C for the processes of the tests: a shell makes its background jobs ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Between two edits a few examples of each property are enough; `make test` draws them all.
+    hypothesis.settings.register_profile("fast", max_examples=15)
+    if config.getoption("--fast"):
+        hypothesis.settings.load_profile("fast")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server, and leave out what ``--fast`` leaves out."""
+    for item in items:
+        if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
+    if config.getoption("--fast"):
+        slow = [item for item in items if any(item.get_closest_marker(name) for name in ("server", "process", "slow"))]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in set(slow)]
+
+
+@pytest.fixture(autouse=True)
+def _no_process_when_fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test that starts a process under ``--fast``: its module lacks ``pytest.mark.process``."""
+    if request.config.getoption("--fast"):
+
+        def refuse(*_: object, **__: object) -> None:
+            pytest.fail("this test starts a process: mark it with pytest.mark.process")
+
+        monkeypatch.setattr(subprocess, "Popen", refuse)
 
 
 @pytest.fixture(scope="session")

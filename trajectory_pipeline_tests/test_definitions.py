@@ -22,6 +22,8 @@ from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import setting_fields
 from trajectory_pipeline_tests.conftest import make_settings
 
+pytestmark = pytest.mark.process
+
 PROJECT = Path(__file__).parents[1]
 TABLES = {"terminal_runs": TERMINAL_RUNS, "trajectories": TRAJECTORIES, "refined_outcomes": REFINED_OUTCOMES}
 SOURCES = {"letta/runs", "letta/steps", "letta/messages"}

@@ -15,6 +15,8 @@ from trajectory_pipeline.cli.dagster_processes import (
 )
 from trajectory_pipeline.errors import PipelineError, SettingsError
 
+pytestmark = pytest.mark.process
+
 PROJECT = Path(__file__).parents[2]
 
 

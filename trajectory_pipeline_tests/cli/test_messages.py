@@ -49,6 +49,7 @@ def test_the_help_of_materialize_states_the_exit_codes_and_the_range(run_command
         assert said in words
 
 
+@pytest.mark.process
 def test_help_needs_no_dagster_and_is_there_at_once() -> None:
     done = subprocess.run(
         [

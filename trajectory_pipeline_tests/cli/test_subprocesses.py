@@ -17,6 +17,8 @@ import pytest
 from trajectory_pipeline.cli import subprocesses
 from trajectory_pipeline.cli.subprocesses import SupervisedProcess, stop_all
 
+pytestmark = pytest.mark.process
+
 COMMAND = """
 import os, signal, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", sys.argv[1]])

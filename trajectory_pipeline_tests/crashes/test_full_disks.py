@@ -25,6 +25,8 @@ from trajectory_pipeline_tests.crashes.worker import mark
 from trajectory_pipeline_tests.demo.embedded_postgres.processes import postmaster_pid
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
+pytestmark = pytest.mark.process
+
 Mount = Callable[[str, str], Path]
 
 

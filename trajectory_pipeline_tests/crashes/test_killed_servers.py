@@ -20,6 +20,8 @@ from trajectory_pipeline_tests.crashes.processes import Workers, wait_until
 from trajectory_pipeline_tests.demo.embedded_postgres.processes import postmaster_pid
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:

@@ -16,6 +16,8 @@ from trajectory_pipeline_tests.crashes.processes import Workers, wait_until
 from trajectory_pipeline_tests.crashes.worker import mark
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
+pytestmark = pytest.mark.process
+
 KILLS = 6
 
 

@@ -21,6 +21,8 @@ from trajectory_pipeline_tests.crashes.processes import wait_until, workers
 from trajectory_pipeline_tests.crashes.wire import Wire
 from trajectory_pipeline_tests.crashes.worker import Stored, mark
 
+pytestmark = pytest.mark.process
+
 
 def test_the_whole_pipeline_stands_on_object_storage(stored: Stored, client: Any, s3_wire: Wire) -> None:
     puts: list[bytes] = []

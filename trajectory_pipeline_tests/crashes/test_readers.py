@@ -19,6 +19,8 @@ from trajectory_pipeline_tests.crashes.processes import Workers
 from trajectory_pipeline_tests.crashes.worker import mark
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
+pytestmark = pytest.mark.process
+
 VERSIONS = 60
 BUSY = max(sample_partitions().items(), key=lambda item: item[1])[0]
 

@@ -27,6 +27,8 @@ from trajectory_pipeline.settings import Settings, sqlalchemy_url
 from trajectory_pipeline_tests.defs.conftest import BUSY
 from trajectory_pipeline_tests.defs.running import ASSETS, ask, do, materializations
 
+pytestmark = pytest.mark.process
+
 CAPTURED, MISSING = BUSY[6:], BUSY[4:6]
 PROJECT = Path(__file__).parents[2]
 

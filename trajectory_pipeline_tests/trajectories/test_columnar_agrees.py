@@ -64,6 +64,7 @@ def test_they_agree_on_the_whole_sample_and_few_of_its_runs_take_the_long_way() 
     assert conversion.reference_path_count <= surrogates + 2
 
 
+@pytest.mark.slow
 @given(st.lists(raw_runs(), min_size=1, max_size=3))
 @settings(max_examples=150)
 def test_they_agree_on_runs_of_any_shape(raws: list[Raw]) -> None:

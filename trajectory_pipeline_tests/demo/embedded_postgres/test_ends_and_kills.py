@@ -32,6 +32,8 @@ from trajectory_pipeline_tests.demo.embedded_postgres.processes import (
     write_a_row,
 )
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("how", ["its input ends", "it is asked to end", "it is killed", "its group is killed"])
 def test_nothing_is_left_when_the_owner_ends_without_releasing(folder, how):

@@ -26,6 +26,8 @@ from trajectory_pipeline_tests.demo.embedded_postgres.processes import (
     write_a_row,
 )
 
+pytestmark = pytest.mark.process
+
 
 def test_the_first_start_makes_the_cluster_and_says_so_and_the_next_finds_the_data_at_the_same_address(new_folder):
     said = []

@@ -32,6 +32,8 @@ from trajectory_pipeline_tests.demo.embedded_postgres.processes import (
     write_a_row,
 )
 
+pytestmark = pytest.mark.process
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="about what root does; the suite is also run as root")
 needs_ordinary_user = pytest.mark.skipif(
     os.geteuid() == 0, reason="root may write everywhere; the suite is also run as an ordinary user"

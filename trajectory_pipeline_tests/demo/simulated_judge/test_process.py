@@ -20,6 +20,8 @@ from trajectory_pipeline.demo.simulated_judge.__main__ import main
 from trajectory_pipeline.demo.simulated_judge.process import serve
 from trajectory_pipeline.errors import JudgeError
 
+pytestmark = pytest.mark.process
+
 COMMAND = [sys.executable, "-m", "trajectory_pipeline.demo.simulated_judge"]
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and process groups as POSIX has them")

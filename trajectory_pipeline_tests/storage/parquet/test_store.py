@@ -187,6 +187,7 @@ def test_a_reader_sees_whole_versions_while_they_are_replaced(store: ParquetStor
     assert versions <= {(f"v{version}-0", f"v{version}-1") for version in range(51)}
 
 
+@pytest.mark.process
 def test_what_a_killed_writer_left_is_removed_and_never_read(store: ParquetStore, tmp_path: Path) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
     program = f"""

@@ -1,0 +1,64 @@
+"""Write the picture of the packages into docs/architecture.md: `make architecture`.
+
+The layers come from the import contract in ``pyproject.toml``; the arrows come from the imports themselves, so the
+picture cannot disagree with the code. Arrows to the ground layer are left out: every package imports it.
+"""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import grimp
+
+PACKAGE = "trajectory_pipeline"
+BEGIN, END = "<!-- begin: make architecture -->", "<!-- end: make architecture -->"
+
+
+def layers(pyproject: Path) -> list[list[str]]:
+    """Return the layers of the import contract, top first, each as the names of its packages."""
+    contracts = tomllib.loads(pyproject.read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    contract = next(contract for contract in contracts if contract["type"] == "layers")
+    return [[name.strip() for name in re.split("[|:]", line)] for line in contract["layers"]]
+
+
+def arrows() -> set[tuple[str, str]]:
+    """Return the pairs (importer, imported) of top-level packages and modules."""
+    graph = grimp.build_graph(PACKAGE)
+    found = set()
+    for importer in graph.modules:
+        for imported in graph.find_modules_directly_imported_by(importer):
+            pair = tuple(name.removeprefix(f"{PACKAGE}.").partition(".")[0] for name in (importer, imported))
+            if pair[0] != pair[1] and PACKAGE not in pair:
+                found.add(pair)
+    return found
+
+
+def picture(stack: list[list[str]], pairs: set[tuple[str, str]]) -> str:
+    """Return a Mermaid flowchart of the layers above the ground, with the ground as one box."""
+    *upper, ground = stack
+    shown = {name for layer in upper for name in layer}
+    lines = ["```mermaid", "flowchart TD"]
+    for number, layer in enumerate(upper):
+        lines += [f"  subgraph layer{number}[ ]", "    direction LR", *(f"    {name}" for name in layer), "  end"]
+    lines.append(f'  ground["{", ".join(sorted(ground))}"]')
+    lines += [f"  {importer} --> {imported}" for importer, imported in sorted(pairs) if {importer, imported} <= shown]
+    return "\n".join([*lines, f"  {upper[-1][0]} --> ground", "```"])
+
+
+def main(page: Path) -> None:
+    """Replace the text between the two markers of the page.
+
+    Raises:
+        SystemExit: the page has no markers.
+    """
+    text = page.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        sys.exit(f"{page} has no line {BEGIN} and {END}: add both where the picture belongs.")
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    drawn = picture(layers(Path("pyproject.toml")), arrows())
+    page.write_text(f"{before}{BEGIN}\n{drawn}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
