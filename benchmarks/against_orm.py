@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from benchmarks.bench import FIRST_HOUR, Bench, capture, one_partition
 from benchmarks.measuring import Result, timed
-from trajectory_pipeline.settings import sqlalchemy_url
+from trajectory_pipeline.urls import sqlalchemy_url
 
 # A commit for each run would mostly measure the disk.
 _RUNS_A_COMMIT = 100

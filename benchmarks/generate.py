@@ -12,7 +12,7 @@ import click
 
 from benchmarks.letta_database.load import Wanted, generate
 from trajectory_pipeline.demo import embedded_postgres
-from trajectory_pipeline.settings import normalize_postgres_url
+from trajectory_pipeline.urls import normalize_postgres_url
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})

@@ -12,7 +12,7 @@ from benchmarks.bench import FIRST_HOUR, Bench, Sinks, capture_in_child
 from benchmarks.letta_database.load import Wanted
 from benchmarks.measuring import Child, Result, in_child
 from trajectory_pipeline.partition_keys import HOUR
-from trajectory_pipeline.settings import sqlalchemy_url
+from trajectory_pipeline.urls import sqlalchemy_url
 
 _PROFILED = 48
 _PARTS = (

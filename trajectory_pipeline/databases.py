@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from trajectory_pipeline.errors import EmbeddedPostgresError
-from trajectory_pipeline.settings import Settings, sqlalchemy_url
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.urls import sqlalchemy_url
 
 if TYPE_CHECKING:
     from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer

@@ -84,7 +84,7 @@ def parse_json(text: str | None, place: str, escapes: EscapedPaths) -> Any:
         )
     except ValueError as error:
         raise ConversionError(place, f"is not valid JSON: {error}") from None
-    return _storable(value, place, escapes)
+    return storable_value(value, place, escapes)
 
 
 def parse_array_of_objects(text: str | None, place: str, escapes: EscapedPaths) -> list[dict[str, Any]]:
@@ -254,17 +254,20 @@ def _integer(text: str) -> int | Decimal:
     return int(text) if len(text) <= _MAX_INT_DIGITS else Decimal(text)
 
 
-def _storable(value: Any, place: str, escapes: EscapedPaths) -> Any:
+def storable_value(value: Any, place: str = "", escapes: EscapedPaths | None = None) -> Any:
+    """Return a JSON value with ``storable_text`` applied to its strings and keys; add changed paths to ``escapes``."""
     if isinstance(value, str):
         safe = storable_text(value)
-        if safe is not value:
+        if safe is not value and escapes is not None:
             escapes.paths.append(place)
         return safe
     if isinstance(value, list):
-        return [_storable(item, f"{place}[{index}]", escapes) for index, item in enumerate(value)]
+        return [storable_value(item, f"{place}[{index}]", escapes) for index, item in enumerate(value)]
     if isinstance(value, dict):
         return {
-            _storable(key, f"{place} (key)", escapes): _storable(item, f"{place}.{storable_text(key)}", escapes)
+            storable_value(key, f"{place} (key)", escapes): storable_value(
+                item, f"{place}.{storable_text(key)}", escapes
+            )
             for key, item in value.items()
         }
     return value

@@ -1,18 +1,17 @@
 """All settings: typed, in groups, read from the environment on request and never at import time."""
 
 import os
-import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trajectory_pipeline.errors import SettingsError
+from trajectory_pipeline.urls import check_endpoint_url, normalize_postgres_url
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -26,62 +25,6 @@ _RENAMED = {
     "TRAJECTORY_HORIZON_DAYS": "TRAJECTORY_JUDGE_LOOKBACK_DAYS",
     "TRAJECTORY_JUDGE_MAX_ANSWER_TOKENS": "TRAJECTORY_JUDGE_MAX_RESPONSE_TOKENS",
 }
-
-
-def normalize_postgres_url(url: str) -> str:
-    """Return a Postgres URL as libpq and our engines take it: ``postgresql://…``, without a driver.
-
-    Raises:
-        ValueError: it is no Postgres URL, or names no host or database.
-    """
-    match = re.match(r"^(postgres|postgresql)(\+[a-z0-9_]+)?://", url)
-    if not match:
-        raise ValueError("must look like postgresql://user:password@host:5432/database")
-    normal = "postgresql://" + url[match.end() :]
-    if _misread(normal):
-        raise ValueError(
-            "holds a character that must be percent-encoded in a user name or password (/ is %2F, @ is %40, % is %25)"
-        )
-    form = "it must look like postgresql://user:password@host:5432/database"
-    try:
-        parts = urlsplit(normal)
-    except ValueError:
-        raise ValueError(f"has a host that cannot be read; {form}") from None
-    try:
-        _ = parts.port
-    except ValueError:
-        raise ValueError(f"has a port that is not a number; {form}") from None
-    if not parts.path.strip("/"):
-        raise ValueError(f"names no database; {form}")
-    return normal
-
-
-def _misread(url: str) -> bool:
-    """Whether a piece of the password would be taken for a host, a port or a database, and be shown as one."""
-    login, at, address = url.partition("://")[2].partition("?")[0].partition("@")
-    malformed = re.search(r"%(?![0-9a-fA-F]{2})", url) is not None
-    return malformed or (bool(at) and ("/" in login or "#" in login)) or "@" in address
-
-
-def sqlalchemy_url(url: str, driver: str) -> str:
-    """Return a normalised URL for SQLAlchemy with a driver (``psycopg``, or ``psycopg2`` for Dagster's storage)."""
-    return "postgresql+" + driver + url.removeprefix("postgresql")
-
-
-def without_password(url: str) -> str:
-    """Return a database URL as it may be shown: ``host:port/database``, no user and no password."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or 5432
-    except ValueError:
-        return "(unreadable URL)"
-    if _misread(url):
-        return "(unreadable URL)"
-    return f"{parts.hostname or 'localhost'}:{port}{parts.path}"
-
-
-def _url(value: str) -> str:
-    return normalize_postgres_url(value)
 
 
 def _utc(value: object) -> object:
@@ -101,22 +44,14 @@ def _blank_is_unset(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-def _http_url(value: str) -> str:
-    if not re.match(r"^https?://[^/?#]", value):
-        raise ValueError("must look like https://host/v1 (with http:// or https://)")
-    if "@" in value:
-        raise ValueError("must hold no user and no password: the key goes into OPENAI_API_KEY")
-    return value
-
-
 def _ids(value: object) -> object:
     return frozenset(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
-PostgresUrl = Annotated[str, AfterValidator(_url)]
+PostgresUrl = Annotated[str, AfterValidator(normalize_postgres_url)]
 OptionalUrl = Annotated[PostgresUrl | None, BeforeValidator(_blank_is_unset)]
 OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
-OptionalHttpUrl = Annotated[Annotated[str, AfterValidator(_http_url)] | None, BeforeValidator(_blank_is_unset)]
+OptionalHttpUrl = Annotated[Annotated[str, AfterValidator(check_endpoint_url)] | None, BeforeValidator(_blank_is_unset)]
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
 LongSecret = Annotated[Annotated[SecretStr, Field(min_length=16)] | None, BeforeValidator(_blank_is_unset)]
 Ids = Annotated[frozenset[str], NoDecode, BeforeValidator(_ids)]

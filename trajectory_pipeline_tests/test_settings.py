@@ -7,22 +7,11 @@ import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from psycopg.conninfo import conninfo_to_dict
 
 from trajectory_pipeline.errors import SettingsError
-from trajectory_pipeline.settings import (
-    Settings,
-    load_settings,
-    normalize_postgres_url,
-    setting_fields,
-    sqlalchemy_url,
-    without_password,
-)
+from trajectory_pipeline.settings import Settings, load_settings, setting_fields
 
 URL = "postgresql://me:geheim@host:5433/db"
 GROUPS = [group for _, group in Settings()]
@@ -229,61 +218,6 @@ def test_a_missing_judge_says_what_to_set(
         assert words is None
     else:
         assert missing in str(words)
-
-
-# ---- URLs ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "postgres://me:geheim@host:5433/db",
-        "postgresql://me:geheim@host:5433/db",
-        "postgresql+psycopg://me:geheim@host:5433/db",
-        "postgresql+psycopg2://me:geheim@host:5433/db",
-        "postgres+asyncpg://me:geheim@host:5433/db",
-    ],
-)
-def test_a_postgres_url_of_any_driver_becomes_one_that_libpq_takes(url: str) -> None:
-    assert normalize_postgres_url(url) == URL
-    assert normalize_postgres_url(normalize_postgres_url(url)) == URL
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        (URL, "host:5433/db"),
-        ("postgresql://host/db", "host:5432/db"),
-        ("postgresql:///db?host=/run&password=geheim", "localhost:5432/db"),
-        ("postgresql://me:geheim@[::1]:5433/db", "::1:5433/db"),
-        ("postgresql://me:1234/geheim@host/db", "(unreadable URL)"),
-        ("postgresql://me:geheim@host:x/db", "(unreadable URL)"),
-    ],
-)
-def test_a_url_is_shown_without_user_and_password(url: str, shown: str) -> None:
-    assert without_password(url) == shown
-
-
-@given(st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=6))
-def test_a_password_that_is_percent_encoded_is_accepted_and_never_shown(password: str) -> None:
-    url = normalize_postgres_url(f"postgres://me:{quote(password, safe='')}@host:5433/db")
-    assert conninfo_to_dict(url)["password"] == password
-    assert without_password(url) == "host:5433/db"
-
-
-@given(st.text(max_size=30))
-def test_what_a_person_may_type_is_taken_or_refused_in_words(typed: str) -> None:
-    def said() -> str:
-        try:
-            return without_password(normalize_postgres_url(f"postgresql://{typed}"))
-        except ValueError as error:
-            return str(error)
-
-    assert re.search(r"^(?!.*@).*/|postgresql://|percent-encoded", said(), re.DOTALL)
-
-
-def test_dagsters_own_driver_is_named_in_its_url() -> None:
-    assert sqlalchemy_url(URL, "psycopg2") == "postgresql+psycopg2://me:geheim@host:5433/db"
 
 
 def test_no_secret_stands_in_a_repr(monkeypatch: pytest.MonkeyPatch) -> None:

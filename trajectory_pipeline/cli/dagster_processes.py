@@ -15,7 +15,7 @@ from typing import Any
 
 from trajectory_pipeline.cli.subprocesses import SupervisedProcess
 from trajectory_pipeline.errors import PipelineError, SettingsError
-from trajectory_pipeline.settings import normalize_postgres_url, without_password
+from trajectory_pipeline.urls import describe_postgres, normalize_postgres_url
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 3000
@@ -91,7 +91,7 @@ def prepare_storage(home: Path, url: str) -> None:
     except Exception as error:
         first = " ".join(str(error.__cause__ or error).split())[:300]
         raise SettingsError(
-            f"Dagster's storage at {without_password(url)} cannot be used: {first}. Check DAGSTER_PG_URL."
+            f"Dagster's storage at {describe_postgres(url)} cannot be used: {first}. Check DAGSTER_PG_URL."
         ) from error
 
 

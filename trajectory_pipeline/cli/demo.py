@@ -33,10 +33,11 @@ from trajectory_pipeline.cli.run_materialization import ASSETS, MaterializationS
 from trajectory_pipeline.cli.subprocesses import SupervisedProcess, stop_all
 from trajectory_pipeline.databases import Databases, resolve_databases
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.settings import Settings, load_settings, without_password
+from trajectory_pipeline.settings import Settings, load_settings
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline.urls import describe_postgres
 
 DEMO_FOLDER = Path("data") / "demo"
 """Apart from the folder that real use takes, so that a demonstration never mixes with real data."""
@@ -212,7 +213,7 @@ def _print(
     out.print(table)
     for run_id, why in result.failures.items():
         err.print(f"Dagster run {run_id} failed: {why}", markup=False, style="red")
-    out.print(f"\n  Postgres     {without_password(endpoints.database_url)}, schema trajectory", markup=False)
+    out.print(f"\n  Postgres     {describe_postgres(endpoints.database_url)}, schema trajectory", markup=False)
     out.print(f"  Parquet      {settings.storage.parquet_location}", markup=False)
     out.print(f"  Judge        {', '.join(summary.judges) or 'none'}", markup=False)
 

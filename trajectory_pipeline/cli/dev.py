@@ -19,8 +19,9 @@ from trajectory_pipeline.cli.dagster_processes import (
 from trajectory_pipeline.cli.subprocesses import stop_all
 from trajectory_pipeline.databases import resolve_databases
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.settings import load_settings, without_password
+from trajectory_pipeline.settings import load_settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.urls import describe_postgres
 
 
 def run_dev(port: int) -> int:
@@ -37,8 +38,8 @@ def run_dev(port: int) -> int:
         with TrajectoryDatabase(endpoints.database_url).connect():
             pass
         home = dagster_home(settings.storage.data_folder)
-    out.print(f"  Source    {without_password(endpoints.letta_url)}", markup=False)
-    out.print(f"  Postgres  {without_password(endpoints.database_url)}, schema trajectory", markup=False)
+    out.print(f"  Source    {describe_postgres(endpoints.letta_url)}", markup=False)
+    out.print(f"  Postgres  {describe_postgres(endpoints.database_url)}, schema trajectory", markup=False)
     out.print(f"  Parquet   {settings.storage.parquet_location}", markup=False)
     out.print(f"  Judge     {settings.judge.disabled_reason or settings.judge.model}", markup=False)
     if unknown:

@@ -18,11 +18,12 @@ from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour
 from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
 from trajectory_pipeline.schema.raw import RUNS, TERMINAL_STATUSES
-from trajectory_pipeline.settings import Settings, load_settings, without_password
+from trajectory_pipeline.settings import Settings, load_settings
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.capture_lag import lag_since
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.text import pluralize
+from trajectory_pipeline.urls import describe_postgres
 
 _SLOW_SECONDS = 1.0
 
@@ -72,7 +73,7 @@ def _source(settings: Settings, endpoints: Databases) -> Iterator[HealthCheck]:
     try:
         with LettaSource(endpoints.letta_url, settings.source.timeout_seconds).snapshot() as snapshot:
             unknown = snapshot.catalog.unknown_columns
-            yield HealthCheck("source", "ok", f"{without_password(endpoints.letta_url)} can be read")
+            yield HealthCheck("source", "ok", f"{describe_postgres(endpoints.letta_url)} can be read")
             if unknown:
                 yield HealthCheck("source columns", "advice", f"not known, and not read: {', '.join(unknown)}")
             yield _index(snapshot)
@@ -138,7 +139,7 @@ def _database(endpoints: Databases) -> HealthCheck:
     return HealthCheck(
         "trajectory database",
         "ok",
-        f"{without_password(endpoints.database_url)}, migrated; {row['trajectories']} trajectories,"
+        f"{describe_postgres(endpoints.database_url)}, migrated; {row['trajectories']} trajectories,"
         f" {row['quarantined']} in quarantine",
     )
 

@@ -125,14 +125,15 @@ def migrate() -> None:
     """Make the schema `trajectory` in TRAJECTORY_DATABASE_URL, or bring it up to date."""
     from trajectory_pipeline.cli.console import out
     from trajectory_pipeline.databases import resolve_databases
-    from trajectory_pipeline.settings import load_settings, without_password
+    from trajectory_pipeline.settings import load_settings
     from trajectory_pipeline.storage.postgres.migrate import migrate as run_migrations
+    from trajectory_pipeline.urls import describe_postgres
 
     settings = load_settings()
     url = settings.storage.database_url or resolve_databases(settings).database_url
     before, after = run_migrations(url)
     change = f"is at revision {after}" if before == after else f"went from {before or 'nothing'} to revision {after}"
-    out.print(f"The schema trajectory in {without_password(url)} {change}.", markup=False)
+    out.print(f"The schema trajectory in {describe_postgres(url)} {change}.", markup=False)
 
 
 @main.command()

@@ -17,9 +17,10 @@ from trajectory_pipeline.databases import Databases, resolve_databases
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.settings import Settings, load_settings, without_password
+from trajectory_pipeline.settings import Settings, load_settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.text import pluralize
+from trajectory_pipeline.urls import describe_postgres
 
 
 def run(selected: Sequence[str], hours: Sequence[datetime]) -> int:
@@ -75,7 +76,7 @@ def _report(database: TrajectoryDatabase, hours: Sequence[datetime], assets: Seq
         0
     ]["runs"]
     words = f"{pluralize(len(hours), 'partition')}: {pluralize(done, 'trajectory', 'trajectories')}"
-    out.print(f"{words} in {without_password(database.url)}.", markup=False)
+    out.print(f"{words} in {describe_postgres(database.url)}.", markup=False)
     quarantined = database.rows(
         "SELECT run_id, json_path, error FROM trajectory.quarantine WHERE partition_key = ANY(%s) ORDER BY 1", [keys]
     )
@@ -125,7 +126,7 @@ def trajectory_row(database: TrajectoryDatabase, run_id: str) -> dict[str, Any]:
                 f" {quarantined['json_path']} {quarantined['error']}."
             )
         raise PipelineError(
-            f"There is no trajectory of {run_id!r} in {without_password(database.url)}: check the id (it begins with"
+            f"There is no trajectory of {run_id!r} in {describe_postgres(database.url)}: check the id (it begins with"
             " 'run-'), or materialise the hour in which the run ended."
         )
     return row

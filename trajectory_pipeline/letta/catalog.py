@@ -9,9 +9,10 @@ from functools import lru_cache
 import adbc_driver_postgresql.dbapi as adbc
 
 from trajectory_pipeline.errors import SourceError
-from trajectory_pipeline.letta.connection import describe_server, identifier, literal, literal_array, reading
+from trajectory_pipeline.letta.connection import identifier, literal, literal_array, reading
 from trajectory_pipeline.schema.raw import SOURCE_TABLES, SourceColumn, SourceTable
 from trajectory_pipeline.schema.types import Scalar
+from trajectory_pipeline.urls import describe_postgres
 
 _CAST = {Scalar.STRING: "text", Scalar.JSON: "text", Scalar.INT: "bigint", Scalar.BOOL: "boolean"}
 
@@ -159,12 +160,12 @@ def _refuse_what_lacks_the_required(catalogue: Catalog, url: str) -> None:
     table = missing[0][0]
     if table not in catalogue.columns:
         raise SourceError(
-            f"The source {describe_server(url)} has no table {table!r}: is it the database of a Letta server"
+            f"The source {describe_postgres(url)} has no table {table!r}: is it the database of a Letta server"
             " (0.12 or later)? Check the database name in LETTA_PG_URI."
         )
     columns = ", ".join(repr(column) for of, column in missing if of == table)
     raise SourceError(
-        f"The table {catalogue.schema}.{table} of the source {describe_server(url)} lacks the required column(s)"
+        f"The table {catalogue.schema}.{table} of the source {describe_postgres(url)} lacks the required column(s)"
         f" {columns}:"
         " this version of Letta is not supported (0.12 to 0.16.8 are). Check the database name in LETTA_PG_URI."
     )

@@ -13,11 +13,10 @@ from typing import Self
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
-import psycopg
 import pyarrow as pa
-from psycopg.conninfo import conninfo_to_dict
 
 from trajectory_pipeline.errors import SourceError, SourceTimeoutError
+from trajectory_pipeline.urls import describe_postgres, postgres_parameters
 
 APPLICATION_NAME = "trajectory-pipeline"
 CONNECT_TIMEOUT_SECONDS = 10
@@ -79,35 +78,6 @@ _OWN_QUERY = re.compile(r"Failed to execute query '.*': ", re.DOTALL)
 _NOISE = re.compile(r"\s*(?:Query (?:was|'|text)|SQLSTATE:).*$")
 
 
-def describe_server(url: str) -> str:
-    """Return a libpq URL as it may be shown: ``host:port/database``, no user and no password."""
-    given = _parameters(url)
-    if given is None:
-        return "(unreadable URL)"
-    hosts = (given.get("host") or given.get("hostaddr") or "localhost").split(",")
-    ports = (given.get("port") or "5432").split(",")
-    if len(ports) == 1:
-        ports *= len(hosts)
-    shown = (
-        f"[{host}]:{port or 5432}" if ":" in host else f"{host}:{port or 5432}"
-        for host, port in zip(hosts, ports, strict=False)
-    )
-    return f"{','.join(shown)}/{given.get('dbname') or ''}"
-
-
-def _parameters(url: str) -> dict[str, str] | None:
-    """Return what libpq understands a URL to say; None where it cannot, or would take a password for something else."""
-    scheme, _, rest = url.partition("://")
-    login, at, address = rest.partition("?")[0].partition("@")
-    # With a bare slash or @ in it, a piece of the password would become a host, a port or a database in messages.
-    if scheme not in ("postgresql", "postgres") or (at and "/" in login) or "@" in address:
-        return None
-    try:
-        return {name: str(value) for name, value in conninfo_to_dict(url).items()}
-    except psycopg.ProgrammingError:
-        return None
-
-
 def source_error(url: str, doing: str, error: BaseException) -> SourceError:
     """Return the sentence for a driver's error: what was being done, where, and what to do."""
     text = _told(str(error))
@@ -116,7 +86,7 @@ def source_error(url: str, doing: str, error: BaseException) -> SourceError:
         (words for pattern, words in _MESSAGE_ADVICE if pattern.search(text)), "check LETTA_PG_URI and the server's log"
     )
     kind = SourceTimeoutError if advice == _SQLSTATE_ADVICE["57014"] else SourceError
-    return kind(f"{doing} failed at the source {describe_server(url)}: {text} — {advice}.")
+    return kind(f"{doing} failed at the source {describe_postgres(url)}: {text} — {advice}.")
 
 
 def _told(message: str) -> str:
@@ -138,7 +108,7 @@ def _libpq_url(url: str) -> str:
     Raises:
         SourceError: libpq cannot read it; its own message would repeat parts of it, the password included.
     """
-    given = _parameters(url)
+    given = postgres_parameters(url)
     if given is None:
         raise SourceError(
             "LETTA_PG_URI cannot be read: a part is malformed, or a parameter after '?' is unknown. It must look"

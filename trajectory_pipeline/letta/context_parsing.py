@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from trajectory_pipeline.lossless_json import storable_text
+
 
 @dataclass(frozen=True)
 class Context:
@@ -41,7 +43,7 @@ def context_from_request(request_json: str) -> Context | None:
         tools_json = None
     if prompt is None and tools_json is None:
         return None
-    return Context(_storable(prompt), tools_json, "provider_trace")
+    return Context(prompt and storable_text(prompt), tools_json, "provider_trace")
 
 
 def context_at_capture(system_content: str | None, agent_system: str | None, tools: list[str]) -> Context | None:
@@ -61,7 +63,7 @@ def context_at_capture(system_content: str | None, agent_system: str | None, too
     prompt = prompt or agent_system or None
     if prompt is None and not tools:
         return None
-    return Context(_storable(prompt), f"[{','.join(tools)}]" if tools else None, "at_capture")
+    return Context(prompt and storable_text(prompt), f"[{','.join(tools)}]" if tools else None, "at_capture")
 
 
 def _text(value: Any) -> str | None:
@@ -71,8 +73,3 @@ def _text(value: Any) -> str | None:
         texts = [part["text"] for part in value if isinstance(part, dict) and isinstance(part.get("text"), str)]
         return "\n\n".join(texts) or None
     return None
-
-
-def _storable(text: str | None) -> str | None:
-    """Return text that every sink can hold: NUL and lone surrogates as visible escapes, as in the documents."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\u0000")

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from trajectory_pipeline.budget.caps import Budget, Cap, SpendTotals
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.judge.client.session import JudgeConfig, url_without_credentials
+from trajectory_pipeline.judge.client.session import JudgeConfig
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.lossless_json import write_json
@@ -39,6 +39,7 @@ from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as 
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, Order, judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
+from trajectory_pipeline.urls import endpoint_without_credentials
 
 _ROWS_PER_GROUP = 500
 
@@ -125,7 +126,7 @@ class JudgingRun:
         self.budget.require_price(self.judge.model, self.judge.base_url)
         policy = replace(self.policy, redaction_key=self.redaction_key or lasting_redaction_key(self.database))
         limit = RateLimit(
-            url_without_credentials(self.judge.base_url),
+            endpoint_without_credentials(self.judge.base_url),
             self.judge.model,
             self.judge.requests_per_minute,
             self.judge.tokens_per_minute,

@@ -26,7 +26,6 @@ from trajectory_pipeline.judge.client.session import (
     JudgeConfig,
     JudgeReply,
     JudgeSession,
-    url_without_credentials,
 )
 from trajectory_pipeline.judge.judge_trajectory import JudgeRequest, build_judge_request, failed, judge
 from trajectory_pipeline.judge.policy import RefinementPolicy
@@ -43,6 +42,7 @@ from trajectory_pipeline.storage.postgres.spend_ledger import CallReservation, R
 from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed, VerdictLock, live_locks, new_worker
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore
+from trajectory_pipeline.urls import endpoint_without_credentials
 
 CLAIM_SECONDS = 30.0
 """That a claim lasts longer than the call it was made for: to store the answer, or to begin the next call."""
@@ -215,7 +215,7 @@ class JudgeWorker:
     def _was_down(self) -> bool:
         judge = self.judge
         latest = latest_error_classes(
-            self.verdicts.connection, url_without_credentials(judge.base_url), judge.model, judge.breaker_after
+            self.verdicts.connection, endpoint_without_credentials(judge.base_url), judge.model, judge.breaker_after
         )
         return is_outage(latest, judge.breaker_after)
 

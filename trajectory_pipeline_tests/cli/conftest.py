@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from trajectory_pipeline.cli import console
 from trajectory_pipeline.cli.main import main
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.settings import Settings, setting_fields, sqlalchemy_url
+from trajectory_pipeline.settings import Settings, setting_fields
+from trajectory_pipeline.urls import sqlalchemy_url
 
 Command = Callable[..., Result]
 OURS = [*setting_fields(), "DAGSTER_HOME"]

@@ -20,7 +20,8 @@ from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.partition_keys import floor_to_hour
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
-from trajectory_pipeline.settings import Settings, sqlalchemy_url
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.urls import sqlalchemy_url
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
 from trajectory_pipeline_tests.defs.running import ask, do
 

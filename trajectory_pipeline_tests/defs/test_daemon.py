@@ -23,7 +23,8 @@ from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
-from trajectory_pipeline.settings import Settings, sqlalchemy_url
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.urls import sqlalchemy_url
 from trajectory_pipeline_tests.defs.conftest import BUSY
 from trajectory_pipeline_tests.defs.running import ASSETS, ask, do, materializations
 

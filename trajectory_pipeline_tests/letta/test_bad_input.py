@@ -14,8 +14,8 @@ import pytest
 
 from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.letta import snapshot as snapshots
-from trajectory_pipeline.letta.connection import describe_server
 from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.urls import describe_postgres
 from trajectory_pipeline_tests.letta.snapshots import (
     FAR_AHEAD,
     LONG_AGO,
@@ -150,7 +150,7 @@ def test_a_database_or_schema_that_the_user_may_not_enter_is_named(letta_databas
 def test_an_empty_database_is_not_lettas(empty_database: str) -> None:
     text = refusal(empty_database)
     assert text == (
-        f"The source {describe_server(empty_database)} has no table 'runs': is it the database of a Letta server"
+        f"The source {describe_postgres(empty_database)} has no table 'runs': is it the database of a Letta server"
         " (0.12 or later)?"
         " Check the database name in LETTA_PG_URI."
     )
@@ -183,7 +183,7 @@ def test_a_connection_that_dies_while_reading_is_told(
             _ = snapshot.read("Reading messages", end_itself) if mid_query else list(batches)
     text = sentence(refused.value)
     assert "terminating connection due to administrator command — the connection was lost: " in text
-    assert describe_server(letta_database) in text
+    assert describe_postgres(letta_database) in text
 
 
 def test_a_connection_that_dies_while_the_next_batch_is_read_is_told(

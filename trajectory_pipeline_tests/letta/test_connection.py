@@ -1,9 +1,9 @@
-"""URLs as libpq reads them: what they bring is kept, what they lack is added, and how a place is shown."""
+"""URLs as libpq reads them: what they bring is kept, what they lack is added; and what is said of errors."""
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from trajectory_pipeline.letta.connection import connect, describe_server, source_error
+from trajectory_pipeline.letta.connection import connect, source_error
 from trajectory_pipeline_tests.letta import snapshots
 
 OURS = {"application_name", "connect_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count"}
@@ -41,24 +41,6 @@ def test_what_a_url_brings_is_kept_and_what_it_lacks_is_added(url: str, monkeypa
     given, used = conninfo_to_dict(url.rstrip("?&")), conninfo_to_dict(asked[0])
     assert used | given == used
     assert used.keys() - given.keys() == OURS - given.keys()
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("postgresql://me:pw@host:6543/letta?sslmode=require&password=pw", "host:6543/letta"),
-        ("postgres://me:p%40w@host/letta", "host:5432/letta"),
-        ("postgresql://me:pw@[2001:db8::1]:5433/letta", "[2001:db8::1]:5433/letta"),
-        ("postgresql:///letta?host=/var/run/postgresql&password=pw", "/var/run/postgresql:5432/letta"),
-        ("postgresql://me:pw@%2Ftmp/letta", "/tmp:5432/letta"),
-        ("postgresql:///letta", "localhost:5432/letta"),
-        ("postgresql://me:pw@one,two:5433/letta", "one:5432,two:5433/letta"),
-        ("postgresql://me:p/w@host/letta", "(unreadable URL)"),
-        ("nonsense", "(unreadable URL)"),
-    ],
-)
-def test_a_place_is_shown_without_user_and_password(url: str, shown: str) -> None:
-    assert describe_server(url) == shown
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from trajectory_pipeline.demo.letta_sample import dump
 from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.urls import describe_postgres, normalize_postgres_url, postgres_parameters
 
 SAMPLE_FILE = Path(__file__).with_name("letta_sample.sql.gz")
 
@@ -134,31 +134,24 @@ def load_sample(database_url: str, *, create_database: bool = False, report: Rep
 class _Target:
     """Where to connect to, and how to speak of it without its password."""
 
+    url: str
     parameters: dict[str, str]
-    secrets: tuple[str, ...]
 
     @classmethod
     def from_url(cls, database_url: str) -> "_Target":
-        scheme, separator, rest = database_url.partition("://")
         # psycopg's own message would repeat the whole URL, password included, so it is not passed on.
-        if not separator or not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme):
-            raise SourceError(
-                "The sample's database URL is not a PostgreSQL URL. Write it as postgresql://user:password@host:5432/name"
-            )
         try:
-            given = conninfo_to_dict(f"postgresql://{rest}")
-        except psycopg.ProgrammingError:
+            url = normalize_postgres_url(database_url)
+        except ValueError as error:
+            raise SourceError(f"The sample's database URL {error}.") from None
+        parameters = postgres_parameters(url)
+        if parameters is None:
             raise SourceError(
                 "The sample's database URL cannot be read: a part is malformed, or a parameter after '?' is none of "
                 "libpq's. Write it as postgresql://user:password@host:5432/name, special characters in the password "
                 "percent-encoded."
-            ) from None
-        parameters = {name: str(value) for name, value in given.items()}
-        if not parameters.get("dbname"):
-            raise SourceError(
-                "The sample's database URL names no database. Add it at the end: postgresql://user:password@host:5432/name"
             )
-        return cls(parameters, tuple(parameters[name] for name in ("password", "sslpassword") if parameters.get(name)))
+        return cls(url, parameters)
 
     @property
     def database(self) -> str:
@@ -169,21 +162,16 @@ class _Target:
         return self.parameters.get("user", "(of the operating system)")
 
     @property
-    def server(self) -> str:
-        host = self.parameters.get("host") or self.parameters.get("hostaddr") or "the default host"
-        port = self.parameters.get("port")
-        return f"{host}:{port}" if port else host
-
-    @property
     def shown(self) -> str:
-        return f"database {self.database} on {self.server}"
+        return f"database {describe_postgres(self.url)}"
 
     def told(self, error: psycopg.Error) -> str:
         """Repeat the first line of what Postgres or libpq said, without secrets; hints follow on later lines."""
         lines = (error.diag.message_primary or str(error) or type(error).__name__).splitlines()
         words = lines[0].strip().removeprefix("connection failed: ").rstrip(".")
-        for secret in self.secrets:
-            words = words.replace(secret, "***")
+        for name in ("password", "sslpassword"):
+            if secret := self.parameters.get(name):
+                words = words.replace(secret, "***")
         return words
 
     def connect(self, *, database: str | None = None, autocommit: bool = False) -> psycopg.Connection:

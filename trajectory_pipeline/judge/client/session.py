@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Generic, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient
@@ -43,6 +42,7 @@ from trajectory_pipeline.judge.client.response_format import (
     strip_code_fence,
 )
 from trajectory_pipeline.judge.redaction.egress_policy import require_local
+from trajectory_pipeline.urls import endpoint_without_credentials
 
 __all__ = [
     "OPENAI_URL",
@@ -52,7 +52,6 @@ __all__ = [
     "JudgeReply",
     "JudgeSession",
     "RecordCall",
-    "url_without_credentials",
 ]
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -193,7 +192,7 @@ class JudgeSession:
             form = self._form
             sent = CallRecord(
                 model=judge.model,
-                base_url=url_without_credentials(judge.base_url),
+                base_url=endpoint_without_credentials(judge.base_url),
                 prompt_characters=sum(len(message["content"]) for message in messages),
                 estimated_prompt_tokens=tokens,
                 max_response_tokens=judge.max_response_tokens,
@@ -342,9 +341,3 @@ def _estimated_tokens(messages: Sequence[dict[str, str]], answer_type: type[Base
     """Return a conservative estimate of a prompt's tokens: its messages, what frames each, and the answer's schema."""
     texts = [message["content"] for message in messages] + [schema_instructions(answer_type)]
     return sum(map(estimated_tokens, texts)) + _TOKENS_AROUND_A_MESSAGE * len(texts)
-
-
-def url_without_credentials(url: str) -> str:
-    """Return an endpoint as it may be stored and shown: without user, password and query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -17,8 +17,9 @@ from fsspec.implementations.local import LocalFileSystem
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.corrupt_files import CORRUPT_SUFFIX
-from trajectory_pipeline.storage.parquet.filesystem import TEMPORARY, filesystem_of, storage_error, without_credentials
+from trajectory_pipeline.storage.parquet.filesystem import TEMPORARY, filesystem_of, storage_error
 from trajectory_pipeline.storage.parquet.store import FILE_NAME, HOUR_FOLDER, ParquetStore, hour_folder
+from trajectory_pipeline.urls import storage_without_credentials
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def hours_with_folders(store: ParquetStore, table: Table) -> list[datetime]:
     Raises:
         SinkError: the storage cannot be read.
     """
-    with _looking_after("Listing", without_credentials(store.uri)):
+    with _looking_after("Listing", storage_without_credentials(store.uri)):
         filesystem, path = filesystem_of(store.uri, posixpath.join(store.uri.rstrip("/"), table.name))
         try:
             names = [posixpath.basename(str(place).rstrip("/")) for place in filesystem.ls(path, detail=False)]

@@ -5,7 +5,6 @@ Belongs here: everything about files that knows no Parquet. Does not belong here
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -14,10 +13,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.urls import storage_without_credentials
 
 TEMPORARY = ".writing-"
 """Prefix of files under way: hidden, and not ending in ``.parquet``, so that no reader's glob finds one."""
-_LOGIN = re.compile(r"^([a-z0-9+.:-]+://)[^/@]*:[^/]*@", re.IGNORECASE)
 
 
 def filesystem_of(storage: str, target: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -33,15 +32,10 @@ def filesystem_of(storage: str, target: str) -> tuple[fsspec.AbstractFileSystem,
             filesystem.invalidate_cache()
     except Exception as error:
         raise SinkError(
-            f"TRAJECTORY_STORAGE_URI {without_credentials(storage)!r} cannot be used: {error}. Give a folder or an"
-            " fsspec URL, and install the package that its protocol needs (`pip install s3fs` for s3://)."
+            f"TRAJECTORY_STORAGE_URI {storage_without_credentials(storage)!r} cannot be used: {error}. Give a folder or"
+            " an fsspec URL, and install the package that its protocol needs (`pip install s3fs` for s3://)."
         ) from error
     return filesystem, str(path)
-
-
-def without_credentials(uri: str) -> str:
-    """Return a URI as it may be shown: ``sftp://host/path``, no user and no password."""
-    return _LOGIN.sub(r"\1", uri)
 
 
 def storage_error(error: Exception) -> str:

@@ -24,6 +24,7 @@ from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet import filesystem as filesystems
 from trajectory_pipeline.storage.parquet import io
+from trajectory_pipeline.urls import storage_without_credentials
 
 FILE_NAME = "part-0.parquet"
 HOUR_FOLDER = "hour=%Y-%m-%dT%H"
@@ -130,7 +131,7 @@ class ParquetStore:
 
     def path_of(self, table: Table, hour: datetime) -> str:
         """Return the URI of a partition's file, as it may be shown: without a password."""
-        return filesystems.without_credentials(self._target(table, hour))
+        return storage_without_credentials(self._target(table, hour))
 
     def write(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> WrittenFile:
         """Replace a partition's file by these rows; without any rows, by an empty file.
@@ -245,7 +246,7 @@ class ParquetStore:
             SinkError: it cannot.
         """
         filesystem, path = filesystems.filesystem_of(self.uri, self.uri)
-        with filesystems.translating_write_errors(filesystems.without_credentials(self.uri)):
+        with filesystems.translating_write_errors(storage_without_credentials(self.uri)):
             if not isinstance(filesystem, LocalFileSystem):
                 filesystem.exists(path)
                 return

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict
 
 from trajectory_pipeline.errors import SinkError
-from trajectory_pipeline.settings import without_password
+from trajectory_pipeline.urls import describe_postgres
 
 APPLICATION_NAME = "trajectory-pipeline"
 CONNECT_TIMEOUT_SECONDS = 10
@@ -74,7 +74,7 @@ def database_error(url: str, doing: str, error: BaseException) -> SinkError:
         (words for pattern, words in _ADVICE if re.search(pattern, text, re.IGNORECASE)),
         "see the server's log; what was not committed is not there",
     )
-    return SinkError(f"{doing} failed in the database {without_password(url)}: {text} — {advice}.")
+    return SinkError(f"{doing} failed in the database {describe_postgres(url)}: {text} — {advice}.")
 
 
 def _told(message: str) -> str:

@@ -15,8 +15,8 @@ from alembic.script import ScriptDirectory
 
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
-from trajectory_pipeline.settings import without_password
 from trajectory_pipeline.storage.postgres.connection import open_connection, translating_database_errors
+from trajectory_pipeline.urls import describe_postgres
 
 VERSION_TABLE = "alembic_version"
 _MINIMUM_SERVER = 14
@@ -40,7 +40,7 @@ def migrate(url: str) -> tuple[str | None, str]:
         before = _revision(connection)
         if before is not None and before not in _known_revisions():
             raise SinkError(
-                f"The schema {SCHEMA_NAME!r} in {without_password(url)} is at revision {before}, which this version"
+                f"The schema {SCHEMA_NAME!r} in {describe_postgres(url)} is at revision {before}, which this version"
                 f" does not know (its newest is {head_revision()}): a newer trajectory-pipeline made it."
                 f" Update this one."
             )
@@ -71,7 +71,7 @@ def require_migrated(url: str, connection: psycopg.Connection) -> None:
         found = connection.execute(f"SELECT version_num FROM {SCHEMA_NAME}.{VERSION_TABLE}").fetchone()
     except psycopg.errors.UndefinedTable:
         raise SinkError(
-            f"The database {without_password(url)} has no schema {SCHEMA_NAME!r} yet: run"
+            f"The database {describe_postgres(url)} has no schema {SCHEMA_NAME!r} yet: run"
             " `trajectory-pipeline migrate`."
         ) from None
     revision = found and found[0]
@@ -79,7 +79,7 @@ def require_migrated(url: str, connection: psycopg.Connection) -> None:
         newer = revision is not None and revision not in _known_revisions()
         todo = "a newer trajectory-pipeline made it: update this one" if newer else "run `trajectory-pipeline migrate`"
         raise SinkError(
-            f"The schema {SCHEMA_NAME!r} in {without_password(url)} is at revision {revision}, this version needs"
+            f"The schema {SCHEMA_NAME!r} in {describe_postgres(url)} is at revision {revision}, this version needs"
             f" {head_revision()}: {todo}."
         )
 
@@ -111,6 +111,6 @@ def _refuse_old_servers(connection: sa.Connection, url: str) -> None:
     number = int(connection.execute(sa.text("SHOW server_version_num")).scalar_one())
     if number < _MINIMUM_SERVER * 10_000:
         raise SinkError(
-            f"The server {without_password(url)} is Postgres {number // 10_000}; {_MINIMUM_SERVER} or later is needed"
+            f"The server {describe_postgres(url)} is Postgres {number // 10_000}; {_MINIMUM_SERVER} or later is needed"
             " for TRAJECTORY_DATABASE_URL."
         )

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from trajectory_pipeline.lossless_json import storable_text
+from trajectory_pipeline.lossless_json import storable_value
 from trajectory_pipeline.schema.spending import VERDICT_LOCKS
 from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.types import Scalar, Sink, Table
@@ -226,17 +226,7 @@ def _unzipped(keys: Sequence[tuple[str, str]]) -> list[list[str]]:
 def _adapted(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row as Postgres takes it; NUL and lone surrogates, which a judge may send, as visible escapes."""
     json_columns = {column.name for column in table.columns if column.type is Scalar.JSON}
-    storable = {name: _storable(value) for name, value in row.items()}
+    storable = {name: storable_value(value) for name, value in row.items()}
     return {
         name: Jsonb(value) if name in json_columns and value is not None else value for name, value in storable.items()
     }
-
-
-def _storable(value: Any) -> Any:
-    if isinstance(value, str):
-        return storable_text(value)
-    if isinstance(value, list):
-        return [_storable(item) for item in value]
-    if isinstance(value, dict):
-        return {storable_text(key): _storable(item) for key, item in value.items()}
-    return value

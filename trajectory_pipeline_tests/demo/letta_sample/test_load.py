@@ -194,10 +194,10 @@ def test_a_user_who_may_not_is_told_so(empty_database: str) -> None:
         ("postgresql://me:geheim@127.0.0.1:1/letta", "127.0.0.1:1.*Check that the server runs"),
         ("postgresql://me:geheim@no-host.invalid/letta", "no-host.invalid.*Check that the server runs"),
         ("postgresql://me:geheim@127.0.0.1:1", "names no database"),
-        ("postgresql://me:ge%zzheim@127.0.0.1:1/letta", "cannot be read"),
+        ("postgresql://me:ge%zzheim@127.0.0.1:1/letta", "must be percent-encoded"),
         ("postgresql://me:geheim@127.0.0.1:1/letta?pool_size=5", "cannot be read"),
-        ("mysql://me:geheim@127.0.0.1/letta", "not a PostgreSQL URL"),
-        ("host=127.0.0.1 password=geheim dbname=letta", "not a PostgreSQL URL"),
+        ("mysql://me:geheim@127.0.0.1/letta", "must look like postgresql://"),
+        ("host=127.0.0.1 password=geheim dbname=letta", "must look like postgresql://"),
     ],
 )
 @pytest.mark.parametrize("create_database", [False, True])

@@ -14,7 +14,7 @@ import pytest
 
 from trajectory_pipeline.budget.prices import CallUsage, is_simulated, price_usd
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
-from trajectory_pipeline.judge.client.session import CallRecord, JudgeConfig, url_without_credentials
+from trajectory_pipeline.judge.client.session import CallRecord, JudgeConfig
 from trajectory_pipeline_tests.judge.judge_client import KEY, PROMPT, Told, ask, ask_provider, classes
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
 
@@ -261,11 +261,3 @@ def test_our_key_stands_in_no_message_repr_or_log(caplog: pytest.LogCaptureFixtu
     for text in (repr(asked), repr(judge), caplog.text):
         assert KEY not in text
         assert "geheim" not in text
-
-
-def test_an_endpoint_is_stored_without_credentials() -> None:
-    assert url_without_credentials("https://user:pw@host:8443/v1?key=x#y") == "https://host:8443/v1"
-    asked = ask("http://me:geheim@127.0.0.1:1/v1?key=geheim", max_attempts=1)
-    assert asked.attempts[0].base_url == "http://127.0.0.1:1/v1"
-    assert classes(asked) == [("error", "connection")]
-    assert "geheim" not in repr(asked)
