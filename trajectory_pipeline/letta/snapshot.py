@@ -31,6 +31,13 @@ from trajectory_pipeline.schema.raw import (
 )
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 
+CAPTURE_VERSION = 1
+"""Raise it by one whenever the same source gives other rows, or another Parquet file, of ``terminal_runs``.
+
+Every captured partition of an older version is stale and is read again when it is materialized. Leave it alone where
+only names, comments or speed change. ``test_recorded_output`` fails where the output changed and this did not.
+"""
+
 _LARGE_COLUMNS = ("content", "tool_calls", "tool_returns", "text")
 
 RUNS_PER_BATCH = 500

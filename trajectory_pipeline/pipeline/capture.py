@@ -21,7 +21,7 @@ from trajectory_pipeline.letta.snapshot import LettaSource, RunLocation, Snapsho
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT, ERASED, LOST, CaptureCounts
 from trajectory_pipeline.pipeline.carry_forward import Deleted, raw_rows, sorted_ids
-from trajectory_pipeline.pipeline.code_version import code_version
+from trajectory_pipeline.pipeline.code_version import capture_code_version
 from trajectory_pipeline.pipeline.corrupt_file import CorruptFile, set_aside_corrupt_file
 from trajectory_pipeline.pipeline.up_to_date import unchanged_raw_rows
 from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
@@ -126,7 +126,7 @@ def _materialize(
         fingerprint = fingerprints(snapshot, hour, end).get(hour, EMPTY)
         # Most hours of a year may have no runs: then nothing more is asked about them.
         around = empty_dependency_digest(snapshot) if fingerprint == EMPTY else dependency_digests(snapshot, hour, end)
-        inputs_digest = hashlib.sha256(f"{around} {code_version()}".encode()).hexdigest()
+        inputs_digest = hashlib.sha256(f"{around} {capture_code_version()}".encode()).hexdigest()
 
         def record(counts: Mapping[str, int], content_digest: str) -> None:
             partition.record(

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline.code_version import code_version
+from trajectory_pipeline.pipeline.code_version import conversion_code_version
 from trajectory_pipeline.pipeline.erased_verdicts import erase_verdicts
 from trajectory_pipeline.pipeline.up_to_date import UnchangedTrajectories, unchanged_trajectories
 from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
@@ -137,7 +137,7 @@ def materialize_trajectories(
         raw_runs = _require_raw_rows(hour, raw, store)
         raw_digest = raw.get("content_digest")
         standing = unchanged_trajectories(
-            hour, partition, store, upstream_digest=raw_digest, inputs_digest=code_version()
+            hour, partition, store, upstream_digest=raw_digest, inputs_digest=conversion_code_version()
         )
         prepared: StagedFile | None = None
         if standing is None and not raw_runs:
@@ -169,7 +169,7 @@ def materialize_trajectories(
                 upstream_digest=raw_digest,
                 schema_version=SCHEMA_VERSION,
                 dagster_run_id=dagster_run_id,
-                inputs_digest=code_version(),
+                inputs_digest=conversion_code_version(),
                 rows_checksum=rows_checksum(partition),
             )
         )

@@ -6,6 +6,7 @@ for byte. Neither the session's time zone nor the order of rows on disk may show
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -33,6 +34,7 @@ from trajectory_pipeline.schema.raw import (
 )
 from trajectory_pipeline.schema.types import Scalar
 from trajectory_pipeline_tests.letta.snapshots import Row, all_batches, all_runs, ask, changed, do, hours
+from trajectory_pipeline_tests.trajectories.output_record import check_output, json_digest, parquet_digest
 
 FILE = {
     block.table.removeprefix("public."): {
@@ -255,3 +257,17 @@ def test_where_a_run_went_is_told(letta_database: str) -> None:
             gone: (False, False),
         }
         assert snapshot.run_locations([]) == {}
+
+
+def test_raw_rows_of_the_sample_match_the_record(untouched_sample: str, tmp_path: Path) -> None:
+    """Changed raw rows make partitions stale: they need another ``CAPTURE_VERSION``."""
+    batches = all_batches(untouched_sample)
+    check_output(
+        Path(__file__).with_name("recorded_output.json"),
+        "CAPTURE_VERSION (letta/snapshot.py)",
+        snapshots.CAPTURE_VERSION,
+        {
+            "rows": json_digest(row for batch in batches for row in batch.to_pylist()),
+            "parquet_file": parquet_digest(TERMINAL_RUNS, batches, tmp_path),
+        },
+    )

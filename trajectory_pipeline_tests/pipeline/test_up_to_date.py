@@ -243,8 +243,8 @@ def test_a_policy_that_concerns_no_run_changes_nothing(captured: Pipeline, work:
 def test_other_code_makes_a_partition_anew(
     captured: Pipeline, work: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for stage in (capture, convert):
-        monkeypatch.setattr(stage, "code_version", lambda: "other code")
+    monkeypatch.setattr(capture, "capture_code_version", lambda: "other code")
+    monkeypatch.setattr(convert, "conversion_code_version", lambda: "other code")
     assert not any(result.unchanged for result in again(captured))
     assert all(result.unchanged for result in again(captured))
 

@@ -1,24 +1,32 @@
-"""Golden documents of the sample's kinds of run: any difference fails, until it was read and accepted.
+"""Golden documents: any difference fails, until it was read and accepted.
 
 `golden/INDEX.md` says what each shows; `golden.py` writes them again.
 """
 
 import pytest
 
-from trajectory_pipeline_tests.trajectories.golden import FOLDER, Golden, golden_text, index
+from trajectory_pipeline.trajectories.convert import convert_batch
+from trajectory_pipeline_tests.trajectories.golden import FOLDER, Golden, golden_text, index, reference_text
+from trajectory_pipeline_tests.trajectories.made_runs import made_runs
+from trajectory_pipeline_tests.trajectories.raw_runs import batch_of
+from trajectory_pipeline_tests.trajectories.sample_runs import partition_of
 
-MOST_BYTES = 60_000
+MAX_BYTES = 60_000
 
 
 @pytest.mark.parametrize("golden", index(), ids=lambda golden: golden.name)
-def test_the_document_is_the_one_that_was_reviewed(golden: Golden) -> None:
-    assert golden_text(golden.run_id) == golden.path.read_text(encoding="utf-8"), golden.shows
+def test_document_of_a_golden_run_is_the_reviewed_one(golden: Golden) -> None:
+    expected = golden.path.read_text(encoding="utf-8")
+    assert reference_text(golden.raw) == expected, golden.shows
+    conversion = convert_batch(batch_of(golden.raw), partition_of(golden.raw), documents=True)
+    assert golden_text(conversion.rows[0], conversion.documents[0]) == expected, golden.shows
 
 
-def test_the_index_lists_every_file_once() -> None:
+def test_index_lists_every_file_and_made_run_once() -> None:
     assert sorted(golden.path for golden in index()) == sorted(FOLDER.glob("*.json"))
-    assert len({golden.run_id for golden in index()}) == len(index()) > 20
+    assert len({golden.run_id for golden in index()}) == len(index()) > 30
+    assert {raw["run_id"] for raw in made_runs()} <= {golden.run_id for golden in index()}
 
 
-def test_every_file_is_small_enough_to_be_read() -> None:
-    assert max(golden.path.stat().st_size for golden in index()) < MOST_BYTES
+def test_golden_files_are_small_enough_to_read() -> None:
+    assert max(golden.path.stat().st_size for golden in index()) < MAX_BYTES

@@ -33,7 +33,7 @@ from trajectory_pipeline.trajectories.document import postgres_document, traject
 from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool_call_of, tool_return_of
 from trajectory_pipeline.trajectories.reference import convert_run
 from trajectory_pipeline_tests.trajectories.inverse import row_of
-from trajectory_pipeline_tests.trajectories.plain_converter import differences, read, without_nuls
+from trajectory_pipeline_tests.trajectories.json_values import differences, escaped, read
 from trajectory_pipeline_tests.trajectories.raw_runs import (
     HOUR,
     METRICS_ROW,
@@ -118,7 +118,7 @@ def test_content_calls_returns_and_approvals_are_equal_part_by_part_after_parque
             ("tool_returns", tool_return_of),
             ("approvals", approval_of),
         ):
-            expected = without_nuls(read(source[column]) or [], "", [])
+            expected = escaped(read(source[column]) or [], "", [])
             if column == "content" and not expected and source["text"]:
                 expected = [{"type": "text", "text": source["text"]}]
             if column == "approvals" and not expected and source["approve"] is not None:
@@ -314,7 +314,7 @@ def test_the_document_read_back_from_parquet_is_the_one_that_was_written(case: C
 def test_the_whole_sample_in_one_file_reads_back_as_it_was_written() -> None:
     conversion = convert_batch(batch_of(*sample_runs()), HOUR)
     assert not conversion.quarantined
-    assert through_parquet(conversion.rows) == pa.Table.from_batches([conversion.arrow()]).to_pylist()
+    assert through_parquet(conversion.rows) == pa.Table.from_batches([conversion.trajectories]).to_pylist()
     assert [trajectory_document(row) for row in through_parquet(conversion.rows)] == list(
         map(trajectory_document, conversion.rows)
     )
@@ -395,7 +395,7 @@ def test_every_run_of_a_batch_becomes_one_row_in_order(raws: list[Raw]) -> None:
     conversion = convert_batch(batch_of(*named), HOUR)
     assert not conversion.quarantined
     assert [row["run_id"] for row in conversion.rows] == [raw["run_id"] for raw in named]
-    assert conversion.arrow().num_rows == len(raws)
+    assert conversion.trajectories.num_rows == len(raws)
     assert [without(row, "context") for row in conversion.rows] == [
         without(convert_run(raw, HOUR), "context") for raw in named
     ]
