@@ -5,6 +5,7 @@ Belongs here: the fallback, and making the embedded databases ready. Does not be
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trajectory_pipeline.errors import EmbeddedPostgresError
@@ -99,6 +100,18 @@ def running_databases(settings: Settings) -> Databases:
             " (with the same TRAJECTORY_DATA_FOLDER), or set the databases' URLs."
         )
     return _with_fallback(given, server)
+
+
+def remove_embedded_server(folder: Path) -> None:
+    """Stop the embedded server in a folder and delete it with all its data; nothing to do where there is none.
+
+    Raises:
+        EmbeddedPostgresError: it is in use, or cannot be deleted.
+    """
+    if folder.exists():
+        from trajectory_pipeline.demo import embedded_postgres
+
+        embedded_postgres.remove(folder)
 
 
 def _with_fallback(given: Sequence[str | None], server: "EmbeddedServer") -> Databases:

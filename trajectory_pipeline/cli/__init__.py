@@ -1,5 +1,1 @@
-"""The command ``trajectory-pipeline``: what is not a click in the UI.
-
-Belongs here: words on a terminal, exit codes, and processes that are started and stopped. Does not belong here: any
-work that a notebook or an asset would want too.
-"""
+"""The command ``trajectory-pipeline``: terminal output, exit codes and child processes, one module a command."""

@@ -1,7 +1,4 @@
-"""Words and progress on a terminal.
-
-Belongs here: consoles, and a step that shows that it is under way. Does not belong here: what is said.
-"""
+"""Consoles and progress displays for the terminal."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,32 +6,43 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-out = Console(highlight=False, soft_wrap=True)
+# Plain text by default: what is printed may hold brackets, colons and ids of the user's own.
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 """Results."""
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 """Progress and errors."""
 
-_SECONDS_BETWEEN_LINES = 2
+_SECONDS_BETWEEN_LOG_LINES = 2
 
 
 @contextmanager
-def step(what: str) -> Iterator[Callable[[str], None]]:
-    """Show a step under way, then how long it took; yields a function that says how far it is."""
-    began = time.monotonic()
-    if not err.is_terminal:
-        err.print(f"{what} …")
-        said = began
-
-        def tell(words: str) -> None:
-            nonlocal said
-            # In a log a line now and then is enough.
-            if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
-                err.print(f"  {words}", markup=False)
-
-        yield tell
+def step(title: str) -> Iterator[Callable[[str], None]]:
+    """Show a step while it runs, then how long it took; yields a function that reports its progress."""
+    started = time.monotonic()
+    if err.is_terminal:
+        with err.status(f"{title} …") as status:
+            yield lambda text: status.update(escape(f"{title} … {text}"))
     else:
-        with err.status(f"{what} …") as status:
-            yield lambda words: status.update(escape(f"{what} … {words}"))
-    err.print(f"[green]✓[/green] {what} ({time.monotonic() - began:.1f} s)")
+        err.print(f"{title} …")
+        last_line = started
+
+        def report(text: str) -> None:
+            nonlocal last_line
+            if time.monotonic() - last_line >= _SECONDS_BETWEEN_LOG_LINES:
+                last_line = time.monotonic()
+                err.print(f"  {text}")
+
+        yield report
+    err.print("✓", style="green", end=" ")
+    err.print(f"{title} ({time.monotonic() - started:.1f} s)")
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Show a progress bar; yields a function that takes the number done and what is being worked on."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda done, text: progress.update(task, completed=done, description=f"{title} {text}")

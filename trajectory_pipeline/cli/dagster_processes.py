@@ -1,48 +1,53 @@
-"""Dagster's home and its processes, as this project uses them.
-
-Belongs here: where Dagster's instance lives, and starting its UI and daemon. Does not belong here: the definitions.
-"""
+"""Dagster's home folder, storage and processes: prepared, started, awaited and stopped."""
 
 import json
 import os
+import signal
 import socket
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trajectory_pipeline.cli.subprocesses import SupervisedProcess
+import click
+
+from trajectory_pipeline.cli.console import step
+from trajectory_pipeline.cli.subprocesses import SupervisedProcess, stop_all
 from trajectory_pipeline.errors import PipelineError, SettingsError
 from trajectory_pipeline.urls import describe_postgres, normalize_postgres_url
 
 HOST = "127.0.0.1"
-DEFAULT_PORT = 3000
-_READY_SECONDS = 180
-_CONNECT_SECONDS = 10
+_READY_TIMEOUT_SECONDS = 180
+_CONNECT_TIMEOUT_SECONDS = 10
+
+port_option = click.option(
+    "--port", default=3000, show_default=True, help="Port of the Dagster UI; if it is in use, a free one is chosen."
+)
 
 
 def project_folder() -> Path:
-    """Return the folder that holds ``workspace.yaml`` and ``dagster.yaml``: the working directory, else the checkout.
+    """Return the folder with ``workspace.yaml`` and ``dagster.yaml``: the working directory, else the checkout.
 
     Raises:
-        PipelineError: neither does.
+        PipelineError: neither has them.
     """
     for folder in (Path.cwd(), Path(__file__).parents[2]):
         if (folder / "workspace.yaml").is_file() and (folder / "dagster.yaml").is_file():
             return folder
     raise PipelineError(
-        f"Neither {Path.cwd()} nor the place of this package holds workspace.yaml and dagster.yaml: run this in the"
-        " project's folder."
+        f"Neither {Path.cwd()} nor the folder of this package has workspace.yaml and dagster.yaml: run the command in"
+        " the project's folder."
     )
 
 
 def dagster_home(data_folder: Path) -> Path:
-    """Return Dagster's home: ``DAGSTER_HOME`` where it is set, else a folder of ours that links to ``dagster.yaml``.
+    """Return Dagster's home: ``DAGSTER_HOME`` if set, else a folder that links to ``dagster.yaml``.
 
     Raises:
-        SettingsError: ``DAGSTER_HOME`` is no folder with a ``dagster.yaml``.
+        SettingsError: ``DAGSTER_HOME`` is not a folder with a ``dagster.yaml``, or the folder cannot be written.
     """
     given = os.environ.get("DAGSTER_HOME")
     if given:
@@ -57,23 +62,23 @@ def dagster_home(data_folder: Path) -> Path:
     link = home / "dagster.yaml"
     try:
         home.mkdir(parents=True, exist_ok=True)
-        wanted = project_folder() / "dagster.yaml"
-        if not link.is_symlink() or link.readlink() != wanted:
+        target = project_folder() / "dagster.yaml"
+        if not link.is_symlink() or link.readlink() != target:
             link.unlink(missing_ok=True)
-            link.symlink_to(wanted)
+            link.symlink_to(target)
     except OSError as error:
         raise SettingsError(
-            f"{home} cannot be written: {error.strerror}. Set TRAJECTORY_DATA_FOLDER to a folder of this user."
+            f"{home} cannot be written: {error.strerror}. Set TRAJECTORY_DATA_FOLDER to a folder that this user owns."
         ) from error
     return home
 
 
 def prepare_storage(home: Path, url: str) -> None:
-    """Make Dagster's tables, before several processes want them at once.
+    """Create Dagster's tables before several processes try to, and set ``DAGSTER_HOME`` and ``DAGSTER_PG_URL``.
 
     Args:
         home: Dagster's home.
-        url: of its storage, as Dagster takes it.
+        url: URL of its storage, in SQLAlchemy's form.
 
     Raises:
         SettingsError: the storage cannot be reached.
@@ -84,20 +89,20 @@ def prepare_storage(home: Path, url: str) -> None:
     import psycopg
 
     try:
-        # Dagster itself would try for eleven seconds, and say less.
-        psycopg.connect(normalize_postgres_url(url), connect_timeout=_CONNECT_SECONDS).close()
+        # Dagster itself would retry for eleven seconds, and report less.
+        psycopg.connect(normalize_postgres_url(url), connect_timeout=_CONNECT_TIMEOUT_SECONDS).close()
         with dg.DagsterInstance.get() as instance:
             instance.get_runs_count()
     except Exception as error:
-        first = " ".join(str(error.__cause__ or error).split())[:300]
+        cause = " ".join(str(error.__cause__ or error).split())[:300]
         raise SettingsError(
-            f"Dagster's storage at {describe_postgres(url)} cannot be used: {first}. Check DAGSTER_PG_URL."
+            f"Dagster's storage at {describe_postgres(url)} cannot be used: {cause}. Check DAGSTER_PG_URL."
         ) from error
 
 
-def free_port(wanted: int) -> int:
-    """Return the wanted port if it is free, else any free one."""
-    for port in (wanted, 0):
+def free_port(preferred: int) -> int:
+    """Return the preferred port if it is free, else any free one."""
+    for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -105,7 +110,7 @@ def free_port(wanted: int) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise PipelineError("No port is free on 127.0.0.1.")  # pragma: no cover
+    raise PipelineError("No port is free on 127.0.0.1: stop a process that listens there.")  # pragma: no cover
 
 
 def start_webserver(environment: Mapping[str, str], port: int, log: Path | None) -> SupervisedProcess:
@@ -125,60 +130,99 @@ def _start(arguments: list[str], environment: Mapping[str, str], log: Path | Non
     return SupervisedProcess(command, environment, folder, log)
 
 
-def wait_until_ready(process: SupervisedProcess, port: int, log: Path | None, tell: Callable[[float], None]) -> None:
+def wait_until_ready(process: SupervisedProcess, port: int, log: Path, report: Callable[[str], None]) -> None:
     """Wait until the UI answers and has loaded the definitions.
 
     Args:
-        process: that is starting.
-        port: where it will answer.
-        log: where its output goes, to be named if it fails.
-        tell: is told the seconds waited, about once a second.
+        process: the webserver.
+        port: the UI's port.
+        log: file of the process's output, named in errors.
+        report: called with the progress about twice a second.
 
     Raises:
-        PipelineError: it ended, or does not answer in three minutes.
+        PipelineError: the process ended, or did not answer within three minutes.
     """
-    began = time.monotonic()
-    where = f"; see {log}" if log else ""
-    while time.monotonic() - began < _READY_SECONDS:
+
+    def loaded() -> bool:
         if process.exit_code is not None:
-            raise PipelineError(f"Dagster ended with exit code {process.exit_code} while starting{where}.")
-        if _loaded(port):
-            return
-        tell(time.monotonic() - began)
-        time.sleep(0.5)
-    raise PipelineError(f"Dagster did not answer on {HOST}:{port} within {_READY_SECONDS} s{where}.")
+            raise PipelineError(f"Dagster ended with exit code {process.exit_code} while starting; see {log}.")
+        answer: Any = graphql(port, "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }")
+        return bool(answer and answer.get("data", {}).get("repositoriesOrError", {}).get("nodes"))
+
+    if not _poll(loaded, lambda seconds: report(f"starting, {seconds:.0f} s")):
+        raise PipelineError(f"Dagster did not answer on {HOST}:{port} within {_READY_TIMEOUT_SECONDS} s; see {log}.")
 
 
-def wait_for_daemon(port: int, tell: Callable[[float], None]) -> None:
+def wait_for_daemon(port: int, log: Path, report: Callable[[str], None]) -> None:
     """Wait until the daemon that runs sensors has reported itself healthy.
 
     Raises:
-        PipelineError: it has not in three minutes.
+        PipelineError: it did not within three minutes.
     """
-    began = time.monotonic()
     query = '{ instance { daemonHealth { daemonStatus(daemonType: "SENSOR") { healthy } } } }'
-    while time.monotonic() - began < _READY_SECONDS:
+
+    def healthy() -> bool:
         answer: Any = graphql(port, query)
-        if answer and answer["data"]["instance"]["daemonHealth"]["daemonStatus"]["healthy"]:
-            return
-        tell(time.monotonic() - began)
+        return bool(answer and answer["data"]["instance"]["daemonHealth"]["daemonStatus"]["healthy"])
+
+    if not _poll(healthy, lambda seconds: report(f"starting the daemon, {seconds:.0f} s")):
+        raise PipelineError(f"Dagster's daemon was not healthy within {_READY_TIMEOUT_SECONDS} s; see {log}.")
+
+
+def _poll(condition: Callable[[], bool], report: Callable[[float], None]) -> bool:
+    started = time.monotonic()
+    while (seconds := time.monotonic() - started) < _READY_TIMEOUT_SECONDS:
+        if condition():
+            return True
+        report(seconds)
         time.sleep(0.5)
-    raise PipelineError(f"Dagster's daemon did not become healthy within {_READY_SECONDS} s.")
+    return False
 
 
-def _loaded(port: int) -> bool:
-    query = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"
-    answer: Any = graphql(port, query)
-    return bool(answer and answer.get("data", {}).get("repositoriesOrError", {}).get("nodes"))
+@contextmanager
+def interrupt_on_signals() -> Iterator[None]:
+    """Raise ``KeyboardInterrupt`` on SIGINT, SIGTERM and SIGHUP, also if the shell started us with these ignored."""
+
+    def interrupt(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    previous = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+
+def run_until_interrupted(processes: Sequence[SupervisedProcess]) -> int | None:
+    """Wait for Ctrl-C or for a process to end; returns the highest exit code, None after Ctrl-C."""
+    try:
+        while all(process.exit_code is None for process in processes):
+            time.sleep(1)
+    except KeyboardInterrupt:
+        return None
+    return max(process.exit_code or 0 for process in processes)
+
+
+@contextmanager
+def stopping(processes: Sequence[SupervisedProcess]) -> Iterator[None]:
+    """Stop the processes at the end of the block, those included that were added to the list meanwhile."""
+    try:
+        yield
+    finally:
+        # A second Ctrl-C would leave processes behind.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with step("Stopping Dagster"):
+            stop_all(processes)
 
 
 def skip_welcome(port: int) -> None:
-    """Tell a fresh UI that its welcome dialog was seen: it would cover the asset graph."""
+    """Mark the UI's welcome dialog as seen: it would cover the asset graph."""
     graphql(port, "mutation { setNuxSeen }")
 
 
 def graphql(port: int, query: str) -> dict[str, Any] | None:
-    """Ask the UI's GraphQL endpoint; None where there is no (readable) answer."""
+    """Query the UI's GraphQL endpoint; None without a readable answer."""
     request = urllib.request.Request(
         f"http://{HOST}:{port}/graphql",
         data=json.dumps({"query": query}).encode(),

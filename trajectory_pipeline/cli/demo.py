@@ -1,63 +1,98 @@
-"""The demonstration: everything on one machine, with real rows and a simulated judge.
-
-Belongs here: the order of things, and what is printed. Does not belong here: any of the things.
-"""
+"""The commands ``demo`` and ``load-sample``: the pipeline on one machine, with a sample and a simulated judge."""
 
 import os
-import signal
+import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+import click
 from rich.table import Table
 
-from trajectory_pipeline.cli.console import err, out, step
+from trajectory_pipeline.cli.clean import DEMO_FOLDER, remove_data
+from trajectory_pipeline.cli.connections import Connections, open_connections
+from trajectory_pipeline.cli.console import err, out, progress_bar, step
 from trajectory_pipeline.cli.dagster_processes import (
-    DEFAULT_PORT,
     HOST,
     dagster_home,
     free_port,
+    interrupt_on_signals,
+    port_option,
     prepare_storage,
+    run_until_interrupted,
     skip_welcome,
     start_daemon,
     start_webserver,
+    stopping,
     wait_for_daemon,
     wait_until_ready,
 )
 from trajectory_pipeline.cli.run_materialization import ASSETS, MaterializationSummary, materialize
-from trajectory_pipeline.cli.subprocesses import SupervisedProcess, stop_all
-from trajectory_pipeline.databases import Databases, resolve_databases
+from trajectory_pipeline.databases import resolve_databases
+from trajectory_pipeline.demo.letta_sample.load import (
+    load_sample,
+    sample_partitions,
+    sample_terminal_run_ids,
+    sample_window,
+)
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.settings import Settings, load_settings
-from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.urls import describe_postgres
 
-DEMO_FOLDER = Path("data") / "demo"
-"""Apart from the folder that real use takes, so that a demonstration never mixes with real data."""
+
+@click.command("demo")
+@click.option("--once", is_flag=True, help="Exit when everything is done; exit code 0 only if the result is complete.")
+@port_option
+@click.option("--reset", is_flag=True, help="Delete what an earlier demonstration left, then start.")
+def command(*, once: bool, port: int, reset: bool) -> None:
+    """Run the whole pipeline on this machine: sample rows of a real Letta server, embedded Postgres, simulated judge.
+
+    Writes only to the folder data/demo. Exit code 0: every terminal run of the sample is in both sinks, with a verdict
+    or a stated reason for none.
+    """
+    if reset:
+        remove_data(DEMO_FOLDER)
+    try:
+        complete = _run_demo(stay=not once, port=port)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0 if complete else 1)
+
+
+@click.command("load-sample")
+@click.option("--url", help="Postgres database to load into. Default: LETTA_PG_URI, else the embedded server.")
+@click.option("--create", is_flag=True, help="Create the database if it does not exist.")
+def load_sample_command(url: str | None, *, create: bool) -> None:
+    """Load the sample, rows of a real Letta 0.16.8 server, into an empty database.
+
+    A database that already holds the sample is left unchanged; one that holds other runs is refused.
+    """
+    with step("Sample") as report:
+        if url is None:
+            url = resolve_databases(load_settings(), report).letta_url
+        counts = load_sample(url, create_database=create, report=report)
+    state = "was already loaded" if counts.already_loaded else "is loaded"
+    out.print(
+        f"The sample {state}: {counts.runs} runs ({counts.terminal_runs} terminal) in {counts.partitions} partitions,"
+        f" {counts.steps} steps, {counts.messages} messages."
+    )
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What the sinks hold of the sample, counted from the sinks.
+class _SinkCounts:
+    """What the sinks hold of the sample's terminal runs, counted from the sinks.
 
     Attributes:
-        runs_in: terminal runs of the sample.
-        in_postgres: of these, those with a row in ``trajectory.trajectories``.
-        in_parquet: of these, those in the Parquet files.
-        quarantined: of these, those in quarantine.
-        verdicts: trajectories by verdict status; ``none`` where there is no verdict.
-        cost_usd: of all calls to the judge.
-        judges: that answered.
+        verdicts: trajectories by verdict status; ``none`` without a verdict.
+        judges: response models of the calls to the judge.
     """
 
-    runs_in: int
+    runs: int
     in_postgres: int
     in_parquet: int
     quarantined: int
@@ -68,186 +103,111 @@ class Summary:
     @property
     def complete(self) -> bool:
         """Whether every terminal run is in both sinks, with a verdict or a stated reason for none."""
-        return self.runs_in == self.in_postgres == self.in_parquet and "none" not in self.verdicts
+        return self.runs == self.in_postgres == self.in_parquet and "none" not in self.verdicts
 
 
-def run_demo(*, stay: bool, port: int = DEFAULT_PORT) -> bool:
-    """Run the demonstration; returns whether every run of the sample is in both sinks with a verdict or a reason.
-
-    Args:
-        stay: until Ctrl-C.
-        port: of the Dagster UI, if it is free.
-
-    Raises:
-        PipelineError: something could not be started or done; the text says what to do.
-    """
-    began = time.monotonic()
-    with _signals(), ExitStack() as stack:
-        from trajectory_pipeline.demo.letta_sample.load import load_sample, sample_partitions, sample_window
-
+def _run_demo(*, stay: bool, port: int) -> bool:
+    started = time.monotonic()
+    with interrupt_on_signals(), ExitStack() as stack:
         first, _ = sample_window()
         os.environ.setdefault("TRAJECTORY_DATA_FOLDER", str(DEMO_FOLDER))
-        # From the sample's first day on: a bar of a few days can be read, one of two years cannot.
+        # From the sample's first day on: the UI's partition bar is readable for a few days, not for two years.
         os.environ.setdefault("TRAJECTORY_START", first.replace(hour=0).isoformat())
         os.environ.setdefault("ENABLE_TRAJECTORY_CAPTURE", "true")
-        settings = load_settings()
-        with step("Databases") as tell:
-            endpoints = resolve_databases(settings, tell)
-            stack.callback(endpoints.release)
-            os.environ.update(endpoints.environment())
-            migrate(endpoints.database_url)
-            counts = load_sample(endpoints.letta_url, create_database=True, report=tell)
-        _judge(stack, settings)
-        settings = load_settings()
-        database, store = TrajectoryDatabase(endpoints.database_url), ParquetStore(settings.storage.parquet_location)
+        with step("Databases") as report:
+            databases = open_connections(report).databases
+            stack.callback(databases.release)
+            os.environ.update(databases.environment())
+            migrate(databases.database_url)
+            load_sample(databases.letta_url, create_database=True, report=report)
+        _start_judge(stack, load_settings())
+        opened = open_connections()
+        data_folder = opened.settings.storage.data_folder
         with step("Dagster's storage"):
-            prepare_storage(dagster_home(settings.storage.data_folder), os.environ["DAGSTER_PG_URL"])
+            prepare_storage(dagster_home(data_folder), os.environ["DAGSTER_PG_URL"])
         port = free_port(port)
-        log = settings.storage.data_folder.absolute() / "dagster.log"
+        log = data_folder.absolute() / "dagster.log"
         webserver = start_webserver(os.environ, port, log)
-        processes = stack.enter_context(_stopping([webserver]))
-        # The daemon, and with it the sensors, comes afterwards: they would ask for the same partitions.
-        result = _materialize(list(sample_partitions()), database)
-        with step(f"Dagster UI at http://{HOST}:{port}, with schedule and sensors on") as tell:
+        processes = [webserver]
+        stack.enter_context(stopping(processes))
+        hours = list(sample_partitions())
+        with progress_bar("Materializing", total=len(hours) * len(ASSETS)) as progress:
+            summary = materialize(hours, ASSETS, opened.database, progress)
+        # The daemon starts only now: its sensors would request the same partitions.
+        with step(f"Dagster UI at http://{HOST}:{port}, with schedule and sensors running") as report:
             processes.append(start_daemon(os.environ, log))
-            wait_until_ready(webserver, port, log, lambda seconds: tell(f"starting, {seconds:.0f} s"))
+            wait_until_ready(webserver, port, log, report)
             skip_welcome(port)
-            wait_for_daemon(port, lambda seconds: tell(f"starting the daemon, {seconds:.0f} s"))
-        summary = summarize(endpoints, store, counts.terminal_runs)
-        _print(summary, result, endpoints, settings, time.monotonic() - began)
+            wait_for_daemon(port, log, report)
+        counts = _count_sinks(opened)
+        _print_result(counts, summary, opened, time.monotonic() - started)
         out.print(f"\n  Dagster UI   http://{HOST}:{port}/locations/trajectory_pipeline/asset-groups/trajectories")
         if stay:
-            out.print("\nCtrl-C ends all of it; `make demo` starts it again where it was.")
-            _stay(processes, log)
-    return summary.complete and not result.failures
+            out.print("\nCtrl-C stops everything; `make demo` starts it again with the same data.")
+            if run_until_interrupted(processes) is not None:
+                raise PipelineError(f"A Dagster process ended unexpectedly; see {log}.")
+    return counts.complete and not summary.failures
 
 
-def _judge(stack: ExitStack, settings: Settings) -> None:
+def _start_judge(stack: ExitStack, settings: Settings) -> None:
     """Use the judge that the settings name; without one, start the simulated one."""
     if settings.judge.disabled_reason is None:
-        err.print(f"Judge: {settings.judge.model}, as the settings say", markup=False)
+        err.print(f"Judge: {settings.judge.model}, from the settings")
         return
-    from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
-
     with step("Simulated judge (rules, not a model: its verdicts and prices are made up)"):
         judge = stack.enter_context(SimulatedJudge.start())
     os.environ["OPENAI_BASE_URL"] = judge.base_url
     os.environ["TRAJECTORY_JUDGE_MODEL"] = JUDGE_MODEL
 
 
-def _materialize(hours: list[datetime], database: TrajectoryDatabase) -> MaterializationSummary:
-    with bar() as progress:
-        task = progress.add_task("Materialising", total=len(hours) * len(ASSETS))
-        return materialize(
-            hours,
-            ASSETS,
-            database,
-            lambda done, words: progress.update(task, completed=done, description=f"Materialising {words}"),
-        )
-
-
-def bar() -> Progress:
-    """Return a progress bar over (asset, partition) pairs."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err
-    )
-
-
-def summarize(endpoints: Databases, store: ParquetStore, runs_in: int) -> Summary:
-    """Count what the sinks hold of the sample.
-
-    Raises:
-        SinkError: a sink cannot be read.
-    """
-    from trajectory_pipeline.demo.letta_sample.load import sample_partitions, sample_terminal_run_ids
-    from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-
-    database = TrajectoryDatabase(endpoints.database_url)
-    ids = sorted(sample_terminal_run_ids())
+def _count_sinks(opened: Connections) -> _SinkCounts:
+    database, ids = opened.database, sorted(sample_terminal_run_ids())
     in_parquet: set[str] = set()
     for hour in sample_partitions():
-        for batch in store.read(TRAJECTORIES, hour, ["run_id"]):
+        for batch in opened.store.read(TRAJECTORIES, hour, ["run_id"]):
             in_parquet.update(map(str, batch.column("run_id").to_pylist()))
-    of_sample = "run_id = ANY(%s)"
     verdicts = database.rows(
         "SELECT coalesce(verdict_status, 'none') AS status, count(*) AS number FROM trajectory.outcomes"
-        f" WHERE {of_sample} GROUP BY 1 ORDER BY 2 DESC, 1",
+        " WHERE run_id = ANY(%s) GROUP BY 1 ORDER BY 2 DESC, 1",
         [ids],
     )
-    spent = database.rows(
+    [calls] = database.rows(
         "SELECT coalesce(sum(cost_usd), 0) AS cost, array_remove(array_agg(DISTINCT response_model), NULL) AS judges"
-        f" FROM trajectory.verdict_attempts WHERE {of_sample}",
+        " FROM trajectory.verdict_attempts WHERE run_id = ANY(%s)",
         [ids],
-    )[0]
-    return Summary(
-        runs_in=runs_in,
-        in_postgres=_count(database, "trajectories", ids),
+    )
+    return _SinkCounts(
+        runs=len(ids),
+        in_postgres=_count_rows(database, "trajectories", ids),
         in_parquet=len(in_parquet & set(ids)),
-        quarantined=_count(database, "quarantine", ids),
+        quarantined=_count_rows(database, "quarantine", ids),
         verdicts={row["status"]: row["number"] for row in verdicts},
-        cost_usd=spent["cost"],
-        judges=spent["judges"] or [],
+        cost_usd=calls["cost"],
+        judges=calls["judges"] or [],
     )
 
 
-def _count(database: TrajectoryDatabase, table: str, ids: list[str]) -> int:
+def _count_rows(database: TrajectoryDatabase, table: str, ids: list[str]) -> int:
     rows = database.rows(f"SELECT count(*) AS number FROM trajectory.{table} WHERE run_id = ANY(%s)", [ids])
     return int(rows[0]["number"])
 
 
-def _print(
-    summary: Summary, result: MaterializationSummary, endpoints: Databases, settings: Settings, seconds: float
-) -> None:
-    table = Table(title=f"{result.partitions} partitions in {seconds:.0f} s", title_justify="left")
+def _print_result(counts: _SinkCounts, summary: MaterializationSummary, opened: Connections, seconds: float) -> None:
+    table = Table(title=f"{summary.partitions} partitions in {seconds:.0f} s", title_justify="left")
     table.add_column("")
     table.add_column("count", justify="right")
-    table.add_row("terminal runs in", str(summary.runs_in))
-    table.add_row("trajectories out, Postgres", str(summary.in_postgres))
-    table.add_row("trajectories out, Parquet", str(summary.in_parquet))
-    table.add_row("quarantined", str(summary.quarantined))
-    for status, number in summary.verdicts.items():
+    table.add_row("terminal runs in", str(counts.runs))
+    table.add_row("trajectories out, Postgres", str(counts.in_postgres))
+    table.add_row("trajectories out, Parquet", str(counts.in_parquet))
+    table.add_row("quarantined", str(counts.quarantined))
+    for status, number in counts.verdicts.items():
         table.add_row(f"verdicts: {status}", str(number))
-    simulated = all(judge.startswith("simulated-judge") for judge in summary.judges)
-    words = "cost of the judge, USD (simulated prices)" if simulated else "cost of the judge, USD"
-    table.add_row(words, f"{summary.cost_usd:.4f}")
+    simulated = all(judge.startswith("simulated-judge") for judge in counts.judges)
+    label = "cost of the judge, USD (simulated prices)" if simulated else "cost of the judge, USD"
+    table.add_row(label, f"{counts.cost_usd:.4f}")
     out.print(table)
-    for run_id, why in result.failures.items():
-        err.print(f"Dagster run {run_id} failed: {why}", markup=False, style="red")
-    out.print(f"\n  Postgres     {describe_postgres(endpoints.database_url)}, schema trajectory", markup=False)
-    out.print(f"  Parquet      {settings.storage.parquet_location}", markup=False)
-    out.print(f"  Judge        {', '.join(summary.judges) or 'none'}", markup=False)
-
-
-def _stay(processes: Sequence[SupervisedProcess], log: Path) -> None:
-    try:
-        while all(process.exit_code is None for process in processes):
-            time.sleep(1)
-    except KeyboardInterrupt:
-        return
-    raise PipelineError(f"A process of Dagster ended by itself; see {log}.")
-
-
-@contextmanager
-def _stopping(processes: list[SupervisedProcess]) -> Iterator[list[SupervisedProcess]]:
-    try:
-        yield processes
-    finally:
-        # A second Ctrl-C would leave processes behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with step("Stopping Dagster"):
-            stop_all(processes)
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Make Ctrl-C and SIGTERM end us in order, also where a shell without job control had them ignored."""
-
-    def end(number: int, _: object) -> None:
-        raise KeyboardInterrupt(number)
-
-    former = {name: signal.signal(name, end) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for name, handler in former.items():
-            signal.signal(name, handler)
+    for run_id, reason in summary.failures.items():
+        err.print(f"Dagster run {run_id} failed: {reason}", style="red")
+    out.print(f"\n  Postgres     {describe_postgres(opened.databases.database_url)}, schema trajectory")
+    out.print(f"  Parquet      {opened.settings.storage.parquet_location}")
+    out.print(f"  Judge        {', '.join(counts.judges) or 'none'}")

@@ -1,132 +1,137 @@
-"""The commands that work on the sinks without the UI.
-
-Belongs here: ``materialize`` and ``show``, with what they print. Does not belong here: arguments (``main``).
-"""
+"""The command ``materialize``: materializes partitions without the UI."""
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
-from trajectory_pipeline.cli.console import err, out
+import click
+
+from trajectory_pipeline.cli.connections import Connections, open_connections
+from trajectory_pipeline.cli.console import err, out, progress_bar
 from trajectory_pipeline.cli.dagster_processes import dagster_home, prepare_storage
-from trajectory_pipeline.cli.demo import bar
-from trajectory_pipeline.cli.render_trajectory import render_trajectory
+from trajectory_pipeline.cli.partition_options import partition_options, selected_hours
 from trajectory_pipeline.cli.run_materialization import ASSETS, materialize
-from trajectory_pipeline.databases import Databases, resolve_databases
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.settings import Settings, load_settings
+from trajectory_pipeline.pipeline.dry_run import PlannedChange, plan_capture, plan_rebuild
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres
 
+_PLANNED = {
+    "new": "would be captured",
+    "changed": "would be captured again",
+    "unchanged": "would be read and found unchanged",
+    "empty": "has no runs",
+    "rebuilt": "would be rebuilt from its raw rows, without the source",
+    "impossible": "has no raw rows: materialize terminal_runs first",
+}
 
-def run(selected: Sequence[str], hours: Sequence[datetime]) -> int:
-    """Materialise; returns the exit code.
 
-    Args:
-        selected: assets; none means all that can be materialised.
-        hours: sorted, all of them partitions.
+@click.command("materialize")
+@click.option(
+    "--select",
+    "selected",
+    multiple=True,
+    type=click.Choice(ASSETS),
+    help="An asset; repeat for more. Default: all that can be materialized.",
+)
+@partition_options
+@click.option("--dry-run", is_flag=True, help="Only print what would be done to each partition.")
+def command(selected: tuple[str, ...], key: str | None, start: str | None, end: str | None, *, dry_run: bool) -> None:
+    """Materialize partitions without the UI; the runs still show in it.
 
-    Raises:
-        PipelineError: a setting, the source or a sink is not as it must be; nothing was begun.
-    """
-    settings = load_settings()
+    A range is half-open. A time without an offset is UTC. Runs in this process, in Dagster's own instance.
+
+    \b
+    Exit code 0  done (quarantined runs and failed verdicts are reported)
+              1  a partition failed
+              2  bad input; nothing was started
+
+    \b
+    Examples:
+      trajectory-pipeline materialize --partition 2026-11-21-09:00
+      trajectory-pipeline materialize --from 2026-11-20 --to 2026-11-21T12:00 --select trajectories
+    """  # noqa: D301 - \b keeps click from rewrapping the text
+    hours = selected_hours(key, start, end)
+    sys.exit(_dry_run(selected, hours) if dry_run else _materialize(selected, hours))
+
+
+def _materialize(selected: Sequence[str], hours: Sequence[datetime]) -> int:
+    opened = open_connections()
     assets = [name for name in ASSETS if name in selected] or list(ASSETS)
-    if settings.judge.disabled_reason and "refined_outcomes" in assets:
+    reason = opened.settings.judge.disabled_reason
+    if reason and "refined_outcomes" in assets:
         if selected:
-            raise PipelineError(settings.judge.disabled_reason)
-        err.print(f"refined_outcomes is left out. {settings.judge.disabled_reason}")
+            raise PipelineError(reason)
+        err.print(f"Skipping refined_outcomes. {reason}")
         assets.remove("refined_outcomes")
-    endpoints = _ready(settings, needs_source="terminal_runs" in assets)
-    database = TrajectoryDatabase(endpoints.database_url)
-    with bar() as progress:
-        task = progress.add_task("Materialising", total=len(hours) * len(assets))
-        result = materialize(
-            hours,
-            assets,
-            database,
-            lambda done, words: progress.update(task, completed=done, description=f"Materialising {words}"),
-        )
-    _report(database, hours, assets)
-    for run_id, why in result.failures.items():
-        err.print(f"[red]Failed[/red] (Dagster run {run_id}): ", end="")
-        err.print(why, markup=False)
-    return 1 if result.failures else 0
+    _check_connections(opened, needs_source="terminal_runs" in assets)
+    with progress_bar("Materializing", total=len(hours) * len(assets)) as progress:
+        summary = materialize(hours, assets, opened.database, progress)
+    _report(opened.database, hours, assets)
+    for run_id, reason in summary.failures.items():
+        err.print("Failed", style="red", end=" ")
+        err.print(f"(Dagster run {run_id}): {reason}")
+    return 1 if summary.failures else 0
 
 
-def _ready(settings: Settings, *, needs_source: bool) -> Databases:
-    """Check that all that is needed can be reached, before a Dagster run is begun; returns the databases."""
-    endpoints = resolve_databases(settings)
+def _check_connections(opened: Connections, *, needs_source: bool) -> None:
+    """Connect to everything that is needed, so that a wrong setting is reported before a Dagster run starts."""
     if needs_source:
-        with LettaSource(endpoints.letta_url, settings.source.timeout_seconds).snapshot():
+        with opened.source.snapshot():
             pass
-    with TrajectoryDatabase(endpoints.database_url).connect():
+    with opened.database.connect():
         pass
-    os.environ.update(endpoints.environment())
-    prepare_storage(dagster_home(settings.storage.data_folder), os.environ["DAGSTER_PG_URL"])
-    return endpoints
+    os.environ.update(opened.databases.environment())
+    prepare_storage(dagster_home(opened.settings.storage.data_folder), os.environ["DAGSTER_PG_URL"])
 
 
 def _report(database: TrajectoryDatabase, hours: Sequence[datetime], assets: Sequence[str]) -> None:
     keys = [partition_key(hour) for hour in hours]
-    done = database.rows("SELECT count(*) AS runs FROM trajectory.trajectories WHERE partition_key = ANY(%s)", [keys])[
-        0
-    ]["runs"]
-    words = f"{pluralize(len(hours), 'partition')}: {pluralize(done, 'trajectory', 'trajectories')}"
-    out.print(f"{words} in {describe_postgres(database.url)}.", markup=False)
+    [counted] = database.rows(
+        "SELECT count(*) AS trajectories FROM trajectory.trajectories WHERE partition_key = ANY(%s)", [keys]
+    )
+    trajectories = pluralize(counted["trajectories"], "trajectory", "trajectories")
+    out.print(f"{pluralize(len(hours), 'partition')}: {trajectories} in {describe_postgres(database.url)}.")
     quarantined = database.rows(
         "SELECT run_id, json_path, error FROM trajectory.quarantine WHERE partition_key = ANY(%s) ORDER BY 1", [keys]
     )
     for row in quarantined:
-        out.print(f"Quarantined: {row['run_id']}: {row['json_path']} {row['error']}", markup=False)
+        out.print(f"Quarantined: {row['run_id']}: {row['json_path']} {row['error']}")
     if "refined_outcomes" in assets:
         verdicts = database.rows(
             "SELECT coalesce(verdict_status, 'none') AS status, coalesce(error_class, '') AS error, count(*) AS number"
             " FROM trajectory.outcomes WHERE partition_key = ANY(%s) GROUP BY 1, 2 ORDER BY 3 DESC",
             [keys],
         )
-        words = ", ".join(f"{row['number']} {row['status']} {row['error']}".strip() for row in verdicts)
-        out.print(f"Verdicts: {words or 'none'}.", markup=False)
+        counts = ", ".join(f"{row['number']} {row['status']} {row['error']}".strip() for row in verdicts)
+        out.print(f"Verdicts: {counts or 'none'}.")
 
 
-def show_run(run_id: str) -> None:
-    """Print a trajectory.
-
-    Raises:
-        PipelineError: there is none of that run; the text says where it was looked for, and what to do.
-    """
-    database = TrajectoryDatabase(resolve_databases(load_settings()).database_url)
-    row = trajectory_row(database, run_id)
-    verdict = next(iter(database.rows("SELECT * FROM trajectory.outcomes WHERE run_id = %s", [run_id])), None)
-    answers = database.rows(
-        "SELECT continued_by_run_id AS id FROM trajectory.chains WHERE run_id = %s ORDER BY continued_at", [run_id]
-    )
-    links = {
-        "continues": [row["continues_run_id"]] if row["continues_run_id"] else [],
-        "continued by": [answer["id"] for answer in answers],
-    }
-    out.print(render_trajectory(row, verdict, links), soft_wrap=False)
-
-
-def trajectory_row(database: TrajectoryDatabase, run_id: str) -> dict[str, Any]:
-    """Return a run's row of ``trajectories``.
-
-    Raises:
-        PipelineError: there is none; the text says where it was looked for, and what to do.
-    """
-    row = database.trajectory(run_id)
-    if row is None:
-        quarantined = database.quarantined(run_id)
-        if quarantined is not None:
-            raise PipelineError(
-                f"{run_id} is in quarantine since {quarantined['first_seen_at']:%Y-%m-%d %H:%M} UTC:"
-                f" {quarantined['json_path']} {quarantined['error']}."
-            )
-        raise PipelineError(
-            f"There is no trajectory of {run_id!r} in {describe_postgres(database.url)}: check the id (it begins with"
-            " 'run-'), or materialise the hour in which the run ended."
+def _dry_run(selected: Sequence[str], hours: Sequence[datetime]) -> int:
+    opened = open_connections()
+    if not selected or "terminal_runs" in selected:
+        planned = plan_capture(
+            hours, opened.source, opened.store, opened.database, opened.settings.capture.deleted_content
         )
-    return row
+    else:
+        planned = plan_rebuild(hours, opened.store)
+    for change in planned:
+        if change.what != "empty":
+            out.print(f"{change.partition_key}  {_PLANNED[change.what]}{_changed_runs(change)}")
+    counts = Counter(change.what for change in planned)
+    totals = ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
+    out.print(f"{pluralize(len(planned), 'partition')}: {totals}. Nothing was changed.")
+    return 1 if counts["impossible"] else 0
+
+
+def _changed_runs(change: PlannedChange) -> str:
+    parts = []
+    if change.new_runs:
+        parts.append(f"{pluralize(change.new_runs, 'new run')}")
+    if change.deleted_runs:
+        parts.append(f"{pluralize(change.deleted_runs, 'run')} deleted at the source")
+    return f" ({', '.join(parts)})" if parts else ""

@@ -1,41 +1,53 @@
-"""The command ``plan``: what judging would ask, take and leave undone.
-
-Belongs here: what is printed. Does not belong here: arguments (``main``), and the plan itself
-(``pipeline.judging_estimate``).
-"""
+"""The command ``plan``: estimates what judging partitions would ask and cost."""
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import click
+
 from trajectory_pipeline.cli.console import out
+from trajectory_pipeline.cli.partition_options import partition_options, selected_hours
 from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.partition_keys import floor_to_hour, hours_between
 from trajectory_pipeline.pipeline.judging_estimate import estimate_judging
 from trajectory_pipeline.settings import load_settings
 
 
-def show_plan(hours: Sequence[datetime], *, as_json: bool) -> None:
-    """Print what judging these partitions would do; asks no judge, writes nothing.
+@click.command("plan")
+@partition_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with amounts of money as strings.")
+def command(key: str | None, start: str | None, end: str | None, *, as_json: bool) -> None:
+    """Estimate what judging partitions would ask and cost, and what the caps would defer.
 
-    Raises:
-        PipelineError: there is no judge, or a sink cannot be read.
-    """
-    settings = load_settings()
+    Calls no judge and writes nothing: it renders and measures the transcripts. Without a range, it takes the days of
+    TRAJECTORY_JUDGE_LOOKBACK_DAYS, as the refinement sensor does.
+
+    \b
+    Examples:
+      trajectory-pipeline plan
+      trajectory-pipeline plan --from 2026-11-20 --to 2026-11-21 --json
+    """  # noqa: D301 - \b keeps click from rewrapping the text
+    settings, now = load_settings(), datetime.now(UTC)
+    lookback = timedelta(days=settings.judge.lookback_days)
+    if key is start is end is None:
+        hours = list(hours_between(max(floor_to_hour(settings.capture.start), now - lookback), now))
+    else:
+        hours = selected_hours(key, start, end)
     pipeline = PipelineResource(settings)
-    plan = estimate_judging(
+    estimate = estimate_judging(
         hours,
         pipeline.store,
         pipeline.database,
         pipeline.judge,
         pipeline.policy,
         pipeline.budget,
-        now=datetime.now(UTC),
-        horizon=timedelta(days=settings.judge.lookback_days),
+        now=now,
+        horizon=lookback,
         order=settings.judge.order,
         access=pipeline.access,
     )
     if as_json:
-        out.print_json(json.dumps(plan.as_json()))
+        out.print_json(json.dumps(estimate.as_json()))
         return
-    for sentence in plan.sentences():
-        out.print(sentence, markup=False, soft_wrap=True)
+    for sentence in estimate.sentences():
+        out.print(sentence)

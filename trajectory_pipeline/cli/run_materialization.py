@@ -1,43 +1,45 @@
-"""Materialising a range of partitions without the UI, through Dagster's own instance, so that the UI shows it.
-
-Belongs here: runs in this process, one per batch of partitions, and their progress. Does not belong here: the work.
-"""
+"""Materializes a range of partitions in this process, through Dagster's own instance, so that the UI shows the runs."""
 
 import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import Self
 
+import dagster as dg
+
+from trajectory_pipeline.definitions import build_defs
+from trajectory_pipeline.defs.jobs import JOB_NAME
+from trajectory_pipeline.defs.partitions import range_tags
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import contiguous, parse_partition_key, partition_key
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.settings import load_settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
-if TYPE_CHECKING:
-    # Dagster takes two seconds to import: not for `--help`.
-    import dagster as dg
+ASSETS = (TERMINAL_RUNS.name, TRAJECTORIES.name, REFINED_OUTCOMES.name)
+"""What can be materialized, upstream first."""
 
-ASSETS = ("terminal_runs", "trajectories", "refined_outcomes")
-
+_JUDGING = [REFINED_OUTCOMES.name]
 _POLL_SECONDS = 0.5
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass
 class MaterializationSummary:
-    """What came of it.
+    """The result of one command.
 
     Attributes:
-        partitions: asked for.
-        failures: by Dagster run, what went wrong, in words.
-        run_ids: of all Dagster runs.
+        partitions: number requested.
+        failures: Dagster run id → what went wrong, as a sentence.
     """
 
     partitions: int
     failures: dict[str, str] = field(default_factory=dict)
-    run_ids: list[str] = field(default_factory=list)
 
 
 def materialize(
@@ -46,98 +48,93 @@ def materialize(
     database: TrajectoryDatabase,
     progress: Callable[[int, str], None],
 ) -> MaterializationSummary:
-    """Materialise assets of these hours: neighbours in one Dagster run, at most a backfill batch at once.
+    """Materialize assets for these hours; consecutive hours share a Dagster run, up to one backfill batch.
 
-    Dagster does not run what is downstream of a failed step, for no partition of its range: where some partitions are
-    good, a run of their own follows for the rest of the assets. What takes more than one run is captured first, so that
-    no run is judged before those that it continues are there, and then judged from the newest on, as a cap asks for.
+    Dagster does not run what is downstream of a failed step, for any partition of its range. If some partitions
+    succeeded, another run follows for them with the remaining assets. If capturing needs more than one run, all of it
+    comes before judging, so that every run is judged after the runs that it continues are captured. Judging then starts
+    with the newest hours, as the spending caps expect.
 
     Args:
         hours: sorted.
         assets: names, upstream first.
-        database: whose ledger shows how far it is.
-        progress: is told the number of (asset, partition) pairs done, and what is under way.
+        database: its ledger shows the progress.
+        progress: called with the number of (asset, partition) pairs done, and with the current partitions.
     """
-    import dagster as dg
-
-    from trajectory_pipeline.definitions import build_defs
-    from trajectory_pipeline.defs.jobs import JOB_NAME
-    from trajectory_pipeline.defs.partitions import range_tags
-    from trajectory_pipeline.settings import load_settings
-
     settings = load_settings()
     job = build_defs(settings).resolve_job_def(JOB_NAME)
-    result = MaterializationSummary(len(hours))
-    watch = _Watch(hours, assets, database, progress)
+    summary = MaterializationSummary(len(hours))
     ranges = contiguous(hours, settings.dagster.backfill_batch)
-    capture = [name for name in assets if name != ASSETS[-1]]
-    apart = len(ranges) > 1 and capture != list(assets)
-    due = deque((first, last, capture if apart else list(assets)) for first, last in ranges if capture or not apart)
-    judgeable: list[datetime] = [] if capture else list(hours)
-    with dg.DagsterInstance.get() as instance, watch:
-        while due or (apart and judgeable):
-            if not due:
-                newest_first = reversed(contiguous(sorted(judgeable), settings.dagster.backfill_batch))
-                due.extend((first, last, [ASSETS[-1]]) for first, last in newest_first)
-                judgeable = []
-            first, last, chosen = due.popleft()
-            watch.under_way = (
-                partition_key(first) if first == last else f"{partition_key(first)} … {partition_key(last)}"
-            )
+    capture = [name for name in assets if name not in _JUDGING]
+    judge_later = len(ranges) > 1 and capture != list(assets)
+    queue: deque[tuple[datetime, datetime, list[str]]] = deque()
+    if capture or not judge_later:
+        queue.extend((first, last, capture if judge_later else list(assets)) for first, last in ranges)
+    to_judge: list[datetime] = [] if capture else list(hours)
+    with dg.DagsterInstance.get() as instance, _LedgerProgress(hours, assets, database, progress) as ledger:
+        while queue or (judge_later and to_judge):
+            if not queue:
+                newest_first = reversed(contiguous(sorted(to_judge), settings.dagster.backfill_batch))
+                queue.extend((first, last, _JUDGING) for first, last in newest_first)
+                to_judge = []
+            first, last, selection = queue.popleft()
+            single = first == last
+            ledger.current = partition_key(first) if single else f"{partition_key(first)} … {partition_key(last)}"
             run = job.execute_in_process(
                 instance=instance,
-                partition_key=partition_key(first) if first == last else None,
-                tags={"trajectory/reason": "command", **({} if first == last else range_tags(first, last))},
-                asset_selection=[dg.AssetKey(name) for name in chosen],
+                partition_key=partition_key(first) if single else None,
+                tags={"trajectory/reason": "command", **({} if single else range_tags(first, last))},
+                asset_selection=[dg.AssetKey(name) for name in selection],
                 raise_on_error=False,
                 run_config=_QUIET,
             )
-            result.run_ids.append(run.run_id)
-            good, rest = [hour for hour in hours if first <= hour <= last], list[str]()
+            succeeded, remaining = [hour for hour in hours if first <= hour <= last], list[str]()
             if not run.success:
-                result.failures[run.run_id] = _why(run)
-                good, rest = _held_up(run, instance, chosen)
-                if rest:
-                    due.extendleft(
-                        (*pair, rest) for pair in reversed(contiguous(good, settings.dagster.backfill_batch))
-                    )
-            if apart and not rest and chosen != [ASSETS[-1]]:
-                judgeable += good
-    return result
+                summary.failures[run.run_id] = _failure_reason(run)
+                succeeded, remaining = _continuation(run, instance, selection)
+                if remaining:
+                    batches = reversed(contiguous(succeeded, settings.dagster.backfill_batch))
+                    queue.extendleft((*batch, remaining) for batch in batches)
+            if judge_later and not remaining and selection != _JUDGING:
+                to_judge += succeeded
+    return summary
 
 
-def _why(run: "dg.ExecuteInProcessResult") -> str:
+def _failure_reason(run: dg.ExecuteInProcessResult) -> str:
     for event in run.get_step_failure_events():
-        told = event.step_failure_data
-        shown = told.user_failure_data
-        words = (shown.description if shown else None) or (told.error.message if told.error else "")
-        return f"{event.step_key}: {' '.join(words.split())}"
-    return "the Dagster run failed: see it in the UI"
+        failure = event.step_failure_data
+        user_text = failure.user_failure_data.description if failure.user_failure_data else None
+        text = user_text or (failure.error.message if failure.error else "")
+        return f"{event.step_key}: {' '.join(text.split())}"
+    return "the Dagster run failed: open it in the UI"
 
 
-def _held_up(
-    run: "dg.ExecuteInProcessResult", instance: "dg.DagsterInstance", assets: Sequence[str]
+def _continuation(
+    run: dg.ExecuteInProcessResult, instance: dg.DagsterInstance, selection: Sequence[str]
 ) -> tuple[list[datetime], list[str]]:
-    """Return the good partitions of the asset that failed, and the assets that were not run because of the bad ones.
+    """Return the partitions that the failed asset did materialize, and the assets downstream that were not run.
 
-    None where a check failed: what it found is meant to stop what is downstream.
+    Both are empty if a blocking check failed: it is meant to stop what is downstream.
     """
-    import dagster as dg
-
-    failed = next((name for name in assets for event in run.get_step_failure_events() if event.step_key == name), None)
+    failed_steps = {event.step_key for event in run.get_step_failure_events()}
+    failed = next((name for name in selection if name in failed_steps), None)
     blocked = any(not check.passed and check.blocking for check in run.get_asset_check_evaluations())
     if failed is None or blocked:
         return [], []
-    good = [
+    materialized = [
         parse_partition_key(entry.dagster_event.partition)
         for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
         if entry.dagster_event and entry.dagster_event.partition and entry.step_key == failed
     ]
-    return sorted(good), list(assets[assets.index(failed) + 1 :])
+    return sorted(materialized), list(selection[selection.index(failed) + 1 :])
 
 
-class _Watch:
-    """Follows the ledger in a thread of its own: a run in this process tells Dagster of a range only at its end."""
+class _LedgerProgress:
+    """Polls the ledger in a thread: a run in this process reports the partitions of a range to Dagster only at its end.
+
+    Attributes:
+        current: partitions being materialized, for the progress display.
+    """
 
     def __init__(
         self,
@@ -146,39 +143,35 @@ class _Watch:
         database: TrajectoryDatabase,
         progress: Callable[[int, str], None],
     ) -> None:
+        self.current = ""
         self._keys = [partition_key(hour) for hour in hours]
-        self._assets = assets
+        self._assets = list(assets)
         self._database = database
         self._progress = progress
-        self._began = datetime.now(UTC)
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self.under_way = ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
 
-    def __enter__(self) -> "_Watch":
-        # By the database's clock, which writes the ledger's times.
-        self._began = self._database.rows("SELECT clock_timestamp() AS now")[0]["now"]
+    def __enter__(self) -> Self:
+        # By the database's clock, which also writes the ledger's times.
+        self._started = self._database.rows("SELECT clock_timestamp() AS now")[0]["now"]
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._done.set()
+        self._ended.set()
         self._thread.join()
-        self._look()
+        self._report()
 
-    def _follow(self) -> None:
-        while not self._done.wait(_POLL_SECONDS):
-            self._look()
+    def _poll(self) -> None:
+        while not self._ended.wait(_POLL_SECONDS):
+            self._report()
 
-    def _look(self) -> None:
-        # It only shows how far the work is: what is wrong with the database, the work itself finds and says.
+    def _report(self) -> None:
+        # Only a display: if the database fails, the materialization itself reports it.
         with contextlib.suppress(PipelineError):
-            self._tell()
-
-    def _tell(self) -> None:
-        rows = self._database.rows(
-            "SELECT count(*) AS done FROM trajectory.partitions WHERE asset = ANY(%s) AND partition_key = ANY(%s)"
-            " AND materialized_at >= %s",
-            [list(self._assets), self._keys, self._began],
-        )
-        self._progress(rows[0]["done"], self.under_way)
+            rows = self._database.rows(
+                "SELECT count(*) AS done FROM trajectory.partitions WHERE asset = ANY(%s) AND partition_key = ANY(%s)"
+                " AND materialized_at >= %s",
+                [self._assets, self._keys, self._started],
+            )
+            self._progress(rows[0]["done"], self.current)

@@ -1,10 +1,9 @@
-"""A child process in a group of its own that ends with us, however we end.
+"""Child processes that end with this process, however it ends.
 
-Belongs here: starting and stopping Dagster's processes. Does not belong here: what they do.
-
-Run as ``python -m trajectory_pipeline.cli.subprocesses COMMAND …`` this module is the supervisor: it starts the command
-with default signals (one that was started in the background from a shell without job control inherits ignored ones,
-and copies them), and ends it when its own standard input closes, which happens even if its parent is killed with -9.
+Run as ``python -m trajectory_pipeline.cli.subprocesses COMMAND …``, this module is the supervisor of one command. It
+starts the command with default signal handlers: a process started in the background by a shell without job control
+inherits ignored signals, and passes them on. It stops the command when its own standard input closes, which happens
+even if its parent is killed with ``kill -9``.
 """
 
 import contextlib
@@ -17,20 +16,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-_PATIENCE_SECONDS = 30
+_STOP_TIMEOUT_SECONDS = 30
 
 
 class SupervisedProcess:
-    """A command that runs in a process group of its own until it is stopped or we are gone."""
+    """A command in its own process group, which runs until it is stopped or this process ends."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path | None) -> None:
-        """Start it.
+        """Start the command.
 
         Args:
             command: program and arguments.
-            environment: whole.
-            folder: to run it in.
-            log: file for its output; None to leave it on our terminal.
+            environment: its whole environment.
+            folder: its working directory.
+            log: file to append its output to; None: the terminal.
         """
         output = None if log is None else log.open("ab")
         try:
@@ -53,20 +52,20 @@ class SupervisedProcess:
         return self._process.poll()
 
     def wait(self, seconds: float) -> int | None:
-        """Wait for its end, at most so long; returns its exit code or None."""
+        """Wait for the command to end; returns its exit code, None if it still runs after so many seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(seconds)
         return None
 
-    def begin_to_stop(self) -> None:
-        """Tell it to end, and return at once."""
+    def request_stop(self) -> None:
+        """Ask the command to end, without waiting."""
         if self._process.stdin is not None:
             self._process.stdin.close()
 
     def stop(self) -> None:
-        """End it and all that it started; returns when they are gone."""
-        self.begin_to_stop()
-        if self.wait(2 * _PATIENCE_SECONDS) is None:  # pragma: no cover - the supervisor itself hangs
+        """Stop the command and all processes that it started; returns when they have ended."""
+        self.request_stop()
+        if self.wait(2 * _STOP_TIMEOUT_SECONDS) is None:  # pragma: no cover - the supervisor itself hangs
             self._process.kill()
             self._process.wait()
 
@@ -78,9 +77,9 @@ class SupervisedProcess:
 
 
 def stop_all(processes: Sequence[SupervisedProcess]) -> None:
-    """End several at once; returns when all of them are gone."""
+    """Stop several commands in parallel; returns when all have ended."""
     for process in processes:
-        process.begin_to_stop()
+        process.request_stop()
     for process in processes:
         process.stop()
 
@@ -89,27 +88,27 @@ def _supervise(command: list[str]) -> int:
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(name, signal.SIG_DFL)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    # From here on only the closed pipe ends us: whoever signals this group means the command.
+    # From here on only the closed pipe ends the supervisor: a signal to this group is meant for the command.
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda number, _: child.send_signal(number))
 
-    def owner_gone() -> None:
+    def stop_when_stdin_closes() -> None:
         with contextlib.suppress(OSError):
             while os.read(0, 4096):
                 pass
-        _end(child)
+        _stop(child)
 
-    threading.Thread(target=owner_gone, daemon=True).start()
+    threading.Thread(target=stop_when_stdin_closes, daemon=True).start()
     code = child.wait()
-    # A command that ended by itself may leave others of its group behind.
+    # A command that ended by itself may leave processes of its group behind.
     _kill_group(child.pid)
     return code
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
+def _stop(child: "subprocess.Popen[bytes]") -> None:
     child.send_signal(signal.SIGINT)
     try:
-        child.wait(_PATIENCE_SECONDS)
+        child.wait(_STOP_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         _kill_group(child.pid)
 

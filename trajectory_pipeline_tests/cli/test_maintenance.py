@@ -1,4 +1,4 @@
-"""The contract of the commands that look after what was captured: they say what is so, and change nothing unasked."""
+"""The commands ``check``, ``erase`` and ``prune``, and dry runs: what they print and change."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -38,8 +38,8 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run_command: Command
     result = run_command("materialize", *RANGE, "--dry-run", **databases)
     assert result.exit_code == 0, result.output
     assert f"{KEY} would be captured again (1 run deleted at the source)" in squeezed(result)
-    assert f"{OTHER_KEY} would be captured ({sample_partitions()[OTHER]} runs new)" in squeezed(result)
-    assert squeezed(result).endswith("Nothing was done.")
+    assert f"{OTHER_KEY} would be captured ({sample_partitions()[OTHER]} new runs)" in squeezed(result)
+    assert squeezed(result).endswith("Nothing was changed.")
     assert (pipeline.files(), pipeline.ask("SELECT * FROM trajectory.partitions ORDER BY 1, 2")) == (files, ledger)
     with psycopg.connect(databases["DAGSTER_PG_URL"]) as connection:
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
@@ -68,13 +68,13 @@ def test_check_names_what_differs_and_is_green_when_nothing_does(
     pipeline.capture(HOUR)
     result = run_command("check", **databases, **hours)
     assert result.exit_code == 0, result.output
-    assert f"1 partition, {sample_partitions()[HOUR]} runs at the source: equal on all sides." in squeezed(result)
+    assert f"1 partition, {sample_partitions()[HOUR]} runs at the source: no differences." in squeezed(result)
     pipeline.do(f"DELETE FROM trajectory.trajectories WHERE run_id = '{min(pipeline.run_ids(HOUR))}'")
     red = run_command("check", **databases, **hours)
     assert red.exit_code == 1
     assert f"✗ {KEY}: {sample_partitions()[HOUR]} trajectories by the ledger" in squeezed(red)
     late = run_command("check", **databases, TRAJECTORY_START="2026-11-23")
-    assert f"{sample_partitions()[HOUR]} terminal runs lie before the first partition" in squeezed(late)
+    assert f"{sample_partitions()[HOUR]} terminal runs are before the first partition" in squeezed(late)
 
 
 def test_erase_is_refused_where_the_policy_is_to_keep(run_command: Command, databases: dict[str, str]) -> None:
@@ -93,7 +93,7 @@ def test_erase_says_first_and_does_then_what_is_to_be_erased(run_command: Comman
         "LETTA_PG_URI": "postgresql://letta@127.0.0.1:1/letta",
     }
     said = run_command("erase", "--dry-run", **erasing)
-    assert f"{KEY} 1 run with content that is deleted at the source 1 partition. Nothing was done." in squeezed(said)
+    assert f"{KEY} 1 run with content deleted at the source 1 partition. Nothing was changed." in squeezed(said)
     row = pipeline.trajectory(run_id)
     assert row is not None
     assert not row["erased"]
@@ -115,19 +115,19 @@ def test_prune_lists_first_and_removes_then_what_is_old_enough(
     run_command: Command, databases: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = captured(databases)
-    monkeypatch.setattr("trajectory_pipeline.cli.maintenance.utc_now", lambda: HOUR + timedelta(days=30, hours=1))
+    monkeypatch.setattr("trajectory_pipeline.cli.prune.utc_now", lambda: HOUR + timedelta(days=30, hours=1))
     unreachable = {**databases, "LETTA_PG_URI": "postgresql://letta@127.0.0.1:1/letta"}
     young = run_command("prune", **unreachable, TRAJECTORY_RETENTION_DAYS="31")
-    assert (young.exit_code, squeezed(young)) == (0, "0 partitions, 0 rows, 0 files of 0 bytes. Removed.")
+    assert (young.exit_code, squeezed(young)) == (0, "0 partitions, 0 rows, 0 files of 0 bytes. Deleted.")
     ages = {"TRAJECTORY_RETENTION_DAYS": "30", "TRAJECTORY_RAW_RETENTION_DAYS": "30"}
     files = pipeline.files()
     rows, size = 2 * sample_partitions()[HOUR], sum(map(len, files.values()))
     said = run_command("prune", "--dry-run", **unreachable, **ages)
     assert said.exit_code == 0, said.output
-    assert squeezed(said).endswith(f"1 partition, {rows} rows, 2 files of {size} bytes. Nothing was done.")
+    assert squeezed(said).endswith(f"1 partition, {rows} rows, 2 files of {size} bytes. Nothing was changed.")
     assert pipeline.files() == files
     done = run_command("prune", **unreachable, **ages)
     assert done.exit_code == 0, done.output
-    assert squeezed(done).endswith(f"1 partition, {rows} rows, 2 files of {size} bytes. Removed.")
+    assert squeezed(done).endswith(f"1 partition, {rows} rows, 2 files of {size} bytes. Deleted.")
     assert pipeline.files() == {}
     assert pipeline.ask("SELECT 1 AS x FROM trajectory.trajectories") == []

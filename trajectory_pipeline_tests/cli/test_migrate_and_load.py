@@ -38,7 +38,7 @@ def test_the_sample_is_loaded_and_then_left_as_it_is(run_command: Command, empty
     assert "The sample is loaded: 321 runs (317 terminal) in 46 partitions" in squeezed(first)
     second = run_command(*arguments, **variables)
     assert second.exit_code == 0
-    assert "The sample was there already: 321 runs (317 terminal) in 46 partitions" in squeezed(second)
+    assert "The sample was already loaded: 321 runs (317 terminal) in 46 partitions" in squeezed(second)
     assert ask(empty_database, "SELECT count(*) FROM runs") == [(321,)]
 
 

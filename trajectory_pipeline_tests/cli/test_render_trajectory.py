@@ -129,7 +129,9 @@ def test_a_quarantined_run_says_what_was_wrong_with_it(run_command: Command, sho
     result = run_command("show", QUARANTINED, **databases_of(shown))
     assert result.exit_code == 2
     told = squeezed(result)
-    assert re.match(rf"Error: {QUARANTINED} is in quarantine since \d{{4}}-\d\d-\d\d \d\d:\d\d UTC: messages\[", told)
+    assert re.match(
+        rf"Error: {QUARANTINED} has been in quarantine since \d{{4}}-\d\d-\d\d \d\d:\d\d UTC: messages\[", told
+    )
 
 
 @pytest.mark.parametrize("run_id", ["run-none", "'; DROP TABLE x; --", "[bold]", "ü", "%s", " "])
@@ -142,7 +144,7 @@ def test_an_unknown_run_is_told_with_where_it_was_looked_for(
     assert told.startswith("Error: There is no trajectory of ")
     assert repr(run_id).strip() in result.output
     assert "in 127.0.0.1:" in told
-    assert "or materialise the hour in which the run ended." in told
+    assert "or materialize the hour in which the run ended." in told
 
 
 def test_without_a_verdict_it_says_so(show: Show, shown: Settings, run_command: Command) -> None:

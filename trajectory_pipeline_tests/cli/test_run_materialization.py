@@ -15,7 +15,7 @@ import dagster as dg
 import psycopg
 import pytest
 
-from trajectory_pipeline.cli.main import ASSETS
+from trajectory_pipeline.cli.run_materialization import ASSETS
 from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.partition_keys import floor_to_hour
@@ -49,7 +49,7 @@ def materialized(databases: Databases) -> dict[str, set[str]]:
 def test_one_partition_without_a_judge(run_command: Command, databases: Databases) -> None:
     result = run_command("materialize", "--partition", "2026-11-20-14:00", **databases)
     assert result.exit_code == 0, result.output
-    assert "refined_outcomes is left out. No judge is configured: set TRAJECTORY_JUDGE_MODEL" in squeezed(result)
+    assert "Skipping refined_outcomes. No judge is configured: set TRAJECTORY_JUDGE_MODEL" in squeezed(result)
     assert "1 partition: 15 trajectories in 127.0.0.1:" in squeezed(result)
     assert "Warning" not in result.output
     assert materialized(databases) == {
@@ -186,8 +186,8 @@ def test_a_failed_check_lets_nothing_follow(run_command: Command, databases: Dat
 NEXT_HOUR = floor_to_hour(datetime.now(UTC)) + timedelta(hours=2)
 
 BAD: list[tuple[tuple[str, ...], str]] = [
-    ((), "Say which partitions: --partition KEY, or --from TIME --to TIME."),
-    (("--from", "2026-11-20"), "Say which partitions: --partition KEY, or --from TIME --to TIME."),
+    ((), "Select partitions with --partition KEY, or with --from TIME --to TIME."),
+    (("--from", "2026-11-20"), "Select partitions with --partition KEY, or with --from TIME --to TIME."),
     (
         ("--partition", "2026-11-20-14:00", "--to", "2026-11-21"),
         "Give either --partition or --from and --to, not both.",
@@ -210,7 +210,7 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     (("--from", "1990-01-01", "--to", "2026-11-20"), "The range is longer than twenty years: check --from and --to."),
     (
         ("--from", "9999-12-31T22:00", "--to", "9999-12-31T23:59"),
-        "lies beyond the last year that there is: check --to.",
+        "--to is '9999-12-31T23:59', which is after the last supported year: check --to.",
     ),
     (("--partition", "2026-11-20-14:00", "--select", "trajectory"), "'trajectory' is not one of 'terminal_runs'"),
 ]
@@ -297,7 +297,7 @@ def test_a_data_folder_that_cannot_be_written_is_told(
     changed = {**databases, "TRAJECTORY_DATA_FOLDER": str(blocked)}
     result = run_command("materialize", "--partition", "2026-11-20-14:00", **changed)
     assert result.exit_code == 2
-    assert "Set TRAJECTORY_DATA_FOLDER to a folder of this user." in squeezed(result)
+    assert "Set TRAJECTORY_DATA_FOLDER to a folder that this user owns." in squeezed(result)
 
 
 def test_a_database_that_goes_away_in_the_middle_is_a_failed_partition(

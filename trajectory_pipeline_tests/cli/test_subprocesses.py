@@ -132,11 +132,11 @@ def test_waiting_gives_up_in_time(told: Path) -> None:
 def test_a_command_that_ignores_the_interrupt_is_killed_with_its_group(
     told: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subprocesses, "_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(subprocesses, "_STOP_TIMEOUT_SECONDS", 0.5)
     stubborn = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + COMMAND
     child = subprocess.Popen([sys.executable, "-c", stubborn, str(told)], start_new_session=True)
     started = Started(told)
-    subprocesses._end(child)
+    subprocesses._stop(child)
     child.wait(10)
     within(5, lambda: not started.alive)
 

@@ -1,0 +1,47 @@
+"""The command ``check``: compares the whole history on all sides."""
+
+import sys
+from datetime import timedelta
+
+import click
+
+from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.console import out
+from trajectory_pipeline.maintenance.completeness import check_completeness
+from trajectory_pipeline.text import pluralize
+
+
+@click.command("check")
+def command() -> None:
+    """Compare the whole history: source, ledger, Postgres and Parquet, partition by partition.
+
+    \b
+    Exit code 0  no difference
+              1  there are differences; each is listed
+              2  a setting is wrong, or a database or storage cannot be reached
+    """  # noqa: D301 - \b keeps click from rewrapping the text
+    opened = open_connections()
+    settings = opened.settings
+    report = check_completeness(
+        opened.source,
+        opened.store,
+        opened.database,
+        start=settings.capture.start,
+        stuck_after=timedelta(hours=settings.source.stuck_hours),
+        deleted=settings.capture.deleted_content,
+        closing_lag=timedelta(minutes=settings.capture.closing_lag_minutes),
+    )
+    for difference in report.differences:
+        out.print(f"✗ {difference}")
+    for run in report.stuck:
+        hours = run.age.total_seconds() / 3600
+        out.print(f"• {run.run_id} has been {run.status} for {hours:.0f} hours; it is captured when it ends")
+    if report.before_start:
+        verb = "is" if report.before_start == 1 else "are"
+        out.print(
+            f"• {pluralize(report.before_start, 'terminal run')} {verb} before the first partition: set"
+            " TRAJECTORY_START to an earlier hour to capture them"
+        )
+    result = pluralize(len(report.differences), "difference") if report.differences else "no differences"
+    out.print(f"{pluralize(report.partitions, 'partition')}, {pluralize(report.runs, 'run')} at the source: {result}.")
+    sys.exit(1 if report.differences else 0)

@@ -1,0 +1,41 @@
+"""The databases and storage that the settings name, opened for one command."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trajectory_pipeline.databases import Databases, resolve_databases
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.settings import Settings, load_settings
+from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+
+
+@dataclass(frozen=True)
+class Connections:
+    """Source and sinks; each connects only when it is used."""
+
+    settings: Settings
+    databases: Databases
+    source: LettaSource
+    store: ParquetStore
+    database: TrajectoryDatabase
+
+
+def open_connections(report: Callable[[str], None] | None = None) -> Connections:
+    """Read the settings and return what they name; starts the embedded server if a URL is unset.
+
+    Args:
+        report: called with a sentence about what takes more than two seconds.
+
+    Raises:
+        PipelineError: a setting is wrong, or the embedded server cannot be started.
+    """
+    settings = load_settings()
+    databases = resolve_databases(settings, report)
+    return Connections(
+        settings,
+        databases,
+        LettaSource(databases.letta_url, settings.source.timeout_seconds),
+        ParquetStore(settings.storage.parquet_location),
+        TrajectoryDatabase(databases.database_url),
+    )

@@ -1,0 +1,50 @@
+"""The command ``show``: prints a trajectory."""
+
+from typing import Any
+
+import click
+
+from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.console import out
+from trajectory_pipeline.cli.render_trajectory import render_trajectory
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.urls import describe_postgres
+
+
+@click.command("show")
+@click.argument("run_id")
+def command(run_id: str) -> None:
+    """Show the trajectory of a run: turns, tools, errors, outcome and verdict."""
+    database = open_connections().database
+    row = trajectory_row(database, run_id)
+    verdict = next(iter(database.rows("SELECT * FROM trajectory.outcomes WHERE run_id = %s", [run_id])), None)
+    continuing = database.rows(
+        "SELECT continued_by_run_id AS id FROM trajectory.chains WHERE run_id = %s ORDER BY continued_at", [run_id]
+    )
+    links = {
+        "continues": [row["continues_run_id"]] if row["continues_run_id"] else [],
+        "continued by": [link["id"] for link in continuing],
+    }
+    out.print(render_trajectory(row, verdict, links), soft_wrap=False)
+
+
+def trajectory_row(database: TrajectoryDatabase, run_id: str) -> dict[str, Any]:
+    """Return a run's row of ``trajectory.trajectories``.
+
+    Raises:
+        PipelineError: there is none; the text says why, or what to check.
+    """
+    row = database.trajectory(run_id)
+    if row is not None:
+        return row
+    quarantined = database.quarantined(run_id)
+    if quarantined is not None:
+        raise PipelineError(
+            f"{run_id} has been in quarantine since {quarantined['first_seen_at']:%Y-%m-%d %H:%M} UTC:"
+            f" {quarantined['json_path']} {quarantined['error']}."
+        )
+    raise PipelineError(
+        f"There is no trajectory of {run_id!r} in {describe_postgres(database.url)}: check the id (it begins with"
+        " 'run-'), or materialize the hour in which the run ended."
+    )
