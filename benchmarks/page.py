@@ -1,4 +1,4 @@
-"""The command that puts results into `docs/benchmarks.md`: `python -m benchmarks.page results.json …`.
+"""The command that puts results into `docs/benchmarks-log.md`: `python -m benchmarks.page results.json …`.
 
 Belongs here: figures as Markdown. Does not belong here: what they mean, which the page itself says around them.
 """
@@ -11,14 +11,14 @@ import click
 
 from benchmarks.measuring import Limit, shown
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks-log.md"
 _BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def main(results: tuple[Path, ...]) -> None:
-    """Replace the figures of docs/benchmarks.md by those of RESULTS, a table for each."""
+    """Replace the figures of docs/benchmarks-log.md by those of RESULTS, a table for each."""
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(_BEGIN)
     _, found, after = rest.partition(_END)
