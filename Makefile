@@ -51,7 +51,7 @@ simulate: setup  ## Random histories of a source and a crashing pipeline: make s
 	@SIMULATION_SEEDS=$(SEEDS) SIMULATION_FIRST_SEED=$(FIRST_SEED) \
 		$(BIN)/python -m pytest -n $(JOBS) --dist load trajectory_pipeline_tests/simulation
 
-moods: setup  ## Judge the whole sample under every fault of a judge, and heal (20 to 40 minutes; docs/judging.md has its table).
+fault-scenarios: setup  ## Judge the whole sample under every fault of a judge, and heal (20 to 40 minutes; docs/fault-scenarios.md).
 	@$(BIN)/python -m trajectory_pipeline_tests.fault_scenarios
 
 bench: setup  ## Measure speed, memory and reading back, each beside a reference (about ten minutes; see benchmarks/README.md).

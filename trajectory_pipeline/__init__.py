@@ -1,12 +1,8 @@
-"""Turns every finished run of a Letta server into a trajectory and has an LLM judge what came of it.
+"""Turns every terminal run of a Letta server into a trajectory, and has an LLM judge what it achieved.
 
-The house has three floors, and imports run downwards only:
-
-* top: ``orchestration`` (Dagster), ``definitions`` and ``cli``: *when* and *for which partition*;
-* middle: the work, which knows no Dagster and can be called from a notebook: ``letta``, ``trajectories``,
-  ``refinement``, ``sinks``, and what makes a demonstration possible without any service:
-  ``embedded_postgres``, ``simulated_judge``, ``sample``;
-* ground: ``settings``, ``errors`` and ``schema``.
+Imports run downward: ``cli`` and ``defs``, then ``maintenance`` and ``pipeline``, ``storage``, then ``trajectories``,
+``letta`` and ``judge``, ``budget``, ``schema``, and the single modules.
+Only ``cli.demo`` and ``databases`` import ``demo``.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

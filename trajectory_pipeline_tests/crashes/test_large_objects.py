@@ -103,7 +103,7 @@ def test_a_writer_that_is_killed_between_two_parts_leaves_the_former_object_and_
     s3_wire.from_client = lambda piece, passed: False
     assert version(client, stored) == former
     assert [item["Key"] for item in client.list_objects_v2(Bucket=BUCKET)["Contents"]].count(key_of_file(stored)) == 1
-    # What docs/operations.md says of it: a lifecycle rule of the bucket ends the upload, and the file is in TMPDIR.
+    # What docs/deploy.md says of it: a lifecycle rule of the bucket ends the upload, and the file is in TMPDIR.
     (upload,) = uploads(client)
     client.abort_multipart_upload(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
     assert [path.name[: len(TEMPORARY)] for path in temporary.iterdir()] == [TEMPORARY]

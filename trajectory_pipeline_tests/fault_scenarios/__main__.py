@@ -1,4 +1,4 @@
-"""The command behind ``make moods``: every failing mood over the whole sample, a row each; exit code 1 if any breaks.
+"""The command behind ``make fault-scenarios``: every fault over the whole sample, a row each; exit code 1 if any fails.
 
 python -m trajectory_pipeline_tests.fault_scenarios
 python -m trajectory_pipeline_tests.fault_scenarios rate_limit truncated --markdown moods.md

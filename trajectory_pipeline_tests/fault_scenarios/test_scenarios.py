@@ -1,4 +1,4 @@
-"""The contract of failing judges, over a part of the sample: ``make moods`` holds every mood to it over the whole.
+"""The contract of failing judges, over a part of the sample; ``make fault-scenarios`` runs it over the whole.
 
 And that the contract itself finds what it is for.
 """
