@@ -4,7 +4,7 @@ Belongs here: finding the pieces, and saying where one is missing. Does not belo
 (``cli.render_explanation``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -15,15 +15,13 @@ from trajectory_pipeline.judge.judge_trajectory import JudgeRequest, build_judge
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import parse_partition_key
+from trajectory_pipeline.pipeline.documents import Document, MissingDocumentError, find_row, shown_documents
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
-from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as lasting_redaction_key
-from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, judging_candidates
+from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
-from trajectory_pipeline.trajectories.document import trajectory_document
 
 Row = dict[str, Any]
 _RAW_COLUMNS = ("id", "status", "stop_reason", "created_at", "completed_at")
@@ -81,7 +79,7 @@ def explain_verdict(
 
 
 def _captured(store: ParquetStore, row: Mapping[str, Any]) -> Row:
-    found = _row_of(store, TERMINAL_RUNS, row["partition_key"], str(row["run_id"]))
+    found = find_row(store, TERMINAL_RUNS, str(row["run_id"]), row["partition_key"])
     if found is None:
         return {"missing": f"the raw rows are not in {store.uri}: materialise terminal_runs of {row['partition_key']}"}
     return _raw(found)
@@ -89,10 +87,11 @@ def _captured(store: ParquetStore, row: Mapping[str, Any]) -> Row:
 
 def _source(source: LettaSource, row: Mapping[str, Any]) -> Row:
     hour = parse_partition_key(row["partition_key"])
+    run_id: Any = row["run_id"]
     try:
         with source.snapshot() as snapshot:
             for batch in snapshot.terminal_runs(hour, hour + _HOUR):
-                found = batch.filter(pc.equal(batch.column("run_id"), _scalar(row["run_id"]))).to_pylist()
+                found = batch.filter(pc.equal(batch.column("run_id"), run_id)).to_pylist()
                 if found:
                     return _raw(found[0])
     except PipelineError as error:
@@ -144,9 +143,10 @@ def _shown(
         policy.redact,
         redaction_key or lasting_redaction_key(database),
     )
-    documents = _documents(row, database, store, policy)
-    if isinstance(documents, str):
-        return {"missing": documents}
+    try:
+        documents = _documents(row, database, store, policy)
+    except MissingDocumentError as missing:
+        return {"missing": str(missing)}
     case = build_judge_request(documents, policy)
     return {
         "windows": [window.text for window in case.rendered.windows],
@@ -164,38 +164,10 @@ def _same(case: JudgeRequest, verdict: Mapping[str, Any] | None) -> bool | None:
 
 def _documents(
     row: Mapping[str, Any], database: TrajectoryDatabase, store: ParquetStore, policy: RefinementPolicy
-) -> list[Row] | str:
-    documents: list[Row] = []
+) -> list[Document]:
+    run_id, partition_key = str(row["run_id"]), row["partition_key"]
     with open_verdicts(database) as verdicts:
-        run_ids = [row["run_id"]]
-        for standing in _standing(
-            judging_candidates(verdicts.connection, policy.policy_id, [row["partition_key"]], "newest"), row
-        ):
-            run_ids = [*standing.earlier_run_ids, standing.run_id]
-        held = verdicts.documents(run_ids)
-    for run_id in run_ids:
-        document, partition_key = held.get(run_id, (None, row["partition_key"]))
-        if document is None:
-            whole = _row_of(store, TRAJECTORIES, partition_key, run_id)
-            if whole is None:
-                return f"the document of {run_id} is neither in Postgres nor in Parquet"
-            document = trajectory_document(whole)
-        documents.append(document)
-    return documents
-
-
-def _standing(found: Sequence[JudgingCandidate], row: Mapping[str, Any]) -> list[JudgingCandidate]:
-    return [standing for standing in found if standing.run_id == row["run_id"]]
-
-
-def _row_of(store: ParquetStore, table: Table, partition_key: str, run_id: str) -> Row | None:
-    for batch in store.read(table, parse_partition_key(partition_key)):
-        found = batch.filter(pc.equal(batch.column("run_id"), _scalar(run_id))).to_pylist()
-        if found:
-            row: Row = found[0]
-            return row
-    return None
-
-
-def _scalar(value: object) -> Any:
-    return value
+        candidates = judging_candidates(verdicts.connection, policy.policy_id, [partition_key], "newest")
+        run_ids = next((one.shown_run_ids for one in candidates if one.run_id == run_id), (run_id,))
+        rows = verdicts.documents(run_ids)
+    return shown_documents(run_ids, partition_key, rows, store)

@@ -1,27 +1,106 @@
-"""Documents that ``jsonb`` cannot hold, from Parquet.
+"""Trajectory documents by run: from Postgres, or from Parquet where ``jsonb`` cannot hold one."""
 
-Belongs here: finding one. Does not belong here: those that Postgres holds (``storage.postgres.verdicts``).
-"""
-
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
 
 from trajectory_pipeline.partition_keys import parse_partition_key
+from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
+from trajectory_pipeline.storage.postgres.verdicts import VerdictStore
 from trajectory_pipeline.trajectories.document import trajectory_document
 
+Document = Mapping[str, Any]
 
-def whole_document(store: ParquetStore, run_id: str, partition_key: str) -> dict[str, Any] | None:
-    """Return a run's document from the file of its partition; None where it is not there.
+
+class MissingDocumentError(Exception):
+    """A document is in neither sink.
+
+    Attributes:
+        run_id: of the missing document.
+        partition_key: of the partition to materialize.
+    """
+
+    def __init__(self, run_id: str, partition_key: str) -> None:
+        super().__init__(f"the document of {run_id} is neither in Postgres nor in Parquet")
+        self.run_id = run_id
+        self.partition_key = partition_key
+
+
+def find_row(store: ParquetStore, table: Table, run_id: str, partition_key: str) -> dict[str, Any] | None:
+    """Return a run's row from the file of its partition; None if it is not there.
 
     Raises:
         SinkError: the file cannot be read.
     """
-    mine: Any = run_id
-    for batch in store.read(TRAJECTORIES, parse_partition_key(partition_key)):
-        found = batch.filter(pc.equal(batch.column("run_id"), mine)).to_pylist()
+    wanted: Any = run_id
+    for batch in store.read(table, parse_partition_key(partition_key)):
+        found = batch.filter(pc.equal(batch.column("run_id"), wanted)).to_pylist()
         if found:
-            return trajectory_document(found[0])
+            return dict(found[0])
     return None
+
+
+def shown_documents(
+    run_ids: Sequence[str],
+    partition_key: str,
+    rows: Mapping[str, tuple[Document | None, str]],
+    store: ParquetStore,
+) -> list[Document]:
+    """Return the documents of the runs that a judge is shown for one trajectory.
+
+    Args:
+        run_ids: in the order in which they are shown.
+        partition_key: of the trajectory; a run that Postgres does not know is looked up there.
+        rows: by run id, what Postgres holds: the document (None if ``jsonb`` cannot hold it) and its partition key.
+        store: where documents are that Postgres does not hold.
+
+    Raises:
+        MissingDocumentError: one of them is in neither sink.
+        SinkError: a file cannot be read.
+    """
+    documents: list[Document] = []
+    for run_id in run_ids:
+        document, key = rows.get(run_id, (None, partition_key))
+        if document is None:
+            row = find_row(store, TRAJECTORIES, run_id, key)
+            if row is None:
+                raise MissingDocumentError(run_id, key)
+            document = trajectory_document(row)
+        documents.append(document)
+    return documents
+
+
+class DocumentLoader:
+    """Loads documents for many trajectories at once; look-ups that arrive together share one query.
+
+    Args:
+        store: where documents are that Postgres does not hold.
+        verdicts: the connection that documents are read on.
+        connection_lock: held while that connection is used.
+    """
+
+    def __init__(self, store: ParquetStore, verdicts: VerdictStore, connection_lock: asyncio.Lock) -> None:
+        self._store = store
+        self._verdicts = verdicts
+        self._row = MicroBatcher[str, tuple[Document | None, str] | None](connection_lock, self._rows)
+
+    async def load(self, candidate: JudgingCandidate) -> list[Document]:
+        """Return the documents that a judge is shown for a trajectory: see ``shown_documents``."""
+        run_ids = candidate.shown_run_ids
+        found = await asyncio.gather(*map(self._row, run_ids))
+        rows = {run_id: row for run_id, row in zip(run_ids, found, strict=True) if row is not None}
+        arguments = (run_ids, candidate.partition_key, rows, self._store)
+        if all(row is not None and row[0] is not None for row in found):
+            return shown_documents(*arguments)
+        # Files are read off the loop, which has responses to handle.
+        return await asyncio.to_thread(shown_documents, *arguments)
+
+    def _rows(self, run_ids: Sequence[str]) -> list[tuple[Document | None, str] | None]:
+        found = self._verdicts.documents(run_ids)
+        return [found.get(run_id) for run_id in run_ids]

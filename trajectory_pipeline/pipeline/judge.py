@@ -23,8 +23,9 @@ from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline.judge_worker import JudgeWorker, JudgingStats
+from trajectory_pipeline.pipeline.judge_worker import JudgeWorker
 from trajectory_pipeline.pipeline.judging_estimate import WHY, needs_judging
+from trajectory_pipeline.pipeline.judging_stats import JudgingStats
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
@@ -135,30 +136,31 @@ class JudgingRun:
         with (
             open_verdicts(self.database) as verdicts,
             open_verdicts(self.database) as calls,
-            open_rate_limiter(self.database, limit) as turn,
+            open_rate_limiter(self.database, limit) as request_slot,
         ):
             verdicts.use_policy(policy.policy_id, policy.definition, policy.model)
             due = self._due(judging_candidates(verdicts.connection, policy.policy_id, keys, self.order))
-            judging = JudgeWorker(
-                parquet=self.store,
-                verdicts=verdicts,
-                accounts=calls.connection,
-                judge=self.judge,
-                policy=policy,
-                budget=self.budget,
-                concurrency=self.concurrency,
-                materialization_id=self._materialization_id,
-                progress=self.progress,
-                stats=self._results,
-                turn=turn,
-                access=self.access,
-            )
             if due:
+                worker = JudgeWorker(
+                    due,
+                    parquet=self.store,
+                    verdicts=verdicts,
+                    ledger=calls.connection,
+                    judge=self.judge,
+                    policy=policy,
+                    budget=self.budget,
+                    concurrency=self.concurrency,
+                    materialization_id=self._materialization_id,
+                    progress=self.progress,
+                    stats=self._results,
+                    access=self.access,
+                    request_slot=request_slot,
+                )
                 try:
-                    _run(judging.judge_all(due))
+                    _run(worker.judge_all())
                 except Exception as error:
-                    # Those that are judged to their end are none the worse for it.
-                    self._failures |= dict.fromkeys({task.partition_key for task in judging.left}, error)
+                    # A partition that was judged to its end is published all the same.
+                    self._failures |= dict.fromkeys({one.partition_key for one in worker.unfinished}, error)
         for key in keys:
             result = self._results[key]
             result.reused += result.claimed_elsewhere

@@ -17,7 +17,7 @@ from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.prompt import overhead_tokens
 from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline.documents import whole_document
+from trajectory_pipeline.pipeline.documents import MissingDocumentError, shown_documents
 from trajectory_pipeline.schema.verdicts import DENIED
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
@@ -201,20 +201,23 @@ class _Planning:
         """Yield each trajectory with the calls and the prompt tokens that it takes, some documents at a time."""
         for first in range(0, len(due), _DOCUMENTS_AT_ONCE):
             portion = due[first : first + _DOCUMENTS_AT_ONCE]
-            run_ids = [run_id for task in portion for run_id in (*task.earlier_run_ids, task.run_id)]
+            run_ids = [run_id for task in portion for run_id in task.shown_run_ids]
             if not render:
                 sizes = self.verdicts.document_bytes(run_ids)
                 for task in portion:
-                    size = sum(sizes.get(run_id, 0) for run_id in (*task.earlier_run_ids, task.run_id))
+                    size = sum(sizes.get(run_id, 0) for run_id in task.shown_run_ids)
                     tokens = overhead_tokens() + -(-size // _BYTES_PER_TOKEN)
                     yield task, 1, min(tokens, self.policy.max_prompt_tokens)
                 continue
-            found = self.verdicts.documents(run_ids)
+            rows = self.verdicts.documents(run_ids)
             for task in portion:
-                documents = [self._document(found, run) for run in (*task.earlier_run_ids, task.run_id)]
-                there = [document for document in documents if document is not None]
-                case = build_judge_request(there, self.policy) if len(there) == len(documents) else None
-                yield task, case.calls if case else 0, case.prompt_tokens if case else 0
+                try:
+                    documents = shown_documents(task.shown_run_ids, task.partition_key, rows, self.parquet)
+                except MissingDocumentError:
+                    yield task, 0, 0
+                else:
+                    request = build_judge_request(documents, self.policy)
+                    yield task, request.calls, request.prompt_tokens
 
     def add(self, task: JudgingCandidate, calls: int, prompt_tokens: int, *, outside: bool) -> None:
         """Take a trajectory into the plan, and what it costs at most out of the caps' room."""
@@ -246,12 +249,6 @@ class _Planning:
 
     def _account(self, organization_id: str | None) -> dict[Scope, SpendTotals]:
         return spend_totals(self.verdicts.connection, day_of(self.now), organization_id, "")
-
-    def _document(self, found: Mapping[str, tuple[dict[str, Any] | None, str]], run_id: str) -> dict[str, Any] | None:
-        document, partition_key = found.get(run_id, (None, None))
-        if document is None and partition_key is not None:
-            return whole_document(self.parquet, run_id, partition_key)
-        return document
 
 
 def _more(account: SpendTotals, amount: Cost) -> SpendTotals:

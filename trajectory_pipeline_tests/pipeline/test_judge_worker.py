@@ -23,7 +23,7 @@ from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import PipelineError, ProviderDownError, SinkError
 from trajectory_pipeline.judge import judge_trajectory as deliberation
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline import judge_worker
+from trajectory_pipeline.pipeline import judging_stats
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
@@ -270,7 +270,7 @@ def test_a_connection_that_is_lost_amid_it_costs_no_verdict(
                 " WHERE datname = current_database() AND application_name = 'trajectory-pipeline'"
             )
 
-    monkeypatch.setattr(judge_worker, "_TELL_EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(judging_stats, "REPORT_SECONDS", 0.2)
     result = captured.refine(HOUR, concurrency=2, progress=end_connections)
     assert ended
     assert sum(result.statuses.values()) == RUNS
@@ -292,7 +292,7 @@ def test_a_fault_of_ours_in_one_verdict_is_that_verdicts_alone(
     result = captured.refine(HOUR)
     assert result.errors == {"internal_error": 1}
     (verdict,) = [row for row in verdicts(captured).values() if row["verdict_status"] == "failed"]
-    assert verdict["error_message"] == "a fault of trajectory-pipeline: ZeroDivisionError: of ours"
+    assert verdict["error_message"] == "a defect of trajectory-pipeline: ZeroDivisionError: of ours"
     # What it took is known all the same, and it heals like any other.
     assert (verdict["attempts"], verdict["outcome"]) == (1, None)
     assert verdict["cost_usd"] > 0

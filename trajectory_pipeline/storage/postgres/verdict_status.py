@@ -150,6 +150,11 @@ class JudgingCandidate:
         return self.status not in FINAL_STATUSES and not self.backing_off
 
     @property
+    def shown_run_ids(self) -> tuple[str, ...]:
+        """The runs that a judge is shown for it: the earlier runs of its chain, then its own."""
+        return (*self.earlier_run_ids, self.run_id)
+
+    @property
     def key(self) -> tuple[str, str]:
         """What its verdict is found by."""
         return self.run_id, self.verdict_key

@@ -1,0 +1,228 @@
+"""Budget for a worker's calls: reserved before a call is sent, settled when it has ended."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+from trajectory_pipeline.budget.caps import Budget, BudgetExhausted, BudgetShortfall, Cost
+from trajectory_pipeline.budget.prices import is_simulated
+from trajectory_pipeline.judge.client.session import CallRecord, JudgeConfig
+from trajectory_pipeline.judge.judge_trajectory import JudgeRequest
+from trajectory_pipeline.judge.prompt import overhead_tokens
+from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
+from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
+from trajectory_pipeline.storage.postgres.spend_ledger import CallReservation, ReservationResult, settle_and_reserve
+from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed, VerdictLock
+from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
+
+CLAIM_EXTRA_SECONDS = 30.0
+"""How much longer a claim lasts than its call: time to store the answer, or to begin the next call."""
+
+Row = dict[str, Any]
+
+
+class ClaimedElsewhere(Exception):  # noqa: N818 - no error
+    """Another worker is judging this trajectory, or has judged it."""
+
+
+class JudgingStopped(Exception):  # noqa: N818 - no error
+    """No further call may begin, because something else failed."""
+
+
+class CallBudget:
+    """What all calls of one worker share: the spend ledger, and how many calls are in flight.
+
+    Args:
+        connection: for the ledger alone, so that a call that may begin waits for nothing else.
+        budget: that must hold.
+        judge: that is called.
+        policy_id: that verdicts are reached under.
+        materialization_id: that calls are charged to.
+        worker: name under which verdicts are claimed.
+    """
+
+    def __init__(
+        self,
+        connection: RetryingConnection,
+        budget: Budget,
+        judge: JudgeConfig,
+        *,
+        policy_id: str,
+        materialization_id: str,
+        worker: str,
+    ) -> None:
+        self.budget = budget
+        self.judge = judge
+        self.policy_id = policy_id
+        self.materialization_id = materialization_id
+        self.worker = worker
+        self._connection = connection
+        self._caps = budget.caps
+        self._book = MicroBatcher[CallReservation | Row, ReservationResult](asyncio.Lock(), self._settle_and_reserve)
+        self._settled = asyncio.Condition()
+        self._in_flight = 0
+        self._stopped = False
+        # By organization; under None those of the caps that all organizations share.
+        self._exhausted: dict[str | None, BudgetShortfall] = {}
+
+    def stop(self) -> None:
+        """Let no further call begin."""
+        self._stopped = True
+
+    def check_headroom(self, organization_id: str | None) -> None:
+        """Refuse early, without a query, if a cap is known to have no headroom even for the smallest call.
+
+        Raises:
+            BudgetExhausted: one has none.
+        """
+        for scope in (None, organization_id or ""):
+            if scope in self._exhausted:
+                raise BudgetExhausted(self._exhausted[scope])
+
+    async def reserve(self, reservation: CallReservation) -> None:
+        """Reserve budget for a call; waits while this worker's own calls in flight could free up headroom.
+
+        Raises:
+            BudgetExhausted: there is no headroom.
+            ClaimedElsewhere: another worker has claimed the verdict.
+            JudgingStopped: something else failed meanwhile.
+        """
+        while True:
+            if self._stopped:
+                raise JudgingStopped
+            refusal = await self._book(reservation)
+            if refusal is None:
+                self._in_flight += 1
+                return
+            if isinstance(refusal, AlreadyClaimed):
+                raise ClaimedElsewhere
+            async with self._settled:
+                if not (refusal.could_free_up and self._in_flight):
+                    self._remember(refusal, reservation.attempt["organization_id"])
+                    raise BudgetExhausted(refusal)
+                await self._settled.wait()
+
+    async def settle(self, row: Row) -> None:
+        """Settle a call that ended."""
+        await self._book(row)
+        await self.release(1)
+
+    async def release(self, calls: int) -> None:
+        """Count so many calls as no longer in flight, and let those that wait for headroom try again."""
+        if calls:
+            async with self._settled:
+                self._in_flight -= calls
+                self._settled.notify_all()
+
+    def _remember(self, shortfall: BudgetShortfall, organization_id: str | None) -> None:
+        least = self.budget.max_call_cost(
+            self.judge.model, self.judge.base_url, overhead_tokens(), self.judge.max_response_tokens
+        )
+        # Calls in flight may still cost less than was reserved for them.
+        if not self._in_flight and shortfall.remaining < shortfall.cap.of(least):
+            scope = (organization_id or "") if shortfall.cap.scope == "organization" else None
+            self._exhausted[scope] = replace(shortfall, headroom=least)
+
+    def _settle_and_reserve(self, items: "Sequence[CallReservation | Row]") -> list[ReservationResult]:
+        reservations = [item for item in items if isinstance(item, CallReservation)]
+        ended = [item for item in items if not isinstance(item, CallReservation)]
+        results = iter(settle_and_reserve(self._connection, self._caps, reservations, ended))
+        return [next(results) if isinstance(item, CallReservation) else None for item in items]
+
+
+@dataclass
+class VerdictCalls:
+    """The calls for one verdict.
+
+    Attributes:
+        shared: budget of the worker's calls.
+        candidate: whose verdict it is.
+        by_id: the calls so far; a call whose end was not seen has no duration.
+    """
+
+    shared: CallBudget
+    candidate: JudgingCandidate
+    by_id: dict[str, CallRecord] = field(default_factory=dict)
+
+    @property
+    def records(self) -> list[CallRecord]:
+        """The calls so far, the first one first."""
+        return list(self.by_id.values())
+
+    async def begin(self, call: CallRecord, request: JudgeRequest) -> None:
+        """Claim the verdict and reserve what a call may cost at most; to be awaited before the call is sent.
+
+        Raises:
+            BudgetExhausted: there is no headroom.
+            ClaimedElsewhere: another worker has claimed the verdict.
+            JudgingStopped: something else failed meanwhile.
+        """
+        shared, judge = self.shared, self.shared.judge
+        usd = shared.budget.prices.max_cost(
+            call.model, judge.base_url, call.estimated_prompt_tokens, call.max_response_tokens
+        )
+        # If its end is never seen, it stays lost, at what it may have cost.
+        begun = replace(call, cost_usd=usd)
+        reserved = Cost(usd or Decimal(0), call.estimated_prompt_tokens + call.max_response_tokens)
+        row = {
+            **self._row(begun),
+            "reserved_usd": usd,
+            "reserved_tokens": reserved.tokens,
+            "organization_id": self.candidate.organization_id,
+            "materialization_id": shared.materialization_id,
+        }
+        claim = VerdictLock(
+            self.candidate.run_id,
+            self.candidate.verdict_key,
+            shared.worker,
+            judge.timeout_seconds + CLAIM_EXTRA_SECONDS,
+        )
+        await shared.reserve(CallReservation(row, reserved, self._headroom(reserved, request), claim))
+        self.by_id[call.attempt_id] = begun
+
+    async def end(self, call: CallRecord) -> None:
+        """Replace what was reserved for a call by what it cost."""
+        cost = self.by_id[call.attempt_id].cost_usd
+        if call.result != "lost":
+            cost = self.shared.budget.prices.cost(
+                call.model, call.response_model, call.usage, self.shared.judge.base_url
+            )
+        settled = replace(call, cost_usd=cost)
+        await self.shared.settle(self._row(settled))
+        self.by_id[call.attempt_id] = settled
+
+    async def release_lost(self) -> None:
+        """Count the calls whose end was not seen as no longer in flight."""
+        await self.shared.release(sum(call.duration_ns is None for call in self.by_id.values()))
+
+    def model_columns(self) -> Row:
+        """Return the columns of a verdict that say which model answered last, and how it was asked."""
+        if not self.by_id:
+            return {}
+        last = self.records[-1]
+        # Whatever name a simulation gives itself, it answers under the name that was asked for.
+        return {
+            "model": last.response_model,
+            "response_format": last.response_format,
+            "simulated": is_simulated(last.response_model) or is_simulated(last.model),
+        }
+
+    def _headroom(self, reserved: Cost, request: JudgeRequest) -> Cost:
+        # Before the first of several calls there must be headroom for all of them, or none is made.
+        if self.by_id or request.calls <= 1:
+            return reserved
+        judge = self.shared.judge
+        total = self.shared.budget.max_call_cost(
+            judge.model, judge.base_url, request.prompt_tokens, request.calls * judge.max_response_tokens
+        )
+        return Cost(max(reserved.usd, total.usd), max(reserved.tokens, total.tokens))
+
+    def _row(self, call: CallRecord) -> Row:
+        return {
+            **call.as_row(),
+            "run_id": self.candidate.run_id,
+            "verdict_key": self.candidate.verdict_key,
+            "policy_id": self.shared.policy_id,
+        }
