@@ -70,7 +70,7 @@ types: setup  ## Type checker, as CI runs it.
 imports: setup  ## Import contracts (layers of the packages), as CI runs them.
 	@$(BIN)/lint-imports --no-cache
 
-architecture: setup  ## Draw the picture of the packages in docs/architecture.md anew from the imports.
+architecture: setup  ## Remake the picture in docs/architecture.md from the imports, and docs/modules.md from the docstrings.
 	@$(BIN)/python docs/draw_architecture.py docs/architecture.md
 
 docs: setup  ## Write docs/data-dictionary.md and docs/settings.md anew from the declarations.

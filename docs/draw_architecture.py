@@ -1,9 +1,10 @@
-"""Write the picture of the packages into docs/architecture.md: `make architecture`.
+"""Write the picture of the packages into docs/architecture.md, and the list of modules: `make architecture`.
 
 The layers come from the import contract in ``pyproject.toml``; the arrows come from the imports themselves, so the
 picture cannot disagree with the code. Arrows to the ground layer are left out: every package imports it.
 """
 
+import ast
 import re
 import sys
 import tomllib
@@ -46,8 +47,26 @@ def picture(stack: list[list[str]], pairs: set[tuple[str, str]]) -> str:
     return "\n".join([*lines, f"  {upper[-1][0]} --> ground", "```"])
 
 
+def module_list(root: Path) -> str:
+    """Return a page that lists each module with the first sentence of its docstring, a table a package."""
+    lines = ["# Modules", "", "<!-- Made by `make architecture` from the docstrings: change those, not this page. -->"]
+    folders = sorted({path.parent for path in root.rglob("*.py") if "versions" not in path.parts})
+    for folder in folders:
+        shown = [path for path in sorted(folder.glob("*.py")) if docstring(path)]
+        if shown:
+            lines += ["", f"## `{folder.relative_to(root.parent)}/`", "", "| module | what it is for |", "|---|---|"]
+            lines += [f"| `{path.name}` | {docstring(path)} |" for path in shown]
+    return "\n".join(lines) + "\n"
+
+
+def docstring(path: Path) -> str:
+    """Return the first sentence of a module's docstring as Markdown; empty where it has none."""
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n\n")[0].split())
+    return re.split(r"(?<=[.?]) (?=[A-Z])", text)[0].replace("``", "`").replace("|", "\\|")
+
+
 def main(page: Path) -> None:
-    """Replace the text between the two markers of the page.
+    """Replace the text between the two markers of the page, and write the page `modules.md` in the same folder.
 
     Raises:
         SystemExit: the page has no markers.
@@ -58,6 +77,7 @@ def main(page: Path) -> None:
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
     drawn = picture(layers(Path("pyproject.toml")), arrows())
     page.write_text(f"{before}{BEGIN}\n{drawn}\n{END}{after}", encoding="utf-8")
+    page.with_name("modules.md").write_text(module_list(Path(PACKAGE)), encoding="utf-8")
 
 
 if __name__ == "__main__":
