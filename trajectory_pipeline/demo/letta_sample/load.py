@@ -1,9 +1,4 @@
-"""Puts the sample into a Postgres database, and says what the sample holds.
-
-Belongs here: loading the data file with psycopg alone (no psql needed), everything or nothing, and facts about the
-sample that are computed from the file. Does not belong here: how the file was made (`stretch`), reading a Letta
-database as the pipeline does, starting a server.
-"""
+"""Loads the sample into a Postgres database with psycopg alone, and counts what it holds."""
 
 import functools
 import re
@@ -25,15 +20,15 @@ SAMPLE_FILE = Path(__file__).with_name("letta_sample.sql.gz")
 _TERMINAL_STATUSES = frozenset({"completed", "failed", "cancelled"})
 _MAINTENANCE_DATABASE = "postgres"
 _CONNECT_TIMEOUT_SECONDS = 10
-# Any constant will do: it only has to be the same in every process that loads the sample.
-_LOADING_LOCK = 0x73616D706C65
+# Any constant, the same in every process that loads the sample.
+_ADVISORY_LOCK = 0x73616D706C65
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """What the sample holds, in rows; `partitions` are the hours, UTC, in which its terminal runs ended."""
+    """Numbers of rows in the sample; ``partitions`` are the UTC hours in which its terminal runs ended."""
 
     organizations: int
     agents: int
@@ -47,7 +42,7 @@ class SampleCounts:
 
 
 def sample_counts() -> SampleCounts:
-    """Count what the data file holds."""
+    """Return the counts of the data file."""
     rows = {block.table: len(block.rows) for block in dump.copy_blocks(_sample())}
     return SampleCounts(
         organizations=rows["public.organizations"],
@@ -62,24 +57,21 @@ def sample_counts() -> SampleCounts:
 
 
 def sample_terminal_run_ids() -> frozenset[str]:
-    """Name the sample's terminal runs."""
+    """Return the ids of the sample's terminal runs."""
     return frozenset(_required(run, "id") for run in _terminal_runs())
 
 
 def sample_partitions() -> dict[datetime, int]:
-    """Count the terminal runs by the hour, UTC, of `completed_at` (`created_at` where it is null).
-
-    In order of time; hours without runs are not in it.
-    """
+    """Return UTC hour of ``completed_at`` (``created_at`` if null) → number of terminal runs, sorted."""
     ended = Counter(
-        _instant(run["completed_at"] or _required(run, "created_at")).replace(minute=0, second=0, microsecond=0)
+        _parse_utc(run["completed_at"] or _required(run, "created_at")).replace(minute=0, second=0, microsecond=0)
         for run in _terminal_runs()
     )
     return dict(sorted(ended.items()))
 
 
 def sample_window() -> tuple[datetime, datetime]:
-    """Find the first and the last partition that holds a terminal run: the beginnings of two hours, UTC."""
+    """Return the first and the last partition with a terminal run."""
     hours = list(sample_partitions())
     return hours[0], hours[-1]
 
@@ -87,52 +79,52 @@ def sample_window() -> tuple[datetime, datetime]:
 def load_sample(database_url: str, *, create_database: bool = False, report: Report | None = None) -> SampleCounts:
     """Load the sample, schema and rows, into an empty Postgres 14 to 18 database, in one transaction.
 
-    A database that holds exactly the sample's runs already is left as it is; so is, with an error, every database that
-    holds anything else in the place of one of the sample's tables.
+    A database that already holds exactly the sample's runs is left unchanged. One that holds anything else in one of
+    the sample's tables is refused.
 
     Args:
-        database_url: `postgresql://…` or `postgres://…`, with or without an SQLAlchemy driver (`postgresql+psycopg2`).
-        create_database: create the database if the server has none of that name.
-        report: called with one sentence for each thing done.
+        database_url: ``postgresql://…`` or ``postgres://…``, with or without an SQLAlchemy driver.
+        create_database: create the database if it does not exist.
+        report: called with a sentence about each action.
 
     Returns:
-        What the database now holds; `already_loaded` is set if it held it before.
+        What the database now holds; ``already_loaded`` is set if it held the sample before.
 
     Raises:
-        SourceError: the database cannot be reached, written or used for this; the text never holds the password.
+        SourceError: the database cannot be reached, written or used; the text never contains the password.
     """
-    say = report or _say_nothing
+    report = report or (lambda _: None)
     target = _Target.from_url(database_url)
     if create_database:
-        _create_if_missing(target, say)
+        _create_if_missing(target, report)
     counts = sample_counts()
     content = f"{counts.runs} runs, {counts.steps} steps and {counts.messages} messages"
     try:
         with target.connect() as connection:
-            # A second loader waits here, and then finds the sample there.
-            connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_LOADING_LOCK])
+            # A concurrent load waits here, then finds the sample.
+            connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
             if _holds_sample(connection, target):
-                say(f"The {target.shown} holds the sample already ({content}): nothing to do.")
+                report(f"The {target.label} already holds the sample ({content}): nothing to do.")
                 return replace(counts, already_loaded=True)
-            say(f"Loading {content} into the {target.shown}.")
+            report(f"Loading {content} into the {target.label}.")
             _load(connection)
     except psycopg.errors.InsufficientPrivilege as error:
         raise SourceError(
-            f"The user {target.user} may not load the sample into the {target.shown}: {target.told(error)}. Nothing "
-            f"was changed. Use a database that belongs to this user, or grant it CREATE on the schema public."
+            f"The user {target.user} may not load the sample into the {target.label}: {target.first_line(error)}."
+            " Nothing was changed. Use a database that this user owns, or grant it CREATE on the schema public."
         ) from error
     except psycopg.Error as error:
         raise SourceError(
-            f"The sample could not be loaded into the {target.shown}: {target.told(error)}. Nothing was changed. Use "
-            f"an empty database, encoding UTF8, on PostgreSQL 14 to 18, that is not read-only."
+            f"The sample could not be loaded into the {target.label}: {target.first_line(error)}. Nothing was changed."
+            " Use an empty database with encoding UTF8 on PostgreSQL 14 to 18 that is not read-only."
         ) from error
-    say(f"Loaded. The {counts.terminal_runs} terminal runs among them ended in {counts.partitions} different hours.")
+    report(f"Loaded. The {counts.terminal_runs} terminal runs ended in {counts.partitions} different hours.")
     return counts
 
 
 @dataclass(frozen=True)
 class _Target:
-    """Where to connect to, and how to speak of it without its password."""
+    """Where to connect, and how to name it without its password."""
 
     url: str
     parameters: dict[str, str]
@@ -162,31 +154,31 @@ class _Target:
         return self.parameters.get("user", "(of the operating system)")
 
     @property
-    def shown(self) -> str:
+    def label(self) -> str:
         return f"database {describe_postgres(self.url)}"
 
-    def told(self, error: psycopg.Error) -> str:
-        """Repeat the first line of what Postgres or libpq said, without secrets; hints follow on later lines."""
+    def first_line(self, error: psycopg.Error) -> str:
+        """Return the first line of an error's message, without secrets; hints are on later lines."""
         lines = (error.diag.message_primary or str(error) or type(error).__name__).splitlines()
-        words = lines[0].strip().removeprefix("connection failed: ").rstrip(".")
+        text = lines[0].strip().removeprefix("connection failed: ").rstrip(".")
         for name in ("password", "sslpassword"):
             if secret := self.parameters.get(name):
-                words = words.replace(secret, "***")
-        return words
+                text = text.replace(secret, "***")
+        return text
 
     def connect(self, *, database: str | None = None, autocommit: bool = False) -> psycopg.Connection:
-        """Open a connection of its own: the dump changes session settings, search_path among them."""
+        """Open a new connection: the dump changes session settings, for example ``search_path``."""
         defaults = {"connect_timeout": str(_CONNECT_TIMEOUT_SECONDS), "application_name": "trajectory-pipeline sample"}
         parameters = {**defaults, **self.parameters, "dbname": database or self.database}
         try:
             return psycopg.connect(autocommit=autocommit, **parameters)  # type: ignore[arg-type]
         except psycopg.OperationalError as error:
-            told = self.told(error)
-            raise SourceError(f"Cannot connect to the {self.shown}: {told}. {_what_to_do(told)}") from error
+            text = self.first_line(error)
+            raise SourceError(f"Cannot connect to the {self.label}: {text}. {_remedy(text)}") from error
 
 
-def _what_to_do(told: str) -> str:
-    # libpq tells why a connection failed in words only. On a server that speaks another language the last line fits.
+def _remedy(text: str) -> str:
+    # libpq reports the cause of a failed connection only as text. In another language, the last line applies.
     remedies = {
         r'database ".*" does not exist': "Create the database first, or let it be created (create_database=True).",
         r"password|authentication|role .* does not exist|pg_hba": "Check the user and the password in the URL.",
@@ -196,42 +188,42 @@ def _what_to_do(told: str) -> str:
         ),
     }
     for pattern, remedy in remedies.items():
-        if re.search(pattern, told, re.IGNORECASE):
+        if re.search(pattern, text, re.IGNORECASE):
             return remedy
     return "Check the URL, and that the server accepts connections."
 
 
-def _create_if_missing(target: _Target, say: Report) -> None:
+def _create_if_missing(target: _Target, report: Report) -> None:
     try:
         maintenance = target.connect(database=_MAINTENANCE_DATABASE, autocommit=True)
     except SourceError:
-        # Whoever may not enter the maintenance database may still own the one asked for.
+        # A user without access to the maintenance database may still own the target.
         target.connect().close()
         return
     with maintenance:
-        there = maintenance.execute("SELECT 1 FROM pg_catalog.pg_database WHERE datname = %s", [target.database])
-        if there.fetchone():
+        existing = maintenance.execute("SELECT 1 FROM pg_catalog.pg_database WHERE datname = %s", [target.database])
+        if existing.fetchone():
             return
         try:
-            # template0, because a site's template1 may hold tables or another encoding.
+            # template0: a site's template1 may hold tables, or have another encoding.
             maintenance.execute(
                 sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(sql.Identifier(target.database))
             )
         except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
-            return  # Another process was faster.
+            return  # another process created it
         except psycopg.Error as error:
             raise SourceError(
-                f"Cannot create the {target.shown}: {target.told(error)}. Create it as a user that may, or grant "
-                f"CREATEDB to the user {target.user}."
+                f"Cannot create the {target.label}: {target.first_line(error)}. Create it as another user, or grant"
+                f" CREATEDB to the user {target.user}."
             ) from error
-    say(f"Created the {target.shown}.")
+    report(f"Created the {target.label}.")
 
 
 def _holds_sample(connection: psycopg.Connection, target: _Target) -> bool:
-    """Tell whether the sample is there already; False if none of its tables is.
+    """Return whether the database holds the sample; False if it has none of the sample's tables.
 
     Raises:
-        SourceError: a table of the sample's name is there with anything else in it.
+        SourceError: a table of the sample exists with other contents.
     """
     tables = [block.table.removeprefix("public.") for block in dump.copy_blocks(_sample())]
     found = connection.execute(
@@ -239,14 +231,14 @@ def _holds_sample(connection: psycopg.Connection, target: _Target) -> bool:
         " WHERE n.nspname = 'public' AND c.relname = ANY(%s) ORDER BY 1",
         [tables],
     )
-    there = [name for (name,) in found]
-    if not there:
+    existing = [name for (name,) in found]
+    if not existing:
         return False
-    untouched = "It was left as it is. Use an empty database for the sample."
-    if "runs" not in there:
+    advice = "It was left unchanged. Use an empty database for the sample."
+    if "runs" not in existing:
         raise SourceError(
-            f"The {target.shown} has no table public.runs, but {', '.join(there)}, which the sample brings along. "
-            f"{untouched}"
+            f"The {target.label} has no table public.runs, but {', '.join(existing)}, which the sample also contains."
+            f" {advice}"
         )
     columns = connection.execute(
         "SELECT a.attname::text FROM pg_catalog.pg_attribute a"
@@ -254,10 +246,10 @@ def _holds_sample(connection: psycopg.Connection, target: _Target) -> bool:
     )
     if missing := sorted({"id", "agent_id", "created_at", "completed_at"} - {name for (name,) in columns}):
         raise SourceError(
-            f"The table public.runs of the {target.shown} is not Letta's: it lacks {', '.join(missing)} (Dagster's own "
-            f"storage has a table of that name too). {untouched}"
+            f"The table public.runs of the {target.label} is not Letta's: it lacks {', '.join(missing)} (Dagster's own"
+            f" storage has a table of that name too). {advice}"
         )
-    expected = {(_required(run, "id"), _instant(_required(run, "created_at"))) for run in _runs()}
+    expected = {(_required(run, "id"), _parse_utc(_required(run, "created_at"))) for run in _runs()}
     rows = connection.execute(
         "SELECT id::text, created_at FROM public.runs WHERE id::text = ANY(%s)", [[run_id for run_id, _ in expected]]
     )
@@ -268,8 +260,8 @@ def _holds_sample(connection: psycopg.Connection, target: _Target) -> bool:
         return True
     same = len(held & expected)
     raise SourceError(
-        f"The {target.shown} already has a table public.runs with {count} rows, of which {same} are "
-        f"(by id and created_at) among the sample's {len(expected)} runs. {untouched}"
+        f"The {target.label} already has a table public.runs with {count} rows, of which {same} are"
+        f" (by id and created_at) among the sample's {len(expected)} runs. {advice}"
     )
 
 
@@ -299,9 +291,9 @@ def _terminal_runs() -> list[dict[str, str | None]]:
     return [run for run in _runs() if run["status"] in _TERMINAL_STATUSES]
 
 
-def _instant(value: str) -> datetime:
+def _parse_utc(value: str) -> datetime:
     parsed = datetime.fromisoformat(value)
-    # completed_at is UTC without saying so.
+    # completed_at is UTC, stored without an offset.
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
@@ -310,7 +302,3 @@ def _required(row: dict[str, str | None], column: str) -> str:
     if value is None:
         raise ValueError(f"{column} is NULL in a run of {SAMPLE_FILE.name}")
     return value
-
-
-def _say_nothing(_: str) -> None:
-    pass

@@ -1,5 +1,6 @@
 """Loading the sample into a real server: everything or nothing, never over anything else, errors that help."""
 
+import gzip
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from trajectory_pipeline.demo.letta_sample import dump, load
+from trajectory_pipeline.demo.letta_sample import load
 from trajectory_pipeline.demo.letta_sample.load import (
     SAMPLE_FILE,
     load_sample,
@@ -56,7 +57,7 @@ def test_indexes_and_constraints_are_lettas(empty_database: str) -> None:
     indexes = {name for (name,) in ask(empty_database, "SELECT indexname FROM pg_indexes WHERE schemaname = 'public'")}
     assert {"ix_runs_created_at", "ix_messages_run_sequence", "uq_messages_sequence_id", "ix_steps_run_id"} <= indexes
     (row,) = ask(empty_database, "SELECT count(*) FROM pg_constraint WHERE contype = 'f'")
-    assert row[0] == dump.render(dump.read(SAMPLE_FILE)).count("FOREIGN KEY (")
+    assert row[0] == gzip.decompress(SAMPLE_FILE.read_bytes()).decode().count("FOREIGN KEY (")
     # The next message continues the sequence instead of colliding with a sample row.
     (row,) = ask(empty_database, "SELECT nextval('public.message_seq_id') > max(sequence_id) FROM public.messages")
     assert row[0] is True
@@ -208,7 +209,7 @@ def test_what_cannot_be_reached_is_named_without_its_password(url: str, says: st
 
 
 @pytest.mark.parametrize(
-    ("told", "remedy"),
+    ("text", "remedy"),
     [
         ('FATAL: password authentication failed for user "me"', "Check the user and the password"),
         ('FATAL: role "me" does not exist', "Check the user and the password"),
@@ -218,5 +219,5 @@ def test_what_cannot_be_reached_is_named_without_its_password(url: str, says: st
         ("FATAL: etwas anderes", "Check the URL"),
     ],
 )
-def test_each_refusal_has_its_remedy(told: str, remedy: str) -> None:
-    assert remedy in load._what_to_do(told)
+def test_each_refusal_has_its_remedy(text: str, remedy: str) -> None:
+    assert remedy in load._remedy(text)
