@@ -26,9 +26,8 @@ from trajectory_pipeline.partition_keys import HOUR
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
-from trajectory_pipeline.storage.parquet.store import ParquetStore
-from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline.storage.storage import Storage
 
 FIRST_HOUR = datetime(2025, 6, 1, tzinfo=UTC)
 
@@ -244,14 +243,13 @@ def capture(
         hours: how many.
         verified: count both sides of each partition afterwards, as the asset's check does.
     """
-    store = ParquetStore(folder)
     counts: dict[str, Any] = {}
-    with LettaSource(letta_url).pooled() as source, TrajectoryDatabase(database_url).pooled() as database:
+    with LettaSource(letta_url).pooled() as source, Storage.at(folder, database_url).pooled() as storage:
         for hour in (FIRST_HOUR + number * HOUR for number in range(hours)):
-            raw = materialize_terminal_runs(hour, source, store, database)
-            done = materialize_trajectories(hour, store, database)
+            raw = materialize_terminal_runs(hour, source, storage)
+            done = materialize_trajectories(hour, storage)
             if verified:
-                reconcile_partition(hour, store, database)
+                reconcile_partition(hour, storage)
             for name, value in (
                 ("runs", raw.counts.runs),
                 ("messages", raw.counts.messages),

@@ -186,14 +186,12 @@ def whole_stage(url: str, database_url: str, folder: str, policy: int) -> dict[s
     from trajectory_pipeline.judge.client.session import JudgeConfig
     from trajectory_pipeline.judge.policy import RefinementPolicy
     from trajectory_pipeline.pipeline.judge import materialize_refined_outcomes
-    from trajectory_pipeline.storage.parquet.store import ParquetStore
-    from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+    from trajectory_pipeline.storage.storage import Storage
 
     began = time.perf_counter()
     result = materialize_refined_outcomes(
         FIRST_HOUR,
-        ParquetStore(folder),
-        TrajectoryDatabase(database_url),
+        Storage.at(folder, database_url),
         JudgeConfig(MODEL, url, "not-needed"),
         RefinementPolicy(MODEL, max_prompt_tokens=100_000 + policy),
         Budget(),

@@ -24,8 +24,7 @@ def command() -> None:
     settings = opened.settings
     report = check_completeness(
         opened.source,
-        opened.store,
-        opened.database,
+        opened.storage,
         start=settings.capture.start,
         stuck_after=timedelta(hours=settings.source.stuck_hours),
         deleted=settings.capture.deleted_content,

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from trajectory_pipeline.databases import Databases, resolve_databases
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.settings import Settings, load_settings
-from trajectory_pipeline.storage.parquet.store import ParquetStore
-from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -17,8 +16,7 @@ class Connections:
     settings: Settings
     databases: Databases
     source: LettaSource
-    store: ParquetStore
-    database: TrajectoryDatabase
+    storage: Storage
 
 
 def open_connections(report: Callable[[str], None] | None = None) -> Connections:
@@ -36,6 +34,5 @@ def open_connections(report: Callable[[str], None] | None = None) -> Connections
         settings,
         databases,
         LettaSource(databases.letta_url, settings.source.timeout_seconds),
-        ParquetStore(settings.storage.parquet_location),
-        TrajectoryDatabase(databases.database_url),
+        Storage.at(settings.storage.parquet_location, databases.database_url),
     )

@@ -132,7 +132,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         stack.enter_context(stopping(processes))
         hours = list(sample_partitions())
         with progress_bar("Materializing", total=len(hours) * len(ASSETS)) as progress:
-            summary = materialize(hours, ASSETS, opened.database, progress)
+            summary = materialize(hours, ASSETS, opened.storage.postgres, progress)
         # The daemon starts only now: its sensors would request the same partitions.
         with step(f"Dagster UI at http://{HOST}:{port}, with schedule and sensors running") as report:
             processes.append(start_daemon(os.environ, log))
@@ -161,10 +161,10 @@ def _start_judge(stack: ExitStack, settings: Settings) -> None:
 
 
 def _count_sinks(opened: Connections) -> _SinkCounts:
-    database, ids = opened.database, sorted(sample_terminal_run_ids())
+    database, ids = opened.storage.postgres, sorted(sample_terminal_run_ids())
     in_parquet: set[str] = set()
     for hour in sample_partitions():
-        for batch in opened.store.read(TRAJECTORIES, hour, ["run_id"]):
+        for batch in opened.storage.parquet.read(TRAJECTORIES, hour, ["run_id"]):
             in_parquet.update(map(str, batch.column("run_id").to_pylist()))
     verdicts = database.rows(
         "SELECT coalesce(verdict_status, 'none') AS status, count(*) AS number FROM trajectory.outcomes"

@@ -35,7 +35,7 @@ def command(port: int) -> None:
         settings, databases = opened.settings, opened.databases
         with opened.source.snapshot() as snapshot:
             unknown = snapshot.catalog.unknown_columns
-        with opened.database.connect():
+        with opened.storage.postgres.connect():
             pass
         home = dagster_home(settings.storage.data_folder)
     out.print(f"  Source    {describe_postgres(databases.letta_url)}")

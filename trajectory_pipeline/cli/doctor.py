@@ -143,7 +143,7 @@ def _comparison_cost(snapshot: Snapshot) -> _Finding:
 
 
 def _database(opened: Connections) -> Iterator[_Finding]:
-    database = opened.database
+    database = opened.storage.postgres
     [row] = database.rows(
         "SELECT (SELECT count(*) FROM trajectory.trajectories) AS trajectories,"
         " (SELECT count(*) FROM trajectory.quarantine) AS quarantined,"
@@ -178,5 +178,5 @@ def _database(opened: Connections) -> Iterator[_Finding]:
 
 
 def _storage(opened: Connections) -> Iterator[_Finding]:
-    opened.store.probe()
+    opened.storage.parquet.probe()
     yield _Finding("Parquet storage", _State.OK, f"{opened.settings.storage.parquet_location} can be written")

@@ -31,7 +31,7 @@ def command(*, dry_run: bool) -> None:
             " TRAJECTORY_DELETED_CONTENT=erase, also where Dagster runs."
         )
     opened = open_connections()
-    due = partitions_to_erase(opened.database)
+    due = partitions_to_erase(opened.storage.postgres)
     failed = False
     for key, runs in due.items():
         line = f"{key}  {pluralize(runs, 'run')} with content deleted at the source"
@@ -39,7 +39,7 @@ def command(*, dry_run: bool) -> None:
             out.print(line)
             continue
         try:
-            result = erase_partition(parse_partition_key(key), opened.store, opened.database)
+            result = erase_partition(parse_partition_key(key), opened.storage)
         except PipelineError as error:
             failed = True
             err.print(f"{key}: {error}", style="red")

@@ -21,12 +21,11 @@ _SOURCE_TIMEOUT_SECONDS = 30
 def command(run_id: str, *, as_json: bool) -> None:
     """Explain how a run came to its verdict: rows, trajectory, prompt, the judge's response, and checks."""
     opened = open_connections()
-    row = trajectory_row(opened.database, run_id)
+    row = trajectory_row(opened.storage.postgres, run_id)
     pipeline = PipelineResource(opened.settings)
     explanation = explain_verdict(
         row,
-        database=opened.database,
-        store=opened.store,
+        storage=opened.storage,
         source=replace(opened.source, timeout_seconds=_SOURCE_TIMEOUT_SECONDS),
         policy=None if opened.settings.judge.disabled_reason else pipeline.policy,
         redaction_key=pipeline.redaction_key,

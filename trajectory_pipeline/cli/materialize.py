@@ -70,8 +70,8 @@ def _materialize(selected: Sequence[str], hours: Sequence[datetime]) -> int:
         assets.remove("refined_outcomes")
     _check_connections(opened, needs_source="terminal_runs" in assets)
     with progress_bar("Materializing", total=len(hours) * len(assets)) as progress:
-        summary = materialize(hours, assets, opened.database, progress)
-    _report(opened.database, hours, assets)
+        summary = materialize(hours, assets, opened.storage.postgres, progress)
+    _report(opened.storage.postgres, hours, assets)
     for run_id, reason in summary.failures.items():
         err.print("Failed", style="red", end=" ")
         err.print(f"(Dagster run {run_id}): {reason}")
@@ -83,7 +83,7 @@ def _check_connections(opened: Connections, *, needs_source: bool) -> None:
     if needs_source:
         with opened.source.snapshot():
             pass
-    with opened.database.connect():
+    with opened.storage.postgres.connect():
         pass
     os.environ.update(opened.databases.environment())
     prepare_storage(dagster_home(opened.settings.storage.data_folder), os.environ["DAGSTER_PG_URL"])
@@ -114,11 +114,9 @@ def _report(database: TrajectoryDatabase, hours: Sequence[datetime], assets: Seq
 def _dry_run(selected: Sequence[str], hours: Sequence[datetime]) -> int:
     opened = open_connections()
     if not selected or "terminal_runs" in selected:
-        planned = plan_capture(
-            hours, opened.source, opened.store, opened.database, opened.settings.capture.deleted_content
-        )
+        planned = plan_capture(hours, opened.source, opened.storage, opened.settings.capture.deleted_content)
     else:
-        planned = plan_rebuild(hours, opened.store)
+        planned = plan_rebuild(hours, opened.storage.parquet)
     for change in planned:
         if change.what != "empty":
             out.print(f"{change.partition_key}  {_PLANNED[change.what]}{_changed_runs(change)}")

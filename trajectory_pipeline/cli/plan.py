@@ -36,8 +36,7 @@ def command(key: str | None, start: str | None, end: str | None, *, as_json: boo
     pipeline = PipelineResource(settings)
     estimate = estimate_judging(
         hours,
-        pipeline.store,
-        pipeline.database,
+        pipeline.storage,
         pipeline.judge,
         pipeline.policy,
         pipeline.budget,

@@ -32,12 +32,12 @@ def command(*, dry_run: bool) -> None:
     retention = retention_of(load_settings())
     opened = open_connections()
     rows, files, failed = 0, FileTotals(), False
-    due = find_expired_partitions(opened.store, opened.database, retention, utc_now())
+    due = find_expired_partitions(opened.storage, retention, utc_now())
     for expired in due:
         name = f"{expired.partition_key}  {expired.part}"
         hour = parse_partition_key(expired.partition_key)
         try:
-            removed = expired if dry_run else prune_partition(expired.part, hour, opened.store, opened.database)
+            removed = expired if dry_run else prune_partition(expired.part, hour, opened.storage)
         except PipelineError as error:
             failed = True
             err.print(f"{name}: {error}", style="red")

@@ -16,7 +16,7 @@ from trajectory_pipeline.urls import describe_postgres
 @click.argument("run_id")
 def command(run_id: str) -> None:
     """Show the trajectory of a run: turns, tools, errors, outcome and verdict."""
-    database = open_connections().database
+    database = open_connections().storage.postgres
     row = trajectory_row(database, run_id)
     verdict = next(iter(database.rows("SELECT * FROM trajectory.outcomes WHERE run_id = %s", [run_id])), None)
     continuing = database.rows(

@@ -39,8 +39,7 @@ def completeness(pipeline: dg.ResourceParam[PipelineResource]) -> dg.AssetCheckR
     return result_of(
         check_completeness(
             pipeline.source,
-            pipeline.store,
-            pipeline.database,
+            pipeline.storage,
             start=settings.capture.start,
             stuck_after=timedelta(hours=settings.source.stuck_hours),
             deleted=settings.capture.deleted_content,

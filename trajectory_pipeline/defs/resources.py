@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from trajectory_pipeline.judge.policy import RefinementPolicy
     from trajectory_pipeline.judge.redaction.egress_policy import JudgeAccessList
     from trajectory_pipeline.letta.snapshot import LettaSource
-    from trajectory_pipeline.storage.parquet.store import ParquetStore
     from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+    from trajectory_pipeline.storage.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class PipelineResource:
         return LettaSource(self._endpoints.letta_url, self.settings.source.timeout_seconds)
 
     @property
-    def store(self) -> "ParquetStore":
-        """The Parquet storage."""
-        from trajectory_pipeline.storage.parquet.store import ParquetStore
+    def storage(self) -> "Storage":
+        """Both sinks."""
+        from trajectory_pipeline.storage.storage import Storage
 
-        return ParquetStore(self.settings.storage.parquet_location)
+        return Storage.at(self.settings.storage.parquet_location, self._endpoints.database_url)
 
     @property
     def database(self) -> "TrajectoryDatabase":

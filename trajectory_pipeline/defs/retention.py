@@ -56,13 +56,12 @@ def prune_old_partitions(
     """
     from trajectory_pipeline.maintenance.retention import find_expired_partitions, prune_partition
 
-    store, database = pipeline.store, pipeline.database
-    due = find_expired_partitions(store, database, retention_of(pipeline.settings), now)
+    due = find_expired_partitions(pipeline.storage, retention_of(pipeline.settings), now)
     failed: dict[str, str] = {}
     for each in due:
         name = f"{each.part} {each.partition_key}"
         try:
-            done = prune_partition(each.part, parse_partition_key(each.partition_key), store, database)
+            done = prune_partition(each.part, parse_partition_key(each.partition_key), pipeline.storage)
         except PipelineError as error:
             failed[name] = str(error)
             continue

@@ -17,9 +17,9 @@ from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
 from trajectory_pipeline.pipeline.carry_forward import Deleted
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.retention import is_pruned, pruned_partitions
+from trajectory_pipeline.storage.storage import Storage
 
 _HOURS_AT_ONCE = 240
 """Hours whose fingerprints are taken in one query."""
@@ -46,8 +46,7 @@ class CompletenessReport:
 
 def check_completeness(
     source: LettaSource,
-    store: ParquetStore,
-    database: TrajectoryDatabase,
+    storage: Storage,
     *,
     start: datetime,
     stuck_after: timedelta,
@@ -62,8 +61,7 @@ def check_completeness(
 
     Args:
         source: read in one snapshot.
-        store: whose files are counted.
-        database: whose rows and ledger are counted.
+        storage: both sinks.
         start: first partition.
         stuck_after: age from which a run that is not terminal is listed.
         deleted: the policy: with ``erase``, content that is deleted at the source and still held is a difference.
@@ -77,9 +75,9 @@ def check_completeness(
     with source.snapshot() as snapshot:
         settled = floor_to_hour(snapshot.taken_at - closing_lag - timedelta(minutes=5))
         by_hour = count_runs_by_hour(snapshot)
-        raw = database.ledger(TERMINAL_RUNS.name)
-        converted = database.ledger(TRAJECTORIES.name)
-        in_postgres = _postgres_counts(database)
+        raw = storage.postgres.ledger(TERMINAL_RUNS.name)
+        converted = storage.postgres.ledger(TRAJECTORIES.name)
+        in_postgres = _postgres_counts(storage.postgres)
         known = {parse_partition_key(key) for key in {*raw, *converted, *in_postgres}}
         hours = sorted(hour for hour in {*by_hour, *known} if floor_to_hour(start) <= hour < settled)
         prints: dict[datetime, str] = {}
@@ -87,7 +85,7 @@ def check_completeness(
             prints.update(fingerprints(snapshot, first, last + HOUR))
         stuck = find_stuck_runs(snapshot, stuck_after)
     keys = [partition_key(hour) for hour in hours]
-    invalidated, pruned = database.invalidations(keys), pruned_partitions(database, keys)
+    invalidated, pruned = storage.postgres.invalidations(keys), pruned_partitions(storage.postgres, keys)
     differences: list[str] = []
     for hour in hours:
         key = partition_key(hour)
@@ -106,7 +104,7 @@ def check_completeness(
         expected = converted[key]["counts"]["runs_in"] - converted[key]["counts"]["quarantined"]
         counts = {
             "Postgres": in_postgres.get(key, 0),
-            "Parquet": store.rows(TRAJECTORIES, hour),
+            "Parquet": storage.parquet.rows(TRAJECTORIES, hour),
         }
         differences.extend(
             f"{key}: {expected} trajectories by the ledger, {'no file' if count is None else count} in {sink}"

@@ -13,9 +13,9 @@ from trajectory_pipeline.pipeline.convert import TrajectoriesResult, materialize
 from trajectory_pipeline.schema.ledger import PRUNED
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
+from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.trajectories.erase import erase_deleted
 
 
@@ -31,9 +31,7 @@ def partitions_to_erase(database: TrajectoryDatabase) -> dict[str, int]:
     return {row["partition_key"]: row["runs"] for row in rows}
 
 
-def erase_partition(
-    hour: datetime, store: ParquetStore, database: TrajectoryDatabase, *, dagster_run_id: str | None = None
-) -> TrajectoriesResult:
+def erase_partition(hour: datetime, storage: Storage, *, dagster_run_id: str | None = None) -> TrajectoriesResult:
     """Erase what a partition holds of deleted content, in every sink, without asking the source.
 
     Raises:
@@ -41,16 +39,16 @@ def erase_partition(
         PipelineError: its raw rows were pruned, so that it cannot be told what is to be erased.
     """
     key = partition_key(hour)
-    with database.partition(TERMINAL_RUNS.name, key) as partition:
-        entry = database.ledger(TERMINAL_RUNS.name, [key])[key]
+    with storage.postgres.partition(TERMINAL_RUNS.name, key) as partition:
+        entry = storage.postgres.ledger(TERMINAL_RUNS.name, [key])[key]
         if entry["result"] == PRUNED:
             raise PipelineError(
                 f"The raw rows of {key} were pruned, and what is deleted can only be told from them: materialise"
                 " terminal_runs and trajectories of that partition, or prune its trajectories too"
                 " (TRAJECTORY_RETENTION_DAYS)."
             )
-        rows = (erase_deleted(batch) for batch in store.read(TERMINAL_RUNS, hour))
-        with store.stage(TERMINAL_RUNS, hour, rows) as prepared:
+        rows = (erase_deleted(batch) for batch in storage.parquet.read(TERMINAL_RUNS, hour))
+        with storage.parquet.stage(TERMINAL_RUNS, hour, rows) as prepared:
             partition.record(
                 LedgerEntry(
                     asset=TERMINAL_RUNS.name,
@@ -65,4 +63,4 @@ def erase_partition(
                 )
             )
             partition.publish(prepared)
-    return materialize_trajectories(hour, store, database, dagster_run_id=dagster_run_id)
+    return materialize_trajectories(hour, storage, dagster_run_id=dagster_run_id)

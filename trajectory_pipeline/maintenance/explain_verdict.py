@@ -18,10 +18,10 @@ from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.pipeline.documents import Document, MissingDocumentError, find_row, shown_documents
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet.store import ParquetStore
-from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as lasting_redaction_key
 from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
+from trajectory_pipeline.storage.storage import Storage
 
 Row = dict[str, Any]
 _RAW_COLUMNS = ("id", "status", "stop_reason", "created_at", "completed_at")
@@ -31,8 +31,7 @@ _HOUR = timedelta(hours=1)
 def explain_verdict(
     row: Mapping[str, Any],
     *,
-    database: TrajectoryDatabase,
-    store: ParquetStore,
+    storage: Storage,
     source: LettaSource,
     policy: RefinementPolicy | None,
     redaction_key: bytes | None,
@@ -41,8 +40,7 @@ def explain_verdict(
 
     Args:
         row: of ``trajectory.trajectories``.
-        database: where verdicts and attempts are.
-        store: where raw rows are.
+        storage: both sinks.
         source: asked for the rows as they stand now, where it can be reached.
         policy: the one in use; without a judge, that of the run's last verdict.
         redaction_key: of placeholders; None for the one that the database keeps.
@@ -51,23 +49,23 @@ def explain_verdict(
         SinkError: a sink cannot be read.
     """
     run_id = str(row["run_id"])
-    verdicts = database.rows(
+    verdicts = storage.postgres.rows(
         "SELECT v.*, p.definition, p.is_current FROM trajectory.verdicts v LEFT JOIN trajectory.policies p"
         " USING (policy_id) WHERE v.run_id = %s ORDER BY p.is_current DESC NULLS LAST, v.updated_at DESC",
         [run_id],
     )
     verdict = verdicts[0] if verdicts else None
-    attempts = database.rows(
+    attempts = storage.postgres.rows(
         "SELECT * FROM trajectory.verdict_attempts WHERE run_id = %s ORDER BY started_at", [run_id]
     )
     key = (verdict or {}).get("verdict_key")
     return {
         "run_id": run_id,
         "partition_key": row["partition_key"],
-        "captured": _captured(store, row),
+        "captured": _captured(storage.parquet, row),
         "source": _source(source, row),
         "trajectory": _without_document(row),
-        "shown": _shown(row, database, store, _policy(policy, verdict), redaction_key, verdict),
+        "shown": _shown(row, storage, _policy(policy, verdict), redaction_key, verdict),
         "verdict": verdict,
         "attempts": [attempt for attempt in attempts if attempt["verdict_key"] == key],
         "other_verdicts": [
@@ -126,8 +124,7 @@ def _policy(policy: RefinementPolicy | None, verdict: Mapping[str, Any] | None) 
 
 def _shown(
     row: Mapping[str, Any],
-    database: TrajectoryDatabase,
-    store: ParquetStore,
+    storage: Storage,
     policy: RefinementPolicy | None,
     redaction_key: bytes | None,
     verdict: Mapping[str, Any] | None,
@@ -141,10 +138,10 @@ def _shown(
         policy.max_prompt_tokens,
         policy.max_response_tokens,
         policy.redact,
-        redaction_key or lasting_redaction_key(database),
+        redaction_key or lasting_redaction_key(storage.postgres),
     )
     try:
-        documents = _documents(row, database, store, policy)
+        documents = _documents(row, storage, policy)
     except MissingDocumentError as missing:
         return {"missing": str(missing)}
     case = build_judge_request(documents, policy)
@@ -162,12 +159,10 @@ def _same(case: JudgeRequest, verdict: Mapping[str, Any] | None) -> bool | None:
     return None if digest is None else digest == case.shown_sha256
 
 
-def _documents(
-    row: Mapping[str, Any], database: TrajectoryDatabase, store: ParquetStore, policy: RefinementPolicy
-) -> list[Document]:
+def _documents(row: Mapping[str, Any], storage: Storage, policy: RefinementPolicy) -> list[Document]:
     run_id, partition_key = str(row["run_id"]), row["partition_key"]
-    with open_verdicts(database) as verdicts:
+    with open_verdicts(storage.postgres) as verdicts:
         candidates = judging_candidates(verdicts.connection, policy.policy_id, [partition_key], "newest")
         run_ids = next((one.shown_run_ids for one in candidates if one.run_id == run_id), (run_id,))
         rows = verdicts.documents(run_ids)
-    return shown_documents(run_ids, partition_key, rows, store)
+    return shown_documents(run_ids, partition_key, rows, storage.parquet)

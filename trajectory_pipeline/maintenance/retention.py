@@ -20,7 +20,6 @@ from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.storage.parquet.cleanup import FileTotals, files_of, hours_with_folders, remove_files
 from trajectory_pipeline.storage.parquet.store import ParquetStore
-from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline.storage.postgres.retention import (
     is_pruned,
@@ -29,6 +28,7 @@ from trajectory_pipeline.storage.postgres.retention import (
     record_pruned,
     remove_rows,
 )
+from trajectory_pipeline.storage.storage import Storage
 
 RetentionTarget = Literal["trajectories", "terminal_runs"]
 """What goes together: trajectories with quarantine and verdicts; or raw rows."""
@@ -91,30 +91,32 @@ def is_old(hour: datetime, kept_for: timedelta | None, now: datetime) -> bool:
     return kept_for is not None and hour + HOUR <= now - kept_for
 
 
-def find_expired_partitions(
-    store: ParquetStore, database: TrajectoryDatabase, retention: Retention, now: datetime
-) -> list[ExpiredPartition]:
+def find_expired_partitions(storage: Storage, retention: Retention, now: datetime) -> list[ExpiredPartition]:
     """Return what is old enough to be pruned and still there, in order of partitions, raw rows last in each.
 
     Raises:
         SinkError: a sink cannot be read.
     """
     found: list[ExpiredPartition] = []
-    with database.pooled() as looking:
+    with storage.pooled() as pooled:
         if retention.trajectories is not None:
-            rows = old_trajectories(looking, _last_key(retention.trajectories, now))
-            hours = {*_with_files("trajectories", store, retention.trajectories, now), *map(parse_partition_key, rows)}
-            found += [_trajectories(hour, rows.get(partition_key(hour), 0), store) for hour in hours]
+            rows = old_trajectories(pooled.postgres, _last_key(retention.trajectories, now))
+            hours = {
+                *_with_files("trajectories", storage.parquet, retention.trajectories, now),
+                *map(parse_partition_key, rows),
+            }
+            found += [_trajectories(hour, rows.get(partition_key(hour), 0), storage.parquet) for hour in hours]
         if retention.raw_rows is not None:
-            known = old_raw_rows(looking, _last_key(retention.raw_rows, now))
-            hours = {*_with_files("terminal_runs", store, retention.raw_rows, now), *map(parse_partition_key, known)}
-            found += [_raw_rows(hour, store, looking, retention, now) for hour in hours]
+            known = old_raw_rows(pooled.postgres, _last_key(retention.raw_rows, now))
+            hours = {
+                *_with_files("terminal_runs", storage.parquet, retention.raw_rows, now),
+                *map(parse_partition_key, known),
+            }
+            found += [_raw_rows(hour, pooled, retention, now) for hour in hours]
     return sorted(found, key=lambda each: (each.partition_key, each.part == "terminal_runs"))
 
 
-def prune_partition(
-    part: RetentionTarget, hour: datetime, store: ParquetStore, database: TrajectoryDatabase
-) -> PrunedPartition:
+def prune_partition(part: RetentionTarget, hour: datetime, storage: Storage) -> PrunedPartition:
     """Remove a part of a partition from both sinks, whatever its age; nothing else is touched.
 
     Raw rows are held back while the trajectories are kept and were not made of them: they would be lost unseen.
@@ -124,21 +126,21 @@ def prune_partition(
     """
     key = partition_key(hour)
     tables = _TABLES[part]
-    with database.partition(part, key) as partition:
+    with storage.postgres.partition(part, key) as partition:
         _lock_others(partition, tables)
-        invalidated = database.invalidations([key]) if part == "terminal_runs" else {}
+        invalidated = storage.postgres.invalidations([key]) if part == "terminal_runs" else {}
         if invalidated:
             return PrunedPartition(0, FileTotals(), held_back=invalidated[key])
-        rows = remove_rows(partition) if part == "trajectories" else store.rows(TERMINAL_RUNS, hour) or 0
+        rows = remove_rows(partition) if part == "trajectories" else storage.parquet.rows(TERMINAL_RUNS, hour) or 0
         for table in tables:
             record_pruned(partition, table.name, known_only=table is REFINED_OUTCOMES)
     files = FileTotals()
-    with database.partition(part, key) as partition:
+    with storage.postgres.partition(part, key) as partition:
         _lock_others(partition, tables)
         for table in tables:
             # Somebody may have brought it back since.
-            if is_pruned(database.ledger(table.name, [key]), key):
-                files += remove_files(store, table, hour)
+            if is_pruned(storage.postgres.ledger(table.name, [key]), key):
+                files += remove_files(storage.parquet, table, hour)
     return PrunedPartition(rows, files)
 
 
@@ -167,16 +169,14 @@ def _trajectories(hour: datetime, rows: int, store: ParquetStore) -> ExpiredPart
     return ExpiredPartition("trajectories", partition_key(hour), rows, sum(files, FileTotals()))
 
 
-def _raw_rows(
-    hour: datetime, store: ParquetStore, database: TrajectoryDatabase, retention: Retention, now: datetime
-) -> ExpiredPartition:
+def _raw_rows(hour: datetime, storage: Storage, retention: Retention, now: datetime) -> ExpiredPartition:
     key = partition_key(hour)
     # Where the trajectories are as old, they go first, and nothing is invalidated then.
-    invalidated = {} if is_old(hour, retention.trajectories, now) else database.invalidations([key])
+    invalidated = {} if is_old(hour, retention.trajectories, now) else storage.postgres.invalidations([key])
     return ExpiredPartition(
         "terminal_runs",
         key,
-        store.rows(TERMINAL_RUNS, hour) or 0,
-        files_of(store, TERMINAL_RUNS, hour),
+        storage.parquet.rows(TERMINAL_RUNS, hour) or 0,
+        files_of(storage.parquet, TERMINAL_RUNS, hour),
         held_back=invalidated.get(key),
     )

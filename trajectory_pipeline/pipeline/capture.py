@@ -30,9 +30,9 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.storage.parquet.corrupt_files import find_corruption
 from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
-from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, PartitionTransaction
 from trajectory_pipeline.storage.postgres.run_locations import SnapshotObservation, unaccounted_runs
+from trajectory_pipeline.storage.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class TerminalRunsResult:
 def materialize_terminal_runs(
     hour: datetime,
     source: LettaSource,
-    store: ParquetStore,
-    database: TrajectoryDatabase,
+    storage: Storage,
     *,
     deleted: Deleted = "keep",
     start: datetime | None = None,
@@ -79,8 +78,7 @@ def materialize_terminal_runs(
     Args:
         hour: start of the partition, UTC.
         source: where to read.
-        store: where the file goes.
-        database: whose ledger takes the entry, and whose lock keeps others out.
+        storage: both sinks.
         deleted: ``keep`` the content of what is deleted at the source, or ``erase`` it.
         start: first partition there is; a run that moves to before it leaves. None: there is no first.
         dagster_run_id: for the ledger.
@@ -90,12 +88,12 @@ def materialize_terminal_runs(
         SinkError: a sink cannot be written; the former file stays.
     """
     use_jemalloc()
-    attempt = partial(_materialize, hour, source, store, database, deleted, start, dagster_run_id)
+    attempt = partial(_materialize, hour, source, storage, deleted, start, dagster_run_id)
     try:
         return attempt(look_for_damage=False)
     except SinkError:
         # Whether it was the file or the storage is asked only now: it takes reading all of the file.
-        if not _is_damaged(store, hour):
+        if not _is_damaged(storage.parquet, hour):
             raise
     return attempt(look_for_damage=True)
 
@@ -111,8 +109,7 @@ def _is_damaged(store: ParquetStore, hour: datetime) -> bool:
 def _materialize(
     hour: datetime,
     source: LettaSource,
-    store: ParquetStore,
-    database: TrajectoryDatabase,
+    storage: Storage,
     deleted: Deleted,
     start: datetime | None,
     dagster_run_id: str | None,
@@ -121,7 +118,7 @@ def _materialize(
 ) -> TerminalRunsResult:
     key = partition_key(hour)
     damage: CorruptFile | None = None
-    with database.partition(TERMINAL_RUNS.name, key) as partition, source.snapshot() as snapshot:
+    with storage.postgres.partition(TERMINAL_RUNS.name, key) as partition, source.snapshot() as snapshot:
         end = hour + HOUR
         fingerprint = fingerprints(snapshot, hour, end).get(hour, EMPTY)
         # Most hours of a year may have no runs: then nothing more is asked about them.
@@ -146,21 +143,29 @@ def _materialize(
 
         none_of = DELETED_AND_KEPT if deleted == "erase" else ERASED
         standing = unchanged_raw_rows(
-            hour, partition, snapshot, store, fingerprint=fingerprint, inputs_digest=inputs_digest, none_of=none_of
+            hour,
+            partition,
+            snapshot,
+            storage.parquet,
+            fingerprint=fingerprint,
+            inputs_digest=inputs_digest,
+            none_of=none_of,
         )
         if standing is not None:
             counts, written = CaptureCounts.present_runs(standing.counts, standing.gone), standing.written
             record(standing.counts, written.sha256)
-            store.remove_temp_files(TERMINAL_RUNS, hour)
+            storage.parquet.remove_temp_files(TERMINAL_RUNS, hour)
         else:
-            damage = set_aside_corrupt_file(store, hour) if look_for_damage else None
+            damage = set_aside_corrupt_file(storage.parquet, hour) if look_for_damage else None
             counts = CaptureCounts(lost_before=_lost_before(partition))
             partitions = (start and floor_to_hour(start), floor_to_hour(snapshot.taken_at))
-            former = None if damage else store
+            former = None if damage else storage.parquet
             with (
                 nullcontext(()) if fingerprint == EMPTY else snapshot.prefetch_terminal_runs(hour, end) as present,
-                read_ahead(raw_rows(present, hour, snapshot, former, database, counts, deleted, partitions)) as batches,
-                store.stage(TERMINAL_RUNS, hour, batches) as prepared,
+                read_ahead(
+                    raw_rows(present, hour, snapshot, former, storage.postgres, counts, deleted, partitions)
+                ) as batches,
+                storage.parquet.stage(TERMINAL_RUNS, hour, batches) as prepared,
             ):
                 held = sorted_ids(*counts.present, counts.carried)
                 # All of them are in ``held``; whoever keeps the result need not keep them too.

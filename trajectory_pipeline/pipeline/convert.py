@@ -29,6 +29,7 @@ from trajectory_pipeline.storage.postgres.copy_writer import CopyWriter
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, MergeStats
 from trajectory_pipeline.storage.postgres.rows_checksum import rows_checksum
+from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
 from trajectory_pipeline.trajectories.reference import QuarantinedRun
 
@@ -108,8 +109,7 @@ class TrajectoriesResult:
 
 def materialize_trajectories(
     hour: datetime,
-    store: ParquetStore,
-    database: TrajectoryDatabase,
+    storage: Storage,
     *,
     dagster_run_id: str | None = None,
 ) -> TrajectoriesResult:
@@ -117,8 +117,7 @@ def materialize_trajectories(
 
     Args:
         hour: start of the partition, UTC.
-        store: where the raw rows are, and where the Parquet file goes.
-        database: where the rows go, in one transaction with the ledger entry.
+        storage: both sinks.
         dagster_run_id: for the ledger.
 
     Raises:
@@ -129,35 +128,35 @@ def materialize_trajectories(
     key = partition_key(hour)
     result = TrajectoriesResult()
     with (
-        database.partition(TRAJECTORIES.name, key, reads=TERMINAL_RUNS.name) as partition,
+        storage.postgres.partition(TRAJECTORIES.name, key, reads=TERMINAL_RUNS.name) as partition,
         ExitStack() as stack,
     ):
         raw = partition.entry(TERMINAL_RUNS.name) or {}
         # Under the lock: they could be pruned between a look and the reading.
-        raw_runs = _require_raw_rows(hour, raw, store)
+        raw_runs = _require_raw_rows(hour, raw, storage.parquet)
         raw_digest = raw.get("content_digest")
         standing = unchanged_trajectories(
-            hour, partition, store, upstream_digest=raw_digest, inputs_digest=conversion_code_version()
+            hour, partition, storage.parquet, upstream_digest=raw_digest, inputs_digest=conversion_code_version()
         )
         prepared: StagedFile | None = None
         if standing is None and not raw_runs:
-            prepared = stack.enter_context(store.stage(TRAJECTORIES, hour, ()))
+            prepared = stack.enter_context(storage.parquet.stage(TRAJECTORIES, hour, ()))
             result.merge_stats = partition.clear()
             content_digest = prepared.sha256
         elif standing is None:
             with (
                 partition.staging() as staging,
-                database.pooled() as looking,
-                read_ahead(store.read(TERMINAL_RUNS, hour)) as raw_rows,
+                storage.postgres.pooled() as looking,
+                read_ahead(storage.parquet.read(TERMINAL_RUNS, hour)) as raw_rows,
                 read_ahead(_rows(raw_rows, key, looking, staging, result)) as rows,
             ):
-                prepared = stack.enter_context(store.stage(TRAJECTORIES, hour, rows))
+                prepared = stack.enter_context(storage.parquet.stage(TRAJECTORIES, hour, rows))
             result.merge_stats = partition.merge()
             partition.set_quarantine([asdict(run) for run in result.quarantined])
             content_digest = prepared.sha256
         else:
             _leave_alone(standing, result)
-            store.remove_temp_files(TRAJECTORIES, hour)
+            storage.parquet.remove_temp_files(TRAJECTORIES, hour)
             content_digest = standing.written.sha256
         partition.record(
             LedgerEntry(
@@ -174,7 +173,7 @@ def materialize_trajectories(
             )
         )
         result.lag = lag_of_runs(partition)
-        result.erased_verdicts = erase_verdicts(partition, store)
+        result.erased_verdicts = erase_verdicts(partition, storage.parquet)
         # The last thing before the commit: whatever fails earlier leaves both sinks as they were.
         if prepared is not None:
             result.written = partition.publish(prepared)

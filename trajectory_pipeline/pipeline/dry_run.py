@@ -15,8 +15,8 @@ from trajectory_pipeline.pipeline.carry_forward import Deleted
 from trajectory_pipeline.pipeline.stale_partitions import captured_fingerprints, fingerprints_of
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet.store import ParquetStore
-from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.retention import pruned_partitions
+from trajectory_pipeline.storage.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class PlannedChange:
 
 
 def plan_capture(
-    hours: Sequence[datetime], source: LettaSource, store: ParquetStore, database: TrajectoryDatabase, deleted: Deleted
+    hours: Sequence[datetime], source: LettaSource, storage: Storage, deleted: Deleted
 ) -> list[PlannedChange]:
     """Return what reading these (sorted) hours from the source would do.
 
@@ -46,15 +46,15 @@ def plan_capture(
         SourceError: the source cannot be read.
         SinkError: a sink cannot be read.
     """
-    pruned = pruned_partitions(database, [partition_key(hour) for hour in hours])
+    pruned = pruned_partitions(storage.postgres, [partition_key(hour) for hour in hours])
     captured = {
         hour: fingerprint
-        for hour, fingerprint in captured_fingerprints(database, hours, deleted).items()
+        for hour, fingerprint in captured_fingerprints(storage.postgres, hours, deleted).items()
         if partition_key(hour) not in pruned
     }
     with source.snapshot() as snapshot:
         there = fingerprints_of(snapshot, hours)
-        return [_planned(hour, there.get(hour, EMPTY), captured.get(hour), snapshot, store) for hour in hours]
+        return [_planned(hour, there.get(hour, EMPTY), captured.get(hour), snapshot, storage.parquet) for hour in hours]
 
 
 def plan_rebuild(hours: Sequence[datetime], store: ParquetStore) -> list[PlannedChange]:

@@ -30,9 +30,8 @@ from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
+from trajectory_pipeline.storage.parquet.store import WrittenFile
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
-from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.erasure import erase_verdicts_of
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
@@ -40,6 +39,7 @@ from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as 
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, Order, judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
+from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.urls import endpoint_without_credentials
 
 _ROWS_PER_GROUP = 500
@@ -81,8 +81,7 @@ class JudgingRun:
     next materialisation; so is what a cap held back.
 
     Attributes:
-        store: where the Parquet files are.
-        database: where trajectories are, and verdicts and attempts go.
+        storage: both sinks.
         judge: who is asked.
         policy: under which.
         budget: within which.
@@ -94,8 +93,7 @@ class JudgingRun:
         progress: is told how far it is, now and then.
     """
 
-    store: ParquetStore
-    database: TrajectoryDatabase
+    storage: Storage
     judge: JudgeConfig
     policy: RefinementPolicy
     budget: Budget
@@ -125,7 +123,7 @@ class JudgingRun:
             JudgeError: the model has no known price, and that is not allowed.
         """
         self.budget.require_price(self.judge.model, self.judge.base_url)
-        policy = replace(self.policy, redaction_key=self.redaction_key or lasting_redaction_key(self.database))
+        policy = replace(self.policy, redaction_key=self.redaction_key or lasting_redaction_key(self.storage.postgres))
         limit = RateLimit(
             endpoint_without_credentials(self.judge.base_url),
             self.judge.model,
@@ -134,16 +132,16 @@ class JudgingRun:
         )
         keys = [partition_key(hour) for hour in hours if self._is_there(hour)]
         with (
-            open_verdicts(self.database) as verdicts,
-            open_verdicts(self.database) as calls,
-            open_rate_limiter(self.database, limit) as request_slot,
+            open_verdicts(self.storage.postgres) as verdicts,
+            open_verdicts(self.storage.postgres) as calls,
+            open_rate_limiter(self.storage.postgres, limit) as request_slot,
         ):
             verdicts.use_policy(policy.policy_id, policy.definition, policy.model)
             due = self._due(judging_candidates(verdicts.connection, policy.policy_id, keys, self.order))
             if due:
                 worker = JudgeWorker(
                     due,
-                    parquet=self.store,
+                    parquet=self.storage.parquet,
                     verdicts=verdicts,
                     ledger=calls.connection,
                     judge=self.judge,
@@ -179,16 +177,16 @@ class JudgingRun:
             raise self._failures[key]
         result, tasks = self._results[key], self._tasks[key]
         with (
-            self.database.partition(REFINED_OUTCOMES.name, key) as partition,
+            self.storage.postgres.partition(REFINED_OUTCOMES.name, key) as partition,
             translating_database_errors(partition.url, f"Erasing verdicts of {key}"),
         ):
             erase_verdicts_of(partition.connection, key)
-        with open_verdicts(self.database) as verdicts:
+        with open_verdicts(self.storage.postgres) as verdicts:
             result.caps = self._caps(verdicts, {task.organization_id for task in tasks})
             rows = _batches(verdicts, sorted(task.key for task in tasks), result)
             with (
-                self.database.partition(REFINED_OUTCOMES.name, key) as partition,
-                self.store.stage(REFINED_OUTCOMES, hour, rows) as prepared,
+                self.storage.postgres.partition(REFINED_OUTCOMES.name, key) as partition,
+                self.storage.parquet.stage(REFINED_OUTCOMES, hour, rows) as prepared,
             ):
                 partition.record(
                     LedgerEntry(
@@ -206,10 +204,10 @@ class JudgingRun:
 
     def _is_there(self, hour: datetime) -> bool:
         key = partition_key(hour)
-        if not self.store.exists(TRAJECTORIES, hour):
+        if not self.storage.parquet.exists(TRAJECTORIES, hour):
             self._failures[key] = PipelineError(
-                f"There are no trajectories of {key} in {self.store.uri}: materialise trajectories of that partition"
-                " first."
+                f"There are no trajectories of {key} in {self.storage.parquet.uri}: materialise trajectories of"
+                " that partition first."
             )
             return False
         self._results[key], self._tasks[key] = JudgingResult(), []
@@ -243,8 +241,7 @@ class JudgingRun:
 
 def materialize_refined_outcomes(
     hour: datetime,
-    store: ParquetStore,
-    database: TrajectoryDatabase,
+    storage: Storage,
     judge: JudgeConfig,
     policy: RefinementPolicy,
     budget: Budget,
@@ -258,7 +255,7 @@ def materialize_refined_outcomes(
         ProviderDownError: the judge's provider is down; verdicts stored so far stay, and the rest was not asked.
         PipelineError: the partition has no trajectories yet.
     """
-    refinement = JudgingRun(store, database, judge, policy, budget, **more)
+    refinement = JudgingRun(storage, judge, policy, budget, **more)
     refinement.judge_partitions([hour])
     return refinement.publish(hour)
 

@@ -20,10 +20,10 @@ from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.documents import MissingDocumentError, shown_documents
 from trajectory_pipeline.schema.verdicts import DENIED
 from trajectory_pipeline.storage.parquet.store import ParquetStore
-from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, Order, judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
+from trajectory_pipeline.storage.storage import Storage
 
 _DOCUMENTS_AT_ONCE = 50
 _BYTES_PER_TOKEN = 3
@@ -123,8 +123,7 @@ def needs_judging(task: JudgingCandidate, access: JudgeAccessList) -> bool:
 
 def estimate_judging(
     hours: Sequence[datetime],
-    store: ParquetStore,
-    database: TrajectoryDatabase,
+    storage: Storage,
     judge: JudgeConfig,
     policy: RefinementPolicy,
     budget: Budget,
@@ -139,8 +138,7 @@ def estimate_judging(
 
     Args:
         hours: of the partitions.
-        store: where documents are that ``jsonb`` cannot hold.
-        database: where trajectories and verdicts are; nothing is written.
+        storage: both sinks.
         judge: who would be asked; nobody is.
         policy: under which.
         budget: within which.
@@ -154,8 +152,8 @@ def estimate_judging(
         SinkError: a sink cannot be read.
     """
     plan = JudgingEstimate(sized=not render)
-    with open_verdicts(database) as verdicts:
-        planning = _Planning(store, verdicts, judge, policy, budget, plan, now)
+    with open_verdicts(storage.postgres) as verdicts:
+        planning = _Planning(storage.parquet, verdicts, judge, policy, budget, plan, now)
         for hour in sorted(hours, reverse=True):
             plan.partitions += 1
             due: list[JudgingCandidate] = []

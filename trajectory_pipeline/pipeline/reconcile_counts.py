@@ -16,8 +16,7 @@ from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.convert import without_moved
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.storage.parquet.store import ParquetStore
-from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.storage import Storage
 
 COUNTED = ("runs", "steps", "messages")
 _FIELDS = ("run_id", "content_digest", "turns.step_id", "turns.input_tokens", "turns.messages.message_id")
@@ -41,25 +40,25 @@ class Reconciliation:
     differences: tuple[str, ...] = field(default=())
 
 
-def reconcile_partition(hour: datetime, store: ParquetStore, database: TrajectoryDatabase) -> Reconciliation:
+def reconcile_partition(hour: datetime, storage: Storage) -> Reconciliation:
     """Count a partition's runs, own steps and messages in the raw rows and in both sinks, and compare these by run.
 
     Raises:
         SinkError: a sink cannot be read.
     """
-    with database.pooled() as kept_open:
-        return _verified(hour, store, kept_open)
+    with storage.pooled() as pooled:
+        return _verified(hour, pooled)
 
 
-def _verified(hour: datetime, store: ParquetStore, database: TrajectoryDatabase) -> Reconciliation:
+def _verified(hour: datetime, storage: Storage) -> Reconciliation:
     key = partition_key(hour)
     raw = dict.fromkeys(COUNTED, 0)
-    for rows in store.read_fields(TERMINAL_RUNS, hour, ["run_id", "steps.id", "messages.id"]):
-        batch = without_moved(rows, key, database)
+    for rows in storage.parquet.read_fields(TERMINAL_RUNS, hour, ["run_id", "steps.id", "messages.id"]):
+        batch = without_moved(rows, key, storage.postgres)
         raw["runs"] += batch.num_rows
         for name in ("steps", "messages"):
             raw[name] += _items(batch.column(name))
-    quarantined = database.rows(
+    quarantined = storage.postgres.rows(
         "SELECT count(*) AS runs, coalesce(sum(steps), 0)::bigint AS steps,"
         " coalesce(sum(messages), 0)::bigint AS messages FROM trajectory.quarantine WHERE partition_key = %s",
         [key],
@@ -67,7 +66,7 @@ def _verified(hour: datetime, store: ParquetStore, database: TrajectoryDatabase)
     parquet = {name: int(quarantined[name]) for name in COUNTED}
     postgres = dict(parquet)
     digests: dict[str, str] = {}
-    for batch in store.read_fields(TRAJECTORIES, hour, _FIELDS):
+    for batch in storage.parquet.read_fields(TRAJECTORIES, hour, _FIELDS):
         turns: Any = pc.list_flatten(batch.column("turns"))
         parquet["runs"] += batch.num_rows
         own: Any = pc.and_(pc.is_valid(turns.field("step_id")), pc.is_valid(turns.field("input_tokens")))
@@ -76,7 +75,7 @@ def _verified(hour: datetime, store: ParquetStore, database: TrajectoryDatabase)
         run_ids, content_digests = (batch.column(name).to_pylist() for name in ("run_id", "content_digest"))
         digests.update(zip(map(str, run_ids), map(str, content_digests), strict=True))
     there: dict[str, str] = {}
-    for row in database.rows(
+    for row in storage.postgres.rows(
         "SELECT run_id, content_digest, step_count, message_count FROM trajectory.trajectories"
         " WHERE partition_key = %s",
         [key],

@@ -42,11 +42,9 @@ def shown(make_own_settings: Callable[[], Settings], running_judge: SimulatedJud
         f"UPDATE messages SET content = '17' WHERE run_id = '{QUARANTINED}'",
     )
     pipeline = PipelineResource(settings)
-    materialize_terminal_runs(HOUR, pipeline.source, pipeline.store, pipeline.database)
-    materialize_trajectories(HOUR, pipeline.store, pipeline.database)
-    materialize_refined_outcomes(
-        HOUR, pipeline.store, pipeline.database, pipeline.judge, pipeline.policy, pipeline.budget
-    )
+    materialize_terminal_runs(HOUR, pipeline.source, pipeline.storage)
+    materialize_trajectories(HOUR, pipeline.storage)
+    materialize_refined_outcomes(HOUR, pipeline.storage, pipeline.judge, pipeline.policy, pipeline.budget)
     return settings
 
 

@@ -99,7 +99,7 @@ def read(settings: Settings, *hours: int) -> None:
     pipeline = PipelineResource(settings)
     for hour in hours:
         moment = datetime(2026, 11, 20, hour, tzinfo=UTC)
-        materialize_terminal_runs(moment, pipeline.source, pipeline.store, pipeline.database)
+        materialize_terminal_runs(moment, pipeline.source, pipeline.storage)
 
 
 def test_selected_assets_alone(run_command: Command, databases: Databases) -> None:

@@ -89,4 +89,4 @@ def client(s3_wire: Wire, s3_server: str) -> Any:
 @pytest.fixture
 def stored(letta_database: str, trajectory_database: str, client: Any, tmp_path: Path) -> Stored:
     # A prefix of its own: s3fs keeps one file system a process, and what a test wrote stands there for the next.
-    return Stored(letta_database, trajectory_database, tmp_path, storage=f"s3://{BUCKET}/{tmp_path.name}")
+    return Stored(letta_database, trajectory_database, tmp_path, uri=f"s3://{BUCKET}/{tmp_path.name}")

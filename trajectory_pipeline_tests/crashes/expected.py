@@ -29,15 +29,14 @@ def all_is_true(pipeline: Pipeline, hours: Sequence[datetime]) -> None:
     pipeline.capture(*hours)
     found = check_completeness(
         LettaSource(pipeline.letta_url),
-        pipeline.store,
-        pipeline.database,
+        pipeline.storage,
         start=hours[0],
         stuck_after=timedelta(days=10_000),
     )
     assert found.differences == ()
     assert found.runs == len(expected) > 0
     for hour in hours:
-        assert reconcile_partition(hour, pipeline.store, pipeline.database).differences == ()
+        assert reconcile_partition(hour, pipeline.storage).differences == ()
     for table in (TERMINAL_RUNS, TRAJECTORIES):
         rows = [row["run_id"] for hour in hours for row in pipeline.parquet(table, hour) if row["deleted_at"] is None]
         assert sorted(rows) == [row[0] for row in expected]

@@ -53,7 +53,7 @@ class Workers:
         order = {
             "letta": pipeline.letta_url,
             "database": pipeline.database_url,
-            "storage": storage or (pipeline.storage if isinstance(pipeline, Stored) else str(pipeline.folder)),
+            "storage": storage or (pipeline.uri if isinstance(pipeline, Stored) else str(pipeline.folder)),
             "hours": [partition_key(hour) for hour in hours],
             "rounds": rounds,
             "marked": marked,

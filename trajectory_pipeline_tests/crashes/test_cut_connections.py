@@ -125,7 +125,7 @@ def test_a_slow_source_ends_by_its_own_timeout(captured: Pipeline, hours: list[d
         upgrading.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
         refuses(
             lambda: materialize_terminal_runs(
-                hours[0], LettaSource(captured.letta_url, timeout_seconds=1), captured.store, captured.database
+                hours[0], LettaSource(captured.letta_url, timeout_seconds=1), captured.storage
             ),
             SourceError,
             r"canceling statement due to statement timeout — the query took longer than TRAJECTORY_SOURCE_TIMEOUT",

@@ -84,7 +84,7 @@ def test_a_writer_that_is_killed_between_two_parts_leaves_the_former_object_and_
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-c", _WRITE, stored.storage, partition_key(BUSY), str(large)],
+        [sys.executable, "-c", _WRITE, stored.uri, partition_key(BUSY), str(large)],
         env={**os.environ, "TMPDIR": str(temporary)},
     )
     parts: list[bytes] = []

@@ -35,7 +35,7 @@ def test_the_whole_pipeline_stands_on_object_storage(stored: Stored, client: Any
     s3_wire.from_client = notes
     stored.capture(BUSY)
     assert len(puts) == 2
-    assert reconcile_partition(BUSY, stored.store, stored.database).differences == ()
+    assert reconcile_partition(BUSY, stored.storage).differences == ()
     before = {item["Key"]: item["LastModified"] for item in objects(client, stored)}
     assert len(before) == 2
     # Unchanged: nothing is uploaded. Changed: one PUT a file, in place of the former.
@@ -49,7 +49,7 @@ def test_the_whole_pipeline_stands_on_object_storage(stored: Stored, client: Any
 
 
 def objects(client: Any, stored: Stored) -> list[dict[str, Any]]:
-    prefix = stored.storage.removeprefix(f"s3://{BUCKET}/")
+    prefix = stored.uri.removeprefix(f"s3://{BUCKET}/")
     contents: list[dict[str, Any]] = client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
     return contents
 
@@ -77,7 +77,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_an_upload_leaves_the_former_ob
     assert client.get_object(Bucket=BUCKET, Key=key_of_file(stored))["Body"].read() == former
     assert client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []
     stored.capture(BUSY)
-    assert reconcile_partition(BUSY, stored.store, stored.database).differences == ()
+    assert reconcile_partition(BUSY, stored.storage).differences == ()
     assert stored.ask("SELECT * FROM trajectory.invalidations") == []
 
 
@@ -102,7 +102,7 @@ def test_two_writers_come_to_one_whole_version(stored: Stored, client: Any) -> N
 
 
 def test_a_bucket_that_is_not_there_is_told_without_credentials(stored: Stored) -> None:
-    stored.storage = "s3://of-nobody/here"
+    stored.uri = "s3://of-nobody/here"
     with pytest.raises(
         SinkError, match=r" failed: The specified bucket does not exist\. .*TRAJECTORY_STORAGE_URI"
     ) as refusal:

@@ -27,15 +27,15 @@ from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 class Stored(Pipeline):
     """A pipeline whose storage may be anywhere."""
 
-    storage: str = ""
+    uri: str = ""
 
     @property
     def store(self) -> ParquetStore:
-        return ParquetStore(self.storage)
+        return ParquetStore(self.uri)
 
 
 def materialize(order: dict[str, Any]) -> None:
-    pipeline = Stored(order["letta"], order["database"], Path(), storage=order["storage"])
+    pipeline = Stored(order["letta"], order["database"], Path(), uri=order["storage"])
     hours = [parse_partition_key(key) for key in order["hours"]]
     for number in range(order["rounds"]):
         if order.get("marked"):

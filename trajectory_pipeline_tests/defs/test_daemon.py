@@ -65,8 +65,8 @@ def test_what_the_sensors_request_is_queued_and_run_by_the_daemon(
     )
     pipeline = PipelineResource(judged)
     for hour in CAPTURED:
-        materialize_terminal_runs(hour, pipeline.source, pipeline.store, pipeline.database)
-        materialize_trajectories(hour, pipeline.store, pipeline.database)
+        materialize_terminal_runs(hour, pipeline.source, pipeline.storage)
+        materialize_trajectories(hour, pipeline.storage)
     home = tmp_path / "dagster"
     home.mkdir()
     shutil.copy(PROJECT / "dagster.yaml", home)

@@ -24,8 +24,7 @@ def pipeline(letta_database: str, trajectory_database: str, tmp_path: Path) -> P
 def compared(pipeline: Pipeline, start: int = 0, stuck_hours: int = 24) -> CompletenessReport:
     return check_completeness(
         LettaSource(pipeline.letta_url),
-        pipeline.store,
-        pipeline.database,
+        pipeline.storage,
         start=HOURS[start],
         stuck_after=timedelta(hours=stuck_hours),
     )

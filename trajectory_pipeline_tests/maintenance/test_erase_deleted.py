@@ -138,7 +138,7 @@ def test_a_run_that_is_gone_leaves_no_word_anywhere(judged: Pipeline) -> None:
     verdicts = judged.ask("SELECT erased, outcome, cost_usd, summary FROM trajectory.verdicts WHERE erased")
     assert len(verdicts) == 2
     assert all(row["cost_usd"] is not None and row["summary"] is None for row in verdicts)
-    assert reconcile_partition(hour, judged.store, judged.database).differences == ()
+    assert reconcile_partition(hour, judged.storage).differences == ()
 
 
 def test_erasing_again_changes_nothing(judged: Pipeline) -> None:
@@ -148,7 +148,7 @@ def test_erasing_again_changes_nothing(judged: Pipeline) -> None:
     erasing.capture(HOUR)
     files, rows = judged.files(), judged.ask("SELECT * FROM trajectory.trajectories ORDER BY run_id")
     erasing.capture(HOUR)
-    erase_partition(HOUR, judged.store, judged.database)
+    erase_partition(HOUR, judged.storage)
     assert judged.files() == files
     assert judged.ask("SELECT * FROM trajectory.trajectories ORDER BY run_id") == rows
 
@@ -272,7 +272,7 @@ def test_what_was_kept_is_erased_at_once_without_the_source(judged: Pipeline) ->
     judged.capture(HOUR)
     assert partitions_to_erase(judged.database) == {partition_key(HOUR): 1}
     no_source = replace(judged, letta_url="postgresql://nobody@127.0.0.1:1/letta")
-    result = erase_partition(HOUR, no_source.store, no_source.database)
+    result = erase_partition(HOUR, no_source.storage)
     assert result.row_balance.balanced
     assert places_of_the_word(judged) == set()
     assert partitions_to_erase(judged.database) == {}

@@ -41,6 +41,7 @@ from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.erasure import KEPT_OF_ATTEMPT, texts_of
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 from trajectory_pipeline_tests.pipeline.test_source_changes import delete_run, some_run
 
@@ -66,8 +67,8 @@ def judged(pipeline: Pipeline, judge: SimulatedJudge) -> Pipeline:
 def prune(pipeline: Pipeline, kept: Retention = BOTH, now: datetime = NOW) -> list[PrunedPartition]:
     """Prune all that is old enough, as the job does."""
     hours = {partition_key(hour): hour for hour in sample_partitions()}
-    due = find_expired_partitions(pipeline.store, pipeline.database, kept, now)
-    return [prune_partition(each.part, hours[each.partition_key], pipeline.store, pipeline.database) for each in due]
+    due = find_expired_partitions(pipeline.storage, kept, now)
+    return [prune_partition(each.part, hours[each.partition_key], pipeline.storage) for each in due]
 
 
 def held(pipeline: Pipeline, hour: datetime) -> dict[str, list[Row]]:
@@ -97,13 +98,13 @@ def all_is_gone(pipeline: Pipeline) -> None:
         "verdicts": [],
     }
     assert results(pipeline, HOUR) == dict.fromkeys(("terminal_runs", "trajectories", "refined_outcomes"), "pruned")
-    assert find_expired_partitions(pipeline.store, pipeline.database, BOTH, NOW) == []
+    assert find_expired_partitions(pipeline.storage, BOTH, NOW) == []
 
 
 def differences(pipeline: Pipeline) -> list[str]:
     """What the completeness check says of the two partitions."""
     found = check_completeness(
-        LettaSource(pipeline.letta_url), pipeline.store, pipeline.database, start=HOUR, stuck_after=timedelta(days=1)
+        LettaSource(pipeline.letta_url), pipeline.storage, start=HOUR, stuck_after=timedelta(days=1)
     )
     ours = (partition_key(HOUR), partition_key(YOUNG))
     return [words for words in found.differences if words.startswith(ours)]
@@ -130,7 +131,7 @@ def test_what_is_old_enough_goes_from_every_sink_and_nothing_else_is_touched(jud
     spent = "SELECT attempt_id, cost_usd, input_tokens FROM trajectory.verdict_attempts ORDER BY 1"
     judged.do("UPDATE trajectory.verdict_attempts SET error_message = 'it quotes'")
     before, accounts = judged.ask(spent), judged.ask("SELECT * FROM trajectory.spend_totals ORDER BY 1, 2")
-    said = find_expired_partitions(judged.store, judged.database, BOTH, NOW)
+    said = find_expired_partitions(judged.storage, BOTH, NOW)
     assert [(each.part, each.partition_key, each.held_back) for each in said] == [
         ("trajectories", partition_key(HOUR), None),
         ("terminal_runs", partition_key(HOUR), None),
@@ -171,10 +172,7 @@ def test_nothing_younger_is_ever_named(
 ) -> None:
     moment = now.replace(tzinfo=HOUR.tzinfo)
     kept = Retention(*ages)
-    found = {
-        (each.part, each.partition_key)
-        for each in find_expired_partitions(captured_pair.store, captured_pair.database, kept, moment)
-    }
+    found = {(each.part, each.partition_key) for each in find_expired_partitions(captured_pair.storage, kept, moment)}
     expected = {
         (part, partition_key(hour))
         for part, age in (("trajectories", kept.trajectories), ("terminal_runs", kept.raw_rows))
@@ -249,7 +247,7 @@ def test_what_was_brought_back_between_the_rows_and_the_files_stays_until_the_ne
             with super().partition(asset, partition_key, reads=reads) as partition:
                 yield partition
 
-    prune_partition("trajectories", HOUR, judged.store, Interrupted(judged.database_url))
+    prune_partition("trajectories", HOUR, Storage(judged.store, Interrupted(judged.database_url)))
     assert judged.run_ids(HOUR)
     assert differences(judged) == []
     prune(judged)
@@ -262,7 +260,7 @@ def test_pruning_again_changes_nothing(judged: Pipeline) -> None:
     assert prune(judged) == []
     parts: tuple[RetentionTarget, ...] = ("trajectories", "terminal_runs")
     for part in parts:
-        assert prune_partition(part, HOUR, judged.store, judged.database) == PrunedPartition(0, FileTotals())
+        assert prune_partition(part, HOUR, judged.storage) == PrunedPartition(0, FileTotals())
     assert held(judged, HOUR) == before
 
 
@@ -284,7 +282,7 @@ def test_an_explicit_materialisation_brings_it_back_and_the_next_prune_takes_it_
     dates = "SELECT run_id, first_captured_at FROM trajectory.trajectories ORDER BY 1"
     before = judged.ask(dates)
     prune(judged)
-    (planned,) = plan_capture([HOUR], LettaSource(judged.letta_url), judged.store, judged.database, "keep")
+    (planned,) = plan_capture([HOUR], LettaSource(judged.letta_url), judged.storage, "keep")
     assert planned.what == "new"
     judged.capture(HOUR)
     judged.refine(HOUR)
@@ -327,7 +325,7 @@ def test_trajectories_go_and_raw_rows_stay(judged: Pipeline) -> None:
 
 def test_raw_rows_that_the_trajectories_were_not_made_of_are_held_back(pipeline: Pipeline) -> None:
     pipeline.read(HOUR)
-    (said,) = find_expired_partitions(pipeline.store, pipeline.database, ONLY_RAW, NOW)
+    (said,) = find_expired_partitions(pipeline.storage, ONLY_RAW, NOW)
     (done,) = prune(pipeline, ONLY_RAW)
     assert said.held_back == done.held_back == "its trajectories were not made of its raw rows, or are not there"
     assert pipeline.parquet(TERMINAL_RUNS, HOUR)
@@ -349,7 +347,7 @@ def test_what_is_deleted_and_cannot_be_erased_any_more_is_said(judged: Pipeline)
     prune(judged, ONLY_RAW)
     assert partitions_to_erase(judged.database) == {partition_key(HOUR): 1}
     with pytest.raises(PipelineError, match="were pruned, and what is deleted can only be told from them"):
-        erase_partition(HOUR, judged.store, judged.database)
+        erase_partition(HOUR, judged.storage)
 
 
 # ---- runs that move ------------------------------------------------------------------------------------------------
@@ -377,7 +375,7 @@ def test_the_verdict_of_a_run_that_moved_on_is_not_pruned_with_its_old_partition
     judged.capture(YOUNG, HOUR)
     prune(judged)
     assert judged.ask(verdict, run_id) == before != []
-    assert find_expired_partitions(judged.store, judged.database, BOTH, NOW) == []
+    assert find_expired_partitions(judged.storage, BOTH, NOW) == []
     prune(judged, Retention(timedelta(0), timedelta(0)))
     assert judged.ask(verdict, run_id) == []
 
@@ -403,7 +401,7 @@ def test_what_a_killed_process_left_goes_and_what_others_put_there_stays(pipelin
     prune(pipeline)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
     assert (pipeline.folder / "trajectories" / "hour=of-mine").exists()
-    assert find_expired_partitions(pipeline.store, pipeline.database, BOTH, NOW) == []
+    assert find_expired_partitions(pipeline.storage, BOTH, NOW) == []
 
 
 def test_files_of_another_filesystem_are_listed_and_removed(captured_pair: Pipeline) -> None:

@@ -27,6 +27,7 @@ from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.verdict_status import Order
+from trajectory_pipeline.storage.storage import Storage
 
 Row = dict[str, Any]
 
@@ -72,6 +73,10 @@ class Pipeline:
         return ParquetStore(str(self.folder))
 
     @property
+    def storage(self) -> Storage:
+        return Storage(self.store, self.database)
+
+    @property
     def judge(self) -> JudgeConfig:
         return JudgeConfig(self.model, self.judge_url, "sk-test-0123456789", **self.judge_settings)
 
@@ -80,18 +85,15 @@ class Pipeline:
         return RefinementPolicy(self.model, max_prompt_tokens=self.max_prompt_tokens, redact=self.redact)
 
     def read(self, hour: datetime) -> TerminalRunsResult:
-        return materialize_terminal_runs(
-            hour, LettaSource(self.letta_url), self.store, self.database, deleted=self.deleted
-        )
+        return materialize_terminal_runs(hour, LettaSource(self.letta_url), self.storage, deleted=self.deleted)
 
     def convert(self, hour: datetime) -> TrajectoriesResult:
-        return materialize_trajectories(hour, self.store, self.database)
+        return materialize_trajectories(hour, self.storage)
 
     def refine(self, hour: datetime, **more: Any) -> JudgingResult:
         return materialize_refined_outcomes(
             hour,
-            self.store,
-            self.database,
+            self.storage,
             self.judge,
             self.policy,
             Budget(**self.budget),
@@ -101,8 +103,7 @@ class Pipeline:
     def refine_range(self, hours: Sequence[datetime]) -> JudgingRun:
         """Judge partitions together, as a run of a range does; what each holds is published by the caller."""
         refinement = JudgingRun(
-            self.store,
-            self.database,
+            self.storage,
             self.judge,
             self.policy,
             Budget(**self.budget),

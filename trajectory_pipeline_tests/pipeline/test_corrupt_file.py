@@ -49,7 +49,7 @@ def test_damaged_raw_rows_are_read_again_and_kept_aside(pipeline: Pipeline, dama
     assert list(pipeline.folder.glob("terminal_runs/**/*.parquet")) == [file_of(pipeline)]
     assert ds.dataset(pipeline.folder / "terminal_runs", partitioning="hive").count_rows() == len(whole)
     pipeline.convert(HOUR)
-    assert reconcile_partition(HOUR, pipeline.store, pipeline.database).differences == ()
+    assert reconcile_partition(HOUR, pipeline.storage).differences == ()
     assert pipeline.read(HOUR).corrupt_file is None
 
 

@@ -43,5 +43,5 @@ def test_a_partition_takes_as_many_connections_however_many_batches_it_has(
     # The ledger, the partition's transaction, what moved, the note of a file that is replaced; what was erased.
     assert len(connections) <= 6
     connections.clear()
-    assert reconcile_partition(HOUR, pipeline.store, pipeline.database).differences == ()
+    assert reconcile_partition(HOUR, pipeline.storage).differences == ()
     assert len(connections) == 1

@@ -26,8 +26,7 @@ def pipeline(letta_database: str, trajectory_database: str, tmp_path: Path, judg
 def plan(pipeline: Pipeline, *, render: bool = True, judge_lookback_days: int = 100_000) -> JudgingEstimate:
     return estimate_judging(
         HOURS,
-        pipeline.store,
-        pipeline.database,
+        pipeline.storage,
         pipeline.judge,
         pipeline.policy,
         Budget(**pipeline.budget),

@@ -85,7 +85,7 @@ def test_a_row_that_cannot_be_read_puts_its_run_aside_and_the_others_go_on(
     assert (counts.runs_in, counts.trajectories, counts.quarantined) == (RUNS, RUNS - 1, 1)
     assert counts.balanced
     assert len(loose.run_ids(HOUR)) == RUNS - 1
-    verification = reconcile_partition(HOUR, loose.store, loose.database)
+    verification = reconcile_partition(HOUR, loose.storage)
     assert verification.differences == ()
     assert verification.raw["runs"] == RUNS
     assert loose.database.ledger(TRAJECTORIES.name)[row["partition_key"]]["result"] == "quarantined"

@@ -24,6 +24,7 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.postgres import pool
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 BUSY = list(sample_partitions())[:6]
@@ -60,9 +61,9 @@ Kept = tuple[LettaSource, TrajectoryDatabase]
 def capture(pipeline: Pipeline, through: Kept, *hours: Any) -> None:
     source, database = through
     for hour in hours:
-        materialize_terminal_runs(hour, source, pipeline.store, database)
-        materialize_trajectories(hour, pipeline.store, database)
-        assert reconcile_partition(hour, pipeline.store, database).differences == ()
+        materialize_terminal_runs(hour, source, Storage(pipeline.store, database))
+        materialize_trajectories(hour, Storage(pipeline.store, database))
+        assert reconcile_partition(hour, Storage(pipeline.store, database)).differences == ()
 
 
 @pytest.mark.parametrize("partitions", [1, 6])

@@ -25,7 +25,7 @@ def captured(pipeline: Pipeline) -> Pipeline:
 
 
 def differences(pipeline: Pipeline) -> tuple[str, ...]:
-    return reconcile_partition(HOUR, pipeline.store, pipeline.database).differences
+    return reconcile_partition(HOUR, pipeline.storage).differences
 
 
 def rewrite(pipeline: Pipeline, change: Callable[[pa.Table], pa.Table]) -> None:

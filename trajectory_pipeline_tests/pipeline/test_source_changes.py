@@ -68,7 +68,7 @@ def test_a_run_that_is_gone_is_kept_whole_and_marked(captured: Pipeline) -> None
     assert (kept["data"], kept["first_captured_at"]) == (stored["data"], stored["first_captured_at"])
     assert kept["deleted_at"] == result.snapshot_at
     assert not in_view(captured, run_id)
-    assert reconcile_partition(HOUR, captured.store, captured.database).differences == ()
+    assert reconcile_partition(HOUR, captured.storage).differences == ()
 
 
 def test_when_it_was_noticed_stays(captured: Pipeline) -> None:
@@ -207,7 +207,7 @@ def test_a_run_that_moved_and_was_deleted_before_it_was_seen_elsewhere_is_kept_w
 def test_a_run_that_moved_before_the_first_partition_leaves(captured: Pipeline) -> None:
     run_id = some_run(captured)
     captured.change_source(f"UPDATE runs SET completed_at = '2001-01-01' WHERE id = '{run_id}'")
-    materialize_terminal_runs(HOUR, LettaSource(captured.letta_url), captured.store, captured.database, start=HOUR)
+    materialize_terminal_runs(HOUR, LettaSource(captured.letta_url), captured.storage, start=HOUR)
     captured.convert(HOUR)
     assert run_id not in captured.run_ids(HOUR)
     assert captured.database.invalidations([partition_key(HOUR)]) == {}
@@ -240,7 +240,7 @@ def test_so_it_is_where_its_old_raw_rows_are_gone(captured: Pipeline) -> None:
     run_id, later = some_run(captured), HOUR + timedelta(hours=24)
     captured.do("UPDATE trajectory.run_locations SET seen_at = now() + interval '5 minutes'")
     captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
-    prune_partition("terminal_runs", HOUR, captured.store, captured.database)
+    prune_partition("terminal_runs", HOUR, captured.storage)
     captured.capture(HOUR, later)
     assert not captured.database.invalidations([partition_key(HOUR), partition_key(later)])
     assert run_id in captured.run_ids(later)

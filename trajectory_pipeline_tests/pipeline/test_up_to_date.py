@@ -66,7 +66,7 @@ def held(pipeline: Pipeline) -> dict[str, list[Row]]:
 
 def again(pipeline: Pipeline) -> tuple[TerminalRunsResult, TrajectoriesResult]:
     read, converted = pipeline.read(HOUR), pipeline.convert(HOUR)
-    assert reconcile_partition(HOUR, pipeline.store, pipeline.database).differences == ()
+    assert reconcile_partition(HOUR, pipeline.storage).differences == ()
     return read, converted
 
 

@@ -112,7 +112,7 @@ def test_nothing_is_in_quarantine_and_both_sides_are_equal(sample: Sample) -> No
     for hour, result in sample.converted.items():
         assert result.row_balance.balanced
         assert result.row_balance.quarantined == 0
-        verification = reconcile_partition(hour, sample.pipeline.store, sample.pipeline.database)
+        verification = reconcile_partition(hour, sample.pipeline.storage)
         assert verification.differences == ()
         assert verification.raw == verification.parquet == verification.postgres
         assert verification.raw["runs"] == result.row_balance.runs_in == result.merge_stats.inserted  # type: ignore[union-attr]

@@ -30,7 +30,7 @@ def test_a_worker_stops_at_every_point(
         sink.capture(*HOURS)
         source.delete_run()
         sink.capture(*HOURS)
-        prune_partition("trajectories", HOURS[0], sink.store, sink.database)
+        prune_partition("trajectories", HOURS[0], sink.storage)
 
     for _ in range(5):
         source.end_run()

@@ -126,7 +126,7 @@ class Work:
         ]
         if self.prunes:
             part = self._chance.choice(PARTS)
-            prune = partial(prune_partition, part, some[0], self.pipeline.store, self.pipeline.database)
+            prune = partial(prune_partition, part, some[0], self.pipeline.storage)
             works.append((f"prune {part} {_named(some[:1])}", prune))
         return self._chance.choice(works)
 

@@ -87,14 +87,13 @@ def build_assets(
         from trajectory_pipeline.defs.metadata import terminal_runs_metadata
         from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 
-        with pipeline.source.pooled() as source, pipeline.database.pooled() as database:
+        with pipeline.source.pooled() as source, pipeline.storage.pooled() as storage:
 
             def one(hour: datetime) -> Mapping[str, Any]:
                 result = materialize_terminal_runs(
                     hour,
                     source,
-                    pipeline.store,
-                    database,
+                    storage,
                     deleted=pipeline.settings.capture.deleted_content,
                     start=pipeline.settings.capture.start,
                     dagster_run_id=context.run.run_id,
@@ -122,11 +121,11 @@ def build_assets(
         verifications: list[Reconciliation] = []
         quarantined: list[str] = []
 
-        with pipeline.database.pooled() as database:
+        with pipeline.storage.pooled() as storage:
 
             def one(hour: datetime) -> Mapping[str, Any]:
-                result = materialize_trajectories(hour, pipeline.store, database, dagster_run_id=context.run.run_id)
-                verifications.append(reconcile_partition(hour, pipeline.store, database))
+                result = materialize_trajectories(hour, storage, dagster_run_id=context.run.run_id)
+                verifications.append(reconcile_partition(hour, storage))
                 quarantined.extend(run.run_id for run in result.quarantined)
                 return trajectories_metadata(result)
 
@@ -153,8 +152,7 @@ def build_assets(
 
         try:
             refinement = JudgingRun(
-                pipeline.store,
-                pipeline.database,
+                pipeline.storage,
                 pipeline.judge,
                 pipeline.policy,
                 pipeline.budget,
@@ -192,8 +190,7 @@ def _plan(pipeline: PipelineResource, partition_keys: Sequence[str]) -> "Judging
 
     return estimate_judging(
         [parse_partition_key(key) for key in partition_keys],
-        pipeline.store,
-        pipeline.database,
+        pipeline.storage,
         pipeline.judge,
         pipeline.policy,
         pipeline.budget,

@@ -1,0 +1,33 @@
+"""Both sinks of the pipeline, as one object."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Self
+
+from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The sinks that a partition is written to.
+
+    Attributes:
+        parquet: the files, under ``TRAJECTORY_STORAGE_URI``.
+        postgres: the schema ``trajectory``, under ``TRAJECTORY_DATABASE_URL``.
+    """
+
+    parquet: ParquetStore
+    postgres: TrajectoryDatabase
+
+    @classmethod
+    def at(cls, parquet_location: str, database_url: str) -> Self:
+        """Return the sinks at these locations; nothing is opened."""
+        return cls(ParquetStore(parquet_location), TrajectoryDatabase(database_url))
+
+    @contextmanager
+    def pooled(self) -> Iterator[Self]:
+        """Reuse database connections for all that is done inside the block; see ``TrajectoryDatabase.pooled``."""
+        with self.postgres.pooled() as postgres:
+            yield replace(self, postgres=postgres)
