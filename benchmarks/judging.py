@@ -183,6 +183,8 @@ def whole_stage(url: str, database_url: str, folder: str, policy: int) -> dict[s
         policy: a number that makes the policy another one, so that nothing is judged yet.
     """
     from trajectory_pipeline.budget.caps import Budget
+    from trajectory_pipeline.budget.prices import load_prices
+    from trajectory_pipeline.demo.simulated_judge.prices import PRICE_TABLE
     from trajectory_pipeline.judge.client.session import JudgeConfig
     from trajectory_pipeline.judge.policy import RefinementPolicy
     from trajectory_pipeline.pipeline.judge import materialize_refined_outcomes
@@ -194,7 +196,7 @@ def whole_stage(url: str, database_url: str, folder: str, policy: int) -> dict[s
         Storage.at(folder, database_url),
         JudgeConfig(MODEL, url, "not-needed"),
         RefinementPolicy(MODEL, max_prompt_tokens=100_000 + policy),
-        Budget(),
+        Budget(prices=load_prices(PRICE_TABLE)),
         concurrency=CONCURRENCY,
     )
     taken = time.perf_counter() - began

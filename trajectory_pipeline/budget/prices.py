@@ -50,6 +50,7 @@ class ModelPrice(BaseModel):
         input: of prompt tokens.
         cached_input: of those that the provider's cache served; None where they cost the same.
         output: of answer tokens.
+        simulated: whether the price is made up, as that of a simulated judge is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +60,7 @@ class ModelPrice(BaseModel):
     input: _Dollars
     cached_input: _Dollars | None = None
     output: _Dollars
+    simulated: bool = False
 
     def cost(self, usage: CallUsage) -> Decimal:
         """Return the exact price of a call in dollars."""
@@ -111,6 +113,11 @@ class Prices:
         own = self._own(asked, base_url) or (self._own(answered, base_url) if answered else None)
         return _storable(own.cost(usage)) if own else price_usd(answered, usage, base_url)
 
+    def is_simulated(self, model: str, base_url: str) -> bool:
+        """Whether the price of a model at an endpoint is made up."""
+        own = self._own(model, base_url)
+        return own is not None and own.simulated
+
     def _own(self, model: str, base_url: str) -> ModelPrice | None:
         found = [row for row in self.table if row.model == model and _same_place(row.base_url, base_url)]
         return min(found, key=lambda row: row.base_url is None, default=None)
@@ -161,15 +168,8 @@ def load_prices(path: Path | None) -> Prices:
     return Prices(tuple(table))
 
 
-def is_simulated(model: str | None) -> bool:
-    """Whether a model name is one of the simulated judge's."""
-    return model is not None and model.startswith("simulated-judge")
-
-
 def price_usd(model: str | None, usage: CallUsage | None, base_url: str) -> Decimal | None:
     """Return the listed price of a call in dollars; None where the price or the usage is not known.
-
-    The simulated judge's prices are made up, so that cost shows; its verdicts are marked ``simulated``.
 
     Args:
         model: that answered.
@@ -181,12 +181,7 @@ def price_usd(model: str | None, usage: CallUsage | None, base_url: str) -> Deci
 
 def _listed(model: str, usage: CallUsage, base_url: str) -> Decimal | None:
     cached = usage.cached_input_tokens or 0
-    # Both ways to a price are slow to import, and not needed where nothing is asked.
-    if is_simulated(model):
-        from trajectory_pipeline.demo.simulated_judge.prices import simulated_price
-
-        simulated = simulated_price(model)
-        return None if simulated is None else simulated.cost(usage.input_tokens, cached, usage.output_tokens)
+    # Slow to import, and not needed where nothing is asked.
     from genai_prices import Usage, calc_price
 
     try:

@@ -36,7 +36,7 @@ from trajectory_pipeline.demo.letta_sample.load import (
     sample_terminal_run_ids,
     sample_window,
 )
-from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.settings import Settings, load_settings
@@ -90,6 +90,7 @@ class _SinkCounts:
     Attributes:
         verdicts: trajectories by verdict status; ``none`` without a verdict.
         judges: response models of the calls to the judge.
+        simulated: whether all verdicts of a judge are of a simulated one.
     """
 
     runs: int
@@ -99,6 +100,7 @@ class _SinkCounts:
     verdicts: dict[str, int]
     cost_usd: Decimal
     judges: list[str]
+    simulated: bool
 
     @property
     def complete(self) -> bool:
@@ -158,6 +160,7 @@ def _start_judge(stack: ExitStack, settings: Settings) -> None:
         judge = stack.enter_context(SimulatedJudge.start())
     os.environ["OPENAI_BASE_URL"] = judge.base_url
     os.environ["TRAJECTORY_JUDGE_MODEL"] = JUDGE_MODEL
+    os.environ["TRAJECTORY_PRICES"] = str(PRICE_TABLE)
 
 
 def _count_sinks(opened: Connections) -> _SinkCounts:
@@ -176,6 +179,11 @@ def _count_sinks(opened: Connections) -> _SinkCounts:
         " FROM trajectory.verdict_attempts WHERE run_id = ANY(%s)",
         [ids],
     )
+    [judged] = database.rows(
+        "SELECT coalesce(bool_and(simulated), true) AS simulated FROM trajectory.verdicts"
+        " WHERE run_id = ANY(%s) AND attempts > 0",
+        [ids],
+    )
     return _SinkCounts(
         runs=len(ids),
         in_postgres=_count_rows(database, "trajectories", ids),
@@ -184,6 +192,7 @@ def _count_sinks(opened: Connections) -> _SinkCounts:
         verdicts={row["status"]: row["number"] for row in verdicts},
         cost_usd=calls["cost"],
         judges=calls["judges"] or [],
+        simulated=judged["simulated"],
     )
 
 
@@ -202,8 +211,7 @@ def _print_result(counts: _SinkCounts, summary: MaterializationSummary, opened: 
     table.add_row("quarantined", str(counts.quarantined))
     for status, number in counts.verdicts.items():
         table.add_row(f"verdicts: {status}", str(number))
-    simulated = all(judge.startswith("simulated-judge") for judge in counts.judges)
-    label = "cost of the judge, USD (simulated prices)" if simulated else "cost of the judge, USD"
+    label = "cost of the judge, USD (simulated prices)" if counts.simulated else "cost of the judge, USD"
     table.add_row(label, f"{counts.cost_usd:.4f}")
     out.print(table)
     for run_id, reason in summary.failures.items():

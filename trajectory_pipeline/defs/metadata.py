@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from trajectory_pipeline.budget.caps import Cap, SpendTotals
-from trajectory_pipeline.budget.prices import is_simulated
 from trajectory_pipeline.pipeline.capture import TerminalRunsResult
 from trajectory_pipeline.pipeline.convert import TrajectoriesResult
 from trajectory_pipeline.pipeline.judge import JudgingResult
@@ -96,7 +95,9 @@ def refined_outcomes_metadata(result: JudgingResult) -> dict[str, Any]:
     }
     if result.models:
         metadata["judge"] = ", ".join(
-            f"{model} (a simulation, not a model: its prices are made up)" if is_simulated(model) else model
+            f"{model} (a simulation, not a model: its prices are made up)"
+            if model in result.simulated_models
+            else model
             for model in sorted(result.models)
         )
     if result.caps:

@@ -7,7 +7,6 @@ from decimal import Decimal
 from typing import Any
 
 from trajectory_pipeline.budget.caps import Budget, BudgetExhausted, BudgetShortfall, Cost
-from trajectory_pipeline.budget.prices import is_simulated
 from trajectory_pipeline.judge.client.session import CallRecord, JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import JudgeRequest
 from trajectory_pipeline.judge.prompt import overhead_tokens
@@ -202,11 +201,12 @@ class VerdictCalls:
         if not self.by_id:
             return {}
         last = self.records[-1]
-        # Whatever name a simulation gives itself, it answers under the name that was asked for.
+        # A lost call says nothing of its server, but its cost is made up all the same.
+        simulated_price = self.shared.budget.prices.is_simulated(last.model, self.shared.judge.base_url)
         return {
             "model": last.response_model,
             "response_format": last.response_format,
-            "simulated": is_simulated(last.response_model) or is_simulated(last.model),
+            "simulated": last.simulated or simulated_price,
         }
 
     def _headroom(self, reserved: Cost, request: JudgeRequest) -> Cost:

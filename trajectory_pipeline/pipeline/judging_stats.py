@@ -22,6 +22,7 @@ class JudgingStats:
         cost_usd: known cost of these calls; a lost call counts at its reserved cost.
         unpriced_calls: answered calls without a known price.
         models: names of the models that answered.
+        simulated_models: those of them that are simulations.
         deferred: deferred verdicts, by the cap that was exhausted.
         claimed_elsewhere: verdicts that another worker reached in the meantime.
     """
@@ -31,6 +32,7 @@ class JudgingStats:
     cost_usd: Decimal = Decimal(0)
     unpriced_calls: int = 0
     models: set[str] = field(default_factory=set)
+    simulated_models: set[str] = field(default_factory=set)
     deferred: Counter[str] = field(default_factory=Counter)
     claimed_elsewhere: int = 0
 
@@ -40,6 +42,7 @@ class JudgingStats:
         self.unpriced_calls += sum(call.cost_usd is None for call in calls if call.result not in ("error", "lost"))
         self.cost_usd += sum((call.cost_usd or Decimal(0) for call in calls), Decimal(0))
         self.models |= {call.response_model for call in calls if call.response_model}
+        self.simulated_models |= {call.response_model for call in calls if call.response_model and call.simulated}
 
 
 class JudgingProgress:

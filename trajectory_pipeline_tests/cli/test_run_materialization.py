@@ -17,7 +17,7 @@ import pytest
 
 from trajectory_pipeline.cli.run_materialization import ASSETS
 from trajectory_pipeline.defs.resources import PipelineResource
-from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
 from trajectory_pipeline.partition_keys import floor_to_hour
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.settings import Settings
@@ -72,6 +72,7 @@ def test_a_range_with_a_judge_takes_every_hour_it_touches_in_batches(
         *("materialize", "--from", "2026-11-20T16:59:59+01:00", "--to", "2026-11-20T18:00:01"),
         **databases,
         TRAJECTORY_JUDGE_MODEL=JUDGE_MODEL,
+        TRAJECTORY_PRICES=PRICE_TABLE,
         OPENAI_BASE_URL=judge.base_url,
         TRAJECTORY_BACKFILL_BATCH=3,
     )
@@ -131,6 +132,7 @@ def test_a_failed_verdict_is_reported_and_is_no_failure(
         *("materialize", "--partition", "2026-11-20-16:00"),
         **databases,
         TRAJECTORY_JUDGE_MODEL=JUDGE_MODEL,
+        TRAJECTORY_PRICES=PRICE_TABLE,
         OPENAI_BASE_URL=judge.base_url,
     )
     assert result.exit_code == 0, result.output
@@ -152,6 +154,7 @@ def test_a_bad_partition_fails_alone_and_the_good_ones_are_judged_all_the_same(
         *("materialize", *hours, "--select", "trajectories", "--select", "refined_outcomes"),
         **databases,
         TRAJECTORY_JUDGE_MODEL=JUDGE_MODEL,
+        TRAJECTORY_PRICES=PRICE_TABLE,
         OPENAI_BASE_URL=judge.base_url,
     )
     assert result.exit_code == 1
@@ -174,6 +177,7 @@ def test_a_failed_check_lets_nothing_follow(run_command: Command, databases: Dat
         *("materialize", "--from", "2026-11-20T15:00", "--to", "2026-11-20T17:00"),
         **databases,
         TRAJECTORY_JUDGE_MODEL=JUDGE_MODEL,
+        TRAJECTORY_PRICES=PRICE_TABLE,
         OPENAI_BASE_URL=judge.base_url,
     )
     assert result.exit_code == 1

@@ -19,7 +19,7 @@ from trajectory_pipeline.defs.partitions import range_tags
 from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.sensors.capture import CAPTURE_SENSOR
 from trajectory_pipeline.defs.sensors.refinement import REFINEMENT_SENSOR
-from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
@@ -79,6 +79,7 @@ def test_what_the_sensors_request_is_queued_and_run_by_the_daemon(
         "TRAJECTORY_START": "2026-11-20",
         "ENABLE_TRAJECTORY_CAPTURE": "true",
         "TRAJECTORY_JUDGE_MODEL": JUDGE_MODEL,
+        "TRAJECTORY_PRICES": str(PRICE_TABLE),
         "OPENAI_BASE_URL": str(judged.judge.base_url),
         "TRAJECTORY_JUDGE_SETTLE_MINUTES": "0",
         "TRAJECTORY_JUDGE_LOOKBACK_DAYS": "36500",

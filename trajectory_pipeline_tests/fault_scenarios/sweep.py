@@ -14,7 +14,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from trajectory_pipeline.budget.caps import Budget
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.demo.letta_sample.load import load_sample
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
@@ -160,7 +159,7 @@ class Sweep:
             pipeline.database,
             pipeline.judge,
             pipeline.policy,
-            Budget(**pipeline.budget),
+            pipeline.spending_limits,
             now=pipeline.ask("SELECT clock_timestamp() AS now")[0]["now"],
             quiet=timedelta(0),
             horizon=_ALL_TIME,

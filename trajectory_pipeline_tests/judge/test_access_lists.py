@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from trajectory_pipeline.budget.caps import Budget
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.judge.redaction.egress_policy import JudgeAccessList
@@ -27,7 +26,7 @@ def wanted(pipeline: Pipeline, access: JudgeAccessList) -> list[str]:
         pipeline.database,
         pipeline.judge,
         pipeline.policy,
-        Budget(**pipeline.budget),
+        pipeline.spending_limits,
         now=now,
         quiet=timedelta(0),
         horizon=timedelta(days=3650),

@@ -11,7 +11,8 @@ import psycopg
 from psycopg.rows import dict_row
 
 from trajectory_pipeline.budget.caps import Budget
-from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL
+from trajectory_pipeline.budget.prices import load_prices
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE
 from trajectory_pipeline.judge.client.session import JudgeConfig
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
@@ -31,6 +32,7 @@ from trajectory_pipeline.storage.storage import Storage
 
 Row = dict[str, Any]
 
+SIMULATED_PRICES = load_prices(PRICE_TABLE)
 SCORES = (
     "outcome",
     "outcome_confidence",
@@ -84,6 +86,10 @@ class Pipeline:
     def policy(self) -> RefinementPolicy:
         return RefinementPolicy(self.model, max_prompt_tokens=self.max_prompt_tokens, redact=self.redact)
 
+    @property
+    def spending_limits(self) -> Budget:
+        return Budget(**{"prices": SIMULATED_PRICES, **self.budget})
+
     def read(self, hour: datetime) -> TerminalRunsResult:
         return materialize_terminal_runs(hour, LettaSource(self.letta_url), self.storage, deleted=self.deleted)
 
@@ -96,7 +102,7 @@ class Pipeline:
             self.storage,
             self.judge,
             self.policy,
-            Budget(**self.budget),
+            self.spending_limits,
             **{"order": self.order, "concurrency": self.concurrency, "access": self.access, **more},
         )
 
@@ -106,7 +112,7 @@ class Pipeline:
             self.storage,
             self.judge,
             self.policy,
-            Budget(**self.budget),
+            self.spending_limits,
             order=self.order,
             concurrency=self.concurrency,
             access=self.access,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from trajectory_pipeline.budget.caps import Budget
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
@@ -29,7 +28,7 @@ def plan(pipeline: Pipeline, *, render: bool = True, judge_lookback_days: int = 
         pipeline.storage,
         pipeline.judge,
         pipeline.policy,
-        Budget(**pipeline.budget),
+        pipeline.spending_limits,
         now=datetime.now(UTC),
         horizon=timedelta(days=judge_lookback_days),
         order=pipeline.order,

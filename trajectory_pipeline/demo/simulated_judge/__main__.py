@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trajectory_pipeline.demo.simulated_judge.faults import fault_table_markdown, fault_table_text
+from trajectory_pipeline.demo.simulated_judge.prices import PRICE_TABLE
 from trajectory_pipeline.demo.simulated_judge.process import is_loopback, serve
 from trajectory_pipeline.errors import JudgeError
 
@@ -19,6 +20,8 @@ It can be told to fail, by the first of these that is there:
   POST /control/faults [{{"fault": "rate_limit", "params": {{}}, "times": 3, "every": null, "match": null}}]
 GET and DELETE /control/faults show and clear the orders; GET and DELETE /control/calls show and reset its books.
 
+Its prices are made up; a pipeline that asks it finds them with TRAJECTORY_PRICES={prices}
+
 Faults, with their parameters:
 {table}
 """
@@ -28,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trajectory_pipeline.demo.simulated_judge",
         description="Serve the OpenAI API on this machine, answered by simple visible rules instead of a model.",
-        epilog=_EPILOG.format(table=fault_table_text()),
+        epilog=_EPILOG.format(table=fault_table_text(), prices=PRICE_TABLE),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address (default: 127.0.0.1)")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from trajectory_pipeline.demo.simulated_judge.faults import ChosenFault
-from trajectory_pipeline.demo.simulated_judge.schema_instances import schema_of
 
 Json = Any
 
@@ -19,14 +18,11 @@ UNKNOWN_MESSAGE_ID = "message-00000000-0000-4000-8000-00000000dead"
 REFUSAL_TEXT = "[simulated judge] I'm sorry, but I can't assist with that request."
 WRONG_LABEL = "simulated_label_that_is_not_listed"
 
-# Where a request came without a schema, these fields of the rules' own answer are known to hold labels.
-_LABEL_FIELDS = frozenset({"status", "owner", "mode", "task_category", "complexity"})
-
 
 def damage_data(chosen: ChosenFault, answer: Json, schema: Json, true_citation: Mapping[str, str]) -> Json:
     """Damage an answer before it is written as JSON; faults of other kinds leave it as it is.
 
-    ``schema`` is None where the request brought none; the places are then guessed from the answer itself.
+    ``schema`` is the JSON schema that the answer is valid by.
     ``true_citation`` is what a citation is made from where the answer holds none that could be damaged.
     """
     change = _DATA_DAMAGE.get(chosen.name)
@@ -74,8 +70,8 @@ def _extra_field(answer: Json, _schema: Json, chosen: ChosenFault) -> Json:
 
 
 def _wrong_enum(answer: Json, schema: Json, _chosen: ChosenFault) -> Json:
-    def suits(part: Mapping[str, Any], name: object, _value: Json) -> bool:
-        return "enum" in part or "const" in part or (schema is None and name in _LABEL_FIELDS)
+    def suits(part: Mapping[str, Any], _name: object, _value: Json) -> bool:
+        return "enum" in part
 
     return _put(answer, schema, WRONG_LABEL, suits)
 
@@ -151,7 +147,7 @@ def _places(answer: Json, document: Json) -> Iterator[_Place]:
 
     def walk(container: Json, name: Any, schema: Json) -> Iterator[_Place]:
         value = container[name]
-        exact = schema_of(document, schema, value) if document is not None else {}
+        exact = _exact_schema(document, schema, value)
         if container is not holder:
             yield _Place(container, name, exact)
         if isinstance(value, dict):
@@ -162,6 +158,16 @@ def _places(answer: Json, document: Json) -> Iterator[_Place]:
                 yield from walk(value, at, exact.get("items", {}))
 
     yield from walk(holder, 0, document)
+
+
+def _exact_schema(document: Json, schema: Json, value: Json) -> Mapping[str, Any]:
+    """Follow references, and of "this or null" take the branch that a value was written by."""
+    while "$ref" in schema:
+        schema = document["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+    for branch in schema.get("anyOf", ()):
+        if (branch.get("type") == "null") == (value is None):
+            return _exact_schema(document, branch, value)
+    return schema  # type: ignore[no-any-return]
 
 
 def _is_number(_part: Mapping[str, Any], _name: object, value: Json) -> bool:
@@ -180,11 +186,11 @@ def _put(answer: Json, schema: Json, value: Json, suits: Callable[[Mapping[str, 
 
 def _cite(answer: Json, lie: Mapping[str, str], true_citation: Mapping[str, str]) -> Json:
     """Put a lie into every citation; where there is none, into a new one at the first place for evidence."""
-    citations = [place for place in _places(answer, None) if _is_citation(place.value)]
+    citations = [place for place in _places(answer, {}) if _is_citation(place.value)]
     for place in citations:
         place.put({**place.value, **lie})
     if not citations:
-        for place in _places(answer, None):
+        for place in _places(answer, {}):
             if place.name == "evidence" and place.value == []:
                 place.put([{**true_citation, **lie}])
                 break

@@ -8,7 +8,7 @@ A fault is asked for in three ways, the first of which wins:
 
 * a request header ``x-simulate: rate_limit;retry_after=2``;
 * a suffix of the model's name, ``simulated-judge:rate_limit`` (parameters follow in the same way);
-* ``POST /control/faults`` with a list of ``{fault, params, times, every, match, endpoint}``.
+* ``POST /control/faults`` with a list of ``{fault, params, times, every, match}``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -320,7 +320,6 @@ class PlannedFault:
     times: int | None = None
     every: int | None = None
     match: str | None = None
-    endpoint: str = "chat"
     seen: int = 0
     fired: int = 0
 
@@ -332,14 +331,12 @@ class PlannedFault:
             "times": self.times,
             "every": self.every,
             "match": self.match,
-            "endpoint": self.endpoint,
             "seen": self.seen,
             "fired": self.fired,
         }
 
 
-_PLAN_KEYS = frozenset({"fault", "params", "times", "every", "match", "endpoint"})
-ENDPOINTS = ("chat", "embeddings")
+_PLAN_KEYS = frozenset({"fault", "params", "times", "every", "match"})
 
 
 class FaultPlan:
@@ -353,7 +350,7 @@ class FaultPlan:
         if isinstance(orders, Mapping):
             orders = [orders]
         if not isinstance(orders, list):
-            raise FaultRequestError("a list of {fault, params, times, every, match, endpoint} is expected")
+            raise FaultRequestError("a list of {fault, params, times, every, match} is expected")
         added = [_planned(order) for order in orders]
         self._planned += added
         return added
@@ -366,15 +363,13 @@ class FaultPlan:
         """Give the orders in the order in which they are asked."""
         return tuple(self._planned)
 
-    def next_fault(
-        self, endpoint: str, prompt: str, applies: Callable[[ChosenFault], bool] = lambda _: True
-    ) -> ChosenFault | None:
-        """Give the fault that the next call of an endpoint gets, and count it as carried out.
+    def next_fault(self, prompt: str, applies: Callable[[ChosenFault], bool] = lambda _: True) -> ChosenFault | None:
+        """Give the fault that the next call gets, and count it as carried out.
 
         A fault that cannot strike a call (``applies`` says so) leaves that call uncounted.
         """
         for planned in self._planned:
-            if planned.endpoint != endpoint or (planned.match is not None and planned.match not in prompt):
+            if planned.match is not None and planned.match not in prompt:
                 continue
             if planned.times is not None and planned.fired >= planned.times:
                 continue
@@ -400,15 +395,11 @@ def _planned(order: Any) -> PlannedFault:
         count = order.get(name)
         if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
             raise FaultRequestError(f"{name} is a whole number from 1 on, or null, not {count!r}")
-    match, endpoint = order.get("match"), order.get("endpoint") or "chat"
+    match = order.get("match")
     if match is not None and not isinstance(match, str):
         raise FaultRequestError(f"match is a piece of the prompt, or null, not {match!r}")
-    if endpoint not in ENDPOINTS:
-        raise FaultRequestError(f"endpoint is one of {', '.join(ENDPOINTS)}, not {endpoint!r}")
     chosen = choose_fault(order["fault"], params)
-    if endpoint == "embeddings" and chosen.fault.stage in (FaultStage.ANSWER, FaultStage.ENVELOPE):
-        raise FaultRequestError(f"{chosen.name!r} strikes chat answers; embeddings know the other kinds only")
-    return PlannedFault(chosen, order.get("times"), order.get("every"), match, endpoint)
+    return PlannedFault(chosen, order.get("times"), order.get("every"), match)
 
 
 def fault_table_text(width: int = 110) -> str:

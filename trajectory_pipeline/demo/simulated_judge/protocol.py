@@ -1,6 +1,6 @@
 """The OpenAI API's shapes: reading and checking a request, writing answers, errors and chunks.
 
-Belongs here: what the API documents of ``POST /v1/chat/completions``, ``POST /v1/embeddings`` and its errors, and how
+Belongs here: what the API documents of ``POST /v1/chat/completions`` and its errors, and how
 tokens are estimated. Does not belong here: what an answer says (``answering``) and HTTP itself (``server``).
 """
 
@@ -15,18 +15,15 @@ import orjson
 
 from trajectory_pipeline.demo.simulated_judge.faults import ChosenFault, FaultRequestError, parse_fault
 from trajectory_pipeline.demo.simulated_judge.prices import (
-    CHAT_MODELS,
-    EMBEDDING_MODEL,
     SIMULATED_PRICES,
     base_model,
 )
-from trajectory_pipeline.demo.simulated_judge.schema_instances import strict_violation
+from trajectory_pipeline.demo.simulated_judge.strict_schema import strict_violation
 
 Json = Any
 
 SYSTEM_FINGERPRINT = "fp_simulated"
 CONTEXT_WINDOW = 400_000
-MAX_EMBEDDING_INPUTS = 2048
 
 BYTES_PER_TOKEN = 4
 CACHE_BLOCK_TOKENS = 128
@@ -44,7 +41,6 @@ _CHAT_PARAMETERS = (
     "web_search_options"
 )
 KNOWN_CHAT_PARAMETERS = frozenset(_CHAT_PARAMETERS.split())
-_KNOWN_EMBEDDING_PARAMETERS = frozenset({"input", "model", "dimensions", "encoding_format", "user"})
 
 
 class ApiError(Exception):
@@ -129,7 +125,7 @@ def read_chat_request(body: bytes) -> ChatRequest:
     """Read and check a chat completion request; raises ApiError as the API would."""
     request = read_json(body)
     _refuse_unknown(request, KNOWN_CHAT_PARAMETERS)
-    model, fault = _model_and_fault(request, CHAT_MODELS)
+    model, fault = _model_and_fault(request)
     user_texts, prompt = _messages(request)
     response_format, schema = _response_format(request, prompt)
     tool = _forced_tool(request)
@@ -160,14 +156,14 @@ def _refuse_unknown(request: Mapping[str, Any], known: frozenset[str]) -> None:
             raise ApiError(400, f"Unrecognized request argument supplied: {name}", code="unknown_parameter", param=name)
 
 
-def _model_and_fault(request: Mapping[str, Any], served: tuple[str, ...]) -> tuple[str, ChosenFault | None]:
+def _model_and_fault(request: Mapping[str, Any]) -> tuple[str, ChosenFault | None]:
     if "model" not in request:
         raise ApiError(400, "you must provide a model parameter", param="model", code="missing_required_parameter")
     model = request["model"]
     if not isinstance(model, str):
         raise ApiError(400, "Invalid type for 'model': expected a string.", param="model", code="invalid_type")
     _, _, suffix = model.partition(":")
-    if base_model(model) not in served:
+    if base_model(model) not in SIMULATED_PRICES:
         raise unknown_model(model)
     if not suffix:
         return model, None
@@ -359,47 +355,6 @@ def _count(request: Mapping[str, Any], name: str, most: int | None) -> int | Non
     return value
 
 
-@dataclass(slots=True)
-class EmbeddingRequest:
-    """An embedding request that has been checked; token lists stand as text."""
-
-    model: str
-    texts: list[str]
-    dimensions: int
-    as_base64: bool
-    fault: ChosenFault | None
-
-
-def read_embedding_request(body: bytes, default_dimensions: int, max_dimensions: int) -> EmbeddingRequest:
-    """Read and check an embedding request; raises ApiError as the API would."""
-    request = read_json(body)
-    _refuse_unknown(request, _KNOWN_EMBEDDING_PARAMETERS)
-    model, fault = _model_and_fault(request, (EMBEDDING_MODEL,))
-    given = request.get("input")
-    items: list[Json] = given if isinstance(given, list) and not _is_token_list(given) else [given]
-    if not items or len(items) > MAX_EMBEDDING_INPUTS:
-        raise ApiError(
-            400, f"Invalid 'input': expected 1 to {MAX_EMBEDDING_INPUTS} items.", param="input", code="invalid_value"
-        )
-    texts: list[str] = []
-    for item in items:
-        text = " ".join(map(str, item)) if _is_token_list(item) else item
-        if not isinstance(text, str) or not text:
-            raise ApiError(400, "Invalid 'input': each item is a text or a list of tokens, and not empty.",
-                           param="input", code="invalid_value")  # fmt: skip
-        texts.append(text)
-    encoding = request.get("encoding_format") or "float"
-    if encoding not in ("float", "base64"):
-        raise ApiError(400, f"Invalid value: {encoding!r}. Supported values are: 'float' and 'base64'.",
-                       param="encoding_format", code="invalid_value")  # fmt: skip
-    dimensions = _count(request, "dimensions", max_dimensions) or default_dimensions
-    return EmbeddingRequest(model, texts, dimensions, encoding == "base64", fault)
-
-
-def _is_token_list(item: Json) -> bool:
-    return isinstance(item, list) and bool(item) and all(isinstance(token, int) for token in item)
-
-
 # ---- prompt cache -------------------------------------------------------------------------------------------------
 
 
@@ -538,5 +493,5 @@ def model_entry(model: str) -> dict[str, object]:
         "created": 1735689600,
         "owned_by": "simulated",
         "context_window": CONTEXT_WINDOW,
-        "pricing": SIMULATED_PRICES[base_model(model)].listing(),
+        "pricing": SIMULATED_PRICES[base_model(model)].as_json(),
     }

@@ -1,15 +1,14 @@
 """From a checked request to what the model says: which answer, in which form, damaged or not.
 
-Belongs here: putting transcript, rules, schema and fault together. Does not belong here: each of these, and HTTP.
-Pure but for nothing: the same request and fault always give the same words.
+An answer is always a valid ``JudgeResponse`` or ``PartFindings`` unless a fault damages it. The same request and fault
+always give the same text.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
+from pydantic import BaseModel
 
 from trajectory_pipeline.demo.simulated_judge.corruptions import (
     REFUSAL_TEXT,
@@ -22,22 +21,17 @@ from trajectory_pipeline.demo.simulated_judge.injection import obey
 from trajectory_pipeline.demo.simulated_judge.prices import OBEDIENT_MODEL, base_model
 from trajectory_pipeline.demo.simulated_judge.protocol import (
     BYTES_PER_TOKEN,
-    ApiError,
     ChatRequest,
     tokens_of,
 )
 from trajectory_pipeline.demo.simulated_judge.rules import SUMMARY_MARK, Answer, judge
-from trajectory_pipeline.demo.simulated_judge.schema_instances import (
-    SchemaUnsupportedError,
-    fit,
-    minimal_instance,
-)
 from trajectory_pipeline.demo.simulated_judge.transcript import (
     Transcript,
     find_transcript,
     parse_transcript,
 )
 from trajectory_pipeline.demo.simulated_judge.window_findings import find
+from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFindings
 
 NO_TRANSCRIPT_TEXT = f"{SUMMARY_MARK}There is no transcript in this request, so there is nothing to judge."
 
@@ -56,22 +50,16 @@ class Words:
 
 
 def answer_request(request: ChatRequest, chosen: ChosenFault | None) -> Words:
-    """Say what the model says; raises ApiError 400 for a schema that no answer can be made for."""
+    """Return what the model says: plain text, or JSON where the request asks for it in any of the three ways."""
     if chosen is not None and chosen.name == "refusal":
         return Words(None, refusal=REFUSAL_TEXT)
     if chosen is not None and chosen.name == "null_content":
         return Words(None)
-    schema = request.tool.parameters if request.tool is not None else request.schema
-    if schema is None and request.response_format == "text":
-        schema = schema_in_words(request.prompt)
     transcript = _transcript(request)
-    answer = _answer(request, transcript)
-    if schema is None and request.response_format == "text" and answer is not None:
-        text = str(answer["summary"])
-    elif schema is None and request.response_format == "text":
-        text = NO_TRANSCRIPT_TEXT
+    if _asks_for_json(request):
+        text = _json_text(request, transcript, chosen)
     else:
-        text = _json_text(answer, schema, transcript, chosen)
+        text = str(_answer(request, transcript)["summary"]) if transcript is not None else NO_TRANSCRIPT_TEXT
     finish_reason = "stop"
     if chosen is not None:
         text = damage_text(chosen, text)
@@ -82,20 +70,12 @@ def answer_request(request: ChatRequest, chosen: ChosenFault | None) -> Words:
     return Words(text, finish_reason)
 
 
-def schema_in_words(prompt: str) -> Any:
-    """Give the schema that the words of a prompt ask for, the object on the line after "JSON schema:"; else None."""
-    _, found, rest = prompt.partition("JSON schema:\n{")
-    if not found:
-        return None
-    try:
-        schema, _ = json.JSONDecoder().raw_decode("{" + rest)
-    except ValueError:
-        return None
-    return schema
+def _asks_for_json(request: ChatRequest) -> bool:
+    return request.tool is not None or request.response_format != "text" or "JSON schema:\n{" in request.prompt
 
 
 def _transcript(request: ChatRequest) -> Transcript | None:
-    # The last one: a request to mend an answer repeats the conversation, and may show the transcript anew.
+    # The last one: a request to repair an answer repeats the conversation, and may show the transcript anew.
     for text in reversed(request.user_texts):
         block = find_transcript(text)
         if block is not None:
@@ -103,11 +83,7 @@ def _transcript(request: ChatRequest) -> Transcript | None:
     return None
 
 
-def _answer(request: ChatRequest, transcript: Transcript | None) -> Answer | None:
-    if transcript is None:
-        return None
-    if _asks_for_findings(request):
-        return find(transcript)
+def _answer(request: ChatRequest, transcript: Transcript) -> Answer:
     answer = judge(transcript)
     return obey(transcript, answer) if base_model(request.model) == OBEDIENT_MODEL else answer
 
@@ -120,19 +96,17 @@ def _asks_for_findings(request: ChatRequest) -> bool:
     return '"findings":{' in request.prompt
 
 
-def _json_text(answer: Answer | None, schema: Any, transcript: Transcript | None, chosen: ChosenFault | None) -> str:
-    shaped: Any
-    if schema is None:
-        shaped = answer if answer is not None else {"text": NO_TRANSCRIPT_TEXT}
+def _json_text(request: ChatRequest, transcript: Transcript | None, chosen: ChosenFault | None) -> str:
+    shown = transcript or Transcript()
+    model: type[BaseModel]
+    if _asks_for_findings(request):
+        model, answer = PartFindings, find(shown)
     else:
-        try:
-            shaped = minimal_instance(schema) if answer is None else fit(schema, answer)
-        except SchemaUnsupportedError as problem:
-            message = f"Invalid schema for response_format: {problem} (simulated judge)"
-            raise ApiError(400, message, param="response_format") from None
+        model, answer = JudgeResponse, _answer(request, shown)
+    shaped = model.model_validate(answer).model_dump()
     if chosen is None:
         return orjson.dumps(shaped).decode()
-    return write_json(damage_data(chosen, shaped, schema, _true_citation(transcript)))
+    return write_json(damage_data(chosen, shaped, model.model_json_schema(), _true_citation(transcript)))
 
 
 def _true_citation(transcript: Transcript | None) -> Mapping[str, str]:

@@ -20,12 +20,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from trajectory_pipeline.demo.simulated_judge.embeddings import (
-    DEFAULT_DIMENSIONS,
-    MAX_DIMENSIONS,
-    as_base64,
-    embed,
-)
 from trajectory_pipeline.demo.simulated_judge.faults import (
     ChosenFault,
     FaultPlan,
@@ -39,12 +33,9 @@ from trajectory_pipeline.demo.simulated_judge.protocol import (
     ApiError,
     ChatRequest,
     Completion,
-    EmbeddingRequest,
     PrefixCache,
     model_entry,
     read_chat_request,
-    read_embedding_request,
-    tokens_of,
     unknown_model,
 )
 from trajectory_pipeline.demo.simulated_judge.respond import answer_request
@@ -81,8 +72,7 @@ class JudgeServer:
         """Give the ASGI application."""
         return Starlette(
             routes=[
-                Route("/v1/chat/completions", self._counted("chat", self._chat), methods=["POST"]),
-                Route("/v1/embeddings", self._counted("embeddings", self._embeddings), methods=["POST"]),
+                Route("/v1/chat/completions", self._counted(self._chat), methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
                 Route("/v1/models/{model}", self._model, methods=["GET"]),
                 Route("/health", self._health, methods=["GET"]),
@@ -94,13 +84,12 @@ class JudgeServer:
 
     # ---- the course of a call ---------------------------------------------------------------------------------
 
-    def _counted(self, endpoint: str, handler: _Handler) -> Callable[[Request], Awaitable[Response]]:
+    def _counted(self, handler: _Handler) -> Callable[[Request], Awaitable[Response]]:
         """Enter each call of an endpoint in the books once, however it ends."""
 
         async def counted(request: Request) -> Response:
             call_id = f"{self._origin}{next(self._numbers):010x}"
-            prefix = "chatcmpl-" if endpoint == "chat" else "embd-"
-            call = self.books.open(f"{prefix}{call_id}", endpoint, request.headers.get("x-client-request-id"))
+            call = self.books.open(f"chatcmpl-{call_id}", request.headers.get("x-client-request-id"))
             try:
                 response = await handler(request, call)
             except ApiError as error:
@@ -124,7 +113,7 @@ class JudgeServer:
         def applies(fault: ChosenFault) -> bool:
             return _strikes(fault, asked)
 
-        chosen = self._choose(request, call, "chat", asked.prompt, asked.fault, applies)
+        chosen = self._choose(request, call, asked.prompt, asked.fault, applies)
         early = await self._before_answer(request, call, chosen, asked.model)
         if early is not None:
             return early
@@ -159,23 +148,10 @@ class JudgeServer:
             body, media_type = orjson.dumps(damage_envelope(chosen, completion.as_json())), "application/json"
         return await self._deliver(request, call, chosen, body, media_type)
 
-    async def _embeddings(self, request: Request, call: OpenCall) -> Response:
-        asked = read_embedding_request(await request.body(), DEFAULT_DIMENSIONS, MAX_DIMENSIONS)
-        call.record.model = asked.model
-        prompt = "\n".join(asked.texts)
-        chosen = self._choose(request, call, "embeddings", prompt, asked.fault, _strikes_embeddings)
-        early = await self._before_answer(request, call, chosen, asked.model)
-        if early is not None:
-            return early
-        tokens = sum(map(tokens_of, asked.texts))
-        call.charge(tokens, 0, 0)
-        return await self._deliver(request, call, chosen, _embedding_body(asked, tokens), "application/json")
-
     def _choose(
         self,
         request: Request,
         call: OpenCall,
-        endpoint: str,
         prompt: str,
         suffix: ChosenFault | None,
         applies: Callable[[ChosenFault], bool],
@@ -187,7 +163,7 @@ class JudgeServer:
         except FaultRequestError as problem:
             raise ApiError(400, f"Invalid '{FAULT_HEADER}' header: {problem}", param=FAULT_HEADER) from None
         if own is None:
-            own = self.plan.next_fault(endpoint, prompt, applies)
+            own = self.plan.next_fault(prompt, applies)
         chosen = own if own is not None and applies(own) else None
         call.record.fault = chosen.name if chosen is not None else None
         return chosen
@@ -257,6 +233,7 @@ class JudgeServer:
             "x-request-id": f"req_{call_id}",
             "openai-version": "2020-10-01",
             "openai-organization": "simulated",
+            "x-simulated": "true",
             "openai-processing-ms": str(int(call.record.seconds * 1000)),
             "x-ratelimit-limit-requests": str(_REQUESTS_A_MINUTE),
             "x-ratelimit-limit-tokens": str(_TOKENS_A_MINUTE),
@@ -318,11 +295,6 @@ def _strikes(chosen: ChosenFault, asked: ChatRequest) -> bool:
         return chosen.text("param") in asked.given
     needs = _NEEDED_PARAMETER.get(chosen.name)
     return needs is None or needs in asked.given
-
-
-def _strikes_embeddings(chosen: ChosenFault) -> bool:
-    chat_only = ("unsupported_response_format", "unsupported_parameter", "unknown_field", *_NEEDED_PARAMETER)
-    return chosen.fault.stage not in (FaultStage.ANSWER, FaultStage.ENVELOPE) and chosen.name not in chat_only
 
 
 def _refused(call: OpenCall, chosen: ChosenFault, model: str, key: str) -> Response:
@@ -434,15 +406,6 @@ class CutResponse(Response):
 
 def _json(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(orjson.dumps(content), status, headers=dict(headers or {}), media_type="application/json")
-
-
-def _embedding_body(asked: EmbeddingRequest, tokens: int) -> bytes:
-    data: list[dict[str, object]] = []
-    for at, text in enumerate(asked.texts):
-        vector = embed(text, asked.dimensions)
-        data.append({"object": "embedding", "index": at, "embedding": as_base64(vector) if asked.as_base64 else vector})
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return orjson.dumps({"object": "list", "data": data, "model": asked.model, "usage": usage})
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:

@@ -29,7 +29,6 @@ class CallRecord:
     """One call: what it asked for, how it ended, what it cost."""
 
     id: str
-    endpoint: str
     model: str | None
     started_at: str
     client_request_id: str | None
@@ -61,18 +60,16 @@ class Books:
         self._answered = 0
         self._by_status: Counter[str] = Counter()
         self._by_fault: Counter[str] = Counter()
-        self._by_endpoint: Counter[str] = Counter()
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._completion_tokens = 0
         self._cost = Decimal(0)
         self._since = datetime.now(UTC).isoformat()
 
-    def open(self, record_id: str, endpoint: str, client_request_id: str | None) -> "OpenCall":
+    def open(self, record_id: str, client_request_id: str | None) -> "OpenCall":
         """Count a call as received; the call that is given back must be closed once."""
         self._received += 1
-        self._by_endpoint[endpoint] += 1
-        record = CallRecord(record_id, endpoint, None, datetime.now(UTC).isoformat(), client_request_id)
+        record = CallRecord(record_id, None, datetime.now(UTC).isoformat(), client_request_id)
         return OpenCall(self, record)
 
     def close(self, record: CallRecord, cost: Decimal) -> None:
@@ -98,7 +95,6 @@ class Books:
             "answered": self._answered,
             "by_status": dict(sorted(self._by_status.items())),
             "by_fault": dict(sorted(self._by_fault.items())),
-            "by_endpoint": dict(sorted(self._by_endpoint.items())),
             "prompt_tokens": self._prompt_tokens,
             "cached_tokens": self._cached_tokens,
             "completion_tokens": self._completion_tokens,

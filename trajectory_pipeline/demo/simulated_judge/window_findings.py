@@ -34,6 +34,6 @@ def find(transcript: Transcript) -> Answer:
     if found.answer is not None and (words := first_line(found.answer_lines)):
         cited.append(("the agent said this last", {"message_id": found.answer.message_id, "quote": words}))
     return {
-        "findings": [{"evidence": [one], "finding": REASONING_MARK + words} for words, one in cited],
+        "findings": [{"evidence": [one], "finding": REASONING_MARK + words} for words, one in cited[:MAX_FINDINGS]],
         "account": f"{SUMMARY_MARK}{len(found.calls)} tool calls and {len(found.returns)} returns stand in this part.",
     }

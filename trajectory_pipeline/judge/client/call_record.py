@@ -31,7 +31,7 @@ class CallRecord:
 
     ``result`` is ``error`` where the provider refused it or was never reached. ``estimated_prompt_tokens`` and
     ``max_response_tokens`` are what it may take at most, by a conservative estimate: what is reserved for it. What it
-    cost is entered by who keeps account of it.
+    XX
     """
 
     model: str
@@ -54,6 +54,7 @@ class CallRecord:
     error_message: str | None = None
     usage: CallUsage | None = None
     cost_usd: Decimal | None = None
+    simulated: bool = False
 
     def as_row(self) -> dict[str, Any]:
         """Return the columns of the table."""
@@ -70,7 +71,7 @@ class CallRecord:
         return replace(self, result=result, error_class=error_class, error_message=line)
 
 
-_FIELDS = tuple(one.name for one in fields(CallRecord))
+_FIELDS = tuple(one.name for one in fields(CallRecord) if one.name != "simulated")
 
 
 @dataclass(frozen=True)

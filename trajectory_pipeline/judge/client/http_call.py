@@ -27,6 +27,8 @@ from trajectory_pipeline.judge.client.response_format import response_text
 
 _MOST_TOKENS = 2**53
 """No call has as many; what says so is no count of tokens."""
+_SIMULATED_HEADER = "x-simulated"
+"""What a server that is a simulation, and no model, sends with every response."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,12 @@ async def send_call(client: AsyncOpenAI, sent: CallRecord, body: bytes, timeout_
     except ValueError as error:
         # What the HTTP library says of a URL that it cannot use.
         reply = HttpReply(sent.failed("error", "connection", f"the provider could not be asked: {error}"))
-    return replace(reply, attempt=replace(reply.attempt, duration_ns=time.monotonic_ns() - began))
+    attempt = replace(
+        reply.attempt,
+        duration_ns=time.monotonic_ns() - began,
+        simulated=_SIMULATED_HEADER in (reply.headers or {}),
+    )
+    return replace(reply, attempt=attempt)
 
 
 def _read(sent: CallRecord, response: httpx2.Response) -> HttpReply:

@@ -14,7 +14,6 @@ import pytest
 from openai import OpenAI
 
 from trajectory_pipeline.demo.simulated_judge import (
-    EMBEDDING_MODEL,
     FAULTS,
     JUDGE_MODEL,
     FaultStage,
@@ -353,11 +352,11 @@ def thinks_aloud(client: OpenAI) -> None:
 
 
 def ignores_its_tool(client: OpenAI) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": JudgeResponse.model_json_schema()}}
     choice = {"type": "function", "function": {"name": "f"}}
     message = ask(client, "tool_ignored", tools=[tool], tool_choice=choice).parse().choices[0].message
     assert message.tool_calls is None
-    assert json.loads(message.content) == {}
+    JudgeResponse.model_validate_json(message.content)
 
 
 def fabricates_quotes(client: OpenAI) -> None:
@@ -527,7 +526,6 @@ def test_the_models_name_can_carry_parameters_and_is_echoed(client: OpenAI) -> N
         ({"fault": "slow", "params": {"seconds": "long"}}, "is not a number"),
         ({"fault": "slow", "times": 0}, "times is a whole number"),
         ({"fault": "slow", "when": "later"}, "'when' is not part of an order"),
-        ({"fault": "refusal", "endpoint": "embeddings"}, "strikes chat answers"),
         ({}, "each order names a fault"),
     ],
 )
@@ -543,13 +541,3 @@ def test_a_header_that_makes_no_sense_is_an_error_of_the_request(client: OpenAI)
     for header in ("nonsense", "slow;seconds", "slow;minutes=1"):
         with pytest.raises(openai.BadRequestError, match="x-simulate"):
             ask(client, header)
-
-
-def test_embeddings_fail_too(client: OpenAI, judge: SimulatedJudge) -> None:
-    judge.plan_faults([{"fault": "unavailable", "endpoint": "embeddings", "times": 1}])
-    with pytest.raises(openai.InternalServerError):
-        client.embeddings.create(model=EMBEDDING_MODEL, input="Hello")
-    client.embeddings.create(model=EMBEDDING_MODEL, input="Hello")
-    with pytest.raises(openai.APIConnectionError):
-        client.embeddings.create(model=f"{EMBEDDING_MODEL}:connection_dropped", input="Hello")
-    assert judge.calls()["by_endpoint"] == {"embeddings": 3}

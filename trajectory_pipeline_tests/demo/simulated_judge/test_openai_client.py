@@ -17,7 +17,6 @@ from openai.types.chat import completion_create_params
 from pydantic import BaseModel
 
 from trajectory_pipeline.demo.simulated_judge import (
-    EMBEDDING_MODEL,
     JUDGE_MODEL,
     SIMULATED_PRICES,
     SimulatedJudge,
@@ -181,21 +180,19 @@ def test_max_tokens_cuts_the_answer_and_says_so(client: OpenAI) -> None:
         parse(client, max_completion_tokens=10)
 
 
-class Unknown(BaseModel):
+class Loose(BaseModel):
     title: str
     rating: float
     nested: list[dict[str, int]]
 
 
-def test_a_schema_it_does_not_know_gets_the_least_valid_instance(client: OpenAI) -> None:
-    response_format: Any = {
-        "type": "json_schema",
-        "json_schema": {"name": "unknown", "schema": Unknown.model_json_schema()},
-    }
-    completion = client.chat.completions.create(
-        model=JUDGE_MODEL, messages=[{"role": "user", "content": "Hello"}], response_format=response_format
+def test_answer_without_transcript_is_valid_and_decides_nothing(client: OpenAI) -> None:
+    completion = client.chat.completions.parse(
+        model=JUDGE_MODEL, messages=[{"role": "user", "content": "Hello"}], response_format=JudgeResponse
     )
-    Unknown.model_validate_json(completion.choices[0].message.content or "")
+    answer = completion.choices[0].message.parsed
+    assert answer is not None
+    assert {requirement.status for requirement in answer.requirements} == {"insufficient_evidence"}
 
 
 BAD_REQUESTS: list[tuple[dict[str, Any], int, str | None, str | None]] = [
@@ -239,7 +236,7 @@ def test_malformed_requests_get_openais_errors(
 def test_a_strict_schema_that_openai_refuses_is_refused(client: OpenAI) -> None:
     response_format: Any = {
         "type": "json_schema",
-        "json_schema": {"name": "loose", "strict": True, "schema": Unknown.model_json_schema()},
+        "json_schema": {"name": "loose", "strict": True, "schema": Loose.model_json_schema()},
     }
     with pytest.raises(openai.BadRequestError, match="'additionalProperties' is required"):
         client.chat.completions.create(model=JUDGE_MODEL, messages=messages_of(), response_format=response_format)
@@ -277,29 +274,6 @@ def test_models_list_their_simulated_prices(client: OpenAI) -> None:
     }
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-9")
-
-
-def test_embeddings_are_unit_vectors_alike_in_either_encoding(client: OpenAI) -> None:
-    texts = ["the order arrives on Monday", "on Monday the order arrives", "penguins eat fish"]
-    default = client.embeddings.create(model=EMBEDDING_MODEL, input=texts)  # the client asks for base64
-    floats = client.embeddings.create(model=EMBEDDING_MODEL, input=texts, encoding_format="float")
-    same_words, other_words = default.data[1].embedding, default.data[2].embedding
-    first = default.data[0].embedding
-    assert [d.index for d in default.data] == [0, 1, 2]
-    assert first == pytest.approx(floats.data[0].embedding, abs=1e-6)
-    assert math.fsum(x * x for x in first) == pytest.approx(1)
-    assert math.fsum(a * b for a, b in zip(first, same_words, strict=True)) == pytest.approx(1)
-    assert abs(math.fsum(a * b for a, b in zip(first, other_words, strict=True))) < 0.5
-    assert default.usage.prompt_tokens == sum(math.ceil(len(text) / 4) for text in texts)
-
-
-def test_embeddings_honour_dimensions_and_take_tokens_and_odd_texts(client: OpenAI) -> None:
-    result = client.embeddings.create(model=EMBEDDING_MODEL, input=["!!!", "日本語", "\n"], dimensions=8)
-    assert [len(d.embedding) for d in result.data] == [8, 8, 8]
-    assert len(client.embeddings.create(model=EMBEDDING_MODEL, input=[1, 2, 3]).data) == 1
-    for wrong in ({"input": ""}, {"input": []}, {"input": "x", "dimensions": 0}):
-        with pytest.raises(openai.BadRequestError):
-            client.embeddings.create(model=EMBEDDING_MODEL, **wrong)  # type: ignore[arg-type]
 
 
 def test_the_last_transcript_of_a_conversation_is_judged(client: OpenAI) -> None:

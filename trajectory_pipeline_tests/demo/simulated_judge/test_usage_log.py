@@ -10,12 +10,13 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from trajectory_pipeline.budget.prices import CallUsage, load_prices
 from trajectory_pipeline.demo.simulated_judge import (
-    EMBEDDING_MODEL,
     JUDGE_MODEL,
+    OBEDIENT_MODEL,
+    PRICE_TABLE,
     SIMULATED_PRICES,
     SimulatedJudge,
-    simulated_price,
 )
 from trajectory_pipeline.demo.simulated_judge.usage_log import Books
 from trajectory_pipeline_tests.demo.simulated_judge.prompts import messages_of
@@ -76,18 +77,21 @@ def test_the_servers_account_agrees_with_the_clients(judge: SimulatedJudge) -> N
     assert Counter(r["fault"] for r in records if r["fault"]) == account["by_fault"]
 
 
-def test_prices_are_exact_and_known_for_no_other_model() -> None:
-    price = simulated_price("simulated-judge:refusal")
-    assert price is not None
+def test_prices_of_a_call_are_exact() -> None:
+    price = SIMULATED_PRICES[JUDGE_MODEL]
     assert price.cost(1_000_000, 0, 0) == Decimal("0.5")
     assert price.cost(1_000_000, 1_000_000, 1_000_000) == Decimal("2.05")
     assert price.cost(1, 1, 0) == Decimal("0.00000005")
-    assert simulated_price("gpt-4o") is None
+    assert set(SIMULATED_PRICES) == {JUDGE_MODEL, OBEDIENT_MODEL}
 
 
-def test_embeddings_are_counted_at_their_own_price(client: OpenAI, judge: SimulatedJudge) -> None:
-    client.embeddings.create(model=EMBEDDING_MODEL, input="four" * 100)
-    assert judge.calls()["cost_usd"] == "0.000002"
+def test_price_table_gives_the_pipeline_the_servers_prices() -> None:
+    prices, usage = load_prices(PRICE_TABLE), CallUsage(1_000_000, 400_000, 300_000)
+    for model, price in SIMULATED_PRICES.items():
+        assert prices.cost(model, model, usage, "http://localhost") == price.cost(1_000_000, 400_000, 300_000)
+        assert prices.is_simulated(model, "http://localhost")
+    assert prices.cost("simulated-judge-of-tomorrow", None, usage, "http://localhost") is None
+    assert not prices.is_simulated("gpt-4o", "http://localhost")
 
 
 def test_a_clients_own_request_id_is_kept_and_the_books_can_be_reset(client: OpenAI, judge: SimulatedJudge) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.budget.prices import CallUsage, is_simulated, price_usd
+from trajectory_pipeline.budget.prices import CallUsage, price_usd
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.judge.client.session import CallRecord, JudgeConfig
 from trajectory_pipeline_tests.judge.judge_client import KEY, PROMPT, Told, ask, ask_provider, classes
@@ -230,20 +230,18 @@ def test_a_price_is_that_of_the_model_at_its_endpoint_or_not_known() -> None:
     usage = CallUsage(1_000_000, None, 0)
     assert price_usd("gpt-4o", usage, OPENAI) == Decimal("2.5")
     assert price_usd("gpt-4o", usage, "http://localhost:8000/v1") is None
+    assert price_usd(JUDGE_MODEL, usage, "http://localhost") is None
     assert price_usd("a-model-of-tomorrow", usage, OPENAI) is None
     assert price_usd(None, usage, OPENAI) is None
     assert price_usd("gpt-4o", None, OPENAI) is None
-    assert price_usd(JUDGE_MODEL, usage, "http://localhost") == Decimal("0.5")
-    assert price_usd(JUDGE_MODEL, CallUsage(1_000_000, 1_000_000, 0), "http://localhost") == Decimal("0.05")
-    assert price_usd("simulated-judge-of-tomorrow", usage, "http://localhost") is None
     assert price_usd("gpt-4o", CallUsage(2**53, None, 2**53), OPENAI) is None  # more than the column holds
 
 
-def test_the_simulated_models_are_known_by_name() -> None:
-    assert is_simulated(JUDGE_MODEL)
-    assert is_simulated("simulated-judge-obedient:refusal")
-    assert not is_simulated("gpt-4o")
-    assert not is_simulated(None)
+def test_call_is_simulated_where_the_server_says_so_by_header(judge: SimulatedJudge) -> None:
+    assert ask(judge.base_url, model=JUDGE_MODEL).attempts[0].simulated
+    judge.plan_faults([{"fault": "unauthorized"}])
+    assert ask(judge.base_url, model=JUDGE_MODEL).attempts[0].simulated
+    assert not ask_provider(completion("x"), model=JUDGE_MODEL).attempts[0].simulated
 
 
 # ---- secrets ------------------------------------------------------------------------------------------------------
