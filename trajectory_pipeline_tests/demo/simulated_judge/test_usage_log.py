@@ -113,7 +113,7 @@ def test_malformed_requests_are_counted_too(client: OpenAI, judge: SimulatedJudg
 def test_the_books_keep_a_bounded_number_of_calls_and_count_all() -> None:
     books = Books(kept_calls=10)
     for number in range(1000):
-        call = books.open(f"call-{number}", "chat", None)
+        call = books.open(f"call-{number}", None)
         call.record.model = JUDGE_MODEL
         call.charge(100, 0, 10)
         call.close(200, answered=True)
@@ -127,7 +127,7 @@ def test_the_books_keep_a_bounded_number_of_calls_and_count_all() -> None:
 
 def test_a_reset_keeps_open_calls_in_the_count() -> None:
     books = Books()
-    call = books.open("call-1", "chat", None)
+    call = books.open("call-1", None)
     books.reset()
     assert books.as_json()["in_flight"] == 1
     call.close(200, answered=True)

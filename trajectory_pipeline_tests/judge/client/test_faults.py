@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from trajectory_pipeline.budget.prices import Prices
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.demo.simulated_judge import FAULTS, FaultStage, SimulatedJudge
 from trajectory_pipeline_tests.pipeline.materializing import SCORES, Pipeline, Row, only
@@ -93,7 +94,7 @@ EXPECTED: dict[str, Expected] = {
     "thinking": unusable("invalid_json"),
     "fabricated_quote": Expected("insufficient_evidence"),
     "unknown_message": Expected("insufficient_evidence"),
-    "usage_missing": Expected("judged", priced=False),
+    "usage_missing": Expected("judged"),
     "usage_null": Expected("judged", priced=False),
     "wrong_model_name": Expected("judged", priced=False),
     "duplicate_choices": Expected("judged"),
@@ -230,18 +231,18 @@ def settled(judge: SimulatedJudge) -> dict[str, Any]:
     return books
 
 
-@pytest.mark.parametrize("fault", ["wrong_model_name"])
-def test_a_model_without_a_price_has_no_cost_and_not_a_cost_of_nothing(
-    captured: Captured, judge: SimulatedJudge, fault: str
+def test_verdict_of_unpriced_model_has_null_cost(
+    captured: Captured, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    verdict, (attempt,) = refined_with(captured, judge, [{"fault": fault}])
+    monkeypatch.setattr(captured.pipeline, "budget", {"prices": Prices(), "allow_unpriced": True})
+    verdict, (attempt,) = refined_with(captured, judge, [{"fault": "wrong_model_name"}])
     assert (verdict["model"], verdict["cost_usd"]) == ("some-other-model-2024-01-01", None)
     assert (attempt["response_model"], attempt["cost_usd"], attempt["input_tokens"] > 0) == (
         verdict["model"],
         None,
         True,
     )
-    # Asked under the simulated judge's name, it stays marked, whatever name it gives itself.
+    # The server calls itself a simulation, whatever name it gives the model.
     assert verdict["simulated"] is True
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.budget.prices import CallUsage, price_usd
-from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
+from trajectory_pipeline.budget.prices import CallUsage, load_prices, price_usd
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
 from trajectory_pipeline.judge.client.session import CallRecord, JudgeConfig
 from trajectory_pipeline_tests.judge.judge_client import KEY, PROMPT, Told, ask, ask_provider, classes
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
@@ -31,7 +31,7 @@ def test_a_usable_answer_comes_with_all_that_is_known_of_the_call(judge: Simulat
     assert attempt.finish_reason == "stop"
     assert (attempt.request_id or "").startswith("req_")
     assert attempt.prompt_characters == sum(len(message["content"]) for message in PROMPT)
-    cost = price_usd(attempt.response_model, attempt.usage, attempt.base_url)
+    cost = load_prices(PRICE_TABLE).cost(attempt.model, attempt.response_model, attempt.usage, attempt.base_url)
     assert cost == Decimal(judge.calls()["cost_usd"])
     assert (attempt.duration_ns or 0) > 0
     (began,) = told.began

@@ -18,7 +18,7 @@ def worker(pipeline: Pipeline, hour: datetime) -> str:
     """A program that judges a partition and prints how many calls that took."""
     return f"""
         from pathlib import Path
-        from trajectory_pipeline.partition_keys import hour_of
+        from trajectory_pipeline.partition_keys import parse_partition_key
         from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
         pipeline = Pipeline(
@@ -30,7 +30,7 @@ def worker(pipeline: Pipeline, hour: datetime) -> str:
         )
         print("ready", flush=True)
         input()
-        print(pipeline.refine(hour_of({partition_key(hour)!r})).calls)
+        print(pipeline.refine(parse_partition_key({partition_key(hour)!r})).calls)
     """
 
 
