@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.demo.letta_sample.load import load_sample
-from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.migrate import migrate
 
@@ -202,5 +202,9 @@ def judge(running_judge: SimulatedJudge) -> Iterator[SimulatedJudge]:
 def with_judge(settings: Settings, judge: SimulatedJudge) -> Settings:
     """Return the settings with this judge in them."""
     return change_settings(
-        settings, judge__model=JUDGE_MODEL, judge__base_url=judge.base_url, judge__api_key=SecretStr(API_KEY)
+        settings,
+        judge__model=JUDGE_MODEL,
+        judge__base_url=judge.base_url,
+        judge__api_key=SecretStr(API_KEY),
+        budget__prices_file=PRICE_TABLE,
     )
