@@ -8,7 +8,7 @@ import psycopg
 
 from benchmarks.bench import Bench, Sinks, capture, one_partition
 from benchmarks.measuring import Result, timed
-from trajectory_pipeline.schema.sql import SCHEMA_NAME
+from trajectory_pipeline.schema.types import SCHEMA_NAME
 
 _EDITED = "a step's feedback, as a person gives it in Letta's UI"
 _EDIT = (

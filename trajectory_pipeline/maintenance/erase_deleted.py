@@ -10,7 +10,7 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
 from trajectory_pipeline.pipeline.convert import TrajectoriesResult, materialize_trajectories
-from trajectory_pipeline.schema.ledger import PRUNED
+from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
@@ -26,7 +26,12 @@ def partitions_to_erase(database: TrajectoryDatabase) -> dict[str, int]:
         " WHERE asset = %(raw)s AND (counts ->> %(count)s)::bigint > 0 AND (result <> %(pruned)s OR EXISTS ("
         "SELECT FROM trajectory.partitions t WHERE t.asset = %(converted)s AND t.partition_key = r.partition_key"
         " AND t.result <> %(pruned)s)) ORDER BY 1",
-        {"count": DELETED_AND_KEPT, "raw": TERMINAL_RUNS.name, "converted": TRAJECTORIES.name, "pruned": PRUNED},
+        {
+            "count": DELETED_AND_KEPT,
+            "raw": TERMINAL_RUNS.name,
+            "converted": TRAJECTORIES.name,
+            "pruned": PartitionResult.PRUNED,
+        },
     )
     return {row["partition_key"]: row["runs"] for row in rows}
 
@@ -41,7 +46,7 @@ def erase_partition(hour: datetime, storage: Storage, *, dagster_run_id: str | N
     key = partition_key(hour)
     with storage.postgres.partition(TERMINAL_RUNS.name, key) as partition:
         entry = storage.postgres.ledger(TERMINAL_RUNS.name, [key])[key]
-        if entry["result"] == PRUNED:
+        if entry["result"] == PartitionResult.PRUNED:
             raise PipelineError(
                 f"The raw rows of {key} were pruned, and what is deleted can only be told from them: materialise"
                 " terminal_runs and trajectories of that partition, or prune its trajectories too"

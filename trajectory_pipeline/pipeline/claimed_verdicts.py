@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from trajectory_pipeline.schema.verdicts import FINAL_STATUSES
+from trajectory_pipeline.schema.enums import FINAL_STATUSES
 from trajectory_pipeline.storage.postgres.verdict_locks import live_locks
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore

@@ -20,7 +20,7 @@ from trajectory_pipeline.pipeline.erased_verdicts import erase_verdicts
 from trajectory_pipeline.pipeline.up_to_date import UnchangedTrajectories, unchanged_trajectories
 from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
 from trajectory_pipeline.runtime.threads import read_ahead
-from trajectory_pipeline.schema.ledger import PRUNED
+from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.storage.parquet.store import ParquetStore, StagedFile, WrittenFile
@@ -184,7 +184,7 @@ def materialize_trajectories(
 def _require_raw_rows(hour: datetime, entry: Mapping[str, Any], store: ParquetStore) -> int:
     """Return how many raw rows there are; having none is not the same as being without them."""
     first = "materialise terminal_runs of that partition first"
-    if entry.get("result") == PRUNED:
+    if entry.get("result") == PartitionResult.PRUNED:
         raise PipelineError(
             f"The raw rows of {partition_key(hour)} were pruned because of their age (TRAJECTORY_RAW_RETENTION_DAYS):"
             f" {first},"

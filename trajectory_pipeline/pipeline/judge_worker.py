@@ -34,7 +34,7 @@ from trajectory_pipeline.pipeline.judging_stats import JudgingProgress, JudgingS
 from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
 from trajectory_pipeline.pipeline.verdict_rows import deferred, document_missing, identity, not_eligible
 from trajectory_pipeline.runtime.gc_threshold import raised_gc_threshold
-from trajectory_pipeline.schema.verdicts import DENIED
+from trajectory_pipeline.schema.enums import ErrorClass
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.recent_calls import latest_error_classes
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
@@ -236,7 +236,7 @@ class JudgeWorker:
             return not_eligible("no_messages", "the run ended before anything was said: there is nothing to judge")
         refusal = self.access.refusal(candidate.agent_id, candidate.organization_id)
         if refusal is not None:
-            return not_eligible(DENIED, f"it may not be sent to a judge: {refusal}")
+            return not_eligible(ErrorClass.DENIED, f"it may not be sent to a judge: {refusal}")
         self._calls.check_headroom(candidate.organization_id)
         try:
             documents = await self._documents.load(candidate)

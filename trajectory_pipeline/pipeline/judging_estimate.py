@@ -18,7 +18,7 @@ from trajectory_pipeline.judge.prompt import overhead_tokens
 from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.documents import MissingDocumentError, shown_documents
-from trajectory_pipeline.schema.verdicts import DENIED
+from trajectory_pipeline.schema.enums import ErrorClass
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, Order, judging_candidates
@@ -118,7 +118,9 @@ class JudgingEstimate:
 
 def needs_judging(task: JudgingCandidate, access: JudgeAccessList) -> bool:
     """Whether a judge is to be asked about a trajectory: it is due, or was denied, and may be shown."""
-    return (task.due or task.error_class == DENIED) and access.refusal(task.agent_id, task.organization_id) is None
+    return (task.due or task.error_class == ErrorClass.DENIED) and access.refusal(
+        task.agent_id, task.organization_id
+    ) is None
 
 
 def estimate_judging(
@@ -162,7 +164,7 @@ def estimate_judging(
                     plan.not_eligible += 1
                 elif needs_judging(task, access):
                     due.append(task)
-                elif task.due or task.error_class == DENIED:
+                elif task.due or task.error_class == ErrorClass.DENIED:
                     plan.denied += 1
                 else:
                     plan.reused += 1

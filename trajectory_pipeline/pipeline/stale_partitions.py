@@ -12,7 +12,7 @@ from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline.partition_keys import HOUR, contiguous, partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
 from trajectory_pipeline.pipeline.carry_forward import Deleted
-from trajectory_pipeline.schema.ledger import PRUNED
+from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
@@ -81,5 +81,5 @@ def built_by_older_versions(database: TrajectoryDatabase) -> list[str]:
     return sorted(
         key
         for key, entry in database.ledger(TRAJECTORIES.name).items()
-        if entry["schema_version"] != SCHEMA_VERSION and entry["result"] != PRUNED
+        if entry["schema_version"] != SCHEMA_VERSION and entry["result"] != PartitionResult.PRUNED
     )

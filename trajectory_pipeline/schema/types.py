@@ -66,6 +66,10 @@ JSON: Final = Scalar.JSON
 STRINGS: Final = ListOf(STRING)
 
 
+SCHEMA_NAME: Final = "trajectory"
+"""The Postgres schema of this project's tables and views."""
+
+
 class Sink(Enum):
     """Where a column stands."""
 
@@ -135,6 +139,14 @@ class Table:
     row: str
     columns: tuple[Column, ...]
     indexes: tuple[tuple[str, ...], ...] = ()
+
+    def __getitem__(self, name: str) -> Column:
+        """Return the column of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return Struct(self.columns)[name]
 
     def __hash__(self) -> int:
         """Of the name: hashing hundreds of columns, whenever a schema is looked up, takes longer than using it."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.schema.verdicts import FINAL_STATUSES
+from trajectory_pipeline.schema.enums import FINAL_STATUSES
 from trajectory_pipeline.storage.postgres.spend_ledger import billable_cost
 from trajectory_pipeline_tests.pipeline.materializing import SCORES, Pipeline, Row
 

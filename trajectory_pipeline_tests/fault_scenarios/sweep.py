@@ -20,7 +20,7 @@ from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import ProviderDownError
 from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.pipeline.pending_verdicts import find_pending_verdicts
-from trajectory_pipeline.schema.verdicts import FINAL_STATUSES
+from trajectory_pipeline.schema.enums import FINAL_STATUSES
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline_tests.fault_scenarios import contract
 from trajectory_pipeline_tests.fault_scenarios.scenarios import Mood

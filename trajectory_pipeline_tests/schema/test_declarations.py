@@ -10,12 +10,21 @@ import pyarrow as pa
 import pytest
 
 from trajectory_pipeline.schema.arrow import arrow_schema, arrow_type
-from trajectory_pipeline.schema.data_dictionary import TABLES
 from trajectory_pipeline.schema.raw import SOURCE_TABLES
-from trajectory_pipeline.schema.sql import SCHEMA_NAME, sql_table, sql_type
+from trajectory_pipeline.schema.tables import TABLES, VIEWS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES, TURN
-from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct, Table, Type
+from trajectory_pipeline.schema.types import (
+    Column,
+    ListOf,
+    Scalar,
+    Sink,
+    Struct,
+    Table,
+    Type,
+)
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.storage.postgres.comments import apply_comments, declared_comments
+from trajectory_pipeline.storage.postgres.migrate import migrate
 
 IN_POSTGRES = [table for table in TABLES if table.in_sink(Sink.POSTGRES) and table is not REFINED_OUTCOMES]
 IN_PARQUET = [table for table in TABLES if table.in_sink(Sink.PARQUET)]
@@ -111,17 +120,6 @@ def test_the_arrow_schema_is_the_declaration(table: Table) -> None:
         assert field.metadata == {b"description": column.description.encode()}
 
 
-@pytest.mark.parametrize("table", IN_POSTGRES, ids=name_of)
-def test_the_sql_table_is_the_declaration(table: Table) -> None:
-    made = sql_table(table)
-    assert made.schema == SCHEMA_NAME
-    assert [column.name for column in made.columns] == table.names(Sink.POSTGRES)
-    assert [column.name for column in made.primary_key] == list(table.keys)
-    for column in table.in_sink(Sink.POSTGRES):
-        assert made.columns[column.name].nullable == column.nullable
-        assert sql_type(column.type).__class__ is made.columns[column.name].type.__class__
-
-
 def test_a_struct_is_null_as_a_whole_only_where_that_means_something() -> None:
     structs = {
         path: column
@@ -167,7 +165,7 @@ def catalogue(migrated_database: str) -> dict[str, dict[str, tuple[str, bool]]]:
         for table, column, kind, required in connection.execute(
             "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull FROM pg_class c"
             " JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid"
-            " WHERE n.nspname = 'trajectory' AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped"
+            " WHERE n.nspname = 'trajectory' AND c.relkind IN ('r', 'v') AND a.attnum > 0 AND NOT a.attisdropped"
             " ORDER BY c.relname, a.attnum"
         ):
             found.setdefault(table, {})[column] = (kind, not required)
@@ -177,7 +175,8 @@ def catalogue(migrated_database: str) -> dict[str, dict[str, tuple[str, bool]]]:
 def test_a_migrated_database_has_the_declared_tables_and_no_other(
     catalogue: dict[str, dict[str, tuple[str, bool]]],
 ) -> None:
-    assert set(catalogue) == {table.name for table in IN_POSTGRES} | {"alembic_version"}
+    declared = {table.name for table in (*IN_POSTGRES, *VIEWS)}
+    assert set(catalogue) == declared | {"alembic_version"}
 
 
 @pytest.mark.parametrize("table", IN_POSTGRES, ids=name_of)
@@ -205,11 +204,46 @@ def test_a_migrated_table_has_the_declared_key_and_indexes(migrated_database: st
     assert declared == set(table.indexes)
 
 
-def test_the_views_can_be_read(migrated_database: str) -> None:
+@pytest.mark.parametrize("view", VIEWS, ids=name_of)
+def test_migrated_view_has_the_declared_columns(
+    catalogue: dict[str, dict[str, tuple[str, bool]]], migrated_database: str, view: Table
+) -> None:
+    columns = {name: kind for name, (kind, _) in catalogue[view.name].items()}
+    assert list(columns.items()) == [(column.name, postgres_type(column.type)) for column in view.columns]
     with psycopg.connect(migrated_database) as connection:
-        views = connection.execute(
-            "SELECT table_name::text FROM information_schema.views WHERE table_schema = 'trajectory' ORDER BY 1"
+        assert connection.execute(f"SELECT * FROM trajectory.{view.name}".encode()).fetchall() == []
+
+
+# ---- comments -----------------------------------------------------------------------------------------------------
+
+
+def comments(url: str) -> dict[tuple[str, str], str]:
+    """Comment of each table, view and column of the schema, as Postgres tells them; empty where there is none."""
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            "SELECT c.relname, '', coalesce(obj_description(c.oid, 'pg_class'), '') FROM pg_class c"
+            " WHERE c.relnamespace = 'trajectory'::regnamespace AND c.relkind IN ('r', 'v')"
+            " UNION ALL SELECT c.relname, a.attname, coalesce(col_description(c.oid, a.attnum), '')"
+            " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+            " WHERE c.relnamespace = 'trajectory'::regnamespace AND c.relkind IN ('r', 'v')"
         ).fetchall()
-        for (view,) in views:
-            assert connection.execute(f"SELECT * FROM trajectory.{view}".encode()).fetchall() == []
-    assert [view for (view,) in views] == ["agent_comparison", "chains", "outcomes"]
+    return {(table, column): text for table, column, text in rows}
+
+
+def test_every_table_view_and_column_has_its_declared_comment(migrated_database: str) -> None:
+    found = comments(migrated_database)
+    assert found == declared_comments()
+    assert all(found.values())
+    assert found["outcomes", "judge_cost_usd"] == (
+        "Cost of all calls; a lost call counts at its largest possible cost. Unit: USD. Null: no verdict or no known"
+        " price."
+    )
+
+
+def test_migrate_restores_changed_and_removed_comments(trajectory_database: str) -> None:
+    with psycopg.connect(trajectory_database) as connection:
+        assert apply_comments(connection) == 0
+        connection.execute("COMMENT ON VIEW trajectory.outcomes IS 'mine'")
+        connection.execute("COMMENT ON COLUMN trajectory.verdicts.outcome IS NULL")
+    migrate(trajectory_database)
+    assert comments(trajectory_database) == declared_comments()

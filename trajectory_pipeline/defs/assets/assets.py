@@ -18,9 +18,8 @@ from trajectory_pipeline.defs.table_schema import column_schema, source_column_s
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import parse_partition_key, partition_key
 from trajectory_pipeline.schema.raw import MESSAGES, RUNS, STEPS, TERMINAL_RUNS
-from trajectory_pipeline.schema.sql import SCHEMA_NAME
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.schema.types import Table
+from trajectory_pipeline.schema.types import SCHEMA_NAME, Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.text import pluralize
 

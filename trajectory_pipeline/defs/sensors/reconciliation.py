@@ -19,7 +19,7 @@ from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.sensors.run_requests import Clock, default_status, utc_now
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import floor_to_hour, parse_partition_key
-from trajectory_pipeline.schema.ledger import PRUNED
+from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
@@ -143,7 +143,7 @@ def _under_way(instance: dg.DagsterInstance, run_ids: set[str]) -> set[str]:
 
 def _materialization(entry: Entry) -> dg.AssetMaterialization:
     counts = {name: value for name, value in entry["counts"].items() if isinstance(value, int)}
-    held: Mapping[str, int] = {"pruned": True} if entry["result"] == PRUNED else counts
+    held: Mapping[str, int] = {"pruned": True} if entry["result"] == PartitionResult.PRUNED else counts
     return dg.AssetMaterialization(
         dg.AssetKey(entry["asset"]),
         partition=entry["partition_key"],

@@ -33,7 +33,7 @@ class InvalidResponse:
     """Why an answer cannot be used.
 
     Attributes:
-        error_class: of ``schema.error_classes``; ``schema_violation`` where mistakes of several kinds come together.
+        error_class: of ``schema.enums.ErrorClass``; ``schema_violation`` where mistakes of several kinds come together.
         words: all that is wrong, for a person and for the repair turn.
     """
 

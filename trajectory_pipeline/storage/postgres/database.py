@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from trajectory_pipeline.schema.sql import SCHEMA_NAME
+from trajectory_pipeline.schema.types import SCHEMA_NAME
 from trajectory_pipeline.storage.postgres import run_locations
 from trajectory_pipeline.storage.postgres.connection import connect, translating_database_errors
 from trajectory_pipeline.storage.postgres.migrate import require_migrated

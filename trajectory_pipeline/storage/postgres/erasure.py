@@ -14,8 +14,7 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
-from trajectory_pipeline.schema.sql import SCHEMA_NAME
-from trajectory_pipeline.schema.types import JSON, STRING, STRINGS, Sink, Table
+from trajectory_pipeline.schema.types import JSON, SCHEMA_NAME, STRING, STRINGS, Sink, Table
 from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS, VERDICTS
 
 KEPT_OF_VERDICT = frozenset(

@@ -6,6 +6,7 @@ Belongs here: running the Alembic migrations, and telling whether they have run.
 import threading
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import psycopg
 import sqlalchemy as sa
@@ -14,7 +15,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from trajectory_pipeline.errors import SinkError
-from trajectory_pipeline.schema.sql import SCHEMA_NAME
+from trajectory_pipeline.schema.types import SCHEMA_NAME
+from trajectory_pipeline.storage.postgres.comments import apply_comments
 from trajectory_pipeline.storage.postgres.connection import open_connection, translating_database_errors
 from trajectory_pipeline.urls import describe_postgres
 
@@ -52,6 +54,8 @@ def migrate(url: str) -> tuple[str | None, str]:
             # Alembic keeps the environment of a running migration in a global of its own.
             with _ALEMBIC:
                 command.upgrade(config, "head")
+        # Each time: descriptions change without a migration.
+        apply_comments(cast("psycopg.Connection", connection.connection.driver_connection))
         return before, head_revision()
 
 

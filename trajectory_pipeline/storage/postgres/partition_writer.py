@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 
 from trajectory_pipeline.lossless_json import storable_text, write_json
 from trajectory_pipeline.runtime.threads import WriteBehind
-from trajectory_pipeline.schema.ledger import PARTITIONS
+from trajectory_pipeline.schema.bookkeeping import PARTITIONS
 from trajectory_pipeline.storage.parquet.store import StagedFile, WrittenFile
 from trajectory_pipeline.storage.postgres import run_locations
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
@@ -73,7 +73,7 @@ _KEEP_IN_QUARANTINE = (
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """What a partition of an asset holds; see ``schema.ledger.PARTITIONS``."""
+    """What a partition of an asset holds; see ``schema.bookkeeping.PARTITIONS``."""
 
     asset: str
     partition_key: str

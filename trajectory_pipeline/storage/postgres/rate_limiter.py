@@ -15,8 +15,8 @@ from datetime import datetime
 
 from psycopg import sql
 
-from trajectory_pipeline.schema.limits import RATE_LIMITS
-from trajectory_pipeline.schema.sql import SCHEMA_NAME
+from trajectory_pipeline.schema.bookkeeping import RATE_LIMITS
+from trajectory_pipeline.schema.types import SCHEMA_NAME
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 

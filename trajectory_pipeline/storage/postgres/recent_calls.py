@@ -5,7 +5,7 @@ Belongs here: reading them. Does not belong here: what they say of the provider 
 
 from psycopg import sql
 
-from trajectory_pipeline.schema.sql import SCHEMA_NAME
+from trajectory_pipeline.schema.types import SCHEMA_NAME
 from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import LiteralString
 
-from trajectory_pipeline.schema.ledger import PRUNED
+from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
@@ -74,7 +74,9 @@ def pruned_partitions(database: TrajectoryDatabase, partition_keys: Sequence[str
     if not partition_keys:
         return set()
     assets = [TERMINAL_RUNS.name, TRAJECTORIES.name]
-    return {row["partition_key"] for row in database.rows(_PRUNED, [list(partition_keys), assets, PRUNED])}
+    return {
+        row["partition_key"] for row in database.rows(_PRUNED, [list(partition_keys), assets, PartitionResult.PRUNED])
+    }
 
 
 def old_trajectories(database: TrajectoryDatabase, last: str) -> dict[str, int]:
@@ -89,7 +91,7 @@ def old_trajectories(database: TrajectoryDatabase, last: str) -> dict[str, int]:
         "assets": [TRAJECTORIES.name, REFINED_OUTCOMES.name],
         "raw": TERMINAL_RUNS.name,
         "converted": TRAJECTORIES.name,
-        "pruned": PRUNED,
+        "pruned": PartitionResult.PRUNED,
         "last": last,
     }
     rows = database.rows(_OLD_ROWS, parameters)
@@ -104,7 +106,7 @@ def old_raw_rows(database: TrajectoryDatabase, last: str) -> list[str]:
     """
     rows = database.rows(
         "SELECT partition_key FROM trajectory.partitions WHERE asset = %s AND result <> %s AND partition_key <= %s",
-        [TERMINAL_RUNS.name, PRUNED, last],
+        [TERMINAL_RUNS.name, PartitionResult.PRUNED, last],
     )
     return [row["partition_key"] for row in rows]
 
@@ -143,16 +145,16 @@ def record_pruned(partition: PartitionTransaction, asset: str, *, known_only: bo
                 "INSERT INTO trajectory.partitions (asset, partition_key, result, counts, content_digest,"
                 " materialized_at, schema_version) VALUES (%s, %s, %s, '{}', %s, clock_timestamp(), %s)"
                 " ON CONFLICT (asset, partition_key) DO NOTHING",
-                [asset, key, PRUNED, _NOTHING, SCHEMA_VERSION],
+                [asset, key, PartitionResult.PRUNED, _NOTHING, SCHEMA_VERSION],
             )
         connection.execute(
             "UPDATE trajectory.partitions SET result = %s, materialized_at = clock_timestamp()"
             " WHERE asset = %s AND partition_key = %s AND result <> %s",
-            [PRUNED, asset, key, PRUNED],
+            [PartitionResult.PRUNED, asset, key, PartitionResult.PRUNED],
         )
 
 
 def is_pruned(entries: Mapping[str, Mapping[str, object]], partition_key: str) -> bool:
     """Whether the ledger's entries of an asset say that a partition is pruned, or know nothing of it."""
     entry = entries.get(partition_key)
-    return entry is None or entry["result"] == PRUNED
+    return entry is None or entry["result"] == PartitionResult.PRUNED

@@ -13,7 +13,7 @@ from typing import Any, LiteralString, cast
 import psycopg
 import pyarrow as pa
 
-from trajectory_pipeline.schema.ledger import PRUNED
+from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 
@@ -178,5 +178,5 @@ def invalidations_of(partition_keys: Iterable[str]) -> Mapping[str, Any]:
         "raw": TERMINAL_RUNS.name,
         "converted": TRAJECTORIES.name,
         "keys": list(partition_keys),
-        "pruned": PRUNED,
+        "pruned": PartitionResult.PRUNED,
     }

@@ -19,9 +19,8 @@ from psycopg import sql
 
 from trajectory_pipeline.budget.caps import BudgetShortfall, Cap, Cost, Scope, SpendTotals, find_shortfall
 from trajectory_pipeline.lossless_json import storable_text
-from trajectory_pipeline.schema.spending import SPEND_TOTALS
-from trajectory_pipeline.schema.sql import SCHEMA_NAME
-from trajectory_pipeline.schema.types import Sink
+from trajectory_pipeline.schema.bookkeeping import SPEND_TOTALS
+from trajectory_pipeline.schema.types import SCHEMA_NAME, Sink
 from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection, Transaction
 from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed, VerdictLock, lock_verdict

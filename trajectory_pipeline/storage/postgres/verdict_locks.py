@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from trajectory_pipeline.schema.spending import VERDICT_LOCKS
-from trajectory_pipeline.schema.sql import SCHEMA_NAME
-from trajectory_pipeline.schema.verdicts import DENIED, FINAL_STATUSES, VERDICTS
+from trajectory_pipeline.schema.bookkeeping import VERDICT_LOCKS
+from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass
+from trajectory_pipeline.schema.types import SCHEMA_NAME
+from trajectory_pipeline.schema.verdicts import VERDICTS
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection, Transaction
 
 _CLAIMS = sql.Identifier(SCHEMA_NAME, VERDICT_LOCKS.name)
@@ -76,7 +77,7 @@ def lock_verdict(transaction: Transaction, claims: Sequence[VerdictLock]) -> dic
             " OR v.verdict_status = 'quarantined' AND v.next_attempt_at > clock_timestamp())"
             " AND NOT v.erased AND v.error_class IS DISTINCT FROM %s"
         ).format(_VERDICTS),
-        [[mine[key].run_id for key in keys], keys, list(FINAL_STATUSES), DENIED],
+        [[mine[key].run_id for key in keys], keys, list(FINAL_STATUSES), ErrorClass.DENIED],
     )
     done = {row["verdict_key"] for row in final}
     if done & had:

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from trajectory_pipeline.budget.caps import Cost
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.schema.verdicts import DENIED, FINAL_STATUSES
+from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 
 Order = Literal["newest", "signals"]
@@ -228,7 +228,7 @@ def partitions_with_pending_verdicts(connection: RetryingConnection, wanted: Pen
             "usd": wanted.usd,
             "tokens": wanted.tokens,
             "organization_usd": wanted.organization_usd,
-            "denied": DENIED,
+            "denied": ErrorClass.DENIED,
             **wanted.access,
         },
     )

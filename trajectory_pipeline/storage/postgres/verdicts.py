@@ -14,16 +14,10 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from trajectory_pipeline.lossless_json import storable_value
-from trajectory_pipeline.schema.spending import VERDICT_LOCKS
-from trajectory_pipeline.schema.sql import SCHEMA_NAME
-from trajectory_pipeline.schema.types import Scalar, Sink, Table
-from trajectory_pipeline.schema.verdicts import (
-    DENIED,
-    FINAL_STATUSES,
-    POLICIES,
-    VERDICT_ATTEMPTS,
-    VERDICTS,
-)
+from trajectory_pipeline.schema.bookkeeping import VERDICT_LOCKS
+from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass
+from trajectory_pipeline.schema.types import SCHEMA_NAME, Scalar, Sink, Table
+from trajectory_pipeline.schema.verdicts import POLICIES, VERDICT_ATTEMPTS, VERDICTS
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection, Transaction
 from trajectory_pipeline.storage.postgres.verdict_locks import release_lock
@@ -128,7 +122,10 @@ class VerdictStore:
             adapted = [_adapted(VERDICTS, {name: row[name] for name in given}) for row in rows]
             transaction.many(
                 statement,
-                [{**row, **_next_try(row), "final": list(FINAL_STATUSES), "denied": DENIED} for row in adapted],
+                [
+                    {**row, **_next_try(row), "final": list(FINAL_STATUSES), "denied": ErrorClass.DENIED}
+                    for row in adapted
+                ],
             )
             release_lock(transaction, worker, [key for _, key in keys])
 

@@ -17,7 +17,7 @@ from trajectory_pipeline.judge.client.errors import FATAL, PROVIDER_DOWN, TRANSI
 from trajectory_pipeline.judge.client.parse import InvalidResponse, parse_response
 from trajectory_pipeline.judge.client.response_format import strip_code_fence
 from trajectory_pipeline.judge.response_schema import JudgeResponse
-from trajectory_pipeline.schema.error_classes import ERROR_CLASSES
+from trajectory_pipeline.schema.enums import ErrorClass, VerdictStatus
 from trajectory_pipeline_tests.judge.judge_client import PROMPT, ask, ask_provider, classes, purposes
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
 
@@ -193,7 +193,5 @@ def test_an_answer_that_cites_tags_and_fences_comes_through_whole(words: str) ->
 
 
 def test_every_class_that_calls_are_told_apart_by_stands_in_the_closed_list() -> None:
-    listed = {one.name: one for one in ERROR_CLASSES}
-    assert len(listed) == len(ERROR_CLASSES)
-    assert set(listed) >= UNUSABLE_ANSWERS | TRANSIENT | PROVIDER_DOWN | FATAL
-    assert {name for name, one in listed.items() if one.status == "quarantined"} == UNUSABLE_ANSWERS
+    assert set(ErrorClass) >= UNUSABLE_ANSWERS | TRANSIENT | PROVIDER_DOWN | FATAL
+    assert {each for each in ErrorClass if each.verdict_status is VerdictStatus.QUARANTINED} == UNUSABLE_ANSWERS

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from trajectory_pipeline.schema.sql import SCHEMA_NAME
+from trajectory_pipeline.schema.types import SCHEMA_NAME
 
 context.configure(
     connection=context.config.attributes["connection"],

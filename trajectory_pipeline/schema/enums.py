@@ -1,0 +1,262 @@
+"""Closed sets of words: the values of columns and settings that have a fixed list of them."""
+
+from enum import StrEnum
+
+
+class DeletedContent(StrEnum):
+    """What happens to content that is deleted at the source (``TRAJECTORY_DELETED_CONTENT``)."""
+
+    KEEP = "keep"
+    ERASE = "erase"
+
+
+class JudgeOrder(StrEnum):
+    """Which trajectories are judged first (``TRAJECTORY_JUDGE_ORDER``)."""
+
+    NEWEST = "newest"
+    SIGNALS = "signals"
+
+
+class ResponseFormat(StrEnum):
+    """How the response schema is sent to the judge."""
+
+    JSON_SCHEMA = "json_schema"
+    TOOL_CALL = "tool_call"
+    PROMPT = "prompt"
+
+
+class ResponseFormatChoice(StrEnum):
+    """``TRAJECTORY_JUDGE_FORMAT``: a ``ResponseFormat``, or the first of them that the server accepts."""
+
+    AUTO = "auto"
+    JSON_SCHEMA = "json_schema"
+    TOOL_CALL = "tool_call"
+    PROMPT = "prompt"
+
+
+class Egress(StrEnum):
+    """Whether a judge on another machine may be called (``TRAJECTORY_LLM_EGRESS``)."""
+
+    ON = "on"
+    OFF = "off"
+
+
+class RedactionMode(StrEnum):
+    """What is replaced by placeholders before anything is sent to the judge (``TRAJECTORY_REDACT``)."""
+
+    SECRETS = "secrets"
+    PERSONAL = "personal"
+    OFF = "off"
+
+
+class ExecutionStatus(StrEnum):
+    """How a run ended: facts from the source."""
+
+    COMPLETED = "completed"
+    TRUNCATED = "truncated"
+    AWAITING_APPROVAL = "awaiting_approval"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+class ExecutionCause(StrEnum):
+    """Why a run did not complete."""
+
+    USER = "user"
+    STEP_LIMIT = "step_limit"
+    TOKEN_LIMIT = "token_limit"  # noqa: S105 - no secret
+    CONTEXT_LIMIT = "context_limit"
+    BILLING = "billing"
+    AGENT = "agent"
+    LLM_PROVIDER = "llm_provider"
+    REQUEST = "request"
+    SERVER = "server"
+    UNRECORDED = "unrecorded"
+
+
+class Outcome(StrEnum):
+    """What a run achieved, by heuristic or by a judge."""
+
+    SUCCESS = "success"
+    PARTIAL_SUCCESS = "partial_success"
+    FAILURE = "failure"
+    UNKNOWN = "unknown"
+
+
+class PartitionResult(StrEnum):
+    """Result of a partition in the ledger."""
+
+    COMPLETE = "complete"
+    QUARANTINED = "quarantined"
+    PRUNED = "pruned"
+
+
+class VerdictStatus(StrEnum):
+    """Where a verdict stands."""
+
+    JUDGED = "judged"
+    INSUFFICIENT_EVIDENCE = "insufficient_evidence"
+    NOT_ELIGIBLE = "not_eligible"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+    DEFERRED_BUDGET = "deferred_budget"
+
+
+FINAL_STATUSES = (VerdictStatus.JUDGED, VerdictStatus.INSUFFICIENT_EVIDENCE, VerdictStatus.NOT_ELIGIBLE)
+"""A verdict with such a status is not requested again for the same policy and content."""
+
+
+class AttemptResult(StrEnum):
+    """Result of one HTTP call to a judge."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    UNUSABLE = "unusable"
+    ERROR = "error"
+    LOST = "lost"
+
+
+class AttemptPurpose(StrEnum):
+    """Why one HTTP call to a judge was made."""
+
+    FIRST = "first"
+    RETRY = "retry"
+    REPAIR = "repair"
+    FALLBACK = "fallback"
+
+
+class SpendScope(StrEnum):
+    """What a total of spending, and a cap on it, covers."""
+
+    DAY = "day"
+    ORGANIZATION = "organization"
+    MATERIALIZATION = "materialization"
+
+
+_RETRIED = "retried with backoff"
+_REPAIRED = "sent back to the judge once for repair, with what is wrong"
+_CIRCUIT_OPENS = "no further calls in this materialization"
+
+
+class ErrorClass(StrEnum):
+    """Why a call failed or a trajectory was not judged.
+
+    Attributes:
+        meaning: what happened, in one sentence.
+        handling: what follows within the materialization.
+        verdict_status: of a verdict that ends with it.
+    """
+
+    meaning: str
+    handling: str
+    verdict_status: VerdictStatus
+
+    def __new__(
+        cls, value: str, meaning: str, handling: str, verdict_status: VerdictStatus = VerdictStatus.FAILED
+    ) -> "ErrorClass":
+        """Make a member of its value and its documentation."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning, member.handling, member.verdict_status = meaning, handling, verdict_status
+        return member
+
+    # The call.
+    RATE_LIMITED = (
+        "rate_limited",
+        "Too many requests or tokens (HTTP 429).",
+        "all calls pause for as long as the provider asks, then retry",
+    )
+    QUOTA_EXCEEDED = (
+        "quota_exceeded",
+        "The account has no credit left (HTTP 402, or 429 with that code).",
+        _CIRCUIT_OPENS,
+    )
+    AUTHENTICATION = "authentication", "The API key is wrong (HTTP 401).", _CIRCUIT_OPENS
+    PERMISSION = "permission", "The API key lacks permission (HTTP 403).", _CIRCUIT_OPENS
+    MODEL_NOT_FOUND = "model_not_found", "The model or endpoint does not exist (HTTP 404).", _CIRCUIT_OPENS
+    SERVER_ERROR = "server_error", "The provider's server failed (HTTP 5xx, 408, 409).", _RETRIED
+    CONNECTION = (
+        "connection",
+        "The provider could not be reached, or the connection was lost before the response was complete.",
+        _RETRIED,
+    )
+    TIMEOUT = "timeout", "No complete response within `TRAJECTORY_JUDGE_TIMEOUT`.", _RETRIED
+    UNSUPPORTED = (
+        "unsupported",
+        "The server rejects the response format or a parameter (HTTP 400, 404, 422).",
+        "sent in the next simpler format (where `TRAJECTORY_JUDGE_FORMAT` is `auto`) or without the parameter",
+    )
+    CONTEXT_TOO_LONG = (
+        "context_too_long",
+        "The prompt is longer than the model's context window.",
+        "sent in smaller windows, where that shortens the prompt",
+    )
+    CONTENT_FILTER = "content_filter", "The provider's filter rejected the prompt or withheld the response.", "none"
+    BAD_REQUEST = "bad_request", "The provider rejects the request for another reason (other HTTP 4xx).", "none"
+    NOT_A_COMPLETION = (
+        "not_a_completion",
+        "Status 200, but the body is not a chat completion (such as an HTML page).",
+        _RETRIED,
+    )
+    NO_ANSWER = "no_answer", "A chat completion without content.", _RETRIED
+    # The response.
+    REFUSED = "refused", "The model refuses to judge.", "none"
+    CUT_OFF = (
+        "cut_off",
+        "The response was cut off (`finish_reason` is `length`).",
+        _REPAIRED,
+        VerdictStatus.QUARANTINED,
+    )
+    INVALID_JSON = "invalid_json", "The response is not one JSON value.", _REPAIRED, VerdictStatus.QUARANTINED
+    NOT_A_NUMBER = "not_a_number", "NaN or Infinity in place of a number.", _REPAIRED, VerdictStatus.QUARANTINED
+    OUT_OF_RANGE = "out_of_range", "A number is out of range.", _REPAIRED, VerdictStatus.QUARANTINED
+    WRONG_COUNT = "wrong_count", "A list has too many or too few items.", _REPAIRED, VerdictStatus.QUARANTINED
+    SCHEMA_VIOLATION = (
+        "schema_violation",
+        "The response violates the schema in another way, or in several.",
+        _REPAIRED,
+        VerdictStatus.QUARANTINED,
+    )
+    # Without a call, or after all of them.
+    NO_MESSAGES = "no_messages", "The run ended without a message.", "not sent", VerdictStatus.NOT_ELIGIBLE
+    DENIED = (
+        "denied",
+        "Its agent or organization may not be sent to a judge (`TRAJECTORY_JUDGE_ALLOW_…`, `…_DENY_…`).",
+        "checked again when the lists change",
+        VerdictStatus.NOT_ELIGIBLE,
+    )
+    TOO_LONG = "too_long", "The transcript does not fit into 32 windows, even when truncated.", "not sent"
+    EARLIER_RUN_MISSING = "earlier_run_missing", "The document of an earlier run of the chain is missing.", "not sent"
+    DOCUMENT_MISSING = "document_missing", "The document of the run itself is missing.", "not sent"
+    MATERIALIZATION_BUDGET = (
+        "materialization_budget",
+        "`TRAJECTORY_MATERIALIZATION_BUDGET_USD` has no room for a call.",
+        "deferred",
+        VerdictStatus.DEFERRED_BUDGET,
+    )
+    MATERIALIZATION_TOKENS = (
+        "materialization_tokens",
+        "`TRAJECTORY_MATERIALIZATION_BUDGET_TOKENS` has no room for a call.",
+        "deferred",
+        VerdictStatus.DEFERRED_BUDGET,
+    )
+    ORGANIZATION_BUDGET = (
+        "organization_budget",
+        "`TRAJECTORY_ORGANIZATION_DAILY_BUDGET_USD` has no room for a call.",
+        "deferred",
+        VerdictStatus.DEFERRED_BUDGET,
+    )
+    DAILY_BUDGET = (
+        "daily_budget",
+        "`TRAJECTORY_DAILY_BUDGET_USD` has no room for a call.",
+        "deferred",
+        VerdictStatus.DEFERRED_BUDGET,
+    )
+    DAILY_TOKENS = (
+        "daily_tokens",
+        "`TRAJECTORY_DAILY_BUDGET_TOKENS` has no room for a call.",
+        "deferred",
+        VerdictStatus.DEFERRED_BUDGET,
+    )
+    INTERNAL_ERROR = "internal_error", "A defect of trajectory-pipeline.", "please report it"
