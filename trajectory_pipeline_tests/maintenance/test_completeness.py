@@ -35,14 +35,14 @@ def change(url: str, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-def test_what_was_never_captured_is_named_partition_by_partition(pipeline: Pipeline) -> None:
+def test_completeness_reports_uncaptured_partitions_by_name(pipeline: Pipeline) -> None:
     found = compared(pipeline)
     assert len(found.differences) == found.partitions == len(HOURS)
     assert found.runs == sample_counts().terminal_runs
     assert f"{partition_key(HOURS[0])}: 3 terminal runs in the source, never captured" in found.differences
 
 
-def test_equal_on_all_sides_is_green_and_each_kind_of_difference_is_named(pipeline: Pipeline) -> None:
+def test_completeness_reports_each_kind_of_difference(pipeline: Pipeline) -> None:
     pipeline.capture(*HOURS)
     assert compared(pipeline).differences == ()
 
@@ -60,7 +60,7 @@ def test_equal_on_all_sides_is_green_and_each_kind_of_difference_is_named(pipeli
     assert "its trajectories were not made of its raw rows" in differences[3]
 
 
-def test_runs_deleted_at_the_source_are_no_difference_once_they_were_noticed(pipeline: Pipeline) -> None:
+def test_completeness_captured_deletions_are_no_difference(pipeline: Pipeline) -> None:
     pipeline.capture(*HOURS)
     gone = _run_of(pipeline, HOURS[2])
     for statement in (
@@ -74,7 +74,7 @@ def test_runs_deleted_at_the_source_are_no_difference_once_they_were_noticed(pip
     assert compared(pipeline).differences == ()
 
 
-def test_runs_before_the_first_partition_and_runs_that_never_ended_are_reported(pipeline: Pipeline) -> None:
+def test_completeness_reports_early_and_stuck_runs(pipeline: Pipeline) -> None:
     found = compared(pipeline, start=1)
     assert found.before_start == sample_partitions()[HOURS[0]]
     with psycopg.connect(pipeline.letta_url) as connection:

@@ -101,7 +101,7 @@ def in_the_sinks(pipeline: Pipeline, run_id: str, *hours: datetime) -> None:
         pipeline.refine(hour)
 
 
-def test_a_run_that_is_gone_leaves_no_word_anywhere(judged: Pipeline) -> None:
+def test_erase_deleted_run_removes_its_texts_everywhere(judged: Pipeline) -> None:
     asking, answering = chain(judged)
     hours = sorted({judged.hour_of_run(asking), judged.hour_of_run(answering)})
     say_the_word(judged, asking)
@@ -141,7 +141,7 @@ def test_a_run_that_is_gone_leaves_no_word_anywhere(judged: Pipeline) -> None:
     assert reconcile_partition(hour, judged.storage).differences == ()
 
 
-def test_erasing_again_changes_nothing(judged: Pipeline) -> None:
+def test_erase_repeated_changes_nothing(judged: Pipeline) -> None:
     judged.capture(HOUR)
     delete_run(judged, some_run(judged))
     erasing = replace(judged, deleted="erase")
@@ -153,7 +153,7 @@ def test_erasing_again_changes_nothing(judged: Pipeline) -> None:
     assert judged.ask("SELECT * FROM trajectory.trajectories ORDER BY run_id") == rows
 
 
-def test_a_message_that_is_marked_deleted_loses_its_words_and_no_other_does(judged: Pipeline) -> None:
+def test_erase_deleted_message_removes_only_its_texts(judged: Pipeline) -> None:
     judged.capture(HOUR)
     judged.refine(HOUR)
     run_id = some_run(judged)
@@ -183,7 +183,7 @@ def test_a_message_that_is_marked_deleted_loses_its_words_and_no_other_does(judg
     assert set(words[False]) - {None, "[erased]"}
 
 
-def test_a_verdict_on_what_is_left_is_reached_once_and_keeps_its_words(judged: Pipeline) -> None:
+def test_erase_verdict_on_remaining_content_keeps_its_texts(judged: Pipeline) -> None:
     judged.capture(HOUR)
     run_id = some_run(judged)
     judged.change_source(
@@ -200,7 +200,7 @@ def test_a_verdict_on_what_is_left_is_reached_once_and_keeps_its_words(judged: P
     assert judged.ask("SELECT * FROM trajectory.verdicts WHERE run_id = %s", run_id) == before
 
 
-def test_a_verdict_that_arrives_after_the_erasure_loses_its_words_too(judged: Pipeline) -> None:
+def test_erase_verdict_stored_afterwards_loses_its_texts(judged: Pipeline) -> None:
     """It was being reached while the run was erased, and was stored afterwards."""
     judged.capture(HOUR)
     judged.refine(HOUR)
@@ -216,7 +216,7 @@ def test_a_verdict_that_arrives_after_the_erasure_loses_its_words_too(judged: Pi
     assert verdict["summary"] is not None
 
 
-def test_a_quarantined_run_that_is_gone_leaves_no_word(pipeline: Pipeline) -> None:
+def test_erase_deleted_quarantined_run_removes_its_texts(pipeline: Pipeline) -> None:
     pipeline.capture(HOUR)
     run_id = some_run(pipeline)
     pipeline.change_source(
@@ -231,7 +231,7 @@ def test_a_quarantined_run_that_is_gone_leaves_no_word(pipeline: Pipeline) -> No
     assert places_of_the_word(pipeline) == set()
 
 
-def test_a_run_that_reappears_comes_back_with_its_words_and_its_verdict(judged: Pipeline) -> None:
+def test_erase_reappearing_run_regains_texts_and_verdict(judged: Pipeline) -> None:
     judged.capture(HOUR)
     judged.refine(HOUR)
     run_id = some_run(judged)
@@ -250,7 +250,7 @@ def test_a_run_that_reappears_comes_back_with_its_words_and_its_verdict(judged: 
     assert judged.ask("SELECT summary FROM trajectory.verdicts WHERE run_id = %s", run_id) == said
 
 
-def test_switching_to_erase_makes_what_was_kept_stale_and_nothing_else(pipeline: Pipeline) -> None:
+def test_erase_setting_makes_only_deleted_content_stale(pipeline: Pipeline) -> None:
     pipeline.capture(HOUR)
     source = LettaSource(pipeline.letta_url)
     delete_run(pipeline, some_run(pipeline))
@@ -261,7 +261,7 @@ def test_switching_to_erase_makes_what_was_kept_stale_and_nothing_else(pipeline:
     assert find_stale_partitions(source, pipeline.database, [HOUR], "erase") == []
 
 
-def test_what_was_kept_is_erased_at_once_without_the_source(judged: Pipeline) -> None:
+def test_erase_partition_needs_no_source(judged: Pipeline) -> None:
     judged.capture(HOUR)
     run_id = some_run(judged)
     say_the_word(judged, run_id)
@@ -279,9 +279,7 @@ def test_what_was_kept_is_erased_at_once_without_the_source(judged: Pipeline) ->
     assert find_stale_partitions(LettaSource(judged.letta_url), judged.database, [HOUR], "erase") == []
 
 
-def test_a_crash_while_verdicts_are_erased_is_healed_by_the_next_materialisation(
-    judged: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_erase_crash_during_verdicts_is_completed_next_time(judged: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     judged.capture(HOUR)
     run_id = some_run(judged)
     judged.refine(HOUR)
@@ -301,7 +299,7 @@ def test_a_crash_while_verdicts_are_erased_is_healed_by_the_next_materialisation
     assert places_of_the_word(judged) == set()
 
 
-def test_every_text_that_is_erased_may_be_null() -> None:
+def test_erased_columns_are_nullable() -> None:
     for table, kept in ((VERDICTS, KEPT_OF_VERDICT), (VERDICT_ATTEMPTS, KEPT_OF_ATTEMPT)):
         columns = {column.name: column for column in table.columns}
         assert kept <= set(columns)

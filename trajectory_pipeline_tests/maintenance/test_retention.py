@@ -125,7 +125,7 @@ def move(pipeline: Pipeline, run_id: str, hour: datetime) -> None:
 # ---- what goes, and what stays -------------------------------------------------------------------------------------
 
 
-def test_what_is_old_enough_goes_from_every_sink_and_nothing_else_is_touched(judged: Pipeline) -> None:
+def test_prune_removes_only_expired_partitions(judged: Pipeline) -> None:
     young, young_files = held(judged, YOUNG), files(judged, YOUNG)
     runs = judged.run_ids(HOUR)
     spent = "SELECT attempt_id, cost_usd, input_tokens FROM trajectory.verdict_attempts ORDER BY 1"
@@ -149,7 +149,7 @@ def test_what_is_old_enough_goes_from_every_sink_and_nothing_else_is_touched(jud
     assert {row["run_id"] for row in by_text if row["words"]} == judged.run_ids(YOUNG)
 
 
-def test_a_quarantined_run_goes_with_its_partition(pipeline: Pipeline) -> None:
+def test_prune_removes_quarantined_runs(pipeline: Pipeline) -> None:
     pipeline.capture(HOUR)
     run_id = some_run(pipeline)
     pipeline.change_source(
@@ -167,7 +167,7 @@ def test_a_quarantined_run_goes_with_its_partition(pipeline: Pipeline) -> None:
     ages=st.tuples(*[st.none() | st.timedeltas(timedelta(0), timedelta(days=60))] * 2),
     now=st.datetimes(HOUR.replace(tzinfo=None), NOW.replace(tzinfo=None)),
 )
-def test_nothing_younger_is_ever_named(
+def test_find_expired_names_no_younger_partition(
     captured_pair: Pipeline, ages: tuple[timedelta | None, timedelta | None], now: datetime
 ) -> None:
     moment = now.replace(tzinfo=HOUR.tzinfo)
@@ -188,7 +188,7 @@ def captured_pair(pipeline: Pipeline) -> Pipeline:
     return pipeline
 
 
-def test_age_counts_from_the_end_of_the_hour() -> None:
+def test_is_expired_counts_from_the_end_of_the_hour() -> None:
     end = HOUR + ONE_HOUR
     assert is_old(HOUR, timedelta(days=1), end + timedelta(days=1))
     assert not is_old(HOUR, timedelta(days=1), end + timedelta(days=1) - timedelta(microseconds=1))
@@ -210,7 +210,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize(("step", "number", "after"), STEPS)
-def test_a_crash_at_any_step_is_healed_by_the_next_prune_and_wakes_no_sensor(
+def test_prune_crash_is_completed_by_the_next_prune(
     judged: Pipeline, monkeypatch: pytest.MonkeyPatch, step: str, number: int, *, after: bool
 ) -> None:
     real, calls = getattr(retention, step), iter(range(100))
@@ -234,7 +234,7 @@ def test_a_crash_at_any_step_is_healed_by_the_next_prune_and_wakes_no_sensor(
     all_is_gone(judged)
 
 
-def test_what_was_brought_back_between_the_rows_and_the_files_stays_until_the_next_prune(judged: Pipeline) -> None:
+def test_prune_keeps_files_rematerialized_in_between(judged: Pipeline) -> None:
     opened = iter(range(10))
 
     class Interrupted(TrajectoryDatabase):
@@ -254,7 +254,7 @@ def test_what_was_brought_back_between_the_rows_and_the_files_stays_until_the_ne
     all_is_gone(judged)
 
 
-def test_pruning_again_changes_nothing(judged: Pipeline) -> None:
+def test_prune_repeated_changes_nothing(judged: Pipeline) -> None:
     prune(judged)
     before = held(judged, HOUR)
     assert prune(judged) == []
@@ -267,7 +267,7 @@ def test_pruning_again_changes_nothing(judged: Pipeline) -> None:
 # ---- afterwards ----------------------------------------------------------------------------------------------------
 
 
-def test_late_edits_and_deletions_do_not_bring_it_back_and_nothing_is_missing(judged: Pipeline) -> None:
+def test_pruned_partition_is_never_stale_or_missing(judged: Pipeline) -> None:
     edited, gone = sorted(judged.run_ids(HOUR))[:2]
     prune(judged)
     change(judged, edited)
@@ -278,7 +278,7 @@ def test_late_edits_and_deletions_do_not_bring_it_back_and_nothing_is_missing(ju
     assert partitions_to_erase(judged.database) == {}
 
 
-def test_an_explicit_materialisation_brings_it_back_and_the_next_prune_takes_it_again(judged: Pipeline) -> None:
+def test_pruned_partition_materialized_is_pruned_again(judged: Pipeline) -> None:
     dates = "SELECT run_id, first_captured_at FROM trajectory.trajectories ORDER BY 1"
     before = judged.ask(dates)
     prune(judged)
@@ -294,7 +294,7 @@ def test_an_explicit_materialisation_brings_it_back_and_the_next_prune_takes_it_
     all_is_gone(judged)
 
 
-def test_raw_rows_go_and_trajectories_stay_with_their_verdicts(judged: Pipeline) -> None:
+def test_prune_raw_rows_leaves_trajectories_and_verdicts(judged: Pipeline) -> None:
     rows, trajectories = held(judged, HOUR), judged.parquet(TRAJECTORIES, HOUR)
     prune(judged, ONLY_RAW)
     assert judged.parquet(TERMINAL_RUNS, HOUR) == []
@@ -313,7 +313,7 @@ def test_raw_rows_go_and_trajectories_stay_with_their_verdicts(judged: Pipeline)
     assert differences(judged) == []
 
 
-def test_trajectories_go_and_raw_rows_stay(judged: Pipeline) -> None:
+def test_prune_trajectories_leaves_raw_rows(judged: Pipeline) -> None:
     raw = judged.parquet(TERMINAL_RUNS, HOUR)
     prune(judged, Retention(AGE, None))
     assert judged.parquet(TERMINAL_RUNS, HOUR) == raw
@@ -323,7 +323,7 @@ def test_trajectories_go_and_raw_rows_stay(judged: Pipeline) -> None:
     assert judged.run_ids(HOUR) == {row["run_id"] for row in raw}
 
 
-def test_raw_rows_that_the_trajectories_were_not_made_of_are_held_back(pipeline: Pipeline) -> None:
+def test_prune_unconverted_raw_rows_is_refused(pipeline: Pipeline) -> None:
     pipeline.read(HOUR)
     (said,) = find_expired_partitions(pipeline.storage, ONLY_RAW, NOW)
     (done,) = prune(pipeline, ONLY_RAW)
@@ -334,14 +334,14 @@ def test_raw_rows_that_the_trajectories_were_not_made_of_are_held_back(pipeline:
     assert pipeline.parquet(TERMINAL_RUNS, HOUR) == []
 
 
-def test_raw_rows_that_were_never_converted_go_where_the_trajectories_would_be_as_old(pipeline: Pipeline) -> None:
+def test_prune_unconverted_rows_with_expired_trajectories(pipeline: Pipeline) -> None:
     pipeline.read(HOUR)
     assert [each.held_back for each in prune(pipeline)] == [None, None]
     assert files(pipeline, HOUR) == {}
     assert stale(pipeline) == [YOUNG]
 
 
-def test_what_is_deleted_and_cannot_be_erased_any_more_is_said(judged: Pipeline) -> None:
+def test_erase_partition_without_raw_rows_raises(judged: Pipeline) -> None:
     delete_run(judged, min(judged.run_ids(HOUR)))
     judged.capture(HOUR)
     prune(judged, ONLY_RAW)
@@ -353,7 +353,7 @@ def test_what_is_deleted_and_cannot_be_erased_any_more_is_said(judged: Pipeline)
 # ---- runs that move ------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_moves_out_of_a_pruned_hour_keeps_its_first_date(judged: Pipeline) -> None:
+def test_run_moved_out_of_pruned_hour_keeps_capture_time(judged: Pipeline) -> None:
     run_id = min(judged.run_ids(HOUR))
     row = judged.trajectory(run_id)
     assert row
@@ -367,7 +367,7 @@ def test_a_run_that_moves_out_of_a_pruned_hour_keeps_its_first_date(judged: Pipe
     assert (stale(judged), differences(judged)) == ([], [])
 
 
-def test_the_verdict_of_a_run_that_moved_on_is_not_pruned_with_its_old_partition(judged: Pipeline) -> None:
+def test_prune_keeps_verdicts_of_moved_runs(judged: Pipeline) -> None:
     run_id = min(judged.run_ids(HOUR))
     verdict = "SELECT outcome, summary FROM trajectory.verdicts WHERE run_id = %s"
     before = judged.ask(verdict, run_id)
@@ -380,7 +380,7 @@ def test_the_verdict_of_a_run_that_moved_on_is_not_pruned_with_its_old_partition
     assert judged.ask(verdict, run_id) == []
 
 
-def test_a_run_that_moves_into_a_pruned_hour_leaves(judged: Pipeline) -> None:
+def test_run_moved_into_pruned_hour_departs(judged: Pipeline) -> None:
     run_id = min(judged.run_ids(YOUNG))
     prune(judged)
     move(judged, run_id, HOUR)
@@ -392,7 +392,7 @@ def test_a_run_that_moves_into_a_pruned_hour_leaves(judged: Pipeline) -> None:
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_killed_process_left_goes_and_what_others_put_there_stays(pipeline: Pipeline) -> None:
+def test_prune_removes_leftovers_but_not_foreign_files(pipeline: Pipeline) -> None:
     pipeline.capture(HOUR)
     folder = pipeline.folder / "trajectories" / f"hour={HOUR:%Y-%m-%dT%H}"
     (folder / ".writing-1-abc").write_bytes(b"half")
@@ -404,7 +404,7 @@ def test_what_a_killed_process_left_goes_and_what_others_put_there_stays(pipelin
     assert find_expired_partitions(pipeline.storage, BOTH, NOW) == []
 
 
-def test_files_of_another_filesystem_are_listed_and_removed(captured_pair: Pipeline) -> None:
+def test_prune_removes_files_of_another_filesystem(captured_pair: Pipeline) -> None:
     memory = fsspec.filesystem("memory")
     store = ParquetStore(f"memory://{captured_pair.folder.parent.name}-{id(captured_pair)}")
     assert hours_with_folders(store, TERMINAL_RUNS) == []

@@ -33,7 +33,7 @@ def overwritten_amid(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damaged", [truncated, overwritten_amid, lambda _: b""])
-def test_damaged_raw_rows_are_read_again_and_kept_aside(pipeline: Pipeline, damaged: object) -> None:
+def test_capture_corrupt_file_reads_source_and_keeps_copy(pipeline: Pipeline, damaged: object) -> None:
     pipeline.capture(HOUR)
     whole = pipeline.parquet(TERMINAL_RUNS, HOUR)
     assert callable(damaged)
@@ -53,7 +53,7 @@ def test_damaged_raw_rows_are_read_again_and_kept_aside(pipeline: Pipeline, dama
     assert pipeline.read(HOUR).corrupt_file is None
 
 
-def test_a_run_that_only_the_damaged_file_had_is_named_and_counted_for_good(pipeline: Pipeline) -> None:
+def test_capture_run_only_in_corrupt_file_stays_counted_as_lost(pipeline: Pipeline) -> None:
     pipeline.capture(HOUR)
     run_id = some_run(pipeline)
     delete_run(pipeline, run_id)
@@ -75,7 +75,7 @@ def test_a_run_that_only_the_damaged_file_had_is_named_and_counted_for_good(pipe
         assert entry["counts"]["lost_runs"] == 1
 
 
-def test_what_was_kept_aside_goes_with_the_partition(pipeline: Pipeline) -> None:
+def test_prune_removes_copies_of_corrupt_files(pipeline: Pipeline) -> None:
     pipeline.capture(HOUR)
     file_of(pipeline).write_bytes(b"PAR1")
     pipeline.read(HOUR)
@@ -83,7 +83,9 @@ def test_what_was_kept_aside_goes_with_the_partition(pipeline: Pipeline) -> None
     assert not file_of(pipeline).parent.exists()
 
 
-def test_a_file_that_cannot_be_fetched_is_no_damaged_one(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_capture_unreachable_file_is_not_treated_as_corrupt(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipeline.capture(HOUR)
     pipeline.change_source("UPDATE steps SET feedback = 'positive'")
     content = file_of(pipeline).read_bytes()

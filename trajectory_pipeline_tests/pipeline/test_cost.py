@@ -30,7 +30,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("runs_per_batch", [1, 500])
-def test_a_partition_takes_as_many_connections_however_many_batches_it_has(
+def test_partition_connections_do_not_grow_with_batches(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, connections: list[str], runs_per_batch: int
 ) -> None:
     monkeypatch.setattr(snapshot, "RUNS_PER_BATCH", runs_per_batch)

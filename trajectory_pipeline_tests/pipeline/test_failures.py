@@ -31,7 +31,7 @@ def state(pipeline: Pipeline) -> tuple[dict[str, bytes], list[Row], list[Row], l
     return pipeline.files(), tables[0], tables[1], pipeline.ask("SELECT run_id FROM trajectory.quarantine ORDER BY 1")
 
 
-def test_a_partition_that_was_not_read_cannot_be_converted(pipeline: Pipeline) -> None:
+def test_convert_without_raw_rows_raises(pipeline: Pipeline) -> None:
     with pytest.raises(
         PipelineError, match=r"^There are no raw rows of .*: materialise terminal_runs of that partition"
     ):
@@ -39,12 +39,12 @@ def test_a_partition_that_was_not_read_cannot_be_converted(pipeline: Pipeline) -
     assert pipeline.files() == {}
 
 
-def test_a_partition_that_was_not_converted_cannot_be_refined(pipeline: Pipeline) -> None:
+def test_judge_without_trajectories_raises(pipeline: Pipeline) -> None:
     with pytest.raises(PipelineError, match=r"^There are no trajectories of .*: materialise trajectories of that"):
         pipeline.refine(HOUR)
 
 
-def test_a_source_that_is_gone_leaves_both_sinks_as_they_were(pipeline: Pipeline) -> None:
+def test_capture_unreachable_source_changes_no_sink(pipeline: Pipeline) -> None:
     pipeline.capture(HOUR)
     before = state(pipeline)
     with socket.socket() as free:
@@ -56,7 +56,7 @@ def test_a_source_that_is_gone_leaves_both_sinks_as_they_were(pipeline: Pipeline
     assert state(pipeline) == before
 
 
-def test_a_database_that_refuses_leaves_parquet_as_it_was(pipeline: Pipeline) -> None:
+def test_convert_database_error_leaves_parquet_unchanged(pipeline: Pipeline) -> None:
     pipeline.capture(HOUR)
     before = pipeline.files()
     pipeline.change_source("UPDATE messages SET content = '[]'")
@@ -71,7 +71,7 @@ def test_a_database_that_refuses_leaves_parquet_as_it_was(pipeline: Pipeline) ->
     assert len(after) == 1
 
 
-def test_a_folder_that_cannot_be_written_leaves_postgres_as_it_was(
+def test_convert_unwritable_folder_leaves_postgres_unchanged(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline.capture(HOUR)
@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_written_leaves_postgres_as_it_was(
     assert state(pipeline) == before
 
 
-def test_a_row_that_would_be_lost_stops_the_partition(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convert_unbalanced_rows_raises_and_writes_nothing(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline.capture(HOUR)
     # Otherwise nothing would be converted: nothing changed.
     pipeline.do("UPDATE trajectory.partitions SET inputs_digest = NULL")
@@ -157,9 +157,7 @@ class DiskFullAmidReading:
         raise OSError(28, "No space left on device")
 
 
-def test_no_connection_is_closed_while_a_batch_is_read_ahead(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_ahead_ends_before_its_connection_is_closed(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot, "RUNS_PER_BATCH", 1)
     monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 1)
     with monkeypatch.context() as patch:

@@ -57,7 +57,7 @@ def eligible(pipeline: Pipeline) -> int:
     return int(only(pipeline.ask("SELECT count(*) AS n FROM trajectory.trajectories WHERE message_count > 0"))["n"])
 
 
-def test_a_partition_is_judged_and_says_what_it_took(captured: Pipeline, judge: SimulatedJudge) -> None:
+def test_judge_partition_reports_calls_cost_and_outcomes(captured: Pipeline, judge: SimulatedJudge) -> None:
     result = captured.refine(HOUR)
     assert sum(result.statuses.values()) == RUNS
     assert result.judged == result.calls == eligible(captured) == judge.calls()["received"]
@@ -68,7 +68,7 @@ def test_a_partition_is_judged_and_says_what_it_took(captured: Pipeline, judge: 
     assert result.written.rows == RUNS
 
 
-def test_a_run_that_said_nothing_is_not_asked_about(captured: Pipeline) -> None:
+def test_judge_run_without_messages_is_not_eligible(captured: Pipeline) -> None:
     silent = "run-silent"
     columns = "agent_id, organization_id, background, metadata_, is_deleted, created_at, updated_at"
     captured.change_source(
@@ -84,7 +84,7 @@ def test_a_run_that_said_nothing_is_not_asked_about(captured: Pipeline) -> None:
     assert silent not in {attempt["run_id"] for attempt in attempts(captured)}
 
 
-def test_a_deleted_run_is_not_judged(captured: Pipeline) -> None:
+def test_judge_deleted_run_gets_no_verdict(captured: Pipeline) -> None:
     run_id = min(captured.run_ids(HOUR))
     captured.change_source(f"DELETE FROM run_metrics WHERE id = '{run_id}'", f"DELETE FROM runs WHERE id = '{run_id}'")
     captured.capture(HOUR)
@@ -93,7 +93,7 @@ def test_a_deleted_run_is_not_judged(captured: Pipeline) -> None:
     assert len(verdicts(captured)) == RUNS - 1
 
 
-def test_changed_content_is_judged_anew_and_the_former_verdict_stays(captured: Pipeline) -> None:
+def test_judge_changed_content_adds_a_second_verdict(captured: Pipeline) -> None:
     captured.refine(HOUR)
     run_id = captured.ask(
         "SELECT run_id FROM trajectory.verdicts WHERE verdict_status = 'judged'"
@@ -111,7 +111,7 @@ def test_changed_content_is_judged_anew_and_the_former_verdict_stays(captured: P
     assert len(captured.ask("SELECT 1 AS x FROM trajectory.outcomes WHERE run_id = %s", run_id)) == 1
 
 
-def test_another_policy_judges_anew_and_leaves_the_former_verdicts(captured: Pipeline) -> None:
+def test_judge_other_policy_leaves_former_verdicts(captured: Pipeline) -> None:
     captured.refine(HOUR)
     before = verdicts(captured)
     captured.max_prompt_tokens = 90_000
@@ -125,9 +125,7 @@ def test_another_policy_judges_anew_and_leaves_the_former_verdicts(captured: Pip
     }
 
 
-def test_a_transcript_that_does_not_fit_into_one_prompt_is_judged_in_windows(
-    captured: Pipeline, judge: SimulatedJudge
-) -> None:
+def test_judge_long_transcript_uses_windows(captured: Pipeline, judge: SimulatedJudge) -> None:
     captured.max_prompt_tokens = 4_000
     result = captured.refine(HOUR)
     assert set(result.statuses) <= {"judged", "insufficient_evidence", "not_eligible"}
@@ -139,7 +137,7 @@ def test_a_transcript_that_does_not_fit_into_one_prompt_is_judged_in_windows(
     assert all(0 < row["coverage"] <= 1 for row in rows)
 
 
-def test_refining_works_where_a_loop_runs_already_as_in_a_notebook(captured: Pipeline) -> None:
+def test_judge_inside_a_running_event_loop_works(captured: Pipeline) -> None:
     async def cell() -> Any:
         return captured.refine(HOUR)
 
@@ -166,7 +164,7 @@ def sent(pipeline: Pipeline, run_id: str) -> int:
     return int(max(row["prompt_characters"] for row in attempts(pipeline) if row["run_id"] == run_id))
 
 
-def test_an_earlier_run_whose_document_jsonb_cannot_hold_is_shown_from_parquet(
+def test_judge_earlier_run_without_jsonb_is_read_from_parquet(
     chained: tuple[Pipeline, str, str],
 ) -> None:
     pipeline, first, second = chained
@@ -184,7 +182,7 @@ def test_an_earlier_run_whose_document_jsonb_cannot_hold_is_shown_from_parquet(
     }
 
 
-def test_an_earlier_run_that_is_not_here_is_said_to_be_missing_and_judged_anew_when_it_comes(
+def test_judge_earlier_run_that_arrives_later_is_judged_anew(
     chained: tuple[Pipeline, str, str],
 ) -> None:
     pipeline, first, second = chained
@@ -198,7 +196,7 @@ def test_an_earlier_run_that_is_not_here_is_said_to_be_missing_and_judged_anew_w
     assert len(pipeline.ask("SELECT 1 AS x FROM trajectory.verdicts WHERE run_id = %s", second)) == 2
 
 
-def test_an_earlier_run_whose_document_is_in_neither_sink_leaves_a_verdict_that_says_so(
+def test_judge_earlier_run_in_no_sink_fails_with_its_name(
     chained: tuple[Pipeline, str, str],
 ) -> None:
     pipeline, first, second = chained
@@ -222,9 +220,7 @@ def test_an_earlier_run_whose_document_is_in_neither_sink_leaves_a_verdict_that_
 # ---- failures amid it ---------------------------------------------------------------------------------------------
 
 
-def test_a_sink_that_fails_amid_it_is_told_as_such_and_keeps_what_was_paid_for(
-    captured: Pipeline, judge: SimulatedJudge
-) -> None:
+def test_judge_storing_fails_raises_and_keeps_paid_verdicts(captured: Pipeline, judge: SimulatedJudge) -> None:
     """Postgres refuses one row: the others of the same round, and those under way, are stored all the same."""
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.1}}])
     captured.do(
@@ -255,7 +251,7 @@ def test_a_sink_that_fails_amid_it_is_told_as_such_and_keeps_what_was_paid_for(
         assert row["cost_usd"] == sum(one["cost_usd"] for one in attempts(captured) if one["run_id"] == row["run_id"])
 
 
-def test_a_connection_that_is_lost_amid_it_costs_no_verdict(
+def test_judge_lost_connection_loses_no_verdict(
     captured: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.05}}])
@@ -277,7 +273,7 @@ def test_a_connection_that_is_lost_amid_it_costs_no_verdict(
     assert len(attempts(captured)) == judge.calls()["received"] == eligible(captured)
 
 
-def test_a_fault_of_ours_in_one_verdict_is_that_verdicts_alone(
+def test_judge_internal_error_affects_one_verdict_only(
     captured: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assess, calls = deliberation.grade_response, []
@@ -302,9 +298,7 @@ def test_a_fault_of_ours_in_one_verdict_is_that_verdicts_alone(
     assert (again.calls, again.errors) == (1, {})
 
 
-def test_a_process_that_is_killed_amid_it_keeps_its_verdicts_and_only_the_rest_is_asked(
-    captured: Pipeline, judge: SimulatedJudge
-) -> None:
+def test_judge_killed_process_leaves_only_the_rest_to_ask(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.3}}])
     with subprocess.Popen([sys.executable, "-c", program_that_judges(captured, HOUR, concurrency=2)]) as process:
         deadline = time.monotonic() + 60
@@ -344,7 +338,7 @@ def test_a_process_that_is_killed_amid_it_keeps_its_verdicts_and_only_the_rest_i
     assert day["spent_usd"] + day["reserved_usd"] == sum(row["cost_usd"] for row in known)
 
 
-def test_many_at_once_on_one_partition_pay_once(captured: Pipeline, judge: SimulatedJudge) -> None:
+def test_judge_concurrent_workers_pay_once(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.05}}])
 
     async def both() -> list[Any]:
@@ -361,7 +355,7 @@ def test_many_at_once_on_one_partition_pay_once(captured: Pipeline, judge: Simul
 # ---- what is shown of it ------------------------------------------------------------------------------------------
 
 
-def test_no_key_and_no_transcript_stands_in_logs_or_metadata(
+def test_judge_logs_and_metadata_hold_no_key_or_transcript(
     captured: Pipeline, judge: SimulatedJudge, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -385,7 +379,7 @@ def test_no_key_and_no_transcript_stands_in_logs_or_metadata(
 # ---- how calls overlap --------------------------------------------------------------------------------------------
 
 
-def test_as_many_calls_are_under_way_as_may_be_and_never_more(captured: Pipeline) -> None:
+def test_judge_calls_in_flight_reach_and_respect_concurrency(captured: Pipeline) -> None:
     """The server answers nobody until all places are taken."""
     places, under_way, most = 4, 0, 0
     changed = threading.Condition()
@@ -409,9 +403,7 @@ def test_as_many_calls_are_under_way_as_may_be_and_never_more(captured: Pipeline
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_no_more_is_open_than_calls_and_answers_to_store(
-    captured: Pipeline, judge: SimulatedJudge, concurrency: int
-) -> None:
+def test_judge_unstored_answers_are_bounded(captured: Pipeline, judge: SimulatedJudge, concurrency: int) -> None:
     """Open is what was begun and has no verdict yet: what a killed process may have paid for in vain."""
     captured.do(
         "CREATE TABLE trajectory.seen (open int)",
@@ -426,7 +418,7 @@ def test_no_more_is_open_than_calls_and_answers_to_store(
     assert concurrency <= most <= concurrency + 1
 
 
-def test_partitions_of_a_range_are_judged_together_and_written_each_by_itself(pipeline: Pipeline) -> None:
+def test_judge_range_judges_together_and_publishes_each(pipeline: Pipeline) -> None:
     """The server answers nobody until the calls of both partitions are under way."""
     hours = sorted(sample_partitions(), key=lambda hour: sample_partitions()[hour])[-3:-1]
     missing = HOUR
@@ -457,9 +449,7 @@ def test_partitions_of_a_range_are_judged_together_and_written_each_by_itself(pi
         refinement.publish(missing)
 
 
-def test_a_partition_that_was_judged_before_the_provider_went_down_is_written(
-    pipeline: Pipeline, judge: SimulatedJudge
-) -> None:
+def test_publish_partition_judged_before_outage_succeeds(pipeline: Pipeline, judge: SimulatedJudge) -> None:
     newer, older = max(sample_partitions()), HOUR
     assert newer > older
     pipeline.capture(newer, older)
@@ -478,7 +468,7 @@ def test_a_partition_that_was_judged_before_the_provider_went_down_is_written(
         refinement.publish(older)
 
 
-def test_the_view_of_outcomes_says_how_a_verdict_was_asked_for(captured: Pipeline, judge: SimulatedJudge) -> None:
+def test_outcomes_view_shows_calls_repairs_and_format(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "wrong_enum", "times": 1}])
     captured.refine(HOUR, concurrency=1)
     repaired = only(captured.ask("SELECT * FROM trajectory.outcomes WHERE judge_repairs > 0"))

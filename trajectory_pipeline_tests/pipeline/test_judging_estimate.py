@@ -37,7 +37,7 @@ def plan(pipeline: Pipeline, *, render: bool = True, judge_lookback_days: int = 
     )
 
 
-def test_what_is_planned_is_what_happens_and_costs_no_more(pipeline: Pipeline, judge: SimulatedJudge) -> None:
+def test_estimate_equals_calls_made_and_bounds_cost(pipeline: Pipeline, judge: SimulatedJudge) -> None:
     before = pipeline.ask("SELECT relname, n_tup_ins FROM pg_stat_user_tables WHERE relname = 'policies'")
     planned, sized = plan(pipeline), plan(pipeline, render=False)
     assert judge.calls()["received"] == 0
@@ -56,7 +56,7 @@ def test_what_is_planned_is_what_happens_and_costs_no_more(pipeline: Pipeline, j
     assert after.reused == books["received"]
 
 
-def test_each_reason_is_told(pipeline: Pipeline, judge: SimulatedJudge) -> None:
+def test_estimate_counts_each_reason(pipeline: Pipeline, judge: SimulatedJudge) -> None:
     for hour in HOURS:
         pipeline.refine(hour)
     ids = [
@@ -81,9 +81,7 @@ def test_each_reason_is_told(pipeline: Pipeline, judge: SimulatedJudge) -> None:
     assert plan(pipeline, judge_lookback_days=0).outside_lookback == planned.reused + 3
 
 
-def test_what_may_not_be_shown_is_told_as_denied_and_planned_again_when_the_lists_change(
-    pipeline: Pipeline, judge: SimulatedJudge
-) -> None:
+def test_estimate_denied_runs_are_counted_until_lists_change(pipeline: Pipeline, judge: SimulatedJudge) -> None:
     everybody = plan(pipeline)
     agent = pipeline.ask(
         "SELECT agent_id, count(*) AS n FROM trajectory.trajectories WHERE message_count > 0 GROUP BY 1 ORDER BY 2, 1"
@@ -102,7 +100,7 @@ def test_what_may_not_be_shown_is_told_as_denied_and_planned_again_when_the_list
     assert plan(pipeline).judged == {"denied before": agent["n"]}
 
 
-def test_what_the_caps_would_hold_back_is_told(pipeline: Pipeline) -> None:
+def test_estimate_names_what_caps_would_defer(pipeline: Pipeline) -> None:
     pipeline.budget = {"daily_usd": Decimal("0.1")}
     planned = plan(pipeline)
     undone = planned.not_judged["TRAJECTORY_DAILY_BUDGET_USD"]
@@ -113,7 +111,7 @@ def test_what_the_caps_would_hold_back_is_told(pipeline: Pipeline) -> None:
     assert held <= undone
 
 
-def test_a_model_without_a_price_has_a_plan_in_tokens(pipeline: Pipeline) -> None:
+def test_estimate_unpriced_model_counts_tokens_only(pipeline: Pipeline) -> None:
     pipeline.model = "simulated-judge-of-tomorrow"
     planned = plan(pipeline)
     assert planned.max_usd is None

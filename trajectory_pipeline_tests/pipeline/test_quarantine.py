@@ -69,9 +69,7 @@ def quarantine(pipeline: Pipeline) -> list[Row]:
         ('["text"]', "is a string, expected an object"),
     ],
 )
-def test_a_row_that_cannot_be_read_puts_its_run_aside_and_the_others_go_on(
-    loose: Pipeline, content: str, error: str
-) -> None:
+def test_convert_unreadable_row_quarantines_its_run_only(loose: Pipeline, content: str, error: str) -> None:
     run_id, message_id, good = a_message(loose)
     set_content(loose, message_id, content)
     (result,) = loose.capture(HOUR)
@@ -101,7 +99,7 @@ def test_a_row_that_cannot_be_read_puts_its_run_aside_and_the_others_go_on(
     assert loose.database.ledger(TRAJECTORIES.name)[row["partition_key"]]["result"] == "complete"
 
 
-def test_a_run_that_turns_bad_leaves_the_trajectories(loose: Pipeline) -> None:
+def test_convert_run_that_becomes_unreadable_leaves_trajectories(loose: Pipeline) -> None:
     run_id, message_id, _ = a_message(loose)
     loose.capture(HOUR)
     assert run_id in loose.run_ids(HOUR)
@@ -112,7 +110,7 @@ def test_a_run_that_turns_bad_leaves_the_trajectories(loose: Pipeline) -> None:
     assert only(quarantine(loose))["run_id"] == run_id
 
 
-def test_the_raw_rows_of_a_quarantined_run_are_what_the_source_held(loose: Pipeline) -> None:
+def test_quarantine_raw_rows_equal_the_source(loose: Pipeline) -> None:
     run_id, message_id, _ = a_message(loose)
     odd = '[ {"type":"text","text":"\\ud83d\\u0000é"},  {"n":1.0e2} ] trailing'
     set_content(loose, message_id, odd)
@@ -122,7 +120,7 @@ def test_the_raw_rows_of_a_quarantined_run_are_what_the_source_held(loose: Pipel
     assert odd in [message["content"] for message in json.loads(only(quarantine(loose))["raw"])["messages"]]
 
 
-def test_a_missing_value_that_nothing_can_replace_puts_the_run_aside(loose: Pipeline) -> None:
+def test_convert_missing_required_value_quarantines_the_run(loose: Pipeline) -> None:
     run_id, _, _ = a_message(loose)
     loose.change_source(
         "ALTER TABLE runs ALTER COLUMN agent_id DROP NOT NULL",
@@ -154,7 +152,7 @@ def first_part(document: Any) -> Any:
     return next(part for turn in document["turns"] for m in turn["messages"] for part in m["content"])
 
 
-def test_lone_surrogates_and_nul_stand_visibly_in_both_documents_and_verbatim_in_the_raw_row(
+def test_escapes_show_in_documents_and_raw_rows_stay_verbatim(
     pipeline: Pipeline,
 ) -> None:
     content = '[{"type": "text", "text": "half \\ud83d, nul \\u0000, whole \\ud83d\\ude00, \\\\u0000"}]'
@@ -167,7 +165,7 @@ def test_lone_surrogates_and_nul_stand_visibly_in_both_documents_and_verbatim_in
     assert raw == content
 
 
-def test_numbers_and_nesting_beyond_what_jsonb_holds_are_whole_in_parquet_and_told_in_postgres(
+def test_document_beyond_jsonb_is_whole_in_parquet_only(
     pipeline: Pipeline,
 ) -> None:
     deep = "[" * 400 + "]" * 400
@@ -178,12 +176,12 @@ def test_numbers_and_nesting_beyond_what_jsonb_holds_are_whole_in_parquet_and_to
     assert "nested more than" in stored["data_omitted_reason"]
 
 
-def test_large_texts_and_scripts_pass_through(pipeline: Pipeline) -> None:
+def test_large_texts_and_scripts_pass_unchanged(pipeline: Pipeline) -> None:
     text = "שלום ‮ é é 👩‍👩‍👧 " + "x" * 2_000_000
     row, stored, _ = captured_text(pipeline, json.dumps([{"type": "text", "text": text}]))
     assert first_part(stored["data"])["text"] == first_part(trajectory_document(row))["text"] == text
 
 
-def test_the_partition_of_the_test_is_one_of_the_sample() -> None:
+def test_hour_of_these_tests_is_in_the_sample() -> None:
     assert isinstance(HOUR, datetime)
     assert RUNS > 2

@@ -67,7 +67,7 @@ def capture(pipeline: Pipeline, through: Kept, *hours: Any) -> None:
 
 
 @pytest.mark.parametrize("partitions", [1, 6])
-def test_a_range_opens_three_connections_however_many_partitions_it_has(
+def test_range_opens_three_connections_for_any_length(
     pipeline: Pipeline, kept_open: Kept, connections: list[str], partitions: int
 ) -> None:
     capture(pipeline, kept_open, *BUSY[:partitions])
@@ -75,7 +75,7 @@ def test_a_range_opens_three_connections_however_many_partitions_it_has(
     assert sorted(connections) == ["sink", "sink", "source"]
 
 
-def test_what_kept_connections_wrote_is_what_others_write(pipeline: Pipeline, kept_open: Kept, tmp_path: Path) -> None:
+def test_range_over_pooled_connections_writes_the_same(pipeline: Pipeline, kept_open: Kept, tmp_path: Path) -> None:
     capture(pipeline, kept_open, *BUSY)
     apart = Pipeline(pipeline.letta_url, pipeline.database_url, tmp_path / "apart")
     for hour in BUSY:
@@ -85,9 +85,7 @@ def test_what_kept_connections_wrote_is_what_others_write(pipeline: Pipeline, ke
         ]
 
 
-def test_no_session_is_left_with_anything_that_another_behind_a_pooler_would_miss(
-    pipeline: Pipeline, kept_open: Kept
-) -> None:
+def test_range_leaves_no_session_state_behind(pipeline: Pipeline, kept_open: Kept) -> None:
     capture(pipeline, kept_open, *BUSY)
     source, database = kept_open
     settings = "SELECT name, setting FROM pg_settings WHERE source = 'session' AND name <> 'TimeZone' ORDER BY 1"
@@ -120,7 +118,7 @@ def lose_all_sessions(pipeline: Pipeline) -> None:
             assert all(done for (done,) in ended)
 
 
-def test_sessions_that_are_lost_between_two_partitions_are_opened_again(
+def test_range_sessions_lost_between_partitions_are_reopened(
     pipeline: Pipeline, kept_open: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "_FRESH_SECONDS", 0.0)
@@ -129,7 +127,7 @@ def test_sessions_that_are_lost_between_two_partitions_are_opened_again(
     capture(pipeline, kept_open, BUSY[1])
 
 
-def test_sessions_that_are_lost_a_moment_after_their_last_use_cost_one_partition_and_no_more(
+def test_range_sessions_lost_after_use_cost_one_partition(
     pipeline: Pipeline, kept_open: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "_FRESH_SECONDS", 3600.0)
@@ -140,7 +138,7 @@ def test_sessions_that_are_lost_a_moment_after_their_last_use_cost_one_partition
     capture(pipeline, kept_open, BUSY[1], BUSY[2])
 
 
-def test_a_session_that_is_lost_amid_a_partition_leaves_the_next_ones_to_new_sessions(
+def test_range_session_lost_in_a_partition_is_replaced(
     pipeline: Pipeline, kept_open: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     capture(pipeline, kept_open, BUSY[0])
@@ -158,7 +156,7 @@ def test_a_session_that_is_lost_amid_a_partition_leaves_the_next_ones_to_new_ses
     capture(pipeline, kept_open, BUSY[1], BUSY[2])
 
 
-def test_an_hour_without_runs_is_one_question_to_the_source_and_no_note_of_a_file(
+def test_range_empty_hour_is_one_query_and_no_invalidation(
     pipeline: Pipeline, kept_open: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -177,7 +175,7 @@ def test_an_hour_without_runs_is_one_question_to_the_source_and_no_note_of_a_fil
     assert len(pipeline.ask("SELECT * FROM trajectory.noted")) == 2
 
 
-def test_an_hour_that_lost_its_last_run_to_another_is_empty_in_both_sinks(pipeline: Pipeline, kept_open: Kept) -> None:
+def test_range_hour_whose_last_run_moved_is_empty_in_sinks(pipeline: Pipeline, kept_open: Kept) -> None:
     hour = BUSY[0]
     capture(pipeline, kept_open, hour)
     held = pipeline.store.rows(TRAJECTORIES, hour)

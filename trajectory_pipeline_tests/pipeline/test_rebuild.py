@@ -14,7 +14,7 @@ from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 HOUR = min((size, hour) for hour, size in sample_partitions().items() if size > 2)[1]
 
 
-def test_raw_rows_of_an_older_version_are_rebuilt_without_the_source(pipeline: Pipeline) -> None:
+def test_rebuild_older_version_needs_no_source(pipeline: Pipeline) -> None:
     pipeline.capture(HOUR)
     files, stored = pipeline.parquet(TRAJECTORIES, HOUR), pipeline.ask("SELECT * FROM trajectory.trajectories")
     path = next(pipeline.folder.glob(f"{TERMINAL_RUNS.name}/*/*.parquet"))

@@ -33,7 +33,7 @@ def rewrite(pipeline: Pipeline, change: Callable[[pa.Table], pa.Table]) -> None:
     pipeline.store.write(TRAJECTORIES, HOUR, change(table).to_batches())
 
 
-def test_a_row_that_is_missing_in_postgres_is_seen(captured: Pipeline) -> None:
+def test_reconcile_reports_row_missing_in_postgres(captured: Pipeline) -> None:
     run_id = min(captured.run_ids(HOUR))
     captured.do(f"DELETE FROM trajectory.trajectories WHERE run_id = '{run_id}'")
     runs = sample_partitions()[HOUR]
@@ -42,18 +42,18 @@ def test_a_row_that_is_missing_in_postgres_is_seen(captured: Pipeline) -> None:
     assert f"{KEY}: 1 run(s) in Parquet and not in Postgres, first {run_id}" in found
 
 
-def test_a_row_that_is_missing_in_parquet_is_seen(captured: Pipeline) -> None:
+def test_reconcile_reports_row_missing_in_parquet(captured: Pipeline) -> None:
     rewrite(captured, lambda table: table.slice(1))
     assert any(" in Parquet" in words and "runs in the raw rows" in words for words in differences(captured))
     assert any("in Postgres and not in Parquet" in words for words in differences(captured))
 
 
-def test_a_row_that_is_there_twice_is_seen(captured: Pipeline) -> None:
+def test_reconcile_reports_duplicate_row(captured: Pipeline) -> None:
     rewrite(captured, lambda table: pa.concat_tables([table, table.slice(0, 1)]))
     assert any(words.endswith("in Parquet") for words in differences(captured))
 
 
-def test_a_message_that_is_missing_in_parquet_is_seen(captured: Pipeline) -> None:
+def test_reconcile_reports_message_missing_in_parquet(captured: Pipeline) -> None:
     def without_turns(table: pa.Table) -> pa.Table:
         place = table.schema.get_field_index("turns")
         empty = pa.array([[]] * len(table), table.schema.field("turns").type)
@@ -65,23 +65,23 @@ def test_a_message_that_is_missing_in_parquet_is_seen(captured: Pipeline) -> Non
 
 
 @pytest.mark.parametrize("column", ["message_count", "step_count"])
-def test_a_count_that_is_wrong_in_postgres_is_seen(captured: Pipeline, column: str) -> None:
+def test_reconcile_reports_wrong_count_in_postgres(captured: Pipeline, column: str) -> None:
     captured.do(f"UPDATE trajectory.trajectories SET {column} = {column} + 1")
     assert any(words.endswith("in Postgres") for words in differences(captured))
 
 
-def test_content_that_differs_between_the_sinks_is_seen(captured: Pipeline) -> None:
+def test_reconcile_reports_different_content(captured: Pipeline) -> None:
     run_id = max(captured.run_ids(HOUR))
     captured.do(f"UPDATE trajectory.trajectories SET content_digest = 'other' WHERE run_id = '{run_id}'")
     assert differences(captured) == (f"{KEY}: 1 run(s) of another content in Parquet than in Postgres, first {run_id}",)
 
 
-def test_a_run_that_was_moved_in_one_sink_only_is_seen(captured: Pipeline) -> None:
+def test_reconcile_reports_run_moved_in_one_sink_only(captured: Pipeline) -> None:
     captured.do("UPDATE trajectory.trajectories SET partition_key = '2020-01-01-00:00'")
     assert any(words.endswith("0 in Postgres") for words in differences(captured))
 
 
-def test_a_quarantined_run_that_is_lost_is_seen(captured: Pipeline) -> None:
+def test_reconcile_reports_lost_quarantined_run(captured: Pipeline) -> None:
     rows = captured.parquet(TERMINAL_RUNS, HOUR)
     rows[0]["run"]["status"] = None
     batch = pa.RecordBatch.from_pylist(rows, schema=arrow_schema(TERMINAL_RUNS))

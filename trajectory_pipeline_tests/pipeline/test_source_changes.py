@@ -51,7 +51,7 @@ def row_of(pipeline: Pipeline, run_id: str, hour: datetime = HOUR) -> Row:
     return row
 
 
-def test_a_run_that_is_gone_is_kept_whole_and_marked(captured: Pipeline) -> None:
+def test_deleted_run_is_carried_forward_and_marked(captured: Pipeline) -> None:
     run_id = some_run(captured)
     before, stored = row_of(captured, run_id), captured.trajectory(run_id)
     assert stored is not None
@@ -71,7 +71,7 @@ def test_a_run_that_is_gone_is_kept_whole_and_marked(captured: Pipeline) -> None
     assert reconcile_partition(HOUR, captured.storage).differences == ()
 
 
-def test_when_it_was_noticed_stays(captured: Pipeline) -> None:
+def test_deleted_run_keeps_its_first_deleted_at(captured: Pipeline) -> None:
     run_id = some_run(captured)
     delete_run(captured, run_id)
     captured.capture(HOUR)
@@ -81,7 +81,7 @@ def test_when_it_was_noticed_stays(captured: Pipeline) -> None:
     assert captured.files() == files
 
 
-def test_an_agent_that_is_deleted_takes_nothing_along(captured: Pipeline) -> None:
+def test_deleted_agent_leaves_its_runs_carried_forward(captured: Pipeline) -> None:
     agent_id = captured.ask("SELECT agent_id FROM trajectory.trajectories ORDER BY 1 LIMIT 1")[0]["agent_id"]
     mine = {row["run_id"] for row in captured.parquet(TRAJECTORIES, HOUR) if row["agent_id"] == agent_id}
     for run_id in mine:
@@ -100,7 +100,7 @@ def test_an_agent_that_is_deleted_takes_nothing_along(captured: Pipeline) -> Non
     assert rows[min(mine)]["agent_name"] is not None
 
 
-def test_a_partition_whose_runs_are_all_gone_keeps_them(captured: Pipeline) -> None:
+def test_partition_with_only_deleted_runs_carries_them_forward(captured: Pipeline) -> None:
     for run_id in captured.run_ids(HOUR):
         delete_run(captured, run_id)
     captured.capture(HOUR)
@@ -108,7 +108,7 @@ def test_a_partition_whose_runs_are_all_gone_keeps_them(captured: Pipeline) -> N
     assert captured.ask("SELECT run_id FROM trajectory.outcomes") == []
 
 
-def test_a_run_that_reappears_is_deleted_no_more(captured: Pipeline) -> None:
+def test_reappearing_run_loses_deleted_at(captured: Pipeline) -> None:
     run_id = some_run(captured)
     before = row_of(captured, run_id)
     back_up(captured)
@@ -120,7 +120,7 @@ def test_a_run_that_reappears_is_deleted_no_more(captured: Pipeline) -> None:
     assert in_view(captured, run_id)
 
 
-def test_a_run_that_reappears_elsewhere_while_its_old_partition_is_captured_is_in_one_place(captured: Pipeline) -> None:
+def test_run_reappearing_elsewhere_is_in_one_partition(captured: Pipeline) -> None:
     run_id, later = some_run(captured), HOUR + timedelta(hours=24)
     back_up(captured)
     delete_run(captured, run_id)
@@ -140,7 +140,7 @@ def test_a_run_that_reappears_elsewhere_while_its_old_partition_is_captured_is_i
         assert run_id in {row["run_id"] for row in captured.parquet(table, later)}
 
 
-def test_a_run_that_moves_is_in_its_new_partition_only(captured: Pipeline) -> None:
+def test_moved_run_is_in_its_new_partition_only(captured: Pipeline) -> None:
     run_id, later = some_run(captured), HOUR + timedelta(hours=100)
     first_captured = captured.trajectory(run_id)
     assert first_captured is not None
@@ -157,7 +157,7 @@ def test_a_run_that_moves_is_in_its_new_partition_only(captured: Pipeline) -> No
     assert run_id not in {row["run_id"] for row in captured.parquet(TERMINAL_RUNS, HOUR)}
 
 
-def test_a_run_that_moves_keeps_its_first_date_also_where_its_old_partition_is_read_first(captured: Pipeline) -> None:
+def test_moved_run_keeps_its_first_capture_time(captured: Pipeline) -> None:
     run_id, later = some_run(captured), HOUR + timedelta(hours=24)
     first_captured = captured.trajectory(run_id)
     assert first_captured is not None
@@ -174,9 +174,7 @@ def test_a_run_that_moves_keeps_its_first_date_also_where_its_old_partition_is_r
 
 
 @pytest.mark.parametrize("new_first", [True, False])
-def test_a_run_that_moved_and_was_deleted_before_it_was_converted_is_kept_where_it_was_last(
-    captured: Pipeline, new_first: bool
-) -> None:
+def test_run_moved_then_deleted_stays_in_its_last_partition(captured: Pipeline, new_first: bool) -> None:
     run_id, later = some_run(captured), HOUR + timedelta(hours=24)
     captured.change_source(
         f"UPDATE runs SET completed_at = completed_at + interval '24 hours', status = 'failed' WHERE id = '{run_id}'"
@@ -191,7 +189,7 @@ def test_a_run_that_moved_and_was_deleted_before_it_was_converted_is_kept_where_
     assert (kept["execution_status"], kept["deleted_at"] is None) == ("failed", False)
 
 
-def test_a_run_that_moved_and_was_deleted_before_it_was_seen_elsewhere_is_kept_where_it_was(captured: Pipeline) -> None:
+def test_run_moved_unseen_then_deleted_stays_in_old_partition(captured: Pipeline) -> None:
     run_id, later = some_run(captured), HOUR + timedelta(hours=24)
     captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
     captured.capture(HOUR)
@@ -204,7 +202,7 @@ def test_a_run_that_moved_and_was_deleted_before_it_was_seen_elsewhere_is_kept_w
     assert captured.database.invalidations([partition_key(HOUR), partition_key(later)]) == {}
 
 
-def test_a_run_that_moved_before_the_first_partition_leaves(captured: Pipeline) -> None:
+def test_run_moved_before_the_first_partition_departs(captured: Pipeline) -> None:
     run_id = some_run(captured)
     captured.change_source(f"UPDATE runs SET completed_at = '2001-01-01' WHERE id = '{run_id}'")
     materialize_terminal_runs(HOUR, LettaSource(captured.letta_url), captured.storage, start=HOUR)
@@ -213,7 +211,7 @@ def test_a_run_that_moved_before_the_first_partition_leaves(captured: Pipeline) 
     assert captured.database.invalidations([partition_key(HOUR)]) == {}
 
 
-def test_a_run_that_moved_to_a_partition_that_was_never_captured_stays_until_it_is(captured: Pipeline) -> None:
+def test_run_moved_to_uncaptured_partition_stays_until_captured(captured: Pipeline) -> None:
     run_id, earlier = some_run(captured), HOUR - timedelta(hours=24)
     captured.change_source(f"UPDATE runs SET completed_at = completed_at - interval '24 hours' WHERE id = '{run_id}'")
     captured.capture(HOUR)
@@ -222,7 +220,7 @@ def test_a_run_that_moved_to_a_partition_that_was_never_captured_stays_until_it_
     assert row_of(captured, run_id)["deleted_at"] is not None
 
 
-def test_a_clock_that_goes_back_does_not_keep_a_moved_run_from_its_new_partition(captured: Pipeline) -> None:
+def test_moved_run_after_clock_went_back_is_in_new_partition(captured: Pipeline) -> None:
     run_id, later = some_run(captured), HOUR + timedelta(hours=24)
     # Another server took the source over, and its clock is behind: what was seen before was seen "later".
     captured.do("UPDATE trajectory.run_locations SET seen_at = now() + interval '5 minutes'")
@@ -236,7 +234,7 @@ def test_a_clock_that_goes_back_does_not_keep_a_moved_run_from_its_new_partition
     assert run_id not in captured.run_ids(HOUR)
 
 
-def test_so_it_is_where_its_old_raw_rows_are_gone(captured: Pipeline) -> None:
+def test_moved_run_without_old_raw_rows_is_in_new_partition(captured: Pipeline) -> None:
     run_id, later = some_run(captured), HOUR + timedelta(hours=24)
     captured.do("UPDATE trajectory.run_locations SET seen_at = now() + interval '5 minutes'")
     captured.change_source(f"UPDATE runs SET completed_at = completed_at + interval '24 hours' WHERE id = '{run_id}'")
@@ -247,7 +245,7 @@ def test_so_it_is_where_its_old_raw_rows_are_gone(captured: Pipeline) -> None:
     assert run_id not in captured.run_ids(HOUR)
 
 
-def test_so_it_is_where_it_was_deleted_and_came_back_elsewhere(captured: Pipeline) -> None:
+def test_reappearing_run_after_clock_went_back_is_moved(captured: Pipeline) -> None:
     run_id, later = some_run(captured), HOUR + timedelta(hours=24)
     back_up(captured)
     delete_run(captured, run_id)
@@ -263,13 +261,13 @@ def test_so_it_is_where_it_was_deleted_and_came_back_elsewhere(captured: Pipelin
     assert run_id not in captured.run_ids(HOUR)
 
 
-def test_raw_rows_that_only_the_notes_of_places_tell_of_are_asked_for(pipeline: Pipeline) -> None:
+def test_unconverted_raw_rows_without_ledger_are_stale(pipeline: Pipeline) -> None:
     pipeline.read(HOUR)
     pipeline.do("DELETE FROM trajectory.partitions")
     assert set(pipeline.database.invalidations([partition_key(HOUR)])) == {partition_key(HOUR)}
 
 
-def test_a_message_that_comes_late_is_taken_in(captured: Pipeline) -> None:
+def test_late_message_is_captured(captured: Pipeline) -> None:
     run_id = some_run(captured)
     before, stored = row_of(captured, run_id), captured.trajectory(run_id)
     assert stored is not None
@@ -293,7 +291,7 @@ def test_a_message_that_comes_late_is_taken_in(captured: Pipeline) -> None:
     assert changed["updated_at"] > stored["updated_at"]
 
 
-def test_a_run_that_runs_again_leaves_and_comes_back(captured: Pipeline) -> None:
+def test_restarted_run_departs_and_returns(captured: Pipeline) -> None:
     run_id = some_run(captured, "status = 'completed'")
     captured.change_source(f"UPDATE runs SET status = 'running' WHERE id = '{run_id}'")
     captured.capture(HOUR)
@@ -304,7 +302,7 @@ def test_a_run_that_runs_again_leaves_and_comes_back(captured: Pipeline) -> None
     assert row_of(captured, run_id)["execution_status"] == "failed"
 
 
-def test_an_answer_to_an_approval_that_ends_in_a_later_partition_is_linked_both_ways(pipeline: Pipeline) -> None:
+def test_approval_answer_in_later_partition_is_linked_both_ways(pipeline: Pipeline) -> None:
     source = Pipeline("", pipeline.letta_url, pipeline.folder)
     pair = source.ask(
         "SELECT s.run_id AS asking, m.run_id AS answering FROM messages m JOIN steps s ON s.id = m.step_id"
@@ -325,7 +323,7 @@ def test_an_answer_to_an_approval_that_ends_in_a_later_partition_is_linked_both_
     assert link["continued_by_partition_key"] == partition_key(answered)
 
 
-def test_an_hour_without_runs_is_asked_for_if_its_ledger_row_is_lost_before_it_is_converted(pipeline: Pipeline) -> None:
+def test_empty_hour_without_ledger_row_before_convert_is_stale(pipeline: Pipeline) -> None:
     empty = HOUR + timedelta(days=300)
     pipeline.read(empty)
     pipeline.do("DELETE FROM trajectory.partitions")
@@ -335,7 +333,7 @@ def test_an_hour_without_runs_is_asked_for_if_its_ledger_row_is_lost_before_it_i
     assert pipeline.database.invalidations([partition_key(empty)]) == {}
 
 
-def test_an_hour_without_runs_is_an_empty_partition(pipeline: Pipeline) -> None:
+def test_hour_without_runs_is_an_empty_partition(pipeline: Pipeline) -> None:
     empty = HOUR + timedelta(days=300)
     (result,) = pipeline.capture(empty)
     assert result.row_balance.runs_in == 0

@@ -73,7 +73,7 @@ def again(pipeline: Pipeline) -> tuple[TerminalRunsResult, TrajectoriesResult]:
 # ---- nothing changed ------------------------------------------------------------------------------------------------
 
 
-def test_what_did_not_change_is_left_alone(captured: Pipeline, work: list[str]) -> None:
+def test_unchanged_partition_reads_and_writes_nothing(captured: Pipeline, work: list[str]) -> None:
     files, rows = captured.files(), held(captured)
     read, converted = again(captured)
     assert work == []
@@ -81,7 +81,7 @@ def test_what_did_not_change_is_left_alone(captured: Pipeline, work: list[str]) 
     assert (captured.files(), held(captured)) == (files, rows)
 
 
-def test_the_result_is_told_as_if_it_had_been_made(pipeline: Pipeline) -> None:
+def test_unchanged_partition_returns_the_same_result(pipeline: Pipeline) -> None:
     read, converted = pipeline.read(HOUR), pipeline.convert(HOUR)
     read_again, converted_again = again(pipeline)
     assert read_again.counts == read.counts
@@ -96,7 +96,7 @@ def test_the_result_is_told_as_if_it_had_been_made(pipeline: Pipeline) -> None:
     assert converted_again.merge_stats.unchanged == converted.row_balance.trajectories
 
 
-def test_the_ledger_tells_when_the_source_was_last_found_the_same(captured: Pipeline) -> None:
+def test_unchanged_partition_updates_snapshot_time_in_ledger(captured: Pipeline) -> None:
     before = captured.database.ledger(TERMINAL_RUNS.name)[KEY]
     read, _ = again(captured)
     after = captured.database.ledger(TERMINAL_RUNS.name)[KEY]
@@ -104,7 +104,7 @@ def test_the_ledger_tells_when_the_source_was_last_found_the_same(captured: Pipe
     assert after["materialized_at"] > before["materialized_at"]
 
 
-def test_a_run_that_is_gone_does_not_have_its_partition_read_for_ever(captured: Pipeline, work: list[str]) -> None:
+def test_partition_with_deleted_run_is_read_once_more_only(captured: Pipeline, work: list[str]) -> None:
     delete_run(captured, some_run(captured))
     again(captured)
     work.clear()
@@ -127,7 +127,7 @@ _AT_THE_SOURCE = {
 
 
 @pytest.mark.parametrize("change", _AT_THE_SOURCE)
-def test_what_changed_at_the_source_is_read(captured: Pipeline, work: list[str], change: str) -> None:
+def test_changed_source_is_read(captured: Pipeline, work: list[str], change: str) -> None:
     captured.change_source(_AT_THE_SOURCE[change].format(run=some_run(captured)))
     read, converted = again(captured)
     assert not read.unchanged
@@ -138,7 +138,7 @@ def test_what_changed_at_the_source_is_read(captured: Pipeline, work: list[str],
     assert work == []
 
 
-def test_an_agent_that_goes_on_working_changes_no_old_partition(captured: Pipeline, work: list[str]) -> None:
+def test_agent_activity_leaves_old_partitions_up_to_date(captured: Pipeline, work: list[str]) -> None:
     captured.change_source(
         "UPDATE agents SET message_ids = (message_ids::jsonb || '[\"message-new\"]'::jsonb)::json,"
         " updated_at = now() WHERE json_array_length(message_ids) > 0"
@@ -147,7 +147,7 @@ def test_an_agent_that_goes_on_working_changes_no_old_partition(captured: Pipeli
     assert work == []
 
 
-def test_a_carried_run_that_comes_back_in_another_hour_leaves(captured: Pipeline) -> None:
+def test_carried_run_returning_in_another_hour_departs(captured: Pipeline) -> None:
     run_id = some_run(captured)
     captured.change_source(f"CREATE TABLE kept AS SELECT * FROM runs WHERE id = '{run_id}'")
     delete_run(captured, run_id)
@@ -177,7 +177,7 @@ _IN_POSTGRES = {
 
 
 @pytest.mark.parametrize("damage", _IN_POSTGRES)
-def test_what_was_damaged_in_postgres_is_healed(captured: Pipeline, work: list[str], damage: str) -> None:
+def test_changed_rows_in_postgres_are_rewritten(captured: Pipeline, work: list[str], damage: str) -> None:
     files, places = captured.files(), captured.ask(_PLACES)
     rows = captured.ask(_ROWS)
     captured.do(_IN_POSTGRES[damage].format(run=some_run(captured)))
@@ -192,14 +192,14 @@ def test_what_was_damaged_in_postgres_is_healed(captured: Pipeline, work: list[s
 
 
 @pytest.mark.parametrize("asset", [TERMINAL_RUNS, TRAJECTORIES], ids=lambda table: table.name)
-def test_a_file_that_is_lost_is_made_again(captured: Pipeline, asset: Table) -> None:
+def test_missing_file_is_rewritten(captured: Pipeline, asset: Table) -> None:
     files = captured.files()
     Path(captured.store.path_of(asset, HOUR)).unlink()
     again(captured)
     assert captured.files() == files
 
 
-def test_a_file_that_is_damaged_is_made_again(captured: Pipeline) -> None:
+def test_corrupt_file_is_rewritten(captured: Pipeline) -> None:
     files = captured.files()
     path = Path(captured.store.path_of(TRAJECTORIES, HOUR))
     damaged = bytearray(path.read_bytes())
@@ -209,7 +209,7 @@ def test_a_file_that_is_damaged_is_made_again(captured: Pipeline) -> None:
     assert captured.files() == files
 
 
-def test_raw_rows_of_another_digest_are_converted(captured: Pipeline, work: list[str]) -> None:
+def test_raw_rows_with_another_digest_are_converted(captured: Pipeline, work: list[str]) -> None:
     first = next(captured.store.read(TERMINAL_RUNS, HOUR)).slice(0, 1)
     captured.store.write(TERMINAL_RUNS, HOUR, [first])
     work.clear()
@@ -220,7 +220,7 @@ def test_raw_rows_of_another_digest_are_converted(captured: Pipeline, work: list
 # ---- one thing changed in the settings -------------------------------------------------------------------------------
 
 
-def test_the_policy_to_erase_has_what_was_kept_erased_and_back(captured: Pipeline, work: list[str]) -> None:
+def test_switching_to_erase_and_back_rewrites_deleted_content(captured: Pipeline, work: list[str]) -> None:
     run_id = some_run(captured)
     captured.change_source(f"UPDATE messages SET is_deleted = true WHERE run_id = '{run_id}'")
     again(captured)
@@ -234,13 +234,13 @@ def test_the_policy_to_erase_has_what_was_kept_erased_and_back(captured: Pipelin
     assert (read.unchanged, read.counts.erased_runs, read.counts.deleted_and_kept) == (False, 0, 1)
 
 
-def test_a_policy_that_concerns_no_run_changes_nothing(captured: Pipeline, work: list[str]) -> None:
+def test_switching_to_erase_without_deleted_content_is_no_change(captured: Pipeline, work: list[str]) -> None:
     captured.deleted = "erase"
     assert all(result.unchanged for result in again(captured))
     assert work == []
 
 
-def test_other_code_makes_a_partition_anew(
+def test_other_code_version_rebuilds_a_partition(
     captured: Pipeline, work: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(capture, "capture_code_version", lambda: "other code")
@@ -249,7 +249,7 @@ def test_other_code_makes_a_partition_anew(
     assert all(result.unchanged for result in again(captured))
 
 
-def test_an_edited_run_touches_no_row_but_its_own_and_the_ledgers(captured: Pipeline) -> None:
+def test_edited_run_touches_only_its_row_and_the_ledger(captured: Pipeline) -> None:
     """Not even a lock, which the server would write to its log for each row of the partition."""
     where = {
         "trajectories": "SELECT run_id AS id, ctid::text, xmin::text, xmax::text FROM trajectory.trajectories",

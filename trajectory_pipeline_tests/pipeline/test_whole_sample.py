@@ -73,7 +73,7 @@ def sample(
         postgres_server.drop_database(name, force=True)
 
 
-def test_every_terminal_run_is_in_both_sinks_once(sample: Sample) -> None:
+def test_sample_every_terminal_run_is_in_both_sinks_once(sample: Sample) -> None:
     expected = sample_terminal_run_ids()
     assert len(expected) == 317
     in_parquet = [row["run_id"] for hour in sample.read for row in sample.pipeline.parquet(TRAJECTORIES, hour)]
@@ -83,7 +83,7 @@ def test_every_terminal_run_is_in_both_sinks_once(sample: Sample) -> None:
         assert set(found) == expected
 
 
-def test_each_run_is_in_the_partition_of_the_hour_in_which_it_ended(sample: Sample) -> None:
+def test_sample_each_run_is_in_the_partition_of_its_end(sample: Sample) -> None:
     assert {hour: result.written.rows for hour, result in sample.read.items()} == sample_partitions()
     counted = sample.pipeline.ask("SELECT partition_key, count(*) AS runs FROM trajectory.trajectories GROUP BY 1")
     assert {row["partition_key"]: row["runs"] for row in counted} == {
@@ -91,7 +91,7 @@ def test_each_run_is_in_the_partition_of_the_hour_in_which_it_ended(sample: Samp
     }
 
 
-def test_every_step_and_message_of_a_terminal_run_is_in_a_turn(sample: Sample) -> None:
+def test_sample_every_step_and_message_is_in_a_turn(sample: Sample) -> None:
     terminal = "run_id IN (SELECT id FROM runs WHERE status IN ('completed', 'failed', 'cancelled'))"
     with psycopg.connect(sample.pipeline.letta_url) as source:
         messages = {row[0] for row in source.execute(f"SELECT id FROM messages WHERE {terminal}".encode())}
@@ -107,7 +107,7 @@ def test_every_step_and_message_of_a_terminal_run_is_in_a_turn(sample: Sample) -
     assert (set(in_turns), set(own)) == (messages, steps)
 
 
-def test_nothing_is_in_quarantine_and_both_sides_are_equal(sample: Sample) -> None:
+def test_sample_reconciles_without_quarantine(sample: Sample) -> None:
     assert sample.pipeline.ask("SELECT * FROM trajectory.quarantine") == []
     for hour, result in sample.converted.items():
         assert result.row_balance.balanced
@@ -132,7 +132,7 @@ def with_stubs(value: Any) -> Any:
     return {key: with_stubs(item) for key, item in value.items()}
 
 
-def test_the_documents_of_both_sinks_are_the_same_but_for_images(sample: Sample) -> None:
+def test_sample_documents_of_both_sinks_differ_in_images_only(sample: Sample) -> None:
     stored = {
         row["run_id"]: row["data"] for row in sample.pipeline.ask("SELECT run_id, data FROM trajectory.trajectories")
     }
@@ -144,7 +144,7 @@ def test_the_documents_of_both_sinks_are_the_same_but_for_images(sample: Sample)
     assert images > 0
 
 
-def test_the_columns_of_both_sinks_are_the_same(sample: Sample) -> None:
+def test_sample_columns_of_both_sinks_are_equal(sample: Sample) -> None:
     shared = [column for column in TRAJECTORIES.columns if len(column.sinks) == len(Sink)]
     for stored in sample.pipeline.ask("SELECT * FROM trajectory.trajectories"):
         row = sample.rows[stored["run_id"]]
@@ -153,7 +153,7 @@ def test_the_columns_of_both_sinks_are_the_same(sample: Sample) -> None:
             assert stored[column.name] == expected, (stored["run_id"], column.name)
 
 
-def test_the_ledger_holds_every_partition_of_every_asset(sample: Sample) -> None:
+def test_sample_ledger_has_every_partition_of_every_asset(sample: Sample) -> None:
     for asset in (TERMINAL_RUNS, TRAJECTORIES, REFINED_OUTCOMES):
         ledger = sample.pipeline.database.ledger(asset.name)
         assert set(ledger) == {partition_key(hour) for hour in sample.read}
@@ -172,7 +172,7 @@ def test_the_ledger_holds_every_partition_of_every_asset(sample: Sample) -> None
 # ---- verdicts -----------------------------------------------------------------------------------------------------
 
 
-def test_every_trajectory_has_a_verdict_or_a_stated_reason(sample: Sample) -> None:
+def test_sample_every_trajectory_has_a_verdict_or_a_reason(sample: Sample) -> None:
     rows = sample.pipeline.ask("SELECT * FROM trajectory.outcomes")
     assert len(rows) == 317
     statuses = Counter(row["verdict_status"] for row in rows)
@@ -183,7 +183,7 @@ def test_every_trajectory_has_a_verdict_or_a_stated_reason(sample: Sample) -> No
         assert row["simulated"] == (row["verdict_status"] != "not_eligible")
 
 
-def test_there_is_no_score_unless_it_was_judged(sample: Sample) -> None:
+def test_sample_unjudged_verdicts_have_null_scores(sample: Sample) -> None:
     rows = sample.pipeline.ask("SELECT * FROM trajectory.verdicts")
     for row in rows:
         judged = row["verdict_status"] == "judged"
@@ -197,7 +197,7 @@ def test_there_is_no_score_unless_it_was_judged(sample: Sample) -> None:
             assert row["disagrees"] == (row["outcome"] != heuristic)
 
 
-def test_every_citation_of_the_simulated_judge_stands_in_what_it_was_shown(sample: Sample) -> None:
+def test_sample_every_citation_is_in_the_shown_text(sample: Sample) -> None:
     cited: Counter[str] = Counter()
     for row in sample.pipeline.ask("SELECT requirements FROM trajectory.verdicts WHERE requirements IS NOT NULL"):
         for requirement in row["requirements"]:
@@ -210,7 +210,7 @@ def test_every_citation_of_the_simulated_judge_stands_in_what_it_was_shown(sampl
     assert cited["run"] > 0
 
 
-def test_the_judges_own_books_agree_with_ours_to_the_last_digit(sample: Sample) -> None:
+def test_sample_usage_of_the_judge_equals_the_spend_ledger(sample: Sample) -> None:
     ours = only(
         sample.pipeline.ask(
             "SELECT count(*) AS calls, sum(cost_usd) AS cost, sum(input_tokens) AS input, sum(output_tokens) AS output,"
@@ -229,7 +229,7 @@ def test_the_judges_own_books_agree_with_ours_to_the_last_digit(sample: Sample) 
     assert verdicts == {"cost": ours["cost"], "calls": ours["calls"]}
 
 
-def test_the_parquet_of_verdicts_holds_what_postgres_holds(sample: Sample) -> None:
+def test_sample_verdicts_of_both_sinks_are_equal(sample: Sample) -> None:
     stored = {row["run_id"]: row for row in sample.pipeline.ask("SELECT * FROM trajectory.verdicts")}
     seen = 0
     for hour in sample.refined:
@@ -243,7 +243,7 @@ def test_the_parquet_of_verdicts_holds_what_postgres_holds(sample: Sample) -> No
     assert seen == len(stored) == 317
 
 
-def test_a_run_is_judged_together_with_the_earlier_runs_of_its_chain(sample: Sample) -> None:
+def test_sample_run_is_judged_with_earlier_runs_of_its_chain(sample: Sample) -> None:
     chained = {run_id for run_id, row in sample.rows.items() if row["continues_run_id"] in sample.rows}
     assert chained
     known = sample.pipeline.ask("SELECT run_id, prompt_characters FROM trajectory.verdict_attempts")
@@ -256,9 +256,7 @@ def test_a_run_is_judged_together_with_the_earlier_runs_of_its_chain(sample: Sam
 # ---- again --------------------------------------------------------------------------------------------------------
 
 
-def test_materialising_everything_again_changes_nothing_and_costs_nothing(
-    sample: Sample, running_judge: SimulatedJudge
-) -> None:
+def test_sample_materialized_again_is_unchanged_and_free(sample: Sample, running_judge: SimulatedJudge) -> None:
     pipeline = sample.pipeline
     tables = {
         "trajectories": "run_id",

@@ -1,4 +1,4 @@
-"""Databases and a folder that histories use one after the other, emptied in between."""
+"""Databases, connections and a folder that all histories of a process share, emptied in between."""
 
 import os
 from collections.abc import Iterator
@@ -9,35 +9,35 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
-from trajectory_pipeline_tests.simulation.clocks import make_clock, put_clock
-from trajectory_pipeline_tests.simulation.pooled import Pools
+from trajectory_pipeline_tests.simulation.connection_pools import ConnectionPools
+from trajectory_pipeline_tests.simulation.skewed_clock import install_clock, set_clock_skew
 
-KEPT_TABLES = ("alembic_version",)
+UNTOUCHED_TABLES = ("alembic_version",)
 
 
 @pytest.fixture(scope="module")
 def databases(_templates: EmbeddedServer) -> Iterator[dict[str, str]]:
-    """Three databases for all histories of a process: the source, the sink, and the sink of the build from scratch."""
+    """The URLs of three databases: ``letta`` (the source), ``sink``, and ``scratch`` (the sink of a fresh build)."""
     names = {"letta": "template_letta", "sink": "template_trajectory", "scratch": "template_trajectory"}
     made = {name: f"simulation_{name}" for name in names}
     for name, template in names.items():
         _templates.create_database(made[name], template)
-        make_clock(_templates.url(made[name]))
+        install_clock(_templates.url(made[name]))
     yield {name: _templates.url(made[name]) for name in names}
     for name in names:
         _templates.drop_database(made[name], force=True)
 
 
 @pytest.fixture(scope="module")
-def pools() -> Iterator[Pools]:
-    pools = Pools()
+def pools() -> Iterator[ConnectionPools]:
+    pools = ConnectionPools()
     yield pools
     pools.close()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, where there is one: files are synchronised, and a disk may be slow at that."""
+    """A folder in memory, where there is one: files are synced, and a disk may be slow at that."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         yield tmp_path
@@ -46,19 +46,21 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def emptied(url: str, tables: str) -> str:
+def empty_tables(url: str, tables: str) -> str:
+    """Empty tables of a database and reset its clock; returns its URL."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"TRUNCATE {tables} CASCADE".encode())
-        put_clock(connection, 0)
+        set_clock_skew(connection, 0)
     return url
 
 
 @pytest.fixture
 def sink_tables(databases: dict[str, str]) -> str:
+    """The names of the sink's tables, for ``empty_tables``."""
     with psycopg.connect(databases["sink"], autocommit=True) as connection:
         rows = connection.execute(
             "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'trajectory'::regnamespace"
             " AND NOT relname = ANY(%s)",
-            [list(KEPT_TABLES)],
+            [list(UNTOUCHED_TABLES)],
         ).fetchall()
     return ", ".join(f"trajectory.{row[0]}" for row in rows)

@@ -1,198 +1,189 @@
-"""Lines of work that stop where they are told to: a worker's own thread, and each call in a thread that it starts.
+"""Runs several workers at once, step by step; a seed decides who continues, who fails and who is killed, and where.
 
-A strand goes on only when it is let go, and of all strands one is let go at a time; so what real threads do at once is
-one history, which a seed repeats.
+One thread runs at a time, until it pauses at the next point, ends, or waits in Postgres for another worker's lock. So
+real locks decide what excludes what, and a seed still gives one history. README.md of this folder says how to use it.
 """
 
-import threading
-from collections.abc import Callable
-from enum import Enum
-from types import TracebackType
-from typing import Any, Self
+import inspect
+import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any
 
-_PATIENCE_SECONDS = 60.0
+import psycopg
+import pytest
 
-BEGINNING = "the beginning"
-"""Of a worker, or of a call in a thread that it started."""
+from trajectory_pipeline.errors import PipelineError, SinkError
+from trajectory_pipeline.letta.snapshot import Snapshot
+from trajectory_pipeline.maintenance import retention
+from trajectory_pipeline.runtime import threads
+from trajectory_pipeline.storage.parquet.store import ParquetStore, StagedFile
+from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline_tests.simulation.pausable_threads import (
+    Killed,
+    PausableExecutor,
+    PausableThread,
+    State,
+    ThreadRegistry,
+    Worker,
+)
 
+_LOCK_POLL_SECONDS = 0.01
+_EVENT_PROBABILITY = 0.08
+_KILL_OR_FAIL_PROBABILITY = 0.03
 
-class State(Enum):
-    """What a strand does."""
-
-    QUEUED = "waits for the former call in its thread"
-    STANDING = "stands at a point"
-    GOING = "goes on, or waits in Postgres for a lock"
-    WAITING = "waits for a call in another thread"
-    ENDED = "ended"
-
-
-class Killed(BaseException):
-    """The worker ends here; no handler of the package may catch it."""
-
-
-class Scene:
-    """What strands share: the news that one of them changed its state, and which one a thread is."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self._here = threading.local()
-
-    @property
-    def strand(self) -> "Strand | None":
-        """The strand that the calling thread is; None for a thread that is none."""
-        return getattr(self._here, "strand", None)
-
-    @strand.setter
-    def strand(self, strand: "Strand") -> None:
-        self._here.strand = strand
-
-
-class Band:
-    """The strands of one worker: all of them are killed together."""
-
-    def __init__(self, name: str, scene: Scene) -> None:
-        self.name = name
-        self.scene = scene
-        self.strands: list[Strand] = []
-        self.killed_at: str | None = None
-
-    @property
-    def ended(self) -> bool:
-        return all(strand.state is State.ENDED for strand in self.strands)
-
-    def kill(self, at: "Strand") -> None:
-        """Let no strand get past the point at which it stands; nothing of the package runs but what unwinds."""
-        with self.scene.changed:
-            self.killed_at = at.standing_at
-            for strand in self.strands:
-                if strand.state is State.STANDING:
-                    strand.doomed = True
-                    strand.let_go()
+PAUSE_POINTS: dict[str, tuple[Any, str]] = {
+    "the source's rows": (Snapshot, "tables_of_runs"),
+    "the search for runs that left": (Snapshot, "run_locations"),
+    "a file's rows": (ParquetStore, "read"),
+    "the count of raw rows": (ParquetStore, "rows"),
+    "the locations of runs": (PartitionTransaction, "set_run_locations"),
+    "the merge": (PartitionTransaction, "merge"),
+    "the ledger": (PartitionTransaction, "record"),
+    "the publication": (PartitionTransaction, "publish"),
+    "the rename": (StagedFile, "publish"),
+    "the commit": (psycopg.Connection, "commit"),
+    "the removal of rows": (retention, "remove_rows"),
+    "the removal of files": (retention, "remove_files"),
+}
+"""By name: class or module, and function. A worker pauses before and after it, and at each item of a generator."""
 
 
-class Strand:
-    """One thread's work, which stands at its beginning and at every point."""
+class Action(StrEnum):
+    """What happens to a paused thread."""
 
-    def __init__(self, work: Callable[[], Any], band: Band, begin: State = State.STANDING) -> None:
-        self.band = band
-        self.state = begin
-        self.standing_at = BEGINNING
-        self.doomed = False
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self._scene = band.scene
-        self._work = work
-        self._strikes: Exception | None = None
-        self._may_go = threading.Semaphore(0)
-        self._waits_for: Strand | None = None
-        self._follower: Strand | None = None
-        band.strands.append(self)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def let_go(self, error: Exception | None = None) -> None:
-        """Let it go on, or raise an error where it stands."""
-        with self._scene.changed:
-            self.state, self._strikes = State.GOING, error
-            self._may_go.release()
-
-    def stop_at(self, point: str) -> None:
-        """Stand until let go; called in the strand's own thread."""
-        if self.band.killed_at is not None:
-            raise Killed
-        with self._scene.changed:
-            self.state, self.standing_at = State.STANDING, point
-            self._scene.changed.notify_all()
-        self._stand()
-
-    def _stand(self) -> None:
-        self._may_go.acquire()
-        if self.doomed:
-            raise Killed
-        if self._strikes is not None:
-            raise self._strikes
-
-    def result(self) -> Any:
-        """Wait for this strand in another one's thread, and return what it gave; as a future does."""
-        other = self._scene.strand
-        assert other is not None
-        with self._scene.changed:
-            if self.state is not State.ENDED:
-                other.state, other._waits_for = State.WAITING, self
-                self._scene.changed.notify_all()
-                self._scene.changed.wait_for(lambda: self.state is State.ENDED)
-        if self.error is not None:
-            raise self.error
-        return self.value
-
-    def followed_by(self, work: Callable[[], Any]) -> "Strand":
-        """Return a strand that begins where this one ends."""
-        with self._scene.changed:
-            follower = Strand(work, self.band, State.QUEUED)
-            if self.state is State.ENDED:
-                follower._come()
-            else:
-                self._follower = follower
-            return follower
-
-    def join(self) -> None:
-        self._thread.join(_PATIENCE_SECONDS)
-        assert not self._thread.is_alive(), f"{self.band.name} does not end"
-
-    def _come(self) -> None:
-        self.state = State.STANDING
-        if self.band.killed_at is not None:
-            self.let_go()
-
-    def _run(self) -> None:
-        self._scene.strand = self
-        try:
-            self._stand()
-            self.value = self._work()
-        except BaseException as error:
-            self.error = error
-        with self._scene.changed:
-            self.state = State.ENDED
-            for strand in self.band.strands:
-                if strand._waits_for is self:
-                    strand.state, strand._waits_for = State.GOING, None
-            if self._follower is not None:
-                self._follower._come()
-            self._scene.changed.notify_all()
+    CONTINUE = "continue"
+    FAIL = "fail"
+    KILL = "kill"
 
 
-class OneThread:
-    """Stands in for an executor with one thread: its calls are strands, one after the other."""
+class Scheduler:
+    """Resumes the threads of workers one at a time.
 
-    def __init__(self, band: Band) -> None:
-        self._band = band
-        self._last: Strand | None = None
+    Args:
+        database_url: whose locks the workers wait for.
+        rng: the only source of chance.
+    """
 
-    def submit(self, call: Callable[..., Any], *arguments: Any) -> Strand:
-        def work() -> Any:
-            return call(*arguments)
+    def __init__(self, database_url: str, rng: random.Random) -> None:
+        self._url = database_url
+        self._rng = rng
+        self._registry = ThreadRegistry()
 
-        with self._band.scene.changed:
-            if self._last is not None:
-                self._last = self._last.followed_by(work)
-            else:
-                self._last = Strand(work, self._band, State.QUEUED)
-                self._last._come()
-            return self._last
+    def run(
+        self,
+        jobs: Sequence[Callable[[], object]],
+        event: Callable[[], object],
+        choose_action: Callable[[PausableThread], Action],
+    ) -> list[str]:
+        """Run all jobs to their ends, with an event now and then in between; returns what happened.
 
-    def shutdown(self, *, wait: bool) -> None:
-        assert wait
-        if self._last is not None:
-            try:
-                self._last.result()
-            except BaseException:
-                # An executor says nothing of calls whose results nobody asked for.
-                return
+        Args:
+            jobs: what each worker does.
+            event: called now and then while all workers are paused.
+            choose_action: what happens to a paused thread; a kill ends all threads of its worker.
+        """
+        workers = [Worker(f"worker {number}", self._registry) for number in range(len(jobs))]
+        main_threads = [PausableThread(job, worker) for job, worker in zip(jobs, workers, strict=True)]
+        history: list[str] = []
+        while not all(worker.ended for worker in workers):
+            paused = self._wait_until_paused(workers)
+            if not paused:
+                continue
+            if self._rng.random() < _EVENT_PROBABILITY:
+                history.append(f"meanwhile: {event()}")
+            thread = self._rng.choice(paused)
+            where = f"at {thread.paused_at}"
+            match choose_action(thread):
+                case Action.KILL:
+                    history.append(f"{thread.worker.name} killed {where}")
+                    thread.worker.kill(thread)
+                case Action.FAIL:
+                    history.append(f"{thread.worker.name} fails {where}")
+                    thread.resume(SinkError("A fault of the simulation."))
+                case Action.CONTINUE:
+                    thread.resume()
+        for thread in main_threads:
+            thread.join()
+            if isinstance(thread.error, PipelineError):
+                history.append(f"{thread.worker.name}: {thread.error}")
+            elif thread.error is not None and not isinstance(thread.error, Killed):
+                raise thread.error
+        return history
 
-    def __enter__(self) -> Self:
-        return self
+    def random_actions(self, kills: int, failures: int) -> Callable[[PausableThread], Action]:
+        """Return a choice of actions with at most so many kills and failures, at random points."""
+        remaining = {Action.KILL: kills, Action.FAIL: failures}
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.shutdown(wait=True)
+        def choose(_: PausableThread) -> Action:
+            for action in remaining:
+                if remaining[action] and self._rng.random() < _KILL_OR_FAIL_PROBABILITY:
+                    remaining[action] -= 1
+                    return action
+            return Action.CONTINUE
+
+        return choose
+
+    def _wait_until_paused(self, workers: Sequence[Worker]) -> list[PausableThread]:
+        """Wait until no thread runs, but for those that wait for a lock; returns those that are paused."""
+        changed = self._registry.changed
+        with changed:
+            while True:
+                every = [thread for worker in workers for thread in worker.threads]
+                paused = [thread for thread in every if thread.state is State.PAUSED]
+                running = [thread for thread in every if thread.state is State.RUNNING]
+                if not running:
+                    return paused
+                if not changed.wait(_LOCK_POLL_SECONDS) and paused and self._count_lock_waits() >= len(running):
+                    return paused
+
+    def _count_lock_waits(self) -> int:
+        # On a connection of its own, which has no pause points.
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    @contextmanager
+    def pause_points(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """Make the package pause at the points, in threads of this scheduler's workers."""
+        with monkeypatch.context() as patch:
+            patch.setattr(threads, "ThreadPoolExecutor", self._executor)
+            for name, (owner, function) in PAUSE_POINTS.items():
+                original = getattr(owner, function)
+                wrap = self._pausing_generator if inspect.isgeneratorfunction(original) else self._pausing_call
+                patch.setattr(owner, function, wrap(name, original))
+            yield
+
+    def _executor(self, **settings: Any) -> PausableExecutor | ThreadPoolExecutor:
+        thread = self._registry.current
+        return ThreadPoolExecutor(**settings) if thread is None else PausableExecutor(thread.worker)
+
+    def _pausing_call(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self._pause(f"before {name}")
+            value = original(*args, **kwargs)
+            self._pause(f"after {name}")
+            return value
+
+        return wrapped
+
+    def _pausing_generator(self, name: str, original: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        def wrapped(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            self._pause(f"before {name}")
+            for item in original(*args, **kwargs):
+                self._pause(f"during {name}")
+                yield item
+            self._pause(f"after {name}")
+
+        return wrapped
+
+    def _pause(self, point: str) -> None:
+        # Looked up at each pause: the thread that asks for the next item of a generator may not be its creator.
+        thread = self._registry.current
+        if thread is not None:
+            thread.pause_at(point)

@@ -1,14 +1,12 @@
-"""The promise of the sinks, under random histories.
+"""The sinks converge, whatever happens: a property test over random histories.
 
-A source changes at random (runs end, flip, run again, move over an hour's edge, get late rows, are deleted and brought
-back; agents vanish; a restore rewrites all; clocks are put), while ticks, backfills, ranges and, in some histories,
-prunes work at once, step by step, and fail or are killed at random points, in whichever of their threads; ledger rows
-are lost, files are left behind. Then the source is left alone, what is pruned is brought back, and a bounded number of
-ticks must bring both sinks, the ledger and the quarantine to exactly what a build from scratch gives; runs that were
-captured and are gone from the source are kept once, and marked, unless anything was pruned; verdicts stay attached; and
-whatever is materialised then changes nothing.
+In a history, the source changes at random, while ticks, backfills, ranges and (in some histories) prunes run at once,
+step by step, and fail or are killed at random points; ledger rows are lost, temporary files are left behind. Then the
+source stays as it is, pruned partitions are materialized again, and a few ticks must bring both sinks, the ledger and
+the quarantine to exactly what a fresh build gives. Captured runs that the source no longer has are there once, marked
+as deleted, unless anything was pruned. Verdicts stay attached. A further materialization changes nothing.
 
-``make simulate SEEDS=1000`` runs more histories. A seed that fails says how to run it again.
+``make simulate SEEDS=1000`` runs more histories; README.md says more. A failing seed prints how to run it again.
 """
 
 import os
@@ -19,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.letta import snapshot as reading
+from trajectory_pipeline.letta import snapshot
 from trajectory_pipeline.letta.fingerprint import EMPTY
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
@@ -28,11 +26,11 @@ from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet import io
 from trajectory_pipeline.storage.postgres import run_locations
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
-from trajectory_pipeline_tests.simulation.conftest import emptied
-from trajectory_pipeline_tests.simulation.interleaving import Crew
-from trajectory_pipeline_tests.simulation.pooled import Pools
-from trajectory_pipeline_tests.simulation.source import HOURS, SOURCE_TABLES, Source
-from trajectory_pipeline_tests.simulation.work import Work
+from trajectory_pipeline_tests.simulation.conftest import empty_tables
+from trajectory_pipeline_tests.simulation.connection_pools import ConnectionPools
+from trajectory_pipeline_tests.simulation.random_source import HOURS, SOURCE_TABLES, RandomSource
+from trajectory_pipeline_tests.simulation.random_work import RandomWork
+from trajectory_pipeline_tests.simulation.scheduler import Scheduler
 
 FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "1"))
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "40"))
@@ -43,69 +41,69 @@ Row = dict[str, Any]
 
 
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SEEDS))
-def test_the_sinks_come_to_what_a_build_from_scratch_gives(
+def test_sinks_after_a_random_history_equal_a_fresh_build(
     seed: int,
     databases: dict[str, str],
     sink_tables: str,
-    pools: Pools,
+    pools: ConnectionPools,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pools.install(monkeypatch)
-    chance = random.Random(seed)
-    monkeypatch.setattr(reading, "RUNS_PER_BATCH", chance.choice([2, 500]))
+    rng = random.Random(seed)
+    monkeypatch.setattr(snapshot, "RUNS_PER_BATCH", rng.choice([2, 500]))
     monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 1)
-    monkeypatch.setattr(io, "_ROWS_AT_ONCE", chance.choice([2, 250]))
-    monkeypatch.setattr(run_locations, "_IDS_AT_ONCE", chance.choice([1, 2, 10_000]))
-    source = Source(emptied(databases["letta"], SOURCE_TABLES), chance)
-    sink = Pipeline(source.url, emptied(databases["sink"], sink_tables), folder / "sink")
-    crew = Crew(sink.database_url, chance)
-    must_be_kept: set[str] = set()
+    monkeypatch.setattr(io, "_ROWS_AT_ONCE", rng.choice([2, 250]))
+    monkeypatch.setattr(run_locations, "_IDS_AT_ONCE", rng.choice([1, 2, 10_000]))
+    source = RandomSource(empty_tables(databases["letta"], SOURCE_TABLES), rng)
+    sink = Pipeline(source.url, empty_tables(databases["sink"], sink_tables), folder / "sink")
+    scheduler = Scheduler(sink.database_url, rng)
+    must_remain: set[str] = set()
 
-    def change() -> str:
+    def change_source() -> str:
         before = source.terminal_run_ids()
-        held = {row["run_id"] for row in sink.ask("SELECT * FROM trajectory.run_locations") if row["partition_key"]}
-        told = source.change()
-        must_be_kept.update((before - source.run_ids()) & held)
-        return told
+        captured = {row["run_id"] for row in sink.ask("SELECT * FROM trajectory.run_locations") if row["partition_key"]}
+        event = source.change()
+        must_remain.update((before - source.run_ids()) & captured)
+        return event
 
-    work = Work(sink, chance, crew, change)
+    work = RandomWork(sink, rng, scheduler, change_source)
     history = [source.end_run() for _ in range(3)]
     try:
-        with crew.stopping(monkeypatch):
+        with scheduler.pause_points(monkeypatch):
             for _ in range(STEPS):
-                step = chance.choice([change, change, change, work.act, work.act, work.disturb])
+                step = rng.choice([*[change_source] * 3, *[work.run_workers] * 2, work.damage_state])
                 history.append(step())
-        history.append(f"brought back {[HOURS.index(hour) for hour in work.bring_back()]}")
+        history.append(f"restored {[HOURS.index(hour) for hour in work.restore_pruned()]}")
         for _ in range(TICKS_TO_CONVERGE):
             history.append(f"tick {[HOURS.index(hour) for hour in work.tick()]}")
         assert work.stale() == []
-        scratch = Pipeline(source.url, emptied(databases["scratch"], sink_tables), folder / "scratch")
+        scratch = Pipeline(source.url, empty_tables(databases["scratch"], sink_tables), folder / "scratch")
         scratch.capture(*HOURS)
-        kept = set() if work.prunes else must_be_kept - source.run_ids() - source.ran_again
-        check_sinks(sink, scratch, source.terminal_run_ids(), kept)
+        remaining = set() if work.prunes else must_remain - source.run_ids() - source.restarted
+        check_sinks(sink, scratch, source.terminal_run_ids(), remaining)
         if not work.prunes:
             check_verdicts(sink, work.verdicts)
         if seed % 3 == 0:
-            check_that_nothing_changes(sink)
+            check_idempotence(sink)
         # The next materialisation of a partition removes what a killed one left in its folders.
-        sink.capture(*work.untidy)
+        sink.capture(*work.with_leftovers)
         assert not leftovers(folder / "sink")
     except BaseException:
-        told = "\n  ".join(history)
+        events = "\n  ".join(history)
         print(
-            f"The history of seed {seed}:\n  {told}\nRun it again:\n  make simulate SEEDS=1 FIRST_SEED={seed}",
+            f"The history of seed {seed}:\n  {events}\nRun it again:\n  make simulate SEEDS=1 FIRST_SEED={seed}",
         )
         raise
     finally:
         source.close()
 
 
-# ---- what must hold ------------------------------------------------------------------------------------------------
+# ---- properties ----------------------------------------------------------------------------------------------------
 
 
-def check_sinks(sink: Pipeline, scratch: Pipeline, there: set[str], must_be_kept: set[str]) -> None:
-    """Rows of runs that the source holds are those of a build from scratch; the others are kept and marked."""
+def check_sinks(sink: Pipeline, scratch: Pipeline, in_source: set[str], must_remain: set[str]) -> None:
+    """Rows of runs that the source has equal those of a fresh build; the others are marked as deleted."""
     for name, rows in (
         ("raw rows", lambda pipeline: parquet_rows(pipeline, TERMINAL_RUNS)),
         ("trajectories in Parquet", lambda pipeline: parquet_rows(pipeline, TRAJECTORIES)),
@@ -113,11 +111,11 @@ def check_sinks(sink: Pipeline, scratch: Pipeline, there: set[str], must_be_kept
         ("quarantine", lambda pipeline: postgres_rows(pipeline, "quarantine")),
     ):
         expected, found = rows(scratch), rows(sink)
-        assert {run_id: row for run_id, row in found.items() if run_id in there} == expected, name
-        marks = {run_id: row.get("deleted_at", True) for run_id, row in found.items() if run_id not in there}
+        assert {run_id: row for run_id, row in found.items() if run_id in in_source} == expected, name
+        marks = {run_id: row.get("deleted_at", True) for run_id, row in found.items() if run_id not in in_source}
         assert all(marks.values()), (name, marks)
     raw, parquet = parquet_rows(sink, TERMINAL_RUNS), parquet_rows(sink, TRAJECTORIES)
-    assert must_be_kept <= raw.keys()
+    assert must_remain <= raw.keys()
     assert postgres_rows(sink, "trajectories").keys() == parquet.keys()
     assert raw.keys() == parquet.keys() | postgres_rows(sink, "quarantine").keys()
     assert ledger(sink) == ledger(scratch)
@@ -126,7 +124,7 @@ def check_sinks(sink: Pipeline, scratch: Pipeline, there: set[str], must_be_kept
 
 
 def check_verdicts(sink: Pipeline, verdicts: dict[str, str]) -> None:
-    """What was judged stays, and is shown with the trajectory that it was said of, wherever that one is by now."""
+    """Verdicts remain, and ``outcomes`` shows each with its trajectory, in whichever partition that now is."""
     stored = {(row["run_id"], row["content_digest"]) for row in sink.ask("SELECT * FROM trajectory.verdicts")}
     assert set(verdicts.items()) <= stored
     rows = sink.ask("SELECT run_id, content_digest FROM trajectory.trajectories WHERE deleted_at IS NULL")
@@ -134,8 +132,8 @@ def check_verdicts(sink: Pipeline, verdicts: dict[str, str]) -> None:
     assert {row["run_id"] for row in rows if verdicts.get(row["run_id"]) == row["content_digest"]} <= judged
 
 
-def check_that_nothing_changes(sink: Pipeline) -> None:
-    """A materialisation of everything that was captured writes no row and no file."""
+def check_idempotence(sink: Pipeline) -> None:
+    """Materializing everything that was captured once more writes no row and no file."""
 
     def state() -> tuple[list[Row], dict[Path, tuple[int, int]]]:
         files = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in sink.folder.rglob("*.parquet")}
@@ -150,7 +148,7 @@ def check_that_nothing_changes(sink: Pipeline) -> None:
     assert state() == before
 
 
-# ---- what is there -------------------------------------------------------------------------------------------------
+# ---- state of a sink -----------------------------------------------------------------------------------------------
 
 
 def postgres_rows(pipeline: Pipeline, table: str) -> dict[str, Row]:
@@ -161,13 +159,13 @@ def postgres_rows(pipeline: Pipeline, table: str) -> dict[str, Row]:
 
 def parquet_rows(pipeline: Pipeline, table: Table) -> dict[str, Row]:
     rows = [row for hour in HOURS for batch in pipeline.store.read(table, hour) for row in batch.to_pylist()]
-    twice = [run_id for run_id, number in Counter(row["run_id"] for row in rows).items() if number > 1]
-    assert not twice, f"in more than one partition's file: {twice}"
+    duplicates = [run_id for run_id, number in Counter(row["run_id"] for row in rows).items() if number > 1]
+    assert not duplicates, f"in more than one partition's file: {duplicates}"
     return {row["run_id"]: row for row in rows}
 
 
 def ledger(pipeline: Pipeline) -> dict[str, tuple[str, int, int]]:
-    """Of each hour with runs in the source: fingerprint, and runs and messages read."""
+    """Return fingerprint, runs and messages of each partition that has runs in the source."""
     entries = pipeline.database.ledger(TERMINAL_RUNS.name)
     converted = pipeline.database.ledger(TRAJECTORIES.name)
     assert entries.keys() == converted.keys()
@@ -180,5 +178,5 @@ def ledger(pipeline: Pipeline) -> dict[str, tuple[str, int, int]]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Files that are not a partition's."""
+    """Return the files that are no partition's file."""
     return [path for path in folder.rglob("*") if path.is_file() and path.name != "part-0.parquet"]

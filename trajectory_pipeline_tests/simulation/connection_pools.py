@@ -1,7 +1,7 @@
-"""Connections that are used again, for a simulation that would otherwise spend most of its time on opening them.
+"""Pools of connections, for a simulation that would otherwise spend most of its time on opening them.
 
-A connection that is closed ends its transaction, and with it its locks and what it staged, as a closed one does; only
-the session stays. One that is in any other state than idle afterwards is really closed.
+Closing a pooled connection ends its transaction, and with it its locks and temporary tables; only the session stays. A
+connection that is not idle afterwards is really closed.
 """
 
 import threading
@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus
 from trajectory_pipeline.letta import connection as source_connection
 from trajectory_pipeline.storage.postgres import connection as sink_connection
 
-_TURN = threading.Lock()
+_POOL_LOCK = threading.Lock()
 
 
 class _SinkConnection(psycopg.Connection[Any]):
@@ -28,7 +28,7 @@ class _SinkConnection(psycopg.Connection[Any]):
         if not self.closed and self.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             self.rollback()
         if not self.closed and self.pgconn.transaction_status == TransactionStatus.IDLE:
-            with _TURN:
+            with _POOL_LOCK:
                 self.pool.append(self)
         else:
             super().close()
@@ -37,32 +37,32 @@ class _SinkConnection(psycopg.Connection[Any]):
 class _SourceConnection:
     """A connection to a source that goes back to the pool when it is closed."""
 
-    def __init__(self, inner: adbc.Connection, pool: list["_SourceConnection"]) -> None:
-        self._inner = inner
+    def __init__(self, connection: adbc.Connection, pool: list["_SourceConnection"]) -> None:
+        self._connection = connection
         self._pool = pool
 
     def cursor(self) -> Any:
-        return self._inner.cursor()
+        return self._connection.cursor()
 
     def close(self) -> None:
-        with self._inner.cursor() as cursor:
+        with self._connection.cursor() as cursor:
             cursor.execute("ROLLBACK")
-        with _TURN:
+        with _POOL_LOCK:
             self._pool.append(self)
 
     def really_close(self) -> None:
-        self._inner.close()
+        self._connection.close()
 
 
-class Pools:
-    """What was opened so far, by address; to be closed at the end."""
+class ConnectionPools:
+    """The connections opened so far, by address; to be closed at the end."""
 
     def __init__(self) -> None:
         self._sinks: dict[Any, list[_SinkConnection]] = defaultdict(list)
         self._sources: dict[str, list[_SourceConnection]] = defaultdict(list)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Make the package's own way to open connections take them from here."""
+        """Make the package take its connections from these pools."""
         monkeypatch.setattr(sink_connection.psycopg, "connect", self._sink)
         monkeypatch.setattr(source_connection.adbc, "connect", self._source)
 
@@ -74,21 +74,21 @@ class Pools:
             for source in sources:
                 source.really_close()
 
-    def _sink(self, url: str, *, autocommit: bool = False, **more: Any) -> psycopg.Connection[Any]:
-        pool = self._sinks[url, autocommit, tuple(sorted((name, str(value)) for name, value in more.items()))]
-        with _TURN:
+    def _sink(self, url: str, *, autocommit: bool = False, **options: Any) -> psycopg.Connection[Any]:
+        pool = self._sinks[url, autocommit, tuple(sorted((name, str(value)) for name, value in options.items()))]
+        with _POOL_LOCK:
             if pool:
                 return pool.pop()
-        connection = _SinkConnection.connect(url, autocommit=autocommit, **more)
+        connection = _SinkConnection.connect(url, autocommit=autocommit, **options)
         connection.pool = pool
         return connection
 
-    def _source(self, url: str, **more: Any) -> _SourceConnection:
+    def _source(self, url: str, **options: Any) -> _SourceConnection:
         pool = self._sources[url]
-        with _TURN:
+        with _POOL_LOCK:
             if pool:
                 return pool.pop()
-        return _SourceConnection(adbc_connect(url, **more), pool)
+        return _SourceConnection(adbc_connect(url, **options), pool)
 
 
 adbc_connect = adbc.connect

@@ -1,4 +1,4 @@
-"""A server whose clock can be put: its own ``now()`` and ``clock_timestamp()`` stand before those of Postgres."""
+"""A database clock that a test can set: own ``now()`` and ``clock_timestamp()`` come before those of Postgres."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _STATEMENTS = (
 )
 
 
-def make_clock(url: str) -> None:
+def install_clock(url: str) -> None:
     """Give a database a clock of its own, for all connections from now on."""
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in _STATEMENTS:
@@ -28,6 +28,6 @@ def make_clock(url: str) -> None:
         )
 
 
-def put_clock(connection: psycopg.Connection[Any], seconds: int) -> None:
-    """Put a database's clock so many seconds before the real one, or behind it."""
+def set_clock_skew(connection: psycopg.Connection[Any], seconds: int) -> None:
+    """Set a database's clock so many seconds ahead of the real one; negative: behind it."""
     connection.execute("UPDATE clock.skew SET by = make_interval(secs => %s)", [seconds])
