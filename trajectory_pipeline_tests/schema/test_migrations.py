@@ -1,6 +1,8 @@
 """The contract of migrating: once or twice, alone or at once, the schema is there; what is not ours to use says so."""
 
+import hashlib
 import threading
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -8,6 +10,12 @@ import pytest
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.migrate import head_revision, migrate
+from trajectory_pipeline.storage.postgres.migrations import versions
+
+RELEASED = {
+    "0001_initial.py": "3437c224e8eb6d45a8d50f1443596c7cc899c5f7cd2ffe0681dc3a1534e0b5cb",
+}
+"""Digest of every revision that was released, by file. Add to it; never change what is here."""
 
 
 def execute(url: str, *statements: str) -> None:
@@ -82,5 +90,27 @@ def test_a_newer_schema_is_left_alone(trajectory_database: str) -> None:
         SinkError, match=r"is at revision 9999, .*a newer trajectory-pipeline made it: update this one\.$"
     ):
         opened(trajectory_database)
-    with pytest.raises(SinkError, match=r"is at revision 9999, which this version does not know .* Update this one\.$"):
+    with pytest.raises(
+        SinkError,
+        match=r"is at revision 9999, which this version does not know .*: a newer trajectory-pipeline made it: update this one\.$",
+    ):
         migrate(trajectory_database)
+
+
+@pytest.mark.parametrize("revision", ["0001", "0011"])
+def test_migrate_on_unreleased_schema_says_to_drop_it(trajectory_database: str, revision: str) -> None:
+    execute(trajectory_database, f"UPDATE trajectory.alembic_version SET version_num = '{revision}'")
+    advice = (
+        r"an unreleased trajectory-pipeline made it, and it cannot be upgraded\. Save what you need of it, `DROP SCHEMA"
+        r" trajectory CASCADE`, run `trajectory-pipeline migrate` and materialize again\.$"
+    )
+    with pytest.raises(SinkError, match=rf"is at revision {revision}, .*: {advice}"):
+        opened(trajectory_database)
+    with pytest.raises(SinkError, match=rf"is at revision {revision}, which this version does not know .*: {advice}"):
+        migrate(trajectory_database)
+
+
+def test_released_migrations_are_frozen() -> None:
+    folder = Path(versions.__path__[0])
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("0*.py"))}
+    assert found == RELEASED, "a released migration is never edited: add a new revision, and its digest here"

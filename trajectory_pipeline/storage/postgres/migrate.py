@@ -1,6 +1,6 @@
-"""Bringing the schema ``trajectory`` up to date.
+"""Bring the schema ``trajectory`` up to date, and refuse a database that is not.
 
-Belongs here: running the Alembic migrations, and telling whether they have run. Does not belong here: their content.
+Migrations are append-only: a released revision is never edited, a change to the schema is a new one.
 """
 
 import threading
@@ -22,6 +22,8 @@ from trajectory_pipeline.urls import describe_postgres
 
 VERSION_TABLE = "alembic_version"
 _MINIMUM_SERVER = 14
+_UNRELEASED = frozenset(f"{number:04}" for number in range(1, 12))
+"""Revisions of versions before the first release, whose schema cannot be upgraded."""
 _ALEMBIC = threading.Lock()
 
 
@@ -43,8 +45,7 @@ def migrate(url: str) -> tuple[str | None, str]:
         if before is not None and before not in _known_revisions():
             raise SinkError(
                 f"The schema {SCHEMA_NAME!r} in {describe_postgres(url)} is at revision {before}, which this version"
-                f" does not know (its newest is {head_revision()}): a newer trajectory-pipeline made it."
-                f" Update this one."
+                f" does not know (its newest is {head_revision()}): {_advice(before)}."
             )
         if before != head_revision():
             if before is None:
@@ -78,18 +79,27 @@ def require_migrated(url: str, connection: psycopg.Connection) -> None:
             f"The database {describe_postgres(url)} has no schema {SCHEMA_NAME!r} yet: run"
             " `trajectory-pipeline migrate`."
         ) from None
-    revision = found and found[0]
+    revision: str | None = found[0] if found else None
     if revision != head_revision():
-        newer = revision is not None and revision not in _known_revisions()
-        todo = "a newer trajectory-pipeline made it: update this one" if newer else "run `trajectory-pipeline migrate`"
         raise SinkError(
             f"The schema {SCHEMA_NAME!r} in {describe_postgres(url)} is at revision {revision}, this version needs"
-            f" {head_revision()}: {todo}."
+            f" {head_revision()}: {_advice(revision)}."
         )
 
 
+def _advice(revision: str | None) -> str:
+    if revision in _UNRELEASED:
+        return (
+            "an unreleased trajectory-pipeline made it, and it cannot be upgraded. Save what you need of it,"
+            f" `DROP SCHEMA {SCHEMA_NAME} CASCADE`, run `trajectory-pipeline migrate` and materialize again"
+        )
+    if revision is None or revision in _known_revisions():
+        return "run `trajectory-pipeline migrate`"
+    return "a newer trajectory-pipeline made it: update this one"
+
+
 def _make_schema(connection: sa.Connection) -> None:
-    """Make the schema; one that an administrator made for a user who may not make schemas is taken as it is."""
+    """Create the schema, unless an administrator did for a user who may not."""
     if connection.execute(sa.text("SELECT to_regnamespace(:name)"), {"name": SCHEMA_NAME}).scalar() is None:
         connection.execute(sa.text(f"CREATE SCHEMA {SCHEMA_NAME}"))
 

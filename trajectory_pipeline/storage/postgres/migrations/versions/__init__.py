@@ -1,1 +1,1 @@
-"""The revisions of the schema ``trajectory``, oldest first; a released one is never changed."""
+"""Revisions of the schema ``trajectory``, oldest first. Append only: a released revision is never edited."""
