@@ -16,11 +16,12 @@ from typing import Any
 import psutil
 import psycopg
 
+from benchmarks.databases import drop_database
 from benchmarks.letta_database.load import Wanted, generate
 from benchmarks.measuring import Child, in_child, timed
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.demo.embedded_postgres.binaries import carried
+from trajectory_pipeline.demo.embedded_postgres.binaries import installed_binaries
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import HOUR
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
@@ -136,7 +137,7 @@ class Bench:
         if wanted not in self._databases:
             name = f"letta_{len(self._databases)}_{hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]}"
             self.say(f"Generating a Letta database: {_in_words(wanted)} …")
-            self.server.create_database(name)
+            self.server.ensure_database(name)
             done = generate(self.server.url(name), wanted)
             self.say(
                 f"… {done.rows['runs']:,} runs, {done.rows['steps']:,} steps, {done.rows['messages']:,} messages"
@@ -147,20 +148,20 @@ class Bench:
 
     def drop(self, wanted: Wanted) -> None:
         """Give back the disk of a generated database."""
-        self.server.drop_database(self._databases.pop(wanted), force=True)
+        drop_database(self.server, self._databases.pop(wanted))
 
     @contextlib.contextmanager
     def sinks(self) -> Iterator[Sinks]:
         """Make empty sinks; they are gone after the block."""
         self._made += 1
         name = f"sinks_{self._made}"
-        self.server.create_database(name)
+        self.server.ensure_database(name)
         folder = self.scratch / name
         try:
             migrate(self.server.url(name))
             yield Sinks(self.server.url(name), folder)
         finally:
-            self.server.drop_database(name, force=True)
+            drop_database(self.server, name)
             shutil.rmtree(folder, ignore_errors=True)
 
     def psql(self, url: str, *commands: str) -> str:
@@ -169,7 +170,7 @@ class Bench:
         Raises:
             RuntimeError: one of them failed.
         """
-        program = carried().program("psql")
+        program = installed_binaries().program("psql")
         arguments = [argument for command in commands for argument in ("-c", command)]
         done = subprocess.run(
             [str(program), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", url, *arguments],

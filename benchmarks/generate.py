@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.databases import drop_database
 from benchmarks.letta_database.load import Wanted, generate
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.urls import normalize_postgres_url
@@ -62,8 +63,8 @@ def main(
     with ExitStack() as stack:
         if server is not None:
             running = stack.enter_context(embedded_postgres.start(server, report=click.echo))
-            running.drop_database(database, force=True)
-            running.create_database(database)
+            drop_database(running, database)
+            running.ensure_database(database)
             url = running.url(database)
         generated = generate(normalize_postgres_url(str(url)), wanted, processes=processes)
         for table, rows in generated.rows.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import FIRST_HOUR, Bench, Sinks, capture_in_child
+from benchmarks.databases import drop_database
 from benchmarks.letta_database.load import Wanted
 from benchmarks.measuring import Child, Result, in_child
 from trajectory_pipeline.partition_keys import HOUR
@@ -76,7 +77,7 @@ def _spent(bench: Bench, way: Callable[[Sinks], Child]) -> _Spent:
 
 def _dagster_run(bench: Bench, letta_url: str, sinks: Sinks, hours: int, *, profiled: bool = False) -> Child:
     storage = f"dagster_{sinks.folder.name}"
-    bench.server.create_database(storage)
+    bench.server.ensure_database(storage)
     try:
         return in_child(
             "benchmarks.many_partitions:run_in_dagster",
@@ -92,7 +93,7 @@ def _dagster_run(bench: Bench, letta_url: str, sinks: Sinks, hours: int, *, prof
             profiled=profiled,
         )
     finally:
-        bench.server.drop_database(storage, force=True)
+        drop_database(bench.server, storage)
 
 
 def run_in_dagster(hours: int, profiled: bool) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from trajectory_pipeline.demo.letta_sample.load import load_sample
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 API_KEY = "sk-must-never-be-seen"
 # Nothing here needs to survive a power cut.
@@ -80,9 +81,9 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedd
 
 @pytest.fixture(scope="session")
 def _templates(postgres_server: EmbeddedServer) -> EmbeddedServer:
-    postgres_server.create_database("template_letta")
+    create_database(postgres_server, "template_letta")
     load_sample(postgres_server.url("template_letta"))
-    postgres_server.create_database("template_trajectory")
+    create_database(postgres_server, "template_trajectory")
     migrate(postgres_server.url("template_trajectory"))
     return postgres_server
 
@@ -94,13 +95,13 @@ def make_database(postgres_server: EmbeddedServer) -> Iterator[Callable[[str | N
 
     def make(template: str | None = None) -> str:
         name = f"test_{os.getpid()}_{next(_NUMBERS)}"
-        postgres_server.create_database(name, template)
+        create_database(postgres_server, name, template)
         made.append(name)
         return postgres_server.url(name)
 
     yield make
     for name in made:
-        postgres_server.drop_database(name, force=True)
+        drop_database(postgres_server, name)
 
 
 _NUMBERS = itertools.count()
@@ -164,7 +165,7 @@ def make_own_settings(
 
     def database(template: str) -> str:
         name = f"own_{os.getpid()}_{next(_NUMBERS)}"
-        _templates.create_database(name, template)
+        create_database(_templates, name, template)
         made.append(name)
         return _templates.url(name)
 
@@ -180,7 +181,7 @@ def make_own_settings(
 
     yield make
     for name in made:
-        _templates.drop_database(name, force=True)
+        drop_database(_templates, name)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.errors import EmbeddedPostgresError, SinkError
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline_tests.conftest import make_settings
+from trajectory_pipeline_tests.server_databases import drop_database
 
 GIVEN = {
     "source__postgres_url": "postgresql://me:geheim@letta.invalid/l",
@@ -54,7 +55,7 @@ def started(monkeypatch: pytest.MonkeyPatch, postgres_server: EmbeddedServer) ->
 def _no_databases_left(postgres_server: EmbeddedServer) -> Any:
     yield
     for name in EMBEDDED.values():
-        postgres_server.drop_database(name, force=True)
+        drop_database(postgres_server, name)
 
 
 def test_where_all_are_set_no_server_is_started(started: list[Path]) -> None:

@@ -15,6 +15,7 @@ from trajectory_pipeline.cli.main import main
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.settings import Settings, setting_fields
 from trajectory_pipeline.urls import sqlalchemy_url
+from trajectory_pipeline_tests.server_databases import create_database
 
 Command = Callable[..., Result]
 OURS = [*setting_fields(), "DAGSTER_HOME"]
@@ -47,7 +48,7 @@ def run_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 def _dagster_template(postgres_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A database with Dagster's tables, which take two seconds to make."""
     name = "template_dagster"
-    postgres_server.create_database(name)
+    create_database(postgres_server, name)
     home = tmp_path_factory.mktemp("home")
     url = sqlalchemy_url(postgres_server.url(name), "psycopg2")
     (home / "dagster.yaml").write_text(f"storage:\n  postgres:\n    postgres_url: {url}\n")

@@ -19,6 +19,7 @@ from trajectory_pipeline_tests.crashes.expected import all_is_true
 from trajectory_pipeline_tests.crashes.processes import Workers, wait_until
 from trajectory_pipeline_tests.demo.embedded_postgres.processes import postmaster_pid
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+from trajectory_pipeline_tests.server_databases import create_database
 
 pytestmark = pytest.mark.process
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.process
 def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
     with embedded_postgres.start(tmp_path / "server") as server:
         for name in ("letta", "trajectory"):
-            server.create_database(name)
+            create_database(server, name)
         load_sample(server.url("letta"))
         migrate(server.url("trajectory"))
         yield server

@@ -25,6 +25,7 @@ from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline_tests.fault_scenarios import contract
 from trajectory_pipeline_tests.fault_scenarios.scenarios import Mood
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
+from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 CAP = Decimal(5)
 """Dollars a day: the default. A constraint of the database holds the accounts to it at every moment."""
@@ -172,7 +173,7 @@ class Sweep:
     def _sinks(self) -> Iterator[Pipeline]:
         folder = self.captured.folder.with_name("of_a_mood")
         shutil.copytree(self.captured.folder, folder)
-        self.server.create_database("mood", self.template)
+        create_database(self.server, "mood", self.template)
         pipeline = replace(
             self.captured,
             database_url=self.server.url("mood"),
@@ -187,15 +188,15 @@ class Sweep:
         try:
             yield pipeline
         finally:
-            self.server.drop_database("mood", force=True)
+            drop_database(self.server, "mood")
             shutil.rmtree(folder)
 
 
 def capture(server: EmbeddedServer, judge: SimulatedJudge, folder: Path, hours: Sequence[datetime]) -> Sweep:
     """Capture hours of the sample once, for all moods."""
-    server.create_database("moods_letta")
+    create_database(server, "moods_letta")
     load_sample(server.url("moods_letta"))
-    server.create_database("moods_captured")
+    create_database(server, "moods_captured")
     migrate(server.url("moods_captured"))
     pipeline = Pipeline(server.url("moods_letta"), server.url("moods_captured"), folder / "captured")
     pipeline.capture(*hours)

@@ -14,6 +14,7 @@ from trajectory_pipeline_tests.fault_scenarios import contract
 from trajectory_pipeline_tests.fault_scenarios.scenarios import ALWAYS, SOMETIMES, Mood, every_mood, mood
 from trajectory_pipeline_tests.fault_scenarios.sweep import Sweep, capture
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+from trajectory_pipeline_tests.server_databases import drop_database
 
 HOURS = sorted(sample_partitions(), key=lambda hour: sample_partitions()[hour])[-3:]
 
@@ -28,7 +29,7 @@ def sweep(
     yield sweep
     running_judge.clear_faults()
     for name in ("moods_letta", "moods_captured"):
-        postgres_server.drop_database(name, force=True)
+        drop_database(postgres_server, name)
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,15 @@ import pytest
 
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.demo.letta_sample.load import load_sample
+from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 
 @pytest.fixture(scope="session")
 def untouched_sample(postgres_server: EmbeddedServer) -> Iterator[str]:
     """The URL of a database that holds the sample; a test that changes it takes ``letta_database`` instead."""
     name = f"untouched_{uuid4().hex[:12]}"
-    postgres_server.create_database(name)
+    create_database(postgres_server, name)
     url = postgres_server.url(name)
     load_sample(url)
     yield url
-    postgres_server.drop_database(name, force=True)
+    drop_database(postgres_server, name)

@@ -14,6 +14,7 @@ from trajectory_pipeline.letta import snapshot as snapshots
 from trajectory_pipeline.letta.fingerprint import fingerprints
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline_tests.letta.snapshots import FAR_AHEAD, LONG_AGO, all_runs, ask, do
+from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 ODD = {
     "quote": "run-'; DROP TABLE messages; --",
@@ -74,7 +75,7 @@ def test_ids_of_any_characters_come_back(letta_database: str) -> None:
 def database_with_a_long_run(postgres_server: EmbeddedServer, untouched_sample: str) -> Iterator[str]:
     """The sample, and one run of 3,000 steps and 20,000 messages, with fresh statistics; it is only read."""
     name = f"long_run_{uuid4().hex[:12]}"
-    postgres_server.create_database(name, urlsplit(untouched_sample).path.strip("/"))
+    create_database(postgres_server, name, urlsplit(untouched_sample).path.strip("/"))
     url = postgres_server.url(name)
     do(
         url,
@@ -92,7 +93,7 @@ def database_with_a_long_run(postgres_server: EmbeddedServer, untouched_sample: 
         "ANALYZE",
     )
     yield url
-    postgres_server.drop_database(name, force=True)
+    drop_database(postgres_server, name)
 
 
 def test_a_run_of_twenty_thousand_messages_is_whole_and_in_order(database_with_a_long_run: str) -> None:

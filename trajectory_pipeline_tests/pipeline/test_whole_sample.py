@@ -37,6 +37,7 @@ from trajectory_pipeline.schema.types import Scalar, Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.trajectories.document import trajectory_document
 from trajectory_pipeline_tests.pipeline.materializing import SCORES, Pipeline, Row, only
+from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 
 @dataclass
@@ -59,7 +60,7 @@ def sample(
 ) -> Iterator[Sample]:
     names = {"template_letta": "whole_letta", "template_trajectory": "whole_trajectory"}
     for template, name in names.items():
-        postgres_server.create_database(name, template)
+        create_database(postgres_server, name, template)
     letta, trajectory = (postgres_server.url(name) for name in names.values())
     pipeline = Pipeline(letta, trajectory, tmp_path_factory.mktemp("parquet"), running_judge.base_url)
     running_judge.reset_calls()
@@ -70,7 +71,7 @@ def sample(
     rows = {row["run_id"]: row for hour in hours for row in pipeline.parquet(TRAJECTORIES, hour)}
     yield Sample(pipeline, read, converted, refined, running_judge.calls(0), rows)
     for name in names.values():
-        postgres_server.drop_database(name, force=True)
+        drop_database(postgres_server, name)
 
 
 def test_sample_every_terminal_run_is_in_both_sinks_once(sample: Sample) -> None:

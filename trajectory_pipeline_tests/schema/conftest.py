@@ -7,13 +7,14 @@ import pytest
 
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 
 @pytest.fixture(scope="module")
 def migrated_database(postgres_server: EmbeddedServer) -> Iterator[str]:
     name = f"migrated_{uuid4().hex[:12]}"
-    postgres_server.create_database(name)
+    create_database(postgres_server, name)
     url = postgres_server.url(name)
     migrate(url)
     yield url
-    postgres_server.drop_database(name, force=True)
+    drop_database(postgres_server, name)

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
+from trajectory_pipeline_tests.server_databases import create_database, drop_database
 from trajectory_pipeline_tests.simulation.connection_pools import ConnectionPools
 from trajectory_pipeline_tests.simulation.skewed_clock import install_clock, set_clock_skew
 
@@ -21,11 +22,11 @@ def databases(_templates: EmbeddedServer) -> Iterator[dict[str, str]]:
     names = {"letta": "template_letta", "sink": "template_trajectory", "scratch": "template_trajectory"}
     made = {name: f"simulation_{name}" for name in names}
     for name, template in names.items():
-        _templates.create_database(made[name], template)
+        create_database(_templates, made[name], template)
         install_clock(_templates.url(made[name]))
     yield {name: _templates.url(made[name]) for name in names}
     for name in names:
-        _templates.drop_database(made[name], force=True)
+        drop_database(_templates, made[name])
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,7 @@
-"""The system user under which the server's programs run, and the environment they see.
+"""The system user that runs the server's programs, and the environment they get.
 
-Belongs here: choosing that user, and starting a program as it. Does not belong here: which program, and on which
-folder (``cluster``, ``server``).
-
-Postgres refuses to run as root. Started by root, its programs run as the owner of the cluster if there is one already,
-or else as ``nobody``; started by anybody else, they run as that user.
+Postgres refuses to run as root. Started by root, its programs run as the owner of the existing cluster, or else as
+``nobody``. Started by any other user, they run as that user.
 """
 
 import os
@@ -18,43 +15,43 @@ from trajectory_pipeline.errors import EmbeddedPostgresError
 
 _UNPRIVILEGED = "nobody"
 
-# Passed on because some systems need them to load a shared library at all. Nothing else is: a PGDATA, PGPORT or
-# PGOPTIONS that the user has set for a server of their own must not reach this one.
-_PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "TMPDIR")
+# Some systems need these to load shared libraries. Nothing else is passed on: the user's PGDATA, PGPORT or PGOPTIONS
+# for another server must not reach this one.
+_INHERITED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "TMPDIR")
 
 
 def environment() -> dict[str, str]:
-    """Return the whole environment of the server's programs: small, in English, free of the user's settings."""
-    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    # On macOS a server without a valid LC_ALL turns multi-threaded at start and gives up.
-    return {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C", "TZ": "UTC", **kept}
+    """Return the environment of the server's programs, without the user's own settings."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    # On macOS a server without a valid LC_ALL becomes multi-threaded at start and exits.
+    return {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C", "TZ": "UTC", **inherited}
 
 
 @dataclass(frozen=True)
 class Account:
-    """A system user who can own and run a cluster."""
+    """A system user that can own and run a cluster."""
 
     uid: int
     gid: int
 
     @property
     def switched(self) -> bool:
-        """Whether it is another user than the one who runs this process."""
+        """Whether it is a different user from the one of this process."""
         return self.uid != os.geteuid()
 
     @property
     def name(self) -> str:
-        """The user's name, or its number if it has none."""
+        """The user's name; its number if it has none."""
         return user_name(self.uid)
 
     def run(self, *command: str | Path, **options: Any) -> "subprocess.CompletedProcess[str]":
-        """Run a program to its end as this user; ``options`` are those of ``subprocess.run``."""
+        """Run a program as this user and wait for its end; ``options`` are those of ``subprocess.run``."""
         if self.switched:
             options |= {"user": self.uid, "group": self.gid, "extra_groups": []}
         options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(
             [str(part) for part in command],
-            # The current folder may be one that this user cannot enter.
+            # The user may be unable to enter the working directory.
             cwd="/",
             env=environment(),
             text=True,
@@ -65,7 +62,7 @@ class Account:
         )
 
     def reaches(self, folder: Path) -> bool:
-        """Whether this user can enter the folder; tried, since modes alone do not tell (ACLs, mounts, namespaces)."""
+        """Whether this user can enter the folder; tried, as modes are not enough (ACLs, mounts, namespaces)."""
         if not self.switched:
             return True
         try:
@@ -75,20 +72,27 @@ class Account:
 
 
 def account_for(data: Path | None) -> Account:
-    """Choose who runs the server whose existing data folder is ``data`` (``None``: there is none yet)."""
+    """Return the user that runs the server.
+
+    Args:
+        data: the existing data folder; None if there is none yet.
+
+    Raises:
+        EmbeddedPostgresError: the folder belongs to another user or to root, or there is no user to run as.
+    """
     owner = data.stat() if data else None
     if os.geteuid() != 0:
         if owner and owner.st_uid != os.geteuid():
             raise EmbeddedPostgresError(
-                f"The embedded Postgres in {data} belongs to the user {user_name(owner.st_uid)}, but this is the "
-                f"user {user_name(os.geteuid())}. Run as that user, or have that user (or root) delete the folder, or "
+                f"The embedded Postgres in {data} belongs to the user {user_name(owner.st_uid)}, but the current "
+                f"user is {user_name(os.geteuid())}. Run as that user, have that user (or root) delete the folder, or "
                 "choose another folder."
             )
         return Account(os.geteuid(), os.getegid())
     if owner:
         if owner.st_uid == 0:
             raise EmbeddedPostgresError(
-                f"The embedded Postgres in {data} belongs to root, and Postgres refuses to run as root. Give it back "
+                f"The embedded Postgres in {data} belongs to root, and Postgres refuses to run as root. Give it "
                 f"to an ordinary user with: chown -R {_UNPRIVILEGED} '{data}'"
             )
         return Account(owner.st_uid, owner.st_gid)
@@ -103,7 +107,7 @@ def account_for(data: Path | None) -> Account:
 
 
 def user_name(uid: int) -> str:
-    """Return a user's name, or its number if it has none."""
+    """Return a user's name; its number if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -1,9 +1,7 @@
-"""The cluster: the data folder and the password that opens it.
+"""The cluster: the data folder and its password.
 
-Belongs here: making it with ``initdb``, and reading what lies in it. Does not belong here: running a server on it.
-
-It is made under another name and renamed when whole, so a cluster that exists is a whole one, however the process that
-made it ended.
+It is created under another name and renamed when complete, so a cluster that exists is complete, even if the process
+that created it was killed.
 """
 
 import os
@@ -20,12 +18,12 @@ from trajectory_pipeline.demo.embedded_postgres.account import Account
 from trajectory_pipeline.errors import EmbeddedPostgresError
 
 USER = "postgres"
-HALF_MADE = "making-*"
+UNFINISHED = "making-*"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A whole cluster, running or not."""
+    """A complete cluster, running or not."""
 
     root: Path
 
@@ -40,46 +38,54 @@ class Cluster:
         return (self.root / "password").read_text(encoding="ascii")
 
     def check_version(self) -> None:
-        """Raise ``EmbeddedPostgresError`` if another major version of Postgres made it."""
-        made_by = (self.data / "PG_VERSION").read_text(encoding="ascii").strip()
-        if made_by != binaries.MAJOR:
+        """Raise ``EmbeddedPostgresError`` if another major version of Postgres created it."""
+        major = (self.data / "PG_VERSION").read_text(encoding="ascii").strip()
+        if major != binaries.MAJOR:
             raise EmbeddedPostgresError(
-                f"The embedded Postgres in {self.root} was made by Postgres {made_by}, and the installed programs are "
-                f"Postgres {binaries.MAJOR}. Delete the folder to begin anew, or install the former release of this "
-                "project to dump its databases first."
+                f"The embedded Postgres in {self.root} was created by Postgres {major}, and the installed programs "
+                f"are Postgres {binaries.MAJOR}. Delete the folder to start with empty databases, or install the "
+                "previous release of this project to dump its databases first."
             )
 
 
 def find(folder: Path) -> Cluster | None:
-    """Return the cluster of ``folder``, wherever it lies, or ``None`` if there is none yet."""
-    place = placement.existing(folder)
-    return Cluster(place / placement.CLUSTER) if place else None
+    """Return the cluster of ``folder``, wherever it is stored; None if there is none yet."""
+    parent = placement.existing(folder)
+    return Cluster(parent / placement.CLUSTER) if parent else None
 
 
-def make(
-    place: Path, programs: binaries.Binaries, account: Account, *, sync: bool, report: Callable[[str], None]
+def create(
+    parent: Path, programs: binaries.Binaries, account: Account, *, sync: bool, report: Callable[[str], None]
 ) -> Cluster:
-    """Make a cluster in ``place``; the caller holds ``start.lock``.
+    """Create a cluster in ``parent``; the caller holds ``start.lock``.
 
-    ``sync`` writes all through to the disk before the cluster counts as made.
+    Args:
+        parent: folder to create it in.
+        programs: that create it.
+        account: user that will run it.
+        sync: whether to flush everything to disk.
+        report: called with a sentence about what takes long.
+
+    Raises:
+        EmbeddedPostgresError: ``initdb`` failed; the text holds its last lines.
     """
-    for abandoned in place.glob(HALF_MADE):
+    for abandoned in parent.glob(UNFINISHED):
         shutil.rmtree(abandoned, ignore_errors=True)
-    report("Making the embedded Postgres (first time only) ...")
-    making = Path(tempfile.mkdtemp(prefix=HALF_MADE.rstrip("*"), dir=place))
+    report("Creating the embedded Postgres (first time only) ...")
+    root = Path(tempfile.mkdtemp(prefix=UNFINISHED.rstrip("*"), dir=parent))
     try:
-        unfinished = Cluster(making)
+        unfinished = Cluster(root)
         password = secrets.token_urlsafe(24)
-        _write_private(making / "password", password)
-        # initdb runs as the account, which is to see its own two files and nothing of ours.
-        for_initdb = making / "password-for-initdb"
+        _write_private(root / "password", password)
+        # initdb runs as the account, which may read only its own two files.
+        for_initdb = root / "password-for-initdb"
         _write_private(for_initdb, password)
         unfinished.data.mkdir(mode=0o700)
-        making.chmod(0o711)
+        root.chmod(0o711)
         if account.switched:
             for path in (for_initdb, unfinished.data):
                 os.chown(path, account.uid, account.gid)
-        done = account.run(
+        result = account.run(
             programs.program("initdb"),
             f"--pgdata={unfinished.data}",
             f"--username={USER}",
@@ -90,28 +96,28 @@ def make(
             "--locale=C",
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
-            # Against guessing a password; this one is random, and every connection would pay for the rounds.
+            # More rounds slow down guessing a password; this one is random, and every connection would pay for them.
             "--set=scram_iterations=1",
             "--no-instructions",
             *([] if sync else ["--no-sync"]),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        if done.returncode != 0:
-            raise EmbeddedPostgresError(_failure(place, done.stdout))
+        if result.returncode != 0:
+            raise EmbeddedPostgresError(_failure(parent, result.stdout))
         for_initdb.unlink()
-        making.rename(place / placement.CLUSTER)
+        root.rename(parent / placement.CLUSTER)
     finally:
-        shutil.rmtree(making, ignore_errors=True)
-    return Cluster(place / placement.CLUSTER)
+        shutil.rmtree(root, ignore_errors=True)
+    return Cluster(parent / placement.CLUSTER)
 
 
-def _failure(place: Path, output: str) -> str:
-    free = shutil.disk_usage(place).free
-    last = "\n".join(f"  {line}" for line in output.strip().splitlines()[-12:])
+def _failure(parent: Path, output: str) -> str:
+    free = shutil.disk_usage(parent).free
+    last_lines = "\n".join(f"  {line}" for line in output.strip().splitlines()[-12:])
     return (
-        f"initdb could not make the embedded Postgres in {place} ({free / 1e6:,.0f} MB free there; it needs 60 MB to "
-        f"begin with). Its last lines:\n{last}\nMend what they name (a full disk, a file system without Unix modes), "
+        f"initdb could not create the embedded Postgres in {parent} ({free / 1e6:,.0f} MB are free; it needs 60 MB). "
+        f"Its last lines:\n{last_lines}\nFix what they name (a full disk, a file system without Unix modes), "
         "or choose another folder."
     )
 

@@ -1,8 +1,4 @@
-"""Starting the two kinds of processes that outlive a call: the server and its watchdog.
-
-Belongs here: bringing them up, and asking the server whether it lets us in. Does not belong here: the cluster it runs
-on (``cluster``), and everything after (``server``, ``postmaster``).
-"""
+"""Starts the server and its watchdog, the two processes that outlive a call."""
 
 import contextlib
 import fcntl
@@ -33,41 +29,45 @@ _DEFAULTS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "cluster_name": "trajectory-pipeline",
-    # Of passwords that people choose; our own was made with fewer rounds (``cluster``).
+    # For passwords that people choose; our own was created with fewer rounds (``cluster``).
     "scram_iterations": "4096",
 }
 
 _WATCHDOG = "trajectory_pipeline.demo.embedded_postgres.watchdog"
-# What Python itself may need to start again as it was started.
+# What Python may need to start in the same way again.
 _PYTHON_VARIABLES = ("PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 
 _LOG_LIMIT_BYTES = 10_000_000
 _LOG_END_LINES = 12
 _POLL_SECONDS = 0.02
-_SILENT_SECONDS = 2.0
-_PORTS_TRIED = 5
-# On the same machine: more means that the server hangs, and somebody waits for us to say so.
-_CONNECT_SECONDS = 3
+_REPORT_AFTER_SECONDS = 2.0
+_MAX_PORTS = 5
+# On the same machine, a longer wait means that the server hangs.
+_CONNECT_TIMEOUT_SECONDS = 3
 
 
 def ensure_watchdog(folder: Path, data: Path, log: int) -> None:
-    """Start a watchdog unless there is one; when this returns, it watches."""
-    for _ in range(3):  # it gives up at once if somebody happens to be looking at its lock
-        if locks.is_held_alone(folder / locks.WATCHDOG):
+    """Start a watchdog unless there is one; returns when it is watching.
+
+    Raises:
+        EmbeddedPostgresError: it cannot be started, or exits.
+    """
+    for _ in range(3):  # it exits at once if another process is testing its lock
+        if locks.is_held_exclusively(folder / locks.WATCHDOG):
             return
-        _launch(folder, data, log)
-    if not locks.is_held_alone(folder / locks.WATCHDOG):
+        _launch_watchdog(folder, data, log)
+    if not locks.is_held_exclusively(folder / locks.WATCHDOG):
         raise EmbeddedPostgresError(
-            f"The watchdog of the embedded Postgres in {folder} does not stay. The end of {folder / LOG} says why."
+            f"The watchdog of the embedded Postgres in {folder} exits at once. See the end of {folder / LOG}."
         )
 
 
-def _launch(folder: Path, data: Path, log: int) -> None:
+def _launch_watchdog(folder: Path, data: Path, log: int) -> None:
     package_root = Path(__file__).resolve().parents[3]
-    kept = {name: os.environ[name] for name in _PYTHON_VARIABLES if name in os.environ}
-    done = subprocess.run(
+    inherited = {name: os.environ[name] for name in _PYTHON_VARIABLES if name in os.environ}
+    result = subprocess.run(
         [sys.executable, "-m", _WATCHDOG, str(folder), str(data)],
-        env={**environment(), **kept, "PYTHONPATH": str(package_root)},
+        env={**environment(), **inherited, "PYTHONPATH": str(package_root)},
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=log,
@@ -75,20 +75,20 @@ def _launch(folder: Path, data: Path, log: int) -> None:
         start_new_session=True,
         check=False,
     )
-    if done.returncode != 0:
+    if result.returncode != 0:
         raise EmbeddedPostgresError(
-            f"The watchdog of the embedded Postgres in {folder} could not be started ({sys.executable} ended with "
-            f"{done.returncode}). The end of {folder / LOG} says why."
+            f"The watchdog of the embedded Postgres in {folder} could not be started ({sys.executable} ended with exit "
+            f"code {result.returncode}). See the end of {folder / LOG}."
         )
 
 
 class Launch:
-    """The attempts of one call to get the server up; the caller holds ``start.lock``."""
+    """One call's attempts to start the server; the caller holds ``start.lock``."""
 
     def __init__(
         self,
         folder: Path,
-        whole: cluster.Cluster,
+        existing: cluster.Cluster,
         account: Account,
         settings: Mapping[str, str],
         *,
@@ -96,67 +96,68 @@ class Launch:
         log: IO[bytes],
     ) -> None:
         self._folder = folder
-        self._cluster = whole
+        self._cluster = existing
         self._account = account
         self._settings = settings
         self._postmaster = postmaster
         self._log = log
-        self._log_begin = log.seek(0, os.SEEK_END)
-        self._tries = 0
+        self._log_offset = log.seek(0, os.SEEK_END)
+        self._attempts = 0
 
-    def until_ready(self, tell: Callable[[str], None], *, timeout: float) -> tuple[int, str]:
-        """Launch the server unless it runs, wait until it lets us in, and return its port and password."""
-        begun = time.monotonic()
-        told = False
-        refused: str | None = "it has not said yet that it is ready"
+    def until_ready(self, report: Callable[[str], None], *, timeout: float) -> tuple[int, str]:
+        """Start the server unless it runs, wait until it accepts a connection, and return its port and password."""
+        started = time.monotonic()
+        reported = False
+        error: str | None = "it has not reported that it is ready"
         while True:
-            self._if_none_is_alive()
-            stated = self._postmaster.pid_file()
-            if stated and stated.ready:
-                refused = refusal(stated.port, self._cluster.password)
-                if refused is None:
-                    (self._folder / PORT).write_text(str(stated.port), encoding="ascii")
-                    return stated.port, self._cluster.password
-            self._postmaster.end_orphans()
-            waited = time.monotonic() - begun
-            if waited > _SILENT_SECONDS and not told:
-                tell("Waiting for the embedded Postgres to become ready ...")
-                told = True
+            self._launch_unless_alive()
+            pid_file = self._postmaster.pid_file()
+            if pid_file and pid_file.ready:
+                error = connection_error(pid_file.port, self._cluster.password)
+                if error is None:
+                    (self._folder / PORT).write_text(str(pid_file.port), encoding="ascii")
+                    return pid_file.port, self._cluster.password
+            self._postmaster.kill_orphans()
+            waited = time.monotonic() - started
+            if waited > _REPORT_AFTER_SECONDS and not reported:
+                report("Waiting for the embedded Postgres to become ready ...")
+                reported = True
             if waited > timeout:
                 raise EmbeddedPostgresError(
-                    f"The embedded Postgres in {self._cluster.root} was not ready after {timeout:g} s: {refused}. If "
+                    f"The embedded Postgres in {self._cluster.root} was not ready after {timeout:g} s: {error}. If "
                     "the folder is shared with another container or machine, stop the server there. The end of its "
                     f"log ({self._folder / LOG}):\n{self._log_end()}"
                 )
             time.sleep(_POLL_SECONDS)
 
-    def _if_none_is_alive(self) -> None:
+    def _launch_unless_alive(self) -> None:
         lock = locks.Lock(self._folder / locks.SERVER)
         try:
             if lock.take(fcntl.LOCK_EX):
-                if self._tries and not (self._port_was_taken() and self._tries < _PORTS_TRIED):
+                if self._attempts and not (self._port_was_taken() and self._attempts < _MAX_PORTS):
                     raise EmbeddedPostgresError(
                         f"The embedded Postgres in {self._cluster.root} does not start. The end of its log "
                         f"({self._folder / LOG}):\n{self._log_end()}"
                     )
                 self._launch(lock)
-                self._tries += 1
+                self._attempts += 1
         finally:
             lock.drop()
 
     def _launch(self, lock: locks.Lock) -> None:
-        stated = self._postmaster.pid_file()
-        if stated and stated.data == str(self._cluster.data) and refusal(stated.port, self._cluster.password) is None:
+        found = self._postmaster.pid_file()
+        ours = found and found.data == str(self._cluster.data)
+        if found and ours and connection_error(found.port, self._cluster.password) is None:
             raise EmbeddedPostgresError(
-                f"A server that was started by hand runs on {self._cluster.data} (process {stated.pid}). Stop it "
-                f"first: kill -INT {stated.pid}"
+                f"A server that was started by hand runs on {self._cluster.data} (process {found.pid}). Stop it "
+                f"first: kill -INT {found.pid}"
             )
         self._postmaster.delete_pid_file()
         _, programs = placement.choose(self._folder, self._account)
         fixed = {"port": str(self._port()), "listen_addresses": HOST, "unix_socket_directories": ""}
         options = {**_DEFAULTS, **self._settings, **fixed}
-        # The shell ends at once, and init inherits (and reaps) the server: no zombie stays with a long-lived owner.
-        # The lock goes along: every process of the server holds it for as long as it lives.
+        # The shell exits at once and init inherits (and reaps) the server: no zombie remains with a long-lived owner.
+        # The lock is passed on: every process of the server holds it while it lives.
         self._account.run(
             "/bin/sh",
             "-c",
@@ -173,26 +174,26 @@ class Launch:
         )
 
     def _port(self) -> int:
-        """Choose the port used last, so that URLs stay valid, or else any that is free."""
-        before = self._folder / PORT
-        if self._tries == 0 and before.is_file():
+        """Return the port used last, so that URLs stay valid, or else any free one."""
+        previous = self._folder / PORT
+        if self._attempts == 0 and previous.is_file():
             with contextlib.suppress(OSError, ValueError, OverflowError):
-                return _bound(int(before.read_text(encoding="ascii")))
-        return _bound(0)
+                return _free_port(int(previous.read_text(encoding="ascii")))
+        return _free_port(0)
 
     def _port_was_taken(self) -> bool:
         return b"could not bind" in self._logged()
 
     def _log_end(self) -> str:
-        """Return what the server logged since this launch began, its last lines."""
+        """Return the last lines that the server logged since this launch began."""
         lines = self._logged().decode("utf-8", errors="replace").splitlines()
         return "\n".join(f"  {line}" for line in lines[-_LOG_END_LINES:])
 
     def _logged(self) -> bytes:
-        return (self._folder / LOG).read_bytes()[self._log_begin :]
+        return (self._folder / LOG).read_bytes()[self._log_offset :]
 
 
-def _bound(port: int) -> int:
+def _free_port(port: int) -> int:
     """Return the port if it is free (0: any free one), or raise ``OSError``."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Postgres does
@@ -202,10 +203,10 @@ def _bound(port: int) -> int:
 
 def connect(port: int, password: str) -> "psycopg.Connection[Any]":
     """Connect as the superuser, in autocommit mode; raises ``psycopg.Error``."""
-    # Here, because the watchdog loads this package and lives long: it needs no database driver.
+    # Imported here because the long-lived watchdog loads this package and needs no database driver.
     import psycopg
 
-    # All that libpq would otherwise take from the user's PG* variables.
+    # Everything that libpq would otherwise take from the user's PG* variables.
     return psycopg.connect(
         host=HOST,
         hostaddr=HOST,
@@ -219,14 +220,14 @@ def connect(port: int, password: str) -> "psycopg.Connection[Any]":
         target_session_attrs="any",
         options="",
         client_encoding="utf8",
-        connect_timeout=_CONNECT_SECONDS,
+        connect_timeout=_CONNECT_TIMEOUT_SECONDS,
         application_name="trajectory_pipeline.demo.embedded_postgres",
         autocommit=True,
     )
 
 
-def refusal(port: int, password: str) -> str | None:
-    """Say why the server on that port does not let us in, or ``None`` if it does."""
+def connection_error(port: int, password: str) -> str | None:
+    """Return why the server on that port refuses a connection, None if it accepts one."""
     import psycopg
 
     try:
@@ -237,9 +238,9 @@ def refusal(port: int, password: str) -> str | None:
 
 
 def open_log(folder: Path) -> IO[bytes]:
-    """Open the log to append to it; a large one is put aside first."""
+    """Open the log to append to it; a large one is renamed first."""
     path = folder / LOG
-    # A server that runs goes on writing into the renamed file.
+    # A running server continues to write into the renamed file.
     if path.is_file() and path.stat().st_size > _LOG_LIMIT_BYTES:
         path.replace(folder / OLD_LOG)
     return path.open("ab")

@@ -1,12 +1,9 @@
-"""Where the cluster really lies.
+"""Where the cluster is stored.
 
-Belongs here: the choice of the place, and the note in the folder that says it. Does not belong here: making the
-cluster there (``cluster``).
-
-That is the folder asked for, but for one case: root runs the server as another user (``account``), and that user may
-be unable to enter the folder (a clone below ``/root``, mode 0700). The modes of folders that we did not make are not
-ours to change, so the cluster then lies in a folder of root's under ``/var``. The lock files and the log stay in the
-folder asked for: they are opened by root and handed on open.
+That is the requested folder, with one exception: root runs the server as another user (``account``), and that user may
+be unable to enter the folder (a clone below ``/root``, mode 0700). The modes of folders that we did not create are not
+changed, so the cluster is then stored in a folder of root's under ``/var``. Lock files and log stay in the requested
+folder: root opens them and passes the descriptors on.
 """
 
 import contextlib
@@ -16,7 +13,7 @@ import stat
 from pathlib import Path
 
 from trajectory_pipeline.demo.embedded_postgres.account import Account
-from trajectory_pipeline.demo.embedded_postgres.binaries import Binaries, carried
+from trajectory_pipeline.demo.embedded_postgres.binaries import Binaries, installed_binaries
 from trajectory_pipeline.errors import EmbeddedPostgresError
 
 CLUSTER = "cluster"
@@ -26,12 +23,12 @@ _FALLBACK_BASES = (Path("/var/lib/trajectory-pipeline"), Path("/var/tmp/trajecto
 
 
 def resolve(folder: Path) -> Path:
-    """Return the one absolute name of a folder, under which all its users meet."""
+    """Return the absolute path of a folder, the same for all its users."""
     return folder.expanduser().resolve()
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder with its parents; for root, one that others may enter but not list."""
+    """Create a folder with its parents; for root, one that others may enter but not list."""
     if folder.is_dir():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,86 +37,92 @@ def make_folder(folder: Path) -> None:
 
 
 def existing(folder: Path) -> Path | None:
-    """Return the place where the cluster of ``folder`` lies, or ``None`` if it was not made yet."""
-    for place in _candidates(folder):
-        if (place / CLUSTER).is_dir() and (place == folder or _is_roots_own(place)):
-            return place
+    """Return the folder that holds the cluster of ``folder``; None if there is none yet."""
+    for parent in _candidates(folder):
+        if (parent / CLUSTER).is_dir() and (parent == folder or _belongs_to_root(parent)):
+            return parent
     return None
 
 
 def choose(folder: Path, account: Account) -> tuple[Path, Binaries]:
-    """Return a place and programs that ``account`` can use; an existing cluster stays where it is."""
+    """Return a parent for the cluster, and programs, that ``account`` can use; an existing cluster stays where it is.
+
+    Raises:
+        EmbeddedPostgresError: there is no such parent; the text says why for each candidate.
+    """
     found = existing(folder)
-    binaries = carried()
-    refusals = []
-    for place in [found] if found else _candidates(folder):
+    binaries = installed_binaries()
+    problems = []
+    for parent in [found] if found else _candidates(folder):
         try:
-            _prepare(folder, place)
-            if not account.reaches(place):
-                refusals.append(f"{place}: the user {account.name} cannot enter it")
+            _prepare(folder, parent)
+            if not account.reaches(parent):
+                problems.append(f"{parent}: the user {account.name} cannot enter it")
                 continue
-            refusal = binaries.why_not(account)
+            error = binaries.run_error(account)
             # initdb puts the path of its own program into a shell's double quotes.
-            if refusal and account.switched and not set('"$`\\') & set(str(place)):
-                copy = binaries.copied_to(place)
-                refusal = copy.why_not(account)
-                if refusal is None:
-                    return place, copy
-            if refusal is None:
-                return place, binaries
-            refusals.append(f"{place}: {binaries.program('postgres')} does not run: {refusal}")
-        except OSError as error:
-            refusals.append(f"{place}: {error}")
+            if error and account.switched and not set('"$`\\') & set(str(parent)):
+                copy = binaries.copied_to(parent)
+                error = copy.run_error(account)
+                if error is None:
+                    return parent, copy
+            if error is None:
+                return parent, binaries
+            problems.append(f"{parent}: {binaries.program('postgres')} does not run: {error}")
+        except OSError as os_error:
+            problems.append(f"{parent}: {os_error}")
     advice = (
-        "Postgres refuses to run as root; run as an ordinary user, or choose a folder which the user "
+        "Postgres refuses to run as root; run as an ordinary user, or choose a folder that the user "
         f"{account.name} can enter."
         if account.switched
-        else "Mend what is named there, or use a Postgres server of your own."
+        else "Fix what is named there, or use your own Postgres server."
     )
     raise EmbeddedPostgresError(
-        f"The embedded Postgres of {folder} finds no place to run:\n  " + "\n  ".join(refusals) + f"\n{advice}"
+        f"The embedded Postgres of {folder} cannot run in any of these folders:\n  "
+        + "\n  ".join(problems)
+        + f"\n{advice}"
     )
 
 
-def leave_note(folder: Path, place: Path) -> None:
-    """Say in ``folder`` where the data really is."""
-    if place != folder:
+def write_note(folder: Path, parent: Path) -> None:
+    """Write into ``folder`` where its data is stored, if that is elsewhere."""
+    if parent != folder:
         (folder / NOTE).write_text(
-            f"{place}\n\nThe embedded Postgres of this folder keeps its data in the folder named above, because root "
-            "runs it as another\nuser, who cannot enter this one. `make clean` deletes both.\n",
+            f"{parent}\n\nThe embedded Postgres of this folder stores its data in the folder named above: root runs it "
+            "as another\nuser, who cannot enter this one. `make clean` deletes both.\n",
             encoding="utf-8",
         )
 
 
 def check_note(folder: Path) -> None:
-    """Raise ``EmbeddedPostgresError`` if the data lies in a place that is not this folder's (any more).
+    """Raise ``EmbeddedPostgresError`` if the data is stored in a folder that does not belong to this one any more.
 
-    So it is after root's folder was moved or copied, or when somebody else than root now uses it. To start would
-    mean to begin with empty databases, silently.
+    This happens after root's folder was moved or copied, or if another user than root uses it. Starting would silently
+    create empty databases.
     """
     try:
         noted = Path((folder / NOTE).read_text(encoding="utf-8").partition("\n")[0])
     except FileNotFoundError:
         return
     if noted not in _candidates(folder):
-        here = "" if os.geteuid() == 0 else ", or run as root"
+        alternative = "" if os.geteuid() == 0 else ", or run as root"
         raise EmbeddedPostgresError(
-            f"The data of the embedded Postgres in {folder} lies in {noted}, made by root when the folder had another "
-            f"name or for root's own use. To use it, give the folder its former name{here}; to begin anew, delete "
-            f"{folder / NOTE} (and, as root, {noted})."
+            f"The data of the embedded Postgres in {folder} is in {noted}, created by root when the folder had another "
+            f"name or for root's own use. To use it, give the folder its former name{alternative}; to start with empty "
+            f"databases, delete {folder / NOTE} (and, as root, {noted})."
         )
 
 
-def places(folder: Path) -> list[Path]:
-    """List the places that may hold something of ``folder``, itself first, for removal."""
-    return [place for place in _candidates(folder) if place == folder or _is_roots_own(place)]
+def parents(folder: Path) -> list[Path]:
+    """Return the folders that may hold data of ``folder``, itself first."""
+    return [parent for parent in _candidates(folder) if parent == folder or _belongs_to_root(parent)]
 
 
-def tidy_bases() -> None:
-    """Delete the folders under ``/var`` if nothing is left in them."""
+def remove_empty_bases() -> None:
+    """Delete the folders under ``/var`` if they are empty."""
     if os.geteuid() == 0:
         for base in _FALLBACK_BASES:
-            with contextlib.suppress(OSError):  # absent, or still used for another folder
+            with contextlib.suppress(OSError):  # absent, or used for another folder
                 base.rmdir()
 
 
@@ -130,23 +133,23 @@ def _candidates(folder: Path) -> list[Path]:
     return [folder, *(base / digest for base in _FALLBACK_BASES)]
 
 
-def _prepare(folder: Path, place: Path) -> None:
-    if place == folder:
+def _prepare(folder: Path, parent: Path) -> None:
+    if parent == folder:
         return
-    for path in (place.parent, place):
+    for path in (parent.parent, parent):
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o711)
             path.chmod(0o711)  # whatever the umask
-        # /var/tmp is open to all: somebody may have put a folder (or a link) of that name there first.
-        if not _is_folder_of_root(path):
-            raise PermissionError(f"{path} is not a folder of root's alone")
+        # /var/tmp is open to all: another user may have created a folder (or a link) of that name before.
+        if not _is_root_folder(path):
+            raise PermissionError(f"{path} is not a folder that only root can write")
 
 
-def _is_roots_own(place: Path) -> bool:
-    return _is_folder_of_root(place.parent) and _is_folder_of_root(place)
+def _belongs_to_root(parent: Path) -> bool:
+    return _is_root_folder(parent.parent) and _is_root_folder(parent)
 
 
-def _is_folder_of_root(path: Path) -> bool:
+def _is_root_folder(path: Path) -> bool:
     try:
         found = path.lstat()
     except FileNotFoundError:

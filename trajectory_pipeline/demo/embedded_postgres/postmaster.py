@@ -1,10 +1,7 @@
-"""The processes of a running server: whether there are any, and stopping them.
+"""The processes of a running server, seen from outside: ``server.lock``, ``postmaster.pid`` and signals.
 
-Belongs here: what can be known and done from outside, through ``server.lock``, ``postmaster.pid`` and signals. Does not
-belong here: starting them (``server``), and the decision to stop them (``watchdog``).
-
-All goes through descriptors opened at the beginning, so a folder that was meanwhile moved, or deleted and made anew,
-is never mistaken for another. The signals are those that ``pg_ctl`` sends: SIGINT for a fast shutdown, SIGQUIT for an
+All access goes through descriptors opened at the start, so a folder that was moved, or deleted and created again, is
+never mistaken for another. The signals are those that ``pg_ctl`` sends: SIGINT for a fast shutdown, SIGQUIT for an
 immediate one (https://www.postgresql.org/docs/18/server-shutdown.html).
 """
 
@@ -22,17 +19,17 @@ from trajectory_pipeline.demo.embedded_postgres.account import environment
 
 PID_FILE = "postmaster.pid"
 
-_PROC_IS_THERE = Path("/proc/self").exists()
+_HAS_PROC = Path("/proc/self").exists()
 
 _POLL_SECONDS = 0.02
-_ORPHANS_MAY_LAST_SECONDS = 1.0
-# A fast shutdown writes a checkpoint, which takes its time on a slow disk.
-_STEPS = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 15.0), (signal.SIGKILL, 5.0))
+_ORPHAN_CHECK_SECONDS = 1.0
+# A fast shutdown writes a checkpoint, which is slow on a slow disk.
+_STOP_STEPS = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 15.0), (signal.SIGKILL, 5.0))
 
 
 @dataclass(frozen=True)
 class PidFile:
-    """What a server says of itself in ``postmaster.pid``."""
+    """The contents of ``postmaster.pid``."""
 
     pid: int
     data: str
@@ -53,19 +50,19 @@ class Postmaster:
             raise
 
         self._orphaned = False
-        self._look_again = 0.0
+        self._next_orphan_check = 0.0
 
     def close(self) -> None:
-        """Close the descriptors; the server is not concerned."""
+        """Close the descriptors; the server is not affected."""
         os.close(self._lock)
         os.close(self._data)
 
     def alive(self) -> bool:
         """Whether any process of this server is alive."""
-        return locks.held_alone(self._lock)
+        return locks.held_exclusively(self._lock)
 
     def pid_file(self) -> PidFile | None:
-        """Read ``postmaster.pid``; ``None`` if there is none, or it is not written to its end yet."""
+        """Read ``postmaster.pid``; None if it does not exist or is incomplete."""
         try:
             descriptor = os.open(PID_FILE, os.O_RDONLY, dir_fd=self._data)
         except FileNotFoundError:
@@ -80,25 +77,25 @@ class Postmaster:
             return None
 
     def delete_pid_file(self) -> None:
-        """Delete a ``postmaster.pid`` that a server left behind; only when it is known to be dead.
+        """Delete the ``postmaster.pid`` of a server that is known to be dead.
 
-        Postgres itself asks whether a process of that id exists, and refuses to start if it does, whatever it is.
+        Postgres refuses to start if any process with that id exists.
         """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(PID_FILE, dir_fd=self._data)
 
     def stop(self) -> bool:
-        """Stop the server, ever more firmly, and wait until its last process is gone; ``False`` if one stays."""
-        for number, patience in _STEPS:
+        """Stop the server with ever stronger signals, and wait for its last process; False if one remains."""
+        for number, timeout in _STOP_STEPS:
             signalled = None
-            deadline = time.monotonic() + patience
+            deadline = time.monotonic() + timeout
             while self.alive():
-                # Absent while the server is just starting: then it is waited for.
+                # Absent while the server is starting: then wait for it.
                 found = self.pid_file()
                 if found and found.pid != signalled and self._is_ours(found.pid):
                     _send(found.pid, number)
                     signalled = found.pid
-                self.end_orphans()
+                self.kill_orphans()
                 if time.monotonic() > deadline:
                     break
                 time.sleep(_POLL_SECONDS)
@@ -106,16 +103,15 @@ class Postmaster:
                 return True
         return False
 
-    def end_orphans(self) -> None:
-        """End the workers that outlive a postmaster which was killed.
+    def kill_orphans(self) -> None:
+        """Kill the workers of a postmaster that was killed.
 
-        Idle ones leave by themselves at once; one in the middle of a long query would go on with it, and as long as
-        it does no new server can start.
+        Idle workers exit at once. One in a long query would continue, and no new server can start meanwhile.
         """
         now = time.monotonic()
-        if now < self._look_again:
+        if now < self._next_orphan_check:
             return
-        self._look_again = now + _ORPHANS_MAY_LAST_SECONDS
+        self._next_orphan_check = now + _ORPHAN_CHECK_SECONDS
         found = self.pid_file()
         members = self._members() if found and self.alive() else set()
         orphaned = found is not None and bool(members) and found.pid not in members
@@ -125,9 +121,9 @@ class Postmaster:
         self._orphaned = orphaned
 
     def _members(self) -> set[int]:
-        if _PROC_IS_THERE:
+        if _HAS_PROC:
             return set(self._members_in_proc())
-        # macOS has no /proc, but always lsof: those named postgres that hold the lock file open.
+        # macOS has no /proc, but lsof: processes named postgres that have the lock file open.
         listed = subprocess.run(
             ["/usr/sbin/lsof", "-t", "-a", "-c", "postgres", "--", str(self._lock_path)],
             env=environment(),
@@ -146,16 +142,16 @@ class Postmaster:
     def _is_ours(self, pid: int) -> bool:
         """Whether the process is a Postgres in this data folder.
 
-        A last guard before a signal: with the folder shared between containers, ``postmaster.pid`` may name a process
-        of another container, whose number means something else here.
+        Checked before a signal: if containers share the folder, ``postmaster.pid`` may name a process of another
+        container, and here that id belongs to something else.
         """
-        if not _PROC_IS_THERE:
+        if not _HAS_PROC:
             return True
         process = Path("/proc", str(pid))
         try:
-            named = (process / "comm").read_text(encoding="utf-8", errors="replace").strip() == "postgres"
-            return named and os.path.samestat((process / "cwd").stat(), os.fstat(self._data))
-        except OSError:  # ended meanwhile, or another user's
+            is_postgres = (process / "comm").read_text(encoding="utf-8", errors="replace").strip() == "postgres"
+            return is_postgres and os.path.samestat((process / "cwd").stat(), os.fstat(self._data))
+        except OSError:  # ended, or another user's
             return False
 
 

@@ -13,7 +13,7 @@ import psutil
 import psycopg
 
 from trajectory_pipeline.demo import embedded_postgres
-from trajectory_pipeline.demo.embedded_postgres import locks
+from trajectory_pipeline.demo.embedded_postgres import locks, placement
 
 # Nothing here outlives a test, and fsync costs time.
 SETTINGS = {"fsync": "off", "shared_buffers": "16MB"}
@@ -78,8 +78,14 @@ def within(seconds: float, condition: Callable[[], object]) -> bool:
     return bool(condition())
 
 
+def location(folder: Path) -> Path:
+    """The folder in which the data of a folder is stored."""
+    folder = placement.resolve(folder)
+    return placement.existing(folder) or folder
+
+
 def postmaster_pid(folder: Path) -> int:
-    data = embedded_postgres.location(folder) / "cluster" / "data"
+    data = location(folder) / "cluster" / "data"
     return int((data / "postmaster.pid").read_text().partition("\n")[0])
 
 
@@ -95,8 +101,8 @@ def watchdog_pids(folder: Path) -> list[int]:
 def nothing_is_left(folder: Path) -> bool:
     """No server, no worker, no watchdog: by the locks they would hold, and by their command lines."""
     return (
-        not locks.is_held_alone(folder / locks.SERVER)
-        and not locks.is_held_alone(folder / locks.WATCHDOG)
+        not locks.is_held_exclusively(folder / locks.SERVER)
+        and not locks.is_held_exclusively(folder / locks.WATCHDOG)
         and not [pid for pid in watchdog_pids(folder) if lives(psutil.Process(pid))]
     )
 

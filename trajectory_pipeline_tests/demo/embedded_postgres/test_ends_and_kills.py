@@ -61,7 +61,7 @@ def test_the_last_release_waits_until_the_server_is_down(folder):
         server = embedded_postgres.start(folder, settings=SETTINGS)
         assert not nothing_is_left(folder)
         server.release()
-        assert not locks.is_held_alone(folder / locks.SERVER)
+        assert not locks.is_held_exclusively(folder / locks.SERVER)
         assert not (folder / "cluster" / "data" / "postmaster.pid").exists()
 
 
@@ -210,7 +210,15 @@ def test_a_server_started_by_hand_on_the_data_is_not_touched(folder):
     owner_of_data = data.stat()
     as_that_user = {"user": owner_of_data.st_uid, "group": owner_of_data.st_gid} if os.geteuid() == 0 else {}
     by_hand = subprocess.Popen(
-        [binaries.carried().program("postgres"), "-D", data, "-p", str(port), "-c", "unix_socket_directories="],
+        [
+            binaries.installed_binaries().program("postgres"),
+            "-D",
+            data,
+            "-p",
+            str(port),
+            "-c",
+            "unix_socket_directories=",
+        ],
         env={"LC_ALL": "C"},
         stderr=subprocess.DEVNULL,
         cwd="/",
@@ -253,7 +261,7 @@ def test_an_initdb_that_fails_is_told_with_its_last_words_and_leaves_nothing(new
         capture_output=True,
         text=True,
     )
-    assert f"EmbeddedPostgresError: initdb could not make the embedded Postgres in {new_folder}" in done.stderr
+    assert f"EmbeddedPostgresError: initdb could not create the embedded Postgres in {new_folder}" in done.stderr
     assert "performing" in done.stderr or "running bootstrap script" in done.stderr
     assert not list(new_folder.glob("making-*"))
 
@@ -280,7 +288,9 @@ def test_a_server_that_is_not_ready_in_time_is_told_and_leaves_nothing(folder):
 
 def test_a_cluster_of_another_major_version_is_told(folder, monkeypatch):
     monkeypatch.setattr(binaries, "MAJOR", "19")
-    with pytest.raises(EmbeddedPostgresError, match=r"made by Postgres 18, and the installed programs are Postgres 19"):
+    with pytest.raises(
+        EmbeddedPostgresError, match="created by Postgres 18, and the installed programs are Postgres 19"
+    ):
         embedded_postgres.start(folder)
 
 

@@ -4,7 +4,6 @@ One folder is one server, whoever asks for it and how often. It lets in nobody w
 address from start to start, ignores the user's settings for other servers, and is gone when its last user is.
 """
 
-import contextlib
 import socket
 import stat
 from pathlib import Path
@@ -25,6 +24,7 @@ from trajectory_pipeline_tests.demo.embedded_postgres.processes import (
     within,
     write_a_row,
 )
+from trajectory_pipeline_tests.server_databases import drop_database
 
 pytestmark = pytest.mark.process
 
@@ -33,7 +33,7 @@ def test_the_first_start_makes_the_cluster_and_says_so_and_the_next_finds_the_da
     said = []
     with embedded_postgres.start(new_folder, report=said.append) as first:
         write_a_row(first)
-    assert said == ["Making the embedded Postgres (first time only) ..."]
+    assert said == ["Creating the embedded Postgres (first time only) ..."]
     with embedded_postgres.start(new_folder, report=said.append) as second:
         assert second.url("postgres") == first.url("postgres")
         assert rows(second) == [("kept",)]
@@ -124,9 +124,9 @@ def test_another_port_is_taken_when_somebody_else_has_the_former_one(folder):
 def test_a_port_that_is_lost_between_choice_and_start_is_replaced(folder, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         taken = listener.getsockname()[1]
-        really = launch._bound
+        really = launch._free_port
         answers = iter([taken, taken])
-        monkeypatch.setattr(launch, "_bound", lambda port: next(answers, None) or really(port))
+        monkeypatch.setattr(launch, "_free_port", lambda port: next(answers, None) or really(port))
         with embedded_postgres.start(folder, settings=SETTINGS) as server:
             assert server.port != taken
 
@@ -162,22 +162,24 @@ def test_a_path_of_more_than_a_hundred_characters_works(folder):
     (deep / "cluster").rename(folder / "cluster")
 
 
-def test_databases_are_made_once_copied_and_dropped_whatever_their_names(folder):
+def test_ensure_database_creates_it_once_whatever_its_name(folder):
     name = 'an "odd" näme/with?signs'
     with embedded_postgres.start(folder, settings=SETTINGS) as server:
-        server.drop_database(name)
-        server.ensure_database(name)
+        drop_database(server, name)
         server.ensure_database(name)
         with psycopg.connect(server.url(name)) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 1 AS number")
-        server.create_database("copy", template=name)
-        with contextlib.closing(psycopg.connect(server.url("copy"))) as connection:
-            assert connection.execute("TABLE kept").fetchall() == [(1,)]
-            server.drop_database("copy", force=True)
-        server.drop_database("copy")
-        with pytest.raises(EmbeddedPostgresError, match="already exists"):
-            server.create_database(name)
-        server.drop_database(name)
+        server.ensure_database(name)
+        assert rows_of(server.url(name), "TABLE kept") == [(1,)]
+        drop_database(server, name)
+
+
+def test_ensure_database_names_the_database_and_the_log_in_an_error(folder):
+    with (
+        embedded_postgres.start(folder, settings=SETTINGS) as server,
+        pytest.raises(EmbeddedPostgresError, match=r"(?s)could not create the database ''.*See its log: .*server\.log"),
+    ):
+        server.ensure_database("")
 
 
 def test_a_large_log_is_put_aside_at_the_next_start(folder):

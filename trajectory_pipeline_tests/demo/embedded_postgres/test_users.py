@@ -25,6 +25,7 @@ from trajectory_pipeline_tests.demo.embedded_postgres.processes import (
     PYTHON_PATH,
     SETTINGS,
     Owner,
+    location,
     nothing_is_left,
     postmaster_pid,
     rows,
@@ -78,7 +79,7 @@ def ordinary_user():
 def test_root_runs_the_server_as_another_user_who_owns_nothing_but_the_data(folder):
     with embedded_postgres.start(folder, settings=SETTINGS) as server:
         assert psutil.Process(postmaster_pid(folder)).username() == "nobody"
-        assert embedded_postgres.location(folder) == folder
+        assert location(folder) == folder
         write_a_row(server)
     assert (folder / "cluster").stat().st_uid == 0
     assert (folder / "cluster" / "data").stat().st_uid == pwd.getpwnam("nobody").pw_uid
@@ -88,7 +89,7 @@ def test_root_runs_the_server_as_another_user_who_owns_nothing_but_the_data(fold
 def test_in_a_folder_that_user_cannot_enter_the_data_lies_elsewhere_and_no_mode_is_changed(closed_folder, bases):
     with embedded_postgres.start(closed_folder, settings=SETTINGS) as server:
         write_a_row(server)
-        place = embedded_postgres.location(closed_folder)
+        place = location(closed_folder)
         assert place.parent == bases[0]
         assert (closed_folder / placement.NOTE).read_text().startswith(f"{place}\n")
         assert server.log.parent == closed_folder
@@ -104,7 +105,7 @@ def test_in_a_folder_that_user_cannot_enter_the_data_lies_elsewhere_and_no_mode_
 def test_programs_that_the_user_cannot_reach_are_copied_and_renewed_with_their_version(
     closed_folder, bases, tmp_path, monkeypatch
 ):
-    carried = placement.carried()
+    carried = placement.installed_binaries()
     closed = tmp_path / "closed-site-packages"
     closed.mkdir(mode=0o700)
     for part in carried._parts():
@@ -112,9 +113,9 @@ def test_programs_that_the_user_cannot_reach_are_copied_and_renewed_with_their_v
         (closed / part).symlink_to(carried.root / part)
     for version in ("0.6.0", "0.6.1"):
         there = type(carried)(closed, version)
-        monkeypatch.setattr(placement, "carried", lambda there=there: there)
+        monkeypatch.setattr(placement, "installed_binaries", lambda there=there: there)
         with embedded_postgres.start(closed_folder, settings=SETTINGS):
-            place = embedded_postgres.location(closed_folder)
+            place = location(closed_folder)
             assert [path.name for path in place.glob("binaries-*")] == [f"binaries-{version}"]
             assert str(place) in psutil.Process(postmaster_pid(closed_folder)).exe()
 
@@ -124,7 +125,7 @@ def test_a_fallback_place_that_somebody_else_made_first_is_not_trusted(closed_fo
     bases[0].mkdir()
     os.chown(bases[0], pwd.getpwnam("daemon").pw_uid, -1)
     bases[1].symlink_to("/tmp")
-    with pytest.raises(EmbeddedPostgresError, match="not a folder of root's alone") as refused:
+    with pytest.raises(EmbeddedPostgresError, match="not a folder that only root can write") as refused:
         embedded_postgres.start(closed_folder, settings=SETTINGS)
     assert "run as an ordinary user" in str(refused.value)
     bases[1].unlink()
@@ -136,10 +137,10 @@ def test_a_fallback_place_that_somebody_else_made_first_is_not_trusted(closed_fo
 @needs_root
 def test_a_moved_folder_whose_data_lies_elsewhere_does_not_silently_begin_anew(closed_folder, bases):
     closed_folder.mkdir()
-    placement.leave_note(closed_folder, bases[0] / "of-its-former-name")
+    placement.write_note(closed_folder, bases[0] / "of-its-former-name")
     with pytest.raises(EmbeddedPostgresError, match="give the folder its former name"):
         embedded_postgres.start(closed_folder, settings=SETTINGS)
-    assert embedded_postgres.location(closed_folder) == closed_folder
+    assert location(closed_folder) == closed_folder
 
 
 @needs_root
@@ -190,4 +191,4 @@ def test_a_folder_that_cannot_be_written_is_refused_with_a_sentence(tmp_path):
 def test_an_ordinary_user_runs_the_server_as_itself(folder):
     with embedded_postgres.start(folder, settings=SETTINGS):
         assert psutil.Process(postmaster_pid(folder)).uids().real == os.geteuid()
-        assert embedded_postgres.location(folder) == Path(folder)
+        assert location(folder) == Path(folder)

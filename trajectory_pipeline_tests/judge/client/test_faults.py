@@ -18,6 +18,7 @@ from trajectory_pipeline.budget.prices import Prices
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.demo.simulated_judge import FAULTS, FaultStage, SimulatedJudge
 from trajectory_pipeline_tests.pipeline.materializing import SCORES, Pipeline, Row, only
+from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def captured(
     """A partition in which one run only is left to be judged, one that the simulated judge finds a success."""
     names = {"template_letta": "faults_letta", "template_trajectory": "faults_trajectory"}
     for template, name in names.items():
-        postgres_server.create_database(name, template)
+        create_database(postgres_server, name, template)
     letta, trajectory = (postgres_server.url(name) for name in names.values())
     pipeline = Pipeline(letta, trajectory, tmp_path_factory.mktemp("parquet"), running_judge.base_url)
     question = (
@@ -144,7 +145,7 @@ def captured(
     pipeline.capture(hour)
     yield Captured(pipeline, hour, run_id)
     for name in names.values():
-        postgres_server.drop_database(name, force=True)
+        drop_database(postgres_server, name)
 
 
 def refined_with(
