@@ -185,20 +185,24 @@ def whole_stage(url: str, database_url: str, folder: str, policy: int) -> dict[s
     from trajectory_pipeline.budget.caps import Budget
     from trajectory_pipeline.budget.prices import load_prices
     from trajectory_pipeline.demo.simulated_judge.prices import PRICE_TABLE
-    from trajectory_pipeline.judge.client.session import JudgeConfig
-    from trajectory_pipeline.judge.policy import RefinementPolicy
-    from trajectory_pipeline.pipeline.judge import materialize_refined_outcomes
+    from trajectory_pipeline.judge.config import JudgeConfig
+    from trajectory_pipeline.pipeline.judge import JudgingRun
     from trajectory_pipeline.storage.storage import Storage
 
     began = time.perf_counter()
-    result = materialize_refined_outcomes(
-        FIRST_HOUR,
+    judging = JudgingRun(
         Storage.at(folder, database_url),
-        JudgeConfig(MODEL, url, "not-needed"),
-        RefinementPolicy(MODEL, max_prompt_tokens=100_000 + policy),
-        Budget(prices=load_prices(PRICE_TABLE)),
-        concurrency=CONCURRENCY,
+        JudgeConfig(
+            MODEL,
+            url,
+            "not-needed",
+            max_prompt_tokens=100_000 + policy,
+            concurrency=CONCURRENCY,
+            budget=Budget(prices=load_prices(PRICE_TABLE)),
+        ),
     )
+    judging.judge_partitions([FIRST_HOUR])
+    result = judging.publish(FIRST_HOUR)
     taken = time.perf_counter() - began
     if result.errors:
         raise RuntimeError(f"verdicts failed; is the provider's answer not as the schema asks? {dict(result.errors)}")

@@ -27,7 +27,7 @@ def command(run_id: str, *, as_json: bool) -> None:
         row,
         storage=opened.storage,
         source=replace(opened.source, timeout_seconds=_SOURCE_TIMEOUT_SECONDS),
-        policy=None if opened.settings.judge.disabled_reason else pipeline.policy,
+        policy=None if opened.settings.judge.disabled_reason else pipeline.judge.policy,
         redaction_key=pipeline.redaction_key,
     )
     if as_json:

@@ -38,12 +38,9 @@ def command(key: str | None, start: str | None, end: str | None, *, as_json: boo
         hours,
         pipeline.storage,
         pipeline.judge,
-        pipeline.policy,
-        pipeline.budget,
         now=now,
         horizon=lookback,
         order=settings.judge.order,
-        access=pipeline.access,
     )
     if as_json:
         out.print_json(json.dumps(estimate.as_json()))

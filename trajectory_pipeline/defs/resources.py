@@ -14,10 +14,7 @@ from trajectory_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     # What reads Arrow or speaks HTTP is imported by a run that needs it, not by every process that loads definitions.
-    from trajectory_pipeline.budget.caps import Budget
-    from trajectory_pipeline.judge.client.session import JudgeConfig
-    from trajectory_pipeline.judge.policy import RefinementPolicy
-    from trajectory_pipeline.judge.redaction.egress_policy import JudgeAccessList
+    from trajectory_pipeline.judge.config import JudgeConfig
     from trajectory_pipeline.letta.snapshot import LettaSource
     from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
     from trajectory_pipeline.storage.storage import Storage
@@ -68,8 +65,12 @@ class PipelineResource:
 
         Raises:
             JudgeError: none is configured; the text says what to set.
+            SettingsError: the price table cannot be read.
         """
-        from trajectory_pipeline.judge.client.session import OPENAI_URL, JudgeConfig
+        from trajectory_pipeline.budget.caps import Budget
+        from trajectory_pipeline.budget.prices import load_prices
+        from trajectory_pipeline.judge.access_lists import JudgeAccessList
+        from trajectory_pipeline.judge.config import OPENAI_URL, JudgeConfig
 
         settings = self.settings
         if settings.judge.disabled_reason or settings.judge.model is None:
@@ -82,63 +83,30 @@ class PipelineResource:
             api_key=key.get_secret_value() if key else "not-needed",
             timeout_seconds=settings.judge.timeout_seconds,
             max_attempts=settings.judge.max_attempts,
+            max_prompt_tokens=settings.judge.max_prompt_tokens,
             max_response_tokens=settings.judge.max_response_tokens,
             local_only=settings.privacy.egress == "off",
             response_format=settings.judge.response_format,
             requests_per_minute=settings.judge.requests_per_minute,
             tokens_per_minute=settings.judge.tokens_per_minute,
-        )
-
-    @property
-    def policy(self) -> "RefinementPolicy":
-        """The refinement policy that the settings make.
-
-        Raises:
-            JudgeError: no judge is configured.
-        """
-        from trajectory_pipeline.judge.policy import RefinementPolicy
-
-        judge = self.judge
-        return RefinementPolicy(
-            judge.model,
-            judge.temperature,
-            self.settings.judge.max_prompt_tokens,
-            judge.max_response_tokens,
-            self.settings.privacy.redaction,
-        )
-
-    @property
-    def budget(self) -> "Budget":
-        """What judging may cost.
-
-        Raises:
-            SettingsError: the price table cannot be read.
-        """
-        from trajectory_pipeline.budget.caps import Budget
-        from trajectory_pipeline.budget.prices import load_prices
-
-        settings = self.settings
-        return Budget(
-            daily_usd=settings.budget.daily_usd,
-            organization_usd=settings.budget.organization_daily_usd,
-            materialization_usd=settings.budget.materialization_usd,
-            daily_tokens=settings.budget.daily_tokens,
-            materialization_tokens=settings.budget.materialization_tokens,
-            prices=load_prices(settings.budget.prices_file),
-            allow_unpriced=settings.budget.allow_unpriced,
-        )
-
-    @property
-    def access(self) -> "JudgeAccessList":
-        """Whose trajectories may be shown to a judge."""
-        from trajectory_pipeline.judge.redaction.egress_policy import JudgeAccessList
-
-        settings = self.settings
-        return JudgeAccessList(
-            settings.privacy.allow_agents,
-            settings.privacy.deny_agents,
-            settings.privacy.allow_organizations,
-            settings.privacy.deny_organizations,
+            concurrency=settings.judge.concurrency,
+            redaction=settings.privacy.redaction,
+            redaction_key=self.redaction_key,
+            access=JudgeAccessList(
+                settings.privacy.allow_agents,
+                settings.privacy.deny_agents,
+                settings.privacy.allow_organizations,
+                settings.privacy.deny_organizations,
+            ),
+            budget=Budget(
+                daily_usd=settings.budget.daily_usd,
+                organization_usd=settings.budget.organization_daily_usd,
+                materialization_usd=settings.budget.materialization_usd,
+                daily_tokens=settings.budget.daily_tokens,
+                materialization_tokens=settings.budget.materialization_tokens,
+                prices=load_prices(settings.budget.prices_file),
+                allow_unpriced=settings.budget.allow_unpriced,
+            ),
         )
 
     @property

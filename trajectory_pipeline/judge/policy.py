@@ -15,6 +15,9 @@ from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION, Reda
 from trajectory_pipeline.judge.response_schema import RESPONSE_SCHEMA_VERSION
 from trajectory_pipeline.judge.transcript.messages import RENDERER_VERSION
 
+PROCESS_KEY = secrets.token_bytes(32)
+"""Key of placeholders where no other is given: they are the same for as long as this process lives."""
+
 
 @dataclass(frozen=True)
 class RefinementPolicy:
@@ -26,8 +29,7 @@ class RefinementPolicy:
         max_prompt_tokens: estimated tokens that a prompt may have: it decides what is shortened.
         max_response_tokens: that one answer may have.
         redact: what is replaced before anything is shown.
-        redaction_key: that placeholders are made with; no part of the policy. A random one, where none is given, gives
-            placeholders that are the same for as long as this object lives.
+        redaction_key: that placeholders are made with; no part of the policy.
     """
 
     model: str
@@ -35,7 +37,7 @@ class RefinementPolicy:
     max_prompt_tokens: int = 100_000
     max_response_tokens: int = 8000
     redact: RedactionMode = "secrets"
-    redaction_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
+    redaction_key: bytes = field(default=PROCESS_KEY, repr=False, compare=False)
 
     @property
     def definition(self) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.budget.caps import Budget, BudgetExhausted, BudgetShortfall, Cost
-from trajectory_pipeline.judge.client.session import CallRecord, JudgeConfig
+from trajectory_pipeline.budget.caps import BudgetExhausted, BudgetShortfall, Cost
+from trajectory_pipeline.judge.client.session import CallRecord
+from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import JudgeRequest
 from trajectory_pipeline.judge.prompt import overhead_tokens
 from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
@@ -35,8 +36,7 @@ class CallBudget:
 
     Args:
         connection: for the ledger alone, so that a call that may begin waits for nothing else.
-        budget: that must hold.
-        judge: that is called.
+        judge: that is called, within its budget.
         policy_id: that verdicts are reached under.
         materialization_id: that calls are charged to.
         worker: name under which verdicts are claimed.
@@ -45,20 +45,19 @@ class CallBudget:
     def __init__(
         self,
         connection: RetryingConnection,
-        budget: Budget,
         judge: JudgeConfig,
         *,
         policy_id: str,
         materialization_id: str,
         worker: str,
     ) -> None:
-        self.budget = budget
+        self.budget = judge.budget
         self.judge = judge
         self.policy_id = policy_id
         self.materialization_id = materialization_id
         self.worker = worker
         self._connection = connection
-        self._caps = budget.caps
+        self._caps = judge.budget.caps
         self._book = MicroBatcher[CallReservation | Row, ReservationResult](asyncio.Lock(), self._settle_and_reserve)
         self._settled = asyncio.Condition()
         self._in_flight = 0

@@ -16,11 +16,9 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from trajectory_pipeline.budget.caps import Budget, Cap, SpendTotals
+from trajectory_pipeline.budget.caps import Cap, SpendTotals
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.judge.client.session import JudgeConfig
-from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
+from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.judge_worker import JudgeWorker
@@ -35,7 +33,7 @@ from trajectory_pipeline.storage.postgres.connection import translating_database
 from trajectory_pipeline.storage.postgres.erasure import erase_verdicts_of
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
-from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as lasting_redaction_key
+from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as stored_redaction_key
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, Order, judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
@@ -82,25 +80,15 @@ class JudgingRun:
 
     Attributes:
         storage: both sinks.
-        judge: who is asked.
-        policy: under which.
-        budget: within which.
+        judge: who is asked, and within which budget.
         order: which trajectories go first, over all partitions.
-        concurrency: calls under way at once.
-        redaction_key: of placeholders for secrets; None for the one that the database keeps.
-        access: whose trajectories may be shown.
         dagster_run_id: for the ledger; all partitions of a Dagster run are one materialisation to the budget.
         progress: is told how far it is, now and then.
     """
 
     storage: Storage
     judge: JudgeConfig
-    policy: RefinementPolicy
-    budget: Budget
     order: Order = "newest"
-    concurrency: int = 16
-    redaction_key: bytes | None = None
-    access: JudgeAccessList = UNRESTRICTED
     dagster_run_id: str | None = None
     progress: Callable[[str], None] = field(default=lambda _: None, repr=False)
 
@@ -122,8 +110,10 @@ class JudgingRun:
             SinkError: a sink cannot be read.
             JudgeError: the model has no known price, and that is not allowed.
         """
-        self.budget.require_price(self.judge.model, self.judge.base_url)
-        policy = replace(self.policy, redaction_key=self.redaction_key or lasting_redaction_key(self.storage.postgres))
+        self.judge.require_price()
+        redaction_key = self.judge.redaction_key or stored_redaction_key(self.storage.postgres)
+        judge = replace(self.judge, redaction_key=redaction_key)
+        policy = judge.policy
         limit = RateLimit(
             endpoint_without_credentials(self.judge.base_url),
             self.judge.model,
@@ -144,14 +134,10 @@ class JudgingRun:
                     parquet=self.storage.parquet,
                     verdicts=verdicts,
                     ledger=calls.connection,
-                    judge=self.judge,
-                    policy=policy,
-                    budget=self.budget,
-                    concurrency=self.concurrency,
+                    judge=judge,
                     materialization_id=self._materialization_id,
                     progress=self.progress,
                     stats=self._results,
-                    access=self.access,
                     request_slot=request_slot,
                 )
                 try:
@@ -219,7 +205,7 @@ class JudgingRun:
         for task in tasks:
             self._tasks[task.partition_key].append(task)
             result = self._results[task.partition_key]
-            if task.due or needs_judging(task, self.access):
+            if task.due or needs_judging(task, self.judge.access):
                 result.why[WHY[task.status]] += 1
                 due.append(task)
             else:
@@ -230,34 +216,13 @@ class JudgingRun:
         """Return the caps with their accounts as they stand; that of an organisation for each of them."""
         day = day_of(verdicts.now())
         caps: list[tuple[Cap, SpendTotals]] = []
-        for cap in self.budget.caps:
+        for cap in self.judge.budget.caps:
             of_one = cap.scope == "organization"
             for organization in sorted(organizations, key=str) if of_one else [None]:
                 held = spend_totals(verdicts.connection, day, organization, self._materialization_id)
                 words = f"{cap.words}: {organization or 'none recorded'}" if of_one else cap.words
                 caps.append((replace(cap, words=words), held.get(cap.scope, SpendTotals())))
         return caps
-
-
-def materialize_refined_outcomes(
-    hour: datetime,
-    storage: Storage,
-    judge: JudgeConfig,
-    policy: RefinementPolicy,
-    budget: Budget,
-    **more: Any,
-) -> JudgingResult:
-    """Judge one partition, and write what it holds: see ``Refinement``, whose other attributes may be given as well.
-
-    Raises:
-        SinkError: a sink cannot be read or written; verdicts stored so far stay, and calls under way are waited for.
-        JudgeError: the model has no known price, and that is not allowed.
-        ProviderDownError: the judge's provider is down; verdicts stored so far stay, and the rest was not asked.
-        PipelineError: the partition has no trajectories yet.
-    """
-    refinement = JudgingRun(storage, judge, policy, budget, **more)
-    refinement.judge_partitions([hour])
-    return refinement.publish(hour)
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from trajectory_pipeline.budget.caps import Budget, BudgetExhausted
+from trajectory_pipeline.budget.caps import BudgetExhausted
 from trajectory_pipeline.budget.token_estimate import Estimate
 from trajectory_pipeline.errors import PipelineError, ProviderDownError
 from trajectory_pipeline.judge.client.backoff import RequestSlot
@@ -20,13 +20,12 @@ from trajectory_pipeline.judge.client.errors import is_outage
 from trajectory_pipeline.judge.client.session import (
     AskResult,
     CallRecord,
-    JudgeConfig,
     JudgeReply,
     JudgeSession,
+    open_session,
 )
+from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request, failed, judge
-from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.pipeline.call_budget import CallBudget, ClaimedElsewhere, JudgingStopped, VerdictCalls
 from trajectory_pipeline.pipeline.claimed_verdicts import look_up_claims
 from trajectory_pipeline.pipeline.documents import DocumentLoader, MissingDocumentError
@@ -72,14 +71,10 @@ class JudgeWorker:
         parquet: where documents are that ``jsonb`` cannot hold.
         verdicts: where verdicts are stored.
         ledger: another connection, on which calls are reserved and settled.
-        judge: that is asked.
-        policy: that verdicts are reached under.
-        budget: that must hold.
-        concurrency: calls in flight at once.
+        judge: that is asked, under its policy and within its budget.
         materialization_id: that calls are charged to.
         progress: takes a progress line now and then.
         stats: by partition key, of all partitions that are judged.
-        access: which trajectories may be sent to a judge.
         request_slot: waits under a rate limit that workers share; None without a limit.
     """
 
@@ -88,26 +83,22 @@ class JudgeWorker:
     verdicts: VerdictStore
     ledger: RetryingConnection
     judge: JudgeConfig
-    policy: RefinementPolicy
-    budget: Budget
-    concurrency: int
     materialization_id: str
     progress: Callable[[str], None]
     stats: Mapping[str, JudgingStats]
-    access: JudgeAccessList = UNRESTRICTED
     request_slot: RequestSlot | None = None
 
     def __post_init__(self) -> None:
         self.unfinished = set(self.candidates)
         """Candidates without a verdict, so far."""
         self._progress = JudgingProgress(len(self.candidates), self.stats, self.progress)
+        self._policy = self.judge.policy
         self._worker = new_worker()
         self._started_at = self.verdicts.now()
         self._calls = CallBudget(
             self.ledger,
-            self.budget,
             self.judge,
-            policy_id=self.policy.policy_id,
+            policy_id=self._policy.policy_id,
             materialization_id=self.materialization_id,
             worker=self._worker,
         )
@@ -116,7 +107,9 @@ class JudgeWorker:
         self._save = MicroBatcher[Row, None](connection_lock, self._save_verdicts)
         self._estimate = Estimate()
         self._rendering = asyncio.Lock()
-        self._unstored = asyncio.Semaphore(self.concurrency + max(1, self.concurrency // _CALLS_PER_UNSTORED_ANSWER))
+        self._unstored = asyncio.Semaphore(
+            self.judge.concurrency + max(1, self.judge.concurrency // _CALLS_PER_UNSTORED_ANSWER)
+        )
 
     async def judge_all(self) -> None:
         """Store a verdict on each candidate, or why it has none.
@@ -129,8 +122,8 @@ class JudgeWorker:
         waiting = deque(self.candidates)
         try:
             with raised_gc_threshold(_GC_THRESHOLD):
-                async with self.judge.open_session(
-                    turn=self.request_slot, half_open=self._was_down(), concurrency=self.concurrency
+                async with open_session(
+                    self.judge, request_slot=self.request_slot, half_open=self._was_down()
                 ) as session:
                     while waiting:
                         claimed = await self._judge_waiting(waiting, session)
@@ -168,7 +161,7 @@ class JudgeWorker:
                 self._progress.report_if_due()
 
         # While calls are in flight, the next prompts are built and the last answers are stored.
-        tasks = min(_TASKS_PER_CALL * self.concurrency, len(waiting))
+        tasks = min(_TASKS_PER_CALL * self.judge.concurrency, len(waiting))
         await asyncio.gather(*(work() for _ in range(tasks)))
         if failures:
             raise failures[0]
@@ -226,7 +219,7 @@ class JudgeWorker:
             finally:
                 stats.add_calls(calls.records)
                 await calls.release_lost()
-            await self._save({**identity(candidate, self.policy.policy_id), **calls.model_columns(), **verdict})
+            await self._save({**identity(candidate, self._policy.policy_id), **calls.model_columns(), **verdict})
 
     async def _reach_verdict(
         self, candidate: JudgingCandidate, session: JudgeSession, calls: VerdictCalls, until_stored: AsyncExitStack
@@ -234,7 +227,7 @@ class JudgeWorker:
         """Return the columns of a verdict, or of why there is none."""
         if candidate.message_count == 0:
             return not_eligible("no_messages", "the run ended before anything was said: there is nothing to judge")
-        refusal = self.access.refusal(candidate.agent_id, candidate.organization_id)
+        refusal = self.judge.access.refusal(candidate.agent_id, candidate.organization_id)
         if refusal is not None:
             return not_eligible(ErrorClass.DENIED, f"it may not be sent to a judge: {refusal}")
         self._calls.check_headroom(candidate.organization_id)
@@ -243,7 +236,7 @@ class JudgeWorker:
         except MissingDocumentError as missing:
             return document_missing(candidate, missing)
         async with self._rendering:
-            request = build_judge_request(documents, self.policy, self._estimate)
+            request = build_judge_request(documents, self._policy, self._estimate)
             # One prompt for each pass of the loop: else answers wait until many prompts are built.
             await asyncio.sleep(0)
 

@@ -10,12 +10,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.budget.caps import Budget, Cost, Scope, SpendTotals, find_shortfall
-from trajectory_pipeline.judge.client.session import JudgeConfig
+from trajectory_pipeline.budget.caps import Cost, Scope, SpendTotals, find_shortfall
+from trajectory_pipeline.judge.access_lists import JudgeAccessList
+from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request
-from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.prompt import overhead_tokens
-from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.documents import MissingDocumentError, shown_documents
 from trajectory_pipeline.schema.enums import ErrorClass
@@ -127,42 +126,37 @@ def estimate_judging(
     hours: Sequence[datetime],
     storage: Storage,
     judge: JudgeConfig,
-    policy: RefinementPolicy,
-    budget: Budget,
     *,
     now: datetime,
     horizon: timedelta,
     order: Order = "newest",
     render: bool = True,
-    access: JudgeAccessList = UNRESTRICTED,
 ) -> JudgingEstimate:
     """Return what judging these partitions would do, the latest first.
 
     Args:
         hours: of the partitions.
         storage: both sinks.
-        judge: who would be asked; nobody is.
-        policy: under which.
-        budget: within which.
+        judge: who would be asked, and within which budget; no call is made.
         now: aware.
         horizon: age up to which the sensor has trajectories judged.
         order: which trajectories go first in a partition.
         render: whether prompts are made, to measure them; else documents are, which is quicker, and more than a prompt.
-        access: whose trajectories may be shown.
 
     Raises:
         SinkError: a sink cannot be read.
     """
     plan = JudgingEstimate(sized=not render)
+    policy_id = judge.policy.policy_id
     with open_verdicts(storage.postgres) as verdicts:
-        planning = _Planning(storage.parquet, verdicts, judge, policy, budget, plan, now)
+        planning = _Planning(storage.parquet, verdicts, judge, plan, now)
         for hour in sorted(hours, reverse=True):
             plan.partitions += 1
             due: list[JudgingCandidate] = []
-            for task in judging_candidates(verdicts.connection, policy.policy_id, [partition_key(hour)], order):
+            for task in judging_candidates(verdicts.connection, policy_id, [partition_key(hour)], order):
                 if task.message_count == 0:
                     plan.not_eligible += 1
-                elif needs_judging(task, access):
+                elif needs_judging(task, judge.access):
                     due.append(task)
                 elif task.due or task.error_class == ErrorClass.DENIED:
                     plan.denied += 1
@@ -170,8 +164,8 @@ def estimate_judging(
                     plan.reused += 1
             for task, calls, prompt_tokens in planning.measured(due, render=render):
                 planning.add(task, calls, prompt_tokens, outside=task.ended_at is None or task.ended_at < now - horizon)
-        answer = verdicts.mean_response_tokens(policy.policy_id)
-    price = budget.prices
+        answer = verdicts.mean_response_tokens(policy_id)
+    price = judge.budget.prices
     if price.max_cost(judge.model, judge.base_url, 1, 1) is None:
         plan.max_usd = None
     elif answer is not None and plan.max_usd is not None:
@@ -186,13 +180,12 @@ class _Planning:
     parquet: ParquetStore
     verdicts: VerdictStore
     judge: JudgeConfig
-    policy: RefinementPolicy
-    budget: Budget
     plan: JudgingEstimate
     now: datetime
 
     def __post_init__(self) -> None:
-        self._caps = self.budget.caps
+        self._policy = self.judge.policy
+        self._caps = self.judge.budget.caps
         self._shared: dict[Scope, SpendTotals] = {}
         self._organizations: dict[str | None, SpendTotals] = {}
         self._shared["day"] = self._account(None).get("day", SpendTotals())
@@ -207,7 +200,7 @@ class _Planning:
                 for task in portion:
                     size = sum(sizes.get(run_id, 0) for run_id in task.shown_run_ids)
                     tokens = overhead_tokens() + -(-size // _BYTES_PER_TOKEN)
-                    yield task, 1, min(tokens, self.policy.max_prompt_tokens)
+                    yield task, 1, min(tokens, self.judge.max_prompt_tokens)
                 continue
             rows = self.verdicts.documents(run_ids)
             for task in portion:
@@ -216,7 +209,7 @@ class _Planning:
                 except MissingDocumentError:
                     yield task, 0, 0
                 else:
-                    request = build_judge_request(documents, self.policy)
+                    request = build_judge_request(documents, self._policy)
                     yield task, request.calls, request.prompt_tokens
 
     def add(self, task: JudgingCandidate, calls: int, prompt_tokens: int, *, outside: bool) -> None:
@@ -228,7 +221,7 @@ class _Planning:
         plan.judged[WHY[task.status]] += 1
         plan.outside_lookback += outside
         answer_tokens = calls * self.judge.max_response_tokens
-        most = self.budget.max_call_cost(self.judge.model, self.judge.base_url, prompt_tokens, answer_tokens)
+        most = self.judge.budget.max_call_cost(self.judge.model, self.judge.base_url, prompt_tokens, answer_tokens)
         plan.calls += calls
         plan.prompt_tokens += prompt_tokens
         plan.max_response_tokens_total += answer_tokens

@@ -10,11 +10,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.budget.caps import Budget, BudgetShortfall, Scope, SpendTotals, find_shortfall
-from trajectory_pipeline.judge.client.session import JudgeConfig
+from trajectory_pipeline.budget.caps import BudgetShortfall, Scope, SpendTotals, find_shortfall
+from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.prompt import overhead_tokens
-from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import (
@@ -47,33 +46,28 @@ class PendingVerdicts:
 def find_pending_verdicts(
     database: TrajectoryDatabase,
     judge: JudgeConfig,
-    policy: RefinementPolicy,
-    budget: Budget,
     *,
     now: datetime,
     quiet: timedelta,
     horizon: timedelta,
     give_up_after: int,
-    access: JudgeAccessList = UNRESTRICTED,
 ) -> PendingVerdicts:
     """Return what lacks a verdict under the policy, is quiet and within the horizon, and can be paid today.
 
     Args:
         database: where trajectories and verdicts are.
-        judge: who would be asked.
-        policy: under which.
-        budget: within which.
+        judge: who would be asked, and within which budget.
         now: aware.
         quiet: that a trajectory must have been unchanged.
         horizon: age up to which trajectories are looked at.
         give_up_after: failures after which a verdict is not tried again.
-        access: whose trajectories may be shown.
 
     Raises:
         JudgeError: the model has no known price, and that is not allowed.
         SinkError: the database cannot be read.
     """
-    budget.require_price(judge.model, judge.base_url)
+    judge.require_price()
+    budget, policy = judge.budget, judge.policy
     least = budget.max_call_cost(judge.model, judge.base_url, overhead_tokens(), judge.max_response_tokens)
     shared = [cap for cap in budget.caps if cap.scope != "organization"]
     with open_verdicts(database) as verdicts:
@@ -102,7 +96,7 @@ def find_pending_verdicts(
                     usd=left["usd"],
                     tokens=left["tokens"],
                     organization_usd=_NO_LIMIT if budget.organization_usd is None else budget.organization_usd,
-                    access=access.parameters(),
+                    access=judge.access.parameters(),
                 ),
             )
         )

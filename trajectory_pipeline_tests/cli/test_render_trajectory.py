@@ -15,7 +15,7 @@ from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
-from trajectory_pipeline.pipeline.judge import materialize_refined_outcomes
+from trajectory_pipeline.pipeline.judge import JudgingRun
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
 from trajectory_pipeline_tests.conftest import with_judge
@@ -44,7 +44,9 @@ def shown(make_own_settings: Callable[[], Settings], running_judge: SimulatedJud
     pipeline = PipelineResource(settings)
     materialize_terminal_runs(HOUR, pipeline.source, pipeline.storage)
     materialize_trajectories(HOUR, pipeline.storage)
-    materialize_refined_outcomes(HOUR, pipeline.storage, pipeline.judge, pipeline.policy, pipeline.budget)
+    judging = JudgingRun(pipeline.storage, pipeline.judge)
+    judging.judge_partitions([HOUR])
+    judging.publish(HOUR)
     return settings
 
 

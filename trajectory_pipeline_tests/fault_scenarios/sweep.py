@@ -159,8 +159,6 @@ class Sweep:
         found = find_pending_verdicts(
             pipeline.database,
             pipeline.judge,
-            pipeline.policy,
-            pipeline.spending_limits,
             now=pipeline.ask("SELECT clock_timestamp() AS now")[0]["now"],
             quiet=timedelta(0),
             horizon=_ALL_TIME,

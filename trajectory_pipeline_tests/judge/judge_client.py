@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any
 
-from trajectory_pipeline.judge.client.session import AskResult, CallRecord, JudgeConfig
+from trajectory_pipeline.judge.client.session import AskResult, CallRecord, open_session
+from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.prompt import messages
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.judge.documents import ORDER
@@ -37,7 +38,7 @@ def ask(url: str, told: Told | None = None, **settings: Any) -> AskResult[JudgeR
     told = told or Told()
 
     async def work() -> AskResult[JudgeResponse]:
-        async with judge_at(url, **settings).open_session() as session:
+        async with open_session(judge_at(url, **settings)) as session:
             return await session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end)
 
     return asyncio.run(work())

@@ -1,12 +1,13 @@
 """The contract of the lists: who is denied is shown to nobody, and is looked at again when the lists change."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
-from trajectory_pipeline.judge.redaction.egress_policy import JudgeAccessList
+from trajectory_pipeline.judge.access_lists import JudgeAccessList
 from trajectory_pipeline.pipeline.pending_verdicts import find_pending_verdicts
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
@@ -24,14 +25,11 @@ def wanted(pipeline: Pipeline, access: JudgeAccessList) -> list[str]:
     now = datetime.now(UTC) + timedelta(hours=1)
     return find_pending_verdicts(
         pipeline.database,
-        pipeline.judge,
-        pipeline.policy,
-        pipeline.spending_limits,
+        replace(pipeline.judge, access=access),
         now=now,
         quiet=timedelta(0),
         horizon=timedelta(days=3650),
         give_up_after=3,
-        access=access,
     ).partition_keys
 
 

@@ -13,16 +13,16 @@ from psycopg.rows import dict_row
 from trajectory_pipeline.budget.caps import Budget
 from trajectory_pipeline.budget.prices import load_prices
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE
-from trajectory_pipeline.judge.client.session import JudgeConfig
+from trajectory_pipeline.judge.access_lists import UNRESTRICTED, JudgeAccessList
+from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.judge.redaction.redactor import RedactionMode
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import TerminalRunsResult, materialize_terminal_runs
 from trajectory_pipeline.pipeline.carry_forward import Deleted
 from trajectory_pipeline.pipeline.convert import TrajectoriesResult, materialize_trajectories
-from trajectory_pipeline.pipeline.judge import JudgingResult, JudgingRun, materialize_refined_outcomes
+from trajectory_pipeline.pipeline.judge import JudgingResult, JudgingRun
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.store import ParquetStore
@@ -80,15 +80,21 @@ class Pipeline:
 
     @property
     def judge(self) -> JudgeConfig:
-        return JudgeConfig(self.model, self.judge_url, "sk-test-0123456789", **self.judge_settings)
+        return JudgeConfig(
+            self.model,
+            self.judge_url,
+            "sk-test-0123456789",
+            max_prompt_tokens=self.max_prompt_tokens,
+            concurrency=self.concurrency,
+            redaction=self.redact,
+            access=self.access,
+            budget=Budget(**{"prices": SIMULATED_PRICES, **self.budget}),
+            **self.judge_settings,
+        )
 
     @property
     def policy(self) -> RefinementPolicy:
-        return RefinementPolicy(self.model, max_prompt_tokens=self.max_prompt_tokens, redact=self.redact)
-
-    @property
-    def spending_limits(self) -> Budget:
-        return Budget(**{"prices": SIMULATED_PRICES, **self.budget})
+        return self.judge.policy
 
     def read(self, hour: datetime) -> TerminalRunsResult:
         return materialize_terminal_runs(hour, LettaSource(self.letta_url), self.storage, deleted=self.deleted)
@@ -96,26 +102,18 @@ class Pipeline:
     def convert(self, hour: datetime) -> TrajectoriesResult:
         return materialize_trajectories(hour, self.storage)
 
-    def refine(self, hour: datetime, **more: Any) -> JudgingResult:
-        return materialize_refined_outcomes(
-            hour,
-            self.storage,
-            self.judge,
-            self.policy,
-            self.spending_limits,
-            **{"order": self.order, "concurrency": self.concurrency, "access": self.access, **more},
-        )
+    def refine(self, hour: datetime, *, concurrency: int | None = None, **more: Any) -> JudgingResult:
+        judge = replace(self.judge, concurrency=concurrency or self.concurrency)
+        run = JudgingRun(self.storage, judge, order=self.order, **more)
+        run.judge_partitions([hour])
+        return run.publish(hour)
 
     def refine_range(self, hours: Sequence[datetime]) -> JudgingRun:
         """Judge partitions together, as a run of a range does; what each holds is published by the caller."""
         refinement = JudgingRun(
             self.storage,
             self.judge,
-            self.policy,
-            self.spending_limits,
             order=self.order,
-            concurrency=self.concurrency,
-            access=self.access,
         )
         refinement.judge_partitions(hours)
         return refinement

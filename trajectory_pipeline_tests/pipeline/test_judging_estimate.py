@@ -8,7 +8,7 @@ import pytest
 
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
-from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED, JudgeAccessList
+from trajectory_pipeline.judge.access_lists import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.pipeline.judging_estimate import JudgingEstimate, estimate_judging
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
@@ -27,13 +27,10 @@ def plan(pipeline: Pipeline, *, render: bool = True, judge_lookback_days: int = 
         HOURS,
         pipeline.storage,
         pipeline.judge,
-        pipeline.policy,
-        pipeline.spending_limits,
         now=datetime.now(UTC),
         horizon=timedelta(days=judge_lookback_days),
         order=pipeline.order,
         render=render,
-        access=pipeline.access,
     )
 
 

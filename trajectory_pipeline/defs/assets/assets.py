@@ -153,16 +153,11 @@ def build_assets(
             refinement = JudgingRun(
                 pipeline.storage,
                 pipeline.judge,
-                pipeline.policy,
-                pipeline.budget,
                 order=pipeline.settings.judge.order,
-                concurrency=pipeline.settings.judge.concurrency,
-                redaction_key=pipeline.redaction_key,
-                access=pipeline.access,
                 dagster_run_id=context.run.run_id,
                 progress=context.log.info,
             )
-            refinement.budget.require_price(refinement.judge.model, refinement.judge.base_url)
+            refinement.judge.require_price()
             context.log.info(" ".join(_plan(pipeline, context.partition_keys).sentences()))
             # All of them at once, by the order that is set: a partition may be too small to keep a judge busy.
             refinement.judge_partitions([parse_partition_key(key) for key in context.partition_keys])
@@ -191,13 +186,10 @@ def _plan(pipeline: PipelineResource, partition_keys: Sequence[str]) -> "Judging
         [parse_partition_key(key) for key in partition_keys],
         pipeline.storage,
         pipeline.judge,
-        pipeline.policy,
-        pipeline.budget,
         now=datetime.now(UTC),
         horizon=timedelta(days=pipeline.settings.judge.lookback_days),
         order=pipeline.settings.judge.order,
         render=False,
-        access=pipeline.access,
     )
 
 
@@ -207,7 +199,7 @@ def _given_up(pipeline: PipelineResource) -> Sequence[Mapping[str, Any]]:
     settings = pipeline.settings
     return find_abandoned_verdicts(
         pipeline.database,
-        pipeline.policy,
+        pipeline.judge.policy,
         ended_since=datetime.now(UTC) - timedelta(days=settings.judge.lookback_days),
         give_up_after=settings.judge.give_up_after,
     )

@@ -62,13 +62,10 @@ def build_refinement_sensor(settings: Settings, clock: Clock | None = None) -> d
             missing = find_pending_verdicts(
                 pipeline.database,
                 pipeline.judge,
-                pipeline.policy,
-                pipeline.budget,
                 now=now,
                 quiet=timedelta(minutes=settings.judge.settle_minutes),
                 horizon=timedelta(days=settings.judge.lookback_days),
                 give_up_after=settings.judge.give_up_after,
-                access=pipeline.access,
             )
         except PipelineError as error:
             return dg.SkipReason(str(error))

@@ -12,9 +12,9 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
-from typing import Generic, Literal
+from typing import Generic
 
 import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient
@@ -37,95 +37,57 @@ from trajectory_pipeline.judge.client.parse import InvalidResponse, parse_respon
 from trajectory_pipeline.judge.client.repair import repair_messages
 from trajectory_pipeline.judge.client.response_format import (
     RequestOptions,
-    ResponseFormat,
     schema_instructions,
     strip_code_fence,
 )
+from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.redaction.egress_policy import require_local
 from trajectory_pipeline.urls import endpoint_without_credentials
 
 __all__ = [
-    "OPENAI_URL",
     "AskResult",
     "CallRecord",
-    "JudgeConfig",
     "JudgeReply",
     "JudgeSession",
     "RecordCall",
 ]
 
-OPENAI_URL = "https://api.openai.com/v1"
 _SHORTEST_KEY = 8
 _TOKENS_AROUND_A_MESSAGE = 10
 """Role and separators of a chat template."""
 
 
-@dataclass(frozen=True)
-class JudgeConfig:
-    """An endpoint that speaks the OpenAI chat API, and the model to ask there.
+@asynccontextmanager
+async def open_session(
+    config: JudgeConfig, *, request_slot: RequestSlot | None = None, half_open: bool = False
+) -> AsyncIterator["JudgeSession"]:
+    """Open a client for any number of calls.
 
-    Attributes:
-        model: as the provider names it.
-        base_url: of the endpoint.
-        api_key: of the provider.
-        temperature: of the calls; left out where the model refuses it.
-        timeout_seconds: wall clock, of one call.
-        max_attempts: calls for one verdict, besides the repair turn and simpler forms.
-        max_response_tokens: that one answer may have: what bounds the price of a call.
-        response_format: how the answer's form is asked for; ``auto`` begins with ``json_schema`` and takes the next
-            simpler one when the server refuses.
-        requests_per_minute: that all workers together may make; None where there is no limit.
-        tokens_per_minute: likewise, prompts and answers together.
-        breaker_after: failures of the provider in a row after which nothing more is asked.
-        first_pause_seconds: before the second try, where the provider names no time; doubled with each failure.
-        local_only: whether only a server on this machine may be asked.
+    Args:
+        config: who is asked, and how.
+        request_slot: waits for a slot under a limit that workers share; None for no limit.
+        half_open: whether one call must succeed before others are made, as after an outage.
+
+    Raises:
+        JudgeError: only a server on this machine may be asked, and this one is not on it.
     """
-
-    model: str
-    base_url: str = field(repr=False)
-    api_key: str = field(repr=False)
-    temperature: float = 0.0
-    timeout_seconds: float = 120.0
-    max_attempts: int = 3
-    max_response_tokens: int = 8000
-    response_format: Literal["auto"] | ResponseFormat = "auto"
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    breaker_after: int = 8
-    first_pause_seconds: float = 1.0
-    local_only: bool = False
-
-    @asynccontextmanager
-    async def open_session(
-        self, *, turn: RequestSlot | None = None, half_open: bool = False, concurrency: int = 16
-    ) -> AsyncIterator["JudgeSession"]:
-        """Open a client for any number of calls.
-
-        Args:
-            turn: takes a turn under a limit that is shared with other workers; None where there is no limit.
-            half_open: whether one call must succeed before others are made, as after a provider was down.
-            concurrency: calls under way at once, however many are asked for.
-
-        Raises:
-            JudgeError: only a server on this machine may be asked, and this one is elsewhere.
-        """
-        if self.local_only:
-            require_local(self.base_url)
-        async with AsyncOpenAI(
-            api_key=self.api_key,
-            base_url=self.base_url,
-            max_retries=0,
-            timeout=self.timeout_seconds,
-            # The default transport gets slower as concurrency grows.
-            # A redirect would take a transcript and a key to a host that nobody has named, and so would a proxy.
-            http_client=DefaultAioHttpClient(
-                follow_redirects=False,
-                trust_env=not self.local_only,
-                verify=_certificates(trust_env=not self.local_only),
-            ),
-        ) as client:
-            breaker = CircuitBreaker(self.breaker_after, half_open=half_open)
-            yield JudgeSession(self, client, RequestPacer(turn), breaker, asyncio.Semaphore(concurrency))
+    if config.local_only:
+        require_local(config.base_url)
+    async with AsyncOpenAI(
+        api_key=config.api_key,
+        base_url=config.base_url,
+        max_retries=0,
+        timeout=config.timeout_seconds,
+        # The default transport gets slower as concurrency grows.
+        # A redirect would take a transcript and a key to a host that nobody has named, and so would a proxy.
+        http_client=DefaultAioHttpClient(
+            follow_redirects=False,
+            trust_env=not config.local_only,
+            verify=_certificates(trust_env=not config.local_only),
+        ),
+    ) as client:
+        breaker = CircuitBreaker(config.breaker_after, half_open=half_open)
+        yield JudgeSession(config, client, RequestPacer(request_slot), breaker)
 
 
 @cache
@@ -139,21 +101,20 @@ class JudgeSession:
 
     def __init__(
         self,
-        judge: JudgeConfig,
+        config: JudgeConfig,
         client: AsyncOpenAI,
-        pace: RequestPacer,
+        pacer: RequestPacer,
         breaker: CircuitBreaker,
-        free: asyncio.Semaphore,
     ) -> None:
-        self._judge = judge
+        self._config = config
         self._client = client
-        self._pace = pace
+        self._pacer = pacer
         self._breaker = breaker
-        self._free = free
+        self._concurrency = asyncio.Semaphore(config.concurrency)
         self._form = RequestOptions(
-            response_format="json_schema" if judge.response_format == "auto" else judge.response_format,
-            temperature=judge.temperature,
-            max_response_tokens=judge.max_response_tokens,
+            response_format="json_schema" if config.response_format == "auto" else config.response_format,
+            temperature=config.temperature,
+            max_response_tokens=config.max_response_tokens,
         )
 
     async def ask(
@@ -185,46 +146,46 @@ class JudgeSession:
         Raises:
             ProviderDownError: nothing may be asked any more.
         """
-        judge, tokens = self._judge, _estimated_tokens(messages, answer_type)
-        async with self._free, self._breaker.call() as outcome:
-            await self._pace.wait(tokens + judge.max_response_tokens)
+        config, tokens = self._config, _estimated_tokens(messages, answer_type)
+        async with self._concurrency, self._breaker.call() as outcome:
+            await self._pacer.wait(tokens + config.max_response_tokens)
             self._breaker.refuse_if_open()
             form = self._form
             sent = CallRecord(
-                model=judge.model,
-                base_url=endpoint_without_credentials(judge.base_url),
+                model=config.model,
+                base_url=endpoint_without_credentials(config.base_url),
                 prompt_characters=sum(len(message["content"]) for message in messages),
                 estimated_prompt_tokens=tokens,
-                max_response_tokens=judge.max_response_tokens,
+                max_response_tokens=config.max_response_tokens,
                 purpose=purpose,
                 response_format=form.response_format,
                 temperature=form.temperature,
             )
             await began(sent)
-            body = form.body(judge.model, messages, answer_type)
-            reply = self._without_key(await send_call(self._client, sent, body, judge.timeout_seconds))
+            body = form.body(config.model, messages, answer_type)
+            reply = self._without_key(await send_call(self._client, sent, body, config.timeout_seconds))
             outcome.record(reply.attempt.error_class, reply.attempt.error_message)
         self._heed(reply)
         return reply, form
 
     def may_retry(self, failures: int) -> bool:
         """Whether a call that failed in passing may be made again, after so many failures."""
-        return failures < self._judge.max_attempts and not self._breaker.is_open
+        return failures < self._config.max_attempts and not self._breaker.is_open
 
     async def back_off(self, reply: HttpReply, failures: int) -> None:
         """Wait before a call is made again, where the provider named no time."""
         if requested_wait(reply.headers) is not None:
             return
-        seconds = backoff_seconds(failures, self._judge.first_pause_seconds)
+        seconds = backoff_seconds(failures, self._config.first_pause_seconds)
         if reply.attempt.error_class == "rate_limited":
-            self._pace.pause(seconds)
+            self._pacer.pause(seconds)
         else:
             await asyncio.sleep(seconds)
 
     def _heed(self, reply: HttpReply) -> None:
         """Let all calls of the session wait where this one was told to."""
         if reply.attempt.error_class is None:
-            self._pace.apply_rate_headers(reply.headers)
+            self._pacer.apply_rate_headers(reply.headers)
             return
         wait = requested_wait(reply.headers)
         if wait is None:
@@ -232,7 +193,7 @@ class JudgeSession:
         if wait > LONGEST_PAUSE_SECONDS:
             self._breaker.open(f"it asks to be left in peace for {wait:.0f} s ({reply.attempt.error_class})")
         else:
-            self._pace.pause(wait)
+            self._pacer.pause(wait)
 
     def takes_simpler_form(self, reply: HttpReply, form: RequestOptions) -> bool:
         """Whether a call is to be made again in another form: the server has refused the one that it had."""
@@ -241,7 +202,7 @@ class JudgeSession:
         if self._form != form:
             # Another call was refused before, and has found the next form.
             return True
-        simpler = form.after_refusal(reply.refusal, automatic=self._judge.response_format == "auto")
+        simpler = form.after_refusal(reply.refusal, automatic=self._config.response_format == "auto")
         if simpler is None:
             return False
         self._form = simpler
@@ -249,7 +210,7 @@ class JudgeSession:
 
     def _without_key(self, reply: HttpReply) -> HttpReply:
         """Return a reply that does not repeat our key: some servers do, to say that it is wrong."""
-        key = self._judge.api_key
+        key = self._config.api_key
         if len(key) < _SHORTEST_KEY:
             return reply
 

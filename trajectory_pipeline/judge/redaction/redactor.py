@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trajectory_pipeline.judge.redaction.patterns import Span, personal_data_in, secrets_in
+from trajectory_pipeline.judge.redaction.patterns import Span, secrets_in
+from trajectory_pipeline.judge.redaction.personal_data import personal_data_in
 
 REDACTION_VERSION = "1"
 """Goes up with any change of what is found, or of what it is replaced by."""

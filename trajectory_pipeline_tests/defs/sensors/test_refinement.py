@@ -45,14 +45,14 @@ def add_verdicts(settings: Settings, status: str, **values: Any) -> None:
     pipeline = PipelineResource(settings)
     with open_verdicts(pipeline.database) as store:
         found = judging_candidates(
-            store.connection, pipeline.policy.policy_id, [partition_key(hour) for hour in BUSY], "newest"
+            store.connection, pipeline.judge.policy.policy_id, [partition_key(hour) for hour in BUSY], "newest"
         )
         store.save_verdicts(
             [
                 {
                     "run_id": one.run_id,
                     "verdict_key": one.verdict_key,
-                    "policy_id": pipeline.policy.policy_id,
+                    "policy_id": pipeline.judge.policy.policy_id,
                     "partition_key": one.partition_key,
                     "content_digest": one.content_digest,
                     "verdict_status": status,

@@ -10,7 +10,7 @@ import pytest
 
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.judge.client.backoff import backoff_seconds, requested_wait, seconds_until_reset
-from trajectory_pipeline.judge.client.session import AskResult, CallRecord
+from trajectory_pipeline.judge.client.session import AskResult, CallRecord, open_session
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.judge.judge_client import PROMPT, Told, judge_at
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
@@ -103,7 +103,7 @@ def test_while_one_call_is_told_to_wait_no_other_begins(first: tuple[int, Any, d
     told = Told()
 
     async def work(url: str) -> None:
-        async with judge_at(url).open_session() as session:
+        async with open_session(judge_at(url)) as session:
             ended = asyncio.Event()
 
             async def on_end(attempt: CallRecord) -> None:
@@ -138,8 +138,8 @@ def test_each_call_takes_its_turn_for_its_tokens_before_it_is_told_of_and_sent(j
         happened.append(f"ended {judge.calls()['received']}")
 
     async def work() -> AskResult[JudgeResponse]:
-        async with judge_at(judge.base_url, model=JUDGE_MODEL, max_response_tokens=3000).open_session(
-            turn=turn
+        async with open_session(
+            judge_at(judge.base_url, model=JUDGE_MODEL, max_response_tokens=3000), request_slot=turn
         ) as session:
             return await session.ask(PROMPT, JudgeResponse, on_begin, on_end)
 

@@ -11,7 +11,7 @@ import pytest
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.errors import ProviderDownError
 from trajectory_pipeline.judge.client.errors import is_outage
-from trajectory_pipeline.judge.client.session import AskResult, JudgeSession
+from trajectory_pipeline.judge.client.session import AskResult, JudgeSession, open_session
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.judge.judge_client import PROMPT, Told, classes, judge_at
 
@@ -30,7 +30,9 @@ def ask_many(
 
     async def work() -> list[Result]:
         free = asyncio.Semaphore(at_once)
-        async with judge_at(judge.base_url, model=JUDGE_MODEL, **settings).open_session(half_open=half_open) as session:
+        async with open_session(
+            judge_at(judge.base_url, model=JUDGE_MODEL, **settings), half_open=half_open
+        ) as session:
             return await asyncio.gather(*(one(session, free) for _ in range(questions)), return_exceptions=True)
 
     results = asyncio.run(work())
@@ -105,7 +107,7 @@ def test_a_trying_call_that_was_never_sent_leaves_the_trial_to_the_next(judge: S
         raise LookupError("no room in the budget")
 
     async def work() -> AskResult[JudgeResponse]:
-        async with judge_at(judge.base_url, model=JUDGE_MODEL).open_session(half_open=True) as session:
+        async with open_session(judge_at(judge.base_url, model=JUDGE_MODEL), half_open=True) as session:
             with pytest.raises(LookupError):
                 await session.ask(PROMPT, JudgeResponse, refuse, told.on_end)
             return await session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end)

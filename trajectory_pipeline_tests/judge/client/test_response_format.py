@@ -13,6 +13,7 @@ import pytest
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.judge.client.errors import classify_error
 from trajectory_pipeline.judge.client.response_format import RequestOptions
+from trajectory_pipeline.judge.client.session import open_session
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.judge.judge_client import (
     PROMPT,
@@ -64,7 +65,7 @@ def test_what_one_call_has_learned_the_others_of_the_session_know(judge: Simulat
     told = Told()
 
     async def work() -> None:
-        async with judge_at(judge.base_url, model=JUDGE_MODEL).open_session() as session:
+        async with open_session(judge_at(judge.base_url, model=JUDGE_MODEL)) as session:
             await session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end)
             await asyncio.gather(*(session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end) for _ in range(5)))
 
@@ -78,7 +79,7 @@ def test_calls_that_are_refused_at_once_take_one_step_together(judge: SimulatedJ
     told = Told()
 
     async def work() -> None:
-        async with judge_at(judge.base_url, model=JUDGE_MODEL).open_session() as session:
+        async with open_session(judge_at(judge.base_url, model=JUDGE_MODEL)) as session:
             await asyncio.gather(*(session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end) for _ in range(5)))
 
     asyncio.run(work())

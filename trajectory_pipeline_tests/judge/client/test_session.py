@@ -14,7 +14,8 @@ import pytest
 
 from trajectory_pipeline.budget.prices import CallUsage, load_prices, price_usd
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
-from trajectory_pipeline.judge.client.session import CallRecord, JudgeConfig
+from trajectory_pipeline.judge.client.session import CallRecord
+from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline_tests.judge.judge_client import KEY, PROMPT, Told, ask, ask_provider, classes
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trajectory_pipeline.errors import JudgeError
-from trajectory_pipeline.judge.redaction.egress_policy import JudgeAccessList, require_local
+from trajectory_pipeline.judge.access_lists import JudgeAccessList
+from trajectory_pipeline.judge.redaction.egress_policy import require_local
 from trajectory_pipeline_tests.judge.judge_client import ask
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
 

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.budget.caps import Cost
+from trajectory_pipeline.judge.access_lists import UNRESTRICTED
 from trajectory_pipeline.judge.policy import RefinementPolicy, verdict_key
-from trajectory_pipeline.judge.redaction.egress_policy import UNRESTRICTED
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.postgres.spend_ledger import ReservationResult, begin_calls

@@ -1,0 +1,76 @@
+"""All that says who is asked, how, about whose trajectories, and within which budget."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trajectory_pipeline.budget.caps import Budget
+from trajectory_pipeline.judge.access_lists import UNRESTRICTED, JudgeAccessList
+from trajectory_pipeline.judge.client.response_format import ResponseFormat
+from trajectory_pipeline.judge.policy import PROCESS_KEY, RefinementPolicy
+from trajectory_pipeline.judge.redaction.redactor import RedactionMode
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """An endpoint that speaks the OpenAI chat API, the model to ask there, and the limits of asking.
+
+    Attributes:
+        model: as the provider names it.
+        base_url: of the endpoint.
+        api_key: of the provider.
+        temperature: of the calls; left out where the model refuses it.
+        timeout_seconds: wall clock, of one call.
+        max_attempts: calls for one verdict, besides the repair turn and simpler forms.
+        max_prompt_tokens: estimated tokens that a prompt may have: it decides what is shortened.
+        max_response_tokens: that one answer may have: what bounds the price of a call.
+        response_format: how the answer's form is asked for; ``auto`` begins with ``json_schema`` and takes the next
+            simpler one when the server refuses.
+        requests_per_minute: that all workers together may make; None for no limit.
+        tokens_per_minute: likewise, prompts and answers together.
+        breaker_after: failures of the provider in a row after which nothing more is asked.
+        first_pause_seconds: before the second try, where the provider names no time; doubled with each failure.
+        local_only: whether only a server on this machine may be asked.
+        concurrency: calls under way at once.
+        redaction: what is replaced before anything is sent.
+        redaction_key: of placeholders; None for the one that the database keeps.
+        access: whose trajectories may be sent.
+        budget: what judging may cost.
+    """
+
+    model: str
+    base_url: str = field(repr=False)
+    api_key: str = field(repr=False)
+    temperature: float = 0.0
+    timeout_seconds: float = 120.0
+    max_attempts: int = 3
+    max_prompt_tokens: int = 100_000
+    max_response_tokens: int = 8000
+    response_format: Literal["auto"] | ResponseFormat = "auto"
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    breaker_after: int = 8
+    first_pause_seconds: float = 1.0
+    local_only: bool = False
+    concurrency: int = 16
+    redaction: RedactionMode = "secrets"
+    redaction_key: bytes | None = field(default=None, repr=False)
+    access: JudgeAccessList = UNRESTRICTED
+    budget: Budget = field(default_factory=Budget)
+
+    @property
+    def policy(self) -> RefinementPolicy:
+        """The part that a verdict depends on."""
+        return RefinementPolicy(
+            self.model,
+            self.temperature,
+            self.max_prompt_tokens,
+            self.max_response_tokens,
+            self.redaction,
+            self.redaction_key or PROCESS_KEY,
+        )
+
+    def require_price(self) -> None:
+        """Raise JudgeError where the model has no known price, and that is not allowed."""
+        self.budget.require_price(self.model, self.base_url)
