@@ -1,7 +1,6 @@
 """What one LLM call cost, by the price list of genai-prices at the time of the call.
 
-Belongs here: asking the price list as seldom as that gives the same answer: it takes a hundred times longer to ask it
-for a call than to multiply. Does not belong here: what is summed up (``usage``).
+Looking a call up takes a hundred times longer than multiplying, so the rates of a price are looked up once.
 """
 
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ _MILLION = 10**6
 
 @dataclass(frozen=True)
 class _Rates:
-    """Dollars a token: of a prompt, of the part of it that was read from or written to a cache, of an answer.
+    """Dollars a token: of a prompt, of the part of it that was read from or written to a cache, of the output.
 
     They hold for prompts of at most ``limit`` tokens; without one, for all.
     """
@@ -32,7 +31,7 @@ class _Rates:
 
 
 _rates: dict[int, tuple["ModelPrice", _Rates | None]] = {}
-"""By the identity of a price, which is kept with it; None where it is of no form that is known."""
+"""By the ``id`` of a price, which is stored with it so that the id stays taken; None where its shape is not known."""
 
 
 def price_of_call(
@@ -44,7 +43,7 @@ def price_of_call(
         model: as the source names it.
         provider: as the source names it.
         at: when it was called.
-        prompt: tokens, those read from a cache or written to it included.
+        prompt: tokens, including those read from a cache or written to it.
         cached: tokens read from a cache.
         written: tokens written to a cache.
         output: tokens.
@@ -52,10 +51,11 @@ def price_of_call(
     if model is None or at is None or (found := _model(model, provider)) is None:
         return None
     rates = _rates_of(model, provider, at, found.get_prices(at))
-    fresh = prompt - cached - written
-    if rates is None or (rates.limit is not None and prompt > rates.limit) or min(fresh, cached, written, output) < 0:
-        return _asked(model, provider, at, prompt, cached, written, output)
-    return fresh * rates.prompt + cached * rates.cached + written * rates.written + output * rates.output
+    uncached = prompt - cached - written
+    counts = (uncached, cached, written, output)
+    if rates is None or (rates.limit is not None and prompt > rates.limit) or min(counts) < 0:
+        return _look_up(model, provider, at, prompt, cached, written, output)
+    return uncached * rates.prompt + cached * rates.cached + written * rates.written + output * rates.output
 
 
 @lru_cache(maxsize=4096)
@@ -70,11 +70,11 @@ def _model(model: str, provider: str | None) -> "ModelInfo | None":
 
 def _rates_of(model: str, provider: str | None, at: datetime, price: "ModelPrice") -> _Rates | None:
     if id(price) not in _rates:
-        _rates[id(price)] = price, _measured(model, provider, at, vars(price))
+        _rates[id(price)] = price, _measure_rates(model, provider, at, vars(price))
     return _rates[id(price)][1]
 
 
-def _measured(model: str, provider: str | None, at: datetime, prices: Mapping[str, Any]) -> _Rates | None:
+def _measure_rates(model: str, provider: str | None, at: datetime, prices: Mapping[str, Any]) -> _Rates | None:
     from genai_prices.types import TieredPrices
 
     tiers = [tier.start for price in prices.values() if isinstance(price, TieredPrices) for tier in price.tiers]
@@ -85,15 +85,15 @@ def _measured(model: str, provider: str | None, at: datetime, prices: Mapping[st
         return None
     one = _MILLION if limit is None else min(limit, _MILLION)
     counts = ((one, 0, 0, 0), (one, one, 0, 0), (one, 0, one, 0), (0, 0, 0, _MILLION))
-    answers = [_asked(model, provider, at, *tokens) for tokens in counts]
-    per_token = [answer / max(tokens) for answer, tokens in zip(answers, counts, strict=True) if answer is not None]
+    prices_found = [_look_up(model, provider, at, *tokens) for tokens in counts]
+    per_token = [price / max(tokens) for price, tokens in zip(prices_found, counts, strict=True) if price is not None]
     return _Rates(limit, *per_token) if len(per_token) == len(counts) else None
 
 
-def _asked(
+def _look_up(
     model: str, provider: str | None, at: datetime, prompt: int, cached: int, written: int, output: int
 ) -> Decimal | None:
-    # Not needed to read or convert anything, and slow to import.
+    # Imported late: it is slow, and reading or converting needs it only where a price is asked for.
     from genai_prices import Usage, calc_price
 
     usage = Usage(input_tokens=prompt, cache_read_tokens=cached, cache_write_tokens=written, output_tokens=output)

@@ -1,8 +1,4 @@
-"""From a batch of raw runs to trajectories: ordinary runs the short way, all others as the specification says.
-
-Belongs here: which way a run takes, and what happens to one that cannot be converted. Does not belong here: the two
-ways (``ordinary``, ``plain``).
-"""
+"""From a batch of raw runs to trajectories: well-formed runs by the columnar path, all others by the reference."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +15,7 @@ from trajectory_pipeline.schema.types import ListOf, Struct, Type
 from trajectory_pipeline.trajectories.columnar.columns import raw_columns
 from trajectory_pipeline.trajectories.columnar.decode import NeedsReferencePath
 from trajectory_pipeline.trajectories.columnar.documents import columnar_documents
-from trajectory_pipeline.trajectories.columnar.runs import ColumnarRun, ColumnarRuns
+from trajectory_pipeline.trajectories.columnar.runs import ColumnarRuns
 from trajectory_pipeline.trajectories.columnar.to_arrow import trajectories_batch
 from trajectory_pipeline.trajectories.document import Document, postgres_document
 from trajectory_pipeline.trajectories.reference import QuarantinedRun, convert_run, quarantined_run
@@ -31,11 +27,10 @@ Every partition of an older version is stale and is rebuilt when it is materiali
 names, comments or speed change. ``test_recorded_output`` fails where the output changed and this did not.
 """
 
-_CONTAINERS = 2_000_000
-"""New ones until the garbage collector looks at them; more than a batch makes."""
+_NEW_CONTAINERS = 2_000_000
+"""Containers made until the garbage collector runs; more than a batch makes."""
 
 Row = dict[str, Any]
-ConvertedRun = tuple[pa.RecordBatch, list[Document]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class Conversion:
         trajectories: with the schema of the Parquet files; ordered as the runs were.
         documents: of each trajectory, for Postgres; empty if not wanted.
         quarantined: the runs that could not be converted.
-        plainly: how many runs were converted, or found to be wrong, as the specification does it.
+        reference_path_count: number of runs that the reference converted or quarantined.
     """
 
     trajectories: pa.RecordBatch
@@ -60,71 +55,77 @@ class Conversion:
         return self.trajectories.to_pylist()
 
 
-@raised_gc_threshold(_CONTAINERS)
+@dataclass
+class _Converted:
+    """Trajectories of some of the runs, with their indexes in the batch."""
+
+    indexes: list[int]
+    trajectories: pa.RecordBatch
+    documents: list[Document]
+
+
+@raised_gc_threshold(_NEW_CONTAINERS)
 def convert_batch(raw_runs: pa.RecordBatch, partition_key: str, *, documents: bool = False) -> Conversion:
-    """Convert the rows of ``terminal_runs``; one that cannot be converted is quarantined, the others go on.
+    """Convert the rows of ``terminal_runs``; quarantine those that cannot be converted.
 
     Args:
         raw_runs: with the schema of ``terminal_runs`` (older versions of it too: what they lack is null).
         partition_key: Dagster's key of the partition that they belong to.
         documents: whether the documents for Postgres are wanted.
     """
-    ordinary, others = _ordinary_runs(raw_runs, partition_key)
+    columnar, remaining = _convert_columnar(raw_runs, partition_key, documents=documents)
     rows: list[Row] = []
+    indexes: list[int] = []
     quarantined: list[QuarantinedRun] = []
-    places: list[int] = []
-    for place in others:
-        raw = _with_all_columns(raw_runs.slice(place, 1))
+    for index in remaining:
+        raw = _with_all_columns(raw_runs.slice(index, 1))
         try:
             rows.append(convert_run(raw, partition_key))
-            places.append(place)
+            indexes.append(index)
         except ConversionError as error:
             quarantined.append(quarantined_run(raw, error.place, error.problem))
-        except Exception as error:  # a fault of ours in one run must not take the other runs of the partition along
+        except Exception as error:  # a defect of ours in one run must not fail the other runs of the partition
             problem = (
                 f"cannot be converted, and that is a fault of trajectory-pipeline: {type(error).__name__}: {error}"
             )
             quarantined.append(quarantined_run(raw, f"runs[{raw['run_id']}]", problem))
-    made = [] if ordinary is None else [_made(*ordinary, documents=documents)]
-    places = [*(run.place for run in ordinary[1]), *places] if ordinary else places
-    if rows:
-        batch = pa.RecordBatch.from_pylist(rows, schema=arrow_schema(TRAJECTORIES))
-        made.append((batch, [postgres_document(row) for row in rows] if documents else []))
-    return Conversion(*_merged(made, places), quarantined, len(others))
+    by_reference = _Converted(
+        indexes,
+        pa.RecordBatch.from_pylist(rows, schema=arrow_schema(TRAJECTORIES)),
+        [postgres_document(row) for row in rows] if documents else [],
+    )
+    merged = _merged(columnar, by_reference) if columnar and rows else columnar or by_reference
+    return Conversion(merged.trajectories, merged.documents, quarantined, len(remaining))
 
 
-def _ordinary_runs(
-    batch: pa.RecordBatch, partition_key: str
-) -> tuple[tuple[ColumnarRuns, list[ColumnarRun]] | None, list[int]]:
-    """Return the ordinary runs, converted, and where the others stand."""
+def _convert_columnar(
+    batch: pa.RecordBatch, partition_key: str, *, documents: bool
+) -> tuple[_Converted | None, list[int]]:
+    """Convert the well-formed runs, and return the indexes of the others."""
     if not batch.schema.equals(arrow_schema(TERMINAL_RUNS)):
         return None, list(range(batch.num_rows))
-    converted, runs, others = ColumnarRuns(raw_columns(batch), partition_key), [], []
-    for place in range(batch.num_rows):
+    converter, runs, remaining = ColumnarRuns(raw_columns(batch), partition_key), [], []
+    for index in range(batch.num_rows):
         try:
-            runs.append(converted.run(place))
+            runs.append(converter.convert(index))
         except (NeedsReferencePath, ConversionError, ArithmeticError):
-            others.append(place)
-    return (converted, runs) if runs else None, others
+            remaining.append(index)
+    if not runs:
+        return None, remaining
+    trajectories = trajectories_batch(converter, runs)
+    # A long run's texts are held several times over; documents are made of what the source wrote.
+    converter.release_texts()
+    written = columnar_documents(converter, runs, trajectories) if documents else []
+    return _Converted([run.index for run in runs], trajectories, written), remaining
 
 
-def _made(converted: ColumnarRuns, runs: list[ColumnarRun], *, documents: bool) -> ConvertedRun:
-    batch = trajectories_batch(converted, runs)
-    # A long run's texts are there several times over; documents are made of what the source wrote.
-    converted.forget_texts()
-    return batch, columnar_documents(converted, runs, batch) if documents else []
-
-
-def _merged(made: list[ConvertedRun], places: list[int]) -> ConvertedRun:
-    """Return the trajectories of both ways in the order of their runs."""
-    if not made:
-        return pa.RecordBatch.from_pylist([], schema=arrow_schema(TRAJECTORIES)), []
-    if len(made) == 1:
-        return made[0]
-    order = sorted(range(len(places)), key=places.__getitem__)
-    documents = [document for _, of_batch in made for document in of_batch]
-    batch = pa.Table.from_batches([batch for batch, _ in made]).combine_chunks().to_batches()[0].take(pa.array(order))
-    return batch, [documents[index] for index in order] if documents else []
+def _merged(one: _Converted, other: _Converted) -> _Converted:
+    """Return the trajectories of both, in the order of their runs."""
+    indexes = [*one.indexes, *other.indexes]
+    order = sorted(range(len(indexes)), key=indexes.__getitem__)
+    both = pa.Table.from_batches([one.trajectories, other.trajectories]).combine_chunks().to_batches()[0]
+    documents = [*one.documents, *other.documents]
+    return _Converted(sorted(indexes), both.take(pa.array(order)), [documents[at] for at in order] if documents else [])
 
 
 def _with_all_columns(one: pa.RecordBatch) -> Mapping[str, Any]:

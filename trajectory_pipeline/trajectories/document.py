@@ -1,7 +1,6 @@
-"""The trajectory document: what ``data`` in Postgres holds, made of a trajectory's columns.
+"""The trajectory document: what ``data`` in Postgres holds.
 
-Belongs here: the document's form. Does not belong here: any value: each comes from a column, at the place that the
-column's declaration names.
+Each value comes from a column, and is written at the path that the column's declaration names.
 """
 
 import base64
@@ -17,7 +16,7 @@ from trajectory_pipeline.schema.trajectories import MESSAGE, TRAJECTORIES, TURN
 from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool_call_of, tool_return_of
 
 MAX_JSONB_BYTES = 200_000_000
-"""Documents of more bytes are not offered to Postgres, whose ``jsonb`` ends at 256 MB in any array or object."""
+"""Longer documents are not written to Postgres, whose ``jsonb`` holds 256 MB in any array or object."""
 _MAX_NUMERIC_EXPONENT = 100_000
 """Postgres ``numeric`` holds 131,072 digits before the point and 16,383 after it."""
 _MAX_NUMERIC_DIGITS = 16_000
@@ -27,6 +26,8 @@ ALWAYS_IN_TURN = ("step_id", "step_run_id", "model", "input_tokens", "output_tok
 _WITH_IMAGES = frozenset({"content", "tool_returns"})
 
 Row = Mapping[str, Any]
+Document = tuple[bytes | None, str | None]
+"""A document for Postgres as JSON text in UTF-8; or None, and the reason."""
 
 
 def trajectory_document(row: Row) -> dict[str, Any]:
@@ -40,15 +41,11 @@ def trajectory_document(row: Row) -> dict[str, Any]:
         if column.document is None:
             continue
         *parents, name = column.document.split(".")
-        place = document
+        target = document
         for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = [_turn(turn) for turn in row["turns"]] if column.name == "turns" else _plain(row[column.name])
+            target = target.setdefault(parent, {})
+        target[name] = [_turn(turn) for turn in row["turns"]] if column.name == "turns" else _to_json(row[column.name])
     return document
-
-
-Document = tuple[bytes | None, str | None]
-"""A document for Postgres as JSON text in UTF-8; or None, and why there is none."""
 
 
 def postgres_document(row: Row) -> Document:
@@ -69,7 +66,7 @@ def postgres_document(row: Row) -> Document:
 
 def _turn(turn: Row) -> dict[str, Any]:
     written = {
-        column.name: _plain(turn[column.name])
+        column.name: _to_json(turn[column.name])
         for column in TURN
         if column.name != "messages" and (turn[column.name] not in (None, []) or column.name in ALWAYS_IN_TURN)
     }
@@ -78,7 +75,7 @@ def _turn(turn: Row) -> dict[str, Any]:
 
 def _message(message: Row) -> dict[str, Any]:
     written = {
-        column.name: _plain(message[column.name])
+        column.name: _to_json(message[column.name])
         for column in MESSAGE
         if column.name not in ("content", "tool_calls", "tool_returns", "approvals")
         and (message[column.name] is not None or column.name == "timestamp")
@@ -98,7 +95,7 @@ def tool_return_document(row: Row) -> dict[str, Any]:
     item = tool_return_of(row)
     if row["text"] is not None or item.get("func_response") is None:
         item.pop("func_response", None)
-    # Should an item have keys of our names itself, they are found in Parquet's ``json`` only.
+    # An item's own keys of these names are in Parquet's ``json`` only.
     verbatim = {name: value for name, value in item.items() if name not in ("text", "denied")}
     written = {"tool_call_id": row["tool_call_id"], "status": row["status"], "text": row["text"], **verbatim}
     if row["denied"]:
@@ -106,18 +103,18 @@ def tool_return_document(row: Row) -> dict[str, Any]:
     return written
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _to_json(item) for key, item in value.items()}
     return value
 
 
 def strip_image_data(value: Any) -> Any:
-    """Return a value with a stub of size and hash in the place of the bytes of every image in it."""
+    """Return a value with a stub of size and hash instead of the bytes of every image in it."""
     if isinstance(value, list):
         return [strip_image_data(item) for item in value]
     if not isinstance(value, dict):

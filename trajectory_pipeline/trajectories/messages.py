@@ -1,7 +1,4 @@
-"""What one message row means: its kind, its parts, its calls, returns and approvals.
-
-Belongs here: a raw row of ``messages`` to a message of a turn. Does not belong here: order, or the run as a whole.
-"""
+"""What one row of ``messages`` means: its kind, its parts, its calls, returns and approvals."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +17,7 @@ from trajectory_pipeline.lossless_json import (
 SEND_MESSAGE_AGENT_TYPES = frozenset(
     {"memgpt_agent", "memgpt_v2_agent", "react_agent", "workflow_agent", "split_thread_agent"}
 )
-"""Agent types whose text is the inner thought, and whose answer is an argument of a call (Letta's loop v2)."""
+"""Agent types whose text is the inner thought, and whose reply is an argument of a call (Letta's loop v2)."""
 
 _KINDS_IN_TEXT = frozenset({"heartbeat", "system_alert", "login"})
 _FROM_AN_AGENT = ("[Incoming message from agent with ID", "<system-reminder>\nYou are a sleeptime agent")
@@ -30,11 +27,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ReplyConvention:
-    """How an agent's answer is told from its thoughts.
+    """How an agent's reply is told from its thoughts.
 
     Attributes:
-        text_is_thought: its text is the inner thought; None where the agent's type is not known.
-        tool_name: the tool whose argument is an answer.
+        text_is_thought: whether its text is the inner thought; None where the agent's type is not known.
+        tool_name: the tool whose argument is a reply.
         tool_argument: that argument.
     """
 
@@ -44,7 +41,7 @@ class ReplyConvention:
 
 
 def reply_convention(agent_type: str | None, config: Mapping[str, Any]) -> ReplyConvention:
-    """Return how the answers of a run are found.
+    """Return how the replies of a run are found.
 
     Args:
         agent_type: ``agents.agent_type``; None where the agent is gone.
@@ -58,33 +55,35 @@ def reply_convention(agent_type: str | None, config: Mapping[str, Any]) -> Reply
     )
 
 
-def convert_message(raw: Mapping[str, Any], how: ReplyConvention, escapes: EscapedPaths, derived: EscapedPaths) -> Row:
+def convert_message(
+    raw: Mapping[str, Any], convention: ReplyConvention, escapes: EscapedPaths, derived: EscapedPaths
+) -> Row:
     """Return the message of a raw row, with the fields of ``schema.trajectories.MESSAGE``.
 
-    ``denied`` of its tool returns is left False: who denied what is seen only in the run as a whole.
+    ``denied`` of its tool returns is left False: only the run as a whole shows what was denied.
 
     Args:
         raw: a row of ``messages``.
-        how: how an answer is told from a thought.
-        escapes: takes the places where what the source holds was escaped.
-        derived: takes the places where what was made of it was escaped.
+        convention: how a reply is told from a thought.
+        escapes: collects the JSON paths at which the source's text was escaped.
+        derived: collects those at which text derived from it was escaped.
 
     Raises:
         ConversionError: a JSON column holds what cannot be read.
     """
     message_id = raw["id"]
-    place = f"messages[{message_id}]"
-    content = parse_array_of_objects(raw["content"], f"{place}.content", escapes)
+    path = f"messages[{message_id}]"
+    content = parse_array_of_objects(raw["content"], f"{path}.content", escapes)
     if not content and raw["text"]:
         content = [{"type": "text", "text": raw["text"]}]
-    calls = parse_array_of_objects(raw["tool_calls"], f"{place}.tool_calls", escapes)
-    returns = parse_array_of_objects(raw["tool_returns"], f"{place}.tool_returns", escapes)
-    approvals = parse_array_of_objects(raw["approvals"], f"{place}.approvals", escapes) or _legacy_approval(raw)
-    said, thought = split_reply_and_thought(raw["role"], content, calls, how)
-    if said is not None and (storable := storable_text(said)) is not said:
-        # Out of an argument string, in which NUL and surrogates stand escaped once more and are kept as they are.
-        derived.paths.append(f"{place}.assistant_text")
-        said = storable
+    calls = parse_array_of_objects(raw["tool_calls"], f"{path}.tool_calls", escapes)
+    returns = parse_array_of_objects(raw["tool_returns"], f"{path}.tool_returns", escapes)
+    approvals = parse_array_of_objects(raw["approvals"], f"{path}.approvals", escapes) or _legacy_approval(raw)
+    reply, thought = split_reply_and_thought(raw["role"], content, calls, convention)
+    if reply is not None and (storable := storable_text(reply)) is not reply:
+        # It came out of an argument string, which holds NUL and surrogates as escapes and stays as it is.
+        derived.paths.append(f"{path}.assistant_text")
+        reply = storable
     return {
         "message_id": message_id,
         "role": raw["role"],
@@ -95,7 +94,7 @@ def convert_message(raw: Mapping[str, Any], how: ReplyConvention, escapes: Escap
         "model": raw["model"],
         "sender_id": raw["sender_id"],
         "is_deleted": bool(raw["is_deleted"]),
-        "assistant_text": said,
+        "assistant_text": reply,
         "inner_thought": thought,
         "tool_call_id": raw["tool_call_id"],
         "content": [part_row(part) for part in content],
@@ -122,7 +121,7 @@ def message_kind(role: str, content: list[dict[str, Any]]) -> str:
     return role
 
 
-def argument_of(arguments: Any, name: str) -> str | None:
+def _argument_of(arguments: Any, name: str) -> str | None:
     """Return one string argument of a call; None where the arguments are no JSON object or lack it."""
     if isinstance(arguments, str):
         try:
@@ -134,30 +133,30 @@ def argument_of(arguments: Any, name: str) -> str | None:
 
 
 def split_reply_and_thought(
-    role: str, content: list[dict[str, Any]], calls: list[dict[str, Any]], how: ReplyConvention
+    role: str, content: list[dict[str, Any]], calls: list[dict[str, Any]], convention: ReplyConvention
 ) -> tuple[str | None, str | None]:
-    """Return what a message says to the reader, and what its agent thought: see the data dictionary."""
+    """Return a message's reply and its agent's thought: see the data dictionary."""
     if role not in ("assistant", "approval"):
         return None, None
     texts = [part["text"] for part in content if part.get("type") == "text" and isinstance(part.get("text"), str)]
     text = "\n\n".join(filter(None, texts)) or None
-    answers = []
+    replies = []
     sends = False
     for call in calls:
         function = call.get("function")
-        if isinstance(function, dict) and function.get("name") == how.tool_name:
+        if isinstance(function, dict) and function.get("name") == convention.tool_name:
             sends = True
-            answer = argument_of(function.get("arguments"), how.tool_argument)
-            if answer:
-                answers.append(answer)
-    thought_in_text = sends if how.text_is_thought is None else how.text_is_thought
+            reply = _argument_of(function.get("arguments"), convention.tool_argument)
+            if reply:
+                replies.append(reply)
+    thought_in_text = sends if convention.text_is_thought is None else convention.text_is_thought
     if thought_in_text:
-        return "\n\n".join(answers) or None, text
-    return "\n\n".join(filter(None, [text, *answers])) or None, None
+        return "\n\n".join(replies) or None, text
+    return "\n\n".join(filter(None, [text, *replies])) or None, None
 
 
 def _legacy_approval(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the decision of Letta before 0.14, which stands in columns of its own."""
+    """Return the decision of Letta before 0.14, which has columns of its own."""
     if raw["approve"] is None:
         return []
     return [

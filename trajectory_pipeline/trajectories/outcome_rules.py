@@ -1,15 +1,13 @@
-"""How a run ended, and what that suggests of its outcome: facts and rules, no judgement.
-
-Belongs here: the table of endings and its precedence. Does not belong here: what a judge says (``refinement``).
-"""
+"""How a run ended, and the heuristic outcome that this suggests: facts and rules in order of precedence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trajectory_pipeline.lossless_json import write_json
+from trajectory_pipeline.schema.outcomes import ExecutionCause, ExecutionStatus, Outcome
 
-ERROR_STOP_REASONS = frozenset(
+_ERROR_STOP_REASONS = frozenset(
     {
         "error",
         "llm_api_error",
@@ -33,21 +31,31 @@ REQUEST_REFUSALS = (
     "NOT_FOUND",
 )
 
-# Of the error event of a stream, which is stored whole (Letta 0.16.8: LettaErrorMessage).
-_KEYS_OF_AN_ERROR = frozenset({"message_type", "run_id", "error_type", "message", "detail", "seq_id"})
+# Keys of a stream's error event, which is stored whole (Letta 0.16.8: LettaErrorMessage).
+_ERROR_EVENT_KEYS = frozenset({"message_type", "run_id", "error_type", "message", "detail", "seq_id"})
 
 # First word of an error's text, as Letta's errors begin (letta/errors.py: ErrorCode).
 CAUSE_BY_CODE = {
-    "CONTEXT_WINDOW_EXCEEDED": "context_limit",
-    "PAYMENT_REQUIRED": "billing",
-    "RATE_LIMIT_EXCEEDED": "llm_provider",
-    "UNAUTHENTICATED": "llm_provider",
+    "CONTEXT_WINDOW_EXCEEDED": ExecutionCause.CONTEXT_LIMIT,
+    "PAYMENT_REQUIRED": ExecutionCause.BILLING,
+    "RATE_LIMIT_EXCEEDED": ExecutionCause.LLM_PROVIDER,
+    "UNAUTHENTICATED": ExecutionCause.LLM_PROVIDER,
+}
+_CAUSE_BY_CLASS = {
+    "ContextWindowExceededError": ExecutionCause.CONTEXT_LIMIT,
+    "LLMInsufficientCreditsError": ExecutionCause.BILLING,
+    "LLMEmptyResponseError": ExecutionCause.AGENT,
+}
+_CAUSE_BY_STOP_REASON = {
+    "context_window_overflow_in_system_prompt": ExecutionCause.CONTEXT_LIMIT,
+    "insufficient_credits": ExecutionCause.BILLING,
+    "llm_api_error": ExecutionCause.LLM_PROVIDER,
+    **dict.fromkeys(_AGENT_REASONS, ExecutionCause.AGENT),
 }
 
 
-@dataclass(frozen=True)
-class RunError:
-    """What went wrong, wherever Letta put it.
+class RunError(NamedTuple):
+    """What went wrong, wherever Letta recorded it.
 
     Attributes:
         type: class or kind.
@@ -62,8 +70,7 @@ class RunError:
     step_id: str | None
 
 
-@dataclass(frozen=True)
-class LastStep:
+class LastStep(NamedTuple):
     """The last own step of a run, by time.
 
     Attributes:
@@ -83,37 +90,56 @@ class LastStep:
 
 @dataclass(frozen=True)
 class OutcomeRule:
-    """How a run ended and the heuristic outcome.
+    """The rule that fits a run.
 
     Attributes:
-        status: of the execution.
-        cause: of the execution; None where there is none to name.
-        outcome: success, partial_success, failure or unknown.
+        status: how the run ended.
+        cause: of that; None where there is none to name.
+        outcome: the heuristic one.
         confidence: of the rule.
         reasoning: the facts that led there.
     """
 
-    status: str
-    cause: str | None
-    outcome: str
+    status: ExecutionStatus
+    cause: ExecutionCause | None
+    outcome: Outcome
     confidence: float
-    reasoning: tuple[str, ...]
+    reasoning: Sequence[str]
+
+
+_CANCELLED = OutcomeRule(ExecutionStatus.CANCELLED, ExecutionCause.USER, Outcome.FAILURE, 0.8, ("Run was cancelled",))
+_STEP_LIMIT = OutcomeRule(
+    ExecutionStatus.TRUNCATED,
+    ExecutionCause.STEP_LIMIT,
+    Outcome.PARTIAL_SUCCESS,
+    0.5,
+    ("Run was cut off at its step limit",),
+)
+_TOKEN_LIMIT = OutcomeRule(
+    ExecutionStatus.TRUNCATED,
+    ExecutionCause.TOKEN_LIMIT,
+    Outcome.PARTIAL_SUCCESS,
+    0.5,
+    ("Run was cut off at its token limit",),
+)
+_AWAITING_APPROVAL = OutcomeRule(
+    ExecutionStatus.AWAITING_APPROVAL, None, Outcome.UNKNOWN, 0.5, ("Run ended waiting for an approval",)
+)
 
 
 def run_error(recorded: Any, last: LastStep | None) -> RunError | None:
     """Return the error of a run: of its metadata, else of its last own step; None where none is recorded.
 
     Args:
-        recorded: ``runs.metadata_.error``: a string (blocking, async) or an object (streamed). What is neither, or an
+        recorded: ``runs.metadata_.error``: a string (blocking, async) or an object (streamed). Anything else, or an
             object of another form, becomes the detail, as JSON text. An empty value records nothing.
         last: the last own step.
     """
     step_id = last.step_id if last is not None and last.failed else None
     if isinstance(recorded, str) and recorded:
-        kind = last.error_type if last is not None else None
-        return RunError(kind, recorded, None, step_id)
+        return RunError(last.error_type if last is not None else None, recorded, None, step_id)
     if isinstance(recorded, dict) and recorded:
-        return _taken_apart(recorded, step_id)
+        return _event_error(recorded, step_id)
     if recorded:
         return RunError(None, None, write_json(recorded), step_id)
     if last is not None and (last.error_type or last.error_message):
@@ -121,10 +147,10 @@ def run_error(recorded: Any, last: LastStep | None) -> RunError | None:
     return None
 
 
-def _taken_apart(recorded: dict[str, Any], step_id: str | None) -> RunError:
-    kind, message, detail = (recorded.get(name) for name in ("error_type", "message", "detail"))
-    if not (recorded.keys() <= _KEYS_OF_AN_ERROR and isinstance(kind, str | None) and isinstance(message, str | None)):
-        detail = recorded
+def _event_error(event: dict[str, Any], step_id: str | None) -> RunError:
+    kind, message, detail = (event.get(name) for name in ("error_type", "message", "detail"))
+    if not (event.keys() <= _ERROR_EVENT_KEYS and isinstance(kind, str | None) and isinstance(message, str | None)):
+        detail = event
     return RunError(
         type=kind if isinstance(kind, str) else None,
         message=message if isinstance(message, str) else None,
@@ -140,9 +166,9 @@ def classify_outcome(
     error: RunError | None,
     *,
     has_steps: bool,
-    says_or_calls: bool,
+    replies_or_calls: bool,
 ) -> OutcomeRule:
-    """Return how a run ended: the first row of the table that fits wins.
+    """Return the first rule that fits a run.
 
     Args:
         status: ``runs.status``.
@@ -150,41 +176,41 @@ def classify_outcome(
         last: the last own step.
         error: of the run.
         has_steps: whether it has own steps.
-        says_or_calls: whether it holds assistant text or a tool call.
+        replies_or_calls: whether it holds assistant text or a tool call.
     """
-    if status == "cancelled" or stop_reason == "cancelled":
-        return OutcomeRule("cancelled", "user", "failure", 0.8, ("Run was cancelled",))
+    if "cancelled" in (status, stop_reason):
+        return _CANCELLED
     if stop_reason == "max_steps":
-        return OutcomeRule("truncated", "step_limit", "partial_success", 0.5, ("Run was cut off at its step limit",))
+        return _STEP_LIMIT
     if stop_reason == "max_tokens_exceeded":
-        return OutcomeRule("truncated", "token_limit", "partial_success", 0.5, ("Run was cut off at its token limit",))
+        return _TOKEN_LIMIT
     if status == "completed" and stop_reason == "requires_approval":
-        return OutcomeRule("awaiting_approval", None, "unknown", 0.5, ("Run ended waiting for an approval",))
-    if status == "failed" or stop_reason in ERROR_STOP_REASONS:
-        return _failed(status, stop_reason, last, error, has_steps)
+        return _AWAITING_APPROVAL
+    if status == "failed" or stop_reason in _ERROR_STOP_REASONS:
+        cause = _cause(last, stop_reason, error, has_steps=has_steps)
+        reasoning = _failure_reasoning(status, stop_reason, last, error, has_steps=has_steps)
+        return OutcomeRule(ExecutionStatus.FAILED, cause, Outcome.FAILURE, 0.9, reasoning)
     if status == "completed" and stop_reason in (None, "end_turn", "tool_rule"):
-        return _completed(stop_reason, says_or_calls)
-    return OutcomeRule(
-        "unknown", None, "unknown", 0.5, (f"Run ended as {status} with stop reason {stop_reason}, which no rule knows",)
-    )
+        return _completed(stop_reason, replies_or_calls=replies_or_calls)
+    unknown = f"Run ended as {status} with stop reason {stop_reason}, which no rule knows"
+    return OutcomeRule(ExecutionStatus.UNKNOWN, None, Outcome.UNKNOWN, 0.5, (unknown,))
 
 
-def _completed(stop_reason: str | None, says_or_calls: bool) -> OutcomeRule:
-    without_errors = "Run completed without errors"
-    if not says_or_calls:
-        return OutcomeRule(
-            "completed", None, "unknown", 0.5, (without_errors, "Agent neither said anything nor called a tool")
-        )
-    if stop_reason == "end_turn":
-        return OutcomeRule("completed", None, "success", 0.8, (without_errors, "Agent ended its turn"))
-    ended = "A tool rule ended the run" if stop_reason == "tool_rule" else "No stop reason was recorded"
-    return OutcomeRule("completed", None, "success", 0.7, (without_errors, ended))
+def _completed(stop_reason: str | None, *, replies_or_calls: bool) -> OutcomeRule:
+    if not replies_or_calls:
+        outcome, confidence, reason = Outcome.UNKNOWN, 0.5, "Agent neither said anything nor called a tool"
+    elif stop_reason == "end_turn":
+        outcome, confidence, reason = Outcome.SUCCESS, 0.8, "Agent ended its turn"
+    else:
+        reason = "A tool rule ended the run" if stop_reason == "tool_rule" else "No stop reason was recorded"
+        outcome, confidence = Outcome.SUCCESS, 0.7
+    reasoning = ("Run completed without errors", reason)
+    return OutcomeRule(ExecutionStatus.COMPLETED, None, outcome, confidence, reasoning)
 
 
-def _failed(
-    status: str, stop_reason: str | None, last: LastStep | None, error: RunError | None, has_steps: bool
-) -> OutcomeRule:
-    cause = _cause(last, stop_reason, error, has_steps)
+def _failure_reasoning(
+    status: str, stop_reason: str | None, last: LastStep | None, error: RunError | None, *, has_steps: bool
+) -> list[str]:
     reasoning = ["Run failed" if status == "failed" else f"Run was recorded as {status}, but with an error"]
     if stop_reason:
         reasoning.append(f"Stop reason is {stop_reason}")
@@ -194,58 +220,29 @@ def _failed(
         reasoning.append("It failed before its first step")
     if error is None:
         reasoning.append("No error text was recorded")
-    return OutcomeRule("failed", cause, "failure", 0.9, tuple(reasoning))
+    return reasoning
 
 
-def _cause(last: LastStep | None, stop_reason: str | None, error: RunError | None, has_steps: bool) -> str:
+def _cause(
+    last: LastStep | None, stop_reason: str | None, error: RunError | None, *, has_steps: bool
+) -> ExecutionCause:
     """Look at the last own step's error, then its stop reason, then the run's, then the recorded error."""
-    step_reason = last.stop_reason if last is not None else None
-    step_error = last.error_type if last is not None else None
+    step_error, step_reason = (last.error_type, last.stop_reason) if last is not None else (None, None)
     if step_error == "LLMError" and step_reason in _AGENT_REASONS:
-        return "agent"
-    for found in (_cause_of_class(step_error), _cause_of_reason(step_reason), _cause_of_reason(stop_reason)):
-        if found is not None:
-            return found
-    return _cause_of_recorded(error, has_steps)
-
-
-def _cause_of_class(error_type: str | None) -> str | None:
-    if not error_type:
-        return None
-    if error_type == "ContextWindowExceededError":
-        return "context_limit"
-    if error_type == "LLMInsufficientCreditsError":
-        return "billing"
-    if error_type == "LLMEmptyResponseError":
-        return "agent"
-    return "llm_provider" if error_type.startswith("LLM") else "server"
-
-
-def _cause_of_reason(stop_reason: str | None) -> str | None:
-    if stop_reason == "context_window_overflow_in_system_prompt":
-        return "context_limit"
-    if stop_reason == "insufficient_credits":
-        return "billing"
-    if stop_reason == "llm_api_error":
-        return "llm_provider"
-    return "agent" if stop_reason in _AGENT_REASONS else None
-
-
-def _cause_of_recorded(error: RunError | None, has_steps: bool) -> str:
+        return ExecutionCause.AGENT
+    if step_error:
+        generic = ExecutionCause.LLM_PROVIDER if step_error.startswith("LLM") else ExecutionCause.SERVER
+        return _CAUSE_BY_CLASS.get(step_error, generic)
+    for reason in (step_reason, stop_reason):
+        if reason in _CAUSE_BY_STOP_REASON:
+            return _CAUSE_BY_STOP_REASON[reason]
     if error is None:
-        return "unrecorded"
+        return ExecutionCause.UNRECORDED
     texts = [text for text in (error.detail, error.message) if text]
     if not has_steps and any(text.startswith(REQUEST_REFUSALS) for text in texts):
-        return "request"
+        return ExecutionCause.REQUEST
     for text in texts:
         code = text.split(":", 1)[0]
         if code in CAUSE_BY_CODE:
             return CAUSE_BY_CODE[code]
-    if error.type and error.type.startswith("llm_"):
-        return "llm_provider"
-    return "server"
-
-
-def last_step(steps: Sequence[LastStep]) -> LastStep | None:
-    """Return the last of a run's own steps, which are in order."""
-    return steps[-1] if steps else None
+    return ExecutionCause.LLM_PROVIDER if (error.type or "").startswith("llm_") else ExecutionCause.SERVER

@@ -1,7 +1,6 @@
-"""Signals: facts of a run computed by rule, no model involved.
+"""Signals: facts of a run computed by rule, evidence for a judge and for sampling, never an outcome.
 
-Belongs here: the rules, whose version is ``schema.trajectories.SIGNALS_VERSION``. Does not belong here: any conclusion:
-signals are evidence for a judge and for sampling, never an outcome.
+Raise ``schema.trajectories.SIGNALS_VERSION`` with any change to a rule.
 """
 
 import json
@@ -14,66 +13,36 @@ import orjson
 from trajectory_pipeline.lossless_json import canonical_json, write_json
 from trajectory_pipeline.trajectories.messages import tool_call_of
 
-LONGEST_PATTERN = 4
-"""Calls in the longest pattern that is looked for as a repeating cycle."""
+_MAX_PATTERN_CALLS = 4
 
 Row = dict[str, Any]
 
 
-def trajectory_signals(
-    turns: Sequence[Row], fills: Iterable[float], feedback: Sequence[str | None], denied: int
-) -> Row:
-    """Return the signals of a run, with the fields of ``schema.trajectories.SIGNALS``.
-
-    Args:
-        turns: all turns, in order.
-        fills: share of the context window that each own prompt took.
-        feedback: of each own step.
-        denied: calls that a person denied.
-    """
-    messages = [message for turn in turns for message in turn["messages"]]
-    calls = [call for message in messages for call in message["tool_calls"]]
-    last = next(
-        (
-            message
-            for message in reversed(messages)
-            if message["role"] in ("assistant", "approval") and not message["approvals"]
-        ),
-        None,
-    )
-    return compute_signals(
-        [(call["name"], parsed_arguments(call)) for call in calls],
-        [item["status"] == "error" for message in messages for item in message["tool_returns"] if not item["denied"]],
-        [message["kind"] for message in messages],
-        fills,
-        feedback,
-        denied,
-        refusals=sum(any(part["type"] == "refusal" for part in message["content"]) for message in messages),
-        empty_final_answer=None if last is None else not last["assistant_text"] and not last["tool_calls"],
-    )
+Call = tuple[str | None, str | None]
+"""A call's tool and its arguments as text."""
 
 
 def compute_signals(
-    calls: Sequence[tuple[str | None, str | None]],
+    calls: Sequence[Call],
     failed: Sequence[bool],
     kinds: Sequence[str],
+    *,
     fills: Iterable[float],
     feedback: Sequence[str | None],
     denied: int,
-    *,
     refusals: int,
     empty_final_answer: bool | None,
 ) -> Row:
     """Return the signals of a run, with the fields of ``schema.trajectories.SIGNALS``.
 
     Args:
-        calls: each call's tool and arguments, in order.
-        failed: of each return that no person denied, whether it is an error, in order.
+        calls: in order.
+        failed: of each return that was not denied, in order, whether it is an error.
         kinds: of each message.
         fills: share of the context window that each own prompt took.
         feedback: of each own step.
-        denied: calls that a person denied.
-        refusals: messages with a refusal.
+        denied: number of denied calls.
+        refusals: number of messages with a refusal.
         empty_final_answer: see the data dictionary.
     """
     signatures = _signatures(calls)
@@ -82,45 +51,45 @@ def compute_signals(
         "distinct_tools": len({name for name, _ in calls if name is not None}),
         "tool_errors": sum(failed),
         "last_tool_call_failed": failed[-1] if failed else None,
-        "error_recovered": _recovered(failed),
+        "error_recovered": not failed[-1] if True in failed else None,
         "repeated_calls": len(calls) - len(set(signatures)),
-        "longest_cycle": longest_cycle(signatures),
+        "longest_cycle": _longest_cycle(signatures),
         "context_fill": max(fills, default=None),
-        "person_messages": sum(kind == "user" for kind in kinds),
-        "positive_feedback": sum(value == "positive" for value in feedback),
-        "negative_feedback": sum(value == "negative" for value in feedback),
+        "person_messages": kinds.count("user"),
+        "positive_feedback": feedback.count("positive"),
+        "negative_feedback": feedback.count("negative"),
         "denied_approvals": denied,
         "refusals": refusals,
         "empty_final_answer": empty_final_answer,
     }
 
 
-def parsed_arguments(call: Mapping[str, Any]) -> str | None:
+def argument_text(call: Mapping[str, Any]) -> str | None:
     """Return a call's arguments as text; as JSON text where they are no string."""
     arguments: str | None = call["arguments"]
-    if arguments is None and call["json"] is not None:  # they may be there, but no string
+    if arguments is None and call["json"] is not None:  # there may be some that are no string
         function = tool_call_of(call).get("function")
         return write_json(function.get("arguments")) if isinstance(function, dict) else None
     return arguments
 
 
-def _signatures(calls: Sequence[tuple[str | None, str | None]]) -> list[tuple[str | None, str]]:
+def _signatures(calls: Sequence[Call]) -> list[tuple[str | None, str]]:
     """Return for each call what only canonically equal calls share."""
-    texts: dict[str | None, dict[str | None, str]] = {}
+    canonical: dict[str | None, dict[str | None, str]] = {}
     for name, arguments in calls:
-        texts.setdefault(name, {})[arguments] = ""
-    for of_tool in texts.values():
-        # Equal texts are equal arguments; nobody needs to look into a text that stands alone.
+        canonical.setdefault(name, {})[arguments] = ""
+    for of_tool in canonical.values():
+        # Equal texts are equal arguments, so a tool that was called with one text needs no parsing.
         if len(of_tool) > 1:
-            quick = {arguments: _sorted(arguments) for arguments in of_tool}
-            thorough = None in quick.values()
-            for arguments, text in quick.items():
-                of_tool[arguments] = canonical_arguments(arguments) if thorough else text or ""
-    return [(name, texts[name][arguments]) for name, arguments in calls]
+            sorted_texts = {arguments: _sorted(arguments) for arguments in of_tool}
+            inexact = None in sorted_texts.values()
+            for arguments, text in sorted_texts.items():
+                of_tool[arguments] = _canonical_arguments(arguments) if inexact else text or ""
+    return [(name, canonical[name][arguments]) for name, arguments in calls]
 
 
 def _sorted(arguments: str | None) -> str | None:
-    """Return arguments with their keys sorted; None where equal ones may still differ: a decimal number, or no JSON."""
+    """Return arguments with sorted keys; None where equal ones may still differ: a decimal number, or no JSON."""
     try:
         value = orjson.loads(arguments or "null")
         return None if _holds_decimal(value) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
@@ -136,20 +105,22 @@ def _holds_decimal(value: Any) -> bool:
     return isinstance(value, float)
 
 
-def canonical_arguments(arguments: str | None) -> str:
+def _canonical_arguments(arguments: str | None) -> str:
     """Return a call's arguments as text that is the same for canonically equal ones.
 
-    Equal are JSON values whose text differs in blanks, in the order of keys or in how a number is written (``1``,
-    ``1.0``, ``1e0``); arguments that are no JSON are equal when their text is.
+    JSON values are equal where their texts differ in whitespace, in the order of keys or in how a number is written
+    (``1``, ``1.0``, ``1e0``); arguments that are no JSON are equal where their texts are.
     """
     try:
-        return canonical_json(json.loads(arguments or "null", parse_int=_by_value, parse_float=_by_value))
+        return canonical_json(
+            json.loads(arguments or "null", parse_int=_canonical_number, parse_float=_canonical_number)
+        )
     except (ValueError, RecursionError, ArithmeticError):
         return str(arguments)
 
 
-def _by_value(text: str) -> dict[str, str]:
-    """Return a number in a form that is the same for equal ones, and that no other argument has."""
+def _canonical_number(text: str) -> dict[str, str]:
+    """Return a number in a form that equal ones share, and that no other argument has."""
     sign, digits, exponent = Decimal(text).as_tuple()
     significant = "".join(map(str, digits)).lstrip("0")
     stripped = significant.rstrip("0")
@@ -157,22 +128,17 @@ def _by_value(text: str) -> dict[str, str]:
     return {"\0": shown}
 
 
-def _recovered(failed: Sequence[bool]) -> bool | None:
-    return None if True not in failed else not failed[-1]
+def _longest_cycle(calls: Sequence[Any]) -> int:
+    """Return the number of calls in the longest stretch that repeats one pattern at least three times in a row.
 
-
-def longest_cycle(calls: Sequence[Any]) -> int:
-    """Return the number of calls in the longest stretch in which one pattern stands at least three times in a row.
-
-    A pattern is one to four calls; ``A B A B A B`` is a stretch of six and ``A B A B A B A`` one of seven, ``A A`` is
-    none.
+    A pattern is one to four calls: ``A B A B A B`` is a stretch of six, ``A B A B A B A`` of seven, ``A A`` is none.
     """
     longest = 0
-    for size in range(1, LONGEST_PATTERN + 1):
+    for size in range(1, _MAX_PATTERN_CALLS + 1):
         equal = 0
-        for place in range(size, len(calls)):
-            equal = equal + 1 if calls[place] == calls[place - size] else 0
-            # As many equal pairs as two patterns have calls: the pattern stands three times.
+        for index in range(size, len(calls)):
+            equal = equal + 1 if calls[index] == calls[index - size] else 0
+            # As many equal pairs as two patterns have calls: the pattern occurs three times.
             if equal >= 2 * size:
                 longest = max(longest, equal + size)
     return longest

@@ -1,7 +1,4 @@
-"""The order of a run: which messages make a turn, and which turn follows which.
-
-Belongs here: grouping and ordering. Does not belong here: what a message means.
-"""
+"""The order of a run: which messages make a turn, and which turn follows which."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,11 +10,11 @@ Row = dict[str, Any]
 
 @dataclass
 class Turn:
-    """One step with its messages in order, or a stretch of messages without a step.
+    """One step with its messages, or a stretch of messages without a step.
 
     Attributes:
         step_id: None for a stretch without a step.
-        step: the raw row of the step; None where there is none (or where it is gone).
+        step: the raw row of the step; None where there is none, or where it is gone.
         messages: by ``sequence_id``.
     """
 
@@ -31,8 +28,8 @@ class Turn:
         return self.messages[0]["sequence_id"] if self.messages else None
 
     @property
-    def began_at(self) -> datetime | None:
-        """When its step began."""
+    def started_at(self) -> datetime | None:
+        """When its step started."""
         return None if self.step is None else self.step["created_at"]
 
 
@@ -67,33 +64,25 @@ def group_into_turns(
             turn = gone[step_id] = Turn(step_id, None)
             undated.append(turn)
         turn.messages.append(message)
-    for turn in [turn for turn in dated.values() if turn.began_at is None and turn.messages]:
+    for turn in [turn for turn in dated.values() if turn.started_at is None and turn.messages]:
         undated.append(dated.pop(turn.step_id or ""))
-    ordered = sorted(dated.values(), key=_by_step)
+    ordered = sorted(dated.values(), key=_step_order)
     for turn in sorted(undated, key=lambda turn: (turn.first_sequence_id or 0, turn.messages[0]["message_id"])):
-        _place_by_sequence(turn, ordered)
+        _insert_by_sequence(turn, ordered)
     return ordered
 
 
-def _by_step(turn: Turn) -> tuple[bool, float, bool, int, str]:
-    began, first = turn.began_at, turn.first_sequence_id
-    return (
-        began is None,
-        0.0 if began is None else began.timestamp(),
-        first is None,
-        first or 0,
-        turn.step_id or "",
-    )
+def _step_order(turn: Turn) -> tuple[bool, float, bool, int, str]:
+    started, first = turn.started_at, turn.first_sequence_id
+    seconds = 0.0 if started is None else started.timestamp()
+    return started is None, seconds, first is None, first or 0, turn.step_id or ""
 
 
-def _place_by_sequence(turn: Turn, ordered: list[Turn]) -> None:
-    """Put a turn that has no time of its own before the first turn whose messages come later."""
-    place = next(
-        (
-            index
-            for index, other in enumerate(ordered)
-            if other.first_sequence_id is not None and other.first_sequence_id > (turn.first_sequence_id or 0)
-        ),
-        len(ordered),
-    )
-    ordered.insert(place, turn)
+def _insert_by_sequence(turn: Turn, ordered: list[Turn]) -> None:
+    """Put a turn without a time before the first turn whose messages come later."""
+    sequence_id = turn.first_sequence_id or 0
+    for index, other in enumerate(ordered):
+        if other.first_sequence_id is not None and other.first_sequence_id > sequence_id:
+            ordered.insert(index, turn)
+            return
+    ordered.append(turn)

@@ -1,7 +1,4 @@
-"""What a run used: tokens by kind, and their price.
-
-Belongs here: counting own steps' tokens. Does not belong here: what a judge costs (``budget.prices``).
-"""
+"""What a run used: tokens by kind, and their price."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -11,10 +8,9 @@ from typing import Any, NamedTuple
 from trajectory_pipeline.lossless_json import ConversionError, EscapedPaths, parse_json
 from trajectory_pipeline.trajectories.call_price import price_of_call
 
-_CENTS = Decimal("0.000000001")
+_COST_QUANTUM = Decimal("0.000000001")
 MAX_COUNT = 2**63 - 1
 """The largest number that the sinks hold."""
-
 
 COUNTS = (
     "prompt_tokens",
@@ -34,10 +30,10 @@ class StepUsage(NamedTuple):
         input_tokens: cached ones included (for Anthropic Letta adds cache reads and writes).
         output_tokens: reasoning included.
         total_tokens: as stored.
-        cached: read from the provider's cache; None where not told.
-        cache_write: written to it; None where not told.
-        reasoning: spent on reasoning; None where not told.
-        reported: whether the provider told anything: Letta stores 0 for "not told".
+        cached: read from the provider's cache; None where not reported.
+        cache_write: written to it; None where not reported.
+        reasoning: spent on reasoning; None where not reported.
+        reported: whether the provider reported anything: Letta stores 0 where it did not.
     """
 
     input_tokens: int
@@ -52,25 +48,25 @@ class StepUsage(NamedTuple):
 def step_usage(step: Mapping[str, Any]) -> StepUsage:
     """Return the tokens of a raw row of ``steps``.
 
-    A count that is in its column is taken from there. A reported 0 is null in the column and stands only in the
-    details (Letta 0.16.8), so those are looked at next.
-
     Raises:
         ConversionError: the details are no JSON, or hold an absurd count.
     """
-    # Of the details only counts get into the trajectory, so it is no matter what else was escaped in them.
+    # Of the details only counts get into the trajectory, so what else was escaped in them does not matter.
     prompt, completion = (
         parse_json(step[name], f"steps[{step['id']}].{name}", EscapedPaths())
         for name in ("prompt_tokens_details", "completion_tokens_details")
     )
-    return run_usage(f"steps[{step['id']}]", [step[name] for name in COUNTS], prompt, completion)
+    return usage_of(f"steps[{step['id']}]", [step[name] for name in COUNTS], prompt, completion)
 
 
-def run_usage(place: str, counts: Sequence[int | None], prompt: Any, completion: Any) -> StepUsage:
+def usage_of(path: str, counts: Sequence[int | None], prompt: Any, completion: Any) -> StepUsage:
     """Return the tokens of a step.
 
+    A count that is in its column is taken from there. A reported 0 is null in the column and stands only in the
+    details (Letta 0.16.8), so those are looked at next.
+
     Args:
-        place: of the row, for an error.
+        path: of the row, for an error.
         counts: the columns ``COUNTS``.
         prompt: value of ``prompt_tokens_details``.
         completion: value of ``completion_tokens_details``.
@@ -79,7 +75,7 @@ def run_usage(place: str, counts: Sequence[int | None], prompt: Any, completion:
         ConversionError: the details hold an absurd count.
     """
     prompt_tokens, completion_tokens, total_tokens, cached, cache_write, reasoning = counts
-    of_prompt, of_completion = f"{place}.prompt_tokens_details", f"{place}.completion_tokens_details"
+    of_prompt, of_completion = f"{path}.prompt_tokens_details", f"{path}.completion_tokens_details"
     if cached is None and prompt:
         cached = _first_count(prompt, of_prompt, "cached_tokens", "cache_read_tokens")
     if cache_write is None and prompt:
@@ -97,42 +93,39 @@ def run_usage(place: str, counts: Sequence[int | None], prompt: Any, completion:
     )
 
 
-def _first_count(details: Any, place: str, *names: str) -> int | None:
+def _first_count(details: Any, path: str, *names: str) -> int | None:
     if isinstance(details, dict):
         for name in names:
             value = details.get(name)
             if isinstance(value, int) and not isinstance(value, bool):
                 if abs(value) > MAX_COUNT:
-                    raise ConversionError(f"{place}.{name}", f"is {value}, which is no count of tokens")
+                    raise ConversionError(f"{path}.{name}", f"is {value}, which is no count of tokens")
                 return value
     return None
 
 
 def total_usage(counts: Iterable[int | None]) -> int | None:
-    """Return the sum of the counts that are told; None where none is."""
-    told = [count for count in counts if count is not None]
-    return sum(told) if told else None
+    """Return the sum of the counts that are known; None where none is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
-def cost_usd(steps: Iterable[tuple[Mapping[str, Any], StepUsage]], run_created_at: datetime | None) -> Decimal | None:
-    """Return the price of own steps in dollars, by genai-prices at each step's time, else the run's.
+def cost_usd(calls: Sequence[tuple[str | None, str | None, datetime | None, StepUsage]]) -> Decimal | None:
+    """Return the price in dollars of calls, by genai-prices at the time of each.
 
-    None where there is no step, where the usage of one was not reported, or where a model's price (at that time) is
-    not known.
+    None where there is no call, where the usage of one was not reported, or where a model's price at that time is not
+    known.
+
+    Args:
+        calls: of each its model, provider, time and usage.
     """
-    total, any_step = Decimal(0), False
-    for step, usage in steps:
-        any_step = True
-        price = price_of_call(
-            step["model"],
-            step["provider_name"],
-            step["created_at"] or run_created_at,
-            usage.input_tokens,
-            usage.cached or 0,
-            usage.cache_write or 0,
-            usage.output_tokens,
-        )
-        if not usage.reported or price is None:
+    total = Decimal(0)
+    for model, provider, at, usage in calls:
+        if not usage.reported:
+            return None
+        cached, written = usage.cached or 0, usage.cache_write or 0
+        price = price_of_call(model, provider, at, usage.input_tokens, cached, written, usage.output_tokens)
+        if price is None:
             return None
         total += price
-    return total.quantize(_CENTS) if any_step else None
+    return total.quantize(_COST_QUANTUM) if calls else None

@@ -50,7 +50,7 @@ def test_the_list_is_not_asked_for_every_call(monkeypatch: pytest.MonkeyPatch) -
     for model in (FLAT, TIERED):
         price_of_call(model, None, AT, 1, 0, 0, 1)
     asked: list[object] = []
-    monkeypatch.setattr(call_price, "_asked", lambda *call: asked.append(call))
+    monkeypatch.setattr(call_price, "_look_up", lambda *call: asked.append(call))
     for model in (FLAT, TIERED):
         for tokens in range(0, TIER_START + 1, 1000):
             price_of_call(model, None, AT, tokens, 0, 0, tokens)

@@ -140,7 +140,7 @@ def test_every_damaged_row_is_a_trajectory_or_in_quarantine_and_leaves_the_other
     for _ in range(ROWS // A_BATCH):
         raws = [damaged(chance.choice(small), chance) for _ in range(A_BATCH)]
         conversion = batch_converted(*raws, *bystanders)
-        assert conversion.arrow().num_rows == len(conversion.rows)
+        assert conversion.trajectories.num_rows == len(conversion.rows)
         assert [row["content_digest"] for row in conversion.rows[-len(bystanders) :]] == alone
         trajectories = conversion.rows[: -len(bystanders)]
         assert Counter(row["run_id"] for row in trajectories) + Counter(

@@ -9,6 +9,7 @@ import pytest
 from trajectory_pipeline.trajectories import reference
 from trajectory_pipeline.trajectories.convert import convert_batch
 from trajectory_pipeline.trajectories.reference import QuarantinedRun
+from trajectory_pipeline.trajectories.summary import RunFacts
 from trajectory_pipeline_tests.trajectories.raw_runs import (
     HOUR,
     Raw,
@@ -92,14 +93,14 @@ def test_a_run_that_is_mended_at_the_source_is_converted_the_next_time() -> None
 
 
 def test_a_fault_of_ours_takes_one_run_along_and_not_the_partition(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = reference.trajectory_signals
+    real = reference.summary_row
 
-    def faulty(turns: Any, *rest: Any) -> Any:
-        if any(item["message_id"] == "message-13" for turn in turns for item in turn["messages"]):
+    def faulty(facts: RunFacts) -> Any:
+        if facts.run_id == "run-2":
             raise ZeroDivisionError("thirteen")
-        return real(turns, *rest)
+        return real(facts)
 
-    monkeypatch.setattr(reference, "trajectory_signals", faulty)
+    monkeypatch.setattr(reference, "summary_row", faulty)
     conversion = batch_converted(raw_run(message(13, text="of an older version"), id="run-2"), raw_run(message(1)))
     assert [row["run_id"] for row in conversion.rows] == ["run-1"]
     (item,) = conversion.quarantined

@@ -1,10 +1,6 @@
-"""The raw rows of a batch as plain lists, column by column: what a look at single values needs, and no more.
+"""The raw rows of a batch as flat columns: a value is turned into a Python object only where it is looked at."""
 
-Belongs here: from nested Arrow to flat lists. Does not belong here: what a value means.
-"""
-
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +10,7 @@ List = list[Any]
 
 
 @dataclass(frozen=True)
-class ListColumn:
+class RawTable:
     """Rows of one raw table.
 
     Attributes:
@@ -22,13 +18,10 @@ class ListColumn:
     """
 
     arrays: dict[str, "pa.Array[Any]"]
-
-    @cached_property
-    def _lists(self) -> dict[str, List]:
-        return {}
+    _lists: dict[str, List] = field(default_factory=dict)
 
     def __getitem__(self, column: str) -> List:
-        """Return a column as Python values; times as microseconds, JSON text as bytes (see ``encoded``)."""
+        """Return a column as Python values, times as microseconds."""
         if column not in self._lists:
             array = self.arrays[column]
             if pa.types.is_timestamp(array.type):
@@ -36,70 +29,67 @@ class ListColumn:
             self._lists[column] = array.to_pylist()
         return self._lists[column]
 
-    def encoded(self, column: str) -> List:
+    def utf8(self, column: str) -> List:
         """Return a column of text as UTF-8 bytes."""
         return cast(List, self.arrays[column].cast(pa.binary()).to_pylist())
 
 
 @dataclass(frozen=True)
 class RawColumns:
-    """A batch of ``terminal_runs``, flat.
+    """A batch of ``terminal_runs``, flat. Offsets say where each run's rows begin; there is one more than runs.
 
     Attributes:
         batch: the batch itself.
         runs: the runs' own rows.
         agents: one row a run; all null where there is none.
         run_metrics: the same.
-        steps: own steps of all runs, then other runs' steps that messages of all runs name.
-        own_steps: where each run's own steps begin in ``steps``; one more than there are runs.
-        other_steps: the same of the other steps.
-        messages: messages of all runs.
-        messages_of: where each run's messages begin.
+        steps: own steps of all runs, then the foreign steps of all runs.
+        own_step_offsets: into ``steps``.
+        foreign_step_offsets: into ``steps``.
+        messages: of all runs.
+        message_offsets: into ``messages``.
         step_metrics: of all runs.
-        step_metrics_of: where each run's begin.
+        step_metrics_offsets: into ``step_metrics``.
     """
 
     batch: pa.RecordBatch
-    runs: ListColumn
-    agents: ListColumn
-    run_metrics: ListColumn
-    steps: ListColumn
-    own_steps: list[int]
-    other_steps: list[int]
-    messages: ListColumn
-    messages_of: list[int]
-    step_metrics: ListColumn
-    step_metrics_of: list[int]
+    runs: RawTable
+    agents: RawTable
+    run_metrics: RawTable
+    steps: RawTable
+    own_step_offsets: list[int]
+    foreign_step_offsets: list[int]
+    messages: RawTable
+    message_offsets: list[int]
+    step_metrics: RawTable
+    step_metrics_offsets: list[int]
 
 
 def raw_columns(batch: pa.RecordBatch) -> RawColumns:
     """Return a batch with the schema of ``terminal_runs`` as flat columns."""
-    own, others = _flat(batch, "steps"), _flat(batch, "foreign_steps")
-    own_steps, other_steps = _offsets(batch, "steps"), _offsets(batch, "foreign_steps")
-    count = own_steps[-1]
-    steps = ListColumn(
-        {
-            name: pa.concat_arrays([array, others.arrays[name]]) if other_steps[-1] else array
-            for name, array in own.arrays.items()
-        }
-    )
+    own, foreign = _flat(batch, "steps"), _flat(batch, "foreign_steps")
+    own_offsets, foreign_offsets = _offsets(batch, "steps"), _offsets(batch, "foreign_steps")
+    if foreign_offsets[-1]:
+        arrays = {name: pa.concat_arrays([array, foreign.arrays[name]]) for name, array in own.arrays.items()}
+    else:
+        arrays = own.arrays
     return RawColumns(
         batch=batch,
-        runs=ListColumn(_fields(batch.column("run"))),
-        agents=ListColumn(_fields(batch.column("agent"))),
-        run_metrics=ListColumn(_fields(batch.column("run_metrics"))),
-        steps=steps,
-        own_steps=own_steps,
-        other_steps=[count + offset for offset in other_steps],
+        runs=RawTable(_fields(batch.column("run"))),
+        agents=RawTable(_fields(batch.column("agent"))),
+        run_metrics=RawTable(_fields(batch.column("run_metrics"))),
+        steps=RawTable(arrays),
+        own_step_offsets=own_offsets,
+        foreign_step_offsets=[own_offsets[-1] + offset for offset in foreign_offsets],
         messages=_flat(batch, "messages"),
-        messages_of=_offsets(batch, "messages"),
+        message_offsets=_offsets(batch, "messages"),
         step_metrics=_flat(batch, "step_metrics"),
-        step_metrics_of=_offsets(batch, "step_metrics"),
+        step_metrics_offsets=_offsets(batch, "step_metrics"),
     )
 
 
-def _flat(batch: pa.RecordBatch, column: str) -> ListColumn:
-    return ListColumn(_fields(cast(Any, batch.column(column)).flatten()))
+def _flat(batch: pa.RecordBatch, column: str) -> RawTable:
+    return RawTable(_fields(cast(Any, batch.column(column)).flatten()))
 
 
 def _fields(structs: "pa.Array[Any]") -> dict[str, "pa.Array[Any]"]:

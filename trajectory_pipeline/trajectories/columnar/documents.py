@@ -1,7 +1,4 @@
-"""The documents of ordinary runs: JSON text put together from pieces, most of which the source wrote itself.
-
-Belongs here: the same document that ``document`` makes of a trajectory's fields. Does not belong here: any value.
-"""
+"""The documents of columnar runs: JSON text composed of pieces, most of which the source wrote."""
 
 from typing import Any, cast
 
@@ -23,17 +20,17 @@ from trajectory_pipeline.trajectories.document import (
 
 _ENTRIES = ("content", "tool_calls", "tool_returns", "approvals")
 _ALWAYS_IN_MESSAGE = frozenset({"message_id", "role", "kind", "timestamp", "sequence_id", "is_deleted"})
-_EMPTY = orjson.Fragment(b"[]")
+_EMPTY_ARRAY = orjson.Fragment(b"[]")
 
 
 def columnar_documents(
     converted: ColumnarRuns, runs: list[ColumnarRun], trajectories: pa.RecordBatch
 ) -> list[Document]:
-    """Return the document of each run, image bytes as stubs.
+    """Return the document of each of these runs of a batch, image bytes as stubs.
 
     Args:
-        converted: the batch that they are of.
-        runs: in this order.
+        converted: the batch.
+        runs: of the batch, in this order.
         trajectories: the same runs as Arrow.
     """
     turns = cast(Any, trajectories.column("turns")).flatten()
@@ -46,13 +43,11 @@ def columnar_documents(
         for column in TRAJECTORIES.columns:
             if column.document is not None:
                 *parents, name = column.document.split(".")
-                place = document
+                target = document
                 for parent in parents:
-                    place = place.setdefault(parent, {})
-                if column.name == "turns":
-                    place[name] = [next(nested) for _ in run.turns]
-                else:
-                    place[name] = of_runs[column.name][index]
+                    target = target.setdefault(parent, {})
+                is_turns = column.name == "turns"
+                target[name] = [next(nested) for _ in run.turns] if is_turns else of_runs[column.name][index]
         text = orjson.dumps(document)
         # What the source writes may be longer than what we would write, never shorter.
         fits = len(text) <= MAX_JSONB_BYTES
@@ -79,28 +74,25 @@ def _turns(turns: Any, runs: list[ColumnarRun], messages: list[dict[str, Any]]) 
 def _messages(converted: ColumnarRuns, runs: list[ColumnarRun], messages: Any) -> list[dict[str, Any]]:
     names = [column.name for column in MESSAGE if column.name not in _ENTRIES]
     lists = [(name, values, name in _ALWAYS_IN_MESSAGE) for name, values in _columns(messages, names).items()]
-    stored = {name: converted.raw.messages.encoded(name) for name in _ENTRIES if name != "tool_returns"}
+    stored = {name: converted.raw.messages.utf8(name) for name in _ENTRIES if name != "tool_returns"}
     columns = {"content": converted.content, "tool_calls": converted.calls, "approvals": converted.approvals}
     returns = converted.returns
     written = []
     for index, at in enumerate(at for run in runs for turn in run.turns for at in turn.messages):
         one = {name: values[index] for name, values, always in lists if always or values[index] is not None}
-        one["content"] = _EMPTY
+        one["content"] = _EMPTY_ARRAY
         for name, column in columns.items():
-            if column.ends[at] != column.ends[at + 1]:
+            if column.of(at):
                 one[name] = _fragment(column, at, stored[name][at])
-        if returns.ends[at] != returns.ends[at + 1]:
-            one["tool_returns"] = [
-                strip_image_data(_tool_return(returns.rows[place]))
-                for place in range(returns.ends[at], returns.ends[at + 1])
-            ]
+        if returns.of(at):
+            one["tool_returns"] = [strip_image_data(_tool_return(returns.rows[item])) for item in returns.of(at)]
         written.append(one)
     return written
 
 
 def _fragment(column: DecodedEntries, at: int, stored: bytes) -> Any:
     if at in column.untyped:
-        return strip_image_data(column.values[column.ends[at] : column.ends[at + 1]])
+        return strip_image_data(column.values[column.offsets[at] : column.offsets[at + 1]])
     return orjson.Fragment(stored)
 
 

@@ -1,33 +1,31 @@
-"""Ordinary runs, converted a batch at a time: what is read of a run is a few short values; the rest stays in Arrow.
+"""Well-formed runs, converted a batch at a time: only a few short values of a run are read; the rest stays in Arrow.
 
-Belongs here: the walk over a run's rows. Does not belong here: any rule: each comes from the module that the
-specification (``convert.convert_run``) takes it from. A run in which anything is not plainly ordinary is ``Unusual``,
-and the specification converts it.
+Every rule comes from the module that the reference takes it from. A run of any other shape takes the reference path.
 """
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from typing import Any
 
 from trajectory_pipeline.lossless_json import EscapedPaths, parse_object, parse_strings, storable_text
-from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION
 from trajectory_pipeline.trajectories import digest
 from trajectory_pipeline.trajectories.columnar import decode
 from trajectory_pipeline.trajectories.columnar.columns import RawColumns
-from trajectory_pipeline.trajectories.columnar.decode import DecodedEntry, NeedsReferencePath, decoded
+from trajectory_pipeline.trajectories.columnar.decode import NeedsReferencePath, decode_json
 from trajectory_pipeline.trajectories.messages import (
     ReplyConvention,
     message_kind,
     reply_convention,
     split_reply_and_thought,
 )
-from trajectory_pipeline.trajectories.outcome_rules import LastStep, RunError, classify_outcome, run_error
-from trajectory_pipeline.trajectories.reference import reject_out_of_range_times, step_error, trajectory_id
-from trajectory_pipeline.trajectories.signals import compute_signals, parsed_arguments
-from trajectory_pipeline.trajectories.usage import COUNTS, StepUsage, cost_usd, run_usage, total_usage
+from trajectory_pipeline.trajectories.outcome_rules import LastStep
+from trajectory_pipeline.trajectories.reference import step_error
+from trajectory_pipeline.trajectories.signals import argument_text
+from trajectory_pipeline.trajectories.summary import OwnStep, RunFacts, summary_row
+from trajectory_pipeline.trajectories.usage import COUNTS, StepUsage, usage_of
 
 Row = dict[str, Any]
 
@@ -36,16 +34,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass
 class ColumnarTurn:
-    """One turn of an ordinary run.
+    """One turn of a run. Steps, metrics and messages are given by their index in the batch.
 
     Attributes:
-        step: where its step stands in the batch.
-        metrics: where the step's metrics stand in the batch; None where there are none.
+        step: its step.
+        metrics: the step's metrics; None where there are none.
         usage: of an own step; None where the step is another run's.
-        step_run_id: the other run.
+        step_run_id: that other run.
         error: of the step.
         tags: of the step.
-        messages: where its messages stand in the batch, in order.
+        messages: in order.
     """
 
     step: int
@@ -59,15 +57,15 @@ class ColumnarTurn:
 
 @dataclass
 class ColumnarRun:
-    """An ordinary run.
+    """A well-formed run.
 
     Attributes:
-        place: where it stands in the batch.
-        values: the fields of its trajectory that are not taken over from the raw rows.
+        index: in the batch.
+        values: the columns of its trajectory that are not copied from the raw rows.
         turns: in order.
     """
 
-    place: int
+    index: int
     values: Row
     turns: list[ColumnarTurn]
 
@@ -78,326 +76,261 @@ class ColumnarRuns:
     Attributes:
         raw: the batch.
         content: parts of all messages of the batch; so are ``calls``, ``returns`` and ``approvals``.
-        kinds: of each message; so are ``said`` and ``thoughts``.
-        denied: returns that answer a denied call, by their place in ``returns``.
+        kinds: of each message; so are ``replies`` and ``thoughts``.
+        denied: returns that answer a denied call, by their index in ``returns``.
     """
 
     def __init__(self, raw: RawColumns, partition_key: str) -> None:
         self.raw = raw
-        self._key = partition_key
+        self._partition_key = partition_key
         messages = raw.messages
-        self.content = decode.parts(messages.encoded("content"))
-        self.calls = decode.tool_calls(messages.encoded("tool_calls"))
-        self.returns = decode.tool_returns(messages.encoded("tool_returns"))
-        self.approvals = decode.approvals(messages.encoded("approvals"))
-        columns = (self.content, self.calls, self.returns, self.approvals)
-        self._unusual = set().union(*(column.unusual for column in columns))
+        self.content = decode.decode_parts(messages.utf8("content"))
+        self.calls = decode.decode_tool_calls(messages.utf8("tool_calls"))
+        self.returns = decode.decode_tool_returns(messages.utf8("tool_returns"))
+        self.approvals = decode.decode_approvals(messages.utf8("approvals"))
+        self._columns = (self.content, self.calls, self.returns, self.approvals)
+        self._needs_reference = set().union(*(column.needs_reference for column in self._columns))
         count = len(messages["id"])
         self.kinds: list[str] = messages["role"][:]
-        self.said: list[str | None] = [None] * count
+        self.replies: list[str | None] = [None] * count
         self.thoughts: list[str | None] = [None] * count
         self.denied: set[int] = set()
-        self._metadata = raw.runs.encoded("metadata_")
-        self._details = [raw.steps.encoded(f"{name}_tokens_details") for name in ("prompt", "completion")]
+        self._metadata = raw.runs.utf8("metadata_")
+        self._details = [raw.steps.utf8(f"{name}_tokens_details") for name in ("prompt", "completion")]
         self._counts = [raw.steps[name] for name in COUNTS]
-        self._answering: dict[tuple[str | None, str | None], ReplyConvention] = {}
+        self._conventions: dict[tuple[str | None, str | None], ReplyConvention] = {}
 
-    def run(self, place: int) -> ColumnarRun:
-        """Convert one run.
+    def convert(self, index: int) -> ColumnarRun:
+        """Convert one run of the batch.
 
         Raises:
-            Unusual: it is to be converted as the specification says.
+            NeedsReferencePath: the reference is to convert it.
             ConversionError: the same, and it will be found to be wrong.
         """
-        runs, steps, raw = self.raw.runs, self.raw.steps, self.raw
-        run_id, status, stop_reason = runs["id"][place], runs["status"][place], runs["stop_reason"][place]
-        if run_id is None or status is None or runs["agent_id"][place] is None:
+        raw, runs, returns = self.raw, self.raw.runs, self.returns
+        run_id, status, stop_reason = runs["id"][index], runs["status"][index], runs["stop_reason"][index]
+        if run_id is None or status is None or runs["agent_id"][index] is None:
             raise NeedsReferencePath
-        first, last = raw.messages_of[place], raw.messages_of[place + 1]
-        self._read_messages(first, last, self._how(place))
-        metadata = self._metadata_of(place)
-        turns = self._turns(place, run_id)
-        order = [message for turn in turns for message in turn.messages]
+        first, end = raw.message_offsets[index], raw.message_offsets[index + 1]
+        self._read_messages(first, end, self._convention(index))
+        metadata = self._metadata_of(index)
+        turns = self._turns(index, run_id)
+        messages = [message for turn in turns for message in turn.messages]
         own = [turn for turn in turns if turn.usage is not None]
-        used = [turn.usage for turn in own if turn.usage is not None]
-        denied = self._mark_denied(first, last)
-        last_step = self._last_step(own[-1]) if own else None
-        error = _error_row(failure := run_error(metadata.get("error"), last_step))
-        calls = self._in_order(self.calls, order)
-        ended = classify_outcome(
-            status,
-            stop_reason,
-            last_step,
-            failure,
-            has_steps=bool(own),
-            says_or_calls=bool(calls) or any(self.said[first:last]),
+        denied = self._mark_denied(first, end)
+        calls = [self.calls.rows[at] for message in messages for at in self.calls.of(message)]
+        created, completed = runs["created_at"][index], runs["completed_at"][index]
+        run_ns = raw.run_metrics["run_ns"][index]
+        parts, offsets = self.content.rows, self.content.offsets
+        values = summary_row(
+            RunFacts(
+                run_id=run_id,
+                partition_key=self._partition_key,
+                status=status,
+                stop_reason=stop_reason,
+                conversation_id=runs["conversation_id"][index],
+                metadata=metadata,
+                created_at=_timestamp(created),
+                duration_ns=None if created is None or completed is None else (completed - created) * 1000,
+                run_ns=runs["total_duration_ns"][index] if run_ns is None else run_ns,
+                own_steps=[self._own_step(turn.step, turn.usage) for turn in own if turn.usage is not None],
+                last_step=self._last_step(own[-1]) if own else None,
+                conversation_ids=raw.messages["conversation_id"][first:end],
+                kinds=[self.kinds[message] for message in messages],
+                has_reply=any(self.replies[first:end]),
+                calls=[(call[2], argument_text({"arguments": call[3], "json": call[4]})) for call in calls],
+                failed_returns=[
+                    returns.rows[at][1] == "error"
+                    for message in messages
+                    for at in returns.of(message)
+                    if at not in self.denied
+                ],
+                denied=denied,
+                refusals=sum(
+                    "refusal" in [part[0] for part in parts[offsets[message] : offsets[message + 1]]]
+                    for message in messages
+                ),
+                empty_final_answer=self._is_final_answer_empty(messages),
+                continues_run_id=self._continued_run(index, run_id),
+            )
         )
-        created, completed = runs["created_at"][place], runs["completed_at"][place]
-        run_ns = raw.run_metrics["run_ns"][place]
-        values: Row = {
-            "trajectory_id": trajectory_id(run_id),
-            "conversation_id": runs["conversation_id"][place] or self._conversation(first, last),
-            "duration_ns": None if created is None or completed is None else (completed - created) * 1000,
-            "run_ns": runs["total_duration_ns"][place] if run_ns is None else run_ns,
-            "run_type": metadata["run_type"],
-            "error": error,
-            "step_count": len(own),
-            "message_count": len(order),
-            "tools_used": list(dict.fromkeys([call[2] for call in calls if call[2] is not None])),
-            "models": list(dict.fromkeys([m for turn in own if (m := steps["model"][turn.step]) is not None])),
-            "input_tokens": sum([usage.input_tokens for usage in used]),
-            "output_tokens": sum([usage.output_tokens for usage in used]),
-            "total_tokens": sum([usage.total_tokens for usage in used]),
-            "cached_input_tokens": total_usage([usage.cached for usage in used]),
-            "cache_write_tokens": total_usage([usage.cache_write for usage in used]),
-            "reasoning_tokens": total_usage([usage.reasoning for usage in used]),
-            "usage_reported": any(usage.reported for usage in used),
-            "cost_usd": cost_usd(self._priced(own), _moment(created)),
-            "continues_run_id": self._continues(place, run_id),
-            "execution_status": ended.status,
-            "execution_cause": ended.cause,
-            "heuristic_outcome": ended.outcome,
-            "heuristic_confidence": ended.confidence,
-            "heuristic_reasoning": list(ended.reasoning),
-            "signals": self._signals(order, calls, own, denied),
-            "escaped": [],
-            "content_digest": digest.hashed(self._forms(run_id, status, stop_reason, error, turns)),
-            "schema_version": SCHEMA_VERSION,
-            "signals_version": SIGNALS_VERSION,
-            "partition_key": self._key,
-        }
-        reject_out_of_range_times(values, run_id)
-        return ColumnarRun(place, values, turns)
+        values["content_digest"] = digest.sha256_of(
+            self._canonical(run_id, status, stop_reason, values["error"], turns)
+        )
+        return ColumnarRun(index, values, turns)
 
-    def forget_texts(self) -> None:
-        """Let go of what is not needed any more when all runs are converted, and are Arrow; documents can be made."""
-        self.said, self.thoughts = [], []
-        for column in (self.content, self.calls, self.returns, self.approvals):
-            column.forms = []
-        for column in (self.content, self.calls, self.approvals):
-            column.rows = []
+    def release_texts(self) -> None:
+        """Free what is not needed once all runs are Arrow; documents can still be made."""
+        self.replies, self.thoughts = [], []
+        for column in self._columns:
+            column.canonical = []
+            if column is not self.returns:
+                column.rows = []
 
-    def _metadata_of(self, place: int) -> Row:
-        """Return the run's type and, where there is one, its error."""
-        metadata = decoded(self._metadata[place])
+    def _metadata_of(self, index: int) -> Row:
+        metadata: Any = decode_json(self._metadata[index])
         if metadata is None:
-            metadata = {}
+            return {}
         if type(metadata) is not dict or "error" in metadata:
             escapes = EscapedPaths()
-            metadata = parse_object(self.raw.runs["metadata_"][place], "metadata_", escapes)
+            metadata = parse_object(self.raw.runs["metadata_"][index], "metadata_", escapes)
             if escapes.paths:
                 raise NeedsReferencePath
-        run_type = metadata.get("run_type")
-        if type(run_type) is not str:
-            run_type = None
-        elif "\0" in run_type:
+        parsed: Row = metadata
+        run_type = parsed.get("run_type")
+        if type(run_type) is str and "\0" in run_type:
             raise NeedsReferencePath
-        return {"run_type": run_type, "error": metadata.get("error")}
+        return parsed
 
-    def _how(self, place: int) -> ReplyConvention:
-        key = (self.raw.agents["agent_type"][place], self.raw.runs["request_config"][place])
-        if key not in self._answering:
-            self._answering[key] = reply_convention(key[0], parse_object(key[1], "request_config", EscapedPaths()))
-        return self._answering[key]
+    def _convention(self, index: int) -> ReplyConvention:
+        key = (self.raw.agents["agent_type"][index], self.raw.runs["request_config"][index])
+        if key not in self._conventions:
+            self._conventions[key] = reply_convention(key[0], parse_object(key[1], "request_config", EscapedPaths()))
+        return self._conventions[key]
 
-    def _read_messages(self, first: int, last: int, how: ReplyConvention) -> None:
+    def _read_messages(self, first: int, end: int, convention: ReplyConvention) -> None:
         messages, content, calls = self.raw.messages, self.content, self.calls
         ids, roles, texts, approve = (messages[name] for name in ("id", "role", "text", "approve"))
-        if len(set(ids[first:last])) < last - first or not self._unusual.isdisjoint(range(first, last)):
+        if len(set(ids[first:end])) < end - first or not self._needs_reference.isdisjoint(range(first, end)):
             raise NeedsReferencePath
-        # Forms of older versions of Letta.
-        if any(texts[first:last]) or not all(map(operator.is_, approve[first:last], repeat(None))):
+        # Older versions of Letta fill these columns.
+        if any(texts[first:end]) or not all(map(operator.is_, approve[first:end], repeat(None))):
             raise NeedsReferencePath
-        for at in range(first, last):
+        for at in range(first, end):
             role = roles[at]
             if role is None or ids[at] is None:
                 raise NeedsReferencePath
             if role in ("user", "system"):
-                self.kinds[at] = message_kind(role, content.values[content.ends[at] : content.ends[at + 1]])
+                self.kinds[at] = message_kind(role, content.values[content.offsets[at] : content.offsets[at + 1]])
             elif role in ("assistant", "approval"):
-                said, self.thoughts[at] = split_reply_and_thought(
+                reply, self.thoughts[at] = split_reply_and_thought(
                     role,
-                    content.values[content.ends[at] : content.ends[at + 1]],
-                    calls.values[calls.ends[at] : calls.ends[at + 1]],
-                    how,
+                    content.values[content.offsets[at] : content.offsets[at + 1]],
+                    calls.values[calls.offsets[at] : calls.offsets[at + 1]],
+                    convention,
                 )
-                if said is not None and storable_text(said) is not said:
+                if reply is not None and storable_text(reply) is not reply:
                     raise NeedsReferencePath
-                self.said[at] = said
+                self.replies[at] = reply
 
-    def _turns(self, place: int, run_id: str) -> list[ColumnarTurn]:
+    def _turns(self, index: int, run_id: str) -> list[ColumnarTurn]:
         raw, steps = self.raw, self.raw.steps
-        own_steps = range(raw.own_steps[place], raw.own_steps[place + 1])
-        places = [*own_steps, *range(raw.other_steps[place], raw.other_steps[place + 1])]
+        own = range(raw.own_step_offsets[index], raw.own_step_offsets[index + 1])
+        of_run = [*own, *range(raw.foreign_step_offsets[index], raw.foreign_step_offsets[index + 1])]
         step_ids, created = steps["id"], steps["created_at"]
-        by_step: dict[str, list[int]] = {step_ids[at]: [] for at in places}
-        if len(by_step) != len(places) or None in by_step:
+        by_step: dict[str, list[int]] = {step_ids[at]: [] for at in of_run}
+        if len(by_step) != len(of_run) or None in by_step:
             raise NeedsReferencePath
         sequence, step_of = raw.messages["sequence_id"], raw.messages["step_id"]
-        former = None
-        for at in range(raw.messages_of[place], raw.messages_of[place + 1]):
+        previous = None
+        for at in range(raw.message_offsets[index], raw.message_offsets[index + 1]):
             number = sequence[at]
-            if number is None or (former is not None and number <= former) or step_of[at] not in by_step:
+            if number is None or (previous is not None and number <= previous) or step_of[at] not in by_step:
                 raise NeedsReferencePath
-            former = number
+            previous = number
             by_step[step_of[at]].append(at)
         order = []
-        for at in places:
+        for at in of_run:
             messages = by_step[step_ids[at]]
             if created[at] is None:
                 raise NeedsReferencePath
-            # In seconds, rounded as the specification rounds them.
-            order.append(
-                (created[at] / 10**6, not messages, sequence[messages[0]] if messages else 0, step_ids[at], at)
-            )
+            # In seconds, rounded as the reference rounds them.
+            first = sequence[messages[0]] if messages else 0
+            order.append((created[at] / 10**6, not messages, first, step_ids[at], at))
         order.sort()
-        measured = range(raw.step_metrics_of[place], raw.step_metrics_of[place + 1])
+        measured = range(raw.step_metrics_offsets[index], raw.step_metrics_offsets[index + 1])
         metrics = {raw.step_metrics["id"][at]: at for at in measured}
-        return [
-            self._turn(at, metrics.get(step_id), run_id, at in own_steps, by_step[step_id]) for *_, step_id, at in order
-        ]
+        return [self._turn(at, metrics.get(step_id), run_id, at in own, by_step[step_id]) for *_, step_id, at in order]
 
-    def _turn(self, at: int, metrics: int | None, run_id: str, own: bool, messages: list[int]) -> ColumnarTurn:
-        steps = self.raw.steps
-        owner, kind, data, tags = (
-            steps["run_id"][at],
-            steps["error_type"][at],
-            steps["error_data"][at],
-            steps["tags"][at],
+    def _turn(self, at: int, metrics: int | None, run_id: str, is_own: bool, messages: list[int]) -> ColumnarTurn:
+        owner, kind, data, tags_json = (
+            self.raw.steps[name][at] for name in ("run_id", "error_type", "error_data", "tags")
         )
-        error, given = None, []
-        if kind is not None or data not in (None, "null") or tags not in (None, "[]", "null"):
+        error, tags = None, []
+        if kind is not None or data not in (None, "null") or tags_json not in (None, "[]", "null"):
             escapes = EscapedPaths()
             error = step_error({"error_type": kind, "error_data": data}, "error_data", escapes)
-            given = parse_strings(tags, "tags", escapes)
+            tags = parse_strings(tags_json, "tags", escapes)
             if escapes.paths:
                 raise NeedsReferencePath
-        return ColumnarTurn(
-            at, metrics, self._usage(at) if own else None, owner if owner != run_id else None, error, given, messages
-        )
+        usage = self._usage(at) if is_own else None
+        return ColumnarTurn(at, metrics, usage, owner if owner != run_id else None, error, tags, messages)
 
     def _usage(self, at: int) -> StepUsage:
         prompt, completion = [
-            None if details[at] is None or details[at] == b"null" else decoded(details[at]) for details in self._details
+            None if details[at] is None or details[at] == b"null" else decode_json(details[at])
+            for details in self._details
         ]
-        return run_usage("", [counts[at] for counts in self._counts], prompt, completion)
+        return usage_of("", [counts[at] for counts in self._counts], prompt, completion)
 
-    def _mark_denied(self, first: int, last: int) -> int:
-        ends = self.approvals.ends
-        if ends[first] == ends[last]:
-            return 0
-        denied = {row[1] for row in self.approvals.rows[ends[first] : ends[last]] if row[2] is False}
-        if None in denied:
-            raise NeedsReferencePath
-        ends = self.returns.ends
-        for at in range(ends[first], ends[last]):
-            if self.returns.rows[at][0] in denied:
-                self.denied.add(at)
-        return len(denied)
+    def _own_step(self, at: int, usage: StepUsage) -> OwnStep:
+        steps = self.raw.steps
+        return OwnStep(
+            usage,
+            steps["model"][at],
+            steps["provider_name"][at],
+            _timestamp(steps["created_at"][at]),
+            steps["context_window_limit"][at],
+            steps["feedback"][at],
+        )
 
     def _last_step(self, turn: ColumnarTurn) -> LastStep:
         steps, error = self.raw.steps, turn.error or {}
+        failed = bool(error) or steps["status"][turn.step] == "FAILED"
         return LastStep(
-            step_id=steps["id"][turn.step],
-            error_type=error.get("type"),
-            error_message=error.get("message"),
-            stop_reason=steps["stop_reason"][turn.step],
-            failed=bool(error) or steps["status"][turn.step] == "FAILED",
+            steps["id"][turn.step], error.get("type"), error.get("message"), steps["stop_reason"][turn.step], failed
         )
 
-    @staticmethod
-    def _in_order(column: decode.DecodedEntries, order: list[int]) -> list[DecodedEntry]:
-        ends, rows = column.ends, column.rows
-        return [rows[at] for message in order for at in range(ends[message], ends[message + 1])]
+    def _mark_denied(self, first: int, end: int) -> int:
+        """Mark the returns of denied calls, and return how many calls were denied."""
+        decisions = self.approvals.rows[self.approvals.offsets[first] : self.approvals.offsets[end]]
+        denied = {row[1] for row in decisions if row[2] is False}
+        if None in denied:
+            raise NeedsReferencePath
+        if denied:
+            offsets, rows = self.returns.offsets, self.returns.rows
+            self.denied.update(at for at in range(offsets[first], offsets[end]) if rows[at][0] in denied)
+        return len(denied)
 
-    def _conversation(self, first: int, last: int) -> str | None:
-        agreed = set(self.raw.messages["conversation_id"][first:last])
-        return agreed.pop() if len(agreed) == 1 else None
+    def _is_final_answer_empty(self, messages: list[int]) -> bool | None:
+        roles = self.raw.messages["role"]
+        for at in reversed(messages):
+            if roles[at] in ("assistant", "approval") and not self.approvals.of(at):
+                return not self.replies[at] and not self.calls.of(at)
+        return None
 
-    def _priced(self, own: list[ColumnarTurn]) -> Iterator[tuple[Mapping[str, Any], StepUsage]]:
-        steps = self.raw.steps
-        for turn in own:
-            if turn.usage is not None:
-                at = turn.step
-                yield (
-                    {
-                        "model": steps["model"][at],
-                        "provider_name": steps["provider_name"][at],
-                        "created_at": _moment(steps["created_at"][at]),
-                    },
-                    turn.usage,
-                )
-
-    def _continues(self, place: int, run_id: str) -> str | None:
+    def _continued_run(self, index: int, run_id: str) -> str | None:
         raw = self.raw
-        others = range(raw.other_steps[place], raw.other_steps[place + 1])
-        owners = {raw.steps["id"][at]: raw.steps["run_id"][at] for at in others}
+        foreign = range(raw.foreign_step_offsets[index], raw.foreign_step_offsets[index + 1])
+        owners = {raw.steps["id"][at]: raw.steps["run_id"][at] for at in foreign}
         if owners:
-            for at in range(raw.messages_of[place], raw.messages_of[place + 1]):
+            for at in range(raw.message_offsets[index], raw.message_offsets[index + 1]):
                 owner: str | None = owners.get(raw.messages["step_id"][at])
                 if owner is not None and owner != run_id:
                     return owner
         return None
 
-    def _signals(self, order: list[int], calls: list[DecodedEntry], own: list[ColumnarTurn], denied: int) -> Row:
-        steps, roles = self.raw.steps, self.raw.messages["role"]
-        answers, made, returns = self.approvals.ends, self.calls.ends, self.returns
-        fills = [
-            turn.usage.input_tokens / limit
-            for turn in own
-            if turn.usage is not None
-            and turn.usage.input_tokens
-            and (limit := steps["context_window_limit"][turn.step])
-        ]
-        final = None
-        for at in reversed(order):
-            if roles[at] in ("assistant", "approval") and answers[at] == answers[at + 1]:
-                final = not self.said[at] and made[at] == made[at + 1]
-                break
-        ends = self.content.ends
-        return compute_signals(
-            [(call[2], parsed_arguments({"arguments": call[3], "json": call[4]})) for call in calls],
-            [
-                returns.rows[at][1] == "error"
-                for message in order
-                for at in range(returns.ends[message], returns.ends[message + 1])
-                if at not in self.denied
-            ],
-            [self.kinds[at] for at in order],
-            fills,
-            [steps["feedback"][turn.step] for turn in own],
-            denied,
-            refusals=sum("refusal" in [row[0] for row in self.content.rows[ends[at] : ends[at + 1]]] for at in order),
-            empty_final_answer=final,
-        )
-
-    def _forms(
+    def _canonical(
         self, run_id: str, status: str, stop_reason: str | None, error: Row | None, turns: list[ColumnarTurn]
     ) -> Iterator[str]:
-        """Yield what the content digest is taken of."""
+        """Yield the texts that the content digest is taken of."""
         steps, messages = self.raw.steps, self.raw.messages
         ids, roles, names = messages["id"], messages["role"], messages["name"]
-        columns = (self.content, self.calls, self.returns, self.approvals)
-        all_ends, all_forms = [column.ends for column in columns], [column.forms for column in columns]
-        yield digest.head_form(run_id, status, stop_reason, error or {})
+        all_offsets = [column.offsets for column in self._columns]
+        all_texts = [column.canonical for column in self._columns]
+        yield digest.run_text(run_id, status, stop_reason, error)
         for turn in turns:
             count = len(turn.messages)
             if turn.usage is None:
-                yield digest.other_turn_form(count)
+                yield digest.other_turn_text(count)
             else:
                 step_id, stopped = steps["id"][turn.step], steps["stop_reason"][turn.step]
-                yield digest.own_turn_form(step_id, stopped, turn.error, count)
+                yield digest.own_turn_text(step_id, stopped, turn.error, count)
             for at in turn.messages:
-                counts = [ends[at + 1] - ends[at] for ends in all_ends]
-                yield digest.message_form(ids[at], roles[at], names[at], counts, [f[at] for f in all_forms])
+                counts = [offsets[at + 1] - offsets[at] for offsets in all_offsets]
+                yield digest.message_text(ids[at], roles[at], names[at], counts, [texts[at] for texts in all_texts])
         yield digest.NOTHING_ESCAPED
 
 
-def _error_row(error: RunError | None) -> Row | None:
-    if error is None:
-        return None
-    return {"type": error.type, "message": error.message, "detail": error.detail, "step_id": error.step_id}
-
-
-def _moment(microseconds: int | None) -> datetime | None:
+def _timestamp(microseconds: int | None) -> datetime | None:
     return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)

@@ -1,8 +1,4 @@
-"""Ordinary runs back to Arrow: trajectories with the schema of the Parquet files, built by columns.
-
-Belongs here: which field is taken over from which raw column, and nesting by offsets. Does not belong here: any value
-that was found on the way (``ordinary``).
-"""
+"""Converted runs back to Arrow: columns copied from the raw rows or built, nested by offsets."""
 
 import operator
 from collections.abc import Iterable, Sequence
@@ -26,8 +22,8 @@ from trajectory_pipeline.schema.types import Column
 from trajectory_pipeline.trajectories.columnar.decode import DecodedEntries
 from trajectory_pipeline.trajectories.columnar.runs import ColumnarRun, ColumnarRuns, ColumnarTurn
 
-_OF_BATCH = {"tags": "agent_tags", "context": "context", "deleted_at": "deleted_at"}
-_OF_RUN = {
+_FROM_BATCH = {"tags": "agent_tags", "context": "context", "deleted_at": "deleted_at"}
+_FROM_RUN = {
     "run_id": "id",
     "agent_id": "agent_id",
     "organization_id": "organization_id",
@@ -39,8 +35,8 @@ _OF_RUN = {
     "stop_reason": "stop_reason",
     "background": "background",
 }
-_OF_AGENT = {"agent_name": "name", "agent_type": "agent_type"}
-_OF_STEP = {
+_FROM_AGENT = {"agent_name": "name", "agent_type": "agent_type"}
+_FROM_STEP = {
     "step_id": "id",
     "timestamp": "created_at",
     "model": "model",
@@ -52,8 +48,8 @@ _OF_STEP = {
     "stop_reason": "stop_reason",
     "feedback": "feedback",
 }
-_OF_METRICS = {"step_ns": "step_ns", "llm_request_ns": "llm_request_ns", "tool_execution_ns": "tool_execution_ns"}
-_OF_USAGE = (
+_FROM_METRICS = {"step_ns": "step_ns", "llm_request_ns": "llm_request_ns", "tool_execution_ns": "tool_execution_ns"}
+_FROM_USAGE = (
     "input_tokens",
     "output_tokens",
     "total_tokens",
@@ -61,8 +57,8 @@ _OF_USAGE = (
     "cache_write_tokens",
     "reasoning_tokens",
 )
-_NO_USAGE = (None,) * len(_OF_USAGE)
-_OF_MESSAGE = {
+_NO_USAGE = (None,) * len(_FROM_USAGE)
+_FROM_MESSAGE = {
     "message_id": "id",
     "role": "role",
     "timestamp": "created_at",
@@ -77,12 +73,12 @@ _OF_MESSAGE = {
 def trajectories_batch(converted: ColumnarRuns, runs: Sequence[ColumnarRun]) -> pa.RecordBatch:
     """Return runs, in this order, as trajectories."""
     raw = converted.raw
-    batch, places = raw.batch, [run.place for run in runs]
+    batch, indexes = raw.batch, [run.index for run in runs]
     columns: dict[str, pa.Array[Any]] = {
-        **{name: _taken(batch.column(source), places) for name, source in _OF_BATCH.items()},
-        **{name: _taken(raw.runs.arrays[source], places) for name, source in _OF_RUN.items()},
-        **{name: _taken(raw.agents.arrays[source], places) for name, source in _OF_AGENT.items()},
-        "erased": _flags(_taken(batch.column("erased"), places)),
+        **{name: _taken(batch.column(source), indexes) for name, source in _FROM_BATCH.items()},
+        **{name: _taken(raw.runs.arrays[source], indexes) for name, source in _FROM_RUN.items()},
+        **{name: _taken(raw.agents.arrays[source], indexes) for name, source in _FROM_AGENT.items()},
+        "erased": _flags(_taken(batch.column("erased"), indexes)),
         "turns": _nested(
             [len(run.turns) for run in runs], _turns(converted, [turn for run in runs for turn in run.turns])
         ),
@@ -102,9 +98,9 @@ def _turns(converted: ColumnarRuns, turns: Sequence[ColumnarTurn]) -> "pa.Array[
         "step_run_id": [turn.step_run_id for turn in turns],
         "error": [turn.error for turn in turns],
         "tags": [turn.tags for turn in turns],
-        **{name: _taken(raw.steps.arrays[source], steps) for name, source in _OF_STEP.items()},
-        **{name: _taken(raw.step_metrics.arrays[source], metrics) for name, source in _OF_METRICS.items()},
-        **{name: [of_step[index] for of_step in usage] for index, name in enumerate(_OF_USAGE)},
+        **{name: _taken(raw.steps.arrays[source], steps) for name, source in _FROM_STEP.items()},
+        **{name: _taken(raw.step_metrics.arrays[source], metrics) for name, source in _FROM_METRICS.items()},
+        **{name: [of_step[index] for of_step in usage] for index, name in enumerate(_FROM_USAGE)},
         "messages": _nested(
             [len(turn.messages) for turn in turns],
             _messages(converted, [message for turn in turns for message in turn.messages]),
@@ -113,22 +109,22 @@ def _turns(converted: ColumnarRuns, turns: Sequence[ColumnarTurn]) -> "pa.Array[
     return _structs(TURN, columns)
 
 
-def _messages(converted: ColumnarRuns, places: Sequence[int]) -> "pa.Array[Any]":
+def _messages(converted: ColumnarRuns, indexes: Sequence[int]) -> "pa.Array[Any]":
     arrays = converted.raw.messages.arrays
     returns = converted.returns
     for at in converted.denied:
         row = returns.rows[at]
         returns.rows[at] = (*row[:2], True, *row[3:])
     columns: dict[str, Any] = {
-        "kind": [converted.kinds[at] for at in places],
-        "is_deleted": _flags(_taken(arrays["is_deleted"], places)),
-        "assistant_text": [converted.said[at] for at in places],
-        "inner_thought": [converted.thoughts[at] for at in places],
-        "content": _taken(_entries(CONTENT_PART, converted.content), places),
-        "tool_calls": _taken(_entries(TOOL_CALL, converted.calls), places),
-        "tool_returns": _taken(_entries(TOOL_RETURN, returns), places),
-        "approvals": _taken(_entries(APPROVAL, converted.approvals), places),
-        **{name: _taken(arrays[source], places) for name, source in _OF_MESSAGE.items()},
+        "kind": [converted.kinds[at] for at in indexes],
+        "is_deleted": _flags(_taken(arrays["is_deleted"], indexes)),
+        "assistant_text": [converted.replies[at] for at in indexes],
+        "inner_thought": [converted.thoughts[at] for at in indexes],
+        "content": _taken(_entries(CONTENT_PART, converted.content), indexes),
+        "tool_calls": _taken(_entries(TOOL_CALL, converted.calls), indexes),
+        "tool_returns": _taken(_entries(TOOL_RETURN, returns), indexes),
+        "approvals": _taken(_entries(APPROVAL, converted.approvals), indexes),
+        **{name: _taken(arrays[source], indexes) for name, source in _FROM_MESSAGE.items()},
     }
     return _structs(MESSAGE, columns)
 
@@ -136,7 +132,7 @@ def _messages(converted: ColumnarRuns, places: Sequence[int]) -> "pa.Array[Any]"
 def _entries(fields: Sequence[Column], entries: DecodedEntries) -> "pa.Array[Any]":
     values: Iterable[Sequence[Any]] = zip(*entries.rows, strict=True) if entries.rows else [()] * len(fields)
     columns = {column.name: of_field for column, of_field in zip(fields, values, strict=True)}
-    return _listed(pa.array(entries.ends, pa.int32()), _structs(fields, columns))
+    return _listed(pa.array(entries.offsets, pa.int32()), _structs(fields, columns))
 
 
 def _flags(array: "pa.Array[Any]") -> "pa.Array[Any]":
@@ -144,11 +140,11 @@ def _flags(array: "pa.Array[Any]") -> "pa.Array[Any]":
     return flags
 
 
-def _taken(array: "pa.Array[Any]", places: Sequence[int | None]) -> "pa.Array[Any]":
-    """Return what stands at these places; the array itself where that is all of it, in order."""
-    if len(places) == len(array) and all(map(operator.eq, places, range(len(places)))):
+def _taken(array: "pa.Array[Any]", indexes: Sequence[int | None]) -> "pa.Array[Any]":
+    """Return what stands at these indexes; the array itself where that is all of it, in order."""
+    if len(indexes) == len(array) and all(map(operator.eq, indexes, range(len(indexes)))):
         return array
-    taken: pa.Array[Any] = array.take(pa.array(places, pa.int64()))
+    taken: pa.Array[Any] = array.take(pa.array(indexes, pa.int64()))
     return taken
 
 
