@@ -30,7 +30,7 @@ def terminal_runs_metadata(result: TerminalRunsResult) -> dict[str, Any]:
         "snapshot_at": dg.MetadataValue.timestamp(result.snapshot_at),
     }
     if result.corrupt_file is not None:
-        metadata["damaged_file"] = result.corrupt_file.aside
+        metadata["damaged_file"] = result.corrupt_file.copy_uri
         metadata["damage"] = result.corrupt_file.error
         if result.corrupt_file.lost:
             metadata["lost_run_ids"] = preview(result.corrupt_file.lost)

@@ -1,15 +1,10 @@
-"""The first stage: raw rows of a partition's terminal runs, from the source to Parquet.
-
-Belongs here: the flow of batches, the ledger entry, and where the runs are noted to be. Does not belong here: queries,
-which rows there are (``raw_rows``).
-"""
+"""The first stage: reads the raw rows of a partition's terminal runs from the source into Parquet."""
 
 import hashlib
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -37,7 +32,7 @@ from trajectory_pipeline.storage.storage import Storage
 
 @dataclass(frozen=True)
 class TerminalRunsResult:
-    """What a materialisation of ``terminal_runs`` did.
+    """What a materialization of ``terminal_runs`` did.
 
     Attributes:
         counts: what was read.
@@ -45,8 +40,8 @@ class TerminalRunsResult:
         snapshot_at: when the source was read, by its own clock.
         unknown_columns: columns of the source that are not known, ``table.column``.
         absent_columns: known columns that the source lacks.
-        unchanged: whether the file was left alone, because reading the runs would have given it once more.
-        damage: what was wrong with the former file; None where it was whole, or there was none.
+        unchanged: whether the file is the former one, because reading the runs would have given the same.
+        corrupt_file: the former file if it was corrupt; else None.
     """
 
     counts: CaptureCounts
@@ -69,18 +64,18 @@ def materialize_terminal_runs(
 ) -> TerminalRunsResult:
     """Read one partition out of one snapshot and replace its file.
 
-    Runs that the former file holds and the source no longer has are carried forward with ``deleted_at``. What becomes
-    of their content, and of messages that are marked deleted, the policy says. A run that moved to another partition
-    stays until that one has seen it. Where the runs need not be read to know that the file would be the same, they are
-    not: only the ledger's times change. Where the former file is damaged, all is read from the source, the file is kept
-    aside, and the result says which runs are lost with it.
+    Runs that the former file holds and the source no longer has are carried forward with ``deleted_at``; ``deleted``
+    says what becomes of their content, and of messages that are marked deleted. A run that moved to another partition
+    stays until that one has captured it. If the file is up to date, the runs are not read: only the ledger's times
+    change. If the former file is corrupt, all is read from the source, a copy of the file is kept, and the result lists
+    the runs that are lost with it.
 
     Args:
         hour: start of the partition, UTC.
         source: where to read.
         storage: both sinks.
         deleted: ``keep`` the content of what is deleted at the source, or ``erase`` it.
-        start: first partition there is; a run that moves to before it leaves. None: there is no first.
+        start: first partition; a run that moves to before it departs. None: there is no first.
         dagster_run_id: for the ledger.
 
     Raises:
@@ -88,119 +83,167 @@ def materialize_terminal_runs(
         SinkError: a sink cannot be written; the former file stays.
     """
     use_jemalloc()
-    attempt = partial(_materialize, hour, source, storage, deleted, start, dagster_run_id)
+
+    def capture(*, check_former_file: bool) -> TerminalRunsResult:
+        with (
+            storage.postgres.partition(TERMINAL_RUNS.name, partition_key(hour)) as partition,
+            source.snapshot() as snapshot,
+        ):
+            return _Capture(hour, partition, snapshot, storage, deleted, start, dagster_run_id).run(
+                check_former_file=check_former_file
+            )
+
     try:
-        return attempt(look_for_damage=False)
+        result = capture(check_former_file=False)
     except SinkError:
-        # Whether it was the file or the storage is asked only now: it takes reading all of the file.
-        if not _is_damaged(storage.parquet, hour):
+        # To tell a corrupt file from a failing storage, all of the file must be read: so only now.
+        if not _is_corrupt(storage.parquet, hour):
             raise
-    return attempt(look_for_damage=True)
+        result = capture(check_former_file=True)
+    trim_memory_after(result.written.rows)
+    return result
 
 
-def _is_damaged(store: ParquetStore, hour: datetime) -> bool:
-    """Whether the former file is known to be damaged; where that cannot be told, what failed before is the news."""
+def _is_corrupt(store: ParquetStore, hour: datetime) -> bool:
     try:
         return find_corruption(store, TERMINAL_RUNS, hour) is not None
     except SinkError:
+        # The storage fails: the error that led here says so.
         return False
 
 
-def _materialize(
-    hour: datetime,
-    source: LettaSource,
-    storage: Storage,
-    deleted: Deleted,
-    start: datetime | None,
-    dagster_run_id: str | None,
-    *,
-    look_for_damage: bool,
-) -> TerminalRunsResult:
-    key = partition_key(hour)
-    damage: CorruptFile | None = None
-    with storage.postgres.partition(TERMINAL_RUNS.name, key) as partition, source.snapshot() as snapshot:
-        end = hour + HOUR
-        fingerprint = fingerprints(snapshot, hour, end).get(hour, EMPTY)
-        # Most hours of a year may have no runs: then nothing more is asked about them.
-        around = empty_dependency_digest(snapshot) if fingerprint == EMPTY else dependency_digests(snapshot, hour, end)
-        inputs_digest = hashlib.sha256(f"{around} {capture_code_version()}".encode()).hexdigest()
+class _Capture:
+    """The capture of one partition, under its lock and in one snapshot."""
 
-        def record(counts: Mapping[str, int], content_digest: str) -> None:
-            partition.record(
-                LedgerEntry(
-                    asset=TERMINAL_RUNS.name,
-                    partition_key=key,
-                    result="complete",
-                    counts=counts,
-                    content_digest=content_digest,
-                    schema_version=SCHEMA_VERSION,
-                    fingerprint=fingerprint,
-                    snapshot_at=snapshot.taken_at,
-                    dagster_run_id=dagster_run_id,
-                    inputs_digest=inputs_digest,
+    def __init__(
+        self,
+        hour: datetime,
+        partition: PartitionTransaction,
+        snapshot: Snapshot,
+        storage: Storage,
+        deleted: Deleted,
+        start: datetime | None,
+        dagster_run_id: str | None,
+    ) -> None:
+        self.hour = hour
+        self.partition = partition
+        self.snapshot = snapshot
+        self.storage = storage
+        self.deleted = deleted
+        self.start = start
+        self.dagster_run_id = dagster_run_id
+        end = hour + HOUR
+        self.fingerprint = fingerprints(snapshot, hour, end).get(hour, EMPTY)
+        # Most hours of a year may have no runs: one query is all that they cost.
+        dependencies = (
+            empty_dependency_digest(snapshot) if self.fingerprint == EMPTY else dependency_digests(snapshot, hour, end)
+        )
+        self.inputs_digest = hashlib.sha256(f"{dependencies} {capture_code_version()}".encode()).hexdigest()
+
+    def run(self, *, check_former_file: bool) -> TerminalRunsResult:
+        """Leave the file as it is if it is up to date, else write it anew."""
+        unchanged = unchanged_raw_rows(
+            self.hour,
+            self.partition,
+            self.snapshot,
+            self.storage.parquet,
+            fingerprint=self.fingerprint,
+            inputs_digest=self.inputs_digest,
+            none_of=DELETED_AND_KEPT if self.deleted == "erase" else ERASED,
+        )
+        if unchanged is not None:
+            counts, written = CaptureCounts.of_unchanged(unchanged.counts, unchanged.gone), unchanged.written
+            self._record(unchanged.counts, written.sha256)
+            self.storage.parquet.remove_temp_files(TERMINAL_RUNS, self.hour)
+            return self._result(counts, written, unchanged=True)
+        corrupt_file = set_aside_corrupt_file(self.storage.parquet, self.hour) if check_former_file else None
+        counts = CaptureCounts(lost_before=self._lost_before())
+        written = self._write(counts, corrupt_file)
+        return self._result(counts, written, corrupt_file=corrupt_file)
+
+    def _write(self, counts: CaptureCounts, corrupt_file: CorruptFile | None) -> WrittenFile:
+        snapshot, parquet = self.snapshot, self.storage.parquet
+        rows = (
+            nullcontext(())
+            if self.fingerprint == EMPTY
+            else snapshot.prefetch_terminal_runs(self.hour, self.hour + HOUR)
+        )
+        with (
+            rows as present,
+            read_ahead(
+                raw_rows(
+                    present,
+                    self.hour,
+                    snapshot,
+                    None if corrupt_file else parquet,
+                    self.storage.postgres,
+                    counts,
+                    self.deleted,
+                    (self.start and floor_to_hour(self.start), floor_to_hour(snapshot.taken_at)),
+                )
+            ) as batches,
+            parquet.stage(TERMINAL_RUNS, self.hour, batches) as staged,
+        ):
+            here = sorted_ids(*counts.present, counts.carried)
+            # All of them are in ``here``; a result that is kept for long must not hold them once more.
+            counts.present.clear()
+            moved = [*counts.pending_move, *counts.departed]
+            unaccounted = self._unaccounted_runs(sorted_ids(here, moved) if moved else here)
+            # Recorded as departed: else another partition, read later by a clock that went back, could not take them.
+            counts.departed += [run_id for run_id, location in unaccounted.items() if location.exists]
+            if corrupt_file:
+                corrupt_file.lost = [run_id for run_id, location in unaccounted.items() if not location.exists]
+                counts.lost = corrupt_file.lost
+            self.partition.set_run_locations(
+                SnapshotObservation(
+                    snapshot.taken_at, present=here, pending_move=counts.pending_move, departed=counts.departed
                 )
             )
+            self._record(counts.by_name(), staged.sha256)
+            # The file is replaced before the commit. A crash in between leaves an invalidation, which ``publish`` has
+            # committed by itself: file and ledger differ, and the partition is materialized again.
+            return self.partition.publish(staged)
 
-        none_of = DELETED_AND_KEPT if deleted == "erase" else ERASED
-        standing = unchanged_raw_rows(
-            hour,
-            partition,
-            snapshot,
-            storage.parquet,
-            fingerprint=fingerprint,
-            inputs_digest=inputs_digest,
-            none_of=none_of,
+    def _unaccounted_runs(self, accounted: "pa.Array[Any]") -> dict[str, RunLocation]:
+        """Return where the runs are now that were last seen here, and that are in no row and in no list of moves."""
+        run_ids = unaccounted_runs(self.partition.connection, self.partition.partition_key, accounted)
+        return self.snapshot.run_locations(list(run_ids))
+
+    def _lost_before(self) -> int:
+        entry = self.partition.entry(TERMINAL_RUNS.name)
+        return entry["counts"].get(LOST, 0) if entry else 0
+
+    def _record(self, counts: Mapping[str, int], content_digest: str) -> None:
+        self.partition.record(
+            LedgerEntry(
+                asset=TERMINAL_RUNS.name,
+                partition_key=self.partition.partition_key,
+                result="complete",
+                counts=counts,
+                content_digest=content_digest,
+                schema_version=SCHEMA_VERSION,
+                fingerprint=self.fingerprint,
+                snapshot_at=self.snapshot.taken_at,
+                dagster_run_id=self.dagster_run_id,
+                inputs_digest=self.inputs_digest,
+            )
         )
-        if standing is not None:
-            counts, written = CaptureCounts.present_runs(standing.counts, standing.gone), standing.written
-            record(standing.counts, written.sha256)
-            storage.parquet.remove_temp_files(TERMINAL_RUNS, hour)
-        else:
-            damage = set_aside_corrupt_file(storage.parquet, hour) if look_for_damage else None
-            counts = CaptureCounts(lost_before=_lost_before(partition))
-            partitions = (start and floor_to_hour(start), floor_to_hour(snapshot.taken_at))
-            former = None if damage else storage.parquet
-            with (
-                nullcontext(()) if fingerprint == EMPTY else snapshot.prefetch_terminal_runs(hour, end) as present,
-                read_ahead(
-                    raw_rows(present, hour, snapshot, former, storage.postgres, counts, deleted, partitions)
-                ) as batches,
-                storage.parquet.stage(TERMINAL_RUNS, hour, batches) as prepared,
-            ):
-                held = sorted_ids(*counts.present, counts.carried)
-                # All of them are in ``held``; whoever keeps the result need not keep them too.
-                counts.present.clear()
-                others = [*counts.pending_move, *counts.departed]
-                unseen = _unseen(partition, snapshot, sorted_ids(held, others) if others else held)
-                # Without a word of these, a look by a clock that is behind does not get them elsewhere.
-                counts.departed += [run_id for run_id, where in unseen.items() if where.exists]
-                if damage:
-                    damage.lost = counts.lost = [run_id for run_id, where in unseen.items() if not where.exists]
-                partition.set_run_locations(
-                    SnapshotObservation(
-                        snapshot.taken_at, present=held, pending_move=counts.pending_move, departed=counts.departed
-                    )
-                )
-                record(counts.by_name(), prepared.sha256)
-                written = partition.publish(prepared)
-    trim_memory_after(written.rows)
-    catalogue = snapshot.catalog
-    return TerminalRunsResult(
-        counts,
-        written,
-        snapshot.taken_at,
-        catalogue.unknown_columns,
-        catalogue.absent_columns,
-        unchanged=standing is not None,
-        corrupt_file=damage,
-    )
 
-
-def _unseen(partition: PartitionTransaction, snapshot: Snapshot, seen: "pa.Array[Any]") -> dict[str, RunLocation]:
-    """Return where runs are that were seen here last, and that neither the source nor the former file tells of."""
-    return snapshot.run_locations(list(unaccounted_runs(partition.connection, partition.partition_key, seen)))
-
-
-def _lost_before(partition: PartitionTransaction) -> int:
-    entry = partition.entry(TERMINAL_RUNS.name)
-    return entry["counts"].get(LOST, 0) if entry else 0
+    def _result(
+        self,
+        counts: CaptureCounts,
+        written: WrittenFile,
+        *,
+        unchanged: bool = False,
+        corrupt_file: CorruptFile | None = None,
+    ) -> TerminalRunsResult:
+        catalog = self.snapshot.catalog
+        return TerminalRunsResult(
+            counts,
+            written,
+            self.snapshot.taken_at,
+            catalog.unknown_columns,
+            catalog.absent_columns,
+            unchanged,
+            corrupt_file,
+        )

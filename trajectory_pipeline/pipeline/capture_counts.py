@@ -1,7 +1,4 @@
-"""What is counted while the raw rows of a partition are read, and under which names the ledger holds it.
-
-Belongs here: the counts. Does not belong here: which rows there are (``raw_rows``).
-"""
+"""What is counted while the raw rows of a partition are read, and under which names the ledger stores it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 DELETED_AND_KEPT = "deleted_and_kept"
-"""Name, among the ledger's counts, of runs that hold content which is deleted at the source."""
+"""Ledger's name of the count of runs that hold content which is deleted at the source."""
 ERASED = "erased_runs"
-"""Name, among the ledger's counts, of runs without the content that was deleted at the source."""
+"""Ledger's name of the count of runs whose deleted content was erased."""
 LOST = "lost_runs"
-"""Name, among the ledger's counts, of runs that were lost with a damaged file; once there, it stays."""
+"""Ledger's name of the count of runs that were lost with a corrupt file; it never decreases."""
 
 
 @dataclass
@@ -27,15 +24,15 @@ class CaptureCounts:
         steps: their own steps.
         foreign_steps: other runs' steps that their messages name.
         messages: their messages.
-        erased_runs: runs without the content that was deleted at the source.
-        deleted_and_kept: runs that still hold such content.
-        present: ids of the runs in the snapshot, an array a batch: half a million as ``str`` would be 75 MB; none in
-            a result.
+        erased_runs: runs whose deleted content was erased.
+        deleted_and_kept: runs that hold content which is deleted at the source.
+        present: ids of the runs in the snapshot, one array a batch (as ``str``, half a million would take 75 MB); empty
+            in a result.
         carried: runs that are gone from the source and were carried forward.
-        awaited: runs that moved to a partition that did not see them yet: they stay here until it does.
-        left: runs that were in this partition and run again, or are where no partition is, or only a pruned one.
-        lost: runs that are gone from the source, and from here with a file that was damaged.
-        lost_before: how many were lost so before.
+        pending_move: runs that moved to a partition that did not capture them yet: they stay here until it does.
+        departed: runs that left this partition: not terminal any more, or moved to where no partition takes them.
+        lost: runs that are gone from the source, and were lost with a corrupt file.
+        lost_before: how many were lost in former materializations.
     """
 
     runs: int = 0
@@ -59,17 +56,17 @@ class CaptureCounts:
     def add(self, batch: pa.RecordBatch) -> None:
         """Count a batch of the snapshot."""
         self.runs += batch.num_rows
-        for name in ("steps", "foreign_steps", "messages"):
-            lengths = pc.sum(pc.list_value_length(batch.column(name))).as_py() or 0
-            setattr(self, name, getattr(self, name) + lengths)
+        self.steps += count_items(batch.column("steps"))
+        self.foreign_steps += count_items(batch.column("foreign_steps"))
+        self.messages += count_items(batch.column("messages"))
         self.present.append(batch.column("run_id"))
 
     @classmethod
-    def present_runs(cls, counts: Mapping[str, int], gone: Sequence[str]) -> Self:
-        """Return the counts of raw rows that are left alone: no run of them is awaited elsewhere, or left.
+    def of_unchanged(cls, counts: Mapping[str, int], gone: Sequence[str]) -> Self:
+        """Return the counts of a file that is up to date: it holds no pending moves and no departed runs.
 
         Args:
-            counts: as the ledger holds them.
+            counts: as the ledger stores them.
             gone: runs that the file holds and the source does not.
         """
         return cls(
@@ -84,7 +81,7 @@ class CaptureCounts:
         )
 
     def by_name(self) -> dict[str, int]:
-        """Return the counts as the ledger holds them."""
+        """Return the counts as the ledger stores them."""
         return {
             "runs": self.runs,
             "steps": self.steps,
@@ -96,3 +93,8 @@ class CaptureCounts:
             ERASED: self.erased_runs,
             DELETED_AND_KEPT: self.deleted_and_kept,
         }
+
+
+def count_items(lists: "pa.Array[Any]") -> int:
+    """Return how many items all lists of a column hold together."""
+    return pc.sum(pc.list_value_length(lists)).as_py() or 0

@@ -1,7 +1,4 @@
-"""The raw rows of a partition: the snapshot's, and what is carried forward from the former file.
-
-Belongs here: which rows there are, and what the policy leaves of them. Does not belong here: queries, files.
-"""
+"""The raw rows of a partition's file: those of the snapshot, and those carried forward from the former file."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -20,10 +17,10 @@ from trajectory_pipeline.storage.postgres.retention import pruned_partitions
 from trajectory_pipeline.trajectories.erase import erase_deleted, has_deleted_content
 
 Deleted = Literal["keep", "erase"]
-"""What becomes of content that is deleted at the source."""
+"""Policy for content that is deleted at the source."""
 
-Partitions = tuple[datetime | None, datetime]
-"""The first hour that will ever be captured (None: there is no first), and the open one."""
+PartitionRange = tuple[datetime | None, datetime]
+"""The first hour that is ever captured (None: there is no first), and the open one."""
 
 
 def sorted_ids(*run_ids: "pa.Array[Any] | Sequence[str]") -> "pa.Array[Any]":
@@ -40,19 +37,19 @@ def raw_rows(
     database: TrajectoryDatabase,
     counts: CaptureCounts,
     policy: Deleted,
-    partitions: Partitions,
+    partitions: PartitionRange,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows that a partition's file is to hold, and count them.
+    """Yield the rows that a partition's new file is to hold, and count them.
 
     Args:
-        present: the snapshot's.
+        present: rows of the snapshot.
         hour: start of the partition, UTC.
-        snapshot: asked, when ``present`` was read to its end, what became of runs that only the former file holds.
-        former_rows: store of the former file; None where it is not to be read.
-        database: which tells what other partitions saw.
-        counts: counted up while rows are read; whole at the end.
-        policy: what becomes of content that is deleted at the source.
-        partitions: that there are: a run that is in none of them leaves.
+        snapshot: queried after ``present``, for runs that only the former file holds.
+        former_rows: store of the former file; None if it must not be read.
+        database: knows which runs other partitions captured later.
+        counts: filled while rows are read; complete at the end.
+        policy: for content that is deleted at the source.
+        partitions: a run that ended outside of them departs.
 
     Raises:
         SourceError: the source cannot be read.
@@ -60,58 +57,62 @@ def raw_rows(
     """
     for batch in present:
         counts.add(batch)
-        yield _by_policy(batch, policy, counts)
+        yield _apply_policy(batch, policy, counts)
     if former_rows is None:
         return
     former = sorted_ids(*(batch.column("run_id") for batch in former_rows.read(TERMINAL_RUNS, hour, ["run_id"])), ())
     if not len(former):
         return
     missing = former.filter(pc.invert(pc.is_in(former, value_set=sorted_ids(*counts.present, ()))))
-    _look_for(cast(list[str], missing.to_pylist()), partition_key(hour), snapshot, database, counts, partitions)
+    _sort_missing_runs(
+        cast(list[str], missing.to_pylist()), partition_key(hour), snapshot, database, counts, partitions
+    )
     if not (counts.carried or counts.pending_move):
         return
-    gone, awaited = (pa.array(run_ids, pa.string()) for run_ids in (counts.carried, counts.pending_move))
+    carried, pending = (pa.array(run_ids, pa.string()) for run_ids in (counts.carried, counts.pending_move))
     for batch in former_rows.read(TERMINAL_RUNS, hour):
-        for run_ids, marked in ((gone, _deleted), (awaited, _not_deleted)):
-            kept = batch.filter(pc.is_in(batch.column("run_id"), value_set=run_ids))
-            if kept.num_rows:
-                yield _by_policy(marked(kept, snapshot.taken_at), policy, counts)
+        for run_ids, mark in ((carried, _mark_deleted), (pending, _mark_present)):
+            rows = batch.filter(pc.is_in(batch.column("run_id"), value_set=run_ids))
+            if rows.num_rows:
+                yield _apply_policy(mark(rows, snapshot.taken_at), policy, counts)
 
 
-def _look_for(
+def _sort_missing_runs(
     missing: list[str],
     key: str,
     snapshot: Snapshot,
     database: TrajectoryDatabase,
     counts: CaptureCounts,
-    partitions: Partitions,
+    partitions: PartitionRange,
 ) -> None:
-    """Tell what became of runs that the former file holds and this partition of the snapshot does not."""
-    # One that another partition saw last is that one's affair, whatever became of it.
-    elsewhere = set(database.runs_moved_away(key, missing)) if missing else set()
+    """Sort runs that only the former file holds into carried, pending move and departed."""
+    # Another partition captured these later: what becomes of them is decided there.
+    moved_away = set(database.runs_moved_away(key, missing)) if missing else set()
     first, last = partitions
     found = snapshot.run_locations(missing)
-    pruned = pruned_partitions(database, sorted({partition_key(where.hour) for where in found.values() if where.hour}))
-    for run_id, where in found.items():
-        if run_id in elsewhere:
+    pruned = pruned_partitions(
+        database, sorted({partition_key(location.hour) for location in found.values() if location.hour})
+    )
+    for run_id, location in found.items():
+        if run_id in moved_away:
             continue
-        if not where.exists:
+        if not location.exists:
             counts.carried.append(run_id)
         elif (
-            where.terminal
-            and where.hour is not None
-            and (first is None or first <= where.hour)
-            and where.hour <= last
-            and partition_key(where.hour) not in pruned
+            location.terminal
+            and location.hour is not None
+            and (first is None or first <= location.hour)
+            and location.hour <= last
+            and partition_key(location.hour) not in pruned
         ):
-            # Were it dropped here now, and deleted before it is read there, nothing would be left of it.
+            # If its rows left now, and the run were deleted before its new partition is read, they would be lost.
             counts.pending_move.append(run_id)
         else:
             counts.departed.append(run_id)
 
 
-def _by_policy(batch: pa.RecordBatch, policy: Deleted, counts: CaptureCounts) -> pa.RecordBatch:
-    """Return rows as the policy wants what is deleted in them, and count it."""
+def _apply_policy(batch: pa.RecordBatch, policy: Deleted, counts: CaptureCounts) -> pa.RecordBatch:
+    """Erase deleted content if the policy says so, and count the rows that hold any."""
     if policy == "erase":
         batch = erase_deleted(batch)
     erased = _flags(batch, "erased")
@@ -125,18 +126,19 @@ def _flags(batch: pa.RecordBatch, name: str) -> Any:
     return pc.fill_null(column, False)
 
 
-def _deleted(batch: pa.RecordBatch, noticed_at: datetime) -> pa.RecordBatch:
-    """Return rows marked as deleted; of one that is so newly, there may be more to erase than there was."""
+def _mark_deleted(batch: pa.RecordBatch, noticed_at: datetime) -> pa.RecordBatch:
+    """Set ``deleted_at`` where it is null."""
     column: Any = batch.column("deleted_at")
+    # A run that is deleted only now has more to erase than its deleted messages.
     erased = pc.and_(_flags(batch, "erased"), pc.is_valid(column))
-    marked = _with(batch, "deleted_at", pc.fill_null(column, pa.scalar(noticed_at, column.type)))
-    return _with(marked, "erased", erased)
+    marked = _with_column(batch, "deleted_at", pc.fill_null(column, pa.scalar(noticed_at, column.type)))
+    return _with_column(marked, "erased", erased)
 
 
-def _not_deleted(batch: pa.RecordBatch, _: datetime) -> pa.RecordBatch:
-    return _with(batch, "deleted_at", pa.nulls(batch.num_rows, batch.column("deleted_at").type))
+def _mark_present(batch: pa.RecordBatch, _: datetime) -> pa.RecordBatch:
+    return _with_column(batch, "deleted_at", pa.nulls(batch.num_rows, batch.column("deleted_at").type))
 
 
-def _with(batch: pa.RecordBatch, name: str, values: "pa.Array[Any]") -> pa.RecordBatch:
-    place = batch.schema.get_field_index(name)
-    return batch.set_column(place, batch.schema.field(place), values)
+def _with_column(batch: pa.RecordBatch, name: str, values: "pa.Array[Any]") -> pa.RecordBatch:
+    index = batch.schema.get_field_index(name)
+    return batch.set_column(index, batch.schema.field(index), values)

@@ -1,7 +1,4 @@
-"""The second stage: from raw rows to trajectories, in Parquet and Postgres at once.
-
-Belongs here: the flow of batches, conservation, the ledger entry. Does not belong here: conversion.
-"""
+"""The second stage: converts raw rows to trajectories, in Parquet and Postgres at once."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,6 +12,7 @@ import pyarrow.compute as pc
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.capture_counts import count_items
 from trajectory_pipeline.pipeline.code_version import conversion_code_version
 from trajectory_pipeline.pipeline.erased_verdicts import erase_verdicts
 from trajectory_pipeline.pipeline.up_to_date import UnchangedTrajectories, unchanged_trajectories
@@ -36,7 +34,7 @@ from trajectory_pipeline.trajectories.reference import QuarantinedRun
 
 @dataclass
 class RowBalance:
-    """Both sides of a partition: what came in and what became of it.
+    """The rows of a partition on both sides of the conversion.
 
     Attributes:
         runs_in: rows of ``terminal_runs``.
@@ -48,7 +46,7 @@ class RowBalance:
         quarantined: runs that could not be converted.
         quarantined_steps: their steps.
         quarantined_messages: their messages.
-        moved_runs: raw rows left out on both sides: these runs are in another partition by now.
+        moved_runs: raw rows that count on neither side, because their runs are in another partition now.
     """
 
     runs_in: int = 0
@@ -64,7 +62,7 @@ class RowBalance:
 
     @property
     def balanced(self) -> bool:
-        """Whether nothing is lost and nothing is there twice."""
+        """Whether no row is lost and none is there twice."""
         return (
             self.runs_in == self.trajectories + self.quarantined
             and self.steps_in == self.steps_out + self.quarantined_steps
@@ -72,26 +70,26 @@ class RowBalance:
         )
 
     def by_name(self) -> dict[str, int]:
-        """Return the counts as the ledger holds them."""
+        """Return the counts as the ledger stores them."""
         return asdict(self)
 
 
 @dataclass
 class TrajectoriesResult:
-    """What a materialisation of ``trajectories`` did.
+    """What a materialization of ``trajectories`` did.
 
     Attributes:
-        conservation: both sides, counted.
-        merged: what happened to the rows in Postgres.
+        row_balance: the rows on both sides.
+        merge_stats: what happened to the rows in Postgres.
         written: the Parquet file.
         quarantined: the runs that could not be converted.
         executions: trajectories by how they ended.
         outcomes: trajectories by heuristic outcome.
         escaped: trajectories in which text had to be escaped.
         data_omitted: trajectories whose document ``jsonb`` cannot hold.
-        lag: how long after their end the runs were captured that were captured now for the first time.
-        erased_verdicts: verdicts without texts, because they showed what was erased.
-        unchanged: whether both sinks were left alone, because converting would have given what they hold.
+        lag: time from the end of runs to their first capture, of those that are captured for the first time.
+        erased_verdicts: verdicts whose texts were erased, because they showed erased runs.
+        unchanged: whether both sinks are as before, because converting would have given the same.
     """
 
     row_balance: RowBalance = field(default_factory=RowBalance)
@@ -108,16 +106,13 @@ class TrajectoriesResult:
 
 
 def materialize_trajectories(
-    hour: datetime,
-    storage: Storage,
-    *,
-    dagster_run_id: str | None = None,
+    hour: datetime, storage: Storage, *, dagster_run_id: str | None = None
 ) -> TrajectoriesResult:
-    """Convert a partition's raw rows and replace its trajectories in both sinks; leave alone what would be the same.
+    """Convert a partition's raw rows and replace its trajectories in both sinks, unless they are up to date.
 
     Args:
         hour: start of the partition, UTC.
-        storage: both sinks.
+        storage: both sinks; the rows go to Postgres in one transaction with the ledger entry.
         dagster_run_id: for the ledger.
 
     Raises:
@@ -126,38 +121,39 @@ def materialize_trajectories(
     """
     use_jemalloc()
     key = partition_key(hour)
+    parquet = storage.parquet
     result = TrajectoriesResult()
     with (
         storage.postgres.partition(TRAJECTORIES.name, key, reads=TERMINAL_RUNS.name) as partition,
-        ExitStack() as stack,
+        ExitStack() as until_committed,
     ):
-        raw = partition.entry(TERMINAL_RUNS.name) or {}
-        # Under the lock: they could be pruned between a look and the reading.
-        raw_runs = _require_raw_rows(hour, raw, storage.parquet)
-        raw_digest = raw.get("content_digest")
-        standing = unchanged_trajectories(
-            hour, partition, storage.parquet, upstream_digest=raw_digest, inputs_digest=conversion_code_version()
+        # Under the lock, which keeps them from being pruned before they are read.
+        raw_entry = partition.entry(TERMINAL_RUNS.name) or {}
+        raw_row_count = _require_raw_rows(hour, raw_entry, parquet)
+        raw_digest = raw_entry.get("content_digest")
+        unchanged = unchanged_trajectories(
+            hour, partition, parquet, upstream_digest=raw_digest, inputs_digest=conversion_code_version()
         )
-        prepared: StagedFile | None = None
-        if standing is None and not raw_runs:
-            prepared = stack.enter_context(storage.parquet.stage(TRAJECTORIES, hour, ()))
-            result.merge_stats = partition.clear()
-            content_digest = prepared.sha256
-        elif standing is None:
-            with (
-                partition.staging() as staging,
-                storage.postgres.pooled() as looking,
-                read_ahead(storage.parquet.read(TERMINAL_RUNS, hour)) as raw_rows,
-                read_ahead(_rows(raw_rows, key, looking, staging, result)) as rows,
-            ):
-                prepared = stack.enter_context(storage.parquet.stage(TRAJECTORIES, hour, rows))
-            result.merge_stats = partition.merge()
-            partition.set_quarantine([asdict(run) for run in result.quarantined])
-            content_digest = prepared.sha256
+        staged: StagedFile | None = None
+        if unchanged is not None:
+            _set_unchanged(unchanged, result)
+            parquet.remove_temp_files(TRAJECTORIES, hour)
+            content_digest = unchanged.written.sha256
         else:
-            _leave_alone(standing, result)
-            storage.parquet.remove_temp_files(TRAJECTORIES, hour)
-            content_digest = standing.written.sha256
+            if raw_row_count:
+                with (
+                    partition.staging() as copy_writer,
+                    storage.postgres.pooled() as database,
+                    read_ahead(parquet.read(TERMINAL_RUNS, hour)) as raw_rows,
+                    read_ahead(_converted(raw_rows, key, database, copy_writer, result)) as rows,
+                ):
+                    staged = until_committed.enter_context(parquet.stage(TRAJECTORIES, hour, rows))
+                result.merge_stats = partition.merge()
+                partition.set_quarantine([asdict(run) for run in result.quarantined])
+            else:
+                staged = until_committed.enter_context(parquet.stage(TRAJECTORIES, hour, ()))
+                result.merge_stats = partition.clear()
+            content_digest = staged.sha256
         partition.record(
             LedgerEntry(
                 asset=TRAJECTORIES.name,
@@ -173,43 +169,43 @@ def materialize_trajectories(
             )
         )
         result.lag = lag_of_runs(partition)
-        result.erased_verdicts = erase_verdicts(partition, storage.parquet)
-        # The last thing before the commit: whatever fails earlier leaves both sinks as they were.
-        if prepared is not None:
-            result.written = partition.publish(prepared)
+        result.erased_verdicts = erase_verdicts(partition, parquet)
+        # The last step before the commit: whatever fails earlier leaves both sinks as they were, and a crash in
+        # between leaves an invalidation, which ``publish`` has committed by itself.
+        if staged is not None:
+            result.written = partition.publish(staged)
     trim_memory_after(result.row_balance.runs_in)
     return result
 
 
 def _require_raw_rows(hour: datetime, entry: Mapping[str, Any], store: ParquetStore) -> int:
-    """Return how many raw rows there are; having none is not the same as being without them."""
-    first = "materialise terminal_runs of that partition first"
+    """Return the number of raw rows; a file without rows is fine, a missing file is not."""
+    advice = "materialize terminal_runs of that partition first"
     if entry.get("result") == PartitionResult.PRUNED:
         raise PipelineError(
             f"The raw rows of {partition_key(hour)} were pruned because of their age (TRAJECTORY_RAW_RETENTION_DAYS):"
-            f" {first},"
-            " which reads again what the source still has of them. Nothing was changed."
+            f" {advice}, which reads again what the source still has of them. Nothing was changed."
         )
     rows = store.rows(TERMINAL_RUNS, hour)
     if rows is None:
-        raise PipelineError(f"There are no raw rows of {partition_key(hour)} in {store.uri}: {first}.")
+        raise PipelineError(f"There are no raw rows of {partition_key(hour)} in {store.uri}: {advice}.")
     return rows
 
 
-def _leave_alone(standing: UnchangedTrajectories, result: TrajectoriesResult) -> None:
+def _set_unchanged(unchanged: UnchangedTrajectories, result: TrajectoriesResult) -> None:
     result.unchanged = True
-    result.written = standing.written
-    result.merge_stats = MergeStats(inserted=0, updated=0, unchanged=len(standing.run_ids), removed=0)
-    result.row_balance = RowBalance(**standing.counts)
-    result.executions, result.outcomes = standing.executions, standing.outcomes
-    result.escaped, result.data_omitted = standing.escaped, standing.data_omitted
+    result.written = unchanged.written
+    result.merge_stats = MergeStats(inserted=0, updated=0, unchanged=len(unchanged.run_ids), removed=0)
+    result.row_balance = RowBalance(**unchanged.counts)
+    result.executions, result.outcomes = unchanged.executions, unchanged.outcomes
+    result.escaped, result.data_omitted = unchanged.escaped, unchanged.data_omitted
 
 
-def _rows(
+def _converted(
     raw_rows: Iterator[pa.RecordBatch],
     key: str,
     database: TrajectoryDatabase,
-    staging: CopyWriter,
+    copy_writer: CopyWriter,
     result: TrajectoriesResult,
 ) -> Iterator[pa.RecordBatch]:
     counts = result.row_balance
@@ -217,13 +213,13 @@ def _rows(
         raw = without_moved(batch, key, database)
         counts.moved_runs += batch.num_rows - raw.num_rows
         conversion = convert_batch(raw, key, documents=True)
-        for name, column in (("steps_in", "steps"), ("messages_in", "messages")):
-            setattr(counts, name, getattr(counts, name) + _total_length(raw, column))
         counts.runs_in += raw.num_rows
-        staging.add_batch(conversion.trajectories, conversion.documents)
+        counts.steps_in += count_items(raw.column("steps"))
+        counts.messages_in += count_items(raw.column("messages"))
+        copy_writer.add_batch(conversion.trajectories, conversion.documents)
         _count(conversion, result)
         yield conversion.trajectories
-    # Raised here, before the file takes the former one's place.
+    # Raised while the file is staged, so that it does not replace the former one.
     if not counts.balanced:
         raise PipelineError(f"Rows of {key} would be lost: {counts}. Nothing was written; this is a defect, report it.")
 
@@ -233,7 +229,7 @@ def _count(conversion: Conversion, result: TrajectoriesResult) -> None:
     counts.trajectories += rows.num_rows
     counts.steps_out += pc.sum(rows.column("step_count")).as_py() or 0
     turns: Any = rows.column("turns")
-    counts.messages_out += pc.sum(pc.list_value_length(turns.flatten().field("messages"))).as_py() or 0
+    counts.messages_out += count_items(turns.flatten().field("messages"))
     result.executions.update(_strings(rows, "execution_status"))
     result.outcomes.update(_strings(rows, "heuristic_outcome"))
     result.escaped += sum(map(bool, rows.column("escaped").to_pylist()))
@@ -250,14 +246,8 @@ def _strings(rows: pa.RecordBatch, column: str) -> list[str]:
 
 
 def without_moved(raw: pa.RecordBatch, partition_key: str, database: TrajectoryDatabase) -> pa.RecordBatch:
-    """Return raw rows without those of runs that are in another partition by now."""
+    """Return raw rows without those of runs that are in another partition now."""
     moved = database.runs_moved_away(partition_key, [str(run_id) for run_id in raw.column("run_id").to_pylist()])
     if not moved:
         return raw
     return raw.filter(pc.invert(pc.is_in(raw.column("run_id"), value_set=pa.array(moved, pa.string()))))
-
-
-def _total_length(batch: pa.RecordBatch, column: str) -> int:
-    lists: Any = batch.column(column)
-    offsets = lists.offsets
-    return int(offsets[-1].as_py() - offsets[0].as_py())

@@ -1,9 +1,4 @@
-"""Raw rows that were damaged in the storage: what was lost with them.
-
-Belongs here: keeping the damaged file aside, and what is told of it. Does not belong here: reading its runs again and
-finding which are lost (``pipeline.capture``), and telling damage from a storage that fails
-(``storage.parquet.corrupt_files``).
-"""
+"""Raw rows whose file is corrupt: a copy of it is kept, and what was lost is reported."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,12 +14,12 @@ class CorruptFile:
 
     Attributes:
         error: what is wrong with it.
-        aside: URI of the copy of it that is kept.
-        lost: runs that were in it and that the source does not have.
+        copy_uri: URI of the copy that is kept.
+        lost: runs that it held and that the source does not have.
     """
 
     error: str
-    aside: str
+    copy_uri: str
     lost: list[str] = field(default_factory=list)
 
     def sentence(self, partition_key: str) -> str:
@@ -35,18 +30,17 @@ class CorruptFile:
             else "the source still has every run that was in them"
         )
         return (
-            f"The raw rows of {partition_key} were damaged ({self.error}) and were read again from the source: {lost}."
-            f" The damaged file is kept as {self.aside}."
+            f"The raw rows of {partition_key} were corrupt ({self.error}) and were read again from the source: {lost}."
+            f" A copy of the corrupt file is {self.copy_uri}."
         )
 
 
 def set_aside_corrupt_file(store: ParquetStore, hour: datetime) -> CorruptFile | None:
-    """Keep a copy of a partition's raw rows where they are damaged; None where they are whole. For use under its lock.
-
-    The file itself stays until it is replaced: whatever breaks this off, the next materialisation finds it so again.
+    """Copy a partition's raw rows if they are corrupt; return None if they can be read. To be called under its lock.
 
     Raises:
         SinkError: the storage cannot be read or written.
     """
     error = find_corruption(store, TERMINAL_RUNS, hour)
+    # A copy, not a move: if anything fails before the file is replaced, the next materialization finds it again.
     return None if error is None else CorruptFile(error, keep_corrupt_file(store, TERMINAL_RUNS, hour))

@@ -1,7 +1,4 @@
-"""Work on one connection that many tasks wait for, done together: what comes while it is busy makes the next round.
-
-Belongs here: collecting. Does not belong here: the work.
-"""
+"""Batches work for one connection: items that arrive while it is busy form the next batch."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -12,48 +9,48 @@ _Result = TypeVar("_Result")
 
 
 class MicroBatcher(Generic[_Item, _Result]):
-    """Turns work on many items into a call for each of them.
+    """Offers work on many items as a call for each of them.
 
-    A round of items that fails as a whole is done again one by one, so that one bad item is its own affair.
+    If a batch fails, its items are tried one by one, so that one bad item fails alone.
 
     Args:
-        turn: held while the work is done: one for all work on the same connection.
-        work: takes items and returns a result for each; runs in a thread, off the loop.
+        lock: held while the work is done; shared by all work on the same connection.
+        work: takes items and returns a result for each; runs in a thread, off the event loop.
     """
 
-    def __init__(self, turn: asyncio.Lock, work: Callable[[Sequence[_Item]], Sequence[_Result]]) -> None:
-        self._turn = turn
+    def __init__(self, lock: asyncio.Lock, work: Callable[[Sequence[_Item]], Sequence[_Result]]) -> None:
+        self._lock = lock
         self._work = work
         self._waiting: list[tuple[_Item, asyncio.Future[_Result]]] = []
-        self._rounds: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, item: _Item) -> _Result:
-        """Have the work done on an item; returns its result, or raises what the work raised."""
+        """Do the work on an item; returns its result, or raises what the work raised."""
         future: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if len(self._waiting) == 1:
-            task = asyncio.create_task(self._round())
-            self._rounds.add(task)
-            task.add_done_callback(self._rounds.discard)
+            task = asyncio.create_task(self._run_batch())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return await future
 
-    async def _round(self) -> None:
-        async with self._turn:
-            taken, self._waiting = self._waiting, []
+    async def _run_batch(self) -> None:
+        async with self._lock:
+            batch, self._waiting = self._waiting, []
             try:
-                results = await asyncio.to_thread(self._work, [item for item, _ in taken])
+                results = await asyncio.to_thread(self._work, [item for item, _ in batch])
             except Exception as error:
-                if len(taken) == 1:
-                    _fail(taken[0][1], error)
+                if len(batch) == 1:
+                    _fail(batch[0][1], error)
                 else:
-                    for item, future in taken:
-                        await self._alone(item, future)
+                    for item, future in batch:
+                        await self._run_one(item, future)
                 return
-            for (_, future), result in zip(taken, results, strict=True):
+            for (_, future), result in zip(batch, results, strict=True):
                 if not future.done():
                     future.set_result(result)
 
-    async def _alone(self, item: _Item, future: "asyncio.Future[_Result]") -> None:
+    async def _run_one(self, item: _Item, future: "asyncio.Future[_Result]") -> None:
         try:
             (result,) = await asyncio.to_thread(self._work, [item])
         except Exception as error:

@@ -1,8 +1,4 @@
-"""Which partitions lack verdicts that could be reached now: the refinement sensor's question.
-
-Belongs here: what state and budget say. Does not belong here: the statement (``storage.postgres.verdict_status``),
-and what is requested (``defs.sensors.refinement``).
-"""
+"""Which partitions have trajectories that could be judged now, by state and budget."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,13 +24,13 @@ _NO_LIMIT = Decimal("Infinity")
 
 @dataclass(frozen=True)
 class PendingVerdicts:
-    """What lacks verdicts.
+    """What has no verdict yet.
 
     Attributes:
         partition_keys: of the partitions in which something could be judged now, sorted.
-        given_up: trajectories whose verdicts failed too often, each with ``run_id``, ``error_class``, ``failures``.
-        no_room: the cap that leaves no room for any call; then no partition is named.
-        spent: today's account.
+        abandoned: trajectories whose verdicts failed too often, each with ``run_id``, ``error_class``, ``failures``.
+        shortfall: the cap without headroom for any call; then there are no partition keys.
+        spent: today's totals.
     """
 
     partition_keys: list[str]
@@ -48,18 +44,18 @@ def find_pending_verdicts(
     judge: JudgeConfig,
     *,
     now: datetime,
-    quiet: timedelta,
-    horizon: timedelta,
+    settle_for: timedelta,
+    lookback: timedelta,
     give_up_after: int,
 ) -> PendingVerdicts:
-    """Return what lacks a verdict under the policy, is quiet and within the horizon, and can be paid today.
+    """Return what has no verdict under the policy, is settled, within the lookback, and can be paid today.
 
     Args:
         database: where trajectories and verdicts are.
         judge: who would be asked, and within which budget.
         now: aware.
-        quiet: that a trajectory must have been unchanged.
-        horizon: age up to which trajectories are looked at.
+        settle_for: time that a trajectory must have been unchanged.
+        lookback: age up to which trajectories are judged.
         give_up_after: failures after which a verdict is not tried again.
 
     Raises:
@@ -72,8 +68,8 @@ def find_pending_verdicts(
     shared = [cap for cap in budget.caps if cap.scope != "organization"]
     with open_verdicts(database) as verdicts:
         today: Mapping[Scope, SpendTotals] = spend_totals(verdicts.connection, day_of(now), None, "")
-        no_room = find_shortfall(shared, today, least)
-        left = {
+        shortfall = find_shortfall(shared, today, least)
+        remaining = {
             unit: min(
                 (cap.remaining(today.get(cap.scope, SpendTotals())) for cap in shared if cap.unit == unit),
                 default=_NO_LIMIT,
@@ -82,28 +78,28 @@ def find_pending_verdicts(
         }
         keys = (
             []
-            if no_room
+            if shortfall
             else partitions_with_pending_verdicts(
                 verdicts.connection,
                 PendingQuery(
                     policy_id=policy.policy_id,
                     day=day_of(now),
-                    settled_before=now - quiet,
-                    ended_since=now - horizon,
+                    settled_before=now - settle_for,
+                    ended_since=now - lookback,
                     now=now,
                     give_up_after=give_up_after,
                     least=least,
-                    usd=left["usd"],
-                    tokens=left["tokens"],
+                    usd=remaining["usd"],
+                    tokens=remaining["tokens"],
                     organization_usd=_NO_LIMIT if budget.organization_usd is None else budget.organization_usd,
                     access=judge.access.parameters(),
                 ),
             )
         )
-        hopeless = abandoned_verdicts(
-            verdicts.connection, policy.policy_id, ended_since=now - horizon, give_up_after=give_up_after
+        abandoned = abandoned_verdicts(
+            verdicts.connection, policy.policy_id, ended_since=now - lookback, give_up_after=give_up_after
         )
-    return PendingVerdicts(keys, hopeless, no_room, today.get("day", SpendTotals()))
+    return PendingVerdicts(keys, abandoned, shortfall, today.get("day", SpendTotals()))
 
 
 def find_abandoned_verdicts(

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.capture_counts import count_items
 from trajectory_pipeline.pipeline.convert import without_moved
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -57,7 +57,7 @@ def _verified(hour: datetime, storage: Storage) -> Reconciliation:
         batch = without_moved(rows, key, storage.postgres)
         raw["runs"] += batch.num_rows
         for name in ("steps", "messages"):
-            raw[name] += _items(batch.column(name))
+            raw[name] += count_items(batch.column(name))
     quarantined = storage.postgres.rows(
         "SELECT count(*) AS runs, coalesce(sum(steps), 0)::bigint AS steps,"
         " coalesce(sum(messages), 0)::bigint AS messages FROM trajectory.quarantine WHERE partition_key = %s",
@@ -71,7 +71,7 @@ def _verified(hour: datetime, storage: Storage) -> Reconciliation:
         parquet["runs"] += batch.num_rows
         own: Any = pc.and_(pc.is_valid(turns.field("step_id")), pc.is_valid(turns.field("input_tokens")))
         parquet["steps"] += own.true_count
-        parquet["messages"] += _items(turns.field("messages"))
+        parquet["messages"] += count_items(turns.field("messages"))
         run_ids, content_digests = (batch.column(name).to_pylist() for name in ("run_id", "content_digest"))
         digests.update(zip(map(str, run_ids), map(str, content_digests), strict=True))
     there: dict[str, str] = {}
@@ -105,7 +105,3 @@ def _compared(key: str, parquet: Mapping[str, str], postgres: Mapping[str, str])
     ):
         if run_ids:
             yield f"{key}: {len(run_ids)} run(s) {words}, first {min(run_ids)}"
-
-
-def _items(lists: "pa.Array[Any]") -> int:
-    return pc.sum(pc.list_value_length(lists)).as_py() or 0

@@ -1,8 +1,4 @@
-"""Which partitions are not what the source holds: the capture sensor's question.
-
-Belongs here: comparing fingerprints of the source with those of the ledger. Does not belong here: which hours to
-compare, and what is requested (``defs.sensors.capture``).
-"""
+"""Which partitions differ from the source: compares its fingerprints with those of the ledger."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,14 +14,14 @@ from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.retention import pruned_partitions
 
-_UNSETTLED = "to be materialised again"
+_INVALIDATED = "to be materialized again"
 _NOT_ERASED = "content that is deleted at the source"
 
 
 def find_stale_partitions(
     source: LettaSource, database: TrajectoryDatabase, hours: Sequence[datetime], deleted: Deleted = "keep"
 ) -> list[datetime]:
-    """Return those of these hours whose rows in the source are not what was captured and converted.
+    """Return the hours whose rows in the source differ from what was captured and converted.
 
     An hour that was never captured and has no terminal runs is not stale; one of which anything was pruned never is.
 
@@ -33,22 +29,22 @@ def find_stale_partitions(
         source: where the rows are.
         database: whose ledger says what was captured.
         hours: sorted.
-        deleted: the policy: with ``erase``, an hour that holds what is deleted at the source is stale.
+        deleted: with ``erase``, an hour that holds content which is deleted at the source is stale.
 
     Raises:
         SourceError: the source cannot be read.
         SinkError: the ledger cannot be read.
     """
     with source.snapshot() as snapshot:
-        there = fingerprints_of(snapshot, hours)
+        current = fingerprints_of(snapshot, hours)
     captured = captured_fingerprints(database, hours, deleted)
-    differing = [hour for hour in hours if there.get(hour, EMPTY) != captured.get(hour, EMPTY)]
+    differing = [hour for hour in hours if current.get(hour, EMPTY) != captured.get(hour, EMPTY)]
     pruned = pruned_partitions(database, [partition_key(hour) for hour in differing])
     return [hour for hour in differing if partition_key(hour) not in pruned]
 
 
 def fingerprints_of(snapshot: Snapshot, hours: Sequence[datetime]) -> dict[datetime, str]:
-    """Return the fingerprint of each of these (sorted) hours that has terminal runs, by one query a stretch."""
+    """Return the fingerprints of those of these (sorted) hours that have terminal runs; one query a gapless range."""
     found: dict[datetime, str] = {}
     for first, last in contiguous(hours, max(len(hours), 1)):
         found.update(fingerprints(snapshot, first, last + HOUR))
@@ -58,22 +54,23 @@ def fingerprints_of(snapshot: Snapshot, hours: Sequence[datetime]) -> dict[datet
 def captured_fingerprints(
     database: TrajectoryDatabase, hours: Sequence[datetime], deleted: Deleted = "keep"
 ) -> dict[datetime, str]:
-    """Return the fingerprint of what each hour's trajectories were made of; nothing for one that was never captured.
+    """Return the fingerprint that each hour's trajectories were made of; an hour that was never captured has none.
 
-    Where the trajectories were not made of the raw rows (a crash between the two), or a note asks for the hour, it is
-    one that equals no other: the hour is stale, whatever the source holds by now. No clock is asked. So it is where the
-    policy is to erase, and what is deleted at the source is still held.
+    An hour gets a fingerprint that equals no other, and so is stale whatever the source holds, if it was invalidated
+    (its trajectories were not made of its raw rows, a crash came between file and commit, or a run moved), or if the
+    policy is to erase and it holds deleted content.
     """
     keys = {partition_key(hour): hour for hour in hours}
     captured = {
         keys[key]: _NOT_ERASED if deleted == "erase" and entry["counts"].get(DELETED_AND_KEPT) else entry["fingerprint"]
         for key, entry in database.ledger(TERMINAL_RUNS.name, [*keys]).items()
     }
-    return {**captured, **{keys[key]: _UNSETTLED for key in database.invalidations([*keys])}}
+    # No times are compared: clocks of the source and of the sink may go back.
+    return {**captured, **{keys[key]: _INVALIDATED for key in database.invalidations([*keys])}}
 
 
 def built_by_older_versions(database: TrajectoryDatabase) -> list[str]:
-    """Return the keys of the partitions whose trajectories were built with another schema version than this one's.
+    """Return the keys of the partitions whose trajectories were built with another schema version.
 
     Raises:
         SinkError: the ledger cannot be read.

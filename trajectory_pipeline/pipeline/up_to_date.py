@@ -1,7 +1,7 @@
-"""Whether materialising a partition would give what is there already: then nothing is read, converted or written.
+"""Whether a partition is up to date: then nothing is read, converted or written.
 
-Belongs here: everything that a stage's result depends on, held against what it was when the partition was made. Does
-not belong here: making it. Where anything differs, or cannot be told, the answer is no, and the partition is made anew.
+Everything that a stage's result depends on is compared with what it was when the partition was made. If anything
+differs, or cannot be told, the partition is made anew.
 """
 
 from collections import Counter
@@ -27,11 +27,11 @@ from trajectory_pipeline.storage.postgres.rows_checksum import (
 
 @dataclass(frozen=True)
 class UnchangedRawRows:
-    """A partition of ``terminal_runs`` that a snapshot would make once more.
+    """A partition of ``terminal_runs`` that is up to date with a snapshot.
 
     Attributes:
         written: its file.
-        counts: of the ledger.
+        counts: as the ledger stores them.
         gone: runs that are gone from the source.
     """
 
@@ -42,11 +42,11 @@ class UnchangedRawRows:
 
 @dataclass
 class UnchangedTrajectories:
-    """A partition of ``trajectories`` that its raw rows would make once more.
+    """A partition of ``trajectories`` that is up to date with its raw rows.
 
     Attributes:
         written: its file.
-        counts: of the ledger.
+        counts: as the ledger stores them.
         executions: trajectories by how they ended.
         outcomes: trajectories by heuristic outcome.
         escaped: trajectories in which text had to be escaped.
@@ -73,7 +73,7 @@ def unchanged_raw_rows(
     inputs_digest: str,
     none_of: str,
 ) -> UnchangedRawRows | None:
-    """Return the raw rows that are there, where reading the source would give the same; None where it may not.
+    """Return the raw rows if reading the source would give the same; None if it may not.
 
     Args:
         hour: start of the partition, UTC.
@@ -81,14 +81,14 @@ def unchanged_raw_rows(
         snapshot: of the source.
         store: where the file is.
         fingerprint: of the partition in the snapshot.
-        inputs_digest: what else the rows depend on, as it is now.
-        none_of: the count of runs that the policy would change now.
+        inputs_digest: of what else the rows depend on, as it is now.
+        none_of: name of the count that must be 0, because the policy would now change those runs.
 
     Raises:
         SourceError: the source cannot be read.
         SinkError: a sink cannot be read.
     """
-    entry = _settled(partition, TERMINAL_RUNS.name, inputs_digest)
+    entry = _comparable_entry(partition, TERMINAL_RUNS.name, inputs_digest)
     if entry is None or entry["fingerprint"] != fingerprint or entry["counts"][none_of]:
         return None
     written = store.find_matching(TERMINAL_RUNS, hour, entry["content_digest"])
@@ -100,8 +100,10 @@ def unchanged_raw_rows(
         ids = batch.column("run_id")
         run_ids += _strings(ids)
         gone += _strings(ids.filter(batch.column("deleted_at").is_valid()))
-    # One that is carried forward may have come back, in another hour or unfinished: no fingerprint of this hour tells.
-    if any(where.exists for where in snapshot.run_locations(gone).values()) or not all_located(partition, run_ids):
+    # A carried run may be back in another hour, or unfinished: the fingerprint of this hour does not show that.
+    if any(location.exists for location in snapshot.run_locations(gone).values()) or not all_located(
+        partition, run_ids
+    ):
         return None
     return UnchangedRawRows(written, entry["counts"], gone)
 
@@ -114,19 +116,19 @@ def unchanged_trajectories(
     upstream_digest: str | None,
     inputs_digest: str,
 ) -> UnchangedTrajectories | None:
-    """Return the trajectories that are there, where converting the raw rows would give the same; None where it may not.
+    """Return the trajectories if converting the raw rows would give the same; None if it may not.
 
     Args:
         hour: start of the partition, UTC.
-        partition: of ``trajectories``, locked, and so that its raw rows stay as they are.
+        partition: of ``trajectories``, locked, as are its raw rows.
         store: where both files are.
-        upstream_digest: of the raw rows, by the ledger; None where it does not know them.
-        inputs_digest: what else trajectories depend on, as it is now.
+        upstream_digest: of the raw rows, by the ledger; None if it does not know them.
+        inputs_digest: of what else trajectories depend on, as it is now.
 
     Raises:
         SinkError: a sink cannot be read.
     """
-    entry = _settled(partition, TRAJECTORIES.name, inputs_digest)
+    entry = _comparable_entry(partition, TRAJECTORIES.name, inputs_digest)
     if entry is None or upstream_digest is None or entry["upstream_digest"] != upstream_digest:
         return None
     written = store.find_matching(TRAJECTORIES, hour, entry["content_digest"])
@@ -148,12 +150,12 @@ def unchanged_trajectories(
     return found
 
 
-def _settled(partition: PartitionTransaction, asset: str, inputs_digest: str) -> dict[str, Any] | None:
-    """Return the ledger's entry where nothing but the partition's own rows can speak against it."""
+def _comparable_entry(partition: PartitionTransaction, asset: str, inputs_digest: str) -> dict[str, Any] | None:
+    """Return the ledger's entry if only the partition's own rows are left to compare."""
     entry = None if partition.has_invalidations else partition.entry(asset)
     if entry is None or (entry["schema_version"], entry["inputs_digest"]) != (SCHEMA_VERSION, inputs_digest):
         return None
-    # What is pruned is brought back, and what is in quarantine tried again, at every materialisation.
+    # A materialization restores a pruned partition, and tries quarantined runs again.
     return entry if entry["result"] == "complete" else None
 
 

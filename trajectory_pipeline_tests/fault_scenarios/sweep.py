@@ -160,8 +160,8 @@ class Sweep:
             pipeline.database,
             pipeline.judge,
             now=pipeline.ask("SELECT clock_timestamp() AS now")[0]["now"],
-            quiet=timedelta(0),
-            horizon=_ALL_TIME,
+            settle_for=timedelta(0),
+            lookback=_ALL_TIME,
             give_up_after=10,
         )
         wanted = set(self.hours)

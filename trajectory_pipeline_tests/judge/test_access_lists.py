@@ -27,8 +27,8 @@ def wanted(pipeline: Pipeline, access: JudgeAccessList) -> list[str]:
         pipeline.database,
         replace(pipeline.judge, access=access),
         now=now,
-        quiet=timedelta(0),
-        horizon=timedelta(days=3650),
+        settle_for=timedelta(0),
+        lookback=timedelta(days=3650),
         give_up_after=3,
     ).partition_keys
 

@@ -305,7 +305,7 @@ def test_prune_raw_rows_leaves_trajectories_and_verdicts(judged: Pipeline) -> No
     assert differences(judged) == []
     (planned,) = plan_rebuild([HOUR], judged.store)
     assert planned.what == "impossible"
-    with pytest.raises(PipelineError, match=r"raw rows of .* were pruned .*: materialise terminal_runs of that part"):
+    with pytest.raises(PipelineError, match=r"raw rows of .* were pruned .*: materialize terminal_runs of that part"):
         judged.convert(HOUR)
     assert judged.refine(HOUR).calls == 0
     assert judged.parquet(TRAJECTORIES, HOUR) == trajectories

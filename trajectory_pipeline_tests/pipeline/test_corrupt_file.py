@@ -43,7 +43,7 @@ def test_capture_corrupt_file_reads_source_and_keeps_copy(pipeline: Pipeline, da
     assert result.corrupt_file is not None
     assert result.corrupt_file.lost == []
     assert "the source still has every run" in result.corrupt_file.sentence(partition_key(HOUR))
-    assert Path(result.corrupt_file.aside).read_bytes() == broken
+    assert Path(result.corrupt_file.copy_uri).read_bytes() == broken
     assert pipeline.parquet(TERMINAL_RUNS, HOUR) == whole
     # Neither a glob nor a reader of the whole folder finds what was kept aside.
     assert list(pipeline.folder.glob("terminal_runs/**/*.parquet")) == [file_of(pipeline)]

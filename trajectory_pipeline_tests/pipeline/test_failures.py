@@ -33,7 +33,7 @@ def state(pipeline: Pipeline) -> tuple[dict[str, bytes], list[Row], list[Row], l
 
 def test_convert_without_raw_rows_raises(pipeline: Pipeline) -> None:
     with pytest.raises(
-        PipelineError, match=r"^There are no raw rows of .*: materialise terminal_runs of that partition"
+        PipelineError, match=r"^There are no raw rows of .*: materialize terminal_runs of that partition"
     ):
         pipeline.convert(HOUR)
     assert pipeline.files() == {}

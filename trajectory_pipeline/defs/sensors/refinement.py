@@ -63,8 +63,8 @@ def build_refinement_sensor(settings: Settings, clock: Clock | None = None) -> d
                 pipeline.database,
                 pipeline.judge,
                 now=now,
-                quiet=timedelta(minutes=settings.judge.settle_minutes),
-                horizon=timedelta(days=settings.judge.lookback_days),
+                settle_for=timedelta(minutes=settings.judge.settle_minutes),
+                lookback=timedelta(days=settings.judge.lookback_days),
                 give_up_after=settings.judge.give_up_after,
             )
         except PipelineError as error:
