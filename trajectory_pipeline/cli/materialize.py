@@ -15,7 +15,7 @@ from trajectory_pipeline.cli.partition_options import partition_options, selecte
 from trajectory_pipeline.cli.run_materialization import ASSETS, materialize
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline.dry_run import PlannedChange, plan_capture, plan_rebuild
+from trajectory_pipeline.pipeline.dry_run import ChangeKind, PlannedChange, plan_capture, plan_rebuild
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres
@@ -118,12 +118,12 @@ def _dry_run(selected: Sequence[str], hours: Sequence[datetime]) -> int:
     else:
         planned = plan_rebuild(hours, opened.storage.parquet)
     for change in planned:
-        if change.what != "empty":
+        if change.what != ChangeKind.EMPTY:
             out.print(f"{change.partition_key}  {_PLANNED[change.what]}{_changed_runs(change)}")
     counts = Counter(change.what for change in planned)
     totals = ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
     out.print(f"{pluralize(len(planned), 'partition')}: {totals}. Nothing was changed.")
-    return 1 if counts["impossible"] else 0
+    return 1 if counts[ChangeKind.IMPOSSIBLE] else 0
 
 
 def _changed_runs(change: PlannedChange) -> str:

@@ -39,7 +39,7 @@ def command(key: str | None, start: str | None, end: str | None, *, as_json: boo
         pipeline.storage,
         pipeline.judge,
         now=now,
-        horizon=lookback,
+        lookback=lookback,
         order=settings.judge.order,
     )
     if as_json:

@@ -86,7 +86,7 @@ def refined_outcomes_metadata(result: JudgingResult) -> dict[str, Any]:
         "dagster/uri": written.uri,
         "verdicts": table_of(result.statuses, "verdict_status"),
         "outcomes": table_of(result.outcomes, "outcome"),
-        "due": table_of(result.why, "why"),
+        "due": table_of(result.due_reasons, "reason"),
         "asked": result.judged,
         "reused": result.reused,
         "calls": result.calls,

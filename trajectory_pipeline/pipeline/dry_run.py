@@ -1,12 +1,9 @@
-"""What a materialisation would do, without doing any of it.
-
-Belongs here: comparing each partition with the source or with its raw rows. Does not belong here: the work, and words
-on a terminal.
-"""
+"""What a materialization would do: compares each partition with the source, or with its raw rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from trajectory_pipeline.letta.fingerprint import EMPTY
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
@@ -19,20 +16,32 @@ from trajectory_pipeline.storage.postgres.retention import pruned_partitions
 from trajectory_pipeline.storage.storage import Storage
 
 
+class ChangeKind(StrEnum):
+    """What a materialization would find."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    EMPTY = "empty"
+    REBUILT = "rebuilt"
+    """From raw rows, without the source."""
+    IMPOSSIBLE = "impossible"
+    """There are no raw rows."""
+
+
 @dataclass(frozen=True)
 class PlannedChange:
-    """What would become of a partition.
+    """What a materialization would do to a partition.
 
     Attributes:
         partition_key: Dagster's key.
-        what: ``new``, ``changed``, ``unchanged``, ``empty``, ``rebuilt`` (from raw rows) or ``impossible`` (there
-            are none).
-        new_runs: runs that the source has and the raw rows have not.
-        deleted_runs: runs that the raw rows have and the source has no more.
+        what: the kind of change.
+        new_runs: runs that the source has and the raw rows lack.
+        deleted_runs: runs that the raw rows have and that are gone from the source.
     """
 
     partition_key: str
-    what: str
+    what: ChangeKind
     new_runs: int = 0
     deleted_runs: int = 0
 
@@ -53,8 +62,10 @@ def plan_capture(
         if partition_key(hour) not in pruned
     }
     with source.snapshot() as snapshot:
-        there = fingerprints_of(snapshot, hours)
-        return [_planned(hour, there.get(hour, EMPTY), captured.get(hour), snapshot, storage.parquet) for hour in hours]
+        current = fingerprints_of(snapshot, hours)
+        return [
+            _planned(hour, current.get(hour, EMPTY), captured.get(hour), snapshot, storage.parquet) for hour in hours
+        ]
 
 
 def plan_rebuild(hours: Sequence[datetime], store: ParquetStore) -> list[PlannedChange]:
@@ -64,27 +75,31 @@ def plan_rebuild(hours: Sequence[datetime], store: ParquetStore) -> list[Planned
         SinkError: the storage cannot be read.
     """
     return [
-        PlannedChange(partition_key(hour), "rebuilt" if store.exists(TERMINAL_RUNS, hour) else "impossible")
+        PlannedChange(
+            partition_key(hour), ChangeKind.REBUILT if store.exists(TERMINAL_RUNS, hour) else ChangeKind.IMPOSSIBLE
+        )
         for hour in hours
     ]
 
 
 def _planned(
-    hour: datetime, there: str, captured: str | None, snapshot: Snapshot, store: ParquetStore
+    hour: datetime, current: str, captured: str | None, snapshot: Snapshot, store: ParquetStore
 ) -> PlannedChange:
     if captured is None:
-        new = len(snapshot.run_ids(hour, hour + HOUR)) if there != EMPTY else 0
-        return PlannedChange(partition_key(hour), "new" if new else "empty", new_runs=new)
-    if captured == there:
-        return PlannedChange(partition_key(hour), "unchanged")
-    now = set(snapshot.run_ids(hour, hour + HOUR))
-    former = {
+        new = len(snapshot.run_ids(hour, hour + HOUR)) if current != EMPTY else 0
+        return PlannedChange(partition_key(hour), ChangeKind.NEW if new else ChangeKind.EMPTY, new_runs=new)
+    if captured == current:
+        return PlannedChange(partition_key(hour), ChangeKind.UNCHANGED)
+    present = set(snapshot.run_ids(hour, hour + HOUR))
+    was_deleted = {
         str(run_id): deleted_at is not None
         for batch in store.read(TERMINAL_RUNS, hour, ["run_id", "deleted_at"])
         for run_id, deleted_at in zip(
             batch.column("run_id").to_pylist(), batch.column("deleted_at").to_pylist(), strict=True
         )
     }
-    left = [run_id for run_id in sorted(former.keys() - now) if not former[run_id]]
-    gone = sum(not where.exists for where in snapshot.run_locations(left).values())
-    return PlannedChange(partition_key(hour), "changed", new_runs=len(now - former.keys()), deleted_runs=gone)
+    missing = [run_id for run_id in sorted(was_deleted.keys() - present) if not was_deleted[run_id]]
+    gone = sum(not location.exists for location in snapshot.run_locations(missing).values())
+    return PlannedChange(
+        partition_key(hour), ChangeKind.CHANGED, new_runs=len(present - was_deleted.keys()), deleted_runs=gone
+    )

@@ -1,9 +1,4 @@
-"""The third stage: a verdict on each trajectory of a partition, in Postgres as it arrives and then in Parquet.
-
-Belongs here: which trajectories are asked about, in which order, and what the partition then holds. Does not belong
-here: how calls overlap and are paid (``pipeline.judge_worker``), what is asked and what follows from it
-(``refinement``).
-"""
+"""The third stage: a verdict on each trajectory of a partition, in Postgres as it arrives and then in Parquet."""
 
 import asyncio
 from collections import Counter
@@ -22,7 +17,7 @@ from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.judge_worker import JudgeWorker
-from trajectory_pipeline.pipeline.judging_estimate import WHY, needs_judging
+from trajectory_pipeline.pipeline.judging_estimate import DUE_REASONS, needs_judging
 from trajectory_pipeline.pipeline.judging_stats import JudgingStats
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
@@ -47,16 +42,16 @@ Row = dict[str, Any]
 
 @dataclass
 class JudgingResult(JudgingStats):
-    """What a materialisation of ``refined_outcomes`` did, and what it cost.
+    """What a materialization of ``refined_outcomes`` did, and what it cost.
 
     Attributes:
         statuses: verdicts by status.
         outcomes: judged ones by outcome.
         errors: failed and quarantined ones by error class.
         disagreements: judged ones whose outcome differs from the heuristic one.
-        why: trajectories that were due, by why.
+        due_reasons: trajectories that were due, by reason.
         reused: verdicts that were there already, or that another worker reached in the meantime.
-        caps: that hold, each with its account as it stood at the end.
+        caps: the caps that are set, each with its totals at the end.
         written: the Parquet file.
     """
 
@@ -64,7 +59,7 @@ class JudgingResult(JudgingStats):
     outcomes: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     disagreements: int = 0
-    why: Counter[str] = field(default_factory=Counter)
+    due_reasons: Counter[str] = field(default_factory=Counter)
     reused: int = 0
     caps: list[tuple[Cap, SpendTotals]] = field(default_factory=list)
     written: WrittenFile | None = None
@@ -72,15 +67,15 @@ class JudgingResult(JudgingStats):
 
 @dataclass
 class JudgingRun:
-    """The judging of partitions together, and then of each what it holds.
+    """Judges partitions together, then publishes each of them.
 
-    Together, so that as many calls are under way as may be however small the partitions are. A verdict is stored the
-    moment it is known; a call that failed leaves a verdict that says so, without any score, and is tried again at the
-    next materialisation; so is what a cap held back.
+    Together, so that small partitions do not leave the judge idle. A verdict is stored as soon as it is known. A failed
+    call leaves a verdict without scores that names the error. The next materialization tries failed and deferred
+    verdicts again.
 
     Attributes:
         storage: both sinks.
-        judge: who is asked, and within which budget.
+        judge: that is asked, under its policy and within its budget.
         order: which trajectories go first, over all partitions.
         dagster_run_id: for the ledger; all partitions of a Dagster run are one materialisation to the budget.
         progress: is told how far it is, now and then.
@@ -96,12 +91,12 @@ class JudgingRun:
         self._materialization_id = self.dagster_run_id or str(uuid4())
         self._results: dict[str, JudgingResult] = {}
         self._failures: dict[str, Exception] = {}
-        self._tasks: dict[str, list[JudgingCandidate]] = {}
+        self._candidates: dict[str, list[JudgingCandidate]] = {}
 
     def judge_partitions(self, hours: Sequence[datetime]) -> None:
         """Judge the trajectories of partitions that have no verdict under the policy yet, as far as the budget goes.
 
-        What keeps a partition from being judged to its end is raised by its ``publish``.
+        An error that keeps a partition from being completed is raised by its ``publish``.
 
         Args:
             hours: starts of the partitions, UTC.
@@ -120,7 +115,7 @@ class JudgingRun:
             self.judge.requests_per_minute,
             self.judge.tokens_per_minute,
         )
-        keys = [partition_key(hour) for hour in hours if self._is_there(hour)]
+        keys = [partition_key(hour) for hour in hours if self._has_trajectories(hour)]
         with (
             open_verdicts(self.storage.postgres) as verdicts,
             open_verdicts(self.storage.postgres) as calls,
@@ -150,29 +145,29 @@ class JudgingRun:
             result.reused += result.claimed_elsewhere
 
     def publish(self, hour: datetime) -> JudgingResult:
-        """Write what a partition holds after it was judged; returns what was done and what it cost.
+        """Write the verdicts of a judged partition to Parquet; returns what was done and what it cost.
 
         Raises:
-            SinkError: a sink cannot be read or written; verdicts stored so far stay, and calls under way were waited
-                for.
-            ProviderDownError: the judge's provider is down; verdicts stored so far stay, and the rest was not asked.
+            SinkError: a sink cannot be read or written; verdicts stored so far stay.
+            ProviderDownError: the judge's provider is down; verdicts stored so far stay.
             PipelineError: the partition has no trajectories yet.
         """
         key = partition_key(hour)
         if key in self._failures:
             raise self._failures[key]
-        result, tasks = self._results[key], self._tasks[key]
+        result, candidates = self._results[key], self._candidates[key]
+        # A run may have been erased while it was judged: its verdict loses its texts before it is published.
         with (
             self.storage.postgres.partition(REFINED_OUTCOMES.name, key) as partition,
             translating_database_errors(partition.url, f"Erasing verdicts of {key}"),
         ):
             erase_verdicts_of(partition.connection, key)
         with open_verdicts(self.storage.postgres) as verdicts:
-            result.caps = self._caps(verdicts, {task.organization_id for task in tasks})
-            rows = _batches(verdicts, sorted(task.key for task in tasks), result)
+            result.caps = self._caps(verdicts, {candidate.organization_id for candidate in candidates})
+            rows = _batches(verdicts, sorted(candidate.key for candidate in candidates), result)
             with (
                 self.storage.postgres.partition(REFINED_OUTCOMES.name, key) as partition,
-                self.storage.parquet.stage(REFINED_OUTCOMES, hour, rows) as prepared,
+                self.storage.parquet.stage(REFINED_OUTCOMES, hour, rows) as staged,
             ):
                 partition.record(
                     LedgerEntry(
@@ -180,53 +175,53 @@ class JudgingRun:
                         partition_key=key,
                         result="complete",
                         counts={**result.statuses, "calls": result.calls},
-                        content_digest=prepared.sha256,
+                        content_digest=staged.sha256,
                         schema_version=SCHEMA_VERSION,
                         dagster_run_id=self.dagster_run_id,
                     )
                 )
-                result.written = prepared.publish()
+                result.written = staged.publish()
         return result
 
-    def _is_there(self, hour: datetime) -> bool:
+    def _has_trajectories(self, hour: datetime) -> bool:
         key = partition_key(hour)
         if not self.storage.parquet.exists(TRAJECTORIES, hour):
             self._failures[key] = PipelineError(
-                f"There are no trajectories of {key} in {self.storage.parquet.uri}: materialise trajectories of"
+                f"There are no trajectories of {key} in {self.storage.parquet.uri}: materialize trajectories of"
                 " that partition first."
             )
             return False
-        self._results[key], self._tasks[key] = JudgingResult(), []
+        self._results[key], self._candidates[key] = JudgingResult(), []
         return True
 
-    def _due(self, tasks: Sequence[JudgingCandidate]) -> list[JudgingCandidate]:
-        """Return those that are asked about, in their order."""
+    def _due(self, candidates: Sequence[JudgingCandidate]) -> list[JudgingCandidate]:
+        """Return the candidates to judge, in their order."""
         due: list[JudgingCandidate] = []
-        for task in tasks:
-            self._tasks[task.partition_key].append(task)
-            result = self._results[task.partition_key]
-            if task.due or needs_judging(task, self.judge.access):
-                result.why[WHY[task.status]] += 1
-                due.append(task)
+        for candidate in candidates:
+            self._candidates[candidate.partition_key].append(candidate)
+            result = self._results[candidate.partition_key]
+            if candidate.due or needs_judging(candidate, self.judge.access):
+                result.due_reasons[DUE_REASONS[candidate.status]] += 1
+                due.append(candidate)
             else:
                 result.reused += 1
         return due
 
     def _caps(self, verdicts: VerdictStore, organizations: Collection[str | None]) -> list[tuple[Cap, SpendTotals]]:
-        """Return the caps with their accounts as they stand; that of an organisation for each of them."""
+        """Return the caps with their totals now; those of an organization once for each organization."""
         day = day_of(verdicts.now())
         caps: list[tuple[Cap, SpendTotals]] = []
         for cap in self.judge.budget.caps:
-            of_one = cap.scope == "organization"
-            for organization in sorted(organizations, key=str) if of_one else [None]:
-                held = spend_totals(verdicts.connection, day, organization, self._materialization_id)
-                words = f"{cap.words}: {organization or 'none recorded'}" if of_one else cap.words
-                caps.append((replace(cap, words=words), held.get(cap.scope, SpendTotals())))
+            is_per_organization = cap.scope == "organization"
+            for organization in sorted(organizations, key=str) if is_per_organization else [None]:
+                totals = spend_totals(verdicts.connection, day, organization, self._materialization_id)
+                description = f"{cap.words}: {organization or 'none recorded'}" if is_per_organization else cap.words
+                caps.append((replace(cap, words=description), totals.get(cap.scope, SpendTotals())))
         return caps
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end, also where this thread runs a loop already, as a notebook's does."""
+    """Run a coroutine to its end, even if this thread runs an event loop already, as a notebook does."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -239,22 +234,22 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 def _batches(
     verdict_store: VerdictStore, keys: Sequence[tuple[str, str]], result: JudgingResult
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the verdicts as they are stored, some at a time, and count them."""
+    """Yield the stored verdicts in batches, and count them."""
     json_columns = {column.name for column in REFINED_OUTCOMES.in_sink(Sink.PARQUET) if column.type is Scalar.JSON}
     for first in range(0, len(keys), _ROWS_PER_GROUP):
-        portion = keys[first : first + _ROWS_PER_GROUP]
-        found = verdict_store.verdicts(portion)
-        rows = [found[key] for key in portion]
+        batch_keys = keys[first : first + _ROWS_PER_GROUP]
+        found = verdict_store.verdicts(batch_keys)
+        rows = [found[key] for key in batch_keys]
         for row in rows:
             _count(row, result)
-        written = [
+        encoded = [
             {
                 name: write_json(value) if name in json_columns and value is not None else value
                 for name, value in row.items()
             }
             for row in rows
         ]
-        yield pa.RecordBatch.from_pylist(written, schema=arrow_schema(REFINED_OUTCOMES))
+        yield pa.RecordBatch.from_pylist(encoded, schema=arrow_schema(REFINED_OUTCOMES))
 
 
 def _count(verdict: Row, result: JudgingResult) -> None:

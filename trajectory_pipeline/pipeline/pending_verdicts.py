@@ -52,7 +52,7 @@ def find_pending_verdicts(
 
     Args:
         database: where trajectories and verdicts are.
-        judge: who would be asked, and within which budget.
+        judge: that would be asked, under its policy and within its budget.
         now: aware.
         settle_for: time that a trajectory must have been unchanged.
         lookback: age up to which trajectories are judged.

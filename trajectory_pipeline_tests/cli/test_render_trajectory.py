@@ -225,7 +225,7 @@ def test_explain_as_json_holds_every_part_and_says_what_is_missing(run_command: 
     told = json.loads(run_command("explain", WITH_TOOLS, "--json", **databases_of(shown)).output)
     # Neither is here: the command is shown other places than the ones that the rows came from.
     assert "the source was not read" in told["source"]["missing"]
-    assert "materialise terminal_runs" in told["captured"]["missing"]
+    assert "materialize terminal_runs" in told["captured"]["missing"]
     assert told["shown"]["same_as_judged"] is True
     assert told["verdict"]["attempts"] == len(told["attempts"]) == 1
     silent = run_command("explain", "run-of-nowhere", **databases_of(shown))

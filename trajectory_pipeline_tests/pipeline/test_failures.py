@@ -40,7 +40,7 @@ def test_convert_without_raw_rows_raises(pipeline: Pipeline) -> None:
 
 
 def test_judge_without_trajectories_raises(pipeline: Pipeline) -> None:
-    with pytest.raises(PipelineError, match=r"^There are no trajectories of .*: materialise trajectories of that"):
+    with pytest.raises(PipelineError, match=r"^There are no trajectories of .*: materialize trajectories of that"):
         pipeline.refine(HOUR)
 
 

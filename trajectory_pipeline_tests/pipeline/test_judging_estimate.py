@@ -28,7 +28,7 @@ def plan(pipeline: Pipeline, *, render: bool = True, judge_lookback_days: int = 
         pipeline.storage,
         pipeline.judge,
         now=datetime.now(UTC),
-        horizon=timedelta(days=judge_lookback_days),
+        lookback=timedelta(days=judge_lookback_days),
         order=pipeline.order,
         render=render,
     )
@@ -69,7 +69,7 @@ def test_estimate_counts_each_reason(pipeline: Pipeline, judge: SimulatedJudge) 
         f"UPDATE trajectory.verdicts SET verdict_status = 'deferred_budget' WHERE run_id = '{ids[2]}'",
     )
     planned = plan(pipeline)
-    assert planned.judged == {"content changed": 1, "failed before": 1, "held back before": 1}
+    assert planned.judged == {"content changed": 1, "failed before": 1, "deferred before": 1}
     assert planned.expected_usd is not None
     assert planned.max_usd is not None
     assert 0 < planned.expected_usd < planned.max_usd
@@ -87,7 +87,7 @@ def test_estimate_denied_runs_are_counted_until_lists_change(pipeline: Pipeline,
     planned = plan(pipeline)
     assert planned.denied == agent["n"] > 0
     assert planned.judged.total() == everybody.judged.total() - agent["n"]
-    assert f"{agent['n']} may not be shown to a judge" in " ".join(planned.sentences())
+    assert f"{agent['n']} may not be sent to a judge" in " ".join(planned.sentences())
     for hour in HOURS:
         pipeline.refine(hour)
     assert judge.calls()["received"] == planned.calls
@@ -100,12 +100,12 @@ def test_estimate_denied_runs_are_counted_until_lists_change(pipeline: Pipeline,
 def test_estimate_names_what_caps_would_defer(pipeline: Pipeline) -> None:
     pipeline.budget = {"daily_usd": Decimal("0.1")}
     planned = plan(pipeline)
-    undone = planned.not_judged["TRAJECTORY_DAILY_BUDGET_USD"]
-    assert 0 < undone < planned.judged.total()
-    assert f"The caps may hold back {undone} by TRAJECTORY_DAILY_BUDGET_USD" in " ".join(planned.sentences())
+    deferred = planned.not_judged["TRAJECTORY_DAILY_BUDGET_USD"]
+    assert 0 < deferred < planned.judged.total()
+    assert f"The caps may defer {deferred} by TRAJECTORY_DAILY_BUDGET_USD" in " ".join(planned.sentences())
     held = sum(pipeline.refine(hour).deferred.total() for hour in sorted(HOURS, reverse=True))
     # Each call costs less than its most, so that more is judged than the plan promises.
-    assert held <= undone
+    assert held <= deferred
 
 
 def test_estimate_unpriced_model_counts_tokens_only(pipeline: Pipeline) -> None:

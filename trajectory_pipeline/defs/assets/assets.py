@@ -187,7 +187,7 @@ def _plan(pipeline: PipelineResource, partition_keys: Sequence[str]) -> "Judging
         pipeline.storage,
         pipeline.judge,
         now=datetime.now(UTC),
-        horizon=timedelta(days=pipeline.settings.judge.lookback_days),
+        lookback=timedelta(days=pipeline.settings.judge.lookback_days),
         order=pipeline.settings.judge.order,
         render=False,
     )
