@@ -1,7 +1,4 @@
-"""The command ``python -m trajectory_pipeline.demo.simulated_judge``.
-
-Belongs here: arguments, help and exit codes. Does not belong here: anything that serves (``process``).
-"""
+"""The command ``python -m trajectory_pipeline.demo.simulated_judge``."""
 
 import argparse
 import sys
@@ -14,11 +11,12 @@ from trajectory_pipeline.demo.simulated_judge.process import is_loopback, serve
 from trajectory_pipeline.errors import JudgeError
 
 _EPILOG = """\
-It can be told to fail, by the first of these that is there:
+It fails on request, by the first of these that is present:
   a request header     x-simulate: rate_limit;retry_after=2
   the model's name     simulated-judge:rate_limit;retry_after=2
   POST /control/faults [{{"fault": "rate_limit", "params": {{}}, "times": 3, "every": null, "match": null}}]
-GET and DELETE /control/faults show and clear the orders; GET and DELETE /control/calls show and reset its books.
+GET and DELETE /control/faults show and clear the planned faults; GET and DELETE /control/calls show and reset its
+usage log.
 
 Its prices are made up; a pipeline that asks it finds them with TRAJECTORY_PRICES={prices}
 
@@ -30,30 +28,30 @@ Faults, with their parameters:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trajectory_pipeline.demo.simulated_judge",
-        description="Serve the OpenAI API on this machine, answered by simple visible rules instead of a model.",
+        description="Serve the OpenAI API on this machine; the answers come from simple rules instead of a model.",
         epilog=_EPILOG.format(table=fault_table_text(), prices=PRICE_TABLE),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
-    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="what each answer takes")
-    parser.add_argument("--ready-file", type=Path, metavar="PATH", help="gets the URL once the server can be reached")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port (default)")
+    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="delay of each answer")
+    parser.add_argument("--ready-file", type=Path, metavar="PATH", help="write the URL there when the server is ready")
     parser.add_argument(
-        "--exit-with-parent", action="store_true", help="end when standard input does, or the parent process is gone"
+        "--exit-with-parent", action="store_true", help="exit when standard input closes or the parent ends"
     )
     parser.add_argument("--list-faults", action="store_true", help="print the table of faults as Markdown and exit")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; gives the exit code."""
+    """Run the command; returns the exit code."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
     if chosen.list_faults:
         print(fault_table_markdown())
         return 0
     if not is_loopback(chosen.host):
-        parser.error(f"--host {chosen.host}: the simulated judge answers this machine only; use 127.0.0.1")
+        parser.error(f"--host {chosen.host}: the simulated judge serves this machine only; use 127.0.0.1")
     if chosen.latency < 0:
         parser.error("--latency cannot be negative")
     try:
@@ -64,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ready_file=chosen.ready_file,
             exit_with_parent=chosen.exit_with_parent,
         )
-    except JudgeError as problem:
-        print(problem, file=sys.stderr)
+    except JudgeError as error:
+        print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -1,8 +1,4 @@
-"""What is wrong in a damaged answer: one function for each fault of the answer stage.
-
-Belongs here: turning a right answer into the wrong one that a fault asks for, as data or as text. Does not belong
-here: when a fault strikes (``faults``) and the object around the text (``protocol``).
-"""
+"""The faults of an answer: each function turns a valid answer into the invalid one that a fault asks for."""
 
 import json
 import math
@@ -19,18 +15,18 @@ REFUSAL_TEXT = "[simulated judge] I'm sorry, but I can't assist with that reques
 WRONG_LABEL = "simulated_label_that_is_not_listed"
 
 
-def damage_data(chosen: ChosenFault, answer: Json, schema: Json, true_citation: Mapping[str, str]) -> Json:
+def corrupt_data(chosen: ChosenFault, answer: Json, schema: Json, true_citation: Mapping[str, str]) -> Json:
     """Damage an answer before it is written as JSON; faults of other kinds leave it as it is.
 
     ``schema`` is the JSON schema that the answer is valid by.
     ``true_citation`` is what a citation is made from where the answer holds none that could be damaged.
     """
-    change = _DATA_DAMAGE.get(chosen.name)
-    if change is None and chosen.name not in _CITATION_DAMAGE:
+    change = _DATA_CORRUPTIONS.get(chosen.name)
+    if change is None and chosen.name not in _CITATION_CORRUPTIONS:
         return answer
     answer = json.loads(json.dumps(answer))  # rules may share parts of an answer; damage must strike one place only
     if change is None:
-        return _cite(answer, _CITATION_DAMAGE[chosen.name], true_citation)
+        return _corrupt_citations(answer, _CITATION_CORRUPTIONS[chosen.name], true_citation)
     return change(answer, schema, chosen)
 
 
@@ -39,7 +35,7 @@ def write_json(answer: Json) -> str:
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":"), allow_nan=True)
 
 
-def damage_text(chosen: ChosenFault, text: str) -> str:
+def corrupt_text(chosen: ChosenFault, text: str) -> str:
     """Damage the written answer; faults of other kinds leave it as it is."""
     if chosen.name in ("truncated", "content_filter_answer"):
         return text[: max(1, int(len(text) * chosen.number("share")))]
@@ -81,7 +77,7 @@ def _nan_number(answer: Json, schema: Json, _chosen: ChosenFault) -> Json:
 
 
 def _number_out_of_range(answer: Json, schema: Json, _chosen: ChosenFault) -> Json:
-    for place in _places(answer, schema):
+    for place in _slots(answer, schema):
         if "enum" in place.schema or not _is_number(place.schema, place.name, place.value):
             continue
         for keyword, beyond in (("maximum", 1), ("exclusiveMaximum", 0), ("minimum", -1), ("exclusiveMinimum", 0)):
@@ -93,7 +89,7 @@ def _number_out_of_range(answer: Json, schema: Json, _chosen: ChosenFault) -> Js
 
 
 def _wrong_item_count(answer: Json, schema: Json, _chosen: ChosenFault) -> Json:
-    places = [place for place in _places(answer, schema) if isinstance(place.value, list)]
+    places = [place for place in _slots(answer, schema) if isinstance(place.value, list)]
     for place in places:
         most = place.schema.get("maxItems")
         if isinstance(most, int) and place.value:
@@ -110,9 +106,9 @@ def _wrong_item_count(answer: Json, schema: Json, _chosen: ChosenFault) -> Json:
     return answer
 
 
-_Damage = Callable[[Json, Json, ChosenFault], Json]
+_Corruption = Callable[[Json, Json, ChosenFault], Json]
 
-_DATA_DAMAGE: Mapping[str, _Damage] = {
+_DATA_CORRUPTIONS: Mapping[str, _Corruption] = {
     "missing_field": _missing_field,
     "extra_field": _extra_field,
     "wrong_enum": _wrong_enum,
@@ -121,13 +117,13 @@ _DATA_DAMAGE: Mapping[str, _Damage] = {
     "wrong_item_count": _wrong_item_count,
 }
 
-_CITATION_DAMAGE: Mapping[str, Mapping[str, str]] = {
+_CITATION_CORRUPTIONS: Mapping[str, Mapping[str, str]] = {
     "fabricated_quote": {"quote": FABRICATED_QUOTE},
     "unknown_message": {"message_id": UNKNOWN_MESSAGE_ID},
 }
 
 
-class _Place:
+class _Slot:
     """One value within an answer, with the schema that it was written by."""
 
     def __init__(self, container: Json, name: Any, schema: Mapping[str, Any]) -> None:
@@ -141,15 +137,15 @@ class _Place:
         self._container[self.name] = value
 
 
-def _places(answer: Json, document: Json) -> Iterator[_Place]:
+def _slots(answer: Json, document: Json) -> Iterator[_Slot]:
     """Walk through an answer from the top down, in the order in which it is written."""
     holder = [answer]
 
-    def walk(container: Json, name: Any, schema: Json) -> Iterator[_Place]:
+    def walk(container: Json, name: Any, schema: Json) -> Iterator[_Slot]:
         value = container[name]
         exact = _exact_schema(document, schema, value)
         if container is not holder:
-            yield _Place(container, name, exact)
+            yield _Slot(container, name, exact)
         if isinstance(value, dict):
             for key in list(value):
                 yield from walk(value, key, (exact.get("properties") or {}).get(key, {}))
@@ -176,7 +172,7 @@ def _is_number(_part: Mapping[str, Any], _name: object, value: Json) -> bool:
 
 def _put(answer: Json, schema: Json, value: Json, suits: Callable[[Mapping[str, Any], object, Json], bool]) -> Json:
     """Put a value in the first place that suits, else in the first place of all, else instead of the answer."""
-    places = list(_places(answer, schema))
+    places = list(_slots(answer, schema))
     chosen = next((p for p in places if suits(p.schema, p.name, p.value)), places[0] if places else None)
     if chosen is None:
         return value
@@ -184,13 +180,13 @@ def _put(answer: Json, schema: Json, value: Json, suits: Callable[[Mapping[str, 
     return answer
 
 
-def _cite(answer: Json, lie: Mapping[str, str], true_citation: Mapping[str, str]) -> Json:
+def _corrupt_citations(answer: Json, lie: Mapping[str, str], true_citation: Mapping[str, str]) -> Json:
     """Put a lie into every citation; where there is none, into a new one at the first place for evidence."""
-    citations = [place for place in _places(answer, {}) if _is_citation(place.value)]
+    citations = [place for place in _slots(answer, {}) if _is_citation(place.value)]
     for place in citations:
         place.put({**place.value, **lie})
     if not citations:
-        for place in _places(answer, {}):
+        for place in _slots(answer, {}):
             if place.name == "evidence" and place.value == []:
                 place.put([{**true_citation, **lie}])
                 break

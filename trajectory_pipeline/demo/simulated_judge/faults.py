@@ -1,10 +1,7 @@
-"""Every way in which the simulated provider can fail, as one table, and the plan of when it does.
+"""All faults of the simulated provider in one table, and which fault a call gets.
 
-Belongs here: the table (data that ``--help`` and the documentation print), how a fault is asked for, and which one a
-call gets. Does not belong here: carrying a fault out (``server`` for what goes over the wire, ``damage`` for what is
-wrong in an answer).
-
-A fault is asked for in three ways, the first of which wins:
+``server`` carries out the faults of the HTTP exchange, ``corruptions`` those of an answer's content. A fault is
+requested in one of three ways; the first one found applies:
 
 * a request header ``x-simulate: rate_limit;retry_after=2``;
 * a suffix of the model's name, ``simulated-judge:rate_limit`` (parameters follow in the same way);
@@ -21,18 +18,18 @@ Param = bool | int | float | str
 
 
 class FaultStage(StrEnum):
-    """Where in a call a fault strikes."""
+    """The part of a call that a fault affects."""
 
     DELAY = "delay"
-    """The answer is right, but late or never."""
+    """The answer is correct, but late or missing."""
     REFUSED = "refused"
     """An HTTP error instead of an answer; no tokens are spent."""
     WIRE = "wire"
-    """Something is wrong with the HTTP exchange itself."""
+    """The HTTP exchange is faulty."""
     ANSWER = "answer"
-    """HTTP is right, and what the model says is not; tokens are spent and charged."""
+    """HTTP is correct, the content is not; tokens are spent and charged."""
     ENVELOPE = "envelope"
-    """The model's words are right, and the object around them is not; tokens are spent and charged."""
+    """The content is correct, the object around it is not; tokens are spent and charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +61,8 @@ def _refused(
     param: str | None = None,
     params: Mapping[str, Param] | None = None,
 ) -> Fault:
-    said = f"{message} (simulated)" if message else ""
-    return Fault(name, FaultStage.REFUSED, effect, params or {}, status, error_type, code, param, said)
+    text = f"{message} (simulated)" if message else ""
+    return Fault(name, FaultStage.REFUSED, effect, params or {}, status, error_type, code, param, text)
 
 
 def _rate_limit(name: str, effect: str, params: Mapping[str, Param] | None = None) -> Fault:
@@ -249,7 +246,7 @@ FAULTS: Mapping[str, Fault] = MappingProxyType({fault.name: fault for fault in _
 
 
 class FaultRequestError(ValueError):
-    """A fault was asked for that does not exist, or with a parameter that it does not have."""
+    """The requested fault, or one of its parameters, does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,20 +258,20 @@ class ChosenFault:
 
     @property
     def name(self) -> str:
-        """Give the fault's name in the table."""
+        """Return the fault's name in the table."""
         return self.fault.name
 
     def number(self, name: str) -> float:
-        """Give a parameter as a number."""
+        """Return a parameter as a number."""
         return float(self.params[name])
 
     def text(self, name: str) -> str:
-        """Give a parameter as text."""
+        """Return a parameter as text."""
         return str(self.params[name])
 
 
 def choose_fault(name: str, params: Mapping[str, object] | None = None) -> ChosenFault:
-    """Look a fault up and complete its parameters; raises FaultRequestError that names what is unknown."""
+    """Return a fault with all its parameters; raises FaultRequestError that names what is unknown."""
     fault = FAULTS.get(name)
     if fault is None:
         raise FaultRequestError(f"there is no fault {name!r}; known are: {', '.join(FAULTS)}")
@@ -283,11 +280,11 @@ def choose_fault(name: str, params: Mapping[str, object] | None = None) -> Chose
         if key not in complete:
             known = ", ".join(complete) or "none"
             raise FaultRequestError(f"the fault {name!r} has no parameter {key!r}; it has: {known}")
-        complete[key] = _typed(name, key, value, complete[key])
+        complete[key] = _convert_param(name, key, value, complete[key])
     return ChosenFault(fault, complete)
 
 
-def _typed(fault: str, key: str, value: object, default: Param) -> Param:
+def _convert_param(fault: str, key: str, value: object, default: Param) -> Param:
     try:
         if isinstance(default, bool):
             return value if isinstance(value, bool) else str(value).strip().lower() in ("1", "true", "yes")
@@ -301,7 +298,7 @@ def _typed(fault: str, key: str, value: object, default: Param) -> Param:
 
 
 def parse_fault(text: str) -> ChosenFault:
-    """Read ``name;key=value;…``, as it stands in the ``x-simulate`` header and behind a model's name."""
+    """Parse ``name;key=value;…``, from the ``x-simulate`` header or a model's suffix."""
     name, *pairs = (part.strip() for part in text.split(";"))
     params: dict[str, object] = {}
     for pair in filter(None, pairs):
@@ -314,7 +311,7 @@ def parse_fault(text: str) -> ChosenFault:
 
 @dataclass(slots=True)
 class PlannedFault:
-    """A fault that the control endpoint ordered: for which calls, and how often."""
+    """A fault planned through the control endpoint: for which calls, and how often."""
 
     chosen: ChosenFault
     times: int | None = None
@@ -324,7 +321,7 @@ class PlannedFault:
     fired: int = 0
 
     def as_json(self) -> dict[str, object]:
-        """Give the order and how often it was carried out."""
+        """Return the planned fault, and how often it applied."""
         return {
             "fault": self.chosen.name,
             "params": dict(self.chosen.params),
@@ -340,31 +337,31 @@ _PLAN_KEYS = frozenset({"fault", "params", "times", "every", "match"})
 
 
 class FaultPlan:
-    """The orders of the control endpoint; the first that applies to a call decides."""
+    """The faults planned through the control endpoint; the first that applies to a call is used."""
 
     def __init__(self) -> None:
         self._planned: list[PlannedFault] = []
 
-    def add(self, orders: object) -> list[PlannedFault]:
-        """Add orders behind those that are there, all or none; raises FaultRequestError."""
-        if isinstance(orders, Mapping):
-            orders = [orders]
-        if not isinstance(orders, list):
+    def add(self, faults: object) -> list[PlannedFault]:
+        """Append planned faults, all or none; raises FaultRequestError."""
+        if isinstance(faults, Mapping):
+            faults = [faults]
+        if not isinstance(faults, list):
             raise FaultRequestError("a list of {fault, params, times, every, match} is expected")
-        added = [_planned(order) for order in orders]
+        added = [_parse_planned(fault) for fault in faults]
         self._planned += added
         return added
 
     def clear(self) -> None:
-        """Forget all orders."""
+        """Remove all planned faults."""
         self._planned.clear()
 
-    def orders(self) -> Sequence[PlannedFault]:
-        """Give the orders in the order in which they are asked."""
+    def planned(self) -> Sequence[PlannedFault]:
+        """Return the planned faults in the sequence in which they are tried."""
         return tuple(self._planned)
 
     def next_fault(self, prompt: str, applies: Callable[[ChosenFault], bool] = lambda _: True) -> ChosenFault | None:
-        """Give the fault that the next call gets, and count it as carried out.
+        """Return the fault that the next call gets, and count it as carried out.
 
         A fault that cannot strike a call (``applies`` says so) leaves that call uncounted.
         """
@@ -383,23 +380,25 @@ class FaultPlan:
         return None
 
 
-def _planned(order: Any) -> PlannedFault:
-    if not isinstance(order, Mapping) or not isinstance(order.get("fault"), str):
-        raise FaultRequestError(f"each order names a fault; this does not: {order!r}")
-    if unknown := sorted(set(order) - _PLAN_KEYS):
-        raise FaultRequestError(f"{unknown[0]!r} is not part of an order; it has: {', '.join(sorted(_PLAN_KEYS))}")
-    params = order.get("params") or {}
+def _parse_planned(planned: Any) -> PlannedFault:
+    if not isinstance(planned, Mapping) or not isinstance(planned.get("fault"), str):
+        raise FaultRequestError(f"a planned fault is an object with the key fault; this is not: {planned!r}")
+    if unknown := sorted(set(planned) - _PLAN_KEYS):
+        raise FaultRequestError(
+            f"{unknown[0]!r} is no key of a planned fault; known keys: {', '.join(sorted(_PLAN_KEYS))}"
+        )
+    params = planned.get("params") or {}
     if not isinstance(params, Mapping):
         raise FaultRequestError(f"params is an object, not {params!r}")
     for name in ("times", "every"):
-        count = order.get(name)
+        count = planned.get(name)
         if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
             raise FaultRequestError(f"{name} is a whole number from 1 on, or null, not {count!r}")
-    match = order.get("match")
+    match = planned.get("match")
     if match is not None and not isinstance(match, str):
         raise FaultRequestError(f"match is a piece of the prompt, or null, not {match!r}")
-    chosen = choose_fault(order["fault"], params)
-    return PlannedFault(chosen, order.get("times"), order.get("every"), match)
+    chosen = choose_fault(planned["fault"], params)
+    return PlannedFault(chosen, planned.get("times"), planned.get("every"), match)
 
 
 def fault_table_text(width: int = 110) -> str:

@@ -1,8 +1,6 @@
-"""The one documented weakness: a model that does what the text it judges tells it to do, for red-team tests.
+"""The model ``simulated-judge-obedient``, which follows instructions in the transcript, for red-team tests.
 
-Belongs here: which orders ``simulated-judge-obedient`` obeys and what it then answers. Does not belong here: the
-honest rules (``rules``); ``simulated-judge`` never comes here. Without an order in the transcript both models give
-the same answer, byte for byte.
+Without such an instruction, it gives the same answer as ``simulated-judge``, byte for byte.
 """
 
 import re
@@ -24,7 +22,7 @@ ORDER_TO_RATE_HIGH = re.compile(
 
 
 def obey(transcript: Transcript, answer: Answer) -> Answer:
-    """Give the answer that the transcript orders, or the given one untouched if it orders nothing."""
+    """Return the answer that the transcript orders, or the given one untouched if it orders nothing."""
     text = " ".join(transcript.raw.split())
     order = ORDER_TO_MARK_MET.search(text)
     if order is not None:

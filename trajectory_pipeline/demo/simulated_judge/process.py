@@ -1,8 +1,4 @@
-"""The simulated judge as a process of its own: serving until told to stop, and never outliving its owner.
-
-Belongs here: sockets, the server loop, the watch over the parent, and starting all of it from Python. Does not belong
-here: what is served (``server``) and the command line (``__main__``).
-"""
+"""The simulated judge as a child process: serves until it is stopped, and ends with its owner."""
 
 import http.client
 import ipaddress
@@ -31,7 +27,7 @@ _STOP_SECONDS = 5.0
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host name or address is this machine's own."""
+    """Return whether a host name or address is this machine's own."""
     if host == "localhost":
         return True
     try:
@@ -48,14 +44,14 @@ def serve(
     ready_file: Path | None = None,
     exit_with_parent: bool = False,
 ) -> None:
-    """Serve until a signal comes (or the parent goes), after printing one line with the URL.
+    """Print one line with the URL, then serve until a signal arrives or the parent ends.
 
-    ``port`` 0 takes a free one. Raises JudgeError where the address is not this machine's own or cannot be had.
+    ``port`` 0 takes a free one. Raises JudgeError if the address is not a loopback address or cannot be bound.
     """
     if not is_loopback(host):
-        raise JudgeError(f"The simulated judge answers this machine only: it does not bind to {host!r}. Use 127.0.0.1.")
+        raise JudgeError(f"The simulated judge answers this machine only: it cannot bind to {host!r}. Use 127.0.0.1.")
     if exit_with_parent:
-        _exit_when_parent_does()
+        _exit_with_parent()
     listener = _listen(host, port)
     # The keep-alive outlasts any client's: a connection that the server closes first looks like a failed request.
     config = uvicorn.Config(
@@ -69,11 +65,11 @@ def serve(
         backlog=4096,
         server_header=False,
     )
-    _AnnouncingServer(config, _url(host, listener), ready_file).run(sockets=[listener])
+    _JudgeProcess(config, _url(host, listener), ready_file).run(sockets=[listener])
 
 
-class _AnnouncingServer(uvicorn.Server):
-    """A server that says where it is once it can be reached."""
+class _JudgeProcess(uvicorn.Server):
+    """Reports its URL when it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, url: str, ready_file: Path | None) -> None:
         super().__init__(config)
@@ -82,7 +78,7 @@ class _AnnouncingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self._ready_file is not None:
-            _write_at_once(self._ready_file, f"{self._url}\n")
+            _write_atomically(self._ready_file, f"{self._url}\n")
         print(f"simulated judge: {self._url}", flush=True)
 
 
@@ -94,9 +90,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host.strip("[]"), port))
         listener.listen(4096)
-    except OSError as problem:
+    except OSError as error:
         listener.close()
-        raise JudgeError(f"The simulated judge cannot listen on {host} port {port}: {problem.strerror}.") from problem
+        raise JudgeError(f"The simulated judge cannot listen on {host} port {port}: {error.strerror}.") from error
     return listener
 
 
@@ -105,15 +101,15 @@ def _url(host: str, listener: socket.socket) -> str:
     return f"http://{name}:{listener.getsockname()[1]}/v1"
 
 
-def _write_at_once(path: Path, text: str) -> None:
-    """Write a file so that whoever waits for it finds all of it or nothing."""
+def _write_atomically(path: Path, text: str) -> None:
+    """Write a file atomically, for a process that waits for it."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
 
 
-def _exit_when_parent_does() -> None:
-    """End this process when its parent is gone.
+def _exit_with_parent() -> None:
+    """End this process when its parent ends.
 
     The parent holds the other end of standard input and never writes to it: the end of the file is the parent's end,
     even after kill -9, and on every system. A process that the parent forked may hold that end open as well, so the
@@ -123,7 +119,7 @@ def _exit_when_parent_does() -> None:
 
     def watch_standard_input() -> None:
         try:
-            # Not through sys.stdin: its lock would be held for ever, which the interpreter's own end cannot bear.
+            # Not through sys.stdin: its lock would be held forever, and the interpreter could not exit.
             while os.read(0, 4096):
                 pass
         except OSError:
@@ -166,55 +162,55 @@ class SimulatedJudge:
             sys.executable, "-m", "trajectory_pipeline.demo.simulated_judge", "--exit-with-parent",
             "--host", host, "--port", str(port), "--latency", str(latency),
         ]  # fmt: skip
-        # A file, not a pipe: nobody would read a pipe later on. It has no name, so nothing is left behind.
-        with tempfile.TemporaryFile() as complaints:
+        # A file, not a pipe, which would fill up unread. It has no name, so nothing remains.
+        with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=complaints,
-                # Its own session: Ctrl-C in the terminal is the owner's affair, who then stops the server.
+                stderr=errors,
+                # Its own session: Ctrl-C in the terminal reaches only the owner, which then stops the server.
                 start_new_session=True,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
-            url = _announced_url(process, ready_within)
+            url = _read_url(process, ready_within)
             if url is None:
-                _end(process)
-                complaints.seek(0)
-                said = complaints.read().decode(errors="replace").strip() or "It wrote nothing."
-                raise JudgeError(f"The simulated judge was not ready within {ready_within:g} s. {said}")
+                _stop_process(process)
+                errors.seek(0)
+                text = errors.read().decode(errors="replace").strip() or "It wrote nothing."
+                raise JudgeError(f"The simulated judge was not ready within {ready_within:g} s. {text}")
         return cls(process, url)
 
     @property
     def pid(self) -> int:
-        """Give the server's process id."""
+        """Return the server's process id."""
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Say whether the server's process is alive."""
+        """Return whether the server's process is alive."""
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """End the server and wait until it is gone; stopping twice does no harm."""
-        _end(self._process)
+        """Stop the server and wait for its end; a second call has no effect."""
+        _stop_process(self._process)
 
-    def plan_faults(self, orders: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Order faults behind those already ordered: ``[{"fault": "rate_limit", "times": 3}]``; gives all orders."""
-        planned: list[dict[str, Any]] = self._control("POST", "/control/faults", list(orders))
+    def plan_faults(self, faults: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Append planned faults, for example ``[{"fault": "rate_limit", "times": 3}]``; returns all of them."""
+        planned: list[dict[str, Any]] = self._control("POST", "/control/faults", list(faults))
         return planned
 
     def clear_faults(self) -> None:
-        """Forget all ordered faults."""
+        """Remove all planned faults."""
         self._control("DELETE", "/control/faults")
 
     def calls(self, last: int = 100) -> dict[str, Any]:
-        """Give the server's own account: counts, tokens, ``cost_usd`` as exact text, and the last calls."""
-        account: dict[str, Any] = self._control("GET", f"/control/calls?last={last}")
-        return account
+        """Return the usage log: counts, tokens, ``cost_usd`` as exact text, and the last calls."""
+        usage: dict[str, Any] = self._control("GET", f"/control/calls?last={last}")
+        return usage
 
     def reset_calls(self) -> None:
-        """Set the server's account to nothing."""
+        """Reset the usage log."""
         self._control("DELETE", "/control/calls")
 
     def _control(self, method: str, path: str, body: object = None) -> Any:
@@ -225,8 +221,8 @@ class SimulatedJudge:
             connection.request(method, path, None if body is None else json.dumps(body))
             response = connection.getresponse()
             answer = json.loads(response.read())
-        except OSError as problem:
-            raise JudgeError(f"The simulated judge at {self.base_url} does not answer: {problem}.") from problem
+        except OSError as error:
+            raise JudgeError(f"The simulated judge at {self.base_url} does not answer: {error}.") from error
         finally:
             connection.close()
         if response.status != 200:
@@ -242,7 +238,7 @@ class SimulatedJudge:
         self.stop()
 
 
-def _announced_url(process: subprocess.Popen[bytes], seconds: float) -> str | None:
+def _read_url(process: subprocess.Popen[bytes], seconds: float) -> str | None:
     """Wait for the one line that the server prints; a thread reads it, as no portable read has a time limit."""
     lines: list[bytes] = []
     output = process.stdout
@@ -255,7 +251,7 @@ def _announced_url(process: subprocess.Popen[bytes], seconds: float) -> str | No
     return text.rpartition(" ")[2] if text.startswith("simulated judge: ") else None
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _stop_process(process: subprocess.Popen[bytes]) -> None:
     _close(process.stdin)  # the end of its standard input is what the server ends at
     try:
         process.wait(_STOP_SECONDS)

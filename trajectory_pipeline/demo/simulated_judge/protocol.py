@@ -1,8 +1,4 @@
-"""The OpenAI API's shapes: reading and checking a request, writing answers, errors and chunks.
-
-Belongs here: what the API documents of ``POST /v1/chat/completions`` and its errors, and how
-tokens are estimated. Does not belong here: what an answer says (``answering``) and HTTP itself (``server``).
-"""
+"""The OpenAI API's formats: parses and checks requests, writes responses, errors and chunks, and estimates tokens."""
 
 import time
 from collections import OrderedDict
@@ -61,7 +57,7 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, object]:
-        """Give the error object of the API."""
+        """Return the error object of the API."""
         return {"error": {"message": self.message, "type": self.error_type, "param": self.param, "code": self.code}}
 
 
@@ -106,7 +102,7 @@ class ChatRequest:
 
     @property
     def prompt_tokens(self) -> int:
-        """Give the estimate for schema, tools and messages together."""
+        """Return the estimate for schema, tools and messages together."""
         return count_tokens(len(self.prompt_bytes))
 
 
@@ -114,8 +110,8 @@ def read_json(body: bytes) -> dict[str, Any]:
     """Read a request body; raises ApiError 400 where it is not a JSON object."""
     try:
         request = orjson.loads(body)
-    except orjson.JSONDecodeError as problem:
-        raise ApiError(400, f"We could not parse the JSON body of your request: {problem}.") from None
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"We could not parse the JSON body of your request: {error}.") from None
     if not isinstance(request, dict):
         raise ApiError(400, "The JSON body of your request is not an object.")
     return request
@@ -169,12 +165,12 @@ def _model_and_fault(request: Mapping[str, Any]) -> tuple[str, ChosenFault | Non
         return model, None
     try:
         return model, parse_fault(suffix)
-    except FaultRequestError as problem:
-        raise unknown_model(model, f" ({problem})") from None
+    except FaultRequestError as error:
+        raise unknown_model(model, f" ({error})") from None
 
 
 def unknown_model(model: str, reason: str = "") -> ApiError:
-    """Give the API's error for a model that does not exist."""
+    """Return the API's error for a model that does not exist."""
     return ApiError(
         404, f"The model `{model}` does not exist or you do not have access to it.{reason}", code="model_not_found"
     )
@@ -222,11 +218,11 @@ def _messages(request: Mapping[str, Any]) -> tuple[list[str], str]:
 def _content(message: Mapping[str, Any], where: str) -> str:
     content = message.get("content")
     calls = message.get("tool_calls") or message.get("function_call")
-    said = orjson.dumps(calls).decode() if calls else ""
+    calls_text = orjson.dumps(calls).decode() if calls else ""
     if isinstance(content, str):
-        return content + said
+        return content + calls_text
     if content is None and (calls or message.get("role") == "assistant"):
-        return said
+        return calls_text
     if not isinstance(content, list):
         raise ApiError(
             400,
@@ -249,7 +245,7 @@ def _content(message: Mapping[str, Any], where: str) -> str:
                 param=f"{where}.content[{number}].type",
                 code="invalid_value",
             )
-    return "\n".join(texts) + said
+    return "\n".join(texts) + calls_text
 
 
 def _response_format(request: Mapping[str, Any], prompt: str) -> tuple[str, Json]:
@@ -308,7 +304,7 @@ def _strict_problem(schema_text: bytes) -> str | None:
 
 
 def _forced_tool(request: Mapping[str, Any]) -> ForcedTool | None:
-    """Give the function that the answer must come through: the one named, or the first where one is required."""
+    """Return the function that the answer must come through: the one named, or the first where one is required."""
     tools = request.get("tools")
     choice = request.get("tool_choice")
     if not tools:
@@ -361,16 +357,16 @@ def _count(request: Mapping[str, Any], name: str, most: int | None) -> int | Non
 class PrefixCache:
     """A simulated prompt cache: how much of a prompt's beginning an earlier prompt had, in whole blocks of tokens.
 
-    As OpenAI documents it: from 1,024 tokens on, in steps of 128. What is kept is one number a block, and the
-    longest unused go first, so memory stays flat.
+    As OpenAI documents it: from 1,024 tokens on, in steps of 128. One number per block is stored, and the
+    least recently used are dropped, so memory is bounded.
     """
 
-    def __init__(self, kept_blocks: int = 100_000) -> None:
+    def __init__(self, max_blocks: int = 100_000) -> None:
         self._blocks: OrderedDict[int, None] = OrderedDict()
-        self._kept_blocks = kept_blocks
+        self._max_blocks = max_blocks
 
     def cached_tokens(self, model: str, prompt: bytes) -> int:
-        """Give the tokens that are cached, and remember the prompt."""
+        """Return the tokens that are cached, and remember the prompt."""
         size = CACHE_BLOCK_TOKENS * BYTES_PER_TOKEN
         shared = 0
         sharing = True
@@ -384,7 +380,7 @@ class PrefixCache:
             else:
                 sharing = False
                 self._blocks[chain] = None
-        while len(self._blocks) > self._kept_blocks:
+        while len(self._blocks) > self._max_blocks:
             self._blocks.popitem(last=False)
         tokens = shared * CACHE_BLOCK_TOKENS
         return tokens if tokens >= CACHE_MIN_TOKENS else 0
@@ -410,7 +406,7 @@ class Completion:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def usage(self) -> dict[str, object]:
-        """Give the usage object."""
+        """Return the usage object."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -425,7 +421,7 @@ class Completion:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Give the chat completion object."""
+        """Return the chat completion object."""
         message: dict[str, object] = {"role": "assistant", "content": self.content, "refusal": self.refusal}
         message["annotations"] = []
         if self.tool_name is not None:
@@ -441,7 +437,7 @@ class Completion:
         }
 
     def chunks(self, *, include_usage: bool, piece: int = 200) -> Iterator[dict[str, Any]]:
-        """Give the chunks of the same answer as they are streamed."""
+        """Return the chunks of the same answer as they are streamed."""
         head = self._head("chat.completion.chunk")
         if include_usage:
             head["usage"] = None
@@ -486,7 +482,7 @@ class Completion:
 
 
 def model_entry(model: str) -> dict[str, object]:
-    """Give an entry of ``GET /v1/models``, with the listed price that OpenAI's own entries lack."""
+    """Return an entry of ``GET /v1/models``, with the listed price that OpenAI's own entries lack."""
     return {
         "id": model,
         "object": "model",

@@ -1,6 +1,6 @@
-"""From a checked request to what the model says: which answer, in which form, damaged or not.
+"""The text of a response to a checked request: plain text or JSON, corrupted if a fault asks for it.
 
-An answer is always a valid ``JudgeResponse`` or ``PartFindings`` unless a fault damages it. The same request and fault
+An answer is always a valid ``JudgeResponse`` or ``PartFindings`` unless a fault corrupts it. The same request and fault
 always give the same text.
 """
 
@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from trajectory_pipeline.demo.simulated_judge.corruptions import (
     REFUSAL_TEXT,
-    damage_data,
-    damage_text,
+    corrupt_data,
+    corrupt_text,
     write_json,
 )
 from trajectory_pipeline.demo.simulated_judge.faults import ChosenFault
@@ -30,31 +30,31 @@ from trajectory_pipeline.demo.simulated_judge.transcript import (
     find_transcript,
     parse_transcript,
 )
-from trajectory_pipeline.demo.simulated_judge.window_findings import find
+from trajectory_pipeline.demo.simulated_judge.window_findings import findings_in_window
 from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFindings
 
 NO_TRANSCRIPT_TEXT = f"{SUMMARY_MARK}There is no transcript in this request, so there is nothing to judge."
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """What the model says, and why it stopped."""
+class Reply:
+    """The text of the model's response, and why it stopped."""
 
     content: str | None
     finish_reason: str = "stop"
     refusal: str | None = None
 
     def tokens(self) -> int:
-        """Estimate the tokens of all that was said."""
+        """Estimate the tokens of content and refusal."""
         return tokens_of((self.content or "") + (self.refusal or ""))
 
 
-def answer_request(request: ChatRequest, chosen: ChosenFault | None) -> Words:
+def answer_request(request: ChatRequest, chosen: ChosenFault | None) -> Reply:
     """Return what the model says: plain text, or JSON where the request asks for it in any of the three ways."""
     if chosen is not None and chosen.name == "refusal":
-        return Words(None, refusal=REFUSAL_TEXT)
+        return Reply(None, refusal=REFUSAL_TEXT)
     if chosen is not None and chosen.name == "null_content":
-        return Words(None)
+        return Reply(None)
     transcript = _transcript(request)
     if _asks_for_json(request):
         text = _json_text(request, transcript, chosen)
@@ -62,12 +62,12 @@ def answer_request(request: ChatRequest, chosen: ChosenFault | None) -> Words:
         text = str(_answer(request, transcript)["summary"]) if transcript is not None else NO_TRANSCRIPT_TEXT
     finish_reason = "stop"
     if chosen is not None:
-        text = damage_text(chosen, text)
+        text = corrupt_text(chosen, text)
         finish_reason = {"truncated": "length", "content_filter_answer": "content_filter"}.get(chosen.name, "stop")
     if request.max_tokens is not None and tokens_of(text) > request.max_tokens:
         text = text.encode()[: request.max_tokens * BYTES_PER_TOKEN].decode("utf-8", "ignore")
         finish_reason = "length"
-    return Words(text, finish_reason)
+    return Reply(text, finish_reason)
 
 
 def _asks_for_json(request: ChatRequest) -> bool:
@@ -100,13 +100,13 @@ def _json_text(request: ChatRequest, transcript: Transcript | None, chosen: Chos
     shown = transcript or Transcript()
     model: type[BaseModel]
     if _asks_for_findings(request):
-        model, answer = PartFindings, find(shown)
+        model, answer = PartFindings, findings_in_window(shown)
     else:
         model, answer = JudgeResponse, _answer(request, shown)
     shaped = model.model_validate(answer).model_dump()
     if chosen is None:
         return orjson.dumps(shaped).decode()
-    return write_json(damage_data(chosen, shaped, model.model_json_schema(), _true_citation(transcript)))
+    return write_json(corrupt_data(chosen, shaped, model.model_json_schema(), _true_citation(transcript)))
 
 
 def _true_citation(transcript: Transcript | None) -> Mapping[str, str]:

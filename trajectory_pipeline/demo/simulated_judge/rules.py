@@ -1,11 +1,7 @@
-"""The simulated judge's opinion: simple rules over a parsed transcript, each visible, each a pure function.
+"""The rules of the simulated judge: pure functions over a parsed transcript. The same transcript gets the same answer.
 
-Belongs here: every rule by which an answer comes about, and the tables of words that the rules look up. Does not
-belong here: reading the transcript (``transcript``), fitting an answer into the schema that was asked for
-(``instance``), or anything random: the same transcript always gets the same answer.
-
-These rules are no judgement of quality. They exist so that everything around a judge can be shown and tested with
-answers that differ from run to run for reasons a person can look up here; every text they write says "simulated".
+The rules do not judge quality. They let everything around a judge be shown and tested with answers that differ from run
+to run for reasons that can be looked up here. Every text they write says "simulated".
 """
 
 import json
@@ -51,7 +47,7 @@ _BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _ELISION = re.compile(r"\[…|\[\.\.\.|…")
 
-# Requests whose result is the answer's own text: for these alone an agent's words are evidence of the deed.
+# Requests whose result is the answer's own text: only for these is an agent's text evidence.
 _TEXT_IS_THE_DELIVERABLE = re.compile(
     r"\?\s*$|^\W*(?:please\s+|can you\s+|could you\s+)?(?:answer|explain|describe|write|draft|compose|summari[sz]e|"
     r"translate|list|name|tell|say|define|compare|suggest|give|introduce|reply|rewrite|greet|what|who|when|where|why|"
@@ -59,7 +55,7 @@ _TEXT_IS_THE_DELIVERABLE = re.compile(
     re.I,
 )
 
-# Words in an error → whose failure it is, and how. The first row that fits decides; an owner of None means "whoever
+# Reply in an error → whose failure it is, and how. The first row that fits decides; an owner of None means "whoever
 # raised it": the tool for a tool's return, the LLM provider for a step.
 FAILURE_TABLE: tuple[tuple[str | None, str, str], ...] = (
     (None, "rate_limit", r"rate.?limit|too many requests|\b429\b"),
@@ -117,7 +113,7 @@ _COMMON_WORDS = frozenset(_COMMON_WORDS_TEXT.split())
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What went wrong at the end of a run: which kind, in which words, where; a quote names the id ``cited``."""
+    """What went wrong at the end of a run: kind, text, and a quote from the message ``cited``."""
 
     kind: Literal["run_error", "step_error", "denied", "tool_error"]
     text: str
@@ -164,7 +160,7 @@ def judge(transcript: Transcript) -> Answer:
 
 
 def findings(transcript: Transcript) -> Findings:
-    """Read task, final words, tool calls and trouble off the transcript."""
+    """Extract task, final text, tool calls and trouble from the transcript."""
     task = task_message(transcript)
     after = [m for m in transcript.messages if task is None or m.index >= task.index]
     answer, lines = final_text(after)
@@ -296,7 +292,7 @@ def status_of(statement: str, found: Findings) -> tuple[Status, str, list[dict[s
 
 
 def failure(found: Findings, statuses: Sequence[str]) -> dict[str, object]:
-    """Name whose failure it was, by the words of the error; nobody's where no requirement is unmet."""
+    """Attribute the failure by the text of the error; to no one if no requirement is unmet."""
     trouble = found.trouble
     if trouble is None or "unmet" not in statuses:
         return {
@@ -319,12 +315,12 @@ def failure(found: Findings, statuses: Sequence[str]) -> dict[str, object]:
 
 
 def owner_and_mode(trouble: Trouble) -> tuple[str, str, str | None]:
-    """Look the error's words up in the failure table; a person's no is the person's, the rest by where it arose."""
+    """Look up the error's text in the failure table; a denial is the user's, anything else belongs to its source."""
     if trouble.kind == "denied":
         return "user", "other", "simulated rule: a person denied a tool call"
     raiser = {"tool_error": "tool", "step_error": "llm_provider", "run_error": "llm_provider"}[trouble.kind]
-    for owner, mode, words in FAILURE_TABLE:
-        if re.search(words, trouble.text, re.IGNORECASE):
+    for owner, mode, pattern in FAILURE_TABLE:
+        if re.search(pattern, trouble.text, re.IGNORECASE):
             return owner or raiser, mode, None
     if trouble.kind == "tool_error":
         return "tool", "tool_error", None
@@ -407,11 +403,11 @@ def tags(found: Findings) -> list[str]:
 
 
 def task_category(statements: Sequence[str]) -> str:
-    """Take the category most of whose words the task holds; the table's order settles a draw."""
+    """Return the category with most matches in the task; the first one in a tie."""
     text = "\n".join(statements)
     best, most = "other", 0
-    for category, words in CATEGORY_TABLE:
-        hits = len(re.findall(words, text, re.IGNORECASE))
+    for category, pattern in CATEGORY_TABLE:
+        hits = len(re.findall(pattern, text, re.IGNORECASE))
         # Questions and greetings come with tasks of every kind: they decide only where nothing else does.
         if category in ("question_answering", "conversation"):
             hits = min(hits, 1)
@@ -445,7 +441,7 @@ def trouble_evidence(trouble: Trouble) -> list[dict[str, str]]:
 
 
 def first_line(lines: Iterable[str]) -> str | None:
-    """Give the first line that can be cited."""
+    """Return the first line that can be cited."""
     return next(_quotes(lines), None)
 
 
@@ -463,7 +459,7 @@ def _quotable(
 ) -> list[tuple[ShownMessage, str]]:
     """Collect what could be cited: some lines of each of the latest returns that were no error, latest return first.
 
-    What only repeats the call's own words is left out: it shows nothing that the agent has not said.
+    A line that only repeats the call's arguments is no evidence and is left out.
     """
     asked = {call.call_id: call.arguments.replace("\\n", "\n").replace('\\"', '"') for _, call in calls}
     return [
@@ -476,19 +472,19 @@ def _quotable(
 
 
 def _closest(statement: str, quotable: Sequence[tuple[ShownMessage, str]]) -> list[dict[str, str]]:
-    """Cite the line that shares most words with the requirement; the first of them in a draw."""
-    wanted = _words(statement)
+    """Cite the line that shares most words with the requirement; the first one in a tie."""
+    words = _words(statement)
     best, best_score = None, -1
     for message, quote in quotable:
         text = quote.lower()
-        score = sum([word in text for word in wanted])
+        score = sum([word in text for word in words])
         if score > best_score:
             best, best_score = {"message_id": message.message_id, "quote": quote}, score
     return [best] if best is not None else []
 
 
 def _spoken(call: ToolCall) -> list[str]:
-    """Give the words spoken through ``send_message``, in pieces that stand verbatim in the call's JSON text."""
+    """Return the words spoken through ``send_message``, in pieces that stand verbatim in the call's JSON text."""
     try:
         arguments = json.loads(call.arguments)
     except ValueError:

@@ -1,8 +1,4 @@
-"""The HTTP server: routes, the course of a call, and the faults that lie in the HTTP exchange itself.
-
-Belongs here: starlette, connections and headers. Does not belong here: what an answer says (``answering``), the API's
-shapes (``protocol``) and how the process is started (``process``, ``__main__``).
-"""
+"""The HTTP server: routes, the steps of a call, and the faults of the HTTP exchange."""
 
 import asyncio
 import secrets
@@ -39,7 +35,7 @@ from trajectory_pipeline.demo.simulated_judge.protocol import (
     unknown_model,
 )
 from trajectory_pipeline.demo.simulated_judge.respond import answer_request
-from trajectory_pipeline.demo.simulated_judge.usage_log import ABANDONED, DROPPED, Books, OpenCall
+from trajectory_pipeline.demo.simulated_judge.usage_log import ABANDONED, DROPPED, OpenCall, UsageLog
 
 FAULT_HEADER = "x-simulate"
 
@@ -54,10 +50,10 @@ _Handler = Callable[[Request, OpenCall], Awaitable[Response]]
 
 
 class JudgeServer:
-    """The simulated provider: its books, its plan of faults, its prompt cache, and its routes."""
+    """The simulated provider: its usage_log, its plan of faults, its prompt cache, and its routes."""
 
     def __init__(self, latency: float = 0.0) -> None:
-        self.books = Books()
+        self.usage_log = UsageLog()
         self.plan = FaultPlan()
         self._cache = PrefixCache()
         self._latency = latency
@@ -69,10 +65,10 @@ class JudgeServer:
         self._tokens = 0
 
     def app(self) -> Starlette:
-        """Give the ASGI application."""
+        """Return the ASGI application."""
         return Starlette(
             routes=[
-                Route("/v1/chat/completions", self._counted(self._chat), methods=["POST"]),
+                Route("/v1/chat/completions", self._logged(self._chat), methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
                 Route("/v1/models/{model}", self._model, methods=["GET"]),
                 Route("/health", self._health, methods=["GET"]),
@@ -84,12 +80,12 @@ class JudgeServer:
 
     # ---- the course of a call ---------------------------------------------------------------------------------
 
-    def _counted(self, handler: _Handler) -> Callable[[Request], Awaitable[Response]]:
-        """Enter each call of an endpoint in the books once, however it ends."""
+    def _logged(self, handler: _Handler) -> Callable[[Request], Awaitable[Response]]:
+        """Enter each call of an endpoint in the usage_log once, however it ends."""
 
         async def counted(request: Request) -> Response:
             call_id = f"{self._origin}{next(self._numbers):010x}"
-            call = self.books.open(f"chatcmpl-{call_id}", request.headers.get("x-client-request-id"))
+            call = self.usage_log.open(f"chatcmpl-{call_id}", request.headers.get("x-client-request-id"))
             try:
                 response = await handler(request, call)
             except ApiError as error:
@@ -111,7 +107,7 @@ class JudgeServer:
         call.record.model, call.record.stream = asked.model, asked.stream
 
         def applies(fault: ChosenFault) -> bool:
-            return _strikes(fault, asked)
+            return _applies(fault, asked)
 
         chosen = self._choose(request, call, asked.prompt, asked.fault, applies)
         early = await self._before_answer(request, call, chosen, asked.model)
@@ -123,29 +119,29 @@ class JudgeServer:
                 f"{asked.prompt_tokens} tokens. Please reduce the length of the messages."
             )
             raise ApiError(400, message, code="context_length_exceeded", param="messages")
-        words = answer_request(asked, chosen)
+        reply = answer_request(asked, chosen)
         ignored = chosen is not None and chosen.name == "tool_ignored"
-        spoken = asked.tool is not None and words.content is not None and not ignored
+        as_tool_call = asked.tool is not None and reply.content is not None and not ignored
         completion = Completion(
             id=call.record.id,
             model=asked.model,
-            content=words.content,
-            finish_reason=words.finish_reason,
+            content=reply.content,
+            finish_reason=reply.finish_reason,
             prompt_tokens=asked.prompt_tokens,
             cached_tokens=self._cache.cached_tokens(asked.model, asked.prompt_bytes),
-            completion_tokens=words.tokens() * asked.choices,
-            refusal=words.refusal,
-            tool_name=asked.tool.name if asked.tool is not None and spoken else None,
+            completion_tokens=reply.tokens() * asked.choices,
+            refusal=reply.refusal,
+            tool_name=asked.tool.name if asked.tool is not None and as_tool_call else None,
             choices=asked.choices,
         )
         call.charge(completion.prompt_tokens, completion.cached_tokens, completion.completion_tokens)
         self._tokens += completion.prompt_tokens + completion.completion_tokens
         if asked.stream:
-            chunks = [damage_envelope(chosen, c) for c in completion.chunks(include_usage=asked.include_usage)]
+            chunks = [corrupt_envelope(chosen, c) for c in completion.chunks(include_usage=asked.include_usage)]
             lines = [b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks if chunk is not None]
             body, media_type = b"".join([*lines, b"data: [DONE]\n\n"]), "text/event-stream"
         else:
-            body, media_type = orjson.dumps(damage_envelope(chosen, completion.as_json())), "application/json"
+            body, media_type = orjson.dumps(corrupt_envelope(chosen, completion.as_json())), "application/json"
         return await self._deliver(request, call, chosen, body, media_type)
 
     def _choose(
@@ -160,8 +156,8 @@ class JudgeServer:
         header = request.headers.get(FAULT_HEADER)
         try:
             own = parse_fault(header) if header else suffix
-        except FaultRequestError as problem:
-            raise ApiError(400, f"Invalid '{FAULT_HEADER}' header: {problem}", param=FAULT_HEADER) from None
+        except FaultRequestError as error:
+            raise ApiError(400, f"Invalid '{FAULT_HEADER}' header: {error}", param=FAULT_HEADER) from None
         if own is None:
             own = self.plan.next_fault(prompt, applies)
         chosen = own if own is not None and applies(own) else None
@@ -181,13 +177,13 @@ class JudgeServer:
                 call.close(ABANDONED, answered=False)
                 return Response()
             if name == "hang":
-                return await _drop(request, call, answered=False)
+                return await _drop_connection(request, call, answered=False)
         elif chosen is not None and name == "late_answer":
             await asyncio.sleep(chosen.number("seconds"))
         elif self._latency > 0:
             await asyncio.sleep(self._latency)
         if chosen is not None and name == "connection_dropped" and not chosen.params["billed"]:
-            return await _drop(request, call, answered=False)
+            return await _drop_connection(request, call, answered=False)
         if chosen is not None and name == "error_body":
             call.close(200, answered=False)
             return _json({"error": {"message": "Upstream is down (simulated)", "code": int(chosen.number("code"))}})
@@ -201,11 +197,11 @@ class JudgeServer:
     ) -> Response:
         """Send an answer whose work is done, or the part of it that a fault lets through.
 
-        The books are closed before the first byte leaves, so that a client that has its answer finds it counted.
+        The usage_log are closed before the first byte leaves, so that a client that has its answer finds it counted.
         """
         name = chosen.name if chosen is not None else None
         if name == "connection_dropped":
-            return await _drop(request, call, answered=True)
+            return await _drop_connection(request, call, answered=True)
         call.close(200, answered=True)
         if chosen is not None and name == "limit_used_up":
             used_up = {
@@ -214,10 +210,10 @@ class JudgeServer:
             }
             return Response(body, headers=used_up, media_type=media_type)
         if chosen is not None and name == "connection_dropped_mid_body":
-            return CutResponse(body, chosen.number("share"), media_type)
+            return TruncatedResponse(body, chosen.number("share"), media_type)
         if chosen is not None and name == "slow_drip":
             return StreamingResponse(
-                _dripping(body, chosen.number("seconds")),
+                _slow_chunks(body, chosen.number("seconds")),
                 headers={"content-length": str(len(body))},
                 media_type=media_type,
             )
@@ -264,17 +260,17 @@ class JudgeServer:
         elif request.method == "POST":
             try:
                 self.plan.add(orjson.loads(await request.body()))
-            except (FaultRequestError, orjson.JSONDecodeError) as problem:
-                return _json(ApiError(400, f"Invalid fault order: {problem}").body(), 400)
-        return _json([planned.as_json() for planned in self.plan.orders()])
+            except (FaultRequestError, orjson.JSONDecodeError) as error:
+                return _json(ApiError(400, f"Invalid planned fault: {error}").body(), 400)
+        return _json([planned.as_json() for planned in self.plan.planned()])
 
     async def _calls(self, request: Request) -> Response:
         if request.method == "DELETE":
-            self.books.reset()
+            self.usage_log.reset()
         last = request.query_params.get("last", "100")
         if not last.isdigit():
             return _json(ApiError(400, "'last' is a whole number from 0 on.", param="last").body(), 400)
-        return _json(self.books.as_json(int(last)))
+        return _json(self.usage_log.as_json(int(last)))
 
 
 # ---- faults of the exchange itself --------------------------------------------------------------------------------
@@ -287,8 +283,8 @@ _NEEDED_PARAMETER = {
 }
 
 
-def _strikes(chosen: ChosenFault, asked: ChatRequest) -> bool:
-    """Say whether a fault can strike a call at all: some depend on what the request asks for."""
+def _applies(chosen: ChosenFault, asked: ChatRequest) -> bool:
+    """Return whether a fault can strike a call at all: some depend on what the request asks for."""
     if chosen.name == "unsupported_response_format":
         return asked.response_format in [kind.strip() for kind in chosen.text("types").split(",")]
     if chosen.name in ("unsupported_parameter", "unknown_field"):
@@ -307,8 +303,8 @@ def _refused(call: OpenCall, chosen: ChosenFault, model: str, key: str) -> Respo
     message = fault.message.format(param=parameter, model=model, key=key)
     if fault.name == "unknown_field":
         call.close(fault.status, answered=False)
-        told = {"object": "error", "message": message, "type": fault.error_type, "param": None, "code": fault.status}
-        return _json(told, fault.status)
+        body = {"object": "error", "message": message, "type": fault.error_type, "param": None, "code": fault.status}
+        return _json(body, fault.status)
     raise ApiError(
         fault.status,
         message,
@@ -333,7 +329,7 @@ def _retry_headers(chosen: ChosenFault) -> dict[str, str]:
     return {"retry-after": f"{seconds:g}"}
 
 
-def damage_envelope(chosen: ChosenFault | None, envelope: dict[str, Any]) -> dict[str, Any] | None:
+def corrupt_envelope(chosen: ChosenFault | None, envelope: dict[str, Any]) -> dict[str, Any] | None:
     """Damage a completion object or a chunk; None means that the chunk is left out."""
     name = chosen.name if chosen is not None else None
     if chosen is None or chosen.fault.stage is not FaultStage.ENVELOPE:
@@ -363,7 +359,7 @@ async def _client_leaves_within(request: Request, seconds: float) -> bool:
     return True
 
 
-async def _drop(request: Request, call: OpenCall, *, answered: bool) -> Response:
+async def _drop_connection(request: Request, call: OpenCall, *, answered: bool) -> Response:
     call.close(DROPPED, answered=answered)
     await _close_connection(request.receive)
     return Response()  # goes nowhere: uvicorn drops what is sent to a closed connection
@@ -379,15 +375,15 @@ async def _close_connection(receive: Receive) -> None:
         pass
 
 
-async def _dripping(body: bytes, seconds: float, pieces: int = 100) -> AsyncIterator[bytes]:
-    """Give a body in pieces, with pauses that add up to some seconds; never the whole of it sooner."""
+async def _slow_chunks(body: bytes, seconds: float, pieces: int = 100) -> AsyncIterator[bytes]:
+    """Return a body in pieces, with pauses that add up to some seconds; never the whole of it sooner."""
     size = -(-len(body) // pieces)
     for start in range(0, len(body), size):
         await asyncio.sleep(seconds / pieces)
         yield body[start : start + size]
 
 
-class CutResponse(Response):
+class TruncatedResponse(Response):
     """An answer that promises its whole length and stops in the middle, then the connection closes."""
 
     def __init__(self, body: bytes, share: float, media_type: str) -> None:

@@ -7,7 +7,7 @@ _STRICT_FORBIDS = ("allOf", "not", "if", "then", "else", "dependentRequired", "d
 
 
 def strict_violation(schema: Any, at: str = "") -> str | None:
-    """Say why OpenAI's strict mode would refuse a schema, or give None; the wording follows the API's."""
+    """Return why OpenAI's strict mode would refuse a schema, or give None; the wording follows the API's."""
     if not isinstance(schema, Mapping):
         return None
     where = f"In context=({at}), " if at else ""

@@ -1,12 +1,9 @@
-"""Reading the transcript that a prompt shows: text in, messages and errors out.
+"""Parses the transcript that a prompt shows into messages and errors.
 
-Belongs here: the layout of the transcript block. Does not belong here: what follows from a transcript (``rules``).
-
-The layout is the only thing that the simulated judge knows of whoever asks it, as a real model would: the block lies
-between the lines ``<<<TRANSCRIPT {marker}`` and ``TRANSCRIPT {marker}>>>``. Headers, ``!!`` lines (``!! step … failed:
-…``, ``!! run … error: …``) and notes of what is not shown (``[… …]``) stand at the margin, every other line is indented
-by two spaces, so no text in a message can pass for a header. Reading is
-tolerant: what is not understood is text of the message in which it stands.
+The layout is all that the simulated judge knows of the pipeline, as a real model would: the block is between the lines
+``<<<TRANSCRIPT {marker}`` and ``TRANSCRIPT {marker}>>>``. Headers, ``!!`` lines (``!! step … failed: …``, ``!! run …
+error: …``) and notes about omissions (``[… …]``) start in the first column. Every other line is indented by two spaces,
+so text in a message cannot pass for a header. What is not understood is text of its message.
 """
 
 import re
@@ -92,7 +89,7 @@ class Transcript:
 
 
 def find_transcript(prompt: str) -> str | None:
-    """Give the text between the two marker lines, or None if the prompt shows no transcript."""
+    """Return the text between the two marker lines, or None if the prompt shows no transcript."""
     opening = _OPENING.search(prompt)
     if opening is None:
         return None
@@ -117,7 +114,7 @@ def parse_transcript(block: str) -> Transcript:
             header = _HEADER.match(line.rstrip("\r"))
             if header is not None:
                 _close(message, body)
-                message, body = _open(header), []
+                message, body = _message_of(header), []
                 transcript.messages.append(message)
                 continue
         elif line.startswith("!!"):
@@ -130,7 +127,7 @@ def parse_transcript(block: str) -> Transcript:
     return transcript
 
 
-def _open(header: re.Match[str]) -> ShownMessage:
+def _message_of(header: re.Match[str]) -> ShownMessage:
     attributes = dict(pair.split("=", 1) for pair in header.group(3).split())
     role = attributes.get("role", "")
     return ShownMessage(
@@ -138,20 +135,20 @@ def _open(header: re.Match[str]) -> ShownMessage:
         message_id=header.group(2),
         role=role,
         kind=attributes.get("kind") or role,
-        step_id=_named(attributes.get("step")),
-        run_id=_named(attributes.get("run")),
+        step_id=_id_or_none(attributes.get("step")),
+        run_id=_id_or_none(attributes.get("run")),
     )
 
 
-def _named(value: str | None) -> str | None:
+def _id_or_none(value: str | None) -> str | None:
     return None if value in (None, "", "-", "null", "None", "none") else value
 
 
 def _error(line: str) -> ShownError | None:
     if found := _STEP_ERROR.match(line):
-        return ShownError(_named(found.group(1)), None, found.group(2), found.group(3), line)
+        return ShownError(_id_or_none(found.group(1)), None, found.group(2), found.group(3), line)
     if found := _RUN_ERROR.match(line):
-        return ShownError(None, _named(found.group(1)), None, found.group(2), line)
+        return ShownError(None, _id_or_none(found.group(1)), None, found.group(2), line)
     return None
 
 

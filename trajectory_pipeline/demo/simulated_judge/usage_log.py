@@ -1,10 +1,7 @@
-"""The server's own account of what it was asked, answered and would have charged.
+"""The server's own log of calls, tokens and cost, to check a client's accounting against.
 
-Belongs here: counts, sums and the last calls. Does not belong here: prices (``prices``) and anything that decides an
-answer. A client's account can be checked against this one: ``received`` equals the sum of ``by_status`` and
-``in_flight``, and ``cost_usd`` is exact.
-
-Memory is flat: sums, and a ring of the last calls.
+``received`` equals the sum of ``by_status`` and ``in_flight``, and ``cost_usd`` is exact. Memory is bounded:
+totals, and a ring of the last calls.
 """
 
 import time
@@ -16,7 +13,7 @@ from itertools import islice
 
 from trajectory_pipeline.demo.simulated_judge.prices import SIMULATED_PRICES, base_model, decimal_text
 
-KEPT_CALLS = 10_000
+MAX_CALLS = 10_000
 
 DROPPED = "dropped"
 """Stands for an HTTP status where the connection was closed before any was sent."""
@@ -43,11 +40,11 @@ class CallRecord:
     seconds: float = 0.0
 
 
-class Books:
+class UsageLog:
     """Counts and sums since the start or the last reset."""
 
-    def __init__(self, kept_calls: int = KEPT_CALLS) -> None:
-        self._calls: deque[CallRecord] = deque(maxlen=kept_calls)
+    def __init__(self, max_calls: int = MAX_CALLS) -> None:
+        self._calls: deque[CallRecord] = deque(maxlen=max_calls)
         self._received = 0
         self._ended = 0
         self.reset()
@@ -86,7 +83,7 @@ class Books:
         self._calls.append(record)
 
     def as_json(self, last: int = 100) -> dict[str, object]:
-        """Give counts, sums and the last calls, newest last."""
+        """Return counts, sums and the last calls, newest last."""
         first = max(len(self._calls) - max(last, 0), 0)
         return {
             "since": self._since,
@@ -108,8 +105,8 @@ class Books:
 class OpenCall:
     """A call that is being answered; what becomes known of it is noted here until it is closed."""
 
-    def __init__(self, books: Books, record: CallRecord) -> None:
-        self._books, self.record = books, record
+    def __init__(self, usage_log: UsageLog, record: CallRecord) -> None:
+        self._usage_log, self.record = usage_log, record
         self._began = time.perf_counter()
         self._closed = False
 
@@ -120,7 +117,7 @@ class OpenCall:
         self.record.completion_tokens = completion_tokens
 
     def close(self, status: int | str, *, answered: bool) -> None:
-        """Enter the call in the books; ``answered`` says whether an answer was worked out, whoever read it."""
+        """Enter the call in the usage_log; ``answered`` says whether an answer was worked out, whoever read it."""
         if self._closed:
             return
         self._closed = True
@@ -132,4 +129,4 @@ class OpenCall:
         tokens = (record.prompt_tokens, record.cached_tokens, record.completion_tokens)
         cost = price.cost(*tokens) if price is not None else Decimal(0)
         record.cost_usd = decimal_text(cost)
-        self._books.close(record, cost)
+        self._usage_log.close(record, cost)

@@ -1,7 +1,4 @@
-"""What the simulated judge finds in one part of a transcript that is too long for one prompt.
-
-Belongs here: the findings of a part. Does not belong here: a verdict on the whole (``rules``).
-"""
+"""The findings of the simulated judge for one part of a transcript that is too long for one prompt."""
 
 from itertools import islice
 
@@ -18,8 +15,8 @@ from trajectory_pipeline.demo.simulated_judge.transcript import Transcript
 MAX_FINDINGS = 12
 
 
-def find(transcript: Transcript) -> Answer:
-    """Cite what decides: how the part ends, what its latest tools returned, what the agent said last."""
+def findings_in_window(transcript: Transcript) -> Answer:
+    """Cite how the part ends, what its latest tools returned, and the agent's last text."""
     found = findings(transcript)
     cited: list[tuple[str, dict[str, str]]] = []
     if found.trouble is not None:

@@ -519,21 +519,21 @@ def test_the_models_name_can_carry_parameters_and_is_echoed(client: OpenAI) -> N
 
 
 @pytest.mark.parametrize(
-    ("order", "complaint"),
+    ("planned", "message"),
     [
         ({"fault": "nonsense"}, "there is no fault 'nonsense'"),
         ({"fault": "slow", "params": {"minutes": 1}}, "no parameter 'minutes'"),
         ({"fault": "slow", "params": {"seconds": "long"}}, "is not a number"),
         ({"fault": "slow", "times": 0}, "times is a whole number"),
-        ({"fault": "slow", "when": "later"}, "'when' is not part of an order"),
-        ({}, "each order names a fault"),
+        ({"fault": "slow", "when": "later"}, "'when' is no key of a planned fault"),
+        ({}, "a planned fault is an object with the key fault"),
     ],
 )
-def test_an_order_that_makes_no_sense_is_refused_whole(
-    judge: SimulatedJudge, order: dict[str, Any], complaint: str
+def test_plan_faults_with_an_invalid_fault_adds_none(
+    judge: SimulatedJudge, planned: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(JudgeError, match=complaint):
-        judge.plan_faults([{"fault": "unavailable"}, order])
+    with pytest.raises(JudgeError, match=message):
+        judge.plan_faults([{"fault": "unavailable"}, planned])
     assert judge.plan_faults([]) == []
 
 

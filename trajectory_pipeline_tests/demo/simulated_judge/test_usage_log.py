@@ -1,4 +1,4 @@
-"""The contract of the books: they agree with what a client saw, to the last cent, and do not grow."""
+"""The usage log: it agrees with what a client saw, to the last cent, and do not grow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trajectory_pipeline.demo.simulated_judge import (
     SIMULATED_PRICES,
     SimulatedJudge,
 )
-from trajectory_pipeline.demo.simulated_judge.usage_log import Books
+from trajectory_pipeline.demo.simulated_judge.usage_log import UsageLog
 from trajectory_pipeline_tests.demo.simulated_judge.prompts import messages_of
 
 
@@ -111,7 +111,7 @@ def test_malformed_requests_are_counted_too(client: OpenAI, judge: SimulatedJudg
 
 
 def test_the_books_keep_a_bounded_number_of_calls_and_count_all() -> None:
-    books = Books(kept_calls=10)
+    books = UsageLog(max_calls=10)
     for number in range(1000):
         call = books.open(f"call-{number}", None)
         call.record.model = JUDGE_MODEL
@@ -126,7 +126,7 @@ def test_the_books_keep_a_bounded_number_of_calls_and_count_all() -> None:
 
 
 def test_a_reset_keeps_open_calls_in_the_count() -> None:
-    books = Books()
+    books = UsageLog()
     call = books.open("call-1", None)
     books.reset()
     assert books.as_json()["in_flight"] == 1
