@@ -1,7 +1,4 @@
-"""What a given Letta database has: tables and columns come and go between Letta versions.
-
-Belongs here: asking the catalogue, and holding it against what is known. Does not belong here: reading rows.
-"""
+"""Which of the known tables and columns a Letta database has: they come and go between Letta versions."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -32,8 +29,8 @@ class Catalog:
 
     def has(self, table: SourceTable) -> bool:
         """Whether the table is there with all its required columns."""
-        there = self.columns.get(table.name, {})
-        return bool(there) and all(column.name in there for column in table.columns if column.required)
+        present = self.columns.get(table.name, {})
+        return bool(present) and all(column.name in present for column in table.columns if column.required)
 
     def table(self, table: SourceTable) -> str:
         """Return the table's qualified name, quoted."""
@@ -50,7 +47,7 @@ class Catalog:
             return "NULL::timestamptz" if zoned else "NULL::timestamp"
         if zoned != (stored == "timestamp with time zone"):
             name = f"({name} AT TIME ZONE 'UTC')"
-        # Arrow has no infinity: the driver would make a time out of it.
+        # Arrow has no infinity: the driver would turn it into a time.
         return f"CASE WHEN isfinite({name}) THEN {name} END"
 
     def row_version(self, table: SourceTable, alias: str) -> str:
@@ -64,23 +61,23 @@ class Catalog:
 
     def select_list(self, table: SourceTable, alias: str) -> str:
         """Return the SELECT list of all known columns, each under its own name."""
-        asked = table.name, alias
-        if asked not in self._select_lists:
-            self._select_lists[asked] = ", ".join(
+        key = table.name, alias
+        if key not in self._select_lists:
+            self._select_lists[key] = ", ".join(
                 f"{self.expression(table, column, alias)} AS {identifier(column.name)}" for column in table.columns
             )
-        return self._select_lists[asked]
+        return self._select_lists[key]
 
     @property
     def unknown_columns(self) -> list[str]:
-        """Columns that the tables have and we do not know, as ``table.column``: a newer Letta, or somebody's own."""
+        """Unknown columns of the tables, as ``table.column``: from a newer Letta, or custom."""
         known = {table.name: {column.name for column in table.columns} for table in SOURCE_TABLES}
-        # Of these only a few columns concern a trajectory: what else they have is no news.
-        partly = {"agents", "tools", "provider_traces", "run_metrics", "step_metrics"}
+        # Only a few columns of these concern a trajectory, so the others are not reported.
+        partly_read = {"agents", "tools", "provider_traces", "run_metrics", "step_metrics"}
         return sorted(
             f"{table}.{column}"
             for table, columns in self.columns.items()
-            if table not in partly
+            if table not in partly_read
             for column in columns
             if column not in known[table] and column != "xmin"
         )
@@ -96,24 +93,19 @@ class Catalog:
             if column.name not in self.columns[table.name]
         )
 
-    @property
-    def absent_tables(self) -> list[str]:
-        """Known tables that the database lacks: what would come from them is null or empty."""
-        return sorted(table.name for table in SOURCE_TABLES if table.name not in self.columns)
-
 
 def read_catalog(connection: adbc.Connection, url: str) -> Catalog:
     """Ask a database which of the known tables and columns it has.
 
-    Letta's tables are looked for along the session's ``search_path``, then in ``public``, then in all other schemas:
-    the first schema that has what is required is taken (Dagster's storage has a table ``runs`` too).
+    Searches the session's ``search_path``, then ``public``, then all other schemas, and takes the first schema that has
+    what is required (Dagster's storage has a table ``runs`` too).
 
     Raises:
         SourceError: a required table or column is missing; the text names it.
     """
     names = ", ".join(literal(table.name) for table in SOURCE_TABLES)
-    with reading(url, "Reading the catalogue"), connection.cursor() as cursor:
-        # A table the user may not read is shown by pg_catalog all the same: reading it then says so.
+    with reading(url, "Reading the catalog"), connection.cursor() as cursor:
+        # pg_catalog shows tables that the user may not read, too; reading one then fails with that reason.
         cursor.execute(
             "SELECT n.nspname::text, c.relname::text, a.attname::text, format_type(a.atttypid, NULL)::text"
             " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
@@ -126,46 +118,46 @@ def read_catalog(connection: adbc.Connection, url: str) -> Catalog:
             " n.nspname <> 'public', n.nspname, c.relname, a.attnum"
         )
         rows = tuple(zip(*cursor.fetch_arrow_table().to_pydict().values(), strict=True))
-    catalogue = _of_rows(rows)
-    _refuse_what_lacks_the_required(catalogue, url)
-    return catalogue
+    catalog = _catalog_of(rows)
+    _require_columns(catalog, url)
+    return catalog
 
 
-# One snapshot after the other finds the same: what follows from it is worked out once.
+# Every snapshot finds the same rows, so what follows from them is computed once.
 @lru_cache(maxsize=8)
-def _of_rows(rows: tuple[tuple[str, str, str, str], ...]) -> Catalog:
+def _catalog_of(rows: tuple[tuple[str, str, str, str], ...]) -> Catalog:
     found: dict[str, dict[str, dict[str, str]]] = {}
     for namespace, table, column, kind in rows:
         found.setdefault(namespace, {}).setdefault(table, {})[column] = kind
     candidates = [Catalog(schema, columns) for schema, columns in found.items()]
-    # Where none has it all, the first that lacks least is what was meant, and what the refusal is about.
+    # Where none has everything, the error is about the first that lacks least.
     return min(candidates, key=lambda candidate: len(_missing(candidate)), default=Catalog("public", {}))
 
 
-def _missing(catalogue: Catalog) -> list[tuple[str, str]]:
-    """Return the required columns that are not there, as ``(table, column)``."""
+def _missing(catalog: Catalog) -> list[tuple[str, str]]:
+    """Return the required columns that are missing, as ``(table, column)``."""
     return [
         (table.name, column.name)
         for table in SOURCE_TABLES
         if table.required
         for column in table.columns
-        if column.required and column.name not in catalogue.columns.get(table.name, {})
+        if column.required and column.name not in catalog.columns.get(table.name, {})
     ]
 
 
-def _refuse_what_lacks_the_required(catalogue: Catalog, url: str) -> None:
-    missing = _missing(catalogue)
+def _require_columns(catalog: Catalog, url: str) -> None:
+    missing = _missing(catalog)
     if not missing:
         return
     table = missing[0][0]
-    if table not in catalogue.columns:
+    if table not in catalog.columns:
         raise SourceError(
             f"The source {describe_postgres(url)} has no table {table!r}: is it the database of a Letta server"
             " (0.12 or later)? Check the database name in LETTA_PG_URI."
         )
-    columns = ", ".join(repr(column) for of, column in missing if of == table)
+    columns = ", ".join(repr(column) for table_name, column in missing if table_name == table)
     raise SourceError(
-        f"The table {catalogue.schema}.{table} of the source {describe_postgres(url)} lacks the required column(s)"
+        f"The table {catalog.schema}.{table} of the source {describe_postgres(url)} lacks the required column(s)"
         f" {columns}:"
         " this version of Letta is not supported (0.12 to 0.16.8 are). Check the database name in LETTA_PG_URI."
     )

@@ -1,8 +1,4 @@
-"""Connections to the source, and what is said when there is none.
-
-Belongs here: opening a read-only transaction, and turning a driver's error into a sentence. Does not belong here:
-queries.
-"""
+"""Read-only connections to the source, and errors of the driver as sentences that say what to do."""
 
 import re
 from collections.abc import Iterator
@@ -24,16 +20,16 @@ CONNECT_TIMEOUT_SECONDS = 10
 _DEFAULT_PARAMETERS = {
     "application_name": APPLICATION_NAME,
     "connect_timeout": str(CONNECT_TIMEOUT_SECONDS),
-    # A server that vanished without a word is noticed after a minute instead of the system's two hours.
+    # A server that vanished is noticed after a minute instead of the system's two hours.
     "keepalives_idle": "30",
     "keepalives_interval": "10",
     "keepalives_count": "3",
 }
 _LONGEST_TIMEOUT_SECONDS = 2_147_483
-"""Postgres keeps timeouts as milliseconds in 32 bits."""
+"""Postgres stores timeouts as milliseconds in 32 bits."""
 
 _UNREACHABLE = "is the server running, and reachable from here? Check the host and port in LETTA_PG_URI"
-_LOST = "the connection was lost: materialise the partition again"
+_LOST = "the connection was lost: materialize the partition again"
 _SQLSTATE_ADVICE = {
     "25P03": "the snapshot was held open too long without a query: raise TRAJECTORY_SOURCE_TIMEOUT",
     "28P01": "the password is wrong: check LETTA_PG_URI",
@@ -41,16 +37,16 @@ _SQLSTATE_ADVICE = {
     "3D000": "there is no such database: check the name at the end of LETTA_PG_URI",
     "40001": "the source ended the snapshot (a hot standby does so when it replays a conflict): try again",
     "42501": "this user may not read it: GRANT SELECT on Letta's tables to the user in LETTA_PG_URI",
-    "42703": "the source has changed since the snapshot began (a Letta upgrade?): materialise the partition again",
-    "42P01": "the source has changed since the snapshot began (a Letta upgrade?): materialise the partition again",
+    "42703": "the source has changed since the snapshot began (a Letta upgrade?): materialize the partition again",
+    "42P01": "the source has changed since the snapshot began (a Letta upgrade?): materialize the partition again",
     "53300": "the server has no connection left: raise its max_connections, or run less at once",
     "55P03": "another session holds a lock on it: try again",
     "57014": "the query took longer than TRAJECTORY_SOURCE_TIMEOUT allows: raise it, or try again under less load",
     "57P01": _LOST,
     "57P03": "the server is starting or stopping: try again",
 }
-# A failed login carries no SQLSTATE, nor does an error amid a stream, only words; on a server that speaks another
-# language the last line fits.
+# A failed login has no SQLSTATE, nor has an error in the middle of a stream, only a message; if the server's messages
+# are not English, the advice is the general one.
 _MESSAGE_ADVICE = (
     (re.compile(r"statement timeout|canceling statement", re.IGNORECASE), _SQLSTATE_ADVICE["57014"]),
     (re.compile(r"idle-in-transaction", re.IGNORECASE), _SQLSTATE_ADVICE["25P03"]),
@@ -69,7 +65,7 @@ _MESSAGE_ADVICE = (
     (re.compile(r"\bSSL\b|certificate", re.IGNORECASE), "check sslmode and the certificates in LETTA_PG_URI"),
     (re.compile(r"refused|time(d )?out|translate host|no such file|no route|unreachable", re.IGNORECASE), _UNREACHABLE),
 )
-# What the driver and libpq put before the server's own words.
+# Prefixes that the driver and libpq put before the server's message.
 _PREFIX = re.compile(
     r"^(?:[A-Z_]+: (?=[A-Z[])|\[libpq\] |Failed to [a-z ]+: |could not begin COPY: |Execution error \[\w+\]: "
     r"|connection to server (?:at|on) .* failed: |(?:ERROR|FATAL|PANIC):\s+)"
@@ -79,8 +75,8 @@ _NOISE = re.compile(r"\s*(?:Query (?:was|'|text)|SQLSTATE:).*$")
 
 
 def source_error(url: str, doing: str, error: BaseException) -> SourceError:
-    """Return the sentence for a driver's error: what was being done, where, and what to do."""
-    text = _told(str(error))
+    """Return an error that says what was being done, where, why it failed and what to do."""
+    text = _server_message(str(error))
     sqlstate = getattr(error, "sqlstate", None) or ""
     advice = _SQLSTATE_ADVICE.get(sqlstate) or next(
         (words for pattern, words in _MESSAGE_ADVICE if pattern.search(text)), "check LETTA_PG_URI and the server's log"
@@ -89,7 +85,7 @@ def source_error(url: str, doing: str, error: BaseException) -> SourceError:
     return kind(f"{doing} failed at the source {describe_postgres(url)}: {text} — {advice}.")
 
 
-def _told(message: str) -> str:
+def _server_message(message: str) -> str:
     """Return what the server said, or libpq: one line, without the driver's framing, hints and query texts."""
     # Of its own queries, the driver tells the text too, over several lines.
     message = _OWN_QUERY.sub("", message)
@@ -130,7 +126,7 @@ def reading(url: str, doing: str) -> Iterator[None]:
     try:
         yield
     except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
-        # Amid a stream, the driver's errors come as Arrow's, or as an OSError.
+        # In the middle of a stream, the driver's errors come as Arrow's, or as an OSError.
         raise source_error(url, doing, error) from error
 
 
@@ -151,15 +147,15 @@ def open_connection(url: str) -> adbc.Connection:
 def begin(connection: adbc.Connection, url: str, *, timeout_seconds: int) -> datetime:
     """Begin one ``REPEATABLE READ, READ ONLY`` transaction, in UTC and UTF-8, bounded in time.
 
-    All is set for the transaction alone, so that a pooler between us and the server hands on nothing of it to others.
+    Settings hold for the transaction alone, so that a pooler passes none of them on to other clients.
 
     Args:
         connection: in no transaction.
-        url: of it, for what is said when it fails.
+        url: of it, for the error.
         timeout_seconds: of one query, and of the time between two.
 
     Returns:
-        When it began, by the source's clock: a moment before this took the snapshot.
+        When it began, by the source's clock, which is just before the snapshot was taken.
 
     Raises:
         SourceError: the source refuses, or the connection was lost.
@@ -167,13 +163,13 @@ def begin(connection: adbc.Connection, url: str, *, timeout_seconds: int) -> dat
     milliseconds = min(timeout_seconds, _LONGEST_TIMEOUT_SECONDS) * 1000
     session = {
         "statement_timeout": str(milliseconds),
-        # If we hang, the server's vacuum must not wait for us for ever; and its own limit may be too short for us.
+        # If we hang, the server's vacuum must not wait forever; and its own limit may be too short for us.
         "idle_in_transaction_session_timeout": str(milliseconds),
         "TimeZone": "UTC",
         "client_encoding": "UTF8",
         "standard_conforming_strings": "on",
     }
-    # One query sets it all; there is no backslash in it that a setting could make something else of.
+    # One query sets everything; it holds no backslash, which a setting could give another meaning.
     settings = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in session.items())
     with reading(url, "Opening the snapshot"), connection.cursor() as cursor:
         cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -183,9 +179,9 @@ def begin(connection: adbc.Connection, url: str, *, timeout_seconds: int) -> dat
 
 
 class SnapshotConnection:
-    """At most one idle connection to the source, for one transaction after the other; one that is lost is opened anew.
+    """One connection to the source for one transaction after the other, reopened where it was lost.
 
-    Used as a context manager: at the end of the block it is closed.
+    A context manager, which closes it at the end of the block.
     """
 
     def __init__(self, url: str) -> None:
@@ -203,7 +199,7 @@ class SnapshotConnection:
         ended = False
         try:
             yield connection, began
-            # All is read: a connection that is lost now is nobody's loss.
+            # Everything is read: it does not matter if the connection is lost now.
             with suppress(SourceError), reading(self._url, "Ending the snapshot"), connection.cursor() as cursor:
                 cursor.execute("ROLLBACK")
                 ended = True
@@ -216,7 +212,7 @@ class SnapshotConnection:
     def _begun(self, timeout_seconds: int) -> tuple[adbc.Connection, datetime]:
         idle, self._idle = self._idle, None
         if idle is not None:
-            # The first query tells as well whether it was lost since.
+            # The first query also shows whether the connection was lost since.
             with suppress(SourceError), _closed_on_error(idle):
                 return idle, begin(idle, self._url, timeout_seconds=timeout_seconds)
         connection = open_connection(self._url)
@@ -238,12 +234,12 @@ class SnapshotConnection:
 
 @contextmanager
 def connect(url: str, *, timeout_seconds: int) -> Iterator[tuple[adbc.Connection, datetime]]:
-    """Open a connection for one transaction, as ``begin`` makes it, and tell when it began.
+    """Open a connection for one transaction; yield both as ``begin`` does.
 
     Raises:
         SourceError: the source cannot be reached or refuses.
     """
-    with SnapshotConnection(url) as kept, kept.transaction(timeout_seconds=timeout_seconds) as begun:
+    with SnapshotConnection(url) as connection, connection.transaction(timeout_seconds=timeout_seconds) as begun:
         yield begun
 
 

@@ -1,7 +1,4 @@
-"""The system prompt and the tools that an agent had, taken out of what was recorded or stands there now.
-
-Belongs here: finding both in a provider's request, or in the agent's own rows. Does not belong here: queries.
-"""
+"""The system prompt and tools that an agent had, from a recorded request or from its rows at capture."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +9,7 @@ from trajectory_pipeline.lossless_json import storable_text
 
 @dataclass(frozen=True)
 class Context:
-    """What surrounded a run; see ``schema.raw.CONTEXT``."""
+    """The instructions and tools that an agent had; see ``schema.raw.CONTEXT``."""
 
     system_prompt: str | None
     tools: str | None
@@ -47,7 +44,7 @@ def context_from_request(request_json: str) -> Context | None:
 
 
 def context_at_capture(system_content: str | None, agent_system: str | None, tools: list[str]) -> Context | None:
-    """Return the context as it stands now: it may have been changed since the run ended.
+    """Return the context at capture, which may have changed since the run ended.
 
     Args:
         system_content: ``messages.content`` (JSON text) of the agent's system message, the first of ``message_ids``.

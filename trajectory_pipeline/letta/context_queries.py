@@ -1,8 +1,4 @@
-"""Reading what surrounded runs, out of one snapshot: recorded LLM calls, else the agents as they stand.
-
-Belongs here: the queries, and what a snapshot need not be asked twice. Does not belong here: what is taken out of the
-rows (``context``).
-"""
+"""Reading the contexts of runs in one snapshot: recorded LLM calls, else the agents at capture."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,7 +12,7 @@ from trajectory_pipeline.letta.context_parsing import Context, context_at_captur
 from trajectory_pipeline.schema.raw import MESSAGES, PROVIDER_TRACES, TOOLS, TOOLS_AGENTS
 
 _NAMES = ("system_prompt", "tools", "source")
-_MAX_KEPT_CHARACTERS = 16 * 2**20
+_MAX_CACHED_CHARACTERS = 16 * 2**20
 
 
 class _Snapshot(Protocol):
@@ -28,35 +24,35 @@ class _Snapshot(Protocol):
 
 
 class ContextReader:
-    """The contexts of one snapshot's runs; what an agent's is, is asked once, not once a batch."""
+    """The contexts of one snapshot's runs; each agent's is read once, not once a batch."""
 
     def __init__(self, snapshot: _Snapshot) -> None:
         self._snapshot = snapshot
-        self._standing: dict[str, Context | None] = {}
-        self._kept_characters = 0
+        self._by_agent_id: dict[str, Context | None] = {}
+        self._cached_characters = 0
         self._any_traces: bool | None = None
 
     def of(self, runs: pa.Table, steps: pa.Table, agents: pa.Table) -> pa.Table:
-        """Return ``run_id`` and the fields of ``schema.raw.CONTEXT``, for runs of which something is known.
+        """Return ``run_id`` and the fields of ``schema.raw.CONTEXT``, for runs with a known context.
 
         Args:
             runs: rows of ``runs``.
             steps: their own steps.
-            agents: their agents, as far as these are still there.
+            agents: their agents that still exist.
 
         Raises:
             SourceError: the source cannot be read.
         """
-        traced, standing = self._traced(steps), self._of_agents(agents)
+        traced, current = self._traced(steps), self._current(agents)
         found: dict[Context, int] = {}
-        run_ids, places = [], []
+        run_ids, indexes = [], []
         for run_id, agent_id in zip(_values(runs["id"]), _values(runs["agent_id"]), strict=True):
-            context = traced.get(run_id) or standing.get(agent_id)
+            context = traced.get(run_id) or current.get(agent_id)
             if context is not None:
                 run_ids.append(run_id)
-                places.append(found.setdefault(context, len(found)))
-        # Many runs share one: its text is made an Arrow string once.
-        taken = pa.array(places, pa.int32())
+                indexes.append(found.setdefault(context, len(found)))
+        # Many runs share one, whose text becomes an Arrow string once.
+        taken = pa.array(indexes, pa.int32())
         columns = {name: pa.array([getattr(context, name) for context in found], pa.string()) for name in _NAMES}
         return pa.table(
             {"run_id": pa.array(run_ids, pa.string()), **{name: column.take(taken) for name, column in columns.items()}}
@@ -66,20 +62,20 @@ class ContextReader:
         """Contexts of the runs whose first step has a recorded LLM call."""
         if not steps.num_rows or not self._has_traces():
             return {}
-        catalogue = self._snapshot.catalog
+        catalog = self._snapshot.catalog
         in_order = steps.select(["run_id", "id", "created_at"]).sort_by(
             [("created_at", "ascending"), ("id", "ascending")]
         )
         first: dict[str, str] = {}
         for run_id, step_id in zip(_values(in_order["run_id"]), _values(in_order["id"]), strict=True):
             first.setdefault(run_id, step_id)
-        present = catalogue.columns[PROVIDER_TRACES.name]
+        present = catalog.columns[PROVIDER_TRACES.name]
         only_steps = " AND (t.call_type IS NULL OR t.call_type = 'agent_step')" if "call_type" in present else ""
         order = "t.created_at, t.id" if "created_at" in present else "t.id"
         query = (
             "SELECT DISTINCT ON (t.step_id) t.step_id::text AS step_id, t.request_json::text AS request"
-            f" FROM {catalogue.table(PROVIDER_TRACES)} t"
-            f" WHERE {catalogue.any_of(PROVIDER_TRACES, 'step_id', 't', list(first.values()))}{only_steps}"
+            f" FROM {catalog.table(PROVIDER_TRACES)} t"
+            f" WHERE {catalog.any_of(PROVIDER_TRACES, 'step_id', 't', list(first.values()))}{only_steps}"
             f" ORDER BY t.step_id, {order}"
         )
         run_of = {step_id: run_id for run_id, step_id in first.items()}
@@ -93,29 +89,29 @@ class ContextReader:
         return found
 
     def _has_traces(self) -> bool:
-        """Whether the source records LLM calls: many do not, and the table is empty."""
+        """Whether the source records LLM calls; in many the table is empty."""
         if self._any_traces is None:
-            catalogue = self._snapshot.catalog
-            self._any_traces = catalogue.has(PROVIDER_TRACES) and bool(
+            catalog = self._snapshot.catalog
+            self._any_traces = catalog.has(PROVIDER_TRACES) and bool(
                 self._snapshot.read(
-                    "Looking for provider_traces", f"SELECT 1 AS one FROM {catalogue.table(PROVIDER_TRACES)} LIMIT 1"
+                    "Looking for provider_traces", f"SELECT 1 AS one FROM {catalog.table(PROVIDER_TRACES)} LIMIT 1"
                 ).num_rows
             )
         return self._any_traces
 
-    def _of_agents(self, agents: pa.Table) -> dict[str, Context | None]:
-        """Contexts as they stand now, by agent."""
+    def _current(self, agents: pa.Table) -> dict[str, Context | None]:
+        """Contexts as they are now, by agent."""
         ids = _values(agents["id"])
-        known = {agent_id: self._standing[agent_id] for agent_id in ids if agent_id in self._standing}
-        asked = self._read(agents.filter(pc.invert(pc.is_in(agents["id"], value_set=pa.array(known, pa.string())))))
-        self._kept_characters += sum(
-            len(context.system_prompt or "") + len(context.tools or "") for context in asked.values() if context
+        known = {agent_id: self._by_agent_id[agent_id] for agent_id in ids if agent_id in self._by_agent_id}
+        read = self._read(agents.filter(pc.invert(pc.is_in(agents["id"], value_set=pa.array(known, pa.string())))))
+        self._cached_characters += sum(
+            len(context.system_prompt or "") + len(context.tools or "") for context in read.values() if context
         )
-        if self._kept_characters > _MAX_KEPT_CHARACTERS:
-            self._standing, self._kept_characters = {}, 0
+        if self._cached_characters > _MAX_CACHED_CHARACTERS:
+            self._by_agent_id, self._cached_characters = {}, 0
         else:
-            self._standing.update(asked)
-        return {**known, **asked}
+            self._by_agent_id.update(read)
+        return {**known, **read}
 
     def _read(self, agents: pa.Table) -> dict[str, Context | None]:
         system_message = {}
@@ -125,11 +121,11 @@ class ContextReader:
                 system_message[agent_id] = first
         contents: dict[str, str] = {}
         if system_message:
-            catalogue = self._snapshot.catalog
+            catalog = self._snapshot.catalog
             rows = self._snapshot.read(
                 "Reading system messages",
-                f"SELECT m.id::text AS id, m.content::text AS content FROM {catalogue.table(MESSAGES)} m"
-                f" WHERE {catalogue.any_of(MESSAGES, 'id', 'm', sorted(system_message.values()))}"
+                f"SELECT m.id::text AS id, m.content::text AS content FROM {catalog.table(MESSAGES)} m"
+                f" WHERE {catalog.any_of(MESSAGES, 'id', 'm', sorted(system_message.values()))}"
                 " AND m.role::text = 'system'",
             )
             contents = dict(zip(_values(rows["id"]), _values(rows["content"]), strict=True))
@@ -142,14 +138,14 @@ class ContextReader:
         }
 
     def _tools(self, agent_ids: Sequence[str]) -> dict[str, list[str]]:
-        catalogue = self._snapshot.catalog
-        if not (agent_ids and catalogue.has(TOOLS) and catalogue.has(TOOLS_AGENTS)):
+        catalog = self._snapshot.catalog
+        if not (agent_ids and catalog.has(TOOLS) and catalog.has(TOOLS_AGENTS)):
             return {}
         rows = self._snapshot.read(
             "Reading tools",
             "SELECT a.agent_id::text AS agent_id, t.json_schema::text AS tool"
-            f" FROM {catalogue.table(TOOLS_AGENTS)} a JOIN {catalogue.table(TOOLS)} t ON t.id = a.tool_id"
-            f" WHERE {catalogue.any_of(TOOLS_AGENTS, 'agent_id', 'a', list(agent_ids))}"
+            f" FROM {catalog.table(TOOLS_AGENTS)} a JOIN {catalog.table(TOOLS)} t ON t.id = a.tool_id"
+            f" WHERE {catalog.any_of(TOOLS_AGENTS, 'agent_id', 'a', list(agent_ids))}"
             " AND t.json_schema::text <> 'null' ORDER BY 1, t.id",
         )
         tools: dict[str, list[str]] = {}

@@ -1,10 +1,8 @@
 """Fingerprints: a cheap summary of a partition's rows in the source; equal ones mean that nothing changed.
 
-Belongs here: the query. Does not belong here: who compares (``defs.sensors.capture``), or keeps (the ledger).
-
-A row's ``xmin`` moves with any change to it, whether or not Letta moves a timestamp: status flips, late messages and
-metrics, step finalisation and feedback, soft deletes. A row that appears or goes changes the count and the sum. A
-source that was restored moves every ``xmin``: everything is then read again, and found to be the same.
+A row's ``xmin`` moves with any change to it, whether or not Letta moves a timestamp: status changes, late messages and
+metrics, step finalization and feedback, soft deletes. A row that appears or disappears changes the count and the sum.
+Restoring a source moves every ``xmin``: everything is then read again, and found to be unchanged.
 """
 
 import hashlib
@@ -35,34 +33,34 @@ def fingerprints(snapshot: Snapshot, start: datetime, end: datetime) -> dict[dat
         SourceError: the source cannot be read.
     """
     ended = snapshot.ended_at("r")
-    catalogue = snapshot.catalog
-    messages, steps = catalogue.table(MESSAGES), catalogue.table(STEPS)
-    run_metrics, step_metrics = catalogue.table(RUN_METRICS), catalogue.table(STEP_METRICS)
+    catalog = snapshot.catalog
+    messages, steps = catalog.table(MESSAGES), catalog.table(STEPS)
+    run_metrics, step_metrics = catalog.table(RUN_METRICS), catalog.table(STEP_METRICS)
     rows_of_runs = [
-        (RUNS, f"JOIN {catalogue.table(RUNS)} t ON t.id = r.id", catalogue.row_version(RUNS, "t")),
-        (STEPS, f"JOIN {steps} t ON t.run_id = r.id", catalogue.row_version(STEPS, "t")),
+        (RUNS, f"JOIN {catalog.table(RUNS)} t ON t.id = r.id", catalog.row_version(RUNS, "t")),
+        (STEPS, f"JOIN {steps} t ON t.run_id = r.id", catalog.row_version(STEPS, "t")),
         # Steps of other runs that a run's messages name: an approval's answer belongs to the asking run's step. LIMIT
         # keeps the planner from reading all of the source's steps instead of looking these up by their key.
         (
             STEPS,
             f"JOIN {messages} m ON m.run_id = r.id CROSS JOIN LATERAL"
-            f" (SELECT n.id, n.run_id, {catalogue.row_version(STEPS, 'n')} AS version"
+            f" (SELECT n.id, n.run_id, {catalog.row_version(STEPS, 'n')} AS version"
             f" FROM {steps} n WHERE n.id = m.step_id LIMIT 1) t WHERE t.run_id IS DISTINCT FROM r.id",
             "t.version",
         ),
-        (MESSAGES, f"JOIN {messages} t ON t.run_id = r.id", catalogue.row_version(MESSAGES, "t")),
-        (RUN_METRICS, f"JOIN {run_metrics} t ON t.id = r.id", catalogue.row_version(RUN_METRICS, "t")),
+        (MESSAGES, f"JOIN {messages} t ON t.run_id = r.id", catalog.row_version(MESSAGES, "t")),
+        (RUN_METRICS, f"JOIN {run_metrics} t ON t.id = r.id", catalog.row_version(RUN_METRICS, "t")),
         (
             STEP_METRICS,
             f"JOIN {steps} s ON s.run_id = r.id JOIN {step_metrics} t ON t.id = s.id",
-            catalogue.row_version(STEP_METRICS, "t"),
+            catalog.row_version(STEP_METRICS, "t"),
         ),
     ]
     parts = [
         f"SELECT r.hour, {number} AS kind, count(*) AS rows,"
         f" sum(hashtextextended(t.id::text || ':' || {version}, 0)::numeric) AS sum FROM r {join} GROUP BY 1"
         for number, (table, join, version) in enumerate(rows_of_runs)
-        if catalogue.has(table)
+        if catalog.has(table)
     ]
     hourly = f"r.id, date_trunc('hour', {ended}) AS hour"
     rows = snapshot.read(

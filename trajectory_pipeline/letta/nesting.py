@@ -1,8 +1,4 @@
-"""Nesting flat rows of the source under their runs, column by column, in Arrow.
-
-Belongs here: from the tables of one batch of runs to rows of ``terminal_runs``. Does not belong here: queries, and
-any look inside a value: what the source gave is passed on as it is.
-"""
+"""Nesting flat rows of the source under their runs, column by column, in Arrow, without parsing any value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,7 +87,7 @@ def _combined(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> "pa.Array[Any]"
 
 
 def _matches(values: "pa.ChunkedArray[Any] | pa.Array[Any]", among: "pa.Array[Any]") -> "pa.Array[Any]":
-    """Return for each value its place in ``among``; null where it has none."""
+    """Return for each value its index in ``among``; null where it has none."""
     return pc.index_in(_combined(values), value_set=among, skip_nulls=True)
 
 
@@ -138,13 +134,13 @@ def _tags(agent_tags: pa.Table, runs: pa.Table) -> "pa.Array[Any]":
 
 
 def _foreign_steps(tables: RunTables, run_ids: "pa.Array[Any]") -> tuple["pa.Array[Any]", pa.Table]:
-    """Return, for each run, the steps of other runs that its messages name, with the run's place as owner."""
+    """Return, for each run, the steps of other runs that its messages name, with the run's index as owner."""
     all_steps = pa.concat_tables([tables.steps, tables.other_steps])
     pairs = tables.messages.select(["run_id", "step_id"]).group_by(["run_id", "step_id"]).aggregate([])
-    place = _matches(pairs["step_id"], _combined(all_steps["id"]))
-    owner_of_named = _combined(all_steps["run_id"]).take(place)
-    # A step whose run is gone (run_id null) belongs to nobody: foreign as well.
+    index = _matches(pairs["step_id"], _combined(all_steps["id"]))
+    owner_of_named = _combined(all_steps["run_id"]).take(index)
+    # A step whose run is gone (run_id null) is foreign as well.
     own = cast(Any, pc.equal(owner_of_named, _combined(pairs["run_id"]))).fill_null(fill_value=False)
-    foreign = pc.and_not(pc.is_valid(place), own)
-    chosen = pairs.append_column("place", place).filter(foreign)
-    return _matches(chosen["run_id"], run_ids), all_steps.take(_combined(chosen["place"]))
+    foreign = pc.and_not(pc.is_valid(index), own)
+    chosen = pairs.append_column("index", index).filter(foreign)
+    return _matches(chosen["run_id"], run_ids), all_steps.take(_combined(chosen["index"]))

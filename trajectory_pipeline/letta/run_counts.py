@@ -1,8 +1,4 @@
-"""Counting the source: how many terminal runs each hour holds, and which runs never ended.
-
-Belongs here: two cheap queries over ``runs``. Does not belong here: what is compared with the counts
-(``maintenance.completeness``).
-"""
+"""Counting the source: how many terminal runs each hour holds, and which runs never ended."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,7 +16,7 @@ class StuckRun:
     Attributes:
         run_id: the run.
         status: ``created`` or ``running``.
-        age: since it was made, by the source's clock.
+        age: since its creation, by the source's clock.
     """
 
     run_id: str
@@ -51,27 +47,26 @@ def count_runs_by_hour(snapshot: Snapshot) -> dict[datetime, int]:
 def find_stuck_runs(snapshot: Snapshot, older_than: timedelta, at_most: int = 1000) -> list[StuckRun]:
     """Return the runs that are not terminal and older than so long, the oldest first.
 
-    A blocking call on a conversation leaves its run ``created`` for ever, and so does a server that is killed (Letta
-    0.16.8): nobody else will notice them.
+    A blocking call on a conversation leaves its run ``created`` forever, and so does a killed server (Letta 0.16.8).
 
     Raises:
         SourceError: the source cannot be read.
     """
     created = next(column for column in RUNS.columns if column.name == "created_at")
-    made_at = f"({snapshot.catalog.expression(RUNS, created, 'r')} AT TIME ZONE 'UTC')"
+    created_at = f"({snapshot.catalog.expression(RUNS, created, 'r')} AT TIME ZONE 'UTC')"
     rows = snapshot.read(
         "Looking for runs that never ended",
-        f"SELECT r.id::text AS id, r.status::text AS status, {made_at} AS made_at"
+        f"SELECT r.id::text AS id, r.status::text AS status, {created_at} AS created_at"
         f" FROM {snapshot.catalog.table(RUNS)} r"
         f" WHERE r.status::text NOT IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
-        f" AND {made_at} < {naive_utc(snapshot.taken_at - older_than)} ORDER BY 3, 1 LIMIT {int(at_most)}",
+        f" AND {created_at} < {naive_utc(snapshot.taken_at - older_than)} ORDER BY 3, 1 LIMIT {int(at_most)}",
     )
     return [
-        StuckRun(run_id, status, snapshot.taken_at - made.replace(tzinfo=UTC))
-        for run_id, status, made in zip(
+        StuckRun(run_id, status, snapshot.taken_at - created_at.replace(tzinfo=UTC))
+        for run_id, status, created_at in zip(
             cast(list[str], rows["id"].to_pylist()),
             cast(list[str], rows["status"].to_pylist()),
-            cast(list[datetime], rows["made_at"].to_pylist()),
+            cast(list[datetime], rows["created_at"].to_pylist()),
             strict=True,
         )
     ]

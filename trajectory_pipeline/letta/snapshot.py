@@ -1,7 +1,4 @@
-"""The Letta reader: the terminal runs of a partition, out of one snapshot, in batches, as Arrow.
-
-Belongs here: which queries make up a partition. Does not belong here: what the rows mean, or where they go.
-"""
+"""Reading the terminal runs of a partition from one snapshot, in batches, as Arrow."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,11 +44,11 @@ BYTES_PER_BATCH = 32 * 2**20
 
 @dataclass(frozen=True)
 class RunLocation:
-    """Where a run that a partition once held is now.
+    """Where a run of a partition is now.
 
     Attributes:
-        exists: there is a row of it.
-        terminal: it is (still) terminal.
+        exists: whether there is a row of it.
+        terminal: whether it is (still) terminal.
         hour: that it ended in, UTC; None where it does not exist, or has no time.
     """
 
@@ -65,8 +62,8 @@ class Snapshot:
     """One consistent view of the source; every query sees the same state.
 
     Attributes:
-        taken_at: time of the snapshot by the source's clock; what was committed before it is in the snapshot.
-        catalogue: what the source has.
+        taken_at: by the source's clock; whatever was committed before is in the snapshot.
+        catalog: the tables and columns of the source.
         queries: how many were sent so far.
     """
 
@@ -91,13 +88,12 @@ class Snapshot:
 
     @contextmanager
     def prefetch_terminal_runs(self, start: datetime, end: datetime) -> Iterator[Iterator[pa.RecordBatch]]:
-        """Give what ``terminal_runs`` yields; while a batch is put together, the rows of the next one are read.
+        """Yield the batches of ``terminal_runs``; the rows of the next one are read while a batch is nested.
 
-        They are read in a thread: until the last batch was given, or the block is left, nothing else may be asked of
-        the snapshot.
+        A thread reads them: until the last batch came, or the block is left, nothing else may query the snapshot.
 
         Raises:
-            SourceError: where a batch is asked for; the source cannot be read to the end.
+            SourceError: raised by the iterator; the source cannot be read to the end.
         """
         with read_ahead(self.tables_of_runs(start, end)) as portions:
             yield (nest_run_tables(tables, SCHEMA_VERSION) for tables in portions)
@@ -107,7 +103,7 @@ class Snapshot:
         return _values(self._run_ids(start, end))
 
     def _run_ids(self, start: datetime, end: datetime) -> "pa.Array[Any]":
-        # As Arrow: half a million of them take a third of the memory.
+        # As Arrow: half a million ids take a third of the memory.
         rows = self.read(
             "Finding terminal runs",
             f"SELECT r.id::text AS id FROM {self.catalog.table(RUNS)} r"
@@ -117,7 +113,7 @@ class Snapshot:
         return rows["id"].combine_chunks().sort()
 
     def ended_at(self, alias: str) -> str:
-        """Return the SQL expression of a run's place in time: ``completed_at``, else ``created_at``, as naive UTC."""
+        """Return the SQL expression of when a run ended: ``completed_at``, else ``created_at``, as naive UTC."""
         completed, created = (
             self.catalog.expression(RUNS, column, alias)
             for name in ("completed_at", "created_at")
@@ -168,7 +164,7 @@ class Snapshot:
         yield portion
 
     def tables_of_runs(self, start: datetime, end: datetime) -> Iterator[RunTables]:
-        """Yield the rows that ``terminal_runs`` puts together, a batch of runs at a time.
+        """Yield the flat rows of ``terminal_runs``, a batch of runs at a time.
 
         Raises:
             SourceError: the source cannot be read to the end.
@@ -241,7 +237,7 @@ class LettaSource:
 
     url: str = field(repr=False)
     timeout_seconds: int = 600
-    _kept: SnapshotConnection | None = field(default=None, repr=False, compare=False)
+    _shared: SnapshotConnection | None = field(default=None, repr=False, compare=False)
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
@@ -250,8 +246,8 @@ class LettaSource:
         Raises:
             SourceError: the source cannot be reached, or lacks what is required; the text says what and where.
         """
-        if self._kept is not None:
-            transaction = self._kept.transaction(timeout_seconds=self.timeout_seconds)
+        if self._shared is not None:
+            transaction = self._shared.transaction(timeout_seconds=self.timeout_seconds)
         else:
             transaction = connect(self.url, timeout_seconds=self.timeout_seconds)
         with transaction as (connection, began):
@@ -259,15 +255,15 @@ class LettaSource:
 
     @contextmanager
     def pooled(self) -> Iterator["LettaSource"]:
-        """Keep a connection for all snapshots that are opened inside, one after the other; a lost one is opened anew.
+        """Share one connection between all snapshots that are opened inside, one after the other; reopen a lost one.
 
-        Nothing is opened before it is needed; inside such a block, another changes nothing.
+        It is opened at the first snapshot; a nested block changes nothing.
         """
-        if self._kept is not None:
+        if self._shared is not None:
             yield self
             return
-        with SnapshotConnection(self.url) as kept:
-            yield replace(self, _kept=kept)
+        with SnapshotConnection(self.url) as connection:
+            yield replace(self, _shared=connection)
 
 
 def naive_utc(moment: datetime) -> str:

@@ -1,5 +1,1 @@
-"""Building trajectories: from raw rows of terminal runs to one complete, ordered, typed record each.
-
-Belongs here: what Letta's rows mean. Does not belong here: reading or writing anything; a function takes data and
-gives data back.
-"""
+"""From raw rows of terminal runs to one complete, ordered, typed record each. Pure: nothing is read or written."""

@@ -1,10 +1,7 @@
-"""Erasing the content of raw rows that were deleted at the source: words go, ids, counts and times stay.
+"""Erasing the content of raw rows that were deleted at the source: texts go, ids, counts and times stay.
 
-Belongs here: which texts of a raw row are ids or facts, and what stands in the place of the others. Does not belong
-here: when something is erased (``stages``), or the verdicts that showed it (``storage.postgres.erasure``).
-
-What may stay is listed; a column that is not in the list is erased: a new one cannot be forgotten. The structure stays,
-with ``[erased]`` for words: how many calls a run made, how many of them failed and how it ended remain true.
+Whatever may stay is listed, so that a new column is erased unless it is added to the list. The structure stays, with
+``[erased]`` instead of texts: how many calls a run made, how many of them failed and how it ended remain true.
 """
 
 import contextlib
@@ -23,10 +20,9 @@ from trajectory_pipeline.trajectories.messages import message_kind
 from trajectory_pipeline.trajectories.outcome_rules import CAUSE_BY_CODE, REQUEST_REFUSALS
 
 ERASED_TEXT = "[erased]"
-"""What stands in the place of words."""
 
 _AUDIT = frozenset({"_created_by_id", "_last_updated_by_id"})
-_KEPT: Mapping[str, frozenset[str]] = {
+_RETAINED: Mapping[str, frozenset[str]] = {
     "run": _AUDIT
     | {"id", "status", "stop_reason", "agent_id", "conversation_id", "organization_id", "project_id"}
     | {"base_template_id", "template_id", "deployment_id"},
@@ -41,7 +37,7 @@ _KEPT: Mapping[str, frozenset[str]] = {
     "step_metrics": frozenset({"id", "run_id"}),
     "agent": frozenset({"id", "agent_type", "project_id"}),
 }
-"""Texts that stay: ids, and words out of closed lists of Letta's or a provider's."""
+"""Text columns that stay: ids, and values from closed lists of Letta's or a provider's."""
 _PART_TYPES = frozenset(
     {"text", "reasoning", "summarized_reasoning", "redacted_reasoning", "omitted_reasoning", "image", "refusal"}
     | {"tool_call", "tool_return"}
@@ -56,13 +52,14 @@ def erase_deleted(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Return raw rows without the content of what is marked deleted: a run with ``deleted_at``, a message, a run.
 
     Args:
-        batch: with the schema of ``terminal_runs``. Erasing what was erased changes nothing.
+        batch: with the schema of ``terminal_runs``. Erasing twice changes nothing.
     """
-    touched = has_deleted_content(batch)
-    if not pc.any(touched).as_py():
+    deleted = has_deleted_content(batch)
+    if not pc.any(deleted).as_py():
         return batch
     rows = [
-        _erased(row) if deleted else row for row, deleted in zip(batch.to_pylist(), touched.to_pylist(), strict=True)
+        _erased(row) if is_deleted else row
+        for row, is_deleted in zip(batch.to_pylist(), deleted.to_pylist(), strict=True)
     ]
     return pa.RecordBatch.from_pylist(rows, schema=arrow_schema(TERMINAL_RUNS))
 
@@ -71,10 +68,10 @@ def has_deleted_content(batch: pa.RecordBatch) -> Any:
     """Return for each raw row, as an Arrow array, whether it, or a message of it, is deleted at the source."""
     messages: Any = batch.column("messages")
     run: Any = batch.column("run")
-    gone: Any = pc.is_valid(batch.column("deleted_at"))
+    run_deleted: Any = pc.is_valid(batch.column("deleted_at"))
     owners = pc.list_parent_indices(messages).filter(_flags(messages.flatten().field("is_deleted")))
     by_message: Any = pc.is_in(pa.array(range(batch.num_rows), owners.type), value_set=owners)
-    return pc.or_(pc.or_(gone, _flags(run.field("is_deleted"))), by_message)
+    return pc.or_(pc.or_(run_deleted, _flags(run.field("is_deleted"))), by_message)
 
 
 def _flags(column: Any) -> Any:
@@ -82,9 +79,11 @@ def _flags(column: Any) -> Any:
 
 
 def _erased(row: Row) -> Row:
-    marks = _Marks()
+    placeholders = _Placeholders()
     whole = row["deleted_at"] is not None or bool(row["run"]["is_deleted"])
-    messages = [_message(message, marks) if whole or message["is_deleted"] else message for message in row["messages"]]
+    messages = [
+        _message(message, placeholders) if whole or message["is_deleted"] else message for message in row["messages"]
+    ]
     if not whole:
         return {**row, "messages": messages, "erased": True}
     return {
@@ -104,27 +103,29 @@ def _erased(row: Row) -> Row:
 
 def _texts(row: Row, table: str) -> Row:
     """Return a raw row without the texts that are not listed; numbers, flags and times stay."""
-    return {name: None if isinstance(value, str) and name not in _KEPT[table] else value for name, value in row.items()}
+    return {
+        name: None if isinstance(value, str) and name not in _RETAINED[table] else value for name, value in row.items()
+    }
 
 
-class _Marks:
-    """Marks that are equal where the words were: how many different tools were called, and what was repeated, stays."""
+class _Placeholders:
+    """Placeholders that are equal where the texts were, so that distinct tools and repeated calls can be counted."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
         self._arguments: dict[str, str] = {}
 
-    def name(self, words: str) -> str:
-        return self._names.setdefault(words, f"[erased {len(self._names) + 1}]")
+    def name(self, text: str) -> str:
+        return self._names.setdefault(text, f"[erased {len(self._names) + 1}]")
 
-    def arguments(self, words: str) -> str:
+    def arguments(self, text: str) -> str:
         with contextlib.suppress(ValueError, RecursionError):
-            words = canonical_json(json.loads(words))
-        return self._arguments.setdefault(words, f"[erased {len(self._arguments) + 1}]")
+            text = canonical_json(json.loads(text))
+        return self._arguments.setdefault(text, f"[erased {len(self._arguments) + 1}]")
 
 
 def _json(text: str | None, erase: Callable[[Any], Any], unreadable: str | None = None) -> str | None:
-    """Return JSON text with its words erased; ``unreadable`` in the place of what is no JSON."""
+    """Return JSON text with its texts erased; ``unreadable`` where it is no JSON."""
     if text is None:
         return None
     try:
@@ -135,7 +136,7 @@ def _json(text: str | None, erase: Callable[[Any], Any], unreadable: str | None 
 
 
 def _entries(text: str | None, erase: Callable[[Row], Row]) -> str | None:
-    """Return a JSON array of objects with the words of each erased."""
+    """Return a JSON array of objects with the texts of each erased."""
 
     def each(value: Any) -> Any:
         return [erase(entry) for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
@@ -143,13 +144,13 @@ def _entries(text: str | None, erase: Callable[[Row], Row]) -> str | None:
     return _json(text, each, "[]")
 
 
-def _message(message: Row, marks: _Marks) -> Row:
+def _message(message: Row, placeholders: _Placeholders) -> Row:
     parts = _parsed_parts(message)
     kind = message_kind(message["role"], parts)
     return {
         **_texts(message, "messages"),
         "content": json.dumps([_part(part, kind) for part in parts]) if parts else message["content"] and "[]",
-        "tool_calls": _entries(message["tool_calls"], lambda call: _call(call, marks)),
+        "tool_calls": _entries(message["tool_calls"], lambda call: _call(call, placeholders)),
         "tool_returns": _entries(message["tool_returns"], _return),
         "approvals": _entries(message["approvals"], _approval),
     }
@@ -165,10 +166,10 @@ def _parsed_parts(message: Row) -> list[Row]:
 
 
 def _part(part: Row, kind: str) -> Row:
-    found = part.get("type")
-    name = found if found in _PART_TYPES else "erased"
+    kind_of_part = part.get("type")
+    name = kind_of_part if kind_of_part in _PART_TYPES else "erased"
     if name == "text":
-        return {"type": name, "text": _words(part.get("text"), kind), "signature": None}
+        return {"type": name, "text": _text_placeholder(part.get("text"), kind), "signature": None}
     if name == "reasoning":
         native = part.get("is_native")
         return {
@@ -184,8 +185,8 @@ def _part(part: Row, kind: str) -> Row:
     return {"type": name, "signature": None}
 
 
-def _words(text: Any, kind: str) -> str:
-    """Return what stands for a text; that of an envelope of Letta's own still says which it was."""
+def _text_placeholder(text: Any, kind: str) -> str:
+    """Return the placeholder of a text; for an envelope of Letta's own it still gives the kind."""
     if not text:
         return ""
     if kind in ("heartbeat", "system_alert", "login"):
@@ -193,15 +194,15 @@ def _words(text: Any, kind: str) -> str:
     return f"{_FROM_AN_AGENT} {ERASED_TEXT}" if kind == "agent" else ERASED_TEXT
 
 
-def _call(call: Row, marks: _Marks) -> Row:
+def _call(call: Row, placeholders: _Placeholders) -> Row:
     function = call.get("function")
     function = function if isinstance(function, dict) else {}
     name, arguments = function.get("name"), function.get("arguments")
     return {
         "id": _text(call.get("id")),
         "function": {
-            "arguments": None if arguments is None else marks.arguments(_as_text(arguments)),
-            "name": None if name is None else marks.name(_as_text(name)),
+            "arguments": None if arguments is None else placeholders.arguments(_as_text(arguments)),
+            "name": None if name is None else placeholders.name(_as_text(name)),
         },
         "type": "function",
     }
@@ -242,11 +243,11 @@ def _step(step: Row) -> Row:
 def _metadata(value: Any) -> Any:
     if not isinstance(value, dict):
         return None
-    kept = {"run_type": value["run_type"]} if _class_name(value.get("run_type")) else {}
+    retained = {"run_type": value["run_type"]} if _class_name(value.get("run_type")) else {}
     error = value.get("error")
     if error is None:
-        return kept
-    return {**kept, "error": _recorded_error(error) if isinstance(error, dict) else _coded(error)}
+        return retained
+    return {**retained, "error": _recorded_error(error) if isinstance(error, dict) else _coded(error)}
 
 
 def _recorded_error(error: Row) -> Row:
@@ -263,11 +264,11 @@ def _error_data(value: Any) -> Any:
     return None if value is None else ERASED_TEXT
 
 
-def _coded(words: Any) -> str | None:
-    """Return the mark, after the code or phrase of Letta's own that tells the cause."""
-    if words is None:
+def _coded(value: Any) -> str | None:
+    """Return the placeholder, after the code or phrase of Letta's that gives the cause."""
+    if value is None:
         return None
-    text = words if isinstance(words, str) else ""
+    text = value if isinstance(value, str) else ""
     code = next((known for known in (*REQUEST_REFUSALS, *CAUSE_BY_CODE) if text.startswith(known)), None)
     return f"{code}: {ERASED_TEXT}" if code else ERASED_TEXT
 

@@ -64,7 +64,7 @@ def test_a_source_that_drops_the_connection_while_it_is_read(
         refuses(
             lambda: beyond.capture(*hours),
             SourceError,
-            r" failed at the source 127\.0\.0\.1:.* the connection was lost: materialise the partition again\.$",
+            r" failed at the source 127\.0\.0\.1:.* the connection was lost: materialize the partition again\.$",
             captured.letta_url,
         )
         assert cut.cuts
