@@ -40,8 +40,8 @@ from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, S
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.settings import Settings, load_settings
-from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline.storage.postgres.summaries import summarize_runs
 from trajectory_pipeline.urls import describe_postgres
 
 
@@ -164,41 +164,22 @@ def _start_judge(stack: ExitStack, settings: Settings) -> None:
 
 
 def _count_sinks(opened: Connections) -> _SinkCounts:
-    database, ids = opened.storage.postgres, sorted(sample_terminal_run_ids())
+    ids = sorted(sample_terminal_run_ids())
     in_parquet: set[str] = set()
     for hour in sample_partitions():
         for batch in opened.storage.parquet.read(TRAJECTORIES, hour, ["run_id"]):
             in_parquet.update(map(str, batch.column("run_id").to_pylist()))
-    verdicts = database.rows(
-        "SELECT coalesce(verdict_status, 'none') AS status, count(*) AS number FROM trajectory.outcomes"
-        " WHERE run_id = ANY(%s) GROUP BY 1 ORDER BY 2 DESC, 1",
-        [ids],
-    )
-    [calls] = database.rows(
-        "SELECT coalesce(sum(cost_usd), 0) AS cost, array_remove(array_agg(DISTINCT response_model), NULL) AS judges"
-        " FROM trajectory.verdict_attempts WHERE run_id = ANY(%s)",
-        [ids],
-    )
-    [judged] = database.rows(
-        "SELECT coalesce(bool_and(simulated), true) AS simulated FROM trajectory.verdicts"
-        " WHERE run_id = ANY(%s) AND attempts > 0",
-        [ids],
-    )
+    in_postgres = summarize_runs(opened.storage.postgres, ids)
     return _SinkCounts(
         runs=len(ids),
-        in_postgres=_count_rows(database, "trajectories", ids),
+        in_postgres=in_postgres.trajectories,
         in_parquet=len(in_parquet & set(ids)),
-        quarantined=_count_rows(database, "quarantine", ids),
-        verdicts={row["status"]: row["number"] for row in verdicts},
-        cost_usd=calls["cost"],
-        judges=calls["judges"] or [],
-        simulated=judged["simulated"],
+        quarantined=in_postgres.quarantined,
+        verdicts=in_postgres.verdicts,
+        cost_usd=in_postgres.cost_usd,
+        judges=in_postgres.judges,
+        simulated=in_postgres.simulated,
     )
-
-
-def _count_rows(database: TrajectoryDatabase, table: str, ids: list[str]) -> int:
-    rows = database.rows(f"SELECT count(*) AS number FROM trajectory.{table} WHERE run_id = ANY(%s)", [ids])
-    return int(rows[0]["number"])
 
 
 def _print_result(counts: _SinkCounts, summary: MaterializationSummary, opened: Connections, seconds: float) -> None:

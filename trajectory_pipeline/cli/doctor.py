@@ -12,14 +12,14 @@ import click
 from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.letta.connection import literal
+from trajectory_pipeline.letta.end_index import find_end_index
 from trajectory_pipeline.letta.fingerprint import fingerprints
 from trajectory_pipeline.letta.run_counts import find_stuck_runs
 from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour
 from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
-from trajectory_pipeline.schema.raw import RUNS, TERMINAL_STATUSES
 from trajectory_pipeline.storage.postgres.capture_lag import lag_since
+from trajectory_pipeline.storage.postgres.summaries import database_state
 from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres
 
@@ -110,23 +110,14 @@ def _source(opened: Connections) -> Iterator[_Finding]:
 
 
 def _index(snapshot: Snapshot) -> _Finding:
-    """Letta has no index on when a run ended: finding an hour's runs reads the whole table."""
-    table = snapshot.catalog.table(RUNS)
-    rows = snapshot.read(
-        "Looking for indexes",
-        "SELECT count(*) FILTER (WHERE pg_get_indexdef(i.indexrelid) LIKE '%completed_at%') AS indexes,"
-        " max(c.reltuples)::bigint AS runs FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_index i"
-        f" ON i.indrelid = c.oid WHERE c.oid = to_regclass('{table}')",
-    )
-    indexes, runs = rows["indexes"][0].as_py(), max(rows["runs"][0].as_py() or 0, 0)
-    if indexes:
+    index = find_end_index(snapshot)
+    if index.exists:
         return _Finding("index on the end of runs", _State.OK, "there is one")
     return _Finding(
         "index on the end of runs",
         _State.ADVICE,
-        f"there is none, so finding an hour's runs reads the whole table runs (about {runs} rows). The source's owner"
-        f" could run: CREATE INDEX CONCURRENTLY ix_runs_ended_at ON {table} (({snapshot.ended_at('runs')}))"
-        f" WHERE status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})",
+        f"there is none, so finding an hour's runs reads the whole table runs (about {index.runs} rows). The source's"
+        f" owner could run: {index.statement}",
     )
 
 
@@ -144,15 +135,10 @@ def _comparison_cost(snapshot: Snapshot) -> _Finding:
 
 def _database(opened: Connections) -> Iterator[_Finding]:
     database = opened.storage.postgres
-    [row] = database.rows(
-        "SELECT (SELECT count(*) FROM trajectory.trajectories) AS trajectories,"
-        " (SELECT count(*) FROM trajectory.quarantine) AS quarantined,"
-        " has_schema_privilege('trajectory', 'USAGE') AND has_table_privilege('trajectory.trajectories', 'INSERT')"
-        " AS writable"
-    )
-    if row["writable"]:
+    state = database_state(database)
+    if state.writable:
         text = (
-            f"{describe_postgres(database.url)}, migrated; {row['trajectories']} trajectories, {row['quarantined']} in"
+            f"{describe_postgres(database.url)}, migrated; {state.trajectories} trajectories, {state.quarantined} in"
             " quarantine"
         )
         yield _Finding("trajectory database", _State.OK, text)

@@ -17,6 +17,7 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.dry_run import ChangeKind, PlannedChange, plan_capture, plan_rebuild
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.summaries import count_trajectories, quarantined_runs, verdict_counts
 from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres
 
@@ -91,23 +92,13 @@ def _check_connections(opened: Connections, *, needs_source: bool) -> None:
 
 def _report(database: TrajectoryDatabase, hours: Sequence[datetime], assets: Sequence[str]) -> None:
     keys = [partition_key(hour) for hour in hours]
-    [counted] = database.rows(
-        "SELECT count(*) AS trajectories FROM trajectory.trajectories WHERE partition_key = ANY(%s)", [keys]
-    )
-    trajectories = pluralize(counted["trajectories"], "trajectory", "trajectories")
+    trajectories = pluralize(count_trajectories(database, keys), "trajectory", "trajectories")
     out.print(f"{pluralize(len(hours), 'partition')}: {trajectories} in {describe_postgres(database.url)}.")
-    quarantined = database.rows(
-        "SELECT run_id, json_path, error FROM trajectory.quarantine WHERE partition_key = ANY(%s) ORDER BY 1", [keys]
-    )
-    for row in quarantined:
-        out.print(f"Quarantined: {row['run_id']}: {row['json_path']} {row['error']}")
+    for run in quarantined_runs(database, keys):
+        out.print(f"Quarantined: {run.run_id}: {run.json_path} {run.error}")
     if "refined_outcomes" in assets:
-        verdicts = database.rows(
-            "SELECT coalesce(verdict_status, 'none') AS status, coalesce(error_class, '') AS error, count(*) AS number"
-            " FROM trajectory.outcomes WHERE partition_key = ANY(%s) GROUP BY 1, 2 ORDER BY 3 DESC",
-            [keys],
-        )
-        counts = ", ".join(f"{row['number']} {row['status']} {row['error']}".strip() for row in verdicts)
+        verdicts = verdict_counts(database, keys)
+        counts = ", ".join(f"{each.trajectories} {each.status} {each.error_class}".strip() for each in verdicts)
         out.print(f"Verdicts: {counts or 'none'}.")
 
 

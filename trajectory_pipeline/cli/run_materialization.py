@@ -20,6 +20,7 @@ from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import load_settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.ledger import count_entries_since
 
 ASSETS = (TERMINAL_RUNS.name, TRAJECTORIES.name, REFINED_OUTCOMES.name)
 """What can be materialized, upstream first."""
@@ -153,7 +154,7 @@ class _LedgerProgress:
 
     def __enter__(self) -> Self:
         # By the database's clock, which also writes the ledger's times.
-        self._started = self._database.rows("SELECT clock_timestamp() AS now")[0]["now"]
+        self._started = self._database.now()
         self._thread.start()
         return self
 
@@ -169,9 +170,5 @@ class _LedgerProgress:
     def _report(self) -> None:
         # Only a display: if the database fails, the materialization itself reports it.
         with contextlib.suppress(PipelineError):
-            rows = self._database.rows(
-                "SELECT count(*) AS done FROM trajectory.partitions WHERE asset = ANY(%s) AND partition_key = ANY(%s)"
-                " AND materialized_at >= %s",
-                [self._assets, self._keys, self._started],
-            )
-            self._progress(rows[0]["done"], self.current)
+            done = count_entries_since(self._database, self._started, self._assets, self._keys)
+            self._progress(done, self.current)

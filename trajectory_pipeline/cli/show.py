@@ -9,6 +9,7 @@ from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.cli.render_trajectory import render_trajectory
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.summaries import continuing_runs, outcome_of_run
 from trajectory_pipeline.urls import describe_postgres
 
 
@@ -18,13 +19,10 @@ def command(run_id: str) -> None:
     """Show the trajectory of a run: turns, tools, errors, outcome and verdict."""
     database = open_connections().storage.postgres
     row = trajectory_row(database, run_id)
-    verdict = next(iter(database.rows("SELECT * FROM trajectory.outcomes WHERE run_id = %s", [run_id])), None)
-    continuing = database.rows(
-        "SELECT continued_by_run_id AS id FROM trajectory.chains WHERE run_id = %s ORDER BY continued_at", [run_id]
-    )
+    verdict = outcome_of_run(database, run_id)
     links = {
         "continues": [row["continues_run_id"]] if row["continues_run_id"] else [],
-        "continued by": [link["id"] for link in continuing],
+        "continued by": continuing_runs(database, run_id),
     }
     out.print(render_trajectory(row, verdict, links), soft_wrap=False)
 

@@ -17,8 +17,8 @@ from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
 from trajectory_pipeline.pipeline.carry_forward import Deleted
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.retention import is_pruned, pruned_partitions
+from trajectory_pipeline.storage.postgres.summaries import trajectories_by_partition
 from trajectory_pipeline.storage.storage import Storage
 
 _HOURS_AT_ONCE = 240
@@ -77,7 +77,7 @@ def check_completeness(
         by_hour = count_runs_by_hour(snapshot)
         raw = storage.postgres.ledger(TERMINAL_RUNS.name)
         converted = storage.postgres.ledger(TRAJECTORIES.name)
-        in_postgres = _postgres_counts(storage.postgres)
+        in_postgres = trajectories_by_partition(storage.postgres)
         known = {parse_partition_key(key) for key in {*raw, *converted, *in_postgres}}
         hours = sorted(hour for hour in {*by_hour, *known} if floor_to_hour(start) <= hour < settled)
         prints: dict[datetime, str] = {}
@@ -129,11 +129,6 @@ def _from_the_source(key: str, entry: Mapping[str, Any], there: int, fingerprint
         )
     elif entry["counts"]["runs"] != there:
         yield f"{key}: {there} runs in the source, {entry['counts']['runs']} in the ledger"
-
-
-def _postgres_counts(database: TrajectoryDatabase) -> dict[str, int]:
-    rows = database.rows("SELECT partition_key, count(*) AS runs FROM trajectory.trajectories GROUP BY 1")
-    return {row["partition_key"]: row["runs"] for row in rows}
 
 
 def _stretches(hours: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:

@@ -12,8 +12,8 @@ from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
 from trajectory_pipeline.pipeline.convert import TrajectoriesResult, materialize_trajectories
 from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
-from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.ledger import partitions_counting
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.trajectories.erase import erase_deleted
@@ -21,19 +21,7 @@ from trajectory_pipeline.trajectories.erase import erase_deleted
 
 def partitions_to_erase(database: TrajectoryDatabase) -> dict[str, int]:
     """Return the partitions that hold what is deleted at the source, and in how many runs, by partition key."""
-    rows = database.rows(
-        "SELECT partition_key, (counts ->> %(count)s)::bigint AS runs FROM trajectory.partitions r"
-        " WHERE asset = %(raw)s AND (counts ->> %(count)s)::bigint > 0 AND (result <> %(pruned)s OR EXISTS ("
-        "SELECT FROM trajectory.partitions t WHERE t.asset = %(converted)s AND t.partition_key = r.partition_key"
-        " AND t.result <> %(pruned)s)) ORDER BY 1",
-        {
-            "count": DELETED_AND_KEPT,
-            "raw": TERMINAL_RUNS.name,
-            "converted": TRAJECTORIES.name,
-            "pruned": PartitionResult.PRUNED,
-        },
-    )
-    return {row["partition_key"]: row["runs"] for row in rows}
+    return partitions_counting(database, DELETED_AND_KEPT)
 
 
 def erase_partition(hour: datetime, storage: Storage, *, dagster_run_id: str | None = None) -> TrajectoriesResult:

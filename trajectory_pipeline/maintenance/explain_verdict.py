@@ -19,6 +19,7 @@ from trajectory_pipeline.pipeline.documents import Document, MissingDocumentErro
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as lasting_redaction_key
+from trajectory_pipeline.storage.postgres.summaries import attempts_of_run, verdicts_of_run
 from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
 from trajectory_pipeline.storage.storage import Storage
@@ -49,15 +50,9 @@ def explain_verdict(
         SinkError: a sink cannot be read.
     """
     run_id = str(row["run_id"])
-    verdicts = storage.postgres.rows(
-        "SELECT v.*, p.definition, p.is_current FROM trajectory.verdicts v LEFT JOIN trajectory.policies p"
-        " USING (policy_id) WHERE v.run_id = %s ORDER BY p.is_current DESC NULLS LAST, v.updated_at DESC",
-        [run_id],
-    )
+    verdicts = verdicts_of_run(storage.postgres, run_id)
     verdict = verdicts[0] if verdicts else None
-    attempts = storage.postgres.rows(
-        "SELECT * FROM trajectory.verdict_attempts WHERE run_id = %s ORDER BY started_at", [run_id]
-    )
+    attempts = attempts_of_run(storage.postgres, run_id)
     key = (verdict or {}).get("verdict_key")
     return {
         "run_id": run_id,

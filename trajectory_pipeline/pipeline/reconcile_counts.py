@@ -5,7 +5,7 @@ Does not belong here: what follows from a difference (``defs.asset_checks``).
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from trajectory_pipeline.pipeline.capture_counts import count_items
 from trajectory_pipeline.pipeline.convert import without_moved
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.storage.postgres.summaries import quarantine_totals, stored_runs
 from trajectory_pipeline.storage.storage import Storage
 
 COUNTED = ("runs", "steps", "messages")
@@ -58,12 +59,7 @@ def _verified(hour: datetime, storage: Storage) -> Reconciliation:
         raw["runs"] += batch.num_rows
         for name in ("steps", "messages"):
             raw[name] += count_items(batch.column(name))
-    quarantined = storage.postgres.rows(
-        "SELECT count(*) AS runs, coalesce(sum(steps), 0)::bigint AS steps,"
-        " coalesce(sum(messages), 0)::bigint AS messages FROM trajectory.quarantine WHERE partition_key = %s",
-        [key],
-    )[0]
-    parquet = {name: int(quarantined[name]) for name in COUNTED}
+    parquet: dict[str, int] = asdict(quarantine_totals(storage.postgres, key))
     postgres = dict(parquet)
     digests: dict[str, str] = {}
     for batch in storage.parquet.read_fields(TRAJECTORIES, hour, _FIELDS):
@@ -75,15 +71,11 @@ def _verified(hour: datetime, storage: Storage) -> Reconciliation:
         run_ids, content_digests = (batch.column(name).to_pylist() for name in ("run_id", "content_digest"))
         digests.update(zip(map(str, run_ids), map(str, content_digests), strict=True))
     there: dict[str, str] = {}
-    for row in storage.postgres.rows(
-        "SELECT run_id, content_digest, step_count, message_count FROM trajectory.trajectories"
-        " WHERE partition_key = %s",
-        [key],
-    ):
-        there[row["run_id"]] = row["content_digest"]
+    for run in stored_runs(storage.postgres, key):
+        there[run.run_id] = run.content_digest
         postgres["runs"] += 1
-        postgres["steps"] += row["step_count"] or 0
-        postgres["messages"] += row["message_count"] or 0
+        postgres["steps"] += run.step_count
+        postgres["messages"] += run.message_count
     counted = (
         f"{key}: {raw[name]} {name} in the raw rows, {counts[name]} in {sink}"
         for sink, counts in (("Parquet", parquet), ("Postgres", postgres))

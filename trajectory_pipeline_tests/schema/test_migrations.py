@@ -92,7 +92,8 @@ def test_a_newer_schema_is_left_alone(trajectory_database: str) -> None:
         opened(trajectory_database)
     with pytest.raises(
         SinkError,
-        match=r"is at revision 9999, which this version does not know .*: a newer trajectory-pipeline made it: update this one\.$",
+        match=r"is at revision 9999, which this version does not know .*:"
+        r" a newer trajectory-pipeline made it: update this one\.$",
     ):
         migrate(trajectory_database)
 

@@ -8,6 +8,7 @@ belong here: what a partition writes (``storage.postgres.partition_writer``), ve
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -77,6 +78,11 @@ class TrajectoryDatabase:
 
     def _apart(self) -> AbstractContextManager[psycopg.Connection]:
         return self.connect(autocommit=True)
+
+    def now(self) -> datetime:
+        """Return the time by the database's clock."""
+        now: datetime = self.rows("SELECT clock_timestamp() AS now")[0]["now"]
+        return now
 
     def ledger(self, asset: str, partition_keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         """Return the ledger's rows of an asset by partition key; of all partitions if none is named."""

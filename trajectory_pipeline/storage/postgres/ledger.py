@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from trajectory_pipeline.schema.enums import PartitionResult
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
 
@@ -46,3 +49,44 @@ def entries_after(database: TrajectoryDatabase, place: str | None, at_most: int)
         " ORDER BY asset, partition_key LIMIT %s",
         [asset, key, at_most],
     )
+
+
+def count_entries_since(
+    database: TrajectoryDatabase, moment: datetime, assets: Sequence[str], partition_keys: Sequence[str]
+) -> int:
+    """Return how many partitions of these assets were recorded at or after a moment, by the database's clock.
+
+    Raises:
+        SinkError: the ledger cannot be read.
+    """
+    rows = database.rows(
+        "SELECT count(*) AS entries FROM trajectory.partitions WHERE asset = ANY(%s) AND partition_key = ANY(%s)"
+        " AND materialized_at >= %s",
+        [list(assets), list(partition_keys), moment],
+    )
+    return int(rows[0]["entries"])
+
+
+def partitions_counting(database: TrajectoryDatabase, count: str) -> dict[str, int]:
+    """Return the partitions whose raw rows have a count above zero in the ledger, with it, sorted by partition key.
+
+    Args:
+        database: whose ledger.
+        count: name of the count, such as ``deleted_and_kept``. Pruned partitions are left out.
+
+    Raises:
+        SinkError: the ledger cannot be read.
+    """
+    rows = database.rows(
+        "SELECT partition_key, (counts ->> %(count)s)::bigint AS runs FROM trajectory.partitions r"
+        " WHERE asset = %(raw)s AND (counts ->> %(count)s)::bigint > 0 AND (result <> %(pruned)s OR EXISTS ("
+        "SELECT FROM trajectory.partitions t WHERE t.asset = %(converted)s AND t.partition_key = r.partition_key"
+        " AND t.result <> %(pruned)s)) ORDER BY 1",
+        {
+            "count": count,
+            "raw": TERMINAL_RUNS.name,
+            "converted": TRAJECTORIES.name,
+            "pruned": PartitionResult.PRUNED,
+        },
+    )
+    return {row["partition_key"]: row["runs"] for row in rows}

@@ -1,0 +1,187 @@
+"""What commands, checks and explanations read of the trajectory database: counts, and the rows of one run.
+
+Every function raises ``SinkError`` if the database cannot be read.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+
+
+@dataclass(frozen=True)
+class DatabaseState:
+    """What the database holds, and whether this user may insert trajectories."""
+
+    trajectories: int
+    quarantined: int
+    writable: bool
+
+
+@dataclass(frozen=True)
+class QuarantinedRun:
+    """A run that could not be converted: where in its JSON, and why."""
+
+    run_id: str
+    json_path: str
+    error: str
+
+
+@dataclass(frozen=True)
+class QuarantineTotals:
+    """Runs of a partition in quarantine, with their own steps and their messages."""
+
+    runs: int
+    steps: int
+    messages: int
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a row of ``trajectories`` says for comparison with other sinks."""
+
+    run_id: str
+    content_digest: str
+    step_count: int
+    message_count: int
+
+
+@dataclass(frozen=True)
+class VerdictCount:
+    """Trajectories of one verdict status (``none`` without a verdict) and error class (empty without an error)."""
+
+    status: str
+    error_class: str
+    trajectories: int
+
+
+@dataclass(frozen=True)
+class RunsSummary:
+    """What the database holds of some runs.
+
+    Attributes:
+        trajectories: rows in ``trajectories``.
+        quarantined: rows in ``quarantine``.
+        verdicts: trajectories by verdict status, the most frequent first.
+        cost_usd: of all calls to the judge.
+        judges: models that answered.
+        simulated: every verdict that a call was made for is simulated.
+    """
+
+    trajectories: int
+    quarantined: int
+    verdicts: dict[str, int]
+    cost_usd: Decimal
+    judges: list[str]
+    simulated: bool
+
+
+def database_state(database: TrajectoryDatabase) -> DatabaseState:
+    """Count trajectories and quarantine, and ask whether this user may write."""
+    [row] = database.rows(
+        "SELECT (SELECT count(*) FROM trajectory.trajectories) AS trajectories,"
+        " (SELECT count(*) FROM trajectory.quarantine) AS quarantined,"
+        " has_schema_privilege('trajectory', 'USAGE') AND has_table_privilege('trajectory.trajectories', 'INSERT')"
+        " AS writable"
+    )
+    return DatabaseState(**row)
+
+
+def trajectories_by_partition(database: TrajectoryDatabase) -> dict[str, int]:
+    """Return how many trajectories each partition has, by partition key."""
+    rows = database.rows("SELECT partition_key, count(*) AS runs FROM trajectory.trajectories GROUP BY 1")
+    return {row["partition_key"]: row["runs"] for row in rows}
+
+
+def count_trajectories(database: TrajectoryDatabase, partition_keys: Sequence[str]) -> int:
+    """Return how many trajectories these partitions have."""
+    statement = "SELECT count(*) AS runs FROM trajectory.trajectories WHERE partition_key = ANY(%s)"
+    return int(database.rows(statement, [list(partition_keys)])[0]["runs"])
+
+
+def stored_runs(database: TrajectoryDatabase, partition_key: str) -> Iterator[StoredRun]:
+    """Yield a partition's trajectories as they are compared with other sinks."""
+    rows = database.rows(
+        "SELECT run_id, content_digest, coalesce(step_count, 0) AS step_count,"
+        " coalesce(message_count, 0) AS message_count FROM trajectory.trajectories WHERE partition_key = %s",
+        [partition_key],
+    )
+    return (StoredRun(**row) for row in rows)
+
+
+def quarantine_totals(database: TrajectoryDatabase, partition_key: str) -> QuarantineTotals:
+    """Count what a partition has in quarantine."""
+    [row] = database.rows(
+        "SELECT count(*) AS runs, coalesce(sum(steps), 0)::bigint AS steps,"
+        " coalesce(sum(messages), 0)::bigint AS messages FROM trajectory.quarantine WHERE partition_key = %s",
+        [partition_key],
+    )
+    return QuarantineTotals(**row)
+
+
+def quarantined_runs(database: TrajectoryDatabase, partition_keys: Sequence[str]) -> list[QuarantinedRun]:
+    """Return the runs of these partitions that are in quarantine, sorted by run id."""
+    rows = database.rows(
+        "SELECT run_id, json_path, error FROM trajectory.quarantine WHERE partition_key = ANY(%s) ORDER BY 1",
+        [list(partition_keys)],
+    )
+    return [QuarantinedRun(**row) for row in rows]
+
+
+def verdict_counts(database: TrajectoryDatabase, partition_keys: Sequence[str]) -> list[VerdictCount]:
+    """Count the trajectories of these partitions by verdict status and error class, the most frequent first."""
+    rows = database.rows(
+        "SELECT coalesce(verdict_status, 'none') AS status, coalesce(error_class, '') AS error_class,"
+        " count(*) AS trajectories FROM trajectory.outcomes WHERE partition_key = ANY(%s)"
+        " GROUP BY 1, 2 ORDER BY 3 DESC",
+        [list(partition_keys)],
+    )
+    return [VerdictCount(**row) for row in rows]
+
+
+def summarize_runs(database: TrajectoryDatabase, run_ids: Sequence[str]) -> RunsSummary:
+    """Count what the database holds of these runs, and what judging them cost."""
+    verdicts = database.rows(
+        "SELECT coalesce(verdict_status, 'none') AS status, count(*) AS number FROM trajectory.outcomes"
+        " WHERE run_id = ANY(%s) GROUP BY 1 ORDER BY 2 DESC, 1",
+        [list(run_ids)],
+    )
+    [counts] = database.rows(
+        "SELECT (SELECT count(*) FROM trajectory.trajectories WHERE run_id = ANY(%(ids)s)) AS trajectories,"
+        " (SELECT count(*) FROM trajectory.quarantine WHERE run_id = ANY(%(ids)s)) AS quarantined,"
+        " (SELECT coalesce(bool_and(simulated), true) FROM trajectory.verdicts WHERE run_id = ANY(%(ids)s)"
+        " AND attempts > 0) AS simulated, coalesce(sum(cost_usd), 0) AS cost_usd,"
+        " coalesce(array_remove(array_agg(DISTINCT response_model), NULL), '{}') AS judges"
+        " FROM trajectory.verdict_attempts WHERE run_id = ANY(%(ids)s)",
+        {"ids": list(run_ids)},
+    )
+    return RunsSummary(verdicts={row["status"]: row["number"] for row in verdicts}, **counts)
+
+
+def outcome_of_run(database: TrajectoryDatabase, run_id: str) -> dict[str, Any] | None:
+    """Return a run's row of the view ``outcomes``; None where there is none."""
+    return next(iter(database.rows("SELECT * FROM trajectory.outcomes WHERE run_id = %s", [run_id])), None)
+
+
+def continuing_runs(database: TrajectoryDatabase, run_id: str) -> list[str]:
+    """Return the ids of the runs that continue a run, the earliest first."""
+    rows = database.rows(
+        "SELECT continued_by_run_id AS id FROM trajectory.chains WHERE run_id = %s ORDER BY continued_at", [run_id]
+    )
+    return [row["id"] for row in rows]
+
+
+def verdicts_of_run(database: TrajectoryDatabase, run_id: str) -> list[dict[str, Any]]:
+    """Return a run's verdicts with the ``definition`` of their policies, that of the current policy first."""
+    return database.rows(
+        "SELECT v.*, p.definition, p.is_current FROM trajectory.verdicts v LEFT JOIN trajectory.policies p"
+        " USING (policy_id) WHERE v.run_id = %s ORDER BY p.is_current DESC NULLS LAST, v.updated_at DESC",
+        [run_id],
+    )
+
+
+def attempts_of_run(database: TrajectoryDatabase, run_id: str) -> list[dict[str, Any]]:
+    """Return the calls to a judge that were made for a run, the earliest first."""
+    return database.rows("SELECT * FROM trajectory.verdict_attempts WHERE run_id = %s ORDER BY started_at", [run_id])
