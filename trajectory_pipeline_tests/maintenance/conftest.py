@@ -1,4 +1,4 @@
-"""A pipeline of a test's own over a fresh copy of the sample."""
+"""A pipeline over a fresh copy of the sample."""
 
 from pathlib import Path
 

@@ -1,10 +1,9 @@
-"""The comparison of everything with everything: green means equal, and what differs is named with its partition."""
+"""The completeness check passes if all sides are equal, and names each difference with its partition."""
 
 from datetime import timedelta
 from pathlib import Path
 
 import psycopg
-import pytest
 
 from trajectory_pipeline.demo.letta_sample.load import sample_counts, sample_partitions
 from trajectory_pipeline.letta.snapshot import LettaSource
@@ -16,12 +15,7 @@ from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 HOURS = list(sample_partitions())
 
 
-@pytest.fixture
-def pipeline(letta_database: str, trajectory_database: str, tmp_path: Path) -> Pipeline:
-    return Pipeline(letta_database, trajectory_database, tmp_path / "parquet")
-
-
-def compared(pipeline: Pipeline, start: int = 0, stuck_hours: int = 24) -> CompletenessReport:
+def check(pipeline: Pipeline, start: int = 0, stuck_hours: int = 24) -> CompletenessReport:
     return check_completeness(
         LettaSource(pipeline.letta_url),
         pipeline.storage,
@@ -36,7 +30,7 @@ def change(url: str, statement: str) -> None:
 
 
 def test_completeness_reports_uncaptured_partitions_by_name(pipeline: Pipeline) -> None:
-    found = compared(pipeline)
+    found = check(pipeline)
     assert len(found.differences) == found.partitions == len(HOURS)
     assert found.runs == sample_counts().terminal_runs
     assert f"{partition_key(HOURS[0])}: 3 terminal runs in the source, never captured" in found.differences
@@ -44,7 +38,7 @@ def test_completeness_reports_uncaptured_partitions_by_name(pipeline: Pipeline) 
 
 def test_completeness_reports_each_kind_of_difference(pipeline: Pipeline) -> None:
     pipeline.capture(*HOURS)
-    assert compared(pipeline).differences == ()
+    assert check(pipeline).differences == ()
 
     busy = HOURS[3]
     change(pipeline.letta_url, f"UPDATE steps SET feedback = 'positive' WHERE run_id = '{_run_of(pipeline, HOURS[1])}'")
@@ -52,7 +46,7 @@ def test_completeness_reports_each_kind_of_difference(pipeline: Pipeline) -> Non
     Path(pipeline.store.path_of(TRAJECTORIES, HOURS[5])).unlink()
     change(pipeline.letta_url, f"UPDATE steps SET feedback = 'negative' WHERE run_id = '{_run_of(pipeline, HOURS[7])}'")
     pipeline.read(HOURS[7])
-    differences = compared(pipeline).differences
+    differences = check(pipeline).differences
     assert [words.split(": ")[0] for words in differences] == [partition_key(HOURS[number]) for number in (1, 3, 5, 7)]
     assert "the source changed since" in differences[0]
     assert "in Postgres" in differences[1]
@@ -69,13 +63,13 @@ def test_completeness_captured_deletions_are_no_difference(pipeline: Pipeline) -
         "DELETE FROM runs WHERE id",
     ):
         change(pipeline.letta_url, f"{statement} = '{gone}'")
-    assert [words.split(": ")[0] for words in compared(pipeline).differences] == [partition_key(HOURS[2])]
+    assert [words.split(": ")[0] for words in check(pipeline).differences] == [partition_key(HOURS[2])]
     pipeline.capture(HOURS[2])
-    assert compared(pipeline).differences == ()
+    assert check(pipeline).differences == ()
 
 
 def test_completeness_reports_early_and_stuck_runs(pipeline: Pipeline) -> None:
-    found = compared(pipeline, start=1)
+    found = check(pipeline, start=1)
     assert found.before_start == sample_partitions()[HOURS[0]]
     with psycopg.connect(pipeline.letta_url) as connection:
         never = connection.execute(
@@ -83,7 +77,7 @@ def test_completeness_reports_early_and_stuck_runs(pipeline: Pipeline) -> None:
         ).fetchall()
     assert [run.run_id for run in found.stuck] == [row[0] for row in never]
     assert all(run.age > timedelta(hours=24) for run in found.stuck)
-    assert compared(pipeline, stuck_hours=24 * 365 * 100).stuck == ()
+    assert check(pipeline, stuck_hours=24 * 365 * 100).stuck == ()
 
 
 def _run_of(pipeline: Pipeline, hour: object) -> str:

@@ -1,7 +1,7 @@
-"""The contract of ``TRAJECTORY_DELETED_CONTENT=erase``: what is deleted at the source leaves no word anywhere.
+"""``TRAJECTORY_DELETED_CONTENT=erase``: no text of what is deleted at the source is left anywhere.
 
-A word that stands in every text of a run is looked for in every file of the storage, decompressed, and in every row of
-every table. Ids, counts and times stay, and what is not deleted is not touched.
+A word that is in every text of a run is searched for in every file of the storage, decompressed, and in every row of
+every table. Ids, counts and times stay, and what is not deleted is unchanged.
 """
 
 from dataclasses import replace
@@ -69,9 +69,9 @@ def say_the_word(pipeline: Pipeline, run_id: str) -> None:
 
 def let_the_judge_say_it(pipeline: Pipeline, *run_ids: str) -> None:
     """Put the word into every text of the verdicts on runs and of their calls, as a judge that quotes would."""
-    for table, kept in ((VERDICTS, KEPT_OF_VERDICT), (VERDICT_ATTEMPTS, KEPT_OF_ATTEMPT)):
+    for table, retained in ((VERDICTS, KEPT_OF_VERDICT), (VERDICT_ATTEMPTS, KEPT_OF_ATTEMPT)):
         kinds = {column.name: column.type for column in table.columns}
-        for name in texts_of(table, kept):
+        for name in texts_of(table, retained):
             value = {"json": f"'[\"{CANARY}\"]'", "string": f"'{CANARY}'"}.get(
                 str(getattr(kinds[name], "value", "list")), f"ARRAY['{CANARY}']"
             )
@@ -95,7 +95,7 @@ def places_of_the_word(pipeline: Pipeline) -> set[str]:
 
 
 def in_the_sinks(pipeline: Pipeline, run_id: str, *hours: datetime) -> None:
-    """Capture and judge, with the word in whatever was said of the run."""
+    """Capture and judge, with the word in every text of the run."""
     pipeline.capture(*hours)
     for hour in hours:
         pipeline.refine(hour)
@@ -165,14 +165,14 @@ def test_erase_deleted_message_removes_only_its_texts(judged: Pipeline) -> None:
     judged.capture(HOUR)
     judged.refine(HOUR)
     let_the_judge_say_it(judged, run_id)
-    kept = row_of(judged, run_id)
+    stored = row_of(judged, run_id)
     others = [row for row in judged.parquet(TRAJECTORIES, HOUR) if row["run_id"] != run_id]
     assert "trajectories" in places_of_the_word(judged)
     (result,) = replace(judged, deleted="erase").capture(HOUR)
     assert result.erased_verdicts > 0
     assert places_of_the_word(judged) == set()
     after = row_of(judged, run_id)
-    assert (after["erased"], after["deleted_at"], after["message_count"]) == (True, None, kept["message_count"])
+    assert (after["erased"], after["deleted_at"], after["message_count"]) == (True, None, stored["message_count"])
     assert [row for row in judged.parquet(TRAJECTORIES, HOUR) if row["run_id"] != run_id] == others
     messages = [message for turn in after["turns"] for message in turn["messages"]]
     words = {
@@ -236,18 +236,18 @@ def test_erase_reappearing_run_regains_texts_and_verdict(judged: Pipeline) -> No
     judged.refine(HOUR)
     run_id = some_run(judged)
     before = row_of(judged, run_id)
-    said = judged.ask("SELECT summary FROM trajectory.verdicts WHERE run_id = %s", run_id)
+    summaries = judged.ask("SELECT summary FROM trajectory.verdicts WHERE run_id = %s", run_id)
     tables = ("runs", "run_metrics", "steps", "step_metrics", "messages")
-    judged.change_source(*(f"CREATE TABLE kept_{table} AS TABLE {table}" for table in tables))
+    judged.change_source(*(f"CREATE TABLE saved_{table} AS TABLE {table}" for table in tables))
     delete_run(judged, run_id)
     erasing = replace(judged, deleted="erase")
     erasing.capture(HOUR)
     assert row_of(judged, run_id)["erased"]
-    judged.change_source(*(f"INSERT INTO {t} SELECT * FROM kept_{t} ON CONFLICT DO NOTHING" for t in tables))
+    judged.change_source(*(f"INSERT INTO {t} SELECT * FROM saved_{t} ON CONFLICT DO NOTHING" for t in tables))
     erasing.capture(HOUR)
     judged.refine(HOUR)
     assert row_of(judged, run_id) == before
-    assert judged.ask("SELECT summary FROM trajectory.verdicts WHERE run_id = %s", run_id) == said
+    assert judged.ask("SELECT summary FROM trajectory.verdicts WHERE run_id = %s", run_id) == summaries
 
 
 def test_erase_setting_makes_only_deleted_content_stale(pipeline: Pipeline) -> None:
@@ -300,9 +300,9 @@ def test_erase_crash_during_verdicts_is_completed_next_time(judged: Pipeline, mo
 
 
 def test_erased_columns_are_nullable() -> None:
-    for table, kept in ((VERDICTS, KEPT_OF_VERDICT), (VERDICT_ATTEMPTS, KEPT_OF_ATTEMPT)):
+    for table, retained in ((VERDICTS, KEPT_OF_VERDICT), (VERDICT_ATTEMPTS, KEPT_OF_ATTEMPT)):
         columns = {column.name: column for column in table.columns}
-        assert kept <= set(columns)
-        assert all(columns[name].nullable for name in texts_of(table, kept))
+        assert retained <= set(columns)
+        assert all(columns[name].nullable for name in texts_of(table, retained))
     assert "summary" in REFINED_OUTCOMES.names(Sink.PARQUET)
     assert "erased" in TERMINAL_RUNS.names(Sink.PARQUET)

@@ -1,6 +1,6 @@
-"""The contract of retention: what is old enough goes from both sinks and stays away; nothing else is touched.
+"""Retention removes expired partitions from both sinks, and nothing else; they stay away.
 
-Real partitions, captured and judged; a prune is broken off between each two of its steps.
+Real partitions, captured and judged; a prune is interrupted between each two of its steps.
 """
 
 from collections.abc import Iterator
@@ -64,10 +64,10 @@ def judged(pipeline: Pipeline, judge: SimulatedJudge) -> Pipeline:
     return pipeline
 
 
-def prune(pipeline: Pipeline, kept: Retention = BOTH, now: datetime = NOW) -> list[PrunedPartition]:
+def prune(pipeline: Pipeline, retention_ages: Retention = BOTH, now: datetime = NOW) -> list[PrunedPartition]:
     """Prune all that is old enough, as the job does."""
     hours = {partition_key(hour): hour for hour in sample_partitions()}
-    due = find_expired_partitions(pipeline.storage, kept, now)
+    due = find_expired_partitions(pipeline.storage, retention_ages, now)
     return [prune_partition(each.part, hours[each.partition_key], pipeline.storage) for each in due]
 
 
@@ -131,13 +131,13 @@ def test_prune_removes_only_expired_partitions(judged: Pipeline) -> None:
     spent = "SELECT attempt_id, cost_usd, input_tokens FROM trajectory.verdict_attempts ORDER BY 1"
     judged.do("UPDATE trajectory.verdict_attempts SET error_message = 'it quotes'")
     before, accounts = judged.ask(spent), judged.ask("SELECT * FROM trajectory.spend_totals ORDER BY 1, 2")
-    said = find_expired_partitions(judged.storage, BOTH, NOW)
-    assert [(each.part, each.partition_key, each.held_back) for each in said] == [
+    expired = find_expired_partitions(judged.storage, BOTH, NOW)
+    assert [(each.part, each.partition_key, each.held_back) for each in expired] == [
         ("trajectories", partition_key(HOUR), None),
         ("terminal_runs", partition_key(HOUR), None),
     ]
     done = prune(judged)
-    assert [(each.rows, each.files) for each in done] == [(each.rows, each.files) for each in said]
+    assert [(each.rows, each.files) for each in done] == [(each.rows, each.files) for each in expired]
     assert done[0].rows == 2 * len(runs)
     assert (done[0].files.count, done[1].files.count) == (2, 1)
     all_is_gone(judged)
@@ -171,11 +171,14 @@ def test_find_expired_names_no_younger_partition(
     captured_pair: Pipeline, ages: tuple[timedelta | None, timedelta | None], now: datetime
 ) -> None:
     moment = now.replace(tzinfo=HOUR.tzinfo)
-    kept = Retention(*ages)
-    found = {(each.part, each.partition_key) for each in find_expired_partitions(captured_pair.storage, kept, moment)}
+    retention_ages = Retention(*ages)
+    found = {
+        (each.part, each.partition_key)
+        for each in find_expired_partitions(captured_pair.storage, retention_ages, moment)
+    }
     expected = {
         (part, partition_key(hour))
-        for part, age in (("trajectories", kept.trajectories), ("terminal_runs", kept.raw_rows))
+        for part, age in (("trajectories", retention_ages.trajectories), ("terminal_runs", retention_ages.raw_rows))
         for hour in (HOUR, YOUNG)
         if age is not None and moment - (hour + ONE_HOUR) >= age
     }
@@ -325,9 +328,9 @@ def test_prune_trajectories_leaves_raw_rows(judged: Pipeline) -> None:
 
 def test_prune_unconverted_raw_rows_is_refused(pipeline: Pipeline) -> None:
     pipeline.read(HOUR)
-    (said,) = find_expired_partitions(pipeline.storage, ONLY_RAW, NOW)
+    (expired,) = find_expired_partitions(pipeline.storage, ONLY_RAW, NOW)
     (done,) = prune(pipeline, ONLY_RAW)
-    assert said.held_back == done.held_back == "its trajectories were not made of its raw rows, or are not there"
+    assert expired.held_back == done.held_back == "its trajectories were not made of its raw rows, or are not there"
     assert pipeline.parquet(TERMINAL_RUNS, HOUR)
     pipeline.convert(HOUR)
     assert [each.held_back for each in prune(pipeline, ONLY_RAW)] == [None]
@@ -346,7 +349,7 @@ def test_erase_partition_without_raw_rows_raises(judged: Pipeline) -> None:
     judged.capture(HOUR)
     prune(judged, ONLY_RAW)
     assert partitions_to_erase(judged.database) == {partition_key(HOUR): 1}
-    with pytest.raises(PipelineError, match="were pruned, and what is deleted can only be told from them"):
+    with pytest.raises(PipelineError, match="were pruned, and only they tell what is deleted"):
         erase_partition(HOUR, judged.storage)
 
 

@@ -1,4 +1,4 @@
-"""The three stages over databases and a folder of a test's own, without Dagster, and short ways to look at results."""
+"""The three stages over databases and a folder of one test, without Dagster, and helpers to read the results."""
 
 import pickle
 from collections.abc import Iterable, Sequence
@@ -50,7 +50,7 @@ SCORES = (
 
 @dataclass
 class Pipeline:
-    """The stages, as a run of them finds the world."""
+    """The stages with a source, sinks and a judge."""
 
     letta_url: str
     database_url: str
@@ -102,21 +102,21 @@ class Pipeline:
     def convert(self, hour: datetime) -> TrajectoriesResult:
         return materialize_trajectories(hour, self.storage)
 
-    def refine(self, hour: datetime, *, concurrency: int | None = None, **more: Any) -> JudgingResult:
+    def refine(self, hour: datetime, *, concurrency: int | None = None, **options: Any) -> JudgingResult:
         judge = replace(self.judge, concurrency=concurrency or self.concurrency)
-        run = JudgingRun(self.storage, judge, order=self.order, **more)
+        run = JudgingRun(self.storage, judge, order=self.order, **options)
         run.judge_partitions([hour])
         return run.publish(hour)
 
     def refine_range(self, hours: Sequence[datetime]) -> JudgingRun:
-        """Judge partitions together, as a run of a range does; what each holds is published by the caller."""
-        refinement = JudgingRun(
+        """Judge partitions together, as a run of a range does; the caller publishes each."""
+        run = JudgingRun(
             self.storage,
             self.judge,
             order=self.order,
         )
-        refinement.judge_partitions(hours)
-        return refinement
+        run.judge_partitions(hours)
+        return run
 
     def capture(self, *hours: datetime) -> list[TrajectoriesResult]:
         """Read and convert partitions, all of one stage first, as a range run does."""
@@ -152,8 +152,8 @@ class Pipeline:
                 [run_id],
             ).fetchone()
         assert row is not None
-        moment: datetime = row[0]
-        return moment
+        hour: datetime = row[0]
+        return hour
 
     def trajectory(self, run_id: str) -> Row | None:
         return self.database.trajectory(run_id)

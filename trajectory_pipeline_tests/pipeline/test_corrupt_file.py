@@ -1,6 +1,6 @@
-"""The contract of damaged raw rows: read again from the source, kept aside, and what is lost with them is said.
+"""Corrupt raw rows are read again from the source, a copy is kept, and what is lost with them is reported.
 
-A storage that fails is another matter: a file that cannot be fetched is left alone.
+A storage that fails is another matter: a file that cannot be fetched is left unchanged.
 """
 
 from pathlib import Path
@@ -32,12 +32,12 @@ def overwritten_amid(content: bytes) -> bytes:
     return content[:4] + bytes(4096) + content[4100:]
 
 
-@pytest.mark.parametrize("damaged", [truncated, overwritten_amid, lambda _: b""])
-def test_capture_corrupt_file_reads_source_and_keeps_copy(pipeline: Pipeline, damaged: object) -> None:
+@pytest.mark.parametrize("corrupt", [truncated, overwritten_amid, lambda _: b""])
+def test_capture_corrupt_file_reads_source_and_keeps_copy(pipeline: Pipeline, corrupt: object) -> None:
     pipeline.capture(HOUR)
     whole = pipeline.parquet(TERMINAL_RUNS, HOUR)
-    assert callable(damaged)
-    broken = damaged(file_of(pipeline).read_bytes())
+    assert callable(corrupt)
+    broken = corrupt(file_of(pipeline).read_bytes())
     file_of(pipeline).write_bytes(broken)
     result = pipeline.read(HOUR)
     assert result.corrupt_file is not None
@@ -45,7 +45,7 @@ def test_capture_corrupt_file_reads_source_and_keeps_copy(pipeline: Pipeline, da
     assert "the source still has every run" in result.corrupt_file.sentence(partition_key(HOUR))
     assert Path(result.corrupt_file.copy_uri).read_bytes() == broken
     assert pipeline.parquet(TERMINAL_RUNS, HOUR) == whole
-    # Neither a glob nor a reader of the whole folder finds what was kept aside.
+    # Neither a glob nor a reader of the whole folder finds the copy.
     assert list(pipeline.folder.glob("terminal_runs/**/*.parquet")) == [file_of(pipeline)]
     assert ds.dataset(pipeline.folder / "terminal_runs", partitioning="hive").count_rows() == len(whole)
     pipeline.convert(HOUR)
@@ -66,7 +66,7 @@ def test_capture_run_only_in_corrupt_file_stays_counted_as_lost(pipeline: Pipeli
     assert len(pipeline.parquet(TERMINAL_RUNS, HOUR)) == sample_partitions()[HOUR] - 1
     pipeline.convert(HOUR)
     assert run_id not in pipeline.run_ids(HOUR)
-    # The ledger does not forget it, whether the partition is left alone later or made anew.
+    # The ledger still has it, whether the partition is up to date later or rewritten.
     for statement in ("SELECT 1", "UPDATE steps SET feedback = 'positive'"):
         pipeline.change_source(statement)
         again = pipeline.read(HOUR)

@@ -1,4 +1,4 @@
-"""What a partition costs does not grow with its batches: connections, counted, not timed."""
+"""The connections that a partition opens do not grow with its batches; counted, not timed."""
 
 from typing import Any
 

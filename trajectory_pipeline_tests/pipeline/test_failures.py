@@ -1,4 +1,4 @@
-"""The contract of a stage that fails: one sentence, and both sinks as they were."""
+"""A stage that fails raises one sentence and leaves both sinks as they were."""
 
 import socket
 import threading

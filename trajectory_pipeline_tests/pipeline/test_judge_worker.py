@@ -1,6 +1,6 @@
-"""The contract of judging a partition: each verdict is stored when it is known, and nothing is paid for twice.
+"""Judging partitions: each verdict is stored as soon as it is known, and no call is paid for twice.
 
-Whatever fails amid it, be it a sink, a fault of ours or the whole process, keeps what was paid for.
+Whatever fails meanwhile (a sink, our own code, the whole process), paid verdicts stay.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from trajectory_pipeline.defs.metadata import refined_outcomes_metadata
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import PipelineError, ProviderDownError, SinkError
-from trajectory_pipeline.judge import judge_trajectory as deliberation
+from trajectory_pipeline.judge import judge_trajectory
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline import judging_stats
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -217,11 +217,11 @@ def test_judge_earlier_run_in_no_sink_fails_with_its_name(
     assert verdicts(pipeline)[second]["verdict_status"] != "failed"
 
 
-# ---- failures amid it ---------------------------------------------------------------------------------------------
+# ---- failures ------------------------------------------------------------------------------------------------------
 
 
 def test_judge_storing_fails_raises_and_keeps_paid_verdicts(captured: Pipeline, judge: SimulatedJudge) -> None:
-    """Postgres refuses one row: the others of the same round, and those under way, are stored all the same."""
+    """Postgres refuses one row: the others of the same batch, and those in flight, are stored all the same."""
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.1}}])
     captured.do(
         "CREATE FUNCTION trajectory.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
@@ -276,20 +276,20 @@ def test_judge_lost_connection_loses_no_verdict(
 def test_judge_internal_error_affects_one_verdict_only(
     captured: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assess, calls = deliberation.grade_response, []
+    grade, calls = judge_trajectory.grade_response, []
 
     def failing(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             raise ZeroDivisionError("of ours")
-        return assess(*arguments)
+        return grade(*arguments)
 
-    monkeypatch.setattr(deliberation, "grade_response", failing)
+    monkeypatch.setattr(judge_trajectory, "grade_response", failing)
     result = captured.refine(HOUR)
     assert result.errors == {"internal_error": 1}
     (verdict,) = [row for row in verdicts(captured).values() if row["verdict_status"] == "failed"]
     assert verdict["error_message"] == "a defect of trajectory-pipeline: ZeroDivisionError: of ours"
-    # What it took is known all the same, and it heals like any other.
+    # Its cost is known all the same, and the next materialization repairs it like any other.
     assert (verdict["attempts"], verdict["outcome"]) == (1, None)
     assert verdict["cost_usd"] > 0
     assert "ZeroDivisionError" in caplog.text
@@ -312,16 +312,16 @@ def test_judge_killed_process_leaves_only_the_rest_to_ask(captured: Pipeline, ju
     )
     while captured.ask(connections) and time.monotonic() < deadline:
         time.sleep(0.05)
-    kept = verdicts(captured)
-    assert 4 <= len(kept) < RUNS
+    stored = verdicts(captured)
+    assert 4 <= len(stored) < RUNS
     judge.clear_faults()
     # Its claims end by themselves: here the clock is moved on instead.
     captured.do("UPDATE trajectory.verdict_locks SET expires_at = now()")
     result = captured.refine(HOUR)
-    assert result.reused == len(kept)
+    assert result.reused == len(stored)
     after = verdicts(captured)
     assert len(after) == RUNS
-    assert {run_id: after[run_id] for run_id in kept} == kept
+    assert {run_id: after[run_id] for run_id in stored} == stored
     known = attempts(captured)
     lost = [row for row in known if row["result"] == "lost"]
     repeated = [run_id for run_id, row in after.items() if row["attempts"] == 2]
@@ -352,17 +352,17 @@ def test_judge_concurrent_workers_pay_once(captured: Pipeline, judge: SimulatedJ
     assert all(result.reused + result.judged >= eligible(captured) for result in results)
 
 
-# ---- what is shown of it ------------------------------------------------------------------------------------------
+# ---- logs and metadata --------------------------------------------------------------------------------------------
 
 
 def test_judge_logs_and_metadata_hold_no_key_or_transcript(
     captured: Pipeline, judge: SimulatedJudge, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    said: list[str] = []
-    result = captured.refine(HOUR, progress=said.append)
+    lines: list[str] = []
+    result = captured.refine(HOUR, progress=lines.append)
     key = captured.judge.api_key
-    shown = " ".join([repr(result), repr(refined_outcomes_metadata(result)), caplog.text, *said, repr(captured.judge)])
+    shown = " ".join([repr(result), repr(refined_outcomes_metadata(result)), caplog.text, *lines, repr(captured.judge)])
     assert key not in shown
     texts = [
         message["assistant_text"]
@@ -373,38 +373,38 @@ def test_judge_logs_and_metadata_hold_no_key_or_transcript(
     ]
     assert texts
     assert not [text for text in texts if text in shown]
-    assert said[-1].startswith(f"{RUNS} of {RUNS} trajectories judged, ")
+    assert lines[-1].startswith(f"{RUNS} of {RUNS} trajectories judged, ")
 
 
-# ---- how calls overlap --------------------------------------------------------------------------------------------
+# ---- concurrent calls ---------------------------------------------------------------------------------------------
 
 
 def test_judge_calls_in_flight_reach_and_respect_concurrency(captured: Pipeline) -> None:
-    """The server answers nobody until all places are taken."""
-    places, under_way, most = 4, 0, 0
+    """The server answers no call until all calls are in flight."""
+    concurrency, in_flight, most = 4, 0, 0
     changed = threading.Condition()
 
-    def answering(number: int) -> tuple[int, Any, dict[str, str]]:
-        nonlocal under_way, most
+    def respond(number: int) -> tuple[int, Any, dict[str, str]]:
+        nonlocal in_flight, most
         with changed:
-            under_way += 1
-            most = max(most, under_way)
+            in_flight += 1
+            most = max(most, in_flight)
             changed.notify_all()
-            if number <= places:
-                changed.wait_for(lambda: most >= places, timeout=30)
-            under_way -= 1
+            if number <= concurrency:
+                changed.wait_for(lambda: most >= concurrency, timeout=30)
+            in_flight -= 1
         return 200, completion(json.dumps(ANSWER)), {}
 
     eligible_runs = eligible(captured)
-    with Provider(answering) as provider:
+    with Provider(respond) as provider:
         captured.judge_url, captured.model, captured.budget = provider.url, "some-model", {"allow_unpriced": True}
-        result = captured.refine(HOUR, concurrency=places)
-    assert (most, result.calls) == (places, eligible_runs)
+        result = captured.refine(HOUR, concurrency=concurrency)
+    assert (most, result.calls) == (concurrency, eligible_runs)
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_judge_unstored_answers_are_bounded(captured: Pipeline, judge: SimulatedJudge, concurrency: int) -> None:
-    """Open is what was begun and has no verdict yet: what a killed process may have paid for in vain."""
+    """Calls without a stored verdict are what a killed process may have paid for in vain."""
     captured.do(
         "CREATE TABLE trajectory.seen (open int)",
         "CREATE FUNCTION trajectory.look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO trajectory.seen"
@@ -419,34 +419,34 @@ def test_judge_unstored_answers_are_bounded(captured: Pipeline, judge: Simulated
 
 
 def test_judge_range_judges_together_and_publishes_each(pipeline: Pipeline) -> None:
-    """The server answers nobody until the calls of both partitions are under way."""
+    """The server answers no call until the calls of both partitions are in flight."""
     hours = sorted(sample_partitions(), key=lambda hour: sample_partitions()[hour])[-3:-1]
     missing = HOUR
     pipeline.capture(*hours)
-    wanted, under_way = eligible(pipeline), 0
+    wanted, in_flight = eligible(pipeline), 0
     changed = threading.Condition()
 
-    def answering(_: int) -> tuple[int, Any, dict[str, str]]:
-        nonlocal under_way
+    def respond(_: int) -> tuple[int, Any, dict[str, str]]:
+        nonlocal in_flight
         with changed:
-            under_way += 1
+            in_flight += 1
             changed.notify_all()
-            together = changed.wait_for(lambda: under_way == wanted, timeout=30)
+            together = changed.wait_for(lambda: in_flight == wanted, timeout=30)
         return 200 if together else 500, completion(json.dumps(ANSWER)), {}
 
-    with Provider(answering) as provider:
+    with Provider(respond) as provider:
         pipeline.judge_url, pipeline.model, pipeline.budget = provider.url, "some-model", {"allow_unpriced": True}
         pipeline.concurrency = wanted
-        refinement = pipeline.refine_range([*hours, missing])
-    results = [refinement.publish(hour) for hour in hours]
-    assert under_way == wanted == sum(result.calls for result in results)
+        run = pipeline.refine_range([*hours, missing])
+    results = [run.publish(hour) for hour in hours]
+    assert in_flight == wanted == sum(result.calls for result in results)
     for hour, result in zip(hours, results, strict=True):
         assert (
             sum(result.statuses.values()) == len(pipeline.parquet(REFINED_OUTCOMES, hour)) == sample_partitions()[hour]
         )
         assert result.errors == {}
     with pytest.raises(PipelineError, match="There are no trajectories of"):
-        refinement.publish(missing)
+        run.publish(missing)
 
 
 def test_publish_partition_judged_before_outage_succeeds(pipeline: Pipeline, judge: SimulatedJudge) -> None:
@@ -462,10 +462,10 @@ def test_publish_partition_judged_before_outage_succeeds(pipeline: Pipeline, jud
         )
     )["n"]
     judge.plan_faults([{"fault": "slow", "times": first, "params": {"seconds": 0.0}}, {"fault": "server_error"}])
-    refinement = pipeline.refine_range([older, newer])
-    assert refinement.publish(newer).errors == {}
+    run = pipeline.refine_range([older, newer])
+    assert run.publish(newer).errors == {}
     with pytest.raises(ProviderDownError):
-        refinement.publish(older)
+        run.publish(older)
 
 
 def test_outcomes_view_shows_calls_repairs_and_format(captured: Pipeline, judge: SimulatedJudge) -> None:

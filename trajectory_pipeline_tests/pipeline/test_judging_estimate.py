@@ -1,4 +1,4 @@
-"""The contract of a plan: what it says would happen is what happens, at most for what it says it may cost."""
+"""The estimate of judging equals what then happens, and bounds what it costs."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -40,17 +40,17 @@ def test_estimate_equals_calls_made_and_bounds_cost(pipeline: Pipeline, judge: S
     assert judge.calls()["received"] == 0
     assert pipeline.ask("SELECT relname, n_tup_ins FROM pg_stat_user_tables WHERE relname = 'policies'") == before
     results = [pipeline.refine(hour) for hour in HOURS]
-    books = judge.calls()
-    assert planned.judged == sized.judged == {"new": books["received"]}
-    assert planned.calls == books["received"]
+    usage = judge.calls()
+    assert planned.judged == sized.judged == {"new": usage["received"]}
+    assert planned.calls == usage["received"]
     assert planned.not_eligible == sum(result.statuses["not_eligible"] for result in results)
     assert planned.max_usd is not None
-    assert books["prompt_tokens"] <= planned.prompt_tokens <= sized.prompt_tokens
-    assert books["completion_tokens"] <= planned.max_response_tokens_total
-    assert Decimal(books["cost_usd"]) <= planned.max_usd
+    assert usage["prompt_tokens"] <= planned.prompt_tokens <= sized.prompt_tokens
+    assert usage["completion_tokens"] <= planned.max_response_tokens_total
+    assert Decimal(usage["cost_usd"]) <= planned.max_usd
     after = plan(pipeline)
     assert (after.judged.total(), after.calls, after.max_usd) == (0, 0, 0)
-    assert after.reused == books["received"]
+    assert after.reused == usage["received"]
 
 
 def test_estimate_counts_each_reason(pipeline: Pipeline, judge: SimulatedJudge) -> None:
@@ -79,14 +79,14 @@ def test_estimate_counts_each_reason(pipeline: Pipeline, judge: SimulatedJudge) 
 
 
 def test_estimate_denied_runs_are_counted_until_lists_change(pipeline: Pipeline, judge: SimulatedJudge) -> None:
-    everybody = plan(pipeline)
+    unrestricted = plan(pipeline)
     agent = pipeline.ask(
         "SELECT agent_id, count(*) AS n FROM trajectory.trajectories WHERE message_count > 0 GROUP BY 1 ORDER BY 2, 1"
     )[-1]
     pipeline.access = JudgeAccessList(deny_agents=frozenset({agent["agent_id"]}))
     planned = plan(pipeline)
     assert planned.denied == agent["n"] > 0
-    assert planned.judged.total() == everybody.judged.total() - agent["n"]
+    assert planned.judged.total() == unrestricted.judged.total() - agent["n"]
     assert f"{agent['n']} may not be sent to a judge" in " ".join(planned.sentences())
     for hour in HOURS:
         pipeline.refine(hour)

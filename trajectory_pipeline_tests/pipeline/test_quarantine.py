@@ -1,7 +1,7 @@
-r"""The contract of rows that cannot be converted: their run is quarantined, raw and whole; the others go on.
+r"""A run whose rows cannot be converted is quarantined with its raw rows; the others go on.
 
-The next materialisation tries it again, and clears it when it is mended. What is odd but can be read is no reason: lone
-surrogates and ``\u0000`` stand visibly in the documents, and as they were in the raw rows.
+The next materialization tries it again, and removes it from quarantine if it can be converted. What can be read is
+never quarantined: lone surrogates and ``\u0000`` are escaped in documents, and verbatim in raw rows.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""A range of partitions: connections are kept, lost ones opened again, and an empty hour asks for next to nothing.
-
-Counted, not timed.
-"""
+"""A range of partitions reuses connections, reopens lost ones, and asks little about an empty hour."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,16 +46,16 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def kept_open(pipeline: Pipeline) -> Iterator[tuple[LettaSource, TrajectoryDatabase]]:
+def pooled(pipeline: Pipeline) -> Iterator[tuple[LettaSource, TrajectoryDatabase]]:
     """The pipeline's source and database, as a range uses them."""
     with LettaSource(pipeline.letta_url).pooled() as source, pipeline.database.pooled() as database:
         yield source, database
 
 
-Kept = tuple[LettaSource, TrajectoryDatabase]
+Pooled = tuple[LettaSource, TrajectoryDatabase]
 
 
-def capture(pipeline: Pipeline, through: Kept, *hours: Any) -> None:
+def capture(pipeline: Pipeline, through: Pooled, *hours: Any) -> None:
     source, database = through
     for hour in hours:
         materialize_terminal_runs(hour, source, Storage(pipeline.store, database))
@@ -68,15 +65,15 @@ def capture(pipeline: Pipeline, through: Kept, *hours: Any) -> None:
 
 @pytest.mark.parametrize("partitions", [1, 6])
 def test_range_opens_three_connections_for_any_length(
-    pipeline: Pipeline, kept_open: Kept, connections: list[str], partitions: int
+    pipeline: Pipeline, pooled: Pooled, connections: list[str], partitions: int
 ) -> None:
-    capture(pipeline, kept_open, *BUSY[:partitions])
-    # A partition's transaction, and what is looked up and noted beside it.
+    capture(pipeline, pooled, *BUSY[:partitions])
+    # A partition's transaction, and another connection for look-ups and invalidations.
     assert sorted(connections) == ["sink", "sink", "source"]
 
 
-def test_range_over_pooled_connections_writes_the_same(pipeline: Pipeline, kept_open: Kept, tmp_path: Path) -> None:
-    capture(pipeline, kept_open, *BUSY)
+def test_range_over_pooled_connections_writes_the_same(pipeline: Pipeline, pooled: Pooled, tmp_path: Path) -> None:
+    capture(pipeline, pooled, *BUSY)
     apart = Pipeline(pipeline.letta_url, pipeline.database_url, tmp_path / "apart")
     for hour in BUSY:
         apart.read(hour)
@@ -85,9 +82,9 @@ def test_range_over_pooled_connections_writes_the_same(pipeline: Pipeline, kept_
         ]
 
 
-def test_range_leaves_no_session_state_behind(pipeline: Pipeline, kept_open: Kept) -> None:
-    capture(pipeline, kept_open, *BUSY)
-    source, database = kept_open
+def test_range_leaves_no_session_state_behind(pipeline: Pipeline, pooled: Pooled) -> None:
+    capture(pipeline, pooled, *BUSY)
+    source, database = pooled
     settings = "SELECT name, setting FROM pg_settings WHERE source = 'session' AND name <> 'TimeZone' ORDER BY 1"
     leftovers = (
         "SELECT (SELECT count(*) FROM pg_prepared_statements), (SELECT count(*) FROM pg_locks"
@@ -119,29 +116,29 @@ def lose_all_sessions(pipeline: Pipeline) -> None:
 
 
 def test_range_sessions_lost_between_partitions_are_reopened(
-    pipeline: Pipeline, kept_open: Kept, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, pooled: Pooled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "_FRESH_SECONDS", 0.0)
-    capture(pipeline, kept_open, BUSY[0])
+    capture(pipeline, pooled, BUSY[0])
     lose_all_sessions(pipeline)
-    capture(pipeline, kept_open, BUSY[1])
+    capture(pipeline, pooled, BUSY[1])
 
 
 def test_range_sessions_lost_after_use_cost_one_partition(
-    pipeline: Pipeline, kept_open: Kept, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, pooled: Pooled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "_FRESH_SECONDS", 3600.0)
-    capture(pipeline, kept_open, BUSY[0])
+    capture(pipeline, pooled, BUSY[0])
     lose_all_sessions(pipeline)
     with pytest.raises(PipelineError, match="materialise again"):
-        capture(pipeline, kept_open, BUSY[1])
-    capture(pipeline, kept_open, BUSY[1], BUSY[2])
+        capture(pipeline, pooled, BUSY[1])
+    capture(pipeline, pooled, BUSY[1], BUSY[2])
 
 
 def test_range_session_lost_in_a_partition_is_replaced(
-    pipeline: Pipeline, kept_open: Kept, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, pooled: Pooled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    capture(pipeline, kept_open, BUSY[0])
+    capture(pipeline, pooled, BUSY[0])
     with monkeypatch.context() as patched:
 
         @contextmanager
@@ -151,13 +148,13 @@ def test_range_session_lost_in_a_partition_is_replaced(
 
         patched.setattr(Snapshot, "prefetch_terminal_runs", lost)
         with pytest.raises(PipelineError, match="lost"):
-            capture(pipeline, kept_open, BUSY[1])
+            capture(pipeline, pooled, BUSY[1])
     assert list(pipeline.folder.rglob(".*")) == []
-    capture(pipeline, kept_open, BUSY[1], BUSY[2])
+    capture(pipeline, pooled, BUSY[1], BUSY[2])
 
 
 def test_range_empty_hour_is_one_query_and_no_invalidation(
-    pipeline: Pipeline, kept_open: Kept, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, pooled: Pooled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     real = Snapshot.read
@@ -165,27 +162,27 @@ def test_range_empty_hour_is_one_query_and_no_invalidation(
     noted = "CREATE TABLE trajectory.noted AS SELECT * FROM trajectory.invalidations"
     rule = "CREATE RULE note AS ON INSERT TO trajectory.invalidations DO ALSO INSERT INTO trajectory.noted SELECT NEW.*"
     pipeline.do(noted, rule)
-    capture(pipeline, kept_open, EMPTY)
+    capture(pipeline, pooled, EMPTY)
     assert asked == ["Comparing fingerprints"]
     assert pipeline.ask("SELECT * FROM trajectory.noted") == []
     for table in (TERMINAL_RUNS, TRAJECTORIES):
         assert pipeline.store.rows(table, EMPTY) == 0
     assert set(pipeline.database.ledger("trajectories")) == {partition_key(EMPTY)}
-    capture(pipeline, kept_open, BUSY[0])
+    capture(pipeline, pooled, BUSY[0])
     assert len(pipeline.ask("SELECT * FROM trajectory.noted")) == 2
 
 
-def test_range_hour_whose_last_run_moved_is_empty_in_sinks(pipeline: Pipeline, kept_open: Kept) -> None:
+def test_range_hour_whose_last_run_moved_is_empty_in_sinks(pipeline: Pipeline, pooled: Pooled) -> None:
     hour = BUSY[0]
-    capture(pipeline, kept_open, hour)
+    capture(pipeline, pooled, hour)
     held = pipeline.store.rows(TRAJECTORIES, hour)
     with psycopg.connect(pipeline.letta_url) as connection:
         connection.execute(
             "UPDATE runs SET completed_at = %s WHERE completed_at >= %s AND completed_at < %s",
             [moment.replace(tzinfo=None) for moment in (EMPTY, hour, hour + HOUR)],
         )
-    capture(pipeline, kept_open, EMPTY)
-    capture(pipeline, kept_open, hour)
+    capture(pipeline, pooled, EMPTY)
+    capture(pipeline, pooled, hour)
     assert pipeline.store.rows(TRAJECTORIES, hour) == 0
     found = pipeline.ask("SELECT partition_key, count(*) FROM trajectory.trajectories GROUP BY 1")
     assert found == [{"partition_key": partition_key(EMPTY), "count": held}]

@@ -1,4 +1,4 @@
-"""The contract of rebuilding: trajectories come from the raw rows alone, of an older version too, and no source."""
+"""Trajectories are rebuilt from raw rows alone, also of an older version, without the source."""
 
 from dataclasses import replace
 

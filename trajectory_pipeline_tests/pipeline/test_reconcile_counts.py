@@ -1,4 +1,4 @@
-"""The contract of verification: it counts the sinks themselves, so that whatever is lost or altered in one is seen."""
+"""Reconciliation counts the sinks themselves, so that it reports whatever one of them lost or changed."""
 
 from collections.abc import Callable
 

@@ -1,7 +1,7 @@
-"""The contract of a changing source: what was captured is kept, what came late is taken in, each run is in one place.
+"""A source that changes: captured runs stay, late rows are captured, and each run is in one partition.
 
-Deleted runs are carried forward with ``deleted_at`` and leave the view ``outcomes``; moved, late, flipped and
-reappearing ones are found anew at the next materialisation.
+Deleted runs are carried forward with ``deleted_at`` and leave the view ``outcomes``. The next materialization finds
+moved, late, restarted and reappearing runs.
 """
 
 from datetime import datetime, timedelta
@@ -33,12 +33,12 @@ _TABLES = ("runs", "run_metrics", "steps", "step_metrics", "messages")
 
 
 def back_up(pipeline: Pipeline) -> None:
-    pipeline.change_source(*(f"CREATE TABLE kept_{table} AS TABLE {table}" for table in _TABLES))
+    pipeline.change_source(*(f"CREATE TABLE saved_{table} AS TABLE {table}" for table in _TABLES))
 
 
 def restore(pipeline: Pipeline) -> None:
     pipeline.change_source(
-        *(f"INSERT INTO {table} SELECT * FROM kept_{table} ON CONFLICT DO NOTHING" for table in _TABLES)
+        *(f"INSERT INTO {table} SELECT * FROM saved_{table} ON CONFLICT DO NOTHING" for table in _TABLES)
     )
 
 
@@ -63,10 +63,10 @@ def test_deleted_run_is_carried_forward_and_marked(captured: Pipeline) -> None:
     after = row_of(captured, run_id)
     assert after["deleted_at"] == result.snapshot_at
     assert {**after, "deleted_at": None} == before
-    kept = captured.trajectory(run_id)
-    assert kept is not None
-    assert (kept["data"], kept["first_captured_at"]) == (stored["data"], stored["first_captured_at"])
-    assert kept["deleted_at"] == result.snapshot_at
+    stored_row = captured.trajectory(run_id)
+    assert stored_row is not None
+    assert (stored_row["data"], stored_row["first_captured_at"]) == (stored["data"], stored["first_captured_at"])
+    assert stored_row["deleted_at"] == result.snapshot_at
     assert not in_view(captured, run_id)
     assert reconcile_partition(HOUR, captured.storage).differences == ()
 
@@ -185,8 +185,8 @@ def test_run_moved_then_deleted_stays_in_its_last_partition(captured: Pipeline, 
     assert run_id not in captured.run_ids(HOUR)
     assert run_id in captured.run_ids(later)
     assert run_id not in {row["run_id"] for row in captured.parquet(TERMINAL_RUNS, HOUR)}
-    kept = row_of(captured, run_id, later)
-    assert (kept["execution_status"], kept["deleted_at"] is None) == ("failed", False)
+    stored_row = row_of(captured, run_id, later)
+    assert (stored_row["execution_status"], stored_row["deleted_at"] is None) == ("failed", False)
 
 
 def test_run_moved_unseen_then_deleted_stays_in_old_partition(captured: Pipeline) -> None:

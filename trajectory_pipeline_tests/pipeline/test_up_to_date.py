@@ -1,6 +1,6 @@
-"""A partition that nothing changed for is left alone when it is asked for again; any difference has it made anew.
+"""Materializing an up-to-date partition reads and writes nothing; any difference rewrites it.
 
-What is left alone is counted: queries of messages at the source, conversions, files made.
+Counted are queries of messages at the source, conversions, and files written.
 """
 
 from collections.abc import Callable
@@ -149,11 +149,11 @@ def test_agent_activity_leaves_old_partitions_up_to_date(captured: Pipeline, wor
 
 def test_carried_run_returning_in_another_hour_departs(captured: Pipeline) -> None:
     run_id = some_run(captured)
-    captured.change_source(f"CREATE TABLE kept AS SELECT * FROM runs WHERE id = '{run_id}'")
+    captured.change_source(f"CREATE TABLE saved AS SELECT * FROM runs WHERE id = '{run_id}'")
     delete_run(captured, run_id)
     again(captured)
     captured.change_source(
-        "UPDATE kept SET completed_at = completed_at + interval '1 hour'", "INSERT INTO runs SELECT * FROM kept"
+        "UPDATE saved SET completed_at = completed_at + interval '1 hour'", "INSERT INTO runs SELECT * FROM saved"
     )
     read, _ = again(captured)
     assert (read.unchanged, read.counts.carried, read.counts.pending_move) == (False, [], [run_id])
@@ -166,7 +166,7 @@ _PLACES = "SELECT run_id, partition_key FROM trajectory.run_locations ORDER BY 1
 _IN_POSTGRES = {
     "a row is lost": "DELETE FROM trajectory.trajectories WHERE run_id = '{run}'",
     "a row is edited": "UPDATE trajectory.trajectories SET agent_name = 'edited' WHERE run_id = '{run}'",
-    "a row moves": "UPDATE trajectory.trajectories SET partition_key = 'elsewhere' WHERE run_id = '{run}'",
+    "a row moves": "UPDATE trajectory.trajectories SET partition_key = 'other partition' WHERE run_id = '{run}'",
     "the ledger is lost": "DELETE FROM trajectory.partitions",
     "an older schema made it": "UPDATE trajectory.partitions SET schema_version = '0'",
     "it was made before that was known": "UPDATE trajectory.partitions SET inputs_digest = NULL, rows_checksum = NULL",

@@ -1,7 +1,7 @@
-"""The contract of the three stages, on every real run there is: nothing lost, nothing twice, nothing made up.
+"""The three stages on the whole sample: no row is lost, none is there twice, no value is invented.
 
-The whole sample goes through all three stages once, and is looked at; then through all of them again, which must change
-nothing and cost nothing.
+The sample goes through all stages once and is checked, then through all of them again, which must change and cost
+nothing.
 """
 
 import base64
@@ -46,7 +46,7 @@ class Sample:
     read: dict[datetime, TerminalRunsResult]
     converted: dict[datetime, TrajectoriesResult]
     refined: dict[datetime, JudgingResult]
-    books: dict[str, Any]
+    usage: dict[str, Any]
     rows: dict[str, Row]
     """Every row of ``trajectories`` in Parquet, by run."""
 
@@ -218,12 +218,12 @@ def test_sample_usage_of_the_judge_equals_the_spend_ledger(sample: Sample) -> No
             " sum(cached_input_tokens) AS cached FROM trajectory.verdict_attempts"
         )
     )
-    books = sample.books
-    assert ours["calls"] == books["received"] == sum(result.calls for result in sample.refined.values())
-    assert ours["cost"] == Decimal(books["cost_usd"])
+    usage = sample.usage
+    assert ours["calls"] == usage["received"] == sum(result.calls for result in sample.refined.values())
+    assert ours["cost"] == Decimal(usage["cost_usd"])
     assert ours["cost"] == sum((result.cost_usd for result in sample.refined.values()), Decimal(0))
-    assert (ours["input"], ours["output"]) == (books["prompt_tokens"], books["completion_tokens"])
-    assert ours["cached"] == books["cached_tokens"]
+    assert (ours["input"], ours["output"]) == (usage["prompt_tokens"], usage["completion_tokens"])
+    assert ours["cached"] == usage["cached_tokens"]
     verdicts = only(
         sample.pipeline.ask("SELECT sum(cost_usd) AS cost, sum(attempts) AS calls FROM trajectory.verdicts")
     )
