@@ -10,7 +10,7 @@ import dagster as dg
 
 from trajectory_pipeline.budget.caps import Cap, SpendTotals
 from trajectory_pipeline.pipeline.capture import TerminalRunsResult
-from trajectory_pipeline.pipeline.convert import TrajectoriesResult
+from trajectory_pipeline.pipeline.conversion_result import TrajectoriesResult
 from trajectory_pipeline.pipeline.judge import JudgingResult
 
 _Part = TypeVar("_Part")

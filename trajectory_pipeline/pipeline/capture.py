@@ -112,31 +112,27 @@ def _is_corrupt(store: ParquetStore, hour: datetime) -> bool:
         return False
 
 
+@dataclass
+@dataclass
 class _Capture:
     """The capture of one partition, under its lock and in one snapshot."""
 
-    def __init__(
-        self,
-        hour: datetime,
-        partition: PartitionTransaction,
-        snapshot: Snapshot,
-        storage: Storage,
-        deleted: Deleted,
-        start: datetime | None,
-        dagster_run_id: str | None,
-    ) -> None:
-        self.hour = hour
-        self.partition = partition
-        self.snapshot = snapshot
-        self.storage = storage
-        self.deleted = deleted
-        self.start = start
-        self.dagster_run_id = dagster_run_id
-        end = hour + HOUR
-        self.fingerprint = fingerprints(snapshot, hour, end).get(hour, EMPTY)
+    hour: datetime
+    partition: PartitionTransaction
+    snapshot: Snapshot
+    storage: Storage
+    deleted: Deleted
+    start: datetime | None
+    dagster_run_id: str | None
+
+    def __post_init__(self) -> None:
+        end = self.hour + HOUR
+        self.fingerprint = fingerprints(self.snapshot, self.hour, end).get(self.hour, EMPTY)
         # Most hours of a year may have no runs: one query is all that they cost.
         dependencies = (
-            empty_dependency_digest(snapshot) if self.fingerprint == EMPTY else dependency_digests(snapshot, hour, end)
+            empty_dependency_digest(self.snapshot)
+            if self.fingerprint == EMPTY
+            else dependency_digests(self.snapshot, self.hour, end)
         )
         self.inputs_digest = hashlib.sha256(f"{dependencies} {capture_code_version()}".encode()).hexdigest()
 

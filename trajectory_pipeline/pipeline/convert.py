@@ -1,9 +1,8 @@
 """The second stage: converts raw rows to trajectories, in Parquet and Postgres at once."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -14,95 +13,22 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture_counts import count_items
 from trajectory_pipeline.pipeline.code_version import conversion_code_version
+from trajectory_pipeline.pipeline.conversion_result import TrajectoriesResult
 from trajectory_pipeline.pipeline.erased_verdicts import erase_verdicts
-from trajectory_pipeline.pipeline.up_to_date import UnchangedTrajectories, unchanged_trajectories
+from trajectory_pipeline.pipeline.up_to_date import unchanged_trajectories
 from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
-from trajectory_pipeline.storage.parquet.store import ParquetStore, StagedFile, WrittenFile
-from trajectory_pipeline.storage.postgres.capture_lag import CaptureLag, lag_of_runs
+from trajectory_pipeline.storage.parquet.store import ParquetStore, StagedFile
+from trajectory_pipeline.storage.postgres.capture_lag import lag_of_runs
 from trajectory_pipeline.storage.postgres.copy_writer import CopyWriter
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, MergeStats
+from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.postgres.rows_checksum import rows_checksum
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
-from trajectory_pipeline.trajectories.reference import QuarantinedRun
-
-
-@dataclass
-class RowBalance:
-    """The rows of a partition on both sides of the conversion.
-
-    Attributes:
-        runs_in: rows of ``terminal_runs``.
-        steps_in: own steps of them.
-        messages_in: messages of them.
-        trajectories: rows out.
-        steps_out: turns of own steps.
-        messages_out: messages in turns.
-        quarantined: runs that could not be converted.
-        quarantined_steps: their steps.
-        quarantined_messages: their messages.
-        moved_runs: raw rows that count on neither side, because their runs are in another partition now.
-    """
-
-    runs_in: int = 0
-    steps_in: int = 0
-    messages_in: int = 0
-    trajectories: int = 0
-    steps_out: int = 0
-    messages_out: int = 0
-    quarantined: int = 0
-    quarantined_steps: int = 0
-    quarantined_messages: int = 0
-    moved_runs: int = 0
-
-    @property
-    def balanced(self) -> bool:
-        """Whether no row is lost and none is there twice."""
-        return (
-            self.runs_in == self.trajectories + self.quarantined
-            and self.steps_in == self.steps_out + self.quarantined_steps
-            and self.messages_in == self.messages_out + self.quarantined_messages
-        )
-
-    def by_name(self) -> dict[str, int]:
-        """Return the counts as the ledger stores them."""
-        return asdict(self)
-
-
-@dataclass
-class TrajectoriesResult:
-    """What a materialization of ``trajectories`` did.
-
-    Attributes:
-        row_balance: the rows on both sides.
-        merge_stats: what happened to the rows in Postgres.
-        written: the Parquet file.
-        quarantined: the runs that could not be converted.
-        executions: trajectories by how they ended.
-        outcomes: trajectories by heuristic outcome.
-        escaped: trajectories in which text had to be escaped.
-        data_omitted: trajectories whose document ``jsonb`` cannot hold.
-        lag: time from the end of runs to their first capture, of those that are captured for the first time.
-        erased_verdicts: verdicts whose texts were erased, because they showed erased runs.
-        unchanged: whether both sinks are as before, because converting would have given the same.
-    """
-
-    row_balance: RowBalance = field(default_factory=RowBalance)
-    merge_stats: MergeStats | None = None
-    written: WrittenFile | None = None
-    quarantined: list[QuarantinedRun] = field(default_factory=list)
-    executions: Counter[str] = field(default_factory=Counter)
-    outcomes: Counter[str] = field(default_factory=Counter)
-    escaped: int = 0
-    data_omitted: int = 0
-    lag: CaptureLag | None = None
-    erased_verdicts: int = 0
-    unchanged: bool = False
 
 
 def materialize_trajectories(
@@ -122,7 +48,6 @@ def materialize_trajectories(
     use_jemalloc()
     key = partition_key(hour)
     parquet = storage.parquet
-    result = TrajectoriesResult()
     with (
         storage.postgres.partition(TRAJECTORIES.name, key, reads=TERMINAL_RUNS.name) as partition,
         ExitStack() as until_committed,
@@ -135,11 +60,11 @@ def materialize_trajectories(
             hour, partition, parquet, upstream_digest=raw_digest, inputs_digest=conversion_code_version()
         )
         staged: StagedFile | None = None
-        if unchanged is not None:
-            _set_unchanged(unchanged, result)
+        if unchanged is not None and unchanged.written is not None:
+            result, content_digest = unchanged, unchanged.written.sha256
             parquet.remove_temp_files(TRAJECTORIES, hour)
-            content_digest = unchanged.written.sha256
         else:
+            result = TrajectoriesResult()
             if raw_row_count:
                 with (
                     partition.staging() as copy_writer,
@@ -192,15 +117,6 @@ def _require_raw_rows(hour: datetime, entry: Mapping[str, Any], store: ParquetSt
     return rows
 
 
-def _set_unchanged(unchanged: UnchangedTrajectories, result: TrajectoriesResult) -> None:
-    result.unchanged = True
-    result.written = unchanged.written
-    result.merge_stats = MergeStats(inserted=0, updated=0, unchanged=len(unchanged.run_ids), removed=0)
-    result.row_balance = RowBalance(**unchanged.counts)
-    result.executions, result.outcomes = unchanged.executions, unchanged.outcomes
-    result.escaped, result.data_omitted = unchanged.escaped, unchanged.data_omitted
-
-
 def _converted(
     raw_rows: Iterator[pa.RecordBatch],
     key: str,
@@ -230,19 +146,13 @@ def _count(conversion: Conversion, result: TrajectoriesResult) -> None:
     counts.steps_out += pc.sum(rows.column("step_count")).as_py() or 0
     turns: Any = rows.column("turns")
     counts.messages_out += count_items(turns.flatten().field("messages"))
-    result.executions.update(_strings(rows, "execution_status"))
-    result.outcomes.update(_strings(rows, "heuristic_outcome"))
-    result.escaped += sum(map(bool, rows.column("escaped").to_pylist()))
+    result.count_rows(rows)
     result.data_omitted += sum(omitted is not None for _, omitted in conversion.documents)
     for run in conversion.quarantined:
         counts.quarantined_steps += run.steps
         counts.quarantined_messages += run.messages
     counts.quarantined += len(conversion.quarantined)
     result.quarantined.extend(conversion.quarantined)
-
-
-def _strings(rows: pa.RecordBatch, column: str) -> list[str]:
-    return [str(value) for value in rows.column(column).to_pylist()]
 
 
 def without_moved(raw: pa.RecordBatch, partition_key: str, database: TrajectoryDatabase) -> pa.RecordBatch:

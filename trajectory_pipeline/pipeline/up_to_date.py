@@ -4,19 +4,19 @@ Everything that a stage's result depends on is compared with what it was when th
 differs, or cannot be told, the partition is made anew.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
 import pyarrow as pa
 
 from trajectory_pipeline.letta.snapshot import Snapshot
+from trajectory_pipeline.pipeline.conversion_result import RowBalance, TrajectoriesResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
-from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline.storage.postgres.partition_writer import MergeStats, PartitionTransaction
 from trajectory_pipeline.storage.postgres.rows_checksum import (
     all_located,
     documents_omitted,
@@ -38,29 +38,6 @@ class UnchangedRawRows:
     written: WrittenFile
     counts: Mapping[str, int]
     gone: Sequence[str]
-
-
-@dataclass
-class UnchangedTrajectories:
-    """A partition of ``trajectories`` that is up to date with its raw rows.
-
-    Attributes:
-        written: its file.
-        counts: as the ledger stores them.
-        executions: trajectories by how they ended.
-        outcomes: trajectories by heuristic outcome.
-        escaped: trajectories in which text had to be escaped.
-        data_omitted: trajectories whose document ``jsonb`` cannot hold.
-        run_ids: of its trajectories.
-    """
-
-    written: WrittenFile
-    counts: Mapping[str, int]
-    executions: Counter[str] = field(default_factory=Counter)
-    outcomes: Counter[str] = field(default_factory=Counter)
-    escaped: int = 0
-    data_omitted: int = 0
-    run_ids: list[str] = field(default_factory=list)
 
 
 def unchanged_raw_rows(
@@ -115,8 +92,8 @@ def unchanged_trajectories(
     *,
     upstream_digest: str | None,
     inputs_digest: str,
-) -> UnchangedTrajectories | None:
-    """Return the trajectories if converting the raw rows would give the same; None if it may not.
+) -> TrajectoriesResult | None:
+    """Return what the trajectories are if converting the raw rows would give the same; None if it may not.
 
     Args:
         hour: start of the partition, UTC.
@@ -138,16 +115,18 @@ def unchanged_trajectories(
         or store.find_matching(TERMINAL_RUNS, hour, upstream_digest) is None
     ):
         return None
-    found = UnchangedTrajectories(written, entry["counts"], data_omitted=documents_omitted(partition))
+    result = TrajectoriesResult(
+        RowBalance(**entry["counts"]), written=written, data_omitted=documents_omitted(partition), unchanged=True
+    )
+    run_ids: set[str] = set()
     for batch in store.read(TRAJECTORIES, hour, ["run_id", "execution_status", "heuristic_outcome", "escaped"]):
-        found.run_ids += _strings(batch.column("run_id"))
-        found.executions.update(_strings(batch.column("execution_status")))
-        found.outcomes.update(_strings(batch.column("heuristic_outcome")))
-        found.escaped += sum(map(bool, batch.column("escaped").to_pylist()))
+        run_ids.update(_strings(batch.column("run_id")))
+        result.count_rows(batch)
     raw = [run_id for batch in store.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in _strings(batch.column(0))]
-    if set(raw).difference(runs_moved_away(partition, raw)) != set(found.run_ids):
+    if set(raw).difference(runs_moved_away(partition, raw)) != run_ids:
         return None
-    return found
+    result.merge_stats = MergeStats(inserted=0, updated=0, unchanged=len(run_ids), removed=0)
+    return result
 
 
 def _comparable_entry(partition: PartitionTransaction, asset: str, inputs_digest: str) -> dict[str, Any] | None:

@@ -349,7 +349,7 @@ def test_erase_partition_without_raw_rows_raises(judged: Pipeline) -> None:
     judged.capture(HOUR)
     prune(judged, ONLY_RAW)
     assert partitions_to_erase(judged.database) == {partition_key(HOUR): 1}
-    with pytest.raises(PipelineError, match="were pruned, and only they tell what is deleted"):
+    with pytest.raises(PipelineError, match="were pruned, and what is deleted can only be told from them"):
         erase_partition(HOUR, judged.storage)
 
 
