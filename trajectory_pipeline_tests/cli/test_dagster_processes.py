@@ -25,9 +25,7 @@ def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
 
 
-def test_the_projects_folder_is_the_working_directory_if_it_is_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_project_folder_prefers_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert project_folder() == PROJECT
     for name in ("workspace.yaml", "dagster.yaml"):
@@ -35,21 +33,21 @@ def test_the_projects_folder_is_the_working_directory_if_it_is_one(
     assert project_folder() == tmp_path
 
 
-def test_a_home_is_made_that_follows_the_projects_configuration(tmp_path: Path) -> None:
+def test_dagster_home_is_created_with_the_project_configuration(tmp_path: Path) -> None:
     for _ in range(2):
         home = dagster_home(tmp_path / "data")
         assert home == tmp_path / "data" / "dagster"
         assert (home / "dagster.yaml").read_text() == (PROJECT / "dagster.yaml").read_text()
 
 
-def test_a_home_whose_link_points_elsewhere_is_mended(tmp_path: Path) -> None:
+def test_dagster_home_with_a_wrong_link_is_repaired(tmp_path: Path) -> None:
     home = tmp_path / "dagster"
     home.mkdir()
     (home / "dagster.yaml").symlink_to(tmp_path / "gone")
     assert (dagster_home(tmp_path) / "dagster.yaml").read_text() == (PROJECT / "dagster.yaml").read_text()
 
 
-def test_a_home_of_ones_own_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dagster_home_from_the_environment_needs_dagster_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     with pytest.raises(SettingsError, match=r"is not the absolute path of a folder with a dagster\.yaml"):
         dagster_home(tmp_path / "data")
@@ -57,7 +55,7 @@ def test_a_home_of_ones_own_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytes
     assert dagster_home(tmp_path / "data") == tmp_path
 
 
-def test_a_relative_home_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dagster_home_that_is_relative_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dagster.yaml").write_text("")
     monkeypatch.setenv("DAGSTER_HOME", ".")
@@ -65,7 +63,7 @@ def test_a_relative_home_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         dagster_home(tmp_path)
 
 
-def test_a_port_that_is_taken_is_replaced_by_a_free_one() -> None:
+def test_free_port_replaces_a_port_in_use() -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()
@@ -76,13 +74,11 @@ def test_a_port_that_is_taken_is_replaced_by_a_free_one() -> None:
         probe.bind((HOST, other))
 
 
-def test_a_server_that_does_not_answer_has_no_answer() -> None:
+def test_graphql_without_a_server_returns_none() -> None:
     assert graphql(1, "{ version }") is None
 
 
-def test_a_storage_that_cannot_be_reached_is_told_at_once_without_its_password(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prepare_storage_unreachable_error_hides_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_PG_URL", "")
     with pytest.raises(PipelineError) as caught:
         prepare_storage(tmp_path, "postgresql+psycopg2://me:hunter2@127.0.0.1:1/dagster")

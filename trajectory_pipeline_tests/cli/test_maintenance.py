@@ -31,7 +31,7 @@ def gone(pipeline: Pipeline) -> str:
     return run_id
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(run_command: Command, databases: dict[str, str]) -> None:
+def test_dry_run_reports_planned_changes_and_changes_nothing(run_command: Command, databases: dict[str, str]) -> None:
     pipeline = captured(databases)
     gone(pipeline)
     files, ledger = pipeline.files(), pipeline.ask("SELECT * FROM trajectory.partitions ORDER BY 1, 2")
@@ -45,7 +45,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run_command: Command
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
 
 
-def test_a_dry_run_of_trajectories_alone_asks_no_source(run_command: Command, databases: dict[str, str]) -> None:
+def test_dry_run_of_trajectories_does_not_read_the_source(run_command: Command, databases: dict[str, str]) -> None:
     captured(databases)
     unreachable = {**databases, "LETTA_PG_URI": "postgresql://letta@127.0.0.1:1/letta"}
     result = run_command("materialize", "--partition", KEY, "--select", "trajectories", "--dry-run", **unreachable)
@@ -56,9 +56,7 @@ def test_a_dry_run_of_trajectories_alone_asks_no_source(run_command: Command, da
     assert f"{OTHER_KEY} has no raw rows" in squeezed(missing)
 
 
-def test_check_names_what_differs_and_is_green_when_nothing_does(
-    run_command: Command, databases: dict[str, str]
-) -> None:
+def test_check_lists_differences_and_exits_1_if_there_are_any(run_command: Command, databases: dict[str, str]) -> None:
     pipeline = captured(databases)
     hours = {"TRAJECTORY_START": HOUR.isoformat()}
     pipeline.change_source(
@@ -77,13 +75,13 @@ def test_check_names_what_differs_and_is_green_when_nothing_does(
     assert f"{sample_partitions()[HOUR]} terminal runs are before the first partition" in squeezed(late)
 
 
-def test_erase_is_refused_where_the_policy_is_to_keep(run_command: Command, databases: dict[str, str]) -> None:
+def test_erase_with_policy_keep_exits_2(run_command: Command, databases: dict[str, str]) -> None:
     result = run_command("erase", **databases)
     assert result.exit_code == 2
     assert "TRAJECTORY_DELETED_CONTENT is not erase" in squeezed(result)
 
 
-def test_erase_says_first_and_does_then_what_is_to_be_erased(run_command: Command, databases: dict[str, str]) -> None:
+def test_erase_dry_run_only_lists_and_erase_erases(run_command: Command, databases: dict[str, str]) -> None:
     pipeline = captured(databases)
     run_id = gone(pipeline)
     pipeline.capture(HOUR)
@@ -105,13 +103,13 @@ def test_erase_says_first_and_does_then_what_is_to_be_erased(run_command: Comman
     assert squeezed(run_command("erase", **erasing)) == "0 partitions. Done."
 
 
-def test_prune_is_refused_where_no_age_is_set(run_command: Command, databases: dict[str, str]) -> None:
+def test_prune_without_retention_settings_exits_2(run_command: Command, databases: dict[str, str]) -> None:
     result = run_command("prune", "--dry-run", **databases)
     assert result.exit_code == 2
     assert "Neither TRAJECTORY_RETENTION_DAYS nor TRAJECTORY_RAW_RETENTION_DAYS is set" in squeezed(result)
 
 
-def test_prune_lists_first_and_removes_then_what_is_old_enough(
+def test_prune_dry_run_only_lists_and_prune_deletes(
     run_command: Command, databases: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = captured(databases)

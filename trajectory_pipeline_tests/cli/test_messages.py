@@ -13,7 +13,7 @@ from trajectory_pipeline_tests.cli.conftest import Command, squeezed
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
-def test_the_help_lists_every_command_with_a_sentence_and_shows_how_to_begin(run_command: Command, option: str) -> None:
+def test_help_lists_every_command_and_shows_examples(run_command: Command, option: str) -> None:
     result = run_command(option)
     assert result.exit_code == 0
     for name in COMMANDS:
@@ -25,7 +25,7 @@ def test_the_help_lists_every_command_with_a_sentence_and_shows_how_to_begin(run
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself_and_its_options(run_command: Command, name: str) -> None:
+def test_command_help_describes_every_option(run_command: Command, name: str) -> None:
     result = run_command(name, "--help")
     assert result.exit_code == 0
     command = main.get_command(click.Context(main), name)
@@ -37,7 +37,7 @@ def test_every_command_explains_itself_and_its_options(run_command: Command, nam
             assert getattr(parameter, "help", None), parameter.name
 
 
-def test_the_help_of_materialize_states_the_exit_codes_and_the_range(run_command: Command) -> None:
+def test_materialize_help_states_exit_codes_and_range(run_command: Command) -> None:
     words = squeezed(run_command("materialize", "--help"))
     for said in (
         "A range is half-open. A time without an offset is UTC.",
@@ -50,7 +50,7 @@ def test_the_help_of_materialize_states_the_exit_codes_and_the_range(run_command
 
 
 @pytest.mark.process
-def test_help_needs_no_dagster_and_is_there_at_once() -> None:
+def test_help_imports_neither_dagster_nor_pyarrow() -> None:
     done = subprocess.run(
         [
             sys.executable,
@@ -65,11 +65,11 @@ def test_help_needs_no_dagster_and_is_there_at_once() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_version_is_told(run_command: Command) -> None:
+def test_version_option_prints_the_version(run_command: Command) -> None:
     assert run_command("--version").output.startswith("trajectory-pipeline, version 0.")
 
 
-def test_settings_lists_every_variable_with_its_meaning(run_command: Command) -> None:
+def test_settings_lists_every_variable_with_its_description(run_command: Command) -> None:
     result = run_command("settings")
     assert result.exit_code == 0
     lines = result.output.splitlines()
@@ -96,7 +96,7 @@ WRONG: list[tuple[dict[str, str], str]] = [
 @pytest.mark.parametrize(
     "command", [("materialize", "--partition", "2026-11-20-14:00"), ("show", "run-1"), ("migrate",)]
 )
-def test_a_wrong_setting_is_named(
+def test_wrong_setting_is_named_with_exit_code_2(
     run_command: Command, variables: dict[str, str], words: str, command: tuple[str, ...]
 ) -> None:
     result = run_command(*command, **variables)
@@ -120,17 +120,17 @@ def test_several_wrong_settings_are_all_named(run_command: Command) -> None:
     assert "TRAJECTORY_JUDGE_ATTEMPTS" in told
 
 
-def test_a_password_in_a_wrong_url_is_not_shown(run_command: Command) -> None:
+def test_password_in_a_wrong_url_is_not_printed(run_command: Command) -> None:
     for url in ("postgresql://me:hunter2@host:port/db", "mysql://me:hunter2@host/db", "postgresql://me:hunter2@host"):
         assert "hunter2" not in run_command("show", "run-1", TRAJECTORY_DATABASE_URL=url).output
 
 
-def test_an_unknown_command_is_bad_input(run_command: Command) -> None:
+def test_unknown_command_exits_2(run_command: Command) -> None:
     result = run_command("materialise")
     assert result.exit_code == 2
     assert "No such command 'materialise'" in result.output
 
 
-def test_a_file_of_settings_in_the_working_directory_is_read(run_command: Command) -> None:
+def test_dotenv_in_the_working_directory_is_read(run_command: Command) -> None:
     Path(".env").write_text("TRAJECTORY_START=nonsense\n")
     assert "TRAJECTORY_START must be a time" in squeezed(run_command("show", "run-1"))

@@ -7,7 +7,7 @@ from trajectory_pipeline_tests.cli.conftest import Command, squeezed
 from trajectory_pipeline_tests.defs.running import ask, do
 
 
-def test_migrate_makes_the_schema_and_then_finds_it(run_command: Command, empty_database: str) -> None:
+def test_migrate_twice_creates_then_finds_the_schema(run_command: Command, empty_database: str) -> None:
     first = run_command("migrate", TRAJECTORY_DATABASE_URL=empty_database)
     assert first.exit_code == 0
     assert "The schema trajectory in 127.0.0.1:" in squeezed(first)
@@ -18,7 +18,7 @@ def test_migrate_makes_the_schema_and_then_finds_it(run_command: Command, empty_
     assert ask(empty_database, "SELECT count(*) FROM trajectory.trajectories") == [(0,)]
 
 
-def test_migrate_names_a_server_that_is_not_there(run_command: Command) -> None:
+def test_migrate_with_unreachable_server_hides_password(run_command: Command) -> None:
     result = run_command("migrate", TRAJECTORY_DATABASE_URL="postgresql://me:hunter2@127.0.0.1:1/agents")
     assert result.exit_code == 2
     assert "127.0.0.1:1/agents" in squeezed(result)
@@ -26,7 +26,7 @@ def test_migrate_names_a_server_that_is_not_there(run_command: Command) -> None:
 
 
 @pytest.mark.parametrize("how", ["url", "setting"])
-def test_the_sample_is_loaded_and_then_left_as_it_is(run_command: Command, empty_database: str, how: str) -> None:
+def test_load_sample_twice_loads_once(run_command: Command, empty_database: str, how: str) -> None:
     others = {"TRAJECTORY_DATABASE_URL": empty_database, "DAGSTER_PG_URL": empty_database}
     arguments, variables = (
         (("load-sample", "--url", empty_database), {})
@@ -42,7 +42,7 @@ def test_the_sample_is_loaded_and_then_left_as_it_is(run_command: Command, empty
     assert ask(empty_database, "SELECT count(*) FROM runs") == [(321,)]
 
 
-def test_the_sample_is_not_loaded_beside_other_runs(run_command: Command, letta_database: str) -> None:
+def test_load_sample_into_a_database_with_other_runs_is_refused(run_command: Command, letta_database: str) -> None:
     do(letta_database, "DELETE FROM runs WHERE id = (SELECT min(id) FROM runs)")
     result = run_command("load-sample", "--url", letta_database)
     assert result.exit_code == 2
@@ -50,7 +50,7 @@ def test_the_sample_is_not_loaded_beside_other_runs(run_command: Command, letta_
     assert ask(letta_database, "SELECT count(*) FROM runs") == [(320,)]
 
 
-def test_a_database_that_does_not_exist_is_created_only_when_asked(run_command: Command, empty_database: str) -> None:
+def test_load_sample_creates_a_database_only_with_create(run_command: Command, empty_database: str) -> None:
     url = f"{empty_database}_new"
     refused = run_command("load-sample", "--url", url)
     assert refused.exit_code == 2

@@ -68,7 +68,7 @@ def databases_of(settings: Settings) -> dict[str, str]:
     return {"TRAJECTORY_DATABASE_URL": url, "LETTA_PG_URI": url, "DAGSTER_PG_URL": url}
 
 
-def test_a_run_with_tools_is_shown_from_head_to_verdict(show: Show) -> None:
+def test_show_run_with_tools_prints_head_turns_and_verdict(show: Show) -> None:
     text = show(WITH_TOOLS)
     assert show(WITH_TOOLS) == text
     assert text.splitlines()[0].startswith(f"╭─ {WITH_TOOLS} ─")
@@ -86,37 +86,37 @@ def test_a_run_with_tools_is_shown_from_head_to_verdict(show: Show) -> None:
     assert "simulated-judge — a simulation, not a model" in verdict
 
 
-def test_a_run_that_waits_for_approval_names_the_run_that_answers(show: Show) -> None:
+def test_show_run_awaiting_approval_names_the_answering_run(show: Show) -> None:
     text = " ".join(show(ASKS).split())
     assert "Execution awaiting_approval" in text
     assert f"continued by {ANSWERS}" in text
 
 
-def test_the_answering_run_names_the_asking_one_and_whose_step_it_is(show: Show) -> None:
+def test_show_answering_run_names_the_asking_run_and_step(show: Show) -> None:
     text = " ".join(show(ANSWERS).split())
     assert f"continues {ASKS}" in text
     assert f" of {ASKS} " in text
     assert re.search(r"\b(approved|denied|returned by the client) call", text)
 
 
-def test_a_failed_run_says_why(show: Show) -> None:
+def test_show_failed_run_prints_its_error(show: Show) -> None:
     text = " ".join(show(FAILED).split())
     assert re.search(r"Execution failed, cause \w+ Heuristic outcome failure \(confidence 0.9\): ", text)
     assert re.search(r" Error \w+", text)
 
 
-def test_a_run_without_steps_or_messages_is_shown_all_the_same(show: Show) -> None:
+def test_show_run_without_steps_or_messages_succeeds(show: Show) -> None:
     text = " ".join(show(WITHOUT_STEPS).split())
     assert "0 steps, 0 messages" in text
     assert "Turn 1" not in text
     assert "Verdict: not_eligible" in text
 
 
-def test_text_that_is_markup_stays_text(show: Show) -> None:
+def test_show_text_with_markup_prints_it_unchanged(show: Show) -> None:
     assert "[bold]not bold[/bold] [/nothing] [link=x]" in show(HARD)
 
 
-def test_text_that_would_command_the_terminal_is_shown_instead(show: Show) -> None:
+def test_show_text_with_control_characters_escapes_them(show: Show) -> None:
     """An agent's text is not ours: what it read on some page must not clear a screen or retitle a window."""
     text = show(HARD)
     assert not [character for character in text if ord(character) < 32 and character != "\n"]
@@ -125,7 +125,7 @@ def test_text_that_would_command_the_terminal_is_shown_instead(show: Show) -> No
     assert "next 👩‍🔬" in text
 
 
-def test_a_quarantined_run_says_what_was_wrong_with_it(run_command: Command, shown: Settings) -> None:
+def test_show_quarantined_run_says_why(run_command: Command, shown: Settings) -> None:
     result = run_command("show", QUARANTINED, **databases_of(shown))
     assert result.exit_code == 2
     told = squeezed(result)
@@ -135,9 +135,7 @@ def test_a_quarantined_run_says_what_was_wrong_with_it(run_command: Command, sho
 
 
 @pytest.mark.parametrize("run_id", ["run-none", "'; DROP TABLE x; --", "[bold]", "ü", "%s", " "])
-def test_an_unknown_run_is_told_with_where_it_was_looked_for(
-    run_command: Command, shown: Settings, run_id: str
-) -> None:
+def test_show_unknown_run_names_the_database(run_command: Command, shown: Settings, run_id: str) -> None:
     result = run_command("show", run_id, **databases_of(shown))
     assert result.exit_code == 2
     told = squeezed(result)
@@ -147,12 +145,12 @@ def test_an_unknown_run_is_told_with_where_it_was_looked_for(
     assert "or materialize the hour in which the run ended." in told
 
 
-def test_without_a_verdict_it_says_so(show: Show, shown: Settings, run_command: Command) -> None:
+def test_show_run_without_verdict_says_so(show: Show, shown: Settings, run_command: Command) -> None:
     do(str(shown.storage.database_url), f"DELETE FROM trajectory.verdicts WHERE run_id = '{FAILED}'")
     assert "Verdict none under the current policy" in " ".join(show(FAILED).split())
 
 
-def test_a_document_that_postgres_cannot_hold_is_pointed_out(show: Show, shown: Settings) -> None:
+def test_show_run_without_document_says_why(show: Show, shown: Settings) -> None:
     do(
         str(shown.storage.database_url),
         "UPDATE trajectory.trajectories SET data = NULL, data_omitted_reason = 'too deep for jsonb'"
@@ -163,7 +161,7 @@ def test_a_document_that_postgres_cannot_hold_is_pointed_out(show: Show, shown: 
     )
 
 
-def test_a_deleted_run_says_when_that_was_noticed(show: Show, shown: Settings) -> None:
+def test_show_deleted_run_says_when_it_was_noticed(show: Show, shown: Settings) -> None:
     do(
         str(shown.storage.database_url),
         f"UPDATE trajectory.trajectories SET deleted_at = '2026-11-21 09:00+00' WHERE run_id = '{ANSWERS}'",
@@ -176,7 +174,7 @@ def test_a_deleted_run_says_when_that_was_noticed(show: Show, shown: Settings) -
 # ---- explain ------------------------------------------------------------------------------------------------------
 
 
-def test_explain_goes_from_the_source_to_what_was_checked(run_command: Command, shown: Settings) -> None:
+def test_explain_prints_source_prompt_answer_and_checks(run_command: Command, shown: Settings) -> None:
     result = run_command("explain", WITH_TOOLS, **databases_of(shown))
     assert result.exit_code == 0, result.output
     said = squeezed(result)
@@ -193,9 +191,7 @@ def test_explain_goes_from_the_source_to_what_was_checked(run_command: Command, 
     assert "✓ “" in said
 
 
-def test_explain_holds_what_was_captured_beside_what_the_source_holds_now(
-    run_command: Command, shown: Settings
-) -> None:
+def test_explain_compares_captured_rows_with_the_source(run_command: Command, shown: Settings) -> None:
     places = {
         **databases_of(shown),
         "LETTA_PG_URI": str(shown.source.postgres_url),
@@ -221,7 +217,7 @@ def test_explain_holds_what_was_captured_beside_what_the_source_holds_now(
     assert (before["source"]["stop_reason"], after["source"]["stop_reason"]) == ("end_turn", "cancelled")
 
 
-def test_explain_as_json_holds_every_part_and_says_what_is_missing(run_command: Command, shown: Settings) -> None:
+def test_explain_json_has_every_part_and_names_missing_ones(run_command: Command, shown: Settings) -> None:
     told = json.loads(run_command("explain", WITH_TOOLS, "--json", **databases_of(shown)).output)
     # Neither is here: the command is shown other places than the ones that the rows came from.
     assert "the source was not read" in told["source"]["missing"]

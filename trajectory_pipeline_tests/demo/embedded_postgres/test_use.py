@@ -29,7 +29,7 @@ from trajectory_pipeline_tests.server_databases import drop_database
 pytestmark = pytest.mark.process
 
 
-def test_the_first_start_makes_the_cluster_and_says_so_and_the_next_finds_the_data_at_the_same_address(new_folder):
+def test_start_twice_creates_once_and_keeps_data_and_address(new_folder):
     said = []
     with embedded_postgres.start(new_folder, report=said.append) as first:
         write_a_row(first)
@@ -40,13 +40,13 @@ def test_the_first_start_makes_the_cluster_and_says_so_and_the_next_finds_the_da
     assert len(said) == 1
 
 
-def test_three_processes_that_start_a_new_folder_at_once_share_one_server(new_folder):
+def test_start_by_three_processes_shares_one_server(new_folder):
     with Owner(new_folder) as one, Owner(new_folder) as two, Owner(new_folder) as three:
         heard = [owner.hears() for owner in (one, two, three)]
         assert heard[0] == heard[1] == heard[2]
 
 
-def test_two_starts_in_one_process_share_a_server_that_stays_until_both_are_released(folder):
+def test_server_runs_until_both_users_of_a_process_release_it(folder):
     first = embedded_postgres.start(folder, settings=SETTINGS)
     second = embedded_postgres.start(folder, settings=SETTINGS)
     assert first == second
@@ -57,7 +57,7 @@ def test_two_starts_in_one_process_share_a_server_that_stays_until_both_are_rele
     assert within(1, lambda: nothing_is_left(folder))
 
 
-def test_a_server_stays_for_one_process_when_the_other_is_killed(folder):
+def test_server_survives_one_of_two_killed_processes(folder):
     with Owner(folder) as one, Owner(folder) as two:
         one.hears()
         two.hears()
@@ -66,7 +66,7 @@ def test_a_server_stays_for_one_process_when_the_other_is_killed(folder):
         assert not within(0.5, lambda: embedded_postgres.running(folder) is None)
 
 
-def test_running_tells_of_a_server_without_starting_or_holding_it(folder):
+def test_running_neither_starts_nor_holds_the_server(folder):
     assert embedded_postgres.running(folder / "absent") is None
     assert not (folder / "absent").exists()
     assert embedded_postgres.running(folder) is None
@@ -79,7 +79,7 @@ def test_running_tells_of_a_server_without_starting_or_holding_it(folder):
     assert embedded_postgres.running(folder) is None
 
 
-def test_a_wrong_password_is_refused(folder):
+def test_wrong_password_is_refused(folder):
     with embedded_postgres.start(folder, settings=SETTINGS) as server:
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             psycopg.connect(f"postgresql://postgres:wrong@127.0.0.1:{server.port}/postgres")
@@ -87,20 +87,20 @@ def test_a_wrong_password_is_refused(folder):
             psycopg.connect(host="127.0.0.1", port=server.port, user="postgres", dbname="postgres", password="")
 
 
-def test_the_password_is_in_no_other_users_reach_and_in_no_representation(folder):
+def test_password_is_private_and_not_in_repr(folder):
     with embedded_postgres.start(folder, settings=SETTINGS) as server:
         assert server.password not in repr(server)
         assert stat.S_IMODE((folder / "cluster" / "password").stat().st_mode) == 0o600
         assert stat.S_IMODE((folder / "cluster" / "data").stat().st_mode) == 0o700
 
 
-def test_only_this_machine_is_listened_to_and_no_socket_file_is_made(folder):
+def test_server_listens_on_loopback_without_a_socket_file(folder):
     with embedded_postgres.start(folder, settings=SETTINGS) as server:
         assert rows_of(server.url("postgres"), "SHOW listen_addresses") == [("127.0.0.1",)]
         assert rows_of(server.url("postgres"), "SHOW unix_socket_directories") == [("",)]
 
 
-def test_it_is_durable_in_utf8_and_utc_with_200_connections_unless_told_otherwise(folder):
+def test_server_settings_have_safe_defaults_and_overrides(folder):
     with embedded_postgres.start(folder) as server:
         for name, value in {
             "fsync": "on",
@@ -114,14 +114,14 @@ def test_it_is_durable_in_utf8_and_utc_with_200_connections_unless_told_otherwis
         assert rows_of(server.url("postgres"), "SHOW max_connections") == [("17",)]
 
 
-def test_another_port_is_taken_when_somebody_else_has_the_former_one(folder):
+def test_start_with_previous_port_in_use_takes_another(folder):
     with embedded_postgres.start(folder, settings=SETTINGS) as server:
         former = server.port
     with socket.create_server(("127.0.0.1", former)), embedded_postgres.start(folder, settings=SETTINGS) as server:
         assert server.port != former
 
 
-def test_a_port_that_is_lost_between_choice_and_start_is_replaced(folder, monkeypatch):
+def test_start_with_port_lost_before_launch_takes_another(folder, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         taken = listener.getsockname()[1]
         really = launch._free_port
@@ -131,7 +131,7 @@ def test_a_port_that_is_lost_between_choice_and_start_is_replaced(folder, monkey
             assert server.port != taken
 
 
-def test_the_users_own_postgres_variables_reach_neither_the_server_nor_our_connections(folder):
+def test_users_pg_variables_reach_neither_server_nor_client(folder):
     hostile = {
         "PGDATA": "/nonexistent",
         "PGHOST": "192.0.2.1",
@@ -153,7 +153,7 @@ def test_the_users_own_postgres_variables_reach_neither_the_server_nor_our_conne
             assert not set(hostile) & set(psutil.Process(pid).environ())
 
 
-def test_a_path_of_more_than_a_hundred_characters_works(folder):
+def test_start_in_a_path_over_100_characters_works(folder):
     deep = folder.parent / ("long " * 15).strip() / ("longer " * 10).strip()
     deep.mkdir(parents=True)
     (folder / "cluster").rename(deep / "cluster")
@@ -174,7 +174,7 @@ def test_ensure_database_creates_it_once_whatever_its_name(folder):
         drop_database(server, name)
 
 
-def test_ensure_database_names_the_database_and_the_log_in_an_error(folder):
+def test_ensure_database_error_names_database_and_log(folder):
     with (
         embedded_postgres.start(folder, settings=SETTINGS) as server,
         pytest.raises(EmbeddedPostgresError, match=r"(?s)could not create the database ''.*See its log: .*server\.log"),
@@ -182,14 +182,14 @@ def test_ensure_database_names_the_database_and_the_log_in_an_error(folder):
         server.ensure_database("")
 
 
-def test_a_large_log_is_put_aside_at_the_next_start(folder):
+def test_start_renames_a_large_log(folder):
     (folder / "server.log").write_bytes(b"x" * 10_000_001)
     with embedded_postgres.start(folder, settings=SETTINGS) as server:
         assert server.log.stat().st_size < 100_000
         assert (folder / "server.log.1").stat().st_size > 10_000_000
 
 
-def test_a_folder_in_use_is_not_removed_and_afterwards_only_what_was_made_is(own_folder):
+def test_remove_refuses_a_used_folder_and_leaves_other_files(own_folder):
     (own_folder / "mine.txt").write_text("mine")
     with (
         embedded_postgres.start(own_folder, settings=SETTINGS),
@@ -202,7 +202,7 @@ def test_a_folder_in_use_is_not_removed_and_afterwards_only_what_was_made_is(own
     own_folder.rmdir()
 
 
-def test_removing_stops_a_server_that_has_neither_user_nor_watchdog(own_folder):
+def test_remove_stops_a_server_without_user_and_watchdog(own_folder):
     with Owner(own_folder) as owner:
         owner.hears()
         for pid in watchdog_pids_of(own_folder):

@@ -76,7 +76,7 @@ def ordinary_user():
 
 
 @needs_root
-def test_root_runs_the_server_as_another_user_who_owns_nothing_but_the_data(folder):
+def test_root_runs_the_server_as_a_user_that_owns_only_the_data(folder):
     with embedded_postgres.start(folder, settings=SETTINGS) as server:
         assert psutil.Process(postmaster_pid(folder)).username() == "nobody"
         assert location(folder) == folder
@@ -86,7 +86,7 @@ def test_root_runs_the_server_as_another_user_who_owns_nothing_but_the_data(fold
 
 
 @needs_root
-def test_in_a_folder_that_user_cannot_enter_the_data_lies_elsewhere_and_no_mode_is_changed(closed_folder, bases):
+def test_closed_folder_stores_data_elsewhere_and_changes_no_mode(closed_folder, bases):
     with embedded_postgres.start(closed_folder, settings=SETTINGS) as server:
         write_a_row(server)
         place = location(closed_folder)
@@ -102,9 +102,7 @@ def test_in_a_folder_that_user_cannot_enter_the_data_lies_elsewhere_and_no_mode_
 
 
 @needs_root
-def test_programs_that_the_user_cannot_reach_are_copied_and_renewed_with_their_version(
-    closed_folder, bases, tmp_path, monkeypatch
-):
+def test_unreachable_programs_are_copied_for_each_version(closed_folder, bases, tmp_path, monkeypatch):
     carried = placement.installed_binaries()
     closed = tmp_path / "closed-site-packages"
     closed.mkdir(mode=0o700)
@@ -121,7 +119,7 @@ def test_programs_that_the_user_cannot_reach_are_copied_and_renewed_with_their_v
 
 
 @needs_root
-def test_a_fallback_place_that_somebody_else_made_first_is_not_trusted(closed_folder, bases):
+def test_fallback_folder_of_another_user_is_not_used(closed_folder, bases):
     bases[0].mkdir()
     os.chown(bases[0], pwd.getpwnam("daemon").pw_uid, -1)
     bases[1].symlink_to("/tmp")
@@ -135,7 +133,7 @@ def test_a_fallback_place_that_somebody_else_made_first_is_not_trusted(closed_fo
 
 
 @needs_root
-def test_a_moved_folder_whose_data_lies_elsewhere_does_not_silently_begin_anew(closed_folder, bases):
+def test_moved_folder_with_data_elsewhere_is_refused(closed_folder, bases):
     closed_folder.mkdir()
     placement.write_note(closed_folder, bases[0] / "of-its-former-name")
     with pytest.raises(EmbeddedPostgresError, match="give the folder its former name"):
@@ -144,7 +142,7 @@ def test_a_moved_folder_whose_data_lies_elsewhere_does_not_silently_begin_anew(c
 
 
 @needs_root
-def test_a_folder_made_by_root_is_refused_to_an_ordinary_user_with_a_sentence(folder, ordinary_user):
+def test_folder_of_root_is_refused_to_an_ordinary_user(folder, ordinary_user):
     with Owner(folder, stderr=subprocess.PIPE, **ordinary_user) as owner:
         told = owner.process.communicate(timeout=20)[1].splitlines()[-1]
     assert "cannot be used by the user daemon" in told
@@ -153,7 +151,7 @@ def test_a_folder_made_by_root_is_refused_to_an_ordinary_user_with_a_sentence(fo
 
 
 @needs_root
-def test_an_ordinary_user_starts_shares_and_ends_a_server_and_root_runs_it_as_that_user(new_folder, ordinary_user):
+def test_ordinary_user_shares_a_server_that_root_can_run(new_folder, ordinary_user):
     os.chown(new_folder.parent, ordinary_user["user"], -1)
     with Owner(new_folder, **ordinary_user) as one, Owner(new_folder, **ordinary_user) as two:
         heard = one.hears()
@@ -170,7 +168,7 @@ def test_an_ordinary_user_starts_shares_and_ends_a_server_and_root_runs_it_as_th
 
 
 @needs_root
-def test_data_that_belongs_to_root_is_refused_with_what_to_do(folder):
+def test_data_owned_by_root_is_refused_with_advice(folder):
     data = folder / "cluster" / "data"
     former = data.stat()
     os.chown(data, 0, 0)
@@ -180,7 +178,7 @@ def test_data_that_belongs_to_root_is_refused_with_what_to_do(folder):
 
 
 @needs_ordinary_user
-def test_a_folder_that_cannot_be_written_is_refused_with_a_sentence(tmp_path):
+def test_folder_that_cannot_be_written_is_refused(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
     with pytest.raises(EmbeddedPostgresError, match=r"cannot be used by the user .*choose another folder"):
@@ -188,7 +186,7 @@ def test_a_folder_that_cannot_be_written_is_refused_with_a_sentence(tmp_path):
 
 
 @needs_ordinary_user
-def test_an_ordinary_user_runs_the_server_as_itself(folder):
+def test_ordinary_user_runs_the_server_as_itself(folder):
     with embedded_postgres.start(folder, settings=SETTINGS):
         assert psutil.Process(postmaster_pid(folder)).uids().real == os.geteuid()
         assert location(folder) == Path(folder)

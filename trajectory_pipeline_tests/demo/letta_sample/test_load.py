@@ -43,7 +43,7 @@ def changed(url: str, **parts: str) -> str:
     return f"{split.scheme}://{credentials}{host}/{parts.get('database', split.path[1:])}{query}"
 
 
-def test_every_row_gets_there(empty_database: str) -> None:
+def test_load_sample_loads_every_row(empty_database: str) -> None:
     counts = load_sample(empty_database)
     assert counts == sample_counts()
     for table in ("organizations", "agents", "conversations", "runs", "steps", "messages"):
@@ -52,7 +52,7 @@ def test_every_row_gets_there(empty_database: str) -> None:
     assert {run_id for (run_id,) in terminal} == sample_terminal_run_ids()
 
 
-def test_indexes_and_constraints_are_lettas(empty_database: str) -> None:
+def test_load_sample_creates_indexes_and_constraints(empty_database: str) -> None:
     load_sample(empty_database)
     indexes = {name for (name,) in ask(empty_database, "SELECT indexname FROM pg_indexes WHERE schemaname = 'public'")}
     assert {"ix_runs_created_at", "ix_messages_run_sequence", "uq_messages_sequence_id", "ix_steps_run_id"} <= indexes
@@ -63,7 +63,7 @@ def test_indexes_and_constraints_are_lettas(empty_database: str) -> None:
     assert row[0] is True
 
 
-def test_the_database_and_the_file_agree_on_the_partitions(empty_database: str) -> None:
+def test_sample_partitions_equal_those_of_the_database(empty_database: str) -> None:
     load_sample(empty_database)
     rows = ask(
         empty_database,
@@ -73,7 +73,7 @@ def test_the_database_and_the_file_agree_on_the_partitions(empty_database: str) 
     assert dict(rows) == sample_partitions()
 
 
-def test_times_do_not_depend_on_the_sessions_time_zone(empty_database: str) -> None:
+def test_load_sample_ignores_the_session_time_zone(empty_database: str) -> None:
     separator = "&" if "?" in empty_database else "?"
     load_sample(f"{empty_database}{separator}options=-c%20timezone%3DAsia/Tokyo")
     (row,) = ask(empty_database, "SELECT min(completed_at) FROM public.runs")
@@ -82,7 +82,7 @@ def test_times_do_not_depend_on_the_sessions_time_zone(empty_database: str) -> N
     assert row[0].replace(minute=0, second=0, microsecond=0) == first.replace(tzinfo=None)
 
 
-def test_a_second_load_says_that_nothing_is_to_be_done(empty_database: str) -> None:
+def test_load_sample_twice_reports_nothing_to_do(empty_database: str) -> None:
     load_sample(empty_database)
     said: list[str] = []
     counts = load_sample(empty_database, report=said.append)
@@ -92,7 +92,7 @@ def test_a_second_load_says_that_nothing_is_to_be_done(empty_database: str) -> N
     assert "nothing to do" in said[0]
 
 
-def test_it_says_what_it_does(empty_database: str) -> None:
+def test_load_sample_reports_each_action(empty_database: str) -> None:
     said: list[str] = []
     counts = load_sample(empty_database, report=said.append)
     assert f"Loading {counts.runs} runs" in said[0]
@@ -100,11 +100,11 @@ def test_it_says_what_it_does(empty_database: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql+psycopg2", "postgresql+asyncpg"])
-def test_urls_of_other_libraries_are_understood(empty_database: str, scheme: str) -> None:
+def test_load_sample_accepts_urls_of_other_libraries(empty_database: str, scheme: str) -> None:
     assert not load_sample(empty_database.replace("postgresql", scheme, 1)).already_loaded
 
 
-def test_a_database_with_other_runs_is_left_as_it_is(empty_database: str) -> None:
+def test_load_sample_with_other_runs_is_refused(empty_database: str) -> None:
     do(
         empty_database,
         "CREATE TABLE public.runs (id text, agent_id text, created_at timestamptz, completed_at timestamp);"
@@ -116,7 +116,7 @@ def test_a_database_with_other_runs_is_left_as_it_is(empty_database: str) -> Non
     assert ask(empty_database, TABLES) == [("runs",)]
 
 
-def test_the_sample_with_one_run_more_is_not_the_sample(empty_database: str) -> None:
+def test_load_sample_with_an_additional_run_is_refused(empty_database: str) -> None:
     load_sample(empty_database)
     do(
         empty_database,
@@ -127,27 +127,27 @@ def test_the_sample_with_one_run_more_is_not_the_sample(empty_database: str) -> 
         load_sample(empty_database)
 
 
-def test_the_sample_at_other_times_is_not_the_sample(empty_database: str) -> None:
+def test_load_sample_with_changed_times_is_refused(empty_database: str) -> None:
     load_sample(empty_database)
     do(empty_database, "UPDATE public.runs SET created_at = created_at + interval '1 hour'")
     with pytest.raises(SourceError, match="with 321 rows, of which 0 are"):
         load_sample(empty_database)
 
 
-def test_a_table_of_dagsters_is_not_taken_for_lettas(empty_database: str) -> None:
+def test_load_sample_with_dagsters_runs_table_is_refused(empty_database: str) -> None:
     do(empty_database, "CREATE TABLE public.runs (id bigint, run_id text, status text)")
     with pytest.raises(SourceError, match=r"is not Letta's: it lacks agent_id, completed_at, created_at"):
         load_sample(empty_database)
 
 
-def test_a_database_with_another_of_the_samples_tables_is_left_as_it_is(empty_database: str) -> None:
+def test_load_sample_with_another_sample_table_is_refused(empty_database: str) -> None:
     do(empty_database, "CREATE TABLE public.messages (id text)")
     with pytest.raises(SourceError, match=r"no table public\.runs, but messages"):
         load_sample(empty_database)
     assert ask(empty_database, TABLES) == [("messages",)]
 
 
-def test_a_load_that_fails_on_the_way_leaves_nothing(empty_database: str) -> None:
+def test_load_sample_that_fails_changes_nothing(empty_database: str) -> None:
     # The dump makes its type and two tables before it comes to this sequence.
     do(empty_database, "CREATE SEQUENCE public.message_seq_id")
     with pytest.raises(SourceError, match=r"could not be loaded.*message_seq_id.*Nothing was changed"):
@@ -156,7 +156,7 @@ def test_a_load_that_fails_on_the_way_leaves_nothing(empty_database: str) -> Non
     assert ask(empty_database, "SELECT count(*) FROM pg_type WHERE typname = 'stepstatus'") == [(0,)]
 
 
-def test_a_missing_database_is_made_when_asked_for(empty_database: str) -> None:
+def test_load_sample_creates_a_missing_database_on_request(empty_database: str) -> None:
     name = f"sample_{uuid4().hex[:12]}"
     url = changed(empty_database, database=name)
     with pytest.raises(SourceError, match=rf"{name}.*create_database=True"):
@@ -171,7 +171,7 @@ def test_a_missing_database_is_made_when_asked_for(empty_database: str) -> None:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
 
 
-def test_a_user_who_may_not_is_told_so(empty_database: str) -> None:
+def test_load_sample_without_privileges_says_what_to_grant(empty_database: str) -> None:
     name = f"sample_{uuid4().hex[:12]}"
     url = changed(empty_database, user=name, password="geheim")
     do(empty_database, f"CREATE ROLE {name} LOGIN PASSWORD 'geheim'; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
@@ -202,7 +202,7 @@ def test_a_user_who_may_not_is_told_so(empty_database: str) -> None:
     ],
 )
 @pytest.mark.parametrize("create_database", [False, True])
-def test_what_cannot_be_reached_is_named_without_its_password(url: str, says: str, create_database: bool) -> None:
+def test_load_sample_connection_error_hides_password(url: str, says: str, create_database: bool) -> None:
     with pytest.raises(SourceError, match=says) as refused:
         load_sample(url, create_database=create_database)
     assert "heim" not in str(refused.value)
@@ -219,5 +219,5 @@ def test_what_cannot_be_reached_is_named_without_its_password(url: str, says: st
         ("FATAL: etwas anderes", "Check the URL"),
     ],
 )
-def test_each_refusal_has_its_remedy(text: str, remedy: str) -> None:
+def test_remedy_fits_each_connection_error(text: str, remedy: str) -> None:
     assert remedy in load._remedy(text)

@@ -60,7 +60,7 @@ def runs_by_agent() -> dict[str, list[Record]]:
     return found
 
 
-def test_runs_spread_over_days_and_dozens_of_partitions_unevenly() -> None:
+def test_runs_spread_unevenly_over_days_and_partitions() -> None:
     partitions = sample_partitions()
     assert len(partitions) >= 24
     assert len({hour.date() for hour in partitions}) >= 4
@@ -71,7 +71,7 @@ def test_runs_spread_over_days_and_dozens_of_partitions_unevenly() -> None:
     assert all((hour.minute, hour.second, hour.tzinfo) == (0, 0, UTC) for hour in partitions)
 
 
-def test_counts_are_those_of_the_rows() -> None:
+def test_sample_counts_equal_the_rows() -> None:
     counts = sample_counts()
     assert (counts.runs, counts.steps, counts.messages) == (len(RUNS), len(STEPS), len(ROWS["messages"]))
     assert counts.terminal_runs == len(sample_terminal_run_ids()) == sum(sample_partitions().values())
@@ -80,7 +80,7 @@ def test_counts_are_those_of_the_rows() -> None:
     assert not counts.already_loaded
 
 
-def test_the_readme_tells_the_counts_of_the_file() -> None:
+def test_readme_states_the_counts_of_the_file() -> None:
     counts = sample_counts()
     readme = " ".join(Path(SAMPLE_FILE).with_name("README.md").read_text(encoding="utf-8").split())
     assert (
@@ -93,16 +93,16 @@ def test_the_readme_tells_the_counts_of_the_file() -> None:
     assert len({agent["agent_type"] for agent in AGENTS.values()}) == 6
 
 
-def test_the_file_stays_small() -> None:
+def test_data_file_is_small() -> None:
     assert SAMPLE_FILE.stat().st_size < 1_000_000
 
 
-def test_every_time_lies_before_the_day_of_the_capture() -> None:
+def test_times_are_before_the_day_of_the_capture() -> None:
     times = [at(row, name) for rows in ROWS.values() for row in rows for name in TIME_COLUMNS if row.get(name)]
     assert max(times) < datetime(2026, 11, 22, tzinfo=UTC)
 
 
-def test_a_run_lasts_minutes_at_most() -> None:
+def test_runs_last_minutes_at_most() -> None:
     for run in RUNS.values():
         if run["completed_at"]:
             assert seconds(0) < ended(run) - at(run) < seconds(300), run["id"]
@@ -111,7 +111,7 @@ def test_a_run_lasts_minutes_at_most() -> None:
             assert seconds(0) < at(run, "callback_sent_at") - ended(run) < seconds(2), run["id"]
 
 
-def test_messages_lie_within_their_run_or_seconds_after() -> None:
+def test_messages_are_within_their_run_or_seconds_after() -> None:
     for message in OF_A_RUN:
         run = RUNS[str(message["run_id"])]
         assert at(message) >= at(run), message["id"]
@@ -120,7 +120,7 @@ def test_messages_lie_within_their_run_or_seconds_after() -> None:
             assert at(message) < ended(run) + seconds(5), message["id"]
 
 
-def test_steps_and_their_metrics_lie_within_their_run() -> None:
+def test_steps_and_metrics_are_within_their_run() -> None:
     for step in STEPS.values():
         run = RUNS[str(step["run_id"])]
         assert at(step) >= at(run), step["id"]
@@ -130,7 +130,7 @@ def test_steps_and_their_metrics_lie_within_their_run() -> None:
         assert seconds(0) <= at(metrics) - at(STEPS[str(metrics["id"])]) < seconds(5), metrics["id"]
 
 
-def test_run_metrics_lie_beside_their_run() -> None:
+def test_run_metrics_are_close_to_their_run() -> None:
     for metrics in ROWS["run_metrics"]:
         run = RUNS[str(metrics["id"])]
         started = datetime.fromtimestamp(int(str(metrics["run_start_ns"])) / 1e9, UTC)
@@ -140,7 +140,7 @@ def test_run_metrics_lie_beside_their_run() -> None:
             assert at(metrics, "updated_at") < ended(run) + seconds(10), run["id"]
 
 
-def test_sequence_order_is_time_order_within_a_run_but_for_summaries() -> None:
+def test_sequence_ids_follow_time_except_for_summaries() -> None:
     exceptions = 0
     by_run: dict[str, list[Record]] = defaultdict(list)
     for message in sorted(OF_A_RUN, key=lambda message: int(str(message["sequence_id"]))):
@@ -153,7 +153,7 @@ def test_sequence_order_is_time_order_within_a_run_but_for_summaries() -> None:
     assert exceptions > 0
 
 
-def test_runs_of_one_agent_that_follow_each_other_follow_in_sequence_too() -> None:
+def test_consecutive_runs_of_an_agent_have_rising_sequence_ids() -> None:
     sequence_ids: dict[str, list[int]] = defaultdict(list)
     latest: dict[str, datetime] = {}
     for message in OF_A_RUN:
@@ -166,7 +166,7 @@ def test_runs_of_one_agent_that_follow_each_other_follow_in_sequence_too() -> No
                 assert max(sequence_ids[str(before["id"])]) < min(sequence_ids[str(after["id"])]), after["id"]
 
 
-def test_an_answer_follows_the_question_in_the_same_hour_the_next_or_days_later() -> None:
+def test_approval_answers_come_the_same_hour_to_days_later() -> None:
     distances = []
     for asking, answering in chains():
         assert RUNS[asking]["agent_id"] == RUNS[answering]["agent_id"]
@@ -182,7 +182,7 @@ def hour(instant: datetime) -> datetime:
     return instant.replace(minute=0, second=0, microsecond=0)
 
 
-def test_runs_that_other_agents_wait_for_lie_beside_them() -> None:
+def test_runs_that_others_wait_for_are_close_to_them() -> None:
     started_by_other = [
         run
         for run in RUNS.values()
@@ -198,7 +198,7 @@ def test_runs_that_other_agents_wait_for_lie_beside_them() -> None:
         ), run["id"]
 
 
-def test_agents_are_made_before_their_runs_and_changed_after_them() -> None:
+def test_agents_are_created_before_and_updated_after_their_runs() -> None:
     for agent_id, runs in runs_by_agent().items():
         agent = AGENTS[agent_id]
         assert at(agent) < at(runs[0]), agent_id
@@ -219,13 +219,13 @@ def test_conversations_span_their_messages() -> None:
         assert max(times) <= at(conversation, "updated_at") + seconds(10), conversation["id"]
 
 
-def test_messages_without_a_run_follow_the_making_of_their_agent() -> None:
+def test_messages_without_a_run_follow_their_agents_creation() -> None:
     assert WITHOUT_RUN
     for message in WITHOUT_RUN:
         assert at(message) >= at(AGENTS[str(message["agent_id"])]), message["id"]
 
 
-def test_every_kind_of_trouble_that_letta_records_is_there() -> None:
+def test_sample_has_every_kind_of_recorded_error() -> None:
     endings = {(run["status"], run["stop_reason"]) for run in RUNS.values()}
     assert {
         ("completed", "end_turn"),

@@ -92,7 +92,7 @@ def violations(answer: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_refusal_is_the_clients_own_error(client: OpenAI, judge: SimulatedJudge, name: str) -> None:
+def test_refused_fault_raises_the_clients_error(client: OpenAI, judge: SimulatedJudge, name: str) -> None:
     kind, status, code = REFUSALS[name]
     with pytest.raises(kind) as caught:
         ask(client, name)
@@ -110,7 +110,7 @@ def test_a_refusal_is_the_clients_own_error(client: OpenAI, judge: SimulatedJudg
         ("no_tool_endpoint", openai.NotFoundError, "No endpoints found that support tool use"),
     ],
 )
-def test_a_server_without_tools_refuses_requests_that_have_them(
+def test_no_tool_support_refuses_requests_with_tools(
     client: OpenAI, name: str, kind: type[openai.APIStatusError], words: str
 ) -> None:
     assert ask(client, name).parse().choices
@@ -118,7 +118,7 @@ def test_a_server_without_tools_refuses_requests_that_have_them(
         ask(client, name, tools=[{"type": "function", "function": {"name": "f"}}])
 
 
-def test_a_key_can_be_repeated_to_say_that_it_is_wrong(judge: SimulatedJudge) -> None:
+def test_echoed_key_repeats_the_key_in_the_error(judge: SimulatedJudge) -> None:
     with (
         OpenAI(base_url=judge.base_url, api_key="sk-very-secret", max_retries=0) as client,
         pytest.raises(openai.AuthenticationError, match="provided: sk-very-secret"),
@@ -132,7 +132,7 @@ def retry_headers(client: OpenAI, fault: str) -> dict[str, str]:
     return {name: value for name, value in caught.value.response.headers.items() if name.startswith("retry-after")}
 
 
-def test_a_rate_limit_says_when_to_come_back_in_each_of_the_ways_there_are(client: OpenAI) -> None:
+def test_rate_limit_sends_each_kind_of_retry_header(client: OpenAI) -> None:
     assert retry_headers(client, "rate_limit;retry_after=7") == {"retry-after": "7"}
     assert retry_headers(client, "rate_limit_ms;retry_after_ms=250") == {"retry-after-ms": "250"}
     assert retry_headers(client, "rate_limit_bare") == {}
@@ -142,14 +142,14 @@ def test_a_rate_limit_says_when_to_come_back_in_each_of_the_ways_there_are(clien
     assert email.utils.parsedate_to_datetime(date).timestamp() == pytest.approx(time.time() + 60, abs=3)
 
 
-def test_a_client_that_waits_and_asks_again_gets_its_answer(judge: SimulatedJudge) -> None:
+def test_client_that_retries_after_rate_limit_gets_its_answer(judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "rate_limit_ms", "params": {"retry_after_ms": 10}, "times": 2}])
     with OpenAI(base_url=judge.base_url, api_key="x", max_retries=3) as patient:
         patient.chat.completions.create(model=JUDGE_MODEL, messages=messages_of())
     assert judge.calls()["by_status"] == {"200": 1, "429": 2}
 
 
-def test_an_unsupported_response_format_leaves_a_way_to_fall_back(client: OpenAI) -> None:
+def test_unsupported_response_format_allows_a_fallback(client: OpenAI) -> None:
     for wanted, refused in (("json_schema", False), ("json_object", True), ("json_schema,json_object", True)):
         request = client.chat.completions.create
         header = {"x-simulate": f"unsupported_response_format;types={wanted}"}
@@ -162,7 +162,7 @@ def test_an_unsupported_response_format_leaves_a_way_to_fall_back(client: OpenAI
             request(**arguments, response_format={"type": "json_object"})
 
 
-def test_an_unsupported_parameter_is_refused_only_where_it_is_sent(client: OpenAI) -> None:
+def test_unsupported_parameter_is_refused_only_if_sent(client: OpenAI) -> None:
     header = {"x-simulate": "unsupported_parameter;param=seed"}
     client.chat.completions.create(model=JUDGE_MODEL, messages=messages_of(), extra_headers=header)
     with pytest.raises(openai.BadRequestError, match="'seed'"):
@@ -180,7 +180,7 @@ def settled(judge: SimulatedJudge) -> dict[str, Any]:
     return account
 
 
-def test_slow_answers_late_and_a_client_that_left_is_not_charged(client: OpenAI, judge: SimulatedJudge) -> None:
+def test_slow_does_not_charge_a_client_that_left(client: OpenAI, judge: SimulatedJudge) -> None:
     began = time.monotonic()
     assert answer_of(client, "slow;seconds=0.3")
     assert time.monotonic() - began >= 0.3
@@ -200,7 +200,7 @@ def test_hang_never_answers(client: OpenAI, judge: SimulatedJudge) -> None:
     assert settled(judge)["by_status"] == {"abandoned": 1, "dropped": 1}
 
 
-def test_a_late_answer_is_charged_though_nobody_waits_for_it(client: OpenAI, judge: SimulatedJudge) -> None:
+def test_late_answer_is_charged_if_the_client_left(client: OpenAI, judge: SimulatedJudge) -> None:
     with pytest.raises(openai.APITimeoutError):
         ask(client, "late_answer;seconds=0.5", timeout=0.2)
     account = settled(judge)
@@ -211,7 +211,7 @@ def test_a_late_answer_is_charged_though_nobody_waits_for_it(client: OpenAI, jud
 # ---- the wire -----------------------------------------------------------------------------------------------------
 
 
-def test_a_connection_is_dropped_before_any_byte(client: OpenAI, judge: SimulatedJudge) -> None:
+def test_connection_dropped_sends_no_byte(client: OpenAI, judge: SimulatedJudge) -> None:
     with pytest.raises(openai.APIConnectionError):
         ask(client, "connection_dropped")
     account = judge.calls()
@@ -222,14 +222,14 @@ def test_a_connection_is_dropped_before_any_byte(client: OpenAI, judge: Simulate
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_connection_is_dropped_in_the_middle_of_the_body(client: OpenAI, judge: SimulatedJudge, stream: bool) -> None:
+def test_connection_dropped_mid_body_truncates_the_body(client: OpenAI, judge: SimulatedJudge, stream: bool) -> None:
     with pytest.raises(Exception, match=r"peer closed|incomplete|disconnect|Connection error"):
         list(ask(client, "connection_dropped_mid_body", stream=stream).parse())
     assert judge.calls()["by_fault"] == {"connection_dropped_mid_body": 1}
     assert float(judge.calls()["cost_usd"]) > 0
 
 
-def test_a_page_comes_instead_of_json(client: OpenAI, judge: SimulatedJudge) -> None:
+def test_html_body_is_sent_instead_of_json(client: OpenAI, judge: SimulatedJudge) -> None:
     raw = ask(client, "html_body")
     assert raw.status_code == 200
     assert raw.headers["content-type"].startswith("text/html")
@@ -237,26 +237,26 @@ def test_a_page_comes_instead_of_json(client: OpenAI, judge: SimulatedJudge) -> 
     assert (judge.calls()["answered"], judge.calls()["cost_usd"]) == (0, "0")
 
 
-def test_json_comes_labelled_as_text(client: OpenAI) -> None:
+def test_wrong_content_type_labels_json_as_text(client: OpenAI) -> None:
     raw = ask(client, "wrong_content_type")
     assert raw.headers["content-type"].startswith("text/plain")
     assert json.loads(raw.text)["choices"]
 
 
-def test_an_error_comes_with_status_200(client: OpenAI, judge: SimulatedJudge) -> None:
+def test_error_body_has_status_200(client: OpenAI, judge: SimulatedJudge) -> None:
     raw = ask(client, "error_body;code=429")
     assert (raw.status_code, json.loads(raw.text)["error"]["code"]) == (200, 429)
     assert (judge.calls()["answered"], judge.calls()["cost_usd"]) == (0, "0")
 
 
-def test_a_body_can_drip_and_is_charged(client: OpenAI, judge: SimulatedJudge) -> None:
+def test_slow_drip_sends_the_body_in_pieces_and_charges(client: OpenAI, judge: SimulatedJudge) -> None:
     began = time.monotonic()
     assert ask(client, "slow_drip;seconds=0.3").parse().choices
     assert time.monotonic() - began >= 0.3
     assert float(judge.calls()["cost_usd"]) > 0
 
 
-def test_the_rate_headers_can_say_that_nothing_is_left(client: OpenAI) -> None:
+def test_limit_used_up_sets_the_rate_headers(client: OpenAI) -> None:
     headers = ask(client, "limit_used_up;seconds=3").headers
     assert (headers["x-ratelimit-remaining-requests"], headers["x-ratelimit-reset-requests"]) == ("0", "3s")
 
@@ -431,9 +431,7 @@ WITHOUT_TOOLS = {"no_tool_support", "no_tool_endpoint"}
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_an_answer_is_wrong_in_the_way_that_was_asked_for_and_charged(
-    client: OpenAI, judge: SimulatedJudge, name: str
-) -> None:
+def test_answer_fault_corrupts_the_answer_and_charges(client: OpenAI, judge: SimulatedJudge, name: str) -> None:
     ANSWERS[name](client)
     account = judge.calls()
     assert account["by_fault"] == {name: account["received"]}
@@ -442,7 +440,7 @@ def test_an_answer_is_wrong_in_the_way_that_was_asked_for_and_charged(
 
 
 @pytest.mark.parametrize("name", [n for n, f in FAULTS.items() if f.stage in (FaultStage.ANSWER, FaultStage.ENVELOPE)])
-def test_a_stream_can_be_wrong_as_well(client: OpenAI, judge: SimulatedJudge, name: str) -> None:
+def test_answer_fault_corrupts_a_stream(client: OpenAI, judge: SimulatedJudge, name: str) -> None:
     chunks = list(ask(client, name, stream=True, stream_options={"include_usage": True}).parse())
     assert chunks
     assert judge.calls()["by_fault"] == {name: 1}
@@ -453,7 +451,7 @@ def test_a_stream_can_be_wrong_as_well(client: OpenAI, judge: SimulatedJudge, na
 
 
 @pytest.mark.parametrize("name", [n for n, f in FAULTS.items() if f.stage is FaultStage.ANSWER])
-def test_answers_without_a_schema_can_be_wrong_as_well(client: OpenAI, name: str) -> None:
+def test_answer_fault_corrupts_an_answer_without_schema(client: OpenAI, name: str) -> None:
     right, wrong = (
         client.chat.completions.create(
             model=model, messages=messages_of(), response_format={"type": "json_object"}
@@ -463,7 +461,7 @@ def test_answers_without_a_schema_can_be_wrong_as_well(client: OpenAI, name: str
     assert right.message.content != wrong.message.content
 
 
-def test_every_row_of_the_table_is_tested_above_and_printed_for_people() -> None:
+def test_every_fault_is_tested_and_printed() -> None:
     refusals = {name.partition(";")[0] for name in REFUSALS}
     assert set(FAULTS) == refusals | set(ANSWERS) | DELAYS_AND_WIRE | WITHOUT_TOOLS
     assert all(f"| `{name}` |" in fault_table_markdown() for name in FAULTS)
@@ -483,9 +481,7 @@ def outcomes(client: OpenAI, calls: int, text: str = "Hello") -> str:
     return " ".join(one() for _ in range(calls))
 
 
-def test_a_fault_can_be_ordered_for_some_calls_every_so_many_calls_or_some_prompts(
-    client: OpenAI, judge: SimulatedJudge
-) -> None:
+def test_planned_fault_applies_by_times_every_and_match(client: OpenAI, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "server_error", "times": 2}])
     assert outcomes(client, 4) == "500 500 ok ok"
     judge.clear_faults()
@@ -498,7 +494,7 @@ def test_a_fault_can_be_ordered_for_some_calls_every_so_many_calls_or_some_promp
     assert outcomes(client, 1) == "ok"
 
 
-def test_the_header_goes_before_the_models_name_and_that_before_the_plan(client: OpenAI, judge: SimulatedJudge) -> None:
+def test_header_precedes_model_suffix_and_plan(client: OpenAI, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "unavailable"}])
     for model, headers, status in (
         (f"{JUDGE_MODEL}:forbidden", {"x-simulate": "unauthorized"}, 401),
@@ -511,7 +507,7 @@ def test_the_header_goes_before_the_models_name_and_that_before_the_plan(client:
     assert [order["fired"] for order in judge.plan_faults([])] == [1]
 
 
-def test_the_models_name_can_carry_parameters_and_is_echoed(client: OpenAI) -> None:
+def test_model_suffix_carries_parameters_and_is_echoed(client: OpenAI) -> None:
     model = f"{JUDGE_MODEL}:slow;seconds=0.1"
     began = time.monotonic()
     assert client.chat.completions.create(model=model, messages=messages_of()).model == model
@@ -537,7 +533,7 @@ def test_plan_faults_with_an_invalid_fault_adds_none(
     assert judge.plan_faults([]) == []
 
 
-def test_a_header_that_makes_no_sense_is_an_error_of_the_request(client: OpenAI) -> None:
+def test_invalid_fault_header_is_a_bad_request(client: OpenAI) -> None:
     for header in ("nonsense", "slow;seconds", "slow;minutes=1"):
         with pytest.raises(openai.BadRequestError, match="x-simulate"):
             ask(client, header)

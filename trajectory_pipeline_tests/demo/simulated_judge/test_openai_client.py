@@ -37,7 +37,7 @@ def parse(client: OpenAI, transcript: str = ORDER_RUN, **more: Any) -> Any:
     )
 
 
-def test_parse_gives_a_valid_answer_that_cites_the_transcript(client: OpenAI) -> None:
+def test_parse_returns_a_valid_answer_that_cites_the_transcript(client: OpenAI) -> None:
     answer = parse(client).choices[0].message.parsed
     assert isinstance(answer, JudgeResponse)
     assert answer.summary.startswith("[simulated judge] ")
@@ -49,7 +49,7 @@ def test_parse_gives_a_valid_answer_that_cites_the_transcript(client: OpenAI) ->
         assert f"  {requirement.evidence[0].quote}\n" in ORDER_RUN
 
 
-def test_the_async_client_on_either_transport_gets_the_same(judge: SimulatedJudge) -> None:
+def test_async_client_on_either_transport_gets_the_same_answer(judge: SimulatedJudge) -> None:
     async def ask(**transport: Any) -> JudgeResponse | None:
         async with AsyncOpenAI(base_url=judge.base_url, api_key="x", max_retries=0, **transport) as client:
             completion = await client.chat.completions.parse(
@@ -65,14 +65,14 @@ def test_the_async_client_on_either_transport_gets_the_same(judge: SimulatedJudg
     assert plain == aiohttp
 
 
-def test_the_same_request_gets_the_same_answer_and_another_transcript_another(client: OpenAI) -> None:
+def test_answer_depends_only_on_the_transcript(client: OpenAI) -> None:
     first, second, other = parse(client), parse(client), parse(client, FAILED_TOOL_RUN)
     assert first.choices[0].message.content == second.choices[0].message.content
     assert first.id != second.id
     assert first.choices[0].message.content != other.choices[0].message.content
 
 
-def test_answers_carry_what_openai_answers_carry(client: OpenAI) -> None:
+def test_response_has_the_fields_and_headers_of_openai(client: OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(model=JUDGE_MODEL, messages=messages_of())
     completion = raw.parse()
     assert completion.id.startswith("chatcmpl-")
@@ -97,7 +97,7 @@ def test_tokens_are_a_quarter_of_the_bytes_rounded_up(client: OpenAI) -> None:
     assert usage.completion_tokens_details.reasoning_tokens == 0
 
 
-def test_a_prefix_seen_before_is_cached_in_blocks_of_128_tokens_from_1024_on(client: OpenAI) -> None:
+def test_repeated_prefix_is_cached_in_blocks_of_128_tokens(client: OpenAI) -> None:
     def cached(text: str) -> int:
         usage = client.chat.completions.create(model=JUDGE_MODEL, messages=[{"role": "user", "content": text}]).usage
         assert usage is not None
@@ -115,7 +115,7 @@ def test_a_prefix_seen_before_is_cached_in_blocks_of_128_tokens_from_1024_on(cli
     assert cached("x" + long) == 0
 
 
-def test_json_object_gives_the_rules_own_fields_and_text_the_summary(client: OpenAI) -> None:
+def test_json_object_returns_fields_and_text_returns_summary(client: OpenAI) -> None:
     completion = client.chat.completions.create(
         model=JUDGE_MODEL, messages=messages_of(), response_format={"type": "json_object"}
     )
@@ -124,7 +124,7 @@ def test_json_object_gives_the_rules_own_fields_and_text_the_summary(client: Ope
     assert (plain.choices[0].message.content or "").startswith("[simulated judge] What was wanted")
 
 
-def test_a_forced_tool_gets_the_answer_as_its_arguments(client: OpenAI) -> None:
+def test_forced_tool_gets_the_answer_as_arguments(client: OpenAI) -> None:
     tool = openai.pydantic_function_tool(JudgeResponse, name="give_verdict")
     completion = client.chat.completions.parse(
         model=JUDGE_MODEL,
@@ -140,7 +140,7 @@ def test_a_forced_tool_gets_the_answer_as_its_arguments(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("include_usage", [True, False])
-def test_a_stream_adds_up_to_the_same_answer(client: OpenAI, include_usage: bool) -> None:
+def test_stream_adds_up_to_the_same_answer(client: OpenAI, include_usage: bool) -> None:
     whole = parse(client)
     stream = client.chat.completions.create(
         model=JUDGE_MODEL,
@@ -159,7 +159,7 @@ def test_a_stream_adds_up_to_the_same_answer(client: OpenAI, include_usage: bool
         assert events.get_final_completion().choices[0].message.parsed == whole.choices[0].message.parsed
 
 
-def test_a_streamed_tool_call_adds_up_too(client: OpenAI) -> None:
+def test_streamed_tool_call_adds_up_to_the_same_answer(client: OpenAI) -> None:
     tool = openai.pydantic_function_tool(JudgeResponse, name="give_verdict")
     with client.chat.completions.stream(
         model=JUDGE_MODEL, messages=messages_of(), tools=[tool], tool_choice="required"
@@ -169,7 +169,7 @@ def test_a_streamed_tool_call_adds_up_too(client: OpenAI) -> None:
     assert isinstance(calls[0].function.parsed_arguments, JudgeResponse)
 
 
-def test_max_tokens_cuts_the_answer_and_says_so(client: OpenAI) -> None:
+def test_max_tokens_truncates_with_finish_reason_length(client: OpenAI) -> None:
     completion = client.chat.completions.create(
         model=JUDGE_MODEL, messages=messages_of(), max_completion_tokens=10, response_format={"type": "json_object"}
     )
@@ -222,7 +222,7 @@ BAD_REQUESTS: list[tuple[dict[str, Any], int, str | None, str | None]] = [
 
 
 @pytest.mark.parametrize(("change", "status", "code", "param"), BAD_REQUESTS, ids=[str(b[0]) for b in BAD_REQUESTS])
-def test_malformed_requests_get_openais_errors(
+def test_malformed_request_gets_openais_error(
     client: OpenAI, change: dict[str, Any], status: int, code: str | None, param: str | None
 ) -> None:
     request: dict[str, Any] = {"model": JUDGE_MODEL, "messages": [{"role": "user", "content": "Hello"}], **change}
@@ -233,7 +233,7 @@ def test_malformed_requests_get_openais_errors(
     assert caught.value.type == "invalid_request_error"
 
 
-def test_a_strict_schema_that_openai_refuses_is_refused(client: OpenAI) -> None:
+def test_strict_schema_that_openai_refuses_is_refused(client: OpenAI) -> None:
     response_format: Any = {
         "type": "json_schema",
         "json_schema": {"name": "loose", "strict": True, "schema": Loose.model_json_schema()},
@@ -242,25 +242,25 @@ def test_a_strict_schema_that_openai_refuses_is_refused(client: OpenAI) -> None:
         client.chat.completions.create(model=JUDGE_MODEL, messages=messages_of(), response_format=response_format)
 
 
-def test_a_body_that_is_no_json_and_unknown_paths_get_openais_errors(client: OpenAI) -> None:
+def test_invalid_json_and_unknown_paths_get_openais_errors(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="could not parse the JSON body"):
         client.post("/chat/completions", content=b"{", cast_to=object)
     with pytest.raises(openai.NotFoundError, match="Invalid URL"):
         client.post("/responses", body={}, cast_to=object)
 
 
-def test_a_prompt_beyond_the_context_window_is_refused(client: OpenAI) -> None:
+def test_prompt_beyond_the_context_window_is_refused(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model=JUDGE_MODEL, messages=[{"role": "user", "content": "word " * 400_000}])
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_every_parameter_that_the_client_can_send_is_known() -> None:
+def test_every_parameter_of_the_client_is_accepted() -> None:
     sent = get_type_hints(completion_create_params.CompletionCreateParamsBase).keys()
     assert set(sent) | {"stream"} == set(KNOWN_CHAT_PARAMETERS)
 
 
-def test_models_list_their_simulated_prices(client: OpenAI) -> None:
+def test_models_endpoint_lists_simulated_prices(client: OpenAI) -> None:
     listed = {model.id: model for model in client.models.list()}
     assert set(listed) == set(SIMULATED_PRICES)
     pricing = client.models.retrieve(JUDGE_MODEL).to_dict()["pricing"]
@@ -276,7 +276,7 @@ def test_models_list_their_simulated_prices(client: OpenAI) -> None:
         client.models.retrieve("gpt-9")
 
 
-def test_the_last_transcript_of_a_conversation_is_judged(client: OpenAI) -> None:
+def test_last_transcript_of_a_conversation_is_judged(client: OpenAI) -> None:
     conversation: list[Any] = [
         *messages_of(FAILED_TOOL_RUN),
         {"role": "assistant", "content": "{broken"},

@@ -43,7 +43,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def test_it_starts_answers_and_stops() -> None:
+def test_judge_starts_answers_and_stops() -> None:
     with SimulatedJudge.start() as judge:
         assert judge.base_url.startswith("http://127.0.0.1:")
         assert judge.base_url.endswith("/v1")
@@ -74,7 +74,7 @@ time.sleep(60)
 
 @posix
 @pytest.mark.parametrize("how", ["plain", "fork"])
-def test_nothing_is_left_behind_when_its_owner_is_killed(how: str) -> None:
+def test_killed_owner_leaves_no_server(how: str) -> None:
     owner = subprocess.Popen([sys.executable, "-c", OWNER, how], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     child = int(owner.stdout.readline()) if how == "fork" else None
@@ -91,7 +91,7 @@ def test_nothing_is_left_behind_when_its_owner_is_killed(how: str) -> None:
 
 
 @posix
-def test_ctrl_c_in_the_terminal_is_the_owners_affair(capfd: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_does_not_reach_the_server(capfd: pytest.CaptureFixture[str]) -> None:
     with SimulatedJudge.start() as judge:
         assert os.getsid(judge.pid) != os.getsid(0)
         os.kill(judge.pid, signal.SIGINT)
@@ -101,9 +101,7 @@ def test_ctrl_c_in_the_terminal_is_the_owners_affair(capfd: pytest.CaptureFixtur
 
 @posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_prints_one_line_writes_the_ready_file_and_ends_quietly(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_command_prints_one_line_and_writes_the_ready_file(tmp_path: Path, number: signal.Signals) -> None:
     ready = tmp_path / "ready"
     server = subprocess.Popen(
         [*COMMAND, "--ready-file", str(ready)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -117,7 +115,7 @@ def test_the_command_prints_one_line_writes_the_ready_file_and_ends_quietly(
     assert err == ""
 
 
-def test_the_end_of_standard_input_ends_it_where_that_was_asked_for(tmp_path: Path) -> None:
+def test_exit_with_parent_ends_when_standard_input_closes(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     server = subprocess.Popen(
         [*COMMAND, "--exit-with-parent", "--ready-file", str(ready)],
@@ -131,31 +129,31 @@ def test_the_end_of_standard_input_ends_it_where_that_was_asked_for(tmp_path: Pa
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.com", "::"])
-def test_it_refuses_every_address_that_is_not_this_machines_own(host: str) -> None:
+def test_serve_refuses_addresses_that_are_not_loopback(host: str) -> None:
     with pytest.raises(JudgeError, match="this machine only"):
         serve(host)
 
 
-def test_what_the_server_refuses_is_told_to_its_owner() -> None:
+def test_start_reports_the_servers_error() -> None:
     with pytest.raises(JudgeError, match="this machine only"):
         SimulatedJudge.start(host="0.0.0.0")
 
 
-def test_a_port_that_is_taken_is_said_to_be(running_judge: SimulatedJudge) -> None:
+def test_start_with_a_port_in_use_says_so(running_judge: SimulatedJudge) -> None:
     port = int(running_judge.base_url.rpartition(":")[2].removesuffix("/v1"))
     with pytest.raises(JudgeError, match=f"cannot listen on 127.0.0.1 port {port}"):
         SimulatedJudge.start(port=port)
 
 
 @pytest.mark.parametrize("option", ["--help", "--list-faults"])
-def test_help_and_the_markdown_table_list_every_fault(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_and_markdown_table_list_every_fault(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) if option == "--help" else nullcontext():
         main([option])
     shown = capsys.readouterr().out
     assert all(name in shown for name in FAULTS)
 
 
-def test_latency_is_what_an_answer_takes() -> None:
+def test_latency_delays_each_answer() -> None:
     with SimulatedJudge.start(latency=0.3) as judge:
         client = OpenAI(base_url=judge.base_url, api_key="x", max_retries=0)
         began = time.monotonic()

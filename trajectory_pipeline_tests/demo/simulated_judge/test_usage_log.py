@@ -22,7 +22,7 @@ from trajectory_pipeline.demo.simulated_judge.usage_log import UsageLog
 from trajectory_pipeline_tests.demo.simulated_judge.prompts import messages_of
 
 
-def test_the_servers_account_agrees_with_the_clients(judge: SimulatedJudge) -> None:
+def test_usage_log_agrees_with_the_client(judge: SimulatedJudge) -> None:
     judge.plan_faults(
         [
             {"fault": "rate_limit_bare", "every": 5},
@@ -94,7 +94,7 @@ def test_price_table_gives_the_pipeline_the_servers_prices() -> None:
     assert not prices.is_simulated("gpt-4o", "http://localhost")
 
 
-def test_a_clients_own_request_id_is_kept_and_the_books_can_be_reset(client: OpenAI, judge: SimulatedJudge) -> None:
+def test_usage_log_records_client_request_ids_until_reset(client: OpenAI, judge: SimulatedJudge) -> None:
     client.chat.completions.create(
         model=JUDGE_MODEL, messages=messages_of(), extra_headers={"x-client-request-id": "attempt-1"}
     )
@@ -104,13 +104,13 @@ def test_a_clients_own_request_id_is_kept_and_the_books_can_be_reset(client: Ope
     assert (account["received"], account["cost_usd"], account["calls"]) == (0, "0", [])
 
 
-def test_malformed_requests_are_counted_too(client: OpenAI, judge: SimulatedJudge) -> None:
+def test_usage_log_counts_malformed_requests(client: OpenAI, judge: SimulatedJudge) -> None:
     with pytest.raises(openai.BadRequestError):
         client.post("/chat/completions", body={}, cast_to=object)
     assert judge.calls()["by_status"] == {"400": 1}
 
 
-def test_the_books_keep_a_bounded_number_of_calls_and_count_all() -> None:
+def test_usage_log_stores_bounded_calls_and_counts_all() -> None:
     books = UsageLog(max_calls=10)
     for number in range(1000):
         call = books.open(f"call-{number}", None)
@@ -125,7 +125,7 @@ def test_the_books_keep_a_bounded_number_of_calls_and_count_all() -> None:
     assert (account["received"], account["by_status"], account["cost_usd"]) == (1000, {"200": 1000}, "0.07")
 
 
-def test_a_reset_keeps_open_calls_in_the_count() -> None:
+def test_usage_log_reset_still_counts_open_calls() -> None:
     books = UsageLog()
     call = books.open("call-1", None)
     books.reset()
