@@ -1,4 +1,4 @@
-"""The contract of Dagster's home and processes: found or made where it belongs, and told where it cannot be."""
+"""Dagster's home and storage: found or created, with an error that says what to do."""
 
 import socket
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The contract of the words: help teaches, and what is wrong is said in a sentence that names it and what to set."""
+"""Help, and errors that name the wrong setting and what to set."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The contract of the commands that prepare databases: safe to run twice, and clear about what they found."""
+"""The commands ``migrate`` and ``load-sample``: safe to run twice, and clear about what they found."""
 
 import psycopg
 import pytest

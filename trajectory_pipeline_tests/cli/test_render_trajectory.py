@@ -1,4 +1,4 @@
-"""The contract of ``show``: a trajectory that a person can read, whatever its text holds; never a traceback.
+"""The commands ``show`` and ``explain``: readable output whatever the text holds, and never a traceback.
 
 One hour of real rows, some of them changed so that their text is hard on a terminal; captured and judged once.
 """

@@ -1,4 +1,4 @@
-"""The contract of ``materialize``: the same runs that the UI would start, seen in it, with exit codes for scripts.
+"""The command ``materialize``: the runs that the UI would start, visible in it, with exit codes for scripts.
 
 0: the sinks are true, quarantined runs and failed verdicts being reported; 1: a partition failed; 2: bad input, and
 nothing was begun.

@@ -1,4 +1,4 @@
-"""The contract of supervised processes: they end with their owner, however it ends, and leave nobody behind.
+"""Supervised processes end with their owner, however it ends, and leave no process.
 
 Real processes throughout: an owner that may be killed, the command, and a process that the command starts.
 """

@@ -1,4 +1,4 @@
-"""The contract about ends, wanted and unwanted.
+"""How the embedded server ends, by release and by kill.
 
 However the last user ends, no process stays. Whatever is killed (the server, a worker, the watchdog, the owner, the
 making of the cluster), the next start works and finds the data.

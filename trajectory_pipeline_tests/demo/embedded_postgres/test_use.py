@@ -1,4 +1,4 @@
-"""The contract of using an embedded server.
+"""Using an embedded server.
 
 One folder is one server, whoever asks for it and how often. It lets in nobody without its password, keeps its
 address from start to start, ignores the user's settings for other servers, and is gone when its last user is.

@@ -1,4 +1,4 @@
-"""The contract about the system's users.
+"""The embedded server and the system's users.
 
 Postgres refuses to run as root, so root runs it as another user, who may be unable to enter the folder; no mode of a
 folder that is not ours is changed for it. A folder of another user is refused with a sentence. Half of these tests

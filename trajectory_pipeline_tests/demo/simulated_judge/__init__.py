@@ -1,1 +1,1 @@
-"""The simulated judge's contract: the real client works against it unchanged, and each fault is what it says."""
+"""The simulated judge: the real client works with it unchanged, and each fault does what its row says."""

@@ -1,4 +1,4 @@
-"""The contract of the fault table: each row, asked for over real HTTP, does what its line says; no row lacks a test."""
+"""The fault table: each row, requested over real HTTP, does what it says; every row has a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract with the house: no Dagster, no sibling package, nothing of the pipeline's own response schema."""
+"""The simulated judge imports neither Dagster nor other packages, except the response schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract with the client: the real ``openai`` package, over real HTTP, without a change.
+"""The real ``openai`` client over real HTTP, unchanged.
 
 What a fault does is specified in ``test_faults``; what an answer says in ``test_rules``.
 """

@@ -1,4 +1,4 @@
-"""The contract of the process: it says where it is, stays on this machine, and never outlives its owner."""
+"""The process of the judge: it reports its URL, listens on loopback only, and ends with its owner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of the rules: which transcript gets which answer, and that every quote stands where it says."""
+"""The rules: which transcript gets which answer, and that every quote is in the cited message."""
 
 from __future__ import annotations
 

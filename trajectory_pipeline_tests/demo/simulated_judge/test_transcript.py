@@ -1,4 +1,4 @@
-"""The contract of reading: the layout is understood, and whatever is not is text of its message."""
+"""Parsing transcripts: the layout is understood, and anything else is text of its message."""
 
 from __future__ import annotations
 
