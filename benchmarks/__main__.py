@@ -1,7 +1,4 @@
-"""The command that runs the measurements: `python -m benchmarks --help`.
-
-Belongs here: which there are, and what is printed. Does not belong here: measuring.
-"""
+"""The command that runs the measurements: `python -m benchmarks --help`."""
 
 import importlib
 import json
@@ -16,7 +13,7 @@ import click
 from rich.console import Console
 
 from benchmarks.bench import SIZES, Size, open_bench
-from benchmarks.measuring import Result, as_json, machine, tell
+from benchmarks.measuring import Result, as_json, machine, print_result
 
 MODULES = {
     "1": "to_parquet",
@@ -65,17 +62,17 @@ def main(
         f"{where['processor']}, {where['cores']} cores, {where['memory_gb']} GB, load {where['load_average']}"
     )
     results: list[Result] = []
-    began = time.monotonic()
+    started = time.monotonic()
     try:
         with open_bench(size, folder, lambda words: console.print(words, style="dim", highlight=False)) as bench:
             for point in points or MODULES:
                 module = importlib.import_module(f"benchmarks.{MODULES[point]}")
                 results.append(module.measure(bench))
-                tell(console, results[-1])
+                print_result(console, results[-1])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if target is not None:
-            told = {
+            output = {
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "machine": where,
                 "load_average_after": machine()["load_average"],
@@ -83,8 +80,8 @@ def main(
                 "results": [as_json(result) for result in results],
             }
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    console.print(f"\n{len(results)} measurements in {time.monotonic() - began:.0f} s", style="dim")
+            target.write_text(json.dumps(output, indent=2) + "\n", encoding="utf-8")
+    console.print(f"\n{len(results)} measurements in {time.monotonic() - started:.0f} s", style="dim")
 
 
 if __name__ == "__main__":

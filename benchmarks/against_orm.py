@@ -1,7 +1,6 @@
-"""Point 3: the pipeline against a converter that takes one run at a time through an ORM.
+"""Point 3: the pipeline compared with a converter that reads one run at a time through an ORM.
 
-Belongs here: that converter, as one would write it at first: models, three queries a run, one INSERT a run. Does not
-belong here: anything the pipeline uses.
+The converter is written as a first version would be: models, three queries a run, one INSERT a run.
 """
 
 import time
@@ -101,7 +100,7 @@ def convert_one_at_a_time(letta_url: str, database_url: str, runs: int) -> float
             _Run.completed_at < start + timedelta(hours=1),
         )
         ids = reading.scalars(terminal.order_by(_Run.id).limit(runs)).all()
-        began = time.perf_counter()
+        started = time.perf_counter()
         for number, run_id in enumerate(ids, start=1):
             writing.add(_Document(run_id=run_id, data=_document(reading, run_id)))
             writing.flush()
@@ -109,7 +108,7 @@ def convert_one_at_a_time(letta_url: str, database_url: str, runs: int) -> float
                 writing.commit()
             reading.expunge_all()
         writing.commit()
-        taken = time.perf_counter() - began
+        taken = time.perf_counter() - started
     source.dispose()
     target.dispose()
     return len(ids) / taken

@@ -1,7 +1,4 @@
-"""What measurements stand on: a Postgres server of their own, generated databases, sinks, and the pipeline itself.
-
-Belongs here: making all that, and the sizes. Does not belong here: measuring.
-"""
+"""What the measurements use: a Postgres server, generated databases, sinks, the pipeline, and the sizes."""
 
 import contextlib
 import hashlib
@@ -17,7 +14,7 @@ import psutil
 import psycopg
 
 from benchmarks.databases import drop_database
-from benchmarks.letta_database.load import Wanted, generate
+from benchmarks.letta_database.load import DatabaseSpec, generate
 from benchmarks.measuring import Child, in_child, timed
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
@@ -52,7 +49,7 @@ class Size:
         memory: runs of the small and of the large partition whose memory is compared.
         giant: messages of one run.
         scale: runs of two partitions, the second ten times the first.
-        others: messages of other runs beside a partition.
+        others: messages of runs outside the partition.
         hours: partitions of one Dagster run.
         runs_an_hour: in each of these.
         reading: rows of ``trajectories`` that are read from.
@@ -116,43 +113,43 @@ class Sinks:
 
 @dataclass
 class Bench:
-    """One run of measurements; everything it makes is gone at its end.
+    """One run of measurements; everything it creates is deleted at its end.
 
     Attributes:
         size: how much is measured.
         scratch: folder for all files, the server's included.
         server: its Postgres.
-        say: is told what takes long.
+        report: called with a sentence about what takes long.
     """
 
     size: Size
     scratch: Path
     server: EmbeddedServer
-    say: Callable[[str], None]
-    _databases: dict[Wanted, str] = field(default_factory=dict)
+    report: Callable[[str], None]
+    _databases: dict[DatabaseSpec, str] = field(default_factory=dict)
     _made: int = 0
 
-    def letta(self, wanted: Wanted) -> str:
-        """Return the URL of a generated database, made at the first call."""
-        if wanted not in self._databases:
-            name = f"letta_{len(self._databases)}_{hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]}"
-            self.say(f"Generating a Letta database: {_in_words(wanted)} …")
+    def letta(self, spec: DatabaseSpec) -> str:
+        """Return the URL of a generated database, which the first call creates."""
+        if spec not in self._databases:
+            name = f"letta_{len(self._databases)}_{hashlib.sha256(repr(spec).encode()).hexdigest()[:8]}"
+            self.report(f"Generating a Letta database: {_describe(spec)} …")
             self.server.ensure_database(name)
-            done = generate(self.server.url(name), wanted)
-            self.say(
+            done = generate(self.server.url(name), spec)
+            self.report(
                 f"… {done.rows['runs']:,} runs, {done.rows['steps']:,} steps, {done.rows['messages']:,} messages"
                 f" in {done.seconds:.0f} s."
             )
-            self._databases[wanted] = name
-        return self.server.url(self._databases[wanted])
+            self._databases[spec] = name
+        return self.server.url(self._databases[spec])
 
-    def drop(self, wanted: Wanted) -> None:
-        """Give back the disk of a generated database."""
-        drop_database(self.server, self._databases.pop(wanted))
+    def drop(self, spec: DatabaseSpec) -> None:
+        """Drop a generated database to free its disk space."""
+        drop_database(self.server, self._databases.pop(spec))
 
     @contextlib.contextmanager
     def sinks(self) -> Iterator[Sinks]:
-        """Make empty sinks; they are gone after the block."""
+        """Create empty sinks; they are deleted after the block."""
         self._made += 1
         name = f"sinks_{self._made}"
         self.server.ensure_database(name)
@@ -200,7 +197,7 @@ class Bench:
         return own + self.server_processor_seconds()
 
     def server_processor_seconds(self) -> float:
-        """Return how long the server's processes, ended ones too, have kept processors busy so far."""
+        """Return the CPU seconds of the server's processes so far, ended ones included."""
         with psycopg.connect(self.server.url("postgres")) as connection:
             backend = psutil.Process(connection.info.backend_pid)
             postmaster = backend.parent()
@@ -222,12 +219,12 @@ class Bench:
 
 
 @contextlib.contextmanager
-def open_bench(size: Size, scratch: Path, say: Callable[[str], None]) -> Iterator[Bench]:
-    """Start a server in a folder; both are gone after the block."""
+def open_bench(size: Size, scratch: Path, report: Callable[[str], None]) -> Iterator[Bench]:
+    """Start a server in a folder; both are deleted after the block."""
     scratch.mkdir(parents=True, exist_ok=True)
     try:
-        with embedded_postgres.start(scratch / "postgres", settings=SERVER_SETTINGS, report=say) as server:
-            yield Bench(size, scratch, server, say)
+        with embedded_postgres.start(scratch / "postgres", settings=SERVER_SETTINGS, report=report) as server:
+            yield Bench(size, scratch, server, report)
     finally:
         embedded_postgres.remove(scratch / "postgres")
 
@@ -264,9 +261,9 @@ def capture(
     return counts
 
 
-def one_partition(runs: int) -> Wanted:
-    """Return what is wanted of the usual database: all runs in one hour."""
-    return Wanted(runs, first_hour=FIRST_HOUR)
+def one_partition(runs: int) -> DatabaseSpec:
+    """Return the usual database: all runs in one hour."""
+    return DatabaseSpec(runs, first_hour=FIRST_HOUR)
 
 
 def capture_in_child(letta_url: str, sinks: Sinks, hours: int = 1, *, verified: bool = False) -> Child:
@@ -281,10 +278,10 @@ def capture_in_child(letta_url: str, sinks: Sinks, hours: int = 1, *, verified: 
     )
 
 
-def _in_words(wanted: Wanted) -> str:
-    parts = [f"{wanted.runs:,} runs", f"{wanted.hours:,} partitions" if wanted.hours > 1 else "one partition"]
-    if wanted.giant_messages:
-        parts.append(f"one more run of {wanted.giant_messages:,} messages")
-    if wanted.other_messages:
-        parts.append(f"{wanted.other_messages:,} messages of other runs")
+def _describe(spec: DatabaseSpec) -> str:
+    parts = [f"{spec.runs:,} runs", f"{spec.hours:,} partitions" if spec.hours > 1 else "one partition"]
+    if spec.giant_messages:
+        parts.append(f"one more run of {spec.giant_messages:,} messages")
+    if spec.other_messages:
+        parts.append(f"{spec.other_messages:,} messages of other runs")
     return ", ".join(parts)

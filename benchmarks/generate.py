@@ -1,7 +1,4 @@
-"""The command that makes a generated Letta database: `python -m benchmarks.generate --help`.
-
-Belongs here: options. Does not belong here: how rows are made (`letta_database`).
-"""
+"""The command that generates a Letta database: `python -m benchmarks.generate --help`."""
 
 import signal
 from contextlib import ExitStack
@@ -11,7 +8,7 @@ from pathlib import Path
 import click
 
 from benchmarks.databases import drop_database
-from benchmarks.letta_database.load import Wanted, generate
+from benchmarks.letta_database.load import DatabaseSpec, generate
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.urls import normalize_postgres_url
 
@@ -21,7 +18,7 @@ from trajectory_pipeline.urls import normalize_postgres_url
 @click.option(
     "--server",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Instead of --url: folder of an embedded server, made if absent, which runs until Ctrl-C.",
+    help="Instead of --url: folder of an embedded server, created if absent; it runs until Ctrl-C.",
 )
 @click.option("--database", default="letta", help="With --server: the database's name; replaced if it exists.")
 @click.option("--runs", default=50_000, help="Terminal runs; about 21 kB of JSON each.")
@@ -51,7 +48,7 @@ def main(
     """
     if (url is None) == (server is None):
         raise click.UsageError("Give either --url or --server.")
-    wanted = Wanted(
+    spec = DatabaseSpec(
         runs,
         hours,
         first_hour.replace(tzinfo=UTC),
@@ -66,7 +63,7 @@ def main(
             drop_database(running, database)
             running.ensure_database(database)
             url = running.url(database)
-        generated = generate(normalize_postgres_url(str(url)), wanted, processes=processes)
+        generated = generate(normalize_postgres_url(str(url)), spec, processes=processes)
         for table, rows in generated.rows.items():
             click.echo(f"{rows:>12,} {table}")
         click.echo(f"in {generated.seconds:.1f} s")

@@ -19,30 +19,31 @@ def measure(bench: Bench) -> Result:
     """Measure point 5."""
     result = Result("5", "Ten times the rows; twenty million other messages")
     small, large = (one_partition(runs) for runs in bench.size.scale)
-    # As many agents, whose prompts and tools stand in every row: else ten times the runs have twenty times the bytes.
+    # The same number of agents, whose prompts and tools are in every row: otherwise ten times the runs would have
+    # twenty times the bytes.
     small = replace(small, agents=large.agent_copies)
     crowded = replace(large, other_messages=bench.size.others)
-    urls = {wanted: bench.letta(wanted) for wanted in (small, large, crowded)}
-    taken: dict[Any, list[float]] = {wanted: [] for wanted in urls}
+    urls = {spec: bench.letta(spec) for spec in (small, large, crowded)}
+    taken: dict[Any, list[float]] = {spec: [] for spec in urls}
     for _ in range(bench.size.tries):
-        for wanted, url in urls.items():
+        for spec, url in urls.items():
             bench.settle()
-            with bench.sinks() as sinks, timed(taken[wanted]):
+            with bench.sinks() as sinks, timed(taken[spec]):
                 capture(url, sinks.database_url, str(sinks.folder))
     few = result.add(f"{small.runs:,} runs", taken[small])
     many = result.add(f"{large.runs:,} runs", taken[large])
     factor = large.runs / small.runs
     result.add("time / time", many / few, "×", at_most=1.05 * factor, note=f"of {factor:g} × the rows")
-    beside = result.add(f"{large.runs:,} runs beside {crowded.other_messages:,} other messages", taken[crowded])
+    beside = result.add(f"{large.runs:,} runs with {crowded.other_messages:,} other messages", taken[crowded])
     result.add("with the others / without", beside / many, "×", at_most=1.1, note="1 is the same")
     plans = source_plans(bench, urls[crowded])
     scans = [scan for plan in plans.values() for scan in sequential_scans(plan)]
     result.add("sequential scans of messages or steps", float(len(scans)), "plans", at_most=0)
     result.notes.append(f"EXPLAIN of the {len(plans)} different queries that one partition took.")
     result.details["plans"] = plans
-    for wanted in (small, crowded):
-        if wanted != one_partition(bench.size.runs):
-            bench.drop(wanted)
+    for spec in (small, crowded):
+        if spec != one_partition(bench.size.runs):
+            bench.drop(spec)
     return result
 
 

@@ -42,9 +42,9 @@ def measure(bench: Bench) -> Result:
 
 def import_times(statement: str) -> dict[str, float]:
     """Return the packages that take longest by themselves, in ms, as ``-X importtime`` tells it, slowest first."""
-    told = _run(statement, "-X", "importtime")
+    output = _run(statement, "-X", "importtime")
     own: dict[str, float] = {}
-    for microseconds, name in re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", told, re.MULTILINE):
+    for microseconds, name in re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", output, re.MULTILINE):
         package = name.split(".")[0]
         own[package] = own.get(package, 0) + int(microseconds) / 1000
     return dict(sorted(own.items(), key=lambda pair: -pair[1])[:_LISTED])

@@ -1,10 +1,8 @@
-"""How fast a partition is judged, beside what the client library alone reaches.
+"""How fast a partition is judged, compared with the client library alone.
 
-Belongs here: a provider that answers at once or after some time, the client library alone on it, and the whole stage on
-it (reading, rendering, reserving, calling, checking, storing). Does not belong here: what the simulated judge can do,
-which answers by rules and is slower than this.
-
-Provider, client and stage are processes of their own; all calls go to 127.0.0.1.
+The provider here answers at once or after a delay: the simulated judge, which applies rules, is slower. The whole stage
+reads, renders, reserves, calls, checks and stores. Provider, client and stage are separate processes; all calls go to
+127.0.0.1.
 """
 
 import asyncio
@@ -17,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.bench import FIRST_HOUR, Bench, Sinks, capture
-from benchmarks.letta_database.load import Wanted
+from benchmarks.letta_database.load import DatabaseSpec
 from benchmarks.measuring import Child, Result, in_child
 
 CONCURRENCY = 64
@@ -86,7 +84,7 @@ def _serve(pipe: Connection, latency: float) -> None:
 
     def completion(answer: dict[str, Any]) -> bytes:
         message = {"role": "assistant", "content": json.dumps(answer)}
-        told = {
+        output = {
             "id": "chatcmpl-1",
             "object": "chat.completion",
             "created": 1,
@@ -94,7 +92,7 @@ def _serve(pipe: Connection, latency: float) -> None:
             "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
             "usage": {"prompt_tokens": 5000, "completion_tokens": 700, "total_tokens": 5700},
         }
-        return json.dumps(told).encode()
+        return json.dumps(output).encode()
 
     verdict, findings = completion(_ANSWER), completion(_FINDINGS)
 
@@ -168,9 +166,9 @@ async def _all(one: Callable[[], Awaitable[None]], calls: int) -> float:
         for _ in left:
             await one()
 
-    began = time.perf_counter()
+    started = time.perf_counter()
     await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
 def whole_stage(url: str, database_url: str, folder: str, policy: int) -> dict[str, float]:
@@ -189,7 +187,7 @@ def whole_stage(url: str, database_url: str, folder: str, policy: int) -> dict[s
     from trajectory_pipeline.pipeline.judge import JudgingRun
     from trajectory_pipeline.storage.storage import Storage
 
-    began = time.perf_counter()
+    started = time.perf_counter()
     judging = JudgingRun(
         Storage.at(folder, database_url),
         JudgeConfig(
@@ -203,7 +201,7 @@ def whole_stage(url: str, database_url: str, folder: str, policy: int) -> dict[s
     )
     judging.judge_partitions([FIRST_HOUR])
     result = judging.publish(FIRST_HOUR)
-    taken = time.perf_counter() - began
+    taken = time.perf_counter() - started
     if result.errors:
         raise RuntimeError(f"verdicts failed; is the provider's answer not as the schema asks? {dict(result.errors)}")
     characters = _one_number(database_url, "SELECT avg(prompt_characters) FROM trajectory.verdict_attempts")
@@ -239,7 +237,7 @@ def measure(bench: Bench) -> Result:
 def _quick(bench: Bench, runs: int, result: Result) -> None:
     alone, reached, peaks = list[float](), list[float](), list[float]()
     with bench.sinks() as sinks, provider(0.2) as url:
-        capture(bench.letta(Wanted(runs, 1, FIRST_HOUR)), sinks.database_url, str(sinks.folder))
+        capture(bench.letta(DatabaseSpec(runs, 1, FIRST_HOUR)), sinks.database_url, str(sinks.folder))
         for number in range(bench.size.tries):
             judged = _judged(url, sinks, number)
             reached.append(judged.value["calls"] / judged.value["seconds"])
@@ -256,7 +254,7 @@ def _quick(bench: Bench, runs: int, result: Result) -> None:
 
 def _slow(bench: Bench, runs: int, result: Result) -> None:
     with bench.sinks() as sinks, provider(2.0) as url:
-        capture(bench.letta(Wanted(runs, 1, FIRST_HOUR)), sinks.database_url, str(sinks.folder))
+        capture(bench.letta(DatabaseSpec(runs, 1, FIRST_HOUR)), sinks.database_url, str(sinks.folder))
         judged = _judged(url, sinks, 0)
     figure = result.add("2 s: the whole stage", judged.value["calls"] / judged.value["seconds"], "calls/s")
     share = figure / (CONCURRENCY / 2.0)

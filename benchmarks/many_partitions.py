@@ -1,4 +1,4 @@
-"""Point 6: what a partition costs beside its rows, in one Dagster run over many."""
+"""Point 6: the overhead of a partition, in one Dagster run over many."""
 
 import cProfile
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.bench import FIRST_HOUR, Bench, Sinks, capture_in_child
 from benchmarks.databases import drop_database
-from benchmarks.letta_database.load import Wanted
+from benchmarks.letta_database.load import DatabaseSpec
 from benchmarks.measuring import Child, Result, in_child
 from trajectory_pipeline.partition_keys import HOUR
 from trajectory_pipeline.urls import sqlalchemy_url
@@ -32,8 +32,8 @@ def measure(bench: Bench) -> Result:
     """Measure point 6."""
     hours, runs = bench.size.hours, bench.size.hours * bench.size.runs_an_hour
     result = Result("6", f"{hours:,} partitions in one Dagster run")
-    spread = bench.letta(Wanted(runs, hours, first_hour=FIRST_HOUR))
-    together = bench.letta(Wanted(runs, first_hour=FIRST_HOUR))
+    spread = bench.letta(DatabaseSpec(runs, hours, first_hour=FIRST_HOUR))
+    together = bench.letta(DatabaseSpec(runs, first_hour=FIRST_HOUR))
     bare = _spent(bench, lambda sinks: capture_in_child(together, sinks, verified=True))
     stages = _spent(bench, lambda sinks: capture_in_child(spread, sinks, hours, verified=True))
     alone = _spent(bench, lambda sinks: _dagster_run(bench, spread, sinks, 1))
@@ -116,14 +116,14 @@ def run_in_dagster(hours: int, profiled: bool) -> dict[str, Any]:
     with dg.DagsterInstance.get() as instance:
         if profiled:
             profile.enable()
-        began, spent_before = time.perf_counter(), time.process_time()
+        started, spent_before = time.perf_counter(), time.process_time()
         run = job.execute_in_process(
             instance=instance,
             tags=range_tags(FIRST_HOUR, FIRST_HOUR + (hours - 1) * HOUR),
             asset_selection=CAPTURE,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
-        seconds, processor = time.perf_counter() - began, time.process_time() - spent_before
+        seconds, processor = time.perf_counter() - started, time.process_time() - spent_before
         profile.disable()
     if not run.success:
         raise RuntimeError("the Dagster run failed")

@@ -1,7 +1,4 @@
-"""A table of trajectories with as many rows as are wanted, multiplied in SQL from converted ones.
-
-Belongs here: making that table. Does not belong here: reading from it.
-"""
+"""A table of trajectories with any number of rows, multiplied in SQL from converted ones."""
 
 import psycopg
 

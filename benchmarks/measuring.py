@@ -1,6 +1,4 @@
-"""What all measurements share: a result's form, medians, processes of their own, and how it is told.
-
-Belongs here: everything that knows no point. Does not belong here: what is measured.
+"""What all measurements share: the result, medians, child processes, and output.
 
 A measurement is a function ``measure(bench: Bench) -> Result`` in a module of its own, listed in ``__main__``.
 """
@@ -109,9 +107,9 @@ class Result:
 @contextmanager
 def timed(into: list[float]) -> Iterator[None]:
     """Append the seconds that the block takes."""
-    began = time.perf_counter()
+    started = time.perf_counter()
     yield
-    into.append(time.perf_counter() - began)
+    into.append(time.perf_counter() - started)
 
 
 def seconds(function: Callable[[], object], times: int) -> list[float]:
@@ -193,7 +191,7 @@ def machine() -> dict[str, Any]:
 def table_of(result: Result) -> Table:
     """Return a result as a table for the terminal."""
     table = Table(title=f"{result.point}. {result.title}", title_justify="left", title_style="bold", expand=False)
-    for heading, align in (("what", "left"), ("figure", "right"), ("wanted", "right"), ("", "left"), ("note", "left")):
+    for heading, align in (("what", "left"), ("figure", "right"), ("limit", "right"), ("", "left"), ("note", "left")):
         table.add_column(heading, justify=align)  # type: ignore[arg-type]
     for line in result.lines:
         verdict = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[line.met]
@@ -207,7 +205,7 @@ def shown(value: float, unit: str) -> str:
     return f"{number} {unit}"
 
 
-def tell(console: Console, result: Result) -> None:
+def print_result(console: Console, result: Result) -> None:
     """Print a result."""
     console.print()
     console.print(table_of(result))
@@ -233,9 +231,9 @@ def _processor() -> str:
 def _main(function: str, arguments: str) -> None:
     module, _, name = function.partition(":")
     call = getattr(importlib.import_module(module), name)
-    began, spent_before = time.perf_counter(), time.process_time()
+    started, spent_before = time.perf_counter(), time.process_time()
     value = call(**json.loads(arguments))
-    taken, spent = time.perf_counter() - began, time.process_time() - spent_before
+    taken, spent = time.perf_counter() - started, time.process_time() - spent_before
     print(json.dumps(asdict(Child(value, taken, peak_mb(), spent))))
 
 

@@ -1,7 +1,4 @@
-"""The command that puts results into `docs/benchmarks-log.md`: `python -m benchmarks.page results.json …`.
-
-Belongs here: figures as Markdown. Does not belong here: what they mean, which the page itself says around them.
-"""
+"""The command that writes results into `docs/benchmarks-log.md`: `python -m benchmarks.page results.json …`."""
 
 import json
 from pathlib import Path
@@ -29,19 +26,19 @@ def main(results: tuple[Path, ...]) -> None:
     PAGE.write_text(f"{before}{_BEGIN}\n{figures}\n{_END}{after}", encoding="utf-8")
 
 
-def markdown(told: dict[str, Any]) -> list[str]:
+def markdown(output: dict[str, Any]) -> list[str]:
     """Return results as lines of Markdown."""
-    where = told["machine"]
-    sizes = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in told["size"].items())
+    where = output["machine"]
+    sizes = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in output["size"].items())
     lines = [
-        f"Measured at {told['at']} on {where['processor']}, {where['cores']} cores, {where['memory_gb']} GB,"
+        f"Measured at {output['at']} on {where['processor']}, {where['cores']} cores, {where['memory_gb']} GB,"
         f" {where['system']}, Python {where['python']}. Load average before {_loads(where['load_average'])},"
-        f" after {_loads(told['load_average_after'])}. Sizes: {sizes}.",
+        f" after {_loads(output['load_average_after'])}. Sizes: {sizes}.",
         "",
-        "| | what | figure | wanted | | |",
+        "| | what | figure | limit | | |",
         "|---|---|---:|---:|---|---|",
     ]
-    for result in told["results"]:
+    for result in output["results"]:
         lines.append(f"| **{result['point']}** | **{result['title']}** | | | | |")
         for line in result["lines"]:
             limit = str(Limit(**line["limit"])) if line["limit"] else ""
@@ -50,7 +47,7 @@ def markdown(told: dict[str, Any]) -> list[str]:
             lines.append(f"| | {' | '.join(cells)} |")
     lines += [
         "",
-        *(f"- {result['point']}: {note}" for result in told["results"] for note in result["notes"]),
+        *(f"- {result['point']}: {note}" for result in output["results"] for note in result["notes"]),
     ]
     return lines
 

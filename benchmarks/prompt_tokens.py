@@ -1,8 +1,6 @@
-"""Tokens sent per trajectory of the sample, beside those of sending its whole JSON document once.
+"""Tokens sent per trajectory of the sample, compared with sending its whole JSON document once.
 
-Belongs here: the comparison. Does not belong here: how a transcript is made (``trajectory_pipeline.judge``).
-
-    .venv/bin/python -m benchmarks.prompt_tokens
+.venv/bin/python -m benchmarks.prompt_tokens
 """
 
 import statistics

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.bench import FIRST_HOUR, Bench, Sinks, capture, one_partition
-from benchmarks.letta_database.load import Wanted
+from benchmarks.letta_database.load import DatabaseSpec
 from benchmarks.many_rows import RARE_MODEL, RARE_TOOL, multiply
 from benchmarks.measuring import Result, seconds, timed
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -52,11 +52,11 @@ def measure(bench: Bench) -> Result:
     """Measure point 9."""
     rows = bench.size.reading
     result = Result("9", f"Reading back, {rows:,} trajectories")
-    url = bench.letta(Wanted(_MULTIPLIED, first_hour=FIRST_HOUR, extra_loops=0.0, length=0.2))
+    url = bench.letta(DatabaseSpec(_MULTIPLIED, first_hour=FIRST_HOUR, extra_loops=0.0, length=0.2))
     with bench.sinks() as sinks:
         capture(url, sinks.database_url, str(sinks.folder))
         with psycopg.connect(sinks.database_url, autocommit=True) as connection:
-            bench.say(f"Multiplying trajectories to {rows:,} …")
+            bench.report(f"Multiplying trajectories to {rows:,} …")
             multiply(connection, rows)
             bench.settle()
             _look_ups(connection, result)

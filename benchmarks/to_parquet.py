@@ -1,4 +1,4 @@
-"""Point 1: both datasets to Parquet, against reading the same rows and throwing them away."""
+"""Point 1: both datasets to Parquet, against reading the same rows and discarding them."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Point 7: a partition again, unchanged, and with one run edited."""
+"""Point 7: the same partition again, unchanged, and with one run edited."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,8 +1,4 @@
-"""Bringing a generated Letta database into Postgres.
-
-Belongs here: what a database is to hold, and writing it by COPY from several processes. Does not belong here: what one
-row looks like.
-"""
+"""Generates a Letta database and writes it to Postgres by COPY from several processes."""
 
 import itertools
 import math
@@ -35,7 +31,7 @@ _PROCESSES = get_context("spawn")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DatabaseSpec:
     """What a generated database holds.
 
     Attributes:
@@ -83,62 +79,60 @@ class Generated:
 
 @dataclass(frozen=True)
 class _Planned:
-    """One copy of a prototype, and where it stands."""
+    """One copy of a prototype, and its position."""
 
     prototype: int
     copy: Copy
 
 
 class Plan:
-    """What is to be written, in chunks that can be made independently of each other."""
+    """The rows to write, in chunks that can be generated independently."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self.wanted = wanted
+    def __init__(self, spec: DatabaseSpec) -> None:
+        self.spec = spec
         self.sample: Sample = read_sample()
-        self.prose: Prose = make_prose(wanted.seed)
+        self.prose: Prose = make_prose(spec.seed)
 
     @cached_property
     def prototypes(self) -> list[Compiled]:
         """The prototypes: every chain of the sample, in turn, lengthened by chance; the last one is the giant run."""
-        rng = random.Random(f"prototypes {self.wanted.seed}")
+        rng = random.Random(f"prototypes {self.spec.seed}")
         chains = self.sample.chains
-        # With few runs wanted, each chain once: composing all would take longer than writing.
-        count = min(_PROTOTYPES, max(len(chains), self.wanted.runs // 10))
+        # For few runs, each chain once: composing all would take longer than writing.
+        count = min(_PROTOTYPES, max(len(chains), self.spec.runs // 10))
         made = []
         for chain in itertools.islice(itertools.cycle(chains), count):
-            extra = [2 * _geometric(rng, self.wanted.extra_loops) for _ in chain]
+            extra = [2 * _geometric(rng, self.spec.extra_loops) for _ in chain]
             made.append(self._compiled(compose(self.sample, chain, extra, rng)))
-        if self.wanted.giant_messages:
+        if self.spec.giant_messages:
             longest = max(chains, key=lambda chain: len(chain[0].messages) if len(chain) == 1 else 0)
-            extra = [self.wanted.giant_messages - len(longest[0].messages)]
+            extra = [self.spec.giant_messages - len(longest[0].messages)]
             made.append(self._compiled(compose(self.sample, longest, extra, rng)))
         return made
 
     @cached_property
     def chunks(self) -> list[list[_Planned]]:
         """All copies, in order of time."""
-        rng = random.Random(f"plan {self.wanted.seed}")
-        giant = len(self.prototypes) - 1 if self.wanted.giant_messages else None
+        rng = random.Random(f"plan {self.spec.seed}")
+        giant = len(self.prototypes) - 1 if self.spec.giant_messages else None
         usual = [place for place in range(len(self.prototypes)) if place != giant]
         single = [place for place in usual if self.prototypes[place].prototype.terminal_runs <= 1]
         chosen = [] if giant is None else [giant]
-        left = self.wanted.runs
+        left = self.spec.runs
         while left > 0:
             place = rng.choice(usual)
             if self.prototypes[place].prototype.terminal_runs > left:
                 place = rng.choice(single)
             chosen.append(place)
             left -= self.prototypes[place].prototype.terminal_runs
-        hours = sorted(rng.randrange(self.wanted.hours) for _ in chosen)
+        hours = sorted(rng.randrange(self.spec.hours) for _ in chosen)
         if giant is not None:
             hours[0] = 0
         planned = []
         next_sequence_id = 1_000_000
         for hour, place in zip(hours, chosen, strict=True):
             prototype = self.prototypes[place].prototype
-            copy = Copy(
-                self._ends(rng, hour, prototype.runs), next_sequence_id, rng.randrange(self.wanted.agent_copies)
-            )
+            copy = Copy(self._ends(rng, hour, prototype.runs), next_sequence_id, rng.randrange(self.spec.agent_copies))
             next_sequence_id += prototype.messages
             planned.append(_Planned(place, copy))
         return [planned[at : at + _CHAINS_IN_A_CHUNK] for at in range(0, len(planned), _CHAINS_IN_A_CHUNK)]
@@ -146,7 +140,7 @@ class Plan:
     def agent_digits(self, digits: str, copy: int) -> str:
         """Return the digits of a copy of an agent's or conversation's id."""
         if (digits, copy) not in self._agent_digits:
-            rng = random.Random(f"{self.wanted.seed} {digits} {copy}")
+            rng = random.Random(f"{self.spec.seed} {digits} {copy}")
             self._agent_digits[digits, copy] = uuid_text(rng.randbytes(16).hex())
         return self._agent_digits[digits, copy]
 
@@ -156,24 +150,24 @@ class Plan:
 
     def chunk(self, number: int) -> Iterator[dict[str, str]]:
         """Yield the rows of a chunk by table, chain by chain, as text for COPY."""
-        rng = random.Random(f"chunk {number} {self.wanted.seed}")
+        rng = random.Random(f"chunk {number} {self.spec.seed}")
         for planned in self.chunks[number]:
             filled = fill(
-                self.prototypes[planned.prototype], planned.copy, rng, self.prose, self.agent_digits, self.wanted.length
+                self.prototypes[planned.prototype], planned.copy, rng, self.prose, self.agent_digits, self.spec.length
             )
             traces = self._traces(rng, filled.get("steps", ""))
             yield {**filled, "provider_traces": traces} if traces else filled
 
     def agents(self) -> Iterator[dict[str, str]]:
         """Yield the rows of agents and of what they have, agent by agent."""
-        rng = random.Random(f"agents {self.wanted.seed}")
+        rng = random.Random(f"agents {self.spec.seed}")
         columns = self.sample.columns
         organizations = "".join(copy_line(row, columns["organizations"]) for row in self.sample.rows["organizations"])
         tool_ids, tools = tables.tool_rows(rng, self.prose)
         yield {"organizations": organizations, "tools": tools}
         like = next(row for row in self.sample.rows["messages"] if row["role"] == "system")
         for number, (agent, copy) in enumerate(
-            itertools.product(self.sample.rows["agents"], range(self.wanted.agent_copies))
+            itertools.product(self.sample.rows["agents"], range(self.spec.agent_copies))
         ):
             yield self._agent(rng, agent, copy, like, number + 1) | {
                 "tools_agents": "".join(
@@ -216,31 +210,31 @@ class Plan:
         return {table: line for table, line in lines.items() if line}
 
     def _traces(self, rng: random.Random, steps: str) -> str:
-        if not (self.wanted.traced and steps):
+        if not (self.spec.traced and steps):
             return ""
         place = self.sample.columns["steps"].index("id")
         ids = [line.split("\t")[place] for line in steps.splitlines()]
-        return "".join(tables.trace_row(rng, self.prose, i) for i in ids if rng.random() < self.wanted.traced)
+        return "".join(tables.trace_row(rng, self.prose, i) for i in ids if rng.random() < self.spec.traced)
 
     def _compiled(self, prototype: Prototype) -> Compiled:
         return compile_prototype(prototype, self.sample.columns)
 
     def _ends(self, rng: random.Random, hour: int, runs: int) -> tuple[datetime, ...]:
         """Return when the runs of a chain end: within one hour, in order."""
-        start = self.wanted.first_hour + timedelta(hours=hour)
+        start = self.spec.first_hour + timedelta(hours=hour)
         return tuple(start + timedelta(seconds=second) for second in sorted(rng.uniform(0, 3599) for _ in range(runs)))
 
 
-def generate(url: str, wanted: Wanted, *, processes: int = 2) -> Generated:
-    """Make Letta's tables in an empty database and fill them; the same rows for the same ``wanted``.
+def generate(url: str, spec: DatabaseSpec, *, processes: int = 2) -> Generated:
+    """Create Letta's tables in an empty database and fill them; the same rows for the same ``spec``.
 
     Args:
         url: of an empty Postgres database.
-        wanted: what it is to hold.
+        spec: contents of the database.
         processes: that write at the same time; with 1 the rows also stand in the same order on the disk.
     """
-    began = time.monotonic()
-    plan = Plan(wanted)
+    started = time.monotonic()
+    plan = Plan(spec)
     with psycopg.connect(url) as connection:
         for statement in (*plan.sample.statements_before, *tables.STATEMENTS):
             connection.execute(statement.encode())
@@ -253,9 +247,9 @@ def generate(url: str, wanted: Wanted, *, processes: int = 2) -> Generated:
     else:
         with ProcessPoolExecutor(processes, mp_context=_PROCESSES) as pool:
             list(pool.map(_write_chunks, [url] * processes, [plan] * processes, shares))
-    if wanted.other_messages:
+    if spec.other_messages:
         with psycopg.connect(url) as connection:
-            insert_others(connection, wanted.other_messages, wanted.first_hour.isoformat())
+            insert_others(connection, spec.other_messages, spec.first_hour.isoformat())
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET search_path = public")
         connection.execute("SET maintenance_work_mem = '256MB'")
@@ -265,7 +259,7 @@ def generate(url: str, wanted: Wanted, *, processes: int = 2) -> Generated:
         connection.execute("VACUUM (ANALYZE)")
         names = (*plan.sample.columns, *tables.COLUMNS)
         rows = {name: _count(connection, name) for name in names}
-    return Generated(rows, time.monotonic() - began)
+    return Generated(rows, time.monotonic() - started)
 
 
 def _write_chunks(url: str, plan: Plan, chunks: Sequence[int]) -> None:

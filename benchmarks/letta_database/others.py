@@ -1,7 +1,4 @@
-"""Messages that no partition needs: what a busy server has besides the hour that is read.
-
-Belongs here: making many rows cheaply, in the database itself. Does not belong here: rows of realistic kinds.
-"""
+"""Messages that no partition needs, as a busy server has them; generated in the database itself."""
 
 import psycopg
 

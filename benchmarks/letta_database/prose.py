@@ -1,9 +1,7 @@
-"""Texts of any length, deterministic, already escaped for the place where they stand.
+"""Deterministic texts of any length, already escaped for COPY.
 
-Belongs here: sentences and drawing stretches of them. Does not belong here: how long a text is to be, or of what.
-
-A text inside a JSON string inside a JSON column of a COPY file is escaped three times: doing so once for a stock of
-sentences, and not for every text, is what makes generating a gigabyte a matter of a minute.
+A text inside a JSON string inside a JSON column of a COPY file is escaped three times. Escaping a stock of sentences
+once, instead of every text, lets a gigabyte be generated in about a minute.
 """
 
 import itertools

@@ -1,11 +1,8 @@
-"""Prototypes: chains of runs composed of the sample's rows, with marks where each copy of them differs.
-
-Belongs here: lengthening runs by loops, and putting marks for ids, times and texts. Does not belong here: filling them
-in (`rows`).
+"""Prototypes: chains of runs composed of the sample's rows, with marks where the copies differ.
 
 A mark is `@@` + its kind + its arguments + `@@`:
 
-| mark | stands for |
+| mark | meaning |
 |---|---|
 | `@@iN@@` | random hex digits N of the copy, in the form of an id |
 | `@@aUUID@@` | the id of a copy of the sample's agent (or conversation) UUID |
@@ -79,7 +76,7 @@ def compose(sample: Sample, chain: list[SampledRun], extra_messages: list[int], 
 
 
 def _lengthened(sample: Sample, run: SampledRun, loops: int, rng: random.Random) -> SampledRun:
-    """Return a run with loops between what the person said and the first step."""
+    """Return a run with loops between the user's messages and the first step."""
     agent = next(agent for agent in sample.rows["agents"] if agent["id"] == run.run["agent_id"])
     donors = sample.loops.get(text(agent, "agent_type"), [])
     asked = next((place for place, m in enumerate(run.messages) if m["role"] != "user"), len(run.messages))

@@ -1,8 +1,4 @@
-"""Rows as COPY takes them: prototypes filled in, as often as is wanted.
-
-Belongs here: compiling a prototype, and filling in a copy's ids, times and texts. Does not belong here: how many there
-are, and which.
-"""
+"""Rows for COPY: compiles prototypes, and fills in the ids, times and texts of each copy."""
 
 import random
 from collections import defaultdict
@@ -64,7 +60,7 @@ class Compiled:
     """A prototype, ready to be filled in quickly.
 
     Attributes:
-        prototype: what it is made of.
+        prototype: its source.
         templates: by table.
         marks: kind and arguments of each value.
         ids: how many random ids a copy needs.
@@ -90,7 +86,7 @@ def compile_prototype(prototype: Prototype, columns: Mapping[str, Sequence[str]]
         pieces = MARK.split("".join(lines))
         values = []
         for kind, arguments in zip(pieces[1::3], pieces[2::3], strict=True):
-            # Each sequence id is another one; all other marks stand for the same wherever they stand.
+            # Each sequence id is new; every other mark has the same value wherever it occurs.
             key = (kind, str(len(marks)) if kind == "s" else arguments)
             if key not in numbers:
                 numbers[key] = len(marks)

@@ -1,7 +1,4 @@
-"""The sample's rows, grouped into what belongs together: chains of runs, and loops of a tool call and its return.
-
-Belongs here: what is read off the sample. Does not belong here: how more is made of it (`prototypes`).
-"""
+"""The sample's rows in groups: chains of runs, and loops of a tool call and its return."""
 
 import json
 from collections import defaultdict

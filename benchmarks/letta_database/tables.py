@@ -1,9 +1,7 @@
 """Tables that the sample lacks and the pipeline reads: tools, their agents, and traces of LLM calls.
 
-Belongs here: their DDL, and rows for them. Does not belong here: the sample's own tables.
-
 Columns are those of Letta 0.16.8's ORM models (`letta/orm/*.py` of the wheel), as far as the pipeline or an index of
-Letta's looks at them.
+Letta uses them.
 """
 
 import json
