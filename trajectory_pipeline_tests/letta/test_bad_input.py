@@ -64,7 +64,7 @@ def closed_port() -> int:
     return port
 
 
-def test_nobody_listens_at_the_port() -> None:
+def test_connect_to_a_closed_port_says_so() -> None:
     port = closed_port()
     text = refusal(f"postgresql://me:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/letta")
     assert text == (
@@ -73,13 +73,13 @@ def test_nobody_listens_at_the_port() -> None:
     )
 
 
-def test_there_is_no_such_host() -> None:
+def test_connect_to_an_unknown_host_says_so() -> None:
     text = refusal("postgresql://me:geheim@no-host.invalid/letta")
     assert text.startswith("Connecting failed at the source no-host.invalid:5432/letta: could not translate host name")
     assert "Check the host and port in LETTA_PG_URI" in text
 
 
-def test_the_host_is_there_and_does_not_answer() -> None:
+def test_connect_to_a_silent_host_times_out() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -89,43 +89,43 @@ def test_the_host_is_there_and_does_not_answer() -> None:
     assert "reachable from here?" in text
 
 
-def test_there_is_no_such_socket() -> None:
+def test_connect_to_an_unknown_socket_says_so() -> None:
     for url in ("postgresql:///letta?host=/nowhere&user=me&password=geheim", "postgresql://me:geheim@%2Fnowhere/letta"):
         text = refusal(url)
         assert text.startswith("Connecting failed at the source /nowhere:5432/letta: ")
         assert "No such file or directory" in text
 
 
-def test_there_is_no_such_database(letta_database: str) -> None:
+def test_connect_to_an_unknown_database_says_so(letta_database: str) -> None:
     text = refusal(letta_database + "_gone")
     assert "_gone: database " in text
     assert "there is no such database: check the name at the end of LETTA_PG_URI" in text
 
 
-def test_the_passwosome_is_wrong(letta_database: str, role: str) -> None:
+def test_connect_with_a_wrong_password_says_so(letta_database: str, role: str) -> None:
     text = refusal(changed(letta_database, user=role, password=PASSWORD + "geheim"))
     assert f'password authentication failed for user "{role}"' in text
     assert text.endswith("the password is wrong: check LETTA_PG_URI.")
 
 
-def test_there_is_no_such_user_or_the_server_does_not_say_so(letta_database: str) -> None:
+def test_connect_as_an_unknown_user_says_so(letta_database: str) -> None:
     text = refusal(changed(letta_database, user="some_nobody", password=PASSWORD))
     assert '"some_nobody"' in text
     assert text.endswith("check LETTA_PG_URI.")
 
 
-def test_a_passwosome_of_any_characters_opens_the_source(letta_database: str, role: str) -> None:
+def test_connect_with_a_password_of_any_characters_succeeds(letta_database: str, role: str) -> None:
     do(letta_database, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
     assert len(all_runs(changed(letta_database, user=role, password=PASSWORD))) == 317
 
 
-def test_a_user_with_select_on_what_is_read_is_enough(letta_database: str, role: str) -> None:
+def test_user_with_select_on_read_tables_suffices(letta_database: str, role: str) -> None:
     tables = "runs, steps, messages, run_metrics, step_metrics, agents, agents_tags"
     do(letta_database, f"GRANT SELECT ON {tables} TO {role}")
     assert all_batches(changed(letta_database, user=role, password=PASSWORD)) == all_batches(letta_database)
 
 
-def test_a_table_that_the_user_may_not_read_is_named(letta_database: str, role: str) -> None:
+def test_read_without_permission_names_the_table(letta_database: str, role: str) -> None:
     url = changed(letta_database, user=role, password=PASSWORD)
     do(letta_database, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
     for table in ("runs", "steps", "messages", "run_metrics", "agents_tags"):
@@ -136,7 +136,7 @@ def test_a_table_that_the_user_may_not_read_is_named(letta_database: str, role: 
         do(letta_database, f"GRANT SELECT ON {table} TO {role}")
 
 
-def test_a_database_or_schema_that_the_user_may_not_enter_is_named(letta_database: str, role: str) -> None:
+def test_connect_without_access_names_database_or_schema(letta_database: str, role: str) -> None:
     url = changed(letta_database, user=role, password=PASSWORD)
     do(letta_database, "REVOKE USAGE ON SCHEMA public FROM PUBLIC")
     assert "permission denied for schema public" in refusal(url)
@@ -147,7 +147,7 @@ def test_a_database_or_schema_that_the_user_may_not_enter_is_named(letta_databas
     assert "GRANT CONNECT on the database" in text
 
 
-def test_an_empty_database_is_not_lettas(empty_database: str) -> None:
+def test_catalog_of_an_empty_database_is_refused(empty_database: str) -> None:
     text = refusal(empty_database)
     assert text == (
         f"The source {describe_postgres(empty_database)} has no table 'runs': is it the database of a Letta server"
@@ -156,13 +156,13 @@ def test_an_empty_database_is_not_lettas(empty_database: str) -> None:
     )
 
 
-def test_dagsters_own_database_is_not_lettas(empty_database: str) -> None:
+def test_catalog_of_dagsters_database_is_refused(empty_database: str) -> None:
     do(empty_database, "CREATE TABLE runs (id bigint, run_id text, status text)")
     assert "lacks the required column(s) 'completed_at', " in refusal(empty_database)
 
 
 @pytest.mark.parametrize("mid_query", [False, True])
-def test_a_connection_that_dies_while_reading_is_told(
+def test_read_on_a_lost_connection_says_so(
     letta_database: str, monkeypatch: pytest.MonkeyPatch, mid_query: bool
 ) -> None:
     monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
@@ -186,9 +186,7 @@ def test_a_connection_that_dies_while_reading_is_told(
     assert describe_postgres(letta_database) in text
 
 
-def test_a_connection_that_dies_while_the_next_batch_is_read_is_told(
-    letta_database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prefetch_on_a_lost_connection_says_so(letta_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     with (
         LettaSource(letta_database).snapshot() as snapshot,
@@ -205,7 +203,7 @@ def test_a_connection_that_dies_while_the_next_batch_is_read_is_told(
     assert "the connection was lost: " in sentence(refused.value)
 
 
-def test_a_connection_that_dies_amid_a_stream_is_told(letta_database: str) -> None:
+def test_stream_on_a_lost_connection_says_so(letta_database: str) -> None:
     do(
         letta_database,
         "CREATE VIEW provider_traces AS SELECT id, id AS step_id, 'agent_step'::text AS call_type, now() AS created_at,"
@@ -217,7 +215,7 @@ def test_a_connection_that_dies_amid_a_stream_is_told(letta_database: str) -> No
     assert "the connection was lost: " in text
 
 
-def test_a_query_that_takes_too_long_is_told(letta_database: str) -> None:
+def test_read_beyond_the_timeout_names_the_setting(letta_database: str) -> None:
     with psycopg.connect(letta_database) as connection:
         connection.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
         text = refusal(letta_database, timeout_seconds=1)
@@ -225,7 +223,7 @@ def test_a_query_that_takes_too_long_is_told(letta_database: str) -> None:
     assert "canceling statement due to statement timeout — the query took longer than TRAJECTORY_SOURCE_TIMEOUT" in text
 
 
-def test_a_snapshot_that_is_held_too_long_is_told(letta_database: str) -> None:
+def test_snapshot_held_too_long_names_the_setting(letta_database: str) -> None:
     with LettaSource(letta_database, timeout_seconds=1).snapshot() as snapshot:
         ask(letta_database, "SELECT pg_sleep(1.5)::text")
         with pytest.raises(SourceError) as refused:
@@ -233,7 +231,7 @@ def test_a_snapshot_that_is_held_too_long_is_told(letta_database: str) -> None:
     assert "idle-in-transaction timeout" in sentence(refused.value)
 
 
-def test_a_column_that_goes_while_reading_is_told(letta_database: str) -> None:
+def test_read_of_a_dropped_column_names_it(letta_database: str) -> None:
     with LettaSource(letta_database).snapshot() as snapshot:
         do(letta_database, "ALTER TABLE runs DROP COLUMN background")
         with pytest.raises(SourceError) as refused:
@@ -256,7 +254,7 @@ def test_a_column_that_goes_while_reading_is_told(letta_database: str) -> None:
         "",
     ],
 )
-def test_a_url_that_libpq_cannot_read_is_not_repeated(url: str) -> None:
+def test_error_for_an_unreadable_url_does_not_repeat_it(url: str) -> None:
     text = refusal(url)
     assert text.startswith("LETTA_PG_URI cannot be read")
     for piece in ("1234", "gehe", "zzheim", "me:"):

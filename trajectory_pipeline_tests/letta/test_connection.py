@@ -25,7 +25,7 @@ OURS = {"application_name", "connect_timeout", "keepalives_idle", "keepalives_in
         "postgresql://me@host/letta?sslmode=require&",
     ],
 )
-def test_what_a_url_brings_is_kept_and_what_it_lacks_is_added(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libpq_url_keeps_its_parameters_and_adds_defaults(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     class Stop(Exception):
@@ -69,13 +69,13 @@ def test_what_a_url_brings_is_kept_and_what_it_lacks_is_added(url: str, monkeypa
         ("NOT_FOUND: ERROR:  x Query was: SELECT 'geheim'", "letta: x —"),
     ],
 )
-def test_of_a_drivers_message_the_servers_own_words_remain(message: str, says: str) -> None:
+def test_driver_error_is_reduced_to_the_servers_message(message: str, says: str) -> None:
     text = str(source_error("postgresql://me:geheim@host/letta", "Reading", RuntimeError(message)))
     assert says in text
     assert "geheim" not in text
     assert text.startswith("Reading failed at the source host:5432/letta: ")
 
 
-def test_a_url_with_parameters_opens_the_source(untouched_sample: str) -> None:
+def test_connect_with_url_parameters_succeeds(untouched_sample: str) -> None:
     for query in ("sslmode=prefer", "connect_timeout=3&application_name=a%20b", "options=-c%20search_path%3Dpublic"):
         assert len(snapshots.all_runs(snapshots.changed(untouched_sample, query=query))) == 317

@@ -112,7 +112,7 @@ def prompt(row: Row) -> tuple[str | None, str]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_request_of_every_known_form_is_understood(form: str) -> None:
+def test_context_is_found_in_every_known_request_form(form: str) -> None:
     request, system_prompt, tools = FORMS[form]
     context = context_from_request(json.dumps(request))
     assert context is not None
@@ -139,16 +139,16 @@ def test_the_request_of_every_known_form_is_understood(form: str) -> None:
         '{"tools": [' + "[" * 900 + "]" * 900 + '], "big": ' + "9" * 5000 + "}",
     ],
 )
-def test_what_is_no_known_request_gives_no_context(request_json: str) -> None:
+def test_context_of_an_unknown_request_is_null(request_json: str) -> None:
     assert context_from_request(request_json) is None
 
 
-def test_what_no_sink_can_hold_is_escaped_visibly() -> None:
+def test_context_text_is_escaped_visibly() -> None:
     context = context_from_request('{"system": "a\\u0000b\\ud83dc", "tools": [{"name": "\\ud83d"}]}')
     assert context == Context("a\\u0000b\\ud83dc", '[{"name": "\\ud83d"}]', "provider_trace")
 
 
-def test_a_trace_of_the_first_step_tells_what_was_sent(traced_database: str) -> None:
+def test_context_of_a_traced_run_is_the_first_steps_request(traced_database: str) -> None:
     steps = first_steps(traced_database)
     for (_, step_id, _), (request, _, _) in zip(steps, FORMS.values(), strict=False):
         trace(traced_database, step_id, request)
@@ -161,7 +161,7 @@ def test_a_trace_of_the_first_step_tells_what_was_sent(traced_database: str) -> 
     assert {runs[run_id]["context"]["source"] for run_id in untraced if runs[run_id]["context"]} == {"at_capture"}
 
 
-def test_of_several_calls_of_a_step_the_earliest_of_the_agent_counts(traced_database: str) -> None:
+def test_context_of_several_traces_is_the_agents_earliest(traced_database: str) -> None:
     run_id, step_id, second_step = first_steps(traced_database)[0]
     trace(traced_database, step_id, {"system": "Summarise!"}, "summarization", at="2026-11-18")
     trace(traced_database, step_id, {"system": "after compaction"}, at="2026-11-20")
@@ -171,14 +171,14 @@ def test_of_several_calls_of_a_step_the_earliest_of_the_agent_counts(traced_data
 
 
 @pytest.mark.parametrize("call_type", ["summarization", None])
-def test_a_summary_is_not_what_the_agent_was_told(traced_database: str, call_type: str | None) -> None:
+def test_context_ignores_a_summarization_call(traced_database: str, call_type: str | None) -> None:
     run_id, step_id, _ = first_steps(traced_database)[0]
     trace(traced_database, step_id, {"system": "from the trace"}, call_type)
     expected = "at_capture" if call_type else "provider_trace"
     assert all_runs(traced_database)[run_id]["context"]["source"] == expected
 
 
-def test_traces_of_a_server_that_knew_no_call_type_are_read(letta_database: str) -> None:
+def test_traces_without_a_call_type_are_read(letta_database: str) -> None:
     do(letta_database, create_statement("0.16.1", "provider_traces"))
     run_id, step_id, _ = first_steps(letta_database)[0]
     do(
@@ -190,7 +190,7 @@ def test_traces_of_a_server_that_knew_no_call_type_are_read(letta_database: str)
 
 
 @pytest.mark.parametrize("stored", ["json", "text"])
-def test_a_broken_trace_falls_back_to_what_stands_now(traced_database: str, stored: str) -> None:
+def test_context_of_a_broken_trace_is_the_one_at_capture(traced_database: str, stored: str) -> None:
     run_id, step_id, _ = first_steps(traced_database)[0]
     do(
         traced_database,
@@ -201,7 +201,7 @@ def test_a_broken_trace_falls_back_to_what_stands_now(traced_database: str, stor
     assert all_runs(traced_database)[run_id]["context"]["source"] == "at_capture"
 
 
-def test_traces_much_larger_than_their_runs_are_read_in_portions(traced_database: str) -> None:
+def test_large_traces_are_read_in_portions(traced_database: str) -> None:
     do(
         traced_database,
         "INSERT INTO provider_traces (id, step_id, request_json, call_type) SELECT 'trace-' || id, id,"
@@ -213,7 +213,7 @@ def test_traces_much_larger_than_their_runs_are_read_in_portions(traced_database
             assert prompt(run) == (f"Prompt of {run_id}", "provider_trace")
 
 
-def test_as_it_stands_now_is_the_agents_system_message_first(letta_database: str) -> None:
+def test_context_at_capture_prefers_the_system_message(letta_database: str) -> None:
     agents = [row[0] for row in ask(letta_database, "SELECT DISTINCT agent_id FROM runs ORDER BY 1 LIMIT 4")]
     with_message, without, broken, gone = agents
     do(
@@ -234,7 +234,7 @@ def test_as_it_stands_now_is_the_agents_system_message_first(letta_database: str
     assert {each["source"] for each in found.values() if each} == {"at_capture"}
 
 
-def test_a_first_message_that_is_no_system_message_is_no_prompt(letta_database: str) -> None:
+def test_context_ignores_a_first_message_of_another_role(letta_database: str) -> None:
     message_id, agent_id = ask(
         letta_database, "SELECT id, agent_id FROM messages WHERE role = 'user' AND run_id IS NOT NULL"
     )[0]
@@ -250,7 +250,7 @@ def test_a_first_message_that_is_no_system_message_is_no_prompt(letta_database: 
     assert told == "as configured"
 
 
-def test_tools_as_they_stand_now_are_the_agents_own_byte_for_byte(letta_database: str) -> None:
+def test_tools_at_capture_are_the_agents_byte_for_byte(letta_database: str) -> None:
     one, other = (row[0] for row in ask(letta_database, "SELECT DISTINCT agent_id FROM runs ORDER BY 1 LIMIT 2"))
     do(
         letta_database,
@@ -266,7 +266,7 @@ def test_tools_as_they_stand_now_are_the_agents_own_byte_for_byte(letta_database
     assert found[other] is None
 
 
-def test_content_of_any_shape_makes_no_context_unreadable() -> None:
+def test_context_from_content_of_any_shape_is_readable() -> None:
     for content in ("", "{", "null", "5", '{"a": 1}', "[" * 100_000, '[{"type": "text"}]'):
         assert context_at_capture(content, None, []) is None
         assert context_at_capture(content, "system", []) == Context("system", None, "at_capture")

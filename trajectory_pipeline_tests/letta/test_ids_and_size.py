@@ -36,7 +36,7 @@ ODD = {
 }
 
 
-def test_ids_of_any_characters_come_back(letta_database: str) -> None:
+def test_ids_of_any_characters_are_read(letta_database: str) -> None:
     with psycopg.connect(letta_database) as connection, connection.cursor() as cursor:
         agent_id, organization_id = connection.execute(
             "SELECT agent_id, organization_id FROM messages LIMIT 1"
@@ -96,7 +96,7 @@ def database_with_a_long_run(postgres_server: EmbeddedServer, untouched_sample: 
     drop_database(postgres_server, name)
 
 
-def test_a_run_of_twenty_thousand_messages_is_whole_and_in_order(database_with_a_long_run: str) -> None:
+def test_read_of_twenty_thousand_messages_keeps_all_in_order(database_with_a_long_run: str) -> None:
     run = all_runs(database_with_a_long_run)["run-long"]
     assert (len(run["messages"]), len(run["steps"]), len(run["step_metrics"])) == (20_000, 3_000, 3_000)
     assert run["foreign_steps"] == []
@@ -104,7 +104,7 @@ def test_a_run_of_twenty_thousand_messages_is_whole_and_in_order(database_with_a
     assert [message["id"] for message in run["messages"]] == [each for each in expected if "long" in each]
 
 
-def test_the_number_of_queries_does_not_grow_with_runs(untouched_sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_count_does_not_grow_with_runs(untouched_sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     queries = {}
     for size in (20, 100, 317):
         monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", size)
@@ -117,13 +117,13 @@ def test_the_number_of_queries_does_not_grow_with_runs(untouched_sample: str, mo
     assert queries[20] <= 12
 
 
-def test_an_hour_without_runs_costs_one_query(untouched_sample: str) -> None:
+def test_read_of_an_hour_without_runs_takes_one_query(untouched_sample: str) -> None:
     with LettaSource(untouched_sample).snapshot() as snapshot:
         assert list(snapshot.terminal_runs(FAR_AHEAD, FAR_AHEAD.replace(hour=1))) == []
         assert snapshot.queries == 1
 
 
-def test_rows_of_a_batch_are_found_by_index(database_with_a_long_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_a_batch_are_read_by_index(database_with_a_long_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     queries: list[str] = []
     read = Snapshot.read
 
@@ -149,9 +149,7 @@ def test_rows_of_a_batch_are_found_by_index(database_with_a_long_run: str, monke
     assert seen == {"messages": 2, "steps": 1, "step_metrics": 1}
 
 
-def test_steps_that_messages_name_are_looked_up_by_key_whatever_the_planner_expects(
-    untouched_sample: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_foreign_steps_are_looked_up_by_key(untouched_sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     queries: list[str] = []
     read = Snapshot.read
     monkeypatch.setattr(Snapshot, "read", lambda self, doing, query: queries.append(query) or read(self, doing, query))

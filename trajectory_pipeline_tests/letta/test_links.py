@@ -17,7 +17,7 @@ def ids(rows: list[Row]) -> list[str]:
     return [row["id"] for row in rows]
 
 
-def test_steps_of_other_runs_that_messages_name_come_along(untouched_sample: str) -> None:
+def test_foreign_steps_that_messages_name_are_read(untouched_sample: str) -> None:
     expected = {pair for pair in ask(untouched_sample, FOREIGN) if pair[0] in sample_terminal_run_ids()}
     runs = all_runs(untouched_sample)
     found = {(run_id, step["id"]) for run_id, run in runs.items() for step in run["foreign_steps"]}
@@ -31,7 +31,7 @@ def test_steps_of_other_runs_that_messages_name_come_along(untouched_sample: str
             assert step["id"] not in ids(run["steps"])
 
 
-def test_a_foreign_step_comes_along_from_another_partition(letta_database: str) -> None:
+def test_foreign_step_of_another_partition_is_read(letta_database: str) -> None:
     run_id, step_id = min(ask(letta_database, FOREIGN))
     do(letta_database, f"UPDATE runs SET status = 'running' WHERE id <> '{run_id}'")
     runs = all_runs(letta_database)
@@ -39,7 +39,7 @@ def test_a_foreign_step_comes_along_from_another_partition(letta_database: str) 
     assert ids(runs[run_id]["foreign_steps"]) == [step_id]
 
 
-def test_a_step_whose_run_is_gone_is_foreign_to_the_run_that_names_it(letta_database: str) -> None:
+def test_step_of_a_deleted_run_is_foreign(letta_database: str) -> None:
     run_id, step_id = min(ask(letta_database, FOREIGN))
     (asking,) = ask(letta_database, f"SELECT run_id FROM steps WHERE id = '{step_id}'")[0]
     do(letta_database, f"DELETE FROM runs WHERE id = '{asking}'")
@@ -50,7 +50,7 @@ def test_a_step_whose_run_is_gone_is_foreign_to_the_run_that_names_it(letta_data
     assert len(runs) == 316
 
 
-def test_messages_whose_run_is_gone_belong_to_no_run(letta_database: str) -> None:
+def test_messages_of_a_deleted_run_are_not_read(letta_database: str) -> None:
     (run_id,) = ask(letta_database, "SELECT min(run_id) FROM messages")[0]
     gone = {message_id for (message_id,) in ask(letta_database, f"SELECT id FROM messages WHERE run_id = '{run_id}'")}
     do(letta_database, f"DELETE FROM runs WHERE id = '{run_id}'")
@@ -58,7 +58,7 @@ def test_messages_whose_run_is_gone_belong_to_no_run(letta_database: str) -> Non
     assert not gone & {message["id"] for run in all_runs(letta_database).values() for message in run["messages"]}
 
 
-def test_a_message_that_names_a_step_that_is_gone_stays(letta_database: str) -> None:
+def test_message_of_a_deleted_step_is_read(letta_database: str) -> None:
     (message_id, run_id, step_id) = ask(
         letta_database, "SELECT id, run_id, step_id FROM messages WHERE role = 'assistant' AND run_id IS NOT NULL"
     )[0]
@@ -81,7 +81,7 @@ def test_metrics_are_found_by_their_id_alone(untouched_sample: str) -> None:
     assert lost <= found
 
 
-def test_a_run_without_steps_messages_metrics_or_agent_is_read_all_the_same(letta_database: str) -> None:
+def test_run_without_any_other_rows_is_read(letta_database: str) -> None:
     do(
         letta_database,
         "ALTER TABLE runs DROP CONSTRAINT runs_agent_id_fkey",
@@ -96,7 +96,7 @@ def test_a_run_without_steps_messages_metrics_or_agent_is_read_all_the_same(lett
         assert run[name] == []
 
 
-def test_tags_are_sorted_and_each_agents_own(letta_database: str) -> None:
+def test_tags_are_sorted_and_of_the_runs_agent(letta_database: str) -> None:
     one, other = (row[0] for row in ask(letta_database, "SELECT DISTINCT agent_id FROM runs ORDER BY 1 LIMIT 2"))
     do(
         letta_database,

@@ -24,9 +24,7 @@ ABOUT_US = (
 )
 
 
-def test_what_is_committed_between_two_batches_is_not_seen(
-    letta_database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_snapshot_does_not_see_later_commits(letta_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     before = all_runs(letta_database)
     last = max(before)
@@ -52,7 +50,7 @@ def test_what_is_committed_between_two_batches_is_not_seen(
     assert after.keys() == before.keys() - {last} | {"run-zzz"}
 
 
-def test_nothing_can_be_written_through_the_readers_connection(untouched_sample: str) -> None:
+def test_write_through_the_snapshot_is_refused(untouched_sample: str) -> None:
     for statement in (
         "INSERT INTO agents_tags (agent_id, tag) SELECT id, 'ours' FROM agents",
         "UPDATE runs SET status = 'failed'",
@@ -76,20 +74,20 @@ def test_reading_leaves_the_source_as_it_was(untouched_sample: str) -> None:
     assert [ask(untouched_sample, marks.format(table)) for table in tables] == before
 
 
-def test_the_server_sees_who_reads(untouched_sample: str) -> None:
+def test_connection_has_our_application_name(untouched_sample: str) -> None:
     with LettaSource(untouched_sample).snapshot():
         (row,) = ask(untouched_sample, ABOUT_US)
         assert row[:2] == ("trajectory-pipeline", "idle in transaction")
 
 
 @pytest.mark.parametrize("name", ["nightly-capture", "50%25%20off"])
-def test_a_name_given_in_the_url_is_kept(untouched_sample: str, name: str) -> None:
+def test_application_name_in_the_url_is_used(untouched_sample: str, name: str) -> None:
     with LettaSource(changed(untouched_sample, query=f"application_name={name}")).snapshot():
         (row,) = ask(untouched_sample, ABOUT_US)
         assert row[0] == name.replace("%25", "%").replace("%20", " ")
 
 
-def test_the_session_is_bounded_in_time_and_reads_utc(untouched_sample: str) -> None:
+def test_session_has_timeouts_and_reads_utc(untouched_sample: str) -> None:
     with LettaSource(untouched_sample, timeout_seconds=77).snapshot() as snapshot:
         for name, value in (
             ("statement_timeout", "77s"),
@@ -101,7 +99,7 @@ def test_the_session_is_bounded_in_time_and_reads_utc(untouched_sample: str) -> 
             assert snapshot.read("Asking", f"SELECT current_setting('{name}') AS v")["v"].to_pylist() == [value]
 
 
-def test_a_timeout_longer_than_postgres_can_hold_is_the_longest(untouched_sample: str) -> None:
+def test_timeout_beyond_postgres_is_the_longest_it_holds(untouched_sample: str) -> None:
     with LettaSource(untouched_sample, timeout_seconds=10**9).snapshot() as snapshot:
         assert len(snapshot.run_ids(LONG_AGO, FAR_AHEAD)) == 317
 
@@ -115,7 +113,7 @@ def test_settings_end_with_the_transaction(untouched_sample: str) -> None:
             assert cursor.fetchone() in (("off",), ("0",))
 
 
-def test_no_connection_is_left_behind(untouched_sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshot_leaves_no_connection_open(untouched_sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     with LettaSource(untouched_sample).snapshot() as snapshot:
         next(snapshot.terminal_runs(LONG_AGO, FAR_AHEAD))
@@ -131,7 +129,7 @@ def test_no_connection_is_left_behind(untouched_sample: str, monkeypatch: pytest
     raise AssertionError(left)
 
 
-def test_the_snapshots_time_is_the_sources_and_not_later_than_what_it_shows(untouched_sample: str) -> None:
+def test_snapshot_time_is_the_sources_and_not_too_late(untouched_sample: str) -> None:
     earlier = datetime.now(UTC)
     with LettaSource(untouched_sample).snapshot() as snapshot:
         assert snapshot.taken_at.utcoffset() == timedelta(0)
@@ -140,13 +138,13 @@ def test_the_snapshots_time_is_the_sources_and_not_later_than_what_it_shows(unto
         assert snapshot.taken_at <= now[0]
 
 
-def test_neither_source_nor_snapshot_shows_its_password(untouched_sample: str) -> None:
+def test_repr_of_source_and_snapshot_hides_the_password(untouched_sample: str) -> None:
     assert "geheim" not in repr(LettaSource("postgresql://me:geheim@host/letta"))
     with LettaSource(untouched_sample).snapshot() as snapshot:
         assert untouched_sample not in repr(snapshot)
 
 
-def test_rows_that_are_read_ahead_are_the_same(letta_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefetched_rows_equal_those_read_in_turn(letta_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     with LettaSource(letta_database).snapshot() as snapshot:
         plainly = list(snapshot.terminal_runs(LONG_AGO, FAR_AHEAD))
@@ -155,9 +153,7 @@ def test_rows_that_are_read_ahead_are_the_same(letta_database: str, monkeypatch:
     assert len(plainly) > 3
 
 
-def test_the_snapshot_serves_again_after_reading_ahead_was_left_midway(
-    letta_database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_snapshot_can_be_used_after_an_abandoned_prefetch(letta_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 20)
     with LettaSource(letta_database).snapshot() as snapshot:
         with snapshot.prefetch_terminal_runs(LONG_AGO, FAR_AHEAD) as batches:

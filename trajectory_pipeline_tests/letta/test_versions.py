@@ -49,7 +49,7 @@ def absent_tables(catalog: Catalog) -> list[str]:
     return sorted(table.name for table in SOURCE_TABLES if table.name not in catalog.columns)
 
 
-def test_each_column_is_known_since_the_version_that_brought_it() -> None:
+def test_columns_are_known_since_their_version() -> None:
     for table in SOURCE_TABLES:
         for column in table.columns:
             have = [version for version in VERSIONS if column.name in tables(version)[table.name]]
@@ -58,13 +58,13 @@ def test_each_column_is_known_since_the_version_that_brought_it() -> None:
             assert not column.required or have == list(VERSIONS), f"{table.name}.{column.name} cannot be required"
 
 
-def test_all_columns_of_runs_steps_and_messages_are_known() -> None:
+def test_columns_of_runs_steps_and_messages_are_all_known() -> None:
     newest = tables(VERSIONS[-1])
     for table in (RUNS, STEPS, MESSAGES):
         assert {column.name for column in table.columns} == newest[table.name]
 
 
-def test_the_sample_is_of_the_newest_version(untouched_sample: str) -> None:
+def test_sample_is_of_the_newest_version(untouched_sample: str) -> None:
     sample, newest = columns_of(untouched_sample), tables("0.16.8")
     assert {table: sample[table] for table in BROUGHT_BY_THE_SAMPLE} == {
         table: newest[table] for table in BROUGHT_BY_THE_SAMPLE
@@ -76,7 +76,7 @@ def test_the_sample_is_of_the_newest_version(untouched_sample: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_older_server_gives_the_same_rows_with_nulls(letta_database: str, version: str) -> None:
+def test_older_server_gives_the_same_rows_with_nulls(letta_database: str, version: str) -> None:
     before = all_runs(letta_database)
     columns = tables(version)
     absent = sorted(
@@ -97,7 +97,7 @@ def test_an_older_server_gives_the_same_rows_with_nulls(letta_database: str, ver
         assert snapshot.catalog.unknown_columns == []
 
 
-def test_a_newer_server_goes_on_and_says_what_is_new(letta_database: str) -> None:
+def test_newer_server_is_read_and_its_new_columns_reported(letta_database: str) -> None:
     before = all_batches(letta_database)
     do(
         letta_database,
@@ -112,7 +112,7 @@ def test_a_newer_server_goes_on_and_says_what_is_new(letta_database: str) -> Non
         assert snapshot.catalog.unknown_columns == ['messages.Odd "name"', "runs.mood"]
 
 
-def test_what_is_optional_may_be_missing_whole(letta_database: str) -> None:
+def test_optional_tables_may_all_be_missing(letta_database: str) -> None:
     do(letta_database, "DROP TABLE run_metrics, step_metrics, agents_tags", "DROP TABLE agents CASCADE")
     runs = all_runs(letta_database)
     assert len(runs) == 317
@@ -143,7 +143,7 @@ def test_each_missing_required_table_is_named(letta_database: str) -> None:
             pass
 
 
-def test_json_may_be_stored_as_jsonb_or_text(letta_database: str) -> None:
+def test_json_stored_as_jsonb_or_text_is_read(letta_database: str) -> None:
     before = all_runs(letta_database)
     do(
         letta_database,
@@ -158,7 +158,7 @@ def test_json_may_be_stored_as_jsonb_or_text(letta_database: str) -> None:
         assert json.loads(run["run"]["metadata_"]) == json.loads(before[run_id]["run"]["metadata_"])
 
 
-def test_times_may_be_stored_with_a_zone_or_without(letta_database: str) -> None:
+def test_times_with_or_without_a_zone_are_read(letta_database: str) -> None:
     before = all_batches(letta_database)
     do(
         letta_database,
@@ -171,7 +171,7 @@ def test_times_may_be_stored_with_a_zone_or_without(letta_database: str) -> None
     assert all_batches(letta_database) == before
 
 
-def test_statuses_and_roles_may_be_enums(letta_database: str) -> None:
+def test_statuses_and_roles_of_enum_type_are_read(letta_database: str) -> None:
     before = all_batches(letta_database)
     do(
         letta_database,
@@ -189,7 +189,7 @@ def test_statuses_and_roles_may_be_enums(letta_database: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", 'varchar(60) COLLATE "C"'])
-def test_ids_may_be_of_any_text_type(letta_database: str, kind: str) -> None:
+def test_ids_of_any_text_type_are_read(letta_database: str, kind: str) -> None:
     before = all_batches(letta_database)
     do(
         letta_database,
@@ -200,7 +200,7 @@ def test_ids_may_be_of_any_text_type(letta_database: str, kind: str) -> None:
     assert all_batches(letta_database) == before
 
 
-def test_ids_may_be_uuids(letta_database: str) -> None:
+def test_ids_of_type_uuid_are_read(letta_database: str) -> None:
     foreign_keys = ask(
         letta_database, "SELECT conrelid::regclass::text, quote_ident(conname) FROM pg_constraint WHERE contype = 'f'"
     )
@@ -229,7 +229,7 @@ def test_ids_may_be_uuids(letta_database: str) -> None:
         assert all(where.terminal for where in snapshot.run_locations(list(runs)).values())
 
 
-def test_letta_may_live_in_another_schema_beside_dagsters_tables(letta_database: str) -> None:
+def test_catalog_finds_letta_in_another_schema(letta_database: str) -> None:
     before = all_batches(letta_database)
     do(
         letta_database,
@@ -242,7 +242,7 @@ def test_letta_may_live_in_another_schema_beside_dagsters_tables(letta_database:
         assert snapshot.catalog.schema == 'Letta"s'
 
 
-def test_of_two_letta_schemas_the_search_path_chooses(letta_database: str) -> None:
+def test_catalog_of_two_schemas_follows_the_search_path(letta_database: str) -> None:
     do(
         letta_database,
         "CREATE SCHEMA staging",
@@ -260,7 +260,7 @@ def test_of_two_letta_schemas_the_search_path_chooses(letta_database: str) -> No
     assert all_runs(staging) == {}
 
 
-def test_views_serve_as_tables(letta_database: str) -> None:
+def test_views_are_read_as_tables(letta_database: str) -> None:
     before = all_batches(letta_database)
     names = sorted(BROUGHT_BY_THE_SAMPLE)
     do(

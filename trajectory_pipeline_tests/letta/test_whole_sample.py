@@ -67,7 +67,7 @@ def rows_in_file(table: SourceTable, column: str, value: str) -> list[Row]:
     return [as_in_file(table, row) for row in FILE[table.name].values() if row[column] == value]
 
 
-def test_hour_by_hour_every_terminal_run_comes_once(untouched_sample: str) -> None:
+def test_terminal_runs_read_by_hour_come_once(untouched_sample: str) -> None:
     found: dict[datetime, list[str]] = {}
     with LettaSource(untouched_sample).snapshot() as snapshot:
         for start, end in hours():
@@ -79,7 +79,7 @@ def test_hour_by_hour_every_terminal_run_comes_once(untouched_sample: str) -> No
     assert all(ids == sorted(ids) for ids in found.values())
 
 
-def test_every_row_of_a_terminal_run_is_as_the_file_has_it(untouched_sample: str) -> None:
+def test_rows_of_a_terminal_run_equal_the_data_file(untouched_sample: str) -> None:
     runs = all_runs(untouched_sample)
     assert runs.keys() == TERMINAL
     for run_id, row in runs.items():
@@ -99,14 +99,14 @@ def test_every_row_of_a_terminal_run_is_as_the_file_has_it(untouched_sample: str
         assert row["deleted_at"] is None
 
 
-def test_every_step_and_message_of_a_terminal_run_is_there_once(untouched_sample: str) -> None:
+def test_steps_and_messages_of_terminal_runs_are_read_once(untouched_sample: str) -> None:
     runs = all_runs(untouched_sample).values()
     for table, column in ((STEPS, "steps"), (MESSAGES, "messages")):
         expected = {row_id for row_id, row in FILE[table.name].items() if row["run_id"] in TERMINAL}
         assert Counter(each["id"] for run in runs for each in run[column]) == Counter(expected)
 
 
-def test_a_lone_surrogate_fails_no_query_and_stays_as_it_is_written(letta_database: str) -> None:
+def test_read_of_a_lone_surrogate_keeps_it_as_written(letta_database: str) -> None:
     surrogates = [
         message["content"]
         for run in all_runs(letta_database).values()
@@ -128,7 +128,7 @@ def test_batches_have_the_declared_schema_and_hold_valid_text(untouched_sample: 
         batch.validate(full=True)
 
 
-def test_a_window_is_half_open_to_the_microsecond(letta_database: str) -> None:
+def test_window_is_half_open_to_the_microsecond(letta_database: str) -> None:
     run_id = min(TERMINAL)
     at = datetime(2030, 1, 1, 12, tzinfo=UTC)
     do(letta_database, f"UPDATE runs SET completed_at = '2030-01-01 12:00:00' WHERE id = '{run_id}'")
@@ -140,7 +140,7 @@ def test_a_window_is_half_open_to_the_microsecond(letta_database: str) -> None:
         assert snapshot.run_ids(at + tick, at + hour) == []
 
 
-def test_a_window_may_be_given_in_any_zone(untouched_sample: str) -> None:
+def test_window_in_another_time_zone_finds_the_same_runs(untouched_sample: str) -> None:
     start, end = max(sample_partitions(), key=lambda hour: sample_partitions()[hour]), timedelta(hours=1)
     kathmandu = ZoneInfo("Asia/Kathmandu")
     with LettaSource(untouched_sample).snapshot() as snapshot:
@@ -149,7 +149,7 @@ def test_a_window_may_be_given_in_any_zone(untouched_sample: str) -> None:
         assert snapshot.run_ids(start.astimezone(kathmandu), (start + end).astimezone(kathmandu)) == expected
 
 
-def test_a_run_without_an_end_stands_where_it_was_created(letta_database: str) -> None:
+def test_run_without_an_end_belongs_to_its_creation_hour(letta_database: str) -> None:
     run_id = min(TERMINAL)
     do(
         letta_database,
@@ -161,7 +161,7 @@ def test_a_run_without_an_end_stands_where_it_was_created(letta_database: str) -
         assert len(snapshot.run_ids(at - timedelta(days=9999), at)) == 316
 
 
-def test_a_run_that_is_not_terminal_is_not_read(letta_database: str) -> None:
+def test_run_that_is_not_terminal_is_not_read(letta_database: str) -> None:
     do(letta_database, "UPDATE runs SET status = 'running'")
     assert all_runs(letta_database) == {}
 
@@ -189,7 +189,7 @@ def test_settings_of_the_server_change_nothing(letta_database: str) -> None:
 
 
 @pytest.mark.parametrize(("variable", "value"), [("PGTZ", "Asia/Tokyo"), ("PGCLIENTENCODING", "LATIN1")])
-def test_settings_of_the_environment_change_nothing(
+def test_environment_variables_of_libpq_change_nothing(
     untouched_sample: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     before = all_batches(untouched_sample)
@@ -202,7 +202,7 @@ def test_settings_in_the_url_change_nothing(untouched_sample: str) -> None:
     assert all_batches(zone) == all_batches(untouched_sample)
 
 
-def test_the_order_on_disk_does_not_show(letta_database: str) -> None:
+def test_order_on_disk_does_not_change_the_rows(letta_database: str) -> None:
     before = all_batches(letta_database)
     indexes = ask(
         letta_database,
@@ -219,7 +219,7 @@ def test_the_order_on_disk_does_not_show(letta_database: str) -> None:
     assert all_batches(letta_database) == before
 
 
-def test_neither_the_size_of_batches_nor_of_runs_shows(untouched_sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_does_not_change_the_rows(untouched_sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = all_batches(untouched_sample)
     assert len(whole) == 1
     monkeypatch.setattr(snapshots, "RUNS_PER_BATCH", 50)
@@ -232,7 +232,7 @@ def test_neither_the_size_of_batches_nor_of_runs_shows(untouched_sample: str, mo
         assert pa.Table.from_batches(batches).combine_chunks().to_batches() == whole
 
 
-def test_a_time_without_end_is_null_and_no_made_up_time(letta_database: str) -> None:
+def test_infinite_time_reads_as_null(letta_database: str) -> None:
     run_id = min(TERMINAL)
     do(
         letta_database,
@@ -242,7 +242,7 @@ def test_a_time_without_end_is_null_and_no_made_up_time(letta_database: str) -> 
     assert (row["completed_at"], row["updated_at"]) == (None, None)
 
 
-def test_where_a_run_went_is_told(letta_database: str) -> None:
+def test_run_locations_say_where_a_run_is(letta_database: str) -> None:
     there, again, gone = sorted(TERMINAL)[:3]
     do(
         letta_database,

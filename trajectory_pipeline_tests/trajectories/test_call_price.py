@@ -22,7 +22,7 @@ def by_the_list(model: str, prompt: int, cached: int, written: int, output: int)
     return calc_price(usage, model, genai_request_timestamp=AT).total_price
 
 
-def test_the_models_are_what_their_names_say() -> None:
+def test_models_of_this_test_are_flat_and_tiered() -> None:
     for model, tiered in ((FLAT, False), (TIERED, True)):
         prices = calc_price(Usage(), model, genai_request_timestamp=AT).model_price
         tiers = [
@@ -39,14 +39,14 @@ def test_the_models_are_what_their_names_say() -> None:
     written=st.integers(0, TIER_START),
     output=st.integers(0, 10**7),
 )
-def test_it_is_what_the_list_gives(model: str, fresh: int, cached: int, written: int, output: int) -> None:
+def test_price_of_call_equals_the_price_list(model: str, fresh: int, cached: int, written: int, output: int) -> None:
     prompt = fresh + cached + written
     assert price_of_call(model, None, AT, prompt, cached, written, output) == by_the_list(
         model, prompt, cached, written, output
     )
 
 
-def test_the_list_is_not_asked_for_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_price_of_call_does_not_look_up_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
     for model in (FLAT, TIERED):
         price_of_call(model, None, AT, 1, 0, 0, 1)
     asked: list[object] = []

@@ -57,7 +57,7 @@ def agreed(*raws: Raw) -> Conversion:
     return conversion
 
 
-def test_they_agree_on_the_whole_sample_and_few_of_its_runs_take_the_long_way() -> None:
+def test_converters_agree_on_the_sample_with_few_references() -> None:
     conversion = agreed(*sample_runs())
     surrogates = sum("\\ud83d" in json.dumps(raw, default=str).replace("\\\\", "\\") for raw in sample_runs())
     # Lone surrogates, and turns without a step: nothing else.
@@ -67,7 +67,7 @@ def test_they_agree_on_the_whole_sample_and_few_of_its_runs_take_the_long_way() 
 @pytest.mark.slow
 @given(st.lists(raw_runs(), min_size=1, max_size=3))
 @settings(max_examples=150)
-def test_they_agree_on_runs_of_any_shape(raws: list[Raw]) -> None:
+def test_converters_agree_on_runs_of_any_shape(raws: list[Raw]) -> None:
     named = [copy.deepcopy(raw) for raw in raws]
     for number, raw in enumerate(named):
         raw["run_id"] = f"run-{number}"
@@ -139,7 +139,7 @@ CHANGES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("column", CHANGES)
-def test_they_agree_whatever_a_message_holds(column: str) -> None:
+def test_converters_agree_on_any_message_value(column: str) -> None:
     """One run a value: among ordinary ones, so that both ways meet in one batch."""
     runs = []
     for number, value in enumerate(CHANGES[column]):
@@ -177,7 +177,7 @@ STEP_CHANGES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("column", STEP_CHANGES)
-def test_they_agree_whatever_a_step_holds(column: str) -> None:
+def test_converters_agree_on_any_step_value(column: str) -> None:
     runs = []
     for number, value in enumerate(STEP_CHANGES[column]):
         for other in (False, True):
@@ -214,7 +214,7 @@ RUN_CHANGES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("column", RUN_CHANGES)
-def test_they_agree_whatever_a_run_holds(column: str) -> None:
+def test_converters_agree_on_any_run_value(column: str) -> None:
     agreed(
         *(
             named(raw_run(message(1, said="Hi"), **{column: value}), f"run-{number:03}")
@@ -225,7 +225,7 @@ def test_they_agree_whatever_a_run_holds(column: str) -> None:
 
 @given(st.randoms(use_true_random=False))
 @settings(max_examples=20)
-def test_they_agree_on_the_sample_with_messages_in_another_order(chance: random.Random) -> None:
+def test_converters_agree_on_the_sample_in_another_order(chance: random.Random) -> None:
     raws = [copy.deepcopy(raw) for raw in chance.sample(sample_runs(), 10)]
     for raw in raws:
         chance.shuffle(raw["messages"])
@@ -233,11 +233,11 @@ def test_they_agree_on_the_sample_with_messages_in_another_order(chance: random.
     agreed(*sorted(raws, key=lambda raw: str(raw["run_id"])))
 
 
-def test_a_batch_without_runs_is_converted_to_one_without_trajectories() -> None:
+def test_convert_batch_without_runs_gives_no_trajectories() -> None:
     assert agreed().trajectories.num_rows == 0
 
 
-def test_turns_of_other_times_and_steps_without_messages_are_in_one_order() -> None:
+def test_converters_agree_on_the_order_of_equal_times() -> None:
     steps = [step("step-1", created_at=NOON), step("step-2", created_at=NOON), step("step-3", created_at=NOON)]
     agreed(raw_run(message(1, said="a", step_id="step-3"), message(2, said="b", step_id="step-2"), steps=steps))
 

@@ -9,5 +9,5 @@ from trajectory_pipeline.trajectories.digest import sha256_of
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), max_size=5), st.integers(1, 400))
-def test_it_is_that_of_the_forms_one_after_the_other(forms: list[str], times: int) -> None:
+def test_sha256_of_many_texts_is_that_of_their_concatenation(forms: list[str], times: int) -> None:
     assert sha256_of(iter(forms * times)) == hashlib.sha256("".join(forms * times).encode()).hexdigest()

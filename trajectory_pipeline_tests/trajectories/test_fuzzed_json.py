@@ -131,7 +131,7 @@ def somewhere_else(value: Any, chance: random.Random) -> Any:
     return made
 
 
-def test_every_damaged_row_is_a_trajectory_or_in_quarantine_and_leaves_the_others_alone() -> None:
+def test_damaged_row_is_converted_or_quarantined_by_itself() -> None:
     chance = random.Random(20261122)
     small = [raw for raw in sample_runs() if len(raw["messages"]) <= 6 and len(raw["steps"]) <= 4]
     bystanders = small[:3]
@@ -161,7 +161,7 @@ def test_every_damaged_row_is_a_trajectory_or_in_quarantine_and_leaves_the_other
     assert min(became[what] for what in ("whole", "escaped", "without data", "quarantined")) > ROWS // 100, became
 
 
-def test_the_quarantine_names_row_and_column() -> None:
+def test_quarantine_names_row_and_column() -> None:
     for raw in sample_runs()[:40]:
         for row, column in rows_of(raw):
             before, row[column] = row[column], "[broken"

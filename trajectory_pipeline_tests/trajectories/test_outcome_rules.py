@@ -181,7 +181,7 @@ def ended(facts: Facts) -> tuple[str, str | None, str, float]:
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_every_combination_of_what_letta_records_ends_as_the_table_says(status: str) -> None:
+def test_outcome_of_every_combination_follows_the_table(status: str) -> None:
     with_steps = itertools.product(STOP_REASONS, STEP_ERRORS, STEP_REASONS, RECORDED, [True], [True])
     without_words = itertools.product(STOP_REASONS, STEP_ERRORS[:2], STEP_REASONS[:2], RECORDED[:3], [True], [False])
     without_steps = itertools.product(STOP_REASONS, [None], [None], RECORDED, [False], [True, False])
@@ -190,26 +190,26 @@ def test_every_combination_of_what_letta_records_ends_as_the_table_says(status: 
         assert ended(facts) == expected(facts), facts
 
 
-def test_a_tool_call_alone_counts_as_something_done() -> None:
+def test_outcome_with_a_tool_call_alone_is_success() -> None:
     row = converted(message(1, tool_calls=[call("roll_dice")]))
     assert (row["heuristic_outcome"], row["heuristic_confidence"]) == ("success", 0.8)
 
 
-def test_a_thought_alone_is_no_answer() -> None:
+def test_outcome_with_a_thought_alone_is_unknown() -> None:
     thought = {"type": "reasoning", "is_native": True, "reasoning": "Hm.", "signature": None}
     assert converted(message(1, content=[thought]))["heuristic_outcome"] == "unknown"
 
 
-def test_what_a_person_said_is_no_answer() -> None:
+def test_outcome_with_a_persons_message_alone_is_unknown() -> None:
     assert converted(message(1, "user", "Hello?"))["heuristic_outcome"] == "unknown"
 
 
-def test_only_the_last_own_step_decides_on_the_cause() -> None:
+def test_cause_comes_from_the_last_own_step() -> None:
     steps = [step("step-1", error_type="ContextWindowExceededError"), step("step-2", error_type="LLMServerError")]
     assert converted(steps=steps, status="failed", stop_reason=None)["execution_cause"] == "llm_provider"
 
 
-def test_another_runs_step_does_not_decide_on_the_cause() -> None:
+def test_cause_ignores_another_runs_step() -> None:
     foreign = step("step-9", run_id="run-0", error_type="LLMInsufficientCreditsError")
     row = converted(
         message(1, "approval", step_id="step-9"), steps=[], foreign_steps=[foreign], status="failed", stop_reason=None
@@ -218,7 +218,7 @@ def test_another_runs_step_does_not_decide_on_the_cause() -> None:
     assert row["error"] is None
 
 
-def test_the_reasons_name_the_facts() -> None:
+def test_outcome_reasoning_names_the_facts() -> None:
     row = converted(steps=[step(error_type="LLMServerError")], status="completed", stop_reason="llm_api_error")
     told = " / ".join(row["heuristic_reasoning"])
     for fact in ("completed", "llm_api_error", "LLMServerError"):
@@ -235,7 +235,7 @@ def error_of(recorded: Any, **step_values: Any) -> Any:
     return converted(steps=[step(**step_values)], status="failed", metadata_={"error": recorded})["error"]
 
 
-def test_an_error_that_is_a_string_becomes_the_message_and_takes_its_class_from_the_last_step() -> None:
+def test_run_error_string_takes_its_type_from_the_last_step() -> None:
     assert error_of("It broke", error_type="LLMServerError") == {
         "type": "LLMServerError",
         "message": "It broke",
@@ -244,13 +244,13 @@ def test_an_error_that_is_a_string_becomes_the_message_and_takes_its_class_from_
     }
 
 
-def test_an_error_that_is_an_object_is_taken_apart() -> None:
+def test_run_error_object_is_split_into_its_fields() -> None:
     event = {"message_type": "error_message", "run_id": "run-1", "seq_id": 7}
     recorded = {**event, "error_type": "llm_error", "message": "An error", "detail": "More"}
     assert error_of(recorded) == {"type": "llm_error", "message": "An error", "detail": "More", "step_id": None}
 
 
-def test_every_error_object_of_the_sample_is_of_the_known_form() -> None:
+def test_error_objects_of_the_sample_have_the_known_form() -> None:
     details = [
         convert_run(raw, HOUR)["error"]["detail"] for raw in sample_runs() if '"error": {' in raw["run"]["metadata_"]
     ]
@@ -258,7 +258,7 @@ def test_every_error_object_of_the_sample_is_of_the_known_form() -> None:
     assert not any(detail.startswith("{") for detail in details if detail)
 
 
-def test_an_error_of_another_form_is_kept_whole_as_detail() -> None:
+def test_run_error_of_another_form_is_whole_in_detail() -> None:
     assert error_of({"code": 5, "message": "An error"}) == {
         "type": None,
         "message": "An error",
@@ -270,22 +270,22 @@ def test_an_error_of_another_form_is_kept_whole_as_detail() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, "", {}])
-def test_where_the_metadata_tell_nothing_the_last_steps_error_is_the_runs(nothing: Any) -> None:
+def test_run_error_without_metadata_is_the_last_steps(nothing: Any) -> None:
     error = error_of(nothing, error_type="LLMServerError", error_data='{"message": "500", "traceback": "…"}')
     assert error == {"type": "LLMServerError", "message": "500", "detail": None, "step_id": "step-1"}
 
 
-def test_where_nothing_is_recorded_there_is_no_error() -> None:
+def test_run_error_is_null_where_none_is_recorded() -> None:
     assert error_of(None) is None
     assert error_of(None, error_data="null") is None
 
 
-def test_a_step_that_was_marked_failed_is_named_even_where_only_the_run_has_an_error() -> None:
+def test_error_of_the_run_names_the_step_marked_failed() -> None:
     assert error_of("It broke", status="FAILED")["step_id"] == "step-1"
     assert error_of("It broke", status="SUCCESS")["step_id"] is None
 
 
-def test_the_sample_has_every_row_of_the_table_but_the_last() -> None:
+def test_sample_has_every_outcome_rule_but_the_last() -> None:
     rows = [convert_run(raw, HOUR) for raw in sample_runs()]
     seen = {(row["execution_status"], row["heuristic_outcome"], row["heuristic_confidence"]) for row in rows}
     assert seen == {(status, outcome, sure) for _, (status, _, outcome, sure) in TABLE[:-1]}
@@ -293,7 +293,7 @@ def test_the_sample_has_every_row_of_the_table_but_the_last() -> None:
     assert causes == {"context_limit", "billing", "agent", "llm_provider", "request", "server", "unrecorded"}
 
 
-def test_a_run_of_an_unknown_ending_says_so() -> None:
+def test_outcome_of_an_unknown_stop_reason_names_it() -> None:
     row = convert_run(raw_run(message(1, said="Hi"), stop_reason="a reason of tomorrow"), HOUR)
     assert row["execution_status"] == "unknown"
     assert "a reason of tomorrow" in row["heuristic_reasoning"][0]

@@ -93,7 +93,7 @@ def holds_for_the_sample_and_any_run(check: Callable[[Case], None]) -> Callable[
 
 
 @holds_for_the_sample_and_any_run
-def test_every_message_is_in_exactly_one_turn_and_every_own_step_is_one(case: Case) -> None:
+def test_messages_are_in_one_turn_and_own_steps_are_turns(case: Case) -> None:
     row = case.row
     found = Counter(message["message_id"] for message in messages_of(row))
     assert found == Counter(message["id"] for message in case.raw["messages"])
@@ -108,7 +108,7 @@ def test_every_message_is_in_exactly_one_turn_and_every_own_step_is_one(case: Ca
 
 
 @holds_for_the_sample_and_any_run
-def test_content_calls_returns_and_approvals_are_equal_part_by_part_after_parquet(case: Case) -> None:
+def test_entries_after_parquet_equal_the_source_part_by_part(case: Case) -> None:
     row = case.stored
     stored = {message["message_id"]: message for message in messages_of(row)}
     for source in case.raw["messages"]:
@@ -127,7 +127,7 @@ def test_content_calls_returns_and_approvals_are_equal_part_by_part_after_parque
 
 
 @holds_for_the_sample_and_any_run
-def test_no_column_holds_a_null_that_is_not_declared(case: Case) -> None:
+def test_columns_hold_no_undeclared_null(case: Case) -> None:
     row = case.row
     for column in TRAJECTORIES.columns:
         if column.sinks in (BOTH, PARQUET_ONLY):
@@ -145,46 +145,6 @@ def undeclared_nulls(value: Any, kind: Type, nullable: bool, place: str) -> Any:
         assert value.keys() == {field.name for field in kind.fields}, place
         for field in kind.fields:
             yield from undeclared_nulls(value[field.name], field.type, field.nullable, f"{place}.{field.name}")
-
-
-# --- order
-
-
-@holds_for_the_sample_and_any_run
-def test_messages_of_a_turn_stand_in_the_order_of_their_sequence_ids(case: Case) -> None:
-    for turn in case.row["turns"]:
-        ids = [message["sequence_id"] for message in turn["messages"]]
-        assert ids == sorted(ids)
-
-
-@holds_for_the_sample_and_any_run
-def test_steps_stand_in_the_order_of_time_then_least_sequence_id_then_id(case: Case) -> None:
-    turns = [turn for turn in case.row["turns"] if turn["timestamp"] is not None]
-    no_message = float("inf")
-    keys = [
-        (
-            turn["timestamp"],
-            min((message["sequence_id"] for message in turn["messages"]), default=no_message),
-            turn["step_id"],
-        )
-        for turn in turns
-    ]
-    assert keys == sorted(keys)
-
-
-@holds_for_the_sample_and_any_run
-def test_messages_without_a_step_form_one_turn_a_consecutive_stretch(case: Case) -> None:
-    stretches: list[list[str]] = []
-    before: Any = object()
-    for message in case.raw["messages"]:
-        if message["step_id"] is None:
-            if before is None:
-                stretches[-1].append(message["id"])
-            else:
-                stretches.append([message["id"]])
-        before = message["step_id"]
-    turns = [turn for turn in case.row["turns"] if turn["step_id"] is None]
-    assert [[message["message_id"] for message in turn["messages"]] for turn in turns] == stretches
 
 
 # --- determinism
@@ -236,14 +196,14 @@ def change_nothing_that_was_said(raw: Raw, chance: random.Random) -> None:
 
 
 @given(raw_runs(), st.randoms(use_true_random=False))
-def test_the_digest_stays_when_what_was_said_and_done_stays(raw: Raw, chance: random.Random) -> None:
+def test_digest_of_any_run_ignores_what_is_not_covered(raw: Raw, chance: random.Random) -> None:
     changed = copy.deepcopy(raw)
     change_nothing_that_was_said(changed, chance)
     before, after = convert_run(raw, HOUR), convert_run(changed, "2030-01-01-00:00")
     assert before["content_digest"] == after["content_digest"]
 
 
-def test_the_digest_of_every_run_of_the_sample_stays_when_what_was_said_and_done_stays() -> None:
+def test_digest_of_the_sample_ignores_what_is_not_covered() -> None:
     for case in sample_cases():
         changed = copy.deepcopy(case.raw)
         change_nothing_that_was_said(changed, random.Random(4))
@@ -287,7 +247,7 @@ def in_last_step(**values: Any) -> Callable[[Raw], None]:
         pytest.param(in_last_step(error_data='{"message": "another"}'), id="the error of a step"),
     ],
 )
-def test_the_digest_changes_with(change: Callable[[Raw], None]) -> None:
+def test_digest_changes_with(change: Callable[[Raw], None]) -> None:
     changed_runs = 0
     for case in sample_cases():
         changed = copy.deepcopy(case.raw)
@@ -298,7 +258,7 @@ def test_the_digest_changes_with(change: Callable[[Raw], None]) -> None:
     assert changed_runs
 
 
-def test_no_two_runs_of_the_sample_have_one_digest_or_one_trajectory_id() -> None:
+def test_digests_and_trajectory_ids_of_the_sample_are_unique() -> None:
     rows = [case.row for case in sample_cases()]
     assert len({row["content_digest"] for row in rows}) == len({row["trajectory_id"] for row in rows}) == len(rows)
 
@@ -307,11 +267,11 @@ def test_no_two_runs_of_the_sample_have_one_digest_or_one_trajectory_id() -> Non
 
 
 @holds_for_the_sample_and_any_run
-def test_the_document_read_back_from_parquet_is_the_one_that_was_written(case: Case) -> None:
+def test_document_from_parquet_is_the_one_written(case: Case) -> None:
     assert trajectory_document(case.stored) == case.document
 
 
-def test_the_whole_sample_in_one_file_reads_back_as_it_was_written() -> None:
+def test_whole_sample_in_one_file_reads_back_as_written() -> None:
     conversion = convert_batch(batch_of(*sample_runs()), HOUR)
     assert not conversion.quarantined
     assert through_parquet(conversion.rows) == pa.Table.from_batches([conversion.trajectories]).to_pylist()
@@ -327,13 +287,13 @@ def through_parquet(rows: list[Row]) -> list[Row]:
 
 
 @holds_for_the_sample_and_any_run
-def test_a_document_made_into_a_row_gives_the_same_document(case: Case) -> None:
+def test_document_made_into_a_row_gives_the_same_document(case: Case) -> None:
     document = case.document
     assert trajectory_document(row_of(document)) == document
 
 
 @holds_for_the_sample_and_any_run
-def test_the_document_of_postgres_is_the_whole_one_but_for_image_bytes(case: Case) -> None:
+def test_postgres_document_is_whole_except_image_bytes(case: Case) -> None:
     row = case.row
     text, reason = postgres_document(row)
     assert reason is None
@@ -363,7 +323,7 @@ def stubbed(value: Any) -> Any:
 
 
 @holds_for_the_sample_and_any_run
-def test_what_is_offered_to_jsonb_it_can_hold(case: Case) -> None:
+def test_postgres_document_can_be_stored_as_jsonb(case: Case) -> None:
     row = case.row
     text, reason = postgres_document(row)
     assert (text is None) != (reason is None)
@@ -390,7 +350,7 @@ def strings_of(value: Any) -> Any:
 
 @given(st.lists(raw_runs(most_messages=3), min_size=1, max_size=4))
 @settings(max_examples=30)
-def test_every_run_of_a_batch_becomes_one_row_in_order(raws: list[Raw]) -> None:
+def test_convert_batch_gives_one_row_a_run_in_order(raws: list[Raw]) -> None:
     named = [{**raw, "run_id": f"run-{n}", "run": {**raw["run"], "id": f"run-{n}"}} for n, raw in enumerate(raws)]
     conversion = convert_batch(batch_of(*named), HOUR)
     assert not conversion.quarantined

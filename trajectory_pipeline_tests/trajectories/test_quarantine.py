@@ -61,13 +61,13 @@ def quarantined(raw: Raw) -> QuarantinedRun:
         (raw_run(status=None), "runs[run-1].status", "is null"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_its_place(raw: Raw, place: str, error: str) -> None:
+def test_quarantine_names_the_path_of_an_unreadable_value(raw: Raw, place: str, error: str) -> None:
     item = quarantined(raw)
     assert item.json_path == place
     assert error in item.error
 
 
-def test_the_raw_rows_are_kept_whole() -> None:
+def test_quarantine_stores_the_raw_rows_whole() -> None:
     raw = raw_run(message(1, said="שלום"), message(2, content='[{"broken": \\u'))
     item = quarantined(raw)
     kept = json.loads(item.raw)
@@ -76,7 +76,7 @@ def test_the_raw_rows_are_kept_whole() -> None:
     assert (item.run_id, item.steps, item.messages) == ("run-1", 1, 2)
 
 
-def test_the_others_of_the_partition_go_on_and_all_are_counted() -> None:
+def test_quarantined_run_leaves_the_others_and_counts_balance() -> None:
     raws = list(sample_runs()[:20])
     raws[7] = {**raws[7], "run": {**raws[7]["run"], "metadata_": "{"}}
     conversion = batch_converted(*raws)
@@ -86,13 +86,13 @@ def test_the_others_of_the_partition_go_on_and_all_are_counted() -> None:
         assert sum(row[count] for row in conversion.rows) + len(raws[7][rows]) == sum(len(raw[rows]) for raw in raws)
 
 
-def test_a_run_that_is_mended_at_the_source_is_converted_the_next_time() -> None:
+def test_quarantined_run_repaired_at_the_source_is_converted() -> None:
     broken = message(1, content="[")
     assert quarantined(raw_run(broken))
     assert batch_converted(raw_run({**broken, "content": "[]"})).rows
 
 
-def test_a_fault_of_ours_takes_one_run_along_and_not_the_partition(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convert_batch_with_a_defect_quarantines_only_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
     real = reference.summary_row
 
     def faulty(facts: RunFacts) -> Any:
@@ -118,7 +118,7 @@ def without_columns(raw: Raw, *names: str) -> Any:
     return [without_columns(item, *names) for item in raw] if isinstance(raw, list) else raw
 
 
-def test_raw_rows_that_lack_columns_read_as_if_these_were_null() -> None:
+def test_raw_rows_without_columns_read_as_null() -> None:
     lacking = ("model_handle", "sender_id", "conversation_id", "step_metrics", "context", "deleted_at", "run_metrics")
     whole = raw_run(message(1, said="Hi"))
     old = pa.RecordBatch.from_pylist([without_columns(whole, *lacking)])

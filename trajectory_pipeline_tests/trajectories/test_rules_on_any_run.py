@@ -38,7 +38,7 @@ def entries(row: Raw, column: str) -> list[Any]:
 
 
 @holds_for_the_sample_and_any_run
-def test_turns_stand_by_time_and_those_without_by_sequence(case: Case) -> None:
+def test_turns_are_ordered_by_time_else_by_sequence(case: Case) -> None:
     turns = [(turn["step_id"], [message["message_id"] for message in turn["messages"]]) for turn in case.row["turns"]]
     assert turns == [(step_id, [row["id"] for row in rows]) for step_id, rows in ordered_turns(case.raw)]
 

@@ -65,19 +65,19 @@ def part_of_content(part: Any) -> Any:
         ({}, {"type": None}),
     ],
 )
-def test_a_part_is_typed_where_known_and_verbatim_always(part: Any, typed: Any) -> None:
+def test_content_part_is_typed_where_known_and_stored_whole(part: Any, typed: Any) -> None:
     nothing = dict.fromkeys(("text", "reasoning", "signature", "is_native", "media_type"))
     row = part_of_content(part)
     assert {name: row[name] for name in ("type", *nothing)} == {"type": part.get("type"), **nothing, **typed}
     assert messages_of(documented(message(1, content=[part])))[0]["content"] == [part]
 
 
-def test_the_parts_of_a_known_form_are_not_stored_twice() -> None:
+def test_parts_of_a_known_form_are_not_stored_twice() -> None:
     assert part_of_content({"type": "text", "text": "Hi", "signature": None})["json"] is None
     assert part_of_content({"type": "text", "text": "Hi"})["json"] is not None
 
 
-def test_the_fields_of_a_part_a_call_and_a_return_keep_their_order() -> None:
+def test_entries_keep_the_order_of_their_fields() -> None:
     part = {"text": "Hi", "signature": None, "type": "text"}
     tool_call = {"type": "function", "id": "call-1", "function": {"name": "mail", "arguments": "{}"}}
     answer = {"func_response": "sent", **returned()}
@@ -88,7 +88,7 @@ def test_the_fields_of_a_part_a_call_and_a_return_keep_their_order() -> None:
     assert list(tool_return_of(only["tool_returns"][0])) == list(answer)
 
 
-def test_legacy_text_becomes_one_text_part_only_where_there_is_no_content() -> None:
+def test_legacy_text_without_content_becomes_one_text_part() -> None:
     old = message(1, "user", content=None, text="Hello")
     both = message(2, "user", said="new", text="old")
     first, second = messages_of(documented(old, both))
@@ -96,7 +96,7 @@ def test_legacy_text_becomes_one_text_part_only_where_there_is_no_content() -> N
     assert [part["text"] for part in second["content"]] == ["new"]
 
 
-def test_columns_that_an_older_letta_lacks_read_as_empty() -> None:
+def test_message_columns_of_an_older_letta_read_as_empty() -> None:
     old = message(1, said="Hi", tool_calls=None, tool_returns=None, approvals=None)
     (only,) = messages_of(documented(old))
     assert not {"tool_calls", "tool_returns", "approvals"} & only.keys()
@@ -146,55 +146,55 @@ def send(text: str, name: str = "send_message") -> list[Any]:
     return [call(name, f'{{"message": "{text}", "request_heartbeat": true}}')]
 
 
-def test_what_an_agent_of_the_newer_loop_writes_is_its_answer() -> None:
+def test_reply_of_a_newer_agent_is_its_text() -> None:
     assert said(said="Hello") == ("Hello", None)
 
 
 @pytest.mark.parametrize("agent_type", ["memgpt_agent", "memgpt_v2_agent", "react_agent", "workflow_agent"])
-def test_what_an_agent_of_the_older_loop_writes_is_its_thought_and_its_answer_an_argument(agent_type: str) -> None:
+def test_reply_of_an_older_agent_is_an_argument(agent_type: str) -> None:
     assert said(agent_type=agent_type, said="She greets.", tool_calls=send("Hello")) == ("Hello", "She greets.")
     assert said(agent_type=agent_type, said="She greets.") == (None, "She greets.")
 
 
-def test_where_the_agent_is_gone_a_message_that_sends_has_a_thought_and_one_that_does_not_an_answer() -> None:
+def test_reply_of_a_deleted_agent_depends_on_sending() -> None:
     assert said(agent_type=None, said="She greets.", tool_calls=send("Hello")) == ("Hello", "She greets.")
     assert said(agent_type=None, said="Hello") == ("Hello", None)
 
 
-def test_an_agent_of_the_newer_loop_that_also_sends_says_both() -> None:
+def test_reply_of_a_newer_agent_that_sends_is_text_and_argument() -> None:
     assert said(said="Hello", tool_calls=send("there")) == ("Hello\n\nthere", None)
 
 
-def test_the_run_may_name_another_tool_to_answer_with() -> None:
+def test_reply_is_taken_from_the_tool_that_the_run_names() -> None:
     config = {"assistant_message_tool_name": "answer", "assistant_message_tool_kwarg": "message"}
     assert said(agent_type="memgpt_agent", tool_calls=send("Hi", "answer"), request_config=config) == ("Hi", None)
     assert said(agent_type="memgpt_agent", tool_calls=send("Hi"), request_config=config) == (None, None)
 
 
 @pytest.mark.parametrize("arguments", ['{"message": ', '{"message": 5}', "[]", None, '{"text": "Hi"}'])
-def test_arguments_that_hold_no_answer_are_none(arguments: Any) -> None:
+def test_reply_from_arguments_without_one_is_null(arguments: Any) -> None:
     assert said(agent_type="memgpt_agent", tool_calls=[call("send_message", arguments)]) == (None, None)
 
 
-def test_several_parts_and_several_answers_are_told_apart_by_blank_lines() -> None:
+def test_reply_of_several_parts_is_joined_by_blank_lines() -> None:
     parts = [{"type": "text", "text": text} for text in ("One.", "", "Two.")]
     assert said(content=parts) == ("One.\n\nTwo.", None)
     assert said(agent_type="memgpt_agent", tool_calls=send("A") + send("B")) == ("A\n\nB", None)
 
 
-def test_what_others_say_is_not_the_agents() -> None:
+def test_reply_of_other_roles_is_null() -> None:
     for role in ("user", "tool", "system", "summary"):
         assert said(role=role, said="Hello") == (None, None)
 
 
-def test_what_an_agent_says_beside_an_approval_request_is_said() -> None:
+def test_reply_in_an_approval_request_is_a_reply() -> None:
     assert said(role="approval", said="May I?", tool_calls=[call("mail")]) == ("May I?", None)
 
 
 # --- calls, returns, approvals
 
 
-def test_several_returns_in_one_row_are_each_joined_to_their_call() -> None:
+def test_returns_in_one_row_are_each_joined_to_their_call() -> None:
     (_, second) = messages_of(
         documented(
             message(1, tool_calls=[call("a", call_id="call-1"), call("b", call_id="call-2")]),
@@ -207,7 +207,7 @@ def test_several_returns_in_one_row_are_each_joined_to_their_call() -> None:
     ]
 
 
-def test_a_denied_call_is_marked_and_its_status_stays_as_recorded() -> None:
+def test_return_of_a_denied_call_is_marked_and_keeps_its_status() -> None:
     rows = [
         message(
             1,
@@ -222,7 +222,7 @@ def test_a_denied_call_is_marked_and_its_status_stays_as_recorded() -> None:
     assert returns["tool_returns"][0]["status"] == "error"
 
 
-def test_the_decision_of_an_older_letta_stands_in_columns_and_reads_as_an_approval() -> None:
+def test_legacy_decision_in_columns_reads_as_an_approval() -> None:
     row = message(1, "approval", approvals=None, approve=False, approval_request_id="message-0", denial_reason="No.")
     (only,) = messages_of(documented(row))
     assert only["approvals"] == [
@@ -230,18 +230,18 @@ def test_the_decision_of_an_older_letta_stands_in_columns_and_reads_as_an_approv
     ]
 
 
-def test_a_return_of_a_tool_that_ran_at_the_client_is_an_entry_of_the_answer() -> None:
+def test_return_of_a_client_side_tool_is_an_approval_entry() -> None:
     entry = {"tool_call_id": "call-1", "status": "success", "stdout": ["read"], "stderr": [], "func_response": "ok"}
     (only,) = messages_of(documented(message(1, "approval", approvals=[entry])))
     assert only["approvals"] == [entry]
 
 
-def test_a_response_that_is_no_string_is_kept_under_its_own_name() -> None:
+def test_response_that_is_no_string_keeps_its_own_name() -> None:
     (only,) = messages_of(documented(message(1, "tool", tool_returns=[returned(text={"a": 1})])))
     assert (only["tool_returns"][0]["text"], only["tool_returns"][0]["func_response"]) == (None, {"a": 1})
 
 
-def test_a_field_of_a_return_that_has_our_name_does_not_pass_for_ours() -> None:
+def test_return_with_a_field_of_our_name_is_not_mistaken_for_ours() -> None:
     odd = returned(text="stored", denied=True) | {"text": "odd"}
     row = converted(message(1, "tool", tool_returns=[odd]))
     (only,) = messages_of(documented(message(1, "tool", tool_returns=[odd])))
@@ -267,18 +267,18 @@ def order(*messages: Any, **values: Any) -> list[tuple[str | None, list[int]]]:
     return [(turn["step_id"], [item["sequence_id"] for item in turn["messages"]]) for turn in row["turns"]]
 
 
-def test_steps_of_one_time_are_ordered_by_their_first_message_then_by_id() -> None:
+def test_steps_of_one_time_are_ordered_by_message_then_id() -> None:
     steps = [step(f"step-{letter}", created_at=NOON) for letter in "abcd"]
     messages = [message(5, step_id="step-a"), message(3, step_id="step-c")]
     assert order(*messages, steps=steps) == [("step-c", [3]), ("step-a", [5]), ("step-b", []), ("step-d", [])]
 
 
-def test_messages_without_a_step_stand_by_sequence_one_turn_a_stretch() -> None:
+def test_messages_without_a_step_form_a_turn_per_stretch() -> None:
     messages = [message(n, step_id=None if n in (1, 2, 5) else "step-1") for n in range(1, 7)]
     assert order(*messages) == [(None, [1, 2]), ("step-1", [3, 4, 6]), (None, [5])]
 
 
-def test_messages_of_a_step_that_is_gone_form_a_turn_that_names_it() -> None:
+def test_messages_of_a_deleted_step_form_a_turn_that_names_it() -> None:
     row = converted(message(1, step_id="step-gone"), message(2))
     first = row["turns"][0]
     assert (first["step_id"], first["input_tokens"], first["model"]) == ("step-gone", None, None)
@@ -286,7 +286,7 @@ def test_messages_of_a_step_that_is_gone_form_a_turn_that_names_it() -> None:
     assert row["step_count"] == 1
 
 
-def test_a_run_of_thousands_of_steps_and_messages_is_whole() -> None:
+def test_convert_run_with_thousands_of_messages_keeps_all() -> None:
     steps = [step(f"step-{n}") for n in range(2_000)]
     messages = [message(n, step_id=f"step-{n // 3}", said=str(n)) for n in range(6_000)]
     row = converted(*messages, steps=steps)
@@ -294,13 +294,13 @@ def test_a_run_of_thousands_of_steps_and_messages_is_whole() -> None:
     assert (row["step_count"], row["message_count"], len(row["turns"])) == (2_000, 6_000, 2_000)
 
 
-def test_a_run_of_nothing_is_a_trajectory_without_turns() -> None:
+def test_convert_run_without_rows_gives_no_turns() -> None:
     row = converted(steps=[], status="failed", stop_reason=None)
     assert (row["turns"], row["step_count"], row["message_count"], row["usage_reported"]) == ([], 0, 0, False)
 
 
 @pytest.mark.parametrize("odd", ["", " ", "a.b[0].c", "'; DROP TABLE runs; --", "é😀", "run-1\n", "/../x"])
-def test_ids_with_odd_characters_are_ids(odd: str) -> None:
+def test_ids_with_odd_characters_stay_as_they_are(odd: str) -> None:
     row = converted(message(1, id=odd, step_id=odd, conversation_id=odd), steps=[step(odd)], id=odd, agent_id=odd)
     assert (row["run_id"], row["agent_id"], row["turns"][0]["step_id"]) == (odd, odd, odd)
     assert messages_of(row)[0]["message_id"] == odd
@@ -313,7 +313,7 @@ def answering(*messages: Any, **values: Any) -> Any:
     return converted(*messages, foreign_steps=[step("step-0", run_id="run-0")], **values)
 
 
-def test_an_answer_continues_the_run_whose_step_its_first_messages_name() -> None:
+def test_continued_run_owns_the_step_of_the_first_messages() -> None:
     row = answering(message(1, "approval", step_id="step-0"), message(2, step_id="step-1"))
     assert row["continues_run_id"] == "run-0"
     first = row["turns"][0]
@@ -322,13 +322,13 @@ def test_an_answer_continues_the_run_whose_step_its_first_messages_name() -> Non
     assert row["input_tokens"] == 100
 
 
-def test_where_the_asking_run_is_gone_the_source_no_longer_says_which() -> None:
+def test_continued_run_is_null_where_the_asking_run_is_deleted() -> None:
     row = converted(message(1, "approval", step_id="step-0"), foreign_steps=[step("step-0", run_id=None)])
     assert row["continues_run_id"] is None
     assert row["turns"][0]["step_run_id"] is None
 
 
-def test_every_chain_of_the_sample_can_be_followed_both_ways() -> None:
+def test_chains_of_the_sample_can_be_followed_both_ways() -> None:
     rows = {row["run_id"]: row for row in (convert_run(raw, HOUR) for raw in sample_runs())}
     answers = {run_id: row["continues_run_id"] for run_id, row in rows.items() if row["continues_run_id"]}
     assert answers
@@ -351,7 +351,7 @@ def test_times_are_utc_and_the_duration_is_their_difference() -> None:
     assert converted(completed_at=None)["duration_ns"] is None
 
 
-def test_the_runs_own_measurement_comes_from_the_metrics_else_from_the_run() -> None:
+def test_run_ns_comes_from_the_metrics_else_from_the_run() -> None:
     metrics = {**METRICS_ROW["run"], "id": "run-1", "run_ns": 7}
     assert converted(run_metrics=metrics, total_duration_ns=9)["run_ns"] == 7
     assert converted(run_metrics={**metrics, "run_ns": None}, total_duration_ns=9)["run_ns"] == 9
@@ -374,13 +374,13 @@ def test_tokens_are_summed_over_own_steps_by_kind() -> None:
     assert (row["cached_input_tokens"], row["cache_write_tokens"], row["reasoning_tokens"]) == (40, 5, 0)
 
 
-def test_a_count_in_its_column_goes_before_the_details() -> None:
+def test_usage_in_a_column_precedes_the_details() -> None:
     only = step(cached_input_tokens=1, prompt_tokens_details='{"cached_tokens": 2, "cache_read_tokens": 3}')
     assert converted(steps=[only])["cached_input_tokens"] == 1
     assert converted(steps=[{**only, "cached_input_tokens": None}])["cached_input_tokens"] == 2
 
 
-def test_zero_everywhere_without_details_is_usage_not_told() -> None:
+def test_usage_of_zero_without_details_is_not_reported() -> None:
     silent = step(prompt_tokens=0, completion_tokens=0, total_tokens=0)
     assert converted(steps=[silent])["usage_reported"] is False
     assert converted(steps=[silent, step("step-2")])["usage_reported"] is True
@@ -388,7 +388,7 @@ def test_zero_everywhere_without_details_is_usage_not_told() -> None:
     assert converted(steps=[{**silent, "prompt_tokens_details": "null"}])["usage_reported"] is False
 
 
-def test_a_run_costs_what_its_own_steps_cost() -> None:
+def test_cost_of_a_run_is_that_of_its_own_steps() -> None:
     row = answering(
         message(1, "approval", step_id="step-0"),
         steps=[step(prompt_tokens=1_000_000, completion_tokens=1_000_000, total_tokens=2_000_000)],
@@ -406,20 +406,20 @@ def test_a_run_costs_what_its_own_steps_cost() -> None:
         {"cached_input_tokens": 10**6},
     ],
 )
-def test_where_one_price_or_one_usage_is_not_known_neither_is_the_runs(unknown: Any) -> None:
+def test_cost_is_null_where_one_price_or_usage_is_unknown(unknown: Any) -> None:
     assert converted(steps=[step("step-1"), step("step-2", **unknown)])["cost_usd"] is None
 
 
-def test_a_run_without_steps_has_no_cost_rather_than_none_to_pay() -> None:
+def test_cost_of_a_run_without_steps_is_null() -> None:
     assert converted(steps=[])["cost_usd"] is None
 
 
-def test_a_step_without_a_time_is_priced_at_the_time_of_its_run_and_never_at_the_time_of_the_conversion() -> None:
+def test_cost_of_an_undated_step_uses_the_time_of_its_run() -> None:
     assert converted(steps=[step(created_at=None)])["cost_usd"] == converted()["cost_usd"]
     assert converted(steps=[step(created_at=None)], created_at=None)["cost_usd"] is None
 
 
-def test_the_conversation_is_the_runs_else_that_of_all_its_messages() -> None:
+def test_conversation_is_the_runs_else_that_of_all_messages() -> None:
     messages = [message(1, conversation_id="conv-1"), message(2, conversation_id="conv-1")]
     assert converted(*messages, conversation_id="conv-0")["conversation_id"] == "conv-0"
     assert converted(*messages)["conversation_id"] == "conv-1"
@@ -427,24 +427,24 @@ def test_the_conversation_is_the_runs_else_that_of_all_its_messages() -> None:
     assert converted(*messages, message(3, conversation_id=None))["conversation_id"] is None
 
 
-def test_messages_that_are_marked_deleted_stay_and_say_so() -> None:
+def test_deleted_messages_stay_and_are_marked() -> None:
     row = converted(message(1, "user", "Hello", is_deleted=True))
     assert messages_of(row)[0]["is_deleted"] is True
     assert messages_of(row)[0]["content"][0]["text"] == "Hello"
     assert row["message_count"] == 1
 
 
-def test_where_the_agent_is_gone_its_attributes_are_null() -> None:
+def test_attributes_of_a_deleted_agent_are_null() -> None:
     row = converted(agent=None)
     assert (row["agent_id"], row["agent_name"], row["agent_type"]) == ("agent-1", None, None)
 
 
-def test_the_trajectory_id_is_the_same_for_ever() -> None:
+def test_trajectory_id_never_changes() -> None:
     # Written down once: other systems may have stored it.
     assert converted()["trajectory_id"] == "28d35847-4bff-510f-a89b-565583b318d3"
 
 
-def test_the_key_of_the_partition_and_the_context_are_passed_on() -> None:
+def test_partition_key_and_context_are_passed_on() -> None:
     context = {"system_prompt": "Be kind.", "tools": "[]", "source": "provider_trace"}
     row = convert_run(raw_run(context=context, deleted_at=NOON + timedelta(days=1)), HOUR)
     assert (row["partition_key"], row["context"], row["deleted_at"]) == (HOUR, context, NOON + timedelta(days=1))

@@ -32,7 +32,7 @@ def test_every_declared_signal_is_there() -> None:
     assert signals().keys() == {column.name for column in SIGNALS.fields}
 
 
-def test_calls_and_their_tools_are_counted_in_all_messages_of_the_run_also_in_another_runs_step() -> None:
+def test_signals_count_calls_in_foreign_steps_as_well() -> None:
     found = signals(
         message(1, "approval", step_id="step-9", tool_calls=[call("mail"), call("mail")]),
         message(2, tool_calls=[call("roll_dice")]),
@@ -41,7 +41,7 @@ def test_calls_and_their_tools_are_counted_in_all_messages_of_the_run_also_in_an
     assert (found["tool_calls"], found["distinct_tools"]) == (3, 2)
 
 
-def test_a_call_without_a_name_is_a_call_of_no_tool() -> None:
+def test_signals_with_a_nameless_call_count_it_for_no_tool() -> None:
     found = signals(message(1, tool_calls=[{"id": "call-1"}, call("roll_dice", call_id="call-2")]))
     assert (found["tool_calls"], found["distinct_tools"]) == (2, 1)
 
@@ -65,7 +65,7 @@ def test_a_call_without_a_name_is_a_call_of_no_tool() -> None:
         ({"a": 1}, '{"a": 1}'),
     ],
 )
-def test_calls_of_one_tool_with_canonically_equal_arguments_are_a_repetition(one: Any, other: Any) -> None:
+def test_repeated_calls_compare_arguments_by_value(one: Any, other: Any) -> None:
     assert of_calls(("roll_dice", one), ("roll_dice", other))["repeated_calls"] == 1
 
 
@@ -83,15 +83,15 @@ def test_calls_of_one_tool_with_canonically_equal_arguments_are_a_repetition(one
         ({"a": 1}, {"a": 2}),
     ],
 )
-def test_calls_with_different_arguments_are_none(one: Any, other: Any) -> None:
+def test_repeated_calls_ignore_different_arguments(one: Any, other: Any) -> None:
     assert of_calls(("roll_dice", one), ("roll_dice", other))["repeated_calls"] == 0
 
 
-def test_calls_of_different_tools_with_equal_arguments_are_none() -> None:
+def test_repeated_calls_ignore_equal_arguments_of_other_tools() -> None:
     assert of_calls(("mail", "{}"), ("roll_dice", "{}"))["repeated_calls"] == 0
 
 
-def test_each_call_after_the_first_of_its_like_is_counted_also_over_several_messages() -> None:
+def test_repeated_calls_are_counted_across_messages() -> None:
     found = signals(*(message(n, tool_calls=[call("mail", call_id=f"call-{n}")]) for n in range(3)))
     assert found["repeated_calls"] == 2
 
@@ -120,33 +120,33 @@ def test_each_call_after_the_first_of_its_like_is_counted_also_over_several_mess
         ("ABACABAC", 0),
     ],
 )
-def test_a_cycle_is_a_pattern_of_one_to_four_calls_three_times_in_a_row(calls: str, longest: int) -> None:
+def test_longest_cycle_needs_a_pattern_three_times_in_a_row(calls: str, longest: int) -> None:
     assert of_calls(*calls)["longest_cycle"] == longest
 
 
 # --- errors of tools
 
 
-def test_an_error_after_which_a_return_succeeded_is_recovered() -> None:
+def test_tool_error_before_a_success_is_recovered() -> None:
     found = of_returns("error", "success")
     assert (found["tool_errors"], found["last_tool_call_failed"], found["error_recovered"]) == (1, False, True)
 
 
-def test_an_error_at_the_end_is_not_recovered() -> None:
+def test_tool_error_at_the_end_is_not_recovered() -> None:
     found = of_returns("error", "success", "error")
     assert (found["tool_errors"], found["last_tool_call_failed"], found["error_recovered"]) == (2, True, False)
 
 
-def test_where_there_was_no_error_there_is_nothing_to_recover_from() -> None:
+def test_error_recovered_is_null_without_an_error() -> None:
     found = of_returns("success")
     assert (found["tool_errors"], found["last_tool_call_failed"], found["error_recovered"]) == (0, False, None)
 
 
-def test_where_there_was_no_return_no_last_one_failed() -> None:
+def test_last_tool_call_failed_is_null_without_a_return() -> None:
     assert of_returns()["last_tool_call_failed"] is None
 
 
-def test_words_in_the_output_of_a_tool_decide_nothing() -> None:
+def test_tool_errors_ignore_the_text_of_the_output() -> None:
     found = signals(message(1, "tool", tool_returns=[returned("success", text='{"status": "Failed", "error": "!"}')]))
     assert found["tool_errors"] == 0
 
@@ -158,23 +158,23 @@ def denied_call(approval: dict[str, Any] | None = None, **columns: Any) -> list[
     ]
 
 
-def test_a_denied_call_is_denied_and_no_tool_error() -> None:
+def test_signals_with_a_denied_call_count_no_tool_error() -> None:
     decision = {"type": "approval", "tool_call_id": "call-1", "approve": False, "reason": "Not at night."}
     found = signals(*denied_call(decision))
     assert (found["denied_approvals"], found["tool_errors"], found["last_tool_call_failed"]) == (1, 0, None)
 
 
-def test_a_call_denied_in_the_columns_of_an_older_letta_is_no_tool_error_either() -> None:
+def test_signals_with_a_legacy_denial_count_no_tool_error() -> None:
     found = signals(*denied_call(approve=False, denial_reason="No."))
     assert (found["denied_approvals"], found["tool_errors"]) == (1, 0)
 
 
-def test_an_approved_call_that_fails_is_a_tool_error() -> None:
+def test_signals_with_an_approved_failing_call_count_an_error() -> None:
     found = signals(*denied_call({"type": "approval", "tool_call_id": "call-1", "approve": True, "reason": None}))
     assert (found["denied_approvals"], found["tool_errors"]) == (0, 1)
 
 
-def test_the_other_calls_beside_a_denied_one_count_as_ever() -> None:
+def test_signals_with_a_denied_call_count_the_others() -> None:
     found = signals(
         message(
             1,
@@ -189,7 +189,7 @@ def test_the_other_calls_beside_a_denied_one_count_as_ever() -> None:
     assert (found["denied_approvals"], found["tool_errors"], found["last_tool_call_failed"]) == (1, 1, True)
 
 
-def test_a_call_denied_twice_is_one_denied_call() -> None:
+def test_signals_with_a_call_denied_twice_count_one_denial() -> None:
     decision = {"type": "approval", "tool_call_id": "call-1", "approve": False, "reason": None}
     found = signals(message(1, "approval", approvals=[decision]), message(2, "approval", approvals=[decision]))
     assert found["denied_approvals"] == 1
@@ -198,7 +198,7 @@ def test_a_call_denied_twice_is_one_denied_call() -> None:
 # --- people and answers
 
 
-def test_only_a_persons_messages_are_a_persons() -> None:
+def test_signals_count_only_a_persons_messages() -> None:
     found = signals(
         message(1, "user", "Hello"),
         message(2, "user", '{"type": "heartbeat", "reason": "…"}'),
@@ -221,7 +221,7 @@ def test_feedback_counts_by_own_step() -> None:
     assert (found["positive_feedback"], found["negative_feedback"]) == (2, 1)
 
 
-def test_the_context_is_as_full_as_the_fullest_prompt_made_it() -> None:
+def test_context_fill_is_that_of_the_fullest_prompt() -> None:
     steps = [
         step("step-1", prompt_tokens=500, context_window_limit=1000),
         step("step-2", prompt_tokens=600, context_window_limit=2400),
@@ -232,7 +232,7 @@ def test_the_context_is_as_full_as_the_fullest_prompt_made_it() -> None:
     assert signals(steps=steps[2:])["context_fill"] is None
 
 
-def test_a_refusal_is_a_part_of_that_type_wherever_the_message_stands() -> None:
+def test_signals_count_messages_with_a_refusal_part() -> None:
     refusal = {"type": "refusal", "refusal": "I cannot help with that."}
     found = signals(
         message(1, content=[refusal, refusal]),
@@ -243,14 +243,14 @@ def test_a_refusal_is_a_part_of_that_type_wherever_the_message_stands() -> None:
     assert found["refusals"] == 2
 
 
-def test_a_last_message_of_the_agent_without_words_and_calls_is_an_empty_answer() -> None:
+def test_final_answer_without_text_and_calls_is_empty() -> None:
     assert signals(message(1, said="Well…"), message(2, said=""))["empty_final_answer"] is True
     assert signals(message(1, said=""), message(2, said="Well…"))["empty_final_answer"] is False
     assert signals(message(1, tool_calls=[call("mail")]))["empty_final_answer"] is False
     assert signals(message(1, "user", "Hello?"))["empty_final_answer"] is None
 
 
-def test_a_tool_row_or_a_persons_decision_after_the_answer_is_not_the_agents_last_message() -> None:
+def test_final_answer_ignores_later_returns_and_decisions() -> None:
     decision = {"type": "approval", "tool_call_id": "call-1", "approve": True, "reason": None}
     found = signals(
         message(1, said="Well…"),
@@ -260,7 +260,7 @@ def test_a_tool_row_or_a_persons_decision_after_the_answer_is_not_the_agents_las
     assert found["empty_final_answer"] is False
 
 
-def test_signals_say_nothing_of_the_outcome() -> None:
+def test_signals_do_not_change_the_outcome() -> None:
     with_errors = [message(1, said="Done."), message(2, "tool", tool_returns=[returned("error")])]
     assert converted(*with_errors)["heuristic_outcome"] == converted(with_errors[0])["heuristic_outcome"]
     assert raw_run()["run"]["stop_reason"] == "end_turn"

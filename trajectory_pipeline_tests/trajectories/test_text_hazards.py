@@ -74,7 +74,7 @@ def stored(row: Row) -> Row:
         (r'"cut \ud83d"', r"cut \ud83d"),
     ],
 )
-def test_nul_and_lone_surrogates_become_visible_and_the_place_is_listed(source: str, shown: str) -> None:
+def test_nul_and_lone_surrogates_are_escaped_and_listed(source: str, shown: str) -> None:
     row = with_text(source)
     assert text_of(row) == shown
     assert row["escaped"] == ["messages[message-1].content[0].text"]
@@ -82,19 +82,19 @@ def test_nul_and_lone_surrogates_become_visible_and_the_place_is_listed(source: 
     assert messages_of(data_of(row))[0]["content"][0]["text"] == shown
 
 
-def test_a_pair_of_surrogates_is_one_character_and_nothing_is_escaped() -> None:
+def test_surrogate_pair_is_one_character_and_not_escaped() -> None:
     row = with_text(r'"\ud83d\ude00"')
     assert (text_of(row), row["escaped"]) == ("😀", [])
 
 
-def test_the_same_words_as_text_are_told_apart_by_escaped_and_by_the_digest() -> None:
+def test_escaped_text_differs_from_the_same_text_in_the_digest() -> None:
     escaped, written = with_text(r'"\u0000"'), with_text(r'"\\u0000"')
     assert text_of(escaped) == text_of(written) == r"\u0000"
     assert (bool(escaped["escaped"]), bool(written["escaped"])) == (True, False)
     assert escaped["content_digest"] != written["content_digest"]
 
 
-def test_a_nul_inside_an_argument_string_is_text_there_and_escaped_only_where_it_was_parsed() -> None:
+def test_nul_in_an_argument_string_is_escaped_where_it_is_parsed() -> None:
     inner = r'{"message": "zero \u0000 and \ud83d"}'
     row = converted(message(1, tool_calls=[call("send_message", inner)]), agent=agent("memgpt_agent"))
     (said,) = messages_of(trajectory_document(row))
@@ -104,7 +104,7 @@ def test_a_nul_inside_an_argument_string_is_text_there_and_escaped_only_where_it
     data_of(row)
 
 
-def test_a_key_with_a_nul_is_escaped_and_listed_too() -> None:
+def test_key_with_a_nul_is_escaped_and_listed() -> None:
     row = converted(message(1, content=r'[{"type": "odd", "a\u0000": {"b\ud83d": "\u0000"}}]'))
     assert messages_of(trajectory_document(row))[0]["content"] == [{"type": "odd", r"a\u0000": {r"b\ud83d": r"\u0000"}}]
     place = "messages[message-1].content[0]"
@@ -116,7 +116,7 @@ def test_a_key_with_a_nul_is_escaped_and_listed_too() -> None:
     data_of(row)
 
 
-def test_every_place_of_the_document_can_hold_one() -> None:
+def test_every_text_of_the_document_can_be_escaped() -> None:
     call_of_nuls = r'{"id": "\u0000", "function": {"name": "\ud83d", "arguments": "\u0000"}, "type": "function"}'
     return_of_nuls = r'{"tool_call_id": "\u0000", "status": "error", "stdout": ["\ud83d"], "func_response": "\u0000"}'
     denial_of_nuls = r'{"type": "approval", "tool_call_id": "\u0000", "approve": false, "reason": "\ud83d"}'
@@ -144,7 +144,7 @@ def test_every_place_of_the_document_can_hold_one() -> None:
     assert trajectory_document(stored(row)) == trajectory_document(row)
 
 
-def test_what_stands_in_no_document_is_not_said_to_be_escaped_in_it() -> None:
+def test_escaped_ignores_what_is_not_in_the_document() -> None:
     row = converted(
         steps=[step(prompt_tokens_details=r'{"\u0000": 1}')],
         request_config=r'{"odd": "\ud83d"}',
@@ -153,7 +153,7 @@ def test_what_stands_in_no_document_is_not_said_to_be_escaped_in_it() -> None:
     assert row["escaped"] == []
 
 
-def test_the_sample_has_runs_with_a_lone_surrogate() -> None:
+def test_sample_has_runs_with_a_lone_surrogate() -> None:
     rows = [convert_run(raw, HOUR) for raw in sample_runs() if "\\ud83d" in json.dumps(raw, default=str)]
     escaped = [row for row in rows if row["escaped"]]
     assert escaped
@@ -177,7 +177,7 @@ def test_the_sample_has_runs_with_a_lone_surrogate() -> None:
         "\U0010ffff",
     ],
 )
-def test_right_to_left_and_combining_characters_stay_as_they_are_unnormalised(text: str) -> None:
+def test_right_to_left_and_combining_text_is_not_normalized(text: str) -> None:
     for written in (json.dumps(text), json.dumps(text, ensure_ascii=False)):
         row = with_text(written)
         assert text_of(row) == text_of(stored(row)) == text
@@ -188,7 +188,7 @@ def test_right_to_left_and_combining_characters_stay_as_they_are_unnormalised(te
 # --- size
 
 
-def test_a_text_of_megabytes_is_whole_in_both_documents() -> None:
+def test_text_of_megabytes_is_whole_in_both_documents() -> None:
     text = "ab\u0000é" * 1_000_000
     began = time.perf_counter()
     row = with_text(json.dumps(text))
@@ -197,7 +197,7 @@ def test_a_text_of_megabytes_is_whole_in_both_documents() -> None:
     assert time.perf_counter() - began < 30
 
 
-def test_a_document_beyond_what_is_offered_to_jsonb_is_null_there_with_the_reason_and_whole_in_parquet(
+def test_document_too_long_for_jsonb_is_omitted_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("trajectory_pipeline.trajectories.document.MAX_JSONB_BYTES", 50_000)
@@ -231,7 +231,7 @@ def test_deep_nesting_is_whole_in_parquet(levels: int) -> None:
         assert f"nested more than {MAX_DEPTH} levels" in str(reason)
 
 
-def test_what_lies_too_deep_is_kept_as_its_text_byte_for_byte() -> None:
+def test_value_nested_too_deeply_keeps_its_text() -> None:
     inner = r'[1.50,  "\u0000", {"k": 1, "k": 2}]'
     row = converted(message(1, content=f'[{{"type": "odd", "deep": {nested(MAX_DEPTH + 20, inner)}}}]'))
     value = messages_of(trajectory_document(row))[0]["content"][0]["deep"]
@@ -241,7 +241,7 @@ def test_what_lies_too_deep_is_kept_as_its_text_byte_for_byte() -> None:
     assert inner in value.text
 
 
-def test_deep_nesting_does_not_depend_on_how_deep_the_caller_is() -> None:
+def test_deep_nesting_is_independent_of_the_call_stack() -> None:
     raw = raw_run(message(1, content=f'[{{"type": "odd", "deep": {nested(MAX_DEPTH)}}}]'))
 
     def from_below(levels: int) -> Row:
@@ -251,7 +251,7 @@ def test_deep_nesting_does_not_depend_on_how_deep_the_caller_is() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["[1,]", "NaN", '{"a" 1}', "[1", "]", ""])
-def test_what_is_no_json_is_refused_at_any_depth(wrong: str) -> None:
+def test_invalid_json_is_refused_at_any_depth(wrong: str) -> None:
     for levels in (1, MAX_DEPTH + 1, 3 * MAX_DEPTH):
         (item,) = batch_converted(
             raw_run(message(1, content=f'[{{"type": "odd", "deep": {nested(levels, wrong)}}}]'))
@@ -260,7 +260,7 @@ def test_what_is_no_json_is_refused_at_any_depth(wrong: str) -> None:
         assert "is not valid JSON" in item.error
 
 
-def test_deep_arguments_and_deep_text_do_no_harm() -> None:
+def test_deep_arguments_and_text_are_converted() -> None:
     deep = nested(5_000)
     row = converted(
         message(1, "user", deep),
@@ -270,7 +270,7 @@ def test_deep_arguments_and_deep_text_do_no_harm() -> None:
     assert messages_of(row)[0]["kind"] == "user"
 
 
-def test_deep_metadata_and_error_data_are_converted_too() -> None:
+def test_deep_metadata_and_error_data_are_converted() -> None:
     row = converted(
         steps=[step(error_data=f'{{"message": "deep", "details": {nested(2_000)}}}')],
         metadata_=f'{{"error": {{"message": "deep", "detail": {nested(2_000)}}}}}',
@@ -296,7 +296,7 @@ def test_deep_metadata_and_error_data_are_converted_too() -> None:
         "1" * 5_000,
     ],
 )
-def test_a_number_keeps_all_its_digits_everywhere(number: str) -> None:
+def test_number_keeps_all_its_digits_in_both_sinks(number: str) -> None:
     row = converted(message(1, content=f'[{{"type": "odd", "n": {number}}}]'))
     for kept in (row, stored(row)):
         assert as_decimal(messages_of(trajectory_document(kept))[0]["content"][0]["n"]) == Decimal(number)
@@ -312,7 +312,7 @@ def as_decimal(number: Any) -> Decimal:
 
 
 @pytest.mark.parametrize("number", ["1e200000", "1" * 140_000, "1e-20000", "1e99999999999999999999"])
-def test_a_number_beyond_postgres_numeric_leaves_data_null_with_the_reason_and_is_whole_in_parquet(number: str) -> None:
+def test_number_beyond_numeric_omits_the_document_with_the_reason(number: str) -> None:
     row = converted(message(1, content=f'[{{"type": "odd", "n": {number}}}]'))
     text, reason = postgres_document(row)
     assert text is None
@@ -322,7 +322,7 @@ def test_a_number_beyond_postgres_numeric_leaves_data_null_with_the_reason_and_i
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
-def test_what_json_has_no_number_for_is_quarantined_by_name(constant: str) -> None:
+def test_nan_and_infinity_are_quarantined_by_name(constant: str) -> None:
     conversion = batch_converted(raw_run(message(1, content=f'[{{"type": "odd", "n": {constant}}}]')))
     (item,) = conversion.quarantined
     assert constant in item.error
@@ -330,7 +330,7 @@ def test_what_json_has_no_number_for_is_quarantined_by_name(constant: str) -> No
     assert constant in item.raw
 
 
-def test_nan_inside_an_argument_string_is_text_and_does_no_harm() -> None:
+def test_nan_in_an_argument_string_stays_text() -> None:
     row = converted(message(1, tool_calls=[call("roll_dice", '{"a": NaN}'), call("roll_dice", '{"a":NaN}')]))
     assert row["signals"]["tool_calls"] == 2
     data_of(row)
@@ -339,20 +339,20 @@ def test_nan_inside_an_argument_string_is_text_and_does_no_harm() -> None:
 # --- keys, blanks, images
 
 
-def test_of_duplicate_keys_the_last_counts_as_in_jsonb() -> None:
+def test_duplicate_keys_take_the_last_value_as_jsonb_does() -> None:
     row = converted(message(1, content='[{"type": "text", "text": "first", "text": "last", "signature": null}]'))
     assert text_of(row) == text_of(stored(row)) == "last"
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\n\t\r "])
-def test_blanks_between_tokens_change_nothing(blank: str) -> None:
+def test_whitespace_between_tokens_changes_nothing(blank: str) -> None:
     source = blank.join(["[", "{", '"type"', ":", '"text"', ",", '"text"', ":", '"Hi"', "}", "]", ""])
     row = converted(message(1, content=source))
     assert messages_of(trajectory_document(row))[0]["content"] == [{"type": "text", "text": "Hi"}]
     assert row["content_digest"] == converted(message(1, content=[{"type": "text", "text": "Hi"}]))["content_digest"]
 
 
-def test_an_image_is_whole_in_parquet_and_a_stub_of_size_and_hash_in_postgres() -> None:
+def test_image_is_whole_in_parquet_and_a_stub_in_postgres() -> None:
     source = {"type": "letta", "file_id": "file-1", "media_type": "image/png", "data": "AAECAw==", "detail": None}
     row = converted(message(1, "user", content=[{"type": "image", "source": source}]))
     assert messages_of(trajectory_document(stored(row)))[0]["content"][0]["source"] == source
@@ -364,7 +364,7 @@ def test_an_image_is_whole_in_parquet_and_a_stub_of_size_and_hash_in_postgres() 
     }
 
 
-def test_an_image_of_invalid_base64_has_a_stub_that_says_so() -> None:
+def test_image_of_invalid_base64_has_a_stub_that_says_so() -> None:
     row = converted(message(1, content=[{"type": "image", "source": {"data": "no base64!"}}]))
     assert messages_of(data_of(row))[0]["content"][0]["source"]["stub"] == {
         "bytes": 10,
@@ -374,7 +374,7 @@ def test_an_image_of_invalid_base64_has_a_stub_that_says_so() -> None:
     assert messages_of(trajectory_document(row))[0]["content"][0]["source"]["data"] == "no base64!"
 
 
-def test_an_image_inside_a_tool_return_has_a_stub_too() -> None:
+def test_image_in_a_tool_return_becomes_a_stub() -> None:
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAEC"}}
     row = converted(
         message(1, "tool", tool_returns=[returned(text=[{"type": "text", "text": "see"}, image])]),
