@@ -1,12 +1,9 @@
-"""The budget: what a call may cost at most, which caps there are, and whether there is room.
+"""The budget: what a call may cost at most, which caps are set, and whether they have headroom.
 
-Belongs here: the arithmetic. Does not belong here: what was spent so far, which all workers share
-(``storage.postgres.spend_ledger``).
-
-A call is begun only if every cap that it counts against holds what was spent, what is reserved for calls under way, and
-what this call may cost at most. When it ends, its real cost takes the place of the reservation. So a cap is passed only
-where a provider bills more than was reserved: more prompt tokens than the estimate, or more than the answer's largest
-size; then by no more than that difference, summed over the calls that were under way.
+A call begins only if every cap that covers it has headroom for what was spent, what is reserved for calls in flight, and
+what this call may cost at most. When the call ends, its real cost replaces the reservation. So a cap is exceeded only
+where a provider bills more than was reserved: more prompt tokens than the estimate, or more than the largest response;
+then by no more than that difference, summed over the calls in flight.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +55,7 @@ class Cap:
 
     Attributes:
         name: as a verdict's ``error_class`` says it.
-        scope: whose account it limits.
+        scope: whose totals it limits.
         unit: what it limits.
         limit: the most.
         setting: environment variable that sets it.
@@ -70,22 +67,22 @@ class Cap:
     unit: Literal["usd", "tokens"]
     limit: Decimal
     setting: str
-    words: str
+    label: str
 
-    def of(self, amount: Cost) -> Decimal:
+    def amount_of(self, amount: Cost) -> Decimal:
         """Return an amount in this cap's unit."""
         return amount.usd if self.unit == "usd" else Decimal(amount.tokens)
 
-    def remaining(self, account: SpendTotals) -> Decimal:
-        """Return what is left, reservations taken off; less than nothing where a provider billed more."""
-        return self.limit - self.of(account.spent) - self.of(account.reserved)
+    def remaining(self, totals: SpendTotals) -> Decimal:
+        """Return the headroom, less reservations; negative where a provider billed more."""
+        return self.limit - self.amount_of(totals.spent) - self.amount_of(totals.reserved)
 
     def format_amount(self, amount: Decimal) -> str:
         """Return an amount of this cap's unit as a person reads it."""
         return f"{amount.normalize():f} USD" if self.unit == "usd" else f"{int(amount)} tokens"
 
     def __str__(self) -> str:
-        return f"{self.words} of {self.format_amount(self.limit)} ({self.setting})"
+        return f"{self.label} of {self.format_amount(self.limit)} ({self.setting})"
 
 
 @dataclass(frozen=True)
@@ -93,10 +90,10 @@ class BudgetShortfall:
     """Why a call may not begin.
 
     Attributes:
-        cap: that has no room for it.
-        room: what the call needs.
-        left: what there is.
-        may_come: whether there would be room if the calls under way cost nothing.
+        cap: that lacks headroom for it.
+        headroom: what the call needs.
+        remaining: what is left.
+        could_free_up: whether it would fit if the calls in flight cost nothing.
     """
 
     cap: Cap
@@ -105,33 +102,34 @@ class BudgetShortfall:
     could_free_up: bool
 
     def __str__(self) -> str:
-        if self.cap.of(self.headroom) > self.cap.limit:
-            most = self.cap.format_amount(self.cap.of(self.headroom))
+        if self.cap.amount_of(self.headroom) > self.cap.limit:
+            most = self.cap.format_amount(self.cap.amount_of(self.headroom))
             return f"one call may cost {most}, more than the whole of {self.cap}"
-        return f"{self.cap} has no room left for it"
+        return f"{self.cap} has no headroom left for it"
 
 
-class BudgetExhausted(PipelineError):  # noqa: N818 - an end that was foreseen, not an error
-    """A call was not begun, because a cap has no room for it; nothing was sent, and nothing is owed."""
+class BudgetExhausted(PipelineError):  # noqa: N818 - an expected end, not an error
+    """A call did not begin, because a cap has no headroom for it; nothing was sent, and nothing is owed."""
 
-    def __init__(self, no_room: BudgetShortfall) -> None:
-        super().__init__(str(no_room))
-        self.no_room = no_room
+    def __init__(self, shortfall: BudgetShortfall) -> None:
+        super().__init__(str(shortfall))
+        self.shortfall = shortfall
 
 
-def find_shortfall(caps: Sequence[Cap], accounts: Mapping[Scope, SpendTotals], room: Cost) -> BudgetShortfall | None:
-    """Return which cap has no room for a call; None where all have.
+def find_shortfall(caps: Sequence[Cap], totals: Mapping[Scope, SpendTotals], headroom: Cost) -> BudgetShortfall | None:
+    """Return the first cap that has no headroom for a call; None where all have.
 
     Args:
-        caps: that there are.
-        accounts: of the scopes that the call counts against; one that is not there is empty.
-        room: that the call needs.
+        caps: that are set.
+        totals: of the scopes that cover the call; a missing one is zero.
+        headroom: that the call needs.
     """
     for cap in caps:
-        account = accounts.get(cap.scope, SpendTotals())
-        left = cap.remaining(account)
-        if left < cap.of(room):
-            return BudgetShortfall(cap, room, left, cap.limit - cap.of(account.spent) >= cap.of(room))
+        used = totals.get(cap.scope, SpendTotals())
+        remaining = cap.remaining(used)
+        if remaining < cap.amount_of(headroom):
+            could_free_up = cap.limit - cap.amount_of(used.spent) >= cap.amount_of(headroom)
+            return BudgetShortfall(cap, headroom, remaining, could_free_up)
     return None
 
 
@@ -141,10 +139,10 @@ class Budget:
 
     Attributes:
         daily_usd: dollars a UTC day; None for no cap, as in all others.
-        organization_usd: dollars a UTC day of one organisation.
-        materialization_usd: dollars of one materialisation.
+        organization_usd: dollars a UTC day of one organization.
+        materialization_usd: dollars of one materialization.
         daily_tokens: tokens a UTC day.
-        materialization_tokens: tokens of one materialisation.
+        materialization_tokens: tokens of one materialization.
         prices: by which calls are reserved and settled.
         allow_unpriced: whether a model without a known price may be asked; only caps in tokens hold it then.
     """
@@ -180,7 +178,7 @@ class Budget:
             ("daily_tokens", "day", "tokens", self.daily_tokens, "DAILY_BUDGET_TOKENS"),
         )
         return tuple(
-            Cap(name, scope, unit, Decimal(limit), f"TRAJECTORY_{setting}", _WORDS[scope])  # type: ignore[arg-type]
+            Cap(name, scope, unit, Decimal(limit), f"TRAJECTORY_{setting}", _SCOPE_LABELS[scope])  # type: ignore[arg-type]
             for name, scope, unit, limit, setting in every
             if limit is not None
         )
@@ -205,8 +203,8 @@ class Budget:
         return Cost(usd or Decimal(0), prompt_tokens + answer_tokens)
 
 
-_WORDS: Mapping[str, str] = {
+_SCOPE_LABELS: Mapping[str, str] = {
     "day": "the budget of a day (UTC)",
-    "organization": "the budget of an organisation and day (UTC)",
-    "materialization": "the budget of a materialisation",
+    "organization": "the budget of an organization and day (UTC)",
+    "materialization": "the budget of a materialization",
 }

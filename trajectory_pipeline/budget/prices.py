@@ -1,8 +1,4 @@
-"""What a call to a judge costs.
-
-Belongs here: finding a price, in the user's own table or in the list that is shipped; an unknown one is None, never 0.
-Does not belong here: what agents' own calls cost (``trajectories.usage``), and caps (``budget``).
-"""
+"""What a call to a judge costs."""
 
 import json
 import tomllib
@@ -17,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trajectory_pipeline.errors import SettingsError
 
-_PLACES = Decimal("0.000000001")
+_QUANTUM = Decimal("0.000000001")
 _MAX_COST = 10**9
 """``cost_usd`` has nine digits before the point."""
 _MILLION = 1_000_000
@@ -96,8 +92,8 @@ class Prices:
             answer_tokens: at most.
         """
         usage = CallUsage(prompt_tokens, None, answer_tokens)
-        own = self._own(model, base_url)
-        return _up(own.cost(usage)) if own else _up(_listed(model, usage, base_url))
+        own = self._find_own_price(model, base_url)
+        return _round_up(own.cost(usage)) if own else _round_up(_listed(model, usage, base_url))
 
     def cost(self, asked: str, answered: str | None, usage: CallUsage | None, base_url: str) -> Decimal | None:
         """Return what a call cost, in dollars; None where price or usage is not known.
@@ -110,16 +106,16 @@ class Prices:
         """
         if usage is None:
             return None
-        own = self._own(asked, base_url) or (self._own(answered, base_url) if answered else None)
+        own = self._find_own_price(asked, base_url) or (self._find_own_price(answered, base_url) if answered else None)
         return _storable(own.cost(usage)) if own else price_usd(answered, usage, base_url)
 
     def is_simulated(self, model: str, base_url: str) -> bool:
         """Whether the price of a model at an endpoint is made up."""
-        own = self._own(model, base_url)
+        own = self._find_own_price(model, base_url)
         return own is not None and own.simulated
 
-    def _own(self, model: str, base_url: str) -> ModelPrice | None:
-        found = [row for row in self.table if row.model == model and _same_place(row.base_url, base_url)]
+    def _find_own_price(self, model: str, base_url: str) -> ModelPrice | None:
+        found = [row for row in self.table if row.model == model and _same_endpoint(row.base_url, base_url)]
         return min(found, key=lambda row: row.base_url is None, default=None)
 
 
@@ -140,7 +136,7 @@ def load_prices(path: Path | None) -> Prices:
     if path is None:
         return Prices()
     readers: dict[str, Callable[[str], Any]] = {
-        ".json": lambda text: json.loads(text, parse_float=Decimal, parse_constant=_no_number),
+        ".json": lambda text: json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant),
         ".toml": lambda text: tomllib.loads(text, parse_float=Decimal),
     }
     read = readers.get(path.suffix.lower())
@@ -195,18 +191,18 @@ def _listed(model: str, usage: CallUsage, base_url: str) -> Decimal | None:
         return None
 
 
-def _same_place(named: str | None, base_url: str) -> bool:
+def _same_endpoint(named: str | None, base_url: str) -> bool:
     return named is None or named.rstrip("/") == base_url.rstrip("/")
 
 
 def _storable(cost: Decimal | None) -> Decimal | None:
     # Usage that no call can have gives a price that no column can hold: then it is not known.
-    return cost.quantize(_PLACES) if cost is not None and 0 <= cost < _MAX_COST else None
+    return cost.quantize(_QUANTUM) if cost is not None and 0 <= cost < _MAX_COST else None
 
 
-def _up(cost: Decimal | None) -> Decimal | None:
-    return cost.quantize(_PLACES, ROUND_UP) if cost is not None and 0 <= cost < _MAX_COST else None
+def _round_up(cost: Decimal | None) -> Decimal | None:
+    return cost.quantize(_QUANTUM, ROUND_UP) if cost is not None and 0 <= cost < _MAX_COST else None
 
 
-def _no_number(name: str) -> Any:
+def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no price")

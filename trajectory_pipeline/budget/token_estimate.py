@@ -1,11 +1,8 @@
-"""How many tokens a text has: a conservative estimate, put right by what providers tell.
-
-Belongs here: the estimate and what is learnt from usage. Does not belong here: prices.
-"""
+"""How many tokens a text has: a conservative estimate, raised by what providers report."""
 
 BYTES_PER_TOKEN = 3
 """A conservative estimate: English prose has four or more UTF-8 bytes to a token, JSON and code about three."""
-_LARGEST_FACTOR = 4.0
+_MAX_FACTOR = 4.0
 """Beyond it, what a provider tells is no count of tokens: no known tokenizer has more tokens than bytes."""
 
 
@@ -14,7 +11,7 @@ def estimated_tokens(text: str) -> int:
     return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
-class Estimate:
+class TokenEstimate:
     """The estimate of one session of judging: raised where a provider counts more, and never lowered.
 
     A provider that counts less than the estimate changes nothing: what one tokenizer makes of prose says little of
@@ -32,7 +29,7 @@ class Estimate:
         """Return the UTF-8 bytes that certainly fit into a number of tokens."""
         return max(int(tokens * BYTES_PER_TOKEN / self.factor), 0)
 
-    def learn(self, estimated: int, counted: int) -> None:
+    def raise_to(self, estimated: int, counted: int) -> None:
         """Take note of what a provider counted where so many tokens were estimated, by this estimate."""
         if estimated > 0 and counted > estimated:
-            self.factor = min(self.factor * counted / estimated, _LARGEST_FACTOR)
+            self.factor = min(self.factor * counted / estimated, _MAX_FACTOR)

@@ -114,8 +114,8 @@ def refined_outcomes_metadata(result: JudgingResult) -> dict[str, Any]:
 def budget_table(caps: Sequence[tuple[Cap, SpendTotals]]) -> dg.MarkdownMetadataValue:
     """Return what is spent, reserved and left of each cap, as a table."""
     rows = "\n".join(
-        f"| {cap.words} | {cap.format_amount(cap.limit)} | {cap.format_amount(cap.of(account.spent))}"
-        f" | {cap.format_amount(cap.of(account.reserved))} | {cap.format_amount(cap.remaining(account))} |"
+        f"| {cap.label} | {cap.format_amount(cap.limit)} | {cap.format_amount(cap.amount_of(account.spent))}"
+        f" | {cap.format_amount(cap.amount_of(account.reserved))} | {cap.format_amount(cap.remaining(account))} |"
         f" {cap.setting} |"
         for cap, account in caps
     )

@@ -1,5 +1,1 @@
-"""Refining outcomes: render → ask → validate, for one trajectory under one policy.
-
-Belongs here: what a judge is shown, how it is asked, and what follows from its answer. Does not belong here: where
-trajectories come from and verdicts go (``sinks``, ``stages``).
-"""
+"""Judges one trajectory under one policy: render the transcript, ask the judge, grade its response."""

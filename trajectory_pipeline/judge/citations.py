@@ -1,22 +1,19 @@
-"""What a citation proves: whether it stands where it says, and whether whose words it is may support the claim.
-
-Belongs here: the check of one citation. Does not belong here: what follows for a requirement (``assess``).
-"""
+"""Checks citations: whether the quote is in the cited message, and whether its source may support the claim."""
 
 from typing import Any
 
 from trajectory_pipeline.judge.response_schema import Citation, RequirementKind
-from trajectory_pipeline.judge.transcript.messages import Passage, Source, TranscriptMessage
+from trajectory_pipeline.judge.transcript.messages import Passage, PassageSource, TranscriptMessage
 from trajectory_pipeline.judge.transcript.windows import RenderedTranscript
 
-OWN_WORDS = frozenset[Source]({"agent_text", "agent_speech", "agent_thought", "agent_call"})
-"""What an agent says, thinks or asks for: none of it shows that something was done."""
-_ANSWERS = frozenset[Source]({"agent_text", "agent_speech"})
-_REQUESTERS = frozenset[Source]({"person", "other_agent"})
-_SETBACKS = frozenset[Source]({"tool_error", "server_error", "denial"})
+AGENT_SOURCES = frozenset[PassageSource]({"agent_text", "agent_speech", "agent_thought", "agent_call"})
+"""What an agent says, thinks or asks for; it does not show that something was done."""
+_ANSWER_SOURCES = frozenset[PassageSource]({"agent_text", "agent_speech"})
+_REQUEST_SOURCES = frozenset[PassageSource]({"person", "other_agent"})
+_FAILURE_SOURCES = frozenset[PassageSource]({"tool_error", "server_error", "denial"})
 """What shows that something was not done."""
-_NEVER = frozenset[Source]({"summary", "system", "unknown"})
-"""Written before the work, or by an agent about it, or by nobody knows whom."""
+_UNUSABLE_SOURCES = frozenset[PassageSource]({"summary", "system", "unknown"})
+"""Written before the work, or by an agent about it, or of unknown origin."""
 
 
 class CitationChecker:
@@ -24,16 +21,16 @@ class CitationChecker:
 
     def __init__(self, rendered: RenderedTranscript) -> None:
         self._rendered = rendered
-        judged = rendered.blocks[-1].run if rendered.blocks else "-"
+        judged = rendered.messages[-1].run if rendered.messages else "-"
         own = [
-            block.position
-            for block in rendered.blocks
-            if block.run == judged and any(passage.source in OWN_WORDS for passage in block.passages)
+            message.number
+            for message in rendered.messages
+            if message.run == judged and any(passage.source in AGENT_SOURCES for passage in message.passages)
         ]
-        self._first_own_words = min(own, default=None)
-        self._stretches: dict[int, list[str]] = {}
+        self._first_agent_position = min(own, default=None)
+        self._quotable_texts: dict[int, list[str]] = {}
 
-    def checked(self, citation: Citation, claim: str, kind: RequirementKind | None = None) -> dict[str, Any]:
+    def check(self, citation: Citation, claim: str, kind: RequirementKind | None = None) -> dict[str, Any]:
         """Return a citation with ``valid``, ``problem`` (None where it is valid), and ``source``: whose words it is.
 
         Args:
@@ -46,52 +43,54 @@ class CitationChecker:
 
     def _problem(
         self, citation: Citation, claim: str, kind: RequirementKind | None
-    ) -> tuple[Source | None, str | None]:
-        blocks = self._rendered.cited.get(citation.message_id)
-        if blocks is None:
+    ) -> tuple[PassageSource | None, str | None]:
+        messages = self._rendered.by_cited_id.get(citation.message_id)
+        if messages is None:
             return None, "no message, and no error of a step or run, of this id was shown"
         quote = normalize_text(citation.quote)
         if not quote:
             return None, "the quote is blank"
         if not any(c.isalnum() for c in quote):
             return None, "the quote has no word and no number in it"
-        problem: tuple[Source | None, str] = (None, "the quote does not stand there as it was shown")
-        for block in blocks:
-            for passage in block.passages:
-                if self._stands_in(quote, passage):
-                    why_not = self._supports(passage, block, quote, claim, kind)
+        problem: tuple[PassageSource | None, str] = (None, "the quote does not stand there as it was shown")
+        for message in messages:
+            for passage in message.passages:
+                if self._is_quoted(quote, passage):
+                    why_not = self._why_unsupported(passage, message, quote, claim, kind)
                     if why_not is None:
                         return passage.source, None
                     problem = (passage.source, why_not)
         return problem
 
-    def _stands_in(self, quote: str, passage: Passage) -> bool:
-        if id(passage) not in self._stretches:
-            self._stretches[id(passage)] = [normalize_text(stretch) for stretch in passage.stretches]
-        return any(quote in stretch for stretch in self._stretches[id(passage)])
+    def _is_quoted(self, quote: str, passage: Passage) -> bool:
+        if id(passage) not in self._quotable_texts:
+            self._quotable_texts[id(passage)] = [normalize_text(stretch) for stretch in passage.quotable_texts]
+        return any(quote in stretch for stretch in self._quotable_texts[id(passage)])
 
-    def _supports(
-        self, passage: Passage, block: TranscriptMessage, quote: str, claim: str, kind: RequirementKind | None
+    def _why_unsupported(
+        self, passage: Passage, message: TranscriptMessage, quote: str, claim: str, kind: RequirementKind | None
     ) -> str | None:
         """Say why words of this source do not support the claim; None where they do."""
         source = passage.source
         if claim not in ("met", "not_applicable"):
             return None
-        if source in _NEVER:
+        if source in _UNUSABLE_SOURCES:
             return f"words of this source ({source}) prove nothing about what was done"
-        if source in OWN_WORDS:
-            if claim == "met" and kind == "answer" and source in _ANSWERS:
+        if source in AGENT_SOURCES:
+            if claim == "met" and kind == "answer" and source in _ANSWER_SOURCES:
                 return None
             return "an agent's own words prove nothing"
         if claim == "not_applicable":
             return None
-        if source in _SETBACKS:
+        if source in _FAILURE_SOURCES:
             return "an error or a denial does not show that something was done"
         if source == "speech_return" and kind != "answer":
             return "the return of a message to a person shows only that words were sent"
-        if source in ("tool_return", "speech_return") and repeats_call_text(quote, passage.call_words):
+        if source in ("tool_return", "speech_return") and repeats_call_text(quote, passage.call_text):
             return "the tool only repeats what the agent wrote in its call"
-        if source in _REQUESTERS and (self._first_own_words is None or block.position < self._first_own_words):
+        if source in _REQUEST_SOURCES and (
+            self._first_agent_position is None or message.number < self._first_agent_position
+        ):
             return "the task's own words prove nothing: they were said before the agent did anything"
         return None
 
@@ -101,9 +100,9 @@ def normalize_text(text: str) -> str:
     return " ".join(text.split())
 
 
-def repeats_call_text(quote: str, call_words: str) -> bool:
+def repeats_call_text(quote: str, call_text: str) -> bool:
     """Whether a quote stands in what an agent wrote in a call, be it as JSON text or as the strings in it."""
-    if not call_words:
+    if not call_text:
         return False
-    plain = call_words.replace("\\n", " ").replace("\\t", " ").replace('\\"', '"').replace("\\\\", "\\")
-    return quote in normalize_text(call_words) or quote in normalize_text(plain)
+    plain = call_text.replace("\\n", " ").replace("\\t", " ").replace('\\"', '"').replace("\\\\", "\\")
+    return quote in normalize_text(call_text) or quote in normalize_text(plain)

@@ -1,8 +1,4 @@
-"""What follows from an answer: evidence checked, outcome, confidence and learning value computed.
-
-Belongs here: every rule between the judge's words and a verdict. Does not belong here: the call (``ask``), and what
-one citation proves (``evidence``).
-"""
+"""Grades a response: checks its evidence, and computes outcome, confidence and learning value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,9 +31,9 @@ class GradedVerdict:
 def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristic_outcome: str) -> GradedVerdict:
     """Return what follows from an answer.
 
-    A citation that does not hold (see ``evidence``) is marked; a decided requirement that is left without a valid one
-    becomes ``insufficient_evidence``, one that is said not to apply alike, for it would leave the count. Owner and mode
-    of a failure count where a requirement is unmet and a valid citation shows it; what was said stays in ``failure``.
+    A citation that does not hold (see ``citations``) is marked; a decided requirement that is left without a valid one
+    becomes ``insufficient_evidence``, and so does one whose status is ``not_applicable``, which would otherwise not count. Owner and mode
+    of a failure count where a requirement is unmet and a valid citation shows it; the judge's own words stay in ``failure``.
 
     Args:
         answer: as the judge gave it, valid by its schema.
@@ -45,11 +41,11 @@ def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristi
         heuristic_outcome: of the trajectory, for the disagreement.
     """
     evidence = CitationChecker(rendered)
-    requirements = [_requirement(requirement, evidence) for requirement in answer.requirements]
+    requirements = [_grade_requirement(requirement, evidence) for requirement in answer.requirements]
     applicable = [requirement for requirement in requirements if requirement["status"] != "not_applicable"]
     statuses = [requirement["status"] for requirement in applicable]
-    failure, blamed = _failure(answer.failure, statuses, evidence, rendered)
-    told: Row = {
+    failure, failure_columns = _grade_failure(answer.failure, statuses, evidence, rendered)
+    columns: Row = {
         "requirements": requirements,
         "failure": failure,
         "learning": {"reasoning": answer.learning.reasoning},
@@ -59,22 +55,22 @@ def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristi
         "task_category": answer.task_category,
         "complexity": answer.complexity,
         "decisions": [
-            {**decision.model_dump(), "step_shown": decision.step_id in rendered.steps}
+            {**decision.model_dump(), "step_shown": decision.step_id in rendered.step_ids}
             for decision in answer.key_decisions
         ],
     }
     if all(status == "insufficient_evidence" for status in statuses):
-        return GradedVerdict("insufficient_evidence", told)
+        return GradedVerdict("insufficient_evidence", columns)
     outcome = derive_outcome(statuses)
     ratings = {name: getattr(answer.learning, name) for name in LEARNING_WEIGHTS}
     return GradedVerdict(
         "judged",
         {
-            **told,
+            **columns,
             "outcome": outcome,
             "outcome_confidence": derive_confidence(applicable, rendered.coverage),
             "disagrees": outcome != heuristic_outcome,
-            **blamed,
+            **failure_columns,
             **ratings,
             "learning_value": learning_value(ratings),
         },
@@ -101,7 +97,7 @@ def derive_confidence(applicable: Sequence[Row], coverage: float) -> float:
     not be decided), times the share of the content that the judge was shown.
 
     Args:
-        applicable: requirements as ``assess`` stores them, at least one.
+        applicable: requirements as ``grade_response`` stores them, at least one.
         coverage: 0–1.
     """
     shares = []
@@ -118,8 +114,8 @@ def learning_value(ratings: dict[str, int]) -> float:
     return round(value / (_HIGHEST - _LOWEST), 4)
 
 
-def _requirement(requirement: Requirement, evidence: CitationChecker) -> Row:
-    cited = [evidence.checked(citation, requirement.status, requirement.kind) for citation in requirement.evidence]
+def _grade_requirement(requirement: Requirement, evidence: CitationChecker) -> Row:
+    cited = [evidence.check(citation, requirement.status, requirement.kind) for citation in requirement.evidence]
     status: str = requirement.status
     if not any(citation["valid"] for citation in cited):
         status = "insufficient_evidence"
@@ -133,28 +129,28 @@ def _requirement(requirement: Requirement, evidence: CitationChecker) -> Row:
     }
 
 
-def _failure(
+def _grade_failure(
     failure: Failure, statuses: Sequence[str], evidence: CitationChecker, rendered: RenderedTranscript
 ) -> tuple[Row, Row]:
-    """Return the failure as it was said and checked, and the columns that follow from it."""
-    cited = [evidence.checked(citation, "failure") for citation in failure.evidence]
-    step_shown = failure.first_wrong_step in rendered.steps
+    """Return the checked failure, and the columns that follow from it."""
+    cited = [evidence.check(citation, "failure") for citation in failure.evidence]
+    step_shown = failure.first_wrong_step in rendered.step_ids
     problem = None
     if "unmet" not in statuses:
         problem = None if failure.owner == "none" else "no requirement is unmet, so there is no failure to own"
-        blamed: Row = {"failure_owner": "none", "failure_mode": "none"}
+        failure_columns: Row = {"failure_owner": "none", "failure_mode": "none"}
     elif failure.owner == "none" or failure.mode == "none":
         problem = "a requirement is unmet, and no owner or no mode is named"
-        blamed = {}
+        failure_columns = {}
     elif not any(citation["valid"] for citation in cited):
         problem = "no valid citation shows it"
-        blamed = {}
+        failure_columns = {}
     else:
-        blamed = {
+        failure_columns = {
             "failure_owner": failure.owner,
             "failure_mode": failure.mode,
             "failure_mode_description": failure.other_mode,
             "failed_step_id": failure.first_wrong_step if step_shown else None,
         }
-    said = {**failure.model_dump(exclude={"evidence"}), "evidence": cited, "problem": problem}
-    return {**said, "step_shown": step_shown if failure.first_wrong_step is not None else None}, blamed
+    graded = {**failure.model_dump(exclude={"evidence"}), "evidence": cited, "problem": problem}
+    return {**graded, "step_shown": step_shown if failure.first_wrong_step is not None else None}, failure_columns

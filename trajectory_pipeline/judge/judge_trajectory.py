@@ -1,8 +1,4 @@
-"""From a trajectory's documents to what there is to say of it: show, ask, assess.
-
-Belongs here: which questions a judge is asked about one trajectory, and how their answers become one verdict's columns.
-Does not belong here: the call (``ask``), where documents come from and verdicts go (``stages``), and money.
-"""
+"""From a trajectory's documents to the columns of its verdict: render, ask, grade."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from trajectory_pipeline.budget.token_estimate import Estimate
+from trajectory_pipeline.budget.token_estimate import TokenEstimate
 from trajectory_pipeline.judge.client.session import AskResult
 from trajectory_pipeline.judge.grading import grade_response
 from trajectory_pipeline.judge.policy import RefinementPolicy
@@ -26,16 +22,16 @@ from trajectory_pipeline.judge.prompt import (
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFindings
 from trajectory_pipeline.judge.transcript.windows import MAX_WINDOWS, RenderedTranscript, render_transcript
-from trajectory_pipeline.judge.window_summary import summarize_window
+from trajectory_pipeline.judge.window_summary import summarize_windows
 
 Row = dict[str, Any]
 _Answer = TypeVar("_Answer", bound=BaseModel)
-_SMALLER = (0.5, 0.25)
-"""Shares of the policy's prompt that are tried in turn where the provider says that a prompt is too long."""
+_RETRY_SHARES = (0.5, 0.25)
+"""Shares of the prompt size to try in turn, where the provider says that a prompt is too long."""
 
 
 class Ask(Protocol):
-    """Asks the judge one question, and keeps account of the calls."""
+    """Asks the judge one question, and records the calls."""
 
     async def __call__(self, messages: Sequence[dict[str, str]], answer_type: type[_Answer]) -> AskResult[_Answer]:
         """Put the messages of a chat; an answer is valid by its type."""
@@ -43,19 +39,19 @@ class Ask(Protocol):
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """What a judge is shown of one trajectory, made before anything is asked or paid.
+    """What a judge is shown of one trajectory, built before any call.
 
     Attributes:
         rendered: the transcript, in one prompt or in windows.
         max_prompt_tokens: that one prompt may have, by estimate.
         estimate: of tokens.
-        smaller: makes the case anew for a smaller prompt.
+        with_prompt_tokens: builds the request again for a smaller prompt.
     """
 
     rendered: RenderedTranscript
     max_prompt_tokens: int
-    estimate: Estimate
-    smaller: Callable[[int], "JudgeRequest"] = field(repr=False, compare=False)
+    estimate: TokenEstimate
+    with_prompt_tokens: Callable[[int], "JudgeRequest"] = field(repr=False, compare=False)
 
     @property
     def calls(self) -> int:
@@ -70,9 +66,9 @@ class JudgeRequest:
         return prompts + (self.max_prompt_tokens if self.calls > 1 else 0)
 
     @property
-    def response_token_limit(self) -> int:
+    def transcript_bytes(self) -> int:
         """UTF-8 bytes that a transcript may have in one prompt."""
-        return _room(self.max_prompt_tokens, self.estimate)
+        return _transcript_bytes(self.max_prompt_tokens, self.estimate)
 
     @property
     def shown_sha256(self) -> str:
@@ -86,58 +82,58 @@ class JudgeRequest:
 
 
 def build_judge_request(
-    documents: Sequence[Mapping[str, Any]], policy: RefinementPolicy, estimate: Estimate | None = None
+    documents: Sequence[Mapping[str, Any]], policy: RefinementPolicy, estimate: TokenEstimate | None = None
 ) -> JudgeRequest:
-    """Return what a judge is to be shown.
+    """Return what a judge is shown, and what it may take.
 
     Args:
         documents: of the runs of the task, the earliest first, the judged one last.
         policy: under which it is judged.
         estimate: of the session; without one, the conservative one.
     """
-    estimate = estimate or Estimate()
+    estimate = estimate or TokenEstimate()
     redaction = Redactor(policy.redact, policy.redaction_key)
 
-    def case(tokens: int) -> JudgeRequest:
-        room = _room(tokens, estimate)
-        return JudgeRequest(render_transcript(documents, room, redaction), tokens, estimate, case)
+    def build(tokens: int) -> JudgeRequest:
+        transcript_bytes = _transcript_bytes(tokens, estimate)
+        return JudgeRequest(render_transcript(documents, transcript_bytes, redaction), tokens, estimate, build)
 
-    return case(policy.max_prompt_tokens)
+    return build(policy.max_prompt_tokens)
 
 
-def _room(tokens: int, estimate: Estimate) -> int:
+def _transcript_bytes(tokens: int, estimate: TokenEstimate) -> int:
     return max(estimate.bytes_for(tokens) - overhead_bytes(), 0)
 
 
-async def judge(case: JudgeRequest, heuristic_outcome: str, ask: Ask) -> Row:
-    """Return the columns of a verdict: what the judge said and what follows from it, or why there is nothing.
+async def judge(request: JudgeRequest, heuristic_outcome: str, ask: Ask) -> Row:
+    """Return the columns of a verdict, or of why there is none.
 
     Where the provider says that a prompt is too long for its model, smaller ones are tried.
 
     Args:
-        case: of ``case_of``.
+        request: of ``build_judge_request``.
         heuristic_outcome: of the trajectory, for the disagreement.
-        ask: makes the calls, and keeps account of them.
+        ask: makes the calls, and records them.
     """
-    if not case.rendered.fits:
-        return too_long(case)
-    said = await _Deliberation(case, ask).verdict(heuristic_outcome)
-    shown = case.shown_sha256
-    for share in _SMALLER:
-        if said.get("error_class") != "context_too_long":
+    if not request.rendered.fits:
+        return too_long(request)
+    columns = await _Questions(request, ask).verdict(heuristic_outcome)
+    shown = request.shown_sha256
+    for share in _RETRY_SHARES:
+        if columns.get("error_class") != "context_too_long":
             break
-        smaller = case.smaller(int(case.max_prompt_tokens * share))
+        smaller = request.with_prompt_tokens(int(request.max_prompt_tokens * share))
         if not smaller.rendered.fits:
             break
         if smaller.shown_sha256 != shown:
             shown = smaller.shown_sha256
-            said = await _Deliberation(smaller, ask).verdict(heuristic_outcome)
-    return said
+            columns = await _Questions(smaller, ask).verdict(heuristic_outcome)
+    return columns
 
 
-def too_long(case: JudgeRequest) -> Row:
-    """Return the columns of a verdict on a transcript that cannot be shown."""
-    prompts = f"{MAX_WINDOWS} prompts of {case.max_prompt_tokens} tokens (TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS)"
+def too_long(request: JudgeRequest) -> Row:
+    """Return the columns of a verdict on a transcript that does not fit."""
+    prompts = f"{MAX_WINDOWS} prompts of {request.max_prompt_tokens} tokens (TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS)"
     return failed("too_long", f"even with every piece of it shortened, the transcript does not fit into {prompts}")
 
 
@@ -147,25 +143,25 @@ def failed(error_class: str | None, error_message: str | None) -> Row:
 
 
 @dataclass(frozen=True)
-class _Deliberation:
-    """The questions of one case."""
+class _Questions:
+    """The questions of one request."""
 
-    case: JudgeRequest
+    request: JudgeRequest
     ask: Ask
 
     async def verdict(self, heuristic_outcome: str) -> Row:
-        rendered = self.case.rendered
+        rendered = self.request.rendered
         shown = {
             "coverage": rendered.coverage,
             "windows": len(rendered.windows),
-            "shown_sha256": self.case.shown_sha256,
+            "shown_sha256": self.request.shown_sha256,
         }
-        asked = await self._whole() if len(rendered.windows) == 1 else await self._in_parts()
-        if isinstance(asked, dict):
-            return {**shown, **asked}
-        if asked.answer is None:
-            return {**shown, **_unanswered(asked)}
-        assessment = grade_response(asked.answer, rendered, heuristic_outcome)
+        result = await self._ask_whole() if len(rendered.windows) == 1 else await self._ask_in_windows()
+        if isinstance(result, dict):
+            return {**shown, **result}
+        if result.answer is None:
+            return {**shown, **_unanswered(result)}
+        assessment = grade_response(result.answer, rendered, heuristic_outcome)
         return {
             **shown,
             **assessment.columns,
@@ -173,36 +169,36 @@ class _Deliberation:
             "judged_at": datetime.now(UTC),
         }
 
-    async def _whole(self) -> AskResult[JudgeResponse]:
-        return await self._put(messages(self.case.rendered.text), JudgeResponse)
+    async def _ask_whole(self) -> AskResult[JudgeResponse]:
+        return await self._ask(messages(self.request.rendered.text), JudgeResponse)
 
-    async def _in_parts(self) -> AskResult[JudgeResponse] | Row:
+    async def _ask_in_windows(self) -> AskResult[JudgeResponse] | Row:
         """Ask for the findings of the parts, one after another, so that a failure ends it; then for a verdict."""
         found: list[PartFindings] = []
-        windows = self.case.rendered.windows
+        windows = self.request.rendered.windows
         for window in windows:
-            asked = await self._put(window_messages(window.text), PartFindings)
-            if asked.answer is None:
-                said = _unanswered(asked)
+            result = await self._ask(window_messages(window.text), PartFindings)
+            if result.answer is None:
+                columns = _unanswered(result)
                 place = f"part {window.number} of {len(windows)} of a long transcript: "
-                return {**said, "error_message": place + (said["error_message"] or "no answer")}
-            found.append(asked.answer)
-        last = summarize_window(self.case.rendered, found, self.case.response_token_limit)
-        return await self._put(summary_messages(last.text), JudgeResponse)
+                return {**columns, "error_message": place + (columns["error_message"] or "no answer")}
+            found.append(result.answer)
+        last = summarize_windows(self.request.rendered, found, self.request.transcript_bytes)
+        return await self._ask(summary_messages(last.text), JudgeResponse)
 
-    async def _put(self, chat: list[dict[str, str]], answer_type: type[_Answer]) -> AskResult[_Answer]:
-        estimated = self.case.estimate.tokens(prompt_text(chat, answer_type))
-        asked = await self.ask(chat, answer_type)
-        for attempt in asked.attempts[:1]:
+    async def _ask(self, chat: list[dict[str, str]], answer_type: type[_Answer]) -> AskResult[_Answer]:
+        estimated = self.request.estimate.tokens(prompt_text(chat, answer_type))
+        result = await self.ask(chat, answer_type)
+        for attempt in result.calls[:1]:
             if attempt.usage is not None:
-                self.case.estimate.learn(estimated, attempt.usage.input_tokens)
-        return asked
+                self.request.estimate.raise_to(estimated, attempt.usage.input_tokens)
+        return result
 
 
-def _unanswered(asked: AskResult[Any]) -> Row:
-    last = asked.attempts[-1]
+def _unanswered(result: AskResult[Any]) -> Row:
+    last = result.calls[-1]
     return {
         **failed(last.error_class, last.error_message),
-        "verdict_status": "quarantined" if asked.unusable else "failed",
-        "raw_response": asked.raw_response,
+        "verdict_status": "quarantined" if result.unusable else "failed",
+        "raw_response": result.raw_response,
     }

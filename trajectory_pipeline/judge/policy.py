@@ -1,7 +1,4 @@
-"""The refinement policy: everything that a verdict depends on besides the trajectory.
-
-Belongs here: which parts make a policy, and the verdict key. Does not belong here: the parts themselves.
-"""
+"""The judging policy: everything that a verdict depends on besides the trajectory."""
 
 import hashlib
 import json
@@ -21,7 +18,7 @@ PROCESS_KEY = secrets.token_bytes(32)
 
 @dataclass(frozen=True)
 class RefinementPolicy:
-    """Judge model and parameters, and the versions of all that shapes its answer.
+    """Judge model and parameters, and the versions of all that shapes its response.
 
     Attributes:
         model: as the provider names it.

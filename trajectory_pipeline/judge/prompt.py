@@ -1,8 +1,5 @@
 """The words that the judge is given.
 
-Belongs here: rules, rubric and the frame around the transcript. Does not belong here: the transcript's form
-(``blocks``).
-
 The rules come first and never change within a policy, so that a provider's prefix cache serves them, whether a prompt
 shows a whole transcript or a part.
 """

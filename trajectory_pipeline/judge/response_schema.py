@@ -1,8 +1,5 @@
 """What the judge is asked to say: the response schema, as pydantic models.
 
-Belongs here: the shape of an answer and the closed lists that its labels come from. Does not belong here: what
-follows from an answer (``assess``), and how it is asked for (``ask``).
-
 Fields stand in the order evidence → reasoning → label, so that a model that writes from left to right has looked
 before it decides. Every field is required and none has a default, as OpenAI's strict schemas ask; what may be
 absent is a union with null. The judge never states an outcome or a learning value: both are computed in code.

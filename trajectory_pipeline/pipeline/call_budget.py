@@ -119,7 +119,7 @@ class CallBudget:
             self.judge.model, self.judge.base_url, overhead_tokens(), self.judge.max_response_tokens
         )
         # Calls in flight may still cost less than was reserved for them.
-        if not self._in_flight and shortfall.remaining < shortfall.cap.of(least):
+        if not self._in_flight and shortfall.remaining < shortfall.cap.amount_of(least):
             scope = (organization_id or "") if shortfall.cap.scope == "organization" else None
             self._exhausted[scope] = replace(shortfall, headroom=least)
 

@@ -215,8 +215,8 @@ class JudgingRun:
             is_per_organization = cap.scope == "organization"
             for organization in sorted(organizations, key=str) if is_per_organization else [None]:
                 totals = spend_totals(verdicts.connection, day, organization, self._materialization_id)
-                description = f"{cap.words}: {organization or 'none recorded'}" if is_per_organization else cap.words
-                caps.append((replace(cap, words=description), totals.get(cap.scope, SpendTotals())))
+                label = f"{cap.label}: {organization or 'none recorded'}" if is_per_organization else cap.label
+                caps.append((replace(cap, label=label), totals.get(cap.scope, SpendTotals())))
         return caps
 
 

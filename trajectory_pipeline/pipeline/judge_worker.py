@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trajectory_pipeline.budget.caps import BudgetExhausted
-from trajectory_pipeline.budget.token_estimate import Estimate
+from trajectory_pipeline.budget.token_estimate import TokenEstimate
 from trajectory_pipeline.errors import PipelineError, ProviderDownError
 from trajectory_pipeline.judge.client.backoff import RequestSlot
 from trajectory_pipeline.judge.client.errors import is_outage
@@ -105,7 +105,7 @@ class JudgeWorker:
         connection_lock = asyncio.Lock()
         self._documents = DocumentLoader(self.parquet, self.verdicts, connection_lock)
         self._save = MicroBatcher[Row, None](connection_lock, self._save_verdicts)
-        self._estimate = Estimate()
+        self._estimate = TokenEstimate()
         self._rendering = asyncio.Lock()
         self._unstored = asyncio.Semaphore(
             self.judge.concurrency + max(1, self.judge.concurrency // _CALLS_PER_UNSTORED_ANSWER)
@@ -210,7 +210,7 @@ class JudgeWorker:
                 verdict = await self._reach_verdict(candidate, session, calls, until_stored)
             except BudgetExhausted as exhausted:
                 verdict = deferred(exhausted)
-                stats.deferred[exhausted.no_room.cap.name] += 1
+                stats.deferred[exhausted.shortfall.cap.name] += 1
             except (PipelineError, ClaimedElsewhere, JudgingStopped):
                 raise
             except Exception as error:

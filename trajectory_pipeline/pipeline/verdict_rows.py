@@ -32,7 +32,7 @@ def not_eligible(error_class: str, message: str) -> Row:
 
 def deferred(exhausted: BudgetExhausted) -> Row:
     """Return a verdict that is deferred until a cap has headroom for it."""
-    shortfall = exhausted.no_room
+    shortfall = exhausted.shortfall
     return {
         "verdict_status": "deferred_budget",
         "error_class": shortfall.cap.name,

@@ -15,7 +15,7 @@ KEY = "sk-test-0123456789abcdef"
 PROMPT = messages(whole(ORDER).text)
 
 
-class Told:
+class CallLog:
     """What ``began`` and ``ended`` were told."""
 
     def __init__(self) -> None:
@@ -34,8 +34,8 @@ def judge_at(url: str, **settings: Any) -> JudgeConfig:
     return JudgeConfig(base_url=url, api_key=KEY, **{**known, **settings})
 
 
-def ask(url: str, told: Told | None = None, **settings: Any) -> AskResult[JudgeResponse]:
-    told = told or Told()
+def ask(url: str, told: CallLog | None = None, **settings: Any) -> AskResult[JudgeResponse]:
+    told = told or CallLog()
 
     async def work() -> AskResult[JudgeResponse]:
         async with open_session(judge_at(url, **settings)) as session:
@@ -44,7 +44,7 @@ def ask(url: str, told: Told | None = None, **settings: Any) -> AskResult[JudgeR
     return asyncio.run(work())
 
 
-def ask_provider(*answers: Any, told: Told | None = None, **settings: Any) -> AskResult[JudgeResponse]:
+def ask_provider(*answers: Any, told: CallLog | None = None, **settings: Any) -> AskResult[JudgeResponse]:
     """Ask a provider that gives these answers, the last of them again and again."""
 
     def answering(number: int) -> tuple[int, Any, dict[str, str]]:
@@ -55,9 +55,9 @@ def ask_provider(*answers: Any, told: Told | None = None, **settings: Any) -> As
         return ask(provider.url, told, **settings)
 
 
-def classes(asked: AskResult[JudgeResponse]) -> list[tuple[str, str | None]]:
-    return [(attempt.result, attempt.error_class) for attempt in asked.attempts]
+def error_classes(asked: AskResult[JudgeResponse]) -> list[tuple[str, str | None]]:
+    return [(attempt.result, attempt.error_class) for attempt in asked.calls]
 
 
 def purposes(asked: AskResult[JudgeResponse]) -> list[str]:
-    return [attempt.purpose for attempt in asked.attempts]
+    return [attempt.purpose for attempt in asked.calls]

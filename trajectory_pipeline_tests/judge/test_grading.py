@@ -187,7 +187,7 @@ def test_one_valid_citation_is_enough_and_a_requirement_without_any_decides_noth
 @given(st.text(min_size=1, max_size=40), st.sampled_from(["message-a", "message-c", "run-1", "step-1", "x"]))
 def test_no_quote_is_valid_that_does_not_stand_where_it_says(quote: str, where: str) -> None:
     rendered = whole(ORDER)
-    there = " ".join(block.text for block in rendered.cited.get(where, ()))
+    there = " ".join(block.text for block in rendered.by_cited_id.get(where, ()))
     valid = citation(where, quote, status="unmet")["valid"]
     assert not valid or " ".join(quote.split()) in " ".join(there.split())
 

@@ -60,9 +60,9 @@ def test_planted_words_prove_nothing_even_where_the_judge_cites_them(attack: Doc
     rendered = whole(attack)
     planted = [
         {"message_id": block.cited_as, "quote": line}
-        for block in rendered.blocks
+        for block in rendered.messages
         for passage in block.passages
-        for stretch in passage.stretches
+        for stretch in passage.quotable_texts
         for line in stretch.splitlines()
         if line.strip() and passage.source != "approval"
     ]

@@ -1,8 +1,4 @@
-"""When a call may be made: the pauses that a provider asks for, and the limits that are shared by all workers.
-
-Belongs here: reading ``Retry-After`` and the rate headers, pauses, back-off, and waiting for one's turn. Does not
-belong here: where a shared limit is kept (``storage.postgres.rate_limiter``).
-"""
+"""When a call may be made: backoff, the pauses that a provider asks for, and limits that workers share."""
 
 import asyncio
 import math
@@ -13,54 +9,54 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-LONGEST_PAUSE_SECONDS = 60.0
-"""Who asks for more patience than a materialisation has is asked again by a later one."""
+MAX_PAUSE_SECONDS = 60.0
+"""A provider that asks for a longer pause is called again by a later materialization."""
 
 RequestSlot = Callable[[int], Awaitable[float]]
-"""Takes a turn under a shared limit, for a number of tokens; gives the seconds until it comes."""
+"""Takes a slot under a shared limit, for a number of tokens; returns the seconds until it begins."""
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 _SECONDS_IN = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _EPOCH_SECONDS = 1e9
-"""What is larger is a moment and no duration; and one a thousand times as large is counted in milliseconds."""
+"""A larger number is a time since 1970, in seconds; one a thousand times as large, in milliseconds."""
 
 
 class RequestPacer:
-    """Holds all calls of a session back while one of them was told to wait, and until their turn comes."""
+    """Holds back all calls of a session while the provider asks for a pause, and until their slot begins."""
 
     def __init__(self, turn: RequestSlot | None = None) -> None:
-        self._turn = turn
+        self._request_slot = turn
         self._paused_until = 0.0
 
     async def wait(self, tokens: int) -> None:
-        """Wait until a call may be made that takes so many tokens at most."""
+        """Wait until a call of at most so many tokens may be made."""
         while True:
-            await self._pause_to_end()
-            if self._turn is None:
+            await self._wait_out_pause()
+            if self._request_slot is None:
                 return
-            await asyncio.sleep(await self._turn(tokens))
+            await asyncio.sleep(await self._request_slot(tokens))
             if self._paused_until <= time.monotonic():
                 return
 
     def pause(self, seconds: float) -> None:
-        """Let no call begin for some seconds; a longer pause under way stays."""
+        """Let no call begin for some seconds; a longer pause that is in effect stays."""
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
     def apply_rate_headers(self, headers: Mapping[str, str] | None) -> None:
-        """Pause where an answer says that nothing is left of a limit until it is filled again."""
+        """Pause where a response says that a limit is used up until it resets."""
         seconds = seconds_until_reset(headers or {})
-        if seconds is not None and seconds <= LONGEST_PAUSE_SECONDS:
+        if seconds is not None and seconds <= MAX_PAUSE_SECONDS:
             self.pause(seconds)
 
-    async def _pause_to_end(self) -> None:
-        while (left := self._paused_until - time.monotonic()) > 0:
-            # Not all at the same instant, which would be the next burst.
-            await asyncio.sleep(left * random.uniform(1.0, 1.1))  # noqa: S311 - no secret
+    async def _wait_out_pause(self) -> None:
+        while (remaining := self._paused_until - time.monotonic()) > 0:
+            # Jitter: calls that resume at the same instant would be the next burst.
+            await asyncio.sleep(remaining * random.uniform(1.0, 1.1))  # noqa: S311 - no secret
 
 
 def backoff_seconds(failures: int, first_seconds: float) -> float:
-    """Return the seconds before the next try: twice as many after each failure, less up to a half at random."""
-    return float(min(first_seconds * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.0))  # noqa: S311
+    """Return the seconds before the next try: doubled after each failure, less up to a half at random."""
+    return float(min(first_seconds * 2 ** (failures - 1), MAX_PAUSE_SECONDS) * random.uniform(0.5, 1.0))  # noqa: S311
 
 
 def requested_wait(headers: Mapping[str, str] | None) -> float | None:

@@ -1,8 +1,4 @@
-"""What is known of an HTTP call to a judge, and of all calls for one verdict.
-
-Belongs here: the records that ``ask`` gives back and tells of. Does not belong here: how they come about, and where
-they are kept (``storage.postgres.verdicts``).
-"""
+"""Records of an HTTP call to a judge, and of all calls for one question."""
 
 import uuid
 from collections.abc import Awaitable, Callable
@@ -15,12 +11,12 @@ from pydantic import BaseModel
 
 from trajectory_pipeline.budget.prices import CallUsage
 
-UNUSABLE_ANSWERS = frozenset(
+UNUSABLE_RESPONSES = frozenset(
     {"cut_off", "invalid_json", "not_a_number", "out_of_range", "wrong_count", "schema_violation"}
 )
-"""Error classes of an answer that came and cannot be used."""
+"""Error classes of a response that arrived and is unusable."""
 
-_LONGEST_MESSAGE = 2000
+_MAX_MESSAGE_CHARACTERS = 2000
 
 JudgeReply = TypeVar("JudgeReply", bound=BaseModel)
 
@@ -64,10 +60,10 @@ class CallRecord:
         return row if usage is None else {**row, **{one.name: getattr(usage, one.name) for one in fields(usage)}}
 
     def failed(self, result: str, error_class: str, message: str) -> "CallRecord":
-        """Return the attempt as one that failed; a very long message is shortened, and says so."""
+        """Return the call as failed; a very long message is shortened, and says so."""
         line = " ".join(message.split())
-        if len(line) > _LONGEST_MESSAGE:
-            line = f"{line[:_LONGEST_MESSAGE]} [… {len(line) - _LONGEST_MESSAGE} characters left out …]"
+        if len(line) > _MAX_MESSAGE_CHARACTERS:
+            line = f"{line[:_MAX_MESSAGE_CHARACTERS]} [… {len(line) - _MAX_MESSAGE_CHARACTERS} characters left out …]"
         return replace(self, result=result, error_class=error_class, error_message=line)
 
 
@@ -76,7 +72,7 @@ _FIELDS = tuple(one.name for one in fields(CallRecord) if one.name != "simulated
 
 @dataclass(frozen=True)
 class AskResult(Generic[JudgeReply]):
-    """What came of asking one question.
+    """Result of asking one question.
 
     Attributes:
         attempts: every HTTP call, in order.
@@ -84,14 +80,14 @@ class AskResult(Generic[JudgeReply]):
         raw_response: the text of the last answer that could not be used.
     """
 
-    attempts: tuple[CallRecord, ...]
+    calls: tuple[CallRecord, ...]
     answer: JudgeReply | None
     raw_response: str | None
 
     @property
     def unusable(self) -> bool:
-        """Whether there is an answer, the second one too, that could not be used: asking again would not help."""
-        return self.answer is None and self.attempts[-1].error_class in UNUSABLE_ANSWERS
+        """Whether even the repaired response was unusable: asking again would not help."""
+        return self.answer is None and self.calls[-1].error_class in UNUSABLE_RESPONSES
 
 
 RecordCall = Callable[[CallRecord], Awaitable[None]]

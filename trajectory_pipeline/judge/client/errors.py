@@ -1,8 +1,4 @@
-"""Which error class a failed call has.
-
-Belongs here: telling the provider's errors apart, by status, code and words, and the errors of the connection. Does
-not belong here: what is wrong with an answer (``validation``), and what follows from a class (``ask``).
-"""
+"""Tells the error classes of failed calls apart, by HTTP status, code and message."""
 
 import re
 from collections.abc import Sequence
@@ -15,13 +11,13 @@ from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.client.response_format import rejects_request_options
 
 TRANSIENT = frozenset({"rate_limited", "server_error", "timeout", "connection", "not_a_completion", "no_answer"})
-"""Classes of calls that may succeed when they are made again."""
+"""Classes of calls that may succeed if they are repeated."""
 
 PROVIDER_DOWN = frozenset({"server_error", "timeout", "connection", "not_a_completion"})
-"""Classes that say, several times in a row, that the provider is down."""
+"""Classes that mean an outage if they occur several times in a row."""
 
 FATAL = frozenset({"authentication", "permission", "quota_exceeded", "model_not_found"})
-"""Classes that any other call would meet as well: one is enough."""
+"""Classes that every other call would meet as well: one is enough."""
 
 _NEVER_SENT = (
     aiohttp.ClientConnectorError,
@@ -40,53 +36,53 @@ _BY_STATUS = {401: "authentication", 402: "quota_exceeded", 403: "permission", 4
 _FORM_STATUSES = frozenset({400, 404, 415, 422, 501})
 
 
-def classify_error(status: int, words: str) -> str:
+def classify_error(status: int, text: str) -> str:
     """Return the class of an HTTP error.
 
     Args:
         status: of the answer, or the code in an error that came with status 200.
-        words: message, code, type and parameter, as the provider gave them.
+        text: message, code, type and parameter, as the provider gave them.
     """
-    words = words.lower()
+    text = text.lower()
     if status == 429:
-        return "quota_exceeded" if _QUOTA.search(words) else "rate_limited"
+        return "quota_exceeded" if _QUOTA.search(text) else "rate_limited"
     # Before the form of the request: "'max_completion_tokens' is too large: the maximum context length is …".
-    if 400 <= status < 500 and _CONTEXT.search(words):
+    if 400 <= status < 500 and _CONTEXT.search(text):
         return "context_too_long"
-    if status in (400, 403, 422) and _FILTER.search(words):
+    if status in (400, 403, 422) and _FILTER.search(text):
         return "content_filter"
-    if status in _FORM_STATUSES and rejects_request_options(words):
+    if status in _FORM_STATUSES and rejects_request_options(text):
         return "unsupported"
     if status >= 500 or status in (408, 409):
         return "server_error"
     return _BY_STATUS.get(status, "bad_request")
 
 
-def is_outage(latest: Sequence[str | None], opens_after: int) -> bool:
-    """Whether a provider was down when it was asked last.
+def is_outage(recent: Sequence[str | None], opens_after: int) -> bool:
+    """Whether a provider was down when it was called last.
 
     Args:
-        latest: error classes of the latest calls to it that ended, the newest first; None for an answer.
+        recent: error classes of recent calls to it that ended, the newest first; None for an answer.
         opens_after: failures in a row that count as down.
     """
-    if latest and latest[0] in FATAL:
+    if recent and recent[0] in FATAL:
         return True
-    return len(latest) >= opens_after and all(one in PROVIDER_DOWN for one in latest[:opens_after])
+    return len(recent) >= opens_after and all(one in PROVIDER_DOWN for one in recent[:opens_after])
 
 
 def status_error_text(error: openai.APIStatusError) -> str:
-    """Return all that a provider said of an HTTP error: servers put it in different places."""
+    """Return all text of an HTTP error: servers put it in different places."""
     return f"{error.message} {error.body if isinstance(error.body, dict) else ''}"
 
 
-def error_object_text(told: Any) -> tuple[int, str]:
-    """Return code and words of an error object that came with status 200, as OpenRouter sends a fault upstream."""
-    code = told.get("code") if isinstance(told, dict) else None
+def error_object_text(error: Any) -> tuple[int, str]:
+    """Return code and text of an error object that came with status 200, as OpenRouter sends a fault upstream."""
+    code = error.get("code") if isinstance(error, dict) else None
     number = code if isinstance(code, int) and not isinstance(code, bool) else None
     if isinstance(code, str) and code.isdigit():
         number = int(code)
     # One that gives no HTTP status is taken for a fault of the server.
-    return (number if number is not None and 400 <= number < 600 else 500), f"the answer is an error: {told}"
+    return (number if number is not None and 400 <= number < 600 else 500), f"the answer is an error: {error}"
 
 
 def no_answer_error(sent: CallRecord, error: BaseException, timeout_seconds: float) -> CallRecord:
@@ -95,10 +91,10 @@ def no_answer_error(sent: CallRecord, error: BaseException, timeout_seconds: flo
     causes = [error]
     while (cause := causes[-1].__cause__) is not None:
         causes.append(cause)
-    words = str(causes[min(1, len(causes) - 1)]) or type(causes[-1]).__name__
+    text = str(causes[min(1, len(causes) - 1)]) or type(causes[-1]).__name__
     if any(isinstance(cause, _NEVER_SENT) for cause in causes):
-        return sent.failed("error", "connection", f"the provider could not be reached: {words}")
+        return sent.failed("error", "connection", f"the provider could not be reached: {text}")
     if any(isinstance(cause, TimeoutError) for cause in causes):
         limit = f"no answer within {timeout_seconds:g} s (TRAJECTORY_JUDGE_TIMEOUT)"
         return sent.failed("lost", "timeout", limit)
-    return sent.failed("lost", "connection", f"the connection was lost before the answer was whole: {words}")
+    return sent.failed("lost", "connection", f"the connection was lost before the answer was whole: {text}")

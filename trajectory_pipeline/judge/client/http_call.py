@@ -1,8 +1,4 @@
-"""One HTTP call to a judge: what was sent, what came back, which tokens it took.
-
-Belongs here: sending a request and taking the answer apart; no field of it is taken for granted. Does not belong
-here: whether the text is a valid answer (``validation``), and what is done after a failure (``ask``).
-"""
+"""One HTTP call to a judge: sends the request and reads the response; no field of it is taken for granted."""
 
 import asyncio
 import json
@@ -25,24 +21,24 @@ from trajectory_pipeline.judge.client.errors import (
 )
 from trajectory_pipeline.judge.client.response_format import response_text
 
-_MOST_TOKENS = 2**53
-"""No call has as many; what says so is no count of tokens."""
+_MAX_TOKENS = 2**53
+"""No call has as many: a larger number is no token count."""
 _SIMULATED_HEADER = "x-simulated"
 """What a server that is a simulation, and no model, sends with every response."""
 
 
 @dataclass(frozen=True)
 class HttpReply:
-    """What came of one call.
+    """Result of one call.
 
     Attributes:
-        attempt: with its end; ``error_class`` is None where there is a text.
+        call: with its end; ``error_class`` is None where there is a text.
         text: of the answer, as it came.
         headers: of the response; empty where there was none.
-        refusal: the provider's words where it answered with an error, empty otherwise.
+        refusal: the provider's text where it answered with an error, empty otherwise.
     """
 
-    attempt: CallRecord
+    call: CallRecord
     text: str | None = None
     headers: Mapping[str, str] | None = None
     refusal: str = ""
@@ -65,31 +61,31 @@ async def send_call(client: AsyncOpenAI, sent: CallRecord, body: bytes, timeout_
             )
         reply = _read(sent, response)
     except openai.APIStatusError as error:
-        words = status_error_text(error)
+        text = status_error_text(error)
         reply = HttpReply(
             replace(
-                sent.failed("error", classify_error(error.status_code, words), error.message),
+                sent.failed("error", classify_error(error.status_code, text), error.message),
                 http_status=error.status_code,
                 request_id=error.response.headers.get("x-request-id"),
             ),
             headers=error.response.headers,
-            refusal=words,
+            refusal=text,
         )
     except (TimeoutError, openai.APIConnectionError) as error:
         reply = HttpReply(no_answer_error(sent, error, timeout_seconds))
     except ValueError as error:
         # What the HTTP library says of a URL that it cannot use.
         reply = HttpReply(sent.failed("error", "connection", f"the provider could not be asked: {error}"))
-    attempt = replace(
-        reply.attempt,
+    call = replace(
+        reply.call,
         duration_ns=time.monotonic_ns() - began,
         simulated=_SIMULATED_HEADER in (reply.headers or {}),
     )
-    return replace(reply, attempt=attempt)
+    return replace(reply, call=call)
 
 
 def _read(sent: CallRecord, response: httpx2.Response) -> HttpReply:
-    attempt = replace(
+    call = replace(
         sent,
         result="answered",
         http_status=response.status_code,
@@ -99,42 +95,42 @@ def _read(sent: CallRecord, response: httpx2.Response) -> HttpReply:
         # Whatever content type a proxy has put on it: a completion was paid for.
         completion = json.loads(response.content)
     except (ValueError, RecursionError) as error:
-        words = f"what came is no chat completion: {error}"
-        return HttpReply(attempt.failed("unusable", "not_a_completion", words), headers=response.headers)
+        message = f"what came is no chat completion: {error}"
+        return HttpReply(call.failed("unusable", "not_a_completion", message), headers=response.headers)
     if not isinstance(completion, dict):
-        words = "what came is no chat completion"
-        return HttpReply(attempt.failed("unusable", "not_a_completion", words), headers=response.headers)
-    attempt, text = _taken_apart(attempt, completion)
-    refusal = attempt.error_message or "" if attempt.result == "error" else ""
-    return HttpReply(attempt, text, response.headers, refusal)
+        message = "what came is no chat completion"
+        return HttpReply(call.failed("unusable", "not_a_completion", message), headers=response.headers)
+    call, text = _read_completion(call, completion)
+    refusal = call.error_message or "" if call.result == "error" else ""
+    return HttpReply(call, text, response.headers, refusal)
 
 
-def _taken_apart(attempt: CallRecord, completion: Mapping[str, Any]) -> tuple[CallRecord, str | None]:
-    """Return an answer as an attempt: what it took, and what it says or why it says nothing."""
+def _read_completion(call: CallRecord, completion: Mapping[str, Any]) -> tuple[CallRecord, str | None]:
+    """Return the call with its usage and its end, and the text of the response or None."""
     usage, model = _usage(completion.get("usage")), _string(completion.get("model"))
-    attempt = replace(attempt, response_model=model, usage=usage)
+    call = replace(call, response_model=model, usage=usage)
     choices = completion.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     message = choice.get("message")
-    told = completion.get("error") or choice.get("error")
-    if told:
-        status, words = error_object_text(told)
-        return attempt.failed("error", classify_error(status, words), words), None
+    error = completion.get("error") or choice.get("error")
+    if error:
+        status, error_text = error_object_text(error)
+        return call.failed("error", classify_error(status, error_text), error_text), None
     if not isinstance(choices, list):
-        return attempt.failed("unusable", "not_a_completion", "what came is no chat completion"), None
+        return call.failed("unusable", "not_a_completion", "what came is no chat completion"), None
     if not isinstance(message, dict):
-        return attempt.failed("unusable", "no_answer", "the answer has no choice, or a choice without a message"), None
-    attempt = replace(attempt, finish_reason=_string(choice.get("finish_reason")))
-    text = response_text(message, attempt.response_format)
+        return call.failed("unusable", "no_answer", "the answer has no choice, or a choice without a message"), None
+    call = replace(call, finish_reason=_string(choice.get("finish_reason")))
+    text = response_text(message, call.response_format)
     if message.get("refusal"):
-        return attempt.failed("refused", "refused", str(message["refusal"])), None
-    if attempt.finish_reason == "content_filter":
-        return attempt.failed("refused", "content_filter", "the provider's filter withheld the answer"), text
-    if attempt.finish_reason == "length":
-        return attempt.failed("unusable", "cut_off", "the answer was cut off (finish_reason is length)"), text
+        return call.failed("refused", "refused", str(message["refusal"])), None
+    if call.finish_reason == "content_filter":
+        return call.failed("refused", "content_filter", "the provider's filter withheld the answer"), text
+    if call.finish_reason == "length":
+        return call.failed("unusable", "cut_off", "the answer was cut off (finish_reason is length)"), text
     if text is None:
-        return attempt.failed("unusable", "no_answer", "the answer is empty"), None
-    return attempt, text
+        return call.failed("unusable", "no_answer", "the answer is empty"), None
+    return call, text
 
 
 def _usage(usage: Any) -> CallUsage | None:
@@ -149,7 +145,7 @@ def _usage(usage: Any) -> CallUsage | None:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_TOKENS else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_TOKENS else None
 
 
 def _string(value: Any) -> str | None:

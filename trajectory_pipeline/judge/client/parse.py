@@ -1,8 +1,5 @@
 """From the text of an answer to the answer itself, or to all that is wrong with it.
 
-Belongs here: reading JSON strictly, and naming what is wrong. Does not belong here: what a server puts around the
-text (``formats``), and what follows from a valid answer (``assess``).
-
 Nothing is mended: no number is brought into its range, no field filled in, no list shortened.
 """
 
@@ -25,7 +22,7 @@ _CLASS_OF_TYPE = {
     "too_short": "wrong_count",
     "too_long": "wrong_count",
 }
-_MOST_MISTAKES = 20
+_MAX_MISTAKES = 20
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,11 @@ class InvalidResponse:
 
     Attributes:
         error_class: of ``schema.enums.ErrorClass``; ``schema_violation`` where mistakes of several kinds come together.
-        words: all that is wrong, for a person and for the repair turn.
+        words: all that is wrong, for the reader and for the repair turn.
     """
 
     error_class: str
-    words: str
+    message: str
 
 
 class _NotANumberError(ValueError):
@@ -58,13 +55,13 @@ def parse_response(text: str, answer_type: type[JudgeReply]) -> JudgeReply | Inv
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
         classes = {_CLASS_OF_TYPE.get(detail["type"], "schema_violation") for detail in details}
-        return InvalidResponse(classes.pop() if len(classes) == 1 else "schema_violation", _words(details))
+        return InvalidResponse(classes.pop() if len(classes) == 1 else "schema_violation", _describe(details))
 
 
-def _words(details: Sequence[ErrorDetails]) -> str:
+def _describe(details: Sequence[ErrorDetails]) -> str:
     named = [f"{'.'.join(map(str, detail['loc'])) or 'the answer'}: {detail['msg']}" for detail in details]
-    more = len(named) - _MOST_MISTAKES
-    return "; ".join(named[:_MOST_MISTAKES]) + (f"; and {more} more" if more > 0 else "")
+    more = len(named) - _MAX_MISTAKES
+    return "; ".join(named[:_MAX_MISTAKES]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _refuse_constant(name: str) -> Any:

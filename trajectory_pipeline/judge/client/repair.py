@@ -1,7 +1,4 @@
-"""The repair turn: an answer that cannot be used is shown to the judge again, with all that is wrong with it.
-
-Belongs here: the words of that turn. Does not belong here: when it is taken (``ask``).
-"""
+"""The repair turn: sends an unusable response back to the judge, with all that is wrong with it."""
 
 from collections.abc import Sequence
 
@@ -10,36 +7,38 @@ from pydantic import BaseModel
 from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.client.response_format import schema_instructions
 
-_SHOWN_OF_CUT_OFF = 2000
+_MAX_CUT_OFF_CHARACTERS = 2000
 """Characters of an answer that was cut off: all of it would fill the context without help, and none would leave two
 turns of one role in a row, which some servers refuse."""
 
 
 def repair_messages(
-    messages: Sequence[dict[str, str]], attempt: CallRecord, raw_response: str | None, answer_type: type[BaseModel]
+    messages: Sequence[dict[str, str]], call: CallRecord, raw_response: str | None, answer_type: type[BaseModel]
 ) -> list[dict[str, str]]:
     """Return the messages of a repair turn: those before, byte for byte, then the answer and what is wrong with it.
 
     Args:
         messages: of the question.
-        attempt: that brought the answer, and says what is wrong with it.
+        call: that brought the answer, and says what is wrong with it.
         raw_response: as it came; None where nothing was left of an answer that was cut off.
         answer_type: what an answer must be valid by.
     """
     answer = raw_response or "(nothing)"
-    if attempt.error_class == "cut_off":
-        if len(answer) > _SHOWN_OF_CUT_OFF:
-            answer = f"{answer[:_SHOWN_OF_CUT_OFF]} [… {len(answer) - _SHOWN_OF_CUT_OFF} characters left out …]"
-        words = (
+    if call.error_class == "cut_off":
+        if len(answer) > _MAX_CUT_OFF_CHARACTERS:
+            answer = (
+                f"{answer[:_MAX_CUT_OFF_CHARACTERS]} [… {len(answer) - _MAX_CUT_OFF_CHARACTERS} characters left out …]"
+            )
+        instruction = (
             "Your answer was cut off because it is too long, so it cannot be used. Judge again and give the whole"
             " answer in less than half the length: fewer requirements, short evidence, reasoning and summary."
         )
     else:
-        words = (
-            f"Your answer cannot be used: {attempt.error_message}. Give the whole answer again with these mistakes"
+        instruction = (
+            f"Your answer cannot be used: {call.error_message}. Give the whole answer again with these mistakes"
             " mended, and nothing else changed."
         )
-    if attempt.response_format != "prompt":
+    if call.response_format != "prompt":
         # A server may ignore the format that it was asked for, and the model has then never seen the schema.
-        words = f"{words}\n{schema_instructions(answer_type)}"
-    return [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": words}]
+        instruction = f"{instruction}\n{schema_instructions(answer_type)}"
+    return [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": instruction}]

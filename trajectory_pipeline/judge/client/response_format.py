@@ -1,8 +1,5 @@
 """How an answer's form is asked for, and how the text is found again in what comes back.
 
-Belongs here: the three formats, the parameters that not every server knows, and which simpler way follows when a
-server refuses one. Does not belong here: the call itself (``call``), and whether the text is valid (``validation``).
-
 OpenAI, vLLM, Ollama, LiteLLM and OpenRouter speak the same chat API and differ in what they refuse: strict JSON
 schemas, tools, a temperature (reasoning models), or ``max_completion_tokens`` (older servers know ``max_tokens``).
 """
@@ -24,7 +21,7 @@ _FENCED = re.compile(r"\A```[a-zA-Z]*[ \t]*\n(?P<inside>(?:(?!\n```).)*)\n```\Z"
 
 
 @cache
-def schema_of(answer_type: type[BaseModel]) -> dict[str, Any]:
+def strict_schema(answer_type: type[BaseModel]) -> dict[str, Any]:
     """Return an answer's JSON schema as strict mode takes it: without ``minLength``, which it does not know."""
 
     def without(value: Any) -> Any:
@@ -39,14 +36,14 @@ def schema_of(answer_type: type[BaseModel]) -> dict[str, Any]:
 @cache
 def schema_instructions(answer_type: type[BaseModel]) -> str:
     """Return what asks for an answer's form in the prompt itself."""
-    schema = json.dumps(schema_of(answer_type), ensure_ascii=False, separators=(",", ":"))
+    schema = json.dumps(strict_schema(answer_type), ensure_ascii=False, separators=(",", ":"))
     return f"Answer with one JSON object and nothing else, valid by this JSON schema:\n{schema}"
 
 
 @cache
 def format_parameters(answer_type: type[BaseModel], response_format: ResponseFormat) -> Mapping[str, Any]:
     """Return the parameters that ask for an answer's form."""
-    name, schema = re.sub(r"(?<!^)(?=[A-Z])", "_", answer_type.__name__).lower(), schema_of(answer_type)
+    name, schema = re.sub(r"(?<!^)(?=[A-Z])", "_", answer_type.__name__).lower(), strict_schema(answer_type)
     if response_format == "json_schema":
         described = {"name": name, "strict": True, "schema": schema}
         return {"response_format": {"type": "json_schema", "json_schema": described}}
@@ -83,36 +80,36 @@ class RequestOptions:
             messages: of the chat; the schema joins the first, where the prompt must name it.
             answer_type: what an answer must be valid by.
         """
-        parameters: dict[str, Any] = {"model": model, **format_parameters(answer_type, self.response_format)}
+        body: dict[str, Any] = {"model": model, **format_parameters(answer_type, self.response_format)}
         if self.temperature is not None:
-            parameters["temperature"] = self.temperature
-        parameters[self.limit_name] = self.max_response_tokens
+            body["temperature"] = self.temperature
+        body[self.limit_name] = self.max_response_tokens
         if self.response_format == "prompt":
             first, *others = messages
             messages = [{**first, "content": f"{first['content']}\n{schema_instructions(answer_type)}"}, *others]
-        return json.dumps({**parameters, "messages": list(messages)}, separators=(",", ":")).encode()
+        return json.dumps({**body, "messages": list(messages)}, separators=(",", ":")).encode()
 
-    def after_refusal(self, words: str, *, automatic: bool) -> "RequestOptions | None":
-        """Return the next simpler form that a server's words of refusal ask for; None where they ask for none.
+    def after_refusal(self, message_text: str, *, automatic: bool) -> "RequestOptions | None":
+        """Return the next simpler options after a server rejected these; None where its message asks for none.
 
         Args:
-            words: of the refusal: message, parameter and code.
+            message_text: of the rejection: message, parameter and code.
             automatic: whether the answer's format may change; parameters may in any case.
         """
         for part, simpler in self._simpler(automatic=automatic):
-            if _mentions(words, part):
+            if _mentions(message_text, part):
                 return simpler
         return None
 
     def _simpler(self, *, automatic: bool) -> list[tuple[str, "RequestOptions"]]:
-        ways: list[tuple[str, RequestOptions]] = []
+        options: list[tuple[str, RequestOptions]] = []
         if self.limit_name == "max_completion_tokens":
-            ways.append(("max_completion_tokens", replace(self, limit_name="max_tokens")))
+            options.append(("max_completion_tokens", replace(self, limit_name="max_tokens")))
         if self.temperature is not None:
-            ways.append(("temperature", replace(self, temperature=None)))
+            options.append(("temperature", replace(self, temperature=None)))
         if automatic and self.response_format in _SIMPLER:
-            ways.append((self.response_format, replace(self, response_format=_SIMPLER[self.response_format])))
-        return ways
+            options.append((self.response_format, replace(self, response_format=_SIMPLER[self.response_format])))
+        return options
 
 
 _MENTIONS = {
@@ -129,19 +126,19 @@ _MENTIONS = {
 }
 
 
-def _mentions(words: str, part: str) -> bool:
-    return _MENTIONS[part].search(words.lower()) is not None
+def _mentions(message_text: str, part: str) -> bool:
+    return _MENTIONS[part].search(message_text.lower()) is not None
 
 
-def rejects_request_options(words: str) -> bool:
-    """Whether the words of an HTTP error are about the form of a request, and not about its content or account."""
-    return any(pattern.search(words.lower()) for pattern in _MENTIONS.values())
+def rejects_request_options(message_text: str) -> bool:
+    """Whether an HTTP error is about the options of a request, and not about its content or account."""
+    return any(pattern.search(message_text.lower()) for pattern in _MENTIONS.values())
 
 
 def response_text(message: Mapping[str, Any], response_format: str) -> str | None:
     """Return the text that is to be the answer, as it came in a completion's message; None where it says nothing.
 
-    A server that was asked for a tool call and answers in words (Ollama does) is taken at its words.
+    A server that was asked for a tool call and answers in message_text (Ollama does) is taken at its message_text.
     """
     calls = message.get("tool_calls")
     if response_format == "tool_call" and isinstance(calls, list) and calls:
@@ -156,7 +153,7 @@ def strip_code_fence(text: str, response_format: str) -> str:
     """Return what is to be valid JSON of an answer.
 
     Where no schema bound the model, a ``<think>`` part before the answer is left out, and a fence where the whole of
-    the rest is one fenced block. Nothing else is: words before or after it make the answer invalid.
+    the rest is one fenced block. Nothing else is: text before or after it makes the answer invalid.
     """
     if response_format == "json_schema":
         return text

@@ -1,11 +1,7 @@
-"""Asking a judge one question over the OpenAI chat API: the first call, and those that follow from how it ended.
+"""Asks a judge one question over the OpenAI chat API: the first call, and the calls that follow from how it ended.
 
-Belongs here: the judge, an open session with it, and the order of calls (again, in a simpler form, to repair). Does not
-belong here: one call (``call``), what kind of failure it was (``failures``, ``validation``), when it may be made
-(``pace``, ``breaker``), what an answer means (``assess``), and where attempts are kept (``storage.postgres.verdicts``).
-
-The client library's own retries are off: each HTTP call is an ``Attempt`` of ours, so that all of them are seen and
-paid for once.
+The client library's own retries are off: each HTTP call is a ``CallRecord``, so that every call is seen and paid for
+once.
 """
 
 import asyncio
@@ -23,13 +19,19 @@ from pydantic import BaseModel
 from trajectory_pipeline.budget.token_estimate import estimated_tokens
 from trajectory_pipeline.errors import ProviderDownError
 from trajectory_pipeline.judge.client.backoff import (
-    LONGEST_PAUSE_SECONDS,
+    MAX_PAUSE_SECONDS,
     RequestPacer,
     RequestSlot,
     backoff_seconds,
     requested_wait,
 )
-from trajectory_pipeline.judge.client.call_record import UNUSABLE_ANSWERS, AskResult, CallRecord, JudgeReply, RecordCall
+from trajectory_pipeline.judge.client.call_record import (
+    UNUSABLE_RESPONSES,
+    AskResult,
+    CallRecord,
+    JudgeReply,
+    RecordCall,
+)
 from trajectory_pipeline.judge.client.circuit_breaker import CircuitBreaker
 from trajectory_pipeline.judge.client.errors import TRANSIENT
 from trajectory_pipeline.judge.client.http_call import HttpReply, send_call
@@ -52,8 +54,8 @@ __all__ = [
     "RecordCall",
 ]
 
-_SHORTEST_KEY = 8
-_TOKENS_AROUND_A_MESSAGE = 10
+_MIN_KEY_CHARACTERS = 8
+_TOKENS_PER_MESSAGE = 10
 """Role and separators of a chat template."""
 
 
@@ -97,7 +99,7 @@ def _certificates(*, trust_env: bool) -> ssl.SSLContext:
 
 
 class JudgeSession:
-    """An open client of a judge, and what its calls have learned of the server so far."""
+    """An open client of a judge, and which request options its server accepts."""
 
     def __init__(
         self,
@@ -111,46 +113,49 @@ class JudgeSession:
         self._pacer = pacer
         self._breaker = breaker
         self._concurrency = asyncio.Semaphore(config.concurrency)
-        self._form = RequestOptions(
+        self._options = RequestOptions(
             response_format="json_schema" if config.response_format == "auto" else config.response_format,
             temperature=config.temperature,
             max_response_tokens=config.max_response_tokens,
         )
 
     async def ask(
-        self, messages: Sequence[dict[str, str]], answer_type: type[JudgeReply], began: RecordCall, ended: RecordCall
+        self,
+        messages: Sequence[dict[str, str]],
+        answer_type: type[JudgeReply],
+        on_begin: RecordCall,
+        on_end: RecordCall,
     ) -> AskResult[JudgeReply]:
         """Ask a question, again where that may help.
 
-        A call that failed in passing is made again until ``max_attempts`` of them were; one whose form the server
-        refuses is made in the next simpler form, which the session keeps to; an answer that cannot be used gets one
-        repair turn.
+        A transient failure is retried until ``max_attempts`` calls were made. A call whose options the server rejects is
+        made with the next simpler options, which the session keeps. An unusable response gets one repair turn.
 
         Args:
             messages: of the chat.
             answer_type: what an answer must be valid by.
-            began: is awaited before each call, so that one whose end is never seen is known.
-            ended: is awaited when the end of a call was seen.
+            on_begin: awaited before each call, so that a call whose end is never seen is recorded.
+            on_end: awaited when a call has ended.
 
         Raises:
-            ProviderDownError: the provider is down, and nothing was asked.
-            Exception: whatever ``began`` raises, as it does where there is no room in the budget: nothing is sent then.
+            ProviderDownError: the provider is down, and no call was made.
+            Exception: whatever ``on_begin`` raises, such as BudgetExhausted; then nothing is sent.
         """
-        return await _Question(self, list(messages), answer_type, began, ended).asked()
+        return await _Question(self, list(messages), answer_type, on_begin, on_end).run()
 
     async def call(
-        self, messages: Sequence[dict[str, str]], answer_type: type[BaseModel], purpose: str, began: RecordCall
+        self, messages: Sequence[dict[str, str]], answer_type: type[BaseModel], purpose: str, on_begin: RecordCall
     ) -> tuple[HttpReply, RequestOptions]:
-        """Make one call when it may be made; returns its reply and the form that it had.
+        """Make one call as soon as it may be made; returns its reply and its options.
 
         Raises:
-            ProviderDownError: nothing may be asked any more.
+            ProviderDownError: no further call may be made.
         """
-        config, tokens = self._config, _estimated_tokens(messages, answer_type)
+        config, tokens = self._config, _estimate_prompt_tokens(messages, answer_type)
         async with self._concurrency, self._breaker.call() as outcome:
             await self._pacer.wait(tokens + config.max_response_tokens)
             self._breaker.refuse_if_open()
-            form = self._form
+            options = self._options
             sent = CallRecord(
                 model=config.model,
                 base_url=endpoint_without_credentials(config.base_url),
@@ -158,76 +163,76 @@ class JudgeSession:
                 estimated_prompt_tokens=tokens,
                 max_response_tokens=config.max_response_tokens,
                 purpose=purpose,
-                response_format=form.response_format,
-                temperature=form.temperature,
+                response_format=options.response_format,
+                temperature=options.temperature,
             )
-            await began(sent)
-            body = form.body(config.model, messages, answer_type)
-            reply = self._without_key(await send_call(self._client, sent, body, config.timeout_seconds))
-            outcome.record(reply.attempt.error_class, reply.attempt.error_message)
-        self._heed(reply)
-        return reply, form
+            await on_begin(sent)
+            body = options.body(config.model, messages, answer_type)
+            reply = self._redact_api_key(await send_call(self._client, sent, body, config.timeout_seconds))
+            outcome.record(reply.call.error_class, reply.call.error_message)
+        self._pause_as_asked(reply)
+        return reply, options
 
     def may_retry(self, failures: int) -> bool:
-        """Whether a call that failed in passing may be made again, after so many failures."""
+        """Whether a transient failure may be retried, after so many failures."""
         return failures < self._config.max_attempts and not self._breaker.is_open
 
     async def back_off(self, reply: HttpReply, failures: int) -> None:
-        """Wait before a call is made again, where the provider named no time."""
+        """Wait before a retry, where the provider named no time."""
         if requested_wait(reply.headers) is not None:
             return
         seconds = backoff_seconds(failures, self._config.first_pause_seconds)
-        if reply.attempt.error_class == "rate_limited":
+        if reply.call.error_class == "rate_limited":
             self._pacer.pause(seconds)
         else:
             await asyncio.sleep(seconds)
 
-    def _heed(self, reply: HttpReply) -> None:
-        """Let all calls of the session wait where this one was told to."""
-        if reply.attempt.error_class is None:
+    def _pause_as_asked(self, reply: HttpReply) -> None:
+        """Let all calls of the session wait where the provider asks for it."""
+        if reply.call.error_class is None:
             self._pacer.apply_rate_headers(reply.headers)
             return
         wait = requested_wait(reply.headers)
         if wait is None:
             return
-        if wait > LONGEST_PAUSE_SECONDS:
-            self._breaker.open(f"it asks to be left in peace for {wait:.0f} s ({reply.attempt.error_class})")
+        if wait > MAX_PAUSE_SECONDS:
+            self._breaker.open(f"it asked for a {wait:.0f} s pause ({reply.call.error_class})")
         else:
             self._pacer.pause(wait)
 
-    def takes_simpler_form(self, reply: HttpReply, form: RequestOptions) -> bool:
-        """Whether a call is to be made again in another form: the server has refused the one that it had."""
-        if reply.attempt.error_class != "unsupported":
+    def simplify_options(self, reply: HttpReply, options: RequestOptions) -> bool:
+        """Whether the call is to be repeated with other options, because the server rejected these."""
+        if reply.call.error_class != "unsupported":
             return False
-        if self._form != form:
-            # Another call was refused before, and has found the next form.
+        if self._options != options:
+            # Another call was rejected before, and has already taken the next options.
             return True
-        simpler = form.after_refusal(reply.refusal, automatic=self._config.response_format == "auto")
+        simpler = options.after_refusal(reply.refusal, automatic=self._config.response_format == "auto")
         if simpler is None:
             return False
-        self._form = simpler
+        self._options = simpler
         return True
 
-    def _without_key(self, reply: HttpReply) -> HttpReply:
-        """Return a reply that does not repeat our key: some servers do, to say that it is wrong."""
+    def _redact_api_key(self, reply: HttpReply) -> HttpReply:
+        """Return a reply without our API key: some servers repeat it, to say that it is wrong."""
         key = self._config.api_key
-        if len(key) < _SHORTEST_KEY:
+        if len(key) < _MIN_KEY_CHARACTERS:
             return reply
 
         def clean(text: str | None) -> str | None:
             return None if text is None else text.replace(key, "[our key]")
 
-        attempt = reply.attempt
+        call = reply.call
         return replace(
             reply,
             text=clean(reply.text),
             refusal=reply.refusal.replace(key, "[our key]"),
-            attempt=replace(
-                attempt,
-                response_model=clean(attempt.response_model),
-                request_id=clean(attempt.request_id),
-                finish_reason=clean(attempt.finish_reason),
-                error_message=clean(attempt.error_message),
+            call=replace(
+                call,
+                response_model=clean(call.response_model),
+                request_id=clean(call.request_id),
+                finish_reason=clean(call.finish_reason),
+                error_message=clean(call.error_message),
             ),
         )
 
@@ -240,56 +245,56 @@ class _Question(Generic[JudgeReply]):
         session: JudgeSession,
         messages: list[dict[str, str]],
         answer_type: type[JudgeReply],
-        began: RecordCall,
-        ended: RecordCall,
+        on_begin: RecordCall,
+        on_end: RecordCall,
     ) -> None:
         self._session = session
         self._messages = messages
         self._answer_type = answer_type
-        self._began = began
-        self._ended = ended
+        self._began = on_begin
+        self._ended = on_end
         self._attempts: list[CallRecord] = []
         self._failures = 0
         self._repaired = False
-        self._raw_answer: str | None = None
+        self._raw_response: str | None = None
 
-    async def asked(self) -> AskResult[JudgeReply]:
+    async def run(self) -> AskResult[JudgeReply]:
         purpose: str | None = "first"
         while purpose is not None:
             try:
-                reply, form = await self._session.call(self._messages, self._answer_type, purpose, self._began)
+                reply, options = await self._session.call(self._messages, self._answer_type, purpose, self._began)
             except ProviderDownError:
                 if not self._attempts:
                     raise
                 break
-            attempt, answer = self._judged(reply)
-            await self._ended(attempt)
-            self._attempts.append(attempt)
+            call, answer = self._parse(reply)
+            await self._ended(call)
+            self._attempts.append(call)
             if answer is not None:
                 return AskResult(tuple(self._attempts), answer, None)
-            self._raw_answer = reply.text or self._raw_answer
-            purpose = await self._next(reply, attempt, form)
-        return AskResult(tuple(self._attempts), None, self._raw_answer)
+            self._raw_response = reply.text or self._raw_response
+            purpose = await self._next_purpose(reply, call, options)
+        return AskResult(tuple(self._attempts), None, self._raw_response)
 
-    def _judged(self, reply: HttpReply) -> tuple[CallRecord, JudgeReply | None]:
-        """Return the attempt, and the answer where its text is a valid one."""
-        attempt = reply.attempt
-        if attempt.error_class is not None or reply.text is None:
-            return attempt, None
-        found = parse_response(strip_code_fence(reply.text, attempt.response_format), self._answer_type)
+    def _parse(self, reply: HttpReply) -> tuple[CallRecord, JudgeReply | None]:
+        """Return the call, and its answer where the text is valid."""
+        call = reply.call
+        if call.error_class is not None or reply.text is None:
+            return call, None
+        found = parse_response(strip_code_fence(reply.text, call.response_format), self._answer_type)
         if isinstance(found, InvalidResponse):
-            return attempt.failed("unusable", found.error_class, found.words), None
-        return attempt, found
+            return call.failed("unusable", found.error_class, found.message), None
+        return call, found
 
-    async def _next(self, reply: HttpReply, attempt: CallRecord, form: RequestOptions) -> str | None:
-        """Return what the next call is for, after any pause before it; None where none would help."""
-        if self._session.takes_simpler_form(reply, form):
+    async def _next_purpose(self, reply: HttpReply, call: CallRecord, options: RequestOptions) -> str | None:
+        """Return the purpose of the next call, after any pause before it; None where none would help."""
+        if self._session.simplify_options(reply, options):
             return "fallback"
-        if attempt.error_class in UNUSABLE_ANSWERS and not self._repaired:
+        if call.error_class in UNUSABLE_RESPONSES and not self._repaired:
             self._repaired = True
-            self._messages = repair_messages(self._messages, attempt, reply.text, self._answer_type)
+            self._messages = repair_messages(self._messages, call, reply.text, self._answer_type)
             return "repair"
-        if attempt.error_class not in TRANSIENT:
+        if call.error_class not in TRANSIENT:
             return None
         self._failures += 1
         if not self._session.may_retry(self._failures):
@@ -298,7 +303,7 @@ class _Question(Generic[JudgeReply]):
         return "retry"
 
 
-def _estimated_tokens(messages: Sequence[dict[str, str]], answer_type: type[BaseModel]) -> int:
+def _estimate_prompt_tokens(messages: Sequence[dict[str, str]], answer_type: type[BaseModel]) -> int:
     """Return a conservative estimate of a prompt's tokens: its messages, what frames each, and the answer's schema."""
     texts = [message["content"] for message in messages] + [schema_instructions(answer_type)]
-    return sum(map(estimated_tokens, texts)) + _TOKENS_AROUND_A_MESSAGE * len(texts)
+    return sum(map(estimated_tokens, texts)) + _TOKENS_PER_MESSAGE * len(texts)

@@ -106,7 +106,7 @@ _URL_PASSWORD = re.compile(r"""://[^\s:/@"'<>\\]{0,256}:([^\s/@"'<>]{1,256}(?:@[
 _URL_TOKEN = re.compile(r"://([A-Za-z0-9_-]{20,256})@")
 _USER_OPTION = re.compile(r"""(?:(?<=\s)-u|--user)[ =]{1,4}\\{0,4}["']?[^\s:"']{1,100}:([^\s"'\\]{1,256})""")
 _ELEMENT = re.compile(r"(?i:<(?:password|passwd|pwd|secret|token|api_?key)>)([^<]{1,1024})<")
-_SAID = re.compile(
+_SPOKEN_PASSWORD = re.compile(
     r"""(?i:(?<![A-Za-z0-9])(?:password|passphrase|passcode|api key|secret key|access token))\s{1,4}"""
     r"""(?i:is|was|to)\s{0,4}:?\s{0,4}["'`]?([^\s"'`]{4,256})"""
 )
@@ -132,7 +132,7 @@ _NO_VALUE = frozenset(_NO_VALUE_WORDS.split())
 _SHORTEST = {"password": 3, "secret": 6}
 
 
-def secrets_in(text: str) -> Iterator[Span]:
+def find_secrets(text: str) -> Iterator[Span]:
     """Yield where secrets stand; findings may overlap."""
     yield from _private_keys(text)
     yield from _keys(text)
@@ -272,7 +272,7 @@ _BY_GROUP: tuple[tuple[str, re.Pattern[str], str, Callable[[str], bool]], ...] =
     ("://", _URL_TOKEN, "token", _is_token),
     ("-u", _USER_OPTION, "password", _is_password),
     ("</", _ELEMENT, "secret", _is_password),
-    ("pass", _SAID, "password", _is_password),
-    ("key", _SAID, "password", _is_password),
-    ("token", _SAID, "password", _is_password),
+    ("pass", _SPOKEN_PASSWORD, "password", _is_password),
+    ("key", _SPOKEN_PASSWORD, "password", _is_password),
+    ("token", _SPOKEN_PASSWORD, "password", _is_password),
 )

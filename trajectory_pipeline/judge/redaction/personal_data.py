@@ -20,7 +20,7 @@ _IPV6 = re.compile(r"(?<![0-9A-Za-z:])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}
 _IBAN_MODULUS = 97
 
 
-def personal_data_in(text: str) -> Iterator[Span]:
+def find_personal_data(text: str) -> Iterator[Span]:
     """Yield where personal data stand; findings may overlap."""
     for pattern, kind, holds in _PERSONAL:
         for match in pattern.finditer(text):

@@ -1,8 +1,5 @@
 """Redaction at egress: what is secret in a transcript is replaced before anything leaves.
 
-Belongs here: placeholders, and what is replaced by them. Does not belong here: the forms that secrets have
-(``secret_forms``), and where texts come from (``blocks``).
-
 A placeholder names the kind of what stood there and a tag, ``[secret:api_key:3f2a91bc]``: the same value has the same
 tag wherever it stands, so that a judge sees that two keys are one. The tag is a hash under a key that never leaves: who
 does not have it cannot try a dictionary against it.
@@ -16,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trajectory_pipeline.judge.redaction.patterns import Span, secrets_in
-from trajectory_pipeline.judge.redaction.personal_data import personal_data_in
+from trajectory_pipeline.judge.redaction.patterns import Span, find_secrets
+from trajectory_pipeline.judge.redaction.personal_data import find_personal_data
 
 REDACTION_VERSION = "1"
 """Goes up with any change of what is found, or of what it is replaced by."""
@@ -25,9 +22,9 @@ REDACTION_VERSION = "1"
 RedactionMode = Literal["secrets", "personal", "off"]
 
 _PLACEHOLDER = re.compile(r"\[(?:secret|personal):[a-z_0-9]{1,20}:[0-9a-f]{8}\]")
-_BREAKS = re.compile(r"""\\[nr]|\\|["'+]?\s+["']?""")
+_LINE_BREAKS = re.compile(r"""\\[nr]|\\|["'+]?\s+["']?""")
 _TAG_LENGTH = 8
-_MOST_ROUNDS = 8
+_MAX_ROUNDS = 8
 _SPECIFIC = ("private_key", "jwt", "api_key", "basic", "iban", "card", "email", "phone", "ip")
 """Kinds that a value's own form gives, in the order in which they go first where findings overlap."""
 
@@ -49,7 +46,7 @@ class Redactor:
         if self.mode == "off":
             return text
         # A value may have been hidden by another that stood beside it.
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(_MAX_ROUNDS):
             redacted = self._once(text)
             if redacted == text:
                 break
@@ -57,38 +54,40 @@ class Redactor:
         return text
 
     def _once(self, text: str) -> str:
-        found = [("secret", span) for span in secrets_in(text)]
+        found = [("secret", span) for span in find_secrets(text)]
         if self.mode == "personal":
-            found += [("personal", span) for span in personal_data_in(text)]
+            found += [("personal", span) for span in find_personal_data(text)]
         if not found:
             return text
         parts, at = [], 0
-        for span, family in _apart(found, [match.span() for match in _PLACEHOLDER.finditer(text)]):
+        for span, family in _resolve_overlaps(found, [match.span() for match in _PLACEHOLDER.finditer(text)]):
             parts += [text[at : span.start], self._placeholder(family, span.kind, text[span.start : span.end])]
             at = span.end
         return "".join([*parts, text[at:]])
 
     def _placeholder(self, family: str, kind: str, value: str) -> str:
-        plain = _BREAKS.sub("", value)
+        plain = _LINE_BREAKS.sub("", value)
         tag = hmac.new(self.key, plain.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:_TAG_LENGTH]
         return f"[{family}:{kind}:{tag}]"
 
 
-def _apart(found: Iterable[tuple[str, Span]], placeholders: Iterable[tuple[int, int]]) -> list[tuple[Span, str]]:
+def _resolve_overlaps(
+    found: Iterable[tuple[str, Span]], placeholders: Iterable[tuple[int, int]]
+) -> list[tuple[Span, str]]:
     """Return findings that do not overlap, in order: what a value's own form says goes before what its name says."""
 
     def order(item: tuple[str, Span]) -> tuple[int, int, int]:
         kind = item[1].kind
         return (_SPECIFIC.index(kind) if kind in _SPECIFIC else len(_SPECIFIC), item[1].start, -item[1].end)
 
-    taken = _Taken(placeholders)
+    taken = _TakenSpans(placeholders)
     apart: list[tuple[Span, str]] = []
     for family, span in sorted(found, key=order):
         apart.extend((Span(start, end, span.kind), family) for start, end in taken.free(span.start, span.end))
     return sorted(apart)
 
 
-class _Taken:
+class _TakenSpans:
     """Stretches of a text that are spoken for, in order."""
 
     def __init__(self, stretches: Iterable[tuple[int, int]]) -> None:

@@ -1,7 +1,4 @@
-"""A trajectory as blocks: each message, and each error that the server recorded, in the words that the judge is shown.
-
-Belongs here: what a message looks like, and whose words each line is. Does not belong here: which blocks go into which
-prompt (``windows``), and what a quote of them proves (``evidence``).
+"""A trajectory as messages: each message, and each error that the server recorded, as the judge is shown it.
 
 Form: a header line per message, ``[3] message-… role=tool kind=tool step=step-… run=run-…``, then its body, every line
 indented by two blanks, so that no text of a message can pass for a header; ids have no blank or line break in them. A
@@ -20,7 +17,7 @@ from trajectory_pipeline.lossless_json import write_json
 RENDERER_VERSION = "2"
 """Goes up with any change of the text below."""
 
-Source = Literal[
+PassageSource = Literal[
     "person",
     "other_agent",
     "automatic",
@@ -44,7 +41,7 @@ what that call returned, which says that words were sent and nothing else."""
 SPEAKING_TOOLS = frozenset({"send_message"})
 """Letta's older agents speak through this tool."""
 _MARKS = ("->", "<-", "??", "!!", "[…", "(reasoning)", "(text)", "(stdout)", "(stderr)")
-_USER_KINDS: dict[str, Source] = {
+_USER_KINDS: dict[str, PassageSource] = {
     "user": "person",
     "agent": "other_agent",
     "heartbeat": "automatic",
@@ -52,7 +49,7 @@ _USER_KINDS: dict[str, Source] = {
     "login": "automatic",
     "summary": "summary",
 }
-_ROLES: dict[str, Source] = {
+_ROLES: dict[str, PassageSource] = {
     "assistant": "agent_text",
     "approval": "agent_text",
     "tool": "tool_return",
@@ -71,12 +68,12 @@ class Passage:
         call_words: what the agent wrote in the call that a tool's return answers: a return may only repeat it.
     """
 
-    source: Source
+    source: PassageSource
     lines: tuple[Line, ...]
-    call_words: str = ""
+    call_text: str = ""
 
     @property
-    def stretches(self) -> list[str]:
+    def quotable_texts(self) -> list[str]:
         """What a quote must stand in: the lines between what was left out."""
         stretches: list[list[str]] = [[]]
         for line in self.lines:
@@ -100,7 +97,7 @@ class TranscriptMessage:
         run: the run that it belongs to.
         role: of the message; ``error`` for an error.
         task: whether it is a person's first message of its run.
-        note: what is to be said before it, at the margin.
+        notice: a line before it, at the margin.
         there: characters that its content has.
         kept: of these, what is shown.
     """
@@ -108,84 +105,95 @@ class TranscriptMessage:
     cited_as: str
     header: str
     passages: tuple[Passage, ...]
-    position: int
+    number: int
     step: str
     run: str
     role: str
-    task: bool = False
-    note: str | None = None
-    exists: int = 0
-    included: int = 0
+    is_task: bool = False
+    notice: str | None = None
+    content_characters: int = 0
+    shown_characters: int = 0
 
     @property
     def text(self) -> str:
         """As it is shown."""
-        note = [] if self.note is None else [self.note]
+        notice = [] if self.notice is None else [self.notice]
         if self.role == "error":
-            return "\n".join([*note, " ".join(line.text for passage in self.passages for line in passage.lines)])
+            return "\n".join([*notice, " ".join(line.text for passage in self.passages for line in passage.lines)])
         body = (f"  {line.text}" for passage in self.passages for line in passage.lines)
-        return "\n".join([*note, self.header, *body])
+        return "\n".join([*notice, self.header, *body])
 
 
 def transcript_messages(
     documents: Sequence[Mapping[str, Any]], limit: int, redaction: Callable[[str], str]
 ) -> list[TranscriptMessage]:
-    """Return the blocks of a chain of runs, as one task.
+    """Return the messages of a chain of runs, as one task.
 
     Args:
         documents: of the runs that are shown, the earliest first, the judged one last.
         limit: characters that one piece of text may keep.
         redaction: what is replaced before anything is shown.
     """
-    return list(_Blocks(documents, limit, redaction).all())
+    return list(_TranscriptBuilder(documents, limit, redaction).build())
 
 
-class _Blocks:
+class _TranscriptBuilder:
     def __init__(self, documents: Sequence[Mapping[str, Any]], limit: int, redaction: Callable[[str], str]) -> None:
         self._documents = documents
         self._redaction = redaction
-        self._shortening = Truncation(limit)
+        self._truncation = Truncation(limit)
         self._calls: dict[str, list[tuple[str, str]]] = {}
         self._number = 0
 
-    def all(self) -> Iterator[TranscriptMessage]:
+    def build(self) -> Iterator[TranscriptMessage]:
         runs = {document["run_id"] for document in self._documents}
         for document in self._documents:
             run = self._name(document["run_id"])
             before = document["metadata"].get("continues_run_id")
             missing = before is not None and before not in runs
-            note = f"[… the run {self._name(before)}, which {run} continues, is not shown …]" if missing else None
+            notice = f"[… the run {self._name(before)}, which {run} continues, is not shown …]" if missing else None
             task = True
             for turn in document["turns"]:
                 for message in turn["messages"]:
                     person = task and message.get("kind") == "user"
                     task = task and not person
-                    yield self._message(message, self._name(turn["step_id"]), run, task=person, note=note)
-                    note = None
+                    yield self._message(message, self._name(turn["step_id"]), run, task=person, notice=notice)
+                    notice = None
                 # Another run's step is shown with its own run, if that is shown at all.
                 if turn.get("error") and not turn.get("step_run_id"):
                     error, step = turn["error"], self._name(turn["step_id"])
                     words = f"{error.get('type') or 'error'}: {error.get('message') or '-'}"
-                    yield self._error(f"!! step {step} failed:", words, step, step, run, note)
-                    note = None
+                    yield self._error(f"!! step {step} failed:", words, step, step, run, notice)
+                    notice = None
             if document["metadata"].get("error"):
                 error = document["metadata"]["error"]
                 words = " ".join(filter(None, [error.get("type"), error.get("message"), error.get("detail")]))
-                yield self._error(f"!! run {run} error:", words, run, "-", run, note)
+                yield self._error(f"!! run {run} error:", words, run, "-", run, notice)
 
-    def _error(self, head: str, words: str, cited_as: str, step: str, run: str, note: str | None) -> TranscriptMessage:
-        said = " ".join(self._redaction(words).split())
-        line = Line(f"{head} {said}", verbatim=True)
+    def _error(
+        self, head: str, words: str, cited_as: str, step: str, run: str, notice: str | None
+    ) -> TranscriptMessage:
+        text = " ".join(self._redaction(words).split())
+        line = Line(f"{head} {text}", verbatim=True)
         passage = Passage("server_error", (line,))
         return TranscriptMessage(
-            cited_as, "", (passage,), self._number, step, run, "error", note=note, exists=len(said), included=len(said)
+            cited_as,
+            "",
+            (passage,),
+            self._number,
+            step,
+            run,
+            "error",
+            notice=notice,
+            content_characters=len(text),
+            shown_characters=len(text),
         )
 
     def _message(
-        self, message: Mapping[str, Any], step: str, run: str, *, task: bool, note: str | None
+        self, message: Mapping[str, Any], step: str, run: str, *, task: bool, notice: str | None
     ) -> TranscriptMessage:
         self._number += 1
-        self._shortening.begin(self._name(message["message_id"]))
+        self._truncation.start_message(self._name(message["message_id"]))
         passages = tuple(passage for passage in self._passages(message) if passage.lines)
         name = self._name(message["message_id"])
         role, kind = self._name(message["role"]), self._name(message["kind"])
@@ -193,14 +201,14 @@ class _Blocks:
             cited_as=name,
             header=f"[{self._number}] {name} role={role} kind={kind} step={step} run={run}",
             passages=passages,
-            position=self._number,
+            number=self._number,
             step=step,
             run=run,
             role=str(message["role"]),
-            task=task,
-            note=note,
-            exists=self._shortening.there,
-            included=self._shortening.kept,
+            is_task=task,
+            notice=notice,
+            content_characters=self._truncation.content_characters,
+            shown_characters=self._truncation.shown_characters,
         )
 
     def _passages(self, message: Mapping[str, Any]) -> Iterator[Passage]:
@@ -216,7 +224,7 @@ class _Blocks:
         for entry in message.get("approvals", ()):
             yield self._approval(entry)
 
-    def _content(self, parts: Sequence[Mapping[str, Any]], own: Source) -> Iterator[Passage]:
+    def _content(self, parts: Sequence[Mapping[str, Any]], own: PassageSource) -> Iterator[Passage]:
         reasoned = False
         for part in parts:
             kind = str(part.get("type"))
@@ -225,7 +233,7 @@ class _Blocks:
                 yield Passage(own, (*mark, *self._lines(_text_of(part.get("text")))))
             elif kind in ("reasoning", "summarized_reasoning"):
                 thoughts = part.get("summary") if kind == "summarized_reasoning" else part.get("reasoning")
-                lines = [line for thought in _listed(thoughts) for line in self._lines(_text_of(thought))]
+                lines = [line for thought in _as_list(thoughts) for line in self._lines(_text_of(thought))]
                 yield Passage("agent_thought", (_mark("(reasoning)"), *lines))
             elif kind == "image":
                 source = part.get("source")
@@ -251,18 +259,18 @@ class _Blocks:
     def _return(self, item: Mapping[str, Any]) -> Passage:
         status = "denied" if item.get("denied") else self._name(item.get("status"))
         text = item["text"] if item["text"] is not None else write_json(item.get("func_response"))
-        lines = [_own(f"<- return {self._name(item.get('tool_call_id'))} status={status}")]
+        lines = [_quotable(f"<- return {self._name(item.get('tool_call_id'))} status={status}")]
         lines += self._lines(text, whole=status == "error")
         for name in ("stdout", "stderr"):
             for output in item.get(name) or ():
                 lines += _framed(f"({name}) ", self._lines(str(output)), "")
         calls = self._calls.get(str(item.get("tool_call_id")), [])
-        source: Source = "tool_return"
+        source: PassageSource = "tool_return"
         if status in ("error", "denied"):
             source = "tool_error"
         elif any(name in SPEAKING_TOOLS for name, _ in calls):
             source = "speech_return"
-        return Passage(source, tuple(lines), call_words="\n".join(self._redaction(words) for _, words in calls))
+        return Passage(source, tuple(lines), call_text="\n".join(self._redaction(words) for _, words in calls))
 
     def _approval(self, entry: Mapping[str, Any]) -> Passage:
         decided = entry.get("approve")
@@ -272,8 +280,8 @@ class _Blocks:
         return Passage("denial" if decided is False else "approval", _framed(head, reason, ""))
 
     def _lines(self, text: str, *, whole: bool = False) -> list[Line]:
-        lines = self._shortening.shortened(self._redaction(text), whole=whole)
-        return [_unmarked(line) if line.verbatim and line.text.startswith(_MARKS) else line for line in lines]
+        lines = self._truncation.truncate(self._redaction(text), whole=whole)
+        return [_escape_mark(line) if line.verbatim and line.text.startswith(_MARKS) else line for line in lines]
 
     def _name(self, value: Any) -> str:
         """Return an id or a label as one word, whatever is in it; ``-`` where there is none."""
@@ -291,12 +299,12 @@ def _mark(text: str) -> Line:
     return Line(text, verbatim=False)
 
 
-def _own(text: str) -> Line:
+def _quotable(text: str) -> Line:
     """Return a line of ours that says what happened, and may be quoted."""
     return Line(text, verbatim=True)
 
 
-def _unmarked(line: Line) -> Line:
+def _escape_mark(line: Line) -> Line:
     """Return a line of text that begins like a mark of ours so that it does not."""
     return Line(f" {line.text}", verbatim=True)
 
@@ -304,15 +312,15 @@ def _unmarked(line: Line) -> Line:
 def _framed(before: str, lines: Sequence[Line], after: str) -> tuple[Line, ...]:
     """Return lines with words of ours on the same line before the first and after the last."""
     if not lines:
-        return (_own(before + after),)
-    first = _own(before + lines[0].text) if lines[0].verbatim else None
-    framed = [first, *lines[1:]] if first else [_own(before), *lines]
+        return (_quotable(before + after),)
+    first = _quotable(before + lines[0].text) if lines[0].verbatim else None
+    framed = [first, *lines[1:]] if first else [_quotable(before), *lines]
     last = framed[-1]
-    framed[-1] = _own(last.text + after) if last.verbatim else last
-    return tuple(framed if last.verbatim or not after else [*framed, _own(after)])
+    framed[-1] = _quotable(last.text + after) if last.verbatim else last
+    return tuple(framed if last.verbatim or not after else [*framed, _quotable(after)])
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 

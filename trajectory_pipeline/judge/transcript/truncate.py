@@ -1,8 +1,4 @@
-"""Shortening what is shown: long, repeated and encoded text, each time with a line that says how much is left out.
-
-Belongs here: where text is cut, and the account of what was shown of what there was. Does not belong here: how much
-room there is (``windows``).
-"""
+"""Shortens long, repeated and encoded text, each time with a line that says how much is left out."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +6,7 @@ from dataclasses import dataclass
 
 _REPEATED_FROM = 1_000
 _REPEATED_KEEPS = 300
-"""Characters from which a text that was shown before is shortened, and what is then kept of it."""
+"""Characters from which a text that was shown before is shortened, and how many are then shown."""
 _ENCODED = re.compile(r"[A-Za-z0-9+/_=-]{2000,}")
 """A run of characters as base64 makes it: an image, an archive, a signature."""
 
@@ -33,33 +29,33 @@ class Truncation:
         self._limit = limit
         self._shown_in: dict[str, str] = {}
         self._message = ""
-        self.there = 0
-        self.kept = 0
+        self.content_characters = 0
+        self.shown_characters = 0
 
-    def begin(self, message: str) -> None:
+    def start_message(self, message: str) -> None:
         """Begin to count for a message."""
-        self._message, self.there, self.kept = message, 0, 0
+        self._message, self.content_characters, self.shown_characters = message, 0, 0
 
-    def shortened(self, text: str, *, whole: bool = False) -> list[Line]:
+    def truncate(self, text: str, *, whole: bool = False) -> list[Line]:
         """Return a text as lines.
 
         Args:
             text: redacted already: a secret that is cut in two would not be found.
             whole: whether it is shown however long it is, as errors are.
         """
-        self.there += len(text)
+        self.content_characters += len(text)
         before = self._shown_in.get(text) if len(text) >= _REPEATED_FROM else None
         if before is not None:
-            self.kept += len(text)
+            self.shown_characters += len(text)
             return list(_cut(text, _REPEATED_KEEPS, f", which stand in {before} too"))
-        lines = list(self._first(text, whole=whole))
-        kept = sum(len(line.text) + 1 for line in lines if line.verbatim)
-        self.kept += min(kept, len(text)) if any(not line.verbatim for line in lines) else len(text)
+        lines = list(self._cut_encoded(text, whole=whole))
+        shown = sum(len(line.text) + 1 for line in lines if line.verbatim)
+        self.shown_characters += min(shown, len(text)) if any(not line.verbatim for line in lines) else len(text)
         if len(text) >= _REPEATED_FROM and all(line.verbatim for line in lines):
             self._shown_in[text] = self._message
         return lines
 
-    def _first(self, text: str, *, whole: bool) -> Iterator[Line]:
+    def _cut_encoded(self, text: str, *, whole: bool) -> Iterator[Line]:
         at = 0
         for found in _ENCODED.finditer(text):
             yield from self._cut(text[at : found.start()], whole=whole)
@@ -81,18 +77,18 @@ def _cut(text: str, limit: int, why: str) -> Iterator[Line]:
     yield from (Line(line, verbatim=True) for line in text[-tail:].splitlines())
 
 
-def collapse_whitespace(lines: Sequence[Line], room: int) -> list[tuple[int, Line]]:
+def shorten_to_bytes(lines: Sequence[Line], max_bytes: int) -> list[tuple[int, Line]]:
     """Return lines shortened to a number of UTF-8 bytes, head and tail, however few they are.
 
-    For one message that is larger than all the room there is. Each line counts with three bytes of its own for what
+    For one message that is larger than a window. Each line counts with three bytes of its own for what
     indents and ends it.
 
     Returns:
         Each line with the number of the one that it is, or is a piece of.
     """
     numbered = list(enumerate(lines))
-    head, left = _taken(numbered, room * 2 // 3)
-    tail, between = _taken(left[::-1], room // 3, backwards=True)
+    head, left = _take(numbered, max_bytes * 2 // 3)
+    tail, between = _take(left[::-1], max_bytes // 3, backwards=True)
     missing = sum(len(line.text) for _, line in between)
     if not missing:
         return [*head, *tail[::-1]]
@@ -104,16 +100,16 @@ _LINE_BYTES = 3
 _Numbered = list[tuple[int, Line]]
 
 
-def _taken(lines: _Numbered, room: int, *, backwards: bool = False) -> tuple[_Numbered, _Numbered]:
-    """Take as many lines as there is room for, the last one in part; returns these, and what is left."""
+def _take(lines: _Numbered, max_bytes: int, *, backwards: bool = False) -> tuple[_Numbered, _Numbered]:
+    """Take as many lines as fit, the last one in part; returns these, and the rest."""
     taken: _Numbered = []
     for place, (number, line) in enumerate(lines):
         encoded = line.text.encode("utf-8", "surrogatepass")
-        if len(encoded) + _LINE_BYTES <= room:
-            room -= len(encoded) + _LINE_BYTES
+        if len(encoded) + _LINE_BYTES <= max_bytes:
+            max_bytes -= len(encoded) + _LINE_BYTES
             taken.append((number, line))
             continue
-        part = max(room - _LINE_BYTES, 0)
+        part = max(max_bytes - _LINE_BYTES, 0)
         if not part or not line.verbatim:
             return taken, lines[place:]
         piece = (encoded[-part:] if backwards else encoded[:part]).decode("utf-8", "ignore")

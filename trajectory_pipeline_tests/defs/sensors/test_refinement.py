@@ -201,7 +201,7 @@ def test_a_spent_budget_leaves_the_rest_for_tomorrow(ready: Settings, instance: 
     assert result.run_requests == []
     assert result.skip_message == (
         "Today (UTC) 4.7400 USD and 0 tokens were spent, and 0.2500 USD and 0 tokens are reserved: the budget of a day"
-        " (UTC) of 5 USD (TRAJECTORY_DAILY_BUDGET_USD) has no room left for it. The rest is judged when there is room:"
+        " (UTC) of 5 USD (TRAJECTORY_DAILY_BUDGET_USD) has no headroom left for it. The rest is judged when there is room:"
         " tomorrow, or with a higher cap."
     )
     assert requested(tick(ready, instance, NOW + timedelta(days=1))) == BUSY

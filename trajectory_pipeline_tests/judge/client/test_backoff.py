@@ -12,7 +12,7 @@ from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.judge.client.backoff import backoff_seconds, requested_wait, seconds_until_reset
 from trajectory_pipeline.judge.client.session import AskResult, CallRecord, open_session
 from trajectory_pipeline.judge.response_schema import JudgeResponse
-from trajectory_pipeline_tests.judge.judge_client import PROMPT, Told, judge_at
+from trajectory_pipeline_tests.judge.judge_client import PROMPT, CallLog, judge_at
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
 
 ANSWERED = (200, completion(json.dumps(ANSWER)), {})
@@ -100,7 +100,7 @@ def test_while_one_call_is_told_to_wait_no_other_begins(first: tuple[int, Any, d
         began.append(time.monotonic())
         return first if number == 1 else ANSWERED
 
-    told = Told()
+    told = CallLog()
 
     async def work(url: str) -> None:
         async with open_session(judge_at(url)) as session:
@@ -150,5 +150,5 @@ def test_each_call_takes_its_turn_for_its_tokens_before_it_is_told_of_and_sent(j
         *("turn", "begins retry", "ended 2"),
         *("turn", "begins repair", "ended 3"),
     ]
-    assert tokens == [attempt.estimated_prompt_tokens + 3000 for attempt in asked.attempts]
+    assert tokens == [attempt.estimated_prompt_tokens + 3000 for attempt in asked.calls]
     assert tokens[2] > tokens[1] == tokens[0]

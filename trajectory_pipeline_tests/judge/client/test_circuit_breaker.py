@@ -13,7 +13,7 @@ from trajectory_pipeline.errors import ProviderDownError
 from trajectory_pipeline.judge.client.errors import is_outage
 from trajectory_pipeline.judge.client.session import AskResult, JudgeSession, open_session
 from trajectory_pipeline.judge.response_schema import JudgeResponse
-from trajectory_pipeline_tests.judge.judge_client import PROMPT, Told, classes, judge_at
+from trajectory_pipeline_tests.judge.judge_client import PROMPT, CallLog, error_classes, judge_at
 
 Result = AskResult[JudgeResponse] | BaseException
 
@@ -22,7 +22,7 @@ def ask_many(
     judge: SimulatedJudge, questions: int, at_once: int, *, half_open: bool = False, **settings: Any
 ) -> list[Result]:
     """Ask many questions in one session, so many at once; each with what came of it."""
-    told = Told()
+    told = CallLog()
 
     async def one(session: JudgeSession, free: asyncio.Semaphore) -> AskResult[JudgeResponse]:
         async with free:
@@ -50,7 +50,7 @@ def test_after_some_failures_in_a_row_nothing_more_is_asked(judge: SimulatedJudg
     results = ask_many(judge, 20, 1, breaker_after=5, max_attempts=2)
     assert judge.calls()["received"] == 5
     # Two calls for each question, and the third was not repeated any more.
-    assert [len(result.attempts) for result in results if isinstance(result, AskResult)] == [2, 2, 1]
+    assert [len(result.calls) for result in results if isinstance(result, AskResult)] == [2, 2, 1]
     assert down(results) == 17
     (words,) = {str(result) for result in results if isinstance(result, ProviderDownError)}
     assert words.startswith(
@@ -91,7 +91,7 @@ def test_one_call_tries_a_provider_that_was_down_and_the_others_wait_for_it(judg
     assert judge.calls()["received"] == 1
     assert down(results) == 19
     (tried,) = [result for result in results if isinstance(result, AskResult)]
-    assert classes(tried) == [("error", "server_error")]
+    assert error_classes(tried) == [("error", "server_error")]
 
 
 def test_a_call_that_finds_it_back_lets_all_others_through(judge: SimulatedJudge) -> None:
@@ -101,7 +101,7 @@ def test_a_call_that_finds_it_back_lets_all_others_through(judge: SimulatedJudge
 
 
 def test_a_trying_call_that_was_never_sent_leaves_the_trial_to_the_next(judge: SimulatedJudge) -> None:
-    told = Told()
+    told = CallLog()
 
     async def refuse(_: object) -> None:
         raise LookupError("no room in the budget")
@@ -121,7 +121,7 @@ def test_who_asks_for_more_patience_than_a_run_has_is_asked_nothing_more(judge: 
     results = ask_many(judge, 5, 1)
     assert judge.calls()["received"] == 1
     assert down(results) == 4
-    assert "left in peace for 3600 s" in str(results[1])
+    assert "asked for a 3600 s pause" in str(results[1])
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trajectory_pipeline.budget.prices import CallUsage
-from trajectory_pipeline.judge.client.call_record import UNUSABLE_ANSWERS
+from trajectory_pipeline.judge.client.call_record import UNUSABLE_RESPONSES
 from trajectory_pipeline.judge.client.errors import FATAL, PROVIDER_DOWN, TRANSIENT
 from trajectory_pipeline.judge.client.parse import InvalidResponse, parse_response
 from trajectory_pipeline.judge.client.response_format import strip_code_fence
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline.schema.enums import ErrorClass, VerdictStatus
-from trajectory_pipeline_tests.judge.judge_client import PROMPT, ask, ask_provider, classes, purposes
+from trajectory_pipeline_tests.judge.judge_client import PROMPT, ask, ask_provider, error_classes, purposes
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
 
 GOOD = json.dumps(ANSWER)
@@ -72,17 +72,17 @@ def test_an_answer_that_is_not_as_asked_has_its_class(content: str, error_class:
 def test_two_answers_that_cannot_be_used_leave_none_and_the_second_is_kept_as_it_came(error_class: str) -> None:
     content = next(content for content, its_class in UNUSABLE if its_class == error_class)
     asked = ask_provider(completion("no JSON"), completion(content), completion(GOOD), max_attempts=3)
-    assert classes(asked) == [("unusable", "invalid_json"), ("unusable", error_class)]
+    assert error_classes(asked) == [("unusable", "invalid_json"), ("unusable", error_class)]
     assert purposes(asked) == ["first", "repair"]
     assert (asked.answer, asked.raw_response, asked.unusable) == (None, content, True)
-    assert [attempt.usage for attempt in asked.attempts] == [CallUsage(10, None, 5)] * 2
+    assert [attempt.usage for attempt in asked.calls] == [CallUsage(10, None, 5)] * 2
 
 
 def test_the_repair_turn_shows_the_answer_and_every_mistake_behind_the_same_prompt() -> None:
     bad = changed(tags=["only", "two"], summary="", learning={**ANSWER["learning"], "tool_use": 6})
     with Provider(lambda number: (200, completion(bad if number == 1 else GOOD), {})) as provider:
         asked = ask(provider.url)
-    assert classes(asked) == [("unusable", "schema_violation"), ("answered", None)]
+    assert error_classes(asked) == [("unusable", "schema_violation"), ("answered", None)]
     assert asked.answer == JudgeResponse.model_validate(ANSWER)
     assert asked.raw_response is None
     first, second = (request["messages"] for request in provider.requests)
@@ -100,7 +100,7 @@ def test_an_answer_that_was_cut_off_is_asked_for_again_shorter_and_shown_in_part
     cut["choices"] = [{**cut["choices"][0], "finish_reason": "length"}]
     with Provider(lambda number: (200, cut if number == 1 else completion(GOOD), {})) as provider:
         asked = ask(provider.url)
-    assert classes(asked) == [("unusable", "cut_off"), ("answered", None)]
+    assert error_classes(asked) == [("unusable", "cut_off"), ("answered", None)]
     _, _, shown, told = provider.requests[1]["messages"]
     assert len(shown["content"]) < 2_100
     assert "cut off" in told["content"]
@@ -110,7 +110,7 @@ def test_an_answer_that_is_cut_off_twice_is_kept_with_its_class() -> None:
     cut = completion(GOOD[:40])
     cut["choices"][0]["finish_reason"] = "length"
     asked = ask_provider(cut)
-    assert classes(asked) == [("unusable", "cut_off")] * 2
+    assert error_classes(asked) == [("unusable", "cut_off")] * 2
     assert (asked.answer, asked.raw_response, asked.unusable) == (None, GOOD[:40], True)
 
 
@@ -122,14 +122,14 @@ def test_a_repair_turn_whose_call_fails_in_passing_is_made_again() -> None:
 
 def test_a_repair_turn_that_never_gets_an_answer_leaves_a_failure_and_not_a_quarantine() -> None:
     asked = ask_provider(completion("no JSON"), (503, {"error": {"message": "busy"}}, {}), max_attempts=1)
-    assert classes(asked) == [("unusable", "invalid_json"), ("error", "server_error")]
+    assert error_classes(asked) == [("unusable", "invalid_json"), ("error", "server_error")]
     assert (asked.answer, asked.raw_response, asked.unusable) == (None, "no JSON", False)
 
 
 def test_an_answer_that_says_nothing_is_asked_for_again() -> None:
     for content in (None, "", [{"type": "text", "text": "x"}], 5):
         asked = ask_provider(completion(content), completion(GOOD))
-        assert classes(asked) == [("unusable", "no_answer"), ("answered", None)]
+        assert error_classes(asked) == [("unusable", "no_answer"), ("answered", None)]
         assert purposes(asked) == ["first", "retry"]
 
 
@@ -137,8 +137,8 @@ def test_a_refusal_is_not_argued_with() -> None:
     refused = completion(None)
     refused["choices"][0]["message"]["refusal"] = "I can't help with that."
     asked = ask_provider(refused)
-    assert classes(asked) == [("refused", "refused")]
-    assert asked.attempts[0].error_message == "I can't help with that."
+    assert error_classes(asked) == [("refused", "refused")]
+    assert asked.calls[0].error_message == "I can't help with that."
 
 
 # ---- words around an answer ----------------------------------------------------------------------------------------
@@ -193,5 +193,5 @@ def test_an_answer_that_cites_tags_and_fences_comes_through_whole(words: str) ->
 
 
 def test_every_class_that_calls_are_told_apart_by_stands_in_the_closed_list() -> None:
-    assert set(ErrorClass) >= UNUSABLE_ANSWERS | TRANSIENT | PROVIDER_DOWN | FATAL
-    assert {each for each in ErrorClass if each.verdict_status is VerdictStatus.QUARANTINED} == UNUSABLE_ANSWERS
+    assert set(ErrorClass) >= UNUSABLE_RESPONSES | TRANSIENT | PROVIDER_DOWN | FATAL
+    assert {each for each in ErrorClass if each.verdict_status is VerdictStatus.QUARANTINED} == UNUSABLE_RESPONSES

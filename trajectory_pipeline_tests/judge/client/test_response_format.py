@@ -17,10 +17,10 @@ from trajectory_pipeline.judge.client.session import open_session
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.judge.judge_client import (
     PROMPT,
-    Told,
+    CallLog,
     ask,
     ask_provider,
-    classes,
+    error_classes,
     judge_at,
     purposes,
 )
@@ -53,16 +53,16 @@ def test_a_server_is_asked_in_the_next_simpler_form_until_it_understands(
     judge.plan_faults(refusals)
     asked = ask(judge.base_url, model=JUDGE_MODEL)
     assert asked.answer is not None
-    assert classes(asked) == [("error", "unsupported")] * (calls - 1) + [("answered", None)]
+    assert error_classes(asked) == [("error", "unsupported")] * (calls - 1) + [("answered", None)]
     assert purposes(asked) == ["first", *["fallback"] * (calls - 1)]
-    last = asked.attempts[-1]
+    last = asked.calls[-1]
     assert (last.response_format, last.temperature) == (response_format, temperature)
     assert judge.calls()["received"] == calls
 
 
 def test_what_one_call_has_learned_the_others_of_the_session_know(judge: SimulatedJudge) -> None:
     judge.plan_faults([NO_TEMPERATURE, NO_SCHEMA, NO_TOOLS])
-    told = Told()
+    told = CallLog()
 
     async def work() -> None:
         async with open_session(judge_at(judge.base_url, model=JUDGE_MODEL)) as session:
@@ -76,7 +76,7 @@ def test_what_one_call_has_learned_the_others_of_the_session_know(judge: Simulat
 
 def test_calls_that_are_refused_at_once_take_one_step_together(judge: SimulatedJudge) -> None:
     judge.plan_faults([NO_SCHEMA])
-    told = Told()
+    told = CallLog()
 
     async def work() -> None:
         async with open_session(judge_at(judge.base_url, model=JUDGE_MODEL)) as session:
@@ -91,21 +91,21 @@ def test_calls_that_are_refused_at_once_take_one_step_together(judge: SimulatedJ
 def test_a_format_that_is_set_is_the_one_that_is_used(judge: SimulatedJudge, response_format: Any) -> None:
     asked = ask(judge.base_url, model=JUDGE_MODEL, response_format=response_format)
     assert asked.answer is not None
-    assert [attempt.response_format for attempt in asked.attempts] == [response_format]
+    assert [attempt.response_format for attempt in asked.calls] == [response_format]
 
 
 def test_a_format_that_is_set_is_kept_to_when_it_is_refused(judge: SimulatedJudge) -> None:
     judge.plan_faults([NO_SCHEMA])
     asked = ask(judge.base_url, model=JUDGE_MODEL, response_format="json_schema")
-    assert classes(asked) == [("error", "unsupported")]
-    assert "response_format" in (asked.attempts[0].error_message or "")
+    assert error_classes(asked) == [("error", "unsupported")]
+    assert "response_format" in (asked.calls[0].error_message or "")
 
 
 def test_each_step_is_taken_once_and_then_the_refusal_stands() -> None:
     words = "temperature, max_completion_tokens, response_format and tools are not supported"
     asked = ask_provider((400, {"error": {"message": words}}, {}))
-    assert classes(asked) == [("error", "unsupported")] * 5
-    forms = [(attempt.response_format, attempt.temperature) for attempt in asked.attempts]
+    assert error_classes(asked) == [("error", "unsupported")] * 5
+    forms = [(attempt.response_format, attempt.temperature) for attempt in asked.calls]
     assert forms == [("json_schema", 0.0)] * 2 + [("json_schema", None), ("tool_call", None), ("prompt", None)]
 
 
@@ -139,7 +139,7 @@ def test_two_tool_calls_are_no_answer_of_which_one_is_picked() -> None:
     answer = completion(None)
     answer["choices"][0]["message"]["tool_calls"] = calls
     asked = ask_provider(answer, response_format="tool_call")
-    assert classes(asked) == [("unusable", "schema_violation")] * 2
+    assert error_classes(asked) == [("unusable", "schema_violation")] * 2
     assert asked.answer is None
 
 

@@ -16,16 +16,16 @@ from trajectory_pipeline.budget.prices import CallUsage, load_prices, price_usd
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
 from trajectory_pipeline.judge.client.session import CallRecord
 from trajectory_pipeline.judge.config import JudgeConfig
-from trajectory_pipeline_tests.judge.judge_client import KEY, PROMPT, Told, ask, ask_provider, classes
+from trajectory_pipeline_tests.judge.judge_client import KEY, PROMPT, CallLog, ask, ask_provider, error_classes
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
 
 OPENAI = "https://api.openai.com/v1"
 
 
 def test_a_usable_answer_comes_with_all_that_is_known_of_the_call(judge: SimulatedJudge) -> None:
-    told = Told()
+    told = CallLog()
     asked = ask(judge.base_url, told, model=JUDGE_MODEL)
-    (attempt,) = asked.attempts
+    (attempt,) = asked.calls
     assert asked.answer is not None
     assert (attempt.result, attempt.error_class, attempt.http_status) == ("answered", None, 200)
     assert attempt.response_model == JUDGE_MODEL
@@ -43,7 +43,7 @@ def test_a_usable_answer_comes_with_all_that_is_known_of_the_call(judge: Simulat
 def test_what_is_sent_is_a_strict_schema_and_no_retry_of_the_librarys_own() -> None:
     with Provider(lambda _: (500, {"error": {"message": "no"}}, {})) as provider:
         asked = ask(provider.url, max_attempts=1)
-        assert len(provider.requests) == len(asked.attempts) == 1
+        assert len(provider.requests) == len(asked.calls) == 1
         (sent,) = provider.requests
     assert (sent["model"], sent["temperature"], sent["messages"]) == ("some-model", 0.0, PROMPT)
     schema = sent["response_format"]["json_schema"]
@@ -53,7 +53,7 @@ def test_what_is_sent_is_a_strict_schema_and_no_retry_of_the_librarys_own() -> N
 
 
 def test_a_call_is_bounded_before_it_is_sent_by_what_it_may_take_at_most(judge: SimulatedJudge) -> None:
-    told = Told()
+    told = CallLog()
     ask(judge.base_url, told, model=JUDGE_MODEL, max_response_tokens=3000)
     (began,), (ended,) = told.began, told.ended
     assert ended.usage is not None
@@ -68,7 +68,7 @@ def test_what_may_not_begin_is_not_sent() -> None:
     async def refuse(_: CallRecord) -> None:
         raise LookupError("no room in the budget")
 
-    told = Told()
+    told = CallLog()
     told.on_begin = refuse  # type: ignore[method-assign]
     with Provider(lambda _: (500, {}, {})) as provider:
         with pytest.raises(LookupError, match="no room in the budget"):
@@ -102,14 +102,14 @@ def test_a_call_is_repeated_when_the_provider_says(headers: dict[str, str], leas
     with Provider(answering) as provider:
         asked = ask(provider.url)
     assert asked.answer is not None
-    assert classes(asked) == [("error", "rate_limited"), ("answered", None)]
+    assert error_classes(asked) == [("error", "rate_limited"), ("answered", None)]
     assert least <= times[1] - times[0] <= most
 
 
 def test_who_asks_for_more_than_a_minute_is_left_in_peace() -> None:
     began = time.monotonic()
     asked = ask_provider((429, {"error": {"message": "tomorrow"}}, {"retry-after": "86400"}))
-    assert classes(asked) == [("error", "rate_limited")]
+    assert error_classes(asked) == [("error", "rate_limited")]
     assert asked.answer is None
     assert time.monotonic() - began < 5
 
@@ -117,7 +117,7 @@ def test_who_asks_for_more_than_a_minute_is_left_in_peace() -> None:
 def test_no_more_calls_are_made_than_allowed() -> None:
     for allowed in (1, 2, 5):
         asked = ask_provider((503, {"error": {"message": "overloaded"}}, {}), max_attempts=allowed)
-        assert classes(asked) == [("error", "server_error")] * allowed
+        assert error_classes(asked) == [("error", "server_error")] * allowed
 
 
 # ---- no answer ----------------------------------------------------------------------------------------------------
@@ -128,19 +128,19 @@ def test_a_provider_that_cannot_be_reached_was_sent_nothing() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     asked = ask(f"http://127.0.0.1:{port}/v1", max_attempts=2)
-    assert classes(asked) == [("error", "connection")] * 2
-    assert "could not be reached: Cannot connect to host 127.0.0.1" in (asked.attempts[0].error_message or "")
+    assert error_classes(asked) == [("error", "connection")] * 2
+    assert "could not be reached: Cannot connect to host 127.0.0.1" in (asked.calls[0].error_message or "")
     asked = ask("http://no-host.invalid/v1", max_attempts=1)
-    assert classes(asked) == [("error", "connection")]
+    assert error_classes(asked) == [("error", "connection")]
 
 
 def test_an_answer_that_does_not_come_in_time_is_lost(judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "hang"}])
     asked = ask(judge.base_url, model=JUDGE_MODEL, timeout_seconds=0.3, max_attempts=2)
-    assert classes(asked) == [("lost", "timeout")] * 2
-    assert asked.attempts[0].error_message == "no answer within 0.3 s (TRAJECTORY_JUDGE_TIMEOUT)"
-    assert all(attempt.usage is None for attempt in asked.attempts)
-    assert all((attempt.duration_ns or 0) >= 300_000_000 for attempt in asked.attempts)
+    assert error_classes(asked) == [("lost", "timeout")] * 2
+    assert asked.calls[0].error_message == "no answer within 0.3 s (TRAJECTORY_JUDGE_TIMEOUT)"
+    assert all(attempt.usage is None for attempt in asked.calls)
+    assert all((attempt.duration_ns or 0) >= 300_000_000 for attempt in asked.calls)
 
 
 @pytest.mark.parametrize(
@@ -164,9 +164,9 @@ def test_an_answer_that_does_not_come_in_time_is_lost(judge: SimulatedJudge) -> 
 @pytest.mark.parametrize("content_type", ["application/json", "text/html"])
 def test_what_is_no_chat_completion_is_no_answer(body: bytes, error_class: str, content_type: str) -> None:
     asked = ask_provider((200, body, {"content-type": content_type}), max_attempts=1)
-    assert classes(asked) == [("unusable", error_class)]
+    assert error_classes(asked) == [("unusable", error_class)]
     assert (asked.answer, asked.unusable) == (None, False)
-    assert asked.attempts[0].http_status == 200
+    assert asked.calls[0].http_status == 200
 
 
 @pytest.mark.parametrize(
@@ -185,16 +185,16 @@ def test_what_is_no_chat_completion_is_no_answer(body: bytes, error_class: str, 
 )
 def test_an_error_with_status_200_is_told_in_its_own_words_and_classed_by_its_code(body: Any, error_class: str) -> None:
     asked = ask_provider(body, max_attempts=1)
-    assert classes(asked) == [("error", error_class)]
-    assert "upstream is down" in (asked.attempts[0].error_message or "")
-    assert (asked.attempts[0].http_status, asked.answer) == (200, None)
+    assert error_classes(asked) == [("error", error_class)]
+    assert "upstream is down" in (asked.calls[0].error_message or "")
+    assert (asked.calls[0].http_status, asked.answer) == (200, None)
 
 
 def test_the_right_answer_under_the_wrong_content_type_is_taken() -> None:
     body = json.dumps(completion(json.dumps(ANSWER))).encode()
     asked = ask_provider((200, body, {"content-type": "text/plain"}))
     assert asked.answer is not None
-    assert asked.attempts[0].usage == CallUsage(10, None, 5)
+    assert asked.calls[0].usage == CallUsage(10, None, 5)
 
 
 # ---- what it cost -------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def usage_with_details(details: Any) -> dict[str, Any]:
 def test_usage_is_what_was_told_or_nothing(usage: Any, expected: CallUsage | None) -> None:
     asked = ask_provider(completion(json.dumps(ANSWER), usage=usage))
     assert asked.answer is not None
-    assert asked.attempts[0].usage == expected
+    assert asked.calls[0].usage == expected
 
 
 def test_a_price_is_that_of_the_model_at_its_endpoint_or_not_known() -> None:
@@ -239,10 +239,10 @@ def test_a_price_is_that_of_the_model_at_its_endpoint_or_not_known() -> None:
 
 
 def test_call_is_simulated_where_the_server_says_so_by_header(judge: SimulatedJudge) -> None:
-    assert ask(judge.base_url, model=JUDGE_MODEL).attempts[0].simulated
+    assert ask(judge.base_url, model=JUDGE_MODEL).calls[0].simulated
     judge.plan_faults([{"fault": "unauthorized"}])
-    assert ask(judge.base_url, model=JUDGE_MODEL).attempts[0].simulated
-    assert not ask_provider(completion("x"), model=JUDGE_MODEL).attempts[0].simulated
+    assert ask(judge.base_url, model=JUDGE_MODEL).calls[0].simulated
+    assert not ask_provider(completion("x"), model=JUDGE_MODEL).calls[0].simulated
 
 
 # ---- secrets ------------------------------------------------------------------------------------------------------
@@ -254,8 +254,8 @@ def test_our_key_stands_in_no_message_repr_or_log(caplog: pytest.LogCaptureFixtu
     with Provider(lambda _: (401, {"error": {"message": words, "code": "invalid_api_key"}}, {})) as provider:
         asked = ask(provider.url)
         assert provider.headers[0]["authorization"] == f"Bearer {KEY}"
-    assert classes(asked) == [("error", "authentication")]
-    assert "Incorrect API key provided: [our key]." in (asked.attempts[0].error_message or "")
+    assert error_classes(asked) == [("error", "authentication")]
+    assert "Incorrect API key provided: [our key]." in (asked.calls[0].error_message or "")
     judge = JudgeConfig("m", "https://user:geheim@host/v1?key=geheim", KEY)
     for text in (repr(asked), repr(judge), caplog.text):
         assert KEY not in text

@@ -33,7 +33,10 @@ NOTE = re.compile(r"^\[… the run \S+, which \S+ continues, is not shown …\]$
 def lines_under(rendered: RenderedTranscript, cited_as: str) -> list[str]:
     """What a citation of this id may quote."""
     return [
-        stretch for block in rendered.cited[cited_as] for passage in block.passages for stretch in passage.stretches
+        stretch
+        for block in rendered.by_cited_id[cited_as]
+        for passage in block.passages
+        for stretch in passage.quotable_texts
     ]
 
 
@@ -76,7 +79,7 @@ def test_errors_are_lines_of_their_own_and_can_be_quoted_by_their_step_or_run() 
     ]
     assert lines_under(rendered, "step-9") == ["!! step step-9 failed: LLMError: it broke"]
     assert lines_under(rendered, "run-9") == ["!! run run-9 error: E all of it broke"]
-    assert rendered.steps == {"step-9"}
+    assert rendered.step_ids == {"step-9"}
 
 
 def test_another_runs_step_shows_its_error_with_its_own_run_only() -> None:
@@ -203,8 +206,8 @@ def test_ids_with_odd_characters_are_one_word() -> None:
     rendered = shown(document("run\u2028x", turn("step\tx", said)))
     header = rendered.text.splitlines()[0]
     assert HEADER.match(header)
-    assert list(rendered.cited) == ["message\\u{20}a\\u{a}[2]\\u{20}b"]
-    assert rendered.steps == {"step\\u{9}x"}
+    assert list(rendered.by_cited_id) == ["message\\u{20}a\\u{a}[2]\\u{20}b"]
+    assert rendered.step_ids == {"step\\u{9}x"}
 
 
 # ---- shortening -----------------------------------------------------------------------------------------------------
@@ -268,7 +271,7 @@ def test_what_is_left_out_divides_what_may_be_quoted() -> None:
 
 def test_a_transcript_of_nothing_covers_all_of_it() -> None:
     rendered = shown(document("run-1"))
-    assert (rendered.text, rendered.coverage, rendered.fits, dict(rendered.cited)) == ("", 1.0, True, {})
+    assert (rendered.text, rendered.coverage, rendered.fits, dict(rendered.by_cited_id)) == ("", 1.0, True, {})
 
 
 # ---- the sample ---------------------------------------------------------------------------------------------------
@@ -283,6 +286,6 @@ def test_every_run_of_the_sample_is_shown_with_all_its_messages_the_same_each_ti
         for line in rendered.text.split("\n"):
             known = line.startswith("  ") or HEADER.match(line) or ERROR.match(line) or NOTE.match(line)
             assert known or line == "", line
-        for cited_as in rendered.cited:
+        for cited_as in rendered.by_cited_id:
             for stretch in lines_under(rendered, cited_as):
                 assert all(line in rendered.text for line in stretch.splitlines())

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajectory_pipeline.budget.token_estimate import Estimate
+from trajectory_pipeline.budget.token_estimate import TokenEstimate
 from trajectory_pipeline.judge.response_schema import PartFindings
 from trajectory_pipeline.judge.transcript.windows import MAX_WINDOWS, RenderedTranscript
-from trajectory_pipeline.judge.window_summary import summarize_window
+from trajectory_pipeline.judge.window_summary import summarize_windows
 from trajectory_pipeline_tests.judge.documents import Document, document, message, returned, text, turn
 from trajectory_pipeline_tests.judge.rendering import whole
 
@@ -35,7 +35,7 @@ def run_of(sizes: list[list[int]], *, errors: int = 0) -> Document:
 
 
 def shown_once(rendered: RenderedTranscript, shown: Document) -> None:
-    there = [block.cited_as for block in rendered.blocks]
+    there = [block.cited_as for block in rendered.messages]
     assert there == [m["message_id"] for t in shown["turns"] for m in t["messages"]]
 
 
@@ -49,7 +49,10 @@ def test_every_message_is_in_one_window_and_every_window_within_its_room(sizes: 
     shown_once(rendered, shown)
     assert len(rendered.windows) <= MAX_WINDOWS
     assert all(len(window.text.encode()) <= room for window in rendered.windows)
-    kept, there = sum(b.included for b in rendered.blocks), sum(b.exists for b in rendered.blocks)
+    kept, there = (
+        sum(b.shown_characters for b in rendered.messages),
+        sum(b.content_characters for b in rendered.messages),
+    )
     assert rendered.coverage == pytest.approx(kept / there if there else 1.0)
     assert 0 <= rendered.coverage <= 1
 
@@ -58,11 +61,11 @@ def test_a_window_ends_where_a_step_ends_and_the_task_stands_at_the_head_of_each
     rendered = whole(run_of([[120, 120]] * 40), room=9_000)
     assert len(rendered.windows) > 1
     for window in rendered.windows:
-        steps = Counter(block.step for block in window.blocks)
+        steps = Counter(block.step for block in window.messages)
         assert all(count in (1, 2) for step, count in steps.items())
         assert not [step for step in steps if step != "step-0" and steps[step] != 2]
         assert "Count all the words, please." in window.text
-    assert rendered.windows[0].carried == ()
+    assert rendered.windows[0].carried_tasks == ()
 
 
 def test_a_step_larger_than_a_window_is_divided_between_its_messages() -> None:
@@ -73,9 +76,9 @@ def test_a_step_larger_than_a_window_is_divided_between_its_messages() -> None:
 
 def test_a_message_larger_than_a_window_is_shortened_to_it_and_what_is_left_out_cannot_be_quoted() -> None:
     rendered = whole(run_of([[10], [10]], errors=40_000), room=9_000)
-    (block,) = rendered.cited["e"]
+    (block,) = rendered.by_cited_id["e"]
     assert "characters left out" in block.text
-    head, tail = block.passages[0].stretches
+    head, tail = block.passages[0].quotable_texts
     assert head.startswith("<- return c status=error")
     assert (len(head) > 1_000, len(tail) > 1_000) == (True, True)
     assert 0 < rendered.coverage < 0.5
@@ -98,8 +101,8 @@ def found_in(rendered: RenderedTranscript, *quotes: tuple[str, str]) -> list[Par
 def test_the_last_question_shows_the_task_and_the_quotes_that_hold_under_their_own_headers() -> None:
     rendered = whole(run_of([[300, 300]] * 20), room=9_000)
     found = found_in(rendered, ("m3-1", "3-1 word word"), ("m3-1", "never said"), ("nobody", "x"))
-    last = summarize_window(rendered, found, 9_000)
-    assert (last.invalid, last.left_out) == (2, 0)
+    last = summarize_windows(rendered, found, 9_000)
+    assert (last.invalid_citations, last.omitted_quotes) == (2, 0)
     margin = [line for line in last.text.splitlines() if not line.startswith("  ")]
     assert [
         line.split()[1] for line in margin if line.startswith("[") and "role=" in line and "forged" not in line
@@ -117,7 +120,7 @@ def test_the_last_question_shows_the_task_and_the_quotes_that_hold_under_their_o
 def test_the_last_question_stays_within_its_room(quotes: int, room: int) -> None:
     rendered = whole(run_of([[200, 200]] * 40), room=9_000)
     cited = [(f"m{n % 40 + 1}-{n % 2}", f"{n % 40 + 1}-{n % 2} " + WORD * (n + 1)) for n in range(quotes)]
-    assert len(summarize_window(rendered, found_in(rendered, *cited), room).text.encode()) <= room
+    assert len(summarize_windows(rendered, found_in(rendered, *cited), room).text.encode()) <= room
 
 
 # ---- the estimate --------------------------------------------------------------------------------------------------
@@ -125,10 +128,10 @@ def test_the_last_question_stays_within_its_room(quotes: int, room: int) -> None
 
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 10**7)), max_size=10))
 def test_the_estimate_is_raised_by_what_providers_count_and_never_lowered(told: list[tuple[int, int]]) -> None:
-    estimate = Estimate()
+    estimate = TokenEstimate()
     before = estimate.factor
     for estimated, counted in told:
-        estimate.learn(estimated, counted)
+        estimate.raise_to(estimated, counted)
         assert estimate.factor >= before >= 1.0
         before = estimate.factor
     assert estimate.tokens("x" * 300) >= 100
@@ -136,6 +139,6 @@ def test_the_estimate_is_raised_by_what_providers_count_and_never_lowered(told: 
 
 
 def test_a_provider_that_counts_twice_as_much_halves_the_room() -> None:
-    estimate = Estimate()
-    estimate.learn(1_000, 2_000)
+    estimate = TokenEstimate()
+    estimate.raise_to(1_000, 2_000)
     assert (estimate.tokens("x" * 300), estimate.bytes_for(1_000)) == (200, 1_500)
