@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -74,7 +74,8 @@ class JudgingEstimate:
 
     def as_json(self) -> dict[str, Any]:
         """Return the estimate as JSON values; money as text, which keeps every digit."""
-        return {name: str(value) if isinstance(value, Decimal) else value for name, value in asdict(self).items()}
+        # Not `asdict`, which makes counts of the pairs of a Counter.
+        return {name: str(value) if isinstance(value, Decimal) else value for name, value in vars(self).items()}
 
     def sentences(self) -> list[str]:
         """Return the estimate in sentences."""

@@ -1,5 +1,7 @@
 """The estimate of judging equals what then happens, and bounds what it costs."""
 
+import json
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -32,6 +34,12 @@ def plan(pipeline: Pipeline, *, render: bool = True, judge_lookback_days: int = 
         order=pipeline.order,
         render=render,
     )
+
+
+def test_as_json_with_reasons_counts_them_by_name() -> None:
+    estimate = JudgingEstimate(judged=Counter(new=2), max_usd=Decimal("0.10"))
+    written = json.loads(json.dumps(estimate.as_json()))
+    assert (written["judged"], written["not_judged"], written["max_usd"]) == ({"new": 2}, {}, "0.10")
 
 
 def test_estimate_equals_calls_made_and_bounds_cost(pipeline: Pipeline, judge: SimulatedJudge) -> None:
