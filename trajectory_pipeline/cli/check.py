@@ -1,13 +1,12 @@
 """The command ``check``: compares the whole history on all sides."""
 
 import sys
-from datetime import timedelta
 
 import click
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out
-from trajectory_pipeline.maintenance.completeness import check_completeness
+from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
 from trajectory_pipeline.text import pluralize
 
 
@@ -21,14 +20,10 @@ def command() -> None:
               2  a setting is wrong, or a database or storage cannot be reached
     """  # noqa: D301 - \b keeps click from rewrapping the text
     opened = open_connections()
-    settings = opened.settings
     report = check_completeness(
         opened.source,
         opened.storage,
-        start=settings.capture.start,
-        stuck_after=timedelta(hours=settings.source.stuck_hours),
-        deleted=settings.capture.deleted_content,
-        closing_lag=timedelta(minutes=settings.capture.closing_lag_minutes),
+        CompletenessScope.from_settings(opened.settings),
     )
     for difference in report.differences:
         out.print(f"✗ {difference}")

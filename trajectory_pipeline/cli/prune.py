@@ -9,8 +9,7 @@ from trajectory_pipeline.cli.console import err, out
 from trajectory_pipeline.defs.retention import retention_of
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.maintenance.retention import find_expired_partitions, prune_partition
-from trajectory_pipeline.partition_keys import parse_partition_key
+from trajectory_pipeline.maintenance.retention import find_expired_partitions, prune_expired
 from trajectory_pipeline.settings import load_settings
 from trajectory_pipeline.storage.parquet.cleanup import FileTotals
 from trajectory_pipeline.text import pluralize
@@ -33,17 +32,14 @@ def command(*, dry_run: bool) -> None:
     opened = open_connections()
     rows, files, failed = 0, FileTotals(), False
     due = find_expired_partitions(opened.storage, retention, utc_now())
-    for expired in due:
-        name = f"{expired.partition_key}  {expired.part}"
-        hour = parse_partition_key(expired.partition_key)
-        try:
-            removed = expired if dry_run else prune_partition(expired.part, hour, opened.storage)
-        except PipelineError as error:
+    for expired, removed in zip(due, due, strict=True) if dry_run else prune_expired(opened.storage, due):
+        name = f"{expired.partition_key}  {expired.target}"
+        if isinstance(removed, PipelineError):
             failed = True
-            err.print(f"{name}: {error}", style="red")
+            err.print(f"{name}: {removed}", style="red")
             continue
-        if removed.held_back:
-            out.print(f"{name}: old enough, but not deleted: {removed.held_back}")
+        if removed.skip_reason:
+            out.print(f"{name}: old enough, but not deleted: {removed.skip_reason}")
             continue
         rows, files = rows + removed.rows, files + removed.files
         out.print(f"{name}: {_totals(removed.rows, removed.files)}")

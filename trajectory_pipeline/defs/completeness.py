@@ -5,7 +5,6 @@ Belongs here: the check's result and when it runs. Does not belong here: compari
 Dagster's own freshness looks at the last materialisation of any partition, so that a backfill hides what is missing.
 """
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -33,17 +32,13 @@ JOB_NAME = "completeness_job"
 )
 def completeness(pipeline: dg.ResourceParam[PipelineResource]) -> dg.AssetCheckResult:
     """Compare everything with everything."""
-    from trajectory_pipeline.maintenance.completeness import check_completeness
+    from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
 
-    settings = pipeline.settings
     return result_of(
         check_completeness(
             pipeline.source,
             pipeline.storage,
-            start=settings.capture.start,
-            stuck_after=timedelta(hours=settings.source.stuck_hours),
-            deleted=settings.capture.deleted_content,
-            closing_lag=timedelta(minutes=settings.capture.closing_lag_minutes),
+            CompletenessScope.from_settings(pipeline.settings),
         )
     )
 

@@ -16,7 +16,6 @@ import dagster as dg
 from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
@@ -54,25 +53,23 @@ def prune_old_partitions(
     Raises:
         PipelineError: no age is set, a sink cannot be read, or some partitions failed, after the others are done.
     """
-    from trajectory_pipeline.maintenance.retention import find_expired_partitions, prune_partition
+    from trajectory_pipeline.maintenance.retention import find_expired_partitions, prune_expired
 
     due = find_expired_partitions(pipeline.storage, retention_of(pipeline.settings), now)
     failed: dict[str, str] = {}
-    for each in due:
-        name = f"{each.part} {each.partition_key}"
-        try:
-            done = prune_partition(each.part, parse_partition_key(each.partition_key), pipeline.storage)
-        except PipelineError as error:
-            failed[name] = str(error)
+    for expired, done in prune_expired(pipeline.storage, due):
+        name = f"{expired.target} {expired.partition_key}"
+        if isinstance(done, PipelineError):
+            failed[name] = str(done)
             continue
-        if done.held_back:
-            log.warning(f"{name} is kept although it is old enough: {done.held_back}")
+        if done.skip_reason:
+            log.warning(f"{name} is old enough, but not deleted: {done.skip_reason}")
             continue
         log.info(f"{name}: {pluralize(done.rows, 'row')}, {pluralize(done.files.count, 'file')} removed")
-        for asset in (each.part, REFINED_OUTCOMES.name) if each.part == "trajectories" else (each.part,):
+        for asset in (expired.target, REFINED_OUTCOMES.name) if expired.target == "trajectories" else (expired.target,):
             yield dg.AssetObservation(
                 asset,
-                partition=each.partition_key,
+                partition=expired.partition_key,
                 description="Removed from the sinks because of its age.",
                 metadata={"pruned": True},
             )

@@ -1,1 +1,1 @@
-"""Work over the whole history."""
+"""Work over the whole history: completeness, retention, erasure, explanations."""

@@ -1,8 +1,4 @@
-"""Erasing at once what was deleted at the source, in partitions that were captured while it was kept.
-
-Belongs here: which partitions, and rewriting their raw rows without the source. Does not belong here: which words go
-(``trajectories.erase``, ``storage.postgres.erasure``), and how one learns of a deletion (``pipeline.capture``).
-"""
+"""Erases content that is deleted at the source from partitions that were captured with ``keep``, without the source."""
 
 from datetime import datetime
 
@@ -21,40 +17,40 @@ from trajectory_pipeline.trajectories.erase import erase_deleted
 
 
 def partitions_to_erase(database: TrajectoryDatabase) -> dict[str, int]:
-    """Return the partitions that hold what is deleted at the source, and in how many runs, by partition key."""
+    """Return how many runs hold content that is deleted at the source, by partition key."""
     return partitions_counting(database, DELETED_AND_KEPT)
 
 
 def erase_partition(hour: datetime, storage: Storage, *, dagster_run_id: str | None = None) -> TrajectoriesResult:
-    """Erase what a partition holds of deleted content, in every sink, without asking the source.
+    """Erase a partition's content that is deleted at the source from every sink, without reading the source.
 
     Raises:
-        SinkError: a sink cannot be read or written; asking again finishes it.
-        PipelineError: its raw rows were pruned, so that it cannot be told what is to be erased.
+        SinkError: a sink cannot be read or written; erasing again completes it.
+        PipelineError: its raw rows were pruned, and only they tell what is deleted.
     """
     key = partition_key(hour)
     with storage.postgres.partition(TERMINAL_RUNS.name, key) as partition:
         entry = storage.postgres.ledger(TERMINAL_RUNS.name, [key])[key]
         if entry["result"] == PartitionResult.PRUNED:
             raise PipelineError(
-                f"The raw rows of {key} were pruned, and what is deleted can only be told from them: materialise"
+                f"The raw rows of {key} were pruned, and only they tell what is deleted: materialize"
                 " terminal_runs and trajectories of that partition, or prune its trajectories too"
                 " (TRAJECTORY_RETENTION_DAYS)."
             )
         rows = (erase_deleted(batch) for batch in storage.parquet.read(TERMINAL_RUNS, hour))
-        with storage.parquet.stage(TERMINAL_RUNS, hour, rows) as prepared:
+        with storage.parquet.stage(TERMINAL_RUNS, hour, rows) as staged:
             partition.record(
                 LedgerEntry(
                     asset=TERMINAL_RUNS.name,
                     partition_key=key,
                     result=entry["result"],
                     counts={**entry["counts"], DELETED_AND_KEPT: 0},
-                    content_digest=prepared.sha256,
+                    content_digest=staged.sha256,
                     schema_version=entry["schema_version"],
                     fingerprint=entry["fingerprint"],
                     snapshot_at=entry["snapshot_at"],
                     dagster_run_id=dagster_run_id,
                 )
             )
-            partition.publish(prepared)
+            partition.publish(staged)
     return materialize_trajectories(hour, storage, dagster_run_id=dagster_run_id)

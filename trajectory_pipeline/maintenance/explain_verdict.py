@@ -1,11 +1,7 @@
-"""How a run came to its verdict, put together from what is stored: raw rows, trajectory, what was shown, what was said.
-
-Belongs here: finding the pieces, and saying where one is missing. Does not belong here: layout
-(``cli.render_explanation``).
-"""
+"""Explains how a run came to its verdict, from what is stored: raw rows, trajectory, prompt, calls, verdict."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.compute as pc
@@ -14,11 +10,11 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.judge.judge_trajectory import JudgeRequest, build_judge_request
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.partition_keys import parse_partition_key
+from trajectory_pipeline.partition_keys import HOUR, parse_partition_key
 from trajectory_pipeline.pipeline.documents import Document, MissingDocumentError, find_row, shown_documents
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet.store import ParquetStore
-from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as lasting_redaction_key
+from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as stored_redaction_key
 from trajectory_pipeline.storage.postgres.summaries import attempts_of_run, verdicts_of_run
 from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
@@ -26,7 +22,6 @@ from trajectory_pipeline.storage.storage import Storage
 
 Row = dict[str, Any]
 _RAW_COLUMNS = ("id", "status", "stop_reason", "created_at", "completed_at")
-_HOUR = timedelta(hours=1)
 
 
 def explain_verdict(
@@ -37,14 +32,14 @@ def explain_verdict(
     policy: RefinementPolicy | None,
     redaction_key: bytes | None,
 ) -> Row:
-    """Return what is known of how a run came to its verdict; a part that is missing says why under ``missing``.
+    """Return what is known of how a run came to its verdict; a missing part has its reason under ``missing``.
 
     Args:
         row: of ``trajectory.trajectories``.
         storage: both sinks.
-        source: asked for the rows as they stand now, where it can be reached.
-        policy: the one in use; without a judge, that of the run's last verdict.
-        redaction_key: of placeholders; None for the one that the database keeps.
+        source: read for the present rows, if it can be reached.
+        policy: the current one; None without a judge: then that of the run's last verdict.
+        redaction_key: of placeholders; None for the one that the database stores.
 
     Raises:
         SinkError: a sink cannot be read.
@@ -83,19 +78,19 @@ def _source(source: LettaSource, row: Mapping[str, Any]) -> Row:
     run_id: Any = row["run_id"]
     try:
         with source.snapshot() as snapshot:
-            for batch in snapshot.terminal_runs(hour, hour + _HOUR):
+            for batch in snapshot.terminal_runs(hour, hour + HOUR):
                 found = batch.filter(pc.equal(batch.column("run_id"), run_id)).to_pylist()
                 if found:
                     return _raw(found[0])
     except PipelineError as error:
         return {"missing": f"the source was not read: {error}"}
-    return {"missing": "the source does not hold it in that hour any more: it moved, or was deleted"}
+    return {"missing": "the source has no such run in that hour now: it moved, or was deleted"}
 
 
 def _raw(found: Mapping[str, Any]) -> Row:
     run = found.get("run") or found
-    told = {name: run[name] for name in _RAW_COLUMNS if isinstance(run, dict) and run.get(name) is not None}
-    return {**told, "steps": len(found.get("steps") or ()), "messages": len(found.get("messages") or ())}
+    columns = {name: run[name] for name in _RAW_COLUMNS if isinstance(run, dict) and run.get(name) is not None}
+    return {**columns, "steps": len(found.get("steps") or ()), "messages": len(found.get("messages") or ())}
 
 
 def _without_document(row: Mapping[str, Any]) -> Row:
@@ -103,7 +98,7 @@ def _without_document(row: Mapping[str, Any]) -> Row:
 
 
 def _policy(policy: RefinementPolicy | None, verdict: Mapping[str, Any] | None) -> RefinementPolicy | None:
-    """Return the policy that a verdict was reached under, as far as its parts can be used today."""
+    """Return the policy that a verdict was reached under, as far as this version knows its parts."""
     if verdict is None or verdict["definition"] is None:
         return policy
     definition, parameters = verdict["definition"], verdict["definition"].get("parameters") or {}
@@ -124,34 +119,27 @@ def _shown(
     redaction_key: bytes | None,
     verdict: Mapping[str, Any] | None,
 ) -> Row:
-    """Render what the judge was shown anew, and say whether it is the same."""
+    """Render what the judge was shown once more, and compare it with what it was shown then."""
     if policy is None:
-        return {"missing": "no judge is set and none was asked, so there is no policy to render it under"}
-    policy = RefinementPolicy(
-        policy.model,
-        policy.temperature,
-        policy.max_prompt_tokens,
-        policy.max_response_tokens,
-        policy.redact,
-        redaction_key or lasting_redaction_key(storage.postgres),
-    )
+        return {"missing": "no judge is set and none was asked, so no policy says how to render it"}
+    policy = replace(policy, redaction_key=redaction_key or stored_redaction_key(storage.postgres))
     try:
         documents = _documents(row, storage, policy)
     except MissingDocumentError as missing:
         return {"missing": str(missing)}
-    case = build_judge_request(documents, policy)
+    request = build_judge_request(documents, policy)
     return {
-        "windows": [window.text for window in case.rendered.windows],
-        "coverage": case.rendered.coverage,
-        "prompt_tokens": case.prompt_tokens,
-        "same_as_judged": _same(case, verdict),
+        "windows": [window.text for window in request.rendered.windows],
+        "coverage": request.rendered.coverage,
+        "prompt_tokens": request.prompt_tokens,
+        "same_as_judged": _same(request, verdict),
     }
 
 
-def _same(case: JudgeRequest, verdict: Mapping[str, Any] | None) -> bool | None:
-    """Say whether what is rendered now is what was judged; None where nothing was shown, or nobody noted what."""
+def _same(request: JudgeRequest, verdict: Mapping[str, Any] | None) -> bool | None:
+    """Return whether the text equals what was judged; None if no digest of that was stored."""
     digest = (verdict or {}).get("shown_sha256")
-    return None if digest is None else digest == case.shown_sha256
+    return None if digest is None else digest == request.shown_sha256
 
 
 def _documents(row: Mapping[str, Any], storage: Storage, policy: RefinementPolicy) -> list[Document]:

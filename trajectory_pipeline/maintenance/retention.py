@@ -1,18 +1,16 @@
-"""Removing partitions that are older than a set age from both sinks: trajectories with their verdicts, and raw rows.
+"""Retention: removes partitions older than a set age from both sinks, trajectories with their verdicts or raw rows.
 
-Belongs here: which partitions are old enough, and the order in which rows and files go. Does not belong here: the
-statements (``storage.postgres.retention``), files (``storage.parquet.cleanup``), and when it is done
-(``defs.retention``).
-
-Rows go first, with the ledger entry that says so, in one transaction; then the files, under the same lock once more,
-unless the partition was materialised in between. What a crash leaves is a file that the ledger calls pruned: it is
-found by listing, and removed by the next prune.
+First the rows go, in one transaction with the ledger entry that says so. Then the files go, under the same lock taken
+once more, unless the partition was materialized in between. A crash leaves a file that the ledger calls pruned: the
+next prune finds it by listing, and removes it.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, parse_partition_key, partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -31,7 +29,7 @@ from trajectory_pipeline.storage.postgres.retention import (
 from trajectory_pipeline.storage.storage import Storage
 
 RetentionTarget = Literal["trajectories", "terminal_runs"]
-"""What goes together: trajectories with quarantine and verdicts; or raw rows."""
+"""What is removed together: trajectories with quarantine and verdicts; or raw rows."""
 
 _TABLES: dict[RetentionTarget, tuple[Table, ...]] = {
     "trajectories": (TRAJECTORIES, REFINED_OUTCOMES),
@@ -41,11 +39,11 @@ _TABLES: dict[RetentionTarget, tuple[Table, ...]] = {
 
 @dataclass(frozen=True)
 class Retention:
-    """How long each part of a partition is kept after the end of its hour.
+    """Ages, counted from the end of a partition's hour, after which it is removed; None: never.
 
     Attributes:
-        trajectories: None: for ever.
-        raw_rows: None: for ever.
+        trajectories: with their quarantine and verdicts.
+        raw_rows: of ``terminal_runs``.
     """
 
     trajectories: timedelta | None
@@ -54,21 +52,21 @@ class Retention:
 
 @dataclass(frozen=True)
 class ExpiredPartition:
-    """A part of a partition that is old enough.
+    """A partition that is old enough.
 
     Attributes:
-        part: which.
+        target: what of it.
         partition_key: of the partition.
         rows: in Postgres for trajectories, in Parquet for raw rows.
         files: in Parquet.
-        held_back: why it is not removed all the same; None where it is.
+        skip_reason: why it cannot be removed now; None if it can.
     """
 
-    part: RetentionTarget
+    target: RetentionTarget
     partition_key: str
     rows: int
     files: FileTotals
-    held_back: str | None = None
+    skip_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,21 +76,21 @@ class PrunedPartition:
     Attributes:
         rows: in Postgres for trajectories, in Parquet for raw rows.
         files: in Parquet.
-        held_back: why nothing was; None where all of it was.
+        skip_reason: why nothing was removed; None if all of it was.
     """
 
     rows: int
     files: FileTotals
-    held_back: str | None = None
+    skip_reason: str | None = None
 
 
-def is_old(hour: datetime, kept_for: timedelta | None, now: datetime) -> bool:
-    """Whether the end of an hour is longer ago than its content is kept."""
-    return kept_for is not None and hour + HOUR <= now - kept_for
+def is_expired(hour: datetime, max_age: timedelta | None, now: datetime) -> bool:
+    """Whether an hour ended at least ``max_age`` ago; never if that is None."""
+    return max_age is not None and hour + HOUR <= now - max_age
 
 
 def find_expired_partitions(storage: Storage, retention: Retention, now: datetime) -> list[ExpiredPartition]:
-    """Return what is old enough to be pruned and still there, in order of partitions, raw rows last in each.
+    """Return what is old enough and still stored, in order of partitions, raw rows last in each.
 
     Raises:
         SinkError: a sink cannot be read.
@@ -102,43 +100,54 @@ def find_expired_partitions(storage: Storage, retention: Retention, now: datetim
         if retention.trajectories is not None:
             rows = old_trajectories(pooled.postgres, _last_key(retention.trajectories, now))
             hours = {
-                *_with_files("trajectories", storage.parquet, retention.trajectories, now),
+                *_hours_with_files("trajectories", storage.parquet, retention.trajectories, now),
                 *map(parse_partition_key, rows),
             }
             found += [_trajectories(hour, rows.get(partition_key(hour), 0), storage.parquet) for hour in hours]
         if retention.raw_rows is not None:
             known = old_raw_rows(pooled.postgres, _last_key(retention.raw_rows, now))
             hours = {
-                *_with_files("terminal_runs", storage.parquet, retention.raw_rows, now),
+                *_hours_with_files("terminal_runs", storage.parquet, retention.raw_rows, now),
                 *map(parse_partition_key, known),
             }
             found += [_raw_rows(hour, pooled, retention, now) for hour in hours]
-    return sorted(found, key=lambda each: (each.partition_key, each.part == "terminal_runs"))
+    return sorted(found, key=lambda expired: (expired.partition_key, expired.target == "terminal_runs"))
 
 
-def prune_partition(part: RetentionTarget, hour: datetime, storage: Storage) -> PrunedPartition:
-    """Remove a part of a partition from both sinks, whatever its age; nothing else is touched.
+def prune_expired(
+    storage: Storage, expired: Sequence[ExpiredPartition]
+) -> Iterator[tuple[ExpiredPartition, PrunedPartition | PipelineError]]:
+    """Remove expired partitions one by one; yield each with what was removed, or with the error that kept it."""
+    for one in expired:
+        try:
+            yield one, prune_partition(one.target, parse_partition_key(one.partition_key), storage)
+        except PipelineError as error:
+            yield one, error
 
-    Raw rows are held back while the trajectories are kept and were not made of them: they would be lost unseen.
+
+def prune_partition(target: RetentionTarget, hour: datetime, storage: Storage) -> PrunedPartition:
+    """Remove a partition's trajectories or raw rows from both sinks, whatever its age.
+
+    Raw rows of an invalidated partition stay: its trajectories were not made of them, and they would be lost unseen.
 
     Raises:
-        SinkError: a sink cannot be read or written; asking again finishes it.
+        SinkError: a sink cannot be read or written; pruning again completes it.
     """
     key = partition_key(hour)
-    tables = _TABLES[part]
-    with storage.postgres.partition(part, key) as partition:
+    tables = _TABLES[target]
+    with storage.postgres.partition(target, key) as partition:
         _lock_others(partition, tables)
-        invalidated = storage.postgres.invalidations([key]) if part == "terminal_runs" else {}
+        invalidated = storage.postgres.invalidations([key]) if target == "terminal_runs" else {}
         if invalidated:
-            return PrunedPartition(0, FileTotals(), held_back=invalidated[key])
-        rows = remove_rows(partition) if part == "trajectories" else storage.parquet.rows(TERMINAL_RUNS, hour) or 0
+            return PrunedPartition(0, FileTotals(), skip_reason=invalidated[key])
+        rows = remove_rows(partition) if target == "trajectories" else storage.parquet.rows(TERMINAL_RUNS, hour) or 0
         for table in tables:
             record_pruned(partition, table.name, known_only=table is REFINED_OUTCOMES)
     files = FileTotals()
-    with storage.postgres.partition(part, key) as partition:
+    with storage.postgres.partition(target, key) as partition:
         _lock_others(partition, tables)
         for table in tables:
-            # Somebody may have brought it back since.
+            # It may have been materialized again since.
             if is_pruned(storage.postgres.ledger(table.name, [key]), key):
                 files += remove_files(storage.parquet, table, hour)
     return PrunedPartition(rows, files)
@@ -149,18 +158,18 @@ def _lock_others(partition: PartitionTransaction, tables: tuple[Table, ...]) -> 
         partition.lock(table.name, partition.partition_key)
 
 
-def _last_key(kept_for: timedelta, now: datetime) -> str:
-    """Return the key of the last partition that is old enough; keys sort as hours do."""
-    return partition_key(floor_to_hour(now - kept_for - HOUR))
+def _last_key(max_age: timedelta, now: datetime) -> str:
+    """Return the key of the last expired partition; keys sort as hours do."""
+    return partition_key(floor_to_hour(now - max_age - HOUR))
 
 
-def _with_files(part: RetentionTarget, store: ParquetStore, kept_for: timedelta, now: datetime) -> set[datetime]:
-    """Return the hours, old enough, that have files in the storage: what a crash left is found here."""
+def _hours_with_files(target: RetentionTarget, store: ParquetStore, max_age: timedelta, now: datetime) -> set[datetime]:
+    """Return the expired hours that have files in the storage, as a crash may leave them."""
     return {
         hour
-        for table in _TABLES[part]
+        for table in _TABLES[target]
         for hour in hours_with_folders(store, table)
-        if is_old(hour, kept_for, now) and files_of(store, table, hour).count
+        if is_expired(hour, max_age, now) and files_of(store, table, hour).count
     }
 
 
@@ -171,12 +180,12 @@ def _trajectories(hour: datetime, rows: int, store: ParquetStore) -> ExpiredPart
 
 def _raw_rows(hour: datetime, storage: Storage, retention: Retention, now: datetime) -> ExpiredPartition:
     key = partition_key(hour)
-    # Where the trajectories are as old, they go first, and nothing is invalidated then.
-    invalidated = {} if is_old(hour, retention.trajectories, now) else storage.postgres.invalidations([key])
+    # Expired trajectories are pruned first, and no invalidation is left then.
+    invalidated = {} if is_expired(hour, retention.trajectories, now) else storage.postgres.invalidations([key])
     return ExpiredPartition(
         "terminal_runs",
         key,
         storage.parquet.rows(TERMINAL_RUNS, hour) or 0,
         files_of(storage.parquet, TERMINAL_RUNS, hour),
-        held_back=invalidated.get(key),
+        skip_reason=invalidated.get(key),
     )

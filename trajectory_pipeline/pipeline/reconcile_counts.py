@@ -1,8 +1,4 @@
-"""Counting both sides of a partition anew: what the raw rows hold against what each sink holds.
-
-Belongs here: independent counts, taken from the sinks themselves and not from what a materialisation said of itself.
-Does not belong here: what follows from a difference (``defs.asset_checks``).
-"""
+"""Counts both sides of a partition again, from the files and tables themselves: raw rows against each sink."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,7 +17,7 @@ from trajectory_pipeline.storage.storage import Storage
 
 COUNTED = ("runs", "steps", "messages")
 _FIELDS = ("run_id", "content_digest", "turns.step_id", "turns.input_tokens", "turns.messages.message_id")
-"""What is counted in Parquet: ids, and what tells an own step; the texts between them are not decoded for it."""
+"""Columns that are counted in Parquet: ids, and what marks an own step. Texts are not decoded."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +44,10 @@ def reconcile_partition(hour: datetime, storage: Storage) -> Reconciliation:
         SinkError: a sink cannot be read.
     """
     with storage.pooled() as pooled:
-        return _verified(hour, pooled)
+        return _reconcile(hour, pooled)
 
 
-def _verified(hour: datetime, storage: Storage) -> Reconciliation:
+def _reconcile(hour: datetime, storage: Storage) -> Reconciliation:
     key = partition_key(hour)
     raw = dict.fromkeys(COUNTED, 0)
     for rows in storage.parquet.read_fields(TERMINAL_RUNS, hour, ["run_id", "steps.id", "messages.id"]):
@@ -61,7 +57,7 @@ def _verified(hour: datetime, storage: Storage) -> Reconciliation:
             raw[name] += count_items(batch.column(name))
     parquet: dict[str, int] = asdict(quarantine_totals(storage.postgres, key))
     postgres = dict(parquet)
-    digests: dict[str, str] = {}
+    in_parquet: dict[str, str] = {}
     for batch in storage.parquet.read_fields(TRAJECTORIES, hour, _FIELDS):
         turns: Any = pc.list_flatten(batch.column("turns"))
         parquet["runs"] += batch.num_rows
@@ -69,31 +65,31 @@ def _verified(hour: datetime, storage: Storage) -> Reconciliation:
         parquet["steps"] += own.true_count
         parquet["messages"] += count_items(turns.field("messages"))
         run_ids, content_digests = (batch.column(name).to_pylist() for name in ("run_id", "content_digest"))
-        digests.update(zip(map(str, run_ids), map(str, content_digests), strict=True))
-    there: dict[str, str] = {}
+        in_parquet.update(zip(map(str, run_ids), map(str, content_digests), strict=True))
+    in_postgres: dict[str, str] = {}
     for run in stored_runs(storage.postgres, key):
-        there[run.run_id] = run.content_digest
+        in_postgres[run.run_id] = run.content_digest
         postgres["runs"] += 1
         postgres["steps"] += run.step_count
         postgres["messages"] += run.message_count
-    counted = (
+    count_differences = (
         f"{key}: {raw[name]} {name} in the raw rows, {counts[name]} in {sink}"
         for sink, counts in (("Parquet", parquet), ("Postgres", postgres))
         for name in COUNTED
         if counts[name] != raw[name]
     )
-    return Reconciliation(raw, parquet, postgres, (*counted, *_compared(key, digests, there)))
+    return Reconciliation(raw, parquet, postgres, (*count_differences, *_compare(key, in_parquet, in_postgres)))
 
 
-def _compared(key: str, parquet: Mapping[str, str], postgres: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence for each kind of disagreement between the sinks, with the first run that shows it."""
-    for words, run_ids in (
+def _compare(key: str, parquet: Mapping[str, str], postgres: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each kind of difference between the sinks, with the first run that shows it."""
+    for difference, run_ids in (
         ("in Parquet and not in Postgres", parquet.keys() - postgres.keys()),
         ("in Postgres and not in Parquet", postgres.keys() - parquet.keys()),
         (
-            "of another content in Parquet than in Postgres",
+            "with other content in Parquet than in Postgres",
             {run_id for run_id in parquet.keys() & postgres.keys() if parquet[run_id] != postgres[run_id]},
         ),
     ):
         if run_ids:
-            yield f"{key}: {len(run_ids)} run(s) {words}, first {min(run_ids)}"
+            yield f"{key}: {len(run_ids)} run(s) {difference}, first {min(run_ids)}"

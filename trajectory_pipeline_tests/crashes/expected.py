@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import psycopg
 
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.maintenance.completeness import check_completeness
+from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
 from trajectory_pipeline.partition_keys import HOUR
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
@@ -30,8 +30,7 @@ def all_is_true(pipeline: Pipeline, hours: Sequence[datetime]) -> None:
     found = check_completeness(
         LettaSource(pipeline.letta_url),
         pipeline.storage,
-        start=hours[0],
-        stuck_after=timedelta(days=10_000),
+        CompletenessScope(hours[0], stuck_after=timedelta(days=10_000)),
     )
     assert found.differences == ()
     assert found.runs == len(expected) > 0

@@ -7,7 +7,7 @@ import psycopg
 
 from trajectory_pipeline.demo.letta_sample.load import sample_counts, sample_partitions
 from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.maintenance.completeness import CompletenessReport, check_completeness
+from trajectory_pipeline.maintenance.completeness import CompletenessReport, CompletenessScope, check_completeness
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
@@ -19,8 +19,7 @@ def check(pipeline: Pipeline, start: int = 0, stuck_hours: int = 24) -> Complete
     return check_completeness(
         LettaSource(pipeline.letta_url),
         pipeline.storage,
-        start=HOURS[start],
-        stuck_after=timedelta(hours=stuck_hours),
+        CompletenessScope(HOURS[start], stuck_after=timedelta(hours=stuck_hours)),
     )
 
 

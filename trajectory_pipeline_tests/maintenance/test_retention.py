@@ -19,14 +19,14 @@ from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance import retention
-from trajectory_pipeline.maintenance.completeness import check_completeness
+from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
 from trajectory_pipeline.maintenance.erase_deleted import erase_partition, partitions_to_erase
 from trajectory_pipeline.maintenance.retention import (
     PrunedPartition,
     Retention,
     RetentionTarget,
     find_expired_partitions,
-    is_old,
+    is_expired,
     prune_partition,
 )
 from trajectory_pipeline.partition_keys import HOUR as ONE_HOUR
@@ -68,7 +68,7 @@ def prune(pipeline: Pipeline, retention_ages: Retention = BOTH, now: datetime = 
     """Prune all that is old enough, as the job does."""
     hours = {partition_key(hour): hour for hour in sample_partitions()}
     due = find_expired_partitions(pipeline.storage, retention_ages, now)
-    return [prune_partition(each.part, hours[each.partition_key], pipeline.storage) for each in due]
+    return [prune_partition(each.target, hours[each.partition_key], pipeline.storage) for each in due]
 
 
 def held(pipeline: Pipeline, hour: datetime) -> dict[str, list[Row]]:
@@ -104,7 +104,7 @@ def all_is_gone(pipeline: Pipeline) -> None:
 def differences(pipeline: Pipeline) -> list[str]:
     """What the completeness check says of the two partitions."""
     found = check_completeness(
-        LettaSource(pipeline.letta_url), pipeline.storage, start=HOUR, stuck_after=timedelta(days=1)
+        LettaSource(pipeline.letta_url), pipeline.storage, CompletenessScope(HOUR, stuck_after=timedelta(days=1))
     )
     ours = (partition_key(HOUR), partition_key(YOUNG))
     return [words for words in found.differences if words.startswith(ours)]
@@ -132,7 +132,7 @@ def test_prune_removes_only_expired_partitions(judged: Pipeline) -> None:
     judged.do("UPDATE trajectory.verdict_attempts SET error_message = 'it quotes'")
     before, accounts = judged.ask(spent), judged.ask("SELECT * FROM trajectory.spend_totals ORDER BY 1, 2")
     expired = find_expired_partitions(judged.storage, BOTH, NOW)
-    assert [(each.part, each.partition_key, each.held_back) for each in expired] == [
+    assert [(each.target, each.partition_key, each.skip_reason) for each in expired] == [
         ("trajectories", partition_key(HOUR), None),
         ("terminal_runs", partition_key(HOUR), None),
     ]
@@ -173,7 +173,7 @@ def test_find_expired_names_no_younger_partition(
     moment = now.replace(tzinfo=HOUR.tzinfo)
     retention_ages = Retention(*ages)
     found = {
-        (each.part, each.partition_key)
+        (each.target, each.partition_key)
         for each in find_expired_partitions(captured_pair.storage, retention_ages, moment)
     }
     expected = {
@@ -193,9 +193,9 @@ def captured_pair(pipeline: Pipeline) -> Pipeline:
 
 def test_is_expired_counts_from_the_end_of_the_hour() -> None:
     end = HOUR + ONE_HOUR
-    assert is_old(HOUR, timedelta(days=1), end + timedelta(days=1))
-    assert not is_old(HOUR, timedelta(days=1), end + timedelta(days=1) - timedelta(microseconds=1))
-    assert not is_old(HOUR, None, end + timedelta(days=10_000))
+    assert is_expired(HOUR, timedelta(days=1), end + timedelta(days=1))
+    assert not is_expired(HOUR, timedelta(days=1), end + timedelta(days=1) - timedelta(microseconds=1))
+    assert not is_expired(HOUR, None, end + timedelta(days=10_000))
 
 
 # ---- crashes -------------------------------------------------------------------------------------------------------
@@ -330,16 +330,16 @@ def test_prune_unconverted_raw_rows_is_refused(pipeline: Pipeline) -> None:
     pipeline.read(HOUR)
     (expired,) = find_expired_partitions(pipeline.storage, ONLY_RAW, NOW)
     (done,) = prune(pipeline, ONLY_RAW)
-    assert expired.held_back == done.held_back == "its trajectories were not made of its raw rows, or are not there"
+    assert expired.skip_reason == done.skip_reason == "its trajectories were not made of its raw rows, or are not there"
     assert pipeline.parquet(TERMINAL_RUNS, HOUR)
     pipeline.convert(HOUR)
-    assert [each.held_back for each in prune(pipeline, ONLY_RAW)] == [None]
+    assert [each.skip_reason for each in prune(pipeline, ONLY_RAW)] == [None]
     assert pipeline.parquet(TERMINAL_RUNS, HOUR) == []
 
 
 def test_prune_unconverted_rows_with_expired_trajectories(pipeline: Pipeline) -> None:
     pipeline.read(HOUR)
-    assert [each.held_back for each in prune(pipeline)] == [None, None]
+    assert [each.skip_reason for each in prune(pipeline)] == [None, None]
     assert files(pipeline, HOUR) == {}
     assert stale(pipeline) == [YOUNG]
 

@@ -73,7 +73,7 @@ def test_reconcile_reports_wrong_count_in_postgres(captured: Pipeline, column: s
 def test_reconcile_reports_different_content(captured: Pipeline) -> None:
     run_id = max(captured.run_ids(HOUR))
     captured.do(f"UPDATE trajectory.trajectories SET content_digest = 'other' WHERE run_id = '{run_id}'")
-    assert differences(captured) == (f"{KEY}: 1 run(s) of another content in Parquet than in Postgres, first {run_id}",)
+    assert differences(captured) == (f"{KEY}: 1 run(s) with other content in Parquet than in Postgres, first {run_id}",)
 
 
 def test_reconcile_reports_run_moved_in_one_sink_only(captured: Pipeline) -> None:
