@@ -1,13 +1,19 @@
 """Calls to a judge as the accounts see them, and short ways to look at what is booked."""
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.budget.caps import Cost
+from trajectory_pipeline.budget.caps import Cap, Cost
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.spend_ledger import CallReservation
+from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
+from trajectory_pipeline.storage.postgres.spend_ledger import (
+    CallReservation,
+    ReservationResult,
+    settle_and_reserve,
+)
 from trajectory_pipeline.storage.postgres.verdict_locks import VerdictLock
 from trajectory_pipeline_tests.storage.rows import Row
 
@@ -39,6 +45,18 @@ def beginning(usd: str | None = "0.01", tokens: int = 100, **values: Any) -> Cal
         **values,
     }
     return CallReservation(row, reserved, reserved, VerdictLock(row["run_id"], key, worker, seconds))
+
+
+def begin_calls(
+    connection: RetryingConnection, caps: Sequence[Cap], calls: Sequence[CallReservation]
+) -> list[ReservationResult]:
+    """Reserve budget for calls, with none to settle."""
+    return settle_and_reserve(connection, caps, calls, ())
+
+
+def end_calls(connection: RetryingConnection, attempts: Sequence[Row]) -> None:
+    """Settle calls, with none to begin."""
+    settle_and_reserve(connection, (), (), attempts)
 
 
 def ending(call: CallReservation, usd: str | None, **values: Any) -> Row:

@@ -9,6 +9,7 @@ from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct, Type
+from trajectory_pipeline.storage.postgres.copy_writer import CopyWriter
 
 HOUR = datetime(2026, 11, 20, 9, tzinfo=UTC)
 NEXT_HOUR = HOUR + timedelta(hours=1)
@@ -47,6 +48,11 @@ def trajectory(run_id: str, key: str = KEY, **values: Any) -> Row:
 
 def batch(*rows: Row) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(list(rows), schema=arrow_schema(TRAJECTORIES))
+
+
+def stage(staging: CopyWriter, row: Row, data: bytes | None, data_omitted_reason: str | None = None) -> None:
+    """Stage one trajectory with its document as JSON text, or the reason that there is none."""
+    staging.add_batch(batch(row), [(data, data_omitted_reason)])
 
 
 def quarantined(run_id: str, **values: Any) -> Row:

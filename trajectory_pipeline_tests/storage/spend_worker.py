@@ -11,9 +11,8 @@ from decimal import Decimal
 
 from trajectory_pipeline.budget.caps import Budget
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.spend_ledger import begin_calls, end_calls
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
-from trajectory_pipeline_tests.storage.calls import beginning, ending
+from trajectory_pipeline_tests.storage.calls import begin_calls, beginning, end_calls, ending
 
 
 def main(url: str, seed: int, batches: int, cap: str) -> None:

@@ -118,22 +118,3 @@ def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection
     options = f"{given.get('options') or ''} -c timezone=UTC".strip()
     # No statement is prepared on the server: behind a pooler, the next transaction may have another session.
     return psycopg.connect(url, autocommit=autocommit, options=options, prepare_threshold=None, **missing)
-
-
-@contextmanager
-def connect(url: str, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
-    """Open a connection in UTC; committed at the end, closed without on any error.
-
-    Raises:
-        SinkError: the database cannot be reached or refuses.
-    """
-    with translating_database_errors(url, "Connecting"):
-        connection = open_connection(url, autocommit=autocommit)
-    # Not the connection's own context: it would leave one open whose commit fails, and with it its locks.
-    try:
-        with translating_database_errors(url, "Committing"):
-            yield connection
-            if not connection.autocommit:
-                connection.commit()
-    finally:
-        connection.close()

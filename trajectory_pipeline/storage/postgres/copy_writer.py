@@ -3,7 +3,7 @@
 Belongs here: how a column is written as text. Does not belong here: where the lines go, and the merge (``database``).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajectory_pipeline.runtime.threads import WriteBehind
-from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Sink
 from trajectory_pipeline.trajectories.document import Document
@@ -42,13 +41,6 @@ class CopyWriter:
         self._copy = copy
         self._behind = behind
         self.rows = 0
-
-    def add(self, row: Mapping[str, Any], data: bytes | None, data_omitted_reason: str | None) -> None:
-        """Stage one trajectory with its document as JSON text."""
-        names = {column.name for column in STAGED}
-        one = {name: value for name, value in row.items() if name in names}
-        batch = pa.RecordBatch.from_pylist([one], schema=arrow_schema(TRAJECTORIES))
-        self.add_batch(batch, [(data, data_omitted_reason)])
 
     def add_batch(self, trajectories: pa.RecordBatch, documents: Sequence[Document]) -> None:
         """Stage trajectories, each with its document, or why it has none."""

@@ -6,7 +6,7 @@ belong here: what a partition writes (``storage.postgres.partition_writer``), ve
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -15,9 +15,8 @@ import psycopg
 from psycopg.rows import dict_row
 
 from trajectory_pipeline.schema.types import SCHEMA_NAME
-from trajectory_pipeline.storage.postgres import run_locations
-from trajectory_pipeline.storage.postgres.connection import connect, translating_database_errors
-from trajectory_pipeline.storage.postgres.migrate import require_migrated
+from trajectory_pipeline.storage.postgres import invalidations, run_locations
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline.storage.postgres.pool import ConnectionPool
 
@@ -31,7 +30,7 @@ class TrajectoryDatabase:
     """
 
     url: str = field(repr=False)
-    _kept: ConnectionPool | None = field(default=None, repr=False, compare=False)
+    _pool: ConnectionPool | None = field(default=None, repr=False, compare=False)
 
     @contextmanager
     def connect(self, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
@@ -40,13 +39,10 @@ class TrajectoryDatabase:
         Raises:
             SinkError: the database cannot be reached, or is not migrated; the text says what to run.
         """
-        if self._kept is not None:
-            with self._kept.connection(autocommit=autocommit) as connection:
-                yield connection
-            return
-        with connect(self.url, autocommit=autocommit) as connection:
-            with translating_database_errors(self.url, "Looking for the schema"):
-                require_migrated(self.url, connection)
+        with (
+            nullcontext(self._pool) if self._pool else ConnectionPool(self.url) as pool,
+            pool.connection(autocommit=autocommit) as connection,
+        ):
             yield connection
 
     @contextmanager
@@ -55,11 +51,11 @@ class TrajectoryDatabase:
 
         Nothing is opened before it is needed; inside such a block, another changes nothing.
         """
-        if self._kept is not None:
+        if self._pool is not None:
             yield self
             return
-        with ConnectionPool(self.url) as kept:
-            yield replace(self, _kept=kept)
+        with ConnectionPool(self.url) as pool:
+            yield replace(self, _pool=pool)
 
     @contextmanager
     def partition(self, asset: str, partition_key: str, *, reads: str | None = None) -> Iterator[PartitionTransaction]:
@@ -97,12 +93,12 @@ class TrajectoryDatabase:
         A run moves when its ``completed_at`` changes. Until the partition that it left is read again, raw rows of it
         stand in both; the newer ones count, so that the run is in one place.
         """
-        rows = self.rows(run_locations.MOVED, {"key": partition_key, "ids": list(run_ids)})
-        return [row["run_id"] for row in rows]
+        with self.connect(autocommit=True) as connection, translating_database_errors(self.url, "Reading"):
+            return run_locations.find_moved_runs(connection, partition_key, run_ids)
 
     def invalidations(self, partition_keys: Sequence[str]) -> dict[str, str]:
         """Return which of these partitions must be materialised again whatever the source holds, and why, in words."""
-        rows = self.rows(run_locations.UNSETTLED, run_locations.invalidations_of(partition_keys))
+        rows = self.rows(invalidations.INVALIDATED_PARTITIONS, invalidations.invalidated_parameters(partition_keys))
         return {row["partition_key"]: row["reasons"] for row in rows}
 
     def trajectory(self, run_id: str) -> dict[str, Any] | None:

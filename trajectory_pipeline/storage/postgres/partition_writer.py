@@ -18,7 +18,7 @@ from trajectory_pipeline.lossless_json import storable_text, write_json
 from trajectory_pipeline.runtime.threads import WriteBehind
 from trajectory_pipeline.schema.bookkeeping import PARTITIONS
 from trajectory_pipeline.storage.parquet.store import StagedFile, WrittenFile
-from trajectory_pipeline.storage.postgres import run_locations
+from trajectory_pipeline.storage.postgres import invalidations, run_locations
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.copy_writer import STAGED, CopyWriter
 
@@ -145,7 +145,7 @@ class PartitionTransaction:
                 connection.execute(_SHARED_LOCK, [lock_name(reads, partition_key)])
         with translating_database_errors(url, f"Reading the notes on {partition_key}"):
             # What is noted from here on, this transaction may not have seen.
-            self._notes = run_locations.invalidate(connection, asset, partition_key)
+            self._invalidations = invalidations.invalidation_ids(connection, asset, partition_key)
 
     @property
     def connection(self) -> psycopg.Connection:
@@ -165,7 +165,7 @@ class PartitionTransaction:
     @property
     def has_invalidations(self) -> bool:
         """Whether a note asks for the partition to be materialised again, whatever it holds."""
-        return bool(self._notes)
+        return bool(self._invalidations)
 
     def entry(self, asset: str) -> dict[str, Any] | None:
         """Return the ledger's entry of an asset's partition; None where there is none."""
@@ -257,10 +257,10 @@ class PartitionTransaction:
             [value],
         ).rowcount
 
-    def set_run_locations(self, sightings: run_locations.SnapshotObservation) -> None:
+    def set_run_locations(self, observation: run_locations.SnapshotObservation) -> None:
         """Note where the runs are that a look at the source concerns."""
         with translating_database_errors(self._url, f"Noting where the runs of {self._key} are"):
-            run_locations.record_locations(self._connection, self._key, sightings)
+            run_locations.record_locations(self._connection, self._key, observation)
 
     def publish(self, prepared: StagedFile) -> WrittenFile:
         """Put the partition's file in place: the last thing before the commit.
@@ -272,15 +272,15 @@ class PartitionTransaction:
         if not prepared.is_published and not (self._was_unknown and prepared.is_first_and_empty):
             with translating_database_errors(self._url, f"Noting that the file of {self._key} is replaced"):
                 with self._apart() as apart:
-                    note = run_locations.note(apart, self._asset, self._key, "a materialisation did not end")
-                run_locations.clear_invalidations(self._connection, [note])
+                    pending = invalidations.invalidate(apart, self._asset, self._key, "a materialisation did not end")
+                invalidations.clear_invalidations(self._connection, [pending])
         return prepared.publish()
 
     def record(self, entry: LedgerEntry) -> None:
         """Write the partition's ledger entry; what was noted before this transaction began is settled."""
         with translating_database_errors(self._url, f"Writing the ledger of {self._key}"):
             self._was_unknown = self.entry(entry.asset) is None
-            run_locations.clear_invalidations(self._connection, self._notes)
+            invalidations.clear_invalidations(self._connection, self._invalidations)
             self._entries.pop(entry.asset)
             self._connection.execute(_RECORD, {**asdict(entry), "counts": write_json(dict(entry.counts))})
 

@@ -1,7 +1,7 @@
-"""Connections to the trajectory database that are kept and lent again, instead of one a transaction.
+"""Connections to the trajectory database, kept and lent again instead of one a transaction.
 
-Belongs here: lending, and what becomes of a connection that is given back, or was lost. Does not belong here: any
-statement.
+``psycopg_pool`` is not used: it connects in threads of its own, so that a wrong password or a missing schema reaches
+the borrower as ``PoolTimeout`` after the whole timeout, without the cause.
 """
 
 import threading
@@ -61,14 +61,20 @@ class ConnectionPool:
             if time.monotonic() - since < _FRESH_SECONDS:
                 return idle
             # The query tells as well whether it was lost since.
-            with suppress(psycopg.Error), _closed_on_error(idle):
-                require_migrated(self._url, idle)
-                return idle
+            with suppress(psycopg.Error):
+                return self._require_migrated(idle)
             self._close_idle()
         with translating_database_errors(self._url, "Connecting"):
             connection = open_connection(self._url, autocommit=autocommit)
-        with _closed_on_error(connection), translating_database_errors(self._url, "Looking for the schema"):
+        with translating_database_errors(self._url, "Looking for the schema"):
+            return self._require_migrated(connection)
+
+    def _require_migrated(self, connection: psycopg.Connection) -> psycopg.Connection:
+        try:
             require_migrated(self._url, connection)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _give_back(self, connection: psycopg.Connection) -> bool:
@@ -96,12 +102,3 @@ class ConnectionPool:
         with self._guard:
             self._open = False
         self._close_idle()
-
-
-@contextmanager
-def _closed_on_error(connection: psycopg.Connection) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        connection.close()
-        raise

@@ -15,7 +15,7 @@ from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.storage.postgres import run_locations
+from trajectory_pipeline.storage.postgres import invalidations
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.erasure import empty_attempts_of
@@ -139,7 +139,7 @@ def record_pruned(partition: PartitionTransaction, asset: str, *, known_only: bo
     key = partition.partition_key
     connection = partition.connection
     with translating_database_errors(partition.url, f"Writing the ledger of {key}"):
-        run_locations.clear_invalidations(connection, run_locations.invalidate(connection, asset, key))
+        invalidations.clear_invalidations(connection, invalidations.invalidation_ids(connection, asset, key))
         if not known_only:
             connection.execute(
                 "INSERT INTO trajectory.partitions (asset, partition_key, result, counts, content_digest,"

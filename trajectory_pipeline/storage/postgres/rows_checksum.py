@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
-from trajectory_pipeline.storage.postgres.run_locations import MOVED
+from trajectory_pipeline.storage.postgres.run_locations import find_moved_runs
 
 
 def all_located(partition: PartitionTransaction, run_ids: Sequence[str]) -> bool:
@@ -31,8 +31,7 @@ def runs_moved_away(partition: PartitionTransaction, run_ids: Sequence[str]) -> 
         SinkError: it cannot be read.
     """
     with translating_database_errors(partition.url, f"Looking where the runs of {partition.partition_key} are"):
-        rows = partition.connection.execute(MOVED, {"key": partition.partition_key, "ids": list(run_ids)}).fetchall()
-    return [row[0] for row in rows]
+        return find_moved_runs(partition.connection, partition.partition_key, run_ids)
 
 
 def rows_checksum(partition: PartitionTransaction) -> str:

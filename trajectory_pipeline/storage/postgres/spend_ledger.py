@@ -65,36 +65,24 @@ def scope_keys(day: str, organization_id: str | None, materialization_id: str) -
     }
 
 
-def begin_calls(
-    connection: RetryingConnection, caps: Sequence[Cap], calls: Sequence[CallReservation]
-) -> list[ReservationResult]:
-    """Claim the verdicts of calls, reserve room for them, and store them, all together; says which may not begin.
-
-    Args:
-        connection: to the trajectory database.
-        caps: that must hold.
-        calls: in the order in which they are served.
-    """
-    return settle_and_reserve(connection, caps, calls, ())
-
-
-def end_calls(connection: RetryingConnection, attempts: Sequence[Mapping[str, Any]]) -> None:
-    """Store how calls ended, and put what they cost in the place of what was reserved for them.
-
-    Args:
-        connection: to the trajectory database.
-        attempts: rows; of those that are ``lost``, ``cost_usd`` is what was reserved.
-    """
-    settle_and_reserve(connection, (), (), attempts)
-
-
 def settle_and_reserve(
     connection: RetryingConnection,
     caps: Sequence[Cap],
     calls: Sequence[CallReservation],
     ended: Sequence[Mapping[str, Any]],
 ) -> list[ReservationResult]:
-    """Settle calls that ended, then begin others, in one transaction: see ``end_calls`` and ``begin_calls``."""
+    """Settle calls that ended, then reserve budget for others, in one transaction; says which of these may not begin.
+
+    Args:
+        connection: to the trajectory database.
+        caps: that must hold.
+        calls: to begin, in the order in which they are served; their verdicts are locked, and their rows stored.
+        ended: rows of calls that ended; what they cost replaces what was reserved. The ``cost_usd`` of a ``lost`` one
+            is what was reserved.
+
+    Raises:
+        SinkError: the database refuses, or cannot be reached.
+    """
 
     def work(transaction: Transaction) -> list[ReservationResult]:
         # Before any account is locked: whoever holds a claim that is wanted here may wait for an account.

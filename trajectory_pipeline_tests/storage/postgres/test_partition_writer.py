@@ -21,7 +21,7 @@ from psycopg.rows import dict_row
 from trajectory_pipeline.errors import PipelineError, SinkError
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, MergeStats
-from trajectory_pipeline_tests.storage.rows import KEY, NEXT_KEY, Row, quarantined, trajectory
+from trajectory_pipeline_tests.storage.rows import KEY, NEXT_KEY, Row, quarantined, stage, trajectory
 
 PASSWORD = "ge/he%im@é'"
 
@@ -41,7 +41,7 @@ def store(
     with database.partition("trajectories", key) as partition:
         with partition.staging() as staging:
             for row in rows:
-                staging.add(row, f'{{"run_id": "{row["run_id"]}"}}'.encode(), None)
+                stage(staging, row, f'{{"run_id": "{row["run_id"]}"}}'.encode())
         merged = partition.merge()
         partition.set_quarantine(bad)
         partition.record(entry(key, len(rows)))
@@ -130,7 +130,7 @@ def test_an_empty_partition_removes_its_rows_and_no_other(database: TrajectoryDa
 def test_a_document_that_jsonb_cannot_hold_is_null_with_its_reason(database: TrajectoryDatabase) -> None:
     with database.partition("trajectories", KEY) as partition:
         with partition.staging() as staging:
-            staging.add(trajectory("a"), None, "the document holds a number")
+            stage(staging, trajectory("a"), None, "the document holds a number")
         partition.merge()
     row = rows_of(database)["a"]
     assert (row["data"], row["data_omitted_reason"]) == (None, "the document holds a number")

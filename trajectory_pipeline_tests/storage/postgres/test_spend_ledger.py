@@ -14,9 +14,9 @@ import pytest
 
 from trajectory_pipeline.budget.caps import Budget, BudgetShortfall, Cost
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.spend_ledger import begin_calls, day_of, end_calls, spend_totals
+from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
-from trajectory_pipeline_tests.storage.calls import beginning, booked, by_attempts, ending
+from trajectory_pipeline_tests.storage.calls import begin_calls, beginning, booked, by_attempts, end_calls, ending
 
 CAP = Budget(daily_usd=Decimal("0.03")).caps
 

@@ -6,10 +6,9 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.spend_ledger import begin_calls
 from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed, live_locks, new_worker
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
-from trajectory_pipeline_tests.storage.calls import beginning, booked
+from trajectory_pipeline_tests.storage.calls import begin_calls, beginning, booked
 from trajectory_pipeline_tests.storage.postgres.test_verdicts import save, verdict
 
 

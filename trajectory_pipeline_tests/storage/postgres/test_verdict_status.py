@@ -13,7 +13,7 @@ from trajectory_pipeline.judge.access_lists import UNRESTRICTED
 from trajectory_pipeline.judge.policy import RefinementPolicy, verdict_key
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
-from trajectory_pipeline.storage.postgres.spend_ledger import ReservationResult, begin_calls
+from trajectory_pipeline.storage.postgres.spend_ledger import ReservationResult
 from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed
 from trajectory_pipeline.storage.postgres.verdict_status import (
     PendingQuery,
@@ -22,7 +22,7 @@ from trajectory_pipeline.storage.postgres.verdict_status import (
     partitions_with_pending_verdicts,
 )
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
-from trajectory_pipeline_tests.storage.calls import beginning
+from trajectory_pipeline_tests.storage.calls import begin_calls, beginning
 from trajectory_pipeline_tests.storage.postgres.test_verdicts import capture, save, verdict
 from trajectory_pipeline_tests.storage.rows import HOUR, KEY, NEXT_KEY, Row, trajectory
 

@@ -13,7 +13,7 @@ import pytest
 
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
-from trajectory_pipeline_tests.storage.rows import KEY, Row, trajectory
+from trajectory_pipeline_tests.storage.rows import KEY, Row, stage, trajectory
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 IN_AN_HOUR = datetime.now(UTC) + timedelta(hours=1)
@@ -50,7 +50,7 @@ def capture(database: TrajectoryDatabase, *rows: Row, key: str = KEY) -> None:
     with database.partition("trajectories", key) as partition:
         with partition.staging() as staging:
             for row in rows:
-                staging.add(row, f'{{"run_id": "{row["run_id"]}"}}'.encode(), None)
+                stage(staging, row, f'{{"run_id": "{row["run_id"]}"}}'.encode())
         partition.merge()
 
 

@@ -1,0 +1,70 @@
+"""Partitions that must be materialized again, whatever their fingerprint says: statements on ``invalidations``."""
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, LiteralString
+
+import psycopg
+
+from trajectory_pipeline.schema.enums import PartitionResult
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+
+
+def invalidate(connection: psycopg.Connection, asset: str, partition_key: str, reason: str) -> str:
+    """Record that a partition must be materialized again; returns the id of the invalidation."""
+    invalidation_id = uuid.uuid4().hex
+    connection.execute(
+        "INSERT INTO trajectory.invalidations (invalidation_id, asset, partition_key, reason, invalidated_at)"
+        " VALUES (%s, %s, %s, %s, clock_timestamp())",
+        [invalidation_id, asset, partition_key, reason],
+    )
+    return invalidation_id
+
+
+def invalidation_ids(connection: psycopg.Connection, asset: str, partition_key: str) -> list[str]:
+    """Return the ids of a partition's invalidations."""
+    rows = connection.execute(
+        "SELECT invalidation_id FROM trajectory.invalidations WHERE asset = %s AND partition_key = %s",
+        [asset, partition_key],
+    )
+    return [row[0] for row in rows]
+
+
+def clear_invalidations(connection: psycopg.Connection, ids: Sequence[str]) -> None:
+    """Delete invalidations: what they ask for is done when this transaction is."""
+    if ids:
+        connection.execute("DELETE FROM trajectory.invalidations WHERE invalidation_id = ANY(%s)", [list(ids)])
+
+
+INVALIDATED_PARTITIONS: LiteralString = (
+    "SELECT partition_key, string_agg(DISTINCT reason, '; ' ORDER BY reason) AS reasons FROM ("
+    "SELECT partition_key, reason FROM trajectory.invalidations WHERE asset = ANY(%(assets)s)"
+    " UNION ALL SELECT k, 'its trajectories were not made of its raw rows, or are not there'"
+    " FROM unnest(%(keys)s::text[]) k"
+    " LEFT JOIN trajectory.partitions r ON r.asset = %(raw)s AND r.partition_key = k"
+    " LEFT JOIN trajectory.partitions t ON t.asset = %(converted)s AND t.partition_key = k"
+    " WHERE (r.asset IS NULL) <> (t.asset IS NULL) OR r.content_digest IS DISTINCT FROM t.upstream_digest"
+    " UNION ALL SELECT k, 'what it holds is not in the ledger' FROM unnest(%(keys)s::text[]) k"
+    " WHERE NOT EXISTS (SELECT FROM trajectory.partitions p WHERE p.asset = %(raw)s AND p.partition_key = k)"
+    " AND (EXISTS (SELECT FROM trajectory.trajectories h WHERE h.partition_key = k)"
+    " OR EXISTS (SELECT FROM trajectory.quarantine h WHERE h.partition_key = k)"
+    " OR EXISTS (SELECT FROM trajectory.run_locations h WHERE h.partition_key = k))"
+    ") found WHERE partition_key = ANY(%(keys)s) AND NOT EXISTS (SELECT FROM trajectory.partitions p"
+    " WHERE p.partition_key = found.partition_key AND p.asset = ANY(%(assets)s) AND p.result = %(pruned)s) GROUP BY 1"
+)
+"""Those of some partitions that must be materialized again, and why; see ``invalidated_parameters``.
+
+One that was pruned, even in part, is left out: it would come back.
+"""
+
+
+def invalidated_parameters(partition_keys: Iterable[str]) -> Mapping[str, Any]:
+    """Return the parameters of ``INVALIDATED_PARTITIONS``."""
+    return {
+        "assets": [TERMINAL_RUNS.name, TRAJECTORIES.name],
+        "raw": TERMINAL_RUNS.name,
+        "converted": TRAJECTORIES.name,
+        "keys": list(partition_keys),
+        "pruned": PartitionResult.PRUNED,
+    }
