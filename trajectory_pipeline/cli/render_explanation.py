@@ -1,8 +1,4 @@
-"""How a run came to its verdict, for a terminal.
-
-Belongs here: layout. Does not belong here: the pieces (``maintenance.explain_verdict``), and the whole
-trajectory (``showing``).
-"""
+"""Renders, for a terminal, how a run came to its verdict."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,43 +11,43 @@ from rich.text import Text
 from trajectory_pipeline.cli.render_trajectory import plain_text
 from trajectory_pipeline.text import pluralize
 
-_SHOWN_TURNS = 200
+_MAX_TURNS = 200
 
 
-def render_explanation(told: Mapping[str, Any], data: Mapping[str, Any] | None) -> Group:
+def render_explanation(explanation: Mapping[str, Any], data: Mapping[str, Any] | None) -> Group:
     """Return an explanation.
 
     Args:
-        told: as ``maintenance.explain_verdict`` gives it.
-        data: the trajectory's document; None where Postgres does not hold it.
+        explanation: of ``maintenance.explain_verdict``.
+        data: the trajectory's document; None if Postgres does not hold it.
     """
-    return Group(*_parts(told, data))
+    return Group(*_parts(explanation, data))
 
 
-def _parts(told: Mapping[str, Any], data: Mapping[str, Any] | None) -> Iterator[RenderableType]:
+def _parts(explanation: Mapping[str, Any], data: Mapping[str, Any] | None) -> Iterator[RenderableType]:
     yield _rule("Source rows")
-    yield _line("in the source now", _raw(told["source"]))
-    yield _line("as captured", _raw(told["captured"]))
+    yield _line("in the source now", _raw(explanation["source"]))
+    yield _line("as captured", _raw(explanation["captured"]))
     yield _rule("Trajectory")
-    yield from _turns(data, told["trajectory"])
+    yield from _turns(data, explanation["trajectory"])
     yield _rule("Signals")
-    trajectory = told["trajectory"]
+    trajectory = explanation["trajectory"]
     for name, value in sorted((trajectory.get("signals") or {}).items()):
         if value:
             yield _line(name, value)
     heuristic = f"{trajectory['heuristic_outcome']} ({'; '.join(trajectory['heuristic_reasoning'])})"
     yield _line("heuristic outcome", heuristic)
     yield _rule("What the judge was shown")
-    yield from _shown(told["shown"])
-    verdict = told["verdict"]
+    yield from _shown(explanation["shown"])
+    verdict = explanation["verdict"]
     if verdict is None:
         yield _rule("Verdict")
-        yield plain_text(told["missing"])
+        yield plain_text(explanation["missing"])
         return
-    yield _rule("What it answered, and what was checked")
+    yield _rule("What the judge answered, and what was checked")
     yield from _checked(verdict)
     yield _rule("Verdict")
-    yield from _verdict(verdict, told)
+    yield from _verdict(verdict, explanation)
 
 
 def _rule(title: str) -> Rule:
@@ -68,15 +64,15 @@ def _raw(raw: Mapping[str, Any]) -> str:
 
 def _turns(data: Mapping[str, Any] | None, row: Mapping[str, Any]) -> Iterator[RenderableType]:
     if data is None:
-        yield plain_text(f"The document is not in Postgres: {row['data_omitted_reason']}. Parquet has it whole.")
+        yield plain_text(f"The document is not in Postgres: {row['data_omitted_reason']}. Parquet has all of it.")
         return
-    for number, turn in enumerate(data["turns"][:_SHOWN_TURNS], start=1):
-        said = [_message(message) for message in turn["messages"]]
+    for number, turn in enumerate(data["turns"][:_MAX_TURNS], start=1):
+        messages = [_message(message) for message in turn["messages"]]
         error = turn.get("error")
         failed = [f"✗ {error.get('type')}: {error.get('message')}"] if error else []
-        yield _line(f"turn {number}", " · ".join([*said, *failed]) or "no messages")
-    if len(data["turns"]) > _SHOWN_TURNS:
-        yield plain_text(f"… and {pluralize(len(data['turns']) - _SHOWN_TURNS, 'turn')} more: trajectory-pipeline show")
+        yield _line(f"turn {number}", " · ".join([*messages, *failed]) or "no messages")
+    if len(data["turns"]) > _MAX_TURNS:
+        yield plain_text(f"… and {pluralize(len(data['turns']) - _MAX_TURNS, 'turn')} more: trajectory-pipeline show")
 
 
 def _message(message: Mapping[str, Any]) -> str:
@@ -87,21 +83,21 @@ def _message(message: Mapping[str, Any]) -> str:
 
 def _shown(shown: Mapping[str, Any]) -> Iterator[RenderableType]:
     if "missing" in shown:
-        yield plain_text(f"Not known: {shown['missing']}.")
+        yield plain_text(f"Unknown: {shown['missing']}.")
         return
     same = {
-        True: "it is what was judged, to the letter",
-        False: "it is not what was judged: content, renderer, redaction or key changed since",
-        None: "what was judged was not noted, or nothing was judged",
+        True: "identical to what was judged",
+        False: "different from what was judged: content, renderer, redaction or key changed since",
+        None: "what was judged was not recorded, or nothing was judged",
     }[shown["same_as_judged"]]
     prompts = pluralize(len(shown["windows"]), "prompt")
     yield plain_text(
-        f"Rendered and redacted anew under the policy: {same}. {prompts}, about {shown['prompt_tokens']} tokens,"
+        f"Rendered and redacted again under the policy: {same}. {prompts}, about {shown['prompt_tokens']} tokens,"
         f" {shown['coverage']:.1%} of the content.",
         style="italic",
     )
     if not shown["windows"]:
-        yield plain_text("It is too long to be shown at all.")
+        yield plain_text("It is too long for the judge.")
     for number, text in enumerate(shown["windows"], start=1):
         if len(shown["windows"]) > 1:
             yield plain_text(f"prompt {number}", style="bold")
@@ -110,13 +106,13 @@ def _shown(shown: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 def _checked(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
     if not verdict["requirements"]:
-        yield plain_text("It gave no answer that could be used.")
+        yield plain_text("The judge gave no usable answer.")
         if verdict["raw_response"]:
             yield Padding(plain_text(verdict["raw_response"]), (0, 0, 0, 2), expand=False)
         return
     for requirement in verdict["requirements"]:
-        said = requirement["judged_status"]
-        changed = "" if said == requirement["status"] else f" (it said {said})"
+        judged = requirement["judged_status"]
+        changed = "" if judged == requirement["status"] else f" (the judge answered {judged})"
         kind = f" [{requirement['kind']}]" if "kind" in requirement else ""
         yield plain_text(f"{requirement['status']}{changed}: {requirement['statement']}{kind}", style="bold")
         yield from _evidence(requirement["evidence"])
@@ -134,12 +130,12 @@ def _evidence(evidence: list[Mapping[str, Any]]) -> Iterator[RenderableType]:
         yield Padding(plain_text("no citation", style="dim"), (0, 0, 0, 4), expand=False)
     for citation in evidence:
         mark = "✓" if citation["valid"] else "✗"
-        why = f"words of: {citation.get('source')}" if citation["valid"] else citation["problem"]
+        why = f"source: {citation.get('source')}" if citation["valid"] else citation["problem"]
         quote = f"{mark} “{citation['quote']}” in {citation['message_id']} ({why})"
         yield Padding(plain_text(quote, style="green" if citation["valid"] else "red"), (0, 0, 0, 4), expand=False)
 
 
-def _verdict(verdict: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[RenderableType]:
+def _verdict(verdict: Mapping[str, Any], explanation: Mapping[str, Any]) -> Iterator[RenderableType]:
     simulated = " (a simulation, not a model)" if verdict["simulated"] else ""
     yield _line("status", f"{verdict['verdict_status']}, by {verdict['model'] or 'no model'}{simulated}")
     yield _line("policy", f"{verdict['policy_id']}{'' if verdict['is_current'] else ' (not the current one)'}")
@@ -148,16 +144,16 @@ def _verdict(verdict: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Re
     if verdict["outcome"]:
         against = "disagrees with" if verdict["disagrees"] else "agrees with"
         yield _line("outcome", f"{verdict['outcome']}, confidence {verdict['outcome_confidence']}")
-        yield _line("heuristic", f"it {against} the heuristic outcome {told['trajectory']['heuristic_outcome']}")
+        yield _line("heuristic", f"it {against} the heuristic outcome {explanation['trajectory']['heuristic_outcome']}")
         yield _line("failure", f"{verdict['failure_owner']}, {verdict['failure_mode']}")
         yield _line("learning value", verdict["learning_value"])
     for name in ("summary", "lesson"):
         yield _line(name, verdict[name] or "-")
     cost = "not known" if verdict["cost_usd"] is None else f"{verdict['cost_usd']:f} USD"
     yield _line("cost", f"{cost}, {pluralize(verdict['attempts'], 'call')}")
-    for attempt in told["attempts"]:
+    for attempt in explanation["attempts"]:
         price = "-" if attempt["cost_usd"] is None else f"{attempt['cost_usd']:f} USD"
         wrong = f", {attempt['error_class']}: {attempt['error_message']}" if attempt["error_class"] else ""
         yield Padding(plain_text(f"{attempt['started_at']} {attempt['result']}, {price}{wrong}"), (0, 0, 0, 4))
-    for other in told["other_verdicts"]:
+    for other in explanation["other_verdicts"]:
         yield _line("another policy's verdict", f"{other['policy_id']}: {other['verdict_status']} {other['outcome']}")

@@ -1,7 +1,4 @@
-"""A trajectory that a person can read in a terminal.
-
-Belongs here: layout. Does not belong here: the trajectory.
-"""
+"""Renders a trajectory for a terminal."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,7 +12,7 @@ from rich.text import Text
 
 from trajectory_pipeline.text import pluralize
 
-# Text of an agent may hold anything: an escape sequence in it must not reach the terminal.
+# An agent's text may hold escape sequences, which must not reach the terminal.
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 _ROLE_STYLES = {"user": "bold cyan", "assistant": "bold green", "tool": "bold yellow", "approval": "bold magenta"}
 _OUTCOME_STYLES = {"success": "green", "partial_success": "yellow", "failure": "red", "unknown": "white"}
@@ -28,13 +25,13 @@ def render_trajectory(
 
     Args:
         row: of ``trajectory.trajectories``.
-        verdict: of the view ``trajectory.outcomes``; None where the run is marked deleted.
+        verdict: of the view ``trajectory.outcomes``; None if the run is marked deleted.
         links: run ids under ``continues`` and ``continued by``.
     """
     parts: list[RenderableType] = [_head(row, links)]
     document = row["data"]
     if document is None:
-        parts.append(Text(f"The document is not in Postgres: {row['data_omitted_reason']}. Parquet has it whole."))
+        parts.append(Text(f"The document is not in Postgres: {row['data_omitted_reason']}. Parquet has all of it."))
     else:
         for number, turn in enumerate(document["turns"], start=1):
             parts.extend(_turn(number, turn))
@@ -44,7 +41,7 @@ def render_trajectory(
 
 
 def plain_text(content: object, style: str = "") -> Text:
-    """Return text as it is: neither Rich's markup nor a terminal's control sequences in it have an effect."""
+    """Return text without effect on the terminal: markup and control sequences are printed."""
     return Text(str(content).replace("\r\n", "\n").translate(_CONTROL), style=style)
 
 
@@ -72,8 +69,8 @@ def _head(row: Mapping[str, Any], links: Mapping[str, list[str]]) -> Panel:
 
 
 def _turn(number: int, turn: Mapping[str, Any]) -> Iterator[RenderableType]:
-    of_run = f" of {turn['step_run_id']}" if turn.get("step_run_id") else ""
-    name = f"{turn['step_id']}{of_run}" if turn["step_id"] else "messages without a step"
+    owner = f" of {turn['step_run_id']}" if turn.get("step_run_id") else ""
+    name = f"{turn['step_id']}{owner}" if turn["step_id"] else "messages without a step"
     yield plain_text(f"\nTurn {number} · {name} · {turn.get('model') or '-'}", style="bold")
     for message in turn["messages"]:
         kind = message["kind"] if message["kind"] == message["role"] else f"{message['role']} ({message['kind']})"
@@ -102,9 +99,9 @@ def _message(message: Mapping[str, Any]) -> Iterator[Text]:
         text = item["text"] if item["text"] is not None else json.dumps(item.get("func_response"))
         yield plain_text(f"← {status}: {text}", style="red" if status == "error" else "")
     for entry in message.get("approvals", ()):
-        word = {True: "approved", False: "denied"}.get(entry.get("approve"), "returned by the client")
+        decision = {True: "approved", False: "denied"}.get(entry.get("approve"), "returned by the client")
         reason = f": {entry['reason']}" if entry.get("reason") else ""
-        yield plain_text(f"{word} {entry.get('tool_call_id')}{reason}")
+        yield plain_text(f"{decision} {entry.get('tool_call_id')}{reason}")
 
 
 def _part(part: Mapping[str, Any]) -> Text:
@@ -128,8 +125,8 @@ def _outcome(row: Mapping[str, Any]) -> Text:
     ]
     error = row["error"] or {}
     if error:
-        words = " ".join(str(error[name]) for name in ("type", "message", "detail") if error.get(name))
-        lines.append(Text.assemble(("Error", "bold"), " ", plain_text(words)))
+        text = " ".join(str(error[name]) for name in ("type", "message", "detail") if error.get(name))
+        lines.append(Text.assemble(("Error", "bold"), " ", plain_text(text)))
     return Text("\n").join(lines)
 
 
@@ -147,8 +144,8 @@ def _verdict(verdict: Mapping[str, Any] | None) -> RenderableType:
         )
     table = Table.grid(padding=(0, 2))
     if verdict["judge_cost_usd"] is not None:
-        made_up = " (simulated price)" if verdict["simulated"] else ""
-        table.add_row("cost", f"{verdict['judge_cost_usd']:f} USD{made_up}")
+        simulated_price = " (simulated price)" if verdict["simulated"] else ""
+        table.add_row("cost", f"{verdict['judge_cost_usd']:f} USD{simulated_price}")
     if verdict["outcome"]:
         style = _OUTCOME_STYLES[verdict["outcome"]]
         table.add_row(

@@ -156,7 +156,7 @@ def test_show_run_without_document_says_why(show: Show, shown: Settings) -> None
         "UPDATE trajectory.trajectories SET data = NULL, data_omitted_reason = 'too deep for jsonb'"
         f" WHERE run_id = '{WITHOUT_STEPS}'",
     )
-    assert "The document is not in Postgres: too deep for jsonb. Parquet has it whole." in " ".join(
+    assert "The document is not in Postgres: too deep for jsonb. Parquet has all of it." in " ".join(
         show(WITHOUT_STEPS).split()
     )
 
@@ -182,11 +182,11 @@ def test_explain_prints_source_prompt_answer_and_checks(run_command: Command, sh
         "in the source now: ",
         "as captured: ",
         "heuristic outcome: ",
-        "Rendered and redacted anew",
+        "Rendered and redacted again",
         "because: ",
     ):
         assert part in said
-    assert "it is what was judged, to the letter" in said
+    assert "identical to what was judged" in said
     assert "[1] message-" in said
     assert "✓ “" in said
 

@@ -75,7 +75,7 @@ def _asks_for_json(request: ChatRequest) -> bool:
 
 
 def _transcript(request: ChatRequest) -> Transcript | None:
-    # The last one: a request to repair an answer repeats the conversation, and may show the transcript anew.
+    # The last one: a request to repair an answer repeats the conversation, and may show the transcript again.
     for text in reversed(request.user_texts):
         block = find_transcript(text)
         if block is not None:
