@@ -49,7 +49,7 @@ def sha256_of(texts: Iterable[str]) -> str:
 
 
 def length_prefixed(*values: str | None) -> str:
-    """Return values so that each can be told from its neighbors, and null from an empty string."""
+    """Return values so that each can be distinguished from its neighbors, and null from an empty string."""
     return "".join(["-" if value is None else f"{len(value)}:{value}" for value in values])
 
 

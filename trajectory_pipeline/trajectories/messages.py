@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ReplyConvention:
-    """How an agent's reply is told from its thoughts.
+    """How an agent's reply is distinguished from its thoughts.
 
     Attributes:
         text_is_thought: whether its text is the inner thought; None where the agent's type is not known.
@@ -64,7 +64,7 @@ def convert_message(
 
     Args:
         raw: a row of ``messages``.
-        convention: how a reply is told from a thought.
+        convention: how a reply is distinguished from a thought.
         escapes: collects the JSON paths at which the source's text was escaped.
         derived: collects those at which text derived from it was escaped.
 

@@ -1,4 +1,4 @@
-"""URLs as libpq reads them: what they bring is kept, what they lack is added; and what is said of errors."""
+"""URLs as libpq reads them, and how errors show them."""
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict

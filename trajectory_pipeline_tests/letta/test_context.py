@@ -155,8 +155,8 @@ def test_context_of_a_traced_run_is_the_first_steps_request(traced_database: str
     runs = all_runs(traced_database)
     for (run_id, _, _), (_, system_prompt, tools) in zip(steps, FORMS.values(), strict=False):
         assert prompt(runs[run_id]) == (system_prompt, "provider_trace")
-        told = runs[run_id]["context"]["tools"]
-        assert (json.loads(told) if told else None) == tools
+        tools_json = runs[run_id]["context"]["tools"]
+        assert (json.loads(tools_json) if tools_json else None) == tools
     untraced = runs.keys() - {run_id for run_id, _, _ in steps[: len(FORMS)]}
     assert {runs[run_id]["context"]["source"] for run_id in untraced if runs[run_id]["context"]} == {"at_capture"}
 
@@ -242,12 +242,12 @@ def test_context_ignores_a_first_message_of_another_role(letta_database: str) ->
         letta_database,
         f"""UPDATE agents SET system = 'as configured', message_ids = '["{message_id}"]' WHERE id = '{agent_id}'""",
     )
-    (told,) = {
+    (tools_json,) = {
         run["context"]["system_prompt"]
         for run in all_runs(letta_database).values()
         if run["run"]["agent_id"] == agent_id
     }
-    assert told == "as configured"
+    assert tools_json == "as configured"
 
 
 def test_tools_at_capture_are_the_agents_byte_for_byte(letta_database: str) -> None:

@@ -152,9 +152,9 @@ def test_json_stored_as_jsonb_or_text_is_read(letta_database: str) -> None:
         "ALTER TABLE runs ALTER metadata_ TYPE jsonb USING metadata_::jsonb",
     )
     for run_id, run in all_runs(letta_database).items():
-        for told, expected in zip(run["messages"], before[run_id]["messages"], strict=True):
-            assert json.loads(told["tool_calls"]) == json.loads(expected["tool_calls"])
-            assert told["content"] == expected["content"]
+        for message, expected in zip(run["messages"], before[run_id]["messages"], strict=True):
+            assert json.loads(message["tool_calls"]) == json.loads(expected["tool_calls"])
+            assert message["content"] == expected["content"]
         assert json.loads(run["run"]["metadata_"]) == json.loads(before[run_id]["run"]["metadata_"])
 
 

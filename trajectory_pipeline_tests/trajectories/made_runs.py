@@ -39,7 +39,7 @@ def _renamed(raw: Raw, run_id: str) -> Raw:
 
 
 def _beyond_jsonb() -> Raw:
-    return raw_run(message(1, content='[{"type": "odd", "n": 1e200000}]'), message(2, said="Hi"))
+    return raw_run(message(1, content='[{"type": "odd", "n": 1e200000}]'), message(2, reply="Hi"))
 
 
 def _coded_error() -> Raw:
@@ -106,7 +106,7 @@ def _older_letta() -> Raw:
     """Letta before 0.14: text and decisions in columns of their own, the reply an argument of a call."""
     return raw_run(
         message(1, "user", content=None, text="May I?", tool_calls=None, tool_returns=None, approvals=None),
-        message(2, said="She may.", tool_calls=[call("send_message", '{"message": "You may."}')]),
+        message(2, reply="She may.", tool_calls=[call("send_message", '{"message": "You may."}')]),
         message(3, "approval", approvals=None, approve=False, approval_request_id="message-2", denial_reason="No."),
         message(4, "tool", tool_returns=[returned("error", "call-9", "denied")]),
         message(5, "user", '{"type": "login", "last_login": "never"}'),
@@ -122,12 +122,12 @@ def _order() -> Raw:
     """Steps of one time or of none, steps that are gone, of another run or of no run, and messages without a step."""
     steps = {1: None, 2: "step-b", 3: "step-a", 4: "step-gone", 5: None, 6: None, 7: "step-undated", 8: "step-0"}
     messages: list[Raw] = [
-        message(n, said=str(n), step_id=step_id, conversation_id="c") for n, step_id in steps.items()
+        message(n, reply=str(n), step_id=step_id, conversation_id="c") for n, step_id in steps.items()
     ]
     return raw_run(
         *messages,
-        message(9, said="9", step_id="step-b", conversation_id="c"),
-        message(10, said="10", step_id="step-orphan", conversation_id="c"),
+        message(9, reply="9", step_id="step-b", conversation_id="c"),
+        message(10, reply="10", step_id="step-orphan", conversation_id="c"),
         steps=[
             step("step-a", created_at=NOON),
             step("step-b", created_at=NOON),
@@ -152,19 +152,19 @@ def _repetition() -> Raw:
         message(1, tool_calls=[*calls, *cycle]),
         message(2, "tool", tool_returns=[returned("error"), returned("success"), returned("error", "call-x-0")]),
         message(3, "approval", approvals=[{"type": "approval", "tool_call_id": "call-x-0", "approve": False}]),
-        message(4, said=""),
+        message(4, reply=""),
         steps=[step(feedback="positive"), step("step-2", feedback="negative", prompt_tokens=900)],
     )
 
 
 def _unknown_ending() -> Raw:
-    return raw_run(message(1, said="Hi"), stop_reason="a reason of tomorrow", background=True, metadata_="null")
+    return raw_run(message(1, reply="Hi"), stop_reason="a reason of tomorrow", background=True, metadata_="null")
 
 
 def _usage() -> Raw:
     """Counts in columns, in details, in neither; a step whose usage the provider did not report."""
     return raw_run(
-        message(1, said="Hi"),
+        message(1, reply="Hi"),
         steps=[
             step("step-1", cached_input_tokens=1, prompt_tokens_details='{"cached_tokens": 2}'),
             step("step-2", prompt_tokens_details='{"cached_tokens": 1.5, "cache_read_tokens": 3}'),

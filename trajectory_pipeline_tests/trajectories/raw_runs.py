@@ -1,4 +1,4 @@
-"""Raw rows made by hand: rows of `terminal_runs` in which only what a test is about is told."""
+"""Raw rows made by hand: rows of `terminal_runs` in which only what a test is about is set."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -42,7 +42,7 @@ METRICS_ROW = {"run": _row(RUN_METRICS, {}), "step": _row(STEP_METRICS, {})}
 def step(step_id: str = "step-1", **values: Any) -> Raw:
     """A step of `run-1` that did what it should, with usage."""
     number = int(step_id.rpartition("-")[2]) if step_id.rpartition("-")[2].isdigit() else 0
-    told = {
+    defaults = {
         "id": step_id,
         "run_id": "run-1",
         "created_at": NOON + timedelta(seconds=number),
@@ -54,13 +54,13 @@ def step(step_id: str = "step-1", **values: Any) -> Raw:
         "total_tokens": 110,
         "status": "SUCCESS",
     }
-    return _row(STEPS, {**told, **values})
+    return _row(STEPS, {**defaults, **values})
 
 
-def message(number: int, role: str = "assistant", said: str | None = None, **values: Any) -> Raw:
+def message(number: int, role: str = "assistant", reply: str | None = None, **values: Any) -> Raw:
     """A message of `run-1`; JSON columns may be given as values or, verbatim, as text."""
-    content = [] if said is None else [{"type": "text", "text": said, "signature": None}]
-    told = {
+    content = [] if reply is None else [{"type": "text", "text": reply, "signature": None}]
+    defaults = {
         "id": f"message-{number}",
         "run_id": "run-1",
         "step_id": "step-1",
@@ -73,7 +73,7 @@ def message(number: int, role: str = "assistant", said: str | None = None, **val
         "tool_returns": [],
         "approvals": [],
     }
-    return _row(MESSAGES, {name: _json(value) for name, value in {**told, **values}.items()})
+    return _row(MESSAGES, {name: _json(value) for name, value in {**defaults, **values}.items()})
 
 
 def call(name: str, arguments: Any = "{}", call_id: str = "call-1") -> Raw:
@@ -104,7 +104,7 @@ def raw_run(*messages: Raw, steps: list[Raw] | None = None, **values: Any) -> Ra
         "schema_version": SCHEMA_VERSION,
     }
     given = {name: values.pop(name) for name in parts if name in values}
-    told = {
+    defaults = {
         "id": "run-1",
         "status": "completed",
         "stop_reason": "end_turn",
@@ -114,7 +114,7 @@ def raw_run(*messages: Raw, steps: list[Raw] | None = None, **values: Any) -> Ra
         "organization_id": "org-1",
         "metadata_": {"run_type": "send_message"},
     }
-    run = _row(RUNS, {name: _json(value) for name, value in {**told, **values}.items()})
+    run = _row(RUNS, {name: _json(value) for name, value in {**defaults, **values}.items()})
     own = [step()] if steps is None else steps
     return {"run_id": run["id"], "run": run, "steps": own, "messages": list(messages), **parts, **given}
 

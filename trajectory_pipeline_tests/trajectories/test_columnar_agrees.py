@@ -145,11 +145,11 @@ def test_converters_agree_on_any_message_value(column: str) -> None:
     for number, value in enumerate(CHANGES[column]):
         changed = raw_run(
             message(1, "user", "Go"),
-            message(2, tool_calls=[call("f")], said="Well"),
+            message(2, tool_calls=[call("f")], reply="Well"),
             message(3, "tool", tool_returns=[returned()]),
         )
         changed["messages"][number % 3][column] = value
-        runs += [named(changed, f"run-{number:03}-a"), named(raw_run(message(1, said="Hi")), f"run-{number:03}-b")]
+        runs += [named(changed, f"run-{number:03}-a"), named(raw_run(message(1, reply="Hi")), f"run-{number:03}-b")]
     agreed(*runs)
 
 
@@ -182,7 +182,7 @@ def test_converters_agree_on_any_step_value(column: str) -> None:
     for number, value in enumerate(STEP_CHANGES[column]):
         for other in (False, True):
             changed = raw_run(
-                message(1, said="Hi"), message(2, said="Ho", step_id="step-2"), steps=[step(), step("step-2")]
+                message(1, reply="Hi"), message(2, reply="Ho", step_id="step-2"), steps=[step(), step("step-2")]
             )
             changed["steps"][1][column] = value
             if other:
@@ -217,7 +217,7 @@ RUN_CHANGES: dict[str, list[Any]] = {
 def test_converters_agree_on_any_run_value(column: str) -> None:
     agreed(
         *(
-            named(raw_run(message(1, said="Hi"), **{column: value}), f"run-{number:03}")
+            named(raw_run(message(1, reply="Hi"), **{column: value}), f"run-{number:03}")
             for number, value in enumerate(RUN_CHANGES[column])
         )
     )
@@ -239,7 +239,7 @@ def test_convert_batch_without_runs_gives_no_trajectories() -> None:
 
 def test_converters_agree_on_the_order_of_equal_times() -> None:
     steps = [step("step-1", created_at=NOON), step("step-2", created_at=NOON), step("step-3", created_at=NOON)]
-    agreed(raw_run(message(1, said="a", step_id="step-3"), message(2, said="b", step_id="step-2"), steps=steps))
+    agreed(raw_run(message(1, reply="a", step_id="step-3"), message(2, reply="b", step_id="step-2"), steps=steps))
 
 
 def named(raw: Raw, run_id: str) -> Raw:

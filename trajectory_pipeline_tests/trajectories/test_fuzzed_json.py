@@ -75,9 +75,9 @@ def damaged(raw: Raw, chance: random.Random) -> Raw:
         "steps": [dict(row) for row in raw["steps"]],
         "messages": [dict(row) for row in raw["messages"]],
     }
-    places = list(rows_of(copied))
-    told = [place for place in places if place[0][place[1]] not in (None, "[]")]
-    row, column = chance.choice(told or places)
+    cells = list(rows_of(copied))
+    filled = [cell for cell in cells if cell[0][cell[1]] not in (None, "[]")]
+    row, column = chance.choice(filled or cells)
     row[column] = chance.choice([damaged_bytes, damaged_text, damaged_value, damaged_structure])(
         row[column] or "null", chance
     )

@@ -80,7 +80,7 @@ class Facts:
     step_reason: str | None
     recorded: Any
     steps: bool
-    says: bool
+    replies: bool
 
 
 ERRORS_AMONG_STOP_REASONS = {
@@ -107,7 +107,7 @@ TABLE: list[tuple[Callable[[Facts], bool], tuple[str, str | None, str, float]]] 
         ("failed", "see CAUSES", "failure", 0.9),
     ),
     (
-        lambda f: f.status == "completed" and f.stop_reason in ENDED_WELL and not f.says,
+        lambda f: f.status == "completed" and f.stop_reason in ENDED_WELL and not f.replies,
         ("completed", None, "unknown", 0.5),
     ),
     (lambda f: f.status == "completed" and f.stop_reason == "end_turn", ("completed", None, "success", 0.8)),
@@ -116,7 +116,7 @@ TABLE: list[tuple[Callable[[Facts], bool], tuple[str, str | None, str, float]]] 
 ]
 
 AGENTS_OWN = {"no_tool_call", "invalid_llm_response", "invalid_tool_call"}
-SAID_BY_CLASS = {
+CAUSE_BY_CLASS = {
     "ContextWindowExceededError": "context_limit",
     "LLMInsufficientCreditsError": "billing",
     "LLMEmptyResponseError": "agent",
@@ -126,13 +126,13 @@ SAID_BY_CLASS = {
     "InternalServerError": "server",
     "Unknown": "server",
 }
-SAID_BY_REASON = {
+CAUSE_BY_REASON = {
     "context_window_overflow_in_system_prompt": "context_limit",
     "insufficient_credits": "billing",
     "llm_api_error": "llm_provider",
     **dict.fromkeys(AGENTS_OWN, "agent"),
 }
-SAID_BY_RECORDED = {  # by place in RECORDED: (with steps, before any step)
+CAUSE_BY_RECORDED = {  # by place in RECORDED: (with steps, before any step)
     0: (None, None),
     1: (None, None),
     2: ("server", "request"),
@@ -151,14 +151,14 @@ def cause(facts: Facts) -> str:
     """The first that says something decides; a step's own reason goes before a generic `LLMError`."""
     if facts.step_error == "LLMError" and facts.step_reason in AGENTS_OWN:
         return "agent"
-    before_any_step = SAID_BY_RECORDED[RECORDED.index(facts.recorded)][not facts.steps]
-    sayings = [
-        SAID_BY_CLASS.get(facts.step_error or ""),
-        SAID_BY_REASON.get(facts.step_reason or ""),
-        SAID_BY_REASON.get(facts.stop_reason or ""),
+    before_any_step = CAUSE_BY_RECORDED[RECORDED.index(facts.recorded)][not facts.steps]
+    causes = [
+        CAUSE_BY_CLASS.get(facts.step_error or ""),
+        CAUSE_BY_REASON.get(facts.step_reason or ""),
+        CAUSE_BY_REASON.get(facts.stop_reason or ""),
         before_any_step,
     ]
-    return next(filter(None, sayings), "unrecorded")
+    return next(filter(None, causes), "unrecorded")
 
 
 def expected(facts: Facts) -> tuple[str, str | None, str, float]:
@@ -169,7 +169,7 @@ def expected(facts: Facts) -> tuple[str, str | None, str, float]:
 def ended(facts: Facts) -> tuple[str, str | None, str, float]:
     failed = step(error_type=facts.step_error, stop_reason=facts.step_reason, prompt_tokens=0, model=None)
     row = converted(
-        *([message(1, "assistant", "Done.")] if facts.says else []),
+        *([message(1, "assistant", "Done.")] if facts.replies else []),
         steps=[failed] if facts.steps else [],
         status=facts.status,
         stop_reason=facts.stop_reason,
@@ -185,8 +185,8 @@ def test_outcome_of_every_combination_follows_the_table(status: str) -> None:
     with_steps = itertools.product(STOP_REASONS, STEP_ERRORS, STEP_REASONS, RECORDED, [True], [True])
     without_words = itertools.product(STOP_REASONS, STEP_ERRORS[:2], STEP_REASONS[:2], RECORDED[:3], [True], [False])
     without_steps = itertools.product(STOP_REASONS, [None], [None], RECORDED, [False], [True, False])
-    for told in itertools.chain(with_steps, without_words, without_steps):
-        facts = Facts(status, *told)
+    for combination in itertools.chain(with_steps, without_words, without_steps):
+        facts = Facts(status, *combination)
         assert ended(facts) == expected(facts), facts
 
 
@@ -220,9 +220,9 @@ def test_cause_ignores_another_runs_step() -> None:
 
 def test_outcome_reasoning_names_the_facts() -> None:
     row = converted(steps=[step(error_type="LLMServerError")], status="completed", stop_reason="llm_api_error")
-    told = " / ".join(row["heuristic_reasoning"])
+    reasoning = " / ".join(row["heuristic_reasoning"])
     for fact in ("completed", "llm_api_error", "LLMServerError"):
-        assert fact in told
+        assert fact in reasoning
     assert "before its first step" in " ".join(
         converted(steps=[], status="failed", stop_reason=None)["heuristic_reasoning"]
     )
@@ -294,6 +294,6 @@ def test_sample_has_every_outcome_rule_but_the_last() -> None:
 
 
 def test_outcome_of_an_unknown_stop_reason_names_it() -> None:
-    row = convert_run(raw_run(message(1, said="Hi"), stop_reason="a reason of tomorrow"), HOUR)
+    row = convert_run(raw_run(message(1, reply="Hi"), stop_reason="a reason of tomorrow"), HOUR)
     assert row["execution_status"] == "unknown"
     assert "a reason of tomorrow" in row["heuristic_reasoning"][0]

@@ -68,11 +68,11 @@ def test_quarantine_names_the_path_of_an_unreadable_value(raw: Raw, place: str, 
 
 
 def test_quarantine_stores_the_raw_rows_whole() -> None:
-    raw = raw_run(message(1, said="שלום"), message(2, content='[{"broken": \\u'))
+    raw = raw_run(message(1, reply="שלום"), message(2, content='[{"broken": \\u'))
     item = quarantined(raw)
-    kept = json.loads(item.raw)
-    assert kept["messages"][1]["content"] == raw["messages"][1]["content"]
-    assert "שלום" in item.raw or "\\u05e9" in kept["messages"][0]["content"]
+    quarantined_raw = json.loads(item.raw)
+    assert quarantined_raw["messages"][1]["content"] == raw["messages"][1]["content"]
+    assert "שלום" in item.raw or "\\u05e9" in quarantined_raw["messages"][0]["content"]
     assert (item.run_id, item.steps, item.messages) == ("run-1", 1, 2)
 
 
@@ -120,7 +120,7 @@ def without_columns(raw: Raw, *names: str) -> Any:
 
 def test_raw_rows_without_columns_read_as_null() -> None:
     lacking = ("model_handle", "sender_id", "conversation_id", "step_metrics", "context", "deleted_at", "run_metrics")
-    whole = raw_run(message(1, said="Hi"))
+    whole = raw_run(message(1, reply="Hi"))
     old = pa.RecordBatch.from_pylist([without_columns(whole, *lacking)])
     now = convert_batch(batch_of(whole), HOUR)
     assert convert_batch(old, HOUR).rows == now.rows

@@ -106,7 +106,7 @@ def test_escaped_lists_every_string_that_was_escaped(case: Case) -> None:
 # --- usage
 
 
-def told(step: Raw, column: str, details: str, *names: str) -> int | None:
+def known_count(step: Raw, column: str, details: str, *names: str) -> int | None:
     if step[column] is not None:
         return int(step[column])
     found = read(step[details])
@@ -122,11 +122,11 @@ def tokens(step: Raw) -> dict[str, int | None]:
         "input_tokens": step["prompt_tokens"] or 0,
         "output_tokens": step["completion_tokens"] or 0,
         "total_tokens": step["total_tokens"] or 0,
-        "cached_input_tokens": told(
+        "cached_input_tokens": known_count(
             step, "cached_input_tokens", "prompt_tokens_details", "cached_tokens", "cache_read_tokens"
         ),
-        "cache_write_tokens": told(step, "cache_write_tokens", "prompt_tokens_details", "cache_creation_tokens"),
-        "reasoning_tokens": told(step, "reasoning_tokens", "completion_tokens_details", "reasoning_tokens"),
+        "cache_write_tokens": known_count(step, "cache_write_tokens", "prompt_tokens_details", "cache_creation_tokens"),
+        "reasoning_tokens": known_count(step, "reasoning_tokens", "completion_tokens_details", "reasoning_tokens"),
     }
 
 

@@ -90,14 +90,14 @@ def test_entries_keep_the_order_of_their_fields() -> None:
 
 def test_legacy_text_without_content_becomes_one_text_part() -> None:
     old = message(1, "user", content=None, text="Hello")
-    both = message(2, "user", said="new", text="old")
+    both = message(2, "user", reply="new", text="old")
     first, second = messages_of(documented(old, both))
     assert first["content"] == [{"type": "text", "text": "Hello"}]
     assert [part["text"] for part in second["content"]] == ["new"]
 
 
 def test_message_columns_of_an_older_letta_read_as_empty() -> None:
-    old = message(1, said="Hi", tool_calls=None, tool_returns=None, approvals=None)
+    old = message(1, reply="Hi", tool_calls=None, tool_returns=None, approvals=None)
     (only,) = messages_of(documented(old))
     assert not {"tool_calls", "tool_returns", "approvals"} & only.keys()
 
@@ -130,10 +130,10 @@ def test_kind_says_what_the_role_does_not(role: str, text: str, kind: str) -> No
     assert messages_of(converted(message(1, role, text)))[0]["kind"] == kind
 
 
-# --- what the agent said
+# --- replies and thoughts
 
 
-def said(*, agent_type: str | None = "letta_v1_agent", **values: Any) -> tuple[str | None, str | None]:
+def replied(*, agent_type: str | None = "letta_v1_agent", **values: Any) -> tuple[str | None, str | None]:
     config = values.pop("request_config", None)
     row = converted(
         message(1, values.pop("role", "assistant"), **values), agent=agent(agent_type), request_config=config
@@ -147,48 +147,54 @@ def send(text: str, name: str = "send_message") -> list[Any]:
 
 
 def test_reply_of_a_newer_agent_is_its_text() -> None:
-    assert said(said="Hello") == ("Hello", None)
+    assert replied(reply="Hello") == ("Hello", None)
 
 
 @pytest.mark.parametrize("agent_type", ["memgpt_agent", "memgpt_v2_agent", "react_agent", "workflow_agent"])
 def test_reply_of_an_older_agent_is_an_argument(agent_type: str) -> None:
-    assert said(agent_type=agent_type, said="She greets.", tool_calls=send("Hello")) == ("Hello", "She greets.")
-    assert said(agent_type=agent_type, said="She greets.") == (None, "She greets.")
+    assert replied(agent_type=agent_type, reply="She greets.", tool_calls=send("Hello")) == (
+        "Hello",
+        "She greets.",
+    )
+    assert replied(agent_type=agent_type, reply="She greets.") == (None, "She greets.")
 
 
 def test_reply_of_a_deleted_agent_depends_on_sending() -> None:
-    assert said(agent_type=None, said="She greets.", tool_calls=send("Hello")) == ("Hello", "She greets.")
-    assert said(agent_type=None, said="Hello") == ("Hello", None)
+    assert replied(agent_type=None, reply="She greets.", tool_calls=send("Hello")) == ("Hello", "She greets.")
+    assert replied(agent_type=None, reply="Hello") == ("Hello", None)
 
 
 def test_reply_of_a_newer_agent_that_sends_is_text_and_argument() -> None:
-    assert said(said="Hello", tool_calls=send("there")) == ("Hello\n\nthere", None)
+    assert replied(reply="Hello", tool_calls=send("there")) == ("Hello\n\nthere", None)
 
 
 def test_reply_is_taken_from_the_tool_that_the_run_names() -> None:
     config = {"assistant_message_tool_name": "answer", "assistant_message_tool_kwarg": "message"}
-    assert said(agent_type="memgpt_agent", tool_calls=send("Hi", "answer"), request_config=config) == ("Hi", None)
-    assert said(agent_type="memgpt_agent", tool_calls=send("Hi"), request_config=config) == (None, None)
+    assert replied(agent_type="memgpt_agent", tool_calls=send("Hi", "answer"), request_config=config) == (
+        "Hi",
+        None,
+    )
+    assert replied(agent_type="memgpt_agent", tool_calls=send("Hi"), request_config=config) == (None, None)
 
 
 @pytest.mark.parametrize("arguments", ['{"message": ', '{"message": 5}', "[]", None, '{"text": "Hi"}'])
 def test_reply_from_arguments_without_one_is_null(arguments: Any) -> None:
-    assert said(agent_type="memgpt_agent", tool_calls=[call("send_message", arguments)]) == (None, None)
+    assert replied(agent_type="memgpt_agent", tool_calls=[call("send_message", arguments)]) == (None, None)
 
 
 def test_reply_of_several_parts_is_joined_by_blank_lines() -> None:
     parts = [{"type": "text", "text": text} for text in ("One.", "", "Two.")]
-    assert said(content=parts) == ("One.\n\nTwo.", None)
-    assert said(agent_type="memgpt_agent", tool_calls=send("A") + send("B")) == ("A\n\nB", None)
+    assert replied(content=parts) == ("One.\n\nTwo.", None)
+    assert replied(agent_type="memgpt_agent", tool_calls=send("A") + send("B")) == ("A\n\nB", None)
 
 
 def test_reply_of_other_roles_is_null() -> None:
     for role in ("user", "tool", "system", "summary"):
-        assert said(role=role, said="Hello") == (None, None)
+        assert replied(role=role, reply="Hello") == (None, None)
 
 
 def test_reply_in_an_approval_request_is_a_reply() -> None:
-    assert said(role="approval", said="May I?", tool_calls=[call("mail")]) == ("May I?", None)
+    assert replied(role="approval", reply="May I?", tool_calls=[call("mail")]) == ("May I?", None)
 
 
 # --- calls, returns, approvals
@@ -288,7 +294,7 @@ def test_messages_of_a_deleted_step_form_a_turn_that_names_it() -> None:
 
 def test_convert_run_with_thousands_of_messages_keeps_all() -> None:
     steps = [step(f"step-{n}") for n in range(2_000)]
-    messages = [message(n, step_id=f"step-{n // 3}", said=str(n)) for n in range(6_000)]
+    messages = [message(n, step_id=f"step-{n // 3}", reply=str(n)) for n in range(6_000)]
     row = converted(*messages, steps=steps)
     assert [item["assistant_text"] for item in messages_of(row)] == [str(n) for n in range(6_000)]
     assert (row["step_count"], row["message_count"], len(row["turns"])) == (2_000, 6_000, 2_000)

@@ -237,15 +237,15 @@ def test_signals_count_messages_with_a_refusal_part() -> None:
     found = signals(
         message(1, content=[refusal, refusal]),
         message(2, content=[refusal], step_id="step-9"),
-        message(3, said="I cannot help with that."),
+        message(3, reply="I cannot help with that."),
         foreign_steps=[step("step-9", run_id="run-0")],
     )
     assert found["refusals"] == 2
 
 
 def test_final_answer_without_text_and_calls_is_empty() -> None:
-    assert signals(message(1, said="Well…"), message(2, said=""))["empty_final_answer"] is True
-    assert signals(message(1, said=""), message(2, said="Well…"))["empty_final_answer"] is False
+    assert signals(message(1, reply="Well…"), message(2, reply=""))["empty_final_answer"] is True
+    assert signals(message(1, reply=""), message(2, reply="Well…"))["empty_final_answer"] is False
     assert signals(message(1, tool_calls=[call("mail")]))["empty_final_answer"] is False
     assert signals(message(1, "user", "Hello?"))["empty_final_answer"] is None
 
@@ -253,7 +253,7 @@ def test_final_answer_without_text_and_calls_is_empty() -> None:
 def test_final_answer_ignores_later_returns_and_decisions() -> None:
     decision = {"type": "approval", "tool_call_id": "call-1", "approve": True, "reason": None}
     found = signals(
-        message(1, said="Well…"),
+        message(1, reply="Well…"),
         message(2, "tool", tool_returns=[returned()]),
         message(3, "approval", approvals=[decision]),
     )
@@ -261,6 +261,6 @@ def test_final_answer_ignores_later_returns_and_decisions() -> None:
 
 
 def test_signals_do_not_change_the_outcome() -> None:
-    with_errors = [message(1, said="Done."), message(2, "tool", tool_returns=[returned("error")])]
+    with_errors = [message(1, reply="Done."), message(2, "tool", tool_returns=[returned("error")])]
     assert converted(*with_errors)["heuristic_outcome"] == converted(with_errors[0])["heuristic_outcome"]
     assert raw_run()["run"]["stop_reason"] == "end_turn"

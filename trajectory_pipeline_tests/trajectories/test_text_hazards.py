@@ -97,9 +97,9 @@ def test_escaped_text_differs_from_the_same_text_in_the_digest() -> None:
 def test_nul_in_an_argument_string_is_escaped_where_it_is_parsed() -> None:
     inner = r'{"message": "zero \u0000 and \ud83d"}'
     row = converted(message(1, tool_calls=[call("send_message", inner)]), agent=agent("memgpt_agent"))
-    (said,) = messages_of(trajectory_document(row))
-    assert said["tool_calls"][0]["function"]["arguments"] == inner
-    assert said["assistant_text"] == r"zero \u0000 and \ud83d"
+    (sent,) = messages_of(trajectory_document(row))
+    assert sent["tool_calls"][0]["function"]["arguments"] == inner
+    assert sent["assistant_text"] == r"zero \u0000 and \ud83d"
     assert row["escaped"] == ["messages[message-1].assistant_text"]
     data_of(row)
 
@@ -298,8 +298,8 @@ def test_deep_metadata_and_error_data_are_converted() -> None:
 )
 def test_number_keeps_all_its_digits_in_both_sinks(number: str) -> None:
     row = converted(message(1, content=f'[{{"type": "odd", "n": {number}}}]'))
-    for kept in (row, stored(row)):
-        assert as_decimal(messages_of(trajectory_document(kept))[0]["content"][0]["n"]) == Decimal(number)
+    for converted_row in (row, stored(row)):
+        assert as_decimal(messages_of(trajectory_document(converted_row))[0]["content"][0]["n"]) == Decimal(number)
     text, reason = postgres_document(row)
     assert reason is None
     assert messages_of(json.loads(text, parse_int=Decimal, parse_float=Decimal))[0]["content"][0]["n"] == Decimal(
