@@ -117,7 +117,7 @@ def find_expired_partitions(storage: Storage, retention: Retention, now: datetim
 def prune_expired(
     storage: Storage, expired: Sequence[ExpiredPartition]
 ) -> Iterator[tuple[ExpiredPartition, PrunedPartition | PipelineError]]:
-    """Remove expired partitions one by one; yield each with what was removed, or with the error that kept it."""
+    """Remove expired partitions one by one; yield each with what was removed, or with the error that prevented it."""
     for one in expired:
         try:
             yield one, prune_partition(one.target, parse_partition_key(one.partition_key), storage)

@@ -137,7 +137,7 @@ class _Capture:
         self.inputs_digest = hashlib.sha256(f"{dependencies} {capture_code_version()}".encode()).hexdigest()
 
     def run(self, *, check_former_file: bool) -> TerminalRunsResult:
-        """Leave the file as it is if it is up to date, else write it anew."""
+        """Leave the file as it is if it is up to date, else write it again."""
         unchanged = unchanged_raw_rows(
             self.hour,
             self.partition,
@@ -181,7 +181,7 @@ class _Capture:
             parquet.stage(TERMINAL_RUNS, self.hour, batches) as staged,
         ):
             here = sorted_ids(*counts.present, counts.carried)
-            # All of them are in ``here``; a result that is kept for long must not hold them once more.
+            # All of them are in ``here``; a result that lives long must not hold them twice.
             counts.present.clear()
             moved = [*counts.pending_move, *counts.departed]
             unaccounted = self._unaccounted_runs(sorted_ids(here, moved) if moved else here)

@@ -78,7 +78,7 @@ class JudgingRun:
         judge: that is asked, under its policy and within its budget.
         order: which trajectories go first, over all partitions.
         dagster_run_id: for the ledger; all partitions of a Dagster run are one materialisation to the budget.
-        progress: is told how far it is, now and then.
+        progress: takes a progress line now and then.
     """
 
     storage: Storage

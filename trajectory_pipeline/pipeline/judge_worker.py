@@ -226,7 +226,7 @@ class JudgeWorker:
     ) -> Row:
         """Return the columns of a verdict, or of why there is none."""
         if candidate.message_count == 0:
-            return not_eligible("no_messages", "the run ended before anything was said: there is nothing to judge")
+            return not_eligible("no_messages", "the run has no messages: there is nothing to judge")
         refusal = self.judge.access.refusal(candidate.agent_id, candidate.organization_id)
         if refusal is not None:
             return not_eligible(ErrorClass.DENIED, f"it may not be sent to a judge: {refusal}")

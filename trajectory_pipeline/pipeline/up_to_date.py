@@ -1,7 +1,7 @@
 """Whether a partition is up to date: then nothing is read, converted or written.
 
 Everything that a stage's result depends on is compared with what it was when the partition was made. If anything
-differs, or cannot be told, the partition is made anew.
+differs, or cannot be told, the partition is made again.
 """
 
 from collections.abc import Mapping, Sequence
