@@ -10,9 +10,17 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel
 
 from trajectory_pipeline.budget.prices import CallUsage
+from trajectory_pipeline.schema.enums import AttemptPurpose, AttemptResult, ErrorClass
 
 UNUSABLE_RESPONSES = frozenset(
-    {"cut_off", "invalid_json", "not_a_number", "out_of_range", "wrong_count", "schema_violation"}
+    {
+        ErrorClass.CUT_OFF,
+        ErrorClass.INVALID_JSON,
+        ErrorClass.NOT_A_NUMBER,
+        ErrorClass.OUT_OF_RANGE,
+        ErrorClass.WRONG_COUNT,
+        ErrorClass.SCHEMA_VIOLATION,
+    }
 )
 """Error classes of a response that arrived and is unusable."""
 
@@ -35,7 +43,7 @@ class CallRecord:
     prompt_characters: int
     estimated_prompt_tokens: int = 0
     max_response_tokens: int = 0
-    purpose: str = "first"
+    purpose: AttemptPurpose = AttemptPurpose.FIRST
     response_format: str = "json_schema"
     temperature: float | None = None
     attempt_id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -45,8 +53,8 @@ class CallRecord:
     http_status: int | None = None
     request_id: str | None = None
     finish_reason: str | None = None
-    result: str = "lost"
-    error_class: str | None = None
+    result: AttemptResult = AttemptResult.LOST
+    error_class: ErrorClass | None = None
     error_message: str | None = None
     usage: CallUsage | None = None
     cost_usd: Decimal | None = None
@@ -59,7 +67,7 @@ class CallRecord:
         usage = row.pop("usage")
         return row if usage is None else {**row, **{one.name: getattr(usage, one.name) for one in fields(usage)}}
 
-    def failed(self, result: str, error_class: str, message: str) -> "CallRecord":
+    def failed(self, result: AttemptResult, error_class: ErrorClass, message: str) -> "CallRecord":
         """Return the call as failed; a very long message is shortened, and says so."""
         line = " ".join(message.split())
         if len(line) > _MAX_MESSAGE_CHARACTERS:

@@ -9,14 +9,28 @@ import openai
 
 from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.client.response_format import rejects_request_options
+from trajectory_pipeline.schema.enums import AttemptResult, ErrorClass
 
-TRANSIENT = frozenset({"rate_limited", "server_error", "timeout", "connection", "not_a_completion", "no_answer"})
+TRANSIENT = frozenset(
+    {
+        ErrorClass.RATE_LIMITED,
+        ErrorClass.SERVER_ERROR,
+        ErrorClass.TIMEOUT,
+        ErrorClass.CONNECTION,
+        ErrorClass.NOT_A_COMPLETION,
+        ErrorClass.NO_ANSWER,
+    }
+)
 """Classes of calls that may succeed if they are repeated."""
 
-PROVIDER_DOWN = frozenset({"server_error", "timeout", "connection", "not_a_completion"})
+PROVIDER_DOWN = frozenset(
+    {ErrorClass.SERVER_ERROR, ErrorClass.TIMEOUT, ErrorClass.CONNECTION, ErrorClass.NOT_A_COMPLETION}
+)
 """Classes that mean an outage if they occur several times in a row."""
 
-FATAL = frozenset({"authentication", "permission", "quota_exceeded", "model_not_found"})
+FATAL = frozenset(
+    {ErrorClass.AUTHENTICATION, ErrorClass.PERMISSION, ErrorClass.QUOTA_EXCEEDED, ErrorClass.MODEL_NOT_FOUND}
+)
 """Classes that every other call would meet as well: one is enough."""
 
 _NEVER_SENT = (
@@ -32,11 +46,16 @@ _CONTEXT = re.compile(
 )
 _FILTER = re.compile(r"content[_ ]filter|content management policy|moderation|flagged")
 _QUOTA = re.compile(r"insufficient[_ ]quota|exceeded your current quota|insufficient (credits|balance|funds)|billing")
-_BY_STATUS = {401: "authentication", 402: "quota_exceeded", 403: "permission", 404: "model_not_found"}
+_BY_STATUS = {
+    401: ErrorClass.AUTHENTICATION,
+    402: ErrorClass.QUOTA_EXCEEDED,
+    403: ErrorClass.PERMISSION,
+    404: ErrorClass.MODEL_NOT_FOUND,
+}
 _FORM_STATUSES = frozenset({400, 404, 415, 422, 501})
 
 
-def classify_error(status: int, text: str) -> str:
+def classify_error(status: int, text: str) -> ErrorClass:
     """Return the class of an HTTP error.
 
     Args:
@@ -45,17 +64,17 @@ def classify_error(status: int, text: str) -> str:
     """
     text = text.lower()
     if status == 429:
-        return "quota_exceeded" if _QUOTA.search(text) else "rate_limited"
+        return ErrorClass.QUOTA_EXCEEDED if _QUOTA.search(text) else ErrorClass.RATE_LIMITED
     # Before the form of the request: "'max_completion_tokens' is too large: the maximum context length is …".
     if 400 <= status < 500 and _CONTEXT.search(text):
-        return "context_too_long"
+        return ErrorClass.CONTEXT_TOO_LONG
     if status in (400, 403, 422) and _FILTER.search(text):
-        return "content_filter"
+        return ErrorClass.CONTENT_FILTER
     if status in _FORM_STATUSES and rejects_request_options(text):
-        return "unsupported"
+        return ErrorClass.UNSUPPORTED
     if status >= 500 or status in (408, 409):
-        return "server_error"
-    return _BY_STATUS.get(status, "bad_request")
+        return ErrorClass.SERVER_ERROR
+    return _BY_STATUS.get(status, ErrorClass.BAD_REQUEST)
 
 
 def is_outage(recent: Sequence[str | None], opens_after: int) -> bool:
@@ -93,8 +112,10 @@ def no_answer_error(sent: CallRecord, error: BaseException, timeout_seconds: flo
         causes.append(cause)
     text = str(causes[min(1, len(causes) - 1)]) or type(causes[-1]).__name__
     if any(isinstance(cause, _NEVER_SENT) for cause in causes):
-        return sent.failed("error", "connection", f"the provider could not be reached: {text}")
+        return sent.failed(AttemptResult.ERROR, ErrorClass.CONNECTION, f"the provider could not be reached: {text}")
     if any(isinstance(cause, TimeoutError) for cause in causes):
         limit = f"no answer within {timeout_seconds:g} s (TRAJECTORY_JUDGE_TIMEOUT)"
-        return sent.failed("lost", "timeout", limit)
-    return sent.failed("lost", "connection", f"the connection was lost before the answer was whole: {text}")
+        return sent.failed(AttemptResult.LOST, ErrorClass.TIMEOUT, limit)
+    return sent.failed(
+        AttemptResult.LOST, ErrorClass.CONNECTION, f"the connection was lost before the answer was whole: {text}"
+    )

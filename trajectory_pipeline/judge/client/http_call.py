@@ -20,6 +20,7 @@ from trajectory_pipeline.judge.client.errors import (
     status_error_text,
 )
 from trajectory_pipeline.judge.client.response_format import response_text
+from trajectory_pipeline.schema.enums import AttemptResult, ErrorClass
 
 _MAX_TOKENS = 2**53
 """No call has as many: a larger number is no token count."""
@@ -64,7 +65,7 @@ async def send_call(client: AsyncOpenAI, sent: CallRecord, body: bytes, timeout_
         text = status_error_text(error)
         reply = HttpReply(
             replace(
-                sent.failed("error", classify_error(error.status_code, text), error.message),
+                sent.failed(AttemptResult.ERROR, classify_error(error.status_code, text), error.message),
                 http_status=error.status_code,
                 request_id=error.response.headers.get("x-request-id"),
             ),
@@ -75,7 +76,9 @@ async def send_call(client: AsyncOpenAI, sent: CallRecord, body: bytes, timeout_
         reply = HttpReply(no_answer_error(sent, error, timeout_seconds))
     except ValueError as error:
         # What the HTTP library says of a URL that it cannot use.
-        reply = HttpReply(sent.failed("error", "connection", f"the provider could not be asked: {error}"))
+        reply = HttpReply(
+            sent.failed(AttemptResult.ERROR, ErrorClass.CONNECTION, f"the provider could not be asked: {error}")
+        )
     call = replace(
         reply.call,
         duration_ns=time.monotonic_ns() - began,
@@ -87,7 +90,7 @@ async def send_call(client: AsyncOpenAI, sent: CallRecord, body: bytes, timeout_
 def _read(sent: CallRecord, response: httpx2.Response) -> HttpReply:
     call = replace(
         sent,
-        result="answered",
+        result=AttemptResult.ANSWERED,
         http_status=response.status_code,
         request_id=response.headers.get("x-request-id"),
     )
@@ -96,12 +99,16 @@ def _read(sent: CallRecord, response: httpx2.Response) -> HttpReply:
         completion = json.loads(response.content)
     except (ValueError, RecursionError) as error:
         message = f"what came is no chat completion: {error}"
-        return HttpReply(call.failed("unusable", "not_a_completion", message), headers=response.headers)
+        return HttpReply(
+            call.failed(AttemptResult.UNUSABLE, ErrorClass.NOT_A_COMPLETION, message), headers=response.headers
+        )
     if not isinstance(completion, dict):
         message = "what came is no chat completion"
-        return HttpReply(call.failed("unusable", "not_a_completion", message), headers=response.headers)
+        return HttpReply(
+            call.failed(AttemptResult.UNUSABLE, ErrorClass.NOT_A_COMPLETION, message), headers=response.headers
+        )
     call, text = _read_completion(call, completion)
-    refusal = call.error_message or "" if call.result == "error" else ""
+    refusal = call.error_message or "" if call.result is AttemptResult.ERROR else ""
     return HttpReply(call, text, response.headers, refusal)
 
 
@@ -115,21 +122,27 @@ def _read_completion(call: CallRecord, completion: Mapping[str, Any]) -> tuple[C
     error = completion.get("error") or choice.get("error")
     if error:
         status, error_text = error_object_text(error)
-        return call.failed("error", classify_error(status, error_text), error_text), None
+        return call.failed(AttemptResult.ERROR, classify_error(status, error_text), error_text), None
     if not isinstance(choices, list):
-        return call.failed("unusable", "not_a_completion", "what came is no chat completion"), None
+        return call.failed(AttemptResult.UNUSABLE, ErrorClass.NOT_A_COMPLETION, "what came is no chat completion"), None
     if not isinstance(message, dict):
-        return call.failed("unusable", "no_answer", "the answer has no choice, or a choice without a message"), None
+        return call.failed(
+            AttemptResult.UNUSABLE, ErrorClass.NO_ANSWER, "the answer has no choice, or a choice without a message"
+        ), None
     call = replace(call, finish_reason=_string(choice.get("finish_reason")))
     text = response_text(message, call.response_format)
     if message.get("refusal"):
-        return call.failed("refused", "refused", str(message["refusal"])), None
+        return call.failed(AttemptResult.REFUSED, ErrorClass.REFUSED, str(message["refusal"])), None
     if call.finish_reason == "content_filter":
-        return call.failed("refused", "content_filter", "the provider's filter withheld the answer"), text
+        return call.failed(
+            AttemptResult.REFUSED, ErrorClass.CONTENT_FILTER, "the provider's filter withheld the answer"
+        ), text
     if call.finish_reason == "length":
-        return call.failed("unusable", "cut_off", "the answer was cut off (finish_reason is length)"), text
+        return call.failed(
+            AttemptResult.UNUSABLE, ErrorClass.CUT_OFF, "the answer was cut off (finish_reason is length)"
+        ), text
     if text is None:
-        return call.failed("unusable", "no_answer", "the answer is empty"), None
+        return call.failed(AttemptResult.UNUSABLE, ErrorClass.NO_ANSWER, "the answer is empty"), None
     return call, text
 
 

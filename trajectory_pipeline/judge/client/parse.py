@@ -12,15 +12,16 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from trajectory_pipeline.judge.client.call_record import JudgeReply
+from trajectory_pipeline.schema.enums import ErrorClass
 
 _CLASS_OF_TYPE = {
-    "greater_than": "out_of_range",
-    "greater_than_equal": "out_of_range",
-    "less_than": "out_of_range",
-    "less_than_equal": "out_of_range",
-    "finite_number": "not_a_number",
-    "too_short": "wrong_count",
-    "too_long": "wrong_count",
+    "greater_than": ErrorClass.OUT_OF_RANGE,
+    "greater_than_equal": ErrorClass.OUT_OF_RANGE,
+    "less_than": ErrorClass.OUT_OF_RANGE,
+    "less_than_equal": ErrorClass.OUT_OF_RANGE,
+    "finite_number": ErrorClass.NOT_A_NUMBER,
+    "too_short": ErrorClass.WRONG_COUNT,
+    "too_long": ErrorClass.WRONG_COUNT,
 }
 _MAX_MISTAKES = 20
 
@@ -34,7 +35,7 @@ class InvalidResponse:
         words: all that is wrong, for the reader and for the repair turn.
     """
 
-    error_class: str
+    error_class: ErrorClass
     message: str
 
 
@@ -47,15 +48,15 @@ def parse_response(text: str, answer_type: type[JudgeReply]) -> JudgeReply | Inv
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except _NotANumberError as error:
-        return InvalidResponse("not_a_number", str(error))
+        return InvalidResponse(ErrorClass.NOT_A_NUMBER, str(error))
     except (ValueError, RecursionError) as error:
-        return InvalidResponse("invalid_json", f"the answer is not valid JSON: {error}")
+        return InvalidResponse(ErrorClass.INVALID_JSON, f"the answer is not valid JSON: {error}")
     try:
         return answer_type.model_validate(value)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-        classes = {_CLASS_OF_TYPE.get(detail["type"], "schema_violation") for detail in details}
-        return InvalidResponse(classes.pop() if len(classes) == 1 else "schema_violation", _describe(details))
+        classes = {_CLASS_OF_TYPE.get(detail["type"], ErrorClass.SCHEMA_VIOLATION) for detail in details}
+        return InvalidResponse(classes.pop() if len(classes) == 1 else ErrorClass.SCHEMA_VIOLATION, _describe(details))
 
 
 def _describe(details: Sequence[ErrorDetails]) -> str:

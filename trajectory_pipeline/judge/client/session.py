@@ -44,6 +44,7 @@ from trajectory_pipeline.judge.client.response_format import (
 )
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.redaction.egress_policy import require_local
+from trajectory_pipeline.schema.enums import AttemptPurpose, AttemptResult, ErrorClass
 from trajectory_pipeline.urls import endpoint_without_credentials
 
 __all__ = [
@@ -144,7 +145,11 @@ class JudgeSession:
         return await _Question(self, list(messages), answer_type, on_begin, on_end).run()
 
     async def call(
-        self, messages: Sequence[dict[str, str]], answer_type: type[BaseModel], purpose: str, on_begin: RecordCall
+        self,
+        messages: Sequence[dict[str, str]],
+        answer_type: type[BaseModel],
+        purpose: AttemptPurpose,
+        on_begin: RecordCall,
     ) -> tuple[HttpReply, RequestOptions]:
         """Make one call as soon as it may be made; returns its reply and its options.
 
@@ -182,7 +187,7 @@ class JudgeSession:
         if requested_wait(reply.headers) is not None:
             return
         seconds = backoff_seconds(failures, self._config.first_pause_seconds)
-        if reply.call.error_class == "rate_limited":
+        if reply.call.error_class is ErrorClass.RATE_LIMITED:
             self._pacer.pause(seconds)
         else:
             await asyncio.sleep(seconds)
@@ -202,7 +207,7 @@ class JudgeSession:
 
     def simplify_options(self, reply: HttpReply, options: RequestOptions) -> bool:
         """Whether the call is to be repeated with other options, because the server rejected these."""
-        if reply.call.error_class != "unsupported":
+        if reply.call.error_class is not ErrorClass.UNSUPPORTED:
             return False
         if self._options != options:
             # Another call was rejected before, and has already taken the next options.
@@ -259,7 +264,7 @@ class _Question(Generic[JudgeReply]):
         self._raw_response: str | None = None
 
     async def run(self) -> AskResult[JudgeReply]:
-        purpose: str | None = "first"
+        purpose: AttemptPurpose | None = AttemptPurpose.FIRST
         while purpose is not None:
             try:
                 reply, options = await self._session.call(self._messages, self._answer_type, purpose, self._began)
@@ -283,24 +288,24 @@ class _Question(Generic[JudgeReply]):
             return call, None
         found = parse_response(strip_code_fence(reply.text, call.response_format), self._answer_type)
         if isinstance(found, InvalidResponse):
-            return call.failed("unusable", found.error_class, found.message), None
+            return call.failed(AttemptResult.UNUSABLE, found.error_class, found.message), None
         return call, found
 
-    async def _next_purpose(self, reply: HttpReply, call: CallRecord, options: RequestOptions) -> str | None:
+    async def _next_purpose(self, reply: HttpReply, call: CallRecord, options: RequestOptions) -> AttemptPurpose | None:
         """Return the purpose of the next call, after any pause before it; None where none would help."""
         if self._session.simplify_options(reply, options):
-            return "fallback"
+            return AttemptPurpose.FALLBACK
         if call.error_class in UNUSABLE_RESPONSES and not self._repaired:
             self._repaired = True
             self._messages = repair_messages(self._messages, call, reply.text, self._answer_type)
-            return "repair"
+            return AttemptPurpose.REPAIR
         if call.error_class not in TRANSIENT:
             return None
         self._failures += 1
         if not self._session.may_retry(self._failures):
             return None
         await self._session.back_off(reply, self._failures)
-        return "retry"
+        return AttemptPurpose.RETRY
 
 
 def _estimate_prompt_tokens(messages: Sequence[dict[str, str]], answer_type: type[BaseModel]) -> int:
