@@ -158,7 +158,7 @@ def test_a_serialisation_failure(captured: Pipeline, hours: list[datetime]) -> N
     worker.join()
     (error,) = said
     assert "could not serialize access due to concurrent update" in str(error)
-    assert "materialise again" in str(error)
+    assert "materialize again" in str(error)
     assert state(captured)[0] == before[0]
     all_is_true(captured, hours)
 
@@ -189,7 +189,7 @@ def test_a_deadlock(captured: Pipeline, hours: list[datetime]) -> None:
         other.execute("SELECT FROM trajectory.trajectories WHERE run_id = %s FOR UPDATE", [rows[0]["run_id"]])
         worker.join()
     (error,) = said
-    assert "deadlock detected — another materialisation moved the same runs: materialise again." in str(error)
+    assert "deadlock detected — another materialization moved the same runs: materialize again." in str(error)
     assert state(captured) == before
     all_is_true(captured, hours)
 

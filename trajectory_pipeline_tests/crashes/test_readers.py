@@ -1,7 +1,7 @@
 """The contract with readers and with a second writer: whole versions only, and of two writers one after the other.
 
 Every run of the partition carries the number of its version. Readers in a process of their own read it in a loop,
-in Postgres by one statement and in Parquet by two libraries, while it is materialised again and again.
+in Postgres by one statement and in Parquet by two libraries, while it is materialized again and again.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A process that materialises partitions, for the tests to kill.
+"""A process that materializes partitions, for the tests to kill.
 
 It imports everything once, then forks a child for each order, a line of JSON on its standard input, and says the
 child's process id; a child that ends by itself says how. A real process each, without the seconds that imports take.

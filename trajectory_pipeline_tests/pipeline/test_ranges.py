@@ -130,7 +130,7 @@ def test_range_sessions_lost_after_use_cost_one_partition(
     monkeypatch.setattr(pool, "_FRESH_SECONDS", 3600.0)
     capture(pipeline, pooled, BUSY[0])
     lose_all_sessions(pipeline)
-    with pytest.raises(PipelineError, match="materialise again"):
+    with pytest.raises(PipelineError, match="materialize again"):
         capture(pipeline, pooled, BUSY[1])
     capture(pipeline, pooled, BUSY[1], BUSY[2])
 

@@ -1,8 +1,4 @@
-"""Which Parquet files there are, and removing those of a partition.
-
-Belongs here: listing and removing. Does not belong here: writing and reading (``storage.parquet.store``), and which
-are removed (``maintenance.retention``).
-"""
+"""Which Parquet files there are, and removing those of a partition."""
 
 import contextlib
 import posixpath

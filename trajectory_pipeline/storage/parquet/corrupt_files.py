@@ -1,7 +1,4 @@
-"""Files whose bytes can be read and make no Parquet: told from a storage that fails, and kept aside.
-
-Belongs here: telling and keeping. Does not belong here: what a damaged file is replaced by (``pipeline.capture``).
-"""
+"""Files whose bytes can be read and make no Parquet: told from a storage that fails, and kept aside."""
 
 import hashlib
 import posixpath

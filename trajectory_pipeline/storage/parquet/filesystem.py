@@ -1,7 +1,4 @@
-"""A storage by its URI: its filesystem, what outlasts a crash, and what is said when it fails.
-
-Belongs here: everything about files that knows no Parquet. Does not belong here: which files there are.
-"""
+"""A storage by its URI: its filesystem, what outlasts a crash, and what is said when it fails."""
 
 import contextlib
 import os
@@ -53,7 +50,7 @@ def translating_write_errors(target: str) -> Iterator[None]:
         raise SinkError(
             f"Writing {target} failed: {storage_error(error)}. The former file, if any, is untouched. Check that"
             " there is space"
-            " and that this user or these credentials may write there (TRAJECTORY_STORAGE_URI), then materialise again."
+            " and that this user or these credentials may write there (TRAJECTORY_STORAGE_URI), then materialize again."
         ) from error
 
 
@@ -66,7 +63,7 @@ def translating_read_errors(target: str) -> Iterator[None]:
         raise SinkError(
             f"Reading {target} failed: {storage_error(error)}. Check TRAJECTORY_STORAGE_URI, and that this user or"
             " these"
-            " credentials may read there; if the file is damaged, materialise the partition again."
+            " credentials may read there; if the file is damaged, materialize the partition again."
         ) from error
 
 

@@ -1,7 +1,4 @@
-"""One Parquet file: written row group by row group, read back in the columns that are asked for.
-
-Belongs here: how rows and files fit together. Does not belong here: where a file is, and when it is replaced.
-"""
+"""One Parquet file: written row group by row group, read back in the columns that are asked for."""
 
 import contextlib
 import os

@@ -1,7 +1,4 @@
-"""Parquet files: exactly one a partition and asset, replaced whole.
-
-Belongs here: paths, atomic replacement, reading back in batches. Does not belong here: any column.
-"""
+"""Parquet files: exactly one a partition and asset, replaced whole."""
 
 import contextlib
 import hashlib

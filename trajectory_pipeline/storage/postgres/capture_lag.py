@@ -1,7 +1,4 @@
-"""How long after their end runs were captured.
-
-Belongs here: the two queries. Does not belong here: where it is shown (``defs.metadata``, ``cli.doctor``).
-"""
+"""How long after their end runs were captured."""
 
 from dataclasses import dataclass
 from datetime import timedelta

@@ -1,7 +1,4 @@
-"""Connections to the trajectory database, and what is said when there is none.
-
-Belongs here: opening a connection, and turning a driver's error into a sentence. Does not belong here: statements.
-"""
+"""Connections to the trajectory database, and what is said when there is none."""
 
 import re
 from collections.abc import Iterator
@@ -23,8 +20,8 @@ _FRAMING = re.compile(
 )
 
 _UNREACHABLE = "is the server running, and reachable from here? Check the host and port in TRAJECTORY_DATABASE_URL"
-_LOST = "the connection was lost: what was not committed is not there; materialise again"
-_FULL = "the server's disk is full: make room, then materialise again"
+_LOST = "the connection was lost: what was not committed is not there; materialize again"
+_FULL = "the server's disk is full: make room, then materialize again"
 
 _ADVICE: tuple[tuple[str, str], ...] = (
     (r"password authentication failed", "the password is wrong: check TRAJECTORY_DATABASE_URL"),
@@ -53,10 +50,10 @@ _ADVICE: tuple[tuple[str, str], ...] = (
         " primary",
     ),
     (r"No space left|could not extend", _FULL),
-    (r"could not serialize access", "another transaction changed the same rows meanwhile: materialise again"),
-    (r"deadlock detected", "another materialisation moved the same runs: materialise again"),
+    (r"could not serialize access", "another transaction changed the same rows meanwhile: materialize again"),
+    (r"deadlock detected", "another materialization moved the same runs: materialize again"),
     (r"too many clients|remaining connection slots", "the server has no connection left: raise its max_connections"),
-    (r"statement timeout|lock timeout", "another session holds a lock, or the server is slow: materialise again"),
+    (r"statement timeout|lock timeout", "another session holds a lock, or the server is slow: materialize again"),
     (r"is (starting up|shutting down|not (yet )?accepting)", "the server is starting or stopping: try again"),
     (
         r"(relation|column|schema) .*does not exist",

@@ -1,7 +1,4 @@
-"""Staging: a batch of trajectories as lines of Postgres' COPY, made column by column.
-
-Belongs here: how a column is written as text. Does not belong here: where the lines go, and the merge (``database``).
-"""
+"""Staging: a batch of trajectories as lines of Postgres' COPY, made column by column."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -24,7 +21,7 @@ STAGED = tuple(
         key=lambda column: column.name == _DATA,
     )
 )
-"""The columns that a materialisation gives, the document last; the database knows the others."""
+"""The columns that a materialization gives, the document last; the database knows the others."""
 
 # In this order: the first would escape what the others made.
 _ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))

@@ -1,9 +1,4 @@
-"""The trajectory database: its connections, one partition's transaction at a time, and what is read back.
-
-Belongs here: opening the database, and statements that read trajectories, the ledger and the quarantine. Does not
-belong here: what a partition writes (``storage.postgres.partition_writer``), verdicts
-(``storage.postgres.verdicts``), and what a row means.
-"""
+"""The trajectory database: its connections, one partition's transaction at a time, and what is read back."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -97,7 +92,7 @@ class TrajectoryDatabase:
             return run_locations.find_moved_runs(connection, partition_key, run_ids)
 
     def invalidations(self, partition_keys: Sequence[str]) -> dict[str, str]:
-        """Return which of these partitions must be materialised again whatever the source holds, and why, in words."""
+        """Return which of these partitions must be materialized again whatever the source holds, and why, in words."""
         rows = self.rows(invalidations.INVALIDATED_PARTITIONS, invalidations.invalidated_parameters(partition_keys))
         return {row["partition_key"]: row["reasons"] for row in rows}
 

@@ -1,8 +1,5 @@
 """Erasing the texts of verdicts that showed what was since deleted at the source.
 
-Belongs here: which texts of a verdict and of a call stay, and the statements. Does not belong here: raw rows
-(``trajectories.erase``), and Parquet (``maintenance.erase_deleted``).
-
 State-based: a verdict has to go where it showed a run at another content than the erased one that is here now. So it
 can be asked at any time, after a crash too, and a verdict that was reached on what is left stays.
 """

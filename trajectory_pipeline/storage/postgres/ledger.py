@@ -1,7 +1,4 @@
-"""Reading the ledger across partitions: what was written lately, by whom, and all of it in turn.
-
-Belongs here: queries over many entries. Does not belong here: a partition's own entry (``storage.postgres.database``).
-"""
+"""Reading the ledger across partitions: what was written lately, by whom, and all of it in turn."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,9 +1,4 @@
-"""One partition's transaction: its lock, its rows, its ledger entry; all of it is seen at once, or nothing.
-
-Belongs here: every statement that writes trajectories, the ledger and the quarantine of a partition. Does not belong
-here: connections and what is read back (``storage.postgres.database``), verdicts (``storage.postgres.verdicts``), and
-what a row means.
-"""
+"""One partition's transaction: its lock, its rows, its ledger entry; all of it is seen at once, or nothing."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -164,7 +159,7 @@ class PartitionTransaction:
 
     @property
     def has_invalidations(self) -> bool:
-        """Whether a note asks for the partition to be materialised again, whatever it holds."""
+        """Whether a note asks for the partition to be materialized again, whatever it holds."""
         return bool(self._invalidations)
 
     def entry(self, asset: str) -> dict[str, Any] | None:
@@ -266,13 +261,13 @@ class PartitionTransaction:
         """Put the partition's file in place: the last thing before the commit.
 
         A note of it is committed first, by a connection of its own, and goes with this transaction: if the process
-        ends in between, file and rows differ, and the note makes the partition be materialised again. Of a
+        ends in between, file and rows differ, and the note makes the partition be materialized again. Of a
         partition that was not there, no file and an empty one hold the same: no note is needed of that.
         """
         if not prepared.is_published and not (self._was_unknown and prepared.is_first_and_empty):
             with translating_database_errors(self._url, f"Noting that the file of {self._key} is replaced"):
                 with self._apart() as apart:
-                    pending = invalidations.invalidate(apart, self._asset, self._key, "a materialisation did not end")
+                    pending = invalidations.invalidate(apart, self._asset, self._key, "a materialization did not end")
                 invalidations.clear_invalidations(self._connection, [pending])
         return prepared.publish()
 

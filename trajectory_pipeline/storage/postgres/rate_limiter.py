@@ -1,7 +1,5 @@
 """A limit of requests and tokens a minute that all workers share, kept as one row in the trajectory database.
 
-Belongs here: taking a turn. Does not belong here: waiting for it (``judge.client.backoff``).
-
 Each call takes a time of its own: as long as one request may take at this many a minute, or as its tokens may. The
 turns follow one another without a gap, so that no minute holds more requests than allowed, nor more tokens than
 allowed and those of one call. The clock is the database's, for all workers the same.

@@ -1,7 +1,4 @@
-"""What became of the latest calls to a judge, whoever made them.
-
-Belongs here: reading them. Does not belong here: what they say of the provider (``judge.client.errors``).
-"""
+"""What became of the latest calls to a judge, whoever made them."""
 
 from psycopg import sql
 

@@ -1,7 +1,4 @@
-"""The key of placeholders for secrets, kept in the trajectory database where none is set.
-
-Belongs here: making it once, and reading it. Does not belong here: what it is used for (``judge.redaction.redactor``).
-"""
+"""The key of placeholders for secrets, kept in the trajectory database where none is set."""
 
 import secrets
 

@@ -1,8 +1,5 @@
 """Removing a partition's rows from Postgres because of its age, and what the ledger says of it afterwards.
 
-Belongs here: the statements, and which partitions have rows that are old enough. Does not belong here: files
-(``storage.parquet.cleanup``), and when anything is pruned (``maintenance.retention``).
-
 Where each run was seen last stays (``run_locations``): a run that moves out of a pruned partition, or comes back, keeps
 its first date, and older raw rows of it elsewhere do not take it back. Calls to judges stay with what they cost.
 """
@@ -66,7 +63,7 @@ SELECT run_id FROM (
 def pruned_partitions(database: TrajectoryDatabase, partition_keys: Sequence[str]) -> set[str]:
     """Return those of these partitions of which raw rows or trajectories were pruned.
 
-    They are left as they are, whatever happens at the source: only an explicit materialisation brings them back.
+    They are left as they are, whatever happens at the source: only an explicit materialization brings them back.
 
     Raises:
         SinkError: the ledger cannot be read.

@@ -1,7 +1,4 @@
-"""A connection for work that takes long: one that is lost is opened anew, and what was under way is done again.
-
-Belongs here: transactions that may be repeated. Does not belong here: what they do.
-"""
+"""A connection for work that takes long: one that is lost is opened anew, and what was under way is done again."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,4 @@
-"""Whether what a partition's transaction finds is what the last materialisation left.
-
-Belongs here: the statements. Does not belong here: what follows from it (``pipeline.up_to_date``).
-"""
+"""Whether what a partition's transaction finds is what the last materialization left."""
 
 from collections.abc import Sequence
 

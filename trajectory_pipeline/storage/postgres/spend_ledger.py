@@ -1,8 +1,5 @@
 """Calls to a judge in the trajectory database: room is reserved before each, and settled after it.
 
-Belongs here: attempts and the accounts that caps are kept by, which change together. Does not belong here: what a call
-may cost, and whether that fits (``budget.caps``).
-
 All workers share the accounts. One that begins calls locks their rows for the length of a few statements, looks whether
 there is room, and takes it; the calls themselves are made with nothing locked.
 """

@@ -1,7 +1,5 @@
 """Claims on verdicts in the trajectory database: two workers never pay for one.
 
-Belongs here: claiming, renewing, releasing. Does not belong here: what a verdict is.
-
 A claim is taken or renewed just before each call, for as long as the call may take at most and a little more: so no
 claim ends while a call is under way, and that of a killed worker ends by itself.
 """

@@ -1,8 +1,5 @@
 """Where each trajectory stands under a policy: judged, or not, and why not.
 
-Belongs here: the question that the stage, the plan and the refinement sensor all ask, in SQL. Does not belong here:
-what follows from the answer, and writing (``storage.postgres.verdicts``).
-
 The verdict key is worked out here as in ``judge.policy.verdict_key`` (a test compares them), so that what is due
 is found by comparing, also where only an earlier run of a chain has changed.
 """
@@ -146,7 +143,7 @@ class JudgingCandidate:
 
     @property
     def due(self) -> bool:
-        """Whether a materialisation asks about it."""
+        """Whether a materialization asks about it."""
         return self.status not in FINAL_STATUSES and not self.backing_off
 
     @property
@@ -168,11 +165,11 @@ class PendingQuery:
         policy_id: under which policy.
         day: whose accounts hold, UTC: ``2026-11-23``.
         settled_before: trajectories that changed later are left for the moment.
-        ended_since: trajectories of runs that ended earlier are left to an explicit materialisation.
+        ended_since: trajectories of runs that ended earlier are left to an explicit materialization.
         now: failed and quarantined verdicts whose next try is later are left for the moment.
         give_up_after: failures after which one is not tried again.
         least: what the smallest call may take at most.
-        usd: dollars that are left for one materialisation today; infinite without a cap.
+        usd: dollars that are left for one materialization today; infinite without a cap.
         tokens: the same in tokens.
         organization_usd: dollars that an organisation has a day; infinite without such a cap.
         access: ids under ``allow_agents``, ``deny_agents``, ``allow_organizations``, ``deny_organizations``.

@@ -1,9 +1,4 @@
-"""Verdicts in the trajectory database: policies and verdicts, each stored when it is known.
-
-Belongs here: every statement against those tables that writes, and reading what is shown of a task. Does not belong
-here: how a verdict is reached (``refinement``), what is due (``storage.postgres.verdict_status``), and calls
-(``storage.postgres.spend_ledger``).
-"""
+"""Verdicts in the trajectory database: policies and verdicts, each stored when it is known."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

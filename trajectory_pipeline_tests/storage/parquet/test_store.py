@@ -375,7 +375,7 @@ def test_a_damaged_file_is_a_sentence_that_says_how_to_mend_it(store: ParquetSto
     with pytest.raises(SinkError) as caught:
         run_ids(store)
     assert sentence(caught).startswith(f"Reading {path} failed: ")
-    assert sentence(caught).endswith("if the file is damaged, materialise the partition again.")
+    assert sentence(caught).endswith("if the file is damaged, materialize the partition again.")
 
 
 def test_what_a_reader_does_with_a_batch_is_not_told_as_a_fault_of_the_file(store: ParquetStore) -> None:

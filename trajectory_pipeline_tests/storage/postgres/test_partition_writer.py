@@ -1,7 +1,7 @@
 """The contract of the trajectory database: a partition's rows in one transaction, and each run in one place.
 
 Rows that did not change are left alone, so that ``updated_at`` says when content changed; nothing is seen before the
-commit; two materialisations of one partition come one after the other. What cannot be done is one sentence, without a
+commit; two materializations of one partition come one after the other. What cannot be done is one sentence, without a
 password in it.
 """
 
@@ -203,7 +203,7 @@ def test_what_fails_before_the_commit_leaves_everything_as_it_was(database: Traj
     assert (rows_of(database), rows_of(database, "quarantine"), database.ledger("trajectories")) == before
 
 
-def test_two_materialisations_of_a_partition_come_one_after_the_other(database: TrajectoryDatabase) -> None:
+def test_two_materializations_of_a_partition_come_one_after_the_other(database: TrajectoryDatabase) -> None:
     order: list[str] = []
     first_is_in = threading.Event()
 
