@@ -104,14 +104,14 @@ def run_in_dagster(hours: int, profiled: bool) -> dict[str, Any]:
 
     from trajectory_pipeline.cli.dagster_processes import dagster_home, prepare_storage
     from trajectory_pipeline.definitions import build_defs
-    from trajectory_pipeline.defs.assets.assets import CAPTURE
-    from trajectory_pipeline.defs.jobs import JOB_NAME
+    from trajectory_pipeline.defs.asset_keys import CAPTURE
     from trajectory_pipeline.defs.partitions import range_tags
+    from trajectory_pipeline.defs.sensors.run_requests import TRAJECTORY_JOB
     from trajectory_pipeline.settings import load_settings
 
     settings = load_settings()
     prepare_storage(dagster_home(Path(settings.storage.data_folder)), os.environ["DAGSTER_PG_URL"])
-    job = build_defs(settings).resolve_job_def(JOB_NAME)
+    job = build_defs(settings).resolve_job_def(TRAJECTORY_JOB)
     profile = cProfile.Profile()
     with dg.DagsterInstance.get() as instance:
         if profiled:

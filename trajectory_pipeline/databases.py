@@ -1,16 +1,14 @@
-"""Which databases are used: the ones that the settings name, else the embedded server's.
+"""Which databases are used: those in the settings, else those of the embedded server, which is offered only here."""
 
-Belongs here: the fallback, and making the embedded databases ready. Does not belong here: running the server.
-"""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trajectory_pipeline.errors import EmbeddedPostgresError
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.urls import sqlalchemy_url
+from trajectory_pipeline.urls import normalize_postgres_url, sqlalchemy_url
 
 if TYPE_CHECKING:
     from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
@@ -40,7 +38,7 @@ class Databases:
     server: "EmbeddedServer | None" = field(default=None, repr=False, compare=False)
 
     def release(self) -> None:
-        """Let go of the embedded server, and wait until it is down if nobody else uses it."""
+        """Release the embedded server; wait until it is down if no other process uses it."""
         if self.server is not None:
             self.server.release()
 
@@ -54,10 +52,10 @@ class Databases:
 
 
 def resolve_databases(settings: Settings, report: Callable[[str], None] | None = None) -> Databases:
-    """Return the databases to use, and start the embedded server if a setting leaves one open.
+    """Return the databases to use; starts the embedded server if a URL is unset.
 
     The embedded server is held until this process ends. Its trajectory database is migrated; one that a setting names
-    is left as it is.
+    is not.
 
     Raises:
         EmbeddedPostgresError: the embedded server cannot be started.
@@ -66,25 +64,18 @@ def resolve_databases(settings: Settings, report: Callable[[str], None] | None =
     if all(given):
         letta, database, dagster = given
         return Databases(str(letta), str(database), str(dagster), embedded=False)
-    # Only needed where there is no Postgres.
     from trajectory_pipeline.demo import embedded_postgres
-    from trajectory_pipeline.storage.postgres.migrate import migrate
 
     server = embedded_postgres.start(settings.storage.embedded_folder, report=report)
-    for url, name in zip(given, _NAMES, strict=True):
-        if url is None:
-            server.ensure_database(name)
-    endpoints = replace(_with_fallback(given, server), server=server)
-    if settings.storage.database_url is None:
-        migrate(endpoints.database_url)
-    return endpoints
+    letta, database, dagster = (url or _ready(server, name) for url, name in zip(given, _NAMES, strict=True))
+    return Databases(letta, database, dagster, embedded=True, server=server)
 
 
 def running_databases(settings: Settings) -> Databases:
     """Return the databases in use without starting anything.
 
     Raises:
-        EmbeddedPostgresError: a setting leaves one open, and the embedded server does not run.
+        EmbeddedPostgresError: a URL is unset, and the embedded server does not run.
     """
     given = (settings.source.postgres_url, settings.storage.database_url, settings.dagster.database_url)
     if all(given):
@@ -95,11 +86,11 @@ def running_databases(settings: Settings) -> Databases:
     server = embedded_postgres.running(settings.storage.embedded_folder)
     if server is None:
         raise EmbeddedPostgresError(
-            f"The embedded server in {settings.storage.embedded_folder} does not run: start `trajectory-pipeline"
-            " demo` or `dev`"
-            " (with the same TRAJECTORY_DATA_FOLDER), or set the databases' URLs."
+            f"The embedded server in {settings.storage.embedded_folder} does not run: start `trajectory-pipeline demo`"
+            " or `dev` (with the same TRAJECTORY_DATA_FOLDER), or set the databases' URLs."
         )
-    return _with_fallback(given, server)
+    letta, database, dagster = (url or server.url(name) for url, name in zip(given, _NAMES, strict=True))
+    return Databases(letta, database, dagster, embedded=True)
 
 
 def remove_embedded_server(folder: Path) -> None:
@@ -114,6 +105,35 @@ def remove_embedded_server(folder: Path) -> None:
         embedded_postgres.remove(folder)
 
 
-def _with_fallback(given: Sequence[str | None], server: "EmbeddedServer") -> Databases:
-    letta, database, dagster = (url or server.url(name) for url, name in zip(given, _NAMES, strict=True))
-    return Databases(letta, database, dagster, embedded=True)
+def database_or_embedded(url: str | None, name: str, embedded_folder: Path) -> str:
+    """Return a database's URL: the given one, else the embedded server's, which is started and held by this process.
+
+    The embedded trajectory database is migrated.
+
+    Raises:
+        EmbeddedPostgresError: the embedded server cannot be started.
+    """
+    return normalize_postgres_url(url) if url else _embedded_database(name, embedded_folder)
+
+
+@cache
+def _embedded_database(name: str, folder: Path) -> str:
+    return _ready(_embedded_server(folder), name)
+
+
+@cache
+def _embedded_server(folder: Path) -> "EmbeddedServer":
+    from trajectory_pipeline.demo import embedded_postgres
+
+    return embedded_postgres.start(folder)
+
+
+def _ready(server: "EmbeddedServer", name: str) -> str:
+    """Create an embedded database unless it exists, migrate the trajectory database, and return the URL."""
+    from trajectory_pipeline.storage.postgres.migrate import migrate
+
+    server.ensure_database(name)
+    url = server.url(name)
+    if name == TRAJECTORY_DATABASE:
+        migrate(url)
+    return url

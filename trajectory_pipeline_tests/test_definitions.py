@@ -160,10 +160,10 @@ def test_checks_are_there_and_only_a_loss_stops_what_is_downstream(graph: "dg.As
     found = {key.to_user_string(): graph.get_check_spec(key).blocking for key in graph.asset_check_keys}
     assert found == {
         "letta/runs:completeness": False,
-        "trajectories:conservation": True,
-        "trajectories:nothing_in_quarantine": False,
-        "refined_outcomes:every_answer_usable": False,
-        "refined_outcomes:nothing_given_up": False,
+        "trajectories:row_counts_match": True,
+        "trajectories:no_quarantined_runs": False,
+        "refined_outcomes:no_failed_verdicts": False,
+        "refined_outcomes:no_abandoned_verdicts": False,
     }
 
 
@@ -177,7 +177,7 @@ def test_no_materialisation_compares_the_whole_history() -> None:
 
 def test_without_a_judge_the_asset_says_why_it_is_not_requested(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
     key = dg.AssetKey("refined_outcomes")
-    assert "**Not requested by itself.** No judge is configured: set" in str(graph.get(key).description)
+    assert "**Not requested automatically.** No judge is configured: set" in str(graph.get(key).description)
     judged = build_defs(make_settings(judge__model="m", judge__base_url="http://127.0.0.1:1/v1")).resolve_asset_graph()
     assert "Not requested" not in str(judged.get(key).description)
 

@@ -22,6 +22,8 @@ from trajectory_pipeline.urls import describe_postgres, normalize_postgres_url
 HOST = "127.0.0.1"
 _READY_TIMEOUT_SECONDS = 180
 _CONNECT_TIMEOUT_SECONDS = 10
+_EVENT_BATCH_SIZE = ("DAGSTER_EVENT_BATCH_SIZE", "100")
+"""Makes Dagster store events in batches. One by one, they would take most of the time of a range."""
 
 port_option = click.option(
     "--port", default=3000, show_default=True, help="Port of the Dagster UI; if it is in use, a free one is chosen."
@@ -85,6 +87,7 @@ def prepare_storage(home: Path, url: str) -> None:
     """
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["DAGSTER_PG_URL"] = url
+    os.environ.setdefault(*_EVENT_BATCH_SIZE)
     import dagster as dg
     import psycopg
 
@@ -125,6 +128,7 @@ def start_daemon(environment: Mapping[str, str], log: Path | None) -> Supervised
 
 def _start(arguments: list[str], environment: Mapping[str, str], log: Path | None) -> SupervisedProcess:
     folder = project_folder()
+    environment = dict([_EVENT_BATCH_SIZE]) | dict(environment)
     module, *rest = arguments
     command = [sys.executable, "-W", "ignore", "-m", module, *rest, "-w", str(folder / "workspace.yaml")]
     return SupervisedProcess(command, environment, folder, log)

@@ -9,7 +9,7 @@ from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.cli.render_explanation import render_explanation
 from trajectory_pipeline.cli.show import trajectory_row
-from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.maintenance.explain_verdict import explain_verdict
 
 _SOURCE_TIMEOUT_SECONDS = 30
@@ -22,13 +22,13 @@ def command(run_id: str, *, as_json: bool) -> None:
     """Explain how a run came to its verdict: rows, trajectory, prompt, the judge's response, and checks."""
     opened = open_connections()
     row = trajectory_row(opened.storage.postgres, run_id)
-    pipeline = PipelineResource(opened.settings)
+    key = opened.settings.privacy.redaction_key
     explanation = explain_verdict(
         row,
         storage=opened.storage,
         source=replace(opened.source, timeout_seconds=_SOURCE_TIMEOUT_SECONDS),
-        policy=None if opened.settings.judge.disabled_reason else pipeline.judge.policy,
-        redaction_key=pipeline.redaction_key,
+        policy=None if opened.settings.judge.disabled_reason else judge_config(opened.settings).policy,
+        redaction_key=key.get_secret_value().encode() if key else None,
     )
     if as_json:
         click.echo(json.dumps(explanation, default=str, ensure_ascii=False, indent=2))

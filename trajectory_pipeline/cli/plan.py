@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.cli.partition_options import partition_options, selected_hours
-from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.partition_keys import floor_to_hour, hours_between
 from trajectory_pipeline.pipeline.judging_estimate import estimate_judging
-from trajectory_pipeline.settings import load_settings
 
 
 @click.command("plan")
@@ -27,17 +27,17 @@ def command(key: str | None, start: str | None, end: str | None, *, as_json: boo
       trajectory-pipeline plan
       trajectory-pipeline plan --from 2026-11-20 --to 2026-11-21 --json
     """  # noqa: D301 - \b keeps click from rewrapping the text
-    settings, now = load_settings(), datetime.now(UTC)
+    opened, now = open_connections(), datetime.now(UTC)
+    settings = opened.settings
     lookback = timedelta(days=settings.judge.lookback_days)
     if key is start is end is None:
         hours = list(hours_between(max(floor_to_hour(settings.capture.start), now - lookback), now))
     else:
         hours = selected_hours(key, start, end)
-    pipeline = PipelineResource(settings)
     estimate = estimate_judging(
         hours,
-        pipeline.storage,
-        pipeline.judge,
+        opened.storage,
+        judge_config(settings),
         now=now,
         lookback=lookback,
         order=settings.judge.order,

@@ -6,7 +6,7 @@ import click
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import err, out
-from trajectory_pipeline.defs.retention import retention_of
+from trajectory_pipeline.defs.jobs.retention import retention_of
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.maintenance.retention import find_expired_partitions, prune_expired

@@ -11,8 +11,8 @@ from typing import Self
 import dagster as dg
 
 from trajectory_pipeline.definitions import build_defs
-from trajectory_pipeline.defs.jobs import JOB_NAME
 from trajectory_pipeline.defs.partitions import range_tags
+from trajectory_pipeline.defs.sensors.run_requests import TRAJECTORY_JOB
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import contiguous, parse_partition_key, partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
@@ -63,7 +63,7 @@ def materialize(
         progress: called with the number of (asset, partition) pairs done, and with the current partitions.
     """
     settings = load_settings()
-    job = build_defs(settings).resolve_job_def(JOB_NAME)
+    job = build_defs(settings).resolve_job_def(TRAJECTORY_JOB)
     summary = MaterializationSummary(len(hours))
     ranges = contiguous(hours, settings.dagster.backfill_batch)
     capture = [name for name in assets if name not in _JUDGING]

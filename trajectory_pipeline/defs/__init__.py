@@ -1,5 +1,5 @@
-"""The Dagster floor: when, and for which partition.
+"""The Dagster layer: assets, checks, jobs, schedules, sensors and resources.
 
-Belongs here: assets, checks, jobs, schedules, sensors and resources, all thin. Does not belong here: the work itself
-(``stages`` and below), which knows no Dagster.
+Only this package imports Dagster (the commands aside, which start it). The work itself is in ``pipeline`` and
+``maintenance``.
 """

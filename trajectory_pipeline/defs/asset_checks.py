@@ -1,8 +1,6 @@
-"""Asset checks: what a person should see at a glance, and what must stop what is downstream.
+"""Asset checks: their names, and their results from what the pipeline counted.
 
-Belongs here: the checks' names, and their results from what the stages counted. Does not belong here: counting.
-
-In a range run Dagster stores a check's result without a partition: the results therefore name the bad partitions.
+Dagster stores a check of a range run without a partition, so the results name the bad partitions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,110 +8,156 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from trajectory_pipeline.defs.metadata_format import bullet_list, count_table
+from trajectory_pipeline.defs.resources import LettaResource, StorageResource
+from trajectory_pipeline.schema.raw import RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
+    from trajectory_pipeline.maintenance.completeness import CompletenessReport
     from trajectory_pipeline.pipeline.reconcile_counts import Reconciliation
 
-CONSERVATION = dg.AssetCheckSpec(
-    "conservation",
+ROW_COUNTS = dg.AssetCheckSpec(
+    "row_counts_match",
     asset=TRAJECTORIES.name,
     blocking=True,
-    description="Runs, steps and messages of the raw rows equal those in Parquet and in Postgres, quarantine included.",
+    description="Runs, steps and messages of the raw rows equal those in Parquet and Postgres, quarantine included.",
 )
 QUARANTINE = dg.AssetCheckSpec(
-    "nothing_in_quarantine",
+    "no_quarantined_runs",
     asset=TRAJECTORIES.name,
-    description="Every run could be converted. Those that could not are in trajectory.quarantine and are tried again.",
+    description="Every run was converted. Quarantined runs are in trajectory.quarantine and are retried.",
 )
-VERDICTS = dg.AssetCheckSpec(
-    "every_answer_usable",
+FAILED_VERDICTS = dg.AssetCheckSpec(
+    "no_failed_verdicts",
     asset=REFINED_OUTCOMES.name,
-    description="No trajectory is without a usable answer of the judge. Failed ones are tried again.",
+    description="The judge gave a usable response for every trajectory. Failed verdicts are retried.",
 )
-ABANDONED = dg.AssetCheckSpec(
-    "nothing_given_up",
+ABANDONED_VERDICTS = dg.AssetCheckSpec(
+    "no_abandoned_verdicts",
     asset=REFINED_OUTCOMES.name,
-    description="No verdict has failed so often that the sensor does not have it tried again any more"
-    " (TRAJECTORY_JUDGE_GIVE_UP_AFTER). Mend what its error class says, then materialise its partition.",
+    description="No verdict failed so often that the sensor stopped retrying it (TRAJECTORY_JUDGE_GIVE_UP_AFTER). Fix"
+    " the cause that its error class names, then materialize its partition.",
 )
-_PREVIEW = 50
+# A check of the source, which is never materialized: checks run with each materialization of their asset, and this one
+# would compare the whole history in every run of a backfill.
+COMPLETENESS = dg.AssetCheckKey(dg.AssetKey(["letta", RUNS.name]), "completeness")
 
 
-def conservation(verifications: "Sequence[Reconciliation]") -> dg.AssetCheckResult:
-    """Return the result of counting both sides of each partition."""
-    differences = [difference for verification in verifications for difference in verification.differences]
-    sides = ("raw", "parquet", "postgres")
+def row_counts(reconciliations: "Sequence[Reconciliation]") -> dg.AssetCheckResult:
+    """Return whether the raw rows, Parquet and Postgres agree in every partition."""
+    differences = [difference for reconciliation in reconciliations for difference in reconciliation.differences]
     totals = {
         side: {
-            name: sum(getattr(verification, side)[name] for verification in verifications)
+            name: sum(getattr(reconciliation, side)[name] for reconciliation in reconciliations)
             for name in ("runs", "steps", "messages")
         }
-        for side in sides
+        for side in ("raw", "parquet", "postgres")
     }
-    rows = "\n".join(f"| {side} | {' | '.join(str(count) for count in totals[side].values())} |" for side in sides)
+    rows = "\n".join(f"| {side} | {' | '.join(map(str, counts.values()))} |" for side, counts in totals.items())
     return dg.AssetCheckResult(
-        check_name=CONSERVATION.name,
+        check_name=ROW_COUNTS.name,
         passed=not differences,
-        description=f"{pluralize(len(differences), 'difference')}; first: {differences[0]}"
-        if differences
-        else f"{pluralize(len(verifications), 'partition')} counted on all sides",
+        description=_differences(differences)
+        or f"{pluralize(len(reconciliations), 'partition')} with equal counts in raw rows, Parquet and Postgres",
         metadata={
-            # As numbers too: these are plotted.
+            # As numbers too, which Dagster plots.
             **totals["raw"],
             "counts": dg.MetadataValue.md(f"| side | runs | steps | messages |\n|---|---|---|---|\n{rows}"),
-            **({"differences": bullets(differences)} if differences else {}),
+            **({"differences": bullet_list(differences)} if differences else {}),
         },
     )
 
 
 def quarantine(run_ids: Sequence[str]) -> dg.AssetCheckResult:
-    """Return the result of looking for quarantined runs; a warning, which stops nothing."""
-    return dg.AssetCheckResult(
-        check_name=QUARANTINE.name,
-        passed=not run_ids,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"{pluralize(len(run_ids), 'run')} in quarantine" if run_ids else "no run in quarantine",
-        metadata={"quarantined": len(run_ids), **({"runs": bullets(run_ids)} if run_ids else {})},
+    """Return whether no run was quarantined."""
+    return _warning(
+        QUARANTINE,
+        f"{pluralize(len(run_ids), 'run')} quarantined" if run_ids else "",
+        {"quarantined": len(run_ids), **({"runs": bullet_list(run_ids)} if run_ids else {})},
     )
 
 
-def verdicts(errors: Mapping[str, int]) -> dg.AssetCheckResult:
-    """Return the result of looking for trajectories without a usable answer; a warning, which stops nothing."""
+def failed_verdicts(errors: Mapping[str, int]) -> dg.AssetCheckResult:
+    """Return whether no verdict failed, from the number of failures by error class."""
     count = sum(errors.values())
-    return dg.AssetCheckResult(
-        check_name=VERDICTS.name,
-        passed=not count,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"{pluralize(count, 'trajectory', 'trajectories')} without a usable answer"
-        if count
-        else "every answer was usable",
-        metadata={
-            "unusable": count,
-            **({"errors": bullets([f"{name}: {number}" for name, number in errors.items()])} if count else {}),
-        },
+    return _warning(
+        FAILED_VERDICTS,
+        f"{pluralize(count, 'verdict')} failed" if count else "",
+        {"failed": count, **({"errors": count_table(errors, "error_class")} if count else {})},
     )
 
 
-def abandoned(verdicts: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
-    """Return the result of looking for failed verdicts that the sensor has given up; a warning, which stops nothing.
+def abandoned_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
+    """Return whether no verdict was abandoned.
 
     Args:
-        verdicts: each with ``run_id``, ``error_class`` and ``failures``.
+        verdicts: abandoned ones, each with ``run_id``, ``error_class`` and ``failures``.
     """
     listed = [f"{row['run_id']}: {row['error_class']}, failed {pluralize(row['failures'], 'time')}" for row in verdicts]
-    return dg.AssetCheckResult(
-        check_name=ABANDONED.name,
-        passed=not verdicts,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"{pluralize(len(verdicts), 'verdict')} given up" if verdicts else "nothing is given up",
-        metadata={"given_up": len(verdicts), **({"runs": bullets(listed)} if verdicts else {})},
+    return _warning(
+        ABANDONED_VERDICTS,
+        f"{pluralize(len(verdicts), 'verdict')} abandoned" if verdicts else "",
+        {"abandoned": len(verdicts), **({"runs": bullet_list(listed)} if verdicts else {})},
     )
 
 
-def bullets(items: Sequence[str]) -> dg.MarkdownMetadataValue:
-    """Return a list as the UI shows it: the first fifty, and how many more there are."""
-    more = f"\n- … and {len(items) - _PREVIEW} more" if len(items) > _PREVIEW else ""
-    return dg.MetadataValue.md("\n".join(f"- `{item}`" for item in items[:_PREVIEW]) + more)
+def build_completeness_check(settings: Settings) -> dg.AssetChecksDefinition:
+    """Return the check of the whole history, which only the completeness job runs."""
+
+    @dg.asset_check(
+        asset=COMPLETENESS.asset_key,
+        name=COMPLETENESS.name,
+        description=(
+            "Source, ledger, Postgres and Parquet hold the same in every partition of the whole history. Also lists"
+            " runs that never became terminal."
+        ),
+    )
+    def completeness(letta: LettaResource, storage: StorageResource) -> dg.AssetCheckResult:
+        from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
+
+        scope = CompletenessScope.from_settings(settings)
+        return completeness_result(check_completeness(letta.source(), storage.sinks(), scope))
+
+    return completeness
+
+
+def completeness_result(report: "CompletenessReport") -> dg.AssetCheckResult:
+    """Return the check's result: it passes where nothing differs. Stuck and earlier runs are only listed."""
+    metadata: dict[str, dg.MetadataValue[Any]] = {
+        "partitions": dg.MetadataValue.int(report.partitions),
+        "runs_in_source": dg.MetadataValue.int(report.runs),
+        "runs_before_first_partition": dg.MetadataValue.int(report.before_start),
+        "stuck_runs": dg.MetadataValue.int(len(report.stuck)),
+    }
+    if report.differences:
+        metadata["differences"] = bullet_list(report.differences)
+    if report.stuck:
+        metadata["stuck"] = bullet_list(
+            [f"{run.run_id} {run.status} for {run.age.total_seconds() / 3600:.0f} hours" for run in report.stuck]
+        )
+    return dg.AssetCheckResult(
+        passed=not report.differences,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=_differences(report.differences)
+        or f"{pluralize(report.partitions, 'partition')} equal in source, ledger, Postgres and Parquet",
+        metadata=metadata,
+    )
+
+
+def _differences(differences: Sequence[str]) -> str:
+    return f"{pluralize(len(differences), 'difference')}; first: {differences[0]}" if differences else ""
+
+
+def _warning(spec: dg.AssetCheckSpec, problem: str, metadata: Mapping[str, Any]) -> dg.AssetCheckResult:
+    """Return a check that passes where there is no problem, and else warns, which stops nothing downstream."""
+    return dg.AssetCheckResult(
+        check_name=spec.name,
+        passed=not problem,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=problem or "none",
+        metadata=metadata,
+    )

@@ -1,7 +1,4 @@
-"""The one partitions definition that all assets share.
-
-Belongs here: hours as Dagster's partitions. Does not belong here: their arithmetic (``hours``).
-"""
+"""The partitions definition that all stages share: hours, UTC. Their arithmetic is in ``partition_keys``."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -14,7 +11,7 @@ from trajectory_pipeline.partition_keys import KEY_FORMAT, floor_to_hour, parse_
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
-"""How Dagster marks a run that takes one partition, or a range of them at once."""
+"""Dagster's tags of a run over one partition, or over a range."""
 
 
 def hourly_partitions(start: datetime) -> dg.HourlyPartitionsDefinition:
@@ -23,33 +20,33 @@ def hourly_partitions(start: datetime) -> dg.HourlyPartitionsDefinition:
 
 
 def existing_hours(hours: Sequence[datetime], start: datetime, now: datetime) -> list[datetime]:
-    """Return the hours, all of which must be partitions.
+    """Return the hours if all of them are partitions.
 
     Raises:
-        PipelineError: one lies before the first partition or in the future, or there is none at all.
+        PipelineError: one is before the first partition or in the future, or there is none.
     """
     if not hours:
-        raise PipelineError("The range is empty: --to must lie after --from.")
+        raise PipelineError("The range is empty: --to must be after --from.")
     if hours[0] < floor_to_hour(start):
         raise PipelineError(
-            f"{partition_key(hours[0])} lies before the first partition, {partition_key(start)}: set TRAJECTORY_START"
+            f"{partition_key(hours[0])} is before the first partition, {partition_key(start)}: set TRAJECTORY_START"
             " to an earlier"
             " time, or ask for a later one."
         )
     if hours[-1] > floor_to_hour(now):
         raise PipelineError(
-            f"{partition_key(hours[-1])} lies in the future: the last partition is the open hour, {partition_key(now)}."
+            f"{partition_key(hours[-1])} is in the future: the last partition is the open hour, {partition_key(now)}."
         )
     return list(hours)
 
 
 def range_tags(first: datetime, last: datetime) -> dict[str, str]:
-    """Return the tags of a run that takes the hours from ``first`` to ``last``, both included."""
+    """Return the tags of a run over the hours from ``first`` to ``last``, both included."""
     return {RANGE_START_TAG: partition_key(first), RANGE_END_TAG: partition_key(last)}
 
 
 def hours_of_tags(tags: Mapping[str, str]) -> tuple[datetime, datetime] | None:
-    """Return the first and the last hour that a run's tags name; None where they name none."""
+    """Return the first and the last hour in a run's tags; None where there is none."""
     single = tags.get(PARTITION_TAG)
     start, end = (single, single) if single else (tags.get(RANGE_START_TAG), tags.get(RANGE_END_TAG))
     try:

@@ -1,116 +1,243 @@
-"""Resources: what the assets and sensors reach out to, as the settings name it.
+"""What assets, sensors and schedules connect to: the Letta database, storage, the judge and its budget.
 
-Belongs here: thin wrappers around the middle floor's objects. Does not belong here: any work, and opening a connection
-while the definitions load.
+Dagster rebuilds a resource from its public fields for every run, and shows these fields in the UI. So everything that a
+resource needs is a public field, and ``build_resources`` passes a secret as the name of its environment variable.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
 
-from trajectory_pipeline.databases import Databases, resolve_databases
+import dagster as dg
+from pydantic import PrivateAttr
+
+from trajectory_pipeline.databases import LETTA_DATABASE, TRAJECTORY_DATABASE, database_or_embedded
 from trajectory_pipeline.errors import JudgeError
 from trajectory_pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    # What reads Arrow or speaks HTTP is imported by a run that needs it, not by every process that loads definitions.
+    # Imports Arrow or an HTTP client: only for a run that needs it, not for every process that loads definitions.
+    from trajectory_pipeline.budget.caps import Budget
     from trajectory_pipeline.judge.config import JudgeConfig
     from trajectory_pipeline.letta.snapshot import LettaSource
-    from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
     from trajectory_pipeline.storage.storage import Storage
 
 
-@dataclass(frozen=True)
-class PipelineResource:
-    """The source, the sinks and the judge.
+class LettaResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The Letta server's Postgres, which is read and never written. Without a URL: the embedded server's database."""
 
-    Not a ``ConfigurableResource``: Dagster makes a new object of that class from its public fields for every run, so
-    that settings given to it would be lost, silently, for those of the environment; and secrets would be fields in
-    the UI.
+    postgres_url: str | None
+    timeout_seconds: int
+    embedded_folder: str
+    _url: str = PrivateAttr()
 
-    Attributes:
-        settings: that name all of them; nothing is opened before it is asked for.
-    """
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return the resource with the settings' values, secrets included."""
+        source = settings.source
+        return cls(
+            postgres_url=source.postgres_url,
+            timeout_seconds=source.timeout_seconds,
+            embedded_folder=str(settings.storage.embedded_folder),
+        )
 
-    settings: Settings
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
+        """Start the embedded server if there is no URL."""
+        self._url = database_or_embedded(self.postgres_url, LETTA_DATABASE, Path(self.embedded_folder))
 
-    @cached_property
-    def _endpoints(self) -> Databases:
-        return resolve_databases(self.settings)
-
-    @property
-    def source(self) -> "LettaSource":
-        """The Letta database."""
+    def source(self, *, max_timeout_seconds: int | None = None) -> "LettaSource":
+        """Return the Letta database; no query takes longer than the configured or the given timeout."""
         from trajectory_pipeline.letta.snapshot import LettaSource
 
-        return LettaSource(self._endpoints.letta_url, self.settings.source.timeout_seconds)
+        return LettaSource(self._url, min(self.timeout_seconds, max_timeout_seconds or self.timeout_seconds))
 
-    @property
-    def storage(self) -> "Storage":
-        """Both sinks."""
+
+class StorageResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Parquet files and the Postgres schema ``trajectory``. Without a database URL: the embedded server's database."""
+
+    parquet_uri: str
+    database_url: str | None
+    embedded_folder: str
+    _url: str = PrivateAttr()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return the resource with the settings' values, secrets included."""
+        storage = settings.storage
+        return cls(
+            parquet_uri=storage.parquet_location,
+            database_url=storage.database_url,
+            embedded_folder=str(storage.embedded_folder),
+        )
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
+        """Start the embedded server and migrate its database if there is no URL."""
+        self._url = database_or_embedded(self.database_url, TRAJECTORY_DATABASE, Path(self.embedded_folder))
+
+    def sinks(self) -> "Storage":
+        """Return both sinks; nothing is connected yet."""
         from trajectory_pipeline.storage.storage import Storage
 
-        return Storage.at(self.settings.storage.parquet_location, self._endpoints.database_url)
+        return Storage.at(self.parquet_uri, self._url)
 
-    @property
-    def database(self) -> "TrajectoryDatabase":
-        """The trajectory database."""
-        from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
-        return TrajectoryDatabase(self._endpoints.database_url)
+class JudgeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The model that judges, and what it may be sent."""
 
-    @property
-    def judge(self) -> "JudgeConfig":
-        """The judge.
+    disabled_reason: str | None
+    model: str | None
+    base_url: str | None
+    api_key: str | None
+    timeout_seconds: float
+    max_attempts: int
+    max_prompt_tokens: int
+    max_response_tokens: int
+    response_format: Literal["auto", "json_schema", "tool_call", "prompt"]
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    concurrency: int
+    egress: Literal["on", "off"]
+    redaction: Literal["secrets", "personal", "off"]
+    redaction_key: str | None
+    allow_agents: list[str]
+    deny_agents: list[str]
+    allow_organizations: list[str]
+    deny_organizations: list[str]
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return the resource with the settings' values, secrets included."""
+        judge, privacy = settings.judge, settings.privacy
+        return cls(
+            disabled_reason=judge.disabled_reason,
+            model=judge.model,
+            base_url=judge.base_url,
+            api_key=judge.api_key.get_secret_value() if judge.api_key else None,
+            timeout_seconds=judge.timeout_seconds,
+            max_attempts=judge.max_attempts,
+            max_prompt_tokens=judge.max_prompt_tokens,
+            max_response_tokens=judge.max_response_tokens,
+            response_format=judge.response_format,
+            requests_per_minute=judge.requests_per_minute,
+            tokens_per_minute=judge.tokens_per_minute,
+            concurrency=judge.concurrency,
+            egress=privacy.egress,
+            redaction=privacy.redaction,
+            redaction_key=privacy.redaction_key.get_secret_value() if privacy.redaction_key else None,
+            allow_agents=sorted(privacy.allow_agents),
+            deny_agents=sorted(privacy.deny_agents),
+            allow_organizations=sorted(privacy.allow_organizations),
+            deny_organizations=sorted(privacy.deny_organizations),
+        )
+
+    def config(self, budget: "BudgetResource") -> "JudgeConfig":
+        """Return the judge with its limits and budget.
 
         Raises:
-            JudgeError: none is configured; the text says what to set.
+            JudgeError: no judge is configured; the text says what to set.
+            SettingsError: the price table cannot be read.
+        """
+        from trajectory_pipeline.judge.access_lists import JudgeAccessList
+        from trajectory_pipeline.judge.config import OPENAI_URL, JudgeConfig
+
+        if self.disabled_reason or self.model is None:
+            raise JudgeError(self.disabled_reason or "No judge is configured.")
+        return JudgeConfig(
+            model=self.model,
+            base_url=self.base_url or OPENAI_URL,
+            # The client insists on a key, which a server of one's own may not need.
+            api_key=self.api_key or "not-needed",
+            timeout_seconds=self.timeout_seconds,
+            max_attempts=self.max_attempts,
+            max_prompt_tokens=self.max_prompt_tokens,
+            max_response_tokens=self.max_response_tokens,
+            local_only=self.egress == "off",
+            response_format=self.response_format,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+            concurrency=self.concurrency,
+            redaction=self.redaction,
+            redaction_key=self.redaction_key.encode() if self.redaction_key else None,
+            access=JudgeAccessList(
+                frozenset(self.allow_agents),
+                frozenset(self.deny_agents),
+                frozenset(self.allow_organizations),
+                frozenset(self.deny_organizations),
+            ),
+            budget=budget.budget(),
+        )
+
+
+class BudgetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """What judging may cost. Amounts in US dollars are decimal numbers as text."""
+
+    daily_usd: str
+    organization_daily_usd: str | None
+    materialization_usd: str | None
+    daily_tokens: int | None
+    materialization_tokens: int | None
+    prices_file: str | None
+    allow_unpriced: bool
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return the resource with the settings' values."""
+        return cls(**settings.budget.model_dump(mode="json"))
+
+    def budget(self) -> "Budget":
+        """Return the caps, with the prices that apply.
+
+        Raises:
             SettingsError: the price table cannot be read.
         """
         from trajectory_pipeline.budget.caps import Budget
         from trajectory_pipeline.budget.prices import load_prices
-        from trajectory_pipeline.judge.access_lists import JudgeAccessList
-        from trajectory_pipeline.judge.config import OPENAI_URL, JudgeConfig
 
-        settings = self.settings
-        if settings.judge.disabled_reason or settings.judge.model is None:
-            raise JudgeError(settings.judge.disabled_reason or "No judge is configured.")
-        key = settings.judge.api_key
-        return JudgeConfig(
-            model=settings.judge.model,
-            base_url=settings.judge.base_url or OPENAI_URL,
-            # A server of one's own asks for none, and the client insists on one.
-            api_key=key.get_secret_value() if key else "not-needed",
-            timeout_seconds=settings.judge.timeout_seconds,
-            max_attempts=settings.judge.max_attempts,
-            max_prompt_tokens=settings.judge.max_prompt_tokens,
-            max_response_tokens=settings.judge.max_response_tokens,
-            local_only=settings.privacy.egress == "off",
-            response_format=settings.judge.response_format,
-            requests_per_minute=settings.judge.requests_per_minute,
-            tokens_per_minute=settings.judge.tokens_per_minute,
-            concurrency=settings.judge.concurrency,
-            redaction=settings.privacy.redaction,
-            redaction_key=self.redaction_key,
-            access=JudgeAccessList(
-                settings.privacy.allow_agents,
-                settings.privacy.deny_agents,
-                settings.privacy.allow_organizations,
-                settings.privacy.deny_organizations,
-            ),
-            budget=Budget(
-                daily_usd=settings.budget.daily_usd,
-                organization_usd=settings.budget.organization_daily_usd,
-                materialization_usd=settings.budget.materialization_usd,
-                daily_tokens=settings.budget.daily_tokens,
-                materialization_tokens=settings.budget.materialization_tokens,
-                prices=load_prices(settings.budget.prices_file),
-                allow_unpriced=settings.budget.allow_unpriced,
-            ),
+        return Budget(
+            daily_usd=Decimal(self.daily_usd),
+            organization_usd=_decimal(self.organization_daily_usd),
+            materialization_usd=_decimal(self.materialization_usd),
+            daily_tokens=self.daily_tokens,
+            materialization_tokens=self.materialization_tokens,
+            prices=load_prices(Path(self.prices_file) if self.prices_file else None),
+            allow_unpriced=self.allow_unpriced,
         )
 
-    @property
-    def redaction_key(self) -> bytes | None:
-        """The key of placeholders, where one is set."""
-        key = self.settings.privacy.redaction_key
-        return key.get_secret_value().encode() if key else None
+
+def judge_config(settings: Settings) -> "JudgeConfig":
+    """Return the judge that the settings name, for use outside Dagster.
+
+    Raises:
+        JudgeError: no judge is configured; the text says what to set.
+        SettingsError: the price table cannot be read.
+    """
+    return JudgeResource.from_settings(settings).config(BudgetResource.from_settings(settings))
+
+
+def build_resources(settings: Settings) -> dict[str, object]:
+    """Return the resources by key. A value that may hold a secret is an ``EnvVar``, which each run reads."""
+    parquet = {"parquet_uri": "TRAJECTORY_STORAGE_URI"} if settings.storage.parquet_uri else {}
+    return {
+        "letta": _with_env_vars(LettaResource.from_settings(settings), postgres_url="LETTA_PG_URI"),
+        "storage": _with_env_vars(
+            StorageResource.from_settings(settings), database_url="TRAJECTORY_DATABASE_URL", **parquet
+        ),
+        "judge": _with_env_vars(
+            JudgeResource.from_settings(settings),
+            base_url="OPENAI_BASE_URL",
+            api_key="OPENAI_API_KEY",
+            redaction_key="TRAJECTORY_REDACTION_KEY",
+        ),
+        "budget": BudgetResource.from_settings(settings),
+    }
+
+
+def _with_env_vars(resource: "dg.ConfigurableResource[object]", **variables: str) -> "dg.ConfigurableResource[object]":
+    """Return the resource with those of these fields that are set replaced by their environment variables."""
+    values = dict(resource)
+    env_vars = {field: dg.EnvVar(name) for field, name in variables.items() if values[field] is not None}
+    return type(resource)(**{**values, **env_vars})
+
+
+def _decimal(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)

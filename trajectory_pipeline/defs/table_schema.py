@@ -1,7 +1,4 @@
-"""Declared columns as Dagster shows them.
-
-Belongs here: the translation from the type language to Dagster's column metadata. Does not belong here: any column.
-"""
+"""Declared columns as Dagster shows them."""
 
 import dagster as dg
 
@@ -10,7 +7,7 @@ from trajectory_pipeline.schema.types import Column, ListOf, Struct, Table, Type
 
 
 def column_schema(table: Table) -> dg.TableSchema:
-    """Return a table's columns as Dagster shows them."""
+    """Return a table's columns."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
@@ -25,13 +22,13 @@ def column_schema(table: Table) -> dg.TableSchema:
 
 
 def source_column_schema(table: SourceTable) -> dg.TableSchema:
-    """Return the columns of one of Letta's tables, as far as they are read, as Dagster shows them."""
+    """Return the columns of one of Letta's tables, as far as they are read."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 column.name,
                 type_name(column.type),
-                "Required: without it nothing can be captured."
+                "Required: nothing can be captured without it."
                 if column.required
                 else f"Read where the server has it (Letta {column.since} or later).",
             )
@@ -41,7 +38,7 @@ def source_column_schema(table: SourceTable) -> dg.TableSchema:
 
 
 def type_name(kind: Type) -> str:
-    """Return a type in words: ``list<struct<…>>`` down to the first level."""
+    """Return a type's name, with the first level of a nested type's fields: ``list<struct<…>>``."""
     if isinstance(kind, ListOf):
         return f"list<{type_name(kind.item)}>"
     if isinstance(kind, Struct):

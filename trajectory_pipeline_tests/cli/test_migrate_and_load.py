@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
-from trajectory_pipeline_tests.defs.running import ask, do
+from trajectory_pipeline_tests.defs.dagster_runs import execute, query
 
 
 def test_migrate_twice_creates_then_finds_the_schema(run_command: Command, empty_database: str) -> None:
@@ -15,7 +15,7 @@ def test_migrate_twice_creates_then_finds_the_schema(run_command: Command, empty
     second = run_command("migrate", TRAJECTORY_DATABASE_URL=empty_database)
     assert second.exit_code == 0
     assert " is at revision " in squeezed(second)
-    assert ask(empty_database, "SELECT count(*) FROM trajectory.trajectories") == [(0,)]
+    assert query(empty_database, "SELECT count(*) FROM trajectory.trajectories") == [(0,)]
 
 
 def test_migrate_with_unreachable_server_hides_password(run_command: Command) -> None:
@@ -39,15 +39,15 @@ def test_load_sample_twice_loads_once(run_command: Command, empty_database: str,
     second = run_command(*arguments, **variables)
     assert second.exit_code == 0
     assert "The sample was already loaded: 321 runs (317 terminal) in 46 partitions" in squeezed(second)
-    assert ask(empty_database, "SELECT count(*) FROM runs") == [(321,)]
+    assert query(empty_database, "SELECT count(*) FROM runs") == [(321,)]
 
 
 def test_load_sample_into_a_database_with_other_runs_is_refused(run_command: Command, letta_database: str) -> None:
-    do(letta_database, "DELETE FROM runs WHERE id = (SELECT min(id) FROM runs)")
+    execute(letta_database, "DELETE FROM runs WHERE id = (SELECT min(id) FROM runs)")
     result = run_command("load-sample", "--url", letta_database)
     assert result.exit_code == 2
     assert squeezed(result).split("Error: ")[1]
-    assert ask(letta_database, "SELECT count(*) FROM runs") == [(320,)]
+    assert query(letta_database, "SELECT count(*) FROM runs") == [(320,)]
 
 
 def test_load_sample_creates_a_database_only_with_create(run_command: Command, empty_database: str) -> None:
@@ -57,7 +57,7 @@ def test_load_sample_creates_a_database_only_with_create(run_command: Command, e
     assert "does not exist" in squeezed(refused)
     try:
         assert run_command("load-sample", "--url", url, "--create").exit_code == 0
-        assert ask(url, "SELECT count(*) FROM runs") == [(321,)]
+        assert query(url, "SELECT count(*) FROM runs") == [(321,)]
     finally:
         with psycopg.connect(empty_database, autocommit=True) as connection:
             connection.execute(f'DROP DATABASE IF EXISTS "{url.rpartition("/")[2]}" WITH (FORCE)'.encode())

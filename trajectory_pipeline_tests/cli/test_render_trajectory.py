@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
 from trajectory_pipeline.pipeline.judge import JudgingRun
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
 from trajectory_pipeline_tests.conftest import with_judge
-from trajectory_pipeline_tests.defs.running import do
+from trajectory_pipeline_tests.defs.dagster_runs import execute
 
 HOUR = datetime(2026, 11, 20, 14, tzinfo=UTC)
 WITH_TOOLS = "run-da1b4fdd-af73-40f8-8cab-2d04890f0fb5"
@@ -36,15 +38,16 @@ HARD_TEXT = r"[bold]not bold[/bold] [/nothing] [link=x] \ud83d \u001b[31mred \u0
 @pytest.fixture(scope="module")
 def shown(make_own_settings: Callable[[], Settings], running_judge: SimulatedJudge) -> Settings:
     settings = with_judge(make_own_settings(), running_judge)
-    do(
+    execute(
         str(settings.source.postgres_url),
         f"""UPDATE messages SET content = '[{{"type": "text", "text": "{HARD_TEXT}"}}]' WHERE run_id = '{HARD}'""",
         f"UPDATE messages SET content = '17' WHERE run_id = '{QUARANTINED}'",
     )
-    pipeline = PipelineResource(settings)
-    materialize_terminal_runs(HOUR, pipeline.source, pipeline.storage)
-    materialize_trajectories(HOUR, pipeline.storage)
-    judging = JudgingRun(pipeline.storage, pipeline.judge)
+    source = LettaSource(str(settings.source.postgres_url))
+    storage = Storage.at(settings.storage.parquet_location, str(settings.storage.database_url))
+    materialize_terminal_runs(HOUR, source, storage)
+    materialize_trajectories(HOUR, storage)
+    judging = JudgingRun(storage, judge_config(settings))
     judging.judge_partitions([HOUR])
     judging.publish(HOUR)
     return settings
@@ -146,12 +149,12 @@ def test_show_unknown_run_names_the_database(run_command: Command, shown: Settin
 
 
 def test_show_run_without_verdict_says_so(show: Show, shown: Settings, run_command: Command) -> None:
-    do(str(shown.storage.database_url), f"DELETE FROM trajectory.verdicts WHERE run_id = '{FAILED}'")
+    execute(str(shown.storage.database_url), f"DELETE FROM trajectory.verdicts WHERE run_id = '{FAILED}'")
     assert "Verdict none under the current policy" in " ".join(show(FAILED).split())
 
 
 def test_show_run_without_document_says_why(show: Show, shown: Settings) -> None:
-    do(
+    execute(
         str(shown.storage.database_url),
         "UPDATE trajectory.trajectories SET data = NULL, data_omitted_reason = 'too deep for jsonb'"
         f" WHERE run_id = '{WITHOUT_STEPS}'",
@@ -162,7 +165,7 @@ def test_show_run_without_document_says_why(show: Show, shown: Settings) -> None
 
 
 def test_show_deleted_run_says_when_it_was_noticed(show: Show, shown: Settings) -> None:
-    do(
+    execute(
         str(shown.storage.database_url),
         f"UPDATE trajectory.trajectories SET deleted_at = '2026-11-21 09:00+00' WHERE run_id = '{ANSWERS}'",
     )
@@ -206,7 +209,7 @@ def test_explain_compares_captured_rows_with_the_source(run_command: Command, sh
     assert before["captured"] == before["source"]
     assert before["captured"]["id"] == WITH_TOOLS
     assert before["captured"]["messages"] == before["trajectory"]["message_count"]
-    do(
+    execute(
         str(shown.source.postgres_url),
         f"DELETE FROM messages WHERE id = (SELECT max(id) FROM messages WHERE run_id = '{WITH_TOOLS}')",
         f"UPDATE runs SET stop_reason = 'cancelled' WHERE id = '{WITH_TOOLS}'",

@@ -16,14 +16,15 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.cli.run_materialization import ASSETS
-from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
+from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import floor_to_hour
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.urls import sqlalchemy_url
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
-from trajectory_pipeline_tests.defs.running import ask, do
+from trajectory_pipeline_tests.defs.dagster_runs import execute, query
 
 Databases = Mapping[str, str]
 
@@ -39,7 +40,7 @@ def instance_of(databases: Databases) -> Iterator[dg.DagsterInstance]:
 
 def materialized(databases: Databases) -> dict[str, set[str]]:
     """The partitions of each asset, by the ledger."""
-    rows = ask(databases["TRAJECTORY_DATABASE_URL"], "SELECT asset, partition_key FROM trajectory.partitions")
+    rows = query(databases["TRAJECTORY_DATABASE_URL"], "SELECT asset, partition_key FROM trajectory.partitions")
     return {asset: {key for name, key in rows if name == asset} for asset in ASSETS}
 
 
@@ -97,10 +98,11 @@ def test_materialize_range_captures_oldest_judges_newest_first(
 
 def read(settings: Settings, *hours: int) -> None:
     """Read raw rows of these hours of the 20th."""
-    pipeline = PipelineResource(settings)
+    source = LettaSource(str(settings.source.postgres_url))
+    storage = Storage.at(settings.storage.parquet_location, str(settings.storage.database_url))
     for hour in hours:
         moment = datetime(2026, 11, 20, hour, tzinfo=UTC)
-        materialize_terminal_runs(moment, pipeline.source, pipeline.storage)
+        materialize_terminal_runs(moment, source, storage)
 
 
 def test_materialize_select_runs_only_the_selected_assets(run_command: Command, databases: Databases) -> None:
@@ -115,7 +117,7 @@ def test_materialize_select_runs_only_the_selected_assets(run_command: Command, 
 
 
 def test_materialize_with_quarantined_run_reports_it_and_exits_0(run_command: Command, databases: Databases) -> None:
-    do(
+    execute(
         databases["LETTA_PG_URI"],
         "UPDATE messages SET content = '17' WHERE run_id = 'run-cf98e248-4343-45de-aafa-b31638337682'",
     )
@@ -167,7 +169,7 @@ def test_materialize_with_bad_partition_judges_the_others(
 def test_materialize_with_failed_check_judges_nothing(
     run_command: Command, databases: Databases, judge: SimulatedJudge
 ) -> None:
-    do(
+    execute(
         databases["TRAJECTORY_DATABASE_URL"],
         "CREATE FUNCTION lose_one() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM trajectory.trajectories"
         " WHERE run_id = (SELECT min(run_id) FROM trajectory.trajectories WHERE partition_key = NEW.partition_key);"
@@ -183,7 +185,7 @@ def test_materialize_with_failed_check_judges_nothing(
         OPENAI_BASE_URL=judge.base_url,
     )
     assert result.exit_code == 1
-    assert "conservation" in squeezed(result)
+    assert "row_counts_match" in squeezed(result)
     assert materialized(databases)["refined_outcomes"] == set()
 
 

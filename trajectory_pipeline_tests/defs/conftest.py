@@ -11,7 +11,7 @@ from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import change_settings, with_judge
-from trajectory_pipeline_tests.defs.running import CAPTURE, do, hours_from, run
+from trajectory_pipeline_tests.defs.dagster_runs import CAPTURE, execute, hours_from, run
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def _captured(make_own_settings: Callable[[], Settings]) -> Settings:
     with dg.DagsterInstance.ephemeral() as instance:
         assert run(settings, instance, BUSY[0], NOW.replace(minute=0), assets=CAPTURE).success
     # As old as the sensors are told that the time is.
-    do(
+    execute(
         str(settings.storage.database_url),
         f"UPDATE trajectory.trajectories SET updated_at = '{NOW - timedelta(hours=1)}'",
     )

@@ -16,7 +16,6 @@ import dagster as dg
 import pytest
 from dagster import serialize_value
 
-from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import SourceError
@@ -25,18 +24,18 @@ from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import API_KEY
 from trajectory_pipeline_tests.defs.conftest import BUSY, Day
-from trajectory_pipeline_tests.defs.running import (
+from trajectory_pipeline_tests.defs.dagster_runs import (
     ASSETS,
     CAPTURE,
-    ask,
-    checks,
-    do,
-    failure,
+    check_evaluations,
+    execute,
     hours_from,
     log_messages,
     materializations,
+    query,
     run,
-    steps_run,
+    started_steps,
+    step_failure,
 )
 
 # ---- a range that goes well -----------------------------------------------------------------------------------------
@@ -61,7 +60,7 @@ def test_a_materialisation_says_how_many_rows_it_has_and_where(day: Day, asset: 
 
 def test_a_materialisation_of_raw_rows_says_what_was_read_and_when(day: Day) -> None:
     read = materializations(day.instance, "terminal_runs").values()
-    runs, steps, messages = ask(
+    runs, steps, messages = query(
         str(day.settings.source.postgres_url),
         "SELECT count(*), (SELECT count(*) FROM steps s WHERE s.run_id = ANY(array_agg(r.id))),"
         " (SELECT count(*) FROM messages m WHERE m.run_id = ANY(array_agg(r.id))) FROM runs r WHERE status IN"
@@ -93,25 +92,25 @@ def test_a_materialisation_of_verdicts_says_who_judged_and_what_it_cost(day: Day
     busy = [metadata for metadata in made.values() if metadata["calls"]]
     assert busy
     assert {metadata["judge"] for metadata in busy} == {
-        "simulated-judge (a simulation, not a model: its prices are made up)"
+        "simulated-judge (simulated: not a model, and its prices are not real)"
     }
     assert sum(metadata["cost_usd"] for metadata in made.values()) == pytest.approx(
         float(
-            ask(str(day.settings.storage.database_url), "SELECT sum(cost_usd) FROM trajectory.verdict_attempts")[0][0]
+            query(str(day.settings.storage.database_url), "SELECT sum(cost_usd) FROM trajectory.verdict_attempts")[0][0]
         )
     )
 
 
 def test_the_checks_of_a_range_are_recorded(day: Day) -> None:
-    found = checks(day.instance, day.run_id)
+    found = check_evaluations(day.instance, day.run_id)
     assert {name: check.passed for name, check in found.items()} == {
-        "conservation": True,
-        "nothing_in_quarantine": True,
-        "every_answer_usable": True,
-        "nothing_given_up": True,
+        "row_counts_match": True,
+        "no_quarantined_runs": True,
+        "no_failed_verdicts": True,
+        "no_abandoned_verdicts": True,
     }
-    assert found["conservation"].description == "24 partitions counted on all sides"
-    totals = [line.split("|")[2:5] for line in found["conservation"].metadata["counts"].value.splitlines()[2:]]
+    assert found["row_counts_match"].description == "24 partitions with equal counts in raw rows, Parquet and Postgres"
+    totals = [line.split("|")[2:5] for line in found["row_counts_match"].metadata["counts"].value.splitlines()[2:]]
     assert len({tuple(side) for side in totals}) == 1
     assert int(totals[0][0]) == sum(number for hour, number in sample_partitions().items() if hour in day.hours)
 
@@ -125,7 +124,7 @@ def test_no_event_holds_a_transcript_or_a_secret(day: Day) -> None:
     }
     for secret in (*passwords, API_KEY):
         assert secret not in told
-    said = ask(
+    said = query(
         str(day.settings.source.postgres_url),
         "SELECT DISTINCT part ->> 'text' FROM messages, json_array_elements(content) part"
         " WHERE json_typeof(content) = 'array' AND length(part ->> 'text') > 20 AND role IN ('user', 'assistant')",
@@ -144,7 +143,7 @@ def test_materialising_again_changes_nothing_and_asks_nobody(
     for metadata in materializations(instance, "trajectories").values():
         assert metadata["postgres"] == f"0 inserted, 0 updated, {metadata['runs_in']} unchanged, 0 removed"
     for metadata in materializations(instance, "refined_outcomes").values():
-        assert (metadata["calls"], metadata["asked"]) == (0, 0)
+        assert (metadata["calls"], metadata["judged"]) == (0, 0)
 
 
 # ---- one partition --------------------------------------------------------------------------------------------------
@@ -161,10 +160,10 @@ def test_one_partition_is_materialised_alone(
         assert {
             key: value["dagster/partition_row_count"] for key, value in materializations(instance, asset).items()
         } == {partition_key(hour): runs}
-    assert ask(str(judged.storage.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories") == [
+    assert query(str(judged.storage.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories") == [
         (partition_key(hour),)
     ]
-    assert all(check.passed for check in checks(instance, result.run_id).values())
+    assert all(check.passed for check in check_evaluations(instance, result.run_id).values())
 
 
 def test_an_hour_without_runs_is_materialised_as_empty(
@@ -194,7 +193,7 @@ def test_without_a_judge_verdicts_fail_by_a_sentence_that_says_what_to_set(
 ) -> None:
     result = run(settings, instance, busy_hours[0], busy_hours[1])
     assert not result.success
-    told = failure(instance, result.run_id, "refined_outcomes")
+    told = step_failure(instance, result.run_id, "refined_outcomes")
     assert told.description == (
         "No judge is configured: set TRAJECTORY_JUDGE_MODEL (and OPENAI_API_KEY, or OPENAI_BASE_URL for your own"
         " server)."
@@ -211,10 +210,10 @@ def test_a_refusal_is_a_warning_that_counts_it(
     judge.plan_faults([{"fault": "refusal", "times": 1}])
     result = run(judged, instance, busy_hours[0])
     assert result.success
-    check = checks(instance, result.run_id)["every_answer_usable"]
+    check = check_evaluations(instance, result.run_id)["no_failed_verdicts"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert check.description == "1 trajectory without a usable answer"
-    assert check.metadata["errors"].value == "- `refused: 1`"
+    assert check.description == "1 verdict failed"
+    assert check.metadata["errors"].value == "| error_class | count |\n|---|---|\n| refused | 1 |"
 
 
 # ---- what cannot be converted ---------------------------------------------------------------------------------------
@@ -223,20 +222,20 @@ def test_a_refusal_is_a_warning_that_counts_it(
 def test_a_run_that_cannot_be_converted_is_named_by_a_warning_and_stops_nothing(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
-    [(run_id,)] = ask(
+    [(run_id,)] = query(
         str(settings.source.postgres_url),
         "SELECT min(r.id) FROM runs r JOIN messages m ON m.run_id = r.id WHERE r.status = 'completed'"
         " AND date_trunc('hour', r.completed_at) = %s",
         [busy_hours[0].replace(tzinfo=None)],
     )
-    do(str(settings.source.postgres_url), f"UPDATE messages SET content = '17' WHERE run_id = '{run_id}'")
+    execute(str(settings.source.postgres_url), f"UPDATE messages SET content = '17' WHERE run_id = '{run_id}'")
     result = run(settings, instance, busy_hours[0], assets=CAPTURE)
     assert result.success
-    check = checks(instance, result.run_id)["nothing_in_quarantine"]
+    check = check_evaluations(instance, result.run_id)["no_quarantined_runs"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert check.description == "1 run in quarantine"
+    assert check.description == "1 run quarantined"
     assert run_id in check.metadata["runs"].value
-    assert checks(instance, result.run_id)["conservation"].passed
+    assert check_evaluations(instance, result.run_id)["row_counts_match"].passed
     metadata = materializations(instance, "trajectories")[partition_key(busy_hours[0])]
     assert metadata["quarantined"] == 1
     assert metadata["quarantined_runs"].startswith(f"- `{run_id}: messages[")
@@ -249,7 +248,7 @@ def test_a_row_that_a_sink_lost_stops_what_is_downstream(
     judged: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     """A sink that loses a row as the partition is committed: it is seen by counting, not by what was meant."""
-    do(
+    execute(
         str(judged.storage.database_url),
         "CREATE FUNCTION lose_one() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM trajectory.trajectories"
         " WHERE run_id = (SELECT min(run_id) FROM trajectory.trajectories WHERE partition_key = NEW.partition_key);"
@@ -259,11 +258,11 @@ def test_a_row_that_a_sink_lost_stops_what_is_downstream(
     )
     result = run(judged, instance, busy_hours[0])
     assert not result.success
-    check = checks(instance, result.run_id)["conservation"]
+    check = check_evaluations(instance, result.run_id)["row_counts_match"]
     assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
     runs = sample_partitions()[busy_hours[0]]
     assert f"{partition_key(busy_hours[0])}: {runs} runs in the raw rows, {runs - 1} in Postgres" in check.description
-    assert steps_run(instance, result.run_id) == set(CAPTURE)
+    assert started_steps(instance, result.run_id) == set(CAPTURE)
     assert materializations(instance, "refined_outcomes") == {}
 
 
@@ -278,9 +277,9 @@ def test_a_partition_without_raw_rows_fails_by_itself_and_is_named(
         assert run(judged, instance, hour, assets=["terminal_runs"]).success
     result = run(judged, instance, hours[0], hours[-1], assets=ASSETS[1:])
     assert not result.success
-    told = failure(instance, result.run_id, "trajectories")
+    told = step_failure(instance, result.run_id, "trajectories")
     assert told.description.startswith(
-        f"1 of 4 partitions failed, the others are done. Failed: {partition_key(hours[2])}. First,"
+        f"1 of 4 partitions failed; the others are done. Failed: {partition_key(hours[2])}. First,"
         f" {partition_key(hours[2])}: There"
         f" are no raw rows of {partition_key(hours[2])} in {judged.storage.parquet_location}"
     )
@@ -290,13 +289,13 @@ def test_a_partition_without_raw_rows_fails_by_itself_and_is_named(
     assert (
         materializations(instance, "trajectories")[partition_key(hours[0])]["runs_in"] == sample_partitions()[hours[0]]
     )
-    assert steps_run(instance, result.run_id) == {"trajectories"}
-    found = checks(instance, result.run_id)
+    assert started_steps(instance, result.run_id) == {"trajectories"}
+    found = check_evaluations(instance, result.run_id)
     assert {name: check.passed for name, check in found.items()} == {
-        "conservation": True,
-        "nothing_in_quarantine": True,
+        "row_counts_match": True,
+        "no_quarantined_runs": True,
     }
-    assert found["conservation"].description == "3 partitions counted on all sides"
+    assert found["row_counts_match"].description == "3 partitions with equal counts in raw rows, Parquet and Postgres"
 
 
 @dataclass(frozen=True)
@@ -336,32 +335,34 @@ class _FailingSnapshot:
 
 
 @dataclass(frozen=True)
-class WithSource(PipelineResource):
+class FailingLetta:
+    """A resource with a source that fails for some hours."""
+
+    settings: Settings
     errors: dict[datetime, BaseException]
 
-    @property
     def source(self) -> Any:
-        return FailingSource(super().source, self.errors)
+        return FailingSource(LettaSource(str(self.settings.source.postgres_url)), self.errors)
 
 
 def test_a_source_that_breaks_in_one_partition_leaves_the_others_done(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     hours = hours_from(BUSY[0], 4)
-    broken = WithSource(settings, {hours[1]: SourceError("Reading steps failed at the source db:5432/letta: gone.")})
-    result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, pipeline=broken)
+    broken = FailingLetta(settings, {hours[1]: SourceError("Reading steps failed at the source db:5432/letta: gone.")})
+    result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, resources={"letta": broken})
     assert not result.success
-    told = failure(instance, result.run_id, "terminal_runs").description
+    told = step_failure(instance, result.run_id, "terminal_runs").description
     assert told == (
-        f"1 of 4 partitions failed, the others are done. Failed: {partition_key(hours[1])}. First,"
+        f"1 of 4 partitions failed; the others are done. Failed: {partition_key(hours[1])}. First,"
         f" {partition_key(hours[1])}: Reading"
         " steps failed at the source db:5432/letta: gone."
     )
     assert set(materializations(instance, "terminal_runs")) == {partition_key(hour) for hour in hours} - {
         partition_key(hours[1])
     }
-    assert steps_run(instance, result.run_id) == {"terminal_runs"}
-    assert ask(str(settings.storage.database_url), "SELECT count(*) FROM trajectory.partitions") == [(3,)]
+    assert started_steps(instance, result.run_id) == {"terminal_runs"}
+    assert query(str(settings.storage.database_url), "SELECT count(*) FROM trajectory.partitions") == [(3,)]
     # Nothing half-written stays behind.
     assert list((settings.storage.data_folder / "parquet").rglob(".*")) == []
 
@@ -370,10 +371,10 @@ def test_an_error_that_nobody_foresaw_takes_no_other_partition_along_and_keeps_i
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     hours = hours_from(busy_hours[0], 3)
-    broken = WithSource(settings, {hours[0]: ZeroDivisionError("division by zero")})
-    result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, pipeline=broken)
-    told = failure(instance, result.run_id, "terminal_runs").description
-    assert "ZeroDivisionError: division by zero (a defect of the pipeline: please report it)" in told
+    broken = FailingLetta(settings, {hours[0]: ZeroDivisionError("division by zero")})
+    result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, resources={"letta": broken})
+    told = step_failure(instance, result.run_id, "terminal_runs").description
+    assert "ZeroDivisionError: division by zero (a bug in the pipeline: please report it)" in told
     assert set(materializations(instance, "terminal_runs")) == {partition_key(hour) for hour in hours[1:]}
     [entry] = [
         entry
@@ -387,7 +388,7 @@ def test_when_every_partition_fails_nothing_is_said_to_be_done(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     result = run(settings, instance, busy_hours[0], busy_hours[1], assets=["trajectories"])
-    told = failure(instance, result.run_id, "trajectories").description
+    told = step_failure(instance, result.run_id, "trajectories").description
     number = round((busy_hours[1] - busy_hours[0]).total_seconds() / 3600) + 1
     assert told.startswith(
         f"All {number} partitions failed. First, {partition_key(busy_hours[0])}: There are no raw rows of"
@@ -398,7 +399,7 @@ def test_one_partition_that_fails_says_its_reason_and_no_more(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     result = run(settings, instance, busy_hours[0], assets=["trajectories"])
-    told = failure(instance, result.run_id, "trajectories").description
+    told = step_failure(instance, result.run_id, "trajectories").description
     assert told.startswith(f"There are no raw rows of {partition_key(busy_hours[0])} in ")
 
 
@@ -406,8 +407,8 @@ def test_a_run_that_is_terminated_in_the_middle_leaves_what_is_done_on_record(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     hours = hours_from(BUSY[0], 3)
-    broken = WithSource(settings, {hours[2]: KeyboardInterrupt()})
-    assert not run(settings, instance, hours[0], hours[-1], assets=CAPTURE, pipeline=broken).success
+    broken = FailingLetta(settings, {hours[2]: KeyboardInterrupt()})
+    assert not run(settings, instance, hours[0], hours[-1], assets=CAPTURE, resources={"letta": broken}).success
     assert set(materializations(instance, "terminal_runs")) == {partition_key(hour) for hour in hours[:2]}
 
 

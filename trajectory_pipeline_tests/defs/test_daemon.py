@@ -16,17 +16,18 @@ import pytest
 
 from trajectory_pipeline.cli.dagster_processes import start_daemon
 from trajectory_pipeline.defs.partitions import range_tags
-from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.sensors.capture import CAPTURE_SENSOR
 from trajectory_pipeline.defs.sensors.refinement import REFINEMENT_SENSOR
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE
+from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.urls import sqlalchemy_url
 from trajectory_pipeline_tests.defs.conftest import BUSY
-from trajectory_pipeline_tests.defs.running import ASSETS, ask, do, materializations
+from trajectory_pipeline_tests.defs.dagster_runs import ASSETS, execute, materializations, query
 
 pytestmark = pytest.mark.process
 
@@ -58,15 +59,16 @@ def wait_for_run(instance: dg.DagsterInstance, sensor: str, log: Path) -> dg.Dag
 def test_what_the_sensors_request_is_queued_and_run_by_the_daemon(
     judged: Settings, empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    do(
+    execute(
         str(judged.source.postgres_url),
         f"DELETE FROM runs WHERE completed_at IS NULL OR completed_at < '{MISSING[0]:%Y-%m-%d %H:%M}'"
         f" OR completed_at >= '{CAPTURED[-1]:%Y-%m-%d %H:59:59}'",
     )
-    pipeline = PipelineResource(judged)
+    source = LettaSource(str(judged.source.postgres_url))
+    storage = Storage.at(judged.storage.parquet_location, str(judged.storage.database_url))
     for hour in CAPTURED:
-        materialize_terminal_runs(hour, pipeline.source, pipeline.storage)
-        materialize_trajectories(hour, pipeline.storage)
+        materialize_terminal_runs(hour, source, storage)
+        materialize_trajectories(hour, storage)
     home = tmp_path / "dagster"
     home.mkdir()
     shutil.copy(PROJECT / "dagster.yaml", home)
@@ -99,13 +101,13 @@ def test_what_the_sensors_request_is_queued_and_run_by_the_daemon(
             for asset in assets:
                 assert {partition_key(hour) for hour in hours} <= set(materializations(instance, asset))
     verdicts = dict(
-        ask(
+        query(
             str(judged.storage.database_url),
             "SELECT verdict_status, count(*)::int FROM trajectory.outcomes WHERE partition_key = ANY(%s) GROUP BY 1",
             [[partition_key(hour) for hour in CAPTURED]],
         )
     )
     assert set(verdicts) <= {"judged", "insufficient_evidence", "not_eligible"}
-    assert ask(str(judged.storage.database_url), "SELECT count(*)::int FROM trajectory.trajectories") == ask(
+    assert query(str(judged.storage.database_url), "SELECT count(*)::int FROM trajectory.trajectories") == query(
         str(judged.source.postgres_url), "SELECT count(*)::int FROM runs WHERE status <> 'running'"
     )

@@ -68,11 +68,11 @@ def test_range_tags_are_what_dagster_takes_a_range_from() -> None:
 @pytest.mark.parametrize(
     ("hours", "words"),
     [
-        ([], "The range is empty: --to must lie after --from."),
-        ([START - HOUR, START], "2024-12-31-23:00 lies before the first partition, 2025-01-01-00:00: set"),
+        ([], "The range is empty: --to must be after --from."),
+        ([START - HOUR, START], "2024-12-31-23:00 is before the first partition, 2025-01-01-00:00: set"),
         (
             [NOON, NOON + HOUR],
-            "2025-03-30-13:00 lies in the future: the last partition is the open hour, 2025-03-30-12:00.",
+            "2025-03-30-13:00 is in the future: the last partition is the open hour, 2025-03-30-12:00.",
         ),
     ],
 )

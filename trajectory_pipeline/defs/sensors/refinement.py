@@ -1,19 +1,16 @@
-"""The refinement sensor: requests the partitions whose trajectories lack a verdict.
-
-Belongs here: when a tick requests nothing, and why. Does not belong here: the queries (``sinks``), and what makes run
-requests of the hours that are due (``defs.sensors.run_requests``).
-"""
+"""The refinement sensor: requests the partitions whose trajectories have no verdict under the current policy."""
 
 from datetime import timedelta
 
 import dagster as dg
 
-from trajectory_pipeline.defs.asset_checks import ABANDONED
-from trajectory_pipeline.defs.assets.assets import CAPTURE, REFINEMENT, refinement_batch
-from trajectory_pipeline.defs.jobs import JOB_NAME
-from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.defs.asset_checks import ABANDONED_VERDICTS
+from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.assets.refined_outcomes import refinement_batch
+from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
 from trajectory_pipeline.defs.sensors.run_requests import (
     SECONDS_BETWEEN_TICKS,
+    TRAJECTORY_JOB,
     Clock,
     default_status,
     due_hours,
@@ -28,40 +25,40 @@ from trajectory_pipeline.text import pluralize
 REFINEMENT_SENSOR = "refinement_sensor"
 
 
-def build_refinement_sensor(settings: Settings, clock: Clock | None = None) -> dg.SensorDefinition:
-    """Return the sensor that requests partitions whose trajectories lack a verdict under the current policy.
+def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.SensorDefinition:
+    """Return the sensor.
 
     Args:
-        settings: judge, quiet time, horizon, budget, batch, and what runs by default.
-        clock: the time, aware; by default the system's.
+        settings: of the judge, the budget and the batch.
+        clock: returns the time, aware.
     """
-    clock = clock or utc_now
+    disabled = settings.judge.disabled_reason
+    notice = f"\n\n**Requests nothing.** {disabled}" if disabled else ""
 
     @dg.sensor(
         name=REFINEMENT_SENSOR,
-        job_name=JOB_NAME,
+        job_name=TRAJECTORY_JOB,
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=default_status(settings),
         description=(
-            "Requests the partitions whose trajectories lack a verdict under the current policy: quiet for"
-            f" {pluralize(settings.judge.settle_minutes, 'minute')}, not older than"
-            f" {pluralize(settings.judge.lookback_days, 'day')},"
-            f" as far as the budget goes ({settings.budget.daily_usd} dollars a day, UTC)."
-            + (f"\n\n**Requests nothing.** {settings.judge.disabled_reason}" if settings.judge.disabled_reason else "")
+            "Requests the partitions whose trajectories have no verdict under the current policy: unchanged for"
+            f" {pluralize(settings.judge.settle_minutes, 'minute')}, at most"
+            f" {pluralize(settings.judge.lookback_days, 'day')} old, as far as the budget allows"
+            f" ({settings.budget.daily_usd} USD per UTC day).{notice}"
         ),
     )
     def refinement_sensor(
-        context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]
+        context: dg.SensorEvaluationContext, storage: StorageResource, judge: JudgeResource, budget: BudgetResource
     ) -> dg.SensorResult | dg.SkipReason:
-        if settings.judge.disabled_reason:
-            return dg.SkipReason(settings.judge.disabled_reason)
+        if disabled:
+            return dg.SkipReason(disabled)
         from trajectory_pipeline.pipeline.pending_verdicts import find_pending_verdicts
 
         now = clock()
         try:
-            missing = find_pending_verdicts(
-                pipeline.database,
-                pipeline.judge,
+            pending = find_pending_verdicts(
+                storage.sinks().postgres,
+                judge.config(budget),
                 now=now,
                 settle_for=timedelta(minutes=settings.judge.settle_minutes),
                 lookback=timedelta(days=settings.judge.lookback_days),
@@ -69,34 +66,33 @@ def build_refinement_sensor(settings: Settings, clock: Clock | None = None) -> d
             )
         except PipelineError as error:
             return dg.SkipReason(str(error))
-        given_up = (
-            f" {pluralize(len(missing.abandoned), 'verdict')} given up: see the check {ABANDONED.name}."
-            if missing.abandoned
+        abandoned = (
+            f" {pluralize(len(pending.abandoned), 'verdict')} abandoned: see the check {ABANDONED_VERDICTS.name}."
+            if pending.abandoned
             else ""
         )
-        if missing.shortfall:
-            spent = missing.spent
+        if pending.shortfall:
+            spent, reserved = pending.spent.spent, pending.spent.reserved
             return dg.SkipReason(
-                f"Today (UTC) {spent.spent.usd:.4f} USD and {spent.spent.tokens} tokens were spent, and"
-                f" {spent.reserved.usd:.4f} USD and {spent.reserved.tokens} tokens are reserved:"
-                f" {missing.shortfall}. The rest is judged when there is room: tomorrow, or with a higher"
-                f" cap.{given_up}"
+                f"Today (UTC) {spent.usd:.4f} USD and {spent.tokens} tokens are spent, and {reserved.usd:.4f} USD and"
+                f" {reserved.tokens} tokens are reserved: {pending.shortfall}. The rest is judged when the budget"
+                f" allows: tomorrow, or with a higher cap.{abandoned}"
             )
-        keys = missing.partition_keys
-        found = f"{pluralize(len(keys), 'partition lacks', 'partitions lack')} verdicts"
-        # What was captured before the first partition was moved is no partition any more.
+        # A partition that was captured before TRAJECTORY_START moved is no partition any more: Dagster would refuse the
+        # whole tick for it.
         hours = [
             hour
-            for key in keys
+            for key in pending.partition_keys
             if floor_to_hour(settings.capture.start) <= (hour := parse_partition_key(key)) <= floor_to_hour(now)
         ]
-        # A verdict on what is being captured anew would be stale at once.
+        # Wait for capture too: a verdict on what is being captured again would be stale at once.
         due, held_back = due_hours(context.instance, hours, REFINEMENT, [*CAPTURE, *REFINEMENT], now)
-        return dg.SensorResult(
-            run_requests=run_requests(
-                due, REFINEMENT, refinement_batch(settings.dagster.backfill_batch), "verdicts are missing"
-            ),
-            skip_reason=None if due else dg.SkipReason(f"{found}{held_back}.{given_up}"),
+        requests = run_requests(
+            due, REFINEMENT, refinement_batch(settings.dagster.backfill_batch), "verdicts are missing"
         )
+        if requests:
+            return dg.SensorResult(run_requests=requests)
+        without = pluralize(len(pending.partition_keys), "partition")
+        return dg.SkipReason(f"{without} without verdicts{held_back}.{abandoned}")
 
     return refinement_sensor

@@ -1,8 +1,4 @@
-"""What both sensors do with the hours that they find: leave out what is under way or just failed, request the rest.
-
-Belongs here: run requests, and what Dagster's instance says of runs. Does not belong here: which hours are not as they
-should be (``sensors``, ``refinement_sensor``).
-"""
+"""What the sensors share: which of the hours that need a run are requested now, and the run requests."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,18 +9,19 @@ from trajectory_pipeline.defs.partitions import PARTITION_TAG, hours_of_tags, ra
 from trajectory_pipeline.partition_keys import contiguous, partition_key
 from trajectory_pipeline.settings import Settings
 
-RUNS_A_TICK = 10
-"""Runs that one tick requests at most; what is left over is found again by the next."""
+TRAJECTORY_JOB = "trajectory_job"
+MAX_RUNS_PER_TICK = 10
+"""The next tick finds the rest again."""
 SECONDS_BETWEEN_TICKS = 30
 PAUSE_AFTER_FAILURE = timedelta(minutes=10)
-"""A partition whose run failed is left alone so long: one that cannot succeed would fail at every tick."""
+"""Time after a failed run in which its partitions are not requested: one that cannot succeed would fail every tick."""
 
 Hours = tuple[datetime, datetime]
 """A range of hours, both ends included."""
 Clock = Callable[[], datetime]
 
-_RUNS_AT_ONCE = 1000
-_UNDER_WAY = [
+_PAGE_SIZE = 1000
+_IN_PROGRESS = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -36,12 +33,12 @@ _UNDER_WAY = [
 def run_requests(
     hours: Sequence[datetime], selection: Sequence[dg.AssetKey], longest: int, reason: str
 ) -> list[dg.RunRequest]:
-    """Return run requests for these hours, the newest first: neighbours as one range, at most ``RUNS_A_TICK`` runs."""
+    """Return at most ``MAX_RUNS_PER_TICK`` run requests, newest hours first; consecutive hours are one range."""
     ranges = contiguous(sorted(hours), longest)
-    chosen = sorted(ranges, reverse=True)[:RUNS_A_TICK]
+    chosen = sorted(ranges, reverse=True)[:MAX_RUNS_PER_TICK]
     return [
         dg.RunRequest(
-            # No run key: it dedupes for ever, and a partition may have to be read again.
+            # No run key: Dagster deduplicates by it for ever, and a partition may have to be read again.
             asset_selection=list(selection),
             partition_key=partition_key(first) if first == last else None,
             tags={"trajectory/reason": reason, **({} if first == last else range_tags(first, last))},
@@ -51,7 +48,7 @@ def run_requests(
 
 
 def hours_requested(run_requests: Sequence[dg.RunRequest], hours: Sequence[datetime]) -> list[datetime]:
-    """Return those of these hours that the requests name."""
+    """Return which of these hours the requests include."""
     named = [
         found
         for request in run_requests
@@ -65,12 +62,12 @@ def _partition_tag(partition_key: str | None) -> dict[str, str]:
 
 
 def hours_in_progress(instance: dg.DagsterInstance, selection: Sequence[dg.AssetKey]) -> list[Hours]:
-    """Return the hours of all runs that are queued or running and materialise any of these assets."""
-    return _hours_of_runs(instance, dg.RunsFilter(statuses=_UNDER_WAY), selection)
+    """Return the hours of all runs that are queued or running and materialize any of these assets."""
+    return _hours_of_runs(instance, dg.RunsFilter(statuses=_IN_PROGRESS), selection)
 
 
 def hours_failed_since(instance: dg.DagsterInstance, selection: Sequence[dg.AssetKey], moment: datetime) -> list[Hours]:
-    """Return the hours of all runs that failed since a moment and were to materialise any of these assets."""
+    """Return the hours of all runs that failed since a moment and would have materialized any of these assets."""
     failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=moment)
     return _hours_of_runs(instance, failed, selection)
 
@@ -81,50 +78,50 @@ def _hours_of_runs(
     return [
         hours
         for run in _all_runs(instance, filters)
-        # A run without a selection takes the whole job.
+        # A run without a selection runs the whole job.
         if (run.asset_selection is None or not run.asset_selection.isdisjoint(selection))
         and (hours := hours_of_tags(run.tags)) is not None
     ]
 
 
 def _all_runs(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[dg.DagsterRun]:
-    """Yield every run of a filter, some at a time: a backfill of a year may have thousands in the queue."""
+    """Yield every run of a filter, in pages: a year's backfill may have thousands in the queue."""
     cursor: str | None = None
     while True:
-        runs = instance.get_runs(filters=filters, limit=_RUNS_AT_ONCE, cursor=cursor)
+        runs = instance.get_runs(filters=filters, limit=_PAGE_SIZE, cursor=cursor)
         yield from runs
-        if len(runs) < _RUNS_AT_ONCE:
+        if len(runs) < _PAGE_SIZE:
             return
         cursor = runs[-1].run_id
 
 
 def exclude_hours(hours: Sequence[datetime], busy: Sequence[Hours]) -> list[datetime]:
-    """Return the hours that none of these ranges holds."""
+    """Return the hours that are in none of these ranges."""
     return [hour for hour in hours if not any(first <= hour <= last for first, last in busy)]
 
 
 def due_hours(
     instance: dg.DagsterInstance,
-    missing: Sequence[datetime],
+    wanted: Sequence[datetime],
     selection: Sequence[dg.AssetKey],
     waits_for: Sequence[dg.AssetKey],
     now: datetime,
 ) -> tuple[list[datetime], str]:
-    """Return which of these hours to request now, and in words why the others are not.
+    """Return which of these hours to request now, and why the others are not: text for the tick's message.
 
     Args:
         instance: whose runs are looked at.
-        missing: hours that are not as they should be.
-        selection: assets to be requested.
-        waits_for: assets whose runs must have ended first.
+        wanted: hours that need a run.
+        selection: assets to request.
+        waits_for: an hour waits for runs of these assets.
         now: aware.
     """
-    idle = exclude_hours(missing, hours_in_progress(instance, waits_for))
+    idle = exclude_hours(wanted, hours_in_progress(instance, waits_for))
     due = exclude_hours(idle, hours_failed_since(instance, selection, now - PAUSE_AFTER_FAILURE))
     minutes = PAUSE_AFTER_FAILURE.seconds // 60
-    reasons = [(len(missing) - len(idle), "under way"), (len(idle) - len(due), f"failed in the last {minutes} minutes")]
-    words = ", ".join(f"{number} {why}" for number, why in reasons if number)
-    return due, f": {words}" if words else ""
+    held_back = {"in progress": len(wanted) - len(idle), f"failed in the last {minutes} minutes": len(idle) - len(due)}
+    reason = ", ".join(f"{number} {state}" for state, number in held_back.items() if number)
+    return due, f": {reason}" if reason else ""
 
 
 def utc_now() -> datetime:

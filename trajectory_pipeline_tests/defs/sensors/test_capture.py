@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajectory_pipeline.defs.assets.assets import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
 from trajectory_pipeline.defs.partitions import range_tags
 from trajectory_pipeline.defs.sensors.capture import (
-    LARGEST_DIVISOR,
-    OLDER_AT_ONCE,
+    MAX_DIVISOR,
+    OLDER_PER_TICK,
     RECENT,
     Cursor,
     hours_to_compare,
 )
 from trajectory_pipeline.defs.sensors.run_requests import (
-    RUNS_A_TICK,
+    MAX_RUNS_PER_TICK,
     SECONDS_BETWEEN_TICKS,
     exclude_hours,
     hours_failed_since,
@@ -28,7 +28,7 @@ from trajectory_pipeline.defs.sensors.run_requests import (
     run_requests,
 )
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, hours_between, partition_key
-from trajectory_pipeline_tests.defs.running import add_run
+from trajectory_pipeline_tests.defs.dagster_runs import add_run
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 1, 1, 12, 34, 56, tzinfo=UTC)
@@ -41,7 +41,7 @@ RECENT_HOURS = 49
 def test_a_tick_compares_the_last_two_days_and_the_open_hour_and_ten_days_before_them() -> None:
     hours, cursor = hours_to_compare(NOW, START, Cursor())
     assert hours[-1] == OPEN
-    assert hours == [OPEN - number * HOUR for number in reversed(range(RECENT_HOURS + OLDER_AT_ONCE))]
+    assert hours == [OPEN - number * HOUR for number in reversed(range(RECENT_HOURS + OLDER_PER_TICK))]
     assert cursor.text() == partition_key(hours[0])
 
 
@@ -52,7 +52,7 @@ def test_the_whole_history_is_compared_in_turn_and_then_again() -> None:
     history = {START + number * HOUR for number in range(int((OPEN - START) / HOUR) + 1)}
     while seen != history:
         hours, cursor = hours_to_compare(NOW, START, cursor)
-        assert len(hours) <= RECENT_HOURS + OLDER_AT_ONCE
+        assert len(hours) <= RECENT_HOURS + OLDER_PER_TICK
         assert set(hours[-RECENT_HOURS:]) == {OPEN - number * HOUR for number in range(RECENT_HOURS)}
         seen |= set(hours)
         ticks += 1
@@ -65,7 +65,7 @@ def test_nothing_falls_between_the_older_and_the_recent_hours_while_time_goes_on
     last_seen: dict[datetime, int] = {}
     cursor = Cursor()
     start = NOW - timedelta(days=60)
-    round_length = 60 * 24 // OLDER_AT_ONCE + 2
+    round_length = 60 * 24 // OLDER_PER_TICK + 2
     for tick in range(200):
         now = NOW + tick * timedelta(minutes=20)
         hours, cursor = hours_to_compare(now, start, cursor)
@@ -117,7 +117,7 @@ def test_every_tick_compares_partitions_only_in_order_and_the_recent_ones_always
 def test_ten_years_are_compared_within_a_day_even_where_the_source_takes_only_a_quarter_at_once() -> None:
     hours = 10 * 365 * 24
     for divisor in (1, 2, 4):
-        ticks = hours / (OLDER_AT_ONCE // divisor)
+        ticks = hours / (OLDER_PER_TICK // divisor)
         assert ticks * SECONDS_BETWEEN_TICKS <= 24 * 3600
 
 
@@ -129,7 +129,7 @@ def test_a_source_that_is_too_slow_is_asked_for_less_and_the_history_still_goes_
     seen: set[datetime] = set()
     for _ in range(min(age, 300) + 3):
         hours, cursor = hours_to_compare(now, start, cursor)
-        assert len(hours) <= (RECENT // HOUR + OLDER_AT_ONCE) // divisor + 3
+        assert len(hours) <= (RECENT // HOUR + OLDER_PER_TICK) // divisor + 3
         assert hours[-1] == floor_to_hour(now)
         seen |= set(hours)
         cursor = Cursor.read(cursor.text())
@@ -141,9 +141,7 @@ def test_a_tick_that_takes_too_long_leaves_the_place_and_halves_and_a_quick_one_
     cursor = Cursor(START)
     assert Cursor.read(cursor.slower().text()) == Cursor(START, 2)
     assert cursor.slower().slower().faster() == Cursor(START, 2)
-    assert (
-        Cursor(None, LARGEST_DIVISOR).slower() == Cursor(None, LARGEST_DIVISOR) == Cursor.read(f" / {LARGEST_DIVISOR}")
-    )
+    assert Cursor(None, MAX_DIVISOR).slower() == Cursor(None, MAX_DIVISOR) == Cursor.read(f" / {MAX_DIVISOR}")
     assert cursor.faster() == cursor
 
 
@@ -178,8 +176,8 @@ def test_a_range_is_no_longer_than_a_batch() -> None:
 
 
 def test_a_tick_requests_a_limited_number_of_runs_and_leaves_the_oldest_to_the_next() -> None:
-    hours = [OPEN - 2 * number * HOUR for number in range(3 * RUNS_A_TICK)]
-    assert asked(hours) == [(partition_key(hour),) for hour in hours[:RUNS_A_TICK]]
+    hours = [OPEN - 2 * number * HOUR for number in range(3 * MAX_RUNS_PER_TICK)]
+    assert asked(hours) == [(partition_key(hour),) for hour in hours[:MAX_RUNS_PER_TICK]]
 
 
 def test_a_request_says_why_and_names_its_assets_and_has_no_run_key() -> None:

@@ -12,29 +12,21 @@ import psycopg
 import pytest
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
-from trajectory_pipeline.definitions import build_defs
-from trajectory_pipeline.defs.assets.assets import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
 from trajectory_pipeline.defs.partitions import range_tags
-from trajectory_pipeline.defs.resources import PipelineResource
 from trajectory_pipeline.defs.sensors.capture import build_capture_sensor
-from trajectory_pipeline.defs.sensors.run_requests import PAUSE_AFTER_FAILURE, RUNS_A_TICK
+from trajectory_pipeline.defs.sensors.run_requests import MAX_RUNS_PER_TICK, PAUSE_AFTER_FAILURE
 from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import change_settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
-from trajectory_pipeline_tests.defs.running import add_run, ask, do, requested, run
+from trajectory_pipeline_tests.defs.dagster_runs import add_run, execute, query, requested_hours, run, tick_sensor
 
 
 def tick(
     settings: Settings, instance: dg.DagsterInstance, now: datetime = NOW, cursor: str | None = None
 ) -> SensorExecutionData:
-    context = dg.build_sensor_context(
-        instance=instance,
-        cursor=cursor,
-        repository_def=build_defs(settings).get_repository_def(),
-        resources={"pipeline": PipelineResource(settings)},
-    )
-    return build_capture_sensor(settings, lambda: now).evaluate_tick(context)
+    return tick_sensor(build_capture_sensor(settings, lambda: now), settings, instance, cursor)
 
 
 # ---- from nothing to all -------------------------------------------------------------------------------------------
@@ -46,8 +38,8 @@ def test_empty_sinks_lack_every_partition_with_runs_and_no_other(
     """With the default start, almost two years of partitions: they are found tick by tick, the newest first."""
     now = busy_hours[-1] + timedelta(minutes=30)
     found: list[datetime] = []
-    while hours := requested(result := tick(settings, instance, now)):
-        assert len(result.run_requests) <= RUNS_A_TICK
+    while hours := requested_hours(result := tick(settings, instance, now)):
+        assert len(result.run_requests) <= MAX_RUNS_PER_TICK
         # What was never captured is missing, not stale.
         assert result.asset_events == []
         assert not found or max(hours) < min(found)
@@ -56,41 +48,41 @@ def test_empty_sinks_lack_every_partition_with_runs_and_no_other(
             assert request.asset_selection == CAPTURE
             add_run(instance, dg.DagsterRunStatus.QUEUED, request.tags, CAPTURE)
     assert sorted(found) == busy_hours
-    assert result.skip_message == "289 partitions compared, 46 differ: 46 under way."
+    assert result.skip_message == "289 partitions compared, 46 stale: 46 in progress."
 
 
 def test_a_history_that_is_captured_is_left_alone(captured: Settings, instance: dg.DagsterInstance) -> None:
     result = tick(captured, instance)
-    assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 differ.")
+    assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 stale.")
     assert result.cursor == partition_key(captured.capture.start)
 
 
 def test_raw_rows_without_trajectories_are_not_captured(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(
+    execute(
         str(captured.storage.database_url),
         "DELETE FROM trajectory.partitions WHERE asset = 'trajectories' AND partition_key ="
         f" '{partition_key(BUSY[2])}'",
     )
-    assert requested(tick(captured, instance)) == [BUSY[2]]
+    assert requested_hours(tick(captured, instance)) == [BUSY[2]]
 
 
 def test_trajectories_of_former_raw_rows_are_not_captured(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(
+    execute(
         str(captured.storage.database_url),
         "UPDATE trajectory.partitions SET upstream_digest = 'of others'"
         f" WHERE asset = 'trajectories' AND partition_key = '{partition_key(BUSY[2])}'",
     )
-    assert requested(tick(captured, instance)) == [BUSY[2]]
+    assert requested_hours(tick(captured, instance)) == [BUSY[2]]
 
 
 def test_an_empty_source_is_nothing_to_capture(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(captured.source.postgres_url), "TRUNCATE runs CASCADE")
-    do(
+    execute(str(captured.source.postgres_url), "TRUNCATE runs CASCADE")
+    execute(
         str(captured.storage.database_url),
         "TRUNCATE trajectory.partitions, trajectory.trajectories, trajectory.run_locations",
     )
     result = tick(captured, instance)
-    assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 differ.")
+    assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 stale.")
 
 
 @pytest.mark.parametrize("lost", ["terminal_runs", "trajectories"])
@@ -98,22 +90,22 @@ def test_one_side_of_the_ledger_that_was_lost_is_made_again_also_for_an_hour_wit
     captured: Settings, instance: dg.DagsterInstance, lost: str
 ) -> None:
     empty = NOW.replace(minute=0)
-    do(
+    execute(
         str(captured.storage.database_url),
         f"DELETE FROM trajectory.partitions WHERE asset = '{lost}' AND partition_key = '{partition_key(empty)}'",
     )
-    assert requested(tick(captured, instance)) == [empty]
+    assert requested_hours(tick(captured, instance)) == [empty]
 
 
 def test_a_ledger_that_was_lost_is_made_again_also_for_hours_that_the_source_has_no_runs_of(
     captured: Settings, instance: dg.DagsterInstance
 ) -> None:
-    do(str(captured.source.postgres_url), "TRUNCATE runs CASCADE")
-    do(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
-    held = ask(
+    execute(str(captured.source.postgres_url), "TRUNCATE runs CASCADE")
+    execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
+    held = query(
         str(captured.storage.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories ORDER BY 1"
     )
-    assert [partition_key(hour) for hour in requested(tick(captured, instance))] == [row[0] for row in held] != []
+    assert [partition_key(hour) for hour in requested_hours(tick(captured, instance))] == [row[0] for row in held] != []
 
 
 # ---- any change to any row -----------------------------------------------------------------------------------------
@@ -150,11 +142,11 @@ OF_HOUR = (
 def test_a_change_of_one_row_makes_its_partition_due_and_no_other(
     captured: Settings, instance: dg.DagsterInstance, change: str
 ) -> None:
-    before = ask(str(captured.source.postgres_url), f"SELECT {OF_HOUR}")
+    before = query(str(captured.source.postgres_url), f"SELECT {OF_HOUR}")
     assert before != [(None,)]
-    do(str(captured.source.postgres_url), change)
+    execute(str(captured.source.postgres_url), change)
     result = tick(captured, instance)
-    assert requested(result) == [datetime(2026, 11, 20, 14, tzinfo=UTC)]
+    assert requested_hours(result) == [datetime(2026, 11, 20, 14, tzinfo=UTC)]
     assert [request.tags["trajectory/reason"] for request in result.run_requests] == ["the source changed"]
     # What the UI shows of the partition until its run is over.
     (event,) = result.asset_events
@@ -164,58 +156,60 @@ def test_a_change_of_one_row_makes_its_partition_due_and_no_other(
 
 
 def test_a_run_that_moves_to_another_hour_makes_both_due(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(
+    execute(
         str(captured.source.postgres_url),
         f"UPDATE runs SET completed_at = '2026-11-20 18:59:59.999999' WHERE id = {OF_HOUR}",
     )
-    assert requested(tick(captured, instance)) == [NOW.replace(hour=hour, minute=0) for hour in (14, 18)]
+    assert requested_hours(tick(captured, instance)) == [NOW.replace(hour=hour, minute=0) for hour in (14, 18)]
 
 
 def test_a_run_that_ends_now_makes_the_open_hour_due(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(captured.source.postgres_url), f"UPDATE runs SET completed_at = '2026-11-20 19:29' WHERE id = {OF_HOUR}")
-    assert requested(tick(captured, instance)) == [NOW.replace(hour=hour, minute=0) for hour in (14, 19)]
+    execute(
+        str(captured.source.postgres_url), f"UPDATE runs SET completed_at = '2026-11-20 19:29' WHERE id = {OF_HOUR}"
+    )
+    assert requested_hours(tick(captured, instance)) == [NOW.replace(hour=hour, minute=0) for hour in (14, 19)]
 
 
 def test_a_run_that_is_not_over_makes_nothing_due(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(
+    execute(
         str(captured.source.postgres_url),
         "INSERT INTO runs SELECT (jsonb_populate_record(r,"
         ' \'{"id": "run-going", "status": "running", "completed_at": null}\')).* FROM runs r'
         f" WHERE id = {OF_HOUR}",
     )
-    assert requested(tick(captured, instance)) == []
+    assert requested_hours(tick(captured, instance)) == []
 
 
 def test_what_is_materialised_is_not_due_any_more(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(captured.source.postgres_url), f"UPDATE runs SET metadata_ = '{{\"k\": 1}}' WHERE id = {OF_HOUR}")
-    [hour] = requested(tick(captured, instance))
+    execute(str(captured.source.postgres_url), f"UPDATE runs SET metadata_ = '{{\"k\": 1}}' WHERE id = {OF_HOUR}")
+    [hour] = requested_hours(tick(captured, instance))
     assert run(captured, instance, hour, assets=["terminal_runs", "trajectories"]).success
-    assert requested(tick(captured, instance)) == []
+    assert requested_hours(tick(captured, instance)) == []
 
 
 # ---- what holds a request back -------------------------------------------------------------------------------------
 
 
 def test_a_partition_under_way_is_not_requested_again(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
+    execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
     add_run(instance, dg.DagsterRunStatus.STARTED, range_tags(BUSY[1], BUSY[5]))
     add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": partition_key(BUSY[7])}, CAPTURE)
     add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": partition_key(BUSY[0])}, REFINEMENT)
-    assert requested(tick(captured, instance)) == [BUSY[0], BUSY[6]]
+    assert requested_hours(tick(captured, instance)) == [BUSY[0], BUSY[6]]
 
 
 def test_a_partition_that_failed_is_left_alone_for_a_while(captured: Settings, instance: dg.DagsterInstance) -> None:
     """One that cannot succeed would otherwise fail twice a minute, for ever."""
     now = datetime.now(UTC)
-    do(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
-    do(str(captured.source.postgres_url), f"DELETE FROM runs WHERE completed_at >= '{NOW:%Y-%m-%d %H:%M}'")
+    execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
+    execute(str(captured.source.postgres_url), f"DELETE FROM runs WHERE completed_at >= '{NOW:%Y-%m-%d %H:%M}'")
     add_run(instance, dg.DagsterRunStatus.FAILURE, range_tags(BUSY[0], BUSY[7]), CAPTURE)
     following = partition_key(BUSY[7] + HOUR)
     result = tick(captured, instance, now, following)
     assert result.run_requests == []
-    assert str(result.skip_message).endswith("8 differ: 8 failed in the last 10 minutes.")
+    assert str(result.skip_message).endswith("8 stale: 8 failed in the last 10 minutes.")
     later = now + PAUSE_AFTER_FAILURE + timedelta(minutes=1)
-    assert requested(tick(captured, instance, later, following)) == BUSY
+    assert requested_hours(tick(captured, instance, later, following)) == BUSY
 
 
 def test_an_unreachable_source_is_a_sentence_without_a_password(
@@ -241,7 +235,7 @@ def test_an_unreachable_sink_is_a_sentence_without_a_password(captured: Settings
 def test_a_source_that_is_slow_is_given_up_before_the_daemon_gives_up_on_the_tick(
     captured: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trajectory_pipeline.defs.sensors.capture.SECONDS_A_QUERY", 1)
+    monkeypatch.setattr("trajectory_pipeline.defs.sensors.capture.QUERY_TIMEOUT_SECONDS", 1)
     with psycopg.connect(str(captured.source.postgres_url)) as connection:
         connection.execute("LOCK TABLE steps")
         result = tick(captured, instance)
@@ -254,7 +248,7 @@ def test_a_source_that_is_slow_is_given_up_before_the_daemon_gives_up_on_the_tic
     # What is too much even so is passed over: the rest of the history must not wait for it.
     assert last.cursor == "2026-11-20-14:00 / 256"
     # A tick that took far less than its limit is followed by one that asks for more.
-    monkeypatch.setattr("trajectory_pipeline.defs.sensors.capture.SECONDS_A_QUERY", 120)
+    monkeypatch.setattr("trajectory_pipeline.defs.sensors.capture.QUERY_TIMEOUT_SECONDS", 120)
     assert tick(captured, instance, cursor=again.cursor).cursor == f"{partition_key(captured.capture.start)} / 2"
 
 
@@ -272,7 +266,7 @@ def test_a_source_that_takes_the_connection_and_says_nothing_is_given_up(
 def test_a_request_over_a_range_and_over_one_hour_are_both_what_dagster_takes(
     captured: Settings, instance: dg.DagsterInstance
 ) -> None:
-    do(
+    execute(
         str(captured.storage.database_url),
         f"DELETE FROM trajectory.partitions WHERE partition_key IN ('{partition_key(BUSY[0])}',"
         f" '{partition_key(BUSY[4])}',"
@@ -289,7 +283,7 @@ def test_a_request_over_a_range_and_over_one_hour_are_both_what_dagster_takes(
 
 
 def test_a_batch_of_one_requests_a_run_for_each_partition(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
+    execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
     settings = change_settings(captured, dagster__backfill_batch=1)
     result = tick(settings, instance)
     assert [request.partition_key for request in result.run_requests] == [

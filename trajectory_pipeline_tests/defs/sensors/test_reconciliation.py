@@ -6,35 +6,35 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
-from trajectory_pipeline.definitions import build_defs
-from trajectory_pipeline.defs.dagster_retention import delete_old_runs
-from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.defs.jobs.dagster_retention import delete_old_runs
 from trajectory_pipeline.defs.sensors.reconciliation import (
-    BEGINNING,
+    ROUND_START,
     WRITTEN_BY,
     build_reconciliation_sensor,
 )
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
-from trajectory_pipeline_tests.defs.running import add_run, ask, do, materializations, run
-from trajectory_pipeline_tests.defs.sensors.test_capture_requests import requested
+from trajectory_pipeline_tests.defs.dagster_runs import (
+    add_run,
+    execute,
+    materializations,
+    query,
+    requested_hours,
+    run,
+    tick_sensor,
+)
 from trajectory_pipeline_tests.defs.sensors.test_capture_requests import tick as capture_tick
 
 
 def tick(settings: Settings, instance: dg.DagsterInstance, cursor: str | None = None) -> SensorExecutionData:
-    context = dg.build_sensor_context(
-        instance=instance,
-        cursor=cursor,
-        repository_def=build_defs(settings).get_repository_def(),
-        resources={"pipeline": PipelineResource(settings)},
-    )
-    return build_reconciliation_sensor(settings, lambda: NOW).evaluate_tick(context)
+    return tick_sensor(build_reconciliation_sensor(settings, lambda: NOW), settings, instance, cursor)
 
 
 def written_by(settings: Settings, run_id: str) -> None:
-    do(str(settings.storage.database_url), f"UPDATE trajectory.partitions SET dagster_run_id = '{run_id}'")
+    execute(str(settings.storage.database_url), f"UPDATE trajectory.partitions SET dagster_run_id = '{run_id}'")
 
 
 def test_what_a_killed_worker_committed_is_reported_once(captured: Settings, instance: dg.DagsterInstance) -> None:
@@ -42,7 +42,7 @@ def test_what_a_killed_worker_committed_is_reported_once(captured: Settings, ins
     add_run(instance, dg.DagsterRunStatus.FAILURE, {})
     [killed] = instance.get_runs()
     written_by(captured, killed.run_id)
-    entries = ask(str(captured.storage.database_url), "SELECT count(*)::int FROM trajectory.partitions")[0][0]
+    entries = query(str(captured.storage.database_url), "SELECT count(*)::int FROM trajectory.partitions")[0][0]
     result = tick(captured, instance)
     assert result.skip_message == f"{entries} ledger entries compared, {entries} reported to Dagster."
     for asset in ("terminal_runs", "trajectories"):
@@ -61,7 +61,7 @@ def test_a_run_under_way_says_itself_what_it_did(captured: Settings, instance: d
 
 
 def test_what_dagster_knows_is_not_reported(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
+    execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
     assert run(captured, instance, BUSY[0], BUSY[1], assets=["terminal_runs", "trajectories"]).success
     assert tick(captured, instance).skip_message == "4 ledger entries compared, 0 reported to Dagster."
 
@@ -69,13 +69,13 @@ def test_what_dagster_knows_is_not_reported(captured: Settings, instance: dg.Dag
 def test_what_is_written_outside_dagster_is_reported_where_there_is_no_event(
     captured: Settings, instance: dg.DagsterInstance
 ) -> None:
-    do(str(captured.storage.database_url), "UPDATE trajectory.partitions SET dagster_run_id = NULL")
+    execute(str(captured.storage.database_url), "UPDATE trajectory.partitions SET dagster_run_id = NULL")
     assert not str(tick(captured, instance).skip_message).endswith(" 0 reported to Dagster.")
     assert str(tick(captured, instance).skip_message).endswith(" 0 reported to Dagster.")
 
 
 def test_what_was_lost_with_a_deleted_run_is_reported_again(captured: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
+    execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
     result = run(captured, instance, BUSY[0], assets=["terminal_runs", "trajectories"])
     instance.delete_run(result.run_id)
     assert materializations(instance, "trajectories") == {}
@@ -86,14 +86,14 @@ def test_what_was_lost_with_a_deleted_run_is_reported_again(captured: Settings, 
 def test_the_whole_ledger_is_compared_some_of_it_at_a_time(
     captured: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trajectory_pipeline.defs.sensors.reconciliation.ENTRIES_A_TICK", 7)
-    do(str(captured.storage.database_url), "UPDATE trajectory.partitions SET materialized_at = '2026-11-01'")
+    monkeypatch.setattr("trajectory_pipeline.defs.sensors.reconciliation.ENTRIES_PER_TICK", 7)
+    execute(str(captured.storage.database_url), "UPDATE trajectory.partitions SET materialized_at = '2026-11-01'")
     written_by(captured, "0" * 32)
     cursor, ticks = None, 0
-    while cursor != BEGINNING:
+    while cursor != ROUND_START:
         cursor = tick(captured, instance, cursor).cursor
         ticks += 1
-    entries = ask(str(captured.storage.database_url), "SELECT asset, partition_key FROM trajectory.partitions")
+    entries = query(str(captured.storage.database_url), "SELECT asset, partition_key FROM trajectory.partitions")
     assert ticks == len(entries) // 7 + 1
     assert {(a, k) for a in ("terminal_runs", "trajectories") for k in materializations(instance, a)} == set(entries)
 
@@ -103,24 +103,24 @@ def test_what_dagster_knows_and_the_ledger_does_not_is_requested(
 ) -> None:
     """As after a restore of the trajectory database from an older backup."""
     assert run(captured, instance, BUSY[2], assets=["terminal_runs", "trajectories"]).success
-    do(
+    execute(
         str(captured.storage.database_url),
         f"DELETE FROM trajectory.partitions WHERE partition_key = '{partition_key(BUSY[2])}'",
         f"DELETE FROM trajectory.trajectories WHERE partition_key = '{partition_key(BUSY[2])}'",
     )
     assert partition_key(BUSY[2]) in instance.get_materialized_partitions(dg.AssetKey("trajectories"))
-    assert requested(capture_tick(captured, instance)) == [BUSY[2]]
+    assert requested_hours(capture_tick(captured, instance)) == [BUSY[2]]
 
 
 def test_old_runs_of_dagster_go_with_their_events_and_their_partitions_stay_materialised(
     captured: Settings, instance: dg.DagsterInstance
 ) -> None:
-    do(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
+    execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
     old = run(captured, instance, BUSY[0], BUSY[1], assets=["terminal_runs", "trajectories"])
     add_run(instance, dg.DagsterRunStatus.STARTED, {})
-    pipeline, later = PipelineResource(captured), utc_now() + timedelta(days=31)
-    assert delete_old_runs(instance, pipeline, older_than=timedelta(days=31)) == 0
-    assert delete_old_runs(instance, pipeline, older_than=timedelta(days=30), clock=lambda: later) == 1
+    database, later = TrajectoryDatabase(str(captured.storage.database_url)), utc_now() + timedelta(days=31)
+    assert delete_old_runs(instance, database, older_than=timedelta(days=31)) == 0
+    assert delete_old_runs(instance, database, older_than=timedelta(days=30), clock=lambda: later) == 1
     assert instance.get_run_by_id(old.run_id) is None
     assert [kept.status for kept in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
     for asset in ("terminal_runs", "trajectories"):

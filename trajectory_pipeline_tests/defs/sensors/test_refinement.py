@@ -11,18 +11,18 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
-from trajectory_pipeline.definitions import build_defs
-from trajectory_pipeline.defs.assets.assets import CAPTURE, REFINEMENT
-from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.defs.sensors.refinement import build_refinement_sensor
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
 from trajectory_pipeline_tests.conftest import change_settings, with_judge
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
-from trajectory_pipeline_tests.defs.running import add_run, ask, do, requested, run
+from trajectory_pipeline_tests.defs.dagster_runs import add_run, execute, query, requested_hours, run, tick_sensor
 
 
 @pytest.fixture
@@ -32,27 +32,20 @@ def ready(captured: Settings, judge: SimulatedJudge) -> Settings:
 
 
 def tick(settings: Settings, instance: dg.DagsterInstance, now: datetime = NOW) -> SensorExecutionData:
-    context = dg.build_sensor_context(
-        instance=instance,
-        repository_def=build_defs(settings).get_repository_def(),
-        resources={"pipeline": PipelineResource(settings)},
-    )
-    return build_refinement_sensor(settings, lambda: now).evaluate_tick(context)
+    return tick_sensor(build_refinement_sensor(settings, lambda: now), settings, instance)
 
 
 def add_verdicts(settings: Settings, status: str, **values: Any) -> None:
     """Store a verdict on each trajectory of these hours under the current policy."""
-    pipeline = PipelineResource(settings)
-    with open_verdicts(pipeline.database) as store:
-        found = judging_candidates(
-            store.connection, pipeline.judge.policy.policy_id, [partition_key(hour) for hour in BUSY], "newest"
-        )
+    policy_id = judge_config(settings).policy.policy_id
+    with open_verdicts(TrajectoryDatabase(str(settings.storage.database_url))) as store:
+        found = judging_candidates(store.connection, policy_id, [partition_key(hour) for hour in BUSY], "newest")
         store.save_verdicts(
             [
                 {
                     "run_id": one.run_id,
                     "verdict_key": one.verdict_key,
-                    "policy_id": pipeline.judge.policy.policy_id,
+                    "policy_id": policy_id,
                     "partition_key": one.partition_key,
                     "content_digest": one.content_digest,
                     "verdict_status": status,
@@ -75,7 +68,7 @@ def test_trajectories_without_verdicts_are_requested_and_nothing_else_of_them(
     ready: Settings, instance: dg.DagsterInstance
 ) -> None:
     result = tick(ready, instance)
-    assert requested(result) == BUSY
+    assert requested_hours(result) == BUSY
     # Eight hours, in batches of six.
     assert len(result.run_requests) == 2
     for request in result.run_requests:
@@ -85,34 +78,34 @@ def test_trajectories_without_verdicts_are_requested_and_nothing_else_of_them(
 
 def test_what_is_judged_is_not_requested_any_more(ready: Settings, instance: dg.DagsterInstance) -> None:
     assert run(ready, instance, BUSY[6], assets=["refined_outcomes"]).success
-    assert requested(tick(ready, instance)) == [*BUSY[:6], BUSY[7]]
+    assert requested_hours(tick(ready, instance)) == [*BUSY[:6], BUSY[7]]
 
 
 @pytest.mark.parametrize("status", ["judged", "insufficient_evidence", "not_eligible", "quarantined"])
 def test_a_final_verdict_of_any_kind_is_one(ready: Settings, instance: dg.DagsterInstance, status: str) -> None:
     add_verdicts(ready, status)
     result = tick(ready, instance)
-    assert (result.run_requests, result.skip_message) == ([], "0 partitions lack verdicts.")
+    assert (result.run_requests, result.skip_message) == ([], "0 partitions without verdicts.")
 
 
 def test_a_verdict_under_another_policy_is_none(ready: Settings, instance: dg.DagsterInstance) -> None:
     add_verdicts(ready, "judged")
     other = change_settings(ready, judge__model="simulated-judge-obedient")
-    assert requested(tick(other, instance)) == BUSY
+    assert requested_hours(tick(other, instance)) == BUSY
 
 
 def test_a_verdict_on_former_content_is_none(ready: Settings, instance: dg.DagsterInstance) -> None:
     add_verdicts(ready, "judged")
-    do(
+    execute(
         str(ready.storage.database_url),
         f"UPDATE trajectory.trajectories SET content_digest = 'new' WHERE partition_key = '{partition_key(BUSY[3])}'",
     )
-    assert requested(tick(ready, instance)) == [BUSY[3]]
+    assert requested_hours(tick(ready, instance)) == [BUSY[3]]
 
 
 def test_what_was_deleted_at_the_source_is_not_judged(ready: Settings, instance: dg.DagsterInstance) -> None:
-    do(str(ready.storage.database_url), "UPDATE trajectory.trajectories SET deleted_at = now()")
-    assert requested(tick(ready, instance)) == []
+    execute(str(ready.storage.database_url), "UPDATE trajectory.trajectories SET deleted_at = now()")
+    assert requested_hours(tick(ready, instance)) == []
 
 
 # ---- when it is left alone ------------------------------------------------------------------------------------------
@@ -129,63 +122,63 @@ def test_without_a_judge_the_sensor_says_what_to_set(captured: Settings, instanc
 def test_a_trajectory_that_just_changed_is_left_until_it_is_quiet(
     ready: Settings, instance: dg.DagsterInstance
 ) -> None:
-    do(
+    execute(
         str(ready.storage.database_url),
         f"UPDATE trajectory.trajectories SET updated_at = '{NOW - timedelta(minutes=5)}'"
         f" WHERE partition_key = '{partition_key(BUSY[1])}'",
         f"UPDATE trajectory.trajectories SET updated_at = '{NOW - timedelta(minutes=4, seconds=59)}'"
         f" WHERE partition_key = '{partition_key(BUSY[2])}'",
     )
-    assert requested(tick(ready, instance)) == [BUSY[0], BUSY[1], *BUSY[3:]]
-    assert requested(tick(ready, instance, NOW + timedelta(seconds=1))) == BUSY
+    assert requested_hours(tick(ready, instance)) == [BUSY[0], BUSY[1], *BUSY[3:]]
+    assert requested_hours(tick(ready, instance, NOW + timedelta(seconds=1))) == BUSY
 
 
 def test_runs_older_than_the_horizon_are_left_to_an_explicit_backfill(
     ready: Settings, instance: dg.DagsterInstance
 ) -> None:
-    do(
+    execute(
         str(ready.storage.database_url),
         "UPDATE trajectory.trajectories SET end_time = end_time - interval '8 days'"
         f" WHERE partition_key < '{partition_key(BUSY[5])}'",
     )
-    assert requested(tick(ready, instance)) == BUSY[5:]
-    assert requested(tick(change_settings(ready, judge__lookback_days=30), instance)) == BUSY
+    assert requested_hours(tick(ready, instance)) == BUSY[5:]
+    assert requested_hours(tick(change_settings(ready, judge__lookback_days=30), instance)) == BUSY
 
 
 def test_a_chain_is_judged_anew_when_only_its_earlier_run_changed(
     ready: Settings, instance: dg.DagsterInstance
 ) -> None:
-    (first, second), *_ = ask(
+    (first, second), *_ = query(
         str(ready.storage.database_url),
         "SELECT a.run_id, b.run_id FROM trajectory.trajectories a JOIN trajectory.trajectories b"
         " ON b.continues_run_id = a.run_id ORDER BY 1 LIMIT 1",
     )
     add_verdicts(ready, "judged")
-    do(
+    execute(
         str(ready.storage.database_url),
         f"UPDATE trajectory.trajectories SET content_digest = 'new' WHERE run_id = '{first}'",
         f"UPDATE trajectory.trajectories SET end_time = end_time - interval '30 days' WHERE run_id = '{first}'",
     )
-    ((key,),) = ask(
+    ((key,),) = query(
         str(ready.storage.database_url), f"SELECT partition_key FROM trajectory.trajectories WHERE run_id = '{second}'"
     )
-    assert [partition_key(hour) for hour in requested(tick(ready, instance))] == [key]
+    assert [partition_key(hour) for hour in requested_hours(tick(ready, instance))] == [key]
 
 
 def test_a_partition_whose_counts_did_not_agree_is_skipped(ready: Settings, instance: dg.DagsterInstance) -> None:
-    do(
+    execute(
         str(ready.storage.database_url),
         "UPDATE trajectory.partitions SET result = 'inconsistent' WHERE asset = 'trajectories'"
         f" AND partition_key = '{partition_key(BUSY[2])}'",
     )
-    assert requested(tick(ready, instance)) == [*BUSY[:2], *BUSY[3:]]
+    assert requested_hours(tick(ready, instance)) == [*BUSY[:2], *BUSY[3:]]
 
 
 # ---- money ----------------------------------------------------------------------------------------------------------
 
 
 def spend(settings: Settings, dollars: str, at: datetime, *, scope: str = "day", suffix: str = "") -> None:
-    do(
+    execute(
         str(settings.storage.database_url),
         "INSERT INTO trajectory.spend_totals (scope, scope_key, calls, reserved_usd, spent_usd, reserved_tokens,"
         f" spent_tokens, updated_at) VALUES ('{scope}', '{at:%Y-%m-%d}{suffix}', 1, 0.25, {dollars}, 0, 0, now())",
@@ -194,40 +187,40 @@ def spend(settings: Settings, dollars: str, at: datetime, *, scope: str = "day",
 
 def test_a_spent_budget_leaves_the_rest_for_tomorrow(ready: Settings, instance: dg.DagsterInstance) -> None:
     spend(ready, "100", NOW - timedelta(days=1))
-    assert requested(tick(ready, instance)) == BUSY
+    assert requested_hours(tick(ready, instance)) == BUSY
     # What is reserved counts too, and so does what one call may cost at most.
     spend(ready, "4.74", NOW)
     result = tick(ready, instance)
     assert result.run_requests == []
     assert result.skip_message == (
-        "Today (UTC) 4.7400 USD and 0 tokens were spent, and 0.2500 USD and 0 tokens are reserved: the budget of a day"
-        " (UTC) of 5 USD (TRAJECTORY_DAILY_BUDGET_USD) has no headroom left for it. The rest is judged when there is room:"
-        " tomorrow, or with a higher cap."
+        "Today (UTC) 4.7400 USD and 0 tokens are spent, and 0.2500 USD and 0 tokens are reserved: the budget of a day"
+        " (UTC) of 5 USD (TRAJECTORY_DAILY_BUDGET_USD) has no headroom left for it. The rest is judged when the"
+        " budget allows: tomorrow, or with a higher cap."
     )
-    assert requested(tick(ready, instance, NOW + timedelta(days=1))) == BUSY
+    assert requested_hours(tick(ready, instance, NOW + timedelta(days=1))) == BUSY
     raised = change_settings(ready, budget__daily_usd=Decimal("5.1"))
-    assert requested(tick(raised, instance)) == BUSY
+    assert requested_hours(tick(raised, instance)) == BUSY
 
 
 def test_what_a_cap_held_back_comes_back_when_there_is_room(ready: Settings, instance: dg.DagsterInstance) -> None:
     add_verdicts(ready, "deferred_budget", deferred_usd=Decimal("0.5"), deferred_tokens=1000)
-    assert requested(tick(ready, instance)) == BUSY
+    assert requested_hours(tick(ready, instance)) == BUSY
     spend(ready, "4.5", NOW)
-    assert requested(tick(ready, instance)) == []
-    assert requested(tick(change_settings(ready, budget__daily_usd=Decimal(6)), instance)) == BUSY
+    assert requested_hours(tick(ready, instance)) == []
+    assert requested_hours(tick(change_settings(ready, budget__daily_usd=Decimal(6)), instance)) == BUSY
 
 
 def test_an_organisation_that_has_spent_its_own_budget_waits(ready: Settings, instance: dg.DagsterInstance) -> None:
-    do(
+    execute(
         str(ready.storage.database_url),
         "UPDATE trajectory.trajectories SET organization_id ="
         f" CASE WHEN partition_key < '{partition_key(BUSY[5])}' THEN 'org-frugal' ELSE 'org-rich' END",
     )
     capped = change_settings(ready, budget__organization_daily_usd=Decimal(1))
-    assert requested(tick(capped, instance)) == BUSY
+    assert requested_hours(tick(capped, instance)) == BUSY
     spend(capped, "0.75", NOW, scope="organization", suffix=" org-frugal")
-    assert requested(tick(capped, instance)) == BUSY[5:]
-    assert requested(tick(ready, instance)) == BUSY
+    assert requested_hours(tick(capped, instance)) == BUSY[5:]
+    assert requested_hours(tick(ready, instance)) == BUSY
 
 
 def test_a_model_without_a_price_is_not_requested_and_says_what_to_do(
@@ -238,11 +231,11 @@ def test_a_model_without_a_price_is_not_requested_and_says_what_to_do(
     assert message.startswith("No price is known for the model some-local-model")
     assert "TRAJECTORY_ALLOW_UNPRICED=true" in message
     allowed = change_settings(unpriced, budget__allow_unpriced=True)
-    assert requested(tick(allowed, instance)) == BUSY
+    assert requested_hours(tick(allowed, instance)) == BUSY
     spend(allowed, "0", NOW)
-    do(str(ready.storage.database_url), "UPDATE trajectory.spend_totals SET spent_tokens = 1000000")
-    assert requested(tick(allowed, instance)) == BUSY
-    assert requested(tick(change_settings(allowed, budget__daily_tokens=1_000_100), instance)) == []
+    execute(str(ready.storage.database_url), "UPDATE trajectory.spend_totals SET spent_tokens = 1000000")
+    assert requested_hours(tick(allowed, instance)) == BUSY
+    assert requested_hours(tick(change_settings(allowed, budget__daily_tokens=1_000_100), instance)) == []
 
 
 # ---- failures -------------------------------------------------------------------------------------------------------
@@ -250,14 +243,14 @@ def test_a_model_without_a_price_is_not_requested_and_says_what_to_do(
 
 def test_a_failed_verdict_is_tried_again_when_its_time_has_come(ready: Settings, instance: dg.DagsterInstance) -> None:
     add_verdicts(ready, "failed", error_class="timeout")
-    ((due,),) = ask(
+    ((due,),) = query(
         str(ready.storage.database_url),
         "SELECT DISTINCT date_trunc('second', next_attempt_at) FROM trajectory.verdicts",
     )
     hours = (due - NOW) + timedelta(seconds=1)
     longer = change_settings(ready, judge__lookback_days=10_000)
-    assert requested(tick(longer, instance, NOW + hours - timedelta(seconds=2))) == []
-    assert requested(tick(longer, instance, NOW + hours)) == BUSY
+    assert requested_hours(tick(longer, instance, NOW + hours - timedelta(seconds=2))) == []
+    assert requested_hours(tick(longer, instance, NOW + hours)) == BUSY
 
 
 def test_what_failed_too_often_is_given_up_and_that_is_said(ready: Settings, instance: dg.DagsterInstance) -> None:
@@ -265,9 +258,9 @@ def test_what_failed_too_often_is_given_up_and_that_is_said(ready: Settings, ins
     add_verdicts(ready, "failed", error_class="timeout")
     result = tick(impatient, instance, NOW + timedelta(days=1000))
     assert result.run_requests == []
-    ((verdicts,),) = ask(str(ready.storage.database_url), "SELECT count(*) FROM trajectory.verdicts")
+    ((verdicts,),) = query(str(ready.storage.database_url), "SELECT count(*) FROM trajectory.verdicts")
     assert result.skip_message == (
-        f"0 partitions lack verdicts. {verdicts} verdicts given up: see the check nothing_given_up."
+        f"0 partitions without verdicts. {verdicts} verdicts abandoned: see the check no_abandoned_verdicts."
     )
 
 
@@ -278,13 +271,13 @@ def test_a_partition_under_way_is_not_requested_again(ready: Settings, instance:
     add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": partition_key(BUSY[0])}, REFINEMENT)
     add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": partition_key(BUSY[1])}, CAPTURE)
     add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": partition_key(BUSY[2])})
-    assert requested(tick(ready, instance)) == BUSY[3:]
+    assert requested_hours(tick(ready, instance)) == BUSY[3:]
 
 
 def test_what_is_no_partition_any_more_fails_no_tick(ready: Settings, instance: dg.DagsterInstance) -> None:
     """TRAJECTORY_START was moved: Dagster would refuse the whole tick for one key that it does not know."""
     later = change_settings(ready, capture__start=BUSY[4])
-    assert requested(tick(later, instance)) == BUSY[4:]
+    assert requested_hours(tick(later, instance)) == BUSY[4:]
 
 
 def test_a_database_that_is_not_migrated_is_a_sentence(
@@ -297,4 +290,4 @@ def test_a_database_that_is_not_migrated_is_a_sentence(
 
 def test_looking_for_missing_verdicts_changes_nothing(ready: Settings, instance: dg.DagsterInstance) -> None:
     tick(ready, instance)
-    assert ask(str(ready.storage.database_url), "SELECT count(*) FROM trajectory.policies") == [(0,)]
+    assert query(str(ready.storage.database_url), "SELECT count(*) FROM trajectory.policies") == [(0,)]

@@ -1,4 +1,4 @@
-"""Short ways to run the job as Dagster does, to ask an instance what it was told, and to change a database."""
+"""Helpers that run jobs and tick sensors as Dagster does, read what an instance recorded, and change a database."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,9 +11,9 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from trajectory_pipeline.definitions import build_defs
-from trajectory_pipeline.defs.jobs import JOB_NAME
 from trajectory_pipeline.defs.partitions import hours_of_tags, range_tags
-from trajectory_pipeline.defs.resources import PipelineResource
+from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, LettaResource, StorageResource
+from trajectory_pipeline.defs.sensors.run_requests import TRAJECTORY_JOB
 from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.settings import Settings
 
@@ -29,11 +29,14 @@ def run(
     last: datetime | None = None,
     *,
     assets: Sequence[str] = ASSETS,
-    pipeline: PipelineResource | None = None,
+    resources: Mapping[str, object] | None = None,
 ) -> ExecuteInProcessResult:
-    """Run the job over one hour, or a range with both its ends, and do not raise if it fails."""
-    job = build_defs(settings, pipeline).resolve_job_def(JOB_NAME)
-    return job.execute_in_process(
+    """Run the trajectory job over one hour, or a range, last hour included; does not raise if it fails.
+
+    ``resources`` replace those of the settings, by key.
+    """
+    definitions = build_defs(settings, {**resources_of(settings), **(resources or {})})
+    return definitions.resolve_job_def(TRAJECTORY_JOB).execute_in_process(
         instance=instance,
         partition_key=None if last else partition_key(first),
         tags=range_tags(first, last) if last else {},
@@ -43,22 +46,51 @@ def run(
     )
 
 
+def run_job(settings: Settings, instance: dg.DagsterInstance, name: str) -> ExecuteInProcessResult:
+    """Run a job without partitions; does not raise if it fails."""
+    job = build_defs(settings, resources_of(settings)).resolve_job_def(name)
+    return job.execute_in_process(instance=instance, raise_on_error=False)
+
+
+def resources_of(settings: Settings) -> dict[str, object]:
+    """Return the resources with the settings' own values, whatever the environment holds."""
+    return {
+        "letta": LettaResource.from_settings(settings),
+        "storage": StorageResource.from_settings(settings),
+        "judge": JudgeResource.from_settings(settings),
+        "budget": BudgetResource.from_settings(settings),
+    }
+
+
+def tick_sensor(
+    sensor: dg.SensorDefinition, settings: Settings, instance: dg.DagsterInstance, cursor: str | None = None
+) -> SensorExecutionData:
+    """Evaluate one tick of a sensor."""
+    context = dg.build_sensor_context(
+        instance=instance,
+        cursor=cursor,
+        repository_def=build_defs(settings).get_repository_def(),
+        resources=resources_of(settings),
+    )
+    return sensor.evaluate_tick(context)
+
+
 def add_run(
     instance: dg.DagsterInstance,
     status: dg.DagsterRunStatus,
     tags: Mapping[str, str],
     assets: Sequence[dg.AssetKey] | None = None,
 ) -> None:
-    """Enter a run that nobody executes, as the daemon would have created it."""
+    """Add a run to the instance without executing it, as the daemon creates it."""
     repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("trajectory_pipeline"), "__repository__")
     selection = None if assets is None else frozenset(assets)
     instance.add_run(
         dg.DagsterRun(
-            JOB_NAME,
+            TRAJECTORY_JOB,
             status=status,
             tags=tags,
             asset_selection=selection,
-            remote_job_origin=RemoteJobOrigin(repository, JOB_NAME),
+            remote_job_origin=RemoteJobOrigin(repository, TRAJECTORY_JOB),
         )
     )
 
@@ -68,7 +100,7 @@ def hours_from(first: datetime, number: int) -> list[datetime]:
 
 
 def materializations(instance: dg.DagsterInstance, asset: str) -> dict[str, Mapping[str, Any]]:
-    """The metadata of the last materialisation of each partition, as plain values."""
+    """Return the metadata of the last materialization of each partition, as plain values."""
     records = instance.fetch_materializations(dg.AssetKey(asset), limit=5000, ascending=True).records
     return {
         str(record.partition_key): {name: value.value for name, value in record.asset_materialization.metadata.items()}
@@ -77,23 +109,23 @@ def materializations(instance: dg.DagsterInstance, asset: str) -> dict[str, Mapp
     }
 
 
-def checks(instance: dg.DagsterInstance, run_id: str) -> dict[str, Any]:
-    """The evaluations of a run's asset checks, by name."""
+def check_evaluations(instance: dg.DagsterInstance, run_id: str) -> dict[str, Any]:
+    """Return the evaluations of a run's asset checks, by name."""
     return {
         entry.dagster_event.event_specific_data.check_name: entry.dagster_event.event_specific_data
         for entry in instance.all_logs(run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION)
     }
 
 
-def failure(instance: dg.DagsterInstance, run_id: str, asset: str) -> Any:
-    """What a failed step told: the description of its failure, and its metadata."""
+def step_failure(instance: dg.DagsterInstance, run_id: str, asset: str) -> Any:
+    """Return the failure of a step: its description and metadata."""
     [entry] = [
         entry for entry in instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE) if entry.step_key == asset
     ]
     return entry.dagster_event.event_specific_data.user_failure_data
 
 
-def steps_run(instance: dg.DagsterInstance, run_id: str) -> set[str]:
+def started_steps(instance: dg.DagsterInstance, run_id: str) -> set[str]:
     return {str(entry.step_key) for entry in instance.all_logs(run_id, of_type=DagsterEventType.STEP_START)}
 
 
@@ -101,18 +133,18 @@ def log_messages(instance: dg.DagsterInstance, run_id: str) -> list[str]:
     return [entry.user_message for entry in instance.all_logs(run_id)]
 
 
-def ask(url: str, question: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+def query(url: str, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     with psycopg.connect(url) as connection:
-        return connection.execute(question.encode(), values).fetchall()
+        return connection.execute(statement.encode(), values).fetchall()
 
 
-def do(url: str, *statements: str) -> None:
+def execute(url: str, *statements: str) -> None:
     with psycopg.connect(url) as connection:
         for statement in statements:
             connection.execute(statement.encode())
 
 
-def requested(result: SensorExecutionData) -> list[datetime]:
+def requested_hours(result: SensorExecutionData) -> list[datetime]:
     """Return every hour that a tick of a sensor requests, in order."""
     ranges = [hours for request in result.run_requests if (hours := hours_of_tags(request.tags))]
     return sorted(first + number * HOUR for first, last in ranges for number in range(round((last - first) / HOUR) + 1))

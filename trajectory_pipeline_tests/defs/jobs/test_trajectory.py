@@ -9,19 +9,19 @@ import dagster as dg
 import pytest
 
 from trajectory_pipeline.definitions import build_defs
-from trajectory_pipeline.defs.assets.assets import CAPTURE
-from trajectory_pipeline.defs.resources import PipelineResource
-from trajectory_pipeline.defs.schedules import NAME, closed_hour
+from trajectory_pipeline.defs.asset_keys import CAPTURE
+from trajectory_pipeline.defs.jobs.trajectory import SCHEDULE_NAME, last_closed_hour
 from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import change_settings, make_settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
-from trajectory_pipeline_tests.defs.running import add_run, do
+from trajectory_pipeline_tests.defs.dagster_runs import add_run, execute, resources_of
 
 LAG = timedelta(minutes=5)
 NINE = datetime(2026, 11, 21, 9, tzinfo=UTC)
-WITHOUT_JUDGE = make_settings()
-WITH_JUDGE = make_settings(judge__model="a-model", judge__base_url="http://127.0.0.1:1/v1")
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
+WITHOUT_JUDGE = make_settings(source__postgres_url=NOWHERE, storage__database_url=NOWHERE)
+WITH_JUDGE = change_settings(WITHOUT_JUDGE, judge__model="a-model", judge__base_url="http://127.0.0.1:1/v1")
 
 
 @cache
@@ -37,9 +37,9 @@ def tick(settings: Settings, at: datetime, instance: dg.DagsterInstance | None =
         instance=instance or _instance_on_disk(),
         scheduled_execution_time=at,
         repository_def=repository,
-        resources={"pipeline": PipelineResource(settings)},
+        resources=resources_of(settings),
     )
-    result = repository.get_schedule_def(NAME).evaluate_tick(context)
+    result = repository.get_schedule_def(SCHEDULE_NAME).evaluate_tick(context)
     [request] = result.run_requests or [None]
     return request or result.skip_message
 
@@ -49,7 +49,7 @@ def tick(settings: Settings, at: datetime, instance: dg.DagsterInstance | None =
     [(-1, 7), (0, 7), (4.99, 7), (5, 8), (6, 8), (59.99, 8), (60, 8), (64.99, 8), (65, 9)],
 )
 def test_an_hour_is_closed_five_minutes_after_its_end(minutes: float, hour: int) -> None:
-    assert closed_hour(NINE + timedelta(minutes=minutes), LAG) == NINE.replace(hour=hour)
+    assert last_closed_hour(NINE + timedelta(minutes=minutes), LAG) == NINE.replace(hour=hour)
 
 
 def test_a_tick_requests_the_hour_that_closed_five_minutes_ago() -> None:
@@ -67,17 +67,17 @@ def test_a_tick_after_midnight_requests_the_last_hour_of_the_day_before() -> Non
 
 def test_a_day_of_ticks_requests_every_hour_once() -> None:
     """As Dagster's daemon would tick: by the cron string itself."""
-    schedule = build_defs(WITHOUT_JUDGE).resolve_schedule_def(NAME)
+    schedule = build_defs(WITHOUT_JUDGE).resolve_schedule_def(SCHEDULE_NAME)
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("5 * * * *", "UTC")
-    hours = [closed_hour(NINE + timedelta(hours=number, minutes=5), LAG) for number in range(24)]
+    hours = [last_closed_hour(NINE + timedelta(hours=number, minutes=5), LAG) for number in range(24)]
     assert hours == [NINE + (number - 1) * HOUR for number in range(24)]
 
 
 def test_before_the_first_partition_is_closed_nothing_is_requested() -> None:
-    settings = make_settings(capture__start=NINE)
+    settings = change_settings(WITHOUT_JUDGE, capture__start=NINE)
     assert tick(settings, NINE + timedelta(minutes=5)) == (
-        "2026-11-21-08:00 lies before the first partition, 2026-11-21-09:00."
+        "2026-11-21-08:00 is before the first partition, 2026-11-21-09:00."
     )
     request = tick(settings, NINE + timedelta(minutes=65))
     assert isinstance(request, dg.RunRequest)
@@ -116,12 +116,12 @@ AFTER_BUSY = NOW.replace(hour=BUSY[-1].hour + 1, minute=5)
 
 def test_what_the_sensor_has_captured_already_is_not_captured_again(with_sensor: Settings) -> None:
     assert tick(with_sensor, AFTER_BUSY) == (
-        f"{partition_key(BUSY[-1])} is as the source has it: the capture sensor was here before."
+        f"{partition_key(BUSY[-1])} is already up to date; the capture sensor handled it."
     )
 
 
 def test_what_changed_since_the_sensor_captured_it_is_requested(with_sensor: Settings) -> None:
-    do(
+    execute(
         str(with_sensor.source.postgres_url),
         f"UPDATE runs SET background = true WHERE completed_at >= '{BUSY[-1]:%F %T}'",
     )
@@ -134,9 +134,9 @@ def test_what_the_sensor_requested_and_is_under_way_is_not_requested_again(
     with_sensor: Settings, tmp_path: Path
 ) -> None:
     instance = dg.DagsterInstance.local_temp(str(tmp_path))
-    do(str(with_sensor.storage.database_url), "TRUNCATE trajectory.partitions")
+    execute(str(with_sensor.storage.database_url), "TRUNCATE trajectory.partitions")
     add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": partition_key(BUSY[-1])}, CAPTURE)
-    assert tick(with_sensor, AFTER_BUSY, instance) == f"{partition_key(BUSY[-1])} is under way already."
+    assert tick(with_sensor, AFTER_BUSY, instance) == f"{partition_key(BUSY[-1])} is already in progress."
 
 
 def test_without_the_sensor_the_hour_is_requested_whatever_is_there(captured: Settings) -> None:
@@ -149,8 +149,8 @@ def test_a_source_that_cannot_be_asked_is_left_to_the_run_to_tell(with_sensor: S
 
 
 def test_the_closing_lag_is_a_setting() -> None:
-    settings = make_settings(capture__closing_lag_minutes=75)
-    schedule = build_defs(settings).resolve_schedule_def(NAME)
+    settings = change_settings(WITHOUT_JUDGE, capture__closing_lag_minutes=75)
+    schedule = build_defs(settings).resolve_schedule_def(SCHEDULE_NAME)
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert schedule.cron_schedule == "15 * * * *"
     request = tick(settings, NINE + timedelta(minutes=15))

@@ -5,8 +5,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 import pytest
 
-from trajectory_pipeline.definitions import build_defs
-from trajectory_pipeline.defs.retention import JOB_NAME
+from trajectory_pipeline.defs.jobs.retention import JOB_NAME
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.maintenance import retention
@@ -15,8 +14,15 @@ from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline_tests.conftest import change_settings, with_judge
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
-from trajectory_pipeline_tests.defs.running import ask, do, failure, materializations, run
-from trajectory_pipeline_tests.defs.sensors.test_capture_requests import requested
+from trajectory_pipeline_tests.defs.dagster_runs import (
+    execute,
+    materializations,
+    query,
+    requested_hours,
+    run,
+    run_job,
+    step_failure,
+)
 from trajectory_pipeline_tests.defs.sensors.test_capture_requests import tick as capture_tick
 from trajectory_pipeline_tests.defs.sensors.test_reconciliation import tick as reconciliation_tick
 from trajectory_pipeline_tests.defs.sensors.test_refinement import tick as refinement_tick
@@ -27,17 +33,16 @@ OLD = BUSY[:3]
 @pytest.fixture
 def aged(captured: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The captured day, of which the first three hours are a day old."""
-    monkeypatch.setattr("trajectory_pipeline.defs.retention.utc_now", lambda: OLD[-1] + HOUR + timedelta(days=1))
+    monkeypatch.setattr("trajectory_pipeline.defs.jobs.retention.utc_now", lambda: OLD[-1] + HOUR + timedelta(days=1))
     return change_settings(captured, retention__trajectory_days=1, retention__raw_days=1)
 
 
 def prune(settings: Settings, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-    job = build_defs(settings).resolve_job_def(JOB_NAME)
-    return job.execute_in_process(instance=instance, raise_on_error=False)
+    return run_job(settings, instance, JOB_NAME)
 
 
 def kept(settings: Settings) -> list[str]:
-    rows = ask(
+    rows = query(
         str(settings.storage.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories ORDER BY 1"
     )
     return [row[0] for row in rows]
@@ -60,9 +65,9 @@ def test_the_job_prunes_what_is_old_and_every_sensor_is_quiet_afterwards(
     assert kept(aged) == [partition_key(hour) for hour in BUSY[3:]]
     for asset in ("terminal_runs", "trajectories", "refined_outcomes"):
         assert observed(instance, asset) == old
-    do(str(aged.source.postgres_url), "UPDATE runs SET status = status")
-    assert requested(capture_tick(aged, instance)) == BUSY[3:]
-    judged: list[datetime] = requested(refinement_tick(with_judge(aged, judge), instance, NOW))
+    execute(str(aged.source.postgres_url), "UPDATE runs SET status = status")
+    assert requested_hours(capture_tick(aged, instance)) == BUSY[3:]
+    judged: list[datetime] = requested_hours(refinement_tick(with_judge(aged, judge), instance, NOW))
     assert judged == BUSY[3:]
     reconciliation_tick(aged, instance)
     reported = materializations(instance, "trajectories")
@@ -74,7 +79,9 @@ def test_the_job_prunes_what_is_old_and_every_sensor_is_quiet_afterwards(
 def test_without_an_age_the_job_refuses(captured: Settings, instance: dg.DagsterInstance) -> None:
     result = prune(captured, instance)
     assert not result.success
-    assert "Neither TRAJECTORY_RETENTION_DAYS nor" in str(failure(instance, result.run_id, "prune_sinks").description)
+    assert "Neither TRAJECTORY_RETENTION_DAYS nor" in str(
+        step_failure(instance, result.run_id, "prune_partitions").description
+    )
     assert len(kept(captured)) == len(BUSY)
 
 
@@ -92,4 +99,6 @@ def test_a_partition_that_cannot_be_pruned_fails_by_itself(
     result = prune(aged, instance)
     assert not result.success
     assert kept(aged) == [partition_key(OLD[1]), *(partition_key(hour) for hour in BUSY[3:])]
-    assert "the others are. First, trajectories" in str(failure(instance, result.run_id, "prune_sinks").description)
+    assert "; the others are. First, trajectories" in str(
+        step_failure(instance, result.run_id, "prune_partitions").description
+    )

@@ -5,19 +5,18 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from trajectory_pipeline.definitions import build_defs
-from trajectory_pipeline.defs.completeness import JOB_NAME
+from trajectory_pipeline.defs.jobs.completeness import JOB_NAME
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import change_settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
-from trajectory_pipeline_tests.defs.running import checks, do
+from trajectory_pipeline_tests.defs.dagster_runs import check_evaluations, execute, run_job
 
 
 @pytest.fixture
 def whole(captured: Settings) -> Settings:
     """A source whose whole history, from the first partition on, is captured."""
-    do(
+    execute(
         str(captured.source.postgres_url),
         f"DELETE FROM runs WHERE completed_at IS NULL OR completed_at >= '{NOW:%Y-%m-%d %H:%M}'",
     )
@@ -25,18 +24,17 @@ def whole(captured: Settings) -> Settings:
 
 
 def compared(settings: Settings, instance: dg.DagsterInstance) -> dg.AssetCheckEvaluation:
-    job = build_defs(settings).resolve_job_def(JOB_NAME)
-    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    result = run_job(settings, instance, JOB_NAME)
     assert result.success
-    evaluation: dg.AssetCheckEvaluation = checks(instance, result.run_id)["completeness"]
+    evaluation: dg.AssetCheckEvaluation = check_evaluations(instance, result.run_id)["completeness"]
     return evaluation
 
 
 def test_a_history_that_is_captured_is_equal_on_all_sides(whole: Settings, instance: dg.DagsterInstance) -> None:
     check = compared(whole, instance)
     assert check.passed, check.metadata
-    assert str(check.description).endswith(" equal on all sides")
-    assert check.metadata["runs_in_the_source"].value == 44
+    assert str(check.description).endswith(" equal in source, ledger, Postgres and Parquet")
+    assert check.metadata["runs_in_source"].value == 44
 
 
 @pytest.mark.parametrize(
@@ -47,7 +45,7 @@ def test_a_history_that_is_captured_is_equal_on_all_sides(whole: Settings, insta
     ],
 )
 def test_what_a_sink_or_the_ledger_lacks_is_named(whole: Settings, instance: dg.DagsterInstance, change: str) -> None:
-    do(str(whole.storage.database_url), change)
+    execute(str(whole.storage.database_url), change)
     check = compared(whole, instance)
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert partition_key(BUSY[3]) in str(check.description)
@@ -57,8 +55,7 @@ def test_a_source_that_cannot_be_read_fails_the_check_by_a_sentence(
     whole: Settings, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     away = change_settings(whole, source__postgres_url="postgresql://letta:hunter2@127.0.0.1:1/letta")
-    job = build_defs(away).resolve_job_def(JOB_NAME)
-    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    result = run_job(away, instance, JOB_NAME)
     assert not result.success
     [event] = result.get_step_failure_events()
     told = event.step_failure_data.error_display_string

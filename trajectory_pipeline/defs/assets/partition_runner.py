@@ -1,0 +1,112 @@
+"""The loop over a run's partitions, and the report of those that failed."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.partition_keys import parse_partition_key
+from trajectory_pipeline.text import pluralize
+
+_PROGRESS_SECONDS = 15.0
+_LISTED_KEYS = 24
+
+
+def materialize_partitions(
+    context: dg.AssetExecutionContext,
+    materialize: Callable[[datetime], Mapping[str, Any]],
+    check_results: Callable[[], Sequence[dg.AssetCheckResult]] = list,
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Materialize each partition of the run. One that fails does not affect the others.
+
+    Dagster records a range only at its end, and nothing of it if the step fails. So the good partitions are logged one
+    by one before the step fails. Dagster then runs no downstream step, not even for the good partitions; the refinement
+    sensor finds those.
+
+    Args:
+        context: of the run.
+        materialize: materializes an hour and returns its metadata.
+        check_results: called after all partitions.
+
+    Raises:
+        dagster.Failure: some partitions failed; the text lists them.
+    """
+    done: dict[str, Mapping[str, Any]] = {}
+    failed: dict[str, Exception] = {}
+    keys = sorted(context.partition_keys)
+    started = logged = time.monotonic()
+    try:
+        for number, key in enumerate(keys, start=1):
+            try:
+                done[key] = materialize(parse_partition_key(key))
+            except PipelineError as error:
+                failed[key] = error
+                context.log.error(f"{key}: {error}")  # noqa: TRY400 - the message says all that a person needs
+            except Exception as error:
+                failed[key] = error
+                context.log.exception(f"{key}: unexpected error")
+            now = time.monotonic()
+            # Not one line per partition: a line is an event, and costs Dagster as much as a small partition.
+            if number == len(keys) or now - logged >= _PROGRESS_SECONDS:
+                total = pluralize(len(keys), "partition")
+                context.log.info(f"{number} of {total} in {now - started:.1f} s, last {key}")
+                logged = now
+    except BaseException:
+        # Terminated from the UI, or interrupted: what is committed must be recorded.
+        _log_materializations(context, done)
+        raise
+    if failed:
+        _log_materializations(context, done)
+        if done:
+            _log_checks(context, check_results())
+        unexpected = next((error for error in failed.values() if not isinstance(error, PipelineError)), None)
+        raise _failure(failed, len(keys)) from unexpected
+    for key, metadata in done.items():
+        context.add_asset_metadata(metadata, partition_key=key)
+    yield dg.MaterializeResult(check_results=check_results())
+
+
+def _log_materializations(context: dg.AssetExecutionContext, done: Mapping[str, Mapping[str, Any]]) -> None:
+    for key, metadata in done.items():
+        context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
+
+
+def _log_checks(context: dg.AssetExecutionContext, results: Sequence[dg.AssetCheckResult]) -> None:
+    """Record the checks of the good partitions: the UI shows a check without a result as failed."""
+    for result in results:
+        context.log_event(
+            dg.AssetCheckEvaluation(
+                asset_key=context.asset_key,
+                check_name=str(result.check_name),
+                passed=result.passed,
+                metadata=result.metadata,
+                severity=result.severity,
+                description=result.description,
+            )
+        )
+
+
+def _failure(failed: Mapping[str, Exception], partitions: int) -> dg.Failure:
+    reasons = {key: _reason(error) for key, error in failed.items()}
+    first, reason = next(iter(reasons.items()))
+    if partitions == 1:
+        return dg.Failure(reason, allow_retries=False)
+    if len(failed) == partitions:
+        description = f"All {partitions} partitions failed. First, {first}: {reason}"
+    else:
+        more = f" and {len(failed) - _LISTED_KEYS} more" if len(failed) > _LISTED_KEYS else ""
+        description = (
+            f"{len(failed)} of {pluralize(partitions, 'partition')} failed; the others are done."
+            f" Failed: {', '.join(list(failed)[:_LISTED_KEYS])}{more}. First, {first}: {reason}"
+        )
+    listed = "\n".join(f"- `{key}`: {why}" for key, why in reasons.items())
+    return dg.Failure(description, metadata={"failed_partitions": dg.MetadataValue.md(listed)}, allow_retries=False)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PipelineError):
+        return str(error)
+    return f"{type(error).__name__}: {error} (a bug in the pipeline: please report it)"

@@ -1,0 +1,105 @@
+"""Asset ``refined_outcomes``: a verdict on each trajectory, in Postgres and Parquet."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from trajectory_pipeline.defs import asset_checks
+from trajectory_pipeline.defs.assets.partition_runner import materialize_partitions
+from trajectory_pipeline.defs.assets.stage import stage_asset
+from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.partition_keys import parse_partition_key
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.pipeline.judge import JudgingRun
+
+
+def refinement_batch(backfill_batch: int) -> int:
+    """Return the most partitions that one run judges, where a run of capture takes ``backfill_batch``.
+
+    Fewer, because a judge is slow and Dagster records a range only at its end. And a different number, because Dagster
+    puts assets with one backfill policy into one run: there, a bad partition would keep the whole range from being
+    judged.
+    """
+    return max(1, backfill_batch // 4)
+
+
+def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    """Return the asset, with the checks of failed and abandoned verdicts."""
+    disabled = settings.judge.disabled_reason
+    notice = f"\n\n**Not requested automatically.** {disabled}" if disabled else ""
+    lookback = timedelta(days=settings.judge.lookback_days)
+
+    @stage_asset(
+        REFINED_OUTCOMES,
+        partitions,
+        partitions_per_run=refinement_batch(settings.dagster.backfill_batch),
+        postgres_table="verdicts",
+        description=REFINED_OUTCOMES.description + notice,
+        deps=[TRAJECTORIES.name],
+        kinds={"parquet", "postgres", "openai"},
+        check_specs=[asset_checks.FAILED_VERDICTS, asset_checks.ABANDONED_VERDICTS],
+    )
+    def refined_outcomes(
+        context: dg.AssetExecutionContext, storage: StorageResource, judge: JudgeResource, budget: BudgetResource
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        from trajectory_pipeline.defs.metadata import refined_outcomes_metadata
+        from trajectory_pipeline.pipeline.judge import JudgingRun
+        from trajectory_pipeline.pipeline.pending_verdicts import find_abandoned_verdicts
+
+        hours = [parse_partition_key(key) for key in context.partition_keys]
+        try:
+            judging = JudgingRun(
+                storage.sinks(),
+                judge.config(budget),
+                order=settings.judge.order,
+                dagster_run_id=context.run.run_id,
+                progress=context.log.info,
+            )
+            judging.judge.require_price()
+            context.log.info(" ".join(_estimate(judging, hours, lookback)))
+            # All partitions together, in the configured order: one alone may be too small to keep a judge busy.
+            judging.judge_partitions(hours)
+        except PipelineError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+        errors: Counter[str] = Counter()
+
+        def publish(hour: datetime) -> Mapping[str, Any]:
+            result = judging.publish(hour)
+            errors.update(result.errors)
+            return refined_outcomes_metadata(result)
+
+        def check_results() -> list[dg.AssetCheckResult]:
+            abandoned = find_abandoned_verdicts(
+                judging.storage.postgres,
+                judging.judge.policy,
+                ended_since=datetime.now(UTC) - lookback,
+                give_up_after=settings.judge.give_up_after,
+            )
+            return [asset_checks.failed_verdicts(errors), asset_checks.abandoned_verdicts(abandoned)]
+
+        yield from materialize_partitions(context, publish, check_results)
+
+    return refined_outcomes
+
+
+def _estimate(judging: "JudgingRun", hours: Sequence[datetime], lookback: timedelta) -> list[str]:
+    """Return what the run is expected to judge and cost, in sentences."""
+    from trajectory_pipeline.pipeline.judging_estimate import estimate_judging
+
+    return estimate_judging(
+        hours,
+        judging.storage,
+        judging.judge,
+        now=datetime.now(UTC),
+        lookback=lookback,
+        order=judging.order,
+        render=False,
+    ).sentences()

@@ -1,0 +1,51 @@
+"""Asset ``terminal_runs``: raw rows of a partition, captured from Letta into Parquet."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+
+from trajectory_pipeline.defs.assets.partition_runner import materialize_partitions
+from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
+from trajectory_pipeline.defs.assets.stage import stage_asset
+from trajectory_pipeline.defs.resources import LettaResource, StorageResource
+from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.settings import Settings
+
+
+def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    """Return the asset."""
+
+    @stage_asset(
+        TERMINAL_RUNS,
+        partitions,
+        partitions_per_run=settings.dagster.backfill_batch,
+        deps=SOURCE_TABLES,
+        kinds={"parquet"},
+    )
+    def terminal_runs(
+        context: dg.AssetExecutionContext, letta: LettaResource, storage: StorageResource
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        from trajectory_pipeline.defs.metadata import terminal_runs_metadata
+        from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
+
+        with letta.source().pooled() as source, storage.sinks().pooled() as sinks:
+
+            def materialize(hour: datetime) -> Mapping[str, Any]:
+                result = materialize_terminal_runs(
+                    hour,
+                    source,
+                    sinks,
+                    deleted=settings.capture.deleted_content,
+                    start=settings.capture.start,
+                    dagster_run_id=context.run.run_id,
+                )
+                if result.corrupt_file is not None:
+                    context.log.warning(result.corrupt_file.sentence(partition_key(hour)))
+                return terminal_runs_metadata(result)
+
+            yield from materialize_partitions(context, materialize)
+
+    return terminal_runs

@@ -1,0 +1,53 @@
+"""Asset ``trajectories``: raw rows converted to one row per run, in Parquet and Postgres."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+
+from trajectory_pipeline.defs import asset_checks
+from trajectory_pipeline.defs.assets.partition_runner import materialize_partitions
+from trajectory_pipeline.defs.assets.stage import stage_asset
+from trajectory_pipeline.defs.resources import StorageResource
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.settings import Settings
+
+
+def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    """Return the asset, with the checks of its counts and its quarantine."""
+
+    @stage_asset(
+        TRAJECTORIES,
+        partitions,
+        partitions_per_run=settings.dagster.backfill_batch,
+        postgres_table=TRAJECTORIES.name,
+        deps=[TERMINAL_RUNS.name],
+        kinds={"parquet", "postgres"},
+        check_specs=[asset_checks.ROW_COUNTS, asset_checks.QUARANTINE],
+    )
+    def trajectories(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        from trajectory_pipeline.defs.metadata import trajectories_metadata
+        from trajectory_pipeline.pipeline.convert import materialize_trajectories
+        from trajectory_pipeline.pipeline.reconcile_counts import Reconciliation, reconcile_partition
+
+        reconciliations: list[Reconciliation] = []
+        quarantined: list[str] = []
+
+        with storage.sinks().pooled() as sinks:
+
+            def materialize(hour: datetime) -> Mapping[str, Any]:
+                result = materialize_trajectories(hour, sinks, dagster_run_id=context.run.run_id)
+                reconciliations.append(reconcile_partition(hour, sinks))
+                quarantined.extend(run.run_id for run in result.quarantined)
+                return trajectories_metadata(result)
+
+            def check_results() -> list[dg.AssetCheckResult]:
+                return [asset_checks.row_counts(reconciliations), asset_checks.quarantine(quarantined)]
+
+            yield from materialize_partitions(context, materialize, check_results)
+
+    return trajectories
