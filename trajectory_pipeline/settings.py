@@ -4,13 +4,14 @@ import os
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trajectory_pipeline.errors import SettingsError
+from trajectory_pipeline.schema.enums import DeletedContent, Egress, JudgeOrder, RedactionMode, ResponseFormatChoice
 from trajectory_pipeline.urls import check_endpoint_url, normalize_postgres_url
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ LongSecret = Annotated[Annotated[SecretStr, Field(min_length=16)] | None, Before
 Ids = Annotated[frozenset[str], NoDecode, BeforeValidator(_ids)]
 
 
+def setting(variable: str, default: object, description: str, **options: Any) -> Any:
+    """Return the field of one environment variable; ``options`` are those of ``pydantic.Field``."""
+    return Field(default=default, alias=variable, description=description, **options)
+
+
 class _Group(BaseSettings):
     """Settings of one concern. A field's alias is its environment variable; an empty variable counts as unset."""
 
@@ -67,76 +73,70 @@ class _Group(BaseSettings):
 class SourceSettings(_Group):
     """Source: the Letta server's Postgres."""
 
-    postgres_url: OptionalUrl = Field(
-        default=None,
+    postgres_url: OptionalUrl = setting(
+        "LETTA_PG_URI",
+        None,
+        "The Letta server's Postgres, read only. Unset: the embedded server's database `letta`.",
         repr=False,
-        alias="LETTA_PG_URI",
-        description="The Letta server's Postgres, read only. Unset: the embedded server's database `letta`.",
     )
-    timeout_seconds: int = Field(
-        default=600,
-        ge=1,
-        alias="TRAJECTORY_SOURCE_TIMEOUT",
-        description="Timeout of one query to the source, in seconds. Default 600.",
+    timeout_seconds: int = setting(
+        "TRAJECTORY_SOURCE_TIMEOUT", 600, "Timeout of one query to the source, in seconds. Default 600.", ge=1
     )
-    stuck_hours: int = Field(
-        default=24,
+    stuck_hours: int = setting(
+        "TRAJECTORY_STUCK_HOURS",
+        24,
+        "Age in hours after which a run that is still created or running is reported as stuck. Default 24.",
         ge=1,
-        alias="TRAJECTORY_STUCK_HOURS",
-        description="Age in hours after which a run that is still created or running is reported as stuck. Default 24.",
     )
 
 
 class CaptureSettings(_Group):
     """Capture: which runs are captured, and when."""
 
-    enabled: bool = Field(
-        default=False,
-        alias="ENABLE_TRAJECTORY_CAPTURE",
-        description="`true`: the schedules and sensors run by default. Unset: they are defined, but stopped.",
+    enabled: bool = setting(
+        "ENABLE_TRAJECTORY_CAPTURE",
+        False,
+        "`true`: the schedules and sensors run by default. Unset: they are defined, but stopped.",
     )
-    start: Annotated[datetime, BeforeValidator(_utc)] = Field(
-        default=datetime(2025, 1, 1, tzinfo=UTC),
-        alias="TRAJECTORY_START",
-        description="First partition, a whole hour; a time without an offset is UTC. Default 2025-01-01.",
+    start: Annotated[datetime, BeforeValidator(_utc)] = setting(
+        "TRAJECTORY_START",
+        datetime(2025, 1, 1, tzinfo=UTC),
+        "First partition, a whole hour; a time without an offset is UTC. Default 2025-01-01.",
     )
-    closing_lag_minutes: int = Field(
-        default=5,
+    closing_lag_minutes: int = setting(
+        "TRAJECTORY_CLOSING_LAG_MINUTES",
+        5,
+        "Minutes after its end when an hour counts as closed; late rows arrive within two. Default 5.",
         ge=0,
         le=1440,
-        alias="TRAJECTORY_CLOSING_LAG_MINUTES",
-        description="Minutes after its end when an hour counts as closed; late rows arrive within two. Default 5.",
     )
-    deleted_content: Literal["keep", "erase"] = Field(
-        default="keep",
-        alias="TRAJECTORY_DELETED_CONTENT",
-        description="What happens to content that is deleted at the source: `keep` carries it forward, marked as"
-        " deleted; `erase` removes its text from Parquet and Postgres and leaves ids, counts and times. Default"
-        " `keep`.",
+    deleted_content: DeletedContent = setting(
+        "TRAJECTORY_DELETED_CONTENT",
+        DeletedContent.KEEP,
+        "What happens to content that is deleted at the source: `keep` carries it forward, marked as deleted;"
+        " `erase` removes its text from Parquet and Postgres and leaves ids, counts and times. Default `keep`.",
     )
 
 
 class StorageSettings(_Group):
     """Storage: where Parquet and the schema `trajectory` are written."""
 
-    database_url: OptionalUrl = Field(
-        default=None,
+    database_url: OptionalUrl = setting(
+        "TRAJECTORY_DATABASE_URL",
+        None,
+        "Postgres 14 or later for the schema `trajectory`. Unset: the embedded server's database `trajectory`.",
         repr=False,
-        alias="TRAJECTORY_DATABASE_URL",
-        description="Postgres 14 or later for the schema `trajectory`. Unset: the embedded server's database"
-        " `trajectory`.",
     )
-    parquet_uri: OptionalText = Field(
-        default=None,
+    parquet_uri: OptionalText = setting(
+        "TRAJECTORY_STORAGE_URI",
+        None,
+        "Folder or fsspec URL (`s3://bucket/prefix`) for Parquet. Unset: `parquet` in the data folder.",
         repr=False,
-        alias="TRAJECTORY_STORAGE_URI",
-        description="Folder or fsspec URL (`s3://bucket/prefix`) for Parquet. Unset: `parquet` in the data folder.",
     )
-    data_folder: Path = Field(
-        default=DEFAULT_DATA_FOLDER,
-        alias="TRAJECTORY_DATA_FOLDER",
-        description="Folder for local data: the embedded server, Parquet, Dagster's logs. Default: `data` in the"
-        " working"
+    data_folder: Path = setting(
+        "TRAJECTORY_DATA_FOLDER",
+        DEFAULT_DATA_FOLDER,
+        "Folder for local data: the embedded server, Parquet, Dagster's logs. Default: `data` in the working"
         " directory.",
     )
 
@@ -154,151 +154,130 @@ class StorageSettings(_Group):
 class DagsterSettings(_Group):
     """Dagster: its own storage and its backfills."""
 
-    database_url: OptionalUrl = Field(
-        default=None,
+    database_url: OptionalUrl = setting(
+        "DAGSTER_PG_URL",
+        None,
+        "Postgres for Dagster's own storage. Unset: the embedded server's database `dagster`.",
         repr=False,
-        alias="DAGSTER_PG_URL",
-        description="Postgres for Dagster's own storage. Unset: the embedded server's database `dagster`.",
     )
-    backfill_batch: int = Field(
-        default=24,
-        ge=1,
-        le=1000,
-        alias="TRAJECTORY_BACKFILL_BATCH",
-        description="Partitions per Dagster run of a backfill. Default 24.",
+    backfill_batch: int = setting(
+        "TRAJECTORY_BACKFILL_BATCH", 24, "Partitions per Dagster run of a backfill. Default 24.", ge=1, le=1000
     )
 
 
 class RetentionSettings(_Group):
     """Retention: ages after which data is deleted, once a day."""
 
-    trajectory_days: int | None = Field(
-        default=None,
+    trajectory_days: int | None = setting(
+        "TRAJECTORY_RETENTION_DAYS",
+        None,
+        "Age in days, from the end of its hour, after which a partition's trajectories, quarantine and verdicts"
+        " are deleted from Postgres and Parquet. Unset: never.",
         ge=1,
         le=LONGEST_RETENTION_DAYS,
-        alias="TRAJECTORY_RETENTION_DAYS",
-        description="Age in days, from the end of its hour, after which a partition's trajectories, quarantine and"
-        " verdicts are deleted from Postgres and Parquet. Unset: never.",
     )
-    raw_days: int | None = Field(
-        default=None,
+    raw_days: int | None = setting(
+        "TRAJECTORY_RAW_RETENTION_DAYS",
+        None,
+        "The same for raw rows (`terminal_runs`); it may be shorter or longer than for trajectories. Unset: never.",
         ge=1,
         le=LONGEST_RETENTION_DAYS,
-        alias="TRAJECTORY_RAW_RETENTION_DAYS",
-        description="The same for raw rows (`terminal_runs`); it may be shorter or longer than for trajectories. Unset:"
-        " never.",
     )
-    dagster_days: int | None = Field(
-        default=None,
+    dagster_days: int | None = setting(
+        "TRAJECTORY_DAGSTER_RETENTION_DAYS",
+        None,
+        "Age in days after which Dagster's own finished runs are deleted with their events. Unset: never.",
         ge=1,
-        alias="TRAJECTORY_DAGSTER_RETENTION_DAYS",
-        description="Age in days after which Dagster's own finished runs are deleted with their events. Unset: never.",
     )
 
 
 class JudgeSettings(_Group):
     """Judge: the model, its limits, and which trajectories it judges."""
 
-    model: OptionalText = Field(
-        default=None,
-        alias="TRAJECTORY_JUDGE_MODEL",
-        description="Model that judges. Unset: no judge; trajectories are captured but not judged.",
+    model: OptionalText = setting(
+        "TRAJECTORY_JUDGE_MODEL", None, "Model that judges. Unset: no judge; trajectories are captured but not judged."
     )
-    api_key: OptionalSecret = Field(
-        default=None,
-        alias="OPENAI_API_KEY",
-        description="API key of the judge's provider. Not needed where OPENAI_BASE_URL is set.",
+    api_key: OptionalSecret = setting(
+        "OPENAI_API_KEY", None, "API key of the judge's provider. Not needed where OPENAI_BASE_URL is set."
     )
-    base_url: OptionalHttpUrl = Field(
-        default=None,
-        repr=False,
-        alias="OPENAI_BASE_URL",
-        description="Endpoint with an OpenAI-compatible chat API. Unset: OpenAI itself.",
+    base_url: OptionalHttpUrl = setting(
+        "OPENAI_BASE_URL", None, "Endpoint with an OpenAI-compatible chat API. Unset: OpenAI itself.", repr=False
     )
-    response_format: Literal["auto", "json_schema", "tool_call", "prompt"] = Field(
-        default="auto",
-        alias="TRAJECTORY_JUDGE_FORMAT",
-        description="How the response schema is sent to the judge: `json_schema` (strict), `tool_call`, `prompt` (in"
-        " the"
+    response_format: ResponseFormatChoice = setting(
+        "TRAJECTORY_JUDGE_FORMAT",
+        ResponseFormatChoice.AUTO,
+        "How the response schema is sent to the judge: `json_schema` (strict), `tool_call`, `prompt` (in the"
         " prompt's text), or `auto`: the first of these that the server accepts. Default `auto`.",
     )
-    concurrency: int = Field(
-        default=16,
-        ge=1,
-        le=512,
-        alias="TRAJECTORY_JUDGE_CONCURRENCY",
-        description="Concurrent calls to the judge. Default 16.",
+    concurrency: int = setting(
+        "TRAJECTORY_JUDGE_CONCURRENCY", 16, "Concurrent calls to the judge. Default 16.", ge=1, le=512
     )
-    requests_per_minute: int | None = Field(
-        default=None,
+    requests_per_minute: int | None = setting(
+        "TRAJECTORY_JUDGE_REQUESTS_PER_MINUTE",
+        None,
+        "Rate limit in calls per minute to one model at one endpoint, all workers together. Unset: no limit.",
         ge=1,
-        alias="TRAJECTORY_JUDGE_REQUESTS_PER_MINUTE",
-        description="Rate limit in calls per minute to one model at one endpoint, all workers together. Unset: no"
-        " limit.",
     )
-    tokens_per_minute: int | None = Field(
-        default=None,
+    tokens_per_minute: int | None = setting(
+        "TRAJECTORY_JUDGE_TOKENS_PER_MINUTE",
+        None,
+        "Rate limit in tokens per minute to one model at one endpoint, all workers together: estimated prompt"
+        " tokens plus the largest possible response. Unset: no limit.",
         ge=1000,
-        alias="TRAJECTORY_JUDGE_TOKENS_PER_MINUTE",
-        description="Rate limit in tokens per minute to one model at one endpoint, all workers together: estimated"
-        " prompt tokens plus the largest possible response. Unset: no limit.",
     )
-    timeout_seconds: float = Field(
-        default=120.0,
+    timeout_seconds: float = setting(
+        "TRAJECTORY_JUDGE_TIMEOUT",
+        120.0,
+        "Timeout of one call to the judge, in seconds. Default 120.",
         gt=0,
         allow_inf_nan=False,
-        alias="TRAJECTORY_JUDGE_TIMEOUT",
-        description="Timeout of one call to the judge, in seconds. Default 120.",
     )
-    max_attempts: int = Field(
-        default=3,
+    max_attempts: int = setting(
+        "TRAJECTORY_JUDGE_ATTEMPTS",
+        3,
+        "Calls per prompt in one materialization, where they fail with a transient error. The one repair call, and"
+        " calls in a simpler response format after a refusal, are not counted. Default 3.",
         ge=1,
         le=10,
-        alias="TRAJECTORY_JUDGE_ATTEMPTS",
-        description="Calls per prompt in one materialization, where they fail with a transient error. The one repair"
-        " call,"
-        " and calls in a simpler response format after a refusal, are not counted. Default 3.",
     )
-    max_prompt_tokens: int = Field(
-        default=100_000,
+    max_prompt_tokens: int = setting(
+        "TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS",
+        100_000,
+        "Largest prompt, in estimated tokens, instructions and response schema included. Default 100000.",
         ge=8000,
-        alias="TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS",
-        description="Largest prompt, in estimated tokens, instructions and response schema included. Default 100000.",
     )
-    max_response_tokens: int = Field(
-        default=8000,
+    max_response_tokens: int = setting(
+        "TRAJECTORY_JUDGE_MAX_RESPONSE_TOKENS",
+        8000,
+        "Largest response, in tokens, hidden reasoning included (`max_completion_tokens`). It bounds the cost of a"
+        " call. Default 8000.",
         ge=500,
-        alias="TRAJECTORY_JUDGE_MAX_RESPONSE_TOKENS",
-        description="Largest response, in tokens, hidden reasoning included (`max_completion_tokens`). It bounds the"
-        " cost"
-        " of a call. Default 8000.",
     )
-    settle_minutes: int = Field(
-        default=5,
+    settle_minutes: int = setting(
+        "TRAJECTORY_JUDGE_SETTLE_MINUTES",
+        5,
+        "Minutes that a trajectory must be unchanged before the sensor requests its verdict. Default 5.",
         ge=0,
-        alias="TRAJECTORY_JUDGE_SETTLE_MINUTES",
-        description="Minutes that a trajectory must be unchanged before the sensor requests its verdict. Default 5.",
     )
-    lookback_days: int = Field(
-        default=7,
-        ge=0,
-        alias="TRAJECTORY_JUDGE_LOOKBACK_DAYS",
-        description="Age in days up to which the sensor requests verdicts; older trajectories need an explicit"
-        " backfill."
+    lookback_days: int = setting(
+        "TRAJECTORY_JUDGE_LOOKBACK_DAYS",
+        7,
+        "Age in days up to which the sensor requests verdicts; older trajectories need an explicit backfill."
         " Default 7.",
+        ge=0,
     )
-    order: Literal["newest", "signals"] = Field(
-        default="newest",
-        alias="TRAJECTORY_JUDGE_ORDER",
-        description="Which trajectories are judged first, in case the budget does not cover all: `newest`, or `signals`"
+    order: JudgeOrder = setting(
+        "TRAJECTORY_JUDGE_ORDER",
+        JudgeOrder.NEWEST,
+        "Which trajectories are judged first, in case the budget does not cover all: `newest`, or `signals`"
         " (heuristic failures, disagreements, retries and tool errors first). Default `newest`.",
     )
-    give_up_after: int = Field(
-        default=10,
+    give_up_after: int = setting(
+        "TRAJECTORY_JUDGE_GIVE_UP_AFTER",
+        10,
+        "Failures of one verdict after which the sensor stops retrying it (first after 15 minutes, doubled each"
+        " time up to a day); an asset check lists these. Default 10.",
         ge=1,
-        alias="TRAJECTORY_JUDGE_GIVE_UP_AFTER",
-        description="Failures of one verdict after which the sensor stops retrying it (first after 15 minutes, doubled"
-        " each time up to a day); an asset check lists these. Default 10.",
     )
 
     @property
@@ -318,98 +297,94 @@ class JudgeSettings(_Group):
 class PrivacySettings(_Group):
     """Privacy: what may be sent to the judge."""
 
-    egress: Literal["on", "off"] = Field(
-        default="on",
-        alias="TRAJECTORY_LLM_EGRESS",
-        description="`off`: only a judge on this machine (a loopback address, or localhost) is called. Default `on`.",
+    egress: Egress = setting(
+        "TRAJECTORY_LLM_EGRESS",
+        Egress.ON,
+        "`off`: only a judge on this machine (a loopback address, or localhost) is called. Default `on`.",
     )
-    redaction: Literal["secrets", "personal", "off"] = Field(
-        default="secrets",
-        alias="TRAJECTORY_REDACT",
-        description="What is replaced by placeholders before anything is sent to the judge: `secrets` (keys, tokens,"
+    redaction: RedactionMode = setting(
+        "TRAJECTORY_REDACT",
+        RedactionMode.SECRETS,
+        "What is replaced by placeholders before anything is sent to the judge: `secrets` (keys, tokens,"
         " passwords), `personal` (also email addresses, phone, card and account numbers, IP addresses) or `off`."
         " Default `secrets`.",
     )
-    redaction_key: LongSecret = Field(
-        default=None,
-        alias="TRAJECTORY_REDACTION_KEY",
-        description="Key for the tags in placeholders, at least 16 characters. Unset: one is generated once and stored"
-        " in the trajectory database.",
+    redaction_key: LongSecret = setting(
+        "TRAJECTORY_REDACTION_KEY",
+        None,
+        "Key for the tags in placeholders, at least 16 characters. Unset: one is generated once and stored in the"
+        " trajectory database.",
     )
-    allow_agents: Ids = Field(
-        default=frozenset(),
-        alias="TRAJECTORY_JUDGE_ALLOW_AGENTS",
-        description="Comma-separated agent ids: only their trajectories are judged. Unset: all.",
+    allow_agents: Ids = setting(
+        "TRAJECTORY_JUDGE_ALLOW_AGENTS",
+        frozenset(),
+        "Comma-separated agent ids: only their trajectories are judged. Unset: all.",
     )
-    deny_agents: Ids = Field(
-        default=frozenset(),
-        alias="TRAJECTORY_JUDGE_DENY_AGENTS",
-        description="Comma-separated agent ids: their trajectories are never sent to a judge. Unset: none.",
+    deny_agents: Ids = setting(
+        "TRAJECTORY_JUDGE_DENY_AGENTS",
+        frozenset(),
+        "Comma-separated agent ids: their trajectories are never sent to a judge. Unset: none.",
     )
-    allow_organizations: Ids = Field(
-        default=frozenset(),
-        alias="TRAJECTORY_JUDGE_ALLOW_ORGANIZATIONS",
-        description="Comma-separated organization ids: only their trajectories are judged. Unset: all.",
+    allow_organizations: Ids = setting(
+        "TRAJECTORY_JUDGE_ALLOW_ORGANIZATIONS",
+        frozenset(),
+        "Comma-separated organization ids: only their trajectories are judged. Unset: all.",
     )
-    deny_organizations: Ids = Field(
-        default=frozenset(),
-        alias="TRAJECTORY_JUDGE_DENY_ORGANIZATIONS",
-        description="Comma-separated organization ids: their trajectories are never sent to a judge. Unset: none.",
+    deny_organizations: Ids = setting(
+        "TRAJECTORY_JUDGE_DENY_ORGANIZATIONS",
+        frozenset(),
+        "Comma-separated organization ids: their trajectories are never sent to a judge. Unset: none.",
     )
 
 
 class BudgetSettings(_Group):
     """Budget: what judging may cost."""
 
-    daily_usd: Decimal = Field(
-        default=Decimal(5),
+    daily_usd: Decimal = setting(
+        "TRAJECTORY_DAILY_BUDGET_USD",
+        Decimal(5),
+        "Cap on the cost of judging per UTC day, in US dollars, for sensors and manual runs together: a call that"
+        " could exceed it is not made. Default 5.",
         ge=0,
         allow_inf_nan=False,
-        alias="TRAJECTORY_DAILY_BUDGET_USD",
-        description="Cap on the cost of judging per UTC day, in US dollars, for sensors and manual runs together: a"
-        " call"
-        " that could exceed it is not made. Default 5.",
     )
-    organization_daily_usd: Decimal | None = Field(
-        default=None,
+    organization_daily_usd: Decimal | None = setting(
+        "TRAJECTORY_ORGANIZATION_DAILY_BUDGET_USD",
+        None,
+        "Cap per UTC day and organization, in US dollars. Unset: no such cap.",
         ge=0,
         allow_inf_nan=False,
-        alias="TRAJECTORY_ORGANIZATION_DAILY_BUDGET_USD",
-        description="Cap per UTC day and organization, in US dollars. Unset: no such cap.",
     )
-    materialization_usd: Decimal | None = Field(
-        default=None,
+    materialization_usd: Decimal | None = setting(
+        "TRAJECTORY_MATERIALIZATION_BUDGET_USD",
+        None,
+        "Cap for one materialization (a Dagster run with all its partitions), in US dollars. Unset: no such cap.",
         ge=0,
         allow_inf_nan=False,
-        alias="TRAJECTORY_MATERIALIZATION_BUDGET_USD",
-        description="Cap for one materialization (a Dagster run with all its partitions), in US dollars. Unset: no such"
-        " cap.",
     )
-    daily_tokens: int | None = Field(
-        default=None,
+    daily_tokens: int | None = setting(
+        "TRAJECTORY_DAILY_BUDGET_TOKENS",
+        None,
+        "Cap per UTC day in tokens, prompts and responses, for models without a price. Unset: no such cap.",
         ge=0,
-        alias="TRAJECTORY_DAILY_BUDGET_TOKENS",
-        description="Cap per UTC day in tokens, prompts and responses, for models without a price. Unset: no such cap.",
     )
-    materialization_tokens: int | None = Field(
-        default=None,
+    materialization_tokens: int | None = setting(
+        "TRAJECTORY_MATERIALIZATION_BUDGET_TOKENS",
+        None,
+        "Cap for one materialization, in tokens. Unset: no such cap.",
         ge=0,
-        alias="TRAJECTORY_MATERIALIZATION_BUDGET_TOKENS",
-        description="Cap for one materialization, in tokens. Unset: no such cap.",
     )
-    prices_file: Path | None = Field(
-        default=None,
-        alias="TRAJECTORY_PRICES",
-        description="Your own price table (.json or .toml), which takes precedence over the built-in one: a list"
-        " `prices`"
-        " of `model`, `input`, `output` and optionally `cached_input` (US dollars per million tokens) and `base_url`."
+    prices_file: Path | None = setting(
+        "TRAJECTORY_PRICES",
+        None,
+        "Your own price table (.json or .toml), which takes precedence over the built-in one: a list `prices` of"
+        " `model`, `input`, `output` and optionally `cached_input` (US dollars per million tokens) and `base_url`."
         " Unset: the built-in table only.",
     )
-    allow_unpriced: bool = Field(
-        default=False,
-        alias="TRAJECTORY_ALLOW_UNPRICED",
-        description="`true`: a model without a known price may judge; then only token caps apply. Unset: it is"
-        " refused.",
+    allow_unpriced: bool = setting(
+        "TRAJECTORY_ALLOW_UNPRICED",
+        False,
+        "`true`: a model without a known price may judge; then only token caps apply. Unset: it is refused.",
     )
 
 

@@ -6,13 +6,14 @@ resource needs is a public field, and ``build_resources`` passes a secret as the
 
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import dagster as dg
 from pydantic import PrivateAttr
 
 from trajectory_pipeline.databases import LETTA_DATABASE, TRAJECTORY_DATABASE, database_or_embedded
 from trajectory_pipeline.errors import JudgeError
+from trajectory_pipeline.schema.enums import RedactionMode, ResponseFormatChoice
 from trajectory_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -92,12 +93,12 @@ class JudgeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     max_attempts: int
     max_prompt_tokens: int
     max_response_tokens: int
-    response_format: Literal["auto", "json_schema", "tool_call", "prompt"]
+    response_format: str
     requests_per_minute: int | None
     tokens_per_minute: int | None
     concurrency: int
-    egress: Literal["on", "off"]
-    redaction: Literal["secrets", "personal", "off"]
+    egress: str
+    redaction: str
     redaction_key: str | None
     allow_agents: list[str]
     deny_agents: list[str]
@@ -152,11 +153,11 @@ class JudgeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             max_prompt_tokens=self.max_prompt_tokens,
             max_response_tokens=self.max_response_tokens,
             local_only=self.egress == "off",
-            response_format=self.response_format,
+            response_format=ResponseFormatChoice(self.response_format),
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
             concurrency=self.concurrency,
-            redaction=self.redaction,
+            redaction=RedactionMode(self.redaction),
             redaction_key=self.redaction_key.encode() if self.redaction_key else None,
             access=JudgeAccessList(
                 frozenset(self.allow_agents),

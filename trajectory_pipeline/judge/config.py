@@ -1,13 +1,11 @@
 """All that says who is asked, how, about whose trajectories, and within which budget."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from trajectory_pipeline.budget.caps import Budget
 from trajectory_pipeline.judge.access_lists import UNRESTRICTED, JudgeAccessList
-from trajectory_pipeline.judge.client.response_format import ResponseFormat
 from trajectory_pipeline.judge.policy import PROCESS_KEY, RefinementPolicy
-from trajectory_pipeline.judge.redaction.redactor import RedactionMode
+from trajectory_pipeline.schema.enums import RedactionMode, ResponseFormatChoice
 
 OPENAI_URL = "https://api.openai.com/v1"
 
@@ -47,14 +45,14 @@ class JudgeConfig:
     max_attempts: int = 3
     max_prompt_tokens: int = 100_000
     max_response_tokens: int = 8000
-    response_format: Literal["auto"] | ResponseFormat = "auto"
+    response_format: ResponseFormatChoice = ResponseFormatChoice.AUTO
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     breaker_after: int = 8
     first_pause_seconds: float = 1.0
     local_only: bool = False
     concurrency: int = 16
-    redaction: RedactionMode = "secrets"
+    redaction: RedactionMode = RedactionMode.SECRETS
     redaction_key: bytes | None = field(default=None, repr=False)
     access: JudgeAccessList = UNRESTRICTED
     budget: Budget = field(default_factory=Budget)

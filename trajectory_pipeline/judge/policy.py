@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trajectory_pipeline.judge.prompt import PROMPT_VERSION, RUBRIC_VERSION
-from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION, RedactionMode
+from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION
 from trajectory_pipeline.judge.response_schema import RESPONSE_SCHEMA_VERSION
 from trajectory_pipeline.judge.transcript.messages import RENDERER_VERSION
+from trajectory_pipeline.schema.enums import RedactionMode
 
 PROCESS_KEY = secrets.token_bytes(32)
 """Key of placeholders where no other is given: they are the same for as long as this process lives."""
@@ -33,7 +34,7 @@ class RefinementPolicy:
     temperature: float = 0.0
     max_prompt_tokens: int = 100_000
     max_response_tokens: int = 8000
-    redact: RedactionMode = "secrets"
+    redact: RedactionMode = RedactionMode.SECRETS
     redaction_key: bytes = field(default=PROCESS_KEY, repr=False, compare=False)
 
     @property

@@ -12,6 +12,7 @@ from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import HOUR, parse_partition_key
 from trajectory_pipeline.pipeline.documents import Document, MissingDocumentError, find_row, shown_documents
+from trajectory_pipeline.schema.enums import JudgeOrder, RedactionMode
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as stored_redaction_key
@@ -108,7 +109,7 @@ def _policy(policy: RefinementPolicy | None, verdict: Mapping[str, Any] | None) 
         parameters.get("temperature", 0.0),
         parameters.get("max_prompt_tokens", RefinementPolicy.max_prompt_tokens),
         parameters.get("max_response_tokens", RefinementPolicy.max_response_tokens),
-        redaction["mode"] if isinstance(redaction, dict) else "secrets",
+        RedactionMode(redaction["mode"]) if isinstance(redaction, dict) else RedactionMode.SECRETS,
     )
 
 
@@ -145,7 +146,7 @@ def _same(request: JudgeRequest, verdict: Mapping[str, Any] | None) -> bool | No
 def _documents(row: Mapping[str, Any], storage: Storage, policy: RefinementPolicy) -> list[Document]:
     run_id, partition_key = str(row["run_id"]), row["partition_key"]
     with open_verdicts(storage.postgres) as verdicts:
-        candidates = judging_candidates(verdicts.connection, policy.policy_id, [partition_key], "newest")
+        candidates = judging_candidates(verdicts.connection, policy.policy_id, [partition_key], JudgeOrder.NEWEST)
         run_ids = next((one.shown_run_ids for one in candidates if one.run_id == run_id), (run_id,))
         rows = verdicts.documents(run_ids)
     return shown_documents(run_ids, partition_key, rows, storage.parquet)

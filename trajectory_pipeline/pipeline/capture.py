@@ -15,12 +15,13 @@ from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.snapshot import LettaSource, RunLocation, Snapshot
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT, ERASED, LOST, CaptureCounts
-from trajectory_pipeline.pipeline.carry_forward import Deleted, raw_rows, sorted_ids
+from trajectory_pipeline.pipeline.carry_forward import raw_rows, sorted_ids
 from trajectory_pipeline.pipeline.code_version import capture_code_version
 from trajectory_pipeline.pipeline.corrupt_file import CorruptFile, set_aside_corrupt_file
 from trajectory_pipeline.pipeline.up_to_date import unchanged_raw_rows
 from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
 from trajectory_pipeline.runtime.threads import read_ahead
+from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.storage.parquet.corrupt_files import find_corruption
@@ -58,7 +59,7 @@ def materialize_terminal_runs(
     source: LettaSource,
     storage: Storage,
     *,
-    deleted: Deleted = "keep",
+    deleted: DeletedContent = DeletedContent.KEEP,
     start: datetime | None = None,
     dagster_run_id: str | None = None,
 ) -> TerminalRunsResult:
@@ -121,7 +122,7 @@ class _Capture:
     partition: PartitionTransaction
     snapshot: Snapshot
     storage: Storage
-    deleted: Deleted
+    deleted: DeletedContent
     start: datetime | None
     dagster_run_id: str | None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,14 +10,12 @@ import pyarrow.compute as pc
 from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture_counts import CaptureCounts
+from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.retention import pruned_partitions
 from trajectory_pipeline.trajectories.erase import erase_deleted, has_deleted_content
-
-Deleted = Literal["keep", "erase"]
-"""Policy for content that is deleted at the source."""
 
 PartitionRange = tuple[datetime | None, datetime]
 """The first hour that is ever captured (None: there is no first), and the open one."""
@@ -36,7 +34,7 @@ def raw_rows(
     former_rows: ParquetStore | None,
     database: TrajectoryDatabase,
     counts: CaptureCounts,
-    policy: Deleted,
+    policy: DeletedContent,
     partitions: PartitionRange,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows that a partition's new file is to hold, and count them.
@@ -111,7 +109,7 @@ def _sort_missing_runs(
             counts.departed.append(run_id)
 
 
-def _apply_policy(batch: pa.RecordBatch, policy: Deleted, counts: CaptureCounts) -> pa.RecordBatch:
+def _apply_policy(batch: pa.RecordBatch, policy: DeletedContent, counts: CaptureCounts) -> pa.RecordBatch:
     """Erase deleted content if the policy says so, and count the rows that hold any."""
     if policy == "erase":
         batch = erase_deleted(batch)

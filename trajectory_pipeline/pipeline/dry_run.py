@@ -8,8 +8,8 @@ from enum import StrEnum
 from trajectory_pipeline.letta.fingerprint import EMPTY
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline.partition_keys import HOUR, partition_key
-from trajectory_pipeline.pipeline.carry_forward import Deleted
 from trajectory_pipeline.pipeline.stale_partitions import captured_fingerprints, fingerprints_of
+from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.retention import pruned_partitions
@@ -47,7 +47,7 @@ class PlannedChange:
 
 
 def plan_capture(
-    hours: Sequence[datetime], source: LettaSource, storage: Storage, deleted: Deleted
+    hours: Sequence[datetime], source: LettaSource, storage: Storage, deleted: DeletedContent
 ) -> list[PlannedChange]:
     """Return what reading these (sorted) hours from the source would do.
 

@@ -20,6 +20,7 @@ from trajectory_pipeline.pipeline.judge_worker import JudgeWorker
 from trajectory_pipeline.pipeline.judging_estimate import DUE_REASONS, needs_judging
 from trajectory_pipeline.pipeline.judging_stats import JudgingStats
 from trajectory_pipeline.schema.arrow import arrow_schema
+from trajectory_pipeline.schema.enums import JudgeOrder
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
@@ -30,7 +31,7 @@ from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as stored_redaction_key
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
-from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, Order, judging_candidates
+from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.urls import endpoint_without_credentials
@@ -83,7 +84,7 @@ class JudgingRun:
 
     storage: Storage
     judge: JudgeConfig
-    order: Order = "newest"
+    order: JudgeOrder = JudgeOrder.NEWEST
     dagster_run_id: str | None = None
     progress: Callable[[str], None] = field(default=lambda _: None, repr=False)
 

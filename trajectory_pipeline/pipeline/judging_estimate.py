@@ -14,10 +14,10 @@ from trajectory_pipeline.judge.judge_trajectory import build_judge_request
 from trajectory_pipeline.judge.prompt import overhead_tokens
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.documents import MissingDocumentError, shown_documents
-from trajectory_pipeline.schema.enums import ErrorClass
+from trajectory_pipeline.schema.enums import ErrorClass, JudgeOrder
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
-from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, Order, judging_candidates
+from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.storage.storage import Storage
 
@@ -127,7 +127,7 @@ def estimate_judging(
     *,
     now: datetime,
     lookback: timedelta,
-    order: Order = "newest",
+    order: JudgeOrder = JudgeOrder.NEWEST,
     render: bool = True,
 ) -> JudgingEstimate:
     """Return what judging these partitions would do, the latest first.

@@ -7,8 +7,7 @@ from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline.partition_keys import HOUR, contiguous, partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
-from trajectory_pipeline.pipeline.carry_forward import Deleted
-from trajectory_pipeline.schema.enums import PartitionResult
+from trajectory_pipeline.schema.enums import DeletedContent, PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
@@ -19,7 +18,10 @@ _NOT_ERASED = "content that is deleted at the source"
 
 
 def find_stale_partitions(
-    source: LettaSource, database: TrajectoryDatabase, hours: Sequence[datetime], deleted: Deleted = "keep"
+    source: LettaSource,
+    database: TrajectoryDatabase,
+    hours: Sequence[datetime],
+    deleted: DeletedContent = DeletedContent.KEEP,
 ) -> list[datetime]:
     """Return the hours whose rows in the source differ from what was captured and converted.
 
@@ -52,7 +54,7 @@ def fingerprints_of(snapshot: Snapshot, hours: Sequence[datetime]) -> dict[datet
 
 
 def captured_fingerprints(
-    database: TrajectoryDatabase, hours: Sequence[datetime], deleted: Deleted = "keep"
+    database: TrajectoryDatabase, hours: Sequence[datetime], deleted: DeletedContent = DeletedContent.KEEP
 ) -> dict[datetime, str]:
     """Return the fingerprint that each hour's trajectories were made of; an hour that was never captured has none.
 

@@ -3,6 +3,12 @@
 from enum import StrEnum
 
 
+def one_of(values: type[StrEnum]) -> str:
+    r"""Return the values as a description names them: ``\`a\`, \`b\` or \`c\```."""
+    *first, last = (f"`{value}`" for value in values)
+    return f"{', '.join(first)} or {last}"
+
+
 class DeletedContent(StrEnum):
     """What happens to content that is deleted at the source (``TRAJECTORY_DELETED_CONTENT``)."""
 
@@ -124,14 +130,6 @@ class AttemptPurpose(StrEnum):
     RETRY = "retry"
     REPAIR = "repair"
     FALLBACK = "fallback"
-
-
-class SpendScope(StrEnum):
-    """What a total of spending, and a cap on it, covers."""
-
-    DAY = "day"
-    ORGANIZATION = "organization"
-    MATERIALIZATION = "materialization"
 
 
 _RETRIED = "retried with backoff"

@@ -16,19 +16,17 @@ from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE
 from trajectory_pipeline.judge.access_lists import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.redaction.redactor import RedactionMode
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import TerminalRunsResult, materialize_terminal_runs
-from trajectory_pipeline.pipeline.carry_forward import Deleted
 from trajectory_pipeline.pipeline.conversion_result import TrajectoriesResult
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
 from trajectory_pipeline.pipeline.judge import JudgingResult, JudgingRun
+from trajectory_pipeline.schema.enums import DeletedContent, JudgeOrder, RedactionMode
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.verdict_status import Order
 from trajectory_pipeline.storage.storage import Storage
 
 Row = dict[str, Any]
@@ -62,10 +60,10 @@ class Pipeline:
     concurrency: int = 8
     max_prompt_tokens: int = 100_000
     access: JudgeAccessList = UNRESTRICTED
-    redact: RedactionMode = "secrets"
-    deleted: Deleted = "keep"
+    redact: RedactionMode = RedactionMode.SECRETS
+    deleted: DeletedContent = DeletedContent.KEEP
     budget: dict[str, Any] = field(default_factory=dict)
-    order: Order = "newest"
+    order: JudgeOrder = JudgeOrder.NEWEST
 
     @property
     def database(self) -> TrajectoryDatabase:

@@ -13,9 +13,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-ResponseFormat = Literal["json_schema", "tool_call", "prompt"]
+from trajectory_pipeline.schema.enums import ResponseFormat
 
-_SIMPLER: Mapping[str, ResponseFormat] = {"json_schema": "tool_call", "tool_call": "prompt"}
+_SIMPLER: Mapping[ResponseFormat, ResponseFormat] = {
+    ResponseFormat.JSON_SCHEMA: ResponseFormat.TOOL_CALL,
+    ResponseFormat.TOOL_CALL: ResponseFormat.PROMPT,
+}
 
 _FENCED = re.compile(r"\A```[a-zA-Z]*[ \t]*\n(?P<inside>(?:(?!\n```).)*)\n```\Z", re.DOTALL)
 

@@ -44,7 +44,13 @@ from trajectory_pipeline.judge.client.response_format import (
 )
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.redaction.egress_policy import require_local
-from trajectory_pipeline.schema.enums import AttemptPurpose, AttemptResult, ErrorClass
+from trajectory_pipeline.schema.enums import (
+    AttemptPurpose,
+    AttemptResult,
+    ErrorClass,
+    ResponseFormat,
+    ResponseFormatChoice,
+)
 from trajectory_pipeline.urls import endpoint_without_credentials
 
 __all__ = [
@@ -115,7 +121,9 @@ class JudgeSession:
         self._breaker = breaker
         self._concurrency = asyncio.Semaphore(config.concurrency)
         self._options = RequestOptions(
-            response_format="json_schema" if config.response_format == "auto" else config.response_format,
+            response_format=ResponseFormat.JSON_SCHEMA
+            if config.response_format == ResponseFormatChoice.AUTO
+            else ResponseFormat(config.response_format),
             temperature=config.temperature,
             max_response_tokens=config.max_response_tokens,
         )
@@ -212,7 +220,9 @@ class JudgeSession:
         if self._options != options:
             # Another call was rejected before, and has already taken the next options.
             return True
-        simpler = options.after_refusal(reply.refusal, automatic=self._config.response_format == "auto")
+        simpler = options.after_refusal(
+            reply.refusal, automatic=self._config.response_format == ResponseFormatChoice.AUTO
+        )
         if simpler is None:
             return False
         self._options = simpler

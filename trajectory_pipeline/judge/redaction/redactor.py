@@ -11,15 +11,14 @@ import re
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from trajectory_pipeline.judge.redaction.patterns import Span, find_secrets
 from trajectory_pipeline.judge.redaction.personal_data import find_personal_data
+from trajectory_pipeline.schema.enums import RedactionMode
 
 REDACTION_VERSION = "1"
 """Goes up with any change of what is found, or of what it is replaced by."""
 
-RedactionMode = Literal["secrets", "personal", "off"]
 
 _PLACEHOLDER = re.compile(r"\[(?:secret|personal):[a-z_0-9]{1,20}:[0-9a-f]{8}\]")
 _LINE_BREAKS = re.compile(r"""\\[nr]|\\|["'+]?\s+["']?""")
@@ -38,7 +37,7 @@ class Redactor:
         key: of the tags; the same on every machine, or placeholders differ between them.
     """
 
-    mode: RedactionMode = "secrets"
+    mode: RedactionMode = RedactionMode.SECRETS
     key: bytes = field(default=b"", repr=False)
 
     def __call__(self, text: str) -> str:

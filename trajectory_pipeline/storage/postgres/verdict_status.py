@@ -8,17 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal, LiteralString
+from typing import Any, LiteralString
 
 from psycopg import sql
 
 from trajectory_pipeline.budget.caps import Cost
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass
+from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass, JudgeOrder
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
-
-Order = Literal["newest", "signals"]
-"""Which trajectories go first: those that ended last; or failures, disagreements, retries and trouble before others."""
 
 LONGEST_CHAIN = 50
 """Earlier runs of one task that are looked up; a longer chain is one that bites its own tail."""
@@ -189,7 +186,7 @@ class PendingQuery:
 
 
 def judging_candidates(
-    connection: RetryingConnection, policy_id: str, partition_keys: Sequence[str], order: Order
+    connection: RetryingConnection, policy_id: str, partition_keys: Sequence[str], order: JudgeOrder
 ) -> list[JudgingCandidate]:
     """Return where the trajectories of partitions stand that are not deleted at the source.
 
