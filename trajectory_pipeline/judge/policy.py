@@ -45,7 +45,8 @@ class RefinementPolicy:
             "parameters": {
                 "temperature": self.temperature,
                 "max_prompt_tokens": self.max_prompt_tokens,
-                "max_response_tokens": self.max_response_tokens,
+                # Not named as the field is: the key is hashed into the policy's id, and so into every verdict key.
+                "max_answer_tokens": self.max_response_tokens,
             },
             "prompt": PROMPT_VERSION,
             "rubric": RUBRIC_VERSION,

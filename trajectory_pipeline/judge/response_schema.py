@@ -3,6 +3,10 @@
 Fields stand in the order evidence → reasoning → label, so that a model that writes from left to right has looked
 before it decides. Every field is required and none has a default, as OpenAI's strict schemas ask; what may be
 absent is a union with null. The judge never states an outcome or a learning value: both are computed in code.
+
+The judge is sent the JSON schema of these models: field names, titles, descriptions, and the docstrings of the classes.
+It is a part of the prompt, and so of every verdict. Two classes therefore keep on the wire the names that they had
+before they were renamed in code. To change any of it, raise ``RESPONSE_SCHEMA_VERSION``.
 """
 
 from typing import Annotated, Literal, Self
@@ -158,6 +162,8 @@ class Decision(_Strict):
 class JudgeResponse(_Strict):
     """The whole answer to one trajectory."""
 
+    model_config = ConfigDict(title="JudgeAnswer")
+
     requirements: list[Requirement] = Field(min_length=1, max_length=7)
     failure: Failure
     learning: LearningRatings
@@ -173,6 +179,9 @@ class JudgeResponse(_Strict):
 
 class PartFinding(_Strict):
     """What one part of a long transcript shows of the task."""
+
+    __qualname__ = "Finding"  # pydantic's name for it under "$defs"
+    model_config = ConfigDict(title="Finding")
 
     evidence: list[Citation] = Field(min_length=1, max_length=3, description="Excerpts of this part that show it.")
     finding: Words = Field(

@@ -108,7 +108,7 @@ def _policy(policy: RefinementPolicy | None, verdict: Mapping[str, Any] | None) 
         definition["model"],
         parameters.get("temperature", 0.0),
         parameters.get("max_prompt_tokens", RefinementPolicy.max_prompt_tokens),
-        parameters.get("max_response_tokens", RefinementPolicy.max_response_tokens),
+        parameters.get("max_answer_tokens", RefinementPolicy.max_response_tokens),
         RedactionMode(redaction["mode"]) if isinstance(redaction, dict) else RedactionMode.SECRETS,
     )
 

@@ -4,12 +4,14 @@ A verdict key stands for all that was shown and all that shapes the answer: chan
 """
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
 
 from trajectory_pipeline.demo.simulated_judge.transcript import find_transcript
 from trajectory_pipeline.judge import policy as policy_module
+from trajectory_pipeline.judge.client.response_format import RequestOptions
 from trajectory_pipeline.judge.policy import RefinementPolicy, verdict_key
 from trajectory_pipeline.judge.prompt import (
     RUBRIC,
@@ -21,8 +23,11 @@ from trajectory_pipeline.judge.prompt import (
     window_messages,
 )
 from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFindings
+from trajectory_pipeline.schema.enums import ResponseFormat
 
 POLICY = RefinementPolicy("simulated-judge")
+POLICY_ID = "7254d41d41df87e5"
+PROMPT_DIGEST = "aa3c9568e922f92abc2f3d5629aadb9c0ad39aa3702092c4fed5228f14317e82"
 
 
 def test_the_rules_come_first_and_are_the_same_in_every_prompt() -> None:
@@ -66,6 +71,24 @@ def test_the_frame_counts_all_that_is_sent_besides_the_transcript() -> None:
     assert overhead_bytes() < 3 * 8_000 / 2  # half of the least that TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS may be
 
 
+def test_the_bytes_sent_to_the_judge_are_pinned() -> None:
+    """Rules, rubric, frame and schema, in each format: a name in code must not change what a verdict rests on."""
+    bodies = [
+        RequestOptions(response_format, 0.0, 8_000).body("simulated-judge", chat, answer)
+        for response_format in ResponseFormat
+        for chat, answer in (
+            (messages("the transcript", "marker"), JudgeResponse),
+            (window_messages("the transcript", "marker"), PartFindings),
+            (summary_messages("the transcript", "marker"), JudgeResponse),
+        )
+    ]
+    assert hashlib.sha256(b"\n".join(bodies)).hexdigest() == PROMPT_DIGEST, (
+        "What is sent to the judge has changed. If that is meant, raise PROMPT_VERSION, RUBRIC_VERSION or"
+        " RESPONSE_SCHEMA_VERSION, whichever covers the change, and then pin the new digest. If it is not, restore the"
+        " text: verdicts under the old and the new prompt would share a policy id."
+    )
+
+
 # ---- policy -------------------------------------------------------------------------------------------------------
 
 
@@ -79,6 +102,14 @@ def test_a_policy_id_is_the_same_for_the_same_parts() -> None:
     assert RefinementPolicy("simulated-judge").policy_id == POLICY.policy_id
     assert len(POLICY.policy_id) == 16
     assert json.loads(json.dumps(POLICY.definition)) == POLICY.definition
+
+
+def test_a_policy_id_is_pinned() -> None:
+    assert POLICY.policy_id == POLICY_ID, (
+        "The policy id has changed: every trajectory would be judged and paid for again. If PROMPT_VERSION or another"
+        " version was raised for that, pin the new id. If not, restore the keys and values of"
+        " RefinementPolicy.definition."
+    )
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,9 @@ def schema_instructions(answer_type: type[BaseModel]) -> str:
 @cache
 def format_parameters(answer_type: type[BaseModel], response_format: ResponseFormat) -> Mapping[str, Any]:
     """Return the parameters that ask for an answer's form."""
-    name, schema = re.sub(r"(?<!^)(?=[A-Z])", "_", answer_type.__name__).lower(), strict_schema(answer_type)
+    schema = strict_schema(answer_type)
+    # The title, not the class: what the judge is sent must not change with a name in code (see ``response_schema``).
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", schema["title"]).lower()
     if response_format == "json_schema":
         described = {"name": name, "strict": True, "schema": schema}
         return {"response_format": {"type": "json_schema", "json_schema": described}}
