@@ -1,9 +1,9 @@
 """The budget: what a call may cost at most, which caps are set, and whether they have headroom.
 
-A call begins only if every cap that covers it has headroom for what was spent, what is reserved for calls in flight, and
-what this call may cost at most. When the call ends, its real cost replaces the reservation. So a cap is exceeded only
-where a provider bills more than was reserved: more prompt tokens than the estimate, or more than the largest response;
-then by no more than that difference, summed over the calls in flight.
+A call begins only if every cap that covers it has headroom for what was spent, what is reserved for calls in flight,
+and what this call may cost at most. When the call ends, its real cost replaces the reservation. So a cap is exceeded
+only where a provider bills more than was reserved: more prompt tokens than the estimate, or more than the largest
+response; then by no more than that difference, summed over the calls in flight.
 """
 
 from collections.abc import Mapping, Sequence

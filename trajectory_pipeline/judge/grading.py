@@ -31,9 +31,9 @@ class GradedVerdict:
 def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristic_outcome: str) -> GradedVerdict:
     """Return what follows from an answer.
 
-    A citation that does not hold (see ``citations``) is marked; a decided requirement that is left without a valid one
-    becomes ``insufficient_evidence``, and so does one whose status is ``not_applicable``, which would otherwise not count. Owner and mode
-    of a failure count where a requirement is unmet and a valid citation shows it; the judge's own words stay in ``failure``.
+    An invalid citation (see ``citations``) is marked. A requirement without a valid one becomes
+    ``insufficient_evidence``, also where the judge says ``not_applicable``. Owner and mode of a failure count where a
+    requirement is unmet and a valid citation shows it; the judge's own words stay in ``failure``.
 
     Args:
         answer: as the judge gave it, valid by its schema.

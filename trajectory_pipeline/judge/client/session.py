@@ -137,8 +137,8 @@ class JudgeSession:
     ) -> AskResult[JudgeReply]:
         """Ask a question, again where that may help.
 
-        A transient failure is retried until ``max_attempts`` calls were made. A call whose options the server rejects is
-        made with the next simpler options, which the session keeps. An unusable response gets one repair turn.
+        A transient failure is retried until ``max_attempts`` calls were made. A call whose options the server rejects
+        is made with the next simpler options, which the session keeps. An unusable response gets one repair turn.
 
         Args:
             messages: of the chat.
