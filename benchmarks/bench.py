@@ -232,7 +232,7 @@ def open_bench(size: Size, scratch: Path, report: Callable[[str], None]) -> Iter
 def capture(
     letta_url: str, database_url: str, folder: str, hours: int = 1, *, verified: bool = False
 ) -> dict[str, Any]:
-    """Materialise ``terminal_runs`` and ``trajectories`` of the first hours, without Dagster; return what was done.
+    """Materialize ``terminal_runs`` and ``trajectories`` of the first hours, without Dagster; return what was done.
 
     Args:
         letta_url: of the source.

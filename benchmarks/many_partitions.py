@@ -97,7 +97,7 @@ def _dagster_run(bench: Bench, letta_url: str, sinks: Sinks, hours: int, *, prof
 
 
 def run_in_dagster(hours: int, profiled: bool) -> dict[str, Any]:
-    """Materialise a range in one run of Dagster in this process, as a backfill does; return what it took."""
+    """Materialize a range in one run of Dagster in this process, as a backfill does; return what it took."""
     import time
 
     import dagster as dg

@@ -96,7 +96,7 @@ class CitationChecker:
 
 
 def normalize_text(text: str) -> str:
-    """Return a text with its white space normalised."""
+    """Return a text with its white space normalized."""
     return " ".join(text.split())
 
 

@@ -78,7 +78,7 @@ class JudgingRun:
         storage: both sinks.
         judge: that is asked, under its policy and within its budget.
         order: which trajectories go first, over all partitions.
-        dagster_run_id: for the ledger; all partitions of a Dagster run are one materialisation to the budget.
+        dagster_run_id: for the ledger; all partitions of a Dagster run are one materialization to the budget.
         progress: takes a progress line now and then.
     """
 

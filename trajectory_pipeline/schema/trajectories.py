@@ -352,7 +352,7 @@ TRAJECTORIES = Table(
         Column(
             "organization_id",
             STRING,
-            "The organisation.",
+            "The organization.",
             null="none recorded",
             source="runs.organization_id",
             document=_metadata("organization_id"),

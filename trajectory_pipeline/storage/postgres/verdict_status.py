@@ -168,7 +168,7 @@ class PendingQuery:
         least: what the smallest call may take at most.
         usd: dollars that are left for one materialization today; infinite without a cap.
         tokens: the same in tokens.
-        organization_usd: dollars that an organisation has a day; infinite without such a cap.
+        organization_usd: dollars that an organization has a day; infinite without such a cap.
         access: ids under ``allow_agents``, ``deny_agents``, ``allow_organizations``, ``deny_organizations``.
     """
 
