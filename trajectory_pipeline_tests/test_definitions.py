@@ -3,6 +3,7 @@
 Definitions are built fresh for given settings; once they are loaded as Dagster loads them, from ``workspace.yaml``.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+from dagster._core.test_utils import in_process_test_workspace
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster_graphql.test.utils import execute_dagster_graphql
 
 from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
@@ -38,11 +42,11 @@ def names(keys: "set[dg.AssetKey]") -> set[str]:
     return {key.to_user_string() for key in keys}
 
 
-def test_the_definitions_can_be_loaded() -> None:
+def test_definitions_are_loadable() -> None:
     dg.Definitions.validate_loadable(build_defs(make_settings()))
 
 
-def test_the_assets_stand_below_the_source_as_the_design_draws_them(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+def test_assets_depend_on_each_other_as_designed(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
     parents = {node.key.to_user_string(): names(node.parent_keys) for node in graph.asset_nodes}
     assert parents == {
         **{name: set() for name in SOURCES},
@@ -53,14 +57,14 @@ def test_the_assets_stand_below_the_source_as_the_design_draws_them(graph: "dg.A
     assert {node.key.to_user_string() for node in graph.asset_nodes if not node.is_materializable} == SOURCES
 
 
-def test_all_assets_share_one_partitions_definition(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+def test_assets_share_one_partitions_definition(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
     definitions = [graph.get(dg.AssetKey(name)).partitions_def for name in TABLES]
     assert all(definition is definitions[0] for definition in definitions)
     assert isinstance(definitions[0], dg.HourlyPartitionsDefinition)
     assert (definitions[0].end_offset, str(definitions[0].timezone)) == (1, "UTC")
 
 
-def test_partitions_are_the_hours_from_the_start_to_the_open_one(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+def test_partitions_run_from_the_start_to_the_open_hour(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
     partitions = graph.get(dg.AssetKey("trajectories")).partitions_def
     assert partitions is not None
     now = datetime.now(UTC)
@@ -70,7 +74,7 @@ def test_partitions_are_the_hours_from_the_start_to_the_open_one(graph: "dg.Asse
     assert len(keys) == (floor_to_hour(now) - datetime(2025, 1, 1, tzinfo=UTC)) / HOUR + 1
 
 
-def test_the_first_partition_is_a_setting() -> None:
+def test_first_partition_follows_the_setting() -> None:
     settings = make_settings(capture__start=datetime(2026, 11, 20, 5, tzinfo=UTC))
     partitions = build_defs(settings).resolve_asset_graph().get(dg.AssetKey("terminal_runs")).partitions_def
     assert partitions is not None
@@ -78,7 +82,7 @@ def test_the_first_partition_is_a_setting() -> None:
 
 
 @pytest.mark.parametrize(("batch", "of_verdicts"), [(24, 6), (7, 1), (1, 1)])
-def test_a_backfill_takes_modest_batches_and_judges_in_runs_of_their_own(batch: int, of_verdicts: int) -> None:
+def test_backfill_policies_judge_in_separate_runs(batch: int, of_verdicts: int) -> None:
     """Dagster puts assets of one policy into one run: there, a bad partition would keep all from being judged."""
     graph = build_defs(make_settings(dagster__backfill_batch=batch)).resolve_asset_graph()
     policies = {name: graph.get(dg.AssetKey(name)).backfill_policy for name in TABLES}
@@ -89,7 +93,7 @@ def test_a_backfill_takes_modest_batches_and_judges_in_runs_of_their_own(batch: 
     }
 
 
-def test_every_run_stays_in_its_process() -> None:
+def test_jobs_execute_in_process() -> None:
     """The executor of the definitions is the one that backfills from the UI use."""
     definitions = build_defs(make_settings())
     assert definitions.executor is dg.in_process_executor
@@ -98,7 +102,7 @@ def test_every_run_stays_in_its_process() -> None:
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_schedule_and_sensors_run_by_default_only_where_capture_is_enabled(*, enabled: bool) -> None:
+def test_schedules_and_sensors_run_only_with_capture_enabled(*, enabled: bool) -> None:
     repository = build_defs(make_settings(capture__enabled=enabled)).get_repository_def()
     instigators = [*repository.schedule_defs, *repository.sensor_defs]
     assert sorted(each.name for each in instigators) == [
@@ -120,23 +124,21 @@ def test_schedule_and_sensors_run_by_default_only_where_capture_is_enabled(*, en
 
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("ages", [{}, {"retention__trajectory_days": 30}, {"retention__raw_days": 30}])
-def test_the_sinks_are_pruned_only_where_an_age_is_set_and_capture_is_enabled(
-    ages: dict[str, int], *, enabled: bool
-) -> None:
+def test_retention_runs_only_with_age_and_capture(ages: dict[str, int], *, enabled: bool) -> None:
     repository = build_defs(make_settings(capture__enabled=enabled, **ages)).get_repository_def()
     schedule = repository.get_schedule_def("daily_retention")
     assert schedule.default_status.value == ("RUNNING" if enabled and ages else "STOPPED")
 
 
 @pytest.mark.parametrize("days", [None, 30])
-def test_old_runs_of_dagster_are_deleted_only_where_an_age_is_set(days: int | None) -> None:
+def test_dagster_retention_runs_only_with_an_age(days: int | None) -> None:
     repository = build_defs(make_settings(retention__dagster_days=days)).get_repository_def()
     schedule = repository.get_schedule_def("daily_dagster_retention")
     assert schedule.default_status.value == ("RUNNING" if days else "STOPPED")
 
 
 @pytest.mark.parametrize(("name", "table"), TABLES.items())
-def test_every_column_is_shown_with_its_type_and_meaning(
+def test_assets_show_every_column_with_type_and_description(
     graph: "dg.AssetGraph",  # type: ignore[name-defined]
     name: str,
     table: Table,
@@ -150,13 +152,13 @@ def test_every_column_is_shown_with_its_type_and_meaning(
         assert "dagster/table_name" in graph.get(dg.AssetKey(name)).metadata
 
 
-def test_the_source_tables_show_the_columns_that_are_read(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+def test_source_tables_show_the_columns_that_are_read(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
     for name in SOURCES:
         schema = graph.get(dg.AssetKey.from_user_string(name)).metadata["dagster/column_schema"]
         assert {"id", "created_at"} <= {column.name for column in schema.columns}
 
 
-def test_checks_are_there_and_only_a_loss_stops_what_is_downstream(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+def test_only_the_row_count_check_is_blocking(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
     found = {key.to_user_string(): graph.get_check_spec(key).blocking for key in graph.asset_check_keys}
     assert found == {
         "letta/runs:completeness": False,
@@ -167,7 +169,7 @@ def test_checks_are_there_and_only_a_loss_stops_what_is_downstream(graph: "dg.As
     }
 
 
-def test_no_materialisation_compares_the_whole_history() -> None:
+def test_completeness_check_runs_in_its_own_job_only() -> None:
     """A check of an asset runs with each of its materialisations; the completeness check is a job of its own."""
     jobs = {job.name: job for job in build_defs(make_settings()).resolve_all_job_defs()}
     checked = {name: {key.name for key in job.asset_layer.asset_graph.asset_check_keys} for name, job in jobs.items()}
@@ -175,24 +177,43 @@ def test_no_materialisation_compares_the_whole_history() -> None:
     assert checked["completeness_job"] == {"completeness"}
 
 
-def test_without_a_judge_the_asset_says_why_it_is_not_requested(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+def test_refined_outcomes_without_judge_says_why_in_description(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
     key = dg.AssetKey("refined_outcomes")
     assert "**Not requested automatically.** No judge is configured: set" in str(graph.get(key).description)
     judged = build_defs(make_settings(judge__model="m", judge__base_url="http://127.0.0.1:1/v1")).resolve_asset_graph()
     assert "Not requested" not in str(judged.get(key).description)
 
 
-def test_no_secret_is_part_of_the_definitions() -> None:
-    settings = make_settings(
-        source__postgres_url="postgresql://letta:hunter2@db:5432/letta",
-        storage__database_url="postgresql://me:hunter2@db:5432/agents",
-    )
-    definitions = build_defs(settings)
-    for name, resource in definitions.get_repository_def().get_top_level_resources().items():
-        assert "hunter2" not in str((name, resource.description, resource.config_schema))
+SECRETS = {
+    "LETTA_PG_URI": "postgresql://letta:hunter2@db:5432/letta",
+    "TRAJECTORY_DATABASE_URL": "postgresql://me:hunter2@db:5432/agents",
+    "TRAJECTORY_STORAGE_URI": "s3://key:hunter2@bucket/prefix",
+    "OPENAI_API_KEY": "sk-hunter2",
+    "OPENAI_BASE_URL": "https://judge.example/v1?token=hunter2",
+    "TRAJECTORY_REDACTION_KEY": "hunter2-hunter2-hunter2",
+}
 
 
-def test_the_workspace_is_loaded_as_dagster_loads_it(tmp_path: Path) -> None:
+def test_resources_in_the_ui_show_secrets_by_variable_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**SECRETS, "TRAJECTORY_JUDGE_MODEL": "a-model"}.items():
+        monkeypatch.setenv(name, value)
+    query = """{ repositoriesOrError { ... on RepositoryConnection { nodes {
+        allTopLevelResourceDetails { name description configuredValues { key value type }
+        configFields { name description defaultValueAsJson } } } } } }"""
+    origin = LoadableTargetOrigin(executable_path=sys.executable, module_name="trajectory_pipeline.definitions")
+    instance = dg.DagsterInstance.local_temp(str(tmp_path))
+    with instance, in_process_test_workspace(instance, origin) as workspace:
+        result = execute_dagster_graphql(workspace, query)
+    assert "hunter2" not in json.dumps(result.data)
+    [repository] = result.data["repositoriesOrError"]["nodes"]
+    resources = {each["name"]: each["configuredValues"] for each in repository["allTopLevelResourceDetails"]}
+    assert set(resources) == {"letta", "storage", "judge", "budget"}
+    values = [value for configured in resources.values() for value in configured]
+    assert {value["value"] for value in values if value["type"] == "ENV_VAR"} == set(SECRETS)
+    assert '"a-model"' in {value["value"] for value in resources["judge"]}
+
+
+def test_workspace_is_valid_for_dagster(tmp_path: Path) -> None:
     ours = {*setting_fields(), "DAGSTER_HOME"}
     done = subprocess.run(
         [sys.executable, "-m", "dagster", "definitions", "validate", "-w", str(PROJECT / "workspace.yaml")],
@@ -211,7 +232,7 @@ def test_the_workspace_is_loaded_as_dagster_loads_it(tmp_path: Path) -> None:
     assert [line for line in warned if "definitions_validate_command" not in line] == []
 
 
-def test_a_wrong_setting_fails_the_loading_by_its_name(tmp_path: Path) -> None:
+def test_loading_with_wrong_setting_names_it(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dagster", "definitions", "validate", "-w", str(PROJECT / "workspace.yaml")],
         env={**os.environ, "TRAJECTORY_BACKFILL_BATCH": "many"},

@@ -161,7 +161,7 @@ def test_materialize_with_bad_partition_judges_the_others(
     )
     assert result.exit_code == 1
     told = squeezed(result)
-    assert "trajectories: 1 of 3 partitions failed, the others are done. Failed: 2026-11-20-16:00. First," in told
+    assert "trajectories: 1 of 3 partitions failed; the others are done. Failed: 2026-11-20-16:00. First," in told
     good = {"2026-11-20-15:00", "2026-11-20-17:00"}
     assert materialized(databases)["trajectories"] == materialized(databases)["refined_outcomes"] == good
 
@@ -207,11 +207,11 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     (("--partition", "2026-11-20-14:30"), "is no partition key"),
     (("--partition", "2026-11-20-24:00"), "is no partition key"),
     (("--partition", "../../etc/passwd"), "is no partition key"),
-    (("--partition", "2024-12-31-23:00"), "lies before the first partition, 2025-01-01-00:00: set TRAJECTORY_START"),
-    (("--partition", f"{NEXT_HOUR:%Y-%m-%d-%H:00}"), "lies in the future: the last partition is the open hour"),
-    (("--from", "2026-11-20", "--to", f"{NEXT_HOUR:%Y-%m-%dT%H:30}"), "lies in the future"),
-    (("--from", "2026-11-20", "--to", "2026-11-20"), "The range is empty: --to must lie after --from."),
-    (("--from", "2026-11-21", "--to", "2026-11-20"), "The range is empty: --to must lie after --from."),
+    (("--partition", "2024-12-31-23:00"), "is before the first partition, 2025-01-01-00:00: set TRAJECTORY_START"),
+    (("--partition", f"{NEXT_HOUR:%Y-%m-%d-%H:00}"), "is in the future: the last partition is the open hour"),
+    (("--from", "2026-11-20", "--to", f"{NEXT_HOUR:%Y-%m-%dT%H:30}"), "is in the future"),
+    (("--from", "2026-11-20", "--to", "2026-11-20"), "The range is empty: --to must be after --from."),
+    (("--from", "2026-11-21", "--to", "2026-11-20"), "The range is empty: --to must be after --from."),
     (("--from", "2026-11-20T10:00+01:00", "--to", "2026-11-20T09:00Z"), "The range is empty"),
     (("--from", "noon", "--to", "2026-11-20"), "'noon' is no time: write it as 2026-11-21"),
     (("--from", "0001-01-01T00:00+14:00", "--to", "2026-11-20"), "is no time"),

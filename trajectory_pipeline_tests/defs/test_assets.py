@@ -42,12 +42,12 @@ from trajectory_pipeline_tests.defs.dagster_runs import (
 
 
 @pytest.mark.parametrize("asset", ASSETS)
-def test_every_partition_of_a_range_has_a_materialisation_of_its_own(day: Day, asset: str) -> None:
+def test_range_run_materializes_every_partition(day: Day, asset: str) -> None:
     assert set(materializations(day.instance, asset)) == {partition_key(hour) for hour in day.hours}
 
 
 @pytest.mark.parametrize("asset", ASSETS)
-def test_a_materialisation_says_how_many_rows_it_has_and_where(day: Day, asset: str) -> None:
+def test_metadata_has_row_count_and_uri(day: Day, asset: str) -> None:
     runs = sample_partitions()
     for hour in day.hours:
         metadata = materializations(day.instance, asset)[partition_key(hour)]
@@ -58,7 +58,7 @@ def test_a_materialisation_says_how_many_rows_it_has_and_where(day: Day, asset: 
         )
 
 
-def test_a_materialisation_of_raw_rows_says_what_was_read_and_when(day: Day) -> None:
+def test_terminal_runs_metadata_counts_rows_and_dates_the_snapshot(day: Day) -> None:
     read = materializations(day.instance, "terminal_runs").values()
     runs, steps, messages = query(
         str(day.settings.source.postgres_url),
@@ -74,7 +74,7 @@ def test_a_materialisation_of_raw_rows_says_what_was_read_and_when(day: Day) -> 
     assert all(isinstance(metadata["snapshot_at"], float) for metadata in read)
 
 
-def test_a_materialisation_of_trajectories_says_what_became_of_them(day: Day) -> None:
+def test_trajectories_metadata_counts_executions_and_outcomes(day: Day) -> None:
     made = materializations(day.instance, "trajectories")
     busiest = max(made.values(), key=lambda metadata: metadata["runs_in"])
     assert busiest["runs_in"] == busiest["trajectories"] + busiest["quarantined"]
@@ -87,7 +87,7 @@ def test_a_materialisation_of_trajectories_says_what_became_of_them(day: Day) ->
         assert sum(counts) == busiest["trajectories"]
 
 
-def test_a_materialisation_of_verdicts_says_who_judged_and_what_it_cost(day: Day) -> None:
+def test_refined_outcomes_metadata_has_judge_and_cost(day: Day) -> None:
     made = materializations(day.instance, "refined_outcomes")
     busy = [metadata for metadata in made.values() if metadata["calls"]]
     assert busy
@@ -101,7 +101,7 @@ def test_a_materialisation_of_verdicts_says_who_judged_and_what_it_cost(day: Day
     )
 
 
-def test_the_checks_of_a_range_are_recorded(day: Day) -> None:
+def test_range_run_records_its_checks(day: Day) -> None:
     found = check_evaluations(day.instance, day.run_id)
     assert {name: check.passed for name, check in found.items()} == {
         "row_counts_match": True,
@@ -115,7 +115,7 @@ def test_the_checks_of_a_range_are_recorded(day: Day) -> None:
     assert int(totals[0][0]) == sum(number for hour, number in sample_partitions().items() if hour in day.hours)
 
 
-def test_no_event_holds_a_transcript_or_a_secret(day: Day) -> None:
+def test_events_hold_no_transcript_and_no_secret(day: Day) -> None:
     told = "\n".join(serialize_value(entry) for entry in day.instance.all_logs(day.run_id))
     passwords = {
         url.split("@")[0].rpartition(":")[2]
@@ -133,7 +133,7 @@ def test_no_event_holds_a_transcript_or_a_secret(day: Day) -> None:
     assert [text for (text,) in said if json.dumps(text)[1:-1] in told] == []
 
 
-def test_materialising_again_changes_nothing_and_asks_nobody(
+def test_materializing_again_changes_nothing_and_makes_no_call(
     day: Day, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     first, last = busy_hours[0], busy_hours[1]
@@ -149,7 +149,7 @@ def test_materialising_again_changes_nothing_and_asks_nobody(
 # ---- one partition --------------------------------------------------------------------------------------------------
 
 
-def test_one_partition_is_materialised_alone(
+def test_single_partition_run_materializes_it_alone(
     judged: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     hour = busy_hours[1]
@@ -166,7 +166,7 @@ def test_one_partition_is_materialised_alone(
     assert all(check.passed for check in check_evaluations(instance, result.run_id).values())
 
 
-def test_an_hour_without_runs_is_materialised_as_empty(
+def test_hour_without_runs_is_materialized_empty(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     quiet = next(hour for hour in hours_from(busy_hours[0], 200) if hour not in busy_hours)
@@ -175,7 +175,7 @@ def test_an_hour_without_runs_is_materialised_as_empty(
         assert materializations(instance, asset)[partition_key(quiet)]["dagster/partition_row_count"] == 0
 
 
-def test_the_settings_given_are_those_used_whatever_the_environment_says(
+def test_resource_overrides_win_over_the_environment(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dagster makes configurable resources anew for each run: settings kept in one were lost, and a run of the tests
@@ -188,7 +188,7 @@ def test_the_settings_given_are_those_used_whatever_the_environment_says(
 # ---- without a judge, or with a bad one -----------------------------------------------------------------------------
 
 
-def test_without_a_judge_verdicts_fail_by_a_sentence_that_says_what_to_set(
+def test_refined_outcomes_without_judge_fails_with_what_to_set(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     result = run(settings, instance, busy_hours[0], busy_hours[1])
@@ -204,7 +204,7 @@ def test_without_a_judge_verdicts_fail_by_a_sentence_that_says_what_to_set(
     }
 
 
-def test_a_refusal_is_a_warning_that_counts_it(
+def test_refined_outcomes_with_refusal_warns_with_its_count(
     judged: Settings, judge: SimulatedJudge, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     judge.plan_faults([{"fault": "refusal", "times": 1}])
@@ -219,7 +219,7 @@ def test_a_refusal_is_a_warning_that_counts_it(
 # ---- what cannot be converted ---------------------------------------------------------------------------------------
 
 
-def test_a_run_that_cannot_be_converted_is_named_by_a_warning_and_stops_nothing(
+def test_trajectories_with_quarantined_run_warns_and_succeeds(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     [(run_id,)] = query(
@@ -244,7 +244,7 @@ def test_a_run_that_cannot_be_converted_is_named_by_a_warning_and_stops_nothing(
 # ---- what is lost between -------------------------------------------------------------------------------------------
 
 
-def test_a_row_that_a_sink_lost_stops_what_is_downstream(
+def test_trajectories_with_lost_row_stops_downstream(
     judged: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     """A sink that loses a row as the partition is committed: it is seen by counting, not by what was meant."""
@@ -269,7 +269,7 @@ def test_a_row_that_a_sink_lost_stops_what_is_downstream(
 # ---- a range with a bad partition -----------------------------------------------------------------------------------
 
 
-def test_a_partition_without_raw_rows_fails_by_itself_and_is_named(
+def test_range_with_missing_raw_rows_fails_that_partition_only(
     judged: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     hours = hours_from(busy_hours[0], 4)
@@ -345,9 +345,7 @@ class FailingLetta:
         return FailingSource(LettaSource(str(self.settings.source.postgres_url)), self.errors)
 
 
-def test_a_source_that_breaks_in_one_partition_leaves_the_others_done(
-    settings: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_range_with_source_error_materializes_the_others(settings: Settings, instance: dg.DagsterInstance) -> None:
     hours = hours_from(BUSY[0], 4)
     broken = FailingLetta(settings, {hours[1]: SourceError("Reading steps failed at the source db:5432/letta: gone.")})
     result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, resources={"letta": broken})
@@ -367,7 +365,7 @@ def test_a_source_that_breaks_in_one_partition_leaves_the_others_done(
     assert list((settings.storage.data_folder / "parquet").rglob(".*")) == []
 
 
-def test_an_error_that_nobody_foresaw_takes_no_other_partition_along_and_keeps_its_trace(
+def test_range_with_unexpected_error_keeps_others_and_traceback(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     hours = hours_from(busy_hours[0], 3)
@@ -384,7 +382,7 @@ def test_an_error_that_nobody_foresaw_takes_no_other_partition_along_and_keeps_i
     assert "ZeroDivisionError" in entry.dagster_event.event_specific_data.error.to_string()
 
 
-def test_when_every_partition_fails_nothing_is_said_to_be_done(
+def test_range_with_every_partition_failing_reports_none_done(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     result = run(settings, instance, busy_hours[0], busy_hours[1], assets=["trajectories"])
@@ -395,7 +393,7 @@ def test_when_every_partition_fails_nothing_is_said_to_be_done(
     )
 
 
-def test_one_partition_that_fails_says_its_reason_and_no_more(
+def test_single_partition_failure_is_its_reason_alone(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     result = run(settings, instance, busy_hours[0], assets=["trajectories"])
@@ -403,22 +401,20 @@ def test_one_partition_that_fails_says_its_reason_and_no_more(
     assert told.startswith(f"There are no raw rows of {partition_key(busy_hours[0])} in ")
 
 
-def test_a_run_that_is_terminated_in_the_middle_leaves_what_is_done_on_record(
-    settings: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_terminated_run_records_what_is_done(settings: Settings, instance: dg.DagsterInstance) -> None:
     hours = hours_from(BUSY[0], 3)
     broken = FailingLetta(settings, {hours[2]: KeyboardInterrupt()})
     assert not run(settings, instance, hours[0], hours[-1], assets=CAPTURE, resources={"letta": broken}).success
     assert set(materializations(instance, "terminal_runs")) == {partition_key(hour) for hour in hours[:2]}
 
 
-def test_the_log_of_a_range_says_how_far_it_is(day: Day) -> None:
+def test_range_run_logs_its_progress(day: Day) -> None:
     said = log_messages(day.instance, day.run_id)
     last = [line for line in said if line.startswith("24 of 24 partitions in ")]
     assert [line.rpartition(" ")[2] for line in last] == [partition_key(day.hours[-1]).rpartition(" ")[2]] * 3
 
 
-def test_what_dagster_is_told_beside_the_materialisations_does_not_grow_with_the_range(
+def test_range_run_writes_a_constant_number_of_other_events(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     a_partition = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED}

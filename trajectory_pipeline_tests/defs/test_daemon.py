@@ -56,7 +56,7 @@ def wait_for_run(instance: dg.DagsterInstance, sensor: str, log: Path) -> dg.Dag
 
 
 @pytest.mark.timeout(300)
-def test_what_the_sensors_request_is_queued_and_run_by_the_daemon(
+def test_daemon_queues_and_runs_what_the_sensors_request(
     judged: Settings, empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(

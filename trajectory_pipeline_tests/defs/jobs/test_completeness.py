@@ -30,7 +30,7 @@ def compared(settings: Settings, instance: dg.DagsterInstance) -> dg.AssetCheckE
     return evaluation
 
 
-def test_a_history_that_is_captured_is_equal_on_all_sides(whole: Settings, instance: dg.DagsterInstance) -> None:
+def test_completeness_of_captured_history_passes(whole: Settings, instance: dg.DagsterInstance) -> None:
     check = compared(whole, instance)
     assert check.passed, check.metadata
     assert str(check.description).endswith(" equal in source, ledger, Postgres and Parquet")
@@ -44,14 +44,16 @@ def test_a_history_that_is_captured_is_equal_on_all_sides(whole: Settings, insta
         f"DELETE FROM trajectory.partitions WHERE partition_key = '{partition_key(BUSY[3])}'",
     ],
 )
-def test_what_a_sink_or_the_ledger_lacks_is_named(whole: Settings, instance: dg.DagsterInstance, change: str) -> None:
+def test_completeness_names_a_partition_missing_in_a_sink(
+    whole: Settings, instance: dg.DagsterInstance, change: str
+) -> None:
     execute(str(whole.storage.database_url), change)
     check = compared(whole, instance)
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert partition_key(BUSY[3]) in str(check.description)
 
 
-def test_a_source_that_cannot_be_read_fails_the_check_by_a_sentence(
+def test_completeness_with_unreachable_source_hides_the_password(
     whole: Settings, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     away = change_settings(whole, source__postgres_url="postgresql://letta:hunter2@127.0.0.1:1/letta")

@@ -57,7 +57,7 @@ def observed(instance: dg.DagsterInstance, asset: str) -> set[str]:
     }
 
 
-def test_the_job_prunes_what_is_old_and_every_sensor_is_quiet_afterwards(
+def test_retention_job_prunes_and_sensors_request_nothing_pruned(
     aged: Settings, instance: dg.DagsterInstance, judge: SimulatedJudge
 ) -> None:
     assert prune(aged, instance).success
@@ -76,7 +76,7 @@ def test_the_job_prunes_what_is_old_and_every_sensor_is_quiet_afterwards(
     assert kept(aged) == [partition_key(OLD[0]), *(partition_key(hour) for hour in BUSY[3:])]
 
 
-def test_without_an_age_the_job_refuses(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_retention_job_without_age_fails(captured: Settings, instance: dg.DagsterInstance) -> None:
     result = prune(captured, instance)
     assert not result.success
     assert "Neither TRAJECTORY_RETENTION_DAYS nor" in str(
@@ -85,7 +85,7 @@ def test_without_an_age_the_job_refuses(captured: Settings, instance: dg.Dagster
     assert len(kept(captured)) == len(BUSY)
 
 
-def test_a_partition_that_cannot_be_pruned_fails_by_itself(
+def test_retention_job_with_failing_partition_prunes_the_others(
     aged: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = retention.remove_rows

@@ -48,24 +48,24 @@ def tick(settings: Settings, at: datetime, instance: dg.DagsterInstance | None =
     ("minutes", "hour"),
     [(-1, 7), (0, 7), (4.99, 7), (5, 8), (6, 8), (59.99, 8), (60, 8), (64.99, 8), (65, 9)],
 )
-def test_an_hour_is_closed_five_minutes_after_its_end(minutes: float, hour: int) -> None:
+def test_last_closed_hour_is_closed_for_the_whole_lag(minutes: float, hour: int) -> None:
     assert last_closed_hour(NINE + timedelta(minutes=minutes), LAG) == NINE.replace(hour=hour)
 
 
-def test_a_tick_requests_the_hour_that_closed_five_minutes_ago() -> None:
+def test_schedule_requests_the_hour_closed_five_minutes_ago() -> None:
     request = tick(WITHOUT_JUDGE, NINE + timedelta(minutes=5))
     assert isinstance(request, dg.RunRequest)
     assert request.partition_key == "2026-11-21-08:00"
     assert request.tags["dagster/partition"] == "2026-11-21-08:00"
 
 
-def test_a_tick_after_midnight_requests_the_last_hour_of_the_day_before() -> None:
+def test_schedule_after_midnight_requests_the_last_hour_of_the_day() -> None:
     request = tick(WITHOUT_JUDGE, datetime(2027, 1, 1, 0, 5, tzinfo=UTC))
     assert isinstance(request, dg.RunRequest)
     assert request.partition_key == "2026-12-31-23:00"
 
 
-def test_a_day_of_ticks_requests_every_hour_once() -> None:
+def test_schedule_over_a_day_requests_every_hour_once() -> None:
     """As Dagster's daemon would tick: by the cron string itself."""
     schedule = build_defs(WITHOUT_JUDGE).resolve_schedule_def(SCHEDULE_NAME)
     assert isinstance(schedule, dg.ScheduleDefinition)
@@ -74,7 +74,7 @@ def test_a_day_of_ticks_requests_every_hour_once() -> None:
     assert hours == [NINE + (number - 1) * HOUR for number in range(24)]
 
 
-def test_before_the_first_partition_is_closed_nothing_is_requested() -> None:
+def test_schedule_before_the_first_partition_closes_skips() -> None:
     settings = change_settings(WITHOUT_JUDGE, capture__start=NINE)
     assert tick(settings, NINE + timedelta(minutes=5)) == (
         "2026-11-21-08:00 is before the first partition, 2026-11-21-09:00."
@@ -84,7 +84,7 @@ def test_before_the_first_partition_is_closed_nothing_is_requested() -> None:
     assert request.partition_key == partition_key(NINE)
 
 
-def test_with_a_judge_all_three_assets_are_requested() -> None:
+def test_schedule_with_judge_requests_all_three_assets() -> None:
     request = tick(WITH_JUDGE, NINE + timedelta(minutes=5))
     assert isinstance(request, dg.RunRequest)
     assert {key.to_user_string() for key in request.asset_selection or ()} == {
@@ -94,7 +94,7 @@ def test_with_a_judge_all_three_assets_are_requested() -> None:
     }
 
 
-def test_without_a_judge_verdicts_are_not_requested_and_the_log_says_why(capfd: pytest.CaptureFixture[str]) -> None:
+def test_schedule_without_judge_logs_why_it_requests_no_verdicts(capfd: pytest.CaptureFixture[str]) -> None:
     request = tick(WITHOUT_JUDGE, NINE + timedelta(minutes=5))
     assert isinstance(request, dg.RunRequest)
     assert {key.to_user_string() for key in request.asset_selection or ()} == {"terminal_runs", "trajectories"}
@@ -114,13 +114,13 @@ AFTER_BUSY = NOW.replace(hour=BUSY[-1].hour + 1, minute=5)
 """When the last of the busy hours is requested."""
 
 
-def test_what_the_sensor_has_captured_already_is_not_captured_again(with_sensor: Settings) -> None:
+def test_schedule_skips_an_hour_that_the_sensor_captured(with_sensor: Settings) -> None:
     assert tick(with_sensor, AFTER_BUSY) == (
         f"{partition_key(BUSY[-1])} is already up to date; the capture sensor handled it."
     )
 
 
-def test_what_changed_since_the_sensor_captured_it_is_requested(with_sensor: Settings) -> None:
+def test_schedule_requests_a_captured_hour_that_changed(with_sensor: Settings) -> None:
     execute(
         str(with_sensor.source.postgres_url),
         f"UPDATE runs SET background = true WHERE completed_at >= '{BUSY[-1]:%F %T}'",
@@ -130,25 +130,23 @@ def test_what_changed_since_the_sensor_captured_it_is_requested(with_sensor: Set
     assert request.partition_key == partition_key(BUSY[-1])
 
 
-def test_what_the_sensor_requested_and_is_under_way_is_not_requested_again(
-    with_sensor: Settings, tmp_path: Path
-) -> None:
+def test_schedule_skips_an_hour_in_progress(with_sensor: Settings, tmp_path: Path) -> None:
     instance = dg.DagsterInstance.local_temp(str(tmp_path))
     execute(str(with_sensor.storage.database_url), "TRUNCATE trajectory.partitions")
     add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": partition_key(BUSY[-1])}, CAPTURE)
     assert tick(with_sensor, AFTER_BUSY, instance) == f"{partition_key(BUSY[-1])} is already in progress."
 
 
-def test_without_the_sensor_the_hour_is_requested_whatever_is_there(captured: Settings) -> None:
+def test_schedule_with_sensor_off_requests_a_captured_hour(captured: Settings) -> None:
     assert isinstance(tick(captured, AFTER_BUSY), dg.RunRequest)
 
 
-def test_a_source_that_cannot_be_asked_is_left_to_the_run_to_tell(with_sensor: Settings) -> None:
+def test_schedule_with_unreachable_source_requests_the_run(with_sensor: Settings) -> None:
     unreachable = change_settings(with_sensor, source__postgres_url="postgresql://letta@127.0.0.1:1/letta")
     assert isinstance(tick(unreachable, AFTER_BUSY), dg.RunRequest)
 
 
-def test_the_closing_lag_is_a_setting() -> None:
+def test_schedule_follows_the_closing_lag_setting() -> None:
     settings = change_settings(WITHOUT_JUDGE, capture__closing_lag_minutes=75)
     schedule = build_defs(settings).resolve_schedule_def(SCHEDULE_NAME)
     assert isinstance(schedule, dg.ScheduleDefinition)

@@ -38,14 +38,14 @@ RECENT_HOURS = 49
 # ---- which hours a tick compares ------------------------------------------------------------------------------------
 
 
-def test_a_tick_compares_the_last_two_days_and_the_open_hour_and_ten_days_before_them() -> None:
+def test_hours_to_compare_are_two_recent_days_and_ten_older() -> None:
     hours, cursor = hours_to_compare(NOW, START, Cursor())
     assert hours[-1] == OPEN
     assert hours == [OPEN - number * HOUR for number in reversed(range(RECENT_HOURS + OLDER_PER_TICK))]
     assert cursor.text() == partition_key(hours[0])
 
 
-def test_the_whole_history_is_compared_in_turn_and_then_again() -> None:
+def test_hours_to_compare_cover_the_history_in_rounds() -> None:
     seen: set[datetime] = set()
     cursor = Cursor()
     ticks = 0
@@ -60,7 +60,7 @@ def test_the_whole_history_is_compared_in_turn_and_then_again() -> None:
     assert hours_to_compare(NOW, START, cursor) == hours_to_compare(NOW, START, Cursor())
 
 
-def test_nothing_falls_between_the_older_and_the_recent_hours_while_time_goes_on() -> None:
+def test_hours_to_compare_miss_no_hour_as_time_passes() -> None:
     """A round takes ticks, and hours grow old in the meantime: each must be compared once a round at the latest."""
     last_seen: dict[datetime, int] = {}
     cursor = Cursor()
@@ -76,20 +76,20 @@ def test_nothing_falls_between_the_older_and_the_recent_hours_while_time_goes_on
 
 
 @pytest.mark.parametrize("cursor", ["", "rubbish", "2026-01-01", "2025-06-01-10:30", "9999-12-31-23:00", "{}"])
-def test_a_cursor_that_is_none_is_taken_for_the_beginning_of_a_round(cursor: str) -> None:
+def test_invalid_cursor_starts_a_round(cursor: str) -> None:
     assert hours_to_compare(NOW, START, Cursor.read(cursor)) == hours_to_compare(NOW, START, Cursor())
 
 
-def test_a_cursor_before_the_first_partition_begins_a_new_round() -> None:
+def test_cursor_before_the_first_partition_starts_a_round() -> None:
     assert hours_to_compare(NOW, START, Cursor.read("2019-01-01-00:00")) == hours_to_compare(NOW, START, Cursor())
 
 
-def test_a_pipeline_that_starts_today_compares_only_its_own_hours() -> None:
+def test_hours_to_compare_after_recent_start_are_its_own() -> None:
     start = OPEN - 3 * HOUR
     assert hours_to_compare(NOW, start, Cursor())[0] == [start + number * HOUR for number in range(4)]
 
 
-def test_a_pipeline_that_starts_in_the_future_compares_nothing() -> None:
+def test_hours_to_compare_before_the_start_are_none() -> None:
     assert hours_to_compare(NOW, NOW + timedelta(days=1), Cursor())[0] == []
 
 
@@ -99,9 +99,7 @@ def test_a_pipeline_that_starts_in_the_future_compares_nothing() -> None:
         st.none(), st.text(max_size=20), st.integers(0, 30_000).map(lambda n: partition_key(START + n * HOUR))
     ),
 )
-def test_every_tick_compares_partitions_only_in_order_and_the_recent_ones_always(
-    age: timedelta, cursor: str | None
-) -> None:
+def test_hours_to_compare_are_ordered_and_include_the_recent(age: timedelta, cursor: str | None) -> None:
     now = START + age
     hours, following = hours_to_compare(now, START, Cursor.read(cursor))
     assert hours == sorted(set(hours))
@@ -114,7 +112,7 @@ def test_every_tick_compares_partitions_only_in_order_and_the_recent_ones_always
     assert hours_to_compare(now, START, following)[0]
 
 
-def test_ten_years_are_compared_within_a_day_even_where_the_source_takes_only_a_quarter_at_once() -> None:
+def test_ten_years_are_compared_within_a_day_by_slow_ticks() -> None:
     hours = 10 * 365 * 24
     for divisor in (1, 2, 4):
         ticks = hours / (OLDER_PER_TICK // divisor)
@@ -123,7 +121,7 @@ def test_ten_years_are_compared_within_a_day_even_where_the_source_takes_only_a_
 
 @settings(deadline=None)
 @given(divisor=st.sampled_from([2**number for number in range(9)]), age=st.integers(0, 5000))
-def test_a_source_that_is_too_slow_is_asked_for_less_and_the_history_still_goes_round(divisor: int, age: int) -> None:
+def test_hours_to_compare_with_divisor_cover_the_history(divisor: int, age: int) -> None:
     now, start = NOW, NOW - timedelta(hours=min(age, 300 // divisor))
     cursor = Cursor(divisor=divisor)
     seen: set[datetime] = set()
@@ -137,7 +135,7 @@ def test_a_source_that_is_too_slow_is_asked_for_less_and_the_history_still_goes_
     assert cursor.divisor == divisor
 
 
-def test_a_tick_that_takes_too_long_leaves_the_place_and_halves_and_a_quick_one_doubles() -> None:
+def test_cursor_halves_after_timeout_and_doubles_when_quick() -> None:
     cursor = Cursor(START)
     assert Cursor.read(cursor.slower().text()) == Cursor(START, 2)
     assert cursor.slower().slower().faster() == Cursor(START, 2)
@@ -160,7 +158,7 @@ def asked(hours: list[datetime], longest: int = 24) -> list[tuple[str, ...]]:
     ]
 
 
-def test_neighbours_are_requested_as_one_range_the_newest_first() -> None:
+def test_run_requests_join_neighbors_newest_first() -> None:
     hours = [OPEN - number * HOUR for number in (0, 1, 2, 9, 20, 21)]
     assert asked(hours) == [
         (partition_key(OPEN - 2 * HOUR), partition_key(OPEN)),
@@ -169,18 +167,18 @@ def test_neighbours_are_requested_as_one_range_the_newest_first() -> None:
     ]
 
 
-def test_a_range_is_no_longer_than_a_batch() -> None:
+def test_run_requests_are_no_longer_than_a_batch() -> None:
     hours = [OPEN - number * HOUR for number in range(50)]
     assert [len(pair) for pair in asked(hours, longest=24)] == [2, 2, 2]
     assert asked(hours[:3], longest=1) == [(partition_key(hour),) for hour in hours[:3]]
 
 
-def test_a_tick_requests_a_limited_number_of_runs_and_leaves_the_oldest_to_the_next() -> None:
+def test_run_requests_are_limited_to_the_newest() -> None:
     hours = [OPEN - 2 * number * HOUR for number in range(3 * MAX_RUNS_PER_TICK)]
     assert asked(hours) == [(partition_key(hour),) for hour in hours[:MAX_RUNS_PER_TICK]]
 
 
-def test_a_request_says_why_and_names_its_assets_and_has_no_run_key() -> None:
+def test_run_request_has_reason_and_assets_and_no_run_key() -> None:
     """A run key dedupes for ever: a partition that has to be read again would be dropped in silence."""
     [request] = run_requests([OPEN], REFINEMENT, 24, "verdicts are missing")
     assert request.tags == {"trajectory/reason": "verdicts are missing"}
@@ -188,51 +186,51 @@ def test_a_request_says_why_and_names_its_assets_and_has_no_run_key() -> None:
     assert request.run_key is None
 
 
-def test_nothing_due_is_no_request() -> None:
+def test_run_requests_of_no_hours_are_none() -> None:
     assert run_requests([], CAPTURE, 24, "why") == []
 
 
-# ---- what is under way, or has failed -------------------------------------------------------------------------------
+# ---- in progress, or failed -----------------------------------------------------------------------------------------
 
 
-def test_an_hour_in_a_range_under_way_is_left_out_both_ends_included() -> None:
+def test_exclude_hours_includes_both_ends_of_a_range() -> None:
     hours = [OPEN + number * HOUR for number in range(6)]
     assert exclude_hours(hours, [(hours[1], hours[3]), (hours[5], hours[5])]) == [hours[0], hours[4]]
     assert exclude_hours(hours, []) == hours
 
 
 @pytest.mark.parametrize("status", ["QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"])
-def test_runs_that_are_queued_or_running_are_under_way(instance: dg.DagsterInstance, status: str) -> None:
+def test_hours_in_progress_are_of_queued_and_running_runs(instance: dg.DagsterInstance, status: str) -> None:
     add_run(instance, dg.DagsterRunStatus(status), {"dagster/partition": partition_key(OPEN)})
     add_run(instance, dg.DagsterRunStatus(status), range_tags(OPEN - 5 * HOUR, OPEN - 2 * HOUR))
     assert set(hours_in_progress(instance, CAPTURE)) == {(OPEN, OPEN), (OPEN - 5 * HOUR, OPEN - 2 * HOUR)}
 
 
 @pytest.mark.parametrize("status", ["SUCCESS", "FAILURE", "CANCELED"])
-def test_runs_that_ended_are_not_under_way(instance: dg.DagsterInstance, status: str) -> None:
+def test_hours_in_progress_exclude_ended_runs(instance: dg.DagsterInstance, status: str) -> None:
     add_run(instance, dg.DagsterRunStatus(status), {"dagster/partition": partition_key(OPEN)})
     assert hours_in_progress(instance, CAPTURE) == []
 
 
-def test_runs_of_other_things_are_not_under_way(instance: dg.DagsterInstance) -> None:
+def test_hours_in_progress_exclude_runs_without_hours(instance: dg.DagsterInstance) -> None:
     add_run(instance, dg.DagsterRunStatus.STARTED, {})
     add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": "europe"})
     assert hours_in_progress(instance, CAPTURE) == []
 
 
-def test_a_run_that_only_judges_does_not_hold_up_capture(instance: dg.DagsterInstance) -> None:
+def test_hours_in_progress_of_capture_exclude_judging_runs(instance: dg.DagsterInstance) -> None:
     """A judge may take an hour for a day's verdicts: the open hour's new runs are not to wait for it."""
     add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": partition_key(OPEN)}, REFINEMENT)
     assert hours_in_progress(instance, CAPTURE) == []
     assert hours_in_progress(instance, REFINEMENT) == [(OPEN, OPEN)]
 
 
-def test_a_run_without_a_selection_is_one_of_all_assets(instance: dg.DagsterInstance) -> None:
+def test_hours_in_progress_include_runs_without_selection(instance: dg.DagsterInstance) -> None:
     add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": partition_key(OPEN)})
     assert hours_in_progress(instance, CAPTURE) == hours_in_progress(instance, REFINEMENT) == [(OPEN, OPEN)]
 
 
-def test_runs_that_failed_are_known_for_a_while(instance: dg.DagsterInstance) -> None:
+def test_hours_failed_since_end_with_the_pause(instance: dg.DagsterInstance) -> None:
     now = datetime.now(UTC)
     add_run(instance, dg.DagsterRunStatus.FAILURE, {"dagster/partition": partition_key(OPEN)}, CAPTURE)
     add_run(instance, dg.DagsterRunStatus.CANCELED, {"dagster/partition": partition_key(OPEN - HOUR)}, CAPTURE)

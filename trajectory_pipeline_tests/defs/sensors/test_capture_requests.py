@@ -32,7 +32,7 @@ def tick(
 # ---- from nothing to all -------------------------------------------------------------------------------------------
 
 
-def test_empty_sinks_lack_every_partition_with_runs_and_no_other(
+def test_capture_with_empty_sinks_requests_every_partition_with_runs(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     """With the default start, almost two years of partitions: they are found tick by tick, the newest first."""
@@ -51,13 +51,13 @@ def test_empty_sinks_lack_every_partition_with_runs_and_no_other(
     assert result.skip_message == "289 partitions compared, 46 stale: 46 in progress."
 
 
-def test_a_history_that_is_captured_is_left_alone(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_capture_with_captured_history_requests_nothing(captured: Settings, instance: dg.DagsterInstance) -> None:
     result = tick(captured, instance)
     assert (result.run_requests, result.skip_message) == ([], "10 partitions compared, 0 stale.")
     assert result.cursor == partition_key(captured.capture.start)
 
 
-def test_raw_rows_without_trajectories_are_not_captured(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_capture_requests_raw_rows_without_trajectories(captured: Settings, instance: dg.DagsterInstance) -> None:
     execute(
         str(captured.storage.database_url),
         "DELETE FROM trajectory.partitions WHERE asset = 'trajectories' AND partition_key ="
@@ -66,7 +66,7 @@ def test_raw_rows_without_trajectories_are_not_captured(captured: Settings, inst
     assert requested_hours(tick(captured, instance)) == [BUSY[2]]
 
 
-def test_trajectories_of_former_raw_rows_are_not_captured(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_capture_requests_trajectories_of_former_raw_rows(captured: Settings, instance: dg.DagsterInstance) -> None:
     execute(
         str(captured.storage.database_url),
         "UPDATE trajectory.partitions SET upstream_digest = 'of others'"
@@ -75,7 +75,7 @@ def test_trajectories_of_former_raw_rows_are_not_captured(captured: Settings, in
     assert requested_hours(tick(captured, instance)) == [BUSY[2]]
 
 
-def test_an_empty_source_is_nothing_to_capture(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_capture_with_empty_source_requests_nothing(captured: Settings, instance: dg.DagsterInstance) -> None:
     execute(str(captured.source.postgres_url), "TRUNCATE runs CASCADE")
     execute(
         str(captured.storage.database_url),
@@ -86,7 +86,7 @@ def test_an_empty_source_is_nothing_to_capture(captured: Settings, instance: dg.
 
 
 @pytest.mark.parametrize("lost", ["terminal_runs", "trajectories"])
-def test_one_side_of_the_ledger_that_was_lost_is_made_again_also_for_an_hour_without_runs(
+def test_capture_requests_an_empty_hour_with_half_its_ledger(
     captured: Settings, instance: dg.DagsterInstance, lost: str
 ) -> None:
     empty = NOW.replace(minute=0)
@@ -97,7 +97,7 @@ def test_one_side_of_the_ledger_that_was_lost_is_made_again_also_for_an_hour_wit
     assert requested_hours(tick(captured, instance)) == [empty]
 
 
-def test_a_ledger_that_was_lost_is_made_again_also_for_hours_that_the_source_has_no_runs_of(
+def test_capture_with_lost_ledger_requests_hours_gone_at_the_source(
     captured: Settings, instance: dg.DagsterInstance
 ) -> None:
     execute(str(captured.source.postgres_url), "TRUNCATE runs CASCADE")
@@ -139,7 +139,7 @@ OF_HOUR = (
         f"DELETE FROM runs WHERE id = {OF_HOUR}",
     ],
 )
-def test_a_change_of_one_row_makes_its_partition_due_and_no_other(
+def test_capture_after_one_changed_row_requests_its_partition_only(
     captured: Settings, instance: dg.DagsterInstance, change: str
 ) -> None:
     before = query(str(captured.source.postgres_url), f"SELECT {OF_HOUR}")
@@ -155,7 +155,7 @@ def test_a_change_of_one_row_makes_its_partition_due_and_no_other(
     assert event.metadata["stale"] == dg.MetadataValue.bool(True)
 
 
-def test_a_run_that_moves_to_another_hour_makes_both_due(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_capture_after_moved_run_requests_both_hours(captured: Settings, instance: dg.DagsterInstance) -> None:
     execute(
         str(captured.source.postgres_url),
         f"UPDATE runs SET completed_at = '2026-11-20 18:59:59.999999' WHERE id = {OF_HOUR}",
@@ -163,14 +163,14 @@ def test_a_run_that_moves_to_another_hour_makes_both_due(captured: Settings, ins
     assert requested_hours(tick(captured, instance)) == [NOW.replace(hour=hour, minute=0) for hour in (14, 18)]
 
 
-def test_a_run_that_ends_now_makes_the_open_hour_due(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_capture_after_run_ends_requests_the_open_hour(captured: Settings, instance: dg.DagsterInstance) -> None:
     execute(
         str(captured.source.postgres_url), f"UPDATE runs SET completed_at = '2026-11-20 19:29' WHERE id = {OF_HOUR}"
     )
     assert requested_hours(tick(captured, instance)) == [NOW.replace(hour=hour, minute=0) for hour in (14, 19)]
 
 
-def test_a_run_that_is_not_over_makes_nothing_due(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_capture_with_running_run_requests_nothing(captured: Settings, instance: dg.DagsterInstance) -> None:
     execute(
         str(captured.source.postgres_url),
         "INSERT INTO runs SELECT (jsonb_populate_record(r,"
@@ -180,7 +180,7 @@ def test_a_run_that_is_not_over_makes_nothing_due(captured: Settings, instance: 
     assert requested_hours(tick(captured, instance)) == []
 
 
-def test_what_is_materialised_is_not_due_any_more(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_capture_after_materialization_requests_nothing(captured: Settings, instance: dg.DagsterInstance) -> None:
     execute(str(captured.source.postgres_url), f"UPDATE runs SET metadata_ = '{{\"k\": 1}}' WHERE id = {OF_HOUR}")
     [hour] = requested_hours(tick(captured, instance))
     assert run(captured, instance, hour, assets=["terminal_runs", "trajectories"]).success
@@ -190,7 +190,7 @@ def test_what_is_materialised_is_not_due_any_more(captured: Settings, instance: 
 # ---- what holds a request back -------------------------------------------------------------------------------------
 
 
-def test_a_partition_under_way_is_not_requested_again(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_capture_skips_a_partition_in_progress(captured: Settings, instance: dg.DagsterInstance) -> None:
     execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
     add_run(instance, dg.DagsterRunStatus.STARTED, range_tags(BUSY[1], BUSY[5]))
     add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": partition_key(BUSY[7])}, CAPTURE)
@@ -198,7 +198,7 @@ def test_a_partition_under_way_is_not_requested_again(captured: Settings, instan
     assert requested_hours(tick(captured, instance)) == [BUSY[0], BUSY[6]]
 
 
-def test_a_partition_that_failed_is_left_alone_for_a_while(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_capture_pauses_after_a_failed_run(captured: Settings, instance: dg.DagsterInstance) -> None:
     """One that cannot succeed would otherwise fail twice a minute, for ever."""
     now = datetime.now(UTC)
     execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
@@ -212,9 +212,7 @@ def test_a_partition_that_failed_is_left_alone_for_a_while(captured: Settings, i
     assert requested_hours(tick(captured, instance, later, following)) == BUSY
 
 
-def test_an_unreachable_source_is_a_sentence_without_a_password(
-    captured: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_capture_with_unreachable_source_hides_the_password(captured: Settings, instance: dg.DagsterInstance) -> None:
     settings = change_settings(captured, source__postgres_url="postgresql://letta:hunter2@127.0.0.1:1/letta")
     result = tick(settings, instance, cursor="2026-11-20-12:00")
     assert result.run_requests == []
@@ -224,7 +222,7 @@ def test_an_unreachable_source_is_a_sentence_without_a_password(
     assert result.cursor in (None, "2026-11-20-12:00")
 
 
-def test_an_unreachable_sink_is_a_sentence_without_a_password(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_capture_with_unreachable_sink_hides_the_password(captured: Settings, instance: dg.DagsterInstance) -> None:
     settings = change_settings(captured, storage__database_url="postgresql://me:hunter2@127.0.0.1:1/agents")
     result = tick(settings, instance)
     assert result.run_requests == []
@@ -232,7 +230,7 @@ def test_an_unreachable_sink_is_a_sentence_without_a_password(captured: Settings
     assert "hunter2" not in str(result.skip_message)
 
 
-def test_a_source_that_is_slow_is_given_up_before_the_daemon_gives_up_on_the_tick(
+def test_capture_with_slow_source_times_out_and_compares_fewer(
     captured: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trajectory_pipeline.defs.sensors.capture.QUERY_TIMEOUT_SECONDS", 1)
@@ -252,9 +250,7 @@ def test_a_source_that_is_slow_is_given_up_before_the_daemon_gives_up_on_the_tic
     assert tick(captured, instance, cursor=again.cursor).cursor == f"{partition_key(captured.capture.start)} / 2"
 
 
-def test_a_source_that_takes_the_connection_and_says_nothing_is_given_up(
-    captured: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_capture_with_silent_source_times_out(captured: Settings, instance: dg.DagsterInstance) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://letta:hunter2@127.0.0.1:{silent.getsockname()[1]}/letta?connect_timeout=2"
         result = tick(change_settings(captured, source__postgres_url=url), instance, cursor="2026-11-20-12:00")
@@ -263,9 +259,7 @@ def test_a_source_that_takes_the_connection_and_says_nothing_is_given_up(
     assert "timeout" in str(result.skip_message)
 
 
-def test_a_request_over_a_range_and_over_one_hour_are_both_what_dagster_takes(
-    captured: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_capture_requests_ranges_and_single_hours(captured: Settings, instance: dg.DagsterInstance) -> None:
     execute(
         str(captured.storage.database_url),
         f"DELETE FROM trajectory.partitions WHERE partition_key IN ('{partition_key(BUSY[0])}',"
@@ -282,7 +276,9 @@ def test_a_request_over_a_range_and_over_one_hour_are_both_what_dagster_takes(
     assert single.tags["dagster/partition"] == partition_key(BUSY[0])
 
 
-def test_a_batch_of_one_requests_a_run_for_each_partition(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_capture_with_batch_of_one_requests_a_run_per_partition(
+    captured: Settings, instance: dg.DagsterInstance
+) -> None:
     execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
     settings = change_settings(captured, dagster__backfill_batch=1)
     result = tick(settings, instance)

@@ -37,7 +37,7 @@ def written_by(settings: Settings, run_id: str) -> None:
     execute(str(settings.storage.database_url), f"UPDATE trajectory.partitions SET dagster_run_id = '{run_id}'")
 
 
-def test_what_a_killed_worker_committed_is_reported_once(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_reconciliation_after_killed_worker_reports_once(captured: Settings, instance: dg.DagsterInstance) -> None:
     """The run is over, and Dagster has no event of what it wrote."""
     add_run(instance, dg.DagsterRunStatus.FAILURE, {})
     [killed] = instance.get_runs()
@@ -54,27 +54,25 @@ def test_what_a_killed_worker_committed_is_reported_once(captured: Settings, ins
     assert tick(captured, instance).skip_message == f"{entries} ledger entries compared, 0 reported to Dagster."
 
 
-def test_a_run_under_way_says_itself_what_it_did(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_reconciliation_skips_a_run_in_progress(captured: Settings, instance: dg.DagsterInstance) -> None:
     add_run(instance, dg.DagsterRunStatus.STARTED, {})
     written_by(captured, instance.get_runs()[0].run_id)
     assert str(tick(captured, instance).skip_message).endswith(" 0 reported to Dagster.")
 
 
-def test_what_dagster_knows_is_not_reported(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_reconciliation_skips_recorded_materializations(captured: Settings, instance: dg.DagsterInstance) -> None:
     execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
     assert run(captured, instance, BUSY[0], BUSY[1], assets=["terminal_runs", "trajectories"]).success
     assert tick(captured, instance).skip_message == "4 ledger entries compared, 0 reported to Dagster."
 
 
-def test_what_is_written_outside_dagster_is_reported_where_there_is_no_event(
-    captured: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_reconciliation_reports_writes_outside_dagster_once(captured: Settings, instance: dg.DagsterInstance) -> None:
     execute(str(captured.storage.database_url), "UPDATE trajectory.partitions SET dagster_run_id = NULL")
     assert not str(tick(captured, instance).skip_message).endswith(" 0 reported to Dagster.")
     assert str(tick(captured, instance).skip_message).endswith(" 0 reported to Dagster.")
 
 
-def test_what_was_lost_with_a_deleted_run_is_reported_again(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_reconciliation_after_deleted_run_reports_again(captured: Settings, instance: dg.DagsterInstance) -> None:
     execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
     result = run(captured, instance, BUSY[0], assets=["terminal_runs", "trajectories"])
     instance.delete_run(result.run_id)
@@ -83,7 +81,7 @@ def test_what_was_lost_with_a_deleted_run_is_reported_again(captured: Settings, 
     assert set(materializations(instance, "trajectories")) == {partition_key(BUSY[0])}
 
 
-def test_the_whole_ledger_is_compared_some_of_it_at_a_time(
+def test_reconciliation_compares_the_whole_ledger_in_pages(
     captured: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trajectory_pipeline.defs.sensors.reconciliation.ENTRIES_PER_TICK", 7)
@@ -98,9 +96,7 @@ def test_the_whole_ledger_is_compared_some_of_it_at_a_time(
     assert {(a, k) for a in ("terminal_runs", "trajectories") for k in materializations(instance, a)} == set(entries)
 
 
-def test_what_dagster_knows_and_the_ledger_does_not_is_requested(
-    captured: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_capture_requests_what_only_dagster_records(captured: Settings, instance: dg.DagsterInstance) -> None:
     """As after a restore of the trajectory database from an older backup."""
     assert run(captured, instance, BUSY[2], assets=["terminal_runs", "trajectories"]).success
     execute(
@@ -112,9 +108,7 @@ def test_what_dagster_knows_and_the_ledger_does_not_is_requested(
     assert requested_hours(capture_tick(captured, instance)) == [BUSY[2]]
 
 
-def test_old_runs_of_dagster_go_with_their_events_and_their_partitions_stay_materialised(
-    captured: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_delete_old_runs_keeps_their_partitions_materialized(captured: Settings, instance: dg.DagsterInstance) -> None:
     execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
     old = run(captured, instance, BUSY[0], BUSY[1], assets=["terminal_runs", "trajectories"])
     add_run(instance, dg.DagsterRunStatus.STARTED, {})

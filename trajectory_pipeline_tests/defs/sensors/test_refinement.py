@@ -64,9 +64,7 @@ def add_verdicts(settings: Settings, status: str, **values: Any) -> None:
 # ---- what is requested ----------------------------------------------------------------------------------------------
 
 
-def test_trajectories_without_verdicts_are_requested_and_nothing_else_of_them(
-    ready: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_refinement_requests_trajectories_without_verdicts(ready: Settings, instance: dg.DagsterInstance) -> None:
     result = tick(ready, instance)
     assert requested_hours(result) == BUSY
     # Eight hours, in batches of six.
@@ -76,25 +74,25 @@ def test_trajectories_without_verdicts_are_requested_and_nothing_else_of_them(
         assert request.tags["trajectory/reason"] == "verdicts are missing"
 
 
-def test_what_is_judged_is_not_requested_any_more(ready: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_skips_judged_partitions(ready: Settings, instance: dg.DagsterInstance) -> None:
     assert run(ready, instance, BUSY[6], assets=["refined_outcomes"]).success
     assert requested_hours(tick(ready, instance)) == [*BUSY[:6], BUSY[7]]
 
 
 @pytest.mark.parametrize("status", ["judged", "insufficient_evidence", "not_eligible", "quarantined"])
-def test_a_final_verdict_of_any_kind_is_one(ready: Settings, instance: dg.DagsterInstance, status: str) -> None:
+def test_refinement_skips_final_verdicts(ready: Settings, instance: dg.DagsterInstance, status: str) -> None:
     add_verdicts(ready, status)
     result = tick(ready, instance)
     assert (result.run_requests, result.skip_message) == ([], "0 partitions without verdicts.")
 
 
-def test_a_verdict_under_another_policy_is_none(ready: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_requests_verdicts_of_another_policy(ready: Settings, instance: dg.DagsterInstance) -> None:
     add_verdicts(ready, "judged")
     other = change_settings(ready, judge__model="simulated-judge-obedient")
     assert requested_hours(tick(other, instance)) == BUSY
 
 
-def test_a_verdict_on_former_content_is_none(ready: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_requests_verdicts_on_former_content(ready: Settings, instance: dg.DagsterInstance) -> None:
     add_verdicts(ready, "judged")
     execute(
         str(ready.storage.database_url),
@@ -103,7 +101,7 @@ def test_a_verdict_on_former_content_is_none(ready: Settings, instance: dg.Dagst
     assert requested_hours(tick(ready, instance)) == [BUSY[3]]
 
 
-def test_what_was_deleted_at_the_source_is_not_judged(ready: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_skips_deleted_runs(ready: Settings, instance: dg.DagsterInstance) -> None:
     execute(str(ready.storage.database_url), "UPDATE trajectory.trajectories SET deleted_at = now()")
     assert requested_hours(tick(ready, instance)) == []
 
@@ -111,7 +109,7 @@ def test_what_was_deleted_at_the_source_is_not_judged(ready: Settings, instance:
 # ---- when it is left alone ------------------------------------------------------------------------------------------
 
 
-def test_without_a_judge_the_sensor_says_what_to_set(captured: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_without_judge_says_what_to_set(captured: Settings, instance: dg.DagsterInstance) -> None:
     result = tick(captured, instance)
     assert result.run_requests == []
     assert str(result.skip_message).startswith("No judge is configured: set TRAJECTORY_JUDGE_MODEL")
@@ -119,9 +117,7 @@ def test_without_a_judge_the_sensor_says_what_to_set(captured: Settings, instanc
     assert "**Requests nothing.** No judge is configured" in str(described)
 
 
-def test_a_trajectory_that_just_changed_is_left_until_it_is_quiet(
-    ready: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_refinement_waits_for_the_settle_minutes(ready: Settings, instance: dg.DagsterInstance) -> None:
     execute(
         str(ready.storage.database_url),
         f"UPDATE trajectory.trajectories SET updated_at = '{NOW - timedelta(minutes=5)}'"
@@ -133,9 +129,7 @@ def test_a_trajectory_that_just_changed_is_left_until_it_is_quiet(
     assert requested_hours(tick(ready, instance, NOW + timedelta(seconds=1))) == BUSY
 
 
-def test_runs_older_than_the_horizon_are_left_to_an_explicit_backfill(
-    ready: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_refinement_skips_runs_older_than_the_lookback(ready: Settings, instance: dg.DagsterInstance) -> None:
     execute(
         str(ready.storage.database_url),
         "UPDATE trajectory.trajectories SET end_time = end_time - interval '8 days'"
@@ -145,9 +139,7 @@ def test_runs_older_than_the_horizon_are_left_to_an_explicit_backfill(
     assert requested_hours(tick(change_settings(ready, judge__lookback_days=30), instance)) == BUSY
 
 
-def test_a_chain_is_judged_anew_when_only_its_earlier_run_changed(
-    ready: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_refinement_requests_a_chain_whose_earlier_run_changed(ready: Settings, instance: dg.DagsterInstance) -> None:
     (first, second), *_ = query(
         str(ready.storage.database_url),
         "SELECT a.run_id, b.run_id FROM trajectory.trajectories a JOIN trajectory.trajectories b"
@@ -165,7 +157,7 @@ def test_a_chain_is_judged_anew_when_only_its_earlier_run_changed(
     assert [partition_key(hour) for hour in requested_hours(tick(ready, instance))] == [key]
 
 
-def test_a_partition_whose_counts_did_not_agree_is_skipped(ready: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_skips_an_inconsistent_partition(ready: Settings, instance: dg.DagsterInstance) -> None:
     execute(
         str(ready.storage.database_url),
         "UPDATE trajectory.partitions SET result = 'inconsistent' WHERE asset = 'trajectories'"
@@ -185,7 +177,7 @@ def spend(settings: Settings, dollars: str, at: datetime, *, scope: str = "day",
     )
 
 
-def test_a_spent_budget_leaves_the_rest_for_tomorrow(ready: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_with_spent_budget_waits_until_tomorrow(ready: Settings, instance: dg.DagsterInstance) -> None:
     spend(ready, "100", NOW - timedelta(days=1))
     assert requested_hours(tick(ready, instance)) == BUSY
     # What is reserved counts too, and so does what one call may cost at most.
@@ -202,7 +194,7 @@ def test_a_spent_budget_leaves_the_rest_for_tomorrow(ready: Settings, instance: 
     assert requested_hours(tick(raised, instance)) == BUSY
 
 
-def test_what_a_cap_held_back_comes_back_when_there_is_room(ready: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_requests_deferred_verdicts_when_they_fit(ready: Settings, instance: dg.DagsterInstance) -> None:
     add_verdicts(ready, "deferred_budget", deferred_usd=Decimal("0.5"), deferred_tokens=1000)
     assert requested_hours(tick(ready, instance)) == BUSY
     spend(ready, "4.5", NOW)
@@ -210,7 +202,7 @@ def test_what_a_cap_held_back_comes_back_when_there_is_room(ready: Settings, ins
     assert requested_hours(tick(change_settings(ready, budget__daily_usd=Decimal(6)), instance)) == BUSY
 
 
-def test_an_organisation_that_has_spent_its_own_budget_waits(ready: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_skips_an_organization_with_spent_budget(ready: Settings, instance: dg.DagsterInstance) -> None:
     execute(
         str(ready.storage.database_url),
         "UPDATE trajectory.trajectories SET organization_id ="
@@ -223,9 +215,7 @@ def test_an_organisation_that_has_spent_its_own_budget_waits(ready: Settings, in
     assert requested_hours(tick(ready, instance)) == BUSY
 
 
-def test_a_model_without_a_price_is_not_requested_and_says_what_to_do(
-    ready: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_refinement_with_unpriced_model_says_what_to_set(ready: Settings, instance: dg.DagsterInstance) -> None:
     unpriced = change_settings(ready, judge__model="some-local-model")
     message = str(tick(unpriced, instance).skip_message)
     assert message.startswith("No price is known for the model some-local-model")
@@ -241,7 +231,7 @@ def test_a_model_without_a_price_is_not_requested_and_says_what_to_do(
 # ---- failures -------------------------------------------------------------------------------------------------------
 
 
-def test_a_failed_verdict_is_tried_again_when_its_time_has_come(ready: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_retries_a_failed_verdict_when_due(ready: Settings, instance: dg.DagsterInstance) -> None:
     add_verdicts(ready, "failed", error_class="timeout")
     ((due,),) = query(
         str(ready.storage.database_url),
@@ -253,7 +243,7 @@ def test_a_failed_verdict_is_tried_again_when_its_time_has_come(ready: Settings,
     assert requested_hours(tick(longer, instance, NOW + hours)) == BUSY
 
 
-def test_what_failed_too_often_is_given_up_and_that_is_said(ready: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_reports_abandoned_verdicts(ready: Settings, instance: dg.DagsterInstance) -> None:
     impatient = change_settings(ready, judge__give_up_after=1, judge__lookback_days=10_000)
     add_verdicts(ready, "failed", error_class="timeout")
     result = tick(impatient, instance, NOW + timedelta(days=1000))
@@ -264,23 +254,23 @@ def test_what_failed_too_often_is_given_up_and_that_is_said(ready: Settings, ins
     )
 
 
-# ---- what is under way ----------------------------------------------------------------------------------------------
+# ---- in progress ----------------------------------------------------------------------------------------------------
 
 
-def test_a_partition_under_way_is_not_requested_again(ready: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_skips_a_partition_in_progress(ready: Settings, instance: dg.DagsterInstance) -> None:
     add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": partition_key(BUSY[0])}, REFINEMENT)
     add_run(instance, dg.DagsterRunStatus.QUEUED, {"dagster/partition": partition_key(BUSY[1])}, CAPTURE)
     add_run(instance, dg.DagsterRunStatus.STARTED, {"dagster/partition": partition_key(BUSY[2])})
     assert requested_hours(tick(ready, instance)) == BUSY[3:]
 
 
-def test_what_is_no_partition_any_more_fails_no_tick(ready: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_skips_hours_before_a_moved_start(ready: Settings, instance: dg.DagsterInstance) -> None:
     """TRAJECTORY_START was moved: Dagster would refuse the whole tick for one key that it does not know."""
     later = change_settings(ready, capture__start=BUSY[4])
     assert requested_hours(tick(later, instance)) == BUSY[4:]
 
 
-def test_a_database_that_is_not_migrated_is_a_sentence(
+def test_refinement_with_unmigrated_database_says_to_migrate(
     ready: Settings, instance: dg.DagsterInstance, empty_database: str
 ) -> None:
     result = tick(change_settings(ready, storage__database_url=empty_database), instance)
@@ -288,6 +278,6 @@ def test_a_database_that_is_not_migrated_is_a_sentence(
     assert str(result.skip_message).endswith("run `trajectory-pipeline migrate`.")
 
 
-def test_looking_for_missing_verdicts_changes_nothing(ready: Settings, instance: dg.DagsterInstance) -> None:
+def test_refinement_tick_writes_nothing(ready: Settings, instance: dg.DagsterInstance) -> None:
     tick(ready, instance)
     assert query(str(ready.storage.database_url), "SELECT count(*) FROM trajectory.policies") == [(0,)]
