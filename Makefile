@@ -74,7 +74,7 @@ architecture: setup  ## Remake the picture in docs/architecture.md from the impo
 	@$(BIN)/python docs/draw_architecture.py docs/architecture.md
 
 docs: setup  ## Write docs/data-dictionary.md and docs/settings.md anew from the declarations.
-	@$(BIN)/python -m trajectory_pipeline.schema.data_dictionary docs
+	@$(BIN)/python docs/reference_pages.py docs
 
 lock: setup  ## Write requirements.lock anew, with the newest packages that fit together.
 	@$(BIN)/uv pip compile --system-certs --quiet --universal --generate-hashes --python-version 3.11 --group dev \

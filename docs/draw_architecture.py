@@ -26,12 +26,12 @@ def layers(pyproject: Path) -> list[list[str]]:
 def arrows() -> set[tuple[str, str]]:
     """Return the pairs (importer, imported) of top-level packages and modules."""
     graph = grimp.build_graph(PACKAGE)
-    found = set()
+    found: set[tuple[str, str]] = set()
     for importer in graph.modules:
         for imported in graph.find_modules_directly_imported_by(importer):
-            pair = tuple(name.removeprefix(f"{PACKAGE}.").partition(".")[0] for name in (importer, imported))
-            if pair[0] != pair[1] and PACKAGE not in pair:
-                found.add(pair)
+            upper, lower = (name.removeprefix(f"{PACKAGE}.").partition(".")[0] for name in (importer, imported))
+            if upper != lower and PACKAGE not in (upper, lower):
+                found.add((upper, lower))
     return found
 
 

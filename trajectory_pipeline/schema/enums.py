@@ -3,12 +3,6 @@
 from enum import StrEnum
 
 
-def one_of(values: type[StrEnum]) -> str:
-    r"""Return the values as a description names them: ``\`a\`, \`b\` or \`c\```."""
-    *first, last = (f"`{value}`" for value in values)
-    return f"{', '.join(first)} or {last}"
-
-
 class DeletedContent(StrEnum):
     """What happens to content that is deleted at the source (``TRAJECTORY_DELETED_CONTENT``)."""
 
@@ -67,11 +61,11 @@ class ExecutionStatus(StrEnum):
 
 
 class ExecutionCause(StrEnum):
-    """Why a run did not complete."""
+    """Why a run was cancelled, was truncated or failed."""
 
     USER = "user"
     STEP_LIMIT = "step_limit"
-    TOKEN_LIMIT = "token_limit"  # noqa: S105 - no secret
+    TOKEN_LIMIT = "token_limit"  # noqa: S105 - no password
     CONTEXT_LIMIT = "context_limit"
     BILLING = "billing"
     AGENT = "agent"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from trajectory_pipeline.lossless_json import write_json
-from trajectory_pipeline.schema.outcomes import ExecutionCause, ExecutionStatus, Outcome
+from trajectory_pipeline.schema.enums import ExecutionCause, ExecutionStatus, Outcome
 
 _ERROR_STOP_REASONS = frozenset(
     {

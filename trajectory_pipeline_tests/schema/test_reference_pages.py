@@ -1,11 +1,11 @@
-"""The contract of the pages that are made of declarations: they are as the declarations are now, and lead somewhere."""
+"""The contract of the generated pages: they match the declarations, and every link in them leads to a heading."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from trajectory_pipeline.schema.data_dictionary import data_dictionary, main, pages, settings_page
+from docs.reference_pages import data_dictionary, main, pages, settings_page
 from trajectory_pipeline.schema.tables import TABLES, VIEWS
 from trajectory_pipeline.schema.types import Column, ListOf, Struct
 from trajectory_pipeline.settings import setting_fields
@@ -14,12 +14,12 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.parametrize("name", sorted(pages()))
-def test_no_page_is_stale(name: str) -> None:
+def test_pages_in_docs_match_the_declarations(name: str) -> None:
     written = (DOCS / name).read_text(encoding="utf-8")
-    assert written == pages()[name], "run: python -m trajectory_pipeline.schema.data_dictionary docs"
+    assert written == pages()[name], "run: make docs"
 
 
-def test_every_column_stands_in_the_data_dictionary() -> None:
+def test_data_dictionary_has_every_column() -> None:
     page = data_dictionary()
 
     def look(columns: tuple[Column, ...]) -> None:
@@ -35,7 +35,7 @@ def test_every_column_stands_in_the_data_dictionary() -> None:
         look(table.columns)
 
 
-def test_every_link_within_the_data_dictionary_leads_to_a_heading() -> None:
+def test_data_dictionary_links_lead_to_headings() -> None:
     page = data_dictionary()
     headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
     anchors = {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -47,19 +47,19 @@ def test_every_link_within_the_data_dictionary_leads_to_a_heading() -> None:
         assert (DOCS / target).exists()
 
 
-def test_every_row_of_a_table_has_as_many_cells_as_its_head() -> None:
+def test_pages_tables_have_equally_wide_rows() -> None:
     for page in pages().values():
         for block in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
             widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
             assert len(widths) == 1
 
 
-def test_every_setting_stands_on_the_settings_page() -> None:
+def test_settings_page_has_every_setting() -> None:
     for name, field in setting_fields().items():
         assert f"| `{name}` | {field.description} |" in settings_page()
 
 
-def test_the_command_writes_both_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_with_folder_writes_both_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "docs")]) == 0
     assert {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "docs").iterdir()} == pages()
     assert main([]) == 2
