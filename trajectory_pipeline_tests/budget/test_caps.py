@@ -57,9 +57,8 @@ def books_agree(pipeline: Pipeline, judge: SimulatedJudge) -> None:
 # ---- caps ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_cap_is_never_passed_and_what_it_holds_back_comes_back_when_it_is_raised(
-    captured: Pipeline, judge: SimulatedJudge
-) -> None:
+def test_daily_cap_defers_calls_and_judges_them_when_raised(captured: Pipeline, judge: SimulatedJudge) -> None:
+    """The cap is never exceeded, and what it deferred is judged once it is raised."""
     cap = Decimal("0.04")
     captured.do(f"ALTER TABLE trajectory.spend_totals ADD CHECK (reserved_usd + spent_usd <= {cap})")
     captured.budget = {"daily_usd": cap}
@@ -96,7 +95,7 @@ def test_a_cap_is_never_passed_and_what_it_holds_back_comes_back_when_it_is_rais
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_every_cap_holds_back_in_its_own_name(captured: Pipeline, budget: dict[str, Any], name: str) -> None:
+def test_cap_reports_what_it_defers_under_its_own_name(captured: Pipeline, budget: dict[str, Any], name: str) -> None:
     captured.do("UPDATE trajectory.trajectories SET organization_id = 'org'")
     captured.budget = budget
     result = captured.refine(HOUR)
@@ -106,10 +105,8 @@ def test_every_cap_holds_back_in_its_own_name(captured: Pipeline, budget: dict[s
     assert (captured.refine(HOUR).calls > 0) == name.startswith("materialization")
 
 
-def test_with_room_for_one_call_at_a_time_calls_wait_for_each_other_and_all_are_made(
-    captured: Pipeline, judge: SimulatedJudge
-) -> None:
-    """A call costs far less than it may: what is reserved for those under way is given back, and is waited for."""
+def test_cap_with_headroom_for_one_call_makes_every_call_in_turn(captured: Pipeline, judge: SimulatedJudge) -> None:
+    """A call costs far less than it may: later calls wait for the reservations that earlier ones give back."""
     unhindered = captured.refine(HOUR).cost_usd
     captured.max_prompt_tokens = 99_999
     captured.budget = {"daily_usd": 2 * unhindered + Decimal("0.05")}
@@ -118,7 +115,7 @@ def test_with_room_for_one_call_at_a_time_calls_wait_for_each_other_and_all_are_
     books_agree(captured, judge)
 
 
-def test_under_a_cap_the_newest_are_judged_first_or_those_with_signals(captured: Pipeline) -> None:
+def test_cap_judges_newest_or_signaled_trajectories_first(captured: Pipeline) -> None:
     captured.concurrency = 1
     captured.budget = {"materialization_usd": Decimal("0.03")}
     captured.refine(HOUR)
@@ -143,7 +140,7 @@ def test_under_a_cap_the_newest_are_judged_first_or_those_with_signals(captured:
 # ---- prices -------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_without_a_price_is_refused_before_anything_is_asked(captured: Pipeline, judge: SimulatedJudge) -> None:
+def test_unpriced_model_is_refused_before_any_call(captured: Pipeline, judge: SimulatedJudge) -> None:
     captured.budget = {"prices": Prices()}
     captured.model = "simulated-judge-of-tomorrow"
     with pytest.raises(JudgeError, match=r"No price is known for the model .*TRAJECTORY_PRICES.*ALLOW_UNPRICED=true"):
@@ -152,7 +149,7 @@ def test_a_model_without_a_price_is_refused_before_anything_is_asked(captured: P
     assert captured.ask("SELECT * FROM trajectory.verdicts") == []
 
 
-def test_a_price_of_ones_own_holds_whatever_answers(captured: Pipeline, judge: SimulatedJudge) -> None:
+def test_own_price_applies_whichever_model_answers(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "wrong_model_name"}])
     price = ModelPrice(model=captured.model, input=Decimal(1), output=Decimal(10))
     captured.budget = {"prices": Prices((price,))}
@@ -165,9 +162,7 @@ def test_a_price_of_ones_own_holds_whatever_answers(captured: Pipeline, judge: S
 # ---- who is killed, and who comes at the same time ----------------------------------------------------------------
 
 
-def test_a_process_that_is_killed_amid_its_calls_leaves_them_lost_at_what_they_may_have_cost(
-    captured: Pipeline, judge: SimulatedJudge
-) -> None:
+def test_killed_process_leaves_its_calls_lost_at_the_reserved_cost(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "hang"}])
     with subprocess.Popen([sys.executable, "-c", program_that_judges(captured, HOUR, concurrency=3)]) as process:
         deadline = time.monotonic() + 60
@@ -198,7 +193,7 @@ def test_a_process_that_is_killed_amid_its_calls_leaves_them_lost_at_what_they_m
     assert {row["run_id"] for row in twice} == {row["run_id"] for row in lost}
 
 
-def test_processes_that_judge_the_same_partition_at_once_pay_once(captured: Pipeline, judge: SimulatedJudge) -> None:
+def test_processes_judging_one_partition_together_pay_once(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.1}}])
     workers = [
         subprocess.Popen([sys.executable, "-c", program_that_judges(captured, HOUR)], stderr=subprocess.PIPE)
@@ -213,10 +208,8 @@ def test_processes_that_judge_the_same_partition_at_once_pay_once(captured: Pipe
     assert len(captured.parquet(REFINED_OUTCOMES, HOUR)) == RUNS
 
 
-def test_the_same_verdict_wanted_by_two_partitions_at_once_is_paid_once(
-    captured: Pipeline, judge: SimulatedJudge
-) -> None:
-    """A run that moves while it is judged stands in another partition, with the same verdict key."""
+def test_verdict_due_in_two_partitions_is_paid_once(captured: Pipeline, judge: SimulatedJudge) -> None:
+    """A run that moves while it is judged is in another partition, with the same verdict key."""
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.1}}])
     first = subprocess.Popen([sys.executable, "-c", program_that_judges(captured, HOUR, concurrency=1)])
     deadline = time.monotonic() + 60

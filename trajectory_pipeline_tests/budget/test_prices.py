@@ -33,7 +33,7 @@ def written(folder: Path, text: str, name: str = "prices.toml") -> Path:
     return path
 
 
-def test_a_price_for_one_endpoint_goes_before_one_for_all(tmp_path: Path) -> None:
+def test_price_of_one_endpoint_precedes_price_of_all(tmp_path: Path) -> None:
     prices = load_prices(written(tmp_path, TOML))
     usage = CallUsage(1_000_000, 500_000, 1_000_000)
     assert prices.cost("llama3", "llama3", usage, HERE) == Decimal("0.91")
@@ -42,7 +42,7 @@ def test_a_price_for_one_endpoint_goes_before_one_for_all(tmp_path: Path) -> Non
     assert prices.max_cost("unheard-of", HERE, 1, 1) is None
 
 
-def test_ones_own_price_goes_before_the_listed_one_whatever_name_answers(tmp_path: Path) -> None:
+def test_own_price_precedes_listed_price_for_any_answering_model(tmp_path: Path) -> None:
     prices, usage = load_prices(written(tmp_path, JSON, "prices.json")), CallUsage(1_000_000, None, 1_000_000)
     assert prices.cost("gpt-4o", "gpt-4o-2024-08-06", usage, OPENAI) == Decimal("3.5")
     assert Prices().cost("gpt-4o", "gpt-4o-2024-08-06", usage, OPENAI) == Decimal("12.5")
@@ -51,7 +51,7 @@ def test_ones_own_price_goes_before_the_listed_one_whatever_name_answers(tmp_pat
     assert Prices().cost("gpt-4o", "gpt-4o", None, OPENAI) is None
 
 
-def test_without_a_path_there_is_no_table() -> None:
+def test_load_prices_without_a_path_gives_no_prices() -> None:
     assert load_prices(None) == Prices()
 
 
@@ -70,9 +70,7 @@ def test_without_a_path_there_is_no_table() -> None:
         (TOML + TOML, "prices.toml", "names the model llama3 twice"),
     ],
 )
-def test_a_bad_table_is_an_error_that_names_the_file_and_the_place(
-    tmp_path: Path, text: str, name: str, words: str
-) -> None:
+def test_load_prices_of_an_invalid_table_names_file_and_place(tmp_path: Path, text: str, name: str, words: str) -> None:
     path = written(tmp_path, text, name)
     with pytest.raises(SettingsError) as told:
         load_prices(path)
@@ -81,7 +79,7 @@ def test_a_bad_table_is_an_error_that_names_the_file_and_the_place(
     assert "TRAJECTORY_PRICES" in str(told.value)
 
 
-def test_a_table_that_is_not_there_says_so(tmp_path: Path) -> None:
+def test_load_prices_of_a_missing_file_names_it(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"nowhere.toml, which cannot be read: No such file"):
         load_prices(tmp_path / "nowhere.toml")
 
@@ -94,7 +92,7 @@ dollars = st.decimals(0, 1000, places=4)
     bound=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)),
     taken=st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
 )
-def test_a_call_within_its_bound_never_costs_more_than_was_reserved(
+def test_cost_of_a_call_within_its_bounds_is_at_most_max_cost(
     price: tuple[Decimal, Decimal, Decimal], bound: tuple[int, int], taken: tuple[float, float, float]
 ) -> None:
     fresh, cached, output = price

@@ -37,14 +37,15 @@ def sweep(
     [mood("rate_limit", SOMETIMES), mood("truncated", ALWAYS), mood("usage_missing"), mood("connection_dropped")],
     ids=str,
 )
-def test_nothing_is_made_up_or_lost_or_paid_twice_and_it_heals(sweep: Sweep, given: Mood) -> None:
+def test_scenario_meets_the_contract_and_recovers(sweep: Sweep, given: Mood) -> None:
+    """Nothing is invented, lost or paid for twice, and a healthy judge gives every run a final verdict."""
     told = sweep.under(given)
     assert told.broken == []
     assert set(told.after) <= {"judged", "insufficient_evidence", "not_eligible"}
     assert sum(told.after.values()) == sum(told.before.values()) == sum(sample_partitions()[hour] for hour in HOURS)
 
 
-def test_a_sweep_has_every_fault_as_a_mood() -> None:
+def test_all_scenarios_include_every_fault() -> None:
     assert {one.fault for one in every_mood()} == {None, *FAULTS}
 
 
@@ -80,7 +81,7 @@ BREAKS: dict[str, tuple[str, Callable[[Pipeline, SimulatedJudge], list[str]]]] =
 
 
 @pytest.mark.parametrize("what", BREAKS)
-def test_the_contract_finds(pipeline: Pipeline, judge: SimulatedJudge, what: str) -> None:
+def test_contract_reports_a_planted_violation(pipeline: Pipeline, judge: SimulatedJudge, what: str) -> None:
     statement, broken = BREAKS[what]
     pipeline.judge_url = judge.base_url
     pipeline.capture(HOURS[0])

@@ -33,9 +33,7 @@ def wanted(pipeline: Pipeline, access: JudgeAccessList) -> list[str]:
     ).partition_keys
 
 
-def test_who_is_denied_is_not_shown_and_is_judged_when_the_list_changes(
-    captured: Pipeline, judge: SimulatedJudge
-) -> None:
+def test_denied_agent_is_not_judged_until_the_list_changes(captured: Pipeline, judge: SimulatedJudge) -> None:
     count = "SELECT agent_id, count(*) AS n FROM trajectory.trajectories WHERE message_count > 0 GROUP BY 1 ORDER BY 2"
     agent, runs = captured.ask(count)[-1].values()
     captured.access = JudgeAccessList(deny_agents=frozenset({agent}))

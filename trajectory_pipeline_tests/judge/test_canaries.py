@@ -50,9 +50,8 @@ def plant(pipeline: Pipeline) -> None:
     )
 
 
-def test_no_secret_leaves_in_prompt_repair_error_log_metadata_or_verdict(
-    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_secrets_are_in_no_prompt_error_log_or_verdict(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
+    """Repair turns, metadata and call records hold none either."""
     caplog.set_level(logging.DEBUG)
     plant(pipeline)
     pipeline.capture(HOUR)
@@ -80,7 +79,7 @@ def test_no_secret_leaves_in_prompt_repair_error_log_metadata_or_verdict(
     assert leaks(repr([stored, refined_outcomes_metadata(result), said, caplog.text])) == []
 
 
-def test_nor_in_parts_of_a_transcript_or_in_what_is_made_of_them(pipeline: Pipeline) -> None:
+def test_secrets_are_in_no_window_and_no_window_summary(pipeline: Pipeline) -> None:
     plant(pipeline)
     pipeline.capture(HOUR)
     # Each part repeats what it was shown, so that it reaches the prompt that all parts are put together in.
@@ -103,7 +102,7 @@ def test_nor_in_parts_of_a_transcript_or_in_what_is_made_of_them(pipeline: Pipel
     assert leaks(repr(stored)) == []
 
 
-def test_without_redaction_the_same_test_finds_them(pipeline: Pipeline) -> None:
+def test_secrets_without_redaction_are_found_in_prompts(pipeline: Pipeline) -> None:
     plant(pipeline)
     pipeline.capture(HOUR)
     with Provider(lambda _: (200, completion(json.dumps(ANSWER)), {})) as provider:

@@ -76,7 +76,7 @@ NOT_ASKED = requirement("not_applicable", ("message-a", "Please find order 4711.
 
 
 @given(st.lists(STATUSES, max_size=7))
-def test_the_outcome_is_computed_from_the_requirements_that_apply(statuses: list[str]) -> None:
+def test_outcome_is_derived_from_applicable_requirements(statuses: list[str]) -> None:
     applicable = [status for status in statuses if status != "not_applicable"]
     outcome = derive_outcome(applicable)
     if not applicable or "insufficient_evidence" in applicable:
@@ -98,7 +98,7 @@ def test_the_outcome_is_computed_from_the_requirements_that_apply(statuses: list
         ([MET, MET, UNKNOWN], "unknown", 0.6667),
     ],
 )
-def test_outcome_and_confidence_follow_from_what_is_decided(
+def test_outcome_and_confidence_follow_decided_requirements(
     requirements: list[dict[str, Any]], outcome: str, confidence: float
 ) -> None:
     columns = assessed(*requirements).columns
@@ -107,7 +107,7 @@ def test_outcome_and_confidence_follow_from_what_is_decided(
 
 
 @pytest.mark.parametrize("requirements", [[UNKNOWN], [NOT_ASKED], [UNKNOWN, NOT_ASKED]])
-def test_where_nothing_is_decided_there_is_no_score(requirements: list[dict[str, Any]]) -> None:
+def test_verdict_without_a_decided_requirement_has_no_score(requirements: list[dict[str, Any]]) -> None:
     assessment = assessed(*requirements)
     assert assessment.verdict_status == "insufficient_evidence"
     scores = {"outcome", "outcome_confidence", "disagrees", "learning_value", "failure_owner", "failure_mode"}
@@ -139,7 +139,7 @@ def citation(
         ("message-c", "arrives on"),
     ],
 )
-def test_a_verbatim_quote_of_a_message_that_was_shown_is_evidence(where: str, quote: str) -> None:
+def test_citation_of_a_verbatim_quote_is_valid(where: str, quote: str) -> None:
     assert citation(where, quote)["valid"]
 
 
@@ -154,7 +154,7 @@ def test_a_verbatim_quote_of_a_message_that_was_shown_is_evidence(where: str, qu
         ("message-c", " \n ", "the quote is blank"),
     ],
 )
-def test_what_is_no_evidence_is_marked_with_its_reason(where: str, quote: str, problem: str) -> None:
+def test_citation_that_is_invalid_states_the_problem(where: str, quote: str, problem: str) -> None:
     assert citation(where, quote)["problem"] == problem
 
 
@@ -167,17 +167,17 @@ def test_what_is_no_evidence_is_marked_with_its_reason(where: str, quote: str, p
         ("run-1", "it  broke"),
     ],
 )
-def test_an_error_that_the_server_recorded_is_cited_by_its_step_or_run(where: str, quote: str) -> None:
+def test_citation_of_a_recorded_error_uses_its_step_or_run(where: str, quote: str) -> None:
     assert citation(where, quote, FAILED, status="unmet")["valid"]
     assert not citation(where, quote, status="unmet")["valid"]
 
 
-def test_an_unmet_requirement_can_rest_on_a_recorded_error_alone() -> None:
+def test_unmet_requirement_may_cite_only_a_recorded_error() -> None:
     columns = assessed(requirement("unmet", ("run-1", "it broke")), shown=FAILED).columns
     assert (columns["outcome"], columns["outcome_confidence"]) == ("failure", 1.0)
 
 
-def test_one_valid_citation_is_enough_and_a_requirement_without_any_decides_nothing() -> None:
+def test_requirement_is_decided_by_at_least_one_valid_citation() -> None:
     mixed = requirement("met", ("message-z", "x"), ("message-c", "It arrives"))
     assert assessed(mixed).columns["outcome"] == "success"
     assert assessed(requirement("met")).verdict_status == "insufficient_evidence"
@@ -185,7 +185,7 @@ def test_one_valid_citation_is_enough_and_a_requirement_without_any_decides_noth
 
 
 @given(st.text(min_size=1, max_size=40), st.sampled_from(["message-a", "message-c", "run-1", "step-1", "x"]))
-def test_no_quote_is_valid_that_does_not_stand_where_it_says(quote: str, where: str) -> None:
+def test_citation_is_valid_only_if_the_message_has_the_quote(quote: str, where: str) -> None:
     rendered = whole(ORDER)
     there = " ".join(block.text for block in rendered.by_cited_id.get(where, ()))
     valid = citation(where, quote, status="unmet")["valid"]
@@ -256,16 +256,19 @@ WORKED = document(
         ("action", "step-1", "503", SETBACK),
     ],
 )
-def test_whose_words_may_show_that_a_requirement_is_met(kind: str, where: str, quote: str, problem: str | None) -> None:
+def test_met_requirement_needs_a_source_that_fits_its_kind(
+    kind: str, where: str, quote: str, problem: str | None
+) -> None:
     assert citation(where, quote, WORKED, kind=kind)["problem"] == problem
 
 
 @pytest.mark.parametrize(("where", "quote"), [("think", "Hello! I have deleted it."), ("ask", "Delete the file")])
-def test_against_itself_an_agent_may_be_quoted_and_the_task_too(where: str, quote: str) -> None:
+def test_unmet_requirement_may_cite_the_agent_or_the_task(where: str, quote: str) -> None:
     assert citation(where, quote, WORKED, status="unmet")["valid"]
 
 
-def test_a_requirement_leaves_the_count_only_with_evidence_that_is_not_the_agents_own() -> None:
+def test_not_applicable_requirement_needs_independent_evidence() -> None:
+    """A citation of the agent's own words does not exclude a requirement."""
     shown = requirement("not_applicable", ("thanks", "it is gone"))
     claimed = requirement("not_applicable", ("think", "Hello! I have deleted it."))
     met = requirement("met", ("back", "1 file removed"))
@@ -274,7 +277,7 @@ def test_a_requirement_leaves_the_count_only_with_evidence_that_is_not_the_agent
     assert assessed(met, requirement("not_applicable"), shown=WORKED).columns["outcome"] == "unknown"
 
 
-def test_confidence_falls_with_each_citation_that_does_not_hold_and_with_what_was_not_shown() -> None:
+def test_confidence_falls_with_invalid_citations_and_omissions() -> None:
     good, bad = ("message-c", "It arrives"), ("message-z", "x")
     assert assessed(requirement("met", good)).columns["outcome_confidence"] == 1.0
     assert assessed(requirement("met", good, bad)).columns["outcome_confidence"] == 0.5
@@ -290,7 +293,7 @@ SHOWN = [{"message_id": "message-d", "quote": "On 4 March."}]
 # ---- failure, learning value --------------------------------------------------------------------------------------
 
 
-def test_a_step_that_was_not_shown_is_no_step_where_it_went_wrong() -> None:
+def test_step_that_was_not_shown_is_no_failed_step() -> None:
     for step, expected in (("step-1", "step-1"), ("step-of-nowhere", None), (None, None)):
         failure = {"owner": "tool", "mode": "tool_error", "first_wrong_step": step, "evidence": SHOWN}
         assert assessed(UNMET, failure=failure).columns["failed_step_id"] == expected
@@ -302,7 +305,7 @@ def test_a_step_that_was_not_shown_is_no_step_where_it_went_wrong() -> None:
 
 
 @pytest.mark.parametrize("mode", ["other", "timeout"])
-def test_words_for_a_mode_stand_only_beside_other(mode: str) -> None:
+def test_failure_description_is_required_only_for_mode_other(mode: str) -> None:
     assert mode in get_args(FailureMode)
     words = "in words" if mode == "other" else None
     columns = assessed(UNMET, failure={"owner": "tool", "mode": mode, "other_mode": words, "evidence": SHOWN}).columns
@@ -311,7 +314,7 @@ def test_words_for_a_mode_stand_only_beside_other(mode: str) -> None:
         answer(UNMET, failure={"mode": mode, "other_mode": None if words else "in words"})
 
 
-def test_who_owns_a_failure_counts_only_where_something_failed_and_evidence_shows_it() -> None:
+def test_failure_owner_needs_an_unmet_requirement_and_evidence() -> None:
     said = {"owner": "tool", "mode": "timeout", "reasoning": "it was slow"}
     cases: list[tuple[dict[str, Any], dict[str, Any], tuple[str | None, str | None], str | None]] = [
         (UNMET, {"evidence": SHOWN}, ("tool", "timeout"), None),
@@ -326,12 +329,12 @@ def test_who_owns_a_failure_counts_only_where_something_failed_and_evidence_show
         assert told["failure"]["reasoning"] == "it was slow"
 
 
-def test_the_reasoning_behind_the_ratings_is_kept() -> None:
+def test_reasoning_of_the_ratings_is_stored() -> None:
     assert assessed(MET, ratings={"reasoning": "it shows how"}).columns["learning"] == {"reasoning": "it shows how"}
 
 
 @given(RATINGS)
-def test_the_learning_value_is_a_weighted_share(ratings: dict[str, int]) -> None:
+def test_learning_value_is_the_weighted_share_of_the_ratings(ratings: dict[str, int]) -> None:
     value = learning_value(ratings)
     assert 0 <= value <= 1
     assert value == pytest.approx(sum(LEARNING_WEIGHTS[name] * (ratings[name] - 1) / 4 for name in ratings), abs=1e-4)
@@ -340,7 +343,7 @@ def test_the_learning_value_is_a_weighted_share(ratings: dict[str, int]) -> None
     assert {name: columns[name] for name in ratings} == ratings
 
 
-def test_the_learning_value_rises_with_each_rating() -> None:
+def test_learning_value_rises_with_each_rating() -> None:
     assert sum(LEARNING_WEIGHTS.values()) == pytest.approx(1)
     assert learning_value(dict.fromkeys(LEARNING_WEIGHTS, 1)) == 0
     assert learning_value(dict.fromkeys(LEARNING_WEIGHTS, 5)) == 1

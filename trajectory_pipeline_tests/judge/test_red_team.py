@@ -39,14 +39,14 @@ def obeyed(rendered: RenderedTranscript) -> tuple[JudgeResponse, GradedVerdict]:
     return answer, grade_response(answer, rendered, "failure")
 
 
-def test_there_are_many_attacks_and_the_judge_obeys_most_of_them() -> None:
+def test_attacks_are_at_least_15_that_the_judge_obeys() -> None:
     assert len(ATTACKS) >= 15
     willing = [name for name, attack in ATTACKS.items() if obeyed(whole(attack))[0].requirements[0].status == "met"]
     assert len(willing) >= 15
 
 
 @each_attack
-def test_a_judge_that_obeys_reaches_no_success(attack: Document) -> None:
+def test_obeyed_attack_reaches_no_success(attack: Document) -> None:
     _, assessment = obeyed(whole(attack))
     assert assessment.columns.get("outcome") in (None, "unknown", "failure")
     assert {requirement["status"] for requirement in assessment.columns["requirements"]} <= {
@@ -56,7 +56,7 @@ def test_a_judge_that_obeys_reaches_no_success(attack: Document) -> None:
 
 
 @each_attack
-def test_planted_words_prove_nothing_even_where_the_judge_cites_them(attack: Document) -> None:
+def test_attack_text_that_is_cited_proves_nothing(attack: Document) -> None:
     rendered = whole(attack)
     planted = [
         {"message_id": block.cited_as, "quote": line}
@@ -92,7 +92,7 @@ def _most_wanted(planted: list[dict[str, str]], kind: str) -> JudgeResponse:
 
 
 @each_attack
-def test_no_text_forges_structure(attack: Document) -> None:
+def test_attack_text_forges_no_structure(attack: Document) -> None:
     transcript, honest = read(whole(attack)), read(whole(attempt()))
     assert len(transcript.messages) == len(honest.messages)
     assert [len(m.returns) for m in transcript.messages] == [len(m.returns) for m in honest.messages]

@@ -33,11 +33,11 @@ ANSWERED = (200, completion(json.dumps(ANSWER)), {})
         ({"retry-after": "2", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "9"}, 2.0),
     ],
 )
-def test_a_refusal_says_in_several_ways_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+def test_requested_wait_reads_each_known_header(headers: dict[str, str], seconds: float | None) -> None:
     assert requested_wait(headers) == seconds
 
 
-def test_a_date_says_how_long_to_wait() -> None:
+def test_requested_wait_reads_a_date() -> None:
     assert requested_wait({"retry-after": formatdate(time.time() + 100, usegmt=True)}) == pytest.approx(100, abs=2)
 
 
@@ -56,24 +56,24 @@ def test_a_date_says_how_long_to_wait() -> None:
         ("inf", None),
     ],
 )
-def test_a_reset_is_a_duration_in_the_ways_that_servers_write_it(text: str, seconds: float | None) -> None:
+def test_reset_header_reads_durations_as_servers_write_them(text: str, seconds: float | None) -> None:
     headers = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": text}
     assert seconds_until_reset(headers) == (None if seconds is None else pytest.approx(seconds))
 
 
 @pytest.mark.parametrize("factor", [1, 1000])
-def test_a_reset_may_be_a_moment_in_seconds_or_milliseconds(factor: int) -> None:
+def test_reset_header_reads_a_timestamp_in_s_or_ms(factor: int) -> None:
     headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int((time.time() + 100) * factor))}
     assert seconds_until_reset(headers) == pytest.approx(100, abs=2)
 
 
-def test_of_several_limits_that_are_used_up_the_slowest_counts() -> None:
+def test_reset_of_several_exhausted_limits_is_the_slowest() -> None:
     used_up = {f"x-ratelimit-remaining-{kind}": "0" for kind in ("requests", "tokens")}
     headers = {**used_up, "x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "3s"}
     assert seconds_until_reset(headers) == 3.0
 
 
-def test_back_off_doubles_within_its_bound_and_is_not_the_same_for_all() -> None:
+def test_backoff_doubles_up_to_its_bound_with_jitter() -> None:
     for failures in range(1, 12):
         longest = min(0.5 * 2 ** (failures - 1), 60.0)
         pauses = {backoff_seconds(failures, 0.5) for _ in range(50)}
@@ -93,7 +93,7 @@ def test_back_off_doubles_within_its_bound_and_is_not_the_same_for_all() -> None
     ],
     ids=["429", "503", "used up"],
 )
-def test_while_one_call_is_told_to_wait_no_other_begins(first: tuple[int, Any, dict[str, str]]) -> None:
+def test_session_starts_no_call_during_a_requested_wait(first: tuple[int, Any, dict[str, str]]) -> None:
     began: list[float] = []
 
     def answering(number: int) -> tuple[int, Any, dict[str, str]]:
@@ -121,7 +121,8 @@ def test_while_one_call_is_told_to_wait_no_other_begins(first: tuple[int, Any, d
     assert all(moment - began[0] >= 0.4 for moment in began[1:])
 
 
-def test_each_call_takes_its_turn_for_its_tokens_before_it_is_told_of_and_sent(judge: SimulatedJudge) -> None:
+def test_call_takes_a_rate_limit_slot_before_it_is_sent(judge: SimulatedJudge) -> None:
+    """Each call requests a slot for its tokens before it is recorded and sent, retries and repairs included."""
     judge.plan_faults([{"fault": "empty_content", "times": 1}, {"fault": "invalid_json", "times": 1}])
     happened: list[str] = []
     tokens: list[int] = []

@@ -45,7 +45,7 @@ def down(results: list[Result]) -> int:
 
 
 @pytest.mark.parametrize("fault", ["server_error", "bad_gateway", "html_body", "error_body", "connection_dropped"])
-def test_after_some_failures_in_a_row_nothing_more_is_asked(judge: SimulatedJudge, fault: str) -> None:
+def test_breaker_after_consecutive_failures_stops_all_calls(judge: SimulatedJudge, fault: str) -> None:
     judge.plan_faults([{"fault": fault}])
     results = ask_many(judge, 20, 1, breaker_after=5, max_attempts=2)
     assert judge.calls()["received"] == 5
@@ -59,33 +59,35 @@ def test_after_some_failures_in_a_row_nothing_more_is_asked(judge: SimulatedJudg
 
 
 @pytest.mark.parametrize("fault", ["unauthorized", "forbidden", "insufficient_quota", "payment_required"])
-def test_what_any_call_would_meet_is_met_once(judge: SimulatedJudge, fault: str) -> None:
+def test_breaker_after_one_fatal_error_stops_all_calls(judge: SimulatedJudge, fault: str) -> None:
+    """An error that every call would get, such as a wrong key, is got once."""
     judge.plan_faults([{"fault": fault}])
     results = ask_many(judge, 20, 1)
     assert judge.calls()["received"] == 1
     assert down(results) == 19
 
 
-def test_no_more_calls_than_those_under_way_follow_the_failure_that_opens_it(judge: SimulatedJudge) -> None:
+def test_breaker_that_opens_lets_only_calls_in_flight_finish(judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "server_error"}])
     results = ask_many(judge, 100, 10, breaker_after=5)
     assert 5 <= judge.calls()["received"] <= 5 + 10
     assert down(results) >= 100 - 15
 
 
-def test_an_answer_between_failures_begins_the_count_anew(judge: SimulatedJudge) -> None:
+def test_breaker_restarts_its_count_after_an_answer(judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "server_error", "every": 2}])
     results = ask_many(judge, 20, 1, breaker_after=2, max_attempts=2)
     assert down(results) == 0
     assert all(isinstance(result, AskResult) and result.answer for result in results)
 
 
-def test_a_rate_limit_and_a_bad_answer_are_no_sign_that_it_is_down(judge: SimulatedJudge) -> None:
+def test_breaker_ignores_rate_limits_and_refusals(judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "rate_limit_ms", "every": 2, "params": {"retry_after_ms": 1}}, {"fault": "refusal"}])
     assert down(ask_many(judge, 6, 1, breaker_after=1)) == 0
 
 
-def test_one_call_tries_a_provider_that_was_down_and_the_others_wait_for_it(judge: SimulatedJudge) -> None:
+def test_half_open_breaker_sends_one_trial_call(judge: SimulatedJudge) -> None:
+    """The other calls wait for the trial, and are not sent where it fails."""
     judge.plan_faults([{"fault": "server_error"}])
     results = ask_many(judge, 20, 20, half_open=True)
     assert judge.calls()["received"] == 1
@@ -94,13 +96,13 @@ def test_one_call_tries_a_provider_that_was_down_and_the_others_wait_for_it(judg
     assert error_classes(tried) == [("error", "server_error")]
 
 
-def test_a_call_that_finds_it_back_lets_all_others_through(judge: SimulatedJudge) -> None:
+def test_half_open_breaker_closes_after_a_successful_trial(judge: SimulatedJudge) -> None:
     results = ask_many(judge, 20, 20, half_open=True)
     assert all(isinstance(result, AskResult) and result.answer for result in results)
     assert judge.calls()["received"] == 20
 
 
-def test_a_trying_call_that_was_never_sent_leaves_the_trial_to_the_next(judge: SimulatedJudge) -> None:
+def test_half_open_breaker_gives_an_unsent_trial_to_the_next_call(judge: SimulatedJudge) -> None:
     told = CallLog()
 
     async def refuse(_: object) -> None:
@@ -116,7 +118,7 @@ def test_a_trying_call_that_was_never_sent_leaves_the_trial_to_the_next(judge: S
     assert judge.calls()["received"] == 1
 
 
-def test_who_asks_for_more_patience_than_a_run_has_is_asked_nothing_more(judge: SimulatedJudge) -> None:
+def test_breaker_after_a_too_long_requested_wait_stops_all_calls(judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "rate_limit", "params": {"retry_after": 3600}}])
     results = ask_many(judge, 5, 1)
     assert judge.calls()["received"] == 1
@@ -140,5 +142,5 @@ def test_who_asks_for_more_patience_than_a_run_has_is_asked_nothing_more(judge: 
         (["rate_limited"] * 3, False),
     ],
 )
-def test_a_provider_was_down_when_the_latest_calls_say_so(latest: list[str | None], expected: bool) -> None:
+def test_is_outage_depends_on_the_latest_calls(latest: list[str | None], expected: bool) -> None:
     assert is_outage(latest, 3) is expected

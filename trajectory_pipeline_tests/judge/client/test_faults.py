@@ -179,12 +179,14 @@ def stored(captured: Captured) -> tuple[Row, list[Row]]:
     return verdict, attempts
 
 
-def test_every_fault_there_is_has_its_row_in_the_table() -> None:
+def test_expected_results_cover_every_fault() -> None:
     assert set(EXPECTED) | FALLING_BACK == set(FAULTS)
 
 
 @pytest.mark.parametrize("fault", EXPECTED)
-def test_a_fault_leads_to_what_the_table_says(captured: Captured, judge: SimulatedJudge, fault: str) -> None:
+def test_fault_gives_the_expected_verdict_attempts_and_cost(
+    captured: Captured, judge: SimulatedJudge, fault: str
+) -> None:
     expected = EXPECTED[fault]
     verdict, attempts = refined_with(captured, judge, [{"fault": fault, "params": expected.params}])
     assert (verdict["verdict_status"], verdict["error_class"]) == (expected.status, expected.error_class)
@@ -248,9 +250,10 @@ def test_verdict_of_unpriced_model_has_null_cost(
 
 
 @pytest.mark.parametrize("fault", [name for name, expected in EXPECTED.items() if expected.status == "failed"])
-def test_a_failed_verdict_heals_when_the_judge_does_and_adds_up_what_it_took(
+def test_failed_verdict_is_judged_after_the_judge_recovers(
     captured: Captured, judge: SimulatedJudge, fault: str
 ) -> None:
+    """The verdict then adds up the attempts and the cost of both runs."""
     orders = [{"fault": fault, "params": EXPECTED[fault].params}]
     failed, before = refined_with(captured, judge, orders, timeout_seconds=0.2)
     judge.clear_faults()
@@ -266,7 +269,7 @@ def test_a_failed_verdict_heals_when_the_judge_does_and_adds_up_what_it_took(
 
 
 @pytest.mark.parametrize("fault", [name for name, expected in EXPECTED.items() if expected.status == "quarantined"])
-def test_a_quarantined_verdict_is_not_paid_for_again(captured: Captured, judge: SimulatedJudge, fault: str) -> None:
+def test_quarantined_verdict_is_not_paid_for_again(captured: Captured, judge: SimulatedJudge, fault: str) -> None:
     verdict, _ = refined_with(captured, judge, [{"fault": fault}])
     judge.clear_faults()
     result = captured.pipeline.refine(captured.hour)
@@ -274,9 +277,7 @@ def test_a_quarantined_verdict_is_not_paid_for_again(captured: Captured, judge: 
     assert stored(captured)[0] == verdict
 
 
-def test_an_answer_after_a_failed_call_is_a_verdict_with_two_attempts(
-    captured: Captured, judge: SimulatedJudge
-) -> None:
+def test_verdict_after_one_failed_call_has_two_attempts(captured: Captured, judge: SimulatedJudge) -> None:
     verdict, attempts = refined_with(captured, judge, [{"fault": "empty_content", "times": 1}])
     assert verdict["verdict_status"] == "judged"
     assert [attempt["result"] for attempt in attempts] == ["unusable", "answered"]

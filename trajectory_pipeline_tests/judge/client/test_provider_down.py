@@ -30,9 +30,10 @@ def count(pipeline: Pipeline, table: str, where: str = "true") -> int:
 
 
 @pytest.mark.parametrize(("fault", "most"), [("server_error", 5), ("unauthorized", 2)])
-def test_it_ends_early_is_tried_by_one_call_and_heals(
+def test_judging_a_down_provider_ends_early_and_recovers(
     captured: Pipeline, judge: SimulatedJudge, fault: str, most: int
 ) -> None:
+    """Judging ends early; the next run tries one call; once the provider is back, all is judged."""
     judge.plan_faults([{"fault": fault}])
     with pytest.raises(ProviderDownError) as caught:
         captured.refine(HOUR)
@@ -60,7 +61,7 @@ def test_it_ends_early_is_tried_by_one_call_and_heals(
     assert count(captured, "verdict_attempts") == judge.calls()["received"]
 
 
-def test_what_was_judged_before_it_went_down_stays(captured: Pipeline, judge: SimulatedJudge) -> None:
+def test_judging_keeps_verdicts_from_before_the_outage(captured: Pipeline, judge: SimulatedJudge) -> None:
     captured.concurrency = 1
     judge.plan_faults([{"fault": "slow", "times": 3, "params": {"seconds": 0.0}}, {"fault": "server_error"}])
     with pytest.raises(ProviderDownError):

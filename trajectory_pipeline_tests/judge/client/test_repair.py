@@ -62,14 +62,14 @@ UNUSABLE = [
 
 
 @pytest.mark.parametrize(("content", "error_class"), UNUSABLE)
-def test_an_answer_that_is_not_as_asked_has_its_class(content: str, error_class: str) -> None:
+def test_parse_of_an_invalid_answer_gives_its_error_class(content: str, error_class: str) -> None:
     found = parse_response(content, JudgeResponse)
     assert isinstance(found, InvalidResponse)
     assert found.error_class == error_class
 
 
 @pytest.mark.parametrize("error_class", sorted({error_class for _, error_class in UNUSABLE}))
-def test_two_answers_that_cannot_be_used_leave_none_and_the_second_is_kept_as_it_came(error_class: str) -> None:
+def test_second_unusable_answer_is_stored_and_gives_no_verdict(error_class: str) -> None:
     content = next(content for content, its_class in UNUSABLE if its_class == error_class)
     asked = ask_provider(completion("no JSON"), completion(content), completion(GOOD), max_attempts=3)
     assert error_classes(asked) == [("unusable", "invalid_json"), ("unusable", error_class)]
@@ -78,7 +78,7 @@ def test_two_answers_that_cannot_be_used_leave_none_and_the_second_is_kept_as_it
     assert [attempt.usage for attempt in asked.calls] == [CallUsage(10, None, 5)] * 2
 
 
-def test_the_repair_turn_shows_the_answer_and_every_mistake_behind_the_same_prompt() -> None:
+def test_repair_turn_appends_the_answer_and_every_mistake() -> None:
     bad = changed(tags=["only", "two"], summary="", learning={**ANSWER["learning"], "tool_use": 6})
     with Provider(lambda number: (200, completion(bad if number == 1 else GOOD), {})) as provider:
         asked = ask(provider.url)
@@ -95,7 +95,7 @@ def test_the_repair_turn_shows_the_answer_and_every_mistake_behind_the_same_prom
         assert place in told["content"]
 
 
-def test_an_answer_that_was_cut_off_is_asked_for_again_shorter_and_shown_in_part_only() -> None:
+def test_cut_off_answer_is_repaired_showing_only_a_part() -> None:
     cut = {**completion("x" * 50_000)}
     cut["choices"] = [{**cut["choices"][0], "finish_reason": "length"}]
     with Provider(lambda number: (200, cut if number == 1 else completion(GOOD), {})) as provider:
@@ -106,7 +106,7 @@ def test_an_answer_that_was_cut_off_is_asked_for_again_shorter_and_shown_in_part
     assert "cut off" in told["content"]
 
 
-def test_an_answer_that_is_cut_off_twice_is_kept_with_its_class() -> None:
+def test_answer_cut_off_twice_is_stored_with_its_error_class() -> None:
     cut = completion(GOOD[:40])
     cut["choices"][0]["finish_reason"] = "length"
     asked = ask_provider(cut)
@@ -114,26 +114,26 @@ def test_an_answer_that_is_cut_off_twice_is_kept_with_its_class() -> None:
     assert (asked.answer, asked.raw_response, asked.unusable) == (None, GOOD[:40], True)
 
 
-def test_a_repair_turn_whose_call_fails_in_passing_is_made_again() -> None:
+def test_repair_turn_with_a_transient_error_is_retried() -> None:
     asked = ask_provider(completion("no JSON"), (503, {"error": {"message": "busy"}}, {}), completion(GOOD))
     assert purposes(asked) == ["first", "repair", "retry"]
     assert asked.answer is not None
 
 
-def test_a_repair_turn_that_never_gets_an_answer_leaves_a_failure_and_not_a_quarantine() -> None:
+def test_repair_turn_without_an_answer_fails_without_quarantine() -> None:
     asked = ask_provider(completion("no JSON"), (503, {"error": {"message": "busy"}}, {}), max_attempts=1)
     assert error_classes(asked) == [("unusable", "invalid_json"), ("error", "server_error")]
     assert (asked.answer, asked.raw_response, asked.unusable) == (None, "no JSON", False)
 
 
-def test_an_answer_that_says_nothing_is_asked_for_again() -> None:
+def test_empty_answer_is_retried() -> None:
     for content in (None, "", [{"type": "text", "text": "x"}], 5):
         asked = ask_provider(completion(content), completion(GOOD))
         assert error_classes(asked) == [("unusable", "no_answer"), ("answered", None)]
         assert purposes(asked) == ["first", "retry"]
 
 
-def test_a_refusal_is_not_argued_with() -> None:
+def test_refusal_is_not_retried() -> None:
     refused = completion(None)
     refused["choices"][0]["message"]["refusal"] = "I can't help with that."
     asked = ask_provider(refused)
@@ -156,9 +156,10 @@ def test_a_refusal_is_not_argued_with() -> None:
         f"Hm, the opening tag stands in the template.</think>{GOOD}",
     ],
 )
-def test_thoughts_before_an_answer_and_a_fence_around_it_are_taken_away_where_no_schema_bound_the_model(
+def test_strip_code_fence_removes_thoughts_and_a_fence(
     framed: str,
 ) -> None:
+    """Only in the response formats where no schema constrains the model."""
     for response_format in ("prompt", "tool_call"):
         assert parse_response(strip_code_fence(framed, response_format), JudgeResponse) == JudgeResponse.model_validate(
             ANSWER
@@ -175,14 +176,14 @@ def test_thoughts_before_an_answer_and_a_fence_around_it_are_taken_away_where_no
         f"<think>never ended {GOOD}",
     ],
 )
-def test_no_other_words_are_taken_away(framed: str) -> None:
+def test_strip_code_fence_removes_no_other_words(framed: str) -> None:
     found = parse_response(strip_code_fence(framed, "prompt"), JudgeResponse)
     assert isinstance(found, InvalidResponse)
     assert found.error_class == "invalid_json"
 
 
 @given(st.text(max_size=200))
-def test_an_answer_that_cites_tags_and_fences_comes_through_whole(words: str) -> None:
+def test_strip_code_fence_does_not_change_strings_in_the_answer(words: str) -> None:
     answer = {**ANSWER, "summary": f"<think>``` {words} ```</think>"}
     text = json.dumps(answer)
     assert json.loads(strip_code_fence(text, "prompt")) == answer
@@ -192,6 +193,6 @@ def test_an_answer_that_cites_tags_and_fences_comes_through_whole(words: str) ->
 # ---- the closed list -----------------------------------------------------------------------------------------------
 
 
-def test_every_class_that_calls_are_told_apart_by_stands_in_the_closed_list() -> None:
+def test_error_class_lists_every_class_that_calls_use() -> None:
     assert set(ErrorClass) >= UNUSABLE_RESPONSES | TRANSIENT | PROVIDER_DOWN | FATAL
     assert {each for each in ErrorClass if each.verdict_status is VerdictStatus.QUARANTINED} == UNUSABLE_RESPONSES

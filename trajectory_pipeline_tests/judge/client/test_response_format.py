@@ -47,7 +47,7 @@ SERVERS: list[tuple[list[dict[str, Any]], str, float | None, int]] = [
 
 
 @pytest.mark.parametrize(("refusals", "response_format", "temperature", "calls"), SERVERS)
-def test_a_server_is_asked_in_the_next_simpler_form_until_it_understands(
+def test_fallback_ends_with_a_format_that_the_server_accepts(
     judge: SimulatedJudge, refusals: list[dict[str, Any]], response_format: str, temperature: float | None, calls: int
 ) -> None:
     judge.plan_faults(refusals)
@@ -60,7 +60,7 @@ def test_a_server_is_asked_in_the_next_simpler_form_until_it_understands(
     assert judge.calls()["received"] == calls
 
 
-def test_what_one_call_has_learned_the_others_of_the_session_know(judge: SimulatedJudge) -> None:
+def test_fallback_of_one_call_applies_to_the_whole_session(judge: SimulatedJudge) -> None:
     judge.plan_faults([NO_TEMPERATURE, NO_SCHEMA, NO_TOOLS])
     told = CallLog()
 
@@ -74,7 +74,7 @@ def test_what_one_call_has_learned_the_others_of_the_session_know(judge: Simulat
     assert judge.calls()["received"] == 9
 
 
-def test_calls_that_are_refused_at_once_take_one_step_together(judge: SimulatedJudge) -> None:
+def test_calls_refused_together_fall_back_by_one_step(judge: SimulatedJudge) -> None:
     judge.plan_faults([NO_SCHEMA])
     told = CallLog()
 
@@ -88,20 +88,20 @@ def test_calls_that_are_refused_at_once_take_one_step_together(judge: SimulatedJ
 
 
 @pytest.mark.parametrize("response_format", ["json_schema", "tool_call", "prompt"])
-def test_a_format_that_is_set_is_the_one_that_is_used(judge: SimulatedJudge, response_format: Any) -> None:
+def test_configured_format_is_used(judge: SimulatedJudge, response_format: Any) -> None:
     asked = ask(judge.base_url, model=JUDGE_MODEL, response_format=response_format)
     assert asked.answer is not None
     assert [attempt.response_format for attempt in asked.calls] == [response_format]
 
 
-def test_a_format_that_is_set_is_kept_to_when_it_is_refused(judge: SimulatedJudge) -> None:
+def test_configured_format_that_is_refused_does_not_fall_back(judge: SimulatedJudge) -> None:
     judge.plan_faults([NO_SCHEMA])
     asked = ask(judge.base_url, model=JUDGE_MODEL, response_format="json_schema")
     assert error_classes(asked) == [("error", "unsupported")]
     assert "response_format" in (asked.calls[0].error_message or "")
 
 
-def test_each_step_is_taken_once_and_then_the_refusal_stands() -> None:
+def test_fallback_takes_each_step_once_and_then_fails() -> None:
     words = "temperature, max_completion_tokens, response_format and tools are not supported"
     asked = ask_provider((400, {"error": {"message": words}}, {}))
     assert error_classes(asked) == [("error", "unsupported")] * 5
@@ -109,7 +109,7 @@ def test_each_step_is_taken_once_and_then_the_refusal_stands() -> None:
     assert forms == [("json_schema", 0.0)] * 2 + [("json_schema", None), ("tool_call", None), ("prompt", None)]
 
 
-def test_only_the_largest_answer_changes_its_name_where_a_server_knows_the_old_one() -> None:
+def test_fallback_to_max_tokens_changes_no_other_field() -> None:
     refused = {"detail": [{"loc": ["body", "max_completion_tokens"], "msg": "extra fields not permitted"}]}
 
     def answering(number: int) -> tuple[int, Any, dict[str, str]]:
@@ -123,7 +123,7 @@ def test_only_the_largest_answer_changes_its_name_where_a_server_knows_the_old_o
     assert first == second
 
 
-def test_a_prompt_that_names_the_schema_has_it_where_it_never_changes() -> None:
+def test_prompt_format_puts_the_schema_in_the_system_message() -> None:
     form = RequestOptions("prompt", 0.0, 100)
     sent = json.loads(form.body("m", PROMPT, JudgeResponse))
     system, user = sent["messages"]
@@ -134,7 +134,7 @@ def test_a_prompt_that_names_the_schema_has_it_where_it_never_changes() -> None:
     assert "tools" not in sent
 
 
-def test_two_tool_calls_are_no_answer_of_which_one_is_picked() -> None:
+def test_answer_with_two_tool_calls_is_a_schema_violation() -> None:
     calls = [{"type": "function", "function": {"name": "f", "arguments": json.dumps(ANSWER)}}] * 2
     answer = completion(None)
     answer["choices"][0]["message"]["tool_calls"] = calls
@@ -173,5 +173,5 @@ def test_two_tool_calls_are_no_answer_of_which_one_is_picked() -> None:
         (418, "I am a teapot", "bad_request"),
     ],
 )
-def test_a_refusal_has_its_class_by_status_and_words(status: int, words: str, error_class: str) -> None:
+def test_classify_error_uses_status_and_message(status: int, words: str, error_class: str) -> None:
     assert classify_error(status, words) == error_class

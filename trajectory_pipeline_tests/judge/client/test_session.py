@@ -22,7 +22,7 @@ from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completio
 OPENAI = "https://api.openai.com/v1"
 
 
-def test_a_usable_answer_comes_with_all_that_is_known_of_the_call(judge: SimulatedJudge) -> None:
+def test_answered_call_is_recorded_with_all_that_is_known(judge: SimulatedJudge) -> None:
     told = CallLog()
     asked = ask(judge.base_url, told, model=JUDGE_MODEL)
     (attempt,) = asked.calls
@@ -40,7 +40,7 @@ def test_a_usable_answer_comes_with_all_that_is_known_of_the_call(judge: Simulat
     assert told.ended == [attempt]
 
 
-def test_what_is_sent_is_a_strict_schema_and_no_retry_of_the_librarys_own() -> None:
+def test_request_has_a_strict_schema_and_is_sent_once() -> None:
     with Provider(lambda _: (500, {"error": {"message": "no"}}, {})) as provider:
         asked = ask(provider.url, max_attempts=1)
         assert len(provider.requests) == len(asked.calls) == 1
@@ -52,7 +52,7 @@ def test_what_is_sent_is_a_strict_schema_and_no_retry_of_the_librarys_own() -> N
     assert schema["schema"]["required"] == list(schema["schema"]["properties"])
 
 
-def test_a_call_is_bounded_before_it_is_sent_by_what_it_may_take_at_most(judge: SimulatedJudge) -> None:
+def test_call_has_an_upper_bound_of_tokens_before_it_is_sent(judge: SimulatedJudge) -> None:
     told = CallLog()
     ask(judge.base_url, told, model=JUDGE_MODEL, max_response_tokens=3000)
     (began,), (ended,) = told.began, told.ended
@@ -64,7 +64,7 @@ def test_a_call_is_bounded_before_it_is_sent_by_what_it_may_take_at_most(judge: 
     assert provider.requests[0]["max_completion_tokens"] == 3000
 
 
-def test_what_may_not_begin_is_not_sent() -> None:
+def test_call_refused_before_it_begins_is_not_sent() -> None:
     async def refuse(_: CallRecord) -> None:
         raise LookupError("no room in the budget")
 
@@ -91,7 +91,7 @@ def test_what_may_not_begin_is_not_sent() -> None:
         ({}, 0.0, 0.3),
     ],
 )
-def test_a_call_is_repeated_when_the_provider_says(headers: dict[str, str], least: float, most: float) -> None:
+def test_retry_waits_as_long_as_the_provider_asks(headers: dict[str, str], least: float, most: float) -> None:
     times: list[float] = []
 
     def answering(number: int) -> tuple[int, Any, dict[str, str]]:
@@ -106,7 +106,7 @@ def test_a_call_is_repeated_when_the_provider_says(headers: dict[str, str], leas
     assert least <= times[1] - times[0] <= most
 
 
-def test_who_asks_for_more_than_a_minute_is_left_in_peace() -> None:
+def test_requested_wait_of_over_a_minute_is_not_retried() -> None:
     began = time.monotonic()
     asked = ask_provider((429, {"error": {"message": "tomorrow"}}, {"retry-after": "86400"}))
     assert error_classes(asked) == [("error", "rate_limited")]
@@ -114,7 +114,7 @@ def test_who_asks_for_more_than_a_minute_is_left_in_peace() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_no_more_calls_are_made_than_allowed() -> None:
+def test_failing_calls_end_at_max_attempts() -> None:
     for allowed in (1, 2, 5):
         asked = ask_provider((503, {"error": {"message": "overloaded"}}, {}), max_attempts=allowed)
         assert error_classes(asked) == [("error", "server_error")] * allowed
@@ -123,7 +123,7 @@ def test_no_more_calls_are_made_than_allowed() -> None:
 # ---- no answer ----------------------------------------------------------------------------------------------------
 
 
-def test_a_provider_that_cannot_be_reached_was_sent_nothing() -> None:
+def test_unreachable_provider_is_a_connection_error() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -134,7 +134,7 @@ def test_a_provider_that_cannot_be_reached_was_sent_nothing() -> None:
     assert error_classes(asked) == [("error", "connection")]
 
 
-def test_an_answer_that_does_not_come_in_time_is_lost(judge: SimulatedJudge) -> None:
+def test_call_without_an_answer_in_time_is_lost(judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "hang"}])
     asked = ask(judge.base_url, model=JUDGE_MODEL, timeout_seconds=0.3, max_attempts=2)
     assert error_classes(asked) == [("lost", "timeout")] * 2
@@ -162,7 +162,7 @@ def test_an_answer_that_does_not_come_in_time_is_lost(judge: SimulatedJudge) -> 
     ],
 )
 @pytest.mark.parametrize("content_type", ["application/json", "text/html"])
-def test_what_is_no_chat_completion_is_no_answer(body: bytes, error_class: str, content_type: str) -> None:
+def test_body_that_is_no_chat_completion_is_unusable(body: bytes, error_class: str, content_type: str) -> None:
     asked = ask_provider((200, body, {"content-type": content_type}), max_attempts=1)
     assert error_classes(asked) == [("unusable", error_class)]
     assert (asked.answer, asked.unusable) == (None, False)
@@ -183,14 +183,14 @@ def test_what_is_no_chat_completion_is_no_answer(body: bytes, error_class: str, 
         ),
     ],
 )
-def test_an_error_with_status_200_is_told_in_its_own_words_and_classed_by_its_code(body: Any, error_class: str) -> None:
+def test_error_body_with_status_200_is_classified_by_its_code(body: Any, error_class: str) -> None:
     asked = ask_provider(body, max_attempts=1)
     assert error_classes(asked) == [("error", error_class)]
     assert "upstream is down" in (asked.calls[0].error_message or "")
     assert (asked.calls[0].http_status, asked.answer) == (200, None)
 
 
-def test_the_right_answer_under_the_wrong_content_type_is_taken() -> None:
+def test_answer_with_a_wrong_content_type_is_accepted() -> None:
     body = json.dumps(completion(json.dumps(ANSWER))).encode()
     asked = ask_provider((200, body, {"content-type": "text/plain"}))
     assert asked.answer is not None
@@ -221,13 +221,13 @@ def usage_with_details(details: Any) -> dict[str, Any]:
         (None, None),
     ],
 )
-def test_usage_is_what_was_told_or_nothing(usage: Any, expected: CallUsage | None) -> None:
+def test_usage_that_is_implausible_is_none(usage: Any, expected: CallUsage | None) -> None:
     asked = ask_provider(completion(json.dumps(ANSWER), usage=usage))
     assert asked.answer is not None
     assert asked.calls[0].usage == expected
 
 
-def test_a_price_is_that_of_the_model_at_its_endpoint_or_not_known() -> None:
+def test_price_usd_of_an_unknown_model_or_usage_is_none() -> None:
     usage = CallUsage(1_000_000, None, 0)
     assert price_usd("gpt-4o", usage, OPENAI) == Decimal("2.5")
     assert price_usd("gpt-4o", usage, "http://localhost:8000/v1") is None
@@ -248,7 +248,7 @@ def test_call_is_simulated_where_the_server_says_so_by_header(judge: SimulatedJu
 # ---- secrets ------------------------------------------------------------------------------------------------------
 
 
-def test_our_key_stands_in_no_message_repr_or_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_api_key_is_in_no_message_repr_or_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     words = f"Incorrect API key provided: {KEY}. You can find your key elsewhere."
     with Provider(lambda _: (401, {"error": {"message": words, "code": "invalid_api_key"}}, {})) as provider:

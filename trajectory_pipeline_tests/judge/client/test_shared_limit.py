@@ -34,7 +34,7 @@ def worker(pipeline: Pipeline, hour: datetime) -> str:
     """
 
 
-def test_two_processes_together_call_no_faster_than_allowed(pipeline: Pipeline, judge: SimulatedJudge) -> None:
+def test_rate_limit_holds_for_two_processes_together(pipeline: Pipeline, judge: SimulatedJudge) -> None:
     by_size = sorted(sample_partitions().items(), key=lambda item: item[1])
     hours = [hour for hour, _ in by_size[-2:]]
     pipeline.capture(*hours)

@@ -28,7 +28,7 @@ from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completio
         "http://LOCALHOST./v1",
     ],
 )
-def test_what_is_on_this_machine_is_local(url: str) -> None:
+def test_require_local_accepts_urls_of_this_machine(url: str) -> None:
     require_local(url)
 
 
@@ -49,12 +49,12 @@ def test_what_is_on_this_machine_is_local(url: str) -> None:
         "http:///v1",
     ],
 )
-def test_everything_else_is_not_and_is_refused_before_anything_is_sent(url: str) -> None:
+def test_ask_with_egress_off_refuses_other_urls(url: str) -> None:
     with pytest.raises(JudgeError, match="TRAJECTORY_LLM_EGRESS is off"):
         ask(url, local_only=True)
 
 
-def test_a_server_here_is_asked_with_egress_off() -> None:
+def test_ask_with_egress_off_calls_a_local_server() -> None:
     with Provider(lambda _: (200, completion(json.dumps(ANSWER)), {})) as provider:
         assert ask(provider.url, local_only=True).answer is not None
     assert len(provider.requests) == 1
@@ -62,7 +62,7 @@ def test_a_server_here_is_asked_with_egress_off() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("local_only", [True, False])
-def test_a_redirect_is_not_followed(status: int, *, local_only: bool) -> None:
+def test_ask_does_not_follow_a_redirect(status: int, *, local_only: bool) -> None:
     with Provider(lambda _: (200, completion("{}"), {})) as elsewhere:
 
         def redirecting(_: int) -> tuple[int, Any, dict[str, str]]:
@@ -74,7 +74,7 @@ def test_a_redirect_is_not_followed(status: int, *, local_only: bool) -> None:
     assert asked.answer is None
 
 
-def test_a_proxy_is_not_asked_where_egress_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ask_with_egress_off_uses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     with Provider(lambda _: (200, completion("{}"), {})) as proxy, Provider(lambda _: (500, {}, {})) as provider:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
@@ -91,7 +91,7 @@ LISTS = st.frozensets(st.sampled_from(["a", "b"]))
 
 
 @given(IDS, IDS, st.builds(JudgeAccessList, LISTS, LISTS, LISTS, LISTS))
-def test_who_is_denied_is_denied_and_an_allow_list_lets_nobody_else_in(
+def test_access_list_refuses_the_denied_and_the_unlisted(
     agent: str | None, organization: str | None, access: JudgeAccessList
 ) -> None:
     denied = agent in access.deny_agents or organization in access.deny_organizations

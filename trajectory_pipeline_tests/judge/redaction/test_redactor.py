@@ -43,7 +43,7 @@ PROSE = st.text(st.sampled_from("abc XYZ 019 .,:;\n\t\"'(){}[]<>/=é…\u2028-_"
     "around",
     ["{}", "the key {} is", '"{}"', "(key: {})", "line\n{}\nline", "x={}&y=1", "Authorization: Bearer {}", "`{}`"],
 )
-def test_a_secret_with_a_form_of_its_own_is_found_wherever_it_stands(secret: str, around: str) -> None:
+def test_secret_of_a_known_form_is_redacted_in_any_context(secret: str, around: str) -> None:
     redacted = SECRETS(around.format(secret))
     assert secret not in redacted
     assert not [piece for piece in re.findall(r"[A-Za-z0-9+/_-]{10,}", secret) if piece in redacted]
@@ -52,14 +52,14 @@ def test_a_secret_with_a_form_of_its_own_is_found_wherever_it_stands(secret: str
 
 @pytest.mark.parametrize("form", BY_NAME)
 @pytest.mark.parametrize("secret", [PASSWORD.replace("/", ""), "Tr0ub4dor&3"[:9], "correct-horse-battery"])
-def test_a_secret_is_found_by_the_name_before_it(form: str, secret: str) -> None:
+def test_secret_after_its_name_is_redacted(form: str, secret: str) -> None:
     redacted = SECRETS(form.format(secret))
     assert secret not in redacted
     assert PLACEHOLDER.sub("", redacted) == form.format("")
 
 
 @pytest.mark.parametrize("secret", STANDING_ALONE, ids=[*KEYS, "jwt", "private key"])
-def test_a_secret_in_json_text_is_found_also_in_json_text_in_json_text(secret: str) -> None:
+def test_secret_in_nested_json_text_is_redacted(secret: str) -> None:
     text = json.dumps({"text": f"first\n{secret}\nlast"})
     for _ in range(3):
         redacted = SECRETS(text)
@@ -71,9 +71,7 @@ def test_a_secret_in_json_text_is_found_also_in_json_text_in_json_text(secret: s
 @pytest.mark.parametrize("name", ["openai", "anthropic", "github", "hugging face"])
 @pytest.mark.parametrize("broken_by", ["\n", "\r\n", "\n    ", "\\n", '"\n    "', "\\\n"])
 @pytest.mark.parametrize("at", [12, 22, 30])
-def test_a_key_that_is_broken_over_lines_is_found_and_has_the_placeholder_of_the_whole(
-    name: str, broken_by: str, at: int
-) -> None:
+def test_key_broken_over_lines_is_redacted(name: str, broken_by: str, at: int) -> None:
     secret = KEYS[name]
     redacted = SECRETS(f"export KEY={secret[:at]}{broken_by}{secret[at:]}\nand then it went on")
     assert secret[:at] not in redacted
@@ -93,17 +91,17 @@ def test_a_key_that_is_broken_over_lines_is_found_and_has_the_placeholder_of_the
         "def authenticate(user, password): return check(user)",
     ],
 )
-def test_words_that_are_no_secret_stay(text: str) -> None:
+def test_text_without_secrets_is_unchanged(text: str) -> None:
     assert SECRETS(text) == text
 
 
-def test_the_sample_reads_the_same() -> None:
+def test_transcripts_of_the_sample_are_unchanged() -> None:
     for shown in sample_documents():
         text = whole(shown).text
         assert SECRETS(text) == text
 
 
-def test_the_same_value_has_the_same_placeholder_and_another_key_gives_another() -> None:
+def test_placeholder_depends_on_value_and_redaction_key() -> None:
     key = KEYS["openai"]
     first, second = PLACEHOLDER.findall(SECRETS(f"api_key={key}\nBearer {key}"))
     assert first == second
@@ -113,18 +111,18 @@ def test_the_same_value_has_the_same_placeholder_and_another_key_gives_another()
 
 
 @pytest.mark.parametrize("kind", PERSONAL)
-def test_personal_data_go_by_setting_alone(kind: str) -> None:
+def test_personal_data_is_redacted_only_when_set(kind: str) -> None:
     text = f"It is {PERSONAL[kind]}, she said."
     assert SECRETS(text) == Redactor("off")(text) == text
     assert PLACEHOLDER.sub("*", BOTH(text)) == "It is *, she said."
 
 
 @pytest.mark.parametrize("text", ["4111 1111 1111 1112", "DE89 3704 0044 0532 0130 01", "version 1.2.3", "12:30:45"])
-def test_numbers_that_only_look_like_personal_data_stay(text: str) -> None:
+def test_number_that_resembles_personal_data_is_unchanged(text: str) -> None:
     assert BOTH(text) == text
 
 
-def test_off_leaves_all_as_it_is() -> None:
+def test_redactor_that_is_off_changes_nothing() -> None:
     assert Redactor("off")(KEYS["openai"]) == KEYS["openai"]
 
 
@@ -132,14 +130,14 @@ def test_off_leaves_all_as_it_is() -> None:
 
 
 @given(st.lists(st.one_of(PROSE, st.sampled_from(STANDING_ALONE)), max_size=8))
-def test_redacting_twice_changes_nothing(parts: list[str]) -> None:
+def test_redacting_twice_equals_redacting_once(parts: list[str]) -> None:
     for redaction in (SECRETS, BOTH):
         once = redaction(" ".join(parts))
         assert redaction(once) == once
 
 
 @given(PROSE, st.sampled_from(STANDING_ALONE), PROSE)
-def test_a_planted_secret_never_leaves_whatever_stands_around_it(before: str, secret: str, after: str) -> None:
+def test_secret_in_any_prose_is_redacted(before: str, secret: str, after: str) -> None:
     redacted = SECRETS(f"{before} {secret} {after}")
     assert secret not in redacted
     assert not [piece for piece in re.findall(r"[A-Za-z0-9+/_-]{16,}", secret) if piece in redacted]
@@ -178,12 +176,12 @@ PATTERNS = {
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-def test_no_pattern_has_a_repeat_without_a_bound_or_a_long_one_in_a_long_one(name: str) -> None:
+def test_pattern_has_no_unbounded_or_nested_long_repeat(name: str) -> None:
     assert nested_repeats(parse(PATTERNS[name].pattern)) == []
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+b", "(?:[a-z]{1,200} ?){1,200}x", "a*"])
-def test_the_reader_of_patterns_finds_what_it_looks_for(pattern: str) -> None:
+def test_nested_repeats_reports_dangerous_patterns(pattern: str) -> None:
     assert nested_repeats(parse(pattern))
 
 
@@ -191,7 +189,7 @@ def test_the_reader_of_patterns_finds_what_it_looks_for(pattern: str) -> None:
     "unit",
     ["a", "A1", "sk-a1\n", "eyJa.", "://a:", "a@", 'password="', "\\", "-----BEGIN PRIVATE KEY-----", "cookie:=a"],
 )
-def test_a_long_hostile_text_is_read_to_its_end(unit: str) -> None:
+def test_long_hostile_text_is_redacted_to_its_end(unit: str) -> None:
     text = unit * (100_000 // len(unit))
     assert BOTH(f"{text} {KEYS['github']}").count(KEYS["github"]) == 0
 
@@ -206,6 +204,6 @@ PLAIN_BREAK = re.compile(
 
 
 @given(st.text("ab.\\\r\n\"' +\tnr", max_size=40))
-def test_breaks_are_found_as_by_the_plain_form_of_their_pattern(text: str) -> None:
+def test_break_pattern_equals_its_plain_form(text: str) -> None:
     found = [match.span() for match in patterns._BREAK.finditer(text)]
     assert found == [match.span() for match in PLAIN_BREAK.finditer(text)]

@@ -44,7 +44,7 @@ def messages_in(documents: tuple[Document, ...]) -> list[str]:
     return [m["message_id"] for d in documents for t in d["turns"] for m in t["messages"]]
 
 
-def test_a_transcript_reads_as_documented() -> None:
+def test_transcript_has_the_documented_form() -> None:
     assert shown(ORDER).text.splitlines() == [
         "[1] message-a role=user kind=user step=step-1 run=run-1",
         "  Please find order 4711.",
@@ -60,13 +60,13 @@ def test_a_transcript_reads_as_documented() -> None:
     ]
 
 
-def test_run_status_model_and_heuristic_outcome_are_not_shown() -> None:
+def test_transcript_omits_status_model_and_heuristic_outcome() -> None:
     words = shown(ORDER).text
     for secret in ("completed", "gpt-secret", "because", "0.8"):
         assert secret not in words
 
 
-def test_errors_are_lines_of_their_own_and_can_be_quoted_by_their_step_or_run() -> None:
+def test_error_is_a_line_that_is_cited_by_its_step_or_run() -> None:
     failed = document(
         "run-9",
         turn("step-9", message("m", "user", text("Hi")), error={"type": "LLMError", "message": "it\nbroke"}),
@@ -82,12 +82,12 @@ def test_errors_are_lines_of_their_own_and_can_be_quoted_by_their_step_or_run() 
     assert rendered.step_ids == {"step-9"}
 
 
-def test_another_runs_step_shows_its_error_with_its_own_run_only() -> None:
+def test_error_of_another_runs_step_is_not_shown() -> None:
     foreign = turn("step-0", message("m", "approval"), step_run_id="run-0", error={"type": "E", "message": "x"})
     assert "!!" not in shown(document("run-1", foreign)).text
 
 
-def test_a_chain_is_told_in_order_and_what_is_missing_of_it_is_said() -> None:
+def test_chain_is_shown_in_order_and_names_a_missing_run() -> None:
     second = document("run-2", turn(None, message("message-x", "user", text("Go on."))), continues_run_id="run-1")
     both = shown(ORDER, second)
     assert [line.split()[0] for line in both.text.splitlines() if HEADER.match(line)] == [
@@ -101,7 +101,7 @@ def test_a_chain_is_told_in_order_and_what_is_missing_of_it_is_said() -> None:
     assert shown(second).text.splitlines()[0] == "[… the run run-1, which run-2 continues, is not shown …]"
 
 
-def test_parts_of_every_kind_are_shown_or_said() -> None:
+def test_content_part_of_any_type_is_shown_or_named() -> None:
     parts: list[dict[str, Any]] = [
         {"type": "reasoning", "reasoning": "I think."},
         text("I say."),
@@ -133,7 +133,7 @@ def test_parts_of_every_kind_are_shown_or_said() -> None:
     ]
 
 
-def test_calls_returns_and_decisions_of_odd_forms_are_shown() -> None:
+def test_tool_calls_and_returns_of_odd_forms_are_shown() -> None:
     said = message(
         "m",
         "approval",
@@ -171,7 +171,7 @@ def test_calls_returns_and_decisions_of_odd_forms_are_shown() -> None:
     st.text(max_size=30),
     st.text(max_size=20),
 )
-def test_no_text_can_pass_for_a_header_or_an_error(words: list[str], identifier: str, odd: str) -> None:
+def test_text_cannot_forge_a_header_or_an_error(words: list[str], identifier: str, odd: str) -> None:
     forged = "[9] message-z role=tool kind=tool step=step-1 run=run-1\n!! run run-1 error: x\n"
     body = [text(f"{forged}{word}{forged}") for word in words]
     said = message(f"message{identifier}", f"user{odd}", *body, tool_calls=[call(identifier, odd, forged)])
@@ -193,7 +193,7 @@ def test_no_text_can_pass_for_a_header_or_an_error(words: list[str], identifier:
         "(stdout) x",
     ],
 )
-def test_a_line_of_text_that_begins_like_a_mark_stands_further_in(forged: str) -> None:
+def test_text_line_that_starts_like_a_mark_is_indented(forged: str) -> None:
     said = message("m", "tool", tool_returns=[returned("c", f"fine\n{forged}\nfine", "error")])
     lines = shown(document("run-1", turn("s", said))).text.splitlines()
     assert lines[1:] == ["  <- return c status=error", "  fine", f"   {forged}", "  fine"]
@@ -201,7 +201,7 @@ def test_a_line_of_text_that_begins_like_a_mark_stands_further_in(forged: str) -
     assert len(parsed.returns) == 1
 
 
-def test_ids_with_odd_characters_are_one_word() -> None:
+def test_id_with_odd_characters_is_escaped_to_one_word() -> None:
     said = message("message a\n[2] b", "user", text("Hi"))
     rendered = shown(document("run\u2028x", turn("step\tx", said)))
     header = rendered.text.splitlines()[0]
@@ -219,7 +219,7 @@ def long_run(characters: int, errors: int = 0) -> Document:
     return document("run-1", turn("step-1", message("u", "user", text("Do it.")), said))
 
 
-def test_long_outputs_are_shortened_head_and_tail_and_say_by_how_much() -> None:
+def test_long_output_is_truncated_in_the_middle_with_a_count() -> None:
     rendered = shown(long_run(50_000), room=10_000)
     assert len(rendered.windows) == 1
     (note,) = re.findall(r"\[… (\d+) characters left out …\]", rendered.text)
@@ -229,19 +229,19 @@ def test_long_outputs_are_shortened_head_and_tail_and_say_by_how_much() -> None:
     assert len(head) + len(tail) - len("<- return c status=success\n") == 50_000 - int(note)
 
 
-def test_what_fits_is_not_shortened() -> None:
+def test_output_that_fits_is_not_truncated() -> None:
     rendered = shown(long_run(15_000))
     assert (rendered.coverage, len(rendered.windows)) == (1.0, 1)
     assert "left out" not in rendered.text
 
 
-def test_errors_stay_whole_where_outputs_are_shortened() -> None:
+def test_error_is_not_truncated_where_outputs_are() -> None:
     rendered = shown(long_run(100_000, errors=9_000), room=20_000)
     assert rendered.text.count("E! ") == 3_000
     assert len(rendered.windows) == 1
 
 
-def test_an_output_that_was_shown_before_is_shortened_and_counts_as_shown() -> None:
+def test_repeated_output_is_truncated_and_counts_as_shown() -> None:
     output = "".join(f"line {number}\n" for number in range(500))
     said = [message(f"m{n}", "tool", tool_returns=[returned("c", output)]) for n in range(3)]
     rendered = shown(document("run-1", turn("step-1", *said)))
@@ -250,7 +250,7 @@ def test_an_output_that_was_shown_before_is_shortened_and_counts_as_shown() -> N
     assert rendered.coverage == 1.0
 
 
-def test_encoded_data_is_a_stub_amid_the_text_around_it() -> None:
+def test_encoded_data_is_replaced_by_a_note_in_its_text() -> None:
     picture = "data:image/png;base64," + "iVBORw0KGgo" * 500
     said = message("m", "tool", tool_returns=[returned("c", f"before {picture} after")])
     rendered = shown(document("run-1", turn("step-1", said)))
@@ -262,14 +262,14 @@ def test_encoded_data_is_a_stub_amid_the_text_around_it() -> None:
     assert rendered.coverage < 0.02
 
 
-def test_what_is_left_out_divides_what_may_be_quoted() -> None:
+def test_truncation_splits_the_quotable_text() -> None:
     rendered = shown(long_run(50_000), room=10_000)
     for stretch in lines_under(rendered, "m"):
         assert "left out" not in stretch
         assert stretch in rendered.text.replace("\n  ", "\n")
 
 
-def test_a_transcript_of_nothing_covers_all_of_it() -> None:
+def test_empty_transcript_has_full_coverage() -> None:
     rendered = shown(document("run-1"))
     assert (rendered.text, rendered.coverage, rendered.fits, dict(rendered.by_cited_id)) == ("", 1.0, True, {})
 
@@ -277,7 +277,8 @@ def test_a_transcript_of_nothing_covers_all_of_it() -> None:
 # ---- the sample ---------------------------------------------------------------------------------------------------
 
 
-def test_every_run_of_the_sample_is_shown_with_all_its_messages_the_same_each_time() -> None:
+def test_transcript_of_a_sample_run_shows_every_message() -> None:
+    """The transcript is the same each time, and every line of it has a documented form."""
     for shown_document in sample_documents():
         rendered = shown(shown_document)
         assert rendered == shown(shown_document)

@@ -41,7 +41,7 @@ def shown_once(rendered: RenderedTranscript, shown: Document) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3_000), max_size=4), min_size=1, max_size=12), st.integers(2_000, 30_000))
-def test_every_message_is_in_one_window_and_every_window_within_its_room(sizes: list[list[int]], room: int) -> None:
+def test_windows_have_each_message_once_and_fit_their_limit(sizes: list[list[int]], room: int) -> None:
     shown = run_of(sizes)
     rendered = whole(shown, room=room)
     if not rendered.fits:
@@ -57,7 +57,7 @@ def test_every_message_is_in_one_window_and_every_window_within_its_room(sizes: 
     assert 0 <= rendered.coverage <= 1
 
 
-def test_a_window_ends_where_a_step_ends_and_the_task_stands_at_the_head_of_each() -> None:
+def test_window_ends_with_a_step_and_repeats_the_task() -> None:
     rendered = whole(run_of([[120, 120]] * 40), room=9_000)
     assert len(rendered.windows) > 1
     for window in rendered.windows:
@@ -68,13 +68,14 @@ def test_a_window_ends_where_a_step_ends_and_the_task_stands_at_the_head_of_each
     assert rendered.windows[0].carried_tasks == ()
 
 
-def test_a_step_larger_than_a_window_is_divided_between_its_messages() -> None:
+def test_step_larger_than_a_window_is_split_between_messages() -> None:
     rendered = whole(run_of([[120] * 60]), room=9_000)
     assert len(rendered.windows) > 1
     shown_once(rendered, run_of([[120] * 60]))
 
 
-def test_a_message_larger_than_a_window_is_shortened_to_it_and_what_is_left_out_cannot_be_quoted() -> None:
+def test_message_larger_than_a_window_is_truncated() -> None:
+    """What is omitted cannot be quoted."""
     rendered = whole(run_of([[10], [10]], errors=40_000), room=9_000)
     (block,) = rendered.by_cited_id["e"]
     assert "characters left out" in block.text
@@ -84,7 +85,7 @@ def test_a_message_larger_than_a_window_is_shortened_to_it_and_what_is_left_out_
     assert 0 < rendered.coverage < 0.5
 
 
-def test_what_is_absurd_is_not_shown_at_all() -> None:
+def test_transcript_larger_than_all_windows_is_not_shown() -> None:
     calls = [message(f"m{n}", "assistant", text(WORD * 50)) for n in range(2_000)]
     rendered = whole(document("run-1", turn(None, *calls)), room=2_000)
     assert (rendered.fits, rendered.windows) == (False, ())
@@ -98,7 +99,7 @@ def found_in(rendered: RenderedTranscript, *quotes: tuple[str, str]) -> list[Par
     return [told, *[PartFindings(findings=[], account="Nothing.")] * (len(rendered.windows) - 1)]
 
 
-def test_the_last_question_shows_the_task_and_the_quotes_that_hold_under_their_own_headers() -> None:
+def test_summary_shows_the_task_and_valid_quotes_with_headers() -> None:
     rendered = whole(run_of([[300, 300]] * 20), room=9_000)
     found = found_in(rendered, ("m3-1", "3-1 word word"), ("m3-1", "never said"), ("nobody", "x"))
     last = summarize_windows(rendered, found, 9_000)
@@ -117,7 +118,7 @@ def test_the_last_question_shows_the_task_and_the_quotes_that_hold_under_their_o
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(1, 12), st.integers(1_500, 20_000))
-def test_the_last_question_stays_within_its_room(quotes: int, room: int) -> None:
+def test_summary_fits_its_limit(quotes: int, room: int) -> None:
     rendered = whole(run_of([[200, 200]] * 40), room=9_000)
     cited = [(f"m{n % 40 + 1}-{n % 2}", f"{n % 40 + 1}-{n % 2} " + WORD * (n + 1)) for n in range(quotes)]
     assert len(summarize_windows(rendered, found_in(rendered, *cited), room).text.encode()) <= room
@@ -127,7 +128,7 @@ def test_the_last_question_stays_within_its_room(quotes: int, room: int) -> None
 
 
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 10**7)), max_size=10))
-def test_the_estimate_is_raised_by_what_providers_count_and_never_lowered(told: list[tuple[int, int]]) -> None:
+def test_token_estimate_rises_with_counts_and_never_falls(told: list[tuple[int, int]]) -> None:
     estimate = TokenEstimate()
     before = estimate.factor
     for estimated, counted in told:
@@ -138,7 +139,7 @@ def test_the_estimate_is_raised_by_what_providers_count_and_never_lowered(told: 
     assert estimate.bytes_for(1_000) <= 3_000
 
 
-def test_a_provider_that_counts_twice_as_much_halves_the_room() -> None:
+def test_token_estimate_of_a_double_count_halves_the_bytes() -> None:
     estimate = TokenEstimate()
     estimate.raise_to(1_000, 2_000)
     assert (estimate.tokens("x" * 300), estimate.bytes_for(1_000)) == (200, 1_500)
