@@ -1,5 +1,1 @@
-"""Every column of the project, declared once.
-
-From the declarations follow the Arrow schemas, the SQL tables, Dagster's column metadata and the data dictionary.
-Belongs here: names, types and meanings. Does not belong here: anything that reads or writes data.
-"""
+"""Every column, declared once: Arrow schemas, SQL tables, Dagster metadata and the data dictionary follow from it."""

@@ -14,16 +14,7 @@ from trajectory_pipeline.schema.bookkeeping import (
 )
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.schema.types import (
-    FLOAT,
-    INT,
-    POSTGRES_ONLY,
-    STRING,
-    TIMESTAMP,
-    Column,
-    Table,
-    postgres_column,
-)
+from trajectory_pipeline.schema.types import FLOAT, INT, STRING, TIMESTAMP, Column, Table, postgres_only
 from trajectory_pipeline.schema.verdicts import POLICIES, REDACTION_KEYS, REFINED_OUTCOMES, VERDICT_ATTEMPTS, VERDICTS
 
 TABLES = (
@@ -51,18 +42,14 @@ def _view_columns(table: Table, names: str, null: str = "") -> Iterator[Column]:
         origin, _, renamed = name.partition("=")
         column = table[origin]
         meaning = " or ".join(filter(None, (null, column.null)))
-        yield replace(column, name=renamed or origin, null=meaning, sinks=POSTGRES_ONLY, key=False, document=None)
-
-
-def _calls(name: str, description: str) -> Column:
-    return postgres_column(name, INT, description, unit="calls")
+        yield replace(column, name=renamed or origin, null=meaning, key=False, document=None)
 
 
 OUTCOMES = Table(
     name="outcomes",
     description="Each trajectory with its heuristic outcome and its verdict under the current policy, if there is one.",
     row="one trajectory whose run is not deleted at the source",
-    columns=(
+    columns=postgres_only(
         *_view_columns(
             TRAJECTORIES,
             "run_id trajectory_id agent_id agent_name agent_type organization_id start_time end_time duration_ns"
@@ -79,9 +66,9 @@ OUTCOMES = Table(
             " failures next_attempt_at raw_response",
             null="no verdict",
         ),
-        _calls("judge_repairs", "HTTP calls for repair of an invalid response."),
-        _calls("judge_fallbacks", "HTTP calls in a simpler format after the server rejected one."),
-        _calls("judge_calls_lost", "HTTP calls whose response never arrived."),
+        Column("judge_repairs", INT, "HTTP calls for repair of an invalid response.", unit="calls"),
+        Column("judge_fallbacks", INT, "HTTP calls in a simpler format after the server rejected one.", unit="calls"),
+        Column("judge_calls_lost", INT, "HTTP calls whose response never arrived.", unit="calls"),
     ),
 )
 
@@ -89,13 +76,11 @@ CHAINS = Table(
     name="chains",
     description="Which runs continue a run (several can): the inverse of `continues_run_id`.",
     row="one answer to an approval request",
-    columns=(
+    columns=postgres_only(
         *_view_columns(TRAJECTORIES, "run_id partition_key"),
-        postgres_column("continued_by_run_id", STRING, "Run that continues this one."),
-        postgres_column("continued_by_partition_key", STRING, "Partition key of the run that continues this one."),
-        postgres_column(
-            "continued_at", TIMESTAMP, "`start_time` of the run that continues this one.", null="not recorded"
-        ),
+        Column("continued_by_run_id", STRING, "Run that continues this one."),
+        Column("continued_by_partition_key", STRING, "Partition key of the run that continues this one."),
+        Column("continued_at", TIMESTAMP, "`start_time` of the run that continues this one.", null="not recorded"),
     ),
 )
 
@@ -103,17 +88,15 @@ AGENT_COMPARISON = Table(
     name="agent_comparison",
     description="Duration, tokens and tool calls of each run, with the medians of its agent.",
     row="one trajectory whose run is not deleted at the source",
-    columns=(
+    columns=postgres_only(
         *_view_columns(TRAJECTORIES, "run_id agent_id"),
-        postgres_column("agent_runs", INT, "Trajectories of the agent.", unit="trajectories"),
+        Column("agent_runs", INT, "Trajectories of the agent.", unit="trajectories"),
         *_view_columns(TRAJECTORIES, "duration_ns"),
-        postgres_column(
-            "agent_median_duration_ns", FLOAT, "Median of the agent's runs.", unit="ns", null="no run has a duration"
-        ),
+        Column("agent_median_duration_ns", FLOAT, "Median of the agent's runs.", unit="ns", null="no duration known"),
         *_view_columns(TRAJECTORIES, "total_tokens"),
-        postgres_column("agent_median_total_tokens", FLOAT, "Median of the agent's runs.", unit="tokens"),
-        postgres_column("tool_calls", INT, "Tool calls of the run.", unit="calls"),
-        postgres_column("agent_median_tool_calls", FLOAT, "Median of the agent's runs.", unit="calls"),
+        Column("agent_median_total_tokens", FLOAT, "Median of the agent's runs.", unit="tokens"),
+        Column("tool_calls", INT, "Tool calls of the run.", unit="calls"),
+        Column("agent_median_tool_calls", FLOAT, "Median of the agent's runs.", unit="calls"),
     ),
 )
 

@@ -1,14 +1,11 @@
-"""The small type language that every column of the project is declared in.
+"""The small type language in which every column is declared; it imports no library, so that declarations load fast."""
 
-Belongs here: types and the ``Column`` record. Does not belong here: any column (those are in the modules beside this
-one), and any library that columns are turned into types of: ``arrow`` and ``sql`` do that, so that declaring a
-column costs no heavy import.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
+
+SCHEMA_NAME: Final = "trajectory"
+"""The Postgres schema of this project's tables and views."""
 
 
 class Scalar(Enum):
@@ -41,17 +38,6 @@ class Struct:
 
     fields: tuple["Column", ...]
 
-    def __getitem__(self, name: str) -> "Column":
-        """Return the field of that name.
-
-        Raises:
-            KeyError: there is none.
-        """
-        for column in self.fields:
-            if column.name == name:
-                return column
-        raise KeyError(name)
-
 
 Type = Scalar | ListOf | Struct
 
@@ -66,12 +52,8 @@ JSON: Final = Scalar.JSON
 STRINGS: Final = ListOf(STRING)
 
 
-SCHEMA_NAME: Final = "trajectory"
-"""The Postgres schema of this project's tables and views."""
-
-
 class Sink(Enum):
-    """Where a column stands."""
+    """Where a column is stored."""
 
     PARQUET = "Parquet"
     POSTGRES = "Postgres"
@@ -87,15 +69,15 @@ class Column:
     """One column or field, and all that is known of it.
 
     Attributes:
-        name: as it is called in every sink.
+        name: the same in every sink.
         type: see ``Type``.
         description: one sentence.
+        null: what a null means; empty where there is never one.
         unit: of the number, where it has one (``ns``, ``tokens``, ``USD``).
-        null: what a null says; empty where there is never one.
         source: the Letta column, or the rule, that it comes from.
-        sinks: where it stands.
-        document: where it stands in the trajectory document (``metadata.agent_id``); None where it does not.
-        since: the schema version that brought it.
+        sinks: where it is stored.
+        document: its path in the trajectory document (``metadata.agent_id``); None where it is not in it.
+        since: the schema version that introduced it.
         key: part of the table's primary key.
     """
 
@@ -105,22 +87,40 @@ class Column:
     null: str = ""
     unit: str = ""
     source: str = ""
-    sinks: frozenset[Sink] = field(default=BOTH)
+    sinks: frozenset[Sink] = BOTH
     document: str | None = None
     since: str = "1"
     key: bool = False
 
     @property
     def nullable(self) -> bool:
-        """Whether a null may stand in it."""
+        """Whether it can be null."""
         return bool(self.null)
 
 
-def postgres_column(
-    name: str, kind: Type, description: str, *, null: str = "", unit: str = "", key: bool = False
-) -> Column:
-    """Return a column of a table that stands in Postgres alone."""
-    return Column(name, kind, description, null=null, unit=unit, sinks=POSTGRES_ONLY, key=key)
+def tokens(name: str, description: str, *, null: str = "", source: str = "") -> Column:
+    """Return a column that counts tokens."""
+    return Column(name, INT, description, null, "tokens", source)
+
+
+def dollars(name: str, description: str, *, null: str = "") -> Column:
+    """Return a column with an amount of US dollars."""
+    return Column(name, MONEY, description, null, "USD")
+
+
+def parquet_only(*columns: Column) -> tuple[Column, ...]:
+    """Return the columns as stored in Parquet alone."""
+    return tuple(replace(column, sinks=PARQUET_ONLY) for column in columns)
+
+
+def postgres_only(*columns: Column) -> tuple[Column, ...]:
+    """Return the columns as stored in Postgres alone."""
+    return tuple(replace(column, sinks=POSTGRES_ONLY) for column in columns)
+
+
+def in_document(parent: str, *columns: Column) -> tuple[Column, ...]:
+    """Return the columns with their path in the trajectory document: under their own name in ``parent``."""
+    return tuple(replace(column, document=f"{parent}.{column.name}") for column in columns)
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,11 @@ class Table:
     """A dataset: its columns, and what one row is.
 
     Attributes:
-        name: as its asset and its Postgres table are called.
-        description: one sentence; ``row`` says what one row is.
+        name: of its asset and its Postgres table.
+        description: one sentence.
+        row: what one row is.
         columns: in order.
-        indexes: columns of each index that Postgres keeps.
+        indexes: the columns of each index in Postgres.
     """
 
     name: str
@@ -146,19 +147,22 @@ class Table:
         Raises:
             KeyError: there is none.
         """
-        return Struct(self.columns)[name]
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
 
     def __hash__(self) -> int:
         """Of the name: hashing hundreds of columns, whenever a schema is looked up, takes longer than using it."""
         return hash(self.name)
 
     def in_sink(self, sink: Sink) -> tuple[Column, ...]:
-        """Return the columns that stand in one sink, in order."""
+        """Return the columns that are stored in one sink, in order."""
         return tuple(column for column in self.columns if sink in column.sinks)
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Return the names of the primary key's columns."""
+        """Names of the primary key's columns."""
         return tuple(column.name for column in self.columns if column.key)
 
     def names(self, sink: Sink) -> list[str]:
@@ -168,9 +172,9 @@ class Table:
 
 def struct(*fields: Column) -> Struct:
     """Return a struct of these fields."""
-    return Struct(tuple(fields))
+    return Struct(fields)
 
 
-def list_of(fields: Sequence[Column]) -> ListOf:
+def list_of(fields: tuple[Column, ...]) -> ListOf:
     """Return a list of structs of these fields."""
-    return ListOf(Struct(tuple(fields)))
+    return ListOf(Struct(fields))
