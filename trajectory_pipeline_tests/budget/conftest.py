@@ -1,13 +1,5 @@
-"""A captured pipeline for each test."""
+"""A pipeline with the simulated judge, over a fresh copy of the sample."""
 
-from pathlib import Path
+from trajectory_pipeline_tests.judge.conftest import captured, pipeline
 
-import pytest
-
-from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
-from trajectory_pipeline_tests.pipeline.materializing import Pipeline
-
-
-@pytest.fixture
-def pipeline(letta_database: str, trajectory_database: str, tmp_path: Path, judge: SimulatedJudge) -> Pipeline:
-    return Pipeline(letta_database, trajectory_database, tmp_path / "parquet", judge.base_url)
+__all__ = ["captured", "pipeline"]

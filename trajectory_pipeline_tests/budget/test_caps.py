@@ -1,6 +1,6 @@
-"""The contract of judging within a budget: no cap is passed, what is held back comes back, and nobody pays twice.
+"""Judging within a budget: no cap is exceeded, deferred runs are judged later, and no verdict is paid for twice.
 
-The simulated judge keeps its own books: they, the attempts and the accounts must agree to the last digit.
+The usage log of the simulated judge, the recorded calls and the spend totals must agree to the last digit.
 """
 
 import os
@@ -18,19 +18,13 @@ from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import JudgeError
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline_tests.judge.conftest import HOUR, eligible
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, only, program_that_judges
 
-HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
 RUNS = sample_partitions()[HOUR]
 
 
-@pytest.fixture
-def captured(pipeline: Pipeline) -> Pipeline:
-    pipeline.capture(HOUR)
-    return pipeline
-
-
-def day(pipeline: Pipeline) -> Row:
+def daily_total(pipeline: Pipeline) -> Row:
     return only(pipeline.ask("SELECT * FROM trajectory.spend_totals WHERE scope = 'day'"))
 
 
@@ -39,19 +33,15 @@ def statuses(pipeline: Pipeline) -> dict[str, int]:
     return {row["verdict_status"]: row["n"] for row in rows}
 
 
-def eligible(pipeline: Pipeline) -> int:
-    return int(only(pipeline.ask("SELECT count(*) AS n FROM trajectory.trajectories WHERE message_count > 0"))["n"])
-
-
-def books_agree(pipeline: Pipeline, judge: SimulatedJudge) -> None:
-    books = judge.calls()
-    told = only(
+def assert_costs_agree(pipeline: Pipeline, judge: SimulatedJudge) -> None:
+    usage_log = judge.calls()
+    recorded = only(
         pipeline.ask("SELECT count(*) AS calls, coalesce(sum(cost_usd), 0) AS usd FROM trajectory.verdict_attempts")
     )
-    assert (told["calls"], told["usd"]) == (books["received"], Decimal(books["cost_usd"]))
-    assert (day(pipeline)["spent_usd"], day(pipeline)["reserved_usd"]) == (told["usd"], 0)
+    assert (recorded["calls"], recorded["usd"]) == (usage_log["received"], Decimal(usage_log["cost_usd"]))
+    assert (daily_total(pipeline)["spent_usd"], daily_total(pipeline)["reserved_usd"]) == (recorded["usd"], 0)
     of_verdicts = only(pipeline.ask("SELECT coalesce(sum(cost_usd), 0) AS usd FROM trajectory.verdicts"))
-    assert of_verdicts["usd"] == told["usd"]
+    assert of_verdicts["usd"] == recorded["usd"]
 
 
 # ---- caps ---------------------------------------------------------------------------------------------------------
@@ -66,9 +56,9 @@ def test_daily_cap_defers_calls_and_judges_them_when_raised(captured: Pipeline, 
     assert first.statuses["deferred_budget"] == first.deferred["daily_budget"] > 0
     assert first.calls > 0
     assert sum(first.statuses.values()) == RUNS
-    books_agree(captured, judge)
-    # As much was judged as fitted: what is left would not take one call more.
-    assert cap - day(captured)["spent_usd"] < Decimal("0.03")
+    assert_costs_agree(captured, judge)
+    # The remaining headroom is too small for another call.
+    assert cap - daily_total(captured)["spent_usd"] < Decimal("0.03")
     for row in captured.ask("SELECT * FROM trajectory.outcomes WHERE verdict_status = 'deferred_budget'"):
         assert row["outcome"] is row["learning_value"] is row["judge_cost_usd"] is None
         assert row["error_class"] == "daily_budget"
@@ -78,11 +68,11 @@ def test_daily_cap_defers_calls_and_judges_them_when_raised(captured: Pipeline, 
     assert (again.calls, again.statuses, captured.files()) == (0, first.statuses, parquet)
     captured.do("ALTER TABLE trajectory.spend_totals DROP CONSTRAINT spend_totals_check")
     captured.budget = {"daily_usd": Decimal(5)}
-    healed = captured.refine(HOUR)
-    assert (healed.calls, healed.deferred) == (eligible(captured) - first.calls, {})
+    resumed = captured.refine(HOUR)
+    assert (resumed.calls, resumed.deferred) == (eligible(captured) - first.calls, {})
     assert "deferred_budget" not in statuses(captured)
     assert {row["verdict_status"] for row in captured.parquet(REFINED_OUTCOMES, HOUR)} == set(statuses(captured))
-    books_agree(captured, judge)
+    assert_costs_agree(captured, judge)
 
 
 @pytest.mark.parametrize(
@@ -101,29 +91,29 @@ def test_cap_reports_what_it_defers_under_its_own_name(captured: Pipeline, budge
     result = captured.refine(HOUR)
     assert set(result.deferred) == {name}
     assert result.calls > 0
-    # One that is a materialisation's own has room again in the next one.
+    # A cap of a materialization is renewed by the next one.
     assert (captured.refine(HOUR).calls > 0) == name.startswith("materialization")
 
 
 def test_cap_with_headroom_for_one_call_makes_every_call_in_turn(captured: Pipeline, judge: SimulatedJudge) -> None:
     """A call costs far less than it may: later calls wait for the reservations that earlier ones give back."""
-    unhindered = captured.refine(HOUR).cost_usd
+    uncapped_usd = captured.refine(HOUR).cost_usd
     captured.max_prompt_tokens = 99_999
-    captured.budget = {"daily_usd": 2 * unhindered + Decimal("0.05")}
+    captured.budget = {"daily_usd": 2 * uncapped_usd + Decimal("0.05")}
     result = captured.refine(HOUR)
     assert (result.calls, result.deferred) == (eligible(captured), {})
-    books_agree(captured, judge)
+    assert_costs_agree(captured, judge)
 
 
 def test_cap_judges_newest_or_signaled_trajectories_first(captured: Pipeline) -> None:
     captured.concurrency = 1
     captured.budget = {"materialization_usd": Decimal("0.03")}
     captured.refine(HOUR)
-    ended = captured.ask(
+    newest_first = captured.ask(
         "SELECT t.end_time, o.verdict_status FROM trajectory.outcomes o JOIN trajectory.trajectories t USING (run_id)"
         " WHERE t.message_count > 0 ORDER BY t.end_time DESC"
     )
-    judged = [row["verdict_status"] != "deferred_budget" for row in ended]
+    judged = [row["verdict_status"] != "deferred_budget" for row in newest_first]
     assert judged[0]
     assert sum(judged[: len(judged) // 2]) > sum(judged[len(judged) // 2 :])
     captured.max_prompt_tokens = 99_999
@@ -142,7 +132,7 @@ def test_cap_judges_newest_or_signaled_trajectories_first(captured: Pipeline) ->
 
 def test_unpriced_model_is_refused_before_any_call(captured: Pipeline, judge: SimulatedJudge) -> None:
     captured.budget = {"prices": Prices()}
-    captured.model = "simulated-judge-of-tomorrow"
+    captured.model = "unpriced-judge"
     with pytest.raises(JudgeError, match=r"No price is known for the model .*TRAJECTORY_PRICES.*ALLOW_UNPRICED=true"):
         captured.refine(HOUR)
     assert judge.calls()["received"] == 0
@@ -154,12 +144,12 @@ def test_own_price_applies_whichever_model_answers(captured: Pipeline, judge: Si
     price = ModelPrice(model=captured.model, input=Decimal(1), output=Decimal(10))
     captured.budget = {"prices": Prices((price,))}
     result = captured.refine(HOUR)
-    books = judge.calls()
-    assert result.cost_usd == (books["prompt_tokens"] + 10 * books["completion_tokens"]) / Decimal(1_000_000)
+    usage_log = judge.calls()
+    assert result.cost_usd == (usage_log["prompt_tokens"] + 10 * usage_log["completion_tokens"]) / Decimal(1_000_000)
     assert result.unpriced_calls == 0
 
 
-# ---- who is killed, and who comes at the same time ----------------------------------------------------------------
+# ---- killed and concurrent processes ------------------------------------------------------------------------------
 
 
 def test_killed_process_leaves_its_calls_lost_at_the_reserved_cost(captured: Pipeline, judge: SimulatedJudge) -> None:
@@ -167,30 +157,30 @@ def test_killed_process_leaves_its_calls_lost_at_the_reserved_cost(captured: Pip
     with subprocess.Popen([sys.executable, "-c", program_that_judges(captured, HOUR, concurrency=3)]) as process:
         deadline = time.monotonic() + 60
         while judge.calls()["in_flight"] < 3:
-            assert time.monotonic() < deadline, "nothing was asked"
+            assert time.monotonic() < deadline, "the judge received no call"
             assert process.poll() is None
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
     lost = captured.ask("SELECT * FROM trajectory.verdict_attempts")
     assert {(row["result"], row["duration_ns"]) for row in lost} == {("lost", None)}
     assert len(lost) == 3
-    assert sum(row["cost_usd"] for row in lost) == day(captured)["reserved_usd"] > 0
+    assert sum(row["cost_usd"] for row in lost) == daily_total(captured)["reserved_usd"] > 0
     while judge.calls()["in_flight"]:
-        assert time.monotonic() < deadline, "the judge did not notice that its client is gone"
+        assert time.monotonic() < deadline, "the judge did not notice that its client had disconnected"
         time.sleep(0.05)
     judge.clear_faults()
-    # The claims of the dead end by themselves: here the clock is moved on instead.
+    # The locks of the killed process expire by themselves; the test does not wait for that.
     captured.do("UPDATE trajectory.verdict_locks SET expires_at = now()")
     result = captured.refine(HOUR)
     assert result.calls == eligible(captured)
-    books = judge.calls()
-    assert books["received"] == len(lost) + result.calls
-    told = only(captured.ask("SELECT sum(cost_usd) AS usd FROM trajectory.verdict_attempts"))
-    assert told["usd"] == Decimal(books["cost_usd"]) + sum(row["cost_usd"] for row in lost)
-    assert day(captured)["spent_usd"] == Decimal(books["cost_usd"])
-    assert day(captured)["spent_usd"] + day(captured)["reserved_usd"] == told["usd"]
-    twice = captured.ask("SELECT * FROM trajectory.verdicts WHERE attempts > 1")
-    assert {row["run_id"] for row in twice} == {row["run_id"] for row in lost}
+    usage_log = judge.calls()
+    assert usage_log["received"] == len(lost) + result.calls
+    recorded = only(captured.ask("SELECT sum(cost_usd) AS usd FROM trajectory.verdict_attempts"))
+    assert recorded["usd"] == Decimal(usage_log["cost_usd"]) + sum(row["cost_usd"] for row in lost)
+    assert daily_total(captured)["spent_usd"] == Decimal(usage_log["cost_usd"])
+    assert daily_total(captured)["spent_usd"] + daily_total(captured)["reserved_usd"] == recorded["usd"]
+    repeated = captured.ask("SELECT * FROM trajectory.verdicts WHERE attempts > 1")
+    assert {row["run_id"] for row in repeated} == {row["run_id"] for row in lost}
 
 
 def test_processes_judging_one_partition_together_pay_once(captured: Pipeline, judge: SimulatedJudge) -> None:
@@ -200,10 +190,10 @@ def test_processes_judging_one_partition_together_pay_once(captured: Pipeline, j
         for _ in range(2)
     ]
     for worker in workers:
-        _, told = worker.communicate(timeout=120)
-        assert worker.returncode == 0, told.decode()
+        _, errors = worker.communicate(timeout=120)
+        assert worker.returncode == 0, errors.decode()
     assert judge.calls()["received"] == eligible(captured)
-    books_agree(captured, judge)
+    assert_costs_agree(captured, judge)
     assert captured.ask("SELECT * FROM trajectory.verdict_locks") == []
     assert len(captured.parquet(REFINED_OUTCOMES, HOUR)) == RUNS
 
@@ -222,4 +212,4 @@ def test_verdict_due_in_two_partitions_is_paid_once(captured: Pipeline, judge: S
     captured.refine(other)
     assert first.wait(timeout=120) == 0
     assert judge.calls()["received"] == eligible(captured)
-    books_agree(captured, judge)
+    assert_costs_agree(captured, judge)

@@ -1,4 +1,4 @@
-"""The contract of prices: the user's own go first, an unknown one is None and never 0, and a bad table says where."""
+"""Prices: the user's own come first, an unknown price is None and never 0, and an invalid table names the place."""
 
 from decimal import Decimal
 from pathlib import Path
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trajectory_pipeline.budget.prices import CallUsage, ModelPrice, Prices, load_prices
 from trajectory_pipeline.errors import SettingsError
 
-HERE, OPENAI = "http://localhost:11434/v1", "https://api.openai.com/v1"
+LOCAL, OPENAI = "http://localhost:11434/v1", "https://api.openai.com/v1"
 TOML = """
 [[prices]]
 model = "llama3"
@@ -27,23 +27,23 @@ output = 0.8
 JSON = '{"prices": [{"model": "gpt-4o", "input": 1, "output": 2.5}]}'
 
 
-def written(folder: Path, text: str, name: str = "prices.toml") -> Path:
+def write_table(folder: Path, text: str, name: str = "prices.toml") -> Path:
     path = folder / name
     path.write_text(text)
     return path
 
 
 def test_price_of_one_endpoint_precedes_price_of_all(tmp_path: Path) -> None:
-    prices = load_prices(written(tmp_path, TOML))
+    prices = load_prices(write_table(tmp_path, TOML))
     usage = CallUsage(1_000_000, 500_000, 1_000_000)
-    assert prices.cost("llama3", "llama3", usage, HERE) == Decimal("0.91")
+    assert prices.cost("llama3", "llama3", usage, LOCAL) == Decimal("0.91")
     assert prices.cost("llama3", "llama3", usage, "http://elsewhere/v1") == Decimal("0.5")
-    assert prices.max_cost("llama3", HERE, 1_000_000, 1_000_000) == Decimal(1)
-    assert prices.max_cost("unheard-of", HERE, 1, 1) is None
+    assert prices.max_cost("llama3", LOCAL, 1_000_000, 1_000_000) == Decimal(1)
+    assert prices.max_cost("unknown", LOCAL, 1, 1) is None
 
 
 def test_own_price_precedes_listed_price_for_any_answering_model(tmp_path: Path) -> None:
-    prices, usage = load_prices(written(tmp_path, JSON, "prices.json")), CallUsage(1_000_000, None, 1_000_000)
+    prices, usage = load_prices(write_table(tmp_path, JSON, "prices.json")), CallUsage(1_000_000, None, 1_000_000)
     assert prices.cost("gpt-4o", "gpt-4o-2024-08-06", usage, OPENAI) == Decimal("3.5")
     assert Prices().cost("gpt-4o", "gpt-4o-2024-08-06", usage, OPENAI) == Decimal("12.5")
     assert Prices().cost("alias", "gpt-4o", usage, OPENAI) == Decimal("12.5")
@@ -56,7 +56,7 @@ def test_load_prices_without_a_path_gives_no_prices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "words"),
+    ("text", "name", "message"),
     [
         ("", "prices.yaml", "must be a .json or a .toml file"),
         ("{", "prices.json", "cannot be read"),
@@ -70,18 +70,20 @@ def test_load_prices_without_a_path_gives_no_prices() -> None:
         (TOML + TOML, "prices.toml", "names the model llama3 twice"),
     ],
 )
-def test_load_prices_of_an_invalid_table_names_file_and_place(tmp_path: Path, text: str, name: str, words: str) -> None:
-    path = written(tmp_path, text, name)
-    with pytest.raises(SettingsError) as told:
+def test_load_prices_of_an_invalid_table_names_file_and_place(
+    tmp_path: Path, text: str, name: str, message: str
+) -> None:
+    path = write_table(tmp_path, text, name)
+    with pytest.raises(SettingsError) as caught:
         load_prices(path)
-    assert str(path) in str(told.value)
-    assert words in str(told.value)
-    assert "TRAJECTORY_PRICES" in str(told.value)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+    assert "TRAJECTORY_PRICES" in str(caught.value)
 
 
 def test_load_prices_of_a_missing_file_names_it(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"nowhere.toml, which cannot be read: No such file"):
-        load_prices(tmp_path / "nowhere.toml")
+    with pytest.raises(SettingsError, match=r"missing.toml, which cannot be read: No such file"):
+        load_prices(tmp_path / "missing.toml")
 
 
 dollars = st.decimals(0, 1000, places=4)
@@ -99,7 +101,7 @@ def test_cost_of_a_call_within_its_bounds_is_at_most_max_cost(
     prices = Prices((ModelPrice(model="m", input=fresh, cached_input=min(fresh, cached), output=output),))
     used = int(bound[0] * taken[0])
     usage = CallUsage(used, int(used * taken[1]), int(bound[1] * taken[2]))
-    cost, most = prices.cost("m", "m", usage, HERE), prices.max_cost("m", HERE, *bound)
+    cost, most = prices.cost("m", "m", usage, LOCAL), prices.max_cost("m", LOCAL, *bound)
     assert cost is not None
     assert most is not None
     assert cost <= most

@@ -1,1 +1,1 @@
-"""Every failing mood of the simulated judge over the whole sample: see ``__main__``."""
+"""Every fault of the simulated judge over the whole sample: see ``__main__``."""

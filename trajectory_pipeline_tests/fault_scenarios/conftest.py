@@ -1,5 +1,5 @@
-"""A pipeline over a fresh copy of the sample."""
+"""A pipeline with the simulated judge, over a fresh copy of the sample."""
 
-from trajectory_pipeline_tests.pipeline.conftest import pipeline
+from trajectory_pipeline_tests.judge.conftest import pipeline
 
 __all__ = ["pipeline"]

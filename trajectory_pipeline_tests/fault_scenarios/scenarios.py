@@ -1,7 +1,6 @@
-"""The moods of the simulated judge: a fault that strikes every call, or every third one.
+"""Scenarios: a fault of the simulated judge that affects every call, or every third one.
 
-Belongs here: which there are, and what they are set to so that none takes minutes. Does not belong here: what must hold
-in all of them (``contract``).
+Their parameters and timeouts are short, so that none takes minutes.
 """
 
 from collections.abc import Iterator
@@ -19,14 +18,14 @@ PARAMS: dict[str, dict[str, Any]] = {
     "limit_used_up": {"seconds": 0.05},
 }
 TIMEOUTS = {"hang": 2.0, "late_answer": 2.0, "slow_drip": 2.0}
-"""Seconds that a call may take, where it is the fault that it takes longer; 30 in all other moods."""
+"""Timeout of a call in seconds for the faults that exceed it; 30 in all other scenarios."""
 
 ALWAYS, SOMETIMES = 1, 3
 
 
 @dataclass(frozen=True)
-class Mood:
-    """A fault, and how often it strikes: 1 is every call, 3 every third."""
+class Scenario:
+    """A fault, and how often it applies: 1 is every call, 3 every third."""
 
     fault: str | None
     every: int = ALWAYS
@@ -37,18 +36,18 @@ class Mood:
         return self.fault or "healthy"
 
     @property
-    def orders(self) -> list[dict[str, Any]]:
+    def planned_faults(self) -> list[dict[str, Any]]:
         if self.fault is None:
             return []
         return [{"fault": self.fault, "params": self.params, "every": self.every}]
 
 
-def mood(fault: str | None, every: int = ALWAYS) -> Mood:
-    return Mood(fault, every, TIMEOUTS.get(fault or "", 30.0), PARAMS.get(fault or "", {}))
+def scenario(fault: str | None, every: int = ALWAYS) -> Scenario:
+    return Scenario(fault, every, TIMEOUTS.get(fault or "", 30.0), PARAMS.get(fault or "", {}))
 
 
-def every_mood() -> Iterator[Mood]:
-    yield mood(None)
+def all_scenarios() -> Iterator[Scenario]:
+    yield scenario(None)
     for fault in FAULTS:
-        yield mood(fault)
-        yield mood(fault, SOMETIMES)
+        yield scenario(fault)
+        yield scenario(fault, SOMETIMES)

@@ -1,7 +1,4 @@
-"""Judging the sample under a mood with sinks of its own, then with a healthy judge until nothing is due.
-
-Belongs here: the order of events, and letting days pass. Does not belong here: what must hold (``contract``).
-"""
+"""Judging the sample in a scenario with sinks of its own, then with a healthy judge until no verdict is due."""
 
 import shutil
 import time
@@ -23,60 +20,57 @@ from trajectory_pipeline.pipeline.pending_verdicts import find_pending_verdicts
 from trajectory_pipeline.schema.enums import FINAL_STATUSES
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline_tests.fault_scenarios import contract
-from trajectory_pipeline_tests.fault_scenarios.scenarios import Mood
+from trajectory_pipeline_tests.fault_scenarios.scenarios import Scenario
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 CAP = Decimal(5)
-"""Dollars a day: the default. A constraint of the database holds the accounts to it at every moment."""
-_MOST_DAYS = 4
+"""US dollars a day: the default. A constraint of the database enforces it at every moment."""
+_MAX_DAYS = 4
 _ALL_TIME = timedelta(days=36_500)
 
 
 @dataclass
-class Told:
-    """What came of one mood.
+class ScenarioResult:
+    """The result of one scenario.
 
     Attributes:
-        mood: which.
-        calls: that the server received before it healed.
-        lost: of these, calls whose answer never arrived.
-        charged: dollars by the server's books.
-        booked: dollars by the accounts, lost calls and unpriced answers at the most that they may have cost.
-        before: runs by status, ``not asked`` among them.
-        down: partitions that were left because the provider was down.
-        healing_calls: until nothing was due any more.
-        days: that this took; one is enough where no cap is in the way.
-        after: runs by status.
-        broken: what does not hold, in sentences.
-        seconds: all of it.
+        calls: received by the server before it recovered.
+        lost: calls of these whose answer never arrived.
+        charged: US dollars by the usage log of the server.
+        booked: US dollars by the spend totals, with lost calls and unpriced answers at their maximum cost.
+        before: runs by status before the recovery, ``not asked`` among them.
+        down: partitions that were not finished because the provider was down.
+        recovery_calls: until no verdict was due any more.
+        days: of the recovery; one is enough unless a cap defers calls.
+        after: runs by status after the recovery.
+        violations: of the contract, as sentences.
+        seconds: of the whole scenario.
     """
 
-    mood: Mood
+    scenario: Scenario
     calls: int = 0
     lost: int = 0
     charged: Decimal = Decimal(0)
     booked: Decimal = Decimal(0)
     before: Counter[str] = field(default_factory=Counter)
     down: int = 0
-    healing_calls: int = 0
+    recovery_calls: int = 0
     days: int = 0
     after: Counter[str] = field(default_factory=Counter)
-    broken: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
 @dataclass
 class Sweep:
-    """The captured sample, from which each mood gets sinks of its own.
+    """The captured sample, from which each scenario gets sinks of its own.
 
     Attributes:
-        server: with the databases.
-        judge: whose mood changes.
-        hours: that are judged.
-        template: name of the database with all of them captured.
-        captured: the pipeline that did it.
-        healthy: verdicts that a healthy judge gives, by run.
+        hours: the partitions that are judged.
+        template: name of the database in which all of them are captured.
+        captured: the pipeline that captured them.
+        healthy: verdicts that a healthy judge gives, by run id.
     """
 
     server: EmbeddedServer
@@ -86,59 +80,59 @@ class Sweep:
     captured: Pipeline
     healthy: dict[str, Row] | None = None
 
-    def under(self, mood: Mood) -> Told:
-        """Judge everything under a mood, then heal; returns what came of it."""
-        began = time.monotonic()
-        told = Told(mood)
+    def run(self, scenario: Scenario) -> ScenarioResult:
+        """Judge everything in a scenario, then let the judge recover."""
+        started = time.monotonic()
+        result = ScenarioResult(scenario)
         with self._sinks() as pipeline:
             pipeline.judge_settings = {
-                "timeout_seconds": mood.timeout_seconds,
+                "timeout_seconds": scenario.timeout_seconds,
                 "max_attempts": 2,
                 "first_pause_seconds": 0.01,
             }
-            self._sick(mood, pipeline, told)
-            self._healed(pipeline, told)
-            if mood.fault is None:
+            self._judge_with_fault(pipeline, result)
+            self._recover(pipeline, result)
+            if scenario.fault is None:
                 self.healthy = contract.verdicts(pipeline)
-        told.seconds = time.monotonic() - began
-        return told
+        result.seconds = time.monotonic() - started
+        return result
 
-    def _sick(self, mood: Mood, pipeline: Pipeline, told: Told) -> None:
+    def _judge_with_fault(self, pipeline: Pipeline, result: ScenarioResult) -> None:
         self.judge.clear_faults()
         self.judge.reset_calls()
-        self.judge.plan_faults(mood.orders)
-        told.down = self._refine(pipeline, self.hours)
-        books = _settled(self.judge)
-        told.calls, told.charged = books["received"], Decimal(books["cost_usd"])
-        booked = "SELECT coalesce(sum(spent_usd), 0) AS usd FROM trajectory.spend_totals WHERE scope = 'day'"
-        told.booked = pipeline.ask(booked)[0]["usd"]
+        self.judge.plan_faults(result.scenario.planned_faults)
+        result.down = self._refine(pipeline, self.hours)
+        usage_log = _wait_until_idle(self.judge)
+        result.calls, result.charged = usage_log["received"], Decimal(usage_log["cost_usd"])
+        spent = "SELECT coalesce(sum(spent_usd), 0) AS usd FROM trajectory.spend_totals WHERE scope = 'day'"
+        result.booked = pipeline.ask(spent)[0]["usd"]
         lost = "SELECT count(*) AS n FROM trajectory.verdict_attempts WHERE result = 'lost'"
-        told.lost = pipeline.ask(lost)[0]["n"]
-        told.before = _statuses(pipeline)
-        told.broken += contract.books_agree(pipeline, books)
-        told.broken += contract.nothing_is_made_up(pipeline, self.healthy)
-        told.broken += contract.each_run_has_one_status(pipeline, down=told.down)
+        result.lost = pipeline.ask(lost)[0]["n"]
+        result.before = _statuses(pipeline)
+        result.violations += contract.costs_agree(pipeline, usage_log)
+        result.violations += contract.no_value_is_invented(pipeline, self.healthy)
+        result.violations += contract.each_run_has_one_status(pipeline, down=result.down)
 
-    def _healed(self, pipeline: Pipeline, told: Told) -> None:
+    def _recover(self, pipeline: Pipeline, result: ScenarioResult) -> None:
         self.judge.clear_faults()
         before = contract.verdicts(pipeline)
-        while (due := self._due(pipeline, told.days)) and told.days < _MOST_DAYS:
-            told.days += 1
-            told.down += self._refine(pipeline, due)
-        books = _settled(self.judge)
-        told.healing_calls = books["received"] - told.calls
-        told.after = _statuses(pipeline)
-        open_before = sum(told.before.values()) - sum(told.before[status] for status in FINAL_STATUSES)
-        if told.healing_calls > open_before:
-            told.broken.append(f"{open_before} were open, and healing took {told.healing_calls} calls")
-        told.broken += contract.books_agree(pipeline, books)
-        told.broken += contract.nothing_is_made_up(pipeline, self.healthy)
-        told.broken += contract.each_run_has_one_status(pipeline, down=0)
-        told.broken += contract.all_is_final(pipeline)
-        told.broken += contract.kept(before, contract.verdicts(pipeline))
+        while (due := self._due(pipeline, result.days)) and result.days < _MAX_DAYS:
+            result.days += 1
+            result.down += self._refine(pipeline, due)
+        usage_log = _wait_until_idle(self.judge)
+        result.recovery_calls = usage_log["received"] - result.calls
+        result.after = _statuses(pipeline)
+        open_before = sum(result.before.values()) - sum(result.before[status] for status in FINAL_STATUSES)
+        if result.recovery_calls > open_before:
+            result.violations.append(f"{open_before} were open, and the recovery took {result.recovery_calls} calls")
+        result.violations += contract.costs_agree(pipeline, usage_log)
+        result.violations += contract.no_value_is_invented(pipeline, self.healthy)
+        result.violations += contract.each_run_has_one_status(pipeline, down=0)
+        result.violations += contract.all_verdicts_are_final(pipeline)
+        result.violations += contract.final_verdicts_are_unchanged(before, contract.verdicts(pipeline))
 
     def _refine(self, pipeline: Pipeline, hours: Sequence[datetime]) -> int:
-        """Judge hours as one range; returns how many were left because the provider was down."""
+        """Judge hours as one range; returns how many were not finished because the provider was down."""
         refinement = pipeline.refine_range(hours)
         down = 0
         for hour in hours:
@@ -149,7 +143,7 @@ class Sweep:
         return down
 
     def _due(self, pipeline: Pipeline, days: int) -> list[datetime]:
-        """Let as much time pass as any pause is long; returns what the refinement sensor would request then."""
+        """Advance time beyond every pause; returns the hours that the refinement sensor would request then."""
         pipeline.do(
             "UPDATE trajectory.verdicts SET next_attempt_at = next_attempt_at - interval '8 days'",
             f"UPDATE trajectory.spend_totals SET scope_key = 'day {days}, ' || scope_key WHERE scope <>"
@@ -164,17 +158,17 @@ class Sweep:
             lookback=_ALL_TIME,
             give_up_after=10,
         )
-        wanted = set(self.hours)
-        return [hour for key in found.partition_keys if (hour := parse_partition_key(key)) in wanted]
+        hours = set(self.hours)
+        return [hour for key in found.partition_keys if (hour := parse_partition_key(key)) in hours]
 
     @contextmanager
     def _sinks(self) -> Iterator[Pipeline]:
-        folder = self.captured.folder.with_name("of_a_mood")
+        folder = self.captured.folder.with_name("scenario")
         shutil.copytree(self.captured.folder, folder)
-        create_database(self.server, "mood", self.template)
+        create_database(self.server, "scenario", self.template)
         pipeline = replace(
             self.captured,
-            database_url=self.server.url("mood"),
+            database_url=self.server.url("scenario"),
             folder=folder,
             judge_url=self.judge.base_url,
             budget={"daily_usd": CAP},
@@ -186,19 +180,19 @@ class Sweep:
         try:
             yield pipeline
         finally:
-            drop_database(self.server, "mood")
+            drop_database(self.server, "scenario")
             shutil.rmtree(folder)
 
 
 def capture(server: EmbeddedServer, judge: SimulatedJudge, folder: Path, hours: Sequence[datetime]) -> Sweep:
-    """Capture hours of the sample once, for all moods."""
-    create_database(server, "moods_letta")
-    load_sample(server.url("moods_letta"))
-    create_database(server, "moods_captured")
-    migrate(server.url("moods_captured"))
-    pipeline = Pipeline(server.url("moods_letta"), server.url("moods_captured"), folder / "captured")
+    """Capture hours of the sample once, for all scenarios."""
+    create_database(server, "scenarios_letta")
+    load_sample(server.url("scenarios_letta"))
+    create_database(server, "scenarios_captured")
+    migrate(server.url("scenarios_captured"))
+    pipeline = Pipeline(server.url("scenarios_letta"), server.url("scenarios_captured"), folder / "captured")
     pipeline.capture(*hours)
-    return Sweep(server, judge, hours, "moods_captured", pipeline)
+    return Sweep(server, judge, hours, "scenarios_captured", pipeline)
 
 
 def _statuses(pipeline: Pipeline) -> Counter[str]:
@@ -209,9 +203,9 @@ def _statuses(pipeline: Pipeline) -> Counter[str]:
     return Counter({row["status"]: row["n"] for row in rows})
 
 
-def _settled(judge: SimulatedJudge) -> dict[str, Any]:
-    """The books once no call is open: the server notices that its client has left a little after it has."""
+def _wait_until_idle(judge: SimulatedJudge) -> dict[str, Any]:
+    """The usage log once no call is in flight: the server notices late that its client has disconnected."""
     deadline = time.monotonic() + 10
-    while (books := judge.calls(10_000))["in_flight"] and time.monotonic() < deadline:
+    while (usage_log := judge.calls(10_000))["in_flight"] and time.monotonic() < deadline:
         time.sleep(0.02)
-    return books
+    return usage_log

@@ -1,6 +1,6 @@
-"""The contract of failing judges, over a part of the sample; ``make fault-scenarios`` runs it over the whole.
+"""The contract of failing judges over a part of the sample; ``make fault-scenarios`` runs it over the whole.
 
-And that the contract itself finds what it is for.
+One test shows that the contract reports violations.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import FAULTS, SimulatedJudge
 from trajectory_pipeline_tests.fault_scenarios import contract
-from trajectory_pipeline_tests.fault_scenarios.scenarios import ALWAYS, SOMETIMES, Mood, every_mood, mood
+from trajectory_pipeline_tests.fault_scenarios.scenarios import ALWAYS, SOMETIMES, Scenario, all_scenarios, scenario
 from trajectory_pipeline_tests.fault_scenarios.sweep import Sweep, capture
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.server_databases import drop_database
@@ -23,50 +23,55 @@ HOURS = sorted(sample_partitions(), key=lambda hour: sample_partitions()[hour])[
 def sweep(
     postgres_server: EmbeddedServer, running_judge: SimulatedJudge, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Sweep]:
-    sweep = capture(postgres_server, running_judge, tmp_path_factory.mktemp("moods"), HOURS)
-    told = sweep.under(mood(None))
-    assert (told.broken, told.days) == ([], 0)
+    sweep = capture(postgres_server, running_judge, tmp_path_factory.mktemp("scenarios"), HOURS)
+    result = sweep.run(scenario(None))
+    assert (result.violations, result.days) == ([], 0)
     yield sweep
     running_judge.clear_faults()
-    for name in ("moods_letta", "moods_captured"):
+    for name in ("scenarios_letta", "scenarios_captured"):
         drop_database(postgres_server, name)
 
 
 @pytest.mark.parametrize(
     "given",
-    [mood("rate_limit", SOMETIMES), mood("truncated", ALWAYS), mood("usage_missing"), mood("connection_dropped")],
+    [
+        scenario("rate_limit", SOMETIMES),
+        scenario("truncated", ALWAYS),
+        scenario("usage_missing"),
+        scenario("connection_dropped"),
+    ],
     ids=str,
 )
-def test_scenario_meets_the_contract_and_recovers(sweep: Sweep, given: Mood) -> None:
+def test_scenario_meets_the_contract_and_recovers(sweep: Sweep, given: Scenario) -> None:
     """Nothing is invented, lost or paid for twice, and a healthy judge gives every run a final verdict."""
-    told = sweep.under(given)
-    assert told.broken == []
-    assert set(told.after) <= {"judged", "insufficient_evidence", "not_eligible"}
-    assert sum(told.after.values()) == sum(told.before.values()) == sum(sample_partitions()[hour] for hour in HOURS)
+    result = sweep.run(given)
+    assert result.violations == []
+    assert set(result.after) <= {"judged", "insufficient_evidence", "not_eligible"}
+    assert sum(result.after.values()) == sum(result.before.values()) == sum(sample_partitions()[hour] for hour in HOURS)
 
 
 def test_all_scenarios_include_every_fault() -> None:
-    assert {one.fault for one in every_mood()} == {None, *FAULTS}
+    assert {given.fault for given in all_scenarios()} == {None, *FAULTS}
 
 
-BREAKS: dict[str, tuple[str, Callable[[Pipeline, SimulatedJudge], list[str]]]] = {
-    "a call that is not in our books": (
+VIOLATIONS: dict[str, tuple[str, Callable[[Pipeline, SimulatedJudge], list[str]]]] = {
+    "a call that is not recorded": (
         "DELETE FROM trajectory.verdict_attempts WHERE attempt_id = (SELECT min(attempt_id) FROM"
         " trajectory.verdict_attempts)",
-        lambda pipeline, judge: list(contract.books_agree(pipeline, judge.calls(10_000))),
+        lambda pipeline, judge: list(contract.costs_agree(pipeline, judge.calls(10_000))),
     ),
     "a cent too much": (
         "UPDATE trajectory.verdict_attempts SET cost_usd = cost_usd + 0.01 WHERE attempt_id = (SELECT min(attempt_id)"
         " FROM trajectory.verdict_attempts)",
-        lambda pipeline, judge: list(contract.books_agree(pipeline, judge.calls(10_000))),
+        lambda pipeline, judge: list(contract.costs_agree(pipeline, judge.calls(10_000))),
     ),
-    "an account that was not moved": (
+    "a spend total that was not updated": (
         "UPDATE trajectory.spend_totals SET spent_usd = spent_usd - 0.0001 WHERE scope = 'day'",
-        lambda pipeline, judge: list(contract.books_agree(pipeline, judge.calls(10_000))),
+        lambda pipeline, judge: list(contract.costs_agree(pipeline, judge.calls(10_000))),
     ),
-    "a made-up score": (
+    "an invented score": (
         "UPDATE trajectory.verdicts SET learning_value = 0.3 WHERE verdict_status <> 'judged'",
-        lambda pipeline, _: list(contract.nothing_is_made_up(pipeline, None)),
+        lambda pipeline, _: list(contract.no_value_is_invented(pipeline, None)),
     ),
     "a run without a verdict": (
         "DELETE FROM trajectory.verdicts WHERE run_id = (SELECT min(run_id) FROM trajectory.verdicts)",
@@ -75,17 +80,16 @@ BREAKS: dict[str, tuple[str, Callable[[Pipeline, SimulatedJudge], list[str]]]] =
     "a verdict that failed": (
         "UPDATE trajectory.verdicts SET verdict_status = 'failed' WHERE run_id = (SELECT min(run_id) FROM"
         " trajectory.verdicts)",
-        lambda pipeline, _: list(contract.all_is_final(pipeline)),
+        lambda pipeline, _: list(contract.all_verdicts_are_final(pipeline)),
     ),
 }
 
 
-@pytest.mark.parametrize("what", BREAKS)
-def test_contract_reports_a_planted_violation(pipeline: Pipeline, judge: SimulatedJudge, what: str) -> None:
-    statement, broken = BREAKS[what]
-    pipeline.judge_url = judge.base_url
+@pytest.mark.parametrize("violation", VIOLATIONS)
+def test_contract_reports_a_planted_violation(pipeline: Pipeline, judge: SimulatedJudge, violation: str) -> None:
+    statement, check = VIOLATIONS[violation]
     pipeline.capture(HOURS[0])
     pipeline.refine(HOURS[0])
-    assert broken(pipeline, judge) == []
+    assert check(pipeline, judge) == []
     pipeline.do(statement)
-    assert broken(pipeline, judge)
+    assert check(pipeline, judge)

@@ -10,8 +10,8 @@ from trajectory_pipeline_tests.trajectories.sample_runs import partition_of, sam
 Document = dict[str, Any]
 
 
-def text(words: str) -> dict[str, Any]:
-    return {"type": "text", "text": words}
+def text(content: str) -> dict[str, Any]:
+    return {"type": "text", "text": content}
 
 
 def message(message_id: str, role: str, *content: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -22,8 +22,8 @@ def call(call_id: str, name: str, arguments: Any) -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def returned(call_id: str, words: str | None, status: str | None = "success", **more: Any) -> dict[str, Any]:
-    return {"tool_call_id": call_id, "status": status, "text": words, "stdout": None, "stderr": None, **more}
+def tool_return(call_id: str, output: str | None, status: str | None = "success", **more: Any) -> dict[str, Any]:
+    return {"tool_call_id": call_id, "status": status, "text": output, "stdout": None, "stderr": None, **more}
 
 
 def turn(step_id: str | None, *messages: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -31,14 +31,14 @@ def turn(step_id: str | None, *messages: dict[str, Any], **more: Any) -> dict[st
 
 
 def document(run_id: str, *turns: dict[str, Any], **metadata: Any) -> Document:
-    known = {"status": "completed", "error": None, "continues_run_id": None, "models": ["gpt-secret"]}
+    defaults = {"status": "completed", "error": None, "continues_run_id": None, "models": ["gpt-secret"]}
     outcome = {"type": "success", "confidence": 0.8, "reasoning": ["because"]}
-    return {"run_id": run_id, "metadata": {**known, **metadata}, "turns": list(turns), "outcome": outcome}
+    return {"run_id": run_id, "metadata": {**defaults, **metadata}, "turns": list(turns), "outcome": outcome}
 
 
 @functools.cache
 def sample_documents() -> tuple[Document, ...]:
-    """The documents of the sample's runs; not to be changed by who gets them."""
+    """The documents of the sample's runs. They are cached: do not change them."""
     return tuple(trajectory_document(convert_run(raw, partition_of(raw))) for raw in sample_runs())
 
 
@@ -48,7 +48,7 @@ ORDER = document(
         "step-1",
         message("message-a", "user", text("Please find order 4711.")),
         message("message-b", "assistant", text("I look."), tool_calls=[call("call-1", "find", '{"order": "4711"}')]),
-        message("message-c", "tool", tool_returns=[returned("call-1", "It arrives\non 4 March.")]),
+        message("message-c", "tool", tool_returns=[tool_return("call-1", "It arrives\non 4 March.")]),
     ),
     turn("step-2", message("message-d", "assistant", text("On 4 March."))),
 )

@@ -1,4 +1,4 @@
-"""A provider that answers what a test tells it to, over real HTTP: for answers that no simulated fault gives."""
+"""A provider over real HTTP whose answers a test chooses, for answers that no simulated fault gives."""
 
 import json
 import threading
@@ -44,7 +44,7 @@ class Provider:
 
 
 def completion(content: Any, **more: Any) -> dict[str, Any]:
-    """A chat completion that says something."""
+    """A chat completion with this content."""
     return {
         "id": "chatcmpl-1",
         "object": "chat.completion",
@@ -82,4 +82,4 @@ ANSWER: dict[str, Any] = {
     "task_category": "other",
     "complexity": "trivial",
 }
-"""A whole answer."""
+"""A valid answer."""

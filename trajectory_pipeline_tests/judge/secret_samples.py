@@ -1,4 +1,4 @@
-"""Secrets of every form that redaction promises to find, made up: none of them was ever valid."""
+"""Invented secrets of every form that redaction promises to find. None was ever valid."""
 
 import base64
 
@@ -35,7 +35,7 @@ PRIVATE_KEY = (
     + "\n-----END RSA PRIVATE KEY-----"
 )
 PASSWORD = "hun/ter2!"
-"""Stands after a name: nothing else tells that it is one."""
+"""Found only by the name before it: it has no form of its own."""
 
 BY_NAME = (
     "password={}",

@@ -1,27 +1,17 @@
-"""The contract of the lists: who is denied is shown to nobody, and is looked at again when the lists change."""
+"""Access lists: a denied trajectory is not sent to the judge, and is considered again when the lists change."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.judge.access_lists import JudgeAccessList
 from trajectory_pipeline.pipeline.pending_verdicts import find_pending_verdicts
+from trajectory_pipeline_tests.judge.conftest import HOUR
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
-HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
 
-
-@pytest.fixture
-def captured(pipeline: Pipeline) -> Pipeline:
-    pipeline.capture(HOUR)
-    return pipeline
-
-
-def wanted(pipeline: Pipeline, access: JudgeAccessList) -> list[str]:
-    """What the sensor would ask for."""
+def requested(pipeline: Pipeline, access: JudgeAccessList) -> list[str]:
+    """The partitions that the refinement sensor would request."""
     now = datetime.now(UTC) + timedelta(hours=1)
     return find_pending_verdicts(
         pipeline.database,
@@ -43,18 +33,18 @@ def test_denied_agent_is_not_judged_until_the_list_changes(captured: Pipeline, j
     assert (len(denied), {row["attempts"] for row in denied}) == (runs, {0})
     assert agent in denied[0]["error_message"]
     assert "TRAJECTORY_JUDGE_DENY_AGENTS" in denied[0]["error_message"]
-    shown = captured.ask(
+    calls = captured.ask(
         "SELECT 1 AS x FROM trajectory.verdict_attempts a JOIN trajectory.trajectories t USING (run_id)"
         " WHERE t.agent_id = %s",
         agent,
     )
-    assert shown == []
-    # Denied as before, it is not looked at again; allowed, it is, by the sensor and by a materialisation.
-    asked = judge.calls()["received"]
+    assert calls == []
+    # While denied, it is not considered again. Once allowed, the sensor requests it and a materialization judges it.
+    received = judge.calls()["received"]
     captured.refine(HOUR)
-    assert judge.calls()["received"] == asked
-    assert wanted(captured, captured.access) == []
+    assert judge.calls()["received"] == received
+    assert requested(captured, captured.access) == []
     captured.access = JudgeAccessList()
-    assert len(wanted(captured, captured.access)) == 1
+    assert len(requested(captured, captured.access)) == 1
     assert captured.refine(HOUR).calls == runs
     assert captured.ask("SELECT 1 AS x FROM trajectory.verdicts WHERE error_class = 'denied'") == []

@@ -1,6 +1,6 @@
-"""The contract of secrets, from one end to the other: planted in every place of real rows, they leave in nothing.
+"""Secrets end to end: planted in every text column of real rows, they are sent and stored nowhere.
 
-Prompts are read at a real server, which also repeats them in an error, and gives one answer that has to be repaired.
+A real server receives the prompts. It also repeats one in an error, and gives one answer that needs a repair turn.
 """
 
 import json
@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.defs.metadata import refined_outcomes_metadata
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline_tests.judge.conftest import HOUR
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
 from trajectory_pipeline_tests.judge.secret_samples import JWT, KEYS, PRIVATE_KEY
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
-HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
 PASSWORD = "c0rrect-h0rse-battery"
 CANARIES = [*KEYS.values(), JWT, *PRIVATE_KEY.splitlines()[1:-1], PASSWORD]
 PLANTED = "\n".join(
@@ -57,18 +56,18 @@ def test_secrets_are_in_no_prompt_error_log_or_verdict(pipeline: Pipeline, caplo
     pipeline.capture(HOUR)
     assert leaks(repr(pipeline.ask("SELECT data::text FROM trajectory.trajectories")))
 
-    def answering(number: int) -> tuple[int, Any, dict[str, str]]:
+    def respond(number: int) -> tuple[int, Any, dict[str, str]]:
         if number == 1:
             return 400, {"error": {"message": f"cannot read {provider.requests[-1]}"}}, {}
         if number == 2:
             return 200, completion(json.dumps({**ANSWER, "tags": []})), {}
         return 200, completion(json.dumps(ANSWER)), {}
 
-    said: list[str] = []
-    with Provider(answering) as provider:
+    messages: list[str] = []
+    with Provider(respond) as provider:
         pipeline.judge_url, pipeline.model, pipeline.budget = provider.url, "some-model", {"allow_unpriced": True}
         pipeline.concurrency = 1
-        result = pipeline.refine(HOUR, progress=said.append)
+        result = pipeline.refine(HOUR, progress=messages.append)
         assert len(provider.requests) > 10
         assert leaks(json.dumps(provider.requests, ensure_ascii=False)) == []
         assert "[secret:api_key:" in json.dumps(provider.requests)
@@ -76,27 +75,27 @@ def test_secrets_are_in_no_prompt_error_log_or_verdict(pipeline: Pipeline, caplo
     stored = [
         pipeline.ask(f"SELECT * FROM trajectory.{table}") for table in ("verdicts", "verdict_attempts", "policies")
     ]
-    assert leaks(repr([stored, refined_outcomes_metadata(result), said, caplog.text])) == []
+    assert leaks(repr([stored, refined_outcomes_metadata(result), messages, caplog.text])) == []
 
 
 def test_secrets_are_in_no_window_and_no_window_summary(pipeline: Pipeline) -> None:
     plant(pipeline)
     pipeline.capture(HOUR)
-    # Each part repeats what it was shown, so that it reaches the prompt that all parts are put together in.
-    shown: list[str] = []
+    # Each window's answer repeats its prompt, so that it reaches the prompt that summarizes all windows.
+    prompts: list[str] = []
 
-    def answering(number: int) -> tuple[int, Any, dict[str, str]]:
+    def respond(number: int) -> tuple[int, Any, dict[str, str]]:
         request = provider.requests[number - 1]
         if "PartFindings" not in json.dumps(request):
             return 200, completion(json.dumps(ANSWER)), {}
-        shown.append(request["messages"][-1]["content"])
-        return 200, completion(json.dumps({"findings": [], "account": shown[-1][-500:]})), {}
+        prompts.append(request["messages"][-1]["content"])
+        return 200, completion(json.dumps({"findings": [], "account": prompts[-1][-500:]})), {}
 
-    with Provider(answering) as provider:
+    with Provider(respond) as provider:
         pipeline.judge_url, pipeline.model, pipeline.budget = provider.url, "some-model", {"allow_unpriced": True}
         pipeline.concurrency, pipeline.max_prompt_tokens = 1, 6_000
         pipeline.refine(HOUR)
-        assert len(shown) > 1, "no transcript was judged in parts"
+        assert len(prompts) > 1, "no transcript was judged in windows"
         assert leaks(json.dumps(provider.requests, ensure_ascii=False)) == []
     stored = [pipeline.ask(f"SELECT * FROM trajectory.{table}") for table in ("verdicts", "verdict_attempts")]
     assert leaks(repr(stored)) == []

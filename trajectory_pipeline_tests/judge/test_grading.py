@@ -1,4 +1,4 @@
-"""The contract of what follows from an answer: evidence is checked, scores are computed, nothing is taken on trust."""
+"""Grading an answer: citations are checked and scores are computed; no claim of the judge is accepted unchecked."""
 
 from itertools import pairwise
 from typing import Any, get_args
@@ -16,8 +16,8 @@ from trajectory_pipeline.judge.grading import (
     learning_value,
 )
 from trajectory_pipeline.judge.response_schema import FailureMode, JudgeResponse, RequirementStatus
-from trajectory_pipeline_tests.judge.documents import ORDER, call, document, message, returned, text, turn
-from trajectory_pipeline_tests.judge.rendering import whole
+from trajectory_pipeline_tests.judge.documents import ORDER, call, document, message, text, tool_return, turn
+from trajectory_pipeline_tests.judge.rendering import render
 
 FAILED = document(
     "run-1",
@@ -60,10 +60,8 @@ def answer(*requirements: dict[str, Any], **more: Any) -> JudgeResponse:
     )
 
 
-def assessed(
-    *requirements: dict[str, Any], shown: Any = ORDER, heuristic: str = "success", **more: Any
-) -> GradedVerdict:
-    return grade_response(answer(*requirements, **more), whole(shown), heuristic)
+def graded(*requirements: dict[str, Any], run: Any = ORDER, heuristic: str = "success", **more: Any) -> GradedVerdict:
+    return grade_response(answer(*requirements, **more), render(run), heuristic)
 
 
 MET = requirement("met", ("message-c", "It arrives on 4 March."))
@@ -72,7 +70,7 @@ UNKNOWN = requirement("insufficient_evidence")
 NOT_ASKED = requirement("not_applicable", ("message-a", "Please find order 4711."))
 
 
-# ---- the outcome --------------------------------------------------------------------------------------------------
+# ---- outcome -------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(STATUSES, max_size=7))
@@ -101,28 +99,26 @@ def test_outcome_is_derived_from_applicable_requirements(statuses: list[str]) ->
 def test_outcome_and_confidence_follow_decided_requirements(
     requirements: list[dict[str, Any]], outcome: str, confidence: float
 ) -> None:
-    columns = assessed(*requirements).columns
+    columns = graded(*requirements).columns
     assert (columns["outcome"], columns["outcome_confidence"]) == (outcome, confidence)
     assert columns["disagrees"] == (outcome != "success")
 
 
 @pytest.mark.parametrize("requirements", [[UNKNOWN], [NOT_ASKED], [UNKNOWN, NOT_ASKED]])
 def test_verdict_without_a_decided_requirement_has_no_score(requirements: list[dict[str, Any]]) -> None:
-    assessment = assessed(*requirements)
-    assert assessment.verdict_status == "insufficient_evidence"
+    verdict = graded(*requirements)
+    assert verdict.verdict_status == "insufficient_evidence"
     scores = {"outcome", "outcome_confidence", "disagrees", "learning_value", "failure_owner", "failure_mode"}
-    assert not (scores | set(LEARNING_WEIGHTS)) & set(assessment.columns)
-    assert assessment.columns["summary"] == "It was."
+    assert not (scores | set(LEARNING_WEIGHTS)) & set(verdict.columns)
+    assert verdict.columns["summary"] == "It was."
 
 
 # ---- evidence -----------------------------------------------------------------------------------------------------
 
 
-def citation(
-    where: str, quote: str, shown: Any = ORDER, *, status: str = "met", kind: str = "action"
-) -> dict[str, Any]:
+def citation(where: str, quote: str, run: Any = ORDER, *, status: str = "met", kind: str = "action") -> dict[str, Any]:
     claimed = requirement(status, (where, quote), kind=kind)
-    (checked,) = assessed(claimed, shown=shown).columns["requirements"]
+    (checked,) = graded(claimed, run=run).columns["requirements"]
     (evidence,) = checked["evidence"]
     assert checked["status"] == (status if evidence["valid"] else "insufficient_evidence")
     assert (checked["judged_status"], checked["kind"]) == (status, kind)
@@ -173,20 +169,20 @@ def test_citation_of_a_recorded_error_uses_its_step_or_run(where: str, quote: st
 
 
 def test_unmet_requirement_may_cite_only_a_recorded_error() -> None:
-    columns = assessed(requirement("unmet", ("run-1", "it broke")), shown=FAILED).columns
+    columns = graded(requirement("unmet", ("run-1", "it broke")), run=FAILED).columns
     assert (columns["outcome"], columns["outcome_confidence"]) == ("failure", 1.0)
 
 
 def test_requirement_is_decided_by_at_least_one_valid_citation() -> None:
     mixed = requirement("met", ("message-z", "x"), ("message-c", "It arrives"))
-    assert assessed(mixed).columns["outcome"] == "success"
-    assert assessed(requirement("met")).verdict_status == "insufficient_evidence"
-    assert assessed(MET, requirement("unmet")).columns["outcome"] == "unknown"
+    assert graded(mixed).columns["outcome"] == "success"
+    assert graded(requirement("met")).verdict_status == "insufficient_evidence"
+    assert graded(MET, requirement("unmet")).columns["outcome"] == "unknown"
 
 
 @given(st.text(min_size=1, max_size=40), st.sampled_from(["message-a", "message-c", "run-1", "step-1", "x"]))
 def test_citation_is_valid_only_if_the_message_has_the_quote(quote: str, where: str) -> None:
-    rendered = whole(ORDER)
+    rendered = render(ORDER)
     there = " ".join(block.text for block in rendered.by_cited_id.get(where, ()))
     valid = citation(where, quote, status="unmet")["valid"]
     assert not valid or " ".join(quote.split()) in " ".join(there.split())
@@ -217,9 +213,9 @@ WORKED = document(
             "back",
             "tool",
             tool_returns=[
-                returned("c1", 'ran: rm notes.txt # deleted the "file"\n1 file removed'),
-                returned("c2", "Sent message successfully."),
-                returned("c3", "permission denied for root", "error"),
+                tool_return("c1", 'ran: rm notes.txt # deleted the "file"\n1 file removed'),
+                tool_return("c2", "Sent message successfully."),
+                tool_return("c3", "permission denied for root", "error"),
             ],
         ),
         message("yes", "approval", approvals=[{"tool_call_id": "c1", "approve": True, "reason": "go ahead"}]),
@@ -269,21 +265,21 @@ def test_unmet_requirement_may_cite_the_agent_or_the_task(where: str, quote: str
 
 def test_not_applicable_requirement_needs_independent_evidence() -> None:
     """A citation of the agent's own words does not exclude a requirement."""
-    shown = requirement("not_applicable", ("thanks", "it is gone"))
+    independent = requirement("not_applicable", ("thanks", "it is gone"))
     claimed = requirement("not_applicable", ("think", "Hello! I have deleted it."))
     met = requirement("met", ("back", "1 file removed"))
-    assert assessed(met, shown, shown=WORKED).columns["outcome"] == "success"
-    assert assessed(met, claimed, shown=WORKED).columns["outcome"] == "unknown"
-    assert assessed(met, requirement("not_applicable"), shown=WORKED).columns["outcome"] == "unknown"
+    assert graded(met, independent, run=WORKED).columns["outcome"] == "success"
+    assert graded(met, claimed, run=WORKED).columns["outcome"] == "unknown"
+    assert graded(met, requirement("not_applicable"), run=WORKED).columns["outcome"] == "unknown"
 
 
 def test_confidence_falls_with_invalid_citations_and_omissions() -> None:
     good, bad = ("message-c", "It arrives"), ("message-z", "x")
-    assert assessed(requirement("met", good)).columns["outcome_confidence"] == 1.0
-    assert assessed(requirement("met", good, bad)).columns["outcome_confidence"] == 0.5
-    assert assessed(requirement("met", good, bad), requirement("met", good)).columns["outcome_confidence"] == 0.75
-    long = document("run-1", turn("s", message("m", "tool", tool_returns=[returned("c", "done. " * 20_000)])))
-    rendered = whole(long, room=30_000)
+    assert graded(requirement("met", good)).columns["outcome_confidence"] == 1.0
+    assert graded(requirement("met", good, bad)).columns["outcome_confidence"] == 0.5
+    assert graded(requirement("met", good, bad), requirement("met", good)).columns["outcome_confidence"] == 0.75
+    long = document("run-1", turn("s", message("m", "tool", tool_returns=[tool_return("c", "done. " * 20_000)])))
+    rendered = render(long, limit=30_000)
     columns = grade_response(answer(requirement("met", ("m", "done. done."))), rendered, "success").columns
     assert columns["outcome_confidence"] == round(rendered.coverage, 4) < 0.2
 
@@ -294,43 +290,45 @@ SHOWN = [{"message_id": "message-d", "quote": "On 4 March."}]
 
 
 def test_step_that_was_not_shown_is_no_failed_step() -> None:
-    for step, expected in (("step-1", "step-1"), ("step-of-nowhere", None), (None, None)):
+    for step, expected in (("step-1", "step-1"), ("step-unknown", None), (None, None)):
         failure = {"owner": "tool", "mode": "tool_error", "first_wrong_step": step, "evidence": SHOWN}
-        assert assessed(UNMET, failure=failure).columns["failed_step_id"] == expected
+        assert graded(UNMET, failure=failure).columns["failed_step_id"] == expected
     decisions = [
-        {"step_id": step, "choice": "c", "reason_given": "r", "result": "x"} for step in ("step-1", "step-of-nowhere")
+        {"step_id": step, "choice": "c", "reason_given": "r", "result": "x"} for step in ("step-1", "step-unknown")
     ]
-    told = assessed(MET, key_decisions=decisions).columns["decisions"]
-    assert [decision["step_shown"] for decision in told] == [True, False]
+    rows = graded(MET, key_decisions=decisions).columns["decisions"]
+    assert [decision["step_shown"] for decision in rows] == [True, False]
 
 
 @pytest.mark.parametrize("mode", ["other", "timeout"])
 def test_failure_description_is_required_only_for_mode_other(mode: str) -> None:
     assert mode in get_args(FailureMode)
-    words = "in words" if mode == "other" else None
-    columns = assessed(UNMET, failure={"owner": "tool", "mode": mode, "other_mode": words, "evidence": SHOWN}).columns
-    assert (columns["failure_mode"], columns["failure_mode_description"]) == (mode, words)
+    description = "in words" if mode == "other" else None
+    columns = graded(
+        UNMET, failure={"owner": "tool", "mode": mode, "other_mode": description, "evidence": SHOWN}
+    ).columns
+    assert (columns["failure_mode"], columns["failure_mode_description"]) == (mode, description)
     with pytest.raises(ValidationError, match="other_mode must have words"):
-        answer(UNMET, failure={"mode": mode, "other_mode": None if words else "in words"})
+        answer(UNMET, failure={"mode": mode, "other_mode": None if description else "in words"})
 
 
 def test_failure_owner_needs_an_unmet_requirement_and_evidence() -> None:
-    said = {"owner": "tool", "mode": "timeout", "reasoning": "it was slow"}
+    failure = {"owner": "tool", "mode": "timeout", "reasoning": "it was slow"}
     cases: list[tuple[dict[str, Any], dict[str, Any], tuple[str | None, str | None], str | None]] = [
         (UNMET, {"evidence": SHOWN}, ("tool", "timeout"), None),
         (UNMET, {"evidence": []}, (None, None), "no valid citation shows it"),
         (MET, {"evidence": SHOWN}, ("none", "none"), "no requirement is unmet, so there is no failure to own"),
         (UNMET, {"owner": "none"}, (None, None), "a requirement is unmet, and no owner or no mode is named"),
     ]
-    for judged, more, columns, problem in cases:
-        told = assessed(judged, failure=said | more).columns
-        assert (told.get("failure_owner"), told.get("failure_mode")) == columns
-        assert told["failure"]["problem"] == problem
-        assert told["failure"]["reasoning"] == "it was slow"
+    for judged, more, expected, problem in cases:
+        columns = graded(judged, failure=failure | more).columns
+        assert (columns.get("failure_owner"), columns.get("failure_mode")) == expected
+        assert columns["failure"]["problem"] == problem
+        assert columns["failure"]["reasoning"] == "it was slow"
 
 
 def test_reasoning_of_the_ratings_is_stored() -> None:
-    assert assessed(MET, ratings={"reasoning": "it shows how"}).columns["learning"] == {"reasoning": "it shows how"}
+    assert graded(MET, ratings={"reasoning": "it shows how"}).columns["learning"] == {"reasoning": "it shows how"}
 
 
 @given(RATINGS)
@@ -338,7 +336,7 @@ def test_learning_value_is_the_weighted_share_of_the_ratings(ratings: dict[str, 
     value = learning_value(ratings)
     assert 0 <= value <= 1
     assert value == pytest.approx(sum(LEARNING_WEIGHTS[name] * (ratings[name] - 1) / 4 for name in ratings), abs=1e-4)
-    columns = assessed(MET, ratings=ratings).columns
+    columns = graded(MET, ratings=ratings).columns
     assert columns["learning_value"] == value
     assert {name: columns[name] for name in ratings} == ratings
 

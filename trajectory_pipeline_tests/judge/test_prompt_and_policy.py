@@ -1,6 +1,6 @@
-"""The contract of prompt and policy: rules first, the transcript behind a marker nobody can guess, every part counts.
+"""Prompt and policy: rules first, then the transcript between random markers. Every part counts for the policy id.
 
-A verdict key stands for all that was shown and all that shapes the answer: change one, and it is another.
+A verdict key identifies everything that was shown and everything that shapes the answer: any change gives another key.
 """
 
 import dataclasses

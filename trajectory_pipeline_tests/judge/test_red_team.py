@@ -1,7 +1,7 @@
-"""The contract under attack: no transcript dictates its verdict, even to a judge that obeys what it finds in it.
+"""Attacks: no transcript dictates its verdict, even to a judge that obeys it.
 
-Each attack is put to the simulated judge that obeys, and to a worse one still, that says whatever the attacker would
-like best and cites the planted words for it.
+Each attack is sent to the simulated judge that obeys, and to a worse one that gives the answer an attacker wants most
+and cites the planted text for it.
 """
 
 from typing import Any
@@ -21,13 +21,13 @@ from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline.judge.transcript.windows import RenderedTranscript
 from trajectory_pipeline_tests.judge.documents import Document
 from trajectory_pipeline_tests.judge.red_team import ATTACKS, attempt
-from trajectory_pipeline_tests.judge.rendering import whole
+from trajectory_pipeline_tests.judge.rendering import render
 
 each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 
 
 def read(rendered: RenderedTranscript) -> Transcript:
-    """What a judge finds between the marker lines."""
+    """The transcript that a judge finds between the marker lines."""
     block = find_transcript(messages(rendered.text)[1]["content"])
     assert block is not None
     return parse_transcript(block)
@@ -41,15 +41,17 @@ def obeyed(rendered: RenderedTranscript) -> tuple[JudgeResponse, GradedVerdict]:
 
 def test_attacks_are_at_least_15_that_the_judge_obeys() -> None:
     assert len(ATTACKS) >= 15
-    willing = [name for name, attack in ATTACKS.items() if obeyed(whole(attack))[0].requirements[0].status == "met"]
-    assert len(willing) >= 15
+    obeyed_attacks = [
+        name for name, attack in ATTACKS.items() if obeyed(render(attack))[0].requirements[0].status == "met"
+    ]
+    assert len(obeyed_attacks) >= 15
 
 
 @each_attack
 def test_obeyed_attack_reaches_no_success(attack: Document) -> None:
-    _, assessment = obeyed(whole(attack))
-    assert assessment.columns.get("outcome") in (None, "unknown", "failure")
-    assert {requirement["status"] for requirement in assessment.columns["requirements"]} <= {
+    _, verdict = obeyed(render(attack))
+    assert verdict.columns.get("outcome") in (None, "unknown", "failure")
+    assert {requirement["status"] for requirement in verdict.columns["requirements"]} <= {
         "unmet",
         "insufficient_evidence",
     }
@@ -57,13 +59,13 @@ def test_obeyed_attack_reaches_no_success(attack: Document) -> None:
 
 @each_attack
 def test_attack_text_that_is_cited_proves_nothing(attack: Document) -> None:
-    rendered = whole(attack)
+    rendered = render(attack)
     planted = [
         {"message_id": block.cited_as, "quote": line}
         for block in rendered.messages
         for passage in block.passages
-        for stretch in passage.quotable_texts
-        for line in stretch.splitlines()
+        for quotable in passage.quotable_texts
+        for line in quotable.splitlines()
         if line.strip() and passage.source != "approval"
     ]
     assert planted
@@ -93,7 +95,7 @@ def _most_wanted(planted: list[dict[str, str]], kind: str) -> JudgeResponse:
 
 @each_attack
 def test_attack_text_forges_no_structure(attack: Document) -> None:
-    transcript, honest = read(whole(attack)), read(whole(attempt()))
+    transcript, honest = read(render(attack)), read(render(attempt()))
     assert len(transcript.messages) == len(honest.messages)
     assert [len(m.returns) for m in transcript.messages] == [len(m.returns) for m in honest.messages]
     assert [len(m.approvals) for m in transcript.messages] == [len(m.approvals) for m in honest.messages]

@@ -1,4 +1,4 @@
-"""The contract of waiting: what one call is told, all calls of the session heed; a turn is taken before each call."""
+"""Waiting: a wait that a provider asks of one call holds for the whole session; each call takes a rate limit slot."""
 
 import asyncio
 import json
@@ -68,8 +68,8 @@ def test_reset_header_reads_a_timestamp_in_s_or_ms(factor: int) -> None:
 
 
 def test_reset_of_several_exhausted_limits_is_the_slowest() -> None:
-    used_up = {f"x-ratelimit-remaining-{kind}": "0" for kind in ("requests", "tokens")}
-    headers = {**used_up, "x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "3s"}
+    exhausted = {f"x-ratelimit-remaining-{kind}": "0" for kind in ("requests", "tokens")}
+    headers = {**exhausted, "x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "3s"}
     assert seconds_until_reset(headers) == 3.0
 
 
@@ -91,65 +91,65 @@ def test_backoff_doubles_up_to_its_bound_with_jitter() -> None:
         (503, {"error": {"message": "overloaded"}}, {"retry-after-ms": "400"}),
         (*ANSWERED[:2], {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "400ms"}),
     ],
-    ids=["429", "503", "used up"],
+    ids=["429", "503", "exhausted"],
 )
 def test_session_starts_no_call_during_a_requested_wait(first: tuple[int, Any, dict[str, str]]) -> None:
     began: list[float] = []
 
-    def answering(number: int) -> tuple[int, Any, dict[str, str]]:
+    def respond(number: int) -> tuple[int, Any, dict[str, str]]:
         began.append(time.monotonic())
         return first if number == 1 else ANSWERED
 
-    told = CallLog()
+    log = CallLog()
 
     async def work(url: str) -> None:
         async with open_session(judge_at(url)) as session:
             ended = asyncio.Event()
 
             async def on_end(attempt: CallRecord) -> None:
-                await told.on_end(attempt)
+                await log.on_end(attempt)
                 ended.set()
 
-            ask = asyncio.create_task(session.ask(PROMPT, JudgeResponse, told.on_begin, on_end))
+            ask = asyncio.create_task(session.ask(PROMPT, JudgeResponse, log.on_begin, on_end))
             await ended.wait()
-            await asyncio.gather(ask, *(session.ask(PROMPT, JudgeResponse, told.on_begin, on_end) for _ in range(3)))
+            await asyncio.gather(ask, *(session.ask(PROMPT, JudgeResponse, log.on_begin, on_end) for _ in range(3)))
 
-    with Provider(answering) as provider:
+    with Provider(respond) as provider:
         asyncio.run(work(provider.url))
     assert len(began) >= 4
-    # The least that is certain: none was sent before the time that the provider named was over.
+    # No upper bound: a loaded machine may send them later.
     assert all(moment - began[0] >= 0.4 for moment in began[1:])
 
 
 def test_call_takes_a_rate_limit_slot_before_it_is_sent(judge: SimulatedJudge) -> None:
     """Each call requests a slot for its tokens before it is recorded and sent, retries and repairs included."""
     judge.plan_faults([{"fault": "empty_content", "times": 1}, {"fault": "invalid_json", "times": 1}])
-    happened: list[str] = []
+    events: list[str] = []
     tokens: list[int] = []
 
-    async def turn(wanted: int) -> float:
-        happened.append("turn")
+    async def request_slot(wanted: int) -> float:
+        events.append("slot")
         tokens.append(wanted)
         return 0.0
 
     async def on_begin(attempt: CallRecord) -> None:
-        happened.append(f"begins {attempt.purpose}")
+        events.append(f"begins {attempt.purpose}")
 
     async def on_end(attempt: CallRecord) -> None:
-        happened.append(f"ended {judge.calls()['received']}")
+        events.append(f"ended {judge.calls()['received']}")
 
     async def work() -> AskResult[JudgeResponse]:
         async with open_session(
-            judge_at(judge.base_url, model=JUDGE_MODEL, max_response_tokens=3000), request_slot=turn
+            judge_at(judge.base_url, model=JUDGE_MODEL, max_response_tokens=3000), request_slot=request_slot
         ) as session:
             return await session.ask(PROMPT, JudgeResponse, on_begin, on_end)
 
-    asked = asyncio.run(work())
-    assert asked.answer is not None
-    assert happened == [
-        *("turn", "begins first", "ended 1"),
-        *("turn", "begins retry", "ended 2"),
-        *("turn", "begins repair", "ended 3"),
+    result = asyncio.run(work())
+    assert result.answer is not None
+    assert events == [
+        *("slot", "begins first", "ended 1"),
+        *("slot", "begins retry", "ended 2"),
+        *("slot", "begins repair", "ended 3"),
     ]
-    assert tokens == [attempt.estimated_prompt_tokens + 3000 for attempt in asked.calls]
+    assert tokens == [attempt.estimated_prompt_tokens + 3000 for attempt in result.calls]
     assert tokens[2] > tokens[1] == tokens[0]

@@ -1,7 +1,7 @@
-"""The contract of a failing judge: each fault has its status and class, nothing is made up, every call is in the books.
+"""A failing judge: each fault has its status and error class, no value is invented, and every call is recorded.
 
-Each fault of the simulated judge strikes every call of a materialisation; what then stands in Postgres is compared with
-the table below and with what the server itself counted and charged.
+Each fault of the simulated judge applies to every call of a materialization. The rows in Postgres are then compared
+with the table below and with the usage log of the server.
 """
 
 import time
@@ -23,7 +23,7 @@ from trajectory_pipeline_tests.server_databases import create_database, drop_dat
 
 @dataclass(frozen=True)
 class Expected:
-    """What a fault leads to where the format is fixed, with two calls allowed and half a second for each."""
+    """The result of a fault with a fixed response format, two calls allowed and a timeout of 0.5 s."""
 
     status: str
     error_class: str | None = None
@@ -31,7 +31,7 @@ class Expected:
     calls: int = 1
     params: dict[str, Any] = field(default_factory=dict)
     priced: bool = True
-    struck: bool = True
+    applies: bool = True
 
 
 def refused(error_class: str, calls: int = 1, **params: Any) -> Expected:
@@ -68,8 +68,8 @@ EXPECTED: dict[str, Expected] = {
     "unsupported_response_format": refused("unsupported"),
     "unsupported_parameter": refused("unsupported", param="response_format"),
     "unknown_field": refused("unsupported", param="response_format"),
-    "no_tool_support": Expected("judged", struck=False),
-    "no_tool_endpoint": Expected("judged", struck=False),
+    "no_tool_support": Expected("judged", applies=False),
+    "no_tool_endpoint": Expected("judged", applies=False),
     "model_not_found": refused("model_not_found"),
     "connection_dropped": lost("connection"),
     "connection_dropped_mid_body": lost("connection"),
@@ -103,10 +103,10 @@ EXPECTED: dict[str, Expected] = {
     "tool_ignored": Expected("judged"),
 }
 
-FALLING_BACK = {"unsupported_temperature"}
-"""Faults that a call is made again after without what the server refuses, whatever the format: see ``test_formats``."""
+FALLBACK_FAULTS = {"unsupported_temperature"}
+"""Faults after which a call falls back, whatever the response format: see ``test_response_format``."""
 
-FIXED_FORM = {"response_format": "json_schema"}
+FIXED_FORMAT = {"response_format": "json_schema"}
 
 _NUMBERS = count()
 
@@ -125,7 +125,7 @@ def captured(
     running_judge: SimulatedJudge,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Captured]:
-    """A partition in which one run only is left to be judged, one that the simulated judge finds a success."""
+    """A partition of one run, which the simulated judge finds a success."""
     names = {"template_letta": "faults_letta", "template_trajectory": "faults_trajectory"}
     for template, name in names.items():
         create_database(postgres_server, name, template)
@@ -149,22 +149,22 @@ def captured(
 
 
 def refined_with(
-    captured: Captured, judge: SimulatedJudge, orders: list[dict[str, Any]], **more: Any
+    captured: Captured, judge: SimulatedJudge, faults: list[dict[str, Any]], **overrides: Any
 ) -> tuple[Row, list[Row]]:
-    """Refine under a policy of its own while faults strike; the verdict and its attempts."""
+    """Judge under a policy of its own while faults apply; returns the verdict and its calls."""
     pipeline = captured.pipeline
     judge.clear_faults()
     judge.reset_calls()
-    judge.plan_faults(orders)
-    # What other faults left behind would make this one's first call a trial, which is not repeated.
+    judge.plan_faults(faults)
+    # Calls of earlier faults would make this one's first call a trial, which is not repeated.
     pipeline.do("DELETE FROM trajectory.verdict_attempts")
     pipeline.max_prompt_tokens = 100_000 + next(_NUMBERS)
     pipeline.judge_settings = {
         "timeout_seconds": 0.5,
         "max_attempts": 2,
         "first_pause_seconds": 0.01,
-        **FIXED_FORM,
-        **more,
+        **FIXED_FORMAT,
+        **overrides,
     }
     pipeline.refine(captured.hour)
     return stored(captured)
@@ -180,7 +180,7 @@ def stored(captured: Captured) -> tuple[Row, list[Row]]:
 
 
 def test_expected_results_cover_every_fault() -> None:
-    assert set(EXPECTED) | FALLING_BACK == set(FAULTS)
+    assert set(EXPECTED) | FALLBACK_FAULTS == set(FAULTS)
 
 
 @pytest.mark.parametrize("fault", EXPECTED)
@@ -193,7 +193,7 @@ def test_fault_gives_the_expected_verdict_attempts_and_cost(
     assert [attempt["result"] for attempt in attempts] == [expected.result] * expected.calls
     assert {attempt["error_class"] for attempt in attempts} == {expected.error_class}
 
-    # Nothing is made up.
+    # No value is invented.
     judged = verdict["verdict_status"] == "judged"
     for name in SCORES:
         assert (verdict[name] is not None) == judged, name
@@ -203,35 +203,39 @@ def test_fault_gives_the_expected_verdict_attempts_and_cost(
     )
     assert verdict["simulated"] is True
 
-    # Every call is in the books, ours and theirs.
-    books = settled(judge)
-    assert books["received"] == len(attempts) == verdict["attempts"]
-    assert books["by_fault"] == ({fault: len(attempts)} if expected.struck else {})
+    # Our records and the usage log of the server have every call.
+    usage_log = wait_until_idle(judge)
+    assert usage_log["received"] == len(attempts) == verdict["attempts"]
+    assert usage_log["by_fault"] == ({fault: len(attempts)} if expected.applies else {})
     if expected.priced:
-        assert sum(attempt["cost_usd"] for attempt in attempts) == Decimal(books["cost_usd"]) > 0
-        assert verdict["cost_usd"] == Decimal(books["cost_usd"])
-        assert sum(attempt["input_tokens"] for attempt in attempts) == books["prompt_tokens"] == verdict["input_tokens"]
-        assert sum(attempt["output_tokens"] for attempt in attempts) == books["completion_tokens"]
+        assert sum(attempt["cost_usd"] for attempt in attempts) == Decimal(usage_log["cost_usd"]) > 0
+        assert verdict["cost_usd"] == Decimal(usage_log["cost_usd"])
+        assert (
+            sum(attempt["input_tokens"] for attempt in attempts)
+            == usage_log["prompt_tokens"]
+            == verdict["input_tokens"]
+        )
+        assert sum(attempt["output_tokens"] for attempt in attempts) == usage_log["completion_tokens"]
     elif expected.result == "lost":
-        # Nobody knows what it cost: it counts at the most that it may have.
+        # The cost is unknown: the call counts at what was reserved for it.
         assert all(attempt["cost_usd"] == attempt["reserved_usd"] > 0 for attempt in attempts)
-        assert verdict["cost_usd"] == sum(attempt["cost_usd"] for attempt in attempts) >= Decimal(books["cost_usd"])
+        assert verdict["cost_usd"] == sum(attempt["cost_usd"] for attempt in attempts) >= Decimal(usage_log["cost_usd"])
     else:
         assert {attempt["cost_usd"] for attempt in attempts} == {None}
         assert verdict["cost_usd"] is None
-    if FAULTS[fault].stage is FaultStage.REFUSED and expected.struck:
+    if FAULTS[fault].stage is FaultStage.REFUSED and expected.applies:
         assert {attempt["http_status"] for attempt in attempts} == {FAULTS[fault].status}
     for attempt in attempts:
         assert (attempt["http_status"] is None) == (expected.result == "lost")
         assert attempt["duration_ns"] > 0
 
 
-def settled(judge: SimulatedJudge) -> dict[str, Any]:
-    """The books once no call is open: a server notices that its client has left a little after it has."""
+def wait_until_idle(judge: SimulatedJudge) -> dict[str, Any]:
+    """The usage log once no call is in flight: the server notices late that its client has disconnected."""
     deadline = time.monotonic() + 5
-    while (books := judge.calls(0))["in_flight"] and time.monotonic() < deadline:
+    while (usage_log := judge.calls(0))["in_flight"] and time.monotonic() < deadline:
         time.sleep(0.02)
-    return books
+    return usage_log
 
 
 def test_verdict_of_unpriced_model_has_null_cost(
@@ -254,8 +258,8 @@ def test_failed_verdict_is_judged_after_the_judge_recovers(
     captured: Captured, judge: SimulatedJudge, fault: str
 ) -> None:
     """The verdict then adds up the attempts and the cost of both runs."""
-    orders = [{"fault": fault, "params": EXPECTED[fault].params}]
-    failed, before = refined_with(captured, judge, orders, timeout_seconds=0.2)
+    faults = [{"fault": fault, "params": EXPECTED[fault].params}]
+    failed, before = refined_with(captured, judge, faults, timeout_seconds=0.2)
     judge.clear_faults()
     captured.pipeline.judge_settings = {}
     result = captured.pipeline.refine(captured.hour)

@@ -1,28 +1,21 @@
-"""The contract of a materialisation while the provider is down: it ends early, says so, and invents no verdict.
+"""A materialization while the provider is down ends early, says so, and invents no verdict.
 
-What was not asked has no verdict and no attempt; the next one finds out by one call whether the provider is back.
+A run that was not sent has no verdict and no call. The next materialization tries one call.
 """
 
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import ProviderDownError
+from trajectory_pipeline_tests.judge.conftest import HOUR, eligible
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, only
-
-HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
 
 
 @pytest.fixture
-def captured(pipeline: Pipeline) -> Pipeline:
-    pipeline.capture(HOUR)
-    pipeline.concurrency = 2
-    pipeline.judge_settings = {"first_pause_seconds": 0.01, "breaker_after": 4}
-    return pipeline
-
-
-def eligible(pipeline: Pipeline) -> int:
-    return int(only(pipeline.ask("SELECT count(*) AS n FROM trajectory.trajectories WHERE message_count > 0"))["n"])
+def captured(captured: Pipeline) -> Pipeline:
+    captured.concurrency = 2
+    captured.judge_settings = {"first_pause_seconds": 0.01, "breaker_after": 4}
+    return captured
 
 
 def count(pipeline: Pipeline, table: str, where: str = "true") -> int:
@@ -37,27 +30,27 @@ def test_judging_a_down_provider_ends_early_and_recovers(
     judge.plan_faults([{"fault": fault}])
     with pytest.raises(ProviderDownError) as caught:
         captured.refine(HOUR)
-    asked = judge.calls()["received"]
-    assert 1 <= asked <= most
-    words = str(caught.value)
-    assert words.startswith("The judge's provider is down, and nothing more is asked of it now (")
-    assert "trajectories are done, the rest is left to a later run." in words
-    # Those that were asked failed, by the class of their own last call; nothing stands for those that were not.
+    received = judge.calls()["received"]
+    assert 1 <= received <= most
+    message = str(caught.value)
+    assert message.startswith("The judge's provider is down, and nothing more is asked of it now (")
+    assert "trajectories are done, the rest is left to a later run." in message
+    # Runs that were sent failed with the error class of their last call. The others have no row.
     failed = captured.ask("SELECT run_id FROM trajectory.verdicts WHERE verdict_status = 'failed'")
     attempted = captured.ask("SELECT DISTINCT run_id FROM trajectory.verdict_attempts")
     assert {row["run_id"] for row in failed} == {row["run_id"] for row in attempted}
-    assert count(captured, "verdict_attempts") == asked
+    assert count(captured, "verdict_attempts") == received
     assert count(captured, "verdicts", "outcome IS NOT NULL") == 0
     assert count(captured, "verdict_locks") == 0
 
     with pytest.raises(ProviderDownError):
         captured.refine(HOUR)
-    assert judge.calls()["received"] == asked + 1
+    assert judge.calls()["received"] == received + 1
 
     judge.clear_faults()
     result = captured.refine(HOUR)
     assert result.errors == {}
-    assert judge.calls()["received"] == asked + 1 + eligible(captured)
+    assert judge.calls()["received"] == received + 1 + eligible(captured)
     assert count(captured, "verdict_attempts") == judge.calls()["received"]
 
 

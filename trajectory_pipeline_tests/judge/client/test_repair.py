@@ -1,6 +1,6 @@
-"""The contract of an answer that cannot be used: its own class, one repair turn that shows the mistake, nothing mended.
+"""An unusable answer has its own error class and gets one repair turn that shows the mistake. It is never changed.
 
-After a second unusable answer there is none, and the answer is kept as it came.
+After a second unusable answer there is no verdict, and the answer is stored unchanged.
 """
 
 import json
@@ -70,78 +70,78 @@ def test_parse_of_an_invalid_answer_gives_its_error_class(content: str, error_cl
 
 @pytest.mark.parametrize("error_class", sorted({error_class for _, error_class in UNUSABLE}))
 def test_second_unusable_answer_is_stored_and_gives_no_verdict(error_class: str) -> None:
-    content = next(content for content, its_class in UNUSABLE if its_class == error_class)
-    asked = ask_provider(completion("no JSON"), completion(content), completion(GOOD), max_attempts=3)
-    assert error_classes(asked) == [("unusable", "invalid_json"), ("unusable", error_class)]
-    assert purposes(asked) == ["first", "repair"]
-    assert (asked.answer, asked.raw_response, asked.unusable) == (None, content, True)
-    assert [attempt.usage for attempt in asked.calls] == [CallUsage(10, None, 5)] * 2
+    content = next(content for content, its_error_class in UNUSABLE if its_error_class == error_class)
+    result = ask_provider(completion("no JSON"), completion(content), completion(GOOD), max_attempts=3)
+    assert error_classes(result) == [("unusable", "invalid_json"), ("unusable", error_class)]
+    assert purposes(result) == ["first", "repair"]
+    assert (result.answer, result.raw_response, result.unusable) == (None, content, True)
+    assert [attempt.usage for attempt in result.calls] == [CallUsage(10, None, 5)] * 2
 
 
 def test_repair_turn_appends_the_answer_and_every_mistake() -> None:
     bad = changed(tags=["only", "two"], summary="", learning={**ANSWER["learning"], "tool_use": 6})
     with Provider(lambda number: (200, completion(bad if number == 1 else GOOD), {})) as provider:
-        asked = ask(provider.url)
-    assert error_classes(asked) == [("unusable", "schema_violation"), ("answered", None)]
-    assert asked.answer == JudgeResponse.model_validate(ANSWER)
-    assert asked.raw_response is None
+        result = ask(provider.url)
+    assert error_classes(result) == [("unusable", "schema_violation"), ("answered", None)]
+    assert result.answer == JudgeResponse.model_validate(ANSWER)
+    assert result.raw_response is None
     first, second = (request["messages"] for request in provider.requests)
     assert first == PROMPT
     assert second[: len(PROMPT)] == PROMPT
-    shown, told = second[len(PROMPT) :]
-    assert shown == {"role": "assistant", "content": bad}
-    assert told["role"] == "user"
-    for place in ("tags: List should have at least 3 items", "summary: ", "learning.tool_use: Input should be less"):
-        assert place in told["content"]
+    answer, repair = second[len(PROMPT) :]
+    assert answer == {"role": "assistant", "content": bad}
+    assert repair["role"] == "user"
+    for mistake in ("tags: List should have at least 3 items", "summary: ", "learning.tool_use: Input should be less"):
+        assert mistake in repair["content"]
 
 
 def test_cut_off_answer_is_repaired_showing_only_a_part() -> None:
     cut = {**completion("x" * 50_000)}
     cut["choices"] = [{**cut["choices"][0], "finish_reason": "length"}]
     with Provider(lambda number: (200, cut if number == 1 else completion(GOOD), {})) as provider:
-        asked = ask(provider.url)
-    assert error_classes(asked) == [("unusable", "cut_off"), ("answered", None)]
-    _, _, shown, told = provider.requests[1]["messages"]
-    assert len(shown["content"]) < 2_100
-    assert "cut off" in told["content"]
+        result = ask(provider.url)
+    assert error_classes(result) == [("unusable", "cut_off"), ("answered", None)]
+    _, _, answer, repair = provider.requests[1]["messages"]
+    assert len(answer["content"]) < 2_100
+    assert "cut off" in repair["content"]
 
 
 def test_answer_cut_off_twice_is_stored_with_its_error_class() -> None:
     cut = completion(GOOD[:40])
     cut["choices"][0]["finish_reason"] = "length"
-    asked = ask_provider(cut)
-    assert error_classes(asked) == [("unusable", "cut_off")] * 2
-    assert (asked.answer, asked.raw_response, asked.unusable) == (None, GOOD[:40], True)
+    result = ask_provider(cut)
+    assert error_classes(result) == [("unusable", "cut_off")] * 2
+    assert (result.answer, result.raw_response, result.unusable) == (None, GOOD[:40], True)
 
 
 def test_repair_turn_with_a_transient_error_is_retried() -> None:
-    asked = ask_provider(completion("no JSON"), (503, {"error": {"message": "busy"}}, {}), completion(GOOD))
-    assert purposes(asked) == ["first", "repair", "retry"]
-    assert asked.answer is not None
+    result = ask_provider(completion("no JSON"), (503, {"error": {"message": "busy"}}, {}), completion(GOOD))
+    assert purposes(result) == ["first", "repair", "retry"]
+    assert result.answer is not None
 
 
 def test_repair_turn_without_an_answer_fails_without_quarantine() -> None:
-    asked = ask_provider(completion("no JSON"), (503, {"error": {"message": "busy"}}, {}), max_attempts=1)
-    assert error_classes(asked) == [("unusable", "invalid_json"), ("error", "server_error")]
-    assert (asked.answer, asked.raw_response, asked.unusable) == (None, "no JSON", False)
+    result = ask_provider(completion("no JSON"), (503, {"error": {"message": "busy"}}, {}), max_attempts=1)
+    assert error_classes(result) == [("unusable", "invalid_json"), ("error", "server_error")]
+    assert (result.answer, result.raw_response, result.unusable) == (None, "no JSON", False)
 
 
 def test_empty_answer_is_retried() -> None:
     for content in (None, "", [{"type": "text", "text": "x"}], 5):
-        asked = ask_provider(completion(content), completion(GOOD))
-        assert error_classes(asked) == [("unusable", "no_answer"), ("answered", None)]
-        assert purposes(asked) == ["first", "retry"]
+        result = ask_provider(completion(content), completion(GOOD))
+        assert error_classes(result) == [("unusable", "no_answer"), ("answered", None)]
+        assert purposes(result) == ["first", "retry"]
 
 
 def test_refusal_is_not_retried() -> None:
     refused = completion(None)
     refused["choices"][0]["message"]["refusal"] = "I can't help with that."
-    asked = ask_provider(refused)
-    assert error_classes(asked) == [("refused", "refused")]
-    assert asked.calls[0].error_message == "I can't help with that."
+    result = ask_provider(refused)
+    assert error_classes(result) == [("refused", "refused")]
+    assert result.calls[0].error_message == "I can't help with that."
 
 
-# ---- words around an answer ----------------------------------------------------------------------------------------
+# ---- text around an answer -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_refusal_is_not_retried() -> None:
         f"```\n{GOOD}\n```\n",
         f"<think>\nMaybe {{this}}? No.\n</think>\n\n{GOOD}",
         f"<think>Hm.</think>```json\n{GOOD}\n```",
-        f"Hm, the opening tag stands in the template.</think>{GOOD}",
+        f"Hm, the opening tag is in the template.</think>{GOOD}",
     ],
 )
 def test_strip_code_fence_removes_thoughts_and_a_fence(
@@ -183,8 +183,8 @@ def test_strip_code_fence_removes_no_other_words(framed: str) -> None:
 
 
 @given(st.text(max_size=200))
-def test_strip_code_fence_does_not_change_strings_in_the_answer(words: str) -> None:
-    answer = {**ANSWER, "summary": f"<think>``` {words} ```</think>"}
+def test_strip_code_fence_does_not_change_strings_in_the_answer(prose: str) -> None:
+    answer = {**ANSWER, "summary": f"<think>``` {prose} ```</think>"}
     text = json.dumps(answer)
     assert json.loads(strip_code_fence(text, "prompt")) == answer
     assert json.loads(strip_code_fence(f"```json\n{text}\n```", "prompt")) == answer

@@ -1,7 +1,7 @@
-"""The contract of servers that know less than OpenAI: asked in the next simpler form, once, and on record.
+"""Servers without some feature of OpenAI: each call falls back to the next simpler format once, and is recorded.
 
-Each is the simulated judge with the refusals of a real server: their statuses and words are those that vLLM, Ollama,
-LiteLLM, OpenRouter and OpenAI's reasoning models send.
+Each is the simulated judge with the refusals of a real server: statuses and messages are those of vLLM, Ollama,
+LiteLLM, OpenRouter and OpenAI's reasoning models.
 """
 
 import asyncio
@@ -51,74 +51,74 @@ def test_fallback_ends_with_a_format_that_the_server_accepts(
     judge: SimulatedJudge, refusals: list[dict[str, Any]], response_format: str, temperature: float | None, calls: int
 ) -> None:
     judge.plan_faults(refusals)
-    asked = ask(judge.base_url, model=JUDGE_MODEL)
-    assert asked.answer is not None
-    assert error_classes(asked) == [("error", "unsupported")] * (calls - 1) + [("answered", None)]
-    assert purposes(asked) == ["first", *["fallback"] * (calls - 1)]
-    last = asked.calls[-1]
+    result = ask(judge.base_url, model=JUDGE_MODEL)
+    assert result.answer is not None
+    assert error_classes(result) == [("error", "unsupported")] * (calls - 1) + [("answered", None)]
+    assert purposes(result) == ["first", *["fallback"] * (calls - 1)]
+    last = result.calls[-1]
     assert (last.response_format, last.temperature) == (response_format, temperature)
     assert judge.calls()["received"] == calls
 
 
 def test_fallback_of_one_call_applies_to_the_whole_session(judge: SimulatedJudge) -> None:
     judge.plan_faults([NO_TEMPERATURE, NO_SCHEMA, NO_TOOLS])
-    told = CallLog()
+    log = CallLog()
 
     async def work() -> None:
         async with open_session(judge_at(judge.base_url, model=JUDGE_MODEL)) as session:
-            await session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end)
-            await asyncio.gather(*(session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end) for _ in range(5)))
+            await session.ask(PROMPT, JudgeResponse, log.on_begin, log.on_end)
+            await asyncio.gather(*(session.ask(PROMPT, JudgeResponse, log.on_begin, log.on_end) for _ in range(5)))
 
     asyncio.run(work())
-    assert [attempt.error_class for attempt in told.ended] == ["unsupported"] * 3 + [None] * 6
+    assert [attempt.error_class for attempt in log.ended] == ["unsupported"] * 3 + [None] * 6
     assert judge.calls()["received"] == 9
 
 
 def test_calls_refused_together_fall_back_by_one_step(judge: SimulatedJudge) -> None:
     judge.plan_faults([NO_SCHEMA])
-    told = CallLog()
+    log = CallLog()
 
     async def work() -> None:
         async with open_session(judge_at(judge.base_url, model=JUDGE_MODEL)) as session:
-            await asyncio.gather(*(session.ask(PROMPT, JudgeResponse, told.on_begin, told.on_end) for _ in range(5)))
+            await asyncio.gather(*(session.ask(PROMPT, JudgeResponse, log.on_begin, log.on_end) for _ in range(5)))
 
     asyncio.run(work())
-    assert {attempt.response_format for attempt in told.ended if attempt.error_class is None} == {"tool_call"}
-    assert len(told.ended) <= 10
+    assert {attempt.response_format for attempt in log.ended if attempt.error_class is None} == {"tool_call"}
+    assert len(log.ended) <= 10
 
 
 @pytest.mark.parametrize("response_format", ["json_schema", "tool_call", "prompt"])
 def test_configured_format_is_used(judge: SimulatedJudge, response_format: Any) -> None:
-    asked = ask(judge.base_url, model=JUDGE_MODEL, response_format=response_format)
-    assert asked.answer is not None
-    assert [attempt.response_format for attempt in asked.calls] == [response_format]
+    result = ask(judge.base_url, model=JUDGE_MODEL, response_format=response_format)
+    assert result.answer is not None
+    assert [attempt.response_format for attempt in result.calls] == [response_format]
 
 
 def test_configured_format_that_is_refused_does_not_fall_back(judge: SimulatedJudge) -> None:
     judge.plan_faults([NO_SCHEMA])
-    asked = ask(judge.base_url, model=JUDGE_MODEL, response_format="json_schema")
-    assert error_classes(asked) == [("error", "unsupported")]
-    assert "response_format" in (asked.calls[0].error_message or "")
+    result = ask(judge.base_url, model=JUDGE_MODEL, response_format="json_schema")
+    assert error_classes(result) == [("error", "unsupported")]
+    assert "response_format" in (result.calls[0].error_message or "")
 
 
 def test_fallback_takes_each_step_once_and_then_fails() -> None:
-    words = "temperature, max_completion_tokens, response_format and tools are not supported"
-    asked = ask_provider((400, {"error": {"message": words}}, {}))
-    assert error_classes(asked) == [("error", "unsupported")] * 5
-    forms = [(attempt.response_format, attempt.temperature) for attempt in asked.calls]
+    message = "temperature, max_completion_tokens, response_format and tools are not supported"
+    result = ask_provider((400, {"error": {"message": message}}, {}))
+    assert error_classes(result) == [("error", "unsupported")] * 5
+    forms = [(attempt.response_format, attempt.temperature) for attempt in result.calls]
     assert forms == [("json_schema", 0.0)] * 2 + [("json_schema", None), ("tool_call", None), ("prompt", None)]
 
 
 def test_fallback_to_max_tokens_changes_no_other_field() -> None:
     refused = {"detail": [{"loc": ["body", "max_completion_tokens"], "msg": "extra fields not permitted"}]}
 
-    def answering(number: int) -> tuple[int, Any, dict[str, str]]:
+    def respond(number: int) -> tuple[int, Any, dict[str, str]]:
         return (422, refused, {}) if number == 1 else (200, completion(json.dumps(ANSWER)), {})
 
-    with Provider(answering) as provider:
-        asked = ask(provider.url, max_response_tokens=3000)
+    with Provider(respond) as provider:
+        result = ask(provider.url, max_response_tokens=3000)
     first, second = provider.requests
-    assert asked.answer is not None
+    assert result.answer is not None
     assert first.pop("max_completion_tokens") == second.pop("max_tokens") == 3000
     assert first == second
 
@@ -138,16 +138,16 @@ def test_answer_with_two_tool_calls_is_a_schema_violation() -> None:
     calls = [{"type": "function", "function": {"name": "f", "arguments": json.dumps(ANSWER)}}] * 2
     answer = completion(None)
     answer["choices"][0]["message"]["tool_calls"] = calls
-    asked = ask_provider(answer, response_format="tool_call")
-    assert error_classes(asked) == [("unusable", "schema_violation")] * 2
-    assert asked.answer is None
+    result = ask_provider(answer, response_format="tool_call")
+    assert error_classes(result) == [("unusable", "schema_violation")] * 2
+    assert result.answer is None
 
 
-# ---- telling refusals apart ----------------------------------------------------------------------------------------
+# ---- classes of refusals -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("status", "words", "error_class"),
+    ("status", "message", "error_class"),
     [
         (
             400,
@@ -173,5 +173,5 @@ def test_answer_with_two_tool_calls_is_a_schema_violation() -> None:
         (418, "I am a teapot", "bad_request"),
     ],
 )
-def test_classify_error_uses_status_and_message(status: int, words: str, error_class: str) -> None:
-    assert classify_error(status, words) == error_class
+def test_classify_error_uses_status_and_message(status: int, message: str, error_class: str) -> None:
+    assert classify_error(status, message) == error_class

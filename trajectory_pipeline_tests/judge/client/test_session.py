@@ -1,6 +1,6 @@
-"""The contract of a call: whatever comes back, or does not, is an attempt with class and cost, and no invented answer.
+"""A call: whatever its end, it is recorded with error class and cost, and no answer is invented.
 
-``Retry-After`` is obeyed; a call whose end nobody saw is ``lost``; our key stands in no message, repr or log.
+``Retry-After`` is obeyed. A call without a known end is ``lost``. Our key is in no message, repr or log.
 """
 
 import json
@@ -23,10 +23,10 @@ OPENAI = "https://api.openai.com/v1"
 
 
 def test_answered_call_is_recorded_with_all_that_is_known(judge: SimulatedJudge) -> None:
-    told = CallLog()
-    asked = ask(judge.base_url, told, model=JUDGE_MODEL)
-    (attempt,) = asked.calls
-    assert asked.answer is not None
+    log = CallLog()
+    result = ask(judge.base_url, log, model=JUDGE_MODEL)
+    (attempt,) = result.calls
+    assert result.answer is not None
     assert (attempt.result, attempt.error_class, attempt.http_status) == ("answered", None, 200)
     assert attempt.response_model == JUDGE_MODEL
     assert attempt.finish_reason == "stop"
@@ -35,27 +35,27 @@ def test_answered_call_is_recorded_with_all_that_is_known(judge: SimulatedJudge)
     cost = load_prices(PRICE_TABLE).cost(attempt.model, attempt.response_model, attempt.usage, attempt.base_url)
     assert cost == Decimal(judge.calls()["cost_usd"])
     assert (attempt.duration_ns or 0) > 0
-    (began,) = told.began
+    (began,) = log.began
     assert (began.attempt_id, began.result, began.duration_ns) == (attempt.attempt_id, "lost", None)
-    assert told.ended == [attempt]
+    assert log.ended == [attempt]
 
 
 def test_request_has_a_strict_schema_and_is_sent_once() -> None:
     with Provider(lambda _: (500, {"error": {"message": "no"}}, {})) as provider:
-        asked = ask(provider.url, max_attempts=1)
-        assert len(provider.requests) == len(asked.calls) == 1
-        (sent,) = provider.requests
-    assert (sent["model"], sent["temperature"], sent["messages"]) == ("some-model", 0.0, PROMPT)
-    schema = sent["response_format"]["json_schema"]
-    assert (sent["response_format"]["type"], schema["strict"]) == ("json_schema", True)
+        result = ask(provider.url, max_attempts=1)
+        assert len(provider.requests) == len(result.calls) == 1
+        (request,) = provider.requests
+    assert (request["model"], request["temperature"], request["messages"]) == ("some-model", 0.0, PROMPT)
+    schema = request["response_format"]["json_schema"]
+    assert (request["response_format"]["type"], schema["strict"]) == ("json_schema", True)
     assert "minLength" not in json.dumps(schema)
     assert schema["schema"]["required"] == list(schema["schema"]["properties"])
 
 
 def test_call_has_an_upper_bound_of_tokens_before_it_is_sent(judge: SimulatedJudge) -> None:
-    told = CallLog()
-    ask(judge.base_url, told, model=JUDGE_MODEL, max_response_tokens=3000)
-    (began,), (ended,) = told.began, told.ended
+    log = CallLog()
+    ask(judge.base_url, log, model=JUDGE_MODEL, max_response_tokens=3000)
+    (began,), (ended,) = log.began, log.ended
     assert ended.usage is not None
     assert began.estimated_prompt_tokens >= ended.usage.input_tokens > 0
     assert began.max_response_tokens == 3000 >= ended.usage.output_tokens
@@ -66,22 +66,22 @@ def test_call_has_an_upper_bound_of_tokens_before_it_is_sent(judge: SimulatedJud
 
 def test_call_refused_before_it_begins_is_not_sent() -> None:
     async def refuse(_: CallRecord) -> None:
-        raise LookupError("no room in the budget")
+        raise LookupError("no headroom in the budget")
 
-    told = CallLog()
-    told.on_begin = refuse  # type: ignore[method-assign]
+    log = CallLog()
+    log.on_begin = refuse  # type: ignore[method-assign]
     with Provider(lambda _: (500, {}, {})) as provider:
-        with pytest.raises(LookupError, match="no room in the budget"):
-            ask(provider.url, told)
+        with pytest.raises(LookupError, match="no headroom in the budget"):
+            ask(provider.url, log)
         assert provider.requests == []
-    assert told.ended == []
+    assert log.ended == []
 
 
 # ---- waiting ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("headers", "least", "most"),
+    ("headers", "shortest", "longest"),
     [
         ({"retry-after": "0.4"}, 0.4, 2.0),
         ({"retry-after-ms": "300", "retry-after": "50"}, 0.3, 2.0),
@@ -91,33 +91,33 @@ def test_call_refused_before_it_begins_is_not_sent() -> None:
         ({}, 0.0, 0.3),
     ],
 )
-def test_retry_waits_as_long_as_the_provider_asks(headers: dict[str, str], least: float, most: float) -> None:
+def test_retry_waits_as_long_as_the_provider_asks(headers: dict[str, str], shortest: float, longest: float) -> None:
     times: list[float] = []
 
-    def answering(number: int) -> tuple[int, Any, dict[str, str]]:
+    def respond(number: int) -> tuple[int, Any, dict[str, str]]:
         times.append(time.monotonic())
         limited = (429, {"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, headers)
         return limited if number == 1 else (200, completion(json.dumps(ANSWER)), {})
 
-    with Provider(answering) as provider:
-        asked = ask(provider.url)
-    assert asked.answer is not None
-    assert error_classes(asked) == [("error", "rate_limited"), ("answered", None)]
-    assert least <= times[1] - times[0] <= most
+    with Provider(respond) as provider:
+        result = ask(provider.url)
+    assert result.answer is not None
+    assert error_classes(result) == [("error", "rate_limited"), ("answered", None)]
+    assert shortest <= times[1] - times[0] <= longest
 
 
 def test_requested_wait_of_over_a_minute_is_not_retried() -> None:
     began = time.monotonic()
-    asked = ask_provider((429, {"error": {"message": "tomorrow"}}, {"retry-after": "86400"}))
-    assert error_classes(asked) == [("error", "rate_limited")]
-    assert asked.answer is None
+    result = ask_provider((429, {"error": {"message": "tomorrow"}}, {"retry-after": "86400"}))
+    assert error_classes(result) == [("error", "rate_limited")]
+    assert result.answer is None
     assert time.monotonic() - began < 5
 
 
 def test_failing_calls_end_at_max_attempts() -> None:
     for allowed in (1, 2, 5):
-        asked = ask_provider((503, {"error": {"message": "overloaded"}}, {}), max_attempts=allowed)
-        assert error_classes(asked) == [("error", "server_error")] * allowed
+        result = ask_provider((503, {"error": {"message": "overloaded"}}, {}), max_attempts=allowed)
+        assert error_classes(result) == [("error", "server_error")] * allowed
 
 
 # ---- no answer ----------------------------------------------------------------------------------------------------
@@ -127,20 +127,20 @@ def test_unreachable_provider_is_a_connection_error() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    asked = ask(f"http://127.0.0.1:{port}/v1", max_attempts=2)
-    assert error_classes(asked) == [("error", "connection")] * 2
-    assert "could not be reached: Cannot connect to host 127.0.0.1" in (asked.calls[0].error_message or "")
-    asked = ask("http://no-host.invalid/v1", max_attempts=1)
-    assert error_classes(asked) == [("error", "connection")]
+    result = ask(f"http://127.0.0.1:{port}/v1", max_attempts=2)
+    assert error_classes(result) == [("error", "connection")] * 2
+    assert "could not be reached: Cannot connect to host 127.0.0.1" in (result.calls[0].error_message or "")
+    result = ask("http://no-host.invalid/v1", max_attempts=1)
+    assert error_classes(result) == [("error", "connection")]
 
 
 def test_call_without_an_answer_in_time_is_lost(judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "hang"}])
-    asked = ask(judge.base_url, model=JUDGE_MODEL, timeout_seconds=0.3, max_attempts=2)
-    assert error_classes(asked) == [("lost", "timeout")] * 2
-    assert asked.calls[0].error_message == "no answer within 0.3 s (TRAJECTORY_JUDGE_TIMEOUT)"
-    assert all(attempt.usage is None for attempt in asked.calls)
-    assert all((attempt.duration_ns or 0) >= 300_000_000 for attempt in asked.calls)
+    result = ask(judge.base_url, model=JUDGE_MODEL, timeout_seconds=0.3, max_attempts=2)
+    assert error_classes(result) == [("lost", "timeout")] * 2
+    assert result.calls[0].error_message == "no answer within 0.3 s (TRAJECTORY_JUDGE_TIMEOUT)"
+    assert all(attempt.usage is None for attempt in result.calls)
+    assert all((attempt.duration_ns or 0) >= 300_000_000 for attempt in result.calls)
 
 
 @pytest.mark.parametrize(
@@ -163,10 +163,10 @@ def test_call_without_an_answer_in_time_is_lost(judge: SimulatedJudge) -> None:
 )
 @pytest.mark.parametrize("content_type", ["application/json", "text/html"])
 def test_body_that_is_no_chat_completion_is_unusable(body: bytes, error_class: str, content_type: str) -> None:
-    asked = ask_provider((200, body, {"content-type": content_type}), max_attempts=1)
-    assert error_classes(asked) == [("unusable", error_class)]
-    assert (asked.answer, asked.unusable) == (None, False)
-    assert asked.calls[0].http_status == 200
+    result = ask_provider((200, body, {"content-type": content_type}), max_attempts=1)
+    assert error_classes(result) == [("unusable", error_class)]
+    assert (result.answer, result.unusable) == (None, False)
+    assert result.calls[0].http_status == 200
 
 
 @pytest.mark.parametrize(
@@ -184,17 +184,17 @@ def test_body_that_is_no_chat_completion_is_unusable(body: bytes, error_class: s
     ],
 )
 def test_error_body_with_status_200_is_classified_by_its_code(body: Any, error_class: str) -> None:
-    asked = ask_provider(body, max_attempts=1)
-    assert error_classes(asked) == [("error", error_class)]
-    assert "upstream is down" in (asked.calls[0].error_message or "")
-    assert (asked.calls[0].http_status, asked.answer) == (200, None)
+    result = ask_provider(body, max_attempts=1)
+    assert error_classes(result) == [("error", error_class)]
+    assert "upstream is down" in (result.calls[0].error_message or "")
+    assert (result.calls[0].http_status, result.answer) == (200, None)
 
 
 def test_answer_with_a_wrong_content_type_is_accepted() -> None:
     body = json.dumps(completion(json.dumps(ANSWER))).encode()
-    asked = ask_provider((200, body, {"content-type": "text/plain"}))
-    assert asked.answer is not None
-    assert asked.calls[0].usage == CallUsage(10, None, 5)
+    result = ask_provider((200, body, {"content-type": "text/plain"}))
+    assert result.answer is not None
+    assert result.calls[0].usage == CallUsage(10, None, 5)
 
 
 # ---- what it cost -------------------------------------------------------------------------------------------------
@@ -222,9 +222,9 @@ def usage_with_details(details: Any) -> dict[str, Any]:
     ],
 )
 def test_usage_that_is_implausible_is_none(usage: Any, expected: CallUsage | None) -> None:
-    asked = ask_provider(completion(json.dumps(ANSWER), usage=usage))
-    assert asked.answer is not None
-    assert asked.calls[0].usage == expected
+    result = ask_provider(completion(json.dumps(ANSWER), usage=usage))
+    assert result.answer is not None
+    assert result.calls[0].usage == expected
 
 
 def test_price_usd_of_an_unknown_model_or_usage_is_none() -> None:
@@ -250,13 +250,13 @@ def test_call_is_simulated_where_the_server_says_so_by_header(judge: SimulatedJu
 
 def test_api_key_is_in_no_message_repr_or_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    words = f"Incorrect API key provided: {KEY}. You can find your key elsewhere."
-    with Provider(lambda _: (401, {"error": {"message": words, "code": "invalid_api_key"}}, {})) as provider:
-        asked = ask(provider.url)
+    message = f"Incorrect API key provided: {KEY}. You can find your key elsewhere."
+    with Provider(lambda _: (401, {"error": {"message": message, "code": "invalid_api_key"}}, {})) as provider:
+        result = ask(provider.url)
         assert provider.headers[0]["authorization"] == f"Bearer {KEY}"
-    assert error_classes(asked) == [("error", "authentication")]
-    assert "Incorrect API key provided: [our key]." in (asked.calls[0].error_message or "")
+    assert error_classes(result) == [("error", "authentication")]
+    assert "Incorrect API key provided: [our key]." in (result.calls[0].error_message or "")
     judge = JudgeConfig("m", "https://user:geheim@host/v1?key=geheim", KEY)
-    for text in (repr(asked), repr(judge), caplog.text):
+    for text in (repr(result), repr(judge), caplog.text):
         assert KEY not in text
         assert "geheim" not in text

@@ -1,4 +1,4 @@
-"""The contract of a limit that workers share, as the provider sees it: together they call no faster than allowed."""
+"""The rate limit that processes share, as the provider sees it: together they call no faster than allowed."""
 
 from datetime import datetime
 
@@ -8,10 +8,10 @@ from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.start_together import told_by
 
-A_MINUTE = 300
-BETWEEN_SECONDS = 60 / A_MINUTE
-LATE_SECONDS = 1.0
-"""That the first call may reach the server after its turn has come."""
+PER_MINUTE = 300
+INTERVAL_SECONDS = 60 / PER_MINUTE
+TOLERANCE_SECONDS = 1.0
+"""How late after its slot the first call may reach the server."""
 
 
 def worker(pipeline: Pipeline, hour: datetime) -> str:
@@ -26,7 +26,7 @@ def worker(pipeline: Pipeline, hour: datetime) -> str:
             {pipeline.database_url!r},
             Path({str(pipeline.folder)!r}),
             {pipeline.judge_url!r},
-            judge_settings={{"requests_per_minute": {A_MINUTE}}},
+            judge_settings={{"requests_per_minute": {PER_MINUTE}}},
         )
         print("ready", flush=True)
         input()
@@ -38,13 +38,13 @@ def test_rate_limit_holds_for_two_processes_together(pipeline: Pipeline, judge: 
     by_size = sorted(sample_partitions().items(), key=lambda item: item[1])
     hours = [hour for hour, _ in by_size[-2:]]
     pipeline.capture(*hours)
-    calls = [int(told) for told in told_by([worker(pipeline, hour) for hour in hours])]
+    calls = [int(output) for output in told_by([worker(pipeline, hour) for hour in hours])]
 
-    books = judge.calls(1_000)
-    arrived = sorted(datetime.fromisoformat(call["started_at"]) for call in books["calls"])
+    usage_log = judge.calls(1_000)
+    arrived = sorted(datetime.fromisoformat(call["started_at"]) for call in usage_log["calls"])
     assert min(calls) > 5
-    assert len(arrived) == sum(calls) == books["received"]
-    # Each alone would keep the limit too, and both of them be twice as fast.
-    for number, moment in enumerate(arrived):
-        assert (moment - arrived[0]).total_seconds() >= number * BETWEEN_SECONDS - LATE_SECONDS
-    assert sum(calls) * BETWEEN_SECONDS > 4 * LATE_SECONDS
+    assert len(arrived) == sum(calls) == usage_log["received"]
+    # If each process had a limit of its own, the two would be twice as fast.
+    for number, time in enumerate(arrived):
+        assert (time - arrived[0]).total_seconds() >= number * INTERVAL_SECONDS - TOLERANCE_SECONDS
+    assert sum(calls) * INTERVAL_SECONDS > 4 * TOLERANCE_SECONDS

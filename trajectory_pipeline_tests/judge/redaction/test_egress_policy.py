@@ -1,6 +1,6 @@
-"""The contract of egress: where it is off nothing leaves this machine, and a redirect takes nothing elsewhere.
+"""Egress: with egress off nothing leaves this machine, and no redirect is followed.
 
-Both are shown with real servers: what they were sent is counted.
+Real servers count what they receive.
 """
 
 import json
@@ -65,13 +65,13 @@ def test_ask_with_egress_off_calls_a_local_server() -> None:
 def test_ask_does_not_follow_a_redirect(status: int, *, local_only: bool) -> None:
     with Provider(lambda _: (200, completion("{}"), {})) as elsewhere:
 
-        def redirecting(_: int) -> tuple[int, Any, dict[str, str]]:
+        def redirect(_: int) -> tuple[int, Any, dict[str, str]]:
             return status, {}, {"location": f"{elsewhere.url}/chat/completions"}
 
-        with Provider(redirecting) as provider:
-            asked = ask(provider.url, local_only=local_only, max_attempts=1)
+        with Provider(redirect) as provider:
+            result = ask(provider.url, local_only=local_only, max_attempts=1)
     assert (len(provider.requests), elsewhere.requests) == (1, [])
-    assert asked.answer is None
+    assert result.answer is None
 
 
 def test_ask_with_egress_off_uses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def test_ask_with_egress_off_uses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> N
         assert (len(provider.requests), proxy.requests) == (1, [])
 
 
-# ---- whose trajectories --------------------------------------------------------------------------------------------
+# ---- access lists --------------------------------------------------------------------------------------------------
 
 IDS = st.sampled_from(["a", "b", None])
 LISTS = st.frozensets(st.sampled_from(["a", "b"]))
@@ -95,10 +95,10 @@ def test_access_list_refuses_the_denied_and_the_unlisted(
     agent: str | None, organization: str | None, access: JudgeAccessList
 ) -> None:
     denied = agent in access.deny_agents or organization in access.deny_organizations
-    let_in = (not access.allow_agents or agent in access.allow_agents) and (
+    allowed = (not access.allow_agents or agent in access.allow_agents) and (
         not access.allow_organizations or organization in access.allow_organizations
     )
     refusal = access.refusal(agent, organization)
-    assert (refusal is None) == (let_in and not denied)
+    assert (refusal is None) == (allowed and not denied)
     if refusal is not None:
         assert "TRAJECTORY_JUDGE_" in refusal

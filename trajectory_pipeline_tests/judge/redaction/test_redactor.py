@@ -1,7 +1,7 @@
-"""The contract of redaction: no secret of a known form leaves, one value has one placeholder, and text stays text.
+"""Redaction: every secret of a known form is replaced, one value has one placeholder, and other text is unchanged.
 
-What is promised is the forms that ``secret_samples`` lists, wherever they stand; a secret without a form and without a
-name before it cannot be told from a word.
+``secret_samples`` lists the known forms. A secret without a form, and without a name before it, cannot be distinguished
+from a word.
 """
 
 import json
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from trajectory_pipeline.judge.redaction import patterns
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline_tests.judge.documents import sample_documents
-from trajectory_pipeline_tests.judge.rendering import whole
+from trajectory_pipeline_tests.judge.rendering import render
 from trajectory_pipeline_tests.judge.secret_samples import (
     BY_NAME,
     JWT,
@@ -30,21 +30,21 @@ from trajectory_pipeline_tests.judge.secret_samples import (
 REPEAT, LAZY_REPEAT, BRANCH = sre.MAX_REPEAT, sre.MIN_REPEAT, sre.BRANCH
 SUBPATTERN, ASSERT, ASSERT_NOT, MAXREPEAT = sre.SUBPATTERN, sre.ASSERT, sre.ASSERT_NOT, sre.MAXREPEAT
 
-SECRETS = Redactor("secrets", b"a key of tests")
-BOTH = Redactor("personal", b"a key of tests")
+REDACT_SECRETS = Redactor("secrets", b"a key of tests")
+REDACT_ALL = Redactor("personal", b"a key of tests")
 PLACEHOLDER = re.compile(r"\[(secret|personal):([a-z_]+):[0-9a-f]{8}\]")
-STANDING_ALONE = [*KEYS.values(), JWT, PRIVATE_KEY]
+SECRETS_BY_FORM = [*KEYS.values(), JWT, PRIVATE_KEY]
 
 PROSE = st.text(st.sampled_from("abc XYZ 019 .,:;\n\t\"'(){}[]<>/=é…\u2028-_"), max_size=40)
 
 
-@pytest.mark.parametrize("secret", STANDING_ALONE, ids=[*KEYS, "jwt", "private key"])
+@pytest.mark.parametrize("secret", SECRETS_BY_FORM, ids=[*KEYS, "jwt", "private key"])
 @pytest.mark.parametrize(
-    "around",
+    "context",
     ["{}", "the key {} is", '"{}"', "(key: {})", "line\n{}\nline", "x={}&y=1", "Authorization: Bearer {}", "`{}`"],
 )
-def test_secret_of_a_known_form_is_redacted_in_any_context(secret: str, around: str) -> None:
-    redacted = SECRETS(around.format(secret))
+def test_secret_of_a_known_form_is_redacted_in_any_context(secret: str, context: str) -> None:
+    redacted = REDACT_SECRETS(context.format(secret))
     assert secret not in redacted
     assert not [piece for piece in re.findall(r"[A-Za-z0-9+/_-]{10,}", secret) if piece in redacted]
     assert PLACEHOLDER.search(redacted)
@@ -53,16 +53,16 @@ def test_secret_of_a_known_form_is_redacted_in_any_context(secret: str, around: 
 @pytest.mark.parametrize("form", BY_NAME)
 @pytest.mark.parametrize("secret", [PASSWORD.replace("/", ""), "Tr0ub4dor&3"[:9], "correct-horse-battery"])
 def test_secret_after_its_name_is_redacted(form: str, secret: str) -> None:
-    redacted = SECRETS(form.format(secret))
+    redacted = REDACT_SECRETS(form.format(secret))
     assert secret not in redacted
     assert PLACEHOLDER.sub("", redacted) == form.format("")
 
 
-@pytest.mark.parametrize("secret", STANDING_ALONE, ids=[*KEYS, "jwt", "private key"])
+@pytest.mark.parametrize("secret", SECRETS_BY_FORM, ids=[*KEYS, "jwt", "private key"])
 def test_secret_in_nested_json_text_is_redacted(secret: str) -> None:
     text = json.dumps({"text": f"first\n{secret}\nlast"})
     for _ in range(3):
-        redacted = SECRETS(text)
+        redacted = REDACT_SECRETS(text)
         assert not [piece for piece in re.findall(r"[A-Za-z0-9+/_-]{10,}", secret) if piece in redacted]
         assert "last" in redacted
         text = json.dumps({"text": text})
@@ -73,7 +73,7 @@ def test_secret_in_nested_json_text_is_redacted(secret: str) -> None:
 @pytest.mark.parametrize("at", [12, 22, 30])
 def test_key_broken_over_lines_is_redacted(name: str, broken_by: str, at: int) -> None:
     secret = KEYS[name]
-    redacted = SECRETS(f"export KEY={secret[:at]}{broken_by}{secret[at:]}\nand then it went on")
+    redacted = REDACT_SECRETS(f"export KEY={secret[:at]}{broken_by}{secret[at:]}\nand then it went on")
     assert secret[:at] not in redacted
     assert secret[at:] not in redacted
     assert redacted.endswith("\nand then it went on")
@@ -92,34 +92,34 @@ def test_key_broken_over_lines_is_redacted(name: str, broken_by: str, at: int) -
     ],
 )
 def test_text_without_secrets_is_unchanged(text: str) -> None:
-    assert SECRETS(text) == text
+    assert REDACT_SECRETS(text) == text
 
 
 def test_transcripts_of_the_sample_are_unchanged() -> None:
-    for shown in sample_documents():
-        text = whole(shown).text
-        assert SECRETS(text) == text
+    for document in sample_documents():
+        text = render(document).text
+        assert REDACT_SECRETS(text) == text
 
 
 def test_placeholder_depends_on_value_and_redaction_key() -> None:
     key = KEYS["openai"]
-    first, second = PLACEHOLDER.findall(SECRETS(f"api_key={key}\nBearer {key}"))
+    first, second = PLACEHOLDER.findall(REDACT_SECRETS(f"api_key={key}\nBearer {key}"))
     assert first == second
-    (here,), (there,) = (set(PLACEHOLDER.finditer(Redactor("secrets", k)(key))) for k in (b"one", b"two"))
-    assert here.group() != there.group()
-    assert SECRETS(KEYS["aws"]) != SECRETS(KEYS["aws"][:-1] + "A")
+    (first_match,), (second_match,) = (set(PLACEHOLDER.finditer(Redactor("secrets", k)(key))) for k in (b"one", b"two"))
+    assert first_match.group() != second_match.group()
+    assert REDACT_SECRETS(KEYS["aws"]) != REDACT_SECRETS(KEYS["aws"][:-1] + "A")
 
 
 @pytest.mark.parametrize("kind", PERSONAL)
 def test_personal_data_is_redacted_only_when_set(kind: str) -> None:
     text = f"It is {PERSONAL[kind]}, she said."
-    assert SECRETS(text) == Redactor("off")(text) == text
-    assert PLACEHOLDER.sub("*", BOTH(text)) == "It is *, she said."
+    assert REDACT_SECRETS(text) == Redactor("off")(text) == text
+    assert PLACEHOLDER.sub("*", REDACT_ALL(text)) == "It is *, she said."
 
 
 @pytest.mark.parametrize("text", ["4111 1111 1111 1112", "DE89 3704 0044 0532 0130 01", "version 1.2.3", "12:30:45"])
 def test_number_that_resembles_personal_data_is_unchanged(text: str) -> None:
-    assert BOTH(text) == text
+    assert REDACT_ALL(text) == text
 
 
 def test_redactor_that_is_off_changes_nothing() -> None:
@@ -129,16 +129,16 @@ def test_redactor_that_is_off_changes_nothing() -> None:
 # ---- properties ---------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.one_of(PROSE, st.sampled_from(STANDING_ALONE)), max_size=8))
+@given(st.lists(st.one_of(PROSE, st.sampled_from(SECRETS_BY_FORM)), max_size=8))
 def test_redacting_twice_equals_redacting_once(parts: list[str]) -> None:
-    for redaction in (SECRETS, BOTH):
+    for redaction in (REDACT_SECRETS, REDACT_ALL):
         once = redaction(" ".join(parts))
         assert redaction(once) == once
 
 
-@given(PROSE, st.sampled_from(STANDING_ALONE), PROSE)
+@given(PROSE, st.sampled_from(SECRETS_BY_FORM), PROSE)
 def test_secret_in_any_prose_is_redacted(before: str, secret: str, after: str) -> None:
-    redacted = SECRETS(f"{before} {secret} {after}")
+    redacted = REDACT_SECRETS(f"{before} {secret} {after}")
     assert secret not in redacted
     assert not [piece for piece in re.findall(r"[A-Za-z0-9+/_-]{16,}", secret) if piece in redacted]
 
@@ -146,20 +146,20 @@ def test_secret_in_any_prose_is_redacted(before: str, secret: str, after: str) -
 # ---- hostile text -------------------------------------------------------------------------------------------------
 
 LONG = 64
-"""Repeats of which one must not stand in another: how a pattern comes to try all ways of dividing a text."""
+"""A repeat of more than this must not contain another: matching would try every way to divide a text."""
 
 
 def nested_repeats(parsed: Any, *, inside: bool = False) -> list[str]:
-    """What in a parsed pattern may take more time than the text is long, for each place that it is tried at."""
+    """Repeats of a parsed pattern that can take more than linear time at one position of the text."""
     faults = []
     for operation, argument in parsed:
         if operation in (REPEAT, LAZY_REPEAT):
-            _, most, what = argument
+            _, most, repeated = argument
             if most == MAXREPEAT:
                 faults.append("a repeat without a bound")
             if inside and most > LONG:
                 faults.append(f"up to {most} times within a repeat")
-            faults += nested_repeats(what, inside=inside or most > LONG)
+            faults += nested_repeats(repeated, inside=inside or most > LONG)
         elif operation is BRANCH:
             faults += [fault for branch in argument[1] for fault in nested_repeats(branch, inside=inside)]
         elif operation in (SUBPATTERN, ASSERT, ASSERT_NOT):
@@ -172,7 +172,7 @@ PATTERNS = {
     for name, value in vars(patterns).items()
     if isinstance(value, re.Pattern) and name not in ("_BARE", "_WORDLIKE", "_LONG_WORD")
 }
-"""Those left out are tried at one place, over a stretch that is bounded by the caller, or cannot fail once begun."""
+"""Those left out are tried at one position, over a length that the caller bounds, or cannot fail once started."""
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -191,10 +191,10 @@ def test_nested_repeats_reports_dangerous_patterns(pattern: str) -> None:
 )
 def test_long_hostile_text_is_redacted_to_its_end(unit: str) -> None:
     text = unit * (100_000 // len(unit))
-    assert BOTH(f"{text} {KEYS['github']}").count(KEYS["github"]) == 0
+    assert REDACT_ALL(f"{text} {KEYS['github']}").count(KEYS["github"]) == 0
 
 
-# ---- a pattern that was made quicker ---------------------------------------------------------------------------------
+# ---- an optimized pattern ------------------------------------------------------------------------------------------
 
 PLAIN_BREAK = re.compile(
     r"(?<=[A-Za-z0-9_.+/=-])"
