@@ -11,12 +11,7 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
 @dataclass(frozen=True)
 class Storage:
-    """The sinks that a partition is written to.
-
-    Attributes:
-        parquet: the files, under ``TRAJECTORY_STORAGE_URI``.
-        postgres: the schema ``trajectory``, under ``TRAJECTORY_DATABASE_URL``.
-    """
+    """The files under ``TRAJECTORY_STORAGE_URI``, and the schema in ``TRAJECTORY_DATABASE_URL``."""
 
     parquet: ParquetStore
     postgres: TrajectoryDatabase
@@ -28,6 +23,6 @@ class Storage:
 
     @contextmanager
     def pooled(self) -> Iterator[Self]:
-        """Reuse database connections for all that is done inside the block; see ``TrajectoryDatabase.pooled``."""
+        """Reuse database connections inside the block; see ``TrajectoryDatabase.pooled``."""
         with self.postgres.pooled() as postgres:
             yield replace(self, postgres=postgres)

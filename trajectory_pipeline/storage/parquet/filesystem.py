@@ -1,4 +1,4 @@
-"""A storage by its URI: its filesystem, what outlasts a crash, and what is said when it fails."""
+"""A storage by its URI: its filesystem, durable renames, and the text of its errors."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.urls import storage_without_credentials
 
 TEMPORARY = ".writing-"
-"""Prefix of files under way: hidden, and not ending in ``.parquet``, so that no reader's glob finds one."""
+"""Prefix of unfinished files: hidden, and not ending in ``.parquet``, so that no reader's glob finds one."""
 
 
 def filesystem_of(storage: str, target: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -25,7 +25,7 @@ def filesystem_of(storage: str, target: str) -> tuple[fsspec.AbstractFileSystem,
     try:
         filesystem, path = fsspec.core.url_to_fs(target)
         if not isinstance(filesystem, LocalFileSystem):
-            # A listing that this process remembers does not know what others have written since.
+            # A cached listing does not show what other processes have written since.
             filesystem.invalidate_cache()
     except Exception as error:
         raise SinkError(
@@ -36,40 +36,43 @@ def filesystem_of(storage: str, target: str) -> tuple[fsspec.AbstractFileSystem,
 
 
 def storage_error(error: Exception) -> str:
-    """Return what an error of a storage says, on one line."""
+    """Return the text of a storage's error on one line."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 @contextlib.contextmanager
-def translating_write_errors(target: str) -> Iterator[None]:
-    """Turn what is raised inside into a ``SinkError`` that says that writing a file failed."""
+def translating_errors(action: str, target: str, advice: str) -> Iterator[None]:
+    """Turn any error inside into a ``SinkError`` that names the action, the file, and what to do."""
     try:
         yield
+    except SinkError:
+        raise
     # Each kind of storage has errors of its own: botocore's are no OSError.
     except Exception as error:
-        raise SinkError(
-            f"Writing {target} failed: {storage_error(error)}. The former file, if any, is untouched. Check that"
-            " there is space"
-            " and that this user or these credentials may write there (TRAJECTORY_STORAGE_URI), then materialize again."
-        ) from error
+        raise SinkError(f"{action} {target} failed: {storage_error(error)}. {advice}") from error
 
 
-@contextlib.contextmanager
-def translating_read_errors(target: str) -> Iterator[None]:
-    """Turn what is raised inside into a ``SinkError`` that says that reading a file failed."""
-    try:
-        yield
-    except Exception as error:
-        raise SinkError(
-            f"Reading {target} failed: {storage_error(error)}. Check TRAJECTORY_STORAGE_URI, and that this user or"
-            " these"
-            " credentials may read there; if the file is damaged, materialize the partition again."
-        ) from error
+def translating_write_errors(target: str) -> contextlib.AbstractContextManager[None]:
+    """Turn any error inside into a ``SinkError`` that says that writing a file failed."""
+    advice = (
+        "The former file, if any, is untouched. Check that there is space and that this user or these credentials may"
+        " write there (TRAJECTORY_STORAGE_URI), then materialize again."
+    )
+    return translating_errors("Writing", target, advice)
+
+
+def translating_read_errors(target: str) -> contextlib.AbstractContextManager[None]:
+    """Turn any error inside into a ``SinkError`` that says that reading a file failed."""
+    advice = (
+        "Check TRAJECTORY_STORAGE_URI, and that this user or these credentials may read there; if the file is damaged,"
+        " materialize the partition again."
+    )
+    return translating_errors("Reading", target, advice)
 
 
 @contextlib.contextmanager
 def closing(handle: IO[bytes], target: str) -> Iterator[None]:
-    """Close a file at the end; what a full disk keeps it from writing then is told once, and as an error of it."""
+    """Close a file at the end; a full disk that shows only then is one error, as of writing the file."""
     try:
         yield
     except BaseException:
@@ -81,7 +84,7 @@ def closing(handle: IO[bytes], target: str) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename outlast a power cut, where the system can."""
+    """Make a rename survive a power cut, where the system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -91,6 +94,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_temp_files(folder: Path) -> None:
-    """Remove what a killed process left; a partition's lock is held, so nobody else is writing in its folder."""
+    """Remove what a killed process left; the partition's lock is held, so no other process writes in its folder."""
     for leftover in folder.glob(f"{TEMPORARY}*"):
         leftover.unlink(missing_ok=True)

@@ -15,20 +15,20 @@ from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet import filesystem as filesystems
 
 # With dictionaries, prompts and tools that many runs share are compressed once: a fifth smaller, and no slower.
-_OF_LARGE_ONES: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
-# Of a file with few rows most is what is written for each of 150 columns: half the time so, and no larger.
-_OF_SMALL_ONES: dict[str, Any] = {"compression": "snappy", "use_dictionary": False}
+_LARGE_FILE_OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
+# Most of a file with few rows is the overhead of 150 columns: half the time so, and no larger.
+_SMALL_FILE_OPTIONS: dict[str, Any] = {"compression": "snappy", "use_dictionary": False}
 _SMALL_BYTES = 2**20
+# Minimum in memory; the last row group of a file may be smaller.
 _ROW_GROUP_BYTES = 32 * 2**20
-"""In memory, of a row group at least; the last of a file may be smaller."""
+# Rows of a batch that is read; fewer at the end of a row group.
 _ROWS_AT_ONCE = 250
-"""Rows that are read, and converted, together; fewer at the end of a row group."""
 
 
 def translating_parquet_errors(target: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield batches; an error of their origin is told as one of reading the file."""
+    """Yield batches; an error of their origin becomes one of reading the file."""
     while True:
-        # What the caller does with a batch is no affair of ours: only the reading is told as such.
+        # Only around the reading: an error of the caller, while it has a batch, passes through.
         with filesystems.translating_read_errors(target):
             batch = next(batches, None)
         if batch is None:
@@ -41,8 +41,8 @@ def read_batches(filesystem: fsspec.AbstractFileSystem, path: str, wanted: pa.Sc
     if not filesystem.exists(path):
         return
     with filesystem.open(path, "rb") as handle, pq.ParquetFile(handle) as file:
-        there = set(file.schema_arrow.names)
-        present = [name for name in wanted.names if name in there]
+        names = set(file.schema_arrow.names)
+        present = [name for name in wanted.names if name in names]
         for group in range(file.num_row_groups):
             for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=present):
                 yield _with_schema(batch, wanted)
@@ -65,7 +65,7 @@ def read_leaves(filesystem: fsspec.AbstractFileSystem, path: str, leaves: list[s
 
 
 def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[pa.RecordBatch]) -> int:
-    """Write a file; errors of the storage are told as such, those of the rows' origin are passed on."""
+    """Write a file, and return its rows; errors of the storage become ``SinkError``, those of the origin pass."""
     rows = 0
     remaining = _row_groups(batches)
     first = next(remaining, None)
@@ -75,10 +75,9 @@ def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[p
         writer = pq.ParquetWriter(
             handle,
             schema,
-            # Of columns that row groups are chosen by. Those of texts in lists would be half of the footer,
-            # which whoever writes or reads the file holds whole.
+            # Statistics of texts in lists would be half of the footer, which writers and readers hold whole.
             write_statistics=[field.name for field in schema if not pa.types.is_nested(field.type)],
-            **(_OF_SMALL_ONES if small else _OF_LARGE_ONES),
+            **(_SMALL_FILE_OPTIONS if small else _LARGE_FILE_OPTIONS),
         )
     try:
         for group in chain(() if first is None else (first,), remaining):
@@ -97,33 +96,25 @@ def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[p
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Put batches together until they are worth a row group.
-
-    What a file says of a row group, 150 kB in memory, is held by whoever writes or reads it until the end of the file.
-    """
-    together: list[pa.RecordBatch] = []
-    filled = 0
-    # Of a batch whose runs are all in quarantine nothing is left.
+    # Few large ones: writers and readers hold 150 kB of metadata for each until the end of the file.
+    group: list[pa.RecordBatch] = []
+    size = 0
+    # A batch whose runs are all in quarantine is empty.
     for batch in filter(len, batches):
-        together.append(batch)
-        filled += batch.nbytes
-        if filled >= _ROW_GROUP_BYTES:
-            yield pa.Table.from_batches(together)
-            together, filled = [], 0
-    if together:
-        yield pa.Table.from_batches(together)
+        group.append(batch)
+        size += batch.nbytes
+        if size >= _ROW_GROUP_BYTES:
+            yield pa.Table.from_batches(group)
+            group, size = [], 0
+    if group:
+        yield pa.Table.from_batches(group)
 
 
 def _with_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     arrays = [
         batch.column(field.name).cast(field.type)
         if field.name in batch.schema.names
-        else _nothing(field.type, len(batch))
+        else pa.array([[] if pa.types.is_list(field.type) else None] * len(batch), field.type)
         for field in schema
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _nothing(kind: pa.DataType, rows: int) -> "pa.Array[Any]":
-    nothing: list[Any] = [[] if pa.types.is_list(kind) else None] * rows
-    return pa.array(nothing, kind)

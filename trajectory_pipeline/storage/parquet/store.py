@@ -29,14 +29,9 @@ HOUR_FOLDER = "hour=%Y-%m-%dT%H"
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """What was written.
+    """A partition's file; ``replaced`` is False where the former one was the same already.
 
-    Attributes:
-        uri: of the file.
-        rows: in it.
-        bytes: of it.
-        sha256: of it, in hex: the same rows always make the same file.
-        replaced: whether it took the place of the former file; False where that one was the same already.
+    The same rows always make the same ``sha256`` (hex).
     """
 
     uri: str
@@ -53,14 +48,7 @@ def hour_folder(hour: datetime) -> str:
 
 @dataclass(frozen=True)
 class StagedFile:
-    """A partition's new file, made and not yet seen by anybody.
-
-    Attributes:
-        uri: where it will be.
-        rows: in it.
-        bytes: of it.
-        sha256: of it, in hex.
-    """
+    """A partition's new file, complete and not yet visible to readers; ``uri`` is where it will be."""
 
     uri: str
     rows: int
@@ -87,11 +75,7 @@ class StagedFile:
 
     @property
     def is_first_and_empty(self) -> bool:
-        """Whether the file has no rows, and there is no former one.
-
-        Raises:
-            SinkError: that cannot be told.
-        """
+        """Whether the file has no rows, and there is no former one; raises ``SinkError`` as ``is_published`` does."""
         with filesystems.translating_read_errors(self.uri):
             return not self.rows and not self._filesystem.exists(self._path)
 
@@ -114,14 +98,13 @@ class StagedFile:
 
 @dataclass(frozen=True)
 class ParquetStore:
-    """A storage for Parquet files.
+    """Parquet files under ``uri``: a folder, or an fsspec URL such as ``s3://bucket/prefix``.
 
-    Attributes:
-        uri: a folder, or an fsspec URL such as ``s3://bucket/prefix``.
+    A file is at ``<asset>/hour=YYYY-MM-DDTHH/part-0.parquet``. It is made elsewhere first and then put over the old
+    one (one rename, or one PUT): a reader gets one version or the other, never a part. That holds for local folders
+    and object stores; a remote filesystem that writes in place (SFTP, SMB) promises less.
 
-    Files stand at ``<asset>/hour=YYYY-MM-DDTHH/part-0.parquet``. A file is made elsewhere first and then put over the
-    old one (one rename, or one PUT): a reader gets one version or the other, never a part. That holds for local
-    folders and object stores; a remote filesystem that writes in place (SFTP, SMB) promises less.
+    Methods raise ``SinkError`` if the storage cannot be read or written; the old file then stays as it was.
     """
 
     uri: str = field(repr=False)
@@ -131,39 +114,25 @@ class ParquetStore:
         return storage_without_credentials(self._target(table, hour))
 
     def write(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> WrittenFile:
-        """Replace a partition's file by these rows; without any rows, by an empty file.
-
-        Raises:
-            SinkError: the storage cannot be written; the old file stays as it was.
-        """
-        with self.stage(table, hour, batches) as prepared:
-            return prepared.publish()
+        """Replace a partition's file by these rows; without any rows, by an empty file."""
+        with self.stage(table, hour, batches) as staged:
+            return staged.publish()
 
     def find_matching(self, table: Table, hour: datetime, sha256: str) -> WrittenFile | None:
-        """Return a partition's file where it is there and has this digest; None where it is another or none.
-
-        Raises:
-            SinkError: the storage cannot be read.
-        """
-        target = self.path_of(table, hour)
-        filesystem, path = self.filesystem(table, hour)
-        with filesystems.translating_read_errors(target):
+        """Return a partition's file if it has this digest; None where there is another or none."""
+        with self.reading(table, hour) as (filesystem, path):
             try:
                 with filesystem.open(path, "rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                         return None
                     size = file.tell()
                     rows = pq.ParquetFile(file).metadata.num_rows
-                    return WrittenFile(target, rows, size, sha256, replaced=False)
+                    return WrittenFile(self.path_of(table, hour), rows, size, sha256, replaced=False)
             except FileNotFoundError:
                 return None
 
     def remove_temp_files(self, table: Table, hour: datetime) -> None:
-        """Remove what a killed process left of a file of the partition, whose lock must be held, as ``prepare`` does.
-
-        Raises:
-            SinkError: the storage cannot be written.
-        """
+        """Remove what a killed process left in a partition's folder, as ``stage`` does; its lock must be held."""
         filesystem, path = self.filesystem(table, hour)
         if isinstance(filesystem, LocalFileSystem):
             with filesystems.translating_write_errors(self.path_of(table, hour)):
@@ -171,29 +140,25 @@ class ParquetStore:
 
     @contextlib.contextmanager
     def stage(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> Iterator[StagedFile]:
-        """Make a partition's new file; nobody sees it before ``publish``, and without that it is gone in the end.
+        """Make a partition's new file; it is invisible until ``publish``, and without that it is removed at the end.
 
         So a file can be ready before a database transaction ends, and be published just before its commit.
-
-        Raises:
-            SinkError: the storage cannot be written; the old file stays as it was.
         """
         target = self.path_of(table, hour)
         filesystem, path = self.filesystem(table, hour)
-        folder = (
-            Path(posixpath.dirname(path)) if isinstance(filesystem, LocalFileSystem) else Path(tempfile.gettempdir())
-        )
+        local = isinstance(filesystem, LocalFileSystem)
+        folder = Path(posixpath.dirname(path) if local else tempfile.gettempdir())
         temporary = folder / f"{filesystems.TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
         with filesystems.translating_write_errors(target):
-            if isinstance(filesystem, LocalFileSystem):
+            if local:
                 filesystem.makedirs(str(folder), exist_ok=True)
                 filesystems.remove_temp_files(folder)
             handle = temporary.open("wb")
         try:
             with filesystems.closing(handle, target):
                 rows = io.write_rows(handle, target, table, batches)
-            with filesystems.translating_write_errors(target):
-                size, digest = temporary.stat().st_size, _sha256(temporary)
+            with filesystems.translating_write_errors(target), temporary.open("rb") as written:
+                digest, size = hashlib.file_digest(written, "sha256").hexdigest(), temporary.stat().st_size
             yield StagedFile(target, rows, size, digest, temporary, filesystem, path)
         finally:
             with contextlib.suppress(OSError):
@@ -203,79 +168,56 @@ class ParquetStore:
         """Yield a partition's rows in batches, in the order of the file; nothing where there is no file.
 
         Columns and fields that an older file lacks are null, lists empty.
-
-        Raises:
-            SinkError: the file cannot be read.
         """
-        target = self.path_of(table, hour)
         filesystem, path = self.filesystem(table, hour)
         wanted = arrow_schema(table)
         if columns is not None:
             wanted = pa.schema([wanted.field(name) for name in columns])
-        yield from io.translating_parquet_errors(target, io.read_batches(filesystem, path, wanted))
+        yield from io.translating_parquet_errors(self.path_of(table, hour), io.read_batches(filesystem, path, wanted))
 
     def read_fields(self, table: Table, hour: datetime, fields: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Yield a partition's rows with these fields alone, whatever else stands beside them; nothing without a file.
+        """Yield a partition's rows with these fields alone; nothing without a file, ``SinkError`` if one lacks a field.
 
-        Args:
-            table: of the rows.
-            hour: start of the partition, UTC.
-            fields: columns without fields, and fields of lists: ``turns.messages.message_id``.
-
-        Raises:
-            SinkError: the file cannot be read, or lacks one of them.
+        A field is a column without fields, or a field of lists: ``turns.messages.message_id``.
         """
-        target = self.path_of(table, hour)
         filesystem, path = self.filesystem(table, hour)
         leaves = [field.replace(".", ".list.element.") for field in fields]
-        yield from io.translating_parquet_errors(target, io.read_leaves(filesystem, path, leaves))
+        yield from io.translating_parquet_errors(self.path_of(table, hour), io.read_leaves(filesystem, path, leaves))
 
     def exists(self, table: Table, hour: datetime) -> bool:
         """Whether a partition has a file."""
-        filesystem, path = self.filesystem(table, hour)
-        with filesystems.translating_read_errors(self.path_of(table, hour)):
+        with self.reading(table, hour) as (filesystem, path):
             return bool(filesystem.exists(path))
 
     def probe(self) -> None:
-        """Check that the storage can be reached, and, for a folder, that it can be written; writes nothing.
-
-        Raises:
-            SinkError: it cannot.
-        """
+        """Check that the storage can be reached, and, for a folder, that it can be written; writes nothing."""
         filesystem, path = filesystems.filesystem_of(self.uri, self.uri)
         with filesystems.translating_write_errors(storage_without_credentials(self.uri)):
             if not isinstance(filesystem, LocalFileSystem):
                 filesystem.exists(path)
                 return
-            folder = next(place for place in (Path(path), *Path(path).parents) if place.exists())
+            folder = next(parent for parent in (Path(path), *Path(path).parents) if parent.exists())
             if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(f"{folder} is no folder that this user may write")
 
     def rows(self, table: Table, hour: datetime) -> int | None:
-        """Return the number of rows in a partition's file, from its footer; None where there is no file.
-
-        Raises:
-            SinkError: the file cannot be read.
-        """
-        filesystem, path = self.filesystem(table, hour)
-        with filesystems.translating_read_errors(self.path_of(table, hour)):
+        """Return the number of rows in a partition's file, from its footer; None where there is no file."""
+        with self.reading(table, hour) as (filesystem, path):
             if not filesystem.exists(path):
                 return None
             with filesystem.open(path, "rb") as handle:
                 return int(pq.read_metadata(handle).num_rows)
 
     def filesystem(self, table: Table, hour: datetime) -> tuple[fsspec.AbstractFileSystem, str]:
-        """Return the filesystem of a partition's file, and its path there.
-
-        Raises:
-            SinkError: there is no such filesystem, or the package that it needs is not installed.
-        """
+        """Return the filesystem of a partition's file, and its path there."""
         return filesystems.filesystem_of(self.uri, self._target(table, hour))
+
+    @contextlib.contextmanager
+    def reading(self, table: Table, hour: datetime) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
+        """Give the filesystem and path of a partition's file; errors inside are those of reading it."""
+        filesystem, path = self.filesystem(table, hour)
+        with filesystems.translating_read_errors(self.path_of(table, hour)):
+            yield filesystem, path
 
     def _target(self, table: Table, hour: datetime) -> str:
         return posixpath.join(self.uri.rstrip("/"), table.name, hour_folder(hour), FILE_NAME)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

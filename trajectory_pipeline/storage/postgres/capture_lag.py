@@ -2,24 +2,17 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from psycopg.rows import dict_row
 
-if TYPE_CHECKING:
-    from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-    from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 
 
 @dataclass(frozen=True)
 class CaptureLag:
-    """Time from the end of a run, by the source's clock, to its row in Postgres, by that server's.
-
-    Attributes:
-        runs: that were captured for the first time.
-        median: of their lags.
-        longest: of their lags.
-    """
+    """Time from the end of runs, by the source's clock, to their rows in Postgres, by that server's."""
 
     runs: int
     median: timedelta
@@ -34,10 +27,10 @@ _LAG = (
 )
 
 
-def lag_of_runs(partition: "PartitionTransaction") -> CaptureLag | None:
-    """Return the lag of the runs that a partition's transaction brings for the first time; None where it brings none.
+def lag_of_runs(partition: PartitionTransaction) -> CaptureLag | None:
+    """Return the lag of the runs that a partition's transaction captures first; None where there are none.
 
-    Runs that were there before are not counted, those that moved here from another partition neither.
+    Runs that moved here from another partition are not counted.
     """
     # now() is when the transaction began, and what it writes as first_captured_at; it is committed at the end of it.
     condition = "partition_key = %s AND first_captured_at = now()"
@@ -46,8 +39,8 @@ def lag_of_runs(partition: "PartitionTransaction") -> CaptureLag | None:
         return _lag(cursor.fetchone())
 
 
-def lag_since(database: "TrajectoryDatabase", age: timedelta) -> CaptureLag | None:
-    """Return the lag of the runs that ended in the last so long; None where none did.
+def lag_since(database: TrajectoryDatabase, age: timedelta) -> CaptureLag | None:
+    """Return the lag of the runs that ended within this age; None where none did.
 
     Raises:
         SinkError: the database cannot be read.
@@ -58,6 +51,4 @@ def lag_since(database: "TrajectoryDatabase", age: timedelta) -> CaptureLag | No
 
 
 def _lag(row: dict[str, Any] | None) -> CaptureLag | None:
-    if row is None or not row["runs"] or row["median"] is None:
-        return None
-    return CaptureLag(row["runs"], row["median"], row["longest"])
+    return CaptureLag(**row) if row and row["runs"] and row["median"] is not None else None

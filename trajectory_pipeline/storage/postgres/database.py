@@ -1,27 +1,27 @@
-"""The trajectory database: its connections, one partition's transaction at a time, and what is read back."""
+"""The trajectory database: its connections, one partition's transaction at a time, and reading rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 
-from trajectory_pipeline.schema.types import SCHEMA_NAME
 from trajectory_pipeline.storage.postgres import invalidations, run_locations
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline.storage.postgres.pool import ConnectionPool
+from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 
 
 @dataclass(frozen=True)
 class TrajectoryDatabase:
-    """The Postgres that holds the schema ``trajectory``.
+    """The Postgres that holds the schema ``trajectory``, at ``postgresql://user:password@host:port/database``.
 
-    Attributes:
-        url: ``postgresql://user:password@host:port/database``.
+    Methods raise ``SinkError`` if it cannot be reached, is not migrated (the text says what to run) or refuses.
     """
 
     url: str = field(repr=False)
@@ -29,11 +29,7 @@ class TrajectoryDatabase:
 
     @contextmanager
     def connect(self, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
-        """Open a connection to a migrated schema, or borrow one that is kept open; committed at the end.
-
-        Raises:
-            SinkError: the database cannot be reached, or is not migrated; the text says what to run.
-        """
+        """Open a connection to a migrated schema, or borrow one from the pool; committed at the end."""
         with (
             nullcontext(self._pool) if self._pool else ConnectionPool(self.url) as pool,
             pool.connection(autocommit=autocommit) as connection,
@@ -41,8 +37,18 @@ class TrajectoryDatabase:
             yield connection
 
     @contextmanager
+    def retrying(self) -> Iterator[RetryingConnection]:
+        """Open a connection for long work, which reconnects when it is lost."""
+        with self.connect(autocommit=True) as connection:
+            retrying = RetryingConnection(self.url, connection)
+            try:
+                yield retrying
+            finally:
+                retrying.close()
+
+    @contextmanager
     def pooled(self) -> Iterator["TrajectoryDatabase"]:
-        """Keep connections for all that is done inside, instead of one a transaction; one that is lost is opened anew.
+        """Reuse connections inside the block instead of one a transaction; a lost one is replaced.
 
         Nothing is opened before it is needed; inside such a block, another changes nothing.
         """
@@ -54,21 +60,13 @@ class TrajectoryDatabase:
 
     @contextmanager
     def partition(self, asset: str, partition_key: str, *, reads: str | None = None) -> Iterator[PartitionTransaction]:
-        """Open one partition for writing: waits until nobody else writes it, commits at the end or not at all.
+        """Open one partition for writing: waits for other writers, commits at the end or not at all.
 
-        Args:
-            asset: to be written.
-            partition_key: of both.
-            reads: asset that it is made of; waits until nobody writes that, and nobody does until the end.
-
-        Raises:
-            SinkError: the database cannot be reached, is not migrated or refuses.
+        ``reads`` is the asset that it is made of, if any: no process writes that until the end.
         """
+        connect = partial(self.connect, autocommit=True)
         with self.connect() as connection:
-            yield PartitionTransaction(self.url, connection, self._apart, asset, partition_key, reads=reads)
-
-    def _apart(self) -> AbstractContextManager[psycopg.Connection]:
-        return self.connect(autocommit=True)
+            yield PartitionTransaction(self.url, connection, connect, asset, partition_key, reads=reads)
 
     def now(self) -> datetime:
         """Return the time by the database's clock."""
@@ -79,14 +77,14 @@ class TrajectoryDatabase:
         """Return the ledger's rows of an asset by partition key; of all partitions if none is named."""
         condition = "" if partition_keys is None else " AND partition_key = ANY(%s)"
         parameters: list[Any] = [asset] if partition_keys is None else [asset, list(partition_keys)]
-        rows = self.rows(f"SELECT * FROM {SCHEMA_NAME}.partitions WHERE asset = %s{condition}", parameters)
+        rows = self.rows(f"SELECT * FROM trajectory.partitions WHERE asset = %s{condition}", parameters)
         return {row["partition_key"]: row for row in rows}
 
     def runs_moved_away(self, partition_key: str, run_ids: Sequence[str]) -> list[str]:
-        """Return which of these runs are in another partition, by the newest look at the source.
+        """Return which of these runs are in another partition, by the newest observation of the source.
 
-        A run moves when its ``completed_at`` changes. Until the partition that it left is read again, raw rows of it
-        stand in both; the newer ones count, so that the run is in one place.
+        A run moves when its ``completed_at`` changes. Until the partition that it left is read again, both have raw
+        rows of it; the newer ones count, so that the run is in one partition.
         """
         with self.connect(autocommit=True) as connection, translating_database_errors(self.url, "Reading"):
             return run_locations.find_moved_runs(connection, partition_key, run_ids)
@@ -98,18 +96,14 @@ class TrajectoryDatabase:
 
     def trajectory(self, run_id: str) -> dict[str, Any] | None:
         """Return a run's row of ``trajectories``; None where there is none."""
-        return next(iter(self.rows(f"SELECT * FROM {SCHEMA_NAME}.trajectories WHERE run_id = %s", [run_id])), None)
+        return next(iter(self.rows("SELECT * FROM trajectory.trajectories WHERE run_id = %s", [run_id])), None)
 
     def quarantined(self, run_id: str) -> dict[str, Any] | None:
-        """Return a run's row of ``quarantine``; None where it is not there."""
-        return next(iter(self.rows(f"SELECT * FROM {SCHEMA_NAME}.quarantine WHERE run_id = %s", [run_id])), None)
+        """Return a run's row of ``quarantine``; None where there is none."""
+        return next(iter(self.rows("SELECT * FROM trajectory.quarantine WHERE run_id = %s", [run_id])), None)
 
     def rows(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
-        """Return the rows of a query as dicts.
-
-        Raises:
-            SinkError: it cannot be run.
-        """
+        """Return the rows of a query as dicts."""
         with (
             self.connect(autocommit=True) as connection,
             translating_database_errors(self.url, "Reading"),

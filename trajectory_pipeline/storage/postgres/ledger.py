@@ -1,4 +1,7 @@
-"""Reading the ledger across partitions: what was written lately, by whom, and all of it in turn."""
+"""Reading the ledger (``partitions``) across partitions.
+
+Every function raises ``SinkError`` if the database cannot be read.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,11 +14,7 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
 
 def entries_since(database: TrajectoryDatabase, moment: datetime, at_most: int) -> list[dict[str, Any]]:
-    """Return the newest entries, none older than a moment, the newest first.
-
-    Raises:
-        SinkError: the ledger cannot be read.
-    """
+    """Return the newest entries, none older than a moment, the newest first."""
     return database.rows(
         "SELECT * FROM trajectory.partitions WHERE materialized_at >= %s ORDER BY materialized_at DESC LIMIT %s",
         [moment, at_most],
@@ -23,24 +22,16 @@ def entries_since(database: TrajectoryDatabase, moment: datetime, at_most: int) 
 
 
 def entries_of_runs(database: TrajectoryDatabase, dagster_run_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the entries that these Dagster runs wrote last.
-
-    Raises:
-        SinkError: the ledger cannot be read.
-    """
+    """Return the entries that these Dagster runs wrote last."""
     return database.rows(
         "SELECT * FROM trajectory.partitions WHERE dagster_run_id = ANY(%s) ORDER BY asset, partition_key",
         [list(dagster_run_ids)],
     )
 
 
-def entries_after(database: TrajectoryDatabase, place: str | None, at_most: int) -> list[dict[str, Any]]:
-    """Return the entries that follow a place (``asset key``), in order; from the beginning without one.
-
-    Raises:
-        SinkError: the ledger cannot be read.
-    """
-    asset, _, key = (place or "").partition(" ")
+def entries_after(database: TrajectoryDatabase, position: str | None, at_most: int) -> list[dict[str, Any]]:
+    """Return the entries after a position (``asset key``), in order; from the beginning without one."""
+    asset, _, key = (position or "").partition(" ")
     return database.rows(
         "SELECT * FROM trajectory.partitions WHERE (asset, partition_key) > (%s, %s)"
         " ORDER BY asset, partition_key LIMIT %s",
@@ -51,11 +42,7 @@ def entries_after(database: TrajectoryDatabase, place: str | None, at_most: int)
 def count_entries_since(
     database: TrajectoryDatabase, moment: datetime, assets: Sequence[str], partition_keys: Sequence[str]
 ) -> int:
-    """Return how many partitions of these assets were recorded at or after a moment, by the database's clock.
-
-    Raises:
-        SinkError: the ledger cannot be read.
-    """
+    """Return how many partitions of these assets were recorded at or after a moment, by the database's clock."""
     rows = database.rows(
         "SELECT count(*) AS entries FROM trajectory.partitions WHERE asset = ANY(%s) AND partition_key = ANY(%s)"
         " AND materialized_at >= %s",
@@ -65,25 +52,15 @@ def count_entries_since(
 
 
 def partitions_counting(database: TrajectoryDatabase, count: str) -> dict[str, int]:
-    """Return the partitions whose raw rows have a count above zero in the ledger, with it, sorted by partition key.
+    """Return the partitions whose raw rows have a count (``deleted_and_kept``) above zero, with it, sorted by key.
 
-    Args:
-        database: whose ledger.
-        count: name of the count, such as ``deleted_and_kept``. Pruned partitions are left out.
-
-    Raises:
-        SinkError: the ledger cannot be read.
+    Pruned partitions are left out.
     """
     rows = database.rows(
         "SELECT partition_key, (counts ->> %(count)s)::bigint AS runs FROM trajectory.partitions r"
         " WHERE asset = %(raw)s AND (counts ->> %(count)s)::bigint > 0 AND (result <> %(pruned)s OR EXISTS ("
         "SELECT FROM trajectory.partitions t WHERE t.asset = %(converted)s AND t.partition_key = r.partition_key"
         " AND t.result <> %(pruned)s)) ORDER BY 1",
-        {
-            "count": count,
-            "raw": TERMINAL_RUNS.name,
-            "converted": TRAJECTORIES.name,
-            "pruned": PartitionResult.PRUNED,
-        },
+        {"count": count, "raw": TERMINAL_RUNS.name, "converted": TRAJECTORIES.name, "pruned": PartitionResult.PRUNED},
     )
     return {row["partition_key"]: row["runs"] for row in rows}

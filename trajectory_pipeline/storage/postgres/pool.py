@@ -1,14 +1,12 @@
-"""Connections to the trajectory database, kept and lent again instead of one a transaction.
+"""Connections to the trajectory database, reused instead of one a transaction.
 
-``psycopg_pool`` is not used: it connects in threads of its own, so that a wrong password or a missing schema reaches
-the borrower as ``PoolTimeout`` after the whole timeout, without the cause.
+Why this is not ``psycopg_pool``: ``docs/decisions/0029-keep-our-own-connection-pool.md``.
 """
 
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
 from typing import Self
 
 import psycopg
@@ -17,14 +15,14 @@ from trajectory_pipeline.storage.postgres.connection import open_connection, tra
 from trajectory_pipeline.storage.postgres.migrate import require_migrated
 
 _FRESH_SECONDS = 1.0
-"""So long after its last use, a connection is taken to be there; if it is not, one partition fails by itself."""
+"""A connection last used this recently is not checked again; if it was lost, one partition fails alone."""
 
 
 class ConnectionPool:
     """At most one idle connection of each kind: one that commits by itself, and one for transactions.
 
-    Used as a context manager: at the end of the block what is idle is closed. Several threads may borrow at once; who
-    finds none idle gets a new one. Nothing of a session lasts from one loan to the next, so a pooler may stand between.
+    Several threads may borrow at once: who finds none idle gets a new one. Nothing of a session lasts from one loan to
+    the next, so a pooler may stand between. A context manager: what is idle is closed at the end.
     """
 
     def __init__(self, url: str) -> None:
@@ -35,32 +33,32 @@ class ConnectionPool:
 
     @contextmanager
     def connection(self, *, autocommit: bool) -> Iterator[psycopg.Connection]:
-        """Lend a connection to a migrated schema; committed at the end, and closed without on any error.
+        """Lend a connection to a migrated schema; it is committed at the end, and closed on any error.
 
         Raises:
             SinkError: the database cannot be reached, is not migrated or refuses.
         """
-        connection = self._ready(autocommit)
-        given_back = False
+        connection = self._take(autocommit)
+        returned = False
         try:
             with translating_database_errors(self._url, "Committing"):
                 yield connection
                 if not autocommit:
                     connection.commit()
-            given_back = self._give_back(connection)
+            returned = self._return(connection)
         finally:
-            if not given_back:
+            if not returned:
                 connection.close()
-                # What one has lost, the other has as well; which it would notice at another partition's expense.
+                # An idle one is probably lost as well, and would fail at another partition's expense.
                 self._close_idle()
 
-    def _ready(self, autocommit: bool) -> psycopg.Connection:
+    def _take(self, autocommit: bool) -> psycopg.Connection:
         with self._guard:
             idle, since = self._idle.pop(autocommit, (None, 0.0))
         if idle is not None:
             if time.monotonic() - since < _FRESH_SECONDS:
                 return idle
-            # The query tells as well whether it was lost since.
+            # The query also shows whether the connection was lost.
             with suppress(psycopg.Error):
                 return self._require_migrated(idle)
             self._close_idle()
@@ -77,7 +75,7 @@ class ConnectionPool:
             raise
         return connection
 
-    def _give_back(self, connection: psycopg.Connection) -> bool:
+    def _return(self, connection: psycopg.Connection) -> bool:
         with self._guard:
             if not self._open or connection.autocommit in self._idle:
                 return False
@@ -92,13 +90,10 @@ class ConnectionPool:
             connection.close()
 
     def __enter__(self) -> Self:
-        """Return this."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close what is idle; what is lent is closed when it is given back."""
+    def __exit__(self, *_: object) -> None:
+        """Close what is idle; a connection on loan is closed when it is returned."""
         with self._guard:
             self._open = False
         self._close_idle()

@@ -1,15 +1,13 @@
-"""The key of placeholders for secrets, kept in the trajectory database where none is set."""
+"""The key of placeholders for secrets, in the trajectory database where no setting gives one."""
 
 import secrets
 
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
-_BYTES = 32
-
 
 def redaction_key(database: TrajectoryDatabase) -> bytes:
-    """Return the key, the same for every worker; it is made where there is none yet.
+    """Return the key, the same for every worker; the first call makes it.
 
     Raises:
         SinkError: the database cannot be reached, or is not migrated.
@@ -21,7 +19,7 @@ def redaction_key(database: TrajectoryDatabase) -> bytes:
         connection.execute(
             "INSERT INTO trajectory.redaction_keys (name, secret, created_at) VALUES ('tags', %s, now())"
             " ON CONFLICT (name) DO NOTHING",
-            [secrets.token_hex(_BYTES)],
+            [secrets.token_hex(32)],
         )
         row = connection.execute("SELECT secret FROM trajectory.redaction_keys WHERE name = 'tags'").fetchone()
     if row is None:

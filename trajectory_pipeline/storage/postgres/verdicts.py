@@ -178,12 +178,8 @@ def open_verdicts(database: TrajectoryDatabase) -> Iterator[VerdictStore]:
     Raises:
         SinkError: the database cannot be reached, or is not migrated.
     """
-    with database.connect(autocommit=True) as connection:
-        lasting = RetryingConnection(database.url, connection)
-        try:
-            yield VerdictStore(lasting)
-        finally:
-            lasting.close()
+    with database.retrying() as connection:
+        yield VerdictStore(connection)
 
 
 def _table(table: Table) -> sql.Identifier:
