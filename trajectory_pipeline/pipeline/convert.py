@@ -26,7 +26,6 @@ from trajectory_pipeline.storage.postgres.capture_lag import lag_of_runs
 from trajectory_pipeline.storage.postgres.copy_writer import CopyWriter
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
-from trajectory_pipeline.storage.postgres.rows_checksum import rows_checksum
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
 
@@ -90,7 +89,7 @@ def materialize_trajectories(
                 schema_version=SCHEMA_VERSION,
                 dagster_run_id=dagster_run_id,
                 inputs_digest=conversion_code_version(),
-                rows_checksum=rows_checksum(partition),
+                rows_checksum=partition.rows_checksum(),
             )
         )
         result.lag = lag_of_runs(partition)

@@ -35,7 +35,6 @@ from trajectory_pipeline.pipeline.verdict_rows import deferred, document_missing
 from trajectory_pipeline.runtime.gc_threshold import raised_gc_threshold
 from trajectory_pipeline.schema.enums import ErrorClass
 from trajectory_pipeline.storage.parquet.store import ParquetStore
-from trajectory_pipeline.storage.postgres.recent_calls import latest_error_classes
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 from trajectory_pipeline.storage.postgres.verdict_locks import new_worker
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
@@ -131,7 +130,7 @@ class JudgeWorker:
         finally:
             # Other workers would wait until these claims expire.
             with suppress(PipelineError):
-                self.verdicts.give_back_all(self._worker)
+                self.verdicts.release_locks(self._worker)
         self._progress.report_now()
 
     async def _judge_waiting(self, waiting: "deque[JudgingCandidate]", session: JudgeSession) -> list[JudgingCandidate]:
@@ -171,9 +170,8 @@ class JudgeWorker:
 
     def _was_down(self) -> bool:
         judge = self.judge
-        latest = latest_error_classes(
-            self.verdicts.connection, endpoint_without_credentials(judge.base_url), judge.model, judge.breaker_after
-        )
+        base_url = endpoint_without_credentials(judge.base_url)
+        latest = self.verdicts.latest_error_classes(base_url, judge.model, judge.breaker_after)
         return is_outage(latest, judge.breaker_after)
 
     def _finish(self, candidate: JudgingCandidate) -> None:

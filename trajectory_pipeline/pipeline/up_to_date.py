@@ -17,12 +17,6 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
 from trajectory_pipeline.storage.postgres.partition_writer import MergeStats, PartitionTransaction
-from trajectory_pipeline.storage.postgres.rows_checksum import (
-    all_located,
-    documents_omitted,
-    rows_checksum,
-    runs_moved_away,
-)
 
 
 @dataclass(frozen=True)
@@ -78,9 +72,7 @@ def unchanged_raw_rows(
         run_ids += _strings(ids)
         gone += _strings(ids.filter(batch.column("deleted_at").is_valid()))
     # A carried run may be back in another hour, or unfinished: the fingerprint of this hour does not show that.
-    if any(location.exists for location in snapshot.run_locations(gone).values()) or not all_located(
-        partition, run_ids
-    ):
+    if any(location.exists for location in snapshot.run_locations(gone).values()) or not partition.all_located(run_ids):
         return None
     return UnchangedRawRows(written, entry["counts"], gone)
 
@@ -111,19 +103,19 @@ def unchanged_trajectories(
     written = store.find_matching(TRAJECTORIES, hour, entry["content_digest"])
     if (
         written is None
-        or rows_checksum(partition) != entry["rows_checksum"]
+        or partition.rows_checksum() != entry["rows_checksum"]
         or store.find_matching(TERMINAL_RUNS, hour, upstream_digest) is None
     ):
         return None
     result = TrajectoriesResult(
-        RowBalance(**entry["counts"]), written=written, data_omitted=documents_omitted(partition), unchanged=True
+        RowBalance(**entry["counts"]), written=written, data_omitted=partition.documents_omitted(), unchanged=True
     )
     run_ids: set[str] = set()
     for batch in store.read(TRAJECTORIES, hour, ["run_id", "execution_status", "heuristic_outcome", "escaped"]):
         run_ids.update(_strings(batch.column("run_id")))
         result.count_rows(batch)
     raw = [run_id for batch in store.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in _strings(batch.column(0))]
-    if set(raw).difference(runs_moved_away(partition, raw)) != run_ids:
+    if set(raw).difference(partition.runs_moved_away(raw)) != run_ids:
         return None
     result.merge_stats = MergeStats(inserted=0, updated=0, unchanged=len(run_ids), removed=0)
     return result

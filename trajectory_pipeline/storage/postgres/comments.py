@@ -6,7 +6,7 @@ import psycopg
 from psycopg import sql
 
 from trajectory_pipeline.schema.tables import TABLES, VIEWS
-from trajectory_pipeline.schema.types import SCHEMA_NAME, Column, Sink, Table
+from trajectory_pipeline.schema.types import SCHEMA_NAME, Sink, Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 
 Target = tuple[str, str]
@@ -23,7 +23,7 @@ _FOUND = (
 def declared_comments() -> dict[Target, str]:
     """Return the comment of every table, view and column."""
     alembic = {
-        ("alembic_version", ""): "The migration that the schema is at; kept by Alembic.",
+        ("alembic_version", ""): "The migration that the schema is at; written by Alembic.",
         ("alembic_version", "version_num"): "Revision of the newest migration that has run.",
     }
     return {**alembic, **{target: text for table in (*TABLES, *VIEWS) for target, text in _comments(table)}}
@@ -46,10 +46,6 @@ def _comments(table: Table) -> Iterator[tuple[Target, str]]:
     if columns:
         yield (table.name, ""), f"{table.description} One row is {table.row}."
     for column in columns:
-        yield (table.name, column.name), _comment(column)
-
-
-def _comment(column: Column) -> str:
-    unit = f" Unit: {column.unit}." if column.unit else ""
-    null = f" Null: {column.null}." if column.null else ""
-    return f"{column.description}{unit}{null}"
+        unit = f" Unit: {column.unit}." if column.unit else ""
+        null = f" Null: {column.null}." if column.null else ""
+        yield (table.name, column.name), f"{column.description}{unit}{null}"

@@ -1,4 +1,4 @@
-"""Connections to the trajectory database, and what is said when there is none."""
+"""Opening connections to the trajectory database, and the texts of its errors."""
 
 import re
 from collections.abc import Iterator
@@ -11,9 +11,6 @@ from psycopg.conninfo import conninfo_to_dict
 
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.urls import describe_postgres
-
-APPLICATION_NAME = "trajectory-pipeline"
-CONNECT_TIMEOUT_SECONDS = 10
 
 _FRAMING = re.compile(
     r"^(?:connection (?:failed|is bad): )?(?:connection to server (?:at|on) .* failed: )?(?:(?:ERROR|FATAL):\s+)?"
@@ -66,29 +63,25 @@ _ADVICE: tuple[tuple[str, str], ...] = (
 
 def database_error(url: str, doing: str, error: BaseException) -> SinkError:
     """Return the sentence for a driver's error: what was being done, where, and what to do."""
-    text = _told(str(getattr(error, "orig", None) or error))
+    reason = _reason(str(getattr(error, "orig", None) or error))
     advice = next(
-        (words for pattern, words in _ADVICE if re.search(pattern, text, re.IGNORECASE)),
+        (words for pattern, words in _ADVICE if re.search(pattern, reason, re.IGNORECASE)),
         "see the server's log; what was not committed is not there",
     )
-    return SinkError(f"{doing} failed in the database {describe_postgres(url)}: {text} — {advice}.")
+    return SinkError(f"{doing} failed in the database {describe_postgres(url)}: {reason} — {advice}.")
 
 
-def _told(message: str) -> str:
-    """Return what the server said, or libpq: one line, without framing, hints and the values of rows."""
+def _reason(message: str) -> str:
+    """Return the message of the server or libpq on one line, without framing, hints and the values of rows."""
     lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no reason was given"]
-    # A name with several addresses gives a line for each: the last one tried says most (the first is often ::1).
+    # A host name with several addresses gives a line for each: the last one is the most useful (the first is ::1).
     attempts = [line for line in lines if "connection to server " in line and " failed: " in line]
     return _FRAMING.sub("", attempts[-1] if attempts else lines[0]).rstrip(" .")
 
 
 @contextmanager
 def translating_database_errors(url: str, doing: str) -> Iterator[None]:
-    """Turn what the drivers raise inside into a ``SinkError`` that names what was being done.
-
-    Raises:
-        SinkError: for every error of a driver.
-    """
+    """Turn every error of a driver inside into a ``SinkError`` that names what was being done."""
     try:
         yield
     except (psycopg.Error, sa.exc.DBAPIError) as error:
@@ -110,7 +103,7 @@ def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection
             " look like postgresql://user:password@host:5432/database, special characters in the password"
             " percent-encoded (a slash is %2F, an @ is %40)."
         ) from None
-    defaults: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": APPLICATION_NAME}
+    defaults: dict[str, Any] = {"connect_timeout": 10, "application_name": "trajectory-pipeline"}
     missing = {name: value for name, value in defaults.items() if name not in given}
     options = f"{given.get('options') or ''} -c timezone=UTC".strip()
     # No statement is prepared on the server: behind a pooler, the next transaction may have another session.

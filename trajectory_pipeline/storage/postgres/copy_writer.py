@@ -1,4 +1,4 @@
-"""Staging: a batch of trajectories as lines of Postgres' COPY, made column by column."""
+"""A batch of trajectories as lines of Postgres' COPY text format, made column by column."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -13,26 +13,25 @@ from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Sink
 from trajectory_pipeline.trajectories.document import Document
 
-_OURS = ("first_captured_at", "updated_at")
+_SET_BY_DATABASE = ("first_captured_at", "updated_at")
 _DATA = "data"
 STAGED = tuple(
     sorted(
-        (column for column in TRAJECTORIES.in_sink(Sink.POSTGRES) if column.name not in _OURS),
+        (column for column in TRAJECTORIES.in_sink(Sink.POSTGRES) if column.name not in _SET_BY_DATABASE),
         key=lambda column: column.name == _DATA,
     )
 )
-"""The columns that a materialization gives, the document last; the database knows the others."""
+"""The columns that a materialization writes, the document last."""
 
-# In this order: the first would escape what the others made.
+# The backslash first: later it would escape what the others made.
 _ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))
 
-
 PIECE_BYTES = 2**20
-"""Of a COPY, that is handed to the driver at once."""
+"""Bytes of a COPY that are handed to the driver at once."""
 
 
 class CopyWriter:
-    """An open COPY into the staging table; the server takes a batch in while the next one is made."""
+    """An open COPY into the staging table; the server reads a batch while the next one is made."""
 
     def __init__(self, copy: psycopg.Copy, behind: WriteBehind) -> None:
         self._copy = copy
@@ -40,7 +39,7 @@ class CopyWriter:
         self.rows = 0
 
     def add_batch(self, trajectories: pa.RecordBatch, documents: Sequence[Document]) -> None:
-        """Stage trajectories, each with its document, or why it has none."""
+        """Stage trajectories, each with its document, or the reason why it has none."""
         if trajectories.num_rows:
             self._behind(self._write, trajectories, documents)
             self.rows += trajectories.num_rows
@@ -67,21 +66,21 @@ def copy_lines(trajectories: pa.RecordBatch, documents: Sequence[Document]) -> I
 
 
 def in_pieces(parts: Iterable[bytes]) -> Iterator[bytes | memoryview]:
-    """Yield the same bytes in pieces of about ``PIECE_BYTES``; a larger part is divided, and not copied."""
-    together: list[bytes] = []
+    """Yield the same bytes in pieces of about ``PIECE_BYTES``; a larger part is divided without a copy."""
+    small: list[bytes] = []
     size = 0
     for part in parts:
-        if size + len(part) > PIECE_BYTES and together:
-            yield b"".join(together)
-            together, size = [], 0
+        if size + len(part) > PIECE_BYTES and small:
+            yield b"".join(small)
+            small, size = [], 0
         if len(part) > PIECE_BYTES:
-            whole = memoryview(part)
-            yield from (whole[at : at + PIECE_BYTES] for at in range(0, len(part), PIECE_BYTES))
+            large = memoryview(part)
+            yield from (large[at : at + PIECE_BYTES] for at in range(0, len(part), PIECE_BYTES))
         else:
-            together.append(part)
+            small.append(part)
             size += len(part)
-    if together:
-        yield b"".join(together)
+    if small:
+        yield b"".join(small)
 
 
 def _document(text: bytes | None) -> bytes:

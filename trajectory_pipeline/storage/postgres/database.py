@@ -91,7 +91,7 @@ class TrajectoryDatabase:
 
     def invalidations(self, partition_keys: Sequence[str]) -> dict[str, str]:
         """Return which of these partitions must be materialized again whatever the source holds, and why, in words."""
-        rows = self.rows(invalidations.INVALIDATED_PARTITIONS, invalidations.invalidated_parameters(partition_keys))
+        rows = self.rows(invalidations.INVALIDATED_PARTITIONS, {"keys": list(partition_keys)})
         return {row["partition_key"]: row["reasons"] for row in rows}
 
     def trajectory(self, run_id: str) -> dict[str, Any] | None:

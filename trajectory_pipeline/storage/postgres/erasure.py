@@ -1,7 +1,7 @@
-"""Erasing the texts of verdicts that showed what was since deleted at the source.
+"""Erasing the texts of verdicts whose judge was shown content that was since deleted at the source.
 
-State-based: a verdict has to go where it showed a run at another content than the erased one that is here now. So it
-can be asked at any time, after a crash too, and a verdict that was reached on what is left stays.
+A verdict is erased if it was shown a run whose content digest differs from that of the erased run now. So erasing can
+be repeated at any time, after a crash too, and a verdict on the remaining content stays.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
-from trajectory_pipeline.schema.types import JSON, SCHEMA_NAME, STRING, STRINGS, Sink, Table
+from trajectory_pipeline.schema.types import JSON, STRING, STRINGS, Sink, Table
 from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS, VERDICTS
 
 KEPT_OF_VERDICT = frozenset(
@@ -24,9 +24,9 @@ KEPT_OF_ATTEMPT = frozenset(
     | {"finish_reason", "result", "error_class", "purpose", "response_format"}
     | {"budget_day", "organization_id", "materialization_id"}
 )
-"""Texts that stay: ids, and words out of closed lists. Any other text goes: a new column cannot be forgotten."""
+"""Texts that stay: ids, and words of closed lists. Any other text is erased, so that no new column is forgotten."""
 
-_SHOWED_WHAT_IS_GONE: LiteralString = """EXISTS (
+_SHOWED_ERASED_CONTENT: LiteralString = """EXISTS (
     SELECT FROM unnest(v.shown_run_ids, v.shown_digests) AS s (run_id, content_digest)
     JOIN trajectory.trajectories t ON t.run_id = s.run_id
     WHERE t.erased AND t.content_digest <> s.content_digest)"""
@@ -34,13 +34,7 @@ _SHOWED_WHAT_IS_GONE: LiteralString = """EXISTS (
 
 @dataclass(frozen=True)
 class VerdictShowingRun:
-    """A verdict that showed what was since erased.
-
-    Attributes:
-        run_id: the run.
-        verdict_key: with it, the verdict's key.
-        partition_keys: of the Parquet files that may hold it.
-    """
+    """A verdict on content that was since erased; Parquet files of ``partition_keys`` may hold it."""
 
     run_id: str
     verdict_key: str
@@ -65,7 +59,7 @@ def erased_runs(connection: psycopg.Connection, partition_key: str) -> list[str]
 
 
 def record_rewritten(connection: psycopg.Connection, asset: str, partition_key: str, content_digest: str) -> None:
-    """Note in the ledger what a file of another asset holds now that words were taken out of it."""
+    """Record in the ledger the digest of an asset's file after texts were erased from it."""
     connection.execute(
         "UPDATE trajectory.partitions SET content_digest = %s WHERE asset = %s AND partition_key = %s",
         [content_digest, asset, partition_key],
@@ -73,7 +67,7 @@ def record_rewritten(connection: psycopg.Connection, asset: str, partition_key: 
 
 
 def verdicts_that_showed(connection: psycopg.Connection, run_ids: Sequence[str]) -> list[VerdictShowingRun]:
-    """Return the verdicts that showed these runs before they were erased, those without texts already among them."""
+    """Return the verdicts that showed these runs before they were erased, including those erased already."""
     rows = connection.execute(
         sql.SQL(
             "SELECT v.run_id, v.verdict_key, array_agg(DISTINCT k.partition_key) FROM trajectory.verdicts v"
@@ -81,7 +75,7 @@ def verdicts_that_showed(connection: psycopg.Connection, run_ids: Sequence[str])
             " unnest(ARRAY[v.partition_key, own.partition_key]) AS k (partition_key)"
             " WHERE v.shown_run_ids && %s AND (v.erased OR {}) AND k.partition_key IS NOT NULL"
             " GROUP BY 1, 2 ORDER BY 1, 2"
-        ).format(sql.SQL(_SHOWED_WHAT_IS_GONE)),
+        ).format(sql.SQL(_SHOWED_ERASED_CONTENT)),
         [list(run_ids)],
     ).fetchall()
     return [VerdictShowingRun(run_id, key, tuple(partitions)) for run_id, key, partitions in rows]
@@ -89,67 +83,51 @@ def verdicts_that_showed(connection: psycopg.Connection, run_ids: Sequence[str])
 
 def erase_verdicts_that_showed(connection: psycopg.Connection, run_ids: Sequence[str]) -> None:
     """Erase the texts of every verdict, and of its calls, that showed these runs before they were erased."""
-    ids: dict[str, object] = {"ids": list(run_ids)}
-    _erase(connection, "v.shown_run_ids && %(ids)s", ids)
-    # A call whose verdict never came, by a crash, has no list of what it showed.
-    _update(
+    parameters: dict[str, object] = {"ids": list(run_ids)}
+    _erase_verdicts(connection, "v.shown_run_ids && %(ids)s", parameters)
+    # A call without a verdict, because of a crash, has no list of what it showed.
+    _erase_attempts(
         connection,
-        VERDICT_ATTEMPTS,
-        "a",
-        KEPT_OF_ATTEMPT,
         "a.run_id = ANY(%(ids)s) AND NOT EXISTS (SELECT FROM trajectory.verdicts v WHERE v.run_id = a.run_id"
         " AND v.verdict_key = a.verdict_key AND NOT v.erased)",
-        ids,
+        parameters,
     )
 
 
 def erase_verdicts_of(connection: psycopg.Connection, partition_key: str) -> None:
-    """Erase the texts of a partition's verdicts that showed what was erased while they were being reached."""
-    _erase(connection, "v.partition_key = %(key)s", {"key": partition_key})
+    """Erase the texts of a partition's verdicts on runs that were erased while they were judged."""
+    _erase_verdicts(connection, "v.partition_key = %(key)s", {"key": partition_key})
 
 
-def empty_attempts_of(connection: psycopg.Connection, run_ids: Sequence[str]) -> None:
-    """Take the texts out of every call that was made for these runs; what each took and cost stays."""
-    _update(connection, VERDICT_ATTEMPTS, "a", KEPT_OF_ATTEMPT, "a.run_id = ANY(%(ids)s)", {"ids": list(run_ids)})
+def erase_attempts_of(connection: psycopg.Connection, run_ids: Sequence[str]) -> None:
+    """Erase the texts of every call for these runs; tokens and cost stay."""
+    _erase_attempts(connection, "a.run_id = ANY(%(ids)s)", {"ids": list(run_ids)})
 
 
-def _erase(connection: psycopg.Connection, which: LiteralString, values: dict[str, object]) -> None:
-    _update(connection, VERDICTS, "v", KEPT_OF_VERDICT, f"NOT v.erased AND {which} AND {_SHOWED_WHAT_IS_GONE}", values)
+def _erase_verdicts(connection: psycopg.Connection, condition: LiteralString, parameters: dict[str, object]) -> None:
     connection.execute(
-        sql.SQL("UPDATE trajectory.verdicts v SET erased = true WHERE NOT v.erased AND {} AND {}").format(
-            sql.SQL(which), sql.SQL(_SHOWED_WHAT_IS_GONE)
+        sql.SQL("UPDATE trajectory.verdicts v SET {}, erased = true WHERE NOT v.erased AND {} AND {}").format(
+            _set_null(texts_of(VERDICTS, KEPT_OF_VERDICT)), sql.SQL(condition), sql.SQL(_SHOWED_ERASED_CONTENT)
         ),
-        values,
+        parameters,
     )
-    _update(
+    _erase_attempts(
         connection,
-        VERDICT_ATTEMPTS,
-        "a",
-        KEPT_OF_ATTEMPT,
         "EXISTS (SELECT FROM trajectory.verdicts v WHERE v.run_id = a.run_id AND v.verdict_key = a.verdict_key"
-        f" AND v.erased AND {which})",
-        values,
+        f" AND v.erased AND {condition})",
+        parameters,
     )
 
 
-def _update(
-    connection: psycopg.Connection,
-    table: Table,
-    alias: LiteralString,
-    kept: frozenset[str],
-    condition: LiteralString,
-    values: dict[str, object],
-) -> None:
-    names = texts_of(table, kept)
+def _erase_attempts(connection: psycopg.Connection, condition: LiteralString, parameters: dict[str, object]) -> None:
+    names = texts_of(VERDICT_ATTEMPTS, KEPT_OF_ATTEMPT)
     connection.execute(
-        sql.SQL("UPDATE {table} {alias} SET {emptied} WHERE {condition} AND ({any_text})").format(
-            table=sql.Identifier(SCHEMA_NAME, table.name),
-            alias=sql.Identifier(alias),
-            emptied=sql.SQL(", ").join(sql.SQL("{} = NULL").format(sql.Identifier(name)) for name in names),
-            condition=sql.SQL(condition),
-            any_text=sql.SQL(" OR ").join(
-                sql.SQL("{}.{} IS NOT NULL").format(sql.Identifier(alias), sql.Identifier(name)) for name in names
-            ),
+        sql.SQL("UPDATE trajectory.verdict_attempts a SET {} WHERE {} AND num_nonnulls({}) > 0").format(
+            _set_null(names), sql.SQL(condition), sql.SQL(", ").join(map(sql.Identifier, names))
         ),
-        values,
+        parameters,
     )
+
+
+def _set_null(names: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL("{} = NULL").format(sql.Identifier(name)) for name in names)

@@ -1,14 +1,15 @@
-"""Partitions that must be materialized again, whatever their fingerprint says: statements on ``invalidations``."""
+"""Partitions that must be materialized again, whatever their fingerprint is: the table ``invalidations``."""
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, LiteralString
+from collections.abc import Sequence
 
 import psycopg
 
 from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+
+_ASSETS = f"('{TERMINAL_RUNS.name}', '{TRAJECTORIES.name}')"
 
 
 def invalidate(connection: psycopg.Connection, asset: str, partition_key: str, reason: str) -> str:
@@ -32,39 +33,28 @@ def invalidation_ids(connection: psycopg.Connection, asset: str, partition_key: 
 
 
 def clear_invalidations(connection: psycopg.Connection, ids: Sequence[str]) -> None:
-    """Delete invalidations: what they ask for is done when this transaction is."""
+    """Delete invalidations; the transaction does what they ask for."""
     if ids:
         connection.execute("DELETE FROM trajectory.invalidations WHERE invalidation_id = ANY(%s)", [list(ids)])
 
 
-INVALIDATED_PARTITIONS: LiteralString = (
+# Pruned partitions, even in part, are left out: materializing would restore them.
+INVALIDATED_PARTITIONS = (
     "SELECT partition_key, string_agg(DISTINCT reason, '; ' ORDER BY reason) AS reasons FROM ("
-    "SELECT partition_key, reason FROM trajectory.invalidations WHERE asset = ANY(%(assets)s)"
+    f"SELECT partition_key, reason FROM trajectory.invalidations WHERE asset IN {_ASSETS}"
     " UNION ALL SELECT k, 'its trajectories were not made of its raw rows, or are not there'"
     " FROM unnest(%(keys)s::text[]) k"
-    " LEFT JOIN trajectory.partitions r ON r.asset = %(raw)s AND r.partition_key = k"
-    " LEFT JOIN trajectory.partitions t ON t.asset = %(converted)s AND t.partition_key = k"
+    f" LEFT JOIN trajectory.partitions r ON r.asset = '{TERMINAL_RUNS.name}' AND r.partition_key = k"
+    f" LEFT JOIN trajectory.partitions t ON t.asset = '{TRAJECTORIES.name}' AND t.partition_key = k"
     " WHERE (r.asset IS NULL) <> (t.asset IS NULL) OR r.content_digest IS DISTINCT FROM t.upstream_digest"
     " UNION ALL SELECT k, 'what it holds is not in the ledger' FROM unnest(%(keys)s::text[]) k"
-    " WHERE NOT EXISTS (SELECT FROM trajectory.partitions p WHERE p.asset = %(raw)s AND p.partition_key = k)"
+    " WHERE NOT EXISTS (SELECT FROM trajectory.partitions p"
+    f" WHERE p.asset = '{TERMINAL_RUNS.name}' AND p.partition_key = k)"
     " AND (EXISTS (SELECT FROM trajectory.trajectories h WHERE h.partition_key = k)"
     " OR EXISTS (SELECT FROM trajectory.quarantine h WHERE h.partition_key = k)"
     " OR EXISTS (SELECT FROM trajectory.run_locations h WHERE h.partition_key = k))"
-    ") found WHERE partition_key = ANY(%(keys)s) AND NOT EXISTS (SELECT FROM trajectory.partitions p"
-    " WHERE p.partition_key = found.partition_key AND p.asset = ANY(%(assets)s) AND p.result = %(pruned)s) GROUP BY 1"
+    ") i WHERE partition_key = ANY(%(keys)s) AND NOT EXISTS (SELECT FROM trajectory.partitions p"
+    f" WHERE p.partition_key = i.partition_key AND p.asset IN {_ASSETS}"
+    f" AND p.result = '{PartitionResult.PRUNED}') GROUP BY 1"
 )
-"""Those of some partitions that must be materialized again, and why; see ``invalidated_parameters``.
-
-One that was pruned, even in part, is left out: it would come back.
-"""
-
-
-def invalidated_parameters(partition_keys: Iterable[str]) -> Mapping[str, Any]:
-    """Return the parameters of ``INVALIDATED_PARTITIONS``."""
-    return {
-        "assets": [TERMINAL_RUNS.name, TRAJECTORIES.name],
-        "raw": TERMINAL_RUNS.name,
-        "converted": TRAJECTORIES.name,
-        "keys": list(partition_keys),
-        "pruned": PartitionResult.PRUNED,
-    }
+"""Those of the partitions ``keys`` that must be materialized again, and the reasons."""

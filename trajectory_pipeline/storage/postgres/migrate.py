@@ -20,7 +20,7 @@ from trajectory_pipeline.storage.postgres.comments import apply_comments
 from trajectory_pipeline.storage.postgres.connection import open_connection, translating_database_errors
 from trajectory_pipeline.urls import describe_postgres
 
-VERSION_TABLE = "alembic_version"
+_VERSION_TABLE = f"{SCHEMA_NAME}.alembic_version"
 _MINIMUM_SERVER = 14
 _UNRELEASED = frozenset(f"{number:04}" for number in range(1, 12))
 """Revisions of versions before the first release, whose schema cannot be upgraded."""
@@ -28,7 +28,7 @@ _ALEMBIC = threading.Lock()
 
 
 def migrate(url: str) -> tuple[str | None, str]:
-    """Bring the schema up to date, in one transaction; safe to run twice and at once.
+    """Bring the schema up to date, in one transaction; safe to run twice and concurrently.
 
     Returns:
         The revision before (None: there was no schema) and after.
@@ -36,7 +36,7 @@ def migrate(url: str) -> tuple[str | None, str]:
     Raises:
         SinkError: the database cannot be reached, is too old, or refuses.
     """
-    # The connection is opened as everywhere else: SQLAlchemy reads URLs by rules of its own.
+    # SQLAlchemy would read the URL by rules of its own.
     engine = sa.create_engine("postgresql+psycopg://", creator=lambda: open_connection(url), poolclass=sa.NullPool)
     with translating_database_errors(url, "Migrating"), engine.begin() as connection:
         _refuse_old_servers(connection, url)
@@ -52,10 +52,10 @@ def migrate(url: str) -> tuple[str | None, str]:
                 _make_schema(connection)
             config = _config()
             config.attributes["connection"] = connection
-            # Alembic keeps the environment of a running migration in a global of its own.
+            # Alembic holds the environment of a running migration in a global.
             with _ALEMBIC:
                 command.upgrade(config, "head")
-        # Each time: descriptions change without a migration.
+        # Every time: descriptions change without a migration.
         apply_comments(cast("psycopg.Connection", connection.connection.driver_connection))
         return before, head_revision()
 
@@ -73,7 +73,7 @@ def require_migrated(url: str, connection: psycopg.Connection) -> None:
         SinkError: the text says what to run.
     """
     try:
-        found = connection.execute(f"SELECT version_num FROM {SCHEMA_NAME}.{VERSION_TABLE}").fetchone()
+        found = connection.execute(f"SELECT version_num FROM {_VERSION_TABLE}".encode()).fetchone()
     except psycopg.errors.UndefinedTable:
         raise SinkError(
             f"The database {describe_postgres(url)} has no schema {SCHEMA_NAME!r} yet: run"
@@ -116,9 +116,9 @@ def _config() -> Config:
 
 
 def _revision(connection: sa.Connection) -> str | None:
-    if connection.execute(sa.text(f"SELECT to_regclass('{SCHEMA_NAME}.{VERSION_TABLE}')")).scalar() is None:
+    if connection.execute(sa.text(f"SELECT to_regclass('{_VERSION_TABLE}')")).scalar() is None:
         return None
-    return connection.execute(sa.text(f"SELECT version_num FROM {SCHEMA_NAME}.{VERSION_TABLE}")).scalar()
+    return connection.execute(sa.text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar()
 
 
 def _refuse_old_servers(connection: sa.Connection, url: str) -> None:

@@ -63,6 +63,14 @@ _QUARANTINE = (
     " last_seen_at = EXCLUDED.last_seen_at"
 )
 
+_ROWS_CHECKSUM: LiteralString = (
+    "SELECT md5(string_agg(concat_ws(':', kind, rows, sum), ',' ORDER BY kind)) FROM ("
+    "SELECT 1 AS kind, count(*) AS rows, sum(hashtextextended(run_id || ':' || xmin::text, 0)::numeric) AS sum"
+    " FROM trajectory.trajectories WHERE partition_key = %(key)s"
+    " UNION ALL SELECT 2, count(*), sum(hashtextextended(run_id || ':' || xmin::text, 0)::numeric)"
+    " FROM trajectory.quarantine WHERE partition_key = %(key)s) p"
+)
+
 
 @dataclass(frozen=True)
 class LedgerEntry:
@@ -109,15 +117,9 @@ class PartitionTransaction:
         *,
         reads: str | None = None,
     ) -> None:
-        """Wait for the partition's lock.
+        """Wait for the partition's lock, on a connection in a transaction that the caller commits.
 
-        Args:
-            url: of the database.
-            connection: in a transaction that the caller commits.
-            connect: opens another connection, which commits by itself.
-            asset: to be written.
-            partition_key: of it.
-            reads: asset that it is made of, if no other process may write it meanwhile.
+        ``connect`` opens another connection, which commits by itself; no other process may write ``reads`` meanwhile.
         """
         self.url = url
         self.connection = connection
@@ -222,6 +224,38 @@ class PartitionTransaction:
             " WHERE c.run_id = gone.run_id) SELECT FROM gone",
             [value],
         ).rowcount
+
+    def runs_moved_away(self, run_ids: Sequence[str]) -> list[str]:
+        """Return which of these runs are in another partition, by the newest observation of the source."""
+        with translating_database_errors(self.url, f"Locating the runs of {self.partition_key}"):
+            return run_locations.find_moved_runs(self.connection, self.partition_key, run_ids)
+
+    def all_located(self, run_ids: Sequence[str]) -> bool:
+        """Whether each of these runs is recorded as being in this partition."""
+        statement: LiteralString = (
+            "SELECT count(*) FROM trajectory.run_locations WHERE partition_key = %(key)s AND run_id = ANY(%(ids)s)"
+        )
+        return bool(self._value("Locating the runs", statement, ids=list(run_ids)) == len(run_ids))
+
+    def rows_checksum(self) -> str:
+        """Return a digest that any change to the partition's rows in Postgres changes, whoever makes it.
+
+        Any change to a row changes its ``xmin``, as at the source. Rows of other partitions do not count.
+        """
+        return str(self._value("Comparing the rows", _ROWS_CHECKSUM))
+
+    def documents_omitted(self) -> int:
+        """Return how many of the partition's trajectories have no document in Postgres."""
+        statement: LiteralString = (
+            "SELECT count(*) FROM trajectory.trajectories"
+            " WHERE partition_key = %(key)s AND data_omitted_reason IS NOT NULL"
+        )
+        return int(self._value("Counting documents", statement))
+
+    def _value(self, doing: str, statement: LiteralString, **parameters: object) -> Any:
+        with translating_database_errors(self.url, f"{doing} of {self.partition_key}"):
+            row = self.connection.execute(statement, {"key": self.partition_key, **parameters}).fetchone()
+        return row[0] if row else None
 
     def set_run_locations(self, observation: run_locations.SnapshotObservation) -> None:
         """Record where the runs of an observation are."""

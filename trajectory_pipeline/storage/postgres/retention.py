@@ -1,7 +1,9 @@
-"""Removing a partition's rows from Postgres because of its age, and what the ledger says of it afterwards.
+"""Removing a partition's rows from Postgres because of its age, and recording that in the ledger.
 
-Where each run was seen last stays (``run_locations``): a run that moves out of a pruned partition, or comes back, keeps
-its first date, and older raw rows of it elsewhere do not take it back. Calls to judges stay with what they cost.
+``run_locations`` stays: a run that moves out of a pruned partition, or comes back, keeps its first date, and older raw
+rows of it elsewhere do not take it back. Calls to judges stay with their cost.
+
+Every function raises ``SinkError`` if the database cannot be read or refuses.
 """
 
 import hashlib
@@ -15,15 +17,10 @@ from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.storage.postgres import invalidations
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.erasure import empty_attempts_of
+from trajectory_pipeline.storage.postgres.erasure import erase_attempts_of
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 
-_NOTHING = hashlib.sha256(b"").hexdigest()
-
-_PRUNED: LiteralString = (
-    "SELECT DISTINCT partition_key FROM trajectory.partitions"
-    " WHERE partition_key = ANY(%s) AND asset = ANY(%s) AND result = %s"
-)
+_EMPTY_DIGEST = hashlib.sha256(b"").hexdigest()
 
 # A verdict keeps the key of the partition in which it was reached; its run may have moved to a younger one since.
 _OLD_ROWS: LiteralString = """
@@ -45,7 +42,7 @@ SELECT partition_key, sum(rows)::bigint AS rows FROM (
     WHERE coalesce(t.partition_key, v.partition_key) <= %(last)s
     AND coalesce(c.partition_key, t.partition_key, v.partition_key) = coalesce(t.partition_key, v.partition_key)
     GROUP BY 1
-) held GROUP BY 1
+) old GROUP BY 1
 """
 
 _RUNS: LiteralString = """
@@ -57,32 +54,29 @@ SELECT run_id FROM (
     SELECT FROM trajectory.run_locations c WHERE c.run_id = h.run_id AND c.partition_key <> %(key)s
 )
 """
-"""The runs of a partition; not those that were seen in another one since, whose verdicts are that one's."""
+"""The runs of a partition, without those that are in another one now, to which their verdicts belong."""
 
 
 def pruned_partitions(database: TrajectoryDatabase, partition_keys: Sequence[str]) -> set[str]:
     """Return those of these partitions of which raw rows or trajectories were pruned.
 
-    They are left as they are, whatever happens at the source: only an explicit materialization brings them back.
-
-    Raises:
-        SinkError: the ledger cannot be read.
+    Whatever happens at the source, only an explicit materialization restores them.
     """
     if not partition_keys:
         return set()
     assets = [TERMINAL_RUNS.name, TRAJECTORIES.name]
-    return {
-        row["partition_key"] for row in database.rows(_PRUNED, [list(partition_keys), assets, PartitionResult.PRUNED])
-    }
+    rows = database.rows(
+        "SELECT DISTINCT partition_key FROM trajectory.partitions"
+        " WHERE partition_key = ANY(%s) AND asset = ANY(%s) AND result = %s",
+        [list(partition_keys), assets, PartitionResult.PRUNED],
+    )
+    return {row["partition_key"] for row in rows}
 
 
 def old_trajectories(database: TrajectoryDatabase, last: str) -> dict[str, int]:
-    """Return the partitions up to a key that hold trajectories, verdicts or quarantine, each with how many rows.
+    """Return the number of rows (trajectories, verdicts, quarantine) of the partitions up to a key.
 
-    One that only the ledger knows of has none; one whose raw rows were never converted is among them.
-
-    Raises:
-        SinkError: the database cannot be read.
+    Partitions that only the ledger knows have 0; those whose raw rows were never converted are included.
     """
     parameters = {
         "assets": [TRAJECTORIES.name, REFINED_OUTCOMES.name],
@@ -96,11 +90,7 @@ def old_trajectories(database: TrajectoryDatabase, last: str) -> dict[str, int]:
 
 
 def old_raw_rows(database: TrajectoryDatabase, last: str) -> list[str]:
-    """Return the partitions up to a key whose raw rows the ledger knows of.
-
-    Raises:
-        SinkError: the ledger cannot be read.
-    """
+    """Return the partitions up to a key whose raw rows are in the ledger."""
     rows = database.rows(
         "SELECT partition_key FROM trajectory.partitions WHERE asset = %s AND result <> %s AND partition_key <= %s",
         [TERMINAL_RUNS.name, PartitionResult.PRUNED, last],
@@ -109,29 +99,24 @@ def old_raw_rows(database: TrajectoryDatabase, last: str) -> list[str]:
 
 
 def remove_rows(partition: PartitionTransaction) -> int:
-    """Remove a partition's trajectories, quarantine and verdicts; returns how many rows.
+    """Remove a partition's trajectories, quarantine and verdicts; returns the number of rows.
 
-    Calls that were made for its runs stay with what they took and cost, and lose their texts.
+    Calls for its runs stay with their tokens and cost, and lose their texts.
     """
     key = {"key": partition.partition_key}
     connection = partition.connection
     with translating_database_errors(partition.url, f"Pruning {partition.partition_key}"):
         run_ids = [row[0] for row in connection.execute(_RUNS, key)]
         verdicts = connection.execute("DELETE FROM trajectory.verdicts WHERE run_id = ANY(%s)", [run_ids]).rowcount
-        empty_attempts_of(connection, run_ids)
+        erase_attempts_of(connection, run_ids)
         quarantined = connection.execute("DELETE FROM trajectory.quarantine WHERE partition_key = %(key)s", key)
         return verdicts + quarantined.rowcount + partition.remove("t.partition_key = %s", key["key"])
 
 
 def record_pruned(partition: PartitionTransaction, asset: str, *, known_only: bool = False) -> None:
-    """Write into the ledger that a partition of an asset is pruned, and drop what was noted of it.
+    """Mark a partition of an asset as pruned in the ledger, and clear its invalidations.
 
-    What the ledger says besides stays: what it held, and who wrote it.
-
-    Args:
-        partition: whose transaction it is.
-        asset: which.
-        known_only: leave the ledger as it is where it knows nothing of this partition.
+    The other columns of the entry stay. With ``known_only``, no entry is made where there is none.
     """
     key = partition.partition_key
     connection = partition.connection
@@ -142,7 +127,7 @@ def record_pruned(partition: PartitionTransaction, asset: str, *, known_only: bo
                 "INSERT INTO trajectory.partitions (asset, partition_key, result, counts, content_digest,"
                 " materialized_at, schema_version) VALUES (%s, %s, %s, '{}', %s, clock_timestamp(), %s)"
                 " ON CONFLICT (asset, partition_key) DO NOTHING",
-                [asset, key, PartitionResult.PRUNED, _NOTHING, SCHEMA_VERSION],
+                [asset, key, PartitionResult.PRUNED, _EMPTY_DIGEST, SCHEMA_VERSION],
             )
         connection.execute(
             "UPDATE trajectory.partitions SET result = %s, materialized_at = clock_timestamp()"
@@ -152,6 +137,6 @@ def record_pruned(partition: PartitionTransaction, asset: str, *, known_only: bo
 
 
 def is_pruned(entries: Mapping[str, Mapping[str, object]], partition_key: str) -> bool:
-    """Whether the ledger's entries of an asset say that a partition is pruned, or know nothing of it."""
+    """Whether a partition is pruned by an asset's ledger entries, or has none."""
     entry = entries.get(partition_key)
     return entry is None or entry["result"] == PartitionResult.PRUNED

@@ -1,4 +1,4 @@
-"""A connection for work that takes long: one that is lost is opened anew, and what was under way is done again."""
+"""A connection for long work: when it is lost, it reconnects and repeats the transaction."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +12,11 @@ from trajectory_pipeline.storage.postgres.connection import open_connection, tra
 
 Query = sql.Composed | sql.SQL | LiteralString
 _T = TypeVar("_T")
-_RECONNECT_AFTER_SECONDS = (0.0, 1.0, 4.0)
+_RECONNECT_PAUSES_SECONDS = (1.0, 4.0)
 
 
 class Transaction:
-    """Statements that are carried out together or not at all."""
+    """Statements that are committed together or not at all."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
@@ -36,8 +36,7 @@ class Transaction:
 class RetryingConnection:
     """An open connection on which every piece of work is a transaction of its own.
 
-    So a killed process keeps what it had done. Work must be such that doing it twice is as good as once: where the
-    connection is lost while it commits, nobody knows whether it did, and it is done again.
+    Work must be idempotent: where the connection is lost during a commit, its result is unknown, and it is repeated.
     """
 
     def __init__(self, url: str, connection: psycopg.Connection) -> None:
@@ -49,11 +48,7 @@ class RetryingConnection:
         self._connection.close()
 
     def run(self, doing: str, work: Callable[[Transaction], _T]) -> _T:
-        """Carry out work in one transaction; returns what it returns.
-
-        Args:
-            doing: what it does, for the sentence of an error.
-            work: that may be repeated.
+        """Run idempotent work in one transaction, and return its result; ``doing`` begins the text of an error.
 
         Raises:
             SinkError: the database refuses, or cannot be reached any more.
@@ -72,7 +67,7 @@ class RetryingConnection:
     def rows(
         self, doing: str, statement: Query, parameters: Sequence[Any] | Mapping[str, Any] = ()
     ) -> list[dict[str, Any]]:
-        """Run one statement that may be repeated; returns its rows as dicts."""
+        """Run one idempotent statement; returns its rows as dicts."""
         return self.run(doing, lambda transaction: transaction.rows(statement, parameters))
 
     def _once(self, work: Callable[[Transaction], _T]) -> _T:
@@ -80,12 +75,11 @@ class RetryingConnection:
             return work(Transaction(self._connection))
 
     def _reconnect(self) -> None:
-        for pause in _RECONNECT_AFTER_SECONDS:
-            time.sleep(pause)
+        for pause in _RECONNECT_PAUSES_SECONDS:
             try:
                 self._connection = open_connection(self._url, autocommit=True)
             except psycopg.OperationalError:
-                if pause == _RECONNECT_AFTER_SECONDS[-1]:
-                    raise
+                time.sleep(pause)
             else:
                 return
+        self._connection = open_connection(self._url, autocommit=True)

@@ -1,4 +1,4 @@
-"""What commands, checks and explanations read of the trajectory database: counts, and the rows of one run.
+"""Counts, and the rows of one run, for commands, checks and explanations.
 
 Every function raises ``SinkError`` if the database cannot be read.
 """
@@ -40,7 +40,7 @@ class QuarantineTotals:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What a row of ``trajectories`` says for comparison with other sinks."""
+    """The columns of ``trajectories`` that are compared with other sinks."""
 
     run_id: str
     content_digest: str
@@ -62,12 +62,10 @@ class RunsSummary:
     """What the database holds of some runs.
 
     Attributes:
-        trajectories: rows in ``trajectories``.
-        quarantined: rows in ``quarantine``.
         verdicts: trajectories by verdict status, the most frequent first.
         cost_usd: of all calls to the judge.
-        judges: models that answered.
-        simulated: every verdict that a call was made for is simulated.
+        judges: models that responded.
+        simulated: whether every verdict that a call was made for is simulated.
     """
 
     trajectories: int

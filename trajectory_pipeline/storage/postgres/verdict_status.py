@@ -1,7 +1,7 @@
-"""Where each trajectory stands under a policy: judged, or not, and why not.
+"""The verdict status of each trajectory under a policy: judged, or not, and why not.
 
-The verdict key is worked out here as in ``judge.policy.verdict_key`` (a test compares them), so that what is due
-is found by comparing, also where only an earlier run of a chain has changed.
+SQL computes the verdict key as ``judge.policy.verdict_key`` does (a test compares them), so that a trajectory is due
+too where only an earlier run of its chain has changed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass, JudgeOr
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 
 LONGEST_CHAIN = 50
-"""Earlier runs of one task that are looked up; a longer chain is one that bites its own tail."""
-_STANDINGS: LiteralString = """
+"""Earlier runs of one task that are followed; a longer chain is taken for a cycle."""
+_CANDIDATES: LiteralString = """
 WITH RECURSIVE chosen AS (
     SELECT t.run_id, t.continues_run_id, t.content_digest, t.partition_key, t.organization_id, t.agent_id,
         t.heuristic_outcome, t.message_count, t.signals, t.updated_at, coalesce(t.end_time, t.start_time) AS ended_at
@@ -49,7 +49,7 @@ WITH RECURSIVE chosen AS (
 )
 """
 
-_OF_ONE: LiteralString = """
+_STATUSES: LiteralString = """
 SELECT s.run_id, s.verdict_key, s.content_digest, s.partition_key, s.organization_id, s.agent_id, s.heuristic_outcome,
     s.message_count, s.earlier_run_ids, s.earlier_digests, s.ended_at, s.verdict_status, s.error_class, s.backing_off,
     CASE WHEN s.verdict_status IS NOT NULL THEN s.verdict_status
@@ -73,7 +73,7 @@ CASE WHEN s.heuristic_outcome = 'failure' THEN 0
     + _NEWEST
 )
 
-_LACKING: LiteralString = """
+_PENDING: LiteralString = """
 SELECT s.partition_key FROM candidate s
 LEFT JOIN trajectory.spend_totals o ON o.scope = 'organization'
     AND o.scope_key = %(day)s || ' ' || coalesce(s.organization_id, '(none)')
@@ -95,7 +95,7 @@ WHERE s.updated_at <= %(quiet)s AND s.ended_at >= %(ended)s
 GROUP BY 1 ORDER BY 1
 """
 
-_GIVEN_UP: LiteralString = """
+_ABANDONED: LiteralString = """
 SELECT s.run_id, s.error_class, s.failures FROM candidate s WHERE s.ended_at >= %(ended)s
     AND s.verdict_status IN ('failed', 'quarantined') AND (s.failures >= %(give_up)s OR s.next_attempt_at IS NULL)
 ORDER BY 1
@@ -104,23 +104,13 @@ ORDER BY 1
 
 @dataclass(frozen=True)
 class JudgingCandidate:
-    """Where one trajectory stands.
+    """A trajectory and the status of its verdict under a policy.
 
     Attributes:
-        run_id: of the trajectory.
-        verdict_key: of its verdict under the policy, be it there or not.
-        content_digest: of the trajectory.
-        partition_key: of the trajectory.
-        organization_id: of its agent.
-        agent_id: that ran it.
-        heuristic_outcome: of the trajectory.
-        message_count: that it holds.
-        earlier_run_ids: the runs that it continues, the earliest first.
-        earlier_digests: their content digests.
-        ended_at: when it ended.
-        status: its verdict's status; where it has no verdict: new, content changed or policy changed.
-        error_class: of its verdict.
-        backing_off: whether its verdict is quarantined and not to be asked for again yet.
+        verdict_key: of its verdict under the policy, whether it exists or not.
+        earlier_run_ids: the runs that it continues, the earliest first; ``earlier_digests`` are their content digests.
+        status: of its verdict; where it has none: new, content changed or policy changed.
+        backing_off: whether its verdict is quarantined and not yet due again.
     """
 
     run_id: str
@@ -140,7 +130,7 @@ class JudgingCandidate:
 
     @property
     def due(self) -> bool:
-        """Whether a materialization asks about it."""
+        """Whether a materialization judges it."""
         return self.status not in FINAL_STATUSES and not self.backing_off
 
     @property
@@ -150,7 +140,7 @@ class JudgingCandidate:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What its verdict is found by."""
+        """The primary key of its verdict."""
         return self.run_id, self.verdict_key
 
 
@@ -159,15 +149,13 @@ class PendingQuery:
     """What the refinement sensor looks for.
 
     Attributes:
-        policy_id: under which policy.
-        day: whose accounts hold, UTC: ``2026-11-23``.
+        day: of the spend totals, UTC: ``2026-11-23``.
         settled_before: trajectories that changed later are left for the moment.
         ended_since: trajectories of runs that ended earlier are left to an explicit materialization.
         now: failed and quarantined verdicts whose next try is later are left for the moment.
-        give_up_after: failures after which one is not tried again.
-        least: what the smallest call may take at most.
-        usd: dollars that are left for one materialization today; infinite without a cap.
-        tokens: the same in tokens.
+        give_up_after: failures after which a verdict is not tried again.
+        least: the maximum cost of the smallest call.
+        usd: dollars that are left for one materialization today, infinite without a cap; ``tokens`` likewise.
         organization_usd: dollars that an organization has a day; infinite without such a cap.
         access: ids under ``allow_agents``, ``deny_agents``, ``allow_organizations``, ``deny_organizations``.
     """
@@ -188,29 +176,22 @@ class PendingQuery:
 def judging_candidates(
     connection: RetryingConnection, policy_id: str, partition_keys: Sequence[str], order: JudgeOrder
 ) -> list[JudgingCandidate]:
-    """Return where the trajectories of partitions stand that are not deleted at the source.
-
-    Args:
-        connection: to the trajectory database.
-        policy_id: under which policy.
-        partition_keys: of the partitions.
-        order: which go first.
-    """
-    statement = sql.SQL(_STANDINGS).format(condition=sql.SQL("t.partition_key = ANY(%(keys)s)")) + sql.SQL(
-        _OF_ONE + (_SIGNALS if order == "signals" else _NEWEST)
+    """Return the trajectories of partitions that are not deleted at the source, in the order of judging."""
+    statement = sql.SQL(_CANDIDATES).format(condition=sql.SQL("t.partition_key = ANY(%(keys)s)")) + sql.SQL(
+        _STATUSES + (_SIGNALS if order == JudgeOrder.SIGNALS else _NEWEST)
     )
     parameters = {"policy": policy_id, "longest": LONGEST_CHAIN, "keys": list(partition_keys)}
     return [_candidate(row) for row in connection.rows("Looking for missing verdicts", statement, parameters)]
 
 
 def partitions_with_pending_verdicts(connection: RetryingConnection, wanted: PendingQuery) -> list[str]:
-    """Return the keys of partitions with trajectories that should be judged now, and could be paid, sorted.
+    """Return the keys of partitions with trajectories that should be judged now, within the budget, sorted.
 
-    Partitions whose trajectories are not what their raw rows say are left out: a verdict on them would be of no use.
+    Partitions whose trajectories do not match their raw rows are left out: a verdict on them would be useless.
     """
     rows = connection.rows(
         "Looking for missing verdicts",
-        _RECENT + sql.SQL(_LACKING),
+        _RECENT + sql.SQL(_PENDING),
         {
             **_recent(wanted.policy_id, wanted.ended_since),
             "quiet": wanted.settled_before,
@@ -232,25 +213,18 @@ def partitions_with_pending_verdicts(connection: RetryingConnection, wanted: Pen
 def abandoned_verdicts(
     connection: RetryingConnection, policy_id: str, *, ended_since: datetime, give_up_after: int
 ) -> list[dict[str, Any]]:
-    """Return the trajectories whose failed verdicts the sensor does not have tried again any more.
-
-    Each with ``run_id``, ``error_class`` and ``failures``, sorted by run.
-    """
+    """Return ``run_id``, ``error_class``, ``failures`` of verdicts that the sensor no longer retries, sorted by run."""
     parameters = {**_recent(policy_id, ended_since), "give_up": give_up_after}
-    return connection.rows("Looking for given-up verdicts", _RECENT + sql.SQL(_GIVEN_UP), parameters)
+    return connection.rows("Looking for given-up verdicts", _RECENT + sql.SQL(_ABANDONED), parameters)
 
 
 # A partition's key is the hour in which its runs ended, and keys sort as hours do.
-_RECENT = sql.SQL(_STANDINGS).format(condition=sql.SQL("t.partition_key >= %(since_key)s"))
+_RECENT = sql.SQL(_CANDIDATES).format(condition=sql.SQL("t.partition_key >= %(since_key)s"))
 
 
 def _recent(policy_id: str, ended_since: datetime) -> dict[str, Any]:
-    return {
-        "policy": policy_id,
-        "longest": LONGEST_CHAIN,
-        "ended": ended_since,
-        "since_key": partition_key(ended_since),
-    }
+    since_key = partition_key(ended_since)
+    return {"policy": policy_id, "longest": LONGEST_CHAIN, "ended": ended_since, "since_key": since_key}
 
 
 def _candidate(row: Mapping[str, Any]) -> JudgingCandidate:

@@ -81,9 +81,9 @@ def test_storing_a_verdict_gives_back_no_claim_of_another(verdicts: VerdictStore
     assert begins(verdicts, "two")
     save(verdicts, verdict("run-k", "k", verdict_status="failed"))
     assert not begins(verdicts, "one")
-    verdicts.give_back_all("one")
+    verdicts.release_locks("one")
     assert not begins(verdicts, "one")
-    verdicts.give_back_all("two")
+    verdicts.release_locks("two")
     assert begins(verdicts, "one")
 
 
