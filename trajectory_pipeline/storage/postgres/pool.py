@@ -1,6 +1,6 @@
 """Connections to the trajectory database, reused instead of one a transaction.
 
-Why this is not ``psycopg_pool``: ``docs/decisions/0029-keep-our-own-connection-pool.md``.
+Why not psycopg-pool: docs/decisions/0029-keep-our-own-connection-pool.md.
 """
 
 import threading
