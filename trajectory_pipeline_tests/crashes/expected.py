@@ -15,7 +15,7 @@ from trajectory_pipeline_tests.crashes.processes import locks_and_sessions, wait
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 
-def all_is_true(pipeline: Pipeline, hours: Sequence[datetime]) -> None:
+def assert_complete(pipeline: Pipeline, hours: Sequence[datetime]) -> None:
     """The completeness check is green over these hours, each run is there once, and nothing is left over."""
     with psycopg.connect(pipeline.letta_url) as connection:
         # The comparison covers the whole history; other hours of the sample were not asked for.
@@ -40,10 +40,10 @@ def all_is_true(pipeline: Pipeline, hours: Sequence[datetime]) -> None:
         rows = [row["run_id"] for hour in hours for row in pipeline.parquet(table, hour) if row["deleted_at"] is None]
         assert sorted(rows) == [row[0] for row in expected]
     assert pipeline.ask("SELECT * FROM trajectory.invalidations") == []
-    nothing_is_left(pipeline)
+    assert_no_leftovers(pipeline)
 
 
-def nothing_is_left(pipeline: Pipeline) -> None:
+def assert_no_leftovers(pipeline: Pipeline) -> None:
     """No temporary file, no staging table, no lock, no session in the middle of something."""
     assert [path for path in pipeline.folder.rglob("*") if path.is_file() and path.name != "part-0.parquet"] == []
     wait_until(lambda: locks_and_sessions(pipeline.database_url) == (0, 0), "locks and sessions to end")

@@ -12,7 +12,7 @@ from trajectory_pipeline.errors import PipelineError, SinkError, SourceError
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
-from trajectory_pipeline_tests.crashes.expected import all_is_true
+from trajectory_pipeline_tests.crashes.expected import assert_complete
 from trajectory_pipeline_tests.crashes.processes import locks_and_sessions, wait_until
 from trajectory_pipeline_tests.crashes.wire import wire
 from trajectory_pipeline_tests.crashes.worker import mark
@@ -54,7 +54,7 @@ def _messages(piece: bytes, passed: int) -> bool:
 
 
 @pytest.mark.parametrize("cut_at", [_after_100_kb, _steps, _messages])
-def test_a_source_that_drops_the_connection_while_it_is_read(
+def test_source_connection_cut_during_read_changes_nothing(
     captured: Pipeline, hours: list[datetime], cut_at: Callable[[bytes, int], bool]
 ) -> None:
     before = state(captured)
@@ -69,7 +69,7 @@ def test_a_source_that_drops_the_connection_while_it_is_read(
         )
         assert cut.cuts
     assert state(captured) == before
-    all_is_true(captured, hours)
+    assert_complete(captured, hours)
 
 
 def _in_copy(piece: bytes, passed: int) -> bool:
@@ -82,7 +82,7 @@ def _commits(piece: bytes, passed: int) -> bool:
 
 
 @pytest.mark.parametrize(("where", "cut_at"), [("in the middle of a COPY", _in_copy), ("at the commit", _commits)])
-def test_a_sink_that_drops_the_connection(
+def test_sink_connection_cut_during_write_changes_nothing(
     captured: Pipeline, hours: list[datetime], where: str, cut_at: Callable[[bytes, int], bool]
 ) -> None:
     captured.read(hours[0])
@@ -99,10 +99,10 @@ def test_a_sink_that_drops_the_connection(
         assert cut.cuts
     wait_until(lambda: locks_and_sessions(captured.database_url) == (0, 0), "the server to notice")
     assert state(captured)[1:] == rows
-    all_is_true(captured, hours)
+    assert_complete(captured, hours)
 
 
-def test_a_commit_whose_answer_is_lost_is_found_to_be_done(captured: Pipeline, hours: list[datetime]) -> None:
+def test_commit_with_a_lost_reply_is_found_done(captured: Pipeline, hours: list[datetime]) -> None:
     captured.read(hours[0])
     with wire(captured.database_url) as cut:
         seen = threading.Event()
@@ -116,10 +116,10 @@ def test_a_commit_whose_answer_is_lost_is_found_to_be_done(captured: Pipeline, h
         cut.from_server = lambda piece, passed: seen.is_set()
         with pytest.raises(SinkError, match="the connection was lost"):
             Pipeline(captured.letta_url, cut.url, captured.folder).convert(hours[0])
-    all_is_true(captured, hours)
+    assert_complete(captured, hours)
 
 
-def test_a_slow_source_ends_by_its_own_timeout(captured: Pipeline, hours: list[datetime]) -> None:
+def test_slow_source_ends_by_its_timeout(captured: Pipeline, hours: list[datetime]) -> None:
     before = state(captured)
     with psycopg.connect(captured.letta_url) as upgrading:
         upgrading.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
@@ -131,10 +131,10 @@ def test_a_slow_source_ends_by_its_own_timeout(captured: Pipeline, hours: list[d
             r"canceling statement due to statement timeout — the query took longer than TRAJECTORY_SOURCE_TIMEOUT",
         )
     assert state(captured) == before
-    all_is_true(captured, hours)
+    assert_complete(captured, hours)
 
 
-def test_a_serialisation_failure(captured: Pipeline, hours: list[datetime]) -> None:
+def test_serialization_failure_raises_and_can_be_repeated(captured: Pipeline, hours: list[datetime]) -> None:
     """A sink whose transactions are REPEATABLE READ by default, as an administrator may set it."""
     captured.read(hours[0])
     rows = captured.ask("SELECT run_id FROM trajectory.trajectories WHERE partition_key = %s", partition_key(hours[0]))
@@ -160,10 +160,10 @@ def test_a_serialisation_failure(captured: Pipeline, hours: list[datetime]) -> N
     assert "could not serialize access due to concurrent update" in str(error)
     assert "materialize again" in str(error)
     assert state(captured)[0] == before[0]
-    all_is_true(captured, hours)
+    assert_complete(captured, hours)
 
 
-def test_a_deadlock(captured: Pipeline, hours: list[datetime]) -> None:
+def test_deadlock_raises_and_can_be_repeated(captured: Pipeline, hours: list[datetime]) -> None:
     """Somebody's statement takes the same rows in another order."""
     captured.read(hours[-1])
     rows = captured.ask(
@@ -191,7 +191,7 @@ def test_a_deadlock(captured: Pipeline, hours: list[datetime]) -> None:
     (error,) = said
     assert "deadlock detected — another materialization moved the same runs: materialize again." in str(error)
     assert state(captured) == before
-    all_is_true(captured, hours)
+    assert_complete(captured, hours)
 
 
 def _waits_for_a_row(pipeline: Pipeline) -> bool:

@@ -19,7 +19,7 @@ import pytest
 
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.errors import SinkError
-from trajectory_pipeline_tests.crashes.expected import all_is_true, nothing_is_left
+from trajectory_pipeline_tests.crashes.expected import assert_complete, assert_no_leftovers
 from trajectory_pipeline_tests.crashes.test_cut_connections import state
 from trajectory_pipeline_tests.crashes.worker import mark
 from trajectory_pipeline_tests.demo.embedded_postgres.processes import postmaster_pid
@@ -51,7 +51,7 @@ def remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_the_former_files_whole(pipeline: Pipeline, hours: list[datetime], mount: Mount) -> None:
+def test_full_disk_leaves_the_former_files_unchanged(pipeline: Pipeline, hours: list[datetime], mount: Mount) -> None:
     pipeline.folder = mount("parquet", "8m")
     pipeline.capture(*hours)
     mark(pipeline, "changed", hours)
@@ -62,26 +62,24 @@ def test_a_full_disk_leaves_the_former_files_whole(pipeline: Pipeline, hours: li
     with pytest.raises(SinkError, match=r"^Writing .* failed: .*No space left on device.* Check that there is space"):
         pipeline.capture(*hours)
     (pipeline.folder / "ballast").unlink()
-    nothing_is_left(pipeline)
+    assert_no_leftovers(pipeline)
     assert state(pipeline) == before
-    all_is_true(pipeline, hours)
+    assert_complete(pipeline, hours)
 
 
-def test_a_disk_that_fills_up_while_a_range_is_written_loses_nothing(
-    pipeline: Pipeline, hours: list[datetime], mount: Mount
-) -> None:
+def test_disk_filling_during_a_range_loses_nothing(pipeline: Pipeline, hours: list[datetime], mount: Mount) -> None:
     pipeline.folder = mount("parquet", "96k")
     with pytest.raises(SinkError, match="No space left on device"):
         pipeline.capture(*hours)
     done = len(pipeline.ask("SELECT * FROM trajectory.partitions"))
     assert 0 < done < 2 * len(hours)
     assert len(list(pipeline.folder.rglob("*.parquet"))) == done
-    nothing_is_left(pipeline)
+    assert_no_leftovers(pipeline)
     remount(pipeline.folder, "size=8m")
-    all_is_true(pipeline, hours)
+    assert_complete(pipeline, hours)
 
 
-def test_a_file_system_that_only_reads_is_told(pipeline: Pipeline, hours: list[datetime], mount: Mount) -> None:
+def test_read_only_file_system_raises_a_sink_error(pipeline: Pipeline, hours: list[datetime], mount: Mount) -> None:
     pipeline.folder = mount("parquet", "8m")
     pipeline.capture(*hours)
     mark(pipeline, "changed", hours)
@@ -91,10 +89,10 @@ def test_a_file_system_that_only_reads_is_told(pipeline: Pipeline, hours: list[d
         pipeline.capture(*hours)
     remount(pipeline.folder, "rw")
     assert state(pipeline) == before
-    all_is_true(pipeline, hours)
+    assert_complete(pipeline, hours)
 
 
-def test_a_limit_on_the_size_of_files_is_told(pipeline: Pipeline, hours: list[datetime]) -> None:
+def test_file_size_limit_raises_a_sink_error(pipeline: Pipeline, hours: list[datetime]) -> None:
     pipeline.capture(*hours)
     mark(pipeline, "changed", hours)
     before = state(pipeline)
@@ -106,10 +104,10 @@ def test_a_limit_on_the_size_of_files_is_told(pipeline: Pipeline, hours: list[da
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert state(pipeline) == before
-    all_is_true(pipeline, hours)
+    assert_complete(pipeline, hours)
 
 
-def test_a_full_disk_of_the_database_leaves_rows_and_files_as_they_were(
+def test_full_database_disk_changes_no_rows_or_files(
     pipeline: Pipeline, hours: list[datetime], mount: Mount, postgres_server: EmbeddedServer
 ) -> None:
     pipeline.capture(hours[0])
@@ -140,7 +138,7 @@ def test_a_full_disk_of_the_database_leaves_rows_and_files_as_they_were(
                 grow()
             assert list(state(pipeline)) == before
             (place / "ballast").unlink()
-            all_is_true(pipeline, hours)
+            assert_complete(pipeline, hours)
         finally:
             connection.execute("ALTER TABLE trajectory.trajectories SET TABLESPACE pg_default")
             connection.execute("DROP TABLESPACE small")

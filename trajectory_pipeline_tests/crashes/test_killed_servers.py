@@ -15,7 +15,7 @@ from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.demo.letta_sample.load import load_sample
 from trajectory_pipeline.storage.postgres.migrate import migrate
-from trajectory_pipeline_tests.crashes.expected import all_is_true
+from trajectory_pipeline_tests.crashes.expected import assert_complete
 from trajectory_pipeline_tests.crashes.processes import Workers, wait_until
 from trajectory_pipeline_tests.demo.embedded_postgres.processes import postmaster_pid
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
@@ -43,9 +43,10 @@ def in_use(own_server: EmbeddedServer) -> Iterator[ExitStack]:
 
 
 @pytest.mark.timeout(240)
-def test_a_server_that_is_killed_in_the_middle_of_a_range_costs_nothing_but_another_run(
+def test_server_killed_during_a_range_is_recovered_by_a_rerun(
     own_server: EmbeddedServer, in_use: ExitStack, crew: Workers, hours: list[datetime], tmp_path: Path
 ) -> None:
+    """Another run of the range is all that is needed."""
     pipeline = Pipeline(own_server.url("letta"), own_server.url("trajectory"), tmp_path / "parquet")
 
     def holds(partitions: int) -> bool:
@@ -66,7 +67,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_range_costs_nothing_but_anot
             assert again.url("letta") == own_server.url("letta")
             pipeline.read(hours[0])
             if how is signal.SIGQUIT:
-                all_is_true(pipeline, hours)
+                assert_complete(pipeline, hours)
             else:
                 pipeline.do("DELETE FROM trajectory.partitions WHERE asset = 'trajectories'")
         in_use.enter_context(embedded_postgres.start(own_server.folder))

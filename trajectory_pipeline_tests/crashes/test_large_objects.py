@@ -57,7 +57,7 @@ def uploads(client: Any) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_large_partition_is_seen_as_it_was_until_all_of_its_parts_are_there(
+def test_multipart_object_is_unchanged_until_its_last_part(
     stored: Stored, client: Any, s3_wire: Wire, large: Path
 ) -> None:
     former = version(client, stored)
@@ -77,9 +77,10 @@ def test_a_large_partition_is_seen_as_it_was_until_all_of_its_parts_are_there(
     assert uploads(client) == []
 
 
-def test_a_writer_that_is_killed_between_two_parts_leaves_the_former_object_and_parts_that_nobody_sees(
+def test_writer_killed_between_parts_leaves_the_former_object(
     stored: Stored, client: Any, s3_wire: Wire, large: Path, tmp_path: Path
 ) -> None:
+    """The parts that it uploaded are invisible."""
     former = version(client, stored)
     temporary = tmp_path / "temporary"
     temporary.mkdir()

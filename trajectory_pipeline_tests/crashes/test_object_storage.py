@@ -24,7 +24,7 @@ from trajectory_pipeline_tests.crashes.worker import Stored, mark
 pytestmark = pytest.mark.process
 
 
-def test_the_whole_pipeline_stands_on_object_storage(stored: Stored, client: Any, s3_wire: Wire) -> None:
+def test_pipeline_runs_on_object_storage(stored: Stored, client: Any, s3_wire: Wire) -> None:
     puts: list[bytes] = []
 
     def notes(piece: bytes, passed: int) -> bool:
@@ -54,9 +54,7 @@ def objects(client: Any, stored: Stored) -> list[dict[str, Any]]:
     return contents
 
 
-def test_a_worker_that_is_killed_in_the_middle_of_an_upload_leaves_the_former_object(
-    stored: Stored, client: Any, s3_wire: Wire
-) -> None:
+def test_worker_killed_during_upload_leaves_the_former_object(stored: Stored, client: Any, s3_wire: Wire) -> None:
     stored.capture(BUSY)
     mark(stored, "changed", [BUSY])
     stored.read(BUSY)
@@ -81,7 +79,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_an_upload_leaves_the_former_ob
     assert stored.ask("SELECT * FROM trajectory.invalidations") == []
 
 
-def test_what_others_wrote_is_seen_at_once(stored: Stored, client: Any) -> None:
+def test_object_of_another_writer_is_visible_at_once(stored: Stored, client: Any) -> None:
     assert not stored.store.exists(TERMINAL_RUNS, BUSY)
     assert stored.store.rows(TERMINAL_RUNS, BUSY) is None
     key = stored.store.path_of(TERMINAL_RUNS, BUSY).removeprefix(f"s3://{BUCKET}/")
@@ -91,7 +89,7 @@ def test_what_others_wrote_is_seen_at_once(stored: Stored, client: Any) -> None:
     assert not stored.store.exists(TERMINAL_RUNS, BUSY)
 
 
-def test_two_writers_come_to_one_whole_version(stored: Stored, client: Any) -> None:
+def test_two_writers_leave_one_whole_object(stored: Stored, client: Any) -> None:
     with workers(**{name: os.environ[name] for name in os.environ if name.startswith("AWS_")}) as crew:
         both = [crew.start(stored, [BUSY], rounds=3, marked=name) for name in ("one", "another")]
         for worker in both:
@@ -101,7 +99,7 @@ def test_two_writers_come_to_one_whole_version(stored: Stored, client: Any) -> N
     assert versions == {row["project_id"] for row in stored.ask("SELECT project_id FROM trajectory.trajectories")}
 
 
-def test_a_bucket_that_is_not_there_is_told_without_credentials(stored: Stored) -> None:
+def test_missing_bucket_raises_without_credentials(stored: Stored) -> None:
     stored.uri = "s3://of-nobody/here"
     with pytest.raises(
         SinkError, match=r" failed: The specified bucket does not exist\. .*TRAJECTORY_STORAGE_URI"
@@ -111,7 +109,7 @@ def test_a_bucket_that_is_not_there_is_told_without_credentials(stored: Stored) 
     assert SECRET not in str(refusal.value)
 
 
-def test_a_server_that_is_not_there_is_told_without_credentials(
+def test_unreachable_s3_server_raises_without_credentials(
     s3_server: str, monkeypatch: pytest.MonkeyPatch, s3_wire: Wire
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -123,13 +121,13 @@ def test_a_server_that_is_not_there_is_told_without_credentials(
     assert SECRET not in str(refusal.value)
 
 
-def test_credentials_that_are_refused_are_told_and_nothing_is_lost(stored: Stored, client: Any, s3_server: str) -> None:
+def test_refused_credentials_raise_and_change_nothing(stored: Stored, client: Any, s3_server: str) -> None:
     stored.capture(BUSY)
     mark(stored, "changed", [BUSY])
     before = {item["Key"]: item["ETag"] for item in objects(client, stored)}
     ledger = stored.ask("SELECT * FROM trajectory.partitions ORDER BY 1, 2")
     # From now on the server knows its users, and "somebody" is none of them.
-    count_without_a_user(s3_server, "0")
+    count_as_anonymous(s3_server, "0")
     try:
         for work in (stored.read, stored.convert):
             with pytest.raises(SinkError, match=r"^Reading s3://.* failed: .*TRAJECTORY_STORAGE_URI") as refusal:
@@ -138,14 +136,14 @@ def test_credentials_that_are_refused_are_told_and_nothing_is_lost(stored: Store
             assert "\n" not in str(refusal.value)
             assert SECRET not in str(refusal.value)
     finally:
-        count_without_a_user(s3_server, "inf")
+        count_as_anonymous(s3_server, "inf")
     assert {item["Key"]: item["ETag"] for item in objects(client, stored)} == before
     assert stored.ask("SELECT * FROM trajectory.partitions ORDER BY 1, 2") == ledger
     stored.capture(BUSY)
     assert {row["project_id"] for row in stored.parquet(TRAJECTORIES, BUSY)} == {"changed"}
 
 
-def count_without_a_user(s3_server: str, number: str) -> None:
+def count_as_anonymous(s3_server: str, number: str) -> None:
     """Let the server take so many more calls without looking at who makes them."""
     text = {"Content-Type": "text/plain"}
     request = urllib.request.Request(f"{s3_server}/moto-api/reset-auth", number.encode(), text, method="POST")

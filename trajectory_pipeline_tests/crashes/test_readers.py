@@ -14,7 +14,7 @@ import pytest
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline_tests.crashes.expected import all_is_true
+from trajectory_pipeline_tests.crashes.expected import assert_complete
 from trajectory_pipeline_tests.crashes.processes import Workers
 from trajectory_pipeline_tests.crashes.worker import mark
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
@@ -31,7 +31,7 @@ def hours() -> list[datetime]:
 
 
 @pytest.mark.timeout(280)
-def test_readers_see_whole_versions_only(pipeline: Pipeline, crew: Workers, hours: list[datetime]) -> None:
+def test_readers_see_only_whole_versions(pipeline: Pipeline, crew: Workers, hours: list[datetime]) -> None:
     mark(pipeline, "first", hours)
     pipeline.capture(BUSY)
     path = pipeline.store.path_of(TRAJECTORIES, BUSY)
@@ -60,9 +60,7 @@ def test_readers_see_whole_versions_only(pipeline: Pipeline, crew: Workers, hour
     assert seen["versions"] > 20
 
 
-def test_two_processes_at_once_come_to_one_whole_version(
-    pipeline: Pipeline, crew: Workers, hours: list[datetime]
-) -> None:
+def test_two_processes_leave_one_whole_version(pipeline: Pipeline, crew: Workers, hours: list[datetime]) -> None:
     for number in range(5):
         mark(pipeline, f"before {number}", hours)
         both = [crew.start(pipeline, hours, rounds=2, marked=f"by {name} {number}") for name in ("one", "another")]
@@ -72,4 +70,4 @@ def test_two_processes_at_once_come_to_one_whole_version(
         in_parquet = {row["project_id"] for row in pipeline.parquet(TRAJECTORIES, BUSY)}
         assert {row["project_id"] for row in rows} == in_parquet
         assert in_parquet in [{f"by {name} {number}-1"} for name in ("one", "another")]
-    all_is_true(pipeline, hours)
+    assert_complete(pipeline, hours)

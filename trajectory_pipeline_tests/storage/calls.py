@@ -1,4 +1,4 @@
-"""Calls to a judge as the accounts see them, and short ways to look at what is booked."""
+"""Calls to a judge as the accounts see them, and short ways to look at what is totals_by_scope."""
 
 import uuid
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from trajectory_pipeline_tests.storage.rows import Row
 SPENT = ("calls", "reserved_usd", "spent_usd", "reserved_tokens", "spent_tokens")
 
 
-def beginning(usd: str | None = "0.01", tokens: int = 100, **values: Any) -> CallReservation:
+def reservation(usd: str | None = "0.01", tokens: int = 100, **values: Any) -> CallReservation:
     """A call that may cost so much at most, for a verdict of its own."""
     attempt_id = values.pop("attempt_id", None) or str(uuid.uuid4())
     key = values.pop("verdict_key", None) or f"key-{attempt_id}"
@@ -59,19 +59,19 @@ def end_calls(connection: RetryingConnection, attempts: Sequence[Row]) -> None:
     settle_and_reserve(connection, (), (), attempts)
 
 
-def ending(call: CallReservation, usd: str | None, **values: Any) -> Row:
+def ended_attempt(call: CallReservation, usd: str | None, **values: Any) -> Row:
     """The row of a call that was answered."""
     told = {"result": "answered", "duration_ns": 1, "input_tokens": 7, "output_tokens": 2}
     return {**call.attempt, **told, "cost_usd": None if usd is None else Decimal(usd), **values}
 
 
-def booked(database: TrajectoryDatabase) -> dict[str, tuple[Any, ...]]:
+def totals_by_scope(database: TrajectoryDatabase) -> dict[str, tuple[Any, ...]]:
     """Every account by scope; there is one of each in a test."""
     rows = database.rows("SELECT * FROM trajectory.spend_totals")
     return {row["scope"]: tuple(row[name] for name in SPENT) for row in rows}
 
 
-def by_attempts(database: TrajectoryDatabase) -> tuple[Any, ...]:
+def totals_from_attempts(database: TrajectoryDatabase) -> tuple[Any, ...]:
     """What one account must hold, added up from the attempts by a second, plain opinion."""
     (row,) = database.rows(
         "SELECT count(*) AS calls,"

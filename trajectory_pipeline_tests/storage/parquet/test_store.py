@@ -57,7 +57,7 @@ def files_under(folder: Path) -> list[str]:
 # ---- one file, replaced whole -------------------------------------------------------------------------------------
 
 
-def test_a_partition_is_one_file_in_a_folder_named_by_its_hour(store: ParquetStore, tmp_path: Path) -> None:
+def test_partition_is_one_file_in_the_folder_of_its_hour(store: ParquetStore, tmp_path: Path) -> None:
     written = store.write(TRAJECTORIES, HOUR, [batch(trajectory("a")), batch(trajectory("b"), trajectory("c"))])
     assert files_under(tmp_path / "storage") == ["trajectories/hour=2026-11-20T09/part-0.parquet"]
     assert hour_folder(HOUR) == "hour=2026-11-20T09"
@@ -66,9 +66,7 @@ def test_a_partition_is_one_file_in_a_folder_named_by_its_hour(store: ParquetSto
     assert run_ids(store) == ["a", "b", "c"]
 
 
-def test_batches_are_put_together_until_they_are_worth_a_row_group(
-    store: ParquetStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_batches_are_joined_into_row_groups(store: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [batch(trajectory(f"run-{number:04}")) for number in range(7)]
     monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 3 * batches[0].nbytes)
     store.write(TRAJECTORIES, HOUR, batches)
@@ -77,7 +75,7 @@ def test_batches_are_put_together_until_they_are_worth_a_row_group(
     assert run_ids(store) == [f"run-{number:04}" for number in range(7)]
 
 
-def test_a_batch_without_rows_is_no_row_group(store: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_batch_makes_no_row_group(store: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 1)
     nothing = batch(trajectory("a")).slice(0, 0)
     assert store.write(TRAJECTORIES, HOUR, [nothing]).rows == 0
@@ -86,7 +84,7 @@ def test_a_batch_without_rows_is_no_row_group(store: ParquetStore, monkeypatch: 
     assert run_ids(store) == ["a", "b"]
 
 
-def test_a_row_group_is_told_by_its_run_ids_and_says_nothing_of_texts_in_lists(store: ParquetStore) -> None:
+def test_row_group_has_statistics_of_top_level_columns_only(store: ParquetStore) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"), trajectory("b"))])
     group = pq.ParquetFile(path_in(store)).metadata.row_group(0)
     columns = [group.column(number) for number in range(group.num_columns)]
@@ -96,13 +94,13 @@ def test_a_row_group_is_told_by_its_run_ids_and_says_nothing_of_texts_in_lists(s
     assert not [path for path in told if "." in path]
 
 
-def test_writing_again_replaces_all_of_it(store: ParquetStore) -> None:
+def test_second_write_replaces_the_whole_file(store: ParquetStore) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"), trajectory("b"))])
     assert store.write(TRAJECTORIES, HOUR, [batch(trajectory("c"))]).replaced
     assert run_ids(store) == ["c"]
 
 
-def test_no_rows_are_an_empty_file(store: ParquetStore) -> None:
+def test_write_without_rows_makes_an_empty_file(store: ParquetStore) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
     assert store.write(TRAJECTORIES, HOUR, []).rows == 0
     assert run_ids(store) == []
@@ -110,12 +108,12 @@ def test_no_rows_are_an_empty_file(store: ParquetStore) -> None:
     assert "run_id" in pq.read_schema(path_in(store)).names
 
 
-def test_a_partition_without_a_file_reads_as_nothing(store: ParquetStore) -> None:
+def test_read_without_a_file_yields_no_rows(store: ParquetStore) -> None:
     assert not store.exists(TRAJECTORIES, HOUR)
     assert list(store.read(TRAJECTORIES, HOUR)) == []
 
 
-def test_the_same_rows_make_the_same_bytes_and_leave_the_file_alone(store: ParquetStore) -> None:
+def test_write_of_the_same_rows_leaves_the_file_alone(store: ParquetStore) -> None:
     first = store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
     before = path_in(store).stat()
     again = store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
@@ -126,7 +124,7 @@ def test_the_same_rows_make_the_same_bytes_and_leave_the_file_alone(store: Parqu
     assert (other.sha256 != first.sha256, other.replaced) == (True, True)
 
 
-def test_rows_that_cannot_be_had_leave_the_former_file_byte_for_byte(store: ParquetStore, tmp_path: Path) -> None:
+def test_failing_rows_leave_the_former_file_unchanged(store: ParquetStore, tmp_path: Path) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
     before = path_in(store).read_bytes()
 
@@ -141,7 +139,7 @@ def test_rows_that_cannot_be_had_leave_the_former_file_byte_for_byte(store: Parq
     assert files_under(tmp_path / "storage") == ["trajectories/hour=2026-11-20T09/part-0.parquet"]
 
 
-def test_an_os_error_of_the_rows_origin_is_not_told_as_the_storages(store: ParquetStore) -> None:
+def test_os_error_of_the_rows_is_not_a_storage_error(store: ParquetStore) -> None:
     def failing() -> Iterator[pa.RecordBatch]:
         yield batch(trajectory("b"))
         raise ConnectionResetError("by the source")
@@ -150,7 +148,7 @@ def test_an_os_error_of_the_rows_origin_is_not_told_as_the_storages(store: Parqu
         store.write(TRAJECTORIES, HOUR, failing())
 
 
-def test_a_prepared_file_is_seen_when_it_is_published_and_not_before(store: ParquetStore, tmp_path: Path) -> None:
+def test_staged_file_is_invisible_until_published(store: ParquetStore, tmp_path: Path) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
     with store.stage(TRAJECTORIES, HOUR, [batch(trajectory("b"))]) as prepared:
         assert run_ids(store) == ["a"]
@@ -163,7 +161,7 @@ def test_a_prepared_file_is_seen_when_it_is_published_and_not_before(store: Parq
     assert len(files_under(tmp_path / "storage")) == 1
 
 
-def test_a_reader_sees_whole_versions_while_they_are_replaced(store: ParquetStore) -> None:
+def test_reader_sees_whole_versions_during_replacement(store: ParquetStore) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("v0-0"), trajectory("v0-1"))])
     seen: list[list[str]] = []
     done = threading.Event()
@@ -188,7 +186,7 @@ def test_a_reader_sees_whole_versions_while_they_are_replaced(store: ParquetStor
 
 
 @pytest.mark.process
-def test_what_a_killed_writer_left_is_removed_and_never_read(store: ParquetStore, tmp_path: Path) -> None:
+def test_leftover_of_a_killed_writer_is_removed_and_not_read(store: ParquetStore, tmp_path: Path) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
     program = f"""
         import time
@@ -220,7 +218,7 @@ def test_what_a_killed_writer_left_is_removed_and_never_read(store: ParquetStore
 # ---- older files --------------------------------------------------------------------------------------------------
 
 
-def test_what_an_older_file_lacks_is_null_and_lists_are_empty(store: ParquetStore) -> None:
+def test_column_missing_in_an_older_file_is_null_or_empty(store: ParquetStore) -> None:
     table = pa.Table.from_batches([batch(trajectory("a", turns=[turn()], error=None))])
     path_in(store).parent.mkdir(parents=True)
     older = table.drop_columns(["ttft_ns", "tools_used", "signals"])
@@ -246,7 +244,7 @@ def turn() -> dict[str, Any]:
 # ---- readable by others -------------------------------------------------------------------------------------------
 
 
-def test_plain_pandas_duckdb_and_pyarrow_read_it_without_our_help(store: ParquetStore, tmp_path: Path) -> None:
+def test_pandas_duckdb_and_pyarrow_read_the_files(store: ParquetStore, tmp_path: Path) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a", tools_used=["search"]))])
     store.write(TRAJECTORIES, NEXT_HOUR, [batch(trajectory("b"), trajectory("c"))])
     folder = tmp_path / "storage" / "trajectories"
@@ -269,7 +267,7 @@ def test_plain_pandas_duckdb_and_pyarrow_read_it_without_our_help(store: Parquet
 # ---- other storages -----------------------------------------------------------------------------------------------
 
 
-def test_an_object_store_gets_one_object_a_partition_and_nothing_else(remote: ParquetStore) -> None:
+def test_object_store_gets_one_object_a_partition(remote: ParquetStore) -> None:
     assert not remote.exists(TRAJECTORIES, HOUR)
     first = remote.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
     assert (first.replaced, remote.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))]).replaced) == (True, False)
@@ -278,7 +276,7 @@ def test_an_object_store_gets_one_object_a_partition_and_nothing_else(remote: Pa
     assert list(fsspec.filesystem("memory").store) == ["/bucket/prefix/trajectories/hour=2026-11-20T09/part-0.parquet"]
 
 
-def test_rows_that_cannot_be_had_leave_the_former_object(remote: ParquetStore) -> None:
+def test_failing_rows_leave_the_former_object_unchanged(remote: ParquetStore) -> None:
     remote.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
 
     def failing() -> Iterator[pa.RecordBatch]:
@@ -290,7 +288,7 @@ def test_rows_that_cannot_be_had_leave_the_former_object(remote: ParquetStore) -
     assert run_ids(remote) == ["a"]
 
 
-def test_an_object_that_cannot_be_put_is_a_sentence(remote: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_put_raises_one_sentence(remote: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoCredentialsError(Exception):  # as botocore's: no OSError
         pass
 
@@ -315,7 +313,7 @@ def sentence(caught: pytest.ExceptionInfo[SinkError]) -> str:
     return text
 
 
-def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+def test_uncreatable_folder_raises_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     store = ParquetStore(str(tmp_path / "file"))
     with pytest.raises(SinkError) as caught:
@@ -324,7 +322,7 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_is_a_sentence(store: ParquetStore, tmp_path: Path) -> None:
+def test_unwritable_folder_raises_one_sentence(store: ParquetStore, tmp_path: Path) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
     path_in(store).parent.chmod(0o500)
     try:
@@ -336,9 +334,7 @@ def test_a_folder_that_may_not_be_written_is_a_sentence(store: ParquetStore, tmp
     assert run_ids(store) == ["a"]
 
 
-def test_a_disk_that_is_full_is_a_sentence_and_leaves_the_former_file(
-    store: ParquetStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_raises_and_leaves_the_former_file(store: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
 
     def full(_: int) -> None:
@@ -354,14 +350,14 @@ def test_a_disk_that_is_full_is_a_sentence_and_leaves_the_former_file(
 
 
 @pytest.mark.parametrize("uri", ["nosuch://bucket/x", "s4://bucket"])
-def test_a_storage_of_unknown_kind_is_a_sentence(uri: str) -> None:
+def test_unknown_protocol_raises_one_sentence(uri: str) -> None:
     with pytest.raises(SinkError) as caught:
         ParquetStore(uri).exists(TRAJECTORIES, HOUR)
     assert sentence(caught).startswith(f"TRAJECTORY_STORAGE_URI {uri!r} cannot be used: ")
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut", "overwritten", "changed within"])
-def test_a_damaged_file_is_a_sentence_that_says_how_to_mend_it(store: ParquetStore, damage: str) -> None:
+def test_corrupt_file_raises_saying_how_to_repair_it(store: ParquetStore, damage: str) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(*(trajectory(f"run-{n}", status=f"s{n}") for n in range(50)))])
     path, content = path_in(store), path_in(store).read_bytes()
     path.write_bytes(
@@ -378,7 +374,7 @@ def test_a_damaged_file_is_a_sentence_that_says_how_to_mend_it(store: ParquetSto
     assert sentence(caught).endswith("if the file is damaged, materialize the partition again.")
 
 
-def test_what_a_reader_does_with_a_batch_is_not_told_as_a_fault_of_the_file(store: ParquetStore) -> None:
+def test_error_of_the_reader_is_not_an_error_of_the_file(store: ParquetStore) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
 
     def use() -> None:
@@ -389,13 +385,13 @@ def test_what_a_reader_does_with_a_batch_is_not_told_as_a_fault_of_the_file(stor
         use()
 
 
-def test_credentials_in_the_uri_are_never_shown() -> None:
+def test_credentials_in_the_uri_are_not_shown() -> None:
     store = ParquetStore("sftp://me:geheim@host/folder")
     assert store.path_of(TRAJECTORIES, HOUR).startswith("sftp://host/folder/trajectories/")
     assert "geheim" not in repr(store)
 
 
-def test_datasets_lie_side_by_side(store: ParquetStore) -> None:
+def test_assets_have_folders_side_by_side(store: ParquetStore) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
     store.write(REFINED_OUTCOMES, HOUR, [])
     assert run_ids(store) == ["a"]

@@ -10,7 +10,7 @@ from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 SIZE, HOUR = min((size, hour) for hour, size in sample_partitions().items() if size > 2)
 
 
-def test_only_runs_that_are_new_have_a_lag(pipeline: Pipeline) -> None:  # noqa: F811
+def test_capture_lag_of_known_runs_is_none(pipeline: Pipeline) -> None:  # noqa: F811
     (first,) = pipeline.capture(HOUR)
     assert first.lag is not None
     assert first.lag.runs == SIZE
@@ -21,7 +21,7 @@ def test_only_runs_that_are_new_have_a_lag(pipeline: Pipeline) -> None:  # noqa:
     assert again.lag is None
 
 
-def test_the_lag_of_recent_runs_is_told_and_there_is_none_without_them(pipeline: Pipeline) -> None:  # noqa: F811
+def test_lag_since_covers_recent_runs_only(pipeline: Pipeline) -> None:  # noqa: F811
     pipeline.change_source("UPDATE runs SET completed_at = completed_at - interval '400 days'")
     pipeline.capture(HOUR - timedelta(days=400))
     assert lag_since(pipeline.database, timedelta(days=1)) is None

@@ -60,7 +60,7 @@ def rows_of(database: TrajectoryDatabase, table: str = "trajectories") -> dict[s
 # ---- merging ------------------------------------------------------------------------------------------------------
 
 
-def test_new_rows_are_inserted_whole(database: TrajectoryDatabase) -> None:
+def test_merge_of_new_rows_inserts_all_columns(database: TrajectoryDatabase) -> None:
     row = trajectory(
         "a",
         tags=["x", "ü"],
@@ -77,7 +77,7 @@ def test_new_rows_are_inserted_whole(database: TrajectoryDatabase) -> None:
     assert found["first_captured_at"] == found["updated_at"]
 
 
-def test_only_what_changed_is_updated_and_what_is_gone_is_removed(database: TrajectoryDatabase) -> None:
+def test_merge_updates_changed_rows_and_removes_missing_ones(database: TrajectoryDatabase) -> None:
     store(database, [trajectory("same"), trajectory("changed"), trajectory("gone")])
     before = rows_of(database)
     merged = store(database, [trajectory("same"), trajectory("changed", status="failed"), trajectory("new")])
@@ -99,7 +99,7 @@ def test_only_what_changed_is_updated_and_what_is_gone_is_removed(database: Traj
         ("deleted_at", datetime(2026, 1, 1, tzinfo=UTC)),
     ],
 )
-def test_a_change_of_any_kind_of_column_moves_updated_at(database: TrajectoryDatabase, name: str, value: Any) -> None:
+def test_merge_of_a_changed_column_moves_updated_at(database: TrajectoryDatabase, name: str, value: Any) -> None:
     store(database, [trajectory("a")])
     before = rows_of(database)["a"]["updated_at"]
     assert store(database, [trajectory("a", **{name: value})]).updated == 1
@@ -108,9 +108,10 @@ def test_a_change_of_any_kind_of_column_moves_updated_at(database: TrajectoryDat
     assert store(database, [trajectory("a", **{name: value})]).unchanged == 1
 
 
-def test_a_run_that_moves_to_another_partition_is_in_one_place_and_keeps_its_first_date(
+def test_moved_run_is_in_one_partition_with_its_first_date(
     database: TrajectoryDatabase,
 ) -> None:
+    """The first capture of a run is remembered when it moves to another partition."""
     store(database, [trajectory("a"), trajectory("b")])
     before = rows_of(database)["a"]
     assert store(database, [trajectory("a", NEXT_KEY)], NEXT_KEY) == MergeStats(0, 1, 0, 0)
@@ -120,14 +121,14 @@ def test_a_run_that_moves_to_another_partition_is_in_one_place_and_keeps_its_fir
     assert after["a"]["first_captured_at"] == before["first_captured_at"]
 
 
-def test_an_empty_partition_removes_its_rows_and_no_other(database: TrajectoryDatabase) -> None:
+def test_empty_partition_removes_only_its_own_rows(database: TrajectoryDatabase) -> None:
     store(database, [trajectory("a")])
     store(database, [trajectory("b", NEXT_KEY)], NEXT_KEY)
     assert store(database, []).removed == 1
     assert set(rows_of(database)) == {"b"}
 
 
-def test_a_document_that_jsonb_cannot_hold_is_null_with_its_reason(database: TrajectoryDatabase) -> None:
+def test_document_beyond_jsonb_is_null_with_the_reason(database: TrajectoryDatabase) -> None:
     with database.partition("trajectories", KEY) as partition:
         with partition.staging() as staging:
             stage(staging, trajectory("a"), None, "the document holds a number")
@@ -136,7 +137,7 @@ def test_a_document_that_jsonb_cannot_hold_is_null_with_its_reason(database: Tra
     assert (row["data"], row["data_omitted_reason"]) == (None, "the document holds a number")
 
 
-def test_texts_come_back_as_they_were(database: TrajectoryDatabase) -> None:
+def test_texts_are_read_back_unchanged(database: TrajectoryDatabase) -> None:
     hard = 'tab\tnewline\nback\\slash quote" comma, brace {} \\N \\. é 漢字 \u202e \x01 \x7f 👩‍👩‍👧'
     store(database, [trajectory("a", agent_name=hard, tags=[hard, "", "NULL"], stop_reason="")])
     row = rows_of(database)["a"]
@@ -146,7 +147,7 @@ def test_texts_come_back_as_they_were(database: TrajectoryDatabase) -> None:
 # ---- quarantine ---------------------------------------------------------------------------------------------------
 
 
-def test_a_quarantined_run_keeps_its_first_date_until_it_is_mended(database: TrajectoryDatabase) -> None:
+def test_quarantined_run_keeps_its_first_date_until_fixed(database: TrajectoryDatabase) -> None:
     store(database, [], bad=[quarantined("a"), quarantined("b")])
     first = rows_of(database, "quarantine")
     assert first["a"]["first_seen_at"] == first["a"]["last_seen_at"]
@@ -161,14 +162,14 @@ def test_a_quarantined_run_keeps_its_first_date_until_it_is_mended(database: Tra
     assert database.quarantined("a") is None
 
 
-def test_a_run_is_in_one_place_whichever_partition_it_goes_to(database: TrajectoryDatabase) -> None:
+def test_run_is_in_one_table_in_any_partition(database: TrajectoryDatabase) -> None:
     store(database, [trajectory("was good")], bad=[quarantined("was bad")])
     store(database, [trajectory("was bad", NEXT_KEY)], NEXT_KEY, bad=[quarantined("was good")])
     assert set(rows_of(database)) == {"was bad"}
     assert set(rows_of(database, "quarantine")) == {"was good"}
 
 
-def test_an_error_may_quote_what_postgres_text_cannot_hold(database: TrajectoryDatabase) -> None:
+def test_quarantine_error_with_nul_is_stored_escaped(database: TrajectoryDatabase) -> None:
     store(database, [], bad=[quarantined("a", error="found \x00 and \ud83d", json_path="messages[\x00]")])
     row = rows_of(database, "quarantine")["a"]
     assert (row["error"], row["json_path"]) == ("found \\u0000 and \\ud83d", "messages[\\u0000]")
@@ -177,7 +178,7 @@ def test_an_error_may_quote_what_postgres_text_cannot_hold(database: TrajectoryD
 # ---- transactions -------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_seen_before_the_commit(database: TrajectoryDatabase) -> None:
+def test_partition_is_invisible_before_the_commit(database: TrajectoryDatabase) -> None:
     store(database, [trajectory("a")])
     seen: list[Any] = []
 
@@ -191,7 +192,7 @@ def test_nothing_is_seen_before_the_commit(database: TrajectoryDatabase) -> None
     assert set(rows_of(database)) == {"b", "c"}
 
 
-def test_what_fails_before_the_commit_leaves_everything_as_it_was(database: TrajectoryDatabase) -> None:
+def test_failure_before_the_commit_changes_nothing(database: TrajectoryDatabase) -> None:
     store(database, [trajectory("a")], bad=[quarantined("q")])
     before = rows_of(database), rows_of(database, "quarantine"), database.ledger("trajectories")
 
@@ -203,7 +204,7 @@ def test_what_fails_before_the_commit_leaves_everything_as_it_was(database: Traj
     assert (rows_of(database), rows_of(database, "quarantine"), database.ledger("trajectories")) == before
 
 
-def test_two_materializations_of_a_partition_come_one_after_the_other(database: TrajectoryDatabase) -> None:
+def test_two_writers_of_a_partition_are_serialized(database: TrajectoryDatabase) -> None:
     order: list[str] = []
     first_is_in = threading.Event()
 
@@ -223,7 +224,7 @@ def test_two_materializations_of_a_partition_come_one_after_the_other(database: 
     assert (other.inserted, second) == (1, MergeStats(inserted=1, updated=0, unchanged=1, removed=0))
 
 
-def test_many_at_once_end_with_one_of_them(database: TrajectoryDatabase) -> None:
+def test_many_writers_of_a_partition_leave_one_version(database: TrajectoryDatabase) -> None:
     together = threading.Barrier(6)
 
     def work(number: int) -> None:
@@ -240,7 +241,7 @@ def test_many_at_once_end_with_one_of_them(database: TrajectoryDatabase) -> None
     assert len({row["status"] for row in rows.values()}) == 1
 
 
-def test_the_ledger_holds_the_last_state_of_each_asset_and_partition(database: TrajectoryDatabase) -> None:
+def test_ledger_has_the_last_entry_of_each_partition(database: TrajectoryDatabase) -> None:
     store(database, [trajectory("a")])
     store(database, [trajectory("a"), trajectory("b")])
     store(database, [], NEXT_KEY)
@@ -285,7 +286,7 @@ def role(database: TrajectoryDatabase) -> Iterator[str]:
         connection.execute(f"DROP ROLE {name}".encode())
 
 
-def test_nobody_listens_at_the_port() -> None:
+def test_connection_to_a_closed_port_names_the_setting() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -296,30 +297,30 @@ def test_nobody_listens_at_the_port() -> None:
     )
 
 
-def test_there_is_no_such_host() -> None:
+def test_connection_to_an_unknown_host_names_the_setting() -> None:
     text = refusal("postgresql://me:geheim@no-host.invalid/trajectory")
     assert text.startswith("Connecting failed in the database no-host.invalid:5432/trajectory: ")
     assert "Check the host and port in TRAJECTORY_DATABASE_URL" in text
 
 
-def test_there_is_no_such_database(database: TrajectoryDatabase) -> None:
+def test_connection_to_a_missing_database_says_create_it(database: TrajectoryDatabase) -> None:
     text = refusal(changed(database.url, database="nowhere"))
     assert 'database "nowhere" does not exist — create it (CREATE DATABASE)' in text
 
 
-def test_the_password_is_wrong(database: TrajectoryDatabase, role: str) -> None:
+def test_connection_with_a_wrong_password_says_so(database: TrajectoryDatabase, role: str) -> None:
     text = refusal(changed(database.url, user=role, password="wrong" + PASSWORD))
     assert f'password authentication failed for user "{role}"' in text
     assert text.endswith("the password is wrong: check TRAJECTORY_DATABASE_URL.")
 
 
-def test_a_user_without_rights_is_told_which_ones_are_needed(database: TrajectoryDatabase, role: str) -> None:
+def test_user_without_rights_gets_the_needed_grants(database: TrajectoryDatabase, role: str) -> None:
     text = refusal(changed(database.url, user=role, password=PASSWORD))
     assert "permission denied for schema trajectory" in text
     assert "SELECT, INSERT, UPDATE, DELETE" in text
 
 
-def test_a_user_with_the_named_rights_can_write(database: TrajectoryDatabase, role: str) -> None:
+def test_user_with_the_named_rights_can_write(database: TrajectoryDatabase, role: str) -> None:
     with psycopg.connect(database.url) as connection:
         connection.execute(f"GRANT USAGE ON SCHEMA trajectory TO {role}".encode())
         connection.execute(
@@ -329,7 +330,7 @@ def test_a_user_with_the_named_rights_can_write(database: TrajectoryDatabase, ro
     assert store(as_role, [trajectory("a")], bad=[quarantined("q")]).inserted == 1
 
 
-def test_a_user_who_may_only_read_leaves_nothing_half_written(database: TrajectoryDatabase, role: str) -> None:
+def test_read_only_user_leaves_no_partial_partition(database: TrajectoryDatabase, role: str) -> None:
     with psycopg.connect(database.url) as connection:
         connection.execute(f"GRANT USAGE ON SCHEMA trajectory TO {role}".encode())
         connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA trajectory TO {role}".encode())
@@ -337,7 +338,7 @@ def test_a_user_who_may_only_read_leaves_nothing_half_written(database: Trajecto
     assert rows_of(database) == {}
 
 
-def test_a_server_that_only_reads_is_told(database: TrajectoryDatabase) -> None:
+def test_read_only_server_raises_naming_the_primary(database: TrajectoryDatabase) -> None:
     name = urlsplit(database.url).path.strip("/")
     with psycopg.connect(database.url, autocommit=True) as connection:
         connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'.encode())
@@ -346,7 +347,7 @@ def test_a_server_that_only_reads_is_told(database: TrajectoryDatabase) -> None:
     assert "must name the primary" in text
 
 
-def test_a_connection_that_is_lost_says_that_nothing_was_committed(database: TrajectoryDatabase) -> None:
+def test_lost_connection_says_that_nothing_was_committed(database: TrajectoryDatabase) -> None:
     def end_it() -> None:
         with psycopg.connect(database.url, row_factory=dict_row, application_name="other") as other:
             other.execute(
@@ -367,18 +368,18 @@ def test_a_connection_that_is_lost_says_that_nothing_was_committed(database: Tra
         "postgresql://me:1234/geheim@127.0.0.1:1/x",
     ],
 )
-def test_a_url_that_cannot_be_read_is_not_repeated(url: str) -> None:
+def test_malformed_url_is_not_repeated_in_the_error(url: str) -> None:
     text = refusal(url)
     assert "geheim" not in text
     assert "zzheim" not in text
 
 
-def test_a_query_that_cannot_be_run_is_a_sentence(database: TrajectoryDatabase) -> None:
+def test_invalid_query_raises_one_sentence(database: TrajectoryDatabase) -> None:
     with pytest.raises(
         SinkError, match=r"^Reading failed in the database .*: relation \"trajectory.nothing\" does not"
     ):
         database.rows("SELECT * FROM trajectory.nothing")
 
 
-def test_a_password_is_in_no_repr(database: TrajectoryDatabase) -> None:
+def test_database_repr_has_no_password(database: TrajectoryDatabase) -> None:
     assert str(urlsplit(database.url).password) not in repr(database)

@@ -20,7 +20,9 @@ MINUTE = timedelta(minutes=1)
 TURNS = 60
 
 
-def taken_by_processes(url: str, limit: dict[str, Any], tokens: Sequence[int], processes: int) -> list[tuple[str, int]]:
+def take_slots_in_processes(
+    url: str, limit: dict[str, Any], tokens: Sequence[int], processes: int
+) -> list[tuple[str, int]]:
     """Turns that several processes took at once, each of them ``TURNS``: when, and for how many tokens."""
     program = f"""
         import json
@@ -28,10 +30,10 @@ def taken_by_processes(url: str, limit: dict[str, Any], tokens: Sequence[int], p
         from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
 
         tokens = {list(tokens)!r}
-        with open_rate_limiter(TrajectoryDatabase({url!r}), RateLimit("http://host/v1", "m", **{limit!r})) as turns:
+        with open_rate_limiter(TrajectoryDatabase({url!r}), RateLimit("http://host/v1", "m", **{limit!r})) as limiter:
             print("ready", flush=True)
             input()
-            taken = [(turns.take(wanted), wanted) for wanted in (tokens[n % len(tokens)] for n in range({TURNS}))]
+            taken = [(limiter.take(wanted), wanted) for wanted in (tokens[n % len(tokens)] for n in range({TURNS}))]
         print(json.dumps([(turn.at.isoformat(), wanted) for turn, wanted in taken]))
     """
     found: list[tuple[str, int]] = []
@@ -49,11 +51,12 @@ def taken_by_processes(url: str, limit: dict[str, Any], tokens: Sequence[int], p
     ],
     ids=["requests", "tokens", "both"],
 )
-def test_no_minute_holds_more_than_allowed_whoever_takes_turns(
+def test_rate_limit_holds_each_minute_across_processes(
     trajectory_database: str, limit: dict[str, Any], tokens: list[int]
 ) -> None:
     taken = [
-        (datetime.fromisoformat(at), wanted) for at, wanted in taken_by_processes(trajectory_database, limit, tokens, 2)
+        (datetime.fromisoformat(at), wanted)
+        for at, wanted in take_slots_in_processes(trajectory_database, limit, tokens, 2)
     ]
     assert len(taken) == 2 * TURNS
     for begin, _ in taken:
@@ -69,48 +72,48 @@ def test_no_minute_holds_more_than_allowed_whoever_takes_turns(
         )
 
 
-def test_a_turn_says_how_long_to_wait_and_one_that_is_free_is_now(trajectory_database: str) -> None:
+def test_slot_says_how_long_to_wait_and_a_free_one_is_now(trajectory_database: str) -> None:
     limit = RateLimit("http://host/v1", "m", requests_per_minute=1)
-    with open_rate_limiter(TrajectoryDatabase(trajectory_database), limit) as turns:
-        assert turns is not None
-        first, second, third = (turns.take(1) for _ in range(3))
+    with open_rate_limiter(TrajectoryDatabase(trajectory_database), limit) as limiter:
+        assert limiter is not None
+        first, second, third = (limiter.take(1) for _ in range(3))
     assert first.wait_seconds == 0
     assert second.at - first.at == third.at - second.at == MINUTE
     assert second.wait_seconds <= 60 < third.wait_seconds <= 120
 
 
-def test_models_and_endpoints_have_limits_of_their_own(trajectory_database: str) -> None:
+def test_each_model_and_endpoint_has_its_own_limit(trajectory_database: str) -> None:
     database = TrajectoryDatabase(trajectory_database)
     for base_url, model in (("http://a/v1", "m"), ("http://a/v1", "n"), ("http://b/v1", "m")):
-        with open_rate_limiter(database, RateLimit(base_url, model, requests_per_minute=1)) as turns:
-            assert turns is not None
-            assert turns.take(1).wait_seconds == 0
+        with open_rate_limiter(database, RateLimit(base_url, model, requests_per_minute=1)) as limiter:
+            assert limiter is not None
+            assert limiter.take(1).wait_seconds == 0
 
 
-def test_a_turn_of_the_past_is_not_made_up_for(trajectory_database: str) -> None:
+def test_unused_past_slots_are_lost(trajectory_database: str) -> None:
     with psycopg.connect(trajectory_database) as connection:
         connection.execute("INSERT INTO trajectory.rate_limits VALUES ('http://a/v1', 'm', now() - interval '1 hour')")
     with open_rate_limiter(
         TrajectoryDatabase(trajectory_database), RateLimit("http://a/v1", "m", requests_per_minute=1)
-    ) as turns:
-        assert turns is not None
-        assert [turns.take(1).wait_seconds > 0 for _ in range(3)] == [False, True, True]
+    ) as limiter:
+        assert limiter is not None
+        assert [limiter.take(1).wait_seconds > 0 for _ in range(3)] == [False, True, True]
 
 
-def test_a_connection_that_is_lost_is_opened_anew(trajectory_database: str) -> None:
+def test_rate_limiter_reconnects_after_a_lost_connection(trajectory_database: str) -> None:
     limit = RateLimit("http://a/v1", "m", requests_per_minute=600)
-    with open_rate_limiter(TrajectoryDatabase(trajectory_database), limit) as turns:
-        assert turns is not None
-        turns.take(1)
+    with open_rate_limiter(TrajectoryDatabase(trajectory_database), limit) as limiter:
+        assert limiter is not None
+        limiter.take(1)
         with psycopg.connect(trajectory_database, autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-        assert turns.take(1).wait_seconds >= 0
+        assert limiter.take(1).wait_seconds >= 0
 
 
-def test_without_a_limit_the_database_is_not_asked() -> None:
+def test_rate_limiter_without_a_limit_opens_no_connection() -> None:
     unreachable = TrajectoryDatabase("postgresql://nobody@127.0.0.1:1/nothing")
-    with open_rate_limiter(unreachable, RateLimit("http://a/v1", "m")) as turns:
-        assert turns is None
+    with open_rate_limiter(unreachable, RateLimit("http://a/v1", "m")) as limiter:
+        assert limiter is None

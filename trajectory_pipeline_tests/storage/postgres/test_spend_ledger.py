@@ -16,7 +16,14 @@ from trajectory_pipeline.budget.caps import Budget, BudgetShortfall, Cost
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
-from trajectory_pipeline_tests.storage.calls import begin_calls, beginning, booked, by_attempts, end_calls, ending
+from trajectory_pipeline_tests.storage.calls import (
+    begin_calls,
+    end_calls,
+    ended_attempt,
+    reservation,
+    totals_by_scope,
+    totals_from_attempts,
+)
 
 CAP = Budget(daily_usd=Decimal("0.03")).caps
 
@@ -32,32 +39,30 @@ def verdicts(database: TrajectoryDatabase) -> Iterator[VerdictStore]:
         yield store
 
 
-def test_a_call_is_known_and_reserved_before_it_ends_and_then_settled(
-    database: TrajectoryDatabase, verdicts: VerdictStore
-) -> None:
-    call = beginning("0.01", 100)
+def test_call_is_reserved_at_begin_and_settled_at_end(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    call = reservation("0.01", 100)
     assert begin_calls(verdicts.connection, CAP, [call]) == [None]
     (row,) = database.rows("SELECT * FROM trajectory.verdict_attempts")
     assert (row["result"], row["cost_usd"], row["duration_ns"]) == ("lost", Decimal("0.01"), None)
     zero = Decimal(0)
-    assert set(booked(database).values()) == {(1, Decimal("0.01"), zero, 100, 0)}
-    end_calls(verdicts.connection, [ending(call, "0.004")])
+    assert set(totals_by_scope(database).values()) == {(1, Decimal("0.01"), zero, 100, 0)}
+    end_calls(verdicts.connection, [ended_attempt(call, "0.004")])
     (row,) = database.rows("SELECT * FROM trajectory.verdict_attempts")
     assert (row["result"], row["cost_usd"], row["reserved_usd"]) == ("answered", Decimal("0.004"), Decimal("0.01"))
-    assert booked(database) == dict.fromkeys(
+    assert totals_by_scope(database) == dict.fromkeys(
         ("day", "organization", "materialization"), (1, zero, Decimal("0.004"), 0, 9)
     )
 
 
-def test_doing_it_twice_is_as_good_as_once(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+def test_reserve_and_settle_are_idempotent(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     """Where a connection is lost while a transaction commits, it is done again."""
-    call = beginning()
+    call = reservation()
     for _ in range(2):
         begin_calls(verdicts.connection, CAP, [call])
-    assert booked(database)["day"][0] == 1
+    assert totals_by_scope(database)["day"][0] == 1
     for _ in range(2):
-        end_calls(verdicts.connection, [ending(call, "0.004")])
-    assert booked(database)["day"] == by_attempts(database)
+        end_calls(verdicts.connection, [ended_attempt(call, "0.004")])
+    assert totals_by_scope(database)["day"] == totals_from_attempts(database)
 
 
 @pytest.mark.parametrize(
@@ -71,19 +76,17 @@ def test_doing_it_twice_is_as_good_as_once(database: TrajectoryDatabase, verdict
     ],
     ids=["answered", "refused by the provider", "lost", "without usage", "by a model without a price"],
 )
-def test_what_is_not_told_counts_at_what_was_reserved(
+def test_unreported_cost_counts_as_reserved(
     database: TrajectoryDatabase, verdicts: VerdictStore, told: dict[str, object], usd: str, tokens: int
 ) -> None:
-    call = beginning("0.01", 100)
+    call = reservation("0.01", 100)
     begin_calls(verdicts.connection, CAP, [call])
-    end_calls(verdicts.connection, [ending(call, "0.004", **told)])
-    assert booked(database)["day"] == (1, 0, Decimal(usd), 0, tokens)
+    end_calls(verdicts.connection, [ended_attempt(call, "0.004", **told)])
+    assert totals_by_scope(database)["day"] == (1, 0, Decimal(usd), 0, tokens)
 
 
-def test_what_does_not_fit_is_refused_and_what_does_is_begun(
-    database: TrajectoryDatabase, verdicts: VerdictStore
-) -> None:
-    calls = [beginning("0.02"), beginning("0.02"), beginning("0.01"), beginning("0.04")]
+def test_call_beyond_a_cap_is_refused_and_others_begin(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    calls = [reservation("0.02"), reservation("0.02"), reservation("0.01"), reservation("0.04")]
     first, second, third, fourth = begin_calls(verdicts.connection, CAP, calls)
     assert (first, third) == (None, None)
     assert isinstance(second, BudgetShortfall)
@@ -95,7 +98,7 @@ def test_what_does_not_fit_is_refused_and_what_does_is_begun(
         " (TRAJECTORY_DAILY_BUDGET_USD)"
     )
     assert len(database.rows("SELECT 1 FROM trajectory.verdict_attempts")) == 2
-    end_calls(verdicts.connection, [ending(calls[0], "0.01")])
+    end_calls(verdicts.connection, [ended_attempt(calls[0], "0.01")])
     assert begin_calls(verdicts.connection, CAP, [calls[1]]) == [
         BudgetShortfall(CAP[0], Cost(Decimal("0.02"), 100), Decimal("0.01"), True)
     ]
@@ -112,9 +115,9 @@ def test_what_does_not_fit_is_refused_and_what_does_is_begun(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_each_cap_holds_what_counts_against_it(verdicts: VerdictStore, budget: Budget, name: str) -> None:
+def test_each_cap_limits_its_scope(verdicts: VerdictStore, budget: Budget, name: str) -> None:
     def refusal(**values: str) -> str | None:
-        (told,) = begin_calls(verdicts.connection, budget.caps, [beginning("0.01", 100, **values)])
+        (told,) = begin_calls(verdicts.connection, budget.caps, [reservation("0.01", 100, **values)])
         return told.cap.name if isinstance(told, BudgetShortfall) else None
 
     assert refusal() is None
@@ -123,35 +126,34 @@ def test_each_cap_holds_what_counts_against_it(verdicts: VerdictStore, budget: B
     assert refusal(**elsewhere) == (name if name.startswith("daily") else None)
 
 
-def test_a_day_is_one_of_utc_and_its_account_its_own(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
-    begin_calls(verdicts.connection, CAP, [beginning("0.03")])
+def test_spend_totals_are_by_utc_day(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    begin_calls(verdicts.connection, CAP, [reservation("0.03")])
     with psycopg.connect(database.url) as connection:
         connection.execute("UPDATE trajectory.spend_totals SET scope_key = '2026-01-01' WHERE scope = 'day'")
     today = day_of(verdicts.now())
     assert spend_totals(verdicts.connection, today, "org", "run").keys() == {"organization", "materialization"}
-    assert begin_calls(verdicts.connection, CAP, [beginning("0.03")]) == [None]
+    assert begin_calls(verdicts.connection, CAP, [reservation("0.03")]) == [None]
     assert spend_totals(verdicts.connection, today, "org", "run")["day"].reserved.usd == Decimal("0.03")
 
 
-def test_without_a_price_tokens_are_counted_and_dollars_are_not_known(
-    database: TrajectoryDatabase, verdicts: VerdictStore
-) -> None:
-    call = beginning(None, 100)
+def test_call_without_a_price_counts_tokens_only(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    call = reservation(None, 100)
     caps = Budget(daily_usd=Decimal(0), daily_tokens=150).caps
     assert begin_calls(verdicts.connection, caps, [call]) == [None]
-    (refused,) = begin_calls(verdicts.connection, caps, [beginning(None, 51)])
+    (refused,) = begin_calls(verdicts.connection, caps, [reservation(None, 51)])
     assert isinstance(refused, BudgetShortfall)
     assert refused.cap.name == "daily_tokens"
-    end_calls(verdicts.connection, [ending(call, None)])
+    end_calls(verdicts.connection, [ended_attempt(call, None)])
     assert database.rows("SELECT cost_usd, reserved_usd FROM trajectory.verdict_attempts") == [
         {"cost_usd": None, "reserved_usd": None}
     ]
-    assert booked(database)["day"] == (1, 0, 0, 0, 9)
+    assert totals_by_scope(database)["day"] == (1, 0, 0, 0, 9)
 
 
-def test_workers_in_processes_of_their_own_never_pass_a_cap_together_also_where_one_is_killed(
+def test_worker_processes_never_exceed_a_cap_even_if_killed(
     database: TrajectoryDatabase,
 ) -> None:
+    """Workers in processes of their own share each cap, also where one of them is killed."""
     cap = Decimal(2)
     with psycopg.connect(database.url) as connection:
         # Postgres itself watches, at every change that anybody makes: a worker that passed the cap would fail.
@@ -168,7 +170,7 @@ def test_workers_in_processes_of_their_own_never_pass_a_cap_together_also_where_
     for worker in (killed, *workers):
         _, told = worker.communicate(timeout=120)
         assert worker.returncode == (-signal.SIGKILL if worker is killed else 0), told
-    booked_by_scope = booked(database)
+    booked_by_scope = totals_by_scope(database)
     # It was the cap that ended it, and every account holds what the attempts add up to.
     assert cap - sum(booked_by_scope["day"][1:3]) < Decimal("0.1")
-    assert set(booked_by_scope.values()) == {by_attempts(database)}
+    assert set(booked_by_scope.values()) == {totals_from_attempts(database)}

@@ -8,7 +8,7 @@ import pytest
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed, live_locks, new_worker
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
-from trajectory_pipeline_tests.storage.calls import begin_calls, beginning, booked
+from trajectory_pipeline_tests.storage.calls import begin_calls, reservation, totals_by_scope
 from trajectory_pipeline_tests.storage.postgres.test_verdicts import save, verdict
 
 
@@ -24,60 +24,55 @@ def verdicts(database: TrajectoryDatabase) -> Iterator[VerdictStore]:
 
 
 def begins(verdicts: VerdictStore, worker: str, key: str = "k") -> bool:
-    (refusal,) = begin_calls(verdicts.connection, [], [beginning(verdict_key=key, worker=worker)])
+    (refusal,) = begin_calls(verdicts.connection, [], [reservation(verdict_key=key, worker=worker)])
     assert refusal in (None, AlreadyClaimed(key))
     return refusal is None
 
 
-def pass_time(database: TrajectoryDatabase) -> None:
+def expire_claims(database: TrajectoryDatabase) -> None:
     with psycopg.connect(database.url) as connection:
         connection.execute("UPDATE trajectory.verdict_locks SET expires_at = now() - interval '1 second'")
 
 
-def test_no_other_worker_may_call_while_one_is_at_a_verdict(
-    database: TrajectoryDatabase, verdicts: VerdictStore
-) -> None:
+def test_claimed_verdict_refuses_other_workers(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     assert begins(verdicts, "one")
     assert begins(verdicts, "one")
     assert not begins(verdicts, "two")
     assert begins(verdicts, "two", "another verdict")
-    assert booked(database)["day"][0] == 3
+    assert totals_by_scope(database)["day"][0] == 3
     assert live_locks(verdicts.connection, ["k", "another verdict", "nobody's"]) == {"k", "another verdict"}
 
 
-def test_a_claim_that_ended_is_taken_over_and_its_former_holder_stays_away(
-    database: TrajectoryDatabase, verdicts: VerdictStore
-) -> None:
+def test_expired_claim_is_taken_over_for_good(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    """The former holder cannot renew it."""
     assert begins(verdicts, "one")
-    pass_time(database)
+    expire_claims(database)
     assert live_locks(verdicts.connection, ["k"]) == set()
     assert begins(verdicts, "two")
     assert not begins(verdicts, "one")
 
 
-def test_a_claim_that_ended_and_that_nobody_took_is_renewed(
-    database: TrajectoryDatabase, verdicts: VerdictStore
-) -> None:
+def test_expired_claim_is_renewed_by_its_holder(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     assert begins(verdicts, "one")
-    pass_time(database)
+    expire_claims(database)
     assert begins(verdicts, "one")
     assert not begins(verdicts, "two")
 
 
-def test_a_verdict_that_is_there_is_not_called_for_again(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+def test_final_verdict_cannot_be_claimed(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     assert begins(verdicts, "one")
     verdicts.save_verdicts([verdict("run-k", "k", outcome="success")], "one")
     assert not begins(verdicts, "two")
     assert live_locks(verdicts.connection, ["k"]) == set()
 
 
-def test_a_verdict_that_failed_gives_its_claim_back(verdicts: VerdictStore) -> None:
+def test_failed_verdict_releases_its_claim(verdicts: VerdictStore) -> None:
     assert begins(verdicts, "one")
     verdicts.save_verdicts([verdict("run-k", "k", verdict_status="failed", error_class="timeout")], "one")
     assert begins(verdicts, "two")
 
 
-def test_storing_a_verdict_gives_back_no_claim_of_another(verdicts: VerdictStore) -> None:
+def test_saving_a_verdict_releases_no_claim_of_others(verdicts: VerdictStore) -> None:
     assert begins(verdicts, "two")
     save(verdicts, verdict("run-k", "k", verdict_status="failed"))
     assert not begins(verdicts, "one")
@@ -87,5 +82,5 @@ def test_storing_a_verdict_gives_back_no_claim_of_another(verdicts: VerdictStore
     assert begins(verdicts, "one")
 
 
-def test_no_two_workers_have_the_same_name() -> None:
+def test_worker_names_are_unique() -> None:
     assert len({new_worker() for _ in range(100)}) == 100

@@ -22,7 +22,7 @@ from trajectory_pipeline.storage.postgres.verdict_status import (
     partitions_with_pending_verdicts,
 )
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
-from trajectory_pipeline_tests.storage.calls import begin_calls, beginning
+from trajectory_pipeline_tests.storage.calls import begin_calls, reservation
 from trajectory_pipeline_tests.storage.postgres.test_verdicts import capture, save, verdict
 from trajectory_pipeline_tests.storage.rows import HOUR, KEY, NEXT_KEY, Row, trajectory
 
@@ -67,7 +67,7 @@ def of_policy(run_id: str, key: str | None = None, **values: object) -> Row:
     return verdict(run_id, key or key_of_run(run_id), policy_id=POLICY.policy_id, **values)
 
 
-def standing(verdicts: VerdictStore, *keys: str) -> dict[str, str]:
+def statuses(verdicts: VerdictStore, *keys: str) -> dict[str, str]:
     found = judging_candidates(verdicts.connection, POLICY.policy_id, keys or [KEY], "newest")
     return {one.run_id: one.status for one in found}
 
@@ -75,7 +75,7 @@ def standing(verdicts: VerdictStore, *keys: str) -> dict[str, str]:
 # ---- keys and chains ------------------------------------------------------------------------------------------------
 
 
-def test_a_verdict_key_is_worked_out_as_the_policy_does_along_each_chain(
+def test_verdict_key_in_sql_equals_the_policy_along_chains(
     database: TrajectoryDatabase, verdicts: VerdictStore
 ) -> None:
     capture(
@@ -106,23 +106,22 @@ def test_a_verdict_key_is_worked_out_as_the_policy_does_along_each_chain(
     }
 
 
-def test_a_later_run_is_due_again_when_an_earlier_one_of_its_chain_changed(
-    database: TrajectoryDatabase, verdicts: VerdictStore
-) -> None:
+def test_changed_earlier_run_makes_later_ones_due(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    """A later run of a chain is judged again when an earlier one changed."""
     capture(database, run("1", NEXT_KEY), key=NEXT_KEY)
     capture(database, run("2", continues_run_id="1"))
     save(verdicts, of_policy("2", key_of_run("1", "2")), of_policy("1"))
-    assert standing(verdicts) == {"2": "judged"}
+    assert statuses(verdicts) == {"2": "judged"}
     assert partitions_with_pending_verdicts(verdicts.connection, WANTED) == []
     capture(database, run("1", NEXT_KEY, content_digest="new"), key=NEXT_KEY)
-    assert standing(verdicts) == {"2": "content changed"}
+    assert statuses(verdicts) == {"2": "content changed"}
     assert partitions_with_pending_verdicts(verdicts.connection, WANTED) == [KEY, NEXT_KEY]
 
 
-# ---- standing and order ---------------------------------------------------------------------------------------------
+# ---- status and order -----------------------------------------------------------------------------------------------
 
 
-def test_each_trajectory_stands_by_its_verdicts(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+def test_candidate_status_follows_its_verdicts(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     names = ("new", "judged", "failed", "deferred", "changed", "of another policy", "gone")
     gone = {"gone": {"deleted_at": HOUR}}
     capture(database, *(run(name, **gone.get(name, {})) for name in names))
@@ -134,7 +133,7 @@ def test_each_trajectory_stands_by_its_verdicts(database: TrajectoryDatabase, ve
         of_policy("changed", "former key"),
         verdict("of another policy", "key", policy_id="other"),
     )
-    assert standing(verdicts) == {
+    assert statuses(verdicts) == {
         "new": "new",
         "judged": "judged",
         "failed": "failed",
@@ -144,9 +143,7 @@ def test_each_trajectory_stands_by_its_verdicts(database: TrajectoryDatabase, ve
     }
 
 
-def test_the_newest_go_first_or_those_with_signals_of_trouble(
-    database: TrajectoryDatabase, verdicts: VerdictStore
-) -> None:
+def test_candidates_are_ordered_by_age_or_signals(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     def signals(run_id: str, errors: int) -> Row:
         row = run(run_id)
         return {**row, "signals": {**row["signals"], "tool_errors": errors, "repeated_calls": 0,
@@ -167,7 +164,7 @@ def test_the_newest_go_first_or_those_with_signals_of_trouble(
         verdict("disagreed", "key", policy_id="other", disagrees=True),
     )
     newest = ["newest", "newer", "trouble", "retried", "disagreed", "failure"]
-    assert list(standing(verdicts)) == newest
+    assert list(statuses(verdicts)) == newest
     found = judging_candidates(verdicts.connection, POLICY.policy_id, [KEY], "signals")
     assert [one.run_id for one in found] == ["failure", "disagreed", "retried", "trouble", "newest", "newer"]
 
@@ -175,7 +172,7 @@ def test_the_newest_go_first_or_those_with_signals_of_trouble(
 # ---- what the sensor finds ------------------------------------------------------------------------------------------
 
 
-def test_partitions_are_due_where_a_verdict_is_missing(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+def test_partition_with_a_missing_verdict_is_pending(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     capture(database, run("a"))
     capture(database, run("b", NEXT_KEY), key=NEXT_KEY)
     assert partitions_with_pending_verdicts(verdicts.connection, WANTED) == [KEY, NEXT_KEY]
@@ -190,7 +187,7 @@ def test_partitions_are_due_where_a_verdict_is_missing(database: TrajectoryDatab
     assert partitions_with_pending_verdicts(verdicts.connection, WANTED) == []
 
 
-def test_a_failed_verdict_is_due_when_its_time_has_come_until_it_is_given_up(
+def test_failed_verdict_is_due_after_its_pause_until_abandoned(
     database: TrajectoryDatabase, verdicts: VerdictStore
 ) -> None:
     capture(database, run("a"))
@@ -206,18 +203,17 @@ def test_a_failed_verdict_is_due_when_its_time_has_come_until_it_is_given_up(
         assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, now=row["next_attempt_at"])) == [
             KEY
         ]
-        assert hopeless(verdicts) == [], failures
+        assert abandoned(verdicts) == [], failures
     save(verdicts, of_policy("a", verdict_status="failed", error_class="timeout"))
     assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
-    assert hopeless(verdicts) == [{"run_id": "a", "error_class": "timeout", "failures": 3}]
+    assert abandoned(verdicts) == [{"run_id": "a", "error_class": "timeout", "failures": 3}]
     assert partitions_with_pending_verdicts(
         verdicts.connection, replace(WANTED, give_up_after=4, now=NOW + timedelta(days=400))
     ) == [KEY]
 
 
-def test_a_quarantined_verdict_rests_for_a_day_whoever_asks_and_is_then_due(
-    database: TrajectoryDatabase, verdicts: VerdictStore
-) -> None:
+def test_quarantined_verdict_is_due_again_after_a_day(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    """Until then no worker can claim it."""
     capture(database, run("a"))
     save(verdicts, of_policy("a", verdict_status="quarantined", error_class="invalid_json"))
     (row,) = database.rows("SELECT * FROM trajectory.verdicts")
@@ -234,47 +230,43 @@ def test_a_quarantined_verdict_rests_for_a_day_whoever_asks_and_is_then_due(
     assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, now=row["next_attempt_at"])) == [KEY]
 
     save(verdicts, of_policy("a", verdict_status="failed", error_class="timeout"))
-    assert standing(verdicts) == {"a": "quarantined"}
-    two_days_pass(verdicts)
+    assert statuses(verdicts) == {"a": "quarantined"}
+    let_two_days_pass(verdicts)
     (due,) = judging_candidates(verdicts.connection, POLICY.policy_id, [KEY], "newest")
     assert due.due
     assert begun(verdicts, "a") is None
     save(verdicts, of_policy("a", verdict_status="quarantined", error_class="invalid_json"))
     (again,) = database.rows("SELECT * FROM trajectory.verdicts")
     assert again["next_attempt_at"] - again["updated_at"] == pytest.approx(timedelta(days=2), abs=timedelta(minutes=1))
-    two_days_pass(verdicts)
+    let_two_days_pass(verdicts)
     save(verdicts, of_policy("a", verdict_status="quarantined", error_class="invalid_json"))
     assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
-    assert hopeless(verdicts) == [{"run_id": "a", "error_class": "invalid_json", "failures": 3}]
+    assert abandoned(verdicts) == [{"run_id": "a", "error_class": "invalid_json", "failures": 3}]
 
 
-def two_days_pass(verdicts: VerdictStore) -> None:
+def let_two_days_pass(verdicts: VerdictStore) -> None:
     verdicts.connection.rows(
         "Waiting", "UPDATE trajectory.verdicts SET next_attempt_at = next_attempt_at - interval '2 days'"
     )
 
 
 def begun(verdicts: VerdictStore, run_id: str) -> ReservationResult:
-    call = beginning(run_id=run_id, verdict_key=key_of_run(run_id))
+    call = reservation(run_id=run_id, verdict_key=key_of_run(run_id))
     return begin_calls(verdicts.connection, (), [call])[0]
 
 
-def test_what_trying_again_would_not_help_is_given_up_at_once(
-    database: TrajectoryDatabase, verdicts: VerdictStore
-) -> None:
+def test_failure_without_retry_is_abandoned_at_once(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     capture(database, run("a"))
     save(verdicts, of_policy("a", verdict_status="failed", error_class="too_long"))
     assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
-    assert hopeless(verdicts) == [{"run_id": "a", "error_class": "too_long", "failures": 1}]
+    assert abandoned(verdicts) == [{"run_id": "a", "error_class": "too_long", "failures": 1}]
 
 
-def hopeless(verdicts: VerdictStore) -> list[Row]:
+def abandoned(verdicts: VerdictStore) -> list[Row]:
     return abandoned_verdicts(verdicts.connection, POLICY.policy_id, ended_since=HOUR, give_up_after=3)
 
 
-def test_a_held_back_verdict_is_due_when_there_is_room_for_it(
-    database: TrajectoryDatabase, verdicts: VerdictStore
-) -> None:
+def test_deferred_verdict_is_due_when_it_fits_the_budget(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     capture(database, run("a"))
     save(
         verdicts,
@@ -285,10 +277,10 @@ def test_a_held_back_verdict_is_due_when_there_is_room_for_it(
         assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, **less)) == []
 
 
-def test_an_organisation_without_room_holds_up_no_other(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+def test_organization_without_budget_delays_no_other(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     capture(database, run("a", organization_id="org"))
     capture(database, run("b", NEXT_KEY, organization_id="another"), key=NEXT_KEY)
-    begin_calls(verdicts.connection, [], [beginning("0.5", organization_id="org")])
+    begin_calls(verdicts.connection, [], [reservation("0.5", organization_id="org")])
     today = replace(WANTED, day=f"{verdicts.now():%Y-%m-%d}", organization_usd=Decimal("0.505"))
     assert partitions_with_pending_verdicts(verdicts.connection, today) == [NEXT_KEY]
     assert partitions_with_pending_verdicts(verdicts.connection, replace(today, organization_usd=Decimal("0.51"))) == [
@@ -298,9 +290,7 @@ def test_an_organisation_without_room_holds_up_no_other(database: TrajectoryData
     assert partitions_with_pending_verdicts(verdicts.connection, replace(today, day="2020-01-01")) == [KEY, NEXT_KEY]
 
 
-def test_a_partition_whose_counts_do_not_agree_is_left_alone(
-    database: TrajectoryDatabase, verdicts: VerdictStore
-) -> None:
+def test_partition_with_failed_counts_is_not_pending(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     capture(database, run("a"))
     for result, due in (("complete", [KEY]), ("quarantined", [KEY]), ("inconsistent", [])):
         with database.partition("trajectories", KEY) as partition:
@@ -308,7 +298,7 @@ def test_a_partition_whose_counts_do_not_agree_is_left_alone(
         assert partitions_with_pending_verdicts(verdicts.connection, WANTED) == due
 
 
-def test_what_is_beyond_the_horizon_is_not_even_looked_at(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+def test_run_before_the_lookback_is_not_pending(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     capture(database, run("a"))
     with psycopg.connect(database.url) as connection:
         connection.execute("UPDATE trajectory.trajectories SET end_time = end_time - interval '8 days'")

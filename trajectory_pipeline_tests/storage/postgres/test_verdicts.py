@@ -58,7 +58,7 @@ def save(verdicts: VerdictStore, *rows: Row) -> None:
     verdicts.save_verdicts(rows, "worker")
 
 
-def test_a_verdict_is_there_for_others_at_once(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+def test_saved_verdict_is_visible_at_once(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     requirements = [{"statement": "s", "evidence": [{"quote": "q", "valid": True}]}]
     save(verdicts, verdict("a", requirements=requirements, tags=["x"]))
     (row,) = database.rows("SELECT * FROM trajectory.verdicts")
@@ -66,7 +66,7 @@ def test_a_verdict_is_there_for_others_at_once(database: TrajectoryDatabase, ver
     assert verdicts.verdicts([("a", "key"), ("a", "other"), ("b", "key")]) == {("a", "key"): row}
 
 
-def test_a_verdict_moves_on_and_keeps_its_first_date(verdicts: VerdictStore) -> None:
+def test_replaced_verdict_keeps_its_first_date(verdicts: VerdictStore) -> None:
     save(verdicts, verdict("a", verdict_status="failed", error_class="timeout"))
     (first,) = verdicts.verdicts([("a", "key")]).values()
     save(verdicts, verdict("a", outcome="success"))
@@ -78,7 +78,8 @@ def test_a_verdict_moves_on_and_keeps_its_first_date(verdicts: VerdictStore) -> 
     assert len(verdicts.verdicts([("a", "key"), ("a", "of another policy")])) == 2
 
 
-def test_what_a_judge_may_say_and_postgres_cannot_hold_is_stored_visibly(verdicts: VerdictStore) -> None:
+def test_verdict_text_beyond_postgres_is_stored_escaped(verdicts: VerdictStore) -> None:
+    """NUL and lone surrogates of a response become visible escapes."""
     hard = "nul \x00 and half a smile \ud83d"
     save(
         verdicts,
@@ -90,16 +91,14 @@ def test_what_a_judge_may_say_and_postgres_cannot_hold_is_stored_visibly(verdict
     assert (row["requirements"], row["lesson"]) == ([{seen: [seen]}], "plain")
 
 
-def test_one_policy_is_the_current_one(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+def test_use_policy_leaves_one_current_policy(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     for policy in ("one", "two", "two", "one"):
         verdicts.use_policy(policy, {"model": policy}, "m")
         assert database.rows("SELECT policy_id FROM trajectory.policies WHERE is_current") == [{"policy_id": policy}]
     assert len(database.rows("SELECT * FROM trajectory.policies")) == 2
 
 
-def test_the_view_shows_each_trajectory_with_its_verdict_under_the_current_policy(
-    database: TrajectoryDatabase, verdicts: VerdictStore
-) -> None:
+def test_outcomes_view_has_verdicts_of_the_current_policy(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     gone = trajectory("gone", deleted_at=datetime(2026, 1, 1, tzinfo=UTC))
     capture(database, trajectory("a"), trajectory("b"), gone, trajectory("changed", content_digest="new"))
     verdicts.use_policy("policy", {}, "m")
@@ -118,7 +117,7 @@ def test_the_view_shows_each_trajectory_with_its_verdict_under_the_current_polic
 # ---- what moves on, and what stays ----------------------------------------------------------------------------------
 
 
-def test_a_final_verdict_stays_as_it_is_whoever_comes_later(verdicts: VerdictStore) -> None:
+def test_final_verdict_is_not_replaced(verdicts: VerdictStore) -> None:
     """A worker that was held up longer than its claim held may come after the one that took it over."""
     save(verdicts, verdict("a", outcome="success"))
     before = verdicts.verdicts([("a", "key")])
@@ -127,7 +126,7 @@ def test_a_final_verdict_stays_as_it_is_whoever_comes_later(verdicts: VerdictSto
     assert verdicts.verdicts([("a", "key")]) == before
 
 
-def test_a_failed_verdict_is_due_again_later_each_time(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+def test_failed_verdict_backs_off_further_each_time(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     minutes = []
     for _ in range(10):
         save(verdicts, verdict("a", verdict_status="failed", error_class="timeout"))
@@ -140,18 +139,18 @@ def test_a_failed_verdict_is_due_again_later_each_time(database: TrajectoryDatab
     assert (row["failures"], row["next_attempt_at"], row["deferred_usd"]) == (10, None, 1)
 
 
-def test_what_trying_again_would_not_help_is_not_due_again(verdicts: VerdictStore) -> None:
+def test_failure_without_retry_has_no_next_attempt(verdicts: VerdictStore) -> None:
     save(verdicts, verdict("a", verdict_status="failed", error_class="too_long"))
     (row,) = verdicts.verdicts([("a", "key")]).values()
     assert (row["failures"], row["next_attempt_at"]) == (1, None)
 
 
-def test_documents_are_found_with_their_partition(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+def test_documents_have_their_partition_key(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     capture(database, trajectory("3"))
     assert verdicts.documents(["3", "nowhere"]) == {"3": ({"run_id": "3"}, KEY)}
 
 
-def test_a_lost_connection_is_opened_anew(database: TrajectoryDatabase) -> None:
+def test_verdict_store_reconnects_after_a_lost_connection(database: TrajectoryDatabase) -> None:
     def connections(action: str) -> int:
         with psycopg.connect(database.url, application_name="other") as other:
             return len(
