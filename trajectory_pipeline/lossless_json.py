@@ -1,65 +1,50 @@
-"""JSON text to values and back, without loss.
-
-Belongs here: parsing that proves that nothing was lost or says what was, and escaping of what the sinks cannot hold.
-Does not belong here: what a value means.
-"""
+"""JSON text to values and back, without loss, and escaping of what the sinks cannot hold."""
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import orjson
 
 MAX_DEPTH = 200
-"""Levels of arrays and objects that are parsed; what stands deeper is kept as ``Verbatim``.
+"""Levels of arrays and objects that are parsed; what is nested deeper comes as ``Verbatim``.
 
 A fixed number, so that the same text gives the same value however deep the caller's own stack is.
 """
 
 _MAX_INT_DIGITS = 4000
-"""Python refuses to parse longer integers (``sys.get_int_max_str_digits``); they are kept as decimals."""
+"""Python refuses to parse longer integers (``sys.get_int_max_str_digits``); they come as decimals."""
+
+_Container = TypeVar("_Container", list[Any], dict[str, Any])
 
 _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]|NaN|-?Infinity', re.DOTALL)
 
 
 class ConversionError(Exception):
-    """A raw row cannot be converted.
+    """A raw row cannot be converted: which row and column (``messages[message-…].content``), and what is wrong."""
 
-    Attributes:
-        place: which row and column, ``messages.content of message-…``.
-        problem: what is wrong with it.
-    """
-
-    def __init__(self, place: str, problem: str) -> None:
-        super().__init__(f"{place}: {problem}")
-        self.place = place
+    def __init__(self, json_path: str, problem: str) -> None:
+        super().__init__(f"{json_path}: {problem}")
+        self.json_path = json_path
         self.problem = problem
 
 
 @dataclass(frozen=True)
 class Verbatim:
-    """A JSON value that is kept as its text: nested too deeply to be parsed, or a number that no type holds."""
+    """A JSON value as its text: nested too deeply to be parsed, or a number that no type holds."""
 
     text: str
 
 
-@dataclass
-class EscapedPaths:
-    """Collects the places where text was escaped."""
-
-    paths: list[str] = field(default_factory=list)
-
-
-def parse_json(text: str | None, place: str, escapes: EscapedPaths) -> Any:
+def parse_json(text: str | None, json_path: str, escapes: list[str]) -> Any:
     r"""Return the value of JSON text; None where there is no text.
 
     Integers keep all their digits, and decimals that a double cannot hold come as ``Decimal``; what is nested more
     than ``MAX_DEPTH`` levels deep comes as ``Verbatim``. Of duplicate keys the last counts, as in ``jsonb``; the raw
     rows hold them all. NUL and lone surrogates, which neither Arrow strings nor ``jsonb`` can hold, become the literal
-    text ``\u0000`` or ``\ud83d``, and their places are added to ``escapes``.
+    text ``\u0000`` or ``\ud83d``, and their JSON paths are added to ``escapes``.
 
     Raises:
         ConversionError: it is no JSON.
@@ -67,82 +52,78 @@ def parse_json(text: str | None, place: str, escapes: EscapedPaths) -> Any:
     if text is None:
         return None
     try:
-        if text.count("[") + text.count("{") > MAX_DEPTH:
-            shallow, deep = _fold(text)
-        else:
-            shallow, deep = text, []
-        if not deep:
-            value = _quickly(text)
-            if value is not None:
-                return value
-        folded = iter(deep)
+        shallow, deep = _fold(text) if text.count("[") + text.count("{") > MAX_DEPTH else (text, [])
+        if not deep and (value := _quickly(text)) is not None:
+            return value
+        in_order = iter(deep)
         value = json.loads(
             shallow,
             parse_float=_decimal,
             parse_int=_integer,
-            parse_constant=lambda name: _next_folded(folded, name),
+            parse_constant=lambda name: next(in_order, None) or _reject_number(name),
         )
     except ValueError as error:
-        raise ConversionError(place, f"is not valid JSON: {error}") from None
-    return storable_value(value, place, escapes)
+        raise ConversionError(json_path, f"is not valid JSON: {error}") from None
+    return storable_value(value, json_path, escapes)
 
 
-def parse_array_of_objects(text: str | None, place: str, escapes: EscapedPaths) -> list[dict[str, Any]]:
+def parse_array_of_objects(text: str | None, json_path: str, escapes: list[str]) -> list[dict[str, Any]]:
     """Return the objects of a JSON array; SQL NULL and JSON null are an empty one.
 
     Raises:
         ConversionError: it is something else.
     """
-    value = parse_json(text, place, escapes)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise ConversionError(place, f"is {_kind(value)}, expected an array")
+    value = _expected(parse_json(text, json_path, escapes), list, json_path, "an array")
     for index, item in enumerate(value):
         if not isinstance(item, dict):
-            raise ConversionError(f"{place}[{index}]", f"is {_kind(item)}, expected an object")
+            raise ConversionError(f"{json_path}[{index}]", f"is {_kind(item)}, expected an object")
     return value
 
 
-def parse_object(text: str | None, place: str, escapes: EscapedPaths) -> dict[str, Any]:
+def parse_object(text: str | None, json_path: str, escapes: list[str]) -> dict[str, Any]:
     """Return a JSON object; SQL NULL and JSON null are an empty one.
 
     Raises:
         ConversionError: it is something else.
     """
-    value = parse_json(text, place, escapes)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConversionError(place, f"is {_kind(value)}, expected an object")
-    return value
+    return _expected(parse_json(text, json_path, escapes), dict, json_path, "an object")
 
 
-def parse_strings(text: str | None, place: str, escapes: EscapedPaths) -> list[str]:
+def parse_strings(text: str | None, json_path: str, escapes: list[str]) -> list[str]:
     """Return the strings of a JSON array; SQL NULL and JSON null are an empty one.
 
     Raises:
         ConversionError: it is something else.
     """
-    value = parse_json(text, place, escapes)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise ConversionError(place, f"is {_kind(value)}, expected an array of strings")
+    value = _expected(parse_json(text, json_path, escapes), list, json_path, "an array of strings")
     for index, item in enumerate(value):
         if not isinstance(item, str):
-            raise ConversionError(f"{place}[{index}]", f"is {_kind(item)}, expected a string")
+            raise ConversionError(f"{json_path}[{index}]", f"is {_kind(item)}, expected a string")
     return value
 
 
+def _expected(value: Any, kind: type[_Container], json_path: str, expected: str) -> _Container:
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise ConversionError(json_path, f"is {_kind(value)}, expected {expected}")
+    return value
+
+
+def json_or_none(text: str) -> Any:
+    """Return the value of JSON text as Python reads it, where a loss does not matter; None where it is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def write_json(value: Any) -> str:
-    """Return a value of ``parse`` as JSON text, compact, every number with all its digits."""
+    """Return a value of ``parse_json`` as JSON text, compact, every number with all its digits."""
     try:
         return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode()
-    except TypeError:  # deeper than orjson writes, a number of more than 64 bits, or kept verbatim
-        pieces: list[str] = []
-        _write(value, pieces)
-        return "".join(pieces)
+    except TypeError:  # deeper than orjson writes, a number of more than 64 bits, or verbatim
+        return _write(value)
 
 
 def canonical_json(value: Any) -> str:
@@ -151,7 +132,7 @@ def canonical_json(value: Any) -> str:
 
 
 def _tagged(number: Decimal | Verbatim) -> dict[str, str]:
-    # No value of ``parse`` has a NUL in a key, so this is like nothing else.
+    # No value of ``parse_json`` has a NUL in a key, so nothing else is written like this.
     return {"\0": number.text if isinstance(number, Verbatim) else str(number)}
 
 
@@ -170,10 +151,7 @@ def _quickly(text: str) -> Any:
 class _Level:
     """A container that is being read, ``MAX_DEPTH`` levels below the one before it.
 
-    Attributes:
-        start: where it begins in the text.
-        read: up to where its text is in ``pieces``.
-        pieces: its text, with ``NaN`` in the place of the containers below.
+    It begins at ``start``; ``pieces`` hold its text up to ``read``, with ``NaN`` in the place of containers below.
     """
 
     start: int
@@ -206,39 +184,27 @@ def _fold(text: str) -> tuple[str, list[Verbatim]]:
                 if len(levels) == 1:
                     deep.append(Verbatim(text[level.start : end]))
         elif first != '"':
-            raise ValueError(f"{token[0]} is no JSON number")
+            _reject_number(token[0])
     levels[0].pieces.append(text[levels[0].read :])
     return "".join(levels[0].pieces), deep
 
 
-def _next_folded(folded: Iterator[Verbatim], name: str) -> Verbatim:
-    value = next(folded, None)
-    if value is None:
-        raise ValueError(f"{name} is no JSON number")
-    return value
+def _reject_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON number")
 
 
-def _write(value: Any, pieces: list[str]) -> None:
+def _write(value: Any) -> str:
     if isinstance(value, dict):
-        separator = "{"
-        for key, item in value.items():
-            pieces.append(f"{separator}{json.dumps(key, ensure_ascii=False)}:")
-            _write(item, pieces)
-            separator = ","
-        pieces.append("}" if value else "{}")
-    elif isinstance(value, list):
-        separator = "["
-        for item in value:
-            pieces.append(separator)
-            _write(item, pieces)
-            separator = ","
-        pieces.append("]" if value else "[]")
-    elif isinstance(value, Decimal):
-        pieces.append(str(value))
-    elif isinstance(value, Verbatim):
-        pieces.append(value.text)
-    else:
-        pieces.append(json.dumps(value, ensure_ascii=False))
+        return (
+            "{"
+            + ",".join([f"{json.dumps(key, ensure_ascii=False)}:{_write(item)}" for key, item in value.items()])
+            + "}"
+        )
+    if isinstance(value, list):
+        return f"[{','.join([_write(item) for item in value])}]"
+    if isinstance(value, Decimal):
+        return str(value)
+    return value.text if isinstance(value, Verbatim) else json.dumps(value, ensure_ascii=False)
 
 
 def _decimal(text: str) -> float | Decimal | Verbatim:
@@ -254,19 +220,19 @@ def _integer(text: str) -> int | Decimal:
     return int(text) if len(text) <= _MAX_INT_DIGITS else Decimal(text)
 
 
-def storable_value(value: Any, place: str = "", escapes: EscapedPaths | None = None) -> Any:
+def storable_value(value: Any, json_path: str = "", escapes: list[str] | None = None) -> Any:
     """Return a JSON value with ``storable_text`` applied to its strings and keys; add changed paths to ``escapes``."""
     if isinstance(value, str):
         safe = storable_text(value)
         if safe is not value and escapes is not None:
-            escapes.paths.append(place)
+            escapes.append(json_path)
         return safe
     if isinstance(value, list):
-        return [storable_value(item, f"{place}[{index}]", escapes) for index, item in enumerate(value)]
+        return [storable_value(item, f"{json_path}[{index}]", escapes) for index, item in enumerate(value)]
     if isinstance(value, dict):
         return {
-            storable_value(key, f"{place} (key)", escapes): storable_value(
-                item, f"{place}.{storable_text(key)}", escapes
+            storable_value(key, f"{json_path} (key)", escapes): storable_value(
+                item, f"{json_path}.{storable_text(key)}", escapes
             )
             for key, item in value.items()
         }

@@ -12,9 +12,8 @@ import click
 from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.letta.end_index import find_end_index
 from trajectory_pipeline.letta.fingerprint import fingerprints
-from trajectory_pipeline.letta.run_counts import find_stuck_runs
+from trajectory_pipeline.letta.run_counts import find_end_index, find_stuck_runs
 from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour
 from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions

@@ -7,7 +7,7 @@ import adbc_driver_postgresql.dbapi as adbc
 
 from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.letta.connection import identifier, literal, literal_array, reading
-from trajectory_pipeline.schema.raw import SOURCE_TABLES, SourceColumn, SourceTable
+from trajectory_pipeline.schema.raw import SOURCE_TABLES, SourceTable
 from trajectory_pipeline.schema.types import Scalar
 from trajectory_pipeline.urls import describe_postgres
 
@@ -16,12 +16,7 @@ _CAST = {Scalar.STRING: "text", Scalar.JSON: "text", Scalar.INT: "bigint", Scala
 
 @dataclass(frozen=True)
 class Catalog:
-    """The known tables that a database has.
-
-    Attributes:
-        schema: Postgres schema that Letta's tables are in.
-        columns: by table, the Postgres type of each column it really has.
-    """
+    """The known tables that a database has, all in one schema: by table, the Postgres type of each column it has."""
 
     schema: str
     columns: dict[str, dict[str, str]]
@@ -36,13 +31,14 @@ class Catalog:
         """Return the table's qualified name, quoted."""
         return f"{identifier(self.schema)}.{identifier(table.name)}"
 
-    def expression(self, table: SourceTable, column: SourceColumn, alias: str) -> str:
+    def expression(self, table: SourceTable, column: str, alias: str) -> str:
         """Return the SQL expression that reads a column as its declared type; null where the database lacks it."""
-        stored = self.columns.get(table.name, {}).get(column.name)
-        name = f"{alias}.{identifier(column.name)}"
-        if column.type in _CAST:
-            return f"{name}::{_CAST[column.type]}" if stored else f"NULL::{_CAST[column.type]}"
-        zoned = column.type is Scalar.TIMESTAMP
+        declared = next(known.type for known in table.columns if known.name == column)
+        stored = self.columns.get(table.name, {}).get(column)
+        name = f"{alias}.{identifier(column)}"
+        if declared in _CAST:
+            return f"{name if stored else 'NULL'}::{_CAST[declared]}"
+        zoned = declared is Scalar.TIMESTAMP
         if stored is None:
             return "NULL::timestamptz" if zoned else "NULL::timestamp"
         if zoned != (stored == "timestamp with time zone"):
@@ -64,7 +60,7 @@ class Catalog:
         key = table.name, alias
         if key not in self._select_lists:
             self._select_lists[key] = ", ".join(
-                f"{self.expression(table, column, alias)} AS {identifier(column.name)}" for column in table.columns
+                f"{self.expression(table, column.name, alias)} AS {identifier(column.name)}" for column in table.columns
             )
         return self._select_lists[key]
 
@@ -135,7 +131,6 @@ def _catalog_of(rows: tuple[tuple[str, str, str, str], ...]) -> Catalog:
 
 
 def _missing(catalog: Catalog) -> list[tuple[str, str]]:
-    """Return the required columns that are missing, as ``(table, column)``."""
     return [
         (table.name, column.name)
         for table in SOURCE_TABLES

@@ -4,8 +4,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Self
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
@@ -130,35 +128,10 @@ def reading(url: str, doing: str) -> Iterator[None]:
         raise source_error(url, doing, error) from error
 
 
-def open_connection(url: str) -> adbc.Connection:
-    """Open a connection, in no transaction; the caller closes it.
-
-    Args:
-        url: a libpq URL, ``postgresql://user:password@host:port/database``.
-
-    Raises:
-        SourceError: the source cannot be reached or refuses the login.
-    """
-    target = _libpq_url(url)
-    with reading(url, "Connecting"):
-        return adbc.connect(target, autocommit=True)
-
-
-def begin(connection: adbc.Connection, url: str, *, timeout_seconds: int) -> datetime:
-    """Begin one ``REPEATABLE READ, READ ONLY`` transaction, in UTC and UTF-8, bounded in time.
+def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> datetime:
+    """Begin one transaction, and return when it began, which is just before the snapshot was taken.
 
     Settings hold for the transaction alone, so that a pooler passes none of them on to other clients.
-
-    Args:
-        connection: in no transaction.
-        url: of it, for the error.
-        timeout_seconds: of one query, and of the time between two.
-
-    Returns:
-        When it began, by the source's clock, which is just before the snapshot was taken.
-
-    Raises:
-        SourceError: the source refuses, or the connection was lost.
     """
     milliseconds = min(timeout_seconds, _LONGEST_TIMEOUT_SECONDS) * 1000
     session = {
@@ -179,10 +152,7 @@ def begin(connection: adbc.Connection, url: str, *, timeout_seconds: int) -> dat
 
 
 class SnapshotConnection:
-    """One connection to the source for one transaction after the other, reopened where it was lost.
-
-    A context manager, which closes it at the end of the block.
-    """
+    """One connection to the source for one transaction after the other, reopened where it was lost."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -190,7 +160,10 @@ class SnapshotConnection:
 
     @contextmanager
     def transaction(self, *, timeout_seconds: int) -> Iterator[tuple[adbc.Connection, datetime]]:
-        """Begin a transaction as ``begin`` does; it is rolled back at the end, there is nothing to commit.
+        """Begin one ``REPEATABLE READ, READ ONLY`` transaction, in UTC and UTF-8; it is rolled back at the end.
+
+        The timeout is of one query, and of the time between two. The connection is yielded with the time at which the
+        transaction began, by the source's clock.
 
         Raises:
             SourceError: the source cannot be reached or refuses.
@@ -214,33 +187,18 @@ class SnapshotConnection:
         if idle is not None:
             # The first query also shows whether the connection was lost since.
             with suppress(SourceError), _closed_on_error(idle):
-                return idle, begin(idle, self._url, timeout_seconds=timeout_seconds)
-        connection = open_connection(self._url)
+                return idle, _begin(idle, self._url, timeout_seconds)
+        target = _libpq_url(self._url)
+        with reading(self._url, "Connecting"):
+            connection = adbc.connect(target, autocommit=True)
         with _closed_on_error(connection):
-            return connection, begin(connection, self._url, timeout_seconds=timeout_seconds)
+            return connection, _begin(connection, self._url, timeout_seconds)
 
-    def __enter__(self) -> Self:
-        """Return this."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Close what is idle."""
         idle, self._idle = self._idle, None
         if idle is not None:
             idle.close()
-
-
-@contextmanager
-def connect(url: str, *, timeout_seconds: int) -> Iterator[tuple[adbc.Connection, datetime]]:
-    """Open a connection for one transaction; yield both as ``begin`` does.
-
-    Raises:
-        SourceError: the source cannot be reached or refuses.
-    """
-    with SnapshotConnection(url) as connection, connection.transaction(timeout_seconds=timeout_seconds) as begun:
-        yield begun
 
 
 @contextmanager

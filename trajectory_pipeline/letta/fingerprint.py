@@ -6,18 +6,22 @@ Restoring a source moves every ``xmin``: everything is then read again, and foun
 """
 
 import hashlib
-from datetime import UTC, datetime
-from typing import cast
+import json
+from datetime import datetime
+from typing import Any
 
-from trajectory_pipeline.letta.connection import literal
-from trajectory_pipeline.letta.snapshot import Snapshot, naive_utc
+from trajectory_pipeline.letta.snapshot import Snapshot, utc
 from trajectory_pipeline.schema.raw import (
+    AGENTS,
+    AGENTS_TAGS,
     MESSAGES,
+    PROVIDER_TRACES,
     RUN_METRICS,
     RUNS,
     STEP_METRICS,
     STEPS,
-    TERMINAL_STATUSES,
+    TOOLS,
+    TOOLS_AGENTS,
 )
 
 EMPTY = hashlib.sha256(b"").hexdigest()[:32]
@@ -32,7 +36,6 @@ def fingerprints(snapshot: Snapshot, start: datetime, end: datetime) -> dict[dat
     Raises:
         SourceError: the source cannot be read.
     """
-    ended = snapshot.ended_at("r")
     catalog = snapshot.catalog
     messages, steps = catalog.table(MESSAGES), catalog.table(STEPS)
     run_metrics, step_metrics = catalog.table(RUN_METRICS), catalog.table(STEP_METRICS)
@@ -62,26 +65,83 @@ def fingerprints(snapshot: Snapshot, start: datetime, end: datetime) -> dict[dat
         for number, (table, join, version) in enumerate(rows_of_runs)
         if catalog.has(table)
     ]
-    hourly = f"r.id, date_trunc('hour', {ended}) AS hour"
+    hour = f"date_trunc('hour', {snapshot.ended_at('r')})"
     rows = snapshot.read(
         "Comparing fingerprints",
-        f"WITH {terminal_runs_of(snapshot, start, end, hourly)}"
+        f"WITH r AS MATERIALIZED (SELECT r.id, {hour} AS hour {snapshot.terminal_runs_between(start, end)})"
         f" SELECT hour, string_agg(concat_ws(':', kind, rows, sum), ',' ORDER BY kind) AS summary"
         f" FROM ({' UNION ALL '.join(parts)}) p GROUP BY 1",
     )
-    return {
-        hour.replace(tzinfo=UTC): hashlib.sha256(summary.encode()).hexdigest()[:32]
-        for hour, summary in zip(
-            cast(list[datetime], rows["hour"].to_pylist()), cast(list[str], rows["summary"].to_pylist()), strict=True
-        )
-    }
+    return {utc(row["hour"]): hashlib.sha256(row["summary"].encode()).hexdigest()[:32] for row in rows.to_pylist()}
 
 
-def terminal_runs_of(snapshot: Snapshot, start: datetime, end: datetime, columns: str) -> str:
-    """Return the SQL of ``r``, the terminal runs that ended in ``[start, end)``, for a WITH clause."""
-    ended = snapshot.ended_at("r")
-    return (
-        f"r AS MATERIALIZED (SELECT {columns} FROM {snapshot.catalog.table(RUNS)} r"
-        f" WHERE r.status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
-        f" AND {ended} >= {naive_utc(start)} AND {ended} < {naive_utc(end)})"
+def dependency_digests(snapshot: Snapshot, start: datetime, end: datetime) -> str:
+    """Return a digest (64 hex digits) of what the terminal runs of ``[start, end)`` depend on besides their own rows.
+
+    These are agents, tags, tools, prompts and recorded calls. The fingerprint leaves them out: an agent's row changes
+    with each of its runs, and old partitions are not captured again for that. A partition that is requested gets them
+    as they are now, so it must know whether they changed. Of an agent only what reaches a trajectory counts, not its
+    list of messages in context.
+
+    The catalog is part of it: a new column with a default changes every row, and no row's version.
+
+    Raises:
+        SourceError: the source cannot be read.
+    """
+    catalog = snapshot.catalog
+    agents = f"{catalog.table(AGENTS)} a"
+    of_runs = "a.id IN (SELECT agent_id FROM r)"
+    # Not ``->>``, which refuses a NUL escaped in JSON.
+    first_message = f"trim(both '\"' from ({catalog.expression(AGENTS, 'message_ids', 'a')}::json -> 0)::text)"
+    of_agent = ", ".join(
+        catalog.expression(AGENTS, column.name, "a") for column in AGENTS.columns if column.name != "message_ids"
     )
+    parts = [
+        ((AGENTS,), f"ROW({of_agent}, {first_message})::text", f"{agents} WHERE {of_runs}"),
+        (
+            (AGENTS,),
+            f"m.id::text || ':' || {catalog.row_version(MESSAGES, 'm')}",
+            f"{agents} JOIN {catalog.table(MESSAGES)} m ON m.id = {first_message} WHERE {of_runs}",
+        ),
+        (
+            (AGENTS_TAGS,),
+            "ROW(t.agent_id::text, t.tag::text)::text",
+            f"{catalog.table(AGENTS_TAGS)} t WHERE t.agent_id IN (SELECT agent_id FROM r)",
+        ),
+        (
+            (TOOLS, TOOLS_AGENTS),
+            "ROW(ta.agent_id::text, t.id::text, t.json_schema::text)::text",
+            f"{catalog.table(TOOLS_AGENTS)} ta JOIN {catalog.table(TOOLS)} t ON t.id = ta.tool_id"
+            " WHERE ta.agent_id IN (SELECT agent_id FROM r)",
+        ),
+        (
+            (PROVIDER_TRACES,),
+            f"t.id::text || ':' || {catalog.row_version(PROVIDER_TRACES, 't')}",
+            f"r JOIN {catalog.table(STEPS)} s ON s.run_id = r.id"
+            f" JOIN {catalog.table(PROVIDER_TRACES)} t ON t.step_id = s.id",
+        ),
+    ]
+    sums = [
+        f"SELECT {number} AS kind, count(*) AS rows, sum(hashtextextended({row}, 0)::numeric) AS sum FROM {source}"
+        for number, (tables, row, source) in enumerate(parts)
+        if all(map(catalog.has, tables))
+    ]
+    summary: list[dict[str, Any]] = []
+    if sums:
+        runs = f"SELECT r.id, r.agent_id {snapshot.terminal_runs_between(start, end)}"
+        summary = snapshot.read(
+            "Comparing agents, tools and prompts",
+            f"WITH r AS MATERIALIZED ({runs})"
+            f" SELECT kind, concat_ws(':', rows, sum) AS summary FROM ({' UNION ALL '.join(sums)}) p ORDER BY kind",
+        ).to_pylist()
+    return _digest(snapshot, summary)
+
+
+def empty_dependency_digest(snapshot: Snapshot) -> str:
+    """Return the digest of an hour without runs (64 hex digits): of the catalog alone, without any query."""
+    return _digest(snapshot, [])
+
+
+def _digest(snapshot: Snapshot, summary: list[dict[str, Any]]) -> str:
+    catalog = snapshot.catalog
+    return hashlib.sha256(json.dumps([catalog.schema, catalog.columns, summary]).encode()).hexdigest()

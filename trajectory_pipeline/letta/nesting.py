@@ -16,16 +16,8 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 class RunTables:
     """The flat tables of one batch of runs, each with all known columns of its source table, in any order.
 
-    Attributes:
-        runs: one row a run.
-        steps: steps of these runs.
-        other_steps: steps that their messages name and that ``steps`` has not.
-        messages: messages of these runs.
-        run_metrics: one row a run, where there is one.
-        step_metrics: one row a step of ``steps``, where there is one.
-        agents: one row an agent, where it is still there.
-        agent_tags: ``agent_id``, ``tag``.
-        contexts: ``run_id``, ``system_prompt``, ``tools``, ``source``, where something was found.
+    ``other_steps`` are the steps that their messages name and that ``steps`` has not. ``contexts`` have ``run_id`` and
+    the fields of ``schema.raw.CONTEXT``.
     """
 
     runs: pa.Table
@@ -91,13 +83,9 @@ def _matches(values: "pa.ChunkedArray[Any] | pa.Array[Any]", among: "pa.Array[An
     return pc.index_in(_combined(values), value_set=among, skip_nulls=True)
 
 
-def _struct_type(column: str) -> pa.StructType:
-    kind = arrow_schema(TERMINAL_RUNS).field(column).type
-    return cast(pa.StructType, kind.value_type if pa.types.is_list(kind) else kind)
-
-
 def _structs(table: pa.Table, column: str) -> pa.StructArray:
-    fields = list(_struct_type(column))
+    kind = arrow_schema(TERMINAL_RUNS).field(column).type
+    fields = list(cast(pa.StructType, kind.value_type if pa.types.is_list(kind) else kind))
     return pa.StructArray.from_arrays(
         [_combined(table[field.name]).cast(field.type) for field in fields], fields=fields
     )
@@ -115,13 +103,10 @@ def _many_each(
     ordered = ordered.append_column("owner", owners).append_column("row", pa.array(np.arange(len(owners))))
     ordered = ordered.filter(pc.is_valid(owners))
     ordered = ordered.sort_by([("owner", "ascending"), *((name, "ascending") for name in order)])
-    return _listed(_structs(table, column).take(_combined(ordered["row"])), ordered["owner"].to_numpy(), runs)
-
-
-def _listed(values: "pa.Array[Any]", owners: "np.ndarray[Any, Any]", runs: int) -> "pa.ListArray[Any]":
-    counts = np.bincount(owners.astype(np.int64), minlength=runs)
+    counts = np.bincount(ordered["owner"].to_numpy().astype(np.int64), minlength=runs)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+    nested = _structs(table, column).take(_combined(ordered["row"]))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), nested)
 
 
 def _tags(agent_tags: pa.Table, runs: pa.Table) -> "pa.Array[Any]":

@@ -1,27 +1,36 @@
-"""Counting the source: how many terminal runs each hour holds, and which runs never ended."""
+"""Counts of the source: terminal runs by hour, runs that never ended, and whether it has an index on the end of runs.
+
+Letta makes no such index, and without one finding the runs of an hour reads the whole table.
+"""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import cast
+from datetime import datetime, timedelta
 
-from trajectory_pipeline.letta.connection import literal
-from trajectory_pipeline.letta.snapshot import Snapshot, naive_utc
-from trajectory_pipeline.schema.raw import RUNS, TERMINAL_STATUSES
+from trajectory_pipeline.letta.snapshot import TERMINAL, Snapshot, naive_utc, utc
+from trajectory_pipeline.schema.raw import RUNS
 
 
 @dataclass(frozen=True)
 class StuckRun:
-    """A run that is not terminal, and old.
-
-    Attributes:
-        run_id: the run.
-        status: ``created`` or ``running``.
-        age: since its creation, by the source's clock.
-    """
+    """A run that is not terminal (``created`` or ``running``), and old: its age is by the source's clock."""
 
     run_id: str
     status: str
     age: timedelta
+
+
+@dataclass(frozen=True)
+class EndIndex:
+    """The index on the end of runs.
+
+    Attributes:
+        runs: about how many rows the table has, by the server's statistics.
+        statement: what the source's owner could run to create it.
+    """
+
+    exists: bool
+    runs: int
+    statement: str
 
 
 def count_runs_by_hour(snapshot: Snapshot) -> dict[datetime, int]:
@@ -33,15 +42,10 @@ def count_runs_by_hour(snapshot: Snapshot) -> dict[datetime, int]:
     rows = snapshot.read(
         "Counting terminal runs",
         f"SELECT date_trunc('hour', {snapshot.ended_at('r')}) AS hour, count(*) AS runs"
-        f" FROM {snapshot.catalog.table(RUNS)} r"
-        f" WHERE r.status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
+        f" FROM {snapshot.catalog.table(RUNS)} r WHERE r.status::text IN {TERMINAL}"
         f" AND {snapshot.ended_at('r')} IS NOT NULL GROUP BY 1",
     )
-    hours = cast(list[datetime], rows["hour"].to_pylist())
-    return {
-        hour.replace(tzinfo=UTC): count
-        for hour, count in zip(hours, cast(list[int], rows["runs"].to_pylist()), strict=True)
-    }
+    return {utc(row["hour"]): row["runs"] for row in rows.to_pylist()}
 
 
 def find_stuck_runs(snapshot: Snapshot, older_than: timedelta, at_most: int = 1000) -> list[StuckRun]:
@@ -52,21 +56,32 @@ def find_stuck_runs(snapshot: Snapshot, older_than: timedelta, at_most: int = 10
     Raises:
         SourceError: the source cannot be read.
     """
-    created = next(column for column in RUNS.columns if column.name == "created_at")
-    created_at = f"({snapshot.catalog.expression(RUNS, created, 'r')} AT TIME ZONE 'UTC')"
+    created_at = f"({snapshot.catalog.expression(RUNS, 'created_at', 'r')} AT TIME ZONE 'UTC')"
     rows = snapshot.read(
         "Looking for runs that never ended",
         f"SELECT r.id::text AS id, r.status::text AS status, {created_at} AS created_at"
-        f" FROM {snapshot.catalog.table(RUNS)} r"
-        f" WHERE r.status::text NOT IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
+        f" FROM {snapshot.catalog.table(RUNS)} r WHERE r.status::text NOT IN {TERMINAL}"
         f" AND {created_at} < {naive_utc(snapshot.taken_at - older_than)} ORDER BY 3, 1 LIMIT {int(at_most)}",
     )
-    return [
-        StuckRun(run_id, status, snapshot.taken_at - created_at.replace(tzinfo=UTC))
-        for run_id, status, created_at in zip(
-            cast(list[str], rows["id"].to_pylist()),
-            cast(list[str], rows["status"].to_pylist()),
-            cast(list[datetime], rows["created_at"].to_pylist()),
-            strict=True,
-        )
-    ]
+    return [StuckRun(row["id"], row["status"], snapshot.taken_at - utc(row["created_at"])) for row in rows.to_pylist()]
+
+
+def find_end_index(snapshot: Snapshot) -> EndIndex:
+    """Look for an index on ``completed_at`` of the runs.
+
+    Raises:
+        SourceError: the source cannot be read.
+    """
+    table = snapshot.catalog.table(RUNS)
+    rows = snapshot.read(
+        "Looking for indexes",
+        "SELECT count(*) FILTER (WHERE pg_get_indexdef(i.indexrelid) LIKE '%completed_at%') AS indexes,"
+        " max(c.reltuples)::bigint AS runs FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_index i"
+        f" ON i.indrelid = c.oid WHERE c.oid = to_regclass('{table}')",
+    )
+    return EndIndex(
+        exists=bool(rows["indexes"][0].as_py()),
+        runs=max(rows["runs"][0].as_py() or 0, 0),
+        statement=f"CREATE INDEX CONCURRENTLY ix_runs_ended_at ON {table} (({snapshot.ended_at('runs')}))"
+        f" WHERE status::text IN {TERMINAL}",
+    )

@@ -1,7 +1,7 @@
 """Reading the terminal runs of a partition from one snapshot, in batches, as Arrow."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajectory_pipeline.letta.catalog import Catalog, read_catalog
-from trajectory_pipeline.letta.connection import SnapshotConnection, connect, literal, reading
-from trajectory_pipeline.letta.context_queries import ContextReader
+from trajectory_pipeline.letta.connection import SnapshotConnection, literal, reading
+from trajectory_pipeline.letta.context import ContextReader
 from trajectory_pipeline.letta.nesting import RunTables, nest_run_tables, unnamed_step_ids
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.raw import (
@@ -35,6 +35,8 @@ Every captured partition of an older version is stale and is read again when it 
 only names, comments or speed change. ``test_recorded_output`` fails where the output changed and this did not.
 """
 
+TERMINAL = f"({', '.join(map(literal, TERMINAL_STATUSES))})"
+"""SQL list of the statuses of a terminal run."""
 _LARGE_COLUMNS = ("content", "tool_calls", "tool_returns", "text")
 
 RUNS_PER_BATCH = 500
@@ -44,13 +46,7 @@ BYTES_PER_BATCH = 32 * 2**20
 
 @dataclass(frozen=True)
 class RunLocation:
-    """Where a run of a partition is now.
-
-    Attributes:
-        exists: whether there is a row of it.
-        terminal: whether it is (still) terminal.
-        hour: that it ended in, UTC; None where it does not exist, or has no time.
-    """
+    """Where a run of a partition is now; ``hour`` (that it ended in, UTC) is None where it is gone, or has no time."""
 
     exists: bool
     terminal: bool
@@ -76,10 +72,6 @@ class Snapshot:
     def terminal_runs(self, start: datetime, end: datetime) -> Iterator[pa.RecordBatch]:
         """Yield the rows of ``terminal_runs`` for the runs that ended in ``[start, end)``, ordered by run id.
 
-        Args:
-            start: aware, inclusive.
-            end: aware, exclusive.
-
         Raises:
             SourceError: the source cannot be read to the end.
         """
@@ -104,42 +96,38 @@ class Snapshot:
 
     def _run_ids(self, start: datetime, end: datetime) -> "pa.Array[Any]":
         # As Arrow: half a million ids take a third of the memory.
-        rows = self.read(
-            "Finding terminal runs",
-            f"SELECT r.id::text AS id FROM {self.catalog.table(RUNS)} r"
-            f" WHERE r.status::text IN ({', '.join(map(literal, TERMINAL_STATUSES))})"
-            f" AND {self.ended_at('r')} >= {naive_utc(start)} AND {self.ended_at('r')} < {naive_utc(end)}",
-        )
+        rows = self.read("Finding terminal runs", f"SELECT r.id::text AS id {self.terminal_runs_between(start, end)}")
         return rows["id"].combine_chunks().sort()
+
+    def terminal_runs_between(self, start: datetime, end: datetime) -> str:
+        """Return the SQL, from FROM on, of the terminal runs ``r`` that ended in ``[start, end)``."""
+        ended = self.ended_at("r")
+        return (
+            f"FROM {self.catalog.table(RUNS)} r WHERE r.status::text IN {TERMINAL}"
+            f" AND {ended} >= {naive_utc(start)} AND {ended} < {naive_utc(end)}"
+        )
 
     def ended_at(self, alias: str) -> str:
         """Return the SQL expression of when a run ended: ``completed_at``, else ``created_at``, as naive UTC."""
-        completed, created = (
-            self.catalog.expression(RUNS, column, alias)
-            for name in ("completed_at", "created_at")
-            for column in RUNS.columns
-            if column.name == name
-        )
+        completed, created = (self.catalog.expression(RUNS, name, alias) for name in ("completed_at", "created_at"))
         return f"coalesce({completed}, {created} AT TIME ZONE 'UTC')"
 
     def run_locations(self, run_ids: list[str]) -> dict[str, RunLocation]:
         """Return where runs are that a partition once held: gone, moved, or no longer terminal."""
-        found: dict[str, tuple[str, datetime | None]] = {}
-        if run_ids:
-            rows = self.read(
-                "Looking for runs that left the partition",
-                "SELECT r.id::text AS id, r.status::text AS status,"
-                f" date_trunc('hour', {self.ended_at('r')}) AS hour FROM {self.catalog.table(RUNS)} r"
-                f" WHERE {self.catalog.any_of(RUNS, 'id', 'r', run_ids)}",
-            )
-            columns = (_values(rows[name]) for name in ("id", "status", "hour"))
-            found = {run_id: (status, hour) for run_id, status, hour in zip(*columns, strict=True)}
-        nowhere: tuple[str | None, datetime | None] = (None, None)
-        return {
-            run_id: RunLocation(run_id in found, status in TERMINAL_STATUSES, hour and hour.replace(tzinfo=UTC))
-            for run_id in run_ids
-            for status, hour in [found.get(run_id, nowhere)]
+        if not run_ids:
+            return {}
+        rows = self.read(
+            "Looking for runs that left the partition",
+            f"SELECT r.id::text AS id, r.status::text IN {TERMINAL} AS terminal,"
+            f" date_trunc('hour', {self.ended_at('r')}) AS hour FROM {self.catalog.table(RUNS)} r"
+            f" WHERE {self.catalog.any_of(RUNS, 'id', 'r', run_ids)}",
+        )
+        found = {
+            row["id"]: RunLocation(exists=True, terminal=bool(row["terminal"]), hour=row["hour"] and utc(row["hour"]))
+            for row in rows.to_pylist()
         }
+        gone = RunLocation(exists=False, terminal=False)
+        return {run_id: found.get(run_id, gone) for run_id in run_ids}
 
     def _portions(self, ids: list[str]) -> Iterator[list[str]]:
         """Cut runs into portions of at most ``BYTES_PER_BATCH``, in order; a larger run is a portion of its own."""
@@ -195,11 +183,10 @@ class Snapshot:
 
     def _rows(self, table: SourceTable, key: str, values: list[str]) -> pa.Table:
         """Read all known columns of the rows whose key is among the values; none where the source lacks the table."""
-        where = f"WHERE {self.catalog.any_of(table, key, 't', values)}" if values else "WHERE false"
-        source = f"FROM {self.catalog.table(table)} t {where}"
-        if not self.catalog.has(table):
-            source = "WHERE false"
-        return self.read(f"Reading {table.name}", f"SELECT {self.catalog.select_list(table, 't')} {source}")
+        source = f"FROM {self.catalog.table(table)} t " if self.catalog.has(table) else ""
+        where = self.catalog.any_of(table, key, "t", values) if source and values else "false"
+        query = f"SELECT {self.catalog.select_list(table, 't')} {source}WHERE {where}"
+        return self.read(f"Reading {table.name}", query)
 
     def read(self, doing: str, query: str) -> pa.Table:
         """Return the rows of a query in this snapshot.
@@ -222,11 +209,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class LettaSource:
-    """A Letta server's Postgres.
-
-    Attributes:
-        url: ``postgresql://user:password@host:port/database``; a user with SELECT is enough.
-        timeout_seconds: of one query.
+    """A Letta server's Postgres, ``postgresql://user:password@host:port/database``; a user with SELECT is enough.
 
     Example:
         >>> source = LettaSource("postgresql://letta:letta@localhost:5432/letta")
@@ -236,7 +219,7 @@ class LettaSource:
     """
 
     url: str = field(repr=False)
-    timeout_seconds: int = 600
+    timeout_seconds: int = 600  # of one query
     _shared: SnapshotConnection | None = field(default=None, repr=False, compare=False)
 
     @contextmanager
@@ -246,11 +229,8 @@ class LettaSource:
         Raises:
             SourceError: the source cannot be reached, or lacks what is required; the text says what and where.
         """
-        if self._shared is not None:
-            transaction = self._shared.transaction(timeout_seconds=self.timeout_seconds)
-        else:
-            transaction = connect(self.url, timeout_seconds=self.timeout_seconds)
-        with transaction as (connection, began):
+        with self._connection() as shared, shared.transaction(timeout_seconds=self.timeout_seconds) as begun:
+            connection, began = begun
             yield Snapshot(self.url, connection, read_catalog(connection, self.url), began)
 
     @contextmanager
@@ -259,16 +239,21 @@ class LettaSource:
 
         It is opened at the first snapshot; a nested block changes nothing.
         """
-        if self._shared is not None:
-            yield self
-            return
-        with SnapshotConnection(self.url) as connection:
+        with self._connection() as connection:
             yield replace(self, _shared=connection)
+
+    def _connection(self) -> AbstractContextManager[SnapshotConnection]:
+        return closing(SnapshotConnection(self.url)) if self._shared is None else nullcontext(self._shared)
 
 
 def naive_utc(moment: datetime) -> str:
     """Return a moment as an SQL literal of ``timestamp``, UTC."""
     return f"TIMESTAMP {literal(moment.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S.%f'))}"
+
+
+def utc(naive: datetime) -> datetime:
+    """Return a time that the source gave without a zone, which is UTC there."""
+    return naive.replace(tzinfo=UTC)
 
 
 def _distinct(column: "pa.ChunkedArray[Any]") -> list[str]:

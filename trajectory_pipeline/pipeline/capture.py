@@ -10,8 +10,12 @@ from typing import Any
 import pyarrow as pa
 
 from trajectory_pipeline.errors import SinkError
-from trajectory_pipeline.letta.dependency_digest import dependency_digests, empty_dependency_digest
-from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
+from trajectory_pipeline.letta.fingerprint import (
+    EMPTY,
+    dependency_digests,
+    empty_dependency_digest,
+    fingerprints,
+)
 from trajectory_pipeline.letta.snapshot import LettaSource, RunLocation, Snapshot
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT, ERASED, LOST, CaptureCounts

@@ -18,7 +18,7 @@ _MILLION = 10**6
 
 @dataclass(frozen=True)
 class _Rates:
-    """Dollars a token: of a prompt, of the part of it that was read from or written to a cache, of the output.
+    """Dollars a token: of a prompt, of what it read from or wrote to a cache, of the output.
 
     They hold for prompts of at most ``limit`` tokens; without one, for all.
     """
@@ -39,14 +39,7 @@ def price_of_call(
 ) -> Decimal | None:
     """Return the price of one call in dollars; None where the model or its price is not known.
 
-    Args:
-        model: as the source names it.
-        provider: as the source names it.
-        at: when it was called.
-        prompt: tokens, including those read from a cache or written to it.
-        cached: tokens read from a cache.
-        written: tokens written to a cache.
-        output: tokens.
+    Counts are of tokens; ``prompt`` includes those read from a cache (``cached``) or written to it.
     """
     if model is None or at is None or (found := _model(model, provider)) is None:
         return None

@@ -35,12 +35,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of a batch of runs.
+    """What became of a batch of runs, in their order.
 
     Attributes:
-        trajectories: with the schema of the Parquet files; ordered as the runs were.
+        trajectories: with the schema of the Parquet files.
         documents: of each trajectory, for Postgres; empty if not wanted.
-        quarantined: the runs that could not be converted.
         reference_path_count: number of runs that the reference converted or quarantined.
     """
 
@@ -66,12 +65,9 @@ class _Converted:
 
 @raised_gc_threshold(_NEW_CONTAINERS)
 def convert_batch(raw_runs: pa.RecordBatch, partition_key: str, *, documents: bool = False) -> Conversion:
-    """Convert the rows of ``terminal_runs``; quarantine those that cannot be converted.
+    """Convert the rows of ``terminal_runs``, by any version of its schema; quarantine those that cannot be converted.
 
-    Args:
-        raw_runs: with the schema of ``terminal_runs`` (older versions of it too: what they lack is null).
-        partition_key: Dagster's key of the partition that they belong to.
-        documents: whether the documents for Postgres are wanted.
+    ``documents`` is whether the documents for Postgres are wanted.
     """
     columnar, remaining = _convert_columnar(raw_runs, partition_key, documents=documents)
     rows: list[Row] = []
@@ -83,7 +79,7 @@ def convert_batch(raw_runs: pa.RecordBatch, partition_key: str, *, documents: bo
             rows.append(convert_run(raw, partition_key))
             indexes.append(index)
         except ConversionError as error:
-            quarantined.append(quarantined_run(raw, error.place, error.problem))
+            quarantined.append(quarantined_run(raw, error.json_path, error.problem))
         except Exception as error:  # a defect of ours in one run must not fail the other runs of the partition
             problem = (
                 f"cannot be converted, and that is a fault of trajectory-pipeline: {type(error).__name__}: {error}"
@@ -101,7 +97,6 @@ def convert_batch(raw_runs: pa.RecordBatch, partition_key: str, *, documents: bo
 def _convert_columnar(
     batch: pa.RecordBatch, partition_key: str, *, documents: bool
 ) -> tuple[_Converted | None, list[int]]:
-    """Convert the well-formed runs, and return the indexes of the others."""
     if not batch.schema.equals(arrow_schema(TERMINAL_RUNS)):
         return None, list(range(batch.num_rows))
     converter, runs, remaining = ColumnarRuns(raw_columns(batch), partition_key), [], []

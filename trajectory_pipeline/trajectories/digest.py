@@ -27,12 +27,8 @@ def content_digest(row: Row, escaped: Sequence[str]) -> str:
 
     Not covered, because they may arrive late or change without making a verdict stale: durations, times, tokens,
     prices, feedback, signals, links between runs, agent attributes, deletion marks and our own versions. Of another
-    run's step only this run's messages are covered.
-
-    Args:
-        row: a trajectory, with the fields of ``schema.trajectories.TRAJECTORIES``.
-        escaped: JSON paths in what is covered at which text was escaped: an escaped lone surrogate differs from the
-            same characters as text.
+    run's step only this run's messages are covered. ``escaped`` are the JSON paths in what is covered at which text was
+    escaped: an escaped lone surrogate differs from the same characters as text.
     """
     texts = [run_text(row["run_id"], row["status"], row["stop_reason"], row["error"])]
     for turn in row["turns"]:
@@ -72,15 +68,7 @@ def other_turn_text(messages: int) -> str:
 
 
 def message_text(message_id: str, role: str, name: str | None, counts: Sequence[int], entries: Sequence[str]) -> str:
-    """Return the canonical text of a message.
-
-    Args:
-        message_id: of the message.
-        role: of the message.
-        name: of the message.
-        counts: of its parts, calls, returns and approvals.
-        entries: the canonical texts of these, in that order.
-    """
+    """Return the canonical text of a message, of the counts and texts of its parts, calls, returns and approvals."""
     named = "-" if name is None else f"{len(name)}:{name}"
     head = f"message{len(message_id)}:{message_id}{len(role)}:{role}{named}"
     return f"{head}{','.join(map(str, counts))};{''.join(entries)}"

@@ -6,7 +6,7 @@ Each value comes from a column, and is written at the path that the column's dec
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -33,18 +33,23 @@ Document = tuple[bytes | None, str | None]
 def trajectory_document(row: Row) -> dict[str, Any]:
     """Return the document of a trajectory, whole: image bytes and all.
 
-    Args:
-        row: with the fields of ``TRAJECTORIES`` in Parquet, as the converter or a Parquet file gives them.
+    ``row`` has the fields of ``TRAJECTORIES`` in Parquet, as the converter or a Parquet file gives them.
     """
+    return compose_document(
+        lambda name: [_turn(turn) for turn in row["turns"]] if name == "turns" else _to_json(row[name])
+    )
+
+
+def compose_document(value_of: Callable[[str], Any]) -> dict[str, Any]:
+    """Return the value of each column at the path in the document that its declaration names."""
     document: dict[str, Any] = {}
     for column in TRAJECTORIES.columns:
-        if column.document is None:
-            continue
-        *parents, name = column.document.split(".")
-        target = document
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[name] = [_turn(turn) for turn in row["turns"]] if column.name == "turns" else _to_json(row[column.name])
+        if column.document is not None:
+            *parents, name = column.document.split(".")
+            target = document
+            for parent in parents:
+                target = target.setdefault(parent, {})
+            target[name] = value_of(column.name)
     return document
 
 
@@ -77,16 +82,11 @@ def _message(message: Row) -> dict[str, Any]:
     written = {
         column.name: _to_json(message[column.name])
         for column in MESSAGE
-        if column.name not in ("content", "tool_calls", "tool_returns", "approvals")
-        and (message[column.name] is not None or column.name == "timestamp")
+        if column.name not in _ENTRIES and (message[column.name] is not None or column.name == "timestamp")
     }
-    written["content"] = [part_of(part) for part in message["content"]]
-    if message["tool_calls"]:
-        written["tool_calls"] = [tool_call_of(call) for call in message["tool_calls"]]
-    if message["tool_returns"]:
-        written["tool_returns"] = [tool_return_document(item) for item in message["tool_returns"]]
-    if message["approvals"]:
-        written["approvals"] = [approval_of(entry) for entry in message["approvals"]]
+    for name, entry_of in _ENTRIES.items():
+        if message[name] or name == "content":
+            written[name] = [entry_of(entry) for entry in message[name]]
     return written
 
 
@@ -101,6 +101,14 @@ def tool_return_document(row: Row) -> dict[str, Any]:
     if row["denied"]:
         written["denied"] = True
     return written
+
+
+_ENTRIES: dict[str, Callable[[Row], dict[str, Any]]] = {
+    "content": part_of,
+    "tool_calls": tool_call_of,
+    "tool_returns": tool_return_document,
+    "approvals": approval_of,
+}
 
 
 def _to_json(value: Any) -> Any:

@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trajectory_pipeline.lossless_json import canonical_json
+from trajectory_pipeline.lossless_json import canonical_json, json_or_none
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
-from trajectory_pipeline.trajectories.messages import message_kind
+from trajectory_pipeline.trajectories.messages import flag_or_none, message_kind, string_or_none
 from trajectory_pipeline.trajectories.outcome_rules import CAUSE_BY_CODE, REQUEST_REFUSALS
 
 ERASED_TEXT = "[erased]"
@@ -49,10 +49,9 @@ Row = dict[str, Any]
 
 
 def erase_deleted(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return raw rows without the content of what is marked deleted: a run with ``deleted_at``, a message, a run.
+    """Return rows of ``terminal_runs`` without the content of what is deleted: a run or a message.
 
-    Args:
-        batch: with the schema of ``terminal_runs``. Erasing twice changes nothing.
+    Erasing twice changes nothing.
     """
     deleted = has_deleted_content(batch)
     if not pc.any(deleted).as_py():
@@ -157,10 +156,7 @@ def _message(message: Row, placeholders: _Placeholders) -> Row:
 
 
 def _parsed_parts(message: Row) -> list[Row]:
-    try:
-        value = json.loads(message["content"] or "[]")
-    except (ValueError, RecursionError):
-        value = []
+    value = json_or_none(message["content"] or "[]")
     parts = [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
     return parts or ([{"type": "text", "text": message["text"]}] if message["text"] else [])
 
@@ -171,10 +167,9 @@ def _part(part: Row, kind: str) -> Row:
     if name == "text":
         return {"type": name, "text": _text_placeholder(part.get("text"), kind), "signature": None}
     if name == "reasoning":
-        native = part.get("is_native")
         return {
             "type": name,
-            "is_native": native if isinstance(native, bool) else None,
+            "is_native": flag_or_none(part.get("is_native")),
             "reasoning": ERASED_TEXT if part.get("reasoning") else "",
             "signature": None,
         }
@@ -199,7 +194,7 @@ def _call(call: Row, placeholders: _Placeholders) -> Row:
     function = function if isinstance(function, dict) else {}
     name, arguments = function.get("name"), function.get("arguments")
     return {
-        "id": _text(call.get("id")),
+        "id": string_or_none(call.get("id")),
         "function": {
             "arguments": None if arguments is None else placeholders.arguments(_as_text(arguments)),
             "name": None if name is None else placeholders.name(_as_text(name)),
@@ -209,10 +204,9 @@ def _call(call: Row, placeholders: _Placeholders) -> Row:
 
 
 def _return(item: Row) -> Row:
-    status = item.get("status")
     return {
-        "tool_call_id": _text(item.get("tool_call_id")),
-        "status": status if status in ("success", "error") else None,
+        "tool_call_id": string_or_none(item.get("tool_call_id")),
+        "status": item["status"] if item.get("status") in ("success", "error") else None,
         "stdout": None,
         "stderr": None,
         "func_response": ERASED_TEXT,
@@ -220,11 +214,10 @@ def _return(item: Row) -> Row:
 
 
 def _approval(entry: Row) -> Row:
-    approve = entry.get("approve")
     return {
         "type": "approval" if entry.get("type") == "approval" else None,
-        "tool_call_id": _text(entry.get("tool_call_id")),
-        "approve": approve if isinstance(approve, bool) else None,
+        "tool_call_id": string_or_none(entry.get("tool_call_id")),
+        "approve": flag_or_none(entry.get("approve")),
         "reason": ERASED_TEXT if entry.get("reason") else None,
     }
 
@@ -247,15 +240,10 @@ def _metadata(value: Any) -> Any:
     error = value.get("error")
     if error is None:
         return retained
-    return {**retained, "error": _recorded_error(error) if isinstance(error, dict) else _coded(error)}
-
-
-def _recorded_error(error: Row) -> Row:
-    return {
-        "error_type": _class_name(error.get("error_type")),
-        "message": _coded(error.get("message")),
-        "detail": _coded(error.get("detail")),
-    }
+    if not isinstance(error, dict):
+        return {**retained, "error": _coded(error)}
+    coded = {name: _coded(error.get(name)) for name in ("message", "detail")}
+    return {**retained, "error": {"error_type": _class_name(error.get("error_type")), **coded}}
 
 
 def _error_data(value: Any) -> Any:
@@ -281,10 +269,6 @@ def _numbers(value: Any) -> Any:
 
 def _class_name(value: Any) -> str | None:
     return value if isinstance(value, str) and _NAME.fullmatch(value) else None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _as_text(value: Any) -> str:

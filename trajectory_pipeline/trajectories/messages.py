@@ -1,13 +1,12 @@
 """What one row of ``messages`` means: its kind, its parts, its calls, returns and approvals."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trajectory_pipeline.lossless_json import (
     ConversionError,
-    EscapedPaths,
+    json_or_none,
     parse_array_of_objects,
     parse_json,
     storable_text,
@@ -19,6 +18,13 @@ SEND_MESSAGE_AGENT_TYPES = frozenset(
 )
 """Agent types whose text is the inner thought, and whose reply is an argument of a call (Letta's loop v2)."""
 
+MESSAGE_COLUMNS = ("role", "sequence_id", "name", "model", "sender_id", "tool_call_id")
+"""Columns of ``messages`` that a trajectory's messages have under the same name."""
+_PART_FIELDS = {
+    "text": ("type", "text", "signature"),
+    "reasoning": ("type", "is_native", "reasoning", "signature"),
+}
+"""Fields of a content part as Letta writes it, in order; of all other types the type and the signature."""
 _KINDS_IN_TEXT = frozenset({"heartbeat", "system_alert", "login"})
 _FROM_AN_AGENT = ("[Incoming message from agent with ID", "<system-reminder>\nYou are a sleeptime agent")
 
@@ -27,25 +33,20 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ReplyConvention:
-    """How an agent's reply is distinguished from its thoughts.
+    """How an agent's reply is distinguished from its thoughts: an argument of a tool is a reply.
 
-    Attributes:
-        text_is_thought: whether its text is the inner thought; None where the agent's type is not known.
-        tool_name: the tool whose argument is a reply.
-        tool_argument: that argument.
+    ``text_is_thought`` is None where the agent's type is not known.
     """
 
     text_is_thought: bool | None
-    tool_name: str = "send_message"
-    tool_argument: str = "message"
+    tool_name: str
+    tool_argument: str
 
 
 def reply_convention(agent_type: str | None, config: Mapping[str, Any]) -> ReplyConvention:
-    """Return how the replies of a run are found.
+    """Return how the replies of a run are found: ``runs.request_config`` may name another tool than ``send_message``.
 
-    Args:
-        agent_type: ``agents.agent_type``; None where the agent is gone.
-        config: ``runs.request_config``, which may name another tool than ``send_message``.
+    ``agents.agent_type`` is None where the agent is gone.
     """
     name, argument = config.get("assistant_message_tool_name"), config.get("assistant_message_tool_kwarg")
     return ReplyConvention(
@@ -55,24 +56,18 @@ def reply_convention(agent_type: str | None, config: Mapping[str, Any]) -> Reply
     )
 
 
-def convert_message(
-    raw: Mapping[str, Any], convention: ReplyConvention, escapes: EscapedPaths, derived: EscapedPaths
-) -> Row:
+def convert_message(raw: Mapping[str, Any], convention: ReplyConvention, escapes: list[str], derived: list[str]) -> Row:
     """Return the message of a raw row, with the fields of ``schema.trajectories.MESSAGE``.
 
     ``denied`` of its tool returns is left False: only the run as a whole shows what was denied.
 
-    Args:
-        raw: a row of ``messages``.
-        convention: how a reply is distinguished from a thought.
-        escapes: collects the JSON paths at which the source's text was escaped.
-        derived: collects those at which text derived from it was escaped.
+    ``escapes`` collects the JSON paths at which the source's text was escaped, ``derived`` those at which text derived
+    from it was.
 
     Raises:
         ConversionError: a JSON column holds what cannot be read.
     """
-    message_id = raw["id"]
-    path = f"messages[{message_id}]"
+    path = f"messages[{raw['id']}]"
     content = parse_array_of_objects(raw["content"], f"{path}.content", escapes)
     if not content and raw["text"]:
         content = [{"type": "text", "text": raw["text"]}]
@@ -82,21 +77,16 @@ def convert_message(
     reply, thought = split_reply_and_thought(raw["role"], content, calls, convention)
     if reply is not None and (storable := storable_text(reply)) is not reply:
         # It came out of an argument string, which holds NUL and surrogates as escapes and stays as it is.
-        derived.paths.append(f"{path}.assistant_text")
+        derived.append(f"{path}.assistant_text")
         reply = storable
     return {
-        "message_id": message_id,
-        "role": raw["role"],
+        "message_id": raw["id"],
+        **{name: raw[name] for name in MESSAGE_COLUMNS},
         "kind": message_kind(raw["role"], content),
         "timestamp": raw["created_at"],
-        "sequence_id": raw["sequence_id"],
-        "name": raw["name"],
-        "model": raw["model"],
-        "sender_id": raw["sender_id"],
         "is_deleted": bool(raw["is_deleted"]),
         "assistant_text": reply,
         "inner_thought": thought,
-        "tool_call_id": raw["tool_call_id"],
         "content": [part_row(part) for part in content],
         "tool_calls": [tool_call_row(call) for call in calls],
         "tool_returns": [tool_return_row(item) for item in returns],
@@ -112,22 +102,15 @@ def message_kind(role: str, content: list[dict[str, Any]]) -> str:
     if text.startswith(_FROM_AN_AGENT):
         return "agent"
     if role == "user" and text.lstrip().startswith("{"):
-        try:
-            envelope = json.loads(text)
-        except (ValueError, RecursionError):
-            return role
+        envelope = json_or_none(text)
         if isinstance(envelope, dict) and isinstance(envelope.get("type"), str) and envelope["type"] in _KINDS_IN_TEXT:
             return str(envelope["type"])
     return role
 
 
 def _argument_of(arguments: Any, name: str) -> str | None:
-    """Return one string argument of a call; None where the arguments are no JSON object or lack it."""
     if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return None
+        arguments = json_or_none(arguments)
     value = arguments.get(name) if isinstance(arguments, dict) else None
     return value if isinstance(value, str) else None
 
@@ -159,21 +142,17 @@ def _legacy_approval(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the decision of Letta before 0.14, which has columns of its own."""
     if raw["approve"] is None:
         return []
-    return [
-        {
-            "type": "approval",
-            "approval_request_id": raw["approval_request_id"],
-            "approve": raw["approve"],
-            "reason": raw["denial_reason"],
-        }
-    ]
+    recorded = {name: raw[name] for name in ("approval_request_id", "approve")}
+    return [{"type": "approval", **recorded, "reason": raw["denial_reason"]}]
 
 
-def _string(value: Any) -> str | None:
+def string_or_none(value: Any) -> str | None:
+    """Return the value if it is a string."""
     return value if isinstance(value, str) else None
 
 
-def _flag(value: Any) -> bool | None:
+def flag_or_none(value: Any) -> bool | None:
+    """Return the value if it is a boolean."""
     return value if isinstance(value, bool) else None
 
 
@@ -199,15 +178,17 @@ def _same(one: Any, other: Any) -> bool:
 def part_row(part: dict[str, Any]) -> Row:
     """Return a content part with the fields of ``schema.trajectories.CONTENT_PART``; ``part_of`` is its inverse."""
     kind = part.get("type")
-    source = part.get("source")
-    signature = _string(part.get("signature"))
+    source = part.get("source") if kind == "image" else None
+    signature = string_or_none(part.get("signature"))
     row: Row = {
-        "type": _string(kind),
-        "text": _string(part.get("text")) if kind == "text" else None,
+        "type": string_or_none(kind),
+        "text": string_or_none(part.get("text")) if kind == "text" else None,
         "reasoning": _reasoning(part),
-        "signature": _string(part.get("encrypted_content")) if signature is None else signature,
-        "is_native": _flag(part.get("is_native")),
-        "media_type": _string(source.get("media_type")) if kind == "image" and isinstance(source, dict) else None,
+        "signature": string_or_none(part.get("encrypted_content")) if signature is None else signature,
+        "is_native": flag_or_none(part.get("is_native")),
+        "media_type": string_or_none(source.get("media_type"))
+        if kind == "image" and isinstance(source, dict)
+        else None,
         "json": None,
     }
     row["json"] = _verbatim(part, part_of(row))
@@ -216,7 +197,7 @@ def part_row(part: dict[str, Any]) -> Row:
 
 def _reasoning(part: dict[str, Any]) -> str | None:
     if part.get("type") == "reasoning":
-        return _string(part.get("reasoning"))
+        return string_or_none(part.get("reasoning"))
     if part.get("type") == "summarized_reasoning" and isinstance(part.get("summary"), list):
         texts = [item.get("text") for item in part["summary"] if isinstance(item, dict)]
         return "\n\n".join(text for text in texts if isinstance(text, str))
@@ -227,16 +208,8 @@ def part_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content part that a row holds, all its fields in order."""
     if row["json"] is not None:
         return _parsed(row["json"])
-    if row["type"] == "text":
-        return {"type": "text", "text": row["text"], "signature": row["signature"]}
-    if row["type"] == "reasoning":
-        return {
-            "type": "reasoning",
-            "is_native": row["is_native"],
-            "reasoning": row["reasoning"],
-            "signature": row["signature"],
-        }
-    return {"type": row["type"], "signature": row["signature"]}
+    names = _PART_FIELDS.get(row["type"], ("type", "signature"))
+    return {name: row[name] for name in names}
 
 
 def tool_call_row(call: dict[str, Any]) -> Row:
@@ -244,10 +217,10 @@ def tool_call_row(call: dict[str, Any]) -> Row:
     function = call.get("function")
     function = function if isinstance(function, dict) else {}
     row: Row = {
-        "id": _string(call.get("id")),
-        "type": _string(call.get("type")),
-        "name": _string(function.get("name")),
-        "arguments": _string(function.get("arguments")),
+        "id": string_or_none(call.get("id")),
+        "type": string_or_none(call.get("type")),
+        "name": string_or_none(function.get("name")),
+        "arguments": string_or_none(function.get("arguments")),
         "json": None,
     }
     row["json"] = _verbatim(call, tool_call_of(row))
@@ -264,10 +237,10 @@ def tool_call_of(row: Mapping[str, Any]) -> dict[str, Any]:
 def tool_return_row(item: dict[str, Any]) -> Row:
     """Return a tool return with the fields of ``schema.trajectories.TOOL_RETURN``: inverse of ``tool_return_of``."""
     row: Row = {
-        "tool_call_id": _string(item.get("tool_call_id")),
-        "status": _string(item.get("status")),
+        "tool_call_id": string_or_none(item.get("tool_call_id")),
+        "status": string_or_none(item.get("status")),
         "denied": False,
-        "text": _string(item.get("func_response")),
+        "text": string_or_none(item.get("func_response")),
         "stdout": _strings(item.get("stdout")),
         "stderr": _strings(item.get("stderr")),
         "json": None,
@@ -280,22 +253,17 @@ def tool_return_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tool return that a row holds, as Letta stored it."""
     if row["json"] is not None:
         return _parsed(row["json"])
-    return {
-        "tool_call_id": row["tool_call_id"],
-        "status": row["status"],
-        "stdout": row["stdout"],
-        "stderr": row["stderr"],
-        "func_response": row["text"],
-    }
+    typed = {name: row[name] for name in ("tool_call_id", "status", "stdout", "stderr")}
+    return {**typed, "func_response": row["text"]}
 
 
 def approval_row(entry: dict[str, Any]) -> Row:
     """Return a decision with the fields of ``schema.trajectories.APPROVAL``; ``approval_of`` is its inverse."""
     row: Row = {
-        "type": _string(entry.get("type")),
-        "tool_call_id": _string(entry.get("tool_call_id")),
-        "approve": _flag(entry.get("approve")),
-        "reason": _string(entry.get("reason")),
+        "type": string_or_none(entry.get("type")),
+        "tool_call_id": string_or_none(entry.get("tool_call_id")),
+        "approve": flag_or_none(entry.get("approve")),
+        "reason": string_or_none(entry.get("reason")),
         "json": None,
     }
     row["json"] = _verbatim(entry, approval_of(row))
@@ -306,16 +274,11 @@ def approval_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the decision that a row holds."""
     if row["json"] is not None:
         return _parsed(row["json"])
-    return {
-        "type": row["type"],
-        "tool_call_id": row["tool_call_id"],
-        "approve": row["approve"],
-        "reason": row["reason"],
-    }
+    return {name: row[name] for name in ("type", "tool_call_id", "approve", "reason")}
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    value = parse_json(text, "json", EscapedPaths())
+    value = parse_json(text, "json", [])
     if not isinstance(value, dict):
         raise ConversionError("json", "is no object")
     return value

@@ -1,23 +1,11 @@
 """How a run ended, and the heuristic outcome that this suggests: facts and rules in order of precedence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline.schema.enums import ExecutionCause, ExecutionStatus, Outcome
-
-_ERROR_STOP_REASONS = frozenset(
-    {
-        "error",
-        "llm_api_error",
-        "invalid_llm_response",
-        "invalid_tool_call",
-        "no_tool_call",
-        "insufficient_credits",
-        "context_window_overflow_in_system_prompt",
-    }
-)
 
 _AGENT_REASONS = ("no_tool_call", "invalid_llm_response", "invalid_tool_call")
 
@@ -52,17 +40,11 @@ _CAUSE_BY_STOP_REASON = {
     "llm_api_error": ExecutionCause.LLM_PROVIDER,
     **dict.fromkeys(_AGENT_REASONS, ExecutionCause.AGENT),
 }
+_ERROR_STOP_REASONS = frozenset({"error", *_CAUSE_BY_STOP_REASON})
 
 
 class RunError(NamedTuple):
-    """What went wrong, wherever Letta recorded it.
-
-    Attributes:
-        type: class or kind.
-        message: in words.
-        detail: what else was recorded.
-        step_id: the step that failed.
-    """
+    """What went wrong, wherever Letta recorded it; ``detail`` is what else was recorded, as text."""
 
     type: str | None
     message: str | None
@@ -71,15 +53,7 @@ class RunError(NamedTuple):
 
 
 class LastStep(NamedTuple):
-    """The last own step of a run, by time.
-
-    Attributes:
-        step_id: its id.
-        error_type: class of its error.
-        error_message: of its error.
-        stop_reason: why it stopped.
-        failed: whether an error or a failed status is recorded.
-    """
+    """The last own step of a run, by time; ``failed`` where an error or a failed status is recorded."""
 
     step_id: str
     error_type: str | None
@@ -87,18 +61,17 @@ class LastStep(NamedTuple):
     stop_reason: str | None
     failed: bool
 
+    @classmethod
+    def of(cls, step_id: str, status: str | None, stop_reason: str | None, error: Mapping[str, Any] | None) -> Self:
+        """Return the step with this error, as a trajectory's turn holds it."""
+        recorded = error or {}
+        failed = bool(error) or status == "FAILED"
+        return cls(step_id, recorded.get("type"), recorded.get("message"), stop_reason, failed)
+
 
 @dataclass(frozen=True)
 class OutcomeRule:
-    """The rule that fits a run.
-
-    Attributes:
-        status: how the run ended.
-        cause: of that; None where there is none to name.
-        outcome: the heuristic one.
-        confidence: of the rule.
-        reasoning: the facts that led there.
-    """
+    """The rule that fits a run, its confidence (0 to 1), and the facts that led there."""
 
     status: ExecutionStatus
     cause: ExecutionCause | None
@@ -108,32 +81,21 @@ class OutcomeRule:
 
 
 _CANCELLED = OutcomeRule(ExecutionStatus.CANCELLED, ExecutionCause.USER, Outcome.FAILURE, 0.8, ("Run was cancelled",))
-_STEP_LIMIT = OutcomeRule(
-    ExecutionStatus.TRUNCATED,
-    ExecutionCause.STEP_LIMIT,
-    Outcome.PARTIAL_SUCCESS,
-    0.5,
-    ("Run was cut off at its step limit",),
-)
-_TOKEN_LIMIT = OutcomeRule(
-    ExecutionStatus.TRUNCATED,
-    ExecutionCause.TOKEN_LIMIT,
-    Outcome.PARTIAL_SUCCESS,
-    0.5,
-    ("Run was cut off at its token limit",),
-)
 _AWAITING_APPROVAL = OutcomeRule(
     ExecutionStatus.AWAITING_APPROVAL, None, Outcome.UNKNOWN, 0.5, ("Run ended waiting for an approval",)
 )
 
 
+def _truncated(cause: ExecutionCause, limit: str) -> OutcomeRule:
+    reasoning = (f"Run was cut off at its {limit} limit",)
+    return OutcomeRule(ExecutionStatus.TRUNCATED, cause, Outcome.PARTIAL_SUCCESS, 0.5, reasoning)
+
+
 def run_error(recorded: Any, last: LastStep | None) -> RunError | None:
     """Return the error of a run: of its metadata, else of its last own step; None where none is recorded.
 
-    Args:
-        recorded: ``runs.metadata_.error``: a string (blocking, async) or an object (streamed). Anything else, or an
-            object of another form, becomes the detail, as JSON text. An empty value records nothing.
-        last: the last own step.
+    ``runs.metadata_.error`` is a string (blocking, async) or an object (streamed). Anything else, or an object of
+    another form, becomes the detail, as JSON text. An empty value records nothing.
     """
     step_id = last.step_id if last is not None and last.failed else None
     if isinstance(recorded, str) and recorded:
@@ -168,22 +130,16 @@ def classify_outcome(
     has_steps: bool,
     replies_or_calls: bool,
 ) -> OutcomeRule:
-    """Return the first rule that fits a run.
+    """Return the first rule that fits a run of this status and stop reason, by ``runs``.
 
-    Args:
-        status: ``runs.status``.
-        stop_reason: ``runs.stop_reason``.
-        last: the last own step.
-        error: of the run.
-        has_steps: whether it has own steps.
-        replies_or_calls: whether it holds assistant text or a tool call.
+    ``has_steps`` is of its own steps; ``replies_or_calls`` whether it holds assistant text or a tool call.
     """
     if "cancelled" in (status, stop_reason):
         return _CANCELLED
     if stop_reason == "max_steps":
-        return _STEP_LIMIT
+        return _truncated(ExecutionCause.STEP_LIMIT, "step")
     if stop_reason == "max_tokens_exceeded":
-        return _TOKEN_LIMIT
+        return _truncated(ExecutionCause.TOKEN_LIMIT, "token")
     if status == "completed" and stop_reason == "requires_approval":
         return _AWAITING_APPROVAL
     if status == "failed" or stop_reason in _ERROR_STOP_REASONS:

@@ -4,14 +4,13 @@ The columnar conversion is faster and must give the same bytes; a run that it do
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from trajectory_pipeline.lossless_json import (
     ConversionError,
-    EscapedPaths,
     parse_json,
     parse_object,
     parse_strings,
@@ -23,36 +22,33 @@ from trajectory_pipeline.trajectories.outcome_rules import LastStep
 from trajectory_pipeline.trajectories.signals import argument_text
 from trajectory_pipeline.trajectories.summary import OwnStep, RunFacts, summary_row
 from trajectory_pipeline.trajectories.turns import Turn, group_into_turns
-from trajectory_pipeline.trajectories.usage import StepUsage, step_usage
+from trajectory_pipeline.trajectories.usage import TOKEN_COLUMNS, StepUsage, step_usage
 
 _REQUIRED = {"run": ("id", "status", "agent_id"), "steps": ("id",), "messages": ("id", "role", "sequence_id")}
 """Columns of the raw rows in which a null leaves no trajectory to make."""
+_OF_OWN_STEP = ("model", "provider", "timestamp", "context_window_limit", "feedback")
+_OF_LAST_STEP = ("step_id", "status", "stop_reason", "error")
 
-_RUN_COLUMNS = (
-    "agent_id",
-    "organization_id",
-    "project_id",
-    "ttft_ns",
-    "status",
-    "stop_reason",
-    "background",
-)
-"""Columns of ``runs`` that a trajectory has under the same name."""
+_RUN_COLUMNS = ("agent_id", "organization_id", "project_id", "ttft_ns", "status", "stop_reason", "background")
+RUN_COLUMNS = {"run_id": "id", "start_time": "created_at", **{name: name for name in _RUN_COLUMNS}}
+"""Columns of a trajectory that are copied from ``runs``, by the name there; so with the next three."""
+AGENT_COLUMNS = {"agent_name": "name", "agent_type": "agent_type"}
+STEP_COLUMNS = {
+    "timestamp": "created_at",
+    "provider": "provider_name",
+    "endpoint": "model_endpoint",
+    **{name: name for name in ("model", "model_handle", "context_window_limit", "status", "stop_reason", "feedback")},
+}
+METRICS_COLUMNS = ("step_ns", "llm_request_ns", "tool_execution_ns")
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class QuarantinedRun:
-    """A run that could not be converted, whole.
+    """A run that could not be converted: what was wrong with which value, and its raw rows as JSON text.
 
-    Attributes:
-        run_id: the run.
-        json_path: which row and column.
-        error: what was wrong with it.
-        raw: its raw rows as JSON text.
-        steps: number of own steps among them.
-        messages: number of messages among them.
+    ``steps`` and ``messages`` count its own steps and its messages among them.
     """
 
     run_id: str
@@ -66,22 +62,19 @@ class QuarantinedRun:
 def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
     """Return the trajectory of a run, with the fields of ``TRAJECTORIES`` in Parquet.
 
-    The order of the raw rows does not matter.
-
-    Args:
-        raw: a row of ``terminal_runs``.
-        partition_key: Dagster's key of the partition that it belongs to.
+    ``raw`` is a row of ``terminal_runs``; the order of the rows in it does not matter.
 
     Raises:
         ConversionError: a raw value cannot be converted; the error names its row and column.
     """
     _reject_missing(raw)
     # Only what the run said and did is digested, not the rest of the document.
-    digested, undigested = EscapedPaths(), EscapedPaths()
+    digested: list[str] = []
+    undigested: list[str] = []
     run, agent = raw["run"], raw["agent"] or {}
     path = f"runs[{run['id']}]"
     metadata = _metadata(run["metadata_"], f"{path}.metadata_", digested, undigested)
-    config = parse_object(run["request_config"], f"{path}.request_config", EscapedPaths())
+    config = parse_object(run["request_config"], f"{path}.request_config", [])
     convention = reply_convention(agent.get("agent_type"), config)
     raw_messages = sorted(raw["messages"], key=lambda message: (message["sequence_id"], message["id"]))
     converted = [convert_message(message, convention, digested, undigested) for message in raw_messages]
@@ -97,7 +90,7 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
         raise ConversionError(
             path,
             f"has {len(raw['messages'])} messages and {len(raw['steps'])} steps, of which"
-            f" {len(messages)} and {len(own)} found a place in a turn",
+            f" {len(messages)} and {len(own)} are in a turn",
         )
     created, completed = run["created_at"], run["completed_at"] and run["completed_at"].replace(tzinfo=UTC)
     run_ns = (raw["run_metrics"] or {}).get("run_ns")
@@ -112,18 +105,8 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
             created_at=created,
             duration_ns=_nanoseconds(created, completed),
             run_ns=run["total_duration_ns"] if run_ns is None else run_ns,
-            own_steps=[
-                OwnStep(
-                    usage[turn["step_id"]],
-                    turn["model"],
-                    turn["provider"],
-                    turn["timestamp"],
-                    turn["context_window_limit"],
-                    turn["feedback"],
-                )
-                for turn in own
-            ],
-            last_step=_last_step(own[-1]) if own else None,
+            own_steps=[OwnStep(usage[turn["step_id"]], *(turn[name] for name in _OF_OWN_STEP)) for turn in own],
+            last_step=LastStep.of(*(own[-1][name] for name in _OF_LAST_STEP)) if own else None,
             conversation_ids=[message["conversation_id"] for message in raw_messages],
             kinds=[message["kind"] for message in messages],
             has_reply=any(message["assistant_text"] for message in messages),
@@ -137,24 +120,25 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
             denied=denied,
             refusals=sum(any(part["type"] == "refusal" for part in message["content"]) for message in messages),
             empty_final_answer=_is_final_answer_empty(messages),
-            continues_run_id=_continued_run(raw["foreign_steps"], raw_messages, run["id"]),
-            escaped=list(dict.fromkeys([*digested.paths, *undigested.paths])),
+            continues_run_id=continued_run(
+                run["id"],
+                {step["id"]: step["run_id"] for step in raw["foreign_steps"]},
+                [message["step_id"] for message in raw_messages],
+            ),
+            escaped=list(dict.fromkeys([*digested, *undigested])),
         )
     )
-    row |= {name: run[name] for name in _RUN_COLUMNS}
+    row |= {name: run[source] for name, source in RUN_COLUMNS.items()}
+    row |= {name: agent.get(source) for name, source in AGENT_COLUMNS.items()}
     row |= {
-        "run_id": run["id"],
-        "agent_name": agent.get("name"),
-        "agent_type": agent.get("agent_type"),
         "tags": raw["agent_tags"],
-        "start_time": created,
         "end_time": completed,
         "turns": turns,
         "context": raw["context"],
         "deleted_at": raw["deleted_at"],
         "erased": bool(raw.get("erased")),
     }
-    return {**row, "content_digest": content_digest(row, digested.paths)}
+    return {**row, "content_digest": content_digest(row, digested)}
 
 
 def quarantined_run(raw: Mapping[str, Any], json_path: str, error: str) -> QuarantinedRun:
@@ -179,13 +163,13 @@ def _reject_missing(raw: Mapping[str, Any]) -> None:
                     raise ConversionError(f"{name.removesuffix('s')}s[{which}].{column}", "is null")
 
 
-def _metadata(text: str | None, path: str, digested: EscapedPaths, undigested: EscapedPaths) -> dict[str, Any]:
+def _metadata(text: str | None, path: str, digested: list[str], undigested: list[str]) -> dict[str, Any]:
     """Return the run's metadata, of which its error and its type get into the document."""
-    found = EscapedPaths()
+    found: list[str] = []
     metadata = parse_object(text, path, found)
     in_error = (f"{path}.error.", f"{path}.error[", f"{path}.error (")
-    digested.paths += [at for at in found.paths if at == f"{path}.error" or at.startswith(in_error)]
-    undigested.paths += [at for at in found.paths if at == f"{path}.run_type"]
+    digested += [at for at in found if at == f"{path}.error" or at.startswith(in_error)]
+    undigested += [at for at in found if at == f"{path}.run_type"]
     return metadata
 
 
@@ -216,8 +200,8 @@ def _turn_row(
     run_id: str,
     usage: Mapping[str, StepUsage],
     metrics: Mapping[str, Mapping[str, Any]],
-    digested: EscapedPaths,
-    undigested: EscapedPaths,
+    digested: list[str],
+    undigested: list[str],
 ) -> Row:
     step = turn.step or {}
     own = usage.get(turn.step_id) if turn.step_id is not None else None
@@ -227,31 +211,16 @@ def _turn_row(
     return {
         "step_id": turn.step_id,
         "step_run_id": owner if owner != run_id else None,
-        "timestamp": step.get("created_at"),
-        "model": step.get("model"),
-        "model_handle": step.get("model_handle"),
-        "provider": step.get("provider_name"),
-        "endpoint": step.get("model_endpoint"),
-        "context_window_limit": step.get("context_window_limit"),
-        "input_tokens": own and own.input_tokens,
-        "output_tokens": own and own.output_tokens,
-        "total_tokens": own and own.total_tokens,
-        "cached_input_tokens": own and own.cached,
-        "cache_write_tokens": own and own.cache_write,
-        "reasoning_tokens": own and own.reasoning,
-        "status": step.get("status"),
-        "stop_reason": step.get("stop_reason"),
+        **{name: step.get(source) for name, source in STEP_COLUMNS.items()},
+        **{name: own and getattr(own, name) for name in TOKEN_COLUMNS},
         "error": step_error(step, path, digested if own else undigested) if step else None,
-        "feedback": step.get("feedback"),
         "tags": parse_strings(step.get("tags"), f"{path}.tags", undigested),
-        "step_ns": measured.get("step_ns"),
-        "llm_request_ns": measured.get("llm_request_ns"),
-        "tool_execution_ns": measured.get("tool_execution_ns"),
+        **{name: measured.get(name) for name in METRICS_COLUMNS},
         "messages": turn.messages,
     }
 
 
-def step_error(step: Mapping[str, Any], path: str, escapes: EscapedPaths) -> Row | None:
+def step_error(step: Mapping[str, Any], path: str, escapes: list[str]) -> Row | None:
     """Return the error of a raw row of ``steps``; None where it has none.
 
     Raises:
@@ -268,12 +237,6 @@ def step_error(step: Mapping[str, Any], path: str, escapes: EscapedPaths) -> Row
     }
 
 
-def _last_step(turn: Row) -> LastStep:
-    error = turn["error"] or {}
-    failed = bool(error) or turn["status"] == "FAILED"
-    return LastStep(turn["step_id"], error.get("type"), error.get("message"), turn["stop_reason"], failed)
-
-
 def _is_final_answer_empty(messages: Sequence[Row]) -> bool | None:
     for message in reversed(messages):
         if message["role"] in ("assistant", "approval") and not message["approvals"]:
@@ -281,20 +244,14 @@ def _is_final_answer_empty(messages: Sequence[Row]) -> bool | None:
     return None
 
 
-def _continued_run(
-    foreign_steps: Sequence[Mapping[str, Any]], messages: Sequence[Mapping[str, Any]], run_id: str
-) -> str | None:
-    """Return the run whose step the earliest of this run's messages name, where that is another run."""
-    owners = {step["id"]: step["run_id"] for step in foreign_steps}
-    for message in messages:
-        owner = owners.get(message["step_id"])
-        if owner is not None and owner != run_id:
-            return str(owner)
-    return None
+def continued_run(run_id: str, owners: Mapping[str, str | None], step_ids: Iterable[str | None]) -> str | None:
+    """Return the run whose step the earliest of this run's messages name, where that is another run.
+
+    ``owners`` are the runs of the foreign steps, by step id; ``step_ids`` are of the messages, in order.
+    """
+    named = (owners.get(step_id) for step_id in step_ids if step_id is not None)
+    return next((owner for owner in named if owner is not None and owner != run_id), None)
 
 
 def _nanoseconds(start: datetime | None, end: datetime | None) -> int | None:
-    if start is None or end is None:
-        return None
-    elapsed = end - start
-    return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000_000 + elapsed.microseconds * 1000
+    return None if start is None or end is None else (end - start) // timedelta(microseconds=1) * 1000

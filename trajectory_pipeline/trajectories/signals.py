@@ -16,8 +16,6 @@ from trajectory_pipeline.trajectories.messages import tool_call_of
 _MAX_PATTERN_CALLS = 4
 
 Row = dict[str, Any]
-
-
 Call = tuple[str | None, str | None]
 """A call's tool and its arguments as text."""
 
@@ -39,7 +37,7 @@ def compute_signals(
         calls: in order.
         failed: of each return that was not denied, in order, whether it is an error.
         kinds: of each message.
-        fills: share of the context window that each own prompt took.
+        fills: share (0 to 1) of the context window that each own prompt took.
         feedback: of each own step.
         denied: number of denied calls.
         refusals: number of messages with a refusal.

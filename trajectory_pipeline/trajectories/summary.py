@@ -10,20 +10,11 @@ from trajectory_pipeline.lossless_json import ConversionError
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION
 from trajectory_pipeline.trajectories.outcome_rules import LastStep, classify_outcome, run_error
 from trajectory_pipeline.trajectories.signals import Call, compute_signals
-from trajectory_pipeline.trajectories.usage import MAX_COUNT, StepUsage, cost_usd, total_usage
+from trajectory_pipeline.trajectories.usage import MAX_COUNT, TOKEN_COLUMNS, StepUsage, cost_usd
 
 _TRAJECTORY_IDS = uuid.UUID("8f0d9d1e-6f5b-5e0a-9c39-3f0f6a0a7b11")
 """Namespace of trajectory ids; never changed, so that a run's trajectory id stays the same."""
 
-_COUNTS = (
-    "duration_ns",
-    "input_tokens",
-    "output_tokens",
-    "total_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-)
 _MAX_COST = 10**9
 """``cost_usd`` has nine digits before the point."""
 
@@ -46,22 +37,14 @@ class RunFacts:
     """What the summary of a run is made of. Steps, messages, calls and returns are in the order of the turns.
 
     Attributes:
-        run_id: of the run; so are ``status``, ``stop_reason``, ``conversation_id`` and ``created_at``.
-        partition_key: Dagster's key of the partition that it belongs to.
         metadata: parsed and escaped; ``error`` and ``run_type`` are read.
         duration_ns: from its creation to its completion.
         run_ns: of its metrics; else as the run has it.
-        own_steps: steps of this run.
-        last_step: the last of them.
-        conversation_ids: of the messages.
-        kinds: of the messages.
+        conversation_ids: of the messages; so are ``kinds``.
         has_reply: whether any message has assistant text.
-        calls: every call's tool and arguments.
         failed_returns: of each return that was not denied, whether it is an error.
         denied: number of denied calls.
         refusals: number of messages with a refusal.
-        empty_final_answer: see the data dictionary.
-        continues_run_id: see the data dictionary.
         escaped: JSON paths at which text was escaped.
     """
 
@@ -117,12 +100,8 @@ def summary_row(facts: RunFacts) -> Row:
         "message_count": len(facts.kinds),
         "tools_used": list(dict.fromkeys([name for name, _ in facts.calls if name is not None])),
         "models": list(dict.fromkeys([step.model for step in steps if step.model is not None])),
-        "input_tokens": sum([usage.input_tokens for usage in used]),
-        "output_tokens": sum([usage.output_tokens for usage in used]),
-        "total_tokens": sum([usage.total_tokens for usage in used]),
-        "cached_input_tokens": total_usage([usage.cached for usage in used]),
-        "cache_write_tokens": total_usage([usage.cache_write for usage in used]),
-        "reasoning_tokens": total_usage([usage.reasoning for usage in used]),
+        **{name: sum([getattr(usage, name) for usage in used]) for name in TOKEN_COLUMNS[:3]},
+        **{name: _sum_of_known([getattr(usage, name) for usage in used]) for name in TOKEN_COLUMNS[3:]},
         "usage_reported": any(usage.reported for usage in used),
         "cost_usd": cost_usd(
             [(step.model, step.provider_name, step.created_at or facts.created_at, step.usage) for step in steps]
@@ -156,6 +135,11 @@ def summary_row(facts: RunFacts) -> Row:
     return row
 
 
+def _sum_of_known(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
 def _only(values: Collection[str | None]) -> str | None:
     distinct = set(values)
     return distinct.pop() if len(distinct) == 1 else None
@@ -163,7 +147,7 @@ def _only(values: Collection[str | None]) -> str | None:
 
 def _reject_out_of_range(row: Row, path: str) -> None:
     """Refuse a sum that is out of range although every raw row is within it."""
-    for name in _COUNTS:
+    for name in ("duration_ns", *TOKEN_COLUMNS):
         if row[name] is not None and abs(row[name]) > MAX_COUNT:
             raise ConversionError(path, f"has {row[name]} as {name}, more than the sinks can hold")
     if row["cost_usd"] is not None and abs(row["cost_usd"]) >= _MAX_COST:

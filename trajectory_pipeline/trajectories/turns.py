@@ -10,12 +10,9 @@ Row = dict[str, Any]
 
 @dataclass
 class Turn:
-    """One step with its messages, or a stretch of messages without a step.
+    """One step with its messages by ``sequence_id``, or a stretch of messages without a step.
 
-    Attributes:
-        step_id: None for a stretch without a step.
-        step: the raw row of the step; None where there is none, or where it is gone.
-        messages: by ``sequence_id``.
+    ``step``, the raw row, is also None where the step is gone; ``step_id`` is not.
     """
 
     step_id: str | None
@@ -24,7 +21,7 @@ class Turn:
 
     @property
     def first_sequence_id(self) -> int | None:
-        """The least ``sequence_id`` of its messages; None where it has none."""
+        """The least ``sequence_id`` of its messages."""
         return self.messages[0]["sequence_id"] if self.messages else None
 
     @property
@@ -41,10 +38,8 @@ def group_into_turns(
     Turns are ordered by their step's ``created_at``, then their least ``sequence_id``, then step id. Messages without
     a step form a turn, one per consecutive stretch, placed by ``sequence_id``; so does a step that is named but gone.
 
-    Args:
-        steps: raw rows of own steps, and of other runs' steps that the messages name.
-        messages: of the run, in any order.
-        step_id_of: by message id, the step that it names.
+    ``steps`` are raw rows of own steps, and of other runs' steps that the messages name; ``step_id_of`` has, by message
+    id, the step that it names.
     """
     dated: dict[str, Turn] = {step["id"]: Turn(step["id"], step) for step in steps}
     undated: list[Turn] = []

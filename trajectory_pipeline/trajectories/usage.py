@@ -1,48 +1,38 @@
 """What a run used: tokens by kind, and their price."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from trajectory_pipeline.lossless_json import ConversionError, EscapedPaths, parse_json
+from trajectory_pipeline.lossless_json import ConversionError, parse_json
 from trajectory_pipeline.trajectories.call_price import price_of_call
 
 _COST_QUANTUM = Decimal("0.000000001")
 MAX_COUNT = 2**63 - 1
 """The largest number that the sinks hold."""
 
-COUNTS = (
-    "prompt_tokens",
-    "completion_tokens",
-    "total_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-)
-"""Columns of ``steps`` that count tokens."""
-
 
 class StepUsage(NamedTuple):
-    """Tokens of one step, as Letta stores them.
+    """Tokens of one step, as Letta stores them; None where a part was not reported.
 
-    Attributes:
-        input_tokens: cached ones included (for Anthropic Letta adds cache reads and writes).
-        output_tokens: reasoning included.
-        total_tokens: as stored.
-        cached: read from the provider's cache; None where not reported.
-        cache_write: written to it; None where not reported.
-        reasoning: spent on reasoning; None where not reported.
-        reported: whether the provider reported anything: Letta stores 0 where it did not.
+    The input includes what was read from or written to a cache (for Anthropic Letta adds these), the output includes
+    reasoning. ``reported`` is whether the provider reported anything: Letta stores 0 where it did not.
     """
 
     input_tokens: int
     output_tokens: int
     total_tokens: int
-    cached: int | None
-    cache_write: int | None
-    reasoning: int | None
+    cached_input_tokens: int | None
+    cache_write_tokens: int | None
+    reasoning_tokens: int | None
     reported: bool
+
+
+TOKEN_COLUMNS = StepUsage._fields[:-1]
+"""Columns of a trajectory and of its turns that count tokens."""
+COUNTS = ("prompt_tokens", "completion_tokens", *TOKEN_COLUMNS[2:])
+"""Columns of ``steps`` that count tokens, in the same order."""
 
 
 def step_usage(step: Mapping[str, Any]) -> StepUsage:
@@ -53,7 +43,7 @@ def step_usage(step: Mapping[str, Any]) -> StepUsage:
     """
     # Of the details only counts get into the trajectory, so what else was escaped in them does not matter.
     prompt, completion = (
-        parse_json(step[name], f"steps[{step['id']}].{name}", EscapedPaths())
+        parse_json(step[name], f"steps[{step['id']}].{name}", [])
         for name in ("prompt_tokens_details", "completion_tokens_details")
     )
     return usage_of(f"steps[{step['id']}]", [step[name] for name in COUNTS], prompt, completion)
@@ -62,14 +52,8 @@ def step_usage(step: Mapping[str, Any]) -> StepUsage:
 def usage_of(path: str, counts: Sequence[int | None], prompt: Any, completion: Any) -> StepUsage:
     """Return the tokens of a step.
 
-    A count that is in its column is taken from there. A reported 0 is null in the column and stands only in the
-    details (Letta 0.16.8), so those are looked at next.
-
-    Args:
-        path: of the row, for an error.
-        counts: the columns ``COUNTS``.
-        prompt: value of ``prompt_tokens_details``.
-        completion: value of ``completion_tokens_details``.
+    A count that is in its column, of ``COUNTS``, is taken from there. A reported 0 is null in the column and is only in
+    the details of the prompt or the completion (Letta 0.16.8), so those are looked at next.
 
     Raises:
         ConversionError: the details hold an absurd count.
@@ -104,26 +88,17 @@ def _first_count(details: Any, path: str, *names: str) -> int | None:
     return None
 
 
-def total_usage(counts: Iterable[int | None]) -> int | None:
-    """Return the sum of the counts that are known; None where none is."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
-
-
 def cost_usd(calls: Sequence[tuple[str | None, str | None, datetime | None, StepUsage]]) -> Decimal | None:
     """Return the price in dollars of calls, by genai-prices at the time of each.
 
     None where there is no call, where the usage of one was not reported, or where a model's price at that time is not
-    known.
-
-    Args:
-        calls: of each its model, provider, time and usage.
+    known. Of each call its model, provider, time and usage are given.
     """
     total = Decimal(0)
     for model, provider, at, usage in calls:
         if not usage.reported:
             return None
-        cached, written = usage.cached or 0, usage.cache_write or 0
+        cached, written = usage.cached_input_tokens or 0, usage.cache_write_tokens or 0
         price = price_of_call(model, provider, at, usage.input_tokens, cached, written, usage.output_tokens)
         if price is None:
             return None

@@ -3,7 +3,7 @@
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from trajectory_pipeline.letta.connection import connect, source_error
+from trajectory_pipeline.letta.connection import SnapshotConnection, source_error
 from trajectory_pipeline_tests.letta import snapshots
 
 OURS = {"application_name", "connect_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count"}
@@ -36,7 +36,7 @@ def test_libpq_url_keeps_its_parameters_and_adds_defaults(url: str, monkeypatch:
         raise Stop
 
     monkeypatch.setattr("trajectory_pipeline.letta.connection.adbc.connect", remember)
-    with pytest.raises(Stop), connect(url, timeout_seconds=1):
+    with pytest.raises(Stop), SnapshotConnection(url).transaction(timeout_seconds=1):
         pass
     given, used = conninfo_to_dict(url.rstrip("?&")), conninfo_to_dict(asked[0])
     assert used | given == used

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.letta.context_parsing import Context, context_at_capture, context_from_request
+from trajectory_pipeline.letta.context import Context, context_at_capture, context_from_request
 from trajectory_pipeline_tests.letta.snapshots import Row, all_runs, ask, do
 from trajectory_pipeline_tests.letta.versions import create_statement
 

@@ -44,7 +44,7 @@ def agreed(*raws: Raw) -> Conversion:
         try:
             rows.append(convert_run(raw, HOUR))
         except ConversionError as error:
-            wrong.append((raw["run_id"], error.place, error.problem))
+            wrong.append((raw["run_id"], error.json_path, error.problem))
     plain = pa.RecordBatch.from_pylist(rows, schema=arrow_schema(TRAJECTORIES))
     if not conversion.trajectories.equals(plain):
         for short, long in zip(conversion.rows, plain.to_pylist(), strict=True):

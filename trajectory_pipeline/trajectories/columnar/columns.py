@@ -11,11 +11,7 @@ List = list[Any]
 
 @dataclass(frozen=True)
 class RawTable:
-    """Rows of one raw table.
-
-    Attributes:
-        arrays: by column.
-    """
+    """Rows of one raw table, by column."""
 
     arrays: dict[str, "pa.Array[Any]"]
     _lists: dict[str, List] = field(default_factory=dict)
@@ -38,18 +34,8 @@ class RawTable:
 class RawColumns:
     """A batch of ``terminal_runs``, flat. Offsets say where each run's rows begin; there is one more than runs.
 
-    Attributes:
-        batch: the batch itself.
-        runs: the runs' own rows.
-        agents: one row a run; all null where there is none.
-        run_metrics: the same.
-        steps: own steps of all runs, then the foreign steps of all runs.
-        own_step_offsets: into ``steps``.
-        foreign_step_offsets: into ``steps``.
-        messages: of all runs.
-        message_offsets: into ``messages``.
-        step_metrics: of all runs.
-        step_metrics_offsets: into ``step_metrics``.
+    ``agents`` and ``run_metrics`` have one row a run, all null where there is none. ``steps`` are the own steps of all
+    runs, then the foreign steps of all runs; both offsets are into it.
     """
 
     batch: pa.RecordBatch

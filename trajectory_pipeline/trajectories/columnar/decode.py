@@ -31,6 +31,7 @@ Json = dict[str, Any]
 DecodedEntry = tuple[Any, ...]
 WithText = tuple[DecodedEntry, str]
 """An entry's fields, and its canonical text for the digest."""
+_Decoder = tuple[Callable[[Json], WithText | None], Callable[[Json], Json], Callable[[Json], str]]
 
 
 class NeedsReferencePath(Exception):  # noqa: N818 - no error: such a run takes the other path
@@ -43,7 +44,6 @@ class DecodedEntries:
 
     Attributes:
         offsets: where each message's entries begin in ``values`` and ``rows``; one more than there are messages.
-        values: the entries as the JSON has them.
         rows: their fields, in the order of the column's declaration in ``schema.trajectories``.
         canonical: of each message, the canonical texts of its entries, joined.
         untyped: messages with an entry that its typed fields do not hold whole.
@@ -62,26 +62,6 @@ class DecodedEntries:
         return range(self.offsets[message], self.offsets[message + 1])
 
 
-def decode_parts(texts: Sequence[bytes | None]) -> DecodedEntries:
-    """Return the content parts of messages."""
-    return _entries(texts, _part, part_row, part_text)
-
-
-def decode_tool_calls(texts: Sequence[bytes | None]) -> DecodedEntries:
-    """Return the tool calls of messages."""
-    return _entries(texts, _call, tool_call_row, call_text)
-
-
-def decode_tool_returns(texts: Sequence[bytes | None]) -> DecodedEntries:
-    """Return the tool returns of messages; none is marked as denied yet."""
-    return _entries(texts, _return, tool_return_row, return_text)
-
-
-def decode_approvals(texts: Sequence[bytes | None]) -> DecodedEntries:
-    """Return the decisions of messages."""
-    return _entries(texts, lambda _: None, approval_row, approval_text)
-
-
 def decode_json(text: bytes | None) -> Any:
     """Return the value of JSON text; None where there is no text.
 
@@ -96,12 +76,9 @@ def decode_json(text: bytes | None) -> Any:
         raise NeedsReferencePath from None
 
 
-def _entries(
-    texts: Sequence[bytes | None],
-    known: Callable[[Json], WithText | None],
-    row_of: Callable[[Json], Json],
-    text_of: Callable[[Json], str],
-) -> DecodedEntries:
+def decode_entries(column: str, texts: Sequence[bytes | None]) -> DecodedEntries:
+    """Return the entries of one of ``DECODED_COLUMNS``; no tool return is marked as denied yet."""
+    known, row_of, text_of = DECODED_COLUMNS[column]
     found = DecodedEntries()
     offsets, values, rows = found.offsets, found.values, found.rows
     for message, text in enumerate(texts):
@@ -109,7 +86,12 @@ def _entries(
         if text is not None and text != b"[]":
             try:
                 for entry in _objects(text):
-                    row, entry_text = known(entry) or _other(entry, row_of, text_of)
+                    if (typed := known(entry)) is not None:
+                        row, entry_text = typed
+                    else:  # as the reference does, where that loses nothing
+                        _reject_inexact(entry, _MAX_DEPTH)
+                        other = row_of(entry)
+                        row, entry_text = tuple(other.values()), text_of(other)
                     if row[-1] is not None:
                         found.untyped.add(message)
                     values.append(entry)
@@ -183,19 +165,8 @@ def _is_lines(value: Any) -> bool:
     return value is None or (type(value) is list and None not in value and all(map(_is_text, value)))
 
 
-def _other(entry: Json, row_of: Callable[[Json], Json], text_of: Callable[[Json], str]) -> WithText:
-    """Convert an entry of any other shape as the reference does, where that loses nothing."""
-    _reject_inexact(entry, _MAX_DEPTH)
-    row = row_of(entry)
-    return tuple(row.values()), text_of(row)
-
-
 def _reject_inexact(value: Any, levels: int) -> None:
-    """Reject what the decoder may not have given exactly, or what a sink cannot hold.
-
-    Raises:
-        NeedsReferencePath: a decimal number, an integer of more than 64 bits, NUL, or too many levels.
-    """
+    """Reject a decimal number, an integer of more than 64 bits, NUL, or too many levels."""
     kind = type(value)
     if kind is str:
         if "\0" in value:
@@ -209,3 +180,12 @@ def _reject_inexact(value: Any, levels: int) -> None:
             raise NeedsReferencePath
     elif kind is float or (kind is int and not -_MAX_INT <= value < _MAX_INT):
         raise NeedsReferencePath
+
+
+DECODED_COLUMNS: dict[str, _Decoder] = {
+    "content": (_part, part_row, part_text),
+    "tool_calls": (_call, tool_call_row, call_text),
+    "tool_returns": (_return, tool_return_row, return_text),
+    "approvals": (lambda _: None, approval_row, approval_text),
+}
+"""By JSON column of ``messages``: fields and text of a usual entry; the row, and the text of that, of any other."""

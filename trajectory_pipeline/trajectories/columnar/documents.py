@@ -13,6 +13,7 @@ from trajectory_pipeline.trajectories.document import (
     ALWAYS_IN_TURN,
     MAX_JSONB_BYTES,
     Document,
+    compose_document,
     postgres_document,
     strip_image_data,
     tool_return_document,
@@ -26,29 +27,16 @@ _EMPTY_ARRAY = orjson.Fragment(b"[]")
 def columnar_documents(
     converted: ColumnarRuns, runs: list[ColumnarRun], trajectories: pa.RecordBatch
 ) -> list[Document]:
-    """Return the document of each of these runs of a batch, image bytes as stubs.
-
-    Args:
-        converted: the batch.
-        runs: of the batch, in this order.
-        trajectories: the same runs as Arrow.
-    """
+    """Return the document of each of these runs of a batch, image bytes as stubs; ``trajectories`` are these runs."""
     turns = cast(Any, trajectories.column("turns")).flatten()
     messages = _messages(converted, runs, turns.field("messages").flatten())
     of_runs = _columns(trajectories, [c.name for c in TRAJECTORIES.columns if c.document and c.name != "turns"])
     nested = iter(_turns(turns, runs, messages))
     documents: list[Document] = []
     for index, run in enumerate(runs):
-        document: dict[str, Any] = {}
-        for column in TRAJECTORIES.columns:
-            if column.document is not None:
-                *parents, name = column.document.split(".")
-                target = document
-                for parent in parents:
-                    target = target.setdefault(parent, {})
-                is_turns = column.name == "turns"
-                target[name] = [next(nested) for _ in run.turns] if is_turns else of_runs[column.name][index]
-        text = orjson.dumps(document)
+        values = {name: column[index] for name, column in of_runs.items()}
+        values["turns"] = [next(nested) for _ in run.turns]
+        text = orjson.dumps(compose_document(values.__getitem__))
         # What the source writes may be longer than what we would write, never shorter.
         fits = len(text) <= MAX_JSONB_BYTES
         documents.append((text, None) if fits else postgres_document(trajectories.slice(index, 1).to_pylist()[0]))

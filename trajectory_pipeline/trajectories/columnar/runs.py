@@ -10,11 +10,15 @@ from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from typing import Any
 
-from trajectory_pipeline.lossless_json import EscapedPaths, parse_object, parse_strings, storable_text
+from trajectory_pipeline.lossless_json import parse_object, parse_strings, storable_text
 from trajectory_pipeline.trajectories import digest
-from trajectory_pipeline.trajectories.columnar import decode
 from trajectory_pipeline.trajectories.columnar.columns import RawColumns
-from trajectory_pipeline.trajectories.columnar.decode import NeedsReferencePath, decode_json
+from trajectory_pipeline.trajectories.columnar.decode import (
+    DECODED_COLUMNS,
+    NeedsReferencePath,
+    decode_entries,
+    decode_json,
+)
 from trajectory_pipeline.trajectories.messages import (
     ReplyConvention,
     message_kind,
@@ -22,7 +26,7 @@ from trajectory_pipeline.trajectories.messages import (
     split_reply_and_thought,
 )
 from trajectory_pipeline.trajectories.outcome_rules import LastStep
-from trajectory_pipeline.trajectories.reference import step_error
+from trajectory_pipeline.trajectories.reference import continued_run, step_error
 from trajectory_pipeline.trajectories.signals import argument_text
 from trajectory_pipeline.trajectories.summary import OwnStep, RunFacts, summary_row
 from trajectory_pipeline.trajectories.usage import COUNTS, StepUsage, usage_of
@@ -36,14 +40,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class ColumnarTurn:
     """One turn of a run. Steps, metrics and messages are given by their index in the batch.
 
-    Attributes:
-        step: its step.
-        metrics: the step's metrics; None where there are none.
-        usage: of an own step; None where the step is another run's.
-        step_run_id: that other run.
-        error: of the step.
-        tags: of the step.
-        messages: in order.
+    ``usage`` is None where the step is another run's, which is then ``step_run_id``.
     """
 
     step: int
@@ -57,13 +54,7 @@ class ColumnarTurn:
 
 @dataclass
 class ColumnarRun:
-    """A well-formed run.
-
-    Attributes:
-        index: in the batch.
-        values: the columns of its trajectory that are not copied from the raw rows.
-        turns: in order.
-    """
+    """A well-formed run, by its index in the batch; ``values`` are the columns that are not copied from raw rows."""
 
     index: int
     values: Row
@@ -71,24 +62,17 @@ class ColumnarRun:
 
 
 class ColumnarRuns:
-    """The runs of one batch, and what was found in their messages.
+    """The runs of one batch, and the kind, reply, thought and JSON columns of all their messages.
 
-    Attributes:
-        raw: the batch.
-        content: parts of all messages of the batch; so are ``calls``, ``returns`` and ``approvals``.
-        kinds: of each message; so are ``replies`` and ``thoughts``.
-        denied: returns that answer a denied call, by their index in ``returns``.
+    ``denied`` are the returns that answer a denied call, by their index in ``returns``.
     """
 
     def __init__(self, raw: RawColumns, partition_key: str) -> None:
         self.raw = raw
         self._partition_key = partition_key
         messages = raw.messages
-        self.content = decode.decode_parts(messages.utf8("content"))
-        self.calls = decode.decode_tool_calls(messages.utf8("tool_calls"))
-        self.returns = decode.decode_tool_returns(messages.utf8("tool_returns"))
-        self.approvals = decode.decode_approvals(messages.utf8("approvals"))
-        self._columns = (self.content, self.calls, self.returns, self.approvals)
+        self._columns = tuple(decode_entries(column, messages.utf8(column)) for column in DECODED_COLUMNS)
+        self.content, self.calls, self.returns, self.approvals = self._columns
         self._needs_reference = set().union(*(column.needs_reference for column in self._columns))
         count = len(messages["id"])
         self.kinds: list[str] = messages["role"][:]
@@ -154,9 +138,8 @@ class ColumnarRuns:
                 continues_run_id=self._continued_run(index, run_id),
             )
         )
-        values["content_digest"] = digest.sha256_of(
-            self._canonical(run_id, status, stop_reason, values["error"], turns)
-        )
+        texts = self._canonical_texts(run_id, status, stop_reason, values["error"], turns)
+        values["content_digest"] = digest.sha256_of(texts)
         return ColumnarRun(index, values, turns)
 
     def release_texts(self) -> None:
@@ -172,9 +155,9 @@ class ColumnarRuns:
         if metadata is None:
             return {}
         if type(metadata) is not dict or "error" in metadata:
-            escapes = EscapedPaths()
+            escapes: list[str] = []
             metadata = parse_object(self.raw.runs["metadata_"][index], "metadata_", escapes)
-            if escapes.paths:
+            if escapes:
                 raise NeedsReferencePath
         parsed: Row = metadata
         run_type = parsed.get("run_type")
@@ -185,7 +168,7 @@ class ColumnarRuns:
     def _convention(self, index: int) -> ReplyConvention:
         key = (self.raw.agents["agent_type"][index], self.raw.runs["request_config"][index])
         if key not in self._conventions:
-            self._conventions[key] = reply_convention(key[0], parse_object(key[1], "request_config", EscapedPaths()))
+            self._conventions[key] = reply_convention(key[0], parse_object(key[1], "request_config", []))
         return self._conventions[key]
 
     def _read_messages(self, first: int, end: int, convention: ReplyConvention) -> None:
@@ -248,10 +231,10 @@ class ColumnarRuns:
         )
         error, tags = None, []
         if kind is not None or data not in (None, "null") or tags_json not in (None, "[]", "null"):
-            escapes = EscapedPaths()
+            escapes: list[str] = []
             error = step_error({"error_type": kind, "error_data": data}, "error_data", escapes)
             tags = parse_strings(tags_json, "tags", escapes)
-            if escapes.paths:
+            if escapes:
                 raise NeedsReferencePath
         usage = self._usage(at) if is_own else None
         return ColumnarTurn(at, metrics, usage, owner if owner != run_id else None, error, tags, messages)
@@ -264,22 +247,13 @@ class ColumnarRuns:
         return usage_of("", [counts[at] for counts in self._counts], prompt, completion)
 
     def _own_step(self, at: int, usage: StepUsage) -> OwnStep:
-        steps = self.raw.steps
-        return OwnStep(
-            usage,
-            steps["model"][at],
-            steps["provider_name"][at],
-            _timestamp(steps["created_at"][at]),
-            steps["context_window_limit"][at],
-            steps["feedback"][at],
-        )
+        names = ("model", "provider_name", "created_at", "context_window_limit", "feedback")
+        model, provider, created, limit, feedback = (self.raw.steps[name][at] for name in names)
+        return OwnStep(usage, model, provider, _timestamp(created), limit, feedback)
 
     def _last_step(self, turn: ColumnarTurn) -> LastStep:
-        steps, error = self.raw.steps, turn.error or {}
-        failed = bool(error) or steps["status"][turn.step] == "FAILED"
-        return LastStep(
-            steps["id"][turn.step], error.get("type"), error.get("message"), steps["stop_reason"][turn.step], failed
-        )
+        step_id, status, stop_reason = (self.raw.steps[name][turn.step] for name in ("id", "status", "stop_reason"))
+        return LastStep.of(step_id, status, stop_reason, turn.error)
 
     def _mark_denied(self, first: int, end: int) -> int:
         """Mark the returns of denied calls, and return how many calls were denied."""
@@ -303,17 +277,12 @@ class ColumnarRuns:
         raw = self.raw
         foreign = range(raw.foreign_step_offsets[index], raw.foreign_step_offsets[index + 1])
         owners = {raw.steps["id"][at]: raw.steps["run_id"][at] for at in foreign}
-        if owners:
-            for at in range(raw.message_offsets[index], raw.message_offsets[index + 1]):
-                owner: str | None = owners.get(raw.messages["step_id"][at])
-                if owner is not None and owner != run_id:
-                    return owner
-        return None
+        first, end = raw.message_offsets[index], raw.message_offsets[index + 1]
+        return continued_run(run_id, owners, raw.messages["step_id"][first:end]) if owners else None
 
-    def _canonical(
+    def _canonical_texts(
         self, run_id: str, status: str, stop_reason: str | None, error: Row | None, turns: list[ColumnarTurn]
     ) -> Iterator[str]:
-        """Yield the texts that the content digest is taken of."""
         steps, messages = self.raw.steps, self.raw.messages
         ids, roles, names = messages["id"], messages["role"], messages["name"]
         all_offsets = [column.offsets for column in self._columns]

@@ -21,53 +21,13 @@ from trajectory_pipeline.schema.trajectories import (
 from trajectory_pipeline.schema.types import Column
 from trajectory_pipeline.trajectories.columnar.decode import DecodedEntries
 from trajectory_pipeline.trajectories.columnar.runs import ColumnarRun, ColumnarRuns, ColumnarTurn
+from trajectory_pipeline.trajectories.messages import MESSAGE_COLUMNS
+from trajectory_pipeline.trajectories.reference import AGENT_COLUMNS, METRICS_COLUMNS, RUN_COLUMNS, STEP_COLUMNS
+from trajectory_pipeline.trajectories.usage import TOKEN_COLUMNS
 
 _FROM_BATCH = {"tags": "agent_tags", "context": "context", "deleted_at": "deleted_at"}
-_FROM_RUN = {
-    "run_id": "id",
-    "agent_id": "agent_id",
-    "organization_id": "organization_id",
-    "project_id": "project_id",
-    "start_time": "created_at",
-    "end_time": "completed_at",
-    "ttft_ns": "ttft_ns",
-    "status": "status",
-    "stop_reason": "stop_reason",
-    "background": "background",
-}
-_FROM_AGENT = {"agent_name": "name", "agent_type": "agent_type"}
-_FROM_STEP = {
-    "step_id": "id",
-    "timestamp": "created_at",
-    "model": "model",
-    "model_handle": "model_handle",
-    "provider": "provider_name",
-    "endpoint": "model_endpoint",
-    "context_window_limit": "context_window_limit",
-    "status": "status",
-    "stop_reason": "stop_reason",
-    "feedback": "feedback",
-}
-_FROM_METRICS = {"step_ns": "step_ns", "llm_request_ns": "llm_request_ns", "tool_execution_ns": "tool_execution_ns"}
-_FROM_USAGE = (
-    "input_tokens",
-    "output_tokens",
-    "total_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-)
-_NO_USAGE = (None,) * len(_FROM_USAGE)
-_FROM_MESSAGE = {
-    "message_id": "id",
-    "role": "role",
-    "timestamp": "created_at",
-    "sequence_id": "sequence_id",
-    "name": "name",
-    "model": "model",
-    "sender_id": "sender_id",
-    "tool_call_id": "tool_call_id",
-}
+_FROM_MESSAGE = {"message_id": "id", "timestamp": "created_at", **{name: name for name in MESSAGE_COLUMNS}}
+_NO_USAGE = (None,) * len(TOKEN_COLUMNS)
 
 
 def trajectories_batch(converted: ColumnarRuns, runs: Sequence[ColumnarRun]) -> pa.RecordBatch:
@@ -76,8 +36,9 @@ def trajectories_batch(converted: ColumnarRuns, runs: Sequence[ColumnarRun]) -> 
     batch, indexes = raw.batch, [run.index for run in runs]
     columns: dict[str, pa.Array[Any]] = {
         **{name: _taken(batch.column(source), indexes) for name, source in _FROM_BATCH.items()},
-        **{name: _taken(raw.runs.arrays[source], indexes) for name, source in _FROM_RUN.items()},
-        **{name: _taken(raw.agents.arrays[source], indexes) for name, source in _FROM_AGENT.items()},
+        **{name: _taken(raw.runs.arrays[source], indexes) for name, source in RUN_COLUMNS.items()},
+        "end_time": _taken(raw.runs.arrays["completed_at"], indexes),
+        **{name: _taken(raw.agents.arrays[source], indexes) for name, source in AGENT_COLUMNS.items()},
         "erased": _flags(_taken(batch.column("erased"), indexes)),
         "turns": _nested(
             [len(run.turns) for run in runs], _turns(converted, [turn for run in runs for turn in run.turns])
@@ -95,12 +56,13 @@ def _turns(converted: ColumnarRuns, turns: Sequence[ColumnarTurn]) -> "pa.Array[
     steps, metrics = [turn.step for turn in turns], [turn.metrics for turn in turns]
     usage = [turn.usage or _NO_USAGE for turn in turns]
     columns: dict[str, Any] = {
+        "step_id": _taken(raw.steps.arrays["id"], steps),
         "step_run_id": [turn.step_run_id for turn in turns],
         "error": [turn.error for turn in turns],
         "tags": [turn.tags for turn in turns],
-        **{name: _taken(raw.steps.arrays[source], steps) for name, source in _FROM_STEP.items()},
-        **{name: _taken(raw.step_metrics.arrays[source], metrics) for name, source in _FROM_METRICS.items()},
-        **{name: [of_step[index] for of_step in usage] for index, name in enumerate(_FROM_USAGE)},
+        **{name: _taken(raw.steps.arrays[source], steps) for name, source in STEP_COLUMNS.items()},
+        **{name: _taken(raw.step_metrics.arrays[name], metrics) for name in METRICS_COLUMNS},
+        **{name: [of_step[index] for of_step in usage] for index, name in enumerate(TOKEN_COLUMNS)},
         "messages": _nested(
             [len(turn.messages) for turn in turns],
             _messages(converted, [message for turn in turns for message in turn.messages]),
@@ -141,7 +103,7 @@ def _flags(array: "pa.Array[Any]") -> "pa.Array[Any]":
 
 
 def _taken(array: "pa.Array[Any]", indexes: Sequence[int | None]) -> "pa.Array[Any]":
-    """Return what stands at these indexes; the array itself where that is all of it, in order."""
+    """Return the values at these indexes; the array itself where that is all of it, in order."""
     if len(indexes) == len(array) and all(map(operator.eq, indexes, range(len(indexes)))):
         return array
     taken: pa.Array[Any] = array.take(pa.array(indexes, pa.int64()))

@@ -1,18 +1,73 @@
-"""Reading the contexts of runs in one snapshot: recorded LLM calls, else the agents at capture."""
+"""The system prompt and tools that an agent had: of recorded LLM calls, else of its rows at capture."""
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajectory_pipeline.letta.catalog import Catalog
-from trajectory_pipeline.letta.context_parsing import Context, context_at_capture, context_from_request
+from trajectory_pipeline.lossless_json import json_or_none, storable_text
 from trajectory_pipeline.schema.raw import MESSAGES, PROVIDER_TRACES, TOOLS, TOOLS_AGENTS
 
 _NAMES = ("system_prompt", "tools", "source")
 _MAX_CACHED_CHARACTERS = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Context:
+    """The instructions and tools that an agent had; see ``schema.raw.CONTEXT``."""
+
+    system_prompt: str | None
+    tools: str | None
+    source: str
+
+
+def context_from_request(request_json: str) -> Context | None:
+    """Return the context of one LLM call as it was sent; None where the request is of no known form.
+
+    Known are OpenAI's chat and Responses forms and Anthropic's (``provider_traces.request_json``, Letta 0.12 to
+    0.16.8).
+    """
+    request = json_or_none(request_json)
+    if not isinstance(request, dict):
+        return None
+    prompt = _text(request.get("system")) or _text(request.get("instructions"))
+    for key in ("messages", "input"):
+        first = next(iter(request.get(key) or []), None) if isinstance(request.get(key), list) else None
+        if prompt is None and isinstance(first, dict) and first.get("role") in ("system", "developer"):
+            prompt = _text(first.get("content"))
+    tools = request.get("tools")
+    try:
+        tools_json = json.dumps(tools) if isinstance(tools, list) and tools else None
+    except RecursionError:
+        tools_json = None
+    if prompt is None and tools_json is None:
+        return None
+    return Context(prompt and storable_text(prompt), tools_json, "provider_trace")
+
+
+def context_at_capture(system_content: str | None, agent_system: str | None, tools: list[str]) -> Context | None:
+    """Return the context at capture, which may have changed since the run ended.
+
+    The prompt is the content (JSON text) of the agent's system message, the first of its ``message_ids``; else
+    ``agents.system``, which lacks the memory blocks compiled into it. Tools are ``tools.json_schema``, in order.
+    """
+    prompt = _text(json_or_none(system_content or "null")) or agent_system or None
+    if prompt is None and not tools:
+        return None
+    return Context(prompt and storable_text(prompt), f"[{','.join(tools)}]" if tools else None, "at_capture")
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, list):
+        texts = [part["text"] for part in value if isinstance(part, dict) and isinstance(part.get("text"), str)]
+        return "\n\n".join(texts) or None
+    return None
 
 
 class _Snapshot(Protocol):
@@ -35,11 +90,6 @@ class ContextReader:
     def of(self, runs: pa.Table, steps: pa.Table, agents: pa.Table) -> pa.Table:
         """Return ``run_id`` and the fields of ``schema.raw.CONTEXT``, for runs with a known context.
 
-        Args:
-            runs: rows of ``runs``.
-            steps: their own steps.
-            agents: their agents that still exist.
-
         Raises:
             SourceError: the source cannot be read.
         """
@@ -59,7 +109,6 @@ class ContextReader:
         )
 
     def _traced(self, steps: pa.Table) -> dict[str, Context]:
-        """Contexts of the runs whose first step has a recorded LLM call."""
         if not steps.num_rows or not self._has_traces():
             return {}
         catalog = self._snapshot.catalog
@@ -160,8 +209,5 @@ def _values(column: Any) -> list[Any]:
 
 
 def _first_string(json_array: str | None) -> str | None:
-    try:
-        values = json.loads(json_array or "[]")
-    except (ValueError, RecursionError):
-        return None
+    values = json_or_none(json_array or "[]")
     return values[0] if isinstance(values, list) and values and isinstance(values[0], str) else None
