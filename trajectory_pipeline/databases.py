@@ -16,26 +16,17 @@ if TYPE_CHECKING:
 LETTA_DATABASE = "letta"
 TRAJECTORY_DATABASE = "trajectory"
 DAGSTER_DATABASE = "dagster"
-_NAMES = (LETTA_DATABASE, TRAJECTORY_DATABASE, DAGSTER_DATABASE)
 
 
 @dataclass(frozen=True)
 class Databases:
-    """The URLs in use.
-
-    Attributes:
-        letta_url: the source.
-        database_url: the schema ``trajectory``.
-        dagster_url: Dagster's own storage.
-        embedded: whether any of them is the embedded server.
-        server: the embedded server, where this process holds it.
-    """
+    """The URLs in use, whether any of them is ``embedded``, and the ``server``, if this process holds it."""
 
     letta_url: str = field(repr=False)
     database_url: str = field(repr=False)
     dagster_url: str = field(repr=False)
-    embedded: bool
-    server: "EmbeddedServer | None" = field(default=None, repr=False, compare=False)
+    embedded: bool = field(kw_only=True)
+    server: "EmbeddedServer | None" = field(default=None, repr=False, compare=False, kw_only=True)
 
     def release(self) -> None:
         """Release the embedded server; wait until it is down if no other process uses it."""
@@ -60,15 +51,14 @@ def resolve_databases(settings: Settings, report: Callable[[str], None] | None =
     Raises:
         EmbeddedPostgresError: the embedded server cannot be started.
     """
-    given = (settings.source.postgres_url, settings.storage.database_url, settings.dagster.database_url)
-    if all(given):
-        letta, database, dagster = given
-        return Databases(str(letta), str(database), str(dagster), embedded=False)
+    given = _given_urls(settings)
+    if all(given.values()):
+        return Databases(*given.values(), embedded=False)
     from trajectory_pipeline.demo import embedded_postgres
 
     server = embedded_postgres.start(settings.storage.embedded_folder, report=report)
-    letta, database, dagster = (url or _ready(server, name) for url, name in zip(given, _NAMES, strict=True))
-    return Databases(letta, database, dagster, embedded=True, server=server)
+    urls = [url or _ready(server, name) for name, url in given.items()]
+    return Databases(*urls, embedded=True, server=server)
 
 
 def running_databases(settings: Settings) -> Databases:
@@ -77,10 +67,9 @@ def running_databases(settings: Settings) -> Databases:
     Raises:
         EmbeddedPostgresError: a URL is unset, and the embedded server does not run.
     """
-    given = (settings.source.postgres_url, settings.storage.database_url, settings.dagster.database_url)
-    if all(given):
-        letta, database, dagster = given
-        return Databases(str(letta), str(database), str(dagster), embedded=False)
+    given = _given_urls(settings)
+    if all(given.values()):
+        return Databases(*given.values(), embedded=False)
     from trajectory_pipeline.demo import embedded_postgres
 
     server = embedded_postgres.running(settings.storage.embedded_folder)
@@ -89,8 +78,16 @@ def running_databases(settings: Settings) -> Databases:
             f"The embedded server in {settings.storage.embedded_folder} does not run: start `trajectory-pipeline demo`"
             " or `dev` (with the same TRAJECTORY_DATA_FOLDER), or set the databases' URLs."
         )
-    letta, database, dagster = (url or server.url(name) for url, name in zip(given, _NAMES, strict=True))
-    return Databases(letta, database, dagster, embedded=True)
+    return Databases(*(url or server.url(name) for name, url in given.items()), embedded=True)
+
+
+def _given_urls(settings: Settings) -> dict[str, str]:
+    """Return the URL of each database by its embedded name; empty where none is set."""
+    return {
+        LETTA_DATABASE: settings.source.postgres_url or "",
+        TRAJECTORY_DATABASE: settings.storage.database_url or "",
+        DAGSTER_DATABASE: settings.dagster.database_url or "",
+    }
 
 
 def remove_embedded_server(folder: Path) -> None:

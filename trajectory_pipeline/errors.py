@@ -1,12 +1,8 @@
-"""The errors that a person is meant to read.
-
-Belongs here: exception classes whose message says what was wrong, where, and what to do. Does not belong here:
-how a failure is shown (that is the command's and Dagster's affair).
-"""
+"""Errors that a person reads: each says what was wrong, where, and what to do."""
 
 
 class PipelineError(Exception):
-    """Something a person can mend: its text names what was wrong, where, and what to do about it."""
+    """Something that a person can fix."""
 
 
 class SettingsError(PipelineError):
@@ -14,11 +10,11 @@ class SettingsError(PipelineError):
 
 
 class SourceError(PipelineError):
-    """The Letta database cannot be reached, or is not what was expected of it."""
+    """The Letta database cannot be reached, or is not as expected."""
 
 
 class SourceTimeoutError(SourceError):
-    """A query to the Letta database took longer than it may: a smaller one may do."""
+    """A query to the Letta database exceeded its timeout; a smaller one may succeed."""
 
 
 class SinkError(PipelineError):
@@ -30,8 +26,8 @@ class JudgeError(PipelineError):
 
 
 class ProviderDownError(JudgeError):
-    """The judge's provider is down, or lets nobody in: nothing more is asked now; a later run tries again."""
+    """The judge's provider is down or refuses all calls: no more calls are made now; a later run tries again."""
 
 
 class EmbeddedPostgresError(PipelineError):
-    """The embedded Postgres server cannot be made, started or reached."""
+    """The embedded Postgres server cannot be created, started or reached."""

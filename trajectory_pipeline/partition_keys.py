@@ -1,8 +1,4 @@
-"""Partitions as hours: from keys to windows and back.
-
-Belongs here: the arithmetic of UTC hours. Does not belong here: Dagster, which keeps the same keys
-(``defs.partitions``).
-"""
+"""Partitions as UTC hours: keys, as Dagster writes them, and ranges."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -23,7 +19,7 @@ def parse_partition_key(key: str) -> datetime:
     """Return the hour that a partition key names.
 
     Raises:
-        PipelineError: it is no such key.
+        PipelineError: it is not a key of a UTC hour.
     """
     try:
         hour = datetime.strptime(key, KEY_FORMAT).replace(tzinfo=UTC)
@@ -54,9 +50,8 @@ def contiguous(hours: Sequence[datetime], longest: int) -> list[tuple[datetime, 
     """Group sorted hours into ranges without gaps, ``(first, last)``, of at most ``longest`` hours."""
     ranges: list[tuple[datetime, datetime]] = []
     for hour in hours:
-        first, last = ranges[-1] if ranges else (None, None)
-        if first is not None and last is not None and hour == last + HOUR and hour - first < timedelta(hours=longest):
-            ranges[-1] = (first, hour)
+        if ranges and hour == ranges[-1][1] + HOUR and hour - ranges[-1][0] < longest * HOUR:
+            ranges[-1] = (ranges[-1][0], hour)
         else:
             ranges.append((hour, hour))
     return ranges
@@ -66,7 +61,7 @@ def parse_timestamp(text: str) -> datetime:
     """Return the time that a person wrote; without an offset it is UTC.
 
     Raises:
-        PipelineError: it is no ISO-8601 time.
+        PipelineError: it is not an ISO-8601 time.
     """
     try:
         moment = datetime.fromisoformat(text)

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from trajectory_pipeline.errors import SettingsError
+from trajectory_pipeline.errors import PipelineError, SettingsError
+from trajectory_pipeline.partition_keys import floor_to_hour, parse_timestamp
 from trajectory_pipeline.schema.enums import DeletedContent, Egress, JudgeOrder, RedactionMode, ResponseFormatChoice
 from trajectory_pipeline.urls import check_endpoint_url, normalize_postgres_url
 
@@ -31,11 +32,10 @@ _RENAMED = {
 def _utc(value: object) -> object:
     if isinstance(value, str):
         try:
-            moment = datetime.fromisoformat(value)
-            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-        except (ValueError, OverflowError):
+            moment = parse_timestamp(value)
+        except PipelineError:
             raise ValueError("must be a time such as 2025-01-01 or 2025-01-01T00:00+00:00") from None
-        if moment.minute or moment.second or moment.microsecond:
+        if moment != floor_to_hour(moment):
             raise ValueError("must be a whole hour, UTC")
         return moment
     return value
@@ -55,90 +55,69 @@ OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
 OptionalHttpUrl = Annotated[Annotated[str, AfterValidator(check_endpoint_url)] | None, BeforeValidator(_blank_is_unset)]
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
 LongSecret = Annotated[Annotated[SecretStr, Field(min_length=16)] | None, BeforeValidator(_blank_is_unset)]
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+RetentionDays = Annotated[int, Field(ge=1, le=LONGEST_RETENTION_DAYS)]
+Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 Ids = Annotated[frozenset[str], NoDecode, BeforeValidator(_ids)]
 
 
-def setting(variable: str, default: object, description: str, **options: Any) -> Any:
+def setting(variable: str, default: object = None, **options: Any) -> Any:
     """Return the field of one environment variable; ``options`` are those of ``pydantic.Field``."""
-    return Field(default=default, alias=variable, description=description, **options)
+    return Field(default=default, alias=variable, **options)
 
 
 class _Group(BaseSettings):
-    """Settings of one concern. A field's alias is its environment variable; an empty variable counts as unset."""
+    """Settings of one concern. The text below a field is its description, on the settings page and in the command.
+
+    A field's alias is its environment variable; an empty variable counts as unset.
+    """
 
     # By alias only: under their own names, fields would read other programs' variables (DATABASE_URL).
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Make one line of each description."""
+        for field in cls.model_fields.values():
+            field.description = " ".join(str(field.description).split())
 
 
 class SourceSettings(_Group):
     """Source: the Letta server's Postgres."""
 
-    postgres_url: OptionalUrl = setting(
-        "LETTA_PG_URI",
-        None,
-        "The Letta server's Postgres, read only. Unset: the embedded server's database `letta`.",
-        repr=False,
-    )
-    timeout_seconds: int = setting(
-        "TRAJECTORY_SOURCE_TIMEOUT", 600, "Timeout of one query to the source, in seconds. Default 600.", ge=1
-    )
-    stuck_hours: int = setting(
-        "TRAJECTORY_STUCK_HOURS",
-        24,
-        "Age in hours after which a run that is still created or running is reported as stuck. Default 24.",
-        ge=1,
-    )
+    postgres_url: OptionalUrl = setting("LETTA_PG_URI", repr=False)
+    """The Letta server's Postgres, read only. Unset: the embedded server's database `letta`."""
+    timeout_seconds: Positive = setting("TRAJECTORY_SOURCE_TIMEOUT", 600)
+    """Timeout of one query to the source, in seconds. Default 600."""
+    stuck_hours: Positive = setting("TRAJECTORY_STUCK_HOURS", 24)
+    """Age in hours after which a run that is still created or running is reported as stuck. Default 24."""
 
 
 class CaptureSettings(_Group):
     """Capture: which runs are captured, and when."""
 
-    enabled: bool = setting(
-        "ENABLE_TRAJECTORY_CAPTURE",
-        False,
-        "`true`: the schedules and sensors run by default. Unset: they are defined, but stopped.",
-    )
-    start: Annotated[datetime, BeforeValidator(_utc)] = setting(
-        "TRAJECTORY_START",
-        datetime(2025, 1, 1, tzinfo=UTC),
-        "First partition, a whole hour; a time without an offset is UTC. Default 2025-01-01.",
-    )
-    closing_lag_minutes: int = setting(
-        "TRAJECTORY_CLOSING_LAG_MINUTES",
-        5,
-        "Minutes after its end when an hour counts as closed; late rows arrive within two. Default 5.",
-        ge=0,
-        le=1440,
-    )
-    deleted_content: DeletedContent = setting(
-        "TRAJECTORY_DELETED_CONTENT",
-        DeletedContent.KEEP,
-        "What happens to content that is deleted at the source: `keep` carries it forward, marked as deleted;"
-        " `erase` removes its text from Parquet and Postgres and leaves ids, counts and times. Default `keep`.",
-    )
+    enabled: bool = setting("ENABLE_TRAJECTORY_CAPTURE", False)
+    """`true`: the schedules and sensors run by default. Unset: they are defined, but stopped."""
+    start: Annotated[datetime, BeforeValidator(_utc)] = setting("TRAJECTORY_START", datetime(2025, 1, 1, tzinfo=UTC))
+    """First partition, a whole hour; a time without an offset is UTC. Default 2025-01-01."""
+    closing_lag_minutes: int = setting("TRAJECTORY_CLOSING_LAG_MINUTES", 5, ge=0, le=1440)
+    """Minutes after its end when an hour counts as closed; late rows arrive within two. Default 5."""
+    deleted_content: DeletedContent = setting("TRAJECTORY_DELETED_CONTENT", DeletedContent.KEEP)
+    """What happens to content that is deleted at the source: `keep` carries it forward, marked as deleted; `erase`
+    removes its text from Parquet and Postgres and leaves ids, counts and times. Default `keep`."""
 
 
 class StorageSettings(_Group):
     """Storage: where Parquet and the schema `trajectory` are written."""
 
-    database_url: OptionalUrl = setting(
-        "TRAJECTORY_DATABASE_URL",
-        None,
-        "Postgres 14 or later for the schema `trajectory`. Unset: the embedded server's database `trajectory`.",
-        repr=False,
-    )
-    parquet_uri: OptionalText = setting(
-        "TRAJECTORY_STORAGE_URI",
-        None,
-        "Folder or fsspec URL (`s3://bucket/prefix`) for Parquet. Unset: `parquet` in the data folder.",
-        repr=False,
-    )
-    data_folder: Path = setting(
-        "TRAJECTORY_DATA_FOLDER",
-        DEFAULT_DATA_FOLDER,
-        "Folder for local data: the embedded server, Parquet, Dagster's logs. Default: `data` in the working"
-        " directory.",
-    )
+    database_url: OptionalUrl = setting("TRAJECTORY_DATABASE_URL", repr=False)
+    """Postgres 14 or later for the schema `trajectory`. Unset: the embedded server's database `trajectory`."""
+    parquet_uri: OptionalText = setting("TRAJECTORY_STORAGE_URI", repr=False)
+    """Folder or fsspec URL (`s3://bucket/prefix`) for Parquet. Unset: `parquet` in the data folder."""
+    data_folder: Path = setting("TRAJECTORY_DATA_FOLDER", DEFAULT_DATA_FOLDER)
+    """Folder for local data: the embedded server, Parquet, Dagster's logs. Default: `data` in the working
+    directory."""
 
     @property
     def parquet_location(self) -> str:
@@ -154,131 +133,64 @@ class StorageSettings(_Group):
 class DagsterSettings(_Group):
     """Dagster: its own storage and its backfills."""
 
-    database_url: OptionalUrl = setting(
-        "DAGSTER_PG_URL",
-        None,
-        "Postgres for Dagster's own storage. Unset: the embedded server's database `dagster`.",
-        repr=False,
-    )
-    backfill_batch: int = setting(
-        "TRAJECTORY_BACKFILL_BATCH", 24, "Partitions per Dagster run of a backfill. Default 24.", ge=1, le=1000
-    )
+    database_url: OptionalUrl = setting("DAGSTER_PG_URL", repr=False)
+    """Postgres for Dagster's own storage. Unset: the embedded server's database `dagster`."""
+    backfill_batch: int = setting("TRAJECTORY_BACKFILL_BATCH", 24, ge=1, le=1000)
+    """Partitions per Dagster run of a backfill. Default 24."""
 
 
 class RetentionSettings(_Group):
     """Retention: ages after which data is deleted, once a day."""
 
-    trajectory_days: int | None = setting(
-        "TRAJECTORY_RETENTION_DAYS",
-        None,
-        "Age in days, from the end of its hour, after which a partition's trajectories, quarantine and verdicts"
-        " are deleted from Postgres and Parquet. Unset: never.",
-        ge=1,
-        le=LONGEST_RETENTION_DAYS,
-    )
-    raw_days: int | None = setting(
-        "TRAJECTORY_RAW_RETENTION_DAYS",
-        None,
-        "The same for raw rows (`terminal_runs`); it may be shorter or longer than for trajectories. Unset: never.",
-        ge=1,
-        le=LONGEST_RETENTION_DAYS,
-    )
-    dagster_days: int | None = setting(
-        "TRAJECTORY_DAGSTER_RETENTION_DAYS",
-        None,
-        "Age in days after which Dagster's own finished runs are deleted with their events. Unset: never.",
-        ge=1,
-    )
+    trajectory_days: RetentionDays | None = setting("TRAJECTORY_RETENTION_DAYS")
+    """Age in days, from the end of its hour, after which a partition's trajectories, quarantine and verdicts are
+    deleted from Postgres and Parquet. Unset: never."""
+    raw_days: RetentionDays | None = setting("TRAJECTORY_RAW_RETENTION_DAYS")
+    """The same for raw rows (`terminal_runs`); it may be shorter or longer than for trajectories. Unset: never."""
+    dagster_days: Positive | None = setting("TRAJECTORY_DAGSTER_RETENTION_DAYS")
+    """Age in days after which Dagster's own finished runs are deleted with their events. Unset: never."""
 
 
 class JudgeSettings(_Group):
     """Judge: the model, its limits, and which trajectories it judges."""
 
-    model: OptionalText = setting(
-        "TRAJECTORY_JUDGE_MODEL", None, "Model that judges. Unset: no judge; trajectories are captured but not judged."
-    )
-    api_key: OptionalSecret = setting(
-        "OPENAI_API_KEY", None, "API key of the judge's provider. Not needed where OPENAI_BASE_URL is set."
-    )
-    base_url: OptionalHttpUrl = setting(
-        "OPENAI_BASE_URL", None, "Endpoint with an OpenAI-compatible chat API. Unset: OpenAI itself.", repr=False
-    )
-    response_format: ResponseFormatChoice = setting(
-        "TRAJECTORY_JUDGE_FORMAT",
-        ResponseFormatChoice.AUTO,
-        "How the response schema is sent to the judge: `json_schema` (strict), `tool_call`, `prompt` (in the"
-        " prompt's text), or `auto`: the first of these that the server accepts. Default `auto`.",
-    )
-    concurrency: int = setting(
-        "TRAJECTORY_JUDGE_CONCURRENCY", 16, "Concurrent calls to the judge. Default 16.", ge=1, le=512
-    )
-    requests_per_minute: int | None = setting(
-        "TRAJECTORY_JUDGE_REQUESTS_PER_MINUTE",
-        None,
-        "Rate limit in calls per minute to one model at one endpoint, all workers together. Unset: no limit.",
-        ge=1,
-    )
-    tokens_per_minute: int | None = setting(
-        "TRAJECTORY_JUDGE_TOKENS_PER_MINUTE",
-        None,
-        "Rate limit in tokens per minute to one model at one endpoint, all workers together: estimated prompt"
-        " tokens plus the largest possible response. Unset: no limit.",
-        ge=1000,
-    )
-    timeout_seconds: float = setting(
-        "TRAJECTORY_JUDGE_TIMEOUT",
-        120.0,
-        "Timeout of one call to the judge, in seconds. Default 120.",
-        gt=0,
-        allow_inf_nan=False,
-    )
-    max_attempts: int = setting(
-        "TRAJECTORY_JUDGE_ATTEMPTS",
-        3,
-        "Calls per prompt in one materialization, where they fail with a transient error. The one repair call, and"
-        " calls in a simpler response format after a refusal, are not counted. Default 3.",
-        ge=1,
-        le=10,
-    )
-    max_prompt_tokens: int = setting(
-        "TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS",
-        100_000,
-        "Largest prompt, in estimated tokens, instructions and response schema included. Default 100000.",
-        ge=8000,
-    )
-    max_response_tokens: int = setting(
-        "TRAJECTORY_JUDGE_MAX_RESPONSE_TOKENS",
-        8000,
-        "Largest response, in tokens, hidden reasoning included (`max_completion_tokens`). It bounds the cost of a"
-        " call. Default 8000.",
-        ge=500,
-    )
-    settle_minutes: int = setting(
-        "TRAJECTORY_JUDGE_SETTLE_MINUTES",
-        5,
-        "Minutes that a trajectory must be unchanged before the sensor requests its verdict. Default 5.",
-        ge=0,
-    )
-    lookback_days: int = setting(
-        "TRAJECTORY_JUDGE_LOOKBACK_DAYS",
-        7,
-        "Age in days up to which the sensor requests verdicts; older trajectories need an explicit backfill."
-        " Default 7.",
-        ge=0,
-    )
-    order: JudgeOrder = setting(
-        "TRAJECTORY_JUDGE_ORDER",
-        JudgeOrder.NEWEST,
-        "Which trajectories are judged first, in case the budget does not cover all: `newest`, or `signals`"
-        " (heuristic failures, disagreements, retries and tool errors first). Default `newest`.",
-    )
-    give_up_after: int = setting(
-        "TRAJECTORY_JUDGE_GIVE_UP_AFTER",
-        10,
-        "Failures of one verdict after which the sensor stops retrying it (first after 15 minutes, doubled each"
-        " time up to a day); an asset check lists these. Default 10.",
-        ge=1,
-    )
+    model: OptionalText = setting("TRAJECTORY_JUDGE_MODEL")
+    """Model that judges. Unset: no judge; trajectories are captured but not judged."""
+    api_key: OptionalSecret = setting("OPENAI_API_KEY")
+    """API key of the judge's provider. Not needed where OPENAI_BASE_URL is set."""
+    base_url: OptionalHttpUrl = setting("OPENAI_BASE_URL", repr=False)
+    """Endpoint with an OpenAI-compatible chat API. Unset: OpenAI itself."""
+    response_format: ResponseFormatChoice = setting("TRAJECTORY_JUDGE_FORMAT", ResponseFormatChoice.AUTO)
+    """How the response schema is sent to the judge: `json_schema` (strict), `tool_call`, `prompt` (in the prompt's
+    text), or `auto`: the first of these that the server accepts. Default `auto`."""
+    concurrency: int = setting("TRAJECTORY_JUDGE_CONCURRENCY", 16, ge=1, le=512)
+    """Concurrent calls to the judge. Default 16."""
+    requests_per_minute: Positive | None = setting("TRAJECTORY_JUDGE_REQUESTS_PER_MINUTE")
+    """Rate limit in calls per minute to one model at one endpoint, all workers together. Unset: no limit."""
+    tokens_per_minute: int | None = setting("TRAJECTORY_JUDGE_TOKENS_PER_MINUTE", ge=1000)
+    """Rate limit in tokens per minute to one model at one endpoint, all workers together: estimated prompt tokens
+    plus the largest possible response. Unset: no limit."""
+    timeout_seconds: float = setting("TRAJECTORY_JUDGE_TIMEOUT", 120.0, gt=0, allow_inf_nan=False)
+    """Timeout of one call to the judge, in seconds. Default 120."""
+    max_attempts: int = setting("TRAJECTORY_JUDGE_ATTEMPTS", 3, ge=1, le=10)
+    """Calls per prompt in one materialization, where they fail with a transient error. The one repair call, and
+    calls in a simpler response format after a refusal, are not counted. Default 3."""
+    max_prompt_tokens: int = setting("TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS", 100_000, ge=8000)
+    """Largest prompt, in estimated tokens, instructions and response schema included. Default 100000."""
+    max_response_tokens: int = setting("TRAJECTORY_JUDGE_MAX_RESPONSE_TOKENS", 8000, ge=500)
+    """Largest response, in tokens, hidden reasoning included (`max_completion_tokens`). It bounds the cost of a
+    call. Default 8000."""
+    settle_minutes: NonNegative = setting("TRAJECTORY_JUDGE_SETTLE_MINUTES", 5)
+    """Minutes that a trajectory must be unchanged before the sensor requests its verdict. Default 5."""
+    lookback_days: NonNegative = setting("TRAJECTORY_JUDGE_LOOKBACK_DAYS", 7)
+    """Age in days up to which the sensor requests verdicts; older trajectories need an explicit backfill. Default
+    7."""
+    order: JudgeOrder = setting("TRAJECTORY_JUDGE_ORDER", JudgeOrder.NEWEST)
+    """Which trajectories are judged first, in case the budget does not cover all: `newest`, or `signals` (heuristic
+    failures, disagreements, retries and tool errors first). Default `newest`."""
+    give_up_after: Positive = setting("TRAJECTORY_JUDGE_GIVE_UP_AFTER", 10)
+    """Failures of one verdict after which the sensor stops retrying it (first after 15 minutes, doubled each time
+    up to a day); an asset check lists these. Default 10."""
 
     @property
     def disabled_reason(self) -> str | None:
@@ -286,8 +198,7 @@ class JudgeSettings(_Group):
         if self.model is None:
             return (
                 "No judge is configured: set TRAJECTORY_JUDGE_MODEL (and OPENAI_API_KEY, or OPENAI_BASE_URL for your"
-                " own"
-                " server)."
+                " own server)."
             )
         if self.api_key is None and self.base_url is None:
             return "The judge has no key: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server that needs none."
@@ -297,95 +208,44 @@ class JudgeSettings(_Group):
 class PrivacySettings(_Group):
     """Privacy: what may be sent to the judge."""
 
-    egress: Egress = setting(
-        "TRAJECTORY_LLM_EGRESS",
-        Egress.ON,
-        "`off`: only a judge on this machine (a loopback address, or localhost) is called. Default `on`.",
-    )
-    redaction: RedactionMode = setting(
-        "TRAJECTORY_REDACT",
-        RedactionMode.SECRETS,
-        "What is replaced by placeholders before anything is sent to the judge: `secrets` (keys, tokens,"
-        " passwords), `personal` (also email addresses, phone, card and account numbers, IP addresses) or `off`."
-        " Default `secrets`.",
-    )
-    redaction_key: LongSecret = setting(
-        "TRAJECTORY_REDACTION_KEY",
-        None,
-        "Key for the tags in placeholders, at least 16 characters. Unset: one is generated once and stored in the"
-        " trajectory database.",
-    )
-    allow_agents: Ids = setting(
-        "TRAJECTORY_JUDGE_ALLOW_AGENTS",
-        frozenset(),
-        "Comma-separated agent ids: only their trajectories are judged. Unset: all.",
-    )
-    deny_agents: Ids = setting(
-        "TRAJECTORY_JUDGE_DENY_AGENTS",
-        frozenset(),
-        "Comma-separated agent ids: their trajectories are never sent to a judge. Unset: none.",
-    )
-    allow_organizations: Ids = setting(
-        "TRAJECTORY_JUDGE_ALLOW_ORGANIZATIONS",
-        frozenset(),
-        "Comma-separated organization ids: only their trajectories are judged. Unset: all.",
-    )
-    deny_organizations: Ids = setting(
-        "TRAJECTORY_JUDGE_DENY_ORGANIZATIONS",
-        frozenset(),
-        "Comma-separated organization ids: their trajectories are never sent to a judge. Unset: none.",
-    )
+    egress: Egress = setting("TRAJECTORY_LLM_EGRESS", Egress.ON)
+    """`off`: only a judge on this machine (a loopback address, or localhost) is called. Default `on`."""
+    redaction: RedactionMode = setting("TRAJECTORY_REDACT", RedactionMode.SECRETS)
+    """What is replaced by placeholders before anything is sent to the judge: `secrets` (keys, tokens, passwords),
+    `personal` (also email addresses, phone, card and account numbers, IP addresses) or `off`. Default `secrets`."""
+    redaction_key: LongSecret = setting("TRAJECTORY_REDACTION_KEY")
+    """Key for the tags in placeholders, at least 16 characters. Unset: one is generated once and stored in the
+    trajectory database."""
+    allow_agents: Ids = setting("TRAJECTORY_JUDGE_ALLOW_AGENTS", frozenset())
+    """Comma-separated agent ids: only their trajectories are judged. Unset: all."""
+    deny_agents: Ids = setting("TRAJECTORY_JUDGE_DENY_AGENTS", frozenset())
+    """Comma-separated agent ids: their trajectories are never sent to a judge. Unset: none."""
+    allow_organizations: Ids = setting("TRAJECTORY_JUDGE_ALLOW_ORGANIZATIONS", frozenset())
+    """Comma-separated organization ids: only their trajectories are judged. Unset: all."""
+    deny_organizations: Ids = setting("TRAJECTORY_JUDGE_DENY_ORGANIZATIONS", frozenset())
+    """Comma-separated organization ids: their trajectories are never sent to a judge. Unset: none."""
 
 
 class BudgetSettings(_Group):
     """Budget: what judging may cost."""
 
-    daily_usd: Decimal = setting(
-        "TRAJECTORY_DAILY_BUDGET_USD",
-        Decimal(5),
-        "Cap on the cost of judging per UTC day, in US dollars, for sensors and manual runs together: a call that"
-        " could exceed it is not made. Default 5.",
-        ge=0,
-        allow_inf_nan=False,
-    )
-    organization_daily_usd: Decimal | None = setting(
-        "TRAJECTORY_ORGANIZATION_DAILY_BUDGET_USD",
-        None,
-        "Cap per UTC day and organization, in US dollars. Unset: no such cap.",
-        ge=0,
-        allow_inf_nan=False,
-    )
-    materialization_usd: Decimal | None = setting(
-        "TRAJECTORY_MATERIALIZATION_BUDGET_USD",
-        None,
-        "Cap for one materialization (a Dagster run with all its partitions), in US dollars. Unset: no such cap.",
-        ge=0,
-        allow_inf_nan=False,
-    )
-    daily_tokens: int | None = setting(
-        "TRAJECTORY_DAILY_BUDGET_TOKENS",
-        None,
-        "Cap per UTC day in tokens, prompts and responses, for models without a price. Unset: no such cap.",
-        ge=0,
-    )
-    materialization_tokens: int | None = setting(
-        "TRAJECTORY_MATERIALIZATION_BUDGET_TOKENS",
-        None,
-        "Cap for one materialization, in tokens. Unset: no such cap.",
-        ge=0,
-    )
-    prices_file: Path | None = setting(
-        "TRAJECTORY_PRICES",
-        None,
-        "Your own price table (.json or .toml), which takes precedence over the built-in one: a list `prices` of"
-        " `model`, `input`, `output` and optionally `cached_input` (US dollars per million tokens) and `base_url`."
-        " Unset: the built-in table only.",
-    )
-    allow_unpriced: bool = setting(
-        "TRAJECTORY_ALLOW_UNPRICED",
-        False,
-        "`true`: a model without a known price may judge; then only token caps apply. Unset: it is refused.",
-    )
+    daily_usd: Usd = setting("TRAJECTORY_DAILY_BUDGET_USD", Decimal(5))
+    """Cap on the cost of judging per UTC day, in US dollars, for sensors and manual runs together: a call that
+    could exceed it is not made. Default 5."""
+    organization_daily_usd: Usd | None = setting("TRAJECTORY_ORGANIZATION_DAILY_BUDGET_USD")
+    """Cap per UTC day and organization, in US dollars. Unset: no such cap."""
+    materialization_usd: Usd | None = setting("TRAJECTORY_MATERIALIZATION_BUDGET_USD")
+    """Cap for one materialization (a Dagster run with all its partitions), in US dollars. Unset: no such cap."""
+    daily_tokens: NonNegative | None = setting("TRAJECTORY_DAILY_BUDGET_TOKENS")
+    """Cap per UTC day in tokens, prompts and responses, for models without a price. Unset: no such cap."""
+    materialization_tokens: NonNegative | None = setting("TRAJECTORY_MATERIALIZATION_BUDGET_TOKENS")
+    """Cap for one materialization, in tokens. Unset: no such cap."""
+    prices_file: Path | None = setting("TRAJECTORY_PRICES")
+    """Your own price table (.json or .toml), which takes precedence over the built-in one: a list `prices` of
+    `model`, `input`, `output` and optionally `cached_input` (US dollars per million tokens) and `base_url`. Unset:
+    the built-in table only."""
+    allow_unpriced: bool = setting("TRAJECTORY_ALLOW_UNPRICED", False)
+    """`true`: a model without a known price may judge; then only token caps apply. Unset: it is refused."""
 
 
 class Settings(BaseModel):

@@ -1,14 +1,6 @@
-"""Counts in words, as the UI's sentences need them.
-
-Belongs here: grammar. Does not belong here: what is counted.
-"""
+"""Grammar for sentences in the UI."""
 
 
 def pluralize(number: int, one: str, many: str | None = None) -> str:
-    """Return a number with its noun.
-
-    Example:
-        >>> counted(1, "partition"), counted(3, "partition"), counted(0, "trajectory", "trajectories")
-        ('1 partition', '3 partitions', '0 trajectories')
-    """
+    """Return a number with its noun: ``1 partition``, ``3 partitions``; ``many`` for an irregular plural."""
     return f"{number} {one if number == 1 else many or one + 's'}"

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 _UNREADABLE = "(unreadable URL)"
 _STORAGE_LOGIN = re.compile(r"^([a-z0-9+.:-]+://)[^/@]*:[^/]*@", re.IGNORECASE)
-_POSTGRES_FORM = "it must look like postgresql://user:password@host:5432/database"
+_POSTGRES_FORM = "postgresql://user:password@host:5432/database"
 
 
 def normalize_postgres_url(url: str) -> str:
@@ -16,7 +16,7 @@ def normalize_postgres_url(url: str) -> str:
     """
     normal, replaced = re.subn(r"^postgres(ql)?(\+[a-z0-9_]+)?://", "postgresql://", url)
     if not replaced:
-        raise ValueError("must look like postgresql://user:password@host:5432/database")
+        raise ValueError(f"must look like {_POSTGRES_FORM}")
     if _exposes_password(normal):
         raise ValueError(
             "holds a character that must be percent-encoded in a user name or password (/ is %2F, @ is %40, % is %25)"
@@ -24,13 +24,13 @@ def normalize_postgres_url(url: str) -> str:
     try:
         parts = urlsplit(normal)
     except ValueError:
-        raise ValueError(f"has a host that cannot be read; {_POSTGRES_FORM}") from None
+        raise ValueError(f"has a host that cannot be read; it must look like {_POSTGRES_FORM}") from None
     try:
         _ = parts.port
     except ValueError:
-        raise ValueError(f"has a port that is not a number; {_POSTGRES_FORM}") from None
+        raise ValueError(f"has a port that is not a number; it must look like {_POSTGRES_FORM}") from None
     if not parts.path.strip("/"):
-        raise ValueError(f"names no database; {_POSTGRES_FORM}")
+        raise ValueError(f"names no database; it must look like {_POSTGRES_FORM}")
     return normal
 
 
@@ -63,10 +63,8 @@ def describe_postgres(url: str) -> str:
     ports = (given.get("port") or "5432").split(",")
     if len(ports) == 1:
         ports *= len(hosts)
-    shown = (
-        f"[{host}]:{port or 5432}" if ":" in host else f"{host}:{port or 5432}"
-        for host, port in zip(hosts, ports, strict=False)
-    )
+    bracketed = (f"[{host}]" if ":" in host else host for host in hosts)
+    shown = (f"{host}:{port or 5432}" for host, port in zip(bracketed, ports, strict=False))
     return f"{','.join(shown)}/{given.get('dbname') or ''}"
 
 

@@ -1,9 +1,7 @@
-"""Fewer passes of Python's garbage collector while much is made that is in no cycle.
+"""Fewer garbage collections while many objects without cycles are created.
 
-With its usual threshold, of 700 new containers, the collector goes through all of them, and every so often through
-everything else in the process, a quarter of a second each time, and finds nothing.
-
-Belongs here: the threshold. Does not belong here: what is made.
+With the usual threshold of 700 new containers, the collector often traverses the whole process, a quarter of a second
+each time, and finds nothing.
 """
 
 import gc
@@ -18,12 +16,9 @@ _usual = gc.get_threshold()
 
 @contextmanager
 def raised_gc_threshold(containers: int) -> Iterator[None]:
-    """Let the collector look only after so many new containers; several threads may be inside at once.
+    """Collect only after so many new containers (objects that can hold others).
 
-    The most that any of them asks for counts. A collector that is off stays off.
-
-    Args:
-        containers: objects that may hold others; cycles among so many are kept meanwhile.
+    Several threads may be inside at once: the highest threshold applies. A collector that is off stays off.
     """
     global _usual
     with _lock:

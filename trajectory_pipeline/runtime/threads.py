@@ -1,7 +1,6 @@
-"""Reading, converting and writing at the same time: one thread more, and one item under way in it, never two.
+"""Overlap reading, converting and writing, with one more thread and never more than one item in progress in it.
 
-Belongs here: the two ways to overlap, for work that waits or that lets go of Python's lock (sockets, Arrow, zstd). Does
-not belong here: what is read or written.
+For work that waits or releases Python's lock: sockets, Arrow, zstd.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,15 +16,10 @@ _END = object()
 
 @contextmanager
 def read_ahead(items: Iterable[Item]) -> Iterator[Iterator[Item]]:
-    """Give items as they are; while the caller works on one, the next one is being made in a thread.
+    """Yield the items; while the caller works on one, a thread produces the next.
 
-    Their errors are raised where the next one is asked for. At the end of the block, whatever ends it, nothing is
-    being made any more: the connections and files that the items are made of may be closed then, and not before.
-
-    Example:
-        >>> with read_ahead(range(3)) as numbers:
-        ...     print(list(numbers))
-        [0, 1, 2]
+    An error of the producer is raised where the next item is requested. After the block, however it ends, nothing is
+    being produced: only then may the connections and files behind the items be closed.
     """
     iterator = iter(items)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as thread:
@@ -39,38 +33,38 @@ def read_ahead(items: Iterable[Item]) -> Iterator[Iterator[Item]]:
 
 
 def _ahead(iterator: Iterator[Item], thread: ThreadPoolExecutor) -> Iterator[Item]:
-    coming = thread.submit(next, iterator, cast(Item, _END))
-    while (item := coming.result()) is not _END:
-        coming = thread.submit(next, iterator, cast(Item, _END))
+    upcoming = thread.submit(next, iterator, cast(Item, _END))
+    while (item := upcoming.result()) is not _END:
+        upcoming = thread.submit(next, iterator, cast(Item, _END))
         yield item
 
 
 def _close(iterator: Iterator[Any], thread: ThreadPoolExecutor) -> None:
-    """Close a generator in the thread that it runs in, after the item that it is making."""
+    """Close a generator in the thread that it runs in, after its current item."""
     close: Callable[[], None] | None = getattr(iterator, "close", None)
     if close is not None:
         thread.submit(close).result()
 
 
 class WriteBehind:
-    """Carries out calls one after the other in a thread; a new one waits until the former is done.
+    """Runs calls one after the other in a thread; a new one waits for the one before it.
 
-    Used as a context manager: at the end of the block all is done, or the error of a call is raised.
+    Used as a context manager: after the block all calls are done, or the error of one is raised.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write-behind")
-        self._former: Future[Any] | None = None
+        self._previous: Future[Any] | None = None
 
     def __call__(self, call: Callable[..., Any], *arguments: Any) -> None:
-        """Carry out a call soon. The error of the former call, if any, is raised here."""
+        """Start a call. The error of the one before it, if any, is raised here."""
         self._wait()
-        self._former = self._thread.submit(call, *arguments)
+        self._previous = self._thread.submit(call, *arguments)
 
     def _wait(self) -> None:
-        former, self._former = self._former, None
-        if former is not None:
-            former.result()
+        previous, self._previous = self._previous, None
+        if previous is not None:
+            previous.result()
 
     def __enter__(self) -> Self:
         """Return this."""
@@ -79,7 +73,7 @@ class WriteBehind:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait for the last call; an error that is under way already is not replaced by its own."""
+        """Wait for the last call; its error does not replace one that is already being raised."""
         self._thread.shutdown(wait=True)
         if error is None:
             self._wait()

@@ -1,4 +1,4 @@
-"""Closed sets of words: the values of columns and settings that have a fixed list of them."""
+"""Closed sets of words: values of columns and settings."""
 
 from enum import StrEnum
 
@@ -127,8 +127,13 @@ class AttemptPurpose(StrEnum):
 
 
 _RETRIED = "retried with backoff"
-_REPAIRED = "sent back to the judge once for repair, with what is wrong"
+_REPAIRED = ("sent back to the judge once for repair, with what is wrong", VerdictStatus.QUARANTINED)
+_DEFERRED = ("deferred", VerdictStatus.DEFERRED_BUDGET)
 _CIRCUIT_OPENS = "no further calls in this materialization"
+
+
+def _no_headroom(setting: str) -> str:
+    return f"`{setting}` has no headroom for a call."
 
 
 class ErrorClass(StrEnum):
@@ -161,7 +166,7 @@ class ErrorClass(StrEnum):
     )
     QUOTA_EXCEEDED = (
         "quota_exceeded",
-        "The account has no credit left (HTTP 402, or 429 with that code).",
+        "The account has no credit left (HTTP 402, or 429 with its code).",
         _CIRCUIT_OPENS,
     )
     AUTHENTICATION = "authentication", "The API key is wrong (HTTP 401).", _CIRCUIT_OPENS
@@ -186,30 +191,16 @@ class ErrorClass(StrEnum):
     )
     CONTENT_FILTER = "content_filter", "The provider's filter rejected the prompt or withheld the response.", "none"
     BAD_REQUEST = "bad_request", "The provider rejects the request for another reason (other HTTP 4xx).", "none"
-    NOT_A_COMPLETION = (
-        "not_a_completion",
-        "Status 200, but the body is not a chat completion (such as an HTML page).",
-        _RETRIED,
-    )
+    NOT_A_COMPLETION = "not_a_completion", "Status 200, but the body is not a chat completion (such as HTML).", _RETRIED
     NO_ANSWER = "no_answer", "A chat completion without content.", _RETRIED
     # The response.
     REFUSED = "refused", "The model refuses to judge.", "none"
-    CUT_OFF = (
-        "cut_off",
-        "The response was cut off (`finish_reason` is `length`).",
-        _REPAIRED,
-        VerdictStatus.QUARANTINED,
-    )
-    INVALID_JSON = "invalid_json", "The response is not one JSON value.", _REPAIRED, VerdictStatus.QUARANTINED
-    NOT_A_NUMBER = "not_a_number", "NaN or Infinity in place of a number.", _REPAIRED, VerdictStatus.QUARANTINED
-    OUT_OF_RANGE = "out_of_range", "A number is out of range.", _REPAIRED, VerdictStatus.QUARANTINED
-    WRONG_COUNT = "wrong_count", "A list has too many or too few items.", _REPAIRED, VerdictStatus.QUARANTINED
-    SCHEMA_VIOLATION = (
-        "schema_violation",
-        "The response violates the schema in another way, or in several.",
-        _REPAIRED,
-        VerdictStatus.QUARANTINED,
-    )
+    CUT_OFF = "cut_off", "The response was cut off (`finish_reason` is `length`).", *_REPAIRED
+    INVALID_JSON = "invalid_json", "The response is not one JSON value.", *_REPAIRED
+    NOT_A_NUMBER = "not_a_number", "NaN or Infinity in place of a number.", *_REPAIRED
+    OUT_OF_RANGE = "out_of_range", "A number is out of range.", *_REPAIRED
+    WRONG_COUNT = "wrong_count", "A list has too many or too few items.", *_REPAIRED
+    SCHEMA_VIOLATION = "schema_violation", "The response violates the schema in another way, or several.", *_REPAIRED
     # Without a call, or after all of them.
     NO_MESSAGES = "no_messages", "The run ended without a message.", "not sent", VerdictStatus.NOT_ELIGIBLE
     DENIED = (
@@ -221,34 +212,13 @@ class ErrorClass(StrEnum):
     TOO_LONG = "too_long", "The transcript does not fit into 32 windows, even when truncated.", "not sent"
     EARLIER_RUN_MISSING = "earlier_run_missing", "The document of an earlier run of the chain is missing.", "not sent"
     DOCUMENT_MISSING = "document_missing", "The document of the run itself is missing.", "not sent"
-    MATERIALIZATION_BUDGET = (
-        "materialization_budget",
-        "`TRAJECTORY_MATERIALIZATION_BUDGET_USD` has no room for a call.",
-        "deferred",
-        VerdictStatus.DEFERRED_BUDGET,
-    )
+    MATERIALIZATION_BUDGET = "materialization_budget", _no_headroom("TRAJECTORY_MATERIALIZATION_BUDGET_USD"), *_DEFERRED
     MATERIALIZATION_TOKENS = (
         "materialization_tokens",
-        "`TRAJECTORY_MATERIALIZATION_BUDGET_TOKENS` has no room for a call.",
-        "deferred",
-        VerdictStatus.DEFERRED_BUDGET,
+        _no_headroom("TRAJECTORY_MATERIALIZATION_BUDGET_TOKENS"),
+        *_DEFERRED,
     )
-    ORGANIZATION_BUDGET = (
-        "organization_budget",
-        "`TRAJECTORY_ORGANIZATION_DAILY_BUDGET_USD` has no room for a call.",
-        "deferred",
-        VerdictStatus.DEFERRED_BUDGET,
-    )
-    DAILY_BUDGET = (
-        "daily_budget",
-        "`TRAJECTORY_DAILY_BUDGET_USD` has no room for a call.",
-        "deferred",
-        VerdictStatus.DEFERRED_BUDGET,
-    )
-    DAILY_TOKENS = (
-        "daily_tokens",
-        "`TRAJECTORY_DAILY_BUDGET_TOKENS` has no room for a call.",
-        "deferred",
-        VerdictStatus.DEFERRED_BUDGET,
-    )
+    ORGANIZATION_BUDGET = "organization_budget", _no_headroom("TRAJECTORY_ORGANIZATION_DAILY_BUDGET_USD"), *_DEFERRED
+    DAILY_BUDGET = "daily_budget", _no_headroom("TRAJECTORY_DAILY_BUDGET_USD"), *_DEFERRED
+    DAILY_TOKENS = "daily_tokens", _no_headroom("TRAJECTORY_DAILY_BUDGET_TOKENS"), *_DEFERRED
     INTERNAL_ERROR = "internal_error", "A defect of trajectory-pipeline.", "please report it"

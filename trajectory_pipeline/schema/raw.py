@@ -4,8 +4,9 @@ The columns come from the ORM models of the PyPI wheels letta 0.12.0, 0.14.0, 0.
 and from the database of a 0.16.8 server.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from trajectory_pipeline.schema.types import (
     BOOL,
@@ -60,124 +61,114 @@ def _optional(kind: Scalar, names: str, since: str = "0.12.0") -> Iterator[Sourc
     return (SourceColumn(name, kind, since=since) for name in names.split())
 
 
+def _source_table(name: str, *columns: Iterable[SourceColumn], required: bool = True) -> SourceTable:
+    return SourceTable(name, tuple(chain.from_iterable(columns)), required)
+
+
 _AUDIT = (
     *_optional(TIMESTAMP, "created_at updated_at"),
     *_optional(BOOL, "is_deleted"),
     *_optional(STRING, "_created_by_id _last_updated_by_id"),
 )
 
-RUNS = SourceTable(
+RUNS = _source_table(
     "runs",
-    (
-        *_required(STRING, "id status"),
-        *_required(NAIVE_TIMESTAMP, "completed_at"),
-        *_required(STRING, "stop_reason"),
-        *_optional(BOOL, "background"),
-        *_required(JSON, "metadata_"),
-        *_optional(JSON, "request_config"),
-        *_required(STRING, "agent_id"),
-        *_optional(STRING, "conversation_id", "0.16.8"),
-        *_optional(STRING, "organization_id project_id base_template_id template_id deployment_id callback_url"),
-        *_optional(NAIVE_TIMESTAMP, "callback_sent_at"),
-        *_optional(INT, "callback_status_code"),
-        *_optional(STRING, "callback_error"),
-        *_optional(INT, "ttft_ns total_duration_ns"),
-        *_AUDIT,
-    ),
+    _required(STRING, "id status"),
+    _required(NAIVE_TIMESTAMP, "completed_at"),
+    _required(STRING, "stop_reason"),
+    _optional(BOOL, "background"),
+    _required(JSON, "metadata_"),
+    _optional(JSON, "request_config"),
+    _required(STRING, "agent_id"),
+    _optional(STRING, "conversation_id", "0.16.8"),
+    _optional(STRING, "organization_id project_id base_template_id template_id deployment_id callback_url"),
+    _optional(NAIVE_TIMESTAMP, "callback_sent_at"),
+    _optional(INT, "callback_status_code"),
+    _optional(STRING, "callback_error"),
+    _optional(INT, "ttft_ns total_duration_ns"),
+    _AUDIT,
 )
 
-STEPS = SourceTable(
+STEPS = _source_table(
     "steps",
-    (
-        *_required(STRING, "id run_id"),
-        *_optional(STRING, "agent_id organization_id project_id provider_id provider_name provider_category"),
-        *_required(STRING, "model"),
-        *_optional(STRING, "model_handle", "0.16.8"),
-        *_optional(STRING, "model_endpoint"),
-        *_optional(INT, "context_window_limit"),
-        *_required(INT, "prompt_tokens completion_tokens total_tokens"),
-        *_optional(INT, "cached_input_tokens cache_write_tokens reasoning_tokens", "0.16.8"),
-        *_optional(JSON, "prompt_tokens_details", "0.16.1"),
-        *_optional(JSON, "completion_tokens_details"),
-        *_required(STRING, "stop_reason"),
-        *_optional(STRING, "status error_type"),
-        *_optional(JSON, "error_data"),
-        *_optional(STRING, "feedback"),
-        *_optional(JSON, "tags"),
-        *_optional(STRING, "origin tid trace_id"),
-        *_optional(STRING, "request_id", "0.16.8"),
-        *_AUDIT,
-    ),
+    _required(STRING, "id run_id"),
+    _optional(STRING, "agent_id organization_id project_id provider_id provider_name provider_category"),
+    _required(STRING, "model"),
+    _optional(STRING, "model_handle", "0.16.8"),
+    _optional(STRING, "model_endpoint"),
+    _optional(INT, "context_window_limit"),
+    _required(INT, "prompt_tokens completion_tokens total_tokens"),
+    _optional(INT, "cached_input_tokens cache_write_tokens reasoning_tokens", "0.16.8"),
+    _optional(JSON, "prompt_tokens_details", "0.16.1"),
+    _optional(JSON, "completion_tokens_details"),
+    _required(STRING, "stop_reason"),
+    _optional(STRING, "status error_type"),
+    _optional(JSON, "error_data"),
+    _optional(STRING, "feedback"),
+    _optional(JSON, "tags"),
+    _optional(STRING, "origin tid trace_id"),
+    _optional(STRING, "request_id", "0.16.8"),
+    _AUDIT,
 )
 
-MESSAGES = SourceTable(
+MESSAGES = _source_table(
     "messages",
-    (
-        *_required(STRING, "id run_id step_id"),
-        *_required(INT, "sequence_id"),
-        *_optional(STRING, "agent_id"),
-        *_optional(STRING, "conversation_id", "0.16.8"),
-        *_optional(STRING, "organization_id"),
-        *_required(STRING, "role"),
-        *_optional(STRING, "text"),
-        *_required(JSON, "content tool_calls"),
-        *_optional(STRING, "tool_call_id"),
-        *_required(JSON, "tool_returns"),
-        *_optional(JSON, "approvals", "0.14.0"),
-        *_optional(STRING, "approval_request_id"),
-        *_optional(BOOL, "approve"),
-        *_optional(STRING, "denial_reason name model otid group_id sender_id batch_item_id"),
-        *_optional(BOOL, "is_err"),
-        *_AUDIT,
-    ),
+    _required(STRING, "id run_id step_id"),
+    _required(INT, "sequence_id"),
+    _optional(STRING, "agent_id"),
+    _optional(STRING, "conversation_id", "0.16.8"),
+    _optional(STRING, "organization_id"),
+    _required(STRING, "role"),
+    _optional(STRING, "text"),
+    _required(JSON, "content tool_calls"),
+    _optional(STRING, "tool_call_id"),
+    _required(JSON, "tool_returns"),
+    _optional(JSON, "approvals", "0.14.0"),
+    _optional(STRING, "approval_request_id"),
+    _optional(BOOL, "approve"),
+    _optional(STRING, "denial_reason name model otid group_id sender_id batch_item_id"),
+    _optional(BOOL, "is_err"),
+    _AUDIT,
 )
 
-RUN_METRICS = SourceTable(
+RUN_METRICS = _source_table(
     "run_metrics",
-    (
-        *_required(STRING, "id"),
-        *_optional(INT, "run_start_ns run_ns num_steps"),
-        *_optional(JSON, "tools_used", "0.14.0"),
-    ),
+    _required(STRING, "id"),
+    _optional(INT, "run_start_ns run_ns num_steps"),
+    _optional(JSON, "tools_used", "0.14.0"),
     required=False,
 )
 
-STEP_METRICS = SourceTable(
+STEP_METRICS = _source_table(
     "step_metrics",
-    (
-        *_required(STRING, "id"),
-        *_optional(STRING, "run_id"),
-        *_optional(INT, "step_start_ns llm_request_start_ns llm_request_ns tool_execution_ns step_ns"),
-    ),
+    _required(STRING, "id"),
+    _optional(STRING, "run_id"),
+    _optional(INT, "step_start_ns llm_request_start_ns llm_request_ns tool_execution_ns step_ns"),
     required=False,
 )
 
-AGENTS = SourceTable(
+AGENTS = _source_table(
     "agents",
-    (
-        *_required(STRING, "id"),
-        *_optional(STRING, "name agent_type project_id system"),
-        *_optional(JSON, "message_ids"),
-    ),
+    _required(STRING, "id"),
+    _optional(STRING, "name agent_type project_id system"),
+    _optional(JSON, "message_ids"),
     required=False,
 )
 
-AGENTS_TAGS = SourceTable("agents_tags", tuple(_required(STRING, "agent_id tag")), required=False)
+AGENTS_TAGS = _source_table("agents_tags", _required(STRING, "agent_id tag"), required=False)
 
-TOOLS_AGENTS = SourceTable("tools_agents", tuple(_required(STRING, "agent_id tool_id")), required=False)
+TOOLS_AGENTS = _source_table("tools_agents", _required(STRING, "agent_id tool_id"), required=False)
 
 TOOLS = SourceTable(
     "tools", (*_required(STRING, "id"), *_optional(STRING, "name"), *_required(JSON, "json_schema")), required=False
 )
 
-PROVIDER_TRACES = SourceTable(
+PROVIDER_TRACES = _source_table(
     "provider_traces",
-    (
-        *_required(STRING, "id step_id"),
-        *_required(JSON, "request_json"),
-        *_optional(STRING, "call_type", "0.16.8"),
-        *_optional(TIMESTAMP, "created_at"),
-    ),
+    _required(STRING, "id step_id"),
+    _required(JSON, "request_json"),
+    _optional(STRING, "call_type", "0.16.8"),
+    _optional(TIMESTAMP, "created_at"),
     required=False,
 )
 

@@ -14,6 +14,7 @@ from trajectory_pipeline.schema.types import (
     dollars,
     in_document,
     list_of,
+    nanoseconds,
     parquet_only,
     postgres_only,
     struct,
@@ -32,10 +33,12 @@ SIGNALS_VERSION = "1"
 
 _NOT_GIVEN = "not given"
 _NOT_RECORDED = "not recorded"
-_NOT_YET_RECORDED = "not (yet) recorded"
+_LATE = "not (yet) recorded"
 _NOT_REPORTED = "not reported"
 _NO_STEP = "no step, or not recorded"
+_NO_HANDLE = "no step, not recorded, or Letta before 0.16.8"
 _NO_OWN_STEP = "no own step"
+_NO_AGENT = "the agent is gone, or has none"
 _OTHER_PART = "another type of part"
 _COMPLETE = "the other fields hold all of it"
 
@@ -115,22 +118,11 @@ MESSAGE = (
         null="no reply",
         source="content, tool_calls",
     ),
-    Column(
-        "inner_thought",
-        STRING,
-        "The agent's thought: the text of agent types that reply through `send_message`.",
-        null="none",
-        source="content",
-    ),
+    Column("inner_thought", STRING, "Text of an agent that replies by `send_message`.", null="none", source="content"),
     Column("tool_call_id", STRING, "First call that a tool row answers.", null="none", source="messages.tool_call_id"),
     Column("content", list_of(CONTENT_PART), "Its parts, in order.", source="messages.content, else messages.text"),
     Column("tool_calls", list_of(TOOL_CALL), "Tool calls in it.", source="messages.tool_calls"),
-    Column(
-        "tool_returns",
-        list_of(TOOL_RETURN),
-        "Returns in it, with the id of their call.",
-        source="messages.tool_returns",
-    ),
+    Column("tool_returns", list_of(TOOL_RETURN), "Returns in it, with their call.", source="messages.tool_returns"),
     Column(
         "approvals",
         list_of(APPROVAL),
@@ -150,52 +142,29 @@ TURN = (
     Column("step_run_id", STRING, "Run of the step.", null="this run, or no run", source="steps.run_id"),
     Column("timestamp", TIMESTAMP, "When the step started.", null=_NO_STEP, source="steps.created_at"),
     Column("model", STRING, "Model of the LLM call.", null=_NO_STEP, source="steps.model"),
-    Column(
-        "model_handle",
-        STRING,
-        "Letta's handle of the model.",
-        null=f"{_NO_STEP}, or Letta before 0.16.8",
-        source="steps.model_handle",
-    ),
+    Column("model_handle", STRING, "Letta's handle of the model.", null=_NO_HANDLE, source="steps.model_handle"),
     Column("provider", STRING, "Provider of the LLM call.", null=_NO_STEP, source="steps.provider_name"),
     Column("endpoint", STRING, "Endpoint of the LLM call.", null=_NO_STEP, source="steps.model_endpoint"),
     tokens("context_window_limit", "Context window size.", null=_NO_STEP, source="steps.context_window_limit"),
-    tokens("input_tokens", "Prompt tokens, including cached.", null=_NO_OWN_STEP, source="steps.prompt_tokens"),
-    tokens(
-        "output_tokens", "Completion tokens, including reasoning.", null=_NO_OWN_STEP, source="steps.completion_tokens"
-    ),
+    tokens("input_tokens", "Prompt tokens, cached included.", null=_NO_OWN_STEP, source="steps.prompt_tokens"),
+    tokens("output_tokens", "Completion tokens with reasoning.", null=_NO_OWN_STEP, source="steps.completion_tokens"),
     tokens("total_tokens", "As Letta stores it.", null=_NO_OWN_STEP, source="steps.total_tokens"),
-    tokens(
-        "cached_input_tokens",
-        "Prompt tokens read from the provider's cache.",
-        null=_NOT_REPORTED,
-        source="steps.cached_input_tokens, else prompt_tokens_details",
-    ),
-    tokens(
-        "cache_write_tokens",
-        "Prompt tokens written to the provider's cache.",
-        null=_NOT_REPORTED,
-        source="steps.cache_write_tokens, else prompt_tokens_details",
-    ),
-    tokens(
-        "reasoning_tokens",
-        "Completion tokens spent on reasoning.",
-        null=_NOT_REPORTED,
-        source="steps.reasoning_tokens, else completion_tokens_details",
+    *(
+        tokens(name, description, null=_NOT_REPORTED, source=f"steps.{name}, else {details}")
+        for name, description, details in (
+            ("cached_input_tokens", "Prompt tokens read from the provider's cache.", "prompt_tokens_details"),
+            ("cache_write_tokens", "Prompt tokens written to the provider's cache.", "prompt_tokens_details"),
+            ("reasoning_tokens", "Completion tokens spent on reasoning.", "completion_tokens_details"),
+        )
     ),
     Column("status", STRING, "PENDING, SUCCESS, FAILED or CANCELLED.", null=_NO_STEP, source="steps.status"),
     Column("stop_reason", STRING, "Why the step stopped.", null=_NOT_RECORDED, source="steps.stop_reason"),
     Column("error", _STEP_ERROR, "The step's error.", null="none"),
     Column("feedback", STRING, "`positive` or `negative`.", null=_NOT_GIVEN, source="steps.feedback"),
     Column("tags", STRINGS, "Tags given with the feedback.", source="steps.tags"),
-    *(
-        Column(name, INT, f"Duration of {work}.", null=_NOT_YET_RECORDED, unit="ns", source=f"step_metrics.{name}")
-        for name, work in (
-            ("step_ns", "the step"),
-            ("llm_request_ns", "its LLM call"),
-            ("tool_execution_ns", "its tool calls"),
-        )
-    ),
+    nanoseconds("step_ns", "Duration of the step.", null=_LATE, source="step_metrics.step_ns"),
+    nanoseconds("llm_request_ns", "Duration of its LLM call.", null=_LATE, source="step_metrics.llm_request_ns"),
+    nanoseconds("tool_execution_ns", "Duration of its tools.", null=_LATE, source="step_metrics.tool_execution_ns"),
     Column("messages", list_of(MESSAGE), "Its messages in this run, by sequence_id.", source="messages"),
 )
 
@@ -227,7 +196,7 @@ SIGNALS = struct(
     Column(
         "empty_final_answer",
         BOOL,
-        "Whether the last message by the agent in this run has no reply and no tool call.",
+        "Whether the agent's last message in this run has no reply and no tool call.",
         null="no message by the agent",
     ),
 )
@@ -243,10 +212,8 @@ _RUN_ERROR = struct(
 _METADATA = in_document(
     "metadata",
     Column("agent_id", STRING, "The agent.", source="runs.agent_id"),
-    Column("agent_name", STRING, "Its name at capture.", null="the agent is gone, or has none", source="agents.name"),
-    Column(
-        "agent_type", STRING, "Its type at capture.", null="the agent is gone, or has none", source="agents.agent_type"
-    ),
+    Column("agent_name", STRING, "Its name at capture.", null=_NO_AGENT, source="agents.name"),
+    Column("agent_type", STRING, "Its type at capture.", null=_NO_AGENT, source="agents.agent_type"),
     Column("organization_id", STRING, "The organization.", null=_NOT_RECORDED, source="runs.organization_id"),
     Column(
         "conversation_id",
@@ -259,24 +226,13 @@ _METADATA = in_document(
     Column("tags", STRINGS, "The agent's tags at capture, sorted.", source="agents_tags.tag"),
     Column("start_time", TIMESTAMP, "When the run was created.", null=_NOT_RECORDED, source="runs.created_at"),
     Column("end_time", TIMESTAMP, "When it ended.", null=_NOT_RECORDED, source="runs.completed_at (naive UTC)"),
-    Column("duration_ns", INT, "`end_time` minus `start_time`.", unit="ns", null="either is null"),
-    Column(
-        "run_ns",
-        INT,
-        "Duration as measured by Letta.",
-        unit="ns",
-        null=_NOT_YET_RECORDED,
-        source="run_metrics.run_ns, else runs.total_duration_ns",
+    nanoseconds("duration_ns", "`end_time` minus `start_time`.", null="either is null"),
+    nanoseconds(
+        "run_ns", "Duration by Letta's clock.", null=_LATE, source="run_metrics.run_ns, else runs.total_duration_ns"
     ),
-    Column("ttft_ns", INT, "Time to the first token.", unit="ns", null=_NOT_RECORDED, source="runs.ttft_ns"),
+    nanoseconds("ttft_ns", "Time to the first token.", null=_NOT_RECORDED, source="runs.ttft_ns"),
     Column("status", STRING, "completed, failed or cancelled.", source="runs.status"),
-    Column(
-        "stop_reason",
-        STRING,
-        "Why it stopped.",
-        null="not recorded, as for failed blocking calls",
-        source="runs.stop_reason",
-    ),
+    Column("stop_reason", STRING, "Why it stopped.", null="none (failed blocking calls)", source="runs.stop_reason"),
     Column("run_type", STRING, "How it was started.", null=_NOT_RECORDED, source="runs.metadata_.run_type"),
     Column("background", BOOL, "Whether it ran in the background.", null=_NOT_RECORDED, source="runs.background"),
     Column(
@@ -330,10 +286,7 @@ _OUTCOME = (
         document="outcome.execution.cause",
     ),
     Column(
-        "heuristic_outcome",
-        STRING,
-        "success, partial_success, failure or unknown, by rule; never judged.",
-        document="outcome.type",
+        "heuristic_outcome", STRING, "success, partial_success, failure or unknown, by rule.", document="outcome.type"
     ),
     Column("heuristic_confidence", FLOAT, "Confidence of the rule.", unit="0–1", document="outcome.confidence"),
     Column("heuristic_reasoning", STRINGS, "Facts behind the outcome.", document="outcome.reasoning"),
@@ -345,24 +298,13 @@ TRAJECTORIES = Table(
     row="one terminal run",
     columns=(
         Column("run_id", STRING, "The run.", source="runs.id", document="run_id", key=True),
-        Column(
-            "trajectory_id",
-            STRING,
-            "UUID (version 5) of the run id, which never changes.",
-            source="run_id",
-            document="trajectory_id",
-        ),
+        Column("trajectory_id", STRING, "UUID (version 5) of the run id.", source="run_id", document="trajectory_id"),
         *_METADATA,
         *_OUTCOME,
         Column("signals", SIGNALS, f"Facts computed by rule (signals version {SIGNALS_VERSION}).", document="signals"),
         *parquet_only(
             Column("turns", list_of(TURN), "Steps with their messages, in order.", document="turns"),
-            Column(
-                "context",
-                CONTEXT,
-                "System prompt and tools of the run; not in the content digest.",
-                null="nothing was found",
-            ),
+            Column("context", CONTEXT, "System prompt and tools; not in the content digest.", null="nothing was found"),
         ),
         *postgres_only(
             Column("data", JSON, "The trajectory document; images as stubs.", null="see `data_omitted_reason`"),
@@ -373,9 +315,7 @@ TRAJECTORIES = Table(
             STRINGS,
             "Paths in the document where NUL or a lone surrogate is written as visible text (`\\u0000`, `\\ud83d`).",
         ),
-        Column(
-            "content_digest", STRING, "SHA-256 (hex) of what the agent saw, said and did, its errors and its ending."
-        ),
+        Column("content_digest", STRING, "SHA-256 (hex) of what the agent saw, said and did, its errors and ending."),
         Column("schema_version", STRING, "Version of this schema."),
         Column("signals_version", STRING, "Version of the rules behind `signals`."),
         Column("partition_key", STRING, "Dagster's partition key: the UTC hour of `end_time`, else of `start_time`."),

@@ -108,6 +108,11 @@ def dollars(name: str, description: str, *, null: str = "") -> Column:
     return Column(name, MONEY, description, null, "USD")
 
 
+def nanoseconds(name: str, description: str, *, null: str, source: str = "") -> Column:
+    """Return a column with a duration in nanoseconds."""
+    return Column(name, INT, description, null, "ns", source)
+
+
 def parquet_only(*columns: Column) -> tuple[Column, ...]:
     """Return the columns as stored in Parquet alone."""
     return tuple(replace(column, sinks=PARQUET_ONLY) for column in columns)

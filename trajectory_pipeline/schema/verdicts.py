@@ -11,6 +11,7 @@ from trajectory_pipeline.schema.types import (
     Column,
     Table,
     dollars,
+    nanoseconds,
     postgres_only,
     tokens,
 )
@@ -118,10 +119,7 @@ VERDICTS = Table(
         Column("shown_digests", STRINGS, "`content_digest` of each of these runs at that time."),
         Column("erased", BOOL, "Whether its texts were erased because content behind them was deleted at the source."),
         Column(
-            "response_format",
-            STRING,
-            "How the response schema was sent: `json_schema`, `tool_call` or `prompt`.",
-            null="no call was made",
+            "response_format", STRING, "Format sent: `json_schema`, `tool_call` or `prompt`.", null="no call was made"
         ),
         *postgres_only(
             Column("failures", INT, "Times it became `failed` or `quarantined`.", unit="times"),
@@ -165,7 +163,7 @@ VERDICT_ATTEMPTS = Table(
         Column("verdict_key", STRING, "The verdict that it was made for."),
         Column("policy_id", STRING, "The policy."),
         Column("started_at", TIMESTAMP, "When it was sent."),
-        Column("duration_ns", INT, "Duration of the call.", unit="ns", null="its end was not recorded"),
+        nanoseconds("duration_ns", "Duration of the call.", null="its end was not recorded"),
         Column("model", STRING, "Model that was called."),
         Column("response_model", STRING, "Model that responded, as it says itself.", null="no response"),
         Column("base_url", STRING, "Endpoint that was called, without credentials."),
