@@ -15,16 +15,12 @@ from trajectory_pipeline.budget.prices import Prices
 from trajectory_pipeline.errors import JudgeError, PipelineError
 
 Scope = Literal["day", "organization", "materialization"]
+Unit = Literal["usd", "tokens"]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Money and tokens.
-
-    Attributes:
-        usd: dollars; 0 where the model has no known price.
-        tokens: of prompt and answer.
-    """
+    """Dollars, 0 where the model has no known price, and tokens of prompt and response."""
 
     usd: Decimal = Decimal(0)
     tokens: int = 0
@@ -38,12 +34,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class SpendTotals:
-    """What calls of one scope took so far.
-
-    Attributes:
-        spent: by calls that ended.
-        reserved: for calls under way, and those of killed processes: at most.
-    """
+    """What calls of one scope took: those that ended, and at most those in flight or of killed processes."""
 
     spent: Cost = field(default_factory=Cost)
     reserved: Cost = field(default_factory=Cost)
@@ -54,17 +45,15 @@ class Cap:
     """A limit of one scope, in one unit.
 
     Attributes:
-        name: as a verdict's ``error_class`` says it.
+        name: the ``error_class`` of a verdict that it defers.
         scope: whose totals it limits.
-        unit: what it limits.
-        limit: the most.
         setting: environment variable that sets it.
-        words: what it is, in a sentence.
+        label: what it is, in a sentence.
     """
 
     name: str
     scope: Scope
-    unit: Literal["usd", "tokens"]
+    unit: Unit
     limit: Decimal
     setting: str
     label: str
@@ -92,7 +81,7 @@ class BudgetShortfall:
     Attributes:
         cap: that lacks headroom for it.
         headroom: what the call needs.
-        remaining: what is left.
+        remaining: what is left, in the cap's unit.
         could_free_up: whether it would fit if the calls in flight cost nothing.
     """
 
@@ -117,32 +106,22 @@ class BudgetExhausted(PipelineError):  # noqa: N818 - an expected end, not an er
 
 
 def find_shortfall(caps: Sequence[Cap], totals: Mapping[Scope, SpendTotals], headroom: Cost) -> BudgetShortfall | None:
-    """Return the first cap that has no headroom for a call; None where all have.
-
-    Args:
-        caps: that are set.
-        totals: of the scopes that cover the call; a missing one is zero.
-        headroom: that the call needs.
-    """
+    """Return the first cap without the headroom that a call needs, or None; a scope without totals has none spent."""
     for cap in caps:
-        used = totals.get(cap.scope, SpendTotals())
+        used, needed = totals.get(cap.scope, SpendTotals()), cap.amount_of(headroom)
         remaining = cap.remaining(used)
-        if remaining < cap.amount_of(headroom):
-            could_free_up = cap.limit - cap.amount_of(used.spent) >= cap.amount_of(headroom)
-            return BudgetShortfall(cap, headroom, remaining, could_free_up)
+        if remaining < needed:
+            return BudgetShortfall(cap, headroom, remaining, cap.limit - cap.amount_of(used.spent) >= needed)
     return None
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What judging may cost.
+    """What judging may cost; a cap that is None is not set.
 
     Attributes:
-        daily_usd: dollars a UTC day; None for no cap, as in all others.
+        daily_usd: dollars a UTC day.
         organization_usd: dollars a UTC day of one organization.
-        materialization_usd: dollars of one materialization.
-        daily_tokens: tokens a UTC day.
-        materialization_tokens: tokens of one materialization.
         prices: by which calls are reserved and settled.
         allow_unpriced: whether a model without a known price may be asked; only caps in tokens hold it then.
     """
@@ -158,37 +137,21 @@ class Budget:
     @property
     def caps(self) -> tuple[Cap, ...]:
         """The caps that are set."""
-        every = (
-            (
-                "materialization_budget",
-                "materialization",
-                "usd",
-                self.materialization_usd,
-                "MATERIALIZATION_BUDGET_USD",
-            ),
-            (
-                "materialization_tokens",
-                "materialization",
-                "tokens",
-                self.materialization_tokens,
-                "MATERIALIZATION_BUDGET_TOKENS",
-            ),
-            ("organization_budget", "organization", "usd", self.organization_usd, "ORGANIZATION_DAILY_BUDGET_USD"),
-            ("daily_budget", "day", "usd", self.daily_usd, "DAILY_BUDGET_USD"),
-            ("daily_tokens", "day", "tokens", self.daily_tokens, "DAILY_BUDGET_TOKENS"),
+        every: tuple[tuple[str, Scope, Unit, Decimal | int | None, str], ...] = (
+            ("materialization_budget", "materialization", "usd", self.materialization_usd, "MATERIALIZATION"),
+            ("materialization_tokens", "materialization", "tokens", self.materialization_tokens, "MATERIALIZATION"),
+            ("organization_budget", "organization", "usd", self.organization_usd, "ORGANIZATION_DAILY"),
+            ("daily_budget", "day", "usd", self.daily_usd, "DAILY"),
+            ("daily_tokens", "day", "tokens", self.daily_tokens, "DAILY"),
         )
         return tuple(
-            Cap(name, scope, unit, Decimal(limit), f"TRAJECTORY_{setting}", _SCOPE_LABELS[scope])  # type: ignore[arg-type]
-            for name, scope, unit, limit, setting in every
+            Cap(name, scope, unit, Decimal(limit), f"TRAJECTORY_{prefix}_BUDGET_{unit.upper()}", _SCOPE_LABELS[scope])
+            for name, scope, unit, limit, prefix in every
             if limit is not None
         )
 
     def require_price(self, model: str, base_url: str) -> None:
-        """Refuse a model without a known price, unless that is allowed.
-
-        Raises:
-            JudgeError: it has none; the text says what to do.
-        """
+        """Raise JudgeError for a model without a known price, unless that is allowed."""
         if self.allow_unpriced or self.prices.max_cost(model, base_url, 1, 1) is not None:
             return
         raise JudgeError(
@@ -197,13 +160,13 @@ class Budget:
             " (TRAJECTORY_DAILY_BUDGET_TOKENS)."
         )
 
-    def max_call_cost(self, model: str, base_url: str, prompt_tokens: int, answer_tokens: int) -> Cost:
+    def max_call_cost(self, model: str, base_url: str, prompt_tokens: int, response_tokens: int) -> Cost:
         """Return what calls of so many tokens may cost at most."""
-        usd = self.prices.max_cost(model, base_url, prompt_tokens, answer_tokens)
-        return Cost(usd or Decimal(0), prompt_tokens + answer_tokens)
+        usd = self.prices.max_cost(model, base_url, prompt_tokens, response_tokens)
+        return Cost(usd or Decimal(0), prompt_tokens + response_tokens)
 
 
-_SCOPE_LABELS: Mapping[str, str] = {
+_SCOPE_LABELS: Mapping[Scope, str] = {
     "day": "the budget of a day (UTC)",
     "organization": "the budget of an organization and day (UTC)",
     "materialization": "the budget of a materialization",

@@ -21,12 +21,11 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class CallUsage:
-    """Tokens of one call, as the provider told them.
+    """Tokens of one call, as the provider reports them.
 
     Attributes:
         input_tokens: cached ones included.
-        cached_input_tokens: of these, read from the provider's cache; None where not told.
-        output_tokens: completion tokens.
+        cached_input_tokens: of these, read from the provider's cache; None where not reported.
     """
 
     input_tokens: int
@@ -43,9 +42,7 @@ class ModelPrice(BaseModel):
     Attributes:
         model: as the provider names it, or as it is asked for.
         base_url: of the one endpoint where this price holds; None for all.
-        input: of prompt tokens.
-        cached_input: of those that the provider's cache served; None where they cost the same.
-        output: of answer tokens.
+        cached_input: of prompt tokens that the provider's cache served; None where they cost the same.
         simulated: whether the price is made up, as that of a simulated judge is.
     """
 
@@ -74,39 +71,26 @@ class _PriceFile(BaseModel):
 
 @dataclass(frozen=True)
 class Prices:
-    """The prices that are known.
-
-    Attributes:
-        table: the user's own, which go first; one that names the endpoint before one that does not.
-    """
+    """The user's own prices, which go first, and the listed ones of ``genai-prices``."""
 
     table: tuple[ModelPrice, ...] = ()
 
-    def max_cost(self, model: str, base_url: str, prompt_tokens: int, answer_tokens: int) -> Decimal | None:
-        """Return what a call may cost at most, in dollars, with nothing read from a cache; None for an unknown price.
-
-        Args:
-            model: that is asked.
-            base_url: of the endpoint.
-            prompt_tokens: at most.
-            answer_tokens: at most.
-        """
-        usage = CallUsage(prompt_tokens, None, answer_tokens)
+    def max_cost(self, model: str, base_url: str, prompt_tokens: int, response_tokens: int) -> Decimal | None:
+        """Return what a call may cost at most, in dollars, with nothing cached; None for an unknown price."""
+        usage = CallUsage(prompt_tokens, None, response_tokens)
         own = self._find_own_price(model, base_url)
-        return _round_up(own.cost(usage)) if own else _round_up(_listed(model, usage, base_url))
+        return _storable(own.cost(usage) if own else _listed(model, usage, base_url), ROUND_UP)
 
-    def cost(self, asked: str, answered: str | None, usage: CallUsage | None, base_url: str) -> Decimal | None:
+    def cost(self, requested: str, answered: str | None, usage: CallUsage | None, base_url: str) -> Decimal | None:
         """Return what a call cost, in dollars; None where price or usage is not known.
 
-        Args:
-            asked: the model that was asked for: a price of the user's own for it holds, whatever answered.
-            answered: the model that answered, by its own word.
-            usage: as told.
-            base_url: of the endpoint.
+        The user's own price for the requested model goes before that for the model which answered.
         """
         if usage is None:
             return None
-        own = self._find_own_price(asked, base_url) or (self._find_own_price(answered, base_url) if answered else None)
+        own = self._find_own_price(requested, base_url)
+        if own is None and answered is not None:
+            own = self._find_own_price(answered, base_url)
         return _storable(own.cost(usage)) if own else price_usd(answered, usage, base_url)
 
     def is_simulated(self, model: str, base_url: str) -> bool:
@@ -115,7 +99,12 @@ class Prices:
         return own is not None and own.simulated
 
     def _find_own_price(self, model: str, base_url: str) -> ModelPrice | None:
-        found = [row for row in self.table if row.model == model and _same_endpoint(row.base_url, base_url)]
+        found = [
+            row
+            for row in self.table
+            if row.model == model and (row.base_url is None or row.base_url.rstrip("/") == base_url.rstrip("/"))
+        ]
+        # A price for this endpoint goes before one for all.
         return min(found, key=lambda row: row.base_url is None, default=None)
 
 
@@ -127,11 +116,11 @@ def load_prices(path: Path | None) -> Prices:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     table = Path(folder, "prices.toml")
         ...     _ = table.write_text('[[prices]]\nmodel = "llama3"\ninput = 0.10\noutput = 0.40\n')
-        ...     load_prices(table).at_most("llama3", "http://localhost:11434/v1", 1_000_000, 0)
+        ...     load_prices(table).max_cost("llama3", "http://localhost:11434/v1", 1_000_000, 0)
         Decimal('0.100000000')
 
     Raises:
-        SettingsError: it cannot be read, or holds what is no price; the text names the place.
+        SettingsError: it cannot be read, or holds something that is not a price; the text says where.
     """
     if path is None:
         return Prices()
@@ -165,24 +154,21 @@ def load_prices(path: Path | None) -> Prices:
 
 
 def price_usd(model: str | None, usage: CallUsage | None, base_url: str) -> Decimal | None:
-    """Return the listed price of a call in dollars; None where the price or the usage is not known.
-
-    Args:
-        model: that answered.
-        usage: as told.
-        base_url: of the endpoint, which decides whose prices hold.
-    """
+    """Return the listed price, at an endpoint, of a call in dollars; None where price or usage is not known."""
     return None if model is None or usage is None else _storable(_listed(model, usage, base_url))
 
 
 def _listed(model: str, usage: CallUsage, base_url: str) -> Decimal | None:
-    cached = usage.cached_input_tokens or 0
     # Slow to import, and not needed where nothing is asked.
     from genai_prices import Usage, calc_price
 
     try:
         return calc_price(
-            Usage(input_tokens=usage.input_tokens, cache_read_tokens=cached, output_tokens=usage.output_tokens),
+            Usage(
+                input_tokens=usage.input_tokens,
+                cache_read_tokens=usage.cached_input_tokens or 0,
+                output_tokens=usage.output_tokens,
+            ),
             model,
             provider_api_url=base_url,
             genai_request_timestamp=datetime.now(UTC),
@@ -191,17 +177,9 @@ def _listed(model: str, usage: CallUsage, base_url: str) -> Decimal | None:
         return None
 
 
-def _same_endpoint(named: str | None, base_url: str) -> bool:
-    return named is None or named.rstrip("/") == base_url.rstrip("/")
-
-
-def _storable(cost: Decimal | None) -> Decimal | None:
+def _storable(cost: Decimal | None, rounding: str | None = None) -> Decimal | None:
     # Usage that no call can have gives a price that no column can hold: then it is not known.
-    return cost.quantize(_QUANTUM) if cost is not None and 0 <= cost < _MAX_COST else None
-
-
-def _round_up(cost: Decimal | None) -> Decimal | None:
-    return cost.quantize(_QUANTUM, ROUND_UP) if cost is not None and 0 <= cost < _MAX_COST else None
+    return cost.quantize(_QUANTUM, rounding) if cost is not None and 0 <= cost < _MAX_COST else None
 
 
 def _refuse_constant(name: str) -> Any:

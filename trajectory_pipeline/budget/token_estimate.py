@@ -3,7 +3,7 @@
 BYTES_PER_TOKEN = 3
 """A conservative estimate: English prose has four or more UTF-8 bytes to a token, JSON and code about three."""
 _MAX_FACTOR = 4.0
-"""Beyond it, what a provider tells is no count of tokens: no known tokenizer has more tokens than bytes."""
+"""A count beyond it is wrong: no known tokenizer makes more tokens than bytes."""
 
 
 def estimated_tokens(text: str) -> int:
@@ -14,22 +14,21 @@ def estimated_tokens(text: str) -> int:
 class TokenEstimate:
     """The estimate of one session of judging: raised where a provider counts more, and never lowered.
 
-    A provider that counts less than the estimate changes nothing: what one tokenizer makes of prose says little of
-    the next transcript's JSON.
+    A lower count changes nothing: a tokenizer's count of prose says little of the next transcript's JSON.
     """
 
     def __init__(self) -> None:
         self.factor = 1.0
 
     def tokens(self, text: str) -> int:
-        """Return an estimate of a text's tokens."""
+        """Return the estimate of a text's tokens."""
         return -(-int(estimated_tokens(text) * self.factor * 1000) // 1000)
 
     def bytes_for(self, tokens: int) -> int:
-        """Return the UTF-8 bytes that certainly fit into a number of tokens."""
+        """Return the UTF-8 bytes that fit into a number of tokens."""
         return max(int(tokens * BYTES_PER_TOKEN / self.factor), 0)
 
     def raise_to(self, estimated: int, counted: int) -> None:
-        """Take note of what a provider counted where so many tokens were estimated, by this estimate."""
+        """Raise the estimate where a provider counted more tokens than were estimated."""
         if estimated > 0 and counted > estimated:
             self.factor = min(self.factor * counted / estimated, _MAX_FACTOR)

@@ -1,18 +1,14 @@
 """Whose trajectories may be sent to a judge."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
 class JudgeAccessList:
-    """Whose trajectories may be sent to a judge, by id. A deny list goes before an allow list.
+    """Whose trajectories may be sent to a judge, by id.
 
-    Attributes:
-        allow_agents: only these, where the list is not empty.
-        deny_agents: never these.
-        allow_organizations: only the agents of these, where the list is not empty.
-        deny_organizations: never the agents of these.
+    A deny list goes before an allow list. An allow list that is not empty admits its own ids alone.
     """
 
     allow_agents: frozenset[str] = frozenset()
@@ -37,12 +33,7 @@ class JudgeAccessList:
 
     def parameters(self) -> Mapping[str, list[str]]:
         """Return the lists as a statement takes them; see ``storage.postgres.verdict_status``."""
-        return {
-            "allow_agents": sorted(self.allow_agents),
-            "deny_agents": sorted(self.deny_agents),
-            "allow_organizations": sorted(self.allow_organizations),
-            "deny_organizations": sorted(self.deny_organizations),
-        }
+        return {name: sorted(ids) for name, ids in asdict(self).items()}
 
 
 UNRESTRICTED = JudgeAccessList()

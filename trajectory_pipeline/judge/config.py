@@ -1,4 +1,4 @@
-"""All that says who is asked, how, about whose trajectories, and within which budget."""
+"""Which judge is called, how, for whose trajectories, and within which budget."""
 
 from dataclasses import dataclass, field
 
@@ -15,26 +15,20 @@ class JudgeConfig:
     """An endpoint that speaks the OpenAI chat API, the model to ask there, and the limits of asking.
 
     Attributes:
-        model: as the provider names it.
-        base_url: of the endpoint.
-        api_key: of the provider.
-        temperature: of the calls; left out where the model refuses it.
+        temperature: not sent where the model rejects it.
         timeout_seconds: wall clock, of one call.
-        max_attempts: calls for one verdict, besides the repair turn and simpler forms.
-        max_prompt_tokens: estimated tokens that a prompt may have: it decides what is shortened.
-        max_response_tokens: that one answer may have: what bounds the price of a call.
-        response_format: how the answer's form is asked for; ``auto`` begins with ``json_schema`` and takes the next
-            simpler one when the server refuses.
-        requests_per_minute: that all workers together may make; None for no limit.
-        tokens_per_minute: likewise, prompts and answers together.
-        breaker_after: failures of the provider in a row after which nothing more is asked.
-        first_pause_seconds: before the second try, where the provider names no time; doubled with each failure.
-        local_only: whether only a server on this machine may be asked.
-        concurrency: calls under way at once.
+        max_attempts: calls for one verdict, besides the repair turn and simpler request options.
+        max_prompt_tokens: of one prompt, by estimate: it decides what is shortened.
+        max_response_tokens: of one response: it bounds the price of a call.
+        response_format: ``auto`` begins with ``json_schema`` and takes the next simpler one when the server rejects it.
+        requests_per_minute: of all workers together; None for no limit.
+        tokens_per_minute: of all workers together, prompts and responses; None for no limit.
+        breaker_after: consecutive failures of the provider after which no further call is made.
+        first_pause_seconds: before the first retry, where the provider names no time; doubled with each failure.
+        local_only: whether only a server on this machine may be called.
+        concurrency: calls in flight at once.
         redaction: what is replaced before anything is sent.
-        redaction_key: of placeholders; None for the one that the database keeps.
-        access: whose trajectories may be sent.
-        budget: what judging may cost.
+        redaction_key: of placeholders; None for the one in the database.
     """
 
     model: str

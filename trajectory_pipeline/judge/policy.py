@@ -14,7 +14,7 @@ from trajectory_pipeline.judge.transcript.messages import RENDERER_VERSION
 from trajectory_pipeline.schema.enums import RedactionMode
 
 PROCESS_KEY = secrets.token_bytes(32)
-"""Key of placeholders where no other is given: they are the same for as long as this process lives."""
+"""Key of placeholders where no other is given: they are the same within this process alone."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,10 @@ class RefinementPolicy:
     """Judge model and parameters, and the versions of all that shapes its response.
 
     Attributes:
-        model: as the provider names it.
-        temperature: of the calls.
-        max_prompt_tokens: estimated tokens that a prompt may have: it decides what is shortened.
-        max_response_tokens: that one answer may have.
-        redact: what is replaced before anything is shown.
-        redaction_key: that placeholders are made with; no part of the policy.
+        max_prompt_tokens: of one prompt, by estimate: it decides what is shortened.
+        max_response_tokens: of one response.
+        redact: what is replaced before anything is sent.
+        redaction_key: for placeholders; not a part of the policy.
     """
 
     model: str
@@ -62,10 +60,5 @@ class RefinementPolicy:
 
 
 def verdict_key(content_digests: Sequence[str], policy: RefinementPolicy) -> str:
-    """Return what "already paid for" means: a hash of the content of all runs shown, and the policy.
-
-    Args:
-        content_digests: of the runs that the judge is shown, the judged one last.
-        policy: in use.
-    """
+    """Return what "already paid for" means: a hash of the content of all runs shown, the judged one last, and policy."""
     return hashlib.sha256("\n".join([*content_digests, policy.policy_id]).encode()).hexdigest()

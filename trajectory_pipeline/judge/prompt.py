@@ -1,7 +1,7 @@
-"""The words that the judge is given.
+"""The prompt: rules, rubric, and the frame around a transcript.
 
 The rules come first and never change within a policy, so that a provider's prefix cache serves them, whether a prompt
-shows a whole transcript or a part.
+shows a whole transcript or a part. The text is a part of every verdict: raise its version with any change.
 """
 
 import json
@@ -76,22 +76,17 @@ _EXCERPTS = (
 
 
 def messages(transcript: str, marker: str | None = None) -> list[dict[str, str]]:
-    """Return the chat messages that ask for a verdict on a transcript.
-
-    Args:
-        transcript: as rendered.
-        marker: that delimits it; a new unguessable one where none is given.
-    """
+    """Return the chat that asks for a verdict on a transcript, between lines with a marker: by default a random one."""
     return _messages(transcript, _WHOLE, marker)
 
 
 def window_messages(transcript: str, marker: str | None = None) -> list[dict[str, str]]:
-    """Return the chat messages that ask for the findings of one part of a transcript; see ``messages``."""
+    """Return the chat that asks for the findings of one part of a transcript; see ``messages``."""
     return _messages(transcript, _PART, marker)
 
 
 def summary_messages(transcript: str, marker: str | None = None) -> list[dict[str, str]]:
-    """Return the chat messages that ask for a verdict on what the parts were found to show; see ``messages``."""
+    """Return the chat that asks for a verdict on what the parts were found to show; see ``messages``."""
     return _messages(transcript, _EXCERPTS, marker)
 
 
@@ -99,27 +94,24 @@ def _messages(transcript: str, task: str, marker: str | None) -> list[dict[str, 
     marker = marker or secrets.token_hex(16)
     return [
         {"role": "system", "content": f"{RULES}\n{RUBRIC}"},
-        {
-            "role": "user",
-            "content": f"<<<TRANSCRIPT {marker}\n{transcript}\nTRANSCRIPT {marker}>>>\n\n{task}",
-        },
+        {"role": "user", "content": f"<<<TRANSCRIPT {marker}\n{transcript}\nTRANSCRIPT {marker}>>>\n\n{task}"},
     ]
 
 
 def prompt_text(chat: list[dict[str, str]], answer_type: type[BaseModel]) -> str:
-    """Return all that counts among a prompt's tokens: its messages, and the schema of the answer."""
+    """Return all text that counts as tokens of a prompt: its messages and the response schema."""
     return "".join(message["content"] for message in chat) + _schema_text(answer_type)
 
 
 @cache
 def _schema_text(answer_type: type[BaseModel]) -> str:
-    # Made once: writing out a schema takes longer than all else that a prompt needs.
+    # Cached: writing out a schema takes longer than the rest of a prompt.
     return json.dumps(answer_type.model_json_schema())
 
 
 @cache
 def overhead_bytes() -> int:
-    """Return the UTF-8 bytes that a prompt has besides its transcript: rules, frame, schema; of the longest kind."""
+    """Return the UTF-8 bytes of the longest prompt without its transcript: rules, frame and schema."""
     marker = "0" * 32
     frames = (
         prompt_text(messages("", marker), JudgeResponse),
@@ -130,5 +122,5 @@ def overhead_bytes() -> int:
 
 
 def overhead_tokens() -> int:
-    """Return a conservative estimate, in tokens, of what a prompt has besides its transcript."""
+    """Return a conservative estimate of the tokens of a prompt without its transcript."""
     return estimated_tokens("x" * overhead_bytes())
