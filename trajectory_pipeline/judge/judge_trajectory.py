@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel
 
 from trajectory_pipeline.budget.token_estimate import TokenEstimate
-from trajectory_pipeline.judge.client.session import AskResult
+from trajectory_pipeline.judge.client.call_record import AskResult
 from trajectory_pipeline.judge.grading import grade_response
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.prompt import (

@@ -60,5 +60,5 @@ class RefinementPolicy:
 
 
 def verdict_key(content_digests: Sequence[str], policy: RefinementPolicy) -> str:
-    """Return what "already paid for" means: a hash of the content of all runs shown, the judged one last, and policy."""
+    """Return what "already paid for" means: a hash of the policy and of all runs shown, the judged one last."""
     return hashlib.sha256("\n".join([*content_digests, policy.policy_id]).encode()).hexdigest()

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from trajectory_pipeline.budget.caps import BudgetExhausted, BudgetShortfall, Cost
-from trajectory_pipeline.judge.client.session import CallRecord
+from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import JudgeRequest
 from trajectory_pipeline.judge.prompt import overhead_tokens

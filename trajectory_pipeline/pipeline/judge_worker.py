@@ -16,14 +16,9 @@ from trajectory_pipeline.budget.caps import BudgetExhausted
 from trajectory_pipeline.budget.token_estimate import TokenEstimate
 from trajectory_pipeline.errors import PipelineError, ProviderDownError
 from trajectory_pipeline.judge.client.backoff import RequestSlot
+from trajectory_pipeline.judge.client.call_record import AskResult, CallRecord, JudgeReply
 from trajectory_pipeline.judge.client.errors import is_outage
-from trajectory_pipeline.judge.client.session import (
-    AskResult,
-    CallRecord,
-    JudgeReply,
-    JudgeSession,
-    open_session,
-)
+from trajectory_pipeline.judge.client.session import JudgeSession, open_session
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request, failed, judge
 from trajectory_pipeline.pipeline.call_budget import CallBudget, ClaimedElsewhere, JudgingStopped, VerdictCalls

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from trajectory_pipeline.judge.client.session import CallRecord
+from trajectory_pipeline.judge.client.call_record import CallRecord
 
 REPORT_SECONDS = 5.0
 """Least time between two progress lines."""

@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any
 
-from trajectory_pipeline.judge.client.session import AskResult, CallRecord, open_session
+from trajectory_pipeline.judge.client.call_record import AskResult, CallRecord
+from trajectory_pipeline.judge.client.session import open_session
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.prompt import messages
 from trajectory_pipeline.judge.response_schema import JudgeResponse

@@ -24,14 +24,16 @@ _EPOCH_SECONDS = 1e9
 class RequestPacer:
     """Holds back all calls of a session while the provider asks for a pause, and until their slot begins."""
 
-    def __init__(self, turn: RequestSlot | None = None) -> None:
-        self._request_slot = turn
+    def __init__(self, request_slot: RequestSlot | None = None) -> None:
+        self._request_slot = request_slot
         self._paused_until = 0.0
 
     async def wait(self, tokens: int) -> None:
         """Wait until a call of at most so many tokens may be made."""
         while True:
-            await self._wait_out_pause()
+            while (remaining := self._paused_until - time.monotonic()) > 0:
+                # Jitter: calls that resume at the same instant would be the next burst.
+                await asyncio.sleep(remaining * random.uniform(1.0, 1.1))  # noqa: S311 - no secret
             if self._request_slot is None:
                 return
             await asyncio.sleep(await self._request_slot(tokens))
@@ -48,19 +50,14 @@ class RequestPacer:
         if seconds is not None and seconds <= MAX_PAUSE_SECONDS:
             self.pause(seconds)
 
-    async def _wait_out_pause(self) -> None:
-        while (remaining := self._paused_until - time.monotonic()) > 0:
-            # Jitter: calls that resume at the same instant would be the next burst.
-            await asyncio.sleep(remaining * random.uniform(1.0, 1.1))  # noqa: S311 - no secret
-
 
 def backoff_seconds(failures: int, first_seconds: float) -> float:
-    """Return the seconds before the next try: doubled after each failure, less up to a half at random."""
+    """Return the seconds before the next try: doubled after each failure, less up to half of it at random."""
     return float(min(first_seconds * 2 ** (failures - 1), MAX_PAUSE_SECONDS) * random.uniform(0.5, 1.0))  # noqa: S311
 
 
 def requested_wait(headers: Mapping[str, str] | None) -> float | None:
-    """Return the seconds that a refusal asks to wait, by ``Retry-After`` or else the rate headers; None if it does not.
+    """Return the seconds that a refusal asks to wait, by ``Retry-After`` or the rate headers; None if it does not.
 
     Servers write ``Retry-After`` in seconds or as a date, some ``retry-after-ms``.
     """
@@ -81,7 +78,7 @@ def requested_wait(headers: Mapping[str, str] | None) -> float | None:
 
 
 def seconds_until_reset(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds until a used-up limit is filled again, by the ``x-ratelimit-…`` headers; None if none is."""
+    """Return the seconds until a used-up limit resets, by the ``x-ratelimit-…`` headers; None if none is used up."""
     waits = [
         _duration(headers.get(f"x-ratelimit-reset{kind}", ""))
         for kind in ("-requests", "-tokens", "")
@@ -91,7 +88,7 @@ def seconds_until_reset(headers: Mapping[str, str]) -> float | None:
 
 
 def _duration(text: str) -> float | None:
-    """Read ``6m0s``, ``20ms``, ``1.5`` (seconds) or a moment since 1970 in seconds or milliseconds."""
+    """Read ``6m0s``, ``20ms``, ``1.5`` (seconds) or a time since 1970 in seconds or milliseconds."""
     parts = _DURATION.findall(text)
     if parts and "".join(number + unit for number, unit in parts) == text:
         return sum(float(number) * _SECONDS_IN[unit] for number, unit in parts)

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel
 
 from trajectory_pipeline.budget.prices import CallUsage
+from trajectory_pipeline.judge.transcript.truncate import cut
 from trajectory_pipeline.schema.enums import AttemptPurpose, AttemptResult, ErrorClass
 
 UNUSABLE_RESPONSES = frozenset(
@@ -34,8 +35,7 @@ class CallRecord:
     """One HTTP call; see ``schema.verdicts.VERDICT_ATTEMPTS``. Until an end is seen it is ``lost``.
 
     ``result`` is ``error`` where the provider refused it or was never reached. ``estimated_prompt_tokens`` and
-    ``max_response_tokens`` are what it may take at most, by a conservative estimate: what is reserved for it. What it
-    XX
+    ``max_response_tokens`` are its most tokens, by a conservative estimate: they are reserved for it.
     """
 
     model: str
@@ -62,16 +62,14 @@ class CallRecord:
 
     def as_row(self) -> dict[str, Any]:
         """Return the columns of the table."""
-        # ``dataclasses.asdict`` would copy each value, which takes longer than reading the answer.
+        # ``dataclasses.asdict`` would copy each value, which takes longer than reading the response.
         row = {name: getattr(self, name) for name in _FIELDS}
         usage = row.pop("usage")
         return row if usage is None else {**row, **{one.name: getattr(usage, one.name) for one in fields(usage)}}
 
     def failed(self, result: AttemptResult, error_class: ErrorClass, message: str) -> "CallRecord":
         """Return the call as failed; a very long message is shortened, and says so."""
-        line = " ".join(message.split())
-        if len(line) > _MAX_MESSAGE_CHARACTERS:
-            line = f"{line[:_MAX_MESSAGE_CHARACTERS]} [… {len(line) - _MAX_MESSAGE_CHARACTERS} characters left out …]"
+        line = cut(" ".join(message.split()), _MAX_MESSAGE_CHARACTERS)
         return replace(self, result=result, error_class=error_class, error_message=line)
 
 
@@ -80,13 +78,7 @@ _FIELDS = tuple(one.name for one in fields(CallRecord) if one.name != "simulated
 
 @dataclass(frozen=True)
 class AskResult(Generic[JudgeReply]):
-    """Result of asking one question.
-
-    Attributes:
-        attempts: every HTTP call, in order.
-        answer: valid by its schema; None where there is none.
-        raw_response: the text of the last answer that could not be used.
-    """
+    """Result of asking one question: every HTTP call, in order, and a valid answer or the last unusable text."""
 
     calls: tuple[CallRecord, ...]
     answer: JudgeReply | None

@@ -2,40 +2,29 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from trajectory_pipeline.errors import ProviderDownError
+from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.client.errors import FATAL, PROVIDER_DOWN
 
 
 @dataclass
 class CallOutcome:
-    """How a call ended: its error class, or None for one that was answered."""
+    """The record of a call that ended; None while it has not, or where it was not made."""
 
-    recorded: bool = False
-    error_class: str | None = None
-    message: str | None = None
-
-    def record(self, error_class: str | None, message: str | None) -> None:
-        """Record how the call ended."""
-        self.recorded, self.error_class, self.message = True, error_class, message
+    call: CallRecord | None = None
 
 
 class CircuitBreaker:
     """Counts consecutive failures over all calls of a session.
 
-    It opens after ``opens_after`` of them, or after one that every other call would meet as well. Then it stays open; a
-    later session starts half open.
+    It opens after ``opens_after`` of them, or after one that every other call would meet as well. Then it stays open. A
+    later session starts half open: one trial call must succeed before others are made.
     """
 
     def __init__(self, opens_after: int, *, half_open: bool = False) -> None:
-        """Make a breaker.
-
-        Args:
-            opens_after: failures in a row that open it.
-            half_open: whether one call must succeed before others are made.
-        """
         self._opens_after = opens_after
         self._consecutive_failures = 0
         self._reason: str | None = None
@@ -47,11 +36,7 @@ class CircuitBreaker:
         return self._reason is not None
 
     def open(self, reason: str) -> None:
-        """Let no further call through; the first reason stays.
-
-        Args:
-            reason: a clause, such as ``the last 8 calls failed``.
-        """
+        """Let no further call through, for a reason such as ``the last 8 calls failed``; the first one stays."""
         self._reason = self._reason or reason
 
     @asynccontextmanager
@@ -61,25 +46,17 @@ class CircuitBreaker:
         Raises:
             ProviderDownError: it is open; nothing may be sent.
         """
-        trying = self._trial_lock
-        if trying is None:
-            self.refuse_if_open()
-            outcome = CallOutcome()
-            yield outcome
-            self._count(outcome)
-            return
-        async with trying:
-            self.refuse_if_open()
-            if self._trial_lock is not None:
-                outcome = CallOutcome()
-                yield outcome
-                self._count(outcome)
-                if outcome.recorded and not self.is_open:
-                    self._trial_lock = None
-                return
         outcome = CallOutcome()
-        yield outcome
-        self._count(outcome)
+        async with AsyncExitStack() as stack:
+            if self._trial_lock is not None:
+                await stack.enter_async_context(self._trial_lock)
+            if self._trial_lock is None:
+                # Another trial call succeeded meanwhile: from here on, calls run at the same time.
+                await stack.aclose()
+            self.refuse_if_open()
+            yield outcome
+            if outcome.call is not None:
+                self._count(outcome.call)
 
     def refuse_if_open(self) -> None:
         """Raise ProviderDownError where no further call may be made; the text says why."""
@@ -88,13 +65,11 @@ class CircuitBreaker:
                 f"The judge's provider is down, and nothing more is asked of it now ({self._reason})"
             )
 
-    def _count(self, outcome: CallOutcome) -> None:
-        if not outcome.recorded:
-            return
-        failure = f"{outcome.error_class}: {outcome.message}"
-        if outcome.error_class in FATAL:
+    def _count(self, call: CallRecord) -> None:
+        failure = f"{call.error_class}: {call.error_message}"
+        if call.error_class in FATAL:
             self.open(failure)
-        elif outcome.error_class in PROVIDER_DOWN:
+        elif call.error_class in PROVIDER_DOWN:
             self._consecutive_failures += 1
             if self._trial_lock is not None:
                 self.open(f"the call that tried it again failed too ({failure})")
@@ -102,3 +77,5 @@ class CircuitBreaker:
                 self.open(f"{self._consecutive_failures} calls in a row failed, the last by {failure}")
         else:
             self._consecutive_failures = 0
+        if not self.is_open:
+            self._trial_lock = None

@@ -33,11 +33,7 @@ FATAL = frozenset(
 )
 """Classes that every other call would meet as well: one is enough."""
 
-_NEVER_SENT = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ConnectionTimeoutError,
-    aiohttp.InvalidURL,
-)
+_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 """Errors in which nothing reached the provider: there is nothing to pay for."""
 
 _CONTEXT = re.compile(
@@ -56,12 +52,7 @@ _FORM_STATUSES = frozenset({400, 404, 415, 422, 501})
 
 
 def classify_error(status: int, text: str) -> ErrorClass:
-    """Return the class of an HTTP error.
-
-    Args:
-        status: of the answer, or the code in an error that came with status 200.
-        text: message, code, type and parameter, as the provider gave them.
-    """
+    """Return the class of an HTTP error, by its status (or the code in an error with status 200) and all its text."""
     text = text.lower()
     if status == 429:
         return ErrorClass.QUOTA_EXCEEDED if _QUOTA.search(text) else ErrorClass.RATE_LIMITED
@@ -82,7 +73,7 @@ def is_outage(recent: Sequence[str | None], opens_after: int) -> bool:
 
     Args:
         recent: error classes of recent calls to it that ended, the newest first; None for an answer.
-        opens_after: failures in a row that count as down.
+        opens_after: consecutive failures that count as down.
     """
     if recent and recent[0] in FATAL:
         return True
@@ -96,17 +87,15 @@ def status_error_text(error: openai.APIStatusError) -> str:
 
 def error_object_text(error: Any) -> tuple[int, str]:
     """Return code and text of an error object that came with status 200, as OpenRouter sends a fault upstream."""
-    code = error.get("code") if isinstance(error, dict) else None
-    number = code if isinstance(code, int) and not isinstance(code, bool) else None
-    if isinstance(code, str) and code.isdigit():
-        number = int(code)
-    # One that gives no HTTP status is taken for a fault of the server.
-    return (number if number is not None and 400 <= number < 600 else 500), f"the answer is an error: {error}"
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    # An error without an HTTP status counts as a fault of the server.
+    status = int(code) if re.fullmatch("[45][0-9]{2}", code) else 500
+    return status, f"the answer is an error: {error}"
 
 
 def no_answer_error(sent: CallRecord, error: BaseException, timeout_seconds: float) -> CallRecord:
-    """Say what became of a call without an answer: never sent, or ``lost``, so that nobody saw if it is to be paid."""
-    # The client calls every lost connection a timeout; the transport's own error, which it keeps, knows better.
+    """Return a call without a response as failed: never sent, or ``lost``, where the provider may bill it."""
+    # The client calls every lost connection a timeout. The transport's own error, its cause, tells them apart.
     causes = [error]
     while (cause := causes[-1].__cause__) is not None:
         causes.append(cause)
@@ -116,6 +105,5 @@ def no_answer_error(sent: CallRecord, error: BaseException, timeout_seconds: flo
     if any(isinstance(cause, TimeoutError) for cause in causes):
         limit = f"no answer within {timeout_seconds:g} s (TRAJECTORY_JUDGE_TIMEOUT)"
         return sent.failed(AttemptResult.LOST, ErrorClass.TIMEOUT, limit)
-    return sent.failed(
-        AttemptResult.LOST, ErrorClass.CONNECTION, f"the connection was lost before the answer was whole: {text}"
-    )
+    lost = f"the connection was lost before the answer was whole: {text}"
+    return sent.failed(AttemptResult.LOST, ErrorClass.CONNECTION, lost)

@@ -26,6 +26,7 @@ _MAX_TOKENS = 2**53
 """No call has as many: a larger number is no token count."""
 _SIMULATED_HEADER = "x-simulated"
 """What a server that is a simulation, and no model, sends with every response."""
+_NO_COMPLETION = "what came is no chat completion"
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class HttpReply:
 
     Attributes:
         call: with its end; ``error_class`` is None where there is a text.
-        text: of the answer, as it came.
-        headers: of the response; empty where there was none.
+        text: of the response, as it came.
+        headers: of the response; None where there was none.
         refusal: the provider's text where it answered with an error, empty otherwise.
     """
 
@@ -49,7 +50,7 @@ async def send_call(client: AsyncOpenAI, sent: CallRecord, body: bytes, timeout_
     """Make a call, within a wall-clock limit.
 
     The client's own typed method is not used: preparing its parameters and building its objects costs more time than
-    all else that a verdict takes here, and what comes back is checked field by field anyway.
+    all else that a verdict takes here, and the response is checked field by field anyway.
     """
     began = time.monotonic_ns()
     try:
@@ -60,90 +61,68 @@ async def send_call(client: AsyncOpenAI, sent: CallRecord, body: bytes, timeout_
                 content=body,
                 options={"headers": {"Content-Type": "application/json"}},
             )
-        reply = _read(sent, response)
+        call, text = _read(_with_status(sent, response), response.content)
+        refusal = call.error_message or "" if call.result is AttemptResult.ERROR else ""
+        reply = HttpReply(call, text, response.headers, refusal)
     except openai.APIStatusError as error:
         text = status_error_text(error)
-        reply = HttpReply(
-            replace(
-                sent.failed(AttemptResult.ERROR, classify_error(error.status_code, text), error.message),
-                http_status=error.status_code,
-                request_id=error.response.headers.get("x-request-id"),
-            ),
-            headers=error.response.headers,
-            refusal=text,
-        )
+        call = sent.failed(AttemptResult.ERROR, classify_error(error.status_code, text), error.message)
+        reply = HttpReply(_with_status(call, error.response), headers=error.response.headers, refusal=text)
     except (TimeoutError, openai.APIConnectionError) as error:
         reply = HttpReply(no_answer_error(sent, error, timeout_seconds))
     except ValueError as error:
-        # What the HTTP library says of a URL that it cannot use.
-        reply = HttpReply(
-            sent.failed(AttemptResult.ERROR, ErrorClass.CONNECTION, f"the provider could not be asked: {error}")
-        )
-    call = replace(
-        reply.call,
-        duration_ns=time.monotonic_ns() - began,
-        simulated=_SIMULATED_HEADER in (reply.headers or {}),
-    )
-    return replace(reply, call=call)
+        # What the HTTP library raises for a URL that it cannot use.
+        message = f"the provider could not be asked: {error}"
+        reply = HttpReply(sent.failed(AttemptResult.ERROR, ErrorClass.CONNECTION, message))
+    simulated = _SIMULATED_HEADER in (reply.headers or {})
+    return replace(reply, call=replace(reply.call, duration_ns=time.monotonic_ns() - began, simulated=simulated))
 
 
-def _read(sent: CallRecord, response: httpx2.Response) -> HttpReply:
-    call = replace(
-        sent,
-        result=AttemptResult.ANSWERED,
-        http_status=response.status_code,
-        request_id=response.headers.get("x-request-id"),
-    )
+def _with_status(call: CallRecord, response: httpx2.Response) -> CallRecord:
+    return replace(call, http_status=response.status_code, request_id=response.headers.get("x-request-id"))
+
+
+def _read(call: CallRecord, content: bytes) -> tuple[CallRecord, str | None]:
+    """Return the call with its usage and its end, and the text of the response or None."""
+
+    def unusable(error_class: ErrorClass, message: str) -> CallRecord:
+        return call.failed(AttemptResult.UNUSABLE, error_class, message)
+
     try:
         # Whatever content type a proxy has put on it: a completion was paid for.
-        completion = json.loads(response.content)
+        completion = json.loads(content)
     except (ValueError, RecursionError) as error:
-        message = f"what came is no chat completion: {error}"
-        return HttpReply(
-            call.failed(AttemptResult.UNUSABLE, ErrorClass.NOT_A_COMPLETION, message), headers=response.headers
-        )
+        return unusable(ErrorClass.NOT_A_COMPLETION, f"{_NO_COMPLETION}: {error}"), None
     if not isinstance(completion, dict):
-        message = "what came is no chat completion"
-        return HttpReply(
-            call.failed(AttemptResult.UNUSABLE, ErrorClass.NOT_A_COMPLETION, message), headers=response.headers
-        )
-    call, text = _read_completion(call, completion)
-    refusal = call.error_message or "" if call.result is AttemptResult.ERROR else ""
-    return HttpReply(call, text, response.headers, refusal)
-
-
-def _read_completion(call: CallRecord, completion: Mapping[str, Any]) -> tuple[CallRecord, str | None]:
-    """Return the call with its usage and its end, and the text of the response or None."""
-    usage, model = _usage(completion.get("usage")), _string(completion.get("model"))
-    call = replace(call, response_model=model, usage=usage)
+        return unusable(ErrorClass.NOT_A_COMPLETION, _NO_COMPLETION), None
+    call = replace(
+        call,
+        result=AttemptResult.ANSWERED,
+        response_model=_string(completion.get("model")),
+        usage=_usage(completion.get("usage")),
+    )
     choices = completion.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     message = choice.get("message")
-    error = completion.get("error") or choice.get("error")
-    if error:
-        status, error_text = error_object_text(error)
-        return call.failed(AttemptResult.ERROR, classify_error(status, error_text), error_text), None
+    if error_object := completion.get("error") or choice.get("error"):
+        status, text = error_object_text(error_object)
+        return call.failed(AttemptResult.ERROR, classify_error(status, text), text), None
     if not isinstance(choices, list):
-        return call.failed(AttemptResult.UNUSABLE, ErrorClass.NOT_A_COMPLETION, "what came is no chat completion"), None
+        return unusable(ErrorClass.NOT_A_COMPLETION, _NO_COMPLETION), None
     if not isinstance(message, dict):
-        return call.failed(
-            AttemptResult.UNUSABLE, ErrorClass.NO_ANSWER, "the answer has no choice, or a choice without a message"
-        ), None
+        return unusable(ErrorClass.NO_ANSWER, "the answer has no choice, or a choice without a message"), None
     call = replace(call, finish_reason=_string(choice.get("finish_reason")))
-    text = response_text(message, call.response_format)
+    response = response_text(message, call.response_format)
     if message.get("refusal"):
         return call.failed(AttemptResult.REFUSED, ErrorClass.REFUSED, str(message["refusal"])), None
     if call.finish_reason == "content_filter":
-        return call.failed(
-            AttemptResult.REFUSED, ErrorClass.CONTENT_FILTER, "the provider's filter withheld the answer"
-        ), text
+        withheld = "the provider's filter withheld the answer"
+        return call.failed(AttemptResult.REFUSED, ErrorClass.CONTENT_FILTER, withheld), response
     if call.finish_reason == "length":
-        return call.failed(
-            AttemptResult.UNUSABLE, ErrorClass.CUT_OFF, "the answer was cut off (finish_reason is length)"
-        ), text
-    if text is None:
-        return call.failed(AttemptResult.UNUSABLE, ErrorClass.NO_ANSWER, "the answer is empty"), None
-    return call, text
+        return unusable(ErrorClass.CUT_OFF, "the answer was cut off (finish_reason is length)"), response
+    if response is None:
+        return unusable(ErrorClass.NO_ANSWER, "the answer is empty"), None
+    return call, response
 
 
 def _usage(usage: Any) -> CallUsage | None:

@@ -1,7 +1,4 @@
-"""From the text of an answer to the answer itself, or to all that is wrong with it.
-
-Nothing is mended: no number is brought into its range, no field filled in, no list shortened.
-"""
+"""Parses a response strictly: no number is clamped, no field filled in, no list shortened."""
 
 import json
 from collections.abc import Sequence
@@ -28,23 +25,18 @@ _MAX_MISTAKES = 20
 
 @dataclass(frozen=True)
 class InvalidResponse:
-    """Why an answer cannot be used.
-
-    Attributes:
-        error_class: of ``schema.enums.ErrorClass``; ``schema_violation`` where mistakes of several kinds come together.
-        words: all that is wrong, for the reader and for the repair turn.
-    """
+    """All that is wrong with a response; ``schema_violation`` where there are mistakes of several classes."""
 
     error_class: ErrorClass
     message: str
 
 
 class _NotANumberError(ValueError):
-    """NaN or Infinity, which JSON does not have."""
+    pass
 
 
 def parse_response(text: str, answer_type: type[JudgeReply]) -> JudgeReply | InvalidResponse:
-    """Return the answer that a text is, valid by its type, or what is wrong with it."""
+    """Return the answer that is valid by its type, or what is wrong with the text."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except _NotANumberError as error:

@@ -6,29 +6,23 @@ from pydantic import BaseModel
 
 from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.client.response_format import schema_instructions
+from trajectory_pipeline.judge.transcript.truncate import cut
 
 _MAX_CUT_OFF_CHARACTERS = 2000
-"""Characters of an answer that was cut off: all of it would fill the context without help, and none would leave two
-turns of one role in a row, which some servers refuse."""
+"""Of an answer that was cut off: all of it would fill the context without help, and none would leave two turns of one
+role in a row, which some servers refuse."""
 
 
 def repair_messages(
     messages: Sequence[dict[str, str]], call: CallRecord, raw_response: str | None, answer_type: type[BaseModel]
 ) -> list[dict[str, str]]:
-    """Return the messages of a repair turn: those before, byte for byte, then the answer and what is wrong with it.
+    """Return the messages of a repair turn: those before, byte for byte, then the response and what is wrong with it.
 
-    Args:
-        messages: of the question.
-        call: that brought the answer, and says what is wrong with it.
-        raw_response: as it came; None where nothing was left of an answer that was cut off.
-        answer_type: what an answer must be valid by.
+    ``raw_response`` is None where nothing was left of an answer that was cut off.
     """
     answer = raw_response or "(nothing)"
     if call.error_class == "cut_off":
-        if len(answer) > _MAX_CUT_OFF_CHARACTERS:
-            answer = (
-                f"{answer[:_MAX_CUT_OFF_CHARACTERS]} [… {len(answer) - _MAX_CUT_OFF_CHARACTERS} characters left out …]"
-            )
+        answer = cut(answer, _MAX_CUT_OFF_CHARACTERS)
         instruction = (
             "Your answer was cut off because it is too long, so it cannot be used. Judge again and give the whole"
             " answer in less than half the length: fewer requirements, short evidence, reasoning and summary."

@@ -1,4 +1,4 @@
-"""How an answer's form is asked for, and how the text is found again in what comes back.
+"""How the response schema is sent, and how the answer is found in the response.
 
 OpenAI, vLLM, Ollama, LiteLLM and OpenRouter speak the same chat API and differ in what they refuse: strict JSON
 schemas, tools, a temperature (reasoning models), or ``max_completion_tokens`` (older servers know ``max_tokens``).
@@ -25,7 +25,7 @@ _FENCED = re.compile(r"\A```[a-zA-Z]*[ \t]*\n(?P<inside>(?:(?!\n```).)*)\n```\Z"
 
 @cache
 def strict_schema(answer_type: type[BaseModel]) -> dict[str, Any]:
-    """Return an answer's JSON schema as strict mode takes it: without ``minLength``, which it does not know."""
+    """Return an answer's JSON schema without ``minLength``, which strict mode does not know."""
 
     def without(value: Any) -> Any:
         if isinstance(value, dict):
@@ -38,14 +38,13 @@ def strict_schema(answer_type: type[BaseModel]) -> dict[str, Any]:
 
 @cache
 def schema_instructions(answer_type: type[BaseModel]) -> str:
-    """Return what asks for an answer's form in the prompt itself."""
+    """Return the sentence that gives the schema in the prompt itself."""
     schema = json.dumps(strict_schema(answer_type), ensure_ascii=False, separators=(",", ":"))
     return f"Answer with one JSON object and nothing else, valid by this JSON schema:\n{schema}"
 
 
 @cache
-def format_parameters(answer_type: type[BaseModel], response_format: ResponseFormat) -> Mapping[str, Any]:
-    """Return the parameters that ask for an answer's form."""
+def _format_parameters(answer_type: type[BaseModel], response_format: ResponseFormat) -> Mapping[str, Any]:
     schema = strict_schema(answer_type)
     # The title, not the class: what the judge is sent must not change with a name in code (see ``response_schema``).
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", schema["title"]).lower()
@@ -63,14 +62,7 @@ def format_parameters(answer_type: type[BaseModel], response_format: ResponseFor
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """What a request has besides model and messages, as far as a server may refuse it.
-
-    Attributes:
-        response_format: how the answer's form is asked for.
-        temperature: sent where it is not None.
-        max_response_tokens: that the answer may have.
-        limit_name: the parameter that carries it.
-    """
+    """The parts of a request that a server may reject; ``limit_name`` is the parameter for ``max_response_tokens``."""
 
     response_format: ResponseFormat
     temperature: float | None
@@ -78,14 +70,8 @@ class RequestOptions:
     limit_name: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
 
     def body(self, model: str, messages: Sequence[Mapping[str, str]], answer_type: type[BaseModel]) -> bytes:
-        """Return the body of a request.
-
-        Args:
-            model: as the provider names it.
-            messages: of the chat; the schema joins the first, where the prompt must name it.
-            answer_type: what an answer must be valid by.
-        """
-        body: dict[str, Any] = {"model": model, **format_parameters(answer_type, self.response_format)}
+        """Return the body of a request; for the format ``prompt``, the schema joins the first message."""
+        body: dict[str, Any] = {"model": model, **_format_parameters(answer_type, self.response_format)}
         if self.temperature is not None:
             body["temperature"] = self.temperature
         body[self.limit_name] = self.max_response_tokens
@@ -99,22 +85,19 @@ class RequestOptions:
 
         Args:
             message_text: of the rejection: message, parameter and code.
-            automatic: whether the answer's format may change; parameters may in any case.
+            automatic: whether the response format may change; parameters may in any case.
         """
-        for part, simpler in self._simpler(automatic=automatic):
-            if _mentions(message_text, part):
-                return simpler
-        return None
 
-    def _simpler(self, *, automatic: bool) -> list[tuple[str, "RequestOptions"]]:
-        options: list[tuple[str, RequestOptions]] = []
-        if self.limit_name == "max_completion_tokens":
-            options.append(("max_completion_tokens", replace(self, limit_name="max_tokens")))
-        if self.temperature is not None:
-            options.append(("temperature", replace(self, temperature=None)))
-        if automatic and self.response_format in _SIMPLER:
-            options.append((self.response_format, replace(self, response_format=_SIMPLER[self.response_format])))
-        return options
+        def rejected(part: str) -> bool:
+            return _MENTIONS[part].search(message_text.lower()) is not None
+
+        if self.limit_name == "max_completion_tokens" and rejected("max_completion_tokens"):
+            return replace(self, limit_name="max_tokens")
+        if self.temperature is not None and rejected("temperature"):
+            return replace(self, temperature=None)
+        if automatic and self.response_format in _SIMPLER and rejected(self.response_format):
+            return replace(self, response_format=_SIMPLER[self.response_format])
+        return None
 
 
 _MENTIONS = {
@@ -131,19 +114,15 @@ _MENTIONS = {
 }
 
 
-def _mentions(message_text: str, part: str) -> bool:
-    return _MENTIONS[part].search(message_text.lower()) is not None
-
-
 def rejects_request_options(message_text: str) -> bool:
     """Whether an HTTP error is about the options of a request, and not about its content or account."""
     return any(pattern.search(message_text.lower()) for pattern in _MENTIONS.values())
 
 
 def response_text(message: Mapping[str, Any], response_format: str) -> str | None:
-    """Return the text that is to be the answer, as it came in a completion's message; None where it says nothing.
+    """Return the text of the answer in a completion's message; None where there is none.
 
-    A server that was asked for a tool call and answers in message_text (Ollama does) is taken at its message_text.
+    Some servers, such as Ollama, answer in the content although a tool call was asked for: then the content counts.
     """
     calls = message.get("tool_calls")
     if response_format == "tool_call" and isinstance(calls, list) and calls:
@@ -155,16 +134,16 @@ def response_text(message: Mapping[str, Any], response_format: str) -> str | Non
 
 
 def strip_code_fence(text: str, response_format: str) -> str:
-    """Return what is to be valid JSON of an answer.
+    """Return the part of a response that must be valid JSON.
 
-    Where no schema bound the model, a ``<think>`` part before the answer is left out, and a fence where the whole of
-    the rest is one fenced block. Nothing else is: text before or after it makes the answer invalid.
+    Where no schema bound the model, a ``<think>`` part before the answer is left out, and a fence where all of the rest
+    is one fenced block. Nothing else is: text before or after it makes the answer invalid.
     """
     if response_format == "json_schema":
         return text
     rest = text.strip()
     if not rest.startswith(("{", "```")):
-        # Some templates open the part themselves, so that only its end stands in the answer.
+        # Some templates open the part themselves, so that only its end is in the response.
         before, end, after = rest.partition("</think>")
         rest = after.strip() if end else before
     fenced = _FENCED.match(rest)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache
-from typing import Generic
+from typing import Any
 
 import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient
@@ -37,11 +37,7 @@ from trajectory_pipeline.judge.client.errors import TRANSIENT
 from trajectory_pipeline.judge.client.http_call import HttpReply, send_call
 from trajectory_pipeline.judge.client.parse import InvalidResponse, parse_response
 from trajectory_pipeline.judge.client.repair import repair_messages
-from trajectory_pipeline.judge.client.response_format import (
-    RequestOptions,
-    schema_instructions,
-    strip_code_fence,
-)
+from trajectory_pipeline.judge.client.response_format import RequestOptions, schema_instructions, strip_code_fence
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.redaction.egress_policy import require_local
 from trajectory_pipeline.schema.enums import (
@@ -53,15 +49,8 @@ from trajectory_pipeline.schema.enums import (
 )
 from trajectory_pipeline.urls import endpoint_without_credentials
 
-__all__ = [
-    "AskResult",
-    "CallRecord",
-    "JudgeReply",
-    "JudgeSession",
-    "RecordCall",
-]
-
 _MIN_KEY_CHARACTERS = 8
+_PROVIDER_TEXTS = ("response_model", "request_id", "finish_reason", "error_message")
 _TOKENS_PER_MESSAGE = 10
 """Role and separators of a chat template."""
 
@@ -73,12 +62,12 @@ async def open_session(
     """Open a client for any number of calls.
 
     Args:
-        config: who is asked, and how.
+        config: which judge is called, and how.
         request_slot: waits for a slot under a limit that workers share; None for no limit.
         half_open: whether one call must succeed before others are made, as after an outage.
 
     Raises:
-        JudgeError: only a server on this machine may be asked, and this one is not on it.
+        JudgeError: only a server on this machine may be called, and this one is not on it.
     """
     if config.local_only:
         require_local(config.base_url)
@@ -108,24 +97,17 @@ def _certificates(*, trust_env: bool) -> ssl.SSLContext:
 class JudgeSession:
     """An open client of a judge, and which request options its server accepts."""
 
-    def __init__(
-        self,
-        config: JudgeConfig,
-        client: AsyncOpenAI,
-        pacer: RequestPacer,
-        breaker: CircuitBreaker,
-    ) -> None:
+    def __init__(self, config: JudgeConfig, client: AsyncOpenAI, pacer: RequestPacer, breaker: CircuitBreaker) -> None:
         self._config = config
         self._client = client
         self._pacer = pacer
         self._breaker = breaker
         self._concurrency = asyncio.Semaphore(config.concurrency)
+        self._is_auto = config.response_format is ResponseFormatChoice.AUTO
         self._options = RequestOptions(
-            response_format=ResponseFormat.JSON_SCHEMA
-            if config.response_format == ResponseFormatChoice.AUTO
-            else ResponseFormat(config.response_format),
-            temperature=config.temperature,
-            max_response_tokens=config.max_response_tokens,
+            ResponseFormat.JSON_SCHEMA if self._is_auto else ResponseFormat(config.response_format),
+            config.temperature,
+            config.max_response_tokens,
         )
 
     async def ask(
@@ -150,20 +132,43 @@ class JudgeSession:
             ProviderDownError: the provider is down, and no call was made.
             Exception: whatever ``on_begin`` raises, such as BudgetExhausted; then nothing is sent.
         """
-        return await _Question(self, list(messages), answer_type, on_begin, on_end).run()
+        calls: list[CallRecord] = []
+        raw_response: str | None = None
+        purpose = AttemptPurpose.FIRST
+        while True:
+            try:
+                reply, options = await self._call(messages, answer_type, purpose, on_begin)
+            except ProviderDownError:
+                if not calls:
+                    raise
+                break
+            call, answer = _parse(reply, answer_type)
+            await on_end(call)
+            calls.append(call)
+            if answer is not None:
+                return AskResult(tuple(calls), answer, None)
+            raw_response = reply.text or raw_response
+            failures = sum(one.error_class in TRANSIENT for one in calls)
+            if self._simplify_options(reply, options):
+                purpose = AttemptPurpose.FALLBACK
+            elif call.error_class in UNUSABLE_RESPONSES and all(one.purpose != AttemptPurpose.REPAIR for one in calls):
+                messages = repair_messages(messages, call, reply.text, answer_type)
+                purpose = AttemptPurpose.REPAIR
+            elif call.error_class in TRANSIENT and failures < self._config.max_attempts and not self._breaker.is_open:
+                await self._back_off(reply, failures)
+                purpose = AttemptPurpose.RETRY
+            else:
+                break
+        return AskResult(tuple(calls), None, raw_response)
 
-    async def call(
+    async def _call(
         self,
         messages: Sequence[dict[str, str]],
         answer_type: type[BaseModel],
         purpose: AttemptPurpose,
         on_begin: RecordCall,
     ) -> tuple[HttpReply, RequestOptions]:
-        """Make one call as soon as it may be made; returns its reply and its options.
-
-        Raises:
-            ProviderDownError: no further call may be made.
-        """
+        """Make one call as soon as it may be made; returns its reply and its options."""
         config, tokens = self._config, _estimate_prompt_tokens(messages, answer_type)
         async with self._concurrency, self._breaker.call() as outcome:
             await self._pacer.wait(tokens + config.max_response_tokens)
@@ -182,15 +187,11 @@ class JudgeSession:
             await on_begin(sent)
             body = options.body(config.model, messages, answer_type)
             reply = self._redact_api_key(await send_call(self._client, sent, body, config.timeout_seconds))
-            outcome.record(reply.call.error_class, reply.call.error_message)
+            outcome.call = reply.call
         self._pause_as_asked(reply)
         return reply, options
 
-    def may_retry(self, failures: int) -> bool:
-        """Whether a transient failure may be retried, after so many failures."""
-        return failures < self._config.max_attempts and not self._breaker.is_open
-
-    async def back_off(self, reply: HttpReply, failures: int) -> None:
+    async def _back_off(self, reply: HttpReply, failures: int) -> None:
         """Wait before a retry, where the provider named no time."""
         if requested_wait(reply.headers) is not None:
             return
@@ -204,28 +205,22 @@ class JudgeSession:
         """Let all calls of the session wait where the provider asks for it."""
         if reply.call.error_class is None:
             self._pacer.apply_rate_headers(reply.headers)
-            return
-        wait = requested_wait(reply.headers)
-        if wait is None:
-            return
-        if wait > MAX_PAUSE_SECONDS:
-            self._breaker.open(f"it asked for a {wait:.0f} s pause ({reply.call.error_class})")
-        else:
-            self._pacer.pause(wait)
+        elif (wait := requested_wait(reply.headers)) is not None:
+            if wait > MAX_PAUSE_SECONDS:
+                self._breaker.open(f"it asked for a {wait:.0f} s pause ({reply.call.error_class})")
+            else:
+                self._pacer.pause(wait)
 
-    def simplify_options(self, reply: HttpReply, options: RequestOptions) -> bool:
+    def _simplify_options(self, reply: HttpReply, options: RequestOptions) -> bool:
         """Whether the call is to be repeated with other options, because the server rejected these."""
         if reply.call.error_class is not ErrorClass.UNSUPPORTED:
             return False
-        if self._options != options:
-            # Another call was rejected before, and has already taken the next options.
-            return True
-        simpler = options.after_refusal(
-            reply.refusal, automatic=self._config.response_format == ResponseFormatChoice.AUTO
-        )
-        if simpler is None:
-            return False
-        self._options = simpler
+        # Where they differ, another call was rejected before, and has already taken the next options.
+        if self._options == options:
+            simpler = options.after_refusal(reply.refusal, automatic=self._is_auto)
+            if simpler is None:
+                return False
+            self._options = simpler
         return True
 
     def _redact_api_key(self, reply: HttpReply) -> HttpReply:
@@ -237,85 +232,20 @@ class JudgeSession:
         def clean(text: str | None) -> str | None:
             return None if text is None else text.replace(key, "[our key]")
 
-        call = reply.call
-        return replace(
-            reply,
-            text=clean(reply.text),
-            refusal=reply.refusal.replace(key, "[our key]"),
-            call=replace(
-                call,
-                response_model=clean(call.response_model),
-                request_id=clean(call.request_id),
-                finish_reason=clean(call.finish_reason),
-                error_message=clean(call.error_message),
-            ),
-        )
+        texts: dict[str, Any] = {name: clean(getattr(reply.call, name)) for name in _PROVIDER_TEXTS}
+        refusal = reply.refusal.replace(key, "[our key]")
+        return replace(reply, text=clean(reply.text), refusal=refusal, call=replace(reply.call, **texts))
 
 
-class _Question(Generic[JudgeReply]):
-    """The calls for one answer, one after the other."""
-
-    def __init__(
-        self,
-        session: JudgeSession,
-        messages: list[dict[str, str]],
-        answer_type: type[JudgeReply],
-        on_begin: RecordCall,
-        on_end: RecordCall,
-    ) -> None:
-        self._session = session
-        self._messages = messages
-        self._answer_type = answer_type
-        self._began = on_begin
-        self._ended = on_end
-        self._attempts: list[CallRecord] = []
-        self._failures = 0
-        self._repaired = False
-        self._raw_response: str | None = None
-
-    async def run(self) -> AskResult[JudgeReply]:
-        purpose: AttemptPurpose | None = AttemptPurpose.FIRST
-        while purpose is not None:
-            try:
-                reply, options = await self._session.call(self._messages, self._answer_type, purpose, self._began)
-            except ProviderDownError:
-                if not self._attempts:
-                    raise
-                break
-            call, answer = self._parse(reply)
-            await self._ended(call)
-            self._attempts.append(call)
-            if answer is not None:
-                return AskResult(tuple(self._attempts), answer, None)
-            self._raw_response = reply.text or self._raw_response
-            purpose = await self._next_purpose(reply, call, options)
-        return AskResult(tuple(self._attempts), None, self._raw_response)
-
-    def _parse(self, reply: HttpReply) -> tuple[CallRecord, JudgeReply | None]:
-        """Return the call, and its answer where the text is valid."""
-        call = reply.call
-        if call.error_class is not None or reply.text is None:
-            return call, None
-        found = parse_response(strip_code_fence(reply.text, call.response_format), self._answer_type)
-        if isinstance(found, InvalidResponse):
-            return call.failed(AttemptResult.UNUSABLE, found.error_class, found.message), None
-        return call, found
-
-    async def _next_purpose(self, reply: HttpReply, call: CallRecord, options: RequestOptions) -> AttemptPurpose | None:
-        """Return the purpose of the next call, after any pause before it; None where none would help."""
-        if self._session.simplify_options(reply, options):
-            return AttemptPurpose.FALLBACK
-        if call.error_class in UNUSABLE_RESPONSES and not self._repaired:
-            self._repaired = True
-            self._messages = repair_messages(self._messages, call, reply.text, self._answer_type)
-            return AttemptPurpose.REPAIR
-        if call.error_class not in TRANSIENT:
-            return None
-        self._failures += 1
-        if not self._session.may_retry(self._failures):
-            return None
-        await self._session.back_off(reply, self._failures)
-        return AttemptPurpose.RETRY
+def _parse(reply: HttpReply, answer_type: type[JudgeReply]) -> tuple[CallRecord, JudgeReply | None]:
+    """Return the call, and its answer where the text is valid."""
+    call = reply.call
+    if call.error_class is not None or reply.text is None:
+        return call, None
+    found = parse_response(strip_code_fence(reply.text, call.response_format), answer_type)
+    if isinstance(found, InvalidResponse):
+        return call.failed(AttemptResult.UNUSABLE, found.error_class, found.message), None
+    return call, found
 
 
 def _estimate_prompt_tokens(messages: Sequence[dict[str, str]], answer_type: type[BaseModel]) -> int:

@@ -11,6 +11,11 @@ _ENCODED = re.compile(r"[A-Za-z0-9+/_=-]{2000,}")
 """A run of characters as base64 makes it: an image, an archive, a signature."""
 
 
+def cut(text: str, limit: int) -> str:
+    """Return at most so many characters of a text, and how many are left out."""
+    return text if len(text) <= limit else f"{text[:limit]} [… {len(text) - limit} characters left out …]"
+
+
 @dataclass(frozen=True)
 class Line:
     """A line that is shown; one that is not ``verbatim`` is our own word on what is not."""

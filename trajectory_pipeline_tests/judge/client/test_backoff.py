@@ -10,7 +10,8 @@ import pytest
 
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.judge.client.backoff import backoff_seconds, requested_wait, seconds_until_reset
-from trajectory_pipeline.judge.client.session import AskResult, CallRecord, open_session
+from trajectory_pipeline.judge.client.call_record import AskResult, CallRecord
+from trajectory_pipeline.judge.client.session import open_session
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.judge.judge_client import PROMPT, CallLog, judge_at
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion

@@ -10,8 +10,9 @@ import pytest
 
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.errors import ProviderDownError
+from trajectory_pipeline.judge.client.call_record import AskResult
 from trajectory_pipeline.judge.client.errors import is_outage
-from trajectory_pipeline.judge.client.session import AskResult, JudgeSession, open_session
+from trajectory_pipeline.judge.client.session import JudgeSession, open_session
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.judge.judge_client import PROMPT, CallLog, error_classes, judge_at
 

@@ -14,7 +14,7 @@ import pytest
 
 from trajectory_pipeline.budget.prices import CallUsage, load_prices, price_usd
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
-from trajectory_pipeline.judge.client.session import CallRecord
+from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline_tests.judge.judge_client import KEY, PROMPT, CallLog, ask, ask_provider, error_classes
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
