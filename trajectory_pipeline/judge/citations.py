@@ -1,5 +1,6 @@
 """Checks citations: whether the quote is in the cited message, and whether its source may support the claim."""
 
+import math
 from typing import Any
 
 from trajectory_pipeline.judge.response_schema import Citation, RequirementKind
@@ -27,16 +28,13 @@ class CitationChecker:
             for message in rendered.messages
             if message.run == judged and any(passage.source in AGENT_SOURCES for passage in message.passages)
         ]
-        self._first_agent_position = min(own, default=None)
+        self._first_agent_number = min(own, default=math.inf)
         self._quotable_texts: dict[int, list[str]] = {}
 
     def check(self, citation: Citation, claim: str, kind: RequirementKind | None = None) -> dict[str, Any]:
         """Return a citation with ``valid``, ``problem`` (None where it is valid), and ``source``: whose words it is.
 
-        Args:
-            citation: as the judge gave it.
-            claim: ``met``, ``unmet``, ``not_applicable``, ``insufficient_evidence`` or ``failure``.
-            kind: of the requirement.
+        The claim that it is to support is the status of a requirement, or ``failure``.
         """
         source, problem = self._problem(citation, claim, kind)
         return {**citation.model_dump(), "source": source, "valid": problem is None, "problem": problem}
@@ -55,22 +53,19 @@ class CitationChecker:
         problem: tuple[PassageSource | None, str] = (None, "the quote does not stand there as it was shown")
         for message in messages:
             for passage in message.passages:
-                if self._is_quoted(quote, passage):
+                if id(passage) not in self._quotable_texts:
+                    self._quotable_texts[id(passage)] = [normalize_text(text) for text in passage.quotable_texts]
+                if any(quote in text for text in self._quotable_texts[id(passage)]):
                     why_not = self._why_unsupported(passage, message, quote, claim, kind)
                     if why_not is None:
                         return passage.source, None
                     problem = (passage.source, why_not)
         return problem
 
-    def _is_quoted(self, quote: str, passage: Passage) -> bool:
-        if id(passage) not in self._quotable_texts:
-            self._quotable_texts[id(passage)] = [normalize_text(stretch) for stretch in passage.quotable_texts]
-        return any(quote in stretch for stretch in self._quotable_texts[id(passage)])
-
     def _why_unsupported(
         self, passage: Passage, message: TranscriptMessage, quote: str, claim: str, kind: RequirementKind | None
     ) -> str | None:
-        """Say why words of this source do not support the claim; None where they do."""
+        """Return why a quote from this source does not support the claim; None where it does."""
         source = passage.source
         if claim not in ("met", "not_applicable"):
             return None
@@ -86,23 +81,19 @@ class CitationChecker:
             return "an error or a denial does not show that something was done"
         if source == "speech_return" and kind != "answer":
             return "the return of a message to a person shows only that words were sent"
-        if source in ("tool_return", "speech_return") and repeats_call_text(quote, passage.call_text):
+        if source in ("tool_return", "speech_return") and _repeats_call_text(quote, passage.call_text):
             return "the tool only repeats what the agent wrote in its call"
-        if source in _REQUEST_SOURCES and (
-            self._first_agent_position is None or message.number < self._first_agent_position
-        ):
+        if source in _REQUEST_SOURCES and message.number < self._first_agent_number:
             return "the task's own words prove nothing: they were said before the agent did anything"
         return None
 
 
 def normalize_text(text: str) -> str:
-    """Return a text with its white space normalized."""
+    """Return a text with each run of white space as one blank."""
     return " ".join(text.split())
 
 
-def repeats_call_text(quote: str, call_text: str) -> bool:
-    """Whether a quote stands in what an agent wrote in a call, be it as JSON text or as the strings in it."""
-    if not call_text:
-        return False
+def _repeats_call_text(quote: str, call_text: str) -> bool:
+    """Whether a quote is in what an agent wrote in a call, as JSON text or as the strings in it."""
     plain = call_text.replace("\\n", " ").replace("\\t", " ").replace('\\"', '"').replace("\\\\", "\\")
     return quote in normalize_text(call_text) or quote in normalize_text(plain)

@@ -17,11 +17,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class GradedVerdict:
-    """A judged trajectory, in the terms of ``schema.verdicts.VERDICTS``.
+    """Columns of ``schema.verdicts.VERDICTS``.
 
     Attributes:
         verdict_status: ``judged``, or ``insufficient_evidence`` where nothing could be decided.
-        columns: what the answer gives, by column; scores are absent unless it is judged.
+        columns: from the response; scores are absent unless it is judged.
     """
 
     verdict_status: str
@@ -29,7 +29,7 @@ class GradedVerdict:
 
 
 def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristic_outcome: str) -> GradedVerdict:
-    """Return what follows from an answer.
+    """Return the verdict that follows from a response.
 
     An invalid citation (see ``citations``) is marked. A requirement without a valid one becomes
     ``insufficient_evidence``, also where the judge says ``not_applicable``. Owner and mode of a failure count where a
@@ -46,14 +46,10 @@ def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristi
     statuses = [requirement["status"] for requirement in applicable]
     failure, failure_columns = _grade_failure(answer.failure, statuses, evidence, rendered)
     columns: Row = {
+        **answer.model_dump(include={"summary", "lesson", "tags", "task_category", "complexity"}),
         "requirements": requirements,
         "failure": failure,
         "learning": {"reasoning": answer.learning.reasoning},
-        "summary": answer.summary,
-        "lesson": answer.lesson,
-        "tags": answer.tags,
-        "task_category": answer.task_category,
-        "complexity": answer.complexity,
         "decisions": [
             {**decision.model_dump(), "step_shown": decision.step_id in rendered.step_ids}
             for decision in answer.key_decisions
@@ -68,7 +64,7 @@ def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristi
         {
             **columns,
             "outcome": outcome,
-            "outcome_confidence": derive_confidence(applicable, rendered.coverage),
+            "outcome_confidence": _derive_confidence(applicable, rendered.coverage),
             "disagrees": outcome != heuristic_outcome,
             **failure_columns,
             **ratings,
@@ -78,7 +74,7 @@ def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristi
 
 
 def derive_outcome(applicable: Sequence[str]) -> str:
-    """Return the outcome that the statuses of the applicable requirements make.
+    """Return the outcome for the statuses of the applicable requirements.
 
     All met → success; none met → failure; some → partial_success; any insufficient_evidence → unknown.
     """
@@ -90,15 +86,11 @@ def derive_outcome(applicable: Sequence[str]) -> str:
     return "partial_success" if met else "failure"
 
 
-def derive_confidence(applicable: Sequence[Row], coverage: float) -> float:
+def _derive_confidence(applicable: Sequence[Row], coverage: float) -> float:
     """Return how far an outcome rests on evidence, 0–1.
 
     The mean over the applicable requirements of the share of a requirement's citations that are valid (0 where it could
     not be decided), times the share of the content that the judge was shown.
-
-    Args:
-        applicable: requirements as ``grade_response`` stores them, at least one.
-        coverage: 0–1.
     """
     shares = []
     for requirement in applicable:
@@ -116,13 +108,11 @@ def learning_value(ratings: dict[str, int]) -> float:
 
 def _grade_requirement(requirement: Requirement, evidence: CitationChecker) -> Row:
     cited = [evidence.check(citation, requirement.status, requirement.kind) for citation in requirement.evidence]
-    status: str = requirement.status
-    if not any(citation["valid"] for citation in cited):
-        status = "insufficient_evidence"
+    supported = any(citation["valid"] for citation in cited)
     return {
         "statement": requirement.statement,
         "kind": requirement.kind,
-        "status": status,
+        "status": requirement.status if supported else "insufficient_evidence",
         "judged_status": requirement.status,
         "reasoning": requirement.reasoning,
         "evidence": cited,
@@ -136,15 +126,14 @@ def _grade_failure(
     cited = [evidence.check(citation, "failure") for citation in failure.evidence]
     step_shown = failure.first_wrong_step in rendered.step_ids
     problem = None
+    failure_columns: Row = {}
     if "unmet" not in statuses:
         problem = None if failure.owner == "none" else "no requirement is unmet, so there is no failure to own"
-        failure_columns: Row = {"failure_owner": "none", "failure_mode": "none"}
+        failure_columns = {"failure_owner": "none", "failure_mode": "none"}
     elif failure.owner == "none" or failure.mode == "none":
         problem = "a requirement is unmet, and no owner or no mode is named"
-        failure_columns = {}
     elif not any(citation["valid"] for citation in cited):
         problem = "no valid citation shows it"
-        failure_columns = {}
     else:
         failure_columns = {
             "failure_owner": failure.owner,

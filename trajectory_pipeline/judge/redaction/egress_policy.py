@@ -1,4 +1,4 @@
-"""Where a transcript may be sent: with egress off, to this machine only."""
+"""With egress off, a transcript may be sent to this machine only."""
 
 import ipaddress
 import socket
@@ -8,13 +8,10 @@ from trajectory_pipeline.errors import JudgeError
 
 
 def require_local(url: str) -> None:
-    """Refuse an endpoint that is not on this machine.
+    """Raise JudgeError for an endpoint that is not on this machine.
 
-    Local is a loopback address (127.0.0.0/8, ::1), written as one, and the name ``localhost`` where it resolves to such
-    addresses alone. A private or link-local address is another machine, whoever owns it.
-
-    Raises:
-        JudgeError: it is not; nothing has been sent.
+    Local is a literal loopback address (127.0.0.0/8, ::1), and the name ``localhost`` where it resolves to such
+    addresses alone. A private or link-local address is another machine.
     """
     host = (urlsplit(url).hostname or "").rstrip(".")
     if not _is_local(host):

@@ -1,4 +1,4 @@
-"""The forms in which secrets stand in text: where each begins and ends.
+"""Patterns of secrets in text: where each begins and ends.
 
 Each pattern reads a text of n characters in time that grows with n alone: no repetition in a repetition, every length
 bounded, and no start inside a run of its own characters.
@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 LONGEST_VALUE = 4096
-"""Characters of a password or token after its name; what is longer is no value but a text."""
+"""Characters of a password or token after its name; a longer one is ordinary text."""
 
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """A finding: ``text[start:end]``, and what it is."""
+    """A finding: ``text[start:end]``, and its kind."""
 
     start: int
     end: int
     kind: str
 
 
-# What may stand before a key: also the end of an escape, as ``\nsk-…`` in JSON text and ``%3Dsk-…`` in a URL.
+# What may precede a key: also the end of an escape, as ``\nsk-…`` in JSON text and ``%3Dsk-…`` in a URL.
 _BEFORE = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{4})|(?<=%[0-9A-Fa-f]{2}))"
 
 _KEY_FORMS = (
@@ -75,7 +75,7 @@ _KEY_FORMS = (
 _KEY = re.compile(_BEFORE + "(?:" + "|".join(_KEY_FORMS) + ")")
 _SHORTEST_KEY = 18
 _LONG_WORD = re.compile(rf"[A-Za-z0-9_+/=.:-]{{{_SHORTEST_KEY},}}")
-"""What a key stands in; nearly all words are shorter, and need not be looked at."""
+"""A word that may contain a key; nearly all words are shorter and need not be searched."""
 _JWT = re.compile(_BEFORE + r"eyJ[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]{2,65536}(?:\.[A-Za-z0-9_-]{0,8192}){1,3}")
 _KEYS = ((_KEY, "api_key"), (_JWT, "jwt"))
 _DASHED = re.compile(r"[sp]k-")
@@ -89,7 +89,7 @@ _BREAK = re.compile(
 )
 """A break in the middle of a token: a terminal's, one written as an escape, one between two literals.
 
-What stands before it is looked at after its first character, which is what the search jumps to: several times quicker.
+The text before it is tested after its first character, since the search jumps to that: several times faster.
 """
 _WORDLIKE = re.compile(r"[A-Za-z]?[a-z]*[.=:]*|[A-Z]+[.=:]*")
 
@@ -133,36 +133,30 @@ _SHORTEST = {"password": 3, "secret": 6}
 
 
 def find_secrets(text: str) -> Iterator[Span]:
-    """Yield where secrets stand; findings may overlap."""
+    """Yield the spans of secrets; they may overlap."""
     yield from _private_keys(text)
     yield from _keys(text)
     lowered = text.lower()
-    for hint, pattern, kind, holds in _BY_GROUP:
-        if hint not in lowered:
-            continue
-        for match in pattern.finditer(text):
-            if holds(match.group(1)):
+    for hint, pattern, kind, is_valid in _BY_GROUP:
+        for match in pattern.finditer(text) if hint in lowered else ():
+            if is_valid(match.group(1)):
                 yield Span(match.start(1), match.end(1), kind)
     if any(hint in lowered for hint in _NAME_HINTS):
         yield from _named_values(text)
 
 
 def _private_keys(text: str) -> Iterator[Span]:
-    at, ends_beyond = 0, True
+    at, has_end = 0, True
     while begin := _PEM_BEGINS.search(text, at):
-        end = _PEM_ENDS.search(text, begin.end()) if ends_beyond else None
-        if end is None:
-            ends_beyond = False
-            body = _PEM_BODY.match(text, begin.end())
-            at = body.end() if body else begin.end()
-        else:
-            at = end.end()
+        end = _PEM_ENDS.search(text, begin.end()) if has_end else None
+        # Without an end, no later one is searched for: that would take quadratic time.
+        has_end = end is not None
+        body = end or _PEM_BODY.match(text, begin.end())
+        at = body.end() if body else begin.end()
         yield Span(begin.start(), at, "private_key")
 
 
 def _keys(text: str) -> Iterator[Span]:
-    if len(text) < _SHORTEST_KEY:
-        return
     for match, kind in _in_long_words(text):
         if _is_key(match.group()):
             yield Span(match.start(), match.end(), kind)
@@ -172,18 +166,18 @@ def _keys(text: str) -> Iterator[Span]:
 def _in_long_words(text: str) -> Iterator[tuple[re.Match[str], str]]:
     for word in _LONG_WORD.finditer(text):
         for pattern, kind in _KEYS:
-            # Four characters before it belong to an escape.
+            # An escape before the key may be up to six characters long.
             for match in pattern.finditer(text, max(word.start() - 6, 0), word.end()):
                 yield match, kind
 
 
 def _is_key(value: str) -> bool:
-    # "sk-learn-contrib-and-friends" has the form of a key, and is none.
+    # "sk-learn-contrib-and-friends" has the form of a key, but is not one.
     return not _DASHED.match(value) or any(c.isdigit() for c in value)
 
 
 def _broken_keys(text: str) -> Iterator[Span]:
-    """Find keys with breaks in them, in the text without breaks; what follows a break must look like more of a key."""
+    """Find keys with breaks in them, in the text without breaks; what follows a break must look like part of a key."""
     pieces, starts, shift = [], [0], [0]
     last = 0
     for found in _BREAK.finditer(text):
@@ -221,7 +215,7 @@ def _named_values(text: str) -> Iterator[Span]:
 
 
 def _value(text: str, at: int) -> tuple[int, int]:
-    """Return where a value begins and ends that a name and a sign of equality stand before."""
+    """Return the span of a value that follows a name and an equals sign."""
     quote = _QUOTE.match(text, at)
     start = quote.end() if quote else at
     if scheme := _SCHEME.match(text, start):
@@ -237,10 +231,8 @@ def _value(text: str, at: int) -> tuple[int, int]:
 
 
 def _escaped(text: str, at: int, start: int) -> bool:
-    backslashes = 0
-    while at - backslashes > start and backslashes < 64 and text[at - backslashes - 1] == "\\":
-        backslashes += 1
-    return backslashes % 2 == 1
+    before = text[max(start, at - 64) : at]
+    return (len(before) - len(before.rstrip("\\"))) % 2 == 1
 
 
 def _is_value(value: str, kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""The forms in which personal data stand in text."""
+"""Patterns of personal data in text."""
 
 import ipaddress
 import re
@@ -21,10 +21,10 @@ _IBAN_MODULUS = 97
 
 
 def find_personal_data(text: str) -> Iterator[Span]:
-    """Yield where personal data stand; findings may overlap."""
-    for pattern, kind, holds in _PERSONAL:
+    """Yield the spans of personal data; they may overlap."""
+    for pattern, kind, is_valid in _PERSONAL:
         for match in pattern.finditer(text):
-            if holds(match.group()):
+            if is_valid(match.group()):
                 yield Span(match.start(), match.end(), kind)
 
 

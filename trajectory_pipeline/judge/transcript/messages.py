@@ -1,6 +1,6 @@
-"""A trajectory as messages: each message, and each error that the server recorded, as the judge is shown it.
+"""Renders each message of a trajectory, and each error that the server recorded, as the judge is shown it.
 
-Form: a header line per message, ``[3] message-… role=tool kind=tool step=step-… run=run-…``, then its body, every line
+A message has a header line, ``[3] message-… role=tool kind=tool step=step-… run=run-…``, then a body, every line of it
 indented by two blanks, so that no text of a message can pass for a header; ids have no blank or line break in them. A
 line of text that begins like a mark of ours (``->``, ``<-``, ``??``, ``!!``, ``[…``, ``(text)``) is indented by one
 more. An error that the server recorded is a line of its own, ``!! step step-… failed: …`` or ``!! run run-… error: …``.
@@ -8,14 +8,15 @@ Run status, model names and the heuristic outcome are not shown.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Literal
 
 from trajectory_pipeline.judge.transcript.truncate import Line, Truncation
 from trajectory_pipeline.lossless_json import write_json
 
 RENDERER_VERSION = "2"
-"""Goes up with any change of the text below."""
+"""Raised with any change of what is shown."""
 
 PassageSource = Literal[
     "person",
@@ -35,8 +36,8 @@ PassageSource = Literal[
     "server_error",
     "unknown",
 ]
-"""Whose words a passage is. ``agent_speech``: what an agent tells a person through ``send_message``; ``speech_return``:
-what that call returned, which says that words were sent and nothing else."""
+"""Who wrote a passage. ``agent_speech``: what an agent tells a person through ``send_message``; ``speech_return``: what
+that call returned, which shows only that words were sent."""
 
 SPEAKING_TOOLS = frozenset({"send_message"})
 """Letta's older agents speak through this tool."""
@@ -60,12 +61,12 @@ _ROLES: dict[str, PassageSource] = {
 
 @dataclass(frozen=True)
 class Passage:
-    """Words of one source in one block.
+    """Lines from one source in one message.
 
     Attributes:
-        source: whose words they are.
+        source: who wrote them.
         lines: as they are shown.
-        call_words: what the agent wrote in the call that a tool's return answers: a return may only repeat it.
+        call_text: what the agent wrote in the call that a tool's return answers: the return may only repeat it.
     """
 
     source: PassageSource
@@ -74,14 +75,9 @@ class Passage:
 
     @property
     def quotable_texts(self) -> list[str]:
-        """What a quote must stand in: the lines between what was left out."""
-        stretches: list[list[str]] = [[]]
-        for line in self.lines:
-            if line.verbatim:
-                stretches[-1].append(line.text)
-            else:
-                stretches.append([])
-        return ["\n".join(stretch) for stretch in stretches if stretch]
+        """The texts that a quote must be within: the lines between those that are not verbatim."""
+        groups = groupby(self.lines, key=lambda line: line.verbatim)
+        return ["\n".join(line.text for line in lines) for verbatim, lines in groups if verbatim]
 
 
 @dataclass(frozen=True)
@@ -90,16 +86,14 @@ class TranscriptMessage:
 
     Attributes:
         cited_as: the id by which a citation names it: of the message, or of the step or run that failed.
-        header: its first line.
-        passages: its body.
-        position: number of the message; an error has the one of the message before it.
-        step: the step that it belongs to, ``-`` where there is none.
-        run: the run that it belongs to.
+        header: its first line; empty for an error.
+        number: from 1; an error has that of the message before it.
+        step: id of its step, ``-`` where there is none.
         role: of the message; ``error`` for an error.
-        task: whether it is a person's first message of its run.
-        notice: a line before it, at the margin.
-        there: characters that its content has.
-        kept: of these, what is shown.
+        is_task: whether it is a person's first message of its run.
+        notice: a line before it that is not indented.
+        content_characters: length of its content.
+        shown_characters: of these, how many are shown.
     """
 
     cited_as: str
@@ -118,64 +112,60 @@ class TranscriptMessage:
     def text(self) -> str:
         """As it is shown."""
         notice = [] if self.notice is None else [self.notice]
+        lines = [line.text for passage in self.passages for line in passage.lines]
         if self.role == "error":
-            return "\n".join([*notice, " ".join(line.text for passage in self.passages for line in passage.lines)])
-        body = (f"  {line.text}" for passage in self.passages for line in passage.lines)
-        return "\n".join([*notice, self.header, *body])
+            return "\n".join([*notice, " ".join(lines)])
+        return "\n".join([*notice, self.header, *(f"  {line}" for line in lines)])
 
 
 def transcript_messages(
-    documents: Sequence[Mapping[str, Any]], limit: int, redaction: Callable[[str], str]
+    documents: Sequence[Mapping[str, Any]], limit: int, redact: Callable[[str], str]
 ) -> list[TranscriptMessage]:
-    """Return the messages of a chain of runs, as one task.
+    """Return the messages of a chain of runs, as one task; see ``windows.render_transcript``.
 
-    Args:
-        documents: of the runs that are shown, the earliest first, the judged one last.
-        limit: characters that one piece of text may keep.
-        redaction: what is replaced before anything is shown.
+    A piece of text is shortened to ``limit`` characters.
     """
-    return list(_TranscriptBuilder(documents, limit, redaction).build())
+    return list(_TranscriptBuilder(limit, redact).build(documents))
 
 
 class _TranscriptBuilder:
-    def __init__(self, documents: Sequence[Mapping[str, Any]], limit: int, redaction: Callable[[str], str]) -> None:
-        self._documents = documents
-        self._redaction = redaction
+    def __init__(self, limit: int, redact: Callable[[str], str]) -> None:
+        self._redact = redact
         self._truncation = Truncation(limit)
         self._calls: dict[str, list[tuple[str, str]]] = {}
         self._number = 0
 
-    def build(self) -> Iterator[TranscriptMessage]:
-        runs = {document["run_id"] for document in self._documents}
-        for document in self._documents:
+    def build(self, documents: Sequence[Mapping[str, Any]]) -> Iterator[TranscriptMessage]:
+        runs = {document["run_id"] for document in documents}
+        for document in documents:
             run = self._name(document["run_id"])
-            before = document["metadata"].get("continues_run_id")
-            missing = before is not None and before not in runs
-            notice = f"[… the run {self._name(before)}, which {run} continues, is not shown …]" if missing else None
-            task = True
-            for turn in document["turns"]:
-                for message in turn["messages"]:
-                    person = task and message.get("kind") == "user"
-                    task = task and not person
-                    yield self._message(message, self._name(turn["step_id"]), run, task=person, notice=notice)
-                    notice = None
-                # Another run's step is shown with its own run, if that is shown at all.
-                if turn.get("error") and not turn.get("step_run_id"):
-                    error, step = turn["error"], self._name(turn["step_id"])
-                    words = f"{error.get('type') or 'error'}: {error.get('message') or '-'}"
-                    yield self._error(f"!! step {step} failed:", words, step, step, run, notice)
-                    notice = None
-            if document["metadata"].get("error"):
-                error = document["metadata"]["error"]
-                words = " ".join(filter(None, [error.get("type"), error.get("message"), error.get("detail")]))
-                yield self._error(f"!! run {run} error:", words, run, "-", run, notice)
+            previous = document["metadata"].get("continues_run_id")
+            shown = self._run_messages(document, run)
+            if previous is not None and previous not in runs and (first := next(shown, None)):
+                notice = f"[… the run {self._name(previous)}, which {run} continues, is not shown …]"
+                yield replace(first, notice=notice)
+            yield from shown
 
-    def _error(
-        self, head: str, words: str, cited_as: str, step: str, run: str, notice: str | None
-    ) -> TranscriptMessage:
-        text = " ".join(self._redaction(words).split())
-        line = Line(f"{head} {text}", verbatim=True)
-        passage = Passage("server_error", (line,))
+    def _run_messages(self, document: Mapping[str, Any], run: str) -> Iterator[TranscriptMessage]:
+        has_task = False
+        for turn in document["turns"]:
+            step = self._name(turn["step_id"])
+            for message in turn["messages"]:
+                is_task = not has_task and message.get("kind") == "user"
+                has_task = has_task or is_task
+                yield self._message(message, step, run, is_task=is_task)
+            # Another run's step is shown with its own run, if that is shown at all.
+            if turn.get("error") and not turn.get("step_run_id"):
+                error = turn["error"]
+                text = f"{error.get('type') or 'error'}: {error.get('message') or '-'}"
+                yield self._error(f"!! step {step} failed:", text, step, step, run)
+        if error := document["metadata"].get("error"):
+            text = " ".join(filter(None, [error.get("type"), error.get("message"), error.get("detail")]))
+            yield self._error(f"!! run {run} error:", text, run, "-", run)
+
+    def _error(self, mark: str, text: str, cited_as: str, step: str, run: str) -> TranscriptMessage:
+        text = " ".join(self._redact(text).split())
+        passage = Passage("server_error", (_quotable(f"{mark} {text}"),))
         return TranscriptMessage(
             cited_as,
             "",
@@ -184,29 +174,24 @@ class _TranscriptBuilder:
             step,
             run,
             "error",
-            notice=notice,
             content_characters=len(text),
             shown_characters=len(text),
         )
 
-    def _message(
-        self, message: Mapping[str, Any], step: str, run: str, *, task: bool, notice: str | None
-    ) -> TranscriptMessage:
+    def _message(self, message: Mapping[str, Any], step: str, run: str, *, is_task: bool) -> TranscriptMessage:
         self._number += 1
-        self._truncation.start_message(self._name(message["message_id"]))
+        name, role, kind = (self._name(message[key]) for key in ("message_id", "role", "kind"))
+        self._truncation.start_message(name)
         passages = tuple(passage for passage in self._passages(message) if passage.lines)
-        name = self._name(message["message_id"])
-        role, kind = self._name(message["role"]), self._name(message["kind"])
         return TranscriptMessage(
-            cited_as=name,
-            header=f"[{self._number}] {name} role={role} kind={kind} step={step} run={run}",
-            passages=passages,
-            number=self._number,
-            step=step,
-            run=run,
-            role=str(message["role"]),
-            is_task=task,
-            notice=notice,
+            name,
+            f"[{self._number}] {name} role={role} kind={kind} step={step} run={run}",
+            passages,
+            self._number,
+            step,
+            run,
+            str(message["role"]),
+            is_task,
             content_characters=self._truncation.content_characters,
             shown_characters=self._truncation.shown_characters,
         )
@@ -219,21 +204,22 @@ class _TranscriptBuilder:
             yield from self._content(message["content"], own)
         for call in message.get("tool_calls", ()):
             yield self._call(call)
-        for item in message.get("tool_returns", ()):
-            yield self._return(item)
-        for entry in message.get("approvals", ()):
-            yield self._approval(entry)
+        for returned in message.get("tool_returns", ()):
+            yield self._return(returned)
+        for approval in message.get("approvals", ()):
+            yield self._approval(approval)
 
     def _content(self, parts: Sequence[Mapping[str, Any]], own: PassageSource) -> Iterator[Passage]:
-        reasoned = False
+        after_reasoning = False
         for part in parts:
             kind = str(part.get("type"))
             if kind == "text":
-                mark = [_mark("(text)")] if reasoned else []
+                mark = [_mark("(text)")] if after_reasoning else []
                 yield Passage(own, (*mark, *self._lines(_text_of(part.get("text")))))
             elif kind in ("reasoning", "summarized_reasoning"):
                 thoughts = part.get("summary") if kind == "summarized_reasoning" else part.get("reasoning")
-                lines = [line for thought in _as_list(thoughts) for line in self._lines(_text_of(thought))]
+                thoughts = thoughts if isinstance(thoughts, list) else [thoughts]
+                lines = [line for thought in thoughts for line in self._lines(_text_of(thought))]
                 yield Passage("agent_thought", (_mark("(reasoning)"), *lines))
             elif kind == "image":
                 source = part.get("source")
@@ -244,7 +230,7 @@ class _TranscriptBuilder:
                 yield Passage("agent_thought", (_mark("(reasoning that the provider withheld)"),))
             else:
                 yield Passage(own, tuple(self._lines(write_json(part))))
-            reasoned = "reasoning" in kind
+            after_reasoning = "reasoning" in kind
 
     def _call(self, call: Mapping[str, Any]) -> Passage:
         function = call.get("function")
@@ -256,72 +242,66 @@ class _TranscriptBuilder:
         lines = _framed(f"-> call {self._name(call.get('id'))} {name}(", self._lines(text), ")")
         return Passage("agent_speech" if name in SPEAKING_TOOLS else "agent_call", lines)
 
-    def _return(self, item: Mapping[str, Any]) -> Passage:
-        status = "denied" if item.get("denied") else self._name(item.get("status"))
-        text = item["text"] if item["text"] is not None else write_json(item.get("func_response"))
-        lines = [_quotable(f"<- return {self._name(item.get('tool_call_id'))} status={status}")]
+    def _return(self, returned: Mapping[str, Any]) -> Passage:
+        status = "denied" if returned.get("denied") else self._name(returned.get("status"))
+        text = returned["text"] if returned["text"] is not None else write_json(returned.get("func_response"))
+        lines = [_quotable(f"<- return {self._name(returned.get('tool_call_id'))} status={status}")]
         lines += self._lines(text, whole=status == "error")
         for name in ("stdout", "stderr"):
-            for output in item.get(name) or ():
+            for output in returned.get(name) or ():
                 lines += _framed(f"({name}) ", self._lines(str(output)), "")
-        calls = self._calls.get(str(item.get("tool_call_id")), [])
+        calls = self._calls.get(str(returned.get("tool_call_id")), [])
         source: PassageSource = "tool_return"
         if status in ("error", "denied"):
             source = "tool_error"
         elif any(name in SPEAKING_TOOLS for name, _ in calls):
             source = "speech_return"
-        return Passage(source, tuple(lines), call_text="\n".join(self._redaction(words) for _, words in calls))
+        return Passage(source, tuple(lines), call_text="\n".join(self._redact(text) for _, text in calls))
 
-    def _approval(self, entry: Mapping[str, Any]) -> Passage:
-        decided = entry.get("approve")
-        approve = str(decided).lower() if isinstance(decided, bool) else "-"
-        reason = self._lines(_text_of(entry.get("reason")) or "-")
-        head = f"?? approval {self._name(entry.get('tool_call_id'))} approve={approve} reason="
-        return Passage("denial" if decided is False else "approval", _framed(head, reason, ""))
+    def _approval(self, approval: Mapping[str, Any]) -> Passage:
+        decision = approval.get("approve")
+        approve = str(decision).lower() if isinstance(decision, bool) else "-"
+        reason = self._lines(_text_of(approval.get("reason")) or "-")
+        mark = f"?? approval {self._name(approval.get('tool_call_id'))} approve={approve} reason="
+        return Passage("denial" if decision is False else "approval", _framed(mark, reason, ""))
 
     def _lines(self, text: str, *, whole: bool = False) -> list[Line]:
-        lines = self._truncation.truncate(self._redaction(text), whole=whole)
-        return [_escape_mark(line) if line.verbatim and line.text.startswith(_MARKS) else line for line in lines]
+        lines = self._truncation.truncate(self._redact(text), whole=whole)
+        # Text that begins like a mark of ours must not pass for one.
+        return [
+            _quotable(f" {line.text}") if line.verbatim and line.text.startswith(_MARKS) else line for line in lines
+        ]
 
     def _name(self, value: Any) -> str:
-        """Return an id or a label as one word, whatever is in it; ``-`` where there is none."""
+        """Return an id or a label as one printable word; ``-`` where there is none."""
         if value is None or value == "":
             return "-"
         name = str(value)
         # A blank is the only white space that is printable.
         if not name.isprintable() or " " in name:
             name = "".join(c if c.isprintable() and not c.isspace() else f"\\u{{{ord(c):x}}}" for c in name)
-        return self._redaction(name)
+        return self._redact(name)
 
 
 def _mark(text: str) -> Line:
-    """Return a line of ours, which no quote may rest on."""
+    """Return a line of ours that may not be quoted."""
     return Line(text, verbatim=False)
 
 
 def _quotable(text: str) -> Line:
-    """Return a line of ours that says what happened, and may be quoted."""
+    """Return a line of text, or one of ours that states what happened: both may be quoted."""
     return Line(text, verbatim=True)
 
 
-def _escape_mark(line: Line) -> Line:
-    """Return a line of text that begins like a mark of ours so that it does not."""
-    return Line(f" {line.text}", verbatim=True)
-
-
 def _framed(before: str, lines: Sequence[Line], after: str) -> tuple[Line, ...]:
-    """Return lines with words of ours on the same line before the first and after the last."""
-    if not lines:
-        return (_quotable(before + after),)
-    first = _quotable(before + lines[0].text) if lines[0].verbatim else None
-    framed = [first, *lines[1:]] if first else [_quotable(before), *lines]
-    last = framed[-1]
-    framed[-1] = _quotable(last.text + after) if last.verbatim else last
-    return tuple(framed if last.verbatim or not after else [*framed, _quotable(after)])
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+    """Return lines with text of ours before the first and after the last: on the same line where that is verbatim."""
+    framed = list(lines) if lines and lines[0].verbatim else [_quotable(""), *lines]
+    framed[0] = _quotable(before + framed[0].text)
+    if framed[-1].verbatim:
+        framed[-1] = _quotable(framed[-1].text + after)
+    elif after:
+        framed.append(_quotable(after))
+    return tuple(framed)
 
 
 def _text_of(value: Any) -> str:

@@ -18,16 +18,16 @@ def cut(text: str, limit: int) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """A line that is shown; one that is not ``verbatim`` is our own word on what is not."""
+    """A line as it is shown; ``verbatim`` text may be quoted, a note of ours on what is not shown may not."""
 
     text: str
     verbatim: bool
 
 
 class Truncation:
-    """Shortens texts, the same each time, and keeps count for each message.
+    """Shortens texts, and counts for each message the characters that there are and that are shown.
 
-    What was shown before in whole counts as shown.
+    Text that was shown in full before counts as shown.
     """
 
     def __init__(self, limit: int) -> None:
@@ -38,7 +38,7 @@ class Truncation:
         self.shown_characters = 0
 
     def start_message(self, message: str) -> None:
-        """Begin to count for a message."""
+        """Count from zero, for the message of this id."""
         self._message, self.content_characters, self.shown_characters = message, 0, 0
 
     def truncate(self, text: str, *, whole: bool = False) -> list[Line]:
@@ -49,47 +49,45 @@ class Truncation:
             whole: whether it is shown however long it is, as errors are.
         """
         self.content_characters += len(text)
-        before = self._shown_in.get(text) if len(text) >= _REPEATED_FROM else None
-        if before is not None:
+        if text in self._shown_in:
             self.shown_characters += len(text)
-            return list(_cut(text, _REPEATED_KEEPS, f", which stand in {before} too"))
+            return list(_head_and_tail(text, _REPEATED_KEEPS, f", which stand in {self._shown_in[text]} too"))
         lines = list(self._cut_encoded(text, whole=whole))
-        shown = sum(len(line.text) + 1 for line in lines if line.verbatim)
-        self.shown_characters += min(shown, len(text)) if any(not line.verbatim for line in lines) else len(text)
-        if len(text) >= _REPEATED_FROM and all(line.verbatim for line in lines):
-            self._shown_in[text] = self._message
+        if all(line.verbatim for line in lines):
+            self.shown_characters += len(text)
+            if len(text) >= _REPEATED_FROM:
+                self._shown_in[text] = self._message
+        else:
+            self.shown_characters += min(sum(len(line.text) + 1 for line in lines if line.verbatim), len(text))
         return lines
 
     def _cut_encoded(self, text: str, *, whole: bool) -> Iterator[Line]:
         at = 0
         for found in _ENCODED.finditer(text):
-            yield from self._cut(text[at : found.start()], whole=whole)
+            yield from self._cut_long(text[at : found.start()], whole=whole)
             yield Line(f"[… {found.end() - found.start()} characters of encoded data left out …]", verbatim=False)
             at = found.end()
-        yield from self._cut(text[at:], whole=whole)
+        yield from self._cut_long(text[at:], whole=whole)
 
-    def _cut(self, text: str, *, whole: bool) -> Iterator[Line]:
-        if whole or len(text) <= self._limit:
-            yield from (Line(line, verbatim=True) for line in text.splitlines())
-        else:
-            yield from _cut(text, self._limit, "")
+    def _cut_long(self, text: str, *, whole: bool) -> Iterator[Line]:
+        return _verbatim(text) if whole or len(text) <= self._limit else _head_and_tail(text, self._limit)
 
 
-def _cut(text: str, limit: int, why: str) -> Iterator[Line]:
+def _verbatim(text: str) -> Iterator[Line]:
+    return (Line(line, verbatim=True) for line in text.splitlines())
+
+
+def _head_and_tail(text: str, limit: int, reason: str = "") -> Iterator[Line]:
     head, tail = limit * 2 // 3, limit // 3
-    yield from (Line(line, verbatim=True) for line in text[:head].splitlines())
-    yield Line(f"[… {len(text) - head - tail} characters left out{why} …]", verbatim=False)
-    yield from (Line(line, verbatim=True) for line in text[-tail:].splitlines())
+    yield from _verbatim(text[:head])
+    yield Line(f"[… {len(text) - head - tail} characters left out{reason} …]", verbatim=False)
+    yield from _verbatim(text[-tail:])
 
 
 def shorten_to_bytes(lines: Sequence[Line], max_bytes: int) -> list[tuple[int, Line]]:
-    """Return lines shortened to a number of UTF-8 bytes, head and tail, however few they are.
+    """Return head and tail of lines, shortened to a number of UTF-8 bytes: each with its number among all of them.
 
-    For one message that is larger than a window. Each line counts with three bytes of its own for what
-    indents and ends it.
-
-    Returns:
-        Each line with the number of the one that it is, or is a piece of.
+    For one message that is larger than a window. Each line counts three bytes more, for its indent and its end.
     """
     numbered = list(enumerate(lines))
     head, left = _take(numbered, max_bytes * 2 // 3)
@@ -106,21 +104,19 @@ _Numbered = list[tuple[int, Line]]
 
 
 def _take(lines: _Numbered, max_bytes: int, *, backwards: bool = False) -> tuple[_Numbered, _Numbered]:
-    """Take as many lines as fit, the last one in part; returns these, and the rest."""
+    """Return as many lines as fit, the last one in part, and the rest."""
     taken: _Numbered = []
-    for place, (number, line) in enumerate(lines):
+    for index, (number, line) in enumerate(lines):
         encoded = line.text.encode("utf-8", "surrogatepass")
         if len(encoded) + _LINE_BYTES <= max_bytes:
             max_bytes -= len(encoded) + _LINE_BYTES
             taken.append((number, line))
             continue
         part = max(max_bytes - _LINE_BYTES, 0)
-        if not part or not line.verbatim:
-            return taken, lines[place:]
-        piece = (encoded[-part:] if backwards else encoded[:part]).decode("utf-8", "ignore")
-        if not piece:
-            return taken, lines[place:]
+        piece = (encoded[-part:] if backwards else encoded[:part]).decode("utf-8", "ignore") if part else ""
+        if not piece or not line.verbatim:
+            return taken, lines[index:]
         remaining = line.text[: -len(piece)] if backwards else line.text[len(piece) :]
         taken.append((number, Line(piece, verbatim=True)))
-        return taken, [(number, Line(remaining, verbatim=True)), *lines[place + 1 :]]
+        return taken, [(number, Line(remaining, verbatim=True)), *lines[index + 1 :]]
     return taken, []

@@ -1,17 +1,17 @@
 """What the judge is shown: a trajectory in one prompt where it fits, in windows where it does not.
 
-Nothing overflows, by construction: text is shortened by the first of ``LADDER`` by which all of it fits; a window ends
-where a step ends; a step that is larger than a window is divided between its messages, and one message that is larger
-than a window is shortened to it. The task, as a person stated it, stands at the head of every window.
+Nothing overflows, by construction: text is shortened by the first of ``TRUNCATION_STEPS`` by which all of it fits. A
+window ends where a step ends. A step that is larger than a window is divided between its messages, and a message that
+is larger than a window is shortened to it. The task, as a person stated it, is at the head of every window.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
 from typing import Any
 
-from trajectory_pipeline.judge.transcript.messages import Passage, TranscriptMessage, transcript_messages
+from trajectory_pipeline.judge.transcript.messages import TranscriptMessage, transcript_messages
 from trajectory_pipeline.judge.transcript.truncate import shorten_to_bytes
 
 TRUNCATION_STEPS = ((20_000, 1), (8_000, 1), (3_000, 1), (8_000, 8), (3_000, 8), (1_000, 16), (300, 32))
@@ -20,20 +20,13 @@ MAX_WINDOWS = TRUNCATION_STEPS[-1][1]
 _CARRIED_SHARE = 8
 """Each carried task has at most this part of a window."""
 _NOTICE_BYTES = 200
-"""Bytes for what is said at a window's margin."""
+"""Bytes for the notes at a window's head."""
 _MIN_WINDOW_BYTES = 1_000
 
 
 @dataclass(frozen=True)
 class Window:
-    """What one prompt shows.
-
-    Attributes:
-        number: from 1.
-        window_count: of the transcript.
-        messages: what it shows of its own.
-        carried: the task, where it stands in another window.
-    """
+    """What one prompt shows: its own messages, and the task where that is in another window; numbered from 1."""
 
     number: int
     window_count: int
@@ -43,14 +36,13 @@ class Window:
     @property
     def text(self) -> str:
         """As it is shown."""
-        own = [message.text for message in self.messages]
-        if self.window_count == 1:
-            return "\n".join(own)
-        carried = [f"[… part {self.number} of {self.window_count} of a long transcript …]"]
+        lines = []
+        if self.window_count > 1:
+            lines += [f"[… part {self.number} of {self.window_count} of a long transcript …]"]
         if self.carried_tasks:
-            carried += ["[… the task, from an earlier part …]", *(message.text for message in self.carried_tasks)]
-            carried += ["[… messages between stand in other parts …]"]
-        return "\n".join([*carried, *own])
+            lines += ["[… the task, from an earlier part …]", *(message.text for message in self.carried_tasks)]
+            lines += ["[… messages between stand in other parts …]"]
+        return "\n".join([*lines, *(message.text for message in self.messages)])
 
 
 @dataclass(frozen=True)
@@ -58,8 +50,8 @@ class RenderedTranscript:
     """A transcript as it is shown.
 
     Attributes:
-        windows: the prompts that show it; none where even the shortest form takes more than ``MOST_WINDOWS``.
-        limit: characters that one piece of text kept.
+        windows: one a prompt; none where even the shortest form takes more than ``MAX_WINDOWS``.
+        limit: characters to which one piece of text was shortened.
     """
 
     windows: tuple[Window, ...]
@@ -77,12 +69,12 @@ class RenderedTranscript:
 
     @cached_property
     def messages(self) -> tuple[TranscriptMessage, ...]:
-        """What is shown, in order, each once."""
+        """All messages that are shown, in order, each once."""
         return tuple(message for window in self.windows for message in window.messages)
 
     @cached_property
     def by_cited_id(self) -> Mapping[str, tuple[TranscriptMessage, ...]]:
-        """By the id that a citation names: the messages that were shown under it."""
+        """The messages that were shown under each id that a citation may name."""
         found: dict[str, tuple[TranscriptMessage, ...]] = {}
         for message in self.messages:
             found[message.cited_as] = (*found.get(message.cited_as, ()), message)
@@ -101,38 +93,33 @@ class RenderedTranscript:
 
 
 def render_transcript(
-    documents: Sequence[Mapping[str, Any]], max_bytes: int, redaction: Callable[[str], str]
+    documents: Sequence[Mapping[str, Any]], max_bytes: int, redact: Callable[[str], str]
 ) -> RenderedTranscript:
     """Return the transcript of a chain of runs, as one task.
 
     Args:
         documents: of the runs that are shown, the earliest first, the judged one last.
         max_bytes: UTF-8 bytes that the transcript, or a window of it, may have in one prompt.
-        redaction: what is replaced before anything is shown.
+        redact: replaces what may not be shown.
     """
-    redacted: dict[str, str] = {}
-
-    def redact(text: str) -> str:
-        if text not in redacted:
-            redacted[text] = redaction(text)
-        return redacted[text]
-
+    # The same texts are redacted at each step, and redacting takes longer than rendering.
+    redact = cache(redact)
     limit = 0
     messages: list[TranscriptMessage] = []
-    for rung, most in TRUNCATION_STEPS:
-        if rung != limit:
-            limit, messages = rung, transcript_messages(documents, rung, redact)
-        if most == 1:
+    for step_limit, max_windows in TRUNCATION_STEPS:
+        if step_limit != limit:
+            limit, messages = step_limit, transcript_messages(documents, step_limit, redact)
+        if max_windows == 1:
             whole = Window(1, 1, tuple(messages))
             if _size(whole.text) <= max_bytes:
                 return RenderedTranscript((whole,), limit)
-        elif max_bytes >= _MIN_WINDOW_BYTES and len(windows := _windows(messages, max_bytes)) <= most:
+        elif max_bytes >= _MIN_WINDOW_BYTES and len(windows := _windows(messages, max_bytes)) <= max_windows:
             return RenderedTranscript(windows, limit)
     return RenderedTranscript((), limit)
 
 
 def task_messages(messages: Sequence[TranscriptMessage]) -> list[TranscriptMessage]:
-    """Return the task of the judged run, and before it that of the run that the chain begins with."""
+    """Return the task of the first run of the chain, and that of the judged run where it is another."""
     tasks = [message for message in messages if message.is_task]
     return [*tasks[:1], *tasks[-1:]] if len(tasks) > 1 else tasks
 
@@ -143,7 +130,8 @@ def _windows(messages: Sequence[TranscriptMessage], max_bytes: int) -> tuple[Win
     own_bytes = max_bytes - sum(_size(message.text) for message in carried) - _NOTICE_BYTES
     parts: list[list[TranscriptMessage]] = [[]]
     used = 0
-    for group in _group_by_step(messages):
+    for _, step in groupby(messages, key=lambda message: (message.run, message.step)):
+        group = list(step)
         size = sum(_size(message.text) for message in group)
         if used and used + size > own_bytes and size <= own_bytes:
             parts.append([])
@@ -155,19 +143,12 @@ def _windows(messages: Sequence[TranscriptMessage], max_bytes: int) -> tuple[Win
                 used = 0
             parts[-1].append(message)
             used += size
-    return tuple(
-        Window(number, len(parts), tuple(part), tuple(_carried_into(part, carried)))
-        for number, part in enumerate(parts, start=1)
-    )
-
-
-def _group_by_step(messages: Iterable[TranscriptMessage]) -> list[list[TranscriptMessage]]:
-    return [list(group) for _, group in groupby(messages, key=lambda message: (message.run, message.step))]
-
-
-def _carried_into(part: Sequence[TranscriptMessage], carried: Sequence[TranscriptMessage]) -> list[TranscriptMessage]:
-    total = {message.number for message in part if message.is_task}
-    return [message for message in carried if message.number not in total]
+    windows = []
+    for number, part in enumerate(parts, start=1):
+        own_tasks = {message.number for message in part if message.is_task}
+        carried_tasks = tuple(message for message in carried if message.number not in own_tasks)
+        windows.append(Window(number, len(parts), tuple(part), carried_tasks))
+    return tuple(windows)
 
 
 def _size(text: str) -> int:
@@ -175,20 +156,18 @@ def _size(text: str) -> int:
 
 
 def _fit(message: TranscriptMessage, max_bytes: int) -> TranscriptMessage:
-    """Return a message that has at most so many bytes."""
+    """Return a message, shortened where it has more than so many bytes."""
     if _size(message.text) <= max_bytes:
         return message
-    owners = [(passage, line) for passage in message.passages for line in passage.lines]
+    lines = [line for passage in message.passages for line in passage.lines]
     fixed = _size(message.header) + (_size(message.notice) if message.notice else 0)
-    kept = shorten_to_bytes([line for _, line in owners], max_bytes - fixed - _NOTICE_BYTES)
-    passages: list[Passage] = []
-    numbers = [number for number, passage in enumerate(message.passages) for _ in passage.lines]
-    for owner, lines in groupby(kept, key=lambda item: numbers[item[0]]):
-        passages.append(replace(message.passages[owner], lines=tuple(line for _, line in lines)))
-    before = sum(len(line.text) for _, line in owners if line.verbatim)
-    after = sum(len(line.text) for _, line in kept if line.verbatim)
-    return replace(
-        message,
-        passages=tuple(passages),
-        shown_characters=message.shown_characters * after // before if before else message.shown_characters,
+    kept = shorten_to_bytes(lines, max_bytes - fixed - _NOTICE_BYTES)
+    owners = [passage for passage in message.passages for _ in passage.lines]
+    passages = tuple(
+        replace(owners[part[0][0]], lines=tuple(line for _, line in part))
+        for part in (list(group) for _, group in groupby(kept, key=lambda item: id(owners[item[0]])))
     )
+    before = sum(len(line.text) for line in lines if line.verbatim)
+    after = sum(len(line.text) for _, line in kept if line.verbatim)
+    shown = message.shown_characters * after // before if before else message.shown_characters
+    return replace(message, passages=passages, shown_characters=shown)
