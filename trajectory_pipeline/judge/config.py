@@ -16,7 +16,7 @@ class JudgeConfig:
 
     Attributes:
         temperature: not sent where the model rejects it.
-        timeout_seconds: wall clock, of one call.
+        timeout_seconds: of one call.
         max_attempts: calls for one verdict, besides the repair turn and simpler request options.
         max_prompt_tokens: of one prompt, by estimate: it decides what is shortened.
         max_response_tokens: of one response: it bounds the price of a call.
@@ -27,7 +27,6 @@ class JudgeConfig:
         first_pause_seconds: before the first retry, where the provider names no time; doubled with each failure.
         local_only: whether only a server on this machine may be called.
         concurrency: calls in flight at once.
-        redaction: what is replaced before anything is sent.
         redaction_key: of placeholders; None for the one in the database.
     """
 

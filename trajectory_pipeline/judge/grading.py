@@ -34,11 +34,6 @@ def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristi
     An invalid citation (see ``citations``) is marked. A requirement without a valid one becomes
     ``insufficient_evidence``, also where the judge says ``not_applicable``. Owner and mode of a failure count where a
     requirement is unmet and a valid citation shows it; the judge's own words stay in ``failure``.
-
-    Args:
-        answer: as the judge gave it, valid by its schema.
-        rendered: what the judge was shown.
-        heuristic_outcome: of the trajectory, for the disagreement.
     """
     evidence = CitationChecker(rendered)
     requirements = [_grade_requirement(requirement, evidence) for requirement in answer.requirements]

@@ -35,9 +35,7 @@ class JudgeRequest:
     """What a judge is shown of one trajectory, built before any call.
 
     Attributes:
-        rendered: the transcript, in one prompt or in windows.
         max_prompt_tokens: of one prompt, by estimate.
-        estimate: of tokens.
         with_prompt_tokens: builds the request again for a smaller prompt.
     """
 
@@ -62,11 +60,6 @@ class JudgeRequest:
         return sum(map(self.estimate.tokens, prompts)) + (self.max_prompt_tokens if self.calls > 1 else 0)
 
     @property
-    def transcript_bytes(self) -> int:
-        """UTF-8 bytes that a transcript may have in one prompt."""
-        return _transcript_bytes(self.max_prompt_tokens, self.estimate)
-
-    @property
     def shown_sha256(self) -> str:
         """SHA-256 (hex) of all that is shown, without the random markers: a later rendering can be compared with it."""
         return hashlib.sha256("\0".join(window.text for window in self.rendered.windows).encode()).hexdigest()
@@ -75,12 +68,9 @@ class JudgeRequest:
 def build_judge_request(
     documents: Sequence[Mapping[str, Any]], policy: RefinementPolicy, estimate: TokenEstimate | None = None
 ) -> JudgeRequest:
-    """Return what a judge is shown under a policy.
+    """Return what a judge is shown of the runs of a task, the earliest first, the judged one last.
 
-    Args:
-        documents: of the runs of the task, the earliest first, the judged one last.
-        policy: under which it is judged.
-        estimate: of the session; without one, the conservative one.
+    Without the estimate of a session, the conservative one is used.
     """
     estimate = estimate or TokenEstimate()
     redact = Redactor(policy.redact, policy.redaction_key)
@@ -100,11 +90,6 @@ async def judge(request: JudgeRequest, heuristic_outcome: str, ask: Ask) -> Row:
     """Return the columns of a verdict, or of why there is none.
 
     Where the provider rejects a prompt as too long for its model, smaller ones are tried.
-
-    Args:
-        request: of ``build_judge_request``.
-        heuristic_outcome: of the trajectory, for the disagreement.
-        ask: makes the calls, and records them.
     """
     if not request.rendered.fits:
         prompts = f"{MAX_WINDOWS} prompts of {request.max_prompt_tokens} tokens (TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS)"
@@ -143,7 +128,8 @@ async def _reach_verdict(request: JudgeRequest, heuristic_outcome: str, ask: Ask
                 place = f"part {window.number} of {len(rendered.windows)} of a long transcript: "
                 return {**shown, **columns, "error_message": place + (columns["error_message"] or "no answer")}
             found.append(part.answer)
-        chat = summary_messages(summarize_windows(rendered, found, request.transcript_bytes).text)
+        max_bytes = _transcript_bytes(request.max_prompt_tokens, request.estimate)
+        chat = summary_messages(summarize_windows(rendered, found, max_bytes).text)
     result = await _ask(request, ask, chat, JudgeResponse)
     if result.answer is None:
         return {**shown, **_unanswered(result)}

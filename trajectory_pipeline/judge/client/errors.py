@@ -5,28 +5,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
-import openai
 
 from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.client.response_format import rejects_request_options
 from trajectory_pipeline.schema.enums import AttemptResult, ErrorClass
 
-TRANSIENT = frozenset(
-    {
-        ErrorClass.RATE_LIMITED,
-        ErrorClass.SERVER_ERROR,
-        ErrorClass.TIMEOUT,
-        ErrorClass.CONNECTION,
-        ErrorClass.NOT_A_COMPLETION,
-        ErrorClass.NO_ANSWER,
-    }
-)
-"""Classes of calls that may succeed if they are repeated."""
-
 PROVIDER_DOWN = frozenset(
     {ErrorClass.SERVER_ERROR, ErrorClass.TIMEOUT, ErrorClass.CONNECTION, ErrorClass.NOT_A_COMPLETION}
 )
 """Classes that mean an outage if they occur several times in a row."""
+
+TRANSIENT = PROVIDER_DOWN | {ErrorClass.RATE_LIMITED, ErrorClass.NO_ANSWER}
+"""Classes of calls that may succeed if they are repeated."""
 
 FATAL = frozenset(
     {ErrorClass.AUTHENTICATION, ErrorClass.PERMISSION, ErrorClass.QUOTA_EXCEEDED, ErrorClass.MODEL_NOT_FOUND}
@@ -69,20 +59,13 @@ def classify_error(status: int, text: str) -> ErrorClass:
 
 
 def is_outage(recent: Sequence[str | None], opens_after: int) -> bool:
-    """Whether a provider was down when it was called last.
+    """Whether a provider was down when it was called last, by the error classes of recent calls, the newest first.
 
-    Args:
-        recent: error classes of recent calls to it that ended, the newest first; None for an answer.
-        opens_after: consecutive failures that count as down.
+    The class is None for an answer; so many consecutive failures as ``opens_after`` count as down.
     """
     if recent and recent[0] in FATAL:
         return True
     return len(recent) >= opens_after and all(one in PROVIDER_DOWN for one in recent[:opens_after])
-
-
-def status_error_text(error: openai.APIStatusError) -> str:
-    """Return all text of an HTTP error: servers put it in different places."""
-    return f"{error.message} {error.body if isinstance(error.body, dict) else ''}"
 
 
 def error_object_text(error: Any) -> tuple[int, str]:

@@ -13,12 +13,7 @@ from openai import AsyncOpenAI
 
 from trajectory_pipeline.budget.prices import CallUsage
 from trajectory_pipeline.judge.client.call_record import CallRecord
-from trajectory_pipeline.judge.client.errors import (
-    classify_error,
-    error_object_text,
-    no_answer_error,
-    status_error_text,
-)
+from trajectory_pipeline.judge.client.errors import classify_error, error_object_text, no_answer_error
 from trajectory_pipeline.judge.client.response_format import response_text
 from trajectory_pipeline.schema.enums import AttemptResult, ErrorClass
 
@@ -65,7 +60,8 @@ async def send_call(client: AsyncOpenAI, sent: CallRecord, body: bytes, timeout_
         refusal = call.error_message or "" if call.result is AttemptResult.ERROR else ""
         reply = HttpReply(call, text, response.headers, refusal)
     except openai.APIStatusError as error:
-        text = status_error_text(error)
+        # Servers put the reason in either of them.
+        text = f"{error.message} {error.body if isinstance(error.body, dict) else ''}"
         call = sent.failed(AttemptResult.ERROR, classify_error(error.status_code, text), error.message)
         reply = HttpReply(_with_status(call, error.response), headers=error.response.headers, refusal=text)
     except (TimeoutError, openai.APIConnectionError) as error:

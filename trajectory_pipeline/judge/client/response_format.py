@@ -83,9 +83,7 @@ class RequestOptions:
     def after_refusal(self, message_text: str, *, automatic: bool) -> "RequestOptions | None":
         """Return the next simpler options after a server rejected these; None where its message asks for none.
 
-        Args:
-            message_text: of the rejection: message, parameter and code.
-            automatic: whether the response format may change; parameters may in any case.
+        The message includes parameter and code. The response format changes only where ``automatic``.
         """
 
         def rejected(part: str) -> bool:

@@ -59,12 +59,7 @@ _TOKENS_PER_MESSAGE = 10
 async def open_session(
     config: JudgeConfig, *, request_slot: RequestSlot | None = None, half_open: bool = False
 ) -> AsyncIterator["JudgeSession"]:
-    """Open a client for any number of calls.
-
-    Args:
-        config: which judge is called, and how.
-        request_slot: waits for a slot under a limit that workers share; None for no limit.
-        half_open: whether one call must succeed before others are made, as after an outage.
+    """Open a client for any number of calls; ``half_open`` where one must succeed before others are made.
 
     Raises:
         JudgeError: only a server on this machine may be called, and this one is not on it.
@@ -122,11 +117,7 @@ class JudgeSession:
         A transient failure is retried until ``max_attempts`` calls were made. A call whose options the server rejects
         is made with the next simpler options, which the session keeps. An unusable response gets one repair turn.
 
-        Args:
-            messages: of the chat.
-            answer_type: what an answer must be valid by.
-            on_begin: awaited before each call, so that a call whose end is never seen is recorded.
-            on_end: awaited when a call has ended.
+        ``on_begin`` is awaited before each call, so that a call whose end is never seen is recorded.
 
         Raises:
             ProviderDownError: the provider is down, and no call was made.

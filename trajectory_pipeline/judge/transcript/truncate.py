@@ -7,6 +7,8 @@ from dataclasses import dataclass
 _REPEATED_FROM = 1_000
 _REPEATED_KEEPS = 300
 """Characters from which a text that was shown before is shortened, and how many are then shown."""
+_LINE_BYTES = 3
+"""Bytes that indent and end a line."""
 _ENCODED = re.compile(r"[A-Za-z0-9+/_=-]{2000,}")
 """A run of characters as base64 makes it: an image, an archive, a signature."""
 
@@ -22,6 +24,9 @@ class Line:
 
     text: str
     verbatim: bool
+
+
+_Numbered = list[tuple[int, Line]]
 
 
 class Truncation:
@@ -42,11 +47,9 @@ class Truncation:
         self._message, self.content_characters, self.shown_characters = message, 0, 0
 
     def truncate(self, text: str, *, whole: bool = False) -> list[Line]:
-        """Return a text as lines.
+        """Return a text, which is redacted already, as lines; ``whole`` however long it is, as errors are.
 
-        Args:
-            text: redacted already: a secret that is cut in two would not be found.
-            whole: whether it is shown however long it is, as errors are.
+        Redaction comes first because a secret that is cut in two would not be found.
         """
         self.content_characters += len(text)
         if text in self._shown_in:
@@ -87,7 +90,7 @@ def _head_and_tail(text: str, limit: int, reason: str = "") -> Iterator[Line]:
 def shorten_to_bytes(lines: Sequence[Line], max_bytes: int) -> list[tuple[int, Line]]:
     """Return head and tail of lines, shortened to a number of UTF-8 bytes: each with its number among all of them.
 
-    For one message that is larger than a window. Each line counts three bytes more, for its indent and its end.
+    For one message that is larger than a window.
     """
     numbered = list(enumerate(lines))
     head, left = _take(numbered, max_bytes * 2 // 3)
@@ -97,10 +100,6 @@ def shorten_to_bytes(lines: Sequence[Line], max_bytes: int) -> list[tuple[int, L
         return [*head, *tail[::-1]]
     number = head[-1][0] if head else 0
     return [*head, (number, Line(f"[… {missing} characters left out …]", verbatim=False)), *tail[::-1]]
-
-
-_LINE_BYTES = 3
-_Numbered = list[tuple[int, Line]]
 
 
 def _take(lines: _Numbered, max_bytes: int, *, backwards: bool = False) -> tuple[_Numbered, _Numbered]:

@@ -47,15 +47,9 @@ class Window:
 
 @dataclass(frozen=True)
 class RenderedTranscript:
-    """A transcript as it is shown.
-
-    Attributes:
-        windows: one a prompt; none where even the shortest form takes more than ``MAX_WINDOWS``.
-        limit: characters to which one piece of text was shortened.
-    """
+    """A transcript in windows, one a prompt; in none where even the shortest form takes more than ``MAX_WINDOWS``."""
 
     windows: tuple[Window, ...]
-    limit: int
 
     @property
     def fits(self) -> bool:
@@ -95,12 +89,9 @@ class RenderedTranscript:
 def render_transcript(
     documents: Sequence[Mapping[str, Any]], max_bytes: int, redact: Callable[[str], str]
 ) -> RenderedTranscript:
-    """Return the transcript of a chain of runs, as one task.
+    """Return the transcript of a chain of runs, the earliest first, the judged one last, as one task.
 
-    Args:
-        documents: of the runs that are shown, the earliest first, the judged one last.
-        max_bytes: UTF-8 bytes that the transcript, or a window of it, may have in one prompt.
-        redact: replaces what may not be shown.
+    In one prompt, the transcript or a window of it has at most ``max_bytes`` of UTF-8.
     """
     # The same texts are redacted at each step, and redacting takes longer than rendering.
     redact = cache(redact)
@@ -112,10 +103,10 @@ def render_transcript(
         if max_windows == 1:
             whole = Window(1, 1, tuple(messages))
             if _size(whole.text) <= max_bytes:
-                return RenderedTranscript((whole,), limit)
+                return RenderedTranscript((whole,))
         elif max_bytes >= _MIN_WINDOW_BYTES and len(windows := _windows(messages, max_bytes)) <= max_windows:
-            return RenderedTranscript(windows, limit)
-    return RenderedTranscript((), limit)
+            return RenderedTranscript(windows)
+    return RenderedTranscript(())
 
 
 def task_messages(messages: Sequence[TranscriptMessage]) -> list[TranscriptMessage]:
