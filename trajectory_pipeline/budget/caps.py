@@ -42,14 +42,7 @@ class SpendTotals:
 
 @dataclass(frozen=True)
 class Cap:
-    """A limit of one scope, in one unit.
-
-    Attributes:
-        name: the ``error_class`` of a verdict that it defers.
-        scope: whose totals it limits.
-        setting: environment variable that sets it.
-        label: what it is, in a sentence.
-    """
+    """A limit on the totals of one scope, in one unit; its name is the ``error_class`` of verdicts that it defers."""
 
     name: str
     scope: Scope
@@ -76,13 +69,9 @@ class Cap:
 
 @dataclass(frozen=True)
 class BudgetShortfall:
-    """Why a call may not begin.
+    """Why a call may not begin: it needs more headroom than remains, in the cap's unit.
 
-    Attributes:
-        cap: that lacks headroom for it.
-        headroom: what the call needs.
-        remaining: what is left, in the cap's unit.
-        could_free_up: whether it would fit if the calls in flight cost nothing.
+    ``could_free_up``: whether it would fit if the calls in flight cost nothing.
     """
 
     cap: Cap

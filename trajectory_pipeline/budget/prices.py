@@ -40,7 +40,6 @@ class ModelPrice(BaseModel):
     """A row of the user's price table: US dollars per million tokens.
 
     Attributes:
-        model: as the provider names it, or as it is asked for.
         base_url: of the one endpoint where this price holds; None for all.
         cached_input: of prompt tokens that the provider's cache served; None where they cost the same.
         simulated: whether the price is made up, as that of a simulated judge is.

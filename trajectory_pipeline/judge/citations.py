@@ -36,10 +36,10 @@ class CitationChecker:
 
         The claim that it is to support is the status of a requirement, or ``failure``.
         """
-        source, problem = self._problem(citation, claim, kind)
+        source, problem = self._find(citation, claim, kind)
         return {**citation.model_dump(), "source": source, "valid": problem is None, "problem": problem}
 
-    def _problem(
+    def _find(
         self, citation: Citation, claim: str, kind: RequirementKind | None
     ) -> tuple[PassageSource | None, str | None]:
         messages = self._rendered.by_cited_id.get(citation.message_id)

@@ -21,11 +21,7 @@ PROCESS_KEY = secrets.token_bytes(32)
 class RefinementPolicy:
     """Judge model and parameters, and the versions of all that shapes its response.
 
-    Attributes:
-        max_prompt_tokens: of one prompt, by estimate: it decides what is shortened.
-        max_response_tokens: of one response.
-        redact: what is replaced before anything is sent.
-        redaction_key: for placeholders; not a part of the policy.
+    ``max_prompt_tokens``, an estimate, decides what is shortened. ``redaction_key`` is not a part of the policy.
     """
 
     model: str

@@ -26,14 +26,7 @@ _NO_COMPLETION = "what came is no chat completion"
 
 @dataclass(frozen=True)
 class HttpReply:
-    """Result of one call.
-
-    Attributes:
-        call: with its end; ``error_class`` is None where there is a text.
-        text: of the response, as it came.
-        headers: of the response; None where there was none.
-        refusal: the provider's text where it answered with an error, empty otherwise.
-    """
+    """Result of one call; ``refusal`` is the provider's text where it answered with an error, empty otherwise."""
 
     call: CallRecord
     text: str | None = None

@@ -63,10 +63,7 @@ _ROLES: dict[str, PassageSource] = {
 class Passage:
     """Lines from one source in one message.
 
-    Attributes:
-        source: who wrote them.
-        lines: as they are shown.
-        call_text: what the agent wrote in the call that a tool's return answers: the return may only repeat it.
+    ``call_text`` is what the agent wrote in the call that a tool's return answers: the return may only repeat it.
     """
 
     source: PassageSource
@@ -86,14 +83,11 @@ class TranscriptMessage:
 
     Attributes:
         cited_as: the id by which a citation names it: of the message, or of the step or run that failed.
-        header: its first line; empty for an error.
         number: from 1; an error has that of the message before it.
         step: id of its step, ``-`` where there is none.
-        role: of the message; ``error`` for an error.
+        role: of the message; ``error`` for an error, which has no header.
         is_task: whether it is a person's first message of its run.
         notice: a line before it that is not indented.
-        content_characters: length of its content.
-        shown_characters: of these, how many are shown.
     """
 
     cited_as: str
@@ -166,17 +160,8 @@ class _TranscriptBuilder:
     def _error(self, mark: str, text: str, cited_as: str, step: str, run: str) -> TranscriptMessage:
         text = " ".join(self._redact(text).split())
         passage = Passage("server_error", (_quotable(f"{mark} {text}"),))
-        return TranscriptMessage(
-            cited_as,
-            "",
-            (passage,),
-            self._number,
-            step,
-            run,
-            "error",
-            content_characters=len(text),
-            shown_characters=len(text),
-        )
+        message = TranscriptMessage(cited_as, "", (passage,), self._number, step, run, "error")
+        return replace(message, content_characters=len(text), shown_characters=len(text))
 
     def _message(self, message: Mapping[str, Any], step: str, run: str, *, is_task: bool) -> TranscriptMessage:
         self._number += 1
