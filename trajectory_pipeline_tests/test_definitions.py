@@ -210,7 +210,8 @@ def test_resources_in_the_ui_show_secrets_by_variable_only(tmp_path: Path, monke
     assert set(resources) == {"letta", "storage", "judge", "budget"}
     values = [value for configured in resources.values() for value in configured]
     assert {value["value"] for value in values if value["type"] == "ENV_VAR"} == set(SECRETS)
-    assert '"a-model"' in {value["value"] for value in resources["judge"]}
+    [shown] = [value["value"] for value in resources["judge"] if value["key"] == "settings"]
+    assert json.loads(shown)["TRAJECTORY_JUDGE_MODEL"] == "a-model"
 
 
 def test_workspace_is_valid_for_dagster(tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ from trajectory_pipeline.cli.dagster_processes import (
     wait_for_daemon,
     wait_until_ready,
 )
-from trajectory_pipeline.cli.run_materialization import ASSETS, MaterializationSummary, materialize
+from trajectory_pipeline.cli.run_materialization import MaterializationSummary, materialize
 from trajectory_pipeline.databases import resolve_databases
+from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.demo.letta_sample.load import (
     load_sample,
     sample_partitions,

@@ -21,13 +21,16 @@ _SOURCE_TIMEOUT_SECONDS = 30
 def command(run_id: str, *, as_json: bool) -> None:
     """Explain how a run came to its verdict: rows, trajectory, prompt, the judge's response, and checks."""
     opened = open_connections()
+    settings = opened.settings
     row = trajectory_row(opened.storage.postgres, run_id)
-    key = opened.settings.privacy.redaction_key
+    key = settings.privacy.redaction_key
     explanation = explain_verdict(
         row,
         storage=opened.storage,
         source=replace(opened.source, timeout_seconds=_SOURCE_TIMEOUT_SECONDS),
-        policy=None if opened.settings.judge.disabled_reason else judge_config(opened.settings).policy,
+        policy=None
+        if settings.judge.disabled_reason
+        else judge_config(settings.judge, settings.privacy, settings.budget).policy,
         redaction_key=key.get_secret_value().encode() if key else None,
     )
     if as_json:

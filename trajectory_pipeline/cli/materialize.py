@@ -12,7 +12,8 @@ from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import err, out, progress_bar
 from trajectory_pipeline.cli.dagster_processes import dagster_home, prepare_storage
 from trajectory_pipeline.cli.partition_options import partition_options, selected_hours
-from trajectory_pipeline.cli.run_materialization import ASSETS, materialize
+from trajectory_pipeline.cli.run_materialization import materialize
+from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.dry_run import ChangeKind, PlannedChange, plan_capture, plan_rebuild

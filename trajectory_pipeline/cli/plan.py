@@ -37,7 +37,7 @@ def command(key: str | None, start: str | None, end: str | None, *, as_json: boo
     estimate = estimate_judging(
         hours,
         opened.storage,
-        judge_config(settings),
+        judge_config(settings.judge, settings.privacy, settings.budget),
         now=now,
         lookback=lookback,
         order=settings.judge.order,

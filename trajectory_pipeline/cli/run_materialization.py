@@ -15,15 +15,10 @@ from trajectory_pipeline.defs.partitions import range_tags
 from trajectory_pipeline.defs.sensors.run_requests import TRAJECTORY_JOB
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import contiguous, parse_partition_key, partition_key
-from trajectory_pipeline.schema.raw import TERMINAL_RUNS
-from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import load_settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.ledger import count_entries_since
-
-ASSETS = (TERMINAL_RUNS.name, TRAJECTORIES.name, REFINED_OUTCOMES.name)
-"""What can be materialized, upstream first."""
 
 _JUDGING = [REFINED_OUTCOMES.name]
 _POLL_SECONDS = 0.5

@@ -47,7 +47,7 @@ def shown(make_own_settings: Callable[[], Settings], running_judge: SimulatedJud
     storage = Storage.at(settings.storage.parquet_location, str(settings.storage.database_url))
     materialize_terminal_runs(HOUR, source, storage)
     materialize_trajectories(HOUR, storage)
-    judging = JudgingRun(storage, judge_config(settings))
+    judging = JudgingRun(storage, judge_config(settings.judge, settings.privacy, settings.budget))
     judging.judge_partitions([HOUR])
     judging.publish(HOUR)
     return settings

@@ -15,7 +15,7 @@ import dagster as dg
 import psycopg
 import pytest
 
-from trajectory_pipeline.cli.run_materialization import ASSETS
+from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import floor_to_hour

@@ -11,13 +11,13 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from trajectory_pipeline.definitions import build_defs
+from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.defs.partitions import hours_of_tags, range_tags
-from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, LettaResource, StorageResource
+from trajectory_pipeline.defs.resources import build_resources
 from trajectory_pipeline.defs.sensors.run_requests import TRAJECTORY_JOB
 from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.settings import Settings
 
-ASSETS = ("terminal_runs", "trajectories", "refined_outcomes")
 CAPTURE = ASSETS[:2]
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -54,11 +54,18 @@ def run_job(settings: Settings, instance: dg.DagsterInstance, name: str) -> Exec
 
 def resources_of(settings: Settings) -> dict[str, object]:
     """Return the resources with the settings' own values, whatever the environment holds."""
+    api_key, redaction_key = settings.judge.api_key, settings.privacy.redaction_key
+    secrets = {
+        "postgres_url": settings.source.postgres_url,
+        "parquet_location": settings.storage.parquet_location,
+        "database_url": settings.storage.database_url,
+        "base_url": settings.judge.base_url,
+        "api_key": api_key and api_key.get_secret_value(),
+        "redaction_key": redaction_key and redaction_key.get_secret_value(),
+    }
     return {
-        "letta": LettaResource.from_settings(settings),
-        "storage": StorageResource.from_settings(settings),
-        "judge": JudgeResource.from_settings(settings),
-        "budget": BudgetResource.from_settings(settings),
+        key: type(resource)(**{name: secrets.get(name, value) for name, value in resource})
+        for key, resource in build_resources(settings).items()
     }
 
 

@@ -37,7 +37,7 @@ def tick(settings: Settings, instance: dg.DagsterInstance, now: datetime = NOW) 
 
 def add_verdicts(settings: Settings, status: str, **values: Any) -> None:
     """Store a verdict on each trajectory of these hours under the current policy."""
-    policy_id = judge_config(settings).policy.policy_id
+    policy_id = judge_config(settings.judge, settings.privacy, settings.budget).policy.policy_id
     with open_verdicts(TrajectoryDatabase(str(settings.storage.database_url))) as store:
         found = judging_candidates(store.connection, policy_id, [partition_key(hour) for hour in BUSY], "newest")
         store.save_verdicts(
