@@ -5,8 +5,15 @@ from collections.abc import Mapping
 import dagster as dg
 
 from trajectory_pipeline.defs.asset_checks import build_completeness_check
-from trajectory_pipeline.defs.assets import build_assets
-from trajectory_pipeline.defs.jobs import build_jobs
+from trajectory_pipeline.defs.assets.refined_outcomes import build_refined_outcomes
+from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
+from trajectory_pipeline.defs.assets.terminal_runs import build_terminal_runs
+from trajectory_pipeline.defs.assets.trajectories import build_trajectories
+from trajectory_pipeline.defs.jobs.completeness import build_completeness_job
+from trajectory_pipeline.defs.jobs.dagster_retention import build_dagster_retention_job
+from trajectory_pipeline.defs.jobs.retention import build_retention_job
+from trajectory_pipeline.defs.jobs.trajectory import build_trajectory_job
+from trajectory_pipeline.defs.partitions import hourly_partitions
 from trajectory_pipeline.defs.resources import build_resources
 from trajectory_pipeline.defs.sensors.capture import build_capture_sensor
 from trajectory_pipeline.defs.sensors.reconciliation import build_reconciliation_sensor
@@ -17,9 +24,7 @@ from trajectory_pipeline.settings import Settings, load_settings
 def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
     """Return the definitions for given settings.
 
-    Args:
-        settings: decide the first partition, what runs by default, and whether there is a judge.
-        resource_overrides: by key (``letta``, ``storage``, ``judge``, ``budget``), instead of those of the settings.
+    ``resource_overrides`` replace the settings' resources by key: ``letta``, ``storage``, ``judge``, ``budget``.
 
     Example:
         >>> from trajectory_pipeline.settings import Settings
@@ -27,9 +32,21 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
         >>> sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__"))
         ['completeness_job', 'dagster_retention_job', 'retention_job', 'trajectory_job']
     """
-    jobs = build_jobs(settings)
+    # One definition for all three: Dagster maps their partitions to each other one to one.
+    partitions = hourly_partitions(settings.capture.start)
+    jobs = [
+        build_trajectory_job(settings),
+        build_completeness_job(settings),
+        build_retention_job(settings),
+        build_dagster_retention_job(settings),
+    ]
     return dg.Definitions(
-        assets=build_assets(settings),
+        assets=[
+            *SOURCE_TABLES,
+            build_terminal_runs(settings, partitions),
+            build_trajectories(settings, partitions),
+            build_refined_outcomes(settings, partitions),
+        ],
         asset_checks=[build_completeness_check(settings)],
         jobs=[job for job, _ in jobs],
         schedules=[schedule for _, schedule in jobs],

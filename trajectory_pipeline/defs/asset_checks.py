@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from trajectory_pipeline.defs.metadata_format import bullet_list, count_table
+from trajectory_pipeline.defs.metadata import bullet_list, count_table, markdown_table
 from trajectory_pipeline.defs.resources import LettaResource, StorageResource
 from trajectory_pipeline.schema.raw import RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -50,14 +50,11 @@ COMPLETENESS = dg.AssetCheckKey(dg.AssetKey(["letta", RUNS.name]), "completeness
 def row_counts(reconciliations: "Sequence[Reconciliation]") -> dg.AssetCheckResult:
     """Return whether the raw rows, Parquet and Postgres agree in every partition."""
     differences = [difference for reconciliation in reconciliations for difference in reconciliation.differences]
+    names = ("runs", "steps", "messages")
     totals = {
-        side: {
-            name: sum(getattr(reconciliation, side)[name] for reconciliation in reconciliations)
-            for name in ("runs", "steps", "messages")
-        }
+        side: {name: sum(getattr(reconciliation, side)[name] for reconciliation in reconciliations) for name in names}
         for side in ("raw", "parquet", "postgres")
     }
-    rows = "\n".join(f"| {side} | {' | '.join(map(str, counts.values()))} |" for side, counts in totals.items())
     return dg.AssetCheckResult(
         check_name=ROW_COUNTS.name,
         passed=not differences,
@@ -66,7 +63,7 @@ def row_counts(reconciliations: "Sequence[Reconciliation]") -> dg.AssetCheckResu
         metadata={
             # As numbers too, which Dagster plots.
             **totals["raw"],
-            "counts": dg.MetadataValue.md(f"| side | runs | steps | messages |\n|---|---|---|---|\n{rows}"),
+            "counts": markdown_table(["side", *names], [(side, *counts.values()) for side, counts in totals.items()]),
             **({"differences": bullet_list(differences)} if differences else {}),
         },
     )
@@ -74,35 +71,19 @@ def row_counts(reconciliations: "Sequence[Reconciliation]") -> dg.AssetCheckResu
 
 def quarantine(run_ids: Sequence[str]) -> dg.AssetCheckResult:
     """Return whether no run was quarantined."""
-    return _warning(
-        QUARANTINE,
-        f"{pluralize(len(run_ids), 'run')} quarantined" if run_ids else "",
-        {"quarantined": len(run_ids), **({"runs": bullet_list(run_ids)} if run_ids else {})},
-    )
+    return _warning(QUARANTINE, len(run_ids), "run", "quarantined", {"runs": bullet_list(run_ids)})
 
 
 def failed_verdicts(errors: Mapping[str, int]) -> dg.AssetCheckResult:
     """Return whether no verdict failed, from the number of failures by error class."""
-    count = sum(errors.values())
-    return _warning(
-        FAILED_VERDICTS,
-        f"{pluralize(count, 'verdict')} failed" if count else "",
-        {"failed": count, **({"errors": count_table(errors, "error_class")} if count else {})},
-    )
+    listed = {"errors": count_table(errors, "error_class")}
+    return _warning(FAILED_VERDICTS, sum(errors.values()), "verdict", "failed", listed)
 
 
 def abandoned_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
-    """Return whether no verdict was abandoned.
-
-    Args:
-        verdicts: abandoned ones, each with ``run_id``, ``error_class`` and ``failures``.
-    """
-    listed = [f"{row['run_id']}: {row['error_class']}, failed {pluralize(row['failures'], 'time')}" for row in verdicts]
-    return _warning(
-        ABANDONED_VERDICTS,
-        f"{pluralize(len(verdicts), 'verdict')} abandoned" if verdicts else "",
-        {"abandoned": len(verdicts), **({"runs": bullet_list(listed)} if verdicts else {})},
-    )
+    """Return whether no verdict was abandoned, from those with ``run_id``, ``error_class`` and ``failures``."""
+    runs = [f"{row['run_id']}: {row['error_class']}, failed {pluralize(row['failures'], 'time')}" for row in verdicts]
+    return _warning(ABANDONED_VERDICTS, len(verdicts), "verdict", "abandoned", {"runs": bullet_list(runs)})
 
 
 def build_completeness_check(settings: Settings) -> dg.AssetChecksDefinition:
@@ -152,12 +133,14 @@ def _differences(differences: Sequence[str]) -> str:
     return f"{pluralize(len(differences), 'difference')}; first: {differences[0]}" if differences else ""
 
 
-def _warning(spec: dg.AssetCheckSpec, problem: str, metadata: Mapping[str, Any]) -> dg.AssetCheckResult:
-    """Return a check that passes where there is no problem, and else warns, which stops nothing downstream."""
+def _warning(
+    spec: dg.AssetCheckSpec, count: int, noun: str, state: str, listed: Mapping[str, dg.MetadataValue[Any]]
+) -> dg.AssetCheckResult:
+    """Return a check that passes if the count is 0, and else warns, which stops nothing downstream."""
     return dg.AssetCheckResult(
         check_name=spec.name,
-        passed=not problem,
+        passed=not count,
         severity=dg.AssetCheckSeverity.WARN,
-        description=problem or "none",
-        metadata=metadata,
+        description=f"{pluralize(count, noun)} {state}" if count else "none",
+        metadata={state: count, **(listed if count else {})},
     )

@@ -1,21 +1,43 @@
 """What the Dagster UI shows of a materialization: counts, ids and locations; never a transcript, never a secret."""
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 
-from trajectory_pipeline.budget.caps import Cap, SpendTotals
-from trajectory_pipeline.defs.metadata_format import bullet_list, count_table
-from trajectory_pipeline.pipeline.capture import TerminalRunsResult
-from trajectory_pipeline.pipeline.conversion_result import TrajectoriesResult
-from trajectory_pipeline.pipeline.judge import JudgingResult
+if TYPE_CHECKING:
+    # Imports Arrow: not for every process that loads definitions.
+    from trajectory_pipeline.budget.caps import Cap, SpendTotals
+    from trajectory_pipeline.pipeline.capture import TerminalRunsResult
+    from trajectory_pipeline.pipeline.conversion_result import TrajectoriesResult
+    from trajectory_pipeline.pipeline.judge import JudgingResult
 
 _Part = TypeVar("_Part")
+_LISTED = 50
 _SIMULATED = " (simulated: not a model, and its prices are not real)"
 
 
-def terminal_runs_metadata(result: TerminalRunsResult) -> dict[str, Any]:
+def bullet_list(items: Sequence[str], texts: Mapping[str, str] | None = None) -> dg.MarkdownMetadataValue:
+    """Return the first 50 of a list, each with its text if it has one, and how many more there are."""
+    lines = [f"- `{item}`: {texts[item]}" if texts else f"- `{item}`" for item in items[:_LISTED]]
+    if len(items) > _LISTED:
+        lines.append(f"- … and {len(items) - _LISTED} more")
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def count_table(counts: Mapping[str, int], name: str) -> dg.MarkdownMetadataValue:
+    """Return counts by name as a table, the largest first."""
+    largest_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return markdown_table([name, "count"], largest_first) if counts else dg.MetadataValue.md("none")
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> dg.MarkdownMetadataValue:
+    """Return a table."""
+    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows)]
+    return dg.MetadataValue.md("\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]]))
+
+
+def terminal_runs_metadata(result: "TerminalRunsResult") -> dict[str, Any]:
     """Return the metadata of a partition of ``terminal_runs``."""
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": result.written.rows,
@@ -38,7 +60,7 @@ def terminal_runs_metadata(result: TerminalRunsResult) -> dict[str, Any]:
     return metadata
 
 
-def trajectories_metadata(result: TrajectoriesResult) -> dict[str, Any]:
+def trajectories_metadata(result: "TrajectoriesResult") -> dict[str, Any]:
     """Return the metadata of a partition of ``trajectories``."""
     written, merged, counts = _require(result.written), _require(result.merge_stats), result.row_balance
     metadata: dict[str, Any] = {
@@ -75,7 +97,7 @@ def trajectories_metadata(result: TrajectoriesResult) -> dict[str, Any]:
     return metadata
 
 
-def refined_outcomes_metadata(result: JudgingResult) -> dict[str, Any]:
+def refined_outcomes_metadata(result: "JudgingResult") -> dict[str, Any]:
     """Return the metadata of a partition of ``refined_outcomes``."""
     written = _require(result.written)
     metadata: dict[str, Any] = {
@@ -92,10 +114,7 @@ def refined_outcomes_metadata(result: JudgingResult) -> dict[str, Any]:
     }
     if result.models:
         metadata["judge"] = ", ".join(
-            f"{model} (simulated: not a model, and its prices are not real)"
-            if model in result.simulated_models
-            else model
-            for model in sorted(result.models)
+            model + (_SIMULATED if model in result.simulated_models else "") for model in sorted(result.models)
         )
     if result.caps:
         metadata["budget"] = budget_table(result.caps)
@@ -108,17 +127,18 @@ def refined_outcomes_metadata(result: JudgingResult) -> dict[str, Any]:
     return metadata
 
 
-def budget_table(caps: Sequence[tuple[Cap, SpendTotals]]) -> dg.MarkdownMetadataValue:
+def budget_table(caps: "Sequence[tuple[Cap, SpendTotals]]") -> dg.MarkdownMetadataValue:
     """Return what is spent, reserved and remaining of each cap, as a table."""
-    rows = "\n".join(
-        f"| {cap.label} | {cap.format_amount(cap.limit)} | {cap.format_amount(cap.amount_of(totals.spent))}"
-        f" | {cap.format_amount(cap.amount_of(totals.reserved))} | {cap.format_amount(cap.remaining(totals))} |"
-        f" {cap.setting} |"
+    rows = [
+        (
+            cap.label,
+            *map(cap.format_amount, (cap.limit, cap.amount_of(totals.spent), cap.amount_of(totals.reserved))),
+            cap.format_amount(cap.remaining(totals)),
+            cap.setting,
+        )
         for cap, totals in caps
-    )
-    return dg.MetadataValue.md(
-        f"| cap | limit | spent | reserved | remaining | setting |\n|---|---|---|---|---|---|\n{rows}"
-    )
+    ]
+    return markdown_table(["cap", "limit", "spent", "reserved", "remaining", "setting"], rows)
 
 
 def _require(part: _Part | None) -> _Part:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from trajectory_pipeline.defs.metadata import bullet_list
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.text import pluralize
@@ -26,10 +27,7 @@ def materialize_partitions(
     by one before the step fails. Dagster then runs no downstream step, not even for the good partitions; the refinement
     sensor finds those.
 
-    Args:
-        context: of the run.
-        materialize: materializes an hour and returns its metadata.
-        check_results: called after all partitions.
+    ``materialize`` returns an hour's metadata; ``check_results`` is called after all partitions.
 
     Raises:
         dagster.Failure: some partitions failed; the text lists them.
@@ -102,8 +100,8 @@ def _failure(failed: Mapping[str, Exception], partitions: int) -> dg.Failure:
             f"{len(failed)} of {pluralize(partitions, 'partition')} failed; the others are done."
             f" Failed: {', '.join(list(failed)[:_LISTED_KEYS])}{more}. First, {first}: {reason}"
         )
-    listed = "\n".join(f"- `{key}`: {why}" for key, why in reasons.items())
-    return dg.Failure(description, metadata={"failed_partitions": dg.MetadataValue.md(listed)}, allow_retries=False)
+    listed = bullet_list(list(reasons), reasons)
+    return dg.Failure(description, metadata={"failed_partitions": listed}, allow_retries=False)
 
 
 def _reason(error: Exception) -> str:

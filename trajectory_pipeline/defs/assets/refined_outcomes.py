@@ -10,6 +10,7 @@ import dagster as dg
 from trajectory_pipeline.defs import asset_checks
 from trajectory_pipeline.defs.assets.partition_runner import materialize_partitions
 from trajectory_pipeline.defs.assets.stage import stage_asset
+from trajectory_pipeline.defs.metadata import refined_outcomes_metadata
 from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import parse_partition_key
@@ -50,7 +51,6 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
     def refined_outcomes(
         context: dg.AssetExecutionContext, storage: StorageResource, judge: JudgeResource, budget: BudgetResource
     ) -> Iterator[dg.MaterializeResult[None]]:
-        from trajectory_pipeline.defs.metadata import refined_outcomes_metadata
         from trajectory_pipeline.pipeline.judge import JudgingRun
         from trajectory_pipeline.pipeline.pending_verdicts import find_abandoned_verdicts
 

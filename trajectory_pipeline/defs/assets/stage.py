@@ -6,8 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from trajectory_pipeline.defs.table_schema import column_schema
-from trajectory_pipeline.schema.types import SCHEMA_NAME, Table
+from trajectory_pipeline.schema.types import SCHEMA_NAME, Column, ListOf, Struct, Table, Type
 
 StageDecorator = Callable[[Callable[..., Iterator[dg.MaterializeResult[None]]]], dg.AssetsDefinition]
 
@@ -23,15 +22,10 @@ def stage_asset(
 ) -> StageDecorator:
     """Return the decorator of an asset that materializes a table, partition by partition.
 
-    Args:
-        table: its name, description and columns are the asset's.
-        partitions: shared by all stages.
-        partitions_per_run: most partitions in one run of a backfill.
-        postgres_table: table in the schema ``trajectory``; None where there is none.
-        description: instead of the table's.
-        options: further arguments of ``dagster.asset``.
+    ``postgres_table`` is in the schema ``trajectory``, ``description`` replaces the table's, and ``options`` are
+    further arguments of ``dagster.asset``.
     """
-    metadata: dict[str, Any] = {"dagster/column_schema": column_schema(table)}
+    metadata: dict[str, Any] = {"dagster/column_schema": _column_schema(table)}
     if postgres_table:
         metadata["dagster/table_name"] = f"{SCHEMA_NAME}.{postgres_table}"
     with warnings.catch_warnings():
@@ -47,3 +41,32 @@ def stage_asset(
             **options,
         )
     return decorator
+
+
+def _column_schema(table: Table) -> dg.TableSchema:
+    return dg.TableSchema(
+        [
+            dg.TableColumn(
+                column.name,
+                type_name(column.type),
+                _description(column),
+                dg.TableColumnConstraints(nullable=column.nullable, unique=table.keys == (column.name,)),
+            )
+            for column in table.columns
+        ]
+    )
+
+
+def type_name(kind: Type) -> str:
+    """Return a type's name, with the first level of a nested type's fields: ``list<struct<…>>``."""
+    if isinstance(kind, ListOf):
+        return f"list<{type_name(kind.item)}>"
+    if isinstance(kind, Struct):
+        return f"struct<{', '.join(column.name for column in kind.fields)}>"
+    return kind.value
+
+
+def _description(column: Column) -> str:
+    unit = f" Unit: {column.unit}." if column.unit else ""
+    null = f" Null: {column.null}." if column.null else ""
+    return f"{column.description}{unit}{null}"

@@ -9,6 +9,7 @@ import dagster as dg
 from trajectory_pipeline.defs.assets.partition_runner import materialize_partitions
 from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.stage import stage_asset
+from trajectory_pipeline.defs.metadata import terminal_runs_metadata
 from trajectory_pipeline.defs.resources import LettaResource, StorageResource
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
@@ -28,7 +29,6 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
     def terminal_runs(
         context: dg.AssetExecutionContext, letta: LettaResource, storage: StorageResource
     ) -> Iterator[dg.MaterializeResult[None]]:
-        from trajectory_pipeline.defs.metadata import terminal_runs_metadata
         from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 
         with letta.source().pooled() as source, storage.sinks().pooled() as sinks:

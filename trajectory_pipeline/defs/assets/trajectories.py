@@ -9,6 +9,7 @@ import dagster as dg
 from trajectory_pipeline.defs import asset_checks
 from trajectory_pipeline.defs.assets.partition_runner import materialize_partitions
 from trajectory_pipeline.defs.assets.stage import stage_asset
+from trajectory_pipeline.defs.metadata import trajectories_metadata
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -30,7 +31,6 @@ def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[s
     def trajectories(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> Iterator[dg.MaterializeResult[None]]:
-        from trajectory_pipeline.defs.metadata import trajectories_metadata
         from trajectory_pipeline.pipeline.convert import materialize_trajectories
         from trajectory_pipeline.pipeline.reconcile_counts import Reconciliation, reconcile_partition
 

@@ -6,24 +6,17 @@ Dagster's own freshness checks look at the last materialization of any partition
 import dagster as dg
 
 from trajectory_pipeline.defs.asset_checks import COMPLETENESS
-from trajectory_pipeline.defs.jobs.daily_schedule import AnyJob, daily_schedule
+from trajectory_pipeline.defs.jobs.daily import ScheduledJob, scheduled_daily
 from trajectory_pipeline.settings import Settings
 
 JOB_NAME = "completeness_job"
 
 
-def build_completeness_job(settings: Settings) -> tuple[AnyJob, dg.ScheduleDefinition]:
+def build_completeness_job(settings: Settings) -> ScheduledJob:
     """Return the job and its daily schedule, which runs by default where capture is enabled."""
     job = dg.define_asset_job(
         JOB_NAME,
         selection=dg.AssetSelection.checks(COMPLETENESS),
         description="Compares source, ledger, Postgres and Parquet over the whole history.",
     )
-    schedule = daily_schedule(
-        "daily_completeness",
-        job,
-        at="03:17",
-        running=settings.capture.enabled,
-        description="Compares the whole history once a day.",
-    )
-    return job, schedule
+    return scheduled_daily(job, "03:17", running=settings.capture.enabled)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from trajectory_pipeline.defs.jobs.daily_schedule import AnyJob, daily_schedule
+from trajectory_pipeline.defs.jobs.daily import ScheduledJob, scheduled_daily, storage_job
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.defs.sensors.reconciliation import report
 from trajectory_pipeline.defs.sensors.run_requests import Clock, utc_now
@@ -51,29 +51,19 @@ def delete_old_runs(
     return deleted
 
 
-def build_dagster_retention_job(settings: Settings) -> tuple[AnyJob, dg.ScheduleDefinition]:
+def build_dagster_retention_job(settings: Settings) -> ScheduledJob:
     """Return the job and its daily schedule, which runs by default where TRAJECTORY_DAGSTER_RETENTION_DAYS is set."""
     days = settings.retention.dagster_days
 
-    @dg.op(description="Deletes Dagster's finished runs that are older than TRAJECTORY_DAGSTER_RETENTION_DAYS.")
     def delete_old_dagster_runs(context: dg.OpExecutionContext, storage: StorageResource) -> None:
         if days is None:
-            raise dg.Failure("TRAJECTORY_DAGSTER_RETENTION_DAYS is not set: nothing is deleted.", allow_retries=False)
-        try:
-            deleted = delete_old_runs(context.instance, storage.sinks().postgres, older_than=timedelta(days=days))
-        except PipelineError as error:
-            raise dg.Failure(str(error), allow_retries=False) from None
+            raise PipelineError("TRAJECTORY_DAGSTER_RETENTION_DAYS is not set: nothing is deleted.")
+        deleted = delete_old_runs(context.instance, storage.sinks().postgres, older_than=timedelta(days=days))
         context.log.info(f"{pluralize(deleted, 'run')} older than {pluralize(days, 'day')} deleted.")
 
-    @dg.job(name=JOB_NAME, description="Deletes Dagster's old runs. Their partitions stay materialized in the UI.")
-    def dagster_retention_job() -> None:
-        delete_old_dagster_runs()
-
-    schedule = daily_schedule(
-        "daily_dagster_retention",
-        dagster_retention_job,
-        at="02:47",
-        running=days is not None,
-        description="Deletes Dagster's old runs once a day, where TRAJECTORY_DAGSTER_RETENTION_DAYS is set.",
+    description = (
+        "Deletes Dagster's finished runs that are older than TRAJECTORY_DAGSTER_RETENTION_DAYS. Their partitions stay"
+        " materialized in the UI."
     )
-    return dagster_retention_job, schedule
+    job = storage_job(JOB_NAME, description, delete_old_dagster_runs)
+    return scheduled_daily(job, "02:47", running=days is not None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from trajectory_pipeline.defs.jobs.daily_schedule import AnyJob, daily_schedule
+from trajectory_pipeline.defs.jobs.daily import ScheduledJob, scheduled_daily, storage_job
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
 from trajectory_pipeline.errors import PipelineError
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from trajectory_pipeline.maintenance.retention import Retention
 
 JOB_NAME = "retention_job"
-NOT_SET = (
-    "Neither TRAJECTORY_RETENTION_DAYS nor TRAJECTORY_RAW_RETENTION_DAYS is set, so nothing is deleted: set one of"
-    " them."
-)
 
 
 def retention_of(settings: Settings) -> "Retention":
@@ -39,7 +35,10 @@ def retention_of(settings: Settings) -> "Retention":
 
     days = settings.retention.trajectory_days, settings.retention.raw_days
     if days == (None, None):
-        raise PipelineError(NOT_SET)
+        raise PipelineError(
+            "Neither TRAJECTORY_RETENTION_DAYS nor TRAJECTORY_RAW_RETENTION_DAYS is set, so nothing is deleted: set"
+            " one of them."
+        )
     return Retention(*(None if number is None else timedelta(days=number) for number in days))
 
 
@@ -78,31 +77,18 @@ def prune_old_partitions(
         raise PipelineError(f"{len(failed)} of {len(due)} could not be pruned; the others are. First, {name}: {reason}")
 
 
-def build_retention_job(settings: Settings) -> tuple[AnyJob, dg.ScheduleDefinition]:
+def build_retention_job(settings: Settings) -> ScheduledJob:
     """Return the job and its daily schedule, which runs by default where an age is set and capture is enabled."""
 
-    @dg.op(description="Deletes from Parquet and Postgres what is older than the configured ages.")
     def prune_partitions(context: dg.OpExecutionContext, storage: StorageResource) -> None:
-        try:
-            retention = retention_of(settings)
-            for observation in prune_old_partitions(storage, retention, context.log, utc_now()):
-                context.log_event(observation)
-        except PipelineError as error:
-            raise dg.Failure(str(error), allow_retries=False) from None
+        for observation in prune_old_partitions(storage, retention_of(settings), context.log, utc_now()):
+            context.log_event(observation)
 
-    @dg.job(name=JOB_NAME, description="Deletes old partitions from Parquet and Postgres, where an age is set.")
-    def retention_job() -> None:
-        prune_partitions()
-
-    age_is_set = settings.retention.trajectory_days is not None or settings.retention.raw_days is not None
-    schedule = daily_schedule(
-        "daily_retention",
-        retention_job,
-        at="02:27",
-        running=settings.capture.enabled and age_is_set,
-        description=(
-            "Deletes old partitions from Parquet and Postgres once a day, where TRAJECTORY_RETENTION_DAYS or"
-            " TRAJECTORY_RAW_RETENTION_DAYS is set."
-        ),
+    description = (
+        "Deletes from Parquet and Postgres what is older than TRAJECTORY_RETENTION_DAYS or"
+        " TRAJECTORY_RAW_RETENTION_DAYS."
     )
-    return retention_job, schedule
+    age_is_set = settings.retention.trajectory_days is not None or settings.retention.raw_days is not None
+    return scheduled_daily(
+        storage_job(JOB_NAME, description, prune_partitions), "02:27", running=settings.capture.enabled and age_is_set
+    )

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
-from trajectory_pipeline.defs.jobs.daily_schedule import AnyJob, default_status
+from trajectory_pipeline.defs.jobs.daily import ScheduledJob, default_status
 from trajectory_pipeline.defs.resources import LettaResource, StorageResource
 from trajectory_pipeline.defs.sensors.capture import capture_sensor_is_on, find_stale_in_tick
 from trajectory_pipeline.defs.sensors.run_requests import TRAJECTORY_JOB, exclude_hours, hours_in_progress
@@ -30,8 +30,9 @@ def last_closed_hour(scheduled_at: datetime, closing_lag: timedelta) -> datetime
     return floor_to_hour(scheduled_at - closing_lag) - HOUR
 
 
-def build_trajectory_job(settings: Settings) -> tuple[AnyJob, dg.ScheduleDefinition]:
+def build_trajectory_job(settings: Settings) -> ScheduledJob:
     """Return the job and its hourly schedule, which runs by default where capture is enabled."""
+    capture = settings.capture
     # Intended (see ``refinement_batch``). Dagster warns whenever it resolves the job, which is later than here.
     warnings.filterwarnings("ignore", f"Asset job {TRAJECTORY_JOB} materializes assets with varying BackfillPolicies")
     job = dg.define_asset_job(
@@ -39,18 +40,14 @@ def build_trajectory_job(settings: Settings) -> tuple[AnyJob, dg.ScheduleDefinit
         selection=[*CAPTURE, *REFINEMENT],
         description="Captures, converts and judges one partition, or a range.",
     )
-    lag, start, judge_disabled = (
-        settings.capture.closing_lag_minutes,
-        settings.capture.start,
-        settings.judge.disabled_reason,
-    )
+    lag, start, judge_disabled = capture.closing_lag_minutes, capture.start, settings.judge.disabled_reason
 
     @dg.schedule(
         name=SCHEDULE_NAME,
         cron_schedule=f"{lag % 60} * * * *",
         execution_timezone="UTC",
         job=job,
-        default_status=default_status(running=settings.capture.enabled),
+        default_status=default_status(running=capture.enabled),
         description=(
             f"Requests the hour that closed {pluralize(lag, 'minute')} ago, with its verdicts where a judge is"
             " configured. Skips an hour that the capture sensor has already captured."
