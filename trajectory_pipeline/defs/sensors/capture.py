@@ -44,15 +44,12 @@ QUERY_TIMEOUT_SECONDS = 120
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where the next tick continues in the older history, and how much it compares.
-
-    Attributes:
-        older_to: end of the next older part, exclusive; None at the start of a round.
-        divisor: divides the usual number of hours; more than 1 where the source is too slow.
-    """
+    """Where the next tick continues in the older history, and how much it compares."""
 
     older_to: datetime | None = None
+    """End of the next older part, exclusive; None at the start of a round."""
     divisor: int = 1
+    """Divides the usual number of hours; more than 1 where the source is too slow."""
 
     @classmethod
     def read(cls, text: str | None) -> "Cursor":
@@ -79,31 +76,19 @@ class Cursor:
 
 
 def hours_to_compare(now: datetime, start: datetime, cursor: Cursor) -> tuple[list[datetime], Cursor]:
-    """Return the hours that a tick compares, the open one included, and the cursor for the next tick.
-
-    Args:
-        now: aware.
-        start: first partition.
-        cursor: of the last tick.
-    """
-    open_hour = floor_to_hour(now)
-    recent = max(RECENT // HOUR // cursor.divisor, 1)
-    recent_from = max(floor_to_hour(start), open_hour - recent * HOUR)
+    """Return the hours that a tick compares, the open one included, and the cursor for the next tick."""
+    open_hour, first_hour = floor_to_hour(now), floor_to_hour(start)
+    recent_from = max(first_hour, open_hour - max(RECENT // HOUR // cursor.divisor, 1) * HOUR)
     older_to = min(cursor.older_to or recent_from, recent_from)
-    if older_to <= floor_to_hour(start):
+    if older_to <= first_hour:
         older_to = recent_from
-    older_from = max(floor_to_hour(start), older_to - max(OLDER_PER_TICK // cursor.divisor, 1) * HOUR)
+    older_from = max(first_hour, older_to - max(OLDER_PER_TICK // cursor.divisor, 1) * HOUR)
     hours = sorted({*hours_between(older_from, older_to), *hours_between(recent_from, open_hour + HOUR)})
     return hours, replace(cursor, older_to=older_from)
 
 
 def build_capture_sensor(settings: Settings, clock: Clock = utc_now) -> dg.SensorDefinition:
-    """Return the sensor.
-
-    Args:
-        settings: first partition, batch, and what happens to deleted content.
-        clock: returns the time, aware.
-    """
+    """Return the sensor."""
 
     @dg.sensor(
         name=CAPTURE_SENSOR,
@@ -187,6 +172,5 @@ def find_stale_in_tick(
 
 def capture_sensor_is_on(instance: dg.DagsterInstance, settings: Settings) -> bool:
     """Return whether the capture sensor runs: as set in the UI, else by default."""
-    states = {state.instigator_name: state for state in instance.all_instigator_state()}
-    state = states.get(CAPTURE_SENSOR)
-    return settings.capture.enabled if state is None else state.is_running
+    states = {state.instigator_name: state.is_running for state in instance.all_instigator_state()}
+    return states.get(CAPTURE_SENSOR, settings.capture.enabled)

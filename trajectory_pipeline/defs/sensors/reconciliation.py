@@ -35,12 +35,7 @@ Entry = Mapping[str, Any]
 
 
 def build_reconciliation_sensor(settings: Settings, clock: Clock = utc_now) -> dg.SensorDefinition:
-    """Return the sensor.
-
-    Args:
-        settings: first partition.
-        clock: returns the time, aware.
-    """
+    """Return the sensor."""
 
     @dg.sensor(
         name=RECONCILIATION_SENSOR,
@@ -56,9 +51,10 @@ def build_reconciliation_sensor(settings: Settings, clock: Clock = utc_now) -> d
     ) -> dg.SensorResult | dg.SkipReason:
         from trajectory_pipeline.storage.postgres.ledger import entries_after, entries_since
 
-        now, database = clock(), storage.sinks().postgres
+        now = clock()
         after = None if context.cursor == ROUND_START else context.cursor
         try:
+            database = storage.sinks().postgres
             recent = entries_since(database, now - RECENT, ENTRIES_PER_TICK)
             older = entries_after(database, after, ENTRIES_PER_TICK)
         except PipelineError as error:
@@ -89,18 +85,16 @@ def report_unknown(instance: dg.DagsterInstance, entries: Sequence[Entry]) -> in
     for asset in [*CAPTURE, *REFINEMENT]:
         of_asset = {entry["partition_key"]: entry for entry in entries if entry["asset"] == asset.path[-1]}
         known = _last_writers(instance, asset, set(of_asset))
-        unknown = {
-            key: entry
-            for key, entry in of_asset.items()
+        unknown = [
+            entry
+            for key, entry in sorted(of_asset.items())
             # What was written outside Dagster has no run: any event of the partition will do.
             if key not in known or (entry["dagster_run_id"] and entry["dagster_run_id"] != known[key])
-        }
-        in_progress = _in_progress(instance, {entry["dagster_run_id"] for entry in unknown.values()} - {None})
-        for _, entry in sorted(unknown.items()):
-            if entry["dagster_run_id"] in in_progress:
-                continue
-            report(instance, [entry])
-            reported += 1
+        ]
+        in_progress = _in_progress(instance, {entry["dagster_run_id"] for entry in unknown} - {None})
+        due = [entry for entry in unknown if entry["dagster_run_id"] not in in_progress]
+        report(instance, due)
+        reported += len(due)
     return reported
 
 
@@ -119,11 +113,9 @@ def _last_writers(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: set[st
     )
     if not ids:
         return {}
-    records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=asset, storage_ids=list(ids.values())), limit=len(ids)
-    ).records
+    filters = dg.AssetRecordsFilter(asset_key=asset, storage_ids=list(ids.values()))
     writers = {}
-    for record in records:
+    for record in instance.fetch_materializations(filters, limit=len(ids)).records:
         event = record.asset_materialization
         reported = event.metadata.get(WRITTEN_BY) if event else None
         writers[str(record.partition_key)] = str(reported.value) if reported else record.run_id

@@ -26,12 +26,7 @@ REFINEMENT_SENSOR = "refinement_sensor"
 
 
 def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.SensorDefinition:
-    """Return the sensor.
-
-    Args:
-        settings: of the judge, the budget and the batch.
-        clock: returns the time, aware.
-    """
+    """Return the sensor."""
     disabled = settings.judge.disabled_reason
     notice = f"\n\n**Requests nothing.** {disabled}" if disabled else ""
 
@@ -66,11 +61,8 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
             )
         except PipelineError as error:
             return dg.SkipReason(str(error))
-        abandoned = (
-            f" {pluralize(len(pending.abandoned), 'verdict')} abandoned: see the check {ABANDONED_VERDICTS.name}."
-            if pending.abandoned
-            else ""
-        )
+        number = pluralize(len(pending.abandoned), "verdict")
+        abandoned = f" {number} abandoned: see the check {ABANDONED_VERDICTS.name}." if pending.abandoned else ""
         if pending.shortfall:
             spent, reserved = pending.spent.spent, pending.spent.reserved
             return dg.SkipReason(
@@ -87,11 +79,9 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
         ]
         # Wait for capture too: a verdict on what is being captured again would be stale at once.
         due, held_back = due_hours(context.instance, hours, REFINEMENT, [*CAPTURE, *REFINEMENT], now)
-        requests = run_requests(
-            due, REFINEMENT, refinement_batch(settings.dagster.backfill_batch), "verdicts are missing"
-        )
-        if requests:
-            return dg.SensorResult(run_requests=requests)
+        if due:
+            batch = refinement_batch(settings.dagster.backfill_batch)
+            return dg.SensorResult(run_requests=run_requests(due, REFINEMENT, batch, "verdicts are missing"))
         without = pluralize(len(pending.partition_keys), "partition")
         return dg.SkipReason(f"{without} without verdicts{held_back}.{abandoned}")
 

@@ -1,6 +1,6 @@
 """What the sensors share: which of the hours that need a run are requested now, and the run requests."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -20,7 +20,6 @@ Hours = tuple[datetime, datetime]
 """A range of hours, both ends included."""
 Clock = Callable[[], datetime]
 
-_PAGE_SIZE = 1000
 _IN_PROGRESS = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -49,16 +48,8 @@ def run_requests(
 
 def hours_requested(run_requests: Sequence[dg.RunRequest], hours: Sequence[datetime]) -> list[datetime]:
     """Return which of these hours the requests include."""
-    named = [
-        found
-        for request in run_requests
-        if (found := hours_of_tags({**request.tags, **_partition_tag(request.partition_key)})) is not None
-    ]
-    return [hour for hour in hours if any(first <= hour <= last for first, last in named)]
-
-
-def _partition_tag(partition_key: str | None) -> dict[str, str]:
-    return {PARTITION_TAG: partition_key} if partition_key else {}
+    ranges = [hours_of_tags({PARTITION_TAG: each.partition_key or "", **each.tags}) for each in run_requests]
+    return [hour for hour in hours if any(first <= hour <= last for first, last in filter(None, ranges))]
 
 
 def hours_in_progress(instance: dg.DagsterInstance, selection: Sequence[dg.AssetKey]) -> list[Hours]:
@@ -77,22 +68,11 @@ def _hours_of_runs(
 ) -> list[Hours]:
     return [
         hours
-        for run in _all_runs(instance, filters)
+        for run in instance.get_runs(filters)
         # A run without a selection runs the whole job.
         if (run.asset_selection is None or not run.asset_selection.isdisjoint(selection))
         and (hours := hours_of_tags(run.tags)) is not None
     ]
-
-
-def _all_runs(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[dg.DagsterRun]:
-    """Yield every run of a filter, in pages: a year's backfill may have thousands in the queue."""
-    cursor: str | None = None
-    while True:
-        runs = instance.get_runs(filters=filters, limit=_PAGE_SIZE, cursor=cursor)
-        yield from runs
-        if len(runs) < _PAGE_SIZE:
-            return
-        cursor = runs[-1].run_id
 
 
 def exclude_hours(hours: Sequence[datetime], busy: Sequence[Hours]) -> list[datetime]:
@@ -109,12 +89,7 @@ def due_hours(
 ) -> tuple[list[datetime], str]:
     """Return which of these hours to request now, and why the others are not: text for the tick's message.
 
-    Args:
-        instance: whose runs are looked at.
-        wanted: hours that need a run.
-        selection: assets to request.
-        waits_for: an hour waits for runs of these assets.
-        now: aware.
+    Runs of ``selection`` are requested; an hour waits for runs of ``waits_for``.
     """
     idle = exclude_hours(wanted, hours_in_progress(instance, waits_for))
     due = exclude_hours(idle, hours_failed_since(instance, selection, now - PAUSE_AFTER_FAILURE))
