@@ -108,24 +108,20 @@ def build_completeness_check(settings: Settings) -> dg.AssetChecksDefinition:
 
 def completeness_result(report: "CompletenessReport") -> dg.AssetCheckResult:
     """Return the check's result: it passes where nothing differs. Stuck and earlier runs are only listed."""
-    metadata: dict[str, dg.MetadataValue[Any]] = {
-        "partitions": dg.MetadataValue.int(report.partitions),
-        "runs_in_source": dg.MetadataValue.int(report.runs),
-        "runs_before_first_partition": dg.MetadataValue.int(report.before_start),
-        "stuck_runs": dg.MetadataValue.int(len(report.stuck)),
-    }
-    if report.differences:
-        metadata["differences"] = bullet_list(report.differences)
-    if report.stuck:
-        metadata["stuck"] = bullet_list(
-            [f"{run.run_id} {run.status} for {run.age.total_seconds() / 3600:.0f} hours" for run in report.stuck]
-        )
+    stuck = [f"{run.run_id} {run.status} for {run.age.total_seconds() / 3600:.0f} hours" for run in report.stuck]
     return dg.AssetCheckResult(
         passed=not report.differences,
         severity=dg.AssetCheckSeverity.WARN,
         description=_differences(report.differences)
         or f"{pluralize(report.partitions, 'partition')} equal in source, ledger, Postgres and Parquet",
-        metadata=metadata,
+        metadata={
+            "partitions": report.partitions,
+            "runs_in_source": report.runs,
+            "runs_before_first_partition": report.before_start,
+            "stuck_runs": len(stuck),
+            **({"differences": bullet_list(report.differences)} if report.differences else {}),
+            **({"stuck": bullet_list(stuck)} if stuck else {}),
+        },
     )
 
 

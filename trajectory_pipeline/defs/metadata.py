@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from trajectory_pipeline.pipeline.capture import TerminalRunsResult
     from trajectory_pipeline.pipeline.conversion_result import TrajectoriesResult
     from trajectory_pipeline.pipeline.judge import JudgingResult
+    from trajectory_pipeline.storage.parquet.store import WrittenFile
 
 _Part = TypeVar("_Part")
 _LISTED = 50
@@ -39,33 +40,33 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> d
 
 def terminal_runs_metadata(result: "TerminalRunsResult") -> dict[str, Any]:
     """Return the metadata of a partition of ``terminal_runs``."""
-    metadata: dict[str, Any] = {
-        "dagster/partition_row_count": result.written.rows,
-        "dagster/uri": result.written.uri,
+    corrupt = result.corrupt_file
+    return {
+        **_file(result.written),
         **result.counts.by_name(),
-        "bytes": result.written.bytes,
-        "rewritten": result.written.replaced,
         "up_to_date": result.unchanged,
         "snapshot_at": dg.MetadataValue.timestamp(result.snapshot_at),
+        **_present(
+            corrupt_file=corrupt and corrupt.copy_uri,
+            corruption=corrupt and corrupt.error,
+            lost_run_ids=corrupt and corrupt.lost and bullet_list(corrupt.lost),
+            unknown_source_columns=result.unknown_columns and bullet_list(result.unknown_columns),
+            absent_source_columns=result.absent_columns and bullet_list(result.absent_columns),
+        ),
     }
-    if result.corrupt_file is not None:
-        metadata["corrupt_file"] = result.corrupt_file.copy_uri
-        metadata["corruption"] = result.corrupt_file.error
-        if result.corrupt_file.lost:
-            metadata["lost_run_ids"] = bullet_list(result.corrupt_file.lost)
-    if result.unknown_columns:
-        metadata["unknown_source_columns"] = bullet_list(result.unknown_columns)
-    if result.absent_columns:
-        metadata["absent_source_columns"] = bullet_list(result.absent_columns)
-    return metadata
 
 
 def trajectories_metadata(result: "TrajectoriesResult") -> dict[str, Any]:
     """Return the metadata of a partition of ``trajectories``."""
-    written, merged, counts = _require(result.written), _require(result.merge_stats), result.row_balance
-    metadata: dict[str, Any] = {
-        "dagster/partition_row_count": written.rows,
-        "dagster/uri": written.uri,
+    merged, counts, lag = _require(result.merge_stats), result.row_balance, result.lag
+    lags = lag and {
+        "newly_captured": lag.runs,
+        "capture_lag_median_seconds": lag.median.total_seconds(),
+        "capture_lag_max_seconds": lag.longest.total_seconds(),
+    }
+    quarantined = [f"{run.run_id}: {run.json_path} {run.error}" for run in result.quarantined]
+    return {
+        **_file(_require(result.written)),
         "runs_in": counts.runs_in,
         "trajectories": counts.trajectories,
         "quarantined": counts.quarantined,
@@ -78,31 +79,21 @@ def trajectories_metadata(result: "TrajectoriesResult") -> dict[str, Any]:
         "execution": count_table(result.executions, "execution"),
         "heuristic_outcome": count_table(result.outcomes, "outcome"),
         "escaped": result.escaped,
-        "bytes": written.bytes,
-        "rewritten": written.replaced,
         "up_to_date": result.unchanged,
+        **(lags or {}),
+        **_present(
+            erased_verdicts=result.erased_verdicts,
+            documents_omitted_from_postgres=result.data_omitted,
+            quarantined_runs=quarantined and bullet_list(quarantined),
+        ),
     }
-    if result.lag is not None:
-        metadata["newly_captured"] = result.lag.runs
-        metadata["capture_lag_median_seconds"] = result.lag.median.total_seconds()
-        metadata["capture_lag_max_seconds"] = result.lag.longest.total_seconds()
-    if result.erased_verdicts:
-        metadata["erased_verdicts"] = result.erased_verdicts
-    if result.data_omitted:
-        metadata["documents_omitted_from_postgres"] = result.data_omitted
-    if result.quarantined:
-        metadata["quarantined_runs"] = bullet_list(
-            [f"{run.run_id}: {run.json_path} {run.error}" for run in result.quarantined]
-        )
-    return metadata
 
 
 def refined_outcomes_metadata(result: "JudgingResult") -> dict[str, Any]:
     """Return the metadata of a partition of ``refined_outcomes``."""
-    written = _require(result.written)
-    metadata: dict[str, Any] = {
-        "dagster/partition_row_count": written.rows,
-        "dagster/uri": written.uri,
+    judges = [model + (_SIMULATED if model in result.simulated_models else "") for model in sorted(result.models)]
+    return {
+        **_file(_require(result.written)),
         "verdicts": count_table(result.statuses, "verdict_status"),
         "outcomes": count_table(result.outcomes, "outcome"),
         "pending": count_table(result.due_reasons, "reason"),
@@ -111,20 +102,14 @@ def refined_outcomes_metadata(result: "JudgingResult") -> dict[str, Any]:
         "calls": result.calls,
         "cost_usd": float(result.cost_usd),
         "disagreements": result.disagreements,
+        **_present(
+            judge=", ".join(judges),
+            budget=result.caps and budget_table(result.caps),
+            deferred_by_cap=result.deferred and count_table(result.deferred, "cap"),
+            unpriced_calls=result.unpriced_calls,
+            errors=result.errors and count_table(result.errors, "error_class"),
+        ),
     }
-    if result.models:
-        metadata["judge"] = ", ".join(
-            model + (_SIMULATED if model in result.simulated_models else "") for model in sorted(result.models)
-        )
-    if result.caps:
-        metadata["budget"] = budget_table(result.caps)
-    if result.deferred:
-        metadata["deferred_by_cap"] = count_table(result.deferred, "cap")
-    if result.unpriced_calls:
-        metadata["unpriced_calls"] = result.unpriced_calls
-    if result.errors:
-        metadata["errors"] = count_table(result.errors, "error_class")
-    return metadata
 
 
 def budget_table(caps: "Sequence[tuple[Cap, SpendTotals]]") -> dg.MarkdownMetadataValue:
@@ -139,6 +124,20 @@ def budget_table(caps: "Sequence[tuple[Cap, SpendTotals]]") -> dg.MarkdownMetada
         for cap, totals in caps
     ]
     return markdown_table(["cap", "limit", "spent", "reserved", "remaining", "setting"], rows)
+
+
+def _file(written: "WrittenFile") -> dict[str, Any]:
+    return {
+        "dagster/partition_row_count": written.rows,
+        "dagster/uri": written.uri,
+        "bytes": written.bytes,
+        "rewritten": written.replaced,
+    }
+
+
+def _present(**metadata: object) -> dict[str, Any]:
+    """Return those that are neither absent, empty nor 0."""
+    return {name: value for name, value in metadata.items() if value}
 
 
 def _require(part: _Part | None) -> _Part:

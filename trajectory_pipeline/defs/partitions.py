@@ -30,8 +30,7 @@ def existing_hours(hours: Sequence[datetime], start: datetime, now: datetime) ->
     if hours[0] < floor_to_hour(start):
         raise PipelineError(
             f"{partition_key(hours[0])} is before the first partition, {partition_key(start)}: set TRAJECTORY_START"
-            " to an earlier"
-            " time, or ask for a later one."
+            " to an earlier time, or ask for a later one."
         )
     if hours[-1] > floor_to_hour(now):
         raise PipelineError(

@@ -12,15 +12,18 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.text import pluralize
 
+Metadata = Mapping[str, Any]
+MaterializeResults = Iterator[dg.MaterializeResult[None]]
+
 _PROGRESS_SECONDS = 15.0
 _LISTED_KEYS = 24
 
 
 def materialize_partitions(
     context: dg.AssetExecutionContext,
-    materialize: Callable[[datetime], Mapping[str, Any]],
+    materialize: Callable[[datetime], Metadata],
     check_results: Callable[[], Sequence[dg.AssetCheckResult]] = list,
-) -> Iterator[dg.MaterializeResult[None]]:
+) -> MaterializeResults:
     """Materialize each partition of the run. One that fails does not affect the others.
 
     Dagster records a range only at its end, and nothing of it if the step fails. So the good partitions are logged one
@@ -32,7 +35,7 @@ def materialize_partitions(
     Raises:
         dagster.Failure: some partitions failed; the text lists them.
     """
-    done: dict[str, Mapping[str, Any]] = {}
+    done: dict[str, Metadata] = {}
     failed: dict[str, Exception] = {}
     keys = sorted(context.partition_keys)
     started = logged = time.monotonic()
@@ -67,7 +70,7 @@ def materialize_partitions(
     yield dg.MaterializeResult(check_results=check_results())
 
 
-def _log_materializations(context: dg.AssetExecutionContext, done: Mapping[str, Mapping[str, Any]]) -> None:
+def _log_materializations(context: dg.AssetExecutionContext, done: Mapping[str, Metadata]) -> None:
     for key, metadata in done.items():
         context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
 

@@ -1,14 +1,12 @@
 """Asset ``refined_outcomes``: a verdict on each trajectory, in Postgres and Parquet."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from trajectory_pipeline.defs import asset_checks
-from trajectory_pipeline.defs.assets.partition_runner import materialize_partitions
+from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.stage import stage_asset
 from trajectory_pipeline.defs.metadata import refined_outcomes_metadata
 from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
@@ -17,9 +15,6 @@ from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
-
-if TYPE_CHECKING:
-    from trajectory_pipeline.pipeline.judge import JudgingRun
 
 
 def refinement_batch(backfill_batch: int) -> int:
@@ -50,8 +45,9 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
     )
     def refined_outcomes(
         context: dg.AssetExecutionContext, storage: StorageResource, judge: JudgeResource, budget: BudgetResource
-    ) -> Iterator[dg.MaterializeResult[None]]:
+    ) -> MaterializeResults:
         from trajectory_pipeline.pipeline.judge import JudgingRun
+        from trajectory_pipeline.pipeline.judging_estimate import estimate_judging
         from trajectory_pipeline.pipeline.pending_verdicts import find_abandoned_verdicts
 
         hours = [parse_partition_key(key) for key in context.partition_keys]
@@ -64,14 +60,23 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
                 progress=context.log.info,
             )
             judging.judge.require_price()
-            context.log.info(" ".join(_estimate(judging, hours, lookback)))
+            estimate = estimate_judging(
+                hours,
+                judging.storage,
+                judging.judge,
+                now=datetime.now(UTC),
+                lookback=lookback,
+                order=judging.order,
+                render=False,
+            )
+            context.log.info(" ".join(estimate.sentences()))
             # All partitions together, in the configured order: one alone may be too small to keep a judge busy.
             judging.judge_partitions(hours)
         except PipelineError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
         errors: Counter[str] = Counter()
 
-        def publish(hour: datetime) -> Mapping[str, Any]:
+        def publish(hour: datetime) -> Metadata:
             result = judging.publish(hour)
             errors.update(result.errors)
             return refined_outcomes_metadata(result)
@@ -88,18 +93,3 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
         yield from materialize_partitions(context, publish, check_results)
 
     return refined_outcomes
-
-
-def _estimate(judging: "JudgingRun", hours: Sequence[datetime], lookback: timedelta) -> list[str]:
-    """Return what the run is expected to judge and cost, in sentences."""
-    from trajectory_pipeline.pipeline.judging_estimate import estimate_judging
-
-    return estimate_judging(
-        hours,
-        judging.storage,
-        judging.judge,
-        now=datetime.now(UTC),
-        lookback=lookback,
-        order=judging.order,
-        render=False,
-    ).sentences()

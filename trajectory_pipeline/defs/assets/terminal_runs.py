@@ -1,12 +1,10 @@
 """Asset ``terminal_runs``: raw rows of a partition, captured from Letta into Parquet."""
 
-from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any
 
 import dagster as dg
 
-from trajectory_pipeline.defs.assets.partition_runner import materialize_partitions
+from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.stage import stage_asset
 from trajectory_pipeline.defs.metadata import terminal_runs_metadata
@@ -28,12 +26,12 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
     )
     def terminal_runs(
         context: dg.AssetExecutionContext, letta: LettaResource, storage: StorageResource
-    ) -> Iterator[dg.MaterializeResult[None]]:
+    ) -> MaterializeResults:
         from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 
         with letta.source().pooled() as source, storage.sinks().pooled() as sinks:
 
-            def materialize(hour: datetime) -> Mapping[str, Any]:
+            def materialize(hour: datetime) -> Metadata:
                 result = materialize_terminal_runs(
                     hour,
                     source,

@@ -1,13 +1,11 @@
 """Asset ``trajectories``: raw rows converted to one row per run, in Parquet and Postgres."""
 
-from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any
 
 import dagster as dg
 
 from trajectory_pipeline.defs import asset_checks
-from trajectory_pipeline.defs.assets.partition_runner import materialize_partitions
+from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.stage import stage_asset
 from trajectory_pipeline.defs.metadata import trajectories_metadata
 from trajectory_pipeline.defs.resources import StorageResource
@@ -28,9 +26,7 @@ def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[s
         kinds={"parquet", "postgres"},
         check_specs=[asset_checks.ROW_COUNTS, asset_checks.QUARANTINE],
     )
-    def trajectories(
-        context: dg.AssetExecutionContext, storage: StorageResource
-    ) -> Iterator[dg.MaterializeResult[None]]:
+    def trajectories(context: dg.AssetExecutionContext, storage: StorageResource) -> MaterializeResults:
         from trajectory_pipeline.pipeline.convert import materialize_trajectories
         from trajectory_pipeline.pipeline.reconcile_counts import Reconciliation, reconcile_partition
 
@@ -39,7 +35,7 @@ def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[s
 
         with storage.sinks().pooled() as sinks:
 
-            def materialize(hour: datetime) -> Mapping[str, Any]:
+            def materialize(hour: datetime) -> Metadata:
                 result = materialize_trajectories(hour, sinks, dagster_run_id=context.run.run_id)
                 reconciliations.append(reconcile_partition(hour, sinks))
                 quarantined.extend(run.run_id for run in result.quarantined)

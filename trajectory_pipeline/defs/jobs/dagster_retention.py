@@ -40,10 +40,7 @@ def delete_old_runs(
 
     filters = dg.RunsFilter(statuses=_FINISHED, created_before=clock() - older_than)
     deleted = 0
-    while deleted < MAX_RUNS_PER_DAY:
-        run_ids = [run.run_id for run in instance.get_runs(filters, limit=BATCH_SIZE)]
-        if not run_ids:
-            break
+    while deleted < MAX_RUNS_PER_DAY and (run_ids := instance.get_run_ids(filters, limit=BATCH_SIZE)):
         report(instance, entries_of_runs(database, run_ids))
         for run_id in run_ids:
             instance.delete_run(run_id)

@@ -4,8 +4,7 @@ A deleted partition stays materialized in the UI, with an observation that it wa
 "materialize missing partitions" would capture all of it again.
 """
 
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -20,7 +19,7 @@ from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
-    from trajectory_pipeline.maintenance.retention import Retention
+    from trajectory_pipeline.maintenance.retention import ExpiredPartition, Retention
 
 JOB_NAME = "retention_job"
 
@@ -42,47 +41,29 @@ def retention_of(settings: Settings) -> "Retention":
     return Retention(*(None if number is None else timedelta(days=number) for number in days))
 
 
-def prune_old_partitions(
-    storage: StorageResource, retention: "Retention", log: dg.DagsterLogManager, now: datetime
-) -> Iterator[dg.AssetObservation]:
-    """Prune the expired partitions; yield an observation of each.
-
-    Raises:
-        PipelineError: the ledger or a folder cannot be read; or partitions failed, after the others are pruned.
-    """
-    from trajectory_pipeline.maintenance.retention import find_expired_partitions, prune_expired
-
-    sinks = storage.sinks()
-    due = find_expired_partitions(sinks, retention, now)
-    failed: dict[str, str] = {}
-    for expired, pruned in prune_expired(sinks, due):
-        name = f"{expired.target} {expired.partition_key}"
-        if isinstance(pruned, PipelineError):
-            failed[name] = str(pruned)
-            continue
-        if pruned.skip_reason:
-            log.warning(f"{name} is old enough, but not deleted: {pruned.skip_reason}")
-            continue
-        log.info(f"{name}: {pluralize(pruned.rows, 'row')}, {pluralize(pruned.files.count, 'file')} deleted")
-        with_trajectories = expired.target == TRAJECTORIES.name
-        for asset in [expired.target, REFINED_OUTCOMES.name] if with_trajectories else [expired.target]:
-            yield dg.AssetObservation(
-                asset,
-                partition=expired.partition_key,
-                description="Pruned: deleted from Parquet and Postgres because of its age.",
-                metadata={"pruned": True},
-            )
-    if failed:
-        name, reason = next(iter(failed.items()))
-        raise PipelineError(f"{len(failed)} of {len(due)} could not be pruned; the others are. First, {name}: {reason}")
-
-
 def build_retention_job(settings: Settings) -> ScheduledJob:
     """Return the job and its daily schedule, which runs by default where an age is set and capture is enabled."""
 
     def prune_partitions(context: dg.OpExecutionContext, storage: StorageResource) -> None:
-        for observation in prune_old_partitions(storage, retention_of(settings), context.log, utc_now()):
-            context.log_event(observation)
+        from trajectory_pipeline.maintenance.retention import find_expired_partitions, prune_expired
+
+        sinks = storage.sinks()
+        due = find_expired_partitions(sinks, retention_of(settings), utc_now())
+        failed: list[str] = []
+        for expired, pruned in prune_expired(sinks, due):
+            name = f"{expired.target} {expired.partition_key}"
+            if isinstance(pruned, PipelineError):
+                failed.append(f"{name}: {pruned}")
+            elif pruned.skip_reason:
+                context.log.warning(f"{name} is old enough, but not deleted: {pruned.skip_reason}")
+            else:
+                deleted = f"{pluralize(pruned.rows, 'row')}, {pluralize(pruned.files.count, 'file')} deleted"
+                context.log.info(f"{name}: {deleted}")
+                for observation in _observations(expired):
+                    context.log_event(observation)
+        if failed:
+            number = f"{len(failed)} of {len(due)}"
+            raise PipelineError(f"{number} could not be pruned; the others are. First, {failed[0]}")
 
     description = (
         "Deletes from Parquet and Postgres what is older than TRAJECTORY_RETENTION_DAYS or"
@@ -92,3 +73,17 @@ def build_retention_job(settings: Settings) -> ScheduledJob:
     return scheduled_daily(
         storage_job(JOB_NAME, description, prune_partitions), "02:27", running=settings.capture.enabled and age_is_set
     )
+
+
+def _observations(expired: "ExpiredPartition") -> list[dg.AssetObservation]:
+    """Return an observation of each asset that is pruned: the verdicts go with their trajectories."""
+    assets = [expired.target, *([REFINED_OUTCOMES.name] if expired.target == TRAJECTORIES.name else [])]
+    return [
+        dg.AssetObservation(
+            asset,
+            partition=expired.partition_key,
+            description="Pruned: deleted from Parquet and Postgres because of its age.",
+            metadata={"pruned": True},
+        )
+        for asset in assets
+    ]

@@ -4,6 +4,7 @@ Dagster's own builder of partitioned schedules would request the open hour, whic
 """
 
 import warnings
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import dagster as dg
@@ -63,8 +64,10 @@ def build_trajectory_job(settings: Settings) -> ScheduledJob:
         if capture_sensor_is_on(context.instance, settings):
             if not exclude_hours([hour], hours_in_progress(context.instance, CAPTURE)):
                 return dg.SkipReason(f"{key} is already in progress.")
-            if _is_up_to_date(hour, letta, storage, settings):
-                return dg.SkipReason(f"{key} is already up to date; the capture sensor handled it.")
+            # If that cannot be found out, request the run: its failure shows what is wrong where people look for it.
+            with suppress(PipelineError):
+                if not find_stale_in_tick(letta, storage, [hour], settings):
+                    return dg.SkipReason(f"{key} is already up to date; the capture sensor handled it.")
         if judge_disabled:
             context.log.info(f"refined_outcomes is not requested. {judge_disabled}")
         return dg.RunRequest(
@@ -74,11 +77,3 @@ def build_trajectory_job(settings: Settings) -> ScheduledJob:
         )
 
     return job, closed_hour
-
-
-def _is_up_to_date(hour: datetime, letta: LettaResource, storage: StorageResource, settings: Settings) -> bool:
-    try:
-        return not find_stale_in_tick(letta, storage, [hour], settings)
-    except PipelineError:
-        # Request the run: its failure shows what is wrong where people look for it.
-        return False

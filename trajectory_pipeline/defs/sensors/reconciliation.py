@@ -13,7 +13,7 @@ import dagster as dg
 
 from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
 from trajectory_pipeline.defs.resources import StorageResource
-from trajectory_pipeline.defs.sensors.run_requests import Clock, default_status, utc_now
+from trajectory_pipeline.defs.sensors.run_requests import IN_PROGRESS, Clock, default_status, utc_now
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import floor_to_hour, parse_partition_key
 from trajectory_pipeline.schema.enums import PartitionResult
@@ -81,21 +81,20 @@ def report_unknown(instance: dg.DagsterInstance, entries: Sequence[Entry]) -> in
     Dagster has one if the partition's last materialization is of the entry's run, or was reported for it. An entry of a
     run in progress is skipped: the run reports it when it ends.
     """
-    reported = 0
+    # Read before the events: a run that ends in between has reported what it wrote.
+    in_progress = {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS))}
+    unknown: list[Entry] = []
     for asset in [*CAPTURE, *REFINEMENT]:
         of_asset = {entry["partition_key"]: entry for entry in entries if entry["asset"] == asset.path[-1]}
         known = _last_writers(instance, asset, set(of_asset))
-        unknown = [
-            entry
-            for key, entry in sorted(of_asset.items())
+        for key, entry in sorted(of_asset.items()):
+            run_id = entry["dagster_run_id"]
             # What was written outside Dagster has no run: any event of the partition will do.
-            if key not in known or (entry["dagster_run_id"] and entry["dagster_run_id"] != known[key])
-        ]
-        in_progress = _in_progress(instance, {entry["dagster_run_id"] for entry in unknown} - {None})
-        due = [entry for entry in unknown if entry["dagster_run_id"] not in in_progress]
-        report(instance, due)
-        reported += len(due)
-    return reported
+            is_known = key in known and run_id in (None, known[key])
+            if not is_known and run_id not in in_progress:
+                unknown.append(entry)
+    report(instance, unknown)
+    return len(unknown)
 
 
 def report(instance: dg.DagsterInstance, entries: Sequence[Entry]) -> None:
@@ -120,13 +119,6 @@ def _last_writers(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: set[st
         reported = event.metadata.get(WRITTEN_BY) if event else None
         writers[str(record.partition_key)] = str(reported.value) if reported else record.run_id
     return writers
-
-
-def _in_progress(instance: dg.DagsterInstance, run_ids: set[str]) -> set[str]:
-    if not run_ids:
-        return set()
-    runs = instance.get_runs(dg.RunsFilter(run_ids=sorted(run_ids)))
-    return {run.run_id for run in runs if not run.is_finished}
 
 
 def _materialization(entry: Entry) -> dg.AssetMaterialization:

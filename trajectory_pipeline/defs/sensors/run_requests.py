@@ -19,8 +19,7 @@ PAUSE_AFTER_FAILURE = timedelta(minutes=10)
 Hours = tuple[datetime, datetime]
 """A range of hours, both ends included."""
 Clock = Callable[[], datetime]
-
-_IN_PROGRESS = [
+IN_PROGRESS = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -54,7 +53,7 @@ def hours_requested(run_requests: Sequence[dg.RunRequest], hours: Sequence[datet
 
 def hours_in_progress(instance: dg.DagsterInstance, selection: Sequence[dg.AssetKey]) -> list[Hours]:
     """Return the hours of all runs that are queued or running and materialize any of these assets."""
-    return _hours_of_runs(instance, dg.RunsFilter(statuses=_IN_PROGRESS), selection)
+    return _hours_of_runs(instance, dg.RunsFilter(statuses=IN_PROGRESS), selection)
 
 
 def hours_failed_since(instance: dg.DagsterInstance, selection: Sequence[dg.AssetKey], moment: datetime) -> list[Hours]:
