@@ -36,7 +36,8 @@ def materialize_partitions(
         dagster.Failure: some partitions failed; the text lists them.
     """
     done: dict[str, Metadata] = {}
-    failed: dict[str, Exception] = {}
+    failed: dict[str, str] = {}
+    unexpected: Exception | None = None
     keys = sorted(context.partition_keys)
     started = logged = time.monotonic()
     try:
@@ -44,10 +45,11 @@ def materialize_partitions(
             try:
                 done[key] = materialize(parse_partition_key(key))
             except PipelineError as error:
-                failed[key] = error
+                failed[key] = str(error)
                 context.log.error(f"{key}: {error}")  # noqa: TRY400 - the message says all that a person needs
             except Exception as error:
-                failed[key] = error
+                failed[key] = f"{type(error).__name__}: {error} (a bug in the pipeline: please report it)"
+                unexpected = unexpected or error
                 context.log.exception(f"{key}: unexpected error")
             now = time.monotonic()
             # Not one line per partition: a line is an event, and costs Dagster as much as a small partition.
@@ -63,7 +65,6 @@ def materialize_partitions(
         _log_materializations(context, done)
         if done:
             _log_checks(context, check_results())
-        unexpected = next((error for error in failed.values() if not isinstance(error, PipelineError)), None)
         raise _failure(failed, len(keys)) from unexpected
     for key, metadata in done.items():
         context.add_asset_metadata(metadata, partition_key=key)
@@ -90,9 +91,8 @@ def _log_checks(context: dg.AssetExecutionContext, results: Sequence[dg.AssetChe
         )
 
 
-def _failure(failed: Mapping[str, Exception], partitions: int) -> dg.Failure:
-    reasons = {key: _reason(error) for key, error in failed.items()}
-    first, reason = next(iter(reasons.items()))
+def _failure(failed: Mapping[str, str], partitions: int) -> dg.Failure:
+    first, reason = next(iter(failed.items()))
     if partitions == 1:
         return dg.Failure(reason, allow_retries=False)
     if len(failed) == partitions:
@@ -103,11 +103,5 @@ def _failure(failed: Mapping[str, Exception], partitions: int) -> dg.Failure:
             f"{len(failed)} of {pluralize(partitions, 'partition')} failed; the others are done."
             f" Failed: {', '.join(list(failed)[:_LISTED_KEYS])}{more}. First, {first}: {reason}"
         )
-    listed = bullet_list(list(reasons), reasons)
+    listed = bullet_list(list(failed), failed)
     return dg.Failure(description, metadata={"failed_partitions": listed}, allow_retries=False)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, PipelineError):
-        return str(error)
-    return f"{type(error).__name__}: {error} (a bug in the pipeline: please report it)"

@@ -5,6 +5,7 @@ Real databases, a clock that stands still, no call to any judge: the sensor only
 
 from datetime import datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -20,7 +21,7 @@ from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
-from trajectory_pipeline_tests.conftest import change_settings, with_judge
+from trajectory_pipeline_tests.conftest import change_settings, make_settings, with_judge
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
 from trajectory_pipeline_tests.defs.dagster_runs import add_run, execute, query, requested_hours, run, tick_sensor
 
@@ -107,6 +108,12 @@ def test_refinement_skips_deleted_runs(ready: Settings, instance: dg.DagsterInst
 
 
 # ---- when it is left alone ------------------------------------------------------------------------------------------
+
+
+def test_refinement_without_judge_starts_no_embedded_server(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    settings = make_settings(storage__data_folder=tmp_path)
+    assert str(tick(settings, instance).skip_message).startswith("No judge is configured")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_refinement_without_judge_says_what_to_set(captured: Settings, instance: dg.DagsterInstance) -> None:
