@@ -4,12 +4,11 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from trajectory_pipeline.defs.asset_checks import build_completeness_check
 from trajectory_pipeline.defs.assets.refined_outcomes import build_refined_outcomes
 from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.terminal_runs import build_terminal_runs
 from trajectory_pipeline.defs.assets.trajectories import build_trajectories
-from trajectory_pipeline.defs.jobs.completeness import build_completeness_job
+from trajectory_pipeline.defs.jobs.completeness import build_completeness_check, build_completeness_job
 from trajectory_pipeline.defs.jobs.dagster_retention import build_dagster_retention_job
 from trajectory_pipeline.defs.jobs.retention import build_retention_job
 from trajectory_pipeline.defs.jobs.trajectory import build_trajectory_job

@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from trajectory_pipeline.defs.metadata import bullet_list, count_table, markdown_table
-from trajectory_pipeline.defs.resources import LettaResource, StorageResource
-from trajectory_pipeline.schema.raw import RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
-    from trajectory_pipeline.maintenance.completeness import CompletenessReport
     from trajectory_pipeline.pipeline.reconcile_counts import Reconciliation
 
 ROW_COUNTS = dg.AssetCheckSpec(
@@ -42,9 +38,6 @@ ABANDONED_VERDICTS = dg.AssetCheckSpec(
     description="No verdict failed so often that the sensor stopped retrying it (TRAJECTORY_JUDGE_GIVE_UP_AFTER). Fix"
     " the cause that its error class names, then materialize its partition.",
 )
-# A check of the source, which is never materialized: checks run with each materialization of their asset, and this one
-# would compare the whole history in every run of a backfill.
-COMPLETENESS = dg.AssetCheckKey(dg.AssetKey(["letta", RUNS.name]), "completeness")
 
 
 def row_counts(reconciliations: "Sequence[Reconciliation]") -> dg.AssetCheckResult:
@@ -58,7 +51,7 @@ def row_counts(reconciliations: "Sequence[Reconciliation]") -> dg.AssetCheckResu
     return dg.AssetCheckResult(
         check_name=ROW_COUNTS.name,
         passed=not differences,
-        description=_differences(differences)
+        description=summarize(differences)
         or f"{pluralize(len(reconciliations), 'partition')} with equal counts in raw rows, Parquet and Postgres",
         metadata={
             # As numbers too, which Dagster plots.
@@ -86,46 +79,8 @@ def abandoned_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> dg.AssetCheckRe
     return _warning(ABANDONED_VERDICTS, len(verdicts), "verdict", "abandoned", {"runs": bullet_list(runs)})
 
 
-def build_completeness_check(settings: Settings) -> dg.AssetChecksDefinition:
-    """Return the check of the whole history, which only the completeness job runs."""
-
-    @dg.asset_check(
-        asset=COMPLETENESS.asset_key,
-        name=COMPLETENESS.name,
-        description=(
-            "Source, ledger, Postgres and Parquet hold the same in every partition of the whole history. Also lists"
-            " runs that never became terminal."
-        ),
-    )
-    def completeness(letta: LettaResource, storage: StorageResource) -> dg.AssetCheckResult:
-        from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
-
-        scope = CompletenessScope.from_settings(settings)
-        return completeness_result(check_completeness(letta.source(), storage.sinks(), scope))
-
-    return completeness
-
-
-def completeness_result(report: "CompletenessReport") -> dg.AssetCheckResult:
-    """Return the check's result: it passes where nothing differs. Stuck and earlier runs are only listed."""
-    stuck = [f"{run.run_id} {run.status} for {run.age.total_seconds() / 3600:.0f} hours" for run in report.stuck]
-    return dg.AssetCheckResult(
-        passed=not report.differences,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=_differences(report.differences)
-        or f"{pluralize(report.partitions, 'partition')} equal in source, ledger, Postgres and Parquet",
-        metadata={
-            "partitions": report.partitions,
-            "runs_in_source": report.runs,
-            "runs_before_first_partition": report.before_start,
-            "stuck_runs": len(stuck),
-            **({"differences": bullet_list(report.differences)} if report.differences else {}),
-            **({"stuck": bullet_list(stuck)} if stuck else {}),
-        },
-    )
-
-
-def _differences(differences: Sequence[str]) -> str:
+def summarize(differences: Sequence[str]) -> str:
+    """Return how many there are and the first; no text if there is none."""
     return f"{pluralize(len(differences), 'difference')}; first: {differences[0]}" if differences else ""
 
 

@@ -25,18 +25,14 @@ Values = dict[str, Any | None]
 
 
 class LettaResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The Letta server's Postgres, which is read and never written. Without a URL: the embedded server's database."""
+    """The Letta server's Postgres, which is read and never written. Without a URL: the embedded server, when used."""
 
     postgres_url: str | None
     timeout_seconds: int
     embedded_folder: str
 
     def source(self, *, max_timeout_seconds: int | None = None) -> "LettaSource":
-        """Return the Letta database; no query takes longer than the configured or the given timeout.
-
-        Raises:
-            EmbeddedPostgresError: there is no URL, and the embedded server cannot be started.
-        """
+        """Return the Letta database; no query takes longer than the configured or the given timeout."""
         from trajectory_pipeline.letta.snapshot import LettaSource
 
         url = database_or_embedded(self.postgres_url, LETTA_DATABASE, Path(self.embedded_folder))
@@ -44,18 +40,14 @@ class LettaResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 
 class StorageResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Parquet files and the Postgres schema ``trajectory``. Without a database URL: the embedded server's database."""
+    """Parquet files and the Postgres schema ``trajectory``. Without a database URL: the embedded server, when used."""
 
     parquet_location: str
     database_url: str | None
     embedded_folder: str
 
     def sinks(self) -> "Storage":
-        """Return both sinks.
-
-        Raises:
-            EmbeddedPostgresError: there is no database URL, and the embedded server cannot be started.
-        """
+        """Return both sinks."""
         from trajectory_pipeline.storage.storage import Storage
 
         url = database_or_embedded(self.database_url, TRAJECTORY_DATABASE, Path(self.embedded_folder))

@@ -1,15 +1,59 @@
-"""The completeness job: the completeness check, daily and on demand.
+"""The completeness check and its job, daily and on demand.
 
 Dagster's own freshness checks look at the last materialization of any partition: a backfill hides what is missing.
 """
 
 import dagster as dg
 
-from trajectory_pipeline.defs.asset_checks import COMPLETENESS
+from trajectory_pipeline.defs.asset_checks import summarize
 from trajectory_pipeline.defs.jobs.daily import ScheduledJob, scheduled_daily
+from trajectory_pipeline.defs.metadata import bullet_list
+from trajectory_pipeline.defs.resources import LettaResource, StorageResource
+from trajectory_pipeline.schema.raw import RUNS
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.text import pluralize
 
 JOB_NAME = "completeness_job"
+# A check of the source, which is never materialized: checks run with each materialization of their asset, and this one
+# would compare the whole history in every run of a backfill.
+COMPLETENESS = dg.AssetCheckKey(dg.AssetKey(["letta", RUNS.name]), "completeness")
+
+
+def build_completeness_check(settings: Settings) -> dg.AssetChecksDefinition:
+    """Return the check of the whole history, which only the completeness job runs.
+
+    It passes where nothing differs. Stuck and earlier runs are only listed.
+    """
+
+    @dg.asset_check(
+        asset=COMPLETENESS.asset_key,
+        name=COMPLETENESS.name,
+        description=(
+            "Source, ledger, Postgres and Parquet hold the same in every partition of the whole history. Also lists"
+            " runs that never became terminal."
+        ),
+    )
+    def completeness(letta: LettaResource, storage: StorageResource) -> dg.AssetCheckResult:
+        from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
+
+        report = check_completeness(letta.source(), storage.sinks(), CompletenessScope.from_settings(settings))
+        stuck = [f"{run.run_id} {run.status} for {run.age.total_seconds() / 3600:.0f} hours" for run in report.stuck]
+        return dg.AssetCheckResult(
+            passed=not report.differences,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=summarize(report.differences)
+            or f"{pluralize(report.partitions, 'partition')} equal in source, ledger, Postgres and Parquet",
+            metadata={
+                "partitions": report.partitions,
+                "runs_in_source": report.runs,
+                "runs_before_first_partition": report.before_start,
+                "stuck_runs": len(stuck),
+                **({"differences": bullet_list(report.differences)} if report.differences else {}),
+                **({"stuck": bullet_list(stuck)} if stuck else {}),
+            },
+        )
+
+    return completeness
 
 
 def build_completeness_job(settings: Settings) -> ScheduledJob:
