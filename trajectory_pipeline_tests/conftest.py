@@ -193,7 +193,7 @@ def running_judge() -> Iterator[SimulatedJudge]:
 
 @pytest.fixture
 def judge(running_judge: SimulatedJudge) -> Iterator[SimulatedJudge]:
-    """The session's simulated judge with empty books, in good health before the test and after it."""
+    """The session's simulated judge with an empty usage log, and without faults before and after the test."""
     running_judge.clear_faults()
     running_judge.reset_calls()
     yield running_judge

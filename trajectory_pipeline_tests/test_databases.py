@@ -1,4 +1,4 @@
-"""The contract of the databases in use: those that are set, else the embedded server's, each by itself."""
+"""Databases: each is the one that is set, or else one of the embedded server."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ EMBEDDED = {
     "storage__database_url": TRAJECTORY_DATABASE,
     "dagster__database_url": DAGSTER_DATABASE,
 }
-IN_ENDPOINTS = {
+FIELDS = {
     "source__postgres_url": "letta_url",
     "storage__database_url": "database_url",
     "dagster__database_url": "dagster_url",
@@ -58,54 +58,56 @@ def _no_databases_left(postgres_server: EmbeddedServer) -> Any:
         drop_database(postgres_server, name)
 
 
-def test_where_all_are_set_no_server_is_started(started: list[Path]) -> None:
-    endpoints = resolve_databases(make_settings(**GIVEN))
+def test_resolve_databases_with_all_set_starts_no_server(started: list[Path]) -> None:
+    databases = resolve_databases(make_settings(**GIVEN))
     assert started == []
-    assert endpoints == Databases(*GIVEN.values(), embedded=False)
+    assert databases == Databases(*GIVEN.values(), embedded=False)
 
 
 @pytest.mark.parametrize("unset", GIVEN)
-def test_one_that_is_unset_falls_back_by_itself(
+def test_resolve_databases_with_one_unset_embeds_only_that_one(
     started: list[Path], postgres_server: EmbeddedServer, tmp_path: Path, unset: str
 ) -> None:
     settings = make_settings(**{**GIVEN, unset: None}, storage__data_folder=tmp_path)
-    endpoints = resolve_databases(settings)
+    databases = resolve_databases(settings)
     assert started == [tmp_path / "postgres"]
-    assert endpoints.embedded
+    assert databases.embedded
     for name, url in GIVEN.items():
         expected = postgres_server.url(EMBEDDED[name]) if name == unset else url
-        assert getattr(endpoints, IN_ENDPOINTS[name]) == expected
+        assert getattr(databases, FIELDS[name]) == expected
     with psycopg.connect(postgres_server.url("postgres")) as connection:
         there = {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
     assert there & set(EMBEDDED.values()) == {EMBEDDED[unset]}
 
 
-def test_the_embedded_trajectory_database_is_migrated_and_one_that_is_set_is_not(
+def test_embedded_database_is_migrated_and_a_set_one_is_not(
     started: list[Path], tmp_path: Path, empty_database: str
 ) -> None:
-    endpoints = resolve_databases(make_settings(storage__data_folder=tmp_path))
-    with TrajectoryDatabase(endpoints.database_url).connect():
+    databases = resolve_databases(make_settings(storage__data_folder=tmp_path))
+    with TrajectoryDatabase(databases.database_url).connect():
         pass
-    # Twice does no harm.
-    assert resolve_databases(make_settings(storage__data_folder=tmp_path)) == endpoints
-    of_mine = resolve_databases(make_settings(storage__database_url=empty_database, storage__data_folder=tmp_path))
+    # A second time changes nothing.
+    assert resolve_databases(make_settings(storage__data_folder=tmp_path)) == databases
+    given = resolve_databases(make_settings(storage__database_url=empty_database, storage__data_folder=tmp_path))
     with (
         pytest.raises(SinkError, match="trajectory-pipeline migrate"),
-        TrajectoryDatabase(of_mine.database_url).connect(),
+        TrajectoryDatabase(given.database_url).connect(),
     ):
         pass
 
 
-def test_a_server_that_cannot_be_started_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_resolve_databases_with_failing_server_raises_its_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def fail(*_: Any, **__: Any) -> Any:
-        raise EmbeddedPostgresError("no room")
+        raise EmbeddedPostgresError("no space")
 
     monkeypatch.setattr(embedded_postgres, "start", fail)
-    with pytest.raises(EmbeddedPostgresError, match=r"^no room$"):
+    with pytest.raises(EmbeddedPostgresError, match=r"^no space$"):
         resolve_databases(make_settings(storage__data_folder=tmp_path))
 
 
-def test_without_starting_anything_a_running_server_is_used_or_missed(
+def test_running_databases_uses_a_server_and_never_starts_one(
     monkeypatch: pytest.MonkeyPatch, postgres_server: EmbeddedServer, started: list[Path], tmp_path: Path
 ) -> None:
     settings = make_settings(**{**GIVEN, "source__postgres_url": None}, storage__data_folder=tmp_path)
@@ -117,7 +119,7 @@ def test_without_starting_anything_a_running_server_is_used_or_missed(
     assert started == []
 
 
-def test_other_processes_get_the_urls_with_dagsters_own_driver() -> None:
+def test_environment_names_the_driver_that_dagster_uses() -> None:
     environment = resolve_databases(make_settings(**GIVEN)).environment()
     assert environment == {
         "LETTA_PG_URI": GIVEN["source__postgres_url"],
@@ -126,5 +128,5 @@ def test_other_processes_get_the_urls_with_dagsters_own_driver() -> None:
     }
 
 
-def test_no_password_stands_in_a_repr() -> None:
+def test_databases_repr_shows_no_password() -> None:
     assert "geheim" not in repr(resolve_databases(make_settings(**GIVEN)))

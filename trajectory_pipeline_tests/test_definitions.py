@@ -225,11 +225,11 @@ def test_workspace_is_valid_for_dagster(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    told = done.stdout + done.stderr
-    assert done.returncode == 0, told
-    assert "Validation successful for code location trajectory_pipeline" in told
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "Validation successful for code location trajectory_pipeline" in output
     # The command itself is superseded by one of a package that is not needed here; nothing is warned of ours.
-    warned = [line for line in told.splitlines() if "Warning: " in line]
+    warned = [line for line in output.splitlines() if "Warning: " in line]
     assert [line for line in warned if "definitions_validate_command" not in line] == []
 
 

@@ -1,4 +1,4 @@
-"""The contract of hours: a key is a UTC hour and nothing else, and a range touches every hour that it should."""
+"""Partition keys are UTC hours, and a range of times gives every hour that it touches."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -21,7 +21,7 @@ MOMENTS = st.datetimes(datetime(2000, 1, 2), datetime(2100, 1, 1), timezones=OFF
 
 
 @given(MOMENTS)
-def test_a_moments_key_names_the_utc_hour_that_it_lies_in(moment: datetime) -> None:
+def test_partition_key_names_the_utc_hour_of_a_time(moment: datetime) -> None:
     hour = parse_partition_key(partition_key(moment))
     assert hour <= moment < hour + HOUR
     assert (hour.tzinfo, hour.minute, hour.second, hour.microsecond) == (UTC, 0, 0, 0)
@@ -29,7 +29,7 @@ def test_a_moments_key_names_the_utc_hour_that_it_lies_in(moment: datetime) -> N
     assert partition_key(hour) == partition_key(moment)
 
 
-def test_a_key_is_written_as_dagster_writes_it() -> None:
+def test_partition_key_has_the_format_of_dagster() -> None:
     assert partition_key(datetime(2026, 11, 21, 9, 59, tzinfo=UTC)) == "2026-11-21-09:00"
     assert partition_key(datetime(2026, 11, 21, 0, 30, tzinfo=timezone(timedelta(hours=1)))) == "2026-11-20-23:00"
 
@@ -47,13 +47,13 @@ def test_a_key_is_written_as_dagster_writes_it() -> None:
         "\n",
     ],
 )
-def test_what_is_no_key_is_refused_with_what_one_looks_like(key: str) -> None:
+def test_parse_partition_key_of_invalid_text_shows_an_example(key: str) -> None:
     with pytest.raises(PipelineError, match=r"is no partition key: .* for example 2026-11-21-09:00\.$"):
         parse_partition_key(key)
 
 
 @given(MOMENTS, st.timedeltas(timedelta(), timedelta(days=3)))
-def test_a_half_open_range_gives_every_hour_that_it_touches(start: datetime, length: timedelta) -> None:
+def test_hours_between_gives_every_hour_that_a_range_touches(start: datetime, length: timedelta) -> None:
     end = start + length
     hours = list(hours_between(start, end))
     assert hours == sorted(set(hours))
@@ -64,7 +64,7 @@ def test_a_half_open_range_gives_every_hour_that_it_touches(start: datetime, len
         assert len(hours) == (hours[-1] - hours[0]) // HOUR + 1
 
 
-def test_the_end_of_a_range_is_not_in_it() -> None:
+def test_hours_between_excludes_the_end() -> None:
     nine = datetime(2026, 11, 21, 9, tzinfo=UTC)
     assert list(hours_between(nine, nine)) == []
     assert list(hours_between(nine, nine + HOUR)) == [nine]
@@ -82,12 +82,12 @@ def test_the_end_of_a_range_is_not_in_it() -> None:
         ("2026-11-21T09:00Z", datetime(2026, 11, 21, 9, tzinfo=UTC)),
     ],
 )
-def test_a_time_without_an_offset_is_utc(text: str, expected: datetime) -> None:
+def test_parse_timestamp_without_an_offset_is_utc(text: str, expected: datetime) -> None:
     assert parse_timestamp(text) == expected
     assert parse_timestamp(text).tzinfo is UTC
 
 
 @pytest.mark.parametrize("text", ["", "soon", "2026-11-31", "21.11.2026", "0001-01-01T00:00+14:00", "25:00"])
-def test_what_is_no_time_is_refused_with_how_to_write_one(text: str) -> None:
+def test_parse_timestamp_of_invalid_text_shows_an_example(text: str) -> None:
     with pytest.raises(PipelineError, match=r"is no time: write it as 2026-11-21, .*\.$"):
         parse_timestamp(text)

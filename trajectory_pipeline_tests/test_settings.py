@@ -1,6 +1,6 @@
-"""The contract of the settings: typed, documented, read when asked for; a wrong one is one sentence that names it.
+"""Settings: typed, documented and read when asked for; an invalid one gives one sentence that names it.
 
-Other programs' variables have no say, no secret stands in a repr. (That no import reads one: ``test_architecture``.)
+Variables of other programs are ignored, and no repr shows a secret. (Imports read none: ``test_architecture``.)
 """
 
 import re
@@ -45,10 +45,10 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
     return text
 
 
-# ---- what there is ------------------------------------------------------------------------------------------------
+# ---- defaults -----------------------------------------------------------------------------------------------------
 
 
-def test_every_setting_is_documented_with_its_default() -> None:
+def test_setting_is_documented_with_its_default() -> None:
     for field in setting_fields().values():
         assert field.alias
         assert field.description
@@ -63,17 +63,17 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert [name for name in names if name not in known and not name.startswith("TRAJECTORY_")] == []
 
 
-def test_a_default_that_is_told_is_the_default() -> None:
+def test_default_in_a_description_is_the_default() -> None:
     for field in setting_fields().values():
-        told = re.search(r"Default `?([0-9][0-9.:-]*[0-9]|[0-9])", str(field.description))
-        if told:
+        match = re.search(r"Default `?([0-9][0-9.:-]*[0-9]|[0-9])", str(field.description))
+        if match:
             default = field.default
-            assert told[1] == (default.date().isoformat() if isinstance(default, datetime) else f"{default:g}"), (
+            assert match[1] == (default.date().isoformat() if isinstance(default, datetime) else f"{default:g}"), (
                 field.alias
             )
 
 
-def test_nothing_needs_to_be_set() -> None:
+def test_settings_of_an_empty_environment_have_defaults() -> None:
     settings = load_settings()
     assert (settings.source.postgres_url, settings.storage.database_url, settings.dagster.database_url) == (
         None,
@@ -86,7 +86,7 @@ def test_nothing_needs_to_be_set() -> None:
     assert settings.budget.daily_usd == Decimal(5)
 
 
-def test_what_is_set_is_taken_with_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_parse_each_variable_by_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = loaded(
         monkeypatch,
         LETTA_PG_URI="postgres://me:geheim@host/letta",
@@ -113,16 +113,16 @@ def test_what_is_set_is_taken_with_its_type(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     "name", ["LETTA_PG_URI", "TRAJECTORY_STORAGE_URI", "OPENAI_API_KEY", "OPENAI_BASE_URL", "TRAJECTORY_JUDGE_MODEL"]
 )
-def test_a_blank_variable_is_unset(monkeypatch: pytest.MonkeyPatch, name: str, blank: str) -> None:
+def test_blank_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, name: str, blank: str) -> None:
     assert loaded(monkeypatch, **{name: blank}) == Settings()
 
 
-def test_an_empty_variable_of_any_kind_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variable_of_any_type_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = load_settings()
     assert loaded(monkeypatch, **dict.fromkeys(setting_fields(), "")) == defaults
 
 
-def test_other_programs_variables_have_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_other_programs_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     others = {name.upper(): "postgresql://x:y@elsewhere/other" for name in FIELD_NAMES if name.endswith("_url")}
     assert "DATABASE_URL" in others
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
@@ -132,7 +132,7 @@ def test_other_programs_variables_have_no_say(monkeypatch: pytest.MonkeyPatch) -
     assert load_settings().judge.lookback_days == 7
 
 
-# ---- bad input ----------------------------------------------------------------------------------------------------
+# ---- invalid input--------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,16 +169,16 @@ def test_other_programs_variables_have_no_say(monkeypatch: pytest.MonkeyPatch) -
         ("TRAJECTORY_DAILY_BUDGET_USD", "-1", "is wrong: input should be greater than or equal to 0"),
     ],
 )
-def test_a_wrong_value_is_one_sentence_that_names_its_variable(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+def test_invalid_value_gives_one_sentence_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     text = refusal(monkeypatch, **{name: value})
     assert text.startswith(f"{name} ")
-    assert words in text
+    assert message in text
     assert "geheim" not in text
 
 
-def test_several_wrong_values_are_all_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_invalid_values_are_all_named(monkeypatch: pytest.MonkeyPatch) -> None:
     text = refusal(monkeypatch, TRAJECTORY_START="soon", LETTA_PG_URI="x")
     assert "TRAJECTORY_START must be" in text
     assert "; " in text
@@ -196,8 +196,8 @@ def test_renamed_setting_that_is_empty_is_ignored(monkeypatch: pytest.MonkeyPatc
 
 def test_renamed_settings_are_listed_with_wrong_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     text = refusal(monkeypatch, TRAJECTORY_DELETED="erase", TRAJECTORY_HORIZON_DAYS="7", TRAJECTORY_START="soon")
-    for words in ("TRAJECTORY_DELETED_CONTENT", "TRAJECTORY_JUDGE_LOOKBACK_DAYS", "TRAJECTORY_START must be a time"):
-        assert words in text
+    for message in ("TRAJECTORY_DELETED_CONTENT", "TRAJECTORY_JUDGE_LOOKBACK_DAYS", "TRAJECTORY_START must be a time"):
+        assert message in text
 
 
 @pytest.mark.parametrize(
@@ -210,17 +210,17 @@ def test_renamed_settings_are_listed_with_wrong_ones(monkeypatch: pytest.MonkeyP
         ({"TRAJECTORY_JUDGE_MODEL": "m", "OPENAI_BASE_URL": "http://localhost:8000/v1"}, None),
     ],
 )
-def test_a_missing_judge_says_what_to_set(
+def test_disabled_reason_names_the_missing_setting(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], missing: str | None
 ) -> None:
-    words = loaded(monkeypatch, **variables).judge.disabled_reason
+    message = loaded(monkeypatch, **variables).judge.disabled_reason
     if missing is None:
-        assert words is None
+        assert message is None
     else:
-        assert missing in str(words)
+        assert missing in str(message)
 
 
-def test_no_secret_stands_in_a_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_repr_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = loaded(
         monkeypatch,
         LETTA_PG_URI=URL,

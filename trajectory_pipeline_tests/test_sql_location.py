@@ -51,7 +51,7 @@ def misplaced(root: Path) -> list[str]:
     ]
 
 
-def test_sql_stands_in_storage_and_letta_only() -> None:
+def test_sql_is_in_storage_and_letta_only() -> None:
     assert misplaced(ROOT) == []
 
 

@@ -90,8 +90,8 @@ def test_erase_dry_run_only_lists_and_erase_erases(run_command: Command, databas
         "TRAJECTORY_DELETED_CONTENT": "erase",
         "LETTA_PG_URI": "postgresql://letta@127.0.0.1:1/letta",
     }
-    said = run_command("erase", "--dry-run", **erasing)
-    assert f"{KEY} 1 run with content deleted at the source 1 partition. Nothing was changed." in squeezed(said)
+    planned = run_command("erase", "--dry-run", **erasing)
+    assert f"{KEY} 1 run with content deleted at the source 1 partition. Nothing was changed." in squeezed(planned)
     row = pipeline.trajectory(run_id)
     assert row is not None
     assert not row["erased"]
@@ -120,9 +120,9 @@ def test_prune_dry_run_only_lists_and_prune_deletes(
     ages = {"TRAJECTORY_RETENTION_DAYS": "30", "TRAJECTORY_RAW_RETENTION_DAYS": "30"}
     files = pipeline.files()
     rows, size = 2 * sample_partitions()[HOUR], sum(map(len, files.values()))
-    said = run_command("prune", "--dry-run", **unreachable, **ages)
-    assert said.exit_code == 0, said.output
-    assert squeezed(said).endswith(f"1 partition, {rows} rows, 2 files of {size} bytes. Nothing was changed.")
+    planned = run_command("prune", "--dry-run", **unreachable, **ages)
+    assert planned.exit_code == 0, planned.output
+    assert squeezed(planned).endswith(f"1 partition, {rows} rows, 2 files of {size} bytes. Nothing was changed.")
     assert pipeline.files() == files
     done = run_command("prune", **unreachable, **ages)
     assert done.exit_code == 0, done.output

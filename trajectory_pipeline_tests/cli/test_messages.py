@@ -39,14 +39,14 @@ def test_command_help_describes_every_option(run_command: Command, name: str) ->
 
 def test_materialize_help_states_exit_codes_and_range(run_command: Command) -> None:
     words = squeezed(run_command("materialize", "--help"))
-    for said in (
+    for part in (
         "A range is half-open. A time without an offset is UTC.",
         "Exit code 0 done (quarantined runs and failed verdicts are reported)"
         " 1 a partition failed 2 bad input; nothing was started",
         "trajectory-pipeline materialize --partition 2026-11-21-09:00",
         "every hour it touches is included",
     ):
-        assert said in words
+        assert part in words
 
 
 @pytest.mark.process
@@ -115,9 +115,9 @@ def test_renamed_setting_in_dotenv_is_reported_with_new_name(run_command: Comman
 
 
 def test_several_wrong_settings_are_all_named(run_command: Command) -> None:
-    told = squeezed(run_command("show", "run-1", TRAJECTORY_START="x", TRAJECTORY_JUDGE_ATTEMPTS="x"))
-    assert "TRAJECTORY_START" in told
-    assert "TRAJECTORY_JUDGE_ATTEMPTS" in told
+    message = squeezed(run_command("show", "run-1", TRAJECTORY_START="x", TRAJECTORY_JUDGE_ATTEMPTS="x"))
+    assert "TRAJECTORY_START" in message
+    assert "TRAJECTORY_JUDGE_ATTEMPTS" in message
 
 
 def test_password_in_a_wrong_url_is_not_printed(run_command: Command) -> None:

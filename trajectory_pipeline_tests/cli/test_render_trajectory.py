@@ -131,9 +131,9 @@ def test_show_text_with_control_characters_escapes_them(show: Show) -> None:
 def test_show_quarantined_run_says_why(run_command: Command, shown: Settings) -> None:
     result = run_command("show", QUARANTINED, **databases_of(shown))
     assert result.exit_code == 2
-    told = squeezed(result)
+    message = squeezed(result)
     assert re.match(
-        rf"Error: {QUARANTINED} has been in quarantine since \d{{4}}-\d\d-\d\d \d\d:\d\d UTC: messages\[", told
+        rf"Error: {QUARANTINED} has been in quarantine since \d{{4}}-\d\d-\d\d \d\d:\d\d UTC: messages\[", message
     )
 
 
@@ -141,11 +141,11 @@ def test_show_quarantined_run_says_why(run_command: Command, shown: Settings) ->
 def test_show_unknown_run_names_the_database(run_command: Command, shown: Settings, run_id: str) -> None:
     result = run_command("show", run_id, **databases_of(shown))
     assert result.exit_code == 2
-    told = squeezed(result)
-    assert told.startswith("Error: There is no trajectory of ")
+    message = squeezed(result)
+    assert message.startswith("Error: There is no trajectory of ")
     assert repr(run_id).strip() in result.output
-    assert "in 127.0.0.1:" in told
-    assert "or materialize the hour in which the run ended." in told
+    assert "in 127.0.0.1:" in message
+    assert "or materialize the hour in which the run ended." in message
 
 
 def test_show_run_without_verdict_says_so(show: Show, shown: Settings, run_command: Command) -> None:
@@ -180,7 +180,7 @@ def test_show_deleted_run_says_when_it_was_noticed(show: Show, shown: Settings) 
 def test_explain_prints_source_prompt_answer_and_checks(run_command: Command, shown: Settings) -> None:
     result = run_command("explain", WITH_TOOLS, **databases_of(shown))
     assert result.exit_code == 0, result.output
-    said = squeezed(result)
+    text = squeezed(result)
     for part in (
         "in the source now: ",
         "as captured: ",
@@ -188,10 +188,10 @@ def test_explain_prints_source_prompt_answer_and_checks(run_command: Command, sh
         "Rendered and redacted again",
         "because: ",
     ):
-        assert part in said
-    assert "identical to what was judged" in said
-    assert "[1] message-" in said
-    assert "✓ “" in said
+        assert part in text
+    assert "identical to what was judged" in text
+    assert "[1] message-" in text
+    assert "✓ “" in text
 
 
 def test_explain_compares_captured_rows_with_the_source(run_command: Command, shown: Settings) -> None:
@@ -201,11 +201,11 @@ def test_explain_compares_captured_rows_with_the_source(run_command: Command, sh
         "TRAJECTORY_STORAGE_URI": shown.storage.parquet_location,
     }
 
-    def told() -> dict[str, Any]:
+    def explanation() -> dict[str, Any]:
         parts: dict[str, Any] = json.loads(run_command("explain", WITH_TOOLS, "--json", **places).output)
         return parts
 
-    before = told()
+    before = explanation()
     assert before["captured"] == before["source"]
     assert before["captured"]["id"] == WITH_TOOLS
     assert before["captured"]["messages"] == before["trajectory"]["message_count"]
@@ -214,18 +214,18 @@ def test_explain_compares_captured_rows_with_the_source(run_command: Command, sh
         f"DELETE FROM messages WHERE id = (SELECT max(id) FROM messages WHERE run_id = '{WITH_TOOLS}')",
         f"UPDATE runs SET stop_reason = 'cancelled' WHERE id = '{WITH_TOOLS}'",
     )
-    after = told()
+    after = explanation()
     assert after["captured"] == before["captured"]
     assert after["source"]["messages"] == before["source"]["messages"] - 1
     assert (before["source"]["stop_reason"], after["source"]["stop_reason"]) == ("end_turn", "cancelled")
 
 
 def test_explain_json_has_every_part_and_names_missing_ones(run_command: Command, shown: Settings) -> None:
-    told = json.loads(run_command("explain", WITH_TOOLS, "--json", **databases_of(shown)).output)
+    explanation = json.loads(run_command("explain", WITH_TOOLS, "--json", **databases_of(shown)).output)
     # Neither is here: the command is shown other places than the ones that the rows came from.
-    assert "the source was not read" in told["source"]["missing"]
-    assert "materialize terminal_runs" in told["captured"]["missing"]
-    assert told["shown"]["same_as_judged"] is True
-    assert told["verdict"]["attempts"] == len(told["attempts"]) == 1
+    assert "the source was not read" in explanation["source"]["missing"]
+    assert "materialize terminal_runs" in explanation["captured"]["missing"]
+    assert explanation["shown"]["same_as_judged"] is True
+    assert explanation["verdict"]["attempts"] == len(explanation["attempts"]) == 1
     silent = run_command("explain", "run-of-nowhere", **databases_of(shown))
     assert (silent.exit_code, "There is no trajectory of 'run-of-nowhere'" in squeezed(silent)) == (2, True)

@@ -160,8 +160,8 @@ def test_materialize_with_bad_partition_judges_the_others(
         OPENAI_BASE_URL=judge.base_url,
     )
     assert result.exit_code == 1
-    told = squeezed(result)
-    assert "trajectories: 1 of 3 partitions failed; the others are done. Failed: 2026-11-20-16:00. First," in told
+    message = squeezed(result)
+    assert "trajectories: 1 of 3 partitions failed; the others are done. Failed: 2026-11-20-16:00. First," in message
     good = {"2026-11-20-15:00", "2026-11-20-17:00"}
     assert materialized(databases)["trajectories"] == materialized(databases)["refined_outcomes"] == good
 
@@ -228,7 +228,7 @@ BAD: list[tuple[tuple[str, ...], str]] = [
 def test_materialize_with_bad_input_exits_2_before_any_work(
     run_command: Command, arguments: tuple[str, ...], words: str
 ) -> None:
-    """No database is named: one that was looked for would be told first."""
+    """No database is set: the command would report that first if it looked for one."""
     result = run_command("materialize", *arguments)
     assert result.exit_code == 2
     assert words in squeezed(result)
@@ -252,10 +252,10 @@ def test_materialize_with_unreachable_database_hides_password(
     url = "postgresql://me:hunter2@127.0.0.1:1/there"
     result = run_command("materialize", "--partition", "2026-11-20-14:00", **{**databases, name: url})
     assert result.exit_code == 2
-    told = squeezed(result)
-    assert "127.0.0.1:1/there" in told
-    assert name in told
-    assert "hunter2" not in told
+    message = squeezed(result)
+    assert "127.0.0.1:1/there" in message
+    assert name in message
+    assert "hunter2" not in message
     assert materialized(databases)["terminal_runs"] == set() if name != "TRAJECTORY_DATABASE_URL" else True
 
 
@@ -267,10 +267,10 @@ def test_materialize_with_wrong_password_names_the_setting(
     url = f"{login.rpartition(':')[0]}:hunter2@{address}"
     result = run_command("materialize", "--partition", "2026-11-20-14:00", **{**databases, name: url})
     assert result.exit_code == 2
-    told = squeezed(result)
-    assert "password" in told
-    assert name in told
-    assert "hunter2" not in told
+    message = squeezed(result)
+    assert "password" in message
+    assert name in message
+    assert "hunter2" not in message
 
 
 def test_materialize_without_schema_says_to_run_migrate(

@@ -41,11 +41,11 @@ time.sleep(600)
 
 
 class Started:
-    """What a command told of itself: its own process, the one that it started, and how many signals it ignores."""
+    """What a command wrote of itself: its own process id, that of its child, and how many signals it ignores."""
 
-    def __init__(self, told: Path) -> None:
-        within(30, told.exists)
-        pid, child, self.ignored = (int(word) for word in told.read_text().split())
+    def __init__(self, pid_file: Path) -> None:
+        within(30, pid_file.exists)
+        pid, child, self.ignored = (int(word) for word in pid_file.read_text().split())
         self.processes = [psutil.Process(pid), psutil.Process(child)]
 
     @property
@@ -69,22 +69,22 @@ def within(seconds: float, condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Iterator[Path]:
+def pid_file(tmp_path: Path) -> Iterator[Path]:
     """Where the command says who it is; whoever is left at the end is ended."""
-    path = tmp_path / "told"
+    path = tmp_path / "pids"
     yield path
     for process in psutil.process_iter(["cmdline"]):
         if str(path) in (process.info["cmdline"] or []):
             process.kill()
 
 
-def start(told: Path, *more: str, log: Path | None = None) -> SupervisedProcess:
-    return SupervisedProcess([sys.executable, "-c", COMMAND, str(told), *more], os.environ, told.parent, log)
+def start(pid_file: Path, *more: str, log: Path | None = None) -> SupervisedProcess:
+    return SupervisedProcess([sys.executable, "-c", COMMAND, str(pid_file), *more], os.environ, pid_file.parent, log)
 
 
-def test_stop_ends_the_command_and_its_children(told: Path) -> None:
-    process = start(told)
-    started = Started(told)
+def test_stop_ends_the_command_and_its_children(pid_file: Path) -> None:
+    process = start(pid_file)
+    started = Started(pid_file)
     assert len(started.alive) == 2
     assert process.exit_code is None
     process.stop()
@@ -92,9 +92,9 @@ def test_stop_ends_the_command_and_its_children(told: Path) -> None:
     assert process.exit_code is not None
 
 
-def test_stop_twice_has_no_effect(told: Path) -> None:
-    process = start(told)
-    Started(told)
+def test_stop_twice_has_no_effect(pid_file: Path) -> None:
+    process = start(pid_file)
+    Started(pid_file)
     process.stop()
     process.stop()
 
@@ -107,68 +107,68 @@ def test_stop_all_ends_every_command(tmp_path: Path) -> None:
     assert [each.alive for each in started] == [[], []]
 
 
-def test_context_manager_stops_the_command_on_exit(told: Path) -> None:
-    with start(told):
-        started = Started(told)
+def test_context_manager_stops_the_command_on_exit(pid_file: Path) -> None:
+    with start(pid_file):
+        started = Started(pid_file)
     assert started.alive == []
 
 
-def test_command_that_ends_leaves_no_children_and_its_exit_code(told: Path) -> None:
-    process = start(told, "0.1")
-    started = Started(told)
+def test_command_that_ends_leaves_no_children_and_its_exit_code(pid_file: Path) -> None:
+    process = start(pid_file, "0.1")
+    started = Started(pid_file)
     assert process.wait(20) == 7
     assert process.exit_code == 7
     within(5, lambda: not started.alive)
     process.stop()
 
 
-def test_wait_returns_none_after_its_timeout(told: Path) -> None:
-    with start(told) as process:
+def test_wait_returns_none_after_its_timeout(pid_file: Path) -> None:
+    with start(pid_file) as process:
         began = time.monotonic()
         assert process.wait(0.2) is None
         assert time.monotonic() - began < 5
 
 
-def test_stop_kills_the_group_of_a_command_that_ignores_sigint(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_kills_the_group_of_a_command_that_ignores_sigint(pid_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocesses, "_STOP_TIMEOUT_SECONDS", 0.5)
     stubborn = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + COMMAND
-    child = subprocess.Popen([sys.executable, "-c", stubborn, str(told)], start_new_session=True)
-    started = Started(told)
+    child = subprocess.Popen([sys.executable, "-c", stubborn, str(pid_file)], start_new_session=True)
+    started = Started(pid_file)
     subprocesses._stop(child)
     child.wait(10)
     within(5, lambda: not started.alive)
 
 
-def test_killed_owner_ends_the_command(told: Path) -> None:
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, COMMAND, str(told)], start_new_session=True)
-    started = Started(told)
+def test_killed_owner_ends_the_command(pid_file: Path) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, COMMAND, str(pid_file)], start_new_session=True)
+    started = Started(pid_file)
     owner.kill()
     owner.wait()
     within(10, lambda: not started.alive)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signaled_owner_ends_the_command(told: Path, number: signal.Signals) -> None:
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, COMMAND, str(told)], start_new_session=True)
-    started = Started(told)
+def test_signaled_owner_ends_the_command(pid_file: Path, number: signal.Signals) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, COMMAND, str(pid_file)], start_new_session=True)
+    started = Started(pid_file)
     owner.send_signal(number)
     owner.wait()
     within(10, lambda: not started.alive)
 
 
-def test_command_of_background_owner_ignores_no_signals(told: Path) -> None:
+def test_command_of_background_owner_ignores_no_signals(pid_file: Path) -> None:
     """A shell without job control starts what ends in ``&`` with interrupts ignored, and children inherit that."""
-    script = f'"{sys.executable}" -c "$OWNER" "$COMMAND" "$TOLD" & echo $!; wait'
+    script = f'"{sys.executable}" -c "$OWNER" "$COMMAND" "$PID_FILE" & echo $!; wait'
     shell = subprocess.Popen(
         ["/bin/sh", "-c", script],
-        env={**os.environ, "OWNER": OWNER, "COMMAND": COMMAND, "TOLD": str(told)},
+        env={**os.environ, "OWNER": OWNER, "COMMAND": COMMAND, "PID_FILE": str(pid_file)},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     assert shell.stdout is not None
     owner = psutil.Process(int(shell.stdout.readline()))
-    started = Started(told)
+    started = Started(pid_file)
     assert started.ignored == 0
     owner.send_signal(signal.SIGINT)
     time.sleep(0.3)
@@ -195,9 +195,9 @@ def test_command_gets_the_given_environment_and_folder(tmp_path: Path) -> None:
     assert log.read_text().split() == ["here", str(tmp_path)]
 
 
-def test_signal_to_supervisor_is_forwarded_to_the_command(told: Path) -> None:
-    process = start(told)
-    started = Started(told)
+def test_signal_to_supervisor_is_forwarded_to_the_command(pid_file: Path) -> None:
+    process = start(pid_file)
+    started = Started(pid_file)
     os.kill(process._process.pid, signal.SIGTERM)
     assert process.wait(20) is not None
     within(5, lambda: not started.alive)

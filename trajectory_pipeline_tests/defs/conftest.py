@@ -58,7 +58,7 @@ def day(
 BUSY = [datetime(2026, 11, 20, hour, tzinfo=UTC) for hour in range(10, 18)]
 """Eight hours of the sample that all have runs, and after which there are none for a while."""
 NOW = datetime(2026, 11, 20, 19, 30, tzinfo=UTC)
-"""The time that a sensor is told: the open hour is 19."""
+"""The current time of a sensor: the open hour is 19."""
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +66,7 @@ def _captured(make_own_settings: Callable[[], Settings]) -> Settings:
     settings = change_settings(make_own_settings(), capture__start=BUSY[0])
     with dg.DagsterInstance.ephemeral() as instance:
         assert run(settings, instance, BUSY[0], NOW.replace(minute=0), assets=CAPTURE).success
-    # As old as the sensors are told that the time is.
+    # As old as the current time of the sensors.
     execute(
         str(settings.storage.database_url),
         f"UPDATE trajectory.trajectories SET updated_at = '{NOW - timedelta(hours=1)}'",

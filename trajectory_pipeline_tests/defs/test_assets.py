@@ -1,6 +1,6 @@
 """The contract of the assets: one partition or a range, the same; a bad partition fails by itself and is named.
 
-Real sources, sinks and (simulated) judge; Dagster's instance is in memory. What Dagster was told is read back from the
+Real sources, sinks and (simulated) judge; Dagster's instance is in memory. What Dagster recorded is read back from the
 instance, since that is what the UI shows.
 """
 
@@ -116,21 +116,21 @@ def test_range_run_records_its_checks(day: Day) -> None:
 
 
 def test_events_hold_no_transcript_and_no_secret(day: Day) -> None:
-    told = "\n".join(serialize_value(entry) for entry in day.instance.all_logs(day.run_id))
+    logged = "\n".join(serialize_value(entry) for entry in day.instance.all_logs(day.run_id))
     passwords = {
         url.split("@")[0].rpartition(":")[2]
         for url in (day.settings.source.postgres_url, day.settings.storage.database_url)
         if url
     }
     for secret in (*passwords, API_KEY):
-        assert secret not in told
-    said = query(
+        assert secret not in logged
+    contents = query(
         str(day.settings.source.postgres_url),
         "SELECT DISTINCT part ->> 'text' FROM messages, json_array_elements(content) part"
         " WHERE json_typeof(content) = 'array' AND length(part ->> 'text') > 20 AND role IN ('user', 'assistant')",
     )
-    assert len(said) > 50
-    assert [text for (text,) in said if json.dumps(text)[1:-1] in told] == []
+    assert len(contents) > 50
+    assert [text for (text,) in contents if json.dumps(text)[1:-1] in logged] == []
 
 
 def test_materializing_again_changes_nothing_and_makes_no_call(
@@ -193,8 +193,8 @@ def test_refined_outcomes_without_judge_fails_with_what_to_set(
 ) -> None:
     result = run(settings, instance, busy_hours[0], busy_hours[1])
     assert not result.success
-    told = step_failure(instance, result.run_id, "refined_outcomes")
-    assert told.description == (
+    failure = step_failure(instance, result.run_id, "refined_outcomes")
+    assert failure.description == (
         "No judge is configured: set TRAJECTORY_JUDGE_MODEL (and OPENAI_API_KEY, or OPENAI_BASE_URL for your own"
         " server)."
     )
@@ -277,13 +277,15 @@ def test_range_with_missing_raw_rows_fails_that_partition_only(
         assert run(judged, instance, hour, assets=["terminal_runs"]).success
     result = run(judged, instance, hours[0], hours[-1], assets=ASSETS[1:])
     assert not result.success
-    told = step_failure(instance, result.run_id, "trajectories")
-    assert told.description.startswith(
+    failure = step_failure(instance, result.run_id, "trajectories")
+    assert failure.description.startswith(
         f"1 of 4 partitions failed; the others are done. Failed: {partition_key(hours[2])}. First,"
         f" {partition_key(hours[2])}: There"
         f" are no raw rows of {partition_key(hours[2])} in {judged.storage.parquet_location}"
     )
-    assert told.metadata["failed_partitions"].value.startswith(f"- `{partition_key(hours[2])}`: There are no raw rows")
+    assert failure.metadata["failed_partitions"].value.startswith(
+        f"- `{partition_key(hours[2])}`: There are no raw rows"
+    )
     good = {partition_key(hour) for hour in hours} - {partition_key(hours[2])}
     assert set(materializations(instance, "trajectories")) == good
     assert (
@@ -307,8 +309,8 @@ class FailingSource:
 
     @contextmanager
     def pooled(self) -> Iterator[Any]:
-        with self.source.pooled() as kept:
-            yield FailingSource(kept, self.errors)
+        with self.source.pooled() as session:
+            yield FailingSource(session, self.errors)
 
     @contextmanager
     def snapshot(self) -> Iterator[Any]:
@@ -350,8 +352,8 @@ def test_range_with_source_error_materializes_the_others(settings: Settings, ins
     broken = FailingLetta(settings, {hours[1]: SourceError("Reading steps failed at the source db:5432/letta: gone.")})
     result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, resources={"letta": broken})
     assert not result.success
-    told = step_failure(instance, result.run_id, "terminal_runs").description
-    assert told == (
+    message = step_failure(instance, result.run_id, "terminal_runs").description
+    assert message == (
         f"1 of 4 partitions failed; the others are done. Failed: {partition_key(hours[1])}. First,"
         f" {partition_key(hours[1])}: Reading"
         " steps failed at the source db:5432/letta: gone."
@@ -371,8 +373,8 @@ def test_range_with_unexpected_error_keeps_others_and_traceback(
     hours = hours_from(busy_hours[0], 3)
     broken = FailingLetta(settings, {hours[0]: ZeroDivisionError("division by zero")})
     result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, resources={"letta": broken})
-    told = step_failure(instance, result.run_id, "terminal_runs").description
-    assert "ZeroDivisionError: division by zero (a bug in the pipeline: please report it)" in told
+    message = step_failure(instance, result.run_id, "terminal_runs").description
+    assert "ZeroDivisionError: division by zero (a bug in the pipeline: please report it)" in message
     assert set(materializations(instance, "terminal_runs")) == {partition_key(hour) for hour in hours[1:]}
     [entry] = [
         entry
@@ -386,9 +388,9 @@ def test_range_with_every_partition_failing_reports_none_done(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     result = run(settings, instance, busy_hours[0], busy_hours[1], assets=["trajectories"])
-    told = step_failure(instance, result.run_id, "trajectories").description
+    message = step_failure(instance, result.run_id, "trajectories").description
     number = round((busy_hours[1] - busy_hours[0]).total_seconds() / 3600) + 1
-    assert told.startswith(
+    assert message.startswith(
         f"All {number} partitions failed. First, {partition_key(busy_hours[0])}: There are no raw rows of"
     )
 
@@ -397,8 +399,8 @@ def test_single_partition_failure_is_its_reason_alone(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     result = run(settings, instance, busy_hours[0], assets=["trajectories"])
-    told = step_failure(instance, result.run_id, "trajectories").description
-    assert told.startswith(f"There are no raw rows of {partition_key(busy_hours[0])} in ")
+    message = step_failure(instance, result.run_id, "trajectories").description
+    assert message.startswith(f"There are no raw rows of {partition_key(busy_hours[0])} in ")
 
 
 def test_terminated_run_records_what_is_done(settings: Settings, instance: dg.DagsterInstance) -> None:
@@ -409,8 +411,8 @@ def test_terminated_run_records_what_is_done(settings: Settings, instance: dg.Da
 
 
 def test_range_run_logs_its_progress(day: Day) -> None:
-    said = log_messages(day.instance, day.run_id)
-    last = [line for line in said if line.startswith("24 of 24 partitions in ")]
+    messages = log_messages(day.instance, day.run_id)
+    last = [line for line in messages if line.startswith("24 of 24 partitions in ")]
     assert [line.rpartition(" ")[2] for line in last] == [partition_key(day.hours[-1]).rpartition(" ")[2]] * 3
 
 
@@ -418,13 +420,13 @@ def test_range_run_writes_a_constant_number_of_other_events(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     a_partition = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
-    beside = []
+    event_counts = []
     for partitions in (2, 6):
         hours = hours_from(busy_hours[0], partitions)
-        told = instance.all_logs(run(settings, instance, hours[0], hours[-1], assets=CAPTURE).run_id)
-        kinds = Counter(entry.dagster_event_type for entry in told)
+        entries = instance.all_logs(run(settings, instance, hours[0], hours[-1], assets=CAPTURE).run_id)
+        kinds = Counter(entry.dagster_event_type for entry in entries)
         assert {kinds.pop(kind) for kind in a_partition} == {len(CAPTURE) * partitions}
-        beside.append(kinds)
-    assert beside[0] == beside[1]
-    # One line of the log each; who waits for a long range is told more often, by the clock.
-    assert beside[0][None] == len(CAPTURE)
+        event_counts.append(kinds)
+    assert event_counts[0] == event_counts[1]
+    # One log line each; a long range logs its progress by the clock.
+    assert event_counts[0][None] == len(CAPTURE)

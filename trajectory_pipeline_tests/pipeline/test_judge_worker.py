@@ -182,7 +182,7 @@ def test_judge_earlier_run_without_jsonb_is_read_from_parquet(
     }
 
 
-def test_judge_earlier_run_that_arrives_later_is_judged_anew(
+def test_judge_earlier_run_that_arrives_later_is_judged_again(
     chained: tuple[Pipeline, str, str],
 ) -> None:
     pipeline, first, second = chained

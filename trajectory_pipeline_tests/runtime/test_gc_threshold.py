@@ -1,4 +1,4 @@
-"""The collector's threshold is raised inside, and is what it was afterwards."""
+"""The threshold of the garbage collector is raised inside the context and restored afterwards."""
 
 import gc
 import threading
@@ -8,7 +8,7 @@ import pytest
 from trajectory_pipeline.runtime.gc_threshold import raised_gc_threshold
 
 
-def test_it_is_raised_inside_and_put_back_by_an_error_too() -> None:
+def test_raised_gc_threshold_is_restored_after_an_error() -> None:
     usual = gc.get_threshold()
     seen: list[int] = []
 
@@ -23,7 +23,7 @@ def test_it_is_raised_inside_and_put_back_by_an_error_too() -> None:
     assert gc.get_threshold() == usual
 
 
-def test_the_last_of_several_threads_puts_it_back() -> None:
+def test_raised_gc_threshold_is_restored_by_the_last_thread() -> None:
     usual = gc.get_threshold()
     first_may_leave, first_left = threading.Event(), threading.Event()
 
@@ -45,7 +45,7 @@ def test_the_last_of_several_threads_puts_it_back() -> None:
     assert gc.get_threshold() == usual
 
 
-def test_a_collector_that_is_off_stays_off() -> None:
+def test_raised_gc_threshold_leaves_a_disabled_collector_off() -> None:
     usual = gc.get_threshold()
     gc.set_threshold(0)
     try:
@@ -55,7 +55,7 @@ def test_a_collector_that_is_off_stays_off() -> None:
         gc.set_threshold(*usual)
 
 
-def test_the_most_that_is_asked_for_counts() -> None:
+def test_raised_gc_threshold_nested_is_the_highest() -> None:
     usual = gc.get_threshold()
     with raised_gc_threshold(100_000):
         with raised_gc_threshold(300_000):

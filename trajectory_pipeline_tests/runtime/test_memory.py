@@ -1,4 +1,4 @@
-"""The contract of giving back memory: asked for after many rows only, and of whatever C library there is."""
+"""Returning freed memory to the OS: only after many rows, and with any C library."""
 
 from typing import Any
 
@@ -9,28 +9,28 @@ from trajectory_pipeline.runtime import memory
 
 class _Library:
     def __init__(self) -> None:
-        self.kept: list[int] = []
+        self.pads: list[int] = []
 
-    def malloc_trim(self, kept: int) -> int:
-        self.kept.append(kept)
+    def malloc_trim(self, pad: int) -> int:
+        self.pads.append(pad)
         return 1
 
 
-@pytest.mark.parametrize(("rows", "asked"), [(0, []), (100, []), (500_000, [0])])
-def test_the_c_library_is_asked_after_many_rows_only(
-    monkeypatch: pytest.MonkeyPatch, rows: int, asked: list[int]
+@pytest.mark.parametrize(("rows", "calls"), [(0, []), (100, []), (500_000, [0])])
+def test_trim_memory_calls_malloc_trim_only_after_many_rows(
+    monkeypatch: pytest.MonkeyPatch, rows: int, calls: list[int]
 ) -> None:
     library = _Library()
     monkeypatch.setattr(memory, "c_library", lambda: library)
     memory.trim_memory_after(rows)
-    assert library.kept == asked
+    assert library.pads == calls
 
 
 @pytest.mark.parametrize("library", [object(), None])
-def test_a_c_library_that_cannot_be_asked_is_not(monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
+def test_trim_memory_without_malloc_trim_does_nothing(monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
     monkeypatch.setattr(memory, "c_library", lambda: library)
     memory.trim_memory_after(500_000)
 
 
-def test_the_c_library_of_this_process_can_be_asked() -> None:
+def test_trim_memory_works_with_the_real_c_library() -> None:
     memory.trim_memory_after(500_000)

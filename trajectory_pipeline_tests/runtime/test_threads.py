@@ -1,4 +1,4 @@
-"""The contract of overlapping: one item ahead, errors where items are used, and nothing under way after the end."""
+"""Reading ahead in a thread: at most one item; errors are raised where items are used; no thread outlives its use."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 from trajectory_pipeline.runtime.threads import read_ahead
 
 
-def test_at_most_one_item_is_made_ahead() -> None:
+def test_read_ahead_makes_at_most_one_item_ahead() -> None:
     made: list[int] = []
 
     def items() -> Iterator[int]:
@@ -22,7 +22,7 @@ def test_at_most_one_item_is_made_ahead() -> None:
     assert len(made) <= 3
 
 
-def test_an_error_of_the_maker_is_raised_where_the_items_are_used() -> None:
+def test_read_ahead_raises_the_error_of_the_iterator_on_use() -> None:
     def items() -> Iterator[int]:
         yield 1
         raise ZeroDivisionError("here")
@@ -33,25 +33,26 @@ def test_an_error_of_the_maker_is_raised_where_the_items_are_used() -> None:
             next(reading)
 
 
-def test_an_error_of_the_user_is_raised_when_nothing_is_being_made_any_more() -> None:
-    begun, may_end = threading.Event(), threading.Event()
-    told: list[str] = []
+def test_read_ahead_raises_the_error_of_its_user_after_the_thread() -> None:
+    """Not before the thread has ended, so that nothing runs on."""
+    started, may_end = threading.Event(), threading.Event()
+    events: list[str] = []
 
     def items() -> Iterator[int]:
         try:
             yield 1
-            begun.set()
+            started.set()
             may_end.wait()
-            told.append("made")
+            events.append("made")
             yield 2
         finally:
-            told.append("closed")
+            events.append("closed")
             raise OSError("no error of the closing takes the place of the first one")
 
     def use() -> None:
         with read_ahead(items()) as reading:
             next(reading)
-            begun.wait()
+            started.wait()
             threading.Timer(0.05, may_end.set).start()
             raise ZeroDivisionError("first")
 
@@ -59,16 +60,16 @@ def test_an_error_of_the_user_is_raised_when_nothing_is_being_made_any_more() ->
         use()
     # While the error, and with it the frames that it went through, is still there.
     assert caught.value.__traceback__ is not None
-    assert told == ["made", "closed"]
+    assert events == ["made", "closed"]
 
 
-def test_what_was_never_asked_for_is_not_begun() -> None:
-    begun: list[bool] = []
+def test_read_ahead_that_is_never_read_starts_nothing() -> None:
+    started: list[bool] = []
 
     def items() -> Iterator[int]:
-        begun.append(True)
+        started.append(True)
         yield 1
 
     with read_ahead(items()):
         pass
-    assert begun == []
+    assert started == []

@@ -1,7 +1,4 @@
-"""The contract of the one declaration: each column says what it is, and Arrow, SQL and the declaration say the same.
-
-And of the migrations: what they make is what is declared, type by type, and no column more.
-"""
+"""The declaration of tables: each column is described, and the Arrow schema and the migrated database equal it."""
 
 from collections.abc import Iterator
 
@@ -54,7 +51,7 @@ def every_column(columns: tuple[Column, ...], path: str) -> Iterator[tuple[str, 
 
 
 def postgres_type(kind: Type) -> str:
-    """A second, plain opinion of what a declared type is in Postgres."""
+    """The Postgres type of a declared type, independent of the code under test."""
     if isinstance(kind, Scalar):
         return POSTGRES_TYPES[kind]
     if isinstance(kind, ListOf) and isinstance(kind.item, Scalar):
@@ -63,7 +60,7 @@ def postgres_type(kind: Type) -> str:
 
 
 def plain_arrow_type(kind: Type) -> pa.DataType:
-    """A second, plain opinion of what a declared type is in Parquet."""
+    """The Arrow type of a declared type, independent of the code under test."""
     if isinstance(kind, ListOf):
         return pa.list_(plain_arrow_type(kind.item))
     if isinstance(kind, Struct):
@@ -81,7 +78,7 @@ def plain_arrow_type(kind: Type) -> pa.DataType:
 
 
 @pytest.mark.parametrize("table", TABLES, ids=name_of)
-def test_every_column_says_what_it_is_in_a_sentence(table: Table) -> None:
+def test_column_has_a_sentence_as_its_description(table: Table) -> None:
     for path, column in every_column(table.columns, table.name):
         assert column.description.endswith("."), path
         assert "|" not in column.null, path
@@ -93,7 +90,7 @@ def test_every_column_says_what_it_is_in_a_sentence(table: Table) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES, ids=name_of)
-def test_every_number_of_something_has_a_unit(table: Table) -> None:
+def test_numeric_column_has_a_unit(table: Table) -> None:
     without = {"sequence_id", "http_status", "callback_status_code"}
     for path, column in every_column(table.columns, table.name):
         raw = table.name == "terminal_runs"  # as Letta stores it, whatever that is
@@ -111,7 +108,7 @@ def test_names_are_unique_and_keys_are_never_null(table: Table) -> None:
 
 
 @pytest.mark.parametrize("table", IN_PARQUET, ids=name_of)
-def test_the_arrow_schema_is_the_declaration(table: Table) -> None:
+def test_arrow_schema_equals_the_declaration(table: Table) -> None:
     schema = arrow_schema(table)
     assert schema.names == table.names(Sink.PARQUET)
     for column in table.in_sink(Sink.PARQUET):
@@ -120,7 +117,7 @@ def test_the_arrow_schema_is_the_declaration(table: Table) -> None:
         assert field.metadata == {b"description": column.description.encode()}
 
 
-def test_a_struct_is_null_as_a_whole_only_where_that_means_something() -> None:
+def test_struct_column_is_nullable_only_where_null_has_a_meaning() -> None:
     structs = {
         path: column
         for table in TABLES
@@ -139,27 +136,27 @@ def structs_of_turn() -> dict[str, Column]:
     return {column.name: column for column in TURN if isinstance(column.type, Struct)}
 
 
-def test_every_scalar_column_of_the_trajectory_has_its_place_in_the_document() -> None:
-    beside = {"escaped", "content_digest", "schema_version", "signals_version", "partition_key", "deleted_at", "erased"}
+def test_scalar_column_of_a_trajectory_has_a_document_path() -> None:
+    absent = {"escaped", "content_digest", "schema_version", "signals_version", "partition_key", "deleted_at", "erased"}
     for column in TRAJECTORIES.in_sink(Sink.PARQUET):
-        assert (column.document is None) == (column.name in beside | {"context"}), column.name
+        assert (column.document is None) == (column.name in absent | {"context"}), column.name
     places = [column.document for column in TRAJECTORIES.columns if column.document]
     assert len(places) == len(set(places))
 
 
-def test_a_source_column_is_since_a_version_that_was_looked_at() -> None:
+def test_source_column_is_since_a_verified_letta_version() -> None:
     for table in SOURCE_TABLES:
         for column in table.columns:
             assert column.since in ("0.12.0", "0.14.0", "0.16.1", "0.16.8"), f"{table.name}.{column.name}"
             assert not (column.required and column.since != "0.12.0"), f"{table.name}.{column.name}"
 
 
-# ---- what the migrations make -------------------------------------------------------------------------------------
+# ---- migrated database --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def catalogue(migrated_database: str) -> dict[str, dict[str, tuple[str, bool]]]:
-    """Type and nullability of each column of each table in the schema, as Postgres tells them."""
+def catalog(migrated_database: str) -> dict[str, dict[str, tuple[str, bool]]]:
+    """Type and nullability of each column of each table in the schema, as Postgres returns them."""
     found: dict[str, dict[str, tuple[str, bool]]] = {}
     with psycopg.connect(migrated_database) as connection:
         for table, column, kind, required in connection.execute(
@@ -172,23 +169,21 @@ def catalogue(migrated_database: str) -> dict[str, dict[str, tuple[str, bool]]]:
     return found
 
 
-def test_a_migrated_database_has_the_declared_tables_and_no_other(
-    catalogue: dict[str, dict[str, tuple[str, bool]]],
+def test_migrated_database_has_exactly_the_declared_tables(
+    catalog: dict[str, dict[str, tuple[str, bool]]],
 ) -> None:
     declared = {table.name for table in (*IN_POSTGRES, *VIEWS)}
-    assert set(catalogue) == declared | {"alembic_version"}
+    assert set(catalog) == declared | {"alembic_version"}
 
 
 @pytest.mark.parametrize("table", IN_POSTGRES, ids=name_of)
-def test_a_migrated_table_has_the_declared_columns(
-    catalogue: dict[str, dict[str, tuple[str, bool]]], table: Table
-) -> None:
+def test_migrated_table_has_the_declared_columns(catalog: dict[str, dict[str, tuple[str, bool]]], table: Table) -> None:
     declared = {column.name: (postgres_type(column.type), column.nullable) for column in table.in_sink(Sink.POSTGRES)}
-    assert list(catalogue[table.name].items()) == list(declared.items())
+    assert list(catalog[table.name].items()) == list(declared.items())
 
 
 @pytest.mark.parametrize("table", IN_POSTGRES, ids=name_of)
-def test_a_migrated_table_has_the_declared_key_and_indexes(migrated_database: str, table: Table) -> None:
+def test_migrated_table_has_the_declared_key_and_indexes(migrated_database: str, table: Table) -> None:
     with psycopg.connect(migrated_database) as connection:
         indexes = connection.execute(
             "SELECT i.indisprimary, i.indpred IS NOT NULL OR m.amname <> 'btree',"
@@ -206,9 +201,9 @@ def test_a_migrated_table_has_the_declared_key_and_indexes(migrated_database: st
 
 @pytest.mark.parametrize("view", VIEWS, ids=name_of)
 def test_migrated_view_has_the_declared_columns(
-    catalogue: dict[str, dict[str, tuple[str, bool]]], migrated_database: str, view: Table
+    catalog: dict[str, dict[str, tuple[str, bool]]], migrated_database: str, view: Table
 ) -> None:
-    columns = {name: kind for name, (kind, _) in catalogue[view.name].items()}
+    columns = {name: kind for name, (kind, _) in catalog[view.name].items()}
     assert list(columns.items()) == [(column.name, postgres_type(column.type)) for column in view.columns]
     with psycopg.connect(migrated_database) as connection:
         assert connection.execute(f"SELECT * FROM trajectory.{view.name}".encode()).fetchall() == []
@@ -218,7 +213,7 @@ def test_migrated_view_has_the_declared_columns(
 
 
 def comments(url: str) -> dict[tuple[str, str], str]:
-    """Comment of each table, view and column of the schema, as Postgres tells them; empty where there is none."""
+    """Comment of each table, view and column of the schema, as Postgres returns them; empty where there is none."""
     with psycopg.connect(url) as connection:
         rows = connection.execute(
             "SELECT c.relname, '', coalesce(obj_description(c.oid, 'pg_class'), '') FROM pg_class c"
@@ -230,7 +225,7 @@ def comments(url: str) -> dict[tuple[str, str], str]:
     return {(table, column): text for table, column, text in rows}
 
 
-def test_every_table_view_and_column_has_its_declared_comment(migrated_database: str) -> None:
+def test_migrated_database_has_the_declared_comments(migrated_database: str) -> None:
     found = comments(migrated_database)
     assert found == declared_comments()
     assert all(found.values())

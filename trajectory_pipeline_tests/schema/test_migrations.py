@@ -1,4 +1,4 @@
-"""The contract of migrating: once or twice, alone or at once, the schema is there; what is not ours to use says so."""
+"""Migrating creates the schema once, also twice or concurrently. A schema of another version is refused."""
 
 import hashlib
 import threading
@@ -24,24 +24,24 @@ def execute(url: str, *statements: str) -> None:
             connection.execute(statement.encode())
 
 
-def opened(url: str) -> None:
+def connect(url: str) -> None:
     with TrajectoryDatabase(url).connect():
         pass
 
 
-def test_migrating_twice_changes_nothing(empty_database: str) -> None:
+def test_migrate_twice_changes_nothing(empty_database: str) -> None:
     assert migrate(empty_database) == (None, head_revision())
     execute(empty_database, "CREATE TABLE trajectory.mine (x int)")
     assert migrate(empty_database) == (head_revision(), head_revision())
     execute(empty_database, "SELECT x FROM trajectory.mine")
 
 
-def test_migrating_at_once_makes_the_schema_once(empty_database: str) -> None:
-    together = threading.Barrier(4)
+def test_migrate_in_four_threads_creates_the_schema_once(empty_database: str) -> None:
+    barrier = threading.Barrier(4)
     results: list[tuple[str | None, str] | BaseException] = []
 
     def work() -> None:
-        together.wait()
+        barrier.wait()
         try:
             results.append(migrate(empty_database))
         except BaseException as error:
@@ -55,16 +55,16 @@ def test_migrating_at_once_makes_the_schema_once(empty_database: str) -> None:
     assert sorted(results, key=repr) == sorted(
         [(None, head_revision()), *[(head_revision(), head_revision())] * 3], key=repr
     )
-    opened(empty_database)
+    connect(empty_database)
 
 
-def test_a_schema_that_an_administrator_made_is_taken(empty_database: str) -> None:
+def test_migrate_uses_an_existing_empty_schema(empty_database: str) -> None:
     execute(empty_database, "CREATE SCHEMA trajectory")
     migrate(empty_database)
-    opened(empty_database)
+    connect(empty_database)
 
 
-def test_a_migration_that_fails_leaves_nothing(empty_database: str) -> None:
+def test_migrate_that_fails_changes_nothing(empty_database: str) -> None:
     execute(empty_database, "CREATE SCHEMA trajectory", "CREATE TABLE trajectory.verdicts (x int)")
     with pytest.raises(SinkError, match=r"Migrating failed in the database .*already exists"):
         migrate(empty_database)
@@ -73,23 +73,23 @@ def test_a_migration_that_fails_leaves_nothing(empty_database: str) -> None:
         assert tables.fetchall() == [("verdicts",)]
 
 
-def test_a_database_without_the_schema_is_refused_with_what_to_run(empty_database: str) -> None:
+def test_connect_without_the_schema_says_what_to_run(empty_database: str) -> None:
     with pytest.raises(SinkError, match=r"has no schema 'trajectory' yet: run `trajectory-pipeline migrate`\.$"):
-        opened(empty_database)
+        connect(empty_database)
 
 
-def test_an_older_schema_is_refused_with_what_to_run(trajectory_database: str) -> None:
+def test_connect_to_an_older_schema_says_what_to_run(trajectory_database: str) -> None:
     execute(trajectory_database, "DELETE FROM trajectory.alembic_version")
     with pytest.raises(SinkError, match=rf"needs {head_revision()}: run `trajectory-pipeline migrate`\.$"):
-        opened(trajectory_database)
+        connect(trajectory_database)
 
 
-def test_a_newer_schema_is_left_alone(trajectory_database: str) -> None:
+def test_newer_schema_is_refused_and_not_changed(trajectory_database: str) -> None:
     execute(trajectory_database, "UPDATE trajectory.alembic_version SET version_num = '9999'")
     with pytest.raises(
         SinkError, match=r"is at revision 9999, .*a newer trajectory-pipeline made it: update this one\.$"
     ):
-        opened(trajectory_database)
+        connect(trajectory_database)
     with pytest.raises(
         SinkError,
         match=r"is at revision 9999, which this version does not know .*:"
@@ -106,7 +106,7 @@ def test_migrate_on_unreleased_schema_says_to_drop_it(trajectory_database: str, 
         r" trajectory CASCADE`, run `trajectory-pipeline migrate` and materialize again\.$"
     )
     with pytest.raises(SinkError, match=rf"is at revision {revision}, .*: {advice}"):
-        opened(trajectory_database)
+        connect(trajectory_database)
     with pytest.raises(SinkError, match=rf"is at revision {revision}, which this version does not know .*: {advice}"):
         migrate(trajectory_database)
 

@@ -28,7 +28,7 @@ def of_returns(*statuses: str) -> dict[str, Any]:
     return signals(*(message(n, "tool", tool_returns=[returned(status)]) for n, status in enumerate(statuses)))
 
 
-def test_every_declared_signal_is_there() -> None:
+def test_signals_have_every_declared_name() -> None:
     assert signals().keys() == {column.name for column in SIGNALS.fields}
 
 

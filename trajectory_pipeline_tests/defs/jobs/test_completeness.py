@@ -60,6 +60,6 @@ def test_completeness_with_unreachable_source_hides_the_password(
     result = run_job(away, instance, JOB_NAME)
     assert not result.success
     [event] = result.get_step_failure_events()
-    told = event.step_failure_data.error_display_string
-    assert "Connecting failed at the source 127.0.0.1:1/letta: " in told
-    assert "hunter2" not in told
+    message = event.step_failure_data.error_display_string
+    assert "Connecting failed at the source 127.0.0.1:1/letta: " in message
+    assert "hunter2" not in message

@@ -41,7 +41,7 @@ def prune(settings: Settings, instance: dg.DagsterInstance) -> dg.ExecuteInProce
     return run_job(settings, instance, JOB_NAME)
 
 
-def kept(settings: Settings) -> list[str]:
+def remaining_keys(settings: Settings) -> list[str]:
     rows = query(
         str(settings.storage.database_url), "SELECT DISTINCT partition_key FROM trajectory.trajectories ORDER BY 1"
     )
@@ -62,7 +62,7 @@ def test_retention_job_prunes_and_sensors_request_nothing_pruned(
 ) -> None:
     assert prune(aged, instance).success
     old = {partition_key(hour) for hour in OLD}
-    assert kept(aged) == [partition_key(hour) for hour in BUSY[3:]]
+    assert remaining_keys(aged) == [partition_key(hour) for hour in BUSY[3:]]
     for asset in ("terminal_runs", "trajectories", "refined_outcomes"):
         assert observed(instance, asset) == old
     execute(str(aged.source.postgres_url), "UPDATE runs SET status = status")
@@ -73,7 +73,7 @@ def test_retention_job_prunes_and_sensors_request_nothing_pruned(
     reported = materializations(instance, "trajectories")
     assert {key for key, metadata in reported.items() if metadata.get("pruned")} == old
     assert run(aged, instance, OLD[0], assets=("terminal_runs", "trajectories")).success
-    assert kept(aged) == [partition_key(OLD[0]), *(partition_key(hour) for hour in BUSY[3:])]
+    assert remaining_keys(aged) == [partition_key(OLD[0]), *(partition_key(hour) for hour in BUSY[3:])]
 
 
 def test_retention_job_without_age_fails(captured: Settings, instance: dg.DagsterInstance) -> None:
@@ -82,7 +82,7 @@ def test_retention_job_without_age_fails(captured: Settings, instance: dg.Dagste
     assert "Neither TRAJECTORY_RETENTION_DAYS nor" in str(
         step_failure(instance, result.run_id, "prune_partitions").description
     )
-    assert len(kept(captured)) == len(BUSY)
+    assert len(remaining_keys(captured)) == len(BUSY)
 
 
 def test_retention_job_with_failing_partition_prunes_the_others(
@@ -98,7 +98,7 @@ def test_retention_job_with_failing_partition_prunes_the_others(
     monkeypatch.setattr(retention, "remove_rows", refuses)
     result = prune(aged, instance)
     assert not result.success
-    assert kept(aged) == [partition_key(OLD[1]), *(partition_key(hour) for hour in BUSY[3:])]
+    assert remaining_keys(aged) == [partition_key(OLD[1]), *(partition_key(hour) for hour in BUSY[3:])]
     assert "; the others are. First, trajectories" in str(
         step_failure(instance, result.run_id, "prune_partitions").description
     )

@@ -98,11 +98,11 @@ def test_schedule_without_judge_logs_why_it_requests_no_verdicts(capfd: pytest.C
     request = tick(WITHOUT_JUDGE, NINE + timedelta(minutes=5))
     assert isinstance(request, dg.RunRequest)
     assert {key.to_user_string() for key in request.asset_selection or ()} == {"terminal_runs", "trajectories"}
-    told = "".join(capfd.readouterr())
-    assert "refined_outcomes is not requested. No judge is configured: set TRAJECTORY_JUDGE_MODEL" in told
+    output = "".join(capfd.readouterr())
+    assert "refined_outcomes is not requested. No judge is configured: set TRAJECTORY_JUDGE_MODEL" in output
 
 
-# ---- beside the capture sensor --------------------------------------------------------------------------------------
+# ---- with the capture sensor -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture

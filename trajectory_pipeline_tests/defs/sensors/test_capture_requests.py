@@ -32,7 +32,7 @@ def tick(
 # ---- from nothing to all -------------------------------------------------------------------------------------------
 
 
-def test_capture_with_empty_sinks_requests_every_partition_with_runs(
+def test_capture_with_empty_sinks_requests_every_hour_with_runs(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     """With the default start, almost two years of partitions: they are found tick by tick, the newest first."""

@@ -1,4 +1,4 @@
-"""The contract between the ledger and Dagster's record: what one knows, the other is told, in bounded ticks, once."""
+"""Reconciliation of the ledger with the record of Dagster: each learns what the other has, once, in bounded ticks."""
 
 from datetime import timedelta
 
@@ -116,7 +116,7 @@ def test_delete_old_runs_keeps_their_partitions_materialized(captured: Settings,
     assert delete_old_runs(instance, database, older_than=timedelta(days=31)) == 0
     assert delete_old_runs(instance, database, older_than=timedelta(days=30), clock=lambda: later) == 1
     assert instance.get_run_by_id(old.run_id) is None
-    assert [kept.status for kept in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
+    assert [stored.status for stored in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
     for asset in ("terminal_runs", "trajectories"):
         assert instance.get_materialized_partitions(dg.AssetKey(asset)) == {partition_key(hour) for hour in BUSY[:2]}
     assert tick(captured, instance).skip_message == "4 ledger entries compared, 0 reported to Dagster."

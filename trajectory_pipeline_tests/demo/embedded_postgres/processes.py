@@ -1,4 +1,4 @@
-"""Owner processes that can be told what to do and killed, and what is left behind by them."""
+"""Owner processes that take commands and can be killed, and what they leave behind."""
 
 import json
 import os

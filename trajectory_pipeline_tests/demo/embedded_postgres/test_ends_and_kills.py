@@ -273,17 +273,17 @@ def test_failed_start_error_has_the_end_of_the_log(folder):
 
 
 def test_start_timeout_raises_and_leaves_no_process(folder):
-    said = []
+    messages = []
     with Owner(folder) as owner:
         owner.hears()
         hung = psutil.Process(postmaster_pid(folder))
         hung.suspend()
         try:
             with pytest.raises(EmbeddedPostgresError, match=r"was not ready after 2.5 s: .*timeout"):
-                embedded_postgres.start(folder, settings=SETTINGS, timeout=2.5, report=said.append)
+                embedded_postgres.start(folder, settings=SETTINGS, timeout=2.5, report=messages.append)
         finally:
             hung.resume()
-    assert said == ["Waiting for the embedded Postgres to become ready ..."]
+    assert messages == ["Waiting for the embedded Postgres to become ready ..."]
 
 
 def test_start_with_another_major_version_is_refused(folder, monkeypatch):

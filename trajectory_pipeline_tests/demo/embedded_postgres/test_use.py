@@ -30,14 +30,14 @@ pytestmark = pytest.mark.process
 
 
 def test_start_twice_creates_once_and_keeps_data_and_address(new_folder):
-    said = []
-    with embedded_postgres.start(new_folder, report=said.append) as first:
+    messages = []
+    with embedded_postgres.start(new_folder, report=messages.append) as first:
         write_a_row(first)
-    assert said == ["Creating the embedded Postgres (first time only) ..."]
-    with embedded_postgres.start(new_folder, report=said.append) as second:
+    assert messages == ["Creating the embedded Postgres (first time only) ..."]
+    with embedded_postgres.start(new_folder, report=messages.append) as second:
         assert second.url("postgres") == first.url("postgres")
         assert rows(second) == [("kept",)]
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
 def test_start_by_three_processes_shares_one_server(new_folder):

@@ -144,10 +144,10 @@ def test_moved_folder_with_data_elsewhere_is_refused(closed_folder, bases):
 @needs_root
 def test_folder_of_root_is_refused_to_an_ordinary_user(folder, ordinary_user):
     with Owner(folder, stderr=subprocess.PIPE, **ordinary_user) as owner:
-        told = owner.process.communicate(timeout=20)[1].splitlines()[-1]
-    assert "cannot be used by the user daemon" in told
-    assert "belongs to the user root" in told
-    assert "choose another folder" in told
+        error = owner.process.communicate(timeout=20)[1].splitlines()[-1]
+    assert "cannot be used by the user daemon" in error
+    assert "belongs to the user root" in error
+    assert "choose another folder" in error
 
 
 @needs_root

@@ -84,19 +84,19 @@ def test_load_sample_ignores_the_session_time_zone(empty_database: str) -> None:
 
 def test_load_sample_twice_reports_nothing_to_do(empty_database: str) -> None:
     load_sample(empty_database)
-    said: list[str] = []
-    counts = load_sample(empty_database, report=said.append)
+    messages: list[str] = []
+    counts = load_sample(empty_database, report=messages.append)
     assert counts.already_loaded
     assert counts.runs == sample_counts().runs
-    assert len(said) == 1
-    assert "nothing to do" in said[0]
+    assert len(messages) == 1
+    assert "nothing to do" in messages[0]
 
 
 def test_load_sample_reports_each_action(empty_database: str) -> None:
-    said: list[str] = []
-    counts = load_sample(empty_database, report=said.append)
-    assert f"Loading {counts.runs} runs" in said[0]
-    assert f"{counts.partitions} different hours" in said[1]
+    messages: list[str] = []
+    counts = load_sample(empty_database, report=messages.append)
+    assert f"Loading {counts.runs} runs" in messages[0]
+    assert f"{counts.partitions} different hours" in messages[1]
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql+psycopg2", "postgresql+asyncpg"])
@@ -161,10 +161,10 @@ def test_load_sample_creates_a_missing_database_on_request(empty_database: str) 
     url = changed(empty_database, database=name)
     with pytest.raises(SourceError, match=rf"{name}.*create_database=True"):
         load_sample(url)
-    said: list[str] = []
+    messages: list[str] = []
     try:
-        assert not load_sample(url, create_database=True, report=said.append).already_loaded
-        assert said[0].startswith("Created")
+        assert not load_sample(url, create_database=True, report=messages.append).already_loaded
+        assert messages[0].startswith("Created")
         assert load_sample(url, create_database=True).already_loaded
     finally:
         with psycopg.connect(empty_database, autocommit=True) as connection:

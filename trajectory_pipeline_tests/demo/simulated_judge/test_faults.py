@@ -467,7 +467,7 @@ def test_every_fault_is_tested_and_printed() -> None:
     assert all(f"| `{name}` |" in fault_table_markdown() for name in FAULTS)
 
 
-# ---- asking for them ----------------------------------------------------------------------------------------------
+# ---- planning faults ----------------------------------------------------------------------------------------------
 
 
 def outcomes(client: OpenAI, calls: int, text: str = "Hello") -> str:

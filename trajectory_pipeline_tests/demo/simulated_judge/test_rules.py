@@ -55,8 +55,8 @@ def test_final_text_after_a_failed_tool_is_no_evidence() -> None:
 
 
 def test_without_tools_only_a_requested_text_is_evidence() -> None:
-    said = SAY.format("It is Paris, of course.")
-    asked = answer_to(ASK.format("What is the capital of France?") + said)
+    reply = SAY.format("It is Paris, of course.")
+    asked = answer_to(ASK.format("What is the capital of France?") + reply)
     assert [(r.status, r.evidence[0].message_id) for r in asked.requirements] == [("met", "message-d")]
     assert statuses(ASK.format("Book a table for two.") + SAY.format("I have booked it!")) == {"insufficient_evidence"}
 

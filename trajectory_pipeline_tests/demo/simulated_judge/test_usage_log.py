@@ -111,14 +111,14 @@ def test_usage_log_counts_malformed_requests(client: OpenAI, judge: SimulatedJud
 
 
 def test_usage_log_stores_bounded_calls_and_counts_all() -> None:
-    books = UsageLog(max_calls=10)
+    log = UsageLog(max_calls=10)
     for number in range(1000):
-        call = books.open(f"call-{number}", None)
+        call = log.open(f"call-{number}", None)
         call.record.model = JUDGE_MODEL
         call.charge(100, 0, 10)
         call.close(200, answered=True)
         call.close(500, answered=False)  # a call ends once
-    account = books.as_json(last=100)
+    account = log.as_json(last=100)
     calls = account["calls"]
     assert isinstance(calls, list)
     assert [call["id"] for call in calls] == [f"call-{number}" for number in range(990, 1000)]
@@ -126,9 +126,9 @@ def test_usage_log_stores_bounded_calls_and_counts_all() -> None:
 
 
 def test_usage_log_reset_still_counts_open_calls() -> None:
-    books = UsageLog()
-    call = books.open("call-1", None)
-    books.reset()
-    assert books.as_json()["in_flight"] == 1
+    log = UsageLog()
+    call = log.open("call-1", None)
+    log.reset()
+    assert log.as_json()["in_flight"] == 1
     call.close(200, answered=True)
-    assert (books.as_json()["in_flight"], books.as_json()["received"]) == (0, 1)
+    assert (log.as_json()["in_flight"], log.as_json()["received"]) == (0, 1)
