@@ -16,7 +16,7 @@ from trajectory_pipeline.cli.run_materialization import materialize
 from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline.dry_run import ChangeKind, PlannedChange, plan_capture, plan_rebuild
+from trajectory_pipeline.pipeline.stale_partitions import ChangeKind, PlannedChange, plan_capture, plan_rebuild
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.summaries import count_trajectories, quarantined_runs, verdict_counts
 from trajectory_pipeline.text import pluralize

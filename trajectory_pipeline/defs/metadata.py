@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     # Imports Arrow: not for every process that loads definitions.
     from trajectory_pipeline.budget.caps import Cap, SpendTotals
     from trajectory_pipeline.pipeline.capture import TerminalRunsResult
-    from trajectory_pipeline.pipeline.conversion_result import TrajectoriesResult
+    from trajectory_pipeline.pipeline.convert import TrajectoriesResult
     from trajectory_pipeline.pipeline.judge import JudgingResult
     from trajectory_pipeline.storage.parquet.store import WrittenFile
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from trajectory_pipeline.budget.caps import Budget
+from trajectory_pipeline.budget.caps import Budget, Cost
 from trajectory_pipeline.judge.access_lists import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.judge.policy import PROCESS_KEY, RefinementPolicy
 from trajectory_pipeline.schema.enums import RedactionMode, ResponseFormatChoice
@@ -61,6 +61,10 @@ class JudgeConfig:
             self.redaction,
             self.redaction_key or PROCESS_KEY,
         )
+
+    def max_call_cost(self, prompt_tokens: int, answer_tokens: int) -> Cost:
+        """Return what a call costs at most, or calls of so many tokens; see ``Budget.max_call_cost``."""
+        return self.budget.max_call_cost(self.model, self.base_url, prompt_tokens, answer_tokens)
 
     def require_price(self) -> None:
         """Raise JudgeError where the model has no known price, and that is not allowed."""

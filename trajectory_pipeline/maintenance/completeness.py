@@ -3,14 +3,14 @@
 It changes nothing: the capture sensor requests a partition that differs, or a person materializes it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.run_counts import StuckRun, count_runs_by_hour, find_stuck_runs
-from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
+from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, parse_partition_key, partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
 from trajectory_pipeline.schema.enums import DeletedContent
@@ -31,10 +31,9 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class CompletenessScope:
-    """What the check compares, and what it reports.
+    """What the check compares, from the first partition on, and what it reports.
 
     Attributes:
-        start: first partition.
         stuck_after: age from which a run that is not terminal is reported.
         deleted: with ``erase``, stored content that is deleted at the source is a difference.
         closing_lag: time after its end in which an hour still changes by itself.
@@ -58,10 +57,9 @@ class CompletenessScope:
 
 @dataclass(frozen=True)
 class CompletenessReport:
-    """What the check found.
+    """What the check found in the partitions that were compared.
 
     Attributes:
-        partitions: how many were compared.
         runs: terminal runs in the source, in these partitions.
         differences: a sentence for each, in order of partitions; empty if all sides are equal.
         before_start: terminal runs in the source that ended before the first partition.
@@ -108,7 +106,11 @@ def check_completeness(source: LettaSource, storage: Storage, scope: Completenes
         postgres_rows = trajectories_by_partition(storage.postgres)
         stored_hours = {parse_partition_key(key) for key in {*raw, *converted, *postgres_rows}}
         hours = sorted(hour for hour in {*source_runs, *stored_hours} if start <= hour < end)
-        current_fingerprints = _fingerprints(snapshot, hours)
+        current_fingerprints: dict[datetime, str] = {}
+        # Not one query for each range without gaps: hours in between have no runs, and cost nothing.
+        for index in range(0, len(hours), _HOURS_PER_QUERY):
+            covered = hours[index : index + _HOURS_PER_QUERY]
+            current_fingerprints.update(fingerprints(snapshot, covered[0], covered[-1] + HOUR))
         stuck = find_stuck_runs(snapshot, scope.stuck_after)
     keys = [partition_key(hour) for hour in hours]
     sides = _Sides(
@@ -140,7 +142,12 @@ def _differences(hour: datetime, sides: _Sides, storage: Storage, scope: Complet
         if entry is None:
             yield f"{runs} terminal runs in the source, never captured"
             return
-        yield from _source_differences(entry, runs, sides.fingerprints.get(hour, EMPTY))
+        captured = entry["counts"]["runs"]
+        if entry["fingerprint"] != sides.fingerprints.get(hour, EMPTY):
+            at = f"{entry['snapshot_at']:%Y-%m-%d %H:%M} UTC"
+            yield f"the source changed since {at} ({captured} runs then, {runs} now)"
+        elif captured != runs:
+            yield f"{runs} runs in the source, {captured} in the ledger"
     deleted = entry["counts"].get(DELETED_AND_KEPT, 0) if entry and scope.deleted == DeletedContent.ERASE else 0
     if deleted and not (is_pruned(sides.raw, key) and is_pruned(sides.converted, key)):
         yield f"{deleted} runs hold content that is deleted at the source, and is to be erased"
@@ -154,23 +161,3 @@ def _differences(hour: datetime, sides: _Sides, storage: Storage, scope: Complet
     for sink, count in stored.items():
         if count != expected:
             yield f"{expected} trajectories by the ledger, {'no file' if count is None else count} in {sink}"
-
-
-def _source_differences(entry: Entry, runs: int, fingerprint: str) -> Iterator[str]:
-    captured = entry["counts"]["runs"]
-    if entry["fingerprint"] != fingerprint:
-        yield f"the source changed since {entry['snapshot_at']:%Y-%m-%d %H:%M} UTC ({captured} runs then, {runs} now)"
-    elif captured != runs:
-        yield f"{runs} runs in the source, {captured} in the ledger"
-
-
-def _fingerprints(snapshot: Snapshot, hours: Sequence[datetime]) -> dict[datetime, str]:
-    """Return the fingerprints of sorted hours; one query covers many hours, since gaps cost nothing."""
-    found: dict[datetime, str] = {}
-    remaining = list(hours)
-    while remaining:
-        end = remaining[0] + _HOURS_PER_QUERY * HOUR
-        covered = [hour for hour in remaining if hour < end]
-        found.update(fingerprints(snapshot, covered[0], covered[-1] + HOUR))
-        remaining = remaining[len(covered) :]
-    return found

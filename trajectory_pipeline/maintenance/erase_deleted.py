@@ -5,8 +5,7 @@ from datetime import datetime
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
-from trajectory_pipeline.pipeline.conversion_result import TrajectoriesResult
-from trajectory_pipeline.pipeline.convert import materialize_trajectories
+from trajectory_pipeline.pipeline.convert import TrajectoriesResult, materialize_trajectories
 from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase

@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow.compute as pc
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.judge.judge_trajectory import JudgeRequest, build_judge_request
+from trajectory_pipeline.judge.judge_trajectory import build_judge_request
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import HOUR, parse_partition_key
-from trajectory_pipeline.pipeline.documents import Document, MissingDocumentError, find_row, shown_documents
+from trajectory_pipeline.pipeline.documents import MissingDocumentError, find_row, shown_documents
 from trajectory_pipeline.schema.enums import JudgeOrder, RedactionMode
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet.store import ParquetStore
@@ -35,12 +35,9 @@ def explain_verdict(
 ) -> Row:
     """Return what is known of how a run came to its verdict; a missing part has its reason under ``missing``.
 
-    Args:
-        row: of ``trajectory.trajectories``.
-        storage: both sinks.
-        source: read for the present rows, if it can be reached.
-        policy: the current one; None without a judge: then that of the run's last verdict.
-        redaction_key: of placeholders; None for the one that the database stores.
+    The row is one of ``trajectory.trajectories``. The source is read if it can be reached. ``policy`` is the current
+    one, if there is a judge; that of the run's last verdict goes before it. Without a redaction key, the database's is
+    used.
 
     Raises:
         SinkError: a sink cannot be read.
@@ -55,7 +52,7 @@ def explain_verdict(
         "partition_key": row["partition_key"],
         "captured": _captured(storage.parquet, row),
         "source": _source(source, row),
-        "trajectory": _without_document(row),
+        "trajectory": {name: value for name, value in row.items() if name != "data"},
         "shown": _shown(row, storage, _policy(policy, verdict), redaction_key, verdict),
         "verdict": verdict,
         "attempts": [attempt for attempt in attempts if attempt["verdict_key"] == key],
@@ -94,10 +91,6 @@ def _raw(found: Mapping[str, Any]) -> Row:
     return {**columns, "steps": len(found.get("steps") or ()), "messages": len(found.get("messages") or ())}
 
 
-def _without_document(row: Mapping[str, Any]) -> Row:
-    return {name: value for name, value in row.items() if name != "data"}
-
-
 def _policy(policy: RefinementPolicy | None, verdict: Mapping[str, Any] | None) -> RefinementPolicy | None:
     """Return the policy that a verdict was reached under, as far as this version knows its parts."""
     if verdict is None or verdict["definition"] is None:
@@ -124,29 +117,21 @@ def _shown(
     if policy is None:
         return {"missing": "no judge is set and none was asked, so no policy says how to render it"}
     policy = replace(policy, redaction_key=redaction_key or stored_redaction_key(storage.postgres))
+    run_id, key = str(row["run_id"]), row["partition_key"]
+    with open_verdicts(storage.postgres) as verdicts:
+        candidates = judging_candidates(verdicts.connection, policy.policy_id, [key], JudgeOrder.NEWEST)
+        run_ids = next((one.shown_run_ids for one in candidates if one.run_id == run_id), (run_id,))
+        rows = verdicts.documents(run_ids)
     try:
-        documents = _documents(row, storage, policy)
+        documents = shown_documents(run_ids, key, rows, storage.parquet)
     except MissingDocumentError as missing:
         return {"missing": str(missing)}
     request = build_judge_request(documents, policy)
+    digest = (verdict or {}).get("shown_sha256")
     return {
         "windows": [window.text for window in request.rendered.windows],
         "coverage": request.rendered.coverage,
         "prompt_tokens": request.prompt_tokens,
-        "same_as_judged": _same(request, verdict),
+        # None if no digest of what was judged is stored.
+        "same_as_judged": digest and digest == request.shown_sha256,
     }
-
-
-def _same(request: JudgeRequest, verdict: Mapping[str, Any] | None) -> bool | None:
-    """Return whether the text equals what was judged; None if no digest of that was stored."""
-    digest = (verdict or {}).get("shown_sha256")
-    return None if digest is None else digest == request.shown_sha256
-
-
-def _documents(row: Mapping[str, Any], storage: Storage, policy: RefinementPolicy) -> list[Document]:
-    run_id, partition_key = str(row["run_id"]), row["partition_key"]
-    with open_verdicts(storage.postgres) as verdicts:
-        candidates = judging_candidates(verdicts.connection, policy.policy_id, [partition_key], JudgeOrder.NEWEST)
-        run_ids = next((one.shown_run_ids for one in candidates if one.run_id == run_id), (run_id,))
-        rows = verdicts.documents(run_ids)
-    return shown_documents(run_ids, partition_key, rows, storage.parquet)

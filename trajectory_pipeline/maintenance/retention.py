@@ -5,7 +5,7 @@ once more, unless the partition was materialized in between. A crash leaves a fi
 next prune finds it by listing, and removes it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -18,7 +18,6 @@ from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.storage.parquet.cleanup import FileTotals, files_of, hours_with_folders, remove_files
 from trajectory_pipeline.storage.parquet.store import ParquetStore
-from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline.storage.postgres.retention import (
     is_pruned,
     old_raw_rows,
@@ -39,12 +38,7 @@ _TABLES: dict[RetentionTarget, tuple[Table, ...]] = {
 
 @dataclass(frozen=True)
 class Retention:
-    """Ages, counted from the end of a partition's hour, after which it is removed; None: never.
-
-    Attributes:
-        trajectories: with their quarantine and verdicts.
-        raw_rows: of ``terminal_runs``.
-    """
+    """Ages, counted from the end of a partition's hour, after which it is removed; None: never."""
 
     trajectories: timedelta | None
     raw_rows: timedelta | None
@@ -52,14 +46,9 @@ class Retention:
 
 @dataclass(frozen=True)
 class ExpiredPartition:
-    """A partition that is old enough.
+    """A partition that is old enough; ``skip_reason`` says why it cannot be removed now, and is None if it can.
 
-    Attributes:
-        target: what of it.
-        partition_key: of the partition.
-        rows: in Postgres for trajectories, in Parquet for raw rows.
-        files: in Parquet.
-        skip_reason: why it cannot be removed now; None if it can.
+    Rows are those in Postgres for trajectories, those in Parquet for raw rows.
     """
 
     target: RetentionTarget
@@ -71,13 +60,7 @@ class ExpiredPartition:
 
 @dataclass(frozen=True)
 class PrunedPartition:
-    """What was removed of a partition.
-
-    Attributes:
-        rows: in Postgres for trajectories, in Parquet for raw rows.
-        files: in Parquet.
-        skip_reason: why nothing was removed; None if all of it was.
-    """
+    """What was removed, counted as in ``ExpiredPartition``; or why nothing was."""
 
     rows: int
     files: FileTotals
@@ -98,18 +81,15 @@ def find_expired_partitions(storage: Storage, retention: Retention, now: datetim
     found: list[ExpiredPartition] = []
     with storage.pooled() as pooled:
         if retention.trajectories is not None:
-            rows = old_trajectories(pooled.postgres, _last_key(retention.trajectories, now))
-            hours = {
-                *_hours_with_files("trajectories", storage.parquet, retention.trajectories, now),
-                *map(parse_partition_key, rows),
-            }
-            found += [_trajectories(hour, rows.get(partition_key(hour), 0), storage.parquet) for hour in hours]
+            # Keys sort as hours do: up to that of the last hour that is old enough.
+            rows = old_trajectories(pooled.postgres, partition_key(floor_to_hour(now - retention.trajectories - HOUR)))
+            for hour in _expired_hours("trajectories", rows, pooled.parquet, retention.trajectories, now):
+                files = [files_of(pooled.parquet, table, hour) for table in _TABLES["trajectories"]]
+                key = partition_key(hour)
+                found.append(ExpiredPartition("trajectories", key, rows.get(key, 0), sum(files, FileTotals())))
         if retention.raw_rows is not None:
-            known = old_raw_rows(pooled.postgres, _last_key(retention.raw_rows, now))
-            hours = {
-                *_hours_with_files("terminal_runs", storage.parquet, retention.raw_rows, now),
-                *map(parse_partition_key, known),
-            }
+            known = old_raw_rows(pooled.postgres, partition_key(floor_to_hour(now - retention.raw_rows - HOUR)))
+            hours = _expired_hours("terminal_runs", known, pooled.parquet, retention.raw_rows, now)
             found += [_raw_rows(hour, pooled, retention, now) for hour in hours]
     return sorted(found, key=lambda expired: (expired.partition_key, expired.target == "terminal_runs"))
 
@@ -136,7 +116,8 @@ def prune_partition(target: RetentionTarget, hour: datetime, storage: Storage) -
     key = partition_key(hour)
     tables = _TABLES[target]
     with storage.postgres.partition(target, key) as partition:
-        _lock_others(partition, tables)
+        for table in tables[1:]:
+            partition.lock(table.name, key)
         invalidated = storage.postgres.invalidations([key]) if target == "terminal_runs" else {}
         if invalidated:
             return PrunedPartition(0, FileTotals(), skip_reason=invalidated[key])
@@ -145,7 +126,8 @@ def prune_partition(target: RetentionTarget, hour: datetime, storage: Storage) -
             record_pruned(partition, table.name, known_only=table is REFINED_OUTCOMES)
     files = FileTotals()
     with storage.postgres.partition(target, key) as partition:
-        _lock_others(partition, tables)
+        for table in tables[1:]:
+            partition.lock(table.name, key)
         for table in tables:
             # It may have been materialized again since.
             if is_pruned(storage.postgres.ledger(table.name, [key]), key):
@@ -153,29 +135,17 @@ def prune_partition(target: RetentionTarget, hour: datetime, storage: Storage) -
     return PrunedPartition(rows, files)
 
 
-def _lock_others(partition: PartitionTransaction, tables: tuple[Table, ...]) -> None:
-    for table in tables[1:]:
-        partition.lock(table.name, partition.partition_key)
-
-
-def _last_key(max_age: timedelta, now: datetime) -> str:
-    """Return the key of the last expired partition; keys sort as hours do."""
-    return partition_key(floor_to_hour(now - max_age - HOUR))
-
-
-def _hours_with_files(target: RetentionTarget, store: ParquetStore, max_age: timedelta, now: datetime) -> set[datetime]:
-    """Return the expired hours that have files in the storage, as a crash may leave them."""
-    return {
+def _expired_hours(
+    target: RetentionTarget, known: Iterable[str], store: ParquetStore, max_age: timedelta, now: datetime
+) -> set[datetime]:
+    """Return the hours of the known keys, and expired hours that have files in the storage, as a crash leaves them."""
+    with_files = {
         hour
         for table in _TABLES[target]
         for hour in hours_with_folders(store, table)
         if is_expired(hour, max_age, now) and files_of(store, table, hour).count
     }
-
-
-def _trajectories(hour: datetime, rows: int, store: ParquetStore) -> ExpiredPartition:
-    files = [files_of(store, table, hour) for table in _TABLES["trajectories"]]
-    return ExpiredPartition("trajectories", partition_key(hour), rows, sum(files, FileTotals()))
+    return with_files.union(map(parse_partition_key, known))
 
 
 def _raw_rows(hour: datetime, storage: Storage, retention: Retention, now: datetime) -> ExpiredPartition:

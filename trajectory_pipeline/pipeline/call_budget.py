@@ -34,47 +34,27 @@ class JudgingStopped(Exception):  # noqa: N818 - no error
 class CallBudget:
     """What all calls of one worker share: the spend ledger, and how many calls are in flight.
 
-    Args:
-        connection: for the ledger alone, so that a call that may begin waits for nothing else.
-        judge: that is called, within its budget.
-        policy_id: that verdicts are reached under.
-        materialization_id: that calls are charged to.
-        worker: name under which verdicts are claimed.
+    The connection is for the ledger alone, so that a call that may begin waits for nothing else. Verdicts are claimed
+    under the worker's name.
     """
 
     def __init__(
-        self,
-        connection: RetryingConnection,
-        judge: JudgeConfig,
-        *,
-        policy_id: str,
-        materialization_id: str,
-        worker: str,
+        self, connection: RetryingConnection, judge: JudgeConfig, materialization_id: str, worker: str
     ) -> None:
-        self.budget = judge.budget
         self.judge = judge
-        self.policy_id = policy_id
+        self.stopped = False
+        self.policy_id = judge.policy.policy_id
         self.materialization_id = materialization_id
         self.worker = worker
         self._connection = connection
-        self._caps = judge.budget.caps
         self._book = MicroBatcher[CallReservation | Row, ReservationResult](asyncio.Lock(), self._settle_and_reserve)
         self._settled = asyncio.Condition()
         self._in_flight = 0
-        self._stopped = False
         # By organization; under None those of the caps that all organizations share.
         self._exhausted: dict[str | None, BudgetShortfall] = {}
 
-    def stop(self) -> None:
-        """Let no further call begin."""
-        self._stopped = True
-
     def check_headroom(self, organization_id: str | None) -> None:
-        """Refuse early, without a query, if a cap is known to have no headroom even for the smallest call.
-
-        Raises:
-            BudgetExhausted: one has none.
-        """
+        """Raise BudgetExhausted, without a query, if a cap is known to lack headroom even for the smallest call."""
         for scope in (None, organization_id or ""):
             if scope in self._exhausted:
                 raise BudgetExhausted(self._exhausted[scope])
@@ -82,13 +62,10 @@ class CallBudget:
     async def reserve(self, reservation: CallReservation) -> None:
         """Reserve budget for a call; waits while this worker's own calls in flight could free up headroom.
 
-        Raises:
-            BudgetExhausted: there is no headroom.
-            ClaimedElsewhere: another worker has claimed the verdict.
-            JudgingStopped: something else failed meanwhile.
+        Raises BudgetExhausted where there is no headroom, ClaimedElsewhere, or JudgingStopped.
         """
         while True:
-            if self._stopped:
+            if self.stopped:
                 raise JudgingStopped
             refusal = await self._book(reservation)
             if refusal is None:
@@ -115,9 +92,7 @@ class CallBudget:
                 self._settled.notify_all()
 
     def _remember(self, shortfall: BudgetShortfall, organization_id: str | None) -> None:
-        least = self.budget.max_call_cost(
-            self.judge.model, self.judge.base_url, overhead_tokens(), self.judge.max_response_tokens
-        )
+        least = self.judge.max_call_cost(overhead_tokens(), self.judge.max_response_tokens)
         # Calls in flight may still cost less than was reserved for them.
         if not self._in_flight and shortfall.remaining < shortfall.cap.amount_of(least):
             scope = (organization_id or "") if shortfall.cap.scope == "organization" else None
@@ -126,44 +101,29 @@ class CallBudget:
     def _settle_and_reserve(self, items: "Sequence[CallReservation | Row]") -> list[ReservationResult]:
         reservations = [item for item in items if isinstance(item, CallReservation)]
         ended = [item for item in items if not isinstance(item, CallReservation)]
-        results = iter(settle_and_reserve(self._connection, self._caps, reservations, ended))
+        results = iter(settle_and_reserve(self._connection, self.judge.budget.caps, reservations, ended))
         return [next(results) if isinstance(item, CallReservation) else None for item in items]
 
 
 @dataclass
 class VerdictCalls:
-    """The calls for one verdict.
-
-    Attributes:
-        shared: budget of the worker's calls.
-        candidate: whose verdict it is.
-        by_id: the calls so far; a call whose end was not seen has no duration.
-    """
+    """The calls for one verdict so far, by id; a call whose end was not seen has no duration."""
 
     shared: CallBudget
     candidate: JudgingCandidate
     by_id: dict[str, CallRecord] = field(default_factory=dict)
 
-    @property
-    def records(self) -> list[CallRecord]:
-        """The calls so far, the first one first."""
-        return list(self.by_id.values())
-
     async def begin(self, call: CallRecord, request: JudgeRequest) -> None:
-        """Claim the verdict and reserve what a call may cost at most; to be awaited before the call is sent.
+        """Claim the verdict and reserve what a call may cost at most, as ``CallBudget.reserve`` does.
 
-        Raises:
-            BudgetExhausted: there is no headroom.
-            ClaimedElsewhere: another worker has claimed the verdict.
-            JudgingStopped: something else failed meanwhile.
+        To be awaited before the call is sent.
         """
         shared, judge = self.shared, self.shared.judge
-        usd = shared.budget.prices.max_cost(
-            call.model, judge.base_url, call.estimated_prompt_tokens, call.max_response_tokens
-        )
+        prompt_tokens, prices = call.estimated_prompt_tokens, judge.budget.prices
+        usd = prices.max_cost(call.model, judge.base_url, prompt_tokens, call.max_response_tokens)
         # If its end is never seen, it stays lost, at what it may have cost.
         begun = replace(call, cost_usd=usd)
-        reserved = Cost(usd or Decimal(0), call.estimated_prompt_tokens + call.max_response_tokens)
+        reserved = Cost(usd or Decimal(0), prompt_tokens + call.max_response_tokens)
         row = {
             **self._row(begun),
             "reserved_usd": usd,
@@ -171,22 +131,16 @@ class VerdictCalls:
             "organization_id": self.candidate.organization_id,
             "materialization_id": shared.materialization_id,
         }
-        claim = VerdictLock(
-            self.candidate.run_id,
-            self.candidate.verdict_key,
-            shared.worker,
-            judge.timeout_seconds + CLAIM_EXTRA_SECONDS,
-        )
+        candidate, seconds = self.candidate, judge.timeout_seconds + CLAIM_EXTRA_SECONDS
+        claim = VerdictLock(candidate.run_id, candidate.verdict_key, shared.worker, seconds)
         await shared.reserve(CallReservation(row, reserved, self._headroom(reserved, request), claim))
         self.by_id[call.attempt_id] = begun
 
     async def end(self, call: CallRecord) -> None:
         """Replace what was reserved for a call by what it cost."""
-        cost = self.by_id[call.attempt_id].cost_usd
+        judge, cost = self.shared.judge, self.by_id[call.attempt_id].cost_usd
         if call.result != "lost":
-            cost = self.shared.budget.prices.cost(
-                call.model, call.response_model, call.usage, self.shared.judge.base_url
-            )
+            cost = judge.budget.prices.cost(call.model, call.response_model, call.usage, judge.base_url)
         settled = replace(call, cost_usd=cost)
         await self.shared.settle(self._row(settled))
         self.by_id[call.attempt_id] = settled
@@ -199,9 +153,9 @@ class VerdictCalls:
         """Return the columns of a verdict that say which model answered last, and how it was asked."""
         if not self.by_id:
             return {}
-        last = self.records[-1]
+        last = next(reversed(self.by_id.values()))
         # A lost call says nothing of its server, but its cost is made up all the same.
-        simulated_price = self.shared.budget.prices.is_simulated(last.model, self.shared.judge.base_url)
+        simulated_price = self.shared.judge.budget.prices.is_simulated(last.model, self.shared.judge.base_url)
         return {
             "model": last.response_model,
             "response_format": last.response_format,
@@ -213,9 +167,7 @@ class VerdictCalls:
         if self.by_id or request.calls <= 1:
             return reserved
         judge = self.shared.judge
-        total = self.shared.budget.max_call_cost(
-            judge.model, judge.base_url, request.prompt_tokens, request.calls * judge.max_response_tokens
-        )
+        total = judge.max_call_cost(request.prompt_tokens, request.calls * judge.max_response_tokens)
         return Cost(max(reserved.usd, total.usd), max(reserved.tokens, total.tokens))
 
     def _row(self, call: CallRecord) -> Row:

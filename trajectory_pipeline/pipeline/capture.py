@@ -3,11 +3,8 @@
 import hashlib
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
-
-import pyarrow as pa
 
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.letta.fingerprint import (
@@ -16,23 +13,48 @@ from trajectory_pipeline.letta.fingerprint import (
     empty_dependency_digest,
     fingerprints,
 )
-from trajectory_pipeline.letta.snapshot import LettaSource, RunLocation, Snapshot
-from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
-from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT, ERASED, LOST, CaptureCounts
-from trajectory_pipeline.pipeline.carry_forward import raw_rows, sorted_ids
-from trajectory_pipeline.pipeline.code_version import capture_code_version
-from trajectory_pipeline.pipeline.corrupt_file import CorruptFile, set_aside_corrupt_file
-from trajectory_pipeline.pipeline.up_to_date import unchanged_raw_rows
+from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
+from trajectory_pipeline.partition_keys import HOUR, partition_key
+from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT, ERASED, LOST, CaptureCounts, strings_of
+from trajectory_pipeline.pipeline.carry_forward import RawRows, sorted_ids
+from trajectory_pipeline.pipeline.code_version import capture_code_version, comparable_entry
 from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
-from trajectory_pipeline.storage.parquet.corrupt_files import find_corruption
-from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
+from trajectory_pipeline.storage.parquet.corrupt_files import find_corruption, keep_corrupt_file
+from trajectory_pipeline.storage.parquet.store import WrittenFile
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, PartitionTransaction
 from trajectory_pipeline.storage.postgres.run_locations import SnapshotObservation, unaccounted_runs
 from trajectory_pipeline.storage.storage import Storage
+
+
+@dataclass
+class CorruptFile:
+    """A former file that could not be read.
+
+    Attributes:
+        error: what is wrong with it.
+        copy_uri: URI of the copy that is kept.
+        lost: runs that it held and that the source does not have.
+    """
+
+    error: str
+    copy_uri: str
+    lost: list[str] = field(default_factory=list)
+
+    def sentence(self, partition_key: str) -> str:
+        """Return what happened, for a person."""
+        lost = (
+            f"{len(self.lost)} of its runs are gone from the source: they are lost, and leave the trajectories too"
+            if self.lost
+            else "the source still has every run that was in them"
+        )
+        return (
+            f"The raw rows of {partition_key} were corrupt ({self.error}) and were read again from the source: {lost}."
+            f" A copy of the corrupt file is {self.copy_uri}."
+        )
 
 
 @dataclass(frozen=True)
@@ -40,13 +62,10 @@ class TerminalRunsResult:
     """What a materialization of ``terminal_runs`` did.
 
     Attributes:
-        counts: what was read.
-        written: the file.
         snapshot_at: when the source was read, by its own clock.
         unknown_columns: columns of the source that are not known, ``table.column``.
         absent_columns: known columns that the source lacks.
         unchanged: whether the file is the former one, because reading the runs would have given the same.
-        corrupt_file: the former file if it was corrupt; else None.
     """
 
     counts: CaptureCounts
@@ -75,13 +94,7 @@ def materialize_terminal_runs(
     change. If the former file is corrupt, all is read from the source, a copy of the file is kept, and the result lists
     the runs that are lost with it.
 
-    Args:
-        hour: start of the partition, UTC.
-        source: where to read.
-        storage: both sinks.
-        deleted: ``keep`` the content of what is deleted at the source, or ``erase`` it.
-        start: first partition; a run that moves to before it departs. None: there is no first.
-        dagster_run_id: for the ledger.
+    ``start`` is the first partition: a run that moves to before it departs. None: there is no first.
 
     Raises:
         SourceError: the source cannot be read.
@@ -94,30 +107,25 @@ def materialize_terminal_runs(
             storage.postgres.partition(TERMINAL_RUNS.name, partition_key(hour)) as partition,
             source.snapshot() as snapshot,
         ):
-            return _Capture(hour, partition, snapshot, storage, deleted, start, dagster_run_id).run(
-                check_former_file=check_former_file
-            )
+            stage = _Capture(hour, partition, snapshot, storage, deleted, start, dagster_run_id)
+            return stage.run(check_former_file=check_former_file)
 
     try:
         result = capture(check_former_file=False)
     except SinkError:
         # To tell a corrupt file from a failing storage, all of the file must be read: so only now.
-        if not _is_corrupt(storage.parquet, hour):
+        try:
+            is_corrupt = find_corruption(storage.parquet, TERMINAL_RUNS, hour) is not None
+        except SinkError:
+            # The storage fails: the error that led here says so.
+            is_corrupt = False
+        if not is_corrupt:
             raise
         result = capture(check_former_file=True)
     trim_memory_after(result.written.rows)
     return result
 
 
-def _is_corrupt(store: ParquetStore, hour: datetime) -> bool:
-    try:
-        return find_corruption(store, TERMINAL_RUNS, hour) is not None
-    except SinkError:
-        # The storage fails: the error that led here says so.
-        return False
-
-
-@dataclass
 @dataclass
 class _Capture:
     """The capture of one partition, under its lock and in one snapshot."""
@@ -143,53 +151,78 @@ class _Capture:
 
     def run(self, *, check_former_file: bool) -> TerminalRunsResult:
         """Leave the file as it is if it is up to date, else write it again."""
-        unchanged = unchanged_raw_rows(
-            self.hour,
-            self.partition,
-            self.snapshot,
-            self.storage.parquet,
-            fingerprint=self.fingerprint,
-            inputs_digest=self.inputs_digest,
-            none_of=DELETED_AND_KEPT if self.deleted == "erase" else ERASED,
-        )
+        parquet, catalog = self.storage.parquet, self.snapshot.catalog
+        unchanged, corrupt_file = self._unchanged(), None
         if unchanged is not None:
-            counts, written = CaptureCounts.of_unchanged(unchanged.counts, unchanged.gone), unchanged.written
-            self._record(unchanged.counts, written.sha256)
-            self.storage.parquet.remove_temp_files(TERMINAL_RUNS, self.hour)
-            return self._result(counts, written, unchanged=True)
-        corrupt_file = set_aside_corrupt_file(self.storage.parquet, self.hour) if check_former_file else None
-        counts = CaptureCounts(lost_before=self._lost_before())
-        written = self._write(counts, corrupt_file)
-        return self._result(counts, written, corrupt_file=corrupt_file)
+            counts, written = unchanged
+            parquet.remove_temp_files(TERMINAL_RUNS, self.hour)
+        else:
+            error = find_corruption(parquet, TERMINAL_RUNS, self.hour) if check_former_file else None
+            if error is not None:
+                # A copy, not a move: if anything fails before the file is replaced, the next one finds it again.
+                corrupt_file = CorruptFile(error, keep_corrupt_file(parquet, TERMINAL_RUNS, self.hour))
+            entry = self.partition.entry(TERMINAL_RUNS.name)
+            counts = CaptureCounts(lost_before=entry["counts"].get(LOST, 0) if entry else 0)
+            written = self._write(counts, corrupt_file)
+        return TerminalRunsResult(
+            counts,
+            written,
+            self.snapshot.taken_at,
+            catalog.unknown_columns,
+            catalog.absent_columns,
+            unchanged is not None,
+            corrupt_file,
+        )
+
+    def _unchanged(self) -> tuple[CaptureCounts, WrittenFile] | None:
+        """Record that the file is up to date, if reading the source would give the same; None if it may not.
+
+        Everything that the rows depend on is compared with what it was when the file was made.
+        """
+        parquet = self.storage.parquet
+        # Of these the policy would change some now.
+        none_of = DELETED_AND_KEPT if self.deleted == "erase" else ERASED
+        entry = comparable_entry(self.partition, TERMINAL_RUNS.name, self.inputs_digest)
+        if entry is None or entry["fingerprint"] != self.fingerprint or entry["counts"][none_of]:
+            return None
+        written = parquet.find_matching(TERMINAL_RUNS, self.hour, entry["content_digest"])
+        if written is None:
+            return None
+        run_ids: list[str] = []
+        gone: list[str] = []
+        for batch in parquet.read(TERMINAL_RUNS, self.hour, ["run_id", "deleted_at"]):
+            ids = batch.column("run_id")
+            run_ids += strings_of(ids)
+            gone += strings_of(ids.filter(batch.column("deleted_at").is_valid()))
+        # A carried run may be back in another hour, or unfinished: the fingerprint of this hour does not show that.
+        found_again = any(location.exists for location in self.snapshot.run_locations(gone).values())
+        if found_again or not self.partition.all_located(run_ids):
+            return None
+        self._record(entry["counts"], written.sha256)
+        return CaptureCounts.of_unchanged(entry["counts"], gone), written
 
     def _write(self, counts: CaptureCounts, corrupt_file: CorruptFile | None) -> WrittenFile:
         snapshot, parquet = self.snapshot, self.storage.parquet
-        rows = (
+        rows = RawRows(self.hour, snapshot, self.storage, counts, self.deleted, self.start)
+        present_rows = (
             nullcontext(())
             if self.fingerprint == EMPTY
             else snapshot.prefetch_terminal_runs(self.hour, self.hour + HOUR)
         )
         with (
-            rows as present,
-            read_ahead(
-                raw_rows(
-                    present,
-                    self.hour,
-                    snapshot,
-                    None if corrupt_file else parquet,
-                    self.storage.postgres,
-                    counts,
-                    self.deleted,
-                    (self.start and floor_to_hour(self.start), floor_to_hour(snapshot.taken_at)),
-                )
-            ) as batches,
+            present_rows as present,
+            read_ahead(rows.read(present, read_former=corrupt_file is None)) as batches,
             parquet.stage(TERMINAL_RUNS, self.hour, batches) as staged,
         ):
             here = sorted_ids(*counts.present, counts.carried)
             # All of them are in ``here``; a result that lives long must not hold them twice.
             counts.present.clear()
             moved = [*counts.pending_move, *counts.departed]
-            unaccounted = self._unaccounted_runs(sorted_ids(here, moved) if moved else here)
+            # Last seen here, and now in no row and in no list of moves.
+            accounted = sorted_ids(here, moved) if moved else here
+            unaccounted = snapshot.run_locations(
+                list(unaccounted_runs(self.partition.connection, self.partition.partition_key, accounted))
+            )
             # Recorded as departed: else another partition, read later by a clock that went back, could not take them.
             counts.departed += [run_id for run_id, location in unaccounted.items() if location.exists]
             if corrupt_file:
@@ -205,15 +238,6 @@ class _Capture:
             # committed by itself: file and ledger differ, and the partition is materialized again.
             return self.partition.publish(staged)
 
-    def _unaccounted_runs(self, accounted: "pa.Array[Any]") -> dict[str, RunLocation]:
-        """Return where the runs are now that were last seen here, and that are in no row and in no list of moves."""
-        run_ids = unaccounted_runs(self.partition.connection, self.partition.partition_key, accounted)
-        return self.snapshot.run_locations(list(run_ids))
-
-    def _lost_before(self) -> int:
-        entry = self.partition.entry(TERMINAL_RUNS.name)
-        return entry["counts"].get(LOST, 0) if entry else 0
-
     def _record(self, counts: Mapping[str, int], content_digest: str) -> None:
         self.partition.record(
             LedgerEntry(
@@ -228,23 +252,4 @@ class _Capture:
                 dagster_run_id=self.dagster_run_id,
                 inputs_digest=self.inputs_digest,
             )
-        )
-
-    def _result(
-        self,
-        counts: CaptureCounts,
-        written: WrittenFile,
-        *,
-        unchanged: bool = False,
-        corrupt_file: CorruptFile | None = None,
-    ) -> TerminalRunsResult:
-        catalog = self.snapshot.catalog
-        return TerminalRunsResult(
-            counts,
-            written,
-            self.snapshot.taken_at,
-            catalog.unknown_columns,
-            catalog.absent_columns,
-            unchanged,
-            corrupt_file,
         )

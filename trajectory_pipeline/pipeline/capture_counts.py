@@ -2,29 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+# The ledger's names of counts: of runs, as ``CaptureCounts`` describes them. ``LOST`` never decreases.
 DELETED_AND_KEPT = "deleted_and_kept"
-"""Ledger's name of the count of runs that hold content which is deleted at the source."""
 ERASED = "erased_runs"
-"""Ledger's name of the count of runs whose deleted content was erased."""
 LOST = "lost_runs"
-"""Ledger's name of the count of runs that were lost with a corrupt file; it never decreases."""
 
 
 @dataclass
 class CaptureCounts:
-    """What was read.
+    """What was read: terminal runs of the snapshot with their own steps and messages, and what became of former rows.
 
     Attributes:
-        runs: terminal runs in the snapshot.
-        steps: their own steps.
         foreign_steps: other runs' steps that their messages name.
-        messages: their messages.
-        erased_runs: runs whose deleted content was erased.
         deleted_and_kept: runs that hold content which is deleted at the source.
         present: ids of the runs in the snapshot, one array a batch (as ``str``, half a million would take 75 MB); empty
             in a result.
@@ -48,11 +42,6 @@ class CaptureCounts:
     lost: list[str] = field(default_factory=list)
     lost_before: int = 0
 
-    @property
-    def deleted_runs(self) -> int:
-        """How many runs are gone from the source and were carried forward."""
-        return len(self.carried)
-
     def add(self, batch: pa.RecordBatch) -> None:
         """Count a batch of the snapshot."""
         self.runs += batch.num_rows
@@ -63,11 +52,9 @@ class CaptureCounts:
 
     @classmethod
     def of_unchanged(cls, counts: Mapping[str, int], gone: Sequence[str]) -> Self:
-        """Return the counts of a file that is up to date: it holds no pending moves and no departed runs.
+        """Return the ledger's counts of a file that is up to date; ``gone`` are its runs that the source lacks.
 
-        Args:
-            counts: as the ledger stores them.
-            gone: runs that the file holds and the source does not.
+        It holds no pending moves and no departed runs.
         """
         return cls(
             runs=counts["runs"],
@@ -87,8 +74,8 @@ class CaptureCounts:
             "steps": self.steps,
             "foreign_steps": self.foreign_steps,
             "messages": self.messages,
-            "deleted_runs": self.deleted_runs,
-            "awaited_runs": len(self.pending_move),
+            "deleted_runs": len(self.carried),
+            "pending_move_runs": len(self.pending_move),
             LOST: self.lost_before + len(self.lost),
             ERASED: self.erased_runs,
             DELETED_AND_KEPT: self.deleted_and_kept,
@@ -98,3 +85,8 @@ class CaptureCounts:
 def count_items(lists: "pa.Array[Any]") -> int:
     """Return how many items all lists of a column hold together."""
     return pc.sum(pc.list_value_length(lists)).as_py() or 0
+
+
+def strings_of(column: "pa.Array[Any]") -> list[str]:
+    """Return the values of a column of strings without nulls."""
+    return cast(list[str], column.to_pylist())

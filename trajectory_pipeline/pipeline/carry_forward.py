@@ -1,24 +1,21 @@
 """The raw rows of a partition's file: those of the snapshot, and those carried forward from the former file."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajectory_pipeline.letta.snapshot import Snapshot
-from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline.capture_counts import CaptureCounts
+from trajectory_pipeline.partition_keys import floor_to_hour, partition_key
+from trajectory_pipeline.pipeline.capture_counts import CaptureCounts, strings_of
 from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
-from trajectory_pipeline.storage.parquet.store import ParquetStore
-from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.retention import pruned_partitions
+from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.trajectories.erase import erase_deleted, has_deleted_content
-
-PartitionRange = tuple[datetime | None, datetime]
-"""The first hour that is ever captured (None: there is no first), and the open one."""
 
 
 def sorted_ids(*run_ids: "pa.Array[Any] | Sequence[str]") -> "pa.Array[Any]":
@@ -27,100 +24,92 @@ def sorted_ids(*run_ids: "pa.Array[Any] | Sequence[str]") -> "pa.Array[Any]":
     return pa.concat_arrays(arrays).sort()
 
 
-def raw_rows(
-    present: Iterable[pa.RecordBatch],
-    hour: datetime,
-    snapshot: Snapshot,
-    former_rows: ParquetStore | None,
-    database: TrajectoryDatabase,
-    counts: CaptureCounts,
-    policy: DeletedContent,
-    partitions: PartitionRange,
-) -> Iterator[pa.RecordBatch]:
-    """Yield the rows that a partition's new file is to hold, and count them.
+@dataclass
+class RawRows:
+    """The rows that a partition's new file is to hold.
 
-    Args:
-        present: rows of the snapshot.
-        hour: start of the partition, UTC.
-        snapshot: queried after ``present``, for runs that only the former file holds.
-        former_rows: store of the former file; None if it must not be read.
-        database: knows which runs other partitions captured later.
+    Attributes:
+        snapshot: queried after its own rows are read, for runs that only the former file holds.
+        storage: has the former file, and knows which runs other partitions captured later.
         counts: filled while rows are read; complete at the end.
-        policy: for content that is deleted at the source.
-        partitions: a run that ended outside of them departs.
-
-    Raises:
-        SourceError: the source cannot be read.
-        SinkError: the former file cannot be read.
+        start: a run that moves to an hour before it departs. None: there is no first hour.
     """
-    for batch in present:
-        counts.add(batch)
-        yield _apply_policy(batch, policy, counts)
-    if former_rows is None:
-        return
-    former = sorted_ids(*(batch.column("run_id") for batch in former_rows.read(TERMINAL_RUNS, hour, ["run_id"])), ())
-    if not len(former):
-        return
-    missing = former.filter(pc.invert(pc.is_in(former, value_set=sorted_ids(*counts.present, ()))))
-    _sort_missing_runs(
-        cast(list[str], missing.to_pylist()), partition_key(hour), snapshot, database, counts, partitions
-    )
-    if not (counts.carried or counts.pending_move):
-        return
-    carried, pending = (pa.array(run_ids, pa.string()) for run_ids in (counts.carried, counts.pending_move))
-    for batch in former_rows.read(TERMINAL_RUNS, hour):
-        for run_ids, mark in ((carried, _mark_deleted), (pending, _mark_present)):
-            rows = batch.filter(pc.is_in(batch.column("run_id"), value_set=run_ids))
-            if rows.num_rows:
-                yield _apply_policy(mark(rows, snapshot.taken_at), policy, counts)
+
+    hour: datetime
+    snapshot: Snapshot
+    storage: Storage
+    counts: CaptureCounts
+    deleted: DeletedContent
+    start: datetime | None
+
+    def read(self, present: Iterable[pa.RecordBatch], *, read_former: bool) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of the snapshot, ``present``, and then those carried forward from the former file.
+
+        Raises:
+            SourceError: the source cannot be read.
+            SinkError: the former file cannot be read.
+        """
+        counts, parquet = self.counts, self.storage.parquet
+        for batch in present:
+            counts.add(batch)
+            yield self._apply_policy(batch)
+        if not read_former:
+            return
+        former = sorted_ids(
+            *(batch.column("run_id") for batch in parquet.read(TERMINAL_RUNS, self.hour, ["run_id"])), ()
+        )
+        if not len(former):
+            return
+        missing = former.filter(pc.invert(pc.is_in(former, value_set=sorted_ids(*counts.present, ()))))
+        self._sort_missing(strings_of(missing))
+        if not (counts.carried or counts.pending_move):
+            return
+        carried, pending = (pa.array(run_ids, pa.string()) for run_ids in (counts.carried, counts.pending_move))
+        for batch in parquet.read(TERMINAL_RUNS, self.hour):
+            for run_ids, mark in ((carried, _mark_deleted), (pending, _mark_present)):
+                rows = batch.filter(pc.is_in(batch.column("run_id"), value_set=run_ids))
+                if rows.num_rows:
+                    yield self._apply_policy(mark(rows, self.snapshot.taken_at))
+
+    def _sort_missing(self, missing: list[str]) -> None:
+        """Sort runs that only the former file holds into carried, pending move and departed."""
+        counts, database = self.counts, self.storage.postgres
+        # Another partition captured these later: what becomes of them is decided there.
+        moved_away = set(database.runs_moved_away(partition_key(self.hour), missing)) if missing else set()
+        first, last = self.start and floor_to_hour(self.start), floor_to_hour(self.snapshot.taken_at)
+        found = self.snapshot.run_locations(missing)
+        pruned = pruned_partitions(
+            database, sorted({partition_key(location.hour) for location in found.values() if location.hour})
+        )
+        for run_id, location in found.items():
+            if run_id in moved_away:
+                continue
+            if not location.exists:
+                counts.carried.append(run_id)
+            elif (
+                location.terminal
+                and location.hour is not None
+                and (first is None or first <= location.hour)
+                and location.hour <= last
+                and partition_key(location.hour) not in pruned
+            ):
+                # If its rows left now, and the run were deleted before its new partition is read, they would be lost.
+                counts.pending_move.append(run_id)
+            else:
+                counts.departed.append(run_id)
+
+    def _apply_policy(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Erase deleted content if the policy says so, and count the rows that hold any."""
+        if self.deleted == "erase":
+            batch = erase_deleted(batch)
+        erased = _flags(batch)
+        self.counts.erased_runs += pc.sum(erased).as_py() or 0
+        self.counts.deleted_and_kept += pc.sum(pc.and_not(has_deleted_content(batch), erased)).as_py() or 0
+        return batch
 
 
-def _sort_missing_runs(
-    missing: list[str],
-    key: str,
-    snapshot: Snapshot,
-    database: TrajectoryDatabase,
-    counts: CaptureCounts,
-    partitions: PartitionRange,
-) -> None:
-    """Sort runs that only the former file holds into carried, pending move and departed."""
-    # Another partition captured these later: what becomes of them is decided there.
-    moved_away = set(database.runs_moved_away(key, missing)) if missing else set()
-    first, last = partitions
-    found = snapshot.run_locations(missing)
-    pruned = pruned_partitions(
-        database, sorted({partition_key(location.hour) for location in found.values() if location.hour})
-    )
-    for run_id, location in found.items():
-        if run_id in moved_away:
-            continue
-        if not location.exists:
-            counts.carried.append(run_id)
-        elif (
-            location.terminal
-            and location.hour is not None
-            and (first is None or first <= location.hour)
-            and location.hour <= last
-            and partition_key(location.hour) not in pruned
-        ):
-            # If its rows left now, and the run were deleted before its new partition is read, they would be lost.
-            counts.pending_move.append(run_id)
-        else:
-            counts.departed.append(run_id)
-
-
-def _apply_policy(batch: pa.RecordBatch, policy: DeletedContent, counts: CaptureCounts) -> pa.RecordBatch:
-    """Erase deleted content if the policy says so, and count the rows that hold any."""
-    if policy == "erase":
-        batch = erase_deleted(batch)
-    erased = _flags(batch, "erased")
-    counts.erased_runs += pc.sum(erased).as_py() or 0
-    counts.deleted_and_kept += pc.sum(pc.and_not(has_deleted_content(batch), erased)).as_py() or 0
-    return batch
-
-
-def _flags(batch: pa.RecordBatch, name: str) -> Any:
-    column: Any = batch.column(name)
+def _flags(batch: pa.RecordBatch) -> Any:
+    column: Any = batch.column("erased")
     return pc.fill_null(column, False)
 
 
@@ -128,7 +117,7 @@ def _mark_deleted(batch: pa.RecordBatch, noticed_at: datetime) -> pa.RecordBatch
     """Set ``deleted_at`` where it is null."""
     column: Any = batch.column("deleted_at")
     # A run that is deleted only now has more to erase than its deleted messages.
-    erased = pc.and_(_flags(batch, "erased"), pc.is_valid(column))
+    erased = pc.and_(_flags(batch), pc.is_valid(column))
     marked = _with_column(batch, "deleted_at", pc.fill_null(column, pa.scalar(noticed_at, column.type)))
     return _with_column(marked, "erased", erased)
 

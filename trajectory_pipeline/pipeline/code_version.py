@@ -1,10 +1,13 @@
-"""The versions of our code and of libraries that a partition's rows depend on; others make it stale."""
+"""Whether a partition may be up to date: its ledger entry, and the versions of code that its rows depend on."""
 
 import hashlib
 from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 from trajectory_pipeline.letta.snapshot import CAPTURE_VERSION
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
+from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline.trajectories.convert import CONVERSION_VERSION
 
 
@@ -24,3 +27,12 @@ def conversion_code_version() -> str:
 def _digest(code: str, *libraries: str) -> str:
     versions = [code, *(f"{name} {version(name)}" for name in libraries)]
     return hashlib.sha256("\n".join(versions).encode()).hexdigest()
+
+
+def comparable_entry(partition: PartitionTransaction, asset: str, inputs_digest: str) -> dict[str, Any] | None:
+    """Return the ledger's entry if only the partition's own rows are left to compare."""
+    entry = None if partition.has_invalidations else partition.entry(asset)
+    if entry is None or (entry["schema_version"], entry["inputs_digest"]) != (SCHEMA_VERSION, inputs_digest):
+        return None
+    # A materialization restores a pruned partition, and tries quarantined runs again.
+    return entry if entry["result"] == "complete" else None

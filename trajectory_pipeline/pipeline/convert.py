@@ -1,8 +1,9 @@
 """The second stage: converts raw rows to trajectories, in Parquet and Postgres at once."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -11,23 +12,84 @@ import pyarrow.compute as pc
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline.capture_counts import count_items
-from trajectory_pipeline.pipeline.code_version import conversion_code_version
-from trajectory_pipeline.pipeline.conversion_result import TrajectoriesResult
+from trajectory_pipeline.pipeline.capture_counts import count_items, strings_of
+from trajectory_pipeline.pipeline.code_version import comparable_entry, conversion_code_version
 from trajectory_pipeline.pipeline.erased_verdicts import erase_verdicts
-from trajectory_pipeline.pipeline.up_to_date import unchanged_trajectories
 from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
-from trajectory_pipeline.storage.parquet.store import ParquetStore, StagedFile
-from trajectory_pipeline.storage.postgres.capture_lag import lag_of_runs
+from trajectory_pipeline.storage.parquet.store import ParquetStore, StagedFile, WrittenFile
+from trajectory_pipeline.storage.postgres.capture_lag import CaptureLag, lag_of_runs
 from trajectory_pipeline.storage.postgres.copy_writer import CopyWriter
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
+from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, MergeStats, PartitionTransaction
 from trajectory_pipeline.storage.storage import Storage
-from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
+from trajectory_pipeline.trajectories.convert import convert_batch
+from trajectory_pipeline.trajectories.reference import QuarantinedRun
+
+
+@dataclass
+class RowBalance:
+    """The rows of a partition on both sides of the conversion; steps are own ones, in turns on the way out.
+
+    ``quarantined`` runs could not be converted. ``moved_runs`` are raw rows that count on neither side, because their
+    runs are in another partition now.
+    """
+
+    runs_in: int = 0
+    steps_in: int = 0
+    messages_in: int = 0
+    trajectories: int = 0
+    steps_out: int = 0
+    messages_out: int = 0
+    quarantined: int = 0
+    quarantined_steps: int = 0
+    quarantined_messages: int = 0
+    moved_runs: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether no row is lost and none is there twice."""
+        return (
+            self.runs_in == self.trajectories + self.quarantined
+            and self.steps_in == self.steps_out + self.quarantined_steps
+            and self.messages_in == self.messages_out + self.quarantined_messages
+        )
+
+
+@dataclass
+class TrajectoriesResult:
+    """What a materialization of ``trajectories`` did.
+
+    Attributes:
+        executions: trajectories by how they ended.
+        outcomes: trajectories by heuristic outcome.
+        escaped: trajectories in which text had to be escaped.
+        data_omitted: trajectories whose document ``jsonb`` cannot hold.
+        lag: time from the end of runs to their first capture, of those that are captured for the first time.
+        erased_verdicts: verdicts whose texts were erased, because they showed erased runs.
+        unchanged: whether both sinks are as before, because converting would have given the same.
+    """
+
+    row_balance: RowBalance = field(default_factory=RowBalance)
+    merge_stats: MergeStats | None = None
+    written: WrittenFile | None = None
+    quarantined: list[QuarantinedRun] = field(default_factory=list)
+    executions: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    escaped: int = 0
+    data_omitted: int = 0
+    lag: CaptureLag | None = None
+    erased_verdicts: int = 0
+    unchanged: bool = False
+
+    def count_rows(self, rows: pa.RecordBatch) -> None:
+        """Count trajectories by their ending, and those with escaped text."""
+        self.executions.update(map(str, rows.column("execution_status").to_pylist()))
+        self.outcomes.update(map(str, rows.column("heuristic_outcome").to_pylist()))
+        self.escaped += sum(map(bool, rows.column("escaped").to_pylist()))
 
 
 def materialize_trajectories(
@@ -35,10 +97,7 @@ def materialize_trajectories(
 ) -> TrajectoriesResult:
     """Convert a partition's raw rows and replace its trajectories in both sinks, unless they are up to date.
 
-    Args:
-        hour: start of the partition, UTC.
-        storage: both sinks; the rows go to Postgres in one transaction with the ledger entry.
-        dagster_run_id: for the ledger.
+    The rows go to Postgres in one transaction with the ledger entry.
 
     Raises:
         SinkError: a sink cannot be read or written; the former state stays.
@@ -55,9 +114,7 @@ def materialize_trajectories(
         raw_entry = partition.entry(TERMINAL_RUNS.name) or {}
         raw_row_count = _require_raw_rows(hour, raw_entry, parquet)
         raw_digest = raw_entry.get("content_digest")
-        unchanged = unchanged_trajectories(
-            hour, partition, parquet, upstream_digest=raw_digest, inputs_digest=conversion_code_version()
-        )
+        unchanged = _unchanged(hour, partition, parquet, raw_digest)
         staged: StagedFile | None = None
         if unchanged is not None and unchanged.written is not None:
             result, content_digest = unchanged, unchanged.written.sha256
@@ -83,7 +140,7 @@ def materialize_trajectories(
                 asset=TRAJECTORIES.name,
                 partition_key=key,
                 result="quarantined" if result.quarantined else "complete",
-                counts=result.row_balance.by_name(),
+                counts=asdict(result.row_balance),
                 content_digest=content_digest,
                 upstream_digest=raw_digest,
                 schema_version=SCHEMA_VERSION,
@@ -99,6 +156,38 @@ def materialize_trajectories(
         if staged is not None:
             result.written = partition.publish(staged)
     trim_memory_after(result.row_balance.runs_in)
+    return result
+
+
+def _unchanged(
+    hour: datetime, partition: PartitionTransaction, store: ParquetStore, upstream_digest: str | None
+) -> TrajectoriesResult | None:
+    """Return what the trajectories are if converting the raw rows would give the same; None if it may not.
+
+    Everything that the result depends on is compared with what it was when the partition was made. The digest of the
+    raw rows is None if the ledger does not know them.
+    """
+    entry = comparable_entry(partition, TRAJECTORIES.name, conversion_code_version())
+    if entry is None or upstream_digest is None or entry["upstream_digest"] != upstream_digest:
+        return None
+    written = store.find_matching(TRAJECTORIES, hour, entry["content_digest"])
+    if (
+        written is None
+        or partition.rows_checksum() != entry["rows_checksum"]
+        or store.find_matching(TERMINAL_RUNS, hour, upstream_digest) is None
+    ):
+        return None
+    result = TrajectoriesResult(
+        RowBalance(**entry["counts"]), written=written, data_omitted=partition.documents_omitted(), unchanged=True
+    )
+    run_ids: set[str] = set()
+    for batch in store.read(TRAJECTORIES, hour, ["run_id", "execution_status", "heuristic_outcome", "escaped"]):
+        run_ids.update(strings_of(batch.column("run_id")))
+        result.count_rows(batch)
+    raw = [run_id for batch in store.read(TERMINAL_RUNS, hour, ["run_id"]) for run_id in strings_of(batch.column(0))]
+    if set(raw).difference(partition.runs_moved_away(raw)) != run_ids:
+        return None
+    result.merge_stats = MergeStats(inserted=0, updated=0, unchanged=len(run_ids), removed=0)
     return result
 
 
@@ -126,37 +215,32 @@ def _converted(
     counts = result.row_balance
     for batch in raw_rows:
         raw = without_moved(batch, key, database)
-        counts.moved_runs += batch.num_rows - raw.num_rows
         conversion = convert_batch(raw, key, documents=True)
+        rows = conversion.trajectories
+        counts.moved_runs += batch.num_rows - raw.num_rows
         counts.runs_in += raw.num_rows
         counts.steps_in += count_items(raw.column("steps"))
         counts.messages_in += count_items(raw.column("messages"))
-        copy_writer.add_batch(conversion.trajectories, conversion.documents)
-        _count(conversion, result)
-        yield conversion.trajectories
+        copy_writer.add_batch(rows, conversion.documents)
+        turns: Any = rows.column("turns")
+        counts.trajectories += rows.num_rows
+        counts.steps_out += pc.sum(rows.column("step_count")).as_py() or 0
+        counts.messages_out += count_items(turns.flatten().field("messages"))
+        counts.quarantined += len(conversion.quarantined)
+        counts.quarantined_steps += sum(run.steps for run in conversion.quarantined)
+        counts.quarantined_messages += sum(run.messages for run in conversion.quarantined)
+        result.count_rows(rows)
+        result.data_omitted += sum(omitted is not None for _, omitted in conversion.documents)
+        result.quarantined.extend(conversion.quarantined)
+        yield rows
     # Raised while the file is staged, so that it does not replace the former one.
     if not counts.balanced:
         raise PipelineError(f"Rows of {key} would be lost: {counts}. Nothing was written; this is a defect, report it.")
 
 
-def _count(conversion: Conversion, result: TrajectoriesResult) -> None:
-    counts, rows = result.row_balance, conversion.trajectories
-    counts.trajectories += rows.num_rows
-    counts.steps_out += pc.sum(rows.column("step_count")).as_py() or 0
-    turns: Any = rows.column("turns")
-    counts.messages_out += count_items(turns.flatten().field("messages"))
-    result.count_rows(rows)
-    result.data_omitted += sum(omitted is not None for _, omitted in conversion.documents)
-    for run in conversion.quarantined:
-        counts.quarantined_steps += run.steps
-        counts.quarantined_messages += run.messages
-    counts.quarantined += len(conversion.quarantined)
-    result.quarantined.extend(conversion.quarantined)
-
-
 def without_moved(raw: pa.RecordBatch, partition_key: str, database: TrajectoryDatabase) -> pa.RecordBatch:
     """Return raw rows without those of runs that are in another partition now."""
-    moved = database.runs_moved_away(partition_key, [str(run_id) for run_id in raw.column("run_id").to_pylist()])
+    moved = database.runs_moved_away(partition_key, strings_of(raw.column("run_id")))
     if not moved:
         return raw
     return raw.filter(pc.invert(pc.is_in(raw.column("run_id"), value_set=pa.array(moved, pa.string()))))

@@ -19,12 +19,7 @@ Document = Mapping[str, Any]
 
 
 class MissingDocumentError(Exception):
-    """A document is in neither sink.
-
-    Attributes:
-        run_id: of the missing document.
-        partition_key: of the partition to materialize.
-    """
+    """The document of a run is in neither sink: its partition is to be materialized."""
 
     def __init__(self, run_id: str, partition_key: str) -> None:
         super().__init__(f"the document of {run_id} is neither in Postgres nor in Parquet")
@@ -52,13 +47,10 @@ def shown_documents(
     rows: Mapping[str, tuple[Document | None, str]],
     store: ParquetStore,
 ) -> list[Document]:
-    """Return the documents of the runs that a judge is shown for one trajectory.
+    """Return the documents of the runs that a judge is shown for one trajectory, in that order.
 
-    Args:
-        run_ids: in the order in which they are shown.
-        partition_key: of the trajectory; a run that Postgres does not know is looked up there.
-        rows: by run id, what Postgres holds: the document (None if ``jsonb`` cannot hold it) and its partition key.
-        store: where documents are that Postgres does not hold.
+    ``rows`` has what Postgres holds of them: the document (None if ``jsonb`` cannot hold it) and its partition key. A
+    document that it lacks is looked up in Parquet; of a run that it does not know, in the partition of the trajectory.
 
     Raises:
         MissingDocumentError: one of them is in neither sink.
@@ -79,10 +71,7 @@ def shown_documents(
 class DocumentLoader:
     """Loads documents for many trajectories at once; look-ups that arrive together share one query.
 
-    Args:
-        store: where documents are that Postgres does not hold.
-        verdicts: the connection that documents are read on.
-        connection_lock: held while that connection is used.
+    The lock is held while the connection of ``verdicts`` is used.
     """
 
     def __init__(self, store: ParquetStore, verdicts: VerdictStore, connection_lock: asyncio.Lock) -> None:

@@ -33,12 +33,8 @@ def erase_verdicts(partition: PartitionTransaction, store: ParquetStore) -> int:
     Postgres changes in the partition's transaction. Parquet is rewritten before the commit: after a crash in between,
     the partition is as before, and materializing it again erases the texts again.
 
-    Args:
-        partition: whose trajectories are merged and not yet committed.
-        store: where the files of ``refined_outcomes`` are.
-
     Returns:
-        Verdicts without texts.
+        How many verdicts are without texts.
 
     Raises:
         SinkError: a sink cannot be read or written.
@@ -70,13 +66,10 @@ def erase_verdicts(partition: PartitionTransaction, store: ParquetStore) -> int:
 def _rewrite(hour: datetime, keys: Keys, store: ParquetStore) -> WrittenFile | None:
     """Rewrite a partition's file without the texts of these verdicts, if it holds any."""
     rows = (row for batch in store.read(REFINED_OUTCOMES, hour) for row in batch.to_pylist())
-    if any(_has_texts(row) for row in rows if (row["run_id"], row["verdict_key"]) in keys):
+    shown = (row for row in rows if (row["run_id"], row["verdict_key"]) in keys)
+    if any(row[name] is not None for row in shown for name in _TEXT_COLUMNS):
         return store.write(REFINED_OUTCOMES, hour, _without_texts(store.read(REFINED_OUTCOMES, hour), keys))
     return None
-
-
-def _has_texts(row: dict[str, object]) -> bool:
-    return any(row[name] is not None for name in _TEXT_COLUMNS)
 
 
 def _without_texts(batches: Iterator[pa.RecordBatch], keys: Keys) -> Iterator[pa.RecordBatch]:

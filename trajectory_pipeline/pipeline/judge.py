@@ -16,9 +16,8 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline.judge_worker import JudgeWorker
-from trajectory_pipeline.pipeline.judging_estimate import DUE_REASONS, needs_judging
-from trajectory_pipeline.pipeline.judging_stats import JudgingStats
+from trajectory_pipeline.pipeline.judge_worker import JudgeWorker, JudgingStats
+from trajectory_pipeline.pipeline.judging_estimate import due_reason, needs_judging
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.enums import JudgeOrder
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
@@ -53,7 +52,6 @@ class JudgingResult(JudgingStats):
         due_reasons: trajectories that were due, by reason.
         reused: verdicts that were there already, or that another worker reached in the meantime.
         caps: the caps that are set, each with its totals at the end.
-        written: the Parquet file.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -75,8 +73,6 @@ class JudgingRun:
     verdicts again.
 
     Attributes:
-        storage: both sinks.
-        judge: that is asked, under its policy and within its budget.
         order: which trajectories go first, over all partitions.
         dagster_run_id: for the ledger; all partitions of a Dagster run are one materialization to the budget.
         progress: takes a progress line now and then.
@@ -99,9 +95,6 @@ class JudgingRun:
 
         An error that keeps a partition from being completed is raised by its ``publish``.
 
-        Args:
-            hours: starts of the partitions, UTC.
-
         Raises:
             SinkError: a sink cannot be read.
             JudgeError: the model has no known price, and that is not allowed.
@@ -110,20 +103,24 @@ class JudgingRun:
         redaction_key = self.judge.redaction_key or stored_redaction_key(self.storage.postgres)
         judge = replace(self.judge, redaction_key=redaction_key)
         policy = judge.policy
-        limit = RateLimit(
-            endpoint_without_credentials(self.judge.base_url),
-            self.judge.model,
-            self.judge.requests_per_minute,
-            self.judge.tokens_per_minute,
-        )
-        keys = [partition_key(hour) for hour in hours if self._has_trajectories(hour)]
+        endpoint = endpoint_without_credentials(judge.base_url)
+        limit = RateLimit(endpoint, judge.model, judge.requests_per_minute, judge.tokens_per_minute)
+        for hour in hours:
+            key = partition_key(hour)
+            if self.storage.parquet.exists(TRAJECTORIES, hour):
+                self._results[key], self._candidates[key] = JudgingResult(), []
+            else:
+                self._failures[key] = PipelineError(
+                    f"There are no trajectories of {key} in {self.storage.parquet.uri}: materialize trajectories of"
+                    " that partition first."
+                )
         with (
             open_verdicts(self.storage.postgres) as verdicts,
             open_verdicts(self.storage.postgres) as calls,
             open_rate_limiter(self.storage.postgres, limit) as request_slot,
         ):
             verdicts.use_policy(policy.policy_id, policy.definition, policy.model)
-            due = self._due(judging_candidates(verdicts.connection, policy.policy_id, keys, self.order))
+            due = self._due(judging_candidates(verdicts.connection, policy.policy_id, list(self._results), self.order))
             if due:
                 worker = JudgeWorker(
                     due,
@@ -141,8 +138,7 @@ class JudgingRun:
                 except Exception as error:
                     # A partition that was judged to its end is published all the same.
                     self._failures |= dict.fromkeys({one.partition_key for one in worker.unfinished}, error)
-        for key in keys:
-            result = self._results[key]
+        for result in self._results.values():
             result.reused += result.claimed_elsewhere
 
     def publish(self, hour: datetime) -> JudgingResult:
@@ -184,25 +180,13 @@ class JudgingRun:
                 result.written = staged.publish()
         return result
 
-    def _has_trajectories(self, hour: datetime) -> bool:
-        key = partition_key(hour)
-        if not self.storage.parquet.exists(TRAJECTORIES, hour):
-            self._failures[key] = PipelineError(
-                f"There are no trajectories of {key} in {self.storage.parquet.uri}: materialize trajectories of"
-                " that partition first."
-            )
-            return False
-        self._results[key], self._candidates[key] = JudgingResult(), []
-        return True
-
     def _due(self, candidates: Sequence[JudgingCandidate]) -> list[JudgingCandidate]:
-        """Return the candidates to judge, in their order."""
         due: list[JudgingCandidate] = []
         for candidate in candidates:
             self._candidates[candidate.partition_key].append(candidate)
             result = self._results[candidate.partition_key]
             if candidate.due or needs_judging(candidate, self.judge.access):
-                result.due_reasons[DUE_REASONS[candidate.status]] += 1
+                result.due_reasons[due_reason(candidate)] += 1
                 due.append(candidate)
             else:
                 result.reused += 1
@@ -242,7 +226,12 @@ def _batches(
         found = verdict_store.verdicts(batch_keys)
         rows = [found[key] for key in batch_keys]
         for row in rows:
-            _count(row, result)
+            result.statuses[row["verdict_status"]] += 1
+            if row["outcome"] is not None:
+                result.outcomes[row["outcome"]] += 1
+            if row["verdict_status"] in ("failed", "quarantined"):
+                result.errors[row["error_class"]] += 1
+            result.disagreements += bool(row["disagrees"])
         encoded = [
             {
                 name: write_json(value) if name in json_columns and value is not None else value
@@ -251,12 +240,3 @@ def _batches(
             for row in rows
         ]
         yield pa.RecordBatch.from_pylist(encoded, schema=arrow_schema(REFINED_OUTCOMES))
-
-
-def _count(verdict: Row, result: JudgingResult) -> None:
-    result.statuses[verdict["verdict_status"]] += 1
-    if verdict["outcome"] is not None:
-        result.outcomes[verdict["outcome"]] += 1
-    if verdict["verdict_status"] in ("failed", "quarantined"):
-        result.errors[verdict["error_class"]] += 1
-    result.disagreements += bool(verdict["disagrees"])

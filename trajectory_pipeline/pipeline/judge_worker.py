@@ -1,15 +1,14 @@
-"""Judges many trajectories at once: each is claimed and paid for within the budget, and stored as soon as it is known.
-
-Its parts: ``call_budget`` (claims, reservations), ``claimed_verdicts`` (other workers), ``documents`` (what is shown),
-``verdict_rows``, and ``judging_stats``.
-"""
+"""Judges many trajectories at once: each is claimed, paid for within the budget, and stored as soon as it is known."""
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from trajectory_pipeline.budget.caps import BudgetExhausted
@@ -22,20 +21,19 @@ from trajectory_pipeline.judge.client.session import JudgeSession, open_session
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request, failed, judge
 from trajectory_pipeline.pipeline.call_budget import CallBudget, ClaimedElsewhere, JudgingStopped, VerdictCalls
-from trajectory_pipeline.pipeline.claimed_verdicts import look_up_claims
 from trajectory_pipeline.pipeline.documents import DocumentLoader, MissingDocumentError
-from trajectory_pipeline.pipeline.judging_stats import JudgingProgress, JudgingStats
 from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
-from trajectory_pipeline.pipeline.verdict_rows import deferred, document_missing, identity, not_eligible
 from trajectory_pipeline.runtime.gc_threshold import raised_gc_threshold
-from trajectory_pipeline.schema.enums import ErrorClass
+from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
-from trajectory_pipeline.storage.postgres.verdict_locks import new_worker
+from trajectory_pipeline.storage.postgres.verdict_locks import live_locks, new_worker
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore
 from trajectory_pipeline.urls import endpoint_without_credentials
 
+REPORT_SECONDS = 5.0
+"""Least time between two progress lines."""
 CLAIM_POLL_SECONDS = 0.5
 """Between two looks at verdicts that other workers have claimed."""
 _TASKS_PER_CALL = 2
@@ -54,22 +52,45 @@ Row = dict[str, Any]
 
 
 @dataclass
+class JudgingStats:
+    """What judging did.
+
+    Attributes:
+        judged: trajectories that the judge was asked about.
+        calls: HTTP calls made.
+        cost_usd: known cost of these calls; a lost call counts at its reserved cost.
+        unpriced_calls: answered calls without a known price.
+        models: that answered.
+        simulated_models: those of them that are simulations.
+        deferred: deferred verdicts, by the cap that was exhausted.
+        claimed_elsewhere: verdicts that another worker reached in the meantime.
+    """
+
+    judged: int = 0
+    calls: int = 0
+    cost_usd: Decimal = Decimal(0)
+    unpriced_calls: int = 0
+    models: set[str] = field(default_factory=set)
+    simulated_models: set[str] = field(default_factory=set)
+    deferred: Counter[str] = field(default_factory=Counter)
+    claimed_elsewhere: int = 0
+
+    def add_calls(self, calls: Collection[CallRecord]) -> None:
+        """Count the calls that were made for one verdict."""
+        self.calls += len(calls)
+        self.unpriced_calls += sum(call.cost_usd is None for call in calls if call.result not in ("error", "lost"))
+        self.cost_usd += sum((call.cost_usd or Decimal(0) for call in calls), Decimal(0))
+        self.models |= {call.response_model for call in calls if call.response_model}
+        self.simulated_models |= {call.response_model for call in calls if call.response_model and call.simulated}
+
+
+@dataclass
 class JudgeWorker:
     """Judges a list of trajectories under one policy, once.
 
     If storing a verdict fails, no further call begins, and calls in flight are waited for: they are paid for, and their
-    verdicts may still be stored. An unexpected error in one verdict affects that verdict only.
-
-    Attributes:
-        candidates: what to judge, in this order.
-        parquet: where documents are that ``jsonb`` cannot hold.
-        verdicts: where verdicts are stored.
-        ledger: another connection, on which calls are reserved and settled.
-        judge: that is asked, under its policy and within its budget.
-        materialization_id: that calls are charged to.
-        progress: takes a progress line now and then.
-        stats: by partition key, of all partitions that are judged.
-        request_slot: waits under a rate limit that workers share; None without a limit.
+    verdicts may still be stored. An unexpected error in one verdict affects that verdict only. Calls are reserved and
+    settled on another connection, ``ledger``. ``stats`` are by partition key, of all partitions that are judged.
     """
 
     candidates: Sequence[JudgingCandidate]
@@ -85,17 +106,11 @@ class JudgeWorker:
     def __post_init__(self) -> None:
         self.unfinished = set(self.candidates)
         """Candidates without a verdict, so far."""
-        self._progress = JudgingProgress(len(self.candidates), self.stats, self.progress)
+        self._reported_at = time.monotonic()
         self._policy = self.judge.policy
         self._worker = new_worker()
         self._started_at = self.verdicts.now()
-        self._calls = CallBudget(
-            self.ledger,
-            self.judge,
-            policy_id=self._policy.policy_id,
-            materialization_id=self.materialization_id,
-            worker=self._worker,
-        )
+        self._calls = CallBudget(self.ledger, self.judge, self.materialization_id, self._worker)
         connection_lock = asyncio.Lock()
         self._documents = DocumentLoader(self.parquet, self.verdicts, connection_lock)
         self._save = MicroBatcher[Row, None](connection_lock, self._save_verdicts)
@@ -113,12 +128,13 @@ class JudgeWorker:
                 verdict.
             PipelineError: verdicts cannot be stored.
         """
-        waiting = deque(self.candidates)
+        waiting, judge = deque(self.candidates), self.judge
+        endpoint = endpoint_without_credentials(judge.base_url)
+        latest = self.verdicts.latest_error_classes(endpoint, judge.model, judge.breaker_after)
+        was_down = is_outage(latest, judge.breaker_after)
         try:
             with raised_gc_threshold(_GC_THRESHOLD):
-                async with open_session(
-                    self.judge, request_slot=self.request_slot, half_open=self._was_down()
-                ) as session:
+                async with open_session(judge, request_slot=self.request_slot, half_open=was_down) as session:
                     while waiting:
                         claimed = await self._judge_waiting(waiting, session)
                         waiting = await self._wait_for_others(claimed)
@@ -126,7 +142,7 @@ class JudgeWorker:
             # Other workers would wait until these claims expire.
             with suppress(PipelineError):
                 self.verdicts.release_locks(self._worker)
-        self._progress.report_now()
+        self._report()
 
     async def _judge_waiting(self, waiting: "deque[JudgingCandidate]", session: JudgeSession) -> list[JudgingCandidate]:
         """Judge until nothing waits; returns what other workers have claimed."""
@@ -148,11 +164,12 @@ class JudgeWorker:
                     outages.append(error)
                     return
                 except Exception as error:  # raised below, when no call is in flight any more
-                    self._calls.stop()
+                    self._calls.stopped = True
                     failures.append(error)
                     return
-                self._finish(candidate)
-                self._progress.report_if_due()
+                self.unfinished.discard(candidate)
+                if time.monotonic() - self._reported_at > REPORT_SECONDS:
+                    self._report()
 
         # While calls are in flight, the next prompts are built and the last answers are stored.
         tasks = min(_TASKS_PER_CALL * self.judge.concurrency, len(waiting))
@@ -160,49 +177,53 @@ class JudgeWorker:
         if failures:
             raise failures[0]
         if outages:
-            raise ProviderDownError(f"{outages[0]}: {self._progress} are done, the rest is left to a later run.")
+            raise ProviderDownError(f"{outages[0]}: {self._done()} are done, the rest is left to a later run.")
         return claimed
 
-    def _was_down(self) -> bool:
-        judge = self.judge
-        base_url = endpoint_without_credentials(judge.base_url)
-        latest = self.verdicts.latest_error_classes(base_url, judge.model, judge.breaker_after)
-        return is_outage(latest, judge.breaker_after)
+    def _done(self) -> str:
+        return f"{len(self.candidates) - len(self.unfinished)} of {len(self.candidates)} trajectories"
 
-    def _finish(self, candidate: JudgingCandidate) -> None:
-        self.unfinished.discard(candidate)
-        self._progress.count_done()
+    def _report(self) -> None:
+        self._reported_at = time.monotonic()
+        deferred = sum(stats.deferred.total() for stats in self.stats.values())
+        cost = sum((stats.cost_usd for stats in self.stats.values()), Decimal(0))
+        suffix = f", {deferred} deferred by a cap" if deferred else ""
+        self.progress(f"{self._done()} judged, {cost} USD{suffix}")
 
     async def _wait_for_others(self, claimed: Sequence[JudgingCandidate]) -> "deque[JudgingCandidate]":
         """Wait until a claim ends without a verdict; returns the candidates that are still to be judged, if any."""
         if claimed:
             self.progress(f"waiting for {len(claimed)} verdicts that other workers have claimed")
         while claimed:
-            found = await look_up_claims(self.verdicts, claimed, since=self._started_at)
-            for candidate in found.reached:
-                self.stats[candidate.partition_key].claimed_elsewhere += 1
-                self._finish(candidate)
-            if found.free:
-                return deque([*found.free, *found.claimed])
-            claimed = found.claimed
+            live = await asyncio.to_thread(live_locks, self.verdicts.connection, [one.verdict_key for one in claimed])
+            ended = [one for one in claimed if one.verdict_key not in live]
+            claimed = [one for one in claimed if one.verdict_key in live]
+            stored = await asyncio.to_thread(self.verdicts.verdicts, [one.key for one in ended])
+            free: list[JudgingCandidate] = []
+            for candidate in ended:
+                verdict = stored.get(candidate.key)
+                # Whatever was stored meanwhile holds: a failed verdict is tried again when that is due.
+                if verdict is not None and (
+                    verdict["verdict_status"] in FINAL_STATUSES or verdict["updated_at"] >= self._started_at
+                ):
+                    self.stats[candidate.partition_key].claimed_elsewhere += 1
+                    self.unfinished.discard(candidate)
+                else:
+                    free.append(candidate)
+            if free:
+                return deque([*free, *claimed])
             await asyncio.sleep(CLAIM_POLL_SECONDS if claimed else 0)
         return deque()
 
     async def _judge_one(self, candidate: JudgingCandidate, session: JudgeSession) -> None:
-        """Reach a verdict and store it.
-
-        Raises:
-            ClaimedElsewhere: another worker has claimed it.
-            JudgingStopped: something else failed meanwhile.
-            PipelineError: the provider is down, or the verdict cannot be stored.
-        """
+        """Reach a verdict and store it."""
         stats = self.stats[candidate.partition_key]
         calls = VerdictCalls(self._calls, candidate)
         async with AsyncExitStack() as until_stored:
             try:
                 verdict = await self._reach_verdict(candidate, session, calls, until_stored)
             except BudgetExhausted as exhausted:
-                verdict = deferred(exhausted)
+                verdict = _deferred(exhausted)
                 stats.deferred[exhausted.shortfall.cap.name] += 1
             except (PipelineError, ClaimedElsewhere, JudgingStopped):
                 raise
@@ -210,39 +231,65 @@ class JudgeWorker:
                 _LOG.exception("The verdict on %s failed: a defect of trajectory-pipeline", candidate.run_id)
                 verdict = failed("internal_error", f"a defect of trajectory-pipeline: {type(error).__name__}: {error}")
             finally:
-                stats.add_calls(calls.records)
+                stats.add_calls(calls.by_id.values())
                 await calls.release_lost()
-            await self._save({**identity(candidate, self._policy.policy_id), **calls.model_columns(), **verdict})
+            await self._save({**self._identity(candidate), **calls.model_columns(), **verdict})
 
     async def _reach_verdict(
         self, candidate: JudgingCandidate, session: JudgeSession, calls: VerdictCalls, until_stored: AsyncExitStack
     ) -> Row:
         """Return the columns of a verdict, or of why there is none."""
         if candidate.message_count == 0:
-            return not_eligible("no_messages", "the run has no messages: there is nothing to judge")
+            return _not_eligible("no_messages", "the run has no messages: there is nothing to judge")
         refusal = self.judge.access.refusal(candidate.agent_id, candidate.organization_id)
         if refusal is not None:
-            return not_eligible(ErrorClass.DENIED, f"it may not be sent to a judge: {refusal}")
+            return _not_eligible(ErrorClass.DENIED, f"it may not be sent to a judge: {refusal}")
         self._calls.check_headroom(candidate.organization_id)
         try:
             documents = await self._documents.load(candidate)
         except MissingDocumentError as missing:
-            return document_missing(candidate, missing)
+            error_class = "document_missing" if missing.run_id == candidate.run_id else "earlier_run_missing"
+            return failed(error_class, f"{missing}: materialize trajectories of {missing.partition_key}")
         async with self._rendering:
             request = build_judge_request(documents, self._policy, self._estimate)
             # One prompt for each pass of the loop: else answers wait until many prompts are built.
             await asyncio.sleep(0)
 
-        async def begin(call: CallRecord) -> None:
-            await calls.begin(call, request)
-
         async def ask(messages: Sequence[dict[str, str]], answer_type: type[JudgeReply]) -> AskResult[JudgeReply]:
-            return await session.ask(messages, answer_type, begin, calls.end)
+            return await session.ask(messages, answer_type, partial(calls.begin, request=request), calls.end)
 
         self.stats[candidate.partition_key].judged += request.calls > 0
         await until_stored.enter_async_context(self._unstored)
         return await judge(request, candidate.heuristic_outcome, ask)
 
+    def _identity(self, candidate: JudgingCandidate) -> Row:
+        return {
+            "run_id": candidate.run_id,
+            "verdict_key": candidate.verdict_key,
+            "policy_id": self._policy.policy_id,
+            "partition_key": candidate.partition_key,
+            "content_digest": candidate.content_digest,
+            "simulated": False,
+            "shown_run_ids": list(candidate.shown_run_ids),
+            "shown_digests": [*candidate.earlier_digests, candidate.content_digest],
+            "erased": False,
+        }
+
     def _save_verdicts(self, rows: Sequence[Row]) -> list[None]:
         self.verdicts.save_verdicts(rows, self._worker)
         return [None] * len(rows)
+
+
+def _not_eligible(error_class: str, message: str) -> Row:
+    return {"verdict_status": "not_eligible", "error_class": error_class, "error_message": message}
+
+
+def _deferred(exhausted: BudgetExhausted) -> Row:
+    shortfall = exhausted.shortfall
+    return {
+        "verdict_status": "deferred_budget",
+        "error_class": shortfall.cap.name,
+        "error_message": str(exhausted),
+        "deferred_usd": shortfall.headroom.usd,
+        "deferred_tokens": shortfall.headroom.tokens,
+    }

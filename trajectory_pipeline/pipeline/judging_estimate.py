@@ -1,13 +1,13 @@
 """An estimate of what judging partitions would ask, cost and defer. Calls no judge and writes nothing."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.budget.caps import Cost, Scope, SpendTotals, find_shortfall
+from trajectory_pipeline.budget.caps import Scope, SpendTotals, find_shortfall
 from trajectory_pipeline.judge.access_lists import JudgeAccessList
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request
@@ -24,16 +24,17 @@ from trajectory_pipeline.storage.storage import Storage
 _DOCUMENTS_AT_ONCE = 50
 _BYTES_PER_TOKEN = 3
 
-DUE_REASONS: Mapping[str, str] = {
-    "new": "new",
-    "content changed": "content changed",
-    "policy changed": "policy changed",
+_DUE_REASONS = {
     "failed": "failed before",
     "quarantined": "quarantined before",
     "not_eligible": "denied before",
     "deferred_budget": "deferred before",
 }
-"""Why a trajectory is judged, by its status."""
+
+
+def due_reason(candidate: JudgingCandidate) -> str:
+    """Return why a trajectory is judged."""
+    return _DUE_REASONS.get(candidate.status, candidate.status)
 
 
 @dataclass
@@ -41,16 +42,13 @@ class JudgingEstimate:
     """What judging would do.
 
     Attributes:
-        partitions: how many.
         judged: trajectories that would be judged, by reason.
-        reused: verdicts that exist.
         not_eligible: trajectories without messages.
         denied: trajectories that may not be sent to a judge, by the lists of agents and organizations.
         too_long: trajectories that fit into no prompt, or whose documents are missing.
         outside_lookback: of those that would be judged, those that are too old for the sensor.
         calls: without repeated ones.
         prompt_tokens: of these calls, by a conservative estimate.
-        max_response_tokens_total: of these calls.
         max_usd: of these calls; None if the model has no known price.
         expected_usd: with answers as long as former ones under this policy; None if there are none.
         not_judged: trajectories that the caps may defer, by cap, if each call costs the maximum.
@@ -132,14 +130,8 @@ def estimate_judging(
 ) -> JudgingEstimate:
     """Return what judging these partitions would do, the latest first.
 
-    Args:
-        hours: of the partitions.
-        storage: both sinks.
-        judge: that would be asked, under its policy and within its budget.
-        now: aware.
-        lookback: age up to which the sensor requests verdicts.
-        order: which trajectories go first in a partition.
-        render: whether prompts are rendered and measured; else documents are measured, which is quicker and more.
+    ``lookback`` is the age up to which the sensor requests verdicts; ``order`` says which trajectories go first in a
+    partition. With ``render``, prompts are rendered and measured; else documents are, which is quicker and gives more.
 
     Raises:
         SinkError: a sink cannot be read.
@@ -181,13 +173,8 @@ class _Estimator:
     judge: JudgeConfig
     estimate: JudgingEstimate
     now: datetime
-
-    def __post_init__(self) -> None:
-        self._policy = self.judge.policy
-        self._caps = self.judge.budget.caps
-        self._shared: dict[Scope, SpendTotals] = {}
-        self._by_organization: dict[str | None, SpendTotals] = {}
-        self._shared["day"] = self._spent(None).get("day", SpendTotals())
+    _shared: dict[Scope, SpendTotals] = field(default_factory=lambda: {"materialization": SpendTotals()})
+    _by_organization: dict[str | None, SpendTotals] = field(default_factory=dict)
 
     def measure(self, due: Sequence[JudgingCandidate], *, render: bool) -> Iterator[tuple[JudgingCandidate, int, int]]:
         """Yield each trajectory with its calls and prompt tokens; some documents are loaded at a time."""
@@ -208,7 +195,7 @@ class _Estimator:
                 except MissingDocumentError:
                     yield candidate, 0, 0
                 else:
-                    request = build_judge_request(documents, self._policy)
+                    request = build_judge_request(documents, self.judge.policy)
                     yield candidate, request.calls, request.prompt_tokens
 
     def add(self, candidate: JudgingCandidate, calls: int, prompt_tokens: int, *, is_old: bool) -> None:
@@ -217,31 +204,25 @@ class _Estimator:
         if calls == 0:
             estimate.too_long += 1
             return
-        estimate.judged[DUE_REASONS[candidate.status]] += 1
+        estimate.judged[due_reason(candidate)] += 1
         estimate.outside_lookback += is_old
         answer_tokens = calls * self.judge.max_response_tokens
-        max_cost = self.judge.budget.max_call_cost(self.judge.model, self.judge.base_url, prompt_tokens, answer_tokens)
+        max_cost = self.judge.max_call_cost(prompt_tokens, answer_tokens)
         estimate.calls += calls
         estimate.prompt_tokens += prompt_tokens
         estimate.max_response_tokens_total += answer_tokens
         estimate.max_usd = (estimate.max_usd or Decimal(0)) + max_cost.usd
-        totals = {**self._shared, "organization": self._organization(candidate.organization_id)}
-        shortfall = find_shortfall(self._caps, totals, max_cost)
+        totals = self._totals(candidate.organization_id)
+        shortfall = find_shortfall(self.judge.budget.caps, totals, max_cost)
         if shortfall is not None:
             estimate.not_judged[shortfall.cap.setting] += 1
             return
-        for scope in ("day", "materialization"):
-            self._shared[scope] = _with_reserved(totals.get(scope, SpendTotals()), max_cost)
-        self._by_organization[candidate.organization_id] = _with_reserved(totals["organization"], max_cost)
+        self._shared = {scope: replace(spent, reserved=spent.reserved + max_cost) for scope, spent in totals.items()}
+        self._by_organization[candidate.organization_id] = self._shared.pop("organization")
 
-    def _organization(self, organization_id: str | None) -> SpendTotals:
+    def _totals(self, organization_id: str | None) -> dict[Scope, SpendTotals]:
         if organization_id not in self._by_organization:
-            self._by_organization[organization_id] = self._spent(organization_id).get("organization", SpendTotals())
-        return self._by_organization[organization_id]
-
-    def _spent(self, organization_id: str | None) -> dict[Scope, SpendTotals]:
-        return spend_totals(self.verdicts.connection, day_of(self.now), organization_id, "")
-
-
-def _with_reserved(totals: SpendTotals, cost: Cost) -> SpendTotals:
-    return SpendTotals(totals.spent, totals.reserved + cost)
+            spent = spend_totals(self.verdicts.connection, day_of(self.now), organization_id, "")
+            self._by_organization[organization_id] = spent.get("organization", SpendTotals())
+            self._shared.setdefault("day", spent.get("day", SpendTotals()))
+        return {**self._shared, "organization": self._by_organization[organization_id]}

@@ -9,13 +9,10 @@ _Result = TypeVar("_Result")
 
 
 class MicroBatcher(Generic[_Item, _Result]):
-    """Offers work on many items as a call for each of them.
+    """Offers work on many items, which returns a result for each, as a call for each of them.
 
-    If a batch fails, its items are tried one by one, so that one bad item fails alone.
-
-    Args:
-        lock: held while the work is done; shared by all work on the same connection.
-        work: takes items and returns a result for each; runs in a thread, off the event loop.
+    If a batch fails, its items are tried one by one, so that one bad item fails alone. The work runs in a thread, off
+    the event loop, and holds the lock, which all work on the same connection shares.
     """
 
     def __init__(self, lock: asyncio.Lock, work: Callable[[Sequence[_Item]], Sequence[_Result]]) -> None:
@@ -37,29 +34,18 @@ class MicroBatcher(Generic[_Item, _Result]):
     async def _run_batch(self) -> None:
         async with self._lock:
             batch, self._waiting = self._waiting, []
-            try:
-                results = await asyncio.to_thread(self._work, [item for item, _ in batch])
-            except Exception as error:
-                if len(batch) == 1:
-                    _fail(batch[0][1], error)
-                else:
-                    for item, future in batch:
-                        await self._run_one(item, future)
-                return
+            await self._run(batch)
+
+    async def _run(self, batch: "Sequence[tuple[_Item, asyncio.Future[_Result]]]") -> None:
+        try:
+            results = await asyncio.to_thread(self._work, [item for item, _ in batch])
+        except Exception as error:
+            if len(batch) > 1:
+                for one in batch:
+                    await self._run([one])
+            elif not batch[0][1].done():
+                batch[0][1].set_exception(error)
+        else:
             for (_, future), result in zip(batch, results, strict=True):
                 if not future.done():
                     future.set_result(result)
-
-    async def _run_one(self, item: _Item, future: "asyncio.Future[_Result]") -> None:
-        try:
-            (result,) = await asyncio.to_thread(self._work, [item])
-        except Exception as error:
-            _fail(future, error)
-        else:
-            if not future.done():
-                future.set_result(result)
-
-
-def _fail(future: "asyncio.Future[_Result]", error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)

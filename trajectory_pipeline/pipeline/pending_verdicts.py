@@ -24,13 +24,12 @@ _NO_LIMIT = Decimal("Infinity")
 
 @dataclass(frozen=True)
 class PendingVerdicts:
-    """What has no verdict yet.
+    """What has no verdict yet, and today's totals.
 
     Attributes:
         partition_keys: of the partitions in which something could be judged now, sorted.
         abandoned: trajectories whose verdicts failed too often, each with ``run_id``, ``error_class``, ``failures``.
         shortfall: the cap without headroom for any call; then there are no partition keys.
-        spent: today's totals.
     """
 
     partition_keys: list[str]
@@ -50,13 +49,8 @@ def find_pending_verdicts(
 ) -> PendingVerdicts:
     """Return what has no verdict under the policy, is settled, within the lookback, and can be paid today.
 
-    Args:
-        database: where trajectories and verdicts are.
-        judge: that would be asked, under its policy and within its budget.
-        now: aware.
-        settle_for: time that a trajectory must have been unchanged.
-        lookback: age up to which trajectories are judged.
-        give_up_after: failures after which a verdict is not tried again.
+    A trajectory is settled when it has been unchanged for ``settle_for``. A verdict is not tried again after
+    ``give_up_after`` failures.
 
     Raises:
         JudgeError: the model has no known price, and that is not allowed.
@@ -64,7 +58,7 @@ def find_pending_verdicts(
     """
     judge.require_price()
     budget, policy = judge.budget, judge.policy
-    least = budget.max_call_cost(judge.model, judge.base_url, overhead_tokens(), judge.max_response_tokens)
+    least = judge.max_call_cost(overhead_tokens(), judge.max_response_tokens)
     shared = [cap for cap in budget.caps if cap.scope != "organization"]
     with open_verdicts(database) as verdicts:
         today: Mapping[Scope, SpendTotals] = spend_totals(verdicts.connection, day_of(now), None, "")
@@ -76,26 +70,20 @@ def find_pending_verdicts(
             )
             for unit in ("usd", "tokens")
         }
-        keys = (
-            []
-            if shortfall
-            else partitions_with_pending_verdicts(
-                verdicts.connection,
-                PendingQuery(
-                    policy_id=policy.policy_id,
-                    day=day_of(now),
-                    settled_before=now - settle_for,
-                    ended_since=now - lookback,
-                    now=now,
-                    give_up_after=give_up_after,
-                    least=least,
-                    usd=remaining["usd"],
-                    tokens=remaining["tokens"],
-                    organization_usd=_NO_LIMIT if budget.organization_usd is None else budget.organization_usd,
-                    access=judge.access.parameters(),
-                ),
-            )
+        query = PendingQuery(
+            policy_id=policy.policy_id,
+            day=day_of(now),
+            settled_before=now - settle_for,
+            ended_since=now - lookback,
+            now=now,
+            give_up_after=give_up_after,
+            least=least,
+            usd=remaining["usd"],
+            tokens=remaining["tokens"],
+            organization_usd=_NO_LIMIT if budget.organization_usd is None else budget.organization_usd,
+            access=judge.access.parameters(),
         )
+        keys = [] if shortfall else partitions_with_pending_verdicts(verdicts.connection, query)
         abandoned = abandoned_verdicts(
             verdicts.connection, policy.policy_id, ended_since=now - lookback, give_up_after=give_up_after
         )

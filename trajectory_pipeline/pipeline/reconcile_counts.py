@@ -1,7 +1,7 @@
 """Counts both sides of a partition again, from the files and tables themselves: raw rows against each sink."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -22,19 +22,15 @@ _FIELDS = ("run_id", "content_digest", "turns.step_id", "turns.input_tokens", "t
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """What each side of a partition holds.
+    """How many runs, steps and messages each side of a partition holds; those of the sinks with the quarantine.
 
-    Attributes:
-        raw: runs, steps and messages in ``terminal_runs``.
-        parquet: in ``trajectories``, and in the quarantine.
-        postgres: in the table, and in the quarantine.
-        differences: a sentence for each count that is not equal, and for runs in which the sinks disagree.
+    ``differences`` has a sentence for each count that is not equal, and for runs in which the sinks disagree.
     """
 
     raw: Mapping[str, int]
     parquet: Mapping[str, int]
     postgres: Mapping[str, int]
-    differences: tuple[str, ...] = field(default=())
+    differences: tuple[str, ...]
 
 
 def reconcile_partition(hour: datetime, storage: Storage) -> Reconciliation:
@@ -43,35 +39,31 @@ def reconcile_partition(hour: datetime, storage: Storage) -> Reconciliation:
     Raises:
         SinkError: a sink cannot be read.
     """
-    with storage.pooled() as pooled:
-        return _reconcile(hour, pooled)
-
-
-def _reconcile(hour: datetime, storage: Storage) -> Reconciliation:
     key = partition_key(hour)
-    raw = dict.fromkeys(COUNTED, 0)
-    for rows in storage.parquet.read_fields(TERMINAL_RUNS, hour, ["run_id", "steps.id", "messages.id"]):
-        batch = without_moved(rows, key, storage.postgres)
-        raw["runs"] += batch.num_rows
-        for name in ("steps", "messages"):
-            raw[name] += count_items(batch.column(name))
-    parquet: dict[str, int] = asdict(quarantine_totals(storage.postgres, key))
-    postgres = dict(parquet)
-    in_parquet: dict[str, str] = {}
-    for batch in storage.parquet.read_fields(TRAJECTORIES, hour, _FIELDS):
-        turns: Any = pc.list_flatten(batch.column("turns"))
-        parquet["runs"] += batch.num_rows
-        own: Any = pc.and_(pc.is_valid(turns.field("step_id")), pc.is_valid(turns.field("input_tokens")))
-        parquet["steps"] += own.true_count
-        parquet["messages"] += count_items(turns.field("messages"))
-        run_ids, content_digests = (batch.column(name).to_pylist() for name in ("run_id", "content_digest"))
-        in_parquet.update(zip(map(str, run_ids), map(str, content_digests), strict=True))
-    in_postgres: dict[str, str] = {}
-    for run in stored_runs(storage.postgres, key):
-        in_postgres[run.run_id] = run.content_digest
-        postgres["runs"] += 1
-        postgres["steps"] += run.step_count
-        postgres["messages"] += run.message_count
+    with storage.pooled() as pooled:
+        raw = dict.fromkeys(COUNTED, 0)
+        for rows in pooled.parquet.read_fields(TERMINAL_RUNS, hour, ["run_id", "steps.id", "messages.id"]):
+            batch = without_moved(rows, key, pooled.postgres)
+            raw["runs"] += batch.num_rows
+            for name in ("steps", "messages"):
+                raw[name] += count_items(batch.column(name))
+        parquet: dict[str, int] = asdict(quarantine_totals(pooled.postgres, key))
+        postgres = dict(parquet)
+        in_parquet: dict[str, str] = {}
+        for batch in pooled.parquet.read_fields(TRAJECTORIES, hour, _FIELDS):
+            turns: Any = pc.list_flatten(batch.column("turns"))
+            parquet["runs"] += batch.num_rows
+            own: Any = pc.and_(pc.is_valid(turns.field("step_id")), pc.is_valid(turns.field("input_tokens")))
+            parquet["steps"] += own.true_count
+            parquet["messages"] += count_items(turns.field("messages"))
+            run_ids, content_digests = (batch.column(name).to_pylist() for name in ("run_id", "content_digest"))
+            in_parquet.update(zip(map(str, run_ids), map(str, content_digests), strict=True))
+        in_postgres: dict[str, str] = {}
+        for run in stored_runs(pooled.postgres, key):
+            in_postgres[run.run_id] = run.content_digest
+            postgres["runs"] += 1
+            postgres["steps"] += run.step_count
+            postgres["messages"] += run.message_count
     count_differences = (
         f"{key}: {raw[name]} {name} in the raw rows, {counts[name]} in {sink}"
         for sink, counts in (("Parquet", parquet), ("Postgres", postgres))

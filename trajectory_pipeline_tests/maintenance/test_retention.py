@@ -31,8 +31,7 @@ from trajectory_pipeline.maintenance.retention import (
 )
 from trajectory_pipeline.partition_keys import HOUR as ONE_HOUR
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline.dry_run import plan_capture, plan_rebuild
-from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
+from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions, plan_capture, plan_rebuild
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS
@@ -349,7 +348,7 @@ def test_erase_partition_without_raw_rows_raises(judged: Pipeline) -> None:
     judged.capture(HOUR)
     prune(judged, ONLY_RAW)
     assert partitions_to_erase(judged.database) == {partition_key(HOUR): 1}
-    with pytest.raises(PipelineError, match="were pruned, and what is deleted can only be told from them"):
+    with pytest.raises(PipelineError, match="were pruned, and only they tell what is deleted"):
         erase_partition(HOUR, judged.storage)
 
 

@@ -19,8 +19,7 @@ from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import TerminalRunsResult, materialize_terminal_runs
-from trajectory_pipeline.pipeline.conversion_result import TrajectoriesResult
-from trajectory_pipeline.pipeline.convert import materialize_trajectories
+from trajectory_pipeline.pipeline.convert import TrajectoriesResult, materialize_trajectories
 from trajectory_pipeline.pipeline.judge import JudgingResult, JudgingRun
 from trajectory_pipeline.schema.enums import DeletedContent, JudgeOrder, RedactionMode
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES

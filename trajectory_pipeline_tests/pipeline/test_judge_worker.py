@@ -23,7 +23,7 @@ from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import PipelineError, ProviderDownError, SinkError
 from trajectory_pipeline.judge import judge_trajectory
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline import judging_stats
+from trajectory_pipeline.pipeline import judge_worker
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
@@ -266,7 +266,7 @@ def test_judge_lost_connection_loses_no_verdict(
                 " WHERE datname = current_database() AND application_name = 'trajectory-pipeline'"
             )
 
-    monkeypatch.setattr(judging_stats, "REPORT_SECONDS", 0.2)
+    monkeypatch.setattr(judge_worker, "REPORT_SECONDS", 0.2)
     result = captured.refine(HOUR, concurrency=2, progress=end_connections)
     assert ended
     assert sum(result.statuses.values()) == RUNS

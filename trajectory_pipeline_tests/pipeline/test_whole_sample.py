@@ -28,7 +28,7 @@ from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import TerminalRunsResult
-from trajectory_pipeline.pipeline.conversion_result import TrajectoriesResult
+from trajectory_pipeline.pipeline.convert import TrajectoriesResult
 from trajectory_pipeline.pipeline.judge import JudgingResult
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
