@@ -20,11 +20,7 @@ def command() -> None:
               2  a setting is wrong, or a database or storage cannot be reached
     """  # noqa: D301 - \b keeps click from rewrapping the text
     opened = open_connections()
-    report = check_completeness(
-        opened.source,
-        opened.storage,
-        CompletenessScope.from_settings(opened.settings),
-    )
+    report = check_completeness(opened.source, opened.storage, CompletenessScope.from_settings(opened.settings))
     for difference in report.differences:
         out.print(f"✗ {difference}")
     for run in report.stuck:

@@ -22,8 +22,7 @@ class Connections:
 def open_connections(report: Callable[[str], None] | None = None) -> Connections:
     """Read the settings and return what they name; starts the embedded server if a URL is unset.
 
-    Args:
-        report: called with a sentence about what takes more than two seconds.
+    ``report`` is called with a sentence about what takes more than two seconds.
 
     Raises:
         PipelineError: a setting is wrong, or the embedded server cannot be started.

@@ -78,12 +78,8 @@ def dagster_home(data_folder: Path) -> Path:
 def prepare_storage(home: Path, url: str) -> None:
     """Create Dagster's tables before several processes try to, and set ``DAGSTER_HOME`` and ``DAGSTER_PG_URL``.
 
-    Args:
-        home: Dagster's home.
-        url: URL of its storage, in SQLAlchemy's form.
-
     Raises:
-        SettingsError: the storage cannot be reached.
+        SettingsError: the storage at this URL, in SQLAlchemy's form, cannot be reached.
     """
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["DAGSTER_PG_URL"] = url
@@ -135,16 +131,10 @@ def _start(arguments: list[str], environment: Mapping[str, str], log: Path | Non
 
 
 def wait_until_ready(process: SupervisedProcess, port: int, log: Path, report: Callable[[str], None]) -> None:
-    """Wait until the UI answers and has loaded the definitions.
-
-    Args:
-        process: the webserver.
-        port: the UI's port.
-        log: file of the process's output, named in errors.
-        report: called with the progress about twice a second.
+    """Wait until the UI, served by this process, answers and has loaded the definitions.
 
     Raises:
-        PipelineError: the process ended, or did not answer within three minutes.
+        PipelineError: the process ended, or did not answer within three minutes; the text names its log.
     """
 
     def loaded() -> bool:
@@ -153,8 +143,7 @@ def wait_until_ready(process: SupervisedProcess, port: int, log: Path, report: C
         answer: Any = graphql(port, "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }")
         return bool(answer and answer.get("data", {}).get("repositoriesOrError", {}).get("nodes"))
 
-    if not _poll(loaded, lambda seconds: report(f"starting, {seconds:.0f} s")):
-        raise PipelineError(f"Dagster did not answer on {HOST}:{port} within {_READY_TIMEOUT_SECONDS} s; see {log}.")
+    _wait_for(loaded, f"Dagster did not answer on {HOST}:{port}", log, lambda seconds: report(f"starting, {seconds}"))
 
 
 def wait_for_daemon(port: int, log: Path, report: Callable[[str], None]) -> None:
@@ -169,18 +158,19 @@ def wait_for_daemon(port: int, log: Path, report: Callable[[str], None]) -> None
         answer: Any = graphql(port, query)
         return bool(answer and answer["data"]["instance"]["daemonHealth"]["daemonStatus"]["healthy"])
 
-    if not _poll(healthy, lambda seconds: report(f"starting the daemon, {seconds:.0f} s")):
-        raise PipelineError(f"Dagster's daemon was not healthy within {_READY_TIMEOUT_SECONDS} s; see {log}.")
+    _wait_for(
+        healthy, "Dagster's daemon was not healthy", log, lambda seconds: report(f"starting the daemon, {seconds}")
+    )
 
 
-def _poll(condition: Callable[[], bool], report: Callable[[float], None]) -> bool:
+def _wait_for(condition: Callable[[], bool], problem: str, log: Path, report: Callable[[str], None]) -> None:
     started = time.monotonic()
-    while (seconds := time.monotonic() - started) < _READY_TIMEOUT_SECONDS:
-        if condition():
-            return True
-        report(seconds)
+    while not condition():
+        seconds = time.monotonic() - started
+        if seconds >= _READY_TIMEOUT_SECONDS:
+            raise PipelineError(f"{problem} within {_READY_TIMEOUT_SECONDS} s; see {log}.")
+        report(f"{seconds:.0f} s")
         time.sleep(0.5)
-    return False
 
 
 @contextmanager
@@ -218,11 +208,6 @@ def stopping(processes: Sequence[SupervisedProcess]) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with step("Stopping Dagster"):
             stop_all(processes)
-
-
-def skip_welcome(port: int) -> None:
-    """Mark the UI's welcome dialog as seen: it would cover the asset graph."""
-    graphql(port, "mutation { setNuxSeen }")
 
 
 def graphql(port: int, query: str) -> dict[str, Any] | None:

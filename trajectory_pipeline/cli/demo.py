@@ -4,11 +4,9 @@ import os
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
-from decimal import Decimal
 
 import click
-from rich.table import Table
+from rich.table import Column, Table
 
 from trajectory_pipeline.cli.clean import DEMO_FOLDER, remove_data
 from trajectory_pipeline.cli.connections import Connections, open_connections
@@ -17,18 +15,18 @@ from trajectory_pipeline.cli.dagster_processes import (
     HOST,
     dagster_home,
     free_port,
+    graphql,
     interrupt_on_signals,
     port_option,
     prepare_storage,
     run_until_interrupted,
-    skip_welcome,
     start_daemon,
     start_webserver,
     stopping,
     wait_for_daemon,
     wait_until_ready,
 )
-from trajectory_pipeline.cli.run_materialization import MaterializationSummary, materialize
+from trajectory_pipeline.cli.run_materialization import materialize
 from trajectory_pipeline.databases import resolve_databases
 from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.demo.letta_sample.load import (
@@ -84,31 +82,6 @@ def load_sample_command(url: str | None, *, create: bool) -> None:
     )
 
 
-@dataclass(frozen=True)
-class _SinkCounts:
-    """What the sinks hold of the sample's terminal runs, counted from the sinks.
-
-    Attributes:
-        verdicts: trajectories by verdict status; ``none`` without a verdict.
-        judges: response models of the calls to the judge.
-        simulated: whether all verdicts of a judge are of a simulated one.
-    """
-
-    runs: int
-    in_postgres: int
-    in_parquet: int
-    quarantined: int
-    verdicts: dict[str, int]
-    cost_usd: Decimal
-    judges: list[str]
-    simulated: bool
-
-    @property
-    def complete(self) -> bool:
-        """Whether every terminal run is in both sinks, with a verdict or a stated reason for none."""
-        return self.runs == self.in_postgres == self.in_parquet and "none" not in self.verdicts
-
-
 def _run_demo(*, stay: bool, port: int) -> bool:
     started = time.monotonic()
     with interrupt_on_signals(), ExitStack() as stack:
@@ -135,21 +108,23 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         stack.enter_context(stopping(processes))
         hours = list(sample_partitions())
         with progress_bar("Materializing", total=len(hours) * len(ASSETS)) as progress:
-            summary = materialize(hours, ASSETS, opened.storage.postgres, progress)
+            failures = materialize(hours, ASSETS, opened.storage.postgres, progress)
         # The daemon starts only now: its sensors would request the same partitions.
         with step(f"Dagster UI at http://{HOST}:{port}, with schedule and sensors running") as report:
             processes.append(start_daemon(os.environ, log))
             wait_until_ready(webserver, port, log, report)
-            skip_welcome(port)
+            graphql(port, "mutation { setNuxSeen }")  # the welcome dialog would cover the asset graph
             wait_for_daemon(port, log, report)
-        counts = _count_sinks(opened)
-        _print_result(counts, summary, opened, time.monotonic() - started)
+        out.print(f"{len(hours)} partitions in {time.monotonic() - started:.0f} s")
+        complete = _print_result(opened)
+        for run_id, reason in failures.items():
+            err.print(f"Dagster run {run_id} failed: {reason}", style="red")
         out.print(f"\n  Dagster UI   http://{HOST}:{port}/locations/trajectory_pipeline/asset-groups/trajectories")
         if stay:
             out.print("\nCtrl-C stops everything; `make demo` starts it again with the same data.")
             if run_until_interrupted(processes) is not None:
                 raise PipelineError(f"A Dagster process ended unexpectedly; see {log}.")
-    return counts.complete and not summary.failures
+    return complete and not failures
 
 
 def _start_judge(stack: ExitStack, settings: Settings) -> None:
@@ -164,40 +139,27 @@ def _start_judge(stack: ExitStack, settings: Settings) -> None:
     os.environ["TRAJECTORY_PRICES"] = str(PRICE_TABLE)
 
 
-def _count_sinks(opened: Connections) -> _SinkCounts:
-    ids = sorted(sample_terminal_run_ids())
+def _print_result(opened: Connections) -> bool:
+    """Print what the sinks hold; returns whether both hold every terminal run, with a verdict or a reason for none."""
+    ids = sample_terminal_run_ids()
     in_parquet: set[str] = set()
     for hour in sample_partitions():
         for batch in opened.storage.parquet.read(TRAJECTORIES, hour, ["run_id"]):
-            in_parquet.update(map(str, batch.column("run_id").to_pylist()))
-    in_postgres = summarize_runs(opened.storage.postgres, ids)
-    return _SinkCounts(
-        runs=len(ids),
-        in_postgres=in_postgres.trajectories,
-        in_parquet=len(in_parquet & set(ids)),
-        quarantined=in_postgres.quarantined,
-        verdicts=in_postgres.verdicts,
-        cost_usd=in_postgres.cost_usd,
-        judges=in_postgres.judges,
-        simulated=in_postgres.simulated,
-    )
-
-
-def _print_result(counts: _SinkCounts, summary: MaterializationSummary, opened: Connections, seconds: float) -> None:
-    table = Table(title=f"{summary.partitions} partitions in {seconds:.0f} s", title_justify="left")
-    table.add_column("")
-    table.add_column("count", justify="right")
-    table.add_row("terminal runs in", str(counts.runs))
-    table.add_row("trajectories out, Postgres", str(counts.in_postgres))
-    table.add_row("trajectories out, Parquet", str(counts.in_parquet))
-    table.add_row("quarantined", str(counts.quarantined))
-    for status, number in counts.verdicts.items():
-        table.add_row(f"verdicts: {status}", str(number))
-    label = "cost of the judge, USD (simulated prices)" if counts.simulated else "cost of the judge, USD"
-    table.add_row(label, f"{counts.cost_usd:.4f}")
+            in_parquet.update(ids.intersection(batch.column("run_id").to_pylist()))
+    summary = summarize_runs(opened.storage.postgres, sorted(ids))
+    table = Table("", Column("count", justify="right"))
+    for name, count in {
+        "terminal runs in the sample": len(ids),
+        "trajectories in Postgres": summary.trajectories,
+        "trajectories in Parquet": len(in_parquet),
+        "quarantined": summary.quarantined,
+        **{f"verdicts: {status}": number for status, number in summary.verdicts.items()},
+    }.items():
+        table.add_row(name, str(count))
+    prices = " (simulated prices)" if summary.simulated else ""
+    table.add_row(f"cost of judging, USD{prices}", f"{summary.cost_usd:.4f}")
     out.print(table)
-    for run_id, reason in summary.failures.items():
-        err.print(f"Dagster run {run_id} failed: {reason}", style="red")
     out.print(f"\n  Postgres     {describe_postgres(opened.databases.database_url)}, schema trajectory")
     out.print(f"  Parquet      {opened.settings.storage.parquet_location}")
-    out.print(f"  Judge        {', '.join(counts.judges) or 'none'}")
+    out.print(f"  Judge        {', '.join(summary.judges) or 'none'}")
+    return len(ids) == summary.trajectories == len(in_parquet) and "none" not in summary.verdicts

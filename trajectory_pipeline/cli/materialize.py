@@ -72,12 +72,12 @@ def _materialize(selected: Sequence[str], hours: Sequence[datetime]) -> int:
         assets.remove("refined_outcomes")
     _check_connections(opened, needs_source="terminal_runs" in assets)
     with progress_bar("Materializing", total=len(hours) * len(assets)) as progress:
-        summary = materialize(hours, assets, opened.storage.postgres, progress)
+        failures = materialize(hours, assets, opened.storage.postgres, progress)
     _report(opened.storage.postgres, hours, assets)
-    for run_id, reason in summary.failures.items():
+    for run_id, reason in failures.items():
         err.print("Failed", style="red", end=" ")
         err.print(f"(Dagster run {run_id}): {reason}")
-    return 1 if summary.failures else 0
+    return 1 if failures else 0
 
 
 def _check_connections(opened: Connections, *, needs_source: bool) -> None:

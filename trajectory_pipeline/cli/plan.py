@@ -34,14 +34,9 @@ def command(key: str | None, start: str | None, end: str | None, *, as_json: boo
         hours = list(hours_between(max(floor_to_hour(settings.capture.start), now - lookback), now))
     else:
         hours = selected_hours(key, start, end)
-    estimate = estimate_judging(
-        hours,
-        opened.storage,
-        judge_config(settings.judge, settings.privacy, settings.budget),
-        now=now,
-        lookback=lookback,
-        order=settings.judge.order,
-    )
+    config = judge_config(settings.judge, settings.privacy, settings.budget)
+    order = settings.judge.order
+    estimate = estimate_judging(hours, opened.storage, config, now=now, lookback=lookback, order=order)
     if as_json:
         out.print_json(json.dumps(estimate.as_json()))
         return

@@ -4,23 +4,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.rule import Rule
 from rich.text import Text
 
-from trajectory_pipeline.cli.render_trajectory import plain_text
+from trajectory_pipeline.cli.render_trajectory import indented, plain_text
 from trajectory_pipeline.text import pluralize
 
 _MAX_TURNS = 200
 
 
 def render_explanation(explanation: Mapping[str, Any], data: Mapping[str, Any] | None) -> Group:
-    """Return an explanation.
-
-    Args:
-        explanation: of ``maintenance.explain_verdict``.
-        data: the trajectory's document; None if Postgres does not hold it.
-    """
+    """Render what ``explain_verdict`` returned, with the trajectory's document, None if Postgres does not hold it."""
     return Group(*_parts(explanation, data))
 
 
@@ -35,8 +29,8 @@ def _parts(explanation: Mapping[str, Any], data: Mapping[str, Any] | None) -> It
     for name, value in sorted((trajectory.get("signals") or {}).items()):
         if value:
             yield _line(name, value)
-    heuristic = f"{trajectory['heuristic_outcome']} ({'; '.join(trajectory['heuristic_reasoning'])})"
-    yield _line("heuristic outcome", heuristic)
+    reasoning = "; ".join(trajectory["heuristic_reasoning"])
+    yield _line("heuristic outcome", f"{trajectory['heuristic_outcome']} ({reasoning})")
     yield _rule("What the judge was shown")
     yield from _shown(explanation["shown"])
     verdict = explanation["verdict"]
@@ -101,14 +95,14 @@ def _shown(shown: Mapping[str, Any]) -> Iterator[RenderableType]:
     for number, text in enumerate(shown["windows"], start=1):
         if len(shown["windows"]) > 1:
             yield plain_text(f"prompt {number}", style="bold")
-        yield Padding(plain_text(text), (0, 0, 0, 2), expand=False)
+        yield indented(text, 2)
 
 
 def _checked(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
     if not verdict["requirements"]:
         yield plain_text("The judge gave no usable answer.")
         if verdict["raw_response"]:
-            yield Padding(plain_text(verdict["raw_response"]), (0, 0, 0, 2), expand=False)
+            yield indented(verdict["raw_response"], 2)
         return
     for requirement in verdict["requirements"]:
         judged = requirement["judged_status"]
@@ -116,23 +110,23 @@ def _checked(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
         kind = f" [{requirement['kind']}]" if "kind" in requirement else ""
         yield plain_text(f"{requirement['status']}{changed}: {requirement['statement']}{kind}", style="bold")
         yield from _evidence(requirement["evidence"])
-        yield Padding(_line("because", requirement["reasoning"]), (0, 0, 0, 4), expand=False)
+        yield indented(_line("because", requirement["reasoning"]), 4)
     failure = verdict["failure"]
     if failure:
         problem = f" — does not count: {failure['problem']}" if failure["problem"] else ""
         yield plain_text(f"failure: owner {failure['owner']}, mode {failure['mode']}{problem}", style="bold")
         yield from _evidence(failure["evidence"])
-        yield Padding(_line("because", failure["reasoning"]), (0, 0, 0, 4), expand=False)
+        yield indented(_line("because", failure["reasoning"]), 4)
 
 
 def _evidence(evidence: list[Mapping[str, Any]]) -> Iterator[RenderableType]:
     if not evidence:
-        yield Padding(plain_text("no citation", style="dim"), (0, 0, 0, 4), expand=False)
+        yield indented("no citation", 4, style="dim")
     for citation in evidence:
         mark = "✓" if citation["valid"] else "✗"
         why = f"source: {citation.get('source')}" if citation["valid"] else citation["problem"]
         quote = f"{mark} “{citation['quote']}” in {citation['message_id']} ({why})"
-        yield Padding(plain_text(quote, style="green" if citation["valid"] else "red"), (0, 0, 0, 4), expand=False)
+        yield indented(quote, 4, style="green" if citation["valid"] else "red")
 
 
 def _verdict(verdict: Mapping[str, Any], explanation: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -154,6 +148,6 @@ def _verdict(verdict: Mapping[str, Any], explanation: Mapping[str, Any]) -> Iter
     for attempt in explanation["attempts"]:
         price = "-" if attempt["cost_usd"] is None else f"{attempt['cost_usd']:f} USD"
         wrong = f", {attempt['error_class']}: {attempt['error_message']}" if attempt["error_class"] else ""
-        yield Padding(plain_text(f"{attempt['started_at']} {attempt['result']}, {price}{wrong}"), (0, 0, 0, 4))
+        yield indented(f"{attempt['started_at']} {attempt['result']}, {price}{wrong}", 4)
     for other in explanation["other_verdicts"]:
         yield _line("another policy's verdict", f"{other['policy_id']}: {other['verdict_status']} {other['outcome']}")

@@ -21,12 +21,9 @@ _OUTCOME_STYLES = {"success": "green", "partial_success": "yellow", "failure": "
 def render_trajectory(
     row: Mapping[str, Any], verdict: Mapping[str, Any] | None, links: Mapping[str, list[str]]
 ) -> Group:
-    """Return a trajectory: head, turns, outcome, verdict.
+    """Render a row of ``trajectory.trajectories`` and the run's row of ``trajectory.outcomes``, None if it has none.
 
-    Args:
-        row: of ``trajectory.trajectories``.
-        verdict: of the view ``trajectory.outcomes``; None if the run is marked deleted.
-        links: run ids under ``continues`` and ``continued by``.
+    ``links`` holds run ids under ``continues`` and ``continued by``.
     """
     parts: list[RenderableType] = [_head(row, links)]
     document = row["data"]
@@ -43,6 +40,12 @@ def render_trajectory(
 def plain_text(content: object, style: str = "") -> Text:
     """Return text without effect on the terminal: markup and control sequences are printed."""
     return Text(str(content).replace("\r\n", "\n").translate(_CONTROL), style=style)
+
+
+def indented(content: object, columns: int, style: str = "") -> Padding:
+    """Return content, as plain text unless it already is text, this many columns to the right."""
+    text = content if isinstance(content, Text) else plain_text(content, style)
+    return Padding(text, (0, 0, 0, columns), expand=False)
 
 
 def _head(row: Mapping[str, Any], links: Mapping[str, list[str]]) -> Panel:
@@ -75,16 +78,11 @@ def _turn(number: int, turn: Mapping[str, Any]) -> Iterator[RenderableType]:
     for message in turn["messages"]:
         kind = message["kind"] if message["kind"] == message["role"] else f"{message['role']} ({message['kind']})"
         deleted = " [deleted]" if message["is_deleted"] else ""
-        yield Padding(
-            plain_text(f"{kind}{deleted}", style=_ROLE_STYLES.get(message["role"], "bold")), (0, 0, 0, 2), expand=False
-        )
+        yield indented(f"{kind}{deleted}", 2, style=_ROLE_STYLES.get(message["role"], "bold"))
         for line in _message(message):
-            yield Padding(line, (0, 0, 0, 4), expand=False)
+            yield indented(line, 4)
     if turn.get("error"):
-        error = turn["error"]
-        yield Padding(
-            plain_text(f"✗ {error.get('type')}: {error.get('message')}", style="red"), (0, 0, 0, 2), expand=False
-        )
+        yield indented(f"✗ {turn['error'].get('type')}: {turn['error'].get('message')}", 2, style="red")
 
 
 def _message(message: Mapping[str, Any]) -> Iterator[Text]:
@@ -137,20 +135,16 @@ def _verdict(verdict: Mapping[str, Any] | None) -> RenderableType:
     simulated = " — a simulation, not a model" if verdict["simulated"] else ""
     title = f"Verdict: {verdict['verdict_status']} · {judge}{simulated}"
     if verdict["verdict_status"] not in ("judged", "insufficient_evidence"):
-        return Panel(
-            plain_text(f"{verdict['error_class']}: {verdict.get('error_message') or ''}"),
-            title=plain_text(title),
-            title_align="left",
-        )
+        problem = plain_text(f"{verdict['error_class']}: {verdict.get('error_message') or ''}")
+        return Panel(problem, title=plain_text(title), title_align="left")
     table = Table.grid(padding=(0, 2))
     if verdict["judge_cost_usd"] is not None:
         simulated_price = " (simulated price)" if verdict["simulated"] else ""
         table.add_row("cost", f"{verdict['judge_cost_usd']:f} USD{simulated_price}")
     if verdict["outcome"]:
         style = _OUTCOME_STYLES[verdict["outcome"]]
-        table.add_row(
-            "outcome", plain_text(f"{verdict['outcome']} (confidence {verdict['outcome_confidence']})", style=style)
-        )
+        outcome = f"{verdict['outcome']} (confidence {verdict['outcome_confidence']})"
+        table.add_row("outcome", plain_text(outcome, style=style))
         table.add_row("learning value", str(verdict["learning_value"]))
         table.add_row("failure", f"{verdict['failure_owner']}, {verdict['failure_mode']}")
     for requirement in verdict["requirements"] or ():

@@ -3,10 +3,8 @@
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Self
 
 import dagster as dg
 
@@ -25,41 +23,24 @@ _POLL_SECONDS = 0.5
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
-@dataclass
-class MaterializationSummary:
-    """The result of one command.
-
-    Attributes:
-        partitions: number requested.
-        failures: Dagster run id → what went wrong, as a sentence.
-    """
-
-    partitions: int
-    failures: dict[str, str] = field(default_factory=dict)
-
-
 def materialize(
     hours: Sequence[datetime],
     assets: Sequence[str],
     database: TrajectoryDatabase,
     progress: Callable[[int, str], None],
-) -> MaterializationSummary:
-    """Materialize assets for these hours; consecutive hours share a Dagster run, up to one backfill batch.
+) -> dict[str, str]:
+    """Materialize assets for these sorted hours; returns what went wrong, as a sentence, for each failed Dagster run.
 
-    Dagster does not run what is downstream of a failed step, for any partition of its range. If some partitions
-    succeeded, another run follows for them with the remaining assets. If capturing needs more than one run, all of it
-    comes before judging, so that every run is judged after the runs that it continues are captured. Judging then starts
-    with the newest hours, as the spending caps expect.
+    Consecutive hours share a Dagster run, up to one backfill batch. Dagster does not run what is downstream of a failed
+    step, for any partition of its range. If some partitions succeeded, another run follows for them with the remaining
+    assets. If capturing needs more than one run, all of it comes before judging, so that every run is judged after the
+    runs that it continues are captured. Judging then starts with the newest hours, as the spending caps expect.
 
-    Args:
-        hours: sorted.
-        assets: names, upstream first.
-        database: its ledger shows the progress.
-        progress: called with the number of (asset, partition) pairs done, and with the current partitions.
+    ``progress`` is called with the number of (asset, partition) pairs done, and with the current partitions.
     """
     settings = load_settings()
     job = build_defs(settings).resolve_job_def(TRAJECTORY_JOB)
-    summary = MaterializationSummary(len(hours))
+    failures: dict[str, str] = {}
     ranges = contiguous(hours, settings.dagster.backfill_batch)
     capture = [name for name in assets if name not in _JUDGING]
     judge_later = len(ranges) > 1 and capture != list(assets)
@@ -67,7 +48,12 @@ def materialize(
     if capture or not judge_later:
         queue.extend((first, last, capture if judge_later else list(assets)) for first, last in ranges)
     to_judge: list[datetime] = [] if capture else list(hours)
-    with dg.DagsterInstance.get() as instance, _LedgerProgress(hours, assets, database, progress) as ledger:
+    current = ""
+
+    def report(done: int) -> None:
+        progress(done, current)
+
+    with dg.DagsterInstance.get() as instance, _polled_ledger(hours, assets, database, report):
         while queue or (judge_later and to_judge):
             if not queue:
                 newest_first = reversed(contiguous(sorted(to_judge), settings.dagster.backfill_batch))
@@ -75,7 +61,7 @@ def materialize(
                 to_judge = []
             first, last, selection = queue.popleft()
             single = first == last
-            ledger.current = partition_key(first) if single else f"{partition_key(first)} … {partition_key(last)}"
+            current = partition_key(first) if single else f"{partition_key(first)} … {partition_key(last)}"
             run = job.execute_in_process(
                 instance=instance,
                 partition_key=partition_key(first) if single else None,
@@ -86,14 +72,14 @@ def materialize(
             )
             succeeded, remaining = [hour for hour in hours if first <= hour <= last], list[str]()
             if not run.success:
-                summary.failures[run.run_id] = _failure_reason(run)
+                failures[run.run_id] = _failure_reason(run)
                 succeeded, remaining = _continuation(run, instance, selection)
                 if remaining:
                     batches = reversed(contiguous(succeeded, settings.dagster.backfill_batch))
                     queue.extendleft((*batch, remaining) for batch in batches)
             if judge_later and not remaining and selection != _JUDGING:
                 to_judge += succeeded
-    return summary
+    return failures
 
 
 def _failure_reason(run: dg.ExecuteInProcessResult) -> str:
@@ -125,45 +111,33 @@ def _continuation(
     return sorted(materialized), list(selection[selection.index(failed) + 1 :])
 
 
-class _LedgerProgress:
-    """Polls the ledger in a thread: a run in this process reports the partitions of a range to Dagster only at its end.
+@contextlib.contextmanager
+def _polled_ledger(
+    hours: Sequence[datetime], assets: Sequence[str], database: TrajectoryDatabase, report: Callable[[int], None]
+) -> Iterator[None]:
+    """Report from a thread how many ledger entries were written since the start of the block.
 
-    Attributes:
-        current: partitions being materialized, for the progress display.
+    A run in this process reports the partitions of a range to Dagster only at its end.
     """
+    # By the database's clock, which also writes the ledger's times.
+    started = database.now()
+    keys = [partition_key(hour) for hour in hours]
+    ended = threading.Event()
 
-    def __init__(
-        self,
-        hours: Sequence[datetime],
-        assets: Sequence[str],
-        database: TrajectoryDatabase,
-        progress: Callable[[int, str], None],
-    ) -> None:
-        self.current = ""
-        self._keys = [partition_key(hour) for hour in hours]
-        self._assets = list(assets)
-        self._database = database
-        self._progress = progress
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-
-    def __enter__(self) -> Self:
-        # By the database's clock, which also writes the ledger's times.
-        self._started = self._database.now()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._report()
-
-    def _poll(self) -> None:
-        while not self._ended.wait(_POLL_SECONDS):
-            self._report()
-
-    def _report(self) -> None:
+    def count() -> None:
         # Only a display: if the database fails, the materialization itself reports it.
         with contextlib.suppress(PipelineError):
-            done = count_entries_since(self._database, self._started, self._assets, self._keys)
-            self._progress(done, self.current)
+            report(count_entries_since(database, started, assets, keys))
+
+    def poll() -> None:
+        while not ended.wait(_POLL_SECONDS):
+            count()
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        count()

@@ -23,14 +23,7 @@ class SupervisedProcess:
     """A command in its own process group, which runs until it is stopped or this process ends."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path | None) -> None:
-        """Start the command.
-
-        Args:
-            command: program and arguments.
-            environment: its whole environment.
-            folder: its working directory.
-            log: file to append its output to; None: the terminal.
-        """
+        """Start the command in a folder, with this whole environment; its output goes to the log, else the terminal."""
         output = None if log is None else log.open("ab")
         try:
             self._process = subprocess.Popen(
