@@ -3,9 +3,8 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from typing import NamedTuple
 
 import click
 
@@ -25,22 +24,14 @@ from trajectory_pipeline.urls import describe_postgres
 _SLOW_SECONDS = 1.0
 
 
-class _State(StrEnum):
-    """Advice: it works, and could be better. Wrong: it cannot work."""
-
-    OK = "ok"
-    ADVICE = "advice"
-    WRONG = "wrong"
+_OK, _ADVICE, _WRONG = ("✓", "green"), ("•", "yellow"), ("✗", "red")
+"""Advice: it works, and could be better. Wrong: it cannot work."""
 
 
-_MARKS = {_State.OK: ("✓", "green"), _State.ADVICE: ("•", "yellow"), _State.WRONG: ("✗", "red")}
-
-
-@dataclass(frozen=True)
-class _Finding:
+class _Finding(NamedTuple):
     subject: str
-    state: _State
     text: str
+    mark: tuple[str, str] = _OK
 
 
 @click.command("doctor")
@@ -51,33 +42,32 @@ def command() -> None:
     Exit code 0  everything can work
               1  something cannot
     """  # noqa: D301 - \b keeps click from rewrapping the text
-    exit_code = 0
+    wrong = False
     for finding in _findings():
-        mark, style = _MARKS[finding.state]
+        mark, style = finding.mark
         out.print(mark, style=style, end=" ")
         out.print(finding.subject, style="bold", end=": ")
         out.print(finding.text)
-        if finding.state is _State.WRONG:
-            exit_code = 1
-    sys.exit(exit_code)
+        wrong = wrong or finding.mark == _WRONG
+    sys.exit(1 if wrong else 0)
 
 
 def _findings() -> Iterator[_Finding]:
     try:
         opened = open_connections()
     except PipelineError as error:
-        yield _Finding("settings", _State.WRONG, str(error))
+        yield _Finding("settings", str(error), _WRONG)
         return
-    yield _Finding("settings", _State.OK, "all settings are valid")
+    yield _Finding("settings", "all settings are valid")
     yield from _until_error("source", _source, opened)
     yield from _until_error("trajectory database", _database, opened)
     yield from _until_error("Parquet storage", _storage, opened)
     settings = opened.settings
     if settings.judge.disabled_reason:
-        yield _Finding("judge", _State.ADVICE, settings.judge.disabled_reason)
+        yield _Finding("judge", settings.judge.disabled_reason, _ADVICE)
     else:
         text = f"{settings.judge.model} at {settings.judge.base_url or 'OpenAI'}; not called"
-        yield _Finding("judge", _State.OK, text)
+        yield _Finding("judge", text)
 
 
 def _until_error(
@@ -86,15 +76,15 @@ def _until_error(
     try:
         yield from check(opened)
     except PipelineError as error:
-        yield _Finding(subject, _State.WRONG, str(error))
+        yield _Finding(subject, str(error), _WRONG)
 
 
 def _source(opened: Connections) -> Iterator[_Finding]:
     with opened.source.snapshot() as snapshot:
-        yield _Finding("source", _State.OK, f"{describe_postgres(opened.databases.letta_url)} can be read")
+        yield _Finding("source", f"{describe_postgres(opened.databases.letta_url)} can be read")
         unknown = snapshot.catalog.unknown_columns
         if unknown:
-            yield _Finding("source columns", _State.ADVICE, f"unknown, and not read: {', '.join(unknown)}")
+            yield _Finding("source columns", f"unknown, and not read: {', '.join(unknown)}", _ADVICE)
         yield _index(snapshot)
         yield _comparison_cost(snapshot)
         hours = opened.settings.source.stuck_hours
@@ -105,19 +95,18 @@ def _source(opened: Connections) -> Iterator[_Finding]:
                 f"{len(stuck)} have been created or running for more than {hours} hours, the oldest, {stuck[0].run_id},"
                 f" for {oldest:.0f}; runs are captured when they end"
             )
-            yield _Finding("runs that never ended", _State.ADVICE, text)
+            yield _Finding("runs that never ended", text, _ADVICE)
 
 
 def _index(snapshot: Snapshot) -> _Finding:
     index = find_end_index(snapshot)
     if index.exists:
-        return _Finding("index on the end of runs", _State.OK, "there is one")
-    return _Finding(
-        "index on the end of runs",
-        _State.ADVICE,
+        return _Finding("index on the end of runs", "there is one")
+    text = (
         f"there is none, so finding an hour's runs reads the whole table runs (about {index.runs} rows). The source's"
-        f" owner could run: {index.statement}",
+        f" owner could run: {index.statement}"
     )
+    return _Finding("index on the end of runs", text, _ADVICE)
 
 
 def _comparison_cost(snapshot: Snapshot) -> _Finding:
@@ -125,11 +114,8 @@ def _comparison_cost(snapshot: Snapshot) -> _Finding:
     started = time.monotonic()
     found = fingerprints(snapshot, floor_to_hour(now - timedelta(hours=48)), floor_to_hour(now) + HOUR)
     seconds = time.monotonic() - started
-    return _Finding(
-        "cost of a sensor tick",
-        _State.OK if seconds < _SLOW_SECONDS else _State.ADVICE,
-        f"comparing the last 48 hours ({len(found)} with runs) took {seconds:.2f} s at the source",
-    )
+    text = f"comparing the last 48 hours ({len(found)} with runs) took {seconds:.2f} s at the source"
+    return _Finding("cost of a sensor tick", text, _OK if seconds < _SLOW_SECONDS else _ADVICE)
 
 
 def _database(opened: Connections) -> Iterator[_Finding]:
@@ -140,10 +126,10 @@ def _database(opened: Connections) -> Iterator[_Finding]:
             f"{describe_postgres(database.url)}, migrated; {state.trajectories} trajectories, {state.quarantined} in"
             " quarantine"
         )
-        yield _Finding("trajectory database", _State.OK, text)
+        yield _Finding("trajectory database", text)
     else:
         text = "this user cannot write to the schema trajectory: GRANT it, or connect as its owner"
-        yield _Finding("trajectory database", _State.WRONG, text)
+        yield _Finding("trajectory database", text, _WRONG)
     lag = lag_since(database, timedelta(days=1))
     if lag is not None:
         median, longest = lag.median.total_seconds(), lag.longest.total_seconds()
@@ -151,7 +137,7 @@ def _database(opened: Connections) -> Iterator[_Finding]:
             f"{pluralize(lag.runs, 'run')} in the last day: half were captured within {median:.0f} s of their end, all"
             f" within {longest:.0f} s"
         )
-        yield _Finding("capture lag", _State.OK, text)
+        yield _Finding("capture lag", text)
     older = built_by_older_versions(database)
     if older:
         text = (
@@ -159,9 +145,9 @@ def _database(opened: Connections) -> Iterator[_Finding]:
             " older schema: materialize their trajectories again (a backfill in the UI, or `trajectory-pipeline"
             " materialize --select trajectories`); that reads their raw rows in Parquet, not the source"
         )
-        yield _Finding("versions", _State.ADVICE, text)
+        yield _Finding("versions", text, _ADVICE)
 
 
 def _storage(opened: Connections) -> Iterator[_Finding]:
     opened.storage.parquet.probe()
-    yield _Finding("Parquet storage", _State.OK, f"{opened.settings.storage.parquet_location} can be written")
+    yield _Finding("Parquet storage", f"{opened.settings.storage.parquet_location} can be written")

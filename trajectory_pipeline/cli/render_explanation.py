@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType, group
 from rich.rule import Rule
 from rich.text import Text
 
@@ -13,12 +13,9 @@ from trajectory_pipeline.text import pluralize
 _MAX_TURNS = 200
 
 
-def render_explanation(explanation: Mapping[str, Any], data: Mapping[str, Any] | None) -> Group:
+@group()
+def render_explanation(explanation: Mapping[str, Any], data: Mapping[str, Any] | None) -> Iterator[RenderableType]:
     """Render what ``explain_verdict`` returned, with the trajectory's document, None if Postgres does not hold it."""
-    return Group(*_parts(explanation, data))
-
-
-def _parts(explanation: Mapping[str, Any], data: Mapping[str, Any] | None) -> Iterator[RenderableType]:
     yield _rule("Source rows")
     yield _line("in the source now", _raw(explanation["source"]))
     yield _line("as captured", _raw(explanation["captured"]))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType, group
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
@@ -18,23 +18,23 @@ _ROLE_STYLES = {"user": "bold cyan", "assistant": "bold green", "tool": "bold ye
 _OUTCOME_STYLES = {"success": "green", "partial_success": "yellow", "failure": "red", "unknown": "white"}
 
 
+@group()
 def render_trajectory(
     row: Mapping[str, Any], verdict: Mapping[str, Any] | None, links: Mapping[str, list[str]]
-) -> Group:
+) -> Iterator[RenderableType]:
     """Render a row of ``trajectory.trajectories`` and the run's row of ``trajectory.outcomes``, None if it has none.
 
     ``links`` holds run ids under ``continues`` and ``continued by``.
     """
-    parts: list[RenderableType] = [_head(row, links)]
+    yield _head(row, links)
     document = row["data"]
     if document is None:
-        parts.append(Text(f"The document is not in Postgres: {row['data_omitted_reason']}. Parquet has all of it."))
+        yield Text(f"The document is not in Postgres: {row['data_omitted_reason']}. Parquet has all of it.")
     else:
         for number, turn in enumerate(document["turns"], start=1):
-            parts.extend(_turn(number, turn))
-    parts.append(_outcome(row))
-    parts.append(_verdict(verdict))
-    return Group(*parts)
+            yield from _turn(number, turn)
+    yield _outcome(row)
+    yield _verdict(verdict)
 
 
 def plain_text(content: object, style: str = "") -> Text:
