@@ -45,8 +45,7 @@ class Databases:
 def resolve_databases(settings: Settings, report: Callable[[str], None] | None = None) -> Databases:
     """Return the databases to use; starts the embedded server if a URL is unset.
 
-    The embedded server is held until this process ends. Its trajectory database is migrated; one that a setting names
-    is not.
+    The embedded server is held until this process ends. Only its own trajectory database is migrated.
 
     Raises:
         EmbeddedPostgresError: the embedded server cannot be started.

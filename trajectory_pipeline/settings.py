@@ -18,7 +18,6 @@ from trajectory_pipeline.urls import check_endpoint_url, normalize_postgres_url
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-DEFAULT_DATA_FOLDER = Path("data")
 LONGEST_RETENTION_DAYS = 36_500
 """A hundred years: longer ages could lie before the first year that a date can name."""
 _RENAMED = {
@@ -49,8 +48,7 @@ def _ids(value: object) -> object:
     return frozenset(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
-PostgresUrl = Annotated[str, AfterValidator(normalize_postgres_url)]
-OptionalUrl = Annotated[PostgresUrl | None, BeforeValidator(_blank_is_unset)]
+OptionalUrl = Annotated[Annotated[str, AfterValidator(normalize_postgres_url)] | None, BeforeValidator(_blank_is_unset)]
 OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
 OptionalHttpUrl = Annotated[Annotated[str, AfterValidator(check_endpoint_url)] | None, BeforeValidator(_blank_is_unset)]
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
@@ -115,7 +113,7 @@ class StorageSettings(_Group):
     """Postgres 14 or later for the schema `trajectory`. Unset: the embedded server's database `trajectory`."""
     parquet_uri: OptionalText = setting("TRAJECTORY_STORAGE_URI", repr=False)
     """Folder or fsspec URL (`s3://bucket/prefix`) for Parquet. Unset: `parquet` in the data folder."""
-    data_folder: Path = setting("TRAJECTORY_DATA_FOLDER", DEFAULT_DATA_FOLDER)
+    data_folder: Path = setting("TRAJECTORY_DATA_FOLDER", Path("data"))
     """Folder for local data: the embedded server, Parquet, Dagster's logs. Default: `data` in the working
     directory."""
 

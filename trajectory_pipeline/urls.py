@@ -3,7 +3,6 @@
 import re
 from urllib.parse import urlsplit, urlunsplit
 
-_UNREADABLE = "(unreadable URL)"
 _STORAGE_LOGIN = re.compile(r"^([a-z0-9+.:-]+://)[^/@]*:[^/]*@", re.IGNORECASE)
 _POSTGRES_FORM = "postgresql://user:password@host:5432/database"
 
@@ -58,7 +57,7 @@ def describe_postgres(url: str) -> str:
     # A parameter that libpq does not know must not hide which server is meant.
     given = postgres_parameters(plain) or postgres_parameters(plain.partition("?")[0])
     if given is None:
-        return _UNREADABLE
+        return "(unreadable URL)"
     hosts = (given.get("host") or given.get("hostaddr") or "localhost").split(",")
     ports = (given.get("port") or "5432").split(",")
     if len(ports) == 1:

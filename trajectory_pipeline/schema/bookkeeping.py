@@ -73,10 +73,7 @@ RUN_LOCATIONS = Table(
     columns=postgres_only(
         Column("run_id", STRING, "The run.", key=True),
         Column(
-            "partition_key",
-            STRING,
-            "Partition that holds it.",
-            null="it left its partition (it runs again, or moved) and was not seen since",
+            "partition_key", STRING, "Partition that holds it.", null="it left its partition and was not seen since"
         ),
         Column("seen_at", TIMESTAMP, "First snapshot that saw it there, by the source's clock."),
         Column(

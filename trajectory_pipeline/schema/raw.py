@@ -226,10 +226,7 @@ CONTEXT = struct(
         source="provider_traces.request_json, else tools.json_schema",
     ),
     Column(
-        "source",
-        STRING,
-        "`provider_trace`: what the run really had. `at_capture`: as found at capture, which may be later.",
-        null="nothing was found",
+        "source", STRING, "`provider_trace` (what the run had) or `at_capture` (perhaps later).", null="nothing found"
     ),
 )
 """System prompt and tools of a run: they may change after it, and therefore are not in the content digest."""

@@ -187,12 +187,7 @@ SIGNALS = struct(
     Column("positive_feedback", INT, "Own steps with positive feedback.", unit="steps"),
     Column("negative_feedback", INT, "Own steps with negative feedback.", unit="steps"),
     Column("denied_approvals", INT, "Calls that a person denied.", unit="calls"),
-    Column(
-        "refusals",
-        INT,
-        "Own messages with a content part of type `refusal`; no Letta release up to 0.16.8 writes one.",
-        unit="messages",
-    ),
+    Column("refusals", INT, "Own messages with a `refusal` part; Letta up to 0.16.8 writes none.", unit="messages"),
     Column(
         "empty_final_answer",
         BOOL,
@@ -251,16 +246,8 @@ _METADATA = in_document(
         tokens(f"{kind}_tokens", "Sum over own steps that report it.", null="none reports it")
         for kind in ("cached_input", "cache_write", "reasoning")
     ),
-    Column(
-        "usage_reported",
-        BOOL,
-        "False where all token counts are 0 and there are no details: Letta stores 0 for unreported usage.",
-    ),
-    dollars(
-        "cost_usd",
-        "Price of the run's own LLM calls by genai-prices at the time of the run.",
-        null="a price or the usage is unknown",
-    ),
+    Column("usage_reported", BOOL, "False if all counts are 0 without details: Letta stores 0 for unreported usage."),
+    dollars("cost_usd", "Price of its own LLM calls by genai-prices at that time.", null="price or usage unknown"),
     Column(
         "continues_run_id",
         STRING,
@@ -310,11 +297,7 @@ TRAJECTORIES = Table(
             Column("data", JSON, "The trajectory document; images as stubs.", null="see `data_omitted_reason`"),
             Column("data_omitted_reason", STRING, "Why `data` is null.", null="it is not"),
         ),
-        Column(
-            "escaped",
-            STRINGS,
-            "Paths in the document where NUL or a lone surrogate is written as visible text (`\\u0000`, `\\ud83d`).",
-        ),
+        Column("escaped", STRINGS, "Document paths where NUL or a lone surrogate became text (`\\u0000`, `\\ud83d`)."),
         Column("content_digest", STRING, "SHA-256 (hex) of what the agent saw, said and did, its errors and ending."),
         Column("schema_version", STRING, "Version of this schema."),
         Column("signals_version", STRING, "Version of the rules behind `signals`."),
@@ -324,11 +307,7 @@ TRAJECTORIES = Table(
             Column("first_captured_at", TIMESTAMP, "When the row was first written."),
             Column("updated_at", TIMESTAMP, "When its content last changed."),
         ),
-        Column(
-            "erased",
-            BOOL,
-            "Whether content deleted at the source was erased here: its texts are then `[erased]` or null.",
-        ),
+        Column("erased", BOOL, "Whether content deleted at the source was erased here (then `[erased]` or null)."),
     ),
     indexes=(
         ("partition_key",),

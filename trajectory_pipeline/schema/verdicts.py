@@ -79,15 +79,10 @@ VERDICTS = Table(
             unit="0–1",
             null=_NOT_JUDGED,
         ),
-        *(
-            Column(name, INT, f"Rating of the {words}.", unit="1–5", null=_NOT_JUDGED)
-            for name, words in (
-                ("interaction_depth", "interaction's depth"),
-                ("task_complexity", "task's complexity"),
-                ("tool_use", "use of tools"),
-                ("reference_value", "value as a reference"),
-            )
-        ),
+        Column("interaction_depth", INT, "Rating of the interaction's depth.", unit="1–5", null=_NOT_JUDGED),
+        Column("task_complexity", INT, "Rating of the task's complexity.", unit="1–5", null=_NOT_JUDGED),
+        Column("tool_use", INT, "Rating of the use of tools.", unit="1–5", null=_NOT_JUDGED),
+        Column("reference_value", INT, "Rating of the value as a reference.", unit="1–5", null=_NOT_JUDGED),
         Column("tags", STRINGS, "Three to seven tags.", null=_NOT_JUDGED),
         Column("task_category", STRING, "Label from the closed list of task categories.", null=_NOT_JUDGED),
         Column("complexity", STRING, "`trivial`, `simple`, `moderate`, `complex` or `expert`.", null=_NOT_JUDGED),
@@ -95,12 +90,7 @@ VERDICTS = Table(
         Column("lesson", STRING, "What another agent should do or avoid.", null="none, or not judged"),
         Column("decisions", JSON, "Key decisions: step, choice, stated reason, result.", null=_NOT_JUDGED),
         Column("coverage", FLOAT, "Share of the content's characters sent to the judge.", unit="0–1", null=_NOT_SHOWN),
-        Column(
-            "model",
-            STRING,
-            "Model that responded, as the provider names it; `simulated-judge` is not a model.",
-            null="no response",
-        ),
+        Column("model", STRING, "Model as named in the response; `simulated-judge` is not one.", null="no response"),
         Column("simulated", BOOL, "Whether the verdict is from the simulated judge, with an invented price."),
         tokens("input_tokens", "Prompt tokens of all calls, including cached ones.", null=_NOT_REPORTED),
         tokens("cached_input_tokens", "Prompt tokens read from the provider's cache.", null=_NOT_REPORTED),
