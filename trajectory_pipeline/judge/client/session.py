@@ -98,7 +98,7 @@ class JudgeSession:
         self._pacer = pacer
         self._breaker = breaker
         self._concurrency = asyncio.Semaphore(config.concurrency)
-        self._is_auto = config.response_format is ResponseFormatChoice.AUTO
+        self._is_auto = config.response_format == ResponseFormatChoice.AUTO
         self._options = RequestOptions(
             ResponseFormat.JSON_SCHEMA if self._is_auto else ResponseFormat(config.response_format),
             config.temperature,

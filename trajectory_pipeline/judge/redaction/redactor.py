@@ -35,7 +35,7 @@ class Redactor:
 
     def __call__(self, text: str) -> str:
         """Return a text with placeholders in place of what was found; a redacted text stays as it is."""
-        if self.mode is RedactionMode.OFF:
+        if self.mode == RedactionMode.OFF:
             return text
         # A placeholder may expose a value that its neighbor hid.
         for _ in range(_MAX_ROUNDS):
@@ -47,7 +47,7 @@ class Redactor:
 
     def _once(self, text: str) -> str:
         found = [("secret", span) for span in find_secrets(text)]
-        if self.mode is RedactionMode.PERSONAL:
+        if self.mode == RedactionMode.PERSONAL:
             found += [("personal", span) for span in find_personal_data(text)]
         if not found:
             return text
