@@ -24,8 +24,8 @@ class Catalog:
 
     def has(self, table: SourceTable) -> bool:
         """Whether the table is there with all its required columns."""
-        present = self.columns.get(table.name, {})
-        return bool(present) and all(column.name in present for column in table.columns if column.required)
+        required = {column.name for column in table.columns if column.required}
+        return table.name in self.columns and required <= self.columns[table.name].keys()
 
     def table(self, table: SourceTable) -> str:
         """Return the table's qualified name, quoted."""
@@ -67,15 +67,13 @@ class Catalog:
     @property
     def unknown_columns(self) -> list[str]:
         """Unknown columns of the tables, as ``table.column``: from a newer Letta, or custom."""
-        known = {table.name: {column.name for column in table.columns} for table in SOURCE_TABLES}
         # Only a few columns of these concern a trajectory, so the others are not reported.
         partly_read = {"agents", "tools", "provider_traces", "run_metrics", "step_metrics"}
         return sorted(
-            f"{table}.{column}"
-            for table, columns in self.columns.items()
-            if table not in partly_read
-            for column in columns
-            if column not in known[table] and column != "xmin"
+            f"{table.name}.{column}"
+            for table in SOURCE_TABLES
+            if table.name not in partly_read
+            for column in self.columns.get(table.name, {}).keys() - {known.name for known in table.columns} - {"xmin"}
         )
 
     @property

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 
 import adbc_driver_manager
@@ -84,11 +84,11 @@ def source_error(url: str, doing: str, error: BaseException) -> SourceError:
 
 
 def _server_message(message: str) -> str:
-    """Return what the server said, or libpq: one line, without the driver's framing, hints and query texts."""
-    # Of its own queries, the driver tells the text too, over several lines.
+    """Return the message of the server, or of libpq: one line, without the driver's framing, hints and query texts."""
+    # Of its own queries, the driver adds the text, over several lines.
     message = _OWN_QUERY.sub("", message)
     lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no reason was given"]
-    # A name with several addresses gives a line for each: the last one tried says most (the first is often ::1).
+    # A name with several addresses gives a line for each: the last one tried helps most (the first is often ::1).
     attempts = [line for line in lines if "connection to server " in line and " failed: " in line]
     text = attempts[-1] if attempts else lines[0]
     while (shorter := _PREFIX.sub("", text)) != text:
@@ -97,12 +97,9 @@ def _server_message(message: str) -> str:
 
 
 def _libpq_url(url: str) -> str:
-    """Return the URL with our defaults, unless it brings its own; what it brings is left as it is written.
-
-    Raises:
-        SourceError: libpq cannot read it; its own message would repeat parts of it, the password included.
-    """
+    """Return the URL with our defaults, unless it brings its own; what it brings is left as it is written."""
     given = postgres_parameters(url)
+    # libpq's own message would repeat parts of the URL, the password included.
     if given is None:
         raise SourceError(
             "LETTA_PG_URI cannot be read: a part is malformed, or a parameter after '?' is unknown. It must look"
@@ -116,11 +113,7 @@ def _libpq_url(url: str) -> str:
 
 @contextmanager
 def reading(url: str, doing: str) -> Iterator[None]:
-    """Turn what the driver raises inside into a ``SourceError`` that names what was being done.
-
-    Raises:
-        SourceError: for every error of the driver.
-    """
+    """Turn what the driver raises inside into a ``SourceError`` that names what was being done."""
     try:
         yield
     except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
@@ -129,7 +122,7 @@ def reading(url: str, doing: str) -> Iterator[None]:
 
 
 def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> datetime:
-    """Begin one transaction, and return when it began, which is just before the snapshot was taken.
+    """Begin one transaction, and return when it began, just before the snapshot was taken; close it where that fails.
 
     Settings hold for the transaction alone, so that a pooler passes none of them on to other clients.
     """
@@ -144,10 +137,13 @@ def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> datet
     }
     # One query sets everything; it holds no backslash, which a setting could give another meaning.
     settings = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in session.items())
-    with reading(url, "Opening the snapshot"), connection.cursor() as cursor:
-        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        cursor.execute(f"SELECT now(), {settings}")
-        began: datetime = cursor.fetchone()[0]
+    with ExitStack() as on_error:
+        on_error.callback(connection.close)
+        with reading(url, "Opening the snapshot"), connection.cursor() as cursor:
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            cursor.execute(f"SELECT now(), {settings}")
+            began: datetime = cursor.fetchone()[0]
+        on_error.pop_all()
     return began.astimezone(UTC)
 
 
@@ -186,28 +182,18 @@ class SnapshotConnection:
         idle, self._idle = self._idle, None
         if idle is not None:
             # The first query also shows whether the connection was lost since.
-            with suppress(SourceError), _closed_on_error(idle):
+            with suppress(SourceError):
                 return idle, _begin(idle, self._url, timeout_seconds)
         target = _libpq_url(self._url)
         with reading(self._url, "Connecting"):
             connection = adbc.connect(target, autocommit=True)
-        with _closed_on_error(connection):
-            return connection, _begin(connection, self._url, timeout_seconds)
+        return connection, _begin(connection, self._url, timeout_seconds)
 
     def close(self) -> None:
         """Close what is idle."""
         idle, self._idle = self._idle, None
         if idle is not None:
             idle.close()
-
-
-@contextmanager
-def _closed_on_error(connection: adbc.Connection) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        connection.close()
-        raise
 
 
 def literal(value: str) -> str:

@@ -57,10 +57,7 @@ class RunLocation:
 class Snapshot:
     """One consistent view of the source; every query sees the same state.
 
-    Attributes:
-        taken_at: by the source's clock; whatever was committed before is in the snapshot.
-        catalog: the tables and columns of the source.
-        queries: how many were sent so far.
+    Whatever was committed before ``taken_at``, by the source's clock, is in it; ``queries`` counts those sent so far.
     """
 
     url: str = field(repr=False)

@@ -9,7 +9,7 @@ from trajectory_pipeline.schema.enums import ExecutionCause, ExecutionStatus, Ou
 
 _AGENT_REASONS = ("no_tool_call", "invalid_llm_response", "invalid_tool_call")
 
-# What the server refuses before any step (Letta 0.16.8: letta/agents/helpers.py, letta/errors.py).
+# Texts of requests that the server refuses before any step (Letta 0.16.8: letta/agents/helpers.py, letta/errors.py).
 REQUEST_REFUSALS = (
     "CONFLICT",
     "Invalid tool call IDs",

@@ -68,7 +68,7 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
         ConversionError: a raw value cannot be converted; the error names its row and column.
     """
     _reject_missing(raw)
-    # Only what the run said and did is digested, not the rest of the document.
+    # Only the run's messages, errors and ending are digested, not the rest of the document.
     digested: list[str] = []
     undigested: list[str] = []
     run, agent = raw["run"], raw["agent"] or {}

@@ -33,15 +33,9 @@ def compute_signals(
 ) -> Row:
     """Return the signals of a run, with the fields of ``schema.trajectories.SIGNALS``.
 
-    Args:
-        calls: in order.
-        failed: of each return that was not denied, in order, whether it is an error.
-        kinds: of each message.
-        fills: share (0 to 1) of the context window that each own prompt took.
-        feedback: of each own step.
-        denied: number of denied calls.
-        refusals: number of messages with a refusal.
-        empty_final_answer: see the data dictionary.
+    ``failed`` has, of each return that was not denied, in order, whether it is an error; ``kinds`` are of the messages;
+    ``fills`` are the shares (0 to 1) of the context window that own prompts took; ``denied`` counts calls, ``refusals``
+    messages.
     """
     signatures = _signatures(calls)
     return {

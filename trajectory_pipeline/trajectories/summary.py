@@ -36,16 +36,9 @@ class OwnStep(NamedTuple):
 class RunFacts:
     """What the summary of a run is made of. Steps, messages, calls and returns are in the order of the turns.
 
-    Attributes:
-        metadata: parsed and escaped; ``error`` and ``run_type`` are read.
-        duration_ns: from its creation to its completion.
-        run_ns: of its metrics; else as the run has it.
-        conversation_ids: of the messages; so are ``kinds``.
-        has_reply: whether any message has assistant text.
-        failed_returns: of each return that was not denied, whether it is an error.
-        denied: number of denied calls.
-        refusals: number of messages with a refusal.
-        escaped: JSON paths at which text was escaped.
+    Of ``metadata``, parsed and escaped, ``error`` and ``run_type`` are read. ``run_ns`` is of the metrics, else as the
+    run has it; ``conversation_ids`` and ``kinds`` are of the messages; ``failed_returns`` has whether each return that
+    was not denied is an error; ``escaped`` are the JSON paths at which text was escaped.
     """
 
     run_id: str

@@ -1,4 +1,4 @@
-"""A source that cannot be read: one sentence that says what was being done, where, what is wrong, and what to do.
+"""A source that cannot be read: one sentence that names what was being done, where, what is wrong, and what to do.
 
 No password is in it, whatever it holds, and neither is the driver's noise (the text of the query, hints, framing).
 """

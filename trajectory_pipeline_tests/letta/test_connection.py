@@ -44,7 +44,7 @@ def test_libpq_url_keeps_its_parameters_and_adds_defaults(url: str, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("message", "says"),
+    ("message", "expected"),
     [
         (
             'IO: [libpq] Failed to connect: connection to server at "localhost" (::1), port 5432 failed: Connection'
@@ -69,9 +69,9 @@ def test_libpq_url_keeps_its_parameters_and_adds_defaults(url: str, monkeypatch:
         ("NOT_FOUND: ERROR:  x Query was: SELECT 'geheim'", "letta: x —"),
     ],
 )
-def test_driver_error_is_reduced_to_the_servers_message(message: str, says: str) -> None:
+def test_driver_error_is_reduced_to_the_servers_message(message: str, expected: str) -> None:
     text = str(source_error("postgresql://me:geheim@host/letta", "Reading", RuntimeError(message)))
-    assert says in text
+    assert expected in text
     assert "geheim" not in text
     assert text.startswith("Reading failed at the source host:5432/letta: ")
 

@@ -1,4 +1,4 @@
-"""What surrounded a run: its system prompt and tools, as they were sent if a trace tells, else as they stand now.
+"""The context of a run: its system prompt and tools, as sent where a trace has them, else as they are now.
 
 A trace is the request of the run's *first* step, and never one that asked for a summary. Whatever a trace holds, it
 cannot make a run unreadable.

@@ -1,7 +1,7 @@
-"""Rows that lead to other rows, or to none: other runs' steps, steps without a run, names of what is gone.
+"""Rows that refer to other rows, or to none: other runs' steps, steps without a run, names of what is gone.
 
 A message belongs to the run that its ``run_id`` names. The step that it names may be another run's (the answer to an
-approval request): then that step comes along as a foreign one. What is gone is left out, and nothing invented for it.
+approval request): then that step is read as a foreign one. What is gone is left out, and nothing is invented for it.
 """
 
 from trajectory_pipeline.demo.letta_sample.load import sample_terminal_run_ids
@@ -74,7 +74,7 @@ def test_message_of_a_deleted_step_is_read(letta_database: str) -> None:
 
 
 def test_metrics_are_found_by_their_id_alone(untouched_sample: str) -> None:
-    """Letta loses a race now and then, and leaves ``step_metrics.run_id`` empty."""
+    """A race in Letta sometimes leaves ``step_metrics.run_id`` empty."""
     lost = {row[0] for row in ask(untouched_sample, "SELECT id FROM step_metrics WHERE run_id IS NULL")}
     found = {metrics["id"] for run in all_runs(untouched_sample).values() for metrics in run["step_metrics"]}
     assert lost

@@ -105,7 +105,7 @@ def test_timeout_beyond_postgres_is_the_longest_it_holds(untouched_sample: str) 
 
 
 def test_settings_end_with_the_transaction(untouched_sample: str) -> None:
-    """A pooler hands the session to somebody else afterwards: it must be as it was."""
+    """A pooler gives the session to another client afterwards: its settings must be unchanged."""
     with LettaSource(untouched_sample).snapshot() as snapshot, snapshot.connection.cursor() as cursor:
         cursor.execute("ROLLBACK")
         for name in ("default_transaction_read_only", "statement_timeout", "idle_in_transaction_session_timeout"):

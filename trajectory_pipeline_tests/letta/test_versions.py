@@ -1,7 +1,7 @@
 """Letta 0.12.0 to 0.16.8 and what may come: an older server's rows read as nulls where it lacks a column.
 
-Older databases are made from the sample by dropping what that version did not have. A newer one goes on and says what
-it saw; only what makes a trajectory impossible is refused, by name.
+Older databases are made from the sample by dropping what that version did not have. A newer one is read, and its
+unknown columns are reported; only what makes a trajectory impossible is refused, by name.
 """
 
 import json
@@ -101,15 +101,15 @@ def test_newer_server_is_read_and_its_new_columns_reported(letta_database: str) 
     before = all_batches(letta_database)
     do(
         letta_database,
-        "CREATE TYPE mood AS ENUM ('good')",
-        "ALTER TABLE runs ADD COLUMN mood mood DEFAULT 'good'",
+        "CREATE TYPE quality AS ENUM ('good')",
+        "ALTER TABLE runs ADD COLUMN quality quality DEFAULT 'good'",
         'ALTER TABLE messages ADD COLUMN "Odd ""name""" point[]',
         "ALTER TABLE agents ADD COLUMN of_no_concern text",
-        "CREATE TABLE moods (id text)",
+        "CREATE TABLE qualities (id text)",
     )
     assert all_batches(letta_database) == before
     with LettaSource(letta_database).snapshot() as snapshot:
-        assert snapshot.catalog.unknown_columns == ['messages.Odd "name"', "runs.mood"]
+        assert snapshot.catalog.unknown_columns == ['messages.Odd "name"', "runs.quality"]
 
 
 def test_optional_tables_may_all_be_missing(letta_database: str) -> None:

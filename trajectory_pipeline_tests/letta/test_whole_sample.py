@@ -1,4 +1,4 @@
-"""What the source holds is what comes out: every terminal run once, with all its rows, each value as it stands there.
+"""What the source holds is what comes out: every terminal run once, with all its rows, each value as it is there.
 
 The rows are compared with the data file itself, which is what ``pg_dump`` wrote: the text of every column, JSON byte
 for byte. Neither the session's time zone nor the order of rows on disk may show.
@@ -210,7 +210,7 @@ def test_order_on_disk_does_not_change_the_rows(letta_database: str) -> None:
         " ON i.oid = x.indexrelid WHERE x.indisprimary AND c.relnamespace = 'public'::regnamespace",
     )
     do(letta_database, *(f'CLUSTER public."{table}" USING "{index}"' for table, index in indexes))
-    # And some rows behind all others.
+    # Some rows are added after all others.
     do(
         letta_database,
         "UPDATE messages SET is_err = is_err WHERE sequence_id % 3 = 0",

@@ -11,7 +11,7 @@ from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Struct, Typ
 
 
 def row_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The row's columns that stand in the document; every part, call, return and approval as its JSON text."""
+    """The row's columns that are in the document; every part, call, return and approval as its JSON text."""
     row = {}
     for column in TRAJECTORIES.columns:
         if column.document is None or column.name == "turns":

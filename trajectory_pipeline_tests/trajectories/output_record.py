@@ -1,4 +1,4 @@
-"""Digests of what the pipeline makes of the sample, held against a committed record with the version of the code."""
+"""Digests of the pipeline's output for the sample, compared with a committed record of the code's version."""
 
 import hashlib
 import json

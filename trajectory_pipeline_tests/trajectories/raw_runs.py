@@ -40,7 +40,7 @@ METRICS_ROW = {"run": _row(RUN_METRICS, {}), "step": _row(STEP_METRICS, {})}
 
 
 def step(step_id: str = "step-1", **values: Any) -> Raw:
-    """A step of `run-1` that did what it should, with usage."""
+    """A completed step of `run-1`, with usage."""
     number = int(step_id.rpartition("-")[2]) if step_id.rpartition("-")[2].isdigit() else 0
     defaults = {
         "id": step_id,
@@ -147,7 +147,7 @@ def messages_of(row: Row) -> list[Row]:
 
 
 def batch_of(*raws: Raw) -> pa.RecordBatch:
-    """The runs as the reader hands them on."""
+    """The runs as the reader returns them."""
     return pa.RecordBatch.from_pylist(list(raws), schema=arrow_schema(TERMINAL_RUNS))
 
 

@@ -1,6 +1,6 @@
 """The sample's terminal runs as rows of `terminal_runs`, made straight from the dump file: no database needed.
 
-Nesting follows the data dictionary of `terminal_runs`; it shares no code with the reader, which has a database to ask.
+Nesting follows the data dictionary of `terminal_runs`; it shares no code with the reader, which needs a database.
 """
 
 import functools
@@ -27,7 +27,7 @@ Raw = dict[str, Any]
 
 @functools.cache
 def sample_runs() -> tuple[Raw, ...]:
-    """Every terminal run of the sample, ordered by run id; not to be changed by who gets it."""
+    """Every terminal run of the sample, ordered by run id; callers must not change it."""
     rows = {block.table.removeprefix("public."): list(block.records()) for block in dump.copy_blocks(_parts())}
     runs = _read(rows["runs"], RUNS)
     steps = _read(rows["steps"], STEPS)

@@ -308,7 +308,7 @@ def messages(draw: st.DrawFn, number: int, step_ids: list[str]) -> Raw:
 
 @st.composite
 def raw_runs(draw: st.DrawFn, most_messages: int = 6) -> Raw:
-    """One terminal run with its rows, as the reader hands it on: rows ordered, sequence ids unique."""
+    """One terminal run with its rows, as the reader returns it: rows ordered, sequence ids unique."""
     own_ids = [f"step-{number}" for number in range(draw(st.integers(0, 3)))]
     foreign_ids = draw(st.sampled_from([[], [], ["step-a"], ["step-a", "step-b"]]))
     sequence_ids = draw(

@@ -1,7 +1,7 @@
-"""The short way and the specification give the same trajectories, byte for byte, and the same documents as JSON.
+"""The columnar and the reference conversion give the same trajectories, byte for byte, and the same documents as JSON.
 
-Held against each other: every run of the sample, runs of any shape, and the sample's runs with a value of theirs
-changed into what a source may hold as well.
+Compared are every run of the sample, runs of any shape, and the sample's runs with one value replaced by another
+that a source may hold.
 """
 
 import copy
@@ -36,7 +36,7 @@ from trajectory_pipeline_tests.trajectories.strategies import raw_runs
 
 
 def agreed(*raws: Raw) -> Conversion:
-    """Convert a batch both ways, hold them against each other, and return the conversion."""
+    """Convert a batch both ways, compare them, and return the conversion."""
     batch = batch_of(*raws)
     conversion = convert_batch(batch, HOUR, documents=True)
     rows, wrong = [], []
@@ -140,7 +140,7 @@ CHANGES: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("column", CHANGES)
 def test_converters_agree_on_any_message_value(column: str) -> None:
-    """One run a value: among ordinary ones, so that both ways meet in one batch."""
+    """One run a value, among ordinary ones, so that one batch is converted both ways."""
     runs = []
     for number, value in enumerate(CHANGES[column]):
         changed = raw_run(

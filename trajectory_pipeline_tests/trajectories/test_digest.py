@@ -1,4 +1,4 @@
-"""The content digest is taken of all forms, however many there are."""
+"""The content digest covers all canonical texts, however many there are."""
 
 import hashlib
 

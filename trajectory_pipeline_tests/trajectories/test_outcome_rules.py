@@ -1,6 +1,6 @@
 """How a run ended: the design's table, row by row, over everything that Letta may have recorded.
 
-The table stands here once more as data, in its order, with its precedence; the converter is held against it over the
+The table is repeated here as data, in its order, with its precedence; the converter is compared with it over the
 product of statuses, stop reasons, step errors, step stop reasons, forms of the recorded error, and what the run holds.
 """
 
@@ -148,7 +148,7 @@ CAUSE_BY_RECORDED = {  # by place in RECORDED: (with steps, before any step)
 
 
 def cause(facts: Facts) -> str:
-    """The first that says something decides; a step's own reason goes before a generic `LLMError`."""
+    """The first that is recorded decides; a step's own reason goes before a generic `LLMError`."""
     if facts.step_error == "LLMError" and facts.step_reason in AGENTS_OWN:
         return "agent"
     before_any_step = CAUSE_BY_RECORDED[RECORDED.index(facts.recorded)][not facts.steps]

@@ -1,4 +1,4 @@
-"""A run that cannot be converted stands aside whole, with its raw rows, the error and the place; the others go on."""
+"""A run that cannot be converted is quarantined with its raw rows, the error and its path; the others are converted."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rules of the conversion in their plainest form, held against the reference for the sample and for runs of any shape.
+"""Rules of the conversion in their plainest form, compared with the reference for the sample and for runs of any shape.
 
 Each rule is restated here without the shortcuts that the converters take: pairwise comparison, repeated scans, exact
 decimals. The exhaustive outcome table is in ``test_outcome_rules``.
@@ -50,7 +50,7 @@ def ordered_turns(raw: Raw) -> list[tuple[str | None, list[Raw]]]:
     named = {step_id: [row for row in rows if row["step_id"] == step_id] for step_id in created}
     named |= {row["step_id"]: [r for r in rows if r["step_id"] == row["step_id"]] for row in rows if row["step_id"]}
     stretches_of_none = [list(group) for is_none, group in groupby(rows, lambda row: row["step_id"] is None) if is_none]
-    # A step without time and messages has no place: it comes last.
+    # A step without time and messages comes last.
     placed = [(step_id, mine) for step_id, mine in named.items() if created.get(step_id) or not mine]
     turns = sorted(
         placed,

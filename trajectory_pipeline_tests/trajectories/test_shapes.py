@@ -446,7 +446,7 @@ def test_attributes_of_a_deleted_agent_are_null() -> None:
 
 
 def test_trajectory_id_never_changes() -> None:
-    # Written down once: other systems may have stored it.
+    # A fixed value: other systems may have stored it.
     assert converted()["trajectory_id"] == "28d35847-4bff-510f-a89b-565583b318d3"
 
 

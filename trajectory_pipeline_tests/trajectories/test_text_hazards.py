@@ -1,4 +1,4 @@
-r"""Text that breaks pipelines: the documents show a visible escape and say where, and hold everything else unchanged.
+r"""Text that breaks pipelines: documents show a visible escape and its path, and hold everything else unchanged.
 
 Raw rows are the reader's affair and stay byte for byte; here it is what becomes of them in a trajectory.
 """
