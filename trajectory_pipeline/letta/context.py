@@ -88,11 +88,7 @@ class ContextReader:
         self._any_traces: bool | None = None
 
     def of(self, runs: pa.Table, steps: pa.Table, agents: pa.Table) -> pa.Table:
-        """Return ``run_id`` and the fields of ``schema.raw.CONTEXT``, for runs with a known context.
-
-        Raises:
-            SourceError: the source cannot be read.
-        """
+        """Return ``run_id`` and the fields of ``schema.raw.CONTEXT``, for runs with a known context."""
         traced, current = self._traced(steps), self._current(agents)
         found: dict[Context, int] = {}
         run_ids, indexes = [], []

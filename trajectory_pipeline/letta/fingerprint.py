@@ -32,9 +32,6 @@ def fingerprints(snapshot: Snapshot, start: datetime, end: datetime) -> dict[dat
     """Return the fingerprint of each hour in ``[start, end)`` that has terminal runs.
 
     One query: terminal runs of the window, and by index their steps, messages and metrics: 32 hex digits an hour.
-
-    Raises:
-        SourceError: the source cannot be read.
     """
     catalog = snapshot.catalog
     messages, steps = catalog.table(MESSAGES), catalog.table(STEPS)
@@ -84,9 +81,6 @@ def dependency_digests(snapshot: Snapshot, start: datetime, end: datetime) -> st
     list of messages in context.
 
     The catalog is part of it: a new column with a default changes every row, and no row's version.
-
-    Raises:
-        SourceError: the source cannot be read.
     """
     catalog = snapshot.catalog
     agents = f"{catalog.table(AGENTS)} a"

@@ -34,11 +34,7 @@ class EndIndex:
 
 
 def count_runs_by_hour(snapshot: Snapshot) -> dict[datetime, int]:
-    """Return the number of terminal runs in each hour that has any, over the whole history.
-
-    Raises:
-        SourceError: the source cannot be read.
-    """
+    """Return the number of terminal runs in each hour that has any, over the whole history."""
     rows = snapshot.read(
         "Counting terminal runs",
         f"SELECT date_trunc('hour', {snapshot.ended_at('r')}) AS hour, count(*) AS runs"
@@ -52,9 +48,6 @@ def find_stuck_runs(snapshot: Snapshot, older_than: timedelta, at_most: int = 10
     """Return the runs that are not terminal and older than so long, the oldest first.
 
     A blocking call on a conversation leaves its run ``created`` forever, and so does a killed server (Letta 0.16.8).
-
-    Raises:
-        SourceError: the source cannot be read.
     """
     created_at = f"({snapshot.catalog.expression(RUNS, 'created_at', 'r')} AT TIME ZONE 'UTC')"
     rows = snapshot.read(
@@ -67,11 +60,7 @@ def find_stuck_runs(snapshot: Snapshot, older_than: timedelta, at_most: int = 10
 
 
 def find_end_index(snapshot: Snapshot) -> EndIndex:
-    """Look for an index on ``completed_at`` of the runs.
-
-    Raises:
-        SourceError: the source cannot be read.
-    """
+    """Look for an index on ``completed_at`` of the runs."""
     table = snapshot.catalog.table(RUNS)
     rows = snapshot.read(
         "Looking for indexes",

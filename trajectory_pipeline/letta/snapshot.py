@@ -67,11 +67,7 @@ class Snapshot:
     queries: int = field(default=0)
 
     def terminal_runs(self, start: datetime, end: datetime) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of ``terminal_runs`` for the runs that ended in ``[start, end)``, ordered by run id.
-
-        Raises:
-            SourceError: the source cannot be read to the end.
-        """
+        """Yield the rows of ``terminal_runs`` for the runs that ended in ``[start, end)``, ordered by run id."""
         for tables in self.tables_of_runs(start, end):
             yield nest_run_tables(tables, SCHEMA_VERSION)
 
@@ -80,9 +76,6 @@ class Snapshot:
         """Yield the batches of ``terminal_runs``; the rows of the next one are read while a batch is nested.
 
         A thread reads them: until the last batch came, or the block is left, nothing else may query the snapshot.
-
-        Raises:
-            SourceError: raised by the iterator; the source cannot be read to the end.
         """
         with read_ahead(self.tables_of_runs(start, end)) as portions:
             yield (nest_run_tables(tables, SCHEMA_VERSION) for tables in portions)
@@ -149,11 +142,7 @@ class Snapshot:
         yield portion
 
     def tables_of_runs(self, start: datetime, end: datetime) -> Iterator[RunTables]:
-        """Yield the flat rows of ``terminal_runs``, a batch of runs at a time.
-
-        Raises:
-            SourceError: the source cannot be read to the end.
-        """
+        """Yield the flat rows of ``terminal_runs``, a batch of runs at a time."""
         ids = self._run_ids(start, end)
         contexts = ContextReader(self)
         for first in range(0, len(ids), RUNS_PER_BATCH):

@@ -92,10 +92,6 @@ def check_completeness(source: LettaSource, storage: Storage, scope: Completenes
     Runs that are deleted at the source and were carried forward are in both sinks only: they are not compared. Nothing
     is expected of what was pruned. Hours that still change (the open one, and one that is not closed and captured yet)
     are left out.
-
-    Raises:
-        SourceError: the source cannot be read.
-        SinkError: a sink cannot be read.
     """
     start = floor_to_hour(scope.start)
     with source.snapshot() as snapshot:

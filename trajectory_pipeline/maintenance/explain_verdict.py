@@ -38,9 +38,6 @@ def explain_verdict(
     The row is one of ``trajectory.trajectories``. The source is read if it can be reached. ``policy`` is the current
     one, if there is a judge; that of the run's last verdict goes before it. Without a redaction key, the database's is
     used.
-
-    Raises:
-        SinkError: a sink cannot be read.
     """
     run_id = str(row["run_id"])
     verdicts = verdicts_of_run(storage.postgres, run_id)

@@ -73,11 +73,7 @@ def is_expired(hour: datetime, max_age: timedelta | None, now: datetime) -> bool
 
 
 def find_expired_partitions(storage: Storage, retention: Retention, now: datetime) -> list[ExpiredPartition]:
-    """Return what is old enough and still stored, in order of partitions, raw rows last in each.
-
-    Raises:
-        SinkError: a sink cannot be read.
-    """
+    """Return what is old enough and still stored, in order of partitions, raw rows last in each."""
     found: list[ExpiredPartition] = []
     with storage.pooled() as pooled:
         if retention.trajectories is not None:

@@ -40,11 +40,7 @@ def lag_of_runs(partition: PartitionTransaction) -> CaptureLag | None:
 
 
 def lag_since(database: TrajectoryDatabase, age: timedelta) -> CaptureLag | None:
-    """Return the lag of the runs that ended within this age; None where none did.
-
-    Raises:
-        SinkError: the database cannot be read.
-    """
+    """Return the lag of the runs that ended within this age; None where none did."""
     condition = "coalesce(end_time, start_time) > now() - %s"
     (row,) = database.rows(_LAG.format(at="first_captured_at", condition=condition), [age])
     return _lag(row)

@@ -32,9 +32,6 @@ def migrate(url: str) -> tuple[str | None, str]:
 
     Returns:
         The revision before (None: there was no schema) and after.
-
-    Raises:
-        SinkError: the database cannot be reached, is too old, or refuses.
     """
     # SQLAlchemy would read the URL by rules of its own.
     engine = sa.create_engine("postgresql+psycopg://", creator=lambda: open_connection(url), poolclass=sa.NullPool)

@@ -33,11 +33,7 @@ class ConnectionPool:
 
     @contextmanager
     def connection(self, *, autocommit: bool) -> Iterator[psycopg.Connection]:
-        """Lend a connection to a migrated schema; it is committed at the end, and closed on any error.
-
-        Raises:
-            SinkError: the database cannot be reached, is not migrated or refuses.
-        """
+        """Lend a connection to a migrated schema; it is committed at the end, and closed on any error."""
         connection = self._take(autocommit)
         returned = False
         try:

@@ -60,11 +60,7 @@ class SharedRateLimiter:
         self._free = asyncio.Lock()
 
     def take(self, tokens: int) -> RequestSlot:
-        """Reserve the next free slot; one that is not used is lost.
-
-        Raises:
-            SinkError: the database cannot be reached.
-        """
+        """Reserve the next free slot; one that is not used is lost."""
         limit = self._limit
         parameters = {"base_url": limit.base_url, "model": limit.model, "takes": limit.seconds(tokens)}
         (row,) = self._connection.rows("Taking a turn under the rate limit", _TAKE, parameters)
@@ -79,11 +75,7 @@ class SharedRateLimiter:
 
 @contextmanager
 def open_rate_limiter(database: TrajectoryDatabase, limit: RateLimit) -> Iterator[SharedRateLimiter | None]:
-    """Open a connection for slots; None, and no connection, where there is no limit.
-
-    Raises:
-        SinkError: the database cannot be reached, or is not migrated.
-    """
+    """Open a connection for slots; None, and no connection, where there is no limit."""
     if limit.requests_per_minute is None and limit.tokens_per_minute is None:
         yield None
         return

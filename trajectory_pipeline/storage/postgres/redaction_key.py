@@ -7,11 +7,7 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
 
 def redaction_key(database: TrajectoryDatabase) -> bytes:
-    """Return the key, the same for every worker; the first call makes it.
-
-    Raises:
-        SinkError: the database cannot be reached, or is not migrated.
-    """
+    """Return the key, the same for every worker; the first call makes it."""
     with (
         database.connect(autocommit=True) as connection,
         translating_database_errors(database.url, "Reading the redaction key"),

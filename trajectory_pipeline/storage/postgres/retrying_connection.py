@@ -48,11 +48,7 @@ class RetryingConnection:
         self._connection.close()
 
     def run(self, doing: str, work: Callable[[Transaction], _T]) -> _T:
-        """Run idempotent work in one transaction, and return its result; ``doing`` begins the text of an error.
-
-        Raises:
-            SinkError: the database refuses, or cannot be reached any more.
-        """
+        """Run idempotent work in one transaction, and return its result; ``doing`` begins the text of an error."""
         with translating_database_errors(self._url, doing):
             try:
                 return self._once(work)

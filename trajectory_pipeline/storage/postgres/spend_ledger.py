@@ -94,9 +94,6 @@ def settle_and_reserve(
         calls: to begin, in the order in which they are served; their verdicts are claimed, and their rows stored.
         ended: rows of calls that ended; their cost replaces what was reserved. The ``cost_usd`` of a ``lost`` one is
             what was reserved.
-
-    Raises:
-        SinkError: the database refuses, or cannot be reached.
     """
 
     def work(transaction: Transaction) -> list[ReservationResult]:

@@ -163,11 +163,7 @@ class VerdictStore:
 
 @contextmanager
 def open_verdicts(database: TrajectoryDatabase) -> Iterator[VerdictStore]:
-    """Open a connection for verdicts.
-
-    Raises:
-        SinkError: the database cannot be reached, or is not migrated.
-    """
+    """Open a connection for verdicts."""
     with database.retrying() as connection:
         yield VerdictStore(connection)
 
