@@ -136,7 +136,7 @@ def test_variables_of_other_programs_are_ignored(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("name", "value", "message"),
     [
         ("LETTA_PG_URI", "mysql://h/d", "must look like postgresql://user:password@host:5432/database"),
         ("LETTA_PG_URI", "host=127.0.0.1 password=geheim", "must look like postgresql://"),
