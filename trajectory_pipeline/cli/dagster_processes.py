@@ -20,10 +20,14 @@ from trajectory_pipeline.errors import PipelineError, SettingsError
 from trajectory_pipeline.urls import describe_postgres, normalize_postgres_url
 
 HOST = "127.0.0.1"
-_READY_TIMEOUT_SECONDS = 180
+_READY_TIMEOUT_SECONDS = 360
 _CONNECT_TIMEOUT_SECONDS = 10
 _EVENT_BATCH_SIZE = ("DAGSTER_EVENT_BATCH_SIZE", "100")
 """Makes Dagster store events in batches. One by one, they would take most of the time of a range."""
+_READY_QUERY = """{
+  repositoriesOrError { ... on RepositoryConnection { nodes { name } } }
+  instance { daemonHealth { daemonStatus(daemonType: "SENSOR") { healthy } } }
+}"""
 
 port_option = click.option(
     "--port", default=3000, show_default=True, help="Port of the Dagster UI; if it is in use, a free one is chosen."
@@ -130,47 +134,25 @@ def _start(arguments: list[str], environment: Mapping[str, str], log: Path | Non
     return SupervisedProcess(command, environment, folder, log)
 
 
-def wait_until_ready(process: SupervisedProcess, port: int, log: Path, report: Callable[[str], None]) -> None:
-    """Wait until the UI, served by this process, answers and has loaded the definitions.
+def wait_until_ready(webserver: SupervisedProcess, port: int, log: Path, report: Callable[[str], None]) -> None:
+    """Wait until the UI has loaded the definitions and the daemon that runs sensors has reported itself healthy.
 
     Raises:
-        PipelineError: the process ended, or did not answer within three minutes; the text names its log.
+        PipelineError: the webserver ended, or this took more than six minutes; the text names the log.
     """
-
-    def loaded() -> bool:
-        if process.exit_code is not None:
-            raise PipelineError(f"Dagster ended with exit code {process.exit_code} while starting; see {log}.")
-        answer: Any = graphql(port, "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }")
-        return bool(answer and answer.get("data", {}).get("repositoriesOrError", {}).get("nodes"))
-
-    _wait_for(loaded, f"Dagster did not answer on {HOST}:{port}", log, lambda seconds: report(f"starting, {seconds}"))
-
-
-def wait_for_daemon(port: int, log: Path, report: Callable[[str], None]) -> None:
-    """Wait until the daemon that runs sensors has reported itself healthy.
-
-    Raises:
-        PipelineError: it did not within three minutes.
-    """
-    query = '{ instance { daemonHealth { daemonStatus(daemonType: "SENSOR") { healthy } } } }'
-
-    def healthy() -> bool:
-        answer: Any = graphql(port, query)
-        return bool(answer and answer["data"]["instance"]["daemonHealth"]["daemonStatus"]["healthy"])
-
-    _wait_for(
-        healthy, "Dagster's daemon was not healthy", log, lambda seconds: report(f"starting the daemon, {seconds}")
-    )
-
-
-def _wait_for(condition: Callable[[], bool], problem: str, log: Path, report: Callable[[str], None]) -> None:
+    loaded = False
     started = time.monotonic()
-    while not condition():
-        seconds = time.monotonic() - started
-        if seconds >= _READY_TIMEOUT_SECONDS:
-            raise PipelineError(f"{problem} within {_READY_TIMEOUT_SECONDS} s; see {log}.")
-        report(f"{seconds:.0f} s")
+    while (seconds := time.monotonic() - started) < _READY_TIMEOUT_SECONDS:
+        if webserver.exit_code is not None:
+            raise PipelineError(f"Dagster ended with exit code {webserver.exit_code} while starting; see {log}.")
+        data: Any = (graphql(port, _READY_QUERY) or {}).get("data") or {}
+        loaded = bool(data and data["repositoriesOrError"].get("nodes"))
+        if loaded and data["instance"]["daemonHealth"]["daemonStatus"]["healthy"]:
+            return
+        report(f"starting {'the daemon' if loaded else 'the UI'}, {seconds:.0f} s")
         time.sleep(0.5)
+    problem = "Dagster's daemon was not healthy" if loaded else f"Dagster did not answer on {HOST}:{port}"
+    raise PipelineError(f"{problem} within {_READY_TIMEOUT_SECONDS} s; see {log}.")
 
 
 @contextmanager

