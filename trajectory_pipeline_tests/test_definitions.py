@@ -170,7 +170,7 @@ def test_only_the_row_count_check_is_blocking(graph: "dg.AssetGraph") -> None:  
 
 
 def test_completeness_check_runs_in_its_own_job_only() -> None:
-    """A check of an asset runs with each of its materialisations; the completeness check is a job of its own."""
+    """A check of an asset runs with each of its materializations; the completeness check is a job of its own."""
     jobs = {job.name: job for job in build_defs(make_settings()).resolve_all_job_defs()}
     checked = {name: {key.name for key in job.asset_layer.asset_graph.asset_check_keys} for name, job in jobs.items()}
     assert "completeness" not in checked["trajectory_job"]

@@ -1,4 +1,4 @@
-"""Instances of Dagster in memory, a simulated judge, and one day of the sample that is materialised once."""
+"""Instances of Dagster in memory, a simulated judge, and one day of the sample that is materialized once."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def busy_hours() -> list[datetime]:
 
 @dataclass(frozen=True)
 class Day:
-    """A day of the sample, materialised in one run over its range."""
+    """A day of the sample, materialized in one run over its range."""
 
     settings: Settings
     instance: dg.DagsterInstance

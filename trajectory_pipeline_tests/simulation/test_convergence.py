@@ -86,7 +86,7 @@ def test_sinks_after_a_random_history_equal_a_fresh_build(
             check_verdicts(sink, work.verdicts)
         if seed % 3 == 0:
             check_idempotence(sink)
-        # The next materialisation of a partition removes what a killed one left in its folders.
+        # The next materialization of a partition removes what a killed one left in its folders.
         sink.capture(*work.with_leftovers)
         assert not leftovers(folder / "sink")
     except BaseException:
