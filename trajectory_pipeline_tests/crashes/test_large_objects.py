@@ -26,11 +26,11 @@ _BYTES = 160 * 2**20
 _WRITE = """
 import sys
 import pyarrow as pa
-from trajectory_pipeline.partition_keys import hour_of
+from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 storage, key, path = sys.argv[1:]
-ParquetStore(storage).write(TRAJECTORIES, hour_of(key), pa.ipc.open_stream(path))
+ParquetStore(storage).write(TRAJECTORIES, parse_partition_key(key), pa.ipc.open_stream(path))
 """
 
 

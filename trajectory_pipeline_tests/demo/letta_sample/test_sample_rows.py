@@ -83,13 +83,13 @@ def test_sample_counts_equal_the_rows() -> None:
 def test_readme_states_the_counts_of_the_file() -> None:
     counts = sample_counts()
     readme = " ".join(Path(SAMPLE_FILE).with_name("README.md").read_text(encoding="utf-8").split())
-    assert (
-        f"{counts.runs} runs, of which {counts.terminal_runs} terminal, with {counts.steps} steps and "
-        f"{counts.messages:,} messages, of {counts.agents} agents (six agent types) in {counts.organizations} "
-        f"organizations, with {counts.conversations} conversations."
-    ) in readme
+    runs = f"{counts.runs} runs, of which {counts.terminal_runs} are terminal"
+    assert f"- {runs}, with {counts.steps} steps and {counts.messages:,} messages - " in readme
+    agents = f"{counts.agents} agents (six agent types) in {counts.organizations} organizations"
+    assert f"- {agents}, with {counts.conversations} conversations - " in readme
     first, last = sample_window()
-    assert f"in {counts.partitions} different hours (partitions) between {first:%Y-%m-%d} and {last:%Y-%m-%d}" in readme
+    hours = f"{counts.partitions} hours (partitions) between {first:%Y-%m-%d} and {last:%Y-%m-%d}"
+    assert f"- The terminal runs ended in {hours}, UTC " in readme
     assert len({agent["agent_type"] for agent in AGENTS.values()}) == 6
 
 
