@@ -42,7 +42,7 @@ test: setup  ## All tests, on two cores (about ten minutes).
 	@exec $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: setup  ## The tests that start no server and no process (half a minute): run it between two edits.
-	@exec $(BIN)/python -m pytest --fast -q -n 2 --dist loadfile
+	@exec $(BIN)/python -m pytest --fast -q -n 2 --dist worksteal
 
 SEEDS ?= 200
 FIRST_SEED ?= 1

@@ -79,6 +79,7 @@ def test_connect_to_an_unknown_host_says_so() -> None:
     assert "Check the host and port in LETTA_PG_URI" in text
 
 
+@pytest.mark.slow
 def test_connect_to_a_silent_host_times_out() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

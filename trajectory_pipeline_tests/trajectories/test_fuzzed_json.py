@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from trajectory_pipeline.schema.raw import MESSAGES, RUNS, STEPS, SourceTable
 from trajectory_pipeline.schema.types import Scalar
 from trajectory_pipeline.trajectories.document import postgres_document
@@ -131,6 +133,7 @@ def somewhere_else(value: Any, chance: random.Random) -> Any:
     return made
 
 
+@pytest.mark.slow
 def test_damaged_row_is_converted_or_quarantined_by_itself() -> None:
     chance = random.Random(20261122)
     small = [raw for raw in sample_runs() if len(raw["messages"]) <= 6 and len(raw["steps"]) <= 4]
@@ -161,6 +164,7 @@ def test_damaged_row_is_converted_or_quarantined_by_itself() -> None:
     assert min(became[what] for what in ("whole", "escaped", "without data", "quarantined")) > ROWS // 100, became
 
 
+@pytest.mark.slow
 def test_quarantine_names_row_and_column() -> None:
     for raw in sample_runs()[:40]:
         for row, column in rows_of(raw):

@@ -180,6 +180,7 @@ def ended(facts: Facts) -> tuple[str, str | None, str, float]:
     return (row["execution_status"], row["execution_cause"], row["heuristic_outcome"], row["heuristic_confidence"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", STATUSES)
 def test_outcome_of_every_combination_follows_the_table(status: str) -> None:
     with_steps = itertools.product(STOP_REASONS, STEP_ERRORS, STEP_REASONS, RECORDED, [True], [True])
