@@ -1,6 +1,6 @@
 """What the sensors share: which of the hours that need a run are requested now, and the run requests."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -12,6 +12,7 @@ from trajectory_pipeline.settings import Settings
 TRAJECTORY_JOB = "trajectory_job"
 MAX_RUNS_PER_TICK = 10
 """The next tick finds the rest again."""
+_RUNS_PER_PAGE = 1000
 SECONDS_BETWEEN_TICKS = 30
 PAUSE_AFTER_FAILURE = timedelta(minutes=10)
 """Time after a failed run in which its partitions are not requested: one that cannot succeed would fail every tick."""
@@ -67,11 +68,22 @@ def _hours_of_runs(
 ) -> list[Hours]:
     return [
         hours
-        for run in instance.get_runs(filters)
+        for run in _all_runs(instance, filters)
         # A run without a selection runs the whole job.
         if (run.asset_selection is None or not run.asset_selection.isdisjoint(selection))
         and (hours := hours_of_tags(run.tags)) is not None
     ]
+
+
+def _all_runs(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[dg.DagsterRun]:
+    """Yield every run of a filter, a page at a time: a backfill of a year may have thousands in the queue."""
+    cursor: str | None = None
+    while True:
+        runs = instance.get_runs(filters=filters, limit=_RUNS_PER_PAGE, cursor=cursor)
+        yield from runs
+        if len(runs) < _RUNS_PER_PAGE:
+            return
+        cursor = runs[-1].run_id
 
 
 def exclude_hours(hours: Sequence[datetime], busy: Sequence[Hours]) -> list[datetime]:
@@ -93,8 +105,8 @@ def due_hours(
     idle = exclude_hours(wanted, hours_in_progress(instance, waits_for))
     due = exclude_hours(idle, hours_failed_since(instance, selection, now - PAUSE_AFTER_FAILURE))
     minutes = PAUSE_AFTER_FAILURE.seconds // 60
-    held_back = {"in progress": len(wanted) - len(idle), f"failed in the last {minutes} minutes": len(idle) - len(due)}
-    reason = ", ".join(f"{number} {state}" for state, number in held_back.items() if number)
+    not_due = {"in progress": len(wanted) - len(idle), f"failed in the last {minutes} minutes": len(idle) - len(due)}
+    reason = ", ".join(f"{number} {state}" for state, number in not_due.items() if number)
     return due, f": {reason}" if reason else ""
 
 
