@@ -22,6 +22,7 @@ from trajectory_pipeline.demo.letta_sample.load import load_sample
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 API_KEY = "sk-must-never-be-seen"
@@ -134,6 +135,12 @@ def settings(letta_database: str, trajectory_database: str, tmp_path: Path) -> S
         dagster__database_url=trajectory_database,
         storage__data_folder=tmp_path / "data",
     )
+
+
+@pytest.fixture
+def pipeline(letta_database: str, trajectory_database: str, tmp_path: Path) -> Pipeline:
+    """A pipeline over a fresh copy of the sample, without a judge."""
+    return Pipeline(letta_database, trajectory_database, tmp_path / "parquet")
 
 
 def make_settings(**values: Any) -> Settings:

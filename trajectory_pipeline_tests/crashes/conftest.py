@@ -1,4 +1,4 @@
-"""A pipeline of a test's own over a fresh copy of the sample, workers to kill, the hours that they work on; objects."""
+"""Workers to kill, the hours that they work on, and object storage."""
 
 import socket
 import subprocess
@@ -17,12 +17,6 @@ from trajectory_pipeline_tests.crashes.objects import BUCKET, SECRET
 from trajectory_pipeline_tests.crashes.processes import Workers, wait_until, workers
 from trajectory_pipeline_tests.crashes.wire import Wire, wire
 from trajectory_pipeline_tests.crashes.worker import Stored
-from trajectory_pipeline_tests.pipeline.materializing import Pipeline
-
-
-@pytest.fixture
-def pipeline(letta_database: str, trajectory_database: str, tmp_path: Path) -> Pipeline:
-    return Pipeline(letta_database, trajectory_database, tmp_path / "parquet")
 
 
 @pytest.fixture(scope="session")

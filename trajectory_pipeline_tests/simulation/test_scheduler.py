@@ -44,3 +44,8 @@ def test_scheduler_pauses_workers_at_every_pause_point(
         if inspect.isgeneratorfunction(getattr(owner, function))
     ]
     assert paused_at == expected | {f"during {name}" for name in generators}
+
+
+def test_page_of_the_simulation_lists_every_pause_point() -> None:
+    page = (Path(__file__).parent / "README.md").read_text()
+    assert [name for name in PAUSE_POINTS if f"| {name} |" not in page] == []

@@ -4,13 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.storage.postgres.capture_lag import lag_since
-from trajectory_pipeline_tests.pipeline.conftest import pipeline  # noqa: F401
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 SIZE, HOUR = min((size, hour) for hour, size in sample_partitions().items() if size > 2)
 
 
-def test_capture_lag_of_known_runs_is_none(pipeline: Pipeline) -> None:  # noqa: F811
+def test_capture_lag_of_known_runs_is_none(pipeline: Pipeline) -> None:
     (first,) = pipeline.capture(HOUR)
     assert first.lag is not None
     assert first.lag.runs == SIZE
@@ -21,7 +20,7 @@ def test_capture_lag_of_known_runs_is_none(pipeline: Pipeline) -> None:  # noqa:
     assert again.lag is None
 
 
-def test_lag_since_covers_recent_runs_only(pipeline: Pipeline) -> None:  # noqa: F811
+def test_lag_since_covers_recent_runs_only(pipeline: Pipeline) -> None:
     pipeline.change_source("UPDATE runs SET completed_at = completed_at - interval '400 days'")
     pipeline.capture(HOUR - timedelta(days=400))
     assert lag_since(pipeline.database, timedelta(days=1)) is None
