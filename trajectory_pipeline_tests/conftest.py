@@ -18,10 +18,10 @@ from pydantic import SecretStr
 
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.demo.letta_sample.load import load_sample
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline_tests.letta_sample import load_sample
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.server_databases import create_database, drop_database
 

@@ -1,4 +1,4 @@
-"""The examples in the README and in docs/ run as they stand on a materialized sample."""
+"""The examples in the README and in docs/ run as they stand on the demonstration's data."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
+from trajectory_pipeline.demo.letta_sample.load import STORY
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
@@ -37,12 +37,16 @@ PYTHON = [(page, code) for page, code in _blocks("python") if not any(name in co
 def materialized(
     make_own_settings: Callable[[], Settings], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Settings, Path]:
-    """Settings of a captured and converted sample, and the folder in which `data/demo/parquet` holds its files."""
+    """Settings of the captured and converted story, and the folder in which `data/demo/parquet` holds its files."""
     settings = make_own_settings()
     folder = tmp_path_factory.mktemp("examples")
     store = folder / "data" / "demo" / "parquet"
     source, sink = settings.source.postgres_url, settings.storage.database_url
-    Pipeline(source, sink, store).capture(*sample_partitions())
+    with psycopg.connect(source) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    STORY.load(source)
+    Pipeline(source, sink, store).capture(*STORY.partitions())
     return settings, folder
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from trajectory_pipeline.demo.letta_sample import dump
-from trajectory_pipeline.demo.letta_sample.load import SAMPLE_FILE
 from trajectory_pipeline.schema.raw import TERMINAL_STATUSES
+from trajectory_pipeline_tests.letta_sample import SAMPLE_FILE
 
 Row = dict[str, str | None]
 

@@ -1,4 +1,4 @@
-"""The commands ``demo`` and ``load-sample``: the pipeline on one machine, with a sample and a simulated judge."""
+"""The commands ``demo`` and ``load-sample``: the pipeline on one machine, with a sample and a scripted judge."""
 
 import os
 import sys
@@ -28,13 +28,8 @@ from trajectory_pipeline.cli.dagster_processes import (
 from trajectory_pipeline.cli.run_materialization import materialize
 from trajectory_pipeline.databases import resolve_databases
 from trajectory_pipeline.defs.asset_keys import ASSETS
-from trajectory_pipeline.demo.letta_sample.load import (
-    load_sample,
-    sample_partitions,
-    sample_terminal_run_ids,
-    sample_window,
-)
-from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
+from trajectory_pipeline.demo.letta_sample.load import STORY
+from trajectory_pipeline.demo.simulated_judge import PRICE_TABLE, SCRIPTED_MODEL, SimulatedJudge
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.settings import Settings, load_settings
@@ -48,7 +43,7 @@ from trajectory_pipeline.urls import describe_postgres
 @port_option
 @click.option("--reset", is_flag=True, help="Delete what an earlier demonstration left, then start.")
 def command(*, once: bool, port: int, reset: bool) -> None:
-    """Run the whole pipeline on this machine: sample rows of a real Letta server, embedded Postgres, simulated judge.
+    """Run the whole pipeline on this machine: rows of a real Letta server, embedded Postgres, scripted judge.
 
     Writes only to the folder data/demo. Exit code 0: every terminal run of the sample is in both sinks, with a verdict
     or a stated reason for none.
@@ -73,7 +68,7 @@ def load_sample_command(url: str | None, *, create: bool) -> None:
     with step("Sample") as report:
         if url is None:
             url = resolve_databases(load_settings(), report).letta_url
-        counts = load_sample(url, create_database=create, report=report)
+        counts = STORY.load(url, create_database=create, report=report)
     state = "was already loaded" if counts.already_loaded else "is loaded"
     out.print(
         f"The sample {state}: {counts.runs} runs ({counts.terminal_runs} terminal) in {counts.partitions} partitions,"
@@ -84,7 +79,7 @@ def load_sample_command(url: str | None, *, create: bool) -> None:
 def _run_demo(*, stay: bool, port: int) -> bool:
     started = time.monotonic()
     with interrupt_on_signals(), ExitStack() as stack:
-        first, _ = sample_window()
+        first, _ = STORY.window()
         os.environ.setdefault("TRAJECTORY_DATA_FOLDER", str(DEMO_FOLDER))
         # From the sample's first day on: the UI's partition bar is readable for a few days, not for two years.
         os.environ.setdefault("TRAJECTORY_START", first.replace(hour=0).isoformat())
@@ -94,7 +89,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
             stack.callback(databases.release)
             os.environ.update(databases.environment())
             migrate(databases.database_url)
-            load_sample(databases.letta_url, create_database=True, report=report)
+            STORY.load(databases.letta_url, create_database=True, report=report)
         _start_judge(stack, load_settings())
         opened = open_connections()
         data_folder = opened.settings.storage.data_folder
@@ -105,7 +100,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         webserver = start_webserver(os.environ, port, log)
         processes = [webserver]
         stack.enter_context(stopping(processes))
-        hours = list(sample_partitions())
+        hours = list(STORY.partitions())
         with progress_bar("Materializing", total=len(hours) * len(ASSETS)) as progress:
             failures = materialize(hours, ASSETS, opened.storage.postgres, progress)
         # The daemon starts only now: its sensors would request the same partitions.
@@ -126,22 +121,22 @@ def _run_demo(*, stay: bool, port: int) -> bool:
 
 
 def _start_judge(stack: ExitStack, settings: Settings) -> None:
-    """Use the judge that the settings name; without one, start the simulated one."""
+    """Use the judge that the settings name; without one, start the scripted one."""
     if settings.judge.disabled_reason is None:
         err.print(f"Judge: {settings.judge.model}, from the settings")
         return
-    with step("Simulated judge (rules, not a model: its verdicts and prices are made up)"):
+    with step("Scripted judge (it gives labels that a person wrote, and is no model; prices are made up)"):
         judge = stack.enter_context(SimulatedJudge.start())
     os.environ["OPENAI_BASE_URL"] = judge.base_url
-    os.environ["TRAJECTORY_JUDGE_MODEL"] = JUDGE_MODEL
+    os.environ["TRAJECTORY_JUDGE_MODEL"] = SCRIPTED_MODEL
     os.environ["TRAJECTORY_PRICES"] = str(PRICE_TABLE)
 
 
 def _print_result(opened: Connections) -> bool:
     """Print what the sinks hold; returns whether both hold every terminal run, with a verdict or a reason for none."""
-    ids = sample_terminal_run_ids()
+    ids = STORY.terminal_run_ids()
     in_parquet: set[str] = set()
-    for hour in sample_partitions():
+    for hour in STORY.partitions():
         for batch in opened.storage.parquet.read(TRAJECTORIES, hour, ["run_id"]):
             in_parquet.update(ids.intersection(batch.column("run_id").to_pylist()))
     summary = summarize_runs(opened.storage.postgres, sorted(ids))

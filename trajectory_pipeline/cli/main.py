@@ -14,7 +14,7 @@ from trajectory_pipeline.errors import PipelineError
 COMMANDS = {
     "check": ("check:command", "Compare the whole history: source, ledger, Postgres and Parquet."),
     "clean": ("clean:command", "Delete the data folder: embedded server, Parquet and Dagster's files."),
-    "demo": ("demo:command", "Run the whole pipeline on this machine with sample rows and a simulated judge."),
+    "demo": ("demo:command", "Run the whole pipeline on this machine with sample rows and a scripted judge."),
     "dev": ("dev:command", "Check the settings, then run the Dagster UI and daemon."),
     "doctor": ("doctor:command", "Check settings, source, sinks and judge, and say what to do."),
     "erase": ("erase:command", "Erase content now that was deleted at the source."),

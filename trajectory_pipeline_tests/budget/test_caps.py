@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.budget.prices import ModelPrice, Prices
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import JudgeError
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline_tests.judge.conftest import HOUR, eligible
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, only, program_that_judges
 
 RUNS = sample_partitions()[HOUR]

@@ -6,9 +6,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.pipeline.test_source_changes import delete_run
 

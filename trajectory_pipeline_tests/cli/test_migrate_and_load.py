@@ -35,11 +35,11 @@ def test_load_sample_twice_loads_once(run_command: Command, empty_database: str,
     )
     first = run_command(*arguments, **variables)
     assert first.exit_code == 0, first.output
-    assert "The sample is loaded: 321 runs (317 terminal) in 46 partitions" in squeezed(first)
+    assert "The sample is loaded: 153 runs (152 terminal) in 36 partitions" in squeezed(first)
     second = run_command(*arguments, **variables)
     assert second.exit_code == 0
-    assert "The sample was already loaded: 321 runs (317 terminal) in 46 partitions" in squeezed(second)
-    assert query(empty_database, "SELECT count(*) FROM runs") == [(321,)]
+    assert "The sample was already loaded: 153 runs (152 terminal) in 36 partitions" in squeezed(second)
+    assert query(empty_database, "SELECT count(*) FROM runs") == [(153,)]
 
 
 def test_load_sample_into_a_database_with_other_runs_is_refused(run_command: Command, letta_database: str) -> None:
@@ -57,7 +57,7 @@ def test_load_sample_creates_a_database_only_with_create(run_command: Command, e
     assert "does not exist" in squeezed(refused)
     try:
         assert run_command("load-sample", "--url", url, "--create").exit_code == 0
-        assert query(url, "SELECT count(*) FROM runs") == [(321,)]
+        assert query(url, "SELECT count(*) FROM runs") == [(153,)]
     finally:
         with psycopg.connect(empty_database, autocommit=True) as connection:
             connection.execute(f'DROP DATABASE IF EXISTS "{url.rpartition("/")[2]}" WITH (FORCE)'.encode())

@@ -12,11 +12,11 @@ import botocore.session
 import pytest
 from s3fs import S3FileSystem
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline_tests.crashes.objects import BUCKET, SECRET
 from trajectory_pipeline_tests.crashes.processes import Workers, wait_until, workers
 from trajectory_pipeline_tests.crashes.wire import Wire, wire
 from trajectory_pipeline_tests.crashes.worker import Stored
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,9 @@
 
 from datetime import datetime
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline_tests.crashes.worker import Stored
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 
 SECRET = "an-access-key-that-nobody-may-see"
 BUCKET = "trajectories"

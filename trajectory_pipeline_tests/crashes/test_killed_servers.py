@@ -13,11 +13,11 @@ import pytest
 
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.demo.letta_sample.load import load_sample
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline_tests.crashes.expected import assert_complete
 from trajectory_pipeline_tests.crashes.processes import Workers, wait_until
 from trajectory_pipeline_tests.demo.embedded_postgres.processes import postmaster_pid
+from trajectory_pipeline_tests.letta_sample import load_sample
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.server_databases import create_database
 

@@ -11,12 +11,12 @@ from datetime import datetime
 
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline_tests.crashes.expected import assert_complete
 from trajectory_pipeline_tests.crashes.processes import Workers
 from trajectory_pipeline_tests.crashes.worker import mark
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 pytestmark = pytest.mark.process

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import change_settings, with_judge
 from trajectory_pipeline_tests.defs.dagster_runs import CAPTURE, execute, hours_from, run
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import dagster as dg
 import pytest
 from dagster import serialize_value
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
@@ -37,6 +36,7 @@ from trajectory_pipeline_tests.defs.dagster_runs import (
     started_steps,
     step_failure,
 )
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 
 # ---- a range that goes well -----------------------------------------------------------------------------------------
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import click
 
 from trajectory_pipeline.demo import embedded_postgres
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import FAULTS, SimulatedJudge
 from trajectory_pipeline_tests.conftest import FAST
 from trajectory_pipeline_tests.fault_scenarios.scenarios import ALWAYS, all_scenarios
 from trajectory_pipeline_tests.fault_scenarios.sweep import ScenarioResult, capture
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 
 STATUSES = ("judged", "insufficient_evidence", "not_eligible", "failed", "quarantined", "deferred_budget", "not asked")
 HEADINGS = (

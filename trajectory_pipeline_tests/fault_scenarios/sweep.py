@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.demo.letta_sample.load import load_sample
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import ProviderDownError
 from trajectory_pipeline.partition_keys import parse_partition_key
@@ -21,6 +20,7 @@ from trajectory_pipeline.schema.enums import FINAL_STATUSES
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline_tests.fault_scenarios import contract
 from trajectory_pipeline_tests.fault_scenarios.scenarios import Scenario
+from trajectory_pipeline_tests.letta_sample import load_sample
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 from trajectory_pipeline_tests.server_databases import create_database, drop_database
 

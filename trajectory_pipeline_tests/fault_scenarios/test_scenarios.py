@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import FAULTS, SimulatedJudge
 from trajectory_pipeline_tests.fault_scenarios import contract
 from trajectory_pipeline_tests.fault_scenarios.scenarios import ALWAYS, SOMETIMES, Scenario, all_scenarios, scenario
 from trajectory_pipeline_tests.fault_scenarios.sweep import Sweep, capture
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.server_databases import drop_database
 

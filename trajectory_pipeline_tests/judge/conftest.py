@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, only
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.demo.letta_sample.load import load_sample
+from trajectory_pipeline_tests.letta_sample import load_sample
 from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 

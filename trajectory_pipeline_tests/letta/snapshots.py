@@ -8,8 +8,8 @@ from urllib.parse import quote, urlsplit
 import psycopg
 import pyarrow as pa
 
-from trajectory_pipeline.demo.letta_sample.load import sample_window
 from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline_tests.letta_sample import sample_window
 
 Row = dict[str, Any]
 

@@ -9,11 +9,11 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.demo.letta_sample.load import sample_terminal_run_ids
 from trajectory_pipeline.letta import snapshot as snapshots
 from trajectory_pipeline.letta.fingerprint import fingerprints
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline_tests.letta.snapshots import FAR_AHEAD, LONG_AGO, all_runs, ask, do
+from trajectory_pipeline_tests.letta_sample import sample_terminal_run_ids
 from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 ODD = {

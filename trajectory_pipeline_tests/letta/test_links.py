@@ -4,8 +4,8 @@ A message belongs to the run that its ``run_id`` names. The step that it names m
 approval request): then that step is read as a foreign one. What is gone is left out, and nothing is invented for it.
 """
 
-from trajectory_pipeline.demo.letta_sample.load import sample_terminal_run_ids
 from trajectory_pipeline_tests.letta.snapshots import Row, all_runs, ask, do
+from trajectory_pipeline_tests.letta_sample import sample_terminal_run_ids
 
 FOREIGN = (
     "SELECT DISTINCT m.run_id, s.id FROM messages m JOIN steps s ON s.id = m.step_id"

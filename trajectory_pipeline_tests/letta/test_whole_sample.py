@@ -14,11 +14,6 @@ import pyarrow as pa
 import pytest
 
 from trajectory_pipeline.demo.letta_sample import dump
-from trajectory_pipeline.demo.letta_sample.load import (
-    SAMPLE_FILE,
-    sample_partitions,
-    sample_terminal_run_ids,
-)
 from trajectory_pipeline.letta import snapshot as snapshots
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.schema.arrow import arrow_schema
@@ -34,6 +29,11 @@ from trajectory_pipeline.schema.raw import (
 )
 from trajectory_pipeline.schema.types import Scalar
 from trajectory_pipeline_tests.letta.snapshots import Row, all_batches, all_runs, ask, changed, do, hours
+from trajectory_pipeline_tests.letta_sample import (
+    SAMPLE_FILE,
+    sample_partitions,
+    sample_terminal_run_ids,
+)
 from trajectory_pipeline_tests.trajectories.output_record import check_output, json_digest, parquet_digest
 
 FILE = {

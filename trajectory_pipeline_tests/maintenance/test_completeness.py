@@ -5,11 +5,11 @@ from pathlib import Path
 
 import psycopg
 
-from trajectory_pipeline.demo.letta_sample.load import sample_counts, sample_partitions
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.completeness import CompletenessReport, CompletenessScope, check_completeness
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline_tests.letta_sample import sample_counts, sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 HOURS = list(sample_partitions())

@@ -10,7 +10,6 @@ from datetime import datetime
 import pyarrow.parquet as pq
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.erase_deleted import erase_partition, partitions_to_erase
@@ -22,6 +21,7 @@ from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES, VERDICT_ATTEMPTS, VERDICTS
 from trajectory_pipeline.storage.postgres.erasure import KEPT_OF_ATTEMPT, KEPT_OF_VERDICT, texts_of
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 from trajectory_pipeline_tests.pipeline.test_source_changes import delete_run, some_run
 from trajectory_pipeline_tests.pipeline.test_source_changes import row_of as row_of_hour

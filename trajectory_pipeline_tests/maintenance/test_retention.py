@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.snapshot import LettaSource
@@ -41,6 +40,7 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.erasure import KEPT_OF_ATTEMPT, texts_of
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline.storage.storage import Storage
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 from trajectory_pipeline_tests.pipeline.test_source_changes import delete_run, some_run
 

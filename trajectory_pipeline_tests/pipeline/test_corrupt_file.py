@@ -8,13 +8,13 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet.cleanup import remove_files
 from trajectory_pipeline.storage.parquet.corrupt_files import CORRUPT_SUFFIX
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.pipeline.test_source_changes import HOUR, delete_run, some_run
 

@@ -5,11 +5,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.letta import snapshot
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet import io
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 HOUR = max(sample_partitions(), key=lambda hour: (sample_partitions()[hour], hour))

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.defs.metadata import refined_outcomes_metadata
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import PipelineError, ProviderDownError, SinkError
 from trajectory_pipeline.judge import judge_trajectory
@@ -27,6 +26,7 @@ from trajectory_pipeline.pipeline import judge_worker
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, only, program_that_judges
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.judge.access_lists import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.pipeline.judging_estimate import JudgingEstimate, estimate_judging
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 HOURS = sorted(sample_partitions(), key=lambda hour: -sample_partitions()[hour])[:2]

@@ -10,7 +10,6 @@ import adbc_driver_postgresql.dbapi as adbc
 import psycopg
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline.partition_keys import HOUR, partition_key
@@ -22,6 +21,7 @@ from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.postgres import pool
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.storage import Storage
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 BUSY = list(sample_partitions())[:6]

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 HOUR = min((size, hour) for hour, size in sample_partitions().items() if size > 2)[1]

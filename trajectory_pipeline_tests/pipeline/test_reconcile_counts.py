@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pyarrow as pa
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 HOUR = min(sample_partitions(), key=lambda hour: (abs(sample_partitions()[hour] - 6), hour))

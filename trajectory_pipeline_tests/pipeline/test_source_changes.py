@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.retention import prune_partition
 from trajectory_pipeline.partition_keys import partition_key
@@ -17,6 +16,7 @@ from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, delete_run, some_run
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline import capture, convert
@@ -20,6 +19,7 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, delete_run, some_run
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]

@@ -19,11 +19,6 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.demo.letta_sample.load import (
-    sample_counts,
-    sample_partitions,
-    sample_terminal_run_ids,
-)
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline.partition_keys import partition_key
@@ -36,6 +31,11 @@ from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.trajectories.document import trajectory_document
+from trajectory_pipeline_tests.letta_sample import (
+    sample_counts,
+    sample_partitions,
+    sample_terminal_run_ids,
+)
 from trajectory_pipeline_tests.pipeline.materializing import SCORES, Pipeline, Row, only
 from trajectory_pipeline_tests.server_databases import create_database, drop_database
 

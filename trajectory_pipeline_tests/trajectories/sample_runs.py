@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trajectory_pipeline.demo.letta_sample import dump
-from trajectory_pipeline.demo.letta_sample.load import SAMPLE_FILE
 from trajectory_pipeline.schema.raw import (
     AGENTS,
     MESSAGES,
@@ -21,6 +20,7 @@ from trajectory_pipeline.schema.raw import (
 )
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.schema.types import Scalar
+from trajectory_pipeline_tests.letta_sample import SAMPLE_FILE
 
 Raw = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Loads the sample into a Postgres database with psycopg alone, and counts what it holds."""
+"""Loads a sample of a Letta database into Postgres with psycopg alone, and counts what it holds."""
 
 import functools
 import re
@@ -14,8 +14,6 @@ from psycopg import sql
 from trajectory_pipeline.demo.letta_sample import dump
 from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.urls import describe_postgres, normalize_postgres_url, postgres_parameters
-
-SAMPLE_FILE = Path(__file__).with_name("letta_sample.sql.gz")
 
 _TERMINAL_STATUSES = frozenset({"completed", "failed", "cancelled"})
 _MAINTENANCE_DATABASE = "postgres"
@@ -41,85 +39,160 @@ class SampleCounts:
     already_loaded: bool = False
 
 
-def sample_counts() -> SampleCounts:
-    """Return the counts of the data file."""
-    rows = {block.table: len(block.rows) for block in dump.copy_blocks(_sample())}
-    return SampleCounts(
-        organizations=rows["public.organizations"],
-        agents=rows["public.agents"],
-        conversations=rows["public.conversations"],
-        runs=rows["public.runs"],
-        terminal_runs=len(sample_terminal_run_ids()),
-        steps=rows["public.steps"],
-        messages=rows["public.messages"],
-        partitions=len(sample_partitions()),
-    )
+@dataclass(frozen=True)
+class Sample:
+    """Rows of a Letta server as a gzipped dump of plain SQL, schema included."""
 
+    file: Path
 
-def sample_terminal_run_ids() -> frozenset[str]:
-    """Return the ids of the sample's terminal runs."""
-    return frozenset(_required(run, "id") for run in _terminal_runs())
+    def counts(self) -> SampleCounts:
+        """Return the counts of the data file."""
+        rows = {block.table: len(block.rows) for block in dump.copy_blocks(self.parts)}
+        return SampleCounts(
+            organizations=rows["public.organizations"],
+            agents=rows["public.agents"],
+            conversations=rows["public.conversations"],
+            runs=rows["public.runs"],
+            terminal_runs=len(self.terminal_run_ids()),
+            steps=rows["public.steps"],
+            messages=rows["public.messages"],
+            partitions=len(self.partitions()),
+        )
 
+    def terminal_run_ids(self) -> frozenset[str]:
+        """Return the ids of the sample's terminal runs."""
+        return frozenset(_required(run, "id") for run in self._terminal_runs())
 
-def sample_partitions() -> dict[datetime, int]:
-    """Return UTC hour of ``completed_at`` (``created_at`` if null) → number of terminal runs, sorted."""
-    ended = Counter(
-        _parse_utc(run["completed_at"] or _required(run, "created_at")).replace(minute=0, second=0, microsecond=0)
-        for run in _terminal_runs()
-    )
-    return dict(sorted(ended.items()))
+    def partitions(self) -> dict[datetime, int]:
+        """Return UTC hour of ``completed_at`` (``created_at`` if null) → number of terminal runs, sorted."""
+        ended = Counter(
+            _parse_utc(run["completed_at"] or _required(run, "created_at")).replace(minute=0, second=0, microsecond=0)
+            for run in self._terminal_runs()
+        )
+        return dict(sorted(ended.items()))
 
+    def window(self) -> tuple[datetime, datetime]:
+        """Return the first and the last partition with a terminal run."""
+        hours = list(self.partitions())
+        return hours[0], hours[-1]
 
-def sample_window() -> tuple[datetime, datetime]:
-    """Return the first and the last partition with a terminal run."""
-    hours = list(sample_partitions())
-    return hours[0], hours[-1]
+    def load(self, database_url: str, *, create_database: bool = False, report: Report | None = None) -> SampleCounts:
+        """Load the sample, schema and rows, into an empty Postgres 14 to 18 database, in one transaction.
 
+        A database that already holds exactly the sample's runs is left unchanged. One that holds anything else in one
+        of the sample's tables is refused.
 
-def load_sample(database_url: str, *, create_database: bool = False, report: Report | None = None) -> SampleCounts:
-    """Load the sample, schema and rows, into an empty Postgres 14 to 18 database, in one transaction.
+        Args:
+            database_url: ``postgresql://…`` or ``postgres://…``, with or without an SQLAlchemy driver.
+            create_database: create the database if it does not exist.
+            report: called with a sentence about each action.
 
-    A database that already holds exactly the sample's runs is left unchanged. One that holds anything else in one of
-    the sample's tables is refused.
+        Returns:
+            What the database now holds; ``already_loaded`` is set if it held the sample before.
 
-    Args:
-        database_url: ``postgresql://…`` or ``postgres://…``, with or without an SQLAlchemy driver.
-        create_database: create the database if it does not exist.
-        report: called with a sentence about each action.
+        Raises:
+            SourceError: the database cannot be reached, written or used; the text never contains the password.
+        """
+        report = report or (lambda _: None)
+        target = _Target.from_url(database_url)
+        if create_database:
+            _create_if_missing(target, report)
+        counts = self.counts()
+        content = f"{counts.runs} runs, {counts.steps} steps and {counts.messages} messages"
+        try:
+            with target.connect() as connection:
+                # A concurrent load waits here, then finds the sample.
+                connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
+                if self._is_loaded(connection, target):
+                    report(f"The {target.label} already holds the sample ({content}): nothing to do.")
+                    return replace(counts, already_loaded=True)
+                report(f"Loading {content} into the {target.label}.")
+                self._copy(connection)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise SourceError(
+                f"The user {target.user} may not load the sample into the {target.label}: {target.first_line(error)}."
+                " Nothing was changed. Use a database that this user owns, or grant it CREATE on the schema public."
+            ) from error
+        except psycopg.Error as error:
+            raise SourceError(
+                f"The sample could not be loaded into the {target.label}: {target.first_line(error)}. Nothing was"
+                " changed. Use an empty database with encoding UTF8 on PostgreSQL 14 to 18 that is not read-only."
+            ) from error
+        report(f"Loaded. The {counts.terminal_runs} terminal runs ended in {counts.partitions} different hours.")
+        return counts
 
-    Returns:
-        What the database now holds; ``already_loaded`` is set if it held the sample before.
+    @functools.cached_property
+    def parts(self) -> tuple[dump.Part, ...]:
+        """Statements and rows of the file, in order."""
+        return dump.read(self.file)
 
-    Raises:
-        SourceError: the database cannot be reached, written or used; the text never contains the password.
-    """
-    report = report or (lambda _: None)
-    target = _Target.from_url(database_url)
-    if create_database:
-        _create_if_missing(target, report)
-    counts = sample_counts()
-    content = f"{counts.runs} runs, {counts.steps} steps and {counts.messages} messages"
-    try:
-        with target.connect() as connection:
-            # A concurrent load waits here, then finds the sample.
-            connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
-            if _holds_sample(connection, target):
-                report(f"The {target.label} already holds the sample ({content}): nothing to do.")
-                return replace(counts, already_loaded=True)
-            report(f"Loading {content} into the {target.label}.")
-            _load(connection)
-    except psycopg.errors.InsufficientPrivilege as error:
+    @functools.cached_property
+    def _runs(self) -> tuple[dict[str, str | None], ...]:
+        block = next(block for block in dump.copy_blocks(self.parts) if block.table == "public.runs")
+        return tuple(block.records())
+
+    def _terminal_runs(self) -> list[dict[str, str | None]]:
+        return [run for run in self._runs if run["status"] in _TERMINAL_STATUSES]
+
+    def _is_loaded(self, connection: psycopg.Connection, target: "_Target") -> bool:
+        """Return whether the database holds the sample; False if it has none of the sample's tables.
+
+        Raises:
+            SourceError: a table of the sample exists with other contents.
+        """
+        tables = [block.table.removeprefix("public.") for block in dump.copy_blocks(self.parts)]
+        found = connection.execute(
+            "SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = 'public' AND c.relname = ANY(%s) ORDER BY 1",
+            [tables],
+        )
+        existing = [name for (name,) in found]
+        if not existing:
+            return False
+        advice = "It was left unchanged. Use an empty database for the sample."
+        if "runs" not in existing:
+            raise SourceError(
+                f"The {target.label} has no table public.runs, but {', '.join(existing)}, which the sample also"
+                f" contains. {advice}"
+            )
+        columns = connection.execute(
+            "SELECT a.attname::text FROM pg_catalog.pg_attribute a"
+            " WHERE a.attrelid = 'public.runs'::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped"
+        )
+        if missing := sorted({"id", "agent_id", "created_at", "completed_at"} - {name for (name,) in columns}):
+            raise SourceError(
+                f"The table public.runs of the {target.label} is not Letta's: it lacks {', '.join(missing)} (Dagster's"
+                f" own storage has a table of that name too). {advice}"
+            )
+        expected = {(_required(run, "id"), _parse_utc(_required(run, "created_at"))) for run in self._runs}
+        rows = connection.execute(
+            "SELECT id::text, created_at FROM public.runs WHERE id::text = ANY(%s)",
+            [[run_id for run_id, _ in expected]],
+        )
+        held = {(run_id, created_at) for run_id, created_at in rows}
+        total = connection.execute("SELECT count(*) FROM public.runs").fetchone()
+        count = total[0] if total else 0
+        if held == expected and count == len(expected):
+            return True
+        same = len(held & expected)
         raise SourceError(
-            f"The user {target.user} may not load the sample into the {target.label}: {target.first_line(error)}."
-            " Nothing was changed. Use a database that this user owns, or grant it CREATE on the schema public."
-        ) from error
-    except psycopg.Error as error:
-        raise SourceError(
-            f"The sample could not be loaded into the {target.label}: {target.first_line(error)}. Nothing was changed."
-            " Use an empty database with encoding UTF8 on PostgreSQL 14 to 18 that is not read-only."
-        ) from error
-    report(f"Loaded. The {counts.terminal_runs} terminal runs ended in {counts.partitions} different hours.")
-    return counts
+            f"The {target.label} already has a table public.runs with {count} rows, of which {same} are"
+            f" (by id and created_at) among the sample's {len(expected)} runs. {advice}"
+        )
+
+    def _copy(self, connection: psycopg.Connection) -> None:
+        with connection.cursor() as cursor:
+            for part in self.parts:
+                match part:
+                    case dump.Statement():
+                        cursor.execute(part.text.encode())
+                    case dump.CopyBlock():
+                        with cursor.copy(part.statement.encode()) as copy:
+                            copy.write(part.data)
+
+
+STORY = Sample(Path(__file__).with_name("story.sql.gz"))
+"""The runs of a small parcel firm's agents, which the demonstration shows."""
 
 
 @dataclass(frozen=True)
@@ -219,78 +292,6 @@ def _create_if_missing(target: _Target, report: Report) -> None:
     report(f"Created the {target.label}.")
 
 
-def _holds_sample(connection: psycopg.Connection, target: _Target) -> bool:
-    """Return whether the database holds the sample; False if it has none of the sample's tables.
-
-    Raises:
-        SourceError: a table of the sample exists with other contents.
-    """
-    tables = [block.table.removeprefix("public.") for block in dump.copy_blocks(_sample())]
-    found = connection.execute(
-        "SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname = 'public' AND c.relname = ANY(%s) ORDER BY 1",
-        [tables],
-    )
-    existing = [name for (name,) in found]
-    if not existing:
-        return False
-    advice = "It was left unchanged. Use an empty database for the sample."
-    if "runs" not in existing:
-        raise SourceError(
-            f"The {target.label} has no table public.runs, but {', '.join(existing)}, which the sample also contains."
-            f" {advice}"
-        )
-    columns = connection.execute(
-        "SELECT a.attname::text FROM pg_catalog.pg_attribute a"
-        " WHERE a.attrelid = 'public.runs'::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped"
-    )
-    if missing := sorted({"id", "agent_id", "created_at", "completed_at"} - {name for (name,) in columns}):
-        raise SourceError(
-            f"The table public.runs of the {target.label} is not Letta's: it lacks {', '.join(missing)} (Dagster's own"
-            f" storage has a table of that name too). {advice}"
-        )
-    expected = {(_required(run, "id"), _parse_utc(_required(run, "created_at"))) for run in _runs()}
-    rows = connection.execute(
-        "SELECT id::text, created_at FROM public.runs WHERE id::text = ANY(%s)", [[run_id for run_id, _ in expected]]
-    )
-    held = {(run_id, created_at) for run_id, created_at in rows}
-    total = connection.execute("SELECT count(*) FROM public.runs").fetchone()
-    count = total[0] if total else 0
-    if held == expected and count == len(expected):
-        return True
-    same = len(held & expected)
-    raise SourceError(
-        f"The {target.label} already has a table public.runs with {count} rows, of which {same} are"
-        f" (by id and created_at) among the sample's {len(expected)} runs. {advice}"
-    )
-
-
-def _load(connection: psycopg.Connection) -> None:
-    with connection.cursor() as cursor:
-        for part in _sample():
-            match part:
-                case dump.Statement():
-                    cursor.execute(part.text.encode())
-                case dump.CopyBlock():
-                    with cursor.copy(part.statement.encode()) as copy:
-                        copy.write(part.data)
-
-
-@functools.cache
-def _sample() -> tuple[dump.Part, ...]:
-    return dump.read(SAMPLE_FILE)
-
-
-@functools.cache
-def _runs() -> tuple[dict[str, str | None], ...]:
-    block = next(block for block in dump.copy_blocks(_sample()) if block.table == "public.runs")
-    return tuple(block.records())
-
-
-def _terminal_runs() -> list[dict[str, str | None]]:
-    return [run for run in _runs() if run["status"] in _TERMINAL_STATUSES]
-
-
 def _parse_utc(value: str) -> datetime:
     parsed = datetime.fromisoformat(value)
     # completed_at is UTC, stored without an offset.
@@ -300,5 +301,5 @@ def _parse_utc(value: str) -> datetime:
 def _required(row: dict[str, str | None], column: str) -> str:
     value = row[column]
     if value is None:
-        raise ValueError(f"{column} is NULL in a run of {SAMPLE_FILE.name}")
+        raise ValueError(f"{column} is NULL in a run of the sample")
     return value

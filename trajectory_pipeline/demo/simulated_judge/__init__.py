@@ -19,6 +19,7 @@ from trajectory_pipeline.demo.simulated_judge.prices import (
     JUDGE_MODEL,
     OBEDIENT_MODEL,
     PRICE_TABLE,
+    SCRIPTED_MODEL,
     SIMULATED_PRICES,
     SimulatedPrice,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "JUDGE_MODEL",
     "OBEDIENT_MODEL",
     "PRICE_TABLE",
+    "SCRIPTED_MODEL",
     "SIMULATED_PRICES",
     "Fault",
     "FaultStage",

@@ -13,6 +13,7 @@ from types import MappingProxyType
 PRICE_TABLE = Path(__file__).with_name("prices.json")
 JUDGE_MODEL = "simulated-judge"
 OBEDIENT_MODEL = "simulated-judge-obedient"
+SCRIPTED_MODEL = "scripted-judge"
 
 _MILLION = Decimal(1_000_000)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import orjson
 from pydantic import BaseModel
 
+from trajectory_pipeline.demo.simulated_judge import prices
 from trajectory_pipeline.demo.simulated_judge.corruptions import (
     REFUSAL_TEXT,
     corrupt_data,
@@ -18,13 +19,14 @@ from trajectory_pipeline.demo.simulated_judge.corruptions import (
 )
 from trajectory_pipeline.demo.simulated_judge.faults import ChosenFault
 from trajectory_pipeline.demo.simulated_judge.injection import obey
-from trajectory_pipeline.demo.simulated_judge.prices import OBEDIENT_MODEL, base_model
+from trajectory_pipeline.demo.simulated_judge.prices import base_model
 from trajectory_pipeline.demo.simulated_judge.protocol import (
     BYTES_PER_TOKEN,
     ChatRequest,
     tokens_of,
 )
 from trajectory_pipeline.demo.simulated_judge.rules import SUMMARY_MARK, Answer, judge
+from trajectory_pipeline.demo.simulated_judge.scripted import scripted_answer
 from trajectory_pipeline.demo.simulated_judge.transcript import (
     Transcript,
     find_transcript,
@@ -84,8 +86,13 @@ def _transcript(request: ChatRequest) -> Transcript | None:
 
 
 def _answer(request: ChatRequest, transcript: Transcript) -> Answer:
-    answer = judge(transcript)
-    return obey(transcript, answer) if base_model(request.model) == OBEDIENT_MODEL else answer
+    match base_model(request.model):
+        case prices.SCRIPTED_MODEL:
+            return scripted_answer(transcript)
+        case prices.OBEDIENT_MODEL:
+            return obey(transcript, judge(transcript))
+        case _:
+            return judge(transcript)
 
 
 def _asks_for_findings(request: ChatRequest) -> bool:

@@ -198,7 +198,7 @@ def final_text(messages: Sequence[ShownMessage]) -> tuple[ShownMessage | None, l
         if message.role != "assistant":
             continue
         for call in reversed(message.calls):
-            if call.name in _SPEAKING_TOOLS and (spoken := _spoken(call)):
+            if call.name in _SPEAKING_TOOLS and (spoken := spoken_lines(call)):
                 return message, spoken
         lines = [line for line in message.text if line.strip()]
         if lines:
@@ -276,13 +276,13 @@ def status_of(statement: str, found: Findings) -> tuple[Status, str, list[dict[s
     if found.unanswered:
         return "insufficient_evidence", f"the call of {found.unanswered[-1].name} has no return", []
     if found.returns:
-        evidence = _closest(statement, found.quotable)
+        evidence = closest(statement, found.quotable)
         if evidence:
             return "met", "the last tool return was no error and a final text follows", evidence
         return "insufficient_evidence", "the tools returned no text that could be cited", []
     if _TEXT_IS_THE_DELIVERABLE.search(statement):
-        spoken = [(found.answer, quote) for quote in islice(_quotes(found.answer_lines), QUOTED_LINES)]
-        evidence = _closest(statement, spoken)
+        spoken = [(found.answer, quote) for quote in islice(quotes(found.answer_lines), QUOTED_LINES)]
+        evidence = closest(statement, spoken)
         if evidence:
             return "met", "no tool was needed, and the agent's text is itself what was asked for", evidence
     return "insufficient_evidence", "an agent's own closing words prove nothing, and no tool was used", []
@@ -442,10 +442,10 @@ def trouble_evidence(trouble: Trouble) -> list[dict[str, str]]:
 
 def first_line(lines: Iterable[str]) -> str | None:
     """Return the first line that can be cited."""
-    return next(_quotes(lines), None)
+    return next(quotes(lines), None)
 
 
-def _quotes(lines: Iterable[str]) -> Iterator[str]:
+def quotes(lines: Iterable[str]) -> Iterator[str]:
     """Cut each line to a length that can be cited; what a renderer left out is never part of a quote."""
     for line in lines:
         shown = _ELISION.split(line, maxsplit=1)[0] if "…" in line or "[..." in line else line
@@ -466,12 +466,12 @@ def _quotable(
         (message, quote)
         for message, back in reversed(returns[-QUOTED_RETURNS:])
         if back.status not in ("error", "denied")
-        for quote in islice(_quotes(back.lines), QUOTED_LINES)
+        for quote in islice(quotes(back.lines), QUOTED_LINES)
         if quote not in asked.get(back.call_id, "")
     ]
 
 
-def _closest(statement: str, quotable: Sequence[tuple[ShownMessage, str]]) -> list[dict[str, str]]:
+def closest(statement: str, quotable: Sequence[tuple[ShownMessage, str]]) -> list[dict[str, str]]:
     """Cite the line that shares most words with the requirement; the first one in a tie."""
     words = _words(statement)
     best, best_score = None, -1
@@ -483,7 +483,7 @@ def _closest(statement: str, quotable: Sequence[tuple[ShownMessage, str]]) -> li
     return [best] if best is not None else []
 
 
-def _spoken(call: ToolCall) -> list[str]:
+def spoken_lines(call: ToolCall) -> list[str]:
     """Return the words spoken through ``send_message``, in pieces that stand verbatim in the call's JSON text."""
     try:
         arguments = json.loads(call.arguments)

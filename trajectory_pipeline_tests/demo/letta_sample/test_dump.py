@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from trajectory_pipeline.demo.letta_sample import dump
-from trajectory_pipeline.demo.letta_sample.load import SAMPLE_FILE
+from trajectory_pipeline_tests.letta_sample import SAMPLE_FILE
 
 
 def lines_of(parts: tuple[dump.Part, ...]) -> Iterator[str]:

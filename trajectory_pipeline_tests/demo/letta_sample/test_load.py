@@ -11,14 +11,14 @@ import pytest
 from psycopg import sql
 
 from trajectory_pipeline.demo.letta_sample import load
-from trajectory_pipeline.demo.letta_sample.load import (
+from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline_tests.letta_sample import (
     SAMPLE_FILE,
     load_sample,
     sample_counts,
     sample_partitions,
     sample_terminal_run_ids,
 )
-from trajectory_pipeline.errors import SourceError
 
 TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'S') ORDER BY 1"
 

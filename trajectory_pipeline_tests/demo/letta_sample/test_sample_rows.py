@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trajectory_pipeline.demo.letta_sample import dump
-from trajectory_pipeline.demo.letta_sample.load import (
+from trajectory_pipeline_tests.letta_sample import (
     SAMPLE_FILE,
     sample_counts,
     sample_partitions,

@@ -2,9 +2,9 @@
 
 from datetime import datetime
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.start_together import told_by
 

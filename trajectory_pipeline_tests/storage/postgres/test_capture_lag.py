@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from trajectory_pipeline.demo.letta_sample.load import sample_partitions
 from trajectory_pipeline.storage.postgres.capture_lag import lag_since
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 SIZE, HOUR = min((size, hour) for hour, size in sample_partitions().items() if size > 2)

@@ -1,0 +1,58 @@
+"""The scripted judge gives the labels of the demonstration's runs, over HTTP and through all checks of evidence."""
+
+from pathlib import Path
+
+import pytest
+
+from trajectory_pipeline.demo.letta_sample.load import STORY
+from trajectory_pipeline.demo.simulated_judge import SCRIPTED_MODEL, SimulatedJudge
+from trajectory_pipeline.demo.simulated_judge.scripted import SCRIPT_MARK, labels, scripted_answer
+from trajectory_pipeline.demo.simulated_judge.transcript import Transcript
+from trajectory_pipeline.judge.response_schema import JudgeResponse
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
+
+WITHOUT_MESSAGES = {"lr-down", "tp-pend-2", "rl-dominguez-b", "down-1", "hb-notool"}
+"""There is nothing to judge in them."""
+EVIDENCE_REFUSED = {"tp-mail-1", "tp-domain-1", "tp-pend-1", "tp-claim-1", "tp-margin-2", "tp-salt-2", "rl-petrov"}
+"""The label rests on a call that waits for approval, on a denial or on an error, which show that nothing was done."""
+NOTHING_TO_QUOTE = {"lr-empty"}
+"""The agent's answer is empty."""
+
+
+@pytest.fixture
+def verdicts(empty_database: str, trajectory_database: str, judge: SimulatedJudge, tmp_path: Path) -> dict[str, Row]:
+    """The outcome of each run of the story by the label's key."""
+    STORY.load(empty_database)
+    story = Pipeline(empty_database, trajectory_database, tmp_path / "parquet", judge.base_url, SCRIPTED_MODEL)
+    hours = list(STORY.partitions())
+    story.capture(*hours)
+    run = story.refine_range(hours)
+    for hour in hours:
+        run.publish(hour)
+    return {labels()[row["run_id"]]["key"]: row for row in story.ask("SELECT * FROM trajectory.outcomes")}
+
+
+def test_labels_cover_every_terminal_run_of_the_story() -> None:
+    assert labels().keys() == STORY.terminal_run_ids()
+
+
+def test_scripted_verdicts_equal_the_labels(verdicts: dict[str, Row]) -> None:
+    expected = {label["key"]: label for label in labels().values()}
+    withheld = WITHOUT_MESSAGES | EVIDENCE_REFUSED | NOTHING_TO_QUOTE
+    differing = {key for key, row in verdicts.items() if (row["outcome"] or "unknown") != expected[key]["outcome"]}
+    assert differing == withheld
+    assert {verdicts[key]["outcome"] for key in withheld} <= {None, "unknown"}
+    judged = {key: row for key, row in verdicts.items() if row["verdict_status"] == "judged"}
+    assert {key for key, row in judged.items() if row["failure_owner"] != expected[key]["failure_owner"]} == set()
+    assert {key for key, row in verdicts.items() if row["verdict_status"] == "not_eligible"} == WITHOUT_MESSAGES
+
+
+def test_scripted_verdicts_say_that_they_are_scripted(verdicts: dict[str, Row]) -> None:
+    answered = [row for row in verdicts.values() if row["verdict_status"] != "not_eligible"]
+    assert all(row["summary"].startswith(SCRIPT_MARK) for row in answered)
+
+
+def test_scripted_answer_without_label_says_so() -> None:
+    answer = JudgeResponse.model_validate(scripted_answer(Transcript()))
+    assert [requirement.status for requirement in answer.requirements] == ["insufficient_evidence"]
+    assert "No label is written" in answer.summary
