@@ -1,20 +1,25 @@
 """Forms of URLs that are safe to show hold no credentials; what cannot be read safely is refused."""
 
+import ast
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import make_url
 
+import trajectory_pipeline
 from trajectory_pipeline.urls import (
     describe_postgres,
-    endpoint_without_credentials,
+    hide_credentials,
     normalize_postgres_url,
     postgres_parameters,
     sqlalchemy_url,
-    storage_without_credentials,
+    without_credentials,
 )
 
 URL = "postgresql://me:geheim@host:5433/db"
@@ -96,8 +101,85 @@ def test_sqlalchemy_url_names_its_driver() -> None:
     assert sqlalchemy_url(URL, "psycopg2") == "postgresql+psycopg2://me:geheim@host:5433/db"
 
 
-def test_endpoint_without_credentials_drops_login_and_query() -> None:
-    assert endpoint_without_credentials("https://user:pw@host:8443/v1?key=x#y") == "https://host:8443/v1"
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+asyncpg://me:geheim@host/db?ssl=require",
+        "postgresql+asyncpg://me:geheim@host/db?ssl=verify-full&prepared_statement_cache_size=0&timeout=3",
+        "postgresql+pg8000://me:geheim@host/db",
+        "postgresql+psycopg_async://me:geheim@host/db",
+        "postgresql://me:geheim@one:5432,two:5433/db?target_session_attrs=any",
+        "postgresql://me:geheim@[::1]:5432,two/db",
+        "postgresql+asyncpg://me:geheim@/db?host=one:5432&host=two:5433",
+        "postgresql+pg8000://me:geheim@/db?unix_sock=/run/postgresql/.s.PGSQL.5433",
+        "postgresql:///db?host=/run/postgresql&user=me&password=geheim",
+        "postgresql://me:geheim@%2Frun%2Fpostgresql/db",
+        "postgresql://me:geheim@host?dbname=db",
+        "postgresql://me:ge?heim@host/db",
+        "postgresql://?service=letta",
+        "postgresql:///?service=letta&password=geheim",
+    ],
+)
+def test_normalize_accepts_what_letta_and_libpq_accept(url: str) -> None:
+    normal = normalize_postgres_url(url)
+    assert conninfo_to_dict(normal)
+    assert normalize_postgres_url(normal) == normal
+    assert "heim" not in describe_postgres(normal)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql+asyncpg://h/db?ssl=require", {"host": "h", "dbname": "db", "sslmode": "require"}),
+        ("postgresql+asyncpg://h/db?ssl=true", {"host": "h", "dbname": "db", "sslmode": "require"}),
+        ("postgresql+asyncpg://h/db?ssl=false", {"host": "h", "dbname": "db", "sslmode": "disable"}),
+        ("postgresql://h/db?ssl=require&sslmode=require", {"host": "h", "dbname": "db", "sslmode": "require"}),
+        ("postgresql://h/db?statement_cache_size=0", {"host": "h", "dbname": "db"}),
+        ("postgresql:///db?host=a:1&host=b", {"host": "a,b", "port": "1,", "dbname": "db"}),
+        ("postgresql:///db?host=a:1", {"host": "a", "port": "1", "dbname": "db"}),
+        ("postgresql:///db?unix_sock=/run/.s.PGSQL.7", {"host": "/run", "port": "7", "dbname": "db"}),
+    ],
+)
+def test_normalize_translates_driver_parameters_to_libpq(url: str, expected: dict[str, str]) -> None:
+    assert postgres_parameters(normalize_postgres_url(url)) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("postgresql://me:geheim@host/db?sslmod=require", "'sslmod'"),
+        ("postgresql://me:geheim@host/db?pool_size=5&sslmode=require", "'pool_size'"),
+        ("postgresql://me:geheim@host/db?ssl=require&sslmode=disable", "'ssl' and 'sslmode'"),
+        ("postgresql://me@host/db?password=x&geheim=y", "after its password"),
+        ("postgresql://me@host/db?password=x&geheim", "not name=value"),
+        ("postgresql://me@host/db?password=geheim&application_name=a=b", "not name=value"),
+        ("postgresql://me:geheim@host:1,two:x/db", "port that is not a number"),
+        ("postgresql://me:geheim@host:99999/db", "port that is not a number"),
+        ("postgresql://me:geheim@/db?host=a,b,c&port=1,2", "2 ports for 3 hosts"),
+        ("postgresql://me:geh/e?im=geheim@host/db", "percent-encoded"),
+        ("postgresql://me:geheim", "port that is not a number"),
+        ("host=h password=geheim dbname=db", "must look like postgresql://"),
+    ],
+)
+def test_normalize_names_the_part_and_no_password(url: str, named: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(named)) as caught:
+        normalize_postgres_url(url)
+    assert "geheim" not in str(caught.value)
+    assert "geheim" not in describe_postgres(url)
+    assert "geheim" not in without_credentials(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:ge%20heim@one:5432,two:5433/db?sslmode=require", "postgresql://me:pw@one,two/db"]
+)
+def test_sqlalchemy_url_of_several_hosts_is_read_alike(url: str) -> None:
+    read = make_url(sqlalchemy_url(url, "psycopg2"))
+    arguments = read.get_dialect()().create_connect_args(read)[1]
+    assert {name: str(value) for name, value in arguments.items()} == postgres_parameters(url)
+
+
+def test_without_credentials_of_an_endpoint_drops_login_and_query() -> None:
+    assert without_credentials("https://user:pw@host:8443/v1?key=x#y") == "https://host:8443/v1"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +189,101 @@ def test_endpoint_without_credentials_drops_login_and_query() -> None:
         ("simplecache::sftp://me:geheim@host/folder", "simplecache::sftp://host/folder"),
         ("abfs://container@account/folder", "abfs://container@account/folder"),
         ("/data/a:b@c", "/data/a:b@c"),
+        ("github://geheim@host/folder", "github://host/folder"),
+        ("s3://bucket/prefix", "s3://bucket/prefix"),
+        ("s3://key:ge/heim@bucket/prefix", "s3://***@bucket/prefix"),
+        ("s3://key:ge@heim@bucket/prefix", "s3://bucket/prefix"),
+        ("https://account.example/c?sv=1&sig=geheim", "https://account.example/c"),
+        ("abfs://container@account/folder?sig=geheim", "abfs://container@account/folder"),
+        ("abfs://me:geheim@account/folder", "abfs://account/folder"),
+        ("filecache::zip://a.zip::sftp://me:geheim@host/f", "filecache::zip://a.zip::sftp://host/f"),
+        ("sftp://me:ge::heim@host/f", "(unreadable URL)"),
+        ("sftp://me:geheim", "(unreadable URL)"),
+        ("s3:/key:geheim@bucket", "***@bucket"),
+        ("host=h password=geheim", "(unreadable URL)"),
+        ("password = geheim", "(unreadable URL)"),
+        ("postgresql+asyncpg://me:geheim@host/db", "host:5432/db"),
     ],
 )
-def test_storage_without_credentials_drops_the_login_only(uri: str, shown: str) -> None:
-    assert storage_without_credentials(uri) == shown
+def test_without_credentials_keeps_the_place_alone(uri: str, shown: str) -> None:
+    assert without_credentials(uri) == shown
+
+
+SECRETS = st.text(st.characters(categories=["L", "N"]), min_size=4).map("Zq9{}".format)
+
+
+@given(
+    SECRETS,
+    st.sampled_from(
+        [
+            "s3://me:{}@bucket/prefix",
+            "s3://{}@bucket/prefix",
+            "s3://me:ab/{}@bucket/prefix",
+            "s3://me:ab@{}@bucket/prefix",
+            "https://host/c?sv=1&sig={}",
+            "abfs://c@account/f?sig={}#x",
+            "simplecache::sftp://me:{}@host/f",
+            "sftp://me:a::{}@host/f",
+            "sftp://me:{}",
+            "s3:/me:{}@bucket",
+            "postgresql+asyncpg://me:{}@host/db?ssl=require",
+            "postgresql://me:ab/{}@host/db",
+            "postgresql://host/db?password={}&sslmode=require",
+            "postgresql://host/db?password=ab&{}=1",
+            "host=h password={}",
+            "passwrd={} host=h",
+        ]
+    ),
+)
+def test_no_credential_is_shown_of_any_url(secret: str, form: str) -> None:
+    for written in (secret, quote(secret, safe="")):
+        url = form.format(written)
+        error = f"cannot open {url}: {written!r} of {secret} refused"
+        assert secret not in without_credentials(url)
+        assert secret not in hide_credentials(error, url)
+        assert written not in hide_credentials(error, url)
+
+
+UNCHECKED = {
+    "urls.py": "the functions that make URLs safe",
+    "cli/url.py": "prints the URL, which is what it is for",
+    "demo/embedded_postgres/server.py": "builds the URL of its own server",
+    "demo/simulated_judge/process.py": "builds the URL of its own server, which has no credentials",
+}
+SHOWN_SAFELY = {"describe_postgres", "without_credentials", "hide_credentials", "quote"}
+URL_NAME = re.compile(r"(^|_)(url|uri|dsn|conninfo)$|^(parquet_location|storage_options)$")
+SAFE_NAMES = {"shown_uri", "copy_uri"}
+"""Names of URIs that are made by ``without_credentials``."""
+
+
+def messages_with_urls(source: str) -> Iterator[str]:
+    """Yield the expressions in f-strings, prints and log calls that show a URL as it is."""
+    for node in ast.walk(ast.parse(source)):
+        shown: list[ast.expr] = []
+        if isinstance(node, ast.FormattedValue):
+            shown = [node.value]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+            if name in {"print", "echo", "info", "warning", "error", "debug", "exception", "format"}:
+                shown = [*node.args, *(keyword.value for keyword in node.keywords)]
+        for value in shown:
+            found = value.attr if isinstance(value, ast.Attribute) else getattr(value, "id", "")
+            if URL_NAME.search(found) and found not in SAFE_NAMES:
+                yield ast.unparse(value)
+
+
+def test_messages_show_no_url_but_in_its_safe_form() -> None:
+    root = Path(trajectory_pipeline.__path__[0])
+    found = {
+        str(path.relative_to(root)): urls
+        for path in root.rglob("*.py")
+        if str(path.relative_to(root)) not in UNCHECKED
+        and (urls := list(messages_with_urls(path.read_text(encoding="utf-8"))))
+    }
+    assert found == {}
+
+
+def test_messages_with_urls_finds_one() -> None:
+    source = "print(url)\nraise E(f'no {self.storage.database_url} and {describe_postgres(url)}')\n"
+    source += "log.info('%s', a.base_url)"
+    assert sorted(messages_with_urls(source)) == ["a.base_url", "self.storage.database_url", "url"]

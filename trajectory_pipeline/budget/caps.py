@@ -13,6 +13,7 @@ from typing import Literal
 
 from trajectory_pipeline.budget.prices import Prices
 from trajectory_pipeline.errors import JudgeError, PipelineError
+from trajectory_pipeline.urls import without_credentials
 
 Scope = Literal["day", "organization", "materialization"]
 Unit = Literal["usd", "tokens"]
@@ -144,9 +145,9 @@ class Budget:
         if self.allow_unpriced or self.prices.max_cost(model, base_url, 1, 1) is not None:
             return
         raise JudgeError(
-            f"No price is known for the model {model} at {base_url}, so no cap in dollars could hold: name it in a"
-            " price table (TRAJECTORY_PRICES), or set TRAJECTORY_ALLOW_UNPRICED=true, and caps in tokens"
-            " (TRAJECTORY_DAILY_BUDGET_TOKENS)."
+            f"No price is known for the model {model} at {without_credentials(base_url)}, so no cap in dollars could"
+            " hold: name it in a price table (TRAJECTORY_PRICES), or set TRAJECTORY_ALLOW_UNPRICED=true, and caps in"
+            " tokens (TRAJECTORY_DAILY_BUDGET_TOKENS)."
         )
 
     def max_call_cost(self, model: str, base_url: str, prompt_tokens: int, response_tokens: int) -> Cost:

@@ -17,7 +17,7 @@ import click
 from trajectory_pipeline.cli.console import step
 from trajectory_pipeline.cli.subprocesses import SupervisedProcess, stop_all
 from trajectory_pipeline.errors import PipelineError, SettingsError
-from trajectory_pipeline.urls import describe_postgres, normalize_postgres_url
+from trajectory_pipeline.urls import describe_postgres, hide_credentials, normalize_postgres_url
 
 HOST = "127.0.0.1"
 _READY_TIMEOUT_SECONDS = 360
@@ -97,10 +97,10 @@ def prepare_storage(home: Path, url: str) -> None:
         with dg.DagsterInstance.get() as instance:
             instance.get_runs_count()
     except Exception as error:
-        cause = " ".join(str(error.__cause__ or error).split())[:300]
+        cause = hide_credentials(" ".join(str(error.__cause__ or error).split()), url)[:300]
         raise SettingsError(
             f"Dagster's storage at {describe_postgres(url)} cannot be used: {cause}. Check DAGSTER_PG_URL."
-        ) from error
+        ) from None
 
 
 def free_port(preferred: int) -> int:

@@ -153,6 +153,6 @@ def _print_result(opened: Connections) -> bool:
     table.add_row(f"cost of judging, USD{prices}", f"{summary.cost_usd:.4f}")
     out.print(table)
     out.print(f"\n  Postgres     {describe_postgres(opened.databases.database_url)}, schema trajectory")
-    out.print(f"  Parquet      {opened.settings.storage.parquet_location}")
+    out.print(f"  Parquet      {opened.storage.parquet.shown_uri}")
     out.print(f"  Judge        {', '.join(summary.judges) or 'none'}")
     return len(ids) == summary.trajectories == len(in_parquet) and "none" not in summary.verdicts

@@ -19,7 +19,7 @@ from trajectory_pipeline.pipeline.stale_partitions import built_by_older_version
 from trajectory_pipeline.storage.postgres.capture_lag import lag_since
 from trajectory_pipeline.storage.postgres.summaries import database_state
 from trajectory_pipeline.text import pluralize
-from trajectory_pipeline.urls import describe_postgres
+from trajectory_pipeline.urls import describe_postgres, without_credentials
 
 _SLOW_SECONDS = 1.0
 
@@ -66,7 +66,7 @@ def _findings() -> Iterator[_Finding]:
     if settings.judge.disabled_reason:
         yield _Finding("judge", settings.judge.disabled_reason, _ADVICE)
     else:
-        text = f"{settings.judge.model} at {settings.judge.base_url or 'OpenAI'}; not called"
+        text = f"{settings.judge.model} at {without_credentials(settings.judge.base_url or 'OpenAI')}; not called"
         yield _Finding("judge", text)
 
 
@@ -150,4 +150,4 @@ def _database(opened: Connections) -> Iterator[_Finding]:
 
 def _storage(opened: Connections) -> Iterator[_Finding]:
     opened.storage.parquet.probe()
-    yield _Finding("Parquet storage", f"{opened.settings.storage.parquet_location} can be written")
+    yield _Finding("Parquet storage", f"{opened.storage.parquet.shown_uri} can be written")

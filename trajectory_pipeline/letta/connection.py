@@ -10,7 +10,7 @@ import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 
 from trajectory_pipeline.errors import SourceError, SourceTimeoutError
-from trajectory_pipeline.urls import describe_postgres, postgres_parameters
+from trajectory_pipeline.urls import describe_postgres, hide_credentials, normalize_postgres_url, postgres_parameters
 
 APPLICATION_NAME = "trajectory-pipeline"
 CONNECT_TIMEOUT_SECONDS = 10
@@ -74,7 +74,7 @@ _NOISE = re.compile(r"\s*(?:Query (?:was|'|text)|SQLSTATE:).*$")
 
 def source_error(url: str, doing: str, error: BaseException) -> SourceError:
     """Return an error that says what was being done, where, why it failed and what to do."""
-    text = _server_message(str(error))
+    text = hide_credentials(_server_message(str(error)), url)
     sqlstate = getattr(error, "sqlstate", None) or ""
     advice = _SQLSTATE_ADVICE.get(sqlstate) or next(
         (words for pattern, words in _MESSAGE_ADVICE if pattern.search(text)), "check LETTA_PG_URI and the server's log"
@@ -98,17 +98,14 @@ def _server_message(message: str) -> str:
 
 def _libpq_url(url: str) -> str:
     """Return the URL with our defaults, unless it brings its own; what it brings is left as it is written."""
-    given = postgres_parameters(url)
-    # libpq's own message would repeat parts of the URL, the password included.
-    if given is None:
-        raise SourceError(
-            "LETTA_PG_URI cannot be read: a part is malformed, or a parameter after '?' is unknown. It must look"
-            " like postgresql://user:password@host:5432/database, special characters in the password percent-encoded"
-            " (a slash is %2F, an @ is %40)."
-        )
+    try:
+        url = normalize_postgres_url(url)
+    except ValueError as error:
+        raise SourceError(f"LETTA_PG_URI {error}.") from None
+    given = postgres_parameters(url) or {}
     missing = "&".join(f"{name}={value}" for name, value in _DEFAULT_PARAMETERS.items() if name not in given)
     separator = "?" if "?" not in url else "" if url.endswith(("?", "&")) else "&"
-    return f"{url}{separator}{missing}"
+    return url + separator + missing
 
 
 @contextmanager

@@ -64,7 +64,8 @@ def explain_verdict(
 def _captured(store: ParquetStore, row: Mapping[str, Any]) -> Row:
     found = find_row(store, TERMINAL_RUNS, str(row["run_id"]), row["partition_key"])
     if found is None:
-        return {"missing": f"the raw rows are not in {store.uri}: materialize terminal_runs of {row['partition_key']}"}
+        where = f"{store.shown_uri}: materialize terminal_runs of {row['partition_key']}"
+        return {"missing": f"the raw rows are not in {where}"}
     return _raw(found)
 
 

@@ -201,7 +201,7 @@ def _require_raw_rows(hour: datetime, entry: Mapping[str, Any], store: ParquetSt
         )
     rows = store.rows(TERMINAL_RUNS, hour)
     if rows is None:
-        raise PipelineError(f"There are no raw rows of {partition_key(hour)} in {store.uri}: {advice}.")
+        raise PipelineError(f"There are no raw rows of {partition_key(hour)} in {store.shown_uri}: {advice}.")
     return rows
 
 

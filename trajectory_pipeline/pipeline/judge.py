@@ -33,7 +33,7 @@ from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_tota
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.storage.storage import Storage
-from trajectory_pipeline.urls import endpoint_without_credentials
+from trajectory_pipeline.urls import without_credentials
 
 _ROWS_PER_GROUP = 500
 
@@ -103,7 +103,7 @@ class JudgingRun:
         redaction_key = self.judge.redaction_key or stored_redaction_key(self.storage.postgres)
         judge = replace(self.judge, redaction_key=redaction_key)
         policy = judge.policy
-        endpoint = endpoint_without_credentials(judge.base_url)
+        endpoint = without_credentials(judge.base_url)
         limit = RateLimit(endpoint, judge.model, judge.requests_per_minute, judge.tokens_per_minute)
         for hour in hours:
             key = partition_key(hour)
@@ -111,8 +111,8 @@ class JudgingRun:
                 self._results[key], self._candidates[key] = JudgingResult(), []
             else:
                 self._failures[key] = PipelineError(
-                    f"There are no trajectories of {key} in {self.storage.parquet.uri}: materialize trajectories of"
-                    " that partition first."
+                    f"There are no trajectories of {key} in {self.storage.parquet.shown_uri}: materialize trajectories"
+                    " of that partition first."
                 )
         with (
             open_verdicts(self.storage.postgres) as verdicts,

@@ -30,7 +30,7 @@ from trajectory_pipeline.storage.postgres.retrying_connection import RetryingCon
 from trajectory_pipeline.storage.postgres.verdict_locks import live_locks, new_worker
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore
-from trajectory_pipeline.urls import endpoint_without_credentials
+from trajectory_pipeline.urls import without_credentials
 
 REPORT_SECONDS = 5.0
 """Least time between two progress lines."""
@@ -129,7 +129,7 @@ class JudgeWorker:
             PipelineError: verdicts cannot be stored.
         """
         waiting, judge = deque(self.candidates), self.judge
-        endpoint = endpoint_without_credentials(judge.base_url)
+        endpoint = without_credentials(judge.base_url)
         latest = self.verdicts.latest_error_classes(endpoint, judge.model, judge.breaker_after)
         was_down = is_outage(latest, judge.breaker_after)
         try:

@@ -319,3 +319,20 @@ def test_materialize_with_lost_table_fails_without_traceback(
     result = run_command("materialize", "--partition", "2026-11-20-14:00", **databases)
     assert result.exit_code in (1, 2)
     assert "partitions" in squeezed(result)
+
+
+# ---- credentials -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "uri", ["nosuch://me:hunter2@host/x", "s3://hunter2:ab/cd@bucket/x", "http://127.0.0.1:1/c?sig=hunter2"]
+)
+def test_credentials_of_the_storage_reach_no_output(run_command: Command, databases: Databases, uri: str) -> None:
+    with_login = {**databases, "TRAJECTORY_STORAGE_URI": uri}
+    outputs = [run_command("doctor", **with_login), run_command("check", **with_login)]
+    outputs.append(run_command("materialize", "--partition", "2026-11-20-14:00", **with_login))
+    assert outputs[-1].exit_code == 1
+    assert [result.output for result in outputs if "hunter2" in result.output] == []
+    for table, column in (("event_logs", "event"), ("runs", "run_body")):
+        counts = f"SELECT count(*) > 0, count(*) FILTER (WHERE strpos({column}, 'hunter2') > 0) FROM {table}"
+        assert query(databases["DAGSTER_PG_URL"], counts) == [(True, 0)]

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from trajectory_pipeline.demo.letta_sample import dump
 from trajectory_pipeline.errors import SourceError
-from trajectory_pipeline.urls import describe_postgres, normalize_postgres_url, postgres_parameters
+from trajectory_pipeline.urls import describe_postgres, hide_credentials, normalize_postgres_url, postgres_parameters
 
 _TERMINAL_STATUSES = frozenset({"completed", "failed", "cancelled"})
 _MAINTENANCE_DATABASE = "postgres"
@@ -209,14 +209,7 @@ class _Target:
             url = normalize_postgres_url(database_url)
         except ValueError as error:
             raise SourceError(f"The sample's database URL {error}.") from None
-        parameters = postgres_parameters(url)
-        if parameters is None:
-            raise SourceError(
-                "The sample's database URL cannot be read: a part is malformed, or a parameter after '?' is none of "
-                "libpq's. Write it as postgresql://user:password@host:5432/name, special characters in the password "
-                "percent-encoded."
-            )
-        return cls(url, parameters)
+        return cls(url, postgres_parameters(url) or {})
 
     @property
     def database(self) -> str:
@@ -234,10 +227,7 @@ class _Target:
         """Return the first line of an error's message, without secrets; hints are on later lines."""
         lines = (error.diag.message_primary or str(error) or type(error).__name__).splitlines()
         text = lines[0].strip().removeprefix("connection failed: ").rstrip(".")
-        for name in ("password", "sslpassword"):
-            if secret := self.parameters.get(name):
-                text = text.replace(secret, "***")
-        return text
+        return hide_credentials(text, self.url)
 
     def connect(self, *, database: str | None = None, autocommit: bool = False) -> psycopg.Connection:
         """Open a new connection: the dump changes session settings, for example ``search_path``."""

@@ -47,7 +47,7 @@ from trajectory_pipeline.schema.enums import (
     ResponseFormat,
     ResponseFormatChoice,
 )
-from trajectory_pipeline.urls import endpoint_without_credentials
+from trajectory_pipeline.urls import without_credentials
 
 _MIN_KEY_CHARACTERS = 8
 _PROVIDER_TEXTS = ("response_model", "request_id", "finish_reason", "error_message")
@@ -167,7 +167,7 @@ class JudgeSession:
             options = self._options
             sent = CallRecord(
                 model=config.model,
-                base_url=endpoint_without_credentials(config.base_url),
+                base_url=without_credentials(config.base_url),
                 prompt_characters=sum(len(message["content"]) for message in messages),
                 estimated_prompt_tokens=tokens,
                 max_response_tokens=config.max_response_tokens,

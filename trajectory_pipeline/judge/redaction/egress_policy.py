@@ -2,9 +2,11 @@
 
 import ipaddress
 import socket
-from urllib.parse import urlsplit
+
+import httpx2
 
 from trajectory_pipeline.errors import JudgeError
+from trajectory_pipeline.urls import without_credentials
 
 
 def require_local(url: str) -> None:
@@ -13,28 +15,36 @@ def require_local(url: str) -> None:
     Local is a literal loopback address (127.0.0.0/8, ::1), and the name ``localhost`` where it resolves to such
     addresses alone. A private or link-local address is another machine.
     """
-    host = (urlsplit(url).hostname or "").rstrip(".")
+    try:
+        # As the client itself reads it.
+        host = httpx2.URL(url).host
+    except httpx2.InvalidURL:
+        host = ""
     if not _is_local(host):
         raise JudgeError(
-            f"TRAJECTORY_LLM_EGRESS is off, and the judge's host {host or url!r} is not this machine (127.0.0.1, ::1 or"
-            " localhost): nothing was sent. Set OPENAI_BASE_URL to a server here, or TRAJECTORY_LLM_EGRESS=on."
+            f"TRAJECTORY_LLM_EGRESS is off, and the judge's host {host or without_credentials(url)!r} is not this"
+            " machine (127.0.0.1, ::1 or localhost): nothing was sent. Set OPENAI_BASE_URL to a server here, or"
+            " TRAJECTORY_LLM_EGRESS=on."
         )
 
 
 def _is_local(host: str) -> bool:
-    if host == "localhost":
+    if host in {"localhost", "localhost."}:
         try:
             found = socket.getaddrinfo(host, None)
         except OSError:
             return False
-        return bool(found) and all(_is_loopback(str(address[0])) for *_, address in found)
+        # The system may name the interface: fe80::1%lo0.
+        return bool(found) and all(_is_loopback(str(address[0]).partition("%")[0]) for *_, address in found)
     return _is_loopback(host)
 
 
 def _is_loopback(text: str) -> bool:
     try:
-        address = ipaddress.ip_address(text.partition("%")[0])
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.is_loopback
+    # An address with a zone is not loopback: after the % may stand anything, a host name too.
+    return address.scope_id is None and (address.ipv4_mapped or address).is_loopback

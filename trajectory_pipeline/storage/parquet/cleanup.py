@@ -16,7 +16,6 @@ from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.corrupt_files import CORRUPT_SUFFIX
 from trajectory_pipeline.storage.parquet.filesystem import TEMPORARY, filesystem_of, translating_errors
 from trajectory_pipeline.storage.parquet.store import FILE_NAME, HOUR_FOLDER, ParquetStore, hour_folder
-from trajectory_pipeline.urls import storage_without_credentials
 
 _ADVICE = "Check TRAJECTORY_STORAGE_URI, and that this user may list and remove files there, then prune again."
 
@@ -34,7 +33,7 @@ class FileTotals:
 
 def hours_with_folders(store: ParquetStore, table: Table) -> list[datetime]:
     """Return the hours that an asset has a folder of, sorted; folders with other names are not ours."""
-    with translating_errors("Listing", storage_without_credentials(store.uri), _ADVICE):
+    with translating_errors("Listing", store.uri, _ADVICE):
         filesystem, path = filesystem_of(store.uri, posixpath.join(store.uri.rstrip("/"), table.name))
         try:
             names = [posixpath.basename(str(entry).rstrip("/")) for entry in filesystem.ls(path, detail=False)]
@@ -45,14 +44,14 @@ def hours_with_folders(store: ParquetStore, table: Table) -> list[datetime]:
 
 def files_of(store: ParquetStore, table: Table, hour: datetime) -> FileTotals:
     """Return what a partition of an asset has in the storage."""
-    with translating_errors("Reading", store.path_of(table, hour), _ADVICE):
+    with translating_errors("Reading", store.target(table, hour), _ADVICE):
         _, _, found = _find_files(store, table, hour)
     return _totals(found)
 
 
 def remove_files(store: ParquetStore, table: Table, hour: datetime) -> FileTotals:
     """Remove a partition's files, and return what was removed; the partition's lock must be held."""
-    with translating_errors("Removing", store.path_of(table, hour), _ADVICE):
+    with translating_errors("Removing", store.target(table, hour), _ADVICE):
         filesystem, folder, found = _find_files(store, table, hour)
         for file in found:
             with contextlib.suppress(FileNotFoundError):

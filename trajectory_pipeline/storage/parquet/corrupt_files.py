@@ -38,7 +38,7 @@ def find_corruption(store: ParquetStore, table: Table, hour: datetime) -> str | 
                     parquet.read_row_group(group)
         # A page that does not decompress is an OSError in Arrow.
         except (pa.ArrowException, OSError) as error:
-            return filesystems.storage_error(error)
+            return filesystems.storage_error(error, store.uri)
     return None
 
 
@@ -51,7 +51,6 @@ def keep_corrupt_file(store: ParquetStore, table: Table, hour: datetime) -> str:
     with store.reading(table, hour) as (filesystem, path), filesystem.open(path, "rb") as file:
         # Named by its content: after a crash, the same copy is made again.
         name = CORRUPT_SUFFIX + hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    target = posixpath.join(posixpath.dirname(store.path_of(table, hour)), name)
-    with filesystems.translating_write_errors(target):
+    with filesystems.translating_write_errors(store.target(table, hour)):
         filesystem.copy(path, posixpath.join(posixpath.dirname(path), name))
-    return target
+    return posixpath.join(posixpath.dirname(store.path_of(table, hour)), name)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -10,7 +11,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from trajectory_pipeline.errors import SinkError
-from trajectory_pipeline.urls import storage_without_credentials
+from trajectory_pipeline.urls import hide_credentials, without_credentials
 
 TEMPORARY = ".writing-"
 """Prefix of unfinished files: hidden, and not ending in ``.parquet``, so that no reader's glob finds one."""
@@ -29,27 +30,36 @@ def filesystem_of(storage: str, target: str) -> tuple[fsspec.AbstractFileSystem,
             filesystem.invalidate_cache()
     except Exception as error:
         raise SinkError(
-            f"TRAJECTORY_STORAGE_URI {storage_without_credentials(storage)!r} cannot be used: {error}. Give a folder or"
-            " an fsspec URL, and install the package that its protocol needs (`pip install s3fs` for s3://)."
-        ) from error
+            f"TRAJECTORY_STORAGE_URI {without_credentials(storage)!r} cannot be used: {storage_error(error, storage)}."
+            " Give a folder or an fsspec URL, and install the package that its protocol needs (`pip install s3fs` for"
+            " s3://)."
+        ) from _shown_cause(error, storage)
     return filesystem, str(path)
 
 
-def storage_error(error: Exception) -> str:
-    """Return the text of a storage's error on one line."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+def storage_error(error: Exception, uri: str) -> str:
+    """Return the text of a storage's error on one line, without the credentials of its URI."""
+    return hide_credentials(" ".join(str(error).split()).rstrip(".") or type(error).__name__, uri)
+
+
+def _shown_cause(error: Exception, uri: str) -> Exception | None:
+    """Return an error, unless its traceback, which Dagster stores, would show a credential of the URI."""
+    text = "".join(traceback.format_exception(error))
+    return error if hide_credentials(text, uri) == text else None
 
 
 @contextlib.contextmanager
 def translating_errors(action: str, target: str, advice: str) -> Iterator[None]:
-    """Turn any error inside into a ``SinkError`` that names the action, the file, and what to do."""
+    """Turn any error inside into a ``SinkError`` that names the action, the target's URI, and what to do."""
     try:
         yield
     except SinkError:
         raise
     # Each kind of storage has errors of its own: botocore's are no OSError.
     except Exception as error:
-        raise SinkError(f"{action} {target} failed: {storage_error(error)}. {advice}") from error
+        raise SinkError(
+            f"{action} {without_credentials(target)} failed: {storage_error(error, target)}. {advice}"
+        ) from _shown_cause(error, target)
 
 
 def translating_write_errors(target: str) -> contextlib.AbstractContextManager[None]:

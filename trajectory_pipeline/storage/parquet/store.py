@@ -21,7 +21,7 @@ from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet import filesystem as filesystems
 from trajectory_pipeline.storage.parquet import io
-from trajectory_pipeline.urls import storage_without_credentials
+from trajectory_pipeline.urls import without_credentials
 
 FILE_NAME = "part-0.parquet"
 HOUR_FOLDER = "hour=%Y-%m-%dT%H"
@@ -54,6 +54,7 @@ class StagedFile:
     rows: int
     bytes: int
     sha256: str
+    _target: str = field(repr=False)
     _temporary: Path
     _filesystem: fsspec.AbstractFileSystem
     _path: str
@@ -65,7 +66,7 @@ class StagedFile:
             SinkError: the storage cannot be written; the former file stays as it was.
         """
         replaced = not self.is_published
-        with filesystems.translating_write_errors(self.uri):
+        with filesystems.translating_write_errors(self._target):
             if replaced and isinstance(self._filesystem, LocalFileSystem):
                 self._temporary.replace(self._path)
                 filesystems.sync_folder(Path(self._path).parent)
@@ -76,7 +77,7 @@ class StagedFile:
     @property
     def is_first_and_empty(self) -> bool:
         """Whether the file has no rows, and there is no former one; raises ``SinkError`` as ``is_published`` does."""
-        with filesystems.translating_read_errors(self.uri):
+        with filesystems.translating_read_errors(self._target):
             return not self.rows and not self._filesystem.exists(self._path)
 
     @cached_property
@@ -86,7 +87,7 @@ class StagedFile:
         Raises:
             SinkError: it cannot be read.
         """
-        with filesystems.translating_read_errors(self.uri):
+        with filesystems.translating_read_errors(self._target):
             try:
                 if self._filesystem.size(self._path) != self.bytes:
                     return False
@@ -111,7 +112,16 @@ class ParquetStore:
 
     def path_of(self, table: Table, hour: datetime) -> str:
         """Return the URI of a partition's file, as it may be shown: without a password."""
-        return storage_without_credentials(self._target(table, hour))
+        return posixpath.join(self.shown_uri.rstrip("/"), table.name, hour_folder(hour), FILE_NAME)
+
+    @property
+    def shown_uri(self) -> str:
+        """The storage's URI, as it may be shown: without a password."""
+        return without_credentials(self.uri)
+
+    def target(self, table: Table, hour: datetime) -> str:
+        """Return the URI of a partition's file as fsspec needs it, which may hold a password."""
+        return posixpath.join(self.uri.rstrip("/"), table.name, hour_folder(hour), FILE_NAME)
 
     def write(self, table: Table, hour: datetime, batches: Iterable[pa.RecordBatch]) -> WrittenFile:
         """Replace a partition's file by these rows; without any rows, by an empty file."""
@@ -135,7 +145,7 @@ class ParquetStore:
         """Remove what a killed process left in a partition's folder, as ``stage`` does; its lock must be held."""
         filesystem, path = self.filesystem(table, hour)
         if isinstance(filesystem, LocalFileSystem):
-            with filesystems.translating_write_errors(self.path_of(table, hour)):
+            with filesystems.translating_write_errors(self.target(table, hour)):
                 filesystems.remove_temp_files(Path(path).parent)
 
     @contextlib.contextmanager
@@ -144,7 +154,7 @@ class ParquetStore:
 
         So a file can be ready before a database transaction ends, and be published just before its commit.
         """
-        target = self.path_of(table, hour)
+        target = self.target(table, hour)
         filesystem, path = self.filesystem(table, hour)
         local = isinstance(filesystem, LocalFileSystem)
         folder = Path(posixpath.dirname(path) if local else tempfile.gettempdir())
@@ -159,7 +169,7 @@ class ParquetStore:
                 rows = io.write_rows(handle, target, table, batches)
             with filesystems.translating_write_errors(target), temporary.open("rb") as written:
                 digest, size = hashlib.file_digest(written, "sha256").hexdigest(), temporary.stat().st_size
-            yield StagedFile(target, rows, size, digest, temporary, filesystem, path)
+            yield StagedFile(self.path_of(table, hour), rows, size, digest, target, temporary, filesystem, path)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -173,7 +183,7 @@ class ParquetStore:
         wanted = arrow_schema(table)
         if columns is not None:
             wanted = pa.schema([wanted.field(name) for name in columns])
-        yield from io.translating_parquet_errors(self.path_of(table, hour), io.read_batches(filesystem, path, wanted))
+        yield from io.translating_parquet_errors(self.target(table, hour), io.read_batches(filesystem, path, wanted))
 
     def read_fields(self, table: Table, hour: datetime, fields: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield a partition's rows with these fields alone; nothing without a file, ``SinkError`` if one lacks a field.
@@ -182,7 +192,7 @@ class ParquetStore:
         """
         filesystem, path = self.filesystem(table, hour)
         leaves = [field.replace(".", ".list.element.") for field in fields]
-        yield from io.translating_parquet_errors(self.path_of(table, hour), io.read_leaves(filesystem, path, leaves))
+        yield from io.translating_parquet_errors(self.target(table, hour), io.read_leaves(filesystem, path, leaves))
 
     def exists(self, table: Table, hour: datetime) -> bool:
         """Whether a partition has a file."""
@@ -192,7 +202,7 @@ class ParquetStore:
     def probe(self) -> None:
         """Check that the storage can be reached, and, for a folder, that it can be written; writes nothing."""
         filesystem, path = filesystems.filesystem_of(self.uri, self.uri)
-        with filesystems.translating_write_errors(storage_without_credentials(self.uri)):
+        with filesystems.translating_write_errors(self.uri):
             if not isinstance(filesystem, LocalFileSystem):
                 filesystem.exists(path)
                 return
@@ -210,14 +220,11 @@ class ParquetStore:
 
     def filesystem(self, table: Table, hour: datetime) -> tuple[fsspec.AbstractFileSystem, str]:
         """Return the filesystem of a partition's file, and its path there."""
-        return filesystems.filesystem_of(self.uri, self._target(table, hour))
+        return filesystems.filesystem_of(self.uri, self.target(table, hour))
 
     @contextlib.contextmanager
     def reading(self, table: Table, hour: datetime) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
         """Give the filesystem and path of a partition's file; errors inside are those of reading it."""
         filesystem, path = self.filesystem(table, hour)
-        with filesystems.translating_read_errors(self.path_of(table, hour)):
+        with filesystems.translating_read_errors(self.target(table, hour)):
             yield filesystem, path
-
-    def _target(self, table: Table, hour: datetime) -> str:
-        return posixpath.join(self.uri.rstrip("/"), table.name, hour_folder(hour), FILE_NAME)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict
 
 from trajectory_pipeline.errors import SinkError
-from trajectory_pipeline.urls import describe_postgres
+from trajectory_pipeline.urls import describe_postgres, hide_credentials, normalize_postgres_url
 
 _FRAMING = re.compile(
     r"^(?:connection (?:failed|is bad): )?(?:connection to server (?:at|on) .* failed: )?(?:(?:ERROR|FATAL):\s+)?"
@@ -63,7 +63,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
 
 def database_error(url: str, doing: str, error: BaseException) -> SinkError:
     """Return the sentence for a driver's error: what was being done, where, and what to do."""
-    reason = _reason(str(getattr(error, "orig", None) or error))
+    reason = hide_credentials(_reason(str(getattr(error, "orig", None) or error)), url)
     advice = next(
         (words for pattern, words in _ADVICE if re.search(pattern, reason, re.IGNORECASE)),
         "see the server's log; what was not committed is not there",
@@ -92,17 +92,14 @@ def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection
     """Open a connection in UTC; the caller closes it.
 
     Raises:
-        SinkError: libpq cannot read the URL (its own message would repeat parts of it, the password included).
+        SinkError: libpq cannot read the URL.
         psycopg.Error: the database cannot be reached or refuses.
     """
     try:
-        given = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        raise SinkError(
-            "TRAJECTORY_DATABASE_URL cannot be read: a part is malformed, or a parameter after '?' is unknown. It must"
-            " look like postgresql://user:password@host:5432/database, special characters in the password"
-            " percent-encoded (a slash is %2F, an @ is %40)."
-        ) from None
+        url = normalize_postgres_url(url)
+    except ValueError as error:
+        raise SinkError(f"TRAJECTORY_DATABASE_URL {error}.") from None
+    given = conninfo_to_dict(url)
     defaults: dict[str, Any] = {"connect_timeout": 10, "application_name": "trajectory-pipeline"}
     missing = {name: value for name, value in defaults.items() if name not in given}
     options = f"{given.get('options') or ''} -c timezone=UTC".strip()

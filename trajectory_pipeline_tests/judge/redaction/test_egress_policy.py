@@ -47,6 +47,18 @@ def test_require_local_accepts_urls_of_this_machine(url: str) -> None:
         "http://0x7f.1/v1",
         "http://[::ffff:10.0.0.7]/v1",
         "http:///v1",
+        "http://127.0.0.1%x.evil.example/v1",
+        "http://127.0.0.1%25x.evil.example/v1",
+        "http://[::1%25x.evil.example]/v1",
+        "http://localhost%2eevil.example/v1",
+        "http://127.0.0.1\\\\@evil.example/v1",
+        "http://127.0.0.1@evil.example/v1",
+        "http://127.0.0.1./v1",
+        "http://127.1/v1",
+        "http://0177.0.0.1/v1",
+        "http://[::127.0.0.1]/v1",
+        "http://[64:ff9b::7f00:1]/v1",
+        "http://localhost.localdomain/v1",
     ],
 )
 def test_ask_with_egress_off_refuses_other_urls(url: str) -> None:

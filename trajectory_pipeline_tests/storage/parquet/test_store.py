@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -389,6 +390,29 @@ def test_credentials_in_the_uri_are_not_shown() -> None:
     store = ParquetStore("sftp://me:geheim@host/folder")
     assert store.path_of(TRAJECTORIES, HOUR).startswith("sftp://host/folder/trajectories/")
     assert "geheim" not in repr(store)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "nosuch://me:geheim@host/folder",
+        "s3://key:geheim@bucket/prefix",
+        "s3://geheim:ab/cd@bucket/prefix",
+        "s3://key:ab/geheim@bucket/prefix",
+        "ftp://me:geheim@127.0.0.1:1/folder",
+        "http://geheim@127.0.0.1:1/folder?sig=geheim",
+        "simplecache::nosuch://me:geheim@host/folder",
+        "memory::geheim@host",
+        "/proc/geheim:x@y",
+    ],
+)
+def test_error_of_a_library_shows_no_credential(uri: str) -> None:
+    with pytest.raises(SinkError) as caught:
+        ParquetStore(uri).write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
+    # As Dagster stores it: the causes too.
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "geheim" not in shown or uri.startswith("/")
+    assert str(caught.value).endswith((".", ")"))
 
 
 def test_assets_have_folders_side_by_side(store: ParquetStore) -> None:
