@@ -8,7 +8,7 @@ import pytest
 
 from trajectory_pipeline.schema.arrow import arrow_schema, arrow_type
 from trajectory_pipeline.schema.raw import SOURCE_TABLES
-from trajectory_pipeline.schema.tables import TABLES, VIEWS
+from trajectory_pipeline.schema.tables import TABLES
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES, TURN
 from trajectory_pipeline.schema.types import (
     Column,
@@ -20,6 +20,7 @@ from trajectory_pipeline.schema.types import (
     Type,
 )
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.schema.views import VIEWS
 from trajectory_pipeline.storage.postgres.comments import apply_comments, declared_comments
 from trajectory_pipeline.storage.postgres.migrate import migrate
 

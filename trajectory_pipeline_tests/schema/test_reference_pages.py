@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from docs.reference_pages import data_dictionary, main, pages, settings_page
-from trajectory_pipeline.schema.tables import TABLES, VIEWS
+from trajectory_pipeline.schema.tables import TABLES
 from trajectory_pipeline.schema.types import Column, ListOf, Struct
+from trajectory_pipeline.schema.views import VIEWS
 from trajectory_pipeline.settings import setting_fields
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import psycopg
 from psycopg import sql
 
-from trajectory_pipeline.schema.tables import TABLES, VIEWS
+from trajectory_pipeline.schema.tables import TABLES
 from trajectory_pipeline.schema.types import SCHEMA_NAME, Sink, Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.schema.views import VIEWS
 
 Target = tuple[str, str]
 """Table or view, and column; the column is empty for a comment on the table itself."""
