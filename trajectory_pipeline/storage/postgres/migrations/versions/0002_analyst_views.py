@@ -44,7 +44,8 @@ _STATEMENTS = (
         message.data ->> 'message_id' AS message_id, (message.data ->> 'timestamp')::timestamptz AS called_at,
         call.index AS call_index, call.data ->> 'id' AS tool_call_id, call.data -> 'function' ->> 'name' AS tool,
         call.data -> 'function' ->> 'arguments' AS arguments, answer.message_id AS return_message_id,
-        answer.data ->> 'status' AS return_status, (answer.data ->> 'denied')::boolean AS denied,
+        answer.data ->> 'status' AS return_status,
+        CASE WHEN answer.data IS NOT NULL THEN coalesce((answer.data ->> 'denied')::boolean, false) END AS denied,
         answer.data ->> 'text' AS return_text
     FROM trajectory.trajectories t, jsonb_array_elements(t.data -> 'turns') WITH ORDINALITY turn (data, index),
         jsonb_array_elements(turn.data -> 'messages') WITH ORDINALITY message (data, index),
