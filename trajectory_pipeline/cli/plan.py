@@ -10,7 +10,7 @@ from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.cli.partition_options import partition_options, selected_hours
 from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.partition_keys import floor_to_hour, hours_between
-from trajectory_pipeline.pipeline.judging_estimate import estimate_judging
+from trajectory_pipeline.pipeline.judge import JudgingRun
 
 
 @click.command("plan")
@@ -35,8 +35,7 @@ def command(key: str | None, start: str | None, end: str | None, *, as_json: boo
     else:
         hours = selected_hours(key, start, end)
     config = judge_config(settings.judge, settings.privacy, settings.budget)
-    order = settings.judge.order
-    estimate = estimate_judging(hours, opened.storage, config, now=now, lookback=lookback, order=order)
+    estimate = JudgingRun(opened.storage, config, settings.judge.order).estimate(hours, lookback)
     if as_json:
         out.print_json(json.dumps(estimate.as_json()))
         return

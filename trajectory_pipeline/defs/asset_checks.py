@@ -15,6 +15,7 @@ from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
     from trajectory_pipeline.pipeline.reconcile_counts import Reconciliation
+    from trajectory_pipeline.storage.postgres.verdict_status import AbandonedVerdict
 
 ROW_COUNTS = dg.AssetCheckSpec(
     "row_counts_match",
@@ -73,9 +74,9 @@ def failed_verdicts(errors: Mapping[str, int]) -> dg.AssetCheckResult:
     return _warning(FAILED_VERDICTS, sum(errors.values()), "verdict", "failed", listed)
 
 
-def abandoned_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
-    """Return whether no verdict was abandoned, from those with ``run_id``, ``error_class`` and ``failures``."""
-    runs = [f"{row['run_id']}: {row['error_class']}, failed {pluralize(row['failures'], 'time')}" for row in verdicts]
+def abandoned_verdicts(verdicts: "Sequence[AbandonedVerdict]") -> dg.AssetCheckResult:
+    """Return whether no verdict was abandoned."""
+    runs = [f"{one.run_id}: {one.error_class}, failed {pluralize(one.failures, 'time')}" for one in verdicts]
     return _warning(ABANDONED_VERDICTS, len(verdicts), "verdict", "abandoned", {"runs": bullet_list(runs)})
 
 

@@ -6,7 +6,7 @@ It changes nothing: the capture sensor requests a partition that differs, or a p
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Self
 
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.run_counts import StuckRun, count_runs_by_hour, find_stuck_runs
@@ -17,6 +17,7 @@ from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.storage.postgres.partition_writer import StoredEntry
 from trajectory_pipeline.storage.postgres.retention import is_pruned, pruned_partitions
 from trajectory_pipeline.storage.postgres.summaries import trajectories_by_partition
 from trajectory_pipeline.storage.storage import Storage
@@ -25,8 +26,6 @@ _HOURS_PER_QUERY = 240
 """Hours whose fingerprints are taken in one query."""
 _CAPTURE_TIME = timedelta(minutes=5)
 """Time after an hour is closed in which it is captured."""
-
-Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ class _Sides:
 
     source_runs: Mapping[datetime, int]
     fingerprints: Mapping[datetime, str]
-    raw: Mapping[str, Entry]
-    converted: Mapping[str, Entry]
+    raw: Mapping[str, StoredEntry]
+    converted: Mapping[str, StoredEntry]
     postgres_rows: Mapping[str, int]
     invalidated: Mapping[str, str]
     pruned: frozenset[str]
@@ -138,20 +137,20 @@ def _differences(hour: datetime, sides: _Sides, storage: Storage, scope: Complet
         if entry is None:
             yield f"{runs} terminal runs in the source, never captured"
             return
-        captured = entry["counts"]["runs"]
-        if entry["fingerprint"] != sides.fingerprints.get(hour, EMPTY):
-            at = f"{entry['snapshot_at']:%Y-%m-%d %H:%M} UTC"
+        captured = entry.counts["runs"]
+        if entry.fingerprint != sides.fingerprints.get(hour, EMPTY):
+            at = f"{entry.snapshot_at:%Y-%m-%d %H:%M} UTC"
             yield f"the source changed since {at} ({captured} runs then, {runs} now)"
         elif captured != runs:
             yield f"{runs} runs in the source, {captured} in the ledger"
-    deleted = entry["counts"].get(DELETED_AND_KEPT, 0) if entry and scope.deleted == DeletedContent.ERASE else 0
+    deleted = entry.counts.get(DELETED_AND_KEPT, 0) if entry and scope.deleted == DeletedContent.ERASE else 0
     if deleted and not (is_pruned(sides.raw, key) and is_pruned(sides.converted, key)):
         yield f"{deleted} runs hold content that is deleted at the source, and is to be erased"
     if key in sides.invalidated:
         yield f"to be materialized again: {sides.invalidated[key]}"
     if is_pruned(sides.converted, key):
         return
-    counts = sides.converted[key]["counts"]
+    counts = sides.converted[key].counts
     expected = counts["runs_in"] - counts["quarantined"]
     stored = {"Postgres": sides.postgres_rows.get(key, 0), "Parquet": storage.parquet.rows(TRAJECTORIES, hour)}
     for sink, count in stored.items():

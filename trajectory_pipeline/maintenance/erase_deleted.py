@@ -30,7 +30,7 @@ def erase_partition(hour: datetime, storage: Storage, *, dagster_run_id: str | N
     key = partition_key(hour)
     with storage.postgres.partition(TERMINAL_RUNS.name, key) as partition:
         entry = storage.postgres.ledger(TERMINAL_RUNS.name, [key])[key]
-        if entry["result"] == PartitionResult.PRUNED:
+        if entry.result == PartitionResult.PRUNED:
             raise PipelineError(
                 f"The raw rows of {key} were pruned, and only they tell what is deleted: materialize"
                 " terminal_runs and trajectories of that partition, or prune its trajectories too"
@@ -42,12 +42,12 @@ def erase_partition(hour: datetime, storage: Storage, *, dagster_run_id: str | N
                 LedgerEntry(
                     asset=TERMINAL_RUNS.name,
                     partition_key=key,
-                    result=entry["result"],
-                    counts={**entry["counts"], DELETED_AND_KEPT: 0},
+                    result=entry.result,
+                    counts={**entry.counts, DELETED_AND_KEPT: 0},
                     content_digest=staged.sha256,
-                    schema_version=entry["schema_version"],
-                    fingerprint=entry["fingerprint"],
-                    snapshot_at=entry["snapshot_at"],
+                    schema_version=entry.schema_version,
+                    fingerprint=entry.fingerprint,
+                    snapshot_at=entry.snapshot_at,
                     dagster_run_id=dagster_run_id,
                 )
             )

@@ -162,7 +162,7 @@ class _Capture:
                 # A copy, not a move: if anything fails before the file is replaced, the next one finds it again.
                 corrupt_file = CorruptFile(error, keep_corrupt_file(parquet, TERMINAL_RUNS, self.hour))
             entry = self.partition.entry(TERMINAL_RUNS.name)
-            counts = CaptureCounts(lost_before=entry["counts"].get(LOST, 0) if entry else 0)
+            counts = CaptureCounts(lost_before=entry.counts.get(LOST, 0) if entry else 0)
             written = self._write(counts, corrupt_file)
         return TerminalRunsResult(
             counts,
@@ -183,9 +183,9 @@ class _Capture:
         # Of these the policy would change some now.
         none_of = DELETED_AND_KEPT if self.deleted == "erase" else ERASED
         entry = comparable_entry(self.partition, TERMINAL_RUNS.name, self.inputs_digest)
-        if entry is None or entry["fingerprint"] != self.fingerprint or entry["counts"][none_of]:
+        if entry is None or entry.fingerprint != self.fingerprint or entry.counts[none_of]:
             return None
-        written = parquet.find_matching(TERMINAL_RUNS, self.hour, entry["content_digest"])
+        written = parquet.find_matching(TERMINAL_RUNS, self.hour, entry.content_digest)
         if written is None:
             return None
         run_ids: list[str] = []
@@ -198,8 +198,8 @@ class _Capture:
         found_again = any(location.exists for location in self.snapshot.run_locations(gone).values())
         if found_again or not self.partition.all_located(run_ids):
             return None
-        self._record(entry["counts"], written.sha256)
-        return CaptureCounts.of_unchanged(entry["counts"], gone), written
+        self._record(entry.counts, written.sha256)
+        return CaptureCounts.of_unchanged(entry.counts, gone), written
 
     def _write(self, counts: CaptureCounts, corrupt_file: CorruptFile | None) -> WrittenFile:
         snapshot, parquet = self.snapshot, self.storage.parquet

@@ -3,11 +3,10 @@
 import hashlib
 from functools import cache
 from importlib.metadata import version
-from typing import Any
 
 from trajectory_pipeline.letta.snapshot import CAPTURE_VERSION
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
-from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction, StoredEntry
 from trajectory_pipeline.trajectories.convert import CONVERSION_VERSION
 
 
@@ -29,10 +28,10 @@ def _digest(code: str, *libraries: str) -> str:
     return hashlib.sha256("\n".join(versions).encode()).hexdigest()
 
 
-def comparable_entry(partition: PartitionTransaction, asset: str, inputs_digest: str) -> dict[str, Any] | None:
+def comparable_entry(partition: PartitionTransaction, asset: str, inputs_digest: str) -> StoredEntry | None:
     """Return the ledger's entry if only the partition's own rows are left to compare."""
     entry = None if partition.has_invalidations else partition.entry(asset)
-    if entry is None or (entry["schema_version"], entry["inputs_digest"]) != (SCHEMA_VERSION, inputs_digest):
+    if entry is None or (entry.schema_version, entry.inputs_digest) != (SCHEMA_VERSION, inputs_digest):
         return None
     # A materialization restores a pruned partition, and tries quarantined runs again.
-    return entry if entry["result"] == "complete" else None
+    return entry if entry.result == "complete" else None

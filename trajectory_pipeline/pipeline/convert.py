@@ -1,7 +1,7 @@
 """The second stage: converts raw rows to trajectories, in Parquet and Postgres at once."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -24,7 +24,12 @@ from trajectory_pipeline.storage.parquet.store import ParquetStore, StagedFile, 
 from trajectory_pipeline.storage.postgres.capture_lag import CaptureLag, lag_of_runs
 from trajectory_pipeline.storage.postgres.copy_writer import CopyWriter
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, MergeStats, PartitionTransaction
+from trajectory_pipeline.storage.postgres.partition_writer import (
+    LedgerEntry,
+    MergeStats,
+    PartitionTransaction,
+    StoredEntry,
+)
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.trajectories.convert import convert_batch
 from trajectory_pipeline.trajectories.reference import QuarantinedRun
@@ -111,9 +116,9 @@ def materialize_trajectories(
         ExitStack() as until_committed,
     ):
         # Under the lock, which keeps them from being pruned before they are read.
-        raw_entry = partition.entry(TERMINAL_RUNS.name) or {}
+        raw_entry = partition.entry(TERMINAL_RUNS.name)
         raw_row_count = _require_raw_rows(hour, raw_entry, parquet)
-        raw_digest = raw_entry.get("content_digest")
+        raw_digest = raw_entry.content_digest if raw_entry else None
         unchanged = _unchanged(hour, partition, parquet, raw_digest)
         staged: StagedFile | None = None
         if unchanged is not None and unchanged.written is not None:
@@ -168,17 +173,17 @@ def _unchanged(
     raw rows is None if the ledger does not know them.
     """
     entry = comparable_entry(partition, TRAJECTORIES.name, conversion_code_version())
-    if entry is None or upstream_digest is None or entry["upstream_digest"] != upstream_digest:
+    if entry is None or upstream_digest is None or entry.upstream_digest != upstream_digest:
         return None
-    written = store.find_matching(TRAJECTORIES, hour, entry["content_digest"])
+    written = store.find_matching(TRAJECTORIES, hour, entry.content_digest)
     if (
         written is None
-        or partition.rows_checksum() != entry["rows_checksum"]
+        or partition.rows_checksum() != entry.rows_checksum
         or store.find_matching(TERMINAL_RUNS, hour, upstream_digest) is None
     ):
         return None
     result = TrajectoriesResult(
-        RowBalance(**entry["counts"]), written=written, data_omitted=partition.documents_omitted(), unchanged=True
+        RowBalance(**entry.counts), written=written, data_omitted=partition.documents_omitted(), unchanged=True
     )
     run_ids: set[str] = set()
     for batch in store.read(TRAJECTORIES, hour, ["run_id", "execution_status", "heuristic_outcome", "escaped"]):
@@ -191,10 +196,10 @@ def _unchanged(
     return result
 
 
-def _require_raw_rows(hour: datetime, entry: Mapping[str, Any], store: ParquetStore) -> int:
+def _require_raw_rows(hour: datetime, entry: StoredEntry | None, store: ParquetStore) -> int:
     """Return the number of raw rows; a file without rows is fine, a missing file is not."""
     advice = "materialize terminal_runs of that partition first"
-    if entry.get("result") == PartitionResult.PRUNED:
+    if entry and entry.result == PartitionResult.PRUNED:
         raise PipelineError(
             f"The raw rows of {partition_key(hour)} were pruned because of their age (TRAJECTORY_RAW_RETENTION_DAYS):"
             f" {advice}, which reads again what the source still has of them. Nothing was changed."

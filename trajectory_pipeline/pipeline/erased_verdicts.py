@@ -13,16 +13,18 @@ from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES, VERDICTS
 from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.erasure import (
-    KEPT_OF_VERDICT,
+    RETAINED_VERDICT_COLUMNS,
+    erasable_columns,
     erase_verdicts_that_showed,
     erased_runs,
     record_rewritten,
-    texts_of,
     verdicts_that_showed,
 )
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 
-_TEXT_COLUMNS = frozenset(texts_of(VERDICTS, KEPT_OF_VERDICT)) & frozenset(REFINED_OUTCOMES.names(Sink.PARQUET))
+_TEXT_COLUMNS = frozenset(erasable_columns(VERDICTS, RETAINED_VERDICT_COLUMNS)) & frozenset(
+    REFINED_OUTCOMES.names(Sink.PARQUET)
+)
 
 Keys = set[tuple[str, str]]
 

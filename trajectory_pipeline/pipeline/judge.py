@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +17,7 @@ from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.judge_worker import JudgeWorker, JudgingStats
-from trajectory_pipeline.pipeline.judging_estimate import due_reason, needs_judging
+from trajectory_pipeline.pipeline.judging_estimate import JudgingEstimate, due_reason, estimate_judging, needs_judging
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.enums import JudgeOrder
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
@@ -89,6 +89,13 @@ class JudgingRun:
         self._results: dict[str, JudgingResult] = {}
         self._failures: dict[str, Exception] = {}
         self._candidates: dict[str, list[JudgingCandidate]] = {}
+
+    def estimate(self, hours: Sequence[datetime], lookback: timedelta, *, render: bool = True) -> JudgingEstimate:
+        """Return what judging these partitions would do now; see ``estimate_judging``."""
+        now = datetime.now(UTC)
+        return estimate_judging(
+            hours, self.storage, self.judge, now=now, lookback=lookback, order=self.order, render=render
+        )
 
     def judge_partitions(self, hours: Sequence[datetime]) -> None:
         """Judge the trajectories of partitions that have no verdict under the policy yet, as far as the budget goes.

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 from trajectory_pipeline.budget.caps import BudgetShortfall, Scope, SpendTotals, find_shortfall
 from trajectory_pipeline.judge.config import JudgeConfig
@@ -13,6 +12,7 @@ from trajectory_pipeline.judge.prompt import overhead_tokens
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import (
+    AbandonedVerdict,
     PendingQuery,
     abandoned_verdicts,
     partitions_with_pending_verdicts,
@@ -28,12 +28,12 @@ class PendingVerdicts:
 
     Attributes:
         partition_keys: of the partitions in which something could be judged now, sorted.
-        abandoned: trajectories whose verdicts failed too often, each with ``run_id``, ``error_class``, ``failures``.
+        abandoned: verdicts that failed too often.
         shortfall: the cap without headroom for any call; then there are no partition keys.
     """
 
     partition_keys: list[str]
-    abandoned: list[dict[str, Any]]
+    abandoned: list[AbandonedVerdict]
     shortfall: BudgetShortfall | None
     spent: SpendTotals
 
@@ -92,8 +92,8 @@ def find_pending_verdicts(
 
 def find_abandoned_verdicts(
     database: TrajectoryDatabase, policy: RefinementPolicy, *, ended_since: datetime, give_up_after: int
-) -> list[dict[str, Any]]:
-    """Return the trajectories whose verdicts failed too often, each with ``run_id``, ``error_class``, ``failures``.
+) -> list[AbandonedVerdict]:
+    """Return the verdicts that failed too often.
 
     Raises:
         SinkError: the database cannot be read.

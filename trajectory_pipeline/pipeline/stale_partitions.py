@@ -78,7 +78,7 @@ def _fingerprints_of(snapshot: Snapshot, hours: Sequence[datetime]) -> dict[date
 
 def _captured_fingerprints(
     database: TrajectoryDatabase, hours: Sequence[datetime], deleted: DeletedContent = DeletedContent.KEEP
-) -> dict[datetime, str]:
+) -> dict[datetime, str | None]:
     """Return the fingerprint that each hour's trajectories were made of; an hour that was never captured has none.
 
     An hour gets a fingerprint that equals no other, and so is stale whatever the source holds, if it was invalidated
@@ -87,7 +87,7 @@ def _captured_fingerprints(
     """
     keys = {partition_key(hour): hour for hour in hours}
     captured = {
-        keys[key]: _NOT_ERASED if deleted == "erase" and entry["counts"].get(DELETED_AND_KEPT) else entry["fingerprint"]
+        keys[key]: _NOT_ERASED if deleted == "erase" and entry.counts.get(DELETED_AND_KEPT) else entry.fingerprint
         for key, entry in database.ledger(TERMINAL_RUNS.name, [*keys]).items()
     }
     # No times are compared: clocks of the source and of the sink may go back.
@@ -103,7 +103,7 @@ def built_by_older_versions(database: TrajectoryDatabase) -> list[str]:
     return sorted(
         key
         for key, entry in database.ledger(TRAJECTORIES.name).items()
-        if entry["schema_version"] != SCHEMA_VERSION and entry["result"] != PartitionResult.PRUNED
+        if entry.schema_version != SCHEMA_VERSION and entry.result != PartitionResult.PRUNED
     )
 
 

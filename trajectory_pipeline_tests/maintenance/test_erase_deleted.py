@@ -20,7 +20,11 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES, VERDICT_ATTEMPTS, VERDICTS
-from trajectory_pipeline.storage.postgres.erasure import KEPT_OF_ATTEMPT, KEPT_OF_VERDICT, texts_of
+from trajectory_pipeline.storage.postgres.erasure import (
+    RETAINED_ATTEMPT_COLUMNS,
+    RETAINED_VERDICT_COLUMNS,
+    erasable_columns,
+)
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 from trajectory_pipeline_tests.pipeline.test_source_changes import delete_run, some_run
@@ -69,9 +73,9 @@ def say_the_word(pipeline: Pipeline, run_id: str) -> None:
 
 def let_the_judge_say_it(pipeline: Pipeline, *run_ids: str) -> None:
     """Put the word into every text of the verdicts on runs and of their calls, as a judge that quotes would."""
-    for table, retained in ((VERDICTS, KEPT_OF_VERDICT), (VERDICT_ATTEMPTS, KEPT_OF_ATTEMPT)):
+    for table, retained in ((VERDICTS, RETAINED_VERDICT_COLUMNS), (VERDICT_ATTEMPTS, RETAINED_ATTEMPT_COLUMNS)):
         kinds = {column.name: column.type for column in table.columns}
-        for name in texts_of(table, retained):
+        for name in erasable_columns(table, retained):
             value = {"json": f"'[\"{CANARY}\"]'", "string": f"'{CANARY}'"}.get(
                 str(getattr(kinds[name], "value", "list")), f"ARRAY['{CANARY}']"
             )
@@ -300,9 +304,9 @@ def test_erase_crash_during_verdicts_is_completed_next_time(judged: Pipeline, mo
 
 
 def test_erased_columns_are_nullable() -> None:
-    for table, retained in ((VERDICTS, KEPT_OF_VERDICT), (VERDICT_ATTEMPTS, KEPT_OF_ATTEMPT)):
+    for table, retained in ((VERDICTS, RETAINED_VERDICT_COLUMNS), (VERDICT_ATTEMPTS, RETAINED_ATTEMPT_COLUMNS)):
         columns = {column.name: column for column in table.columns}
         assert retained <= set(columns)
-        assert all(columns[name].nullable for name in texts_of(table, retained))
+        assert all(columns[name].nullable for name in erasable_columns(table, retained))
     assert "summary" in REFINED_OUTCOMES.names(Sink.PARQUET)
     assert "erased" in TERMINAL_RUNS.names(Sink.PARQUET)

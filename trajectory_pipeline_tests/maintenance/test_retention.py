@@ -37,7 +37,7 @@ from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS
 from trajectory_pipeline.storage.parquet.cleanup import FileTotals, files_of, hours_with_folders, remove_files
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.erasure import KEPT_OF_ATTEMPT, texts_of
+from trajectory_pipeline.storage.postgres.erasure import RETAINED_ATTEMPT_COLUMNS, erasable_columns
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline_tests.letta_sample import sample_partitions
@@ -142,7 +142,9 @@ def test_prune_removes_only_expired_partitions(judged: Pipeline) -> None:
     all_is_gone(judged)
     assert (held(judged, YOUNG), files(judged, YOUNG)) == (young, young_files)
     assert (judged.ask(spent), judged.ask("SELECT * FROM trajectory.spend_totals ORDER BY 1, 2")) == (before, accounts)
-    texts = " || ".join(f"coalesce({name}, '')" for name in texts_of(VERDICT_ATTEMPTS, KEPT_OF_ATTEMPT))
+    texts = " || ".join(
+        f"coalesce({name}, '')" for name in erasable_columns(VERDICT_ATTEMPTS, RETAINED_ATTEMPT_COLUMNS)
+    )
     by_text = judged.ask(f"SELECT run_id, {texts} AS words FROM trajectory.verdict_attempts")
     assert {row["run_id"] for row in by_text if not row["words"]} == runs
     assert {row["run_id"] for row in by_text if row["words"]} == judged.run_ids(YOUNG)

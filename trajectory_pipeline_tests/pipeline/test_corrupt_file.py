@@ -72,7 +72,7 @@ def test_capture_run_only_in_corrupt_file_stays_counted_as_lost(pipeline: Pipeli
         again = pipeline.read(HOUR)
         assert again.counts.by_name()["lost_runs"] == 1
         entry = pipeline.database.ledger(TERMINAL_RUNS.name)[partition_key(HOUR)]
-        assert entry["counts"]["lost_runs"] == 1
+        assert entry.counts["lost_runs"] == 1
 
 
 def test_prune_removes_copies_of_corrupt_files(pipeline: Pipeline) -> None:

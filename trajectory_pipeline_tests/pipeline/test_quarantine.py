@@ -86,7 +86,7 @@ def test_convert_unreadable_row_quarantines_its_run_only(loose: Pipeline, conten
     verification = reconcile_partition(HOUR, loose.storage)
     assert verification.differences == ()
     assert verification.raw["runs"] == RUNS
-    assert loose.database.ledger(TRAJECTORIES.name)[row["partition_key"]]["result"] == "quarantined"
+    assert loose.database.ledger(TRAJECTORIES.name)[row["partition_key"]].result == "quarantined"
 
     # Tried again in vain, then mended.
     loose.capture(HOUR)
@@ -96,7 +96,7 @@ def test_convert_unreadable_row_quarantines_its_run_only(loose: Pipeline, conten
     assert (mended.row_balance.trajectories, mended.row_balance.quarantined) == (RUNS, 0)
     assert quarantine(loose) == []
     assert run_id in loose.run_ids(HOUR)
-    assert loose.database.ledger(TRAJECTORIES.name)[row["partition_key"]]["result"] == "complete"
+    assert loose.database.ledger(TRAJECTORIES.name)[row["partition_key"]].result == "complete"
 
 
 def test_convert_run_that_becomes_unreadable_leaves_trajectories(loose: Pipeline) -> None:

@@ -100,8 +100,8 @@ def test_unchanged_partition_updates_snapshot_time_in_ledger(captured: Pipeline)
     before = captured.database.ledger(TERMINAL_RUNS.name)[KEY]
     read, _ = again(captured)
     after = captured.database.ledger(TERMINAL_RUNS.name)[KEY]
-    assert after["snapshot_at"] == read.snapshot_at
-    assert after["materialized_at"] > before["materialized_at"]
+    assert after.snapshot_at == read.snapshot_at
+    assert after.materialized_at > before.materialized_at
 
 
 def test_partition_with_deleted_run_is_read_once_more_only(captured: Pipeline, work: list[str]) -> None:

@@ -162,11 +162,11 @@ def test_sample_ledger_has_every_partition_of_every_asset(sample: Sample) -> Non
             entry = ledger[partition_key(hour)]
             path = sample.pipeline.store.path_of(asset, hour)
             with Path(path).open("rb") as file:
-                assert entry["content_digest"] == hashlib.file_digest(file, "sha256").hexdigest()
-            assert entry["result"] == "complete"
-            assert (entry["fingerprint"] is not None) == (asset is TERMINAL_RUNS)
+                assert entry.content_digest == hashlib.file_digest(file, "sha256").hexdigest()
+            assert entry.result == "complete"
+            assert (entry.fingerprint is not None) == (asset is TERMINAL_RUNS)
     counts = sample_counts()
-    runs = [entry["counts"]["runs"] for entry in sample.pipeline.database.ledger(TERMINAL_RUNS.name).values()]
+    runs = [entry.counts["runs"] for entry in sample.pipeline.database.ledger(TERMINAL_RUNS.name).values()]
     assert (sum(runs), len(runs)) == (counts.terminal_runs, counts.partitions)
 
 

@@ -164,16 +164,16 @@ def parquet_rows(pipeline: Pipeline, table: Table) -> dict[str, Row]:
     return {row["run_id"]: row for row in rows}
 
 
-def ledger(pipeline: Pipeline) -> dict[str, tuple[str, int, int]]:
+def ledger(pipeline: Pipeline) -> dict[str, tuple[str | None, int, int]]:
     """Return fingerprint, runs and messages of each partition that has runs in the source."""
     entries = pipeline.database.ledger(TERMINAL_RUNS.name)
     converted = pipeline.database.ledger(TRAJECTORIES.name)
     assert entries.keys() == converted.keys()
     assert entries.keys() <= {partition_key(hour) for hour in HOURS}
     return {
-        key: (entry["fingerprint"], entry["counts"]["runs"], entry["counts"]["messages"])
+        key: (entry.fingerprint, entry.counts["runs"], entry.counts["messages"])
         for key, entry in entries.items()
-        if entry["fingerprint"] != EMPTY
+        if entry.fingerprint != EMPTY
     }
 
 

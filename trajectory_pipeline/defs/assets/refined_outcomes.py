@@ -47,7 +47,6 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
         context: dg.AssetExecutionContext, storage: StorageResource, judge: JudgeResource, budget: BudgetResource
     ) -> MaterializeResults:
         from trajectory_pipeline.pipeline.judge import JudgingRun
-        from trajectory_pipeline.pipeline.judging_estimate import estimate_judging
         from trajectory_pipeline.pipeline.pending_verdicts import find_abandoned_verdicts
 
         hours = [parse_partition_key(key) for key in context.partition_keys]
@@ -60,16 +59,7 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
                 progress=context.log.info,
             )
             judging.judge.require_price()
-            estimate = estimate_judging(
-                hours,
-                judging.storage,
-                judging.judge,
-                now=datetime.now(UTC),
-                lookback=lookback,
-                order=judging.order,
-                render=False,
-            )
-            context.log.info(" ".join(estimate.sentences()))
+            context.log.info(" ".join(judging.estimate(hours, lookback, render=False).sentences()))
             # All partitions together, in the configured order: one alone may be too small to keep a judge busy.
             judging.judge_partitions(hours)
         except PipelineError as error:

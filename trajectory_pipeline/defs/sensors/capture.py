@@ -147,8 +147,8 @@ def _observations(storage: StorageResource, hours: Sequence[datetime]) -> list[d
             partition=key,
             metadata={
                 "stale": True,
-                "captured_at": dg.MetadataValue.timestamp(captured[key]["materialized_at"]),
-                "runs_captured": captured[key]["counts"].get("runs"),
+                "captured_at": dg.MetadataValue.timestamp(captured[key].materialized_at),
+                "runs_captured": captured[key].counts.get("runs"),
             },
         )
         for key in keys

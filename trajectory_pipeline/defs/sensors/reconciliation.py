@@ -7,7 +7,7 @@ and the ledger does not, and requests it.
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -20,6 +20,9 @@ from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
+if TYPE_CHECKING:
+    from trajectory_pipeline.storage.postgres.partition_writer import StoredEntry
+
 RECONCILIATION_SENSOR = "reconciliation_sensor"
 
 SECONDS_BETWEEN_TICKS = 60
@@ -30,8 +33,6 @@ ROUND_START = "start"
 """Cursor of a new round. Dagster ignores an empty cursor and keeps the previous one."""
 WRITTEN_BY = "ledger_run_id"
 """Metadata of a reported event: the Dagster run that wrote the partition."""
-
-Entry = Mapping[str, Any]
 
 
 def build_reconciliation_sensor(settings: Settings, clock: Clock = utc_now) -> dg.SensorDefinition:
@@ -61,13 +62,13 @@ def build_reconciliation_sensor(settings: Settings, clock: Clock = utc_now) -> d
             return dg.SkipReason(str(error))
         first, last = floor_to_hour(settings.capture.start), floor_to_hour(now)
         entries = {
-            (entry["asset"], entry["partition_key"]): entry
+            (entry.asset, entry.partition_key): entry
             for entry in (*recent, *older)
-            if first <= parse_partition_key(entry["partition_key"]) <= last
+            if first <= parse_partition_key(entry.partition_key) <= last
         }
         reported = report_unknown(context.instance, list(entries.values()))
         # A short page is the end of the ledger: start again.
-        cursor = f"{older[-1]['asset']} {older[-1]['partition_key']}" if len(older) == ENTRIES_PER_TICK else ROUND_START
+        cursor = f"{older[-1].asset} {older[-1].partition_key}" if len(older) == ENTRIES_PER_TICK else ROUND_START
         compared = pluralize(len(entries), "ledger entry", "ledger entries")
         message = f"{compared} compared, {reported} reported to Dagster."
         return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=cursor)
@@ -75,7 +76,7 @@ def build_reconciliation_sensor(settings: Settings, clock: Clock = utc_now) -> d
     return reconciliation_sensor
 
 
-def report_unknown(instance: dg.DagsterInstance, entries: Sequence[Entry]) -> int:
+def report_unknown(instance: dg.DagsterInstance, entries: Sequence["StoredEntry"]) -> int:
     """Report which of these ledger entries Dagster has no event of; returns how many.
 
     Dagster has one if the partition's last materialization is of the entry's run, or was reported for it. An entry of a
@@ -83,12 +84,12 @@ def report_unknown(instance: dg.DagsterInstance, entries: Sequence[Entry]) -> in
     """
     # Read before the events: a run that ends in between has reported what it wrote.
     in_progress = {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS))}
-    unknown: list[Entry] = []
+    unknown: list[StoredEntry] = []
     for asset in [*CAPTURE, *REFINEMENT]:
-        of_asset = {entry["partition_key"]: entry for entry in entries if entry["asset"] == asset.path[-1]}
+        of_asset = {entry.partition_key: entry for entry in entries if entry.asset == asset.path[-1]}
         known = _last_writers(instance, asset, set(of_asset))
         for key, entry in sorted(of_asset.items()):
-            run_id = entry["dagster_run_id"]
+            run_id = entry.dagster_run_id
             # What was written outside Dagster has no run: any event of the partition will do.
             is_known = key in known and run_id in (None, known[key])
             if not is_known and run_id not in in_progress:
@@ -97,7 +98,7 @@ def report_unknown(instance: dg.DagsterInstance, entries: Sequence[Entry]) -> in
     return len(unknown)
 
 
-def report(instance: dg.DagsterInstance, entries: Sequence[Entry]) -> None:
+def report(instance: dg.DagsterInstance, entries: Sequence["StoredEntry"]) -> None:
     """Report these ledger entries to Dagster as materializations, whether or not it has events of them."""
     for entry in entries:
         instance.report_runless_asset_event(_materialization(entry))
@@ -121,16 +122,16 @@ def _last_writers(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: set[st
     return writers
 
 
-def _materialization(entry: Entry) -> dg.AssetMaterialization:
-    counts = {name: value for name, value in entry["counts"].items() if isinstance(value, int)}
-    content: Mapping[str, int] = {"pruned": True} if entry["result"] == PartitionResult.PRUNED else counts
+def _materialization(entry: "StoredEntry") -> dg.AssetMaterialization:
+    counts = {name: value for name, value in entry.counts.items() if isinstance(value, int)}
+    content: Mapping[str, int] = {"pruned": True} if entry.result == PartitionResult.PRUNED else counts
     return dg.AssetMaterialization(
-        dg.AssetKey(entry["asset"]),
-        partition=entry["partition_key"],
+        dg.AssetKey(entry.asset),
+        partition=entry.partition_key,
         description="Reported from the ledger: the run that wrote it was killed before it reported, or was deleted.",
         metadata={
             **content,
-            WRITTEN_BY: entry["dagster_run_id"] or "none: written outside Dagster",
-            "materialized_at": dg.MetadataValue.timestamp(entry["materialized_at"]),
+            WRITTEN_BY: entry.dagster_run_id or "none: written outside Dagster",
+            "materialized_at": dg.MetadataValue.timestamp(entry.materialized_at),
         },
     )

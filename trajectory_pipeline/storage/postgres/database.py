@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from trajectory_pipeline.storage.postgres import invalidations, run_locations
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
-from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline.storage.postgres.partition_writer import ENTRY_COLUMNS, PartitionTransaction, StoredEntry
 from trajectory_pipeline.storage.postgres.pool import ConnectionPool
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 
@@ -73,12 +73,17 @@ class TrajectoryDatabase:
         now: datetime = self.rows("SELECT clock_timestamp() AS now")[0]["now"]
         return now
 
-    def ledger(self, asset: str, partition_keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-        """Return the ledger's rows of an asset by partition key; of all partitions if none is named."""
+    def ledger(self, asset: str, partition_keys: Sequence[str] | None = None) -> dict[str, StoredEntry]:
+        """Return the ledger's entries of an asset by partition key; of all partitions if none is named."""
         condition = "" if partition_keys is None else " AND partition_key = ANY(%s)"
         parameters: list[Any] = [asset] if partition_keys is None else [asset, list(partition_keys)]
-        rows = self.rows(f"SELECT * FROM trajectory.partitions WHERE asset = %s{condition}", parameters)
-        return {row["partition_key"]: row for row in rows}
+        entries = self.entries(f"WHERE asset = %s{condition}", parameters)
+        return {entry.partition_key: entry for entry in entries}
+
+    def entries(self, condition: str, parameters: Sequence[Any]) -> list[StoredEntry]:
+        """Return the ledger's entries by a condition of SQL."""
+        rows = self.rows(f"SELECT {ENTRY_COLUMNS} FROM trajectory.partitions {condition}", parameters)
+        return [StoredEntry(**row) for row in rows]
 
     def runs_moved_away(self, partition_key: str, run_ids: Sequence[str]) -> list[str]:
         """Return which of these runs are in another partition, by the newest observation of the source.

@@ -14,12 +14,12 @@ from psycopg import sql
 from trajectory_pipeline.schema.types import JSON, STRING, STRINGS, Sink, Table
 from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS, VERDICTS
 
-KEPT_OF_VERDICT = frozenset(
+RETAINED_VERDICT_COLUMNS = frozenset(
     {"run_id", "verdict_key", "policy_id", "partition_key", "content_digest", "verdict_status", "outcome"}
     | {"failure_owner", "failure_mode", "failed_step_id", "task_category", "complexity", "model", "error_class"}
     | {"shown_run_ids", "shown_digests", "response_format"}
 )
-KEPT_OF_ATTEMPT = frozenset(
+RETAINED_ATTEMPT_COLUMNS = frozenset(
     {"attempt_id", "run_id", "verdict_key", "policy_id", "model", "response_model", "base_url", "request_id"}
     | {"finish_reason", "result", "error_class", "purpose", "response_format"}
     | {"budget_day", "organization_id", "materialization_id"}
@@ -41,12 +41,12 @@ class VerdictShowingRun:
     partition_keys: tuple[str, ...]
 
 
-def texts_of(table: Table, kept: frozenset[str]) -> list[str]:
-    """Return the names of a table's columns that are erased: every text that is not listed as kept."""
+def erasable_columns(table: Table, retained: frozenset[str]) -> list[str]:
+    """Return the names of a table's columns that are erased: every text that is not listed as retained."""
     return [
         column.name
         for column in table.in_sink(Sink.POSTGRES)
-        if column.type in (STRING, JSON, STRINGS) and column.name not in kept
+        if column.type in (STRING, JSON, STRINGS) and column.name not in retained
     ]
 
 
@@ -107,7 +107,9 @@ def erase_attempts_of(connection: psycopg.Connection, run_ids: Sequence[str]) ->
 def _erase_verdicts(connection: psycopg.Connection, condition: LiteralString, parameters: dict[str, object]) -> None:
     connection.execute(
         sql.SQL("UPDATE trajectory.verdicts v SET {}, erased = true WHERE NOT v.erased AND {} AND {}").format(
-            _set_null(texts_of(VERDICTS, KEPT_OF_VERDICT)), sql.SQL(condition), sql.SQL(_SHOWED_ERASED_CONTENT)
+            _set_null(erasable_columns(VERDICTS, RETAINED_VERDICT_COLUMNS)),
+            sql.SQL(condition),
+            sql.SQL(_SHOWED_ERASED_CONTENT),
         ),
         parameters,
     )
@@ -120,7 +122,7 @@ def _erase_verdicts(connection: psycopg.Connection, condition: LiteralString, pa
 
 
 def _erase_attempts(connection: psycopg.Connection, condition: LiteralString, parameters: dict[str, object]) -> None:
-    names = texts_of(VERDICT_ATTEMPTS, KEPT_OF_ATTEMPT)
+    names = erasable_columns(VERDICT_ATTEMPTS, RETAINED_ATTEMPT_COLUMNS)
     connection.execute(
         sql.SQL("UPDATE trajectory.verdict_attempts a SET {} WHERE {} AND num_nonnulls({}) > 0").format(
             _set_null(names), sql.SQL(condition), sql.SQL(", ").join(map(sql.Identifier, names))

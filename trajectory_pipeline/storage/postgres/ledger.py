@@ -5,38 +5,29 @@ Every function raises ``SinkError`` if the database cannot be read.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.partition_writer import StoredEntry
 
 
-def entries_since(database: TrajectoryDatabase, moment: datetime, at_most: int) -> list[dict[str, Any]]:
+def entries_since(database: TrajectoryDatabase, moment: datetime, at_most: int) -> list[StoredEntry]:
     """Return the newest entries, none older than a moment, the newest first."""
-    return database.rows(
-        "SELECT * FROM trajectory.partitions WHERE materialized_at >= %s ORDER BY materialized_at DESC LIMIT %s",
-        [moment, at_most],
-    )
+    return database.entries("WHERE materialized_at >= %s ORDER BY materialized_at DESC LIMIT %s", [moment, at_most])
 
 
-def entries_of_runs(database: TrajectoryDatabase, dagster_run_ids: Sequence[str]) -> list[dict[str, Any]]:
+def entries_of_runs(database: TrajectoryDatabase, dagster_run_ids: Sequence[str]) -> list[StoredEntry]:
     """Return the entries that these Dagster runs wrote last."""
-    return database.rows(
-        "SELECT * FROM trajectory.partitions WHERE dagster_run_id = ANY(%s) ORDER BY asset, partition_key",
-        [list(dagster_run_ids)],
-    )
+    return database.entries("WHERE dagster_run_id = ANY(%s) ORDER BY asset, partition_key", [list(dagster_run_ids)])
 
 
-def entries_after(database: TrajectoryDatabase, position: str | None, at_most: int) -> list[dict[str, Any]]:
+def entries_after(database: TrajectoryDatabase, position: str | None, at_most: int) -> list[StoredEntry]:
     """Return the entries after a position (``asset key``), in order; from the beginning without one."""
     asset, _, key = (position or "").partition(" ")
-    return database.rows(
-        "SELECT * FROM trajectory.partitions WHERE (asset, partition_key) > (%s, %s)"
-        " ORDER BY asset, partition_key LIMIT %s",
-        [asset, key, at_most],
-    )
+    condition = "WHERE (asset, partition_key) > (%s, %s) ORDER BY asset, partition_key LIMIT %s"
+    return database.entries(condition, [asset, key, at_most])
 
 
 def count_entries_since(

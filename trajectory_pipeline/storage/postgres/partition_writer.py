@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import class_row
 
 from trajectory_pipeline.lossless_json import storable_text, write_json
 from trajectory_pipeline.runtime.threads import WriteBehind
-from trajectory_pipeline.schema.bookkeeping import PARTITIONS
 from trajectory_pipeline.storage.parquet.store import StagedFile, WrittenFile
 from trajectory_pipeline.storage.postgres import invalidations, run_locations
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
@@ -46,14 +45,6 @@ _MERGE = (
     " count(*) FILTER (WHERE NOT inserted) FROM merged"
 ).encode()
 
-_ENTRY = tuple(column.name for column in PARTITIONS.columns if column.name != "materialized_at")
-_RECORD = (
-    f"INSERT INTO trajectory.partitions ({', '.join(_ENTRY)}, materialized_at)"
-    f" VALUES ({', '.join(f'%({name})s' for name in _ENTRY)}, clock_timestamp())"
-    f" ON CONFLICT (asset, partition_key) DO UPDATE SET ({', '.join(_ENTRY)}, materialized_at)"
-    f" = ROW({', '.join(f'EXCLUDED.{name}' for name in _ENTRY)}, EXCLUDED.materialized_at)"
-).encode()
-
 _QUARANTINE = (
     "INSERT INTO trajectory.quarantine (run_id, partition_key, json_path, error, raw, steps, messages, first_seen_at,"
     " last_seen_at) VALUES (%(run_id)s, %(key)s, %(json_path)s, %(error)s, %(raw)s, %(steps)s, %(messages)s, now(),"
@@ -72,7 +63,7 @@ _ROWS_CHECKSUM: LiteralString = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LedgerEntry:
     """What a partition of an asset holds; see ``schema.bookkeeping.PARTITIONS``."""
 
@@ -88,6 +79,24 @@ class LedgerEntry:
     dagster_run_id: str | None = None
     inputs_digest: str | None = None
     rows_checksum: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEntry(LedgerEntry):
+    """An entry as the ledger has it."""
+
+    materialized_at: datetime
+
+
+ENTRY_COLUMNS = ", ".join(field.name for field in fields(StoredEntry))
+"""Columns to select for a ``StoredEntry``."""
+_ENTRY = tuple(field.name for field in fields(LedgerEntry))
+_RECORD = (
+    f"INSERT INTO trajectory.partitions ({', '.join(_ENTRY)}, materialized_at)"
+    f" VALUES ({', '.join(f'%({name})s' for name in _ENTRY)}, clock_timestamp())"
+    f" ON CONFLICT (asset, partition_key) DO UPDATE SET ({', '.join(_ENTRY)}, materialized_at)"
+    f" = ROW({', '.join(f'EXCLUDED.{name}' for name in _ENTRY)}, EXCLUDED.materialized_at)"
+).encode()
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,7 @@ class PartitionTransaction:
         self.partition_key = partition_key
         self._connect = connect
         self._asset = asset
-        self._entries: dict[str, dict[str, Any] | None] = {}
+        self._entries: dict[str, StoredEntry | None] = {}
         self._is_new = False
         with translating_database_errors(url, f"Waiting for {asset} {partition_key}"):
             connection.execute(_LOCK, [_lock_name(asset, partition_key)])
@@ -141,15 +150,15 @@ class PartitionTransaction:
         """Whether the partition must be materialized again, whatever it holds."""
         return bool(self._invalidations)
 
-    def entry(self, asset: str) -> dict[str, Any] | None:
+    def entry(self, asset: str) -> StoredEntry | None:
         """Return the ledger's entry of an asset's partition; None where there is none."""
         if asset not in self._entries:
             with (
                 translating_database_errors(self.url, f"Reading the ledger of {self.partition_key}"),
-                self.connection.cursor(row_factory=dict_row) as cursor,
+                self.connection.cursor(row_factory=class_row(StoredEntry)) as cursor,
             ):
                 self._entries[asset] = cursor.execute(
-                    "SELECT * FROM trajectory.partitions WHERE asset = %s AND partition_key = %s",
+                    f"SELECT {ENTRY_COLUMNS} FROM trajectory.partitions WHERE asset = %s AND partition_key = %s",
                     [asset, self.partition_key],
                 ).fetchone()
         return self._entries[asset]

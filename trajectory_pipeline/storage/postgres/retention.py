@@ -18,7 +18,7 @@ from trajectory_pipeline.storage.postgres import invalidations
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.erasure import erase_attempts_of
-from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction, StoredEntry
 
 _EMPTY_DIGEST = hashlib.sha256(b"").hexdigest()
 
@@ -136,7 +136,7 @@ def record_pruned(partition: PartitionTransaction, asset: str, *, known_only: bo
         )
 
 
-def is_pruned(entries: Mapping[str, Mapping[str, object]], partition_key: str) -> bool:
+def is_pruned(entries: Mapping[str, StoredEntry], partition_key: str) -> bool:
     """Whether a partition is pruned by an asset's ledger entries, or has none."""
     entry = entries.get(partition_key)
-    return entry is None or entry["result"] == PartitionResult.PRUNED
+    return entry is None or entry.result == PartitionResult.PRUNED

@@ -79,10 +79,10 @@ def record_locations(connection: psycopg.Connection, partition_key: str, observa
     newer.discard(partition_key)
     for other in sorted(newer):
         # If a deleted run that it carries forward is back here, its own fingerprint does not change.
-        invalidate(connection, TERMINAL_RUNS.name, other, "another partition sees one of its runs by an older look")
+        invalidate(connection, TERMINAL_RUNS.name, other, "an older snapshot has one of its runs in another partition")
     if newer:
         invalidate(
-            connection, TERMINAL_RUNS.name, partition_key, "another partition holds one of its runs by a newer look"
+            connection, TERMINAL_RUNS.name, partition_key, "a newer snapshot has one of its runs in another partition"
         )
 
 

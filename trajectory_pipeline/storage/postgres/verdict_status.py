@@ -144,6 +144,15 @@ class JudgingCandidate:
         return self.run_id, self.verdict_key
 
 
+@dataclass(frozen=True, slots=True)
+class AbandonedVerdict:
+    """A verdict that failed too often to be tried again."""
+
+    run_id: str
+    error_class: str
+    failures: int
+
+
 @dataclass(frozen=True)
 class PendingQuery:
     """What the refinement sensor looks for.
@@ -212,10 +221,11 @@ def partitions_with_pending_verdicts(connection: RetryingConnection, wanted: Pen
 
 def abandoned_verdicts(
     connection: RetryingConnection, policy_id: str, *, ended_since: datetime, give_up_after: int
-) -> list[dict[str, Any]]:
-    """Return ``run_id``, ``error_class``, ``failures`` of verdicts that the sensor no longer retries, sorted by run."""
+) -> list[AbandonedVerdict]:
+    """Return the verdicts that the sensor no longer retries, sorted by run."""
     parameters = {**_recent(policy_id, ended_since), "give_up": give_up_after}
-    return connection.rows("Looking for given-up verdicts", _RECENT + sql.SQL(_ABANDONED), parameters)
+    rows = connection.rows("Looking for abandoned verdicts", _RECENT + sql.SQL(_ABANDONED), parameters)
+    return [AbandonedVerdict(**row) for row in rows]
 
 
 # A partition's key is the hour in which its runs ended, and keys sort as hours do.

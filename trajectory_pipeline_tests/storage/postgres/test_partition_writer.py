@@ -246,7 +246,7 @@ def test_ledger_has_the_last_entry_of_each_partition(database: TrajectoryDatabas
     store(database, [trajectory("a"), trajectory("b")])
     store(database, [], NEXT_KEY)
     ledger = database.ledger("trajectories")
-    assert {key: row["counts"]["trajectories"] for key, row in ledger.items()} == {KEY: 2, NEXT_KEY: 0}
+    assert {key: entry.counts["trajectories"] for key, entry in ledger.items()} == {KEY: 2, NEXT_KEY: 0}
     assert set(database.ledger("trajectories", [NEXT_KEY])) == {NEXT_KEY}
     assert database.ledger("trajectories", []) == {}
     assert database.ledger("terminal_runs") == {}
