@@ -62,7 +62,7 @@ def parse_json(text: str | None, json_path: str, escapes: list[str]) -> Any:
             parse_int=_integer,
             parse_constant=lambda name: next(in_order, None) or _reject_number(name),
         )
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConversionError(json_path, f"is not valid JSON: {error}") from None
     return storable_value(value, json_path, escapes)
 
@@ -111,9 +111,12 @@ def _expected(value: Any, kind: type[_Container], json_path: str, expected: str)
 
 
 def json_or_none(text: str) -> Any:
-    """Return the value of JSON text as Python reads it, where a loss does not matter; None where it is no JSON."""
+    """Return the value of JSON text as Python reads it, where a loss does not matter; None where it is no JSON.
+
+    Integers that Python refuses to parse come as ``Decimal``.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_integer)
     except (ValueError, RecursionError):
         return None
 
@@ -124,6 +127,21 @@ def write_json(value: Any) -> str:
         return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode()
     except TypeError:  # deeper than orjson writes, a number of more than 64 bits, or verbatim
         return _write(value)
+
+
+def as_text(value: Any) -> str:
+    """Return a string as it is, and any other value as JSON text."""
+    return value if isinstance(value, str) else write_json(value)
+
+
+def object_or_empty(value: Any) -> dict[str, Any]:
+    """Return the value if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def list_or_empty(value: Any) -> list[Any]:
+    """Return the value if it is an array, else an empty one."""
+    return value if isinstance(value, list) else []
 
 
 def canonical_json(value: Any) -> str:
@@ -163,7 +181,7 @@ def _fold(text: str) -> tuple[str, list[Verbatim]]:
     """Return JSON text with ``NaN`` in the place of what is nested too deeply, and that, in order.
 
     Raises:
-        ValueError: what is nested too deeply is no JSON.
+        ValueError: what is nested too deeply is no JSON, or a container is never closed.
     """
     levels, deep, depth = [_Level(0, 0)], [], 0
     for token in _STRUCTURE.finditer(text):
@@ -185,6 +203,8 @@ def _fold(text: str) -> tuple[str, list[Verbatim]]:
                     deep.append(Verbatim(text[level.start : end]))
         elif first != '"':
             _reject_number(token[0])
+    if len(levels) > 1:
+        raise ValueError("an array or object is never closed")
     levels[0].pieces.append(text[levels[0].read :])
     return "".join(levels[0].pieces), deep
 

@@ -8,6 +8,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from trajectory_pipeline.cli.render_trajectory import indented, plain_text
+from trajectory_pipeline.lossless_json import as_text, object_or_empty
 from trajectory_pipeline.text import pluralize
 
 _MAX_TURNS = 200
@@ -67,8 +68,9 @@ def _turns(data: Mapping[str, Any] | None, row: Mapping[str, Any]) -> Iterator[R
 
 
 def _message(message: Mapping[str, Any]) -> str:
-    calls = [f"→ {(call.get('function') or {}).get('name')}" for call in message.get("tool_calls", ())]
-    returns = [f"← {item.get('status')}" for item in message.get("tool_returns", ())]
+    names = (object_or_empty(call.get("function")).get("name") for call in message.get("tool_calls", ()))
+    calls = [f"→ {as_text(name)}" for name in names]
+    returns = [f"← {as_text(item.get('status'))}" for item in message.get("tool_returns", ())]
     return " ".join([str(message["kind"]), *calls, *returns])
 
 

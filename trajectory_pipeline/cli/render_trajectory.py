@@ -1,6 +1,5 @@
 """Renders a trajectory for a terminal."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from trajectory_pipeline.lossless_json import as_text, list_or_empty, object_or_empty
 from trajectory_pipeline.text import pluralize
 
 # An agent's text may hold escape sequences, which must not reach the terminal.
@@ -90,27 +90,29 @@ def _message(message: Mapping[str, Any]) -> Iterator[Text]:
         for part in message["content"]:
             yield _part(part)
     for call in message.get("tool_calls", ()):
-        function = call.get("function") or {}
-        yield plain_text(f"→ {function.get('name')}({function.get('arguments')})", style="blue")
+        function = object_or_empty(call.get("function"))
+        yield plain_text(f"→ {as_text(function.get('name'))}({as_text(function.get('arguments'))})", style="blue")
     for item in message.get("tool_returns", ()):
-        status = "denied" if item.get("denied") else item["status"]
-        text = item["text"] if item["text"] is not None else json.dumps(item.get("func_response"))
+        status = "denied" if item.get("denied") else as_text(item["status"])
+        text = item["text"] if item["text"] is not None else as_text(item.get("func_response"))
         yield plain_text(f"← {status}: {text}", style="red" if status == "error" else "")
     for entry in message.get("approvals", ()):
-        decision = {True: "approved", False: "denied"}.get(entry.get("approve"), "returned by the client")
-        reason = f": {entry['reason']}" if entry.get("reason") else ""
-        yield plain_text(f"{decision} {entry.get('tool_call_id')}{reason}")
+        approve = entry.get("approve")
+        decision = "approved" if approve is True else "denied" if approve is False else "returned by the client"
+        reason = f": {as_text(entry['reason'])}" if entry.get("reason") else ""
+        yield plain_text(f"{decision} {as_text(entry.get('tool_call_id'))}{reason}")
 
 
 def _part(part: Mapping[str, Any]) -> Text:
     kind = part.get("type")
     if kind == "text":
-        return plain_text(part.get("text"))
+        return plain_text(as_text(part.get("text")))
     if kind == "reasoning":
-        return plain_text(part.get("reasoning"), style="dim italic")
+        return plain_text(as_text(part.get("reasoning")), style="dim italic")
     if kind == "summarized_reasoning":
-        return plain_text("\n".join(str(item.get("text")) for item in part.get("summary", ())), style="dim italic")
-    return plain_text(f"({kind})", style="dim")
+        texts = (as_text(object_or_empty(item).get("text")) for item in list_or_empty(part.get("summary")))
+        return plain_text("\n".join(texts), style="dim italic")
+    return plain_text(f"({as_text(kind)})", style="dim")
 
 
 def _outcome(row: Mapping[str, Any]) -> Text:

@@ -81,7 +81,12 @@ TOOL_RETURN = (
     Column("tool_call_id", STRING, "Id of the call that this answers.", null=_NOT_GIVEN),
     Column("status", STRING, "`success` or `error`, as recorded.", null=_NOT_GIVEN),
     Column("denied", BOOL, "Whether a person denied the call, which is then not a tool error."),
-    Column("text", STRING, "`func_response` as stored.", null="none, or not a string (see `json`)"),
+    Column(
+        "text",
+        STRING,
+        "`func_response` as stored; of a list of content parts, the texts of its text parts, a line break between two.",
+        null="none, or without text (see `json`)",
+    ),
     Column("stdout", STRINGS, "Output of the tool.", null=_NOT_RECORDED),
     Column("stderr", STRINGS, "Error output of the tool.", null=_NOT_RECORDED),
     Column("json", JSON, "The whole return as JSON text.", null=_COMPLETE),

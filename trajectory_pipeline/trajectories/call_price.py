@@ -39,9 +39,22 @@ def price_of_call(
 ) -> Decimal | None:
     """Return the price of one call in dollars; None where the model or its price is not known.
 
-    Counts are of tokens; ``prompt`` includes those read from a cache (``cached``) or written to it.
+    Counts are of tokens; ``prompt`` includes those read from a cache (``cached``) or written to it. The price list
+    refuses some calls, such as negative counts: their price is not known either, whatever it raises.
     """
-    if model is None or at is None or (found := _model(model, provider)) is None:
+    if model is None or at is None:
+        return None
+    try:
+        return _price(model, provider, at, prompt, cached, written, output)
+    except Exception:
+        return None
+
+
+def _price(
+    model: str, provider: str | None, at: datetime, prompt: int, cached: int, written: int, output: int
+) -> Decimal | None:
+    found = _model(model, provider)
+    if found is None:
         return None
     rates = _rates_of(model, provider, at, found.get_prices(at))
     uncached = prompt - cached - written

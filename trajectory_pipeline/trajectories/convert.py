@@ -1,6 +1,7 @@
 """From a batch of raw runs to trajectories: well-formed runs by the columnar path, all others by the reference."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +14,15 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import ListOf, Struct, Type
 from trajectory_pipeline.trajectories.columnar.columns import raw_columns
-from trajectory_pipeline.trajectories.columnar.decode import NeedsReferencePath
 from trajectory_pipeline.trajectories.columnar.documents import columnar_documents
 from trajectory_pipeline.trajectories.columnar.runs import ColumnarRuns
 from trajectory_pipeline.trajectories.columnar.to_arrow import trajectories_batch
 from trajectory_pipeline.trajectories.document import Document, postgres_document
 from trajectory_pipeline.trajectories.reference import QuarantinedRun, convert_run, quarantined_run
 
-CONVERSION_VERSION = 1
+_LOG = logging.getLogger(__name__)
+
+CONVERSION_VERSION = 2
 """Raise it by one whenever the same raw rows give other trajectories: in a column, a document or a Parquet file.
 
 Every partition of an older version is stale and is rebuilt when it is materialized again. Leave it alone where only
@@ -70,62 +72,92 @@ def convert_batch(raw_runs: pa.RecordBatch, partition_key: str, *, documents: bo
     ``documents`` is whether the documents for Postgres are wanted.
     """
     columnar, remaining = _convert_columnar(raw_runs, partition_key, documents=documents)
-    rows: list[Row] = []
-    indexes: list[int] = []
+    converted = [] if columnar is None else [columnar]
     quarantined: list[QuarantinedRun] = []
     for index in remaining:
-        raw = _with_all_columns(raw_runs.slice(index, 1))
-        try:
-            rows.append(convert_run(raw, partition_key))
-            indexes.append(index)
-        except ConversionError as error:
-            quarantined.append(quarantined_run(raw, error.json_path, error.problem))
-        except Exception as error:  # a defect of ours in one run must not fail the other runs of the partition
-            problem = (
-                f"cannot be converted, and that is a fault of trajectory-pipeline: {type(error).__name__}: {error}"
-            )
-            quarantined.append(quarantined_run(raw, f"runs[{raw['run_id']}]", problem))
-    by_reference = _Converted(
-        indexes,
-        pa.RecordBatch.from_pylist(rows, schema=arrow_schema(TRAJECTORIES)),
-        [postgres_document(row) for row in rows] if documents else [],
-    )
-    merged = _merged(columnar, by_reference) if columnar and rows else columnar or by_reference
+        one = _convert_by_reference(raw_runs, index, partition_key, documents=documents)
+        if isinstance(one, QuarantinedRun):
+            quarantined.append(one)
+        else:
+            converted.append(one)
+    merged = _merged(converted)
     return Conversion(merged.trajectories, merged.documents, quarantined, len(remaining))
+
+
+def _convert_by_reference(
+    batch: pa.RecordBatch, index: int, partition_key: str, *, documents: bool
+) -> _Converted | QuarantinedRun:
+    """Convert one run of a batch, or quarantine it, whatever is raised: it must not fail the other runs."""
+    raw = _raw_row(batch, index)
+    try:
+        row = convert_run(raw, partition_key)
+        trajectory = pa.RecordBatch.from_pylist([row], schema=arrow_schema(TRAJECTORIES))
+        return _Converted([index], trajectory, [postgres_document(row)] if documents else [])
+    except ConversionError as error:
+        return quarantined_run(raw, error.json_path, error.problem)
+    except Exception as error:
+        problem = f"cannot be converted, and that is a fault of trajectory-pipeline: {type(error).__name__}: {error}"
+        return quarantined_run(raw, f"runs[{raw['run_id']}]", problem)
 
 
 def _convert_columnar(
     batch: pa.RecordBatch, partition_key: str, *, documents: bool
 ) -> tuple[_Converted | None, list[int]]:
+    """Convert the well-formed runs of a batch; returns them, and the indexes of the others."""
+    every_index = list(range(batch.num_rows))
     if not batch.schema.equals(arrow_schema(TERMINAL_RUNS)):
-        return None, list(range(batch.num_rows))
-    converter, runs, remaining = ColumnarRuns(raw_columns(batch), partition_key), [], []
-    for index in range(batch.num_rows):
-        try:
-            runs.append(converter.convert(index))
-        except (NeedsReferencePath, ConversionError, ArithmeticError):
-            remaining.append(index)
-    if not runs:
-        return None, remaining
-    trajectories = trajectories_batch(converter, runs)
-    # A long run's texts are held several times over; documents are made of what the source wrote.
-    converter.release_texts()
-    written = columnar_documents(converter, runs, trajectories) if documents else []
-    return _Converted([run.index for run in runs], trajectories, written), remaining
+        return None, every_index
+    try:
+        converter, runs, remaining = ColumnarRuns(raw_columns(batch), partition_key), [], []
+        for index in every_index:
+            try:
+                runs.append(converter.convert(index))
+            except Exception:  # the reference converts it, or says what is wrong with it
+                remaining.append(index)
+        if not runs:
+            return None, remaining
+        trajectories = trajectories_batch(converter, runs)
+        # A long run's texts are held several times over; documents are made of what the source wrote.
+        converter.release_texts()
+        written = columnar_documents(converter, runs, trajectories) if documents else []
+        return _Converted([run.index for run in runs], trajectories, written), remaining
+    except Exception:
+        _LOG.exception("A batch is converted run by run, which is slower: a fault of trajectory-pipeline")
+        return None, every_index
 
 
-def _merged(one: _Converted, other: _Converted) -> _Converted:
-    """Return the trajectories of both, in the order of their runs."""
-    indexes = [*one.indexes, *other.indexes]
+def _merged(converted: Sequence[_Converted]) -> _Converted:
+    """Return the trajectories of all, in the order of their runs."""
+    if len(converted) == 1:
+        return converted[0]
+    indexes = [index for each in converted for index in each.indexes]
     order = sorted(range(len(indexes)), key=indexes.__getitem__)
-    both = pa.Table.from_batches([one.trajectories, other.trajectories]).combine_chunks().to_batches()[0]
-    documents = [*one.documents, *other.documents]
-    return _Converted(sorted(indexes), both.take(pa.array(order)), [documents[at] for at in order] if documents else [])
+    empty = pa.RecordBatch.from_pylist([], schema=arrow_schema(TRAJECTORIES))
+    batches = [empty, *(each.trajectories for each in converted)]
+    (trajectories,) = pa.Table.from_batches(batches).combine_chunks().to_batches() or [empty]
+    documents = [document for each in converted for document in each.documents]
+    return _Converted(
+        sorted(indexes),
+        trajectories.take(pa.array(order, pa.int64())),
+        [documents[at] for at in order] if documents else [],
+    )
 
 
-def _with_all_columns(one: pa.RecordBatch) -> Mapping[str, Any]:
-    row = one.to_pylist()[0]
-    return row if one.schema.equals(arrow_schema(TERMINAL_RUNS)) else _completed(row, Struct(TERMINAL_RUNS.columns))
+def _raw_row(batch: pa.RecordBatch, index: int) -> Row:
+    """Return the raw rows of one run, with all columns; a time that Python cannot hold as text."""
+    row: Row = _to_python(batch.slice(index, 1).to_struct_array()[0])
+    return row if batch.schema.equals(arrow_schema(TERMINAL_RUNS)) else _completed(row, Struct(TERMINAL_RUNS.columns))
+
+
+def _to_python(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError):
+        if isinstance(value, pa.StructScalar):
+            return {name: _to_python(item) for name, item in value.items()}
+        return (
+            [_to_python(item) for item in value] if isinstance(value, pa.ListScalar) else str(value.cast(pa.string()))
+        )
 
 
 def _completed(value: Any, kind: Type) -> Any:

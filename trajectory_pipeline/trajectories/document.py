@@ -17,13 +17,12 @@ from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool
 
 MAX_JSONB_BYTES = 200_000_000
 """Longer documents are not written to Postgres, whose ``jsonb`` holds 256 MB in any array or object."""
-_MAX_NUMERIC_EXPONENT = 100_000
-"""Postgres ``numeric`` holds 131,072 digits before the point and 16,383 after it."""
-_MAX_NUMERIC_DIGITS = 16_000
+_MAX_INTEGER_DIGITS = 4300
+"""Postgres writes numbers out in full, and Python refuses to read integers of more digits."""
+_MAX_FRACTION_DIGITS = 16_000
+"""Postgres ``numeric`` holds 16,383 digits after the point."""
 
 ALWAYS_IN_TURN = ("step_id", "step_run_id", "model", "input_tokens", "output_tokens", "stop_reason")
-
-_WITH_IMAGES = frozenset({"content", "tool_returns"})
 
 Row = Mapping[str, Any]
 Document = tuple[bytes | None, str | None]
@@ -58,7 +57,7 @@ def postgres_document(row: Row) -> Document:
     document = trajectory_document(row)
     for turn in document["turns"]:
         for message in turn["messages"]:
-            for name in _WITH_IMAGES & message.keys():
+            for name in _ENTRIES.keys() & message.keys():
                 message[name] = strip_image_data(message[name])
     reason = next(filter(None, map(_beyond_jsonb, _leaves(document))), None)
     if reason is not None:
@@ -91,9 +90,9 @@ def _message(message: Row) -> dict[str, Any]:
 
 
 def tool_return_document(row: Row) -> dict[str, Any]:
-    """Return a tool return with ``func_response`` under the name ``text``, where it is one."""
+    """Return a tool return with ``func_response`` under the name ``text``; with both where it is no string."""
     item = tool_return_of(row)
-    if row["text"] is not None or item.get("func_response") is None:
+    if isinstance(item.get("func_response"), str | None):
         item.pop("func_response", None)
     # An item's own keys of these names are in Parquet's ``json`` only.
     verbatim = {name: value for name, value in item.items() if name not in ("text", "denied")}
@@ -161,15 +160,11 @@ def _beyond_jsonb(value: Any) -> str | None:
     """Return what a value is that ``jsonb`` cannot hold; None where it can."""
     if isinstance(value, Verbatim) and value.text[0] in "[{":
         return f"a value of {len(value.text)} characters that is nested more than {MAX_DEPTH} levels deep"
-    if isinstance(value, Verbatim) or (isinstance(value, Decimal) and _beyond_numeric(value)):
-        return f"a number beyond Postgres numeric, of {len(write_json(value))} characters"
+    if isinstance(value, Verbatim) or (isinstance(value, Decimal) and _too_long_written_out(value)):
+        return f"a number beyond Postgres numeric, or too long to be read, of {len(write_json(value))} characters"
     return None
 
 
-def _beyond_numeric(number: Decimal) -> bool:
+def _too_long_written_out(number: Decimal) -> bool:
     exponent = number.as_tuple().exponent
-    return (
-        not isinstance(exponent, int)
-        or abs(number.adjusted()) > _MAX_NUMERIC_EXPONENT
-        or exponent < -_MAX_NUMERIC_DIGITS
-    )
+    return not isinstance(exponent, int) or number.adjusted() >= _MAX_INTEGER_DIGITS or exponent < -_MAX_FRACTION_DIGITS

@@ -5,15 +5,15 @@ Whatever may stay is listed, so that a new column is erased unless it is added t
 """
 
 import contextlib
-import json
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trajectory_pipeline.lossless_json import canonical_json, json_or_none
+from trajectory_pipeline.lossless_json import ConversionError, canonical_json, parse_json, write_json
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.trajectories.messages import flag_or_none, message_kind, string_or_none
@@ -56,11 +56,23 @@ def erase_deleted(batch: pa.RecordBatch) -> pa.RecordBatch:
     deleted = has_deleted_content(batch)
     if not pc.any(deleted).as_py():
         return batch
-    rows = [
-        _erased(row) if is_deleted else row
-        for row, is_deleted in zip(batch.to_pylist(), deleted.to_pylist(), strict=True)
-    ]
-    return pa.RecordBatch.from_pylist(rows, schema=arrow_schema(TERMINAL_RUNS))
+    schema = arrow_schema(TERMINAL_RUNS)
+    # Times as numbers: Python cannot hold all that Arrow and Postgres can.
+    rows = batch.cast(_timeless(batch.schema)).to_pylist()
+    erased = [_erased(row) if is_deleted else row for row, is_deleted in zip(rows, deleted.to_pylist(), strict=True)]
+    return pa.RecordBatch.from_pylist(erased, schema=_timeless(schema)).cast(schema)
+
+
+def _timeless(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_type(_without_times(field.type)) for field in schema])
+
+
+def _without_times(kind: Any) -> Any:
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_times(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_times(kind.value_type)))
+    return pa.int64() if pa.types.is_timestamp(kind) else kind
 
 
 def has_deleted_content(batch: pa.RecordBatch) -> Any:
@@ -81,16 +93,19 @@ def _erased(row: Row) -> Row:
     placeholders = _Placeholders()
     whole = row["deleted_at"] is not None or bool(row["run"]["is_deleted"])
     messages = [
-        _message(message, placeholders) if whole or message["is_deleted"] else message for message in row["messages"]
+        _unless_odd(lambda one: _message(one, placeholders), message, "messages")
+        if whole or message["is_deleted"]
+        else message
+        for message in row["messages"]
     ]
     if not whole:
         return {**row, "messages": messages, "erased": True}
     return {
         **row,
-        "run": {**_texts(row["run"], "run"), "metadata_": _json(row["run"]["metadata_"], _metadata)},
+        "run": _unless_odd(_run, row["run"], "run"),
         "run_metrics": row["run_metrics"] and _texts(row["run_metrics"], "run_metrics"),
-        "steps": [_step(step) for step in row["steps"]],
-        "foreign_steps": [_step(step) for step in row["foreign_steps"]],
+        "steps": [_unless_odd(_step, step, "steps") for step in row["steps"]],
+        "foreign_steps": [_unless_odd(_step, step, "steps") for step in row["foreign_steps"]],
         "step_metrics": [_texts(metrics, "step_metrics") for metrics in row["step_metrics"]],
         "messages": messages,
         "agent": row["agent"] and _texts(row["agent"], "agent"),
@@ -107,6 +122,18 @@ def _texts(row: Row, table: str) -> Row:
     }
 
 
+def _unless_odd(erase: Callable[[Row], Row], row: Row, table: str) -> Row:
+    """Return a raw row erased; without any text that is not listed if it is so odd that erasing its parts fails."""
+    try:
+        return erase(row)
+    except Exception:
+        return _texts(row, table)
+
+
+def _run(run: Row) -> Row:
+    return {**_texts(run, "run"), "metadata_": _json(run["metadata_"], _metadata)}
+
+
 class _Placeholders:
     """Placeholders that are equal where the texts were, so that distinct tools and repeated calls can be counted."""
 
@@ -118,8 +145,8 @@ class _Placeholders:
         return self._names.setdefault(text, f"[erased {len(self._names) + 1}]")
 
     def arguments(self, text: str) -> str:
-        with contextlib.suppress(ValueError, RecursionError):
-            text = canonical_json(json.loads(text))
+        with contextlib.suppress(ConversionError):
+            text = canonical_json(parse_json(text, "", []))
         return self._arguments.setdefault(text, f"[erased {len(self._arguments) + 1}]")
 
 
@@ -128,10 +155,10 @@ def _json(text: str | None, erase: Callable[[Any], Any], unreadable: str | None 
     if text is None:
         return None
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text, "", [])
+    except ConversionError:
         return unreadable
-    return json.dumps(erase(value))
+    return write_json(erase(value))
 
 
 def _entries(text: str | None, erase: Callable[[Row], Row]) -> str | None:
@@ -148,7 +175,7 @@ def _message(message: Row, placeholders: _Placeholders) -> Row:
     kind = message_kind(message["role"], parts)
     return {
         **_texts(message, "messages"),
-        "content": json.dumps([_part(part, kind) for part in parts]) if parts else message["content"] and "[]",
+        "content": write_json([_part(part, kind) for part in parts]) if parts else message["content"] and "[]",
         "tool_calls": _entries(message["tool_calls"], lambda call: _call(call, placeholders)),
         "tool_returns": _entries(message["tool_returns"], _return),
         "approvals": _entries(message["approvals"], _approval),
@@ -156,14 +183,16 @@ def _message(message: Row, placeholders: _Placeholders) -> Row:
 
 
 def _parsed_parts(message: Row) -> list[Row]:
-    value = json_or_none(message["content"] or "[]")
+    value = None
+    with contextlib.suppress(ConversionError):
+        value = parse_json(message["content"], "", [])
     parts = [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
     return parts or ([{"type": "text", "text": message["text"]}] if message["text"] else [])
 
 
 def _part(part: Row, kind: str) -> Row:
     kind_of_part = part.get("type")
-    name = kind_of_part if kind_of_part in _PART_TYPES else "erased"
+    name = kind_of_part if isinstance(kind_of_part, str) and kind_of_part in _PART_TYPES else "erased"
     if name == "text":
         return {"type": name, "text": _text_placeholder(part.get("text"), kind), "signature": None}
     if name == "reasoning":
@@ -185,7 +214,7 @@ def _text_placeholder(text: Any, kind: str) -> str:
     if not text:
         return ""
     if kind in ("heartbeat", "system_alert", "login"):
-        return json.dumps({"type": kind})
+        return write_json({"type": kind})
     return f"{_FROM_AN_AGENT} {ERASED_TEXT}" if kind == "agent" else ERASED_TEXT
 
 
@@ -264,7 +293,8 @@ def _coded(value: Any) -> str | None:
 def _numbers(value: Any) -> Any:
     if not isinstance(value, dict):
         return None
-    return {name: number for name, number in value.items() if isinstance(number, int | float) and _class_name(name)}
+    numbers = {name: number for name, number in value.items() if isinstance(number, int | float | Decimal)}
+    return {name: number for name, number in numbers.items() if _class_name(name)}
 
 
 def _class_name(value: Any) -> str | None:
@@ -272,4 +302,4 @@ def _class_name(value: Any) -> str | None:
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else write_json(value)

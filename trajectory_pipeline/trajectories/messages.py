@@ -240,13 +240,26 @@ def tool_return_row(item: dict[str, Any]) -> Row:
         "tool_call_id": string_or_none(item.get("tool_call_id")),
         "status": string_or_none(item.get("status")),
         "denied": False,
-        "text": string_or_none(item.get("func_response")),
+        "text": _returned_text(item.get("func_response")),
         "stdout": _strings(item.get("stdout")),
         "stderr": _strings(item.get("stderr")),
         "json": None,
     }
     row["json"] = _verbatim(item, tool_return_of(row))
     return row
+
+
+def _returned_text(response: Any) -> str | None:
+    """Return what a tool returned as text: of content parts the texts, joined as Letta joins them for a model.
+
+    Source: Letta 0.16.8, ``tool_return_to_text`` in letta/schemas/message.py. Its placeholder for images is left out:
+    it is no text of the tool's.
+    """
+    if isinstance(response, list):
+        parts = [part for part in response if isinstance(part, dict) and part.get("type") == "text"]
+        texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+        return "\n".join(filter(None, texts)) or None
+    return string_or_none(response)
 
 
 def tool_return_of(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
 
 from trajectory_pipeline.lossless_json import (
@@ -17,7 +18,7 @@ from trajectory_pipeline.lossless_json import (
     write_json,
 )
 from trajectory_pipeline.trajectories.digest import content_digest
-from trajectory_pipeline.trajectories.messages import convert_message, reply_convention
+from trajectory_pipeline.trajectories.messages import MESSAGE_COLUMNS, convert_message, reply_convention
 from trajectory_pipeline.trajectories.outcome_rules import LastStep
 from trajectory_pipeline.trajectories.signals import argument_text
 from trajectory_pipeline.trajectories.summary import OwnStep, RunFacts, summary_row
@@ -39,6 +40,15 @@ STEP_COLUMNS = {
     "endpoint": "model_endpoint",
     **{name: name for name in ("model", "model_handle", "context_window_limit", "status", "stop_reason", "feedback")},
 }
+COPIED = {
+    "runs": ("completed_at", "conversation_id", *RUN_COLUMNS.values()),
+    "agents": tuple(AGENT_COLUMNS.values()),
+    "steps": ("id", "run_id", "error_type", *STEP_COLUMNS.values()),
+    "messages": ("id", "step_id", "created_at", "conversation_id", "text", "denial_reason", *MESSAGE_COLUMNS),
+}
+"""Columns of each raw table that get into a trajectory without being parsed."""
+_TIMES = frozenset({"created_at", "completed_at"})
+"""Text in them is a time that Python cannot hold."""
 METRICS_COLUMNS = ("step_ns", "llm_request_ns", "tool_execution_ns")
 
 Row = dict[str, Any]
@@ -68,6 +78,7 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
         ConversionError: a raw value cannot be converted; the error names its row and column.
     """
     _reject_missing(raw)
+    _reject_unstorable(raw)
     # Only the run's messages, errors and ending are digested, not the rest of the document.
     digested: list[str] = []
     undigested: list[str] = []
@@ -161,6 +172,27 @@ def _reject_missing(raw: Mapping[str, Any]) -> None:
                 if row[column] is None:
                     which = row["id"] or (raw["run_id"] if name == "run" else f"{index} of runs[{raw['run_id']}]")
                     raise ConversionError(f"{name.removesuffix('s')}s[{which}].{column}", "is null")
+
+
+def _reject_unstorable(raw: Mapping[str, Any]) -> None:
+    """Reject what no sink can hold in a column that is copied."""
+    for table, rows in (
+        ("runs", [raw["run"]]),
+        ("steps", [*raw["steps"], *raw["foreign_steps"]]),
+        ("messages", raw["messages"]),
+        ("agents", [raw["agent"]] if raw["agent"] else []),
+    ):
+        for row, column in product(rows, COPIED[table]):
+            value = row[column]
+            if isinstance(value, str) and (column in _TIMES or "\0" in value):
+                problem = (
+                    f"is {value}, and only the years 1 to 9999 can be stored"
+                    if column in _TIMES
+                    else "holds a NUL character, which cannot be stored"
+                )
+                raise ConversionError(f"{table}[{row['id']}].{column}", problem)
+    if any("\0" in tag for tag in raw["agent_tags"]):
+        raise ConversionError(f"runs[{raw['run_id']}].agent_tags", "holds a NUL character, which cannot be stored")
 
 
 def _metadata(text: str | None, path: str, digested: list[str], undigested: list[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, NamedTuple
 
 from trajectory_pipeline.lossless_json import ConversionError, parse_json
@@ -103,4 +103,5 @@ def cost_usd(calls: Sequence[tuple[str | None, str | None, datetime | None, Step
         if price is None:
             return None
         total += price
-    return total.quantize(_COST_QUANTUM) if calls else None
+    # Enough digits for any counts: whether the sinks can hold it is found out later.
+    return total.quantize(_COST_QUANTUM, context=Context(prec=100)) if calls else None

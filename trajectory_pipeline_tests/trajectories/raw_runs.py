@@ -28,6 +28,25 @@ Row = dict[str, Any]
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = "2026-03-01-12:00"
 
+STOP_REASONS = (
+    None,
+    "end_turn",
+    "error",
+    "llm_api_error",
+    "invalid_llm_response",
+    "invalid_tool_call",
+    "max_steps",
+    "max_tokens_exceeded",
+    "no_tool_call",
+    "tool_rule",
+    "cancelled",
+    "insufficient_credits",
+    "requires_approval",
+    "context_window_overflow_in_system_prompt",
+    "a reason of tomorrow",
+)
+"""Those of Letta 0.16.8, none, and one that it may add."""
+
 
 def _row(table: SourceTable, values: Raw) -> Raw:
     unknown = values.keys() - {column.name for column in table.columns}

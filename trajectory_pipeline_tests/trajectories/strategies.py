@@ -17,6 +17,7 @@ from trajectory_pipeline_tests.trajectories.raw_runs import (
     NOON,
     RUNS_ROW,
     STEPS_ROW,
+    STOP_REASONS,
     Raw,
 )
 
@@ -46,7 +47,13 @@ ODD_TEXT = [
 texts = st.sampled_from(ODD_TEXT) | st.text(max_size=12)
 clean_texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 ids = st.sampled_from(["", "call-1", "call-2", "call-3", "CALL-1", "'; --", "a.b[0]", "é", "call-1 "])
+AS_WRITTEN = "as written: "
+"""A string that begins so is replaced in JSON text by the number after it: Python would write it in another way."""
+odd_numbers = st.sampled_from(
+    ["1e-9999", "-0", "0e5", "1E5", "1.10", "1e400", "-1.5e-400", "0.1234567890123456789012345", "9" * 4300]
+).map(AS_WRITTEN.__add__)
 numbers = st.one_of(
+    odd_numbers,
     st.integers(-3, 3),
     st.integers(-(10**40), 10**40),
     st.floats(allow_nan=False, allow_infinity=False),
@@ -70,6 +77,8 @@ def parts(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Raw]:
 
 signatures = st.none() | texts
 images = st.sampled_from(["iVBORw0KGgo=", "AAAA", "", "not base64!", "AAA"])
+image = parts(type=st.just("image"), source=parts(data=images))
+nested_images = st.fixed_dictionaries({"page": st.lists(image, max_size=2) | image})
 content_parts = st.one_of(
     parts(type=st.just("text"), text=texts, signature=signatures),
     parts(type=st.just("reasoning"), is_native=st.booleans(), reasoning=texts, signature=signatures),
@@ -86,12 +95,12 @@ content_parts = st.one_of(
         source=parts(type=st.just("letta"), file_id=ids, media_type=st.just("image/png"), data=images)
         | parts(type=st.just("url"), url=texts),
     ),
-    parts(type=st.just("tool_call"), id=ids, name=texts, input=objects),
+    parts(type=st.just("tool_call"), id=ids, name=texts, input=objects | nested_images),
     parts(
         type=st.just("tool_return"),
         tool_call_id=ids,
         is_error=st.booleans(),
-        content=texts | st.lists(parts(type=st.just("image"), source=parts(data=images)), max_size=2),
+        content=texts | st.lists(image, max_size=2),
     ),
     parts(type=st.just("refusal"), refusal=texts),
     parts(type=st.just("hologram"), beam=values),
@@ -120,6 +129,8 @@ arguments = st.one_of(
     ),
     objects.map(json.dumps),
     texts,
+    nested_images,
+    objects,
 )
 tool_calls = parts(id=ids, function=parts(arguments=arguments, name=tool_names), type=st.just("function"))
 statuses = st.sampled_from(["success", "error"])
@@ -134,6 +145,7 @@ tool_returns = parts(
 approvals = st.one_of(
     parts(type=st.just("approval"), tool_call_id=ids, approve=st.booleans(), reason=st.none() | texts),
     parts(tool_call_id=ids, status=statuses, stdout=lines, stderr=lines, func_response=texts),
+    parts(type=st.just("approval"), tool_call_id=ids, approve=st.just(True), reason=nested_images),
 )
 
 
@@ -151,6 +163,7 @@ def json_text(draw: st.DrawFn, of: st.SearchStrategy[Any]) -> str:
     written = json.dumps(value, ensure_ascii=ascii_only, separators=separators)
     if not without_loss(written):
         written = json.dumps(value, separators=separators)
+    written = re.sub(rf'"{AS_WRITTEN}([^"]*)"(?!:)', r"\1", written)
     if draw(st.integers(0, 9)) == 0:
         written = re.sub(r'^(\[?\s*\{\s*)"', r'\1"type": "twice", "x": 0, "', written)
     if draw(st.integers(0, 9)) == 0:
@@ -171,27 +184,9 @@ def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 times = st.integers(-5, 60).map(lambda seconds: NOON + timedelta(seconds=seconds))
 odd_times = st.sampled_from([None, NOON, datetime(1970, 1, 1, tzinfo=UTC), NOON + timedelta(microseconds=1)])
 columns = clean_texts | st.sampled_from(["é", "name with 'quotes'", "a" * 300])
-counts = st.sampled_from([0, 0, 1, 7, 100, 5000, 2**31 - 1])
+counts = st.sampled_from([0, 0, 1, 7, 100, 5000, 2**31 - 1, -1, -5000])
 
-stop_reasons = st.sampled_from(
-    [
-        None,
-        "end_turn",
-        "error",
-        "llm_api_error",
-        "invalid_llm_response",
-        "invalid_tool_call",
-        "max_steps",
-        "max_tokens_exceeded",
-        "no_tool_call",
-        "tool_rule",
-        "cancelled",
-        "insufficient_credits",
-        "requires_approval",
-        "context_window_overflow_in_system_prompt",
-        "a reason of tomorrow",
-    ]
-)
+stop_reasons = st.sampled_from(STOP_REASONS)
 error_texts = st.sampled_from(
     [
         "CONFLICT: Cannot send a new message",
@@ -239,9 +234,10 @@ details = st.one_of(
             {},
             optional=dict.fromkeys(
                 ["cached_tokens", "cache_read_tokens", "cache_creation_tokens", "reasoning_tokens", "audio_tokens"],
-                st.integers(0, 4000) | st.none() | st.just(1.5) | st.just("many") | st.just(True),
+                st.integers(-3, 4000) | st.none() | st.just(1.5) | st.just("many") | st.just(True) | odd_numbers,
             ),
         )
+        | values
     ),
 )
 

@@ -12,27 +12,10 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.trajectories.reference import convert_run
-from trajectory_pipeline_tests.trajectories.raw_runs import HOUR, call, converted, message, raw_run, step
+from trajectory_pipeline_tests.trajectories.raw_runs import HOUR, STOP_REASONS, call, converted, message, raw_run, step
 from trajectory_pipeline_tests.trajectories.sample_runs import sample_runs
 
 STATUSES = ("completed", "failed", "cancelled", "a status of tomorrow")
-STOP_REASONS = (
-    None,
-    "end_turn",
-    "error",
-    "llm_api_error",
-    "invalid_llm_response",
-    "invalid_tool_call",
-    "max_steps",
-    "max_tokens_exceeded",
-    "no_tool_call",
-    "tool_rule",
-    "cancelled",
-    "insufficient_credits",
-    "requires_approval",
-    "context_window_overflow_in_system_prompt",
-    "a reason of tomorrow",
-)
 STEP_ERRORS = (
     None,
     "LLMError",

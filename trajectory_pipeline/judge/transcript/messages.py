@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from trajectory_pipeline.judge.transcript.truncate import Line, Truncation
-from trajectory_pipeline.lossless_json import write_json
+from trajectory_pipeline.lossless_json import as_text, object_or_empty, write_json
 
 RENDERER_VERSION = "2"
 """Raised with any change of what is shown."""
@@ -207,35 +207,39 @@ class _TranscriptBuilder:
                 lines = [line for thought in thoughts for line in self._lines(_text_of(thought))]
                 yield Passage("agent_thought", (_mark("(reasoning)"), *lines))
             elif kind == "image":
-                source = part.get("source")
-                media = source.get("media_type") if isinstance(source, dict) else None
-                stub = f"(an image, {self._name(media) if media else 'of unknown type'}: not shown)"
-                yield Passage(own, (_mark(stub),))
+                yield Passage(own, (self._image(part),))
             elif kind in ("redacted_reasoning", "omitted_reasoning"):
                 yield Passage("agent_thought", (_mark("(reasoning that the provider withheld)"),))
             else:
                 yield Passage(own, tuple(self._lines(write_json(part))))
             after_reasoning = "reasoning" in kind
 
+    def _image(self, part: Mapping[str, Any]) -> Line:
+        media = object_or_empty(part.get("source")).get("media_type")
+        return _mark(f"(an image, {self._name(media) if media else 'of unknown type'}: not shown)")
+
     def _call(self, call: Mapping[str, Any]) -> Passage:
-        function = call.get("function")
-        function = function if isinstance(function, dict) else {}
-        arguments = function.get("arguments")
-        text = arguments if isinstance(arguments, str) else write_json(arguments)
+        function = object_or_empty(call.get("function"))
+        text = as_text(function.get("arguments"))
         name = self._name(function.get("name"))
-        self._calls.setdefault(str(call.get("id")), []).append((name, text))
+        self._calls.setdefault(as_text(call.get("id")), []).append((name, text))
         lines = _framed(f"-> call {self._name(call.get('id'))} {name}(", self._lines(text), ")")
         return Passage("agent_speech" if name in SPEAKING_TOOLS else "agent_call", lines)
 
     def _return(self, returned: Mapping[str, Any]) -> Passage:
         status = "denied" if returned.get("denied") else self._name(returned.get("status"))
-        text = returned["text"] if returned["text"] is not None else write_json(returned.get("func_response"))
+        response = returned.get("func_response")
+        text = as_text(response) if returned["text"] is None else returned["text"]
         lines = [_quotable(f"<- return {self._name(returned.get('tool_call_id'))} status={status}")]
         lines += self._lines(text, whole=status == "error")
+        if returned["text"] is not None and isinstance(response, list):
+            parts = map(object_or_empty, response)
+            lines += [self._image(part) for part in parts if part.get("type") == "image"]
         for name in ("stdout", "stderr"):
-            for output in returned.get(name) or ():
-                lines += _framed(f"({name}) ", self._lines(str(output)), "")
-        calls = self._calls.get(str(returned.get("tool_call_id")), [])
+            outputs = returned.get(name) or ()
+            for output in outputs if isinstance(outputs, list) else [outputs]:
+                lines += _framed(f"({name}) ", self._lines(as_text(output)), "")
+        calls = self._calls.get(as_text(returned.get("tool_call_id")), [])
         source: PassageSource = "tool_return"
         if status in ("error", "denied"):
             source = "tool_error"
@@ -261,7 +265,7 @@ class _TranscriptBuilder:
         """Return an id or a label as one printable word; ``-`` where there is none."""
         if value is None or value == "":
             return "-"
-        name = str(value)
+        name = as_text(value)
         # A blank is the only white space that is printable.
         if not name.isprintable() or " " in name:
             name = "".join(c if c.isprintable() and not c.isspace() else f"\\u{{{ord(c):x}}}" for c in name)
@@ -294,4 +298,4 @@ def _text_of(value: Any) -> str:
         value = value.get("text")
     if value is None:
         return ""
-    return value if isinstance(value, str) else write_json(value)
+    return as_text(value)

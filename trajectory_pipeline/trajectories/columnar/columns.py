@@ -1,10 +1,15 @@
 """The raw rows of a batch as flat columns: a value is turned into a Python object only where it is looked at."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+_FIRST_MICROSECOND, _LAST_MICROSECOND = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""Of the years 1 to 9999, which Python's times can hold."""
 
 List = list[Any]
 
@@ -72,6 +77,19 @@ def raw_columns(batch: pa.RecordBatch) -> RawColumns:
         step_metrics=_flat(batch, "step_metrics"),
         step_metrics_offsets=_offsets(batch, "step_metrics"),
     )
+
+
+def holds_unstorable(arrays: "Iterable[pa.Array[Any]]") -> bool:
+    """Return whether a column holds a time before the year 1 or after 9999, or text with a NUL."""
+    for array in arrays:
+        column: Any = array
+        if pa.types.is_timestamp(column.type):
+            found = cast(Any, pc.min_max(column.cast(pa.int64()))).as_py()
+            if found["min"] is not None and not _FIRST_MICROSECOND <= found["min"] <= found["max"] <= _LAST_MICROSECOND:
+                return True
+        elif pa.types.is_string(column.type) and pc.any(pc.match_substring(column, "\0")).as_py():
+            return True
+    return False
 
 
 def _flat(batch: pa.RecordBatch, column: str) -> RawTable:

@@ -97,7 +97,7 @@ def decode_entries(column: str, texts: Sequence[bytes | None]) -> DecodedEntries
                     values.append(entry)
                     rows.append(row)
                     canonical.append(entry_text)
-            except NeedsReferencePath:
+            except Exception:  # whatever is odd in one message must not fail the others
                 found.needs_reference.add(message)
                 del values[offsets[-1] :], rows[offsets[-1] :]
         offsets.append(len(rows))

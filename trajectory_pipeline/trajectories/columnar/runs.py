@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
+from types import NoneType
 from typing import Any
+
+import pyarrow as pa
 
 from trajectory_pipeline.lossless_json import parse_object, parse_strings, storable_text
 from trajectory_pipeline.trajectories import digest
-from trajectory_pipeline.trajectories.columnar.columns import RawColumns
+from trajectory_pipeline.trajectories.columnar.columns import RawColumns, holds_unstorable
 from trajectory_pipeline.trajectories.columnar.decode import (
     DECODED_COLUMNS,
     NeedsReferencePath,
@@ -26,7 +29,7 @@ from trajectory_pipeline.trajectories.messages import (
     split_reply_and_thought,
 )
 from trajectory_pipeline.trajectories.outcome_rules import LastStep
-from trajectory_pipeline.trajectories.reference import continued_run, step_error
+from trajectory_pipeline.trajectories.reference import COPIED, continued_run, step_error
 from trajectory_pipeline.trajectories.signals import argument_text
 from trajectory_pipeline.trajectories.summary import OwnStep, RunFacts, summary_row
 from trajectory_pipeline.trajectories.usage import COUNTS, StepUsage, usage_of
@@ -70,6 +73,7 @@ class ColumnarRuns:
     def __init__(self, raw: RawColumns, partition_key: str) -> None:
         self.raw = raw
         self._partition_key = partition_key
+        self._holds_unstorable = holds_unstorable(_copied(raw))
         messages = raw.messages
         self._columns = tuple(decode_entries(column, messages.utf8(column)) for column in DECODED_COLUMNS)
         self.content, self.calls, self.returns, self.approvals = self._columns
@@ -92,6 +96,8 @@ class ColumnarRuns:
             ConversionError: the same, and it will be found to be wrong.
         """
         raw, runs, returns = self.raw, self.raw.runs, self.returns
+        if self._holds_unstorable:
+            raise NeedsReferencePath
         run_id, status, stop_reason = runs["id"][index], runs["status"][index], runs["stop_reason"][index]
         if run_id is None or status is None or runs["agent_id"][index] is None:
             raise NeedsReferencePath
@@ -244,6 +250,9 @@ class ColumnarRuns:
             None if details[at] is None or details[at] == b"null" else decode_json(details[at])
             for details in self._details
         ]
+        # Only of an object it is certain that rounding no number in it changes what is reported.
+        if type(prompt) not in (dict, NoneType) or type(completion) not in (dict, NoneType):
+            raise NeedsReferencePath
         return usage_of("", [counts[at] for counts in self._counts], prompt, completion)
 
     def _own_step(self, at: int, usage: StepUsage) -> OwnStep:
@@ -299,6 +308,18 @@ class ColumnarRuns:
                 counts = [offsets[at + 1] - offsets[at] for offsets in all_offsets]
                 yield digest.message_text(ids[at], roles[at], names[at], counts, [texts[at] for texts in all_texts])
         yield digest.NOTHING_ESCAPED
+
+
+def _copied(raw: RawColumns) -> "Iterator[pa.Array[Any]]":
+    for name, table in (
+        ("runs", raw.runs),
+        ("agents", raw.agents),
+        ("steps", raw.steps),
+        ("messages", raw.messages),
+    ):
+        yield from (table.arrays[column] for column in COPIED[name])
+    tags: Any = raw.batch.column("agent_tags")
+    yield tags.flatten()
 
 
 def _timestamp(microseconds: int | None) -> datetime | None:
