@@ -17,10 +17,11 @@ from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool
 
 MAX_JSONB_BYTES = 200_000_000
 """Longer documents are not written to Postgres, whose ``jsonb`` holds 256 MB in any array or object."""
+_MAX_NUMERIC_EXPONENT = 100_000
+"""Postgres ``numeric`` holds 131,072 digits before the point and 16,383 after it."""
+_MAX_NUMERIC_DIGITS = 16_000
 _MAX_INTEGER_DIGITS = 4300
-"""Postgres writes numbers out in full, and Python refuses to read integers of more digits."""
-_MAX_FRACTION_DIGITS = 16_000
-"""Postgres ``numeric`` holds 16,383 digits after the point."""
+"""``jsonb`` writes numbers out in full, and Python refuses to read integers of more digits."""
 
 ALWAYS_IN_TURN = ("step_id", "step_run_id", "model", "input_tokens", "output_tokens", "stop_reason")
 
@@ -160,11 +161,17 @@ def _beyond_jsonb(value: Any) -> str | None:
     """Return what a value is that ``jsonb`` cannot hold; None where it can."""
     if isinstance(value, Verbatim) and value.text[0] in "[{":
         return f"a value of {len(value.text)} characters that is nested more than {MAX_DEPTH} levels deep"
-    if isinstance(value, Verbatim) or (isinstance(value, Decimal) and _too_long_written_out(value)):
-        return f"a number beyond Postgres numeric, or too long to be read, of {len(write_json(value))} characters"
+    if isinstance(value, Verbatim) or (isinstance(value, Decimal) and _beyond_numeric(value)):
+        return f"a number beyond Postgres numeric, of {len(write_json(value))} characters"
+    if isinstance(value, Decimal) and value.adjusted() >= _MAX_INTEGER_DIGITS:
+        return f"a number of {value.adjusted() + 1} digits, more than the {_MAX_INTEGER_DIGITS} that Python reads"
     return None
 
 
-def _too_long_written_out(number: Decimal) -> bool:
+def _beyond_numeric(number: Decimal) -> bool:
     exponent = number.as_tuple().exponent
-    return not isinstance(exponent, int) or number.adjusted() >= _MAX_INTEGER_DIGITS or exponent < -_MAX_FRACTION_DIGITS
+    return (
+        not isinstance(exponent, int)
+        or abs(number.adjusted()) > _MAX_NUMERIC_EXPONENT
+        or exponent < -_MAX_NUMERIC_DIGITS
+    )

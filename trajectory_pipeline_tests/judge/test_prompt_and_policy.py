@@ -26,7 +26,7 @@ from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFinding
 from trajectory_pipeline.schema.enums import ResponseFormat
 
 POLICY = RefinementPolicy("simulated-judge")
-POLICY_ID = "7254d41d41df87e5"
+POLICY_ID = "078eeec2b4ffd6c9"
 PROMPT_DIGEST = "aa3c9568e922f92abc2f3d5629aadb9c0ad39aa3702092c4fed5228f14317e82"
 
 

@@ -243,7 +243,7 @@ def test_number_too_long_for_python_omits_the_document(number: str) -> None:
     conversion = agreed(batch_of(raw_run(message(1, content=f'[{{"type": "odd", "n": {number}}}]'))))
     ((text, reason),) = conversion.documents
     assert text is None
-    assert "a number beyond Postgres numeric, or too long to be read" in str(reason)
+    assert "more than the 4300 that Python reads" in str(reason)
 
 
 # ---- tool returns of several parts ---------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from trajectory_pipeline.judge.transcript.truncate import Line, Truncation
 from trajectory_pipeline.lossless_json import as_text, object_or_empty, write_json
 
-RENDERER_VERSION = "2"
+RENDERER_VERSION = "3"
 """Raised with any change of what is shown."""
 
 PassageSource = Literal[
@@ -236,7 +236,7 @@ class _TranscriptBuilder:
             parts = map(object_or_empty, response)
             lines += [self._image(part) for part in parts if part.get("type") == "image"]
         for name in ("stdout", "stderr"):
-            outputs = returned.get(name) or ()
+            outputs = returned.get(name) or []
             for output in outputs if isinstance(outputs, list) else [outputs]:
                 lines += _framed(f"({name}) ", self._lines(as_text(output)), "")
         calls = self._calls.get(as_text(returned.get("tool_call_id")), [])
