@@ -10,6 +10,7 @@ import click
 
 from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import out
+from trajectory_pipeline.defs.sensors.capture import RECENT
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.fingerprint import fingerprints
 from trajectory_pipeline.letta.run_counts import find_end_index, find_stuck_runs
@@ -112,9 +113,9 @@ def _index(snapshot: Snapshot) -> _Finding:
 def _comparison_cost(snapshot: Snapshot) -> _Finding:
     now = datetime.now(UTC)
     started = time.monotonic()
-    found = fingerprints(snapshot, floor_to_hour(now - timedelta(hours=48)), floor_to_hour(now) + HOUR)
+    found = fingerprints(snapshot, floor_to_hour(now - RECENT), floor_to_hour(now) + HOUR)
     seconds = time.monotonic() - started
-    text = f"comparing the last 48 hours ({len(found)} with runs) took {seconds:.2f} s at the source"
+    text = f"comparing the last {RECENT // HOUR} hours ({len(found)} with runs) took {seconds:.2f} s at the source"
     return _Finding("cost of a sensor tick", text, _OK if seconds < _SLOW_SECONDS else _ADVICE)
 
 

@@ -97,7 +97,8 @@ def build_capture_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Senso
         default_status=default_status(settings),
         description=(
             "Requests the partitions whose rows in the source differ from what was captured: new, late, edited and"
-            " deleted rows, the open hour included. Compares the last 48 hours every tick, and older ones in turn."
+            f" deleted rows, the open hour included. Compares the last {RECENT // HOUR} hours every tick, and older"
+            " ones in turn."
         ),
     )
     def capture_sensor(
