@@ -137,6 +137,16 @@ class DagsterSettings(_Group):
     """Partitions per Dagster run of a backfill. Default 24."""
 
 
+class NoticeSettings(_Group):
+    """Notices: what is sent where a Dagster run fails."""
+
+    webhook_url: OptionalSecret = setting("TRAJECTORY_WEBHOOK_URL")
+    """Webhook that gets a message for each failed run, as Slack's incoming webhooks take it (`{"text": …}`). The
+    message has no transcript and no secret. Unset: nothing is sent."""
+    dagster_ui_url: OptionalHttpUrl = setting("TRAJECTORY_DAGSTER_UI_URL")
+    """Address of the Dagster UI, for the links in messages. Unset: messages have no link."""
+
+
 class RetentionSettings(_Group):
     """Retention: ages after which data is deleted, once a day."""
 
@@ -255,6 +265,7 @@ class Settings(BaseModel):
     capture: CaptureSettings = Field(default_factory=CaptureSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     dagster: DagsterSettings = Field(default_factory=DagsterSettings)
+    notices: NoticeSettings = Field(default_factory=NoticeSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
     privacy: PrivacySettings = Field(default_factory=PrivacySettings)

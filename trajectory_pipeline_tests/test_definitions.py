@@ -111,15 +111,16 @@ def test_schedules_and_sensors_run_only_with_capture_enabled(*, enabled: bool) -
         "daily_completeness",
         "daily_dagster_retention",
         "daily_retention",
+        "failure_notice_sensor",
         "reconciliation_sensor",
         "refinement_sensor",
     ]
-    # Deleting is opted into apart.
-    deleting = {"daily_dagster_retention", "daily_retention"}
-    assert {each.default_status.value for each in instigators if each.name not in deleting} == {
+    # Deleting and sending notices are opted into apart.
+    apart = {"daily_dagster_retention", "daily_retention", "failure_notice_sensor"}
+    assert {each.default_status.value for each in instigators if each.name not in apart} == {
         "RUNNING" if enabled else "STOPPED"
     }
-    assert {each.default_status.value for each in instigators if each.name in deleting} == {"STOPPED"}
+    assert {each.default_status.value for each in instigators if each.name in apart} == {"STOPPED"}
 
 
 @pytest.mark.parametrize("enabled", [True, False])

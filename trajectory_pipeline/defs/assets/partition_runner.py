@@ -48,7 +48,10 @@ def materialize_partitions(
                 failed[key] = str(error)
                 context.log.error(f"{key}: {error}")  # noqa: TRY400 - the message says all that a person needs
             except Exception as error:
-                failed[key] = f"{type(error).__name__}: {error} (a bug in the pipeline: please report it)"
+                # The error's own text may hold rows: it stands in the log alone, and not in notices.
+                failed[key] = (
+                    f"unexpected {type(error).__name__}, a bug in the pipeline: please report it with the run's log"
+                )
                 unexpected = unexpected or error
                 context.log.exception(f"{key}: unexpected error")
             now = time.monotonic()
