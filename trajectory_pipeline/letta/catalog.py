@@ -95,10 +95,17 @@ def read_catalog(connection: adbc.Connection, url: str) -> Catalog:
     what is required (Dagster's storage has a table ``runs`` too).
 
     Raises:
-        SourceError: a required table or column is missing; the text names it.
+        SourceError: a required table or column is missing, or the encoding is unknown; the text names it.
     """
     names = ", ".join(literal(table.name) for table in SOURCE_TABLES)
     with reading(url, "Reading the catalog"), connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('server_encoding')")
+        if cursor.fetchone() == ("SQL_ASCII",):
+            raise SourceError(
+                f"The source {describe_postgres(url)} has the encoding SQL_ASCII: Postgres does not know what its bytes"
+                " mean, so no text can be read for sure. Dump it, restore it into a database with the encoding of the"
+                " dump (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0), and name that in LETTA_PG_URI."
+            )
         # pg_catalog shows tables that the user may not read, too; reading one then fails with that reason.
         cursor.execute(
             "SELECT n.nspname::text, c.relname::text, a.attname::text, format_type(a.atttypid, NULL)::text"

@@ -131,9 +131,20 @@ def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> datet
         "TimeZone": "UTC",
         "client_encoding": "UTF8",
         "standard_conforming_strings": "on",
+        "lock_timeout": "0",
+        "array_nulls": "on",
+        # A view's row version is its row as text.
+        "DateStyle": "ISO, MDY",
+        "IntervalStyle": "postgres",
+        "bytea_output": "hex",
+        "extra_float_digits": "1",
     }
     # One query sets everything; it holds no backslash, which a setting could give another meaning.
     settings = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in session.items())
+    settings += (
+        ", CASE WHEN current_setting('server_version_num')::int >= 170000"
+        " THEN set_config('transaction_timeout', '0', true) END"
+    )
     with ExitStack() as on_error:
         on_error.callback(connection.close)
         with reading(url, "Opening the snapshot"), connection.cursor() as cursor:

@@ -12,6 +12,39 @@ from psycopg.conninfo import conninfo_to_dict
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.urls import describe_postgres, hide_credentials, normalize_postgres_url
 
+_SETTINGS = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "client_encoding": "UTF8",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "search_path": "pg_catalog",
+    # A policy that hides rows is an error: what is hidden would look deleted.
+    "row_security": "off",
+    # Another worker may hold a partition for hours, and reading the source may take as long.
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
+"""What a transaction needs, whatever the server, the database, the role or a pooler sets."""
+
+_BEGIN = ", ".join(
+    (
+        *(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items()),
+        "CASE WHEN current_setting('server_version_num')::int >= 170000"
+        " THEN set_config('transaction_timeout', '0', true) END",
+        # With "replica", no foreign key and no trigger would hold. Only superusers may set it, so only where needed.
+        "CASE WHEN current_setting('session_replication_role') <> 'origin'"
+        " THEN set_config('session_replication_role', 'origin', true) END",
+        # What a call cost must not be forgotten in a crash of the server.
+        "CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END",
+    )
+)
+
 _FRAMING = re.compile(
     r"^(?:connection (?:failed|is bad): )?(?:connection to server (?:at|on) .* failed: )?(?:(?:ERROR|FATAL):\s+)?"
 )
@@ -42,7 +75,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
         " UPDATE, DELETE on its tables",
     ),
     (
-        r"read-only transaction",
+        r"read-only transaction|read-write mode during recovery",
         "the server only reads (a standby, or default_transaction_read_only): TRAJECTORY_DATABASE_URL must name the"
         " primary",
     ),
@@ -88,11 +121,16 @@ def translating_database_errors(url: str, doing: str) -> Iterator[None]:
         raise database_error(url, doing, error) from error
 
 
+def begin(connection: psycopg.Connection) -> None:
+    """State what the connection's transaction needs; the first statement in each one. It holds until its end."""
+    connection.execute(f"SELECT {_BEGIN}".encode())
+
+
 def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection:
-    """Open a connection in UTC; the caller closes it.
+    """Open a connection whose transactions are READ COMMITTED and READ WRITE; the caller closes it.
 
     Raises:
-        SinkError: libpq cannot read the URL.
+        SinkError: libpq cannot read the URL, or the database's encoding is not UTF8.
         psycopg.Error: the database cannot be reached or refuses.
     """
     try:
@@ -102,6 +140,27 @@ def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection
     given = conninfo_to_dict(url)
     defaults: dict[str, Any] = {"connect_timeout": 10, "application_name": "trajectory-pipeline"}
     missing = {name: value for name, value in defaults.items() if name not in given}
-    options = f"{given.get('options') or ''} -c timezone=UTC".strip()
     # No statement is prepared on the server: behind a pooler, the next transaction may have another session.
-    return psycopg.connect(url, autocommit=autocommit, options=options, prepare_threshold=None, **missing)
+    connection = psycopg.connect(url, autocommit=autocommit, prepare_threshold=None, client_encoding="UTF8", **missing)
+    try:
+        _require_utf8(url, connection)
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        connection.read_only = connection.deferrable = False
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _require_utf8(url: str, connection: psycopg.Connection) -> None:
+    """Refuse a database in which some texts of runs could not be stored."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding is None:  # pragma: no cover - a pooler that does not pass it on
+        encoding = next(iter(connection.execute("SHOW server_encoding")))[0]
+        connection.rollback()
+    if encoding != "UTF8":
+        raise SinkError(
+            f"The database {describe_postgres(url)} has the encoding {encoding}, which cannot hold every text: create"
+            " another one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, name it in"
+            " TRAJECTORY_DATABASE_URL, and run `trajectory-pipeline migrate`."
+        )

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from trajectory_pipeline.storage.postgres import invalidations, run_locations
-from trajectory_pipeline.storage.postgres.connection import translating_database_errors
+from trajectory_pipeline.storage.postgres.connection import begin, translating_database_errors
 from trajectory_pipeline.storage.postgres.partition_writer import ENTRY_COLUMNS, PartitionTransaction, StoredEntry
 from trajectory_pipeline.storage.postgres.pool import ConnectionPool
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
@@ -29,7 +29,20 @@ class TrajectoryDatabase:
 
     @contextmanager
     def connect(self, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
-        """Open a connection to a migrated schema, or borrow one from the pool; committed at the end."""
+        """Begin a transaction in a migrated schema, on a connection of its own or of the pool; committed at the end.
+
+        ``autocommit``: on a connection of the kind that is not kept in a transaction between two loans.
+        """
+        with self._session(autocommit=autocommit) as connection:
+            if not autocommit:
+                yield connection
+                return
+            with connection.transaction():
+                begin(connection)
+                yield connection
+
+    @contextmanager
+    def _session(self, *, autocommit: bool) -> Iterator[psycopg.Connection]:
         with (
             nullcontext(self._pool) if self._pool else ConnectionPool(self.url) as pool,
             pool.connection(autocommit=autocommit) as connection,
@@ -39,7 +52,7 @@ class TrajectoryDatabase:
     @contextmanager
     def retrying(self) -> Iterator[RetryingConnection]:
         """Open a connection for long work, which reconnects when it is lost."""
-        with self.connect(autocommit=True) as connection:
+        with self._session(autocommit=True) as connection:
             retrying = RetryingConnection(self.url, connection)
             try:
                 yield retrying

@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.schema.types import SCHEMA_NAME
 from trajectory_pipeline.storage.postgres.comments import apply_comments
-from trajectory_pipeline.storage.postgres.connection import open_connection, translating_database_errors
+from trajectory_pipeline.storage.postgres.connection import begin, open_connection, translating_database_errors
 from trajectory_pipeline.urls import describe_postgres
 
 _VERSION_TABLE = f"{SCHEMA_NAME}.alembic_version"
@@ -36,6 +36,8 @@ def migrate(url: str) -> tuple[str | None, str]:
     # SQLAlchemy would read the URL by rules of its own.
     engine = sa.create_engine("postgresql+psycopg://", creator=lambda: open_connection(url), poolclass=sa.NullPool)
     with translating_database_errors(url, "Migrating"), engine.begin() as connection:
+        driver_connection = cast("psycopg.Connection", connection.connection.driver_connection)
+        begin(driver_connection)
         _refuse_old_servers(connection, url)
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('trajectory migration', 0))"))
         before = _revision(connection)
@@ -53,7 +55,7 @@ def migrate(url: str) -> tuple[str | None, str]:
             with _ALEMBIC:
                 command.upgrade(config, "head")
         # Every time: descriptions change without a migration.
-        apply_comments(cast("psycopg.Connection", connection.connection.driver_connection))
+        apply_comments(driver_connection)
         return before, head_revision()
 
 

@@ -11,11 +11,11 @@ from typing import Self
 
 import psycopg
 
-from trajectory_pipeline.storage.postgres.connection import open_connection, translating_database_errors
+from trajectory_pipeline.storage.postgres.connection import begin, open_connection, translating_database_errors
 from trajectory_pipeline.storage.postgres.migrate import require_migrated
 
 _FRESH_SECONDS = 1.0
-"""A connection last used this recently is not checked again; if it was lost, one partition fails alone."""
+"""The schema's revision is not read again on a connection that was last used this recently."""
 
 
 class ConnectionPool:
@@ -52,20 +52,23 @@ class ConnectionPool:
         with self._guard:
             idle, since = self._idle.pop(autocommit, (None, 0.0))
         if idle is not None:
-            if time.monotonic() - since < _FRESH_SECONDS:
-                return idle
             # The query also shows whether the connection was lost.
             with suppress(psycopg.Error):
-                return self._require_migrated(idle)
+                is_fresh = time.monotonic() - since < _FRESH_SECONDS
+                return idle if is_fresh and autocommit else self._begun(idle, check_schema=not is_fresh)
             self._close_idle()
         with translating_database_errors(self._url, "Connecting"):
             connection = open_connection(self._url, autocommit=autocommit)
         with translating_database_errors(self._url, "Looking for the schema"):
-            return self._require_migrated(connection)
+            return self._begun(connection, check_schema=True)
 
-    def _require_migrated(self, connection: psycopg.Connection) -> psycopg.Connection:
+    def _begun(self, connection: psycopg.Connection, *, check_schema: bool) -> psycopg.Connection:
+        """Return the connection, in a transaction unless it commits by itself; close it where that fails."""
         try:
-            require_migrated(self._url, connection)
+            if not connection.autocommit:
+                begin(connection)
+            if check_schema:
+                require_migrated(self._url, connection)
         except BaseException:
             connection.close()
             raise

@@ -1,5 +1,6 @@
-"""A connection for long work: when it is lost, it reconnects and repeats the transaction."""
+"""A connection for long work: when it is lost, or conflicts, the transaction is repeated."""
 
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, LiteralString, TypeVar
@@ -8,11 +9,12 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from trajectory_pipeline.storage.postgres.connection import open_connection, translating_database_errors
+from trajectory_pipeline.storage.postgres.connection import begin, open_connection, translating_database_errors
 
 Query = sql.Composed | sql.SQL | LiteralString
 _T = TypeVar("_T")
 _RECONNECT_PAUSES_SECONDS = (1.0, 4.0)
+_CONFLICT_PAUSES_SECONDS = (0.05, 0.2, 0.8)
 
 
 class Transaction:
@@ -50,15 +52,17 @@ class RetryingConnection:
     def run(self, doing: str, work: Callable[[Transaction], _T]) -> _T:
         """Run idempotent work in one transaction, and return its result; ``doing`` begins the text of an error."""
         with translating_database_errors(self._url, doing):
-            try:
-                return self._once(work)
-            except psycopg.errors.DeadlockDetected:
-                return self._once(work)
-            except (psycopg.OperationalError, psycopg.InterfaceError):
-                if not self._connection.closed:
-                    raise
-                self._reconnect()
-                return self._once(work)
+            for pause in _CONFLICT_PAUSES_SECONDS:
+                try:
+                    return self._once(work)
+                except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+                    # Nothing of it was done. Apart, the next attempts do not meet again.
+                    time.sleep(pause * random.random())  # noqa: S311 - no secret
+                except (psycopg.OperationalError, psycopg.InterfaceError):
+                    if not self._connection.closed:
+                        raise
+                    self._reconnect()
+            return self._once(work)
 
     def rows(
         self, doing: str, statement: Query, parameters: Sequence[Any] | Mapping[str, Any] = ()
@@ -68,6 +72,7 @@ class RetryingConnection:
 
     def _once(self, work: Callable[[Transaction], _T]) -> _T:
         with self._connection.transaction():
+            begin(self._connection)
             return work(Transaction(self._connection))
 
     def _reconnect(self) -> None:

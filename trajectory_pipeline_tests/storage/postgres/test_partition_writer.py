@@ -338,15 +338,6 @@ def test_read_only_user_leaves_no_partial_partition(database: TrajectoryDatabase
     assert rows_of(database) == {}
 
 
-def test_read_only_server_raises_naming_the_primary(database: TrajectoryDatabase) -> None:
-    name = urlsplit(database.url).path.strip("/")
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'.encode())
-    text = refusal(database.url)
-    assert "read-only transaction — the server only reads" in text
-    assert "must name the primary" in text
-
-
 def test_lost_connection_says_that_nothing_was_committed(database: TrajectoryDatabase) -> None:
     def end_it() -> None:
         with psycopg.connect(database.url, row_factory=dict_row, application_name="other") as other:
