@@ -1,12 +1,13 @@
 """Which databases are used: those in the settings, else those of the embedded server, which is offered only here."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trajectory_pipeline.errors import EmbeddedPostgresError
+from trajectory_pipeline.errors import EmbeddedPostgresError, SettingsError
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.urls import normalize_postgres_url, sqlalchemy_url
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 LETTA_DATABASE = "letta"
 TRAJECTORY_DATABASE = "trajectory"
 DAGSTER_DATABASE = "dagster"
+_DAGSTER_DRIVER = "psycopg2"
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,23 @@ class Databases:
         return {
             "LETTA_PG_URI": self.letta_url,
             "TRAJECTORY_DATABASE_URL": self.database_url,
-            "DAGSTER_PG_URL": sqlalchemy_url(self.dagster_url, "psycopg2"),
+            "DAGSTER_PG_URL": sqlalchemy_url(self.dagster_url, _DAGSTER_DRIVER),
         }
+
+
+def require_dagster_driver() -> None:
+    """Refuse a ``DAGSTER_PG_URL`` that Dagster's own processes read with a driver other than theirs.
+
+    Raises:
+        SettingsError: the text says what the URL must begin with.
+    """
+    scheme, separator, _ = os.environ.get("DAGSTER_PG_URL", "").strip().partition("://")
+    expected = sqlalchemy_url("postgresql", _DAGSTER_DRIVER)
+    if separator and scheme != expected:
+        raise SettingsError(
+            f"DAGSTER_PG_URL must begin with {expected}:// for Dagster's webserver, daemon and code server: with another"
+            " driver, or none, every run would fail. (`trajectory-pipeline dev`, `demo` and `materialize` add it.)"
+        )
 
 
 def resolve_databases(settings: Settings, report: Callable[[str], None] | None = None) -> Databases:

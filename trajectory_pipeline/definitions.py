@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from trajectory_pipeline.databases import require_dagster_driver
 from trajectory_pipeline.defs.assets.refined_outcomes import build_refined_outcomes
 from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.terminal_runs import build_terminal_runs
@@ -65,4 +66,5 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
 @dg.definitions
 def defs() -> dg.Definitions:
     """Return the definitions for the environment's settings."""
+    require_dagster_driver()
     return build_defs(load_settings())

@@ -245,3 +245,19 @@ def test_loading_with_wrong_setting_names_it(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert "SettingsError: TRAJECTORY_BACKFILL_BATCH is wrong" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+pg8000"])
+def test_loading_with_another_dagster_driver_says_which(tmp_path: Path, scheme: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", "definitions", "validate", "-w", str(PROJECT / "workspace.yaml")],
+        env={**os.environ, "DAGSTER_PG_URL": f"{scheme}://me:geheim@host:5432/dagster"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    output = done.stdout + done.stderr
+    assert "SettingsError: DAGSTER_PG_URL must begin with postgresql+psycopg2:// for Dagster's webserver" in output
+    assert "geheim" not in output

@@ -10,6 +10,7 @@ import click
 
 from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import out
+from trajectory_pipeline.databases import require_dagster_driver
 from trajectory_pipeline.defs.sensors.capture import RECENT
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.fingerprint import fingerprints
@@ -60,6 +61,10 @@ def _findings() -> Iterator[_Finding]:
         yield _Finding("settings", str(error), _WRONG)
         return
     yield _Finding("settings", "all settings are valid")
+    try:
+        require_dagster_driver()
+    except PipelineError as error:
+        yield _Finding("Dagster's storage", str(error), _ADVICE)
     yield from _until_error("source", _source, opened)
     yield from _until_error("trajectory database", _database, opened)
     yield from _until_error("Parquet storage", _storage, opened)

@@ -324,6 +324,13 @@ def test_materialize_with_lost_table_fails_without_traceback(
 # ---- credentials -----------------------------------------------------------------------------------------------------
 
 
+def test_doctor_names_the_driver_that_plain_dagster_processes_need(run_command: Command, databases: Databases) -> None:
+    needed = "DAGSTER_PG_URL must begin with postgresql+psycopg2:// for Dagster's webserver"
+    assert needed in squeezed(run_command("doctor", **databases))
+    with_driver = sqlalchemy_url(databases["DAGSTER_PG_URL"], "psycopg2")
+    assert needed not in squeezed(run_command("doctor", **{**databases, "DAGSTER_PG_URL": with_driver}))
+
+
 @pytest.mark.parametrize(
     "uri", ["nosuch://me:hunter2@host/x", "s3://hunter2:ab/cd@bucket/x", "http://127.0.0.1:1/c?sig=hunter2"]
 )
