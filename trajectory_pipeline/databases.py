@@ -54,8 +54,8 @@ def require_dagster_driver() -> None:
     expected = sqlalchemy_url("postgresql", _DAGSTER_DRIVER)
     if separator and scheme != expected:
         raise SettingsError(
-            f"DAGSTER_PG_URL must begin with {expected}:// for Dagster's webserver, daemon and code server: with another"
-            " driver, or none, every run would fail. (`trajectory-pipeline dev`, `demo` and `materialize` add it.)"
+            f"DAGSTER_PG_URL must begin with {expected}:// for Dagster's webserver, daemon and code server: with"
+            " another driver, or none, every run would fail. (`trajectory-pipeline dev`, `demo` and `materialize` add it.)"
         )
 
 
