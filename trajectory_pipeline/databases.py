@@ -55,7 +55,8 @@ def require_dagster_driver() -> None:
     if separator and scheme != expected:
         raise SettingsError(
             f"DAGSTER_PG_URL must begin with {expected}:// for Dagster's webserver, daemon and code server: with"
-            " another driver, or none, every run would fail. (`trajectory-pipeline dev`, `demo` and `materialize` add it.)"
+            " another driver, or none, every run would fail. (`trajectory-pipeline dev`, `demo` and `materialize` add"
+            " it.)"
         )
 
 

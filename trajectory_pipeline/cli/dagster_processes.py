@@ -117,8 +117,8 @@ def free_port(preferred: int) -> int:
 
 
 def start_webserver(environment: Mapping[str, str], port: int, log: Path | None) -> SupervisedProcess:
-    """Start the Dagster UI on this project."""
-    return _start(["dagster_webserver", "-h", HOST, "-p", str(port)], environment, log)
+    """Start the Dagster UI on this project, guarded against web pages."""
+    return _start(["trajectory_pipeline.cli.webserver", "-h", HOST, "-p", str(port)], environment, log)
 
 
 def start_daemon(environment: Mapping[str, str], log: Path | None) -> SupervisedProcess:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -36,6 +37,7 @@ from trajectory_pipeline.demo.simulated_judge.protocol import (
 )
 from trajectory_pipeline.demo.simulated_judge.respond import answer_request
 from trajectory_pipeline.demo.simulated_judge.usage_log import ABANDONED, DROPPED, OpenCall, UsageLog
+from trajectory_pipeline.runtime.browser_guard import BrowserGuard
 
 FAULT_HEADER = "x-simulate"
 
@@ -75,6 +77,8 @@ class JudgeServer:
                 Route("/control/faults", self._faults, methods=["GET", "POST", "DELETE"]),
                 Route("/control/calls", self._calls, methods=["GET", "DELETE"]),
             ],
+            # Its controls change what it answers and show the calls.
+            middleware=[Middleware(BrowserGuard)],
             exception_handlers={HTTPException: _no_such_route},
         )
 
