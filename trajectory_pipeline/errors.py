@@ -31,3 +31,9 @@ class ProviderDownError(JudgeError):
 
 class EmbeddedPostgresError(PipelineError):
     """The embedded Postgres server cannot be created, started or reached."""
+
+
+def describe_defect(error: Exception) -> str:
+    """Return the words for an error that only a defect of ours can raise, as every sink can hold them."""
+    text = str(error).encode(errors="backslashreplace").decode().replace("\0", "\\u0000")
+    return f"a defect of trajectory-pipeline: {type(error).__name__}: {text}"

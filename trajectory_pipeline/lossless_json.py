@@ -129,6 +129,11 @@ def write_json(value: Any) -> str:
         return _write(value)
 
 
+def exact_numbers(text: str | bytes) -> Any:
+    """Return the value of valid JSON text, as Postgres writes it: every number with all its digits."""
+    return json.loads(text, parse_float=_decimal, parse_int=_integer)
+
+
 def as_text(value: Any) -> str:
     """Return a string as it is, and any other value as JSON text."""
     return value if isinstance(value, str) else write_json(value)

@@ -42,7 +42,7 @@ def context_from_request(request_json: str) -> Context | None:
     tools = request.get("tools")
     try:
         tools_json = json.dumps(tools) if isinstance(tools, list) and tools else None
-    except RecursionError:
+    except (RecursionError, TypeError):  # nested too deeply, or an integer that Python does not write
         tools_json = None
     if prompt is None and tools_json is None:
         return None
@@ -206,4 +206,6 @@ def _values(column: Any) -> list[Any]:
 
 def _first_string(json_array: str | None) -> str | None:
     values = json_or_none(json_array or "[]")
-    return values[0] if isinstance(values, list) and values and isinstance(values[0], str) else None
+    first = values[0] if isinstance(values, list) and values else None
+    # A text that no query can hold is no id.
+    return first if isinstance(first, str) and storable_text(first) is first else None

@@ -6,12 +6,13 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.errors import PipelineError, describe_defect
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import HOUR, parse_partition_key
 from trajectory_pipeline.pipeline.documents import MissingDocumentError, find_row, shown_documents
+from trajectory_pipeline.schema.arrow import rows_of
 from trajectory_pipeline.schema.enums import JudgeOrder, RedactionMode
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.parquet.store import ParquetStore
@@ -75,7 +76,7 @@ def _source(source: LettaSource, row: Mapping[str, Any]) -> Row:
     try:
         with source.snapshot() as snapshot:
             for batch in snapshot.terminal_runs(hour, hour + HOUR):
-                found = batch.filter(pc.equal(batch.column("run_id"), run_id)).to_pylist()
+                found = rows_of(batch.filter(pc.equal(batch.column("run_id"), run_id)))
                 if found:
                     return _raw(found[0])
     except PipelineError as error:
@@ -122,9 +123,13 @@ def _shown(
         rows = verdicts.documents(run_ids)
     try:
         documents = shown_documents(run_ids, key, rows, storage.parquet)
+        request = build_judge_request(documents, policy)
     except MissingDocumentError as missing:
         return {"missing": str(missing)}
-    request = build_judge_request(documents, policy)
+    except PipelineError:
+        raise
+    except Exception as error:
+        return {"missing": f"it cannot be rendered: {describe_defect(error)}"}
     digest = (verdict or {}).get("shown_sha256")
     return {
         "windows": [window.text for window in request.rendered.windows],

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
+from trajectory_pipeline.schema.arrow import rows_of
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.store import ParquetStore
@@ -35,9 +36,9 @@ def find_row(store: ParquetStore, table: Table, run_id: str, partition_key: str)
     """
     wanted: Any = run_id
     for batch in store.read(table, parse_partition_key(partition_key)):
-        found = batch.filter(pc.equal(batch.column("run_id"), wanted)).to_pylist()
+        found = rows_of(batch.filter(pc.equal(batch.column("run_id"), wanted)))
         if found:
-            return dict(found[0])
+            return found[0]
     return None
 
 

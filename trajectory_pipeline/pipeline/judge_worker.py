@@ -13,7 +13,7 @@ from typing import Any
 
 from trajectory_pipeline.budget.caps import BudgetExhausted
 from trajectory_pipeline.budget.token_estimate import TokenEstimate
-from trajectory_pipeline.errors import PipelineError, ProviderDownError
+from trajectory_pipeline.errors import PipelineError, ProviderDownError, describe_defect
 from trajectory_pipeline.judge.client.backoff import RequestSlot
 from trajectory_pipeline.judge.client.call_record import AskResult, CallRecord, JudgeReply
 from trajectory_pipeline.judge.client.errors import is_outage
@@ -229,7 +229,7 @@ class JudgeWorker:
                 raise
             except Exception as error:
                 _LOG.exception("The verdict on %s failed: a defect of trajectory-pipeline", candidate.run_id)
-                verdict = failed("internal_error", f"a defect of trajectory-pipeline: {type(error).__name__}: {error}")
+                verdict = failed("internal_error", describe_defect(error))
             finally:
                 stats.add_calls(calls.by_id.values())
                 await calls.release_lost()

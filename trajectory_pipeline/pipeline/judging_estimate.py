@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from trajectory_pipeline.budget.caps import Scope, SpendTotals, find_shortfall
+from trajectory_pipeline.errors import PipelineError, describe_defect
 from trajectory_pipeline.judge.access_lists import JudgeAccessList
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request
@@ -52,6 +53,7 @@ class JudgingEstimate:
         max_usd: of these calls; None if the model has no known price.
         expected_usd: with answers as long as former ones under this policy; None if there are none.
         not_judged: trajectories that the caps may defer, by cap, if each call costs the maximum.
+        not_rendered: why trajectories cannot be rendered, by run id: the verdicts on them would fail.
         sized: whether prompts were estimated from the size of documents, not rendered.
     """
 
@@ -68,6 +70,7 @@ class JudgingEstimate:
     max_usd: Decimal | None = Decimal(0)
     expected_usd: Decimal | None = None
     not_judged: Counter[str] = field(default_factory=Counter)
+    not_rendered: dict[str, str] = field(default_factory=dict)
     sized: bool = False
 
     def as_json(self) -> dict[str, Any]:
@@ -78,13 +81,16 @@ class JudgingEstimate:
     def sentences(self) -> list[str]:
         """Return the estimate in sentences."""
         judged = self.judged.total()
+        total = judged + self.reused + self.not_eligible + self.denied + self.too_long + len(self.not_rendered)
         reasons = ", ".join(f"{number} {reason}" for reason, number in self.judged.most_common())
         sentences = [
-            f"{judged} of {judged + self.reused + self.not_eligible + self.denied + self.too_long} trajectories in"
-            f" {self.partitions} partitions would be judged" + (f": {reasons}." if reasons else "."),
+            f"{judged} of {total} trajectories in {self.partitions} partitions would be judged"
+            + (f": {reasons}." if reasons else "."),
             f"{self.reused} verdicts exist, {self.not_eligible} trajectories have nothing to judge,"
             f" {self.too_long} cannot be sent to the judge.",
         ]
+        for run_id, defect in self.not_rendered.items():
+            sentences.append(f"{run_id} cannot be rendered, so that its verdict would fail: {defect}.")
         if self.denied:
             sentences.append(
                 f"{self.denied} may not be sent to a judge (TRAJECTORY_JUDGE_ALLOW_…, TRAJECTORY_JUDGE_DENY_…)."
@@ -192,11 +198,16 @@ class _Estimator:
             for candidate in batch:
                 try:
                     documents = shown_documents(candidate.shown_run_ids, candidate.partition_key, rows, self.parquet)
-                except MissingDocumentError:
-                    yield candidate, 0, 0
-                else:
                     request = build_judge_request(documents, self.judge.policy)
-                    yield candidate, request.calls, request.prompt_tokens
+                    calls, prompt_tokens = request.calls, request.prompt_tokens
+                except MissingDocumentError:
+                    calls, prompt_tokens = 0, 0
+                except PipelineError:
+                    raise
+                except Exception as error:
+                    self.estimate.not_rendered[candidate.run_id] = describe_defect(error)
+                    continue
+                yield candidate, calls, prompt_tokens
 
     def add(self, candidate: JudgingCandidate, calls: int, prompt_tokens: int, *, is_old: bool) -> None:
         """Count a trajectory, and take its maximum cost from what the caps have left."""

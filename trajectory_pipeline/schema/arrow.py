@@ -1,6 +1,7 @@
-"""Arrow types of declared columns."""
+"""Arrow types of declared columns, and rows as Python values whatever they hold."""
 
 from functools import cache
+from typing import Any
 
 import pyarrow as pa
 
@@ -36,3 +37,22 @@ def arrow_schema(table: Table) -> pa.Schema:
             for column in table.in_sink(Sink.PARQUET)
         ]
     )
+
+
+def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Return rows as dicts; a time that Python cannot hold (before the year 1, after 9999) is text."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError):
+        return [_to_python(row) for row in batch.to_struct_array()]
+
+
+def _to_python(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError):
+        if isinstance(value, pa.StructScalar):
+            return {name: _to_python(item) for name, item in value.items()}
+        if isinstance(value, pa.ListScalar):
+            return [_to_python(item) for item in value]
+        return str(value.cast(pa.string()))

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from trajectory_pipeline.lossless_json import ConversionError
 from trajectory_pipeline.runtime.gc_threshold import raised_gc_threshold
-from trajectory_pipeline.schema.arrow import arrow_schema
+from trajectory_pipeline.schema.arrow import arrow_schema, rows_of
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import ListOf, Struct, Type
@@ -144,20 +144,9 @@ def _merged(converted: Sequence[_Converted]) -> _Converted:
 
 
 def _raw_row(batch: pa.RecordBatch, index: int) -> Row:
-    """Return the raw rows of one run, with all columns; a time that Python cannot hold as text."""
-    row: Row = _to_python(batch.slice(index, 1).to_struct_array()[0])
+    """Return the raw rows of one run, with all columns."""
+    (row,) = rows_of(batch.slice(index, 1))
     return row if batch.schema.equals(arrow_schema(TERMINAL_RUNS)) else _completed(row, Struct(TERMINAL_RUNS.columns))
-
-
-def _to_python(value: Any) -> Any:
-    try:
-        return value.as_py()
-    except (ValueError, OverflowError):
-        if isinstance(value, pa.StructScalar):
-            return {name: _to_python(item) for name, item in value.items()}
-        return (
-            [_to_python(item) for item in value] if isinstance(value, pa.ListScalar) else str(value.cast(pa.string()))
-        )
 
 
 def _completed(value: Any, kind: Type) -> Any:

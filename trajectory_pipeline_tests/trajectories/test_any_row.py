@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 from typing import Any
 from unittest import mock
 
@@ -96,7 +97,9 @@ def test_show_explain_and_transcript_of_any_rows_raise_nothing(chance: random.Ra
 @settings(max_examples=15)
 def test_erase_of_any_rows_leaves_no_text(chance: random.Random) -> None:
     erased = erase_deleted(mutated_batch(chance, deleted_at=NOON))
-    assert CANARY not in str(erased.cast(timeless(erased.schema)).to_pylist())
+    texts = str(erased.cast(timeless(erased.schema)).to_pylist())
+    # Ids stay.
+    assert CANARY not in re.sub(rf'"(tool_call_)?id":"{CANARY}"', "", texts)
     assert erase_deleted(erased).equals(erased)
     conversion = agreed(erased)
     assert all(row["erased"] for row in conversion.rows)
@@ -104,8 +107,7 @@ def test_erase_of_any_rows_leaves_no_text(chance: random.Random) -> None:
 
 def timeless(schema: Any) -> Any:
     """The schema with times as numbers: Python cannot hold them all."""
-    text = pa.schema(schema)
-    return pa.schema([field.with_type(without_times(field.type)) for field in text])
+    return pa.schema([field.with_type(without_times(field.type)) for field in schema])
 
 
 def without_times(kind: Any) -> Any:

@@ -161,13 +161,13 @@ def price(step: Raw, run_created_at: Any) -> Decimal | None:
     if not is_reported(step) or step["model"] is None or at is None:
         return None
     counted = tokens(step)
-    usage = Usage(
-        input_tokens=counted["input_tokens"],
-        cache_read_tokens=counted["cached_input_tokens"] or 0,
-        cache_write_tokens=counted["cache_write_tokens"] or 0,
-        output_tokens=counted["output_tokens"],
-    )
     try:
+        usage = Usage(
+            input_tokens=counted["input_tokens"],
+            cache_read_tokens=counted["cached_input_tokens"] or 0,
+            cache_write_tokens=counted["cache_write_tokens"] or 0,
+            output_tokens=counted["output_tokens"],
+        )
         return calc_price(
             usage, step["model"], provider_id=step["provider_name"], genai_request_timestamp=at
         ).total_price

@@ -15,6 +15,8 @@ from trajectory_pipeline.text import pluralize
 Metadata = Mapping[str, Any]
 MaterializeResults = Iterator[dg.MaterializeResult[None]]
 
+FAILED_KEYS = "failed_partition_keys"
+"""Metadata of the failure of a range: the keys of all partitions that failed, for the sensors."""
 _PROGRESS_SECONDS = 15.0
 _LISTED_KEYS = 24
 
@@ -106,5 +108,8 @@ def _failure(failed: Mapping[str, str], partitions: int) -> dg.Failure:
             f"{len(failed)} of {pluralize(partitions, 'partition')} failed; the others are done."
             f" Failed: {', '.join(list(failed)[:_LISTED_KEYS])}{more}. First, {first}: {reason}"
         )
-    listed = bullet_list(list(failed), failed)
-    return dg.Failure(description, metadata={"failed_partitions": listed}, allow_retries=False)
+    metadata = {
+        "failed_partitions": bullet_list(list(failed), failed),
+        FAILED_KEYS: dg.MetadataValue.json(list(failed)),
+    }
+    return dg.Failure(description, metadata=metadata, allow_retries=False)

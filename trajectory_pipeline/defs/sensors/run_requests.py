@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import dagster as dg
 
+from trajectory_pipeline.defs.assets.partition_runner import FAILED_KEYS
 from trajectory_pipeline.defs.partitions import PARTITION_TAG, hours_of_tags, range_tags
-from trajectory_pipeline.partition_keys import contiguous, partition_key
+from trajectory_pipeline.partition_keys import contiguous, parse_partition_key, partition_key
 from trajectory_pipeline.settings import Settings
 
 TRAJECTORY_JOB = "trajectory_job"
@@ -15,7 +17,7 @@ MAX_RUNS_PER_TICK = 10
 _RUNS_PER_PAGE = 1000
 SECONDS_BETWEEN_TICKS = 30
 PAUSE_AFTER_FAILURE = timedelta(minutes=10)
-"""Time after a failed run in which its partitions are not requested: one that cannot succeed would fail every tick."""
+"""Time after a failure in which a partition is not requested: one that cannot succeed would fail every tick."""
 
 Hours = tuple[datetime, datetime]
 """A range of hours, both ends included."""
@@ -54,25 +56,40 @@ def hours_requested(run_requests: Sequence[dg.RunRequest], hours: Sequence[datet
 
 def hours_in_progress(instance: dg.DagsterInstance, selection: Sequence[dg.AssetKey]) -> list[Hours]:
     """Return the hours of all runs that are queued or running and materialize any of these assets."""
-    return _hours_of_runs(instance, dg.RunsFilter(statuses=IN_PROGRESS), selection)
+    return [hours for _, hours in _runs_with_hours(instance, dg.RunsFilter(statuses=IN_PROGRESS), selection)]
 
 
 def hours_failed_since(instance: dg.DagsterInstance, selection: Sequence[dg.AssetKey], moment: datetime) -> list[Hours]:
-    """Return the hours of all runs that failed since a moment and would have materialized any of these assets."""
+    """Return the hours that failed since a moment, of all runs that would have materialized any of these assets.
+
+    Of a range these are the hours that its failed steps name; all hours where one names none, as after a crash.
+    """
     failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=moment)
-    return _hours_of_runs(instance, failed, selection)
+    runs = _runs_with_hours(instance, failed, selection)
+    return [one for run, hours in runs for one in _failed_hours(instance, run, hours)]
 
 
-def _hours_of_runs(
+def _failed_hours(instance: dg.DagsterInstance, run: dg.DagsterRun, hours: Hours) -> list[Hours]:
+    if hours[0] == hours[1]:
+        return [hours]
+    failed: list[Hours] = []
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        failure = entry.dagster_event.step_failure_data.user_failure_data if entry.dagster_event else None
+        keys = failure.metadata.get(FAILED_KEYS) if failure else None
+        if keys is None:
+            return [hours]
+        failed += [(hour, hour) for hour in map(parse_partition_key, cast(Sequence[str], keys.value))]
+    return failed or [hours]
+
+
+def _runs_with_hours(
     instance: dg.DagsterInstance, filters: dg.RunsFilter, selection: Sequence[dg.AssetKey]
-) -> list[Hours]:
-    return [
-        hours
-        for run in _all_runs(instance, filters)
+) -> Iterator[tuple[dg.DagsterRun, Hours]]:
+    for run in _all_runs(instance, filters):
+        hours = hours_of_tags(run.tags)
         # A run without a selection runs the whole job.
-        if (run.asset_selection is None or not run.asset_selection.isdisjoint(selection))
-        and (hours := hours_of_tags(run.tags)) is not None
-    ]
+        if hours and (run.asset_selection is None or not run.asset_selection.isdisjoint(selection)):
+            yield run, hours
 
 
 def _all_runs(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[dg.DagsterRun]:

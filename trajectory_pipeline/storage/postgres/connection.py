@@ -8,8 +8,10 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.json import set_json_loads
 
 from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.lossless_json import exact_numbers
 from trajectory_pipeline.urls import describe_postgres, hide_credentials, normalize_postgres_url
 
 _SETTINGS = {
@@ -142,6 +144,7 @@ def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection
     missing = {name: value for name, value in defaults.items() if name not in given}
     # No statement is prepared on the server: behind a pooler, the next transaction may have another session.
     connection = psycopg.connect(url, autocommit=autocommit, prepare_threshold=None, client_encoding="UTF8", **missing)
+    set_json_loads(exact_numbers, connection)
     try:
         _require_utf8(url, connection)
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED

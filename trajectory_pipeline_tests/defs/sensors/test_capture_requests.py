@@ -6,6 +6,7 @@ change or go, in any table that a trajectory is made of, whether or not Letta mo
 
 import socket
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import psycopg
@@ -13,10 +14,12 @@ import pytest
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
-from trajectory_pipeline.defs.partitions import range_tags
+from trajectory_pipeline.defs.partitions import hours_of_tags, range_tags
 from trajectory_pipeline.defs.sensors.capture import build_capture_sensor
 from trajectory_pipeline.defs.sensors.run_requests import MAX_RUNS_PER_TICK, PAUSE_AFTER_FAILURE
+from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.partition_keys import HOUR, partition_key
+from trajectory_pipeline.pipeline import capture
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import change_settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
@@ -210,6 +213,33 @@ def test_capture_pauses_after_a_failed_run(captured: Settings, instance: dg.Dags
     assert str(result.skip_message).endswith("8 stale: 8 failed in the last 10 minutes.")
     later = now + PAUSE_AFTER_FAILURE + timedelta(minutes=1)
     assert requested_hours(tick(captured, instance, later, following)) == BUSY
+
+
+def test_capture_after_a_failed_range_pauses_only_what_failed(
+    captured: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The neighbors of a partition that cannot succeed are requested at once."""
+    real = capture.materialize_terminal_runs
+
+    def materialize(hour: datetime, *arguments: Any, **options: Any) -> Any:
+        if hour in (BUSY[2], BUSY[5]):
+            raise OverflowError("odd") if hour == BUSY[2] else SourceError("gone")
+        return real(hour, *arguments, **options)
+
+    monkeypatch.setattr(capture, "materialize_terminal_runs", materialize)
+    execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
+    assert not run(captured, instance, BUSY[0], BUSY[-1], assets=["terminal_runs", "trajectories"]).success
+    healthy = [hour for hour in BUSY if hour not in (BUSY[2], BUSY[5])]
+    # Captured in the failed run, and not converted, because Dagster started no second step.
+    result = tick(captured, instance)
+    assert requested_hours(result) == healthy
+    for request in result.run_requests:
+        hours = hours_of_tags(request.tags)
+        assert hours is not None
+        assert run(captured, instance, *hours, assets=["terminal_runs", "trajectories"]).success
+    result = tick(captured, instance)
+    assert result.run_requests == []
+    assert str(result.skip_message).endswith("2 stale: 2 failed in the last 10 minutes.")
 
 
 def test_capture_with_unreachable_source_hides_the_password(captured: Settings, instance: dg.DagsterInstance) -> None:
