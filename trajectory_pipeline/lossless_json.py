@@ -111,12 +111,9 @@ def _expected(value: Any, kind: type[_Container], json_path: str, expected: str)
 
 
 def json_or_none(text: str) -> Any:
-    """Return the value of JSON text as Python reads it, where a loss does not matter; None where it is no JSON.
-
-    Integers that Python refuses to parse come as ``Decimal``.
-    """
+    """Return the value of JSON text as Python reads it, where a loss does not matter; None where it does not."""
     try:
-        return json.loads(text, parse_int=_integer)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
@@ -130,7 +127,12 @@ def write_json(value: Any) -> str:
 
 
 def exact_numbers(text: str | bytes) -> Any:
-    """Return the value of valid JSON text, as Postgres writes it: every number with all its digits."""
+    """Return the value of JSON text, every number with all its digits; unlike ``parse_json``, nothing is escaped.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
+    """
     return json.loads(text, parse_float=_decimal, parse_int=_integer)
 
 

@@ -42,7 +42,7 @@ def context_from_request(request_json: str) -> Context | None:
     tools = request.get("tools")
     try:
         tools_json = json.dumps(tools) if isinstance(tools, list) and tools else None
-    except (RecursionError, TypeError):  # nested too deeply, or an integer that Python does not write
+    except RecursionError:
         tools_json = None
     if prompt is None and tools_json is None:
         return None

@@ -6,7 +6,7 @@ from typing import Any
 
 from trajectory_pipeline.lossless_json import (
     ConversionError,
-    json_or_none,
+    exact_numbers,
     parse_array_of_objects,
     parse_json,
     storable_text,
@@ -102,15 +102,23 @@ def message_kind(role: str, content: list[dict[str, Any]]) -> str:
     if text.startswith(_FROM_AN_AGENT):
         return "agent"
     if role == "user" and text.lstrip().startswith("{"):
-        envelope = json_or_none(text)
+        envelope = _read(text)
         if isinstance(envelope, dict) and isinstance(envelope.get("type"), str) and envelope["type"] in _KINDS_IN_TEXT:
             return str(envelope["type"])
     return role
 
 
+def _read(text: str) -> Any:
+    """Return the value of JSON text; None where it is no JSON, or is nested too deeply to be read."""
+    try:
+        return exact_numbers(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _argument_of(arguments: Any, name: str) -> str | None:
     if isinstance(arguments, str):
-        arguments = json_or_none(arguments)
+        arguments = _read(arguments)
     value = arguments.get(name) if isinstance(arguments, dict) else None
     return value if isinstance(value, str) else None
 

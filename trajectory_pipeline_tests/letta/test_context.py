@@ -201,6 +201,12 @@ def test_context_of_a_broken_trace_is_the_one_at_capture(traced_database: str, s
     assert all_runs(traced_database)[run_id]["context"]["source"] == "at_capture"
 
 
+@pytest.mark.parametrize("odd", ["\\ud83d", "\\u0000", "' OR true --", "\\\\"])
+def test_message_id_that_no_query_can_hold_fails_no_run(letta_database: str, odd: str) -> None:
+    do(letta_database, f"""UPDATE agents SET message_ids = $odd$["{odd}"]$odd$, system = 'as configured'""")
+    assert {prompt(run) for run in all_runs(letta_database).values()} == {("as configured", "at_capture")}
+
+
 def test_large_traces_are_read_in_portions(traced_database: str) -> None:
     do(
         traced_database,

@@ -30,6 +30,7 @@ from trajectory_pipeline_tests.trajectories.raw_runs import (
     HOUR,
     NOON,
     Raw,
+    agent,
     batch_of,
     call,
     message,
@@ -246,6 +247,13 @@ def test_number_too_long_for_python_omits_the_document(number: str) -> None:
     ((text, reason),) = conversion.documents
     assert text is None
     assert "more than the 4300 that Python reads" in str(reason)
+
+
+def test_reply_beside_a_number_too_long_for_python_is_read() -> None:
+    arguments = f'{{"message": "Hello", "n": {"9" * 5000}}}'
+    sent = message(1, tool_calls=[call("send_message", arguments)])
+    (row,) = agreed(batch_of(raw_run(sent, agent=agent("memgpt_agent")))).rows
+    assert messages_of(row)[0]["assistant_text"] == "Hello"
 
 
 # ---- tool returns of several parts ---------------------------------------------------------------------------------
