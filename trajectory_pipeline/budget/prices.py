@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trajectory_pipeline.errors import SettingsError
 
 _QUANTUM = Decimal("0.000000001")
-_MAX_COST = 10**9
+MAX_COST = 10**9
 """``cost_usd`` has nine digits before the point."""
 _MILLION = 1_000_000
 
@@ -33,7 +33,7 @@ class CallUsage:
     output_tokens: int
 
 
-_Dollars = Annotated[Decimal, Field(ge=0, lt=_MAX_COST, allow_inf_nan=False)]
+_Dollars = Annotated[Decimal, Field(ge=0, lt=MAX_COST, allow_inf_nan=False)]
 
 
 class ModelPrice(BaseModel):
@@ -178,7 +178,7 @@ def _listed(model: str, usage: CallUsage, base_url: str) -> Decimal | None:
 
 def _storable(cost: Decimal | None, rounding: str | None = None) -> Decimal | None:
     # Usage that no call can have gives a price that no column can hold: then it is not known.
-    return cost.quantize(_QUANTUM, rounding) if cost is not None and 0 <= cost < _MAX_COST else None
+    return cost.quantize(_QUANTUM, rounding) if cost is not None and 0 <= cost < MAX_COST else None
 
 
 def _refuse_constant(name: str) -> Any:

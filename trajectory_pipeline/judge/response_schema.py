@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-RESPONSE_SCHEMA_VERSION = "2"
+RESPONSE_SCHEMA_VERSION = "3"
 """Goes up with any change of the models below: verdicts of an older schema stay beside newer ones."""
 
 RequirementStatus = Literal["met", "unmet", "not_applicable", "insufficient_evidence"]

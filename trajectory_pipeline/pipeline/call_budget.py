@@ -141,6 +141,8 @@ class VerdictCalls:
         judge, cost = self.shared.judge, self.by_id[call.attempt_id].cost_usd
         if call.result != "lost":
             cost = judge.budget.prices.cost(call.model, call.response_model, call.usage, judge.base_url)
+            if call.billed_usd is not None:
+                cost = max(cost or Decimal(0), call.billed_usd)
         settled = replace(call, cost_usd=cost)
         await self.shared.settle(self._row(settled))
         self.by_id[call.attempt_id] = settled

@@ -5,9 +5,11 @@ import math
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+
+from trajectory_pipeline.judge.client.json_leaves import Leaf
 
 MAX_PAUSE_SECONDS = 60.0
 """A provider that asks for a longer pause is called again by a later materialization."""
@@ -15,8 +17,13 @@ MAX_PAUSE_SECONDS = 60.0
 RequestSlot = Callable[[int], Awaitable[float]]
 """Takes a slot under a shared limit, for a number of tokens; returns the seconds until it begins."""
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
-_SECONDS_IN = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNIT = r"milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h"
+_DURATION = re.compile(rf"(\d+(?:\.\d+)?)\s*({_UNIT})(?![a-z])")
+_WAIT_WORDS = re.compile(
+    rf"(?:try again|retry(?:ing)?|wait|back ?off|available again|resets?)[^\d;]{{0,40}}?"
+    rf"(?P<duration>(?:\d+(?:\.\d+)?\s*(?:{_UNIT})(?![a-z])[\s,]*(?:and )?)+)"
+)
+_RETRY_FIELD = re.compile(r"retry-?(delay|in|after)(-?(seconds|secs|s))?")
 _EPOCH_SECONDS = 1e9
 """A larger number is a time since 1970, in seconds; one a thousand times as large, in milliseconds."""
 
@@ -56,20 +63,34 @@ def backoff_seconds(failures: int, first_seconds: float) -> float:
     return float(min(first_seconds * 2 ** (failures - 1), MAX_PAUSE_SECONDS) * random.uniform(0.5, 1.0))  # noqa: S311
 
 
-def requested_wait(headers: Mapping[str, str] | None) -> float | None:
-    """Return the seconds that a refusal asks to wait, by ``Retry-After`` or the rate headers; None if it does not.
+def requested_wait(headers: Mapping[str, str] | None, words: str = "", fields: Iterable[Leaf] = ()) -> float | None:
+    """Return the seconds that a refusal asks to wait; None if it does not.
 
-    Servers write ``Retry-After`` in seconds or as a date, some ``retry-after-ms``.
+    They are in ``Retry-After`` (seconds or a date) or ``retry-after-ms``, else in a field of the body such as Google's
+    ``retryDelay``, else in its words ("try again in 7.66s"), else in the rate headers, which some repeat in the body.
     """
     headers = headers or {}
+    in_body = {name.lower().replace("_", "-"): str(value) for name, value in fields}
+    waits = (
+        _retry_after(headers),
+        _retry_after(in_body),
+        next((_duration(in_body[name]) for name in in_body if _RETRY_FIELD.fullmatch(name)), None),
+        _duration_in(words),
+        seconds_until_reset(headers),
+        seconds_until_reset(in_body),
+    )
+    return next((wait for wait in waits if wait is not None), None)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     milliseconds, text = headers.get("retry-after-ms"), headers.get("retry-after")
     try:
         if milliseconds is not None:
             seconds = float(milliseconds) / 1000
         elif text is None:
-            return seconds_until_reset(headers)
-        elif text.replace(".", "", 1).isdigit():
-            seconds = float(text)
+            return None
+        elif (duration := _duration(text)) is not None:
+            seconds = duration
         else:
             seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError):
@@ -78,26 +99,50 @@ def requested_wait(headers: Mapping[str, str] | None) -> float | None:
 
 
 def seconds_until_reset(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds until a used-up limit resets, by the ``x-ratelimit-…`` headers; None if none is used up."""
+    """Return the seconds until a used-up limit resets, by the ``…ratelimit-…`` headers; None if none is used up."""
     waits = [
-        _duration(headers.get(f"x-ratelimit-reset{kind}", ""))
-        for kind in ("-requests", "-tokens", "")
-        if headers.get(f"x-ratelimit-remaining{kind}") == "0"
+        _duration(headers.get(name.replace("remaining", "reset"), ""))
+        for name, value in headers.items()
+        if "ratelimit" in name and "remaining" in name and value in ("0", "0.0")
     ]
     return max((wait for wait in waits if wait is not None), default=None)
 
 
 def _duration(text: str) -> float | None:
-    """Read ``6m0s``, ``20ms``, ``1.5`` (seconds) or a time since 1970 in seconds or milliseconds."""
+    """Read ``6m0s``, ``20ms``, ``1.5`` (seconds), a time since 1970 in seconds or milliseconds, or a timestamp."""
+    text = text.strip().lower()
     parts = _DURATION.findall(text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        return sum(float(number) * _SECONDS_IN[unit] for number, unit in parts)
+    if parts and "".join(number + unit for number, unit in parts) == "".join(text.split()):
+        return _sum_of(parts)
     try:
         number = float(text)
     except ValueError:
-        return None
+        return _until(text)
     if not math.isfinite(number) or number < 0:
         return None
     if number > _EPOCH_SECONDS:
         return max(number / (1000 if number > _EPOCH_SECONDS * 1000 else 1) - time.time(), 0.0)
     return number
+
+
+def _duration_in(words: str) -> float | None:
+    found = _WAIT_WORDS.search(words.lower())
+    return _sum_of(_DURATION.findall(found["duration"])) if found else None
+
+
+def _sum_of(parts: Iterable[tuple[str, str]]) -> float:
+    return sum(float(number) * _seconds_in(unit) for number, unit in parts)
+
+
+def _seconds_in(unit: str) -> float:
+    if unit.startswith(("ms", "mil")):
+        return 0.001
+    return {"s": 1.0, "m": 60.0, "h": 3600.0}[unit[0]]
+
+
+def _until(timestamp: str) -> float | None:
+    try:
+        moment = datetime.fromisoformat(timestamp.upper())
+    except ValueError:
+        return None
+    return max((moment - datetime.now(UTC)).total_seconds(), 0.0) if moment.tzinfo else None

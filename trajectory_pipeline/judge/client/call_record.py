@@ -35,7 +35,8 @@ class CallRecord:
     """One HTTP call; see ``schema.verdicts.VERDICT_ATTEMPTS``. Until an end is seen it is ``lost``.
 
     ``result`` is ``error`` where the provider refused it or was never reached. ``estimated_prompt_tokens`` and
-    ``max_response_tokens`` are its most tokens, by a conservative estimate: they are reserved for it.
+    ``max_response_tokens`` are its most tokens, by a conservative estimate: they are reserved for it. ``billed_usd`` is
+    what the provider says that it cost.
     """
 
     model: str
@@ -57,6 +58,7 @@ class CallRecord:
     error_class: ErrorClass | None = None
     error_message: str | None = None
     usage: CallUsage | None = None
+    billed_usd: Decimal | None = None
     cost_usd: Decimal | None = None
     simulated: bool = False
 
@@ -73,7 +75,7 @@ class CallRecord:
         return replace(self, result=result, error_class=error_class, error_message=line)
 
 
-_FIELDS = tuple(one.name for one in fields(CallRecord) if one.name != "simulated")
+_FIELDS = tuple(one.name for one in fields(CallRecord) if one.name not in ("simulated", "billed_usd"))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from trajectory_pipeline.judge.client.error_patterns import LIMIT_NAME, SCHEMA, TEMPERATURE, TOOLS
 from trajectory_pipeline.schema.enums import ResponseFormat
 
 _SIMPLER: Mapping[ResponseFormat, ResponseFormat] = {
@@ -23,17 +24,59 @@ _SIMPLER: Mapping[ResponseFormat, ResponseFormat] = {
 _FENCED = re.compile(r"\A```[a-zA-Z]*[ \t]*\n(?P<inside>(?:(?!\n```).)*)\n```\Z", re.DOTALL)
 
 
+_STRUCTURE = frozenset(
+    {
+        "$defs",
+        "$ref",
+        "additionalProperties",
+        "anyOf",
+        "const",
+        "description",
+        "enum",
+        "items",
+        "properties",
+        "required",
+    }
+    | {"title", "type"}
+)
+"""Keywords of JSON schemas that every provider knows. Others, such as ``minItems`` and ``maximum``, some refuse."""
+
+
+_IN_WORDS = {
+    "minimum": "at least {}",
+    "maximum": "at most {}",
+    "minItems": "at least {} items",
+    "maxItems": "at most {} items",
+    "minLength": "at least {} character",
+}
+
+
 @cache
 def strict_schema(answer_type: type[BaseModel]) -> dict[str, Any]:
-    """Return an answer's JSON schema without ``minLength``, which strict mode does not know."""
+    """Return an answer's JSON schema without keywords that limit a value; these stand in the description instead.
 
-    def without(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: without(item) for key, item in value.items() if key != "minLength"}
-        return [without(item) for item in value] if isinstance(value, list) else value
+    They need not be sent as keywords: every answer is validated here.
+    """
 
-    schema: dict[str, Any] = without(answer_type.model_json_schema())
-    return schema
+    def structure(schema: Any) -> Any:
+        if not isinstance(schema, dict):
+            return [structure(item) for item in schema] if isinstance(schema, list) else schema
+        kept = {
+            key: {name: structure(item) for name, item in value.items()}
+            if key in ("properties", "$defs")
+            else structure(value)
+            for key, value in schema.items()
+            if key in _STRUCTURE
+        }
+        limits = ", ".join(
+            _IN_WORDS.get(key, key + " {}").format(value) for key, value in schema.items() if key not in _STRUCTURE
+        )
+        if limits:
+            kept["description"] = f"{kept['description']} ({limits})" if "description" in kept else limits
+        return kept
+
+    strict: dict[str, Any] = structure(answer_type.model_json_schema())
+    return strict
 
 
 @cache
@@ -80,55 +123,29 @@ class RequestOptions:
             messages = [{**first, "content": f"{first['content']}\n{schema_instructions(answer_type)}"}, *others]
         return json.dumps({**body, "messages": list(messages)}, separators=(",", ":")).encode()
 
-    def after_refusal(self, message_text: str, *, automatic: bool) -> "RequestOptions | None":
+    def after_refusal(self, message_text: str, *, automatic: bool, first: bool) -> "RequestOptions | None":
         """Return the next simpler options after a server rejected these; None where its message asks for none.
 
-        The message includes parameter and code. The response format changes only where ``automatic``.
+        The message includes parameter and code. The response format changes only where ``automatic``; whatever the
+        message says, where nothing has been answered yet (``first``).
         """
-
-        def rejected(part: str) -> bool:
-            return _MENTIONS[part].search(message_text.lower()) is not None
-
-        if self.limit_name == "max_completion_tokens" and rejected("max_completion_tokens"):
+        text = message_text.lower()
+        if self.limit_name == "max_completion_tokens" and LIMIT_NAME.search(text):
             return replace(self, limit_name="max_tokens")
-        if self.temperature is not None and rejected("temperature"):
+        if self.temperature is not None and TEMPERATURE.search(text):
             return replace(self, temperature=None)
-        if automatic and self.response_format in _SIMPLER and rejected(self.response_format):
+        if automatic and self.response_format in _SIMPLER and (first or SCHEMA.search(text) or TOOLS.search(text)):
             return replace(self, response_format=_SIMPLER[self.response_format])
         return None
 
 
-_MENTIONS = {
-    # As the servers word it: OpenAI "Unsupported value: 'temperature' does not support 0 with this model", vLLM
-    # "[{'type': 'extra_forbidden', 'loc': ('body', 'max_completion_tokens'), …}]", Ollama "… does not support tools",
-    # OpenRouter "No endpoints found that support tool use", LiteLLM "UnsupportedParamsError: … response_format".
-    "max_completion_tokens": re.compile(r"max_completion_tokens"),
-    "temperature": re.compile(r"temperature"),
-    "json_schema": re.compile(
-        r"response_format|response format|json_schema|json schema|structured[ _]outputs?|guided|grammar"
-        r"|requested parameters|invalid schema"
-    ),
-    "tool_call": re.compile(r"\btools?\b|tool_choice|tool_calls?|\bfunctions?\b|invalid schema|requested parameters"),
-}
+def rejects_request_options(message_text: str, *, server_error: bool = False) -> bool:
+    """Whether an HTTP error is about the options of a request, and not about its content or account.
 
-
-def rejects_request_options(message_text: str) -> bool:
-    """Whether an HTTP error is about the options of a request, and not about its content or account."""
-    return any(pattern.search(message_text.lower()) for pattern in _MENTIONS.values())
-
-
-def response_text(message: Mapping[str, Any], response_format: str) -> str | None:
-    """Return the text of the answer in a completion's message; None where there is none.
-
-    Some servers, such as Ollama, answer in the content although a tool call was asked for: then the content counts.
+    A server that fails (500) names functions of its own: only the schema counts there.
     """
-    calls = message.get("tool_calls")
-    if response_format == "tool_call" and isinstance(calls, list) and calls:
-        function = calls[0].get("function") if len(calls) == 1 and isinstance(calls[0], dict) else None
-        arguments = function.get("arguments") if isinstance(function, dict) else None
-        return arguments if isinstance(arguments, str) else json.dumps(calls)
-    content = message.get("content")
-    return content if isinstance(content, str) and content else None
+    patterns = [SCHEMA] if server_error else [LIMIT_NAME, TEMPERATURE, SCHEMA, TOOLS]
+    return any(pattern.search(message_text.lower()) for pattern in patterns)
 
 
 def strip_code_fence(text: str, response_format: str) -> str:

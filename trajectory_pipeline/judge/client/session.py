@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
-from openai import AsyncOpenAI, DefaultAioHttpClient
+from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 from trajectory_pipeline.budget.token_estimate import estimated_tokens
@@ -23,8 +24,8 @@ from trajectory_pipeline.judge.client.backoff import (
     RequestPacer,
     RequestSlot,
     backoff_seconds,
-    requested_wait,
 )
+from trajectory_pipeline.judge.client.bounded_http import BoundedHttpClient, max_response_bytes
 from trajectory_pipeline.judge.client.call_record import (
     UNUSABLE_RESPONSES,
     AskResult,
@@ -33,7 +34,7 @@ from trajectory_pipeline.judge.client.call_record import (
     RecordCall,
 )
 from trajectory_pipeline.judge.client.circuit_breaker import CircuitBreaker
-from trajectory_pipeline.judge.client.errors import TRANSIENT
+from trajectory_pipeline.judge.client.errors import FORM_STATUSES, TRANSIENT
 from trajectory_pipeline.judge.client.http_call import HttpReply, send_call
 from trajectory_pipeline.judge.client.parse import InvalidResponse, parse_response
 from trajectory_pipeline.judge.client.repair import repair_messages
@@ -68,12 +69,14 @@ async def open_session(
         require_local(config.base_url)
     async with AsyncOpenAI(
         api_key=config.api_key,
-        base_url=config.base_url,
+        base_url=endpoint_without_credentials(config.base_url),
+        default_query=dict(parse_qsl(urlsplit(config.base_url).query, keep_blank_values=True)),
         max_retries=0,
         timeout=config.timeout_seconds,
         # The default transport gets slower as concurrency grows.
         # A redirect would take a transcript and a key to a host that nobody has named, and so would a proxy.
-        http_client=DefaultAioHttpClient(
+        http_client=BoundedHttpClient(
+            max_response_bytes(config.max_response_tokens),
             follow_redirects=False,
             trust_env=not config.local_only,
             verify=_certificates(trust_env=not config.local_only),
@@ -98,6 +101,7 @@ class JudgeSession:
         self._pacer = pacer
         self._breaker = breaker
         self._concurrency = asyncio.Semaphore(config.concurrency)
+        self._is_answered = False
         self._is_auto = config.response_format == ResponseFormatChoice.AUTO
         self._options = RequestOptions(
             ResponseFormat.JSON_SCHEMA if self._is_auto else ResponseFormat(config.response_format),
@@ -179,12 +183,13 @@ class JudgeSession:
             body = options.body(config.model, messages, answer_type)
             reply = self._redact_api_key(await send_call(self._client, sent, body, config.timeout_seconds))
             outcome.call = reply.call
+        self._is_answered = self._is_answered or reply.call.result in (AttemptResult.ANSWERED, AttemptResult.UNUSABLE)
         self._pause_as_asked(reply)
         return reply, options
 
     async def _back_off(self, reply: HttpReply, failures: int) -> None:
         """Wait before a retry, where the provider named no time."""
-        if requested_wait(reply.headers) is not None:
+        if reply.wait is not None:
             return
         seconds = backoff_seconds(failures, self._config.first_pause_seconds)
         if reply.call.error_class is ErrorClass.RATE_LIMITED:
@@ -196,7 +201,7 @@ class JudgeSession:
         """Let all calls of the session wait where the provider asks for it."""
         if reply.call.error_class is None:
             self._pacer.apply_rate_headers(reply.headers)
-        elif (wait := requested_wait(reply.headers)) is not None:
+        elif (wait := reply.wait) is not None:
             if wait > MAX_PAUSE_SECONDS:
                 self._breaker.open(f"it asked for a {wait:.0f} s pause ({reply.call.error_class})")
             else:
@@ -204,11 +209,14 @@ class JudgeSession:
 
     def _simplify_options(self, reply: HttpReply, options: RequestOptions) -> bool:
         """Whether the call is to be repeated with other options, because the server rejected these."""
-        if reply.call.error_class is not ErrorClass.UNSUPPORTED:
+        first = not self._is_answered and reply.call.http_status in FORM_STATUSES
+        if reply.call.error_class is not ErrorClass.UNSUPPORTED and not (
+            first and reply.call.error_class is ErrorClass.BAD_REQUEST
+        ):
             return False
         # Where they differ, another call was rejected before, and has already taken the next options.
         if self._options == options:
-            simpler = options.after_refusal(reply.refusal, automatic=self._is_auto)
+            simpler = options.after_refusal(reply.refusal, automatic=self._is_auto, first=first)
             if simpler is None:
                 return False
             self._options = simpler

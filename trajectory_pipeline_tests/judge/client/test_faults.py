@@ -56,15 +56,15 @@ EXPECTED: dict[str, Expected] = {
     "rate_limit_bare": refused("rate_limited", 2),
     "insufficient_quota": refused("quota_exceeded"),
     "server_error": refused("server_error", 2),
-    "bad_gateway": refused("server_error", 2),
+    "bad_gateway": lost("server_error"),
     "unavailable": refused("server_error", 2),
-    "gateway_timeout": refused("server_error", 2),
+    "gateway_timeout": lost("server_error"),
     "unauthorized": refused("authentication"),
     "echoed_key": refused("authentication"),
     "payment_required": refused("quota_exceeded"),
     "forbidden": refused("permission"),
     "context_length_exceeded": refused("context_too_long"),
-    "content_filter_request": refused("content_filter"),
+    "content_filter_request": Expected("failed", "content_filter", "refused", priced=False),
     "unsupported_response_format": refused("unsupported"),
     "unsupported_parameter": refused("unsupported", param="response_format"),
     "unknown_field": refused("unsupported", param="response_format"),
@@ -75,7 +75,7 @@ EXPECTED: dict[str, Expected] = {
     "connection_dropped_mid_body": lost("connection"),
     "html_body": Expected("failed", "not_a_completion", "unusable", 2, priced=False),
     "slow_drip": lost("timeout"),
-    "error_body": Expected("failed", "server_error", "error", 2, priced=False),
+    "error_body": lost("server_error"),
     "limit_used_up": Expected("judged"),
     "wrong_content_type": Expected("judged"),
     "truncated": unusable("cut_off"),
@@ -226,7 +226,7 @@ def test_fault_gives_the_expected_verdict_attempts_and_cost(
     if FAULTS[fault].stage is FaultStage.REFUSED and expected.applies:
         assert {attempt["http_status"] for attempt in attempts} == {FAULTS[fault].status}
     for attempt in attempts:
-        assert (attempt["http_status"] is None) == (expected.result == "lost")
+        assert (attempt["http_status"] is None) == (expected.error_class in ("timeout", "connection"))
         assert attempt["duration_ns"] > 0
 
 

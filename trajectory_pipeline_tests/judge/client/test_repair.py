@@ -127,7 +127,7 @@ def test_repair_turn_without_an_answer_fails_without_quarantine() -> None:
 
 
 def test_empty_answer_is_retried() -> None:
-    for content in (None, "", [{"type": "text", "text": "x"}], 5):
+    for content in (None, "", [{"type": "thinking", "thinking": "x"}], 5):
         result = ask_provider(completion(content), completion(GOOD))
         assert error_classes(result) == [("unusable", "no_answer"), ("answered", None)]
         assert purposes(result) == ["first", "retry"]
