@@ -12,7 +12,7 @@ from trajectory_pipeline.judge.client.call_record import UNUSABLE_RESPONSES, Cal
 from trajectory_pipeline.judge.client.error_text import ErrorText
 from trajectory_pipeline.judge.client.response_format import rejects_request_options
 from trajectory_pipeline.schema.enums import AttemptResult, ErrorClass
-from trajectory_pipeline.urls import endpoint_without_credentials
+from trajectory_pipeline.urls import without_credentials
 
 PROVIDER_DOWN = frozenset(
     {ErrorClass.SERVER_ERROR, ErrorClass.TIMEOUT, ErrorClass.CONNECTION, ErrorClass.NOT_A_COMPLETION}
@@ -127,7 +127,7 @@ def endpoint_hint(error_class: ErrorClass, words: str, base_url: str, location: 
     """Return what to change where the URL is wrong: a redirect, or a path without a chat API."""
     called = f"{base_url.rstrip('/')}/chat/completions"
     if location is not None:
-        target = endpoint_without_credentials(urljoin(called, location))
+        target = without_credentials(urljoin(called, location))
         return f". {called} redirects to {target}: set OPENAI_BASE_URL to that address, without /chat/completions"
     if error_class is not ErrorClass.MODEL_NOT_FOUND or "model" in words.lower():
         return ""

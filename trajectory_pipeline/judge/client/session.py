@@ -67,10 +67,12 @@ async def open_session(
     """
     if config.local_only:
         require_local(config.base_url)
+    url = urlsplit(config.base_url)
     async with AsyncOpenAI(
         api_key=config.api_key,
-        base_url=endpoint_without_credentials(config.base_url),
-        default_query=dict(parse_qsl(urlsplit(config.base_url).query, keep_blank_values=True)),
+        base_url=url._replace(query="").geturl(),
+        # Azure's ``?api-version=…`` belongs behind the path of each call.
+        default_query=dict(parse_qsl(url.query, keep_blank_values=True)),
         max_retries=0,
         timeout=config.timeout_seconds,
         # The default transport gets slower as concurrency grows.
