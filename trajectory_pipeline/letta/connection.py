@@ -34,7 +34,8 @@ _SQLSTATE_ADVICE = {
     "28000": "this user may not log in: check LETTA_PG_URI and the server's pg_hba.conf",
     "3D000": "there is no such database: check the name at the end of LETTA_PG_URI",
     "40001": "the source ended the snapshot (a hot standby does so when it replays a conflict): try again",
-    "42501": "this user may not read it: GRANT SELECT on Letta's tables to the user in LETTA_PG_URI",
+    "42501": "this user may not read it: GRANT SELECT on Letta's tables to the user in LETTA_PG_URI, and USAGE"
+    " on their schema",
     "42703": "the source has changed since the snapshot began (a Letta upgrade?): materialize the partition again",
     "42P01": "the source has changed since the snapshot began (a Letta upgrade?): materialize the partition again",
     "53300": "the server has no connection left: raise its max_connections, or run less at once",
