@@ -149,7 +149,10 @@ def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> datet
     with ExitStack() as on_error:
         on_error.callback(connection.close)
         with reading(url, "Opening the snapshot"), connection.cursor() as cursor:
-            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            # The driver prepares what a cursor executes, but not its own BEGIN and COMMIT: behind a pooler, a statement
+            # that is prepared outside a transaction may be executed on another session.
+            connection.adbc_connection.set_autocommit(False)
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             cursor.execute(f"SELECT now(), {settings}")
             began: datetime = cursor.fetchone()[0]
         on_error.pop_all()
@@ -165,7 +168,7 @@ class SnapshotConnection:
 
     @contextmanager
     def transaction(self, *, timeout_seconds: int) -> Iterator[tuple[adbc.Connection, datetime]]:
-        """Begin one ``REPEATABLE READ, READ ONLY`` transaction, in UTC and UTF-8; it is rolled back at the end.
+        """Begin one ``REPEATABLE READ, READ ONLY`` transaction, in UTC and UTF-8, until the end.
 
         The timeout is of one query, and of the time between two. The connection is yielded with the time at which the
         transaction began, by the source's clock.
@@ -178,8 +181,8 @@ class SnapshotConnection:
         try:
             yield connection, began
             # Everything is read: it does not matter if the connection is lost now.
-            with suppress(SourceError), reading(self._url, "Ending the snapshot"), connection.cursor() as cursor:
-                cursor.execute("ROLLBACK")
+            with suppress(SourceError), reading(self._url, "Ending the snapshot"):
+                connection.adbc_connection.set_autocommit(True)
                 ended = True
         finally:
             if ended and self._idle is None:
