@@ -83,9 +83,9 @@ def _introduction() -> list[str]:
         " ([`judge/response_schema.py`](../trajectory_pipeline/judge/response_schema.py)): `RequirementStatus`,"
         " `FailureOwner`, `FailureMode` (seeded from MAST and TRAIL), `TaskCategory`, `Complexity`.",
         "## Versions",
-        f"`schema_version` is **{SCHEMA_VERSION}**. It increases when a column is added, renamed or retyped, or when"
-        " the same source rows give another value in any column outside `signals`. Parquet of an older version remains"
-        " readable: missing columns are null (lists: empty).",
+        f"`schema_version` is **{SCHEMA_VERSION}**. It increases when a column is added, renamed or retyped. Parquet of"
+        " an older version remains readable: missing columns are null (lists: empty), a renamed one too. Where"
+        " the same source rows give other values, the partitions are rebuilt when they are next materialized.",
         f"`signals_version` is **{SIGNALS_VERSION}**. It increases when the same rows give another signal.",
         "A verdict's `policy_id` stands for the judge's model and parameters and for the versions of prompt, rubric,"
         " response schema, renderer and redaction; the table [policies](#policies) has the full definitions.",

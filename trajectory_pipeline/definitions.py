@@ -9,8 +9,10 @@ from trajectory_pipeline.defs.assets.refined_outcomes import build_refined_outco
 from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.terminal_runs import build_terminal_runs
 from trajectory_pipeline.defs.assets.trajectories import build_trajectories
+from trajectory_pipeline.defs.assets.trajectory_report import build_trajectory_report
 from trajectory_pipeline.defs.jobs.completeness import build_completeness_check, build_completeness_job
 from trajectory_pipeline.defs.jobs.dagster_retention import build_dagster_retention_job
+from trajectory_pipeline.defs.jobs.report import build_report_job
 from trajectory_pipeline.defs.jobs.retention import build_retention_job
 from trajectory_pipeline.defs.jobs.trajectory import build_trajectory_job
 from trajectory_pipeline.defs.partitions import hourly_partitions
@@ -31,7 +33,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
         >>> from trajectory_pipeline.settings import Settings
         >>> defs = build_defs(Settings())
         >>> sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__"))
-        ['completeness_job', 'dagster_retention_job', 'retention_job', 'trajectory_job']
+        ['completeness_job', 'dagster_retention_job', 'report_job', 'retention_job', 'trajectory_job']
     """
     # One definition for all three: Dagster maps their partitions to each other one to one.
     partitions = hourly_partitions(settings.capture.start)
@@ -40,6 +42,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
         build_completeness_job(settings),
         build_retention_job(settings),
         build_dagster_retention_job(settings),
+        build_report_job(settings),
     ]
     return dg.Definitions(
         assets=[
@@ -47,6 +50,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
             build_terminal_runs(settings, partitions),
             build_trajectories(settings, partitions),
             build_refined_outcomes(settings, partitions),
+            build_trajectory_report(settings),
         ],
         asset_checks=[build_completeness_check(settings)],
         jobs=[job for job, _ in jobs],

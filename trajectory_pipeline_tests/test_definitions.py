@@ -46,25 +46,26 @@ def test_definitions_are_loadable() -> None:
     dg.Definitions.validate_loadable(build_defs(make_settings()))
 
 
-def test_assets_depend_on_each_other_as_designed(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+def test_assets_depend_on_each_other_as_designed(graph: AssetGraph) -> None:
     parents = {node.key.to_user_string(): names(node.parent_keys) for node in graph.asset_nodes}
     assert parents == {
         **{name: set() for name in SOURCES},
         "terminal_runs": SOURCES,
         "trajectories": {"terminal_runs"},
         "refined_outcomes": {"trajectories"},
+        "trajectory_report": {"trajectories", "refined_outcomes"},
     }
     assert {node.key.to_user_string() for node in graph.asset_nodes if not node.is_materializable} == SOURCES
 
 
-def test_assets_share_one_partitions_definition(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+def test_assets_share_one_partitions_definition(graph: AssetGraph) -> None:
     definitions = [graph.get(dg.AssetKey(name)).partitions_def for name in TABLES]
     assert all(definition is definitions[0] for definition in definitions)
     assert isinstance(definitions[0], dg.HourlyPartitionsDefinition)
     assert (definitions[0].end_offset, str(definitions[0].timezone)) == (1, "UTC")
 
 
-def test_partitions_run_from_the_start_to_the_open_hour(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+def test_partitions_run_from_the_start_to_the_open_hour(graph: AssetGraph) -> None:
     partitions = graph.get(dg.AssetKey("trajectories")).partitions_def
     assert partitions is not None
     now = datetime.now(UTC)
@@ -110,6 +111,7 @@ def test_schedules_and_sensors_run_only_with_capture_enabled(*, enabled: bool) -
         "closed_hour",
         "daily_completeness",
         "daily_dagster_retention",
+        "daily_report",
         "daily_retention",
         "failure_notice_sensor",
         "reconciliation_sensor",
@@ -140,7 +142,7 @@ def test_dagster_retention_runs_only_with_an_age(days: int | None) -> None:
 
 @pytest.mark.parametrize(("name", "table"), TABLES.items())
 def test_assets_show_every_column_with_type_and_description(
-    graph: "dg.AssetGraph",  # type: ignore[name-defined]
+    graph: AssetGraph,
     name: str,
     table: Table,
 ) -> None:
@@ -153,13 +155,13 @@ def test_assets_show_every_column_with_type_and_description(
         assert "dagster/table_name" in graph.get(dg.AssetKey(name)).metadata
 
 
-def test_source_tables_show_the_columns_that_are_read(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+def test_source_tables_show_the_columns_that_are_read(graph: AssetGraph) -> None:
     for name in SOURCES:
         schema = graph.get(dg.AssetKey.from_user_string(name)).metadata["dagster/column_schema"]
         assert {"id", "created_at"} <= {column.name for column in schema.columns}
 
 
-def test_only_the_row_count_check_is_blocking(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+def test_only_the_row_count_check_is_blocking(graph: AssetGraph) -> None:
     found = {key.to_user_string(): graph.get_check_spec(key).blocking for key in graph.asset_check_keys}
     assert found == {
         "letta/runs:completeness": False,
@@ -178,7 +180,7 @@ def test_completeness_check_runs_in_its_own_job_only() -> None:
     assert checked["completeness_job"] == {"completeness"}
 
 
-def test_refined_outcomes_without_judge_says_why_in_description(graph: "dg.AssetGraph") -> None:  # type: ignore[name-defined]
+def test_refined_outcomes_without_judge_says_why_in_description(graph: AssetGraph) -> None:
     key = dg.AssetKey("refined_outcomes")
     assert "**Not requested automatically.** No judge is configured: set" in str(graph.get(key).description)
     judged = build_defs(make_settings(judge__model="m", judge__base_url="http://127.0.0.1:1/v1")).resolve_asset_graph()

@@ -110,9 +110,12 @@ def _run_demo(*, stay: bool, port: int) -> bool:
             graphql(port, "mutation { setNuxSeen }")  # the welcome dialog would cover the asset graph
         out.print(f"{len(hours)} partitions in {time.monotonic() - started:.0f} s")
         complete = _print_result(opened)
+        page = _publish_report(opened)
         for run_id, reason in failures.items():
             err.print(f"Dagster run {run_id} failed: {reason}", style="red")
         out.print(f"\n  Dagster UI   http://{HOST}:{port}/locations/trajectory_pipeline/asset-groups/trajectories")
+        out.print(f"  Report       {page}")
+        out.print("\nLook first at the report: which runs failed though Letta says that they are completed.")
         if stay:
             out.print("\nCtrl-C stops everything; `make demo` starts it again with the same data.")
             if run_until_interrupted(processes) is not None:
@@ -130,6 +133,19 @@ def _start_judge(stack: ExitStack, settings: Settings) -> None:
     os.environ["OPENAI_BASE_URL"] = judge.base_url
     os.environ["TRAJECTORY_JUDGE_MODEL"] = SCRIPTED_MODEL
     os.environ["TRAJECTORY_PRICES"] = str(PRICE_TABLE)
+
+
+def _publish_report(opened: Connections) -> str:
+    """Make the report; returns where it is."""
+    from trajectory_pipeline.judge.redaction.redactor import Redactor
+    from trajectory_pipeline.report.page import build_report
+    from trajectory_pipeline.report.publish import publish_report
+    from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
+
+    with step("Report"):
+        database = opened.storage.postgres
+        redactor = Redactor(opened.settings.privacy.redaction, redaction_key(database))
+        return publish_report(opened.storage.parquet, build_report(database, redactor)).uri
 
 
 def _print_result(opened: Connections) -> bool:

@@ -24,6 +24,7 @@ COMMANDS = {
     "migrate": ("migrate:command", "Create or upgrade the schema `trajectory` in TRAJECTORY_DATABASE_URL."),
     "plan": ("plan:command", "Estimate what judging partitions would ask and cost."),
     "prune": ("prune:command", "Delete partitions now that are older than the retention settings."),
+    "report": ("report:command", "Make the report: one HTML page about all trajectories."),
     "settings": ("settings:command", "List the settings: environment variables and what they mean."),
     "show": ("show:command", "Show the trajectory of a run: turns, tools, errors, outcome and verdict."),
     "url": ("url:command", "Print the URL of a database in use, password included."),

@@ -13,10 +13,11 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
 @dataclass(frozen=True)
 class DatabaseState:
-    """What the database holds."""
+    """What the database holds, and whether this user may insert trajectories."""
 
     trajectories: int
     quarantined: int
+    writable: bool
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,12 @@ class RunsSummary:
 
 
 def database_state(database: TrajectoryDatabase) -> DatabaseState:
-    """Count trajectories and quarantine."""
+    """Count trajectories and quarantine, and ask whether this user may write."""
     [row] = database.rows(
         "SELECT (SELECT count(*) FROM trajectory.trajectories) AS trajectories,"
-        " (SELECT count(*) FROM trajectory.quarantine) AS quarantined"
+        " (SELECT count(*) FROM trajectory.quarantine) AS quarantined,"
+        " has_schema_privilege('trajectory', 'USAGE') AND has_table_privilege('trajectory.trajectories', 'INSERT')"
+        " AS writable"
     )
     return DatabaseState(**row)
 

@@ -1,0 +1,53 @@
+"""The asset ``trajectory_report``: one HTML page about all trajectories, made once a day."""
+
+from importlib.util import find_spec
+
+import dagster as dg
+
+from trajectory_pipeline.defs.resources import JudgeResource, StorageResource
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.settings import Settings
+
+REPORT = "trajectory_report"
+
+
+def build_trajectory_report(settings: Settings) -> dg.AssetsDefinition:
+    """Return the asset."""
+    missing = [name for name in ("altair", "vl_convert") if find_spec(name) is None]
+    notice = "\n\n**Cannot be made here:** pip install 'trajectory-pipeline[report]'." if missing else ""
+
+    @dg.asset(
+        name=REPORT,
+        group_name="reports",
+        kinds={"html", "parquet"},
+        deps=[TRAJECTORIES.name, REFINED_OUTCOMES.name],
+        description="How runs ended, what they achieved, what they cost and where they fail, with the trajectories most"
+        f" worth reading. One HTML file, and its tables as Parquet.{notice}",
+    )
+    def trajectory_report(storage: StorageResource, judge: JudgeResource) -> dg.MaterializeResult[None]:
+        if missing:
+            raise dg.Failure(
+                f"The report needs {' and '.join(missing)}: pip install 'trajectory-pipeline[report]'.",
+                allow_retries=False,
+            )
+        from trajectory_pipeline.judge.redaction.redactor import Redactor
+        from trajectory_pipeline.report.page import build_report
+        from trajectory_pipeline.report.publish import publish_report
+        from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
+
+        sinks = storage.sinks()
+        key = judge.redaction_key.encode() if judge.redaction_key else redaction_key(sinks.postgres)
+        report = build_report(sinks.postgres, Redactor(settings.privacy.redaction, key))
+        published = publish_report(sinks.parquet, report)
+        (totals,) = report.tables["totals"]
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/uri": published.uri,
+                "bytes": published.bytes,
+                **{name: totals[name] for name in ("runs", "judged", "success", "failure")},
+                "judge_cost_usd": float(totals["judge_cost_usd"] or 0),
+            }
+        )
+
+    return trajectory_report
