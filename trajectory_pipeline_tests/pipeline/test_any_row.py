@@ -16,8 +16,8 @@ from trajectory_pipeline.pipeline import judging_estimate
 from trajectory_pipeline.pipeline.judging_estimate import JudgingEstimate, estimate_judging
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
-from trajectory_pipeline_tests.pipeline.materializing import Pipeline, some_run
-from trajectory_pipeline_tests.pipeline.test_quarantine import HOUR
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline, only, some_run
+from trajectory_pipeline_tests.pipeline.test_quarantine import HOUR, a_message, quarantine
 from trajectory_pipeline_tests.trajectories.mutations import CANARY, mutated
 from trajectory_pipeline_tests.trajectories.raw_runs import NOON, batch_of, message, raw_run, step
 
@@ -122,6 +122,16 @@ def test_price_list_that_refuses_a_count_fails_no_hour(pipeline: Pipeline) -> No
     )
     (result,) = pipeline.capture(HOUR)
     assert (result.row_balance.quarantined, result.row_balance.trajectories > 0) == (0, True)
+
+
+@pytest.mark.parametrize("time", ["20000-01-01", "0044-03-15 BC"])
+def test_time_beyond_python_quarantines_its_run_only(pipeline: Pipeline, time: str) -> None:
+    run_id, message_id, _ = a_message(pipeline)
+    pipeline.change_source(f"UPDATE messages SET created_at = '{time}' WHERE id = '{message_id}'")
+    counts = pipeline.capture(HOUR)[0].row_balance
+    assert (counts.quarantined, counts.trajectories) == (1, counts.runs_in - 1)
+    assert only(quarantine(pipeline))["json_path"] == f"messages[{message_id}].created_at"
+    assert run_id not in pipeline.run_ids(HOUR)
 
 
 def test_run_with_times_beyond_python_is_explained(pipeline: Pipeline) -> None:

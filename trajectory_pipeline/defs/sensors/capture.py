@@ -21,6 +21,7 @@ from trajectory_pipeline.defs.sensors.run_requests import (
     due_hours,
     hours_requested,
     run_requests,
+    suspect_hours,
     utc_now,
 )
 from trajectory_pipeline.errors import PipelineError, SourceTimeoutError
@@ -122,7 +123,8 @@ def build_capture_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Senso
         if time.monotonic() - started < QUERY_TIMEOUT_SECONDS / 4:
             after = after.faster()
         due, held_back = due_hours(context.instance, stale, CAPTURE, CAPTURE, now)
-        requests = run_requests(due, CAPTURE, settings.dagster.backfill_batch, "the source changed")
+        alone = suspect_hours(context.instance, CAPTURE, now) if due else ()
+        requests = run_requests(due, CAPTURE, settings.dagster.backfill_batch, "the source changed", alone)
         compared = f"{pluralize(len(hours), 'partition')} compared, {len(stale)} stale"
         return dg.SensorResult(
             run_requests=requests,

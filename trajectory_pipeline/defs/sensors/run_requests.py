@@ -18,6 +18,8 @@ _RUNS_PER_PAGE = 1000
 SECONDS_BETWEEN_TICKS = 30
 PAUSE_AFTER_FAILURE = timedelta(minutes=10)
 """Time after a failure in which a partition is not requested: one that cannot succeed would fail every tick."""
+SUSPECT_AFTER_FAILURE = timedelta(hours=1)
+"""Time after a killed run of a range in which its partitions are requested one by one."""
 
 Hours = tuple[datetime, datetime]
 """A range of hours, both ends included."""
@@ -32,10 +34,18 @@ IN_PROGRESS = [
 
 
 def run_requests(
-    hours: Sequence[datetime], selection: Sequence[dg.AssetKey], longest: int, reason: str
+    hours: Sequence[datetime],
+    selection: Sequence[dg.AssetKey],
+    longest: int,
+    reason: str,
+    alone: Sequence[Hours] = (),
 ) -> list[dg.RunRequest]:
-    """Return at most ``MAX_RUNS_PER_TICK`` run requests, newest hours first; consecutive hours are one range."""
-    ranges = contiguous(sorted(hours), longest)
+    """Return at most ``MAX_RUNS_PER_TICK`` run requests, newest hours first.
+
+    Consecutive hours are one range, but for those in ``alone``, which get a run each.
+    """
+    together = exclude_hours(hours, alone)
+    ranges = [*contiguous(sorted(together), longest), *((hour, hour) for hour in hours if hour not in together)]
     chosen = sorted(ranges, reverse=True)[:MAX_RUNS_PER_TICK]
     return [
         dg.RunRequest(
@@ -67,6 +77,12 @@ def hours_failed_since(instance: dg.DagsterInstance, selection: Sequence[dg.Asse
     failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=moment)
     runs = _runs_with_hours(instance, failed, selection)
     return [one for run, hours in runs for one in _failed_hours(instance, run, hours)]
+
+
+def suspect_hours(instance: dg.DagsterInstance, selection: Sequence[dg.AssetKey], now: datetime) -> list[Hours]:
+    """Return the ranges of which a run failed lately without naming a partition: one of them may have killed it."""
+    failed = hours_failed_since(instance, selection, now - SUSPECT_AFTER_FAILURE)
+    return [hours for hours in failed if hours[0] != hours[1]]
 
 
 def _failed_hours(instance: dg.DagsterInstance, run: dg.DagsterRun, hours: Hours) -> list[Hours]:

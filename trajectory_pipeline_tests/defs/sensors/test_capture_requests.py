@@ -242,6 +242,24 @@ def test_capture_after_a_failed_range_pauses_only_what_failed(
     assert str(result.skip_message).endswith("2 stale: 2 failed in the last 10 minutes.")
 
 
+def test_capture_after_a_killed_range_requests_its_hours_alone(
+    captured: Settings, instance: dg.DagsterInstance
+) -> None:
+    """Whichever of them killed the run fails alone the next time."""
+    now = datetime.now(UTC)
+    execute(str(captured.storage.database_url), "TRUNCATE trajectory.partitions")
+    execute(str(captured.source.postgres_url), f"DELETE FROM runs WHERE completed_at >= '{NOW:%Y-%m-%d %H:%M}'")
+    add_run(instance, dg.DagsterRunStatus.FAILURE, range_tags(BUSY[1], BUSY[3]), CAPTURE)
+    following = partition_key(BUSY[7] + HOUR)
+    assert requested_hours(tick(captured, instance, now, following)) == [BUSY[0], *BUSY[4:]]
+    later = now + PAUSE_AFTER_FAILURE + timedelta(minutes=1)
+    requests = tick(captured, instance, later, following).run_requests
+    assert [hours_of_tags(request.tags) for request in reversed(requests)] == [
+        *((hour, hour) for hour in BUSY[:4]),
+        (BUSY[4], BUSY[7]),
+    ]
+
+
 def test_capture_with_unreachable_source_hides_the_password(captured: Settings, instance: dg.DagsterInstance) -> None:
     settings = change_settings(captured, source__postgres_url="postgresql://letta:hunter2@127.0.0.1:1/letta")
     result = tick(settings, instance, cursor="2026-11-20-12:00")

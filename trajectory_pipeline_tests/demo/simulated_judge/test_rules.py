@@ -151,7 +151,7 @@ def test_omitted_text_is_never_quoted() -> None:
         ("Blorp!", "other"),
     ],
 )
-def test_category_follows_the_words_of_the_task(task: str, category: str) -> None:
+def test_category_of_a_task_is_found_by_keyword(task: str, category: str) -> None:
     assert answer_to(ASK.format(task)).task_category == category
 
 

@@ -176,7 +176,7 @@ def test_strip_code_fence_removes_thoughts_and_a_fence(
         f"<think>never ended {GOOD}",
     ],
 )
-def test_strip_code_fence_removes_no_other_words(framed: str) -> None:
+def test_answer_with_text_around_its_fence_is_invalid(framed: str) -> None:
     found = parse_response(strip_code_fence(framed, "prompt"), JudgeResponse)
     assert isinstance(found, InvalidResponse)
     assert found.error_class == "invalid_json"
