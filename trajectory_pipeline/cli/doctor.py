@@ -1,4 +1,4 @@
-"""The command ``doctor``: checks settings, source, sinks and judge, and says what to do; changes nothing."""
+"""The command ``doctor``: tries what the pipeline will do, rolls it back, and says what to do about what fails."""
 
 import sys
 import time
@@ -14,11 +14,14 @@ from trajectory_pipeline.databases import require_dagster_driver
 from trajectory_pipeline.defs.sensors.capture import RECENT
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.fingerprint import fingerprints
+from trajectory_pipeline.letta.rehearsal import find_unreadable_tables
 from trajectory_pipeline.letta.run_counts import find_end_index, find_stuck_runs
 from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour
 from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
 from trajectory_pipeline.storage.postgres.capture_lag import lag_since
+from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline.storage.postgres.rehearsal import find_refused_statements
 from trajectory_pipeline.storage.postgres.summaries import database_state
 from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres, without_credentials
@@ -38,7 +41,7 @@ class _Finding(NamedTuple):
 
 @click.command("doctor")
 def command() -> None:
-    """Check settings, source, sinks and judge, and say what to do. Changes nothing and calls no judge.
+    """Try what the pipeline will do, and say what to do about what fails. Keeps no change and calls no judge.
 
     \b
     Exit code 0  everything can work
@@ -86,6 +89,11 @@ def _until_error(
 
 
 def _source(opened: Connections) -> Iterator[_Finding]:
+    hour = floor_to_hour(datetime.now(UTC))
+    refused = find_unreadable_tables(opened.source, hour, hour + HOUR)
+    if refused:
+        yield from (_Finding("source table", sentence, _WRONG) for sentence in refused)
+        return
     with opened.source.snapshot() as snapshot:
         yield _Finding("source", f"{describe_postgres(opened.databases.letta_url)} can be read")
         unknown = snapshot.catalog.unknown_columns
@@ -126,16 +134,22 @@ def _comparison_cost(snapshot: Snapshot) -> _Finding:
 
 def _database(opened: Connections) -> Iterator[_Finding]:
     database = opened.storage.postgres
-    state = database_state(database)
-    if state.writable:
-        text = (
-            f"{describe_postgres(database.url)}, migrated; {state.trajectories} trajectories, {state.quarantined} in"
-            " quarantine"
-        )
-        yield _Finding("trajectory database", text)
-    else:
-        text = "this user cannot write to the schema trajectory: GRANT it, or connect as its owner"
+    before, head = migrate(database.url, rehearse=True)
+    if before != head:
+        found = f"at revision {before}" if before else "not made yet"
+        text = f"the schema is {found}: run `trajectory-pipeline migrate`, which this user may do"
         yield _Finding("trajectory database", text, _WRONG)
+        return
+    refused = find_refused_statements(database)
+    if refused:
+        yield from (_Finding("trajectory database", sentence, _WRONG) for sentence in refused)
+        return
+    state = database_state(database)
+    text = (
+        f"{describe_postgres(database.url)}, migrated, can be written; {state.trajectories} trajectories,"
+        f" {state.quarantined} in quarantine"
+    )
+    yield _Finding("trajectory database", text)
     lag = lag_since(database, timedelta(days=1))
     if lag is not None:
         median, longest = lag.median.total_seconds(), lag.longest.total_seconds()

@@ -6,6 +6,7 @@ Letta makes no such index, and without one finding the runs of an hour reads the
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from trajectory_pipeline.letta.connection import literal
 from trajectory_pipeline.letta.snapshot import TERMINAL, Snapshot, naive_utc, utc
 from trajectory_pipeline.schema.raw import RUNS
 
@@ -66,7 +67,7 @@ def find_end_index(snapshot: Snapshot) -> EndIndex:
         "Looking for indexes",
         "SELECT count(*) FILTER (WHERE pg_get_indexdef(i.indexrelid) LIKE '%completed_at%') AS indexes,"
         " max(c.reltuples)::bigint AS runs FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_index i"
-        f" ON i.indrelid = c.oid WHERE c.oid = to_regclass('{table}')",
+        f" ON i.indrelid = c.oid WHERE c.oid = to_regclass({literal(table)})",
     )
     return EndIndex(
         exists=bool(rows["indexes"][0].as_py()),

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet import filesystem as filesystems
@@ -200,15 +201,45 @@ class ParquetStore:
             return bool(filesystem.exists(path))
 
     def probe(self) -> None:
-        """Check that the storage can be reached, and, for a folder, that it can be written; writes nothing."""
+        """Write a small file as a partition's file is written, read it, and remove it with the folders made for it.
+
+        Raises:
+            SinkError: the storage refuses one of these; the text says which.
+        """
         filesystem, path = filesystems.filesystem_of(self.uri, self.uri)
-        with filesystems.translating_write_errors(self.uri):
-            if not isinstance(filesystem, LocalFileSystem):
-                filesystem.exists(path)
-                return
-            folder = next(parent for parent in (Path(path), *Path(path).parents) if parent.exists())
-            if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-                raise PermissionError(f"{folder} is no folder that this user may write")
+        local = isinstance(filesystem, LocalFileSystem)
+        name = f"{filesystems.TEMPORARY}probe-{uuid.uuid4().hex}"
+        target = posixpath.join(path, name)
+        folders = [folder for folder in (Path(path), *Path(path).parents) if local and not folder.exists()]
+        advice = "Check that this user or these credentials may do that there (TRAJECTORY_STORAGE_URI)."
+
+        def remove() -> None:
+            for file in (target, f"{target}-new"):
+                with contextlib.suppress(FileNotFoundError):
+                    filesystem.rm_file(file)
+            for folder in folders:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+        try:
+            with filesystems.translating_errors("Writing and renaming a file in", self.uri, advice):
+                if local:
+                    Path(path).mkdir(parents=True, exist_ok=True)
+                    written = Path(f"{target}-new")
+                    written.write_bytes(b"probe")
+                    written.replace(target)
+                else:
+                    filesystem.pipe_file(target, b"probe")
+            with filesystems.translating_errors("Reading a file in", self.uri, advice):
+                if filesystem.cat_file(target) != b"probe":
+                    raise OSError("another content came back")
+                filesystem.ls(path)
+        except SinkError:
+            with contextlib.suppress(Exception):
+                remove()
+            raise
+        with filesystems.translating_errors("Removing a file in", self.uri, advice):
+            remove()
 
     def rows(self, table: Table, hour: datetime) -> int | None:
         """Return the number of rows in a partition's file, from its footer; None where there is no file."""

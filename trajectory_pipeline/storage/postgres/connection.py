@@ -72,6 +72,20 @@ _ADVICE: tuple[tuple[str, str], ...] = (
         "run `trajectory-pipeline migrate` as a user who has CREATE on the database, or grant it",
     ),
     (
+        r"create temporary tables",
+        "rows are staged in a temporary table: its owner could run GRANT TEMPORARY ON DATABASE … TO this user",
+    ),
+    (r"permission denied for function", "its owner could run GRANT EXECUTE ON FUNCTION … TO this user"),
+    (
+        r"permission denied to set parameter",
+        "remove this setting from the role and the database: ALTER ROLE … RESET, ALTER DATABASE … RESET",
+    ),
+    (
+        r"row-level security",
+        "a policy would hide rows from this user: connect as the tables' owner, or as a superuser run ALTER ROLE …"
+        " BYPASSRLS",
+    ),
+    (
         r"permission denied|must be owner",
         "this user may not do that: it must own the schema trajectory, or have USAGE on it, and SELECT, INSERT,"
         " UPDATE, DELETE on its tables",
@@ -96,10 +110,10 @@ _ADVICE: tuple[tuple[str, str], ...] = (
 )
 
 
-def database_error(url: str, doing: str, error: BaseException) -> SinkError:
-    """Return the sentence for a driver's error: what was being done, where, and what to do."""
+def database_error(url: str, doing: str, error: BaseException, advice: str | None = None) -> SinkError:
+    """Return the sentence for a driver's error: what was being done, where, and what to do, if that is not given."""
     reason = hide_credentials(_reason(str(getattr(error, "orig", None) or error)), url)
-    advice = next(
+    advice = advice or next(
         (words for pattern, words in _ADVICE if re.search(pattern, reason, re.IGNORECASE)),
         "see the server's log; what was not committed is not there",
     )

@@ -27,8 +27,10 @@ _UNRELEASED = frozenset(f"{number:04}" for number in range(1, 12))
 _ALEMBIC = threading.Lock()
 
 
-def migrate(url: str) -> tuple[str | None, str]:
+def migrate(url: str, *, rehearse: bool = False) -> tuple[str | None, str]:
     """Bring the schema up to date, in one transaction; safe to run twice and concurrently.
+
+    ``rehearse``: only try it, in a transaction that is rolled back, and give up rather than wait for locks.
 
     Returns:
         The revision before (None: there was no schema) and after.
@@ -39,6 +41,8 @@ def migrate(url: str) -> tuple[str | None, str]:
         driver_connection = cast("psycopg.Connection", connection.connection.driver_connection)
         begin(driver_connection)
         _refuse_old_servers(connection, url)
+        if rehearse:
+            connection.execute(sa.text("SELECT set_config('lock_timeout', '2s', true)"))
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('trajectory migration', 0))"))
         before = _revision(connection)
         if before is not None and before not in _known_revisions():
@@ -54,8 +58,11 @@ def migrate(url: str) -> tuple[str | None, str]:
             # Alembic holds the environment of a running migration in a global.
             with _ALEMBIC:
                 command.upgrade(config, "head")
-        # Every time: descriptions change without a migration.
-        apply_comments(driver_connection)
+        if before != head_revision() or not rehearse:
+            # Every time: descriptions change without a migration.
+            apply_comments(driver_connection)
+        if rehearse:
+            connection.rollback()
         return before, head_revision()
 
 

@@ -13,11 +13,10 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
 @dataclass(frozen=True)
 class DatabaseState:
-    """What the database holds, and whether this user may insert trajectories."""
+    """What the database holds."""
 
     trajectories: int
     quarantined: int
-    writable: bool
 
 
 @dataclass(frozen=True)
@@ -77,12 +76,10 @@ class RunsSummary:
 
 
 def database_state(database: TrajectoryDatabase) -> DatabaseState:
-    """Count trajectories and quarantine, and ask whether this user may write."""
+    """Count trajectories and quarantine."""
     [row] = database.rows(
         "SELECT (SELECT count(*) FROM trajectory.trajectories) AS trajectories,"
-        " (SELECT count(*) FROM trajectory.quarantine) AS quarantined,"
-        " has_schema_privilege('trajectory', 'USAGE') AND has_table_privilege('trajectory.trajectories', 'INSERT')"
-        " AS writable"
+        " (SELECT count(*) FROM trajectory.quarantine) AS quarantined"
     )
     return DatabaseState(**row)
 
