@@ -3,6 +3,7 @@
 It changes nothing: the capture sensor requests a partition that differs, or a person materializes it.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,16 +17,20 @@ from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
 from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.storage.parquet.cleanup import hours_with_folders
 from trajectory_pipeline.storage.postgres.partition_writer import StoredEntry
 from trajectory_pipeline.storage.postgres.retention import is_pruned, pruned_partitions
 from trajectory_pipeline.storage.postgres.summaries import trajectories_by_partition
+from trajectory_pipeline.storage.postgres.verdict_status import unpublished_partitions
 from trajectory_pipeline.storage.storage import Storage
 
 _HOURS_PER_QUERY = 240
 """Hours whose fingerprints are taken in one query."""
 _CAPTURE_TIME = timedelta(minutes=5)
 """Time after an hour is closed in which it is captured."""
+_ASSETS = (TERMINAL_RUNS, TRAJECTORIES, REFINED_OUTCOMES)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,9 @@ class _Sides:
     postgres_rows: Mapping[str, int]
     invalidated: Mapping[str, str]
     pruned: frozenset[str]
+    refined: Mapping[str, StoredEntry]
+    unpublished: frozenset[str]
+    files: Mapping[str, frozenset[datetime]]
 
 
 def check_completeness(source: LettaSource, storage: Storage, scope: CompletenessScope) -> CompletenessReport:
@@ -98,9 +106,12 @@ def check_completeness(source: LettaSource, storage: Storage, scope: Completenes
         source_runs = count_runs_by_hour(snapshot)
         raw = storage.postgres.ledger(TERMINAL_RUNS.name)
         converted = storage.postgres.ledger(TRAJECTORIES.name)
+        refined = storage.postgres.ledger(REFINED_OUTCOMES.name)
         postgres_rows = trajectories_by_partition(storage.postgres)
-        stored_hours = {parse_partition_key(key) for key in {*raw, *converted, *postgres_rows}}
-        hours = sorted(hour for hour in {*source_runs, *stored_hours} if start <= hour < end)
+        files = {table.name: frozenset(hours_with_folders(storage.parquet, table)) for table in _ASSETS}
+        stored_hours = {parse_partition_key(key) for key in {*raw, *converted, *refined, *postgres_rows}}
+        known_hours = stored_hours.union(source_runs, *files.values())
+        hours = sorted(hour for hour in known_hours if start <= hour < end)
         current_fingerprints: dict[datetime, str] = {}
         # Not one query for each range without gaps: hours in between have no runs, and cost nothing.
         for index in range(0, len(hours), _HOURS_PER_QUERY):
@@ -116,6 +127,9 @@ def check_completeness(source: LettaSource, storage: Storage, scope: Completenes
         postgres_rows,
         storage.postgres.invalidations(keys),
         frozenset(pruned_partitions(storage.postgres, keys)),
+        refined,
+        unpublished_partitions(storage.postgres, keys),
+        files,
     )
     return CompletenessReport(
         partitions=len(hours),
@@ -135,7 +149,10 @@ def _differences(hour: datetime, sides: _Sides, storage: Storage, scope: Complet
     entry, runs = sides.raw.get(key), sides.source_runs.get(hour, 0)
     if key not in sides.pruned:
         if entry is None:
-            yield f"{runs} terminal runs in the source, never captured"
+            if runs or key in sides.converted or key in sides.postgres_rows:
+                yield f"{runs} terminal runs in the source, never captured"
+            else:
+                yield from _file_differences(hour, sides, storage)
             return
         captured = entry.counts["runs"]
         if entry.fingerprint != sides.fingerprints.get(hour, EMPTY):
@@ -148,11 +165,30 @@ def _differences(hour: datetime, sides: _Sides, storage: Storage, scope: Complet
         yield f"{deleted} runs hold content that is deleted at the source, and is to be erased"
     if key in sides.invalidated:
         yield f"to be materialized again: {sides.invalidated[key]}"
-    if is_pruned(sides.converted, key):
-        return
-    counts = sides.converted[key].counts
-    expected = counts["runs_in"] - counts["quarantined"]
-    stored = {"Postgres": sides.postgres_rows.get(key, 0), "Parquet": storage.parquet.rows(TRAJECTORIES, hour)}
-    for sink, count in stored.items():
+    if not is_pruned(sides.converted, key):
+        expected, count = _rows_of(sides.converted[key]), sides.postgres_rows.get(key, 0)
         if count != expected:
-            yield f"{expected} trajectories by the ledger, {'no file' if count is None else count} in {sink}"
+            yield f"{expected} trajectories by the ledger, {count} in Postgres"
+    if key in sides.unpublished:
+        yield "the file of refined_outcomes does not hold the verdicts that are stored: materialize refined_outcomes"
+    yield from _file_differences(hour, sides, storage)
+
+
+def _file_differences(hour: datetime, sides: _Sides, storage: Storage) -> Iterator[str]:
+    """Yield where a file of any asset differs from the ledger; one that is not there has no rows to compare."""
+    for table, entries in zip(_ASSETS, (sides.raw, sides.converted, sides.refined), strict=True):
+        expected = None if is_pruned(entries, partition_key(hour)) else _rows_of(entries[partition_key(hour)])
+        count = storage.parquet.rows(table, hour) if hour in sides.files[table.name] else None
+        if count != expected:
+            known, found = ("nothing" if number is None else f"{number} rows" for number in (expected, count))
+            yield f"{known} of {table.name} by the ledger, {'no file' if count is None else found} in Parquet"
+
+
+def _rows_of(entry: StoredEntry) -> int:
+    """Return how many rows a partition's file has, by the counts in the ledger."""
+    counts = Counter(entry.counts)
+    if entry.asset == TERMINAL_RUNS.name:
+        return counts["runs"] + counts["deleted_runs"] + counts["pending_move_runs"]
+    if entry.asset == TRAJECTORIES.name:
+        return counts["runs_in"] - counts["quarantined"]
+    return counts.total() - counts["calls"]

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +17,7 @@ from trajectory_pipeline.budget.caps import Cap, SpendTotals
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.lossless_json import write_json
-from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.partition_keys import parse_partition_key, partition_key
 from trajectory_pipeline.pipeline.judge_worker import JudgeWorker, JudgingStats
 from trajectory_pipeline.pipeline.judging_estimate import JudgingEstimate, due_reason, estimate_judging, needs_judging
 from trajectory_pipeline.schema.arrow import arrow_schema
@@ -30,7 +32,12 @@ from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as stored_redaction_key
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
-from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, judging_candidates
+from trajectory_pipeline.storage.postgres.verdict_status import (
+    JudgingCandidate,
+    judging_candidates,
+    stored_verdicts,
+    verdicts_digest,
+)
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.urls import without_credentials
@@ -66,7 +73,7 @@ class JudgingResult(JudgingStats):
 
 @dataclass
 class JudgingRun:
-    """Judges partitions together, then publishes each of them.
+    """Judges partitions together, and publishes each of them as soon as its last verdict is stored.
 
     Together, so that small partitions do not leave the judge idle. A verdict is stored as soon as it is known. A failed
     call leaves a verdict without scores that names the error. The next materialization tries failed and deferred
@@ -76,6 +83,7 @@ class JudgingRun:
         order: which trajectories go first, over all partitions.
         dagster_run_id: for the ledger; all partitions of a Dagster run are one materialization to the budget.
         progress: takes a progress line now and then.
+        publish_only: whether stored verdicts are published and no judge is asked.
     """
 
     storage: Storage
@@ -83,6 +91,7 @@ class JudgingRun:
     order: JudgeOrder = JudgeOrder.NEWEST
     dagster_run_id: str | None = None
     progress: Callable[[str], None] = field(default=lambda _: None, repr=False)
+    publish_only: bool = False
 
     def __post_init__(self) -> None:
         self._materialization_id = self.dagster_run_id or str(uuid4())
@@ -100,13 +109,15 @@ class JudgingRun:
     def judge_partitions(self, hours: Sequence[datetime]) -> None:
         """Judge the trajectories of partitions that have no verdict under the policy yet, as far as the budget goes.
 
-        An error that keeps a partition from being completed is raised by its ``publish``.
+        Each partition is published when it has its last verdict: a worker that is killed later leaves it complete. An
+        error that keeps a partition from being completed is raised by its ``publish``.
 
         Raises:
             SinkError: a sink cannot be read.
             JudgeError: the model has no known price, and that is not allowed.
         """
-        self.judge.require_price()
+        if not self.publish_only:
+            self.judge.require_price()
         redaction_key = self.judge.redaction_key or stored_redaction_key(self.storage.postgres)
         judge = replace(self.judge, redaction_key=redaction_key)
         policy = judge.policy
@@ -128,6 +139,8 @@ class JudgingRun:
         ):
             verdicts.use_policy(policy.policy_id, policy.definition, policy.model)
             due = self._due(judging_candidates(verdicts.connection, policy.policy_id, list(self._results), self.order))
+            for key in self._results.keys() - {candidate.partition_key for candidate in due}:
+                self._publish_early(key)
             if due:
                 worker = JudgeWorker(
                     due,
@@ -139,6 +152,7 @@ class JudgingRun:
                     progress=self.progress,
                     stats=self._results,
                     request_slot=request_slot,
+                    on_complete=self._publish_early,
                 )
                 try:
                     _run(worker.judge_all())
@@ -149,7 +163,7 @@ class JudgingRun:
             result.reused += result.claimed_elsewhere
 
     def publish(self, hour: datetime) -> JudgingResult:
-        """Write the verdicts of a judged partition to Parquet; returns what was done and what it cost.
+        """Write the verdicts of a judged partition to Parquet, unless that is done; returns what judging did and cost.
 
         Raises:
             SinkError: a sink cannot be read or written; verdicts stored so far stay.
@@ -159,7 +173,20 @@ class JudgingRun:
         key = partition_key(hour)
         if key in self._failures:
             raise self._failures[key]
-        result, candidates = self._results[key], self._candidates[key]
+        if self._results[key].written is None:
+            self._publish(key)
+        return self._results[key]
+
+    def _publish_early(self, key: str) -> None:
+        # Where this fails, ``publish`` tries again, and raises.
+        with suppress(Exception):
+            self._publish(key)
+
+    def _publish(self, key: str) -> None:
+        result, hour = self._results[key], parse_partition_key(key)
+        result.statuses, result.outcomes, result.errors = Counter(), Counter(), Counter()
+        result.disagreements = 0
+        policy_id = self.judge.policy.policy_id
         # A run may have been erased while it was judged: its verdict loses its texts before it is published.
         with (
             self.storage.postgres.partition(REFINED_OUTCOMES.name, key) as partition,
@@ -167,32 +194,39 @@ class JudgingRun:
         ):
             erase_verdicts_of(partition.connection, key)
         with open_verdicts(self.storage.postgres) as verdicts:
-            result.caps = self._caps(verdicts, {candidate.organization_id for candidate in candidates})
-            rows = _batches(verdicts, sorted(candidate.key for candidate in candidates), result)
-            with (
-                self.storage.postgres.partition(REFINED_OUTCOMES.name, key) as partition,
-                self.storage.parquet.stage(REFINED_OUTCOMES, hour, rows) as staged,
-            ):
-                partition.record(
-                    LedgerEntry(
-                        asset=REFINED_OUTCOMES.name,
-                        partition_key=key,
-                        result="complete",
-                        counts={**result.statuses, "calls": result.calls},
-                        content_digest=staged.sha256,
-                        schema_version=SCHEMA_VERSION,
-                        dagster_run_id=self.dagster_run_id,
-                    )
+            result.caps = self._caps(verdicts, {candidate.organization_id for candidate in self._candidates[key]})
+        states: list[str] = []
+        with (
+            self.storage.postgres.partition(REFINED_OUTCOMES.name, key) as partition,
+            translating_database_errors(partition.url, f"Reading verdicts of {key}"),
+            self.storage.parquet.stage(
+                REFINED_OUTCOMES,
+                hour,
+                _batches(stored_verdicts(partition.connection, policy_id, key), result, states),
+            ) as staged,
+        ):
+            partition.record(
+                LedgerEntry(
+                    asset=REFINED_OUTCOMES.name,
+                    partition_key=key,
+                    result="complete",
+                    counts={**result.statuses, "calls": result.calls},
+                    content_digest=staged.sha256,
+                    schema_version=SCHEMA_VERSION,
+                    dagster_run_id=self.dagster_run_id,
+                    inputs_digest=policy_id,
+                    rows_checksum=verdicts_digest(states),
                 )
-                result.written = staged.publish()
-        return result
+            )
+            written = staged.publish()
+        result.written = written
 
     def _due(self, candidates: Sequence[JudgingCandidate]) -> list[JudgingCandidate]:
         due: list[JudgingCandidate] = []
         for candidate in candidates:
             self._candidates[candidate.partition_key].append(candidate)
             result = self._results[candidate.partition_key]
-            if candidate.due or needs_judging(candidate, self.judge.access):
+            if not self.publish_only and (candidate.due or needs_judging(candidate, self.judge.access)):
                 result.due_reasons[due_reason(candidate)] += 1
                 due.append(candidate)
             else:
@@ -223,16 +257,13 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
         executor.submit(asyncio.run, work).result()
 
 
-def _batches(
-    verdict_store: VerdictStore, keys: Sequence[tuple[str, str]], result: JudgingResult
-) -> Iterator[pa.RecordBatch]:
-    """Yield the stored verdicts in batches, and count them."""
+def _batches(verdicts: Iterable[tuple[Row, str]], result: JudgingResult, states: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yield stored verdicts in batches, count them, and collect their states."""
     json_columns = {column.name for column in REFINED_OUTCOMES.in_sink(Sink.PARQUET) if column.type is Scalar.JSON}
-    for first in range(0, len(keys), _ROWS_PER_GROUP):
-        batch_keys = keys[first : first + _ROWS_PER_GROUP]
-        found = verdict_store.verdicts(batch_keys)
-        rows = [found[key] for key in batch_keys]
-        for row in rows:
+    remaining = iter(verdicts)
+    while batch := list(islice(remaining, _ROWS_PER_GROUP)):
+        for row, state in batch:
+            states.append(state)
             result.statuses[row["verdict_status"]] += 1
             if row["outcome"] is not None:
                 result.outcomes[row["outcome"]] += 1
@@ -244,6 +275,6 @@ def _batches(
                 name: write_json(value) if name in json_columns and value is not None else value
                 for name, value in row.items()
             }
-            for row in rows
+            for row, _ in batch
         ]
         yield pa.RecordBatch.from_pylist(encoded, schema=arrow_schema(REFINED_OUTCOMES))

@@ -91,6 +91,7 @@ class JudgeWorker:
     If storing a verdict fails, no further call begins, and calls in flight are waited for: they are paid for, and their
     verdicts may still be stored. An unexpected error in one verdict affects that verdict only. Calls are reserved and
     settled on another connection, ``ledger``. ``stats`` are by partition key, of all partitions that are judged.
+    ``on_complete`` is called in a thread, for one partition at a time, when the last verdict of a partition is stored.
     """
 
     candidates: Sequence[JudgingCandidate]
@@ -102,10 +103,13 @@ class JudgeWorker:
     progress: Callable[[str], None]
     stats: Mapping[str, JudgingStats]
     request_slot: RequestSlot | None = None
+    on_complete: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self.unfinished = set(self.candidates)
         """Candidates without a verdict, so far."""
+        self._left = Counter(candidate.partition_key for candidate in self.candidates)
+        self._completing = asyncio.Lock()
         self._reported_at = time.monotonic()
         self._policy = self.judge.policy
         self._worker = new_worker()
@@ -167,7 +171,7 @@ class JudgeWorker:
                     self._calls.stopped = True
                     failures.append(error)
                     return
-                self.unfinished.discard(candidate)
+                await self._finish(candidate)
                 if time.monotonic() - self._reported_at > REPORT_SECONDS:
                     self._report()
 
@@ -179,6 +183,14 @@ class JudgeWorker:
         if outages:
             raise ProviderDownError(f"{outages[0]}: {self._done()} are done, the rest is left to a later run.")
         return claimed
+
+    async def _finish(self, candidate: JudgingCandidate) -> None:
+        self.unfinished.discard(candidate)
+        key = candidate.partition_key
+        self._left[key] -= 1
+        if not self._left[key]:
+            async with self._completing:
+                await asyncio.to_thread(self.on_complete, key)
 
     def _done(self) -> str:
         return f"{len(self.candidates) - len(self.unfinished)} of {len(self.candidates)} trajectories"
@@ -207,7 +219,7 @@ class JudgeWorker:
                     verdict["verdict_status"] in FINAL_STATUSES or verdict["updated_at"] >= self._started_at
                 ):
                     self.stats[candidate.partition_key].claimed_elsewhere += 1
-                    self.unfinished.discard(candidate)
+                    await self._finish(candidate)
                 else:
                     free.append(candidate)
             if free:

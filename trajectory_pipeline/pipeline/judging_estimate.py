@@ -18,9 +18,14 @@ from trajectory_pipeline.pipeline.documents import MissingDocumentError, shown_d
 from trajectory_pipeline.schema.enums import ErrorClass, JudgeOrder
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
-from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, judging_candidates
+from trajectory_pipeline.storage.postgres.verdict_status import (
+    JudgingCandidate,
+    judging_candidates,
+    partitions_with_unpublished_verdicts,
+)
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.storage.storage import Storage
+from trajectory_pipeline.text import pluralize
 
 _DOCUMENTS_AT_ONCE = 50
 _BYTES_PER_TOKEN = 3
@@ -55,6 +60,7 @@ class JudgingEstimate:
         not_judged: trajectories that the caps may defer, by cap, if each call costs the maximum.
         not_rendered: why trajectories cannot be rendered, by run id: the verdicts on them would fail.
         sized: whether prompts were estimated from the size of documents, not rendered.
+        unpublished: partitions whose file in Parquet was not made of the verdicts that are stored.
     """
 
     partitions: int = 0
@@ -72,6 +78,7 @@ class JudgingEstimate:
     not_judged: Counter[str] = field(default_factory=Counter)
     not_rendered: dict[str, str] = field(default_factory=dict)
     sized: bool = False
+    unpublished: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Return the estimate as JSON values; money as text, which keeps every digit."""
@@ -91,6 +98,11 @@ class JudgingEstimate:
         ]
         for run_id, defect in self.not_rendered.items():
             sentences.append(f"{run_id} cannot be rendered, so that its verdict would fail: {defect}.")
+        if self.unpublished:
+            sentences.append(
+                f"{pluralize(self.unpublished, 'partition')} would be written again without a call: the file does not"
+                " hold the verdicts that are stored."
+            )
         if self.denied:
             sentences.append(
                 f"{self.denied} may not be sent to a judge (TRAJECTORY_JUDGE_ALLOW_…, TRAJECTORY_JUDGE_DENY_…)."
@@ -161,6 +173,8 @@ def estimate_judging(
             for candidate, calls, prompt_tokens in estimator.measure(due, render=render):
                 is_old = candidate.ended_at is None or candidate.ended_at < now - lookback
                 estimator.add(candidate, calls, prompt_tokens, is_old=is_old)
+        keys = [partition_key(hour) for hour in hours]
+        estimate.unpublished = len(partitions_with_unpublished_verdicts(verdicts.connection, policy_id, keys))
         mean_tokens = verdicts.mean_response_tokens(policy_id)
     prices = judge.budget.prices
     if prices.max_cost(judge.model, judge.base_url, 1, 1) is None:

@@ -1,6 +1,6 @@
 """Which partitions have trajectories that could be judged now, by state and budget."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,6 +16,7 @@ from trajectory_pipeline.storage.postgres.verdict_status import (
     PendingQuery,
     abandoned_verdicts,
     partitions_with_pending_verdicts,
+    partitions_with_unpublished_verdicts,
 )
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
 
@@ -29,11 +30,13 @@ class PendingVerdicts:
     Attributes:
         partition_keys: of the partitions in which something could be judged now, sorted.
         abandoned: verdicts that failed too often.
+        unpublished: keys of the compared partitions whose file was not made of the verdicts that are stored.
         shortfall: the cap without headroom for any call; then there are no partition keys.
     """
 
     partition_keys: list[str]
     abandoned: list[AbandonedVerdict]
+    unpublished: list[str]
     shortfall: BudgetShortfall | None
     spent: SpendTotals
 
@@ -46,11 +49,12 @@ def find_pending_verdicts(
     settle_for: timedelta,
     lookback: timedelta,
     give_up_after: int,
+    compared: Sequence[str] = (),
 ) -> PendingVerdicts:
     """Return what has no verdict under the policy, is settled, within the lookback, and can be paid today.
 
     A trajectory is settled when it has been unchanged for ``settle_for``. A verdict is not tried again after
-    ``give_up_after`` failures.
+    ``give_up_after`` failures. The files of the partitions ``compared`` are compared with their verdicts.
 
     Raises:
         JudgeError: the model has no known price, and that is not allowed.
@@ -87,7 +91,8 @@ def find_pending_verdicts(
         abandoned = abandoned_verdicts(
             verdicts.connection, policy.policy_id, ended_since=now - lookback, give_up_after=give_up_after
         )
-    return PendingVerdicts(keys, abandoned, shortfall, today.get("day", SpendTotals()))
+        unpublished = partitions_with_unpublished_verdicts(verdicts.connection, policy.policy_id, compared)
+    return PendingVerdicts(keys, abandoned, unpublished, shortfall, today.get("day", SpendTotals()))
 
 
 def find_abandoned_verdicts(

@@ -34,13 +34,15 @@ PARTITIONS = Table(
         Column(
             "inputs_digest",
             STRING,
-            "Digest of the other inputs: code, agents, tools, prompts and columns of the source.",
+            "Digest of the other inputs: code, agents, tools, prompts and columns of the source; of `refined_outcomes`,"
+            " the policy.",
             null="unknown: the next materialization rebuilds the partition even if its rows did not change",
         ),
         Column(
             "rows_checksum",
             STRING,
-            "Digest of the versions of its rows in Postgres as written: it changes with any change to a row.",
+            "Digest of the versions of its rows in Postgres as written: it changes with any change to a row. Of"
+            " `refined_outcomes`: digest of the verdicts that its file holds.",
             null="unknown, or not used for this asset",
         ),
     ),

@@ -30,6 +30,7 @@ def run(
     *,
     assets: Sequence[str] = ASSETS,
     resources: Mapping[str, object] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> ExecuteInProcessResult:
     """Run the trajectory job over one hour, or a range, last hour included; does not raise if it fails.
 
@@ -39,7 +40,7 @@ def run(
     return definitions.resolve_job_def(TRAJECTORY_JOB).execute_in_process(
         instance=instance,
         partition_key=None if last else partition_key(first),
-        tags=range_tags(first, last) if last else {},
+        tags={**(tags or {}), **(range_tags(first, last) if last else {})},
         asset_selection=[dg.AssetKey(name) for name in assets],
         run_config=_QUIET,
         raise_on_error=False,

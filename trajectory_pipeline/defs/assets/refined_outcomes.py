@@ -16,6 +16,9 @@ from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
 
+PUBLISH_ONLY_TAG = "trajectory/publish_only"
+"""Tag of a Dagster run that writes files from stored verdicts and asks no judge."""
+
 
 def refinement_batch(backfill_batch: int) -> int:
     """Return the most partitions that one run judges, where a run of capture takes ``backfill_batch``.
@@ -57,9 +60,11 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
                 order=settings.judge.order,
                 dagster_run_id=context.run.run_id,
                 progress=context.log.info,
+                publish_only=context.run.tags.get(PUBLISH_ONLY_TAG) == "true",
             )
-            judging.judge.require_price()
-            context.log.info(" ".join(judging.estimate(hours, lookback, render=False).sentences()))
+            if not judging.publish_only:
+                judging.judge.require_price()
+                context.log.info(" ".join(judging.estimate(hours, lookback, render=False).sentences()))
             # All partitions together, in the configured order: one alone may be too small to keep a judge busy.
             judging.judge_partitions(hours)
         except PipelineError as error:

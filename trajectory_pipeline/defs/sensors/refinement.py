@@ -1,4 +1,8 @@
-"""The refinement sensor: requests the partitions whose trajectories have no verdict under the current policy."""
+"""The refinement sensor: requests partitions whose trajectories lack a verdict, or whose file lacks stored verdicts.
+
+Like the capture sensor, it compares states: those within the lookback every tick, and older files in turn. Its cursor
+only says where to continue.
+"""
 
 from datetime import timedelta
 
@@ -6,7 +10,7 @@ import dagster as dg
 
 from trajectory_pipeline.defs.asset_checks import ABANDONED_VERDICTS
 from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
-from trajectory_pipeline.defs.assets.refined_outcomes import refinement_batch
+from trajectory_pipeline.defs.assets.refined_outcomes import PUBLISH_ONLY_TAG, refinement_batch
 from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
 from trajectory_pipeline.defs.sensors.run_requests import (
     SECONDS_BETWEEN_TICKS,
@@ -18,11 +22,13 @@ from trajectory_pipeline.defs.sensors.run_requests import (
     utc_now,
 )
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import floor_to_hour, parse_partition_key
+from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, hours_between, parse_partition_key, partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
 REFINEMENT_SENSOR = "refinement_sensor"
+OLDER_PER_TICK = 240
+"""Partitions older than the lookback whose files one tick compares, in turn."""
 
 
 def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.SensorDefinition:
@@ -39,7 +45,8 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
             "Requests the partitions whose trajectories have no verdict under the current policy: unchanged for"
             f" {pluralize(settings.judge.settle_minutes, 'minute')}, at most"
             f" {pluralize(settings.judge.lookback_days, 'day')} old, as far as the budget allows"
-            f" ({settings.budget.daily_usd} USD per UTC day).{notice}"
+            f" ({settings.budget.daily_usd} USD per UTC day). Partitions of any age whose file does not hold the"
+            f" verdicts that are stored are written again, without a call.{notice}"
         ),
     )
     def refinement_sensor(
@@ -50,6 +57,11 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
         from trajectory_pipeline.pipeline.pending_verdicts import find_pending_verdicts
 
         now = clock()
+        first, last = floor_to_hour(settings.capture.start), floor_to_hour(now)
+        recent = max(first, floor_to_hour(now - timedelta(days=settings.judge.lookback_days)))
+        after = max(first, parse_partition_key(context.cursor)) if context.cursor else first
+        older = list(hours_between(after, min(after + OLDER_PER_TICK * HOUR, recent)))
+        cursor = partition_key(older[-1] + HOUR if len(older) == OLDER_PER_TICK else first)
         try:
             pending = find_pending_verdicts(
                 storage.sinks().postgres,
@@ -58,31 +70,41 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
                 settle_for=timedelta(minutes=settings.judge.settle_minutes),
                 lookback=timedelta(days=settings.judge.lookback_days),
                 give_up_after=settings.judge.give_up_after,
+                compared=[partition_key(hour) for hour in (*older, *hours_between(recent, now))],
             )
         except PipelineError as error:
             return dg.SkipReason(str(error))
         number = pluralize(len(pending.abandoned), "verdict")
         abandoned = f" {number} abandoned: see the check {ABANDONED_VERDICTS.name}." if pending.abandoned else ""
+        # A partition that was captured before TRAJECTORY_START moved is no partition any more: Dagster would refuse the
+        # whole tick for it.
+        unjudged = [hour for key in pending.partition_keys if first <= (hour := parse_partition_key(key)) <= last]
+        unpublished = [hour for hour in map(parse_partition_key, pending.unpublished) if hour not in set(unjudged)]
+        # Wait for capture too: a verdict on what is being captured again would be stale at once.
+        due, held_back = due_hours(
+            context.instance, [*unpublished, *unjudged], REFINEMENT, [*CAPTURE, *REFINEMENT], now
+        )
+        batch = refinement_batch(settings.dagster.backfill_batch)
+        requests = [
+            *run_requests([hour for hour in due if hour in set(unjudged)], REFINEMENT, batch, "verdicts are missing"),
+            *run_requests(
+                [hour for hour in due if hour in set(unpublished)],
+                REFINEMENT,
+                batch,
+                "the file does not hold the stored verdicts",
+                tags={PUBLISH_ONLY_TAG: "true"},
+            ),
+        ]
+        if requests:
+            return dg.SensorResult(run_requests=requests, cursor=cursor)
+        message = f"{pluralize(len(pending.partition_keys), 'partition')} without verdicts{held_back}.{abandoned}"
         if pending.shortfall:
             spent, reserved = pending.spent.spent, pending.spent.reserved
-            return dg.SkipReason(
+            message = (
                 f"Today (UTC) {spent.usd:.4f} USD and {spent.tokens} tokens are spent, and {reserved.usd:.4f} USD and"
                 f" {reserved.tokens} tokens are reserved: {pending.shortfall}. The rest is judged when the budget"
                 f" allows: tomorrow, or with a higher cap.{abandoned}"
             )
-        # A partition that was captured before TRAJECTORY_START moved is no partition any more: Dagster would refuse the
-        # whole tick for it.
-        hours = [
-            hour
-            for key in pending.partition_keys
-            if floor_to_hour(settings.capture.start) <= (hour := parse_partition_key(key)) <= floor_to_hour(now)
-        ]
-        # Wait for capture too: a verdict on what is being captured again would be stale at once.
-        due, held_back = due_hours(context.instance, hours, REFINEMENT, [*CAPTURE, *REFINEMENT], now)
-        if due:
-            batch = refinement_batch(settings.dagster.backfill_batch)
-            return dg.SensorResult(run_requests=run_requests(due, REFINEMENT, batch, "verdicts are missing"))
-        without = pluralize(len(pending.partition_keys), "partition")
-        return dg.SkipReason(f"{without} without verdicts{held_back}.{abandoned}")
+        return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=cursor)
 
     return refinement_sensor

@@ -1,6 +1,6 @@
 """What the sensors share: which of the hours that need a run are requested now, and the run requests."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -39,6 +39,7 @@ def run_requests(
     longest: int,
     reason: str,
     alone: Sequence[Hours] = (),
+    tags: Mapping[str, str] | None = None,
 ) -> list[dg.RunRequest]:
     """Return at most ``MAX_RUNS_PER_TICK`` run requests, newest hours first.
 
@@ -52,7 +53,7 @@ def run_requests(
             # No run key: Dagster deduplicates by it for ever, and a partition may have to be read again.
             asset_selection=list(selection),
             partition_key=partition_key(first) if first == last else None,
-            tags={"trajectory/reason": reason, **({} if first == last else range_tags(first, last))},
+            tags={"trajectory/reason": reason, **(tags or {}), **({} if first == last else range_tags(first, last))},
         )
         for first, last in chosen
     ]

@@ -4,17 +4,21 @@ SQL computes the verdict key as ``judge.policy.verdict_key`` does (a test compar
 too where only an earlier run of its chain has changed.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, LiteralString
 
+import psycopg
 from psycopg import sql
+from psycopg.rows import dict_row
 
 from trajectory_pipeline.budget.caps import Cost
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass, JudgeOrder
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 
 LONGEST_CHAIN = 50
@@ -93,6 +97,32 @@ WHERE s.updated_at <= %(quiet)s AND s.ended_at >= %(ended)s
     AND coalesce(s.deferred_usd, %(least_usd)s) <= %(organization_usd)s
         - coalesce(o.spent_usd + o.reserved_usd, 0)
 GROUP BY 1 ORDER BY 1
+"""
+
+# Survives a dump and a restore, as ``xmin`` would not.
+_VERDICT_STATE: LiteralString = (
+    "jsonb_build_array(v.run_id, v.verdict_key, v.verdict_status, v.outcome, v.error_class, v.erased,"
+    " extract(epoch FROM v.updated_at))::text"
+)
+_STORED: LiteralString = f"""
+SELECT v.*, {_VERDICT_STATE} AS state FROM keyed k
+JOIN trajectory.verdicts v ON v.run_id = k.run_id AND v.verdict_key = k.verdict_key ORDER BY v.run_id COLLATE "C"
+"""
+_UNPUBLISHED: LiteralString = f"""
+, stored AS (
+    SELECT k.partition_key, encode(sha256(convert_to(
+        string_agg({_VERDICT_STATE}, E'\\n' ORDER BY v.run_id COLLATE "C"), 'UTF8')), 'hex') AS digest
+    FROM keyed k JOIN trajectory.verdicts v ON v.run_id = k.run_id AND v.verdict_key = k.verdict_key GROUP BY 1
+)
+SELECT partition_key FROM stored s FULL JOIN (
+    SELECT * FROM trajectory.partitions WHERE asset = 'refined_outcomes' AND partition_key = ANY(%(keys)s)
+) p USING (partition_key)
+WHERE (s.digest IS NOT NULL OR p.inputs_digest = %(policy)s AND p.result <> 'pruned')
+    AND (p.result = 'pruned' OR p.rows_checksum IS DISTINCT FROM coalesce(s.digest, %(empty)s))
+    AND NOT EXISTS (SELECT FROM trajectory.partitions t WHERE t.asset = 'trajectories'
+        AND t.partition_key = coalesce(s.partition_key, p.partition_key)
+        AND t.result NOT IN ('complete', 'quarantined'))
+ORDER BY 1
 """
 
 _ABANDONED: LiteralString = """
@@ -186,10 +216,8 @@ def judging_candidates(
     connection: RetryingConnection, policy_id: str, partition_keys: Sequence[str], order: JudgeOrder
 ) -> list[JudgingCandidate]:
     """Return the trajectories of partitions that are not deleted at the source, in the order of judging."""
-    statement = sql.SQL(_CANDIDATES).format(condition=sql.SQL("t.partition_key = ANY(%(keys)s)")) + sql.SQL(
-        _STATUSES + (_SIGNALS if order == JudgeOrder.SIGNALS else _NEWEST)
-    )
-    parameters = {"policy": policy_id, "longest": LONGEST_CHAIN, "keys": list(partition_keys)}
+    statement = _OF_PARTITIONS + sql.SQL(_STATUSES + (_SIGNALS if order == JudgeOrder.SIGNALS else _NEWEST))
+    parameters = _of_partitions(policy_id, partition_keys)
     return [_candidate(row) for row in connection.rows("Looking for missing verdicts", statement, parameters)]
 
 
@@ -226,6 +254,51 @@ def abandoned_verdicts(
     parameters = {**_recent(policy_id, ended_since), "give_up": give_up_after}
     rows = connection.rows("Looking for abandoned verdicts", _RECENT + sql.SQL(_ABANDONED), parameters)
     return [AbandonedVerdict(**row) for row in rows]
+
+
+def stored_verdicts(
+    connection: psycopg.Connection, policy_id: str, partition_key: str
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Stream the verdicts of a partition's trajectories under a policy, each with its state; of one moment.
+
+    The connection cannot be used for anything else before the last is read.
+    """
+    with connection.cursor(row_factory=dict_row) as cursor:
+        statement = _OF_PARTITIONS + sql.SQL(_STORED)
+        for row in cursor.stream(statement, _of_partitions(policy_id, [partition_key])):
+            yield row, row.pop("state")
+
+
+def verdicts_digest(states: Iterable[str]) -> str:
+    """Return the digest of a partition's verdicts, from their states in order."""
+    return hashlib.sha256("\n".join(states).encode()).hexdigest()
+
+
+def partitions_with_unpublished_verdicts(
+    connection: RetryingConnection, policy_id: str, partition_keys: Sequence[str]
+) -> list[str]:
+    """Return which of these partitions have a file that was not made of the verdicts under a policy, sorted.
+
+    A partition without such verdicts, whose file was made under another policy, is none of them.
+    """
+    parameters = {**_of_partitions(policy_id, partition_keys), "empty": verdicts_digest(())}
+    rows = connection.rows("Comparing verdicts with their files", _OF_PARTITIONS + sql.SQL(_UNPUBLISHED), parameters)
+    return [row["partition_key"] for row in rows]
+
+
+def unpublished_partitions(database: TrajectoryDatabase, partition_keys: Sequence[str]) -> frozenset[str]:
+    """Return which of these partitions have a file that was not made of the verdicts under the current policy."""
+    policies = database.rows("SELECT policy_id FROM trajectory.policies WHERE is_current")
+    with database.retrying() as connection:
+        found = [partitions_with_unpublished_verdicts(connection, row["policy_id"], partition_keys) for row in policies]
+    return frozenset(key for keys in found for key in keys)
+
+
+_OF_PARTITIONS = sql.SQL(_CANDIDATES).format(condition=sql.SQL("t.partition_key = ANY(%(keys)s)"))
+
+
+def _of_partitions(policy_id: str, partition_keys: Sequence[str]) -> dict[str, Any]:
+    return {"policy": policy_id, "longest": LONGEST_CHAIN, "keys": list(partition_keys)}
 
 
 # A partition's key is the hour in which its runs ended, and keys sort as hours do.

@@ -13,14 +13,18 @@ import pytest
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.partitions import hours_of_tags
 from trajectory_pipeline.defs.resources import judge_config
+from trajectory_pipeline.defs.sensors import refinement
 from trajectory_pipeline.defs.sensors.refinement import build_refinement_sensor
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
-from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.partition_keys import HOUR, partition_key
+from trajectory_pipeline.pipeline.judge import JudgingRun
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
+from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline_tests.conftest import change_settings, make_settings, with_judge
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
 from trajectory_pipeline_tests.defs.dagster_runs import add_run, execute, query, requested_hours, run, tick_sensor
@@ -37,8 +41,9 @@ def tick(settings: Settings, instance: dg.DagsterInstance, now: datetime = NOW) 
 
 
 def add_verdicts(settings: Settings, status: str, **values: Any) -> None:
-    """Store a verdict on each trajectory of these hours under the current policy."""
-    policy_id = judge_config(settings.judge, settings.privacy, settings.budget).policy.policy_id
+    """Store a verdict on each trajectory of these hours under the current policy, and publish them."""
+    judge = judge_config(settings.judge, settings.privacy, settings.budget)
+    policy_id = judge.policy.policy_id
     with open_verdicts(TrajectoryDatabase(str(settings.storage.database_url))) as store:
         found = judging_candidates(store.connection, policy_id, [partition_key(hour) for hour in BUSY], "newest")
         store.save_verdicts(
@@ -60,6 +65,8 @@ def add_verdicts(settings: Settings, status: str, **values: Any) -> None:
             ],
             "worker",
         )
+    storage = Storage.at(settings.storage.parquet_location, str(settings.storage.database_url))
+    JudgingRun(storage, judge, publish_only=True).judge_partitions(BUSY)
 
 
 # ---- what is requested ----------------------------------------------------------------------------------------------
@@ -105,6 +112,34 @@ def test_refinement_requests_verdicts_on_former_content(ready: Settings, instanc
 def test_refinement_skips_deleted_runs(ready: Settings, instance: dg.DagsterInstance) -> None:
     execute(str(ready.storage.database_url), "UPDATE trajectory.trajectories SET deleted_at = now()")
     assert requested_hours(tick(ready, instance)) == []
+
+
+def test_refinement_publishes_stored_verdicts_without_a_call(ready: Settings, instance: dg.DagsterInstance) -> None:
+    """The worker was killed between the last verdict and the file, and the budget of the day is spent."""
+    add_verdicts(ready, "judged")
+    execute(str(ready.storage.database_url), "DELETE FROM trajectory.partitions WHERE asset = 'refined_outcomes'")
+    spend(ready, "100", NOW)
+    result = tick(ready, instance)
+    assert requested_hours(result) == BUSY
+    assert {request.tags["trajectory/publish_only"] for request in result.run_requests} == {"true"}
+    for request in result.run_requests:
+        assert run(ready, instance, *hours_of_tags(request.tags), tags=request.tags).success
+    assert requested_hours(tick(ready, instance)) == []
+
+
+def test_refinement_compares_files_older_than_the_lookback_in_turn(
+    ready: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refinement, "OLDER_PER_TICK", 5)
+    add_verdicts(ready, "judged")
+    execute(str(ready.storage.database_url), "DELETE FROM trajectory.partitions WHERE asset = 'refined_outcomes'")
+    settings = change_settings(ready, capture__start=BUSY[0] - 2 * HOUR, judge__lookback_days=0)
+    sensor, cursor, requested = build_refinement_sensor(settings, lambda: NOW), None, []
+    for _ in range(4):
+        result = tick_sensor(sensor, settings, instance, cursor)
+        cursor = result.cursor
+        requested.append(requested_hours(result))
+    assert requested == [BUSY[:3], BUSY[3:], [], BUSY[:3]]
 
 
 # ---- when it is left alone ------------------------------------------------------------------------------------------
