@@ -2,12 +2,15 @@
 
 import hashlib
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.storage.postgres import migrate as migrate_module
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.migrate import head_revision, migrate
 from trajectory_pipeline.storage.postgres.migrations import versions
@@ -110,6 +113,74 @@ def test_migrate_on_unreleased_schema_says_to_drop_it(trajectory_database: str, 
         connect(trajectory_database)
     with pytest.raises(SinkError, match=rf"is at revision {revision}, which this version does not know .*: {advice}"):
         migrate(trajectory_database)
+
+
+@pytest.fixture
+def newer_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A revision after the newest one, which alters a table that is always read."""
+    (tmp_path / "9990.py").write_text(
+        f"revision, down_revision = '9990', '{head_revision()}'\n"
+        "from alembic import op\n"
+        "def upgrade():\n"
+        "    op.execute('ALTER TABLE trajectory.trajectories ADD COLUMN newer int')\n"
+    )
+    config = migrate_module._config()
+    config.set_main_option("version_locations", f"{Path(versions.__path__[0])} {tmp_path}")
+    config.set_main_option("path_separator", "space")
+    with monkeypatch.context() as patched:
+        patched.setattr(migrate_module, "_config", lambda: config)
+        patched.setattr(migrate_module, "LOCK_TIMEOUT_SECONDS", 0.4)
+        head_revision.cache_clear()
+        migrate_module._known_revisions.cache_clear()
+        yield "9990"
+    head_revision.cache_clear()
+    migrate_module._known_revisions.cache_clear()
+
+
+def test_migrate_behind_a_lock_blocks_no_reader_for_long(trajectory_database: str, newer_revision: str) -> None:
+    results: list[tuple[str | None, str]] = []
+    waits: list[float] = []
+    thread = threading.Thread(target=lambda: results.append(migrate(trajectory_database)))
+    with psycopg.connect(trajectory_database) as reading, psycopg.connect(trajectory_database) as other:
+        other.autocommit = True
+        reading.execute("SELECT count(*) FROM trajectory.trajectories")  # its lock stays until the end
+        thread.start()
+        began = time.monotonic()
+        while time.monotonic() < began + 4:
+            before = time.monotonic()
+            other.execute("SELECT count(*) FROM trajectory.trajectories")
+            waits.append(time.monotonic() - before)
+            time.sleep(0.01)
+        assert results == []
+    thread.join()
+    assert 0.1 < max(waits) < 1.4
+    assert [after for _, after in results] == [newer_revision]
+    execute(trajectory_database, "SELECT newer FROM trajectory.trajectories")
+
+
+@pytest.mark.parametrize("mode", ["ACCESS SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "ACCESS EXCLUSIVE"])
+def test_migrate_behind_a_lasting_lock_changes_nothing(
+    trajectory_database: str, newer_revision: str, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr(migrate_module, "RETRY_PAUSES_SECONDS", (0.1,))
+    with psycopg.connect(trajectory_database) as holding:
+        holding.execute(f"LOCK TABLE trajectory.trajectories IN {mode} MODE".encode())
+        with pytest.raises(SinkError, match=r"changed nothing: other sessions kept a table .* locked\. Stop"):
+            migrate(trajectory_database)
+    assert migrate(trajectory_database)[1] == newer_revision
+
+
+def test_comment_behind_a_lasting_lock_says_who_holds_it(
+    trajectory_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate_module, "LOCK_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(migrate_module, "RETRY_PAUSES_SECONDS", ())
+    execute(trajectory_database, "COMMENT ON TABLE trajectory.trajectories IS 'old'")
+    with psycopg.connect(trajectory_database) as holding:
+        holding.execute("LOCK TABLE trajectory.trajectories IN SHARE UPDATE EXCLUSIVE MODE")
+        with pytest.raises(SinkError, match="changed nothing"):
+            migrate(trajectory_database)
+    assert migrate(trajectory_database) == (head_revision(), head_revision())
 
 
 def test_released_migrations_are_frozen() -> None:

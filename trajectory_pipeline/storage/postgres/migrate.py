@@ -4,6 +4,9 @@ Migrations are append-only: a released revision is never edited, a change to the
 """
 
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -27,23 +30,52 @@ _UNRELEASED = frozenset(f"{number:04}" for number in range(1, 12))
 _ALEMBIC = threading.Lock()
 
 
-def migrate(url: str, *, rehearse: bool = False) -> tuple[str | None, str]:
-    """Bring the schema up to date, in one transaction; safe to run twice and concurrently.
+LOCK_TIMEOUT_SECONDS: float = 2
+"""Whoever comes after a statement that waits for a lock waits behind it: so long at most."""
+RETRY_PAUSES_SECONDS: tuple[float, ...] = (1, 2, 4, 8, 15, 30)
 
-    ``rehearse``: only try it, in a transaction that is rolled back, and give up rather than wait for locks.
+
+def migrate(url: str, *, rehearse: bool = False) -> tuple[str | None, str]:
+    """Bring the schema up to date, in one transaction; safe to run twice, concurrently and while it is in use.
+
+    A lock that another session holds is waited for briefly, again and again, so that nobody waits long behind us.
+    ``rehearse``: only try it, once, in a transaction that is rolled back.
 
     Returns:
         The revision before (None: there was no schema) and after.
+
+    Raises:
+        SinkError: the database refuses, or a lock was held all the time; nothing has changed.
     """
+    with translating_database_errors(url, "Migrating"):
+        for pause in () if rehearse else RETRY_PAUSES_SECONDS:
+            try:
+                return _migrate_once(url, rehearse=rehearse)
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                time.sleep(pause)
+        try:
+            return _migrate_once(url, rehearse=rehearse)
+        except psycopg.errors.LockNotAvailable as error:
+            raise SinkError(
+                f"Migrating {describe_postgres(url)} changed nothing: other sessions kept a table of the schema"
+                f" {SCHEMA_NAME!r} locked. Stop the daemon and long queries (pg_stat_activity names them), then run"
+                " `trajectory-pipeline migrate` again."
+            ) from error
+
+
+def _migrate_once(url: str, *, rehearse: bool) -> tuple[str | None, str]:
     # SQLAlchemy would read the URL by rules of its own.
     engine = sa.create_engine("postgresql+psycopg://", creator=lambda: open_connection(url), poolclass=sa.NullPool)
-    with translating_database_errors(url, "Migrating"), engine.begin() as connection:
+    with _raising_driver_errors(), engine.begin() as connection:
         driver_connection = cast("psycopg.Connection", connection.connection.driver_connection)
         begin(driver_connection)
         _refuse_old_servers(connection, url)
+        limit = sa.text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS * 1000:.0f}ms'")
         if rehearse:
-            connection.execute(sa.text("SELECT set_config('lock_timeout', '2s', true)"))
+            connection.execute(limit)
+        # Only another migration waits for this lock.
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('trajectory migration', 0))"))
+        connection.execute(limit)
         before = _revision(connection)
         if before is not None and before not in _known_revisions():
             raise SinkError(
@@ -64,6 +96,15 @@ def migrate(url: str, *, rehearse: bool = False) -> tuple[str | None, str]:
         if rehearse:
             connection.rollback()
         return before, head_revision()
+
+
+@contextmanager
+def _raising_driver_errors() -> Iterator[None]:
+    """Raise the errors of psycopg that SQLAlchemy wraps."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        raise (error.orig or error) from error
 
 
 @cache
