@@ -5,9 +5,10 @@ finds what differs. The cursor only says where to continue; deleting it loses no
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -29,6 +30,9 @@ from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, hours_betwee
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.storage.postgres.partition_writer import StoredEntry
 
 CAPTURE_SENSOR = "capture_sensor"
 
@@ -111,6 +115,7 @@ def build_capture_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Senso
         started = time.monotonic()
         try:
             stale = find_stale_in_tick(letta, storage, hours, settings)
+            captured = storage.sinks().postgres.ledger(TERMINAL_RUNS.name, [partition_key(hour) for hour in stale])
         except SourceTimeoutError as error:
             # Even the smallest part is too slow: skip it, so that the rest of the history is compared.
             cursor = after if before.divisor == MAX_DIVISOR else before.slower()
@@ -122,13 +127,14 @@ def build_capture_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Senso
             return dg.SkipReason(str(error))
         if time.monotonic() - started < QUERY_TIMEOUT_SECONDS / 4:
             after = after.faster()
-        due, held_back = due_hours(context.instance, stale, CAPTURE, CAPTURE, now)
+        due, held_back = due_hours(context.instance, stale, CAPTURE, CAPTURE, now, captured)
         alone = suspect_hours(context.instance, CAPTURE, now) if due else ()
         requests = run_requests(due, CAPTURE, settings.dagster.backfill_batch, "the source changed", alone)
         compared = f"{pluralize(len(hours), 'partition')} compared, {len(stale)} stale"
         return dg.SensorResult(
             run_requests=requests,
-            asset_events=_observations(storage, hours_requested(requests, due)),
+            # Dagster keeps these for good, and the open hour is stale all the time.
+            asset_events=_observations([h for h in hours_requested(requests, due) if h < floor_to_hour(now)], captured),
             cursor=after.text(),
             skip_reason=None if due else dg.SkipReason(f"{compared}{held_back}."),
         )
@@ -136,13 +142,11 @@ def build_capture_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Senso
     return capture_sensor
 
 
-def _observations(storage: StorageResource, hours: Sequence[datetime]) -> list[dg.AssetObservation]:
+def _observations(hours: Sequence[datetime], captured: Mapping[str, "StoredEntry"]) -> list[dg.AssetObservation]:
     """Return an observation for each captured partition that is stale: the UI shows it before the run begins.
 
     A partition that was never captured is missing, and shown so.
     """
-    keys = [partition_key(hour) for hour in hours]
-    captured = storage.sinks().postgres.ledger(TERMINAL_RUNS.name, keys) if keys else {}
     return [
         dg.AssetObservation(
             TERMINAL_RUNS.name,
@@ -154,7 +158,7 @@ def _observations(storage: StorageResource, hours: Sequence[datetime]) -> list[d
                 "runs_captured": captured[key].counts.get("runs"),
             },
         )
-        for key in keys
+        for key in map(partition_key, hours)
         if key in captured
     ]
 

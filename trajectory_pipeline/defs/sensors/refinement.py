@@ -23,6 +23,7 @@ from trajectory_pipeline.defs.sensors.run_requests import (
 )
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, hours_between, parse_partition_key, partition_key
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
@@ -72,6 +73,9 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
                 give_up_after=settings.judge.give_up_after,
                 compared=[partition_key(hour) for hour in (*older, *hours_between(recent, now))],
             )
+            judged = storage.sinks().postgres.ledger(
+                REFINED_OUTCOMES.name, [*pending.partition_keys, *pending.unpublished]
+            )
         except PipelineError as error:
             return dg.SkipReason(str(error))
         number = pluralize(len(pending.abandoned), "verdict")
@@ -82,7 +86,7 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
         unpublished = [hour for hour in map(parse_partition_key, pending.unpublished) if hour not in set(unjudged)]
         # Wait for capture too: a verdict on what is being captured again would be stale at once.
         due, held_back = due_hours(
-            context.instance, [*unpublished, *unjudged], REFINEMENT, [*CAPTURE, *REFINEMENT], now
+            context.instance, [*unpublished, *unjudged], REFINEMENT, [*CAPTURE, *REFINEMENT], now, judged
         )
         batch = refinement_batch(settings.dagster.backfill_batch)
         requests = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 
@@ -10,6 +10,9 @@ from trajectory_pipeline.defs.assets.partition_runner import FAILED_KEYS
 from trajectory_pipeline.defs.partitions import PARTITION_TAG, hours_of_tags, range_tags
 from trajectory_pipeline.partition_keys import contiguous, parse_partition_key, partition_key
 from trajectory_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.storage.postgres.partition_writer import StoredEntry
 
 TRAJECTORY_JOB = "trajectory_job"
 MAX_RUNS_PER_TICK = 10
@@ -20,6 +23,10 @@ PAUSE_AFTER_FAILURE = timedelta(minutes=10)
 """Time after a failure in which a partition is not requested: one that cannot succeed would fail every tick."""
 SUSPECT_AFTER_FAILURE = timedelta(hours=1)
 """Time after a killed run of a range in which its partitions are requested one by one."""
+_RUN_START = timedelta(seconds=7)
+"""What a Dagster run costs to begin with."""
+_PAUSE_FACTOR = 10
+_LONGEST_PAUSE = timedelta(hours=1)
 
 Hours = tuple[datetime, datetime]
 """A range of hours, both ends included."""
@@ -125,21 +132,45 @@ def exclude_hours(hours: Sequence[datetime], busy: Sequence[Hours]) -> list[date
     return [hour for hour in hours if not any(first <= hour <= last for first, last in busy)]
 
 
+def pause_after(entry: "StoredEntry") -> timedelta:
+    """Return the least time between a partition's materialization and the next request of it.
+
+    It is ten times what the last one took, with the start of its run: of a busy hour, reading it again and again costs
+    a tenth of the time at most, and Dagster stores at most 52 runs an hour.
+    """
+    took = entry.materialized_at - (entry.snapshot_at or entry.materialized_at)
+    return min(_PAUSE_FACTOR * (_RUN_START + max(took, timedelta(0))), _LONGEST_PAUSE)
+
+
 def due_hours(
     instance: dg.DagsterInstance,
     wanted: Sequence[datetime],
     selection: Sequence[dg.AssetKey],
     waits_for: Sequence[dg.AssetKey],
     now: datetime,
+    entries: Mapping[str, "StoredEntry"],
 ) -> tuple[list[datetime], str]:
     """Return which of these hours to request now, and why the others are not: text for the tick's message.
 
-    Runs of ``selection`` are requested; an hour waits for runs of ``waits_for``.
+    Runs of ``selection`` are requested; an hour waits for runs of ``waits_for``. ``entries`` are the ledger's of its
+    first asset.
     """
     idle = exclude_hours(wanted, hours_in_progress(instance, waits_for))
-    due = exclude_hours(idle, hours_failed_since(instance, selection, now - PAUSE_AFTER_FAILURE))
+    sound = exclude_hours(idle, hours_failed_since(instance, selection, now - PAUSE_AFTER_FAILURE))
+    # An entry from the future was written by another clock: it says nothing.
+    paused = {
+        hour
+        for hour in sound
+        if (entry := entries.get(partition_key(hour)))
+        and timedelta(0) <= now - entry.materialized_at < pause_after(entry)
+    }
+    due = [hour for hour in sound if hour not in paused]
     minutes = PAUSE_AFTER_FAILURE.seconds // 60
-    not_due = {"in progress": len(wanted) - len(idle), f"failed in the last {minutes} minutes": len(idle) - len(due)}
+    not_due = {
+        "in progress": len(wanted) - len(idle),
+        f"failed in the last {minutes} minutes": len(idle) - len(sound),
+        "materialized a moment ago": len(paused),
+    }
     reason = ", ".join(f"{number} {state}" for state, number in not_due.items() if number)
     return due, f": {reason}" if reason else ""
 

@@ -201,6 +201,40 @@ def test_capture_skips_a_partition_in_progress(captured: Settings, instance: dg.
     assert requested_hours(tick(captured, instance)) == [BUSY[0], BUSY[6]]
 
 
+@pytest.mark.parametrize(
+    ("took", "pause"),
+    [(timedelta(0), 70), (timedelta(seconds=3), 100), (timedelta(minutes=5), 3070), (timedelta(hours=3), 3600)],
+)
+@pytest.mark.parametrize("where", ["19:00", "14:00"])
+def test_capture_of_a_busy_hour_waits_by_what_the_last_one_took(
+    captured: Settings, instance: dg.DagsterInstance, took: timedelta, pause: int, where: str
+) -> None:
+    """Every tick would find it changed: it would be read again twice a minute, each time with a run in Dagster."""
+    hour = datetime.fromisoformat(f"2026-11-20T{where}+00:00")
+    ended = f"completed_at = '{hour + timedelta(minutes=20):%Y-%m-%d %H:%M}'"
+    execute(str(captured.source.postgres_url), f"UPDATE runs SET {ended} WHERE id = {OF_HOUR}")
+    execute(
+        str(captured.storage.database_url),
+        f"UPDATE trajectory.partitions SET materialized_at = '{NOW}', snapshot_at = '{NOW - took}'"
+        f" WHERE asset = 'terminal_runs' AND partition_key = '{partition_key(hour)}'",
+    )
+    for seconds in (0, 30, pause - 1):
+        result = tick(captured, instance, NOW + timedelta(seconds=seconds), partition_key(BUSY[0]))
+        assert hour not in requested_hours(result)
+    assert "1 materialized a moment ago" in str(result.skip_message) or result.run_requests
+    assert hour in requested_hours(tick(captured, instance, NOW + timedelta(seconds=pause), partition_key(BUSY[0])))
+    assert hour in requested_hours(tick(captured, instance, NOW - timedelta(seconds=9), partition_key(BUSY[0])))
+
+
+def test_capture_leaves_no_observation_of_the_open_hour(captured: Settings, instance: dg.DagsterInstance) -> None:
+    """It is stale all the time, and Dagster keeps observations without a run for good."""
+    execute(
+        str(captured.source.postgres_url), f"UPDATE runs SET completed_at = '2026-11-20 19:29' WHERE id = {OF_HOUR}"
+    )
+    observed = [event.partition for event in tick(captured, instance).asset_events if event.partition]
+    assert observed == ["2026-11-20-14:00"]
+
+
 def test_capture_pauses_after_a_failed_run(captured: Settings, instance: dg.DagsterInstance) -> None:
     """One that cannot succeed would otherwise fail twice a minute, for ever."""
     now = datetime.now(UTC)
