@@ -7,24 +7,86 @@ _MIXED = "aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zAbC"
 
 KEYS = {
     "openai": f"sk-proj-{_MIXED}{_MIXED}",
-    "openai, old": f"sk-{_MIXED}",
-    "anthropic": f"sk-ant-api03-{_MIXED}-{_MIXED}",
     "aws": "AKIAQ3EGRT5XAMPLE7QZ",
     "google": "AIzaSy" + (_MIXED * 2)[:33],
+    "google, access": f"ya29.{_MIXED}",
+    "google, client": f"GOCSPX-{_MIXED[:28]}",
     "github": "ghp_" + (_MIXED * 2)[:36],
     "github, fine": f"github_pat_{_MIXED}",
     "gitlab": f"glpat-{_MIXED[:20]}",
     "slack": "xoxb-123456789012-abcdefABCDEF",
+    "slack, app": "xapp-1-A012345-abcdefABCDEF",
+    "slack, hook": f"hooks.slack.com/services/T0001/B0001/{_MIXED[:24]}",
+    "discord, hook": f"discord.com/api/webhooks/123456789012345678/{_MIXED}",
     "stripe": "sk_live_" + _MIXED[:24],
+    "svix": f"whsec_{_MIXED}",
     "hugging face": "hf_" + _MIXED,
     "npm": "npm_" + (_MIXED * 2)[:36],
+    "pypi": f"pypi-{_MIXED}{_MIXED}",
     "sendgrid": f"SG.{_MIXED[:22]}.{_MIXED}",
     "twilio": "SK" + _HEX * 2,
+    "mailgun": "key-" + _HEX * 2,
     "digitalocean": "dop_v1_" + _HEX * 4,
+    "databricks": f"dapi{_HEX * 2}",
     "groq": "gsk_" + (_MIXED * 2)[:52],
-    "telegram": "123456789:AA" + _MIXED[:33],
+    "xai": f"xai-{_MIXED}{_MIXED}",
+    "replicate": f"r8_{_MIXED}",
+    "perplexity": f"pplx-{_MIXED}{_MIXED}",
+    "tavily": f"tvly-{_MIXED}",
+    "langsmith": f"lsv2_pt_{_MIXED}",
+    "linear": f"lin_api_{_MIXED}",
+    "notion": f"ntn_{_MIXED}{_MIXED[:12]}",
+    "shopify": f"shpat_{_HEX * 2}",
     "vault": f"hvs.{_MIXED}",
+    "age": f"AGE-SECRET-KEY-1{_MIXED.upper()}{_MIXED.upper()[:20]}",
+    "doppler": f"dp.pt.{_MIXED}",
+    "grafana": f"glsa_{_MIXED}",
+    "new relic": f"NRAK-{_MIXED.upper()[:27]}",
+    "supabase": f"sbp_{_HEX * 2}{_HEX[:8]}",
+    "pinecone": f"pcsk_{_MIXED}_{_MIXED}",
+    "airtable": f"pat{_MIXED[:14]}.{_HEX * 4}",
+    "atlassian": f"ATATT3{_MIXED}{_MIXED}",
+    "square": f"sq0atp-{_MIXED[:22]}",
+    "telegram": "123456789:AA" + _MIXED[:33],
+    "hugging face, organization": f"api_org_{_MIXED}",
+    "mailchimp": f"{_HEX * 2}-us7",
+    "fly": f"fm2_{_MIXED}{_MIXED}",
+    "figma": f"figd_{_MIXED}",
+    "postman": f"PMAK-{_HEX}{_HEX[:8]}-{_HEX * 2}01",
+    "google, new": f"AQ.{_MIXED}{_MIXED}",
+    "google, refresh": f"1//0{_MIXED}{_MIXED}",
+    "fireworks": f"fw_{_MIXED[:24]}",
+    "azure": f"aB38Q~{_MIXED}",
+    "docker": f"dckr_pat_{_MIXED}",
+    "nvidia": f"nvapi-{_MIXED}{_MIXED}",
+    "brevo": f"xkeysib-{_HEX * 4}-{_MIXED[:16]}",
+    "sentry": f"sntrys_{_MIXED}{_MIXED}",
+    "posthog": f"phx_{_MIXED}",
+    "pulumi": f"pul-{_HEX * 2}{_HEX[:8]}",
+    "rubygems": f"rubygems_{_HEX * 3}",
+    "terraform": f"{_MIXED[:14]}.atlasv1.{(_MIXED * 2)[:67]}",
+    "bitbucket": f"ATBB{_MIXED}",
+    "facebook": f"EAA{_MIXED}{_MIXED}",
+    "alibaba": f"LTAI{_MIXED[:20]}",
+    "tencent": f"AKID{_MIXED[:32]}",
+    "resend": f"re_{_MIXED[:8]}_{_MIXED[:24]}",
+    "supabase, new": f"sb_secret_{_MIXED}",
+    "1password": f"ops_eyJ{_MIXED * 4}",
+    "apify": f"apify_api_{_MIXED}",
+    "e2b": f"e2b_{_HEX * 2}{_HEX[:8]}",
+    "firecrawl": f"fc-{_HEX * 2}",
+    "jina": f"jina_{_MIXED}{_MIXED}",
+    "cerebras": f"csk-{_MIXED}{_MIXED[:14]}",
+    "discord": f"M{_MIXED[:23]}.{_MIXED[:6]}.{_MIXED}",
+    "amazon, marketplace": "amzn.mws.4ea38b7b-f563-7709-4bae-87aea4c15c4a",
+    "bedrock": f"ABSK{_MIXED * 3}",
+    "cloudflare": f"v1.0-{_HEX}{_HEX[:8]}-{_HEX * 8}",
+    "one that says what it is": f"acme_live_{_MIXED[:24]}",
+    "wallet": "xprv" + _MIXED.replace("0", "9") * 3,
+    "wallet, one key": "5K" + (_MIXED.replace("0", "9") * 2)[:49],
+    "pem in base64": f"LS0tLS1CRUdJTi{_MIXED * 3}",
 }
+"""One for each entry of ``patterns._KEY_FORMS``, in its order."""
 JWT = ".".join(
     base64.urlsafe_b64encode(part.encode()).decode().rstrip("=")
     for part in ('{"alg":"HS256","typ":"JWT"}', '{"sub":"1234567890","name":"Ada"}', "a signature that is none")
@@ -58,6 +120,302 @@ BY_NAME = (
     "the password is {}",
     "aws_secret_access_key = {}",
 )
+
+# One form that secrets have in the wild a line: ``{P}`` is a password, ``{T}`` a token, ``{E}`` an escape character.
+# Where the secret is neither, it stands after ``=>>``.
+_FORMS = r'''
+DB_PASS={P}
+export SMTP_PASS='{P}'
+"smtp_pass": "{P}"
+mailPass: {P}
+Authorization: GenieKey {T}
+Authorization: Klaviyo-API-Key {T}
+-H 'Authorization: Zoho-oauthtoken {T}' https://api.test
+Authorization: OAuth oauth_consumer_key="ck", oauth_signature="{T}"
+{"Authorization": "Custom {T}"}
+headers["Authorization"] = "Snowflake Token=\"{T}\""
+Proxy-Authorization: NTLM {T}
+Authorization: {T}
+X-Vendor-Api-Key: {T}
+x-functions-key: {T}
+X-Vault-Token: {T}
+X-Auth-Token: {T}
+PRIVATE-TOKEN: {T}
+{E}[1;33mpassword: {E}[0m{P}
+{E}[36mAPI_KEY{E}[0m={E}[31m{T}{E}[0m
+[32mDB_PASSWORD[0m=[31m{P}[0m
+\u001b[33mtoken\u001b[0m=\u001b[35m{T}\u001b[0m
+- name: SMTP_PASSWORD\n  value: "{P}"
+- name: API_TOKEN\n  value: {T}\n
+{"name": "DB_PASSWORD", "value": "{P}"}
+{"value": "{P}", "name": "DB_PASSWORD"}
+{"Name":"DbPassword","Type":"SecureString","Value":"{P}"}
+ParameterKey=DbPassword,ParameterValue={P}
+<property><name>javax.jdo.option.ConnectionPassword</name><value>{P}</value></property>
+<setting name="SmtpPassword"><value>{P}</value></setting>
+<string name="api_key">{T}</string>
+<key>password</key>\n<string>{P}</string>
+<entry key="db.password">{P}</entry>
+<db:password>{P}</db:password>
+<Password><![CDATA[{P}]]></Password>
+<connectionString password="{P}" user="sa"/>
+variable "admin_password" {\n  type    = string\n  default = "{P}"\n}
+resource "x" "y" {\n  master_password = "{P}"\n}
+os.environ["API_SECRET"] = "{T}"
+ENV['SECRET_KEY_BASE'] = '{T}'
+$_ENV["DB_PASS"] = "{P}";
+process.env.DB_PASSWORD = "{P}";
+System.setProperty("db.password", "{P}");
+define('DB_PASSWORD', '{P}');
+config[:password] = "{P}"
+:password => "{P}",
+{:password "{P}"}
+password <- "{P}"
+set password "{P}"
+(setq smtp-password "{P}")
+const std::string password = "{P}";
+let db_password: &str = "{P}";
+val apiToken: String = "{T}"
+password: str = "{P}"
+my $password = "{P}";
+@password = "{P}"
+String password = new String("{P}");
+password := []byte("{P}")
+var dbPassword = "{P}"
+#define WIFI_PASSWORD "{P}"
+password = """{P}"""
+api_token = SecretStr("{T}")
+os.getenv("DB_PASSWORD", "{P}")
+${DB_PASSWORD:-{P}}
+SET @db_password = '{P}'
+CREATE USER app WITH PASSWORD '{P}'
+CREATE USER 'app'@'%' IDENTIFIED BY '{P}'
+ALTER ROLE app PASSWORD '{P}'
+INSERT INTO users (name, password) VALUES ('bob', '{P}')
+requirepass {P}
+machine api.test login bob password {P}
+machine api.test\n  login bob\n  password tigerlily\n =>> tigerlily
+db.test:5432:*:app:{P}
+mysql -h db -u root -p{P} shop
+mysqldump -uroot -p'{P}' shop > x.sql
+sshpass -p {P} ssh bob@host
+sshpass -p '{P}' ssh bob@host
+docker login -u bob -p {P} registry.test
+redis-cli -h cache -a {P} ping
+7z x -p{P} a.7z
+zip -P {P} -r a.zip a
+ldapsearch -x -D cn=admin -w {P}
+htpasswd -b .htpasswd bob {P}
+smbclient //srv/share -U bob%{P}
+sqlcmd -S srv -U sa -P {P}
+openssl rsa -passin pass:{P} -in k.pem
+keytool -storepass {P} -keystore k.jks
+echo {P} | sudo -S apt update
+echo "bob:{P}" | chpasswd
+wget --http-password={P} https://api.test
+curl --user bob:{P} https://api.test
+curl -ubob:{P} https://api.test
+mongosh -u bob -p {P}
+psql "host=db user=app password={P}"
+java -Djavax.net.ssl.keyStorePassword={P} -jar a.jar
+https://acct.blob.test/c?sp=r&sig={T}%3D&se=2030
+https://api.test/x?api_key={T}&y=1
+https://api.test/x?auth={T}
+https://bucket.test/o?X-Amz-Signature={T}{T}
+https://api.test/cb?code={T}&state=1
+amqp://app:{P}@mq:5672/vhost
+mongodb+srv://app:{P}@cluster.test/db
+postgresql+asyncpg://app:se/{P}@db/app
+git clone https://bob:{P}@git.test/a.git
+%22password%22%3A%22{P}%22
+{&quot;password&quot;:&quot;{P}&quot;}
+password%3D{P}%26user%3Dbob
+{\u0022password\u0022:\u0022{P}\u0022}
+{"auths":{"r.test":{"auth":"{T}=="}}}
+Cookie: JSESSIONID={T}
+Set-Cookie: connect.sid={T}; Path=/
+document.cookie = "sid={T}"
+session={T}
+| name | password | role |\n|---|---|---|\n| bob | {P} | admin |
+ name | password\n------+----------\n bob  | {P}\n
+name,email,password\nbob,bob@x.test,{P}
+"name";"password"\n"bob";"{P}"
+name\tapi_key\nbob\t{T}
+NAME     PASSWORD      ROLE\nbob      {P}    admin
+Passwort: {P}
+Das Passwort lautet {P}
+Kennwort = {P}
+Mot de passe : « {P} »
+el password es {P}
+senha: {P}
+hasło: {P}
+wachtwoord is {P}
+пароль: {P}
+密码：{P}
+密码是{P}
+パスワード: {P}
+비밀번호: {P}
+كلمة المرور: {P}
+şifre: {P}
+the password for the db is {P}
+password for bob: {P}
+password (admin): {P}
+**Password:** {P}
+**password**: `{P}`
+`password`: `{P}`
+pwd is {P}
+Your PIN is 4821 =>> 4821
+verification code: 482913 =>> 482913
+Username: bob / Password: {P}
+credentials: bob/{P}
+user/pass: bob / {P}
+login with bob:{P}
+log in as bob / {P}
+HTTPBasicAuth("bob", "{P}")
+requests.get(u, auth=("bob", "{P}"))
+client.login("bob@x.test", "{P}")
+new NetworkCredential("bob", "{P}")
+password:\n  - {P}
+passwords:\n  - {P}\n
+"api_keys": ["{T}", "other"]
+password: >-\n  {P}\n
+password:\n  value: {P}
+"secret": {"value": "{T}"}
+Content-Disposition: form-data; name="password"\r\n\r\n{P}\r\n--x
+recovery phrase: apple banana cherry delta eagle forest grape hotel ice jungle kite lemon =>> cherry delta
+MNEMONIC="apple banana cherry delta eagle forest grape hotel ice jungle kite lemon" =>> cherry delta
+WIFI:T:WPA;S:home;P:{P};;
+bob:$6$saltsalt${T}{T}
+root:$2b$12${T}{T}{T}
+PuTTY-User-Key-File-3: ssh-ed25519\nPrivate-Lines: 1\nMC4CAQAwBQYDK2Vw{T}\nPrivate-MAC: 00 =>> MC4CAQAwBQYDK2Vw
+client-key-data: LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0tCk1JSUV2UUlCQURBTkJna3Foa2lHOXcwQkFRRUZBQVND =>> ZBTkJna3Foa2lHOXcw
+acme_live_{T}
+acme-api-key-{T}
+tok_secret_{T}
+pass\u200bword: {P}
+ghp_aB3dE5gH7jK9\u200bmN1pQ2rS4tU6vW8xY0zAbC1234 =>> mN1pQ2rS4tU6vW8
+API key: {T}
+api key = {T}
+my secret key is {T}
+private key {T}{T}
+client secret value: {T}
+Subscription-Key: {T}
+ACCOUNT_KEY: {T}==
+secretAccessKey: '{T}'
+aws configure set aws_secret_access_key {T}
+heroku config:set API_TOKEN={T}
+npm config set //registry.test/:_authToken {T}
+vault kv put secret/db password={P}
+rabbitmqctl add_user bob {P}
+xfreerdp /u:bob /p:{P} /v:host
+net use Z: \\srv\share {P} /user:bob
+nmcli dev wifi connect home password {P}
+psk="{P}"
+wpa_passphrase home {P}
+ansible_password: {P}
+ansible_become_pass={P}
+spring.datasource.password={P}
+jdbc:mysql://h/db?user=a&password={P}
+jdbc:oracle:thin:app/{P}@db:1521:xe
+sqlplus app/{P}@db
+Data Source=h;User ID=sa;Pwd={P};
+<input type="password" value="{P}">
+<input name="api_token" type="hidden" value="{T}">
+<meta name="csrf-token" content="{T}">
+ODBC;UID=sa;PWD={P}
+"private_key_id": "{T}"
+kubectl create secret generic db --from-literal=password={P}
+docker run -e MYSQL_ROOT_PASSWORD={P} mysql
+token {T}
+hunter: the token is {T}.
+Bearer {T}
+'''
+_PASSWORD_IN_FORMS = "Zq7!mallow"
+_TOKEN_IN_FORMS = "q8Zt3LwYx0Vb5NcRk2Hd"
+_ESCAPES = {"\\r": "\r", "\\n": "\n", "\\t": "\t", "\\u200b": "\u200b"}
+
+
+def _form(line: str) -> tuple[str, tuple[str, ...]]:
+    text, _, secret = line.partition(" =>> ")
+    for escape, character in _ESCAPES.items():
+        text = text.replace(escape, character)
+    values = {"{P}": _PASSWORD_IN_FORMS, "{T}": _TOKEN_IN_FORMS}
+    secrets = (secret,) if secret else tuple(value for mark, value in values.items() if mark in text)
+    for mark, value in {**values, "{E}": "\x1b"}.items():
+        text = text.replace(mark, value)
+    return text, secrets
+
+
+FORMS = tuple(map(_form, _FORMS.strip().splitlines()))
+"""Texts, each with the secrets in it."""
+
+NO_SECRETS = r"""
+PASS: test_login_returns_2_rows
+3 passed, 1 failed in 0.12s
+password must be at least 8 characters
+The password field is required.
+"total_tokens": 4096, "max_tokens": 8000
+token_type: bearer
+"required": ["username", "password"]
+def login(user, password):
+password = getpass.getpass("Password: ")
+password = os.environ["DB_PASSWORD"]
+api_key=os.getenv("OPENAI_API_KEY")
+self.password = password
+token = get_token(user)
+password: ${DB_PASSWORD}
+password: {{ vault_password }}
+primary_key: id
+"key": "value"
+key: partition-2026-11-23-07
+git commit 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b
+sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+call_UkmKBm7J2qMQxNZwzjZ6HJdq
+toolu_01A09q90qw90lq917835lq9
+chatcmpl-9aBcDeFgHiJkLmNoPqRsTuVwXyZ01
+msg_01XFDUDYJgAACzvnptvVoYEL
+run-3f2a91bc-1111-4222-8333-944444444444
+https://example.test/a?page=2&key=name
+mysql -u root -p shop
+ssh -p 2222 bob@host
+mkdir -p /srv/data
+docker run -p 8080:80 nginx
+cp -a src dst
+bypass: 12
+compass: north
+The passport number is missing
+monkey: 12345678901234567890
+sort_key = created_at
+access: read-only
+auth: required
+signature: def f(x: int) -> str
+code: 200
+exit code: 137
+error code: 404123
+postal code: 482913
+pin: blue
+| name | token |\n|---|---|\n| a | missing |
+user,password\n
+Authorization: see the docs
+authorization is required for this endpoint
+session: 12
+secrets: inherit
+tokens: 1523
+I forgot my password yesterday
+time 12:30:45, ratio 3:4
+a.py:12:5: E501 line too long
+import token, keyword
+type: secret
+SELECT password FROM users
+login: bob
+connect("localhost", "5432")
+author: bob 2026-11-23
+keyboard: us-intl-2
+"cookie": true
+the secret of success is hard work
+passing 12 arguments
+""".strip().splitlines()
+"""Texts that resemble forms of secrets, and have none in them."""
 
 PERSONAL = {
     "email": "ada.lovelace+notes@example.org",

@@ -1,28 +1,20 @@
-"""Patterns of secrets in text: where each begins and ends.
+"""Finds secrets in text: by their own form, by a name, by their place, in tables, in keys and in encoded text.
 
-Each pattern reads a text of n characters in time that grows with n alone: no repetition in a repetition, every length
-bounded, and no start inside a run of its own characters.
+A text of n characters is read in time that grows with n alone: no repetition in a repetition, every length bounded, and
+no start inside a run of its own characters. A long text is read in pieces, so that no search takes long.
 """
 
 import base64
 import binascii
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-LONGEST_VALUE = 4096
-"""Characters of a password or token after its name; a longer one is ordinary text."""
-
-
-@dataclass(frozen=True, order=True)
-class Span:
-    """A finding: ``text[start:end]``, and its kind."""
-
-    start: int
-    end: int
-    kind: str
-
+from trajectory_pipeline.judge.redaction.credentials import find_credentials
+from trajectory_pipeline.judge.redaction.named_values import find_named_values
+from trajectory_pipeline.judge.redaction.span import Span
+from trajectory_pipeline.judge.redaction.tables import find_table_secrets
+from trajectory_pipeline.judge.redaction.visible_text import visible_text
 
 # What may precede a key: also the end of an escape, as ``\nsk-…`` in JSON text and ``%3Dsk-…`` in a URL.
 _BEFORE = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{4})|(?<=%[0-9A-Fa-f]{2}))"
@@ -70,14 +62,58 @@ _KEY_FORMS = (
     r"pat[A-Za-z0-9]{14}\.[0-9a-f]{64}",  # Airtable
     r"ATATT3[A-Za-z0-9_=-]{50,512}",  # Atlassian
     r"sq0(?:atp|csp|idp)-[A-Za-z0-9_-]{22,64}",  # Square
-    r"[0-9]{8,10}:AA[A-Za-z0-9_-]{33}(?![A-Za-z0-9_-])",  # Telegram
+    r"(?:bot)?[0-9]{8,10}:AA[A-Za-z0-9_-]{32,33}(?![A-Za-z0-9_-])",  # Telegram
+    r"api_org_[A-Za-z0-9]{30,64}",  # Hugging Face
+    r"[0-9a-f]{32}-us[0-9]{1,2}(?![A-Za-z0-9])",  # Mailchimp
+    r"fm[12][ar]?_[A-Za-z0-9+/=_-]{40,1024}",  # Fly
+    r"figd_[A-Za-z0-9_-]{30,64}",  # Figma
+    r"PMAK-[0-9a-f]{24}-[0-9a-f]{34}",  # Postman
+    r"AQ\.[A-Za-z0-9_-]{40,128}",  # Google
+    r"1//0[A-Za-z0-9_-]{40,256}",
+    r"fw_[A-Za-z0-9]{22,64}",  # Fireworks
+    r"[A-Za-z0-9_~.]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,34}",  # Azure
+    r"dckr_[po]at_[A-Za-z0-9_-]{20,64}",  # Docker
+    r"nvapi-[A-Za-z0-9_-]{40,128}",
+    r"xkeysib-[0-9a-f]{64}-[A-Za-z0-9]{16}",  # Brevo
+    r"sntry[su]_[A-Za-z0-9_=+/-]{40,512}",  # Sentry
+    r"ph[cx]_[A-Za-z0-9]{30,64}",  # PostHog
+    r"pul-[0-9a-f]{40}",  # Pulumi
+    r"rubygems_[0-9a-f]{48}",
+    r"[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{60,80}",  # Terraform
+    r"AT(?:CTT3|BB)[A-Za-z0-9_=-]{20,512}",  # Atlassian, Bitbucket
+    r"EAA[A-Za-z0-9]{60,512}",  # Facebook
+    r"LTAI[A-Za-z0-9]{12,30}(?![A-Za-z0-9])",  # Alibaba
+    r"AKID[A-Za-z0-9]{32}(?![A-Za-z0-9])",  # Tencent
+    r"re_[A-Za-z0-9]{8}_[A-Za-z0-9]{20,32}",  # Resend
+    r"sb_secret_[A-Za-z0-9_-]{20,64}",  # Supabase
+    r"ops_eyJ[A-Za-z0-9_-]{100,4096}",  # 1Password
+    r"apify_api_[A-Za-z0-9]{30,64}",
+    r"e2b_[0-9a-f]{40}",
+    r"fc-[0-9a-f]{32}(?![A-Za-z0-9])",  # Firecrawl
+    r"jina_[A-Za-z0-9]{40,128}",
+    r"csk-[A-Za-z0-9]{40,64}",  # Cerebras
+    r"[MNO][A-Za-z0-9_-]{23,25}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,40}(?![A-Za-z0-9_-])",  # Discord
+    r"amzn\.mws\.[0-9a-f-]{36}",
+    r"ABSK[A-Za-z0-9+/=]{80,256}",  # AWS Bedrock
+    r"v1\.0-[0-9a-f]{24}-[0-9a-f]{100,160}",  # Cloudflare
+    r"(?:[a-z0-9]{2,12}[_-]){1,3}(?:pat|key|token|secret|api|tok|sk|auth|live|prod|oauth)[_-]"
+    r"(?=[A-Za-z_-]{0,24}[0-9])(?=[0-9a-z_-]{0,24}[A-Z])[A-Za-z0-9]{20,255}",  # any that says what it is
+    r"[xyz]prv[1-9A-HJ-NP-Za-km-z]{100,112}",  # wallets
+    r"[5KL][1-9A-HJ-NP-Za-km-z]{50,51}(?![A-Za-z0-9])",
+    r"LS0tLS1CRUdJTi[A-Za-z0-9+/]{40,16384}={0,2}",  # a key in PEM, in base64
 )
+_HASHES = re.compile(
+    r"\$(?:apr1|[156]|2[abxy]|y|argon2(?:id?|d)|pbkdf2[a-z0-9-]{0,12}|scrypt)\$[A-Za-z0-9$./+=,-]{16,256}"
+    r"|pbkdf2_sha\w{1,6}\$[A-Za-z0-9$./+=:,-]{16,256}|SCRAM-SHA-256\$[A-Za-z0-9$./+=:,-]{16,256}|\{S?SHA\}[A-Za-z0-9/+=]{16,256}"
+)
+"""Hashes of passwords: they can be guessed from."""
 _KEY = re.compile(_BEFORE + "(?:" + "|".join(_KEY_FORMS) + ")")
 _SHORTEST_KEY = 18
-_LONG_WORD = re.compile(rf"[A-Za-z0-9_+/=.:-]{{{_SHORTEST_KEY},}}")
+_LONG_WORD = re.compile(rf"[A-Za-z0-9_+/=.:~-]{{{_SHORTEST_KEY},}}")
 """A word that may contain a key; nearly all words are shorter and need not be searched."""
-_JWT = re.compile(_BEFORE + r"eyJ[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]{2,65536}(?:\.[A-Za-z0-9_-]{0,8192}){1,3}")
-_KEYS = ((_KEY, "api_key"), (_JWT, "jwt"))
+_DOTTED = re.compile(r"[A-Za-z0-9_.-]{1,131072}")
+_JWT_BEGINS = re.compile(_BEFORE + r"eyJ[A-Za-z0-9_-]{8}")
+_FEWEST_JWT_PARTS, _JWT_PARTS = 2, 5
 _DASHED = re.compile(r"[sp]k-")
 
 _BREAK = re.compile(
@@ -95,80 +131,120 @@ _WORDLIKE = re.compile(r"[A-Za-z]?[a-z]*[.=:]*|[A-Z]+[.=:]*")
 
 _PEM_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _PEM_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-_PEM_BODY = re.compile(r"""[A-Za-z0-9+/=\s\\:,"'-]{0,16384}""")
+_LONGEST_KEY = 16_384
+_PEM_BODY = re.compile(rf"""[A-Za-z0-9+/=\s\\:,"'>|-]{{0,{_LONGEST_KEY}}}""")
+_PUTTY = re.compile(r"Private-Lines: [0-9]{1,3}\s{1,4}")
 
-_BASIC = re.compile(r"(?i:(?<![A-Za-z0-9])basic)\s{1,4}([A-Za-z0-9+/_-]{6,1024}={0,2})")
-_BEARER = re.compile(r"(?i:(?<![A-Za-z0-9])bearer)\s{1,4}([A-Za-z0-9._~+/=-]{8,8192})")
-_COOKIE = re.compile(
-    r"""(?i:(?<![A-Za-z0-9])(?:set-)?cookie)\\{0,4}["']?\s{0,4}:\s{0,4}\\{0,4}["']?([^\r\n"'\\]{1,4096})"""
-)
-_URL_PASSWORD = re.compile(r"""://[^\s:/@"'<>\\]{0,256}:([^\s/@"'<>]{1,256}(?:@[^\s/@"'<>]{1,64}(?=@))?)@""")
-_URL_TOKEN = re.compile(r"://([A-Za-z0-9_-]{20,256})@")
-_USER_OPTION = re.compile(r"""(?:(?<=\s)-u|--user)[ =]{1,4}\\{0,4}["']?[^\s:"']{1,100}:([^\s"'\\]{1,256})""")
-_ELEMENT = re.compile(r"(?i:<(?:password|passwd|pwd|secret|token|api_?key)>)([^<]{1,1024})<")
-_SPOKEN_PASSWORD = re.compile(
-    r"""(?i:(?<![A-Za-z0-9])(?:password|passphrase|passcode|api key|secret key|access token))\s{1,4}"""
-    r"""(?i:is|was|to)\s{0,4}:?\s{0,4}["'`]?([^\s"'`]{4,256})"""
-)
-
-_NAMES = (
-    r"passw(?:or)?d|passwort|passphrase|passcode|pwd|secret[_-]?access[_-]?key|secret[_-]?key|client[_-]?secret|secret|"
-    r"api[_-]?key|access[_-]?key|account[_-]?key|private[_-]?key|encryption[_-]?key|signing[_-]?key|auth[_-]?key|"
-    r"shared[_-]?access[_-]?(?:key|signature)|token|credentials?|authorization|session[_-]?id|x-amz-signature"
-)
-_NAME = re.compile(
-    rf"""(?i:{_NAMES})(?:[_-]?[0-9]{{1,3}})?(?:\\{{0,8}}["'])?\s{{0,4}}(?:=>|:=|==?|:|%3[Dd]| = )\s{{0,8}}"""
-)
-_OPTION = re.compile(rf"--(?:[a-z0-9]{{1,20}}-){{0,3}}(?:{_NAMES})[ \t]{{1,4}}(?=[^\s-])")
-_QUOTE = re.compile(r"""\\{0,8}["'`]""")
-_BARE = re.compile(r"""(?:[^\s"'`\\,;&<>(){}\[\]|]|,(?=[^\s"'])|\\(?!["'nrt]))+""")
-_SCHEME = re.compile(r"(?i:basic|bearer|token|digest|apikey|aws4-hmac-sha256)\s{1,4}")
-_NO_VALUE_WORDS = """
-    null none nil true false undefined string str int number object array required optional missing invalid incorrect
-    wrong expired correct empty needed not set unset stored changed being the a an no my your their this that to too
-    is was and or for in on of be reset default hidden redacted protected secret password token type value key
-"""
-_NO_VALUE = frozenset(_NO_VALUE_WORDS.split())
-_SHORTEST = {"password": 3, "secret": 6}
+_PIECE, _OVERLAP = 65_536, 12_288
+"""Characters of a long text that are read at once, and how many of them are read again with the next piece."""
+_ENCODED = re.compile(r"(?<![A-Za-z0-9+/_=.-])[A-Za-z0-9+/_-]{20,4096}={0,2}(?![A-Za-z0-9+/_=-])")
+_FROM_URL_SAFE = str.maketrans("-_", "+/")
 
 
 def find_secrets(text: str) -> Iterator[Span]:
     """Yield the spans of secrets; they may overlap."""
+    visible = visible_text(text)
+    for span in _find(visible.text):
+        yield Span(*visible.original(span.start, span.end), span.kind)
+
+
+def _find(text: str, *, is_decoded: bool = False) -> Iterator[Span]:
     yield from _private_keys(text)
+    yield from find_table_secrets(text)
+    for at in range(0, max(len(text) - _OVERLAP, 1), _PIECE - _OVERLAP):
+        for span in _find_in_piece(text[at : at + _PIECE], is_decoded=is_decoded):
+            yield Span(at + span.start, at + span.end, span.kind)
+
+
+def _find_in_piece(text: str, *, is_decoded: bool) -> Iterator[Span]:
     yield from _keys(text)
-    lowered = text.lower()
-    for hint, pattern, kind, is_valid in _BY_GROUP:
-        for match in pattern.finditer(text) if hint in lowered else ():
-            if is_valid(match.group(1)):
-                yield Span(match.start(1), match.end(1), kind)
-    if any(hint in lowered for hint in _NAME_HINTS):
-        yield from _named_values(text)
+    yield from _broken_keys(text)
+    yield from find_credentials(text)
+    yield from find_named_values(text)
+    if not is_decoded:
+        yield from _encoded_secrets(text)
 
 
 def _private_keys(text: str) -> Iterator[Span]:
     at, has_end = 0, True
     while begin := _PEM_BEGINS.search(text, at):
+        yield from _ends_of_private_keys(text, at, begin.start())
         end = _PEM_ENDS.search(text, begin.end()) if has_end else None
         # Without an end, no later one is searched for: that would take quadratic time.
         has_end = end is not None
         body = end or _PEM_BODY.match(text, begin.end())
         at = body.end() if body else begin.end()
         yield Span(begin.start(), at, "private_key")
+    yield from _ends_of_private_keys(text, at, len(text))
+    for lines in _PUTTY.finditer(text):
+        body = _PEM_BODY.match(text, lines.end())
+        yield Span(lines.end(), body.end() if body else lines.end(), "private_key")
+
+
+def _ends_of_private_keys(text: str, start: int, stop: int) -> Iterator[Span]:
+    """Find keys whose beginning was cut off, by the lines before their end."""
+    for end in _PEM_ENDS.finditer(text, start, stop):
+        before = text[max(end.start() - _LONGEST_KEY, start) : end.start()]
+        body = _PEM_BODY.match(before[::-1])
+        yield Span(end.start() - (body.end() if body else 0), end.end(), "private_key")
+        start = end.end()
 
 
 def _keys(text: str) -> Iterator[Span]:
-    for match, kind in _in_long_words(text):
-        if _is_key(match.group()):
-            yield Span(match.start(), match.end(), kind)
-    yield from _broken_keys(text)
+    for found in _HASHES.finditer(text):
+        yield Span(*found.span(), "password")
+    for start, end, kind in _in_long_words(text):
+        yield Span(start, end, kind)
 
 
-def _in_long_words(text: str) -> Iterator[tuple[re.Match[str], str]]:
+def _in_long_words(text: str) -> Iterator[tuple[int, int, str]]:
     for word in _LONG_WORD.finditer(text):
-        for pattern, kind in _KEYS:
-            # An escape before the key may be up to six characters long.
-            for match in pattern.finditer(text, max(word.start() - 6, 0), word.end()):
-                yield match, kind
+        # An escape before the key may be up to six characters long.
+        begin = max(word.start() - 6, 0)
+        for match in _KEY.finditer(text, begin, word.end()):
+            if _is_key(match.group()):
+                yield (*match.span(), "api_key")
+    if "eyJ" in text:
+        for dotted in _DOTTED.finditer(text):
+            yield from _jwts(text, *dotted.span())
+
+
+def _jwts(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
+    """Find tokens in a run of parts between dots; each part is read once."""
+    at = start
+    while at < end:
+        stop = text.find(".", at, end)
+        stop = stop if stop >= 0 else end
+        begin = _JWT_BEGINS.search(text, max(at - 6, 0), stop)
+        if begin is None or stop == end:
+            at = stop + 1
+            continue
+        parts = 1
+        while stop < end and parts < _JWT_PARTS:
+            following = text.find(".", stop + 1, end)
+            stop = following if following >= 0 else end
+            parts += 1
+        if parts > _FEWEST_JWT_PARTS or stop == end:
+            yield begin.start(), stop, "jwt"
+        at = stop + 1
+
+
+def _encoded_secrets(text: str) -> Iterator[Span]:
+    """Find secrets in text that is encoded in base64."""
+    for word in _ENCODED.finditer(text):
+        decoded = _decoded(word.group())
+        if decoded and next(_find(decoded, is_decoded=True), None) is not None:
+            yield Span(*word.span(), "encoded")
+
+
+def _decoded(word: str) -> str | None:
+    """Return the text that a word in base64 stands for; None where it is none."""
+    plain = word.rstrip("=").translate(_FROM_URL_SAFE)
+    try:
+        decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        return None
+    return decoded if all(c.isprintable() or c in "\r\n\t" for c in decoded) else None
 
 
 def _is_key(value: str) -> bool:
@@ -188,83 +264,19 @@ def _broken_keys(text: str) -> Iterator[Span]:
     if not pieces:
         return
     joined = "".join([*pieces, text[last:]])
-    for match, kind in _in_long_words(joined):
-        first = bisect_right(starts, match.start()) - 1
-        end, piece = match.end(), first
+    for start, found_end, kind in _in_long_words(joined):
+        first = bisect_right(starts, start) - 1
+        end, piece = found_end, first
         while piece + 1 < len(starts) and starts[piece + 1] < end:
             following = starts[piece + 2] if piece + 2 < len(starts) else end
             if _WORDLIKE.fullmatch(joined, starts[piece + 1], min(end, following)):
                 end = starts[piece + 1]
                 break
             piece += 1
-        if piece > first and match.re.fullmatch(value := joined[match.start() : end]) and _is_key(value):
-            yield Span(match.start() + shift[first], end + shift[piece], kind)
+        if piece > first and (end == found_end or _is_whole_key(joined[start:end])):
+            yield Span(start + shift[first], end + shift[piece], kind)
 
 
-def _named_values(text: str) -> Iterator[Span]:
-    for pattern in (_NAME, _OPTION):
-        at = 0
-        while match := pattern.search(text, at):
-            start, end = _value(text, match.end())
-            value = text[start:end]
-            name = match.group().lower()
-            kind = "password" if "pass" in name or "pwd" in name else "secret"
-            if _is_value(value, kind):
-                yield Span(start, end, kind)
-            at = max(match.end(), end)
-
-
-def _value(text: str, at: int) -> tuple[int, int]:
-    """Return the span of a value that follows a name and an equals sign."""
-    quote = _QUOTE.match(text, at)
-    start = quote.end() if quote else at
-    if scheme := _SCHEME.match(text, start):
-        start = scheme.end()
-    if quote is not None:
-        end = text.find(quote.group(), start, start + LONGEST_VALUE)
-        while len(quote.group()) == 1 and end > start and _escaped(text, end, start):
-            end = text.find(quote.group(), end + 1, start + LONGEST_VALUE)
-        if end >= 0:
-            return start, end
-    bare = _BARE.match(text, start, min(len(text), start + LONGEST_VALUE))
-    return start, bare.end() if bare else start
-
-
-def _escaped(text: str, at: int, start: int) -> bool:
-    before = text[max(start, at - 64) : at]
-    return (len(before) - len(before.rstrip("\\"))) % 2 == 1
-
-
-def _is_value(value: str, kind: str) -> bool:
-    plain = value.strip(" .,:;*!?").lower()
-    return len(value) >= _SHORTEST[kind] and plain not in _NO_VALUE and any(c.isalnum() for c in plain)
-
-
-def _is_basic(value: str) -> bool:
-    try:
-        return b":" in base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_" if "-" in value else None)
-    except (binascii.Error, ValueError):
-        return False
-
-
-def _is_token(value: str) -> bool:
-    return any(c.isdigit() for c in value) or len(value) >= 20
-
-
-def _is_password(value: str) -> bool:
-    return _is_value(value, "password")
-
-
-_NAME_HINTS = ("pass", "pwd", "secret", "key", "token", "credential", "authorization", "session", "signature")
-_BY_GROUP: tuple[tuple[str, re.Pattern[str], str, Callable[[str], bool]], ...] = (
-    ("basic", _BASIC, "basic", _is_basic),
-    ("bearer", _BEARER, "token", _is_token),
-    ("cookie", _COOKIE, "cookie", _is_password),
-    ("://", _URL_PASSWORD, "password", _is_password),
-    ("://", _URL_TOKEN, "token", _is_token),
-    ("-u", _USER_OPTION, "password", _is_password),
-    ("</", _ELEMENT, "secret", _is_password),
-    ("pass", _SPOKEN_PASSWORD, "password", _is_password),
-    ("key", _SPOKEN_PASSWORD, "password", _is_password),
-    ("token", _SPOKEN_PASSWORD, "password", _is_password),
-)
+def _is_whole_key(value: str) -> bool:
+    match = _KEY.fullmatch(value)
+    return match is not None and _is_key(value)

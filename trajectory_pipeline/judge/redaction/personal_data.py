@@ -4,7 +4,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator
 
-from trajectory_pipeline.judge.redaction.patterns import Span
+from trajectory_pipeline.judge.redaction.span import Span
 
 _EMAIL = re.compile(
     r"(?:(?<![A-Za-z0-9._%+-])|(?<=\\[nrt]))[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,6}"

@@ -8,15 +8,16 @@ dictionary can be tried against the tag.
 import hashlib
 import hmac
 import re
-from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from trajectory_pipeline.judge.redaction.patterns import Span, find_secrets
+from trajectory_pipeline.judge.redaction.patterns import find_secrets
 from trajectory_pipeline.judge.redaction.personal_data import find_personal_data
+from trajectory_pipeline.judge.redaction.span import Span
+from trajectory_pipeline.judge.redaction.visible_text import visible_text
 from trajectory_pipeline.schema.enums import RedactionMode
 
-REDACTION_VERSION = "1"
+REDACTION_VERSION = "2"
 """Raised with any change of what is found, or of what it is replaced by."""
 _PLACEHOLDER = re.compile(r"\[(?:secret|personal):[a-z_0-9]{1,20}:[0-9a-f]{8}\]")
 _LINE_BREAKS = re.compile(r"""\\[nr]|\\|["'+]?\s+["']?""")
@@ -52,8 +53,11 @@ class Redactor:
         if not found:
             return text
         parts, at = [], 0
-        for span, family in _resolve_overlaps(found, [match.span() for match in _PLACEHOLDER.finditer(text)]):
-            value = _LINE_BREAKS.sub("", text[span.start : span.end]).encode("utf-8", "surrogatepass")
+        placeholders = [match.span() for match in _PLACEHOLDER.finditer(text)]
+        for span, family in _resolve_overlaps(found, placeholders, len(text)):
+            value = _LINE_BREAKS.sub("", visible_text(text[span.start : span.end]).text).encode(
+                "utf-8", "surrogatepass"
+            )
             tag = hmac.new(self.key, value, hashlib.sha256).hexdigest()[:_TAG_LENGTH]
             parts += [text[at : span.start], f"[{family}:{span.kind}:{tag}]"]
             at = span.end
@@ -61,7 +65,7 @@ class Redactor:
 
 
 def _resolve_overlaps(
-    found: Iterable[tuple[str, Span]], placeholders: Iterable[tuple[int, int]]
+    found: Iterable[tuple[str, Span]], placeholders: Iterable[tuple[int, int]], length: int
 ) -> list[tuple[Span, str]]:
     """Return findings that do not overlap, in order: the form of a value goes before its name."""
 
@@ -69,31 +73,20 @@ def _resolve_overlaps(
         kind = item[1].kind
         return (_SPECIFIC.index(kind) if kind in _SPECIFIC else len(_SPECIFIC), item[1].start, -item[1].end)
 
-    taken = _TakenSpans(placeholders)
+    taken = bytearray(length)
+    for start, end in placeholders:
+        taken[start:end] = b"\1" * (end - start)
     apart: list[tuple[Span, str]] = []
     for family, span in sorted(found, key=order):
-        apart.extend((Span(start, end, span.kind), family) for start, end in taken.take_free(span.start, span.end))
+        apart.extend((Span(start, end, span.kind), family) for start, end in _take_free(taken, span.start, span.end))
     return sorted(apart)
 
 
-class _TakenSpans:
-    """Spans of a text that are taken, in order."""
-
-    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
-        self._spans = sorted(spans)
-
-    def take_free(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Take all free spans between two positions, and return them."""
-        free, at = [], start
-        for index in range(max(bisect_left(self._spans, (start,)) - 1, 0), len(self._spans)):
-            taken_start, taken_end = self._spans[index]
-            if taken_start >= end:
-                break
-            if taken_start > at:
-                free.append((at, taken_start))
-            at = max(at, taken_end)
-        if at < end:
-            free.append((at, end))
-        for span in free:
-            insort(self._spans, span)
-        return free
+def _take_free(taken: bytearray, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Take all free characters between two positions; yields the runs of them."""
+    while (start := taken.find(0, start, end)) >= 0:
+        stop = taken.find(1, start, end)
+        stop = stop if stop >= 0 else end
+        taken[start:stop] = b"\1" * (stop - start)
+        yield start, stop
+        start = stop

@@ -9,7 +9,7 @@ _REPEATED_KEEPS = 300
 """Characters from which a text that was shown before is shortened, and how many are then shown."""
 _LINE_BYTES = 3
 """Bytes that indent and end a line."""
-_ENCODED = re.compile(r"[A-Za-z0-9+/_=-]{2000,}")
+_ENCODED = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_=-]{2000,}")
 """A run of characters as base64 makes it: an image, an archive, a signature."""
 
 

@@ -14,14 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trajectory_pipeline.judge.redaction import patterns
+from trajectory_pipeline.judge.redaction import credentials, named_values, patterns, tables, visible_text
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline_tests.judge.documents import sample_documents
 from trajectory_pipeline_tests.judge.rendering import render
 from trajectory_pipeline_tests.judge.secret_samples import (
     BY_NAME,
+    FORMS,
     JWT,
     KEYS,
+    NO_SECRETS,
     PASSWORD,
     PERSONAL,
     PRIVATE_KEY,
@@ -68,7 +70,31 @@ def test_secret_in_nested_json_text_is_redacted(secret: str) -> None:
         text = json.dumps({"text": text})
 
 
-@pytest.mark.parametrize("name", ["openai", "anthropic", "github", "hugging face"])
+def test_every_key_form_is_matched_by_its_own_sample() -> None:
+    for form, (name, sample) in zip(patterns._KEY_FORMS, KEYS.items(), strict=True):
+        assert re.fullmatch(form, sample), name
+
+
+def test_forms_of_secrets_are_replaced_wholly() -> None:
+    missed = [text for text, secrets in FORMS if leaked(REDACT_SECRETS(text), secrets)]
+    assert len(FORMS) > 200
+    assert len(missed) <= len(FORMS) * 0.01, missed
+
+
+def leaked(redacted: str, secrets: tuple[str, ...]) -> list[str]:
+    """The pieces of secrets that a text still has."""
+    length = 6
+    pieces = {secret[at : at + length] for secret in secrets for at in range(max(len(secret) - length, 0) + 1)}
+    return [piece for piece in pieces if piece in PLACEHOLDER.sub("", redacted)]
+
+
+@pytest.mark.parametrize("text", NO_SECRETS)
+def test_text_that_resembles_a_secret_is_unchanged(text: str) -> None:
+    for line in (text, text.replace("\\n", "\n"), json.dumps({"text": text})):
+        assert REDACT_SECRETS(line) == line
+
+
+@pytest.mark.parametrize("name", ["openai", "vault", "github", "hugging face"])
 @pytest.mark.parametrize("broken_by", ["\n", "\r\n", "\n    ", "\\n", '"\n    "', "\\\n"])
 @pytest.mark.parametrize("at", [12, 22, 30])
 def test_key_broken_over_lines_is_redacted(name: str, broken_by: str, at: int) -> None:
@@ -169,8 +195,9 @@ def nested_repeats(parsed: Any, *, inside: bool = False) -> list[str]:
 
 PATTERNS = {
     name: value
-    for name, value in vars(patterns).items()
-    if isinstance(value, re.Pattern) and name not in ("_BARE", "_WORDLIKE", "_LONG_WORD")
+    for module in (patterns, credentials, named_values, tables, visible_text)
+    for name, value in vars(module).items()
+    if isinstance(value, re.Pattern) and name not in ("_WORDLIKE", "_LONG_WORD")
 }
 """Those left out are tried at one position, over a length that the caller bounds, or cannot fail once started."""
 

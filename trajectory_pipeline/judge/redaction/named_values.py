@@ -1,0 +1,576 @@
+"""Secrets that are found by the name beside them, in any syntax: code, configuration, headers, markup and prose."""
+
+import re
+import string
+from collections.abc import Iterator
+from enum import StrEnum
+
+from trajectory_pipeline.judge.redaction.span import Span
+
+LONGEST_VALUE = 4096
+"""Characters of a password or token after its name; a longer one is ordinary text."""
+LONGEST_OPAQUE = 512
+"""The same after a name such as ``key``, which has many other uses."""
+
+
+class NameKind(StrEnum):
+    """How much of a secret a name promises: it decides which values are taken for one."""
+
+    HEADER = "header"
+    PASSWORD = "password"  # noqa: S105 — the name of a kind
+    SECRET = "secret"  # noqa: S105
+    PHRASE = "phrase"
+    OPAQUE = "opaque"
+    DIGITS = "digits"
+
+
+# An ending says what a name is for, whatever stands before it: DB_PASSWORD, dbtoken, x-vendor-api-key.
+_ENDINGS = {
+    NameKind.HEADER: r"authorization",
+    NameKind.PHRASE: r"phrase|words|mnemonic",
+    NameKind.PASSWORD: (
+        r"pass[ _-]?(?:word|phrase|code)|passw(?:or)?d|passwort|passord|pass(?:wd|wrd)|pwd|pswd|kennwort|geheimwort"
+        r"|contrase(?:ñ|n)a|palavra[ -]passe|mots? de passe|motdepasse|wachtwoord|adgangskode|salasana"
+    ),
+    NameKind.SECRET: (
+        r"secret(?:[ _-]?(?:access)?[ _-]?key)?|token|credential"
+        r"|(?:clé|clave|chave|chiave|sleutel)[ _-](?:de |d'|del |da )?api|schlüssel|geheimnis|session[ _-]?id"
+    ),
+    NameKind.OPAQUE: r"key(?:[_-]id)?|signature|sessid",
+}
+# These say so only as a word of their own: DB_PASS and dbPass, but not bypass.
+_WORDS = {
+    NameKind.PASSWORD: (
+        r"pass|passw|pw|psw|psk|mdp|senha|parola|heslo|has(?:ł|l)o|l(?:ö|o)senord|jelsz(?:ó|o)|(?:ş|s)ifre|mật khẩu"
+        r"|kata sandi|identified by"
+    ),
+    NameKind.SECRET: r"creds?",
+    NameKind.OPAQUE: r"sig|auth|sid|session|jwt|bearer|hmac|cookie|salt|seed|oauth",
+    NameKind.DIGITS: r"pin|otp|totp|tan|cvv|cvc|code",
+}
+_OTHER_SCRIPTS = (
+    r"парол[ьяюе]м?|密码|密碼|口令|パスワード|暗証番号|비밀번호|암호|كلمة (?:المرور|السر)|סיסמ[הא]"
+    r"|κωδικ(?:ό|ο)ς(?: πρόσβασης)?|รหัสผ่าน|पासवर्ड"
+)
+_OTHER_SECRETS = r"密钥|密鑰|令牌|トークン|токен|ключ(?: api)?|秘密鍵|토큰|مفتاح"
+_STEMS = [
+    "pass",
+    "pw",
+    "ps",
+    "mdp",
+    "kennwort",
+    "geheim",
+    "contrase",
+    "palavra",
+    "mot",
+    "wachtwoord",
+    "adgangskode",
+    "salasana",
+    "secret",
+    "token",
+    "cred",
+    "clé",
+    "clave",
+    "chave",
+    "chiave",
+    "sleutel",
+    "schlüssel",
+    "session",
+    "sessid",
+    "key",
+    "sig",
+    "auth",
+    "sid",
+    "jwt",
+    "bearer",
+    "hmac",
+    "cookie",
+    "salt",
+    "seed",
+    "phrase",
+    "words",
+    "mnemonic",
+    "pin",
+    "otp",
+    "tan",
+    "cv",
+    "code",
+    "senha",
+    "parola",
+    "heslo",
+    "has",
+    "lösenord",
+    "losenord",
+    "jelsz",
+    "şifre",
+    "sifre",
+    "mật",
+    "kata",
+    "identified",
+    "парол",
+    "密",
+    "口令",
+    "パスワード",
+    "暗証番号",
+    "비밀번호",
+    "암호",
+    "كلمة",
+    "סיסמ",
+    "κωδικ",
+    "รหัสผ่าน",
+    "पासवर्ड",
+    "令牌",
+    "トークン",
+    "токен",
+    "ключ",
+    "秘密鍵",
+    "토큰",
+    "مفتاح",
+]
+"""What names begin with. Most texts have few of them, and are searched for the others in no time."""
+_TAIL = (
+    r"(?:[ _-]?(?:[0-9]{1,3}|value|val|data|raw|plain|plaintext|text|base64|b64|str|string|old|new|prod|production|dev"
+    r"|staging|live|env|current|previous|hash|base|var|b))?"
+)
+_ENDS = r"(?![a-z0-9_])"
+_NAME = re.compile(
+    "|".join(
+        f"(?P<{kind}{suffix}>(?:{words}){_TAIL}{_ENDS})"
+        for suffix, by_kind in (("", _ENDINGS), ("_word", _WORDS))
+        for kind, words in by_kind.items()
+    )
+    + f"|(?P<password_other>{_OTHER_SCRIPTS})|(?P<secret_other>{_OTHER_SECRETS})"
+)
+_SECRET_KEY = re.compile(
+    r"(?:api|access|account|private|encryption|decryption|signing|secret|shared|master|subscription|service|client|deploy"
+    r"|license|host|ssh|app|application|function|webhook|admin|auth|crypt|cipher|wallet|wireguard|preshared|integration"
+    r"|ingest|write|read|project|publishable|restricted|pass)[ _-]?$"
+)
+_SECRET_PHRASE = re.compile(r"(?:seed|recovery|mnemonic|secret|backup|wallet)[ _-]?$")
+_SECRET_CODE = re.compile(r"(?:verification|security|login|2fa|mfa|auth|pin)[ _-]?$")
+_COMPOUNDS = ("user", "db", "ssh", "key", "store", "root", "admin", "my", "require", "php", "j")
+_IN_WORD = re.compile(r"[\w.-]")
+_TEST_RESULT = re.compile(
+    r":[ \t]{1,4}(?:[A-Za-z_./:-]{0,64}_|[A-Za-z/.-]{1,64}(?![\w!#$%&*+@^~-])|[0-9]{1,9}(?![A-Za-z]))"
+)
+_MARKUP_NAME = re.compile(r"<[\w.:-]{0,60}$")
+_OPTION_NAME = re.compile(r"(?:^|[\s\"'])--?[\w-]{0,40}$")
+_PLURAL = re.compile(r"(?:passwords|secrets|tokens|keys|credentials|creds|passcodes)(?![a-z0-9_])")
+_NOT_SECRET_KEYS = re.compile(
+    r"(?:primary|foreign|partition|sort|cache|idempotency|dedup|routing|public|row|unique|group|object|message|translation"
+    r"|registry|hot|context|lookup|map|dict|json|issue|project|state|query|ssh[_-]public|site|index|storage)[ _.-]?$"
+)
+
+_REMARK = (
+    r"(?:[ ](?:\([^()\n]{1,40}\)|(?:for|of|on|to|at|in|der|des|de|du|für|pour|para|von|del)[ ][^\n:=,;.\"'`]{1,40}?))?"
+)
+_IS = r"is|was|are|ist|war|lautet|est|es|é|è|er|är|jest|это"
+_CONNECTOR = re.compile(
+    r"""(?:\\{0,8}["'`][\])}]{0,2}|[\]}]{0,2})[*_]{0,3}""" + _REMARK + r"[ \t]{0,40}"
+    rf"(?P<mark><-|->|=>|[?|+.~]{{0,2}}={{1,3}}>?|:[-=]?=?|%3[dD]|(?<=[ \t])(?P<is>{_IS})[ \t]{{1,4}}(?:set to[ \t])?:?"
+    r"|(?P<cjk>[は是为為는은]))"
+    r"(?P<gap>[*_]{0,3}\s{0,40}(?:(?<=\s)(?:-|value:)[ \t]{1,4})?)"
+    r"""(?:&?(?:[A-Za-z_][A-Za-z0-9_.:<>?|]{0,40}[ \t]{0,4}=[ \t]{0,4})(?=[bfru]?["'`]))?"""
+)
+_BLOCK = re.compile(r"[ \t]{0,4}[|>][+-]?[0-9]?[ \t]{0,4}(?:\n|\\n)\s{1,40}")
+_PREFIX = re.compile(r"""(?:[bBfFrRuUlLsSeEnNqQ@$]{1,2}(?=\\{0,8}["'`])|new[ ]|&)""")
+_CALL = re.compile(r"""(?:\[\])?(?:[A-Za-z_][A-Za-z0-9_.:<>]{0,60}!?\(\s{0,4}){1,3}(?=[bfru]?\\{0,8}["'`])""")
+_QUOTE = re.compile(r'''\\{0,8}(?:"""|\'\'\'|["'`])''')
+_BARE = re.compile(r"""(?:[^\s"'`\\,;&<>(){}\[\]|]|,(?=[^\s"'])|\\(?!["'nrt])){1,4096}""")
+_SCHEME = re.compile(r"(?i:basic|bearer|token|digest|apikey|aws4-hmac-sha256)\s{1,4}")
+_HEADER_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{1,40}[ \t]{1,4}(?=\S)")
+_LINE = re.compile(r"""(?:[^\r\n\\]|\\(?![nr])){1,4096}""")
+_ANY_QUOTE = re.compile(r"""\\{0,4}["']""")
+_IN_BRACKETS = re.compile(r"""\\{0,8}(["'])((?:[^"'\\\n]|\\.){1,512}?)\\{0,8}\1(?!\s{0,4}:)""")
+_NESTED = re.compile(
+    r"""\{\s{0,40}(?:\\{0,8}["'])?(?:value|default|current|plain|plaintext|secret|content|raw|text|val|data|_|\$|#text)"""
+    r"""(?:\\{0,8}["'])?\s{0,4}(?::|=>|=)\s{0,4}""",
+    re.IGNORECASE,
+)
+_LISTED = re.compile(r"""[ \t]{0,4}(?:\n[ \t]{0,40}-[ \t]{1,4}(?:\\{0,8}["'])?[^\s"']{1,512}(?:["'](?=\n|$))?){1,64}""")
+_LIST_ITEM = re.compile(r"""-[ \t]{1,4}(?:\\{0,8}["'])?([^\s"']{1,512})""")
+_MARKUP = re.compile(r"[^<>]{0,200}>\s{0,20}(?:<!\[CDATA\[)?([^<\]]{1,1024})")
+_OPTION = re.compile(r"""[ \t]{1,4}(?=[^\s-])""")
+_BESIDE = re.compile(r"""\\{0,8}["'`]?[ \t]{1,4}(?P<quoted>\\{0,8}["'`])?""")
+_COMMA = re.compile(r"""\\{0,8}["'`]\s{0,4},\s{0,4}[bfru]?(?=\\{0,8}["'`])""")
+_FORM_FIELD = re.compile(r"""\\{0,8}["'](?:\r?\n|\\r\\n){2}([^\r\n\\]{1,1024})""")
+_NAMED = re.compile(
+    r"""(?i:name|key|id|field|variable|property|setting|env|label|header|option|attribute|type|item|title|k|param\w{0,20})"""
+    r"""(?:\\{0,8}["'])?(?:\s{0,4}[:=>]\s{0,4}(?:\\{0,8}["'])?|\s{1,4}\\{0,8}["'])[\w.:/-]{0,40}$"""
+)
+"""What stands before a name that is itself the value of a name, as in ``name: DB_PASSWORD``."""
+_NAME_CHARACTERS = string.ascii_letters + string.digits + "_.:/-"
+_VALUE_BEFORE = re.compile(
+    r"""(?i:value)(?:\\{0,8}["'])?\s{0,4}[:=]\s{0,4}(?:\\{0,8}["'])([^"'\\\n]{3,256})(?:\\{0,8}["'])\s{0,4},\s{0,40}"""
+    r"""(?:\\{0,8}["'])?(?i:name|key|id|variable)(?:\\{0,8}["'])?\s{0,4}[:=]\s{0,4}(?:\\{0,8}["'])?$"""
+)
+_ITS_VALUE = re.compile(
+    r"(?i:(?<![A-Za-z])(?:parameter|secret|default|plain|string)?_?(?:value|val|default|content|string|text|plaintext))"
+    r"""\\{0,8}["']?\s{0,8}[:=>]\s{0,4}(?:<!\[CDATA\[)?"""
+)
+_OTHER_NAME = re.compile(r"""(?i:(?<![A-Za-z])(?:name|key)\\{0,8}["']?\s{0,4}[:=])|\n\s{0,8}\n""")
+_FARTHEST_VALUE = 240
+"""Characters between a name and its value, with other attributes between them."""
+_INNER_TEXT = re.compile(r"""\\{0,8}["']\s{0,4}>([^<>]{1,1024})<""")
+_LOGIN = re.compile(r"""(?<![A-Za-z])login\s{1,4}[^\s]{1,80}\s{1,40}$""")
+
+_NO_VALUE_WORDS = """
+    null none nil true false undefined string str int number object array required optional missing invalid incorrect
+    wrong expired correct empty needed not set unset stored changed being the a an no my your their this that to too
+    is was and or for in on of be reset default hidden redacted protected secret password token type value key
+    bytes boolean bool text any basic bearer digest negotiate
+"""
+_NO_VALUE = frozenset(_NO_VALUE_WORDS.split())
+_SHORTEST = {
+    NameKind.PASSWORD: 3, NameKind.SECRET: 6, NameKind.HEADER: 6, NameKind.OPAQUE: 12, NameKind.DIGITS: 4,
+    NameKind.PHRASE: 20,
+}  # fmt: skip
+_REFERENCE = re.compile(
+    r"\$[A-Z_][A-Z0-9_]{0,80}$|\$\{?[A-Za-z_][A-Za-z_.]{0,80}\}?$|\$[({]|\{\{|<[A-Za-z _-]{1,40}>$"
+    r"|%\([a-z_]{1,40}\)s$|%[sdr]$"
+    r"|[*•.xX#_-]{1,80}$"
+    r"|(?:os|process|self|this|settings|config|env|var|vars|local|data|module|args|opts|options|ctx|req|request|params"
+    r"|secrets|vault|app|conf|cfg|Rails|System|environ)(?:\.|->|::)[A-Za-z_]"
+)
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_.]{0,200}")
+_ENVIRONMENT_NAME = re.compile(r"[A-Z][A-Z0-9]{0,40}_[A-Z0-9_]{1,80}")
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+_RANDOM = re.compile(r"[A-Za-z0-9+/=_~.:%-]{1,4096}")
+_WORDS_IN_ONE = re.compile(r"(?:[A-Z]{0,6}[0-9]{0,4}[A-Z]?[a-z]{2,24}[0-9]{0,2}[._-]?){1,12}")
+_MOST_SLASHES = 3
+_CHANGES = re.compile(r"[0-9](?=[A-Za-z])|[A-Za-z](?=[0-9])|[a-z](?=[A-Z])")
+
+
+def find_named_values(text: str) -> Iterator[Span]:
+    """Yield the spans of values that a name beside them makes a secret; they may overlap."""
+    lowered = text.lower()
+    if len(lowered) != len(text):
+        lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    at = header_end = 0
+    for position in _name_positions(lowered):
+        match = _NAME.match(lowered, position) if position >= at else None
+        kind = _kind(text, lowered, match) if match else None
+        if match is None or kind is None:
+            continue
+        at = match.end()
+        if kind is NameKind.HEADER:
+            if position < header_end:
+                continue
+            # Names of headers within a header are not read: that would take quadratic time.
+            header_end = min(_line_end(text, at, mark) for mark in ("\n", "\\n", "\\r"))
+        for start, end in _values(text, match, kind):
+            if start < end:
+                yield Span(start, end, "password" if kind is NameKind.PASSWORD else "secret")
+                at = max(at, end)
+    for match in _PLURAL.finditer(lowered):
+        for start, end in _elements(text, match.end()):
+            if _looks_strong(text[start:end], 8):
+                yield Span(start, end, "secret")
+
+
+def _line_end(text: str, at: int, mark: str) -> int:
+    found = text.find(mark, at, at + LONGEST_VALUE)
+    return found if found >= 0 else at + LONGEST_VALUE
+
+
+def _name_positions(lowered: str) -> list[int]:
+    found = []
+    for stem in _STEMS:
+        at = lowered.find(stem)
+        while at >= 0:
+            found.append(at)
+            at = lowered.find(stem, at + 1)
+    return sorted(found)
+
+
+def _kind(text: str, lowered: str, name: re.Match[str]) -> NameKind | None:
+    """Return what a name promises, by the words before it too; None where it is no name of a secret."""
+    start = name.start()
+    word, _, form = str(name.lastgroup).partition("_")
+    kind = NameKind(word)
+    before = lowered[max(start - 24, 0) : start]
+    is_alone = not _IN_WORD.match(text[start - 1 : start])
+    if name.group() == "pass" and is_alone and _TEST_RESULT.match(text, name.end()):
+        return None
+    if form == "word" and _is_end_of_word(text, start) and not before.endswith(_COMPOUNDS):
+        return None
+    if kind is NameKind.PHRASE and not name.group().startswith("mnemonic") and not _SECRET_PHRASE.search(before):
+        return None
+    if name.group().startswith("code") and not _SECRET_CODE.search(before):
+        return None
+    if name.group().startswith("key"):
+        if _NOT_SECRET_KEYS.search(before):
+            return None
+        if _SECRET_KEY.search(before):
+            return NameKind.SECRET
+        return NameKind.OPAQUE if name.group() != "key_id" and not _is_end_of_word(text, start) else None
+    return kind
+
+
+def _values(text: str, name: re.Match[str], kind: NameKind) -> Iterator[tuple[int, int]]:
+    """Yield the spans of the values of a name."""
+    end = name.end()
+    if connector := _CONNECTOR.match(text, end):
+        if kind is NameKind.HEADER:
+            yield from _header(text, connector)
+        else:
+            yield from _after(text, name, connector, kind)
+        return
+    before = text[max(name.start() - 64, 0) : name.start()]
+    if _MARKUP_NAME.search(before):
+        if inner := _MARKUP.match(text, end):
+            yield from _checked(text, *_trimmed(text, *inner.span(1)), kind)
+        return
+    if kind in (NameKind.PASSWORD, NameKind.SECRET, NameKind.OPAQUE):
+        if (comma := _COMMA.match(text, end)) and _looks_opaque(text[slice(*_quoted(text, comma.end()))]):
+            yield from _checked(text, *_quoted(text, comma.end()), kind)
+        elif before.endswith(('name="', "name='", 'name=\\"')) and (field := _FORM_FIELD.match(text, end)):
+            yield from _checked(text, *field.span(1), kind)
+        elif _NAMED.search(before):
+            yield from _paired(text, end, kind)
+            yield from _paired_before(text, name.start() - len(before) + len(before.rstrip(_NAME_CHARACTERS)), kind)
+        elif _OPTION_NAME.search(before) and (option := _OPTION.match(text, end)):
+            yield from _checked(text, *_quoted_or_bare(text, option.end()), kind)
+        elif beside := _BESIDE.match(text, end):
+            yield from _beside(text, name, beside, kind)
+
+
+def _is_end_of_word(text: str, at: int) -> bool:
+    """Whether a word begins in the middle of another: the ``pass`` of ``bypass``, unlike that of ``dbPass``."""
+    return at > 0 and text[at - 1].isalpha() and not (text[at].isupper() and text[at - 1].islower())
+
+
+def _header(text: str, connector: re.Match[str]) -> Iterator[tuple[int, int]]:
+    """Yield the value of an authorization header: all of it, but for the word that names its scheme."""
+    if connector["is"] or connector["cjk"]:
+        return
+    at = connector.end()
+    if _QUOTE.match(text, at):
+        start, end = _quoted(text, at)
+    else:
+        start, end = at, _header_end(text, at)
+    start, end = _trimmed(text, start, end)
+    if scheme := _HEADER_SCHEME.match(text, start, end):
+        credentials = text[scheme.end() : end]
+        if _SCHEME.match(text, start, end) or _looks_opaque(credentials) or len(credentials.split()[0]) >= 16:
+            known = _SCHEME.match(text, start, end) and not re.search(r"[\"'=,]", credentials)
+            stop = scheme.end() + len(credentials.split()[0]) if known else end
+            yield from _checked(text, scheme.end(), stop, NameKind.HEADER)
+        return
+    if not re.search(r"[\s(\[]", text[start:end]):
+        yield from _checked(text, start, end, NameKind.SECRET)
+
+
+def _header_end(text: str, at: int) -> int:
+    """Return where a header ends: at the end of its line, or at a quote that is not of one of its parameters."""
+    line = _LINE.match(text, at)
+    opened = None
+    for quote in _ANY_QUOTE.finditer(text, at, line.end() if line else at):
+        if opened is None and text[quote.start() - 1] != "=":
+            return quote.start()
+        opened = quote.group() if opened is None else None if opened == quote.group() else opened
+    return line.end() if line else at
+
+
+def _after(text: str, name: re.Match[str], connector: re.Match[str], kind: NameKind) -> Iterator[tuple[int, int]]:
+    """Yield what follows a name and a colon, an equals sign or the like."""
+    at = connector.end()
+    is_prose = connector["is"] is not None or connector["cjk"] is not None
+    if kind is NameKind.PHRASE:
+        yield from _phrase(text, at)
+        return
+    if block := _BLOCK.match(text, connector.start("gap")):
+        line = _LINE.match(text, block.end())
+        if line:
+            yield from _checked(text, *_trimmed(text, *line.span()), kind)
+        return
+    if text.startswith(("[", "{"), at) and not _CALL.match(text, at):
+        if nested := _NESTED.match(text, at):
+            yield from _checked(text, *_quoted_or_bare(text, nested.end()), kind)
+        elif text[at] == "[":
+            yield from _elements(text, connector.end("mark"))
+        return
+    if prefix := _PREFIX.match(text, at):
+        at = prefix.end()
+    if call := _CALL.match(text, at):
+        start, end = _quoted(text, call.end())
+        if not _ENVIRONMENT_NAME.fullmatch(text, start, end) and _looks_opaque(text[start:end]):
+            yield from _checked(text, start, end, kind)
+        return
+    quote = _QUOTE.match(text, at)
+    start, end = _quoted_or_bare(text, at, LONGEST_OPAQUE if kind is NameKind.OPAQUE else LONGEST_VALUE)
+    value = text[start:end]
+    if "\n" in connector["gap"] and not (_looks_opaque(value) and len(value.split()) == 1):
+        return
+    if quote is None:
+        if connector["mark"] in ("==", "===") or (
+            connector["mark"] == "->" and text[connector.start("mark") - 2] == ")"
+        ):
+            return
+        # A call, an index or another name is code, not a value.
+        if text.startswith(("(", "["), end) and _IDENTIFIER.fullmatch(value):
+            return
+        is_code = kind is NameKind.SECRET and connector["gap"] == " " and connector["mark"] == "="
+        if is_code and value.isalpha() and value.islower():
+            return
+        if _is_name_in_code(value):
+            return
+    if is_prose and not _may_follow_is(name.group(), value):
+        return
+    yield from _checked(text, start, end, kind)
+
+
+def _may_follow_is(name: str, value: str) -> bool:
+    return _looks_opaque(value) or name in (
+        "password", "passphrase", "passcode", "api key", "secret key", "access token"
+    )  # fmt: skip
+
+
+def _is_name_in_code(value: str) -> bool:
+    return (
+        "_" in value
+        and _IDENTIFIER.fullmatch(value) is not None
+        and value == value.lower()
+        and _NAME.search(value) is not None
+    )
+
+
+def _phrase(text: str, at: int) -> Iterator[tuple[int, int]]:
+    words = re.compile(r"""\\{0,8}["']?((?:[a-z]{3,8}[ \t,]{1,3}){11,23}[a-z]{3,8})""").match(text, at)
+    if words:
+        yield words.span(1)
+
+
+def _elements(text: str, at: int) -> Iterator[tuple[int, int]]:
+    """Yield the values of a list after a plural name, or of a YAML list."""
+    connector = re.compile(r"""(?:\\{0,8}["'])?\s{0,4}[:=]=?>?[ \t]{0,4}""").match(text, at)
+    at = connector.end() if connector else at
+    if text.startswith(("[", "{", "("), at) or text[at : at + 2] in ("=[", ":["):
+        end = min((found for c in "]})" if (found := text.find(c, at, at + LONGEST_VALUE)) > 0), default=at)
+        for item in _IN_BRACKETS.finditer(text, at, end):
+            if _looks_opaque(item[2]):
+                yield item.span(2)
+    elif connector and (listed := _LISTED.match(text, at)):
+        for item in _LIST_ITEM.finditer(text, listed.start(), listed.end()):
+            if _looks_opaque(item[1]):
+                yield item.span(1)
+
+
+def _paired(text: str, end: int, kind: NameKind) -> Iterator[tuple[int, int]]:
+    """Yield the value of a pair such as ``name: DB_PASSWORD`` and ``value: …``."""
+    if (inner := _INNER_TEXT.match(text, end)) and not inner[1].isspace():
+        yield from _checked(text, *_trimmed(text, *inner.span(1)), kind)
+        return
+    pair = _ITS_VALUE.search(text, end, end + _FARTHEST_VALUE)
+    if pair is None or _OTHER_NAME.search(text, end, pair.start()):
+        return
+    start = pair.end()
+    if text[start - 1] == ">" or text.startswith("CDATA[", start - 6):
+        stop = text.find("<", start, start + LONGEST_VALUE)
+        yield from _checked(text, *_trimmed(text, start, max(stop, start)), kind)
+    else:
+        yield from _checked(text, *_quoted_or_bare(text, start), kind)
+
+
+def _paired_before(text: str, at: int, kind: NameKind) -> Iterator[tuple[int, int]]:
+    """Yield the value of a pair whose value comes first."""
+    if pair := _VALUE_BEFORE.search(text, max(at - 400, 0), at):
+        yield from _checked(text, *pair.span(1), kind)
+
+
+def _beside(text: str, name: re.Match[str], beside: re.Match[str], kind: NameKind) -> Iterator[tuple[int, int]]:
+    """Yield a value that only a blank divides from its name: it must look like one."""
+    start, end = _quoted(text, beside.start("quoted")) if beside["quoted"] else _quoted_or_bare(text, beside.end())
+    value = text[start:end].rstrip(".,:;!?")
+    in_netrc = _LOGIN.search(text, max(name.start() - 120, 0), name.start())
+    if kind is NameKind.PASSWORD and in_netrc:
+        yield from _checked(text, start, end, kind)
+    elif kind is not NameKind.OPAQUE and _looks_strong(value, 6 if kind is NameKind.PASSWORD else 16):
+        yield from _checked(text, start, start + len(value), kind)
+
+
+def _checked(text: str, start: int, end: int, kind: NameKind) -> Iterator[tuple[int, int]]:
+    if is_value(text[start:end], kind):
+        yield start, end
+
+
+def is_value(value: str, kind: NameKind = NameKind.PASSWORD) -> bool:
+    """Whether a text may be the value of a name of this kind, and is no placeholder, reference or ordinary word."""
+    plain = value.strip(" .,:;*!?").lower()
+    if len(value) < _SHORTEST[kind] or plain in _NO_VALUE or not any(c.isalnum() for c in plain):
+        return False
+    if _REFERENCE.match(value):
+        return False
+    if kind is NameKind.DIGITS:
+        return value.strip(".").isdigit() and len(value) <= 8
+    if kind is NameKind.OPAQUE:
+        return _is_random(value)
+    return True
+
+
+def _is_random(value: str) -> bool:
+    """Whether a value looks drawn at random: no word, path, date or id."""
+    if not _RANDOM.fullmatch(value) or _WORDS_IN_ONE.fullmatch(value) or _UUID.search(value):
+        return False
+    if value.count("/") > _MOST_SLASHES or "://" in value:
+        return False
+    fewest = 3 if any(c.isdigit() for c in value) else 4
+    return len(_CHANGES.findall(value)) >= max(fewest, len(value) // 12)
+
+
+def _looks_opaque(value: str) -> bool:
+    """Whether a value is more than a word: it has a digit or an odd character, or is long."""
+    return (
+        any(c.isdigit() for c in value)
+        or bool(re.search(r"[!#$%&*+@^~]", value))
+        or (len(value) >= 20 and " " not in value and "_" not in value)
+    )
+
+
+def _looks_strong(value: str, shortest: int) -> bool:
+    return (
+        len(value) >= shortest
+        and any(c.isdigit() for c in value)
+        and any(c.isalpha() for c in value)
+        and re.fullmatch(r"[!-~]+", value) is not None
+        and not re.search(r"[()\[\]{}<>/\\:=|,]", value)
+        and not _UUID.search(value)
+    )
+
+
+def _quoted_or_bare(text: str, at: int, longest: int = LONGEST_VALUE) -> tuple[int, int]:
+    """Return the span of a value that begins here."""
+    quote = _QUOTE.match(text, at)
+    start = quote.end() if quote else at
+    if scheme := _SCHEME.match(text, start):
+        start = scheme.end()
+    if quote is not None and (end := _closing(text, quote.group(), start)) >= 0:
+        return start, end
+    bare = _BARE.match(text, start, min(len(text), start + longest))
+    return start, bare.end() if bare else start
+
+
+def _quoted(text: str, at: int) -> tuple[int, int]:
+    """Return the span of a quoted value; an empty one where the quote is not closed."""
+    quote = _QUOTE.match(text, at)
+    if quote is None:
+        return at, at
+    end = _closing(text, quote.group(), quote.end())
+    return quote.end(), max(end, quote.end())
+
+
+def _closing(text: str, quote: str, start: int) -> int:
+    end = text.find(quote, start, start + LONGEST_VALUE)
+    while len(quote) == 1 and end > start and _escaped(text, end, start):
+        end = text.find(quote, end + 1, start + LONGEST_VALUE)
+    return end
+
+
+def _escaped(text: str, at: int, start: int) -> bool:
+    before = text[max(start, at - 64) : at]
+    return (len(before) - len(before.rstrip("\\"))) % 2 == 1
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    value = text[start:end]
+    return start + len(value) - len(value.lstrip()), end - len(value) + len(value.rstrip())

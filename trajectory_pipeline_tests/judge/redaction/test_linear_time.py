@@ -1,0 +1,126 @@
+"""Hostile text: every pattern, and all of redaction, take a time that grows with the length of the text alone."""
+
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+
+from trajectory_pipeline.judge.redaction import (
+    credentials,
+    named_values,
+    patterns,
+    personal_data,
+    redactor,
+    tables,
+    visible_text,
+)
+from trajectory_pipeline.judge.redaction.redactor import Redactor
+from trajectory_pipeline.judge.transcript import truncate
+from trajectory_pipeline.schema.enums import RedactionMode
+
+MODULES = (credentials, named_values, patterns, personal_data, redactor, tables, truncate, visible_text)
+PIECES = [
+    *"a1A-_=.,;:/@%|'\"`\\ \n\t{}[]()<>$*+!~",
+    *("eyJ", "eyJa.", "eyJhbGciOi", "eyJaaaaaaaaaaa.", "eyJaaaaaaaaaaa.a.", "sk-", "sk-a1\n", "SG.aaaaaaaaaaaaaaaa."),
+    *(
+        "-----BEGIN PRIVATE KEY-----",
+        "-----END PRIVATE KEY-----",
+        "-----BEGIN ",
+        "Private-Lines: 1\n",
+        "LS0tLS1CRUdJTi",
+    ),
+    *("password", "password=", "password:", 'password="', "password='", 'password=\\"', "password is ", "password (a"),
+    *('password="aaaa\\"', "password: |\n ", "password:\n  - a\n", '"password":{', 'password={"value":', 'password",'),
+    *("key", "key=", "key: ", "token [", "tokens = [", 'secrets: ["a', "--password a", "pass:", "authorization: a b"),
+    *(
+        "authorization: ",
+        'authorization: x="',
+        'name="password" x=y ',
+        "name: password\n",
+        "value: 'a', name: password",
+    ),
+    *(
+        "<a ",
+        "<password ",
+        '<password a="',
+        "<key>password</key>",
+        "cookie:=a",
+        "Set-Cookie: a=b; ",
+        "://a:",
+        "://a:b@",
+    ),
+    *("a:b@", "?sig=", "?sig=aaaaaaaa1&", "login: a / ", 'login("a",', "mysql -p", "docker login ", "echo a | "),
+    *(
+        "WIFI:S:a;",
+        "h:5432:d:u:",
+        "seed phrase: abc ",
+        "| password |\n| a |\n",
+        "user,password\na,b1\n",
+        "password  a\n",
+    ),
+    *("(a) values (", "values ('a',", "basic ", "bearer a", "QUFB" * 6 + " ", "aa_key_", "live_", "bot123456789:AA"),
+    *(
+        "xprv1",
+        "jdbc:oracle:thin:",
+        "x.y@",
+        "a\\\n",
+        'a"\n"b',
+        "密码",
+        "пароль:",
+        "\u200b",
+        "pass\u200b",
+        "\uff50",
+        "%25",
+    ),
+    *("\x1b[", "\x1b]", "[1;", "&amp;", "\\u001b", "\\u0022", "a" * 1_999 + " ", "1" * 11 + " ", "+1 ", "::", "1.1."),
+]
+CHARACTERS = 4_000
+LEAST_SECONDS = 0.012
+"""A shorter time says nothing about growth."""
+GROWTH = 3
+"""Twice the text may take so many times as long; quadratic time takes four."""
+
+COMPILED = {
+    f"{module.__name__.rpartition('.')[2]}.{name}": value
+    for module in MODULES
+    for name, value in vars(module).items()
+    if isinstance(value, re.Pattern)
+}
+
+
+def seconds(work: Callable[[str], object], text: str) -> float:
+    def once() -> float:
+        started = time.thread_time()
+        work(text)
+        return time.thread_time() - started
+
+    # The first time is enough where it is short.
+    first = once()
+    return first if first < LEAST_SECONDS else min(first, once())
+
+
+def faults_of(work: Callable[[str], object]) -> list[str]:
+    faults = []
+    for piece in PIECES:
+        text = piece * (CHARACTERS // len(piece))
+        twice = seconds(work, text * 2)
+        if twice > LEAST_SECONDS and twice > GROWTH * seconds(work, text):
+            faults.append(piece)
+    return faults
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_pattern_takes_linear_time(name: str) -> None:
+    assert faults_of(lambda text: list(COMPILED[name].finditer(text))) == []
+
+
+def test_quadratic_pattern_is_reported() -> None:
+    assert faults_of(lambda text: list(re.compile("a+b").finditer(text))) == ["a"]
+
+
+def test_redaction_of_hostile_text_takes_bounded_time_per_character() -> None:
+    redact = Redactor(RedactionMode.PERSONAL, b"a key of tests")
+    length = 4 * CHARACTERS
+    microseconds = {piece: seconds(redact, piece * (length // len(piece))) / length * 1e6 for piece in PIECES}
+    assert max(microseconds.values()) < 100, max(microseconds, key=lambda piece: microseconds[piece])
