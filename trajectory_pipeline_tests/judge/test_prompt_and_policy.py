@@ -27,7 +27,7 @@ from trajectory_pipeline.schema.enums import ResponseFormat
 
 POLICY = RefinementPolicy("simulated-judge")
 POLICY_ID = "4ef023d74183362c"
-PROMPT_DIGEST = "aa3c9568e922f92abc2f3d5629aadb9c0ad39aa3702092c4fed5228f14317e82"
+PROMPT_DIGEST = "81997cf6e378bded94b864520e578bae37d0675dfa11fb58c29a28cc27194192"
 
 
 def test_prompt_starts_with_the_same_rules() -> None:
