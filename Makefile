@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-once dev test test-fast simulate fault-scenarios bench bench-full lint types imports docs architecture lock clean
+.PHONY: help setup demo demo-once dev test test-fast simulate fault-scenarios bench bench-full lint types imports site docs architecture lock clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -73,7 +73,10 @@ imports: setup  ## Import contracts (layers of the packages), as CI runs them.
 architecture: setup  ## Remake the picture in docs/architecture.md from the imports, and docs/modules.md from the docstrings.
 	@$(BIN)/python docs/draw_architecture.py docs/architecture.md
 
-docs: setup  ## Write docs/data-dictionary.md and docs/settings.md anew from the declarations.
+site: setup  ## Build the documentation as a site in site/; a broken link is an error.
+	@$(BIN)/zensical build --clean --strict
+
+docs: setup  ## Write the generated pages in docs/ anew from the declarations.
 	@$(BIN)/python docs/reference_pages.py docs
 
 lock: setup  ## Write requirements.lock anew, with the newest packages that fit together.

@@ -5,6 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+
+from trajectory_pipeline.cli.main import COMMANDS
+from trajectory_pipeline.cli.main import main as cli
 from trajectory_pipeline.schema.enums import ErrorClass
 from trajectory_pipeline.schema.tables import TABLES
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION
@@ -30,7 +34,11 @@ _TYPES = (
 
 def pages() -> dict[str, str]:
     """Return every generated page by its file name."""
-    return {"data-dictionary.md": data_dictionary(), "settings.md": settings_page()}
+    return {
+        "data-dictionary.md": data_dictionary(),
+        "settings.md": settings_page(),
+        "commands.md": commands_page(),
+    }
 
 
 def data_dictionary() -> str:
@@ -67,6 +75,23 @@ def settings_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def commands_page() -> str:
+    """Return the page with the help of every command."""
+    parts = [
+        _GENERATED,
+        "# Commands",
+        "Each command prints this with `--help`. Exit codes: see [reference](reference.md).",
+    ]
+    group = cli.make_context("trajectory-pipeline", [], resilient_parsing=True)
+    for name in COMMANDS:
+        command = cli.get_command(group, name)
+        if command is None:
+            raise ValueError(f"{name} is no command")
+        context = click.Context(command, info_name=f"trajectory-pipeline {name}", terminal_width=100)
+        parts += [f"## {name}", f"```text\n{command.get_help(context).rstrip()}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
 def _introduction() -> list[str]:
     rows = [
         [f"[{table.name}](#{_anchor(table.name)})", table.row, _stored_in(table), table.description]
@@ -80,7 +105,7 @@ def _introduction() -> list[str]:
         " also a comment (`COMMENT ON`). A partition is one UTC hour of the runs' end.",
         _markdown_table(["dataset, table or view", "one row is", "stored in", "description"], rows),
         "The labels of a verdict come from closed lists in the judge's response schema"
-        " ([`judge/response_schema.py`](../trajectory_pipeline/judge/response_schema.py)): `RequirementStatus`,"
+        " (`judge/response_schema.py`): `RequirementStatus`,"
         " `FailureOwner`, `FailureMode` (seeded from MAST and TRAIL), `TaskCategory`, `Complexity`.",
         "## Versions",
         f"`schema_version` is **{SCHEMA_VERSION}**. It increases when a column is added, renamed or retyped. Parquet of"

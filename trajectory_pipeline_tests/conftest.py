@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import psycopg
 import pytest
 from pydantic import SecretStr
 
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
+from trajectory_pipeline.demo.letta_sample.load import STORY
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SCRIPTED_MODEL, SimulatedJudge
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline_tests.letta_sample import load_sample
@@ -196,6 +198,25 @@ def running_judge() -> Iterator[SimulatedJudge]:
     """A simulated judge for this session."""
     with SimulatedJudge.start() as judge:
         yield judge
+
+
+@pytest.fixture(scope="session")
+def story(make_own_settings: Callable[[], Settings], running_judge: SimulatedJudge) -> Pipeline:
+    """The demonstration's runs, judged; a test must leave them as they are."""
+    settings = make_own_settings()
+    source = str(settings.source.postgres_url)
+    with psycopg.connect(source) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    STORY.load(source)
+    folder = settings.storage.data_folder / "parquet"
+    pipeline = Pipeline(source, str(settings.storage.database_url), folder, running_judge.base_url, SCRIPTED_MODEL)
+    hours = list(STORY.partitions())
+    pipeline.capture(*hours)
+    run = pipeline.refine_range(hours)
+    for hour in hours:
+        run.publish(hour)
+    return pipeline
 
 
 @pytest.fixture

@@ -3,14 +3,11 @@
 import contextlib
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.load import STORY
-from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -33,43 +30,27 @@ SQL = _blocks("sql")
 PYTHON = [(page, code) for page, code in _blocks("python") if not any(name in code for name in NOT_INSTALLED)]
 
 
-@pytest.fixture(scope="module")
-def materialized(
-    make_own_settings: Callable[[], Settings], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Settings, Path]:
-    """Settings of the captured and converted story, and the folder in which `data/demo/parquet` holds its files."""
-    settings = make_own_settings()
-    folder = tmp_path_factory.mktemp("examples")
-    store = folder / "data" / "demo" / "parquet"
-    source, sink = settings.source.postgres_url, settings.storage.database_url
-    with psycopg.connect(source) as connection:
-        connection.execute("DROP SCHEMA public CASCADE")
-        connection.execute("CREATE SCHEMA public")
-    STORY.load(source)
-    Pipeline(source, sink, store).capture(*STORY.partitions())
-    return settings, folder
-
-
 def test_pages_hold_examples() -> None:
     assert {page for page, _ in SQL} >= {"README.md", "reading-back.md", "runbook.md", "budget.md", "privacy.md"}
     assert {page for page, _ in PYTHON} >= {"README.md", "reading-back.md", "architecture.md"}
 
 
 @pytest.mark.parametrize(("page", "text"), SQL)
-def test_sql_example_runs(page: str, text: str, materialized: tuple[Settings, Path]) -> None:
-    settings, _ = materialized
-    with psycopg.connect(settings.storage.database_url) as connection:
+def test_sql_example_runs(page: str, text: str, story: Pipeline) -> None:
+    with psycopg.connect(story.database_url) as connection:
         for statement in text.split(";\n"):
             connection.execute(statement.encode())
 
 
 @pytest.mark.parametrize(("page", "code"), PYTHON)
 def test_python_example_prints(
-    page: str, code: str, materialized: tuple[Settings, Path], monkeypatch: pytest.MonkeyPatch
+    page: str, code: str, story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, folder = materialized
-    monkeypatch.chdir(folder)
-    code = code.replace("postgresql://reader:secret@letta-db:5432/letta", settings.source.postgres_url)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "demo").symlink_to(story.folder.parent)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRAJECTORY_DATA_FOLDER", "data/demo")
+    code = code.replace("postgresql://reader:secret@letta-db:5432/letta", story.letta_url)
     code = code.replace("DATA/", "data/demo/parquet/")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

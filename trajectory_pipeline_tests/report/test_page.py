@@ -8,41 +8,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psycopg
 import pyarrow.parquet as pq
 import pytest
 
 from trajectory_pipeline.demo.letta_sample.load import STORY
-from trajectory_pipeline.demo.simulated_judge import SCRIPTED_MODEL, SimulatedJudge
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.partition_keys import HOUR
 from trajectory_pipeline.report.page import WORTH_READING, build_report
 from trajectory_pipeline.report.publish import publish_report
 from trajectory_pipeline.report.trajectory_view import highlight
-from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 REDACT = Redactor(key=b"a key of these tests")
-
-
-@pytest.fixture(scope="module")
-def story(make_own_settings: Callable[[], Settings], running_judge: SimulatedJudge) -> Pipeline:
-    """The demonstration's runs, judged; a test must leave them as they are."""
-    settings = make_own_settings()
-    source = str(settings.source.postgres_url)
-    with psycopg.connect(source) as connection:
-        connection.execute("DROP SCHEMA public CASCADE")
-        connection.execute("CREATE SCHEMA public")
-    STORY.load(source)
-    folder = settings.storage.data_folder / "parquet"
-    pipeline = Pipeline(source, str(settings.storage.database_url), folder, running_judge.base_url, SCRIPTED_MODEL)
-    hours = list(STORY.partitions())
-    pipeline.capture(*hours)
-    run = pipeline.refine_range(hours)
-    for hour in hours:
-        run.publish(hour)
-    return pipeline
 
 
 @pytest.fixture

@@ -1,11 +1,8 @@
 """The scripted judge gives the labels of the demonstration's runs, over HTTP and through all checks of evidence."""
 
-from pathlib import Path
-
 import pytest
 
 from trajectory_pipeline.demo.letta_sample.load import STORY
-from trajectory_pipeline.demo.simulated_judge import SCRIPTED_MODEL, SimulatedJudge
 from trajectory_pipeline.demo.simulated_judge.scripted import SCRIPT_MARK, labels, scripted_answer
 from trajectory_pipeline.demo.simulated_judge.transcript import Transcript
 from trajectory_pipeline.judge.response_schema import JudgeResponse
@@ -20,15 +17,8 @@ NOTHING_TO_QUOTE = {"lr-empty"}
 
 
 @pytest.fixture
-def verdicts(empty_database: str, trajectory_database: str, judge: SimulatedJudge, tmp_path: Path) -> dict[str, Row]:
+def verdicts(story: Pipeline) -> dict[str, Row]:
     """The outcome of each run of the story by the label's key."""
-    STORY.load(empty_database)
-    story = Pipeline(empty_database, trajectory_database, tmp_path / "parquet", judge.base_url, SCRIPTED_MODEL)
-    hours = list(STORY.partitions())
-    story.capture(*hours)
-    run = story.refine_range(hours)
-    for hour in hours:
-        run.publish(hour)
     return {labels()[row["run_id"]]["key"]: row for row in story.ask("SELECT * FROM trajectory.outcomes")}
 
 
