@@ -12,7 +12,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trajectory_pipeline.errors import PipelineError, SettingsError
 from trajectory_pipeline.partition_keys import floor_to_hour, parse_timestamp
-from trajectory_pipeline.schema.enums import DeletedContent, Egress, JudgeOrder, RedactionMode, ResponseFormatChoice
+from trajectory_pipeline.schema.enums import (
+    DeletedContent,
+    Egress,
+    FileAccess,
+    JudgeOrder,
+    RedactionMode,
+    ResponseFormatChoice,
+)
 from trajectory_pipeline.urls import check_endpoint_url, normalize_postgres_url
 
 if TYPE_CHECKING:
@@ -113,6 +120,9 @@ class StorageSettings(_Group):
     """Postgres 14 or later for the schema `trajectory`. Unset: the embedded server's database `trajectory`."""
     parquet_uri: OptionalText = setting("TRAJECTORY_STORAGE_URI", repr=False)
     """Folder or fsspec URL (`s3://bucket/prefix`) for Parquet. Unset: `parquet` in the data folder."""
+    file_access: FileAccess = setting("TRAJECTORY_FILE_ACCESS", FileAccess.PRIVATE)
+    """Who may read Parquet files in a local folder, whatever the umask: `private` (this user alone; modes 0600 and
+    0700), `group` (0640, 0750) or `all` (0644, 0755). Default `private`."""
     data_folder: Path = setting("TRAJECTORY_DATA_FOLDER", Path("data"))
     """Folder for local data: the embedded server, Parquet, Dagster's logs. Default: `data` in the working
     directory."""

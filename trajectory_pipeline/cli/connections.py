@@ -33,5 +33,5 @@ def open_connections(report: Callable[[str], None] | None = None) -> Connections
         settings,
         databases,
         LettaSource(databases.letta_url, settings.source.timeout_seconds),
-        Storage.at(settings.storage.parquet_location, databases.database_url),
+        Storage.at(settings.storage.parquet_location, databases.database_url, settings.storage.file_access),
     )

@@ -17,6 +17,7 @@ import click
 from trajectory_pipeline.cli.console import step
 from trajectory_pipeline.cli.subprocesses import SupervisedProcess, stop_all
 from trajectory_pipeline.errors import PipelineError, SettingsError
+from trajectory_pipeline.runtime.private_files import make_folder, other_writer
 from trajectory_pipeline.urls import describe_postgres, hide_credentials, normalize_postgres_url
 
 HOST = "127.0.0.1"
@@ -64,10 +65,16 @@ def dagster_home(data_folder: Path) -> Path:
                 " project's dagster.yaml there, or unset it."
             )
         return home
+    if problem := other_writer(data_folder):
+        raise SettingsError(
+            f"{data_folder.absolute()} cannot be used: {problem}, who could redirect what is written there. Run as its"
+            " owner, or set TRAJECTORY_DATA_FOLDER to a folder of this user alone."
+        )
     home = data_folder.absolute() / "dagster"
     link = home / "dagster.yaml"
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        data_folder.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
         target = project_folder() / "dagster.yaml"
         if not link.is_symlink() or link.readlink() != target:
             link.unlink(missing_ok=True)

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from trajectory_pipeline.runtime.private_files import open_log
+
 _STOP_TIMEOUT_SECONDS = 30
 
 
@@ -24,7 +26,7 @@ class SupervisedProcess:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path | None) -> None:
         """Start the command in a folder, with this whole environment; its output goes to the log, else the terminal."""
-        output = None if log is None else log.open("ab")
+        output = None if log is None else open_log(log)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "trajectory_pipeline.cli.subprocesses", *command],

@@ -11,7 +11,7 @@ import dagster as dg
 
 from trajectory_pipeline.databases import LETTA_DATABASE, TRAJECTORY_DATABASE, database_or_embedded
 from trajectory_pipeline.errors import JudgeError
-from trajectory_pipeline.schema.enums import Egress
+from trajectory_pipeline.schema.enums import Egress, FileAccess
 from trajectory_pipeline.settings import BudgetSettings, JudgeSettings, PrivacySettings, Settings
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class StorageResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Parquet files and the Postgres schema ``trajectory``. Without a database URL: the embedded server, when used."""
 
     parquet_location: str
+    file_access: str
     database_url: str | None
     embedded_folder: str
 
@@ -51,7 +52,7 @@ class StorageResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         from trajectory_pipeline.storage.storage import Storage
 
         url = database_or_embedded(self.database_url, TRAJECTORY_DATABASE, Path(self.embedded_folder))
-        return Storage.at(self.parquet_location, url)
+        return Storage.at(self.parquet_location, url, FileAccess(self.file_access))
 
 
 class BudgetResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -140,6 +141,7 @@ def build_resources(settings: Settings) -> dict[str, "dg.ConfigurableResource[ob
         ),
         "storage": StorageResource(
             parquet_location=_env_var("TRAJECTORY_STORAGE_URI", storage.parquet_uri) or storage.parquet_location,
+            file_access=storage.file_access,
             database_url=_env_var("TRAJECTORY_DATABASE_URL", storage.database_url),
             embedded_folder=embedded_folder,
         ),

@@ -34,6 +34,14 @@ class ResponseFormatChoice(StrEnum):
     PROMPT = "prompt"
 
 
+class FileAccess(StrEnum):
+    """Who may read the Parquet files in a local folder (``TRAJECTORY_FILE_ACCESS``)."""
+
+    PRIVATE = "private"
+    GROUP = "group"
+    ALL = "all"
+
+
 class Egress(StrEnum):
     """Whether a judge on another machine may be called (``TRAJECTORY_LLM_EGRESS``)."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
 
+from trajectory_pipeline.runtime import private_files
 from trajectory_pipeline.storage.parquet import filesystem as filesystems
 
 
@@ -31,10 +32,10 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written; the former file stays as it was.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_files.make_folder(path.parent)
     temporary = path.parent / f"{filesystems.TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with private_files.create_file(temporary) as file:
             file.write(content)
         temporary.replace(path)
     finally:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
+from trajectory_pipeline.schema.enums import FileAccess
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
@@ -17,9 +18,9 @@ class Storage:
     postgres: TrajectoryDatabase
 
     @classmethod
-    def at(cls, parquet_location: str, database_url: str) -> Self:
+    def at(cls, parquet_location: str, database_url: str, access: FileAccess = FileAccess.PRIVATE) -> Self:
         """Return the sinks at these locations; nothing is opened."""
-        return cls(ParquetStore(parquet_location), TrajectoryDatabase(database_url))
+        return cls(ParquetStore(parquet_location, access), TrajectoryDatabase(database_url))
 
     @contextmanager
     def pooled(self) -> Iterator[Self]:

@@ -2,8 +2,10 @@
 
 import base64
 import os
+import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import pytest
 
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.storage.parquet.filesystem import TEMPORARY
 from trajectory_pipeline_tests.crashes.objects import BUCKET, BUSY, key_of_file
 from trajectory_pipeline_tests.crashes.processes import wait_until
 from trajectory_pipeline_tests.crashes.wire import Wire
@@ -78,7 +79,7 @@ def test_multipart_object_is_unchanged_until_its_last_part(
 
 
 def test_writer_killed_between_parts_leaves_the_former_object(
-    stored: Stored, client: Any, s3_wire: Wire, large: Path, tmp_path: Path
+    stored: Stored, client: Any, s3_wire: Wire, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The parts that it uploaded are invisible."""
     former = version(client, stored)
@@ -104,9 +105,13 @@ def test_writer_killed_between_parts_leaves_the_former_object(
     s3_wire.from_client = lambda piece, passed: False
     assert version(client, stored) == former
     assert [item["Key"] for item in client.list_objects_v2(Bucket=BUCKET)["Contents"]].count(key_of_file(stored)) == 1
-    # What docs/deploy.md says of it: a lifecycle rule of the bucket ends the upload, and the file is in TMPDIR.
+    # As docs/deploy.md says: a lifecycle rule of the bucket ends the upload, and the next worker removes the file.
     (upload,) = uploads(client)
     client.abort_multipart_upload(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
-    assert [path.name[: len(TEMPORARY)] for path in temporary.iterdir()] == [TEMPORARY]
+    (folder,) = temporary.iterdir()
+    assert (stat.S_IMODE(folder.stat().st_mode), len(list(folder.iterdir()))) == (0o700, 1)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     written = stored.store.write(TRAJECTORIES, BUSY, pa.ipc.open_stream(large))
     assert stored.store.find_matching(TRAJECTORIES, BUSY, written.sha256) is not None
+    # The next worker has removed what the killed one left.
+    assert list(folder.iterdir()) == []

@@ -6,6 +6,7 @@ Postgres refuses to run as root. Started by root, its programs run as the owner 
 
 import os
 import pwd
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def account_for(data: Path | None) -> Account:
         if owner.st_uid == 0:
             raise EmbeddedPostgresError(
                 f"The embedded Postgres in {data} belongs to root, and Postgres refuses to run as root. Give it "
-                f"to an ordinary user with: chown -R {_UNPRIVILEGED} '{data}'"
+                f"to an ordinary user with: chown -R {_UNPRIVILEGED} {shlex.quote(str(data))}"
             )
         return Account(owner.st_uid, owner.st_gid)
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 from trajectory_pipeline.demo.embedded_postgres import binaries, placement
 from trajectory_pipeline.demo.embedded_postgres.account import Account
 from trajectory_pipeline.errors import EmbeddedPostgresError
+from trajectory_pipeline.runtime import private_files
 
 USER = "postgres"
 UNFINISHED = "making-*"
@@ -35,11 +36,11 @@ class Cluster:
     @property
     def password(self) -> str:
         """The superuser's password."""
-        return (self.root / "password").read_text(encoding="ascii")
+        return private_files.read_text(self.root / "password")
 
     def check_version(self) -> None:
         """Raise ``EmbeddedPostgresError`` if another major version of Postgres created it."""
-        major = (self.data / "PG_VERSION").read_text(encoding="ascii").strip()
+        major = private_files.read_text(self.data / "PG_VERSION").strip()
         if major != binaries.MAJOR:
             raise EmbeddedPostgresError(
                 f"The embedded Postgres in {self.root} was created by Postgres {major}, and the installed programs "

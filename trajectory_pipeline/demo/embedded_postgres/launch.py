@@ -15,6 +15,7 @@ from trajectory_pipeline.demo.embedded_postgres import cluster, locks, placement
 from trajectory_pipeline.demo.embedded_postgres.account import Account, environment
 from trajectory_pipeline.demo.embedded_postgres.postmaster import Postmaster
 from trajectory_pipeline.errors import EmbeddedPostgresError
+from trajectory_pipeline.runtime import private_files
 
 if TYPE_CHECKING:
     import psycopg
@@ -115,7 +116,7 @@ class Launch:
             if pid_file and pid_file.ready:
                 error = connection_error(pid_file.port, self._cluster.password)
                 if error is None:
-                    (self._folder / PORT).write_text(str(pid_file.port), encoding="ascii")
+                    private_files.write_text(self._folder / PORT, str(pid_file.port))
                     return pid_file.port, self._cluster.password
             self._postmaster.kill_orphans()
             waited = time.monotonic() - started
@@ -178,7 +179,7 @@ class Launch:
         previous = self._folder / PORT
         if self._attempts == 0 and previous.is_file():
             with contextlib.suppress(OSError, ValueError, OverflowError):
-                return _free_port(int(previous.read_text(encoding="ascii")))
+                return _free_port(int(private_files.read_text(previous)))
         return _free_port(0)
 
     def _port_was_taken(self) -> bool:
@@ -243,4 +244,4 @@ def open_log(folder: Path) -> IO[bytes]:
     # A running server continues to write into the renamed file.
     if path.is_file() and path.stat().st_size > _LOG_LIMIT_BYTES:
         path.replace(folder / OLD_LOG)
-    return path.open("ab")
+    return private_files.open_log(path)

@@ -15,12 +15,14 @@ they are reused, and in containers they are small and reused soon.
 
 import fcntl
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 from trajectory_pipeline.errors import EmbeddedPostgresError
+from trajectory_pipeline.runtime.private_files import open_without_following
 
 START = "start.lock"
 IN_USE = "in-use.lock"
@@ -38,7 +40,7 @@ def open_file(path: Path) -> int:
 
     Writable, because an exclusive lock on a network file system requires it.
     """
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    return open_without_following(path, os.O_RDWR | os.O_CREAT, 0o644)
 
 
 def try_lock(descriptor: int, mode: int) -> bool:
@@ -64,7 +66,7 @@ def held_exclusively(descriptor: int) -> bool:
 def is_held_exclusively(path: Path) -> bool:
     """Whether the lock file at ``path`` is held exclusively; one that does not exist is not."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = open_without_following(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
@@ -76,7 +78,7 @@ def is_held_exclusively(path: Path) -> bool:
 def is_shared(path: Path) -> bool:
     """Whether any process holds a shared lock on the file at ``path``."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = open_without_following(path, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
@@ -123,7 +125,7 @@ class Lock:
     def is_current(self) -> bool:
         """Whether the path still names this file."""
         try:
-            return self.descriptor is not None and os.path.samestat(self._path.stat(), os.fstat(self.descriptor))
+            return self.descriptor is not None and os.path.samestat(self._path.lstat(), os.fstat(self.descriptor))
         except FileNotFoundError:
             return False
 
@@ -169,7 +171,7 @@ def _wait_for(lock: Lock, path: Path, mode: int, deadline: float, waiting: Calla
         if now > deadline:
             raise EmbeddedPostgresError(
                 f"The embedded Postgres in {path.parent} is busy: another process has held {path.name} for too long. "
-                f"Wait for it, or find it with: fuser -v '{path}'"
+                f"Wait for it, or find it with: fuser -v {shlex.quote(str(path))}"
             )
         if waiting and now > report_at:
             waiting()

@@ -15,6 +15,7 @@ from pathlib import Path
 from trajectory_pipeline.demo.embedded_postgres.account import Account
 from trajectory_pipeline.demo.embedded_postgres.binaries import Binaries, installed_binaries
 from trajectory_pipeline.errors import EmbeddedPostgresError
+from trajectory_pipeline.runtime import private_files
 
 CLUSTER = "cluster"
 NOTE = "the-data-is-elsewhere.txt"
@@ -87,10 +88,10 @@ def choose(folder: Path, account: Account) -> tuple[Path, Binaries]:
 def write_note(folder: Path, parent: Path) -> None:
     """Write into ``folder`` where its data is stored, if that is elsewhere."""
     if parent != folder:
-        (folder / NOTE).write_text(
+        private_files.write_text(
+            folder / NOTE,
             f"{parent}\n\nThe embedded Postgres of this folder stores its data in the folder named above: root runs it "
             "as another\nuser, who cannot enter this one. `make clean` deletes both.\n",
-            encoding="utf-8",
         )
 
 
@@ -101,7 +102,7 @@ def check_note(folder: Path) -> None:
     create empty databases.
     """
     try:
-        noted = Path((folder / NOTE).read_text(encoding="utf-8").partition("\n")[0])
+        noted = Path(private_files.read_text(folder / NOTE).partition("\n")[0])
     except FileNotFoundError:
         return
     if noted not in _candidates(folder):

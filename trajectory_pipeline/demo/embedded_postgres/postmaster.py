@@ -16,6 +16,7 @@ from pathlib import Path
 
 from trajectory_pipeline.demo.embedded_postgres import locks
 from trajectory_pipeline.demo.embedded_postgres.account import environment
+from trajectory_pipeline.runtime.private_files import open_without_following
 
 PID_FILE = "postmaster.pid"
 
@@ -44,7 +45,7 @@ class Postmaster:
         self._lock_path = folder / locks.SERVER
         self._lock = locks.open_file(self._lock_path)
         try:
-            self._data = os.open(data, os.O_RDONLY | os.O_DIRECTORY)
+            self._data = open_without_following(data, os.O_RDONLY | os.O_DIRECTORY)
         except BaseException:
             os.close(self._lock)
             raise
@@ -64,7 +65,7 @@ class Postmaster:
     def pid_file(self) -> PidFile | None:
         """Read ``postmaster.pid``; None if it does not exist or is incomplete."""
         try:
-            descriptor = os.open(PID_FILE, os.O_RDONLY, dir_fd=self._data)
+            descriptor = os.open(PID_FILE, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._data)
         except FileNotFoundError:
             return None
         with os.fdopen(descriptor, "rb") as file:

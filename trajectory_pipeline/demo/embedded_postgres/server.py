@@ -1,8 +1,10 @@
 """Starts, finds and removes an embedded server."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +17,7 @@ from trajectory_pipeline.demo.embedded_postgres import binaries, cluster, launch
 from trajectory_pipeline.demo.embedded_postgres.account import account_for, user_name
 from trajectory_pipeline.demo.embedded_postgres.postmaster import Postmaster
 from trajectory_pipeline.errors import EmbeddedPostgresError
+from trajectory_pipeline.runtime.private_files import other_writer
 
 _POLL_SECONDS = 0.02
 # Another process may be creating the cluster, or the watchdog may be stopping the previous server.
@@ -110,6 +113,12 @@ def start(
     Raises:
         EmbeddedPostgresError: it cannot be started; the text says why and what to do.
     """
+    if problem := other_writer(folder.expanduser()):
+        raise EmbeddedPostgresError(
+            f"The embedded Postgres cannot be in {folder}: {problem}, who could redirect what is written there. Run as"
+            " the folder's owner, make it and the folders above writable by the owner alone, or choose another folder"
+            " (TRAJECTORY_DATA_FOLDER)."
+        )
     folder = placement.resolve(folder)
     report = report or (lambda _: None)
     with (
@@ -155,7 +164,7 @@ def remove(folder: Path) -> None:
             if locks.is_shared(folder / locks.IN_USE):
                 raise EmbeddedPostgresError(
                     f"The embedded Postgres in {folder} is in use and is not removed. Stop what uses it first; find "
-                    f"it with: fuser -v '{folder / locks.IN_USE}'"
+                    f"it with: fuser -v {shlex.quote(str(folder / locks.IN_USE))}"
                 )
             watchdog_lock = locks.open_file(folder / locks.WATCHDOG)
             stack.callback(os.close, watchdog_lock)
@@ -233,6 +242,11 @@ def _os_errors_explained(folder: Path) -> Iterator[None]:
             f"{folder}, or choose another folder."
         ) from error
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise EmbeddedPostgresError(
+                f"The embedded Postgres in {folder} cannot be used: {error.filename} is a link, and links there are not"
+                " followed. Remove it, or choose another folder."
+            ) from error
         raise EmbeddedPostgresError(
             f"The embedded Postgres in {folder} cannot be used: {error}. Fix this (is the disk full, or read-only?) "
             "or choose another folder."

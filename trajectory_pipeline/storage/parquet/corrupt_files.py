@@ -5,11 +5,14 @@ import posixpath
 import shutil
 import tempfile
 from datetime import datetime
+from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
+from trajectory_pipeline.runtime import private_files
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet import filesystem as filesystems
 from trajectory_pipeline.storage.parquet.store import ParquetStore
@@ -52,5 +55,10 @@ def keep_corrupt_file(store: ParquetStore, table: Table, hour: datetime) -> str:
         # Named by its content: after a crash, the same copy is made again.
         name = CORRUPT_SUFFIX + hashlib.file_digest(file, "sha256").hexdigest()[:16]
     with filesystems.translating_write_errors(store.target(table, hour)):
-        filesystem.copy(path, posixpath.join(posixpath.dirname(path), name))
+        copy = posixpath.join(posixpath.dirname(path), name)
+        if isinstance(filesystem, LocalFileSystem):
+            # Copying into a file that exists leaves its mode.
+            Path(copy).unlink(missing_ok=True)
+            private_files.create_file(Path(copy), filesystems.MODES[store.access][0]).close()
+        filesystem.copy(path, copy)
     return posixpath.join(posixpath.dirname(store.path_of(table, hour)), name)

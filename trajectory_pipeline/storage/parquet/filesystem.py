@@ -11,10 +11,14 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.schema.enums import FileAccess
 from trajectory_pipeline.urls import hide_credentials, without_credentials
 
 TEMPORARY = ".writing-"
 """Prefix of unfinished files: hidden, and not ending in ``.parquet``, so that no reader's glob finds one."""
+
+MODES = {FileAccess.PRIVATE: (0o600, 0o700), FileAccess.GROUP: (0o640, 0o750), FileAccess.ALL: (0o644, 0o755)}
+"""Of files, and of folders."""
 
 
 def filesystem_of(storage: str, target: str) -> tuple[fsspec.AbstractFileSystem, str]:

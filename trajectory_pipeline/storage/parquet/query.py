@@ -1,12 +1,14 @@
 """Frames from the Parquet files, as lazy DuckDB relations."""
 
 import posixpath
+import uuid
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
+from trajectory_pipeline.runtime import private_files
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.frames import MESSAGE_FRAME, TOOL_CALL_FRAME, TRAJECTORY_FRAME, VERDICT_FRAME
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -71,7 +73,9 @@ def query_parquet(uri: str, frame: Table, selection: Selection, columns: list[st
     Raises:
         SinkError: the storage cannot be listed.
     """
-    connection = duckdb.connect()
+    # What does not fit into memory goes into a folder that no other user can read, and not into the working directory.
+    spill = private_files.temp_folder() / f"duckdb-{uuid.uuid4().hex}"
+    connection = duckdb.connect(config={"temp_directory": str(spill)})
     connection.execute("SET TimeZone = 'UTC'")
     conditions, parameters = _conditions(selection)
     chosen = _files(connection, uri, TRAJECTORIES, selection)

@@ -4,13 +4,13 @@ import contextlib
 import hashlib
 import os
 import posixpath
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import IO
 
 import fsspec
 import pyarrow as pa
@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.runtime import private_files
 from trajectory_pipeline.schema.arrow import arrow_schema
+from trajectory_pipeline.schema.enums import FileAccess
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet import filesystem as filesystems
 from trajectory_pipeline.storage.parquet import io
@@ -59,6 +61,7 @@ class StagedFile:
     _temporary: Path
     _filesystem: fsspec.AbstractFileSystem
     _path: str
+    _mode: int
 
     def publish(self) -> WrittenFile:
         """Put the file in the place of the former one, at once; one that is the same already is left alone.
@@ -71,6 +74,8 @@ class StagedFile:
             if replaced and isinstance(self._filesystem, LocalFileSystem):
                 self._temporary.replace(self._path)
                 filesystems.sync_folder(Path(self._path).parent)
+            elif not replaced and isinstance(self._filesystem, LocalFileSystem):
+                Path(self._path).chmod(self._mode)
             elif replaced:
                 self._filesystem.put_file(str(self._temporary), self._path)
         return WrittenFile(self.uri, self.rows, self.bytes, self.sha256, replaced)
@@ -98,6 +103,15 @@ class StagedFile:
                 return False
 
 
+@contextlib.contextmanager
+def _removing(temporary: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class ParquetStore:
     """Parquet files under ``uri``: a folder, or an fsspec URL such as ``s3://bucket/prefix``.
@@ -110,6 +124,7 @@ class ParquetStore:
     """
 
     uri: str = field(repr=False)
+    access: FileAccess = FileAccess.PRIVATE
 
     def path_of(self, table: Table, hour: datetime) -> str:
         """Return the URI of a partition's file, as it may be shown: without a password."""
@@ -158,22 +173,25 @@ class ParquetStore:
         target = self.target(table, hour)
         filesystem, path = self.filesystem(table, hour)
         local = isinstance(filesystem, LocalFileSystem)
-        folder = Path(posixpath.dirname(path) if local else tempfile.gettempdir())
-        temporary = folder / f"{filesystems.TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
-        with filesystems.translating_write_errors(target):
-            if local:
-                filesystem.makedirs(str(folder), exist_ok=True)
-                filesystems.remove_temp_files(folder)
-            handle = temporary.open("wb")
-        try:
+        file_mode, folder_mode = filesystems.MODES[self.access]
+        folder = Path(posixpath.dirname(path))
+        with contextlib.ExitStack() as until_published:
+            with filesystems.translating_write_errors(target):
+                if local:
+                    private_files.make_folder(folder, folder_mode)
+                    filesystems.remove_temp_files(folder)
+                    temporary = folder / f"{filesystems.TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
+                    handle: IO[bytes] = private_files.create_file(temporary, file_mode)
+                    until_published.enter_context(_removing(temporary))
+                else:
+                    temporary = until_published.enter_context(private_files.temp_file())
+                    handle = temporary.open("wb")
             with filesystems.closing(handle, target):
                 rows = io.write_rows(handle, target, table, batches)
             with filesystems.translating_write_errors(target), temporary.open("rb") as written:
                 digest, size = hashlib.file_digest(written, "sha256").hexdigest(), temporary.stat().st_size
-            yield StagedFile(self.path_of(table, hour), rows, size, digest, target, temporary, filesystem, path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            where = self.path_of(table, hour)
+            yield StagedFile(where, rows, size, digest, target, temporary, filesystem, path, file_mode)
 
     def read(self, table: Table, hour: datetime, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Yield a partition's rows in batches, in the order of the file; nothing where there is no file.
@@ -224,9 +242,10 @@ class ParquetStore:
         try:
             with filesystems.translating_errors("Writing and renaming a file in", self.uri, advice):
                 if local:
-                    Path(path).mkdir(parents=True, exist_ok=True)
+                    private_files.make_folder(Path(path), filesystems.MODES[self.access][1])
                     written = Path(f"{target}-new")
-                    written.write_bytes(b"probe")
+                    with private_files.create_file(written) as file:
+                        file.write(b"probe")
                     written.replace(target)
                 else:
                     filesystem.pipe_file(target, b"probe")

@@ -11,16 +11,18 @@ import pwd
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 
+from trajectory_pipeline.cli.dagster_processes import dagster_home
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.demo.embedded_postgres import placement
 from trajectory_pipeline.demo.embedded_postgres.account import account_for
-from trajectory_pipeline.errors import EmbeddedPostgresError
+from trajectory_pipeline.errors import EmbeddedPostgresError, SettingsError
 from trajectory_pipeline_tests.demo.embedded_postgres.processes import (
     PYTHON_PATH,
     SETTINGS,
@@ -151,7 +153,7 @@ def test_folder_of_root_is_refused_to_an_ordinary_user(folder, ordinary_user):
 
 
 @needs_root
-def test_ordinary_user_shares_a_server_that_root_can_run(new_folder, ordinary_user):
+def test_ordinary_user_shares_a_server_that_root_refuses(new_folder, ordinary_user):
     os.chown(new_folder.parent, ordinary_user["user"], -1)
     with Owner(new_folder, **ordinary_user) as one, Owner(new_folder, **ordinary_user) as two:
         heard = one.hears()
@@ -161,10 +163,57 @@ def test_ordinary_user_shares_a_server_that_root_can_run(new_folder, ordinary_us
         url = f"postgresql://postgres:{heard['password']}@127.0.0.1:{heard['port']}/postgres"
         psycopg.connect(url).close()
     assert within(5, lambda: nothing_is_left(new_folder))
-    with embedded_postgres.start(new_folder, settings=SETTINGS):
-        assert psutil.Process(postmaster_pid(new_folder)).username() == "daemon"
+    with pytest.raises(EmbeddedPostgresError, match=r"belongs to the user daemon.*Run as the folder's owner"):
+        embedded_postgres.start(new_folder, settings=SETTINGS)
     with Owner(new_folder, **ordinary_user) as owner:
         assert owner.hears() == heard
+
+
+@needs_root
+@pytest.mark.parametrize("what", ["folder", "parent", "link", "open folder", "open parent", "group"])
+def test_folder_that_others_can_change_is_refused_to_root(what, reachable_base):
+    parent = Path(tempfile.mkdtemp(dir=reachable_base))
+    parent.chmod(0o755)
+    folder, elsewhere = parent / "postgres", parent / "elsewhere"
+    daemon = pwd.getpwnam("daemon")
+    if what == "link":
+        elsewhere.mkdir()
+        folder.symlink_to(elsewhere)
+        os.chown(folder, daemon.pw_uid, -1, follow_symlinks=False)
+    else:
+        folder.mkdir()
+        changed = parent if "parent" in what else folder
+        if "open" in what:
+            changed.chmod(0o777)
+        elif what == "group":
+            os.chown(changed, -1, daemon.pw_gid)
+            changed.chmod(0o775)
+        else:
+            os.chown(changed, daemon.pw_uid, -1)
+    with pytest.raises(EmbeddedPostgresError, match=r"belongs to the user daemon|can be written by other users"):
+        embedded_postgres.start(folder, settings=SETTINGS)
+    with pytest.raises(SettingsError, match=r"belongs to the user daemon|can be written by other users"):
+        dagster_home(folder)
+    assert not list((elsewhere if what == "link" else folder).iterdir())
+
+
+@pytest.mark.parametrize("name", ["start.lock", "in-use.lock", "server.lock", "watchdog.lock", "server.log", "port"])
+def test_link_in_the_folder_is_not_followed(name, reachable_base):
+    """A link that somebody left before the folder became this user's."""
+    parent = Path(tempfile.mkdtemp(dir=reachable_base))
+    parent.chmod(0o755)
+    folder, victim = parent / "postgres", parent / "victim"
+    folder.mkdir()
+    victim.write_text("mine")
+    for target, kind in ((victim, "is a link"), (parent / "absent", "is a link")):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+        with pytest.raises(EmbeddedPostgresError, match=kind):
+            embedded_postgres.start(folder, settings=SETTINGS)
+        assert victim.read_text() == "mine"
+        assert not (parent / "absent").exists()
+    (folder / name).unlink()
+    embedded_postgres.remove(folder)
 
 
 @needs_root

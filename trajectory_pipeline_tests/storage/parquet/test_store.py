@@ -6,6 +6,7 @@ And: what cannot be written or read is one sentence, and leaves the former file 
 import contextlib
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -24,9 +25,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from trajectory_pipeline.errors import PipelineError, SinkError
+from trajectory_pipeline.schema.enums import FileAccess
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.storage.parquet import io
+from trajectory_pipeline.storage.parquet.corrupt_files import keep_corrupt_file
 from trajectory_pipeline.storage.parquet.store import ParquetStore, hour_folder
 from trajectory_pipeline_tests.storage.rows import HOUR, NEXT_HOUR, batch, trajectory
 
@@ -384,6 +387,41 @@ def test_error_of_the_reader_is_not_an_error_of_the_file(store: ParquetStore) ->
 
     with pytest.raises(OSError, match=r"^mine$"):
         use()
+
+
+@pytest.mark.parametrize(
+    ("access", "file_mode", "folder_mode"),
+    [(FileAccess.PRIVATE, 0o600, 0o700), (FileAccess.GROUP, 0o640, 0o750), (FileAccess.ALL, 0o644, 0o755)],
+)
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_files_have_the_modes_of_the_setting_whatever_the_umask(
+    tmp_path: Path, access: FileAccess, file_mode: int, folder_mode: int, umask: int
+) -> None:
+    store = ParquetStore(str(tmp_path / "storage"), access)
+    former = os.umask(umask)
+    try:
+        with store.stage(TRAJECTORIES, HOUR, [batch(trajectory("a"))]) as staged:
+            assert stat.S_IMODE(staged._temporary.stat().st_mode) == file_mode
+            staged.publish()
+        path_in(store).write_bytes(b"no parquet")
+        copy = Path(keep_corrupt_file(store, TRAJECTORIES, HOUR))
+        store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))])
+        path_in(store).chmod(0o666)
+        assert not store.write(TRAJECTORIES, HOUR, [batch(trajectory("a"))]).replaced
+    finally:
+        os.umask(former)
+    folders = [path_in(store).parent, path_in(store).parents[1], tmp_path / "storage"]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (path_in(store), copy)] == [file_mode] * 2
+    assert [stat.S_IMODE(path.stat().st_mode) for path in folders] == [folder_mode] * 3
+
+
+def test_file_for_an_object_store_waits_in_a_private_folder(remote: ParquetStore) -> None:
+    with remote.stage(TRAJECTORIES, HOUR, [batch(trajectory("a"))]) as staged:
+        assert stat.S_IMODE(staged._temporary.stat().st_mode) == 0o600
+        assert stat.S_IMODE(staged._temporary.parent.stat().st_mode) == 0o700
+        staged.publish()
+    assert not staged._temporary.exists()
+    assert run_ids(remote) == ["a"]
 
 
 def test_credentials_in_the_uri_are_not_shown() -> None:
