@@ -17,6 +17,10 @@ class SourceTimeoutError(SourceError):
     """A query to the Letta database exceeded its timeout; a smaller one may succeed."""
 
 
+class WithheldDeletionsError(SourceError):
+    """The source shows less than was captured, and that is no proof of deletion: a person must confirm it."""
+
+
 class SinkError(PipelineError):
     """Parquet storage or the trajectory database cannot be reached or written."""
 

@@ -22,6 +22,7 @@ from trajectory_pipeline.pipeline.stale_partitions import built_by_older_version
 from trajectory_pipeline.storage.postgres.capture_lag import lag_since
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.rehearsal import find_refused_statements
+from trajectory_pipeline.storage.postgres.sources import accepted_source
 from trajectory_pipeline.storage.postgres.summaries import database_state
 from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres, without_credentials
@@ -70,6 +71,7 @@ def _findings() -> Iterator[_Finding]:
         yield _Finding("Dagster's storage", str(error), _ADVICE)
     yield from _until_error("source", _source, opened)
     yield from _until_error("trajectory database", _database, opened)
+    yield from _until_error("source identity", _identity, opened)
     yield from _until_error("Parquet storage", _storage, opened)
     settings = opened.settings
     if settings.judge.disabled_reason:
@@ -166,6 +168,33 @@ def _database(opened: Connections) -> Iterator[_Finding]:
             " materialize --select trajectories`); that reads their raw rows in Parquet, not the source"
         )
         yield _Finding("versions", text, _ADVICE)
+
+
+def _identity(opened: Connections) -> Iterator[_Finding]:
+    database = opened.storage.postgres
+    with opened.source.snapshot() as snapshot:
+        identity = snapshot.identity
+    with database.connect() as connection:
+        accepted = accepted_source(database.url, connection)
+    if accepted and accepted.identity != identity.text:
+        text = (
+            f"{identity.text}; runs were captured from {accepted.identity}, so nothing counts as deleted: correct"
+            " LETTA_PG_URI, or materialize a partition with --accept-deletions once"
+        )
+        yield _Finding("source identity", text, _ADVICE)
+    elif identity.cluster is None:
+        text = (
+            f"{identity.text}; which cluster it is cannot be read, so texts of rows are compared instead of their"
+            " versions, and a restored copy may pass for the source: GRANT EXECUTE ON FUNCTION pg_control_system(),"
+            " pg_control_checkpoint() to the user in LETTA_PG_URI"
+        )
+        yield _Finding("source identity", text, _ADVICE)
+    else:
+        yield _Finding("source identity", identity.text)
+    withheld = database.withheld_deletions()
+    if withheld:
+        text = f"in {pluralize(len(withheld), 'partition')}. {next(iter(withheld.values()))}"
+        yield _Finding("withheld deletions", text, _WRONG)
 
 
 def _storage(opened: Connections) -> Iterator[_Finding]:

@@ -42,7 +42,20 @@ _PLANNED = {
 )
 @partition_options
 @click.option("--dry-run", is_flag=True, help="Only print what would be done to each partition.")
-def command(selected: tuple[str, ...], key: str | None, start: str | None, end: str | None, *, dry_run: bool) -> None:
+@click.option(
+    "--accept-deletions",
+    is_flag=True,
+    help="You have looked: the source is the right one, and what it lacks was deleted there, however much it is.",
+)
+def command(
+    selected: tuple[str, ...],
+    key: str | None,
+    start: str | None,
+    end: str | None,
+    *,
+    dry_run: bool,
+    accept_deletions: bool,
+) -> None:
     """Materialize partitions without the UI; the runs still show in it.
 
     A range is half-open. A time without an offset is UTC. Runs in this process, in Dagster's own instance.
@@ -58,10 +71,12 @@ def command(selected: tuple[str, ...], key: str | None, start: str | None, end: 
       trajectory-pipeline materialize --from 2026-11-20 --to 2026-11-21T12:00 --select trajectories
     """  # noqa: D301 - \b keeps click from rewrapping the text
     hours = selected_hours(key, start, end)
-    sys.exit(_dry_run(selected, hours) if dry_run else _materialize(selected, hours))
+    if dry_run:
+        sys.exit(_dry_run(selected, hours))
+    sys.exit(_materialize(selected, hours, accept_deletions=accept_deletions))
 
 
-def _materialize(selected: Sequence[str], hours: Sequence[datetime]) -> int:
+def _materialize(selected: Sequence[str], hours: Sequence[datetime], *, accept_deletions: bool) -> int:
     opened = open_connections()
     assets = [name for name in ASSETS if name in selected] or list(ASSETS)
     reason = opened.settings.judge.disabled_reason
@@ -72,7 +87,7 @@ def _materialize(selected: Sequence[str], hours: Sequence[datetime]) -> int:
         assets.remove("refined_outcomes")
     _check_connections(opened, needs_source="terminal_runs" in assets)
     with progress_bar("Materializing", total=len(hours) * len(assets)) as progress:
-        failures = materialize(hours, assets, opened.storage.postgres, progress)
+        failures = materialize(hours, assets, opened.storage.postgres, progress, accept_deletions=accept_deletions)
     _report(opened.storage.postgres, hours, assets)
     for run_id, reason in failures.items():
         err.print("Failed", style="red", end=" ")

@@ -13,6 +13,7 @@ from trajectory_pipeline.defs.partitions import range_tags
 from trajectory_pipeline.defs.sensors.run_requests import TRAJECTORY_JOB
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import contiguous, parse_partition_key, partition_key
+from trajectory_pipeline.pipeline.deletion_guard import ACCEPT_DELETIONS_TAG
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import load_settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
@@ -28,6 +29,8 @@ def materialize(
     assets: Sequence[str],
     database: TrajectoryDatabase,
     progress: Callable[[int, str], None],
+    *,
+    accept_deletions: bool = False,
 ) -> dict[str, str]:
     """Materialize assets for these sorted hours; returns what went wrong, as a sentence, for each failed Dagster run.
 
@@ -36,6 +39,7 @@ def materialize(
     assets. If capturing needs more than one run, all of it comes before judging, so that every run is judged after the
     runs that it continues are captured. Judging then starts with the newest hours, as the spending caps expect.
 
+    With ``accept_deletions``, what the source lacks is deleted, however much it is.
     ``progress`` is called with the number of (asset, partition) pairs done, and with the current partitions.
     """
     settings = load_settings()
@@ -49,6 +53,7 @@ def materialize(
         queue.extend((first, last, capture if judge_later else list(assets)) for first, last in ranges)
     to_judge: list[datetime] = [] if capture else list(hours)
     current = ""
+    tags = {"trajectory/reason": "command", **({ACCEPT_DELETIONS_TAG: "true"} if accept_deletions else {})}
 
     def report(done: int) -> None:
         progress(done, current)
@@ -65,7 +70,7 @@ def materialize(
             run = job.execute_in_process(
                 instance=instance,
                 partition_key=partition_key(first) if single else None,
-                tags={"trajectory/reason": "command", **({} if single else range_tags(first, last))},
+                tags=tags if single else {**tags, **range_tags(first, last)},
                 asset_selection=[dg.AssetKey(name) for name in selection],
                 raise_on_error=False,
                 run_config=_QUIET,

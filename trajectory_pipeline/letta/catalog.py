@@ -47,7 +47,7 @@ class Catalog:
         return f"CASE WHEN isfinite({name}) THEN {name} END"
 
     def row_version(self, table: SourceTable, alias: str) -> str:
-        """Return the SQL expression, as text, that any change to a row changes: its ``xmin``, or a view's whole row."""
+        """Return the SQL expression, as text, that any change to a row changes: its ``xmin``, or its whole text."""
         return f"{alias}.xmin::text" if "xmin" in self.columns.get(table.name, {}) else f"{alias}::text"
 
     def any_of(self, table: SourceTable, column: str, alias: str, values: list[str]) -> str:
@@ -88,8 +88,19 @@ class Catalog:
         )
 
 
-def read_catalog(connection: adbc.Connection, url: str) -> Catalog:
+# Rows of a foreign table have no version of their own, nor have those of a table that includes one.
+_VERSIONED = (
+    "NOT EXISTS (WITH RECURSIVE part(oid) AS (SELECT c.oid UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i"
+    " JOIN part ON i.inhparent = part.oid) SELECT FROM part JOIN pg_catalog.pg_class p ON p.oid = part.oid"
+    " LEFT JOIN pg_catalog.pg_am m ON m.oid = p.relam"
+    " WHERE p.relkind <> 'p' AND (p.relkind <> 'r' OR m.amname <> 'heap'))"
+)
+
+
+def read_catalog(connection: adbc.Connection, url: str, *, versioned: bool) -> Catalog:
     """Ask a database which of the known tables and columns it has.
+
+    ``versioned`` says whether a row's ``xmin`` tells that it did not change: it does in one known cluster only.
 
     Searches the session's ``search_path``, then ``public``, then all other schemas, and takes the first schema that has
     what is required (Dagster's storage has a table ``runs`` too).
@@ -111,8 +122,7 @@ def read_catalog(connection: adbc.Connection, url: str) -> Catalog:
             "SELECT n.nspname::text, c.relname::text, a.attname::text, format_type(a.atttypid, NULL)::text"
             " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
             " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped"
-            # Tables have xmin, views have not.
-            " AND (a.attnum > 0 OR a.attname = 'xmin')"
+            f" AND (a.attnum > 0 OR a.attname = 'xmin' AND {_VERSIONED if versioned else 'false'})"
             f" WHERE c.relname IN ({names}) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
             " AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT pg_is_other_temp_schema(n.oid)"
             " ORDER BY array_position(current_schemas(false), n.nspname) NULLS LAST,"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import adbc_driver_manager
@@ -44,6 +45,11 @@ _SQLSTATE_ADVICE = {
     "57P01": _LOST,
     "57P03": "the server is starting or stopping: try again",
 }
+_HIDDEN_ROWS = re.compile(r"row-level security|row_security", re.IGNORECASE)
+_HIDDEN_ROWS_ADVICE = (
+    "this user may not see all rows, and a hidden row looks deleted: as a superuser, ALTER ROLE … BYPASSRLS for the"
+    " user in LETTA_PG_URI (another policy or GRANT does not help)"
+)
 # A failed login has no SQLSTATE, nor has an error in the middle of a stream, only a message; if the server's messages
 # are not English, the advice is the general one.
 _MESSAGE_ADVICE = (
@@ -80,6 +86,9 @@ def source_error(url: str, doing: str, error: BaseException) -> SourceError:
     advice = _SQLSTATE_ADVICE.get(sqlstate) or next(
         (words for pattern, words in _MESSAGE_ADVICE if pattern.search(text)), "check LETTA_PG_URI and the server's log"
     )
+    if _HIDDEN_ROWS.search(text):
+        # It has the SQLSTATE of a missing privilege.
+        advice = _HIDDEN_ROWS_ADVICE
     kind = SourceTimeoutError if advice == _SQLSTATE_ADVICE["57014"] else SourceError
     return kind(f"{doing} failed at the source {describe_postgres(url)}: {text} — {advice}.")
 
@@ -119,8 +128,57 @@ def reading(url: str, doing: str) -> Iterator[None]:
         raise source_error(url, doing, error) from error
 
 
-def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> datetime:
-    """Begin one transaction, and return when it began, just before the snapshot was taken; close it where that fails.
+@dataclass(frozen=True)
+class SourceIdentity:
+    """Which database a snapshot is of, as far as the server tells.
+
+    Attributes:
+        cluster: identifier and timeline of the cluster; None where the user may not read both.
+        database: its name and object id.
+        position: bytes of WAL that the snapshot includes; less than before on a replica that lags, or after a crash
+            that lost commits. None where the server does not tell.
+    """
+
+    cluster: str | None
+    database: str
+    position: int | None = None
+
+    @property
+    def text(self) -> str:
+        """What must be equal for the source to be the same one, in words."""
+        return ", ".join(filter(None, (self.cluster, self.database)))
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A transaction on the source: when it began, just before its snapshot was taken, by the source's clock."""
+
+    connection: adbc.Connection
+    at: datetime
+    identity: SourceIdentity
+
+
+_CLUSTER = (
+    "(SELECT format('cluster %s, timeline %s', system_identifier, timeline_id)"
+    " FROM pg_control_system(), pg_control_checkpoint())"
+)
+_POSITION = (
+    "(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - '0/0')::bigint"
+)
+_IDENTITIES = tuple(
+    f"{cluster} AS cluster, {position} AS position"
+    for cluster, position in (
+        (_CLUSTER, _POSITION),
+        (_CLUSTER, "NULL::bigint"),
+        ("NULL::text", _POSITION),
+        ("NULL::text", "NULL::bigint"),
+    )
+)
+"""What to ask of the server, from most to least: a user may lack the right, or a server the function."""
+
+
+def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> Begun:
+    """Begin one transaction, with its snapshot; close the connection where that fails.
 
     Settings hold for the transaction alone, so that a pooler passes none of them on to other clients.
     """
@@ -132,6 +190,8 @@ def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> datet
         "TimeZone": "UTC",
         "client_encoding": "UTF8",
         "standard_conforming_strings": "on",
+        # A policy that would hide rows is then an error: a hidden row must not be taken for a deleted one.
+        "row_security": "off",
         "lock_timeout": "0",
         "array_nulls": "on",
         # A view's row version is its row as text.
@@ -146,17 +206,26 @@ def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> datet
         ", CASE WHEN current_setting('server_version_num')::int >= 170000"
         " THEN set_config('transaction_timeout', '0', true) END"
     )
+    database = "(SELECT format('database %s (%s)', datname, oid) FROM pg_database WHERE datname = current_database())"
     with ExitStack() as on_error:
         on_error.callback(connection.close)
-        with reading(url, "Opening the snapshot"), connection.cursor() as cursor:
-            # The driver prepares what a cursor executes, but not its own BEGIN and COMMIT: behind a pooler, a statement
-            # that is prepared outside a transaction may be executed on another session.
-            connection.adbc_connection.set_autocommit(False)
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            cursor.execute(f"SELECT now(), {settings}")
-            began: datetime = cursor.fetchone()[0]
+        for fewer, asked in enumerate(_IDENTITIES, start=1):
+            try:
+                with reading(url, "Opening the snapshot"), connection.cursor() as cursor:
+                    # The driver prepares what a cursor executes, but not its own BEGIN and COMMIT: behind a pooler, a
+                    # statement that is prepared outside a transaction may be executed on another session.
+                    connection.adbc_connection.set_autocommit(False)
+                    cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                    cursor.execute(f"SELECT now(), {database} AS database, {asked}, {settings}")
+                    began, name, cluster, position = cursor.fetchone()[:4]
+                break
+            except SourceError:
+                if fewer == len(_IDENTITIES):
+                    raise
+                with reading(url, "Opening the snapshot"):
+                    connection.adbc_connection.set_autocommit(True)
         on_error.pop_all()
-    return began.astimezone(UTC)
+    return Begun(connection, began.astimezone(UTC), SourceIdentity(cluster, name, position))
 
 
 class SnapshotConnection:
@@ -167,19 +236,18 @@ class SnapshotConnection:
         self._idle: adbc.Connection | None = None
 
     @contextmanager
-    def transaction(self, *, timeout_seconds: int) -> Iterator[tuple[adbc.Connection, datetime]]:
+    def transaction(self, *, timeout_seconds: int) -> Iterator[Begun]:
         """Begin one ``REPEATABLE READ, READ ONLY`` transaction, in UTC and UTF-8, until the end.
 
-        The timeout is of one query, and of the time between two. The connection is yielded with the time at which the
-        transaction began, by the source's clock.
+        The timeout is of one query, and of the time between two.
 
         Raises:
             SourceError: the source cannot be reached or refuses.
         """
-        connection, began = self._begun(timeout_seconds)
-        ended = False
+        begun = self._begun(timeout_seconds)
+        connection, ended = begun.connection, False
         try:
-            yield connection, began
+            yield begun
             # Everything is read: it does not matter if the connection is lost now.
             with suppress(SourceError), reading(self._url, "Ending the snapshot"):
                 connection.adbc_connection.set_autocommit(True)
@@ -190,16 +258,16 @@ class SnapshotConnection:
             else:
                 connection.close()
 
-    def _begun(self, timeout_seconds: int) -> tuple[adbc.Connection, datetime]:
+    def _begun(self, timeout_seconds: int) -> Begun:
         idle, self._idle = self._idle, None
         if idle is not None:
             # The first query also shows whether the connection was lost since.
             with suppress(SourceError):
-                return idle, _begin(idle, self._url, timeout_seconds)
+                return _begin(idle, self._url, timeout_seconds)
         target = _libpq_url(self._url)
         with reading(self._url, "Connecting"):
             connection = adbc.connect(target, autocommit=True)
-        return connection, _begin(connection, self._url, timeout_seconds)
+        return _begin(connection, self._url, timeout_seconds)
 
     def close(self) -> None:
         """Close what is idle."""

@@ -2,7 +2,8 @@
 
 A row's ``xmin`` moves with any change to it, whether or not Letta moves a timestamp: status changes, late messages and
 metrics, step finalization and feedback, soft deletes. A row that appears or disappears changes the count and the sum.
-Restoring a source moves every ``xmin``: everything is then read again, and found to be unchanged.
+Restoring a source moves every ``xmin``, and another cluster or timeline gives another fingerprint: everything is then
+read again. Where the cluster is unknown, or a table has no versions (a view, a foreign table), the rows' text counts.
 """
 
 import hashlib
@@ -69,7 +70,12 @@ def fingerprints(snapshot: Snapshot, start: datetime, end: datetime) -> dict[dat
         f" SELECT hour, string_agg(concat_ws(':', kind, rows, sum), ',' ORDER BY kind) AS summary"
         f" FROM ({' UNION ALL '.join(parts)}) p GROUP BY 1",
     )
-    return {utc(row["hour"]): hashlib.sha256(row["summary"].encode()).hexdigest()[:32] for row in rows.to_pylist()}
+    # Another cluster, or the same one restored to an earlier moment, gives the same versions to other rows.
+    scope = snapshot.identity.cluster or ""
+    return {
+        utc(row["hour"]): hashlib.sha256(f"{scope}\n{row['summary']}".encode()).hexdigest()[:32]
+        for row in rows.to_pylist()
+    }
 
 
 def dependency_digests(snapshot: Snapshot, start: datetime, end: datetime) -> str:
@@ -138,4 +144,8 @@ def empty_dependency_digest(snapshot: Snapshot) -> str:
 
 def _digest(snapshot: Snapshot, summary: list[dict[str, Any]]) -> str:
     catalog = snapshot.catalog
-    return hashlib.sha256(json.dumps([catalog.schema, catalog.columns, summary]).encode()).hexdigest()
+    depends_on = [catalog.schema, catalog.columns, summary]
+    # As for fingerprints; an hour without runs has no versions to compare.
+    if summary and snapshot.identity.cluster:
+        depends_on.append(snapshot.identity.cluster)
+    return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()

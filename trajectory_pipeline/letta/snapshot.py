@@ -1,6 +1,6 @@
 """Reading the terminal runs of a partition from one snapshot, in batches, as Arrow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajectory_pipeline.letta.catalog import Catalog, read_catalog
-from trajectory_pipeline.letta.connection import SnapshotConnection, literal, reading
+from trajectory_pipeline.letta.connection import SnapshotConnection, SourceIdentity, literal, reading
 from trajectory_pipeline.letta.context import ContextReader
 from trajectory_pipeline.letta.nesting import RunTables, nest_run_tables, unnamed_step_ids
 from trajectory_pipeline.runtime.threads import read_ahead
@@ -37,6 +37,13 @@ only names, comments or speed change. ``test_recorded_output`` fails where the o
 
 TERMINAL = f"({', '.join(map(literal, TERMINAL_STATUSES))})"
 """SQL list of the statuses of a terminal run."""
+RUN_PARTS = {
+    MESSAGES: ("run_id", "id"),
+    STEPS: ("run_id", "id"),
+    RUN_METRICS: ("id", "id"),
+    AGENTS: ("id", "agent_id"),
+}
+"""Tables with rows of a run, and their column that equals a column of the run."""
 _LARGE_COLUMNS = ("content", "tool_calls", "tool_returns", "text")
 
 RUNS_PER_BATCH = 500
@@ -64,6 +71,7 @@ class Snapshot:
     connection: adbc.Connection
     catalog: Catalog
     taken_at: datetime
+    identity: SourceIdentity
     queries: int = field(default=0)
 
     def terminal_runs(self, start: datetime, end: datetime) -> Iterator[pa.RecordBatch]:
@@ -118,6 +126,24 @@ class Snapshot:
         }
         gone = RunLocation(exists=False, terminal=False)
         return {run_id: found.get(run_id, gone) for run_id in run_ids}
+
+    def whole_runs(self, run_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+        """Return those of these runs that are there, terminal or not, and which of the ``RUN_PARTS`` have rows."""
+        if not run_ids:
+            return {}
+        has = ", ".join(
+            f"EXISTS (SELECT FROM {self.catalog.table(table)} t WHERE t.{key} = r.{of_run}) AS {table.name}"
+            if self.catalog.has(table)
+            else f"false AS {table.name}"
+            for table, (key, of_run) in RUN_PARTS.items()
+        )
+        rows = self.read(
+            "Looking for captured runs",
+            f"SELECT r.id::text AS id, {has} FROM {self.catalog.table(RUNS)} r"
+            f" WHERE {self.catalog.any_of(RUNS, 'id', 'r', list(run_ids))}",
+        )
+        names = [table.name for table in RUN_PARTS]
+        return {row["id"]: frozenset(name for name in names if row[name]) for row in rows.to_pylist()}
 
     def _portions(self, ids: list[str]) -> Iterator[list[str]]:
         """Cut runs into portions of at most ``BYTES_PER_BATCH``, in order; a larger run is a portion of its own."""
@@ -216,8 +242,8 @@ class LettaSource:
             SourceError: the source cannot be reached, or lacks what is required; the text says what and where.
         """
         with self._connection() as shared, shared.transaction(timeout_seconds=self.timeout_seconds) as begun:
-            connection, began = begun
-            yield Snapshot(self.url, connection, read_catalog(connection, self.url), began)
+            catalog = read_catalog(begun.connection, self.url, versioned=begun.identity.cluster is not None)
+            yield Snapshot(self.url, begun.connection, catalog, begun.at, begun.identity)
 
     @contextmanager
     def pooled(self) -> Iterator["LettaSource"]:

@@ -25,7 +25,7 @@ def erase_partition(hour: datetime, storage: Storage, *, dagster_run_id: str | N
 
     Raises:
         SinkError: a sink cannot be read or written; erasing again completes it.
-        PipelineError: its raw rows were pruned, and only they tell what is deleted.
+        PipelineError: its raw rows were pruned, and only they tell what is deleted; or its deletions are withheld.
     """
     key = partition_key(hour)
     with storage.postgres.partition(TERMINAL_RUNS.name, key) as partition:
@@ -35,6 +35,11 @@ def erase_partition(hour: datetime, storage: Storage, *, dagster_run_id: str | N
                 f"The raw rows of {key} were pruned, and only they tell what is deleted: materialize"
                 " terminal_runs and trajectories of that partition, or prune its trajectories too"
                 " (TRAJECTORY_RETENTION_DAYS)."
+            )
+        if key in storage.postgres.withheld_deletions():
+            raise PipelineError(
+                f"Deletions in {key} are withheld, so nothing is erased there: `trajectory-pipeline doctor` says why,"
+                " and what to do."
             )
         rows = (erase_deleted(batch) for batch in storage.parquet.read(TERMINAL_RUNS, hour))
         with storage.parquet.stage(TERMINAL_RUNS, hour, rows) as staged:
@@ -49,6 +54,8 @@ def erase_partition(hour: datetime, storage: Storage, *, dagster_run_id: str | N
                     fingerprint=entry.fingerprint,
                     snapshot_at=entry.snapshot_at,
                     dagster_run_id=dagster_run_id,
+                    source_identity=entry.source_identity,
+                    source_position=entry.source_position,
                 )
             )
             partition.publish(staged)

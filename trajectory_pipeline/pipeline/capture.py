@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.errors import SinkError, WithheldDeletionsError
 from trajectory_pipeline.letta.fingerprint import (
     EMPTY,
     dependency_digests,
@@ -18,6 +18,7 @@ from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT, ERASED, LOST, CaptureCounts, strings_of
 from trajectory_pipeline.pipeline.carry_forward import RawRows, sorted_ids
 from trajectory_pipeline.pipeline.code_version import capture_code_version, comparable_entry
+from trajectory_pipeline.pipeline.deletion_guard import DeletionGuard, ObservedRows
 from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.enums import DeletedContent
@@ -25,8 +26,10 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.storage.parquet.corrupt_files import find_corruption, keep_corrupt_file
 from trajectory_pipeline.storage.parquet.store import WrittenFile
+from trajectory_pipeline.storage.postgres.invalidations import note_withheld_deletions
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, PartitionTransaction
 from trajectory_pipeline.storage.postgres.run_locations import SnapshotObservation, unaccounted_runs
+from trajectory_pipeline.storage.postgres.sources import accept_source, record_source
 from trajectory_pipeline.storage.storage import Storage
 
 
@@ -84,6 +87,7 @@ def materialize_terminal_runs(
     *,
     deleted: DeletedContent = DeletedContent.KEEP,
     start: datetime | None = None,
+    accept_deletions: bool = False,
     dagster_run_id: str | None = None,
 ) -> TerminalRunsResult:
     """Read one partition out of one snapshot and replace its file.
@@ -95,9 +99,11 @@ def materialize_terminal_runs(
     the runs that are lost with it.
 
     ``start`` is the first partition: a run that moves to before it departs. None: there is no first.
+    ``accept_deletions`` says that a person has looked: whatever the source lacks is deleted, and it is the right one.
 
     Raises:
         SourceError: the source cannot be read.
+        WithheldDeletionsError: it shows implausibly less than before; nothing is changed but a note in the database.
         SinkError: a sink cannot be written; the former file stays.
     """
     use_jemalloc()
@@ -107,11 +113,15 @@ def materialize_terminal_runs(
             storage.postgres.partition(TERMINAL_RUNS.name, partition_key(hour)) as partition,
             source.snapshot() as snapshot,
         ):
-            stage = _Capture(hour, partition, snapshot, storage, deleted, start, dagster_run_id)
+            stage = _Capture(hour, partition, snapshot, storage, deleted, start, accept_deletions, dagster_run_id)
             return stage.run(check_former_file=check_former_file)
 
     try:
         result = capture(check_former_file=False)
+    except WithheldDeletionsError as error:
+        with storage.postgres.connect(autocommit=True) as connection:
+            note_withheld_deletions(connection, partition_key(hour), str(error))
+        raise
     except SinkError:
         # To tell a corrupt file from a failing storage, all of the file must be read: so only now.
         try:
@@ -136,6 +146,7 @@ class _Capture:
     storage: Storage
     deleted: DeletedContent
     start: datetime | None
+    accept_deletions: bool
     dagster_run_id: str | None
 
     def __post_init__(self) -> None:
@@ -198,12 +209,14 @@ class _Capture:
         found_again = any(location.exists for location in self.snapshot.run_locations(gone).values())
         if found_again or not self.partition.all_located(run_ids):
             return None
-        self._record(entry.counts, written.sha256)
+        same_source = entry.source_identity == self.snapshot.identity.text
+        self._record(entry.counts, written.sha256, entry.source_position if same_source else None)
         return CaptureCounts.of_unchanged(entry.counts, gone), written
 
     def _write(self, counts: CaptureCounts, corrupt_file: CorruptFile | None) -> WrittenFile:
         snapshot, parquet = self.snapshot, self.storage.parquet
-        rows = RawRows(self.hour, snapshot, self.storage, counts, self.deleted, self.start)
+        observed = ObservedRows()
+        rows = RawRows(self.hour, snapshot, self.storage, counts, self.deleted, self.start, observed)
         present_rows = (
             nullcontext(())
             if self.fingerprint == EMPTY
@@ -223,22 +236,31 @@ class _Capture:
             unaccounted = snapshot.run_locations(
                 list(unaccounted_runs(self.partition.connection, self.partition.partition_key, accounted))
             )
+            departing = len(counts.departed)
             # Recorded as departed: else another partition, read later by a clock that went back, could not take them.
             counts.departed += [run_id for run_id, location in unaccounted.items() if location.exists]
+            lost = [run_id for run_id, location in unaccounted.items() if not location.exists]
             if corrupt_file:
-                corrupt_file.lost = [run_id for run_id, location in unaccounted.items() if not location.exists]
-                counts.lost = corrupt_file.lost
+                corrupt_file.lost = counts.lost = lost
+            if not self.accept_deletions:
+                guard = DeletionGuard(self.partition, snapshot)
+                guard.require_plausible(observed, counts.carried, lost, departing=departing)
             self.partition.set_run_locations(
                 SnapshotObservation(
                     snapshot.taken_at, present=here, pending_move=counts.pending_move, departed=counts.departed
                 )
             )
-            self._record(counts.by_name(), staged.sha256)
+            self._record(counts.by_name(), staged.sha256, snapshot.identity.position)
             # The file is replaced before the commit. A crash in between leaves an invalidation, which ``publish`` has
             # committed by itself: file and ledger differ, and the partition is materialized again.
             return self.partition.publish(staged)
 
-    def _record(self, counts: Mapping[str, int], content_digest: str) -> None:
+    def _record(self, counts: Mapping[str, int], content_digest: str, source_position: int | None) -> None:
+        identity = self.snapshot.identity
+        if self.accept_deletions:
+            accept_source(self.partition, identity.text, self.snapshot.taken_at)
+        else:
+            record_source(self.partition, identity.text)
         self.partition.record(
             LedgerEntry(
                 asset=TERMINAL_RUNS.name,
@@ -251,5 +273,7 @@ class _Capture:
                 snapshot_at=self.snapshot.taken_at,
                 dagster_run_id=self.dagster_run_id,
                 inputs_digest=self.inputs_digest,
+                source_identity=identity.text,
+                source_position=source_position,
             )
         )

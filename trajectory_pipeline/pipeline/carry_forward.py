@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.partition_keys import floor_to_hour, partition_key
 from trajectory_pipeline.pipeline.capture_counts import CaptureCounts, strings_of
+from trajectory_pipeline.pipeline.deletion_guard import FORMER_FIELDS, ObservedRows
 from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.postgres.retention import pruned_partitions
@@ -33,6 +34,7 @@ class RawRows:
         storage: has the former file, and knows which runs other partitions captured later.
         counts: filled while rows are read; complete at the end.
         start: a run that moves to an hour before it departs. None: there is no first hour.
+        observed: filled like ``counts``: what tells whether missing runs are deleted.
     """
 
     hour: datetime
@@ -41,6 +43,7 @@ class RawRows:
     counts: CaptureCounts
     deleted: DeletedContent
     start: datetime | None
+    observed: ObservedRows
 
     def read(self, present: Iterable[pa.RecordBatch], *, read_former: bool) -> Iterator[pa.RecordBatch]:
         """Yield the rows of the snapshot, ``present``, and then those carried forward from the former file.
@@ -52,15 +55,22 @@ class RawRows:
         counts, parquet = self.counts, self.storage.parquet
         for batch in present:
             counts.add(batch)
+            self.observed.add(batch)
             yield self._apply_policy(batch)
         if not read_former:
             return
-        former = sorted_ids(
-            *(batch.column("run_id") for batch in parquet.read(TERMINAL_RUNS, self.hour, ["run_id"])), ()
-        )
+        ids: list[pa.Array[Any]] = []
+        for batch in parquet.read_fields(TERMINAL_RUNS, self.hour, FORMER_FIELDS):
+            ids.append(batch.column("run_id"))
+            self.observed.add_former(batch)
+        former, present = sorted_ids(*ids, ()), sorted_ids(*counts.present, ())
         if not len(former):
             return
-        missing = former.filter(pc.invert(pc.is_in(former, value_set=sorted_ids(*counts.present, ()))))
+        if len(present):
+            fields = ["run_id", *self.observed.empty_columns]
+            for batch in parquet.read_fields(TERMINAL_RUNS, self.hour, fields, skip_absent=True):
+                self.observed.add_former_columns(batch, present)
+        missing = former.filter(pc.invert(pc.is_in(former, value_set=present)))
         self._sort_missing(strings_of(missing))
         if not (counts.carried or counts.pending_move):
             return

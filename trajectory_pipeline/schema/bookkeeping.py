@@ -1,6 +1,17 @@
 """Tables of bookkeeping: the ledger of partitions, quarantine, locations of runs, spending, locks and rate limits."""
 
-from trajectory_pipeline.schema.types import INT, JSON, STRING, TIMESTAMP, Column, Table, dollars, postgres_only, tokens
+from trajectory_pipeline.schema.types import (
+    BOOL,
+    INT,
+    JSON,
+    STRING,
+    TIMESTAMP,
+    Column,
+    Table,
+    dollars,
+    postgres_only,
+    tokens,
+)
 
 _NOT_FROM_SOURCE = "the asset does not read the source"
 
@@ -44,6 +55,14 @@ PARTITIONS = Table(
             "Digest of the versions of its rows in Postgres as written: it changes with any change to a row. Of"
             " `refined_outcomes`: digest of the verdicts that its file holds.",
             null="unknown, or not used for this asset",
+        ),
+        Column("source_identity", STRING, "`identity` of the source that was read.", null=_NOT_FROM_SOURCE),
+        Column(
+            "source_position",
+            INT,
+            "Position in the source's WAL that its rows were read at.",
+            unit="bytes",
+            null="the asset does not read the source, or the source does not tell",
         ),
     ),
     indexes=(("partition_key",),),
@@ -99,6 +118,23 @@ INVALIDATIONS = Table(
         Column("partition_key", STRING, "Dagster's partition key."),
         Column("reason", STRING, "Why, as a sentence."),
         Column("invalidated_at", TIMESTAMP, "When it was added."),
+    ),
+)
+
+SOURCES = Table(
+    name="sources",
+    description="Databases that were captured from. What is missing counts as deleted in the accepted one only.",
+    row="one database",
+    columns=postgres_only(
+        Column("identity", STRING, "Cluster and timeline (where they can be read) and database.", key=True),
+        Column("accepted", BOOL, "Whether deletions count: the first one, until a person accepts another."),
+        Column(
+            "accepted_at",
+            TIMESTAMP,
+            "When a person last accepted deletions in it, by its clock.",
+            null="nobody had to",
+        ),
+        Column("first_seen_at", TIMESTAMP, "When it was first captured from."),
     ),
 )
 

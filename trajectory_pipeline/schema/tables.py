@@ -6,6 +6,7 @@ from trajectory_pipeline.schema.bookkeeping import (
     QUARANTINE,
     RATE_LIMITS,
     RUN_LOCATIONS,
+    SOURCES,
     SPEND_TOTALS,
     VERDICT_LOCKS,
 )
@@ -27,6 +28,7 @@ TABLES = (
     PARTITIONS,
     QUARANTINE,
     RUN_LOCATIONS,
+    SOURCES,
     INVALIDATIONS,
 )
 """In the order of the data dictionary."""

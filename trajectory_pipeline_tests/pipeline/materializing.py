@@ -94,8 +94,14 @@ class Pipeline:
     def policy(self) -> RefinementPolicy:
         return self.judge.policy
 
-    def read(self, hour: datetime) -> TerminalRunsResult:
-        return materialize_terminal_runs(hour, LettaSource(self.letta_url), self.storage, deleted=self.deleted)
+    def read(self, hour: datetime, *, accept_deletions: bool = False) -> TerminalRunsResult:
+        return materialize_terminal_runs(
+            hour,
+            LettaSource(self.letta_url),
+            self.storage,
+            deleted=self.deleted,
+            accept_deletions=accept_deletions,
+        )
 
     def convert(self, hour: datetime) -> TrajectoriesResult:
         return materialize_trajectories(hour, self.storage)

@@ -103,7 +103,8 @@ def test_deleted_agent_leaves_its_runs_carried_forward(captured: Pipeline) -> No
 def test_partition_with_only_deleted_runs_carries_them_forward(captured: Pipeline) -> None:
     for run_id in captured.run_ids(HOUR):
         delete_run(captured, run_id)
-    captured.capture(HOUR)
+    captured.read(HOUR, accept_deletions=True)
+    captured.convert(HOUR)
     assert len(captured.run_ids(HOUR)) == sample_partitions()[HOUR]
     assert captured.ask("SELECT run_id FROM trajectory.outcomes") == []
 

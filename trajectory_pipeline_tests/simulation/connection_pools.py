@@ -6,6 +6,7 @@ connection that is not idle afterwards is really closed.
 
 import threading
 from collections import defaultdict
+from contextlib import suppress
 from typing import Any
 
 import adbc_driver_postgresql.dbapi as adbc
@@ -44,9 +45,14 @@ class _SourceConnection:
     def cursor(self) -> Any:
         return self._connection.cursor()
 
+    @property
+    def adbc_connection(self) -> Any:
+        return self._connection.adbc_connection
+
     def close(self) -> None:
-        with self._connection.cursor() as cursor:
-            cursor.execute("ROLLBACK")
+        with suppress(adbc.Error):
+            # It is not in a transaction.
+            self._connection.adbc_connection.set_autocommit(True)
         with _POOL_LOCK:
             self._pool.append(self)
 

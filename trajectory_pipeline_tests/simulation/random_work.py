@@ -8,10 +8,11 @@ from pathlib import Path
 
 import psycopg
 
-from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.errors import PipelineError, WithheldDeletionsError
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.retention import RetentionTarget, prune_partition
 from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.capture import TerminalRunsResult
 from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -33,6 +34,16 @@ _EMPTY_VALUES = {
     Scalar.TIMESTAMP: datetime.now(UTC),
     Scalar.JSON: {},
 }
+
+
+class ConfirmingPipeline(Pipeline):
+    """A pipeline whose user confirms every deletion that is withheld: all that happens to this source is meant."""
+
+    def read(self, hour: datetime, *, accept_deletions: bool = False) -> TerminalRunsResult:
+        try:
+            return super().read(hour, accept_deletions=accept_deletions)
+        except WithheldDeletionsError:
+            return super().read(hour, accept_deletions=True)
 
 
 class RandomWork:

@@ -29,7 +29,7 @@ from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.simulation.conftest import empty_tables
 from trajectory_pipeline_tests.simulation.connection_pools import ConnectionPools
 from trajectory_pipeline_tests.simulation.random_source import HOURS, SOURCE_TABLES, RandomSource
-from trajectory_pipeline_tests.simulation.random_work import RandomWork
+from trajectory_pipeline_tests.simulation.random_work import ConfirmingPipeline, RandomWork
 from trajectory_pipeline_tests.simulation.scheduler import Scheduler
 
 FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "1"))
@@ -56,7 +56,7 @@ def test_sinks_after_a_random_history_equal_a_fresh_build(
     monkeypatch.setattr(io, "_ROWS_AT_ONCE", rng.choice([2, 250]))
     monkeypatch.setattr(run_locations, "_IDS_AT_ONCE", rng.choice([1, 2, 10_000]))
     source = RandomSource(empty_tables(databases["letta"], SOURCE_TABLES), rng)
-    sink = Pipeline(source.url, empty_tables(databases["sink"], sink_tables), folder / "sink")
+    sink = ConfirmingPipeline(source.url, empty_tables(databases["sink"], sink_tables), folder / "sink")
     scheduler = Scheduler(sink.database_url, rng)
     must_remain: set[str] = set()
 

@@ -28,6 +28,9 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
         context: dg.AssetExecutionContext, letta: LettaResource, storage: StorageResource
     ) -> MaterializeResults:
         from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
+        from trajectory_pipeline.pipeline.deletion_guard import ACCEPT_DELETIONS_TAG
+
+        accept_deletions = context.run.tags.get(ACCEPT_DELETIONS_TAG) == "true"
 
         with letta.source().pooled() as source, storage.sinks().pooled() as sinks:
 
@@ -38,6 +41,7 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
                     sinks,
                     deleted=settings.capture.deleted_content,
                     start=settings.capture.start,
+                    accept_deletions=accept_deletions,
                     dagster_run_id=context.run.run_id,
                 )
                 if result.corrupt_file is not None:

@@ -48,17 +48,22 @@ def read_batches(filesystem: fsspec.AbstractFileSystem, path: str, wanted: pa.Sc
                 yield _with_schema(batch, wanted)
 
 
-def read_leaves(filesystem: fsspec.AbstractFileSystem, path: str, leaves: list[str]) -> Iterator[pa.RecordBatch]:
+def read_leaves(
+    filesystem: fsspec.AbstractFileSystem, path: str, leaves: list[str], *, skip_absent: bool
+) -> Iterator[pa.RecordBatch]:
     """Yield a file's rows with these leaves alone, by their paths in the file; nothing where there is no file.
 
     Raises:
-        ValueError: the file lacks one of them.
+        ValueError: the file lacks one of them, and absent ones are not to be skipped.
     """
     if not filesystem.exists(path):
         return
     with filesystem.open(path, "rb") as handle, pq.ParquetFile(handle) as file:
-        missing = set(leaves) - {file.schema.column(number).path for number in range(len(file.schema))}
-        if missing:
+        there = {file.schema.column(number).path for number in range(len(file.schema))}
+        missing = set(leaves) - there
+        if skip_absent:
+            leaves = [leaf for leaf in leaves if leaf in there]
+        elif missing:
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
         for group in range(file.num_row_groups):
             yield from file.read_row_group(group, columns=leaves).to_batches()

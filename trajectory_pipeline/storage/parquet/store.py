@@ -204,14 +204,20 @@ class ParquetStore:
             wanted = pa.schema([wanted.field(name) for name in columns])
         yield from io.translating_parquet_errors(self.target(table, hour), io.read_batches(filesystem, path, wanted))
 
-    def read_fields(self, table: Table, hour: datetime, fields: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def read_fields(
+        self, table: Table, hour: datetime, fields: Sequence[str], *, skip_absent: bool = False
+    ) -> Iterator[pa.RecordBatch]:
         """Yield a partition's rows with these fields alone; nothing without a file, ``SinkError`` if one lacks a field.
 
-        A field is a column without fields, or a field of lists: ``turns.messages.message_id``.
+        With ``skip_absent``, a field that an older file lacks is left out.
+
+        A field is a column without fields, or a field of lists or structs: ``turns.messages.message_id``.
         """
         filesystem, path = self.filesystem(table, hour)
-        leaves = [field.replace(".", ".list.element.") for field in fields]
-        yield from io.translating_parquet_errors(self.target(table, hour), io.read_leaves(filesystem, path, leaves))
+        schema = arrow_schema(table)
+        leaves = [_leaf(schema, field) for field in fields]
+        batches = io.read_leaves(filesystem, path, leaves, skip_absent=skip_absent)
+        yield from io.translating_parquet_errors(self.target(table, hour), batches)
 
     def exists(self, table: Table, hour: datetime) -> bool:
         """Whether a partition has a file."""
@@ -278,3 +284,14 @@ class ParquetStore:
         filesystem, path = self.filesystem(table, hour)
         with filesystems.translating_read_errors(self.target(table, hour)):
             yield filesystem, path
+
+
+def _leaf(schema: pa.Schema, field: str) -> str:
+    """Return the name that Parquet gives to a field of a column."""
+    first, *rest = field.split(".")
+    kind, path = schema.field(first).type, first
+    for name in rest:
+        if pa.types.is_list(kind):
+            kind, path = kind.value_type, f"{path}.list.element"
+        kind, path = kind.field(name).type, f"{path}.{name}"
+    return path

@@ -112,6 +112,10 @@ class TrajectoryDatabase:
         rows = self.rows(invalidations.INVALIDATED_PARTITIONS, {"keys": list(partition_keys)})
         return {row["partition_key"]: row["reasons"] for row in rows}
 
+    def withheld_deletions(self) -> dict[str, str]:
+        """Return the partitions that were not captured because of what is missing at the source, and why, in words."""
+        return {row["partition_key"]: row["reason"] for row in self.rows(invalidations.WITHHELD_DELETIONS)}
+
     def trajectory(self, run_id: str) -> dict[str, Any] | None:
         """Return a run's row of ``trajectories``; None where there is none."""
         return next(iter(self.rows("SELECT * FROM trajectory.trajectories WHERE run_id = %s", [run_id])), None)

@@ -9,6 +9,8 @@ from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 
+_WITHHELD = "withheld deletions"
+"""What the id of an invalidation begins with that waits for a person."""
 _ASSETS = f"('{TERMINAL_RUNS.name}', '{TRAJECTORIES.name}')"
 
 
@@ -21,6 +23,16 @@ def invalidate(connection: psycopg.Connection, asset: str, partition_key: str, r
         [invalidation_id, asset, partition_key, reason],
     )
     return invalidation_id
+
+
+def note_withheld_deletions(connection: psycopg.Connection, partition_key: str, reason: str) -> None:
+    """Record that the partition was not captured because of what is missing; a later reason replaces a former one."""
+    connection.execute(
+        "INSERT INTO trajectory.invalidations (invalidation_id, asset, partition_key, reason, invalidated_at)"
+        " VALUES (%s, %s, %s, %s, clock_timestamp()) ON CONFLICT (invalidation_id)"
+        " DO UPDATE SET reason = EXCLUDED.reason",
+        [f"{_WITHHELD} {partition_key}", TERMINAL_RUNS.name, partition_key, reason],
+    )
 
 
 def invalidation_ids(connection: psycopg.Connection, asset: str, partition_key: str) -> list[str]:
@@ -37,6 +49,11 @@ def clear_invalidations(connection: psycopg.Connection, ids: Sequence[str]) -> N
     if ids:
         connection.execute("DELETE FROM trajectory.invalidations WHERE invalidation_id = ANY(%s)", [list(ids)])
 
+
+WITHHELD_DELETIONS = (
+    f"SELECT partition_key, reason FROM trajectory.invalidations WHERE invalidation_id LIKE '{_WITHHELD} %%' ORDER BY 1"
+)
+"""Partitions whose deletions are withheld, with the reason."""
 
 # Pruned partitions, even in part, are left out: materializing would restore them.
 INVALIDATED_PARTITIONS = (

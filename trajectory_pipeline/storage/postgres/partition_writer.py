@@ -79,6 +79,8 @@ class LedgerEntry:
     dagster_run_id: str | None = None
     inputs_digest: str | None = None
     rows_checksum: str | None = None
+    source_identity: str | None = None
+    source_position: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,125 @@
+"""The databases that were captured from, of which one is accepted, and a sample of the runs that were captured.
+
+Every function raises ``SinkError`` if the database refuses.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
+from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+
+_NEAREST = 500
+"""Runs of the sample from each of: the hours before, the hours after, the first and the last hours."""
+_RECENT = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class AcceptedSource:
+    """The database whose deletions count, and when a person last accepted deletions, by its clock."""
+
+    identity: str
+    accepted_at: datetime | None
+
+
+@dataclass(frozen=True)
+class CapturedRun:
+    """A run as the last capture found it.
+
+    Attributes:
+        parts: source tables that had rows of it.
+        deleted_recently: whether it was noticed missing within a day, and no deletion was accepted since.
+    """
+
+    run_id: str
+    agent_id: str
+    partition_key: str
+    parts: frozenset[str]
+    deleted_recently: bool
+
+
+def accepted_source(url: str, connection: psycopg.Connection) -> AcceptedSource | None:
+    """Return the accepted database; None where nothing was captured since identities are recorded."""
+    with translating_database_errors(url, "Reading the sources"):
+        row = connection.execute("SELECT identity, accepted_at FROM trajectory.sources WHERE accepted").fetchone()
+    return AcceptedSource(*row) if row else None
+
+
+def record_source(partition: PartitionTransaction, identity: str) -> None:
+    """Remember a database that a partition is captured from; the first one is accepted."""
+    with translating_database_errors(partition.url, "Recording the source"):
+        partition.connection.execute(
+            "INSERT INTO trajectory.sources (identity, accepted, first_seen_at)"
+            " SELECT %s, NOT EXISTS (SELECT FROM trajectory.sources), now() ON CONFLICT (identity) DO NOTHING",
+            [identity],
+        )
+
+
+def accept_source(partition: PartitionTransaction, identity: str, moment: datetime) -> None:
+    """Make a database the accepted one; deletions that were noticed until this moment do not count any more."""
+    with translating_database_errors(partition.url, "Recording the source"):
+        partition.connection.execute("LOCK TABLE trajectory.sources IN SHARE ROW EXCLUSIVE MODE")
+        record_source(partition, identity)
+        partition.connection.execute(
+            "UPDATE trajectory.sources SET accepted = identity = %(identity)s,"
+            " accepted_at = CASE WHEN identity = %(identity)s THEN %(moment)s ELSE accepted_at END"
+            " WHERE accepted OR identity = %(identity)s",
+            {"identity": identity, "moment": moment},
+        )
+
+
+def runs_held(partition: PartitionTransaction, run_ids: list[str]) -> list[str]:
+    """Return which of these runs the partition's trajectories hold, not marked as deleted."""
+    if not run_ids:
+        return []
+    with translating_database_errors(partition.url, f"Looking for the trajectories of {partition.partition_key}"):
+        rows = partition.connection.execute(
+            "SELECT run_id FROM trajectory.trajectories"
+            " WHERE run_id = ANY(%s) AND partition_key = %s AND deleted_at IS NULL",
+            [run_ids, partition.partition_key],
+        )
+        return [row[0] for row in rows]
+
+
+def sample_captured_runs(
+    partition: PartitionTransaction, run_ids: list[str], moment: datetime, accepted_at: datetime | None
+) -> list[CapturedRun]:
+    """Return captured runs of other partitions (the nearest, the first and the last ones), and these.
+
+    Those that were noticed missing recently before a moment are included; those noticed earlier are not.
+    """
+    since = max(moment - _RECENT, accepted_at) if accepted_at else moment - _RECENT
+    present = "SELECT run_id FROM trajectory.trajectories WHERE deleted_at IS NULL AND partition_key"
+    nearest = " UNION ".join(
+        f"({present} {condition} ORDER BY partition_key {order} LIMIT {_NEAREST})"
+        for condition, order in (
+            ("> %(key)s", "ASC"),
+            ("< %(key)s", "DESC"),
+            ("<> %(key)s", "ASC"),
+            ("<> %(key)s", "DESC"),
+        )
+    )
+    statement = (
+        "SELECT run_id, agent_id, partition_key, deleted_at IS NOT NULL AS deleted_recently,"
+        " message_count > 0 AS messages, step_count > 0 AS steps, run_ns IS NOT NULL AS run_metrics,"
+        " agent_name IS NOT NULL AS agents FROM trajectory.trajectories"
+        f" WHERE (deleted_at IS NULL AND (run_id = ANY(%(ids)s) OR run_id IN ({nearest})))"
+        " OR (deleted_at > %(since)s AND partition_key IN (SELECT partition_key FROM trajectory.partitions"
+        " WHERE asset = %(asset)s AND snapshot_at > %(since)s AND (counts ->> 'deleted_runs')::bigint > 0))"
+    )
+    values = {"key": partition.partition_key, "ids": run_ids, "since": since, "asset": TERMINAL_RUNS.name}
+    with (
+        translating_database_errors(partition.url, f"Looking for captured runs near {partition.partition_key}"),
+        partition.connection.cursor(row_factory=dict_row) as cursor,
+    ):
+        return [_captured(row) for row in cursor.execute(statement.encode(), values)]
+
+
+def _captured(row: dict[str, Any]) -> CapturedRun:
+    parts = frozenset(name for name in ("messages", "steps", "run_metrics", "agents") if row[name])
+    return CapturedRun(row["run_id"], row["agent_id"], row["partition_key"], parts, row["deleted_recently"])

@@ -1,0 +1,346 @@
+"""A source that shows implausibly less stops the partition: nothing is marked, erased or lost until a person confirms.
+
+Absence is no deletion: rows may be hidden, on another server, not restored yet, or not replicated yet.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from trajectory_pipeline.demo import embedded_postgres
+from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.errors import PipelineError, SourceError, WithheldDeletionsError
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.maintenance.erase_deleted import erase_partition
+from trajectory_pipeline.partition_keys import parse_partition_key, partition_key
+from trajectory_pipeline.pipeline.deletion_guard import FEW_RUNS, LARGEST_SHARE
+from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
+from trajectory_pipeline.schema.enums import DeletedContent
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline_tests.conftest import FAST
+from trajectory_pipeline_tests.letta.snapshots import changed
+from trajectory_pipeline_tests.letta_sample import load_sample, sample_partitions
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, delete_run, some_run
+from trajectory_pipeline_tests.server_databases import create_database
+
+HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
+"""The partition with most runs."""
+OTHERS = [hour for hour in sample_partitions() if hour != HOUR][:3]
+READ_TABLES = (
+    "runs",
+    "steps",
+    "messages",
+    "run_metrics",
+    "step_metrics",
+    "agents",
+    "agents_tags",
+    "tools",
+    "tools_agents",
+    "provider_traces",
+)
+
+
+@pytest.fixture
+def captured(pipeline: Pipeline) -> Pipeline:
+    """Some partitions, captured while nothing was deleted; from now on, what is deleted is erased."""
+    pipeline.capture(HOUR, *OTHERS)
+    return replace(pipeline, deleted=DeletedContent.ERASE)
+
+
+@pytest.fixture
+def reader(captured: Pipeline) -> Iterator[Pipeline]:
+    """The pipeline as an ordinary user with SELECT on all tables."""
+    name = f"reader_{uuid4().hex[:12]}"
+    captured.change_source(
+        f"CREATE ROLE {name} LOGIN PASSWORD 'pw'", f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}"
+    )
+    yield replace(captured, letta_url=changed(captured.letta_url, user=name, password="pw"))
+    captured.change_source(f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+
+
+def sinks(pipeline: Pipeline) -> tuple[dict[str, bytes], list[Row]]:
+    return pipeline.files(), pipeline.ask("SELECT * FROM trajectory.trajectories ORDER BY run_id")
+
+
+def refused(pipeline: Pipeline, *hours: datetime, error: type[PipelineError] = WithheldDeletionsError) -> str:
+    """Capture partitions that must be refused, and return the last reason; the sinks must stay as they are."""
+    before, text = sinks(pipeline), ""
+    for hour in hours or (HOUR,):
+        with pytest.raises(error) as raised:
+            pipeline.capture(hour)
+        text = str(raised.value)
+    assert sinks(pipeline) == before
+    return text
+
+
+def a_run(pipeline: Pipeline) -> str:
+    return some_run(pipeline, f"message_count > 2 AND partition_key = '{partition_key(HOUR)}'")
+
+
+def accepted(pipeline: Pipeline, *hours: datetime) -> None:
+    for hour in hours:
+        pipeline.read(hour, accept_deletions=True)
+        pipeline.convert(hour)
+
+
+def deleted_runs(pipeline: Pipeline) -> set[str]:
+    return {row["run_id"] for row in pipeline.ask("SELECT * FROM trajectory.trajectories WHERE deleted_at IS NOT NULL")}
+
+
+# ---- rows that are hidden --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", READ_TABLES)
+def test_row_level_security_on_a_read_table_is_refused(reader: Pipeline, captured: Pipeline, table: str) -> None:
+    if table in ("tools", "tools_agents", "provider_traces"):
+        # The sample has none.
+        tools = "CREATE TABLE {0} (id varchar, tool_id varchar, agent_id varchar, step_id varchar, json_schema json,"
+        tools += " request_json json)"
+        for name in ("tools", "tools_agents", "provider_traces"):
+            captured.change_source(tools.format(name), f"GRANT SELECT ON {name} TO PUBLIC")
+    reader.capture(HOUR)
+    captured.change_source(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+    text = refused(reader, error=SourceError)
+    assert f'row-level security policy for table "{table}"' in text
+    assert "BYPASSRLS" in text
+    assert "GRANT SELECT" not in text
+    with pytest.raises(SourceError, match="BYPASSRLS"), LettaSource(reader.letta_url).snapshot() as snapshot:
+        list(snapshot.terminal_runs(HOUR, HOUR.replace(hour=HOUR.hour + 1)))
+
+
+def test_role_with_bypassrls_reads_all_rows(reader: Pipeline, captured: Pipeline) -> None:
+    captured.change_source("ALTER TABLE runs ENABLE ROW LEVEL SECURITY")
+    name = reader.letta_url.partition("//")[2].partition(":")[0]
+    captured.change_source(f"ALTER ROLE {name} BYPASSRLS")
+    reader.capture(HOUR)
+    assert deleted_runs(reader) == set()
+
+
+@pytest.mark.parametrize("privilege", ["runs", "messages (content)", "steps (model)"])
+def test_revoked_privilege_is_refused(reader: Pipeline, captured: Pipeline, privilege: str) -> None:
+    reader.capture(HOUR)
+    table, _, column = privilege.partition(" (")
+    name = reader.letta_url.partition("//")[2].partition(":")[0]
+    kept = [
+        f'"{row[0]}"'
+        for row in psycopg.connect(captured.letta_url).execute(
+            "SELECT column_name FROM information_schema.columns WHERE table_name = %s", [table]
+        )
+        if row[0] != column.rstrip(")")
+    ]
+    captured.change_source(
+        f"REVOKE SELECT ON {table} FROM {name}",
+        *([f"GRANT SELECT ({', '.join(kept)}) ON {table} TO {name}"] if column else []),
+        f"UPDATE runs SET stop_reason = stop_reason WHERE id = '{a_run(captured)}'",
+    )
+    assert "GRANT SELECT" in refused(reader, error=SourceError)
+
+
+@pytest.mark.parametrize("table", ["runs", "messages", "steps"])
+def test_view_that_hides_rows_is_refused(captured: Pipeline, table: str) -> None:
+    captured.change_source(
+        f"ALTER TABLE {table} RENAME TO all_{table}", f"CREATE VIEW {table} AS SELECT * FROM all_{table} WHERE false"
+    )
+    refused(captured, HOUR, *OTHERS)
+
+
+# ---- rows and columns that are gone ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["runs", "messages", "steps", "run_metrics", "step_metrics", "agents"])
+def test_truncated_table_is_refused_in_every_partition(captured: Pipeline, table: str) -> None:
+    captured.change_source(
+        # Without what refers to it, as a restore that did not come so far.
+        "DO $$ DECLARE c record; BEGIN FOR c IN SELECT conrelid::regclass AS t, conname FROM pg_constraint"
+        " WHERE contype = 'f' LOOP EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', c.t, c.conname); END LOOP;"
+        " END $$",
+        f"TRUNCATE {table}",
+    )
+    hours = [
+        hour
+        for hour in (HOUR, *OTHERS)
+        if hour in find_stale_partitions(LettaSource(captured.letta_url), captured.database, [HOUR, *OTHERS])
+    ]
+    text = refused(captured, *(hours or [HOUR]))
+    assert "--accept-deletions" in text
+    assert "trajectory/accept_deletions=true" in text
+
+
+def test_small_partitions_emptied_one_by_one_are_refused(pipeline: Pipeline) -> None:
+    small = [hour for hour, size in sample_partitions().items() if size <= 5]
+    pipeline.capture(HOUR, *small)
+    for hour in small:
+        for run_id in pipeline.run_ids(hour):
+            delete_run(pipeline, run_id)
+    before = sinks(pipeline)
+    for hour in small:
+        with pytest.raises(WithheldDeletionsError):
+            pipeline.read(hour)
+    assert sinks(pipeline) == before
+
+
+def test_deletions_of_many_agents_within_a_day_are_refused(captured: Pipeline) -> None:
+    rows = captured.ask(
+        "SELECT DISTINCT ON (agent_id, partition_key) run_id, partition_key, agent_id FROM trajectory.trajectories"
+        " ORDER BY 2, 3, 1"
+    )
+    captured_again = 0
+    for row in rows:
+        delete_run(captured, row["run_id"])
+        try:
+            captured.capture(parse_partition_key(row["partition_key"]))
+        except WithheldDeletionsError:
+            break
+        captured_again += 1
+    plausible = int(LARGEST_SHARE * sum(sample_partitions()[hour] for hour in (HOUR, *OTHERS)))
+    assert FEW_RUNS <= captured_again == plausible < len(rows) - 1
+    assert len(deleted_runs(captured)) == plausible
+
+
+def test_half_of_the_messages_of_every_run_is_refused(captured: Pipeline) -> None:
+    captured.change_source("DELETE FROM messages m WHERE sequence_id % 3 <> 0")
+    refused(captured)
+
+
+def test_dropped_column_with_values_is_refused(captured: Pipeline) -> None:
+    captured.change_source("ALTER TABLE steps DROP COLUMN model_handle, DROP COLUMN provider_name")
+    assert "steps." in refused(captured)
+
+
+def test_column_hidden_by_a_view_is_refused(captured: Pipeline) -> None:
+    captured.change_source(
+        "ALTER TABLE messages RENAME TO all_messages",
+        "DO $$ BEGIN EXECUTE (SELECT 'CREATE VIEW messages AS SELECT ' || string_agg(CASE WHEN column_name = 'content'"
+        " THEN 'NULL::json AS content' ELSE quote_ident(column_name) END, ', ') || ' FROM all_messages'"
+        " FROM information_schema.columns WHERE table_name = 'all_messages'); END $$",
+    )
+    assert "messages.content" in refused(captured)
+
+
+# ---- another source, or the same at another time ---------------------------------------------------------------------
+
+
+def test_swapped_url_withholds_every_deletion(captured: Pipeline, make_database: Callable[[str | None], str]) -> None:
+    """One run differs, and the other source is a copy of the first."""
+    other = replace(captured, letta_url=make_database("template_letta"))
+    delete_run(other, a_run(captured))
+    assert "it is another source: " in refused(other)
+    captured.capture(HOUR)
+    assert captured.database.withheld_deletions() == {}
+    assert deleted_runs(captured) == set()
+
+
+def test_swapped_url_withholds_messages_marked_as_deleted(
+    captured: Pipeline, make_database: Callable[[str | None], str]
+) -> None:
+    other = replace(captured, letta_url=make_database("template_letta"))
+    other.change_source(f"UPDATE messages SET is_deleted = true WHERE run_id = '{a_run(captured)}'")
+    refused(other)
+
+
+@pytest.fixture(scope="session")
+def other_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    folder: Path = tmp_path_factory.mktemp("other") / "server"
+    with embedded_postgres.start(folder, settings=FAST) as server:
+        yield server
+    embedded_postgres.remove(folder)
+
+
+def test_server_on_an_empty_volume_is_refused(captured: Pipeline, other_server: EmbeddedServer) -> None:
+    name = captured.letta_url.rpartition("/")[2]
+    create_database(other_server, name)
+    load_sample(other_server.url(name))
+    other = replace(captured, letta_url=other_server.url(name))
+    other.change_source("TRUNCATE runs, steps, messages, agents CASCADE")
+    refused(other, HOUR, *OTHERS)
+
+
+def test_source_behind_the_captured_state_is_refused(captured: Pipeline) -> None:
+    """As a replica that lags: the run is not there yet."""
+    captured.do("UPDATE trajectory.partitions SET source_position = source_position + 1000000000")
+    delete_run(captured, a_run(captured))
+    assert "is behind the state that was captured" in refused(captured)
+    captured.do("UPDATE trajectory.partitions SET source_position = source_position - 1000000000")
+    captured.capture(HOUR)
+    assert len(deleted_runs(captured)) == 1
+
+
+# ---- what goes on ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", DeletedContent)
+def test_accepted_deletions_are_marked_or_erased(captured: Pipeline, policy: DeletedContent) -> None:
+    captured = replace(captured, deleted=policy)
+    captured.change_source("TRUNCATE runs, steps, messages CASCADE")
+    refused(captured, HOUR, *OTHERS)
+    assert set(captured.database.withheld_deletions()) == set(map(partition_key, (HOUR, *OTHERS)))
+    accepted(captured, HOUR)
+    rows = captured.ask("SELECT * FROM trajectory.trajectories WHERE partition_key = %s", partition_key(HOUR))
+    assert all(row["deleted_at"] for row in rows)
+    assert all(row["erased"] == (policy == DeletedContent.ERASE) for row in rows)
+    assert set(captured.database.withheld_deletions()) == set(map(partition_key, OTHERS))
+
+
+def test_accepted_source_is_the_one_whose_deletions_count(
+    captured: Pipeline, make_database: Callable[[str | None], str]
+) -> None:
+    other = replace(captured, letta_url=make_database("template_letta"))
+    run_id, *_ = (row["run_id"] for row in captured.ask("SELECT run_id FROM trajectory.trajectories ORDER BY 1"))
+    delete_run(other, a_run(captured))
+    accepted(other, HOUR)
+    hour = captured.hour_of_run(run_id)
+    delete_run(other, run_id)
+    other.capture(hour)
+    assert run_id in deleted_runs(other)
+    # And the former one is a foreign one now.
+    delete_run(captured, min(captured.run_ids(OTHERS[0])))
+    refused(captured, OTHERS[0])
+
+
+def test_withheld_partition_is_stale_and_recovers_by_itself(captured: Pipeline) -> None:
+    captured.change_source("ALTER TABLE runs RENAME TO kept", "CREATE VIEW runs AS SELECT * FROM kept WHERE false")
+    refused(captured)
+    captured.change_source("DROP VIEW runs", "ALTER TABLE kept RENAME TO runs")
+    source = LettaSource(captured.letta_url)
+    assert find_stale_partitions(source, captured.database, [HOUR]) == [HOUR]
+    captured.capture(HOUR)
+    assert find_stale_partitions(source, captured.database, [HOUR]) == []
+    assert captured.database.withheld_deletions() == {}
+
+
+def test_agent_deleted_with_all_its_runs_is_plausible(captured: Pipeline) -> None:
+    agent_id = captured.ask("SELECT agent_id FROM trajectory.trajectories GROUP BY 1 ORDER BY count(*) DESC LIMIT 1")[
+        0
+    ]["agent_id"]
+    mine = {
+        row["run_id"] for row in captured.ask("SELECT * FROM trajectory.trajectories WHERE agent_id = %s", agent_id)
+    }
+    assert len(mine) > 5
+    for run_id in mine:
+        delete_run(captured, run_id)
+    captured.capture(HOUR, *OTHERS)
+    assert deleted_runs(captured) == mine
+
+
+def test_erase_with_withheld_deletions_erases_nothing(captured: Pipeline) -> None:
+    replace(captured, deleted=DeletedContent.KEEP).capture(HOUR)
+    delete_run(captured, a_run(captured))
+    replace(captured, deleted=DeletedContent.KEEP).capture(HOUR)
+    captured.change_source("TRUNCATE runs, steps, messages CASCADE")
+    before = sinks(captured)
+    refused(captured)
+    with pytest.raises(PipelineError, match="withheld"):
+        erase_partition(HOUR, captured.storage)
+    assert sinks(captured) == before
+
+
+def test_missing_file_and_empty_source_lose_nothing(captured: Pipeline) -> None:
+    """The trajectories in Postgres would leave with the raw rows."""
+    captured.change_source("TRUNCATE runs, steps, messages CASCADE")
+    Path(captured.store.path_of(TERMINAL_RUNS, HOUR)).unlink()
+    refused(captured)
