@@ -19,7 +19,7 @@ _MAX_INT_DIGITS = 4000
 
 _Container = TypeVar("_Container", list[Any], dict[str, Any])
 
-_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]|NaN|-?Infinity', re.DOTALL)
+_STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]|NaN|-?Infinity', re.DOTALL)
 
 
 class ConversionError(Exception):

@@ -6,6 +6,7 @@ Each value comes from a column, and is written at the path that the column's dec
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -17,6 +18,9 @@ from trajectory_pipeline.trajectories.messages import approval_of, part_of, tool
 
 MAX_JSONB_BYTES = 200_000_000
 """Longer documents are not written to Postgres, whose ``jsonb`` holds 256 MB in any array or object."""
+MAX_JSONB_VALUES = 4_000_000
+"""A short number takes six times as much in ``jsonb`` as in text, and reading it into 1 GB of memory."""
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _MAX_NUMERIC_EXPONENT = 100_000
 """Postgres ``numeric`` holds 131,072 digits before the point and 16,383 after it."""
 _MAX_NUMERIC_DIGITS = 16_000
@@ -64,9 +68,19 @@ def postgres_document(row: Row) -> Document:
     if reason is not None:
         return None, f"the document holds {reason}"
     text = write_json(document).encode()
+    reason = too_large_for_jsonb(text)
+    return (text, None) if reason is None else (None, reason)
+
+
+def too_large_for_jsonb(text: bytes) -> str | None:
+    """Return why a document is too large to be offered to ``jsonb``; None where it is not."""
     if len(text) > MAX_JSONB_BYTES:
-        return None, f"the document has {len(text)} bytes, more than the {MAX_JSONB_BYTES} that are offered to jsonb"
-    return text, None
+        return f"the document has {len(text)} bytes, more than the {MAX_JSONB_BYTES} that are offered to jsonb"
+    if len(text) > MAX_JSONB_VALUES and text.count(b",") > MAX_JSONB_VALUES:
+        values = _STRING.sub(b"", text).count(b",")
+        if values > MAX_JSONB_VALUES:
+            return f"the document has {values} values, more than the {MAX_JSONB_VALUES} that are offered to jsonb"
+    return None
 
 
 def _turn(turn: Row) -> dict[str, Any]:

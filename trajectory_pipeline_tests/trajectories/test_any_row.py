@@ -19,7 +19,7 @@ from trajectory_pipeline.cli.render_trajectory import render_trajectory
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.postgres.copy_writer import copy_lines
-from trajectory_pipeline.trajectories import convert
+from trajectory_pipeline.trajectories import convert, document
 from trajectory_pipeline.trajectories.columnar import decode
 from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
 from trajectory_pipeline.trajectories.document import trajectory_document
@@ -254,6 +254,18 @@ def test_reply_beside_a_number_too_long_for_python_is_read() -> None:
     sent = message(1, tool_calls=[call("send_message", arguments)])
     (row,) = agreed(batch_of(raw_run(sent, agent=agent("memgpt_agent")))).rows
     assert messages_of(row)[0]["assistant_text"] == "Hello"
+
+
+@pytest.mark.parametrize("content", ['[{"type": "odd", "n": [1{}]}]', '[{"type": "text", "text": "{}"}]'])
+def test_document_of_too_many_values_is_omitted(monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    monkeypatch.setattr(document, "MAX_JSONB_VALUES", 1000)
+    of_values = batch_of(raw_run(message(1, content=content.replace("{}", ",1" * 2000))))
+    ((text, reason),) = agreed(of_values).documents
+    if "odd" in content:
+        assert text is None
+        assert "values, more than the 1000 that are offered to jsonb" in str(reason)
+    else:  # commas in a text are no values
+        assert (text is not None, reason) == (True, None)
 
 
 # ---- tool returns of several parts ---------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ from trajectory_pipeline.trajectories.columnar.decode import DecodedEntries
 from trajectory_pipeline.trajectories.columnar.runs import ColumnarRun, ColumnarRuns
 from trajectory_pipeline.trajectories.document import (
     ALWAYS_IN_TURN,
-    MAX_JSONB_BYTES,
     Document,
     compose_document,
     postgres_document,
     strip_image_data,
+    too_large_for_jsonb,
     tool_return_document,
 )
 
@@ -38,7 +38,7 @@ def columnar_documents(
         values["turns"] = [next(nested) for _ in run.turns]
         text = orjson.dumps(compose_document(values.__getitem__))
         # What the source writes may be longer than what we would write, never shorter.
-        fits = len(text) <= MAX_JSONB_BYTES
+        fits = too_large_for_jsonb(text) is None
         documents.append((text, None) if fits else postgres_document(trajectories.slice(index, 1).to_pylist()[0]))
     return documents
 
