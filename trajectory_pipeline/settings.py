@@ -4,9 +4,18 @@ import os
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -260,10 +269,20 @@ class BudgetSettings(_Group):
     """Cap for one materialization, in tokens. Unset: no such cap."""
     prices_file: Path | None = setting("TRAJECTORY_PRICES")
     """Your own price table (.json or .toml), which takes precedence over the built-in one: a list `prices` of
-    `model`, `input`, `output` and optionally `cached_input` (US dollars per million tokens) and `base_url`. Unset:
-    the built-in table only."""
+    `model`, `input`, `output` and optionally `cached_input` and `cache_write` (US dollars per million tokens) and
+    `base_url`. Unset: the built-in table only."""
     allow_unpriced: bool = setting("TRAJECTORY_ALLOW_UNPRICED", False)
-    """`true`: a model without a known price may judge; then only token caps apply. Unset: it is refused."""
+    """`true`: a model without a known price may judge; then only token caps apply, and `TRAJECTORY_DAILY_BUDGET_TOKENS`
+    must be set. Unset: it is refused."""
+
+    @model_validator(mode="after")
+    def _require_token_cap(self) -> Self:
+        if self.allow_unpriced and self.daily_tokens is None:
+            raise ValueError(
+                "TRAJECTORY_ALLOW_UNPRICED=true lets a model judge that no cap in dollars holds: set"
+                " TRAJECTORY_DAILY_BUDGET_TOKENS too, or name the model in a price table (TRAJECTORY_PRICES) instead"
+            )
+        return self
 
 
 class Settings(BaseModel):
@@ -305,7 +324,7 @@ def _describe(problem: "ErrorDetails") -> str:
     variable = ".".join(map(str, problem["loc"]))
     text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
-        return f"{variable} {text}"
+        return f"{variable} {text}".lstrip()
     return f"{variable} is wrong: {text[0].lower()}{text[1:]}"
 
 

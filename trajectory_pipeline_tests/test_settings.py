@@ -232,3 +232,19 @@ def test_settings_repr_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert "geheim" not in repr(settings)
     assert "geheim" not in str(settings)
+
+
+@pytest.mark.parametrize("capped", [None, "TRAJECTORY_MATERIALIZATION_BUDGET_TOKENS", "TRAJECTORY_DAILY_BUDGET_USD"])
+def test_unpriced_model_without_a_daily_cap_in_tokens_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capped: str | None
+) -> None:
+    """A cap of one materialization is none for a day: sensors begin any number of them."""
+    variables = {"TRAJECTORY_ALLOW_UNPRICED": "true", **({capped: "1000"} if capped else {})}
+    assert "set TRAJECTORY_DAILY_BUDGET_TOKENS too" in refusal(monkeypatch, **variables)
+    assert loaded(monkeypatch, **variables, TRAJECTORY_DAILY_BUDGET_TOKENS="1000").budget.allow_unpriced
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "Infinity", "-0.01"])
+@pytest.mark.parametrize("name", [name for name in setting_fields() if "_BUDGET_" in name])
+def test_cap_that_is_no_amount_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    assert refusal(monkeypatch, **{name: value}).startswith(f"{name} is wrong")

@@ -141,13 +141,19 @@ class Budget:
         )
 
     def require_price(self, model: str, base_url: str) -> None:
-        """Raise JudgeError for a model without a known price, unless that is allowed."""
-        if self.allow_unpriced or self.prices.max_cost(model, base_url, 1, 1) is not None:
+        """Raise JudgeError for a model whose price no cap can hold: an unknown one, unless allowed, or 0."""
+        most = self.prices.max_cost(model, base_url, 1, 1)
+        if most == 0 and self.daily_tokens is None:
+            raise JudgeError(
+                f"The price of the model {model} at {without_credentials(base_url)} is 0, so no cap in dollars could"
+                " hold: set a cap in tokens (TRAJECTORY_DAILY_BUDGET_TOKENS), or its real price (TRAJECTORY_PRICES)."
+            )
+        if self.allow_unpriced or most is not None:
             return
         raise JudgeError(
             f"No price is known for the model {model} at {without_credentials(base_url)}, so no cap in dollars could"
-            " hold: name it in a price table (TRAJECTORY_PRICES), or set TRAJECTORY_ALLOW_UNPRICED=true, and caps in"
-            " tokens (TRAJECTORY_DAILY_BUDGET_TOKENS)."
+            " hold: name it in a price table (TRAJECTORY_PRICES), or set TRAJECTORY_ALLOW_UNPRICED=true, and a cap"
+            " in tokens (TRAJECTORY_DAILY_BUDGET_TOKENS)."
         )
 
     def max_call_cost(self, model: str, base_url: str, prompt_tokens: int, response_tokens: int) -> Cost:

@@ -4,19 +4,24 @@ import json
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_UP, Decimal
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trajectory_pipeline.errors import SettingsError
 
+if TYPE_CHECKING:
+    from genai_prices.types import ModelPrice as ListedPrice
+
 _QUANTUM = Decimal("0.000000001")
 MAX_COST = 10**9
 """``cost_usd`` has nine digits before the point."""
 _MILLION = 1_000_000
+_NO_PRICE = (LookupError, ValueError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class ModelPrice(BaseModel):
     Attributes:
         base_url: of the one endpoint where this price holds; None for all.
         cached_input: of prompt tokens that the provider's cache served; None where they cost the same.
+        cache_write: of prompt tokens that go into the provider's cache, where that costs more: all that were not cached
+            count at it, because providers do not tell them apart.
         simulated: whether the price is made up, as that of a simulated judge is.
     """
 
@@ -51,6 +58,7 @@ class ModelPrice(BaseModel):
     base_url: str | None = None
     input: _Dollars
     cached_input: _Dollars | None = None
+    cache_write: _Dollars | None = None
     output: _Dollars
     simulated: bool = False
 
@@ -59,7 +67,8 @@ class ModelPrice(BaseModel):
         cached = usage.cached_input_tokens or 0
         fresh = usage.input_tokens - cached
         cached_price = self.input if self.cached_input is None else self.cached_input
-        return (fresh * self.input + cached * cached_price + usage.output_tokens * self.output) / _MILLION
+        fresh_price = max(self.input, self.cache_write or 0)
+        return (fresh * fresh_price + cached * cached_price + usage.output_tokens * self.output) / _MILLION
 
 
 class _PriceFile(BaseModel):
@@ -75,10 +84,15 @@ class Prices:
     table: tuple[ModelPrice, ...] = ()
 
     def max_cost(self, model: str, base_url: str, prompt_tokens: int, response_tokens: int) -> Decimal | None:
-        """Return what a call may cost at most, in dollars, with nothing cached; None for an unknown price."""
-        usage = CallUsage(prompt_tokens, None, response_tokens)
+        """Return what a call may cost at most, in dollars; None for an unknown price.
+
+        That is by the highest price that may apply: of a cache, of a time of day, of a priority tier.
+        """
         own = self._find_own_price(model, base_url)
-        return _storable(own.cost(usage) if own else _listed(model, usage, base_url), ROUND_UP)
+        if own is None:
+            return _storable(_listed_max(model, base_url, prompt_tokens, response_tokens), ROUND_UP)
+        most = max(own.cost(CallUsage(prompt_tokens, cached, response_tokens)) for cached in (0, prompt_tokens))
+        return _storable(most, ROUND_UP)
 
     def cost(self, requested: str, answered: str | None, usage: CallUsage | None, base_url: str) -> Decimal | None:
         """Return what a call cost, in dollars; None where price or usage is not known.
@@ -139,8 +153,8 @@ def load_prices(path: Path | None) -> Prices:
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise SettingsError(
             f"The price table {path} (TRAJECTORY_PRICES) is wrong at {place}: {first['msg']}. It holds a list `prices`"
-            " of entries with model, input, output and perhaps cached_input (US dollars per million tokens) and"
-            " base_url."
+            " of entries with model, input, output and perhaps cached_input and cache_write (US dollars per million"
+            " tokens) and base_url."
         ) from None
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise SettingsError(f"The price table {path} (TRAJECTORY_PRICES) cannot be read: {error}.") from None
@@ -162,7 +176,7 @@ def _listed(model: str, usage: CallUsage, base_url: str) -> Decimal | None:
     from genai_prices import Usage, calc_price
 
     try:
-        return calc_price(
+        found = calc_price(
             Usage(
                 input_tokens=usage.input_tokens,
                 cache_read_tokens=usage.cached_input_tokens or 0,
@@ -171,9 +185,38 @@ def _listed(model: str, usage: CallUsage, base_url: str) -> Decimal | None:
             model,
             provider_api_url=base_url,
             genai_request_timestamp=datetime.now(UTC),
-        ).total_price
-    except (LookupError, ValueError, ArithmeticError):
+        )
+    except _NO_PRICE:
         return None
+    # A kind of token without a price would count as free.
+    return None if None in (found.model_price.input_mtok, found.model_price.output_mtok) else found.total_price
+
+
+def _listed_max(model: str, base_url: str, prompt_tokens: int, response_tokens: int) -> Decimal | None:
+    from genai_prices import Usage
+
+    usages = [
+        Usage(input_tokens=prompt_tokens, output_tokens=response_tokens, **{kind: prompt_tokens})
+        for kind in ("cache_read_tokens", "cache_write_tokens")
+    ]
+    try:
+        prices = _listed_prices(model, base_url, datetime.now(UTC).replace(minute=0, second=0, microsecond=0))
+        costs = [price.calc_price(usage)["total_price"] for price in prices for usage in usages]
+    except _NO_PRICE:
+        return None
+    usual = _listed(model, CallUsage(prompt_tokens, None, response_tokens), base_url)
+    return None if usual is None else max([usual, *costs])
+
+
+@lru_cache(maxsize=64)
+def _listed_prices(model: str, base_url: str, hour: datetime) -> tuple["ListedPrice", ...]:
+    """Return the prices of a model that may apply within a day from an hour, those of its tiers too."""
+    from genai_prices import Usage, calc_price
+
+    found = calc_price(Usage(input_tokens=0, output_tokens=0), model, provider_api_url=base_url).model
+    contexts = [None, *(variant.when for variant in found.price_variants or ())]
+    prices = [found.get_prices(hour + timedelta(hours=hours), one) for hours in range(25) for one in contexts]
+    return tuple({repr(price): price for price in prices}.values())
 
 
 def _storable(cost: Decimal | None, rounding: str | None = None) -> Decimal | None:

@@ -1,9 +1,14 @@
 """Prices: the user's own come first, an unknown price is None and never 0, and an invalid table names the place."""
 
+import re
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from genai_prices import Usage, calc_price
+from genai_prices.data_snapshot import get_snapshot
+from genai_prices.types import ModelInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,18 +95,61 @@ dollars = st.decimals(0, 1000, places=4)
 
 
 @given(
-    price=st.tuples(dollars, dollars, dollars),
+    price=st.tuples(dollars, dollars, dollars, dollars),
     bound=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)),
     taken=st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
 )
 def test_cost_of_a_call_within_its_bounds_is_at_most_max_cost(
-    price: tuple[Decimal, Decimal, Decimal], bound: tuple[int, int], taken: tuple[float, float, float]
+    price: tuple[Decimal, Decimal, Decimal, Decimal], bound: tuple[int, int], taken: tuple[float, float, float]
 ) -> None:
-    fresh, cached, output = price
-    prices = Prices((ModelPrice(model="m", input=fresh, cached_input=min(fresh, cached), output=output),))
+    fresh, cached, write, output = price
+    prices = Prices((ModelPrice(model="m", input=fresh, cached_input=cached, cache_write=write, output=output),))
     used = int(bound[0] * taken[0])
     usage = CallUsage(used, int(used * taken[1]), int(bound[1] * taken[2]))
     cost, most = prices.cost("m", "m", usage, LOCAL), prices.max_cost("m", LOCAL, *bound)
     assert cost is not None
     assert most is not None
     assert cost <= most
+
+
+@pytest.mark.parametrize(
+    ("model", "base_url", "kinds"),
+    [
+        ("claude-sonnet-4-5", "https://api.anthropic.com/v1", {"cache_write_tokens": 150_000}),
+        ("claude-sonnet-4-5", "https://api.anthropic.com/v1", {}),
+        ("gpt-4o", OPENAI, {"cache_read_tokens": 150_000}),
+    ],
+)
+def test_max_cost_covers_each_listed_kind_of_token(model: str, base_url: str, kinds: dict[str, int]) -> None:
+    usage = Usage(input_tokens=150_000, output_tokens=1000, **kinds)
+    most = Prices().max_cost(model, base_url, 150_000, 1000)
+    assert most is not None
+    assert most >= calc_price(usage, model, provider_api_url=base_url).total_price
+
+
+def test_max_cost_covers_variants_and_hours_of_listed_prices() -> None:
+    """Priority processing and off-peak hours, of every model of some providers."""
+    usage, now, compared = Usage(input_tokens=300_000, output_tokens=1000), datetime.now(UTC), 0
+    for base_url in (OPENAI, "https://api.deepseek.com", "https://api.x.ai/v1"):
+        for model in models_of(base_url):
+            most = Prices().max_cost(model.id, base_url, 300_000, 1000)
+            if most is None:
+                continue
+            contexts = [None, *(variant.when for variant in model.price_variants or ())]
+            times = [now + timedelta(hours=hours) for hours in (0, 6, 12, 18)]
+            prices = [model.get_prices(time, one) for time in times for one in contexts]
+            assert most >= max(price.calc_price(usage)["total_price"] for price in prices), model.id
+            compared += len(contexts) > 1
+    assert compared > 10
+
+
+def models_of(base_url: str) -> list[ModelInfo]:
+    (provider,) = [one for one in get_snapshot().providers if re.match(one.api_pattern, base_url)]
+    return provider.models
+
+
+def test_price_without_one_kind_of_token_is_unknown() -> None:
+    """An embedding model has a price for what goes in, and none for an answer."""
+    assert Prices().max_cost("text-embedding-3-small", OPENAI, 1, 1) is None
+    usage = CallUsage(1, None, 1)
+    assert Prices().cost("text-embedding-3-small", "text-embedding-3-small", usage, OPENAI) is None

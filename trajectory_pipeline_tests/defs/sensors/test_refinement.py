@@ -262,7 +262,7 @@ def test_refinement_with_unpriced_model_says_what_to_set(ready: Settings, instan
     message = str(tick(unpriced, instance).skip_message)
     assert message.startswith("No price is known for the model some-local-model")
     assert "TRAJECTORY_ALLOW_UNPRICED=true" in message
-    allowed = change_settings(unpriced, budget__allow_unpriced=True)
+    allowed = change_settings(unpriced, budget__allow_unpriced=True, budget__daily_tokens=10**9)
     assert requested_hours(tick(allowed, instance)) == BUSY
     spend(allowed, "0", NOW)
     execute(str(ready.storage.database_url), "UPDATE trajectory.spend_totals SET spent_tokens = 1000000")
