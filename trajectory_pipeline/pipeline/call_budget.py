@@ -17,8 +17,8 @@ from trajectory_pipeline.storage.postgres.spend_ledger import CallReservation, R
 from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed, VerdictLock
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 
-CLAIM_EXTRA_SECONDS = 30.0
-"""How much longer a claim lasts than its call: time to store the answer, or to begin the next call."""
+CLAIM_EXTRA_SECONDS = 120.0
+"""How much longer a claim lasts than its call, and how long from each renewal: a worker may be out of touch so long."""
 
 Row = dict[str, Any]
 
@@ -107,10 +107,14 @@ class CallBudget:
 
 @dataclass
 class VerdictCalls:
-    """The calls for one verdict so far, by id; a call whose end was not seen has no duration."""
+    """The calls for one verdict so far, by id; a call whose end was not seen has no duration.
+
+    ``former`` is a dead worker whose claim on the verdict is taken over.
+    """
 
     shared: CallBudget
     candidate: JudgingCandidate
+    former: str | None = None
     by_id: dict[str, CallRecord] = field(default_factory=dict)
 
     async def begin(self, call: CallRecord, request: JudgeRequest) -> None:
@@ -132,7 +136,7 @@ class VerdictCalls:
             "materialization_id": shared.materialization_id,
         }
         candidate, seconds = self.candidate, judge.timeout_seconds + CLAIM_EXTRA_SECONDS
-        claim = VerdictLock(candidate.run_id, candidate.verdict_key, shared.worker, seconds)
+        claim = VerdictLock(candidate.run_id, candidate.verdict_key, shared.worker, seconds, self.former)
         await shared.reserve(CallReservation(row, reserved, self._headroom(reserved, request), claim))
         self.by_id[call.attempt_id] = begun
 

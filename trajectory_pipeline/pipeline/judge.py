@@ -135,6 +135,7 @@ class JudgingRun:
         with (
             open_verdicts(self.storage.postgres) as verdicts,
             open_verdicts(self.storage.postgres) as calls,
+            open_verdicts(self.storage.postgres) as claims,
             open_rate_limiter(self.storage.postgres, limit) as request_slot,
         ):
             verdicts.use_policy(policy.policy_id, policy.definition, policy.model)
@@ -147,6 +148,7 @@ class JudgingRun:
                     parquet=self.storage.parquet,
                     verdicts=verdicts,
                     ledger=calls.connection,
+                    claims=claims.connection,
                     judge=judge,
                     materialization_id=self._materialization_id,
                     progress=self.progress,

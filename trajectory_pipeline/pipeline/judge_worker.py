@@ -20,14 +20,20 @@ from trajectory_pipeline.judge.client.errors import is_outage
 from trajectory_pipeline.judge.client.session import JudgeSession, open_session
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request, failed, judge
-from trajectory_pipeline.pipeline.call_budget import CallBudget, ClaimedElsewhere, JudgingStopped, VerdictCalls
+from trajectory_pipeline.pipeline.call_budget import (
+    CLAIM_EXTRA_SECONDS,
+    CallBudget,
+    ClaimedElsewhere,
+    JudgingStopped,
+    VerdictCalls,
+)
 from trajectory_pipeline.pipeline.documents import DocumentLoader, MissingDocumentError
 from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
 from trajectory_pipeline.runtime.gc_threshold import raised_gc_threshold
 from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
-from trajectory_pipeline.storage.postgres.verdict_locks import live_locks, new_worker
+from trajectory_pipeline.storage.postgres.verdict_locks import claim_holders, new_worker, renew_locks
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore
 from trajectory_pipeline.urls import without_credentials
@@ -35,7 +41,14 @@ from trajectory_pipeline.urls import without_credentials
 REPORT_SECONDS = 5.0
 """Least time between two progress lines."""
 CLAIM_POLL_SECONDS = 0.5
-"""Between two looks at verdicts that other workers have claimed."""
+"""Between two queries for verdicts that other workers have claimed."""
+CLAIM_RENEW_SECONDS = 2.0
+"""Between two renewals of this worker's claims."""
+TAKEOVER_POLLS = 20
+"""Answers in a row that show a claim of another worker expired, before it is taken over.
+
+A worker that is alive renews it meanwhile: counted in answers and not in time, because a stalled database gives none.
+"""
 _TASKS_PER_CALL = 2
 """Concurrent trajectories for each call that may be in flight: one in its call, one before or after its own."""
 _CALLS_PER_UNSTORED_ANSWER = 4
@@ -90,7 +103,8 @@ class JudgeWorker:
 
     If storing a verdict fails, no further call begins, and calls in flight are waited for: they are paid for, and their
     verdicts may still be stored. An unexpected error in one verdict affects that verdict only. Calls are reserved and
-    settled on another connection, ``ledger``. ``stats`` are by partition key, of all partitions that are judged.
+    settled on another connection, ``ledger``, and claims are renewed on a third, ``claims``. ``stats`` are by partition
+    key, of all partitions that are judged.
     ``on_complete`` is called in a thread, for one partition at a time, when the last verdict of a partition is stored.
     """
 
@@ -98,6 +112,7 @@ class JudgeWorker:
     parquet: ParquetStore
     verdicts: VerdictStore
     ledger: RetryingConnection
+    claims: RetryingConnection
     judge: JudgeConfig
     materialization_id: str
     progress: Callable[[str], None]
@@ -110,6 +125,7 @@ class JudgeWorker:
         """Candidates without a verdict, so far."""
         self._left = Counter(candidate.partition_key for candidate in self.candidates)
         self._completing = asyncio.Lock()
+        self._dead_holders: dict[str, str] = {}
         self._reported_at = time.monotonic()
         self._policy = self.judge.policy
         self._worker = new_worker()
@@ -136,6 +152,7 @@ class JudgeWorker:
         endpoint = without_credentials(judge.base_url)
         latest = self.verdicts.latest_error_classes(endpoint, judge.model, judge.breaker_after)
         was_down = is_outage(latest, judge.breaker_after)
+        renewal = asyncio.create_task(self._renew_claims())
         try:
             with raised_gc_threshold(_GC_THRESHOLD):
                 async with open_session(judge, request_slot=self.request_slot, half_open=was_down) as session:
@@ -143,10 +160,17 @@ class JudgeWorker:
                         claimed = await self._judge_waiting(waiting, session)
                         waiting = await self._wait_for_others(claimed)
         finally:
+            renewal.cancel()
             # Other workers would wait until these claims expire.
             with suppress(PipelineError):
                 self.verdicts.release_locks(self._worker)
         self._report()
+
+    async def _renew_claims(self) -> None:
+        while True:
+            await asyncio.sleep(CLAIM_RENEW_SECONDS)
+            with suppress(PipelineError):
+                await asyncio.to_thread(renew_locks, self.claims, self._worker, CLAIM_EXTRA_SECONDS)
 
     async def _judge_waiting(self, waiting: "deque[JudgingCandidate]", session: JudgeSession) -> list[JudgingCandidate]:
         """Judge until nothing waits; returns what other workers have claimed."""
@@ -206,10 +230,17 @@ class JudgeWorker:
         """Wait until a claim ends without a verdict; returns the candidates that are still to be judged, if any."""
         if claimed:
             self.progress(f"waiting for {len(claimed)} verdicts that other workers have claimed")
+        expired: Counter[tuple[str, str]] = Counter()
         while claimed:
-            live = await asyncio.to_thread(live_locks, self.verdicts.connection, [one.verdict_key for one in claimed])
-            ended = [one for one in claimed if one.verdict_key not in live]
-            claimed = [one for one in claimed if one.verdict_key in live]
+            keys = [one.verdict_key for one in claimed]
+            holders = await asyncio.to_thread(claim_holders, self.verdicts.connection, keys)
+            seen = {(key, holder.worker) for key, holder in holders.items() if holder.expired}
+            expired = Counter({claim: expired[claim] + 1 for claim in seen})
+            dead = {key: worker for (key, worker), polls in expired.items() if polls >= TAKEOVER_POLLS}
+            self._dead_holders |= dead
+            waited_for = holders.keys() - dead.keys()
+            ended = [one for one in claimed if one.verdict_key not in waited_for]
+            claimed = [one for one in claimed if one.verdict_key in waited_for]
             stored = await asyncio.to_thread(self.verdicts.verdicts, [one.key for one in ended])
             free: list[JudgingCandidate] = []
             for candidate in ended:
@@ -230,7 +261,7 @@ class JudgeWorker:
     async def _judge_one(self, candidate: JudgingCandidate, session: JudgeSession) -> None:
         """Reach a verdict and store it."""
         stats = self.stats[candidate.partition_key]
-        calls = VerdictCalls(self._calls, candidate)
+        calls = VerdictCalls(self._calls, candidate, self._dead_holders.pop(candidate.verdict_key, None))
         async with AsyncExitStack() as until_stored:
             try:
                 verdict = await self._reach_verdict(candidate, session, calls, until_stored)

@@ -219,9 +219,7 @@ def test_verdict_due_in_two_partitions_is_paid_once(captured: Pipeline, judge: S
 def test_model_with_price_zero_needs_a_cap_in_tokens() -> None:
     """A price of 0 takes nothing from a cap in dollars, whatever is asked."""
     free = Prices((ModelPrice(model="m", input=Decimal(0), output=Decimal(0)),))
-    with pytest.raises(
-        JudgeError, match=r"is 0, .*: set .*TRAJECTORY_DAILY_BUDGET_TOKENS"
-    ):
+    with pytest.raises(JudgeError, match=r"is 0, .*: set .*TRAJECTORY_DAILY_BUDGET_TOKENS"):
         Budget(prices=free, daily_usd=Decimal(5)).require_price("m", "http://localhost/v1")
     Budget(prices=free, daily_tokens=1).require_price("m", "http://localhost/v1")
     half = Prices((ModelPrice(model="m", input=Decimal(0), output=Decimal(1)),))

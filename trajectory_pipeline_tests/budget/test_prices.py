@@ -144,8 +144,7 @@ def test_max_cost_covers_variants_and_hours_of_listed_prices() -> None:
 
 
 def models_of(base_url: str) -> list[ModelInfo]:
-    (provider,) = [one for one in get_snapshot().providers if re.match(one.api_pattern, base_url)]
-    return provider.models
+    return next(one.models for one in get_snapshot().providers if re.match(one.api_pattern, base_url))
 
 
 def test_price_without_one_kind_of_token_is_unknown() -> None:

@@ -24,7 +24,7 @@ def reservation(usd: str | None = "0.01", tokens: int = 100, **values: Any) -> C
     """A call that may cost so much at most, for a verdict of its own."""
     attempt_id = values.pop("attempt_id", None) or str(uuid.uuid4())
     key = values.pop("verdict_key", None) or f"key-{attempt_id}"
-    worker, seconds = values.pop("worker", "worker"), values.pop("seconds", 60.0)
+    worker, seconds, former = values.pop("worker", "worker"), values.pop("seconds", 60.0), values.pop("former", None)
     reserved = Cost(Decimal(usd or 0), tokens)
     row: Row = {
         "attempt_id": attempt_id,
@@ -44,7 +44,7 @@ def reservation(usd: str | None = "0.01", tokens: int = 100, **values: Any) -> C
         "materialization_id": "run",
         **values,
     }
-    return CallReservation(row, reserved, reserved, VerdictLock(row["run_id"], key, worker, seconds))
+    return CallReservation(row, reserved, reserved, VerdictLock(row["run_id"], key, worker, seconds, former))
 
 
 def begin_calls(

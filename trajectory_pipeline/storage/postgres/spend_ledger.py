@@ -19,7 +19,12 @@ from trajectory_pipeline.lossless_json import storable_value
 from trajectory_pipeline.schema.types import Sink
 from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection, Transaction
-from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed, VerdictLock, lock_verdict
+from trajectory_pipeline.storage.postgres.verdict_locks import (
+    AlreadyClaimed,
+    VerdictLock,
+    lock_verdict,
+    reached_verdicts,
+)
 
 _COLUMNS = VERDICT_ATTEMPTS.names(Sink.POSTGRES)
 _SET_AT_BEGIN = ("reserved_usd", "reserved_tokens", "budget_day", "organization_id", "materialization_id")
@@ -104,6 +109,8 @@ def settle_and_reserve(
         keys = [scope_keys(day, call.attempt["organization_id"], call.attempt["materialization_id"]) for call in calls]
         needed: dict[SpendScopeKey, Mapping[str, Any]] = {key: {} for scopes in keys for key in scopes.values()}
         totals = _add_to_totals(transaction, {**needed, **_changes(settled, began=False)})
+        # Not before the totals are locked: while that waits, the former holder of a claim may store its verdict.
+        claimed |= reached_verdicts(transaction, [call.claim for call in calls]) if calls else {}
         refusals: list[ReservationResult] = []
         begun: list[dict[str, Any]] = []
         for call, scopes in zip(calls, keys, strict=True):

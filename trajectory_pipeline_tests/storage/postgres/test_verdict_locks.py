@@ -1,12 +1,20 @@
 """The contract of claims: one worker is at a verdict, and one that was killed holds it up for a while only."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed, live_locks, new_worker
+from trajectory_pipeline.storage.postgres.verdict_locks import (
+    AlreadyClaimed,
+    ClaimHolder,
+    claim_holders,
+    new_worker,
+    renew_locks,
+)
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline_tests.storage.calls import begin_calls, reservation, totals_by_scope
 from trajectory_pipeline_tests.storage.postgres.test_verdicts import save, verdict
@@ -23,8 +31,9 @@ def verdicts(database: TrajectoryDatabase) -> Iterator[VerdictStore]:
         yield store
 
 
-def begins(verdicts: VerdictStore, worker: str, key: str = "k") -> bool:
-    (refusal,) = begin_calls(verdicts.connection, [], [reservation(verdict_key=key, worker=worker)])
+def begins(verdicts: VerdictStore, worker: str, key: str = "k", former: str | None = None) -> bool:
+    call = reservation(verdict_key=key, worker=worker, former=former)
+    (refusal,) = begin_calls(verdicts.connection, [], [call])
     assert refusal in (None, AlreadyClaimed(key))
     return refusal is None
 
@@ -40,15 +49,19 @@ def test_claimed_verdict_refuses_other_workers(database: TrajectoryDatabase, ver
     assert not begins(verdicts, "two")
     assert begins(verdicts, "two", "another verdict")
     assert totals_by_scope(database)["day"][0] == 3
-    assert live_locks(verdicts.connection, ["k", "another verdict", "nobody's"]) == {"k", "another verdict"}
+    assert claim_holders(verdicts.connection, ["k", "another verdict", "nobody's"]) == {
+        "k": ClaimHolder("one", expired=False),
+        "another verdict": ClaimHolder("two", expired=False),
+    }
 
 
 def test_expired_claim_is_taken_over_for_good(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     """The former holder cannot renew it."""
     assert begins(verdicts, "one")
     expire_claims(database)
-    assert live_locks(verdicts.connection, ["k"]) == set()
-    assert begins(verdicts, "two")
+    assert claim_holders(verdicts.connection, ["k"]) == {"k": ClaimHolder("one", expired=True)}
+    assert not begins(verdicts, "two")
+    assert begins(verdicts, "two", former="one")
     assert not begins(verdicts, "one")
 
 
@@ -59,11 +72,45 @@ def test_expired_claim_is_renewed_by_its_holder(database: TrajectoryDatabase, ve
     assert not begins(verdicts, "two")
 
 
+def test_renewed_claim_cannot_be_taken_over(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    """Another worker saw it expired; then its holder was heard of again."""
+    assert begins(verdicts, "one")
+    expire_claims(database)
+    renew_locks(verdicts.connection, "one", 60.0)
+    renew_locks(verdicts.connection, "two", 60.0)
+    assert not begins(verdicts, "two", former="one")
+    assert begins(verdicts, "one")
+
+
+def test_verdict_stored_while_totals_were_locked_is_not_paid_again(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    """A worker waits for the totals, and the verdict that it wants to ask for is stored meanwhile."""
+    assert begins(verdicts, "one")
+    verdicts.release_locks("one")
+    with psycopg.connect(database.url) as holder, ThreadPoolExecutor() as threads, open_verdicts(database) as other:
+        holder.execute("SELECT FROM trajectory.spend_totals FOR UPDATE")
+        waiting = threads.submit(begins, other, "two")
+        wait_for_lock(database)
+        verdicts.save_verdicts([verdict("run-k", "k", outcome="success")], "one")
+        holder.rollback()
+        assert not waiting.result(timeout=30)
+    assert claim_holders(verdicts.connection, ["k"]) == {}
+    assert totals_by_scope(database)["day"][0] == 1
+
+
+def wait_for_lock(database: TrajectoryDatabase) -> None:
+    question = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        while connection.execute(question).fetchone() == (0,):
+            time.sleep(0.01)
+
+
 def test_final_verdict_cannot_be_claimed(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     assert begins(verdicts, "one")
     verdicts.save_verdicts([verdict("run-k", "k", outcome="success")], "one")
     assert not begins(verdicts, "two")
-    assert live_locks(verdicts.connection, ["k"]) == set()
+    assert claim_holders(verdicts.connection, ["k"]) == {}
 
 
 def test_failed_verdict_releases_its_claim(verdicts: VerdictStore) -> None:
