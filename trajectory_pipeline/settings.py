@@ -174,8 +174,9 @@ class RetentionSettings(_Group):
     deleted from Postgres and Parquet. Unset: never."""
     raw_days: RetentionDays | None = setting("TRAJECTORY_RAW_RETENTION_DAYS")
     """The same for raw rows (`terminal_runs`); it may be shorter or longer than for trajectories. Unset: never."""
-    dagster_days: Positive | None = setting("TRAJECTORY_DAGSTER_RETENTION_DAYS")
-    """Age in days after which Dagster's own finished runs are deleted with their events. Unset: never."""
+    dagster_days: int = setting("TRAJECTORY_DAGSTER_RETENTION_DAYS", 30, ge=0, le=LONGEST_RETENTION_DAYS)
+    """Age in days after which this project's finished Dagster runs are deleted, with their events and compute logs.
+    0: never. Default 30."""
 
 
 class JudgeSettings(_Group):

@@ -117,8 +117,8 @@ def test_schedules_and_sensors_run_only_with_capture_enabled(*, enabled: bool) -
         "reconciliation_sensor",
         "refinement_sensor",
     ]
-    # Deleting and sending notices are opted into apart.
-    apart = {"daily_dagster_retention", "daily_retention", "failure_notice_sensor"}
+    # Deleting data and sending notices are opted into apart.
+    apart = {"daily_retention", "failure_notice_sensor"}
     assert {each.default_status.value for each in instigators if each.name not in apart} == {
         "RUNNING" if enabled else "STOPPED"
     }
@@ -133,11 +133,13 @@ def test_retention_runs_only_with_age_and_capture(ages: dict[str, int], *, enabl
     assert schedule.default_status.value == ("RUNNING" if enabled and ages else "STOPPED")
 
 
-@pytest.mark.parametrize("days", [None, 30])
-def test_dagster_retention_runs_only_with_an_age(days: int | None) -> None:
-    repository = build_defs(make_settings(retention__dagster_days=days)).get_repository_def()
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("ages", [{}, {"retention__dagster_days": 0}, {"retention__dagster_days": 7}])
+def test_dagster_retention_runs_by_default_with_capture(ages: dict[str, int], *, enabled: bool) -> None:
+    repository = build_defs(make_settings(capture__enabled=enabled, **ages)).get_repository_def()
     schedule = repository.get_schedule_def("daily_dagster_retention")
-    assert schedule.default_status.value == ("RUNNING" if days else "STOPPED")
+    days = ages.get("retention__dagster_days", 30)
+    assert schedule.default_status.value == ("RUNNING" if enabled and days else "STOPPED")
 
 
 @pytest.mark.parametrize(("name", "table"), TABLES.items())

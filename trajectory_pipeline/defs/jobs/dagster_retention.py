@@ -1,18 +1,22 @@
-"""The Dagster retention job: deletes Dagster's own old runs, daily. ``dagster.yaml`` limits the age of ticks.
+"""The Dagster retention job: deletes this project's old Dagster runs, daily. ``dagster.yaml`` limits the age of ticks.
 
-A run is deleted with its events, the record of its materializations included. So the ledger's entries of its partitions
-are first reported to Dagster without a run: they stay materialized in the UI.
+A run is deleted with its compute logs and its events, the record of its materializations included. So the ledger's
+entries of its partitions are first reported to Dagster without a run: they stay materialized in the UI.
 """
 
+import itertools
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 from trajectory_pipeline.defs.jobs.daily import ScheduledJob, scheduled_daily, storage_job
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.defs.sensors.reconciliation import report
-from trajectory_pipeline.defs.sensors.run_requests import Clock, utc_now
+from trajectory_pipeline.defs.sensors.run_requests import TRAJECTORY_JOB, Clock, all_runs, utc_now
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
@@ -29,38 +33,82 @@ _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.Dagste
 
 
 def delete_old_runs(
-    instance: dg.DagsterInstance, database: "TrajectoryDatabase", *, older_than: timedelta, clock: Clock = utc_now
+    instance: dg.DagsterInstance,
+    database: "TrajectoryDatabase",
+    *,
+    older_than: timedelta,
+    location: str | None = None,
+    clock: Clock = utc_now,
 ) -> int:
-    """Delete finished runs that were created longer ago, with their events; returns how many.
+    """Delete finished runs that were created longer ago, with all that Dagster keeps of them; returns how many.
+
+    Only runs of this code location, and those of the commands, which have none.
 
     Raises:
-        SinkError: the ledger cannot be read; the runs of that batch are not deleted.
+        PipelineError: the ledger cannot be read, or compute logs cannot be deleted; the runs of that batch are not
+            deleted.
     """
     from trajectory_pipeline.storage.postgres.ledger import entries_of_runs
 
     filters = dg.RunsFilter(statuses=_FINISHED, created_before=clock() - older_than)
-    deleted = 0
-    while deleted < MAX_RUNS_PER_DAY and (run_ids := instance.get_run_ids(filters, limit=BATCH_SIZE)):
+    own = (run.run_id for run in all_runs(instance, filters) if _is_own(run, location))
+    # Listed before the first is deleted: pages of runs are found by the last run of the page before.
+    old = list(itertools.islice(own, MAX_RUNS_PER_DAY))
+    for first in range(0, len(old), BATCH_SIZE):
+        run_ids = old[first : first + BATCH_SIZE]
         report(instance, entries_of_runs(database, run_ids))
+        _delete_compute_logs(instance, run_ids)
         for run_id in run_ids:
             instance.delete_run(run_id)
-        deleted += len(run_ids)
-    return deleted
+        _delete_check_evaluations(instance, run_ids)
+    return len(old)
+
+
+def _is_own(run: dg.DagsterRun, location: str | None) -> bool:
+    found = code_location(run)
+    return found == location if found else run.job_name == TRAJECTORY_JOB
+
+
+def code_location(run: dg.DagsterRun) -> str | None:
+    """Return the repository and code location that a run was launched from; None where it ran in a process of ours."""
+    return run.remote_job_origin.repository_origin.get_label() if run.remote_job_origin else None
+
+
+def _delete_compute_logs(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
+    for run_id in run_ids:
+        try:
+            instance.compute_log_manager.delete_logs(prefix=[run_id])
+        except Exception as error:
+            raise PipelineError(f"The compute logs of the Dagster run {run_id} cannot be deleted: {error}.") from error
+
+
+def _delete_check_evaluations(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
+    """Delete what ``delete_run`` leaves in a table of its own."""
+    storage = instance.event_log_storage
+    if isinstance(storage, SqlEventLogStorage):
+        with storage.index_connection() as connection:
+            table = AssetCheckExecutionsTable
+            connection.execute(table.delete().where(table.c.run_id.in_(run_ids)))
 
 
 def build_dagster_retention_job(settings: Settings) -> ScheduledJob:
-    """Return the job and its daily schedule, which runs by default where TRAJECTORY_DAGSTER_RETENTION_DAYS is set."""
+    """Return the job and its daily schedule, which runs by default where capture is enabled."""
     days = settings.retention.dagster_days
 
     def delete_old_dagster_runs(context: dg.OpExecutionContext, storage: StorageResource) -> None:
-        if days is None:
-            raise PipelineError("TRAJECTORY_DAGSTER_RETENTION_DAYS is not set: nothing is deleted.")
-        deleted = delete_old_runs(context.instance, storage.sinks().postgres, older_than=timedelta(days=days))
+        if not days:
+            raise PipelineError("TRAJECTORY_DAGSTER_RETENTION_DAYS is 0: nothing is deleted.")
+        deleted = delete_old_runs(
+            context.instance,
+            storage.sinks().postgres,
+            older_than=timedelta(days=days),
+            location=code_location(context.run),
+        )
         context.log.info(f"{pluralize(deleted, 'run')} older than {pluralize(days, 'day')} deleted.")
 
     description = (
-        "Deletes Dagster's finished runs that are older than TRAJECTORY_DAGSTER_RETENTION_DAYS. Their partitions stay"
-        " materialized in the UI."
+        "Deletes this project's finished Dagster runs that are older than TRAJECTORY_DAGSTER_RETENTION_DAYS, with their"
+        " events and compute logs. Their partitions stay materialized in the UI."
     )
     job = storage_job(JOB_NAME, description, delete_old_dagster_runs)
-    return scheduled_daily(job, "02:47", running=days is not None)
+    return scheduled_daily(job, "02:47", running=settings.capture.enabled and days > 0)

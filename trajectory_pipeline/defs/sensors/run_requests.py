@@ -109,14 +109,14 @@ def _failed_hours(instance: dg.DagsterInstance, run: dg.DagsterRun, hours: Hours
 def _runs_with_hours(
     instance: dg.DagsterInstance, filters: dg.RunsFilter, selection: Sequence[dg.AssetKey]
 ) -> Iterator[tuple[dg.DagsterRun, Hours]]:
-    for run in _all_runs(instance, filters):
+    for run in all_runs(instance, filters):
         hours = hours_of_tags(run.tags)
         # A run without a selection runs the whole job.
         if hours and (run.asset_selection is None or not run.asset_selection.isdisjoint(selection)):
             yield run, hours
 
 
-def _all_runs(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[dg.DagsterRun]:
+def all_runs(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[dg.DagsterRun]:
     """Yield every run of a filter, a page at a time: a backfill of a year may have thousands in the queue."""
     cursor: str | None = None
     while True:
