@@ -5,6 +5,7 @@ import httpx2
 
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
+from trajectory_pipeline.urls import without_credentials
 
 FAILURE_NOTICE_SENSOR = "failure_notice_sensor"
 _TIMEOUT_SECONDS = 10.0
@@ -54,7 +55,7 @@ def describe_failure(context: dg.RunFailureSensorContext, ui_url: str | None) ->
     if len(lines) == 1:
         lines.append("No step says why: see the run in the Dagster UI.")
     if ui_url:
-        lines.append(f"{ui_url.rstrip('/')}/runs/{run.run_id}")
+        lines.append(f"{without_credentials(ui_url).rstrip('/')}/runs/{run.run_id}")
     return "\n".join(lines)
 
 

@@ -125,7 +125,7 @@ def embedded_status(error: ErrorText) -> int:
 
 def endpoint_hint(error_class: ErrorClass, words: str, base_url: str, location: str | None) -> str:
     """Return what to change where the URL is wrong: a redirect, or a path without a chat API."""
-    called = f"{base_url.rstrip('/')}/chat/completions"
+    called = f"{without_credentials(base_url).rstrip('/')}/chat/completions"
     if location is not None:
         target = without_credentials(urljoin(called, location))
         return f". {called} redirects to {target}: set OPENAI_BASE_URL to that address, without /chat/completions"
