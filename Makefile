@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-once dev test test-fast simulate fault-scenarios bench bench-full lint types imports site docs architecture lock clean
+.PHONY: help setup demo demo-once dev test test-fast browser simulate fault-scenarios bench bench-full lint types imports site docs architecture lock clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ test: setup  ## All tests, on two cores (about ten minutes).
 
 test-fast: setup  ## The tests that start no server and no process (half a minute): run it between two edits.
 	@exec $(BIN)/python -m pytest --fast -q -n 2 --dist worksteal
+
+browser: setup  ## The tests that drive pages in a real Chromium (which must be installed); screenshots in data/screenshots.
+	@exec $(BIN)/python -m pytest --browser trajectory_pipeline_tests/browser
 
 SEEDS ?= 200
 FIRST_SEED ?= 1

@@ -38,6 +38,7 @@ SERVER_FIXTURES = frozenset({"postgres_server", "running_judge"})
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="only tests that start no server and no process")
+    parser.addoption("--browser", action="store_true", help="also the tests that drive a browser")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,6 +56,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("server")
+    if not config.getoption("--browser"):
+        browser = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=browser)
+        items[:] = [item for item in items if item not in set(browser)]
     if config.getoption("--fast"):
         slow = [item for item in items if any(item.get_closest_marker(name) for name in ("server", "process", "slow"))]
         config.hook.pytest_deselected(items=slow)
