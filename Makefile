@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-UV_VERSION := 0.13.9
 READY := $(VENV)/.ready
 
 # Compiled once and kept: a hundred packages are imported by every process.
@@ -17,16 +16,16 @@ help:  ## This list.
 
 setup: $(READY)  ## Make the environment in .venv, with exactly the locked packages.
 
-$(READY): requirements.lock pyproject.toml
+$(READY): installer.lock requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11, 3.12 or 3.13 is needed; {sys.executable} is {v[0]}.{v[1]}. Say which one: make PYTHON=python3.12 …")'
 	@echo "Making the environment in $(VENV) (first time only: about 130 packages) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r installer.lock
 	@# pip knows mirrors and proxies that uv does not: slower, and there if uv cannot reach the index.
 	@$(BIN)/uv pip install --system-certs --python $(BIN)/python --no-deps --require-hashes -r requirements.lock \
 		|| $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	@$(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --no-deps --editable . \
-		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
 demo: setup  ## Show all of it with real rows: Dagster UI, embedded Postgres, simulated judge. Stays until Ctrl-C.
@@ -82,7 +81,9 @@ site: setup  ## Build the documentation as a site in site/; a broken link is an 
 docs: setup  ## Write the generated pages in docs/ anew from the declarations.
 	@$(BIN)/python docs/reference_pages.py docs
 
-lock: setup  ## Write requirements.lock anew, with the newest packages that fit together.
+lock: setup  ## Write requirements.lock and installer.lock anew, with the newest packages that fit together.
+	@echo uv | $(BIN)/uv pip compile --system-certs --quiet --universal --generate-hashes --python-version 3.11 \
+		--custom-compile-command 'make lock' - -o installer.lock
 	@$(BIN)/uv pip compile --system-certs --quiet --universal --generate-hashes --python-version 3.11 --group dev \
 		--custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
