@@ -1,9 +1,12 @@
 """URLs as libpq reads them, and how errors show them."""
 
+from pathlib import Path
+
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from trajectory_pipeline.letta.connection import SnapshotConnection, source_error
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline_tests.letta import snapshots
 
 OURS = {"application_name", "connect_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count"}
@@ -79,3 +82,32 @@ def test_driver_error_is_reduced_to_the_servers_message(message: str, expected: 
 def test_connect_with_url_parameters_succeeds(untouched_sample: str) -> None:
     for query in ("sslmode=prefer", "connect_timeout=3&application_name=a%20b", "options=-c%20search_path%3Dpublic"):
         assert len(snapshots.all_runs(snapshots.changed(untouched_sample, query=query))) == 317
+
+
+def test_connect_as_letta_and_libpq_do_reads_the_source(
+    letta_database: str, trajectory_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver in the scheme, Letta's TLS parameter, several hosts of which the first is down, and a service."""
+    source, sink = conninfo_to_dict(letta_database), conninfo_to_dict(trajectory_database)
+    services = tmp_path / "services.conf"
+    services.write_text(
+        "\n".join(
+            f"[{name}]\n" + "\n".join(f"{key}={value}" for key, value in given.items())
+            for name, given in (("source", source), ("sink", sink))
+        )
+    )
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+
+    def forms(name: str, given: dict[str, object]) -> list[str]:
+        login, place = f"{given['user']}:{given['password']}", f"{given['host']}:{given['port']}"
+        return [
+            f"postgresql+asyncpg://{login}@{place}/{given['dbname']}?ssl=prefer&statement_cache_size=0",
+            f"postgresql+pg8000://{login}@127.0.0.1:1,{place}/{given['dbname']}",
+            f"postgresql+asyncpg://{login}@/{given['dbname']}?host=127.0.0.1:1&host={place}",
+            f"postgresql:///?service={name}",
+        ]
+
+    for url in forms("source", dict(source)):
+        assert len(snapshots.all_runs(url)) == 317
+    for url in forms("sink", dict(sink)):
+        assert TrajectoryDatabase(url).ledger("trajectories") == {}

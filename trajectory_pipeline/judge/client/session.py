@@ -65,12 +65,15 @@ async def open_session(
     Raises:
         JudgeError: only a server on this machine may be called, and this one is not on it.
     """
-    if config.local_only:
-        require_local(config.base_url)
     url = urlsplit(config.base_url)
+    base_url = url._replace(query="").geturl()
+    if config.local_only:
+        # Both: the one that is set, and the one that the client gets.
+        require_local(config.base_url)
+        require_local(base_url)
     async with AsyncOpenAI(
         api_key=config.api_key,
-        base_url=url._replace(query="").geturl(),
+        base_url=base_url,
         # Azure's ``?api-version=…`` belongs behind the path of each call.
         default_query=dict(parse_qsl(url.query, keep_blank_values=True)),
         max_retries=0,

@@ -30,13 +30,18 @@ def require_local(url: str) -> None:
 
 def _is_local(host: str) -> bool:
     if host in {"localhost", "localhost."}:
-        try:
-            found = socket.getaddrinfo(host, None)
-        except OSError:
-            return False
-        # The system may name the interface: fe80::1%lo0.
-        return bool(found) and all(_is_loopback(str(address[0]).partition("%")[0]) for *_, address in found)
+        # Many resolvers do not know the name with the dot; one that does must give loopback addresses for it too.
+        found = _addresses("localhost")
+        return bool(found) and all(map(_is_loopback, found + _addresses(host)))
     return _is_loopback(host)
+
+
+def _addresses(host: str) -> list[str]:
+    try:
+        # The system may name the interface: fe80::1%lo0.
+        return [str(address[0]).partition("%")[0] for *_, address in socket.getaddrinfo(host, None)]
+    except OSError:
+        return []
 
 
 def _is_loopback(text: str) -> bool:

@@ -4,6 +4,7 @@ Real servers count what they receive.
 """
 
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -114,3 +115,17 @@ def test_access_list_refuses_the_denied_and_the_unlisted(
     assert (refusal is None) == (allowed and not denied)
     if refusal is not None:
         assert "TRAJECTORY_JUDGE_" in refusal
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost."])
+@pytest.mark.parametrize("elsewhere", ["10.0.0.7", "fe80::1%eth0", "::ffff:10.0.0.7"])
+def test_localhost_that_resolves_elsewhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch, host: str, elsewhere: str
+) -> None:
+    def resolve(name: str, *_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        addresses = ["127.0.0.1", elsewhere] if name == host else ["127.0.0.1"]
+        return [(2, 1, 6, "", (address, 0)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(JudgeError, match="TRAJECTORY_LLM_EGRESS is off"):
+        require_local(f"http://{host}:8000/v1")
