@@ -52,6 +52,10 @@ def test_partition_of_any_rows_goes_through_every_stage(judged: Pipeline, seed: 
         stored = judged.trajectory(row["run_id"])
         assert stored is not None
         list(render_trajectory(stored, None, {}).renderables)
+    for view in judged.ask(
+        "SELECT table_name::text AS name FROM information_schema.views WHERE table_schema = %s", "trajectory"
+    ):
+        judged.ask(f"SELECT v::text FROM trajectory.{view['name']} v")
     stored = judged.trajectory(some_run(judged, "data IS NOT NULL"))
     assert stored is not None
     explained = explain_verdict(
