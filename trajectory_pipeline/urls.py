@@ -192,12 +192,17 @@ def check_endpoint_url(url: str) -> str:
     """Return an HTTP endpoint's URL unchanged.
 
     Raises:
-        ValueError: it is not an HTTP URL, or holds a user or a password.
+        ValueError: it is not an HTTP URL, is that of one function of the API, or holds a user or a password.
     """
     if not re.match(r"^https?://[^/?#]", url):
         raise ValueError("must look like https://host/v1 (with http:// or https://)")
     if "@" in url:
         raise ValueError("must hold no user and no password: the key goes into OPENAI_API_KEY")
+    if "#" in url:
+        raise ValueError("must have no part behind a #")
+    function = re.search(r"/(chat/completions|completions|responses|models|messages|embeddings)/?(\?|$)", url)
+    if function is not None:
+        raise ValueError(f"must end before /{function[1]}, and mostly ends in /v1")
     return url
 
 

@@ -80,8 +80,13 @@ class BudgetShortfall:
     remaining: Decimal
     could_free_up: bool
 
+    @property
+    def exceeds_cap(self) -> bool:
+        """Whether it would not fit even if nothing had been spent."""
+        return self.cap.amount_of(self.headroom) > self.cap.limit
+
     def __str__(self) -> str:
-        if self.cap.amount_of(self.headroom) > self.cap.limit:
+        if self.exceeds_cap:
             most = self.cap.format_amount(self.cap.amount_of(self.headroom))
             return f"one call may cost {most}, more than the whole of {self.cap}"
         return f"{self.cap} has no headroom left for it"

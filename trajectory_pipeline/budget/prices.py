@@ -115,7 +115,7 @@ class Prices:
         found = [
             row
             for row in self.table
-            if row.model == model and (row.base_url is None or row.base_url.rstrip("/") == base_url.rstrip("/"))
+            if row.model == model and (row.base_url is None or _path_of(row.base_url) == _path_of(base_url))
         ]
         # A price for this endpoint goes before one for all.
         return min(found, key=lambda row: row.base_url is None, default=None)
@@ -222,6 +222,11 @@ def _listed_prices(model: str, base_url: str, hour: datetime) -> tuple["ListedPr
 def _storable(cost: Decimal | None, rounding: str | None = None) -> Decimal | None:
     # Usage that no call can have gives a price that no column can hold: then it is not known.
     return cost.quantize(_QUANTUM, rounding) if cost is not None and 0 <= cost < MAX_COST else None
+
+
+def _path_of(url: str) -> str:
+    """Return a URL without its query, such as Azure's ``?api-version=…``: the price is the same."""
+    return url.partition("?")[0].rstrip("/")
 
 
 def _refuse_constant(name: str) -> Any:

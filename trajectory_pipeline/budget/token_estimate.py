@@ -1,5 +1,7 @@
 """How many tokens a text has: a conservative estimate, raised by what providers report."""
 
+import re
+
 BYTES_PER_TOKEN = 3
 """A conservative estimate: English prose has four or more UTF-8 bytes to a token, JSON and code about three."""
 _MAX_FACTOR = 4.0
@@ -9,6 +11,20 @@ _MAX_FACTOR = 4.0
 def estimated_tokens(text: str) -> int:
     """Return a conservative estimate of a text's tokens."""
     return -(-len(text.encode()) // BYTES_PER_TOKEN)
+
+
+def share_read(text: str, counted: int) -> float:
+    """Return the share of a prompt that a server can have read at most, 0–1, by the tokens that it counted.
+
+    Tokenizers split at spaces and punctuation before they merge, so that each run of letters and digits has at least
+    one token. Those few that merge words save a third. So a count below half the runs is no tokenizer's: the prompt was
+    cut, or cached tokens were left out of the count.
+    """
+    least = sum(1 for _ in _RUN.finditer(text))
+    return counted / least if counted < least / 2 else 1.0
+
+
+_RUN = re.compile(r"[^\W_]+")
 
 
 class TokenEstimate:

@@ -107,6 +107,7 @@ def refined_outcomes_metadata(result: "JudgingResult") -> dict[str, Any]:
             budget=result.caps and budget_table(result.caps),
             deferred_by_cap=result.deferred and count_table(result.deferred, "cap"),
             unpriced_calls=result.unpriced_calls,
+            cut_prompts=result.cut_prompts,
             errors=result.errors and count_table(result.errors, "error_class"),
         ),
     }

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -115,6 +115,7 @@ def failed(error_class: str | None, error_message: str | None) -> Row:
 
 async def _reach_verdict(request: JudgeRequest, heuristic_outcome: str, ask: Ask) -> Row:
     rendered = request.rendered
+    shares: list[float] = []
     shown = {"coverage": rendered.coverage, "windows": len(rendered.windows), "shown_sha256": request.shown_sha256}
     if len(rendered.windows) == 1:
         chat = messages(rendered.text)
@@ -128,11 +129,15 @@ async def _reach_verdict(request: JudgeRequest, heuristic_outcome: str, ask: Ask
                 place = f"part {window.number} of {len(rendered.windows)} of a long transcript: "
                 return {**shown, **columns, "error_message": place + (columns["error_message"] or "no answer")}
             found.append(part.answer)
+            shares.append(part.calls[-1].share_read)
         max_bytes = _transcript_bytes(request.max_prompt_tokens, request.estimate)
         chat = summary_messages(summarize_windows(rendered, found, max_bytes).text)
     result = await _ask(request, ask, chat, JudgeResponse)
     if result.answer is None:
         return {**shown, **_unanswered(result)}
+    share = min(sum(shares) / len(shares) if shares else 1.0, result.calls[-1].share_read)
+    rendered = replace(rendered, share_read=share)
+    shown["coverage"] = rendered.coverage
     graded = grade_response(result.answer, rendered, heuristic_outcome)
     return {**shown, **graded.columns, "verdict_status": graded.verdict_status, "judged_at": datetime.now(UTC)}
 

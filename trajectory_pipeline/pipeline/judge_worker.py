@@ -73,6 +73,7 @@ class JudgingStats:
         calls: HTTP calls made.
         cost_usd: known cost of these calls; a lost call counts at its reserved cost.
         unpriced_calls: answered calls without a known price.
+        cut_prompts: calls whose prompt the server cut, by the tokens that it counted.
         models: that answered.
         simulated_models: those of them that are simulations.
         deferred: deferred verdicts, by the cap that was exhausted.
@@ -83,6 +84,7 @@ class JudgingStats:
     calls: int = 0
     cost_usd: Decimal = Decimal(0)
     unpriced_calls: int = 0
+    cut_prompts: int = 0
     models: set[str] = field(default_factory=set)
     simulated_models: set[str] = field(default_factory=set)
     deferred: Counter[str] = field(default_factory=Counter)
@@ -92,6 +94,7 @@ class JudgingStats:
         """Count the calls that were made for one verdict."""
         self.calls += len(calls)
         self.unpriced_calls += sum(call.cost_usd is None for call in calls if call.result not in ("error", "lost"))
+        self.cut_prompts += sum(call.share_read < 1 for call in calls)
         self.cost_usd += sum((call.cost_usd or Decimal(0) for call in calls), Decimal(0))
         self.models |= {call.response_model for call in calls if call.response_model}
         self.simulated_models |= {call.response_model for call in calls if call.response_model and call.simulated}

@@ -74,6 +74,12 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
         def publish(hour: datetime) -> Metadata:
             result = judging.publish(hour)
             errors.update(result.errors)
+            if result.cut_prompts:
+                context.log.warning(
+                    f"By its own token counts, the judge's server did not read {result.cut_prompts} of its prompts to"
+                    " their end: raise its context length, or lower TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS. The coverage of"
+                    " these verdicts says how much it can have read."
+                )
             return refined_outcomes_metadata(result)
 
         def check_results() -> list[dg.AssetCheckResult]:

@@ -14,6 +14,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from trajectory_pipeline.demo.simulated_judge.provider_cases import provider_cases
+
 Param = bool | int | float | str
 
 
@@ -215,6 +217,11 @@ _TABLE = (
     _wire(
         "limit_used_up", "the right answer, and the rate headers say that nothing is left for some seconds", seconds=1.0
     ),
+    _wire(
+        "provider",
+        "a response as a real provider sends it: the row of `provider_corpus.jsonl` with this name",
+        row="mistral_thinking_parts",
+    ),
     _wire("wrong_content_type", "the right answer, labelled text/plain"),
     _answer("truncated", "the text stops in the middle, finish_reason is length", share=0.5),
     _answer("content_filter_answer", "the text stops in the middle, finish_reason is content_filter", share=0.3),
@@ -281,6 +288,8 @@ def choose_fault(name: str, params: Mapping[str, object] | None = None) -> Chose
             known = ", ".join(complete) or "none"
             raise FaultRequestError(f"the fault {name!r} has no parameter {key!r}; it has: {known}")
         complete[key] = _convert_param(name, key, value, complete[key])
+    if "row" in complete and complete["row"] not in provider_cases():
+        raise FaultRequestError(f"there is no row {complete['row']!r} in provider_corpus.jsonl")
     return ChosenFault(fault, complete)
 
 

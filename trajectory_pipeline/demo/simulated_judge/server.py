@@ -35,7 +35,8 @@ from trajectory_pipeline.demo.simulated_judge.protocol import (
     read_chat_request,
     unknown_model,
 )
-from trajectory_pipeline.demo.simulated_judge.respond import answer_request
+from trajectory_pipeline.demo.simulated_judge.provider_cases import provider_cases
+from trajectory_pipeline.demo.simulated_judge.respond import Reply, answer_request
 from trajectory_pipeline.demo.simulated_judge.usage_log import ABANDONED, DROPPED, OpenCall, UsageLog
 from trajectory_pipeline.runtime.browser_guard import BrowserGuard
 
@@ -124,6 +125,8 @@ class JudgeServer:
             )
             raise ApiError(400, message, code="context_length_exceeded", param="messages")
         reply = answer_request(asked, chosen)
+        if chosen is not None and chosen.name == "provider":
+            return self._play(call, chosen, asked, reply)
         ignored = chosen is not None and chosen.name == "tool_ignored"
         as_tool_call = asked.tool is not None and reply.content is not None and not ignored
         completion = Completion(
@@ -147,6 +150,15 @@ class JudgeServer:
         else:
             body, media_type = orjson.dumps(corrupt_envelope(chosen, completion.as_json())), "application/json"
         return await self._deliver(request, call, chosen, body, media_type)
+
+    def _play(self, call: OpenCall, chosen: ChosenFault, asked: ChatRequest, reply: Reply) -> Response:
+        """Respond as a row of the provider corpus says."""
+        case, output = provider_cases()[chosen.text("row")], reply.tokens()
+        if case.is_billed:
+            call.charge(asked.prompt_tokens, 0, output + case.reasoning_tokens)
+        call.close(case.status, answered=case.is_billed)
+        body = case.filled(reply.content or "", asked.model, asked.prompt_tokens, output)
+        return Response(body, case.status, headers={"content-type": "application/json", **case.headers})
 
     def _choose(
         self,
@@ -229,11 +241,14 @@ class JudgeServer:
             self._minute, self._requests, self._tokens = minute, 0, 0
         self._requests += 1
         limited = status == 429
+        own = {"x-request-id": f"req_{call_id}", "x-simulated": "true"}
+        if call.record.fault == "provider":
+            # A row's own rate headers are all that it has.
+            return own
         return {
-            "x-request-id": f"req_{call_id}",
+            **own,
             "openai-version": "2020-10-01",
             "openai-organization": "simulated",
-            "x-simulated": "true",
             "openai-processing-ms": str(int(call.record.seconds * 1000)),
             "x-ratelimit-limit-requests": str(_REQUESTS_A_MINUTE),
             "x-ratelimit-limit-tokens": str(_TOKENS_A_MINUTE),
@@ -291,6 +306,9 @@ def _applies(chosen: ChosenFault, asked: ChatRequest) -> bool:
     """Return whether a fault can strike a call at all: some depend on what the request asks for."""
     if chosen.name == "unsupported_response_format":
         return asked.response_format in [kind.strip() for kind in chosen.text("types").split(",")]
+    if chosen.name == "provider":
+        only = provider_cases()[chosen.text("row")].only
+        return only is None or only == asked.response_format
     if chosen.name in ("unsupported_parameter", "unknown_field"):
         return chosen.text("param") in asked.given
     needs = _NEEDED_PARAMETER.get(chosen.name)

@@ -36,7 +36,7 @@ class CallRecord:
 
     ``result`` is ``error`` where the provider refused it or was never reached. ``estimated_prompt_tokens`` and
     ``max_response_tokens`` are its most tokens, by a conservative estimate: they are reserved for it. ``billed_usd`` is
-    what the provider says that it cost.
+    what the provider says that it cost, and ``share_read`` the share of the prompt that it can have read at most.
     """
 
     model: str
@@ -61,6 +61,7 @@ class CallRecord:
     billed_usd: Decimal | None = None
     cost_usd: Decimal | None = None
     simulated: bool = False
+    share_read: float = 1.0
 
     def as_row(self) -> dict[str, Any]:
         """Return the columns of the table."""
@@ -75,7 +76,7 @@ class CallRecord:
         return replace(self, result=result, error_class=error_class, error_message=line)
 
 
-_FIELDS = tuple(one.name for one in fields(CallRecord) if one.name not in ("simulated", "billed_usd"))
+_FIELDS = tuple(one.name for one in fields(CallRecord) if one.name not in ("simulated", "billed_usd", "share_read"))
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,21 @@
-"""Circuit breaker: while a provider is down, no call is made but one trial call."""
+"""Circuit breaker: no call is made while a provider is down, refuses every call, or gives no usable answer."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from trajectory_pipeline.errors import ProviderDownError
-from trajectory_pipeline.judge.client.call_record import CallRecord
-from trajectory_pipeline.judge.client.errors import FATAL, PROVIDER_DOWN
+from trajectory_pipeline.judge.client.call_record import UNUSABLE_RESPONSES, CallRecord
+from trajectory_pipeline.judge.client.errors import FATAL, PER_PROMPT, PROVIDER_DOWN
+from trajectory_pipeline.schema.enums import AttemptResult, ErrorClass
+
+_SAME_REFUSALS = 5
+"""Questions in a row that end with the same refusal; every other would."""
+_PATIENCE = 4
+"""So many times more failures are awaited where they may be due to what was asked, and not to the provider."""
+_DOWN = "The judge's provider is down"
 
 
 @dataclass
@@ -20,8 +28,9 @@ class CallOutcome:
 class CircuitBreaker:
     """Counts consecutive failures over all calls of a session.
 
-    It opens after ``opens_after`` of them, or after one that every other call would meet as well. Then it stays open. A
-    later session starts half open: one trial call must succeed before others are made.
+    It opens after ``opens_after`` of them, or after one that every other call would meet as well. It also opens after
+    questions in a row that end with the same refusal, or without a usable answer. Then it stays open. A later session
+    starts half open: one trial call must succeed before others are made.
     """
 
     def __init__(self, opens_after: int, *, half_open: bool = False) -> None:
@@ -29,15 +38,40 @@ class CircuitBreaker:
         self._consecutive_failures = 0
         self._reason: str | None = None
         self._trial_lock = asyncio.Lock() if half_open else None
+        self._was_usable = False
+        self._unusable = 0
+        self._refusal: tuple[int | None, str] | None = None
+        self._same_refusals = 0
 
     @property
     def is_open(self) -> bool:
         """Whether no further call may be made."""
         return self._reason is not None
 
-    def open(self, reason: str) -> None:
+    def open(self, reason: str, state: str = _DOWN) -> None:
         """Let no further call through, for a reason such as ``the last 8 calls failed``; the first one stays."""
-        self._reason = self._reason or reason
+        self._reason = self._reason or f"{state}, and nothing more is asked of it now ({reason})"
+
+    def count_question(self, last: CallRecord) -> None:
+        """Count how a question ended, by its last call."""
+        if last.error_class is None:
+            self._was_usable, self._unusable, self._same_refusals = True, 0, 0
+            return
+        failure = f"{last.error_class}: {last.error_message}"
+        if last.error_class in UNUSABLE_RESPONSES or last.error_class is ErrorClass.NO_ANSWER:
+            self._unusable += 1
+            if self._unusable >= self._opens_after * (_PATIENCE if self._was_usable else 1):
+                reason = f"{self._unusable} questions in a row have no usable answer, the last by {failure}"
+                self.open(reason, "The judge gives no usable answer")
+        elif last.result is AttemptResult.ERROR and last.error_class not in PROVIDER_DOWN | {ErrorClass.RATE_LIMITED}:
+            # Ids and numbers differ where the words are the same.
+            refusal = (last.http_status, re.sub(r"\S*\d\S*", "#", last.error_message or ""))
+            self._same_refusals = self._same_refusals + 1 if refusal == self._refusal else 1
+            self._refusal = refusal
+            few = min(_SAME_REFUSALS, self._opens_after)
+            if self._same_refusals >= few * (_PATIENCE if last.error_class in PER_PROMPT else 1):
+                reason = f"{self._same_refusals} questions in a row were refused with the same words: {failure}"
+                self.open(reason, "The judge's provider refuses every call")
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[CallOutcome]:
@@ -61,9 +95,7 @@ class CircuitBreaker:
     def refuse_if_open(self) -> None:
         """Raise ProviderDownError where no further call may be made; the text says why."""
         if self._reason is not None:
-            raise ProviderDownError(
-                f"The judge's provider is down, and nothing more is asked of it now ({self._reason})"
-            )
+            raise ProviderDownError(self._reason)
 
     def _count(self, call: CallRecord) -> None:
         failure = f"{call.error_class}: {call.error_message}"

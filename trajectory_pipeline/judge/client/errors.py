@@ -27,6 +27,9 @@ FATAL = frozenset(
 )
 """Classes that every other call would meet as well: one is enough."""
 
+PER_PROMPT = frozenset({ErrorClass.CONTEXT_TOO_LONG, ErrorClass.CONTENT_FILTER})
+"""Classes that depend on what was asked."""
+
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 """Errors in which nothing reached the provider: there is nothing to pay for."""
 

@@ -11,6 +11,8 @@ from trajectory_pipeline.judge.transcript.truncate import cut
 _MAX_CUT_OFF_CHARACTERS = 2000
 """Of an answer that was cut off: all of it would fill the context without help, and none would leave two turns of one
 role in a row, which some servers refuse."""
+_MAX_CHARACTERS_PER_TOKEN = 4
+"""Of an answer of so many tokens: a longer text is no answer, and would cost more than the prompt."""
 
 
 def repair_messages(
@@ -18,9 +20,10 @@ def repair_messages(
 ) -> list[dict[str, str]]:
     """Return the messages of a repair turn: those before, byte for byte, then the response and what is wrong with it.
 
-    ``raw_response`` is None where nothing was left of an answer that was cut off.
+    ``raw_response`` is None where nothing was left of an answer that was cut off. A text that is longer than an answer
+    can be is repeated in part.
     """
-    answer = raw_response or "(nothing)"
+    answer = cut(raw_response or "(nothing)", _MAX_CHARACTERS_PER_TOKEN * call.max_response_tokens)
     if call.error_class == "cut_off":
         answer = cut(answer, _MAX_CUT_OFF_CHARACTERS)
         instruction = (

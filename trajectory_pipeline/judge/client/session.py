@@ -17,7 +17,8 @@ import httpx2
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from trajectory_pipeline.budget.token_estimate import estimated_tokens
+from trajectory_pipeline.budget.caps import BudgetExhausted
+from trajectory_pipeline.budget.token_estimate import estimated_tokens, share_read
 from trajectory_pipeline.errors import ProviderDownError
 from trajectory_pipeline.judge.client.backoff import (
     MAX_PAUSE_SECONDS,
@@ -141,11 +142,17 @@ class JudgeSession:
             except ProviderDownError:
                 if not calls:
                     raise
-                break
+                return AskResult(tuple(calls), None, raw_response)
+            except BudgetExhausted as exhausted:
+                # Deferred, the calls so far would be paid for again each time, and the next would never fit.
+                if not calls or not exhausted.shortfall.exceeds_cap:
+                    raise
+                return AskResult(tuple(calls), None, raw_response)
             call, answer = _parse(reply, answer_type)
             await on_end(call)
             calls.append(call)
             if answer is not None:
+                self._breaker.count_question(call)
                 return AskResult(tuple(calls), answer, None)
             raw_response = reply.text or raw_response
             failures = sum(one.error_class in TRANSIENT for one in calls)
@@ -158,8 +165,8 @@ class JudgeSession:
                 await self._back_off(reply, failures)
                 purpose = AttemptPurpose.RETRY
             else:
-                break
-        return AskResult(tuple(calls), None, raw_response)
+                self._breaker.count_question(call)
+                return AskResult(tuple(calls), None, raw_response)
 
     async def _call(
         self,
@@ -187,6 +194,9 @@ class JudgeSession:
             await on_begin(sent)
             body = options.body(config.model, messages, answer_type)
             reply = self._redact_api_key(await send_call(self._client, sent, body, config.timeout_seconds))
+            if reply.call.usage is not None:
+                read = share_read("\n".join(message["content"] for message in messages), reply.call.usage.input_tokens)
+                reply = replace(reply, call=replace(reply.call, share_read=read))
             outcome.call = reply.call
         self._is_answered = self._is_answered or reply.call.result in (AttemptResult.ANSWERED, AttemptResult.UNUSABLE)
         self._pause_as_asked(reply)

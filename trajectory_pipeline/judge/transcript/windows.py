@@ -47,9 +47,13 @@ class Window:
 
 @dataclass(frozen=True)
 class RenderedTranscript:
-    """A transcript in windows, one a prompt; in none where even the shortest form takes more than ``MAX_WINDOWS``."""
+    """A transcript in windows, one a prompt; in none where even the shortest form takes more than ``MAX_WINDOWS``.
+
+    ``share_read`` is the share of the prompts that the server read, as far as its token counts tell.
+    """
 
     windows: tuple[Window, ...]
+    share_read: float = 1.0
 
     @property
     def fits(self) -> bool:
@@ -81,9 +85,10 @@ class RenderedTranscript:
 
     @property
     def coverage(self) -> float:
-        """Share of the content's characters that is shown, 0–1."""
+        """Share of the content's characters that the judge was shown and can have read, 0–1."""
         total = sum(message.content_characters for message in self.messages)
-        return sum(message.shown_characters for message in self.messages) / total if total else 1.0
+        shown = sum(message.shown_characters for message in self.messages) / total if total else 1.0
+        return shown * self.share_read
 
 
 def render_transcript(

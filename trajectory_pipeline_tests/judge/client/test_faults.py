@@ -77,6 +77,7 @@ EXPECTED: dict[str, Expected] = {
     "slow_drip": lost("timeout"),
     "error_body": lost("server_error"),
     "limit_used_up": Expected("judged"),
+    "provider": Expected("judged"),
     "wrong_content_type": Expected("judged"),
     "truncated": unusable("cut_off"),
     "content_filter_answer": Expected("failed", "content_filter", "refused"),
