@@ -26,6 +26,12 @@ def command() -> None:
     for run in report.stuck:
         hours = run.age.total_seconds() / 3600
         out.print(f"• {run.run_id} has been {run.status} for {hours:.0f} hours; it is captured when it ends")
+    for name, when, run_ids in (
+        ("after_now", "ended in the future", report.misdated.after_now),
+        ("without_time", "has no time at which it ended", report.misdated.without_time),
+    ):
+        for run_id in run_ids:
+            out.print(f"• {name}: {run_id} {when}, so no partition takes it: correct completed_at at the source")
     if report.before_start:
         verb = "is" if report.before_start == 1 else "are"
         out.print(

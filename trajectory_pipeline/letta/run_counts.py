@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from trajectory_pipeline.letta.connection import literal
 from trajectory_pipeline.letta.snapshot import TERMINAL, Snapshot, naive_utc, utc
+from trajectory_pipeline.partition_keys import HOUR, floor_to_hour
 from trajectory_pipeline.schema.raw import RUNS
 
 
@@ -18,6 +19,14 @@ class StuckRun:
     run_id: str
     status: str
     age: timedelta
+
+
+@dataclass(frozen=True)
+class MisdatedRuns:
+    """Terminal runs, by id, that ended in the future, or whose times are all null or infinite."""
+
+    after_now: tuple[str, ...]
+    without_time: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -35,10 +44,13 @@ class EndIndex:
 
 
 def count_runs_by_hour(snapshot: Snapshot) -> dict[datetime, int]:
-    """Return the number of terminal runs in each hour that has any, over the whole history."""
+    """Return the number of terminal runs in each hour that has any, over the whole history.
+
+    Years before 1 and after 9999 count in the first and the last hour that Python knows.
+    """
     rows = snapshot.read(
         "Counting terminal runs",
-        f"SELECT date_trunc('hour', {snapshot.ended_at('r')}) AS hour, count(*) AS runs"
+        f"SELECT {snapshot.hour_ended('r')} AS hour, count(*) AS runs"
         f" FROM {snapshot.catalog.table(RUNS)} r WHERE r.status::text IN {TERMINAL}"
         f" AND {snapshot.ended_at('r')} IS NOT NULL GROUP BY 1",
     )
@@ -53,11 +65,27 @@ def find_stuck_runs(snapshot: Snapshot, older_than: timedelta, at_most: int = 10
     created_at = f"({snapshot.catalog.expression(RUNS, 'created_at', 'r')} AT TIME ZONE 'UTC')"
     rows = snapshot.read(
         "Looking for runs that never ended",
-        f"SELECT r.id::text AS id, r.status::text AS status, {created_at} AS created_at"
+        f"SELECT r.id::text AS id, r.status::text AS status,"
+        f" extract(epoch FROM {naive_utc(snapshot.taken_at)} - {created_at})::bigint AS seconds"
         f" FROM {snapshot.catalog.table(RUNS)} r WHERE r.status::text NOT IN {TERMINAL}"
-        f" AND {created_at} < {naive_utc(snapshot.taken_at - older_than)} ORDER BY 3, 1 LIMIT {int(at_most)}",
+        f" AND {created_at} < {naive_utc(snapshot.taken_at - older_than)} ORDER BY 3 DESC, 1 LIMIT {int(at_most)}",
     )
-    return [StuckRun(row["id"], row["status"], snapshot.taken_at - utc(row["created_at"])) for row in rows.to_pylist()]
+    return [StuckRun(row["id"], row["status"], timedelta(seconds=row["seconds"])) for row in rows.to_pylist()]
+
+
+def find_misdated_runs(snapshot: Snapshot, at_most: int = 1000) -> MisdatedRuns:
+    """Return the terminal runs that are in no partition: they ended after the open hour, or at no known time."""
+    ended, open_until = snapshot.ended_at("r"), naive_utc(floor_to_hour(snapshot.taken_at) + HOUR)
+    rows = snapshot.read(
+        "Looking for runs that end at no possible time",
+        f"SELECT r.id::text AS id, {ended} IS NULL AS without_time FROM {snapshot.catalog.table(RUNS)} r"
+        f" WHERE r.status::text IN {TERMINAL} AND coalesce({ended} >= {open_until}, true)"
+        f" ORDER BY 1 LIMIT {int(at_most)}",
+    ).to_pylist()
+    return MisdatedRuns(
+        after_now=tuple(row["id"] for row in rows if not row["without_time"]),
+        without_time=tuple(row["id"] for row in rows if row["without_time"]),
+    )
 
 
 def find_end_index(snapshot: Snapshot) -> EndIndex:

@@ -44,6 +44,8 @@ RUN_PARTS = {
     AGENTS: ("id", "agent_id"),
 }
 """Tables with rows of a run, and their column that equals a column of the run."""
+_FIRST_HOUR = datetime.min.replace(tzinfo=UTC)
+_LAST_HOUR = datetime.max.replace(minute=0, second=0, microsecond=0, tzinfo=UTC)
 _LARGE_COLUMNS = ("content", "tool_calls", "tool_returns", "text")
 
 RUNS_PER_BATCH = 500
@@ -110,6 +112,16 @@ class Snapshot:
         completed, created = (self.catalog.expression(RUNS, name, alias) for name in ("completed_at", "created_at"))
         return f"coalesce({completed}, {created} AT TIME ZONE 'UTC')"
 
+    def hour_ended(self, alias: str) -> str:
+        """Return the SQL expression of the hour that a run ended in; one that Python cannot hold as the nearest.
+
+        Postgres knows years before 1 and after 9999.
+        """
+        ended = self.ended_at(alias)
+        hour = f"least(greatest(date_trunc('hour', {ended}), {naive_utc(_FIRST_HOUR)}), {naive_utc(_LAST_HOUR)})"
+        # Both ignore nulls.
+        return f"CASE WHEN {ended} IS NOT NULL THEN {hour} END"
+
     def run_locations(self, run_ids: list[str]) -> dict[str, RunLocation]:
         """Return where runs are that a partition once held: gone, moved, or no longer terminal."""
         if not run_ids:
@@ -117,7 +129,7 @@ class Snapshot:
         rows = self.read(
             "Looking for runs that left the partition",
             f"SELECT r.id::text AS id, r.status::text IN {TERMINAL} AS terminal,"
-            f" date_trunc('hour', {self.ended_at('r')}) AS hour FROM {self.catalog.table(RUNS)} r"
+            f" {self.hour_ended('r')} AS hour FROM {self.catalog.table(RUNS)} r"
             f" WHERE {self.catalog.any_of(RUNS, 'id', 'r', run_ids)}",
         )
         found = {
@@ -260,7 +272,7 @@ class LettaSource:
 
 def naive_utc(moment: datetime) -> str:
     """Return a moment as an SQL literal of ``timestamp``, UTC."""
-    return f"TIMESTAMP {literal(moment.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S.%f'))}"
+    return f"TIMESTAMP {literal(moment.astimezone(UTC).replace(tzinfo=None).isoformat(' '))}"
 
 
 def utc(naive: datetime) -> datetime:

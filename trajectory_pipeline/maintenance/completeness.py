@@ -10,10 +10,16 @@ from datetime import datetime, timedelta
 from typing import Self
 
 from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
-from trajectory_pipeline.letta.run_counts import StuckRun, count_runs_by_hour, find_stuck_runs
+from trajectory_pipeline.letta.run_counts import (
+    MisdatedRuns,
+    StuckRun,
+    count_runs_by_hour,
+    find_misdated_runs,
+    find_stuck_runs,
+)
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, parse_partition_key, partition_key
-from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
+from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT, MISDATED
 from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -68,6 +74,7 @@ class CompletenessReport:
         differences: a sentence for each, in order of partitions; empty if all sides are equal.
         before_start: terminal runs in the source that ended before the first partition.
         stuck: runs that never became terminal.
+        misdated: terminal runs that no partition takes; one that was captured before stays where it was.
     """
 
     partitions: int
@@ -75,6 +82,7 @@ class CompletenessReport:
     differences: tuple[str, ...]
     before_start: int
     stuck: tuple[StuckRun, ...]
+    misdated: MisdatedRuns
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,7 @@ def check_completeness(source: LettaSource, storage: Storage, scope: Completenes
             covered = hours[index : index + _HOURS_PER_QUERY]
             current_fingerprints.update(fingerprints(snapshot, covered[0], covered[-1] + HOUR))
         stuck = find_stuck_runs(snapshot, scope.stuck_after)
+        misdated = find_misdated_runs(snapshot)
     keys = [partition_key(hour) for hour in hours]
     sides = _Sides(
         source_runs,
@@ -141,6 +150,7 @@ def check_completeness(source: LettaSource, storage: Storage, scope: Completenes
         ),
         before_start=sum(count for hour, count in source_runs.items() if hour < start),
         stuck=tuple(stuck),
+        misdated=misdated,
     )
 
 
@@ -188,7 +198,7 @@ def _rows_of(entry: StoredEntry) -> int:
     """Return how many rows a partition's file has, by the counts in the ledger."""
     counts = Counter(entry.counts)
     if entry.asset == TERMINAL_RUNS.name:
-        return counts["runs"] + counts["deleted_runs"] + counts["pending_move_runs"]
+        return counts["runs"] + counts["deleted_runs"] + counts["pending_move_runs"] + counts[MISDATED]
     if entry.asset == TRAJECTORIES.name:
         return counts["runs_in"] - counts["quarantined"]
     return counts.total() - counts["calls"]

@@ -15,7 +15,14 @@ from trajectory_pipeline.letta.fingerprint import (
 )
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline.partition_keys import HOUR, partition_key
-from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT, ERASED, LOST, CaptureCounts, strings_of
+from trajectory_pipeline.pipeline.capture_counts import (
+    DELETED_AND_KEPT,
+    ERASED,
+    LOST,
+    MISDATED,
+    CaptureCounts,
+    strings_of,
+)
 from trajectory_pipeline.pipeline.carry_forward import RawRows, sorted_ids
 from trajectory_pipeline.pipeline.code_version import capture_code_version, comparable_entry
 from trajectory_pipeline.pipeline.deletion_guard import DeletionGuard, ObservedRows
@@ -194,7 +201,8 @@ class _Capture:
         # Of these the policy would change some now.
         none_of = DELETED_AND_KEPT if self.deleted == "erase" else ERASED
         entry = comparable_entry(self.partition, TERMINAL_RUNS.name, self.inputs_digest)
-        if entry is None or entry.fingerprint != self.fingerprint or entry.counts[none_of]:
+        # The fingerprint does not show what becomes of a run that no partition takes.
+        if entry is None or entry.fingerprint != self.fingerprint or entry.counts[none_of] or MISDATED in entry.counts:
             return None
         written = parquet.find_matching(TERMINAL_RUNS, self.hour, entry.content_digest)
         if written is None:
@@ -227,7 +235,7 @@ class _Capture:
             read_ahead(rows.read(present, read_former=corrupt_file is None)) as batches,
             parquet.stage(TERMINAL_RUNS, self.hour, batches) as staged,
         ):
-            here = sorted_ids(*counts.present, counts.carried)
+            here = sorted_ids(*counts.present, [*counts.carried, *counts.misdated])
             # All of them are in ``here``; a result that lives long must not hold them twice.
             counts.present.clear()
             moved = [*counts.pending_move, *counts.departed]

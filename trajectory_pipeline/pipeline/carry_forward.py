@@ -72,9 +72,11 @@ class RawRows:
                 self.observed.add_former_columns(batch, present)
         missing = former.filter(pc.invert(pc.is_in(former, value_set=present)))
         self._sort_missing(strings_of(missing))
-        if not (counts.carried or counts.pending_move):
+        if not (counts.carried or counts.pending_move or counts.misdated):
             return
-        carried, pending = (pa.array(run_ids, pa.string()) for run_ids in (counts.carried, counts.pending_move))
+        carried, pending = (
+            pa.array(run_ids, pa.string()) for run_ids in (counts.carried, [*counts.pending_move, *counts.misdated])
+        )
         for batch in parquet.read(TERMINAL_RUNS, self.hour):
             for run_ids, mark in ((carried, _mark_deleted), (pending, _mark_present)):
                 rows = batch.filter(pc.is_in(batch.column("run_id"), value_set=run_ids))
@@ -82,7 +84,7 @@ class RawRows:
                     yield self._apply_policy(mark(rows, self.snapshot.taken_at))
 
     def _sort_missing(self, missing: list[str]) -> None:
-        """Sort runs that only the former file holds into carried, pending move and departed."""
+        """Sort runs that only the former file holds into carried, pending move, misdated and departed."""
         counts, database = self.counts, self.storage.postgres
         # Another partition captured these later: what becomes of them is decided there.
         moved_away = set(database.runs_moved_away(partition_key(self.hour), missing)) if missing else set()
@@ -96,11 +98,12 @@ class RawRows:
                 continue
             if not location.exists:
                 counts.carried.append(run_id)
+            elif location.terminal and (location.hour is None or location.hour > last):
+                counts.misdated.append(run_id)
             elif (
                 location.terminal
                 and location.hour is not None
                 and (first is None or first <= location.hour)
-                and location.hour <= last
                 and partition_key(location.hour) not in pruned
             ):
                 # If its rows left now, and the run were deleted before its new partition is read, they would be lost.

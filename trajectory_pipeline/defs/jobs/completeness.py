@@ -3,6 +3,8 @@
 Dagster's own freshness checks look at the last materialization of any partition: a backfill hides what is missing.
 """
 
+from dataclasses import asdict
+
 import dagster as dg
 
 from trajectory_pipeline.defs.asset_checks import summarize
@@ -48,6 +50,9 @@ def build_completeness_check(settings: Settings) -> dg.AssetChecksDefinition:
                 "runs_in_source": report.runs,
                 "runs_before_first_partition": report.before_start,
                 "stuck_runs": len(stuck),
+                "runs_after_now": len(report.misdated.after_now),
+                "runs_without_time": len(report.misdated.without_time),
+                **{name: bullet_list(run_ids) for name, run_ids in asdict(report.misdated).items() if run_ids},
                 **({"differences": bullet_list(report.differences)} if report.differences else {}),
                 **({"stuck": bullet_list(stuck)} if stuck else {}),
             },
