@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from trajectory_pipeline.urls import describe_postgres, hide_credentials, normal
 HOST = "127.0.0.1"
 _READY_TIMEOUT_SECONDS = 360
 _CONNECT_TIMEOUT_SECONDS = 10
+_LOG_LIMIT_BYTES = 10_000_000
 _EVENT_BATCH_SIZE = ("DAGSTER_EVENT_BATCH_SIZE", "100")
 """Makes Dagster store events in batches. One by one, they would take most of the time of a range."""
 _READY_QUERY = """{
@@ -177,14 +179,26 @@ def interrupt_on_signals() -> Iterator[None]:
             signal.signal(name, handler)
 
 
-def run_until_interrupted(processes: Sequence[SupervisedProcess]) -> int | None:
-    """Wait for Ctrl-C or for a process to end; returns the highest exit code, None after Ctrl-C."""
+def run_until_interrupted(processes: Sequence[SupervisedProcess], log: Path | None = None) -> int | None:
+    """Wait for Ctrl-C or for a process to end, and keep their log short.
+
+    Returns the highest exit code, None after Ctrl-C.
+    """
     try:
         while all(process.exit_code is None for process in processes):
+            if log is not None:
+                shorten_log(log)
             time.sleep(1)
     except KeyboardInterrupt:
         return None
     return max(process.exit_code or 0 for process in processes)
+
+
+def shorten_log(log: Path) -> None:
+    """Move what a large log holds to ``NAME.1``, in place of what is there; its writers append to the same file."""
+    if log.stat().st_size > _LOG_LIMIT_BYTES:
+        shutil.copy(log, log.with_name(f"{log.name}.1"))
+        os.truncate(log, 0)
 
 
 @contextmanager

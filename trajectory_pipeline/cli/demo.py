@@ -118,7 +118,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         out.print("\nLook first at the report: which runs failed though Letta says that they are completed.")
         if stay:
             out.print("\nCtrl-C stops everything; `make demo` starts it again with the same data.")
-            if run_until_interrupted(processes) is not None:
+            if run_until_interrupted(processes, log) is not None:
                 raise PipelineError(f"A Dagster process ended unexpectedly; see {log}.")
     return complete and not failures
 

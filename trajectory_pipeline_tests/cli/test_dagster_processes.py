@@ -1,6 +1,8 @@
 """Dagster's home and storage: found or created, with an error that says what to do."""
 
+import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from trajectory_pipeline.cli.dagster_processes import (
     graphql,
     prepare_storage,
     project_folder,
+    shorten_log,
 )
+from trajectory_pipeline.cli.subprocesses import SupervisedProcess
 from trajectory_pipeline.errors import PipelineError, SettingsError
 
 pytestmark = pytest.mark.process
@@ -72,6 +76,18 @@ def test_free_port_replaces_a_port_in_use() -> None:
         assert other != port
     with socket.socket() as probe:
         probe.bind((HOST, other))
+
+
+def test_log_of_running_processes_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trajectory_pipeline.cli.dagster_processes._LOG_LIMIT_BYTES", 1000)
+    log = tmp_path / "dagster.log"
+    writer = "import time\nfor n in range(60):\n    print(str(n) * 50, flush=True)\n    time.sleep(0.05)"
+    with SupervisedProcess([sys.executable, "-c", writer], os.environ, tmp_path, log) as process:
+        while process.wait(0.05) is None:
+            shorten_log(log)
+            assert log.stat().st_size < 2500
+    assert log.read_text().endswith("59" * 50 + "\n")
+    assert len(log.with_name("dagster.log.1").read_text()) > 1000
 
 
 def test_graphql_without_a_server_returns_none() -> None:

@@ -1,6 +1,7 @@
 """The declaration of tables: each column is described, and the Arrow schema and the migrated database equal it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pyarrow as pa
@@ -243,3 +244,8 @@ def test_migrate_restores_changed_and_removed_comments(trajectory_database: str)
         connection.execute("COMMENT ON COLUMN trajectory.verdicts.outcome IS NULL")
     migrate(trajectory_database)
     assert comments(trajectory_database) == declared_comments()
+
+
+def test_retention_page_names_the_bound_of_every_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "retention.md").read_text().partition("## What grows")[2]
+    assert [table.name for table in TABLES if f"`{table.name}`" not in page] == []

@@ -40,7 +40,7 @@ def delete_old_runs(
     location: str | None = None,
     clock: Clock = utc_now,
 ) -> int:
-    """Delete finished runs that were created longer ago, with all that Dagster keeps of them; returns how many.
+    """Delete finished runs that were created longer ago, with all that is kept of them alone; returns how many.
 
     Only runs of this code location, and those of the commands, which have none.
 
@@ -49,14 +49,16 @@ def delete_old_runs(
             deleted.
     """
     from trajectory_pipeline.storage.postgres.ledger import entries_of_runs
+    from trajectory_pipeline.storage.postgres.retention import remove_bookkeeping
 
     filters = dg.RunsFilter(statuses=_FINISHED, created_before=clock() - older_than)
     own = (run.run_id for run in all_runs(instance, filters) if _is_own(run, location))
     # Listed before the first is deleted: pages of runs are found by the last run of the page before.
     old = list(itertools.islice(own, MAX_RUNS_PER_DAY))
-    for first in range(0, len(old), BATCH_SIZE):
+    for first in range(0, len(old) or 1, BATCH_SIZE):
         run_ids = old[first : first + BATCH_SIZE]
         report(instance, entries_of_runs(database, run_ids))
+        remove_bookkeeping(database, run_ids)
         _delete_compute_logs(instance, run_ids)
         for run_id in run_ids:
             instance.delete_run(run_id)

@@ -30,6 +30,8 @@ _DEFAULTS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "cluster_name": "trajectory-pipeline",
+    # A line every few minutes, for good: the log is rotated only when the server starts.
+    "log_checkpoints": "off",
     # For passwords that people choose; our own was created with fewer rounds (``cluster``).
     "scram_iterations": "4096",
 }

@@ -136,6 +136,26 @@ def record_pruned(partition: PartitionTransaction, asset: str, *, known_only: bo
         )
 
 
+def remove_bookkeeping(database: TrajectoryDatabase, dagster_run_ids: Sequence[str]) -> None:
+    """Remove what nothing reads any more: totals of Dagster runs that go, and reasons and locks that are void.
+
+    Totals by day and organization stay, and so do the calls: what was spent can always be added up.
+    """
+    with database.connect() as connection, translating_database_errors(database.url, "Removing bookkeeping"):
+        connection.execute(
+            "DELETE FROM trajectory.spend_totals WHERE scope = 'materialization' AND scope_key = ANY(%s)",
+            [list(dagster_run_ids)],
+        )
+        # Of a partition that is pruned even in part, they are not looked at: see ``INVALIDATED_PARTITIONS``.
+        connection.execute(
+            "DELETE FROM trajectory.invalidations i USING trajectory.partitions p"
+            " WHERE p.partition_key = i.partition_key AND p.asset = ANY(%s) AND p.result = %s",
+            [[TERMINAL_RUNS.name, TRAJECTORIES.name], PartitionResult.PRUNED],
+        )
+        # Left by killed workers.
+        connection.execute("DELETE FROM trajectory.verdict_locks WHERE expires_at < now() - interval '1 day'")
+
+
 def is_pruned(entries: Mapping[str, StoredEntry], partition_key: str) -> bool:
     """Whether a partition is pruned by an asset's ledger entries, or has none."""
     entry = entries.get(partition_key)

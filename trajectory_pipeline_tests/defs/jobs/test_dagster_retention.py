@@ -11,6 +11,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from trajectory_pipeline.defs.jobs.dagster_retention import delete_old_runs
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.urls import sqlalchemy_url
@@ -81,3 +82,29 @@ def test_delete_old_runs_keeps_a_run_whose_logs_stay(
     with pytest.raises(PipelineError, match=f"run {kept.run_id} cannot be deleted: read-only file system"):
         delete(stored, captured)
     assert stored.get_run_by_id(kept.run_id) is not None
+
+
+def test_delete_old_runs_removes_void_bookkeeping_and_no_spending(
+    captured: Settings, stored: dg.DagsterInstance
+) -> None:
+    url = str(captured.storage.database_url)
+    old = stored.add_run(dg.DagsterRun("trajectory_job", status=dg.DagsterRunStatus.SUCCESS)).run_id
+    going = stored.add_run(dg.DagsterRun("trajectory_job", status=dg.DagsterRunStatus.STARTED)).run_id
+    totals = [("day", "2026-11-20"), ("organization", "2026-11-20 o"), ("materialization", going)]
+    for scope, key in (*totals, ("materialization", old)):
+        execute(url, f"INSERT INTO trajectory.spend_totals VALUES ('{scope}', '{key}', 1, 0, 1.5, 0, 9, now())")
+    pruned, kept = partition_key(BUSY[0]), partition_key(BUSY[1])
+    execute(
+        url,
+        f"UPDATE trajectory.partitions SET result = 'pruned' WHERE partition_key = '{pruned}'",
+        "INSERT INTO trajectory.invalidations (invalidation_id, asset, partition_key, reason, invalidated_at) VALUES"
+        f" ('1', 'trajectories', '{pruned}', 'void', now()), ('2', 'terminal_runs', '{kept}', 'pending', now())",
+        "INSERT INTO trajectory.verdict_locks (verdict_key, worker, claimed_at, expires_at) VALUES"
+        " ('killed', 'w', now() - interval '3 days', now() - interval '2 days'),"
+        " ('late', 'w', now() - interval '2 hours', now() - interval '1 hour'), ('held', 'w', now(), now())",
+    )
+    assert delete(stored, captured) == 1
+    spent = query(url, "SELECT scope, scope_key, spent_usd FROM trajectory.spend_totals ORDER BY 1, 2")
+    assert [(scope, key) for scope, key, _ in spent] == sorted(totals)
+    assert query(url, "SELECT reason FROM trajectory.invalidations") == [("pending",)]
+    assert query(url, "SELECT verdict_key FROM trajectory.verdict_locks ORDER BY 1") == [("held",), ("late",)]
