@@ -40,7 +40,11 @@ def arrow_schema(table: Table) -> pa.Schema:
 
 
 def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """Return rows as dicts; a time that Python cannot hold (before the year 1, after 9999) is text."""
+    """Return rows as dicts.
+
+    A time that Python cannot hold (before the year 1, after 9999) is text; text that is no UTF-8 begins with a NUL,
+    and has its wrong bytes as escapes.
+    """
     try:
         return batch.to_pylist()
     except (ValueError, OverflowError):
@@ -55,4 +59,6 @@ def _to_python(value: Any) -> Any:
             return {name: _to_python(item) for name, item in value.items()}
         if isinstance(value, pa.ListScalar):
             return [_to_python(item) for item in value]
+        if isinstance(value, pa.StringScalar):
+            return "\0" + value.cast(pa.binary()).as_py().decode(errors="backslashreplace")
         return str(value.cast(pa.string()))

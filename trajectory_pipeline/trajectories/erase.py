@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajectory_pipeline.lossless_json import ConversionError, canonical_json, parse_json, write_json
-from trajectory_pipeline.schema.arrow import arrow_schema
+from trajectory_pipeline.schema.arrow import arrow_schema, rows_of
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.trajectories.messages import flag_or_none, message_kind, string_or_none
 from trajectory_pipeline.trajectories.outcome_rules import CAUSE_BY_CODE, REQUEST_REFUSALS
@@ -58,7 +58,7 @@ def erase_deleted(batch: pa.RecordBatch) -> pa.RecordBatch:
         return batch
     schema = arrow_schema(TERMINAL_RUNS)
     # Times as numbers: Python cannot hold all that Arrow and Postgres can.
-    rows = batch.cast(_timeless(batch.schema)).to_pylist()
+    rows = rows_of(batch.cast(_timeless(batch.schema)))
     erased = [_erased(row) if is_deleted else row for row, is_deleted in zip(rows, deleted.to_pylist(), strict=True)]
     return pa.RecordBatch.from_pylist(erased, schema=_timeless(schema)).cast(schema)
 

@@ -49,6 +49,7 @@ COPIED = {
 """Columns of each raw table that get into a trajectory without being parsed."""
 _TIMES = frozenset({"created_at", "completed_at"})
 """Text in them is a time that Python cannot hold."""
+_NO_TEXT = "holds a NUL character or is no UTF-8, and cannot be stored"
 METRICS_COLUMNS = ("step_ns", "llm_request_ns", "tool_execution_ns")
 
 Row = dict[str, Any]
@@ -185,14 +186,10 @@ def _reject_unstorable(raw: Mapping[str, Any]) -> None:
         for row, column in product(rows, COPIED[table]):
             value = row[column]
             if isinstance(value, str) and (column in _TIMES or "\0" in value):
-                problem = (
-                    f"is {value}, and only the years 1 to 9999 can be stored"
-                    if column in _TIMES
-                    else "holds a NUL character, which cannot be stored"
-                )
+                problem = f"is {value}, and only the years 1 to 9999 can be stored" if column in _TIMES else _NO_TEXT
                 raise ConversionError(f"{table}[{row['id']}].{column}", problem)
     if any("\0" in tag for tag in raw["agent_tags"]):
-        raise ConversionError(f"runs[{raw['run_id']}].agent_tags", "holds a NUL character, which cannot be stored")
+        raise ConversionError(f"runs[{raw['run_id']}].agent_tags", _NO_TEXT)
 
 
 def _metadata(text: str | None, path: str, digested: list[str], undigested: list[str]) -> dict[str, Any]:

@@ -197,8 +197,24 @@ def test_nul_in_a_copied_column_quarantines_its_run() -> None:
     (item,) = conversion.quarantined
     assert (item.json_path, item.error) == (
         "messages[message-1].name",
-        "holds a NUL character, which cannot be stored",
+        "holds a NUL character or is no UTF-8, and cannot be stored",
     )
+
+
+@pytest.mark.parametrize("column", ["id", "name", "sender_id", "content", "tool_returns", "otid"])
+def test_bytes_that_are_no_utf_8_quarantine_their_run_only(column: str) -> None:
+    """As a source of the encoding SQL_ASCII may hold them."""
+    mark = '[{"type": "text", "text": "@@@"}]'
+    odd = batch_of(raw_run(message(1, **{column: mark})), raw_run(message(2, reply="Ho"), id="run-2"))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, odd.schema) as writer:
+        writer.write_batch(odd)
+    with pa.ipc.open_stream(sink.getvalue().to_pybytes().replace(b"@@@", b"\xff\xfe@")) as reader:
+        conversion = agreed(batch := reader.read_next_batch())
+    # Of no use to a trajectory.
+    assert [run.run_id for run in conversion.quarantined] == ([] if column == "otid" else ["run-1"])
+    deleted = batch.set_column(batch.schema.get_field_index("deleted_at"), "deleted_at", pa.array([NOON, NOON]))
+    assert erase_deleted(deleted.cast(batch.schema)).num_rows == 2
 
 
 @pytest.mark.parametrize("text", ["[" * 5000, '{"a":' * 5000, "[" * 5000 + "}" * 5000, "[" * 201])

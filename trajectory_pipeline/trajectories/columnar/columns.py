@@ -80,9 +80,13 @@ def raw_columns(batch: pa.RecordBatch) -> RawColumns:
 
 
 def holds_unstorable(arrays: "Iterable[pa.Array[Any]]") -> bool:
-    """Return whether a column holds a time before the year 1 or after 9999, or text with a NUL."""
+    """Return whether a column holds a time before the year 1 or after 9999, or text with a NUL or no UTF-8."""
     for array in arrays:
         column: Any = array
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            return True
         if pa.types.is_timestamp(column.type):
             found = cast(Any, pc.min_max(column.cast(pa.int64()))).as_py()
             if found["min"] is not None and not _FIRST_MICROSECOND <= found["min"] <= found["max"] <= _LAST_MICROSECOND:
