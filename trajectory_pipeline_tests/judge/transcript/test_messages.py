@@ -292,3 +292,22 @@ def test_transcript_of_a_sample_run_shows_every_message() -> None:
         for cited_as in rendered.by_cited_id:
             for passage_text in lines_under(rendered, cited_as):
                 assert all(line in rendered.text for line in passage_text.splitlines())
+
+
+@pytest.mark.parametrize("value", [5, -1.5, True, "text", {"a": [1]}, [1, None, {"b": 2}], [["nested"]]])
+@pytest.mark.parametrize("field", ["stdout", "stderr", "status", "tool_call_id", "func_response"])
+def test_tool_return_with_any_json_value_is_rendered(field: str, value: Any) -> None:
+    returned = {**tool_return("call-1", None), field: value}
+    shown = render(document("run-1", turn("step-1", message("message-a", "tool", tool_returns=[returned])))).text
+    assert shown.startswith("[1] message-a role=tool kind=tool step=step-1 run=run-1\n  <- return ")
+
+
+def test_tool_return_of_parts_shows_its_text_and_names_its_images() -> None:
+    image = {"type": "image", "source": {"media_type": "image/png", "stub": {"bytes": 4}}}
+    returned = tool_return("call-1", "see", func_response=[{"type": "text", "text": "see"}, image])
+    shown = render(document("run-1", turn("step-1", message("message-a", "tool", tool_returns=[returned])))).text
+    assert shown.splitlines()[1:] == [
+        "  <- return call-1 status=success",
+        "  see",
+        "  (an image, image/png: not shown)",
+    ]
