@@ -187,7 +187,8 @@ class JudgeSettings(_Group):
     api_key: OptionalSecret = setting("OPENAI_API_KEY")
     """API key of the judge's provider. Not needed where OPENAI_BASE_URL is set."""
     base_url: OptionalHttpUrl = setting("OPENAI_BASE_URL", repr=False)
-    """Endpoint with an OpenAI-compatible chat API. Unset: OpenAI itself."""
+    """Endpoint with an OpenAI-compatible chat API: what stands before `/chat/completions`, mostly ending in `/v1`. A
+    query (`?api-version=…`) is sent with each call. Unset: OpenAI itself."""
     response_format: ResponseFormatChoice = setting("TRAJECTORY_JUDGE_FORMAT", ResponseFormatChoice.AUTO)
     """How the response schema is sent to the judge: `json_schema` (strict), `tool_call`, `prompt` (in the prompt's
     text), or `auto`: the first of these that the server accepts. Default `auto`."""

@@ -169,18 +169,22 @@ class ErrorClass(StrEnum):
     # The call.
     RATE_LIMITED = (
         "rate_limited",
-        "Too many requests or tokens (HTTP 429).",
+        "Too many requests or tokens (HTTP 429), or a quota that the provider says to wait for.",
         "all calls pause for as long as the provider asks, then retry",
     )
     QUOTA_EXCEEDED = (
         "quota_exceeded",
-        "The account has no credit left (HTTP 402, or 429 with its code).",
+        "The account has no credit left (HTTP 402, or another status in words).",
         _CIRCUIT_OPENS,
     )
-    AUTHENTICATION = "authentication", "The API key is wrong (HTTP 401).", _CIRCUIT_OPENS
+    AUTHENTICATION = "authentication", "The API key is wrong (HTTP 401, or 400 in words).", _CIRCUIT_OPENS
     PERMISSION = "permission", "The API key lacks permission (HTTP 403).", _CIRCUIT_OPENS
-    MODEL_NOT_FOUND = "model_not_found", "The model or endpoint does not exist (HTTP 404).", _CIRCUIT_OPENS
-    SERVER_ERROR = "server_error", "The provider's server failed (HTTP 5xx, 408, 409).", _RETRIED
+    MODEL_NOT_FOUND = (
+        "model_not_found",
+        "The model or endpoint does not exist (HTTP 404, 405, 410, a redirect, or 400 in words).",
+        _CIRCUIT_OPENS,
+    )
+    SERVER_ERROR = "server_error", "The provider's server or a gateway failed (HTTP 5xx, 408, 409, 424, 499).", _RETRIED
     CONNECTION = (
         "connection",
         "The provider could not be reached, or the connection was lost before the response was complete.",
@@ -189,7 +193,7 @@ class ErrorClass(StrEnum):
     TIMEOUT = "timeout", "No complete response within `TRAJECTORY_JUDGE_TIMEOUT`.", _RETRIED
     UNSUPPORTED = (
         "unsupported",
-        "The server rejects the response format or a parameter (HTTP 400, 404, 422).",
+        "The server rejects the response format or a parameter (HTTP 400, 404, 415, 422, 500, 501).",
         "sent in the next simpler format (where `TRAJECTORY_JUDGE_FORMAT` is `auto`) or without the parameter",
     )
     CONTEXT_TOO_LONG = (
@@ -199,7 +203,11 @@ class ErrorClass(StrEnum):
     )
     CONTENT_FILTER = "content_filter", "The provider's filter rejected the prompt or withheld the response.", "none"
     BAD_REQUEST = "bad_request", "The provider rejects the request for another reason (other HTTP 4xx).", "none"
-    NOT_A_COMPLETION = "not_a_completion", "Status 200, but the body is not a chat completion (such as HTML).", _RETRIED
+    NOT_A_COMPLETION = (
+        "not_a_completion",
+        "Status 200, but the body is not a chat completion (such as HTML), or is too large for one.",
+        _RETRIED,
+    )
     NO_ANSWER = "no_answer", "A chat completion without content.", _RETRIED
     # The response.
     REFUSED = "refused", "The model refuses to judge.", "none"

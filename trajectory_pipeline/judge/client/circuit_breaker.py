@@ -63,7 +63,9 @@ class CircuitBreaker:
             if self._unusable >= self._opens_after * (_PATIENCE if self._was_usable else 1):
                 reason = f"{self._unusable} questions in a row have no usable answer, the last by {failure}"
                 self.open(reason, "The judge gives no usable answer")
-        elif last.result is AttemptResult.ERROR and last.error_class not in PROVIDER_DOWN | {ErrorClass.RATE_LIMITED}:
+        elif last.error_class in PER_PROMPT or (
+            last.result is AttemptResult.ERROR and last.error_class not in PROVIDER_DOWN | {ErrorClass.RATE_LIMITED}
+        ):
             # Ids and numbers differ where the words are the same.
             refusal = (last.http_status, re.sub(r"\S*\d\S*", "#", last.error_message or ""))
             self._same_refusals = self._same_refusals + 1 if refusal == self._refusal else 1
