@@ -81,7 +81,9 @@ class RandomWork:
 
     def damage_state(self) -> str:
         """Change the pipeline's own state once, at random; returns what was done."""
-        damage = self._rng.choice([self.lose_ledger, self.leave_file, self.judge, self.judge, self.skew_clock])
+        damage = self._rng.choice(
+            [self.lose_ledger, self.leave_file, self.judge, self.judge, self.skew_clock, self.change_source_identity]
+        )
         return damage()
 
     def stale(self) -> list[datetime]:
@@ -99,6 +101,13 @@ class RandomWork:
         asset = self._rng.choice([TERMINAL_RUNS.name, TRAJECTORIES.name])
         self.pipeline.do(f"DELETE FROM trajectory.partitions WHERE asset = '{asset}' AND partition_key = '{key}'")
         return f"lost ledger of {asset} {key}"
+
+    def change_source_identity(self) -> str:
+        """What was captured before was another database, as after a failover: deletions wait for the user."""
+        self.pipeline.do(
+            f"UPDATE trajectory.sources SET identity = 'source before event {self._rng.getrandbits(64)}' WHERE accepted"
+        )
+        return "changed the source's identity"
 
     def leave_file(self) -> str:
         """A killed process leaves a temporary file."""
