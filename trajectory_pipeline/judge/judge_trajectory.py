@@ -1,6 +1,9 @@
 """From a trajectory's documents to the columns of its verdict: render, ask, grade."""
 
+import asyncio
 import hashlib
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,6 +22,10 @@ from trajectory_pipeline.judge.window_summary import summarize_windows
 Row = dict[str, Any]
 _RETRY_SHARES = (0.5, 0.25)
 """Shares of the prompt size to try in turn, where the provider rejects a prompt as too long."""
+
+
+RENDERING_SECONDS = 60.0
+"""Time that rendering and redacting one transcript may take while others are being judged."""
 
 
 class Ask(Protocol):
@@ -66,16 +73,22 @@ class JudgeRequest:
 
 
 def build_judge_request(
-    documents: Sequence[Mapping[str, Any]], policy: RefinementPolicy, estimate: TokenEstimate | None = None
+    documents: Sequence[Mapping[str, Any]],
+    policy: RefinementPolicy,
+    estimate: TokenEstimate | None = None,
+    seconds: float = math.inf,
 ) -> JudgeRequest:
     """Return what a judge is shown of the runs of a task, the earliest first, the judged one last.
 
     Without the estimate of a session, the conservative one is used.
+
+    Raises:
+        RedactionTimeoutError: it took longer than so many seconds.
     """
     estimate = estimate or TokenEstimate()
-    redact = Redactor(policy.redact, policy.redaction_key)
 
     def build(tokens: int) -> JudgeRequest:
+        redact = Redactor(policy.redact, policy.redaction_key, time.monotonic() + seconds)
         rendered = render_transcript(documents, _transcript_bytes(tokens, estimate), redact)
         return JudgeRequest(rendered, tokens, estimate, build)
 
@@ -99,7 +112,7 @@ async def judge(request: JudgeRequest, heuristic_outcome: str, ask: Ask) -> Row:
     for share in _RETRY_SHARES:
         if columns.get("error_class") != "context_too_long":
             break
-        smaller = request.with_prompt_tokens(int(request.max_prompt_tokens * share))
+        smaller = await asyncio.to_thread(request.with_prompt_tokens, int(request.max_prompt_tokens * share))
         if not smaller.rendered.fits:
             break
         if smaller.shown_sha256 != shown:

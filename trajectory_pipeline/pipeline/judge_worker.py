@@ -19,7 +19,8 @@ from trajectory_pipeline.judge.client.call_record import AskResult, CallRecord, 
 from trajectory_pipeline.judge.client.errors import is_outage
 from trajectory_pipeline.judge.client.session import JudgeSession, open_session
 from trajectory_pipeline.judge.config import JudgeConfig
-from trajectory_pipeline.judge.judge_trajectory import build_judge_request, failed, judge
+from trajectory_pipeline.judge.judge_trajectory import RENDERING_SECONDS, build_judge_request, failed, judge
+from trajectory_pipeline.judge.redaction.redactor import RedactionTimeoutError
 from trajectory_pipeline.pipeline.call_budget import (
     CLAIM_EXTRA_SECONDS,
     CallBudget,
@@ -296,17 +297,24 @@ class JudgeWorker:
         except MissingDocumentError as missing:
             error_class = "document_missing" if missing.run_id == candidate.run_id else "earlier_run_missing"
             return failed(error_class, f"{missing}: materialize trajectories of {missing.partition_key}")
-        async with self._rendering:
-            request = build_judge_request(documents, self._policy, self._estimate)
-            # One prompt for each pass of the loop: else answers wait until many prompts are built.
-            await asyncio.sleep(0)
+        try:
+            # Off the loop, which times calls. One at a time: rendering leaves no core idle.
+            async with self._rendering:
+                request = await asyncio.to_thread(
+                    build_judge_request, documents, self._policy, self._estimate, RENDERING_SECONDS
+                )
+        except RedactionTimeoutError:
+            return _too_slow()
 
         async def ask(messages: Sequence[dict[str, str]], answer_type: type[JudgeReply]) -> AskResult[JudgeReply]:
             return await session.ask(messages, answer_type, partial(calls.begin, request=request), calls.end)
 
         self.stats[candidate.partition_key].judged += request.calls > 0
         await until_stored.enter_async_context(self._unstored)
-        return await judge(request, candidate.heuristic_outcome, ask)
+        try:
+            return await judge(request, candidate.heuristic_outcome, ask)
+        except RedactionTimeoutError:  # of a smaller prompt
+            return _too_slow()
 
     def _identity(self, candidate: JudgingCandidate) -> Row:
         return {
@@ -328,6 +336,14 @@ class JudgeWorker:
 
 def _not_eligible(error_class: str, message: str) -> Row:
     return {"verdict_status": "not_eligible", "error_class": error_class, "error_message": message}
+
+
+def _too_slow() -> Row:
+    return failed(
+        ErrorClass.RENDERING_TIMEOUT,
+        f"rendering and redacting the transcript took longer than {RENDERING_SECONDS:g} seconds: nothing more of it was"
+        " sent. Look for a very large or odd text in it with `trajectory-pipeline show`, or deny its agent.",
+    )
 
 
 def _deferred(exhausted: BudgetExhausted) -> Row:

@@ -226,6 +226,11 @@ class ErrorClass(StrEnum):
         VerdictStatus.NOT_ELIGIBLE,
     )
     TOO_LONG = "too_long", "The transcript does not fit into 32 windows, even when truncated.", "not sent"
+    RENDERING_TIMEOUT = (
+        "rendering_timeout",
+        "Rendering and redacting the transcript took longer than 60 seconds.",
+        "not sent; other trajectories are judged meanwhile",
+    )
     EARLIER_RUN_MISSING = "earlier_run_missing", "The document of an earlier run of the chain is missing.", "not sent"
     DOCUMENT_MISSING = "document_missing", "The document of the run itself is missing.", "not sent"
     MATERIALIZATION_BUDGET = "materialization_budget", _no_headroom("TRAJECTORY_MATERIALIZATION_BUDGET_USD"), *_DEFERRED

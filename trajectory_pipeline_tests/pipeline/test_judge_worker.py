@@ -21,10 +21,12 @@ from trajectory_pipeline.defs.metadata import refined_outcomes_metadata
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import PipelineError, ProviderDownError, SinkError
 from trajectory_pipeline.judge import judge_trajectory
+from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline import judge_worker
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline_tests.judge.documents import document, message, text, turn
 from trajectory_pipeline_tests.judge.provider import ANSWER, Provider, completion
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, only, program_that_judges
@@ -66,6 +68,42 @@ def test_judge_partition_reports_calls_cost_and_outcomes(captured: Pipeline, jud
     assert sum(result.outcomes.values()) == result.statuses["judged"]
     assert result.written is not None
     assert result.written.rows == RUNS
+
+
+def test_transcript_that_takes_too_long_to_render_fails_alone(
+    captured: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = only(captured.ask("SELECT min(run_id) AS id FROM trajectory.trajectories WHERE message_count > 0"))["id"]
+
+    def build(documents: Any, policy: Any, estimate: Any, seconds: float) -> Any:
+        shown = documents[-1]["run_id"] == slow
+        return judge_trajectory.build_judge_request(documents, policy, estimate, -1 if shown else seconds)
+
+    monkeypatch.setattr(judge_worker, "build_judge_request", build)
+    captured.refine(HOUR)
+    failed = {run_id: row for run_id, row in verdicts(captured).items() if row["verdict_status"] == "failed"}
+    assert set(failed) == {slow}
+    assert (failed[slow]["error_class"], failed[slow]["attempts"]) == ("rendering_timeout", 0)
+    assert "took longer than 60 seconds" in failed[slow]["error_message"]
+    assert judge.calls()["received"] == eligible(captured) - 1
+
+
+def test_loop_stays_responsive_while_hostile_text_is_rendered() -> None:
+    hostile = "eyJaaaaaaaaaaa." * 100_000
+    run = document("run-1", turn("step-1", message("message-a", "user", text(hostile))))
+
+    async def longest_pause() -> float:
+        rendering = asyncio.create_task(
+            asyncio.to_thread(judge_trajectory.build_judge_request, [run], RefinementPolicy("m"))
+        )
+        longest, before = 0.0, time.monotonic()
+        while not rendering.done():
+            await asyncio.sleep(0.01)
+            longest, before = max(longest, time.monotonic() - before), time.monotonic()
+        await rendering
+        return longest
+
+    assert asyncio.run(longest_pause()) < 2
 
 
 def test_judge_run_without_messages_is_not_eligible(captured: Pipeline) -> None:

@@ -8,7 +8,7 @@ import base64
 import binascii
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from trajectory_pipeline.judge.redaction.credentials import find_credentials
 from trajectory_pipeline.judge.redaction.named_values import find_named_values
@@ -141,28 +141,29 @@ _ENCODED = re.compile(r"(?<![A-Za-z0-9+/_=.-])[A-Za-z0-9+/_-]{20,4096}={0,2}(?![
 _FROM_URL_SAFE = str.maketrans("-_", "+/")
 
 
-def find_secrets(text: str) -> Iterator[Span]:
-    """Yield the spans of secrets; they may overlap."""
+def find_secrets(text: str, checkpoint: Callable[[], None] = lambda: None) -> Iterator[Span]:
+    """Yield the spans of secrets; they may overlap. ``checkpoint`` is called often, and may raise to end the search."""
     visible = visible_text(text)
-    for span in _find(visible.text):
+    for span in _find(visible.text, checkpoint):
         yield Span(*visible.original(span.start, span.end), span.kind)
 
 
-def _find(text: str, *, is_decoded: bool = False) -> Iterator[Span]:
+def _find(text: str, checkpoint: Callable[[], None], *, is_decoded: bool = False) -> Iterator[Span]:
     yield from _private_keys(text)
-    yield from find_table_secrets(text)
+    yield from find_table_secrets(text, checkpoint)
     for at in range(0, max(len(text) - _OVERLAP, 1), _PIECE - _OVERLAP):
-        for span in _find_in_piece(text[at : at + _PIECE], is_decoded=is_decoded):
+        checkpoint()
+        for span in _find_in_piece(text[at : at + _PIECE], checkpoint, is_decoded=is_decoded):
             yield Span(at + span.start, at + span.end, span.kind)
 
 
-def _find_in_piece(text: str, *, is_decoded: bool) -> Iterator[Span]:
+def _find_in_piece(text: str, checkpoint: Callable[[], None], *, is_decoded: bool) -> Iterator[Span]:
     yield from _keys(text)
     yield from _broken_keys(text)
     yield from find_credentials(text)
     yield from find_named_values(text)
     if not is_decoded:
-        yield from _encoded_secrets(text)
+        yield from _encoded_secrets(text, checkpoint)
 
 
 def _private_keys(text: str) -> Iterator[Span]:
@@ -229,11 +230,11 @@ def _jwts(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
         at = stop + 1
 
 
-def _encoded_secrets(text: str) -> Iterator[Span]:
+def _encoded_secrets(text: str, checkpoint: Callable[[], None]) -> Iterator[Span]:
     """Find secrets in text that is encoded in base64."""
     for word in _ENCODED.finditer(text):
         decoded = _decoded(word.group())
-        if decoded and next(_find(decoded, is_decoded=True), None) is not None:
+        if decoded and next(_find(decoded, checkpoint, is_decoded=True), None) is not None:
             yield Span(*word.span(), "encoded")
 
 

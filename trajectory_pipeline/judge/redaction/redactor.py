@@ -7,7 +7,9 @@ dictionary can be tried against the tag.
 
 import hashlib
 import hmac
+import math
 import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -27,15 +29,24 @@ _SPECIFIC = ("private_key", "jwt", "api_key", "basic", "iban", "card", "email", 
 """Kinds found by the form of the value itself, by their precedence where findings overlap."""
 
 
+class RedactionTimeoutError(Exception):
+    """The deadline of a redactor has passed."""
+
+
 @dataclass(frozen=True)
 class Redactor:
-    """Redacts texts; ``personal`` includes secrets. Machines with different keys make different placeholders."""
+    """Redacts texts; ``personal`` includes secrets. Machines with different keys make different placeholders.
+
+    After ``deadline``, a time of ``time.monotonic``, it raises RedactionTimeoutError.
+    """
 
     mode: RedactionMode = RedactionMode.SECRETS
     key: bytes = field(default=b"", repr=False)
+    deadline: float = math.inf
 
     def __call__(self, text: str) -> str:
         """Return a text with placeholders in place of what was found; a redacted text stays as it is."""
+        self._check_deadline()
         if self.mode == RedactionMode.OFF:
             return text
         # A placeholder may expose a value that its neighbor hid.
@@ -46,8 +57,12 @@ class Redactor:
             text = redacted
         return text
 
+    def _check_deadline(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise RedactionTimeoutError
+
     def _once(self, text: str) -> str:
-        found = [("secret", span) for span in find_secrets(text)]
+        found = [("secret", span) for span in find_secrets(text, self._check_deadline)]
         if self.mode == RedactionMode.PERSONAL:
             found += [("personal", span) for span in find_personal_data(text)]
         if not found:

@@ -1,7 +1,7 @@
 """Secrets in a column that its head names: tables in Markdown or of a terminal, CSV, and SQL's INSERT."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from trajectory_pipeline.judge.redaction.named_values import is_value
 from trajectory_pipeline.judge.redaction.span import Span
@@ -22,7 +22,7 @@ _SQL_VALUE = re.compile(r"""'([^']{0,512})'|"([^"]{0,512})"|(,)""")
 _Cells = list[tuple[int, int]]
 
 
-def find_table_secrets(text: str) -> Iterator[Span]:
+def find_table_secrets(text: str, checkpoint: Callable[[], None]) -> Iterator[Span]:
     """Yield the spans of cells in columns of secrets."""
     lowered = text.lower()
     if not any(hint in lowered for hint in _HINTS):
@@ -31,6 +31,7 @@ def find_table_secrets(text: str) -> Iterator[Span]:
     columns: Sequence[int] = ()
     delimiter, width, rows = "", 0, 0
     for line in _LINE.finditer(text):
+        checkpoint()
         if columns:
             cells = _cells(text, line.start(), line.end(), delimiter)
             rows += 1
