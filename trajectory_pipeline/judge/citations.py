@@ -3,16 +3,23 @@
 import math
 from typing import Any
 
+from trajectory_pipeline.judge.echoes import AgentWriting, words
 from trajectory_pipeline.judge.response_schema import Citation, RequirementKind
-from trajectory_pipeline.judge.transcript.messages import Passage, PassageSource, TranscriptMessage
+from trajectory_pipeline.judge.transcript.messages import (
+    AGENT_SOURCES,
+    Passage,
+    PassageSource,
+    TranscriptMessage,
+)
 from trajectory_pipeline.judge.transcript.windows import RenderedTranscript
 
-AGENT_SOURCES = frozenset[PassageSource]({"agent_text", "agent_speech", "agent_thought", "agent_call"})
-"""What an agent says, thinks or asks for; it does not show that something was done."""
+SHORTEST_EVIDENCE = 6
+"""Letters and digits of a return that show an action: an ``OK`` may be any tool's."""
 _ANSWER_SOURCES = frozenset[PassageSource]({"agent_text", "agent_speech"})
 _REQUEST_SOURCES = frozenset[PassageSource]({"person", "other_agent"})
 _FAILURE_SOURCES = frozenset[PassageSource]({"tool_error", "server_error", "denial"})
 """What shows that something was not done."""
+_ECHO = "the tool only repeats what the agent wrote"
 _UNUSABLE_SOURCES = frozenset[PassageSource]({"summary", "system", "unknown"})
 """Written before the work, or by an agent about it, or of unknown origin."""
 
@@ -30,6 +37,7 @@ class CitationChecker:
         ]
         self._first_agent_number = min(own, default=math.inf)
         self._quotable_texts: dict[int, list[str]] = {}
+        self._writing: AgentWriting | None = None
 
     def check(self, citation: Citation, claim: str, kind: RequirementKind | None = None) -> dict[str, Any]:
         """Return a citation with ``valid``, ``problem`` (None where it is valid), and ``source``: whose words it is.
@@ -81,16 +89,42 @@ class CitationChecker:
             return "an error or a denial does not show that something was done"
         if source == "speech_return" and kind != "answer":
             return "the return of a message to a person shows only that words were sent"
+        if source == "tool_return" and kind != "answer":
+            return self._why_not_shown(passage, message, quote, kind)
         if source in ("tool_return", "speech_return") and _repeats_call_text(quote, passage.call_text):
-            return "the tool only repeats what the agent wrote in its call"
+            return _ECHO
         if source in _REQUEST_SOURCES and message.number < self._first_agent_number:
             return "the task's own words prove nothing: they were said before the agent did anything"
         return None
+
+    def _why_not_shown(
+        self, passage: Passage, message: TranscriptMessage, quote: str, kind: RequirementKind | None
+    ) -> str | None:
+        """Return why a quote from a tool's return does not show an action or a state; None where it does."""
+        returned = _without_header(quote, passage)
+        if not words(returned) and len(passage.lines) == 1:
+            return None  # The tool returned nothing but its status.
+        if kind == "action" and len(words(returned)) < SHORTEST_EVIDENCE:
+            return f"fewer than {SHORTEST_EVIDENCE} letters and digits of a return do not show what was done"
+        if self._writing is None:
+            self._writing = AgentWriting(self._rendered.messages)
+        return _ECHO if self._writing.is_echo(returned, passage, message.number) else None
 
 
 def normalize_text(text: str) -> str:
     """Return a text with each run of white space as one blank."""
     return " ".join(text.split())
+
+
+def _without_header(quote: str, passage: Passage) -> str:
+    """Return a quote without what it has of the line that we put before a return."""
+    header = normalize_text(passage.lines[0].text)
+    if not header.startswith("<- return "):  # a message that is larger than a window lost its beginning
+        return quote
+    if quote in header:
+        return ""
+    longest = next((n for n in range(min(len(header), len(quote)), 0, -1) if quote.startswith(header[-n:])), 0)
+    return quote[longest:] if longest > len("status=") else quote
 
 
 def _repeats_call_text(quote: str, call_text: str) -> bool:

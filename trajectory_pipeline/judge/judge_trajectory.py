@@ -151,7 +151,7 @@ async def _reach_verdict(request: JudgeRequest, heuristic_outcome: str, ask: Ask
     share = min(sum(shares) / len(shares) if shares else 1.0, result.calls[-1].share_read)
     rendered = replace(rendered, share_read=share)
     shown["coverage"] = rendered.coverage
-    graded = grade_response(result.answer, rendered, heuristic_outcome)
+    graded = await asyncio.to_thread(grade_response, result.answer, rendered, heuristic_outcome)
     return {**shown, **graded.columns, "verdict_status": graded.verdict_status, "judged_at": datetime.now(UTC)}
 
 

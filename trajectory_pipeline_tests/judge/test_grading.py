@@ -190,7 +190,7 @@ def test_citation_is_valid_only_if_the_message_has_the_quote(quote: str, where: 
 
 OWN = "an agent's own words prove nothing"
 TASK = "the task's own words prove nothing: they were said before the agent did anything"
-ECHO = "the tool only repeats what the agent wrote in its call"
+ECHO = "the tool only repeats what the agent wrote"
 SETBACK = "an error or a denial does not show that something was done"
 SENT = "the return of a message to a person shows only that words were sent"
 

@@ -20,7 +20,7 @@ from trajectory_pipeline.judge.prompt import messages
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline.judge.transcript.windows import RenderedTranscript
 from trajectory_pipeline_tests.judge.documents import Document
-from trajectory_pipeline_tests.judge.red_team import ATTACKS, attempt
+from trajectory_pipeline_tests.judge.red_team import ATTACKS, ECHOES, PROOFS, attempt
 from trajectory_pipeline_tests.judge.rendering import render
 
 each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
@@ -72,6 +72,24 @@ def test_attack_text_that_is_cited_proves_nothing(attack: Document) -> None:
     for kind in ("action", "state"):
         answer = _most_wanted(planted, kind)
         assert grade_response(answer, rendered, "failure").verdict_status == "insufficient_evidence"
+
+
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
+@pytest.mark.parametrize("whole", [False, True])
+def test_return_that_only_repeats_the_agent_proves_no_action(echo: Document, *, whole: bool) -> None:
+    rendered = render(echo)
+    last = rendered.messages[-1]
+    shown = [line for passage in last.passages for quotable in passage.quotable_texts for line in quotable.splitlines()]
+    quotes = ["\n".join(shown)] if whole else shown
+    answer = _most_wanted([{"message_id": last.cited_as, "quote": quote} for quote in quotes], "action")
+    assert grade_response(answer, rendered, "failure").verdict_status == "insufficient_evidence"
+
+
+@pytest.mark.parametrize(("run", "words"), PROOFS.values(), ids=PROOFS)
+def test_return_that_shows_an_action_proves_it(run: Document, words: str) -> None:
+    rendered = render(run)
+    answer = _most_wanted([{"message_id": rendered.messages[-1].cited_as, "quote": words}], "action")
+    assert grade_response(answer, rendered, "failure").columns.get("outcome") == "success"
 
 
 def _most_wanted(planted: list[dict[str, str]], kind: str) -> JudgeResponse:

@@ -7,6 +7,7 @@ more. An error that the server recorded is a line of its own, ``!! step step-…
 Run status, model names and the heuristic outcome are not shown.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -39,8 +40,15 @@ PassageSource = Literal[
 """Who wrote a passage. ``agent_speech``: what an agent tells a person through ``send_message``; ``speech_return``: what
 that call returned, which shows only that words were sent."""
 
-SPEAKING_TOOLS = frozenset({"send_message"})
-"""Letta's older agents speak through this tool."""
+AGENT_SOURCES = frozenset[PassageSource]({"agent_text", "agent_speech", "agent_thought", "agent_call"})
+"""What an agent says, thinks or asks for; it does not show that something was done."""
+_PERSON = r"(?:_?(?:to|with|back|the|user|human|person|people|customer|client|operator|caller|chat|everyone))*"
+_SPEAKING_TOOL = re.compile(
+    r"(?:[a-z0-9]+[.:/-]+)?(?:(?:send|post|write|give|emit|return|final)_?)?(?:message|reply|response|answer)"
+    rf"{_PERSON}|(?:reply|respond|speak|say|talk|tell|answer|chat){_PERSON}|send_message_to_agent\w*",
+    re.IGNORECASE,
+)
+"""Tools that only speak, by what their name says: ``send_message`` of Letta's older agents, ``reply_to_user``."""
 _MARKS = ("->", "<-", "??", "!!", "[…", "(reasoning)", "(text)", "(stdout)", "(stderr)")
 _USER_KINDS: dict[str, PassageSource] = {
     "user": "person",
@@ -63,7 +71,7 @@ _ROLES: dict[str, PassageSource] = {
 class Passage:
     """Lines from one source in one message.
 
-    ``call_text`` is what the agent wrote in the call that a tool's return answers: the return may only repeat it.
+    ``call_text`` is what the agent wrote in a call, whole: of the call itself, and of the one that a return answers.
     """
 
     source: PassageSource
@@ -145,7 +153,7 @@ class _TranscriptBuilder:
         for turn in document["turns"]:
             step = self._name(turn["step_id"])
             for message in turn["messages"]:
-                is_task = not has_task and message.get("kind") == "user"
+                is_task = not has_task and message.get("kind") == "user" and not message.get("is_deleted")
                 has_task = has_task or is_task
                 yield self._message(message, step, run, is_task=is_task)
             # Another run's step is shown with its own run, if that is shown at all.
@@ -167,7 +175,10 @@ class _TranscriptBuilder:
         self._number += 1
         name, role, kind = (self._name(message[key]) for key in ("message_id", "role", "kind"))
         self._truncation.start_message(name)
-        passages = tuple(passage for passage in self._passages(message) if passage.lines)
+        if message.get("is_deleted"):
+            passages = self._left_out(message)
+        else:
+            passages = tuple(passage for passage in self._passages(message) if passage.lines)
         return TranscriptMessage(
             name,
             f"[{self._number}] {name} role={role} kind={kind} step={step} run={run}",
@@ -180,6 +191,18 @@ class _TranscriptBuilder:
             content_characters=self._truncation.content_characters,
             shown_characters=self._truncation.shown_characters,
         )
+
+    def _left_out(self, message: Mapping[str, Any]) -> tuple[Passage, ...]:
+        """Return a note in place of a message that is marked deleted; its characters count as not shown."""
+        shown, self._truncation = self._truncation, Truncation(0)  # later texts must not refer to what is not shown
+        passages = list(self._passages(message))
+        characters = self._truncation.content_characters
+        self._truncation = shown
+        shown.content_characters += characters
+        note = _mark(f"[… {characters} characters left out: deleted at the source …]")
+        sources = dict.fromkeys(passage.source for passage in passages)
+        calls = [passage.call_text for passage in passages if passage.source in AGENT_SOURCES]
+        return tuple(Passage(source, (note,) if n == 0 else (), "\n".join(calls)) for n, source in enumerate(sources))
 
     def _passages(self, message: Mapping[str, Any]) -> Iterator[Passage]:
         role = str(message["role"])
@@ -224,7 +247,7 @@ class _TranscriptBuilder:
         name = self._name(function.get("name"))
         self._calls.setdefault(as_text(call.get("id")), []).append((name, text))
         lines = _framed(f"-> call {self._name(call.get('id'))} {name}(", self._lines(text), ")")
-        return Passage("agent_speech" if name in SPEAKING_TOOLS else "agent_call", lines)
+        return Passage("agent_speech" if _SPEAKING_TOOL.fullmatch(name) else "agent_call", lines, self._redact(text))
 
     def _return(self, returned: Mapping[str, Any]) -> Passage:
         status = "denied" if returned.get("denied") else self._name(returned.get("status"))
@@ -243,7 +266,7 @@ class _TranscriptBuilder:
         source: PassageSource = "tool_return"
         if status in ("error", "denied"):
             source = "tool_error"
-        elif any(name in SPEAKING_TOOLS for name, _ in calls):
+        elif any(_SPEAKING_TOOL.fullmatch(name) for name, _ in calls):
             source = "speech_return"
         return Passage(source, tuple(lines), call_text="\n".join(self._redact(text) for _, text in calls))
 

@@ -311,3 +311,41 @@ def test_tool_return_of_parts_shows_its_text_and_names_its_images() -> None:
         "  see",
         "  (an image, image/png: not shown)",
     ]
+
+
+# ---- deleted messages ---------------------------------------------------------------------------------------------
+
+
+def test_deleted_message_is_not_shown_but_counts_in_coverage() -> None:
+    secret, kept = "This was taken back. " * 100, "This stands. " * 100
+    run = document(
+        "run-1",
+        turn(
+            "step-1",
+            message("message-a", "user", text(secret), is_deleted=True),
+            message("message-b", "user", text(kept)),
+            message(
+                "message-c", "assistant", text(secret), tool_calls=[call("call-1", "find", secret)], is_deleted=True
+            ),
+            message("message-d", "tool", tool_returns=[tool_return("call-1", secret)], is_deleted=True),
+            message("message-e", "assistant", text(secret + "Again.")),
+        ),
+    )
+    rendered = render(run)
+    shown = {block.cited_as: block.text for block in rendered.messages}
+    assert list(shown) == ["message-a", "message-b", "message-c", "message-d", "message-e"]
+    for name in ("message-a", "message-c", "message-d"):
+        assert "taken back" not in shown[name]
+        assert "characters left out: deleted at the source" in shown[name]
+        assert lines_under(rendered, name) == []
+    assert shown["message-e"].endswith("Again.")
+    assert [block.cited_as for block in rendered.messages if block.is_task] == ["message-b"]
+    total = 5 * len(secret) + len(kept) + len("Again.")
+    assert rendered.coverage == pytest.approx(1 - 4 * len(secret) / total, abs=0.01)
+
+
+def test_text_that_only_a_deleted_message_had_before_is_shown() -> None:
+    long = "word " * 1_000
+    deleted = message("message-a", "user", text(long), is_deleted=True)
+    run = document("run-1", turn("step-1", deleted, message("message-b", "user", text(long))))
+    assert "which stand in" not in render(run).text
