@@ -1,6 +1,7 @@
 """Checks citations: whether the quote is in the cited message, and whether its source may support the claim."""
 
 import math
+import re
 from typing import Any
 
 from trajectory_pipeline.judge.echoes import AgentWriting, words
@@ -13,8 +14,9 @@ from trajectory_pipeline.judge.transcript.messages import (
 )
 from trajectory_pipeline.judge.transcript.windows import RenderedTranscript
 
-SHORTEST_EVIDENCE = 6
-"""Letters and digits of a return that show an action: an ``OK`` may be any tool's."""
+_FEWEST_LETTERS, _FEWEST_WITH_DIGITS = 6, 3
+"""Letters of a return that show an action, and characters where some are digits: an ``OK`` may be any tool's."""
+_HTTP_SUCCESS = re.compile(r"(?:http)?2[0-9]{2}(?:ok|created|accepted)?")
 _ANSWER_SOURCES = frozenset[PassageSource]({"agent_text", "agent_speech"})
 _REQUEST_SOURCES = frozenset[PassageSource]({"person", "other_agent"})
 _FAILURE_SOURCES = frozenset[PassageSource]({"tool_error", "server_error", "denial"})
@@ -104,8 +106,8 @@ class CitationChecker:
         returned = _without_header(quote, passage)
         if not words(returned) and len(passage.lines) == 1:
             return None  # The tool returned nothing but its status.
-        if kind == "action" and len(words(returned)) < SHORTEST_EVIDENCE:
-            return f"fewer than {SHORTEST_EVIDENCE} letters and digits of a return do not show what was done"
+        if kind == "action" and _says_too_little(words(returned)):
+            return f'"{returned}" may be the return of any tool: it does not show what was done'
         if self._writing is None:
             self._writing = AgentWriting(self._rendered.messages)
         return _ECHO if self._writing.is_echo(returned, passage, message.number) else None
@@ -114,6 +116,11 @@ class CitationChecker:
 def normalize_text(text: str) -> str:
     """Return a text with each run of white space as one blank."""
     return " ".join(text.split())
+
+
+def _says_too_little(said: str) -> bool:
+    fewest = _FEWEST_WITH_DIGITS if any(c.isdigit() for c in said) else _FEWEST_LETTERS
+    return len(said) < fewest or _HTTP_SUCCESS.fullmatch(said) is not None
 
 
 def _without_header(quote: str, passage: Passage) -> str:

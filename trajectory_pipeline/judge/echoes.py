@@ -66,8 +66,9 @@ def _all_readings(text: str) -> str:
 
 
 def _text(passage: Passage) -> str:
-    shown = "\n".join(line.text for line in passage.lines if line.verbatim)
-    return shown if passage.source == "tool_return" else f"{shown}\n{passage.call_text}"
+    if passage.source != "tool_return" and passage.call_text:
+        return passage.call_text  # without the name of the tool, which its return may well repeat
+    return "\n".join(line.text for line in passage.lines if line.verbatim)
 
 
 def _decoded(text: str) -> str:

@@ -130,6 +130,7 @@ ECHOES: dict[str, Document] = {
     ),
     "line of ours before an echo": told(("echo", {"text": CLAIM}, CLAIM)),
     "OK of another tool": told(("ping", {"host": "mail.test"}, "OK")),
+    "success of another tool, in HTTP": told(("ping", {"host": "mail.test"}, "200 OK")),
     "yes of another tool": told(("is_up", {}, "True")),
     "words to a person through a tool of another name": told(
         ("reply_to_user", {"message": CLAIM}, "Message delivered")
@@ -155,6 +156,7 @@ PROOFS: dict[str, tuple[Document, str]] = {
         ),
         "1 message, delivered 10:41",
     ),
+    "number that the agent did not write": (told(("balance", {"account": "ada"}, "4.49")), "4.49"),
     "return after a plan": (
         told(("core_memory_append", {"content": "I will send it"}, "None"), ("send_email", {}, "status: accepted")),
         "status: accepted",

@@ -35,6 +35,9 @@ QUOTED_RETURNS = 20
 QUOTED_LINES = 100
 
 # Letta's older agents speak through this tool: its argument is what the person reads, its return proves nothing.
+_LETTERS = re.compile(r"[^\W_]+")
+_ESCAPED = re.compile(r"\\[nrt]")
+_FEWEST_LETTERS, _FEWEST_DIGITS = 6, 3
 _SPEAKING_TOOLS = frozenset({"send_message"})
 
 _PERSON_KINDS = ("user", "agent", "system_alert", "heartbeat")
@@ -459,16 +462,27 @@ def _quotable(
 ) -> list[tuple[ShownMessage, str]]:
     """Collect what could be cited: some lines of each of the latest returns that were no error, latest return first.
 
-    A line that only repeats the call's arguments is no evidence and is left out.
+    A line that only repeats what was written in a call is no evidence and is left out.
     """
-    asked = {call.call_id: call.arguments.replace("\\n", "\n").replace('\\"', '"') for _, call in calls}
+    written = plain("\n".join(call.arguments for _, call in calls))
     return [
         (message, quote)
         for message, back in reversed(returns[-QUOTED_RETURNS:])
         if back.status not in ("error", "denied")
         for quote in islice(quotes(back.lines), QUOTED_LINES)
-        if quote not in asked.get(back.call_id, "")
+        if is_evidence(quote, written)
     ]
+
+
+def plain(text: str) -> str:
+    """Return the letters and digits of a text, in lower case."""
+    return "".join(_LETTERS.findall(_ESCAPED.sub(" ", text).lower()))
+
+
+def is_evidence(quote: str, written: str) -> bool:
+    """Whether a line of a return says something that was not written in a call, and more than a word such as "OK"."""
+    said = plain(quote)
+    return said not in written and len(said) >= (_FEWEST_DIGITS if any(c.isdigit() for c in said) else _FEWEST_LETTERS)
 
 
 def closest(statement: str, quotable: Sequence[tuple[ShownMessage, str]]) -> list[dict[str, str]]:

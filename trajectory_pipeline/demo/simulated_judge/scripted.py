@@ -18,7 +18,9 @@ from trajectory_pipeline.demo.simulated_judge.rules import (
     Answer,
     complexity,
     findings,
+    is_evidence,
     key_decisions,
+    plain,
     quotes,
     spoken_lines,
     task_category,
@@ -100,10 +102,10 @@ class _Shown:
         callers = {call.call_id: message for message in transcript.messages for call in message.calls}
         written: list[str] = []
         for message in transcript.messages:
-            earlier = "\n".join(written)
+            earlier = plain("\n".join(written))
             for back in message.returns:
                 caller = callers.get(back.call_id, message)
-                lines = [quote for quote in quotes(back.lines) if quote not in earlier]
+                lines = [quote for quote in quotes(back.lines) if is_evidence(quote, earlier)]
                 if back.status not in ("error", "denied"):
                     self._add(self.returns, message, lines)
                     self._add(self.returned_to, message, lines, caller.message_id)
@@ -112,7 +114,7 @@ class _Shown:
             self._add(self.texts, message, quotes([*message.text, *spoken]))
             self._add(self.other, message, quotes([approval.reason for approval in message.approvals]))
             self._add(self.other, message, quotes(call.arguments for call in message.calls))
-            written += [call.arguments.replace("\\n", "\n").replace('\\"', '"') for call in message.calls]
+            written += [*message.text, *(call.arguments for call in message.calls)]
         for error in transcript.errors:
             line = ShownMessage(0, error.step_id or error.run_id or "", "", "", error.step_id, error.run_id)
             self._add(self.other, line, quotes([error.line]))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from trajectory_pipeline.judge import echoes
 from trajectory_pipeline.judge.redaction import (
     credentials,
     named_values,
@@ -19,7 +20,7 @@ from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.judge.transcript import truncate
 from trajectory_pipeline.schema.enums import RedactionMode
 
-MODULES = (credentials, named_values, patterns, personal_data, redactor, tables, truncate, visible_text)
+MODULES = (credentials, echoes, named_values, patterns, personal_data, redactor, tables, truncate, visible_text)
 PIECES = [
     *"a1A-_=.,;:/@%|'\"`\\ \n\t{}[]()<>$*+!~",
     *("eyJ", "eyJa.", "eyJhbGciOi", "eyJaaaaaaaaaaa.", "eyJaaaaaaaaaaa.a.", "sk-", "sk-a1\n", "SG.aaaaaaaaaaaaaaaa."),
