@@ -45,7 +45,7 @@ AGENT_SOURCES = frozenset[PassageSource]({"agent_text", "agent_speech", "agent_t
 _PERSON = r"(?:_?(?:to|with|back|the|user|human|person|people|customer|client|operator|caller|chat|everyone))*"
 _SPEAKING_TOOL = re.compile(
     r"(?:[a-z0-9]+[.:/-]+)?(?:(?:send|post|write|give|emit|return|final)_?)?(?:message|reply|response|answer)"
-    rf"{_PERSON}|(?:reply|respond|speak|say|talk|tell|answer|chat){_PERSON}|send_message_to_agent\w*",
+    rf"{_PERSON}|(?:reply|respond|speak|say|talk|tell|answer|chat){_PERSON}|send_message_to_agent_async",
     re.IGNORECASE,
 )
 """Tools that only speak, by what their name says: ``send_message`` of Letta's older agents, ``reply_to_user``."""
