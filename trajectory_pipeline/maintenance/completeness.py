@@ -189,7 +189,8 @@ def _file_differences(hour: datetime, sides: _Sides, storage: Storage) -> Iterat
     for table, entries in zip(_ASSETS, (sides.raw, sides.converted, sides.refined), strict=True):
         expected = None if is_pruned(entries, partition_key(hour)) else _rows_of(entries[partition_key(hour)])
         count = storage.parquet.rows(table, hour) if hour in sides.files[table.name] else None
-        if count != expected:
+        # A file without rows, and none, mean the same.
+        if count != expected and (count or expected is not None):
             known, found = ("nothing" if number is None else f"{number} rows" for number in (expected, count))
             yield f"{known} of {table.name} by the ledger, {'no file' if count is None else found} in Parquet"
 

@@ -11,21 +11,23 @@ import psycopg
 from trajectory_pipeline.errors import PipelineError, WithheldDeletionsError
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.retention import RetentionTarget, prune_partition
-from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.partition_keys import parse_partition_key, partition_key
 from trajectory_pipeline.pipeline.capture import TerminalRunsResult
+from trajectory_pipeline.pipeline.judge import JudgingRun
 from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
+from trajectory_pipeline.schema.enums import JudgeOrder
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import ListOf, Scalar
-from trajectory_pipeline.schema.verdicts import VERDICTS
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES, VERDICTS
 from trajectory_pipeline.storage.postgres.retention import pruned_partitions
+from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates, unpublished_partitions
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.simulation.random_source import HOURS
 from trajectory_pipeline_tests.simulation.scheduler import Scheduler
 from trajectory_pipeline_tests.simulation.skewed_clock import set_clock_skew
 
-POLICY_ID = "policy-of-the-simulation"
 RETENTION_TARGETS: tuple[RetentionTarget, ...] = ("trajectories", "terminal_runs")
 _EMPTY_VALUES = {
     Scalar.STRING: "",
@@ -95,10 +97,21 @@ class RandomWork:
         self.pipeline.capture(*self._rng.sample(stale, k=len(stale)))
         return stale
 
+    def publish(self, hours: list[datetime]) -> None:
+        """Write the verdicts of these hours to Parquet, as a run of the refinement sensor does; no judge is asked."""
+        run = JudgingRun(self.pipeline.storage, self.pipeline.judge, publish_only=True)
+        run.judge_partitions(hours)
+        for hour in hours:
+            run.publish(hour)
+
+    def unpublished(self) -> list[datetime]:
+        keys = [partition_key(hour) for hour in HOURS]
+        return [parse_partition_key(key) for key in sorted(unpublished_partitions(self.pipeline.database, keys))]
+
     def lose_ledger(self) -> str:
         """A row of the ledger is lost."""
         key = partition_key(self._rng.choice(HOURS))
-        asset = self._rng.choice([TERMINAL_RUNS.name, TRAJECTORIES.name])
+        asset = self._rng.choice([TERMINAL_RUNS.name, TRAJECTORIES.name, REFINED_OUTCOMES.name])
         self.pipeline.do(f"DELETE FROM trajectory.partitions WHERE asset = '{asset}' AND partition_key = '{key}'")
         return f"lost ledger of {asset} {key}"
 
@@ -121,19 +134,24 @@ class RandomWork:
 
     def judge(self) -> str:
         """A trajectory gets a verdict on its present content."""
-        rows = self.pipeline.ask("SELECT run_id, partition_key, content_digest FROM trajectory.trajectories ORDER BY 1")
-        if not rows:
+        policy_id, keys = self.pipeline.policy.policy_id, [partition_key(hour) for hour in HOURS]
+        with open_verdicts(self.pipeline.database) as store:
+            store.use_policy(policy_id, {}, "simulated-judge")
+            found = judging_candidates(store.connection, policy_id, keys, JudgeOrder.NEWEST)
+        if not found:
             return "nothing to judge"
-        row = self._rng.choice(rows)
+        chosen = self._rng.choice(sorted(found, key=lambda candidate: candidate.run_id))
         required = [column for column in VERDICTS.columns if not column.nullable]
         verdict = {
             **{
                 column.name: [] if isinstance(column.type, ListOf) else _EMPTY_VALUES[column.type]
                 for column in required
             },
-            **row,
-            "verdict_key": row["content_digest"],
-            "policy_id": POLICY_ID,
+            "run_id": chosen.run_id,
+            "partition_key": chosen.partition_key,
+            "content_digest": chosen.content_digest,
+            "verdict_key": chosen.verdict_key,
+            "policy_id": policy_id,
             "verdict_status": "judged",
             "outcome": "success",
             "simulated": True,
@@ -141,10 +159,9 @@ class RandomWork:
             "judged_at": datetime.now(UTC),
         }
         with open_verdicts(self.pipeline.database) as store:
-            store.use_policy(POLICY_ID, {}, "simulated-judge")
             store.save_verdicts([verdict], "worker")
-        self.verdicts[row["run_id"]] = row["content_digest"]
-        return f"judged {row['run_id']}"
+        self.verdicts[chosen.run_id] = chosen.content_digest
+        return f"judged {chosen.run_id}"
 
     def skew_clock(self) -> str:
         """The clock of the sink's database changes."""
@@ -163,6 +180,7 @@ class RandomWork:
             (f"range {_indexes(hour_range)}", lambda: self.pipeline.capture(*hour_range)),
             (f"read {_indexes(hours[:1])}", lambda: self.pipeline.read(hours[0])),
             (f"convert {_indexes(hours[:1])}", lambda: self.pipeline.convert(hours[0])),
+            (f"publish {_indexes(hours)}", lambda: self.publish(hours)),
         ]
         if self.prunes:
             target = self._rng.choice(RETENTION_TARGETS)

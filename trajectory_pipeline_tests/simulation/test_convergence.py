@@ -12,6 +12,7 @@ as deleted, unless anything was pruned. Verdicts stay attached. A further materi
 import os
 import random
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ import pytest
 
 from trajectory_pipeline.letta import snapshot
 from trajectory_pipeline.letta.fingerprint import EMPTY
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.storage.parquet import io
 from trajectory_pipeline.storage.postgres import run_locations
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
@@ -78,6 +82,9 @@ def test_sinks_after_a_random_history_equal_a_fresh_build(
         for _ in range(TICKS_TO_CONVERGE):
             history.append(f"tick {[HOURS.index(hour) for hour in work.tick()]}")
         assert work.stale() == []
+        history.append(f"published {[HOURS.index(hour) for hour in work.unpublished()]}")
+        work.publish(work.unpublished())
+        check_publication(sink)
         scratch = Pipeline(source.url, empty_tables(databases["scratch"], sink_tables), folder / "scratch")
         scratch.capture(*HOURS)
         remaining = set() if work.prunes else must_remain - source.run_ids() - source.restarted
@@ -130,6 +137,15 @@ def check_verdicts(sink: Pipeline, verdicts: dict[str, str]) -> None:
     rows = sink.ask("SELECT run_id, content_digest FROM trajectory.trajectories WHERE deleted_at IS NULL")
     judged = {row["run_id"] for row in sink.ask("SELECT * FROM trajectory.outcomes") if row["verdict_status"]}
     assert {row["run_id"] for row in rows if verdicts.get(row["run_id"]) == row["content_digest"]} <= judged
+
+
+def check_publication(sink: Pipeline) -> None:
+    """The files hold each verdict once, in the partition of its run, and no side differs from another."""
+    rows = sink.ask("SELECT run_id, partition_key FROM trajectory.outcomes WHERE verdict_status IS NOT NULL")
+    held = {row["run_id"]: partition_key(hour) for hour in HOURS for row in sink.parquet(REFINED_OUTCOMES, hour)}
+    assert held == {row["run_id"]: row["partition_key"] for row in rows}
+    scope = CompletenessScope(HOURS[0], timedelta(days=1000))
+    assert check_completeness(LettaSource(sink.letta_url), sink.storage, scope).differences == ()
 
 
 def check_idempotence(sink: Pipeline) -> None:

@@ -16,6 +16,7 @@ from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.postgres.spend_ledger import ReservationResult
 from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed
 from trajectory_pipeline.storage.postgres.verdict_status import (
+    AbandonedVerdict,
     PendingQuery,
     abandoned_verdicts,
     judging_candidates,
@@ -206,7 +207,7 @@ def test_failed_verdict_is_due_after_its_pause_until_abandoned(
         assert abandoned(verdicts) == [], failures
     save(verdicts, of_policy("a", verdict_status="failed", error_class="timeout"))
     assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
-    assert abandoned(verdicts) == [{"run_id": "a", "error_class": "timeout", "failures": 3}]
+    assert abandoned(verdicts) == [AbandonedVerdict("a", "timeout", 3)]
     assert partitions_with_pending_verdicts(
         verdicts.connection, replace(WANTED, give_up_after=4, now=NOW + timedelta(days=400))
     ) == [KEY]
@@ -241,7 +242,7 @@ def test_quarantined_verdict_is_due_again_after_a_day(database: TrajectoryDataba
     let_two_days_pass(verdicts)
     save(verdicts, of_policy("a", verdict_status="quarantined", error_class="invalid_json"))
     assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
-    assert abandoned(verdicts) == [{"run_id": "a", "error_class": "invalid_json", "failures": 3}]
+    assert abandoned(verdicts) == [AbandonedVerdict("a", "invalid_json", 3)]
 
 
 def let_two_days_pass(verdicts: VerdictStore) -> None:
@@ -259,10 +260,10 @@ def test_failure_without_retry_is_abandoned_at_once(database: TrajectoryDatabase
     capture(database, run("a"))
     save(verdicts, of_policy("a", verdict_status="failed", error_class="too_long"))
     assert partitions_with_pending_verdicts(verdicts.connection, replace(WANTED, now=NOW + timedelta(days=400))) == []
-    assert abandoned(verdicts) == [{"run_id": "a", "error_class": "too_long", "failures": 1}]
+    assert abandoned(verdicts) == [AbandonedVerdict("a", "too_long", 1)]
 
 
-def abandoned(verdicts: VerdictStore) -> list[Row]:
+def abandoned(verdicts: VerdictStore) -> list[AbandonedVerdict]:
     return abandoned_verdicts(verdicts.connection, POLICY.policy_id, ended_since=HOUR, give_up_after=3)
 
 
