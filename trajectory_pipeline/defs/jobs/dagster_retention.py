@@ -10,8 +10,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 from trajectory_pipeline.defs.jobs.daily import ScheduledJob, scheduled_daily, storage_job
 from trajectory_pipeline.defs.resources import StorageResource
@@ -86,6 +84,9 @@ def _delete_compute_logs(instance: dg.DagsterInstance, run_ids: Sequence[str]) -
 
 def _delete_check_evaluations(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
     """Delete what ``delete_run`` leaves in a table of its own."""
+    from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+    from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+
     storage = instance.event_log_storage
     if isinstance(storage, SqlEventLogStorage):
         with storage.index_connection() as connection:
