@@ -64,7 +64,7 @@ def _extend(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
     for name, value in delta.items():
         before = message.get(name)
         if name == "tool_calls" and isinstance(value, list):
-            calls = message.setdefault(name, [])
+            calls = message[name] = before if isinstance(before, list) else []
             for at, call in enumerate(one for one in value if isinstance(one, dict)):
                 index = call.get("index", at)
                 known = next((one for one in calls if one.get("index") == index), None)
@@ -75,7 +75,9 @@ def _extend(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
             _extend(before, value)
         elif isinstance(value, str) and isinstance(before, str) and name not in ("role", "id", "type", "name"):
             message[name] = before + value
-        elif isinstance(value, list) and isinstance(before, list):
-            message[name] = [*before, *value]
+        elif isinstance(value, list) and before and isinstance(before, str | list):
+            message[name] = [*([before] if isinstance(before, str) else before), *value]
+        elif isinstance(value, str) and isinstance(before, list) and before:
+            message[name] = [*before, value]
         elif value is not None:
             message[name] = dict(value) if isinstance(value, dict) else value
