@@ -74,7 +74,8 @@ def query_parquet(uri: str, frame: Table, selection: Selection, columns: list[st
         SinkError: the storage cannot be listed.
     """
     # What does not fit into memory goes into a folder that no other user can read, and not into the working directory.
-    spill = private_files.temp_folder() / f"duckdb-{uuid.uuid4().hex}"
+    with filesystems.translating_errors("Preparing to read", uri, "Set TMPDIR to a folder that this user may write."):
+        spill = private_files.temp_folder() / f"duckdb-{uuid.uuid4().hex}"
     connection = duckdb.connect(config={"temp_directory": str(spill)})
     connection.execute("SET TimeZone = 'UTC'")
     conditions, parameters = _conditions(selection)
