@@ -18,6 +18,7 @@ from trajectory_pipeline.defs.jobs.trajectory import build_trajectory_job
 from trajectory_pipeline.defs.partitions import hourly_partitions
 from trajectory_pipeline.defs.resources import build_resources
 from trajectory_pipeline.defs.sensors.capture import build_capture_sensor
+from trajectory_pipeline.defs.sensors.empty_hours import build_empty_hour_sensor
 from trajectory_pipeline.defs.sensors.failure_notice import build_failure_notice_sensor
 from trajectory_pipeline.defs.sensors.reconciliation import build_reconciliation_sensor
 from trajectory_pipeline.defs.sensors.refinement import build_refinement_sensor
@@ -60,6 +61,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
             build_refinement_sensor(settings),
             build_reconciliation_sensor(settings),
             build_failure_notice_sensor(settings),
+            build_empty_hour_sensor(settings),
         ],
         resources={**build_resources(settings), **(resource_overrides or {})},
         # For backfills from the UI too: a run launcher spreads runs over machines, and each run stays in one process.

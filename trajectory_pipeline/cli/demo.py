@@ -4,8 +4,10 @@ import os
 import sys
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 
 import click
+import dagster as dg
 from rich.table import Column, Table
 
 from trajectory_pipeline.cli.clean import DEMO_FOLDER, remove_data
@@ -28,6 +30,7 @@ from trajectory_pipeline.cli.dagster_processes import (
 from trajectory_pipeline.cli.run_materialization import materialize
 from trajectory_pipeline.databases import resolve_databases
 from trajectory_pipeline.defs.asset_keys import ASSETS
+from trajectory_pipeline.defs.sensors.empty_hours import find_empty_hours, report_empty_hours, unknown_hours
 from trajectory_pipeline.demo.letta_sample.load import STORY
 from trajectory_pipeline.demo.simulated_judge import PRICE_TABLE, SCRIPTED_MODEL, SimulatedJudge
 from trajectory_pipeline.errors import PipelineError
@@ -103,6 +106,8 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         hours = list(STORY.partitions())
         with progress_bar("Materializing", total=len(hours) * len(ASSETS)) as progress:
             failures = materialize(hours, ASSETS, opened.storage.postgres, progress)
+        with step("Hours without runs"):
+            _report_empty_hours(opened)
         # The daemon starts only now: its sensors would request the same partitions.
         with step(f"Dagster UI at http://{HOST}:{port}, with schedule and sensors running") as report:
             processes.append(start_daemon(os.environ, log))
@@ -133,6 +138,13 @@ def _start_judge(stack: ExitStack, settings: Settings) -> None:
     os.environ["OPENAI_BASE_URL"] = judge.base_url
     os.environ["TRAJECTORY_JUDGE_MODEL"] = SCRIPTED_MODEL
     os.environ["TRAJECTORY_PRICES"] = str(PRICE_TABLE)
+
+
+def _report_empty_hours(opened: Connections) -> None:
+    """Report every closed hour without runs to Dagster, so that only the open hour is shown as missing."""
+    with dg.DagsterInstance.get() as instance:
+        unknown = unknown_hours(instance, opened.settings, datetime.now(UTC))
+        report_empty_hours(instance, find_empty_hours(opened.source, opened.storage, unknown), opened.settings)
 
 
 def _publish_report(opened: Connections) -> str:

@@ -1,0 +1,108 @@
+"""The empty hour sensor: reports hours in which no run ended to Dagster as materialized, many at once.
+
+So an hour that the UI shows as missing was not looked at yet. Nothing is written for an empty hour, neither a file nor
+a ledger entry. A run that appears in it later makes it stale, and the capture sensor requests it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.resources import LettaResource, StorageResource
+from trajectory_pipeline.defs.sensors.capture import QUERY_TIMEOUT_SECONDS
+from trajectory_pipeline.defs.sensors.run_requests import Clock, default_status, utc_now
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, hours_between, parse_partition_key, partition_key
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.text import pluralize
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.letta.snapshot import LettaSource
+    from trajectory_pipeline.storage.storage import Storage
+
+EMPTY_HOUR_SENSOR = "empty_hour_sensor"
+SECONDS_BETWEEN_TICKS = 60
+HOURS_PER_TICK = 240
+"""Hours that Dagster does not know, looked at in one tick: a year takes about forty minutes."""
+
+
+def build_empty_hour_sensor(settings: Settings, clock: Clock = utc_now) -> dg.SensorDefinition:
+    """Return the sensor."""
+
+    @dg.sensor(
+        name=EMPTY_HOUR_SENSOR,
+        minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
+        default_status=default_status(settings),
+        description="Reports closed hours in which no run ended as materialized, so that a missing partition is one"
+        " that was not looked at. Requests no runs, and writes nothing.",
+    )
+    def empty_hour_sensor(
+        context: dg.SensorEvaluationContext, letta: LettaResource, storage: StorageResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        unknown = unknown_hours(context.instance, settings, clock())
+        before = parse_partition_key(context.cursor) if context.cursor else None
+        # The newest first, then the older ones in turn: an hour that has runs stays unknown until it is captured.
+        hours = [hour for hour in unknown if before is None or hour < before][-HOURS_PER_TICK:]
+        hours = hours or unknown[-HOURS_PER_TICK:]
+        if not hours:
+            return dg.SkipReason("Dagster knows every closed hour.")
+        try:
+            source = letta.source(max_timeout_seconds=QUERY_TIMEOUT_SECONDS)
+            empty = find_empty_hours(source, storage.sinks(), hours)
+        except PipelineError as error:
+            return dg.SkipReason(str(error))
+        report_empty_hours(context.instance, empty, settings)
+        looked_at = pluralize(len(hours), "hour")
+        message = f"{looked_at} looked at, {len(empty)} without runs reported to Dagster, {len(unknown)} were unknown."
+        return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=partition_key(hours[0]))
+
+    return empty_hour_sensor
+
+
+def unknown_hours(instance: dg.DagsterInstance, settings: Settings, now: datetime) -> list[datetime]:
+    """Return the closed hours for which Dagster has no materialization of an asset, in order."""
+    closed = floor_to_hour(now - timedelta(minutes=settings.capture.closing_lag_minutes))
+    known = [instance.get_materialized_partitions(asset) for asset in _assets(settings)]
+    hours = hours_between(floor_to_hour(settings.capture.start), closed)
+    return [hour for hour in hours if not all(partition_key(hour) in keys for keys in known)]
+
+
+def find_empty_hours(source: "LettaSource", storage: "Storage", hours: Sequence[datetime]) -> list[datetime]:
+    """Return which of these sorted hours have no terminal run in the source, and were never captured.
+
+    Raises:
+        PipelineError: the source or the ledger cannot be read.
+    """
+    from trajectory_pipeline.letta.fingerprint import fingerprints
+    from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+
+    if not hours:
+        return []
+    captured = storage.postgres.ledger(TERMINAL_RUNS.name, [partition_key(hour) for hour in hours])
+    with source.snapshot() as snapshot:
+        present = fingerprints(snapshot, hours[0], hours[-1] + HOUR)
+    return [hour for hour in hours if hour not in present and partition_key(hour) not in captured]
+
+
+def report_empty_hours(instance: dg.DagsterInstance, hours: Sequence[datetime], settings: Settings) -> None:
+    """Report these hours as materialized with no rows, for each asset for which Dagster does not know them."""
+    for asset in _assets(settings):
+        known = instance.get_materialized_partitions(asset)
+        for key in map(partition_key, hours):
+            if key not in known:
+                instance.report_runless_asset_event(
+                    dg.AssetMaterialization(
+                        asset,
+                        partition=key,
+                        description="No run ended in this hour. Nothing was written.",
+                        metadata={"empty": True, "dagster/partition_row_count": 0},
+                    )
+                )
+
+
+def _assets(settings: Settings) -> list[dg.AssetKey]:
+    # Without a judge, refined_outcomes is not made at all.
+    return [*CAPTURE, *([] if settings.judge.disabled_reason else REFINEMENT)]
