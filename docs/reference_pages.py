@@ -32,6 +32,14 @@ _TYPES = (
 )
 
 
+def _read_examples() -> dict[str, str]:
+    _, *parts = (Path(__file__).with_name("view_examples.sql").read_text(encoding="utf-8")).split("\n-- view: ")
+    return {name: example.strip() for name, _, example in (part.partition("\n") for part in parts)}
+
+
+_EXAMPLES = _read_examples()
+
+
 def pages() -> dict[str, str]:
     """Return every generated page by its file name."""
     return {
@@ -139,7 +147,7 @@ def _table_section(table: Table, first_of: dict[Type, str]) -> list[str]:
         *heading,
         " ".join(facts),
         _columns(table.columns, first_of, with_sinks=mixed),
-        *([f"```sql\n{table.example.strip()}\n```"] if table.example else []),
+        *([f"```sql\n{_EXAMPLES[table.name]}\n```"] if table.name in _EXAMPLES else []),
         *(f"### {path}\n\n{_columns(struct.fields, first_of, with_sinks=False)}" for path, struct in nested),
     ]
 

@@ -138,7 +138,6 @@ class Table:
         row: what one row is.
         columns: in order.
         indexes: the columns of each index in Postgres.
-        example: SQL that the data dictionary shows.
     """
 
     name: str
@@ -146,7 +145,6 @@ class Table:
     row: str
     columns: tuple[Column, ...]
     indexes: tuple[tuple[str, ...], ...] = ()
-    example: str = ""
 
     def __getitem__(self, name: str) -> Column:
         """Return the column of that name.

@@ -106,11 +106,6 @@ TURNS = Table(
         Column("error_type", STRING, "Class of the step's error.", null="none", source="steps.error_type"),
         Column("messages", INT, "Messages in it.", unit="messages"),
     ),
-    example="""
--- Models by tokens.
-SELECT model, count(*) AS steps, sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens
-FROM trajectory.turns WHERE step_run_id IS NULL GROUP BY 1 ORDER BY 3 DESC NULLS LAST;
-""",
 )
 
 MESSAGES = Table(
@@ -127,11 +122,6 @@ MESSAGES = Table(
         Column("tool_calls", INT, "Tool calls in it.", unit="calls"),
         Column("tool_returns", INT, "Tool returns in it.", unit="returns"),
     ),
-    example="""
--- What people wrote about refunds.
-SELECT run_id, timestamp, text FROM trajectory.messages
-WHERE kind = 'user' AND text ILIKE '%refund%' ORDER BY timestamp;
-""",
 )
 
 TOOL_CALLS = Table(
@@ -152,11 +142,6 @@ TOOL_CALLS = Table(
         Column("denied", BOOL, "Whether a person denied the call.", null="no return in this run"),
         Column("return_text", STRING, "What the tool returned.", null="no return, or no text"),
     ),
-    example="""
--- Calls that failed, newest first.
-SELECT end_time, agent_name, tool, arguments, return_text FROM trajectory.tool_calls
-WHERE return_status = 'error' AND NOT denied ORDER BY end_time DESC LIMIT 20;
-""",
 )
 
 TOOL_USAGE = Table(
@@ -174,11 +159,6 @@ TOOL_USAGE = Table(
         Column("unanswered", INT, "Calls without a return in the same run.", unit="calls"),
         Column("error_rate", FLOAT, "`failed` of `succeeded` and `failed`.", unit="0–1", null="neither"),
     ),
-    example="""
--- Tools that fail most.
-SELECT tool, sum(calls) AS calls, sum(failed) AS failed, round(avg(error_rate)::numeric, 2) AS error_rate
-FROM trajectory.tool_usage GROUP BY 1 ORDER BY failed DESC;
-""",
 )
 
 AGENT_DAYS = Table(
@@ -199,10 +179,6 @@ AGENT_DAYS = Table(
         tokens("total_tokens", "Tokens of the agent's own steps."),
         dollars("judge_cost_usd", "Cost of judging its trajectories.", null="no known price"),
     ),
-    example="""
--- Judged success by agent and day.
-SELECT agent_name, day, runs, success, judged FROM trajectory.agent_days ORDER BY agent_name, day;
-""",
 )
 
 JUDGING_DAYS = Table(
@@ -218,10 +194,6 @@ JUDGING_DAYS = Table(
         tokens("output_tokens", "Completion tokens.", null="not reported"),
         dollars("cost_usd", "Cost; a lost call counts at its largest possible cost.", null="no known price"),
     ),
-    example="""
--- Cost of judging by day.
-SELECT day, model, calls, cost_usd FROM trajectory.judging_days ORDER BY day DESC, cost_usd DESC;
-""",
 )
 
 VIEWS = (OUTCOMES, CHAINS, AGENT_COMPARISON, TURNS, MESSAGES, TOOL_CALLS, TOOL_USAGE, AGENT_DAYS, JUDGING_DAYS)
