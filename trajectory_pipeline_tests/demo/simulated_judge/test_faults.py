@@ -243,6 +243,14 @@ def test_wrong_content_type_labels_json_as_text(client: OpenAI) -> None:
     assert json.loads(raw.text)["choices"]
 
 
+def test_provider_sends_the_row_that_is_named(client: OpenAI, judge: SimulatedJudge) -> None:
+    raw = ask(client, "provider;row=mistral_thinking_parts")
+    assert [part["type"] for part in json.loads(raw.text)["choices"][0]["message"]["content"]] == ["thinking", "text"]
+    assert (raw.headers["x-simulated"], judge.calls()["by_fault"]) == ("true", {"provider": 1})
+    with pytest.raises(JudgeError, match="there is no row 'x'"):
+        judge.plan_faults([{"fault": "provider", "params": {"row": "x"}}])
+
+
 def test_error_body_has_status_200(client: OpenAI, judge: SimulatedJudge) -> None:
     raw = ask(client, "error_body;code=429")
     assert (raw.status_code, json.loads(raw.text)["error"]["code"]) == (200, 429)
@@ -426,6 +434,7 @@ ANSWERS: dict[str, Callable[[OpenAI], None]] = {
 DELAYS_AND_WIRE = {
     "slow", "hang", "late_answer", "connection_dropped", "connection_dropped_mid_body", "html_body",
     "wrong_content_type", "slow_drip", "error_body", "limit_used_up",
+    "provider",
 }  # fmt: skip
 WITHOUT_TOOLS = {"no_tool_support", "no_tool_endpoint"}
 
