@@ -116,7 +116,7 @@ def _unknown_parameter(names: list[str], name: str) -> str:
     hidden = _SECRET_PARAMETERS.intersection(names[: names.index(name)]) or not re.fullmatch(r"\w+", name)
     shown = "after its password" if hidden else repr(name)
     return (
-        f"cannot be read: libpq does not know the parameter {shown} (an & in a value must be percent-encoded, %26);"
+        f"cannot be read: Postgres has no connection parameter {shown} (an & in a value must be percent-encoded, %26);"
         f" {_HINT}"
     )
 

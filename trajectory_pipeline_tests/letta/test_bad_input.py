@@ -249,7 +249,6 @@ def test_read_of_a_dropped_column_names_it(letta_database: str) -> None:
         "postgresql://me:1234/geheim@127.0.0.1:1/letta",
         "postgresql://me:x@geheim@127.0.0.1:1/letta",
         "postgresql://me:geheim@127.0.0.1:1/letta?pool_size=5",
-        "postgresql+psycopg2://me:geheim@127.0.0.1:1/letta",
         "mysql://me:geheim@127.0.0.1:1/letta",
         "host=127.0.0.1 password=geheim",
         "",
@@ -257,6 +256,6 @@ def test_read_of_a_dropped_column_names_it(letta_database: str) -> None:
 )
 def test_error_for_an_unreadable_url_does_not_repeat_it(url: str) -> None:
     text = refusal(url)
-    assert text.startswith("LETTA_PG_URI cannot be read")
+    assert text.startswith(("LETTA_PG_URI cannot be read", "LETTA_PG_URI holds a character", "LETTA_PG_URI must look"))
     for piece in ("1234", "gehe", "zzheim", "me:"):
         assert piece not in text

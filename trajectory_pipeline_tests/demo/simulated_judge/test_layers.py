@@ -1,4 +1,4 @@
-"""The simulated judge imports neither Dagster nor other packages, except the response schema."""
+"""The simulated judge imports neither Dagster nor other packages, except the response schema and the guard."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ ALLOWED = {
     "trajectory_pipeline.errors",
     "trajectory_pipeline.demo.simulated_judge",
     "trajectory_pipeline.judge.response_schema",
+    "trajectory_pipeline.runtime.browser_guard",
 }
 
 
-def test_simulated_judge_imports_only_errors_and_response_schema() -> None:
+def test_simulated_judge_imports_only_what_is_allowed() -> None:
     assert package.__file__ is not None
     for path in Path(package.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

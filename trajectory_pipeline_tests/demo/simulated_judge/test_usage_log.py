@@ -15,6 +15,7 @@ from trajectory_pipeline.demo.simulated_judge import (
     JUDGE_MODEL,
     OBEDIENT_MODEL,
     PRICE_TABLE,
+    SCRIPTED_MODEL,
     SIMULATED_PRICES,
     SimulatedJudge,
 )
@@ -82,7 +83,7 @@ def test_prices_of_a_call_are_exact() -> None:
     assert price.cost(1_000_000, 0, 0) == Decimal("0.5")
     assert price.cost(1_000_000, 1_000_000, 1_000_000) == Decimal("2.05")
     assert price.cost(1, 1, 0) == Decimal("0.00000005")
-    assert set(SIMULATED_PRICES) == {JUDGE_MODEL, OBEDIENT_MODEL}
+    assert set(SIMULATED_PRICES) == {JUDGE_MODEL, OBEDIENT_MODEL, SCRIPTED_MODEL}
 
 
 def test_price_table_gives_the_pipeline_the_servers_prices() -> None:
