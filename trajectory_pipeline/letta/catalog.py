@@ -3,10 +3,8 @@
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-import adbc_driver_postgresql.dbapi as adbc
-
 from trajectory_pipeline.errors import SourceError
-from trajectory_pipeline.letta.connection import identifier, literal, literal_array, reading
+from trajectory_pipeline.letta.connection import Begun, identifier, literal, literal_array, reading
 from trajectory_pipeline.schema.raw import SOURCE_TABLES, SourceTable
 from trajectory_pipeline.schema.types import Scalar
 from trajectory_pipeline.urls import describe_postgres
@@ -97,19 +95,21 @@ _VERSIONED = (
 )
 
 
-def read_catalog(connection: adbc.Connection, url: str, *, versioned: bool) -> Catalog:
+def read_catalog(begun: Begun, url: str) -> Catalog:
     """Ask a database which of the known tables and columns it has.
 
-    ``versioned`` says whether a row's ``xmin`` tells that it did not change: it does in one known cluster only.
+    A row's ``xmin`` tells that it did not change in one known cluster only.
 
-    Searches the session's ``search_path``, then ``public``, then all other schemas, and takes the first schema that has
+    Searches the user's ``search_path``, then ``public``, then all other schemas, and takes the first schema that has
     what is required (Dagster's storage has a table ``runs`` too).
 
     Raises:
         SourceError: a required table or column is missing, or the encoding is unknown; the text names it.
     """
     names = ", ".join(literal(table.name) for table in SOURCE_TABLES)
-    with reading(url, "Reading the catalog"), connection.cursor() as cursor:
+    versioned = _VERSIONED if begun.identity.cluster is not None else "false"
+    search_path = literal_array(begun.search_path, "name")
+    with reading(url, "Reading the catalog"), begun.connection.cursor() as cursor:
         cursor.execute("SELECT current_setting('server_encoding')")
         if cursor.fetchone() == ("SQL_ASCII",):
             raise SourceError(
@@ -122,10 +122,10 @@ def read_catalog(connection: adbc.Connection, url: str, *, versioned: bool) -> C
             "SELECT n.nspname::text, c.relname::text, a.attname::text, format_type(a.atttypid, NULL)::text"
             " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
             " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped"
-            f" AND (a.attnum > 0 OR a.attname = 'xmin' AND {_VERSIONED if versioned else 'false'})"
+            f" AND (a.attnum > 0 OR a.attname = 'xmin' AND {versioned})"
             f" WHERE c.relname IN ({names}) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
             " AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT pg_is_other_temp_schema(n.oid)"
-            " ORDER BY array_position(current_schemas(false), n.nspname) NULLS LAST,"
+            f" ORDER BY array_position({search_path}, n.nspname) NULLS LAST,"
             " n.nspname <> 'public', n.nspname, c.relname, a.attnum"
         )
         rows = tuple(zip(*cursor.fetch_arrow_table().to_pydict().values(), strict=True))

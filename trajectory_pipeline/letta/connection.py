@@ -1,5 +1,6 @@
 """Read-only connections to the source, and errors of the driver as sentences that say what to do."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -156,22 +157,30 @@ class Begun:
     connection: adbc.Connection
     at: datetime
     identity: SourceIdentity
+    search_path: list[str]
 
 
+# Until the search path is set, names are qualified: one of the user's schemas may have functions and operators alike.
 _CLUSTER = (
-    "(SELECT format('cluster %s, timeline %s', system_identifier, timeline_id)"
-    " FROM pg_control_system(), pg_control_checkpoint())"
+    "(SELECT pg_catalog.format('cluster %s, timeline %s', system_identifier, timeline_id)"
+    " FROM pg_catalog.pg_control_system(), pg_catalog.pg_control_checkpoint())"
 )
 _POSITION = (
-    "(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - '0/0')::bigint"
+    "(CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()"
+    " ELSE pg_catalog.pg_current_wal_lsn() END OPERATOR(pg_catalog.-) '0/0')::bigint"
 )
+_DATABASE = (
+    "(SELECT pg_catalog.format('database %s (%s)', datname, oid) FROM pg_catalog.pg_database"
+    " WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
+)
+_SEARCH_PATH = "pg_catalog.array_to_json(pg_catalog.current_schemas(false))::pg_catalog.text"
 _IDENTITIES = tuple(
     f"{cluster} AS cluster, {position} AS position"
     for cluster, position in (
         (_CLUSTER, _POSITION),
         (_CLUSTER, "NULL::bigint"),
-        ("NULL::text", _POSITION),
-        ("NULL::text", "NULL::bigint"),
+        ("NULL::pg_catalog.text", _POSITION),
+        ("NULL::pg_catalog.text", "NULL::bigint"),
     )
 )
 """What to ask of the server, from most to least: a user may lack the right, or a server the function."""
@@ -199,14 +208,15 @@ def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> Begun
         "IntervalStyle": "postgres",
         "bytea_output": "hex",
         "extra_float_digits": "1",
+        # The last, since the one before is read in the same query.
+        "search_path": "pg_catalog",
     }
     # One query sets everything; it holds no backslash, which a setting could give another meaning.
-    settings = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in session.items())
+    settings = ", ".join(f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in session.items())
     settings += (
-        ", CASE WHEN current_setting('server_version_num')::int >= 170000"
-        " THEN set_config('transaction_timeout', '0', true) END"
+        ", CASE WHEN pg_catalog.current_setting('server_version_num')::int OPERATOR(pg_catalog.>=) 170000"
+        " THEN pg_catalog.set_config('transaction_timeout', '0', true) END"
     )
-    database = "(SELECT format('database %s (%s)', datname, oid) FROM pg_database WHERE datname = current_database())"
     with ExitStack() as on_error:
         on_error.callback(connection.close)
         for fewer, asked in enumerate(_IDENTITIES, start=1):
@@ -216,8 +226,10 @@ def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> Begun
                     # statement that is prepared outside a transaction may be executed on another session.
                     connection.adbc_connection.set_autocommit(False)
                     cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                    cursor.execute(f"SELECT now(), {database} AS database, {asked}, {settings}")
-                    began, name, cluster, position = cursor.fetchone()[:4]
+                    cursor.execute(
+                        f"SELECT pg_catalog.now(), {_DATABASE} AS database, {asked}, {_SEARCH_PATH}, {settings}"
+                    )
+                    began, name, cluster, position, search_path = cursor.fetchone()[:5]
                 break
             except SourceError:
                 if fewer == len(_IDENTITIES):
@@ -225,7 +237,7 @@ def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> Begun
                 with reading(url, "Opening the snapshot"):
                     connection.adbc_connection.set_autocommit(True)
         on_error.pop_all()
-    return Begun(connection, began.astimezone(UTC), SourceIdentity(cluster, name, position))
+    return Begun(connection, began.astimezone(UTC), SourceIdentity(cluster, name, position), json.loads(search_path))
 
 
 class SnapshotConnection:

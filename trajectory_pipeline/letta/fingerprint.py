@@ -91,8 +91,9 @@ def dependency_digests(snapshot: Snapshot, start: datetime, end: datetime) -> st
     catalog = snapshot.catalog
     agents = f"{catalog.table(AGENTS)} a"
     of_runs = "a.id IN (SELECT agent_id FROM r)"
-    # Not ``->>``, which refuses a NUL escaped in JSON.
-    first_message = f"trim(both '\"' from ({catalog.expression(AGENTS, 'message_ids', 'a')}::json -> 0)::text)"
+    # By pattern: JSON functions refuse an escaped NUL, and a view may show what is no JSON.
+    ids = catalog.expression(AGENTS, "message_ids", "a")
+    first_message = f'substring({ids} FROM \'^[[:space:]]*[[][[:space:]]*"([^"]*)"\')'
     of_agent = ", ".join(
         catalog.expression(AGENTS, column.name, "a") for column in AGENTS.columns if column.name != "message_ids"
     )

@@ -97,7 +97,8 @@ class Snapshot:
     def _run_ids(self, start: datetime, end: datetime) -> "pa.Array[Any]":
         # As Arrow: half a million ids take a third of the memory.
         rows = self.read("Finding terminal runs", f"SELECT r.id::text AS id {self.terminal_runs_between(start, end)}")
-        return rows["id"].combine_chunks().sort()
+        # A view may show a run twice, or without an id; the latter are in no partition, and ``check`` counts them.
+        return rows["id"].combine_chunks().unique().drop_null().sort()
 
     def terminal_runs_between(self, start: datetime, end: datetime) -> str:
         """Return the SQL, from FROM on, of the terminal runs ``r`` that ended in ``[start, end)``."""
@@ -209,7 +210,9 @@ class Snapshot:
         """Read all known columns of the rows whose key is among the values; none where the source lacks the table."""
         source = f"FROM {self.catalog.table(table)} t " if self.catalog.has(table) else ""
         where = self.catalog.any_of(table, key, "t", values) if source and values else "false"
-        query = f"SELECT {self.catalog.select_list(table, 't')} {source}WHERE {where}"
+        # A view over a table and its archive may show a row twice.
+        distinct = "" if "xmin" in self.catalog.columns.get(table.name, {}) else "DISTINCT "
+        query = f"SELECT {distinct}{self.catalog.select_list(table, 't')} {source}WHERE {where}"
         return self.read(f"Reading {table.name}", query)
 
     def read(self, doing: str, query: str) -> pa.Table:
@@ -254,8 +257,7 @@ class LettaSource:
             SourceError: the source cannot be reached, or lacks what is required; the text says what and where.
         """
         with self._connection() as shared, shared.transaction(timeout_seconds=self.timeout_seconds) as begun:
-            catalog = read_catalog(begun.connection, self.url, versioned=begun.identity.cluster is not None)
-            yield Snapshot(self.url, begun.connection, catalog, begun.at, begun.identity)
+            yield Snapshot(self.url, begun.connection, read_catalog(begun, self.url), begun.at, begun.identity)
 
     @contextmanager
     def pooled(self) -> Iterator["LettaSource"]:

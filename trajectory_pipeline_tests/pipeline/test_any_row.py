@@ -16,6 +16,7 @@ from trajectory_pipeline.pipeline import judging_estimate
 from trajectory_pipeline.pipeline.judging_estimate import JudgingEstimate, estimate_judging
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, only, some_run
 from trajectory_pipeline_tests.pipeline.test_quarantine import HOUR, a_message, quarantine
 from trajectory_pipeline_tests.trajectories.mutations import CANARY, mutated
@@ -148,3 +149,37 @@ def test_run_with_times_beyond_python_is_explained(pipeline: Pipeline) -> None:
         stored, storage=pipeline.storage, source=LettaSource(pipeline.letta_url), policy=None, redaction_key=None
     )
     assert explained["captured"]["id"] == "run-1"
+
+
+@pytest.mark.parametrize("message_ids", ['["a\\u0000b"]', "no JSON", "[" * 100_000, '{"a": 1}', "[1, null]"])
+def test_agent_with_any_list_of_messages_fails_no_hour(pipeline: Pipeline, message_ids: str) -> None:
+    pipeline.change_source(
+        "ALTER TABLE agents ALTER message_ids TYPE text", f"UPDATE agents SET message_ids = '{message_ids}'"
+    )
+    (result,) = pipeline.capture(HOUR)
+    assert result.row_balance.trajectories == sample_partitions()[HOUR]
+
+
+@pytest.mark.parametrize("table", ["runs", "steps", "messages", "run_metrics", "step_metrics", "agents", "agents_tags"])
+def test_view_that_shows_rows_twice_gives_each_once(pipeline: Pipeline, table: str) -> None:
+    pipeline.change_source(
+        f"ALTER TABLE {table} RENAME TO kept",
+        f"CREATE VIEW {table} AS SELECT * FROM kept UNION ALL SELECT * FROM kept",
+    )
+    (result,) = pipeline.capture(HOUR)
+    assert result.row_balance.trajectories == sample_partitions()[HOUR]
+    rows = pipeline.parquet(TERMINAL_RUNS, HOUR)
+    for column, key in (("steps", "id"), ("step_metrics", "id"), ("messages", "id")):
+        ids = [each[key] for row in rows for each in row[column]]
+        assert len(ids) == len(set(ids))
+    assert all(len(row["agent_tags"]) == len(set(row["agent_tags"])) for row in rows)
+
+
+def test_run_without_an_id_fails_no_hour(pipeline: Pipeline) -> None:
+    nothing = "jsonb_populate_record(kept, '{\"id\": null}')"
+    pipeline.change_source(
+        "ALTER TABLE runs RENAME TO kept",
+        f"CREATE VIEW runs AS SELECT * FROM kept UNION ALL SELECT ({nothing}).* FROM kept",
+    )
+    (result,) = pipeline.capture(HOUR)
+    assert result.row_balance.trajectories == sample_partitions()[HOUR]

@@ -53,6 +53,10 @@ SHADOWING = (
     "CREATE FUNCTION evil.now() RETURNS timestamptz LANGUAGE sql AS $$SELECT '1999-01-01Z'::timestamptz$$",
     "CREATE FUNCTION evil.hashtextextended(text, bigint) RETURNS bigint LANGUAGE sql AS $$SELECT 1::bigint$$",
     "CREATE FUNCTION evil.md5(text) RETURNS text LANGUAGE sql AS $$SELECT 'x'::text$$",
+    "CREATE FUNCTION evil.isfinite(timestamp) RETURNS boolean LANGUAGE sql AS $$SELECT false$$",
+    "CREATE FUNCTION evil.never(varchar, varchar) RETURNS boolean LANGUAGE sql AS $$SELECT false$$",
+    "CREATE OPERATOR evil.= (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = evil.never)",
+    "CREATE TABLE evil.pg_database (datname text, oid integer)",
 )
 
 
@@ -94,8 +98,7 @@ def test_all_stages_give_the_same_under_any_defaults(
     other = Pipeline(judged.letta_url, make_database(None), judged.folder.with_name("other"), judged.judge_url)
     for url in (judged.letta_url, other.database_url):
         do(url, *SHADOWING)
-        set_defaults(url, **SETTINGS, default_transaction_isolation=isolation)
-    set_defaults(other.database_url, search_path="evil, pg_catalog, public")
+        set_defaults(url, **SETTINGS, default_transaction_isolation=isolation, search_path="evil, pg_catalog, public")
     migrate(other.database_url)
     assert run_all_stages(other, HOUR) == expected
     assert other.convert(HOUR).unchanged
