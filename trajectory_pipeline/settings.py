@@ -1,6 +1,7 @@
 """All settings: typed, in groups, read from the environment on request and never at import time."""
 
 import os
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -34,6 +35,8 @@ from trajectory_pipeline.urls import check_endpoint_url, normalize_postgres_url
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+_OWNER = r"team:[\w.-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}"
+"""As Dagster takes it."""
 LONGEST_RETENTION_DAYS = 36_500
 """A hundred years: longer ages could lie before the first year that a date can name."""
 _RENAMED = {
@@ -64,6 +67,16 @@ def _ids(value: object) -> object:
     return frozenset(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
+def _owners(value: object) -> object:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+def _owner(value: str) -> str:
+    if not re.fullmatch(_OWNER, value):
+        raise ValueError(f"has {value!r}, which is neither an e-mail address nor team:name")
+    return value
+
+
 OptionalUrl = Annotated[Annotated[str, AfterValidator(normalize_postgres_url)] | None, BeforeValidator(_blank_is_unset)]
 OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
 OptionalHttpUrl = Annotated[Annotated[str, AfterValidator(check_endpoint_url)] | None, BeforeValidator(_blank_is_unset)]
@@ -73,6 +86,7 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 RetentionDays = Annotated[int, Field(ge=1, le=LONGEST_RETENTION_DAYS)]
 Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+Owners = Annotated[tuple[Annotated[str, AfterValidator(_owner)], ...], NoDecode, BeforeValidator(_owners)]
 Ids = Annotated[frozenset[str], NoDecode, BeforeValidator(_ids)]
 
 
@@ -154,6 +168,9 @@ class DagsterSettings(_Group):
     """Postgres for Dagster's own storage. Unset: the embedded server's database `dagster`."""
     backfill_batch: int = setting("TRAJECTORY_BACKFILL_BATCH", 24, ge=1, le=1000)
     """Partitions per Dagster run of a backfill. Default 24."""
+    owners: Owners = setting("TRAJECTORY_OWNERS", ("team:agents",))
+    """Comma-separated owners of the assets, shown in the UI: e-mail addresses, or teams as `team:name`. Default
+    `team:agents`."""
 
 
 class NoticeSettings(_Group):

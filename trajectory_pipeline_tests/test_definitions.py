@@ -158,6 +158,22 @@ def test_assets_show_every_column_with_type_and_description(
         assert "dagster/table_name" in graph.get(dg.AssetKey(name)).metadata
 
 
+def test_assets_have_owners_tags_and_place() -> None:
+    settings = make_settings(
+        dagster__owners=("team:data", "me@example.com"), storage__parquet_uri="s3://key:hunter2@bucket/prefix"
+    )
+    graph = build_defs(settings).resolve_asset_graph()
+    stages = {"terminal_runs": "capture", "trajectories": "convert", "refined_outcomes": "judge"}
+    for name, stage in stages.items():
+        node = graph.get(dg.AssetKey(name))
+        assert node.owners == ("team:data", "me@example.com")
+        assert node.tags["stage"] == stage
+        assert node.metadata["dagster/uri"] == f"s3://bucket/prefix/{name}"
+        assert graph.get(dg.AssetKey(name)).description
+        assert node.code_version
+    assert graph.get(dg.AssetKey("trajectory_report")).owners == ("team:data", "me@example.com")
+
+
 def test_source_tables_show_the_columns_that_are_read(graph: AssetGraph) -> None:
     for name in SOURCES:
         schema = graph.get(dg.AssetKey.from_user_string(name)).metadata["dagster/column_schema"]

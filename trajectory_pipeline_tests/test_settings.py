@@ -58,7 +58,7 @@ def test_setting_is_documented_with_its_default() -> None:
         else:
             assert "Default" in field.description, field.alias
     names = list(setting_fields())
-    assert len(names) == sum(len(type(group).model_fields) for group in GROUPS) == 47
+    assert len(names) == sum(len(type(group).model_fields) for group in GROUPS) == 48
     known = ("LETTA_PG_URI", "DAGSTER_PG_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "ENABLE_TRAJECTORY_CAPTURE")
     assert [name for name in names if name not in known and not name.startswith("TRAJECTORY_")] == []
 
@@ -251,3 +251,10 @@ def test_unpriced_model_without_a_daily_cap_in_tokens_is_refused(
 @pytest.mark.parametrize("name", [name for name in setting_fields() if "_BUDGET_" in name])
 def test_cap_that_is_no_amount_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     assert refusal(monkeypatch, **{name: value}).startswith(f"{name} is wrong")
+
+
+def test_owners_are_addresses_or_teams(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = loaded(monkeypatch, TRAJECTORY_OWNERS=" team:data , me@example.com")
+    assert given.dagster.owners == ("team:data", "me@example.com")
+    for wrong in ("me", "team:", "me@", "team:a,b"):
+        assert "neither an e-mail address nor team:name" in refusal(monkeypatch, TRAJECTORY_OWNERS=wrong)

@@ -1,9 +1,13 @@
 """What the Dagster UI shows of a materialization: counts, ids and locations; never a transcript, never a secret."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
+
+from trajectory_pipeline.schema.types import Table
 
 if TYPE_CHECKING:
     # Imports Arrow: not for every process that loads definitions.
@@ -11,10 +15,11 @@ if TYPE_CHECKING:
     from trajectory_pipeline.pipeline.capture import TerminalRunsResult
     from trajectory_pipeline.pipeline.convert import TrajectoriesResult
     from trajectory_pipeline.pipeline.judge import JudgingResult
-    from trajectory_pipeline.storage.parquet.store import WrittenFile
+    from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
 
 _Part = TypeVar("_Part")
 _LISTED = 50
+_CELL = 80
 _SIMULATED = " (simulated: not a model, and its prices are not real)"
 
 
@@ -33,9 +38,28 @@ def count_table(counts: Mapping[str, int], name: str) -> dg.MarkdownMetadataValu
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> dg.MarkdownMetadataValue:
-    """Return a table."""
-    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows)]
+    """Return a table. A cell is one line of at most 80 characters."""
+    lines = [f"| {' | '.join(map(_cell, cells))} |" for cells in (header, *rows)]
     return dg.MetadataValue.md("\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]]))
+
+
+def preview_metadata(store: "ParquetStore", table: Table, hour: datetime) -> dict[str, Any]:
+    """Return a few rows of a partition, sums over all of them, and queries that read them; nothing without rows.
+
+    Raises:
+        SinkError: the partition's file cannot be read.
+    """
+    from trajectory_pipeline.storage.parquet.preview import COLUMNS, preview
+
+    shown = preview(store, table, hour)
+    if not shown.rows:
+        return {}
+    queries = "\n\n".join(f"{name}:\n```sql\n{text}\n```" for name, text in shown.queries.items())
+    return {
+        **{name: float(value) if isinstance(value, Decimal) else value for name, value in shown.sums.items()},
+        "preview": markdown_table(COLUMNS[table.name], shown.rows),
+        "query": dg.MetadataValue.md(queries),
+    }
 
 
 def terminal_runs_metadata(result: "TerminalRunsResult") -> dict[str, Any]:
@@ -94,12 +118,15 @@ def refined_outcomes_metadata(result: "JudgingResult") -> dict[str, Any]:
     judges = [model + (_SIMULATED if model in result.simulated_models else "") for model in sorted(result.models)]
     return {
         **_file(_require(result.written)),
+        "trajectories_in": result.due_reasons.total() + result.reused - result.claimed_elsewhere,
         "verdicts": count_table(result.statuses, "verdict_status"),
         "outcomes": count_table(result.outcomes, "outcome"),
         "pending": count_table(result.due_reasons, "reason"),
         "judged": result.judged,
         "reused": result.reused,
         "calls": result.calls,
+        "input_tokens": result.input_tokens,
+        "output_tokens": result.output_tokens,
         "cost_usd": float(result.cost_usd),
         "disagreements": result.disagreements,
         **_present(
@@ -125,6 +152,13 @@ def budget_table(caps: "Sequence[tuple[Cap, SpendTotals]]") -> dg.MarkdownMetada
         for cap, totals in caps
     ]
     return markdown_table(["cap", "limit", "spent", "reserved", "remaining", "setting"], rows)
+
+
+def _cell(value: object) -> str:
+    """Return a value as a table shows it; ids and words come from the source and may hold any character."""
+    text = f"{float(value):.6g}" if isinstance(value, float | Decimal) else "" if value is None else str(value)
+    text = " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("`", "'").replace("<", "&lt;").split())
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 
 def _file(written: "WrittenFile") -> dict[str, Any]:

@@ -72,6 +72,7 @@ class JudgingStats:
     Attributes:
         judged: trajectories that the judge was asked about.
         calls: HTTP calls made.
+        input_tokens: prompt tokens of these calls, as far as they are reported; ``output_tokens`` alike.
         cost_usd: known cost of these calls; a lost call counts at its reserved cost.
         unpriced_calls: answered calls without a known price.
         cut_prompts: calls whose prompt the server cut, by the tokens that it counted.
@@ -83,6 +84,8 @@ class JudgingStats:
 
     judged: int = 0
     calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
     cost_usd: Decimal = Decimal(0)
     unpriced_calls: int = 0
     cut_prompts: int = 0
@@ -94,6 +97,8 @@ class JudgingStats:
     def add_calls(self, calls: Collection[CallRecord]) -> None:
         """Count the calls that were made for one verdict."""
         self.calls += len(calls)
+        self.input_tokens += sum(call.usage.input_tokens for call in calls if call.usage)
+        self.output_tokens += sum(call.usage.output_tokens for call in calls if call.usage)
         self.unpriced_calls += sum(call.cost_usd is None for call in calls if call.result not in ("error", "lost"))
         self.cut_prompts += sum(call.share_read < 1 for call in calls)
         self.cost_usd += sum((call.cost_usd or Decimal(0) for call in calls), Decimal(0))

@@ -12,6 +12,7 @@ from trajectory_pipeline.schema.types import (
     Column,
     Table,
     dollars,
+    from_source,
     in_document,
     list_of,
     nanoseconds,
@@ -226,7 +227,7 @@ _METADATA = in_document(
     Column("tags", STRINGS, "The agent's tags at capture, sorted.", source="agents_tags.tag"),
     Column("start_time", TIMESTAMP, "When the run was created.", null=_NOT_RECORDED, source="runs.created_at"),
     Column("end_time", TIMESTAMP, "When it ended.", null=_NOT_RECORDED, source="runs.completed_at (naive UTC)"),
-    nanoseconds("duration_ns", "`end_time` minus `start_time`.", null="either is null"),
+    nanoseconds("duration_ns", "`end_time` minus `start_time`.", null="either is null", source="start_time, end_time"),
     nanoseconds(
         "run_ns", "Duration by Letta's clock.", null=_LATE, source="run_metrics.run_ns, else runs.total_duration_ns"
     ),
@@ -240,19 +241,39 @@ _METADATA = in_document(
         _RUN_ERROR,
         "What went wrong.",
         null="no error was recorded",
-        source="runs.metadata_.error, else the last own step's error",
+        source="runs.metadata_.error, else steps.error_data of the last own step",
     ),
-    Column("step_count", INT, "Own steps.", unit="steps"),
-    Column("message_count", INT, "Messages in the turns.", unit="messages"),
-    Column("tools_used", STRINGS, "Names in this run's tool calls, in order of first use."),
-    Column("models", STRINGS, "Models of own steps, in order of first use."),
-    *(tokens(f"{kind}_tokens", "Sum over own steps.") for kind in ("input", "output", "total")),
+    Column("step_count", INT, "Own steps.", unit="steps", source="steps.id"),
+    Column("message_count", INT, "Messages in the turns.", unit="messages", source="messages.id"),
+    Column(
+        "tools_used", STRINGS, "Names in this run's tool calls, in order of first use.", source="messages.tool_calls"
+    ),
+    Column("models", STRINGS, "Models of own steps, in order of first use.", source="steps.model"),
     *(
-        tokens(f"{kind}_tokens", "Sum over own steps that report it.", null="none reports it")
-        for kind in ("cached_input", "cache_write", "reasoning")
+        tokens(f"{kind}_tokens", "Sum over own steps.", source=f"steps.{name}_tokens")
+        for kind, name in (("input", "prompt"), ("output", "completion"), ("total", "total"))
     ),
-    Column("usage_reported", BOOL, "False if all counts are 0 without details: Letta stores 0 for unreported usage."),
-    dollars("cost_usd", "Price of its own LLM calls by genai-prices at that time.", null="price or usage unknown"),
+    *(
+        tokens(
+            f"{kind}_tokens",
+            "Sum over own steps that report it.",
+            null="none reports it",
+            source=f"steps.{kind}_tokens, else steps.{details}_tokens_details",
+        )
+        for kind, details in (("cached_input", "prompt"), ("cache_write", "prompt"), ("reasoning", "completion"))
+    ),
+    Column(
+        "usage_reported",
+        BOOL,
+        "False if all counts are 0 without details: Letta stores 0 for unreported usage.",
+        source="total_tokens, cached_input_tokens, reasoning_tokens",
+    ),
+    dollars(
+        "cost_usd",
+        "Price of its own LLM calls by genai-prices at that time.",
+        null="price or usage unknown",
+        source="models, input_tokens, output_tokens, cached_input_tokens, cache_write_tokens",
+    ),
     Column(
         "continues_run_id",
         STRING,
@@ -267,6 +288,7 @@ _OUTCOME = (
         "execution_status",
         STRING,
         "How the run ended: completed, truncated, awaiting_approval, failed, cancelled or unknown.",
+        source="status, stop_reason, error",
         document="outcome.execution.status",
     ),
     Column(
@@ -275,13 +297,20 @@ _OUTCOME = (
         "Why: user, step_limit, token_limit, context_limit, billing, agent, llm_provider, request, server or"
         " unrecorded.",
         null="neither cancelled, truncated nor failed",
+        source="status, stop_reason, error",
         document="outcome.execution.cause",
     ),
-    Column(
-        "heuristic_outcome", STRING, "success, partial_success, failure or unknown, by rule.", document="outcome.type"
+    *from_source(
+        "execution_status, turns",
+        Column(
+            "heuristic_outcome",
+            STRING,
+            "success, partial_success, failure or unknown, by rule.",
+            document="outcome.type",
+        ),
+        Column("heuristic_confidence", FLOAT, "Confidence of the rule.", unit="0–1", document="outcome.confidence"),
+        Column("heuristic_reasoning", STRINGS, "Facts behind the outcome.", document="outcome.reasoning"),
     ),
-    Column("heuristic_confidence", FLOAT, "Confidence of the rule.", unit="0–1", document="outcome.confidence"),
-    Column("heuristic_reasoning", STRINGS, "Facts behind the outcome.", document="outcome.reasoning"),
 )
 
 TRAJECTORIES = Table(
@@ -293,20 +322,38 @@ TRAJECTORIES = Table(
         Column("trajectory_id", STRING, "UUID (version 5) of the run id.", source="run_id", document="trajectory_id"),
         *_METADATA,
         *_OUTCOME,
-        Column("signals", SIGNALS, f"Facts computed by rule (signals version {SIGNALS_VERSION}).", document="signals"),
+        Column(
+            "signals",
+            SIGNALS,
+            f"Facts computed by rule (signals version {SIGNALS_VERSION}).",
+            source="turns",
+            document="signals",
+        ),
         *parquet_only(
             Column("turns", list_of(TURN), "Steps with their messages, in order.", document="turns"),
             Column("context", CONTEXT, "System prompt and tools; not in the content digest.", null="nothing was found"),
         ),
         *postgres_only(
-            Column("data", JSON, "The trajectory document; images as stubs.", null="see `data_omitted_reason`"),
+            Column(
+                "data", JSON, "The trajectory document; images as stubs.", "see `data_omitted_reason`", source="turns"
+            ),
             Column("data_omitted_reason", STRING, "Why `data` is null.", null="it is not"),
         ),
         Column("escaped", STRINGS, "Document paths where NUL or a lone surrogate became text (`\\u0000`, `\\ud83d`)."),
-        Column("content_digest", STRING, "SHA-256 (hex) of what the agent saw, said and did, its errors and ending."),
+        Column(
+            "content_digest",
+            STRING,
+            "SHA-256 (hex) of what the agent saw, said and did, its errors and ending.",
+            source="turns, status, stop_reason, error",
+        ),
         Column("schema_version", STRING, "Version of this schema."),
         Column("signals_version", STRING, "Version of the rules behind `signals`."),
-        Column("partition_key", STRING, "Dagster's partition key: the UTC hour of `end_time`, else of `start_time`."),
+        Column(
+            "partition_key",
+            STRING,
+            "Dagster's partition key: the UTC hour of `end_time`, else of `start_time`.",
+            source="end_time, else start_time",
+        ),
         Column("deleted_at", TIMESTAMP, "When the run was first noticed missing at the source.", null="not deleted"),
         *postgres_only(
             Column("first_captured_at", TIMESTAMP, "When the row was first written."),

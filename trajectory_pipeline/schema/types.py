@@ -74,7 +74,8 @@ class Column:
         description: one sentence.
         null: what a null means; empty where there is never one.
         unit: of the number, where it has one (``ns``, ``tokens``, ``USD``).
-        source: the Letta column, or the rule, that it comes from.
+        source: the columns that it comes from (``runs.agent_id``, or another of the same table by its name), or the
+            rule. Column lineage in the UI is read from it.
         sinks: where it is stored.
         document: its path in the trajectory document (``metadata.agent_id``); None where it is not in it.
         since: the schema version that introduced it.
@@ -103,9 +104,9 @@ def tokens(name: str, description: str, *, null: str = "", source: str = "") -> 
     return Column(name, INT, description, null, "tokens", source)
 
 
-def dollars(name: str, description: str, *, null: str = "") -> Column:
+def dollars(name: str, description: str, *, null: str = "", source: str = "") -> Column:
     """Return a column with an amount of US dollars."""
-    return Column(name, MONEY, description, null, "USD")
+    return Column(name, MONEY, description, null, "USD", source)
 
 
 def nanoseconds(name: str, description: str, *, null: str, source: str = "") -> Column:
@@ -121,6 +122,11 @@ def parquet_only(*columns: Column) -> tuple[Column, ...]:
 def postgres_only(*columns: Column) -> tuple[Column, ...]:
     """Return the columns as stored in Postgres alone."""
     return tuple(replace(column, sinks=POSTGRES_ONLY) for column in columns)
+
+
+def from_source(source: str, *columns: Column) -> tuple[Column, ...]:
+    """Return the columns as coming from this source."""
+    return tuple(replace(column, source=source) for column in columns)
 
 
 def in_document(parent: str, *columns: Column) -> tuple[Column, ...]:

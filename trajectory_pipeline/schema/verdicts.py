@@ -17,6 +17,7 @@ from trajectory_pipeline.schema.types import (
 )
 
 _NOT_JUDGED = "not judged"
+_TRANSCRIPT = "trajectories.turns, trajectories.error"
 _NO_EVIDENCE = "not judged, or no valid evidence for it"
 _NOT_SHOWN = "nothing was sent to the judge"
 _NOT_REPORTED = "not reported"
@@ -29,11 +30,18 @@ VERDICTS = Table(
     description="Verdicts of judges on trajectories. A verdict is never overwritten by one under another policy.",
     row="one trajectory under one policy, with one content",
     columns=(
-        Column("run_id", STRING, "The run.", key=True),
+        Column("run_id", STRING, "The run.", source="trajectories.run_id", key=True),
         Column("verdict_key", STRING, "SHA-256 (hex) of the digests of all runs shown and of the policy.", key=True),
         Column("policy_id", STRING, "The policy: see the table `policies`."),
-        Column("partition_key", STRING, "Dagster's partition key of the trajectory."),
-        Column("content_digest", STRING, "`content_digest` of the trajectory that was judged."),
+        Column(
+            "partition_key", STRING, "Dagster's partition key of the trajectory.", source="trajectories.partition_key"
+        ),
+        Column(
+            "content_digest",
+            STRING,
+            "`content_digest` of the trajectory that was judged.",
+            source="trajectories.content_digest",
+        ),
         Column(
             "verdict_status",
             STRING,
@@ -44,6 +52,7 @@ VERDICTS = Table(
             STRING,
             "`success`, `partial_success`, `failure` or `unknown`, computed from the requirements.",
             null=_NOT_JUDGED,
+            source=_TRANSCRIPT,
         ),
         Column(
             "outcome_confidence",
@@ -52,14 +61,22 @@ VERDICTS = Table(
             " requirements (0 for an undecided one), times `coverage`.",
             unit="0–1",
             null=_NOT_JUDGED,
+            source=_TRANSCRIPT,
         ),
-        Column("disagrees", BOOL, "Whether the outcome differs from the heuristic outcome.", null=_NOT_JUDGED),
+        Column(
+            "disagrees",
+            BOOL,
+            "Whether the outcome differs from the heuristic outcome.",
+            null=_NOT_JUDGED,
+            source="outcome, trajectories.heuristic_outcome",
+        ),
         Column(
             "requirements",
             JSON,
             "What the task required: statement, kind, status, the judge's own status, reasoning, and each citation with"
             " its author and, if it is not valid, why.",
             null=_NOT_JUDGED,
+            source=_TRANSCRIPT,
         ),
         Column(
             "failure_owner",
@@ -67,10 +84,23 @@ VERDICTS = Table(
             "`agent`, `tool`, `llm_provider`, `infrastructure`, `user` or `specification`; `none` if no requirement is"
             " unmet.",
             null=_NO_EVIDENCE,
+            source=_TRANSCRIPT,
         ),
-        Column("failure_mode", STRING, "Label from the closed list of failure modes.", null=_NO_EVIDENCE),
-        Column("failure_mode_description", STRING, "Description of the failure mode `other`.", null="not `other`"),
-        Column("failed_step_id", STRING, "First step that went wrong.", null="none, or not judged"),
+        Column(
+            "failure_mode",
+            STRING,
+            "Label from the closed list of failure modes.",
+            null=_NO_EVIDENCE,
+            source=_TRANSCRIPT,
+        ),
+        Column(
+            "failure_mode_description",
+            STRING,
+            "Description of the failure mode `other`.",
+            null="not `other`",
+            source=_TRANSCRIPT,
+        ),
+        Column("failed_step_id", STRING, "First step that went wrong.", null="none, or not judged", source=_TRANSCRIPT),
         Column(
             "learning_value",
             FLOAT,
@@ -78,18 +108,62 @@ VERDICTS = Table(
             " (rating − 1) / 4.",
             unit="0–1",
             null=_NOT_JUDGED,
+            source=_TRANSCRIPT,
         ),
-        Column("interaction_depth", INT, "Rating of the interaction's depth.", unit="1–5", null=_NOT_JUDGED),
-        Column("task_complexity", INT, "Rating of the task's complexity.", unit="1–5", null=_NOT_JUDGED),
-        Column("tool_use", INT, "Rating of the use of tools.", unit="1–5", null=_NOT_JUDGED),
-        Column("reference_value", INT, "Rating of the value as a reference.", unit="1–5", null=_NOT_JUDGED),
-        Column("tags", STRINGS, "Three to seven tags.", null=_NOT_JUDGED),
-        Column("task_category", STRING, "Label from the closed list of task categories.", null=_NOT_JUDGED),
-        Column("complexity", STRING, "`trivial`, `simple`, `moderate`, `complex` or `expert`.", null=_NOT_JUDGED),
-        Column("summary", STRING, "Goal, approach and result.", null=_NOT_JUDGED),
-        Column("lesson", STRING, "What another agent should do or avoid.", null="none, or not judged"),
-        Column("decisions", JSON, "Key decisions: step, choice, stated reason, result.", null=_NOT_JUDGED),
-        Column("coverage", FLOAT, "Share of the content's characters sent to the judge.", unit="0–1", null=_NOT_SHOWN),
+        Column(
+            "interaction_depth",
+            INT,
+            "Rating of the interaction's depth.",
+            unit="1–5",
+            null=_NOT_JUDGED,
+            source=_TRANSCRIPT,
+        ),
+        Column(
+            "task_complexity", INT, "Rating of the task's complexity.", unit="1–5", null=_NOT_JUDGED, source=_TRANSCRIPT
+        ),
+        Column("tool_use", INT, "Rating of the use of tools.", unit="1–5", null=_NOT_JUDGED, source=_TRANSCRIPT),
+        Column(
+            "reference_value",
+            INT,
+            "Rating of the value as a reference.",
+            unit="1–5",
+            null=_NOT_JUDGED,
+            source=_TRANSCRIPT,
+        ),
+        Column("tags", STRINGS, "Three to seven tags.", null=_NOT_JUDGED, source=_TRANSCRIPT),
+        Column(
+            "task_category",
+            STRING,
+            "Label from the closed list of task categories.",
+            null=_NOT_JUDGED,
+            source=_TRANSCRIPT,
+        ),
+        Column(
+            "complexity",
+            STRING,
+            "`trivial`, `simple`, `moderate`, `complex` or `expert`.",
+            null=_NOT_JUDGED,
+            source=_TRANSCRIPT,
+        ),
+        Column("summary", STRING, "Goal, approach and result.", null=_NOT_JUDGED, source=_TRANSCRIPT),
+        Column(
+            "lesson", STRING, "What another agent should do or avoid.", null="none, or not judged", source=_TRANSCRIPT
+        ),
+        Column(
+            "decisions",
+            JSON,
+            "Key decisions: step, choice, stated reason, result.",
+            null=_NOT_JUDGED,
+            source=_TRANSCRIPT,
+        ),
+        Column(
+            "coverage",
+            FLOAT,
+            "Share of the content's characters sent to the judge.",
+            unit="0–1",
+            null=_NOT_SHOWN,
+            source=_TRANSCRIPT,
+        ),
         Column("model", STRING, "Model as named in the response; `simulated-judge` is not one.", null="no response"),
         Column("simulated", BOOL, "Whether the verdict is from the simulated judge, with an invented price."),
         tokens("input_tokens", "Prompt tokens of all calls, including cached ones.", null=_NOT_REPORTED),
@@ -105,8 +179,18 @@ VERDICTS = Table(
             Column("created_at", TIMESTAMP, "When the row was first written."),
             Column("updated_at", TIMESTAMP, "When the row last changed."),
         ),
-        Column("shown_run_ids", STRINGS, "Runs sent to the judge: the earlier ones of the chain, then this one."),
-        Column("shown_digests", STRINGS, "`content_digest` of each of these runs at that time."),
+        Column(
+            "shown_run_ids",
+            STRINGS,
+            "Runs sent to the judge: the earlier ones of the chain, then this one.",
+            source="trajectories.run_id, trajectories.continues_run_id",
+        ),
+        Column(
+            "shown_digests",
+            STRINGS,
+            "`content_digest` of each of these runs at that time.",
+            source="trajectories.content_digest",
+        ),
         Column("erased", BOOL, "Whether its texts were erased because content behind them was deleted at the source."),
         Column(
             "response_format", STRING, "Format sent: `json_schema`, `tool_call` or `prompt`.", null="no call was made"
@@ -127,10 +211,17 @@ VERDICTS = Table(
             JSON,
             "The judge's account of the failure: reasoning, evidence with its check, and why it is not counted, if so.",
             null=_NOT_JUDGED,
+            source=_TRANSCRIPT,
         ),
-        Column("learning", JSON, "Reasoning behind the four ratings.", null=_NOT_JUDGED),
+        Column("learning", JSON, "Reasoning behind the four ratings.", null=_NOT_JUDGED, source=_TRANSCRIPT),
         Column("windows", INT, "Prompts that the transcript was split into.", unit="prompts", null=_NOT_SHOWN),
-        Column("shown_sha256", STRING, "SHA-256 (hex) of what was sent, without random markers.", null=_NOT_SHOWN),
+        Column(
+            "shown_sha256",
+            STRING,
+            "SHA-256 (hex) of what was sent, without random markers.",
+            null=_NOT_SHOWN,
+            source=_TRANSCRIPT,
+        ),
     ),
     indexes=(("policy_id", "verdict_status"), ("partition_key",), ("outcome",)),
 )

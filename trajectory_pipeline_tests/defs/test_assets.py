@@ -5,6 +5,7 @@ instance, since that is what the UI shows.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 import dagster as dg
+import duckdb
 import pytest
 from dagster import serialize_value
 
@@ -99,6 +101,46 @@ def test_refined_outcomes_metadata_has_judge_and_cost(day: Day) -> None:
             query(str(day.settings.storage.database_url), "SELECT sum(cost_usd) FROM trajectory.verdict_attempts")[0][0]
         )
     )
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_preview_and_queries_read_the_partition(day: Day, asset: str) -> None:
+    for key, metadata in materializations(day.instance, asset).items():
+        rows = metadata["dagster/partition_row_count"]
+        assert ("preview" in metadata, "query" in metadata) == (bool(rows), bool(rows))
+        if not rows:
+            continue
+        assert len(metadata["preview"].splitlines()) == 2 + min(rows, 5)
+        queries = dict(re.findall(r"(\w+):\n```sql\n(.+?)\n```", metadata["query"]))
+        assert len(duckdb.sql(queries["DuckDB"]).fetchall()) == rows
+        if asset != "terminal_runs":
+            assert key in queries["Postgres"]
+            assert len(query(str(day.settings.storage.database_url), queries["Postgres"])) == rows
+
+
+def test_trajectories_metadata_sums_tokens_and_cost(day: Day) -> None:
+    made = materializations(day.instance, "trajectories").values()
+    stored = query(
+        str(day.settings.storage.database_url),
+        "SELECT sum(input_tokens), sum(output_tokens), sum(cost_usd) FROM trajectory.trajectories",
+    )[0]
+    for name, total in zip(("input_tokens", "output_tokens", "cost_usd"), stored, strict=True):
+        assert sum(metadata.get(name, 0) for metadata in made) == pytest.approx(float(total or 0))
+
+
+def test_refined_outcomes_metadata_counts_tokens_and_rows_in(day: Day) -> None:
+    made = materializations(day.instance, "refined_outcomes").values()
+    tokens = query(
+        str(day.settings.storage.database_url),
+        "SELECT sum(input_tokens), sum(output_tokens) FROM trajectory.verdict_attempts",
+    )[0]
+    assert tokens == (sum(one["input_tokens"] for one in made), sum(one["output_tokens"] for one in made))
+    assert all(one["trajectories_in"] == one["dagster/partition_row_count"] for one in made)
+
+
+def test_materialization_event_stays_below_eight_kilobytes(day: Day) -> None:
+    events = day.instance.all_logs(day.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    assert max(len(serialize_value(event)) for event in events) < 8_000
 
 
 def test_range_run_records_its_checks(day: Day) -> None:

@@ -8,7 +8,7 @@ import dagster as dg
 from trajectory_pipeline.defs import asset_checks
 from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.stage import stage_asset
-from trajectory_pipeline.defs.metadata import refined_outcomes_metadata
+from trajectory_pipeline.defs.metadata import preview_metadata, refined_outcomes_metadata
 from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import parse_partition_key
@@ -37,8 +37,10 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
     lookback = timedelta(days=settings.judge.lookback_days)
 
     @stage_asset(
+        settings,
         REFINED_OUTCOMES,
         partitions,
+        stage="judge",
         partitions_per_run=refinement_batch(settings.dagster.backfill_batch),
         postgres_table="verdicts",
         description=REFINED_OUTCOMES.description + notice,
@@ -80,7 +82,10 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
                     " their end: raise its context length, or lower TRAJECTORY_JUDGE_MAX_PROMPT_TOKENS. The coverage of"
                     " these verdicts says how much it can have read."
                 )
-            return refined_outcomes_metadata(result)
+            return {
+                **refined_outcomes_metadata(result),
+                **preview_metadata(judging.storage.parquet, REFINED_OUTCOMES, hour),
+            }
 
         def check_results() -> list[dg.AssetCheckResult]:
             abandoned = find_abandoned_verdicts(

@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from trajectory_pipeline.defs.assets.stage import type_name
-from trajectory_pipeline.schema.raw import MESSAGES, RUNS, STEPS, SourceColumn, SourceTable
+from trajectory_pipeline.defs.assets.stage import SOURCES, type_name
+from trajectory_pipeline.schema.raw import SourceColumn, SourceTable
 
 
 def _description(column: SourceColumn) -> str:
@@ -26,5 +26,5 @@ SOURCE_TABLES = [
         kinds={"postgres"},
         metadata={"dagster/column_schema": _columns(table), "dagster/table_name": table.name},
     )
-    for table in (RUNS, STEPS, MESSAGES)
+    for table in SOURCES
 ]

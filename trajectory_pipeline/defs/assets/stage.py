@@ -6,15 +6,24 @@ from typing import Any
 
 import dagster as dg
 
+from trajectory_pipeline.defs.column_lineage import column_lineage
+from trajectory_pipeline.schema.raw import MESSAGES, RUNS, STEPS
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION
 from trajectory_pipeline.schema.types import SCHEMA_NAME, Column, ListOf, Struct, Table, Type
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.urls import without_credentials
 
+SOURCES = (RUNS, STEPS, MESSAGES)
+"""Letta's tables that are assets."""
 StageDecorator = Callable[[Callable[..., Iterator[dg.MaterializeResult[None]]]], dg.AssetsDefinition]
 
 
 def stage_asset(
+    settings: Settings,
     table: Table,
     partitions: dg.PartitionsDefinition[str],
     *,
+    stage: str,
     partitions_per_run: int,
     postgres_table: str | None = None,
     description: str | None = None,
@@ -22,10 +31,15 @@ def stage_asset(
 ) -> StageDecorator:
     """Return the decorator of an asset that materializes a table, partition by partition.
 
-    ``postgres_table`` is in the schema ``trajectory``, ``description`` replaces the table's, and ``options`` are
-    further arguments of ``dagster.asset``.
+    ``stage`` is the value of a tag, ``postgres_table`` is in the schema ``trajectory``, ``description`` replaces the
+    table's, and ``options`` are further arguments of ``dagster.asset``.
     """
-    metadata: dict[str, Any] = {"dagster/column_schema": _column_schema(table)}
+    metadata: dict[str, Any] = {
+        "dagster/column_schema": _column_schema(table),
+        "dagster/column_lineage": column_lineage(table, [source.name for source in SOURCES]),
+        # The folder of all partitions; each materialization names its own file.
+        "dagster/uri": f"{without_credentials(settings.storage.parquet_location).rstrip('/')}/{table.name}",
+    }
     if postgres_table:
         metadata["dagster/table_name"] = f"{SCHEMA_NAME}.{postgres_table}"
     with warnings.catch_warnings():
@@ -38,6 +52,10 @@ def stage_asset(
             partitions_def=partitions,
             backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=partitions_per_run),
             group_name="trajectories",
+            owners=settings.dagster.owners,
+            tags={"stage": stage},
+            # Of the columns. The versions of the rules that fill them are compared by the pipeline itself.
+            code_version=f"schema {SCHEMA_VERSION}, signals {SIGNALS_VERSION}",
             **options,
         )
     return decorator

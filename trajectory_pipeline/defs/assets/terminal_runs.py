@@ -7,7 +7,7 @@ import dagster as dg
 from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.stage import stage_asset
-from trajectory_pipeline.defs.metadata import terminal_runs_metadata
+from trajectory_pipeline.defs.metadata import preview_metadata, terminal_runs_metadata
 from trajectory_pipeline.defs.resources import LettaResource, StorageResource
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
@@ -18,8 +18,10 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
     """Return the asset."""
 
     @stage_asset(
+        settings,
         TERMINAL_RUNS,
         partitions,
+        stage="capture",
         partitions_per_run=settings.dagster.backfill_batch,
         deps=SOURCE_TABLES,
         kinds={"parquet"},
@@ -46,7 +48,7 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
                 )
                 if result.corrupt_file is not None:
                     context.log.warning(result.corrupt_file.sentence(partition_key(hour)))
-                return terminal_runs_metadata(result)
+                return {**terminal_runs_metadata(result), **preview_metadata(sinks.parquet, TERMINAL_RUNS, hour)}
 
             yield from materialize_partitions(context, materialize)
 

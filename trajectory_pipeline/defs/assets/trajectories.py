@@ -7,7 +7,7 @@ import dagster as dg
 from trajectory_pipeline.defs import asset_checks
 from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.stage import stage_asset
-from trajectory_pipeline.defs.metadata import trajectories_metadata
+from trajectory_pipeline.defs.metadata import preview_metadata, trajectories_metadata
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -18,8 +18,10 @@ def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[s
     """Return the asset, with the checks of its counts and its quarantine."""
 
     @stage_asset(
+        settings,
         TRAJECTORIES,
         partitions,
+        stage="convert",
         partitions_per_run=settings.dagster.backfill_batch,
         postgres_table=TRAJECTORIES.name,
         deps=[TERMINAL_RUNS.name],
@@ -39,7 +41,7 @@ def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[s
                 result = materialize_trajectories(hour, sinks, dagster_run_id=context.run.run_id)
                 reconciliations.append(reconcile_partition(hour, sinks))
                 quarantined.extend(run.run_id for run in result.quarantined)
-                return trajectories_metadata(result)
+                return {**trajectories_metadata(result), **preview_metadata(sinks.parquet, TRAJECTORIES, hour)}
 
             def check_results() -> list[dg.AssetCheckResult]:
                 return [asset_checks.row_counts(reconciliations), asset_checks.quarantine(quarantined)]

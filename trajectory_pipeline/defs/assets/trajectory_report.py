@@ -21,6 +21,8 @@ def build_trajectory_report(settings: Settings) -> dg.AssetsDefinition:
         name=REPORT,
         group_name="reports",
         kinds={"html", "parquet"},
+        owners=settings.dagster.owners,
+        tags={"stage": "report"},
         deps=[TRAJECTORIES.name, REFINED_OUTCOMES.name],
         description="How runs ended, what they achieved, what they cost and where they fail, with the trajectories most"
         f" worth reading. One HTML file, and its tables as Parquet.{notice}",
