@@ -12,6 +12,8 @@ _REMOTE_URL = re.compile(r"([a-z][a-z0-9+.-]*)://([^?#]*)(.*)", re.DOTALL | re.I
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
 _CONTAINER_SCHEMES = frozenset({"abfs", "abfss", "az", "wasb", "wasbs"})
 """Schemes of Azure, where ``container@account`` is a place, and no login."""
+_PARAMETERS = re.compile(r"[;&]|%(?:3F|26|3B)|,(?=[^/,]*=)", re.IGNORECASE)
+"""Where parameters begin in a place: some storages take them without a ``?``, and a ``?`` may be percent-encoded."""
 _LOCAL_SCHEMES = frozenset({"file", "local"})
 _HIDDEN = "***"
 _UNREADABLE = "(unreadable URL)"
@@ -217,7 +219,7 @@ def without_credentials(url: str) -> str:
     if "://" not in url:
         if re.match(r"\s*\w+\s*=", url):
             return _UNREADABLE
-        is_path = re.match(r"[/.~]|[A-Za-z]:[\\/]", url) is not None
+        is_path = re.match(r"/(?!/)|[.~]|[A-Za-z]:[\\/]", url) is not None
         return url if is_path or "@" not in url else f"{_HIDDEN}@{url.rpartition('@')[2]}"
     pieces = [_piece_without_credentials(piece) for piece in url.split("::")]
     return _UNREADABLE if None in pieces else "::".join(map(str, pieces))
@@ -229,11 +231,13 @@ def _piece_without_credentials(piece: str) -> str | None:
     if match is None:
         return piece if _PROTOCOL.fullmatch(piece) else None
     scheme, place, query = match.groups()
-    if scheme.lower() in _LOCAL_SCHEMES:
+    authority = place.partition("/")[0]
+    if scheme.lower() in _LOCAL_SCHEMES and "@" not in authority:
         return piece
     if "@" in query and "@" not in place:
         return None
-    authority = place.partition("/")[0]
+    login, at, rest = place.rpartition("@")
+    place = login + at + _PARAMETERS.split(rest, maxsplit=1)[0]
     if scheme.lower() in _CONTAINER_SCHEMES and place.count("@") == 1 and ":" not in authority.partition("@")[0]:
         return f"{scheme}://{place}"
     login, _, rest = place.rpartition("@")
@@ -279,5 +283,5 @@ def _hidden_parts(url: str) -> Iterator[str]:
         login, at, _ = place.rpartition("@")
         if at:
             yield from (login, *re.split(r"[:/@]", login))
-        for part in re.split(r"[?&#;]", query):
-            yield from (part, *re.split("/", part.partition("=")[2]))
+        for part in _PARAMETERS.split(f"{place.rpartition('@')[2]}&{query}".replace("?", "&").replace("#", "&"))[1:]:
+            yield from (part, *re.split("/", re.split("=|%3D", part, maxsplit=1, flags=re.IGNORECASE)[-1]))

@@ -202,6 +202,13 @@ def test_without_credentials_of_an_endpoint_drops_login_and_query() -> None:
         ("s3:/key:geheim@bucket", "***@bucket"),
         ("host=h password=geheim", "(unreadable URL)"),
         ("password = geheim", "(unreadable URL)"),
+        ("az://container/folder;AccountKey=geheim", "az://container/folder"),
+        ("az://container@account/folder&sig=geheim", "az://container@account/folder"),
+        ("s3://bucket/team=a,b/prefix,key=geheim", "s3://bucket/team=a,b/prefix"),
+        ("https://host/c%3fsig%3Dgeheim", "https://host/c"),
+        ("file:///data/a b&c/%41@é", "file:///data/a b&c/%41@é"),
+        ("file://me:geheim@host/f", "file://host/f"),
+        ("//me:geheim@host/f", "***@host/f"),
         ("postgresql+asyncpg://me:geheim@host/db", "host:5432/db"),
     ],
 )
@@ -232,6 +239,12 @@ SECRETS = st.text(st.characters(categories=["L", "N"]), min_size=4).map("Zq9{}".
             "postgresql://host/db?password=ab&{}=1",
             "host=h password={}",
             "passwrd={} host=h",
+            "az://container/f;AccountKey={}",
+            "az://container@account/f&sig={}",
+            "s3://bucket/f,key={}",
+            "https://host/c%3Fsig%3D{}",
+            "file://me:{}@host/f",
+            "//me:{}@host/f",
         ]
     ),
 )

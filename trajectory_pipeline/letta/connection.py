@@ -231,8 +231,9 @@ def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> Begun
                     )
                     began, name, cluster, position, search_path = cursor.fetchone()[:5]
                 break
-            except SourceError:
-                if fewer == len(_IDENTITIES):
+            except SourceError as error:
+                # Whoever may read it, and is too slow, must not look like another source.
+                if fewer == len(_IDENTITIES) or isinstance(error, SourceTimeoutError):
                     raise
                 with reading(url, "Opening the snapshot"):
                     connection.adbc_connection.set_autocommit(True)
@@ -277,8 +278,15 @@ class SnapshotConnection:
             with suppress(SourceError):
                 return _begin(idle, self._url, timeout_seconds)
         target = _libpq_url(self._url)
-        with reading(self._url, "Connecting"):
-            connection = adbc.connect(target, autocommit=True)
+        try:
+            with reading(self._url, "Connecting"):
+                connection = adbc.connect(target, autocommit=True)
+        except SourceTimeoutError:
+            if "options=" in target:
+                raise
+            # The role's limit is too short for the driver's first queries. Some poolers refuse options, so only now.
+            with reading(self._url, "Connecting"):
+                connection = adbc.connect(f"{target}&options=-c%20statement_timeout%3D0", autocommit=True)
         return _begin(connection, self._url, timeout_seconds)
 
     def close(self) -> None:

@@ -104,6 +104,13 @@ def test_all_stages_give_the_same_under_any_defaults(
     assert other.convert(HOUR).unchanged
 
 
+def test_source_is_read_whatever_time_its_role_allows(pipeline: Pipeline) -> None:
+    """The driver asks for types before anything can be set."""
+    set_defaults(pipeline.letta_url, statement_timeout="1ms")
+    (result,) = pipeline.capture(HOUR)
+    assert result.row_balance.trajectories == sample_partitions()[HOUR]
+
+
 def test_transaction_states_what_it_needs(trajectory_database: str) -> None:
     set_defaults(trajectory_database, **SETTINGS, default_transaction_isolation="serializable")
     database = TrajectoryDatabase(trajectory_database)
