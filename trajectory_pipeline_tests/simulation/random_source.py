@@ -5,7 +5,8 @@ Every random choice comes from one ``random.Random``, so that a seed gives one h
 
 import json
 import random
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -199,6 +200,25 @@ class RandomSource:
         rows = self._connection.execute("SELECT agent_id FROM runs WHERE id = %s", [run_id]).fetchall()
         if step is not None:
             self._add_message(run_id, step, rows[0][0])
+
+    @contextmanager
+    def hidden(self) -> Iterator[str]:
+        """Show no rows of some tables inside the block, as a policy, an empty volume or a half-restored dump does."""
+        tables = self._rng.choice([_RUN_TABLES, ("runs",), ("messages",), ("steps", "messages")])
+        with self._connection.transaction():
+            # Without triggers: foreign keys hold again when the rows are back.
+            self._execute("SET LOCAL session_replication_role = replica")
+            for table in tables:
+                self._execute(f"CREATE TABLE hidden_{table} AS SELECT * FROM {table}")
+                self._execute(f"DELETE FROM {table}")
+        try:
+            yield " ".join(tables)
+        finally:
+            with self._connection.transaction():
+                self._execute("SET LOCAL session_replication_role = replica")
+                for table in tables:
+                    self._execute(f"INSERT INTO {table} SELECT * FROM hidden_{table}")
+                    self._execute(f"DROP TABLE hidden_{table}")
 
     def terminal_run_ids(self) -> set[str]:
         rows = self._connection.execute("SELECT id FROM runs WHERE status IN ('completed', 'failed', 'cancelled')")

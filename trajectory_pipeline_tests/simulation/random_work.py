@@ -39,12 +39,16 @@ _EMPTY_VALUES = {
 
 
 class ConfirmingPipeline(Pipeline):
-    """A pipeline whose user confirms every deletion that is withheld: all that happens to this source is meant."""
+    """A pipeline whose user confirms the deletions that are withheld, while ``confirms`` is set: they are meant."""
+
+    confirms = True
 
     def read(self, hour: datetime, *, accept_deletions: bool = False) -> TerminalRunsResult:
         try:
             return super().read(hour, accept_deletions=accept_deletions)
         except WithheldDeletionsError:
+            if not self.confirms:
+                raise
             return super().read(hour, accept_deletions=True)
 
 

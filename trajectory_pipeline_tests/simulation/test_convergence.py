@@ -71,12 +71,23 @@ def test_sinks_after_a_random_history_equal_a_fresh_build(
         must_remain.update((before - source.run_ids()) & captured)
         return event
 
+    def hide_source() -> str:
+        """The source shows fewer rows for a while, and nobody confirms: nothing may be taken for deleted."""
+        before = deleted(sink)
+        sink.confirms = False
+        with source.hidden() as tables:
+            work.tick_one_by_one()
+        sink.confirms = True
+        assert not (deleted(sink) - before) & source.run_ids(), tables
+        return f"hid {tables}"
+
     work = RandomWork(sink, rng, scheduler, change_source)
+    steps = [*[change_source] * 6, *[work.run_workers] * 4, *[work.damage_state] * 2, hide_source]
     history = [source.end_run() for _ in range(3)]
     try:
         with scheduler.pause_points(monkeypatch):
             for _ in range(STEPS):
-                step = rng.choice([*[change_source] * 3, *[work.run_workers] * 2, work.damage_state])
+                step = rng.choice(steps)
                 history.append(step())
         history.append(f"restored {[HOURS.index(hour) for hour in work.restore_pruned()]}")
         for _ in range(TICKS_TO_CONVERGE):
@@ -191,6 +202,13 @@ def ledger(pipeline: Pipeline) -> dict[str, tuple[str | None, int, int]]:
         for key, entry in entries.items()
         if entry.fingerprint != EMPTY
     }
+
+
+def deleted(pipeline: Pipeline) -> set[str]:
+    """Return the runs of which a raw row or a trajectory is marked as deleted."""
+    raw = {run_id for run_id, row in parquet_rows(pipeline, TERMINAL_RUNS).items() if row["deleted_at"]}
+    rows = pipeline.ask("SELECT run_id FROM trajectory.trajectories WHERE deleted_at IS NOT NULL")
+    return raw | {row["run_id"] for row in rows}
 
 
 def leftovers(folder: Path) -> list[Path]:
