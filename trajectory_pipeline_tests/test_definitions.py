@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from dagster._core.test_utils import in_process_test_workspace
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
@@ -172,6 +173,27 @@ def test_assets_have_owners_tags_and_place() -> None:
         assert graph.get(dg.AssetKey(name)).description
         assert node.code_version
     assert graph.get(dg.AssetKey("trajectory_report")).owners == ("team:data", "me@example.com")
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("judge", [{}, {"judge__model": "m", "judge__base_url": "http://127.0.0.1:1/v1"}])
+def test_freshness_is_expected_only_of_what_is_requested(judge: dict[str, str], *, enabled: bool) -> None:
+    graph = build_defs(make_settings(capture__enabled=enabled, **judge)).resolve_asset_graph()
+    fresh = {node.key.to_user_string() for node in graph.asset_nodes if node.freshness_policy}
+    expected = {"terminal_runs", "trajectories", "trajectory_report", *(["refined_outcomes"] if judge else [])}
+    assert fresh == (expected if enabled else set())
+
+
+def test_run_limits_leave_room_beside_a_backfill(graph: AssetGraph, tmp_path: Path) -> None:
+    limits = yaml.safe_load((PROJECT / "dagster.yaml").read_text())["concurrency"]
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump({"concurrency": limits}))
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        config = instance.get_concurrency_config()
+    [backfill] = config.run_queue_config.tag_concurrency_limits
+    assert backfill["limit"] < config.pool_config.default_pool_limit < config.run_queue_config.max_concurrent_runs
+    assert config.pool_config.pool_granularity.value == "run"
+    pools = {name: graph.get(dg.AssetKey(name)).pools for name in TABLES}
+    assert pools == {"terminal_runs": {"letta"}, "trajectories": set(), "refined_outcomes": {"judge"}}
 
 
 def test_source_tables_show_the_columns_that_are_read(graph: AssetGraph) -> None:

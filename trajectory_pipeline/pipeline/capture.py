@@ -96,6 +96,7 @@ def materialize_terminal_runs(
     start: datetime | None = None,
     accept_deletions: bool = False,
     dagster_run_id: str | None = None,
+    force: bool = False,
 ) -> TerminalRunsResult:
     """Read one partition out of one snapshot and replace its file.
 
@@ -107,6 +108,7 @@ def materialize_terminal_runs(
 
     ``start`` is the first partition: a run that moves to before it departs. None: there is no first.
     ``accept_deletions`` says that a person has looked: whatever the source lacks is deleted, and it is the right one.
+    With ``force``, the runs are read even if the file is up to date.
 
     Raises:
         SourceError: the source cannot be read.
@@ -120,7 +122,9 @@ def materialize_terminal_runs(
             storage.postgres.partition(TERMINAL_RUNS.name, partition_key(hour)) as partition,
             source.snapshot() as snapshot,
         ):
-            stage = _Capture(hour, partition, snapshot, storage, deleted, start, accept_deletions, dagster_run_id)
+            stage = _Capture(
+                hour, partition, snapshot, storage, deleted, start, accept_deletions, dagster_run_id, force
+            )
             return stage.run(check_former_file=check_former_file)
 
     try:
@@ -155,6 +159,7 @@ class _Capture:
     start: datetime | None
     accept_deletions: bool
     dagster_run_id: str | None
+    force: bool
 
     def __post_init__(self) -> None:
         end = self.hour + HOUR
@@ -170,7 +175,7 @@ class _Capture:
     def run(self, *, check_former_file: bool) -> TerminalRunsResult:
         """Leave the file as it is if it is up to date, else write it again."""
         parquet, catalog = self.storage.parquet, self.snapshot.catalog
-        unchanged, corrupt_file = self._unchanged(), None
+        unchanged, corrupt_file = None if self.force else self._unchanged(), None
         if unchanged is not None:
             counts, written = unchanged
             parquet.remove_temp_files(TERMINAL_RUNS, self.hour)

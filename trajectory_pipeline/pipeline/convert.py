@@ -98,11 +98,12 @@ class TrajectoriesResult:
 
 
 def materialize_trajectories(
-    hour: datetime, storage: Storage, *, dagster_run_id: str | None = None
+    hour: datetime, storage: Storage, *, dagster_run_id: str | None = None, force: bool = False
 ) -> TrajectoriesResult:
     """Convert a partition's raw rows and replace its trajectories in both sinks, unless they are up to date.
 
-    The rows go to Postgres in one transaction with the ledger entry.
+    The rows go to Postgres in one transaction with the ledger entry. With ``force``, they are converted
+    even if they are up to date.
 
     Raises:
         SinkError: a sink cannot be read or written; the former state stays.
@@ -119,7 +120,7 @@ def materialize_trajectories(
         raw_entry = partition.entry(TERMINAL_RUNS.name)
         raw_row_count = _require_raw_rows(hour, raw_entry, parquet)
         raw_digest = raw_entry.content_digest if raw_entry else None
-        unchanged = _unchanged(hour, partition, parquet, raw_digest)
+        unchanged = None if force else _unchanged(hour, partition, parquet, raw_digest)
         staged: StagedFile | None = None
         if unchanged is not None and unchanged.written is not None:
             result, content_digest = unchanged, unchanged.written.sha256

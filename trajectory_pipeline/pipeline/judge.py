@@ -81,6 +81,7 @@ class JudgingRun:
 
     Attributes:
         order: which trajectories go first, over all partitions.
+        limit: the most trajectories to judge; the others stay without a verdict.
         dagster_run_id: for the ledger; all partitions of a Dagster run are one materialization to the budget.
         progress: takes a progress line now and then.
         publish_only: whether stored verdicts are published and no judge is asked.
@@ -89,6 +90,7 @@ class JudgingRun:
     storage: Storage
     judge: JudgeConfig
     order: JudgeOrder = JudgeOrder.NEWEST
+    limit: int | None = None
     dagster_run_id: str | None = None
     progress: Callable[[str], None] = field(default=lambda _: None, repr=False)
     publish_only: bool = False
@@ -139,7 +141,9 @@ class JudgingRun:
             open_rate_limiter(self.storage.postgres, limit) as request_slot,
         ):
             verdicts.use_policy(policy.policy_id, policy.definition, policy.model)
-            due = self._due(judging_candidates(verdicts.connection, policy.policy_id, list(self._results), self.order))
+            due = self._due(judging_candidates(verdicts.connection, policy.policy_id, list(self._results), self.order))[
+                : self.limit
+            ]
             for key in self._results.keys() - {candidate.partition_key for candidate in due}:
                 self._publish_early(key)
             if due:

@@ -31,6 +31,7 @@ def run(
     assets: Sequence[str] = ASSETS,
     resources: Mapping[str, object] | None = None,
     tags: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> ExecuteInProcessResult:
     """Run the trajectory job over one hour, or a range, last hour included; does not raise if it fails.
 
@@ -42,7 +43,7 @@ def run(
         partition_key=None if last else partition_key(first),
         tags={**(tags or {}), **(range_tags(first, last) if last else {})},
         asset_selection=[dg.AssetKey(name) for name in assets],
-        run_config=_QUIET,
+        run_config={**_QUIET, **(config or {})},
         raise_on_error=False,
     )
 

@@ -8,6 +8,7 @@ import dagster as dg
 from trajectory_pipeline.defs import asset_checks
 from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.stage import stage_asset
+from trajectory_pipeline.defs.launch_config import RefinementConfig, require_policy
 from trajectory_pipeline.defs.metadata import preview_metadata, refined_outcomes_metadata
 from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
 from trajectory_pipeline.errors import PipelineError
@@ -41,6 +42,8 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
         REFINED_OUTCOMES,
         partitions,
         stage="judge",
+        fresh=not disabled,
+        pool="judge",
         partitions_per_run=refinement_batch(settings.dagster.backfill_batch),
         postgres_table="verdicts",
         description=REFINED_OUTCOMES.description + notice,
@@ -49,7 +52,11 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
         check_specs=[asset_checks.FAILED_VERDICTS, asset_checks.ABANDONED_VERDICTS],
     )
     def refined_outcomes(
-        context: dg.AssetExecutionContext, storage: StorageResource, judge: JudgeResource, budget: BudgetResource
+        context: dg.AssetExecutionContext,
+        config: RefinementConfig,
+        storage: StorageResource,
+        judge: JudgeResource,
+        budget: BudgetResource,
     ) -> MaterializeResults:
         from trajectory_pipeline.pipeline.judge import JudgingRun
         from trajectory_pipeline.pipeline.pending_verdicts import find_abandoned_verdicts
@@ -59,11 +66,13 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
             judging = JudgingRun(
                 storage.sinks(),
                 judge.config(budget),
-                order=settings.judge.order,
+                order=config.order or settings.judge.order,
+                limit=config.limit,
                 dagster_run_id=context.run.run_id,
                 progress=context.log.info,
                 publish_only=context.run.tags.get(PUBLISH_ONLY_TAG) == "true",
             )
+            require_policy(config, judging.judge.policy.policy_id)
             if not judging.publish_only:
                 judging.judge.require_price()
                 context.log.info(" ".join(judging.estimate(hours, lookback, render=False).sentences()))

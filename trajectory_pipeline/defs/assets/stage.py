@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -24,6 +25,7 @@ def stage_asset(
     partitions: dg.PartitionsDefinition[str],
     *,
     stage: str,
+    fresh: bool,
     partitions_per_run: int,
     postgres_table: str | None = None,
     description: str | None = None,
@@ -31,8 +33,9 @@ def stage_asset(
 ) -> StageDecorator:
     """Return the decorator of an asset that materializes a table, partition by partition.
 
-    ``stage`` is the value of a tag, ``postgres_table`` is in the schema ``trajectory``, ``description`` replaces the
-    table's, and ``options`` are further arguments of ``dagster.asset``.
+    ``stage`` is the value of a tag, ``fresh`` whether each hour is expected to be materialized, ``postgres_table`` is
+    in the schema ``trajectory``, ``description`` replaces the table's, and ``options`` are further arguments of
+    ``dagster.asset``.
     """
     metadata: dict[str, Any] = {
         "dagster/column_schema": _column_schema(table),
@@ -54,11 +57,19 @@ def stage_asset(
             group_name="trajectories",
             owners=settings.dagster.owners,
             tags={"stage": stage},
+            # Dagster looks at the newest materialization of any partition: a backfill hides that hours are missing,
+            # which the completeness check finds.
+            freshness_policy=hourly_freshness() if fresh and settings.capture.enabled else None,
             # Of the columns. The versions of the rules that fill them are compared by the pipeline itself.
             code_version=f"schema {SCHEMA_VERSION}, signals {SIGNALS_VERSION}",
             **options,
         )
     return decorator
+
+
+def hourly_freshness() -> dg.FreshnessPolicy:
+    """Return the policy of what is materialized each hour, with an hour for a run that waits or is retried."""
+    return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=6), warn_window=timedelta(hours=2))
 
 
 def _column_schema(table: Table) -> dg.TableSchema:
@@ -87,4 +98,6 @@ def type_name(kind: Type) -> str:
 def _description(column: Column) -> str:
     unit = f" Unit: {column.unit}." if column.unit else ""
     null = f" Null: {column.null}." if column.null else ""
-    return f"{column.description}{unit}{null}"
+    # Dagster's own UI shows no column lineage; its paid one does.
+    source = f" From: {column.source}." if column.source else ""
+    return f"{column.description}{unit}{null}{source}"

@@ -7,6 +7,7 @@ import dagster as dg
 from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.stage import stage_asset
+from trajectory_pipeline.defs.launch_config import CaptureConfig, require_valid_config
 from trajectory_pipeline.defs.metadata import preview_metadata, terminal_runs_metadata
 from trajectory_pipeline.defs.resources import LettaResource, StorageResource
 from trajectory_pipeline.partition_keys import partition_key
@@ -22,17 +23,20 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
         TERMINAL_RUNS,
         partitions,
         stage="capture",
+        fresh=True,
+        pool="letta",
         partitions_per_run=settings.dagster.backfill_batch,
         deps=SOURCE_TABLES,
         kinds={"parquet"},
     )
     def terminal_runs(
-        context: dg.AssetExecutionContext, letta: LettaResource, storage: StorageResource
+        context: dg.AssetExecutionContext, config: CaptureConfig, letta: LettaResource, storage: StorageResource
     ) -> MaterializeResults:
         from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
         from trajectory_pipeline.pipeline.deletion_guard import ACCEPT_DELETIONS_TAG
 
-        accept_deletions = context.run.tags.get(ACCEPT_DELETIONS_TAG) == "true"
+        require_valid_config(context.run.run_config)
+        accept_deletions = config.accept_deletions or context.run.tags.get(ACCEPT_DELETIONS_TAG) == "true"
 
         with letta.source().pooled() as source, storage.sinks().pooled() as sinks:
 
@@ -44,6 +48,7 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
                     deleted=settings.capture.deleted_content,
                     start=settings.capture.start,
                     accept_deletions=accept_deletions,
+                    force=config.force,
                     dagster_run_id=context.run.run_id,
                 )
                 if result.corrupt_file is not None:

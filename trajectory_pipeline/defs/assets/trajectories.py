@@ -7,6 +7,7 @@ import dagster as dg
 from trajectory_pipeline.defs import asset_checks
 from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.stage import stage_asset
+from trajectory_pipeline.defs.launch_config import ConversionConfig, require_valid_config
 from trajectory_pipeline.defs.metadata import preview_metadata, trajectories_metadata
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
@@ -22,23 +23,27 @@ def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[s
         TRAJECTORIES,
         partitions,
         stage="convert",
+        fresh=True,
         partitions_per_run=settings.dagster.backfill_batch,
         postgres_table=TRAJECTORIES.name,
         deps=[TERMINAL_RUNS.name],
         kinds={"parquet", "postgres"},
         check_specs=[asset_checks.ROW_COUNTS, asset_checks.QUARANTINE],
     )
-    def trajectories(context: dg.AssetExecutionContext, storage: StorageResource) -> MaterializeResults:
+    def trajectories(
+        context: dg.AssetExecutionContext, config: ConversionConfig, storage: StorageResource
+    ) -> MaterializeResults:
         from trajectory_pipeline.pipeline.convert import materialize_trajectories
         from trajectory_pipeline.pipeline.reconcile_counts import Reconciliation, reconcile_partition
 
+        require_valid_config(context.run.run_config)
         reconciliations: list[Reconciliation] = []
         quarantined: list[str] = []
 
         with storage.sinks().pooled() as sinks:
 
             def materialize(hour: datetime) -> Metadata:
-                result = materialize_trajectories(hour, sinks, dagster_run_id=context.run.run_id)
+                result = materialize_trajectories(hour, sinks, dagster_run_id=context.run.run_id, force=config.force)
                 reconciliations.append(reconcile_partition(hour, sinks))
                 quarantined.extend(run.run_id for run in result.quarantined)
                 return {**trajectories_metadata(result), **preview_metadata(sinks.parquet, TRAJECTORIES, hour)}

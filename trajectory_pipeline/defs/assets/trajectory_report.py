@@ -1,5 +1,6 @@
 """The asset ``trajectory_report``: one HTML page about all trajectories, made once a day."""
 
+from datetime import timedelta
 from importlib.util import find_spec
 
 import dagster as dg
@@ -23,6 +24,11 @@ def build_trajectory_report(settings: Settings) -> dg.AssetsDefinition:
         kinds={"html", "parquet"},
         owners=settings.dagster.owners,
         tags={"stage": "report"},
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(hours=50), warn_window=timedelta(hours=26)
+        )
+        if settings.capture.enabled and not missing
+        else None,
         deps=[TRAJECTORIES.name, REFINED_OUTCOMES.name],
         description="How runs ended, what they achieved, what they cost and where they fail, with the trajectories most"
         f" worth reading. One HTML file, and its tables as Parquet.{notice}",
