@@ -11,6 +11,7 @@ from trajectory_pipeline.schema.enums import ResponseFormat
 _THOUGHT = re.compile(r"think|reason|thought")
 """Types of parts in which a model thinks: no part of its answer."""
 _TEXTS = ("text", "output_text", "content", "parts", "value", "generated_text", "response", "output", "json", "input")
+_WRAPPERS = ("result", "data", "body", "output")
 _CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "max_completion_tokens", "model_length"})
 _WITHHELD = frozenset(
     {"content_filter", "safety", "recitation", "prohibited_content", "blocklist", "spii", "sensitive", "blocked"}
@@ -59,9 +60,31 @@ def is_completion(body: Mapping[str, Any]) -> bool:
     return isinstance(body.get("choices"), list) or any(True for _ in _choices(body))
 
 
+def unwrapped(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a completion that a gateway has put into an object of its own, with what stands beside it."""
+    if is_completion({name: value for name, value in body.items() if name not in _WRAPPERS}):
+        return body
+    for name in _WRAPPERS:
+        inner = body.get(name)
+        if isinstance(inner, str):
+            try:
+                inner = json.loads(inner)
+            except (ValueError, RecursionError):
+                continue
+        if isinstance(inner, dict) and (
+            isinstance(inner.get("choices"), list)
+            or isinstance(inner.get("message"), dict)
+            or isinstance(inner.get("response"), str | dict)
+        ):
+            return {**{key: value for key, value in body.items() if key != name}, **inner}
+    return body
+
+
 def _choices(completion: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for name in ("choices", "candidates"):
         choices = completion.get(name)
+        if isinstance(choices, dict):
+            choices = [choices]
         if isinstance(choices, list):
             yield from (one for one in choices if isinstance(one, dict) and (_holds_message(one) or _reason(one)))
             return
@@ -89,7 +112,9 @@ def _read_choice(choice: Mapping[str, Any], response_format: str) -> FoundAnswer
 
 
 def _reason(choice: Mapping[str, Any]) -> str | None:
-    reasons = (choice.get(name) for name in ("finish_reason", "finishReason", "stop_reason", "done_reason"))
+    names = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason")
+    details = choice.get("incomplete_details")
+    reasons = [choice.get(name) for name in names] + [details.get("reason") if isinstance(details, dict) else None]
     return next((one for one in reasons if isinstance(one, str)), None)
 
 
@@ -103,17 +128,30 @@ def _calls_text(message: Mapping[str, Any]) -> str:
     if not isinstance(calls, list) or not calls:
         return ""
     call = calls[0] if len(calls) == 1 and isinstance(calls[0], dict) else {}
-    function = next((one for one in (call.get("function"), call) if isinstance(one, dict)), {})
+    function = next((one for one in (call.get("function"), call.get("custom"), call) if isinstance(one, dict)), {})
     arguments = next((function[name] for name in ("arguments", "input", "parameters") if name in function), None)
     if isinstance(arguments, str):
-        return arguments
+        return _decoded_once(arguments)
     return json.dumps(arguments if isinstance(arguments, dict) else calls)
 
 
+def _decoded_once(arguments: str) -> str:
+    """Return arguments that are JSON in a JSON text without the outer one."""
+    try:
+        inner = json.loads(arguments) if arguments.lstrip().startswith('"') else None
+    except (ValueError, RecursionError):
+        return arguments
+    return inner if isinstance(inner, str) else arguments
+
+
 def _refusal(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
-    parts = [part.get("refusal") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-    return "".join(one for one in [message.get("refusal"), *parts] if isinstance(one, str))
+    output = message.get("output")
+    texts = [message.get("refusal")]
+    for held in [message, *(output if isinstance(output, list) else [])]:
+        content = held.get("content") if isinstance(held, dict) else None
+        if isinstance(content, list):
+            texts += [part.get("refusal") for part in content if isinstance(part, dict)]
+    return "".join(one for one in texts if isinstance(one, str))
 
 
 def _text(value: Any) -> str:

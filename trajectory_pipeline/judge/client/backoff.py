@@ -83,19 +83,26 @@ def requested_wait(headers: Mapping[str, str] | None, words: str = "", fields: I
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    milliseconds, text = headers.get("retry-after-ms"), headers.get("retry-after")
+    milliseconds = (headers.get(name) for name in ("retry-after-ms", "x-ms-retry-after-ms"))
+    waits = [_number(text) / 1000 for text in milliseconds if text]
+    # Where a proxy has set the header as well, it holds both.
+    text = headers.get("retry-after", "")
+    parts = text.split(",") if re.match(r"\s*[0-9.]+\s*,", text) else [text]
+    waits += [wait for part in parts if (wait := _duration(part)) is not None]
     try:
-        if milliseconds is not None:
-            seconds = float(milliseconds) / 1000
-        elif text is None:
-            return None
-        elif (duration := _duration(text)) is not None:
-            seconds = duration
-        else:
-            seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+        moment = parsedate_to_datetime(text)
     except (ValueError, TypeError):
-        return None
-    return max(seconds, 0.0) if math.isfinite(seconds) else None
+        pass
+    else:
+        waits.append(((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
+    return next((max(wait, 0.0) for wait in waits if math.isfinite(wait)), None)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def seconds_until_reset(headers: Mapping[str, str]) -> float | None:
@@ -103,7 +110,14 @@ def seconds_until_reset(headers: Mapping[str, str]) -> float | None:
     waits = [
         _duration(headers.get(name.replace("remaining", "reset"), ""))
         for name, value in headers.items()
-        if "ratelimit" in name and "remaining" in name and value in ("0", "0.0")
+        if re.search("rate-?limit", name) and "remaining" in name and value in ("0", "0.0")
+    ]
+    # The standard's own header, in its older and its newer form.
+    waits += [
+        _duration(reset[1])
+        for name in ("ratelimit", "x-ratelimit")
+        if re.search(r"\b(?:r|remaining)=0(?!\d)", headers.get(name, ""))
+        and (reset := re.search(r"\b(?:t|reset)=(\d{1,12})", headers[name]))
     ]
     return max((wait for wait in waits if wait is not None), default=None)
 

@@ -40,6 +40,7 @@ _BY_STATUS = {
     404: ErrorClass.MODEL_NOT_FOUND,
     405: ErrorClass.MODEL_NOT_FOUND,
     410: ErrorClass.MODEL_NOT_FOUND,
+    413: ErrorClass.CONTEXT_TOO_LONG,
 }
 FORM_STATUSES = frozenset({400, 404, 415, 422, 500, 501})
 """Statuses with which a server may refuse the form of a request."""
@@ -68,7 +69,7 @@ def classify_error(status: int, text: str, wait: float | None = None) -> ErrorCl
         return _class_of_limit(text, wait)
     if status < 500 and status not in (402, 404) and patterns.KEY.search(text):
         return ErrorClass.AUTHENTICATION
-    if status in (400, 403, 422, 451) and patterns.FILTER.search(text):
+    if status in (400, 403, 422, 446, 451) and patterns.FILTER.search(text):
         return ErrorClass.CONTENT_FILTER
     if status in FORM_STATUSES and rejects_request_options(text, server_error=status == 500):
         return ErrorClass.UNSUPPORTED

@@ -12,7 +12,7 @@ import httpx2
 import openai
 from openai import AsyncOpenAI
 
-from trajectory_pipeline.judge.client.answer_text import find_answer, is_completion
+from trajectory_pipeline.judge.client.answer_text import find_answer, is_completion, unwrapped
 from trajectory_pipeline.judge.client.backoff import requested_wait
 from trajectory_pipeline.judge.client.bounded_http import is_cut_off
 from trajectory_pipeline.judge.client.call_record import CallRecord
@@ -33,7 +33,7 @@ _SIMULATED_HEADER = "x-simulated"
 """What a server that is a simulation, and no model, sends with every response."""
 _NO_COMPLETION = "what came is no chat completion"
 _SHOWN_CHARACTERS = 200
-_ERROR_KEYS = ("error", "errors", "detail", "message", "msg")
+_ERROR_KEYS = ("error", "errors", "detail", "message", "msg", "error_msg", "errmsg", "status_msg")
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,12 @@ def _read_response(call: CallRecord, response: httpx2.Response) -> HttpReply:
         if not is_event_stream(text):
             shown = read_error(content).words[:_SHOWN_CHARACTERS]
             return unusable(call, ErrorClass.NOT_A_COMPLETION, f"{_NO_COMPLETION}: {error}. It begins with: {shown!r}")
-        completion = assemble(text)
+        completion = _without_comments(text) or assemble(text)
     if isinstance(completion, list) and len(completion) == 1:
         completion = completion[0]
     if not isinstance(completion, dict):
         return unusable(call, ErrorClass.NOT_A_COMPLETION, _NO_COMPLETION)
+    completion = unwrapped(completion)
     answer = find_answer(completion, call.response_format)
     usage = _usage_of(completion)
     call = replace(
@@ -166,6 +167,14 @@ def _read_response(call: CallRecord, response: httpx2.Response) -> HttpReply:
     return HttpReply(call, answer.text, response.headers)
 
 
+def _without_comments(text: str) -> Any:
+    """Return a body that a gateway kept alive with comments of an event stream before it; None for a stream."""
+    try:
+        return json.loads("\n".join(line for line in text.split("\n") if not line.startswith(":")))
+    except (ValueError, RecursionError):
+        return None
+
+
 def _usage_of(completion: Mapping[str, Any]) -> dict[str, Any]:
     """Return the usage object, or the counts that stand beside the answer where there is none."""
     found = (completion.get(name) for name in ("usage", "usageMetadata", "usage_metadata", "x_groq"))
@@ -183,7 +192,11 @@ def _embedded_error(completion: Mapping[str, Any]) -> ErrorText | None:
         )
     if is_completion(completion):
         return None
-    has_words = any(isinstance(completion.get(name), str | list) and completion[name] for name in _ERROR_KEYS)
+    if isinstance(feedback := completion.get("promptFeedback"), dict) and feedback.get("blockReason"):
+        return describe_error(completion)
+    status = completion.get("base_resp")  # as MiniMax sends it
+    held = {**completion, **(status if isinstance(status, dict) else {})}
+    has_words = any(isinstance(held.get(name), str | list) and held[name] for name in _ERROR_KEYS)
     return describe_error(completion) if has_words else None
 
 

@@ -20,8 +20,10 @@ _OUTPUT = ("completion_tokens", "output_tokens", "candidates_token_count", "eval
 _TOTAL = ("total_tokens", "total_token_count")
 _REASONING = re.compile(r"^(reasoning|thought|thinking)s?_token(s|_count)$")
 _CACHED = re.compile(r"cached_(content_)?token(s|_count)$|cache_hit_tokens$")
-_CACHED_APART = re.compile(r"^cache_(read|creation|write)(_input)?_tokens$")
-"""As Anthropic counts: not a part of its ``input_tokens``."""
+_CACHED_APART = re.compile(r"^cache_(read|creation|write)(_input)?_token(s|_count)$|^tool_use_prompt_token_count$")
+"""As Anthropic counts: not a part of its ``input_tokens``; nor are Gemini's results of tools of its prompt."""
+_CACHE_CREATION = re.compile(r"^ephemeral_\w{1,8}_input_tokens$")
+"""The parts of what Anthropic writes into its cache, which some gateways send without the sum."""
 _DOLLARS = ("cost", "total_cost", "estimated_cost", "cost_usd", "upstream_inference_cost")
 _TICKS_PER_DOLLAR = 10**10
 
@@ -38,7 +40,7 @@ def read_usage(usage: Any, reserved_prompt: int, reserved_output: int, *, has_te
     known = _read(exact, counts, has_text=has_text)
     if known is not None:
         return known
-    prompt = _largest(counts, _PROMPT) + _sum(counts, _CACHED_APART)
+    prompt = _largest(counts, _PROMPT) + _apart(counts)
     output = max(_largest(counts, _OUTPUT) + _sum(counts, _REASONING), _largest(counts, _TOTAL))
     if prompt <= reserved_prompt and output <= reserved_output:
         return None
@@ -61,7 +63,7 @@ def read_billed_usd(usage: Any) -> Decimal | None:
 
 def _read(exact: Mapping[str, int], counts: Mapping[str, int], *, has_text: bool) -> CallUsage | None:
     total, reasoning = _largest(counts, _TOTAL), _sum(counts, _REASONING)
-    apart, cached = _sum(counts, _CACHED_APART), _sum(counts, _CACHED)
+    apart, cached = _apart(counts), _sum(counts, _CACHED)
     prompt, output = _largest(exact, _PROMPT), _largest(exact, _OUTPUT)
     if not prompt and not counts.keys() & set(_PROMPT):
         prompt = max(total - output, 0)
@@ -98,6 +100,11 @@ def _largest(counts: Mapping[str, int], names: Iterable[str]) -> int:
 
 def _sum(counts: Mapping[str, int], pattern: re.Pattern[str]) -> int:
     return sum(count for name, count in counts.items() if pattern.search(name))
+
+
+def _apart(counts: Mapping[str, int]) -> int:
+    parts = 0 if counts.get("cache_creation_input_tokens") else _sum(counts, _CACHE_CREATION)
+    return _sum(counts, _CACHED_APART) + parts
 
 
 def _exact(value: str | float) -> int | None:
