@@ -44,6 +44,8 @@ RUN_PARTS = {
     AGENTS: ("id", "agent_id"),
 }
 """Tables with rows of a run, and their column that equals a column of the run."""
+ENDED = "ended"
+"""Stands beside these for what a run has while its status is terminal."""
 _FIRST_HOUR = datetime.min.replace(tzinfo=UTC)
 _LAST_HOUR = datetime.max.replace(minute=0, second=0, microsecond=0, tzinfo=UTC)
 _LARGE_COLUMNS = ("content", "tool_calls", "tool_returns", "text")
@@ -141,7 +143,7 @@ class Snapshot:
         return {run_id: found.get(run_id, gone) for run_id in run_ids}
 
     def whole_runs(self, run_ids: Sequence[str]) -> dict[str, frozenset[str]]:
-        """Return those of these runs that are there, terminal or not, and which of the ``RUN_PARTS`` have rows."""
+        """Return those of these runs that are there, and which of the ``RUN_PARTS`` have rows; ``ENDED`` if terminal."""
         if not run_ids:
             return {}
         has = ", ".join(
@@ -152,10 +154,10 @@ class Snapshot:
         )
         rows = self.read(
             "Looking for captured runs",
-            f"SELECT r.id::text AS id, {has} FROM {self.catalog.table(RUNS)} r"
+            f"SELECT r.id::text AS id, coalesce(r.status::text IN {TERMINAL}, false) AS {ENDED}, {has} FROM {self.catalog.table(RUNS)} r"
             f" WHERE {self.catalog.any_of(RUNS, 'id', 'r', list(run_ids))}",
         )
-        names = [table.name for table in RUN_PARTS]
+        names = [ENDED, *(table.name for table in RUN_PARTS)]
         return {row["id"]: frozenset(name for name in names if row[name]) for row in rows.to_pylist()}
 
     def _portions(self, ids: list[str]) -> Iterator[list[str]]:

@@ -249,7 +249,7 @@ class _Capture:
             unaccounted = snapshot.run_locations(
                 list(unaccounted_runs(self.partition.connection, self.partition.partition_key, accounted))
             )
-            departing = len(counts.departed)
+            departing = list(counts.departed)
             # Recorded as departed: else another partition, read later by a clock that went back, could not take them.
             counts.departed += [run_id for run_id, location in unaccounted.items() if location.exists]
             lost = [run_id for run_id, location in unaccounted.items() if not location.exists]
@@ -257,7 +257,7 @@ class _Capture:
                 corrupt_file.lost = counts.lost = lost
             if not self.accept_deletions:
                 guard = DeletionGuard(self.partition, snapshot)
-                guard.require_plausible(observed, counts.carried, lost, departing=departing)
+                guard.require_plausible(observed, counts.carried, lost, departing)
             self.partition.set_run_locations(
                 SnapshotObservation(
                     snapshot.taken_at, present=here, pending_move=counts.pending_move, departed=counts.departed

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from trajectory_pipeline.errors import WithheldDeletionsError
 from trajectory_pipeline.letta.catalog import Catalog
-from trajectory_pipeline.letta.snapshot import Snapshot
+from trajectory_pipeline.letta.snapshot import ENDED, Snapshot
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.raw import (
     AGENTS,
@@ -152,7 +152,7 @@ class _Tally:
 
     def implausible(self, parts: Iterable[str]) -> str | None:
         """Return in words why the source cannot be whole, as far as these parts are concerned; None if it can."""
-        for part in sorted(parts):
+        for part in sorted(set(parts) - {ENDED}):
             if self.had[part] and not self.kept[part]:
                 rows = "is there any more" if part == "runs" else f"has rows in {part} any more"
                 return f"none of {pluralize(self.had[part], 'captured run')} that were looked at {rows}"
@@ -177,7 +177,7 @@ class DeletionGuard:
     snapshot: Snapshot
 
     def require_plausible(
-        self, observed: ObservedRows, gone: list[str], lost_with_file: list[str], *, departing: int
+        self, observed: ObservedRows, gone: list[str], lost_with_file: list[str], departing: list[str]
     ) -> None:
         """Refuse to go on where what is missing may be no deletion.
 
@@ -185,14 +185,14 @@ class DeletionGuard:
             observed: what was read and what was there before.
             gone: runs of the former file that the source does not have.
             lost_with_file: runs of the partition that neither the source nor the former file has.
-            departing: how many runs of the former file the source has, but in no partition.
+            departing: runs of the former file that the source has, but in no partition: they leave the sinks.
 
         Raises:
             WithheldDeletionsError: a person must look; the text says at what.
         """
-        missing = _Missing.of(observed, gone)
+        missing = _Missing.of(observed, gone, departing)
         held = runs_held(self.partition, lost_with_file)
-        less = len(missing.less) + len(held) + departing
+        less = len(missing.less) + len(held)
         doing = f"{pluralize(less + missing.newly_marked, 'run')} would be marked as deleted, leave, or lose rows"
         if columns := _lost_columns(observed, self.snapshot.catalog):
             raise self._refusal(f"it shows no value of {', '.join(columns)} any more")
@@ -222,7 +222,7 @@ class DeletionGuard:
         for run in sample:
             if run.partition_key == key and run.run_id not in held and not run.deleted_recently:
                 continue
-            had = {"runs", *run.parts}
+            had = {"runs", ENDED, *run.parts}
             has = {"runs", *there[run.run_id]} if run.run_id in there else set()
             tally.known[run.partition_key] += 1
             if not run.deleted_recently:
@@ -252,10 +252,11 @@ class _Missing:
 
     Attributes:
         former: summaries of the former rows.
-        less: indexes of those that are gone or have fewer rows in some table.
-        lost: indexes of those that are gone, or have less than half of their rows in some table.
+        less: indexes of those that are gone, depart, or have fewer rows in some table.
+        lost: indexes of those that are gone or depart, or have less than half of their rows in some table.
         kept: for each table, how many rows of each are there now.
-        parts: tables in which a run lost half of its rows or more; ``runs`` where one is gone.
+        parts: tables in which a run lost half of its rows or more; ``runs`` where one is gone, ``ended``
+            where one departs.
         newly_marked: runs with content that is marked deleted now, and was not before.
     """
 
@@ -267,17 +268,18 @@ class _Missing:
     newly_marked: int
 
     @classmethod
-    def of(cls, observed: ObservedRows, gone: list[str]) -> "_Missing":
-        """Compare the former rows with those of the snapshot; ``gone`` are runs that the source does not have."""
+    def of(cls, observed: ObservedRows, gone: list[str], departing: list[str]) -> "_Missing":
+        """Compare the former rows with those of the snapshot, which has none of the runs that are gone or depart."""
         former = _table(observed.former)
         now = _table(observed.rows)
         index: Any = pc.index_in(former["run_id"], value_set=_combined(now["run_id"]))
         is_there = _numbers(pc.is_valid(index)).astype(bool)
         is_gone = _numbers(pc.is_in(former["run_id"], value_set=pa.array(gone, pa.string()))).astype(bool)
-        # The others moved, or are not terminal any more: they are there.
-        compared = is_there | is_gone
+        departs = _numbers(pc.is_in(former["run_id"], value_set=pa.array(departing, pa.string()))).astype(bool)
+        # The others moved: they are there.
+        compared = is_there | is_gone | departs
         former = former.filter(pa.array(compared))
-        index, is_gone = _combined(index).filter(pa.array(compared)), is_gone[compared]
+        index, is_gone, departs = _combined(index).filter(pa.array(compared)), is_gone[compared], departs[compared]
         less, lost, kept = np.zeros(len(is_gone), bool), np.zeros(len(is_gone), bool), {}
         parts: set[str] = set()
         for name in _COUNTED:
@@ -288,8 +290,10 @@ class _Missing:
             lost |= halved
             kept[name] = has
             # What a run had goes with it.
-            if (halved & ~is_gone).any() or (name == "runs" and halved.any()):
+            if (halved & ~is_gone & ~departs).any() or (name == "runs" and (halved & is_gone).any()):
                 parts.add(name)
+        if departs.any():
+            parts.add(ENDED)
         marked = _numbers(_filled(now["marked"].take(index), False)).astype(bool)
         newly = int((marked & ~_numbers(former["marked"]).astype(bool)).sum())
         return cls(former, np.flatnonzero(less), np.flatnonzero(lost), kept, frozenset(parts), newly)

@@ -18,6 +18,7 @@ from trajectory_pipeline.errors import PipelineError, SourceError, WithheldDelet
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.erase_deleted import erase_partition
 from trajectory_pipeline.partition_keys import parse_partition_key, partition_key
+from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.deletion_guard import FEW_RUNS, LARGEST_SHARE
 from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
 from trajectory_pipeline.schema.enums import DeletedContent
@@ -220,6 +221,37 @@ def test_column_hidden_by_a_view_is_refused(captured: Pipeline) -> None:
         " FROM information_schema.columns WHERE table_name = 'all_messages'); END $$",
     )
     assert "messages.content" in refused(captured)
+
+
+HIDDEN_ENDS = {
+    "unknown status": "status = 'SUCCEEDED'",
+    "no status": "status = NULL",
+    "restarted": "status = 'running'",
+}
+
+
+@pytest.mark.parametrize("change", HIDDEN_ENDS)
+def test_runs_that_all_at_once_have_not_ended_are_refused(pipeline: Pipeline, change: str) -> None:
+    """As where a newer Letta has other words, or a view hides them: the runs would leave both sinks."""
+    small = [hour for hour, size in sample_partitions().items() if size <= 5]
+    pipeline.capture(HOUR, *small)
+    pipeline.change_source("ALTER TABLE runs ALTER status DROP NOT NULL", f"UPDATE runs SET {HIDDEN_ENDS[change]}")
+    assert "lack what they had" in refused(pipeline, HOUR, *small)
+
+
+def test_runs_that_all_at_once_ended_before_the_start_are_refused(captured: Pipeline) -> None:
+    captured.change_source("UPDATE runs SET completed_at = '1970-01-01'")
+    before = sinks(captured)
+    with pytest.raises(WithheldDeletionsError):
+        materialize_terminal_runs(HOUR, LettaSource(captured.letta_url), captured.storage, start=min(HOUR, *OTHERS))
+    assert sinks(captured) == before
+
+
+def test_few_restarted_runs_depart(captured: Pipeline) -> None:
+    run_id = a_run(captured)
+    captured.change_source(f"UPDATE runs SET status = 'running' WHERE id = '{run_id}'")
+    captured.capture(HOUR)
+    assert run_id not in captured.run_ids(HOUR)
 
 
 # ---- another source, or the same at another time ---------------------------------------------------------------------
