@@ -143,7 +143,7 @@ class Snapshot:
         return {run_id: found.get(run_id, gone) for run_id in run_ids}
 
     def whole_runs(self, run_ids: Sequence[str]) -> dict[str, frozenset[str]]:
-        """Return those of these runs that are there, and which of the ``RUN_PARTS`` have rows; ``ENDED`` if terminal."""
+        """Return those of these runs that are there, which ``RUN_PARTS`` have rows, and ``ENDED`` if terminal."""
         if not run_ids:
             return {}
         has = ", ".join(
@@ -154,7 +154,8 @@ class Snapshot:
         )
         rows = self.read(
             "Looking for captured runs",
-            f"SELECT r.id::text AS id, coalesce(r.status::text IN {TERMINAL}, false) AS {ENDED}, {has} FROM {self.catalog.table(RUNS)} r"
+            f"SELECT r.id::text AS id, coalesce(r.status::text IN {TERMINAL}, false) AS {ENDED}, {has}"
+            f" FROM {self.catalog.table(RUNS)} r"
             f" WHERE {self.catalog.any_of(RUNS, 'id', 'r', list(run_ids))}",
         )
         names = [ENDED, *(table.name for table in RUN_PARTS)]

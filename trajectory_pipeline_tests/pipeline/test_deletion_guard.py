@@ -235,7 +235,9 @@ def test_runs_that_all_at_once_have_not_ended_are_refused(pipeline: Pipeline, ch
     """As where a newer Letta has other words, or a view hides them: the runs would leave both sinks."""
     small = [hour for hour, size in sample_partitions().items() if size <= 5]
     pipeline.capture(HOUR, *small)
-    pipeline.change_source("ALTER TABLE runs ALTER status DROP NOT NULL", f"UPDATE runs SET {HIDDEN_ENDS[change]}")
+    pipeline.change_source(
+        "ALTER TABLE runs ALTER status DROP NOT NULL", f"UPDATE runs SET status = {HIDDEN_ENDS[change]}"
+    )
     assert "lack what they had" in refused(pipeline, HOUR, *small)
 
 
