@@ -40,7 +40,6 @@ _BY_STATUS = {
     404: ErrorClass.MODEL_NOT_FOUND,
     405: ErrorClass.MODEL_NOT_FOUND,
     410: ErrorClass.MODEL_NOT_FOUND,
-    413: ErrorClass.CONTEXT_TOO_LONG,
 }
 FORM_STATUSES = frozenset({400, 404, 415, 422, 500, 501})
 """Statuses with which a server may refuse the form of a request."""
