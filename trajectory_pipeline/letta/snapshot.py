@@ -1,5 +1,6 @@
 """Reading the terminal runs of a partition from one snapshot, in batches, as Arrow."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.letta.catalog import Catalog, read_catalog
 from trajectory_pipeline.letta.connection import SnapshotConnection, SourceIdentity, literal, reading
 from trajectory_pipeline.letta.context import ContextReader
@@ -27,6 +29,7 @@ from trajectory_pipeline.schema.raw import (
     SourceTable,
 )
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
+from trajectory_pipeline.urls import describe_postgres
 
 CAPTURE_VERSION = 1
 """Raise it by one whenever the same source gives other rows, or another Parquet file, of ``terminal_runs``.
@@ -193,6 +196,13 @@ class Snapshot:
 
     def _tables_of(self, ids: list[str], contexts: ContextReader) -> RunTables:
         runs = self._rows(RUNS, "id", ids)
+        if runs.num_rows > len(ids):
+            twice = next(run_id for run_id, number in Counter(_values(runs["id"])).items() if number > 1)
+            raise SourceError(
+                f"The source {describe_postgres(self.url)} shows the run {twice} more than once, with different values:"
+                f" {self.catalog.table(RUNS)} must have one row of each run. Correct what it shows (a view over a table"
+                " and its archive?), then materialize the partition again."
+            )
         steps = self._rows(STEPS, "run_id", ids)
         messages = self._rows(MESSAGES, "run_id", ids)
         agent_ids = _distinct(runs["agent_id"])

@@ -9,6 +9,7 @@ import pytest
 
 from trajectory_pipeline.cli.render_trajectory import render_trajectory
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.erase_deleted import erase_partition
 from trajectory_pipeline.maintenance.explain_verdict import explain_verdict
@@ -173,6 +174,17 @@ def test_view_that_shows_rows_twice_gives_each_once(pipeline: Pipeline, table: s
         ids = [each[key] for row in rows for each in row[column]]
         assert len(ids) == len(set(ids))
     assert all(len(row["agent_tags"]) == len(set(row["agent_tags"])) for row in rows)
+
+
+def test_view_with_two_versions_of_a_run_names_it(pipeline: Pipeline) -> None:
+    run_id, *_ = a_message(pipeline)
+    other = 'jsonb_populate_record(kept, \'{"stop_reason": "other"}\')'
+    pipeline.change_source(
+        "ALTER TABLE runs RENAME TO kept",
+        f"CREATE VIEW runs AS SELECT * FROM kept UNION ALL SELECT ({other}).* FROM kept WHERE id = '{run_id}'",
+    )
+    with pytest.raises(SourceError, match=f"{run_id} more than once"):
+        pipeline.capture(HOUR)
 
 
 def test_run_without_an_id_fails_no_hour(pipeline: Pipeline) -> None:
