@@ -65,9 +65,9 @@ def find_stuck_runs(snapshot: Snapshot, older_than: timedelta, at_most: int = 10
     created_at = f"({snapshot.catalog.expression(RUNS, 'created_at', 'r')} AT TIME ZONE 'UTC')"
     rows = snapshot.read(
         "Looking for runs that never ended",
-        f"SELECT r.id::text AS id, r.status::text AS status,"
+        f"SELECT r.id::text AS id, coalesce(r.status::text, 'null') AS status,"
         f" extract(epoch FROM {naive_utc(snapshot.taken_at)} - {created_at})::bigint AS seconds"
-        f" FROM {snapshot.catalog.table(RUNS)} r WHERE r.status::text NOT IN {TERMINAL}"
+        f" FROM {snapshot.catalog.table(RUNS)} r WHERE coalesce(r.status::text NOT IN {TERMINAL}, true)"
         f" AND {created_at} < {naive_utc(snapshot.taken_at - older_than)} ORDER BY 3 DESC, 1 LIMIT {int(at_most)}",
     )
     return [StuckRun(row["id"], row["status"], timedelta(seconds=row["seconds"])) for row in rows.to_pylist()]

@@ -209,6 +209,11 @@ class _Capture:
         # The fingerprint does not show what becomes of a run that no partition takes.
         if entry is None or entry.fingerprint != self.fingerprint or entry.counts[none_of] or MISDATED in entry.counts:
             return None
+        identity = self.snapshot.identity
+        same_source = entry.source_identity == identity.text
+        if same_source and identity.position is not None and identity.position < (entry.source_position or 0):
+            # A server that lost commits, or was restored from a copy of its disk, gives versions of rows again.
+            return None
         written = parquet.find_matching(TERMINAL_RUNS, self.hour, entry.content_digest)
         if written is None:
             return None
@@ -222,7 +227,6 @@ class _Capture:
         found_again = any(location.exists for location in self.snapshot.run_locations(gone).values())
         if found_again or not self.partition.all_located(run_ids):
             return None
-        same_source = entry.source_identity == self.snapshot.identity.text
         self._record(entry.counts, written.sha256, entry.source_position if same_source else None)
         return CaptureCounts.of_unchanged(entry.counts, gone), written
 

@@ -7,6 +7,7 @@ import pytest
 
 from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.letta import snapshot as snapshots
+from trajectory_pipeline.letta.run_counts import find_stuck_runs
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline_tests.letta.snapshots import (
     FAR_AHEAD,
@@ -161,3 +162,9 @@ def test_snapshot_can_be_used_after_an_abandoned_prefetch(letta_database: str, m
         asked = snapshot.queries
         assert snapshot.run_ids(LONG_AGO, FAR_AHEAD)
         assert snapshot.queries == asked + 1
+
+
+def test_run_without_a_status_counts_as_stuck(letta_database: str) -> None:
+    do(letta_database, "ALTER TABLE runs ALTER status DROP NOT NULL", "UPDATE runs SET status = NULL")
+    with LettaSource(letta_database).snapshot() as snapshot:
+        assert {run.status for run in find_stuck_runs(snapshot, timedelta(0))} == {"null"}

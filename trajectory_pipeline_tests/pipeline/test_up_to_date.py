@@ -138,6 +138,12 @@ def test_changed_source_is_read(captured: Pipeline, work: list[str], change: str
     assert work == []
 
 
+def test_source_that_went_back_is_read(captured: Pipeline, work: list[str]) -> None:
+    captured.do("UPDATE trajectory.partitions SET source_position = source_position + 1000000000")
+    captured.read(HOUR)
+    assert "read" in work
+
+
 def test_agent_activity_leaves_old_partitions_up_to_date(captured: Pipeline, work: list[str]) -> None:
     captured.change_source(
         "UPDATE agents SET message_ids = (message_ids::jsonb || '[\"message-new\"]'::jsonb)::json,"
