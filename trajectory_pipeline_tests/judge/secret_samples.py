@@ -329,6 +329,29 @@ docker run -e MYSQL_ROOT_PASSWORD={P} mysql
 token {T}
 hunter: the token is {T}.
 Bearer {T}
+GRANT ALL ON *.* TO 'root'@'%' IDENTIFIED WITH mysql_native_password BY '{P}'
+SET PASSWORD FOR 'bob'@'localhost' = PASSWORD('{P}');
+https://x.webhook.office.com/webhookb2/1f-2@3f/IncomingWebhook/{T}/4a
+https://hooks.zapier.com/hooks/catch/1234567/{T}/
+https://open.feishu.cn/open-apis/bot/v2/hook/{T}
+https://maker.ifttt.com/trigger/x/with/key/{T}
+kubectl create secret generic x --from-literal=foo='{T}'
+gh secret set NAME --body {T}
+openssl enc -aes-256-cbc -k {P} -in x
+net user bob {P} /add
+schtasks /create /ru bob /rp {P}
+ConvertTo-SecureString '{P}' -AsPlainText -Force
+setx OPENAI_KEY {T}
+DriverManager.getConnection(url, "sa", "{P}")
+Password? {P}
+Your temporary password is: {P}
+Use `{P}` as the password
+| Password | {P} |
+<td>Password</td><td>{P}</td>
+passwd|{P}|x
+---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nComment: "x"\n{T}{T}\n---- END SSH2 ENCRYPTED PRIVATE KEY ----
+tskey-auth-{T}-{T}
+vercel_blob_rw_{T}_{T}
 '''
 _PASSWORD_IN_FORMS = "Zq7!mallow"
 _TOKEN_IN_FORMS = "q8Zt3LwYx0Vb5NcRk2Hd"
@@ -414,6 +437,14 @@ keyboard: us-intl-2
 "cookie": true
 the secret of success is hard work
 passing 12 arguments
+check_password("value")
+https://docs.example.com/webhooks/using-webhooks-2/creating-a-webhook
+https://example.com/key/name
+| password | text |
+<td>Token</td><td>missing</td>
+set -x PATH /usr/bin
+use `bcrypt` for the password
+net user bob
 """.strip().splitlines()
 """Texts that resemble forms of secrets, and have none in them."""
 

@@ -54,6 +54,28 @@ _STDIN = re.compile(
 )
 _PASS_SOURCE = re.compile(r"-pass(?:in|out)?[ =]{1,4}pass:([^\s\"']{3,128})")
 
+_SQL = re.compile(
+    r"""(?i:\bidentified[ ]{1,4}(?:with[ ]{1,4}[\w"']{1,60}[ ]{1,4})?(?:by|as)[ ]{1,4}|password[ ]?\(\s{0,4})[nN]?"""
+    r"""\\{0,4}["']([^"'\\\n]{3,256})\\{0,4}["']"""
+)
+_WEBHOOK = re.compile(
+    r"""://[^\s"'<>]{0,120}?(?i:hooks?(?:b2)?(?:[.][\w.-]{1,80})?|/key|/token|/secret)/([A-Za-z0-9/@_%.-]{16,512})"""
+)
+_ARGUMENT = re.compile(
+    r"""(?:--from-literal[ =]["']?[\w.-]{1,64}=|\bsecrets?[ ]set[ ][^\n"']{0,80}?[ ](?:--body|-b|--value)[ =]?"""
+    r"""|openssl[ ]enc[ ][^\n"']{0,120}?[ ]-(?:k|K|pass)[ ](?:pass:)?"""
+    r"""|\bnet[ ]user[ ][^\s]{1,64}[ ]|[ ]/rp[ ]|\bwinrm[ ][^\n]{0,80}?-p:"""
+    r"""|(?i:ConvertTo-SecureString[ ](?:-String[ ])?)|getConnection\([^,\n]{1,200},\s{0,4}"[^"\n]{0,64}",\s{0,4}"""
+    r"""|\b(?:setx|setenv|set[ ]-\w{1,3})[ ](?i:\w{0,40}(?:key|pass|secret|token|pwd)\w{0,16})[ ])"""
+    r"""\\{0,4}["']?([^\s"'\\]{3,256})"""
+)
+_LONG_PART, _FEWEST_CHANGES = 16, 3
+_CHANGES = re.compile(r"[0-9](?=[A-Za-z])|[A-Za-z](?=[0-9])")
+_AS_PASSWORD = re.compile(
+    r"""[`"']([^\s`"']{6,128})[`"'][ ](?i:(?:as|for|is)[ ](?:the|your|my|its|a|our)[ ](?:[a-z]{1,16}[ ]){0,2}"""
+    r"""(?:password|passphrase|passcode|token|secret|api[ ]key|pin))"""
+)
+
 _COMMAND = re.compile(
     r"(?<![\w.-])(?:(?P<attached>mysql\w{0,12}|mariadb[\w-]{0,12}|7za?|rar|unrar)"
     r"|(?P<p>sshpass|(?:docker|podman|oc|helm|az|nerdctl|buildah|skopeo|cf|bw)(?=[ ][\w -]{0,40}login)"
@@ -113,6 +135,12 @@ def _is_token(value: str) -> bool:
     return any(c.isdigit() for c in value) or len(value) >= 20
 
 
+def _has_random_part(path: str) -> bool:
+    """Whether a part of a path is long, and its letters and digits alternate: more than words and a number."""
+    parts = (part for part in path.split("/") if len(part) >= _LONG_PART)
+    return any(len(_CHANGES.findall(part)) >= _FEWEST_CHANGES for part in parts)
+
+
 def _has_digit(value: str) -> bool:
     return is_value(value) and any(c.isdigit() for c in value) and not value.isdigit()
 
@@ -144,4 +172,13 @@ _BY_GROUP: tuple[tuple[tuple[str, ...], re.Pattern[str], str, Callable[[str], bo
     (("echo ", "printf "), _STDIN, "password", is_value),
     (("rabbitmqctl", "net use", "wpa_passphrase", "vault login"), _POSITIONAL, "password", is_value),
     (("pass:",), _PASS_SOURCE, "password", is_value),
+    (("identified", "password"), _SQL, "password", _is_guessable),
+    (("hook", "/key/", "/token/", "/secret/"), _WEBHOOK, "token", _has_random_part),
+    (
+        ("literal", "secret", "openssl", "net user", "/rp ", "winrm", "getconnection", "securestring", "set"),
+        _ARGUMENT,
+        "password",
+        _is_guessable,
+    ),
+    (("password", "pass", "token", "secret", "key", "pin"), _AS_PASSWORD, "password", _is_guessable),
 )

@@ -39,7 +39,7 @@ _KEY_FORMS = (
     r"npm_[A-Za-z0-9]{36}",
     r"pypi-[A-Za-z0-9_-]{50,512}",
     r"SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,128}",  # SendGrid
-    r"(?:SK|AC)[0-9a-f]{32}(?![A-Za-z0-9])",  # Twilio
+    r"(?:SK|AC)[0-9a-f]{32}(?::[0-9a-f]{32})?(?![A-Za-z0-9])",  # Twilio
     r"key-[0-9a-f]{32}(?![A-Za-z0-9])",  # Mailgun
     r"do[opr]_v1_[0-9a-f]{64}",  # DigitalOcean
     r"dapi[0-9a-f]{32}(?:-[0-9])?",  # Databricks
@@ -96,8 +96,9 @@ _KEY_FORMS = (
     r"amzn\.mws\.[0-9a-f-]{36}",
     r"ABSK[A-Za-z0-9+/=]{80,256}",  # AWS Bedrock
     r"v1\.0-[0-9a-f]{24}-[0-9a-f]{100,160}",  # Cloudflare
-    r"(?:[a-z0-9]{2,12}[_-]){1,3}(?:pat|key|token|secret|api|tok|sk|auth|live|prod|oauth)[_-]"
-    r"(?=[A-Za-z_-]{0,24}[0-9])(?=[0-9a-z_-]{0,24}[A-Z])[A-Za-z0-9]{20,255}",  # any that says what it is
+    r"(?:[a-z0-9]{2,12}[_-]){1,3}(?:pat|key|token|secret|api|tok|sk|auth|live|prod|oauth|rw)[_-]"
+    r"(?=[A-Za-z_-]{0,24}[0-9])(?=[0-9a-z_-]{0,24}[A-Z])"
+    r"[A-Za-z0-9]{16,255}(?:[_-][A-Za-z0-9]{16,255}){0,2}",  # any that says what it is
     r"[xyz]prv[1-9A-HJ-NP-Za-km-z]{100,112}",  # wallets
     r"[5KL][1-9A-HJ-NP-Za-km-z]{50,51}(?![A-Za-z0-9])",
     r"LS0tLS1CRUdJTi[A-Za-z0-9+/]{40,16384}={0,2}",  # a key in PEM, in base64
@@ -129,8 +130,8 @@ The text before it is tested after its first character, since the search jumps t
 """
 _WORDLIKE = re.compile(r"[A-Za-z]?[a-z]*[.=:]*|[A-Z]+[.=:]*")
 
-_PEM_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-_PEM_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+_PEM_BEGINS = re.compile(r"-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}")
+_PEM_ENDS = re.compile(r"-{4,5} ?END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}")
 _LONGEST_KEY = 16_384
 _PEM_BODY = re.compile(rf"""[A-Za-z0-9+/=\s\\:,"'>|-]{{0,{_LONGEST_KEY}}}""")
 _PUTTY = re.compile(r"Private-Lines: [0-9]{1,3}\s{1,4}")
