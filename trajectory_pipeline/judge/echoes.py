@@ -16,10 +16,16 @@ SHORTEST_PHRASE = 8
 _ESCAPE = re.compile(
     r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|([nrtbf])|([\"'`\\/]))"
 )
+_FEWEST_WORDS = 3
+"""Words of a quote from which their order does not matter: fewer may be a true return that names its arguments."""
 _MOST_DECODINGS = 3
 _WORD = re.compile(r"[^\W_]{1,4096}")
 _LITERAL = re.compile(r"""\"([^\"]{0,4096})\"|'([^']{0,4096})'""")
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{12,65536}={0,2}")
+_HEX = re.compile(r"(?<![0-9A-Za-z])(?:[2-7][0-9a-fA-F]){8,4096}(?![0-9A-Za-z])")
+_CODES = re.compile(r"(?<![0-9])(?:[0-9]{2,3},[ ]?){7,4096}[0-9]{2,3}(?![0-9])")
+_NUMBER = re.compile(r"[0-9]{2,3}")
+_THOUSANDS = re.compile(r"(?<=[0-9])[,'](?=[0-9]{3}(?![0-9]))")
 _LARGEST_CODE_POINT = 0x10FFFF
 
 
@@ -42,6 +48,9 @@ class AgentWriting:
         said = words(quote)
         if said in _all_readings(passage.call_text):
             return True
+        each = _words_of(quote)
+        if len(each) >= _FEWEST_WORDS and _written_words(passage.call_text).issuperset(each):
+            return True
         own = [
             (at, written)
             for at, source, written in self._written
@@ -53,7 +62,18 @@ class AgentWriting:
 
 def words(text: str) -> str:
     """Return the letters and digits of a text, decoded and in lower case: what stays however it is written."""
-    return "".join(_WORD.findall(unicodedata.normalize("NFKC", _decoded(text)).casefold()))
+    return "".join(_words_of(text))
+
+
+def _words_of(text: str) -> list[str]:
+    plain = unicodedata.normalize("NFKC", _decoded(text)).casefold()
+    return _WORD.findall(_THOUSANDS.sub("", plain))
+
+
+@lru_cache(maxsize=256)
+def _written_words(text: str) -> frozenset[str]:
+    """Return the words of a call: a return in which there is no other was put together from them."""
+    return frozenset(_words_of(text))
 
 
 @lru_cache(maxsize=256)
@@ -61,8 +81,11 @@ def _all_readings(text: str) -> str:
     """Return the words of a text, of its string literals joined, and of what it has in base64; a line for each."""
     plain = _decoded(text)
     literals = "".join(first or second for first, second in _LITERAL.findall(plain))
-    decoded = (_from_base64(word) for word in _BASE64.findall(plain))
-    return "\n".join(map(words, [text, literals, *filter(None, decoded)]))
+    decoded = [_from_base64(word) for word in _BASE64.findall(plain)]
+    decoded += [bytes.fromhex(word).decode("latin-1") for word in _HEX.findall(plain)]
+    decoded += ["".join(map(chr, map(int, _NUMBER.findall(row)))) for row in _CODES.findall(plain)]
+    readings = [*map(words, [text, literals, *filter(None, decoded)])]
+    return "\n".join([*readings, readings[0][::-1]])
 
 
 def _text(passage: Passage) -> str:

@@ -123,6 +123,12 @@ ECHOES: dict[str, Document] = {
     "escapes in a program": told(("run_code", {"code": "print('The report was \\x73ent to \\u0041da.')"}, CLAIM)),
     "encoded for a URL": told(("fetch", {"url": f"https://echo.test/?text={quote(CLAIM)}"}, CLAIM)),
     "encoded for HTML": told(("render", {"html": "The report was&nbsp;sent&#32;to &#65;da."}, CLAIM)),
+    "variables in another order": told(("shell", "b='sent to Ada'; a='The report was'; echo $a $b.", CLAIM)),
+    "name in a variable": told(("shell", "who=Ada; echo The report was sent to $who.", CLAIM)),
+    "one word replaced": told(("shell", "echo The report was lost to Ada. | sed s/lost/sent/", CLAIM)),
+    "reversed": told(("shell", f"echo '{CLAIM[::-1]}' | rev", CLAIM)),
+    "encoded in hexadecimal": told(("shell", f"echo {CLAIM.encode().hex()} | xxd -r -p", CLAIM)),
+    "codes of characters": told(("run_code", f"print(bytes({list(CLAIM.encode())}).decode())", CLAIM)),
     "encoded in base64": told(("run_code", {"code": f"print(b64decode('{_IN_BASE64}'))"}, CLAIM)),
     "full-width letters": told(("echo", {"text": CLAIM.replace("report", "\uff52eport")}, CLAIM)),
     "status line in another case": told(
