@@ -85,8 +85,8 @@ def trajectories_metadata(result: "TrajectoriesResult") -> dict[str, Any]:
     merged, counts, lag = _require(result.merge_stats), result.row_balance, result.lag
     lags = lag and {
         "newly_captured": lag.runs,
-        "capture_lag_median_seconds": lag.median.total_seconds(),
-        "capture_lag_max_seconds": lag.longest.total_seconds(),
+        "capture_lag_median_seconds": round(lag.median.total_seconds(), 1),
+        "capture_lag_max_seconds": round(lag.longest.total_seconds(), 1),
     }
     quarantined = [f"{run.run_id}: {run.json_path} {run.error}" for run in result.quarantined]
     return {

@@ -22,8 +22,6 @@ COLUMNS = {
         "run_id",
         "execution_status",
         "heuristic_outcome",
-        "step_count",
-        "message_count",
         "input_tokens",
         "output_tokens",
         "cost_usd",

@@ -1,0 +1,176 @@
+"""The Dagster UI of the demonstration in a real browser: what a person sees, and what they start from there.
+
+Real processes: the command ``demo`` with its webserver, daemon, run workers, Postgres and judge. The tests only wait
+for texts.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Timer
+
+import psycopg
+import pytest
+from playwright.sync_api import Browser, Page
+
+from trajectory_pipeline.demo import embedded_postgres
+from trajectory_pipeline.settings import setting_fields
+from trajectory_pipeline_tests.browser.conftest import screenshot
+
+PROJECT = Path(__file__).parents[2]
+STARTED = re.compile(r"Dagster UI +(http://127\.0\.0\.1:\d+)/")
+START_SECONDS = 300
+RUN_MILLISECONDS = 240_000
+"""Time for a run of Dagster: to be taken from the queue, to load its code and to end."""
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A demonstration that is running: its address, and the URL of its trajectory database."""
+
+    address: str
+    database_url: str
+
+
+@pytest.fixture(scope="module")
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demonstration]:
+    folder: Path = tmp_path_factory.mktemp("demonstration")
+    ours = {*setting_fields(), "DAGSTER_HOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    with (folder / "output").open("w+") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "trajectory_pipeline.cli.main", "demo", "--port", "0"],
+            env={**environment, "TRAJECTORY_DATA_FOLDER": str(folder), "PYTHONPATH": str(PROJECT)},
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            text=True,
+        )
+        deadline = Timer(START_SECONDS, process.terminate)
+        deadline.start()
+        try:
+            assert process.stdout is not None
+            found = next(filter(None, map(STARTED.search, process.stdout)), None)
+            deadline.cancel()
+            output.seek(0)
+            assert found is not None, f"the demonstration did not start:\n{output.read()[-3000:]}"
+            server = embedded_postgres.running(folder / "postgres")
+            assert server is not None
+            yield Demonstration(found[1], server.url("trajectory"))
+        finally:
+            deadline.cancel()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(120) in (0, 130)
+    embedded_postgres.remove(folder / "postgres")
+
+
+@pytest.fixture
+def page(browser: Browser, demonstration: Demonstration) -> Iterator[Page]:
+    context = browser.new_context(base_url=demonstration.address, viewport={"width": 1500, "height": 1400})
+    context.set_default_timeout(30_000)
+    yield context.new_page()
+    context.close()
+
+
+def busy_partition(demonstration: Demonstration) -> str:
+    """The partition with most runs."""
+    with psycopg.connect(demonstration.database_url) as connection:
+        found = connection.execute(
+            "SELECT partition_key FROM trajectory.trajectories GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1"
+        ).fetchone()
+    assert found is not None
+    return str(found[0])
+
+
+def test_graph_shows_every_asset_with_its_state(page: Page) -> None:
+    page.goto("/locations/trajectory_pipeline/asset-groups/trajectories")
+    for name in ("terminal_runs", "trajectories", "refined_outcomes", "trajectory_report", "runs", "steps", "messages"):
+        page.get_by_text(name, exact=True).first.wait_for()
+    # Only the open hour is not there yet.
+    page.get_by_text("99% filled").first.wait_for()
+    screenshot(page, "dagster-graph")
+
+
+def test_asset_page_tells_what_it_is(page: Page) -> None:
+    page.goto("/assets/trajectories?view=overview")
+    for text in (
+        "Every terminal run as one complete, ordered, typed record.",
+        "trajectory.trajectories",
+        "stage: convert",
+        "From: runs.agent_id.",
+    ):
+        page.get_by_text(text).first.wait_for()
+    for text in ("agents", "Parquet", "Postgres"):
+        page.get_by_text(text, exact=True).first.wait_for()
+    screenshot(page, "dagster-asset")
+
+
+def test_materialization_shows_counts_preview_and_query(page: Page, demonstration: Demonstration) -> None:
+    key = busy_partition(demonstration)
+    page.goto(f"/assets/trajectories?view=partitions&partition={key.replace(':', '%3A')}")
+    for name in ("runs_in", "quarantined", "heuristic_outcome", "input_tokens", "cost_usd", "preview", "query"):
+        page.get_by_text(name, exact=True).first.wait_for()
+    page.get_by_text(f"WHERE partition_key = '{key}'").first.wait_for()
+    page.get_by_role("cell", name=re.compile("^run-")).first.scroll_into_view_if_needed()
+    screenshot(page, "dagster-materialization")
+
+
+def test_automation_page_lists_schedules_and_sensors(page: Page) -> None:
+    page.goto("/automation")
+    for name in (
+        *("closed_hour", "daily_completeness", "daily_report", "daily_retention", "daily_dagster_retention"),
+        *("capture_sensor", "refinement_sensor", "reconciliation_sensor", "empty_hour_sensor", "failure_notice_sensor"),
+    ):
+        page.get_by_text(name, exact=True).first.wait_for()
+    page.get_by_text("Standard sensor").nth(3).wait_for()
+    screenshot(page, "dagster-automation")
+
+
+def test_tick_says_what_was_compared(page: Page) -> None:
+    page.goto("/locations/trajectory_pipeline/sensors/capture_sensor")
+    page.get_by_text("0 runs requested").last.click()
+    page.get_by_text(re.compile("partitions compared, 0 stale")).first.wait_for()
+    screenshot(page, "dagster-sensor")
+
+
+def test_backfill_of_a_day_is_launched_and_completes(page: Page, demonstration: Demonstration) -> None:
+    day = busy_partition(demonstration)[:10]
+    page.goto("/assets/terminal_runs?view=partitions")
+    page.get_by_role("button", name="Materialize").first.click()
+    partitions = (
+        page.get_by_role("dialog")
+        .get_by_placeholder("No matching partitions")
+        .or_(page.get_by_role("dialog").locator("input[type=text]"))
+    )
+    partitions.first.fill(f"[{day}-00:00...{day}-23:00]")
+    partitions.first.press("Enter")
+    page.get_by_text("24 partitions", exact=True).first.wait_for()
+    screenshot(page, "dagster-backfill-dialog")
+    page.get_by_role("button", name=re.compile("Launch")).last.click()
+    page.goto("/runs?view=backfills")
+    page.get_by_text("Completed", exact=True).or_(page.get_by_text("Success", exact=True)).first.wait_for(
+        timeout=RUN_MILLISECONDS
+    )
+    screenshot(page, "dagster-backfill")
+
+
+def test_failing_check_is_visible_and_names_the_partition(page: Page, demonstration: Demonstration) -> None:
+    key = busy_partition(demonstration)
+    with psycopg.connect(demonstration.database_url) as connection:
+        connection.execute(
+            "DELETE FROM trajectory.trajectories WHERE run_id = (SELECT min(run_id) FROM trajectory.trajectories"
+            " WHERE partition_key = %s)",
+            [key],
+        )
+    page.goto("/assets/letta/runs?view=checks")
+    page.get_by_role("button", name=re.compile("Execute$")).first.click()
+    page.get_by_text(re.compile("difference; first|differences; first")).first.wait_for(timeout=RUN_MILLISECONDS)
+    page.get_by_text(key).first.wait_for()
+    screenshot(page, "dagster-failing-check")
