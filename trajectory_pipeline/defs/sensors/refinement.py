@@ -63,6 +63,7 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
         after = max(first, parse_partition_key(context.cursor)) if context.cursor else first
         older = list(hours_between(after, min(after + OLDER_PER_TICK * HOUR, recent)))
         cursor = partition_key(older[-1] + HOUR if len(older) == OLDER_PER_TICK else first)
+        compared = [*older, *hours_between(recent, now)]
         try:
             pending = find_pending_verdicts(
                 storage.sinks().postgres,
@@ -71,7 +72,7 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
                 settle_for=timedelta(minutes=settings.judge.settle_minutes),
                 lookback=timedelta(days=settings.judge.lookback_days),
                 give_up_after=settings.judge.give_up_after,
-                compared=[partition_key(hour) for hour in (*older, *hours_between(recent, now))],
+                compared=list(map(partition_key, compared)),
             )
             judged = storage.sinks().postgres.ledger(
                 REFINED_OUTCOMES.name, [*pending.partition_keys, *pending.unpublished]
@@ -101,7 +102,10 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
         ]
         if requests:
             return dg.SensorResult(run_requests=requests, cursor=cursor)
-        message = f"{pluralize(len(pending.partition_keys), 'partition')} without verdicts{held_back}.{abandoned}"
+        message = (
+            f"{pluralize(len(compared), 'partition')} compared, {len(pending.unpublished)} with a file that lacks"
+            f" stored verdicts, {len(pending.partition_keys)} without verdicts{held_back}.{abandoned}"
+        )
         if pending.shortfall:
             spent, reserved = pending.spent.spent, pending.spent.reserved
             message = (

@@ -91,7 +91,10 @@ def test_refinement_skips_judged_partitions(ready: Settings, instance: dg.Dagste
 def test_refinement_skips_final_verdicts(ready: Settings, instance: dg.DagsterInstance, status: str) -> None:
     add_verdicts(ready, status)
     result = tick(ready, instance)
-    assert (result.run_requests, result.skip_message) == ([], "0 partitions without verdicts.")
+    assert (result.run_requests, result.skip_message) == (
+        [],
+        "10 partitions compared, 0 with a file that lacks stored verdicts, 0 without verdicts.",
+    )
 
 
 def test_refinement_requests_verdicts_of_another_policy(ready: Settings, instance: dg.DagsterInstance) -> None:
@@ -292,7 +295,8 @@ def test_refinement_reports_abandoned_verdicts(ready: Settings, instance: dg.Dag
     assert result.run_requests == []
     ((verdicts,),) = query(str(ready.storage.database_url), "SELECT count(*) FROM trajectory.verdicts")
     assert result.skip_message == (
-        f"0 partitions without verdicts. {verdicts} verdicts abandoned: see the check no_abandoned_verdicts."
+        f"{1000 * 24 + 10} partitions compared, 0 with a file that lacks stored verdicts, 0 without verdicts."
+        f" {verdicts} verdicts abandoned: see the check no_abandoned_verdicts."
     )
 
 
