@@ -172,5 +172,6 @@ def test_failing_check_is_visible_and_names_the_partition(page: Page, demonstrat
     page.goto("/assets/letta/runs?view=checks")
     page.get_by_role("button", name=re.compile("Execute$")).first.click()
     page.get_by_text(re.compile("difference; first|differences; first")).first.wait_for(timeout=RUN_MILLISECONDS)
-    page.get_by_text(key).first.wait_for()
     screenshot(page, "dagster-failing-check")
+    page.get_by_text("[Show Markdown]").first.click()
+    page.get_by_role("dialog").get_by_text(key).first.wait_for()
