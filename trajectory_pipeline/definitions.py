@@ -10,6 +10,7 @@ from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.terminal_runs import build_terminal_runs
 from trajectory_pipeline.defs.assets.trajectories import build_trajectories
 from trajectory_pipeline.defs.assets.trajectory_report import build_trajectory_report
+from trajectory_pipeline.defs.history_checks import build_history_checks
 from trajectory_pipeline.defs.jobs.completeness import build_completeness_check, build_completeness_job
 from trajectory_pipeline.defs.jobs.dagster_retention import build_dagster_retention_job
 from trajectory_pipeline.defs.jobs.report import build_report_job
@@ -53,7 +54,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
             build_refined_outcomes(settings, partitions),
             build_trajectory_report(settings),
         ],
-        asset_checks=[build_completeness_check(settings)],
+        asset_checks=[build_completeness_check(settings), build_history_checks()],
         jobs=[job for job, _ in jobs],
         schedules=[schedule for _, schedule in jobs],
         sensors=[

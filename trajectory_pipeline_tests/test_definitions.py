@@ -210,6 +210,10 @@ def test_only_the_row_count_check_is_blocking(graph: AssetGraph) -> None:
         "trajectories:no_quarantined_runs": False,
         "refined_outcomes:no_failed_verdicts": False,
         "refined_outcomes:no_abandoned_verdicts": False,
+        "trajectory_report:outcome_mix_is_stable": False,
+        "trajectory_report:tool_error_rate_is_stable": False,
+        "trajectory_report:judge_agrees_with_heuristic": False,
+        "trajectory_report:verdict_error_rate": False,
     }
 
 
@@ -219,6 +223,13 @@ def test_completeness_check_runs_in_its_own_job_only() -> None:
     checked = {name: {key.name for key in job.asset_layer.asset_graph.asset_check_keys} for name, job in jobs.items()}
     assert "completeness" not in checked["trajectory_job"]
     assert checked["completeness_job"] == {"completeness"}
+
+
+def test_history_checks_run_with_the_report_only() -> None:
+    jobs = {job.name: job for job in build_defs(make_settings()).resolve_all_job_defs()}
+    checked = {name: {key.name for key in job.asset_layer.asset_graph.asset_check_keys} for name, job in jobs.items()}
+    assert "outcome_mix_is_stable" in checked["report_job"]
+    assert "outcome_mix_is_stable" not in checked["trajectory_job"]
 
 
 def test_refined_outcomes_without_judge_says_why_in_description(graph: AssetGraph) -> None:

@@ -9,9 +9,9 @@ import jinja2
 from markupsafe import Markup
 
 import trajectory_pipeline
+from trajectory_pipeline.intervals import wilson_interval
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.report import charts
-from trajectory_pipeline.report.intervals import wilson_interval
 from trajectory_pipeline.report.trajectory_view import Redact, trajectory_view
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.report import report_tables, reported_range, runs_worth_reading
