@@ -5,7 +5,7 @@ They are of the report, because a check runs with each materialization of its as
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -17,8 +17,10 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.intervals import wilson_interval
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.enums import VerdictStatus
-from trajectory_pipeline.storage.postgres.mixes import Category, count_mixes
 from trajectory_pipeline.text import pluralize
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.storage.postgres.mixes import Category
 
 RECENT = timedelta(days=7)
 EARLIER = timedelta(days=28)
@@ -57,6 +59,8 @@ def build_history_checks() -> dg.AssetChecksDefinition:
 
     @dg.multi_asset_check(name="history_checks", specs=[OUTCOME_MIX, TOOL_ERRORS, DISAGREEMENT, VERDICT_ERRORS])
     def history_checks(storage: StorageResource) -> Iterator[dg.AssetCheckResult]:
+        from trajectory_pipeline.storage.postgres.mixes import count_mixes
+
         end = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         first, recent_first, after_last = map(partition_key, (end - RECENT - EARLIER, end - RECENT, end))
         try:
@@ -68,7 +72,7 @@ def build_history_checks() -> dg.AssetChecksDefinition:
     return history_checks
 
 
-def evaluate(categories: Sequence[Category]) -> Iterator[dg.AssetCheckResult]:
+def evaluate(categories: "Sequence[Category]") -> Iterator[dg.AssetCheckResult]:
     """Yield the result of each check from the counts of both periods."""
     yield _drift(OUTCOME_MIX, categories, "outcome")
     yield _drift(TOOL_ERRORS, categories, "tools")
@@ -77,7 +81,7 @@ def evaluate(categories: Sequence[Category]) -> Iterator[dg.AssetCheckResult]:
     yield _share(VERDICT_ERRORS, recent, "verdict", _FAILED, _ANSWERED, MAX_FAILED_VERDICTS)
 
 
-def _drift(spec: dg.AssetCheckSpec, categories: Sequence[Category], measure: str) -> dg.AssetCheckResult:
+def _drift(spec: dg.AssetCheckSpec, categories: "Sequence[Category]", measure: str) -> dg.AssetCheckResult:
     """Return whether the mix of a measure is that of the weeks before."""
     of_measure = [one for one in categories if one.measure == measure]
     recent, earlier = ({one.category: one.runs for one in of_measure if one.recent is side} for side in (True, False))
@@ -110,7 +114,7 @@ def _drift(spec: dg.AssetCheckSpec, categories: Sequence[Category], measure: str
 
 def _share(
     spec: dg.AssetCheckSpec,
-    recent: Sequence[Category],
+    recent: "Sequence[Category]",
     measure: str,
     counted: Sequence[str],
     of: Sequence[str],
@@ -142,7 +146,7 @@ def _share(
     )
 
 
-def _judged_share(verdicts: Mapping[str, Category]) -> float:
+def _judged_share(verdicts: "Mapping[str, Category]") -> float:
     judged = sum(one.runs for name, one in verdicts.items() if name == VerdictStatus.JUDGED)
     return judged / sum(one.runs for one in verdicts.values())
 
