@@ -1,8 +1,10 @@
 """Instances of Dagster in memory, a simulated judge, and one day of the sample that is materialized once."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -75,10 +77,14 @@ def _captured(make_own_settings: Callable[[], Settings]) -> Settings:
 
 
 @pytest.fixture
-def captured(_captured: Settings, make_database: Callable[[str | None], str]) -> Settings:
+def captured(_captured: Settings, make_database: Callable[[str | None], str], tmp_path: Path) -> Settings:
     """Settings whose history is the ten hours up to ``NOW``, all captured, none judged; the test may change it all."""
     letta, database = (
         make_database(str(url).rpartition("/")[2])
         for url in (_captured.source.postgres_url, _captured.storage.database_url)
     )
-    return change_settings(_captured, source__postgres_url=letta, storage__database_url=database)
+    folder = tmp_path / "captured"
+    shutil.copytree(_captured.storage.data_folder, folder)
+    return change_settings(
+        _captured, source__postgres_url=letta, storage__database_url=database, storage__data_folder=folder
+    )
