@@ -16,6 +16,7 @@ from trajectory_pipeline.storage.postgres.summaries import quarantine_totals, st
 from trajectory_pipeline.storage.storage import Storage
 
 COUNTED = ("runs", "steps", "messages")
+_LISTED_RUNS = 5
 _FIELDS = ("run_id", "content_digest", "turns.step_id", "turns.input_tokens", "turns.messages.message_id")
 """Columns that are counted in Parquet: ids, and what marks an own step. Texts are not decoded."""
 
@@ -74,7 +75,7 @@ def reconcile_partition(hour: datetime, storage: Storage) -> Reconciliation:
 
 
 def _compare(key: str, parquet: Mapping[str, str], postgres: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence for each kind of difference between the sinks, with the first run that shows it."""
+    """Yield a sentence for each kind of difference between the sinks, with the first runs that show it."""
     for difference, run_ids in (
         ("in Parquet and not in Postgres", parquet.keys() - postgres.keys()),
         ("in Postgres and not in Parquet", postgres.keys() - parquet.keys()),
@@ -84,4 +85,4 @@ def _compare(key: str, parquet: Mapping[str, str], postgres: Mapping[str, str]) 
         ),
     ):
         if run_ids:
-            yield f"{key}: {len(run_ids)} run(s) {difference}, first {min(run_ids)}"
+            yield f"{key}: {len(run_ids)} run(s) {difference}, first {', '.join(sorted(run_ids)[:_LISTED_RUNS])}"

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
+from trajectory_pipeline.pipeline.reconcile_counts import _compare, reconcile_partition
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -40,6 +40,11 @@ def test_reconcile_reports_row_missing_in_postgres(captured: Pipeline) -> None:
     found = differences(captured)
     assert f"{KEY}: {runs} runs in the raw rows, {runs - 1} in Postgres" in found
     assert f"{KEY}: 1 run(s) in Parquet and not in Postgres, first {run_id}" in found
+
+
+def test_reconcile_names_the_first_runs_of_a_difference() -> None:
+    [sentence] = _compare(KEY, {f"run-{number}": "" for number in range(7)}, {})
+    assert sentence.endswith(": 7 run(s) in Parquet and not in Postgres, first run-0, run-1, run-2, run-3, run-4")
 
 
 def test_reconcile_reports_row_missing_in_parquet(captured: Pipeline) -> None:
