@@ -206,7 +206,8 @@ def ledger(pipeline: Pipeline) -> dict[str, tuple[str | None, int, int]]:
 
 def deleted(pipeline: Pipeline) -> set[str]:
     """Return the runs of which a raw row or a trajectory is marked as deleted."""
-    raw = {run_id for run_id, row in parquet_rows(pipeline, TERMINAL_RUNS).items() if row["deleted_at"]}
+    # A run that moved is in two files until the hour that it left is read again.
+    raw = {row["run_id"] for hour in HOURS for row in pipeline.parquet(TERMINAL_RUNS, hour) if row["deleted_at"]}
     rows = pipeline.ask("SELECT run_id FROM trajectory.trajectories WHERE deleted_at IS NOT NULL")
     return raw | {row["run_id"] for row in rows}
 
