@@ -4,13 +4,13 @@ import shutil
 
 from benchmarks.bench import FIRST_HOUR, Bench, one_partition
 from benchmarks.measuring import Result
+from trajectory_pipeline.conversion.convert import convert_batch
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.parquet.store import ParquetStore
-from trajectory_pipeline.trajectories.convert import convert_batch
 
 COPY_OUT = tuple(rf"\copy public.{table} TO '/dev/null'" for table in ("runs", "steps", "messages"))
 

@@ -22,11 +22,11 @@ def _():
 
 @app.cell
 def _(mo):
-    from trajectory_pipeline import reading
+    import trajectory_pipeline as tp
 
-    runs = reading.trajectories("2026-11-23", "2026-11-26").to_pandas()
+    runs = tp.trajectories("2026-11-23", "2026-11-26").to_pandas()
     mo.md(f"**{len(runs)} runs** of {runs['agent_name'].nunique()} agents. What Letta says of how they ended:")
-    return reading, runs
+    return runs, tp
 
 
 @app.cell
@@ -49,8 +49,8 @@ def _(mo):
 
 
 @app.cell
-def _(reading, runs):
-    verdicts = reading.verdicts("2026-11-23", "2026-11-26").to_pandas()
+def _(runs, tp):
+    verdicts = tp.verdicts("2026-11-23", "2026-11-26").to_pandas()
     both = runs[["run_id", "agent_name", "heuristic_outcome"]].merge(verdicts, on="run_id")
     both.pivot_table(index="heuristic_outcome", columns="outcome", values="run_id", aggfunc="count", fill_value=0)
     return both, verdicts
@@ -88,8 +88,8 @@ def _(mo):
 
 
 @app.cell
-def _(reading):
-    calls = reading.tool_calls("2026-11-23", "2026-11-26").to_duckdb()
+def _(tp):
+    calls = tp.tool_calls("2026-11-23", "2026-11-26").to_duckdb()
     calls.aggregate(
         "tool, count(*) AS calls, count(*) FILTER (WHERE return_status = 'error' AND NOT denied) AS failed"
     ).order("calls DESC").limit(10).to_arrow_table().to_pandas()
@@ -109,8 +109,8 @@ def _(mo):
 
 
 @app.cell
-def _(reading):
-    messages = reading.messages(run_id="run-e7802658-9624-43b0-b11e-a47969ef2839").to_pandas()
+def _(tp):
+    messages = tp.messages(run_id="run-e7802658-9624-43b0-b11e-a47969ef2839").to_pandas()
     messages[["turn_index", "kind", "text", "tool_calls"]]
     return (messages,)
 

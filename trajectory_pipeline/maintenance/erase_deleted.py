@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from trajectory_pipeline.conversion.erase import erase_deleted
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
@@ -12,7 +13,6 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.ledger import partitions_counting
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.storage import Storage
-from trajectory_pipeline.trajectories.erase import erase_deleted
 
 
 def partitions_to_erase(database: TrajectoryDatabase) -> dict[str, int]:

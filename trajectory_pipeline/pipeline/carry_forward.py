@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trajectory_pipeline.conversion.erase import erase_deleted, has_deleted_content
 from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.partition_keys import floor_to_hour, partition_key
 from trajectory_pipeline.pipeline.capture_counts import CaptureCounts, strings_of
@@ -16,7 +17,6 @@ from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.postgres.retention import pruned_partitions
 from trajectory_pipeline.storage.storage import Storage
-from trajectory_pipeline.trajectories.erase import erase_deleted, has_deleted_content
 
 
 def sorted_ids(*run_ids: "pa.Array[Any] | Sequence[str]") -> "pa.Array[Any]":

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trajectory_pipeline.conversion.convert import convert_batch
+from trajectory_pipeline.conversion.reference import QuarantinedRun
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture_counts import count_items, strings_of
@@ -31,8 +33,6 @@ from trajectory_pipeline.storage.postgres.partition_writer import (
     StoredEntry,
 )
 from trajectory_pipeline.storage.storage import Storage
-from trajectory_pipeline.trajectories.convert import convert_batch
-from trajectory_pipeline.trajectories.reference import QuarantinedRun
 
 
 @dataclass

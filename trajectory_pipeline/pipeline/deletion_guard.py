@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trajectory_pipeline.conversion.erase import has_deleted_content
 from trajectory_pipeline.errors import WithheldDeletionsError
 from trajectory_pipeline.letta.catalog import Catalog
 from trajectory_pipeline.letta.snapshot import ENDED, Snapshot
@@ -35,7 +36,6 @@ from trajectory_pipeline.storage.postgres.sources import (
     sample_captured_runs,
 )
 from trajectory_pipeline.text import pluralize
-from trajectory_pipeline.trajectories.erase import has_deleted_content
 from trajectory_pipeline.urls import describe_postgres
 
 ACCEPT_DELETIONS_TAG = "trajectory/accept_deletions"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from trajectory_pipeline.conversion.document import trajectory_document
 from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
 from trajectory_pipeline.schema.arrow import rows_of
@@ -14,7 +15,6 @@ from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore
-from trajectory_pipeline.trajectories.document import trajectory_document
 
 Document = Mapping[str, Any]
 

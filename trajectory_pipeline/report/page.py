@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-import trajectory_pipeline
 from trajectory_pipeline.intervals import wilson_interval
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.report import charts
@@ -60,7 +60,7 @@ def build_report(
         .get_template("report.html.j2")
         .render(
             style=Markup((_TEMPLATES / "style.css").read_text()),  # noqa: S704 - our own file
-            version=trajectory_pipeline.__version__,
+            version=version("trajectory-pipeline"),
             made_at=datetime.now(UTC),
             period=period,
             totals=totals,

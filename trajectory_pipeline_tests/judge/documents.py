@@ -3,9 +3,9 @@
 import functools
 from typing import Any
 
-from trajectory_pipeline.trajectories.document import trajectory_document
-from trajectory_pipeline.trajectories.reference import convert_run
-from trajectory_pipeline_tests.trajectories.sample_runs import partition_of, sample_runs
+from trajectory_pipeline.conversion.document import trajectory_document
+from trajectory_pipeline.conversion.reference import convert_run
+from trajectory_pipeline_tests.conversion.sample_runs import partition_of, sample_runs
 
 Document = dict[str, Any]
 

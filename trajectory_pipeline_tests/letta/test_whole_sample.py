@@ -28,13 +28,13 @@ from trajectory_pipeline.schema.raw import (
     SourceTable,
 )
 from trajectory_pipeline.schema.types import Scalar
+from trajectory_pipeline_tests.conversion.output_record import check_output, json_digest, parquet_digest
 from trajectory_pipeline_tests.letta.snapshots import Row, all_batches, all_runs, ask, changed, do, hours
 from trajectory_pipeline_tests.letta_sample import (
     SAMPLE_FILE,
     sample_partitions,
     sample_terminal_run_ids,
 )
-from trajectory_pipeline_tests.trajectories.output_record import check_output, json_digest, parquet_digest
 
 FILE = {
     block.table.removeprefix("public."): {

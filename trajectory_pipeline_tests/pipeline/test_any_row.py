@@ -17,11 +17,11 @@ from trajectory_pipeline.pipeline import judging_estimate
 from trajectory_pipeline.pipeline.judging_estimate import JudgingEstimate, estimate_judging
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline_tests.conversion.mutations import CANARY, mutated
+from trajectory_pipeline_tests.conversion.raw_runs import NOON, batch_of, message, raw_run, step
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, only, some_run
 from trajectory_pipeline_tests.pipeline.test_quarantine import HOUR, a_message, quarantine
-from trajectory_pipeline_tests.trajectories.mutations import CANARY, mutated
-from trajectory_pipeline_tests.trajectories.raw_runs import NOON, batch_of, message, raw_run, step
 
 MARCH = datetime(2026, 3, 1, 12, tzinfo=UTC)
 RUNS = 120

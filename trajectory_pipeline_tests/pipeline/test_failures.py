@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trajectory_pipeline.conversion.convert import Conversion, convert_batch
 from trajectory_pipeline.errors import PipelineError, SinkError, SourceError
 from trajectory_pipeline.letta import snapshot
 from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.pipeline import convert as stage
 from trajectory_pipeline.storage.parquet import io
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.trajectories.convert import Conversion, convert_batch
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 

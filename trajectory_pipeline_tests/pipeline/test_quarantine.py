@@ -11,11 +11,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from trajectory_pipeline.conversion.document import trajectory_document
 from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.trajectories.document import trajectory_document
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, only
 

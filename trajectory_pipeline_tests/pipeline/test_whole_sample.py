@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from trajectory_pipeline.conversion.document import trajectory_document
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.lossless_json import write_json
@@ -30,7 +31,6 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.trajectories.document import trajectory_document
 from trajectory_pipeline_tests.letta_sample import (
     sample_counts,
     sample_partitions,

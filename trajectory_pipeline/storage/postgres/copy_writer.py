@@ -8,10 +8,10 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trajectory_pipeline.conversion.document import Document
 from trajectory_pipeline.runtime.threads import WriteBehind
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Sink
-from trajectory_pipeline.trajectories.document import Document
 
 _SET_BY_DATABASE = ("first_captured_at", "updated_at")
 _DATA = "data"
