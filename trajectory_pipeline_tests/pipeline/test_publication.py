@@ -12,6 +12,7 @@ from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
 from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline import call_budget, judge_worker
 from trajectory_pipeline.pipeline import judge as judging
 from trajectory_pipeline.pipeline.judge import JudgingRun
 from trajectory_pipeline.pipeline.pending_verdicts import PendingVerdicts, find_pending_verdicts
@@ -30,7 +31,11 @@ UNPUBLISHED = "the file of refined_outcomes does not hold the verdicts that are 
 
 
 @pytest.fixture
-def captured(pipeline: Pipeline, judge: SimulatedJudge) -> Pipeline:
+def captured(pipeline: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    # What a killed process claimed is free again soon.
+    for module in (call_budget, judge_worker):
+        monkeypatch.setattr(module, "CLAIM_EXTRA_SECONDS", 3.0)
+    pipeline.judge_settings = {"timeout_seconds": 5.0}
     pipeline.judge_url = judge.base_url
     pipeline.capture(*HOURS)
     return pipeline
