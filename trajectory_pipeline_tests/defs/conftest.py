@@ -8,12 +8,20 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import change_settings, with_judge
 from trajectory_pipeline_tests.defs.dagster_runs import CAPTURE, execute, hours_from, run
 from trajectory_pipeline_tests.letta_sample import sample_partitions
+
+
+@pytest.fixture(autouse=True)
+def _no_instance_of_another_test() -> Iterator[None]:
+    """Forget the instance that Dagster holds as the current one: it may be gone."""
+    with set_defs_state_storage(None):
+        yield
 
 
 @pytest.fixture

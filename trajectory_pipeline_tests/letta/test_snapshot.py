@@ -53,12 +53,12 @@ def test_snapshot_does_not_see_later_commits(letta_database: str, monkeypatch: p
 
 def test_write_through_the_snapshot_is_refused(untouched_sample: str) -> None:
     for statement in (
-        "INSERT INTO agents_tags (agent_id, tag) SELECT id, 'ours' FROM agents",
-        "UPDATE runs SET status = 'failed'",
-        "DELETE FROM messages",
-        "CREATE TABLE ours (id text)",
-        "SELECT nextval('message_seq_id')",
-        "SELECT * FROM runs FOR UPDATE",
+        "INSERT INTO public.agents_tags (agent_id, tag) SELECT id, 'ours' FROM public.agents",
+        "UPDATE public.runs SET status = 'failed'",
+        "DELETE FROM public.messages",
+        "CREATE TABLE public.ours (id text)",
+        "SELECT nextval('public.message_seq_id')",
+        "SELECT * FROM public.runs FOR UPDATE",
     ):
         with (
             LettaSource(untouched_sample).snapshot() as snapshot,

@@ -49,7 +49,7 @@ def ask_many(respond: Respond, **settings: Any) -> tuple[int, list[str]]:
         (400, {"error": "x/y is not a valid model ID"}, 1),
         (400, {"detail": "something is wrong with request 1234567"}, 8),
         (418, {"message": "I am a teapot"}, 8),
-        (413, "<html>Request Entity Too Large</html>", 8),
+        (413, "<html>Request Entity Too Large</html>", 20),
         (422, [{"loc": ["body", "model_"], "msg": "extra"}], 8),
         (400, {"error": {"message": "The prompt triggered the content management policy."}}, 20),
         (301, "", 1),
