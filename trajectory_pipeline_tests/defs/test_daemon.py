@@ -97,7 +97,10 @@ def test_daemon_queues_and_runs_what_the_sensors_request(
             refined = wait_for_run(instance, REFINEMENT_SENSOR, log)
         for run, hours, assets in ((captured, MISSING, ASSETS[:2]), (refined, CAPTURED, ASSETS[2:])):
             assert run.status is dg.DagsterRunStatus.SUCCESS, run.run_id
-            assert range_tags(hours[0], hours[-1]).items() <= run.tags.items()
+            # A slow machine may have captured more hours when the refinement sensor looks: its run may hold these too.
+            first, last = (run.tags.get(name, "") for name in range_tags(hours[0], hours[-1]))
+            assert first <= partition_key(hours[0])
+            assert last >= partition_key(hours[-1])
             for asset in assets:
                 assert {partition_key(hour) for hour in hours} <= set(materializations(instance, asset))
     verdicts = dict(
