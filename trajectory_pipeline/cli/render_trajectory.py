@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from trajectory_pipeline.lossless_json import as_text, list_or_empty, object_or_empty
+from trajectory_pipeline.conversion.message_parts import MessagePart, message_parts, message_role
 from trajectory_pipeline.text import pluralize
 
 # An agent's text may hold escape sequences, which must not reach the terminal.
@@ -76,43 +76,29 @@ def _turn(number: int, turn: Mapping[str, Any]) -> Iterator[RenderableType]:
     name = f"{turn['step_id']}{owner}" if turn["step_id"] else "messages without a step"
     yield plain_text(f"\nTurn {number} · {name} · {turn.get('model') or '-'}", style="bold")
     for message in turn["messages"]:
-        kind = message["kind"] if message["kind"] == message["role"] else f"{message['role']} ({message['kind']})"
         deleted = " [deleted]" if message["is_deleted"] else ""
-        yield indented(f"{kind}{deleted}", 2, style=_ROLE_STYLES.get(message["role"], "bold"))
-        for line in _message(message):
-            yield indented(line, 4)
+        yield indented(f"{message_role(message)}{deleted}", 2, style=_ROLE_STYLES.get(message["role"], "bold"))
+        for part in message_parts(message):
+            yield indented(_part(part), 4)
     if turn.get("error"):
         yield indented(f"✗ {turn['error'].get('type')}: {turn['error'].get('message')}", 2, style="red")
 
 
-def _message(message: Mapping[str, Any]) -> Iterator[Text]:
-    if not message.get("tool_returns"):
-        for part in message["content"]:
-            yield _part(part)
-    for call in message.get("tool_calls", ()):
-        function = object_or_empty(call.get("function"))
-        yield plain_text(f"→ {as_text(function.get('name'))}({as_text(function.get('arguments'))})", style="blue")
-    for item in message.get("tool_returns", ()):
-        status = "denied" if item.get("denied") else as_text(item["status"])
-        text = item["text"] if item["text"] is not None else as_text(item.get("func_response"))
-        yield plain_text(f"← {status}: {text}", style="red" if status == "error" else "")
-    for entry in message.get("approvals", ()):
-        approve = entry.get("approve")
-        decision = "approved" if approve is True else "denied" if approve is False else "returned by the client"
-        reason = f": {as_text(entry['reason'])}" if entry.get("reason") else ""
-        yield plain_text(f"{decision} {as_text(entry.get('tool_call_id'))}{reason}")
-
-
-def _part(part: Mapping[str, Any]) -> Text:
-    kind = part.get("type")
-    if kind == "text":
-        return plain_text(as_text(part.get("text")))
-    if kind == "reasoning":
-        return plain_text(as_text(part.get("reasoning")), style="dim italic")
-    if kind == "summarized_reasoning":
-        texts = (as_text(object_or_empty(item).get("text")) for item in list_or_empty(part.get("summary")))
-        return plain_text("\n".join(texts), style="dim italic")
-    return plain_text(f"({as_text(kind)})", style="dim")
+def _part(part: MessagePart) -> Text:
+    match part.kind:
+        case "text":
+            return plain_text(part.text)
+        case "reasoning":
+            return plain_text(part.text, style="dim italic")
+        case "call":
+            return plain_text(f"→ {part.name}({part.text})", style="blue")
+        case "return" | "error":
+            return plain_text(f"← {part.name}: {part.text}", style="red" if part.kind == "error" else "")
+        case "approval":
+            reason = f": {part.text}" if part.text else ""
+            return plain_text(f"{part.name} {part.call_id}{reason}")
+        case _:
+            return plain_text(f"({part.name})", style="dim")
 
 
 def _outcome(row: Mapping[str, Any]) -> Text:

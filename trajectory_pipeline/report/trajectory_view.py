@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from trajectory_pipeline.lossless_json import as_text, list_or_empty, object_or_empty
+from trajectory_pipeline.conversion.message_parts import MessagePart, MessagePartKind, message_parts, message_role
+from trajectory_pipeline.lossless_json import as_text
 
 Row = Mapping[str, Any]
 Redact = Callable[[str], str]
@@ -15,9 +16,9 @@ Redact = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of a message: ``kind`` is text, reasoning, call, return, error, approval or other."""
+    """One piece of a message, with its title and redacted text."""
 
-    kind: str
+    kind: MessagePartKind
     title: str
     body: Markup
 
@@ -121,15 +122,10 @@ def _task(document: Row | None) -> str:
     """Return the first message of a person, on one line."""
     for turn in (document or {}).get("turns", ()):
         for message in turn["messages"]:
-            if message["kind"] == "user" and (text := " ".join(_texts(message)).strip()):
-                return " ".join(text.split())
+            texts = (part.text for part in message_parts(message) if part.kind == "text")
+            if message["kind"] == "user" and (text := " ".join(" ".join(texts).split())):
+                return text
     return ""
-
-
-def _texts(message: Row) -> Iterator[str]:
-    for part in message["content"]:
-        if part.get("type") == "text":
-            yield as_text(part.get("text"))
 
 
 def _requirements(outcome: Row, redact: Redact) -> Iterator[RequirementView]:
@@ -158,36 +154,20 @@ def _turns(
 
 def _message(message: Row, quotes: Mapping[str, list[str]], redact: Redact) -> MessageView:
     cited = quotes.get(message["message_id"], [])
-    parts = [Part(kind, redact(title), highlight(redact(text), cited)) for kind, title, text in _parts(message)]
-    role = message["kind"] if message["kind"] == message["role"] else f"{message['role']} ({message['kind']})"
+    parts = [
+        Part(part.kind, redact(_title(part)), highlight(redact(part.text), cited)) for part in message_parts(message)
+    ]
+    role = message_role(message)
     return MessageView(message["message_id"], role, bool(message["is_deleted"]), bool(cited), parts)
 
 
-def _parts(message: Row) -> Iterator[tuple[str, str, str]]:
-    """Yield kind, title and text of each piece of a message, in order."""
-    if not message.get("tool_returns"):
-        for part in message["content"]:
-            yield _content(part)
-    for call in message.get("tool_calls") or ():
-        function = object_or_empty(call.get("function"))
-        yield "call", f"calls {as_text(function.get('name'))}", as_text(function.get("arguments"))
-    for item in message.get("tool_returns") or ():
-        status = "denied" if item.get("denied") else as_text(item["status"])
-        text = item["text"] if item["text"] is not None else as_text(item.get("func_response"))
-        yield "error" if status == "error" else "return", f"returns {status}", as_text(text)
-    for entry in message.get("approvals") or ():
-        approve = entry.get("approve")
-        decision = "approved" if approve is True else "denied" if approve is False else "returned by the client"
-        yield "approval", decision, as_text(entry.get("reason") or "")
-
-
-def _content(part: Row) -> tuple[str, str, str]:
-    kind = part.get("type")
-    if kind == "text":
-        return "text", "", as_text(part.get("text"))
-    if kind == "reasoning":
-        return "reasoning", "reasoning", as_text(part.get("reasoning"))
-    if kind == "summarized_reasoning":
-        texts = (as_text(object_or_empty(item).get("text")) for item in list_or_empty(part.get("summary")))
-        return "reasoning", "reasoning, summarized", "\n".join(texts)
-    return "other", as_text(kind), ""
+def _title(part: MessagePart) -> str:
+    match part.kind:
+        case "call":
+            return f"calls {part.name}"
+        case "return" | "error":
+            return f"returns {part.name}"
+        case "reasoning":
+            return "reasoning, summarized" if part.summarized else "reasoning"
+        case _:
+            return part.name
