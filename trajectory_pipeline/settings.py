@@ -271,6 +271,11 @@ class PrivacySettings(_Group):
     deny_organizations: Ids = setting("TRAJECTORY_JUDGE_DENY_ORGANIZATIONS", frozenset())
     """Comma-separated organization ids: their trajectories are never sent to a judge. Unset: none."""
 
+    @property
+    def configured_redaction_key(self) -> bytes | None:
+        """The key as the redactor takes it; None where the stored one is used."""
+        return self.redaction_key.get_secret_value().encode() if self.redaction_key else None
+
 
 class BudgetSettings(_Group):
     """Budget: what judging may cost."""

@@ -23,7 +23,6 @@ def command(run_id: str, *, as_json: bool) -> None:
     opened = open_connections()
     settings = opened.settings
     row = trajectory_row(opened.storage.postgres, run_id)
-    key = settings.privacy.redaction_key
     explanation = explain_verdict(
         row,
         storage=opened.storage,
@@ -31,7 +30,7 @@ def command(run_id: str, *, as_json: bool) -> None:
         policy=None
         if settings.judge.disabled_reason
         else judge_config(settings.judge, settings.privacy, settings.budget).policy,
-        redaction_key=key.get_secret_value().encode() if key else None,
+        redaction_key=settings.privacy.configured_redaction_key,
     )
     if as_json:
         click.echo(json.dumps(explanation, default=str, ensure_ascii=False, indent=2))

@@ -8,9 +8,7 @@ import click
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out, step
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, parse_timestamp
-from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
 
 
 @click.command("report")
@@ -23,8 +21,7 @@ def command(start: str | None, end: str | None, output: Path | None) -> None:
     One HTML file that needs no network. Without --output, it is written to the storage as
     trajectory_report/report.html, with its tables as Parquet. Secrets are replaced as for the judge.
     """
-    from trajectory_pipeline.report.page import build_report
-    from trajectory_pipeline.report.publish import publish_report
+    from trajectory_pipeline.report.publish import make_report, publish_report
     from trajectory_pipeline.storage.artifacts import write_file
 
     first, after_last = start and _hour(start), end and _hour(end, up=True)
@@ -32,9 +29,9 @@ def command(start: str | None, end: str | None, output: Path | None) -> None:
         raise PipelineError(f"--from ({start}) must be before --to ({end}).")
     opened = open_connections()
     database, privacy = opened.storage.postgres, opened.settings.privacy
-    key = privacy.redaction_key.get_secret_value().encode() if privacy.redaction_key else redaction_key(database)
     with step("Report"):
-        report = build_report(database, Redactor(privacy.redaction, key), first or None, after_last or None)
+        key = privacy.configured_redaction_key
+        report = make_report(database, privacy.redaction, key, first or None, after_last or None)
         if output is None:
             location = publish_report(opened.storage.parquet, report).uri
         else:

@@ -113,7 +113,7 @@ def judge_config(judge: JudgeSettings, privacy: PrivacySettings, budget: BudgetS
         tokens_per_minute=judge.tokens_per_minute,
         concurrency=judge.concurrency,
         redaction=privacy.redaction,
-        redaction_key=privacy.redaction_key.get_secret_value().encode() if privacy.redaction_key else None,
+        redaction_key=privacy.configured_redaction_key,
         access=JudgeAccessList(
             privacy.allow_agents, privacy.deny_agents, privacy.allow_organizations, privacy.deny_organizations
         ),

@@ -115,7 +115,7 @@ def _shown(
     """Render what the judge was shown once more, and compare it with what it was shown then."""
     if policy is None:
         return {"missing": "no judge is set and none was asked, so no policy says how to render it"}
-    policy = replace(policy, redaction_key=redaction_key or stored_redaction_key(storage.postgres))
+    policy = replace(policy, redaction_key=stored_redaction_key(storage.postgres, redaction_key))
     run_id, key = str(row["run_id"]), row["partition_key"]
     with open_verdicts(storage.postgres) as verdicts:
         candidates = judging_candidates(verdicts.connection, policy.policy_id, [key], JudgeOrder.NEWEST)

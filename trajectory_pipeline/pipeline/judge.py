@@ -30,7 +30,7 @@ from trajectory_pipeline.storage.postgres.connection import translating_database
 from trajectory_pipeline.storage.postgres.erasure import erase_verdicts_of
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
-from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as stored_redaction_key
+from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import (
     JudgingCandidate,
@@ -120,8 +120,7 @@ class JudgingRun:
         """
         if not self.publish_only:
             self.judge.require_price()
-        redaction_key = self.judge.redaction_key or stored_redaction_key(self.storage.postgres)
-        judge = replace(self.judge, redaction_key=redaction_key)
+        judge = replace(self.judge, redaction_key=redaction_key(self.storage.postgres, self.judge.redaction_key))
         policy = judge.policy
         endpoint = without_credentials(judge.base_url)
         limit = RateLimit(endpoint, judge.model, judge.requests_per_minute, judge.tokens_per_minute)

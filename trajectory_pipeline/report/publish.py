@@ -1,15 +1,20 @@
-"""Publishes the report beside the partitions: ``trajectory_report/report.html``, and each of its tables as Parquet."""
+"""Makes the report and publishes it as ``trajectory_report/report.html``, with each of its tables as Parquet."""
 
 import io
 import posixpath
 from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trajectory_pipeline.report.page import Report, Row
+from trajectory_pipeline.judge.redaction.redactor import Redactor
+from trajectory_pipeline.report.page import Report, Row, build_report
+from trajectory_pipeline.schema.enums import RedactionMode
 from trajectory_pipeline.storage.artifacts import write_artifact
 from trajectory_pipeline.storage.parquet.store import ParquetStore
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
 
 FOLDER = "trajectory_report"
 
@@ -22,6 +27,17 @@ class PublishedReport:
     bytes: int
 
 
+def make_report(
+    database: TrajectoryDatabase,
+    mode: RedactionMode,
+    configured_key: bytes | None,
+    first: datetime | None = None,
+    after_last: datetime | None = None,
+) -> Report:
+    """Return the report on a range of hours, redacted as for the judge; see ``build_report``."""
+    return build_report(database, Redactor(mode, redaction_key(database, configured_key)), first, after_last)
+
+
 def publish_report(store: ParquetStore, report: Report) -> PublishedReport:
     """Write the page and its tables; a table without rows is left out.
 
@@ -30,9 +46,9 @@ def publish_report(store: ParquetStore, report: Report) -> PublishedReport:
     """
     for name, rows in report.tables.items():
         if rows:
-            write_artifact(store.uri, f"{FOLDER}/{name}.parquet", _parquet(rows))
+            write_artifact(store, f"{FOLDER}/{name}.parquet", _parquet(rows))
     html = report.html.encode()
-    write_artifact(store.uri, f"{FOLDER}/report.html", html)
+    write_artifact(store, f"{FOLDER}/report.html", html)
     return PublishedReport(posixpath.join(store.shown_uri.rstrip("/"), FOLDER, "report.html"), len(html))
 
 

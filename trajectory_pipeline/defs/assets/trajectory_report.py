@@ -39,14 +39,11 @@ def build_trajectory_report(settings: Settings) -> dg.AssetsDefinition:
                 f"The report needs {' and '.join(missing)}: pip install 'trajectory-pipeline[report]'.",
                 allow_retries=False,
             )
-        from trajectory_pipeline.judge.redaction.redactor import Redactor
-        from trajectory_pipeline.report.page import build_report
-        from trajectory_pipeline.report.publish import publish_report
-        from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
+        from trajectory_pipeline.report.publish import make_report, publish_report
 
         sinks = storage.sinks()
-        key = judge.redaction_key.encode() if judge.redaction_key else redaction_key(sinks.postgres)
-        report = build_report(sinks.postgres, Redactor(settings.privacy.redaction, key))
+        configured_key = judge.redaction_key.encode() if judge.redaction_key else None
+        report = make_report(sinks.postgres, settings.privacy.redaction, configured_key)
         published = publish_report(sinks.parquet, report)
         (totals,) = report.tables["totals"]
         return dg.MaterializeResult(

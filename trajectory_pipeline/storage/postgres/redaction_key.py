@@ -6,8 +6,10 @@ from trajectory_pipeline.storage.postgres.connection import translating_database
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
 
-def redaction_key(database: TrajectoryDatabase) -> bytes:
-    """Return the key, the same for every worker; the first call makes it."""
+def redaction_key(database: TrajectoryDatabase, configured: bytes | None = None) -> bytes:
+    """Return the configured key, else the stored one: the same for every worker; the first call makes it."""
+    if configured:
+        return configured
     with (
         database.connect(autocommit=True) as connection,
         translating_database_errors(database.url, "Reading the redaction key"),
