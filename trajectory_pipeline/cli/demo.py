@@ -144,20 +144,18 @@ def _report_empty_hours(opened: Connections) -> None:
     """Report every closed hour without runs to Dagster, so that only the open hour is shown as missing."""
     with dg.DagsterInstance.get() as instance:
         unknown = unknown_hours(instance, opened.settings, datetime.now(UTC))
-        report_empty_hours(instance, find_empty_hours(opened.source, opened.storage, unknown), opened.settings)
+        empty = find_empty_hours(opened.source, opened.storage, list(unknown))
+        report_empty_hours(instance, {hour: unknown[hour] for hour in empty})
 
 
 def _publish_report(opened: Connections) -> str:
     """Make the report; returns where it is."""
-    from trajectory_pipeline.judge.redaction.redactor import Redactor
-    from trajectory_pipeline.report.page import build_report
-    from trajectory_pipeline.report.publish import publish_report
-    from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
+    from trajectory_pipeline.report.publish import make_report, publish_report
 
+    privacy = opened.settings.privacy
     with step("Report"):
-        database = opened.storage.postgres
-        redactor = Redactor(opened.settings.privacy.redaction, redaction_key(database))
-        return publish_report(opened.storage.parquet, build_report(database, redactor)).uri
+        report = make_report(opened.storage.postgres, privacy.redaction, privacy.configured_redaction_key)
+        return publish_report(opened.storage.parquet, report).uri
 
 
 def _print_result(opened: Connections) -> bool:

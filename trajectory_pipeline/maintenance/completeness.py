@@ -20,7 +20,7 @@ from trajectory_pipeline.letta.run_counts import (
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, parse_partition_key, partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT, MISDATED
-from trajectory_pipeline.schema.enums import DeletedContent
+from trajectory_pipeline.schema.enums import DeletedContent, PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
@@ -187,10 +187,11 @@ def _differences(hour: datetime, sides: _Sides, storage: Storage, scope: Complet
 def _file_differences(hour: datetime, sides: _Sides, storage: Storage) -> Iterator[str]:
     """Yield where a file of any asset differs from the ledger; one that is not there has no rows to compare."""
     for table, entries in zip(_ASSETS, (sides.raw, sides.converted, sides.refined), strict=True):
-        if partition_key(hour) in entries and is_pruned(entries, partition_key(hour)):
+        entry = entries.get(partition_key(hour))
+        if entry and entry.result == PartitionResult.PRUNED:
             # A file that a killed prune left goes with the next one.
             continue
-        expected = None if is_pruned(entries, partition_key(hour)) else _rows_of(entries[partition_key(hour)])
+        expected = _rows_of(entry) if entry else None
         count = storage.parquet.rows(table, hour) if hour in sides.files[table.name] else None
         # A file without rows, and none, mean the same.
         if count != expected and (count or expected is not None):

@@ -4,7 +4,7 @@ So an hour that the UI shows as missing was not looked at yet. Nothing is writte
 a ledger entry. A run that appears in it later makes it stale, and the capture sensor requests it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ def build_empty_hour_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
         before = parse_partition_key(context.cursor) if context.cursor else None
         # The newest first, then the older ones in turn: an hour that has runs stays unknown until it is captured.
         hours = [hour for hour in unknown if before is None or hour < before][-HOURS_PER_TICK:]
-        hours = hours or unknown[-HOURS_PER_TICK:]
+        hours = hours or list(unknown)[-HOURS_PER_TICK:]
         if not hours:
             return dg.SkipReason("Dagster knows every closed hour.")
         try:
@@ -54,7 +54,7 @@ def build_empty_hour_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
             empty = find_empty_hours(source, storage.sinks(), hours)
         except PipelineError as error:
             return dg.SkipReason(str(error))
-        report_empty_hours(context.instance, empty, settings)
+        report_empty_hours(context.instance, {hour: unknown[hour] for hour in empty})
         looked_at = pluralize(len(hours), "hour")
         message = f"{looked_at} looked at, {len(empty)} without runs reported to Dagster, {len(unknown)} were unknown."
         return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=partition_key(hours[0]))
@@ -62,12 +62,17 @@ def build_empty_hour_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
     return empty_hour_sensor
 
 
-def unknown_hours(instance: dg.DagsterInstance, settings: Settings, now: datetime) -> list[datetime]:
-    """Return the closed hours for which Dagster has no materialization of an asset, in order."""
+def unknown_hours(instance: dg.DagsterInstance, settings: Settings, now: datetime) -> dict[datetime, list[dg.AssetKey]]:
+    """Return the closed hours, in order, with the assets of which Dagster has no materialization in them."""
     closed = floor_to_hour(now - timedelta(minutes=settings.capture.closing_lag_minutes))
-    known = [instance.get_materialized_partitions(asset) for asset in _assets(settings)]
-    hours = hours_between(floor_to_hour(settings.capture.start), closed)
-    return [hour for hour in hours if not all(partition_key(hour) in keys for keys in known)]
+    # Without a judge, refined_outcomes is not made at all.
+    assets = [*CAPTURE, *([] if settings.judge.disabled_reason else REFINEMENT)]
+    known = {asset: instance.get_materialized_partitions(asset) for asset in assets}
+    unknown = {
+        hour: [asset for asset in assets if partition_key(hour) not in known[asset]]
+        for hour in hours_between(floor_to_hour(settings.capture.start), closed)
+    }
+    return {hour: assets for hour, assets in unknown.items() if assets}
 
 
 def find_empty_hours(source: "LettaSource", storage: "Storage", hours: Sequence[datetime]) -> list[datetime]:
@@ -87,22 +92,15 @@ def find_empty_hours(source: "LettaSource", storage: "Storage", hours: Sequence[
     return [hour for hour in hours if hour not in present and partition_key(hour) not in captured]
 
 
-def report_empty_hours(instance: dg.DagsterInstance, hours: Sequence[datetime], settings: Settings) -> None:
-    """Report these hours as materialized with no rows, for each asset for which Dagster does not know them."""
-    for asset in _assets(settings):
-        known = instance.get_materialized_partitions(asset)
-        for key in map(partition_key, hours):
-            if key not in known:
-                instance.report_runless_asset_event(
-                    dg.AssetMaterialization(
-                        asset,
-                        partition=key,
-                        description="No run ended in this hour. Nothing was written.",
-                        metadata={"empty": True, "dagster/partition_row_count": 0},
-                    )
+def report_empty_hours(instance: dg.DagsterInstance, assets: Mapping[datetime, Sequence[dg.AssetKey]]) -> None:
+    """Report these hours as materialized with no rows, each for its assets."""
+    for hour, keys in assets.items():
+        for asset in keys:
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    asset,
+                    partition=partition_key(hour),
+                    description="No run ended in this hour. Nothing was written.",
+                    metadata={"empty": True, "dagster/partition_row_count": 0},
                 )
-
-
-def _assets(settings: Settings) -> list[dg.AssetKey]:
-    # Without a judge, refined_outcomes is not made at all.
-    return [*CAPTURE, *([] if settings.judge.disabled_reason else REFINEMENT)]
+            )
