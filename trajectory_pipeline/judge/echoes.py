@@ -48,8 +48,8 @@ class AgentWriting:
         said = words(quote)
         if said in _all_readings(passage.call_text):
             return True
-        each = _words_of(quote)
-        if len(each) >= _FEWEST_WORDS and _written_words(passage.call_text).issuperset(each):
+        each = _words(quote)
+        if len(each) >= _FEWEST_WORDS and _words_in_any_coding(passage.call_text).issuperset(each):
             return True
         own = [
             (at, written)
@@ -62,18 +62,18 @@ class AgentWriting:
 
 def words(text: str) -> str:
     """Return the letters and digits of a text, decoded and in lower case: what stays however it is written."""
-    return "".join(_words_of(text))
+    return "".join(_words(text))
 
 
-def _words_of(text: str) -> list[str]:
+def _words(text: str) -> list[str]:
     plain = unicodedata.normalize("NFKC", _decoded(text)).casefold()
     return _WORD.findall(_THOUSANDS.sub("", plain))
 
 
 @lru_cache(maxsize=256)
-def _written_words(text: str) -> frozenset[str]:
+def _words_in_any_coding(text: str) -> frozenset[str]:
     """Return the words of a call: a return in which there is no other was put together from them."""
-    return frozenset(_words_of(text))
+    return frozenset(_words(text))
 
 
 @lru_cache(maxsize=256)

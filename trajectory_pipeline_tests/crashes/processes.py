@@ -37,7 +37,7 @@ class Workers:
         self._said: dict[int, queue.Queue[dict[str, Any]]] = defaultdict(queue.Queue)
         self._started: queue.Queue[int] = queue.Queue()
         self._alive: set[int] = set()
-        assert json.loads(self._process.stdout.readline()) == {"ready": True}  # type: ignore[union-attr]
+        assert json.loads(self._process.stdout.readline()) == {"ready": True}  # type: ignore[union-attr]  # its output is a pipe
         threading.Thread(target=self._listen, daemon=True).start()
 
     def start(

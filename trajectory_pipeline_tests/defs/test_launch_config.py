@@ -34,7 +34,7 @@ def test_launch_configuration_has_types_defaults_and_descriptions() -> None:
         "refined_outcomes": {"limit", "order", "policy"},
     }
     for name, names in expected.items():
-        fields = job().graph.node_named(name).definition.config_field.config_type.fields  # type: ignore[union-attr]
+        fields = job().graph.node_named(name).definition.config_field.config_type.fields  # type: ignore[union-attr]  # the asset has a config
         assert set(fields) == names
         for field in fields.values():
             assert field.description

@@ -67,7 +67,7 @@ def set_defaults(url: str, **settings: str) -> None:
             form = "{}" if name == "search_path" else "'{}'"
             connection.execute(
                 sql.SQL("ALTER DATABASE {} SET {} = ").format(database, sql.Identifier(name))
-                + sql.SQL(form.format(value))  # type: ignore[arg-type]
+                + sql.SQL(form.format(value))  # type: ignore[arg-type]  # not a literal
             )
 
 
@@ -134,7 +134,7 @@ def test_transaction_states_what_it_needs(trajectory_database: str) -> None:
     with database.connect() as connection, connection.cursor() as cursor:
         found.append(dict(zip(needed, cursor.execute(f"SELECT {asked}".encode()).fetchone() or (), strict=True)))
     with database.retrying() as retrying:
-        found += retrying.rows("Asking", sql.SQL(f"SELECT {asked}"))  # type: ignore[arg-type]
+        found += retrying.rows("Asking", sql.SQL(f"SELECT {asked}"))  # type: ignore[arg-type]  # not a literal
     assert found == [needed] * 3
 
 

@@ -109,7 +109,7 @@ def test_file_taken_for_a_leftover_before_its_lock_is_made_again(monkeypatch: py
         if not made:
             made.extend(private_files.temp_folder().iterdir())
             made[0].unlink()
-        flock(file, flags)  # type: ignore[arg-type]
+        flock(file, flags)  # type: ignore[arg-type]  # the fake takes any
 
     monkeypatch.setattr(fcntl, "flock", after_a_cleaner)
     with private_files.temp_file() as path:

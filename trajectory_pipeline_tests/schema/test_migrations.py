@@ -160,7 +160,7 @@ def test_migrate_behind_a_lock_blocks_no_reader_for_long(trajectory_database: st
 
 
 @pytest.mark.parametrize("mode", ["ACCESS SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "ACCESS EXCLUSIVE"])
-def test_migrate_behind_a_lasting_lock_changes_nothing(
+def test_migrate_behind_a_lock_that_is_held_changes_nothing(
     trajectory_database: str, newer_revision: str, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     monkeypatch.setattr(migrate_module, "RETRY_PAUSES_SECONDS", (0.1,))
@@ -171,7 +171,7 @@ def test_migrate_behind_a_lasting_lock_changes_nothing(
     assert migrate(trajectory_database)[1] == newer_revision
 
 
-def test_comment_behind_a_lasting_lock_says_who_holds_it(
+def test_comment_behind_a_lock_that_is_held_names_its_holder(
     trajectory_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrate_module, "LOCK_TIMEOUT_SECONDS", 0.2)

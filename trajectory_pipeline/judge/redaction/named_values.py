@@ -337,7 +337,7 @@ def _values(text: str, name: re.Match[str], kind: NameKind) -> Iterator[tuple[in
         elif _OPTION_NAME.search(before) and (option := _OPTION.match(text, end)):
             yield from _checked(text, *_quoted_or_bare(text, option.end()), kind)
         elif beside := _BESIDE.match(text, end):
-            yield from _beside(text, name, beside, kind)
+            yield from _after_blank(text, name, beside, kind)
 
 
 def _is_end_of_word(text: str, at: int) -> bool:
@@ -483,7 +483,7 @@ def _paired_before(text: str, at: int, kind: NameKind) -> Iterator[tuple[int, in
         yield from _checked(text, *pair.span(1), kind)
 
 
-def _beside(text: str, name: re.Match[str], beside: re.Match[str], kind: NameKind) -> Iterator[tuple[int, int]]:
+def _after_blank(text: str, name: re.Match[str], beside: re.Match[str], kind: NameKind) -> Iterator[tuple[int, int]]:
     """Yield a value that only a blank divides from its name: it must look like one."""
     start, end = _quoted(text, beside.start("quoted")) if beside["quoted"] else _quoted_or_bare(text, beside.end())
     value = text[start:end].rstrip(".,:;!?")

@@ -195,11 +195,11 @@ def _ends_of_private_keys(text: str, start: int, stop: int) -> Iterator[Span]:
 def _keys(text: str) -> Iterator[Span]:
     for found in _HASHES.finditer(text):
         yield Span(*found.span(), "password")
-    for start, end, kind in _in_long_words(text):
+    for start, end, kind in _in_long_tokens(text):
         yield Span(start, end, kind)
 
 
-def _in_long_words(text: str) -> Iterator[tuple[int, int, str]]:
+def _in_long_tokens(text: str) -> Iterator[tuple[int, int, str]]:
     for word in _LONG_WORD.finditer(text):
         # An escape before the key may be up to six characters long.
         begin = max(word.start() - 6, 0)
@@ -266,7 +266,7 @@ def _broken_keys(text: str) -> Iterator[Span]:
     if not pieces:
         return
     joined = "".join([*pieces, text[last:]])
-    for start, found_end, kind in _in_long_words(joined):
+    for start, found_end, kind in _in_long_tokens(joined):
         first = bisect_right(starts, start) - 1
         end, piece = found_end, first
         while piece + 1 < len(starts) and starts[piece + 1] < end:

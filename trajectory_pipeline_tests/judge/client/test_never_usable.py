@@ -148,6 +148,7 @@ def test_repair_turn_repeats_no_more_than_an_answer_can_have() -> None:
 
 
 def test_repair_turn_that_never_fits_the_budget_ends_with_the_answer() -> None:
+    # Words in place of the closed sets of words, which are their values.
     cap = Cap("daily_tokens", "day", "tokens", 100, "TRAJECTORY_DAILY_BUDGET_TOKENS", "the budget")  # type: ignore[arg-type]
     log = CallLog()
 
@@ -156,7 +157,7 @@ def test_repair_turn_that_never_fits_the_budget_ends_with_the_answer() -> None:
             raise BudgetExhausted(BudgetShortfall(cap, Cost(tokens=101), cap.limit, could_free_up=False))
         log.began.append(call)
 
-    log.on_begin = only_one  # type: ignore[method-assign]
+    log.on_begin = only_one  # type: ignore[method-assign]  # a fault injected
     with Provider(lambda _: (200, completion("no JSON"), {})) as provider:
         result: AskResult[JudgeResponse] = ask(provider.url, log)
     assert error_classes(result) == [("unusable", "invalid_json")]
@@ -167,12 +168,12 @@ def test_query_of_the_base_url_stands_behind_each_path() -> None:
     paths: list[str] = []
     with Provider(lambda _: (200, completion(json.dumps(ANSWER)), {})) as provider:
         handler = provider._server.RequestHandlerClass
-        real = handler.do_POST  # type: ignore[attr-defined]
+        real = handler.do_POST  # type: ignore[attr-defined]  # the handler of this test
 
         def do_post(self: Any) -> None:
             paths.append(self.path)
             real(self)
 
-        handler.do_POST = do_post  # type: ignore[attr-defined]
+        handler.do_POST = do_post  # type: ignore[attr-defined]  # a fault injected
         assert ask(f"{provider.url}?api-version=2024-10-21").answer is not None
     assert paths == ["/v1/chat/completions?api-version=2024-10-21"]

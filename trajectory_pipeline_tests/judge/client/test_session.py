@@ -69,7 +69,7 @@ def test_call_refused_before_it_begins_is_not_sent() -> None:
         raise LookupError("no headroom in the budget")
 
     log = CallLog()
-    log.on_begin = refuse  # type: ignore[method-assign]
+    log.on_begin = refuse  # type: ignore[method-assign]  # a fault injected
     with Provider(lambda _: (500, {}, {})) as provider:
         with pytest.raises(LookupError, match="no headroom in the budget"):
             ask(provider.url, log)

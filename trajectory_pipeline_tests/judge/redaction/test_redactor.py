@@ -6,8 +6,8 @@ from a word.
 
 import json
 import re
-from re import _constants as sre  # type: ignore[attr-defined]
-from re._parser import parse  # type: ignore[import-not-found]
+from re import _constants as sre  # type: ignore[attr-defined]  # private, has no stub
+from re._parser import parse  # type: ignore[import-not-found]  # private, has no stub
 from typing import Any
 
 import pytest
