@@ -223,7 +223,7 @@ class JudgingRun:
                     rows_checksum=verdicts_digest(states),
                 )
             )
-            written = staged.publish()
+            written = partition.publish(staged)
         result.written = written
 
     def _due(self, candidates: Sequence[JudgingCandidate]) -> list[JudgingCandidate]:

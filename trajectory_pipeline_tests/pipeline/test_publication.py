@@ -107,6 +107,23 @@ def test_publication_after_a_kill_heals_at_the_next_tick(
     assert_healed(captured, judge)
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("where", ["before the rename", "before the commit"])
+def test_publication_of_a_deleted_run_after_a_kill_heals(captured: Pipeline, judge: SimulatedJudge, where: str) -> None:
+    """The ledger agrees with the verdicts again, and the file holds one more."""
+    run_ids = sorted(captured.run_ids(HOURS[0]))
+    JudgingRun(captured.storage, captured.judge, publish_only=True).judge_partitions(HOURS[:1])
+    assert fork(lambda: captured.refine(HOURS[0]), where) == -signal.SIGKILL
+    for run_id in run_ids:
+        delete_run(captured, run_id)
+    captured.read(HOURS[0], accept_deletions=True)
+    captured.convert(HOURS[0])
+    captured.refine_range(HOURS[1:])
+    assert pending(captured).unpublished == KEYS[:1]
+    assert_healed(captured, judge)
+    assert captured.parquet(REFINED_OUTCOMES, HOURS[0]) == []
+
+
 def fork(work: Callable[[], object], where: str) -> int:
     """Do work in a child process that is killed at a point; returns how it ended."""
     pid = os.fork()

@@ -26,6 +26,15 @@ INVALID_CONTENT = '{"type": "no list of parts"}'
 _RUN_TABLES = ("runs", "run_metrics", "steps", "step_metrics", "messages")
 """Tables that hold a run's rows, in the order in which they can be inserted."""
 
+_OF_RUN = {
+    "runs": "id = %s",
+    "run_metrics": "id = %s",
+    "steps": "run_id = %s",
+    "step_metrics": "run_id = %s",
+    "messages": "run_id = %s",
+}
+"""By table, the condition that finds a run's rows."""
+
 
 class RandomSource:
     """The database, and the events that can happen to it; a public method without a result is an event."""
@@ -90,6 +99,7 @@ class RandomSource:
         self._execute("INSERT INTO run_metrics (id, agent_id, organization_id) VALUES (%s, %s, 'org-1')", run_id, agent)
         for step in range(self._rng.randint(0, 2)):
             self._add_step(run_id, agent, f"step-{run_id}-{step}", ended)
+            self._add_message(run_id, f"step-{run_id}-{step}", agent, "user")
         return run_id
 
     def cancel_run(self) -> None:
@@ -205,20 +215,41 @@ class RandomSource:
     def hidden(self) -> Iterator[str]:
         """Show no rows of some tables inside the block, as a policy, an empty volume or a half-restored dump does."""
         tables = self._rng.choice([_RUN_TABLES, ("runs",), ("messages",), ("steps", "messages")])
-        with self._connection.transaction():
-            # Without triggers: foreign keys hold again when the rows are back.
-            self._execute("SET LOCAL session_replication_role = replica")
+        with self._set_aside(tables):
             for table in tables:
-                self._execute(f"CREATE TABLE hidden_{table} AS SELECT * FROM {table}")
                 self._execute(f"DELETE FROM {table}")
+            yield f"hid {' '.join(tables)}"
+
+    @contextmanager
+    def restored_clone(self) -> Iterator[str]:
+        """Inside the block, be a clone restored from a backup: the latest runs and messages are not there yet."""
+        ids = sorted(self.run_ids())
+        latest = ids[self._rng.randrange(len(ids)) :] if ids else []
+        last_message = self._last_number - self._rng.randrange(20)
+        with self._set_aside(_RUN_TABLES):
+            for run_id in latest:
+                for table in _RUN_TABLES:
+                    self._execute(f"DELETE FROM {table} WHERE {_OF_RUN[table]}", run_id)
+            self._execute("DELETE FROM messages WHERE id > %s", f"message-{last_message:05d}")
+            yield f"showed a clone without {len(latest)} runs"
+
+    @contextmanager
+    def _set_aside(self, tables: tuple[str, ...]) -> Iterator[None]:
+        """Put the rows of tables back at the end of the block, whatever is done to them in it."""
+        # Without triggers: foreign keys hold again when the rows are back.
+        with self._connection.transaction():
+            for table in tables:
+                self._execute(f"CREATE TABLE aside_{table} AS SELECT * FROM {table}")
+        self._execute("SET session_replication_role = replica")
         try:
-            yield " ".join(tables)
+            yield
         finally:
             with self._connection.transaction():
-                self._execute("SET LOCAL session_replication_role = replica")
                 for table in tables:
-                    self._execute(f"INSERT INTO {table} SELECT * FROM hidden_{table}")
-                    self._execute(f"DROP TABLE hidden_{table}")
+                    self._execute(f"DELETE FROM {table}")
+                    self._execute(f"INSERT INTO {table} SELECT * FROM aside_{table}")
+                    self._execute(f"DROP TABLE aside_{table}")
+            self._execute("SET session_replication_role = DEFAULT")
 
     def terminal_run_ids(self) -> set[str]:
         rows = self._connection.execute("SELECT id FROM runs WHERE status IN ('completed', 'failed', 'cancelled')")
@@ -228,13 +259,6 @@ class RandomSource:
         return {row[0] for row in self._connection.execute("SELECT id FROM runs")}
 
     def _delete_run_rows(self, run_id: str) -> None:
-        conditions = {
-            "runs": "id = %s",
-            "run_metrics": "id = %s",
-            "steps": "run_id = %s",
-            "step_metrics": "run_id = %s",
-            "messages": "run_id = %s",
-        }
         self._deleted_runs.append(
             {
                 table: [
@@ -243,11 +267,11 @@ class RandomSource:
                         f"SELECT to_jsonb(t)::text FROM {table} t WHERE {condition}".encode(), [run_id]
                     )
                 ]
-                for table, condition in conditions.items()
+                for table, condition in _OF_RUN.items()
             }
         )
         for table in reversed(_RUN_TABLES):
-            self._execute(f"DELETE FROM {table} WHERE {conditions[table]}", run_id)
+            self._execute(f"DELETE FROM {table} WHERE {_OF_RUN[table]}", run_id)
 
     def _random_time(self) -> datetime:
         """Return a time in the simulated hours, often at the edge of one."""
@@ -282,7 +306,7 @@ class RandomSource:
         for _ in range(self._rng.randint(0, 2)):
             self._add_message(run_id, step_id, agent)
 
-    def _add_message(self, run_id: str | None, step_id: str | None, agent: str) -> None:
+    def _add_message(self, run_id: str | None, step_id: str | None, agent: str, role: str = "assistant") -> None:
         self._last_number += 1
         content = json.dumps([{"type": "text", "text": f"Words number {self._last_number}.", "signature": None}])
         self._execute(

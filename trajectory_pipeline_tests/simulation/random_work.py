@@ -1,7 +1,10 @@
 """Random work of the pipeline over one source (ticks, backfills, ranges, prunes), and random damage to its state."""
 
 import random
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -88,7 +91,15 @@ class RandomWork:
     def damage_state(self) -> str:
         """Change the pipeline's own state once, at random; returns what was done."""
         damage = self._rng.choice(
-            [self.lose_ledger, self.leave_file, self.judge, self.judge, self.skew_clock, self.change_source_identity]
+            [
+                self.lose_ledger,
+                self.leave_file,
+                self.judge,
+                self.judge,
+                self.skew_clock,
+                self.change_source_identity,
+                self.judge_while_account_stalls,
+            ]
         )
         return damage()
 
@@ -166,6 +177,31 @@ class RandomWork:
             store.save_verdicts([verdict], "worker")
         self.verdicts[chosen.run_id] = chosen.content_digest
         return f"judged {chosen.run_id}"
+
+    def judge_while_account_stalls(self) -> str:
+        """Two workers judge an hour, and the tables of the account answer nobody for a while."""
+        held = self.pipeline.ask("SELECT DISTINCT partition_key FROM trajectory.trajectories ORDER BY 1")
+        if not held:
+            return "nothing to judge"
+        hour = parse_partition_key(self._rng.choice(held)["partition_key"])
+        seconds = self._rng.choice([0.1, 0.1, 0.1, 0.3, 0.3, 3.0])
+        tables = self._rng.choice(["spend_totals", "spend_totals, trajectory.verdict_attempts", "verdicts"])
+
+        def refine() -> None:
+            with suppress(PipelineError):  # Its trajectories may not be complete.
+                self.pipeline.refine(hour)
+
+        with ThreadPoolExecutor() as threads, psycopg.connect(self.pipeline.database_url) as holder:
+            workers = [threads.submit(refine) for _ in range(2)]
+            time.sleep(self._rng.random() * 0.3)
+            holder.execute(f"LOCK TABLE trajectory.{tables} IN ACCESS EXCLUSIVE MODE".encode())
+            time.sleep(seconds)
+            holder.rollback()
+            for worker in workers:
+                worker.result()
+        rows = self.pipeline.ask("SELECT run_id, content_digest FROM trajectory.verdicts")
+        self.verdicts.update({row["run_id"]: row["content_digest"] for row in rows})
+        return f"judged {HOURS.index(hour)} while {tables} stalled for {seconds} s: {len(rows)} verdicts"
 
     def skew_clock(self) -> str:
         """The clock of the sink's database changes."""

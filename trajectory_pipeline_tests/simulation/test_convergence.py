@@ -1,10 +1,12 @@
 """The sinks converge, whatever happens: a property test over random histories.
 
 In a history, the source changes at random, while ticks, backfills, ranges and (in some histories) prunes run at once,
-step by step, and fail or are killed at random points; ledger rows are lost, temporary files are left behind. Then the
+step by step, and fail or are killed at random points; ledger rows are lost, temporary files are left behind, the source
+hides rows or is a restored clone, an account stalls while workers judge. Then the
 source stays as it is, pruned partitions are materialized again, and a few ticks must bring both sinks, the ledger and
 the quarantine to exactly what a fresh build gives. Captured runs that the source no longer has are there once, marked
-as deleted, unless anything was pruned. Verdicts stay attached. A further materialization changes nothing.
+as deleted, unless anything was pruned. Verdicts stay attached, and none is paid for twice. A further materialization
+changes nothing.
 
 ``make simulate SEEDS=1000`` runs more histories; README.md says more. A failing seed prints how to run it again.
 """
@@ -12,12 +14,14 @@ as deleted, unless anything was pruned. Verdicts stay attached. A further materi
 import os
 import random
 from collections import Counter
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.letta import snapshot
 from trajectory_pipeline.letta.fingerprint import EMPTY
 from trajectory_pipeline.letta.snapshot import LettaSource
@@ -50,6 +54,7 @@ def test_sinks_after_a_random_history_equal_a_fresh_build(
     databases: dict[str, str],
     sink_tables: str,
     pools: ConnectionPools,
+    judge: SimulatedJudge,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -60,7 +65,7 @@ def test_sinks_after_a_random_history_equal_a_fresh_build(
     monkeypatch.setattr(io, "_ROWS_AT_ONCE", rng.choice([2, 250]))
     monkeypatch.setattr(run_locations, "_IDS_AT_ONCE", rng.choice([1, 2, 10_000]))
     source = RandomSource(empty_tables(databases["letta"], SOURCE_TABLES), rng)
-    sink = ConfirmingPipeline(source.url, empty_tables(databases["sink"], sink_tables), folder / "sink")
+    sink = ConfirmingPipeline(source.url, empty_tables(databases["sink"], sink_tables), folder / "sink", judge.base_url)
     scheduler = Scheduler(sink.database_url, rng)
     must_remain: set[str] = set()
 
@@ -71,18 +76,32 @@ def test_sinks_after_a_random_history_equal_a_fresh_build(
         must_remain.update((before - source.run_ids()) & captured)
         return event
 
-    def hide_source() -> str:
-        """The source shows fewer rows for a while, and nobody confirms: nothing may be taken for deleted."""
+    def tick_unconfirmed(shown: AbstractContextManager[str]) -> str:
+        """The source shows less for a while, and nobody confirms: nothing may be taken for deleted."""
         before = deleted(sink)
         sink.confirms = False
-        with source.hidden() as tables:
+        with shown as happened:
             work.tick_one_by_one()
         sink.confirms = True
-        assert not (deleted(sink) - before) & source.run_ids(), tables
-        return f"hid {tables}"
+        assert not (deleted(sink) - before) & source.run_ids(), happened
+        return happened
+
+    def hide_source() -> str:
+        return tick_unconfirmed(source.hidden())
+
+    def restore_clone() -> str:
+        work.change_source_identity()
+        return tick_unconfirmed(source.restored_clone())
 
     work = RandomWork(sink, rng, scheduler, change_source)
-    steps = [*[change_source] * 6, *[work.run_workers] * 4, *[work.damage_state] * 2, hide_source]
+    steps = [
+        *[change_source] * 6,
+        *[work.run_workers] * 4,
+        *[work.damage_state] * 2,
+        hide_source,
+        restore_clone,
+        work.judge_while_account_stalls,
+    ]
     history = [source.end_run() for _ in range(3)]
     try:
         with scheduler.pause_points(monkeypatch):
@@ -102,6 +121,7 @@ def test_sinks_after_a_random_history_equal_a_fresh_build(
         check_sinks(sink, scratch, source.terminal_run_ids(), remaining)
         if not work.prunes:
             check_verdicts(sink, work.verdicts)
+        check_spending(sink, judge)
         if seed % 3 == 0:
             check_idempotence(sink)
         # The next materialization of a partition removes what a killed one left in its folders.
@@ -148,6 +168,13 @@ def check_verdicts(sink: Pipeline, verdicts: dict[str, str]) -> None:
     rows = sink.ask("SELECT run_id, content_digest FROM trajectory.trajectories WHERE deleted_at IS NULL")
     judged = {row["run_id"] for row in sink.ask("SELECT * FROM trajectory.outcomes") if row["verdict_status"]}
     assert {row["run_id"] for row in rows if verdicts.get(row["run_id"]) == row["content_digest"]} <= judged
+
+
+def check_spending(sink: Pipeline, judge: SimulatedJudge) -> None:
+    """Each call that the judge received is booked, and nothing was asked twice."""
+    calls = sink.ask("SELECT verdict_key FROM trajectory.verdict_attempts")
+    assert len(calls) == len({row["verdict_key"] for row in calls}) == judge.calls()["received"]
+    assert sink.ask("SELECT * FROM trajectory.verdict_locks") == []
 
 
 def check_publication(sink: Pipeline) -> None:

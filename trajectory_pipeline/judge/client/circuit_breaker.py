@@ -29,8 +29,8 @@ class CircuitBreaker:
     """Counts consecutive failures over all calls of a session.
 
     It opens after ``opens_after`` of them, or after one that every other call would meet as well. It also opens after
-    questions in a row that end with the same refusal, or without a usable answer. Then it stays open. A later session
-    starts half open: one trial call must succeed before others are made.
+    questions in a row that end with the same refusal, at the rate limit, or without a usable answer. Then it stays
+    open. A later session starts half open: one trial call must succeed before others are made.
     """
 
     def __init__(self, opens_after: int, *, half_open: bool = False) -> None:
@@ -42,6 +42,7 @@ class CircuitBreaker:
         self._unusable = 0
         self._refusal: tuple[int | None, str] | None = None
         self._same_refusals = 0
+        self._rate_limited = 0
 
     @property
     def is_open(self) -> bool:
@@ -55,16 +56,23 @@ class CircuitBreaker:
     def count_question(self, last: CallRecord) -> None:
         """Count how a question ended, by its last call."""
         if last.error_class is None:
-            self._was_usable, self._unusable, self._same_refusals = True, 0, 0
+            self._was_usable, self._unusable, self._same_refusals, self._rate_limited = True, 0, 0, 0
             return
         failure = f"{last.error_class}: {last.error_message}"
+        patient = self._opens_after * (_PATIENCE if self._was_usable else 1)
         if last.error_class in UNUSABLE_RESPONSES or last.error_class is ErrorClass.NO_ANSWER:
             self._unusable += 1
-            if self._unusable >= self._opens_after * (_PATIENCE if self._was_usable else 1):
+            if self._unusable >= patient:
                 reason = f"{self._unusable} questions in a row have no usable answer, the last by {failure}"
                 self.open(reason, "The judge gives no usable answer")
+        elif last.error_class is ErrorClass.RATE_LIMITED:
+            # Each of them waited and asked again until its attempts were used up: the limit does not pass.
+            self._rate_limited += 1
+            if self._rate_limited >= patient:
+                reason = f"{self._rate_limited} questions in a row met its rate limit at each attempt: {failure}"
+                self.open(reason, "The judge's provider lets no call through")
         elif last.error_class in PER_PROMPT or (
-            last.result is AttemptResult.ERROR and last.error_class not in PROVIDER_DOWN | {ErrorClass.RATE_LIMITED}
+            last.result is AttemptResult.ERROR and last.error_class not in PROVIDER_DOWN
         ):
             # Ids and numbers differ where the words are the same.
             refusal = (last.http_status, re.sub(r"\S*\d\S*", "#", last.error_message or ""))

@@ -116,11 +116,15 @@ _UNPUBLISHED: LiteralString = f"""
 )
 SELECT partition_key FROM stored s FULL JOIN (
     SELECT * FROM trajectory.partitions WHERE asset = 'refined_outcomes' AND partition_key = ANY(%(keys)s)
-) p USING (partition_key)
-WHERE (s.digest IS NOT NULL OR p.inputs_digest = %(policy)s AND p.result <> 'pruned')
-    AND (p.result = 'pruned' OR p.rows_checksum IS DISTINCT FROM coalesce(s.digest, %(empty)s))
+) p USING (partition_key) FULL JOIN (
+    SELECT DISTINCT partition_key FROM trajectory.invalidations
+    WHERE asset = 'refined_outcomes' AND partition_key = ANY(%(keys)s)
+) i USING (partition_key)
+WHERE (i.partition_key IS NOT NULL
+        OR (s.digest IS NOT NULL OR p.inputs_digest = %(policy)s AND p.result <> 'pruned')
+            AND (p.result = 'pruned' OR p.rows_checksum IS DISTINCT FROM coalesce(s.digest, %(empty)s)))
     AND NOT EXISTS (SELECT FROM trajectory.partitions t WHERE t.asset = 'trajectories'
-        AND t.partition_key = coalesce(s.partition_key, p.partition_key)
+        AND t.partition_key = coalesce(s.partition_key, p.partition_key, i.partition_key)
         AND t.result NOT IN ('complete', 'quarantined'))
 ORDER BY 1
 """
@@ -279,7 +283,8 @@ def partitions_with_unpublished_verdicts(
 ) -> list[str]:
     """Return which of these partitions have a file that was not made of the verdicts under a policy, sorted.
 
-    A partition without such verdicts, whose file was made under another policy, is none of them.
+    A partition whose publication did not end is one of them. A partition without such verdicts, whose file was made
+    under another policy, is none.
     """
     parameters = {**_of_partitions(policy_id, partition_keys), "empty": verdicts_digest(())}
     rows = connection.rows("Comparing verdicts with their files", _OF_PARTITIONS + sql.SQL(_UNPUBLISHED), parameters)

@@ -95,6 +95,20 @@ def test_answers_that_are_sometimes_usable_do_not_end_the_asking() -> None:
     assert ask_many(respond)[1] == []
 
 
+@pytest.mark.parametrize("headers", [{}, {"retry-after": "0"}])
+def test_endless_rate_limit_ends_the_asking(headers: dict[str, str]) -> None:
+    calls, stopped = ask_many(lambda _: (429, {"error": {"message": "Too many requests"}}, headers))
+    assert calls <= 8
+    assert stopped[0].startswith("The judge's provider lets no call through")
+
+
+def test_rate_limit_that_lets_some_calls_through_does_not_end_the_asking() -> None:
+    def respond(number: int) -> tuple[int, Any, dict[str, str]]:
+        return (200, completion(json.dumps(ANSWER)), {}) if number % 5 == 1 else (429, {"error": "slow down"}, {})
+
+    assert ask_many(respond)[1] == []
+
+
 # ---- what the server did not read ----------------------------------------------------------------------------------
 
 
