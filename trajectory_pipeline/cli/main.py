@@ -19,6 +19,7 @@ COMMANDS = {
     "doctor": ("doctor:command", "Check settings, source, sinks and judge, and say what to do."),
     "erase": ("erase:command", "Erase content now that was deleted at the source."),
     "explain": ("explain:command", "Explain how a run came to its verdict."),
+    "judge-panel": ("judge_panel:command", "Judge given runs under any policy, once or again and again."),
     "load-sample": ("demo:load_sample_command", "Load the sample rows into an empty database."),
     "materialize": ("materialize:command", "Materialize partitions without the UI."),
     "migrate": ("migrate:command", "Create or upgrade the schema `trajectory` in TRAJECTORY_DATABASE_URL."),

@@ -149,4 +149,5 @@ def _verdict(verdict: Mapping[str, Any], explanation: Mapping[str, Any]) -> Iter
         wrong = f", {attempt['error_class']}: {attempt['error_message']}" if attempt["error_class"] else ""
         yield indented(f"{attempt['started_at']} {attempt['result']}, {price}{wrong}", 4)
     for other in explanation["other_verdicts"]:
-        yield _line("another policy's verdict", f"{other['policy_id']}: {other['verdict_status']} {other['outcome']}")
+        name = f"repetition {other['repetition']}" if other["repetition"] else "another policy's verdict"
+        yield _line(name, f"{other['policy_id']}: {other['verdict_status']} {other['outcome']}")

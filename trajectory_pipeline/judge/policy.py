@@ -55,6 +55,10 @@ class RefinementPolicy:
         return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def verdict_key(content_digests: Sequence[str], policy: RefinementPolicy) -> str:
-    """Return what "already paid for" means: a hash of the policy and of all runs shown, the judged one last."""
-    return hashlib.sha256("\n".join([*content_digests, policy.policy_id]).encode()).hexdigest()
+def verdict_key(content_digests: Sequence[str], policy: RefinementPolicy, repetition: int = 0) -> str:
+    """Return what "already paid for" means: a hash of the policy and of all runs shown, the judged one last.
+
+    A repetition judges the same content once more; 0 is the verdict itself, and leaves no trace in the key.
+    """
+    parts = [*content_digests, policy.policy_id, *([str(repetition)] if repetition else [])]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

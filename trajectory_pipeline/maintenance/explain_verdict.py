@@ -55,7 +55,7 @@ def explain_verdict(
         "verdict": verdict,
         "attempts": [attempt for attempt in attempts if attempt["verdict_key"] == key],
         "other_verdicts": [
-            {name: other[name] for name in ("policy_id", "verdict_status", "outcome", "updated_at")}
+            {name: other[name] for name in ("policy_id", "repetition", "verdict_status", "outcome", "updated_at")}
             for other in verdicts[1:]
         ],
         "missing": None if verdict else "no verdict: not judged yet, not captured long enough ago, or no judge is set",

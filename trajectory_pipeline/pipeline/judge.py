@@ -1,9 +1,7 @@
 """The third stage: a verdict on each trajectory of a partition, in Postgres as it arrives and then in Parquet."""
 
-import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +16,8 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline.partition_keys import parse_partition_key, partition_key
-from trajectory_pipeline.pipeline.judge_worker import JudgeWorker, JudgingStats
+from trajectory_pipeline.pipeline.judge_candidates import judge_candidates
+from trajectory_pipeline.pipeline.judge_worker import JudgingStats
 from trajectory_pipeline.pipeline.judging_estimate import JudgingEstimate, due_reason, estimate_judging, needs_judging
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.enums import JudgeOrder
@@ -29,7 +28,6 @@ from trajectory_pipeline.storage.parquet.store import WrittenFile
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.erasure import erase_verdicts_of
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
-from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import (
@@ -40,7 +38,6 @@ from trajectory_pipeline.storage.postgres.verdict_status import (
 )
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.storage.storage import Storage
-from trajectory_pipeline.urls import without_credentials
 
 _ROWS_PER_GROUP = 500
 
@@ -122,8 +119,6 @@ class JudgingRun:
             self.judge.require_price()
         judge = replace(self.judge, redaction_key=redaction_key(self.storage.postgres, self.judge.redaction_key))
         policy = judge.policy
-        endpoint = without_credentials(judge.base_url)
-        limit = RateLimit(endpoint, judge.model, judge.requests_per_minute, judge.tokens_per_minute)
         for hour in hours:
             key = partition_key(hour)
             if self.storage.parquet.exists(TRAJECTORIES, hour):
@@ -133,37 +128,26 @@ class JudgingRun:
                     f"There are no trajectories of {key} in {self.storage.parquet.shown_uri}: materialize trajectories"
                     " of that partition first."
                 )
-        with (
-            open_verdicts(self.storage.postgres) as verdicts,
-            open_verdicts(self.storage.postgres) as calls,
-            open_verdicts(self.storage.postgres) as claims,
-            open_rate_limiter(self.storage.postgres, limit) as request_slot,
-        ):
+        with open_verdicts(self.storage.postgres) as verdicts:
             verdicts.use_policy(policy.policy_id, policy.definition, policy.model)
             due = self._due(judging_candidates(verdicts.connection, policy.policy_id, list(self._results), self.order))[
                 : self.limit
             ]
             for key in self._results.keys() - {candidate.partition_key for candidate in due}:
                 self._publish_early(key)
-            if due:
-                worker = JudgeWorker(
-                    due,
-                    parquet=self.storage.parquet,
-                    verdicts=verdicts,
-                    ledger=calls.connection,
-                    claims=claims.connection,
-                    judge=judge,
-                    materialization_id=self._materialization_id,
-                    progress=self.progress,
-                    stats=self._results,
-                    request_slot=request_slot,
-                    on_complete=self._publish_early,
-                )
-                try:
-                    _run(worker.judge_all())
-                except Exception as error:
-                    # A partition that was judged to its end is published all the same.
-                    self._failures |= dict.fromkeys({one.partition_key for one in worker.unfinished}, error)
+            unfinished, error = judge_candidates(
+                due,
+                self.storage,
+                judge,
+                verdicts=verdicts,
+                materialization_id=self._materialization_id,
+                progress=self.progress,
+                stats=self._results,
+                on_complete=self._publish_early,
+            )
+            if error is not None:
+                # A partition that was judged to its end is published all the same.
+                self._failures |= dict.fromkeys({one.partition_key for one in unfinished}, error)
         for result in self._results.values():
             result.reused += result.claimed_elsewhere
 
@@ -249,17 +233,6 @@ class JudgingRun:
                 label = f"{cap.label}: {organization or 'none recorded'}" if is_per_organization else cap.label
                 caps.append((replace(cap, label=label), totals.get(cap.scope, SpendTotals())))
         return caps
-
-
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end, even if this thread runs an event loop already, as a notebook does."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(work)
-        return
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        executor.submit(asyncio.run, work).result()
 
 
 def _batches(verdicts: Iterable[tuple[Row, str]], result: JudgingResult, states: list[str]) -> Iterator[pa.RecordBatch]:

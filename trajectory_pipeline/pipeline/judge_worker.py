@@ -94,6 +94,14 @@ class JudgingStats:
     deferred: Counter[str] = field(default_factory=Counter)
     claimed_elsewhere: int = 0
 
+    def __add__(self, other: "JudgingStats") -> "JudgingStats":
+        """Return what both did."""
+        both = JudgingStats()
+        for name, value in vars(both).items():
+            mine, others = getattr(self, name), getattr(other, name)
+            setattr(both, name, mine | others if isinstance(value, set) else mine + others)
+        return both
+
     def add_calls(self, calls: Collection[CallRecord]) -> None:
         """Count the calls that were made for one verdict."""
         self.calls += len(calls)
@@ -326,6 +334,7 @@ class JudgeWorker:
             "run_id": candidate.run_id,
             "verdict_key": candidate.verdict_key,
             "policy_id": self._policy.policy_id,
+            "repetition": candidate.repetition,
             "partition_key": candidate.partition_key,
             "content_digest": candidate.content_digest,
             "simulated": False,

@@ -21,6 +21,7 @@ from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_tota
 from trajectory_pipeline.storage.postgres.verdict_status import (
     JudgingCandidate,
     judging_candidates,
+    panel_candidates,
     partitions_with_unpublished_verdicts,
 )
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
@@ -159,30 +160,33 @@ def estimate_judging(
     with open_verdicts(storage.postgres) as verdicts:
         estimator = _Estimator(storage.parquet, verdicts, judge, estimate, now)
         for hour in sorted(hours, reverse=True):
+            found = judging_candidates(verdicts.connection, policy_id, [partition_key(hour)], order)
             estimate.partitions += 1
-            due: list[JudgingCandidate] = []
-            for candidate in judging_candidates(verdicts.connection, policy_id, [partition_key(hour)], order):
-                if candidate.message_count == 0:
-                    estimate.not_eligible += 1
-                elif needs_judging(candidate, judge.access):
-                    due.append(candidate)
-                elif candidate.due or candidate.error_class == ErrorClass.DENIED:
-                    estimate.denied += 1
-                else:
-                    estimate.reused += 1
-            for candidate, calls, prompt_tokens in estimator.measure(due, render=render):
-                is_old = candidate.ended_at is None or candidate.ended_at < now - lookback
-                estimator.add(candidate, calls, prompt_tokens, is_old=is_old)
+            estimator.add_all(found, now - lookback, render=render)
         keys = [partition_key(hour) for hour in hours]
         estimate.unpublished = len(partitions_with_unpublished_verdicts(verdicts.connection, policy_id, keys))
-        mean_tokens = verdicts.mean_response_tokens(policy_id)
-    prices = judge.budget.prices
-    if prices.max_cost(judge.model, judge.base_url, 1, 1) is None:
-        estimate.max_usd = None
-    elif mean_tokens is not None and estimate.max_usd is not None:
-        at_most = prices.max_cost(judge.model, judge.base_url, 0, judge.max_response_tokens) or Decimal(0)
-        at_mean = prices.max_cost(judge.model, judge.base_url, 0, round(mean_tokens)) or Decimal(0)
-        estimate.expected_usd = estimate.max_usd - estimate.calls * (at_most - at_mean)
+        estimator.compare_with_former()
+    return estimate
+
+
+def estimate_panel(
+    run_ids: Sequence[str], repetitions: int, storage: Storage, judge: JudgeConfig, *, now: datetime
+) -> JudgingEstimate:
+    """Return what judging these runs so many times would do, with their prompts rendered.
+
+    Raises:
+        SinkError: a sink cannot be read.
+    """
+    estimate = JudgingEstimate()
+    partitions: set[str] = set()
+    with open_verdicts(storage.postgres) as verdicts:
+        estimator = _Estimator(storage.parquet, verdicts, judge, estimate, now)
+        for repetition in range(repetitions):
+            found = panel_candidates(verdicts.connection, judge.policy.policy_id, run_ids, repetition)
+            partitions |= {candidate.partition_key for candidate in found}
+            estimator.add_all(found, None, render=True)
+        estimator.compare_with_former()
+    estimate.partitions = len(partitions)
     return estimate
 
 
@@ -195,6 +199,33 @@ class _Estimator:
     now: datetime
     _shared: dict[Scope, SpendTotals] = field(default_factory=lambda: {"materialization": SpendTotals()})
     _by_organization: dict[str | None, SpendTotals] = field(default_factory=dict)
+
+    def add_all(self, candidates: Sequence[JudgingCandidate], oldest: datetime | None, *, render: bool) -> None:
+        """Count trajectories; those that ended before ``oldest`` are too old for the sensor."""
+        due: list[JudgingCandidate] = []
+        for candidate in candidates:
+            if candidate.message_count == 0:
+                self.estimate.not_eligible += 1
+            elif needs_judging(candidate, self.judge.access):
+                due.append(candidate)
+            elif candidate.due or candidate.error_class == ErrorClass.DENIED:
+                self.estimate.denied += 1
+            else:
+                self.estimate.reused += 1
+        for candidate, calls, prompt_tokens in self.measure(due, render=render):
+            is_old = oldest is not None and (candidate.ended_at is None or candidate.ended_at < oldest)
+            self.add(candidate, calls, prompt_tokens, is_old=is_old)
+
+    def compare_with_former(self) -> None:
+        """Estimate the cost with answers as long as former ones; to be called when all is counted."""
+        judge, prices, estimate = self.judge, self.judge.budget.prices, self.estimate
+        mean_tokens = self.verdicts.mean_response_tokens(judge.policy.policy_id)
+        if prices.max_cost(judge.model, judge.base_url, 1, 1) is None:
+            estimate.max_usd = None
+        elif mean_tokens is not None and estimate.max_usd is not None:
+            at_most = prices.max_cost(judge.model, judge.base_url, 0, judge.max_response_tokens) or Decimal(0)
+            at_mean = prices.max_cost(judge.model, judge.base_url, 0, round(mean_tokens)) or Decimal(0)
+            estimate.expected_usd = estimate.max_usd - estimate.calls * (at_most - at_mean)
 
     def measure(self, due: Sequence[JudgingCandidate], *, render: bool) -> Iterator[tuple[JudgingCandidate, int, int]]:
         """Yield each trajectory with its calls and prompt tokens; some documents are loaded at a time."""

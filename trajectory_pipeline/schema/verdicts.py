@@ -28,10 +28,15 @@ _NO_ERROR = "no error"
 VERDICTS = Table(
     name="verdicts",
     description="Verdicts of judges on trajectories. A verdict is never overwritten by one under another policy.",
-    row="one trajectory under one policy, with one content",
+    row="one judging of a trajectory under a policy, with one content",
     columns=(
         Column("run_id", STRING, "The run.", source="trajectories.run_id", key=True),
-        Column("verdict_key", STRING, "SHA-256 (hex) of the digests of all runs shown and of the policy.", key=True),
+        Column(
+            "verdict_key",
+            STRING,
+            "SHA-256 (hex) of the digests of all runs shown, the policy, and a repetition above 0.",
+            key=True,
+        ),
         Column("policy_id", STRING, "The policy: see the table `policies`."),
         Column(
             "partition_key", STRING, "Dagster's partition key of the trajectory.", source="trajectories.partition_key"
@@ -221,6 +226,15 @@ VERDICTS = Table(
             "SHA-256 (hex) of what was sent, without random markers.",
             null=_NOT_SHOWN,
             source=_TRANSCRIPT,
+        ),
+        *postgres_only(
+            Column(
+                "repetition",
+                INT,
+                "Which judging of the same content under the same policy it is. Only 0 is *the* verdict; `judge-panel`"
+                " makes others, to see how far a judge agrees with itself.",
+                unit="times before",
+            ),
         ),
     ),
     indexes=(("policy_id", "verdict_status"), ("partition_key",), ("outcome",)),

@@ -19,6 +19,7 @@ RELEASED = {
     "0001_initial.py": "3437c224e8eb6d45a8d50f1443596c7cc899c5f7cd2ffe0681dc3a1534e0b5cb",
     "0002_analyst_views.py": "e475b32c2c855d39528239014b83520346401be42e54456f05c8e4444b8f0726",
     "0003_sources.py": "698307b12b38e1787b64751686a98a0c8741669ded033194148c693888a981c7",
+    "0004_repetitions.py": "4c184396c4987f7d792b55f2cb6e2d83a2a25d02c6ce4bbd7a867491614b95d5",
 }
 """Digest of every revision that was released, by file. Add to it; never change what is here."""
 

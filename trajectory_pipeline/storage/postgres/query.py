@@ -20,7 +20,8 @@ from trajectory_pipeline.storage.selection import Selection
 _BATCH_ROWS = 5_000
 _FRAMES = {
     TRAJECTORY_FRAME: "trajectory.trajectories f",
-    VERDICT_FRAME: "trajectory.verdicts f JOIN trajectory.policies p ON p.policy_id = f.policy_id AND p.is_current",
+    VERDICT_FRAME: "trajectory.verdicts f JOIN trajectory.policies p ON p.policy_id = f.policy_id AND p.is_current"
+    " AND f.repetition = 0",
     MESSAGE_FRAME: "trajectory.messages f",
     TOOL_CALL_FRAME: "trajectory.tool_calls f",
 }

@@ -172,7 +172,8 @@ def verdicts_of_run(database: TrajectoryDatabase, run_id: str) -> list[dict[str,
     """Return a run's verdicts with the ``definition`` of their policies, that of the current policy first."""
     return database.rows(
         "SELECT v.*, p.definition, p.is_current FROM trajectory.verdicts v LEFT JOIN trajectory.policies p"
-        " USING (policy_id) WHERE v.run_id = %s ORDER BY p.is_current DESC NULLS LAST, v.updated_at DESC",
+        " USING (policy_id) WHERE v.run_id = %s"
+        " ORDER BY p.is_current DESC NULLS LAST, v.repetition, v.updated_at DESC",
         [run_id],
     )
 

@@ -41,8 +41,10 @@ WITH RECURSIVE chosen AS (
     FROM chain c JOIN trajectory.trajectories t ON t.run_id = c.run_id GROUP BY c.judged
 ), keyed AS (
     SELECT t.*, coalesce(e.run_ids, ARRAY[]::text[]) AS earlier_run_ids,
-        coalesce(e.digests, ARRAY[]::text[]) AS earlier_digests, encode(sha256(convert_to(
-        array_to_string(e.digests || t.content_digest || %(policy)s::text, E'\\n'), 'UTF8')), 'hex') AS verdict_key
+        coalesce(e.digests, ARRAY[]::text[]) AS earlier_digests, %(repetition)s::bigint AS repetition,
+        encode(sha256(convert_to(array_to_string(
+            e.digests || t.content_digest || %(policy)s::text || nullif(%(repetition)s::bigint, 0)::text, E'\\n'
+        ), 'UTF8')), 'hex') AS verdict_key
     FROM chosen t LEFT JOIN earlier e ON e.judged = t.run_id
 ), candidate AS (
     SELECT k.*, v.verdict_status, v.error_class, v.failures,
@@ -55,11 +57,13 @@ WITH RECURSIVE chosen AS (
 
 _STATUSES: LiteralString = """
 SELECT s.run_id, s.verdict_key, s.content_digest, s.partition_key, s.organization_id, s.agent_id, s.heuristic_outcome,
-    s.message_count, s.earlier_run_ids, s.earlier_digests, s.ended_at, s.verdict_status, s.error_class, s.backing_off,
+    s.message_count, s.earlier_run_ids, s.earlier_digests, s.repetition, s.ended_at, s.verdict_status,
+    s.error_class, s.backing_off,
     CASE WHEN s.verdict_status IS NOT NULL THEN s.verdict_status
-        WHEN EXISTS (SELECT FROM trajectory.verdicts w WHERE w.run_id = s.run_id AND w.policy_id = %(policy)s)
-            THEN 'content changed'
-        WHEN EXISTS (SELECT FROM trajectory.verdicts w WHERE w.run_id = s.run_id) THEN 'policy changed'
+        WHEN EXISTS (SELECT FROM trajectory.verdicts w WHERE w.run_id = s.run_id AND w.policy_id = %(policy)s
+            AND w.repetition = s.repetition) THEN 'content changed'
+        WHEN EXISTS (SELECT FROM trajectory.verdicts w WHERE w.run_id = s.run_id AND w.policy_id <> %(policy)s)
+            THEN 'policy changed'
         ELSE 'new' END AS status
 FROM candidate s ORDER BY
 """
@@ -142,6 +146,7 @@ class JudgingCandidate:
 
     Attributes:
         verdict_key: of its verdict under the policy, whether it exists or not.
+        repetition: which judging of this content under the policy it is; 0 for the verdict itself.
         earlier_run_ids: the runs that it continues, the earliest first; ``earlier_digests`` are their content digests.
         status: of its verdict; where it has none: new, content changed or policy changed.
         backing_off: whether its verdict is quarantined and not yet due again.
@@ -157,6 +162,7 @@ class JudgingCandidate:
     message_count: int
     earlier_run_ids: tuple[str, ...]
     earlier_digests: tuple[str, ...]
+    repetition: int
     ended_at: datetime | None
     status: str
     error_class: str | None
@@ -223,6 +229,18 @@ def judging_candidates(
     statement = _OF_PARTITIONS + sql.SQL(_STATUSES + (_SIGNALS if order == JudgeOrder.SIGNALS else _NEWEST))
     parameters = _of_partitions(policy_id, partition_keys)
     return [_candidate(row) for row in connection.rows("Looking for missing verdicts", statement, parameters)]
+
+
+def panel_candidates(
+    connection: RetryingConnection, policy_id: str, run_ids: Sequence[str], repetition: int
+) -> list[JudgingCandidate]:
+    """Return these runs' trajectories under a policy, of one repetition, the newest first.
+
+    Runs without a trajectory, and those deleted at the source, are left out.
+    """
+    parameters = {"policy": policy_id, "longest": LONGEST_CHAIN, "run_ids": list(run_ids), "repetition": repetition}
+    rows = connection.rows("Looking for missing verdicts", _OF_RUNS + sql.SQL(_STATUSES + _NEWEST), parameters)
+    return [_candidate(row) for row in rows]
 
 
 def partitions_with_pending_verdicts(connection: RetryingConnection, wanted: PendingQuery) -> list[str]:
@@ -302,8 +320,11 @@ def unpublished_partitions(database: TrajectoryDatabase, partition_keys: Sequenc
 _OF_PARTITIONS = sql.SQL(_CANDIDATES).format(condition=sql.SQL("t.partition_key = ANY(%(keys)s)"))
 
 
+_OF_RUNS = sql.SQL(_CANDIDATES).format(condition=sql.SQL("t.run_id = ANY(%(run_ids)s)"))
+
+
 def _of_partitions(policy_id: str, partition_keys: Sequence[str]) -> dict[str, Any]:
-    return {"policy": policy_id, "longest": LONGEST_CHAIN, "keys": list(partition_keys)}
+    return {"policy": policy_id, "longest": LONGEST_CHAIN, "keys": list(partition_keys), "repetition": 0}
 
 
 # A partition's key is the hour in which its runs ended, and keys sort as hours do.
@@ -312,7 +333,13 @@ _RECENT = sql.SQL(_CANDIDATES).format(condition=sql.SQL("t.partition_key >= %(si
 
 def _recent(policy_id: str, ended_since: datetime) -> dict[str, Any]:
     since_key = partition_key(ended_since)
-    return {"policy": policy_id, "longest": LONGEST_CHAIN, "ended": ended_since, "since_key": since_key}
+    return {
+        "policy": policy_id,
+        "longest": LONGEST_CHAIN,
+        "ended": ended_since,
+        "since_key": since_key,
+        "repetition": 0,
+    }
 
 
 def _candidate(row: Mapping[str, Any]) -> JudgingCandidate:

@@ -61,7 +61,7 @@ class VerdictStore:
         return moment
 
     def use_policy(self, policy_id: str, definition: Mapping[str, Any], model: str) -> None:
-        """Make a policy the current one."""
+        """Make a policy the current one: the one whose verdicts count."""
 
         def work(transaction: Transaction) -> None:
             transaction.rows("SELECT pg_advisory_xact_lock(hashtextextended('trajectory policy', 0))")
@@ -76,6 +76,15 @@ class VerdictStore:
             )
 
         self.connection.run("Recording the policy", work)
+
+    def record_policy(self, policy_id: str, definition: Mapping[str, Any], model: str) -> None:
+        """Record a policy; the current one stays the current one."""
+        self.connection.rows(
+            "Recording the policy",
+            "INSERT INTO trajectory.policies (policy_id, definition, model, is_current, first_used_at)"
+            " VALUES (%s, %s, %s, false, now()) ON CONFLICT (policy_id) DO NOTHING",
+            [policy_id, Jsonb(dict(definition)), model],
+        )
 
     def verdicts(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
         """Return the verdicts of these (run id, verdict key) pairs, as far as there are any."""
@@ -101,7 +110,7 @@ class VerdictStore:
         def work(transaction: Transaction) -> None:
             usage = _usage(transaction, keys)
             rows = [
-                {**dict.fromkeys(_GIVEN), **verdict, **usage.get(key, {"attempts": 0})}
+                {**dict.fromkeys(_GIVEN), "repetition": 0, **verdict, **usage.get(key, {"attempts": 0})}
                 for key, verdict in zip(keys, verdicts, strict=True)
             ]
             fixed = {"final": list(FINAL_STATUSES), "denied": ErrorClass.DENIED}

@@ -1,0 +1,78 @@
+"""The command ``judge-panel``: judges given runs under any policy, as many times as asked for."""
+
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+import click
+
+from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.console import err, out, step
+from trajectory_pipeline.defs.resources import judge_config
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.pipeline.judge_panel import judge_panel
+from trajectory_pipeline.pipeline.judging_estimate import estimate_panel
+from trajectory_pipeline.schema.enums import FINAL_STATUSES
+from trajectory_pipeline.text import pluralize
+
+_SHOWN_IDS = 5
+
+
+@click.command("judge-panel")
+@click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
+@click.option("--runs", "runs_file", type=click.File(), metavar="FILE", help="Run ids, one a line; - for stdin.")
+@click.option("--model", help="Judge with this model instead of TRAJECTORY_JUDGE_MODEL.")
+@click.option(
+    "--repetitions", type=click.IntRange(1, 100), default=1, show_default=True, help="Verdicts of each run in the end."
+)
+@click.option("--dry-run", is_flag=True, help="Only estimate calls and cost.")
+def command(
+    run_ids: tuple[str, ...], runs_file: TextIO | None, model: str | None, repetitions: int, *, dry_run: bool
+) -> None:
+    """Judge given runs under any policy, once or again and again, within the caps.
+
+    The current policy stays as it is, and so do the verdicts that views, reports and files show. Verdicts that exist
+    are kept: a panel that was interrupted goes on where it stopped, and nothing is paid for twice.
+
+    \b
+    Examples:
+      trajectory-pipeline judge-panel --runs panel.txt --model gpt-5-mini --dry-run
+      trajectory-pipeline judge-panel --runs panel.txt --repetitions 3
+
+    \b
+    Exit code 0  every run has its verdicts
+              1  some have none: failed, deferred by a cap, or without a trajectory
+              2  settings, sinks or judge are at fault
+    """  # noqa: D301 - \b keeps click from rewrapping the text
+    panel = list(dict.fromkeys([*run_ids, *_lines(runs_file)]))
+    if not panel:
+        raise PipelineError("No run is named: give run ids, or a file of them with --runs.")
+    opened = open_connections()
+    settings = opened.settings
+    judge = judge_config(
+        settings.judge.model_copy(update={"model": model}) if model else settings.judge,
+        settings.privacy,
+        settings.budget,
+    )
+    if dry_run:
+        for sentence in estimate_panel(panel, repetitions, opened.storage, judge, now=datetime.now(UTC)).sentences():
+            out.print(sentence)
+        return
+    with step(f"Judging {pluralize(len(panel), 'run')}") as progress:
+        result = judge_panel(panel, repetitions, opened.storage, judge, progress=progress)
+    wanted, final = repetitions * len(panel), sum(result.statuses[status] for status in FINAL_STATUSES)
+    statuses = ", ".join(f"{number} {status}" for status, number in result.statuses.most_common())
+    outcomes = ", ".join(f"{number} {outcome}" for outcome, number in result.outcomes.most_common())
+    out.print(f"Policy {result.policy_id}: {statuses or 'no verdict'}{f' ({outcomes})' if outcomes else ''}.")
+    out.print(
+        f"{result.reused} were there already; {pluralize(result.stats.calls, 'call')}, {result.stats.cost_usd:f} USD."
+    )
+    if result.missing:
+        shown = ", ".join(result.missing[:_SHOWN_IDS]) + (", …" if len(result.missing) > _SHOWN_IDS else "")
+        missing = pluralize(len(result.missing), "run")
+        err.print(f"{missing} without a trajectory, or deleted at the source: {shown}", style="red")
+    sys.exit(0 if final == wanted else 1)
+
+
+def _lines(file: TextIO | None) -> list[str]:
+    return [line.strip() for line in file if line.strip()] if file else []

@@ -1,0 +1,70 @@
+"""Judges given trajectories with one judge: opens what a worker needs, and runs it to its end."""
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from trajectory_pipeline.judge.config import JudgeConfig
+from trajectory_pipeline.pipeline.judge_worker import JudgeWorker, JudgingStats
+from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
+from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
+from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
+from trajectory_pipeline.storage.storage import Storage
+from trajectory_pipeline.urls import without_credentials
+
+
+def judge_candidates(
+    candidates: Sequence[JudgingCandidate],
+    storage: Storage,
+    judge: JudgeConfig,
+    *,
+    verdicts: VerdictStore,
+    materialization_id: str,
+    progress: Callable[[str], None],
+    stats: Mapping[str, JudgingStats],
+    on_complete: Callable[[str], None] = lambda _: None,
+) -> tuple[Collection[JudgingCandidate], Exception | None]:
+    """Judge each of them; returns those that are left without a verdict, and the error that ended it, if any.
+
+    The judge's redaction key must be resolved. For the other arguments see ``JudgeWorker``.
+    """
+    if not candidates:
+        return (), None
+    limit = RateLimit(
+        without_credentials(judge.base_url), judge.model, judge.requests_per_minute, judge.tokens_per_minute
+    )
+    with (
+        open_verdicts(storage.postgres) as calls,
+        open_verdicts(storage.postgres) as claims,
+        open_rate_limiter(storage.postgres, limit) as request_slot,
+    ):
+        worker = JudgeWorker(
+            candidates,
+            parquet=storage.parquet,
+            verdicts=verdicts,
+            ledger=calls.connection,
+            claims=claims.connection,
+            judge=judge,
+            materialization_id=materialization_id,
+            progress=progress,
+            stats=stats,
+            request_slot=request_slot,
+            on_complete=on_complete,
+        )
+        try:
+            _run(worker.judge_all())
+        except Exception as error:
+            return worker.unfinished, error
+    return (), None
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end, even if this thread runs an event loop already, as a notebook does."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        executor.submit(asyncio.run, work).result()
