@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 
-from trajectory_pipeline.drift import find_drift
+from trajectory_pipeline.quality.drift import find_drift
 
 YEARS = 200
 DAYS = 365

@@ -19,9 +19,12 @@ from pydantic import SecretStr
 
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
+from trajectory_pipeline.demo.letta_sample.labels import sample_labels
 from trajectory_pipeline.demo.letta_sample.load import STORY
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SCRIPTED_MODEL, SimulatedJudge
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline_tests.letta_sample import load_sample
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
@@ -207,7 +210,7 @@ def running_judge() -> Iterator[SimulatedJudge]:
 
 @pytest.fixture(scope="session")
 def story(make_own_settings: Callable[[], Settings], running_judge: SimulatedJudge) -> Pipeline:
-    """The demonstration's runs, judged; a test must leave them as they are."""
+    """The demonstration's runs, judged and labelled; a test must leave them as they are."""
     settings = make_own_settings()
     source = str(settings.source.postgres_url)
     with psycopg.connect(source) as connection:
@@ -221,6 +224,7 @@ def story(make_own_settings: Callable[[], Settings], running_judge: SimulatedJud
     run = pipeline.refine_range(hours)
     for hour in hours:
         run.publish(hour)
+    write_labels(TrajectoryDatabase(pipeline.database_url), sample_labels())
     return pipeline
 
 

@@ -31,11 +31,13 @@ from trajectory_pipeline.cli.run_materialization import materialize
 from trajectory_pipeline.databases import resolve_databases
 from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.defs.sensors.empty_hours import find_empty_hours, report_empty_hours, unknown_hours
+from trajectory_pipeline.demo.letta_sample.labels import sample_labels
 from trajectory_pipeline.demo.letta_sample.load import STORY
 from trajectory_pipeline.demo.simulated_judge import PRICE_TABLE, SCRIPTED_MODEL, SimulatedJudge
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.settings import Settings, load_settings
+from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.summaries import summarize_runs
 from trajectory_pipeline.urls import describe_postgres
@@ -106,6 +108,8 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         hours = list(STORY.partitions())
         with progress_bar("Materializing", total=len(hours) * len(ASSETS)) as progress:
             failures = materialize(hours, ASSETS, opened.storage.postgres, progress)
+        with step("Labels that two people wrote by hand"):
+            write_labels(opened.storage.postgres, sample_labels())
         with step("Hours without runs"):
             _report_empty_hours(opened)
         # The daemon starts only now: its sensors would request the same partitions.

@@ -12,10 +12,10 @@ import dagster as dg
 from trajectory_pipeline.defs.assets.trajectory_report import REPORT
 from trajectory_pipeline.defs.metadata import bullet_list, markdown_table
 from trajectory_pipeline.defs.resources import StorageResource
-from trajectory_pipeline.drift import ALPHA, MIN_RUNS, MIN_SHIFT, find_drift
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.intervals import wilson_interval
 from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.quality.drift import ALPHA, MIN_RUNS, MIN_SHIFT, find_drift
+from trajectory_pipeline.quality.intervals import wilson_interval
 from trajectory_pipeline.schema.enums import VerdictStatus
 from trajectory_pipeline.text import pluralize
 

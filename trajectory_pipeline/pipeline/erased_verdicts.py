@@ -1,4 +1,4 @@
-"""Erases the texts of verdicts whose runs were erased, in Postgres and in the Parquet of ``refined_outcomes``."""
+"""Erases the texts of verdicts and labels whose runs were erased; of verdicts also in ``refined_outcomes``."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from trajectory_pipeline.storage.postgres.erasure import (
     record_rewritten,
     verdicts_that_showed,
 )
+from trajectory_pipeline.storage.postgres.labels import erase_label_texts
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 
 _TEXT_COLUMNS = frozenset(erasable_columns(VERDICTS, RETAINED_VERDICT_COLUMNS)) & frozenset(
@@ -30,7 +31,7 @@ Keys = set[tuple[str, str]]
 
 
 def erase_verdicts(partition: PartitionTransaction, store: ParquetStore) -> int:
-    """Erase the texts of all verdicts that showed a run of this partition before it was erased.
+    """Erase the texts of all verdicts that showed a run of this partition before it was erased, and of its labels.
 
     Postgres changes in the partition's transaction. Parquet is rewritten before the commit: after a crash in between,
     the partition is as before, and materializing it again erases the texts again.
@@ -47,6 +48,7 @@ def erase_verdicts(partition: PartitionTransaction, store: ParquetStore) -> int:
         run_ids = erased_runs(partition.connection, partition.partition_key)
         if not run_ids:
             return 0
+        erase_label_texts(partition.connection, run_ids, changed_only=True)
         shown_in = verdicts_that_showed(partition.connection, run_ids)
     by_partition: dict[str, Keys] = defaultdict(set)
     for verdict in shown_in:

@@ -9,8 +9,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from trajectory_pipeline.intervals import wilson_interval
 from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.quality.intervals import wilson_interval
 from trajectory_pipeline.report import charts
 from trajectory_pipeline.report.trajectory_view import Redact, trajectory_view
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase

@@ -115,6 +115,77 @@ FINAL_STATUSES = (VerdictStatus.JUDGED, VerdictStatus.INSUFFICIENT_EVIDENCE, Ver
 """A verdict with such a status is not requested again for the same policy and content."""
 
 
+class RequirementStatus(StrEnum):
+    """Whether a requirement of the task was met."""
+
+    MET = "met"
+    UNMET = "unmet"
+    NOT_APPLICABLE = "not_applicable"
+    INSUFFICIENT_EVIDENCE = "insufficient_evidence"
+
+
+class FailureOwner(StrEnum):
+    """What caused a failure."""
+
+    AGENT = "agent"
+    TOOL = "tool"
+    LLM_PROVIDER = "llm_provider"
+    INFRASTRUCTURE = "infrastructure"
+    USER = "user"
+    SPECIFICATION = "specification"
+    NONE = "none"
+
+
+class Criterion(StrEnum):
+    """What a label is about. A label can also be about a criterion of a team's own, by any other name."""
+
+    OUTCOME = "outcome"
+    REQUIREMENT = "requirement"
+    FAILURE_OWNER = "failure_owner"
+    FAILURE_MODE = "failure_mode"
+    FIRST_WRONG_STEP = "first_wrong_step"
+    INTERACTION_DEPTH = "interaction_depth"
+    TASK_COMPLEXITY = "task_complexity"
+    TOOL_USE = "tool_use"
+    REFERENCE_VALUE = "reference_value"
+    STEP_FEEDBACK = "step_feedback"
+
+
+class StepFeedback(StrEnum):
+    """What a user of Letta said of a step."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+
+
+class LabelSource(StrEnum):
+    """Where a label comes from."""
+
+    TERMINAL = "terminal"
+    CSV = "csv"
+    SCOUT = "scout"
+    LABEL_STUDIO = "label_studio"
+    DEMONSTRATION = "demonstration"
+    LETTA_FEEDBACK = "letta_feedback"
+
+
+class LabelSplit(StrEnum):
+    """What a label is used for: a map is learnt on one split and measured on the other."""
+
+    CALIBRATION = "calibration"
+    TEST = "test"
+
+
+class SamplingDesign(StrEnum):
+    """How runs to label are drawn."""
+
+    CENSUS = "census"
+    RANDOM = "random"
+    DISAGREEMENT = "disagreement"
+    SIGNAL = "signal"
+    UNCERTAINTY = "uncertainty"
+
+
 class AttemptResult(StrEnum):
     """Result of one HTTP call to a judge."""
 

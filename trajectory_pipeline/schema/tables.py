@@ -10,6 +10,7 @@ from trajectory_pipeline.schema.bookkeeping import (
     SPEND_TOTALS,
     VERDICT_LOCKS,
 )
+from trajectory_pipeline.schema.labels import LABEL_SAMPLES, LABELS
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import POLICIES, REDACTION_KEYS, REFINED_OUTCOMES, VERDICT_ATTEMPTS, VERDICTS
@@ -25,6 +26,8 @@ TABLES = (
     RATE_LIMITS,
     POLICIES,
     REDACTION_KEYS,
+    LABELS,
+    LABEL_SAMPLES,
     PARTITIONS,
     QUARANTINE,
     RUN_LOCATIONS,

@@ -6,6 +6,7 @@ every table. Ids, counts and times stay, and what is not deleted is unchanged.
 
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,8 @@ from trajectory_pipeline.maintenance.erase_deleted import erase_partition, parti
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
+from trajectory_pipeline.schema.enums import Criterion, LabelSource
+from trajectory_pipeline.schema.labels import Label, requirement_item
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Sink
@@ -25,6 +28,7 @@ from trajectory_pipeline.storage.postgres.erasure import (
     RETAINED_VERDICT_COLUMNS,
     erasable_columns,
 )
+from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 from trajectory_pipeline_tests.pipeline.test_source_changes import delete_run, some_run
@@ -122,7 +126,8 @@ def test_erase_deleted_run_removes_its_texts_everywhere(judged: Pipeline) -> Non
     )
     before = row_of(judged, asking, judged.hour_of_run(asking))
     hour = judged.hour_of_run(asking)
-    assert places_of_the_word(judged) >= {"trajectories", "terminal_runs", "refined_outcomes", "verdicts"}
+    label(judged, asking, note=f"it says {CANARY}")
+    assert places_of_the_word(judged) >= {"trajectories", "terminal_runs", "refined_outcomes", "verdicts", "labels"}
     delete_run(judged, asking)
     erasing = replace(judged, deleted="erase")
     assert erasing.read(hour).counts.erased_runs == 1
@@ -143,6 +148,32 @@ def test_erase_deleted_run_removes_its_texts_everywhere(judged: Pipeline) -> Non
     assert len(verdicts) == 2
     assert all(row["cost_usd"] is not None and row["summary"] is None for row in verdicts)
     assert reconcile_partition(hour, judged.storage).differences == ()
+
+
+def label(pipeline: Pipeline, run_id: str, note: str) -> None:
+    """Label a run by its outcome and by a requirement, with the same note and statement."""
+    given: dict[str, Any] = {"run_id": run_id, "annotator": "ann", "source": LabelSource.TERMINAL, "note": note}
+    outcome = Label(criterion=Criterion.OUTCOME, value="failure", **given)
+    item = requirement_item(note)
+    requirement = Label(criterion=Criterion.REQUIREMENT, value="unmet", statement=note, item=item, **given)
+    write_labels(pipeline.storage.postgres, [outcome, requirement])
+
+
+def test_erase_keeps_labels_and_later_notes(judged: Pipeline) -> None:
+    judged.capture(HOUR)
+    run_id = some_run(judged)
+    label(judged, run_id, note=CANARY)
+    delete_run(judged, run_id)
+    erasing = replace(judged, deleted="erase")
+    erasing.capture(HOUR)
+    labels = "SELECT criterion, value, note, statement FROM trajectory.labels WHERE superseded_at IS NULL ORDER BY 1"
+    assert judged.ask(labels) == [
+        {"criterion": "outcome", "value": "failure", "note": None, "statement": None},
+        {"criterion": "requirement", "value": "unmet", "note": None, "statement": None},
+    ]
+    label(judged, run_id, note="nothing is left of it")
+    erasing.capture(HOUR)
+    assert [row["note"] for row in judged.ask(labels)] == ["nothing is left of it"] * 2
 
 
 def test_erase_repeated_changes_nothing(judged: Pipeline) -> None:

@@ -31,6 +31,8 @@ from trajectory_pipeline.maintenance.retention import (
 from trajectory_pipeline.partition_keys import HOUR as ONE_HOUR
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions, plan_capture, plan_rebuild
+from trajectory_pipeline.schema.enums import Criterion, LabelSource
+from trajectory_pipeline.schema.labels import Label
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS
@@ -38,6 +40,7 @@ from trajectory_pipeline.storage.parquet.cleanup import FileTotals, files_of, ho
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.erasure import RETAINED_ATTEMPT_COLUMNS, erasable_columns
+from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline_tests.letta_sample import sample_partitions
@@ -124,11 +127,18 @@ def move(pipeline: Pipeline, run_id: str, hour: datetime) -> None:
 # ---- what goes, and what stays -------------------------------------------------------------------------------------
 
 
+def people_say(pipeline: Pipeline, run_ids: set[str]) -> None:
+    given: dict[str, Any] = {"annotator": "ann", "source": LabelSource.TERMINAL, "note": "it quotes"}
+    labels = [Label(run_id=run_id, criterion=Criterion.OUTCOME, value="failure", **given) for run_id in run_ids]
+    write_labels(pipeline.storage.postgres, labels)
+
+
 def test_prune_removes_only_expired_partitions(judged: Pipeline) -> None:
     young, young_files = held(judged, YOUNG), files(judged, YOUNG)
     runs = judged.run_ids(HOUR)
     spent = "SELECT attempt_id, cost_usd, input_tokens FROM trajectory.verdict_attempts ORDER BY 1"
     judged.do("UPDATE trajectory.verdict_attempts SET error_message = 'it quotes'")
+    people_say(judged, runs | judged.run_ids(YOUNG))
     before, accounts = judged.ask(spent), judged.ask("SELECT * FROM trajectory.spend_totals ORDER BY 1, 2")
     expired = find_expired_partitions(judged.storage, BOTH, NOW)
     assert [(each.target, each.partition_key, each.skip_reason) for each in expired] == [
@@ -148,6 +158,9 @@ def test_prune_removes_only_expired_partitions(judged: Pipeline) -> None:
     by_text = judged.ask(f"SELECT run_id, {texts} AS words FROM trajectory.verdict_attempts")
     assert {row["run_id"] for row in by_text if not row["words"]} == runs
     assert {row["run_id"] for row in by_text if row["words"]} == judged.run_ids(YOUNG)
+    labels = judged.ask("SELECT run_id, value, note FROM trajectory.labels")
+    assert {row["run_id"] for row in labels if row["note"] is None and row["value"] == "failure"} == runs
+    assert {row["run_id"] for row in labels if row["note"] == "it quotes"} == judged.run_ids(YOUNG)
 
 
 def test_prune_removes_quarantined_runs(pipeline: Pipeline) -> None:

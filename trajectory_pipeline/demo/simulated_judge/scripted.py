@@ -4,15 +4,12 @@ It shows what verdicts look like where a judge is right. It knows only the label
 no label is written for it.
 """
 
-import functools
 import re
 from collections.abc import Iterable, Mapping
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
-import orjson
-
+from trajectory_pipeline.demo.letta_sample.labels import FIRST_ANNOTATOR, label_records
 from trajectory_pipeline.demo.simulated_judge.rules import (
     MAX_TAGS,
     Answer,
@@ -27,8 +24,6 @@ from trajectory_pipeline.demo.simulated_judge.rules import (
 )
 from trajectory_pipeline.demo.simulated_judge.transcript import ShownMessage, Transcript
 
-LABELS_FILE = Path(__file__).parent.parent / "letta_sample" / "labels.jsonl"
-
 SCRIPT_MARK = "[scripted judge: a person's label] "
 _REASONING = "scripted: a person's label says so"
 
@@ -38,17 +33,10 @@ Label = Mapping[str, Any]
 Quotes = list[tuple[ShownMessage, str]]
 
 
-@functools.cache
-def labels() -> Mapping[str, Label]:
-    """Return run id → the label of the first annotator, who labelled every run."""
-    rows = (orjson.loads(line) for line in LABELS_FILE.read_bytes().splitlines())
-    return {row["run_id"]: row for row in rows if row["annotator"] == "A"}
-
-
 def scripted_answer(transcript: Transcript) -> Answer:
     """Return the label of the judged run as an answer: each statement with its status and quotes from its evidence."""
     run_id = _judged_run(transcript)
-    label = labels().get(run_id or "")
+    label = label_records(FIRST_ANNOTATOR).get(run_id or "")
     if label is None:
         label = _no_label(run_id)
     found = findings(transcript)

@@ -18,6 +18,7 @@ from trajectory_pipeline.storage.postgres import invalidations
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.erasure import erase_attempts_of
+from trajectory_pipeline.storage.postgres.labels import erase_label_texts
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction, StoredEntry
 
 _EMPTY_DIGEST = hashlib.sha256(b"").hexdigest()
@@ -101,7 +102,7 @@ def old_raw_rows(database: TrajectoryDatabase, last: str) -> list[str]:
 def remove_rows(partition: PartitionTransaction) -> int:
     """Remove a partition's trajectories, quarantine and verdicts; returns the number of rows.
 
-    Calls for its runs stay with their tokens and cost, and lose their texts.
+    Calls for its runs stay with their tokens and cost, labels with their values; both lose their texts.
     """
     key = {"key": partition.partition_key}
     connection = partition.connection
@@ -109,6 +110,7 @@ def remove_rows(partition: PartitionTransaction) -> int:
         run_ids = [row[0] for row in connection.execute(_RUNS, key)]
         verdicts = connection.execute("DELETE FROM trajectory.verdicts WHERE run_id = ANY(%s)", [run_ids]).rowcount
         erase_attempts_of(connection, run_ids)
+        erase_label_texts(connection, run_ids, changed_only=False)
         quarantined = connection.execute("DELETE FROM trajectory.quarantine WHERE partition_key = %(key)s", key)
         return verdicts + quarantined.rowcount + partition.remove("t.partition_key = %s", key["key"])
 

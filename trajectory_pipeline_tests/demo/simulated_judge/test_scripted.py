@@ -2,8 +2,9 @@
 
 import pytest
 
+from trajectory_pipeline.demo.letta_sample.labels import FIRST_ANNOTATOR, label_records
 from trajectory_pipeline.demo.letta_sample.load import STORY
-from trajectory_pipeline.demo.simulated_judge.scripted import SCRIPT_MARK, labels, scripted_answer
+from trajectory_pipeline.demo.simulated_judge.scripted import SCRIPT_MARK, scripted_answer
 from trajectory_pipeline.demo.simulated_judge.transcript import Transcript
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
@@ -19,15 +20,18 @@ NOTHING_TO_QUOTE = {"lr-empty"}
 @pytest.fixture
 def verdicts(story: Pipeline) -> dict[str, Row]:
     """The outcome of each run of the story by the label's key."""
-    return {labels()[row["run_id"]]["key"]: row for row in story.ask("SELECT * FROM trajectory.outcomes")}
+    return {
+        label_records(FIRST_ANNOTATOR)[row["run_id"]]["key"]: row
+        for row in story.ask("SELECT * FROM trajectory.outcomes")
+    }
 
 
 def test_labels_cover_every_terminal_run_of_the_story() -> None:
-    assert labels().keys() == STORY.terminal_run_ids()
+    assert label_records(FIRST_ANNOTATOR).keys() == STORY.terminal_run_ids()
 
 
 def test_scripted_verdicts_equal_the_labels(verdicts: dict[str, Row]) -> None:
-    expected = {label["key"]: label for label in labels().values()}
+    expected = {label["key"]: label for label in label_records(FIRST_ANNOTATOR).values()}
     withheld = WITHOUT_MESSAGES | EVIDENCE_REFUSED | NOTHING_TO_QUOTE
     differing = {key for key, row in verdicts.items() if (row["outcome"] or "unknown") != expected[key]["outcome"]}
     assert differing == withheld

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trajectory_pipeline.intervals import wilson_interval
+from trajectory_pipeline.quality.intervals import wilson_interval
 
 
 @pytest.mark.parametrize(

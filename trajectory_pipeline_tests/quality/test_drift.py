@@ -5,7 +5,7 @@ import random
 import pytest
 
 from benchmarks.drift import MIXES, detected, simulated_year
-from trajectory_pipeline.drift import MIN_RUNS, chi_square_tail, find_drift, homogeneity_p_value
+from trajectory_pipeline.quality.drift import MIN_RUNS, chi_square_tail, find_drift, homogeneity_p_value
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Statistics of outcomes and verdicts: pure functions of labels, verdicts and counts."""
