@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from trajectory_pipeline.judge.echoes import AgentWriting, words
@@ -44,16 +45,19 @@ class CitationChecker:
     def check(self, citation: Citation, claim: str, kind: RequirementKind | None = None) -> dict[str, Any]:
         """Return a citation with ``valid``, ``problem`` (None where it is valid), and ``source``: whose words it is.
 
+        It then has the whole id of its message, where such a message was shown.
         The claim that it is to support is the status of a requirement, or ``failure``.
         """
-        source, problem = self._find(citation, claim, kind)
-        return {**citation.model_dump(), "source": source, "valid": problem is None, "problem": problem}
+        messages = self._rendered.by_cited_id.get(citation.message_id, ())
+        source, problem = self._find(messages, citation, claim, kind)
+        message_id = messages[0].source_id if messages else citation.message_id
+        quote = citation.quote
+        return {"message_id": message_id, "quote": quote, "source": source, "valid": not problem, "problem": problem}
 
     def _find(
-        self, citation: Citation, claim: str, kind: RequirementKind | None
+        self, messages: Sequence[TranscriptMessage], citation: Citation, claim: str, kind: RequirementKind | None
     ) -> tuple[PassageSource | None, str | None]:
-        messages = self._rendered.by_cited_id.get(citation.message_id)
-        if messages is None:
+        if not messages:
             return None, "no message, and no error of a step or run, of this id was shown"
         quote = normalize_text(citation.quote)
         if not quote:

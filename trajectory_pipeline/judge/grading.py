@@ -46,7 +46,11 @@ def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristi
         "failure": failure,
         "learning": {"reasoning": answer.learning.reasoning},
         "decisions": [
-            {**decision.model_dump(), "step_shown": decision.step_id in rendered.step_ids}
+            {
+                **decision.model_dump(),
+                "step_id": rendered.step_ids.get(decision.step_id, decision.step_id),
+                "step_shown": decision.step_id in rendered.step_ids,
+            }
             for decision in answer.key_decisions
         ],
     }
@@ -119,7 +123,8 @@ def _grade_failure(
 ) -> tuple[Row, Row]:
     """Return the checked failure, and the columns that follow from it."""
     cited = [evidence.check(citation, "failure") for citation in failure.evidence]
-    step_shown = failure.first_wrong_step in rendered.step_ids
+    step = failure.first_wrong_step
+    step_id = None if step is None else rendered.step_ids.get(step)
     problem = None
     failure_columns: Row = {}
     if "unmet" not in statuses:
@@ -134,7 +139,7 @@ def _grade_failure(
             "failure_owner": failure.owner,
             "failure_mode": failure.mode,
             "failure_mode_description": failure.other_mode,
-            "failed_step_id": failure.first_wrong_step if step_shown else None,
+            "failed_step_id": step_id,
         }
-    graded = {**failure.model_dump(exclude={"evidence"}), "evidence": cited, "problem": problem}
-    return {**graded, "step_shown": step_shown if failure.first_wrong_step is not None else None}, failure_columns
+    graded = {**failure.model_dump(), "first_wrong_step": step_id or step, "evidence": cited, "problem": problem}
+    return {**graded, "step_shown": None if step is None else step_id is not None}, failure_columns

@@ -26,8 +26,8 @@ from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFinding
 from trajectory_pipeline.schema.enums import ResponseFormat
 
 POLICY = RefinementPolicy("simulated-judge")
-POLICY_ID = "4ef023d74183362c"
-PROMPT_DIGEST = "81997cf6e378bded94b864520e578bae37d0675dfa11fb58c29a28cc27194192"
+POLICY_ID = "3e91ab1c77cc6950"
+PROMPT_DIGEST = "2f12afb180738a093ca141086d0b514d82ce028c8f530a00fb52cf81a32ffa8d"
 
 
 def test_prompt_starts_with_the_same_rules() -> None:
@@ -51,7 +51,7 @@ def test_transcript_with_a_forged_end_marker_is_found_whole() -> None:
 
 
 def test_rules_explain_every_mark_of_the_transcript() -> None:
-    for mark in ("-> call", "<- return", "?? approval", "!! step", "!! run", "characters left out", "kind=user"):
+    for mark in ("-> call", "<- return", "?? approval", "!! step", "!! run", "characters left out", "user is a person"):
         assert mark in RULES
     assert "step id or run" in RUBRIC
 

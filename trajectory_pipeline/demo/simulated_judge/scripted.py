@@ -6,6 +6,7 @@ no label is written for it.
 
 import re
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import Any
 
@@ -36,9 +37,7 @@ Quotes = list[tuple[ShownMessage, str]]
 def scripted_answer(transcript: Transcript) -> Answer:
     """Return the label of the judged run as an answer: each statement with its status and quotes from its evidence."""
     run_id = _judged_run(transcript)
-    label = label_records(FIRST_ANNOTATOR).get(run_id or "")
-    if label is None:
-        label = _no_label(run_id)
+    label = _label_of(run_id, transcript) or _no_label(run_id)
     found = findings(transcript)
     shown = _Shown(transcript)
     statements = [requirement["statement"] for requirement in label["requirements"]]
@@ -60,6 +59,38 @@ def _judged_run(transcript: Transcript) -> str | None:
     if transcript.messages:
         return transcript.messages[-1].run_id
     return next((error.run_id for error in transcript.errors if error.run_id), None)
+
+
+def _label_of(run_id: str | None, transcript: Transcript) -> Label | None:
+    """Return the label of a run, with ids as the transcript shows them; of several, the one whose evidence is shown."""
+    if run_id is None:
+        return None
+    shown = {message.message_id for message in transcript.messages}
+    size = len(run_id)
+    found = [
+        _shortened(label, size)
+        for name, label in label_records(FIRST_ANNOTATOR).items()
+        if run_id in (name, _short(name, size))
+    ]
+    return max(found, key=lambda label: _evidence_shown(label, shown), default=None)
+
+
+def _evidence_shown(label: Label, shown: AbstractSet[str]) -> int:
+    return sum(not shown.isdisjoint(requirement["evidence"]) for requirement in label["requirements"])
+
+
+def _shortened(label: Label, length: int) -> Label:
+    requirements = [
+        {**requirement, "evidence": [_short(name, length) for name in requirement["evidence"]]}
+        for requirement in label["requirements"]
+    ]
+    step = label["first_wrong_step"]
+    return {**label, "requirements": requirements, "first_wrong_step": step and _short(step, length)}
+
+
+def _short(name: str, length: int) -> str:
+    """Return an id as a transcript shows it: by so many hex digits, or whole."""
+    return name if length >= len(name) else name.partition("-")[2].replace("-", "")[:length]
 
 
 def _no_label(run_id: str | None) -> Label:

@@ -3,14 +3,16 @@
 The layout is all that the simulated judge knows of the pipeline, as a real model would: the block is between the lines
 ``<<<TRANSCRIPT {marker}`` and ``TRANSCRIPT {marker}>>>``. Headers, ``!!`` lines (``!! step … failed: …``, ``!! run …
 error: …``) and notes about omissions (``[… …]``) start in the first column. Every other line is indented by two spaces,
-so text in a message cannot pass for a header. What is not understood is text of its message.
+so text in a message cannot pass for a header. Ids are short; a header names step and run where they change. What is not
+understood is text of its message.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 _OPENING = re.compile(r"^<<<TRANSCRIPT ([0-9A-Za-z_-]+)[ \t]*\r?$", re.MULTILINE)
-_HEADER = re.compile(r"^\[(\d+)\] (\S+)((?: [a-z_]+=\S*)*)(?: .*)?$")
+_HEADER = re.compile(r"^\[(\S+)\] (\S+)((?: [a-z_]+=\S*)*)(?: .*)?$")
 _CALL = re.compile(r"^-> call (\S+) ([^\s(]+)\((.*)$")
 _RETURN = re.compile(r"^<- return (\S+)(?: status=(\S+))?.*$")
 _APPROVAL = re.compile(r"^\?\? approval (\S+)(?: approve=(\S+))?(?: reason=(.*))?$")
@@ -114,7 +116,7 @@ def parse_transcript(block: str) -> Transcript:
             header = _HEADER.match(line.rstrip("\r"))
             if header is not None:
                 _close(message, body)
-                message, body = _message_of(header), []
+                message, body = _message_of(header, transcript.messages), []
                 transcript.messages.append(message)
                 continue
         elif line.startswith("!!"):
@@ -127,16 +129,16 @@ def parse_transcript(block: str) -> Transcript:
     return transcript
 
 
-def _message_of(header: re.Match[str]) -> ShownMessage:
+def _message_of(header: re.Match[str], earlier: Sequence[ShownMessage]) -> ShownMessage:
     attributes = dict(pair.split("=", 1) for pair in header.group(3).split())
-    role = attributes.get("role", "")
+    step, run = (earlier[-1].step_id, earlier[-1].run_id) if earlier else (None, None)
     return ShownMessage(
-        index=int(header.group(1)),
-        message_id=header.group(2),
-        role=role,
-        kind=attributes.get("kind") or role,
-        step_id=_id_or_none(attributes.get("step")),
-        run_id=_id_or_none(attributes.get("run")),
+        index=len(earlier) + 1,
+        message_id=header.group(1),
+        role=header.group(2),
+        kind=attributes.get("kind") or header.group(2),
+        step_id=_id_or_none(attributes["step"]) if "step" in attributes else step,
+        run_id=_id_or_none(attributes["run"]) if "run" in attributes else run,
     )
 
 

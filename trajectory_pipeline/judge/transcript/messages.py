@@ -1,22 +1,24 @@
 """Renders each message of a trajectory, and each error that the server recorded, as the judge is shown it.
 
-A message has a header line, ``[3] message-… role=tool kind=tool step=step-… run=run-…``, then a body, every line of it
-indented by two blanks, so that no text of a message can pass for a header; ids have no blank or line break in them. A
-line of text that begins like a mark of ours (``->``, ``<-``, ``??``, ``!!``, ``[…``, ``(text)``) is indented by one
-more. An error that the server recorded is a line of its own, ``!! step step-… failed: …`` or ``!! run run-… error: …``.
-Run status, model names and the heuristic outcome are not shown.
+A message has a header line, ``[4de6] tool step=8095 run=018c``, then a body, every line of it indented by two blanks,
+so that no text of a message can pass for a header. Ids are short (see ``short_ids``) and have no blank or line break in
+them; calls are numbered. Step and run stand where they change, and a kind (``user kind=heartbeat``) where it is not the
+role. A line of text that begins like a mark of ours (``->``, ``<-``, ``??``, ``!!``, ``[…``, ``(text)``) is indented by
+one more. An error that the server recorded is a line of its own, ``!! step 8095 failed: …`` or ``!! run 018c error:
+…``. Run status, model names and the heuristic outcome are not shown.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
+from trajectory_pipeline.judge.transcript.short_ids import short_ids
 from trajectory_pipeline.judge.transcript.truncate import Line, Truncation
 from trajectory_pipeline.lossless_json import as_text, object_or_empty, write_json
 
-RENDERER_VERSION = "3"
+RENDERER_VERSION = "4"
 """Raised with any change of what is shown."""
 
 PassageSource = Literal[
@@ -90,19 +92,25 @@ class TranscriptMessage:
     """One message, or one error that the server recorded.
 
     Attributes:
-        cited_as: the id by which a citation names it: of the message, or of the step or run that failed.
+        cited_as: the short id by which a citation names it: of the message, or of the step or run that failed.
+        source_id: the whole id.
+        title: the header without step and run.
         number: from 1; an error has that of the message before it.
-        step: id of its step, ``-`` where there is none.
+        step: short id of its step, ``-`` where there is none.
+        step_id: the whole id.
+        run: short id.
         role: of the message; ``error`` for an error, which has no header.
         is_task: whether it is a person's first message of its run.
         notice: a line before it that is not indented.
     """
 
     cited_as: str
-    header: str
+    source_id: str
+    title: str
     passages: tuple[Passage, ...]
     number: int
     step: str
+    step_id: str
     run: str
     role: str
     is_task: bool = False
@@ -112,12 +120,27 @@ class TranscriptMessage:
 
     @property
     def text(self) -> str:
-        """As it is shown."""
+        """As it is shown by itself."""
+        return self.text_after(None)
+
+    def text_after(self, previous: "TranscriptMessage | None") -> str:
+        """Return it as it is shown after another message: with step and run where these are others."""
         notice = [] if self.notice is None else [self.notice]
         lines = [line.text for passage in self.passages for line in passage.lines]
         if self.role == "error":
             return "\n".join([*notice, " ".join(lines)])
-        return "\n".join([*notice, self.header, *(f"  {line}" for line in lines)])
+        step = "" if previous and previous.step == self.step else f" step={self.step}"
+        run = "" if previous and previous.run == self.run else f" run={self.run}"
+        return "\n".join([*notice, f"{self.title}{step}{run}", *(f"  {line}" for line in lines)])
+
+
+def joined_text(messages: Iterable[TranscriptMessage]) -> str:
+    """Return messages as they are shown one after another."""
+    texts, previous = [], None
+    for message in messages:
+        texts.append(message.text_after(previous))
+        previous = previous if message.role == "error" else message
+    return "\n".join(texts)
 
 
 def transcript_messages(
@@ -135,23 +158,28 @@ class _TranscriptBuilder:
         self._redact = redact
         self._truncation = Truncation(limit)
         self._calls: dict[str, list[tuple[str, str]]] = {}
+        self._call_numbers: dict[str, int] = {}
+        self._short_ids: dict[str, str] = {}
+        self._whole_ids: dict[str, str] = {}
         self._number = 0
 
     def build(self, documents: Sequence[Mapping[str, Any]]) -> Iterator[TranscriptMessage]:
         runs = {document["run_id"] for document in documents}
+        self._short_ids = short_ids(map(self._name, _ids(documents)))
+        self._whole_ids = {short: name for name, short in self._short_ids.items()}
         for document in documents:
-            run = self._name(document["run_id"])
+            run = self._short(document["run_id"])
             previous = document["metadata"].get("continues_run_id")
             shown = self._run_messages(document, run)
             if previous is not None and previous not in runs and (first := next(shown, None)):
-                notice = f"[… the run {self._name(previous)}, which {run} continues, is not shown …]"
+                notice = f"[… the run {self._short(previous)}, which {run} continues, is not shown …]"
                 yield replace(first, notice=notice)
             yield from shown
 
     def _run_messages(self, document: Mapping[str, Any], run: str) -> Iterator[TranscriptMessage]:
         has_task = False
         for turn in document["turns"]:
-            step = self._name(turn["step_id"])
+            step = self._short(turn["step_id"])
             for message in turn["messages"]:
                 is_task = not has_task and message.get("kind") == "user" and not message.get("is_deleted")
                 has_task = has_task or is_task
@@ -168,12 +196,13 @@ class _TranscriptBuilder:
     def _error(self, mark: str, text: str, cited_as: str, step: str, run: str) -> TranscriptMessage:
         text = " ".join(self._redact(text).split())
         passage = Passage("server_error", (_quotable(f"{mark} {text}"),))
-        message = TranscriptMessage(cited_as, "", (passage,), self._number, step, run, "error")
+        names = cited_as, self._whole(cited_as), ""
+        message = TranscriptMessage(*names, (passage,), self._number, step, self._whole(step), run, "error")
         return replace(message, content_characters=len(text), shown_characters=len(text))
 
     def _message(self, message: Mapping[str, Any], step: str, run: str, *, is_task: bool) -> TranscriptMessage:
         self._number += 1
-        name, role, kind = (self._name(message[key]) for key in ("message_id", "role", "kind"))
+        name, role, kind = self._short(message["message_id"]), self._name(message["role"]), self._name(message["kind"])
         self._truncation.start_message(name)
         if message.get("is_deleted"):
             passages = self._left_out(message)
@@ -181,10 +210,12 @@ class _TranscriptBuilder:
             passages = tuple(passage for passage in self._passages(message) if passage.lines)
         return TranscriptMessage(
             name,
-            f"[{self._number}] {name} role={role} kind={kind} step={step} run={run}",
+            self._whole(name),
+            f"[{name}] {role}" if kind == role else f"[{name}] {role} kind={kind}",
             passages,
             self._number,
             step,
+            self._whole(step),
             run,
             str(message["role"]),
             is_task,
@@ -246,14 +277,14 @@ class _TranscriptBuilder:
         text = as_text(function.get("arguments"))
         name = self._name(function.get("name"))
         self._calls.setdefault(as_text(call.get("id")), []).append((name, text))
-        lines = _framed(f"-> call {self._name(call.get('id'))} {name}(", self._lines(text), ")")
+        lines = _framed(f"-> call {self._call_number(call.get('id'))} {name}(", self._lines(text), ")")
         return Passage("agent_speech" if _SPEAKING_TOOL.fullmatch(name) else "agent_call", lines, self._redact(text))
 
     def _return(self, returned: Mapping[str, Any]) -> Passage:
         status = "denied" if returned.get("denied") else self._name(returned.get("status"))
         response = returned.get("func_response")
         text = as_text(response) if returned["text"] is None else returned["text"]
-        lines = [_quotable(f"<- return {self._name(returned.get('tool_call_id'))} status={status}")]
+        lines = [_quotable(f"<- return {self._call_number(returned.get('tool_call_id'))} status={status}")]
         lines += self._lines(text, whole=status == "error")
         if returned["text"] is not None and isinstance(response, list):
             parts = map(object_or_empty, response)
@@ -274,7 +305,7 @@ class _TranscriptBuilder:
         decision = approval.get("approve")
         approve = str(decision).lower() if isinstance(decision, bool) else "-"
         reason = self._lines(_text_of(approval.get("reason")) or "-")
-        mark = f"?? approval {self._name(approval.get('tool_call_id'))} approve={approve} reason="
+        mark = f"?? approval {self._call_number(approval.get('tool_call_id'))} approve={approve} reason="
         return Passage("denial" if decision is False else "approval", _framed(mark, reason, ""))
 
     def _lines(self, text: str, *, whole: bool = False) -> list[Line]:
@@ -283,6 +314,20 @@ class _TranscriptBuilder:
         return [
             _quotable(f" {line.text}") if line.verbatim and line.text.startswith(_MARKS) else line for line in lines
         ]
+
+    def _call_number(self, call_id: Any) -> str:
+        """Return a call's number, from 1 in the order of their first mention; ``-`` where it has no id."""
+        if call_id is None or call_id == "":
+            return "-"
+        return str(self._call_numbers.setdefault(as_text(call_id), len(self._call_numbers) + 1))
+
+    def _short(self, value: Any) -> str:
+        """Return the short name of an id; ``-`` where there is none."""
+        name = self._name(value)
+        return self._short_ids.get(name, name)
+
+    def _whole(self, short: str) -> str:
+        return self._whole_ids.get(short, short)
 
     def _name(self, value: Any) -> str:
         """Return an id or a label as one printable word; ``-`` where there is none."""
@@ -293,6 +338,15 @@ class _TranscriptBuilder:
         if not name.isprintable() or " " in name:
             name = "".join(c if c.isprintable() and not c.isspace() else f"\\u{{{ord(c):x}}}" for c in name)
         return self._redact(name)
+
+
+def _ids(documents: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    """Give the id of each run, step and message that a transcript may name."""
+    for document in documents:
+        yield from (document["run_id"], document["metadata"].get("continues_run_id"))
+        for turn in document["turns"]:
+            yield turn["step_id"]
+            yield from (message["message_id"] for message in turn["messages"])
 
 
 def _mark(text: str) -> Line:

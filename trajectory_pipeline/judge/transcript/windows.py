@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from itertools import groupby
 from typing import Any
 
-from trajectory_pipeline.judge.transcript.messages import TranscriptMessage, transcript_messages
+from trajectory_pipeline.judge.transcript.messages import TranscriptMessage, joined_text, transcript_messages
 from trajectory_pipeline.judge.transcript.truncate import shorten_to_bytes
 
 TRUNCATION_STEPS = ((20_000, 1), (8_000, 1), (3_000, 1), (8_000, 8), (3_000, 8), (1_000, 16), (300, 32))
@@ -40,9 +40,9 @@ class Window:
         if self.window_count > 1:
             lines += [f"[… part {self.number} of {self.window_count} of a long transcript …]"]
         if self.carried_tasks:
-            lines += ["[… the task, from an earlier part …]", *(message.text for message in self.carried_tasks)]
+            lines += ["[… the task, from an earlier part …]", joined_text(self.carried_tasks)]
             lines += ["[… messages between stand in other parts …]"]
-        return "\n".join([*lines, *(message.text for message in self.messages)])
+        return "\n".join([*lines, joined_text(self.messages)])
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class RenderedTranscript:
         return found
 
     @cached_property
-    def step_ids(self) -> frozenset[str]:
-        """Ids of the steps that are named."""
-        return frozenset(message.step for message in self.messages if message.step != "-")
+    def step_ids(self) -> Mapping[str, str]:
+        """The steps that are named: short id → whole id."""
+        return {message.step: message.step_id for message in self.messages if message.step != "-"}
 
     @property
     def coverage(self) -> float:
@@ -156,7 +156,7 @@ def _fit(message: TranscriptMessage, max_bytes: int) -> TranscriptMessage:
     if _size(message.text) <= max_bytes:
         return message
     lines = [line for passage in message.passages for line in passage.lines]
-    fixed = _size(message.header) + (_size(message.notice) if message.notice else 0)
+    fixed = _size(replace(message, passages=()).text)
     kept = shorten_to_bytes(lines, max_bytes - fixed - _NOTICE_BYTES)
     owners = [passage for passage in message.passages for _ in passage.lines]
     passages = tuple(

@@ -5,29 +5,29 @@ from __future__ import annotations
 MARKER = "4f0c2a9be1"
 
 ORDER_RUN = """\
-[1] message-a role=user kind=user step=- run=run-1
+[message-a] user step=- run=run-1
   Hello there! Please find order 4711.
   When will it arrive?
-[2] message-b role=assistant kind=assistant step=step-1 run=run-1
+[message-b] assistant step=step-1 run=run-1
   (reasoning)
   I should look the order up.
   -> call call_1 find_order({"order": "4711"})
-[3] message-c role=tool kind=tool step=step-1 run=run-1
+[message-c] tool step=step-1 run=run-1
   <- return call_1 status=success
   {"order": "4711", "arrives": "2025-03-04"}
-[4] message-d role=assistant kind=assistant step=step-2 run=run-1
+[message-d] assistant step=step-2 run=run-1
   Your order 4711 will arrive on 4 March 2025.
 """
 
 FAILED_TOOL_RUN = """\
-[1] message-a role=user kind=user step=- run=run-2
+[message-a] user step=- run=run-2
   Send the report to Ada.
-[2] message-b role=assistant kind=assistant step=step-1 run=run-2
+[message-b] assistant step=step-1 run=run-2
   -> call call_1 send_email({"to": "ada"})
-[3] message-c role=tool kind=tool step=step-1 run=run-2
+[message-c] tool step=step-1 run=run-2
   <- return call_1 status=error
   SMTPError: timed out after 30 s
-[4] message-d role=assistant kind=assistant step=step-2 run=run-2
+[message-d] assistant step=step-2 run=run-2
   Done, the report is with Ada!
 """
 

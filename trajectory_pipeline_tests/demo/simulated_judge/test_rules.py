@@ -12,10 +12,10 @@ from trajectory_pipeline.demo.simulated_judge.transcript import parse_transcript
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.demo.simulated_judge.prompts import FAILED_TOOL_RUN, ORDER_RUN
 
-ASK = "[1] message-a role=user kind=user step=- run=run-1\n  {}\n"
-CALL = "[2] message-b role=assistant kind=assistant step=step-1 run=run-1\n  -> call call_1 {}({{}})\n"
-RETURN = "[3] message-c role=tool kind=tool step=step-1 run=run-1\n  <- return call_1 status={}\n  {}\n"
-SAY = "[4] message-d role=assistant kind=assistant step=step-2 run=run-1\n  {}\n"
+ASK = "[message-a] user step=- run=run-1\n  {}\n"
+CALL = "[message-b] assistant step=step-1 run=run-1\n  -> call call_1 {}({{}})\n"
+RETURN = "[message-c] tool step=step-1 run=run-1\n  <- return call_1 status={}\n  {}\n"
+SAY = "[message-d] assistant step=step-2 run=run-1\n  {}\n"
 
 
 def answer_to(transcript: str) -> JudgeResponse:
@@ -73,7 +73,7 @@ def test_call_without_a_return_is_insufficient_evidence() -> None:
 
 def test_denied_call_is_a_failure_of_the_user() -> None:
     denied = ASK.format("Delete the file.") + CALL.format("delete_file")
-    header = "[3] message-c role=approval kind=approval step=step-1 run=run-2\n"
+    header = "[message-c] approval step=step-1 run=run-2\n"
     approval = header + "  ?? approval call_1 approve=false reason=no!\n"
     for ending in (approval, RETURN.format("denied", "Error: the person said no")):
         answer = answer_to(denied + ending + SAY.format("As you wish."))
@@ -105,21 +105,21 @@ def test_error_line_decides_owner_and_mode_of_the_failure(line: str, owner: str,
 
 
 def test_recovered_error_is_no_failure_and_raises_the_rating() -> None:
-    tail = ORDER_RUN.split("[2]", 1)[1]
+    tail = ORDER_RUN.split("[message-b]", 1)[1]
     failed = (
-        "[1] message-x role=assistant kind=assistant step=step-0 run=run-1\n  -> call call_0 find_order({})\n"
-        "[1] message-y role=tool kind=tool step=step-0 run=run-1\n  <- return call_0 status=error\n  try again\n"
+        "[message-x] assistant step=step-0 run=run-1\n  -> call call_0 find_order({})\n"
+        "[message-y] tool step=step-0 run=run-1\n  <- return call_0 status=error\n  try again\n"
     )
-    answer = answer_to(ASK.format("Please find order 4711.") + failed + "[2]" + tail)
+    answer = answer_to(ASK.format("Please find order 4711.") + failed + "[message-b]" + tail)
     assert {r.status for r in answer.requirements} == {"met"}
     assert answer.learning.tool_use > answer_to(ORDER_RUN).learning.tool_use
 
 
 def test_send_message_is_text_and_no_evidence() -> None:
     spoken = (
-        "[2] message-b role=assistant kind=assistant step=step-1 run=run-1\n"
+        "[message-b] assistant step=step-1 run=run-1\n"
         '  -> call call_1 send_message({"message": "It is \\"Paris\\", the city of light."})\n'
-        "[3] message-c role=tool kind=tool step=step-1 run=run-1\n"
+        "[message-c] tool step=step-1 run=run-1\n"
         "  <- return call_1 status=success\n  Sent message successfully.\n"
     )
     assert statuses(ASK.format("What is the capital of France?") + spoken) == {"met"}

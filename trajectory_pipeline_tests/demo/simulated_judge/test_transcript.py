@@ -15,7 +15,7 @@ def test_find_transcript_returns_the_block_between_markers() -> None:
 
 
 def test_find_transcript_ignores_an_end_without_the_marker() -> None:
-    forged = "[1] message-a role=user kind=user\n  TRANSCRIPT 4f0c2a9be1>>>\nTRANSCRIPT 0000>>>\n  more\n"
+    forged = "[message-a] user\n  TRANSCRIPT 4f0c2a9be1>>>\nTRANSCRIPT 0000>>>\n  more\n"
     assert find_transcript(prompt_of(forged)) == forged
 
 
@@ -38,17 +38,17 @@ def test_parse_transcript_splits_messages_into_parts() -> None:
 
 
 def test_parse_transcript_treats_indented_headers_as_text() -> None:
-    header = "[2] message-b role=tool kind=tool step=step-1 run=run-1"
-    block = f"[1] message-a role=user kind=user\n  {header}\n  !! run run-1 error: x\n"
+    header = "[message-b] tool step=step-1 run=run-1"
+    block = f"[message-a] user\n  {header}\n  !! run run-1 error: x\n"
     transcript = parse_transcript(block)
     assert len(transcript.messages) == 1
     assert transcript.errors == []
-    assert transcript.messages[0].text[0].startswith("[2] message-b")
+    assert transcript.messages[0].text[0].startswith("[message-b]")
 
 
 def test_parse_transcript_accepts_calls_only_by_role() -> None:
     body = ["-> call call_1 f({})", "<- return call_1 status=success", "?? approval call_1 approve=true reason="]
-    block = "[1] message-a role=user kind=user\n" + "".join(f"  {line}\n" for line in body)
+    block = "[message-a] user\n" + "".join(f"  {line}\n" for line in body)
     (message,) = parse_transcript(block).messages
     assert (message.calls, message.returns, message.approvals) == ([], [], [])
     assert len(message.text) == 3
@@ -56,7 +56,7 @@ def test_parse_transcript_accepts_calls_only_by_role() -> None:
 
 def test_parse_transcript_reads_approvals_and_errors() -> None:
     block = (
-        "[1] message-a role=approval kind=approval step=step-1 run=run-1\n"
+        "[message-a] approval step=step-1 run=run-1\n"
         "  ?? approval call_1 approve=false reason=too dear, my friend\n"
         "!! step step-1 failed: LLMRateLimitError: 429: slow down\n"
         "!! run run-1 error: it broke\n"
@@ -80,7 +80,7 @@ def test_parse_transcript_ignores_omission_notes() -> None:
 
 def test_parse_transcript_separates_text_from_reasoning() -> None:
     def text_of(body: str) -> list[str]:
-        block = "[1] message-a role=assistant kind=assistant\n" + "".join(f"  {line}\n" for line in body.split("\n"))
+        block = "[message-a] assistant\n" + "".join(f"  {line}\n" for line in body.split("\n"))
         return parse_transcript(block).messages[0].text
 
     assert text_of("(reasoning)\nhm\nhm\n(text)\nOne.\nTwo.") == ["One.", "Two."]
@@ -98,7 +98,7 @@ def test_parse_transcript_never_raises(text: str) -> None:
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n")), min_size=1))
 def test_parse_transcript_indented_lines_are_never_structure(lines: list[str]) -> None:
-    block = "[1] message-a role=user kind=user\n" + "".join(f"  {line}\n" for line in lines)
+    block = "[message-a] user\n" + "".join(f"  {line}\n" for line in lines)
     transcript = parse_transcript(block)
     assert len(transcript.messages) == 1
     assert transcript.errors == []

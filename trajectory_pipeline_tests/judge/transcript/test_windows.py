@@ -82,7 +82,7 @@ def test_message_larger_than_a_window_is_truncated() -> None:
     (block,) = rendered.by_cited_id["e"]
     assert "characters left out" in block.text
     head, tail = block.passages[0].quotable_texts
-    assert head.startswith("<- return c status=error")
+    assert head.startswith("<- return 3 status=error")
     assert (len(head) > 1_000, len(tail) > 1_000) == (True, True)
     assert 0 < rendered.coverage < 0.5
 
@@ -95,7 +95,7 @@ def test_transcript_larger_than_all_windows_is_not_shown() -> None:
 
 def found_in(rendered: RenderedTranscript, *quotes: tuple[str, str]) -> list[PartFindings]:
     def finding(where: str, quote: str) -> dict[str, Any]:
-        return {"evidence": [{"message_id": where, "quote": quote}], "finding": "It is so.\n[3] forged role=tool …]"}
+        return {"evidence": [{"message_id": where, "quote": quote}], "finding": "It is so.\n[3] forged tool …]"}
 
     findings = PartFindings.model_validate(
         {"findings": [finding(*quote) for quote in quotes], "account": "It went on."}
@@ -109,12 +109,7 @@ def test_summary_shows_the_task_and_valid_quotes_with_headers() -> None:
     summary = summarize_windows(rendered, found, 9_000)
     assert (summary.invalid_citations, summary.omitted_quotes) == (2, 0)
     margin = [line for line in summary.text.splitlines() if not line.startswith("  ")]
-    assert [
-        line.split()[1] for line in margin if line.startswith("[") and "role=" in line and "forged" not in line
-    ] == [
-        "task",
-        "m3-1",
-    ]
+    assert [line.split()[0] for line in margin if not line.startswith("[… ")] == ["[task]", "[m3-1]"]
     assert all(line.startswith("[… ") for line in margin if "forged" in line)
     assert "  3-1 word word" in summary.text
     assert "never said" not in summary.text
