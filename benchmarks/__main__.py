@@ -26,6 +26,8 @@ MODULES = {
     "8": "imports",
     "9": "reading_back",
     "10": "judging",
+    "11": "empty_hours",
+    "12": "large_report",
 }
 
 _FILE_WIDTH = 150

@@ -14,6 +14,7 @@ _CHANGED = {
     "run_id": "'run-' || md5('run' || n)::uuid",
     "trajectory_id": "md5('trajectory' || n)::uuid::text",
     "agent_id": f"'agent-' || md5('agent' || n %% {AGENTS})::uuid",
+    "agent_name": f"agent_name || ' ' || n %% {AGENTS}",
     "end_time": "ended",
     "start_time": "ended - duration_ns / 1000 * interval '1 microsecond'",
     "partition_key": "to_char(ended AT TIME ZONE 'UTC', 'YYYY-MM-DD-HH24:00')",
@@ -50,3 +51,23 @@ def multiply(connection: psycopg.Connection, rows: int) -> None:
             [first, last, there, there],
         )
     connection.execute("VACUUM (ANALYZE) trajectory.trajectories")
+
+
+def multiply_verdicts(connection: psycopg.Connection, rows: int) -> None:
+    """Give each trajectory that ``multiply`` made the verdict of the one that it was made from."""
+    names = [
+        str(row[0])
+        for row in connection.execute(
+            "SELECT column_name FROM information_schema.columns"
+            " WHERE table_schema = 'trajectory' AND table_name = 'verdicts'"
+        )
+    ]
+    made = "'run-' || md5('run' || n)::uuid"
+    chosen = ", ".join({"run_id": made}.get(name, f"v.{name}") for name in names)
+    connection.execute(
+        f"INSERT INTO trajectory.verdicts ({', '.join(names)}) SELECT {chosen} FROM generate_series(1, %s) n"
+        f" JOIN trajectory.trajectories t ON t.run_id = {made}"
+        " JOIN trajectory.verdicts v ON v.content_digest = t.content_digest".encode(),
+        [rows],
+    )
+    connection.execute("VACUUM (ANALYZE) trajectory.verdicts")

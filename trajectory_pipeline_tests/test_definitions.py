@@ -112,6 +112,7 @@ def test_schedules_and_sensors_run_only_with_capture_enabled(*, enabled: bool) -
         "closed_hour",
         "daily_completeness",
         "daily_dagster_retention",
+        "daily_history_checks",
         "daily_report",
         "daily_retention",
         "empty_hour_sensor",
@@ -202,18 +203,26 @@ def test_source_tables_show_the_columns_that_are_read(graph: AssetGraph) -> None
         assert {"id", "created_at"} <= {column.name for column in schema.columns}
 
 
-def test_only_the_row_count_check_is_blocking(graph: AssetGraph) -> None:
+def test_checks_block_only_where_a_fault_would_spread(graph: AssetGraph) -> None:
     found = {key.to_user_string(): graph.get_check_spec(key).blocking for key in graph.asset_check_keys}
     assert found == {
         "letta/runs:completeness": False,
+        "terminal_runs:schema_is_as_declared": True,
+        "terminal_runs:run_ids_are_unique": True,
         "trajectories:row_counts_match": True,
         "trajectories:no_quarantined_runs": False,
+        "trajectories:schema_is_as_declared": True,
+        "trajectories:run_ids_are_unique": False,
         "refined_outcomes:no_failed_verdicts": False,
         "refined_outcomes:no_abandoned_verdicts": False,
+        "refined_outcomes:cost_is_under_cap": False,
+        "refined_outcomes:schema_is_as_declared": False,
+        "refined_outcomes:run_ids_are_unique": False,
         "trajectory_report:outcome_mix_is_stable": False,
         "trajectory_report:tool_error_rate_is_stable": False,
         "trajectory_report:judge_agrees_with_heuristic": False,
         "trajectory_report:verdict_error_rate": False,
+        "trajectory_report:run_ids_are_unique": False,
     }
 
 
@@ -225,10 +234,13 @@ def test_completeness_check_runs_in_its_own_job_only() -> None:
     assert checked["completeness_job"] == {"completeness"}
 
 
-def test_history_checks_run_with_the_report_only() -> None:
+def test_history_checks_run_in_a_job_without_the_report() -> None:
+    """The report needs an extra; the checks do not."""
     jobs = {job.name: job for job in build_defs(make_settings()).resolve_all_job_defs()}
     checked = {name: {key.name for key in job.asset_layer.asset_graph.asset_check_keys} for name, job in jobs.items()}
-    assert "outcome_mix_is_stable" in checked["report_job"]
+    assert "outcome_mix_is_stable" in checked["history_checks_job"]
+    assert checked["report_job"] == set()
+    assert jobs["history_checks_job"].asset_layer.executable_asset_keys == set()
     assert "outcome_mix_is_stable" not in checked["trajectory_job"]
 
 

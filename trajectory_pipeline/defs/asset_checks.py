@@ -1,6 +1,7 @@
 """Asset checks: their names, and their results from what the pipeline counted.
 
-Dagster stores a check of a range run without a partition, so the results name the bad partitions.
+Dagster stores a check of a range run without a partition, so the results name the bad partitions. A check that fails
+has the metadata ``what_to_do``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from trajectory_pipeline.defs.metadata import bullet_list, count_table, markdown_table
+from trajectory_pipeline.defs.metadata import budget_table, bullet_list, count_table, markdown_table
+from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
+    from trajectory_pipeline.budget.caps import Cap, SpendTotals
     from trajectory_pipeline.pipeline.reconcile_counts import Reconciliation
+    from trajectory_pipeline.storage.declared_schema import SchemaDifference
     from trajectory_pipeline.storage.postgres.verdict_status import AbandonedVerdict
 
 ROW_COUNTS = dg.AssetCheckSpec(
@@ -39,6 +43,96 @@ ABANDONED_VERDICTS = dg.AssetCheckSpec(
     description="No verdict failed so often that the sensor stopped retrying it (TRAJECTORY_JUDGE_GIVE_UP_AFTER). Fix"
     " the cause that its error class names, then materialize its partition.",
 )
+COST = dg.AssetCheckSpec(
+    "cost_is_under_cap",
+    asset=REFINED_OUTCOMES.name,
+    description="What was spent is at most each cap that is set. Only a provider that bills more than was reserved, or"
+    " a cap that was lowered, can make it fail.",
+)
+SCHEMA_NAME = "schema_is_as_declared"
+UNIQUE_NAME = "run_ids_are_unique"
+_RUNBOOK = "See docs/runbook.md, section Checks."
+
+
+def schema_spec(asset: str, *, blocking: bool) -> dg.AssetCheckSpec:
+    """Return the check of an asset's files and tables against the declaration; it blocks where the next stage reads."""
+    return dg.AssetCheckSpec(
+        SCHEMA_NAME,
+        asset=asset,
+        blocking=blocking,
+        description="Files, and tables in Postgres, have the columns, types and keys of the data dictionary.",
+    )
+
+
+def unique_spec(asset: str, *, blocking: bool = False) -> dg.AssetCheckSpec:
+    """Return the check that each run is in one partition of an asset, once."""
+    where = "in the partition's file" if asset == TERMINAL_RUNS.name else "in Parquet and in Postgres"
+    return dg.AssetCheckSpec(
+        UNIQUE_NAME, asset=asset, blocking=blocking, description=f"Each run is there once {where}."
+    )
+
+
+def what_to_do(text: str) -> dict[str, dg.MetadataValue[Any]]:
+    """Return the metadata that says how to mend what a check found."""
+    return {"what_to_do": dg.MetadataValue.md(f"{text} {_RUNBOOK}")}
+
+
+def schema(asset: str, differences: "Sequence[SchemaDifference]") -> dg.AssetCheckResult:
+    """Return whether nothing differs from the declaration; columns more than declared only warn."""
+    only_extra = all(difference.extra for difference in differences)
+    advice = what_to_do(
+        "Table: run `trajectory-pipeline migrate`, and undo changes that were made by hand. File: materialize its"
+        " partition again with `force`."
+    )
+    sentences = list(map(str, differences))
+    return dg.AssetCheckResult(
+        asset_key=dg.AssetKey(asset),
+        check_name=SCHEMA_NAME,
+        passed=not differences,
+        severity=dg.AssetCheckSeverity.WARN if only_extra else dg.AssetCheckSeverity.ERROR,
+        description=summarize(sentences) or "as declared",
+        metadata={"differences": bullet_list(sentences), **advice} if sentences else {},
+    )
+
+
+def unique(asset: str, repeated: Mapping[str, str]) -> dg.AssetCheckResult:
+    """Return whether no run is there more than once; ``repeated`` says of each where it is."""
+    first = next((f": first {run_id}, {where}" for run_id, where in repeated.items()), "")
+    advice = what_to_do(
+        "Materialize the partitions that are named again, with `force`; restore the primary key of the table if it is"
+        " missing."
+    )
+    return dg.AssetCheckResult(
+        asset_key=dg.AssetKey(asset),
+        check_name=UNIQUE_NAME,
+        passed=not repeated,
+        description=f"{pluralize(len(repeated), 'run')} more than once{first}" if repeated else "each run once",
+        metadata={"repeated": len(repeated)}
+        | ({"runs": bullet_list(list(repeated), repeated), **advice} if repeated else {}),
+    )
+
+
+def cost(caps: "Sequence[tuple[Cap, SpendTotals]]", above_reservation: Sequence[str]) -> dg.AssetCheckResult:
+    """Return whether what was spent is at most each cap; ``above_reservation`` names the calls that cost too much."""
+    exceeded = [
+        f"{cap}: {cap.format_amount(cap.amount_of(totals.spent))} spent"
+        for cap, totals in caps
+        if cap.amount_of(totals.spent) > cap.limit
+    ]
+    advice = what_to_do(
+        "Nothing more is asked under such a cap. If calls are listed, their provider bills more than its prices or"
+        " limits say: correct `TRAJECTORY_PRICES`. If none is, the cap was lowered. See docs/budget.md."
+    )
+    return dg.AssetCheckResult(
+        check_name=COST.name,
+        passed=not exceeded,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="; ".join(exceeded) or (f"{pluralize(len(caps), 'cap')} kept" if caps else "no cap is set"),
+        metadata={
+            **({"budget": budget_table(caps)} if caps else {}),
+            **({"calls_above_their_reservation": bullet_list(above_reservation), **advice} if exceeded else {}),
+        },
+    )
 
 
 def row_counts(reconciliations: "Sequence[Reconciliation]") -> dg.AssetCheckResult:
@@ -49,6 +143,7 @@ def row_counts(reconciliations: "Sequence[Reconciliation]") -> dg.AssetCheckResu
         side: {name: sum(getattr(reconciliation, side)[name] for reconciliation in reconciliations) for name in names}
         for side in ("raw", "parquet", "postgres")
     }
+    advice = what_to_do("Materialize `trajectories` of the partitions that are named again, with `force`.")
     return dg.AssetCheckResult(
         check_name=ROW_COUNTS.name,
         passed=not differences,
@@ -58,26 +153,31 @@ def row_counts(reconciliations: "Sequence[Reconciliation]") -> dg.AssetCheckResu
             # As numbers too, which Dagster plots.
             **totals["raw"],
             "counts": markdown_table(["side", *names], [(side, *counts.values()) for side, counts in totals.items()]),
-            **({"differences": bullet_list(differences)} if differences else {}),
+            **({"differences": bullet_list(differences), **advice} if differences else {}),
         },
     )
 
 
 def quarantine(run_ids: Sequence[str]) -> dg.AssetCheckResult:
     """Return whether no run was quarantined."""
-    return _warning(QUARANTINE, len(run_ids), "run", "quarantined", {"runs": bullet_list(run_ids)})
+    advice = what_to_do("Read the reasons: `SELECT run_id, json_path, error FROM trajectory.quarantine`.")
+    return _warning(QUARANTINE, len(run_ids), "run", "quarantined", {"runs": bullet_list(run_ids), **advice})
 
 
-def failed_verdicts(errors: Mapping[str, int]) -> dg.AssetCheckResult:
-    """Return whether no verdict failed, from the number of failures by error class."""
-    listed = {"errors": count_table(errors, "error_class")}
+def failed_verdicts(errors: Mapping[str, int], run_ids: Mapping[str, str]) -> dg.AssetCheckResult:
+    """Return whether no verdict failed, from the number of failures by error class, and the class of each run."""
+    advice = what_to_do("`trajectory-pipeline explain RUN_ID` shows what came back. Fix what the error class names.")
+    listed = {"errors": count_table(errors, "error_class"), "runs": bullet_list(list(run_ids), run_ids), **advice}
     return _warning(FAILED_VERDICTS, sum(errors.values()), "verdict", "failed", listed)
 
 
 def abandoned_verdicts(verdicts: "Sequence[AbandonedVerdict]") -> dg.AssetCheckResult:
     """Return whether no verdict was abandoned."""
     runs = [f"{one.run_id}: {one.error_class}, failed {pluralize(one.failures, 'time')}" for one in verdicts]
-    return _warning(ABANDONED_VERDICTS, len(verdicts), "verdict", "abandoned", {"runs": bullet_list(runs)})
+    advice = what_to_do(
+        "Fix the cause that the error class names, then materialize `refined_outcomes` of the partition."
+    )
+    return _warning(ABANDONED_VERDICTS, len(verdicts), "verdict", "abandoned", {"runs": bullet_list(runs), **advice})
 
 
 def summarize(differences: Sequence[str]) -> str:

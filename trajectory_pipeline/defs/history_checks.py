@@ -1,6 +1,7 @@
-"""Asset checks over the last weeks, which run with the daily report: drift, failed verdicts, and disagreement.
+"""Asset checks over many partitions, and their daily job: drift, failed verdicts, disagreement, and repeated runs.
 
 They are of the report, because a check runs with each materialization of its asset, and a partition says nothing here.
+Their job does not make the report, which needs an extra.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from trajectory_pipeline.defs import asset_checks
 from trajectory_pipeline.defs.assets.trajectory_report import REPORT
+from trajectory_pipeline.defs.jobs.daily import ScheduledJob, scheduled_daily
 from trajectory_pipeline.defs.metadata import bullet_list, markdown_table
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.errors import PipelineError
@@ -17,6 +20,8 @@ from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.quality.drift import ALPHA, MIN_RUNS, MIN_SHIFT, find_drift
 from trajectory_pipeline.quality.intervals import wilson_interval
 from trajectory_pipeline.schema.enums import VerdictStatus
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
@@ -54,20 +59,44 @@ VERDICT_ERRORS = dg.AssetCheckSpec(
 )
 
 
-def build_history_checks() -> dg.AssetChecksDefinition:
-    """Return the checks; they look at whole days that are over."""
+UNIQUE = asset_checks.unique_spec(REPORT)
+_SPECS = (OUTCOME_MIX, TOOL_ERRORS, DISAGREEMENT, VERDICT_ERRORS, UNIQUE)
+JOB_NAME = "history_checks_job"
 
-    @dg.multi_asset_check(name="history_checks", specs=[OUTCOME_MIX, TOOL_ERRORS, DISAGREEMENT, VERDICT_ERRORS])
+
+def build_history_checks_job(settings: Settings) -> ScheduledJob:
+    """Return the job that runs the checks, and its daily schedule, which runs by default where capture is enabled."""
+    job = dg.define_asset_job(
+        JOB_NAME,
+        selection=dg.AssetSelection.checks(*(spec.key for spec in _SPECS)),
+        description="Compares the last weeks, and looks for runs that are in two partitions.",
+    )
+    return scheduled_daily(job, "05:10", running=settings.capture.enabled)
+
+
+def build_history_checks() -> dg.AssetChecksDefinition:
+    """Return the checks. Those over weeks look at whole days that are over, the one of repeated runs at every file."""
+
+    @dg.multi_asset_check(name="history_checks", specs=_SPECS)
     def history_checks(storage: StorageResource) -> Iterator[dg.AssetCheckResult]:
+        from trajectory_pipeline.pipeline.repeated_runs import find_repeated_runs
+        from trajectory_pipeline.storage.parquet.cleanup import hours_with_folders
         from trajectory_pipeline.storage.postgres.mixes import count_mixes
 
         end = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         first, recent_first, after_last = map(partition_key, (end - RECENT - EARLIER, end - RECENT, end))
         try:
-            categories = count_mixes(storage.sinks().postgres, first, recent_first, after_last, _LISTED)
+            with storage.sinks().pooled() as sinks:
+                categories = count_mixes(sinks.postgres, first, recent_first, after_last, _LISTED)
+                hours = hours_with_folders(sinks.parquet, TRAJECTORIES)
+                # A run that moved is in both files until the one that it left is materialized again.
+                waiting = sinks.postgres.invalidations(list(map(partition_key, hours)))
+                settled = [hour for hour in hours if partition_key(hour) not in waiting]
+                repeated = find_repeated_runs(TRAJECTORIES, settled, sinks)
         except PipelineError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
         yield from evaluate(categories)
+        yield asset_checks.unique(REPORT, repeated)
 
     return history_checks
 
@@ -154,6 +183,9 @@ def _judged_share(verdicts: "Mapping[str, Category]") -> float:
 def _result(
     spec: dg.AssetCheckSpec, *, passed: bool, description: str, run_ids: Sequence[str], metadata: Mapping[str, Any]
 ) -> dg.AssetCheckResult:
+    advice = asset_checks.what_to_do(
+        "Read the runs that are named: `trajectory-pipeline explain RUN_ID`, and compare the periods in the report."
+    )
     listed = {"first_runs": bullet_list(run_ids)} if run_ids else {}
     return dg.AssetCheckResult(
         asset_key=spec.asset_key,
@@ -161,5 +193,5 @@ def _result(
         passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
         description=description,
-        metadata={**metadata, **listed},
+        metadata={**metadata, **listed, **({} if passed else advice)},
     )

@@ -118,12 +118,13 @@ def materializations(instance: dg.DagsterInstance, asset: str) -> dict[str, Mapp
     }
 
 
-def check_evaluations(instance: dg.DagsterInstance, run_id: str) -> dict[str, Any]:
-    """Return the evaluations of a run's asset checks, by name."""
-    return {
-        entry.dagster_event.event_specific_data.check_name: entry.dagster_event.event_specific_data
+def check_evaluations(instance: dg.DagsterInstance, run_id: str, asset: str | None = None) -> dict[str, Any]:
+    """Return the evaluations of a run's asset checks, by name; of one asset, or of all."""
+    found = [
+        entry.dagster_event.event_specific_data
         for entry in instance.all_logs(run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION)
-    }
+    ]
+    return {check.check_name: check for check in found if asset in (None, check.asset_key.to_user_string())}
 
 
 def step_failure(instance: dg.DagsterInstance, run_id: str, asset: str) -> Any:

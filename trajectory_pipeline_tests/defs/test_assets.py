@@ -150,6 +150,9 @@ def test_range_run_records_its_checks(day: Day) -> None:
         "no_quarantined_runs": True,
         "no_failed_verdicts": True,
         "no_abandoned_verdicts": True,
+        "cost_is_under_cap": True,
+        "schema_is_as_declared": True,
+        "run_ids_are_unique": True,
     }
     assert found["row_counts_match"].description == "24 partitions with equal counts in raw rows, Parquet and Postgres"
     totals = [line.split("|")[2:5] for line in found["row_counts_match"].metadata["counts"].value.splitlines()[2:]]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -24,7 +25,7 @@ _LISTED_KEYS = 24
 def materialize_partitions(
     context: dg.AssetExecutionContext,
     materialize: Callable[[datetime], Metadata],
-    check_results: Callable[[], Sequence[dg.AssetCheckResult]] = list,
+    check_results: Callable[[Sequence[datetime]], Sequence[dg.AssetCheckResult]],
 ) -> MaterializeResults:
     """Materialize each partition of the run. One that fails does not affect the others.
 
@@ -32,7 +33,7 @@ def materialize_partitions(
     by one before the step fails. Dagster then runs no downstream step, not even for the good partitions; the refinement
     sensor finds those.
 
-    ``materialize`` returns an hour's metadata; ``check_results`` is called after all partitions.
+    ``materialize`` returns an hour's metadata; ``check_results`` is called after all partitions, with the good ones.
 
     Raises:
         dagster.Failure: some partitions failed; the text lists them.
@@ -69,11 +70,19 @@ def materialize_partitions(
     if failed:
         _log_materializations(context, done)
         if done:
-            _log_checks(context, check_results())
+            with suppress(PipelineError):
+                _log_checks(context, check_results(list(map(parse_partition_key, done))))
         raise _failure(failed, len(keys)) from unexpected
+    try:
+        results = check_results(list(map(parse_partition_key, done)))
+    except PipelineError as error:
+        _log_materializations(context, done)
+        raise dg.Failure(
+            f"{pluralize(len(done), 'partition')} done, and not checked: {error}", allow_retries=False
+        ) from None
     for key, metadata in done.items():
         context.add_asset_metadata(metadata, partition_key=key)
-    yield dg.MaterializeResult(check_results=check_results())
+    yield dg.MaterializeResult(check_results=results)
 
 
 def _log_materializations(context: dg.AssetExecutionContext, done: Mapping[str, Metadata]) -> None:

@@ -1,7 +1,9 @@
 """Asset ``refined_outcomes``: a verdict on each trajectory, in Postgres and Parquet."""
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -12,11 +14,15 @@ from trajectory_pipeline.defs.launch_config import RefinementConfig, require_pol
 from trajectory_pipeline.defs.metadata import preview_metadata, refined_outcomes_metadata
 from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import parse_partition_key
+from trajectory_pipeline.partition_keys import parse_partition_key, partition_key
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES, VERDICT_ATTEMPTS, VERDICTS
 from trajectory_pipeline.settings import Settings
 
+if TYPE_CHECKING:
+    from trajectory_pipeline.budget.caps import Cap, SpendTotals
+
+_LISTED_CALLS = 10
 PUBLISH_ONLY_TAG = "trajectory/publish_only"
 """Tag of a Dagster run that writes files from stored verdicts and asks no judge."""
 
@@ -32,7 +38,7 @@ def refinement_batch(backfill_batch: int) -> int:
 
 
 def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
-    """Return the asset, with the checks of failed and abandoned verdicts."""
+    """Return the asset, with the checks of its verdicts, cost, columns and ids."""
     disabled = settings.judge.disabled_reason
     notice = f"\n\n**Not requested automatically.** {disabled}" if disabled else ""
     lookback = timedelta(days=settings.judge.lookback_days)
@@ -49,7 +55,13 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
         description=REFINED_OUTCOMES.description + notice,
         deps=[TRAJECTORIES.name],
         kinds={"parquet", "postgres", "openai"},
-        check_specs=[asset_checks.FAILED_VERDICTS, asset_checks.ABANDONED_VERDICTS],
+        check_specs=[
+            asset_checks.FAILED_VERDICTS,
+            asset_checks.ABANDONED_VERDICTS,
+            asset_checks.COST,
+            asset_checks.schema_spec(REFINED_OUTCOMES.name, blocking=False),
+            asset_checks.unique_spec(REFINED_OUTCOMES.name),
+        ],
     )
     def refined_outcomes(
         context: dg.AssetExecutionContext,
@@ -60,6 +72,10 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
     ) -> MaterializeResults:
         from trajectory_pipeline.pipeline.judge import JudgingRun
         from trajectory_pipeline.pipeline.pending_verdicts import find_abandoned_verdicts
+        from trajectory_pipeline.pipeline.repeated_runs import find_repeated_runs
+        from trajectory_pipeline.storage.declared_schema import schema_differences
+        from trajectory_pipeline.storage.postgres.spend_ledger import day_of
+        from trajectory_pipeline.storage.postgres.summaries import calls_above_reservation, failed_verdicts
 
         hours = [parse_partition_key(key) for key in context.partition_keys]
         try:
@@ -81,10 +97,12 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
         except PipelineError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
         errors: Counter[str] = Counter()
+        caps: dict[tuple[str, str], tuple[Cap, SpendTotals]] = {}
 
         def publish(hour: datetime) -> Metadata:
             result = judging.publish(hour)
             errors.update(result.errors)
+            caps.update({(cap.name, cap.label): (cap, totals) for cap, totals in result.caps})
             if result.cut_prompts:
                 context.log.warning(
                     f"By its own token counts, the judge's server did not read {result.cut_prompts} of its prompts to"
@@ -96,14 +114,25 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
                 **preview_metadata(judging.storage.parquet, REFINED_OUTCOMES, hour),
             }
 
-        def check_results() -> list[dg.AssetCheckResult]:
+        def check_results(done: Sequence[datetime]) -> list[dg.AssetCheckResult]:
+            database = judging.storage.postgres
             abandoned = find_abandoned_verdicts(
-                judging.storage.postgres,
+                database,
                 judging.judge.policy,
                 ended_since=datetime.now(UTC) - lookback,
                 give_up_after=settings.judge.give_up_after,
             )
-            return [asset_checks.failed_verdicts(errors), asset_checks.abandoned_verdicts(abandoned)]
+            failed = failed_verdicts(database, list(map(partition_key, done))) if errors else {}
+            above = calls_above_reservation(database, day_of(database.now()), _LISTED_CALLS)
+            differences = schema_differences(judging.storage, REFINED_OUTCOMES, done, [VERDICTS, VERDICT_ATTEMPTS])
+            repeated = find_repeated_runs(REFINED_OUTCOMES, done, judging.storage)
+            return [
+                asset_checks.failed_verdicts(errors, failed),
+                asset_checks.abandoned_verdicts(abandoned),
+                asset_checks.cost(list(caps.values()), above),
+                asset_checks.schema(REFINED_OUTCOMES.name, differences),
+                asset_checks.unique(REFINED_OUTCOMES.name, repeated),
+            ]
 
         yield from materialize_partitions(context, publish, check_results)
 

@@ -1,9 +1,11 @@
 """Asset ``terminal_runs``: raw rows of a partition, captured from Letta into Parquet."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import dagster as dg
 
+from trajectory_pipeline.defs import asset_checks
 from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.stage import stage_asset
@@ -16,7 +18,7 @@ from trajectory_pipeline.settings import Settings
 
 
 def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
-    """Return the asset."""
+    """Return the asset, with the checks of its files."""
 
     @stage_asset(
         settings,
@@ -28,12 +30,18 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
         partitions_per_run=settings.dagster.backfill_batch,
         deps=SOURCE_TABLES,
         kinds={"parquet"},
+        check_specs=[
+            asset_checks.schema_spec(TERMINAL_RUNS.name, blocking=True),
+            asset_checks.unique_spec(TERMINAL_RUNS.name, blocking=True),
+        ],
     )
     def terminal_runs(
         context: dg.AssetExecutionContext, config: CaptureConfig, letta: LettaResource, storage: StorageResource
     ) -> MaterializeResults:
         from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
         from trajectory_pipeline.pipeline.deletion_guard import ACCEPT_DELETIONS_TAG
+        from trajectory_pipeline.pipeline.repeated_runs import find_repeated_runs
+        from trajectory_pipeline.storage.declared_schema import schema_differences
 
         require_valid_config(context.run.run_config)
         accept_deletions = config.accept_deletions or context.run.tags.get(ACCEPT_DELETIONS_TAG) == "true"
@@ -55,6 +63,12 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
                     context.log.warning(result.corrupt_file.sentence(partition_key(hour)))
                 return {**terminal_runs_metadata(result), **preview_metadata(sinks.parquet, TERMINAL_RUNS, hour)}
 
-            yield from materialize_partitions(context, materialize)
+            def check_results(hours: Sequence[datetime]) -> list[dg.AssetCheckResult]:
+                return [
+                    asset_checks.schema(TERMINAL_RUNS.name, schema_differences(sinks, TERMINAL_RUNS, hours)),
+                    asset_checks.unique(TERMINAL_RUNS.name, find_repeated_runs(TERMINAL_RUNS, hours, sinks)),
+                ]
+
+            yield from materialize_partitions(context, materialize, check_results)
 
     return terminal_runs

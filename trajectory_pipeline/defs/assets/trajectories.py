@@ -1,5 +1,6 @@
 """Asset ``trajectories``: raw rows converted to one row per run, in Parquet and Postgres."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import dagster as dg
@@ -10,13 +11,14 @@ from trajectory_pipeline.defs.assets.stage import stage_asset
 from trajectory_pipeline.defs.launch_config import ConversionConfig, require_valid_config
 from trajectory_pipeline.defs.metadata import preview_metadata, trajectories_metadata
 from trajectory_pipeline.defs.resources import StorageResource
+from trajectory_pipeline.schema.bookkeeping import QUARANTINE
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.settings import Settings
 
 
 def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
-    """Return the asset, with the checks of its counts and its quarantine."""
+    """Return the asset, with the checks of its counts, quarantine, columns and ids."""
 
     @stage_asset(
         settings,
@@ -28,13 +30,20 @@ def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[s
         postgres_table=TRAJECTORIES.name,
         deps=[TERMINAL_RUNS.name],
         kinds={"parquet", "postgres"},
-        check_specs=[asset_checks.ROW_COUNTS, asset_checks.QUARANTINE],
+        check_specs=[
+            asset_checks.ROW_COUNTS,
+            asset_checks.QUARANTINE,
+            asset_checks.schema_spec(TRAJECTORIES.name, blocking=True),
+            asset_checks.unique_spec(TRAJECTORIES.name),
+        ],
     )
     def trajectories(
         context: dg.AssetExecutionContext, config: ConversionConfig, storage: StorageResource
     ) -> MaterializeResults:
         from trajectory_pipeline.pipeline.convert import materialize_trajectories
         from trajectory_pipeline.pipeline.reconcile_counts import Reconciliation, reconcile_partition
+        from trajectory_pipeline.pipeline.repeated_runs import find_repeated_runs
+        from trajectory_pipeline.storage.declared_schema import schema_differences
 
         require_valid_config(context.run.run_config)
         reconciliations: list[Reconciliation] = []
@@ -48,8 +57,14 @@ def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[s
                 quarantined.extend(run.run_id for run in result.quarantined)
                 return {**trajectories_metadata(result), **preview_metadata(sinks.parquet, TRAJECTORIES, hour)}
 
-            def check_results() -> list[dg.AssetCheckResult]:
-                return [asset_checks.row_counts(reconciliations), asset_checks.quarantine(quarantined)]
+            def check_results(hours: Sequence[datetime]) -> list[dg.AssetCheckResult]:
+                differences = schema_differences(sinks, TRAJECTORIES, hours, [TRAJECTORIES, QUARANTINE])
+                return [
+                    asset_checks.row_counts(reconciliations),
+                    asset_checks.quarantine(quarantined),
+                    asset_checks.schema(TRAJECTORIES.name, differences),
+                    asset_checks.unique(TRAJECTORIES.name, find_repeated_runs(TRAJECTORIES, hours, sinks)),
+                ]
 
             yield from materialize_partitions(context, materialize, check_results)
 

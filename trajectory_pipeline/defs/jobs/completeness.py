@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from trajectory_pipeline.defs.asset_checks import summarize
+from trajectory_pipeline.defs.asset_checks import summarize, what_to_do
 from trajectory_pipeline.defs.jobs.daily import ScheduledJob, scheduled_daily
 from trajectory_pipeline.defs.metadata import bullet_list
 from trajectory_pipeline.defs.resources import LettaResource, StorageResource
@@ -40,6 +40,10 @@ def build_completeness_check(settings: Settings) -> dg.AssetChecksDefinition:
 
         report = check_completeness(letta.source(), storage.sinks(), CompletenessScope.from_settings(settings))
         stuck = [f"{run.run_id} {run.status} for {run.age.total_seconds() / 3600:.0f} hours" for run in report.stuck]
+        advice = what_to_do(
+            "Where capture is enabled, wait for the sensor. Else `trajectory-pipeline materialize --partition KEY` for"
+            " each partition that is named."
+        )
         return dg.AssetCheckResult(
             passed=not report.differences,
             severity=dg.AssetCheckSeverity.WARN,
@@ -53,7 +57,7 @@ def build_completeness_check(settings: Settings) -> dg.AssetChecksDefinition:
                 "runs_after_now": len(report.misdated.after_now),
                 "runs_without_time": len(report.misdated.without_time),
                 **{name: bullet_list(run_ids) for name, run_ids in asdict(report.misdated).items() if run_ids},
-                **({"differences": bullet_list(report.differences)} if report.differences else {}),
+                **({"differences": bullet_list(report.differences), **advice} if report.differences else {}),
                 **({"stuck": bullet_list(stuck)} if stuck else {}),
             },
         )

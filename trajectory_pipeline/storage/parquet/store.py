@@ -274,6 +274,18 @@ class ParquetStore:
             with filesystem.open(path, "rb") as handle:
                 return int(pq.read_metadata(handle).num_rows)
 
+    def column_types(self, table: Table, hour: datetime) -> dict[str, str] | None:
+        """Return the columns of a partition's file with their Arrow types, from its footer; None without a file."""
+        with self.reading(table, hour) as (filesystem, path):
+            if not filesystem.exists(path):
+                return None
+            with filesystem.open(path, "rb") as handle:
+                # Parquet names the items of a list otherwise than Arrow.
+                return {
+                    field.name: str(field.type).replace("list<element: ", "list<item: ")
+                    for field in pq.read_schema(handle)
+                }
+
     def filesystem(self, table: Table, hour: datetime) -> tuple[fsspec.AbstractFileSystem, str]:
         """Return the filesystem of a partition's file, and its path there."""
         return filesystems.filesystem_of(self.uri, self.target(table, hour))

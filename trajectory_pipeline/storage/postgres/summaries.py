@@ -125,6 +125,42 @@ def quarantined_runs(database: TrajectoryDatabase, partition_keys: Sequence[str]
     return [QuarantinedRun(**row) for row in rows]
 
 
+def partitions_of_runs(database: TrajectoryDatabase, run_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Return the partition of each of these runs' rows in ``trajectories``; a run without a row is left out."""
+    rows = database.rows(
+        "SELECT run_id, array_agg(partition_key ORDER BY partition_key) AS keys FROM trajectory.trajectories"
+        " WHERE run_id = ANY(%s) GROUP BY 1",
+        [list(run_ids)],
+    )
+    return {row["run_id"]: row["keys"] for row in rows}
+
+
+def failed_verdicts(database: TrajectoryDatabase, partition_keys: Sequence[str]) -> dict[str, str]:
+    """Return the error class of each run of these partitions whose verdict failed or is invalid, sorted by run id."""
+    rows = database.rows(
+        "SELECT run_id, error_class FROM trajectory.outcomes WHERE partition_key = ANY(%s)"
+        " AND verdict_status IN ('failed', 'quarantined') ORDER BY 1",
+        [list(partition_keys)],
+    )
+    return {row["run_id"]: row["error_class"] for row in rows}
+
+
+def calls_above_reservation(database: TrajectoryDatabase, budget_day: str, most: int) -> list[str]:
+    """Return a sentence for each call of a UTC day that cost more than was reserved for it, the worst first."""
+    rows = database.rows(
+        "SELECT run_id, reserved_usd, cost_usd, reserved_tokens, input_tokens + output_tokens AS tokens"
+        " FROM trajectory.verdict_attempts WHERE budget_day = %s"
+        " AND (cost_usd > reserved_usd OR input_tokens + output_tokens > reserved_tokens)"
+        " ORDER BY cost_usd - reserved_usd DESC NULLS LAST, run_id LIMIT %s",
+        [budget_day, most],
+    )
+    return [
+        f"{row['run_id']}: {row['cost_usd']} USD and {row['tokens']} tokens, where {row['reserved_usd']} USD and"
+        f" {row['reserved_tokens']} tokens were reserved"
+        for row in rows
+    ]
+
+
 def verdict_counts(database: TrajectoryDatabase, partition_keys: Sequence[str]) -> list[VerdictCount]:
     """Count the trajectories of these partitions by verdict status and error class, the most frequent first."""
     rows = database.rows(
