@@ -43,6 +43,7 @@ def measure(bench: Bench) -> Result:
                     "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
                     "DAGSTER_PG_URL": sqlalchemy_url(storage_url, "psycopg2"),
                     "DAGSTER_HOME": "",
+                    "DAGSTER_EVENT_BATCH_SIZE": "100",
                     "TRAJECTORY_DATA_FOLDER": str(sinks.folder.with_name(f"{sinks.folder.name}_data")),
                 },
             )

@@ -125,7 +125,14 @@ def test_materialization_shows_counts_preview_and_query(page: Page, demonstratio
 def test_automation_page_lists_schedules_and_sensors(page: Page) -> None:
     page.goto("/automation")
     for name in (
-        *("closed_hour", "daily_completeness", "daily_history_checks", "daily_report", "daily_retention", "daily_dagster_retention"),
+        *(
+            "closed_hour",
+            "daily_completeness",
+            "daily_history_checks",
+            "daily_report",
+            "daily_retention",
+            "daily_dagster_retention",
+        ),
         *("capture_sensor", "refinement_sensor", "reconciliation_sensor", "empty_hour_sensor", "failure_notice_sensor"),
     ):
         page.get_by_text(name, exact=True).first.wait_for()

@@ -341,6 +341,8 @@ def test_range_with_missing_raw_rows_fails_that_partition_only(
     assert {name: check.passed for name, check in found.items()} == {
         "row_counts_match": True,
         "no_quarantined_runs": True,
+        "schema_is_as_declared": True,
+        "run_ids_are_unique": True,
     }
     assert found["row_counts_match"].description == "3 partitions with equal counts in raw rows, Parquet and Postgres"
 

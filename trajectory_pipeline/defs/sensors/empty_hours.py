@@ -7,6 +7,7 @@ a ledger entry. A run that appears in it later makes it stale, and the capture s
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import dagster as dg
 
@@ -93,14 +94,30 @@ def find_empty_hours(source: "LettaSource", storage: "Storage", hours: Sequence[
 
 
 def report_empty_hours(instance: dg.DagsterInstance, assets: Mapping[datetime, Sequence[dg.AssetKey]]) -> None:
-    """Report these hours as materialized with no rows, each for its assets."""
-    for hour, keys in assets.items():
-        for asset in keys:
-            instance.report_runless_asset_event(
-                dg.AssetMaterialization(
-                    asset,
-                    partition=partition_key(hour),
-                    description="No run ended in this hour. Nothing was written.",
-                    metadata={"empty": True, "dagster/partition_row_count": 0},
-                )
+    """Report these hours as materialized with no rows, each for its assets.
+
+    In batches, where DAGSTER_EVENT_BATCH_SIZE allows: one by one, a year takes many times as long. A batch is of one
+    asset, because Dagster updates only the asset of a batch's last event.
+    """
+    from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata, StepMaterializationData
+    from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
+
+    for asset in sorted({key for keys in assets.values() for key in keys}):
+        hours = [hour for hour, keys in assets.items() if asset in keys]
+        batch = str(uuid4())
+        for hour in hours:
+            materialization = dg.AssetMaterialization(
+                asset,
+                partition=partition_key(hour),
+                description="No run ended in this hour. Nothing was written.",
+                metadata={"empty": True, "dagster/partition_row_count": 0},
+            )
+            instance.report_dagster_event(
+                DagsterEvent(
+                    dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+                    RUNLESS_JOB_NAME,
+                    event_specific_data=StepMaterializationData(materialization),
+                ),
+                RUNLESS_RUN_ID,
+                batch_metadata=DagsterEventBatchMetadata(batch, is_end=hour == hours[-1]),
             )

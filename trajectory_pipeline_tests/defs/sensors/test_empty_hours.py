@@ -48,6 +48,17 @@ def test_empty_hours_are_reported_and_busy_ones_are_not(sample: Settings, instan
     assert instance.get_runs() == []
 
 
+@pytest.mark.parametrize("batch_size", ["0", "1", "7", "1000"])
+def test_empty_hours_are_reported_at_any_batch_size(
+    judged: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, batch_size: str
+) -> None:
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", batch_size)
+    tick(change_settings(judged, capture__start=START), instance)
+    for asset in (*ASSETS, "refined_outcomes"):
+        assert set(materializations(instance, asset)) == keys(EMPTY)
+        assert instance.get_materialized_partitions(dg.AssetKey(asset)) == keys(EMPTY)
+
+
 def test_empty_hours_are_reported_once(sample: Settings, instance: dg.DagsterInstance) -> None:
     tick(sample, instance)
     reported = len(instance.fetch_materializations(dg.AssetKey("terminal_runs"), limit=1000).records)
