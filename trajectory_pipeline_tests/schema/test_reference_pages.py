@@ -65,3 +65,15 @@ def test_main_with_folder_writes_both_pages(tmp_path: Path, capsys: pytest.Captu
     assert {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "docs").iterdir()} == pages()
     assert main([]) == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_runbook_quotes_words_that_the_code_says() -> None:
+    """A symptom in quotes is searched for: it must be what is printed."""
+    runbook = (DOCS / "runbook.md").read_text()
+    code = "".join(path.read_text() for path in (DOCS.parent / "trajectory_pipeline").rglob("*.py"))
+    # Sentences are split over lines of the code.
+    said = re.sub(r'"\s+f?"', "", code)
+    quoted = re.findall(r'"([^"]+)"', "\n".join(line for line in runbook.splitlines() if line.startswith("| ")))
+    pieces = [piece.strip(" ,.:") for phrase in quoted for piece in phrase.split("…")]
+    assert len(pieces) > 20
+    assert [piece for piece in pieces if piece not in said] == []
