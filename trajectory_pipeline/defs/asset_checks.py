@@ -160,7 +160,7 @@ def row_counts(reconciliations: "Sequence[Reconciliation]") -> dg.AssetCheckResu
 
 def quarantine(run_ids: Sequence[str]) -> dg.AssetCheckResult:
     """Return whether no run was quarantined."""
-    advice = what_to_do("Read the reasons: `SELECT run_id, json_path, error FROM trajectory.quarantine`.")
+    advice = what_to_do("Read the reasons in the table `trajectory.quarantine`: query 1 there.")
     return _warning(QUARANTINE, len(run_ids), "run", "quarantined", {"runs": bullet_list(run_ids), **advice})
 
 
