@@ -109,9 +109,7 @@ def _svg(chart: alt.Chart | alt.LayerChart, height: int | None = None) -> str:
         .configure_axis(
             labelColor=_TEXT, titleColor=_TEXT, gridColor=_GRID, domainColor=_GRID, tickColor=_GRID, titleFontWeight=400
         )
-        .configure_legend(
-            labelColor=_TEXT, titleColor=_TEXT, orient="bottom", titleFontWeight=400, columnPadding=24
-        )
+        .configure_legend(labelColor=_TEXT, titleColor=_TEXT, orient="bottom", titleFontWeight=400, columnPadding=24)
         .configure_view(strokeWidth=0)
         .to_dict()
     )
