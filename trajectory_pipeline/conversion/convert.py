@@ -22,7 +22,7 @@ from trajectory_pipeline.schema.types import ListOf, Struct, Type
 
 _LOG = logging.getLogger(__name__)
 
-CONVERSION_VERSION = 2
+CONVERSION_VERSION = 3
 """Raise it by one whenever the same raw rows give other trajectories: in a column, a document or a Parquet file.
 
 Every partition of an older version is stale and is rebuilt when it is materialized again. Leave it alone where only

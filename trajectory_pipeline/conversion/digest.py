@@ -7,16 +7,21 @@ hold whole is written from them; an entry of any other shape is written as JSON 
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import islice
-from typing import Any
+from typing import Any, cast
+
+import pyarrow as pa
 
 from trajectory_pipeline.conversion.messages import approval_of, part_of, tool_call_of, tool_return_of
 from trajectory_pipeline.lossless_json import canonical_json
+from trajectory_pipeline.schema.raw import CONTEXT
 
 Row = Mapping[str, Any]
 
 _FLAGS = {None: None, True: "true", False: "false"}
 _TEXTS_AT_ONCE = 500
+_CONTEXT_FIELDS = tuple(column.name for column in CONTEXT.fields)
 
 NOTHING_ESCAPED = "escaped"
 """Canonical text of a run in which no text was escaped."""
@@ -101,6 +106,25 @@ def approval_text(row: Row) -> str:
     if row["json"] is not None:
         return _json_text(approval_of(row))
     return length_prefixed(row["type"], row["tool_call_id"], _FLAGS[row["approve"]], row["reason"])
+
+
+def context_digest(context: Row | None) -> str | None:
+    """Return the SHA-256 (hex) of a run's context (``schema.raw.CONTEXT``): with it, too, a verdict changes."""
+    return None if context is None else sha256_of([length_prefixed(*(context[name] for name in _CONTEXT_FIELDS))])
+
+
+def context_digests(contexts: "pa.Array[Any]") -> list[str | None]:
+    """Return the digest of each of many contexts, which are mostly equal: see ``context_digest``."""
+    # Texts are compared in Arrow, and made Python strings once each.
+    fields = [cast(pa.StructArray, contexts).field(name).dictionary_encode() for name in _CONTEXT_FIELDS]
+    texts: list[list[str | None]] = [[*field.dictionary.to_pylist(), None] for field in fields]
+    indexes = zip(*(field.indices.fill_null(-1).to_pylist() for field in fields), strict=True)
+
+    @cache
+    def digest(at: tuple[int, ...]) -> str:
+        return sha256_of([length_prefixed(*(of_field[index] for of_field, index in zip(texts, at, strict=True)))])
+
+    return [digest(at) if valid else None for at, valid in zip(indexes, contexts.is_valid().to_pylist(), strict=True)]
 
 
 def _json_text(value: dict[str, Any]) -> str:

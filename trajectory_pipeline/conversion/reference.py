@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any
 
-from trajectory_pipeline.conversion.digest import content_digest
+from trajectory_pipeline.conversion.digest import content_digest, context_digest
 from trajectory_pipeline.conversion.messages import MESSAGE_COLUMNS, convert_message, reply_convention
 from trajectory_pipeline.conversion.outcome_rules import LastStep
 from trajectory_pipeline.conversion.signals import argument_text
@@ -147,6 +147,7 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
         "end_time": completed,
         "turns": turns,
         "context": raw["context"],
+        "context_digest": context_digest(raw["context"]),
         "deleted_at": raw["deleted_at"],
         "erased": bool(raw.get("erased")),
     }

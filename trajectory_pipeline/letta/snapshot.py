@@ -31,7 +31,7 @@ from trajectory_pipeline.schema.raw import (
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.urls import describe_postgres
 
-CAPTURE_VERSION = 1
+CAPTURE_VERSION = 2
 """Raise it by one whenever the same source gives other rows, or another Parquet file, of ``terminal_runs``.
 
 Every captured partition of an older version is stale and is read again when it is materialized. Leave it alone where

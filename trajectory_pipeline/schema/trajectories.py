@@ -22,7 +22,7 @@ from trajectory_pipeline.schema.types import (
     tokens,
 )
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 """Version of the trajectory's schema.
 
 Raise it when a column is added, renamed or retyped, or when the same source rows give another value in any column
@@ -360,6 +360,14 @@ TRAJECTORIES = Table(
             Column("updated_at", TIMESTAMP, "When its content last changed."),
         ),
         Column("erased", BOOL, "Whether content deleted at the source was erased here (then `[erased]` or null)."),
+        Column(
+            "context_digest",
+            STRING,
+            "SHA-256 (hex) of `context`, which a verdict depends on too.",
+            null="nothing was found, or written by an older version",
+            source="context",
+            since="2",
+        ),
     ),
     indexes=(
         ("partition_key",),
@@ -369,5 +377,6 @@ TRAJECTORIES = Table(
         ("execution_status", "end_time"),
         ("continues_run_id",),
         ("trajectory_id",),
+        ("agent_id", "conversation_id", "start_time"),
     ),
 )

@@ -34,7 +34,7 @@ VERDICTS = Table(
         Column(
             "verdict_key",
             STRING,
-            "SHA-256 (hex) of the digests of all runs shown, the policy, and a repetition above 0.",
+            "SHA-256 (hex) of the digests of all that is shown, the policy, and a repetition above 0.",
             key=True,
         ),
         Column("policy_id", STRING, "The policy: see the table `policies`."),
@@ -187,8 +187,8 @@ VERDICTS = Table(
         Column(
             "shown_run_ids",
             STRINGS,
-            "Runs sent to the judge: the earlier ones of the chain, then this one.",
-            source="trajectories.run_id, trajectories.continues_run_id",
+            "Runs sent to the judge: earlier ones of the conversation, those of the chain, then this one.",
+            source="trajectories.run_id, trajectories.conversation_id, trajectories.continues_run_id",
         ),
         Column(
             "shown_digests",
@@ -235,6 +235,14 @@ VERDICTS = Table(
                 " makes others, to see how far a judge agrees with itself.",
                 unit="times before",
             ),
+        ),
+        Column(
+            "context_coverage",
+            JSON,
+            "What was shown beside the transcript: where instructions, memory and tools come from (`source`), and of"
+            " each, and of the earlier turns of the conversation, how much there is and how much was shown.",
+            null=_NOT_SHOWN,
+            source="trajectories.context, trajectories.turns",
         ),
     ),
     indexes=(("policy_id", "verdict_status"), ("partition_key",), ("outcome",)),

@@ -10,7 +10,7 @@ import pytest
 from trajectory_pipeline.schema.arrow import arrow_schema, arrow_type
 from trajectory_pipeline.schema.raw import SOURCE_TABLES
 from trajectory_pipeline.schema.tables import TABLES
-from trajectory_pipeline.schema.trajectories import TRAJECTORIES, TURN
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES, TURN
 from trajectory_pipeline.schema.types import (
     Column,
     ListOf,
@@ -85,7 +85,7 @@ def test_column_has_a_sentence_as_its_description(table: Table) -> None:
         assert column.description.endswith("."), path
         assert "|" not in column.null, path
         assert not column.null.endswith("."), path
-        assert column.since == "1", path
+        assert 1 <= int(column.since) <= int(SCHEMA_VERSION), path
         assert column.sinks, path
     assert table.description
     assert table.row
@@ -139,7 +139,16 @@ def structs_of_turn() -> dict[str, Column]:
 
 
 def test_scalar_column_of_a_trajectory_has_a_document_path() -> None:
-    absent = {"escaped", "content_digest", "schema_version", "signals_version", "partition_key", "deleted_at", "erased"}
+    absent = {
+        "escaped",
+        "content_digest",
+        "context_digest",
+        "schema_version",
+        "signals_version",
+        "partition_key",
+        "deleted_at",
+        "erased",
+    }
     for column in TRAJECTORIES.in_sink(Sink.PARQUET):
         assert (column.document is None) == (column.name in absent | {"context"}), column.name
     places = [column.document for column in TRAJECTORIES.columns if column.document]

@@ -21,6 +21,7 @@ RELEASED = {
     "0003_sources.py": "698307b12b38e1787b64751686a98a0c8741669ded033194148c693888a981c7",
     "0004_repetitions.py": "4c184396c4987f7d792b55f2cb6e2d83a2a25d02c6ce4bbd7a867491614b95d5",
     "0005_labels.py": "826e88ee0053739711661eb9b328bcbb1c33b06ea3b975df9f45ce5dda6ead71",
+    "0006_context.py": "d38edb9ef08257ccf1a4bade47f1f224360af6326bd8f5ef177feb89b5136b3c",
 }
 """Digest of every revision that was released, by file. Add to it; never change what is here."""
 

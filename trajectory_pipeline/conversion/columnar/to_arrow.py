@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from trajectory_pipeline.conversion.columnar.decode import DecodedEntries
 from trajectory_pipeline.conversion.columnar.runs import ColumnarRun, ColumnarRuns, ColumnarTurn
+from trajectory_pipeline.conversion.digest import context_digests
 from trajectory_pipeline.conversion.messages import MESSAGE_COLUMNS
 from trajectory_pipeline.conversion.reference import AGENT_COLUMNS, METRICS_COLUMNS, RUN_COLUMNS, STEP_COLUMNS
 from trajectory_pipeline.conversion.usage import TOKEN_COLUMNS
@@ -39,6 +40,7 @@ def trajectories_batch(converted: ColumnarRuns, runs: Sequence[ColumnarRun]) -> 
         **{name: _taken(raw.runs.arrays[source], indexes) for name, source in RUN_COLUMNS.items()},
         "end_time": _taken(raw.runs.arrays["completed_at"], indexes),
         **{name: _taken(raw.agents.arrays[source], indexes) for name, source in AGENT_COLUMNS.items()},
+        "context_digest": pa.array(context_digests(_taken(batch.column("context"), indexes)), pa.string()),
         "erased": _flags(_taken(batch.column("erased"), indexes)),
         "turns": _nested(
             [len(run.turns) for run in runs], _turns(converted, [turn for run in runs for turn in run.turns])
