@@ -194,6 +194,19 @@ def test_publication_drops_a_run_deleted_at_the_source(captured: Pipeline, judge
     assert_healed(captured, judge)
 
 
+def test_publication_keeps_a_verdict_until_it_is_renewed(captured: Pipeline) -> None:
+    """What comes before a run changed: it is judged again, and until then file and view show the same verdict."""
+    captured.refine_range(HOURS)
+    first, second = sorted(captured.run_ids(HOURS[0]))[:2]
+    captured.do(f"UPDATE trajectory.trajectories SET continues_run_id = '{first}' WHERE run_id = '{second}'")
+    assert pending(captured).partition_keys == KEYS[:1]
+    publish(captured)
+    held = {row["run_id"]: row["verdict_key"] for row in captured.parquet(REFINED_OUTCOMES, HOURS[0])}
+    shown = captured.ask("SELECT run_id, verdict_key FROM trajectory.outcomes WHERE partition_key = %s", KEYS[0])
+    assert held == {row["run_id"]: row["verdict_key"] for row in shown}
+    assert second in held
+
+
 def test_publication_of_another_policy_waits_for_its_verdicts(captured: Pipeline, judge: SimulatedJudge) -> None:
     captured.refine_range(HOURS)
     assert pending(captured).unpublished == []

@@ -30,7 +30,9 @@ class _SinkConnection(psycopg.Connection[Any]):
             self.rollback()
         if not self.closed and self.pgconn.transaction_status == TransactionStatus.IDLE:
             with _POOL_LOCK:
-                self.pool.append(self)
+                # Closing a connection twice does nothing; one that is in the pool twice would have two users.
+                if self not in self.pool:
+                    self.pool.append(self)
         else:
             super().close()
 

@@ -108,15 +108,20 @@ _VERDICT_STATE: LiteralString = (
     "jsonb_build_array(v.run_id, v.verdict_key, v.verdict_status, v.outcome, v.error_class, v.erased,"
     " extract(epoch FROM v.updated_at))::text"
 )
+# As the view ``outcomes`` shows it: until a trajectory is judged with what now comes before it, its last verdict stays.
+_SHOWN: LiteralString = """keyed k CROSS JOIN LATERAL (
+    SELECT v.* FROM trajectory.verdicts v WHERE v.run_id = k.run_id AND v.policy_id = %(policy)s
+        AND v.content_digest = k.content_digest AND v.repetition = k.repetition
+    ORDER BY v.updated_at DESC, v.verdict_key LIMIT 1
+) v"""
 _STORED: LiteralString = f"""
-SELECT v.*, {_VERDICT_STATE} AS state FROM keyed k
-JOIN trajectory.verdicts v ON v.run_id = k.run_id AND v.verdict_key = k.verdict_key ORDER BY v.run_id COLLATE "C"
+SELECT v.*, {_VERDICT_STATE} AS state FROM {_SHOWN} ORDER BY v.run_id COLLATE "C"
 """
 _UNPUBLISHED: LiteralString = f"""
 , stored AS (
     SELECT k.partition_key, encode(sha256(convert_to(
         string_agg({_VERDICT_STATE}, E'\\n' ORDER BY v.run_id COLLATE "C"), 'UTF8')), 'hex') AS digest
-    FROM keyed k JOIN trajectory.verdicts v ON v.run_id = k.run_id AND v.verdict_key = k.verdict_key GROUP BY 1
+    FROM {_SHOWN} GROUP BY 1
 )
 SELECT partition_key FROM stored s FULL JOIN (
     SELECT * FROM trajectory.partitions WHERE asset = 'refined_outcomes' AND partition_key = ANY(%(keys)s)
