@@ -201,6 +201,9 @@ class JudgeSettings(_Group):
 
     model: OptionalText = setting("TRAJECTORY_JUDGE_MODEL")
     """Model that judges. Unset: no judge; trajectories are captured but not judged."""
+    policy_file: Path | None = setting("TRAJECTORY_JUDGE_POLICY")
+    """Policy file (.toml or .json) that names several judges, or samples of one, and how their votes are combined; it
+    goes before TRAJECTORY_JUDGE_MODEL. Unset: one judge."""
     api_key: OptionalSecret = setting("OPENAI_API_KEY")
     """API key of the judge's provider. Not needed where OPENAI_BASE_URL is set."""
     base_url: OptionalHttpUrl = setting("OPENAI_BASE_URL", repr=False)
@@ -239,8 +242,15 @@ class JudgeSettings(_Group):
     up to a day); an asset check lists these. Default 10."""
 
     @property
+    def name(self) -> str:
+        """The model, or the policy file, for people."""
+        return str(self.policy_file or self.model)
+
+    @property
     def disabled_reason(self) -> str | None:
         """Why there is no judge, as a sentence that says what to set; None where there is one."""
+        if self.policy_file is not None:
+            return None
         if self.model is None:
             return (
                 "No judge is configured: set TRAJECTORY_JUDGE_MODEL (and OPENAI_API_KEY, or OPENAI_BASE_URL for your"

@@ -135,7 +135,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
 def _start_judge(stack: ExitStack, settings: Settings) -> None:
     """Use the judge that the settings name; without one, start the scripted one."""
     if settings.judge.disabled_reason is None:
-        err.print(f"Judge: {settings.judge.model}, from the settings")
+        err.print(f"Judge: {settings.judge.name}, from the settings")
         return
     with step("Scripted judge (it gives labels that a person wrote, and is no model; prices are made up)"):
         judge = stack.enter_context(SimulatedJudge.start())

@@ -41,7 +41,7 @@ def command(port: int) -> None:
     out.print(f"  Source    {describe_postgres(databases.letta_url)}")
     out.print(f"  Postgres  {describe_postgres(databases.database_url)}, schema trajectory")
     out.print(f"  Parquet   {opened.storage.parquet.shown_uri}")
-    out.print(f"  Judge     {settings.judge.disabled_reason or settings.judge.model}")
+    out.print(f"  Judge     {settings.judge.disabled_reason or settings.judge.name}")
     if unknown:
         err.print(f"The source has unknown columns, which are not read: {', '.join(unknown)}")
     if not settings.capture.enabled:

@@ -11,6 +11,7 @@ import click
 from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.databases import require_dagster_driver
+from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.defs.sensors.capture import RECENT
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.fingerprint import fingerprints
@@ -77,8 +78,7 @@ def _findings() -> Iterator[_Finding]:
     if settings.judge.disabled_reason:
         yield _Finding("judge", settings.judge.disabled_reason, _ADVICE)
     else:
-        text = f"{settings.judge.model} at {without_credentials(settings.judge.base_url or 'OpenAI')}; not called"
-        yield _Finding("judge", text)
+        yield from _until_error("judge", _judge, opened)
 
 
 def _until_error(
@@ -88,6 +88,12 @@ def _until_error(
         yield from check(opened)
     except PipelineError as error:
         yield _Finding(subject, str(error), _WRONG)
+
+
+def _judge(opened: Connections) -> Iterator[_Finding]:
+    settings = opened.settings
+    for judge in judge_config(settings.judge, settings.privacy, settings.budget).asked:
+        yield _Finding("judge", f"{judge.model} at {without_credentials(judge.base_url)}; not called")
 
 
 def _source(opened: Connections) -> Iterator[_Finding]:

@@ -2,6 +2,7 @@
 
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TextIO
 
 import click
@@ -21,13 +22,25 @@ _SHOWN_IDS = 5
 @click.command("judge-panel")
 @click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
 @click.option("--runs", "runs_file", type=click.File(), metavar="FILE", help="Run ids, one a line; - for stdin.")
-@click.option("--model", help="Judge with this model instead of TRAJECTORY_JUDGE_MODEL.")
+@click.option("--model", help="Judge with this model instead of the one that is set.")
+@click.option(
+    "--policy",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Judge as this policy file says, instead of TRAJECTORY_JUDGE_POLICY.",
+)
 @click.option(
     "--repetitions", type=click.IntRange(1, 100), default=1, show_default=True, help="Verdicts of each run in the end."
 )
 @click.option("--dry-run", is_flag=True, help="Only estimate calls and cost.")
 def command(
-    run_ids: tuple[str, ...], runs_file: TextIO | None, model: str | None, repetitions: int, *, dry_run: bool
+    run_ids: tuple[str, ...],
+    runs_file: TextIO | None,
+    model: str | None,
+    policy: Path | None,
+    repetitions: int,
+    *,
+    dry_run: bool,
 ) -> None:
     """Judge given runs under any policy, once or again and again, within the caps.
 
@@ -45,12 +58,14 @@ def command(
               2  settings, sinks or judge are at fault
     """  # noqa: D301 - \b keeps click from rewrapping the text
     panel = list(dict.fromkeys([*run_ids, *_lines(runs_file)]))
+    if model and policy:
+        raise PipelineError("Give either --model or --policy: a policy file names its models.")
     if not panel:
         raise PipelineError("No run is named: give run ids, or a file of them with --runs.")
     opened = open_connections()
-    settings = opened.settings
+    settings, changed = opened.settings, bool(model or policy)
     judge = judge_config(
-        settings.judge.model_copy(update={"model": model}) if model else settings.judge,
+        settings.judge.model_copy(update={"model": model, "policy_file": policy}) if changed else settings.judge,
         settings.privacy,
         settings.budget,
     )

@@ -4,6 +4,7 @@ Dagster rebuilds a resource from its fields for every run, and shows these field
 resource needs is a field, and a value that may hold a secret is an ``EnvVar``, which each run reads.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,17 +90,18 @@ def judge_config(judge: JudgeSettings, privacy: PrivacySettings, budget: BudgetS
 
     Raises:
         JudgeError: no judge is configured; the text says what to set.
-        SettingsError: the price table cannot be read.
+        SettingsError: the price table or the policy file cannot be read.
     """
     from trajectory_pipeline.budget.caps import Budget
     from trajectory_pipeline.budget.prices import load_prices
     from trajectory_pipeline.judge.access_lists import JudgeAccessList
     from trajectory_pipeline.judge.config import OPENAI_URL, JudgeConfig
+    from trajectory_pipeline.judge.policy_file import load_policy_file, with_policy
 
-    if judge.disabled_reason or judge.model is None:
-        raise JudgeError(judge.disabled_reason or "No judge is configured.")
-    return JudgeConfig(
-        model=judge.model,
+    if judge.disabled_reason:
+        raise JudgeError(judge.disabled_reason)
+    base = JudgeConfig(
+        model=judge.model or "",
         base_url=judge.base_url or OPENAI_URL,
         # The client insists on a key, which a server of one's own may not need.
         api_key=judge.api_key.get_secret_value() if judge.api_key else "not-needed",
@@ -127,6 +129,7 @@ def judge_config(judge: JudgeSettings, privacy: PrivacySettings, budget: BudgetS
             allow_unpriced=budget.allow_unpriced,
         ),
     )
+    return base if judge.policy_file is None else with_policy(base, load_policy_file(judge.policy_file), os.environ)
 
 
 def build_resources(settings: Settings) -> dict[str, "dg.ConfigurableResource[object]"]:

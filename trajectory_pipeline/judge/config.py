@@ -1,10 +1,11 @@
 """Which judge is called, how, for whose trajectories, and within which budget."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from trajectory_pipeline.budget.caps import Budget, Cost
 from trajectory_pipeline.judge.access_lists import UNRESTRICTED, JudgeAccessList
-from trajectory_pipeline.judge.policy import PROCESS_KEY, RefinementPolicy
+from trajectory_pipeline.judge.policy import PROCESS_KEY, RefinementPolicy, VoterPolicy, VotingRule
 from trajectory_pipeline.schema.enums import RedactionMode, ResponseFormatChoice
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -28,6 +29,8 @@ class JudgeConfig:
         local_only: whether only a server on this machine may be called.
         concurrency: calls in flight at once.
         redaction_key: of placeholders; None for the one in the database.
+        voters: the judges that vote, where the policy has several votes; the other fields are then those of the first.
+        rule: how their votes are combined.
     """
 
     model: str
@@ -49,23 +52,52 @@ class JudgeConfig:
     redaction_key: bytes | None = field(default=None, repr=False)
     access: JudgeAccessList = UNRESTRICTED
     budget: Budget = field(default_factory=Budget)
+    voters: tuple["Voter", ...] = ()
+    rule: VotingRule = field(default_factory=VotingRule)
 
     @property
     def policy(self) -> RefinementPolicy:
         """The part that a verdict depends on."""
         return RefinementPolicy(
-            self.model,
+            " + ".join(voter.label for voter in self.voters) or self.model,
             self.temperature,
             self.max_prompt_tokens,
             self.max_response_tokens,
             self.redaction,
             self.redaction_key or PROCESS_KEY,
+            tuple(VoterPolicy(voter.judge.policy, voter.samples, voter.escalated) for voter in self.voters),
+            self.rule,
         )
+
+    @property
+    def asked(self) -> "Sequence[JudgeConfig]":
+        """The judge of each vote that a verdict may take: this one alone where nobody votes."""
+        return [voter.judge for voter in self.voters for _ in range(voter.samples)] or [self]
+
+    def with_redaction_key(self, key: bytes) -> "JudgeConfig":
+        """Return the same judge with a key of placeholders, its voters too."""
+        voters = tuple(replace(voter, judge=voter.judge.with_redaction_key(key)) for voter in self.voters)
+        return replace(self, redaction_key=key, voters=voters)
 
     def max_call_cost(self, prompt_tokens: int, answer_tokens: int) -> Cost:
         """Return what a call costs at most, or calls of so many tokens; see ``Budget.max_call_cost``."""
         return self.budget.max_call_cost(self.model, self.base_url, prompt_tokens, answer_tokens)
 
     def require_price(self) -> None:
-        """Raise JudgeError where the model has no known price, and that is not allowed."""
-        self.budget.require_price(self.model, self.base_url)
+        """Raise JudgeError where a model has no known price, and that is not allowed."""
+        for judge in self.asked:
+            judge.budget.require_price(judge.model, judge.base_url)
+
+
+@dataclass(frozen=True)
+class Voter:
+    """A judge that votes, how often it does, and whether only after an escalation."""
+
+    judge: JudgeConfig
+    samples: int = 1
+    escalated: bool = False
+
+    @property
+    def label(self) -> str:
+        """The model, and how often it votes."""
+        return self.judge.model if self.samples == 1 else f"{self.judge.model} ×{self.samples}"

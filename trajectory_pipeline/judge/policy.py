@@ -11,10 +11,38 @@ from trajectory_pipeline.judge.prompt import PROMPT_VERSION, RUBRIC_VERSION
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION
 from trajectory_pipeline.judge.response_schema import RESPONSE_SCHEMA_VERSION
 from trajectory_pipeline.judge.transcript.messages import RENDERER_VERSION
-from trajectory_pipeline.schema.enums import RedactionMode
+from trajectory_pipeline.schema.enums import CombineBy, EscalateWhen, RedactionMode
 
 PROCESS_KEY = secrets.token_bytes(32)
 """Key of placeholders where no other is given: they are the same within this process alone."""
+
+
+VOTING_VERSION = "1"
+"""Goes up with any change of how votes are combined."""
+
+
+@dataclass(frozen=True)
+class VotingRule:
+    """How the votes of several judges become one verdict; see ``judge.votes``.
+
+    Attributes:
+        combine: what is decided by majority.
+        escalate_when: the escalated judges are asked where one of these holds.
+        unsure_below: the bound of ``unsure``.
+    """
+
+    combine: CombineBy = CombineBy.OUTCOME
+    escalate_when: tuple[EscalateWhen, ...] = ()
+    unsure_below: float | None = None
+
+
+@dataclass(frozen=True)
+class VoterPolicy:
+    """The policy of one judge that votes, how often it does, and whether only after an escalation."""
+
+    policy: "RefinementPolicy"
+    samples: int
+    escalated: bool
 
 
 @dataclass(frozen=True)
@@ -22,6 +50,7 @@ class RefinementPolicy:
     """Judge model and parameters, and the versions of all that shapes its response.
 
     ``max_prompt_tokens``, an estimate, decides what is shortened. ``redaction_key`` is not a part of the policy.
+    Where several judges vote, ``voters`` has the policy of each, under which its votes are stored.
     """
 
     model: str
@@ -30,10 +59,23 @@ class RefinementPolicy:
     max_response_tokens: int = 8000
     redact: RedactionMode = RedactionMode.SECRETS
     redaction_key: bytes = field(default=PROCESS_KEY, repr=False, compare=False)
+    voters: tuple[VoterPolicy, ...] = ()
+    rule: VotingRule = field(default_factory=VotingRule)
 
     @property
     def definition(self) -> dict[str, Any]:
         """Every part, by name: the whole of what the policy's id is made of."""
+        if self.voters:
+            return {
+                "judges": [
+                    {"policy": voter.policy.definition, "samples": voter.samples, "escalated": voter.escalated}
+                    for voter in self.voters
+                ],
+                "combine": self.rule.combine,
+                "escalate_when": sorted(self.rule.escalate_when),
+                "unsure_below": self.rule.unsure_below,
+                "voting": VOTING_VERSION,
+            }
         return {
             "model": self.model,
             "parameters": {

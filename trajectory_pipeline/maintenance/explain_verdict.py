@@ -94,7 +94,10 @@ def _policy(policy: RefinementPolicy | None, verdict: Mapping[str, Any] | None) 
     """Return the policy that a verdict was reached under, as far as this version knows its parts."""
     if verdict is None or verdict["definition"] is None:
         return policy
-    definition, parameters = verdict["definition"], verdict["definition"].get("parameters") or {}
+    definition = verdict["definition"]
+    if "judges" in definition:
+        definition = definition["judges"][0]["policy"]
+    parameters = definition.get("parameters") or {}
     redaction = definition.get("redaction")
     return RefinementPolicy(
         definition["model"],

@@ -117,7 +117,7 @@ class JudgingRun:
         """
         if not self.publish_only:
             self.judge.require_price()
-        judge = replace(self.judge, redaction_key=redaction_key(self.storage.postgres, self.judge.redaction_key))
+        judge = self.judge.with_redaction_key(redaction_key(self.storage.postgres, self.judge.redaction_key))
         policy = judge.policy
         for hour in hours:
             key = partition_key(hour)

@@ -1,12 +1,13 @@
-"""Judges given trajectories with one judge: opens what a worker needs, and runs it to its end."""
+"""Judges given trajectories, with one judge or with all that vote: opens what a worker needs, and runs it."""
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.pipeline.judge_worker import JudgeWorker, JudgingStats
+from trajectory_pipeline.pipeline.voting import Unfinished, Voting
 from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
@@ -24,13 +25,33 @@ def judge_candidates(
     progress: Callable[[str], None],
     stats: Mapping[str, JudgingStats],
     on_complete: Callable[[str], None] = lambda _: None,
-) -> tuple[Collection[JudgingCandidate], Exception | None]:
+) -> Unfinished:
     """Judge each of them; returns those that are left without a verdict, and the error that ended it, if any.
 
     The judge's redaction key must be resolved. For the other arguments see ``JudgeWorker``.
     """
     if not candidates:
         return (), None
+    if judge.voters:
+
+        def judge_alone(
+            votes: Sequence[JudgingCandidate],
+            voter: JudgeConfig,
+            voter_stats: Mapping[str, JudgingStats],
+            on_votes: Callable[[str], None],
+        ) -> Unfinished:
+            return judge_candidates(
+                votes,
+                storage,
+                voter,
+                verdicts=verdicts,
+                materialization_id=materialization_id,
+                progress=progress,
+                stats=voter_stats,
+                on_complete=on_votes,
+            )
+
+        return Voting(candidates, storage, judge, verdicts, stats, judge_alone, on_complete).run()
     limit = RateLimit(
         without_credentials(judge.base_url), judge.model, judge.requests_per_minute, judge.tokens_per_minute
     )

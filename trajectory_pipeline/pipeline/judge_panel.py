@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import uuid4
 
 from trajectory_pipeline.judge.config import JudgeConfig
@@ -57,7 +57,7 @@ def judge_panel(
         JudgeError: the model has no known price, and that is not allowed.
     """
     judge.require_price()
-    judge = replace(judge, redaction_key=redaction_key(storage.postgres, judge.redaction_key))
+    judge = judge.with_redaction_key(redaction_key(storage.postgres, judge.redaction_key))
     policy = judge.policy
     stats: defaultdict[str, JudgingStats] = defaultdict(JudgingStats)
     with open_verdicts(storage.postgres) as verdicts:
@@ -84,9 +84,12 @@ def judge_panel(
             raise error
         stored = verdicts.verdicts([one.key for one in panel]).values()
     found = {one.run_id for one in panel}
+    total = JudgingStats()
+    for done in stats.values():
+        total.add(done)
     return PanelResult(
         policy.policy_id,
-        sum(stats.values(), JudgingStats()),
+        total,
         Counter(row["verdict_status"] for row in stored),
         Counter(row["outcome"] for row in stored if row["outcome"] is not None),
         len(panel) - len(due),

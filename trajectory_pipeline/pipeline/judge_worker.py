@@ -94,13 +94,11 @@ class JudgingStats:
     deferred: Counter[str] = field(default_factory=Counter)
     claimed_elsewhere: int = 0
 
-    def __add__(self, other: "JudgingStats") -> "JudgingStats":
-        """Return what both did."""
-        both = JudgingStats()
-        for name, value in vars(both).items():
+    def add(self, other: "JudgingStats") -> None:
+        """Count what another one did as well."""
+        for name, value in vars(JudgingStats()).items():
             mine, others = getattr(self, name), getattr(other, name)
-            setattr(both, name, mine | others if isinstance(value, set) else mine + others)
-        return both
+            setattr(self, name, mine | others if isinstance(value, set) else mine + others)
 
     def add_calls(self, calls: Collection[CallRecord]) -> None:
         """Count the calls that were made for one verdict."""
@@ -293,7 +291,9 @@ class JudgeWorker:
             finally:
                 stats.add_calls(calls.by_id.values())
                 await calls.release_lost()
-            await self._save({**self._identity(candidate), **calls.model_columns(), **verdict})
+            await self._save(
+                {**verdict_identity(candidate, self._policy.policy_id), **calls.model_columns(), **verdict}
+            )
 
     async def _reach_verdict(
         self, candidate: JudgingCandidate, session: JudgeSession, calls: VerdictCalls, until_stored: AsyncExitStack
@@ -329,23 +329,25 @@ class JudgeWorker:
         except RedactionTimeoutError:  # of a smaller prompt
             return _too_slow()
 
-    def _identity(self, candidate: JudgingCandidate) -> Row:
-        return {
-            "run_id": candidate.run_id,
-            "verdict_key": candidate.verdict_key,
-            "policy_id": self._policy.policy_id,
-            "repetition": candidate.repetition,
-            "partition_key": candidate.partition_key,
-            "content_digest": candidate.content_digest,
-            "simulated": False,
-            "shown_run_ids": list(candidate.shown_run_ids),
-            "shown_digests": [*candidate.earlier_digests, candidate.content_digest],
-            "erased": False,
-        }
-
     def _save_verdicts(self, rows: Sequence[Row]) -> list[None]:
         self.verdicts.save_verdicts(rows, self._worker)
         return [None] * len(rows)
+
+
+def verdict_identity(candidate: JudgingCandidate, policy_id: str) -> Row:
+    """Return the columns of a verdict that say what it is on, and under which policy."""
+    return {
+        "run_id": candidate.run_id,
+        "verdict_key": candidate.verdict_key,
+        "policy_id": policy_id,
+        "repetition": candidate.repetition,
+        "partition_key": candidate.partition_key,
+        "content_digest": candidate.content_digest,
+        "simulated": False,
+        "shown_run_ids": list(candidate.shown_run_ids),
+        "shown_digests": [*candidate.earlier_digests, candidate.content_digest],
+        "erased": False,
+    }
 
 
 def _not_eligible(error_class: str, message: str) -> Row:

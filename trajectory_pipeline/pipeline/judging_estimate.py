@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from trajectory_pipeline.budget.caps import Scope, SpendTotals, find_shortfall
+from trajectory_pipeline.budget.caps import Cost, Scope, SpendTotals, find_shortfall
 from trajectory_pipeline.errors import PipelineError, describe_defect
 from trajectory_pipeline.judge.access_lists import JudgeAccessList
 from trajectory_pipeline.judge.config import JudgeConfig
@@ -54,7 +54,7 @@ class JudgingEstimate:
         denied: trajectories that may not be sent to a judge, by the lists of agents and organizations.
         too_long: trajectories that fit into no prompt, or whose documents are missing.
         outside_lookback: of those that would be judged, those that are too old for the sensor.
-        calls: without repeated ones.
+        calls: without repeated ones; those of judges that may be escalated to are counted.
         prompt_tokens: of these calls, by a conservative estimate.
         max_usd: of these calls; None if the model has no known price.
         expected_usd: with answers as long as former ones under this policy; None if there are none.
@@ -220,7 +220,7 @@ class _Estimator:
         """Estimate the cost with answers as long as former ones; to be called when all is counted."""
         judge, prices, estimate = self.judge, self.judge.budget.prices, self.estimate
         mean_tokens = self.verdicts.mean_response_tokens(judge.policy.policy_id)
-        if prices.max_cost(judge.model, judge.base_url, 1, 1) is None:
+        if any(prices.max_cost(one.model, one.base_url, 1, 1) is None for one in judge.asked):
             estimate.max_usd = None
         elif mean_tokens is not None and estimate.max_usd is not None:
             at_most = prices.max_cost(judge.model, judge.base_url, 0, judge.max_response_tokens) or Decimal(0)
@@ -262,11 +262,13 @@ class _Estimator:
             return
         estimate.judged[due_reason(candidate)] += 1
         estimate.outside_lookback += is_old
-        answer_tokens = calls * self.judge.max_response_tokens
-        max_cost = self.judge.max_call_cost(prompt_tokens, answer_tokens)
-        estimate.calls += calls
-        estimate.prompt_tokens += prompt_tokens
-        estimate.max_response_tokens_total += answer_tokens
+        max_cost = Cost()
+        for judge in self.judge.asked:
+            answer_tokens = calls * judge.max_response_tokens
+            max_cost += judge.max_call_cost(prompt_tokens, answer_tokens)
+            estimate.calls += calls
+            estimate.prompt_tokens += prompt_tokens
+            estimate.max_response_tokens_total += answer_tokens
         estimate.max_usd = (estimate.max_usd or Decimal(0)) + max_cost.usd
         totals = self._totals(candidate.organization_id)
         shortfall = find_shortfall(self.judge.budget.caps, totals, max_cost)

@@ -186,6 +186,21 @@ class SamplingDesign(StrEnum):
     UNCERTAINTY = "uncertainty"
 
 
+class CombineBy(StrEnum):
+    """What the votes of several judges decide by majority."""
+
+    OUTCOME = "outcome"
+    REQUIREMENTS = "requirements"
+
+
+class EscalateWhen(StrEnum):
+    """Why the escalated judges of a policy are asked."""
+
+    ABSTAINS = "abstains"
+    CONTRADICTS = "contradicts"
+    UNSURE = "unsure"
+
+
 class AttemptResult(StrEnum):
     """Result of one HTTP call to a judge."""
 

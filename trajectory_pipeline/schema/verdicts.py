@@ -24,6 +24,7 @@ _NOT_REPORTED = "not reported"
 _NO_PRICE = "no known price"
 _NOT_DEFERRED = "not `deferred_budget`"
 _NO_ERROR = "no error"
+_ONE_JUDGE = "one judge, asked once"
 
 VERDICTS = Table(
     name="verdicts",
@@ -243,6 +244,27 @@ VERDICTS = Table(
             " each, and of the earlier turns of the conversation, how much there is and how much was shown.",
             null=_NOT_SHOWN,
             source="trajectories.context, trajectories.turns",
+        ),
+        Column(
+            "votes",
+            JSON,
+            "Votes that it was combined of, in the order of the policy: policy, `verdict_key` (each vote is a verdict"
+            " of its own), model, status, outcome, confidence, cost, and whether it counted.",
+            null=_ONE_JUDGE,
+        ),
+        Column(
+            "vote_agreement",
+            FLOAT,
+            "Share of the votes counted that are for the outcome.",
+            unit="0–1",
+            null=f"{_ONE_JUDGE}, or without all votes",
+        ),
+        Column(
+            "escalation",
+            STRING,
+            "Why the escalated judges were asked: the first ones together abstained (`abstains`), contradicted the"
+            " heuristic outcome (`contradicts`) or were unsure (`unsure`).",
+            null=f"{_ONE_JUDGE}, or none",
         ),
     ),
     indexes=(("policy_id", "verdict_status"), ("partition_key",), ("outcome",)),

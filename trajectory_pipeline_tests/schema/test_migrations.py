@@ -22,6 +22,7 @@ RELEASED = {
     "0004_repetitions.py": "4c184396c4987f7d792b55f2cb6e2d83a2a25d02c6ce4bbd7a867491614b95d5",
     "0005_labels.py": "826e88ee0053739711661eb9b328bcbb1c33b06ea3b975df9f45ce5dda6ead71",
     "0006_context.py": "d38edb9ef08257ccf1a4bade47f1f224360af6326bd8f5ef177feb89b5136b3c",
+    "0007_votes.py": "a2efd0bf229e4b081945965225f615e45060afef878126ba3cf8b5f9f98a4b56",
 }
 """Digest of every revision that was released, by file. Add to it; never change what is here."""
 

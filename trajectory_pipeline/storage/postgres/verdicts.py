@@ -110,7 +110,7 @@ class VerdictStore:
         def work(transaction: Transaction) -> None:
             usage = _usage(transaction, keys)
             rows = [
-                {**dict.fromkeys(_GIVEN), "repetition": 0, **verdict, **usage.get(key, {"attempts": 0})}
+                {**dict.fromkeys(_GIVEN), "repetition": 0, "attempts": 0, **verdict, **usage.get(key, {})}
                 for key, verdict in zip(keys, verdicts, strict=True)
             ]
             fixed = {"final": list(FINAL_STATUSES), "denied": ErrorClass.DENIED}

@@ -1,0 +1,157 @@
+"""Judges trajectories under a policy with several votes: each vote is a verdict under the policy of its judge.
+
+A vote that was stored is never asked for again, whatever ended the work between two votes.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from trajectory_pipeline.judge.config import JudgeConfig, Voter
+from trajectory_pipeline.judge.policy import verdict_key
+from trajectory_pipeline.judge.votes import Vote, combine_votes, escalation
+from trajectory_pipeline.pipeline.judge_worker import JudgingStats, verdict_identity
+from trajectory_pipeline.pipeline.judging_estimate import needs_judging
+from trajectory_pipeline.schema.enums import EscalateWhen, VerdictStatus
+from trajectory_pipeline.storage.postgres.verdict_locks import new_worker
+from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
+from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
+from trajectory_pipeline.storage.storage import Storage
+
+Unfinished = tuple[Collection[JudgingCandidate], Exception | None]
+JudgeAlone = Callable[
+    [Sequence[JudgingCandidate], JudgeConfig, Mapping[str, JudgingStats], Callable[[str], None]], Unfinished
+]
+"""Judges candidates with one judge: see ``judge_candidates``."""
+
+
+@dataclass
+class Voting:
+    """Asks for the votes on each trajectory, and combines them, partition by partition.
+
+    Attributes:
+        judge: with its voters, and a resolved redaction key.
+        stats: what judging did, by partition key; the calls for all votes are added.
+        judge_alone: asks one judge.
+        on_complete: is called when the last verdict of a partition is stored.
+    """
+
+    candidates: Sequence[JudgingCandidate]
+    storage: Storage
+    judge: JudgeConfig
+    verdicts: VerdictStore
+    stats: Mapping[str, JudgingStats]
+    judge_alone: JudgeAlone
+    on_complete: Callable[[str], None]
+    _stored: set[JudgingCandidate] = field(default_factory=set)
+    _asked: set[str] = field(default_factory=set)
+    _reasons: dict[JudgingCandidate, EscalateWhen] = field(default_factory=dict)
+
+    def run(self) -> Unfinished:
+        """Judge all; returns the trajectories that are left without a verdict, and the error that ended it, if any."""
+        voters = self.judge.voters
+        for voter in voters:
+            policy = voter.judge.policy
+            self.verdicts.record_policy(policy.policy_id, policy.definition, policy.model)
+        first, second = self._first, [voter for voter in voters if voter.escalated]
+        error = self._ask(self.candidates, first, is_last=not second)
+        if error is None and second:
+            for candidate, votes in self._votes(self.verdicts, self.candidates, first).items():
+                reason = escalation(votes, self.judge.rule, candidate.heuristic_outcome)
+                if reason is not None:
+                    self._reasons[candidate] = reason
+            error = self._ask(list(self._reasons), second, is_last=True)
+        return [one for one in self.candidates if one not in self._stored], error
+
+    @property
+    def _first(self) -> list[Voter]:
+        return [voter for voter in self.judge.voters if not voter.escalated]
+
+    def _ask(
+        self, candidates: Sequence[JudgingCandidate], voters: Sequence[Voter], *, is_last: bool
+    ) -> Exception | None:
+        """Ask for the votes of one step, one after another; with the last vote of all, combine each partition's."""
+        rounds = [(voter, sample) for voter in voters for sample in range(voter.samples)]
+        for number, (voter, sample) in enumerate(rounds, 1):
+            ends = is_last and number == len(rounds)
+            due = self._due([_vote(one, voter, sample) for one in candidates], voter)
+            if ends:
+                waited_for = {one.partition_key for one in due}
+                for key in {one.partition_key for one in self.candidates} - waited_for:
+                    self._combine(key)
+            if not due:
+                continue
+            stats: defaultdict[str, JudgingStats] = defaultdict(JudgingStats)
+            _, error = self.judge_alone(due, voter.judge, stats, self._combine if ends else lambda _: None)
+            # A trajectory counts once, however many judges are asked about it.
+            newly = Counter(one.partition_key for one in due if one.run_id not in self._asked)
+            self._asked |= {one.run_id for one in due}
+            for key, done in stats.items():
+                self.stats[key].add(replace(done, judged=min(done.judged, newly[key])))
+            if error is not None:
+                return error
+        return None
+
+    def _due(self, votes: Sequence[JudgingCandidate], voter: Voter) -> list[JudgingCandidate]:
+        """Return the votes that are still to be asked for."""
+        now = self.verdicts.now()
+        stored = self.verdicts.verdicts([vote.key for vote in votes])
+        due: list[JudgingCandidate] = []
+        for vote in votes:
+            row = stored.get(vote.key)
+            if row is None or row["erased"]:
+                due.append(vote)
+                continue
+            status, retry = row["verdict_status"], row["next_attempt_at"]
+            backing_off = status == VerdictStatus.QUARANTINED and retry is not None and retry > now
+            known = replace(vote, status=status, error_class=row["error_class"], backing_off=backing_off)
+            if known.due or needs_judging(known, voter.judge.access):
+                due.append(known)
+        return due
+
+    def _votes(
+        self, verdicts: VerdictStore, candidates: Sequence[JudgingCandidate], voters: Sequence[Voter]
+    ) -> dict[JudgingCandidate, list[Vote]]:
+        """Return the votes on each trajectory, in the order of the policy; those without all votes are left out."""
+        slots = [(voter, sample) for voter in voters for sample in range(voter.samples)]
+        keys = {one: [_vote(one, voter, sample).key for voter, sample in slots] for one in candidates}
+        stored = verdicts.verdicts([key for listed in keys.values() for key in listed])
+        return {
+            one: [Vote(stored[key], voter.escalated) for key, (voter, _) in zip(listed, slots, strict=True)]
+            for one, listed in keys.items()
+            if all(key in stored for key in listed)
+        }
+
+    def _combine(self, key: str) -> None:
+        """Store the verdicts of a partition, as far as their votes are there."""
+        here = [one for one in self.candidates if one.partition_key == key]
+        escalated = [one for one in here if one in self._reasons]
+        policy_id = self.judge.policy.policy_id
+        with open_verdicts(self.storage.postgres) as verdicts:
+            votes = self._votes(verdicts, [one for one in here if one not in self._reasons], self._first)
+            votes |= self._votes(verdicts, escalated, self.judge.voters)
+            rows = [
+                {
+                    **verdict_identity(one, policy_id),
+                    **combine_votes(listed, self.judge.rule, one.heuristic_outcome, self._reasons.get(one)),
+                }
+                for one, listed in votes.items()
+            ]
+            if rows:
+                verdicts.save_verdicts(rows, new_worker())
+        self._stored |= votes.keys()
+        self.on_complete(key)
+
+
+def _vote(candidate: JudgingCandidate, voter: Voter, sample: int) -> JudgingCandidate:
+    """Return the verdict that a judge is asked for as its vote on a trajectory."""
+    repetition = candidate.repetition * voter.samples + sample
+    digests = [*candidate.earlier_digests, candidate.content_digest]
+    return replace(
+        candidate,
+        verdict_key=verdict_key(digests, voter.judge.policy, repetition),
+        repetition=repetition,
+        status="new",
+        error_class=None,
+        backing_off=False,
+    )
