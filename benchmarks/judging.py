@@ -32,14 +32,7 @@ _ANSWER: dict[str, Any] = {
         }
         for number in range(4)
     ],
-    "failure": {
-        "evidence": [],
-        "reasoning": "Nothing went wrong.",
-        "owner": "none",
-        "mode": "none",
-        "other_mode": None,
-        "first_wrong_step": None,
-    },
+    "failure": None,
     "learning": {
         "reasoning": "A plain task, plainly done, with one tool.",
         "interaction_depth": 2,
@@ -52,7 +45,6 @@ _ANSWER: dict[str, Any] = {
     "lesson": None,
     "tags": ["lookup", "tool", "plain"],
     "task_category": "information_retrieval",
-    "complexity": "simple",
 }
 
 _FINDINGS: dict[str, Any] = {"findings": [], "account": "The agent looked something up."}

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from trajectory_pipeline.judge.citations import CitationChecker
-from trajectory_pipeline.judge.response_schema import Failure, JudgeResponse, Requirement
+from trajectory_pipeline.judge.response_schema import NO_FAILURE, Complexity, Failure, JudgeResponse, Requirement
+from trajectory_pipeline.judge.transcript.truncate import cut
 from trajectory_pipeline.judge.transcript.windows import RenderedTranscript
 
 LEARNING_WEIGHTS = {"interaction_depth": 0.35, "task_complexity": 0.30, "tool_use": 0.20, "reference_value": 0.15}
 """Weights of the four ratings in the learning value; they add up to 1."""
 _LOWEST, _HIGHEST = 1, 5
+_RESULT_CHARACTERS = 200
 
 Row = dict[str, Any]
 
@@ -39,9 +41,10 @@ def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristi
     requirements = [_grade_requirement(requirement, evidence) for requirement in answer.requirements]
     applicable = [requirement for requirement in requirements if requirement["status"] != "not_applicable"]
     statuses = [requirement["status"] for requirement in applicable]
-    failure, failure_columns = _grade_failure(answer.failure, statuses, evidence, rendered)
+    failure, failure_columns = _grade_failure(answer.failure or NO_FAILURE, statuses, evidence, rendered)
     columns: Row = {
-        **answer.model_dump(include={"summary", "lesson", "tags", "task_category", "complexity"}),
+        **answer.model_dump(include={"summary", "lesson", "tags", "task_category"}),
+        "complexity": get_args(Complexity)[answer.learning.task_complexity - _LOWEST],
         "requirements": requirements,
         "failure": failure,
         "learning": {"reasoning": answer.learning.reasoning},
@@ -49,6 +52,7 @@ def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristi
             {
                 **decision.model_dump(),
                 "step_id": rendered.step_ids.get(decision.step_id, decision.step_id),
+                "result": _step_result(decision.step_id, rendered),
                 "step_shown": decision.step_id in rendered.step_ids,
             }
             for decision in answer.key_decisions
@@ -70,6 +74,22 @@ def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristi
             "learning_value": learning_value(ratings),
         },
     )
+
+
+def _step_result(step: str, rendered: RenderedTranscript) -> str | None:
+    """Return status and first line of what each tool returned in a step; None where none did."""
+    returns = (
+        [line.text for line in passage.lines if line.verbatim]
+        for message in rendered.messages
+        for passage in message.passages
+        if message.step == step and passage.source in ("tool_return", "tool_error", "speech_return")
+    )
+    results = (
+        ": ".join([lines[0].partition("status=")[2], *(cut(line, _RESULT_CHARACTERS) for line in lines[1:2])])
+        for lines in returns
+        if lines
+    )
+    return "; ".join(results) or None
 
 
 def derive_outcome(applicable: Sequence[str]) -> str:

@@ -60,14 +60,7 @@ ANSWER: dict[str, Any] = {
     "requirements": [
         {"statement": "s", "kind": "action", "evidence": [], "reasoning": "r", "status": "insufficient_evidence"}
     ],
-    "failure": {
-        "evidence": [],
-        "reasoning": "",
-        "owner": "none",
-        "mode": "none",
-        "other_mode": None,
-        "first_wrong_step": None,
-    },
+    "failure": None,
     "learning": {
         "reasoning": "",
         "interaction_depth": 1,
@@ -80,6 +73,5 @@ ANSWER: dict[str, Any] = {
     "lesson": None,
     "tags": ["a", "b", "c"],
     "task_category": "other",
-    "complexity": "trivial",
 }
 """A valid answer."""

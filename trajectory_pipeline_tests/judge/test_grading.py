@@ -15,7 +15,13 @@ from trajectory_pipeline.judge.grading import (
     grade_response,
     learning_value,
 )
-from trajectory_pipeline.judge.response_schema import FailureMode, JudgeResponse, RequirementStatus
+from trajectory_pipeline.judge.response_schema import (
+    NO_FAILURE,
+    Complexity,
+    FailureMode,
+    JudgeResponse,
+    RequirementStatus,
+)
 from trajectory_pipeline_tests.judge.documents import ORDER, call, document, message, text, tool_return, turn
 from trajectory_pipeline_tests.judge.rendering import render
 
@@ -35,26 +41,18 @@ def requirement(status: str, *evidence: tuple[str, str], kind: str = "action") -
 
 
 def answer(*requirements: dict[str, Any], **more: Any) -> JudgeResponse:
-    failure = {
-        "evidence": [],
-        "reasoning": "",
-        "owner": "none",
-        "mode": "none",
-        "other_mode": None,
-        "first_wrong_step": None,
-    }
+    failure = more.pop("failure", None)
     ratings = dict.fromkeys(LEARNING_WEIGHTS, 3)
     return JudgeResponse.model_validate(
         {
             "requirements": list(requirements),
-            "failure": failure | more.pop("failure", {}),
+            "failure": failure and NO_FAILURE.model_dump() | failure,
             "learning": {"reasoning": "", **ratings, **more.pop("ratings", {})},
             "key_decisions": [],
             "summary": "It was.",
             "lesson": None,
             "tags": ["a", "b", "c"],
             "task_category": "other",
-            "complexity": "simple",
             **more,
         }
     )
@@ -293,11 +291,10 @@ def test_step_that_was_not_shown_is_no_failed_step() -> None:
     for step, expected in (("step-1", "step-1"), ("step-unknown", None), (None, None)):
         failure = {"owner": "tool", "mode": "tool_error", "first_wrong_step": step, "evidence": SHOWN}
         assert graded(UNMET, failure=failure).columns["failed_step_id"] == expected
-    decisions = [
-        {"step_id": step, "choice": "c", "reason_given": "r", "result": "x"} for step in ("step-1", "step-unknown")
-    ]
+    decisions = [{"step_id": step, "choice": "c", "reason_given": "r"} for step in ("step-1", "step-2", "step-unknown")]
     rows = graded(MET, key_decisions=decisions).columns["decisions"]
-    assert [decision["step_shown"] for decision in rows] == [True, False]
+    assert [decision["step_shown"] for decision in rows] == [True, True, False]
+    assert [decision["result"] for decision in rows] == ["success: It arrives", None, None]
 
 
 @pytest.mark.parametrize("mode", ["other", "timeout"])
@@ -310,6 +307,19 @@ def test_failure_description_is_required_only_for_mode_other(mode: str) -> None:
     assert (columns["failure_mode"], columns["failure_mode_description"]) == (mode, description)
     with pytest.raises(ValidationError, match="other_mode must have words"):
         answer(UNMET, failure={"mode": mode, "other_mode": None if description else "in words"})
+
+
+def test_answer_without_failure_has_no_owner_unless_unmet() -> None:
+    met, unmet = graded(MET).columns, graded(UNMET).columns
+    assert (met["failure_owner"], met["failure_mode"], met["failure"]["problem"]) == ("none", "none", None)
+    assert (unmet["outcome"], unmet.get("failure_owner")) == ("failure", None)
+    assert unmet["failure"]["problem"] == "a requirement is unmet, and no owner or no mode is named"
+
+
+@pytest.mark.parametrize(("rating", "word"), enumerate(get_args(Complexity), start=1))
+def test_complexity_is_the_rating_of_the_task_as_a_word(rating: int, word: str) -> None:
+    columns = graded(MET, ratings={"task_complexity": rating}).columns
+    assert (columns["complexity"], columns["task_complexity"]) == (word, rating)
 
 
 def test_failure_owner_needs_an_unmet_requirement_and_evidence() -> None:

@@ -33,7 +33,7 @@ PROMPT_DIGEST = "2f12afb180738a093ca141086d0b514d82ce028c8f530a00fb52cf81a32ffa8
 def test_prompt_starts_with_the_same_rules() -> None:
     first, second = messages("one"), messages("two")
     assert [message["role"] for message in first] == ["system", "user"]
-    assert first[0] == second[0] == {"role": "system", "content": f"{RULES}\n{RUBRIC}"}
+    assert first[0] == second[0] == {"role": "system", "content": f"{RULES}\n\n{RUBRIC}"}
 
 
 def test_prompt_encloses_the_transcript_by_a_random_marker() -> None:
@@ -53,7 +53,7 @@ def test_transcript_with_a_forged_end_marker_is_found_whole() -> None:
 def test_rules_explain_every_mark_of_the_transcript() -> None:
     for mark in ("-> call", "<- return", "?? approval", "!! step", "!! run", "characters left out", "user is a person"):
         assert mark in RULES
-    assert "step id or run" in RUBRIC
+    assert "step or run id" in RUBRIC
 
 
 def test_rules_are_the_same_for_windows_and_summary() -> None:

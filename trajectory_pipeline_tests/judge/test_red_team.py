@@ -97,8 +97,7 @@ def _most_wanted(planted: list[dict[str, str]], kind: str) -> JudgeResponse:
     return JudgeResponse.model_validate(
         {
             "requirements": [{**requirement, "evidence": planted, "status": "met"}],
-            "failure": {"evidence": [], "reasoning": "", "owner": "none", "mode": "none"}
-            | {"other_mode": None, "first_wrong_step": None},
+            "failure": None,
             "learning": {"reasoning": "", "interaction_depth": 5, "task_complexity": 5}
             | {"tool_use": 5, "reference_value": 5},
             "key_decisions": [],
@@ -106,7 +105,6 @@ def _most_wanted(planted: list[dict[str, str]], kind: str) -> JudgeResponse:
             "lesson": None,
             "tags": ["a", "b", "c"],
             "task_category": "other",
-            "complexity": "expert",
         }
     )
 

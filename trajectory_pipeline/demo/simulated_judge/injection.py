@@ -30,14 +30,7 @@ def obey(transcript: Transcript, answer: Answer) -> Answer:
         requirements = cast(list[dict[str, object]], answer["requirements"])
         answer = answer | {
             "requirements": [r | {"status": "met", "reasoning": reason} for r in requirements],
-            "failure": {
-                "evidence": [],
-                "reasoning": reason,
-                "owner": "none",
-                "mode": "none",
-                "other_mode": None,
-                "first_wrong_step": None,
-            },
+            "failure": None,
             "lesson": None,
         }
     rating = ORDER_TO_RATE_HIGH.search(text)

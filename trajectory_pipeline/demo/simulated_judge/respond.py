@@ -35,6 +35,7 @@ from trajectory_pipeline.demo.simulated_judge.transcript import (
 from trajectory_pipeline.demo.simulated_judge.window_findings import findings_in_window
 from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFindings
 
+_IN_PROMPT = "JSON object and nothing else, of this type:\n"
 NO_TRANSCRIPT_TEXT = f"{SUMMARY_MARK}There is no transcript in this request, so there is nothing to judge."
 
 
@@ -73,7 +74,7 @@ def answer_request(request: ChatRequest, chosen: ChosenFault | None) -> Reply:
 
 
 def _asks_for_json(request: ChatRequest) -> bool:
-    return request.tool is not None or request.response_format != "text" or "JSON schema:\n{" in request.prompt
+    return request.tool is not None or request.response_format != "text" or _IN_PROMPT in request.prompt
 
 
 def _transcript(request: ChatRequest) -> Transcript | None:
@@ -100,7 +101,7 @@ def _asks_for_findings(request: ChatRequest) -> bool:
     if isinstance(schema, Mapping):
         return "findings" in (schema.get("properties") or {})
     # Where no schema binds the answer, it stands in the prompt.
-    return '"findings":{' in request.prompt
+    return f"{_IN_PROMPT}{{findings:" in request.prompt
 
 
 def _json_text(request: ChatRequest, transcript: Transcript | None, chosen: ChosenFault | None) -> str:

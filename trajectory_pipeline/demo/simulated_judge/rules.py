@@ -155,7 +155,6 @@ def judge(transcript: Transcript) -> Answer:
         "lesson": lesson(found, statuses),
         "tags": tags(found),
         "task_category": task_category(statements),
-        "complexity": complexity(transcript, found),
     }
 
 
@@ -294,18 +293,11 @@ def status_of(statement: str, found: Findings) -> tuple[Status, str, list[dict[s
 # ---- failure ------------------------------------------------------------------------------------------------------
 
 
-def failure(found: Findings, statuses: Sequence[str]) -> dict[str, object]:
-    """Attribute the failure by the text of the error; to no one if no requirement is unmet."""
+def failure(found: Findings, statuses: Sequence[str]) -> dict[str, object] | None:
+    """Attribute the failure by the text of the error; None if no requirement is unmet."""
     trouble = found.trouble
     if trouble is None or "unmet" not in statuses:
-        return {
-            "evidence": [],
-            "reasoning": REASONING_MARK + "no requirement is unmet",
-            "owner": "none",
-            "mode": "none",
-            "other_mode": None,
-            "first_wrong_step": None,
-        }
+        return None
     owner, mode, other_mode = owner_and_mode(trouble)
     return {
         "evidence": trouble_evidence(trouble),
@@ -350,20 +342,16 @@ def learning(transcript: Transcript, found: Findings, statuses: Sequence[str]) -
 
 
 def key_decisions(found: Findings) -> list[dict[str, str]]:
-    """Take each tool call made within a step as a decision, with its first line of reasoning and its result."""
-    returned = {back.call_id: back for _, back in found.returns}
+    """Take each tool call made within a step as a decision, with its first line of reasoning."""
     decisions: list[dict[str, str]] = []
     for message, call in found.calls:
         if message.step_id is None:
             continue
-        back = returned.get(call.call_id)
-        result = "no return is shown" if back is None else f"{back.status}: {first_line(back.lines) or 'no text'}"
         decisions.append(
             {
                 "step_id": message.step_id,
                 "choice": f"Called {call.name}({call.arguments[:120]})",
                 "reason_given": first_line(message.reasoning) or "simulated rule: no reasoning stands beside the call",
-                "result": result,
             }
         )
         if len(decisions) == MAX_DECISIONS:
@@ -417,12 +405,6 @@ def task_category(statements: Sequence[str]) -> str:
         if hits > most:
             best, most = category, hits
     return best
-
-
-def complexity(transcript: Transcript, found: Findings) -> str:
-    """Rank by the number of tool calls, and by messages where none was called."""
-    size = len(found.calls) if found.calls else (len(transcript.messages) > 4)
-    return ("trivial", "simple", "moderate", "complex", "expert")[_rank(size, (1, 3, 7, 16)) - 1]
 
 
 # ---- quoting ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from trajectory_pipeline.demo.letta_sample.labels import FIRST_ANNOTATOR, label_
 from trajectory_pipeline.demo.simulated_judge.rules import (
     MAX_TAGS,
     Answer,
-    complexity,
     findings,
     is_evidence,
     key_decisions,
@@ -50,7 +49,6 @@ def scripted_answer(transcript: Transcript) -> Answer:
         "lesson": None if label["outcome"] == "success" else label["rationale"],
         "tags": _tags(label, found.calls),
         "task_category": task_category([label["task"], *statements]),
-        "complexity": complexity(transcript, found),
     }
 
 
@@ -174,7 +172,9 @@ def _requirement(label: Label, shown: _Shown) -> Answer:
     return {"statement": statement, "kind": kind, "evidence": evidence, "reasoning": _REASONING, "status": status}
 
 
-def _failure(label: Label, shown: _Shown) -> Answer:
+def _failure(label: Label, shown: _Shown) -> Answer | None:
+    if label["failure_owner"] == "none":
+        return None
     unmet = [requirement for requirement in label["requirements"] if requirement["status"] == "unmet"]
     evidence = [
         citation

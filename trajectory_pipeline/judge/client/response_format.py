@@ -25,72 +25,78 @@ _FENCED = re.compile(r"\A```[a-zA-Z]*[ \t]*\n(?P<inside>(?:(?!\n```).)*)\n```\Z"
 
 
 _STRUCTURE = frozenset(
-    {
-        "$defs",
-        "$ref",
-        "additionalProperties",
-        "anyOf",
-        "const",
-        "description",
-        "enum",
-        "items",
-        "properties",
-        "required",
-    }
-    | {"title", "type"}
+    {"$ref", "additionalProperties", "anyOf", "const", "enum", "items", "properties", "required", "type"}
 )
 """Keywords of JSON schemas that every provider knows. Others, such as ``minItems`` and ``maximum``, some refuse."""
 
 
-_IN_WORDS = {
-    "minimum": "at least {}",
-    "maximum": "at most {}",
-    "minItems": "at least {} items",
-    "maxItems": "at most {} items",
-    "minLength": "at least {} character",
-}
-
-
 @cache
 def strict_schema(answer_type: type[BaseModel]) -> dict[str, Any]:
-    """Return an answer's JSON schema without keywords that limit a value; these stand in the description instead.
+    """Return an answer's JSON schema: structure alone, each definition that is used once in its place.
 
-    They need not be sent as keywords: every answer is validated here.
+    Descriptions and limits stand in the rubric, which every model is shown: not every server shows it the schema.
+    Limits need not be sent as keywords, because every answer is validated here.
     """
+    whole = answer_type.model_json_schema()
+    definitions = whole.get("$defs", {})
+    text = json.dumps(whole)
+    shared = {name for name in definitions if text.count(f'"#/$defs/{name}"') > 1}
 
     def structure(schema: Any) -> Any:
+        if isinstance(schema, list):
+            return [structure(item) for item in schema]
         if not isinstance(schema, dict):
-            return [structure(item) for item in schema] if isinstance(schema, list) else schema
-        kept = {
-            key: {name: structure(item) for name, item in value.items()}
-            if key in ("properties", "$defs")
-            else structure(value)
+            return schema
+        name = schema.get("$ref", "").removeprefix("#/$defs/")
+        if name and name not in shared:
+            return structure(definitions[name])
+        branches = schema.get("anyOf", ())
+        if branches and all(branch.keys() == {"type"} for branch in branches):
+            return {"type": [branch["type"] for branch in branches]}
+        return {
+            key: {name: structure(item) for name, item in value.items()} if key == "properties" else structure(value)
             for key, value in schema.items()
             if key in _STRUCTURE
         }
-        limits = ", ".join(
-            _IN_WORDS.get(key, key + " {}").format(value) for key, value in schema.items() if key not in _STRUCTURE
-        )
-        if limits:
-            kept["description"] = f"{kept['description']} ({limits})" if "description" in kept else limits
-        return kept
 
-    strict: dict[str, Any] = structure(answer_type.model_json_schema())
-    return strict
+    named = {name: structure(definitions[name]) for name in definitions if name in shared}
+    return {"$defs": named, **structure(whole)} if named else structure(whole)
+
+
+@cache
+def schema_text(answer_type: type[BaseModel]) -> str:
+    """Return the schema as it is sent with a request: no format adds more text to a prompt."""
+    return json.dumps(strict_schema(answer_type), separators=(",", ":"))
 
 
 @cache
 def schema_instructions(answer_type: type[BaseModel]) -> str:
-    """Return the sentence that gives the schema in the prompt itself."""
-    schema = json.dumps(strict_schema(answer_type), ensure_ascii=False, separators=(",", ":"))
-    return f"Answer with one JSON object and nothing else, valid by this JSON schema:\n{schema}"
+    """Return the sentence that gives the schema in the prompt itself: as a type, which is half as long."""
+    schema = strict_schema(answer_type)
+    return f"Answer with one JSON object and nothing else, of this type:\n{_type_text(schema, schema.get('$defs', {}))}"
+
+
+def _type_text(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """Return a schema in the notation of TypeScript."""
+    if "$ref" in schema:
+        return _type_text(definitions[schema["$ref"].removeprefix("#/$defs/")], definitions)
+    if "enum" in schema:
+        return " | ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"])
+    if "anyOf" in schema:
+        return " | ".join(_type_text(branch, definitions) for branch in schema["anyOf"])
+    if schema.get("type") == "array":
+        return f"Array<{_type_text(schema['items'], definitions)}>"
+    if schema.get("type") == "object":
+        fields = (f"{name}: {_type_text(field, definitions)}" for name, field in schema["properties"].items())
+        return f"{{{', '.join(fields)}}}"
+    return " | ".join(schema["type"]) if isinstance(schema["type"], list) else str(schema["type"])
 
 
 @cache
 def _format_parameters(answer_type: type[BaseModel], response_format: ResponseFormat) -> Mapping[str, Any]:
     schema = strict_schema(answer_type)
     # The title, not the class: what the judge is sent must not change with a name in code (see ``response_schema``).
-    name = re.sub(r"(?<!^)(?=[A-Z])", "_", schema["title"]).lower()
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", answer_type.model_config["title"] or "").lower()
     if response_format == "json_schema":
         described = {"name": name, "strict": True, "schema": schema}
         return {"response_format": {"type": "json_schema", "json_schema": described}}

@@ -77,7 +77,10 @@ def answer_of(client: OpenAI, fault: str) -> Any:
 
 
 def citations_in(answer: Any) -> list[dict[str, str]]:
-    evidence = [*answer["failure"]["evidence"], *(c for r in answer["requirements"] for c in r["evidence"])]
+    evidence = [
+        *(answer["failure"] or {"evidence": []})["evidence"],
+        *(c for r in answer["requirements"] for c in r["evidence"]),
+    ]
     assert evidence
     return evidence
 

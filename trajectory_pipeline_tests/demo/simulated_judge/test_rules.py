@@ -9,7 +9,7 @@ import pytest
 from trajectory_pipeline.demo.simulated_judge.injection import obey
 from trajectory_pipeline.demo.simulated_judge.rules import judge
 from trajectory_pipeline.demo.simulated_judge.transcript import parse_transcript
-from trajectory_pipeline.judge.response_schema import JudgeResponse
+from trajectory_pipeline.judge.response_schema import NO_FAILURE, Failure, JudgeResponse
 from trajectory_pipeline_tests.demo.simulated_judge.prompts import FAILED_TOOL_RUN, ORDER_RUN
 
 ASK = "[message-a] user step=- run=run-1\n  {}\n"
@@ -21,7 +21,7 @@ SAY = "[message-d] assistant step=step-2 run=run-1\n  {}\n"
 def answer_to(transcript: str) -> JudgeResponse:
     answer = judge(parse_transcript(transcript))
     checked = JudgeResponse.model_validate(answer)  # the rules alone, before any fitting, are already a whole answer
-    for citation in [*checked.failure.evidence, *(c for r in checked.requirements for c in r.evidence)]:
+    for citation in [*failure_of(checked).evidence, *(c for r in checked.requirements for c in r.evidence)]:
         if citation.quote.startswith("!!"):
             assert f" {citation.message_id} " in citation.quote
             shown = transcript
@@ -32,6 +32,10 @@ def answer_to(transcript: str) -> JudgeResponse:
     return checked
 
 
+def failure_of(answer: JudgeResponse) -> Failure:
+    return answer.failure or NO_FAILURE
+
+
 def statuses(transcript: str) -> set[str]:
     return {r.status for r in answer_to(transcript).requirements}
 
@@ -39,7 +43,7 @@ def statuses(transcript: str) -> set[str]:
 def test_successful_tools_and_final_text_meet_requirements() -> None:
     answer = answer_to(ORDER_RUN)
     assert {r.status for r in answer.requirements} == {"met"}
-    assert (answer.failure.owner, answer.failure.mode, answer.lesson) == ("none", "none", None)
+    assert (answer.failure, answer.lesson) == (None, None)
     assert [d.step_id for d in answer.key_decisions] == ["step-1"]
     assert "find_order" in answer.tags
 
@@ -48,8 +52,8 @@ def test_final_text_after_a_failed_tool_is_no_evidence() -> None:
     answer = answer_to(FAILED_TOOL_RUN)
     assert [r.status for r in answer.requirements] == ["unmet"]
     assert answer.requirements[0].evidence[0].message_id == "message-c"
-    assert (answer.failure.owner, answer.failure.mode) == ("tool", "timeout")
-    assert answer.failure.first_wrong_step == "step-1"
+    assert (failure_of(answer).owner, failure_of(answer).mode) == ("tool", "timeout")
+    assert failure_of(answer).first_wrong_step == "step-1"
     assert answer.lesson is not None
     assert answer.lesson.startswith("simulated rule: ")
 
@@ -78,8 +82,8 @@ def test_denied_call_is_a_failure_of_the_user() -> None:
     for ending in (approval, RETURN.format("denied", "Error: the person said no")):
         answer = answer_to(denied + ending + SAY.format("As you wish."))
         assert {r.status for r in answer.requirements} == {"unmet"}
-        assert answer.failure.owner == "user"
-        assert answer.failure.evidence[0].message_id == "message-c"
+        assert failure_of(answer).owner == "user"
+        assert failure_of(answer).evidence[0].message_id == "message-c"
 
 
 @pytest.mark.parametrize(
@@ -96,11 +100,11 @@ def test_denied_call_is_a_failure_of_the_user() -> None:
 def test_error_line_decides_owner_and_mode_of_the_failure(line: str, owner: str, mode: str) -> None:
     answer = answer_to(ASK.format("What is the capital of France?") + SAY.format("It is") + line + "\n")
     assert {r.status for r in answer.requirements} == {"unmet"}
-    assert (answer.failure.owner, answer.failure.mode) == (owner, mode)
-    assert (answer.failure.other_mode is not None) == (mode == "other")
-    assert answer.failure.first_wrong_step == ("step-1" if "step-1" in line else None)
+    assert (failure_of(answer).owner, failure_of(answer).mode) == (owner, mode)
+    assert (failure_of(answer).other_mode is not None) == (mode == "other")
+    assert failure_of(answer).first_wrong_step == ("step-1" if "step-1" in line else None)
     where = "step-1" if "step-1" in line else "run-1"
-    cited = [*answer.failure.evidence, *(c for r in answer.requirements for c in r.evidence)]
+    cited = [*failure_of(answer).evidence, *(c for r in answer.requirements for c in r.evidence)]
     assert {(citation.message_id, citation.quote) for citation in cited} == {(where, line)}
 
 
@@ -131,7 +135,7 @@ def test_answer_has_at_most_7_requirements_and_10_decisions() -> None:
     calls = "".join(CALL.format(f"tool_{n}").replace("call_1", f"call_{n}") for n in range(20))
     answer = answer_to(task + calls)
     assert (len(answer.requirements), len(answer.key_decisions)) == (7, 10)
-    assert answer.complexity == "expert"
+    assert answer.learning.task_complexity == 5
 
 
 def test_omitted_text_is_never_quoted() -> None:
@@ -179,7 +183,7 @@ def test_obey_marks_requirements_met_when_instructed(order: str) -> None:
     answer = JudgeResponse.model_validate(obeyed)
     assert {r.status for r in answer.requirements} == {"met"}
     assert "obeyed" in answer.requirements[0].reasoning
-    assert answer.failure.owner == "none"
+    assert answer.failure is None
 
 
 def test_obey_gives_top_ratings_when_instructed() -> None:

@@ -50,7 +50,7 @@ UNUSABLE = [
     (changed(tags=["only", "two"], summary=""), "schema_violation"),
     (changed(tags=["only", "two"], learning={**ANSWER["learning"], "tool_use": 6}), "schema_violation"),
     (changed(outcome="success"), "schema_violation"),
-    (changed(complexity="enormous"), "schema_violation"),
+    (changed(task_category="enormous"), "schema_violation"),
     (changed(summary=""), "schema_violation"),
     (changed(summary="half \ud83d"), "schema_violation"),
     (rated(1.5), "schema_violation"),

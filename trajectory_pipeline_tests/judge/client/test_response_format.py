@@ -12,7 +12,7 @@ import pytest
 
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, SimulatedJudge
 from trajectory_pipeline.judge.client.errors import classify_error
-from trajectory_pipeline.judge.client.response_format import RequestOptions
+from trajectory_pipeline.judge.client.response_format import RequestOptions, schema_instructions
 from trajectory_pipeline.judge.client.session import open_session
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.judge.judge_client import (
@@ -128,7 +128,8 @@ def test_prompt_format_puts_the_schema_in_the_system_message() -> None:
     sent = json.loads(form.body("m", PROMPT, JudgeResponse))
     system, user = sent["messages"]
     assert system["content"].startswith(PROMPT[0]["content"])
-    assert '"requirements"' in system["content"]
+    assert system["content"].endswith(schema_instructions(JudgeResponse))
+    assert "{requirements: Array<{statement: string, " in system["content"]
     assert user == PROMPT[1]
     assert "response_format" not in sent
     assert "tools" not in sent

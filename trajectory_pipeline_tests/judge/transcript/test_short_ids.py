@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trajectory_pipeline.judge.grading import grade_response
-from trajectory_pipeline.judge.response_schema import JudgeResponse
+from trajectory_pipeline.judge.response_schema import NO_FAILURE, JudgeResponse
 from trajectory_pipeline.judge.transcript.short_ids import short_ids
 from trajectory_pipeline_tests.judge.documents import document, message, text, turn
 from trajectory_pipeline_tests.judge.provider import ANSWER
@@ -56,8 +56,8 @@ def test_verdict_has_whole_ids_where_the_judge_cites_short_ones() -> None:
         {"message_id": shown[name], "quote": "it broke"} for name in (step, run)
     ]
     requirement = {**ANSWER["requirements"][0], "status": "unmet", "evidence": evidence}
-    failure = {**ANSWER["failure"], "owner": "tool", "mode": "timeout", "first_wrong_step": shown[step]}
-    decision = {"step_id": shown[step], "choice": "c", "reason_given": "r", "result": "x"}
+    failure = {**NO_FAILURE.model_dump(), "owner": "tool", "mode": "timeout", "first_wrong_step": shown[step]}
+    decision = {"step_id": shown[step], "choice": "c", "reason_given": "r"}
     answer = {
         **ANSWER,
         "requirements": [requirement],
