@@ -90,7 +90,7 @@ def _serve(pipe: Connection, latency: float) -> None:
 
     async def chat(request: web.Request) -> web.Response:
         # A transcript that is too long for one prompt is asked about in parts.
-        part = b"PartFindings" in await request.read()
+        part = b"part_findings" in await request.read()
         await asyncio.sleep(latency)
         return web.Response(body=findings if part else verdict, content_type="application/json")
 

@@ -147,7 +147,7 @@ VERDICTS = Table(
         Column(
             "complexity",
             STRING,
-            "`trivial`, `simple`, `moderate`, `complex` or `expert`.",
+            "`task_complexity` in a word: `trivial`, `simple`, `moderate`, `complex` or `expert`.",
             null=_NOT_JUDGED,
             source=_TRANSCRIPT,
         ),
@@ -158,7 +158,7 @@ VERDICTS = Table(
         Column(
             "decisions",
             JSON,
-            "Key decisions: step, choice, stated reason, result.",
+            "Key decisions: step, choice, stated reason, and what the tools returned in that step.",
             null=_NOT_JUDGED,
             source=_TRANSCRIPT,
         ),

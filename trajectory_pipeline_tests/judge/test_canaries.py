@@ -86,7 +86,7 @@ def test_secrets_are_in_no_window_and_no_window_summary(pipeline: Pipeline) -> N
 
     def respond(number: int) -> tuple[int, Any, dict[str, str]]:
         request = provider.requests[number - 1]
-        if "PartFindings" not in json.dumps(request):
+        if "part_findings" not in json.dumps(request):
             return 200, completion(json.dumps(ANSWER)), {}
         prompts.append(request["messages"][-1]["content"])
         return 200, completion(json.dumps({"findings": [], "account": prompts[-1][-500:]})), {}

@@ -316,7 +316,7 @@ def test_answer_without_failure_has_no_owner_unless_unmet() -> None:
     assert unmet["failure"]["problem"] == "a requirement is unmet, and no owner or no mode is named"
 
 
-@pytest.mark.parametrize(("rating", "word"), enumerate(get_args(Complexity), start=1))
+@pytest.mark.parametrize(("rating", "word"), [*enumerate(get_args(Complexity), start=1)])
 def test_complexity_is_the_rating_of_the_task_as_a_word(rating: int, word: str) -> None:
     columns = graded(MET, ratings={"task_complexity": rating}).columns
     assert (columns["complexity"], columns["task_complexity"]) == (word, rating)

@@ -165,7 +165,7 @@ def test_judge_other_policy_leaves_former_verdicts(captured: Pipeline) -> None:
 
 
 def test_judge_long_transcript_uses_windows(captured: Pipeline, judge: SimulatedJudge) -> None:
-    captured.max_prompt_tokens = 4_000
+    captured.max_prompt_tokens = 2_450
     result = captured.refine(HOUR)
     assert set(result.statuses) <= {"judged", "insufficient_evidence", "not_eligible"}
     rows = [row for row in verdicts(captured).values() if row["verdict_status"] != "not_eligible"]
