@@ -21,6 +21,7 @@ from trajectory_pipeline.defs.resources import build_resources
 from trajectory_pipeline.defs.sensors.capture import build_capture_sensor
 from trajectory_pipeline.defs.sensors.empty_hours import build_empty_hour_sensor
 from trajectory_pipeline.defs.sensors.failure_notice import build_failure_notice_sensor
+from trajectory_pipeline.defs.sensors.judge_batches import build_judge_batch_sensor
 from trajectory_pipeline.defs.sensors.reconciliation import build_reconciliation_sensor
 from trajectory_pipeline.defs.sensors.refinement import build_refinement_sensor
 from trajectory_pipeline.settings import Settings, load_settings
@@ -61,6 +62,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
         sensors=[
             build_capture_sensor(settings),
             build_refinement_sensor(settings),
+            build_judge_batch_sensor(settings),
             build_reconciliation_sensor(settings),
             build_failure_notice_sensor(settings),
             build_empty_hour_sensor(settings),

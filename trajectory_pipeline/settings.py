@@ -26,6 +26,7 @@ from trajectory_pipeline.schema.enums import (
     DeletedContent,
     Egress,
     FileAccess,
+    JudgeMode,
     JudgeOrder,
     RedactionMode,
     ResponseFormatChoice,
@@ -209,6 +210,12 @@ class JudgeSettings(_Group):
     base_url: OptionalHttpUrl = setting("OPENAI_BASE_URL", repr=False)
     """Endpoint with an OpenAI-compatible chat API: what stands before `/chat/completions`, mostly ending in `/v1`. A
     query (`?api-version=…`) is sent with each call. Unset: OpenAI itself."""
+    mode: JudgeMode = setting("TRAJECTORY_JUDGE_MODE", JudgeMode.ONLINE)
+    """How the judge is asked: `online` (a call for each trajectory, answered at once) or `batch` (files of calls
+    through the provider's batch API: cheaper, answered within 24 hours). Default `online`."""
+    batch_minutes: NonNegative = setting("TRAJECTORY_JUDGE_BATCH_MINUTES", 60)
+    """In the mode `batch`: least time in minutes between two batches that the sensor submits, so that each is large.
+    Default 60."""
     response_format: ResponseFormatChoice = setting("TRAJECTORY_JUDGE_FORMAT", ResponseFormatChoice.AUTO)
     """How the response schema is sent to the judge: `json_schema` (strict), `tool_call`, `prompt` (in the prompt's
     text), or `auto`: the first of these that the server accepts. Default `auto`."""
@@ -303,8 +310,8 @@ class BudgetSettings(_Group):
     """Cap for one materialization, in tokens. Unset: no such cap."""
     prices_file: Path | None = setting("TRAJECTORY_PRICES")
     """Your own price table (.json or .toml), which takes precedence over the built-in one: a list `prices` of
-    `model`, `input`, `output` and optionally `cached_input` and `cache_write` (US dollars per million tokens) and
-    `base_url`. Unset: the built-in table only."""
+    `model`, `input`, `output` and optionally `cached_input` and `cache_write` (US dollars per million tokens), `batch`
+    (the share of these that a batch costs) and `base_url`. Unset: the built-in table only."""
     allow_unpriced: bool = setting("TRAJECTORY_ALLOW_UNPRICED", False)
     """`true`: a model without a known price may judge; then only token caps apply, and `TRAJECTORY_DAILY_BUDGET_TOKENS`
     must be set. Unset: it is refused."""

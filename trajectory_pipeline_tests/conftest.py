@@ -232,6 +232,7 @@ def story(make_own_settings: Callable[[], Settings], running_judge: SimulatedJud
 def judge(running_judge: SimulatedJudge) -> Iterator[SimulatedJudge]:
     """The session's simulated judge with an empty usage log, and without faults before and after the test."""
     running_judge.clear_faults()
+    running_judge.clear_batches()
     running_judge.reset_calls()
     yield running_judge
     running_judge.clear_faults()

@@ -117,6 +117,7 @@ def test_schedules_and_sensors_run_only_with_capture_enabled(*, enabled: bool) -
         "daily_retention",
         "empty_hour_sensor",
         "failure_notice_sensor",
+        "judge_batch_sensor",
         "reconciliation_sensor",
         "refinement_sensor",
     ]

@@ -161,6 +161,16 @@ class Budget:
             " in tokens (TRAJECTORY_DAILY_BUDGET_TOKENS)."
         )
 
+    def require_batch_price(self, model: str, base_url: str) -> None:
+        """Raise JudgeError for a model whose price in a batch is not known, unless that is allowed."""
+        if self.allow_unpriced or self.prices.of_batches.max_cost(model, base_url, 1, 1) is not None:
+            return
+        raise JudgeError(
+            f"No batch price is known for the model {model} at {without_credentials(base_url)}: add `batch`, the share"
+            " of its price that a batch costs (0.5 for half), to its entry in a price table (TRAJECTORY_PRICES), or set"
+            " TRAJECTORY_JUDGE_MODE=online."
+        )
+
     def max_call_cost(self, model: str, base_url: str, prompt_tokens: int, response_tokens: int) -> Cost:
         """Return what calls of so many tokens may cost at most."""
         usd = self.prices.max_cost(model, base_url, prompt_tokens, response_tokens)

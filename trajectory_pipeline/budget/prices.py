@@ -3,7 +3,7 @@
 import json
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_UP, Decimal
 from functools import lru_cache
@@ -15,12 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trajectory_pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
+    from genai_prices.types import ModelInfo
     from genai_prices.types import ModelPrice as ListedPrice
 
 _QUANTUM = Decimal("0.000000001")
 MAX_COST = 10**9
 """``cost_usd`` has nine digits before the point."""
 _MILLION = 1_000_000
+_BATCH = {"processing": "batch"}
+"""How ``genai-prices`` names the prices of batches, where it has them."""
 _NO_PRICE = (LookupError, ValueError, ArithmeticError)
 
 
@@ -49,6 +52,7 @@ class ModelPrice(BaseModel):
         cached_input: of prompt tokens that the provider's cache served; None where they cost the same.
         cache_write: of prompt tokens that go into the provider's cache, where that costs more: all that were not cached
             count at it, because providers do not tell them apart.
+        batch: share of these prices that a line of a batch costs; None where that is not known.
         simulated: whether the price is made up, as that of a simulated judge is.
     """
 
@@ -60,6 +64,7 @@ class ModelPrice(BaseModel):
     cached_input: _Dollars | None = None
     cache_write: _Dollars | None = None
     output: _Dollars
+    batch: Annotated[Decimal, Field(gt=0, le=1)] | None = None
     simulated: bool = False
 
     def cost(self, usage: CallUsage) -> Decimal:
@@ -70,6 +75,15 @@ class ModelPrice(BaseModel):
         fresh_price = max(self.input, self.cache_write or 0)
         return (fresh * fresh_price + cached * cached_price + usage.output_tokens * self.output) / _MILLION
 
+    @property
+    def at_batch_rate(self) -> "ModelPrice | None":
+        """The prices of a line of a batch; None where the share is not known."""
+        if self.batch is None:
+            return None
+        names = ("input", "cached_input", "cache_write", "output")
+        prices = {name: value * self.batch for name in names if (value := getattr(self, name)) is not None}
+        return self.model_copy(update=prices)
+
 
 class _PriceFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -79,9 +93,19 @@ class _PriceFile(BaseModel):
 
 @dataclass(frozen=True)
 class Prices:
-    """The user's own prices, which go first, and the listed ones of ``genai-prices``."""
+    """The user's own prices, which go first, and the listed ones of ``genai-prices``.
+
+    With ``batch``, those of lines of batches: by the share that the user's own price names, else by a listed price for
+    batches. A model without either has no known price, because ``genai-prices`` gives the full one then.
+    """
 
     table: tuple[ModelPrice, ...] = ()
+    batch: bool = False
+
+    @property
+    def of_batches(self) -> "Prices":
+        """The prices of lines of batches."""
+        return replace(self, batch=True)
 
     def max_cost(self, model: str, base_url: str, prompt_tokens: int, response_tokens: int) -> Decimal | None:
         """Return what a call may cost at most, in dollars; None for an unknown price.
@@ -90,7 +114,10 @@ class Prices:
         """
         own = self._find_own_price(model, base_url)
         if own is None:
-            return _storable(_listed_max(model, base_url, prompt_tokens, response_tokens), ROUND_UP)
+            listed = _listed_max(model, base_url, prompt_tokens, response_tokens, batch=self.batch)
+            return _storable(listed, ROUND_UP)
+        if (own := self._at_rate(own)) is None:
+            return None
         most = max(own.cost(CallUsage(prompt_tokens, cached, response_tokens)) for cached in (0, prompt_tokens))
         return _storable(most, ROUND_UP)
 
@@ -104,7 +131,13 @@ class Prices:
         own = self._find_own_price(requested, base_url)
         if own is None and answered is not None:
             own = self._find_own_price(answered, base_url)
-        return _storable(own.cost(usage)) if own else price_usd(answered, usage, base_url)
+        if own is None:
+            return price_usd(answered, usage, base_url, batch=self.batch)
+        rate = self._at_rate(own)
+        return None if rate is None else _storable(rate.cost(usage))
+
+    def _at_rate(self, price: ModelPrice) -> ModelPrice | None:
+        return price.at_batch_rate if self.batch else price
 
     def is_simulated(self, model: str, base_url: str) -> bool:
         """Whether the price of a model at an endpoint is made up."""
@@ -154,7 +187,7 @@ def load_prices(path: Path | None) -> Prices:
         raise SettingsError(
             f"The price table {path} (TRAJECTORY_PRICES) is wrong at {place}: {first['msg']}. It holds a list `prices`"
             " of entries with model, input, output and perhaps cached_input and cache_write (US dollars per million"
-            " tokens) and base_url."
+            " tokens), batch (the share that a batch costs) and base_url."
         ) from None
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise SettingsError(f"The price table {path} (TRAJECTORY_PRICES) cannot be read: {error}.") from None
@@ -166,12 +199,12 @@ def load_prices(path: Path | None) -> Prices:
     return Prices(tuple(table))
 
 
-def price_usd(model: str | None, usage: CallUsage | None, base_url: str) -> Decimal | None:
+def price_usd(model: str | None, usage: CallUsage | None, base_url: str, *, batch: bool = False) -> Decimal | None:
     """Return the listed price, at an endpoint, of a call in dollars; None where price or usage is not known."""
-    return None if model is None or usage is None else _storable(_listed(model, usage, base_url))
+    return None if model is None or usage is None else _storable(_listed(model, usage, base_url, batch=batch))
 
 
-def _listed(model: str, usage: CallUsage, base_url: str) -> Decimal | None:
+def _listed(model: str, usage: CallUsage, base_url: str, *, batch: bool = False) -> Decimal | None:
     # Slow to import, and not needed where nothing is asked.
     from genai_prices import Usage, calc_price
 
@@ -185,14 +218,23 @@ def _listed(model: str, usage: CallUsage, base_url: str) -> Decimal | None:
             model,
             provider_api_url=base_url,
             genai_request_timestamp=datetime.now(UTC),
+            price_context=_BATCH if batch else None,
         )
     except _NO_PRICE:
+        return None
+    if batch and not _has_batch_price(found.model):
         return None
     # A kind of token without a price would count as free.
     return None if None in (found.model_price.input_mtok, found.model_price.output_mtok) else found.total_price
 
 
-def _listed_max(model: str, base_url: str, prompt_tokens: int, response_tokens: int) -> Decimal | None:
+def _has_batch_price(model: "ModelInfo") -> bool:
+    return any(variant.when == _BATCH for variant in model.price_variants or ())
+
+
+def _listed_max(
+    model: str, base_url: str, prompt_tokens: int, response_tokens: int, *, batch: bool = False
+) -> Decimal | None:
     from genai_prices import Usage
 
     usages = [
@@ -200,21 +242,22 @@ def _listed_max(model: str, base_url: str, prompt_tokens: int, response_tokens: 
         for kind in ("cache_read_tokens", "cache_write_tokens")
     ]
     try:
-        prices = _listed_prices(model, base_url, datetime.now(UTC).replace(minute=0, second=0, microsecond=0))
+        hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+        prices = _listed_prices(model, base_url, hour, batch=batch)
         costs = [price.calc_price(usage)["total_price"] for price in prices for usage in usages]
     except _NO_PRICE:
         return None
-    usual = _listed(model, CallUsage(prompt_tokens, None, response_tokens), base_url)
+    usual = _listed(model, CallUsage(prompt_tokens, None, response_tokens), base_url, batch=batch)
     return None if usual is None else max([usual, *costs])
 
 
 @lru_cache(maxsize=64)
-def _listed_prices(model: str, base_url: str, hour: datetime) -> tuple["ListedPrice", ...]:
+def _listed_prices(model: str, base_url: str, hour: datetime, *, batch: bool = False) -> tuple["ListedPrice", ...]:
     """Return the prices of a model that may apply within a day from an hour, those of its tiers too."""
     from genai_prices import Usage, calc_price
 
     found = calc_price(Usage(input_tokens=0, output_tokens=0), model, provider_api_url=base_url).model
-    contexts = [None, *(variant.when for variant in found.price_variants or ())]
+    contexts = [_BATCH] if batch else [None, *(variant.when for variant in found.price_variants or ())]
     prices = [found.get_prices(hour + timedelta(hours=hours), one) for hours in range(25) for one in contexts]
     return tuple({repr(price): price for price in prices}.values())
 

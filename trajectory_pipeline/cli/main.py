@@ -12,6 +12,7 @@ from trajectory_pipeline.cli.console import err
 from trajectory_pipeline.errors import PipelineError
 
 COMMANDS = {
+    "batches": ("batches:command", "List the batches of calls at the judge's provider, or cancel one."),
     "check": ("check:command", "Compare the whole history: source, ledger, Postgres and Parquet."),
     "clean": ("clean:command", "Delete the data folder: embedded server, Parquet and Dagster's files."),
     "demo": ("demo:command", "Run the whole pipeline on this machine with sample rows and a scripted judge."),

@@ -35,7 +35,9 @@ def command(key: str | None, start: str | None, end: str | None, *, as_json: boo
     else:
         hours = selected_hours(key, start, end)
     config = judge_config(settings.judge, settings.privacy, settings.budget)
-    estimate = JudgingRun(opened.storage, config, settings.judge.order).estimate(hours, lookback)
+    estimate = JudgingRun(opened.storage, config, settings.judge.order, mode=settings.judge.mode).estimate(
+        hours, lookback
+    )
     if as_json:
         out.print_json(json.dumps(estimate.as_json()))
         return

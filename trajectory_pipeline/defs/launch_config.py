@@ -1,21 +1,22 @@
 """What a person may set when launching a run from the UI, by asset."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any
 
 import dagster as dg
 from pydantic import BeforeValidator, Field, ValidationError
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.schema.enums import JudgeOrder
+from trajectory_pipeline.schema.enums import JudgeMode, JudgeOrder
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 
 
-def _by_name(value: object) -> object:
+def _by_name(kind: type[StrEnum]) -> BeforeValidator:
     # A run's configuration has the names of an enumeration, and pydantic takes its values.
-    return JudgeOrder.__members__.get(value, value) if isinstance(value, str) else value
+    return BeforeValidator(lambda value: kind.__members__.get(value, value) if isinstance(value, str) else value)
 
 
 class CaptureConfig(dg.Config):
@@ -44,7 +45,13 @@ class RefinementConfig(dg.Config):
         description="Judge at most so many trajectories, over all partitions of the run. The refinement sensor requests"
         " the others later. Default: all.",
     )
-    order: Annotated[JudgeOrder | None, BeforeValidator(_by_name)] = Field(
+    mode: Annotated[JudgeMode | None, _by_name(JudgeMode)] = Field(
+        None,
+        description="`ONLINE`: each trajectory is judged at once. `BATCH`: those that fit one prompt are submitted to"
+        " the provider's batch API, and judged within 24 hours at its batch price. Default: as TRAJECTORY_JUDGE_MODE"
+        " says.",
+    )
+    order: Annotated[JudgeOrder | None, _by_name(JudgeOrder)] = Field(
         None,
         description="Which trajectories go first: `NEWEST`, or `SIGNALS` (likely failures). Default: as"
         " TRAJECTORY_JUDGE_ORDER says.",

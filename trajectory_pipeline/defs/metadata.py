@@ -130,6 +130,7 @@ def refined_outcomes_metadata(result: "JudgingResult") -> dict[str, Any]:
         "cost_usd": float(result.cost_usd),
         "disagreements": result.disagreements,
         **_present(
+            submitted_in_batches=result.submitted,
             judge=", ".join(judges),
             budget=result.caps and budget_table(result.caps),
             deferred_by_cap=result.deferred and count_table(result.deferred, "cap"),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from trajectory_pipeline.budget.caps import Budget, Cost
+from trajectory_pipeline.errors import JudgeError
 from trajectory_pipeline.judge.access_lists import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.judge.policy import PROCESS_KEY, RefinementPolicy, VoterPolicy, VotingRule
 from trajectory_pipeline.schema.enums import RedactionMode, ResponseFormatChoice
@@ -87,6 +88,15 @@ class JudgeConfig:
         """Raise JudgeError where a model has no known price, and that is not allowed."""
         for judge in self.asked:
             judge.budget.require_price(judge.model, judge.base_url)
+
+    def require_batch_price(self) -> None:
+        """Raise JudgeError where the mode ``batch`` cannot be priced, or the policy cannot be asked in it."""
+        if self.voters:
+            raise JudgeError(
+                "A policy with several votes cannot be judged in batches, because a vote may depend on the ones before:"
+                " set TRAJECTORY_JUDGE_MODE=online."
+            )
+        self.budget.require_batch_price(self.model, self.base_url)
 
 
 @dataclass(frozen=True)

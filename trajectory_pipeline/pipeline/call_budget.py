@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from trajectory_pipeline.budget.caps import BudgetExhausted, BudgetShortfall, Cost
+from trajectory_pipeline.budget.prices import Prices
 from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import JudgeRequest
@@ -21,6 +22,20 @@ CLAIM_EXTRA_SECONDS = 120.0
 """How much longer a claim lasts than its call, and how long from each renewal: a worker may be out of touch so long."""
 
 Row = dict[str, Any]
+
+
+def _prices_of(call: CallRecord, judge: JudgeConfig) -> Prices:
+    return judge.budget.prices.of_batches if call.batch_id is not None else judge.budget.prices
+
+
+def priced(call: CallRecord, reserved_usd: Decimal | None, judge: JudgeConfig) -> CallRecord:
+    """Return a call that ended with what it cost: what was reserved, where its end is not known."""
+    cost = reserved_usd
+    if call.result != "lost":
+        cost = _prices_of(call, judge).cost(call.model, call.response_model, call.usage, judge.base_url)
+        if call.billed_usd is not None:
+            cost = max(cost or Decimal(0), call.billed_usd)
+    return replace(call, cost_usd=cost)
 
 
 class ClaimedElsewhere(Exception):  # noqa: N818 - no error
@@ -109,12 +124,13 @@ class CallBudget:
 class VerdictCalls:
     """The calls for one verdict so far, by id; a call whose end was not seen has no duration.
 
-    ``former`` is a dead worker whose claim on the verdict is taken over.
+    ``former`` is a dead worker whose claim on the verdict is taken over, ``batch_id`` the batch that is collected.
     """
 
     shared: CallBudget
     candidate: JudgingCandidate
     former: str | None = None
+    batch_id: str | None = None
     by_id: dict[str, CallRecord] = field(default_factory=dict)
 
     async def begin(self, call: CallRecord, request: JudgeRequest) -> None:
@@ -123,7 +139,7 @@ class VerdictCalls:
         To be awaited before the call is sent.
         """
         shared, judge = self.shared, self.shared.judge
-        prompt_tokens, prices = call.estimated_prompt_tokens, judge.budget.prices
+        prompt_tokens, prices = call.estimated_prompt_tokens, _prices_of(call, judge)
         usd = prices.max_cost(call.model, judge.base_url, prompt_tokens, call.max_response_tokens)
         # If its end is never seen, it stays lost, at what it may have cost.
         begun = replace(call, cost_usd=usd)
@@ -136,18 +152,20 @@ class VerdictCalls:
             "materialization_id": shared.materialization_id,
         }
         candidate, seconds = self.candidate, judge.timeout_seconds + CLAIM_EXTRA_SECONDS
-        claim = VerdictLock(candidate.run_id, candidate.verdict_key, shared.worker, seconds, self.former)
+        claim = VerdictLock(
+            candidate.run_id, candidate.verdict_key, shared.worker, seconds, self.former, collects=bool(self.batch_id)
+        )
         await shared.reserve(CallReservation(row, reserved, self._headroom(reserved, request), claim))
         self.by_id[call.attempt_id] = begun
 
+    async def resume(self, call: CallRecord) -> None:
+        """Take up a call that began in a batch."""
+        await self.shared.release(-1)
+        self.by_id[call.attempt_id] = call
+
     async def end(self, call: CallRecord) -> None:
         """Replace what was reserved for a call by what it cost."""
-        judge, cost = self.shared.judge, self.by_id[call.attempt_id].cost_usd
-        if call.result != "lost":
-            cost = judge.budget.prices.cost(call.model, call.response_model, call.usage, judge.base_url)
-            if call.billed_usd is not None:
-                cost = max(cost or Decimal(0), call.billed_usd)
-        settled = replace(call, cost_usd=cost)
+        settled = priced(call, self.by_id[call.attempt_id].cost_usd, self.shared.judge)
         await self.shared.settle(self._row(settled))
         self.by_id[call.attempt_id] = settled
 

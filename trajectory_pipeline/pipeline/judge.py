@@ -19,8 +19,9 @@ from trajectory_pipeline.partition_keys import parse_partition_key, partition_ke
 from trajectory_pipeline.pipeline.judge_candidates import judge_candidates
 from trajectory_pipeline.pipeline.judge_worker import JudgingStats
 from trajectory_pipeline.pipeline.judging_estimate import JudgingEstimate, due_reason, estimate_judging, needs_judging
+from trajectory_pipeline.pipeline.keep_batches import collect_batches
 from trajectory_pipeline.schema.arrow import arrow_schema
-from trajectory_pipeline.schema.enums import JudgeOrder
+from trajectory_pipeline.schema.enums import JudgeMode, JudgeOrder
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.types import Scalar, Sink
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
@@ -82,6 +83,8 @@ class JudgingRun:
         dagster_run_id: for the ledger; all partitions of a Dagster run are one materialization to the budget.
         progress: takes a progress line now and then.
         publish_only: whether stored verdicts are published and no judge is asked.
+        collect_only: whether batches that ended are collected, and nothing else is asked.
+        mode: whether what fits one prompt is asked at once or submitted in batches.
     """
 
     storage: Storage
@@ -91,6 +94,8 @@ class JudgingRun:
     dagster_run_id: str | None = None
     progress: Callable[[str], None] = field(default=lambda _: None, repr=False)
     publish_only: bool = False
+    collect_only: bool = False
+    mode: JudgeMode = JudgeMode.ONLINE
 
     def __post_init__(self) -> None:
         self._materialization_id = self.dagster_run_id or str(uuid4())
@@ -102,7 +107,14 @@ class JudgingRun:
         """Return what judging these partitions would do now; see ``estimate_judging``."""
         now = datetime.now(UTC)
         return estimate_judging(
-            hours, self.storage, self.judge, now=now, lookback=lookback, order=self.order, render=render
+            hours,
+            self.storage,
+            self.judge,
+            now=now,
+            lookback=lookback,
+            order=self.order,
+            render=render,
+            mode=self.mode,
         )
 
     def judge_partitions(self, hours: Sequence[datetime]) -> None:
@@ -117,6 +129,8 @@ class JudgingRun:
         """
         if not self.publish_only:
             self.judge.require_price()
+        if self.mode == JudgeMode.BATCH and not (self.publish_only or self.collect_only):
+            self.judge.require_batch_price()
         judge = self.judge.with_redaction_key(redaction_key(self.storage.postgres, self.judge.redaction_key))
         policy = judge.policy
         for hour in hours:
@@ -130,6 +144,7 @@ class JudgingRun:
                 )
         with open_verdicts(self.storage.postgres) as verdicts:
             verdicts.use_policy(policy.policy_id, policy.definition, policy.model)
+            self._collect(judge, verdicts)
             due = self._due(judging_candidates(verdicts.connection, policy.policy_id, list(self._results), self.order))[
                 : self.limit
             ]
@@ -144,6 +159,7 @@ class JudgingRun:
                 progress=self.progress,
                 stats=self._results,
                 on_complete=self._publish_early,
+                mode=self.mode,
             )
             if error is not None:
                 # A partition that was judged to its end is published all the same.
@@ -210,12 +226,32 @@ class JudgingRun:
             written = partition.publish(staged)
         result.written = written
 
+    def _collect(self, judge: JudgeConfig, verdicts: VerdictStore) -> None:
+        """Store the verdicts of the batches that ended; where that fails, a run for nothing else fails."""
+        if self.publish_only:
+            return
+        failures = collect_batches(
+            self.storage,
+            judge,
+            list(self._results),
+            verdicts=verdicts,
+            materialization_id=self._materialization_id,
+            progress=self.progress,
+            stats=self._results,
+        )
+        for failure in failures:
+            self.progress(str(failure))
+        if failures and self.collect_only:
+            self._failures |= dict.fromkeys(self._results, failures[0])
+
     def _due(self, candidates: Sequence[JudgingCandidate]) -> list[JudgingCandidate]:
         due: list[JudgingCandidate] = []
         for candidate in candidates:
             self._candidates[candidate.partition_key].append(candidate)
             result = self._results[candidate.partition_key]
-            if not self.publish_only and (candidate.due or needs_judging(candidate, self.judge.access)):
+            if not (self.publish_only or self.collect_only) and (
+                candidate.due or needs_judging(candidate, self.judge.access)
+            ):
                 result.due_reasons[due_reason(candidate)] += 1
                 due.append(candidate)
             else:

@@ -3,16 +3,22 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from trajectory_pipeline.judge.config import JudgeConfig
+from trajectory_pipeline.pipeline.batch_inbox import BatchInbox
+from trajectory_pipeline.pipeline.batch_outbox import BatchOutbox
 from trajectory_pipeline.pipeline.judge_worker import JudgeWorker, JudgingStats
 from trajectory_pipeline.pipeline.voting import Unfinished, Voting
+from trajectory_pipeline.schema.enums import JudgeMode
+from trajectory_pipeline.storage.postgres.judge_batches import open_batches
 from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.urls import without_credentials
+
+_T = TypeVar("_T")
 
 
 def judge_candidates(
@@ -25,10 +31,13 @@ def judge_candidates(
     progress: Callable[[str], None],
     stats: Mapping[str, JudgingStats],
     on_complete: Callable[[str], None] = lambda _: None,
+    mode: JudgeMode = JudgeMode.ONLINE,
+    inbox: BatchInbox | None = None,
 ) -> Unfinished:
     """Judge each of them; returns those that are left without a verdict, and the error that ended it, if any.
 
-    The judge's redaction key must be resolved. For the other arguments see ``JudgeWorker``.
+    In the mode ``batch``, what fits one prompt is submitted instead; with an ``inbox``, answers come from a batch. The
+    judge's redaction key must be resolved. For the other arguments see ``JudgeWorker``.
     """
     if not candidates:
         return (), None
@@ -59,7 +68,9 @@ def judge_candidates(
         open_verdicts(storage.postgres) as calls,
         open_verdicts(storage.postgres) as claims,
         open_rate_limiter(storage.postgres, limit) as request_slot,
+        open_batches(storage.postgres) as batches,
     ):
+        outbox = BatchOutbox(batches, judge, materialization_id, progress) if mode == JudgeMode.BATCH else None
         worker = JudgeWorker(
             candidates,
             parquet=storage.parquet,
@@ -71,21 +82,25 @@ def judge_candidates(
             progress=progress,
             stats=stats,
             request_slot=request_slot,
+            outbox=outbox,
+            inbox=inbox,
             on_complete=on_complete,
         )
         try:
-            _run(worker.judge_all())
+            run_to_end(worker.judge_all())
         except Exception as error:
             return worker.unfinished, error
     return (), None
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end, even if this thread runs an event loop already, as a notebook does."""
+def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine to its end; returns its result.
+
+    Also where this thread runs an event loop already, as a notebook does.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        asyncio.run(work)
-        return
+        return asyncio.run(work)
     with ThreadPoolExecutor(max_workers=1) as executor:
-        executor.submit(asyncio.run, work).result()
+        return executor.submit(asyncio.run, work).result()

@@ -17,10 +17,13 @@ from trajectory_pipeline.errors import PipelineError, ProviderDownError, describ
 from trajectory_pipeline.judge.client.backoff import RequestSlot
 from trajectory_pipeline.judge.client.call_record import AskResult, CallRecord, JudgeReply
 from trajectory_pipeline.judge.client.errors import is_outage
+from trajectory_pipeline.judge.client.http_call import HttpReply
 from trajectory_pipeline.judge.client.session import JudgeSession, open_session
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import RENDERING_SECONDS, build_judge_request, failed, judge
 from trajectory_pipeline.judge.redaction.redactor import RedactionTimeoutError
+from trajectory_pipeline.pipeline.batch_inbox import SUPERSEDED, BatchInbox
+from trajectory_pipeline.pipeline.batch_outbox import BatchOutbox
 from trajectory_pipeline.pipeline.call_budget import (
     CLAIM_EXTRA_SECONDS,
     CallBudget,
@@ -31,7 +34,7 @@ from trajectory_pipeline.pipeline.call_budget import (
 from trajectory_pipeline.pipeline.documents import DocumentLoader, MissingDocumentError
 from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
 from trajectory_pipeline.runtime.gc_threshold import raised_gc_threshold
-from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass
+from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass, VerdictStatus
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 from trajectory_pipeline.storage.postgres.verdict_locks import claim_holders, new_worker, renew_locks
@@ -76,6 +79,7 @@ class JudgingStats:
         cost_usd: known cost of these calls; a lost call counts at its reserved cost.
         unpriced_calls: answered calls without a known price.
         cut_prompts: calls whose prompt the server cut, by the tokens that it counted.
+        submitted: trajectories that wait for a batch now.
         models: that answered.
         simulated_models: those of them that are simulations.
         deferred: deferred verdicts, by the cap that was exhausted.
@@ -89,6 +93,7 @@ class JudgingStats:
     cost_usd: Decimal = Decimal(0)
     unpriced_calls: int = 0
     cut_prompts: int = 0
+    submitted: int = 0
     models: set[str] = field(default_factory=set)
     simulated_models: set[str] = field(default_factory=set)
     deferred: Counter[str] = field(default_factory=Counter)
@@ -120,6 +125,7 @@ class JudgeWorker:
     verdicts may still be stored. An unexpected error in one verdict affects that verdict only. Calls are reserved and
     settled on another connection, ``ledger``, and claims are renewed on a third, ``claims``. ``stats`` are by partition
     key, of all partitions that are judged.
+    With an ``outbox``, what fits one prompt goes into batches instead; with an ``inbox``, answers come from a batch.
     ``on_complete`` is called in a thread, for one partition at a time, when the last verdict of a partition is stored.
     """
 
@@ -133,6 +139,8 @@ class JudgeWorker:
     progress: Callable[[str], None]
     stats: Mapping[str, JudgingStats]
     request_slot: RequestSlot | None = None
+    outbox: BatchOutbox | None = None
+    inbox: BatchInbox | None = None
     on_complete: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
@@ -143,7 +151,7 @@ class JudgeWorker:
         self._dead_holders: dict[str, str] = {}
         self._reported_at = time.monotonic()
         self._policy = self.judge.policy
-        self._worker = new_worker()
+        self._worker = self.inbox.worker if self.inbox else new_worker()
         self._started_at = self.verdicts.now()
         self._calls = CallBudget(self.ledger, self.judge, self.materialization_id, self._worker)
         connection_lock = asyncio.Lock()
@@ -171,11 +179,21 @@ class JudgeWorker:
         try:
             with raised_gc_threshold(_GC_THRESHOLD):
                 async with open_session(judge, request_slot=self.request_slot, half_open=was_down) as session:
+                    if self.outbox:
+                        waiting = await self.outbox.open(session, self._worker, waiting, self._judge_waiting)
                     while waiting:
                         claimed = await self._judge_waiting(waiting, session)
                         waiting = await self._wait_for_others(claimed)
+                    if self.outbox:
+                        try:
+                            await self.outbox.send()
+                        finally:
+                            self.unfinished |= self.outbox.unsent
         finally:
             renewal.cancel()
+            if self.outbox:
+                with suppress(PipelineError):
+                    self.outbox.close()
             # Other workers would wait until these claims expire.
             with suppress(PipelineError):
                 self.verdicts.release_locks(self._worker)
@@ -261,8 +279,9 @@ class JudgeWorker:
             for candidate in ended:
                 verdict = stored.get(candidate.key)
                 # Whatever was stored meanwhile holds: a failed verdict is tried again when that is due.
+                has_ended = (*FINAL_STATUSES, VerdictStatus.SUBMITTED)
                 if verdict is not None and (
-                    verdict["verdict_status"] in FINAL_STATUSES or verdict["updated_at"] >= self._started_at
+                    verdict["verdict_status"] in has_ended or verdict["updated_at"] >= self._started_at
                 ):
                     self.stats[candidate.partition_key].claimed_elsewhere += 1
                     await self._finish(candidate)
@@ -276,7 +295,9 @@ class JudgeWorker:
     async def _judge_one(self, candidate: JudgingCandidate, session: JudgeSession) -> None:
         """Reach a verdict and store it."""
         stats = self.stats[candidate.partition_key]
-        calls = VerdictCalls(self._calls, candidate, self._dead_holders.pop(candidate.verdict_key, None))
+        batch_id = self.inbox.batch_id if self.inbox else None
+        calls = VerdictCalls(self._calls, candidate, self._dead_holders.pop(candidate.verdict_key, None), batch_id)
+        verdict: Row = {}
         async with AsyncExitStack() as until_stored:
             try:
                 verdict = await self._reach_verdict(candidate, session, calls, until_stored)
@@ -289,7 +310,10 @@ class JudgeWorker:
                 _LOG.exception("The verdict on %s failed: a defect of trajectory-pipeline", candidate.run_id)
                 verdict = failed("internal_error", describe_defect(error))
             finally:
-                stats.add_calls(calls.by_id.values())
+                if verdict.get("verdict_status") == VerdictStatus.SUBMITTED:
+                    stats.submitted += 1
+                else:
+                    stats.add_calls(calls.by_id.values())
                 await calls.release_lost()
             await self._save(
                 {**verdict_identity(candidate, self._policy.policy_id), **calls.model_columns(), **verdict}
@@ -314,13 +338,28 @@ class JudgeWorker:
             # Off the loop, which times calls. One at a time: rendering leaves no core idle.
             async with self._rendering:
                 request = await asyncio.to_thread(
-                    build_judge_request, documents, self._policy, self._estimate, RENDERING_SECONDS
+                    build_judge_request,
+                    documents,
+                    self._policy,
+                    # A batch is collected by another process, which must see the same text.
+                    TokenEstimate() if self.outbox or self.inbox else self._estimate,
+                    RENDERING_SECONDS,
                 )
         except RedactionTimeoutError:
             return _too_slow()
+        if self.outbox and self.outbox.takes(request):
+            return await self.outbox.add(calls, request)
+        in_batch: HttpReply | None = None
+        if self.inbox:
+            in_batch = self.inbox.reply(candidate, request)
+            if in_batch is None:
+                return failed(ErrorClass.SUPERSEDED, SUPERSEDED)
+            await calls.resume(self.inbox.sent(candidate))
 
         async def ask(messages: Sequence[dict[str, str]], answer_type: type[JudgeReply]) -> AskResult[JudgeReply]:
-            return await session.ask(messages, answer_type, partial(calls.begin, request=request), calls.end)
+            nonlocal in_batch
+            answered, in_batch = in_batch, None
+            return await session.ask(messages, answer_type, partial(calls.begin, request=request), calls.end, answered)
 
         self.stats[candidate.partition_key].judged += request.calls > 0
         await until_stored.enter_async_context(self._unstored)

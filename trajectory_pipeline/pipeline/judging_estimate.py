@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from trajectory_pipeline.budget.caps import Cost, Scope, SpendTotals, find_shortfall
+from trajectory_pipeline.budget.prices import Prices
 from trajectory_pipeline.errors import PipelineError, describe_defect
 from trajectory_pipeline.judge.access_lists import JudgeAccessList
 from trajectory_pipeline.judge.config import JudgeConfig
@@ -15,7 +16,7 @@ from trajectory_pipeline.judge.judge_trajectory import build_judge_request
 from trajectory_pipeline.judge.prompt import overhead_tokens
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.documents import MissingDocumentError, shown_documents
-from trajectory_pipeline.schema.enums import ErrorClass, JudgeOrder
+from trajectory_pipeline.schema.enums import ErrorClass, JudgeMode, JudgeOrder
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import (
@@ -146,6 +147,7 @@ def estimate_judging(
     lookback: timedelta,
     order: JudgeOrder = JudgeOrder.NEWEST,
     render: bool = True,
+    mode: JudgeMode = JudgeMode.ONLINE,
 ) -> JudgingEstimate:
     """Return what judging these partitions would do, the latest first.
 
@@ -158,7 +160,7 @@ def estimate_judging(
     estimate = JudgingEstimate(sized=not render)
     policy_id = judge.policy.policy_id
     with open_verdicts(storage.postgres) as verdicts:
-        estimator = _Estimator(storage.parquet, verdicts, judge, estimate, now)
+        estimator = _Estimator(storage.parquet, verdicts, judge, estimate, now, mode)
         for hour in sorted(hours, reverse=True):
             found = judging_candidates(verdicts.connection, policy_id, [partition_key(hour)], order)
             estimate.partitions += 1
@@ -197,6 +199,7 @@ class _Estimator:
     judge: JudgeConfig
     estimate: JudgingEstimate
     now: datetime
+    mode: JudgeMode = JudgeMode.ONLINE
     _shared: dict[Scope, SpendTotals] = field(default_factory=lambda: {"materialization": SpendTotals()})
     _by_organization: dict[str | None, SpendTotals] = field(default_factory=dict)
 
@@ -218,7 +221,7 @@ class _Estimator:
 
     def compare_with_former(self) -> None:
         """Estimate the cost with answers as long as former ones; to be called when all is counted."""
-        judge, prices, estimate = self.judge, self.judge.budget.prices, self.estimate
+        judge, prices, estimate = self.judge, self._prices(calls=1), self.estimate
         mean_tokens = self.verdicts.mean_response_tokens(judge.policy.policy_id)
         if any(prices.max_cost(one.model, one.base_url, 1, 1) is None for one in judge.asked):
             estimate.max_usd = None
@@ -265,7 +268,8 @@ class _Estimator:
         max_cost = Cost()
         for judge in self.judge.asked:
             answer_tokens = calls * judge.max_response_tokens
-            max_cost += judge.max_call_cost(prompt_tokens, answer_tokens)
+            usd = self._prices(calls).max_cost(judge.model, judge.base_url, prompt_tokens, answer_tokens)
+            max_cost += Cost(usd or Decimal(0), prompt_tokens + answer_tokens)
             estimate.calls += calls
             estimate.prompt_tokens += prompt_tokens
             estimate.max_response_tokens_total += answer_tokens
@@ -277,6 +281,11 @@ class _Estimator:
             return
         self._shared = {scope: replace(spent, reserved=spent.reserved + max_cost) for scope, spent in totals.items()}
         self._by_organization[candidate.organization_id] = self._shared.pop("organization")
+
+    def _prices(self, calls: int) -> Prices:
+        """Return the prices of a verdict's calls: what takes several prompts is asked online in any mode."""
+        prices = self.judge.budget.prices
+        return prices.of_batches if self.mode == JudgeMode.BATCH and calls == 1 else prices
 
     def _totals(self, organization_id: str | None) -> dict[Scope, SpendTotals]:
         if organization_id not in self._by_organization:

@@ -10,6 +10,7 @@ from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.prompt import overhead_tokens
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.judge_batches import BatchStore
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import (
     AbandonedVerdict,
@@ -31,6 +32,7 @@ class PendingVerdicts:
         partition_keys: of the partitions in which something could be judged now, sorted.
         abandoned: verdicts that failed too often.
         unpublished: keys of the compared partitions whose file was not made of the verdicts that are stored.
+        next_batch_at: before then no batch is submitted; None where one may be now.
         shortfall: the cap without headroom for any call; then there are no partition keys.
     """
 
@@ -39,6 +41,7 @@ class PendingVerdicts:
     unpublished: list[str]
     shortfall: BudgetShortfall | None
     spent: SpendTotals
+    next_batch_at: datetime | None = None
 
 
 def find_pending_verdicts(
@@ -50,11 +53,13 @@ def find_pending_verdicts(
     lookback: timedelta,
     give_up_after: int,
     compared: Sequence[str] = (),
+    between_batches: timedelta | None = None,
 ) -> PendingVerdicts:
     """Return what has no verdict under the policy, is settled, within the lookback, and can be paid today.
 
     A trajectory is settled when it has been unchanged for ``settle_for``. A verdict is not tried again after
-    ``give_up_after`` failures. The files of the partitions ``compared`` are compared with their verdicts.
+    ``give_up_after`` failures. ``between_batches`` is the least time between two batches. The
+    files of the partitions ``compared`` are compared with their verdicts.
 
     Raises:
         JudgeError: the model has no known price, and that is not allowed.
@@ -92,7 +97,11 @@ def find_pending_verdicts(
             verdicts.connection, policy.policy_id, ended_since=now - lookback, give_up_after=give_up_after
         )
         unpublished = partitions_with_unpublished_verdicts(verdicts.connection, policy.policy_id, compared)
-    return PendingVerdicts(keys, abandoned, unpublished, shortfall, today.get("day", SpendTotals()))
+        newest = BatchStore(verdicts.connection).newest_created_at(policy.policy_id) if between_batches else None
+    next_batch_at = newest + between_batches if newest and between_batches else None
+    if next_batch_at is not None and next_batch_at <= now:
+        next_batch_at = None
+    return PendingVerdicts(keys, abandoned, unpublished, shortfall, today.get("day", SpendTotals()), next_batch_at)
 
 
 def find_abandoned_verdicts(

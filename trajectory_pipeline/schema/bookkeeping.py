@@ -161,7 +161,7 @@ VERDICT_LOCKS = Table(
     " being judged.",
     row="one verdict in progress",
     columns=postgres_only(
-        Column("verdict_key", STRING, "The verdict.", key=True),
+        Column("verdict_key", STRING, "The verdict; or `batch:` and the id of a batch in work.", key=True),
         Column("worker", STRING, "Worker that holds the lock: host, process id and a random part."),
         Column("claimed_at", TIMESTAMP, "When it was claimed or last renewed."),
         Column("expires_at", TIMESTAMP, "When another worker may take it over."),

@@ -17,6 +17,13 @@ class JudgeOrder(StrEnum):
     SIGNALS = "signals"
 
 
+class JudgeMode(StrEnum):
+    """How the judge is asked (``TRAJECTORY_JUDGE_MODE``)."""
+
+    ONLINE = "online"
+    BATCH = "batch"
+
+
 class ResponseFormat(StrEnum):
     """How the response schema is sent to the judge."""
 
@@ -109,6 +116,7 @@ class VerdictStatus(StrEnum):
     FAILED = "failed"
     QUARANTINED = "quarantined"
     DEFERRED_BUDGET = "deferred_budget"
+    SUBMITTED = "submitted"
 
 
 FINAL_STATUSES = (VerdictStatus.JUDGED, VerdictStatus.INSUFFICIENT_EVIDENCE, VerdictStatus.NOT_ELIGIBLE)
@@ -199,6 +207,21 @@ class EscalateWhen(StrEnum):
     ABSTAINS = "abstains"
     CONTRADICTS = "contradicts"
     UNSURE = "unsure"
+
+
+class BatchState(StrEnum):
+    """Where a batch of calls stands here; the provider has words of its own (``provider_status``)."""
+
+    PREPARING = "preparing"
+    UPLOADING = "uploading"
+    CREATING = "creating"
+    SUBMITTED = "submitted"
+    COLLECTED = "collected"
+    ABANDONED = "abandoned"
+
+
+UNSENT_STATES = (BatchState.PREPARING, BatchState.UPLOADING, BatchState.CREATING)
+"""A batch with such a state belongs to the worker that prepares it, or is left by a killed one."""
 
 
 class AttemptResult(StrEnum):
@@ -328,4 +351,19 @@ class ErrorClass(StrEnum):
     ORGANIZATION_BUDGET = "organization_budget", _no_headroom("TRAJECTORY_ORGANIZATION_DAILY_BUDGET_USD"), *_DEFERRED
     DAILY_BUDGET = "daily_budget", _no_headroom("TRAJECTORY_DAILY_BUDGET_USD"), *_DEFERRED
     DAILY_TOKENS = "daily_tokens", _no_headroom("TRAJECTORY_DAILY_BUDGET_TOKENS"), *_DEFERRED
+    BATCH_ENDED = (
+        "batch_ended",
+        "Its batch was never sent, or ended (expired, cancelled or failed) without an answer to it.",
+        "pending again at once",
+    )
+    BATCH_QUEUE_FULL = (
+        "batch_queue_full",
+        "The provider takes no more tokens in batches for now.",
+        "pending again after 15 minutes, in a smaller batch",
+    )
+    SUPERSEDED = (
+        "superseded",
+        "The trajectory or the policy changed while its batch ran: the answer is booked, and not stored.",
+        "judged under its new verdict key",
+    )
     INTERNAL_ERROR = "internal_error", "A defect of trajectory-pipeline.", "please report it"

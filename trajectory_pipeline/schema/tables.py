@@ -13,7 +13,14 @@ from trajectory_pipeline.schema.bookkeeping import (
 from trajectory_pipeline.schema.labels import LABEL_SAMPLES, LABELS
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.schema.verdicts import POLICIES, REDACTION_KEYS, REFINED_OUTCOMES, VERDICT_ATTEMPTS, VERDICTS
+from trajectory_pipeline.schema.verdicts import (
+    JUDGE_BATCHES,
+    POLICIES,
+    REDACTION_KEYS,
+    REFINED_OUTCOMES,
+    VERDICT_ATTEMPTS,
+    VERDICTS,
+)
 
 TABLES = (
     TERMINAL_RUNS,
@@ -21,6 +28,7 @@ TABLES = (
     REFINED_OUTCOMES,
     VERDICTS,
     VERDICT_ATTEMPTS,
+    JUDGE_BATCHES,
     SPEND_TOTALS,
     VERDICT_LOCKS,
     RATE_LIMITS,

@@ -51,7 +51,8 @@ VERDICTS = Table(
         Column(
             "verdict_status",
             STRING,
-            "`judged`, `insufficient_evidence`, `not_eligible`, `failed`, `quarantined` or `deferred_budget`.",
+            "`judged`, `insufficient_evidence`, `not_eligible`, `failed`, `quarantined`, `deferred_budget`, or"
+            " `submitted`: its batch runs.",
         ),
         Column(
             "outcome",
@@ -317,8 +318,51 @@ VERDICT_ATTEMPTS = Table(
         Column("budget_day", STRING, "UTC day whose cap it counts against: `2026-11-23`."),
         Column("organization_id", STRING, "Organization whose cap it counts against.", null="none recorded"),
         Column("materialization_id", STRING, "The materialization: the Dagster run id where there is one."),
+        Column("batch_id", STRING, "The batch that it was a line of: see `judge_batches`.", null="a call of its own"),
     ),
-    indexes=(("run_id",), ("verdict_key",), ("started_at",), ("budget_day",)),
+    indexes=(("run_id",), ("verdict_key",), ("started_at",), ("budget_day",), ("batch_id",)),
+)
+
+JUDGE_BATCHES = Table(
+    name="judge_batches",
+    description="Batches of calls at the judge's provider (`TRAJECTORY_JUDGE_MODE=batch`): each line is an attempt.",
+    row="one batch",
+    columns=postgres_only(
+        Column("batch_id", STRING, "UUID, generated before anything is sent; in the batch's metadata there.", key=True),
+        Column(
+            "state",
+            STRING,
+            "`preparing`, `uploading`, `creating`, `submitted`, `collected`, or `abandoned`: it was never sent.",
+        ),
+        Column("policy_id", STRING, "The policy."),
+        Column("model", STRING, "Model that is asked."),
+        Column("base_url", STRING, "Endpoint, without credentials."),
+        Column("options", JSON, "Response format, temperature and name of the answer's limit in each line."),
+        Column("materialization_id", STRING, "The materialization that prepared it."),
+        Column("sha256", STRING, "SHA-256 (hex) of the file of requests.", null="not written to its end"),
+        Column("bytes", INT, "Size of that file.", unit="bytes", null="not written to its end"),
+        Column("lines", INT, "Requests in it.", unit="requests"),
+        tokens("prompt_tokens", "Estimated prompt tokens of all lines."),
+        Column("input_file_id", STRING, "The provider's id of the file of requests.", null="not uploaded"),
+        Column("provider_batch_id", STRING, "The provider's id of the batch.", null="not sent"),
+        Column("provider_status", STRING, "Its status as the provider said last.", null="not sent"),
+        Column("output_file_id", STRING, "The provider's id of the file of answers.", null="there is none yet"),
+        Column("error_file_id", STRING, "The provider's id of the file of errors.", null="there is none yet"),
+        Column("completed", INT, "Lines with an answer, as the provider counts.", unit="requests", null="not told"),
+        Column("failed", INT, "Lines with an error, as the provider counts.", unit="requests", null="not told"),
+        Column("counts", JSON, "Lines by what was found in the files.", null="not collected"),
+        dollars("reserved_usd", "Largest possible cost of its lines.", null="no known price"),
+        dollars("booked_usd", "Cost of its lines as booked.", null="not collected"),
+        tokens("token_limit", "Most tokens in batches that the provider takes.", null="it did not say"),
+        Column("note", STRING, "What went wrong, as a sentence.", null="nothing"),
+        Column("created_at", TIMESTAMP, "When it was begun."),
+        Column("submitted_at", TIMESTAMP, "When the provider had it.", null="not sent"),
+        Column("polled_at", TIMESTAMP, "When the provider was last asked.", null="never"),
+        Column("ended_at", TIMESTAMP, "When it was collected or abandoned.", null="it runs"),
+        Column("files_deleted_at", TIMESTAMP, "When its files were deleted at the provider.", null="they are there"),
+        Column("updated_at", TIMESTAMP, "When this row last changed."),
+    ),
+    indexes=(("state",),),
 )
 
 POLICIES = Table(

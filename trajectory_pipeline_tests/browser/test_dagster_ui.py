@@ -133,7 +133,8 @@ def test_automation_page_lists_schedules_and_sensors(page: Page) -> None:
             "daily_retention",
             "daily_dagster_retention",
         ),
-        *("capture_sensor", "refinement_sensor", "reconciliation_sensor", "empty_hour_sensor", "failure_notice_sensor"),
+        *("capture_sensor", "refinement_sensor", "judge_batch_sensor", "reconciliation_sensor"),
+        *("empty_hour_sensor", "failure_notice_sensor"),
     ):
         page.get_by_text(name, exact=True).first.wait_for()
     page.get_by_text("Standard sensor").nth(3).wait_for()

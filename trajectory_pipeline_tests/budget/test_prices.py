@@ -152,3 +152,37 @@ def test_price_without_one_kind_of_token_is_unknown() -> None:
     assert Prices().max_cost("text-embedding-3-small", OPENAI, 1, 1) is None
     usage = CallUsage(1, None, 1)
     assert Prices().cost("text-embedding-3-small", "text-embedding-3-small", usage, OPENAI) is None
+
+
+# ---- batches ------------------------------------------------------------------------------------------------------
+
+
+def test_batch_price_is_the_stated_share() -> None:
+    row = ModelPrice(model="llama3", input=Decimal(1), cached_input=Decimal("0.1"), output=Decimal(4), batch="0.5")
+    prices, usage = Prices((row,)), CallUsage(1000, 400, 100)
+    full = prices.cost("llama3", None, usage, LOCAL)
+    assert full is not None
+    assert prices.of_batches.cost("llama3", None, usage, LOCAL) == full / 2
+    assert prices.of_batches.max_cost("llama3", LOCAL, 10, 10) == Decimal("0.000025")
+
+
+def test_own_price_without_share_has_no_batch_price() -> None:
+    prices = Prices((ModelPrice(model="gpt-4o", input=Decimal(1), output=Decimal(4)),)).of_batches
+    assert prices.max_cost("gpt-4o", OPENAI, 10, 10) is None
+    assert prices.cost("gpt-4o", "gpt-4o", CallUsage(1, None, 1), OPENAI) is None
+
+
+def test_listed_batch_price_is_half_or_unknown() -> None:
+    """The library gives the full price of a model that it has no batch price for: here that price is not known."""
+    usage, known, unknown = CallUsage(1000, None, 1000), 0, 0
+    (openai,) = [provider for provider in get_snapshot().providers if provider.id == "openai"]
+    for model in openai.models:
+        full, batch = (prices.cost(model.id, model.id, usage, OPENAI) for prices in (Prices(), Prices().of_batches))
+        known, unknown = known + (batch is not None), unknown + (batch is None and full is not None)
+        assert batch is None or full is None or batch < full
+        most = Prices().of_batches.max_cost(model.id, OPENAI, 1000, 1000)
+        assert (most is None) == (batch is None)
+        assert most is None or batch is None or most >= batch
+    assert known
+    assert unknown
+    assert Prices().of_batches.cost("gpt-4o-mini", "gpt-4o-mini", usage, OPENAI) == Decimal("0.000375")

@@ -23,6 +23,7 @@ RELEASED = {
     "0005_labels.py": "826e88ee0053739711661eb9b328bcbb1c33b06ea3b975df9f45ce5dda6ead71",
     "0006_context.py": "d38edb9ef08257ccf1a4bade47f1f224360af6326bd8f5ef177feb89b5136b3c",
     "0007_votes.py": "a2efd0bf229e4b081945965225f615e45060afef878126ba3cf8b5f9f98a4b56",
+    "0008_judge_batches.py": "f5557c618b86ddc85a3f2a02941c59d0063f50649acbd4d7557e91f536c5b097",
 }
 """Digest of every revision that was released, by file. Add to it; never change what is here."""
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _LISTED_CALLS = 10
 PUBLISH_ONLY_TAG = "trajectory/publish_only"
 """Tag of a Dagster run that writes files from stored verdicts and asks no judge."""
+COLLECT_TAG = "trajectory/collect_batches"
+"""Tag of a Dagster run that collects batches that ended, and asks the judge nothing else."""
 
 
 def refinement_batch(backfill_batch: int) -> int:
@@ -87,9 +89,11 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
                 dagster_run_id=context.run.run_id,
                 progress=context.log.info,
                 publish_only=context.run.tags.get(PUBLISH_ONLY_TAG) == "true",
+                collect_only=context.run.tags.get(COLLECT_TAG) == "true",
+                mode=config.mode or settings.judge.mode,
             )
             require_policy(config, judging.judge.policy.policy_id)
-            if not judging.publish_only:
+            if not (judging.publish_only or judging.collect_only):
                 judging.judge.require_price()
                 context.log.info(" ".join(judging.estimate(hours, lookback, render=False).sentences()))
             # All partitions together, in the configured order: one alone may be too small to keep a judge busy.

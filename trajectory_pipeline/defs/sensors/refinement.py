@@ -23,6 +23,7 @@ from trajectory_pipeline.defs.sensors.run_requests import (
 )
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, hours_between, parse_partition_key, partition_key
+from trajectory_pipeline.schema.enums import JudgeMode
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
@@ -36,6 +37,9 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
     """Return the sensor."""
     disabled = settings.judge.disabled_reason
     notice = f"\n\n**Requests nothing.** {disabled}" if disabled else ""
+
+    minutes = timedelta(minutes=settings.judge.batch_minutes)
+    between_batches = minutes if settings.judge.mode == JudgeMode.BATCH else None
 
     @dg.sensor(
         name=REFINEMENT_SENSOR,
@@ -73,6 +77,7 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
                 lookback=timedelta(days=settings.judge.lookback_days),
                 give_up_after=settings.judge.give_up_after,
                 compared=list(map(partition_key, compared)),
+                between_batches=between_batches,
             )
             judged = storage.sinks().postgres.ledger(
                 REFINED_OUTCOMES.name, [*pending.partition_keys, *pending.unpublished]
@@ -84,6 +89,10 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
         # A partition that was captured before TRAJECTORY_START moved is no partition any more: Dagster would refuse the
         # whole tick for it.
         unjudged = [hour for key in pending.partition_keys if first <= (hour := parse_partition_key(key)) <= last]
+        waits = ""
+        if pending.next_batch_at is not None and unjudged:
+            minutes = -(-(pending.next_batch_at - now) // timedelta(minutes=1))
+            unjudged, waits = [], f" The next batch is submitted in {pluralize(minutes, 'minute')}."
         unpublished = [hour for hour in map(parse_partition_key, pending.unpublished) if hour not in set(unjudged)]
         # Wait for capture too: a verdict on what is being captured again would be stale at once.
         due, held_back = due_hours(
@@ -104,7 +113,7 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
             return dg.SensorResult(run_requests=requests, cursor=cursor)
         message = (
             f"{pluralize(len(compared), 'partition')} compared, {len(pending.unpublished)} with a file that lacks"
-            f" stored verdicts, {len(pending.partition_keys)} without verdicts{held_back}.{abandoned}"
+            f" stored verdicts, {len(pending.partition_keys)} without verdicts{held_back}.{waits}{abandoned}"
         )
         if pending.shortfall:
             spent, reserved = pending.spent.spent, pending.spent.reserved

@@ -28,6 +28,7 @@ class SimulatedPrice:
     input: Decimal
     cached_input: Decimal
     output: Decimal
+    batch: Decimal
 
     def cost(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> Decimal:
         """Return the exact cost in US dollars; ``cached_tokens`` are among the ``prompt_tokens``."""
@@ -49,7 +50,7 @@ class SimulatedPrice:
 
 SIMULATED_PRICES: Mapping[str, SimulatedPrice] = MappingProxyType(
     {
-        row["model"]: SimulatedPrice(row["input"], row["cached_input"], row["output"])
+        row["model"]: SimulatedPrice(row["input"], row["cached_input"], row["output"], row["batch"])
         for row in json.loads(PRICE_TABLE.read_text(encoding="utf-8"), parse_float=Decimal)["prices"]
     }
 )

@@ -213,6 +213,19 @@ class SimulatedJudge:
         """Reset the usage log."""
         self._control("DELETE", "/control/calls")
 
+    def plan_batches(self, *plans: Mapping[str, Any]) -> None:
+        """Plan what becomes of the next batches, one each: fields of ``batches.BatchPlan``."""
+        self._control("POST", "/control/batches", list(plans))
+
+    def batches(self) -> dict[str, Any]:
+        """Return the batches and files of the server, and how many lines it worked on."""
+        found: dict[str, Any] = self._control("GET", "/control/batches")
+        return found
+
+    def clear_batches(self) -> None:
+        """Forget every batch, file and plan."""
+        self._control("DELETE", "/control/batches")
+
     def _control(self, method: str, path: str, body: object = None) -> Any:
         # Not through urllib, which would ask a proxy from the environment for this very machine.
         authority = self.base_url.removeprefix("http://").partition("/")[0]

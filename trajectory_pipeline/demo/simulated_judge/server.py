@@ -17,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from trajectory_pipeline.demo.simulated_judge.batches import BatchServer
 from trajectory_pipeline.demo.simulated_judge.faults import (
     ChosenFault,
     FaultPlan,
@@ -66,6 +67,7 @@ class JudgeServer:
         self._minute = 0
         self._requests = 0
         self._tokens = 0
+        self._batches = BatchServer(self._answer_line, _close_request)
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
@@ -77,6 +79,7 @@ class JudgeServer:
                 Route("/health", self._health, methods=["GET"]),
                 Route("/control/faults", self._faults, methods=["GET", "POST", "DELETE"]),
                 Route("/control/calls", self._calls, methods=["GET", "DELETE"]),
+                *self._batches.routes(_answering_errors),
             ],
             # Its controls change what it answers and show the calls.
             middleware=[Middleware(BrowserGuard)],
@@ -127,6 +130,37 @@ class JudgeServer:
         reply = answer_request(asked, chosen)
         if chosen is not None and chosen.name == "provider":
             return self._play(call, chosen, asked, reply)
+        completion = self._complete(call, asked, chosen, reply)
+        if asked.stream:
+            chunks = [corrupt_envelope(chosen, c) for c in completion.chunks(include_usage=asked.include_usage)]
+            lines = [b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks if chunk is not None]
+            body, media_type = b"".join([*lines, b"data: [DONE]\n\n"]), "text/event-stream"
+        else:
+            body, media_type = orjson.dumps(corrupt_envelope(chosen, completion.as_json())), "application/json"
+        return await self._deliver(request, call, chosen, body, media_type)
+
+    def _answer_line(self, body: bytes) -> tuple[int, dict[str, Any] | None]:
+        """Work on one line of a batch, with the faults that a plan or the model's name has for it."""
+        call = self.usage_log.open(f"chatcmpl-{self._origin}{next(self._numbers):010x}", None)
+        call.record.batch = True
+        try:
+            asked = read_chat_request(body)
+            call.record.model = asked.model
+            own = asked.fault or self.plan.next_fault(asked.prompt, lambda fault: _applies(fault, asked))
+            chosen = own if own is not None and _applies(own, asked) else None
+            call.record.fault = chosen.name if chosen is not None else None
+            if chosen is not None and chosen.fault.stage is FaultStage.REFUSED:
+                refused = _refused(call, chosen, asked.model, "")
+                return refused.status_code, None
+            completion = self._complete(call, asked, chosen, answer_request(asked, chosen))
+        except ApiError as error:
+            call.close(error.status, answered=False)
+            return error.status, error.body()
+        call.close(200, answered=True)
+        return 200, corrupt_envelope(chosen, completion.as_json())
+
+    def _complete(self, call: OpenCall, asked: ChatRequest, chosen: ChosenFault | None, reply: Reply) -> Completion:
+        """Return the completion of a call, and charge for it."""
         ignored = chosen is not None and chosen.name == "tool_ignored"
         as_tool_call = asked.tool is not None and reply.content is not None and not ignored
         completion = Completion(
@@ -143,13 +177,7 @@ class JudgeServer:
         )
         call.charge(completion.prompt_tokens, completion.cached_tokens, completion.completion_tokens)
         self._tokens += completion.prompt_tokens + completion.completion_tokens
-        if asked.stream:
-            chunks = [corrupt_envelope(chosen, c) for c in completion.chunks(include_usage=asked.include_usage)]
-            lines = [b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks if chunk is not None]
-            body, media_type = b"".join([*lines, b"data: [DONE]\n\n"]), "text/event-stream"
-        else:
-            body, media_type = orjson.dumps(corrupt_envelope(chosen, completion.as_json())), "application/json"
-        return await self._deliver(request, call, chosen, body, media_type)
+        return completion
 
     def _play(self, call: OpenCall, chosen: ChosenFault, asked: ChatRequest, reply: Reply) -> Response:
         """Respond as a row of the provider corpus says."""
@@ -395,6 +423,22 @@ async def _close_connection(receive: Receive) -> None:
     transport.close()
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _close_request(request: Request) -> Response:
+    await _close_connection(request.receive)
+    return Response()
+
+
+def _answering_errors(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    async def answered(request: Request) -> Response:
+        try:
+            response: Response = await handler(request)
+        except ApiError as error:
+            return _json(error.body(), error.status, {"x-simulated": "true", **error.headers})
+        return response
+
+    return answered
 
 
 async def _slow_chunks(body: bytes, seconds: float, pieces: int = 100) -> AsyncIterator[bytes]:

@@ -33,6 +33,7 @@ class CallRecord:
     answered: bool = False
     fault: str | None = None
     stream: bool = False
+    batch: bool = False
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -127,6 +128,6 @@ class OpenCall:
         record.seconds = round(time.perf_counter() - self._began, 6)
         price = SIMULATED_PRICES.get(base_model(record.model or ""))
         tokens = (record.prompt_tokens, record.cached_tokens, record.completion_tokens)
-        cost = price.cost(*tokens) if price is not None else Decimal(0)
+        cost = price.cost(*tokens) * (price.batch if record.batch else 1) if price is not None else Decimal(0)
         record.cost_usd = decimal_text(cost)
         self._usage_log.close(record, cost)

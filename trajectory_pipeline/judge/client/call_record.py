@@ -36,7 +36,8 @@ class CallRecord:
 
     ``result`` is ``error`` where the provider refused it or was never reached. ``estimated_prompt_tokens`` and
     ``max_response_tokens`` are its most tokens, by a conservative estimate: they are reserved for it. ``billed_usd`` is
-    what the provider says that it cost, and ``share_read`` the share of the prompt that it can have read at most.
+    what the provider says that it cost, and ``share_read`` the share of the prompt that it can have read at most. With
+    a ``batch_id`` it is a line of a batch.
     """
 
     model: str
@@ -62,6 +63,7 @@ class CallRecord:
     cost_usd: Decimal | None = None
     simulated: bool = False
     share_read: float = 1.0
+    batch_id: str | None = None
 
     def as_row(self) -> dict[str, Any]:
         """Return the columns of the table."""

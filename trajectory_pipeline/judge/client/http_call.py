@@ -83,6 +83,16 @@ async def send_call(client: AsyncOpenAI, sent: CallRecord, body: bytes, timeout_
     return replace(reply, call=replace(reply.call, duration_ns=time.monotonic_ns() - began, simulated=simulated))
 
 
+def read_reply(sent: CallRecord, response: httpx2.Response, *, simulated: bool) -> HttpReply:
+    """Return what came of a call that was made in a batch, from the response that its file holds."""
+    call = _with_status(sent, response)
+    if response.is_success:
+        reply = _read_response(call, response)
+    else:
+        reply = _refused(call, response, read_error(response.content), response.status_code, 0.0)
+    return replace(reply, call=replace(reply.call, simulated=simulated))
+
+
 def _with_status(call: CallRecord, response: httpx2.Response) -> CallRecord:
     return replace(call, http_status=response.status_code, request_id=response.headers.get("x-request-id"))
 

@@ -6,10 +6,10 @@ once.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -66,6 +66,21 @@ async def open_session(
     Raises:
         JudgeError: only a server on this machine may be called, and this one is not on it.
     """
+    client_class = partial(BoundedHttpClient, max_response_bytes(config.max_response_tokens))
+    async with open_client(config, client_class, timeout=config.timeout_seconds) as client:
+        breaker = CircuitBreaker(config.breaker_after, half_open=half_open)
+        yield JudgeSession(config, client, RequestPacer(request_slot), breaker)
+
+
+@asynccontextmanager
+async def open_client(
+    config: JudgeConfig, http_client: Callable[..., httpx2.AsyncClient], *, timeout: float
+) -> AsyncIterator[AsyncOpenAI]:
+    """Open a client of the judge's provider that goes nowhere else; ``http_client`` makes its transport.
+
+    Raises:
+        JudgeError: only a server on this machine may be called, and this one is not on it.
+    """
     url = urlsplit(config.base_url)
     base_url = url._replace(query="").geturl()
     if config.local_only:
@@ -78,18 +93,16 @@ async def open_session(
         # Azure's ``?api-version=…`` belongs behind the path of each call.
         default_query=dict(parse_qsl(url.query, keep_blank_values=True)),
         max_retries=0,
-        timeout=config.timeout_seconds,
+        timeout=timeout,
         # The default transport gets slower as concurrency grows.
         # A redirect would take a transcript and a key to a host that nobody has named, and so would a proxy.
-        http_client=BoundedHttpClient(
-            max_response_bytes(config.max_response_tokens),
+        http_client=http_client(
             follow_redirects=False,
             trust_env=not config.local_only,
             verify=_certificates(trust_env=not config.local_only),
         ),
     ) as client:
-        breaker = CircuitBreaker(config.breaker_after, half_open=half_open)
-        yield JudgeSession(config, client, RequestPacer(request_slot), breaker)
+        yield client
 
 
 @cache
@@ -107,7 +120,8 @@ class JudgeSession:
         self._pacer = pacer
         self._breaker = breaker
         self._concurrency = asyncio.Semaphore(config.concurrency)
-        self._is_answered = False
+        self.is_answered = False
+        """Whether any call was answered."""
         self._is_auto = config.response_format == ResponseFormatChoice.AUTO
         self._options = RequestOptions(
             ResponseFormat.JSON_SCHEMA if self._is_auto else ResponseFormat(config.response_format),
@@ -121,11 +135,15 @@ class JudgeSession:
         answer_type: type[JudgeReply],
         on_begin: RecordCall,
         on_end: RecordCall,
+        answered: HttpReply | None = None,
     ) -> AskResult[JudgeReply]:
         """Ask a question, again where that may help.
 
         A transient failure is retried until ``max_attempts`` calls were made. A call whose options the server rejects
         is made with the next simpler options, which the session keeps. An unusable response gets one repair turn.
+
+        ``answered`` is the reply to the same question in a batch: it takes the place of the first call, and only an
+        unusable response is followed by another.
 
         ``on_begin`` is awaited before each call, so that a call whose end is never seen is recorded.
 
@@ -138,7 +156,10 @@ class JudgeSession:
         purpose = AttemptPurpose.FIRST
         while True:
             try:
-                reply, options = await self._call(messages, answer_type, purpose, on_begin)
+                if answered is not None and not calls:
+                    reply, options = self._seen(answered, messages), self._options
+                else:
+                    reply, options = await self._call(messages, answer_type, purpose, on_begin)
             except ProviderDownError:
                 if not calls:
                     raise
@@ -156,6 +177,8 @@ class JudgeSession:
                 return AskResult(tuple(calls), answer, None)
             raw_response = reply.text or raw_response
             failures = sum(one.error_class in TRANSIENT for one in calls)
+            if call.batch_id is not None and call.error_class not in UNUSABLE_RESPONSES:
+                return AskResult(tuple(calls), None, raw_response)
             if self._simplify_options(reply, options):
                 purpose = AttemptPurpose.FALLBACK
             elif call.error_class in UNUSABLE_RESPONSES and all(one.purpose != AttemptPurpose.REPAIR for one in calls):
@@ -167,6 +190,46 @@ class JudgeSession:
             else:
                 self._breaker.count_question(call)
                 return AskResult(tuple(calls), None, raw_response)
+
+    def batch_line(
+        self, messages: Sequence[dict[str, str]], answer_type: type[BaseModel], batch_id: str
+    ) -> tuple[CallRecord, bytes]:
+        """Return a call to be made in a batch, and the body of its request."""
+        tokens = _estimate_prompt_tokens(messages, answer_type)
+        sent = replace(self._record(messages, tokens, self._options, AttemptPurpose.FIRST), batch_id=batch_id)
+        return sent, self._options.body(self._config.model, messages, answer_type)
+
+    @property
+    def options(self) -> RequestOptions:
+        """The request options that the server accepts, as far as is known."""
+        return self._options
+
+    @options.setter
+    def options(self, options: RequestOptions) -> None:
+        self._options = options
+
+    def _record(
+        self, messages: Sequence[dict[str, str]], tokens: int, options: RequestOptions, purpose: AttemptPurpose
+    ) -> CallRecord:
+        config = self._config
+        return CallRecord(
+            model=config.model,
+            base_url=without_credentials(config.base_url),
+            prompt_characters=sum(len(message["content"]) for message in messages),
+            estimated_prompt_tokens=tokens,
+            max_response_tokens=config.max_response_tokens,
+            purpose=purpose,
+            response_format=options.response_format,
+            temperature=options.temperature,
+        )
+
+    def _seen(self, reply: HttpReply, messages: Sequence[dict[str, str]]) -> HttpReply:
+        """Return a reply without our API key, and with the share of the prompt that was read."""
+        reply = self._redact_api_key(reply)
+        if reply.call.usage is None:
+            return reply
+        read = share_read("\n".join(message["content"] for message in messages), reply.call.usage.input_tokens)
+        return replace(reply, call=replace(reply.call, share_read=read))
 
     async def _call(
         self,
@@ -181,24 +244,12 @@ class JudgeSession:
             await self._pacer.wait(tokens + config.max_response_tokens)
             self._breaker.refuse_if_open()
             options = self._options
-            sent = CallRecord(
-                model=config.model,
-                base_url=without_credentials(config.base_url),
-                prompt_characters=sum(len(message["content"]) for message in messages),
-                estimated_prompt_tokens=tokens,
-                max_response_tokens=config.max_response_tokens,
-                purpose=purpose,
-                response_format=options.response_format,
-                temperature=options.temperature,
-            )
+            sent = self._record(messages, tokens, options, purpose)
             await on_begin(sent)
             body = options.body(config.model, messages, answer_type)
-            reply = self._redact_api_key(await send_call(self._client, sent, body, config.timeout_seconds))
-            if reply.call.usage is not None:
-                read = share_read("\n".join(message["content"] for message in messages), reply.call.usage.input_tokens)
-                reply = replace(reply, call=replace(reply.call, share_read=read))
+            reply = self._seen(await send_call(self._client, sent, body, config.timeout_seconds), messages)
             outcome.call = reply.call
-        self._is_answered = self._is_answered or reply.call.result in (AttemptResult.ANSWERED, AttemptResult.UNUSABLE)
+        self.is_answered = self.is_answered or reply.call.result in (AttemptResult.ANSWERED, AttemptResult.UNUSABLE)
         self._pause_as_asked(reply)
         return reply, options
 
@@ -224,7 +275,7 @@ class JudgeSession:
 
     def _simplify_options(self, reply: HttpReply, options: RequestOptions) -> bool:
         """Whether the call is to be repeated with other options, because the server rejected these."""
-        first = not self._is_answered and reply.call.http_status in FORM_STATUSES
+        first = not self.is_answered and reply.call.http_status in FORM_STATUSES
         if reply.call.error_class is not ErrorClass.UNSUPPORTED and not (
             first and reply.call.error_class is ErrorClass.BAD_REQUEST
         ):

@@ -22,7 +22,7 @@ RETAINED_VERDICT_COLUMNS = frozenset(
 RETAINED_ATTEMPT_COLUMNS = frozenset(
     {"attempt_id", "run_id", "verdict_key", "policy_id", "model", "response_model", "base_url", "request_id"}
     | {"finish_reason", "result", "error_class", "purpose", "response_format"}
-    | {"budget_day", "organization_id", "materialization_id"}
+    | {"budget_day", "organization_id", "materialization_id", "batch_id"}
 )
 """Texts that stay: ids, and words of closed lists. Any other text is erased, so that no new column is forgotten."""
 

@@ -19,7 +19,8 @@ from trajectory_pipeline.storage.postgres.retrying_connection import RetryingCon
 class VerdictLock:
     """Request for an exclusive claim of a worker on a verdict, for this many seconds from now.
 
-    ``former`` is the worker whose claim stayed expired, which is taken over if it still is.
+    ``former`` is the worker whose claim stayed expired, which is taken over if it still is. ``collects``: whether the
+    verdict waits for a batch that this worker collects.
     """
 
     run_id: str
@@ -27,6 +28,7 @@ class VerdictLock:
     worker: str
     seconds: float
     former: str | None = None
+    collects: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,23 @@ def lock_verdict(transaction: Transaction, claims: Sequence[VerdictLock]) -> dic
 def reached_verdicts(transaction: Transaction, claims: Sequence[VerdictLock]) -> dict[str, AlreadyClaimed]:
     """Return which of these verdicts another worker has reached, by verdict key, and release the claims on them.
 
+    One that waits for a batch counts as reached.
+
     To be asked when nothing is waited for any more before the call.
     """
     wanted = {claim.verdict_key: claim.run_id for claim in claims}
     rows = transaction.rows(
         "SELECT v.verdict_key FROM trajectory.verdicts v WHERE v.run_id = ANY(%s) AND v.verdict_key = ANY(%s)"
-        " AND (v.verdict_status = ANY(%s)"
+        " AND (v.verdict_status = ANY(%s) OR v.verdict_status = 'submitted' AND NOT v.verdict_key = ANY(%s)"
         " OR v.verdict_status = 'quarantined' AND v.next_attempt_at > clock_timestamp())"
         " AND NOT v.erased AND v.error_class IS DISTINCT FROM %s",
-        [list(wanted.values()), list(wanted), list(FINAL_STATUSES), ErrorClass.DENIED],
+        [
+            list(wanted.values()),
+            list(wanted),
+            list(FINAL_STATUSES),
+            [claim.verdict_key for claim in claims if claim.collects],
+            ErrorClass.DENIED,
+        ],
     )
     reached = {row["verdict_key"]: AlreadyClaimed(row["verdict_key"]) for row in rows}
     if reached:

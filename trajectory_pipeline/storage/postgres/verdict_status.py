@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 
 from trajectory_pipeline.budget.caps import Cost
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass, JudgeOrder
+from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass, JudgeOrder, VerdictStatus
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 
@@ -176,7 +176,7 @@ class JudgingCandidate:
     @property
     def due(self) -> bool:
         """Whether a materialization judges it."""
-        return self.status not in FINAL_STATUSES and not self.backing_off
+        return self.status not in (*FINAL_STATUSES, VerdictStatus.SUBMITTED) and not self.backing_off
 
     @property
     def shown_run_ids(self) -> tuple[str, ...]:

@@ -16,6 +16,12 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection, Transaction
 from trajectory_pipeline.storage.postgres.verdict_locks import release_lock
 
+RELEASED = {
+    ErrorClass.BATCH_ENDED: timedelta(0),
+    ErrorClass.BATCH_QUEUE_FULL: timedelta(minutes=15),
+    ErrorClass.SUPERSEDED: timedelta(0),
+}
+"""Error classes that say nothing of a verdict itself: no failure is counted, and it is pending after this pause."""
 NO_RETRY = ("too_long",)
 """Error classes of failed verdicts for which a retry under the same policy is useless."""
 _PAUSES = {
@@ -192,6 +198,8 @@ def _usage(transaction: Transaction, keys: Sequence[tuple[str, str]]) -> dict[tu
 
 def _next_try(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """Return whether a verdict failed, and the pauses before it is tried again; null where it is not."""
+    if verdict["error_class"] in RELEASED:
+        return {"failed": False, **dict.fromkeys(("pause", "longest"), RELEASED[verdict["error_class"]])}
     pauses = _PAUSES.get(verdict["verdict_status"])
     pause, longest = pauses if pauses and verdict["error_class"] not in NO_RETRY else (None, None)
     return {"failed": pauses is not None, "pause": pause, "longest": longest}

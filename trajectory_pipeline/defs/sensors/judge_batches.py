@@ -1,0 +1,73 @@
+"""The judge batch sensor: asks the provider for the batches that run, and requests the collection of those that ended.
+
+Like the other sensors it keeps no memory of its own: which batches run is in the trajectory database.
+"""
+
+import dagster as dg
+
+from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.assets.refined_outcomes import COLLECT_TAG, refinement_batch
+from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
+from trajectory_pipeline.defs.sensors.run_requests import (
+    TRAJECTORY_JOB,
+    default_status,
+    exclude_hours,
+    hours_in_progress,
+    run_requests,
+)
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.partition_keys import parse_partition_key
+from trajectory_pipeline.settings import Settings
+
+JUDGE_BATCH_SENSOR = "judge_batch_sensor"
+_SECONDS_BETWEEN_TICKS = 60
+_LISTED = 20
+
+
+def build_judge_batch_sensor(settings: Settings) -> dg.SensorDefinition:
+    """Return the sensor."""
+    disabled = settings.judge.disabled_reason
+    notice = f"\n\n**Does nothing.** {disabled}" if disabled else ""
+
+    @dg.sensor(
+        name=JUDGE_BATCH_SENSOR,
+        job_name=TRAJECTORY_JOB,
+        minimum_interval_seconds=_SECONDS_BETWEEN_TICKS,
+        default_status=default_status(settings),
+        description=(
+            "Polls the batches of calls that run at the judge's provider (`TRAJECTORY_JUDGE_MODE=batch`), requests runs"
+            " that collect those that ended, finds again or undoes what a killed worker left, cancels what was sent"
+            f" content that has been erased since, and deletes files there that are done.{notice}"
+        ),
+    )
+    def judge_batch_sensor(
+        context: dg.SensorEvaluationContext, storage: StorageResource, judge: JudgeResource, budget: BudgetResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        if disabled:
+            return dg.SkipReason(disabled)
+        from trajectory_pipeline.pipeline.keep_batches import poll_batches
+
+        try:
+            polled = poll_batches(storage.sinks(), judge.config(budget))
+        except PipelineError as error:
+            return dg.SkipReason(str(error))
+        if not polled:
+            return dg.SkipReason("No batch runs at the judge's provider.")
+        for one in polled:
+            context.log.info(one.seen)
+        hours = sorted({parse_partition_key(key) for one in polled for key in one.partition_keys})
+        idle = exclude_hours(hours, hours_in_progress(context.instance, [*CAPTURE, *REFINEMENT]))
+        requests = run_requests(
+            idle,
+            REFINEMENT,
+            refinement_batch(settings.dagster.backfill_batch),
+            "a batch ended",
+            tags={COLLECT_TAG: "true"},
+        )
+        if requests:
+            return dg.SensorResult(run_requests=requests)
+        more = f"; and {len(polled) - _LISTED} more" if len(polled) > _LISTED else ""
+        busy = f" {len(hours)} partitions wait for runs in progress." if hours else ""
+        return dg.SkipReason(f"{'; '.join(one.seen for one in polled[:_LISTED])}{more}.{busy}")
+
+    return judge_batch_sensor
