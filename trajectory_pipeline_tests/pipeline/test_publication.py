@@ -226,6 +226,17 @@ def test_publication_survives_a_restored_ledger(captured: Pipeline, judge: Simul
     assert_healed(captured, judge)
 
 
+def test_publication_drops_a_deleted_run_without_a_ledger(captured: Pipeline, judge: SimulatedJudge) -> None:
+    captured.refine_range(HOURS)
+    for run_id in captured.run_ids(HOURS[0]):
+        delete_run(captured, run_id)
+    captured.read(HOURS[0], accept_deletions=True)
+    captured.convert(HOURS[0])
+    captured.do("DELETE FROM trajectory.partitions WHERE asset = 'refined_outcomes'")
+    assert pending(captured).unpublished == KEYS
+    assert_healed(captured, judge)
+
+
 def test_estimate_counts_partitions_to_publish(captured: Pipeline) -> None:
     run = captured.refine_range(HOURS)
     assert run.estimate(HOURS, timedelta(days=1)).unpublished == 0

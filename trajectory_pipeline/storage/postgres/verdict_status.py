@@ -126,8 +126,11 @@ _UNPUBLISHED: LiteralString = f"""
 SELECT partition_key FROM stored s FULL JOIN (
     SELECT * FROM trajectory.partitions WHERE asset = 'refined_outcomes' AND partition_key = ANY(%(keys)s)
 ) p USING (partition_key) FULL JOIN (
-    SELECT DISTINCT partition_key FROM trajectory.invalidations
+    SELECT partition_key FROM trajectory.invalidations
     WHERE asset = 'refined_outcomes' AND partition_key = ANY(%(keys)s)
+    UNION SELECT k FROM unnest(%(keys)s::text[]) k
+    WHERE EXISTS (SELECT FROM trajectory.verdicts v WHERE v.partition_key = k) AND NOT EXISTS
+        (SELECT FROM trajectory.partitions p WHERE p.asset = 'refined_outcomes' AND p.partition_key = k)
 ) i USING (partition_key)
 WHERE (i.partition_key IS NOT NULL
         OR (s.digest IS NOT NULL OR p.inputs_digest = %(policy)s AND p.result <> 'pruned')
@@ -306,8 +309,8 @@ def partitions_with_unpublished_verdicts(
 ) -> list[str]:
     """Return which of these partitions have a file that was not made of the verdicts under a policy, sorted.
 
-    A partition whose publication did not end is one of them. A partition without such verdicts, whose file was made
-    under another policy, is none.
+    A partition whose publication did not end, or whose ledger entry is lost, is one of them. One without such
+    verdicts, whose file was made under another policy, is none.
     """
     parameters = {**_of_partitions(policy_id, partition_keys), "empty": verdicts_digest(())}
     rows = connection.rows("Comparing verdicts with their files", _OF_PARTITIONS + sql.SQL(_UNPUBLISHED), parameters)
