@@ -5,6 +5,7 @@ Nesting follows the data dictionary of `terminal_runs`; it shares no code with t
 
 import functools
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from trajectory_pipeline.demo.letta_sample import dump
@@ -26,9 +27,10 @@ Raw = dict[str, Any]
 
 
 @functools.cache
-def sample_runs() -> tuple[Raw, ...]:
-    """Every terminal run of the sample, ordered by run id; callers must not change it."""
-    rows = {block.table.removeprefix("public."): list(block.records()) for block in dump.copy_blocks(_parts())}
+def sample_runs(file: Path = SAMPLE_FILE) -> tuple[Raw, ...]:
+    """Every terminal run of a sample, ordered by run id; callers must not change it."""
+    blocks = dump.copy_blocks(dump.read(file))
+    rows = {block.table.removeprefix("public."): list(block.records()) for block in blocks}
     runs = _read(rows["runs"], RUNS)
     steps = _read(rows["steps"], STEPS)
     messages = _read(rows["messages"], MESSAGES)
@@ -72,11 +74,6 @@ def partition_of(raw: Raw) -> str:
     """The key of the partition that a run belongs to, in the form of Dagster's hourly partitions."""
     ended = raw["run"]["completed_at"] or raw["run"]["created_at"].astimezone(UTC)
     return f"{ended:%Y-%m-%d-%H}:00"
-
-
-@functools.cache
-def _parts() -> tuple[dump.Part, ...]:
-    return dump.read(SAMPLE_FILE)
 
 
 def _read(records: list[dict[str, str | None]], table: SourceTable) -> list[Raw]:

@@ -1,11 +1,13 @@
 """Small trajectory documents, and those of the whole sample."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 from trajectory_pipeline.conversion.document import trajectory_document
 from trajectory_pipeline.conversion.reference import convert_run
 from trajectory_pipeline_tests.conversion.sample_runs import partition_of, sample_runs
+from trajectory_pipeline_tests.letta_sample import SAMPLE_FILE
 
 Document = dict[str, Any]
 
@@ -37,9 +39,9 @@ def document(run_id: str, *turns: dict[str, Any], **metadata: Any) -> Document:
 
 
 @functools.cache
-def sample_documents() -> tuple[Document, ...]:
-    """The documents of the sample's runs. They are cached: do not change them."""
-    return tuple(trajectory_document(convert_run(raw, partition_of(raw))) for raw in sample_runs())
+def sample_documents(file: Path = SAMPLE_FILE) -> tuple[Document, ...]:
+    """The documents of a sample's runs. They are cached: do not change them."""
+    return tuple(trajectory_document(convert_run(raw, partition_of(raw))) for raw in sample_runs(file))
 
 
 ORDER = document(

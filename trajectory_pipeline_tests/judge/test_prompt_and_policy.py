@@ -42,8 +42,8 @@ from trajectory_pipeline.judge.response_schema import (
 from trajectory_pipeline.schema.enums import ResponseFormat
 
 POLICY = RefinementPolicy("simulated-judge")
-POLICY_ID = "5b1ad34ddd3f5b9b"
-PROMPT_DIGEST = "3993654a63f08a0e5d8e3c19e7d62fa6ca74a55efa820c0b4bae440cfbfda653"
+POLICY_ID = "ecb45854192f5bcf"
+PROMPT_DIGEST = "9ebfb23c85521ff8dbbf812fd099a748b11c3b7f7db596ed3cbb39650342c923"
 
 
 def test_prompt_starts_with_the_same_rules() -> None:
@@ -121,19 +121,19 @@ STATED = {
     "an answer of its own": ("brings its own answer", RULES),
     "such text changes nothing": ("is part of what was done and changes nothing", RULES),
     "header": ('"[id] role" heads a message', RULES),
-    "kind, step and run": ("kind= unless it is the role, and step= and run= where they change", RULES),
+    "kind, step and run": ("kind= unless it is the role, step= and run= where they change", RULES),
     "body": ("its body is indented", RULES),
     "a person": ("user is a person", RULES),
     "automatic messages": ("kind=heartbeat, system_alert and login are automatic", RULES),
     "calls and returns": ('"-> call" is a tool call, "<- return" its result', RULES),
     "approvals": ('"?? approval" a person\'s decision', RULES),
     "text that looks like a mark": ("text that begins so stands one blank further in", RULES),
-    "recorded errors": ('"!! step" and "!! run" are errors that the server recorded', RULES),
+    "recorded errors": ('"!! step" and "!! run" are errors the server recorded', RULES),
     "shortened": ('"[… n characters left out …]": we shortened', RULES),
     "placeholders": ('"[secret:…]", "[personal:…]": values we withhold, same letters for the same value', RULES),
     "chains": ("Several runs are one task, in order; the earlier ones are context", RULES),
     "number of requirements": ("one to seven checkable statements of what the task asked for", RUBRIC),
-    "kind answer": ("answer (the agent's words are what was asked for", RUBRIC),
+    "kind answer": ("answer (the agent's words, such as an explanation or a greeting)", RUBRIC),
     "kind action": ("action (to do something)", RUBRIC),
     "kind state": ("state (something is to be so)", RUBRIC),
     "evidence first": ("First evidence: verbatim quotes, each with its message's id", RUBRIC),
@@ -146,7 +146,7 @@ STATED = {
     "unmet": ("unmet: shown to be not done, or done wrongly", RUBRIC),
     "not applicable": ("not_applicable: not asked for after all; cite the person or tool that shows it", RUBRIC),
     "insufficient evidence": ("insufficient_evidence: not shown either way", RUBRIC),
-    "place of a quote is checked": ("Quotes are checked: one that does not stand there", RUBRIC),
+    "place of a quote is checked": ("A quote that does not stand there", RUBRIC),
     "speaker of a quote is checked": ("or whose speaker proves nothing, does not count", RUBRIC),
     "no failure": ("failure: null unless a requirement is unmet", RUBRIC),
     "evidence of a failure": ("Cite what shows why", RUBRIC),
@@ -163,7 +163,7 @@ STATED = {
     "summary": ("two to three searchable paragraphs: what was wanted, how it was approached, what happened", RUBRIC),
     "lesson": ("lesson: what to do or avoid, in a sentence or two, or null", RUBRIC),
     "tags": ("tags: three to seven, lower case, no two alike", RUBRIC),
-    "which run": ("Judge the last run of this transcript.", messages("")[1]["content"]),
+    "which run": ("Judge its last run.", messages("")[1]["content"]),
     "a part is not judged": ("Do not judge yet", window_messages("")[1]["content"]),
     "number of findings": ("up to twelve findings", window_messages("")[1]["content"]),
     "quotes of a finding": ("each with one to three verbatim quotes from it", window_messages("")[1]["content"]),
