@@ -27,7 +27,7 @@ from trajectory_pipeline.schema.enums import BatchState, ErrorClass, JudgeOrder,
 from trajectory_pipeline.storage.postgres.judge_batches import BatchStore, JudgeBatch, open_batches
 from trajectory_pipeline.storage.postgres.verdict_locks import new_worker
 from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates
-from trajectory_pipeline.storage.postgres.verdicts import VerdictStore
+from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.urls import without_credentials
 
@@ -44,6 +44,7 @@ class PolledBatch:
 
     batch: JudgeBatch
     seen: str
+    is_ended: bool = False
     partition_keys: tuple[str, ...] = ()
 
 
@@ -58,7 +59,13 @@ def poll_batches(storage: Storage, judge: JudgeConfig) -> list[PolledBatch]:
     """
     with open_batches(storage.postgres) as store:
         batches = store.unfinished()
-        return run_to_end(_poll_all(store, judge, batches)) if batches else []
+        polled = run_to_end(_poll_all(store, judge, batches)) if batches else []
+        for one in polled:
+            if one.is_ended and not one.partition_keys:
+                # Its verdicts were pruned meanwhile: no run would collect it, and it is booked all the same.
+                with open_verdicts(storage.postgres) as verdicts:
+                    _Collector(storage, judge, store, verdicts, "", lambda _: None).collect(one.batch, [], {})
+        return polled
 
 
 def cancel_batch(storage: Storage, judge: JudgeConfig, batch_id: str) -> str:
@@ -155,7 +162,7 @@ async def _poll_all(store: BatchStore, judge: JudgeConfig, batches: list[JudgeBa
             except PipelineError as error:
                 seen, is_ended = str(error), False
             keys = tuple(store.partition_keys(batch.batch_id)) if is_ended else ()
-            polled.append(PolledBatch(batch, f"{name}: {seen}", keys))
+            polled.append(PolledBatch(batch, f"{name}: {seen}", is_ended, keys))
     return polled
 
 

@@ -1,5 +1,6 @@
 """Judging in batches: sent once, and booked once at the batch rate, whatever the provider does."""
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -9,9 +10,10 @@ import pytest
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import JudgeError
 from trajectory_pipeline.judge.client.batch_api import BatchApiError
+from trajectory_pipeline.judge.config import Voter
 from trajectory_pipeline.judge.prompt import overhead_tokens
 from trajectory_pipeline.pipeline import keep_batches
-from trajectory_pipeline.pipeline.judge import JudgingResult
+from trajectory_pipeline.pipeline.judge import JudgingResult, JudgingRun
 from trajectory_pipeline.pipeline.keep_batches import PolledBatch, cancel_batch, forget_batch, poll_batches
 from trajectory_pipeline.schema.enums import DeletedContent, JudgeMode
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
@@ -335,6 +337,21 @@ def test_forgotten_batch_is_booked_as_lost(captured: Pipeline, judge: SimulatedJ
     assert (batch(captured)["booked_usd"], day_totals(captured)["reserved_usd"]) == (reserved, 0)
     assert "submitted" not in statuses(captured)
     assert poll(captured) == []
+
+
+def test_batch_of_pruned_verdicts_is_booked_by_the_poll(captured: Pipeline, judge: SimulatedJudge) -> None:
+    submit(captured)
+    captured.do("DELETE FROM trajectory.verdicts", "DELETE FROM trajectory.trajectories")
+    poll(captured)
+    assert batch(captured)["state"] == "collected"
+    assert captured.ask("SELECT * FROM trajectory.verdicts") == []
+    assert_books_agree(captured, judge)
+
+
+def test_policy_with_votes_is_not_judged_in_batches(captured: Pipeline) -> None:
+    voting = replace(captured.judge, voters=(Voter(captured.judge, 2),))
+    with pytest.raises(JudgeError, match="several votes cannot be judged in batches"):
+        JudgingRun(captured.storage, voting, mode=JudgeMode.BATCH).judge_partitions([HOUR])
 
 
 def other_run(pipeline: Pipeline) -> str:

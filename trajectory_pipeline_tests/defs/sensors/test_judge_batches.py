@@ -52,10 +52,10 @@ def test_ticks_follow_a_batch_to_its_published_verdicts(
     seen = tick(ready, instance).skip_message
     assert seen is not None
     assert "in_progress (0 of " in seen
-    while not (ended := tick(ready, instance).run_requests):
+    while not (ended := tick(ready, instance)).run_requests:
         pass
     assert requested_hours(ended) == sorted(BUSY)
-    assert all(request.tags[COLLECT_TAG] == "true" for request in ended)
+    assert all(request.tags[COLLECT_TAG] == "true" for request in ended.run_requests)
     received = judge.calls()["received"]
     assert judged(ready, instance, tags={COLLECT_TAG: "true"})
     assert statuses(ready) <= {"judged", "insufficient_evidence", "not_eligible"}
