@@ -61,7 +61,7 @@ def poll_batches(storage: Storage, judge: JudgeConfig) -> list[PolledBatch]:
         batches = store.unfinished()
         polled = run_to_end(_poll_all(store, judge, batches)) if batches else []
         for one in polled:
-            if one.is_ended and not one.partition_keys:
+            if one.is_ended and not one.partition_keys and one.batch.state == BatchState.SUBMITTED:
                 # Its verdicts were pruned meanwhile: no run would collect it, and it is booked all the same.
                 with open_verdicts(storage.postgres) as verdicts:
                     _Collector(storage, judge, store, verdicts, "", lambda _: None).collect(one.batch, [], {})
