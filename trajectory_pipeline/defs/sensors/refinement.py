@@ -98,7 +98,9 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
         due, held_back = due_hours(
             context.instance, [*unpublished, *unjudged], REFINEMENT, [*CAPTURE, *REFINEMENT], now, judged
         )
-        batch = refinement_batch(settings.dagster.backfill_batch)
+        # Submitting takes seconds: more hours in one run are fewer and larger batches.
+        longest = settings.dagster.backfill_batch
+        batch = refinement_batch(longest) if between_batches is None else longest
         requests = [
             *run_requests([hour for hour in due if hour in set(unjudged)], REFINEMENT, batch, "verdicts are missing"),
             *run_requests(
