@@ -13,6 +13,7 @@ from trajectory_pipeline.judge.client.batch_api import BatchApiError
 from trajectory_pipeline.judge.config import Voter
 from trajectory_pipeline.judge.prompt import overhead_tokens
 from trajectory_pipeline.pipeline import keep_batches
+from trajectory_pipeline.pipeline.batch_outbox import BatchOutbox
 from trajectory_pipeline.pipeline.judge import JudgingResult, JudgingRun
 from trajectory_pipeline.pipeline.keep_batches import PolledBatch, cancel_batch, forget_batch, poll_batches
 from trajectory_pipeline.schema.enums import DeletedContent, JudgeMode
@@ -155,6 +156,18 @@ def test_long_transcripts_are_judged_online_in_windows(captured: Pipeline, judge
     windows = captured.ask("SELECT windows, attempts FROM trajectory.verdicts WHERE windows > 1")
     assert windows
     assert all(row["attempts"] == row["windows"] + 1 for row in windows)
+    assert "submitted" not in statuses(captured)
+    assert_books_agree(captured, judge)
+
+
+def test_full_file_begins_another_batch(
+    captured: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BatchOutbox.__init__.__kwdefaults__, "max_lines", 10)
+    submitted = submit(captured).submitted
+    sizes = [row["lines"] for row in captured.ask("SELECT lines FROM trajectory.judge_batches ORDER BY created_at")]
+    assert sizes == [*[10] * (submitted // 10), submitted % 10]
+    collect(captured)
     assert "submitted" not in statuses(captured)
     assert_books_agree(captured, judge)
 

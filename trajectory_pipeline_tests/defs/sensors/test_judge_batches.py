@@ -11,6 +11,7 @@ from trajectory_pipeline.defs.assets.refined_outcomes import COLLECT_TAG
 from trajectory_pipeline.defs.sensors.judge_batches import build_judge_batch_sensor
 from trajectory_pipeline.defs.sensors.refinement import build_refinement_sensor
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.schema.enums import JudgeMode
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import change_settings, make_settings, with_judge
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
@@ -20,7 +21,7 @@ from trajectory_pipeline_tests.defs.dagster_runs import execute, query, requeste
 @pytest.fixture
 def ready(captured: Settings, judge: SimulatedJudge) -> Settings:
     """Eight hours of trajectories, none of them judged; and a judge that is asked in batches."""
-    return change_settings(with_judge(captured, judge), judge__mode="batch")
+    return change_settings(with_judge(captured, judge), judge__mode=JudgeMode.BATCH)
 
 
 def tick(settings: Settings, instance: dg.DagsterInstance) -> SensorExecutionData:

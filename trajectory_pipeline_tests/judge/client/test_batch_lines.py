@@ -1,0 +1,129 @@
+"""Lines of a batch's files: whatever their order, repetition and strangers, each call gets what came of it, once."""
+
+import asyncio
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trajectory_pipeline.errors import JudgeError
+from trajectory_pipeline.judge.client.batch_api import ENDPOINT, enqueued_limit, open_batch_api
+from trajectory_pipeline.judge.client.batch_lines import BatchReplies, request_line
+from trajectory_pipeline.judge.client.call_record import CallRecord
+from trajectory_pipeline_tests.judge.judge_client import judge_at
+
+ANSWER = {
+    "id": "chatcmpl-1",
+    "model": "m",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "{}"}}],
+    "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+}
+
+
+def call(number: int) -> CallRecord:
+    return CallRecord(
+        "m", "http://localhost/v1", 300, 120, 500, attempt_id=f"call-{number}", batch_id="b", cost_usd=None
+    )
+
+
+def answer(number: int, request_id: str = "req") -> bytes:
+    response = {"status_code": 200, "request_id": f"{request_id}-{number}", "body": ANSWER}
+    return json.dumps({"custom_id": f"call-{number}", "response": response, "error": None}).encode()
+
+
+def replies(*lines: bytes, calls: int = 1, **fields: Any) -> BatchReplies:
+    found = BatchReplies("completed", **fields)
+    found.index(io.BytesIO(b"\n".join(lines)), frozenset(f"call-{number}" for number in range(calls)))
+    return found
+
+
+def test_request_line_is_one_json_line_with_the_call_id() -> None:
+    line = request_line(call(3), ENDPOINT, b'{"model":"m","messages":[]}')
+    assert line.endswith(b"}\n")
+    assert line.count(b"\n") == 1
+    assert json.loads(line) == {
+        "custom_id": "call-3",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "m", "messages": []},
+    }
+
+
+STRANGERS = (b'{"custom_id": "somebody-else"}', b'{"custom_id": ', b"[]", b"null", b'{"custom_id": 7}', b"", b"\xff")
+
+
+@given(st.data())
+def test_each_call_gets_its_own_reply_once(data: st.DataObject) -> None:
+    number = data.draw(st.integers(1, 8))
+    present = data.draw(st.sets(st.integers(0, number - 1)))
+    lines = [answer(one) for one in present] + data.draw(st.lists(st.sampled_from(STRANGERS), max_size=4))
+    again = data.draw(st.lists(st.sampled_from(sorted(present)), max_size=3)) if present else []
+    lines = data.draw(st.permutations([*lines, *map(answer, again)]))
+    found = replies(*lines, calls=number)
+    for one in range(number):
+        reply = found.reply(call(one))
+        assert reply.call.attempt_id == f"call-{one}"
+        assert (reply.call.result == "answered") == (one in present)
+        # A line that stands twice with one request id is one piece of work.
+        assert (reply.call.usage.input_tokens if reply.call.usage else 0) == (100 if one in present else 0)
+        assert one in present or (reply.call.result, reply.call.error_class) == ("lost", "batch_ended")
+    assert found.worked_on == len(present)
+
+
+def test_line_worked_on_twice_is_billed_twice() -> None:
+    reply = replies(answer(0, "first"), answer(0, "second")).reply(call(0))
+    assert reply.call.usage is not None
+    assert (reply.call.usage.input_tokens, reply.call.usage.output_tokens) == (200, 20)
+
+
+def test_answer_goes_before_an_error_of_the_same_call() -> None:
+    error = json.dumps({"custom_id": "call-0", "response": {"status_code": 500, "body": {}}}).encode()
+    assert replies(error, answer(0)).reply(call(0)).call.result == "answered"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ({"response": {"status_code": 429, "body": {"error": {"message": "Rate limit"}}}}, ("error", "rate_limited")),
+        ({"response": {"status_code": 401, "body": None}}, ("error", "authentication")),
+        ({"error": {"code": "batch_expired", "message": "too late"}}, ("error", "batch_ended")),
+        ({"error": {"code": "invalid_api_key", "message": "Incorrect API key"}}, ("error", "authentication")),
+        ({"error": {"message": "context_length_exceeded"}}, ("error", "context_too_long")),
+        ({"response": {"status_code": 200, "body": {}}}, ("unusable", "not_a_completion")),
+        ({"response": {"status_code": 200, "body": None}}, ("unusable", "not_a_completion")),
+        ({"response": {"status_code": "200", "body": ANSWER}}, None),
+        ({"response": 7, "error": 7}, None),
+        ({}, None),
+    ],
+)
+def test_error_line_has_the_class_of_a_call(line: dict[str, Any], expected: tuple[str, str] | None) -> None:
+    found = replies(json.dumps({"custom_id": "call-0", **line}).encode()).reply(call(0)).call
+    if expected is not None:
+        assert (found.result, found.error_class) == expected
+    assert found.result != "answered"
+    assert found.error_message
+
+
+def test_missing_line_costs_nothing_where_all_is_accounted_for() -> None:
+    found = replies(all_accounted=True).reply(call(0)).call
+    assert (found.result, found.error_class) == ("error", "batch_ended")
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [("Enqueued token limit reached. Limit: 90,000 enqueued tokens.", 90_000), ("limit 5000", 5000), ("full", None)],
+)
+def test_limit_of_enqueued_tokens_is_read_from_the_error(text: str, limit: int | None) -> None:
+    assert enqueued_limit(text) == limit
+
+
+def test_batch_api_goes_nowhere_with_egress_off() -> None:
+    async def work() -> None:
+        async with open_batch_api(judge_at("https://api.openai.com/v1", local_only=True)):
+            raise AssertionError("a client was opened")
+
+    with pytest.raises(JudgeError, match="TRAJECTORY_LLM_EGRESS is off"):
+        asyncio.run(work())
