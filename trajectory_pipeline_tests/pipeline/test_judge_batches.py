@@ -1,5 +1,6 @@
 """Judging in batches: sent once, and booked once at the batch rate, whatever the provider does."""
 
+import random
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -200,6 +201,32 @@ def test_batch_with_fault_is_booked_and_completed(captured: Pipeline, judge: Sim
     assert set(statuses(captured)) <= {"judged", "insufficient_evidence", "not_eligible"}
     assert_books_agree(captured, judge)
     assert sum(captured.ask("SELECT counts FROM trajectory.judge_batches")[0]["counts"].values()) >= number
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_faults_together_leave_the_books_right(captured: Pipeline, judge: SimulatedJudge, seed: int) -> None:
+    chance = random.Random(seed)
+    faults = ("missing", "duplicate", "foreign", "malformed", "shuffled", "lost", "no_output")
+    chosen = chance.sample(faults, chance.randint(0, 4))
+    end = chance.choice(("completed", "expired", "failed", "queue_full"))
+    judge.plan_batches({"end": end, "answered": chance.random(), "lines": chosen})
+    submit(captured)
+    wrong = ("server_error", "refusal", "invalid_json", "null_content", "rate_limit_bare", "usage_missing")
+    judge.plan_faults([{"fault": name, "times": 1} for name in chance.sample(wrong, chance.randint(0, 4))])
+    collect(captured)
+    assert "submitted" not in statuses(captured)
+    judge.clear_faults()
+    captured.do("UPDATE trajectory.verdicts SET next_attempt_at = now()")
+    captured.refine(HOUR)
+    assert set(statuses(captured)) <= {"judged", "insufficient_evidence", "not_eligible"}
+    totals, theirs = day_totals(captured), judge.calls()
+    assert (totals["reserved_usd"], totals["reserved_tokens"]) == (0, 0)
+    assert judge.batches()["lines_worked_on_twice"] == 0
+    # What may have been billed counts what was reserved: never less than the server's own books.
+    assert totals["spent_usd"] >= Decimal(theirs["cost_usd"])
+    uncounted = [line for line in lines(captured) if line["result"] == "lost" or line["cost_usd"] is None]
+    if not any(line["result"] != "error" for line in uncounted):
+        assert totals["spent_usd"] == Decimal(theirs["cost_usd"])
 
 
 def test_expired_batch_makes_verdicts_pending_at_once(captured: Pipeline, judge: SimulatedJudge) -> None:
