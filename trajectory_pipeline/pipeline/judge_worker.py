@@ -328,7 +328,9 @@ class JudgeWorker:
         refusal = self.judge.access.refusal(candidate.agent_id, candidate.organization_id)
         if refusal is not None:
             return _not_eligible(ErrorClass.DENIED, f"it may not be sent to a judge: {refusal}")
-        self._calls.check_headroom(candidate.organization_id)
+        if self.inbox is None:
+            # An answer of a batch is paid for, whatever a cap has left.
+            self._calls.check_headroom(candidate.organization_id)
         try:
             documents = await self._documents.load(candidate)
         except MissingDocumentError as missing:

@@ -294,6 +294,16 @@ def test_invalid_answer_is_repaired_by_a_call(captured: Pipeline, judge: Simulat
     assert_books_agree(captured, judge)
 
 
+def test_exhausted_cap_defers_repairs_and_keeps_paid_answers(captured: Pipeline, judge: SimulatedJudge) -> None:
+    submit(captured)
+    judge.plan_faults([{"fault": "invalid_json", "times": 3}])
+    captured.budget = {"daily_usd": Decimal("0.000001")}
+    collect(captured)
+    assert statuses(captured)["deferred_budget"] == 3
+    assert set(statuses(captured)) <= {"judged", "insufficient_evidence", "not_eligible", "deferred_budget"}
+    assert_books_agree(captured, judge)
+
+
 def test_full_queue_makes_the_next_batch_smaller(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_batches({"end": "queue_full", "token_limit": 20_000})
     submit(captured)
