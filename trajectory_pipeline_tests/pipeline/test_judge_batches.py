@@ -297,7 +297,7 @@ def test_invalid_answer_is_repaired_by_a_call(captured: Pipeline, judge: Simulat
 def test_exhausted_cap_defers_repairs_and_keeps_paid_answers(captured: Pipeline, judge: SimulatedJudge) -> None:
     submit(captured)
     judge.plan_faults([{"fault": "invalid_json", "times": 3}])
-    captured.budget = {"daily_usd": Decimal("0.000001")}
+    captured.budget = {"daily_usd": Decimal("0.02")}
     collect(captured)
     assert statuses(captured)["deferred_budget"] == 3
     assert set(statuses(captured)) <= {"judged", "insufficient_evidence", "not_eligible", "deferred_budget"}
