@@ -13,6 +13,7 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.judge.client.batch_api import (
     ENDED,
     BatchApi,
+    BatchApiError,
     batch_errors,
     enqueued_limit,
     open_batch_api,
@@ -160,7 +161,9 @@ async def _poll_all(store: BatchStore, judge: JudgeConfig, batches: list[JudgeBa
                 _require_endpoint(batch, judge)
                 seen, is_ended = await _poll(api, store, batch, worker)
             except PipelineError as error:
-                seen, is_ended = str(error), False
+                seen, is_ended = str(error).rstrip("."), False
+                if isinstance(error, BatchApiError) and error.error_class is ErrorClass.MODEL_NOT_FOUND:
+                    seen += f". If it is gone for good: `trajectory-pipeline batches --forget {batch.batch_id}`"
             keys = tuple(store.partition_keys(batch.batch_id)) if is_ended else ()
             polled.append(PolledBatch(batch, f"{name}: {seen}", is_ended, keys))
     return polled

@@ -382,7 +382,9 @@ def test_forgotten_batch_is_booked_as_lost(captured: Pipeline, judge: SimulatedJ
     submit(captured)
     reserved = batch(captured)["reserved_usd"]
     judge.clear_batches()
-    assert "No batch found" in poll(captured)[0].seen
+    seen = poll(captured)[0].seen
+    assert "No batch found" in seen
+    assert f"`trajectory-pipeline batches --forget {batch(captured)['batch_id']}`" in seen
     forget_batch(captured.storage, captured.judge, batch(captured)["batch_id"])
     assert (batch(captured)["booked_usd"], day_totals(captured)["reserved_usd"]) == (reserved, 0)
     assert "submitted" not in statuses(captured)
