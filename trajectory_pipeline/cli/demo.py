@@ -27,9 +27,12 @@ from trajectory_pipeline.cli.dagster_processes import (
     stopping,
     wait_until_ready,
 )
-from trajectory_pipeline.cli.run_materialization import materialize
+from trajectory_pipeline.cli.run_materialization import materialize, run_job
 from trajectory_pipeline.databases import resolve_databases
 from trajectory_pipeline.defs.asset_keys import ASSETS
+from trajectory_pipeline.defs.assets.trajectory_report import REPORT
+from trajectory_pipeline.defs.history_checks import JOB_NAME as HISTORY_CHECKS_JOB
+from trajectory_pipeline.defs.jobs.report import JOB_NAME as REPORT_JOB
 from trajectory_pipeline.defs.sensors.empty_hours import find_empty_hours, report_empty_hours, unknown_hours
 from trajectory_pipeline.demo.letta_sample.labels import sample_labels
 from trajectory_pipeline.demo.letta_sample.load import STORY
@@ -119,7 +122,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
             graphql(port, "mutation { setNuxSeen }")  # the welcome dialog would cover the asset graph
         out.print(f"{len(hours)} partitions in {time.monotonic() - started:.0f} s")
         complete = _print_result(opened)
-        page = _publish_report(opened)
+        page = _publish_report()
         for run_id, reason in failures.items():
             err.print(f"Dagster run {run_id} failed: {reason}", style="red")
         out.print(f"\n  Dagster UI   http://{HOST}:{port}/locations/trajectory_pipeline/asset-groups/trajectories")
@@ -152,14 +155,12 @@ def _report_empty_hours(opened: Connections) -> None:
         report_empty_hours(instance, {hour: unknown[hour] for hour in empty})
 
 
-def _publish_report(opened: Connections) -> str:
-    """Make the report; returns where it is."""
-    from trajectory_pipeline.report.publish import make_report, publish_report
-
-    privacy = opened.settings.privacy
-    with step("Report"):
-        report = make_report(opened.storage.postgres, privacy.redaction, privacy.configured_redaction_key)
-        return publish_report(opened.storage.parquet, report).uri
+def _publish_report() -> str:
+    """Make the report and the checks over all partitions, as their schedules do; returns where the report is."""
+    with step("Report, and checks over all partitions"):
+        run_job(HISTORY_CHECKS_JOB)
+        (report,) = run_job(REPORT_JOB).asset_materializations_for_node(REPORT)
+        return str(report.metadata["dagster/uri"].value)
 
 
 def _print_result(opened: Connections) -> bool:

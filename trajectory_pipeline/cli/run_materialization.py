@@ -87,6 +87,20 @@ def materialize(
     return failures
 
 
+def run_job(name: str) -> dg.ExecuteInProcessResult:
+    """Run a job without partitions.
+
+    Raises:
+        PipelineError: it failed; the text says why.
+    """
+    job = build_defs(load_settings()).resolve_job_def(name)
+    with dg.DagsterInstance.get() as instance:
+        run = job.execute_in_process(instance=instance, raise_on_error=False, run_config=_QUIET)
+    if not run.success:
+        raise PipelineError(f"{name} failed: {_failure_reason(run)}")
+    return run
+
+
 def _failure_reason(run: dg.ExecuteInProcessResult) -> str:
     for event in run.get_step_failure_events():
         failure = event.step_failure_data

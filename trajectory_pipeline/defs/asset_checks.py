@@ -4,7 +4,7 @@ Dagster stores a check of a range run without a partition, so the results name t
 has the metadata ``what_to_do``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -70,6 +70,28 @@ def unique_spec(asset: str, *, blocking: bool = False) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         UNIQUE_NAME, asset=asset, blocking=blocking, description=f"Each run is there once {where}."
     )
+
+
+CHECKS = {
+    TERMINAL_RUNS.name: (
+        schema_spec(TERMINAL_RUNS.name, blocking=True),
+        unique_spec(TERMINAL_RUNS.name, blocking=True),
+    ),
+    TRAJECTORIES.name: (
+        ROW_COUNTS,
+        QUARANTINE,
+        schema_spec(TRAJECTORIES.name, blocking=True),
+        unique_spec(TRAJECTORIES.name),
+    ),
+    REFINED_OUTCOMES.name: (
+        FAILED_VERDICTS,
+        ABANDONED_VERDICTS,
+        COST,
+        schema_spec(REFINED_OUTCOMES.name, blocking=False),
+        unique_spec(REFINED_OUTCOMES.name),
+    ),
+}
+"""The checks that each materialization of an asset makes."""
 
 
 def what_to_do(text: str) -> dict[str, dg.MetadataValue[Any]]:
@@ -178,6 +200,29 @@ def abandoned_verdicts(verdicts: "Sequence[AbandonedVerdict]") -> dg.AssetCheckR
         "Fix the cause that the error class names, then materialize `refined_outcomes` of the partition."
     )
     return _warning(ABANDONED_VERDICTS, len(verdicts), "verdict", "abandoned", {"runs": bullet_list(runs), **advice})
+
+
+def repeat_results(instance: dg.DagsterInstance, assets: Iterable[dg.AssetKey]) -> None:
+    """Report the last result of each check of these assets again, after a materialization that no run made.
+
+    Dagster shows a check as not evaluated as soon as its asset has a newer materialization.
+    """
+    keys = [spec.key for asset in assets for spec in CHECKS[asset.path[-1]]]
+    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys) if keys else {}
+    for record in latest.values():
+        # One that is being evaluated gets its result from its run.
+        if record.evaluation is not None:
+            instance.report_runless_asset_event(
+                dg.AssetCheckEvaluation(
+                    asset_key=record.evaluation.asset_key,
+                    check_name=record.evaluation.check_name,
+                    passed=record.evaluation.passed,
+                    metadata=record.evaluation.metadata,
+                    severity=record.evaluation.severity,
+                    description=record.evaluation.description,
+                    blocking=record.evaluation.blocking,
+                )
+            )
 
 
 def summarize(differences: Sequence[str]) -> str:

@@ -21,6 +21,8 @@ Row = dict[str, Any]
 WORTH_READING = 10
 _DAYS_SHOWN_ONE_BY_ONE = timedelta(days=21)
 _MOST_AGENTS_DRAWN = 30
+_MOST_ROWS = 100
+"""Of a table; all rows are in the table's file."""
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -106,4 +108,6 @@ def _drawn(draw: Any, rows: list[Row]) -> Markup | None:
 
 def _environment() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(_TEMPLATES)
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.globals["most_rows"] = _MOST_ROWS
+    return environment

@@ -14,6 +14,7 @@ import pytest
 from trajectory_pipeline.demo.letta_sample.load import STORY
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.partition_keys import HOUR
+from trajectory_pipeline.report import page
 from trajectory_pipeline.report.page import WORTH_READING, build_report
 from trajectory_pipeline.report.publish import publish_report
 from trajectory_pipeline.report.trajectory_view import highlight
@@ -42,6 +43,15 @@ def test_report_counts_what_the_view_outcomes_holds(story: Pipeline) -> None:
         assert sum(row["runs"] for row in report.tables[name]) == totals["runs"]
     assert f"<dd>{totals['runs']}<small>" in report.html
     assert "Verdicts by scripted-judge are <strong>simulated</strong>" in report.html
+
+
+def test_long_table_says_what_it_leaves_out(story: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "_MOST_ROWS", 2)
+    report = build_report(story.database, REDACT)
+    agents, periods = (len(report.tables[name]) for name in ("agents", "periods"))
+    assert f"The first 2 of {agents}. All are in <code>trajectory_report/agents.parquet</code>." in report.html
+    assert periods > 2
+    assert "periods.parquet" not in report.html
 
 
 def test_report_of_a_range_counts_its_hours_alone(story: Pipeline) -> None:

@@ -57,13 +57,7 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
         description=REFINED_OUTCOMES.description + notice,
         deps=[TRAJECTORIES.name],
         kinds={"parquet", "postgres", "openai"},
-        check_specs=[
-            asset_checks.FAILED_VERDICTS,
-            asset_checks.ABANDONED_VERDICTS,
-            asset_checks.COST,
-            asset_checks.schema_spec(REFINED_OUTCOMES.name, blocking=False),
-            asset_checks.unique_spec(REFINED_OUTCOMES.name),
-        ],
+        check_specs=asset_checks.CHECKS[REFINED_OUTCOMES.name],
     )
     def refined_outcomes(
         context: dg.AssetExecutionContext,

@@ -30,10 +30,7 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
         partitions_per_run=settings.dagster.backfill_batch,
         deps=SOURCE_TABLES,
         kinds={"parquet"},
-        check_specs=[
-            asset_checks.schema_spec(TERMINAL_RUNS.name, blocking=True),
-            asset_checks.unique_spec(TERMINAL_RUNS.name, blocking=True),
-        ],
+        check_specs=asset_checks.CHECKS[TERMINAL_RUNS.name],
     )
     def terminal_runs(
         context: dg.AssetExecutionContext, config: CaptureConfig, letta: LettaResource, storage: StorageResource

@@ -30,12 +30,7 @@ def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[s
         postgres_table=TRAJECTORIES.name,
         deps=[TERMINAL_RUNS.name],
         kinds={"parquet", "postgres"},
-        check_specs=[
-            asset_checks.ROW_COUNTS,
-            asset_checks.QUARANTINE,
-            asset_checks.schema_spec(TRAJECTORIES.name, blocking=True),
-            asset_checks.unique_spec(TRAJECTORIES.name),
-        ],
+        check_specs=asset_checks.CHECKS[TRAJECTORIES.name],
     )
     def trajectories(
         context: dg.AssetExecutionContext, config: ConversionConfig, storage: StorageResource

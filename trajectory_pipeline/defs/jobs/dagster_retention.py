@@ -6,7 +6,7 @@ entries of its partitions are first reported to Dagster without a run: they stay
 
 import itertools
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -61,6 +61,7 @@ def delete_old_runs(
         for run_id in run_ids:
             instance.delete_run(run_id)
         _delete_check_evaluations(instance, run_ids)
+    _delete_repeated_results(instance, clock() - older_than)
     return len(old)
 
 
@@ -92,6 +93,33 @@ def _delete_check_evaluations(instance: dg.DagsterInstance, run_ids: Sequence[st
         with storage.index_connection() as connection:
             table = AssetCheckExecutionsTable
             connection.execute(table.delete().where(table.c.run_id.in_(run_ids)))
+
+
+def _delete_repeated_results(instance: dg.DagsterInstance, before: datetime) -> None:
+    """Delete older results of checks that no run made (see ``repeat_results``), but the last one of each check."""
+    from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
+    from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+    from sqlalchemy import func, select
+
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):
+        return
+    results, events = AssetCheckExecutionsTable.c, SqlEventLogStorageTable.c
+    limit = before.astimezone(UTC).replace(tzinfo=None)
+    newest = select(func.max(results.id)).group_by(results.asset_key, results.check_name)
+    with storage.index_connection() as connection:
+        connection.execute(
+            AssetCheckExecutionsTable.delete().where(
+                results.run_id == "", results.create_timestamp < limit, results.id.not_in(newest)
+            )
+        )
+        connection.execute(
+            SqlEventLogStorageTable.delete().where(
+                events.run_id == "",
+                events.dagster_event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION.value,
+                events.timestamp < limit,
+            )
+        )
 
 
 def build_dagster_retention_job(settings: Settings) -> ScheduledJob:

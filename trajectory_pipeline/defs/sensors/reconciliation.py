@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from trajectory_pipeline.defs.asset_checks import repeat_results
 from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.defs.sensors.run_requests import IN_PROGRESS, Clock, default_status, utc_now
@@ -102,6 +103,7 @@ def report(instance: dg.DagsterInstance, entries: Sequence["StoredEntry"]) -> No
     """Report these ledger entries to Dagster as materializations, whether or not it has events of them."""
     for entry in entries:
         instance.report_runless_asset_event(_materialization(entry))
+    repeat_results(instance, sorted({dg.AssetKey(entry.asset) for entry in entries}))
 
 
 def _last_writers(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: set[str]) -> dict[str, str]:

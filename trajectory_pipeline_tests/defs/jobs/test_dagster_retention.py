@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
+from trajectory_pipeline.defs.asset_checks import CHECKS, repeat_results
 from trajectory_pipeline.defs.jobs.dagster_retention import delete_old_runs
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
 from trajectory_pipeline.errors import PipelineError
@@ -55,6 +56,22 @@ def test_delete_old_runs_leaves_no_row_and_no_file_of_them(
     assert delete(stored, captured) == 1
     assert rows_of_run(empty_database, old.run_id) == {}
     assert [path for path in tmp_path.rglob("*") if old.run_id in str(path)] == []
+
+
+def test_delete_old_runs_keeps_the_last_repeated_check_result(
+    captured: Settings, stored: dg.DagsterInstance, empty_database: str
+) -> None:
+    assert run(captured, stored, BUSY[0], assets=["terminal_runs"]).success
+    for _ in range(3):
+        repeat_results(stored, [dg.AssetKey("terminal_runs")])
+    repeated = "SELECT count(*) FROM asset_check_executions WHERE run_id = ''"
+    assert query(empty_database, repeated) == [(6,)]
+    delete(stored, captured)
+    assert query(empty_database, repeated) == [(2,)]
+    latest = stored.event_log_storage.get_latest_asset_check_execution_by_key(
+        [spec.key for spec in CHECKS["terminal_runs"]]
+    )
+    assert [record.evaluation.passed for record in latest.values() if record.evaluation] == [True, True]
 
 
 def test_delete_old_runs_leaves_the_runs_of_other_projects(captured: Settings, stored: dg.DagsterInstance) -> None:

@@ -1,17 +1,27 @@
 """Hours without runs become materialized in Dagster, without a file, a ledger entry or a run; others never do."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
+from dagster._core.loader import LoadingContextForTest
 
+from trajectory_pipeline.defs.asset_checks import CHECKS
 from trajectory_pipeline.defs.sensors import empty_hours
 from trajectory_pipeline.defs.sensors.empty_hours import build_empty_hour_sensor
 from trajectory_pipeline.partition_keys import HOUR, hours_between, partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import change_settings
 from trajectory_pipeline_tests.defs.conftest import NOW as CAPTURE_NOW
-from trajectory_pipeline_tests.defs.dagster_runs import execute, materializations, query, requested_hours, tick_sensor
+from trajectory_pipeline_tests.defs.dagster_runs import (
+    execute,
+    materializations,
+    query,
+    requested_hours,
+    run,
+    tick_sensor,
+)
 from trajectory_pipeline_tests.defs.sensors.test_capture_requests import tick as capture_tick
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 
@@ -116,3 +126,25 @@ def test_unreachable_source_is_said(sample: Settings, instance: dg.DagsterInstan
 def test_no_unknown_hour_is_said(sample: Settings, instance: dg.DagsterInstance) -> None:
     young = change_settings(sample, capture__start=NOW + HOUR)
     assert tick(young, instance) == "Dagster knows every closed hour."
+
+
+def test_checks_stay_evaluated_after_empty_hours(judged: Settings, instance: dg.DagsterInstance) -> None:
+    """Dagster shows a check as not evaluated where its asset has a newer materialization."""
+    settings = change_settings(judged, capture__start=START)
+    hour = next(iter(sample_partitions()))
+    execute(str(settings.storage.database_url), "ALTER TABLE trajectory.trajectories ADD COLUMN mine text")
+    assert run(settings, instance, hour).success
+    tick(settings, instance)
+    keys = [spec.key for specs in CHECKS.values() for spec in specs]
+    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    assert len(records) == 11
+    for record in records.values():
+        assert asyncio.run(record.targets_latest_materialization(LoadingContextForTest(instance)))
+    failed = {
+        key.name: record for key, record in records.items() if not record.evaluation or not record.evaluation.passed
+    }
+    assert set(failed) == {"schema_is_as_declared"}
+    evaluation = failed["schema_is_as_declared"].evaluation
+    assert evaluation is not None
+    assert evaluation.severity == dg.AssetCheckSeverity.WARN
+    assert "what_to_do" in evaluation.metadata
