@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-once dev test test-fast browser simulate fault-scenarios bench bench-full lint types imports site docs architecture lock clean
+.PHONY: help setup demo demo-once dev test test-fast browser screenshots simulate fault-scenarios bench bench-full lint types imports site docs architecture lock clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ test-fast: setup  ## The tests that start no server and no process (half a minut
 
 browser: setup  ## The tests that drive pages in a real Chromium (which must be installed); screenshots in data/screenshots.
 	@exec $(BIN)/python -m pytest --browser trajectory_pipeline_tests/browser
+
+screenshots: browser  ## Renew the pictures of the documentation (docs/images) from what those tests saw.
+	@for image in docs/images/*.png; do cp data/screenshots/$$(basename $$image) $$image; done
 
 SEEDS ?= 200
 FIRST_SEED ?= 1

@@ -56,3 +56,16 @@ def test_python_example_prints(
     with contextlib.redirect_stdout(printed):
         exec(compile(code, page, "exec"), {"__name__": "example"})
     assert printed.getvalue().strip()
+
+
+def test_each_picture_is_shown_small_and_made_by_the_tests() -> None:
+    """`make screenshots` renews a picture by its name: one that no test makes would grow old."""
+    pages = "".join(path.read_text() for path in [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")])
+    tests = "".join(path.read_text() for path in (PROJECT / "trajectory_pipeline_tests" / "browser").glob("*.py"))
+    pictures = sorted((PROJECT / "docs" / "images").glob("*.png"))
+    assert pictures
+    for picture in pictures:
+        assert f"images/{picture.name})" in pages
+        name, _, variant = picture.stem.partition("report-")
+        assert f'"{picture.stem}"' in tests or (not name and f'"{variant}":' in tests), picture.name
+        assert picture.stat().st_size < 200_000

@@ -213,6 +213,11 @@ def stopping(processes: Sequence[SupervisedProcess]) -> Iterator[None]:
             stop_all(processes)
 
 
+def assets_page(port: int) -> str:
+    """Return the address of the page with the graph of the assets."""
+    return f"http://{HOST}:{port}/locations/trajectory_pipeline/asset-groups/trajectories"
+
+
 def graphql(port: int, query: str) -> dict[str, Any] | None:
     """Query the UI's GraphQL endpoint; None without a readable answer."""
     request = urllib.request.Request(

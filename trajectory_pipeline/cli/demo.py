@@ -15,9 +15,9 @@ from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import err, out, progress_bar, step
 from trajectory_pipeline.cli.dagster_processes import (
     HOST,
+    assets_page,
     dagster_home,
     free_port,
-    graphql,
     interrupt_on_signals,
     port_option,
     prepare_storage,
@@ -119,13 +119,12 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         with step(f"Dagster UI at http://{HOST}:{port}, with schedule and sensors running") as report:
             processes.append(start_daemon(os.environ, log))
             wait_until_ready(webserver, port, log, report)
-            graphql(port, "mutation { setNuxSeen }")  # the welcome dialog would cover the asset graph
         out.print(f"{len(hours)} partitions in {time.monotonic() - started:.0f} s")
         complete = _print_result(opened)
         page = _publish_report()
         for run_id, reason in failures.items():
             err.print(f"Dagster run {run_id} failed: {reason}", style="red")
-        out.print(f"\n  Dagster UI   http://{HOST}:{port}/locations/trajectory_pipeline/asset-groups/trajectories")
+        out.print(f"\n  Dagster UI   {assets_page(port)}")
         out.print(f"  Report       {page}")
         out.print("\nLook first at the report: which runs failed though Letta says that they are completed.")
         if stay:

@@ -9,7 +9,7 @@ import click
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import err, out, step
 from trajectory_pipeline.cli.dagster_processes import (
-    HOST,
+    assets_page,
     dagster_home,
     free_port,
     interrupt_on_signals,
@@ -47,7 +47,7 @@ def command(port: int) -> None:
     if not settings.capture.enabled:
         out.print("  Schedule and sensors are stopped: set ENABLE_TRAJECTORY_CAPTURE=true, or start them in the UI.")
     port = free_port(port)
-    out.print(f"  UI        http://{HOST}:{port} (in about half a minute; Ctrl-C stops it)\n")
+    out.print(f"  UI        {assets_page(port)} (in about half a minute; Ctrl-C stops it)\n")
     environment = {**os.environ, **databases.environment(), "DAGSTER_HOME": str(home)}
     with interrupt_on_signals(), ExitStack() as stack:
         stack.callback(databases.release)

@@ -16,9 +16,9 @@ from trajectory_pipeline.defs.sensors.capture import RECENT
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.letta.fingerprint import fingerprints
 from trajectory_pipeline.letta.rehearsal import find_unreadable_tables
-from trajectory_pipeline.letta.run_counts import find_end_index, find_stuck_runs
+from trajectory_pipeline.letta.run_counts import count_runs_by_hour, find_end_index, find_stuck_runs
 from trajectory_pipeline.letta.snapshot import Snapshot
-from trajectory_pipeline.partition_keys import HOUR, floor_to_hour
+from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
 from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
 from trajectory_pipeline.storage.postgres.capture_lag import lag_since
 from trajectory_pipeline.storage.postgres.migrate import migrate
@@ -107,6 +107,7 @@ def _source(opened: Connections) -> Iterator[_Finding]:
         unknown = snapshot.catalog.unknown_columns
         if unknown:
             yield _Finding("source columns", f"unknown, and not read: {', '.join(unknown)}", _ADVICE)
+        yield _runs(snapshot, opened.settings.capture.start)
         yield _index(snapshot)
         yield _comparison_cost(snapshot)
         hours = opened.settings.source.stuck_hours
@@ -118,6 +119,22 @@ def _source(opened: Connections) -> Iterator[_Finding]:
                 f" for {oldest:.0f}; runs are captured when they end"
             )
             yield _Finding("runs that never ended", text, _ADVICE)
+
+
+def _runs(snapshot: Snapshot, start: datetime) -> _Finding:
+    hours = count_runs_by_hour(snapshot)
+    if not hours:
+        return _Finding("terminal runs", "there is none at the source: nothing to capture yet", _ADVICE)
+    text = (
+        f"{sum(hours.values())}, which ended in {pluralize(len(hours), 'hour')} from {partition_key(min(hours))} to"
+        f" {partition_key(max(hours))}"
+    )
+    before = sum(count for hour, count in hours.items() if hour < floor_to_hour(start))
+    if not before:
+        return _Finding("terminal runs", text)
+    return _Finding(
+        "terminal runs", f"{text}; {before} before {start:%Y-%m-%d %H:%M} (TRAJECTORY_START) are not captured", _ADVICE
+    )
 
 
 def _index(snapshot: Snapshot) -> _Finding:

@@ -18,7 +18,12 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.stale_partitions import ChangeKind, PlannedChange, plan_capture, plan_rebuild
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.summaries import count_trajectories, quarantined_runs, verdict_counts
+from trajectory_pipeline.storage.postgres.summaries import (
+    count_trajectories,
+    example_run,
+    quarantined_runs,
+    verdict_counts,
+)
 from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres
 
@@ -110,6 +115,8 @@ def _report(database: TrajectoryDatabase, hours: Sequence[datetime], assets: Seq
     keys = [partition_key(hour) for hour in hours]
     trajectories = pluralize(count_trajectories(database, keys), "trajectory", "trajectories")
     out.print(f"{pluralize(len(hours), 'partition')}: {trajectories} in {describe_postgres(database.url)}.")
+    if run_id := example_run(database, keys):
+        out.print(f"Look at one: trajectory-pipeline show {run_id}")
     for run in quarantined_runs(database, keys):
         out.print(f"Quarantined: {run.run_id}: {run.json_path} {run.error}")
     if "refined_outcomes" in assets:

@@ -163,7 +163,8 @@ def _require_columns(catalog: Catalog, url: str) -> None:
     if table not in catalog.columns:
         raise SourceError(
             f"The source {describe_postgres(url)} has no table {table!r}: is it the database of a Letta server"
-            " (0.12 or later)? Check the database name in LETTA_PG_URI."
+            " (0.12 or later)? Check the database name in LETTA_PG_URI. Where that is unset, the embedded server is"
+            " read, which has only what `trajectory-pipeline load-sample` loads."
         )
     columns = ", ".join(repr(column) for table_name, column in missing if table_name == table)
     raise SourceError(

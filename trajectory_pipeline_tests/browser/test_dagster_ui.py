@@ -73,7 +73,7 @@ def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demonstr
 
 @pytest.fixture
 def page(browser: Browser, demonstration: Demonstration) -> Iterator[Page]:
-    context = browser.new_context(base_url=demonstration.address, viewport={"width": 1500, "height": 1400})
+    context = browser.new_context(base_url=demonstration.address, viewport={"width": 1300, "height": 800})
     context.set_default_timeout(30_000)
     yield context.new_page()
     context.close()
@@ -110,6 +110,26 @@ def test_asset_page_tells_what_it_is(page: Page) -> None:
     for text in ("agents", "Parquet", "Postgres"):
         page.get_by_text(text, exact=True).first.wait_for()
     screenshot(page, "dagster-asset")
+
+
+def test_checks_of_each_asset_are_evaluated(page: Page) -> None:
+    """Hours without runs are newer materializations, after which Dagster would show "Not Evaluated"."""
+    for asset, checks in (("trajectories", 4), ("refined_outcomes", 5), ("trajectory_report", 5)):
+        page.goto(f"/assets/{asset}?view=checks")
+        page.get_by_text(f"Checks ({checks})").first.wait_for()
+        page.get_by_text("run_ids_are_unique", exact=True).first.click()
+        page.get_by_text("each run once").first.wait_for()
+        assert page.get_by_text("Not Evaluated").count() == 0
+        if asset == "trajectories":
+            page.get_by_text("row_counts_match", exact=True).first.click()
+            page.get_by_text("with equal counts in raw rows").first.wait_for()
+            screenshot(page, "dagster-checks")
+
+
+def test_report_is_shown_as_materialized(page: Page) -> None:
+    page.goto("/assets/trajectory_report?view=overview")
+    page.get_by_text("report.html").first.wait_for()
+    page.get_by_text("judge_cost_usd", exact=True).first.wait_for()
 
 
 def test_materialization_shows_counts_preview_and_query(page: Page, demonstration: Demonstration) -> None:
@@ -180,6 +200,7 @@ def test_failing_check_is_visible_and_names_the_partition(page: Page, demonstrat
     page.goto("/assets/letta/runs?view=checks")
     page.get_by_role("button", name=re.compile("Execute$")).first.click()
     page.get_by_text(re.compile("difference; first|differences; first")).first.wait_for(timeout=RUN_MILLISECONDS)
+    page.get_by_text("what_to_do", exact=True).first.wait_for()
     screenshot(page, "dagster-failing-check")
     page.get_by_text("[Show Markdown]").first.click()
     page.get_by_role("dialog").get_by_text(key).first.wait_for()

@@ -153,7 +153,8 @@ def test_catalog_of_an_empty_database_is_refused(empty_database: str) -> None:
     assert text == (
         f"The source {describe_postgres(empty_database)} has no table 'runs': is it the database of a Letta server"
         " (0.12 or later)?"
-        " Check the database name in LETTA_PG_URI."
+        " Check the database name in LETTA_PG_URI. Where that is unset, the embedded server is read,"
+        " which has only what `trajectory-pipeline load-sample` loads."
     )
 
 

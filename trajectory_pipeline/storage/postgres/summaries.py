@@ -96,6 +96,16 @@ def count_trajectories(database: TrajectoryDatabase, partition_keys: Sequence[st
     return int(database.rows(statement, [list(partition_keys)])[0]["runs"])
 
 
+def example_run(database: TrajectoryDatabase, partition_keys: Sequence[str]) -> str | None:
+    """Return the run with most steps of these partitions; None where they have no trajectory."""
+    rows = database.rows(
+        "SELECT run_id FROM trajectory.trajectories WHERE partition_key = ANY(%s)"
+        " ORDER BY step_count DESC, run_id LIMIT 1",
+        [list(partition_keys)],
+    )
+    return rows[0]["run_id"] if rows else None
+
+
 def stored_runs(database: TrajectoryDatabase, partition_key: str) -> Iterator[StoredRun]:
     """Yield a partition's trajectories as they are compared with other sinks."""
     rows = database.rows(
