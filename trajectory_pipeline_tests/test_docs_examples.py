@@ -60,9 +60,9 @@ def test_python_example_prints(
 
 def test_each_picture_is_shown_small_and_made_by_the_tests() -> None:
     """`make screenshots` renews a picture by its name: one that no test makes would grow old."""
-    pages = "".join(path.read_text() for path in [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")])
-    tests = "".join(path.read_text() for path in (PROJECT / "trajectory_pipeline_tests" / "browser").glob("*.py"))
-    pictures = sorted((PROJECT / "docs" / "images").glob("*.png"))
+    pages = "".join(path.read_text() for path in PAGES)
+    tests = "".join(path.read_text() for path in (ROOT / "trajectory_pipeline_tests" / "browser").glob("*.py"))
+    pictures = sorted((ROOT / "docs" / "images").glob("*.png"))
     assert pictures
     for picture in pictures:
         assert f"images/{picture.name})" in pages
