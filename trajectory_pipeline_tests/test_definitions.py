@@ -173,7 +173,9 @@ def test_assets_have_owners_tags_and_place() -> None:
         assert node.tags["stage"] == stage
         assert node.metadata["dagster/uri"] == f"s3://bucket/prefix/{name}"
         assert graph.get(dg.AssetKey(name)).description
-        assert node.code_version
+        assert str(node.code_version).startswith(
+            {"capture": "capture ", "convert": "conversion ", "judge": "prompt "}[stage]
+        )
     assert graph.get(dg.AssetKey("trajectory_report")).owners == ("team:data", "me@example.com")
 
 

@@ -22,13 +22,6 @@ from trajectory_pipeline.schema.types import ListOf, Struct, Type
 
 _LOG = logging.getLogger(__name__)
 
-CONVERSION_VERSION = 3
-"""Raise it by one whenever the same raw rows give other trajectories: in a column, a document or a Parquet file.
-
-Every partition of an older version is stale and is rebuilt when it is materialized again. Leave it alone where only
-names, comments or speed change. ``test_recorded_output`` fails where the output changed and this did not.
-"""
-
 _NEW_CONTAINERS = 2_000_000
 """Containers made until the garbage collector runs; more than a batch makes."""
 

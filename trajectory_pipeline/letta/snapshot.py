@@ -31,13 +31,6 @@ from trajectory_pipeline.schema.raw import (
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.urls import describe_postgres
 
-CAPTURE_VERSION = 2
-"""Raise it by one whenever the same source gives other rows, or another Parquet file, of ``terminal_runs``.
-
-Every captured partition of an older version is stale and is read again when it is materialized. Leave it alone where
-only names, comments or speed change. ``test_recorded_output`` fails where the output changed and this did not.
-"""
-
 TERMINAL = f"({', '.join(map(literal, TERMINAL_STATUSES))})"
 """SQL list of the statuses of a terminal run."""
 RUN_PARTS = {

@@ -4,9 +4,8 @@ import hashlib
 from functools import cache
 from importlib.metadata import version
 
-from trajectory_pipeline.conversion.convert import CONVERSION_VERSION
-from trajectory_pipeline.letta.snapshot import CAPTURE_VERSION
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
+from trajectory_pipeline.schema.versions import CAPTURE_VERSION, CONVERSION_VERSION
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction, StoredEntry
 
 

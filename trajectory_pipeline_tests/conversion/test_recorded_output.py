@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from trajectory_pipeline.conversion import convert, outcome_rules
+from trajectory_pipeline.conversion import outcome_rules
 from trajectory_pipeline.conversion.convert import convert_batch
 from trajectory_pipeline.conversion.document import Document, postgres_document
 from trajectory_pipeline.conversion.reference import convert_run
+from trajectory_pipeline.schema import versions
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.postgres.copy_writer import copy_lines
@@ -48,7 +49,7 @@ def unpriced_documents(documents: list[Document]) -> Iterator[Any]:
 
 
 def check(output: dict[str, str]) -> None:
-    check_output(RECORD, "CONVERSION_VERSION (conversion/convert.py)", convert.CONVERSION_VERSION, output)
+    check_output(RECORD, "CONVERSION_VERSION (schema/versions.py)", versions.CONVERSION_VERSION, output)
 
 
 def check_columnar(folder: Path) -> None:
@@ -75,6 +76,6 @@ def test_check_with_other_output_asks_for_another_version(tmp_path: Path, monkey
 
 
 def test_check_with_another_version_asks_for_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert, "CONVERSION_VERSION", convert.CONVERSION_VERSION + 1)
+    monkeypatch.setattr(versions, "CONVERSION_VERSION", versions.CONVERSION_VERSION + 1)
     with pytest.raises(AssertionError, match="write this to"):
         check_columnar(tmp_path)

@@ -16,6 +16,7 @@ import pytest
 from trajectory_pipeline.demo.letta_sample import dump
 from trajectory_pipeline.letta import snapshot as snapshots
 from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.schema import versions
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.raw import (
     AGENTS,
@@ -264,8 +265,8 @@ def test_raw_rows_of_the_sample_match_the_record(untouched_sample: str, tmp_path
     batches = all_batches(untouched_sample)
     check_output(
         Path(__file__).with_name("recorded_output.json"),
-        "CAPTURE_VERSION (letta/snapshot.py)",
-        snapshots.CAPTURE_VERSION,
+        "CAPTURE_VERSION (schema/versions.py)",
+        versions.CAPTURE_VERSION,
         {
             "rows": json_digest(row for batch in batches for row in batch.to_pylist()),
             "parquet_file": parquet_digest(TERMINAL_RUNS, batches, tmp_path),

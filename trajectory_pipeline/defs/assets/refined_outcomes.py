@@ -14,8 +14,9 @@ from trajectory_pipeline.defs.launch_config import RefinementConfig, require_pol
 from trajectory_pipeline.defs.metadata import preview_metadata, refined_outcomes_metadata
 from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.judge.prompt import PROMPT_VERSION, RUBRIC_VERSION
 from trajectory_pipeline.partition_keys import parse_partition_key, partition_key
-from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES, VERDICT_ATTEMPTS, VERDICTS
 from trajectory_pipeline.settings import Settings
 
@@ -53,6 +54,7 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
         fresh=not disabled,
         pool="judge",
         partitions_per_run=refinement_batch(settings.dagster.backfill_batch),
+        versions={"prompt": PROMPT_VERSION, "rubric": RUBRIC_VERSION, "schema": SCHEMA_VERSION},
         postgres_table="verdicts",
         description=REFINED_OUTCOMES.description + notice,
         deps=[TRAJECTORIES.name],

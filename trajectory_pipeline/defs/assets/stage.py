@@ -1,7 +1,7 @@
 """What the three stages have in common as Dagster assets."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +9,6 @@ import dagster as dg
 
 from trajectory_pipeline.defs.column_lineage import column_lineage
 from trajectory_pipeline.schema.raw import MESSAGES, RUNS, STEPS
-from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION
 from trajectory_pipeline.schema.types import SCHEMA_NAME, Column, ListOf, Struct, Table, Type
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.urls import without_credentials
@@ -27,15 +26,16 @@ def stage_asset(
     stage: str,
     fresh: bool,
     partitions_per_run: int,
+    versions: Mapping[str, object],
     postgres_table: str | None = None,
     description: str | None = None,
     **options: Any,
 ) -> StageDecorator:
     """Return the decorator of an asset that materializes a table, partition by partition.
 
-    ``stage`` is the value of a tag, ``fresh`` whether each hour is expected to be materialized, ``postgres_table`` is
-    in the schema ``trajectory``, ``description`` replaces the table's, and ``options`` are further arguments of
-    ``dagster.asset``.
+    ``stage`` is the value of a tag, ``fresh`` whether each hour is expected to be materialized, ``versions`` make the
+    code version, ``postgres_table`` is in the schema ``trajectory``, ``description`` replaces the table's, and
+    ``options`` are further arguments of ``dagster.asset``.
     """
     metadata: dict[str, Any] = {
         "dagster/column_schema": _column_schema(table),
@@ -60,8 +60,7 @@ def stage_asset(
             # Dagster looks at the newest materialization of any partition: a backfill hides that hours are missing,
             # which the completeness check finds.
             freshness_policy=hourly_freshness() if fresh and settings.capture.enabled else None,
-            # Of the columns. The versions of the rules that fill them are compared by the pipeline itself.
-            code_version=f"schema {SCHEMA_VERSION}, signals {SIGNALS_VERSION}",
+            code_version=", ".join(f"{name} {version}" for name, version in versions.items()),
             **options,
         )
     return decorator

@@ -14,6 +14,8 @@ from trajectory_pipeline.defs.metadata import preview_metadata, terminal_runs_me
 from trajectory_pipeline.defs.resources import LettaResource, StorageResource
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
+from trajectory_pipeline.schema.versions import CAPTURE_VERSION
 from trajectory_pipeline.settings import Settings
 
 
@@ -28,6 +30,7 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
         fresh=True,
         pool="letta",
         partitions_per_run=settings.dagster.backfill_batch,
+        versions={"capture": CAPTURE_VERSION, "schema": SCHEMA_VERSION},
         deps=SOURCE_TABLES,
         kinds={"parquet"},
         check_specs=asset_checks.CHECKS[TERMINAL_RUNS.name],

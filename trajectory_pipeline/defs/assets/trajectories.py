@@ -13,7 +13,8 @@ from trajectory_pipeline.defs.metadata import preview_metadata, trajectories_met
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.schema.bookkeeping import QUARANTINE
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
-from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION, TRAJECTORIES
+from trajectory_pipeline.schema.versions import CONVERSION_VERSION
 from trajectory_pipeline.settings import Settings
 
 
@@ -27,6 +28,7 @@ def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[s
         stage="convert",
         fresh=True,
         partitions_per_run=settings.dagster.backfill_batch,
+        versions={"conversion": CONVERSION_VERSION, "schema": SCHEMA_VERSION, "signals": SIGNALS_VERSION},
         postgres_table=TRAJECTORIES.name,
         deps=[TERMINAL_RUNS.name],
         kinds={"parquet", "postgres"},
