@@ -157,8 +157,8 @@ def _report_empty_hours(opened: Connections) -> None:
 def _publish_report() -> str:
     """Make the report and the checks over all partitions, as their schedules do; returns where the report is."""
     with step("Report, and checks over all partitions"):
-        run_job(HISTORY_CHECKS_JOB)
         (report,) = run_job(REPORT_JOB).asset_materializations_for_node(REPORT)
+        run_job(HISTORY_CHECKS_JOB)
         return str(report.metadata["dagster/uri"].value)
 
 
