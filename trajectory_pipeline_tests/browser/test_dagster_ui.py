@@ -127,9 +127,9 @@ def test_checks_of_each_asset_are_evaluated(page: Page) -> None:
 
 
 def test_report_is_shown_as_materialized(page: Page) -> None:
-    page.goto("/assets/trajectory_report?view=overview")
-    page.get_by_text("report.html").first.wait_for()
+    page.goto("/assets/trajectory_report?view=events")
     page.get_by_text("judge_cost_usd", exact=True).first.wait_for()
+    screenshot(page, "dagster-report")
 
 
 def test_materialization_shows_counts_preview_and_query(page: Page, demonstration: Demonstration) -> None:
