@@ -91,6 +91,9 @@ def _shown(shown: Mapping[str, Any]) -> Iterator[RenderableType]:
     )
     if not shown["windows"]:
         yield plain_text("It is too long for the judge.")
+    if shown["context"]:
+        yield plain_text("before each transcript, as context", style="bold")
+        yield indented(shown["context"], 2)
     for number, text in enumerate(shown["windows"], start=1):
         if len(shown["windows"]) > 1:
             yield plain_text(f"prompt {number}", style="bold")

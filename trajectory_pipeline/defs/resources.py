@@ -109,6 +109,8 @@ def judge_config(judge: JudgeSettings, privacy: PrivacySettings, budget: BudgetS
         max_attempts=judge.max_attempts,
         max_prompt_tokens=judge.max_prompt_tokens,
         max_response_tokens=judge.max_response_tokens,
+        instructions_tokens=judge.instructions_tokens,
+        earlier_turns_tokens=judge.earlier_turns_tokens,
         local_only=privacy.egress == Egress.OFF,
         response_format=judge.response_format,
         requests_per_minute=judge.requests_per_minute,

@@ -22,6 +22,7 @@ class JudgeConfig:
         max_attempts: calls for one verdict, besides the repair turn and simpler request options.
         max_prompt_tokens: of one prompt, by estimate: it decides what is shortened.
         max_response_tokens: of one response: it bounds the price of a call.
+        instructions_tokens: of what the agent was told, by estimate; ``earlier_turns_tokens`` of its earlier turns.
         response_format: ``auto`` begins with ``json_schema`` and takes the next simpler one when the server rejects it.
         requests_per_minute: of all workers together; None for no limit.
         tokens_per_minute: of all workers together, prompts and responses; None for no limit.
@@ -42,6 +43,8 @@ class JudgeConfig:
     max_attempts: int = 3
     max_prompt_tokens: int = 100_000
     max_response_tokens: int = 8000
+    instructions_tokens: int = 6000
+    earlier_turns_tokens: int = 2000
     response_format: ResponseFormatChoice = ResponseFormatChoice.AUTO
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -68,6 +71,8 @@ class JudgeConfig:
             self.redaction_key or PROCESS_KEY,
             tuple(VoterPolicy(voter.judge.policy, voter.samples, voter.escalated) for voter in self.voters),
             self.rule,
+            self.instructions_tokens,
+            self.earlier_turns_tokens,
         )
 
     @property

@@ -16,6 +16,13 @@ from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.prompt import messages, overhead_bytes, prompt_text, summary_messages, window_messages
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFindings
+from trajectory_pipeline.judge.transcript.context import (
+    NO_CONTEXT,
+    ContextLimits,
+    RenderedContext,
+    TaskContext,
+    render_context,
+)
 from trajectory_pipeline.judge.transcript.windows import MAX_WINDOWS, RenderedTranscript, render_transcript
 from trajectory_pipeline.judge.window_summary import summarize_windows
 
@@ -47,6 +54,7 @@ class JudgeRequest:
     """
 
     rendered: RenderedTranscript
+    context: RenderedContext
     max_prompt_tokens: int
     estimate: TokenEstimate
     with_prompt_tokens: Callable[[int], "JudgeRequest"] = field(repr=False, compare=False)
@@ -60,16 +68,25 @@ class JudgeRequest:
     @property
     def prompt_tokens(self) -> int:
         """Conservative estimate of the input tokens of all these calls."""
+        context = self.context.text
         if self.calls == 1:
-            return self.estimate.tokens(prompt_text(messages(self.rendered.text), JudgeResponse))
-        prompts = (prompt_text(window_messages(window.text), PartFindings) for window in self.rendered.windows)
+            return self.estimate.tokens(prompt_text(messages(self.rendered.text, context=context), JudgeResponse))
+        prompts = (
+            prompt_text(window_messages(window.text, context=context), PartFindings) for window in self.rendered.windows
+        )
         # The summary may take a whole prompt.
         return sum(map(self.estimate.tokens, prompts)) + (self.max_prompt_tokens if self.calls > 1 else 0)
 
     @property
     def shown_sha256(self) -> str:
         """SHA-256 (hex) of all that is shown, without the random markers: a later rendering can be compared with it."""
-        return hashlib.sha256("\0".join(window.text for window in self.rendered.windows).encode()).hexdigest()
+        shown = [*self.context.bodies, *(window.text for window in self.rendered.windows)]
+        return hashlib.sha256("\0".join(shown).encode()).hexdigest()
+
+    @property
+    def max_transcript_bytes(self) -> int:
+        """Most UTF-8 bytes of a transcript in one prompt."""
+        return _transcript_bytes(self.max_prompt_tokens, self.estimate, self.context)
 
 
 def build_judge_request(
@@ -77,8 +94,10 @@ def build_judge_request(
     policy: RefinementPolicy,
     estimate: TokenEstimate | None = None,
     seconds: float = math.inf,
+    *,
+    context: TaskContext = NO_CONTEXT,
 ) -> JudgeRequest:
-    """Return what a judge is shown of the runs of a task, the earliest first, the judged one last.
+    """Return what a judge is shown of the runs of a task, the earliest first, the judged one last, and of its context.
 
     Without the estimate of a session, the conservative one is used.
 
@@ -89,14 +108,16 @@ def build_judge_request(
 
     def build(tokens: int) -> JudgeRequest:
         redact = Redactor(policy.redact, policy.redaction_key, time.monotonic() + seconds)
-        rendered = render_transcript(documents, _transcript_bytes(tokens, estimate), redact)
-        return JudgeRequest(rendered, tokens, estimate, build)
+        limits = ContextLimits(policy.instructions_tokens, policy.earlier_turns_tokens, tokens)
+        before = render_context(context, limits, redact)
+        rendered = render_transcript(documents, _transcript_bytes(tokens, estimate, before), redact)
+        return JudgeRequest(rendered, before, tokens, estimate, build)
 
     return build(policy.max_prompt_tokens)
 
 
-def _transcript_bytes(tokens: int, estimate: TokenEstimate) -> int:
-    return max(estimate.bytes_for(tokens) - overhead_bytes(), 0)
+def _transcript_bytes(tokens: int, estimate: TokenEstimate, context: RenderedContext) -> int:
+    return max(estimate.bytes_for(tokens) - overhead_bytes() - len(context.text.encode()), 0)
 
 
 async def judge(request: JudgeRequest, heuristic_outcome: str, ask: Ask) -> Row:
@@ -129,22 +150,28 @@ def failed(error_class: str | None, error_message: str | None) -> Row:
 async def _reach_verdict(request: JudgeRequest, heuristic_outcome: str, ask: Ask) -> Row:
     rendered = request.rendered
     shares: list[float] = []
-    shown = {"coverage": rendered.coverage, "windows": len(rendered.windows), "shown_sha256": request.shown_sha256}
+    context = request.context.text
+    shown = {
+        "coverage": rendered.coverage,
+        "context_coverage": request.context.coverage or None,
+        "windows": len(rendered.windows),
+        "shown_sha256": request.shown_sha256,
+    }
     if len(rendered.windows) == 1:
-        chat = messages(rendered.text)
+        chat = messages(rendered.text, context=context)
     else:
         # One after another, so that a failure ends it.
         found: list[PartFindings] = []
         for window in rendered.windows:
-            part = await _ask(request, ask, window_messages(window.text), PartFindings)
+            part = await _ask(request, ask, window_messages(window.text, context=context), PartFindings)
             if part.answer is None:
                 columns = _unanswered(part)
                 place = f"part {window.number} of {len(rendered.windows)} of a long transcript: "
                 return {**shown, **columns, "error_message": place + (columns["error_message"] or "no answer")}
             found.append(part.answer)
             shares.append(part.calls[-1].share_read)
-        max_bytes = _transcript_bytes(request.max_prompt_tokens, request.estimate)
-        chat = summary_messages(summarize_windows(rendered, found, max_bytes).text)
+        excerpts = summarize_windows(rendered, found, request.max_transcript_bytes).text
+        chat = summary_messages(excerpts, context=context)
     result = await _ask(request, ask, chat, JudgeResponse)
     if result.answer is None:
         return {**shown, **_unanswered(result)}

@@ -49,7 +49,8 @@ class VoterPolicy:
 class RefinementPolicy:
     """Judge model and parameters, and the versions of all that shapes its response.
 
-    ``max_prompt_tokens``, an estimate, decides what is shortened. ``redaction_key`` is not a part of the policy.
+    ``max_prompt_tokens``, an estimate, decides what is shortened, as ``instructions_tokens`` (of instructions, memory
+    and tools) and ``earlier_turns_tokens`` do. ``redaction_key`` is not a part of the policy.
     Where several judges vote, ``voters`` has the policy of each, under which its votes are stored.
     """
 
@@ -61,6 +62,8 @@ class RefinementPolicy:
     redaction_key: bytes = field(default=PROCESS_KEY, repr=False, compare=False)
     voters: tuple[VoterPolicy, ...] = ()
     rule: VotingRule = field(default_factory=VotingRule)
+    instructions_tokens: int = 6000
+    earlier_turns_tokens: int = 2000
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -83,6 +86,8 @@ class RefinementPolicy:
                 "max_prompt_tokens": self.max_prompt_tokens,
                 # Not named as the field is: the key is hashed into the policy's id, and so into every verdict key.
                 "max_answer_tokens": self.max_response_tokens,
+                "instructions_tokens": self.instructions_tokens,
+                "earlier_turns_tokens": self.earlier_turns_tokens,
             },
             "prompt": PROMPT_VERSION,
             "rubric": RUBRIC_VERSION,
@@ -97,10 +102,21 @@ class RefinementPolicy:
         return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def verdict_key(content_digests: Sequence[str], policy: RefinementPolicy, repetition: int = 0) -> str:
-    """Return what "already paid for" means: a hash of the policy and of all runs shown, the judged one last.
+def verdict_key(
+    content_digests: Sequence[str],
+    policy: RefinementPolicy,
+    repetition: int = 0,
+    *,
+    conversation_digests: Sequence[str] = (),
+    context_digest: str | None = None,
+) -> str:
+    """Return what "already paid for" means: a hash of the policy and of all that is shown.
 
-    A repetition judges the same content once more; 0 is the verdict itself, and leaves no trace in the key.
+    That is the runs of the task, the judged one last; as context, earlier runs of the conversation, and what the agent
+    was told. A repetition judges the same content once more; 0 is the verdict itself, and leaves no trace in the key.
     """
-    parts = [*content_digests, policy.policy_id, *([str(repetition)] if repetition else [])]
+    shown = [*content_digests, *(f"earlier {digest}" for digest in conversation_digests)]
+    if context_digest is not None:
+        shown.append(f"told {context_digest}")
+    parts = [*shown, policy.policy_id, *([str(repetition)] if repetition else [])]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -35,26 +35,30 @@ RUBRIC_VERSION = _digest(RUBRIC)
 """Changes with the rubric."""
 
 
-def messages(transcript: str, marker: str | None = None) -> list[dict[str, str]]:
-    """Return the chat that asks for a verdict on a transcript, between lines with a marker: by default a random one."""
-    return _messages(transcript, _WHOLE, marker)
+def messages(transcript: str, marker: str | None = None, *, context: str = "") -> list[dict[str, str]]:
+    """Return the chat that asks for a verdict on a transcript, between lines with a marker: by default a random one.
+
+    The context stands before it, as it is: see ``transcript.context``.
+    """
+    return _messages(transcript, _WHOLE, marker, context)
 
 
-def window_messages(transcript: str, marker: str | None = None) -> list[dict[str, str]]:
+def window_messages(transcript: str, marker: str | None = None, *, context: str = "") -> list[dict[str, str]]:
     """Return the chat that asks for the findings of one part of a transcript; see ``messages``."""
-    return _messages(transcript, _PART, marker)
+    return _messages(transcript, _PART, marker, context)
 
 
-def summary_messages(transcript: str, marker: str | None = None) -> list[dict[str, str]]:
+def summary_messages(transcript: str, marker: str | None = None, *, context: str = "") -> list[dict[str, str]]:
     """Return the chat that asks for a verdict on what the parts were found to show; see ``messages``."""
-    return _messages(transcript, _EXCERPTS, marker)
+    return _messages(transcript, _EXCERPTS, marker, context)
 
 
-def _messages(transcript: str, task: str, marker: str | None) -> list[dict[str, str]]:
+def _messages(transcript: str, task: str, marker: str | None, context: str) -> list[dict[str, str]]:
     marker = marker or secrets.token_hex(16)
+    shown = f"{context}<<<TRANSCRIPT {marker}\n{transcript}\nTRANSCRIPT {marker}>>>"
     return [
         {"role": "system", "content": f"{RULES}\n\n{RUBRIC}"},
-        {"role": "user", "content": f"<<<TRANSCRIPT {marker}\n{transcript}\nTRANSCRIPT {marker}>>>\n\n{task}"},
+        {"role": "user", "content": f"{shown}\n\n{task}"},
     ]
 
 

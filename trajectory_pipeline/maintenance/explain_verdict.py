@@ -9,8 +9,10 @@ import pyarrow.compute as pc
 from trajectory_pipeline.errors import PipelineError, describe_defect
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request
 from trajectory_pipeline.judge.policy import RefinementPolicy
+from trajectory_pipeline.judge.transcript.context import NO_CONTEXT, TaskContext
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import HOUR, parse_partition_key
+from trajectory_pipeline.pipeline.agent_contexts import AgentContexts
 from trajectory_pipeline.pipeline.documents import MissingDocumentError, find_row, shown_documents
 from trajectory_pipeline.schema.arrow import rows_of
 from trajectory_pipeline.schema.enums import JudgeOrder, RedactionMode
@@ -105,6 +107,9 @@ def _policy(policy: RefinementPolicy | None, verdict: Mapping[str, Any] | None) 
         parameters.get("max_prompt_tokens", RefinementPolicy.max_prompt_tokens),
         parameters.get("max_answer_tokens", RefinementPolicy.max_response_tokens),
         RedactionMode(redaction["mode"]) if isinstance(redaction, dict) else RedactionMode.SECRETS,
+        # Older policies showed no context.
+        instructions_tokens=parameters.get("instructions_tokens", 0),
+        earlier_turns_tokens=parameters.get("earlier_turns_tokens", 0),
     )
 
 
@@ -122,11 +127,17 @@ def _shown(
     run_id, key = str(row["run_id"]), row["partition_key"]
     with open_verdicts(storage.postgres) as verdicts:
         candidates = judging_candidates(verdicts.connection, policy.policy_id, [key], JudgeOrder.NEWEST)
-        run_ids = next((one.shown_run_ids for one in candidates if one.run_id == run_id), (run_id,))
+        candidate = next((one for one in candidates if one.run_id == run_id), None)
+        run_ids = candidate.task_run_ids if candidate else (run_id,)
         rows = verdicts.documents(run_ids)
+        spoken = verdicts.spoken_documents(candidate.conversation_run_ids) if candidate else {}
     try:
         documents = shown_documents(run_ids, key, rows, storage.parquet)
-        request = build_judge_request(documents, policy)
+        context = NO_CONTEXT
+        if candidate is not None:
+            earlier = shown_documents(candidate.conversation_run_ids, key, spoken, storage.parquet)
+            context = TaskContext(AgentContexts(storage.parquet, [candidate]).of(candidate), earlier)
+        request = build_judge_request(documents, policy, context=context)
     except MissingDocumentError as missing:
         return {"missing": str(missing)}
     except PipelineError:
@@ -135,6 +146,8 @@ def _shown(
         return {"missing": f"it cannot be rendered: {describe_defect(error)}"}
     digest = (verdict or {}).get("shown_sha256")
     return {
+        "context": "\n\n".join(request.context.bodies),
+        "context_coverage": request.context.coverage,
         "windows": [window.text for window in request.rendered.windows],
         "coverage": request.rendered.coverage,
         "prompt_tokens": request.prompt_tokens,

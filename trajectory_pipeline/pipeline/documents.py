@@ -1,7 +1,7 @@
 """Trajectory documents by run: from Postgres, or from Parquet where ``jsonb`` cannot hold one."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -22,8 +22,8 @@ Document = Mapping[str, Any]
 class MissingDocumentError(Exception):
     """The document of a run is in neither sink: its partition is to be materialized."""
 
-    def __init__(self, run_id: str, partition_key: str) -> None:
-        super().__init__(f"the document of {run_id} is neither in Postgres nor in Parquet")
+    def __init__(self, run_id: str, partition_key: str, what: str | None = None) -> None:
+        super().__init__(what or f"the document of {run_id} is neither in Postgres nor in Parquet")
         self.run_id = run_id
         self.partition_key = partition_key
 
@@ -69,6 +69,9 @@ def shown_documents(
     return documents
 
 
+_Row = Callable[[str], Awaitable[tuple[Document | None, str] | None]]
+
+
 class DocumentLoader:
     """Loads documents for many trajectories at once; look-ups that arrive together share one query.
 
@@ -79,11 +82,18 @@ class DocumentLoader:
         self._store = store
         self._verdicts = verdicts
         self._row = MicroBatcher[str, tuple[Document | None, str] | None](connection_lock, self._rows)
+        self._spoken_row = MicroBatcher[str, tuple[Document | None, str] | None](connection_lock, self._spoken_rows)
 
-    async def load(self, candidate: JudgingCandidate) -> list[Document]:
-        """Return the documents that a judge is shown for a trajectory: see ``shown_documents``."""
-        run_ids = candidate.shown_run_ids
-        found = await asyncio.gather(*map(self._row, run_ids))
+    async def of_task(self, candidate: JudgingCandidate) -> list[Document]:
+        """Return the documents of the runs of a trajectory's task: see ``shown_documents``."""
+        return await self._load(candidate.task_run_ids, candidate, self._row)
+
+    async def of_conversation(self, candidate: JudgingCandidate) -> list[Document]:
+        """Return the documents of earlier runs of its conversation, which may lack what tools returned."""
+        return await self._load(candidate.conversation_run_ids, candidate, self._spoken_row)
+
+    async def _load(self, run_ids: Sequence[str], candidate: JudgingCandidate, row: _Row) -> list[Document]:
+        found = await asyncio.gather(*map(row, run_ids))
         rows = {run_id: row for run_id, row in zip(run_ids, found, strict=True) if row is not None}
         arguments = (run_ids, candidate.partition_key, rows, self._store)
         if all(row is not None and row[0] is not None for row in found):
@@ -93,4 +103,8 @@ class DocumentLoader:
 
     def _rows(self, run_ids: Sequence[str]) -> list[tuple[Document | None, str] | None]:
         found = self._verdicts.documents(run_ids)
+        return [found.get(run_id) for run_id in run_ids]
+
+    def _spoken_rows(self, run_ids: Sequence[str]) -> list[tuple[Document | None, str] | None]:
+        found = self._verdicts.spoken_documents(run_ids)
         return [found.get(run_id) for run_id in run_ids]

@@ -22,6 +22,8 @@ from trajectory_pipeline.judge.client.session import JudgeSession, open_session
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import RENDERING_SECONDS, build_judge_request, failed, judge
 from trajectory_pipeline.judge.redaction.redactor import RedactionTimeoutError
+from trajectory_pipeline.judge.transcript.context import TaskContext
+from trajectory_pipeline.pipeline.agent_contexts import AgentContexts
 from trajectory_pipeline.pipeline.batch_inbox import SUPERSEDED, BatchInbox
 from trajectory_pipeline.pipeline.batch_outbox import BatchOutbox
 from trajectory_pipeline.pipeline.call_budget import (
@@ -155,6 +157,7 @@ class JudgeWorker:
         self._started_at = self.verdicts.now()
         self._calls = CallBudget(self.ledger, self.judge, self.materialization_id, self._worker)
         connection_lock = asyncio.Lock()
+        self._contexts = AgentContexts(self.parquet, self.candidates)
         self._documents = DocumentLoader(self.parquet, self.verdicts, connection_lock)
         self._save = MicroBatcher[Row, None](connection_lock, self._save_verdicts)
         self._estimate = TokenEstimate()
@@ -332,7 +335,10 @@ class JudgeWorker:
             # An answer of a batch is paid for, whatever a cap has left.
             self._calls.check_headroom(candidate.organization_id)
         try:
-            documents = await self._documents.load(candidate)
+            documents = await self._documents.of_task(candidate)
+            earlier = await self._documents.of_conversation(candidate)
+            # A file is read off the loop.
+            context = TaskContext(await asyncio.to_thread(self._contexts.of, candidate), earlier)
         except MissingDocumentError as missing:
             error_class = "document_missing" if missing.run_id == candidate.run_id else "earlier_run_missing"
             return failed(error_class, f"{missing}: materialize trajectories of {missing.partition_key}")
@@ -346,6 +352,7 @@ class JudgeWorker:
                     # A batch is collected by another process, which must see the same text.
                     TokenEstimate() if self.outbox or self.inbox else self._estimate,
                     RENDERING_SECONDS,
+                    context=context,
                 )
         except RedactionTimeoutError:
             return _too_slow()
@@ -386,7 +393,7 @@ def verdict_identity(candidate: JudgingCandidate, policy_id: str) -> Row:
         "content_digest": candidate.content_digest,
         "simulated": False,
         "shown_run_ids": list(candidate.shown_run_ids),
-        "shown_digests": [*candidate.earlier_digests, candidate.content_digest],
+        "shown_digests": list(candidate.shown_digests),
         "erased": False,
     }
 

@@ -14,7 +14,9 @@ from trajectory_pipeline.judge.access_lists import JudgeAccessList
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request
 from trajectory_pipeline.judge.prompt import overhead_tokens
+from trajectory_pipeline.judge.transcript.context import TaskContext
 from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.agent_contexts import AgentContexts
 from trajectory_pipeline.pipeline.documents import MissingDocumentError, shown_documents
 from trajectory_pipeline.schema.enums import ErrorClass, JudgeMode, JudgeOrder
 from trajectory_pipeline.storage.parquet.store import ParquetStore
@@ -232,21 +234,26 @@ class _Estimator:
 
     def measure(self, due: Sequence[JudgingCandidate], *, render: bool) -> Iterator[tuple[JudgingCandidate, int, int]]:
         """Yield each trajectory with its calls and prompt tokens; some documents are loaded at a time."""
+        contexts = AgentContexts(self.parquet, due if render else ())
         for first in range(0, len(due), _DOCUMENTS_AT_ONCE):
             batch = due[first : first + _DOCUMENTS_AT_ONCE]
-            run_ids = [run_id for candidate in batch for run_id in candidate.shown_run_ids]
+            run_ids = [run_id for candidate in batch for run_id in candidate.task_run_ids]
             if not render:
                 sizes = self.verdicts.document_bytes(run_ids)
                 for candidate in batch:
-                    size = sum(sizes.get(run_id, 0) for run_id in candidate.shown_run_ids)
-                    tokens = overhead_tokens() + -(-size // _BYTES_PER_TOKEN)
+                    size = sum(sizes.get(run_id, 0) for run_id in candidate.task_run_ids)
+                    tokens = overhead_tokens() + -(-size // _BYTES_PER_TOKEN) + self._most_context(candidate)
                     yield candidate, 1, min(tokens, self.judge.max_prompt_tokens)
                 continue
             rows = self.verdicts.documents(run_ids)
+            spoken = self.verdicts.spoken_documents([name for one in batch for name in one.conversation_run_ids])
             for candidate in batch:
                 try:
-                    documents = shown_documents(candidate.shown_run_ids, candidate.partition_key, rows, self.parquet)
-                    request = build_judge_request(documents, self.judge.policy)
+                    key = candidate.partition_key
+                    documents = shown_documents(candidate.task_run_ids, key, rows, self.parquet)
+                    earlier = shown_documents(candidate.conversation_run_ids, key, spoken, self.parquet)
+                    context = TaskContext(contexts.of(candidate), earlier)
+                    request = build_judge_request(documents, self.judge.policy, context=context)
                     calls, prompt_tokens = request.calls, request.prompt_tokens
                 except MissingDocumentError:
                     calls, prompt_tokens = 0, 0
@@ -256,6 +263,12 @@ class _Estimator:
                     self.estimate.not_rendered[candidate.run_id] = describe_defect(error)
                     continue
                 yield candidate, calls, prompt_tokens
+
+    def _most_context(self, candidate: JudgingCandidate) -> int:
+        """Return the most tokens that context may take, in estimated tokens."""
+        policy = self.judge.policy
+        told = policy.instructions_tokens if candidate.context_digest is not None else 0
+        return told + (policy.earlier_turns_tokens if candidate.conversation_run_ids else 0)
 
     def add(self, candidate: JudgingCandidate, calls: int, prompt_tokens: int, *, is_old: bool) -> None:
         """Count a trajectory, and take its maximum cost from what the caps have left."""

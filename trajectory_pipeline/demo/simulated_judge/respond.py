@@ -82,7 +82,7 @@ def _transcript(request: ChatRequest) -> Transcript | None:
     for text in reversed(request.user_texts):
         block = find_transcript(text)
         if block is not None:
-            return parse_transcript(block)
+            return parse_transcript(block, text)
     return None
 
 

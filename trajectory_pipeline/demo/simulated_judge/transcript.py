@@ -83,7 +83,10 @@ class ShownError:
 
 @dataclass(slots=True)
 class Transcript:
-    """All that a prompt shows of one run and the earlier runs of its chain."""
+    """All that a prompt shows of one run and the earlier runs of its chain.
+
+    What stands before the transcript as context is no part of it; ``raw`` has it too.
+    """
 
     messages: list[ShownMessage] = field(default_factory=list)
     errors: list[ShownError] = field(default_factory=list)
@@ -101,9 +104,9 @@ def find_transcript(prompt: str) -> str | None:
     return prompt[start : end + 1] if end >= 0 else prompt[start:]
 
 
-def parse_transcript(block: str) -> Transcript:
-    """Take the text between the marker lines apart; never raises."""
-    transcript = Transcript(raw=block)
+def parse_transcript(block: str, prompt: str | None = None) -> Transcript:
+    """Take the text between the marker lines apart; never raises. The prompt around it is kept as ``raw``."""
+    transcript = Transcript(raw=prompt or block)
     message: ShownMessage | None = None
     body: list[str] = []
     for line in block.split("\n"):

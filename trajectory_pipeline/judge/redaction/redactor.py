@@ -42,7 +42,7 @@ class Redactor:
 
     mode: RedactionMode = RedactionMode.SECRETS
     key: bytes = field(default=b"", repr=False)
-    deadline: float = math.inf
+    deadline: float = field(default=math.inf, compare=False)
 
     def __call__(self, text: str) -> str:
         """Return a text with placeholders in place of what was found; a redacted text stays as it is."""

@@ -18,7 +18,7 @@ from trajectory_pipeline.judge.transcript.short_ids import short_ids
 from trajectory_pipeline.judge.transcript.truncate import Line, Truncation
 from trajectory_pipeline.lossless_json import as_text, object_or_empty, write_json
 
-RENDERER_VERSION = "4"
+RENDERER_VERSION = "5"
 """Raised with any change of what is shown."""
 
 PassageSource = Literal[

@@ -17,7 +17,7 @@ from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS, VERDICTS
 RETAINED_VERDICT_COLUMNS = frozenset(
     {"run_id", "verdict_key", "policy_id", "partition_key", "content_digest", "verdict_status", "outcome"}
     | {"failure_owner", "failure_mode", "failed_step_id", "task_category", "complexity", "model", "error_class"}
-    | {"shown_run_ids", "shown_digests", "response_format", "votes", "escalation"}
+    | {"shown_run_ids", "shown_digests", "response_format", "votes", "escalation", "context_coverage"}
 )
 RETAINED_ATTEMPT_COLUMNS = frozenset(
     {"attempt_id", "run_id", "verdict_key", "policy_id", "model", "response_model", "base_url", "request_id"}

@@ -7,7 +7,7 @@ too where only an earlier run of its chain has changed.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, LiteralString
 
@@ -23,10 +23,20 @@ from trajectory_pipeline.storage.postgres.retrying_connection import RetryingCon
 
 LONGEST_CHAIN = 50
 """Earlier runs of one task that are followed; a longer chain is taken for a cycle."""
+MOST_EARLIER_RUNS = 8
+"""Earlier runs of the conversation, the latest ones, that are offered as context."""
+DEFAULT_THREAD_WINDOW = timedelta(hours=24)
+"""Age up to which earlier runs are offered where there is no conversation: all such runs of an agent are one thread."""
+_LIMITS = {"longest": LONGEST_CHAIN, "most": MOST_EARLIER_RUNS, "window": DEFAULT_THREAD_WINDOW}
+_IS_EARLIER: LiteralString = """t.deleted_at IS NULL AND t.message_count > 0
+            AND (t.start_time, t.run_id) < (c.start_time, c.run_id)
+            AND coalesce(t.end_time, t.start_time) <= c.start_time
+            AND t.run_id <> ALL(coalesce(e.run_ids, ARRAY[]::text[])) ORDER BY t.start_time DESC, t.run_id DESC"""
 _CANDIDATES: LiteralString = """
 WITH RECURSIVE chosen AS (
     SELECT t.run_id, t.continues_run_id, t.content_digest, t.partition_key, t.organization_id, t.agent_id,
-        t.heuristic_outcome, t.message_count, t.signals, t.updated_at, coalesce(t.end_time, t.start_time) AS ended_at
+        t.heuristic_outcome, t.message_count, t.signals, t.updated_at, coalesce(t.end_time, t.start_time) AS ended_at,
+        t.conversation_id, t.start_time, t.context_digest
     FROM trajectory.trajectories t WHERE t.deleted_at IS NULL AND {condition}
 ), chain (judged, run_id, depth, seen) AS (
     SELECT c.run_id, c.continues_run_id, 1, ARRAY[c.run_id] FROM chosen c
@@ -39,13 +49,30 @@ WITH RECURSIVE chosen AS (
     SELECT c.judged, array_agg(t.run_id ORDER BY c.depth DESC) AS run_ids,
         array_agg(t.content_digest ORDER BY c.depth DESC) AS digests
     FROM chain c JOIN trajectory.trajectories t ON t.run_id = c.run_id GROUP BY c.judged
+), conversation AS (
+    SELECT c.run_id AS judged, array_agg(x.run_id ORDER BY x.start_time, x.run_id) AS run_ids,
+        array_agg(x.content_digest ORDER BY x.start_time, x.run_id) AS digests, max(x.updated_at) AS updated_at
+    FROM chosen c LEFT JOIN earlier e ON e.judged = c.run_id CROSS JOIN LATERAL (
+        (SELECT t.run_id, t.content_digest, t.start_time, t.updated_at FROM trajectory.trajectories t
+            WHERE c.conversation_id IS NOT NULL AND t.agent_id = c.agent_id
+            AND t.conversation_id = c.conversation_id AND {is_earlier} LIMIT %(most)s)
+        UNION ALL
+        (SELECT t.run_id, t.content_digest, t.start_time, t.updated_at FROM trajectory.trajectories t
+            WHERE c.conversation_id IS NULL AND t.agent_id = c.agent_id
+            AND t.conversation_id IS NULL AND t.start_time >= c.start_time - %(window)s::interval
+            AND {is_earlier} LIMIT %(most)s)
+    ) x GROUP BY 1
 ), keyed AS (
     SELECT t.*, coalesce(e.run_ids, ARRAY[]::text[]) AS earlier_run_ids,
         coalesce(e.digests, ARRAY[]::text[]) AS earlier_digests, %(repetition)s::bigint AS repetition,
+        coalesce(v.run_ids, ARRAY[]::text[]) AS conversation_run_ids,
+        coalesce(v.digests, ARRAY[]::text[]) AS conversation_digests,
+        greatest(t.updated_at, v.updated_at) AS changed_at,
         encode(sha256(convert_to(array_to_string(
-            e.digests || t.content_digest || %(policy)s::text || nullif(%(repetition)s::bigint, 0)::text, E'\\n'
+            e.digests || t.content_digest || ARRAY(SELECT 'earlier ' || d FROM unnest(v.digests) d)
+                || ('told ' || t.context_digest) || %(policy)s::text || nullif(%(repetition)s::bigint, 0)::text, E'\\n'
         ), 'UTF8')), 'hex') AS verdict_key
-    FROM chosen t LEFT JOIN earlier e ON e.judged = t.run_id
+    FROM chosen t LEFT JOIN earlier e ON e.judged = t.run_id LEFT JOIN conversation v ON v.judged = t.run_id
 ), candidate AS (
     SELECT k.*, v.verdict_status, v.error_class, v.failures,
         v.next_attempt_at, v.deferred_usd, v.deferred_tokens,
@@ -57,7 +84,8 @@ WITH RECURSIVE chosen AS (
 
 _STATUSES: LiteralString = """
 SELECT s.run_id, s.verdict_key, s.content_digest, s.partition_key, s.organization_id, s.agent_id, s.heuristic_outcome,
-    s.message_count, s.earlier_run_ids, s.earlier_digests, s.repetition, s.ended_at, s.verdict_status,
+    s.message_count, s.earlier_run_ids, s.earlier_digests, s.conversation_run_ids, s.conversation_digests,
+    s.context_digest, s.repetition, s.ended_at, s.verdict_status,
     s.error_class, s.backing_off,
     CASE WHEN s.verdict_status IS NOT NULL THEN s.verdict_status
         WHEN EXISTS (SELECT FROM trajectory.verdicts w WHERE w.run_id = s.run_id AND w.policy_id = %(policy)s
@@ -86,7 +114,7 @@ SELECT s.partition_key FROM candidate s
 LEFT JOIN trajectory.spend_totals o ON o.scope = 'organization'
     AND o.scope_key = %(day)s || ' ' || coalesce(s.organization_id, '(none)')
 LEFT JOIN trajectory.partitions p ON p.asset = 'trajectories' AND p.partition_key = s.partition_key
-WHERE s.updated_at <= %(quiet)s AND s.ended_at >= %(ended)s
+WHERE s.changed_at <= %(quiet)s AND s.ended_at >= %(ended)s
     AND coalesce(p.result, 'complete') IN ('complete', 'quarantined')
     AND (s.verdict_status IS NULL OR s.verdict_status = 'deferred_budget'
         OR (s.verdict_status IN ('failed', 'quarantined') AND s.failures < %(give_up)s AND s.next_attempt_at <= %(now)s)
@@ -156,6 +184,8 @@ class JudgingCandidate:
         verdict_key: of its verdict under the policy, whether it exists or not.
         repetition: which judging of this content under the policy it is; 0 for the verdict itself.
         earlier_run_ids: the runs that it continues, the earliest first; ``earlier_digests`` are their content digests.
+        conversation_run_ids: earlier runs of its conversation, offered as context, likewise.
+        context_digest: of what its agent was told; None where that is not known.
         status: of its verdict; where it has none: new, content changed or policy changed.
         backing_off: whether its verdict is quarantined and not yet due again.
     """
@@ -170,6 +200,9 @@ class JudgingCandidate:
     message_count: int
     earlier_run_ids: tuple[str, ...]
     earlier_digests: tuple[str, ...]
+    conversation_run_ids: tuple[str, ...]
+    conversation_digests: tuple[str, ...]
+    context_digest: str | None
     repetition: int
     ended_at: datetime | None
     status: str
@@ -182,9 +215,19 @@ class JudgingCandidate:
         return self.status not in (*FINAL_STATUSES, VerdictStatus.SUBMITTED) and not self.backing_off
 
     @property
-    def shown_run_ids(self) -> tuple[str, ...]:
-        """The runs that a judge is shown for it: the earlier runs of its chain, then its own."""
+    def task_run_ids(self) -> tuple[str, ...]:
+        """The runs of its task: the earlier runs of its chain, then its own."""
         return (*self.earlier_run_ids, self.run_id)
+
+    @property
+    def shown_run_ids(self) -> tuple[str, ...]:
+        """The runs that a judge is shown for it: those of its conversation as context, then those of its task."""
+        return (*self.conversation_run_ids, *self.task_run_ids)
+
+    @property
+    def shown_digests(self) -> tuple[str, ...]:
+        """The content digests of ``shown_run_ids``."""
+        return (*self.conversation_digests, *self.earlier_digests, self.content_digest)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -246,7 +289,7 @@ def panel_candidates(
 
     Runs without a trajectory, and those deleted at the source, are left out.
     """
-    parameters = {"policy": policy_id, "longest": LONGEST_CHAIN, "run_ids": list(run_ids), "repetition": repetition}
+    parameters = {"policy": policy_id, **_LIMITS, "run_ids": list(run_ids), "repetition": repetition}
     rows = connection.rows("Looking for missing verdicts", _OF_RUNS + sql.SQL(_STATUSES + _NEWEST), parameters)
     return [_candidate(row) for row in rows]
 
@@ -325,32 +368,41 @@ def unpublished_partitions(database: TrajectoryDatabase, partition_keys: Sequenc
     return frozenset(key for keys in found for key in keys)
 
 
-_OF_PARTITIONS = sql.SQL(_CANDIDATES).format(condition=sql.SQL("t.partition_key = ANY(%(keys)s)"))
+_OF_PARTITIONS = sql.SQL(_CANDIDATES).format(
+    is_earlier=sql.SQL(_IS_EARLIER), condition=sql.SQL("t.partition_key = ANY(%(keys)s)")
+)
 
 
-_OF_RUNS = sql.SQL(_CANDIDATES).format(condition=sql.SQL("t.run_id = ANY(%(run_ids)s)"))
+_OF_RUNS = sql.SQL(_CANDIDATES).format(
+    is_earlier=sql.SQL(_IS_EARLIER), condition=sql.SQL("t.run_id = ANY(%(run_ids)s)")
+)
 
 
 def _of_partitions(policy_id: str, partition_keys: Sequence[str]) -> dict[str, Any]:
-    return {"policy": policy_id, "longest": LONGEST_CHAIN, "keys": list(partition_keys), "repetition": 0}
+    return {"policy": policy_id, **_LIMITS, "keys": list(partition_keys), "repetition": 0}
 
 
 # A partition's key is the hour in which its runs ended, and keys sort as hours do.
-_RECENT = sql.SQL(_CANDIDATES).format(condition=sql.SQL("t.partition_key >= %(since_key)s"))
+_RECENT = sql.SQL(_CANDIDATES).format(
+    is_earlier=sql.SQL(_IS_EARLIER), condition=sql.SQL("t.partition_key >= %(since_key)s")
+)
 
 
 def _recent(policy_id: str, ended_since: datetime) -> dict[str, Any]:
     since_key = partition_key(ended_since)
     return {
         "policy": policy_id,
-        "longest": LONGEST_CHAIN,
+        **_LIMITS,
         "ended": ended_since,
         "since_key": since_key,
         "repetition": 0,
     }
 
 
+_ARRAYS = ("earlier_run_ids", "earlier_digests", "conversation_run_ids", "conversation_digests")
+
+
 def _candidate(row: Mapping[str, Any]) -> JudgingCandidate:
     values = {name: row[name] for name in JudgingCandidate.__dataclass_fields__}
-    earlier = {name: tuple(row[name]) for name in ("earlier_run_ids", "earlier_digests")}
+    earlier = {name: tuple(row[name]) for name in _ARRAYS}
     return JudgingCandidate(**{**values, **earlier})

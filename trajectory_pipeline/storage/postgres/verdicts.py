@@ -142,6 +142,18 @@ class VerdictStore:
         )
         return {row["run_id"]: (row["data"], row["partition_key"]) for row in rows}
 
+    def spoken_documents(self, run_ids: Sequence[str]) -> dict[str, tuple[dict[str, Any] | None, str]]:
+        """Return what ``documents`` does, without what tools returned, and with all messages in one turn."""
+        rows = self.connection.rows(
+            "Reading documents",
+            "SELECT run_id, partition_key, CASE WHEN data IS NOT NULL THEN jsonb_build_object('metadata',"
+            " data -> 'metadata', 'turns', jsonb_build_array(jsonb_build_object('messages', jsonb_path_query_array("
+            """data, '$.turns[*].messages[*] ? (@.role != "tool")')))) END AS data"""
+            " FROM trajectory.trajectories WHERE run_id = ANY(%s)",
+            [list(run_ids)],
+        )
+        return {row["run_id"]: (row["data"], row["partition_key"]) for row in rows}
+
     def document_bytes(self, run_ids: Sequence[str]) -> dict[str, int]:
         """Return how many bytes each of these runs' documents has as JSON text, as far as ``jsonb`` holds them."""
         rows = self.connection.rows(
