@@ -17,24 +17,28 @@ from trajectory_pipeline.demo.simulated_judge.transcript import (
 )
 from trajectory_pipeline.judge.grading import GradedVerdict, grade_response
 from trajectory_pipeline.judge.prompt import messages
+from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.judge.response_schema import JudgeResponse
+from trajectory_pipeline.judge.transcript.context import ContextLimits, TaskContext, render_context
 from trajectory_pipeline.judge.transcript.windows import RenderedTranscript
 from trajectory_pipeline_tests.judge.documents import Document
-from trajectory_pipeline_tests.judge.red_team import ATTACKS, ECHOES, PROOFS, attempt
+from trajectory_pipeline_tests.judge.red_team import ATTACKS, CONTEXT_ATTACKS, ECHOES, PROOFS, attempt
 from trajectory_pipeline_tests.judge.rendering import render
 
 each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+each_context_attack = pytest.mark.parametrize("attack", CONTEXT_ATTACKS.values(), ids=CONTEXT_ATTACKS)
 
 
-def read(rendered: RenderedTranscript) -> Transcript:
-    """The transcript that a judge finds between the marker lines."""
-    block = find_transcript(messages(rendered.text)[1]["content"])
+def read(rendered: RenderedTranscript, context: str = "") -> Transcript:
+    """The transcript that a judge finds between the marker lines, in a prompt with this context before it."""
+    prompt = messages(rendered.text, context=context)[1]["content"]
+    block = find_transcript(prompt)
     assert block is not None
-    return parse_transcript(block)
+    return parse_transcript(block, prompt)
 
 
-def obeyed(rendered: RenderedTranscript) -> tuple[JudgeResponse, GradedVerdict]:
-    transcript = read(rendered)
+def obeyed(rendered: RenderedTranscript, context: str = "") -> tuple[JudgeResponse, GradedVerdict]:
+    transcript = read(rendered, context)
     answer = JudgeResponse.model_validate(obey(transcript, judge(transcript)))
     return answer, grade_response(answer, rendered, "failure")
 
@@ -55,6 +59,28 @@ def test_obeyed_attack_reaches_no_success(attack: Document) -> None:
         "unmet",
         "insufficient_evidence",
     }
+
+
+@each_context_attack
+def test_attack_in_the_context_reaches_no_success(attack: TaskContext) -> None:
+    context = render_context(attack, ContextLimits(6_000, 2_000, 100_000), Redactor(key=b"key"))
+    answer, verdict = obeyed(render(attempt()), context.text)
+    assert answer.requirements[0].status == "met"
+    assert verdict.columns.get("outcome") in (None, "unknown", "failure")
+
+
+@each_context_attack
+def test_context_forges_no_structure_and_cannot_be_cited(attack: TaskContext) -> None:
+    context = render_context(attack, ContextLimits(6_000, 2_000, 100_000), Redactor(key=b"key"))
+    rendered, honest = render(attempt()), read(render(attempt()))
+    shown = read(rendered, context.text)
+    assert (shown.messages, shown.errors) == (honest.messages, honest.errors)
+    lines = [line.strip() for line in context.text.splitlines() if line.startswith("  ")]
+    planted = [{"message_id": one.cited_as, "quote": line} for one in rendered.messages for line in lines]
+    assert planted
+    for kind in ("action", "state", "answer"):
+        graded = grade_response(_most_wanted(planted, kind), rendered, "failure")
+        assert graded.verdict_status == "insufficient_evidence"
 
 
 @each_attack

@@ -16,7 +16,10 @@ from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.postgres.spend_ledger import ReservationResult
 from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed
 from trajectory_pipeline.storage.postgres.verdict_status import (
+    DEFAULT_THREAD_WINDOW,
+    MOST_EARLIER_RUNS,
     AbandonedVerdict,
+    JudgingCandidate,
     PendingQuery,
     abandoned_verdicts,
     judging_candidates,
@@ -105,6 +108,89 @@ def test_verdict_key_in_sql_equals_the_policy_along_chains(
     assert {run_id: one.verdict_key for run_id, one in found.items()} == {
         run_id: key_of_run(*chain) for run_id, chain in chains.items()
     }
+
+
+def of_conversation(run_id: str, minute: int, **values: object) -> Row:
+    """A run of a minute's length, of one conversation."""
+    start = HOUR + timedelta(minutes=minute)
+    return run(
+        run_id,
+        **{"conversation_id": "conv-1", "start_time": start, "end_time": start + timedelta(minutes=1), **values},
+    )
+
+
+def found_in(verdicts: VerdictStore) -> dict[str, JudgingCandidate]:
+    return {one.run_id: one for one in judging_candidates(verdicts.connection, POLICY.policy_id, [KEY], "newest")}
+
+
+def test_earlier_runs_of_a_conversation_are_context(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    capture(
+        database,
+        of_conversation("1", 0, context_digest="told"),
+        of_conversation("2", 5),
+        of_conversation("2b", 5, continues_run_id="1"),
+        of_conversation("running", 9, end_time=HOUR + timedelta(minutes=30)),
+        of_conversation("empty", 6, message_count=0),
+        of_conversation("gone", 7, deleted_at=NOW),
+        of_conversation("other", 7, conversation_id="conv-2"),
+        of_conversation("of another agent", 7, agent_id="agent-2"),
+        of_conversation("none", 7, conversation_id=None),
+        of_conversation("3", 10, continues_run_id="2b"),
+    )
+    found = found_in(verdicts)
+    context = {run_id: one.conversation_run_ids for run_id, one in found.items() if one.conversation_run_ids}
+    assert context == {"2": ("1",), "running": ("1", "2", "2b"), "empty": ("1", "2", "2b"), "3": ("2",)}
+    assert found["3"].shown_run_ids == ("2", "1", "2b", "3")
+    assert found["3"].shown_digests == tuple(f"digest of {name}" for name in ("2", "1", "2b", "3"))
+    assert found["1"].verdict_key == verdict_key(["digest of 1"], POLICY, context_digest="told")
+    assert found["2"].verdict_key == verdict_key(["digest of 2"], POLICY, conversation_digests=["digest of 1"])
+    chain = [f"digest of {name}" for name in ("1", "2b", "3")]
+    assert found["3"].verdict_key == verdict_key(chain, POLICY, conversation_digests=["digest of 2"])
+
+
+def test_latest_earlier_runs_of_a_conversation_are_offered(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    count = MOST_EARLIER_RUNS + 2
+    capture(database, *(of_conversation(f"{n:02}", 2 * n) for n in range(count + 1)))
+    wanted = tuple(f"{n:02}" for n in range(count - MOST_EARLIER_RUNS, count))
+    assert found_in(verdicts)[f"{count:02}"].conversation_run_ids == wanted
+
+
+def test_default_thread_is_followed_for_a_day(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    day = int(DEFAULT_THREAD_WINDOW / timedelta(minutes=1))
+    capture(
+        database,
+        *(of_conversation(name, at, conversation_id=None) for name, at in (("old", -2 * day), ("1", -day), ("2", 0))),
+        of_conversation("3", -5),
+    )
+    found = found_in(verdicts)
+    assert {name: found[name].conversation_run_ids for name in ("1", "2", "3")} == {"1": ("old",), "2": ("1",), "3": ()}
+
+
+def test_changed_run_of_the_conversation_makes_later_ones_due(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    capture(database, of_conversation("1", 0), of_conversation("2", 5))
+    found = found_in(verdicts)
+    save(verdicts, *(of_policy(name, found[name].verdict_key) for name in ("1", "2")))
+    assert statuses(verdicts) == {"1": "judged", "2": "judged"}
+    capture(database, of_conversation("1", 0, content_digest="changed"), of_conversation("2", 5))
+    assert statuses(verdicts) == {"1": "content changed", "2": "content changed"}
+
+
+def test_run_waits_until_its_conversation_is_at_rest(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    capture(database, of_conversation("1", 0, partition_key=NEXT_KEY), key=NEXT_KEY)
+    capture(database, of_conversation("2", 5))
+    with psycopg.connect(database.url) as connection:
+        connection.execute(
+            "UPDATE trajectory.trajectories SET updated_at = now() - interval '1 day' WHERE run_id = '2'"
+        )
+    an_hour_ago = replace(WANTED, settled_before=datetime.now(UTC) - timedelta(hours=1))
+    assert partitions_with_pending_verdicts(verdicts.connection, an_hour_ago) == []
+    with psycopg.connect(database.url) as connection:
+        connection.execute("UPDATE trajectory.trajectories SET updated_at = now() - interval '1 day'")
+    assert KEY in partitions_with_pending_verdicts(verdicts.connection, an_hour_ago)
 
 
 def test_changed_earlier_run_makes_later_ones_due(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
