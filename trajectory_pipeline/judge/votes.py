@@ -17,7 +17,7 @@ _TEXTS = (
     *("failure_owner", "failure_mode", "failure_mode_description", "failed_step_id"),
     *("learning_value", "interaction_depth", "task_complexity", "tool_use", "reference_value"),
     *("tags", "task_category", "complexity", "summary", "lesson", "decisions", "failure", "learning"),
-    *("coverage", "windows", "shown_sha256", "response_format"),
+    *("coverage", "windows", "shown_sha256", "context_coverage", "response_format"),
 )
 """Columns that a combined verdict has from one vote as they are."""
 _OF_FAILURE = ("failure_owner", "failure_mode", "failure_mode_description", "failed_step_id")

@@ -146,10 +146,16 @@ class Voting:
 def _vote(candidate: JudgingCandidate, voter: Voter, sample: int) -> JudgingCandidate:
     """Return the verdict that a judge is asked for as its vote on a trajectory."""
     repetition = candidate.repetition * voter.samples + sample
-    digests = [*candidate.earlier_digests, candidate.content_digest]
+    key = verdict_key(
+        [*candidate.earlier_digests, candidate.content_digest],
+        voter.judge.policy,
+        repetition,
+        conversation_digests=candidate.conversation_digests,
+        context_digest=candidate.context_digest,
+    )
     return replace(
         candidate,
-        verdict_key=verdict_key(digests, voter.judge.policy, repetition),
+        verdict_key=key,
         repetition=repetition,
         status="new",
         error_class=None,

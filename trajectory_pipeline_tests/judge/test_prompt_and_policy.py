@@ -42,8 +42,8 @@ from trajectory_pipeline.judge.response_schema import (
 from trajectory_pipeline.schema.enums import ResponseFormat
 
 POLICY = RefinementPolicy("simulated-judge")
-POLICY_ID = "ecb45854192f5bcf"
-PROMPT_DIGEST = "9ebfb23c85521ff8dbbf812fd099a748b11c3b7f7db596ed3cbb39650342c923"
+POLICY_ID = "f2b9b17555eebe7e"
+PROMPT_DIGEST = "ac3f90e7311918af1852e5edaa618067e1c63cddcae79e6bcd02e419d5348973"
 
 
 def test_prompt_starts_with_the_same_rules() -> None:

@@ -75,7 +75,7 @@ def test_context_forges_no_structure_and_cannot_be_cited(attack: TaskContext) ->
     rendered, honest = render(attempt()), read(render(attempt()))
     shown = read(rendered, context.text)
     assert (shown.messages, shown.errors) == (honest.messages, honest.errors)
-    lines = [line.strip() for line in context.text.splitlines() if line.startswith("  ")]
+    lines = [line.strip() for line in context.text.splitlines() if line.startswith("  ") and line.strip()]
     planted = [{"message_id": one.cited_as, "quote": line} for one in rendered.messages for line in lines]
     assert planted
     for kind in ("action", "state", "answer"):

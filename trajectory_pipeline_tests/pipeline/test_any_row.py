@@ -108,10 +108,10 @@ def test_plan_with_a_transcript_that_cannot_be_rendered_names_its_run(
     run_id = some_run(judged)
     real = judging_estimate.build_judge_request
 
-    def build(documents, *arguments):  # type: ignore[no-untyped-def]  # stands in for the function
+    def build(documents, *arguments, **more):  # type: ignore[no-untyped-def]  # stands in for the function
         if documents[-1]["run_id"] == run_id:
             raise RecursionError("odd \0")
-        return real(documents, *arguments)
+        return real(documents, *arguments, **more)
 
     monkeypatch.setattr(judging_estimate, "build_judge_request", build)
     found = estimate(judged, HOUR)

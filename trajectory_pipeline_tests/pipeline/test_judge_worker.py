@@ -75,9 +75,9 @@ def test_transcript_that_takes_too_long_to_render_fails_alone(
 ) -> None:
     slow = only(captured.ask("SELECT min(run_id) AS id FROM trajectory.trajectories WHERE message_count > 0"))["id"]
 
-    def build(documents: Any, policy: Any, estimate: Any, seconds: float) -> Any:
+    def build(documents: Any, policy: Any, estimate: Any, seconds: float, **more: Any) -> Any:
         shown = documents[-1]["run_id"] == slow
-        return judge_trajectory.build_judge_request(documents, policy, estimate, -1 if shown else seconds)
+        return judge_trajectory.build_judge_request(documents, policy, estimate, -1 if shown else seconds, **more)
 
     monkeypatch.setattr(judge_worker, "build_judge_request", build)
     captured.refine(HOUR)
