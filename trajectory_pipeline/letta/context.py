@@ -13,6 +13,8 @@ from trajectory_pipeline.lossless_json import json_or_none, storable_text
 from trajectory_pipeline.schema.raw import MESSAGES, PROVIDER_TRACES, TOOLS, TOOLS_AGENTS
 
 _NAMES = ("system_prompt", "tools", "source")
+AT_CAPTURE = "at_capture"
+"""Source of a context that was read from the agent's rows, and may be later than the run."""
 _MAX_CACHED_CHARACTERS = 16 * 2**20
 
 
@@ -58,7 +60,7 @@ def context_at_capture(system_content: str | None, agent_system: str | None, too
     prompt = _text(json_or_none(system_content or "null")) or agent_system or None
     if prompt is None and not tools:
         return None
-    return Context(prompt and storable_text(prompt), f"[{','.join(tools)}]" if tools else None, "at_capture")
+    return Context(prompt and storable_text(prompt), f"[{','.join(tools)}]" if tools else None, AT_CAPTURE)
 
 
 def _text(value: Any) -> str | None:

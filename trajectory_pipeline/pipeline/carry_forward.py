@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajectory_pipeline.conversion.erase import erase_deleted, has_deleted_content
+from trajectory_pipeline.letta.context import AT_CAPTURE
 from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.partition_keys import floor_to_hour, partition_key
 from trajectory_pipeline.pipeline.capture_counts import CaptureCounts, strings_of
@@ -17,6 +18,8 @@ from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.postgres.retention import pruned_partitions
 from trajectory_pipeline.storage.storage import Storage
+
+Context = dict[str, str | None]
 
 
 def sorted_ids(*run_ids: "pa.Array[Any] | Sequence[str]") -> "pa.Array[Any]":
@@ -53,10 +56,11 @@ class RawRows:
             SinkError: the former file cannot be read.
         """
         counts, parquet = self.counts, self.storage.parquet
+        contexts = self._former_contexts() if read_former else {}
         for batch in present:
             counts.add(batch)
             self.observed.add(batch)
-            yield self._apply_policy(batch)
+            yield self._apply_policy(_with_former_contexts(batch, contexts))
         if not read_former:
             return
         ids: list[pa.Array[Any]] = []
@@ -82,6 +86,20 @@ class RawRows:
                 rows = batch.filter(pc.is_in(batch.column("run_id"), value_set=run_ids))
                 if rows.num_rows:
                     yield self._apply_policy(mark(rows, self.snapshot.taken_at))
+
+    def _former_contexts(self) -> dict[str, Context]:
+        """Return what agents were told when the former file was captured, of runs without a recorded call.
+
+        It is closer to the run than what they are told now, and a verdict that was paid for rests on it.
+        """
+        distinct: dict[tuple[str | None, ...], Context] = {}
+        contexts: dict[str, Context] = {}
+        for batch in self.storage.parquet.read(TERMINAL_RUNS, self.hour, ["run_id", "context"]):
+            for row in batch.to_pylist():
+                context = row["context"]
+                if context is not None and context["source"] == AT_CAPTURE:
+                    contexts[row["run_id"]] = distinct.setdefault(tuple(context.values()), context)
+        return contexts
 
     def _sort_missing(self, missing: list[str]) -> None:
         """Sort runs that only the former file holds into carried, pending move, misdated and departed."""
@@ -119,6 +137,22 @@ class RawRows:
         self.counts.erased_runs += pc.sum(erased).as_py() or 0
         self.counts.deleted_and_kept += pc.sum(pc.and_not(has_deleted_content(batch), erased)).as_py() or 0
         return batch
+
+
+def _with_former_contexts(batch: pa.RecordBatch, contexts: dict[str, Context]) -> pa.RecordBatch:
+    """Put the contexts of the former file in the place of those that would be captured now."""
+    column: Any = batch.column("context")
+    sources = pc.struct_field(column, "source").to_pylist() if contexts else []
+    kept: list[Context] = []
+    indexes = list(range(batch.num_rows))
+    for at, (run_id, source) in enumerate(zip(strings_of(batch.column("run_id")), sources, strict=False)):
+        if source == AT_CAPTURE and run_id in contexts:
+            indexes[at] = batch.num_rows + len(kept)
+            kept.append(contexts[run_id])
+    if not kept:
+        return batch
+    both: Any = pa.concat_arrays([column, pa.array(kept, column.type)])
+    return _with_column(batch, "context", both.take(pa.array(indexes)))
 
 
 def _flags(batch: pa.RecordBatch) -> Any:

@@ -116,7 +116,11 @@ def test_erase_deleted_run_removes_its_texts_everywhere(judged: Pipeline) -> Non
     in_the_sinks(judged, asking, *hours)
     shown = judged.ask("SELECT shown_run_ids FROM trajectory.verdicts WHERE run_id = %s", answering)
     assert shown == [{"shown_run_ids": [asking, answering]}]
-    let_the_judge_say_it(judged, asking, answering)
+    # As context, it was shown for the next runs of the conversation too.
+    rows = judged.ask("SELECT run_id FROM trajectory.verdicts WHERE %s = ANY(shown_run_ids)", asking)
+    showed = [row["run_id"] for row in rows]
+    assert {asking, answering} <= set(showed)
+    let_the_judge_say_it(judged, *showed)
     for hour in hours:
         judged.refine(hour)  # reused, and written to Parquet as they are now
     counts = judged.ask(
@@ -132,7 +136,7 @@ def test_erase_deleted_run_removes_its_texts_everywhere(judged: Pipeline) -> Non
     erasing = replace(judged, deleted="erase")
     assert erasing.read(hour).counts.erased_runs == 1
     (result,) = erasing.capture(hour)
-    assert result.erased_verdicts == 2
+    assert result.erased_verdicts == len(showed)
     assert places_of_the_word(judged) == set()
     after = row_of(judged, asking, hour)
     assert (after["erased"], after["deleted_at"] is not None, after["agent_name"]) == (True, True, None)
@@ -145,7 +149,7 @@ def test_erase_deleted_run_removes_its_texts_everywhere(judged: Pipeline) -> Non
         " signals ->> 'person_messages' AS people FROM trajectory.trajectories ORDER BY 1"
     )
     verdicts = judged.ask("SELECT erased, outcome, cost_usd, summary FROM trajectory.verdicts WHERE erased")
-    assert len(verdicts) == 2
+    assert len(verdicts) == len(showed)
     assert all(row["cost_usd"] is not None and row["summary"] is None for row in verdicts)
     assert reconcile_partition(hour, judged.storage).differences == ()
 
@@ -341,3 +345,37 @@ def test_erased_columns_are_nullable() -> None:
         assert all(columns[name].nullable for name in erasable_columns(table, retained))
     assert "summary" in REFINED_OUTCOMES.names(Sink.PARQUET)
     assert "erased" in TERMINAL_RUNS.names(Sink.PARQUET)
+
+
+def test_erased_run_of_the_conversation_reaches_later_verdicts(judged: Pipeline) -> None:
+    hours = sorted(sample_partitions())
+    judged.capture(*hours)
+    pairs = judged.ask(
+        "SELECT a.run_id AS earlier, b.run_id AS later FROM trajectory.trajectories a JOIN trajectory.trajectories b"
+        " ON b.conversation_id = a.conversation_id AND a.end_time <= b.start_time AND b.continues_run_id IS NULL"
+        " WHERE a.message_count > 1 AND b.message_count > 1 AND a.continues_run_id IS NULL ORDER BY 1, 2 LIMIT 1"
+    )
+    earlier, later = pairs[0]["earlier"], pairs[0]["later"]
+    say_the_word(judged, earlier)
+    hour, of_later = judged.hour_of_run(earlier), judged.hour_of_run(later)
+    judged.capture(hour)
+    for each in {hour, of_later}:
+        judged.refine(each)
+    (shown,) = judged.ask("SELECT shown_run_ids FROM trajectory.verdicts WHERE run_id = %s", later)
+    assert shown["shown_run_ids"][-1] == later
+    assert earlier in shown["shown_run_ids"]
+    let_the_judge_say_it(judged, later)
+    delete_run(judged, earlier)
+    replace(judged, deleted="erase").capture(hour)
+    assert places_of_the_word(judged) == set()
+    (verdict,) = judged.ask(
+        "SELECT erased, summary, context_coverage FROM trajectory.verdicts WHERE run_id = %s", later
+    )
+    assert (verdict["erased"], verdict["summary"]) == (True, None)
+    assert verdict["context_coverage"]["earlier_runs"]["count"] >= 1
+    judged.refine(of_later)
+    (renewed, _) = judged.ask(
+        "SELECT erased, shown_run_ids FROM trajectory.verdicts WHERE run_id = %s ORDER BY erased", later
+    )
+    assert not renewed["erased"]
+    assert earlier not in renewed["shown_run_ids"]

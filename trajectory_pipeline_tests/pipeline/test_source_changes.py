@@ -268,6 +268,30 @@ def test_unconverted_raw_rows_without_ledger_are_stale(pipeline: Pipeline) -> No
     assert set(pipeline.database.invalidations([partition_key(HOUR)])) == {partition_key(HOUR)}
 
 
+def test_context_at_capture_stays_as_it_was_first_captured(pipeline: Pipeline) -> None:
+    """What an agent is told later must not make a verdict stale that was paid for."""
+    pipeline.change_source("UPDATE agents SET system = 'As it was.'")
+    pipeline.capture(HOUR)
+
+    def contexts() -> set[tuple[str, str, str]]:
+        rows = pipeline.ask("SELECT run_id, context_digest FROM trajectory.trajectories")
+        digests = {row["run_id"]: row["context_digest"] for row in rows}
+        return {
+            (row["run_id"], row["context"]["system_prompt"], digests[row["run_id"]])
+            for row in pipeline.parquet(TRAJECTORIES, HOUR)
+        }
+
+    before = contexts()
+    assert {prompt for _, prompt, _ in before} == {"As it was."}
+    run_id = some_run(pipeline)
+    pipeline.change_source(
+        "UPDATE agents SET system = 'As it is now.'",
+        f"UPDATE steps SET feedback = 'positive' WHERE run_id = '{run_id}'",
+    )
+    pipeline.capture(HOUR)
+    assert contexts() == before
+
+
 def test_late_message_is_captured(captured: Pipeline) -> None:
     run_id = some_run(captured)
     before, stored = row_of(captured, run_id), captured.trajectory(run_id)
