@@ -239,10 +239,10 @@ class JudgeSettings(_Group):
     instructions_tokens: NonNegative = setting("TRAJECTORY_JUDGE_INSTRUCTIONS_TOKENS", 6000)
     """Most estimated tokens of what the agent was told that the judge is shown before the transcript: half for the
     system prompt, three eighths for memory, an eighth for names of tools. Never more than a quarter of the largest
-    prompt. 0: none of it. Default 6000."""
+    prompt without its rules. 0: none of it. Default 6000."""
     earlier_turns_tokens: NonNegative = setting("TRAJECTORY_JUDGE_EARLIER_TURNS_TOKENS", 2000)
     """Most estimated tokens of earlier runs of the same conversation, shortened, that the judge is shown before the
-    transcript. Never more than a quarter of the largest prompt. 0: none. Default 2000."""
+    transcript. Never more than a quarter of the largest prompt without its rules. 0: none. Default 2000."""
     settle_minutes: NonNegative = setting("TRAJECTORY_JUDGE_SETTLE_MINUTES", 5)
     """Minutes that a trajectory must be unchanged before the sensor requests its verdict. Default 5."""
     lookback_days: NonNegative = setting("TRAJECTORY_JUDGE_LOOKBACK_DAYS", 7)

@@ -66,11 +66,16 @@ class JudgeRequest:
         return windows if windows <= 1 else windows + 1
 
     @property
+    def chat(self) -> list[dict[str, str]]:
+        """The one prompt that shows all of the transcript, where it fits."""
+        return messages(self.rendered.text, context=self.context.text)
+
+    @property
     def prompt_tokens(self) -> int:
         """Conservative estimate of the input tokens of all these calls."""
         context = self.context.text
         if self.calls == 1:
-            return self.estimate.tokens(prompt_text(messages(self.rendered.text, context=context), JudgeResponse))
+            return self.estimate.tokens(prompt_text(self.chat, JudgeResponse))
         prompts = (
             prompt_text(window_messages(window.text, context=context), PartFindings) for window in self.rendered.windows
         )
@@ -86,7 +91,7 @@ class JudgeRequest:
     @property
     def max_transcript_bytes(self) -> int:
         """Most UTF-8 bytes of a transcript in one prompt."""
-        return _transcript_bytes(self.max_prompt_tokens, self.estimate, self.context)
+        return _transcript_bytes(self.max_prompt_tokens, self.estimate, self.context.text)
 
 
 def build_judge_request(
@@ -108,16 +113,17 @@ def build_judge_request(
 
     def build(tokens: int) -> JudgeRequest:
         redact = Redactor(policy.redact, policy.redaction_key, time.monotonic() + seconds)
-        limits = ContextLimits(policy.instructions_tokens, policy.earlier_turns_tokens, tokens)
+        room = _transcript_bytes(tokens, estimate)
+        limits = ContextLimits(policy.instructions_tokens, policy.earlier_turns_tokens, room)
         before = render_context(context, limits, redact)
-        rendered = render_transcript(documents, _transcript_bytes(tokens, estimate, before), redact)
+        rendered = render_transcript(documents, _transcript_bytes(tokens, estimate, before.text), redact)
         return JudgeRequest(rendered, before, tokens, estimate, build)
 
     return build(policy.max_prompt_tokens)
 
 
-def _transcript_bytes(tokens: int, estimate: TokenEstimate, context: RenderedContext) -> int:
-    return max(estimate.bytes_for(tokens) - overhead_bytes() - len(context.text.encode()), 0)
+def _transcript_bytes(tokens: int, estimate: TokenEstimate, context: str = "") -> int:
+    return max(estimate.bytes_for(tokens) - overhead_bytes() - len(context.encode()), 0)
 
 
 async def judge(request: JudgeRequest, heuristic_outcome: str, ask: Ask) -> Row:
@@ -158,7 +164,7 @@ async def _reach_verdict(request: JudgeRequest, heuristic_outcome: str, ask: Ask
         "shown_sha256": request.shown_sha256,
     }
     if len(rendered.windows) == 1:
-        chat = messages(rendered.text, context=context)
+        chat = request.chat
     else:
         # One after another, so that a failure ends it.
         found: list[PartFindings] = []

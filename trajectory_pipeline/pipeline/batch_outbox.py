@@ -29,7 +29,6 @@ from trajectory_pipeline.judge.client.response_format import RequestOptions
 from trajectory_pipeline.judge.client.session import JudgeSession
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import JudgeRequest, failed
-from trajectory_pipeline.judge.prompt import messages
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline.pipeline.call_budget import CLAIM_EXTRA_SECONDS, VerdictCalls
 from trajectory_pipeline.schema.enums import UNSENT_STATES, BatchState, ErrorClass, ResponseFormat, VerdictStatus
@@ -123,7 +122,7 @@ class BatchOutbox:
 
         Raises what ``VerdictCalls.begin`` raises; then nothing is written.
         """
-        call, body = self._open_session.batch_line(messages(request.rendered.text), JudgeResponse, "")
+        call, body = self._open_session.batch_line(request.chat, JudgeResponse, "")
         line = request_line(call, ENDPOINT, body)
         async with self._lock:
             if self._room is not None:

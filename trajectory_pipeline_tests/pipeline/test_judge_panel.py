@@ -15,7 +15,8 @@ from trajectory_pipeline.schema.frames import VERDICT_FRAME
 from trajectory_pipeline.schema.types import Sink
 from trajectory_pipeline.storage.postgres.query import query_postgres
 from trajectory_pipeline.storage.postgres.summaries import verdicts_of_run
-from trajectory_pipeline.storage.postgres.verdict_status import unpublished_partitions
+from trajectory_pipeline.storage.postgres.verdict_status import panel_candidates, unpublished_partitions
+from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
 from trajectory_pipeline.storage.selection import Selection
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, only
@@ -60,8 +61,18 @@ def test_repetitions_leave_the_verdict_as_it_is(captured: Pipeline, judge: Simul
     assert seen(captured) == before
     rows = captured.ask("SELECT * FROM trajectory.verdicts WHERE run_id = ANY(%s)", runs)
     assert sorted(row["repetition"] for row in rows) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    for row in rows:
-        assert row["verdict_key"] == verdict_key(row["shown_digests"], captured.policy, row["repetition"])
+    with open_verdicts(captured.database) as store:
+        for row in rows:
+            connection, (run_id, number) = store.connection, (row["run_id"], row["repetition"])
+            (one,) = panel_candidates(connection, captured.policy.policy_id, [run_id], number)
+            assert row["shown_digests"] == [*one.conversation_digests, *one.earlier_digests, one.content_digest]
+            assert row["verdict_key"] == verdict_key(
+                [*one.earlier_digests, one.content_digest],
+                captured.policy,
+                number,
+                conversation_digests=one.conversation_digests,
+                context_digest=one.context_digest,
+            )
     # The verdict itself comes first, however late a repetition was stored.
     assert [row["repetition"] for row in verdicts_of_run(captured.database, runs[0])] == [0, 1, 2]
 

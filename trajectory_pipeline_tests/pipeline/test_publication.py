@@ -66,6 +66,16 @@ def publish(pipeline: Pipeline, hours: list[datetime] = HOURS) -> None:
     JudgingRun(pipeline.storage, pipeline.judge, publish_only=True).judge_partitions(hours)
 
 
+def shown_alone(pipeline: Pipeline) -> str:
+    """A run that is no context of another one, whose verdict would change with it."""
+    rows = pipeline.ask(
+        "SELECT t.run_id FROM trajectory.trajectories t WHERE partition_key = %s AND NOT EXISTS (SELECT FROM"
+        " trajectory.verdicts v WHERE t.run_id = ANY(v.shown_run_ids) AND v.run_id <> t.run_id) ORDER BY 1 LIMIT 1",
+        KEYS[0],
+    )
+    return str(rows[0]["run_id"])
+
+
 def assert_healed(pipeline: Pipeline, judge: SimulatedJudge) -> None:
     """The next tick writes the files without a call; then they hold what the view of outcomes shows."""
     calls = judge.calls()["received"]
@@ -177,7 +187,7 @@ def test_publication_that_fails_early_is_tried_again(captured: Pipeline, monkeyp
 
 def test_publication_follows_a_judged_run_to_another_hour(captured: Pipeline, judge: SimulatedJudge) -> None:
     captured.refine_range(HOURS)
-    run_id = min(captured.run_ids(HOURS[0]))
+    run_id = shown_alone(captured)
     captured.change_source(f"UPDATE runs SET completed_at = '{HOURS[1]:%Y-%m-%d %H}:30' WHERE id = '{run_id}'")
     captured.capture(HOURS[1], HOURS[0])
     assert pending(captured).unpublished == KEYS[:2]
@@ -188,7 +198,7 @@ def test_publication_follows_a_judged_run_to_another_hour(captured: Pipeline, ju
 
 def test_publication_drops_a_run_deleted_at_the_source(captured: Pipeline, judge: SimulatedJudge) -> None:
     captured.refine_range(HOURS)
-    delete_run(captured, min(captured.run_ids(HOURS[0])))
+    delete_run(captured, shown_alone(captured))
     captured.capture(HOURS[0])
     assert pending(captured).unpublished == KEYS[:1]
     assert_healed(captured, judge)

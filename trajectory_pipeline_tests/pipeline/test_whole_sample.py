@@ -247,11 +247,11 @@ def test_sample_verdicts_of_both_sinks_are_equal(sample: Sample) -> None:
 def test_sample_run_is_judged_with_earlier_runs_of_its_chain(sample: Sample) -> None:
     chained = {run_id for run_id, row in sample.rows.items() if row["continues_run_id"] in sample.rows}
     assert chained
-    known = sample.pipeline.ask("SELECT run_id, prompt_characters FROM trajectory.verdict_attempts")
-    characters = {row["run_id"]: row["prompt_characters"] for row in known}
-    for run_id in chained & characters.keys():
-        asking = sample.rows[run_id]["continues_run_id"]
-        assert characters[run_id] > characters.get(asking, 0)
+    known = sample.pipeline.ask("SELECT run_id, shown_run_ids FROM trajectory.verdicts WHERE windows > 0")
+    shown = {row["run_id"]: row["shown_run_ids"] for row in known}
+    assert chained & shown.keys()
+    for run_id in chained & shown.keys():
+        assert shown[run_id][-2:] == [sample.rows[run_id]["continues_run_id"], run_id]
 
 
 # ---- again --------------------------------------------------------------------------------------------------------

@@ -22,7 +22,9 @@ from trajectory_pipeline.lossless_json import as_text, json_or_none, object_or_e
 _INSTRUCTIONS, _MEMORY, _TOOLS = 0.5, 0.375, 0.125
 """Shares of the bound, fixed: what one part does not use must not change the bytes of another."""
 _PROMPT_SHARE = 4
-"""Instructions, memory and tools together have at most this part of the largest prompt; earlier turns as much."""
+"""Instructions, memory and tools together have at most this part of a prompt without its rules; earlier turns too."""
+_LEAST_TRANSCRIPT_BYTES = 4_000
+"""Of a prompt that the transcript has for itself: in a small one, context must not crowd it out."""
 _TOOL_CHARACTERS = 120
 _TURN_BYTES = 900
 """Of one request or answer in an earlier turn."""
@@ -64,21 +66,25 @@ NO_CONTEXT = TaskContext()
 
 @dataclass(frozen=True)
 class ContextLimits:
-    """How much is shown, in estimated tokens; 0 shows none of it."""
+    """How much is shown, in estimated tokens; 0 shows none of it. ``prompt_bytes`` has a prompt without its rules."""
 
     instructions_tokens: int
     earlier_turns_tokens: int
-    max_prompt_tokens: int
+    prompt_bytes: int
+
+    @property
+    def _most_bytes(self) -> int:
+        return max(self.prompt_bytes - _LEAST_TRANSCRIPT_BYTES, 0) // _PROMPT_SHARE
 
     @property
     def told_bytes(self) -> int:
         """Most bytes of instructions, memory and tools."""
-        return min(self.instructions_tokens, self.max_prompt_tokens // _PROMPT_SHARE) * BYTES_PER_TOKEN
+        return min(self.instructions_tokens * BYTES_PER_TOKEN, self._most_bytes)
 
     @property
     def earlier_bytes(self) -> int:
         """Most bytes of earlier turns."""
-        return min(self.earlier_turns_tokens, self.max_prompt_tokens // _PROMPT_SHARE) * BYTES_PER_TOKEN
+        return min(self.earlier_turns_tokens * BYTES_PER_TOKEN, self._most_bytes)
 
 
 @dataclass(frozen=True)
