@@ -23,7 +23,8 @@ class MissingDocumentError(Exception):
     """The document of a run is in neither sink: its partition is to be materialized."""
 
     def __init__(self, run_id: str, partition_key: str, what: str | None = None) -> None:
-        super().__init__(what or f"the document of {run_id} is neither in Postgres nor in Parquet")
+        what = what or f"the document of {run_id} is neither in Postgres nor in Parquet"
+        super().__init__(f"{what}: materialize trajectories of {partition_key}")
         self.run_id = run_id
         self.partition_key = partition_key
 

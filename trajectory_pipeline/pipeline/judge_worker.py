@@ -341,7 +341,7 @@ class JudgeWorker:
             context = TaskContext(await asyncio.to_thread(self._contexts.of, candidate), earlier)
         except MissingDocumentError as missing:
             error_class = "document_missing" if missing.run_id == candidate.run_id else "earlier_run_missing"
-            return failed(error_class, f"{missing}: materialize trajectories of {missing.partition_key}")
+            return failed(error_class, str(missing))
         try:
             # Off the loop, which times calls. One at a time: rendering leaves no core idle.
             async with self._rendering:

@@ -254,8 +254,9 @@ def _require_endpoint(batch: JudgeBatch, judge: JudgeConfig) -> None:
     endpoint = without_credentials(judge.base_url)
     if batch.base_url != endpoint:
         raise PipelineError(
-            f"Batch {batch.batch_id} runs at {batch.base_url}, and OPENAI_BASE_URL is {endpoint}: set it back until the"
-            " batch is collected, or give it up with `trajectory-pipeline batches --forget`."
+            f"Batch {batch.batch_id} runs at {without_credentials(batch.base_url)}, and OPENAI_BASE_URL is"
+            f" {endpoint}: set it back until the batch is collected, or give it up with `trajectory-pipeline batches"
+            " --forget`."
         )
 
 

@@ -178,7 +178,8 @@ def test_show_deleted_run_says_when_it_was_noticed(show: Show, shown: Settings) 
 
 
 def test_explain_prints_source_prompt_answer_and_checks(run_command: Command, shown: Settings) -> None:
-    result = run_command("explain", WITH_TOOLS, **databases_of(shown))
+    files = {"TRAJECTORY_STORAGE_URI": shown.storage.parquet_location}
+    result = run_command("explain", WITH_TOOLS, **databases_of(shown), **files)
     assert result.exit_code == 0, result.output
     text = squeezed(result)
     for part in (
@@ -190,7 +191,7 @@ def test_explain_prints_source_prompt_answer_and_checks(run_command: Command, sh
     ):
         assert part in text
     assert "identical to what was judged" in text
-    assert "[1] message-" in text
+    assert re.search(r"\[[0-9a-f]{4,}\] user ", text)
     assert "✓ “" in text
 
 
@@ -207,6 +208,7 @@ def test_explain_compares_captured_rows_with_the_source(run_command: Command, sh
 
     before = explanation()
     assert before["captured"] == before["source"]
+    assert before["shown"]["same_as_judged"] is True
     assert before["captured"]["id"] == WITH_TOOLS
     assert before["captured"]["messages"] == before["trajectory"]["message_count"]
     execute(
@@ -225,7 +227,7 @@ def test_explain_json_has_every_part_and_names_missing_ones(run_command: Command
     # Neither is here: the command is shown other places than the ones that the rows came from.
     assert "the source was not read" in explanation["source"]["missing"]
     assert "materialize terminal_runs" in explanation["captured"]["missing"]
-    assert explanation["shown"]["same_as_judged"] is True
+    assert "is not in Parquet as Postgres has it: materialize trajectories of" in explanation["shown"]["missing"]
     assert explanation["verdict"]["attempts"] == len(explanation["attempts"]) == 1
     silent = run_command("explain", "run-of-nowhere", **databases_of(shown))
     assert (silent.exit_code, "There is no trajectory of 'run-of-nowhere'" in squeezed(silent)) == (2, True)

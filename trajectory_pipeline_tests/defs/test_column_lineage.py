@@ -20,7 +20,9 @@ OF_THE_CALLS = {
     # What the judge's server reported, and what became of the verdict.
     *("verdict_key", "policy_id", "verdict_status", "model", "simulated", "input_tokens", "cached_input_tokens"),
     *("output_tokens", "cost_usd", "attempts", "error_class", "error_message", "raw_response", "judged_at"),
-    *("response_format", "failures", "next_attempt_at", "deferred_usd", "deferred_tokens", "windows"),
+    *("response_format", "failures", "next_attempt_at", "deferred_usd", "deferred_tokens", "windows", "repetition"),
+    # How several judges voted.
+    *("votes", "vote_agreement", "escalation"),
 }
 
 
