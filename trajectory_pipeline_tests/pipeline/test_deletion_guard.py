@@ -14,7 +14,7 @@ import pytest
 
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
-from trajectory_pipeline.errors import PipelineError, SourceError, WithheldDeletionsError
+from trajectory_pipeline.errors import PipelineError, SinkError, SourceError, WithheldDeletionsError
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.erase_deleted import erase_partition
 from trajectory_pipeline.partition_keys import parse_partition_key, partition_key
@@ -23,6 +23,7 @@ from trajectory_pipeline.pipeline.deletion_guard import FEW_RUNS, LARGEST_SHARE
 from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
 from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.storage.parquet.store import StagedFile
 from trajectory_pipeline_tests.conftest import FAST
 from trajectory_pipeline_tests.letta.snapshots import changed
 from trajectory_pipeline_tests.letta_sample import load_sample, sample_partitions
@@ -267,6 +268,25 @@ def test_swapped_url_withholds_every_deletion(captured: Pipeline, make_database:
     captured.capture(HOUR)
     assert captured.database.withheld_deletions() == {}
     assert deleted_runs(captured) == set()
+
+
+def test_swapped_url_after_a_first_capture_that_did_not_end_is_refused(
+    pipeline: Pipeline, make_database: Callable[[str | None], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is there, though nothing of it was committed."""
+    publish = StagedFile.publish
+
+    def publish_and_fail(staged: StagedFile) -> None:
+        publish(staged)
+        raise SinkError("A fault of the test.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StagedFile, "publish", publish_and_fail)
+        with pytest.raises(SinkError):
+            pipeline.read(HOUR)
+    other = replace(pipeline, letta_url=make_database("template_letta"))
+    delete_run(other, pipeline.parquet(TERMINAL_RUNS, HOUR)[0]["run_id"])
+    assert "it is another source: " in refused(other)
 
 
 def test_swapped_url_withholds_messages_marked_as_deleted(

@@ -114,7 +114,8 @@ class MergeStats:
 class PartitionTransaction:
     """One transaction that holds a partition's lock; nothing of it is visible before it is committed.
 
-    ``connection``, ``url`` and ``partition_key`` are for statements of other modules in the same transaction.
+    ``connection``, ``url`` and ``partition_key`` are for statements of other modules in the same transaction,
+    ``connect_apart`` for those that must stay if it is rolled back: it opens a connection that commits by itself.
     Methods raise ``SinkError`` if the database refuses.
     """
 
@@ -135,7 +136,7 @@ class PartitionTransaction:
         self.url = url
         self.connection = connection
         self.partition_key = partition_key
-        self._connect = connect
+        self.connect_apart = connect
         self._asset = asset
         self._entries: dict[str, StoredEntry | None] = {}
         self._is_new = False
@@ -282,7 +283,7 @@ class PartitionTransaction:
         """
         if not staged.is_published and not (self._is_new and staged.is_first_and_empty):
             with translating_database_errors(self.url, f"Noting that the file of {self.partition_key} is replaced"):
-                with self._connect() as other:
+                with self.connect_apart() as other:
                     reason = "a materialization did not end"
                     pending = invalidations.invalidate(other, self._asset, self.partition_key, reason)
                 invalidations.clear_invalidations(self.connection, [pending])

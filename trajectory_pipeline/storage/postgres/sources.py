@@ -5,7 +5,7 @@ Every function raises ``SinkError`` if the database refuses.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import dict_row
@@ -53,18 +53,30 @@ def accepted_source(url: str, connection: psycopg.Connection) -> AcceptedSource 
 def record_source(partition: PartitionTransaction, identity: str) -> None:
     """Remember a database that a partition is captured from; the first one is accepted."""
     with translating_database_errors(partition.url, "Recording the source"):
-        partition.connection.execute(
-            "INSERT INTO trajectory.sources (identity, accepted, first_seen_at)"
-            " SELECT %s, NOT EXISTS (SELECT FROM trajectory.sources), now() ON CONFLICT (identity) DO NOTHING",
-            [identity],
-        )
+        _commit_first_source(partition, identity)
+        partition.connection.execute(_RECORD_SOURCE, [identity])
+
+
+def _commit_first_source(partition: PartitionTransaction, identity: str) -> None:
+    # At once: a file that was captured from it may stay though the partition's transaction is rolled back.
+    is_first = partition.connection.execute("SELECT WHERE NOT EXISTS (SELECT FROM trajectory.sources)").fetchone()
+    if is_first is not None:
+        with partition.connect_apart() as other:
+            other.execute(_RECORD_SOURCE, [identity])
+
+
+_RECORD_SOURCE: LiteralString = (
+    "INSERT INTO trajectory.sources (identity, accepted, first_seen_at)"
+    " SELECT %s, NOT EXISTS (SELECT FROM trajectory.sources), now() ON CONFLICT (identity) DO NOTHING"
+)
 
 
 def accept_source(partition: PartitionTransaction, identity: str, moment: datetime) -> None:
     """Make a database the accepted one; deletions that were noticed until this moment do not count any more."""
     with translating_database_errors(partition.url, "Recording the source"):
+        _commit_first_source(partition, identity)
         partition.connection.execute("LOCK TABLE trajectory.sources IN SHARE ROW EXCLUSIVE MODE")
-        record_source(partition, identity)
+        partition.connection.execute(_RECORD_SOURCE, [identity])
         partition.connection.execute(
             "UPDATE trajectory.sources SET accepted = identity = %(identity)s,"
             " accepted_at = CASE WHEN identity = %(identity)s THEN %(moment)s ELSE accepted_at END"
