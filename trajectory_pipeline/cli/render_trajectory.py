@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from trajectory_pipeline.conversion.message_parts import MessagePart, message_parts, message_role
+from trajectory_pipeline.conversion.message_parts import MessagePart, message_parts, message_role, tools_by_call
 from trajectory_pipeline.text import pluralize
 
 # An agent's text may hold escape sequences, which must not reach the terminal.
@@ -20,19 +20,24 @@ _OUTCOME_STYLES = {"success": "green", "partial_success": "yellow", "failure": "
 
 @group()
 def render_trajectory(
-    row: Mapping[str, Any], verdict: Mapping[str, Any] | None, links: Mapping[str, list[str]]
+    row: Mapping[str, Any],
+    verdict: Mapping[str, Any] | None,
+    links: Mapping[str, list[str]],
+    asked: Mapping[str, str],
 ) -> Iterator[RenderableType]:
     """Render a row of ``trajectory.trajectories`` and the run's row of ``trajectory.outcomes``, None if it has none.
 
-    ``links`` holds run ids under ``continues`` and ``continued by``.
+    ``links`` holds run ids under ``continues`` and ``continued by``; ``asked`` the tools of the calls of the run that
+    this one continues, by call id.
     """
     yield _head(row, links)
     document = row["data"]
     if document is None:
         yield Text(f"The document is not in Postgres: {row['data_omitted_reason']}. Parquet has all of it.")
     else:
+        tools = {**asked, **tools_by_call(document)}
         for number, turn in enumerate(document["turns"], start=1):
-            yield from _turn(number, turn)
+            yield from _turn(number, turn, tools)
     yield _outcome(row)
     yield _verdict(verdict)
 
@@ -59,7 +64,9 @@ def _head(row: Mapping[str, Any], links: Mapping[str, list[str]]) -> Panel:
         "ended": f"{row['status']}, stop reason {row['stop_reason'] or 'not recorded'}",
         "size": f"{pluralize(row['step_count'], 'step')}, {pluralize(row['message_count'], 'message')}",
         "models": ", ".join(row["models"]) or "-",
-        "tools": ", ".join(row["tools_used"]) or "-",
+        "tools requested": "not known" if row["tools_requested"] is None else ", ".join(row["tools_requested"]) or "-",
+        "tools used": ", ".join(row["tools_used"]) or "-",
+        "tools denied": "not known" if row["tools_denied"] is None else ", ".join(row["tools_denied"]) or "-",
         "tokens": f"{tokens}; cost of the run {cost}",
         "partition": row["partition_key"],
         **{name: ", ".join(ids) for name, ids in links.items() if ids},
@@ -71,7 +78,7 @@ def _head(row: Mapping[str, Any], links: Mapping[str, list[str]]) -> Panel:
     return Panel(table, title=plain_text(row["run_id"]), title_align="left")
 
 
-def _turn(number: int, turn: Mapping[str, Any]) -> Iterator[RenderableType]:
+def _turn(number: int, turn: Mapping[str, Any], tools: Mapping[str, str]) -> Iterator[RenderableType]:
     owner = f" of {turn['step_run_id']}" if turn.get("step_run_id") else ""
     name = f"{turn['step_id']}{owner}" if turn["step_id"] else "messages without a step"
     yield plain_text(f"\nTurn {number} · {name} · {turn.get('model') or '-'}", style="bold")
@@ -79,12 +86,12 @@ def _turn(number: int, turn: Mapping[str, Any]) -> Iterator[RenderableType]:
         deleted = " [deleted]" if message["is_deleted"] else ""
         yield indented(f"{message_role(message)}{deleted}", 2, style=_ROLE_STYLES.get(message["role"], "bold"))
         for part in message_parts(message):
-            yield indented(_part(part), 4)
+            yield indented(_part(part, tools), 4)
     if turn.get("error"):
         yield indented(f"✗ {turn['error'].get('type')}: {turn['error'].get('message')}", 2, style="red")
 
 
-def _part(part: MessagePart) -> Text:
+def _part(part: MessagePart, tools: Mapping[str, str]) -> Text:
     match part.kind:
         case "text":
             return plain_text(part.text)
@@ -96,7 +103,8 @@ def _part(part: MessagePart) -> Text:
             return plain_text(f"← {part.name}: {part.text}", style="red" if part.kind == "error" else "")
         case "approval":
             reason = f": {part.text}" if part.text else ""
-            return plain_text(f"{part.name} {part.call_id}{reason}")
+            tool = f"{tools[part.call_id]} " if part.call_id in tools else ""
+            return plain_text(f"{part.name} {tool}{part.call_id}{reason}")
         case _:
             return plain_text(f"({part.name})", style="dim")
 

@@ -7,6 +7,7 @@ import click
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.cli.render_trajectory import render_trajectory
+from trajectory_pipeline.conversion.message_parts import tools_by_call
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.summaries import continuing_runs, outcome_of_run
@@ -24,7 +25,9 @@ def command(run_id: str) -> None:
         "continues": [row["continues_run_id"]] if row["continues_run_id"] else [],
         "continued by": continuing_runs(database, run_id),
     }
-    out.print(render_trajectory(row, verdict, links), soft_wrap=False)
+    asking = database.trajectory(row["continues_run_id"]) if row["continues_run_id"] else None
+    asked = tools_by_call(asking["data"]) if asking and asking["data"] else {}
+    out.print(render_trajectory(row, verdict, links, asked), soft_wrap=False)
 
 
 def trajectory_row(database: TrajectoryDatabase, run_id: str) -> dict[str, Any]:

@@ -106,6 +106,10 @@ def _erased(row: Row) -> Row:
         "run_metrics": row["run_metrics"] and _texts(row["run_metrics"], "run_metrics"),
         "steps": [_unless_odd(_step, step, "steps") for step in row["steps"]],
         "foreign_steps": [_unless_odd(_step, step, "steps") for step in row["foreign_steps"]],
+        "asked_calls": [
+            {**call, "name": None if call["name"] is None else placeholders.name(call["name"])}
+            for call in row["asked_calls"] or ()
+        ],
         "step_metrics": [_texts(metrics, "step_metrics") for metrics in row["step_metrics"]],
         "messages": messages,
         "agent": row["agent"] and _texts(row["agent"], "agent"),

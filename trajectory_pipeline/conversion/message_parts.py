@@ -47,6 +47,15 @@ def message_parts(message: Mapping[str, Any]) -> Iterator[MessagePart]:
         yield MessagePart("approval", decision, reason, as_text(entry.get("tool_call_id")))
 
 
+def tools_by_call(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tool of each call in a trajectory document, by call id."""
+    calls = (
+        call for turn in document["turns"] for message in turn["messages"] for call in message.get("tool_calls", ())
+    )
+    named = ((call.get("id"), object_or_empty(call.get("function")).get("name")) for call in calls)
+    return {call_id: name for call_id, name in named if isinstance(call_id, str) and isinstance(name, str)}
+
+
 def message_role(message: Mapping[str, Any]) -> str:
     """Return a message's role, with its kind where the role does not say it: ``user (heartbeat)``."""
     role, kind = message["role"], message["kind"]

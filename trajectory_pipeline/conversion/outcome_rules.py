@@ -1,7 +1,7 @@
 """How a run ended, and the heuristic outcome that this suggests: facts and rules in order of precedence."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 from trajectory_pipeline.lossless_json import write_json
@@ -80,6 +80,28 @@ class OutcomeRule:
     reasoning: Sequence[str]
 
 
+class Doubt(NamedTuple):
+    """A signal that lowers the confidence of a heuristic success, by a factor that was measured on labels."""
+
+    name: str
+    holds: Callable[[Mapping[str, Any]], bool]
+    factor: float
+    reason: str
+
+
+DOUBTS = (
+    Doubt(
+        "negative feedback", lambda signals: signals["negative_feedback"] > 0, 0.59, "A person gave negative feedback"
+    ),
+    Doubt(
+        "unrecovered error",
+        lambda signals: signals["error_recovered"] is False,
+        0.85,
+        "A tool failed, and did not succeed for that purpose later",
+    ),
+)
+"""Measured by ``python -m benchmarks.heuristic``; ``docs/concepts.md`` has the counts behind each factor."""
+
 _CANCELLED = OutcomeRule(ExecutionStatus.CANCELLED, ExecutionCause.USER, Outcome.FAILURE, 0.8, ("Run was cancelled",))
 _AWAITING_APPROVAL = OutcomeRule(
     ExecutionStatus.AWAITING_APPROVAL, None, Outcome.UNKNOWN, 0.5, ("Run ended waiting for an approval",)
@@ -150,6 +172,18 @@ def classify_outcome(
         return _completed(stop_reason, replies_or_calls=replies_or_calls)
     unknown = f"Run ended as {status} with stop reason {stop_reason}, which no rule knows"
     return OutcomeRule(ExecutionStatus.UNKNOWN, None, Outcome.UNKNOWN, 0.5, (unknown,))
+
+
+def doubted(outcome: OutcomeRule, signals: Mapping[str, Any]) -> OutcomeRule:
+    """Return a success with its confidence lowered by what its signals say; any other outcome as it is.
+
+    Of several doubts the strongest counts: how they go together was not measured.
+    """
+    doubts = [doubt for doubt in DOUBTS if doubt.holds(signals)] if outcome.outcome is Outcome.SUCCESS else []
+    if not doubts:
+        return outcome
+    confidence = round(outcome.confidence * min(doubt.factor for doubt in doubts), 2)
+    return replace(outcome, confidence=confidence, reasoning=[*outcome.reasoning, *(doubt.reason for doubt in doubts)])
 
 
 def _completed(stop_reason: str | None, *, replies_or_calls: bool) -> OutcomeRule:

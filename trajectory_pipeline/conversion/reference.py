@@ -15,6 +15,7 @@ from trajectory_pipeline.conversion.messages import MESSAGE_COLUMNS, convert_mes
 from trajectory_pipeline.conversion.outcome_rules import LastStep
 from trajectory_pipeline.conversion.signals import argument_text
 from trajectory_pipeline.conversion.summary import OwnStep, RunFacts, summary_row
+from trajectory_pipeline.conversion.tools import Denials, ToolCall, ToolReturn, ToolUse, row_names
 from trajectory_pipeline.conversion.turns import Turn, group_into_turns
 from trajectory_pipeline.conversion.usage import TOKEN_COLUMNS, StepUsage, step_usage
 from trajectory_pipeline.lossless_json import (
@@ -90,8 +91,9 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
     convention = reply_convention(agent.get("agent_type"), config)
     raw_messages = sorted(raw["messages"], key=lambda message: (message["sequence_id"], message["id"]))
     converted = [convert_message(message, convention, digested, undigested) for message in raw_messages]
-    denied = _mark_denied(raw_messages, converted)
+    denials = _denials(raw_messages, converted)
     step_ids = {message["id"]: message["step_id"] for message in raw_messages}
+    _mark_denied(converted, step_ids, denials)
     grouped = group_into_turns([*raw["steps"], *raw["foreign_steps"]], converted, step_ids)
     metrics = {row["id"]: row for row in raw["step_metrics"]}
     usage = {step["id"]: step_usage(step) for step in raw["steps"]}
@@ -122,14 +124,8 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
             conversation_ids=[message["conversation_id"] for message in raw_messages],
             kinds=[message["kind"] for message in messages],
             has_reply=any(message["assistant_text"] for message in messages),
-            calls=[(call["name"], argument_text(call)) for message in messages for call in message["tool_calls"]],
-            failed_returns=[
-                item["status"] == "error"
-                for message in messages
-                for item in message["tool_returns"]
-                if not item["denied"]
-            ],
-            denied=denied,
+            tools=_tool_use(messages, step_ids, raw["asked_calls"], denials),
+            denied=denials.count,
             refusals=sum(any(part["type"] == "refusal" for part in message["content"]) for message in messages),
             empty_final_answer=_is_final_answer_empty(messages),
             continues_run_id=continued_run(
@@ -203,26 +199,53 @@ def _metadata(text: str | None, path: str, digested: list[str], undigested: list
     return metadata
 
 
-def _mark_denied(raw_messages: Sequence[Mapping[str, Any]], messages: Sequence[Row]) -> int:
-    """Mark the returns of calls that a person denied, and return how many calls were denied."""
-    denied: set[str] = set()
-    legacy_steps: set[str] = set()
-    legacy = 0
+def _denials(raw_messages: Sequence[Mapping[str, Any]], messages: Sequence[Row]) -> Denials:
+    """Return what a person denied in these messages."""
+    call_ids: set[str] = set()
+    step_ids: set[str] = set()
+    without_call = 0
     for raw, message in zip(raw_messages, messages, strict=True):
         for entry in message["approvals"]:
             if entry["approve"] is not False:
                 continue
             if entry["tool_call_id"] is not None:
-                denied.add(entry["tool_call_id"])
+                call_ids.add(entry["tool_call_id"])
             else:
                 # Before Letta 0.14 a decision names the request's message, and one step asks for one call.
-                legacy += 1
-                legacy_steps.add(raw["step_id"])
-    for raw, message in zip(raw_messages, messages, strict=True):
-        in_legacy_step = raw["step_id"] is not None and raw["step_id"] in legacy_steps
+                without_call += 1
+                if raw["step_id"] is not None:
+                    step_ids.add(raw["step_id"])
+    return Denials(frozenset(call_ids), frozenset(step_ids), len(call_ids) + without_call)
+
+
+def _mark_denied(messages: Sequence[Row], step_ids: Mapping[str, str | None], denials: Denials) -> None:
+    """Mark the returns of calls that a person denied."""
+    for message in messages:
         for item in message["tool_returns"]:
-            item["denied"] = item["tool_call_id"] in denied or in_legacy_step
-    return len(denied) + legacy
+            item["denied"] = denials.cover(item["tool_call_id"], step_ids[message["message_id"]])
+
+
+def _tool_use(
+    messages: Sequence[Row],
+    step_ids: Mapping[str, str | None],
+    asked: Iterable[Mapping[str, Any]],
+    denials: Denials,
+) -> ToolUse:
+    calls: list[ToolCall] = []
+    returns: list[ToolReturn] = []
+    for at, message in enumerate(messages):
+        waits, step_id = message["role"] == "approval", step_ids[message["message_id"]]
+        calls += [
+            ToolCall(at, call["id"], call["name"], argument_text(call), waits, denials.cover(call["id"], step_id))
+            for call in message["tool_calls"]
+        ]
+        items = message["tool_returns"]
+        names = row_names(message["name"], message["role"], [item["denied"] for item in items])
+        returns += [
+            ToolReturn(at, item["tool_call_id"], item["status"], item["denied"], name)
+            for item, name in zip(items, names, strict=True)
+        ]
+    return ToolUse(calls, returns, denials.of(asked))
 
 
 def _turn_row(

@@ -11,18 +11,16 @@ from typing import Any
 import orjson
 
 from trajectory_pipeline.conversion.messages import tool_call_of
+from trajectory_pipeline.conversion.tools import ToolCall, ToolUse
 from trajectory_pipeline.lossless_json import canonical_json, write_json
 
 _MAX_PATTERN_CALLS = 4
 
 Row = dict[str, Any]
-Call = tuple[str | None, str | None]
-"""A call's tool and its arguments as text."""
 
 
 def compute_signals(
-    calls: Sequence[Call],
-    failed: Sequence[bool],
+    tools: ToolUse,
     kinds: Sequence[str],
     *,
     fills: Iterable[float],
@@ -33,17 +31,17 @@ def compute_signals(
 ) -> Row:
     """Return the signals of a run, with the fields of ``schema.trajectories.SIGNALS``.
 
-    ``failed`` has, of each return that was not denied, in order, whether it is an error; ``kinds`` are of the messages;
-    ``fills`` are the shares (0 to 1) of the context window that own prompts took; ``denied`` counts calls, ``refusals``
-    messages.
+    ``kinds`` are of the messages; ``fills`` are the shares (0 to 1) of the context window that own prompts took;
+    ``denied`` counts calls, ``refusals`` messages.
     """
+    calls, failed = tools.calls, tools.errors()
     signatures = _signatures(calls)
     return {
         "tool_calls": len(calls),
-        "distinct_tools": len({name for name, _ in calls if name is not None}),
+        "distinct_tools": len({call.name for call in calls if call.name is not None}),
         "tool_errors": sum(failed),
         "last_tool_call_failed": failed[-1] if failed else None,
-        "error_recovered": not failed[-1] if True in failed else None,
+        "error_recovered": tools.error_recovered(),
         "repeated_calls": len(calls) - len(set(signatures)),
         "longest_cycle": _longest_cycle(signatures),
         "context_fill": max(fills, default=None),
@@ -65,11 +63,11 @@ def argument_text(call: Mapping[str, Any]) -> str | None:
     return arguments
 
 
-def _signatures(calls: Sequence[Call]) -> list[tuple[str | None, str]]:
+def _signatures(calls: Sequence[ToolCall]) -> list[tuple[str | None, str]]:
     """Return for each call what only canonically equal calls share."""
     canonical: dict[str | None, dict[str | None, str]] = {}
-    for name, arguments in calls:
-        canonical.setdefault(name, {})[arguments] = ""
+    for call in calls:
+        canonical.setdefault(call.name, {})[call.arguments] = ""
     for of_tool in canonical.values():
         # Equal texts are equal arguments, so a tool that was called with one text needs no parsing.
         if len(of_tool) > 1:
@@ -77,7 +75,7 @@ def _signatures(calls: Sequence[Call]) -> list[tuple[str | None, str]]:
             inexact = None in sorted_texts.values()
             for arguments, text in sorted_texts.items():
                 of_tool[arguments] = _canonical_arguments(arguments) if inexact else text or ""
-    return [(name, canonical[name][arguments]) for name, arguments in calls]
+    return [(call.name, canonical[call.name][call.arguments]) for call in calls]
 
 
 def _sorted(arguments: str | None) -> str | None:

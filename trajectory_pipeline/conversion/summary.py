@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from trajectory_pipeline.conversion.outcome_rules import LastStep, classify_outcome, run_error
-from trajectory_pipeline.conversion.signals import Call, compute_signals
+from trajectory_pipeline.conversion.outcome_rules import LastStep, classify_outcome, doubted, run_error
+from trajectory_pipeline.conversion.signals import compute_signals
+from trajectory_pipeline.conversion.tools import ToolUse
 from trajectory_pipeline.conversion.usage import MAX_COUNT, TOKEN_COLUMNS, StepUsage, cost_usd
 from trajectory_pipeline.lossless_json import ConversionError
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION
@@ -37,8 +38,8 @@ class RunFacts:
     """What the summary of a run is made of. Steps, messages, calls and returns are in the order of the turns.
 
     Of ``metadata``, parsed and escaped, ``error`` and ``run_type`` are read. ``run_ns`` is of the metrics, else as the
-    run has it; ``conversation_ids`` and ``kinds`` are of the messages; ``failed_returns`` has whether each return that
-    was not denied is an error; ``escaped`` are the JSON paths at which text was escaped.
+    run has it; ``conversation_ids`` and ``kinds`` are of the messages; ``denied`` counts calls; ``escaped`` are the
+    JSON paths at which text was escaped.
     """
 
     run_id: str
@@ -55,8 +56,7 @@ class RunFacts:
     conversation_ids: Collection[str | None]
     kinds: Sequence[str]
     has_reply: bool
-    calls: Sequence[Call]
-    failed_returns: Sequence[bool]
+    tools: ToolUse
     denied: int
     refusals: int
     empty_final_answer: bool | None
@@ -80,8 +80,22 @@ def summary_row(facts: RunFacts) -> Row:
         facts.last_step,
         error,
         has_steps=bool(steps),
-        replies_or_calls=facts.has_reply or bool(facts.calls),
+        replies_or_calls=facts.has_reply or bool(facts.tools.calls),
     )
+    signals = compute_signals(
+        facts.tools,
+        facts.kinds,
+        fills=[
+            step.usage.input_tokens / step.context_window_limit
+            for step in steps
+            if step.usage.input_tokens and step.context_window_limit
+        ],
+        feedback=[step.feedback for step in steps],
+        denied=facts.denied,
+        refusals=facts.refusals,
+        empty_final_answer=facts.empty_final_answer,
+    )
+    outcome = doubted(outcome, signals)
     row: Row = {
         "trajectory_id": str(uuid.uuid5(_TRAJECTORY_IDS, facts.run_id)),
         "conversation_id": facts.conversation_id or _only(facts.conversation_ids),
@@ -91,7 +105,9 @@ def summary_row(facts: RunFacts) -> Row:
         "error": None if error is None else error._asdict(),
         "step_count": len(steps),
         "message_count": len(facts.kinds),
-        "tools_used": list(dict.fromkeys([name for name, _ in facts.calls if name is not None])),
+        "tools_used": facts.tools.used(),
+        "tools_requested": facts.tools.requested(),
+        "tools_denied": facts.tools.denied(),
         "models": list(dict.fromkeys([step.model for step in steps if step.model is not None])),
         **{name: sum([getattr(usage, name) for usage in used]) for name in TOKEN_COLUMNS[:3]},
         **{name: _sum_of_known([getattr(usage, name) for usage in used]) for name in TOKEN_COLUMNS[3:]},
@@ -105,20 +121,7 @@ def summary_row(facts: RunFacts) -> Row:
         "heuristic_outcome": outcome.outcome.value,
         "heuristic_confidence": outcome.confidence,
         "heuristic_reasoning": list(outcome.reasoning),
-        "signals": compute_signals(
-            facts.calls,
-            facts.failed_returns,
-            facts.kinds,
-            fills=[
-                step.usage.input_tokens / step.context_window_limit
-                for step in steps
-                if step.usage.input_tokens and step.context_window_limit
-            ],
-            feedback=[step.feedback for step in steps],
-            denied=facts.denied,
-            refusals=facts.refusals,
-            empty_final_answer=facts.empty_final_answer,
-        ),
+        "signals": signals,
         "escaped": list(facts.escaped),
         "schema_version": SCHEMA_VERSION,
         "signals_version": SIGNALS_VERSION,

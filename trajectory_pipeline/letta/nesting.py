@@ -2,27 +2,33 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trajectory_pipeline.lossless_json import ConversionError, parse_array_of_objects
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+
+CALL_COLUMNS = ("run_id", "step_id", "sequence_id", "tool_calls")
+"""Columns of ``messages`` from which calls of other runs are known."""
 
 
 @dataclass(frozen=True)
 class RunTables:
     """The flat tables of one batch of runs, each with all known columns of its source table, in any order.
 
-    ``other_steps`` are the steps that their messages name and that ``steps`` has not. ``contexts`` have ``run_id`` and
+    ``other_steps`` are the steps that their messages name and that ``steps`` has not, ``other_calls`` the messages of
+    any run in those, with ``CALL_COLUMNS``. ``contexts`` have ``run_id`` and
     the fields of ``schema.raw.CONTEXT``.
     """
 
     runs: pa.Table
     steps: pa.Table
     other_steps: pa.Table
+    other_calls: pa.Table
     messages: pa.Table
     run_metrics: pa.Table
     step_metrics: pa.Table
@@ -48,6 +54,7 @@ def nest_run_tables(tables: RunTables, schema_version: str) -> pa.RecordBatch:
         "run_metrics": _one_each(tables.run_metrics, "id", run_ids, "run_metrics"),
         "steps": _many_each(steps, owner_of_step, ("id",), len(run_ids), "steps"),
         "foreign_steps": _many_each(foreign_steps, foreign_owner, ("id",), len(run_ids), "foreign_steps"),
+        "asked_calls": _asked_calls(tables, run_ids, foreign_owner, foreign_steps["id"]),
         "step_metrics": _many_each(tables.step_metrics, step_metrics_owner, ("id",), len(run_ids), "step_metrics"),
         "messages": _many_each(
             tables.messages,
@@ -129,3 +136,49 @@ def _foreign_steps(tables: RunTables, run_ids: "pa.Array[Any]") -> tuple["pa.Arr
     foreign = pc.and_not(pc.is_valid(index), own)
     chosen = pairs.append_column("index", index).filter(foreign)
     return _matches(chosen["run_id"], run_ids), all_steps.take(_combined(chosen["index"]))
+
+
+def _asked_calls(
+    tables: RunTables, run_ids: "pa.Array[Any]", owners: "pa.Array[Any]", step_ids: "pa.ChunkedArray[Any]"
+) -> "pa.Array[Any]":
+    """Return, for each run, the calls that other runs made in its foreign steps, in order."""
+    asked: list[list[_Call]] = [[] for _ in range(len(run_ids))]
+    if len(step_ids):
+        calls = _calls_by_step(tables, step_ids)
+        pairs: Any = zip(owners.to_pylist(), step_ids.to_pylist(), strict=True)
+        for owner, step_id in sorted(pair for pair in pairs if pair[0] is not None):
+            run_id = run_ids[owner].as_py()
+            # Where the first answer was refused, another run may have asked again for the same call.
+            asked[owner] += dict.fromkeys(call for caller, call in calls.get(step_id, ()) if caller != run_id)
+    kind: Any = arrow_schema(TERMINAL_RUNS).field("asked_calls").type
+    rows: pa.Array[Any] = pa.array([[call._asdict() for call in of_run] for of_run in asked], kind)
+    return rows
+
+
+class _Call(NamedTuple):
+    step_id: str
+    id: str | None
+    name: str | None
+
+
+def _calls_by_step(tables: RunTables, step_ids: "pa.ChunkedArray[Any]") -> dict[str, list[tuple[str | None, _Call]]]:
+    """Return the calls in these steps in order, each with the run that made it."""
+    messages = pa.concat_tables([tables.messages.select(CALL_COLUMNS), tables.other_calls.select(CALL_COLUMNS)])
+    messages = messages.filter(pc.is_in(messages["step_id"], value_set=_combined(step_ids)))
+    found: dict[str, list[tuple[str | None, _Call]]] = {}
+    for row in messages.sort_by([("step_id", "ascending"), ("sequence_id", "ascending")]).to_pylist():
+        calls = found.setdefault(row["step_id"], [])
+        for call in _readable_calls(row["tool_calls"]):
+            function = call.get("function")
+            named = (call.get("id"), function.get("name") if isinstance(function, dict) else None)
+            call_id, name = (value if isinstance(value, str) else None for value in named)
+            calls.append((row["run_id"], _Call(row["step_id"], call_id, name)))
+    return found
+
+
+def _readable_calls(text: str | None) -> list[dict[str, Any]]:
+    """Return the calls of another run's message; none where they cannot be read: that run is quarantined for it."""
+    try:
+        return parse_array_of_objects(text, "tool_calls", [])
+    except ConversionError:
+        return []

@@ -15,7 +15,7 @@ from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.letta.catalog import Catalog, read_catalog
 from trajectory_pipeline.letta.connection import SnapshotConnection, SourceIdentity, literal, reading
 from trajectory_pipeline.letta.context import ContextReader
-from trajectory_pipeline.letta.nesting import RunTables, nest_run_tables, unnamed_step_ids
+from trajectory_pipeline.letta.nesting import CALL_COLUMNS, RunTables, nest_run_tables, unnamed_step_ids
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.raw import (
     AGENTS,
@@ -200,10 +200,12 @@ class Snapshot:
         messages = self._rows(MESSAGES, "run_id", ids)
         agent_ids = _distinct(runs["agent_id"])
         agents = self._rows(AGENTS, "id", agent_ids)
+        other_step_ids = unnamed_step_ids(steps, messages)
         return RunTables(
             runs=runs,
             steps=steps,
-            other_steps=self._rows(STEPS, "id", unnamed_step_ids(steps, messages)),
+            other_steps=self._rows(STEPS, "id", other_step_ids),
+            other_calls=self._calls_in(other_step_ids),
             messages=messages,
             run_metrics=self._rows(RUN_METRICS, "id", ids),
             step_metrics=self._rows(STEP_METRICS, "id", _distinct(steps["id"])),
@@ -211,6 +213,13 @@ class Snapshot:
             agent_tags=self._rows(AGENTS_TAGS, "agent_id", agent_ids),
             contexts=contexts.of(runs, steps, agents),
         )
+
+    def _calls_in(self, step_ids: list[str]) -> pa.Table:
+        """Read the messages in these steps, of any run, as far as ``CALL_COLUMNS`` goes."""
+        columns = ", ".join(f"{self.catalog.expression(MESSAGES, name, 'm')} AS {name}" for name in CALL_COLUMNS)
+        where = self.catalog.any_of(MESSAGES, "step_id", "m", step_ids) if step_ids else "false"
+        query = f"SELECT DISTINCT {columns} FROM {self.catalog.table(MESSAGES)} m WHERE {where}"
+        return self.read("Reading the calls that a run answers", query)
 
     def _rows(self, table: SourceTable, key: str, values: list[str]) -> pa.Table:
         """Read all known columns of the rows whose key is among the values; none where the source lacks the table."""

@@ -231,6 +231,13 @@ CONTEXT = struct(
 )
 """System prompt and tools of a run: they may change after it, and therefore are not in the content digest."""
 
+ASKED_CALL = struct(
+    Column("step_id", STRING, "The foreign step that made the call.", source="messages.step_id"),
+    Column("id", STRING, "Id of the call, from the model.", null="none", source="messages.tool_calls"),
+    Column("name", STRING, "Name of the tool.", null="not given", source="messages.tool_calls"),
+)
+"""A tool call of another run. Its arguments are not kept here: they belong to that run, and are erased with it."""
+
 TERMINAL_RUNS = Table(
     name="terminal_runs",
     description="Raw rows of the terminal runs of one partition, from one snapshot of the source.",
@@ -241,6 +248,12 @@ TERMINAL_RUNS = Table(
         Column("run_metrics", raw_struct(RUN_METRICS), "The run's row of metrics.", null="there is none (yet)"),
         _raw_rows("steps", STEPS, "The run's own steps, ordered by id."),
         _raw_rows("foreign_steps", STEPS, "Steps of other runs, or of none, that its messages name, ordered by id."),
+        Column(
+            "asked_calls",
+            ListOf(ASKED_CALL),
+            "Tool calls that other runs made in its foreign steps: what the run's approvals and returns answer.",
+            since="2",
+        ),
         _raw_rows("step_metrics", STEP_METRICS, "Metrics of the run's own steps, ordered by id."),
         _raw_rows("messages", MESSAGES, "The run's messages (by their run_id), ordered by sequence_id."),
         Column("agent", raw_struct(AGENTS), "The agent's row at capture.", null="the agent is gone"),

@@ -29,7 +29,7 @@ Raise it when a column is added, renamed or retyped, or when the same source row
 outside ``signals``. Parquet of an older version remains readable: columns that it lacks are null.
 """
 
-SIGNALS_VERSION = "1"
+SIGNALS_VERSION = "2"
 """Version of the rules behind ``signals``; raise it when the same rows give another signal."""
 
 _NOT_GIVEN = "not given"
@@ -41,6 +41,7 @@ _NO_HANDLE = "no step, not recorded, or Letta before 0.16.8"
 _NO_OWN_STEP = "no own step"
 _NO_AGENT = "the agent is gone, or has none"
 _OTHER_PART = "another type of part"
+_OLDER_VERSION = "written by an older version"
 _COMPLETE = "the other fields hold all of it"
 
 CONTENT_PART = (
@@ -179,7 +180,14 @@ SIGNALS = struct(
     Column("distinct_tools", INT, "Different tool names among them.", unit="tools"),
     Column("tool_errors", INT, "Returns with status `error`, without denied ones.", unit="returns"),
     Column("last_tool_call_failed", BOOL, "Whether the last return is an error, and not denied.", null="no return"),
-    Column("error_recovered", BOOL, "Whether a return succeeded after the last error.", null="no error"),
+    Column(
+        "error_recovered",
+        BOOL,
+        "Whether after each error the same tool succeeded for the same purpose: with equal arguments, with an equal"
+        " first argument (which names the object), or, where that is a text of four words or more, such as a query,"
+        " with half of all words in it and in that of the tool's next success shared.",
+        null="no error, or the run's rows do not show it",
+    ),
     Column("repeated_calls", INT, "Calls that repeat an earlier tool with equal arguments (as JSON).", unit="calls"),
     Column(
         "longest_cycle",
@@ -246,7 +254,11 @@ _METADATA = in_document(
     Column("step_count", INT, "Own steps.", unit="steps", source="steps.id"),
     Column("message_count", INT, "Messages in the turns.", unit="messages", source="messages.id"),
     Column(
-        "tools_used", STRINGS, "Names in this run's tool calls, in order of first use.", source="messages.tool_calls"
+        "tools_used",
+        STRINGS,
+        "Tools that ran in this run, in order of first use: of its calls that waited for no approval, and of its"
+        " returns; denied calls excepted.",
+        source="messages.tool_calls, tool_returns and name; tool_calls of the run that asked",
     ),
     Column("models", STRINGS, "Models of own steps, in order of first use.", source="steps.model"),
     *(
@@ -367,6 +379,25 @@ TRAJECTORIES = Table(
             null="nothing was found, or written by an older version",
             source="context",
             since="2",
+        ),
+        *in_document(
+            "metadata",
+            Column(
+                "tools_requested",
+                STRINGS,
+                "Tools that this run's tool calls name, in order of first use, whether or not they ran.",
+                null=_OLDER_VERSION,
+                source="messages.tool_calls",
+                since="2",
+            ),
+            Column(
+                "tools_denied",
+                STRINGS,
+                "Tools of the calls that a person denied in this run.",
+                null=_OLDER_VERSION,
+                source="messages.approvals, tool_calls; tool_calls of the run that asked",
+                since="2",
+            ),
         ),
     ),
     indexes=(

@@ -127,7 +127,7 @@ MESSAGES = Table(
 
 TOOL_CALLS = Table(
     name="tool_calls",
-    description="The tool calls of each trajectory, each with the return that answers it in the same run.",
+    description="The tool calls of each trajectory, each with its return, in this run or in one that continues it.",
     row=f"one tool call in a trajectory {_NOT_DELETED}",
     columns=postgres_only(
         *_RUN,
@@ -138,10 +138,16 @@ TOOL_CALLS = Table(
         Column("tool_call_id", STRING, "Id of the call, from the model.", null="none"),
         Column("tool", STRING, "Name of the tool.", null="not given"),
         Column("arguments", STRING, "Arguments as stored, which may not be JSON.", null="none"),
-        Column("return_message_id", STRING, "Message with the return.", null="no return in this run"),
+        Column("return_message_id", STRING, "Message with the return.", null="no return"),
         Column("return_status", STRING, "`success` or `error`, as recorded.", null="no return, or not given"),
-        Column("denied", BOOL, "Whether a person denied the call.", null="no return in this run"),
+        Column("denied", BOOL, "Whether a person denied the call.", null="no return"),
         Column("return_text", STRING, "What the tool returned.", null="no return, or no text"),
+        Column(
+            "return_run_id",
+            STRING,
+            "Run with the return, in which the tool ran: this one, or the one that answers its approval request.",
+            null="no return",
+        ),
     ),
 )
 
@@ -152,12 +158,12 @@ TOOL_USAGE = Table(
     columns=postgres_only(
         *_view_columns(TRAJECTORIES, "agent_id agent_name"),
         Column("tool", STRING, "Name of the tool.", null="not given"),
-        Column("runs", INT, "Runs with a call of it.", unit="runs"),
+        Column("runs", INT, "Runs in which it ran or was denied, or that asked for it in vain.", unit="runs"),
         Column("calls", INT, "Calls.", unit="calls"),
         Column("succeeded", INT, "Returns with status `success`.", unit="calls"),
         Column("failed", INT, "Returns with status `error`, without denied ones.", unit="calls"),
         Column("denied", INT, "Calls that a person denied.", unit="calls"),
-        Column("unanswered", INT, "Calls without a return in the same run.", unit="calls"),
+        Column("unanswered", INT, "Calls without a return in the run or in one that continues it.", unit="calls"),
         Column("error_rate", FLOAT, "`failed` of `succeeded` and `failed`.", unit="0–1", null="neither"),
     ),
 )

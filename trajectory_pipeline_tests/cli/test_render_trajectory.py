@@ -99,7 +99,8 @@ def test_show_answering_run_names_the_asking_run_and_step(show: Show) -> None:
     text = " ".join(show(ANSWERS).split())
     assert f"continues {ASKS}" in text
     assert f" of {ASKS} " in text
-    assert re.search(r"\b(approved|denied|returned by the client) call", text)
+    assert re.search(r"\b(approved|denied|returned by the client) read_local_file call", text)
+    assert "tools requested - │ │ tools used read_local_file │ │ tools denied -" in text
 
 
 def test_show_failed_run_prints_its_error(show: Show) -> None:

@@ -99,6 +99,11 @@ def call(name: str, arguments: Any = "{}", call_id: str = "call-1") -> Raw:
     return {"id": call_id, "function": {"arguments": arguments, "name": name}, "type": "function"}
 
 
+def asked(name: str | None, call_id: str = "call-1", step_id: str = "step-0") -> Raw:
+    """A call that another run made in a foreign step."""
+    return {"step_id": step_id, "id": call_id, "name": name}
+
+
 def returned(status: str = "success", call_id: str = "call-1", text: Any = "done", **more: Any) -> Raw:
     return {
         "tool_call_id": call_id,
@@ -115,6 +120,7 @@ def raw_run(*messages: Raw, steps: list[Raw] | None = None, **values: Any) -> Ra
     parts = {
         "run_metrics": None,
         "foreign_steps": [],
+        "asked_calls": [],
         "step_metrics": [],
         "agent": _row(AGENTS, {"id": "agent-1", "name": "Ada", "agent_type": "letta_v1_agent"}),
         "agent_tags": [],

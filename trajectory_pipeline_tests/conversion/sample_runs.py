@@ -4,11 +4,13 @@ Nesting follows the data dictionary of `terminal_runs`; it shares no code with t
 """
 
 import functools
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from trajectory_pipeline.demo.letta_sample import dump
+from trajectory_pipeline.demo.letta_sample.load import STORY
 from trajectory_pipeline.schema.raw import (
     AGENTS,
     MESSAGES,
@@ -56,6 +58,7 @@ def sample_runs(file: Path = SAMPLE_FILE) -> tuple[Raw, ...]:
                 "run_metrics": run_metrics.get(run["id"]),
                 "steps": own_steps,
                 "foreign_steps": [step_by_id[step_id] for step_id in sorted(foreign_ids) if step_id in step_by_id],
+                "asked_calls": _asked_calls([row for row in messages if row["run_id"] != run["id"]], foreign_ids),
                 "step_metrics": [step_metrics[step["id"]] for step in own_steps if step["id"] in step_metrics],
                 "messages": own_messages,
                 "agent": agent,
@@ -68,6 +71,21 @@ def sample_runs(file: Path = SAMPLE_FILE) -> tuple[Raw, ...]:
             }
         )
     return tuple(found)
+
+
+def story_runs() -> tuple[Raw, ...]:
+    """Every terminal run of the demonstration's sample, which has labels."""
+    return sample_runs(STORY.file)
+
+
+def _asked_calls(messages: list[Raw], step_ids: set[str]) -> list[Raw]:
+    asked = [
+        (message["step_id"], call["id"], call["function"]["name"])
+        for message in sorted(messages, key=lambda row: (row["step_id"] or "", row["sequence_id"]))
+        if message["step_id"] in step_ids
+        for call in json.loads(message["tool_calls"] or "[]")
+    ]
+    return [dict(zip(("step_id", "id", "name"), call, strict=True)) for call in dict.fromkeys(asked)]
 
 
 def partition_of(raw: Raw) -> str:

@@ -163,7 +163,7 @@ def json_text(draw: st.DrawFn, of: st.SearchStrategy[Any]) -> str:
     written = json.dumps(value, ensure_ascii=ascii_only, separators=separators)
     if not without_loss(written):
         written = json.dumps(value, separators=separators)
-    written = re.sub(rf'"{AS_WRITTEN}([^"]*)"(?!:)', r"\1", written)
+    written = re.sub(rf'"{AS_WRITTEN}([^"\\]*)"(?!:)', r"\1", written)
     if draw(st.integers(0, 9)) == 0:
         written = re.sub(r'^(\[?\s*\{\s*)"', r'\1"type": "twice", "x": 0, "', written)
     if draw(st.integers(0, 9)) == 0:
@@ -352,6 +352,11 @@ def raw_runs(draw: st.DrawFn, most_messages: int = 6) -> Raw:
             draw(steps(step_id, draw(st.sampled_from([None, "run-0", "run-2"]))))
             for step_id in foreign_ids
             if step_id in named
+        ],
+        "asked_calls": [
+            {"step_id": step_id, "id": draw(maybe(ids)), "name": draw(maybe(columns))}
+            for step_id in foreign_ids
+            if step_id in named and draw(st.booleans())
         ],
         "step_metrics": [
             {

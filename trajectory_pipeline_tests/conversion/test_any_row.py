@@ -90,7 +90,7 @@ def test_show_explain_and_transcript_of_any_rows_raise_nothing(chance: random.Ra
         shown = {**row, "data": data, "data_omitted_reason": reason}
         explanation = {"source": {}, "captured": {}, "trajectory": shown, "shown": {"missing": "-"}, "verdict": None}
         console = Console(file=io.StringIO())
-        console.print(render_trajectory(shown, None, {}))
+        console.print(render_trajectory(shown, None, {}, {}))
         console.print(render_explanation({**explanation, "missing": "-"}, data))
 
 

@@ -180,23 +180,27 @@ def price(step: Raw, run_created_at: Any) -> Decimal | None:
 
 @holds_for_the_sample_and_any_run
 def test_denied_returns_answer_a_denied_call_or_share_its_step(case: Case) -> None:
-    calls, steps, without_call = set(), set(), 0
-    for row in case.raw["messages"]:
-        for entry in entries(row, "approvals"):
-            if entry.get("approve") is not False:
-                continue
-            if isinstance(entry.get("tool_call_id"), str):
-                calls.add(entry["tool_call_id"])
-            else:
-                steps.add(row["step_id"])
-                without_call += 1
+    calls, steps = denials(case)
+    without_call = sum(
+        entry.get("approve") is False and not isinstance(entry.get("tool_call_id"), str)
+        for row in case.raw["messages"]
+        for entry in entries(row, "approvals")
+    )
     step_of = {row["id"]: row["step_id"] for row in case.raw["messages"]}
     for message in messages_of(case.row):
         step_id = step_of[message["message_id"]]
         by_step = step_id is not None and step_id in steps
         for item in message["tool_returns"]:
-            assert item["denied"] == (item["tool_call_id"] in calls - {None} or by_step)
+            assert item["denied"] == (item["tool_call_id"] in calls or by_step)
     assert case.row["signals"]["denied_approvals"] == len(calls) + without_call
+
+
+def denials(case: Case) -> tuple[set[str], set[str]]:
+    """The calls that were denied by id, and the steps of decisions that name no call."""
+    decisions = [(row["step_id"], entry) for row in case.raw["messages"] for entry in entries(row, "approvals")]
+    denied = [(step_id, entry.get("tool_call_id")) for step_id, entry in decisions if entry.get("approve") is False]
+    calls = {call_id for _, call_id in denied if isinstance(call_id, str)}
+    return calls, {step_id for step_id, call_id in denied if not isinstance(call_id, str)} - {None}
 
 
 # --- calls
@@ -232,9 +236,74 @@ def is_same(one: tuple[str | None, Any], other: tuple[str | None, Any]) -> bool:
 
 
 @holds_for_the_sample_and_any_run
-def test_tools_used_are_named_in_order_of_first_use(case: Case) -> None:
+def test_tools_requested_are_named_in_order_of_first_use(case: Case) -> None:
     names = [name for name, _ in calls_of(case) if name is not None]
-    assert case.row["tools_used"] == sorted(set(names), key=names.index)
+    assert case.row["tools_requested"] == sorted(set(names), key=names.index)
+
+
+@holds_for_the_sample_and_any_run
+def test_tools_used_are_requested_or_answered_here(case: Case) -> None:
+    calls, returns = own_calls(case), own_returns(case)
+    answered = {item["tool_call_id"] for item, _ in returns if not item["denied"]} - {None}
+    for name in case.row["tools_used"]:
+        by_call = any(
+            call["name"] == name and not denied and (role != "approval" or call["id"] in answered)
+            for call, role, denied in calls
+        )
+        by_return = any(
+            not item["denied"] and name in ({each["name"] for each in asked(case, item["tool_call_id"])} | {row_name})
+            for item, row_name in returns
+        )
+        assert by_call or by_return
+    for call, role, denied in calls:
+        if call["name"] is not None and not denied and role != "approval":
+            assert call["name"] in case.row["tools_used"]
+
+
+@holds_for_the_sample_and_any_run
+def test_tools_used_hold_what_each_return_names(case: Case) -> None:
+    own_ids = {call["id"] for call, _, _ in own_calls(case)}
+    for item, _ in own_returns(case):
+        names = {each["name"] for each in asked(case, item["tool_call_id"])}
+        if not item["denied"] and item["tool_call_id"] not in own_ids and len(names) == 1:
+            assert names - {None} <= set(case.row["tools_used"])
+
+
+@holds_for_the_sample_and_any_run
+def test_tools_denied_are_those_of_denied_calls(case: Case) -> None:
+    calls, steps = denials(case)
+    names = [call["name"] for call in case.raw["asked_calls"] if call["id"] in calls or call["step_id"] in steps]
+    names += [call["name"] for call, _, denied in own_calls(case) if denied]
+    names = [name for name in names if name is not None]
+    assert case.row["tools_denied"] == sorted(set(names), key=names.index)
+    if not case.row["signals"]["denied_approvals"]:
+        assert case.row["tools_denied"] == []
+
+
+def own_calls(case: Case) -> list[tuple[Row, str, bool]]:
+    """Each call, the role of its message, and whether a person denied it."""
+    calls, steps = denials(case)
+    step_of = {row["id"]: row["step_id"] for row in case.raw["messages"]}
+    return [
+        (call, message["role"], call["id"] in calls or step_of[message["message_id"]] in steps)
+        for message in messages_of(case.row)
+        for call in message["tool_calls"]
+    ]
+
+
+def own_returns(case: Case) -> list[tuple[Row, str | None]]:
+    """Each return, and the tool that its row names for it: that of the first one that was not denied."""
+    found = []
+    for message in messages_of(case.row):
+        ran = [item for item in message["tool_returns"] if not item["denied"]]
+        for item in message["tool_returns"]:
+            is_first = message["role"] == "tool" and ran and item is ran[0]
+            found.append((item, message["name"] if is_first else None))
+    return found
+
+
+def asked(case: Case, call_id: str | None) -> list[Raw]:
+    return [call for call in case.raw["asked_calls"] if call_id is not None and call["id"] == call_id]
 
 
 @holds_for_the_sample_and_any_run
@@ -262,15 +331,17 @@ def stretches(calls: list[tuple[str | None, Any]]) -> Iterator[int]:
 
 
 @holds_for_the_sample_and_any_run
-def test_tool_errors_are_recovered_by_a_later_success(case: Case) -> None:
+def test_tool_errors_are_recovered_only_by_a_later_success(case: Case) -> None:
     returns = [item for message in messages_of(case.row) for item in message["tool_returns"] if not item["denied"]]
     failed = [item["status"] == "error" for item in returns]
     signals = case.row["signals"]
-    recovered = None
-    for each in failed:
-        recovered = False if each else (True if recovered is False else recovered)
-    assert (signals["tool_errors"], signals["error_recovered"]) == (failed.count(True), recovered)
+    assert signals["tool_errors"] == failed.count(True)
     assert signals["last_tool_call_failed"] == (failed[-1] if failed else None)
+    if True not in failed:
+        assert signals["error_recovered"] is None
+    if signals["error_recovered"]:
+        last_error = len(failed) - 1 - failed[::-1].index(True)
+        assert "success" in [item["status"] for item in returns[last_error:]]
 
 
 # --- messages

@@ -6,6 +6,7 @@ import pytest
 
 from trajectory_pipeline.schema.trajectories import SIGNALS
 from trajectory_pipeline_tests.conversion.raw_runs import (
+    asked,
     call,
     converted,
     message,
@@ -25,7 +26,16 @@ def of_calls(*calls: Any) -> dict[str, Any]:
 
 
 def of_returns(*statuses: str) -> dict[str, Any]:
-    return signals(*(message(n, "tool", tool_returns=[returned(status)]) for n, status in enumerate(statuses)))
+    return of_answered(*(("mail", "{}", status) for status in statuses))
+
+
+def of_answered(*calls: tuple[str, Any, str], **values: Any) -> dict[str, Any]:
+    """Signals of a run with these calls (tool, arguments, status of the return), one after the other."""
+    messages = []
+    for n, (name, arguments, status) in enumerate(calls):
+        messages.append(message(2 * n, tool_calls=[call(name, arguments, f"call-{n}")]))
+        messages.append(message(2 * n + 1, "tool", name=name, tool_returns=[returned(status, f"call-{n}")]))
+    return signals(*messages, **values)
 
 
 def test_signals_have_every_declared_name() -> None:
@@ -136,6 +146,77 @@ def test_tool_error_before_a_success_is_recovered() -> None:
 def test_tool_error_at_the_end_is_not_recovered() -> None:
     found = of_returns("error", "success", "error")
     assert (found["tool_errors"], found["last_tool_call_failed"], found["error_recovered"]) == (2, True, False)
+
+
+def test_error_recovered_needs_a_success_after_each_error() -> None:
+    assert of_returns("error", "error", "success")["error_recovered"] is True
+    assert (
+        of_answered(("mail", "{}", "error"), ("mail", "{}", "success"), ("book", "{}", "error"))["error_recovered"]
+        is False
+    )
+
+
+def test_error_recovered_ignores_a_success_of_another_tool() -> None:
+    assert of_answered(("mail", "{}", "error"), ("ticket", "{}", "success"))["error_recovered"] is False
+
+
+@pytest.mark.parametrize(
+    ("failed", "succeeded", "recovered"),
+    [
+        ('{"order": 7, "amount": 12}', '{"amount": 12, "order": 7}', True),
+        ('{"order": 7, "amount": 12}', '{"order": 7, "amount": 10}', True),
+        ('{"order": 7, "amount": 12}', '{"order": 8, "amount": 12}', False),
+        ('{"no": 7, "driver": "Ada"}', '{"no": 8, "driver": "Ada"}', False),
+        ('{"thinking": "Hm.", "no": 7}', '{"thinking": "Hm.", "no": 8}', False),
+        ('{"day": "2026-11-24"}', '{"day": "2026-11-25"}', False),
+        ('{"q": "select sum(a) from t where d"}', '{"q": "select sum(a_eur) from t where d"}', True),
+        ('{"q": "select sum(a) from t where d"}', '{"q": "delete everything that is old"}', False),
+        ('{"q": "select a"}', '{"q": "select b"}', False),
+        ("{}", '{"page": 2}', True),
+        ("not json", "not json", True),
+        ("not json", "no json either", None),
+        ('{"order": 7}', "not json", None),
+    ],
+)
+def test_error_recovered_compares_what_the_call_was_for(failed: str, succeeded: str, recovered: bool | None) -> None:
+    assert of_answered(("pay", failed, "error"), ("pay", succeeded, "success"))["error_recovered"] is recovered
+
+
+def test_error_recovered_is_null_while_the_tool_waits_again() -> None:
+    found = signals(
+        message(1, tool_calls=[call("book", '{"room": 1}')]),
+        message(2, "tool", name="book", tool_returns=[returned("error")]),
+        message(3, "approval", tool_calls=[call("book", '{"room": 2}', "call-2")]),
+        stop_reason="requires_approval",
+    )
+    assert found["error_recovered"] is None
+
+
+def test_error_recovered_without_arguments_is_null() -> None:
+    approved = [
+        message(1, "approval", step_id="step-0", approvals=[approval()]),
+        message(2, "tool", step_id="step-0", name="book", tool_returns=[returned("error")]),
+    ]
+    again = message(3, tool_calls=[call("book", "{}", "call-2")])
+    success = message(4, "tool", name="book", tool_returns=[returned(call_id="call-2")])
+    values: dict[str, Any] = {"foreign_steps": [step("step-0", run_id="run-0")], "asked_calls": [asked("book")]}
+    assert signals(*approved, again, success, **values)["error_recovered"] is None
+    assert signals(*approved, **values)["error_recovered"] is False
+
+
+def test_error_recovered_ignores_a_denied_retry() -> None:
+    found = signals(
+        message(1, tool_calls=[call("mail")]),
+        message(2, "tool", name="mail", tool_returns=[returned("error")]),
+        message(3, "approval", tool_calls=[call("mail", "{}", "call-2")]),
+        message(4, "approval", approvals=[approval("call-2", approve=False)]),
+        message(5, "tool", tool_returns=[returned("error", "call-2")]),
+    )
+    assert (found["tool_errors"], found["error_recovered"]) == (1, False)
+
+
+def approval(call_id: str = "call-1", *, approve: bool = True) -> dict[str, Any]:
+    return {"type": "approval", "tool_call_id": call_id, "approve": approve, "reason": None}
 
 
 def test_error_recovered_is_null_without_an_error() -> None:
@@ -263,5 +344,6 @@ def test_final_answer_ignores_later_returns_and_decisions() -> None:
 
 def test_signals_do_not_change_the_outcome() -> None:
     with_errors = [message(1, reply="Done."), message(2, "tool", tool_returns=[returned("error")])]
-    assert converted(*with_errors)["heuristic_outcome"] == converted(with_errors[0])["heuristic_outcome"]
+    for name in ("heuristic_outcome", "execution_status", "execution_cause"):
+        assert converted(*with_errors)[name] == converted(with_errors[0])[name]
     assert raw_run()["run"]["stop_reason"] == "end_turn"

@@ -53,7 +53,7 @@ def test_partition_of_any_rows_goes_through_every_stage(judged: Pipeline, seed: 
     for row in judged.ask("SELECT run_id FROM trajectory.trajectories"):
         stored = judged.trajectory(row["run_id"])
         assert stored is not None
-        list(render_trajectory(stored, None, {}).renderables)
+        list(render_trajectory(stored, None, {}, {}).renderables)
     for view in judged.ask(
         "SELECT table_name::text AS name FROM information_schema.views WHERE table_schema = %s", "trajectory"
     ):
@@ -96,7 +96,7 @@ def test_document_stored_by_an_older_version_is_read_whatever_its_numbers(judged
         plain.execute("SELECT data FROM trajectory.trajectories").fetchall()
     stored = judged.trajectory(run_id)
     assert stored is not None
-    list(render_trajectory(stored, None, {}).renderables)
+    list(render_trajectory(stored, None, {}, {}).renderables)
     assert estimate(judged, HOUR).not_rendered == {}
     assert not judged.refine(HOUR).errors
 

@@ -44,6 +44,7 @@ class RawColumns:
     """
 
     batch: pa.RecordBatch
+    asked_calls: List
     runs: RawTable
     agents: RawTable
     run_metrics: RawTable
@@ -66,6 +67,7 @@ def raw_columns(batch: pa.RecordBatch) -> RawColumns:
         arrays = own.arrays
     return RawColumns(
         batch=batch,
+        asked_calls=batch.column("asked_calls").to_pylist(),
         runs=RawTable(_fields(batch.column("run"))),
         agents=RawTable(_fields(batch.column("agent"))),
         run_metrics=RawTable(_fields(batch.column("run_metrics"))),

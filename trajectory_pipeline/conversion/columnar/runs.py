@@ -31,6 +31,7 @@ from trajectory_pipeline.conversion.outcome_rules import LastStep
 from trajectory_pipeline.conversion.reference import COPIED, continued_run, step_error
 from trajectory_pipeline.conversion.signals import argument_text
 from trajectory_pipeline.conversion.summary import OwnStep, RunFacts, summary_row
+from trajectory_pipeline.conversion.tools import NO_DENIALS, Denials, ToolCall, ToolReturn, ToolUse, row_names
 from trajectory_pipeline.conversion.usage import COUNTS, StepUsage, usage_of
 from trajectory_pipeline.lossless_json import parse_object, parse_strings, storable_text
 
@@ -95,7 +96,7 @@ class ColumnarRuns:
             NeedsReferencePath: the reference is to convert it.
             ConversionError: the same, and it will be found to be wrong.
         """
-        raw, runs, returns = self.raw, self.raw.runs, self.returns
+        raw, runs = self.raw, self.raw.runs
         if self._holds_unstorable:
             raise NeedsReferencePath
         run_id, status, stop_reason = runs["id"][index], runs["status"][index], runs["stop_reason"][index]
@@ -107,8 +108,7 @@ class ColumnarRuns:
         turns = self._turns(index, run_id)
         messages = [message for turn in turns for message in turn.messages]
         own = [turn for turn in turns if turn.usage is not None]
-        denied = self._mark_denied(first, end)
-        calls = [self.calls.rows[at] for message in messages for at in self.calls.of(message)]
+        denials = self._mark_denied(first, end)
         created, completed = runs["created_at"][index], runs["completed_at"][index]
         run_ns = raw.run_metrics["run_ns"][index]
         parts, offsets = self.content.rows, self.content.offsets
@@ -128,14 +128,8 @@ class ColumnarRuns:
                 conversation_ids=raw.messages["conversation_id"][first:end],
                 kinds=[self.kinds[message] for message in messages],
                 has_reply=any(self.replies[first:end]),
-                calls=[(call[2], argument_text({"arguments": call[3], "json": call[4]})) for call in calls],
-                failed_returns=[
-                    returns.rows[at][1] == "error"
-                    for message in messages
-                    for at in returns.of(message)
-                    if at not in self.denied
-                ],
-                denied=denied,
+                tools=self._tool_use(index, messages, denials),
+                denied=denials.count,
                 refusals=sum(
                     "refusal" in [part[0] for part in parts[offsets[message] : offsets[message + 1]]]
                     for message in messages
@@ -264,16 +258,38 @@ class ColumnarRuns:
         step_id, status, stop_reason = (self.raw.steps[name][turn.step] for name in ("id", "status", "stop_reason"))
         return LastStep.of(step_id, status, stop_reason, turn.error)
 
-    def _mark_denied(self, first: int, end: int) -> int:
-        """Mark the returns of denied calls, and return how many calls were denied."""
+    def _mark_denied(self, first: int, end: int) -> Denials:
+        """Mark the returns of denied calls, and return what was denied."""
         decisions = self.approvals.rows[self.approvals.offsets[first] : self.approvals.offsets[end]]
         denied = {row[1] for row in decisions if row[2] is False}
         if None in denied:
             raise NeedsReferencePath
-        if denied:
-            offsets, rows = self.returns.offsets, self.returns.rows
-            self.denied.update(at for at in range(offsets[first], offsets[end]) if rows[at][0] in denied)
-        return len(denied)
+        if not denied:
+            return NO_DENIALS
+        offsets, rows = self.returns.offsets, self.returns.rows
+        self.denied.update(at for at in range(offsets[first], offsets[end]) if rows[at][0] in denied)
+        return Denials(frozenset(denied), count=len(denied))
+
+    def _tool_use(self, index: int, messages: list[int], denials: Denials) -> ToolUse:
+        roles, names = self.raw.messages["role"], self.raw.messages["name"]
+        call_offsets, return_offsets = self.calls.offsets, self.returns.offsets
+        calls: list[ToolCall] = []
+        returns: list[ToolReturn] = []
+        call_rows, return_rows = self.calls.rows, self.returns.rows
+        for position, at in enumerate(messages):
+            first, end = call_offsets[at], call_offsets[at + 1]
+            if first < end:
+                waits = roles[at] == "approval"
+                for call_id, _, name, arguments, whole in call_rows[first:end]:
+                    text = arguments if whole is None else argument_text({"arguments": arguments, "json": whole})
+                    calls.append(ToolCall(position, call_id, name, text, waits, call_id in denials.call_ids))
+            first, end = return_offsets[at], return_offsets[at + 1]
+            if first < end:
+                denied = [item in self.denied for item in range(first, end)]
+                of_row = row_names(names[at], roles[at], denied)
+                for row, was_denied, name in zip(return_rows[first:end], denied, of_row, strict=True):
+                    returns.append(ToolReturn(position, row[0], row[1], was_denied, name))
+        return ToolUse(calls, returns, denials.of(self.raw.asked_calls[index] or ()))
 
     def _is_final_answer_empty(self, messages: list[int]) -> bool | None:
         roles = self.raw.messages["role"]

@@ -23,17 +23,22 @@ _RUN = "run_id, agent_id, agent_name, organization_id, end_time"
 # Several unnest() in one SELECT are read side by side, so that each element keeps its position.
 _TURNS = f"SELECT {_RUN}, unnest(turns) AS turn, generate_subscripts(turns, 1) AS turn_index FROM chosen"
 _MESSAGES = (
-    f"SELECT {_RUN}, turn_index, unnest(turn.messages) AS message,"
+    f"SELECT {_RUN}, turn, turn_index, unnest(turn.messages) AS message,"
     f" generate_subscripts(turn.messages, 1) AS message_index FROM ({_TURNS})"
 )
 _CALLS = (
-    f"SELECT {_RUN}, turn_index, message_index, message, unnest(message.tool_calls) AS call,"
+    f"SELECT {_RUN}, turn_index, turn.step_id, message_index, message, unnest(message.tool_calls) AS call,"
     f" generate_subscripts(message.tool_calls, 1) AS call_index FROM ({_MESSAGES})"
 )
 _RETURNS = (
-    "SELECT run_id, turn_index, message_index, message.message_id AS return_message_id,"
-    " unnest(message.tool_returns) AS back, generate_subscripts(message.tool_returns, 1) AS return_index"
-    f" FROM ({_MESSAGES})"
+    "SELECT run_id, start_time, continues_run_id, turn_index, turn.step_id, message_index,"
+    " message.message_id AS return_message_id, unnest(message.tool_returns) AS back,"
+    " generate_subscripts(message.tool_returns, 1) AS return_index"
+    " FROM (SELECT *, unnest(turn.messages) AS message, generate_subscripts(turn.messages, 1) AS message_index"
+    " FROM (SELECT run_id, start_time, continues_run_id, unnest(turns) AS turn,"
+    " generate_subscripts(turns, 1) AS turn_index FROM trajectories"
+    " WHERE run_id IN (SELECT run_id FROM chosen)"
+    " OR (deleted_at IS NULL AND continues_run_id IN (SELECT run_id FROM chosen))))"
 )
 _FRAMES = {
     TRAJECTORY_FRAME: "SELECT {columns} FROM chosen",
@@ -47,16 +52,20 @@ _FRAMES = {
         " len(message.tool_calls) AS tool_calls, len(message.tool_returns) AS tool_returns"
         f" FROM ({_MESSAGES}))"
     ),
-    # As the view in Postgres: the first return of the call's id that a later message of the run has.
+    # As the view in Postgres: the first return of the call's id that a later message of the run has, else a run that
+    # continues it, in the turn of the step that asked.
     TOOL_CALL_FRAME: (
         f"SELECT {{columns}} FROM (SELECT calls.*, message.message_id, message.timestamp AS called_at,"
         " call.id AS tool_call_id, call.name AS tool, call.arguments, returns.return_message_id,"
-        " returns.back.status AS return_status, returns.back.denied AS denied, returns.back.text AS return_text"
-        f" FROM ({_CALLS}) calls LEFT JOIN ({_RETURNS}) returns ON returns.run_id = calls.run_id"
-        " AND returns.back.tool_call_id = calls.call.id"
-        " AND (returns.turn_index, returns.message_index) > (calls.turn_index, calls.message_index)"
+        " returns.back.status AS return_status, returns.back.denied AS denied, returns.back.text AS return_text,"
+        " returns.run_id AS return_run_id"
+        f" FROM ({_CALLS}) calls LEFT JOIN ({_RETURNS}) returns ON returns.back.tool_call_id = calls.call.id"
+        " AND CASE WHEN returns.run_id = calls.run_id"
+        " THEN (returns.turn_index, returns.message_index) > (calls.turn_index, calls.message_index)"
+        " ELSE returns.continues_run_id = calls.run_id AND returns.step_id = calls.step_id END"
         " QUALIFY row_number() OVER (PARTITION BY calls.run_id, calls.turn_index, calls.message_index, call_index"
-        " ORDER BY returns.turn_index, returns.message_index, returns.return_index) = 1)"
+        " ORDER BY returns.run_id <> calls.run_id, returns.start_time, returns.run_id, returns.turn_index,"
+        " returns.message_index, returns.return_index) = 1)"
     ),
 }
 

@@ -14,7 +14,7 @@ _MIXES = """
         ('verdict', coalesce(o.verdict_status, 'none')),
         ('agreement', CASE WHEN o.disagrees THEN 'disagrees' WHEN NOT o.disagrees THEN 'agrees' END),
         ('tools', CASE WHEN (t.signals ->> 'tool_errors')::bigint > 0 THEN 'with tool error'
-            WHEN (t.signals ->> 'tool_calls')::bigint > 0 THEN 'without tool error' END)
+            WHEN cardinality(t.tools_used) > 0 THEN 'without tool error' END)
     ) AS m (measure, category)
     WHERE o.partition_key >= %(first)s AND o.partition_key < %(end)s AND m.category IS NOT NULL
     GROUP BY 1, 2, 3"""

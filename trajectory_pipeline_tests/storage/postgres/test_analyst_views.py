@@ -45,30 +45,45 @@ def _text(message: dict[str, Any]) -> str | None:
     return "\n".join(texts) if texts else None
 
 
-def test_tool_calls_have_the_first_later_return_of_their_run(captured: Pipeline) -> None:
+def test_tool_calls_have_the_first_return_of_their_run_or_chain(captured: Pipeline) -> None:
     expected: Counter[tuple[object, ...]] = Counter()
-    for document in documents(captured):
-        messages = [message for turn in document["turns"] for message in turn["messages"]]
-        for position, message in enumerate(messages):
+    by_start = sorted(documents(captured), key=lambda document: str(document["metadata"]["start_time"]))
+    for document in by_start:
+        continuing = [other for other in by_start if other["metadata"]["continues_run_id"] == document["run_id"]]
+        messages = messages_with_step(document)
+        for position, (step_id, message) in enumerate(messages):
             for call in message.get("tool_calls") or []:
+                later = [(document["run_id"], each) for _, each in messages[position + 1 :]]
+                later += [
+                    (other["run_id"], each)
+                    for other in continuing
+                    for step_of_other, each in messages_with_step(other)
+                    if step_of_other == step_id
+                ]
                 answers = (
-                    (later["message_id"], back["status"])
-                    for later in messages[position + 1 :]
-                    for back in later.get("tool_returns") or []
+                    (run_id, each["message_id"], back["status"])
+                    for run_id, each in later
+                    for back in each.get("tool_returns") or []
                     if call["id"] is not None and back["tool_call_id"] == call["id"]
                 )
-                expected[(document["run_id"], call["id"], call["function"]["name"], *next(answers, (None, None)))] += 1
-    found = Counter(
-        (row["run_id"], row["tool_call_id"], row["tool"], row["return_message_id"], row["return_status"])
-        for row in rows(captured, "tool_calls")
-    )
+                answer = next(answers, (None, None, None))
+                expected[(document["run_id"], call["id"], call["function"]["name"], *answer)] += 1
+    columns = ("run_id", "tool_call_id", "tool", "return_run_id", "return_message_id", "return_status")
+    found = Counter(tuple(row[name] for name in columns) for row in rows(captured, "tool_calls"))
     assert found == expected
+    assert sum(row[3] not in (None, row[0]) for row in found) >= 15
+
+
+def messages_with_step(document: dict[str, Any]) -> list[tuple[str | None, dict[str, Any]]]:
+    return [(turn["step_id"], message) for turn in document["turns"] for message in turn["messages"]]
 
 
 def test_tool_usage_counts_every_call_once(captured: Pipeline) -> None:
     usage = rows(captured, "tool_usage")
     assert sum(row["calls"] for row in usage) == len(rows(captured, "tool_calls"))
     for row in usage:
+        returned = [each for each in rows(captured, "tool_calls") if each["tool"] == row["tool"] and each["denied"]]
+        assert all(each["return_status"] == "error" for each in returned)
         counted = sum(row[name] for name in ("succeeded", "failed", "denied", "unanswered"))
         assert counted <= row["calls"]
         assert row["error_rate"] is None or 0 <= row["error_rate"] <= 1
