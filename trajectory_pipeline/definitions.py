@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from trajectory_pipeline.databases import require_dagster_driver
+from trajectory_pipeline.defs.assets.judge_quality import build_judge_quality
 from trajectory_pipeline.defs.assets.refined_outcomes import build_refined_outcomes
 from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.terminal_runs import build_terminal_runs
@@ -54,6 +55,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
             build_terminal_runs(settings, partitions),
             build_trajectories(settings, partitions),
             build_refined_outcomes(settings, partitions),
+            build_judge_quality(settings),
             build_trajectory_report(settings),
         ],
         asset_checks=[build_completeness_check(settings), build_history_checks()],

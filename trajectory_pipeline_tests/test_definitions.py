@@ -54,7 +54,8 @@ def test_assets_depend_on_each_other_as_designed(graph: AssetGraph) -> None:
         "terminal_runs": SOURCES,
         "trajectories": {"terminal_runs"},
         "refined_outcomes": {"trajectories"},
-        "trajectory_report": {"trajectories", "refined_outcomes"},
+        "judge_quality": {"trajectories", "refined_outcomes"},
+        "trajectory_report": {"trajectories", "refined_outcomes", "judge_quality"},
     }
     assert {node.key.to_user_string() for node in graph.asset_nodes if not node.is_materializable} == SOURCES
 

@@ -33,13 +33,18 @@ from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.defs.assets.trajectory_report import REPORT
 from trajectory_pipeline.defs.history_checks import JOB_NAME as HISTORY_CHECKS_JOB
 from trajectory_pipeline.defs.jobs.report import JOB_NAME as REPORT_JOB
+from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.defs.sensors.empty_hours import find_empty_hours, report_empty_hours, unknown_hours
 from trajectory_pipeline.demo.letta_sample.labels import sample_labels
 from trajectory_pipeline.demo.letta_sample.load import STORY
-from trajectory_pipeline.demo.simulated_judge import PRICE_TABLE, SCRIPTED_MODEL, SimulatedJudge
+from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SCRIPTED_MODEL, SimulatedJudge
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.pipeline.judge_panel import judge_panel
+from trajectory_pipeline.quality import summary
+from trajectory_pipeline.schema.enums import Criterion
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.settings import Settings, load_settings
+from trajectory_pipeline.storage.postgres.judge_quality import read_quality
 from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.summaries import summarize_runs
@@ -111,8 +116,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         hours = list(STORY.partitions())
         with progress_bar("Materializing", total=len(hours) * len(ASSETS)) as progress:
             failures = materialize(hours, ASSETS, opened.storage.postgres, progress)
-        with step("Labels that two people wrote by hand"):
-            write_labels(opened.storage.postgres, sample_labels())
+        _judge_again(opened)
         with step("Hours without runs"):
             _report_empty_hours(opened)
         # The daemon starts only now: its sensors would request the same partitions.
@@ -122,6 +126,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         out.print(f"{len(hours)} partitions in {time.monotonic() - started:.0f} s")
         complete = _print_result(opened)
         page = _publish_report()
+        _print_quality(opened)
         for run_id, reason in failures.items():
             err.print(f"Dagster run {run_id} failed: {reason}", style="red")
         out.print(f"\n  Dagster UI   {assets_page(port)}")
@@ -146,6 +151,28 @@ def _start_judge(stack: ExitStack, settings: Settings) -> None:
     os.environ["TRAJECTORY_PRICES"] = str(PRICE_TABLE)
 
 
+def _judge_again(opened: Connections) -> None:
+    """Load the labels, and judge the same runs by rules too: the report job measures both judges."""
+    database = opened.storage.postgres
+    with step("Labels that two people wrote by hand"):
+        write_labels(database, sample_labels())
+    settings = opened.settings
+    if settings.judge.model == SCRIPTED_MODEL:
+        with step("A second judge on the same runs, to compare (simple rules, and no model)") as report:
+            rules = settings.judge.model_copy(update={"model": JUDGE_MODEL})
+            judge = judge_config(rules, settings.privacy, settings.budget)
+            judge_panel(sorted(STORY.terminal_run_ids()), 1, opened.storage, judge, progress=report)
+
+
+def _print_quality(opened: Connections) -> None:
+    """Print how far each judge, and two people, agree on outcomes."""
+    rows = [row for row in read_quality(opened.storage.postgres) if row["criterion"] == Criterion.OUTCOME]
+    table = Table(*summary.HEADER[:6])
+    for row in summary.summary_rows(rows, {row["policy_id"]: row["model"] or "people" for row in rows}):
+        table.add_row(*row[:6])
+    out.print(table)
+
+
 def _report_empty_hours(opened: Connections) -> None:
     """Report every closed hour without runs to Dagster, so that only the open hour is shown as missing."""
     with dg.DagsterInstance.get() as instance:
@@ -155,8 +182,11 @@ def _report_empty_hours(opened: Connections) -> None:
 
 
 def _publish_report() -> str:
-    """Make the report and the checks over all partitions, as their schedules do; returns where the report is."""
-    with step("Report, and checks over all partitions"):
+    """Measure the judges, make the report and the checks over all partitions, as their schedules do.
+
+    Returns where the report is.
+    """
+    with step("How far the judges agree with people, report, and checks over all partitions"):
         (report,) = run_job(REPORT_JOB).asset_materializations_for_node(REPORT)
         run_job(HISTORY_CHECKS_JOB)
         return str(report.metadata["dagster/uri"].value)

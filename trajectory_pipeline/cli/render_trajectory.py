@@ -30,6 +30,16 @@ def render_trajectory(
     ``links`` holds run ids under ``continues`` and ``continued by``; ``asked`` the tools of the calls of the run that
     this one continues, by call id.
     """
+    yield render_run(row, links, asked)
+    yield _outcome(row)
+    yield _verdict(verdict)
+
+
+@group()
+def render_run(
+    row: Mapping[str, Any], links: Mapping[str, list[str]], asked: Mapping[str, str]
+) -> Iterator[RenderableType]:
+    """Render what happened in a run, without what anyone made of it."""
     yield _head(row, links)
     document = row["data"]
     if document is None:
@@ -38,8 +48,6 @@ def render_trajectory(
         tools = {**asked, **tools_by_call(document)}
         for number, turn in enumerate(document["turns"], start=1):
             yield from _turn(number, turn, tools)
-    yield _outcome(row)
-    yield _verdict(verdict)
 
 
 def plain_text(content: object, style: str = "") -> Text:

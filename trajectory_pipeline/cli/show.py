@@ -1,5 +1,6 @@
 """The command ``show``: prints a trajectory."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -21,13 +22,16 @@ def command(run_id: str) -> None:
     database = open_connections().storage.postgres
     row = trajectory_row(database, run_id)
     verdict = outcome_of_run(database, run_id)
-    links = {
-        "continues": [row["continues_run_id"]] if row["continues_run_id"] else [],
-        "continued by": continuing_runs(database, run_id),
-    }
-    asking = database.trajectory(row["continues_run_id"]) if row["continues_run_id"] else None
-    asked = tools_by_call(asking["data"]) if asking and asking["data"] else {}
+    links, asked = chain_of(database, row)
     out.print(render_trajectory(row, verdict, links, asked), soft_wrap=False)
+
+
+def chain_of(database: TrajectoryDatabase, row: Mapping[str, Any]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return the runs before and after a run in its chain, and the tools that the one before called, by call id."""
+    continued = row["continues_run_id"]
+    links = {"continues": [continued] if continued else [], "continued by": continuing_runs(database, row["run_id"])}
+    asking = database.trajectory(continued) if continued else None
+    return links, tools_by_call(asking["data"]) if asking and asking["data"] else {}
 
 
 def trajectory_row(database: TrajectoryDatabase, run_id: str) -> dict[str, Any]:

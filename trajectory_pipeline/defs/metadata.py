@@ -1,12 +1,15 @@
 """What the Dagster UI shows of a materialization: counts, ids and locations; never a transcript, never a secret."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 
+from trajectory_pipeline.quality import summary
+from trajectory_pipeline.schema.enums import Criterion
 from trajectory_pipeline.schema.types import Table
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from trajectory_pipeline.pipeline.capture import TerminalRunsResult
     from trajectory_pipeline.pipeline.convert import TrajectoriesResult
     from trajectory_pipeline.pipeline.judge import JudgingResult
+    from trajectory_pipeline.pipeline.judge_quality import QualityResult
     from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
 
 _Part = TypeVar("_Part")
@@ -41,6 +45,28 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> d
     """Return a table. A cell is one line of at most 80 characters."""
     lines = [f"| {' | '.join(map(_cell, cells))} |" for cells in (header, *rows)]
     return dg.MetadataValue.md("\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]]))
+
+
+def quality_metadata(result: "QualityResult") -> dict[str, Any]:
+    """Return what was measured of the judge's agreement with people, as tables."""
+    rows = [asdict(row) for row in result.quality]
+    confused = [asdict(row) for row in result.confusions]
+    if not result.labels:
+        return {"labels": 0, "agreement": dg.MetadataValue.md("No labels yet: `trajectory-pipeline label`.")}
+    names = {policy.policy_id: policy.name for policy in result.policies}
+    return {
+        "labels": result.labels,
+        "labelled_runs": result.labelled_runs,
+        "policies": len(result.policies),
+        "agreement": markdown_table(summary.HEADER, summary.summary_rows(rows, names)),
+        "by_slice": markdown_table(summary.SLICE_HEADER, summary.slice_rows(rows, names)),
+        **{
+            f"confusion_{criterion}": markdown_table(
+                ("policy", "people", "judge", "runs"), summary.confusion_rows(confused, names, criterion)[:_LISTED]
+            )
+            for criterion in (Criterion.OUTCOME, Criterion.FAILURE_OWNER, Criterion.FAILURE_MODE)
+        },
+    }
 
 
 def preview_metadata(store: "ParquetStore", table: Table, hour: datetime) -> dict[str, Any]:

@@ -6,8 +6,10 @@ from statistics import NormalDist
 _Z = NormalDist().inv_cdf(0.975)
 
 
-def wilson_interval(count: int, total: int) -> tuple[float, float] | None:
+def wilson_interval(count: float, total: float) -> tuple[float, float] | None:
     """Return the 95 % interval of a share, after Wilson (1927); None where the total is 0.
+
+    Of weighted counts, give those of as many independent things as are equally uncertain.
 
     Raises:
         ValueError: the count is negative, or larger than the total.

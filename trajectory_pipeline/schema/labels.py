@@ -4,7 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from trajectory_pipeline.schema.enums import (
     Criterion,
@@ -128,7 +128,7 @@ LABEL_SAMPLES = Table(
         Column(
             "inclusion_probability",
             FLOAT,
-            "Probability that the run is in this sample or in an earlier one.",
+            "Probability that its draw takes it, among the runs that were not drawn before.",
             unit="0–1",
         ),
         Column("seed", INT, "Seed of the draw: the same seed draws the same runs of the same population.", unit="seed"),
@@ -162,6 +162,82 @@ class Label:
         return self.run_id, self.criterion, self.item, self.annotator
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredLabel(Label):
+    """A label as the table holds it; see ``LABELS``."""
+
+    revision: int
+    content_digest: str | None
+    created_at: datetime
+    superseded_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledVerdict:
+    """A label that holds, what is known of its run, and the run's verdict under one policy.
+
+    Attributes:
+        cluster: runs of the same conversation, or else of the same chain, have the same: they are not independent.
+        step_ids: the run's steps, in order.
+        spoken: the beginning of what people said in the run, which tells its language.
+        verdict_status: None where there is no verdict on the content as it is now; then all below are None too.
+    """
+
+    label: StoredLabel
+    agent_id: str
+    agent_name: str | None
+    models: tuple[str, ...]
+    cluster: str
+    partition_key: str
+    end_time: datetime | None
+    step_count: int
+    message_count: int
+    step_ids: tuple[str, ...]
+    spoken: str
+    signals: dict[str, Any]
+    heuristic_outcome: str
+    heuristic_confidence: float
+    policy_id: str
+    verdict_key: str | None
+    verdict_status: str | None
+    outcome: str | None
+    outcome_confidence: float | None
+    requirements: list[dict[str, Any]] | None
+    failure_owner: str | None
+    failure_mode: str | None
+    failed_step_id: str | None
+    interaction_depth: int | None
+    task_complexity: int | None
+    tool_use: int | None
+    reference_value: int | None
+    simulated: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """One of several verdicts on the same content under the same policy."""
+
+    run_id: str
+    cluster: str
+    repetition: int
+    verdict_status: str
+    outcome: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPolicy:
+    """A policy under which labelled runs were judged."""
+
+    policy_id: str
+    model: str
+    is_current: bool
+
+    @property
+    def name(self) -> str:
+        """How a person knows it: its model, and the beginning of its id, which tells policies of one model apart."""
+        return f"{self.model} {self.policy_id[:8]}"
+
+
 def requirement_item(statement: str) -> str:
     """Return the ``item`` of a requirement: statements that differ in spaces alone have the same."""
     return hashlib.sha256(" ".join(statement.split()).encode()).hexdigest()[:16]
@@ -186,6 +262,10 @@ def check_label(label: Label) -> None:
         *(("evidence", e) for e in label.evidence),
     ):
         _check_text(name, text)
+    if any(identifier.split() != [identifier] for identifier in label.evidence):
+        raise ValueError("evidence is ids of messages, steps or runs, without spaces")
+    if label.note is not None and not label.note.strip():
+        raise ValueError("the note is blank: leave it out")
     if not _WORD.fullmatch(label.criterion):
         raise ValueError(f"criterion {label.criterion!r} is not a name: small letters, digits and _, 64 at most")
     if label.split is not None and not _WORD.fullmatch(label.split):

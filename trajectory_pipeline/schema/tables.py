@@ -11,6 +11,7 @@ from trajectory_pipeline.schema.bookkeeping import (
     VERDICT_LOCKS,
 )
 from trajectory_pipeline.schema.labels import LABEL_SAMPLES, LABELS
+from trajectory_pipeline.schema.quality import JUDGE_CONFUSIONS, JUDGE_QUALITY
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import (
@@ -36,6 +37,8 @@ TABLES = (
     REDACTION_KEYS,
     LABELS,
     LABEL_SAMPLES,
+    JUDGE_QUALITY,
+    JUDGE_CONFUSIONS,
     PARTITIONS,
     QUARANTINE,
     RUN_LOCATIONS,

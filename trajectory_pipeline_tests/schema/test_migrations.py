@@ -25,6 +25,7 @@ RELEASED = {
     "0007_votes.py": "a2efd0bf229e4b081945965225f615e45060afef878126ba3cf8b5f9f98a4b56",
     "0008_judge_batches.py": "f5557c618b86ddc85a3f2a02941c59d0063f50649acbd4d7557e91f536c5b097",
     "0009_tools.py": "30507821b43d15cef0b2869c8efbac10cda239d60ed94cccc4ad19d2ec6d9290",
+    "0010_judge_quality.py": "cce8505a9bb3bc9b603e589659b51b08a843cdeb993bb4c5f5417d76b4dcf5f7",
 }
 """Digest of every revision that was released, by file. Add to it; never change what is here."""
 

@@ -4,27 +4,27 @@ Every function raises ``SinkError`` if the database refuses.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
 import psycopg
 from psycopg.rows import class_row
 
-from trajectory_pipeline.schema.enums import Criterion, LabelSource
-from trajectory_pipeline.schema.labels import FEEDBACK_ANNOTATOR, Label, check_label
+from trajectory_pipeline.quality.sampling import weights
+from trajectory_pipeline.schema.enums import Criterion, LabelSource, SamplingDesign
+from trajectory_pipeline.schema.labels import (
+    FEEDBACK_ANNOTATOR,
+    JudgedPolicy,
+    Label,
+    LabelledVerdict,
+    Repetition,
+    StoredLabel,
+    check_label,
+)
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredLabel(Label):
-    """A label as the table holds it; see ``schema.labels.LABELS``."""
-
-    revision: int
-    content_digest: str | None
-    created_at: datetime
-    superseded_at: datetime | None
+from trajectory_pipeline.storage.postgres.label_samples import drawn_runs
 
 
 @dataclass(frozen=True)
@@ -44,45 +44,6 @@ class LabelChanges:
     withdrawn: int = 0
     unchanged: int = 0
     outdated: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledVerdict:
-    """A label that holds, what is known of its run, and the run's verdict under one policy.
-
-    Attributes:
-        cluster: runs of the same conversation, or else of the same chain, have the same: they are not independent.
-        step_ids: the run's steps, in order.
-        verdict_status: None where there is no verdict on the content as it is now; then all below are None too.
-    """
-
-    label: StoredLabel
-    agent_id: str
-    agent_name: str | None
-    models: tuple[str, ...]
-    cluster: str
-    partition_key: str
-    end_time: datetime | None
-    step_count: int
-    message_count: int
-    step_ids: tuple[str, ...]
-    signals: dict[str, Any]
-    heuristic_outcome: str
-    heuristic_confidence: float
-    policy_id: str
-    verdict_key: str | None
-    verdict_status: str | None
-    outcome: str | None
-    outcome_confidence: float | None
-    requirements: list[dict[str, Any]] | None
-    failure_owner: str | None
-    failure_mode: str | None
-    failed_step_id: str | None
-    interaction_depth: int | None
-    task_complexity: int | None
-    tool_use: int | None
-    reference_value: int | None
-    simulated: bool | None
 
 
 _LABEL_FIELDS = tuple(field.name for field in fields(Label))
@@ -118,8 +79,12 @@ SELECT {_STORED}, t.agent_id, t.agent_name, t.models, coalesce(t.conversation_id
     coalesce(t.message_count, 0) AS message_count, ARRAY(
         SELECT turn.data ->> 'step_id' FROM jsonb_array_elements(t.data -> 'turns') WITH ORDINALITY turn (data, place)
         WHERE turn.data ->> 'step_id' IS NOT NULL ORDER BY turn.place
-    ) AS step_ids, t.signals, t.heuristic_outcome, t.heuristic_confidence, %(policy)s::text AS policy_id, v.verdict_key,
-    v.verdict_status, v.outcome, v.outcome_confidence, v.requirements, v.failure_owner, v.failure_mode,
+    ) AS step_ids, coalesce((
+        SELECT left(string_agg(part.data ->> 'text', ' '), 1000) FROM jsonb_array_elements(t.data -> 'turns') turn,
+            jsonb_array_elements(turn -> 'messages') message, jsonb_array_elements(message -> 'content') part (data)
+        WHERE message ->> 'role' = 'user' AND part.data ->> 'type' = 'text'
+    ), '') AS spoken, t.signals, t.heuristic_outcome, t.heuristic_confidence, %(policy)s::text AS policy_id,
+    v.verdict_key, v.verdict_status, v.outcome, v.outcome_confidence, v.requirements, v.failure_owner, v.failure_mode,
     v.failed_step_id, v.interaction_depth, v.task_complexity, v.tool_use, v.reference_value, v.simulated
 FROM l JOIN trajectory.trajectories t USING (run_id) JOIN root USING (run_id)
 LEFT JOIN LATERAL (
@@ -152,6 +117,12 @@ def write_labels(database: TrajectoryDatabase, labels: Iterable[Label]) -> Label
     return _write(database, new, withdrawn=())
 
 
+def labellable_runs(database: TrajectoryDatabase, run_ids: Sequence[str]) -> frozenset[str]:
+    """Return which of these runs there is a trajectory of."""
+    rows = database.rows("SELECT run_id FROM trajectory.trajectories WHERE run_id = ANY(%s)", [list(run_ids)])
+    return frozenset(row["run_id"] for row in rows)
+
+
 def withdraw_labels(database: TrajectoryDatabase, keys: Sequence[Key]) -> int:
     """Make labels no longer hold; they stay in the table. Returns how many held."""
     return _write(database, {}, withdrawn=keys).withdrawn
@@ -181,17 +152,43 @@ def read_labelled_verdicts(
 ) -> list[LabelledVerdict]:
     """Return the labels that hold by these criteria, each with its run and the run's verdict under a policy.
 
-    Labels of runs that were not captured, or were pruned, are left out. ``sources`` as for ``read_labels``.
+    Labels of runs that were not captured, or were pruned, are left out. ``sources`` as for ``read_labels``. Of runs
+    that were drawn, ``inclusion_probability`` is that over all draws until now: see ``quality.sampling.weights``.
     """
     rows = database.rows(
         _LABELLED_VERDICTS,
         {"policy": policy_id, "criteria": list(criteria), "sources": list(sources or PEOPLE)},
     )
-    return [_labelled_verdict(row) for row in rows]
+    drawn = {row["run_id"] for row in rows if row["sampling_design"] not in (None, SamplingDesign.CENSUS)}
+    standing_for = weights(drawn_runs(database, sorted(drawn))) if drawn else {}
+    return [_labelled_verdict(row, standing_for.get(row["run_id"])) for row in rows]
 
 
 PEOPLE = tuple(source for source in LabelSource if source is not LabelSource.LETTA_FEEDBACK)
 """Sources of what people said of runs when they were asked to."""
+
+
+def read_repetitions(database: TrajectoryDatabase, policy_id: str) -> list[Repetition]:
+    """Return the outcomes of runs that were judged more than once under a policy, with the content as it is now."""
+    rows = database.rows(
+        "SELECT v.run_id, coalesce(t.conversation_id, t.continues_run_id, t.run_id) AS cluster, v.repetition,"
+        " v.verdict_status, v.outcome FROM trajectory.verdicts v JOIN trajectory.trajectories t"
+        " ON t.run_id = v.run_id AND t.content_digest = v.content_digest"
+        " WHERE v.policy_id = %s AND EXISTS (SELECT FROM trajectory.verdicts r WHERE r.run_id = v.run_id"
+        " AND r.policy_id = v.policy_id AND r.repetition > 0) ORDER BY v.run_id, v.repetition",
+        [policy_id],
+    )
+    return [Repetition(**row) for row in rows]
+
+
+def policies_with_verdicts(database: TrajectoryDatabase) -> list[JudgedPolicy]:
+    """Return the policies that labelled runs have verdicts under, the current one first."""
+    rows = database.rows(
+        "SELECT p.policy_id, p.model, p.is_current FROM trajectory.policies p WHERE EXISTS ("
+        "SELECT FROM trajectory.verdicts v JOIN trajectory.labels l USING (run_id) WHERE v.policy_id = p.policy_id)"
+        " ORDER BY p.is_current DESC, p.first_used_at DESC, p.policy_id"
+    )
+    return [JudgedPolicy(**row) for row in rows]
 
 
 def record_feedback(database: TrajectoryDatabase) -> LabelChanges:
@@ -299,8 +296,10 @@ def _stored(row: dict[str, Any]) -> StoredLabel:
     return StoredLabel(**{**row, "evidence": tuple(row["evidence"])})
 
 
-def _labelled_verdict(row: dict[str, Any]) -> LabelledVerdict:
+def _labelled_verdict(row: dict[str, Any], weight: float | None) -> LabelledVerdict:
     label = _stored({name: row[name] for name in _STORED_FIELDS})
+    if weight is not None and label.sampling_design not in (None, SamplingDesign.CENSUS):
+        label = replace(label, inclusion_probability=1 / weight)
     rest = {field.name: row[field.name] for field in fields(LabelledVerdict) if field.name != "label"}
     rest |= {name: tuple(rest[name]) for name in ("models", "step_ids")}
     return LabelledVerdict(label=label, **rest)

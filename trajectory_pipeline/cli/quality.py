@@ -1,0 +1,52 @@
+"""The command ``quality``: measures how far verdicts agree with labels of people, and prints it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import click
+from rich.table import Table
+
+from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.console import out, step
+from trajectory_pipeline.defs.assets.judge_quality import missing_packages
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.quality import summary
+from trajectory_pipeline.schema.enums import Criterion
+
+
+@click.command("quality")
+@click.option("--slices", is_flag=True, help="Also by agent, model, length, language and week.")
+@click.option("--confusion", is_flag=True, help="Also what people said and what the judge said, value by value.")
+def command(*, slices: bool, confusion: bool) -> None:
+    """Measure how far the judge agrees with people, with itself, and people among them.
+
+    Writes the tables judge_quality and judge_confusions, as the asset judge_quality does each day. Each number stands
+    with its 95 % interval. See docs/labels.md for what the numbers mean.
+    """
+    if missing := missing_packages():
+        raise PipelineError(f"Measuring needs {' and '.join(missing)}: pip install 'trajectory-pipeline[quality]'.")
+    from trajectory_pipeline.pipeline.judge_quality import materialize_quality
+
+    opened = open_connections()
+    with step("Measuring"):
+        result = materialize_quality(opened.storage)
+    if not result.labels:
+        raise PipelineError("There are no labels: give some with `trajectory-pipeline label`, or import them.")
+    rows = [asdict(row) for row in result.quality]
+    names = {policy.policy_id: policy.name for policy in result.policies}
+    out.print(f"{result.labels} labels of {result.labelled_runs} runs, {len(result.policies)} policies with verdicts")
+    _print(summary.HEADER, summary.summary_rows(rows, names))
+    if slices:
+        _print(summary.SLICE_HEADER, summary.slice_rows(rows, names))
+    if confusion:
+        confused = [asdict(row) for row in result.confusions]
+        for criterion in (Criterion.OUTCOME, Criterion.FAILURE_OWNER, Criterion.FAILURE_MODE, Criterion.REQUIREMENT):
+            out.print(f"\n{criterion}")
+            _print(("policy", "people", "judge", "pairs"), summary.confusion_rows(confused, names, criterion))
+
+
+def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)

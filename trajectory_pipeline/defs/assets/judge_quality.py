@@ -1,0 +1,52 @@
+"""The asset ``judge_quality``: how far the judge can be trusted, measured once a day on what people labelled."""
+
+from importlib.util import find_spec
+
+import dagster as dg
+
+from trajectory_pipeline.defs.metadata import quality_metadata
+from trajectory_pipeline.defs.resources import StorageResource
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.schema.quality import JUDGE_QUALITY
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.settings import Settings
+
+_NEEDED = ("py3langid", "scipy")
+
+
+def missing_packages() -> list[str]:
+    """Return which packages the asset needs and this environment lacks."""
+    return [name for name in _NEEDED if find_spec(name) is None]
+
+
+def build_judge_quality(settings: Settings) -> dg.AssetsDefinition:
+    """Return the asset."""
+    missing = missing_packages()
+    notice = "\n\n**Cannot be made here:** pip install 'trajectory-pipeline[quality]'." if missing else ""
+
+    @dg.asset(
+        name=JUDGE_QUALITY.name,
+        group_name="reports",
+        kinds={"postgres", "parquet"},
+        owners=settings.dagster.owners,
+        tags={"stage": "report"},
+        deps=[TRAJECTORIES.name, REFINED_OUTCOMES.name],
+        description="How far verdicts agree with labels of people, by policy: agreement, kappa, alpha, what is missed"
+        f" and what is wrongly called a failure, each with its interval.{notice}",
+    )
+    def judge_quality(storage: StorageResource) -> dg.MaterializeResult[None]:
+        if missing:
+            raise dg.Failure(
+                f"Measuring needs {' and '.join(missing)}: pip install 'trajectory-pipeline[quality]'.",
+                allow_retries=False,
+            )
+        from trajectory_pipeline.pipeline.judge_quality import materialize_quality
+
+        try:
+            result = materialize_quality(storage.sinks())
+        except PipelineError as error:
+            raise dg.Failure(str(error)) from None
+        return dg.MaterializeResult(metadata=quality_metadata(result))
+
+    return judge_quality
