@@ -1,4 +1,4 @@
-"""The simulated judge imports neither Dagster nor other packages, except the response schema and the guard."""
+"""The simulated judge imports neither Dagster nor other packages, except response schema, labels and guard."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import trajectory_pipeline.demo.simulated_judge as package
 
 ALLOWED = {
     "trajectory_pipeline.errors",
+    "trajectory_pipeline.demo.letta_sample.labels",
     "trajectory_pipeline.demo.simulated_judge",
     "trajectory_pipeline.judge.response_schema",
     "trajectory_pipeline.runtime.browser_guard",
