@@ -31,6 +31,7 @@ class JudgeConfig:
         local_only: whether only a server on this machine may be called.
         concurrency: calls in flight at once.
         redaction_key: of placeholders; None for the one in the database.
+        statements_from: the text judge on whose requirements a decision endpoint decides; None for a text judge.
         voters: the judges that vote, where the policy has several votes; the other fields are then those of the first.
         rule: how their votes are combined.
     """
@@ -56,6 +57,7 @@ class JudgeConfig:
     redaction_key: bytes | None = field(default=None, repr=False)
     access: JudgeAccessList = UNRESTRICTED
     budget: Budget = field(default_factory=Budget)
+    statements_from: "Voter | None" = None
     voters: tuple["Voter", ...] = ()
     rule: VotingRule = field(default_factory=VotingRule)
 
@@ -69,6 +71,7 @@ class JudgeConfig:
             self.max_response_tokens,
             self.redaction,
             self.redaction_key or PROCESS_KEY,
+            None if self.statements_from is None else self.statements_from.judge.policy.policy_id,
             tuple(VoterPolicy(voter.judge.policy, voter.samples, voter.escalated) for voter in self.voters),
             self.rule,
             self.instructions_tokens,
@@ -83,7 +86,10 @@ class JudgeConfig:
     def with_redaction_key(self, key: bytes) -> "JudgeConfig":
         """Return the same judge with a key of placeholders, its voters too."""
         voters = tuple(replace(voter, judge=voter.judge.with_redaction_key(key)) for voter in self.voters)
-        return replace(self, redaction_key=key, voters=voters)
+        stated = self.statements_from
+        if stated is not None:
+            stated = replace(stated, judge=stated.judge.with_redaction_key(key))
+        return replace(self, redaction_key=key, voters=voters, statements_from=stated)
 
     def max_call_cost(self, prompt_tokens: int, answer_tokens: int) -> Cost:
         """Return what a call costs at most, or calls of so many tokens; see ``Budget.max_call_cost``."""

@@ -66,6 +66,16 @@ class JudgeRequest:
         return windows if windows <= 1 else windows + 1
 
     @property
+    def shown_columns(self) -> Row:
+        """The columns of a verdict that say what the judge was shown."""
+        return {
+            "coverage": self.rendered.coverage,
+            "context_coverage": self.context.coverage or None,
+            "windows": len(self.rendered.windows),
+            "shown_sha256": self.shown_sha256,
+        }
+
+    @property
     def chat(self) -> list[dict[str, str]]:
         """The one prompt that shows all of the transcript, where it fits."""
         return messages(self.rendered.text, context=self.context.text)
@@ -157,12 +167,7 @@ async def _reach_verdict(request: JudgeRequest, heuristic_outcome: str, ask: Ask
     rendered = request.rendered
     shares: list[float] = []
     context = request.context.text
-    shown = {
-        "coverage": rendered.coverage,
-        "context_coverage": request.context.coverage or None,
-        "windows": len(rendered.windows),
-        "shown_sha256": request.shown_sha256,
-    }
+    shown = request.shown_columns
     if len(rendered.windows) == 1:
         chat = request.chat
     else:

@@ -17,6 +17,8 @@ PROCESS_KEY = secrets.token_bytes(32)
 """Key of placeholders where no other is given: they are the same within this process alone."""
 
 
+DECISIONS_VERSION = "1"
+"""Goes up with any change of the questions to a decision endpoint."""
 VOTING_VERSION = "1"
 """Goes up with any change of how votes are combined."""
 
@@ -51,6 +53,7 @@ class RefinementPolicy:
 
     ``max_prompt_tokens``, an estimate, decides what is shortened, as ``instructions_tokens`` (of instructions, memory
     and tools) and ``earlier_turns_tokens`` do. ``redaction_key`` is not a part of the policy.
+    ``statements_from`` is the policy whose requirements a decision endpoint decides on, where that is asked.
     Where several judges vote, ``voters`` has the policy of each, under which its votes are stored.
     """
 
@@ -60,6 +63,7 @@ class RefinementPolicy:
     max_response_tokens: int = 8000
     redact: RedactionMode = RedactionMode.SECRETS
     redaction_key: bytes = field(default=PROCESS_KEY, repr=False, compare=False)
+    statements_from: str | None = None
     voters: tuple[VoterPolicy, ...] = ()
     rule: VotingRule = field(default_factory=VotingRule)
     instructions_tokens: int = 6000
@@ -94,6 +98,11 @@ class RefinementPolicy:
             "response_schema": RESPONSE_SCHEMA_VERSION,
             "renderer": RENDERER_VERSION,
             "redaction": {"version": REDACTION_VERSION, "mode": self.redact},
+            **(
+                {"decisions": DECISIONS_VERSION, "statements_from": self.statements_from}
+                if self.statements_from
+                else {}
+            ),
         }
 
     @property

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from trajectory_pipeline.errors import SettingsError
 from trajectory_pipeline.judge.config import JudgeConfig, Voter
 from trajectory_pipeline.judge.policy import VotingRule
-from trajectory_pipeline.schema.enums import CombineBy, EscalateWhen
+from trajectory_pipeline.schema.enums import CombineBy, EscalateWhen, JudgeKind
 from trajectory_pipeline.urls import check_endpoint_url
 
 _SETTING = "TRAJECTORY_JUDGE_POLICY"
@@ -28,6 +28,7 @@ class JudgeEntry(_Strict):
     Attributes:
         base_url: of its provider; None for that of the settings.
         api_key_env: the environment variable with its key; None for that of the settings.
+        kind: a text judge, or a decision endpoint that decides on the requirements of the first text judge.
         samples: votes that it gives.
         escalated: whether it is asked only where the first step says so.
     """
@@ -38,6 +39,7 @@ class JudgeEntry(_Strict):
     temperature: float = Field(default=0.0, ge=0, le=2, allow_inf_nan=False)
     max_prompt_tokens: int | None = Field(default=None, ge=8000)
     max_response_tokens: int | None = Field(default=None, ge=500)
+    kind: JudgeKind = JudgeKind.TEXT
     samples: int = Field(default=1, ge=1, le=25)
     escalated: bool = False
 
@@ -61,6 +63,11 @@ class PolicyFile(_Strict):
         escalated = [judge.escalated for judge in self.judges]
         if all(escalated):
             raise ValueError("every judge is escalated: at least one must be asked first")
+        decisions = [judge for judge in self.judges if judge.kind == JudgeKind.DECISIONS]
+        if decisions and (self.judges[0].kind != JudgeKind.TEXT or self.judges[0].escalated):
+            raise ValueError("a judge of kind 'decisions' needs a text judge before it, which states the requirements")
+        if any(judge.escalated or judge.samples > 1 for judge in decisions):
+            raise ValueError("a judge of kind 'decisions' votes once, in the first step")
         if any(escalated) != bool(self.escalate_when):
             raise ValueError(
                 "judges with escalated = true and the list escalate_when belong together: give both, or neither"
@@ -103,7 +110,12 @@ def with_policy(base: JudgeConfig, file: PolicyFile, environment: Mapping[str, s
     Raises:
         SettingsError: a key is missing, or a judge is named twice.
     """
-    voters = tuple(Voter(_judge(base, entry, environment), entry.samples, entry.escalated) for entry in file.judges)
+    voters: tuple[Voter, ...] = ()
+    for entry in file.judges:
+        judge = _judge(base, entry, environment)
+        if entry.kind == JudgeKind.DECISIONS:
+            judge = replace(judge, statements_from=voters[0])
+        voters += (Voter(judge, entry.samples, entry.escalated),)
     policies = [voter.judge.policy for voter in voters]
     twice = next((policy for policy in policies if policies.count(policy) > 1), None)
     if twice is not None:

@@ -88,7 +88,12 @@ def combine_votes(
     if rule.combine == CombineBy.OUTCOME:
         requirements = _requirements(chosen, counted)
     is_chosen = chosen.outcome == outcome
-    agreement = {"vote_agreement": round(outcomes[outcome] / len(counted), 4), "requirements": requirements}
+    agreement = {
+        "vote_agreement": round(outcomes[outcome] / len(counted), 4),
+        "requirements": requirements,
+        "requirement_probabilities": [one for vote in counted for one in vote.row["requirement_probabilities"] or ()]
+        or None,
+    }
     texts = {name: chosen.row[name] for name in _TEXTS}
     judged_at = max((vote.row["judged_at"] for vote in counted if vote.row["judged_at"] is not None), default=None)
     if all(vote.row["verdict_status"] == VerdictStatus.INSUFFICIENT_EVIDENCE for vote in counted):
@@ -113,7 +118,8 @@ def _most(votes: Counter[str], tie: str) -> str:
 
 def _representative(votes: Sequence[Vote], outcome: str) -> Vote:
     """Return the vote whose texts a verdict shows: the winner's that rests on most evidence, the first of equals."""
-    return max(votes, key=lambda vote: (vote.outcome == outcome, vote.row["outcome_confidence"] or 0.0))
+    texts = [vote for vote in votes if vote.row["requirement_probabilities"] is None] or votes
+    return max(texts, key=lambda vote: (vote.outcome == outcome, vote.row["outcome_confidence"] or 0.0))
 
 
 def _requirements(chosen: Vote, votes: Sequence[Vote]) -> list[Row]:

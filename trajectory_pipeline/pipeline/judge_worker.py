@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -16,11 +16,20 @@ from trajectory_pipeline.budget.token_estimate import TokenEstimate
 from trajectory_pipeline.errors import PipelineError, ProviderDownError, describe_defect
 from trajectory_pipeline.judge.client.backoff import RequestSlot
 from trajectory_pipeline.judge.client.call_record import AskResult, CallRecord, JudgeReply
+from trajectory_pipeline.judge.client.decisions import DecisionResult
 from trajectory_pipeline.judge.client.errors import is_outage
 from trajectory_pipeline.judge.client.http_call import HttpReply
 from trajectory_pipeline.judge.client.session import JudgeSession, open_session
-from trajectory_pipeline.judge.config import JudgeConfig
-from trajectory_pipeline.judge.judge_trajectory import RENDERING_SECONDS, build_judge_request, failed, judge
+from trajectory_pipeline.judge.config import JudgeConfig, Voter
+from trajectory_pipeline.judge.decide import decide
+from trajectory_pipeline.judge.judge_trajectory import (
+    RENDERING_SECONDS,
+    JudgeRequest,
+    build_judge_request,
+    failed,
+    judge,
+)
+from trajectory_pipeline.judge.policy import verdict_key
 from trajectory_pipeline.judge.redaction.redactor import RedactionTimeoutError
 from trajectory_pipeline.judge.transcript.context import TaskContext
 from trajectory_pipeline.pipeline.agent_contexts import AgentContexts
@@ -160,6 +169,7 @@ class JudgeWorker:
         self._contexts = AgentContexts(self.parquet, self.candidates)
         self._documents = DocumentLoader(self.parquet, self.verdicts, connection_lock)
         self._save = MicroBatcher[Row, None](connection_lock, self._save_verdicts)
+        self._stated = MicroBatcher[tuple[str, str], list[Row]](connection_lock, self._requirements)
         self._estimate = TokenEstimate()
         self._rendering = asyncio.Lock()
         self._unstored = asyncio.Semaphore(
@@ -372,14 +382,56 @@ class JudgeWorker:
 
         self.stats[candidate.partition_key].judged += request.calls > 0
         await until_stored.enter_async_context(self._unstored)
+        if self.judge.statements_from is not None:
+            return await self._decide(candidate, request, session, calls, self.judge.statements_from)
         try:
             return await judge(request, candidate.heuristic_outcome, ask)
         except RedactionTimeoutError:  # of a smaller prompt
             return _too_slow()
 
+    async def _decide(
+        self,
+        candidate: JudgingCandidate,
+        request: JudgeRequest,
+        session: JudgeSession,
+        calls: VerdictCalls,
+        stated_by: Voter,
+    ) -> Row:
+        """Return a vote of a decision endpoint on the requirements of a text judge's first vote."""
+        stated = await self._stated(sample_of(candidate, stated_by, 0).key)
+
+        async def ask(messages: Sequence[dict[str, str]], statements: Sequence[str]) -> DecisionResult:
+            return await session.decide(messages, statements, partial(calls.begin, request=request), calls.end)
+
+        return await decide(request, stated, candidate.heuristic_outcome, ask)
+
+    def _requirements(self, keys: Sequence[tuple[str, str]]) -> list[list[Row]]:
+        found = self.verdicts.verdicts(keys)
+        return [found[key]["requirements"] or [] if key in found else [] for key in keys]
+
     def _save_verdicts(self, rows: Sequence[Row]) -> list[None]:
         self.verdicts.save_verdicts(rows, self._worker)
         return [None] * len(rows)
+
+
+def sample_of(candidate: JudgingCandidate, voter: Voter, sample: int) -> JudgingCandidate:
+    """Return the verdict that a judge is asked for as one of its votes on a trajectory."""
+    repetition = candidate.repetition * voter.samples + sample
+    key = verdict_key(
+        [*candidate.earlier_digests, candidate.content_digest],
+        voter.judge.policy,
+        repetition,
+        conversation_digests=candidate.conversation_digests,
+        context_digest=candidate.context_digest,
+    )
+    return replace(
+        candidate,
+        verdict_key=key,
+        repetition=repetition,
+        status="new",
+        error_class=None,
+        backing_off=False,
+    )
 
 
 def verdict_identity(candidate: JudgingCandidate, policy_id: str) -> Row:

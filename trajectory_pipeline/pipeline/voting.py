@@ -8,9 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from trajectory_pipeline.judge.config import JudgeConfig, Voter
-from trajectory_pipeline.judge.policy import verdict_key
-from trajectory_pipeline.judge.votes import Vote, combine_votes, escalation
-from trajectory_pipeline.pipeline.judge_worker import JudgingStats, verdict_identity
+from trajectory_pipeline.judge.votes import Vote, combine_votes, escalation, unfinished_vote
+from trajectory_pipeline.pipeline.judge_worker import JudgingStats, sample_of, verdict_identity
 from trajectory_pipeline.pipeline.judging_estimate import needs_judging
 from trajectory_pipeline.schema.enums import EscalateWhen, VerdictStatus
 from trajectory_pipeline.storage.postgres.verdict_locks import new_worker
@@ -74,7 +73,12 @@ class Voting:
         rounds = [(voter, sample) for voter in voters for sample in range(voter.samples)]
         for number, (voter, sample) in enumerate(rounds, 1):
             ends = is_last and number == len(rounds)
-            due = self._due([_vote(one, voter, sample) for one in candidates], voter)
+            asked = candidates
+            if voter.judge.statements_from is not None:
+                # Nothing can be decided where a vote before it has not ended.
+                before = self._votes(self.verdicts, candidates, voters[: voters.index(voter)])
+                asked = [one for one, votes in before.items() if unfinished_vote(votes) is None]
+            due = self._due([sample_of(one, voter, sample) for one in asked], voter)
             if ends:
                 waited_for = {one.partition_key for one in due}
                 for key in {one.partition_key for one in self.candidates} - waited_for:
@@ -112,15 +116,22 @@ class Voting:
     def _votes(
         self, verdicts: VerdictStore, candidates: Sequence[JudgingCandidate], voters: Sequence[Voter]
     ) -> dict[JudgingCandidate, list[Vote]]:
-        """Return the votes on each trajectory, in the order of the policy; those without all votes are left out."""
+        """Return the votes on each trajectory, in the order of the policy.
+
+        Those without all votes are left out, unless it is because a vote before it has not ended.
+        """
         slots = [(voter, sample) for voter in voters for sample in range(voter.samples)]
-        keys = {one: [_vote(one, voter, sample).key for voter, sample in slots] for one in candidates}
+        keys = {one: [sample_of(one, voter, sample).key for voter, sample in slots] for one in candidates}
         stored = verdicts.verdicts([key for listed in keys.values() for key in listed])
-        return {
-            one: [Vote(stored[key], voter.escalated) for key, (voter, _) in zip(listed, slots, strict=True)]
+        found = {
+            one: [
+                Vote(stored[key], voter.escalated)
+                for key, (voter, _) in zip(listed, slots, strict=True)
+                if key in stored
+            ]
             for one, listed in keys.items()
-            if all(key in stored for key in listed)
         }
+        return {one: votes for one, votes in found.items() if len(votes) == len(slots) or unfinished_vote(votes)}
 
     def _combine(self, key: str) -> None:
         """Store the verdicts of a partition, as far as their votes are there."""
@@ -141,23 +152,3 @@ class Voting:
                 verdicts.save_verdicts(rows, new_worker())
         self._stored |= votes.keys()
         self.on_complete(key)
-
-
-def _vote(candidate: JudgingCandidate, voter: Voter, sample: int) -> JudgingCandidate:
-    """Return the verdict that a judge is asked for as its vote on a trajectory."""
-    repetition = candidate.repetition * voter.samples + sample
-    key = verdict_key(
-        [*candidate.earlier_digests, candidate.content_digest],
-        voter.judge.policy,
-        repetition,
-        conversation_digests=candidate.conversation_digests,
-        context_digest=candidate.context_digest,
-    )
-    return replace(
-        candidate,
-        verdict_key=key,
-        repetition=repetition,
-        status="new",
-        error_class=None,
-        backing_off=False,
-    )

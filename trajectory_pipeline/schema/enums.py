@@ -24,6 +24,13 @@ class JudgeMode(StrEnum):
     BATCH = "batch"
 
 
+class JudgeKind(StrEnum):
+    """How a judge of a policy file is asked."""
+
+    TEXT = "text"
+    DECISIONS = "decisions"
+
+
 class ResponseFormat(StrEnum):
     """How the response schema is sent to the judge."""
 

@@ -200,7 +200,10 @@ VERDICTS = Table(
         ),
         Column("erased", BOOL, "Whether its texts were erased because content behind them was deleted at the source."),
         Column(
-            "response_format", STRING, "Format sent: `json_schema`, `tool_call` or `prompt`.", null="no call was made"
+            "response_format",
+            STRING,
+            "Format sent: `json_schema`, `tool_call`, `prompt`, or `decisions` for a decision endpoint.",
+            null="no call was made",
         ),
         *postgres_only(
             Column("failures", INT, "Times it became `failed` or `quarantined`.", unit="times"),
@@ -267,6 +270,14 @@ VERDICTS = Table(
             " heuristic outcome (`contradicts`) or were unsure (`unsure`).",
             null=f"{_ONE_JUDGE}, or none",
         ),
+        Column(
+            "requirement_probabilities",
+            JSON,
+            "What a decision endpoint says of each requirement: statement, model, and the probability of each status;"
+            " null where it refused the question. They are no part of any confidence.",
+            null="no decision endpoint was asked",
+            source=_TRANSCRIPT,
+        ),
     ),
     indexes=(("policy_id", "verdict_status"), ("partition_key",), ("outcome",)),
 )
@@ -311,7 +322,11 @@ VERDICT_ATTEMPTS = Table(
             " format after the server rejected one.",
             null="written by a version that did not record it",
         ),
-        Column("response_format", STRING, "How the response schema was sent: `json_schema`, `tool_call` or `prompt`."),
+        Column(
+            "response_format",
+            STRING,
+            "How the response schema was sent: `json_schema`, `tool_call`, `prompt`; or `decisions`.",
+        ),
         Column("temperature", FLOAT, "Temperature sent.", unit="0–2", null="not sent, because the model rejects it"),
         dollars("reserved_usd", "Largest possible cost.", null=_NO_PRICE),
         tokens("reserved_tokens", "Largest possible prompt and completion together."),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from trajectory_pipeline.demo.simulated_judge import FAULTS
+from trajectory_pipeline.demo.simulated_judge import FAULTS, FaultStage
 
 PARAMS: dict[str, dict[str, Any]] = {
     "slow": {"seconds": 0.05},
@@ -48,6 +48,6 @@ def scenario(fault: str | None, every: int = ALWAYS) -> Scenario:
 
 def all_scenarios() -> Iterator[Scenario]:
     yield scenario(None)
-    for fault in FAULTS:
+    for fault in (name for name, fault in FAULTS.items() if fault.stage is not FaultStage.DECISION):
         yield scenario(fault)
         yield scenario(fault, SOMETIMES)

@@ -56,6 +56,14 @@ def test_key_of_the_settings_goes_to_their_endpoint_alone(tmp_path: Path) -> Non
     assert (first.judge.api_key, second.judge.api_key) == ("sk-of-the-settings", "not-needed")
 
 
+def test_decision_endpoint_takes_the_requirements_of_the_text_judge(tmp_path: Path) -> None:
+    text = '[[judges]]\nmodel = "m"\n[[judges]]\nmodel = "d"\nkind = "decisions"\n'
+    first, second = loaded(tmp_path, text).voters
+    assert second.judge.statements_from == first
+    assert second.judge.policy.definition["statements_from"] == first.judge.policy.policy_id
+    assert "decisions" not in first.judge.policy.definition
+
+
 def test_json_means_the_same_as_toml(tmp_path: Path) -> None:
     toml = loaded(tmp_path, '[[judges]]\nmodel = "m"\nsamples = 2\n')
     assert loaded(tmp_path, '{"judges": [{"model": "m", "samples": 2}]}', "policy.json") == toml
@@ -76,6 +84,8 @@ def test_json_means_the_same_as_toml(tmp_path: Path) -> None:
         ('combine = "mean"\n[[judges]]\nmodel = "m"', "combine: Input should be 'outcome' or 'requirements'"),
         ('[[judges]]\nmodel = "m"\n[[judges]]\nmodel = "m"', "names m twice"),
         ('[[judges]]\nmodel = "m"\napi_key_env = "NO_SUCH"', "NO_SUCH, which is not set"),
+        ('[[judges]]\nmodel = "m"\nkind = "decisions"', "needs a text judge before it"),
+        ('[[judges]]\nmodel = "m"\n[[judges]]\nmodel = "d"\nkind = "decisions"\nsamples = 2', "votes once"),
         ("[[judges", "cannot be read"),
     ],
 )

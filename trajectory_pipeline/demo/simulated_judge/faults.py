@@ -32,6 +32,8 @@ class FaultStage(StrEnum):
     """HTTP is correct, the content is not; tokens are spent and charged."""
     ENVELOPE = "envelope"
     """The content is correct, the object around it is not; tokens are spent and charged."""
+    DECISION = "decision"
+    """An answer of the decision endpoint is faulty; tokens are spent and charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,10 @@ def _wire(name: str, effect: str, **params: Param) -> Fault:
 
 def _answer(name: str, effect: str, **params: Param) -> Fault:
     return Fault(name, FaultStage.ANSWER, effect, params)
+
+
+def _decision(name: str, effect: str) -> Fault:
+    return Fault(name, FaultStage.DECISION, effect)
 
 
 def _envelope(name: str, effect: str, **params: Param) -> Fault:
@@ -246,6 +252,11 @@ _TABLE = (
     _envelope("duplicate_choices", "the same choice twice, though one was asked for"),
     _envelope("no_choices", "choices is an empty list"),
     _envelope("tool_ignored", "the answer comes in words where a tool call was asked for, as Ollama gives it"),
+    _decision("decision_refused", "the first question is refused, the others are answered"),
+    _decision("decision_missing", "there is one answer too few"),
+    _decision("decision_nan", "a probability is NaN"),
+    _decision("decision_out_of_range", "a probability is above 1"),
+    _decision("decision_wrong_name", "an answer has a name that was not asked for"),
 )
 
 FAULTS: Mapping[str, Fault] = MappingProxyType({fault.name: fault for fault in _TABLE})

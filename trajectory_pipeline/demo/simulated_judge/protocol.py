@@ -121,7 +121,7 @@ def read_chat_request(body: bytes) -> ChatRequest:
     """Read and check a chat completion request; raises ApiError as the API would."""
     request = read_json(body)
     _refuse_unknown(request, KNOWN_CHAT_PARAMETERS)
-    model, fault = _model_and_fault(request)
+    model, fault = read_model(request)
     user_texts, prompt = _messages(request)
     response_format, schema = _response_format(request, prompt)
     tool = _forced_tool(request)
@@ -152,7 +152,8 @@ def _refuse_unknown(request: Mapping[str, Any], known: frozenset[str]) -> None:
             raise ApiError(400, f"Unrecognized request argument supplied: {name}", code="unknown_parameter", param=name)
 
 
-def _model_and_fault(request: Mapping[str, Any]) -> tuple[str, ChosenFault | None]:
+def read_model(request: Mapping[str, Any]) -> tuple[str, ChosenFault | None]:
+    """Return the model that a request names, and the fault that its suffix asks for."""
     if "model" not in request:
         raise ApiError(400, "you must provide a model parameter", param="model", code="missing_required_parameter")
     model = request["model"]

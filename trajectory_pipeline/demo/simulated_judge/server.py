@@ -18,6 +18,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from trajectory_pipeline.demo.simulated_judge.batches import BatchServer
+from trajectory_pipeline.demo.simulated_judge.corruptions import write_json
+from trajectory_pipeline.demo.simulated_judge.decisions import decide, read_decision_request
 from trajectory_pipeline.demo.simulated_judge.faults import (
     ChosenFault,
     FaultPlan,
@@ -74,6 +76,7 @@ class JudgeServer:
         return Starlette(
             routes=[
                 Route("/v1/chat/completions", self._logged(self._chat), methods=["POST"]),
+                Route("/v1/decisions", self._logged(self._decisions), methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
                 Route("/v1/models/{model}", self._model, methods=["GET"]),
                 Route("/health", self._health, methods=["GET"]),
@@ -178,6 +181,19 @@ class JudgeServer:
         call.charge(completion.prompt_tokens, completion.cached_tokens, completion.completion_tokens)
         self._tokens += completion.prompt_tokens + completion.completion_tokens
         return completion
+
+    async def _decisions(self, request: Request, call: OpenCall) -> Response:
+        asked = read_decision_request(await request.body())
+        call.record.model = asked.model
+        chosen = self._choose(request, call, asked.text, asked.fault, _applies_to_decisions)
+        early = await self._before_answer(request, call, chosen, asked.model)
+        if early is not None:
+            return early
+        answer = decide(asked, chosen)
+        usage = answer["usage"]
+        call.charge(usage["input_tokens"], 0, usage["output_tokens"])
+        self._tokens += usage["total_tokens"]
+        return await self._deliver(request, call, chosen, write_json(answer).encode(), "application/json")
 
     def _play(self, call: OpenCall, chosen: ChosenFault, asked: ChatRequest, reply: Reply) -> Response:
         """Respond as a row of the provider corpus says."""
@@ -330,8 +346,15 @@ _NEEDED_PARAMETER = {
 }
 
 
+def _applies_to_decisions(chosen: ChosenFault) -> bool:
+    is_of_chat = chosen.fault.stage in (FaultStage.ANSWER, FaultStage.ENVELOPE) or chosen.name == "provider"
+    return not is_of_chat and chosen.name not in _NEEDED_PARAMETER
+
+
 def _applies(chosen: ChosenFault, asked: ChatRequest) -> bool:
     """Return whether a fault can strike a call at all: some depend on what the request asks for."""
+    if chosen.fault.stage is FaultStage.DECISION:
+        return False
     if chosen.name == "unsupported_response_format":
         return asked.response_format in [kind.strip() for kind in chosen.text("types").split(",")]
     if chosen.name == "provider":

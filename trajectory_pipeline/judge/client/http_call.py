@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,21 +54,35 @@ class HttpReply:
 
 
 async def send_call(client: AsyncOpenAI, sent: CallRecord, body: bytes, timeout_seconds: float) -> HttpReply:
-    """Make a call, within a wall-clock limit.
+    """Make a call for a chat completion, within a wall-clock limit.
 
     The client's own typed method is not used: preparing its parameters and building its objects costs more time than
     all else that a verdict takes here, and the response is checked field by field anyway.
     """
+
+    def post() -> Awaitable[httpx2.Response]:
+        return client.post(
+            "/chat/completions",
+            cast_to=httpx2.Response,
+            content=body,
+            options={"headers": {"Content-Type": "application/json"}},
+        )
+
+    return await exchange(sent, post, _read_response, timeout_seconds)
+
+
+async def exchange(
+    sent: CallRecord,
+    post: Callable[[], Awaitable[httpx2.Response]],
+    read: Callable[[CallRecord, httpx2.Response], HttpReply],
+    timeout_seconds: float,
+) -> HttpReply:
+    """Post a request and read its response, or how it failed, within a wall-clock limit."""
     began = time.monotonic_ns()
     try:
         async with asyncio.timeout(timeout_seconds):
-            response = await client.post(
-                "/chat/completions",
-                cast_to=httpx2.Response,
-                content=body,
-                options={"headers": {"Content-Type": "application/json"}},
-            )
-        reply = _read_response(_with_status(sent, response), response)
+            response = await post()
+        reply = read(_with_status(sent, response), response)
     except openai.APIStatusError as error:
         call = _with_status(sent, error.response)
         seconds = (time.monotonic_ns() - began) / 1e9

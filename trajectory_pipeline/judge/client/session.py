@@ -5,8 +5,9 @@ once.
 """
 
 import asyncio
+import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -35,6 +36,14 @@ from trajectory_pipeline.judge.client.call_record import (
     RecordCall,
 )
 from trajectory_pipeline.judge.client.circuit_breaker import CircuitBreaker
+from trajectory_pipeline.judge.client.decisions import (
+    MAX_QUESTIONS,
+    DecisionResult,
+    Probabilities,
+    read_probabilities,
+    send_decision,
+    status_questions,
+)
 from trajectory_pipeline.judge.client.errors import FORM_STATUSES, TRANSIENT
 from trajectory_pipeline.judge.client.http_call import HttpReply, send_call
 from trajectory_pipeline.judge.client.parse import InvalidResponse, parse_response
@@ -46,6 +55,7 @@ from trajectory_pipeline.schema.enums import (
     AttemptPurpose,
     AttemptResult,
     ErrorClass,
+    JudgeKind,
     ResponseFormat,
     ResponseFormatChoice,
 )
@@ -239,15 +249,93 @@ class JudgeSession:
         on_begin: RecordCall,
     ) -> tuple[HttpReply, RequestOptions]:
         """Make one call as soon as it may be made; returns its reply and its options."""
-        config, tokens = self._config, _estimate_prompt_tokens(messages, answer_type)
+
+        async def send(call: CallRecord, options: RequestOptions) -> HttpReply:
+            body = options.body(self._config.model, messages, answer_type)
+            return await send_call(self._client, call, body, self._config.timeout_seconds)
+
+        return await self._exchange(messages, _estimate_prompt_tokens(messages, answer_type), purpose, send, on_begin)
+
+    async def decide(
+        self,
+        messages: Sequence[dict[str, str]],
+        statements: Sequence[str],
+        on_begin: RecordCall,
+        on_end: RecordCall,
+    ) -> DecisionResult:
+        """Ask a decision endpoint for the status of each statement, so many in a request as it takes.
+
+        A transient failure is retried until ``max_attempts`` calls of a request were made. Raises what ``ask`` raises.
+        """
+        calls: list[CallRecord] = []
+        found: list[Probabilities | None] = []
+        questions = status_questions(statements)
+        for first in range(0, len(questions), MAX_QUESTIONS):
+            asked = questions[first : first + MAX_QUESTIONS]
+            failures, purpose = 0, AttemptPurpose.FIRST
+            while True:
+                try:
+                    reply = await self._decide_once(messages, asked, purpose, on_begin)
+                except ProviderDownError:
+                    if not calls:
+                        raise
+                    return DecisionResult(tuple(calls), None)
+                call, probabilities = reply.call, None
+                if call.error_class is None and reply.text is not None:
+                    read = read_probabilities(reply.text, asked)
+                    if isinstance(read, InvalidResponse):
+                        call = call.failed(AttemptResult.UNUSABLE, read.error_class, read.message)
+                    else:
+                        probabilities = read
+                await on_end(call)
+                calls.append(call)
+                failures += call.error_class in TRANSIENT
+                if probabilities is not None:
+                    found += probabilities
+                    break
+                if call.error_class not in TRANSIENT or failures >= self._config.max_attempts or self._breaker.is_open:
+                    self._breaker.count_question(call)
+                    return DecisionResult(tuple(calls), None, reply.text)
+                await self._back_off(reply, failures)
+                purpose = AttemptPurpose.RETRY
+        self._breaker.count_question(calls[-1])
+        return DecisionResult(tuple(calls), found)
+
+    async def _decide_once(
+        self,
+        messages: Sequence[dict[str, str]],
+        questions: Sequence[dict[str, Any]],
+        purpose: AttemptPurpose,
+        on_begin: RecordCall,
+    ) -> HttpReply:
+        async def send(call: CallRecord, _: RequestOptions) -> HttpReply:
+            return await send_decision(self._client, call, messages, questions, self._config.timeout_seconds)
+
+        texts = [message["content"] for message in messages] + [json.dumps(list(questions))]
+        tokens = sum(map(estimated_tokens, texts)) + _TOKENS_PER_MESSAGE * len(texts)
+        reply, _ = await self._exchange(messages, tokens, purpose, send, on_begin, is_decision=True)
+        return reply
+
+    async def _exchange(
+        self,
+        messages: Sequence[dict[str, str]],
+        tokens: int,
+        purpose: AttemptPurpose,
+        send: Callable[[CallRecord, RequestOptions], Awaitable[HttpReply]],
+        on_begin: RecordCall,
+        *,
+        is_decision: bool = False,
+    ) -> tuple[HttpReply, RequestOptions]:
+        """Make one call as soon as it may be made; returns its reply and the options that it was to be made with."""
         async with self._concurrency, self._breaker.call() as outcome:
-            await self._pacer.wait(tokens + config.max_response_tokens)
+            await self._pacer.wait(tokens + self._config.max_response_tokens)
             self._breaker.refuse_if_open()
             options = self._options
             sent = self._record(messages, tokens, options, purpose)
+            if is_decision:
+                sent = replace(sent, response_format=JudgeKind.DECISIONS, temperature=None)
             await on_begin(sent)
-            body = options.body(config.model, messages, answer_type)
-            reply = self._seen(await send_call(self._client, sent, body, config.timeout_seconds), messages)
+            reply = self._seen(await send(sent, options), messages)
             outcome.call = reply.call
         self.is_answered = self.is_answered or reply.call.result in (AttemptResult.ANSWERED, AttemptResult.UNUSABLE)
         self._pause_as_asked(reply)
