@@ -18,6 +18,7 @@ from trajectory_pipeline.defs.jobs.report import build_report_job
 from trajectory_pipeline.defs.jobs.retention import build_retention_job
 from trajectory_pipeline.defs.jobs.trajectory import build_trajectory_job
 from trajectory_pipeline.defs.partitions import hourly_partitions
+from trajectory_pipeline.defs.quality_checks import build_quality_checks
 from trajectory_pipeline.defs.resources import build_resources
 from trajectory_pipeline.defs.sensors.capture import build_capture_sensor
 from trajectory_pipeline.defs.sensors.empty_hours import build_empty_hour_sensor
@@ -58,7 +59,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
             build_judge_quality(settings),
             build_trajectory_report(settings),
         ],
-        asset_checks=[build_completeness_check(settings), build_history_checks()],
+        asset_checks=[build_completeness_check(settings), build_history_checks(), build_quality_checks(settings)],
         jobs=[job for job, _ in jobs],
         schedules=[schedule for _, schedule in jobs],
         sensors=[

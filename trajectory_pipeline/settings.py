@@ -86,6 +86,7 @@ LongSecret = Annotated[Annotated[SecretStr, Field(min_length=16)] | None, Before
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 RetentionDays = Annotated[int, Field(ge=1, le=LONGEST_RETENTION_DAYS)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 Owners = Annotated[tuple[Annotated[str, AfterValidator(_owner)], ...], NoDecode, BeforeValidator(_owners)]
 Ids = Annotated[frozenset[str], NoDecode, BeforeValidator(_ids)]
@@ -333,6 +334,19 @@ class BudgetSettings(_Group):
         return self
 
 
+class QualitySettings(_Group):
+    """Quality: the bars that a policy's verdicts must reach, each compared with the end of a 95 % interval."""
+
+    agreement: Share = setting("TRAJECTORY_GATE_AGREEMENT", 0.75)
+    """Lowest agreement with people's labels on whether a run is a success, 0 to 1. Default 0.75."""
+    abstention: Share = setting("TRAJECTORY_GATE_ABSTENTION", 0.2)
+    """Highest share of verdicts that decide nothing, 0 to 1. Default 0.2."""
+    verified_quotes: Share = setting("TRAJECTORY_GATE_QUOTES", 0.9)
+    """Lowest share of citations whose quote is found where the judge says, 0 to 1. Default 0.9."""
+    self_agreement: Share = setting("TRAJECTORY_GATE_SELF_AGREEMENT", 0.8)
+    """Lowest agreement of the judge with itself on runs that were judged twice, 0 to 1. Default 0.8."""
+
+
 class Settings(BaseModel):
     """All settings, by concern. ``Settings()`` reads the environment."""
 
@@ -347,6 +361,7 @@ class Settings(BaseModel):
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
     privacy: PrivacySettings = Field(default_factory=PrivacySettings)
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
+    quality: QualitySettings = Field(default_factory=QualitySettings)
 
 
 def load_settings() -> Settings:

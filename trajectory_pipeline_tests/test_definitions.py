@@ -226,6 +226,8 @@ def test_checks_block_only_where_a_fault_would_spread(graph: AssetGraph) -> None
         "trajectory_report:tool_error_rate_is_stable": False,
         "trajectory_report:judge_agrees_with_heuristic": False,
         "trajectory_report:verdict_error_rate": False,
+        "trajectory_report:policy_passes_gates": False,
+        "trajectory_report:no_growing_failure_mode": False,
         "trajectory_report:run_ids_are_unique": False,
     }
 

@@ -31,7 +31,9 @@ def command(start: str | None, end: str | None, output: Path | None) -> None:
     database, privacy = opened.storage.postgres, opened.settings.privacy
     with step("Report"):
         key = privacy.configured_redaction_key
-        report = make_report(database, privacy.redaction, key, first or None, after_last or None)
+        report = make_report(
+            database, privacy.redaction, key, first or None, after_last or None, opened.settings.quality
+        )
         if output is None:
             location = publish_report(opened.storage.parquet, report).uri
         else:

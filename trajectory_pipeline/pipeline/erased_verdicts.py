@@ -20,6 +20,7 @@ from trajectory_pipeline.storage.postgres.erasure import (
     record_rewritten,
     verdicts_that_showed,
 )
+from trajectory_pipeline.storage.postgres.failure_modes import forget_failure_titles
 from trajectory_pipeline.storage.postgres.labels import erase_label_texts
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 
@@ -32,6 +33,8 @@ Keys = set[tuple[str, str]]
 
 def erase_verdicts(partition: PartitionTransaction, store: ParquetStore) -> int:
     """Erase the texts of all verdicts that showed a run of this partition before it was erased, and of its labels.
+
+    Failure modes lose the titles that came from these.
 
     Postgres changes in the partition's transaction. Parquet is rewritten before the commit: after a crash in between,
     the partition is as before, and materializing it again erases the texts again.
@@ -59,6 +62,7 @@ def erase_verdicts(partition: PartitionTransaction, store: ParquetStore) -> int:
         partition.lock(REFINED_OUTCOMES.name, key)
     with translating_database_errors(partition.url, f"Erasing verdicts on runs of {partition.partition_key}"):
         erase_verdicts_that_showed(partition.connection, run_ids)
+        forget_failure_titles(partition.connection)
     for key in sorted(by_partition):
         written = _rewrite(parse_partition_key(key), by_partition[key], store)
         if written is not None:

@@ -72,6 +72,30 @@ def failures_by_mode(rows: Sequence[Row]) -> str:
     )
 
 
+def reliability(rows: Sequence[Row]) -> str:
+    """Return curves of how often verdicts are right by predicted probability, with the diagonal of a perfect map."""
+    diagonal = (
+        _chart([{"predicted": 0.0, "observed": 0.0}, {"predicted": 1.0, "observed": 1.0}])
+        .mark_line(color=_PALETTE["unknown"], strokeDash=[4, 4])
+        .encode(x="predicted:Q", y="observed:Q")
+    )
+    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format=".0%", tickCount=5)
+    curves = (
+        _chart(rows)
+        .mark_line(point=alt.OverlayMarkDef(filled=True, size=60))
+        .encode(
+            x=alt.X("predicted:Q", scale=scale, axis=axis, title="predicted"),
+            y=alt.Y("observed:Q", scale=scale, axis=axis, title="right, by labels"),
+            color=alt.Color(
+                "curve:N",
+                title=None,
+                scale=alt.Scale(domain=["raw confidence", "calibrated"], range=["#D55E00", "#0072B2"]),
+            ),
+        )
+    )
+    return _svg(diagonal + curves, height=260)
+
+
 def cost_by_period(rows: Sequence[Row]) -> str:
     """Return bars of the cost of judging by day or week; rows have ``period`` and ``judge_cost_usd``."""
     data = [{"period": row["period"], "usd": float(row["judge_cost_usd"] or 0)} for row in rows]

@@ -12,7 +12,9 @@ from markupsafe import Markup
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.quality.intervals import wilson_interval
 from trajectory_pipeline.report import charts
+from trajectory_pipeline.report.quality import quality_part
 from trajectory_pipeline.report.trajectory_view import Redact, trajectory_view
+from trajectory_pipeline.settings import QualitySettings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.report import report_tables, reported_range, runs_worth_reading
 
@@ -35,7 +37,11 @@ class Report:
 
 
 def build_report(
-    database: TrajectoryDatabase, redact: Redact, first: datetime | None = None, after_last: datetime | None = None
+    database: TrajectoryDatabase,
+    redact: Redact,
+    first: datetime | None = None,
+    after_last: datetime | None = None,
+    quality: QualitySettings | None = None,
 ) -> Report:
     """Return the report on runs that ended in a range of hours; without limits, on all.
 
@@ -44,6 +50,7 @@ def build_report(
         redact: applied to every text of a trajectory that the page shows.
         first: first hour.
         after_last: the hour after the last one.
+        quality: bars of the gates; their defaults if none are given.
 
     Raises:
         SinkError: the database cannot be read.
@@ -53,6 +60,8 @@ def build_report(
     tables = report_tables(database, *keys, period)
     for name in ("periods", "agents", "models", "tools"):
         tables[name] = [_with_interval(row) for row in tables[name]]
+    part = quality_part(database, quality or QualitySettings.model_construct(), *keys)
+    tables |= part.tables
     (totals,) = tables["totals"]
     chosen = runs_worth_reading(database, *keys, WORTH_READING)
     views = [trajectory_view(run.trajectory, run.outcome, redact) for run in chosen]
@@ -67,6 +76,7 @@ def build_report(
             period=period,
             totals=totals,
             tables=tables,
+            quality=part,
             views=views,
             judged_interval=wilson_interval(totals["judged"], totals["runs"]),
             success_interval=wilson_interval(totals["success"], totals["judged"]),
@@ -76,6 +86,7 @@ def build_report(
                 "periods": _drawn(charts.outcomes_by_period, tables["periods"]),
                 "agents": _drawn(charts.success_by_agent, judged_agents),
                 "failures": _drawn(charts.failures_by_mode, tables["failures"]),
+                "reliability": _drawn(charts.reliability, _reliability(tables["calibrations"])),
                 "cost": _drawn(charts.cost_by_period, tables["periods"]),
             },
         )
@@ -99,6 +110,18 @@ def _with_interval(row: Row) -> Row:
     interval = wilson_interval(row["success"], row["judged"])
     low, high = interval or (None, None)
     return {**row, "share": row["success"] / row["judged"] if row["judged"] else None, "low": low, "high": high}
+
+
+def _reliability(calibrations: list[Row]) -> list[Row]:
+    """Return the points of the reliability curves of P(outcome is right), before and after calibration."""
+    names = {"raw": "raw confidence", "map": "calibrated"}
+    return [
+        {"curve": names[name], **point}
+        for row in calibrations
+        if row["target"] == "correct"
+        for name in names
+        for point in row["curve"][name] or ()
+    ]
 
 
 def _drawn(draw: Any, rows: list[Row]) -> Markup | None:

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.report.page import Report, Row, build_report
+from trajectory_pipeline.report.quality import update_quality
 from trajectory_pipeline.schema.enums import RedactionMode
+from trajectory_pipeline.settings import QualitySettings
 from trajectory_pipeline.storage.artifacts import write_artifact
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
@@ -33,9 +35,15 @@ def make_report(
     configured_key: bytes | None,
     first: datetime | None = None,
     after_last: datetime | None = None,
+    quality: QualitySettings | None = None,
 ) -> Report:
-    """Return the report on a range of hours, redacted as for the judge; see ``build_report``."""
-    return build_report(database, Redactor(mode, redaction_key(database, configured_key)), first, after_last)
+    """Return the report on a range of hours, redacted as for the judge; see ``build_report``.
+
+    Calibration maps and the registry of failure modes are brought up to date before.
+    """
+    redact = Redactor(mode, redaction_key(database, configured_key))
+    update_quality(database, redact)
+    return build_report(database, redact, first, after_last, quality)
 
 
 def publish_report(store: ParquetStore, report: Report) -> PublishedReport:

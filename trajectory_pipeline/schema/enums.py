@@ -374,3 +374,43 @@ class ErrorClass(StrEnum):
         "judged under its new verdict key",
     )
     INTERNAL_ERROR = "internal_error", "A defect of trajectory-pipeline.", "please report it"
+
+
+class CalibrationTarget(StrEnum):
+    """What a calibrated probability is of."""
+
+    CORRECT = "correct"
+    SUCCESS = "success"
+
+
+class CalibrationMethod(StrEnum):
+    """How a calibration map was learnt."""
+
+    LOGISTIC = "logistic"
+    ISOTONIC = "isotonic"
+
+
+class Gate(StrEnum):
+    """What of a policy's verdicts is compared with a bar."""
+
+    AGREEMENT = "agreement"
+    ABSTENTION = "abstention"
+    VERIFIED_QUOTES = "verified_quotes"
+    SELF_AGREEMENT = "self_agreement"
+
+
+class GateResult(StrEnum):
+    """Whether a bar was reached, by the interval of what was measured."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_ENOUGH = "not_enough"
+    NOT_MEASURED = "not_measured"
+
+
+class FailureModeKind(StrEnum):
+    """Where a failure mode is from: the judge's closed list, or groups of similar texts."""
+
+    LISTED = "listed"
+    LESSON = "lesson"
+    TOOL_ERROR = "tool_error"

@@ -10,6 +10,8 @@ from trajectory_pipeline.schema.bookkeeping import (
     SPEND_TOTALS,
     VERDICT_LOCKS,
 )
+from trajectory_pipeline.schema.calibrations import CALIBRATIONS
+from trajectory_pipeline.schema.failure_modes import FAILURE_MODE_RUNS, FAILURE_MODES
 from trajectory_pipeline.schema.labels import LABEL_SAMPLES, LABELS
 from trajectory_pipeline.schema.quality import JUDGE_CONFUSIONS, JUDGE_QUALITY
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
@@ -39,6 +41,9 @@ TABLES = (
     LABEL_SAMPLES,
     JUDGE_QUALITY,
     JUDGE_CONFUSIONS,
+    CALIBRATIONS,
+    FAILURE_MODES,
+    FAILURE_MODE_RUNS,
     PARTITIONS,
     QUARANTINE,
     RUN_LOCATIONS,

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from trajectory_pipeline.schema.calibrations import CALIBRATED_OUTCOMES
+from trajectory_pipeline.schema.failure_modes import FAILURE_MODE_WEEKS
 from trajectory_pipeline.schema.trajectories import MESSAGE, TRAJECTORIES, TURN
 from trajectory_pipeline.schema.types import (
     BOOL,
@@ -203,5 +205,17 @@ JUDGING_DAYS = Table(
     ),
 )
 
-VIEWS = (OUTCOMES, CHAINS, AGENT_COMPARISON, TURNS, MESSAGES, TOOL_CALLS, TOOL_USAGE, AGENT_DAYS, JUDGING_DAYS)
+VIEWS = (
+    OUTCOMES,
+    CALIBRATED_OUTCOMES,
+    CHAINS,
+    AGENT_COMPARISON,
+    TURNS,
+    MESSAGES,
+    TOOL_CALLS,
+    TOOL_USAGE,
+    AGENT_DAYS,
+    JUDGING_DAYS,
+    FAILURE_MODE_WEEKS,
+)
 """In the order of the data dictionary."""

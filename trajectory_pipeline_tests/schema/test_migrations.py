@@ -27,6 +27,7 @@ RELEASED = {
     "0009_tools.py": "30507821b43d15cef0b2869c8efbac10cda239d60ed94cccc4ad19d2ec6d9290",
     "0010_judge_quality.py": "cce8505a9bb3bc9b603e589659b51b08a843cdeb993bb4c5f5417d76b4dcf5f7",
     "0011_requirement_probabilities.py": "71d34669c828ebb7b3701450e1fc3bc304694086174fdbf81f56a366f6065941",
+    "0012_quality.py": "c01d3ffdf16073d4988c7e7cbc58a6e4d6bfef7035b796087b46ad00b275aa97",
 }
 """Digest of every revision that was released, by file. Add to it; never change what is here."""
 

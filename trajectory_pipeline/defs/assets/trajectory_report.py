@@ -44,7 +44,7 @@ def build_trajectory_report(settings: Settings) -> dg.AssetsDefinition:
 
         sinks = storage.sinks()
         configured_key = judge.redaction_key.encode() if judge.redaction_key else None
-        report = make_report(sinks.postgres, settings.privacy.redaction, configured_key)
+        report = make_report(sinks.postgres, settings.privacy.redaction, configured_key, quality=settings.quality)
         published = publish_report(sinks.parquet, report)
         (totals,) = report.tables["totals"]
         return dg.MaterializeResult(

@@ -18,6 +18,7 @@ from trajectory_pipeline.storage.postgres import invalidations
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.erasure import erase_attempts_of
+from trajectory_pipeline.storage.postgres.failure_modes import forget_failure_titles
 from trajectory_pipeline.storage.postgres.labels import erase_label_texts
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction, StoredEntry
 
@@ -112,7 +113,9 @@ def remove_rows(partition: PartitionTransaction) -> int:
         erase_attempts_of(connection, run_ids)
         erase_label_texts(connection, run_ids, changed_only=False)
         quarantined = connection.execute("DELETE FROM trajectory.quarantine WHERE partition_key = %(key)s", key)
-        return verdicts + quarantined.rowcount + partition.remove("t.partition_key = %s", key["key"])
+        removed = partition.remove("t.partition_key = %s", key["key"])
+        forget_failure_titles(connection)
+        return verdicts + quarantined.rowcount + removed
 
 
 def record_pruned(partition: PartitionTransaction, asset: str, *, known_only: bool = False) -> None:

@@ -1,0 +1,108 @@
+"""The report's part on quality: gates, calibration, corrected rates, lift of signals and recurring failures."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+from trajectory_pipeline.settings import QualitySettings
+from trajectory_pipeline.storage.postgres.calibrations import read_calibrations
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.failure_modes import failures_by_week
+from trajectory_pipeline.storage.postgres.verdict_quality import current_policy
+
+Row = dict[str, Any]
+
+RECURRING = 2
+"""Fewest runs of a group of similar failures that is shown."""
+MOST_FAILURES = 30
+NEEDED = ("sklearn", "scipy")
+
+
+@dataclass(frozen=True)
+class QualityPart:
+    """What the template shows.
+
+    Attributes:
+        missing: packages that are not installed, for lack of which nothing is measured.
+        status: whether the policy has passed its gates, as a sentence; None where there is no policy.
+        passed: whether it has.
+        uncalibrated: why there is no calibrated probability, as a sentence, if so.
+        tables: rows by name; published as Parquet.
+    """
+
+    missing: tuple[str, ...] = ()
+    status: str | None = None
+    passed: bool = False
+    uncalibrated: str | None = None
+    tables: dict[str, list[Row]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Give every table a place, which is empty where nothing was measured."""
+        for name in ("gates", "calibrations", "corrected_rates", "signal_lifts", "failure_modes"):
+            self.tables.setdefault(name, [])
+
+
+def missing_packages() -> tuple[str, ...]:
+    """Return the packages that statistics need and that are not installed."""
+    return tuple(name for name in NEEDED if find_spec(name) is None)
+
+
+def update_quality(database: TrajectoryDatabase, redact: Callable[[str], str]) -> None:
+    """Bring the calibration maps and the registry of failure modes up to date with labels and verdicts.
+
+    Raises:
+        SinkError: the database cannot be read or refuses.
+    """
+    if missing_packages():
+        return
+    from trajectory_pipeline.pipeline.failure_modes import update_failure_modes
+    from trajectory_pipeline.pipeline.verdict_quality import update_calibrations
+
+    update_calibrations(database)
+    update_failure_modes(database, redact)
+
+
+def quality_part(
+    database: TrajectoryDatabase, quality: QualitySettings, first: str | None, after_last: str | None
+) -> QualityPart:
+    """Return the part on the current policy; rates and failures are of runs between two partition keys."""
+    missing = missing_packages()
+    if missing:
+        return QualityPart(missing)
+    from trajectory_pipeline.pipeline.verdict_quality import group_rates, lifts_of_signals, policy_gates
+    from trajectory_pipeline.quality.gates import Bars
+    from trajectory_pipeline.schema.enums import GateResult
+
+    policy_id = current_policy(database)
+    failures = [_failure(row) for row in failures_by_week(database, first, after_last, RECURRING)[:MOST_FAILURES]]
+    if policy_id is None:
+        return QualityPart(tables={"failure_modes": failures})
+    status = policy_gates(database, Bars(**quality.model_dump()), policy_id)
+    calibrations = read_calibrations(database, policy_id)
+    rates = [_rate(rate) for rate in group_rates(database, policy_id, first, after_last)]
+    tables = {
+        "gates": [] if status is None else [{**asdict(gate), "sentence": gate.sentence} for gate in status.gates],
+        "calibrations": [dict(row) for row in calibrations],
+        "corrected_rates": rates,
+        "signal_lifts": [asdict(lift) for lift in lifts_of_signals(database, policy_id)],
+        "failure_modes": failures,
+    }
+    return QualityPart(
+        (),
+        None if status is None else status.sentence,
+        status is not None and status.result is GateResult.PASSED,
+        None if calibrations else "No probability is learnt: there are too few labels of judged runs.",
+        tables,
+    )
+
+
+def _rate(rate: Any) -> Row:
+    row = asdict(rate)
+    corrected = row.pop("corrected")
+    return {**row, **{"corrected_rate" if name == "rate" else name: value for name, value in corrected.items()}}
+
+
+def _failure(row: Row) -> Row:
+    weeks = sorted((week for week in row["weeks"] if week["week"]), key=lambda week: str(week["week"]))
+    return {**row, "weeks": weeks}
