@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trajectory_pipeline.quality.calibration import Calibration, LabelledScore, calibrate, success_score
+from trajectory_pipeline.quality.calibration import Calibration, LabelledScore, TooFewLabels, calibrate, success_score
 from trajectory_pipeline.quality.corrected_rates import (
     CorrectedRate,
     EffectiveCounts,
@@ -74,10 +74,10 @@ def update_calibrations(database: TrajectoryDatabase) -> dict[str, str]:
     """
     missing: dict[str, str] = {}
     for policy_id in judged_policies(database):
-        labels = [one for one in outcome_labels(database, policy_id) if one.outcome_confidence is not None]
+        labels = _confident(database, policy_id)
         digest = _digest(labels)
         for target in CalibrationTarget:
-            result = calibrate(_scores(labels, target), score_is_probability=target is CalibrationTarget.CORRECT)
+            result = _calibrate(labels, target)
             if not isinstance(result, Calibration):
                 missing[f"{policy_id} {target}"] = result.reason
             stored = current_labels_digest(database, policy_id, target)
@@ -86,6 +86,13 @@ def update_calibrations(database: TrajectoryDatabase) -> dict[str, str]:
             elif not isinstance(result, Calibration) and stored is not None:
                 write_calibration(database, policy_id, target, digest, None)
     return missing
+
+
+def missing_maps(database: TrajectoryDatabase, policy_id: str) -> dict[CalibrationTarget, str]:
+    """Return why a policy has no map, as a sentence, for each target that has none."""
+    labels = _confident(database, policy_id)
+    results = {target: _calibrate(labels, target) for target in CalibrationTarget}
+    return {target: one.reason for target, one in results.items() if not isinstance(one, Calibration)}
 
 
 def policy_gates(database: TrajectoryDatabase, bars: Bars, policy_id: str | None = None) -> GateStatus | None:
@@ -151,6 +158,14 @@ def lifts_of_signals(database: TrajectoryDatabase, policy_id: str) -> list[Lift]
             if one.signals
         ]
     )
+
+
+def _confident(database: TrajectoryDatabase, policy_id: str) -> list[LabelledVerdict]:
+    return [one for one in outcome_labels(database, policy_id) if one.outcome_confidence is not None]
+
+
+def _calibrate(labels: Sequence[LabelledVerdict], target: CalibrationTarget) -> Calibration | TooFewLabels:
+    return calibrate(_scores(labels, target), score_is_probability=target is CalibrationTarget.CORRECT)
 
 
 def _scores(labels: Sequence[LabelledVerdict], target: CalibrationTarget) -> list[LabelledScore]:

@@ -83,8 +83,9 @@ class GateStatus:
     def sentence(self) -> str:
         """The result in words, with the gates behind it."""
         behind = [gate.sentence for gate in self.gates if gate.result is not GateResult.PASSED]
-        said = f"Policy {self.policy_id} has {'passed' if self.result is GateResult.PASSED else 'not passed'} its gates"
-        return f"{said}{': ' if behind else ''}{'; '.join(behind)}."
+        passed = self.result is GateResult.PASSED
+        said = f"Policy {self.policy_id} has {'passed' if passed else 'not passed'} its gates"
+        return f"{said}{('; ' if passed else ': ') if behind else ''}{'; '.join(behind)}."
 
 
 def measure_gates(policy_id: str, measured: Mapping[Gate, EffectiveCounts], bars: Bars) -> GateStatus:

@@ -62,8 +62,8 @@ def number(row: Row | None) -> str:
     """Return a value with its interval: ``0.53 [0.45–0.61]``; a dash where it is not defined."""
     if row is None or row["value"] is None:
         return "–"
-    interval = "" if row["low"] is None else f" [{row['low']:.2f}–{row['high']:.2f}]"
-    return f"{row['value']:.2f}{interval}"
+    interval = "" if row["low"] is None else f" [{row['low']:z.2f}–{row['high']:z.2f}]"
+    return f"{row['value']:z.2f}{interval}"
 
 
 def _runs(group: Group) -> str:

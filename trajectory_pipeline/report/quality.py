@@ -5,14 +5,19 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+from trajectory_pipeline.quality.summary import number
+from trajectory_pipeline.schema.enums import CalibrationTarget, Criterion, GateResult
+from trajectory_pipeline.schema.quality import Metric, Slice
 from trajectory_pipeline.settings import QualitySettings
 from trajectory_pipeline.storage.postgres.calibrations import read_calibrations
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.failure_modes import failures_by_week
+from trajectory_pipeline.storage.postgres.judge_quality import read_quality
 from trajectory_pipeline.storage.postgres.verdict_quality import current_policy
 
 Row = dict[str, Any]
 
+TARGETS = {CalibrationTarget.CORRECT: "P(outcome is right)", CalibrationTarget.SUCCESS: "P(success)"}
 RECURRING = 2
 """Fewest runs of a group of similar failures that is shown."""
 MOST_FAILURES = 30
@@ -27,19 +32,19 @@ class QualityPart:
         missing: packages that are not installed, for lack of which nothing is measured.
         status: whether the policy has passed its gates, as a sentence; None where there is no policy.
         passed: whether it has.
-        uncalibrated: why there is no calibrated probability, as a sentence, if so.
+        uncalibrated: why a probability is not learnt, as a sentence, by its name.
         tables: rows by name; published as Parquet.
     """
 
     missing: tuple[str, ...] = ()
     status: str | None = None
     passed: bool = False
-    uncalibrated: str | None = None
+    uncalibrated: dict[str, str] = field(default_factory=dict)
     tables: dict[str, list[Row]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Give every table a place, which is empty where nothing was measured."""
-        for name in ("gates", "calibrations", "corrected_rates", "signal_lifts", "failure_modes"):
+        for name in ("policies", "gates", "calibrations", "corrected_rates", "signal_lifts", "failure_modes"):
             self.tables.setdefault(name, [])
 
 
@@ -70,18 +75,23 @@ def quality_part(
     missing = missing_packages()
     if missing:
         return QualityPart(missing)
-    from trajectory_pipeline.pipeline.verdict_quality import group_rates, lifts_of_signals, policy_gates
+    from trajectory_pipeline.pipeline.verdict_quality import group_rates, lifts_of_signals, missing_maps, policy_gates
     from trajectory_pipeline.quality.gates import Bars
-    from trajectory_pipeline.schema.enums import GateResult
 
     policy_id = current_policy(database)
     failures = [_failure(row) for row in failures_by_week(database, first, after_last, RECURRING)[:MOST_FAILURES]]
     if policy_id is None:
         return QualityPart(tables={"failure_modes": failures})
-    status = policy_gates(database, Bars(**quality.model_dump()), policy_id)
+    bars = Bars(**quality.model_dump())
+    status = policy_gates(database, bars, policy_id)
+    policies = _policies(read_quality(database))
+    for policy in policies:
+        gates = policy_gates(database, bars, policy["policy_id"]) if policy["policy_id"] else None
+        policy["gates"] = None if gates is None else gates.result
     calibrations = read_calibrations(database, policy_id)
     rates = [_rate(rate) for rate in group_rates(database, policy_id, first, after_last)]
     tables = {
+        "policies": policies,
         "gates": [] if status is None else [{**asdict(gate), "sentence": gate.sentence} for gate in status.gates],
         "calibrations": [dict(row) for row in calibrations],
         "corrected_rates": rates,
@@ -92,9 +102,30 @@ def quality_part(
         (),
         None if status is None else status.sentence,
         status is not None and status.result is GateResult.PASSED,
-        None if calibrations else "No probability is learnt: there are too few labels of judged runs.",
+        {TARGETS[target]: reason for target, reason in missing_maps(database, policy_id).items()},
         tables,
     )
+
+
+def _policies(rows: list[Row]) -> list[Row]:
+    """Return how far each policy, and people among them, agree on outcomes: a row for each, a value by metric."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if row["criterion"] == Criterion.OUTCOME and row["slice"] == Slice.ALL:
+            key = (row["comparison"], row["policy_id"])
+            policy = found.setdefault(
+                key,
+                {
+                    "comparison": row["comparison"],
+                    "policy_id": row["policy_id"],
+                    "model": row["model"],
+                    "is_current": row["is_current"],
+                    "runs": row["runs"],
+                    **dict.fromkeys(Metric),
+                },
+            )
+            policy[row["metric"]] = number(row)
+    return list(found.values())
 
 
 def _rate(rate: Any) -> Row:

@@ -46,7 +46,7 @@ def test_abstention_is_wanted_below_its_bar(share: float, size: float, result: G
 def test_status_passes_where_self_agreement_was_never_measured() -> None:
     measured = status(self_agreement=None)
     assert measured.result is GateResult.PASSED
-    assert measured.sentence == "Policy p has passed its gates: self agreement: not measured."
+    assert measured.sentence == "Policy p has passed its gates; self agreement: not measured."
 
 
 @pytest.mark.parametrize("gate", [Gate.AGREEMENT, Gate.ABSTENTION, Gate.VERIFIED_QUOTES])

@@ -11,13 +11,18 @@ from urllib.parse import urlsplit
 import pyarrow.parquet as pq
 import pytest
 
+from trajectory_pipeline.demo.letta_sample.labels import sample_labels
 from trajectory_pipeline.demo.letta_sample.load import STORY
+from trajectory_pipeline.demo.simulated_judge import SCRIPTED_MODEL
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.partition_keys import HOUR
+from trajectory_pipeline.pipeline.judge_quality import materialize_quality
 from trajectory_pipeline.report import page
 from trajectory_pipeline.report.page import WORTH_READING, build_report
 from trajectory_pipeline.report.publish import publish_report
+from trajectory_pipeline.report.quality import update_quality
 from trajectory_pipeline.report.trajectory_view import highlight
+from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
@@ -101,6 +106,19 @@ def test_report_replaces_secrets(own_story: Pipeline) -> None:
     html = build_report(own_story.database, REDACT).html
     assert secret not in html
     assert "[secret:" in html
+
+
+def test_report_says_how_far_each_policy_agrees_with_people(own_story: Pipeline) -> None:
+    assert "Not measured yet" in build_report(own_story.database, REDACT).html
+    write_labels(own_story.database, sample_labels())
+    materialize_quality(own_story.storage)
+    update_quality(own_story.database, REDACT)
+    report = build_report(own_story.database, REDACT)
+    (judge, people) = report.tables["policies"]
+    assert (judge["model"], judge["gates"], people["comparison"]) == (SCRIPTED_MODEL, "passed", "people")
+    assert people["agreement"].startswith("0.90 ")
+    assert "P(outcome is right) is not learnt: " in report.html
+    assert "Not measured yet" not in report.html
 
 
 def test_report_without_trajectories_says_so(trajectory_database: str, tmp_path: Path) -> None:
