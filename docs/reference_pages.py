@@ -32,6 +32,8 @@ _TYPES = (
     (Scalar.NAIVE_TIMESTAMP.value, "timestamp, microseconds, without time zone (UTC by convention)", "not stored"),
     (Scalar.MONEY.value, "decimal128(18, 9)", "`numeric(18, 9)`"),
     (Scalar.JSON.value, "string with JSON text", "`jsonb`"),
+    (Scalar.WORDS.value, "not stored", "`tsvector`"),
+    (Scalar.VECTOR.value, "not stored", "`halfvec` of pgvector"),
     ("list of a scalar type", "list", "array"),
     ("struct, or list of structs", "struct, list of structs", "`jsonb`"),
 )

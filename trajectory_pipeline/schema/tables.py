@@ -15,6 +15,7 @@ from trajectory_pipeline.schema.failure_modes import FAILURE_MODE_RUNS, FAILURE_
 from trajectory_pipeline.schema.labels import LABEL_SAMPLES, LABELS
 from trajectory_pipeline.schema.quality import JUDGE_CONFUSIONS, JUDGE_QUALITY
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.search import EMBEDDING_MODELS, SEARCH_TEXTS, TRAJECTORY_EMBEDDINGS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import (
     JUDGE_BATCHES,
@@ -44,6 +45,9 @@ TABLES = (
     CALIBRATIONS,
     FAILURE_MODES,
     FAILURE_MODE_RUNS,
+    SEARCH_TEXTS,
+    EMBEDDING_MODELS,
+    TRAJECTORY_EMBEDDINGS,
     PARTITIONS,
     QUARANTINE,
     RUN_LOCATIONS,

@@ -23,6 +23,10 @@ class Scalar(Enum):
     """US dollars."""
     JSON = "json"
     """JSON text: a string in Parquet (Arrow structs would merge keys across rows), ``jsonb`` in Postgres."""
+    WORDS = "tsvector"
+    """Words of a text for full-text search, only in Postgres."""
+    VECTOR = "halfvec"
+    """Numbers of half precision, of the extension pgvector, only in Postgres."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ TIMESTAMP: Final = Scalar.TIMESTAMP
 NAIVE_TIMESTAMP: Final = Scalar.NAIVE_TIMESTAMP
 MONEY: Final = Scalar.MONEY
 JSON: Final = Scalar.JSON
+WORDS: Final = Scalar.WORDS
+VECTOR: Final = Scalar.VECTOR
 STRINGS: Final = ListOf(STRING)
 
 
@@ -144,6 +150,7 @@ class Table:
         row: what one row is.
         columns: in order.
         indexes: the columns of each index in Postgres.
+        extension: of Postgres that its types are from; without it, the table is not there.
     """
 
     name: str
@@ -151,6 +158,7 @@ class Table:
     row: str
     columns: tuple[Column, ...]
     indexes: tuple[tuple[str, ...], ...] = ()
+    extension: str = ""
 
     def __getitem__(self, name: str) -> Column:
         """Return the column of that name.

@@ -25,6 +25,7 @@ _NO_PRICE = "no known price"
 _NOT_DEFERRED = "not `deferred_budget`"
 _NO_ERROR = "no error"
 _ONE_JUDGE = "one judge, asked once"
+_FOR_TEXTS = "a call for embeddings, of texts of several runs"
 
 VERDICTS = Table(
     name="verdicts",
@@ -292,13 +293,13 @@ REFINED_OUTCOMES = Table(
 
 VERDICT_ATTEMPTS = Table(
     name="verdict_attempts",
-    description="HTTP calls to judges: request, response, tokens and cost.",
+    description="HTTP calls to judges and embedding models: request, response, tokens and cost.",
     row="one HTTP call",
     columns=postgres_only(
         Column("attempt_id", STRING, "UUID, generated before the call.", key=True),
-        Column("run_id", STRING, "The run."),
-        Column("verdict_key", STRING, "The verdict that it was made for."),
-        Column("policy_id", STRING, "The policy."),
+        Column("run_id", STRING, "The run.", null=_FOR_TEXTS),
+        Column("verdict_key", STRING, "The verdict that it was made for.", null=_FOR_TEXTS),
+        Column("policy_id", STRING, "The policy; of a call for embeddings, `model_id` of the embedding model."),
         Column("started_at", TIMESTAMP, "When it was sent."),
         nanoseconds("duration_ns", "Duration of the call.", null="its end was not recorded"),
         Column("model", STRING, "Model that was called."),
@@ -325,7 +326,7 @@ VERDICT_ATTEMPTS = Table(
         Column(
             "response_format",
             STRING,
-            "How the response schema was sent: `json_schema`, `tool_call`, `prompt`; or `decisions`.",
+            "How the response schema was sent: `json_schema`, `tool_call`, `prompt`; or `decisions`, `embeddings`.",
         ),
         Column("temperature", FLOAT, "Temperature sent.", unit="0–2", null="not sent, because the model rejects it"),
         dollars("reserved_usd", "Largest possible cost.", null=_NO_PRICE),
@@ -334,6 +335,7 @@ VERDICT_ATTEMPTS = Table(
         Column("organization_id", STRING, "Organization whose cap it counts against.", null="none recorded"),
         Column("materialization_id", STRING, "The materialization: the Dagster run id where there is one."),
         Column("batch_id", STRING, "The batch that it was a line of: see `judge_batches`.", null="a call of its own"),
+        Column("texts", INT, "Texts to be embedded.", unit="texts", null="a call to a judge"),
     ),
     indexes=(("run_id",), ("verdict_key",), ("started_at",), ("budget_day",), ("batch_id",)),
 )

@@ -32,6 +32,8 @@ _POSTGRES_TYPES = {
     Scalar.NAIVE_TIMESTAMP: "timestamp without time zone",
     Scalar.MONEY: "numeric(18,9)",
     Scalar.JSON: "jsonb",
+    Scalar.WORDS: "tsvector",
+    Scalar.VECTOR: "halfvec",
 }
 
 

@@ -37,6 +37,8 @@ POSTGRES_TYPES = {
     Scalar.NAIVE_TIMESTAMP: "timestamp without time zone",
     Scalar.MONEY: "numeric(18,9)",
     Scalar.JSON: "jsonb",
+    Scalar.WORDS: "tsvector",
+    Scalar.VECTOR: "halfvec",
 }
 
 

@@ -28,6 +28,7 @@ RELEASED = {
     "0010_judge_quality.py": "cce8505a9bb3bc9b603e589659b51b08a843cdeb993bb4c5f5417d76b4dcf5f7",
     "0011_requirement_probabilities.py": "71d34669c828ebb7b3701450e1fc3bc304694086174fdbf81f56a366f6065941",
     "0012_quality.py": "c01d3ffdf16073d4988c7e7cbc58a6e4d6bfef7035b796087b46ad00b275aa97",
+    "0013_search.py": "336a606aec5c37a9a71c0b55893a146ad048f061bf23ca7db8b5fd2aa05f1a02",
 }
 """Digest of every revision that was released, by file. Add to it; never change what is here."""
 

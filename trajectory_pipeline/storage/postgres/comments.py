@@ -34,12 +34,22 @@ def apply_comments(connection: psycopg.Connection) -> int:
     """Set the comments that differ from the declaration; return how many. Needs the owner of the tables."""
     found = {(table, column): text for table, column, text in connection.execute(_FOUND, [SCHEMA_NAME])}
     views = {view.name for view in VIEWS}
-    changed = [(target, text) for target, text in declared_comments().items() if found.get(target) != text]
+    missing = {table.name for table in TABLES if table.extension} - _tables(connection)
+    changed = [
+        (target, text)
+        for target, text in declared_comments().items()
+        if found.get(target) != text and target[0] not in missing
+    ]
     for (name, column), text in changed:
         kind = "COLUMN" if column else "VIEW" if name in views else "TABLE"
         target = sql.Identifier(*filter(None, (SCHEMA_NAME, name, column)))
         connection.execute(sql.SQL("COMMENT ON {} {} IS {}").format(sql.SQL(kind), target, sql.Literal(text)))
     return len(changed)
+
+
+def _tables(connection: psycopg.Connection) -> set[str]:
+    rows = connection.execute("SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace", [SCHEMA_NAME])
+    return {row[0] for row in rows}
 
 
 def _comments(table: Table) -> Iterator[tuple[Target, str]]:

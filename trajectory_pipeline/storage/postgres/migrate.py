@@ -21,6 +21,7 @@ from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.schema.types import SCHEMA_NAME
 from trajectory_pipeline.storage.postgres.comments import apply_comments
 from trajectory_pipeline.storage.postgres.connection import begin, open_connection, translating_database_errors
+from trajectory_pipeline.storage.postgres.pgvector import ensure_embeddings_table
 from trajectory_pipeline.urls import describe_postgres
 
 _VERSION_TABLE = f"{SCHEMA_NAME}.alembic_version"
@@ -90,6 +91,7 @@ def _migrate_once(url: str, *, rehearse: bool) -> tuple[str | None, str]:
             # Alembic holds the environment of a running migration in a global.
             with _ALEMBIC:
                 command.upgrade(config, "head")
+        ensure_embeddings_table(driver_connection)
         if before != head_revision() or not rehearse:
             # Every time: descriptions change without a migration.
             apply_comments(driver_connection)
