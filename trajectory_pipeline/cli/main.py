@@ -30,6 +30,7 @@ COMMANDS = {
     "prune": ("prune:command", "Delete partitions now that are older than the retention settings."),
     "quality": ("quality:command", "Measure how far the judge agrees with people and with itself."),
     "report": ("report:command", "Make the report: one HTML page about all trajectories."),
+    "serve": ("serve:command", "Serve trajectories over HTTP."),
     "settings": ("settings:command", "List the settings: environment variables and what they mean."),
     "show": ("show:command", "Show the trajectory of a run: turns, tools, errors, outcome and verdict."),
     "url": ("url:command", "Print the URL of a database in use, password included."),

@@ -106,6 +106,14 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
 
 
+class TokenScope(StrEnum):
+    """What a token of the service allows."""
+
+    READ = "read"
+    JUDGE = "judge"
+    ERASE = "erase"
+
+
 class PartitionResult(StrEnum):
     """Result of a partition in the ledger."""
 

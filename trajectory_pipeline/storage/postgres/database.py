@@ -60,15 +60,16 @@ class TrajectoryDatabase:
                 retrying.close()
 
     @contextmanager
-    def pooled(self) -> Iterator["TrajectoryDatabase"]:
+    def pooled(self, idle: int = 1) -> Iterator["TrajectoryDatabase"]:
         """Reuse connections inside the block instead of one a transaction; a lost one is replaced.
 
-        Nothing is opened before it is needed; inside such a block, another changes nothing.
+        Nothing is opened before it is needed; inside such a block, another changes nothing. ``idle``: how many
+        connections of each kind are kept while nobody uses them, for as many threads.
         """
         if self._pool is not None:
             yield self
             return
-        with ConnectionPool(self.url) as pool:
+        with ConnectionPool(self.url, idle) as pool:
             yield replace(self, _pool=pool)
 
     @contextmanager

@@ -19,15 +19,16 @@ _FRESH_SECONDS = 1.0
 
 
 class ConnectionPool:
-    """At most one idle connection of each kind: one that commits by itself, and one for transactions.
+    """Idle connections of two kinds, those that commit by themselves and those for transactions; one of each or more.
 
     Several threads may borrow at once: who finds none idle gets a new one. Nothing of a session lasts from one loan to
     the next, so a pooler may stand between. A context manager: what is idle is closed at the end.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, idle: int = 1) -> None:
         self._url = url
-        self._idle: dict[bool, tuple[psycopg.Connection, float]] = {}
+        self._most_idle = idle
+        self._idle: dict[bool, list[tuple[psycopg.Connection, float]]] = {True: [], False: []}
         self._guard = threading.Lock()
         self._open = True
 
@@ -50,7 +51,7 @@ class ConnectionPool:
 
     def _take(self, autocommit: bool) -> psycopg.Connection:
         with self._guard:
-            idle, since = self._idle.pop(autocommit, (None, 0.0))
+            idle, since = self._idle[autocommit].pop() if self._idle[autocommit] else (None, 0.0)
         if idle is not None:
             # The query also shows whether the connection was lost.
             with suppress(psycopg.Error):
@@ -76,15 +77,16 @@ class ConnectionPool:
 
     def _return(self, connection: psycopg.Connection) -> bool:
         with self._guard:
-            if not self._open or connection.autocommit in self._idle:
+            idle = self._idle[connection.autocommit]
+            if not self._open or len(idle) >= self._most_idle:
                 return False
-            self._idle[connection.autocommit] = connection, time.monotonic()
+            idle.append((connection, time.monotonic()))
             return True
 
     def _close_idle(self) -> None:
         with self._guard:
-            idle = [connection for connection, _ in self._idle.values()]
-            self._idle.clear()
+            idle = [connection for kind in self._idle.values() for connection, _ in kind]
+            self._idle = {True: [], False: []}
         for connection in idle:
             connection.close()
 

@@ -1,0 +1,52 @@
+"""The command ``serve``: the service over HTTP."""
+
+import ipaddress
+import logging
+import sys
+from dataclasses import replace
+
+import click
+
+from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.console import err
+from trajectory_pipeline.errors import PipelineError
+
+IDLE_CONNECTIONS = 40
+"""As many as threads of the service can wait for the database at once."""
+
+
+@click.command("serve")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8321, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
+def command(host: str, port: int) -> None:
+    """Serve trajectories over HTTP: REST below /v1 (described at /docs), metrics and health.
+
+    On 127.0.0.1 the service can be read without a token as long as there is none. On any other address it needs one.
+    """
+    try:
+        import uvicorn
+
+        from trajectory_pipeline.serve.app import create_app
+        from trajectory_pipeline.serve.service import make_service
+    except ModuleNotFoundError as error:
+        raise PipelineError(f"The service needs {error.name}: pip install 'trajectory-pipeline[serve]'.") from error
+
+    loopback = _is_loopback(host)
+    if not loopback:
+        raise PipelineError(f"{host} is not this machine alone, and there is no token yet: serve on 127.0.0.1.")
+    opened = open_connections()
+    with opened.storage.postgres.pooled(IDLE_CONNECTIONS) as postgres:
+        service = make_service(opened.settings, replace(opened.storage, postgres=postgres), loopback=loopback)
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+        err.print(f"Serving on http://{host}:{port} (Ctrl-C stops it); the API is described at /docs")
+        config = uvicorn.Config(
+            create_app(service), host=host, port=port, log_config=None, access_log=False, server_header=False
+        )
+        uvicorn.Server(config).run()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,50 @@
+"""Which access a request has: that of its token; without any token, that of whoever is on this machine."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from trajectory_pipeline.schema.enums import TokenScope
+from trajectory_pipeline.serve.access import LOCAL, Access
+from trajectory_pipeline.serve.problems import ProblemError
+from trajectory_pipeline.serve.service import Service
+
+_BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="A token of `trajectory-pipeline tokens`.")
+_CHALLENGE = {"www-authenticate": 'Bearer realm="trajectory-pipeline"'}
+
+
+def service_of(request: Request) -> Service:
+    """Return the service that a request was sent to."""
+    service: Service = request.app.state.service
+    return service
+
+
+def authenticate(service: Service, token: str | None) -> Access:
+    """Return the access of a token, or of a request without one.
+
+    Raises:
+        ProblemError: 401, in the same words whether a token is unknown, expired or revoked.
+    """
+    if token is None and service.loopback:
+        return LOCAL
+    raise ProblemError(401, "Send a token: Authorization: Bearer ….", _CHALLENGE)
+
+
+def require(scope: TokenScope) -> Callable[..., Access]:
+    """Return a dependency: the access of a request, which must have this scope."""
+
+    def access(
+        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)] = None
+    ) -> Access:
+        found = authenticate(service_of(request), credentials.credentials if credentials else None)
+        request.scope["access"] = found
+        if scope not in found.scopes:
+            raise ProblemError(403, f"This needs a token with the scope `{scope}` (`trajectory-pipeline tokens`).")
+        return found
+
+    return access
+
+
+Reader = Annotated[Access, Depends(require(TokenScope.READ))]

@@ -1,0 +1,72 @@
+"""From rows to what is served: nested, heuristic and judged values apart, every text redacted."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from trajectory_pipeline.lossless_json import exact_numbers, write_json
+from trajectory_pipeline.serve.models import Judged, RunSummary
+from trajectory_pipeline.serve.problems import ProblemError
+from trajectory_pipeline.serve.redacted import redacted
+from trajectory_pipeline.serve.service import DATA_NOTICE, Service
+from trajectory_pipeline.storage.postgres.service_reads import Position
+
+Row = Mapping[str, Any]
+_PLAIN = tuple(name for name in RunSummary.model_fields if name not in ("heuristic", "judged"))
+_VERDICT = tuple(name for name in Judged.model_fields if name not in ("status", "confidence"))
+
+
+def run_summary(row: Row, service: Service) -> dict[str, Any]:
+    """Return a row of ``list_runs`` as ``RunSummary``, or of ``read_run`` with reasoning and evidence."""
+    judged = None
+    if row["verdict_status"] is not None:
+        judged = {"status": row["verdict_status"], "confidence": row["outcome_confidence"]}
+        judged |= {name: row[name] for name in _VERDICT if name in row}
+    heuristic = {"outcome": row["heuristic_outcome"], "confidence": row["heuristic_confidence"]}
+    if "heuristic_reasoning" in row:
+        heuristic["reasoning"] = row["heuristic_reasoning"]
+    found: dict[str, Any] = redacted(
+        {**{name: row[name] for name in _PLAIN}, "heuristic": heuristic, "judged": judged}, service.redact
+    )
+    return found
+
+
+def trajectory_json(row: Row, service: Service) -> bytes:
+    """Return a row of ``read_run`` as JSON text of ``Trajectory``."""
+    document = row["document"]
+    whole = {
+        "notice": DATA_NOTICE,
+        **run_summary(row, service),
+        **{name: row[name] for name in ("continues_run_id", "partition_key", "content_digest")},
+        "document_omitted_reason": row["data_omitted_reason"],
+    }
+    text = "null" if document is None else write_json(redacted(exact_numbers(document), service.redact))
+    return orjson.dumps(whole)[:-1] + b',"document":' + text.encode() + b"}"
+
+
+def encode_cursor(row: Row) -> str:
+    """Return where a page ended, as clients send it back."""
+    end = row["end_time"]
+    text = f"{'' if end is None else end.isoformat()} {row['run_id']}"
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def decode_cursor(cursor: str) -> Position:
+    """Return the position of a cursor.
+
+    Raises:
+        ProblemError: 422, it is none of ours.
+    """
+    refused = ProblemError(422, "query.cursor: send `next_cursor` of the page before, unchanged.")
+    try:
+        end, _, run_id = base64.b64decode(cursor, b"-_", validate=True).decode().partition(" ")
+        moment = datetime.fromisoformat(end) if end else None
+    except (binascii.Error, ValueError):
+        raise refused from None
+    if not run_id or "\0" in run_id or (moment is not None and moment.tzinfo is None):
+        raise refused
+    return Position(moment, run_id)

@@ -1,0 +1,124 @@
+"""Errors as ``application/problem+json`` (RFC 9457): what was wrong, where, and what to do."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from trajectory_pipeline.errors import PipelineError, SinkError
+from trajectory_pipeline.storage.postgres.service_access import QueryTimeoutError
+
+MEDIA_TYPE = "application/problem+json"
+TITLES = {
+    400: "The request cannot be read",
+    401: "A token is needed",
+    403: "The token does not allow this",
+    404: "Not found",
+    405: "Method not allowed",
+    406: "Not acceptable",
+    408: "The request did not arrive in time",
+    409: "This cannot be done now",
+    413: "The request is too large",
+    415: "The media type is not JSON",
+    422: "A value is wrong",
+    500: "A defect of the service",
+    502: "Dagster refused",
+    503: "Not available now",
+    504: "The query took too long",
+}
+
+
+class ProblemDetail(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = Field("about:blank", description="Always `about:blank`: the status says the kind.")
+    title: str = Field(description="The kind of error.")
+    status: int = Field(description="The HTTP status.", ge=400, le=599)
+    detail: str = Field(description="What was wrong, and what to do.")
+    request_id: str = Field(description="Id of the request, as in the header `X-Request-ID` and in the service's log.")
+
+
+class ProblemError(Exception):
+    """An answer other than the one that was asked for."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers
+
+
+def problem_response(request_id: str, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a problem as a response."""
+    title = TITLES.get(status, "The request failed")
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
+    return Response(orjson.dumps(body), status, dict(headers or {}), MEDIA_TYPE)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return for OpenAPI the problems that an endpoint answers with, beside those of every endpoint."""
+    example = {"type": "about:blank", "request_id": "5f0c6c1d2b7e4a66"}
+    return {
+        status: {
+            "description": TITLES[status],
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/ProblemDetail"},
+                    "example": example | {"title": TITLES[status], "status": status, "detail": _EXAMPLES[status]},
+                }
+            },
+        }
+        for status in sorted({*statuses, *_EVERYWHERE})
+    }
+
+
+_EVERYWHERE = (400, 401, 403, 408, 413, 422, 500, 503, 504)
+_EXAMPLES = {
+    400: "The body is not JSON.",
+    401: "Send a token: Authorization: Bearer …. `trajectory-pipeline tokens create` makes one.",
+    403: "The token lacks the scope `judge`.",
+    404: "There is no such run among those that the token may see.",
+    408: "The body did not arrive within 10 seconds.",
+    409: "The run is still in Letta: delete it there first.",
+    413: "The body is larger than 1048576 bytes.",
+    422: "query.limit: Input should be less than or equal to 200",
+    500: "See the service's log for this request id.",
+    502: "Dagster refused to launch the run: no such job.",
+    503: "The database cannot be reached.",
+    504: "The query took longer than 10 seconds: ask for fewer rows, a shorter time or one agent.",
+}
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Answer every error of the app with a problem."""
+
+    def request_id(request: Request) -> str:
+        return str(request.scope.get("request_id", ""))
+
+    def on_problem(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ProblemError)  # noqa: S101 - registered for it
+        return problem_response(request_id(request), error.status, error.detail, error.headers)
+
+    def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        return problem_response(request_id(request), error.status_code, str(error.detail), error.headers)
+
+    def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        # Never the value: it may hold what must not be repeated.
+        found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:20])
+        return problem_response(request_id(request), 422, found)
+
+    def on_pipeline_error(request: Request, error: Exception) -> Response:
+        status = 504 if isinstance(error, QueryTimeoutError) else 503 if isinstance(error, SinkError) else 409
+        return problem_response(request_id(request), status, str(error))
+
+    app.add_exception_handler(ProblemError, on_problem)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(PipelineError, on_pipeline_error)

@@ -1,0 +1,51 @@
+"""Redaction of what is served: every text of a value, and values whose name says that they are secret."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.types import Column, ListOf, Struct, Type
+from trajectory_pipeline.schema.verdicts import VERDICTS
+
+
+def _names(columns: tuple[Column, ...]) -> Iterator[str]:
+    for column in columns:
+        yield column.name
+        yield from _names(_fields(column.type))
+
+
+def _fields(kind: Type) -> tuple[Column, ...]:
+    match kind:
+        case Struct(fields):
+            return fields
+        case ListOf(item):
+            return _fields(item)
+        case _:
+            return ()
+
+
+_DECLARED = frozenset(_names((*TRAJECTORIES.columns, *VERDICTS.columns)))
+
+
+def redacted(value: Any, redact: Callable[[str], str]) -> Any:
+    """Return a JSON value with every text redacted.
+
+    A text in a field that the schema does not declare is also looked at with its name, as in ``password=…``.
+    """
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, list):
+        return [redacted(item, redact) for item in value]
+    if isinstance(value, dict):
+        return {redact(key): _field(key, item, redact) for key, item in value.items()}
+    return value
+
+
+def _field(name: str, value: Any, redact: Callable[[str], str]) -> Any:
+    if not isinstance(value, str) or name in _DECLARED:
+        return redacted(value, redact)
+    plain = redact(value)
+    if plain != value:
+        return plain
+    named = redact(f"{name}={value}")
+    return value if named == f"{name}={value}" else named.removeprefix(f"{name}=")
