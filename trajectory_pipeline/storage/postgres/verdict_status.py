@@ -48,7 +48,7 @@ WITH RECURSIVE chosen AS (
 ), earlier AS (
     SELECT c.judged, array_agg(t.run_id ORDER BY c.depth DESC) AS run_ids,
         array_agg(t.content_digest ORDER BY c.depth DESC) AS digests
-    FROM chain c JOIN trajectory.trajectories t ON t.run_id = c.run_id GROUP BY c.judged
+    FROM chain c JOIN trajectory.trajectories t ON t.run_id = c.run_id AND t.deleted_at IS NULL GROUP BY c.judged
 ), conversation AS (
     SELECT c.run_id AS judged, array_agg(x.run_id ORDER BY x.start_time, x.run_id) AS run_ids,
         array_agg(x.content_digest ORDER BY x.start_time, x.run_id) AS digests, max(x.updated_at) AS updated_at

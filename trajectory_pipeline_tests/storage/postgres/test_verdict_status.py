@@ -110,6 +110,25 @@ def test_verdict_key_in_sql_equals_the_policy_along_chains(
     }
 
 
+def test_deleted_run_of_a_chain_is_not_shown(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
+    """Its text may still be kept, as that of a deleted message is."""
+    capture(
+        database,
+        run("1"),
+        run("2", continues_run_id="1", deleted_at=NOW),
+        run("3", continues_run_id="2"),
+        run("first", deleted_at=NOW),
+        run("second", continues_run_id="first"),
+    )
+    found = {one.run_id: one for one in judging_candidates(verdicts.connection, POLICY.policy_id, [KEY], "newest")}
+    assert {run_id: one.shown_run_ids for run_id, one in found.items()} == {
+        "1": ("1",),
+        "3": ("1", "3"),
+        "second": ("second",),
+    }
+    assert found["3"].verdict_key == key_of_run("1", "3")
+
+
 def of_conversation(run_id: str, minute: int, **values: object) -> Row:
     """A run of a minute's length, of one conversation."""
     start = HOUR + timedelta(minutes=minute)
