@@ -296,7 +296,9 @@ class _Collector:
                 self.progress(f"batch {seen.id} is {_state_of(seen)}")
                 return None
             errors = batch_errors(seen)
-            replies = BatchReplies(seen.status, errors, _class_of(errors))
+            replies = BatchReplies(
+                seen.status, errors, _class_of(errors), max_response_tokens=self.judge.max_response_tokens
+            )
             ours = frozenset(row["attempt_id"] for row in attempts)
             for file_id in (seen.output_file_id, seen.error_file_id):
                 if file_id:

@@ -4,13 +4,15 @@ import re
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Final, TypeVar
 
 import openai
-from openai import AsyncOpenAI, DefaultAioHttpClient
+from openai import AsyncOpenAI
 from openai.types import Batch
 
 from trajectory_pipeline.errors import JudgeError
+from trajectory_pipeline.judge.client.bounded_http import BoundedHttpClient
 from trajectory_pipeline.judge.client.error_text import read_error
 from trajectory_pipeline.judge.client.errors import PROVIDER_DOWN, classify_error
 from trajectory_pipeline.judge.client.session import open_client
@@ -26,6 +28,8 @@ MAX_BYTES = 100 * 1024 * 1024
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 """A batch with such a status changes no more."""
 _METADATA_KEY = "trajectory_batch"
+_MAX_RESPONSE_BYTES = 4 * 1024 * 1024
+"""Of a description of batches or files, of which a page has a thousand."""
 _TIMEOUT_SECONDS = 60.0
 _TRANSFER_SECONDS = 600.0
 _OLDEST_SEARCHED = 1000
@@ -179,5 +183,6 @@ async def open_batch_api(config: JudgeConfig) -> AsyncIterator[BatchApi]:
     Raises:
         JudgeError: only a server on this machine may be called, and this one is not on it.
     """
-    async with open_client(config, DefaultAioHttpClient, timeout=_TIMEOUT_SECONDS) as client:
+    http_client = partial(BoundedHttpClient, _MAX_RESPONSE_BYTES)
+    async with open_client(config, http_client, timeout=_TIMEOUT_SECONDS) as client:
         yield BatchApi(client, config.base_url)

@@ -4,6 +4,7 @@ Lines come in any order. The provider may repeat one, leave one out, or send one
 """
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,10 @@ from trajectory_pipeline.judge.client.errors import embedded_status
 from trajectory_pipeline.judge.client.http_call import HttpReply, read_reply
 from trajectory_pipeline.schema.enums import AttemptResult, ErrorClass
 
+_CUSTOM_ID = re.compile(rb'"custom_id"\s{0,8}:\s{0,8}"([^"\\]{1,200})"')
+_START_BYTES = 4096
+_FRAME_BYTES = 64 * 1024
+"""Of a line, beside the answer in it."""
 _ENDED_CODES = frozenset({"batch_expired", "batch_cancelled", "batch_failed"})
 """Codes of lines that a provider did not work on."""
 
@@ -40,6 +45,7 @@ class BatchReplies:
         errors: what the provider says is wrong with the whole batch.
         error_class: of a line that was not worked on.
         all_accounted: whether a line that is in no file cannot have been billed.
+        max_response_tokens: of an answer; a line that is longer than one can be is not read.
     """
 
     status: str
@@ -47,6 +53,7 @@ class BatchReplies:
     error_class: ErrorClass = ErrorClass.BATCH_ENDED
     all_accounted: bool = False
     simulated: bool = False
+    max_response_tokens: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     _worked_on: set[str] = field(default_factory=set)
     _places: dict[str, list[tuple[IO[bytes], int]]] = field(default_factory=lambda: defaultdict(list))
@@ -56,12 +63,12 @@ class BatchReplies:
         file.seek(0)
         while True:
             place = file.tell()
-            line = file.readline()
+            line, is_whole = self._read_line(file)
             if not line:
                 return
             if not line.strip():
                 continue
-            custom_id, is_worked_on = _custom_id(line)
+            custom_id, is_worked_on = _custom_id(line) if is_whole else (_custom_id_of_start(line), True)
             if custom_id is None:
                 self.counts["malformed"] += 1
             elif custom_id not in ours:
@@ -71,6 +78,16 @@ class BatchReplies:
                 self._places[custom_id].append((file, place))
                 if is_worked_on:
                     self._worked_on.add(custom_id)
+
+    def _read_line(self, file: IO[bytes]) -> tuple[bytes, bool]:
+        """Return a line and whether it is whole: of one that is too long the beginning, and the rest is passed over."""
+        most = max_response_bytes(self.max_response_tokens) + _FRAME_BYTES
+        line = file.readline(most)
+        if len(line) < most or line.endswith(b"\n"):
+            return line, True
+        while (rest := file.readline(most)) and not rest.endswith(b"\n"):
+            pass
+        return line, False
 
     @property
     def worked_on(self) -> int:
@@ -82,14 +99,18 @@ class BatchReplies:
         replies = [self._read(sent, file, place) for file, place in self._places.get(sent.attempt_id, ())]
         if not replies:
             return self._not_worked_on(sent)
-        best = min(replies, key=lambda one: one.call.result != AttemptResult.ANSWERED)
+        best = min(replies, key=lambda one: _ORDER.get(one.call.result, 1))
         self.counts["answered" if best.call.result == AttemptResult.ANSWERED else "errors"] += 1
         return replace(best, call=replace(best.call, **_added_up(replies)))
 
     def _read(self, sent: CallRecord, file: IO[bytes], place: int) -> HttpReply:
         file.seek(place)
         most = max_response_bytes(sent.max_response_tokens)
-        line: Any = json.loads(file.readline())
+        text, is_whole = self._read_line(file)
+        if not is_whole:
+            made = httpx2.Response(200, content=text, extensions={"cut_off": True})
+            return read_reply(sent, made, simulated=self.simulated)
+        line: Any = json.loads(text)
         response, error = line.get("response"), line.get("error")
         if isinstance(response, dict) and response.get("status_code") in range(200, 600):
             content = json.dumps(response.get("body")).encode()
@@ -99,8 +120,8 @@ class BatchReplies:
             return read_reply(sent, made, simulated=self.simulated)
         if isinstance(error, dict) and error.get("code") in _ENDED_CODES:
             return self._not_worked_on(sent, str(error.get("message") or error["code"]))
-        text = describe_error({"error": error})
-        made = httpx2.Response(embedded_status(text), content=json.dumps({"error": error}).encode())
+        words = describe_error({"error": error})
+        made = httpx2.Response(embedded_status(words), content=json.dumps({"error": error}).encode())
         return read_reply(sent, made, simulated=self.simulated)
 
     def _not_worked_on(self, sent: CallRecord, message: str = "") -> HttpReply:
@@ -123,10 +144,23 @@ def _custom_id(line: bytes) -> tuple[str | None, bool]:
     return (custom_id, isinstance(value.get("response"), dict)) if isinstance(custom_id, str) else (None, False)
 
 
+def _custom_id_of_start(start: bytes) -> str | None:
+    """Return the custom id of a line by its beginning; None where it is not there."""
+    found = _CUSTOM_ID.search(start, 0, _START_BYTES)
+    return found[1].decode("utf-8", "replace") if found else None
+
+
+_ORDER = {AttemptResult.ANSWERED: 0, AttemptResult.ERROR: 2}
+"""Of several replies the one to go by: an answer, else one that may be billed (1), else a refusal."""
+
+
 def _added_up(replies: Sequence[HttpReply]) -> dict[str, Any]:
-    """Return the usage of all lines of one call: a request that a provider worked on twice is billed twice."""
+    """Return the usage of all lines of one call: a request that a provider worked on twice is billed twice.
+
+    Of several, one whose usage is not told counts at its reservation.
+    """
     calls = {(one.call.request_id or str(number)): one.call for number, one in enumerate(replies)}.values()
-    usages = [call.usage for call in calls if call.usage is not None]
+    usages = [usage for call in calls if (usage := _usage_of(call) if len(calls) > 1 else call.usage) is not None]
     billed = [call.billed_usd for call in calls if call.billed_usd is not None]
     cached = [usage.cached_input_tokens for usage in usages if usage.cached_input_tokens is not None]
     usage = CallUsage(
@@ -135,3 +169,9 @@ def _added_up(replies: Sequence[HttpReply]) -> dict[str, Any]:
         sum(usage.output_tokens for usage in usages),
     )
     return {"usage": usage if usages else None, "billed_usd": sum(billed, Decimal(0)) if billed else None}
+
+
+def _usage_of(call: CallRecord) -> CallUsage | None:
+    if call.usage is None and call.result is not AttemptResult.ERROR:
+        return CallUsage(call.estimated_prompt_tokens, None, call.max_response_tokens)
+    return call.usage

@@ -24,7 +24,9 @@ class BoundedHttpClient(DefaultAioHttpClient):
         self._max_bytes = max_bytes
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """Send a request and read its response, decompressed piece by piece."""
+        """Send a request and read its response, decompressed piece by piece; a stream is left to the caller."""
+        if options.get("stream"):
+            return await super().send(request, **options)
         response = await super().send(request, **{**options, "stream": True})
         most = self._max_bytes if response.is_success else _MAX_ERROR_BYTES
         body = bytearray()

@@ -1,8 +1,11 @@
 """Lines of a batch's files: whatever their order, repetition and strangers, each call gets what came of it, once."""
 
 import asyncio
+import gzip
 import io
 import json
+import tempfile
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -10,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trajectory_pipeline.errors import JudgeError
-from trajectory_pipeline.judge.client.batch_api import ENDPOINT, enqueued_limit, open_batch_api
+from trajectory_pipeline.judge.client.batch_api import ENDPOINT, BatchApiError, enqueued_limit, open_batch_api
 from trajectory_pipeline.judge.client.batch_lines import BatchReplies, request_line
 from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline_tests.judge.judge_client import judge_at
+from trajectory_pipeline_tests.judge.provider import Provider
 
 ANSWER = {
     "id": "chatcmpl-1",
@@ -79,6 +83,47 @@ def test_line_worked_on_twice_is_billed_twice() -> None:
     assert (reply.call.usage.input_tokens, reply.call.usage.output_tokens) == (200, 20)
 
 
+def test_line_whose_usage_is_not_told_counts_at_its_reservation_beside_another() -> None:
+    untold = json.dumps(
+        {"custom_id": "call-0", "response": {"status_code": 200, "request_id": "other", "body": {"choices": []}}}
+    ).encode()
+    for lines in ((untold, answer(0)), (answer(0), untold), (untold, untold.replace(b"other", b"third"))):
+        usage = replies(*lines).reply(call(0)).call.usage
+        assert usage is not None
+        told = lines[0] == answer(0) or lines[1] == answer(0)
+        assert (usage.input_tokens, usage.output_tokens) == ((220, 510) if told else (240, 1000))
+
+
+def test_call_with_a_refusal_and_a_line_that_may_be_billed_is_not_free() -> None:
+    refused = json.dumps({"custom_id": "call-0", "response": {"status_code": 429, "body": {}}}).encode()
+    gateway = json.dumps({"custom_id": "call-0", "response": {"status_code": 504, "body": {}}}).encode()
+    for lines in ((refused, gateway), (gateway, refused)):
+        assert replies(*lines).reply(call(0)).call.result == "lost"
+
+
+@pytest.mark.parametrize("ended", [b"", b"\n"])
+def test_line_longer_than_any_answer_is_not_read(ended: bytes) -> None:
+    whole = answer(1)
+    body = b'{"id": "x", "custom_id": "call-0", "response": {"status_code": 200, "body": {"a": "'
+    with tempfile.TemporaryFile() as file:
+        file.write(whole + b"\n" + body)
+        for _ in range(60):
+            file.write(b"a" * 1_000_000)
+        file.write(b'"}}}' + ended + (whole.replace(b"call-1", b"call-2") if ended else b""))
+        tracemalloc.start()
+        found = BatchReplies("completed", max_response_tokens=500)
+        found.index(file, frozenset({"call-0", "call-1", "call-2"}))
+        reply = found.reply(call(0)).call
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.reply(call(1)).call.result == "answered"
+        assert found.reply(call(2)).call.result == ("answered" if ended else "lost")
+    assert peak < 12_000_000
+    assert (reply.result, reply.error_class) == ("unusable", "not_a_completion")
+    assert "it is larger than" in (reply.error_message or "")
+    assert found.worked_on == (3 if ended else 2)
+
+
 def test_answer_goes_before_an_error_of_the_same_call() -> None:
     error = json.dumps({"custom_id": "call-0", "response": {"status_code": 500, "body": {}}}).encode()
     assert replies(error, answer(0)).reply(call(0)).call.result == "answered"
@@ -127,3 +172,19 @@ def test_batch_api_goes_nowhere_with_egress_off() -> None:
 
     with pytest.raises(JudgeError, match="TRAJECTORY_LLM_EGRESS is off"):
         asyncio.run(work())
+
+
+def test_description_of_a_batch_without_a_bound_is_an_error() -> None:
+    packed = gzip.compress(b'{"id": "' + b"a" * 60_000_000 + b'"}')
+
+    async def work(url: str) -> None:
+        async with open_batch_api(judge_at(url)) as api:
+            await api.create("batch", "file", "digest")
+
+    with Provider(lambda _: (200, packed, {"content-encoding": "gzip"})) as provider:
+        tracemalloc.start()
+        with pytest.raises(BatchApiError, match="Creating a batch"):
+            asyncio.run(work(provider.url))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 40_000_000
