@@ -33,6 +33,10 @@ class ProviderDownError(JudgeError):
     """The judge's provider is down or refuses all calls: no more calls are made now; a later run tries again."""
 
 
+class QueryError(PipelineError):
+    """A search cannot be done as it was asked for."""
+
+
 class EmbeddedPostgresError(PipelineError):
     """The embedded Postgres server cannot be created, started or reached."""
 

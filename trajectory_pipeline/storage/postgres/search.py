@@ -1,0 +1,488 @@
+"""Search over trajectories: by words, by meaning, or both lists fused; each result with its outcome and lesson.
+
+What is found depends on the connection: rows that its role may not see are not found. Deleted runs never are. A
+search takes one transaction, and changes nothing.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Literal
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from trajectory_pipeline.errors import QueryError
+from trajectory_pipeline.search.fusion import fuse_ranks
+from trajectory_pipeline.search.query import WordQuery, check_query, quoted_phrases, word_query, word_weight
+from trajectory_pipeline.search.snippet import snippet
+from trajectory_pipeline.storage.postgres.pgvector import PgVector, find_pgvector
+
+SearchMode = Literal["hybrid", "words", "meaning"]
+"""Both lists, fused; or one of them."""
+
+MOST_RESULTS = 1_000
+_DEPTH = 100
+"""Places of each list that are fused, at the least."""
+EXACT_RUNS = 20_000
+"""Up to so many runs that pass the filters, both lists are made from all of them."""
+RANKED_MATCHES = 2_000
+"""Of a word that more texts have, so many are ranked: the newest ones."""
+_CANDIDATES = 10_000
+"""Texts that have one of the words by which candidates are found, at most, as estimated."""
+_SAMPLE = 400
+"""Texts by which it is estimated how rare a word is. Run ids are random, so that the first ones are a sample."""
+
+
+@dataclass(frozen=True)
+class SearchFilters:
+    """Which runs may be found. A filter that is empty or None allows all; a list allows any of its values.
+
+    Attributes:
+        completed_from: earliest ``end_time``; with a zone.
+        completed_to: ``end_time`` must be before it; with a zone.
+        outcomes: of the verdict under the current policy, so that only judged runs are found.
+        heuristic_outcomes: by rule.
+        tools: that ran in the run.
+        models: of the agent.
+        failure_modes: of the verdict.
+        tags: of the agent, or of the verdict.
+        task_family: id of a task family.
+    """
+
+    agent_ids: tuple[str, ...] = ()
+    organization_ids: tuple[str, ...] = ()
+    project_ids: tuple[str, ...] = ()
+    completed_from: datetime | None = None
+    completed_to: datetime | None = None
+    outcomes: tuple[str, ...] = ()
+    heuristic_outcomes: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    failure_modes: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    task_family: str | None = None
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, one.name) for one in fields(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A quote that the verdict rests on, found in the trajectory when it was judged.
+
+    Attributes:
+        claim: the requirement, or None where it shows the failure.
+        status: of the requirement; None where it shows the failure.
+        message_id: the message that is quoted.
+        source: whose words these are.
+    """
+
+    claim: str | None
+    status: str | None
+    message_id: str
+    quote: str
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """One run that was found.
+
+    Attributes:
+        rank: from 1.
+        score: what the ranking is by: the fused score, or that of the only list. Not comparable between searches.
+        words_rank: its place among the texts with the query's words; None where it is not there.
+        words_score: the query's words that it has, weighted by rareness, per length.
+        meaning_rank: its place by meaning; None where it is not there.
+        similarity: cosine similarity to the query by the current model, −1 to 1.
+        heuristic_outcome: by rule, from how the run ended.
+        judged_outcome: what the verdict under the current policy says; None without a verdict.
+        confidence: of the judged outcome, 0–1.
+        summary: goal, approach and result, in the judge's words.
+        lesson: what another agent should do or avoid, in the judge's words.
+        evidence: quotes that the verdict rests on.
+        snippet: a passage of the search text, around the query's words.
+    """
+
+    run_id: str
+    rank: int
+    score: float
+    words_rank: int | None
+    words_score: float | None
+    meaning_rank: int | None
+    similarity: float | None
+    agent_id: str
+    agent_name: str | None
+    organization_id: str | None
+    end_time: datetime | None
+    execution_status: str
+    heuristic_outcome: str
+    heuristic_confidence: float
+    verdict_status: str | None
+    judged_outcome: str | None
+    confidence: float | None
+    failure_owner: str | None
+    failure_mode: str | None
+    summary: str | None
+    lesson: str | None
+    evidence: tuple[Evidence, ...]
+    task_family: str | None
+    snippet: str
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentModel:
+    """The embedding model that search uses: a query vector must be of this model."""
+
+    model_id: str
+    name: str
+    dimensions: int
+
+
+_NO_FILTERS = SearchFilters()
+_CONDITIONS = {
+    "agent_ids": "t.agent_id = ANY(%(agent_ids)s)",
+    "organization_ids": "t.organization_id = ANY(%(organization_ids)s)",
+    "project_ids": "t.project_id = ANY(%(project_ids)s)",
+    "completed_from": "t.end_time >= %(completed_from)s",
+    "completed_to": "t.end_time < %(completed_to)s",
+    "outcomes": "o.outcome = ANY(%(outcomes)s)",
+    "heuristic_outcomes": "t.heuristic_outcome = ANY(%(heuristic_outcomes)s)",
+    "tools": "t.tools_used && %(tools)s::text[]",
+    "models": "t.models && %(models)s::text[]",
+    "failure_modes": "o.failure_mode = ANY(%(failure_modes)s)",
+    "tags": "(t.tags && %(tags)s::text[] OR o.tags && %(tags)s::text[])",
+}
+# Deterministic, and under row-level security only of texts that may be seen.
+_FREQUENCIES = """
+WITH sample AS MATERIALIZED (SELECT words FROM trajectory.search_texts ORDER BY run_id LIMIT %(sample)s)
+SELECT (SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'trajectory.search_texts'::regclass),
+    (SELECT count(*) FROM sample),
+    ARRAY(SELECT (SELECT count(*) FROM sample WHERE words @@ term::tsquery)
+        FROM unnest(%(terms)s::text[]) WITH ORDINALITY AS u (term, place) ORDER BY place)"""
+# What is in a long text by chance counts less, as in BM25. A rank function of Postgres knows no rareness.
+_WORDS = """
+WITH {scope}, candidates AS ({candidates})
+SELECT s.run_id, x.weight / (1 + ln(length(s.words))) AS score
+FROM candidates JOIN trajectory.search_texts s USING (run_id) CROSS JOIN LATERAL (
+    SELECT sum(u.weight) AS weight FROM unnest(%(terms)s::tsquery[], %(weights)s::float8[]) AS u (term, weight)
+    WHERE s.words @@ u.term) x
+WHERE s.words @@ %(any)s::tsquery
+ORDER BY score DESC, s.run_id LIMIT %(depth)s"""
+_ALL_RUNS = "SELECT run_id FROM allowed"
+_NEWEST = """
+(SELECT s.run_id FROM allowed JOIN trajectory.search_texts s USING (run_id) WHERE s.words @@ {}::tsquery
+ORDER BY s.partition_key DESC, s.run_id LIMIT %(bound)s)"""
+# What has all of the words is among the candidates, however many newer ones have some.
+_NEWEST_MATCHES = f"{_NEWEST.format('%(every)s')} UNION {_NEWEST.format('%(any)s')}"
+_NEAREST = """
+WITH {scope}
+SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
+FROM allowed JOIN trajectory.trajectory_embeddings e USING (run_id)
+WHERE e.model_id = {model} AND e.embedding IS NOT NULL
+ORDER BY distance, e.run_id LIMIT %(depth)s"""
+_DETAILS = """
+SELECT o.run_id, o.agent_id, o.agent_name, o.organization_id, o.end_time, o.execution_status, o.heuristic_outcome,
+    o.heuristic_confidence, o.verdict_status, o.outcome AS judged_outcome, o.outcome_confidence AS confidence,
+    o.failure_owner, o.failure_mode, o.summary, o.lesson, o.requirements, o.failure, s.text
+FROM trajectory.outcomes o LEFT JOIN trajectory.search_texts s USING (run_id) WHERE o.run_id = ANY(%s)"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """The runs that may be found.
+
+    Attributes:
+        runs: a query for their ids.
+        parameters: of the query.
+        filtered: whether anything but deleted runs is left out.
+        few: whether there are so few that each is looked at.
+    """
+
+    runs: str
+    parameters: dict[str, Any]
+    filtered: bool
+    few: bool
+
+    @property
+    def cte(self) -> str:
+        return f"allowed AS {'' if self.few else 'NOT '}MATERIALIZED ({self.runs})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """The vector space of the current model, and the query in it."""
+
+    pgvector: PgVector
+    model: CurrentModel
+    vector: str
+
+
+def search(
+    connection: psycopg.Connection,
+    query: str,
+    k: int = 10,
+    filters: SearchFilters = _NO_FILTERS,
+    *,
+    mode: SearchMode = "hybrid",
+    query_vector: Sequence[float] | None = None,
+) -> list[SearchHit]:
+    """Return the runs that a query describes, best first; ``min(k, what matches)`` of them, ties by run id.
+
+    What matches has any of the query's words or, where there is a query vector, an embedding; it passes the filters,
+    has each phrase in quotation marks, and has no word with a minus before it.
+
+    Args:
+        connection: to a migrated database; the search is in its transaction, or in one of its own.
+        query: words, ``"phrases"``, ``-exclusions``, ``or``; a description in plain words is best for meaning.
+        k: most runs to return, 1 to 1,000.
+        filters: which runs may be found.
+        mode: ``hybrid`` without a query vector is ``words``.
+        query_vector: the query's embedding by the current model.
+
+    Raises:
+        QueryError: the query or a filter cannot be used; the text says why.
+        psycopg.Error: the database refuses.
+    """
+    _check(k, filters, mode, query_vector)
+    with connection.transaction():
+        words = _parse(connection, query)
+        space = _space(connection, query_vector) if mode != "words" and query_vector is not None else None
+        if space is None and not words.terms:
+            raise QueryError("The query has no word that can be found: add one, or search by meaning.")
+        scope = _scope(connection, filters, words)
+        by_words = {} if mode == "meaning" or not words.terms else _words_list(connection, words, scope, k)
+        by_meaning = {} if space is None else _meaning_list(connection, space, scope, k)
+        if mode == "words":
+            ordered = list(by_words.items())
+        elif mode == "meaning":
+            ordered = list(by_meaning.items())
+        else:
+            ordered = fuse_ranks([_ranks(by_words), _ranks(by_meaning)])
+        return _hits(connection, ordered[:k], by_words, by_meaning, words)
+
+
+def current_model(connection: psycopg.Connection) -> CurrentModel | None:
+    """Return the embedding model that search uses; None where there is none yet."""
+    row = connection.execute(
+        "SELECT model_id, name, dimensions FROM trajectory.embedding_models WHERE is_current"
+    ).fetchone()
+    return None if row is None else CurrentModel(*row)
+
+
+def why_words_only(connection: psycopg.Connection) -> str | None:
+    """Return why nothing can be found by meaning, and what to do, as a sentence; None where it can."""
+    if missing := find_pgvector(connection).missing:
+        return missing
+    if current_model(connection) is None:
+        return (
+            "There are no embeddings yet: materialize the asset trajectory_embeddings. It needs a model: pip install"
+            " 'trajectory-pipeline[embeddings]', or name an endpoint in the settings"
+        )
+    return None
+
+
+def _check(k: int, filters: SearchFilters, mode: str, query_vector: Sequence[float] | None) -> None:
+    if not 1 <= k <= MOST_RESULTS:
+        raise QueryError(f"{k:,} results were asked for: ask for 1 to {MOST_RESULTS:,}.")
+    if mode not in ("hybrid", "words", "meaning"):
+        raise QueryError(f"There is no mode {mode!r}: use hybrid, words or meaning.")
+    if mode == "meaning" and query_vector is None:
+        raise QueryError("Search by meaning needs the query's embedding by the current model.")
+    if query_vector is not None and (
+        not all(math.isfinite(number) for number in query_vector) or not any(query_vector)
+    ):
+        raise QueryError("The query's embedding is no direction: it is zero, or holds NaN or infinity.")
+    for one in fields(filters):
+        value = getattr(filters, one.name)
+        for text in (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ():
+            if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+                raise QueryError(f"The filter {one.name} holds NUL or half of a surrogate pair: remove it.")
+        if isinstance(value, datetime) and value.tzinfo is None:
+            raise QueryError(f"The filter {one.name} has no time zone: add one, such as +00:00.")
+
+
+def _parse(connection: psycopg.Connection, query: str) -> WordQuery:
+    checked = check_query(query)
+    row = connection.execute(
+        "SELECT websearch_to_tsquery('pg_catalog.simple', %s)::text,"
+        " ARRAY(SELECT phraseto_tsquery('pg_catalog.simple', phrase)::text FROM unnest(%s::text[]) phrase)",
+        [checked, quoted_phrases(checked)],
+    ).fetchone()
+    assert row is not None  # noqa: S101 - one row without FROM
+    return word_query(*row)
+
+
+def _scope(connection: psycopg.Connection, filters: SearchFilters, words: WordQuery) -> _Scope:
+    """Return the runs that may be found."""
+    sources, conditions, parameters = ["trajectory.trajectories t"], ["t.deleted_at IS NULL"], dict[str, Any]()
+    for name, condition in _CONDITIONS.items():
+        if value := getattr(filters, name):
+            conditions.append(condition)
+            parameters[name] = list(value) if isinstance(value, tuple) else value
+    if filters.outcomes or filters.failure_modes or filters.tags:
+        sources.append("trajectory.outcomes o ON o.run_id = t.run_id")
+    if words.required or words.excluded:
+        sources.append("trajectory.search_texts x ON x.run_id = t.run_id")
+    if words.required:
+        conditions.append("x.words @@ %(required)s::tsquery")
+        parameters["required"] = " & ".join(f"({phrase})" for phrase in words.required)
+    if words.excluded:
+        conditions.append("NOT x.words @@ %(excluded)s::tsquery")
+        parameters["excluded"] = " | ".join(f"({phrase})" for phrase in words.excluded)
+    runs = f"SELECT t.run_id FROM {' JOIN '.join(sources)} WHERE {' AND '.join(conditions)}"
+    if not parameters:
+        return _Scope(runs, parameters, filtered=False, few=False)
+    (count,) = _row(
+        connection,
+        f"SELECT count(*) FROM ({runs} LIMIT %(most)s) counted",
+        {**parameters, "most": EXACT_RUNS + 1},
+    )
+    return _Scope(runs, parameters, filtered=True, few=count <= EXACT_RUNS)
+
+
+def _words_list(connection: psycopg.Connection, words: WordQuery, scope: _Scope, k: int) -> dict[str, float]:
+    """Return the score of the runs with words of the query, best first."""
+    weights, rows = _weights(connection, words.terms)
+    parameters = {
+        **scope.parameters,
+        "terms": list(weights),
+        "weights": [weight for weight, _ in weights.values()],
+        "depth": max(_DEPTH, k),
+        "any": _any_of(weights),
+    }
+    if scope.few:
+        return _scored(connection, scope, _ALL_RUNS, parameters)
+    telling = _telling_terms(weights, rows)
+    parameters |= {"bound": max(RANKED_MATCHES, k), "every": " & ".join(f"({term})" for term in telling)}
+    found = _scored(connection, scope, _NEWEST_MATCHES, {**parameters, "any": _any_of(telling)})
+    if len(found) < k and len(telling) < len(weights):
+        found = _scored(connection, scope, _NEWEST_MATCHES, parameters)
+    return found
+
+
+def _scored(
+    connection: psycopg.Connection, scope: _Scope, candidates: str, parameters: Mapping[str, Any]
+) -> dict[str, float]:
+    statement = _WORDS.format(scope=scope.cte, candidates=candidates)
+    return dict(connection.execute(statement.encode(), parameters))
+
+
+def _weights(connection: psycopg.Connection, terms: Sequence[str]) -> tuple[dict[str, tuple[float, float]], float]:
+    """Return for each term its weight and the estimated share of texts with it, and how many texts there are."""
+    rows, sampled, counts = _row(connection, _FREQUENCIES, {"terms": list(terms), "sample": _SAMPLE})
+    weights = {
+        term: (word_weight(sampled, count), max(count, 0.5) / max(sampled, 1))
+        for term, count in zip(terms, counts, strict=True)
+    }
+    return weights, rows
+
+
+def _telling_terms(weights: Mapping[str, tuple[float, float]], rows: float) -> list[str]:
+    """Return the rarest terms, as many as match not too many texts together; at least one."""
+    telling: list[str] = []
+    matches = 0.0
+    for term, (_, share) in sorted(weights.items(), key=lambda one: one[1][1]):
+        matches += share * rows
+        if telling and matches > _CANDIDATES:
+            break
+        telling.append(term)
+    return telling
+
+
+def _any_of(terms: Iterable[str]) -> str:
+    return " | ".join(f"({term})" for term in terms)
+
+
+def _meaning_list(connection: psycopg.Connection, space: _Space, scope: _Scope, k: int) -> dict[str, float]:
+    """Return the cosine similarity of the runs nearest to the query, nearest first."""
+    parameters = {**scope.parameters, "vector": space.vector, "depth": max(_DEPTH, k)}
+    statement = sql.SQL(_NEAREST).format(
+        scope=sql.SQL(scope.cte),
+        halfvec=space.pgvector.halfvec,
+        distance=space.pgvector.cosine_distance,
+        model=sql.Literal(space.model.model_id),
+    )
+    return {run_id: 1 - distance for run_id, distance in connection.execute(statement, parameters)}
+
+
+def _space(connection: psycopg.Connection, query_vector: Sequence[float]) -> _Space:
+    """Return the space in which the query vector is.
+
+    Raises:
+        QueryError: there are no embeddings, or of another length.
+    """
+    pgvector, model = find_pgvector(connection), current_model(connection)
+    if pgvector.missing or model is None:
+        raise QueryError(f"{why_words_only(connection)}.")
+    if len(query_vector) != model.dimensions:
+        raise QueryError(
+            f"The query's embedding has {len(query_vector)} dimensions, and those of {model.name} have"
+            f" {model.dimensions}: embed the query by that model."
+        )
+    return _Space(pgvector, model, "[" + ",".join(map(repr, map(float, query_vector))) + "]")
+
+
+def _ranks(scores: Mapping[str, float]) -> dict[str, int]:
+    return {run_id: place for place, run_id in enumerate(scores, start=1)}
+
+
+def _hits(
+    connection: psycopg.Connection,
+    ordered: Sequence[tuple[str, float]],
+    by_words: Mapping[str, float],
+    by_meaning: Mapping[str, float],
+    words: WordQuery,
+) -> list[SearchHit]:
+    """Return the runs in this order, with what is stored of each."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = {row["run_id"]: row for row in cursor.execute(_DETAILS, [[run_id for run_id, _ in ordered]])}
+    words_ranks, meaning_ranks = _ranks(by_words), _ranks(by_meaning)
+    # A run can be deleted after it was found.
+    left = [(run_id, score) for run_id, score in ordered if run_id in rows]
+    return [
+        _hit(
+            rows[run_id],
+            words.terms,
+            rank=rank,
+            score=score,
+            words_rank=words_ranks.get(run_id),
+            words_score=by_words.get(run_id),
+            meaning_rank=meaning_ranks.get(run_id),
+            similarity=by_meaning.get(run_id),
+        )
+        for rank, (run_id, score) in enumerate(left, start=1)
+    ]
+
+
+def _hit(row: dict[str, Any], terms: Sequence[str], **ranking: Any) -> SearchHit:
+    columns = {name: value for name, value in row.items() if name not in ("text", "requirements", "failure")}
+    return SearchHit(
+        **columns,
+        **ranking,
+        evidence=tuple(_evidence(row)),
+        task_family=None,
+        snippet=snippet(row["text"] or "", terms),
+    )
+
+
+def _evidence(row: Mapping[str, Any]) -> Iterator[Evidence]:
+    """Yield the valid quotes of a verdict."""
+    cited = [(one["statement"], one["status"], one["evidence"]) for one in row["requirements"] or ()]
+    if row["failure"] and not row["failure"].get("problem"):
+        cited.append((None, None, row["failure"]["evidence"]))
+    for claim, status, citations in cited:
+        for citation in citations:
+            if citation["valid"]:
+                yield Evidence(claim, status, citation["message_id"], citation["quote"], citation["source"])
+
+
+def _row(connection: psycopg.Connection, statement: str, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the one row of an aggregate."""
+    row: tuple[Any, ...] | None = connection.execute(statement.encode(), parameters).fetchone()
+    if row is None:  # pragma: no cover - an aggregate has a row
+        raise AssertionError(statement)
+    return row
