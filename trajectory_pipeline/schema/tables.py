@@ -16,6 +16,7 @@ from trajectory_pipeline.schema.labels import LABEL_SAMPLES, LABELS
 from trajectory_pipeline.schema.quality import JUDGE_CONFUSIONS, JUDGE_QUALITY
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.search import EMBEDDING_MODELS, SEARCH_TEXTS, TRAJECTORY_EMBEDDINGS
+from trajectory_pipeline.schema.task_families import SIMILAR_RUNS, TASK_FAMILIES, TASK_FAMILY_BARS, TASK_FAMILY_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import (
     JUDGE_BATCHES,
@@ -48,6 +49,10 @@ TABLES = (
     SEARCH_TEXTS,
     EMBEDDING_MODELS,
     TRAJECTORY_EMBEDDINGS,
+    TASK_FAMILIES,
+    TASK_FAMILY_RUNS,
+    SIMILAR_RUNS,
+    TASK_FAMILY_BARS,
     PARTITIONS,
     QUARANTINE,
     RUN_LOCATIONS,

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from trajectory_pipeline.schema.calibrations import CALIBRATED_OUTCOMES
 from trajectory_pipeline.schema.failure_modes import FAILURE_MODE_WEEKS
+from trajectory_pipeline.schema.task_families import TASK_FAMILY_OUTCOMES
 from trajectory_pipeline.schema.trajectories import MESSAGE, TRAJECTORIES, TURN
 from trajectory_pipeline.schema.types import (
     BOOL,
@@ -217,5 +218,6 @@ VIEWS = (
     AGENT_DAYS,
     JUDGING_DAYS,
     FAILURE_MODE_WEEKS,
+    TASK_FAMILY_OUTCOMES,
 )
 """In the order of the data dictionary."""

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from itertools import islice
 from typing import Any, Literal
 
 import psycopg
@@ -15,6 +16,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from trajectory_pipeline.errors import QueryError
+from trajectory_pipeline.schema.enums import Outcome
 from trajectory_pipeline.search.fusion import fuse_ranks
 from trajectory_pipeline.search.query import WordQuery, check_query, quoted_phrases, word_query, word_weight
 from trajectory_pipeline.search.snippet import snippet
@@ -32,6 +34,8 @@ RANKED_MATCHES = 2_000
 """Of a word that more texts have, so many are ranked: the newest ones."""
 _CANDIDATES = 10_000
 """Texts that have one of the words by which candidates are found, at most, as estimated."""
+_POOL = 200
+"""So many similar runs are looked through for successes and failures before each side is searched on its own."""
 _SAMPLE = 400
 """Texts by which it is estimated how rare a word is. Run ids are random, so that the first ones are a sample."""
 
@@ -134,6 +138,14 @@ class SearchHit:
 
 
 @dataclass(frozen=True, slots=True)
+class Contrast:
+    """Runs of similar tasks that came out differently, most similar first; those with a verdict before all others."""
+
+    successes: list[SearchHit]
+    failures: list[SearchHit]
+
+
+@dataclass(frozen=True, slots=True)
 class CurrentModel:
     """The embedding model that search uses: a query vector must be of this model."""
 
@@ -155,6 +167,8 @@ _CONDITIONS = {
     "models": "t.models && %(models)s::text[]",
     "failure_modes": "o.failure_mode = ANY(%(failure_modes)s)",
     "tags": "(t.tags && %(tags)s::text[] OR o.tags && %(tags)s::text[])",
+    "task_family": "EXISTS (SELECT FROM trajectory.task_family_runs f"
+    " WHERE f.run_id = t.run_id AND f.family_id = %(task_family)s)",
 }
 # Deterministic, and under row-level security only of texts that may be seen.
 _FREQUENCIES = """
@@ -187,8 +201,11 @@ ORDER BY distance, e.run_id LIMIT %(depth)s"""
 _DETAILS = """
 SELECT o.run_id, o.agent_id, o.agent_name, o.organization_id, o.end_time, o.execution_status, o.heuristic_outcome,
     o.heuristic_confidence, o.verdict_status, o.outcome AS judged_outcome, o.outcome_confidence AS confidence,
-    o.failure_owner, o.failure_mode, o.summary, o.lesson, o.requirements, o.failure, s.text
-FROM trajectory.outcomes o LEFT JOIN trajectory.search_texts s USING (run_id) WHERE o.run_id = ANY(%s)"""
+    o.failure_owner, o.failure_mode, o.summary, o.lesson, o.requirements, o.failure, s.text,
+    f.family_id AS task_family
+FROM trajectory.outcomes o LEFT JOIN trajectory.search_texts s USING (run_id)
+LEFT JOIN trajectory.task_family_runs f USING (run_id) WHERE o.run_id = ANY(%s)"""
+_OUTCOMES = "SELECT run_id, outcome, heuristic_outcome FROM trajectory.outcomes WHERE run_id = ANY(%s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +227,46 @@ class _Scope:
     @property
     def cte(self) -> str:
         return f"allowed AS {'' if self.few else 'NOT '}MATERIALIZED ({self.runs})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A query, taken apart once for all lists.
+
+    Attributes:
+        weights: of each term, with the estimated share of texts that have it.
+        texts: how many texts there are, about.
+        space: None where nothing is searched by meaning.
+    """
+
+    mode: SearchMode
+    words: WordQuery
+    weights: Mapping[str, tuple[float, float]]
+    texts: float
+    space: "_Space | None"
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Runs with their scores, best first, and both lists that these come from."""
+
+    scores: Mapping[str, float]
+    by_words: Mapping[str, float]
+    by_meaning: Mapping[str, float]
+
+    def items(self, k: int | None = None) -> dict[str, dict[str, Any]]:
+        """Return the first runs, each with the fields of a hit that say why it is where it is."""
+        places = [{run_id: place for place, run_id in enumerate(one, 1)} for one in (self.by_words, self.by_meaning)]
+        return {
+            run_id: {
+                "score": score,
+                "words_rank": places[0].get(run_id),
+                "words_score": self.by_words.get(run_id),
+                "meaning_rank": places[1].get(run_id),
+                "similarity": self.by_meaning.get(run_id),
+            }
+            for run_id, score in islice(self.scores.items(), k)
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,20 +306,61 @@ def search(
     """
     _check(k, filters, mode, query_vector)
     with connection.transaction():
-        words = _parse(connection, query)
-        space = _space(connection, query_vector) if mode != "words" and query_vector is not None else None
-        if space is None and not words.terms:
-            raise QueryError("The query has no word that can be found: add one, or search by meaning.")
-        scope = _scope(connection, filters, words)
-        by_words = {} if mode == "meaning" or not words.terms else _words_list(connection, words, scope, k)
-        by_meaning = {} if space is None else _meaning_list(connection, space, scope, k)
-        if mode == "words":
-            ordered = list(by_words.items())
-        elif mode == "meaning":
-            ordered = list(by_meaning.items())
-        else:
-            ordered = fuse_ranks([_ranks(by_words), _ranks(by_meaning)])
-        return _hits(connection, ordered[:k], by_words, by_meaning, words)
+        question = _question(connection, query, mode, query_vector)
+        found = _find(connection, question, _scope(connection, filters, question.words), k)
+        return _hits(connection, question.words, found.items(k))
+
+
+def contrast(
+    connection: psycopg.Connection,
+    query: str,
+    k: int = 3,
+    filters: SearchFilters = _NO_FILTERS,
+    *,
+    mode: SearchMode = "hybrid",
+    query_vector: Sequence[float] | None = None,
+) -> Contrast:
+    """Return ``k`` runs of what a query describes that succeeded, and ``k`` that failed; fewer where there are fewer.
+
+    By verdict: partial successes are on neither side. Where fewer than ``k`` verdicts say so, runs without a verdict
+    whose heuristic outcome says so come after them. On each side, the most similar runs come first.
+
+    Args:
+        connection: to a migrated database, as for ``search``.
+        query: what to look for, as for ``search``.
+        k: most runs of each side, 1 to 1,000.
+        filters: which runs may be found; without outcomes.
+        mode: as for ``search``.
+        query_vector: the query's embedding by the current model.
+
+    Raises:
+        QueryError: the query or a filter cannot be used; the text says why.
+        psycopg.Error: the database refuses.
+    """
+    _check(k, filters, mode, query_vector)
+    if filters.outcomes or filters.heuristic_outcomes:
+        raise QueryError("A contrast has outcomes of its own: leave out the filters by outcome.")
+    with connection.transaction():
+        question = _question(connection, query, mode, query_vector)
+        near = _find(connection, question, _scope(connection, filters, question.words), max(_POOL, k)).items()
+        rows = connection.execute(_OUTCOMES, [list(near)])
+        outcomes: dict[str, tuple[str | None, str]] = {run_id: (judged, by_rule) for run_id, judged, by_rule in rows}
+
+        def side(outcome: Outcome) -> list[SearchHit]:
+            chosen: dict[str, dict[str, Any]] = {}
+            for verdict, rule in ((str(outcome), None), (None, str(outcome))):
+                chosen |= {
+                    run_id: ranking
+                    for run_id, ranking in near.items()
+                    if run_id in outcomes and _says(outcomes[run_id], verdict, rule)
+                }
+                if len(chosen) < k:
+                    narrowed = _scope(connection, filters, question.words, judged=verdict, unjudged=rule)
+                    more = _find(connection, question, narrowed, k).items(k)
+                    chosen |= {run_id: ranking for run_id, ranking in more.items() if run_id not in chosen}
+            return _hits(connection, question.words, dict(islice(chosen.items(), k)))
+
+        return Contrast(side(Outcome.SUCCESS), side(Outcome.FAILURE))
 
 
 def current_model(connection: psycopg.Connection) -> CurrentModel | None:
@@ -316,14 +414,49 @@ def _parse(connection: psycopg.Connection, query: str) -> WordQuery:
     return word_query(*row)
 
 
-def _scope(connection: psycopg.Connection, filters: SearchFilters, words: WordQuery) -> _Scope:
-    """Return the runs that may be found."""
+def _question(
+    connection: psycopg.Connection, query: str, mode: SearchMode, query_vector: Sequence[float] | None
+) -> _Question:
+    words = _parse(connection, query)
+    space = _space(connection, query_vector) if mode != "words" and query_vector is not None else None
+    if space is None and not words.terms:
+        raise QueryError("The query has no word that can be found: add one, or search by meaning.")
+    weights, texts = ({}, 0.0) if mode == "meaning" or not words.terms else _weights(connection, words.terms)
+    return _Question(mode, words, weights, texts, space)
+
+
+def _find(connection: psycopg.Connection, question: _Question, scope: _Scope, k: int) -> _Found:
+    """Return at least ``min(k, what matches)`` runs of a scope."""
+    by_words = _words_list(connection, question, scope, k) if question.weights else {}
+    by_meaning = {} if question.space is None else _meaning_list(connection, question.space, scope, k)
+    if question.mode == "hybrid":
+        scores = dict(fuse_ranks([_ranks(by_words), _ranks(by_meaning)]))
+    else:
+        scores = by_words if question.mode == "words" else by_meaning
+    return _Found(scores, by_words, by_meaning)
+
+
+def _scope(
+    connection: psycopg.Connection,
+    filters: SearchFilters,
+    words: WordQuery,
+    *,
+    judged: str | None = None,
+    unjudged: str | None = None,
+) -> _Scope:
+    """Return the runs that may be found: those with this judged outcome, or without one and with this heuristic one."""
     sources, conditions, parameters = ["trajectory.trajectories t"], ["t.deleted_at IS NULL"], dict[str, Any]()
     for name, condition in _CONDITIONS.items():
         if value := getattr(filters, name):
             conditions.append(condition)
             parameters[name] = list(value) if isinstance(value, tuple) else value
-    if filters.outcomes or filters.failure_modes or filters.tags:
+    if judged:
+        conditions.append("o.outcome = %(judged)s")
+        parameters["judged"] = judged
+    if unjudged:
+        conditions.append("o.outcome IS NULL AND t.heuristic_outcome = %(unjudged)s")
+        parameters["unjudged"] = unjudged
+    if filters.outcomes or filters.failure_modes or filters.tags or judged or unjudged:
         sources.append("trajectory.outcomes o ON o.run_id = t.run_id")
     if words.required or words.excluded:
         sources.append("trajectory.search_texts x ON x.run_id = t.run_id")
@@ -344,9 +477,9 @@ def _scope(connection: psycopg.Connection, filters: SearchFilters, words: WordQu
     return _Scope(runs, parameters, filtered=True, few=count <= EXACT_RUNS)
 
 
-def _words_list(connection: psycopg.Connection, words: WordQuery, scope: _Scope, k: int) -> dict[str, float]:
+def _words_list(connection: psycopg.Connection, question: _Question, scope: _Scope, k: int) -> dict[str, float]:
     """Return the score of the runs with words of the query, best first."""
-    weights, rows = _weights(connection, words.terms)
+    weights = question.weights
     parameters = {
         **scope.parameters,
         "terms": list(weights),
@@ -356,7 +489,7 @@ def _words_list(connection: psycopg.Connection, words: WordQuery, scope: _Scope,
     }
     if scope.few:
         return _scored(connection, scope, _ALL_RUNS, parameters)
-    telling = _telling_terms(weights, rows)
+    telling = _telling_terms(weights, question.texts)
     parameters |= {"bound": max(RANKED_MATCHES, k), "every": " & ".join(f"({term})" for term in telling)}
     found = _scored(connection, scope, _NEWEST_MATCHES, {**parameters, "any": _any_of(telling)})
     if len(found) < k and len(telling) < len(weights):
@@ -381,12 +514,12 @@ def _weights(connection: psycopg.Connection, terms: Sequence[str]) -> tuple[dict
     return weights, rows
 
 
-def _telling_terms(weights: Mapping[str, tuple[float, float]], rows: float) -> list[str]:
+def _telling_terms(weights: Mapping[str, tuple[float, float]], texts: float) -> list[str]:
     """Return the rarest terms, as many as match not too many texts together; at least one."""
     telling: list[str] = []
     matches = 0.0
     for term, (_, share) in sorted(weights.items(), key=lambda one: one[1][1]):
-        matches += share * rows
+        matches += share * texts
         if telling and matches > _CANDIDATES:
             break
         telling.append(term)
@@ -430,43 +563,24 @@ def _ranks(scores: Mapping[str, float]) -> dict[str, int]:
     return {run_id: place for place, run_id in enumerate(scores, start=1)}
 
 
-def _hits(
-    connection: psycopg.Connection,
-    ordered: Sequence[tuple[str, float]],
-    by_words: Mapping[str, float],
-    by_meaning: Mapping[str, float],
-    words: WordQuery,
-) -> list[SearchHit]:
+def _hits(connection: psycopg.Connection, words: WordQuery, found: Mapping[str, Mapping[str, Any]]) -> list[SearchHit]:
     """Return the runs in this order, with what is stored of each."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        rows = {row["run_id"]: row for row in cursor.execute(_DETAILS, [[run_id for run_id, _ in ordered]])}
-    words_ranks, meaning_ranks = _ranks(by_words), _ranks(by_meaning)
+        rows = {row["run_id"]: row for row in cursor.execute(_DETAILS, [list(found)])}
     # A run can be deleted after it was found.
-    left = [(run_id, score) for run_id, score in ordered if run_id in rows]
-    return [
-        _hit(
-            rows[run_id],
-            words.terms,
-            rank=rank,
-            score=score,
-            words_rank=words_ranks.get(run_id),
-            words_score=by_words.get(run_id),
-            meaning_rank=meaning_ranks.get(run_id),
-            similarity=by_meaning.get(run_id),
-        )
-        for rank, (run_id, score) in enumerate(left, start=1)
-    ]
+    left = [run_id for run_id in found if run_id in rows]
+    return [_hit(rows[run_id], words, rank=rank, **found[run_id]) for rank, run_id in enumerate(left, start=1)]
 
 
-def _hit(row: dict[str, Any], terms: Sequence[str], **ranking: Any) -> SearchHit:
+def _hit(row: Mapping[str, Any], words: WordQuery, **ranking: Any) -> SearchHit:
     columns = {name: value for name, value in row.items() if name not in ("text", "requirements", "failure")}
-    return SearchHit(
-        **columns,
-        **ranking,
-        evidence=tuple(_evidence(row)),
-        task_family=None,
-        snippet=snippet(row["text"] or "", terms),
-    )
+    passage = snippet(row["text"] or "", words.terms)
+    return SearchHit(**columns, **ranking, evidence=tuple(_evidence(row)), snippet=passage)
+
+
+def _says(outcomes: tuple[str | None, str], verdict: str | None, rule: str | None) -> bool:
+    """Whether the judged outcome is this one; or there is none, and the heuristic one is."""
+    return outcomes[0] == verdict and rule in (None, outcomes[1])
 
 
 def _evidence(row: Mapping[str, Any]) -> Iterator[Evidence]:

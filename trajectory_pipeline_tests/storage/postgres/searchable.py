@@ -48,6 +48,7 @@ class Run:
     tags: Sequence[str] = ()
     failure_mode: str | None = None
     model_id: str = MODEL_ID
+    task_family: str | None = None
 
     @property
     def partition_key(self) -> str:
@@ -102,6 +103,12 @@ def add_runs(connection: psycopg.Connection, runs: Sequence[Run]) -> None:
                 " rendering_version, embedding, embedded_at, failures)"
                 " VALUES (%s, %s, %s, %s, '1', %s::public.halfvec, now(), 0)",
                 [run.run_id, run.model_id, run.partition_key, digest, str(list(run.vector))],
+            )
+        if run.task_family is not None:
+            connection.execute(
+                "INSERT INTO trajectory.task_family_runs (run_id, family_id, model_id, assigned_at)"
+                " VALUES (%s, %s, %s, now())",
+                [run.run_id, run.task_family, run.model_id],
             )
         if run.judged_outcome is not None:
             _insert(

@@ -20,6 +20,7 @@ from trajectory_pipeline.storage.postgres.search import (
     SearchFilters,
     SearchHit,
     SearchMode,
+    contrast,
     search,
     why_words_only,
 )
@@ -67,6 +68,8 @@ _runs = st.lists(
         judged_outcome=st.sampled_from((None, "success", "failure")),
         tools=st.sampled_from(((), ("lookup",), ("lookup", "refund"))),
         end_time=st.sampled_from((NOON, NOON + timedelta(days=1))),
+        heuristic_outcome=st.sampled_from(("success", "failure", "unknown")),
+        task_family=st.sampled_from((None, "family-a", "family-b")),
     ),
     max_size=9,
 ).map(lambda runs: [Run(f"run-{place}", **run) for place, run in enumerate(runs)])
@@ -76,6 +79,7 @@ _filters = st.builds(
     outcomes=st.sampled_from(((), (), ("failure",), ("failure", "success"))),
     tools=st.sampled_from(((), (), ("refund",))),
     completed_from=st.sampled_from((None, None, NOON + timedelta(hours=1))),
+    task_family=st.sampled_from((None, None, "family-a")),
 )
 _queries = st.builds(
     lambda words, phrase, excluded: (words, phrase, excluded),
@@ -115,6 +119,7 @@ class Oracle:
             and (filters.completed_from is None or run.end_time >= filters.completed_from)
             and (phrase is None or _has(str(run.text), tuple(phrase)))
             and (excluded is None or not _has(str(run.text), excluded))
+            and (filters.task_family is None or run.task_family == filters.task_family)
         ]
         counts = [sum(_has(str(run.text), term) for run in runs) for term in self.terms]
         self.weights = [math.log(1 + (len(runs) - count + 0.5) / (count + 0.5)) for count in counts]
@@ -213,6 +218,47 @@ def test_where_there_are_many_runs_never_fewer_are_found_than_asked_for(
     assert set(found) <= matching
 
 
+@_several
+@given(
+    runs=_runs,
+    asked=_queries,
+    agent_ids=st.sampled_from(((), ("agent-a",))),
+    query_vector=st.none() | _vectors,
+    k=st.integers(1, 4),
+    pool=st.integers(0, 9),
+)
+def test_a_contrast_has_all_of_both_outcomes_and_those_with_a_verdict_first(
+    database: psycopg.Connection,
+    runs: list[Run],
+    asked: tuple[Any, Any, Any],
+    agent_ids: tuple[str, ...],
+    query_vector: Sequence[float] | None,
+    k: int,
+    pool: int,
+) -> None:
+    filters = SearchFilters(agent_ids=agent_ids)
+    oracle, query = Oracle(runs, asked, filters), _query(*asked)
+    matching = oracle.words().keys() | (oracle.meaning(query_vector).keys() if query_vector else set())
+    with pytest.MonkeyPatch.context() as patched, database.transaction(force_rollback=True):
+        patched.setattr(module, "_POOL", pool)
+        patched.setattr(module, "_DEPTH", pool)
+        add_runs(database, runs)
+        found = contrast(database, query, k, filters, query_vector=query_vector)
+    for outcome, side in (("success", found.successes), ("failure", found.failures)):
+        judged = {run_id for run_id in matching if oracle.runs[run_id].judged_outcome == outcome}
+        by_rule = {
+            run_id
+            for run_id in matching
+            if oracle.runs[run_id].judged_outcome is None and oracle.runs[run_id].heuristic_outcome == outcome
+        }
+        assert len(side) == len(set(ids(side))) == min(k, len(judged) + len(by_rule))
+        assert [hit.rank for hit in side] == list(range(1, len(side) + 1))
+        with_verdict = [hit.judged_outcome == outcome for hit in side]
+        assert sum(with_verdict) == min(k, len(judged))
+        assert with_verdict == sorted(with_verdict, reverse=True)
+        assert set(ids(side)) <= judged | by_rule
+
+
 # --- what is found ------------------------------------------------------------------------------------------------
 
 
@@ -255,9 +301,34 @@ def test_a_filter_by_outcome_finds_judged_runs_only(connection: psycopg.Connecti
     assert ids(search(connection, "refund", filters=heuristic)) == ["run-1", "run-2"]
 
 
+def test_a_contrast_shows_how_similar_runs_came_out_and_why(connection: psycopg.Connection) -> None:
+    runs = [
+        Run("run-1", "refund late parcel", judged_outcome="failure", lesson="look up the order first"),
+        Run("run-2", "refund late parcel", judged_outcome="success", lesson="cite the rule"),
+        Run("run-3", "refund late parcel", judged_outcome="partial_success"),
+        Run("run-4", "refund late parcel", heuristic_outcome="failure"),
+        Run("run-5", "train", judged_outcome="failure"),
+    ]
+    add_runs(connection, runs)
+    found = contrast(connection, "late parcel")
+    assert [(hit.run_id, hit.judged_outcome, hit.lesson) for hit in found.successes] == [
+        ("run-2", "success", "cite the rule")
+    ]
+    assert [(hit.run_id, hit.judged_outcome, hit.confidence, hit.lesson) for hit in found.failures] == [
+        ("run-1", "failure", 0.9, "look up the order first"),
+        ("run-4", None, None, None),
+    ]
+
+
+def test_a_contrast_takes_no_filter_by_outcome(connection: psycopg.Connection) -> None:
+    with pytest.raises(QueryError, match="outcomes of its own"):
+        contrast(connection, "refund", filters=SearchFilters(outcomes=("failure",)))
+
+
 @pytest.mark.parametrize(
     "filters",
     [
+        SearchFilters(task_family="family-b"),
         SearchFilters(agent_ids=("agent-b", "agent-c")),
         SearchFilters(organization_ids=("org-b",)),
         SearchFilters(completed_from=NOON + timedelta(hours=1)),
@@ -277,9 +348,11 @@ def test_a_filter_allows_what_has_any_of_its_values(connection: psycopg.Connecti
         tools=("lookup",),
         judged_outcome="failure",
         failure_mode="tool_misuse",
+        task_family="family-b",
     )
     add_runs(connection, [Run("run-1", "refund"), other])
-    assert ids(search(connection, "refund", filters=filters)) == ["run-2"]
+    (hit,) = search(connection, "refund", filters=filters)
+    assert (hit.run_id, hit.task_family) == ("run-2", "family-b")
 
 
 def test_a_rare_word_counts_more_than_a_frequent_one(connection: psycopg.Connection) -> None:
