@@ -33,6 +33,7 @@ COMMANDS = {
     "serve": ("serve:command", "Serve trajectories over HTTP."),
     "settings": ("settings:command", "List the settings: environment variables and what they mean."),
     "show": ("show:command", "Show the trajectory of a run: turns, tools, errors, outcome and verdict."),
+    "tokens": ("tokens:command", "Make, list and revoke tokens of the service."),
     "url": ("url:command", "Print the URL of a database in use, password included."),
 }
 """For each command: ``module:attribute`` below this package, and its line in the help."""

@@ -10,6 +10,7 @@ import click
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import err
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.storage.postgres.service_tokens import has_tokens
 
 IDLE_CONNECTIONS = 40
 """As many as threads of the service can wait for the database at once."""
@@ -32,9 +33,12 @@ def command(host: str, port: int) -> None:
         raise PipelineError(f"The service needs {error.name}: pip install 'trajectory-pipeline[serve]'.") from error
 
     loopback = _is_loopback(host)
-    if not loopback:
-        raise PipelineError(f"{host} is not this machine alone, and there is no token yet: serve on 127.0.0.1.")
     opened = open_connections()
+    if not loopback and not has_tokens(opened.storage.postgres):
+        raise PipelineError(
+            f"{host} can be reached from other machines, and there is no token yet: make one with"
+            " `trajectory-pipeline tokens create`, or serve on 127.0.0.1."
+        )
     with opened.storage.postgres.pooled(IDLE_CONNECTIONS) as postgres:
         service = make_service(opened.settings, replace(opened.storage, postgres=postgres), loopback=loopback)
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")

@@ -16,6 +16,7 @@ from trajectory_pipeline.schema.labels import LABEL_SAMPLES, LABELS
 from trajectory_pipeline.schema.quality import JUDGE_CONFUSIONS, JUDGE_QUALITY
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.search import EMBEDDING_MODELS, SEARCH_TEXTS, TRAJECTORY_EMBEDDINGS
+from trajectory_pipeline.schema.service import SERVICE_TOKENS
 from trajectory_pipeline.schema.task_families import SIMILAR_RUNS, TASK_FAMILIES, TASK_FAMILY_BARS, TASK_FAMILY_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import (
@@ -58,5 +59,6 @@ TABLES = (
     RUN_LOCATIONS,
     SOURCES,
     INVALIDATIONS,
+    SERVICE_TOKENS,
 )
 """In the order of the data dictionary."""

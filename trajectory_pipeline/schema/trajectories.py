@@ -403,6 +403,7 @@ TRAJECTORIES = Table(
     indexes=(
         ("partition_key",),
         ("agent_id", "end_time"),
+        ("organization_id", "end_time"),
         ("end_time",),
         ("heuristic_outcome", "end_time"),
         ("execution_status", "end_time"),

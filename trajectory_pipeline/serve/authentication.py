@@ -10,6 +10,7 @@ from trajectory_pipeline.schema.enums import TokenScope
 from trajectory_pipeline.serve.access import LOCAL, Access
 from trajectory_pipeline.serve.problems import ProblemError
 from trajectory_pipeline.serve.service import Service
+from trajectory_pipeline.storage.postgres.service_tokens import find_token, has_tokens
 
 _BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="A token of `trajectory-pipeline tokens`.")
 _CHALLENGE = {"www-authenticate": 'Bearer realm="trajectory-pipeline"'}
@@ -27,7 +28,13 @@ def authenticate(service: Service, token: str | None) -> Access:
     Raises:
         ProblemError: 401, in the same words whether a token is unknown, expired or revoked.
     """
-    if token is None and service.loopback:
+    database = service.storage.postgres
+    if token is not None:
+        found = find_token(database, token)
+        if found is None:
+            raise ProblemError(401, "The token is unknown, expired or revoked.", _CHALLENGE)
+        return Access(found.token_id, found.scopes, found.tenants)
+    if service.loopback and not has_tokens(database):
         return LOCAL
     raise ProblemError(401, "Send a token: Authorization: Bearer ….", _CHALLENGE)
 

@@ -13,14 +13,15 @@ from trajectory_pipeline.serve.models import RunPage, Text, Trajectory
 from trajectory_pipeline.serve.presentation import decode_cursor, encode_cursor, run_summary, trajectory_json
 from trajectory_pipeline.serve.problems import ProblemError, problems
 from trajectory_pipeline.serve.service import DATA_NOTICE
-from trajectory_pipeline.storage.postgres.service_reads import RunFilters, list_runs, read_run
+from trajectory_pipeline.storage.postgres.search import SearchFilters
+from trajectory_pipeline.storage.postgres.service_reads import list_runs, read_run
 
 router = APIRouter(prefix="/v1", tags=["trajectories"])
 RunId = Annotated[Text, Path(description="Id of the run at the source, such as `run-…`.")]
 _Names = Annotated[list[Text], Field(max_length=50)]
 
 
-class ListQuery(BaseModel):
+class FilterQuery(BaseModel):
     """Filters: a run must match each that is given; one that is given several times matches any of its values."""
 
     model_config = ConfigDict(extra="forbid")
@@ -32,39 +33,49 @@ class ListQuery(BaseModel):
     completed_to: AwareDatetime | None = Field(None, description="Runs that ended before this time.")
     outcome: list[Outcome] = Field([], max_length=10, description="Judged outcomes under the current policy.")
     heuristic_outcome: list[Outcome] = Field([], max_length=10, description="Outcomes by rule.")
-    execution_status: list[ExecutionStatus] = Field([], max_length=10, description="How the run ended.")
     tool: _Names = Field([], description="Tools that ran in it.")
     model: _Names = Field([], description="Models of its steps.")
     failure_mode: _Names = Field([], description="Failure modes of the verdict.")
-    tag: _Names = Field([], description="Tags of the verdict.")
-    limit: int = Field(50, ge=1, le=200, description="Runs of a page.")
-    cursor: str | None = Field(None, max_length=1000, description="`next_cursor` of the page before.")
+    tag: _Names = Field([], description="Tags of the agent, or of the verdict.")
+    task_family: Text | None = Field(None, description="Id of a task family.")
 
-    def filters(self) -> RunFilters:
-        """Return the filters as storage takes them."""
-        return RunFilters(
-            agent_ids=self.agent_id,
-            organization_ids=self.organization_id,
-            project_ids=self.project_id,
+    def filters(self) -> SearchFilters:
+        """Return the filters as storage takes them.
+
+        Raises:
+            ProblemError: 422, a time that Postgres cannot hold.
+        """
+        return SearchFilters(
+            agent_ids=tuple(self.agent_id),
+            organization_ids=tuple(self.organization_id),
+            project_ids=tuple(self.project_id),
             completed_from=_storable(self.completed_from),
             completed_to=_storable(self.completed_to),
-            outcomes=self.outcome,
-            heuristic_outcomes=self.heuristic_outcome,
-            execution_statuses=self.execution_status,
-            tools=self.tool,
-            models=self.model,
-            failure_modes=self.failure_mode,
-            tags=self.tag,
+            outcomes=tuple(self.outcome),
+            heuristic_outcomes=tuple(self.heuristic_outcome),
+            tools=tuple(self.tool),
+            models=tuple(self.model),
+            failure_modes=tuple(self.failure_mode),
+            tags=tuple(self.tag),
+            task_family=self.task_family,
         )
+
+
+class ListQuery(FilterQuery):
+    """Filters, and a page."""
+
+    execution_status: list[ExecutionStatus] = Field([], max_length=10, description="How the run ended.")
+    limit: int = Field(50, ge=1, le=200, description="Runs of a page.")
+    cursor: str | None = Field(None, max_length=1000, description="`next_cursor` of the page before.")
 
 
 @router.get("/trajectories", responses=problems(), summary="List runs")
 def list_trajectories(request: Request, access: Reader, query: Annotated[ListQuery, Query()]) -> RunPage:
     """Return runs that match, the newest end first, with what came of each; documents are not in the list."""
     service = service_of(request)
-    after = decode_cursor(query.cursor) if query.cursor is not None else None
+    filters, after = query.filters(), None if query.cursor is None else decode_cursor(query.cursor)
     with service.database.reading(access.tenants) as connection:
-        rows = list_runs(connection, query.filters(), after, query.limit + 1)
+        rows = list_runs(connection, filters, query.execution_status, after, query.limit + 1)
     more = len(rows) > query.limit
     items: list[Any] = [run_summary(row, service) for row in rows[: query.limit]]
     cursor = encode_cursor(rows[query.limit - 1]) if more else None

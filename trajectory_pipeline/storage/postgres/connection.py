@@ -25,8 +25,6 @@ _SETTINGS = {
     "array_nulls": "on",
     "transform_null_equals": "off",
     "search_path": "pg_catalog",
-    # A policy that hides rows is an error: what is hidden would look deleted.
-    "row_security": "off",
     # Another worker may hold a partition for hours, and reading the source may take as long.
     "statement_timeout": "0",
     "lock_timeout": "0",
@@ -37,6 +35,12 @@ _SETTINGS = {
 _BEGIN = ", ".join(
     (
         *(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items()),
+        # A policy that hides rows is an error: what is hidden would look deleted. Those of the service hide none.
+        "set_config('row_security', CASE WHEN (SELECT bool_and(starts_with(p.polname::text, 'service_') IS TRUE)"
+        " FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_policy p ON p.polrelid = c.oid"
+        " WHERE c.relnamespace = to_regnamespace('trajectory') AND c.relrowsecurity)"
+        " AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = 'trajectory_service'"
+        " AND pg_has_role(r.oid, 'USAGE')) THEN 'on' ELSE 'off' END, true)",
         "CASE WHEN current_setting('server_version_num')::int >= 170000"
         " THEN set_config('transaction_timeout', '0', true) END",
         # With "replica", no foreign key and no trigger would hold. Only superusers may set it, so only where needed.

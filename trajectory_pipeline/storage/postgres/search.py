@@ -20,6 +20,7 @@ from trajectory_pipeline.schema.enums import Outcome
 from trajectory_pipeline.search.fusion import fuse_ranks
 from trajectory_pipeline.search.query import WordQuery, check_query, quoted_phrases, word_query, word_weight
 from trajectory_pipeline.search.snippet import snippet
+from trajectory_pipeline.storage.postgres.current_verdicts import OUTCOMES
 from trajectory_pipeline.storage.postgres.pgvector import PgVector, find_pgvector
 
 SearchMode = Literal["hybrid", "words", "meaning"]
@@ -198,14 +199,14 @@ SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
 FROM allowed JOIN trajectory.trajectory_embeddings e USING (run_id)
 WHERE e.model_id = {model} AND e.embedding IS NOT NULL
 ORDER BY distance, e.run_id LIMIT %(depth)s"""
-_DETAILS = """
+_DETAILS = f"""
 SELECT o.run_id, o.agent_id, o.agent_name, o.organization_id, o.end_time, o.execution_status, o.heuristic_outcome,
     o.heuristic_confidence, o.verdict_status, o.outcome AS judged_outcome, o.outcome_confidence AS confidence,
     o.failure_owner, o.failure_mode, o.summary, o.lesson, o.requirements, o.failure, s.text,
     f.family_id AS task_family
-FROM trajectory.outcomes o LEFT JOIN trajectory.search_texts s USING (run_id)
+FROM {OUTCOMES} o LEFT JOIN trajectory.search_texts s USING (run_id)
 LEFT JOIN trajectory.task_family_runs f USING (run_id) WHERE o.run_id = ANY(%s)"""
-_OUTCOMES = "SELECT run_id, outcome, heuristic_outcome FROM trajectory.outcomes WHERE run_id = ANY(%s)"
+_OUTCOMES = f"SELECT run_id, outcome, heuristic_outcome FROM {OUTCOMES} o WHERE run_id = ANY(%s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +364,16 @@ def contrast(
         return Contrast(side(Outcome.SUCCESS), side(Outcome.FAILURE))
 
 
+def filter_conditions(filters: SearchFilters) -> tuple[list[str], dict[str, Any]]:
+    """Return conditions on trajectories ``t`` that are not deleted and their verdicts ``o``, and their parameters."""
+    conditions, parameters = ["t.deleted_at IS NULL"], dict[str, Any]()
+    for name, condition in _CONDITIONS.items():
+        if value := getattr(filters, name):
+            conditions.append(condition)
+            parameters[name] = list(value) if isinstance(value, tuple) else value
+    return conditions, parameters
+
+
 def current_model(connection: psycopg.Connection) -> CurrentModel | None:
     """Return the embedding model that search uses; None where there is none yet."""
     row = connection.execute(
@@ -445,11 +456,8 @@ def _scope(
     unjudged: str | None = None,
 ) -> _Scope:
     """Return the runs that may be found: those with this judged outcome, or without one and with this heuristic one."""
-    sources, conditions, parameters = ["trajectory.trajectories t"], ["t.deleted_at IS NULL"], dict[str, Any]()
-    for name, condition in _CONDITIONS.items():
-        if value := getattr(filters, name):
-            conditions.append(condition)
-            parameters[name] = list(value) if isinstance(value, tuple) else value
+    sources = ["trajectory.trajectories t"]
+    conditions, parameters = filter_conditions(filters)
     if judged:
         conditions.append("o.outcome = %(judged)s")
         parameters["judged"] = judged
@@ -457,7 +465,7 @@ def _scope(
         conditions.append("o.outcome IS NULL AND t.heuristic_outcome = %(unjudged)s")
         parameters["unjudged"] = unjudged
     if filters.outcomes or filters.failure_modes or filters.tags or judged or unjudged:
-        sources.append("trajectory.outcomes o ON o.run_id = t.run_id")
+        sources.append(f"{OUTCOMES} o ON o.run_id = t.run_id")
     if words.required or words.excluded:
         sources.append("trajectory.search_texts x ON x.run_id = t.run_id")
     if words.required:

@@ -9,6 +9,13 @@ import psycopg
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.service_role import AGENTS, ORGANIZATIONS, ROLE
+
+_READING = "SELECT set_config('statement_timeout', %(timeout)s, true), set_config('transaction_read_only', 'on', true)"
+_AS_TENANTS = (
+    "SELECT set_config('row_security', 'on', true), set_config(%(organizations)s, %(its_organizations)s::text[]::text,"
+    " true), set_config(%(agents)s, %(its_agents)s::text[]::text, true), set_config('role', %(role)s, true)"
+)
 
 
 class QueryTimeoutError(SinkError):
@@ -32,19 +39,18 @@ class ServiceDatabase:
 
     @contextmanager
     def reading(self, tenants: Tenants | None) -> Iterator[psycopg.Connection]:
-        """Begin a transaction that only reads; None sees all runs.
+        """Begin a transaction that only reads; None sees all runs, and every other one reads under the service's role.
 
         Raises:
             QueryTimeoutError: a query took longer than ``timeout_seconds``.
             SinkError: the database cannot be reached or refuses.
         """
-        if tenants is not None:
-            raise NotImplementedError
         with self.database.connect() as connection, translating_database_errors(self.database.url, "Reading"):
-            connection.execute(
-                "SELECT set_config('statement_timeout', %s, true), set_config('transaction_read_only', 'on', true)",
-                [f"{self.timeout_seconds * 1000:.0f}"],
-            )
+            connection.execute(_READING, {"timeout": f"{self.timeout_seconds * 1000:.0f}"})
+            if tenants is not None:
+                names = {"role": ROLE, "organizations": ORGANIZATIONS, "agents": AGENTS}
+                values = {"its_organizations": sorted(tenants.organizations), "its_agents": sorted(tenants.agents)}
+                connection.execute(_AS_TENANTS, names | values)
             try:
                 yield connection
             except psycopg.errors.QueryCanceled:

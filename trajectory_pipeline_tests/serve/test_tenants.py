@@ -1,0 +1,334 @@
+"""Nobody sees what is not theirs: tokens, tenants and scopes over HTTP, and policies in Postgres below every query."""
+
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+from psycopg import sql
+
+from trajectory_pipeline.errors import PipelineError, SinkError
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline.storage.postgres.service_access import ServiceDatabase, Tenants
+from trajectory_pipeline.storage.postgres.service_role import ROLE, SHARED_TABLES, TENANT_TABLES, is_prepared
+from trajectory_pipeline.storage.postgres.service_tokens import create_token, find_token, list_tokens, revoke_token
+from trajectory_pipeline_tests.serve.tenancy import ALL_SCOPES, MINE, OTHER, Tokens
+
+ONLY_MINE = Tenants(frozenset({MINE}), frozenset())
+NOBODY = Tenants(frozenset({"org-nobody"}), frozenset())
+
+
+@pytest.fixture
+def database(tenant_settings: Settings, tokens: Tokens) -> TrajectoryDatabase:
+    return TrajectoryDatabase(str(tenant_settings.storage.database_url))
+
+
+def listed(client: httpx2.Client, headers: dict[str, str]) -> set[str]:
+    answer = client.get("/v1/trajectories", params={"limit": 200}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return {item["run_id"] for item in answer.json()["items"]}
+
+
+def test_tokens_list_the_runs_of_their_tenants(guarded: httpx2.Client, tokens: Tokens) -> None:
+    assert tokens.runs[MINE]
+    assert tokens.runs[OTHER]
+    assert listed(guarded, tokens.header("mine")) == tokens.runs[MINE]
+    assert listed(guarded, tokens.header("foreign")) == set()
+    assert listed(guarded, tokens.header("all")) == tokens.runs[MINE] | tokens.runs[OTHER]
+    one = listed(guarded, tokens.header("agent"))
+    assert set() < one < tokens.runs[OTHER]
+    assert listed(guarded, tokens.header("both")) == tokens.runs[MINE] | one
+
+
+def test_foreign_run_is_as_unknown_as_none(guarded: httpx2.Client, tokens: Tokens) -> None:
+    foreign = guarded.get(f"/v1/trajectories/{min(tokens.runs[OTHER])}", headers=tokens.header("mine"))
+    unknown = guarded.get("/v1/trajectories/run-unknown", headers=tokens.header("mine"))
+    assert (foreign.status_code, unknown.status_code) == (404, 404)
+    assert foreign.json()["detail"] == unknown.json()["detail"]
+
+
+def operations(client: httpx2.Client) -> list[tuple[str, str, dict[str, Any]]]:
+    paths = client.get("/openapi.json").json()["paths"]
+    return [(method, path, one) for path, methods in paths.items() for method, one in methods.items()]
+
+
+def request_of(method: str, path: str, operation: dict[str, Any], run_id: str) -> tuple[str, dict[str, Any]]:
+    """Return a request that would find the run: its path, and what to give the client."""
+    query = {
+        one["name"]: one.get("example", "refund")
+        for one in operation.get("parameters", ())
+        if one["in"] == "query" and one.get("required")
+    }
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+    options: dict[str, Any] = {"params": query}
+    if body is not None:
+        options["json"] = {**body, **({"run_ids": [run_id]} if "run_ids" in body else {})}
+    return re.sub(r"\{\w+\}", run_id, path), options
+
+
+def test_no_endpoint_shows_anything_to_a_foreign_token(guarded: httpx2.Client, tokens: Tokens) -> None:
+    secret = {*tokens.runs[MINE], *tokens.runs[OTHER], *tokens.agents[MINE], *tokens.agents[OTHER], MINE, OTHER}
+    asked = sorted(tokens.runs[MINE])[0]
+    found = operations(guarded)
+    assert len(found) >= 3
+    for method, path, operation in found:
+        url, options = request_of(method, path, operation, asked)
+        answer = guarded.request(method, url, headers=tokens.header("foreign"), **options)
+        assert answer.status_code in (200, 404), (method, path, answer.text)
+        # What was asked is known to whoever asks.
+        leaked = [text for text in secret - {asked} if text in answer.text]
+        assert leaked == [], (method, path)
+        assert answer.status_code == 404 or asked not in answer.text, (method, path, answer.text)
+
+
+@pytest.mark.parametrize("name", ["expired", "revoked", None])
+def test_every_endpoint_but_health_needs_a_valid_token(
+    guarded: httpx2.Client, tokens: Tokens, name: str | None
+) -> None:
+    headers = tokens.header(name) if name else {}
+    for method, path, operation in operations(guarded):
+        url, options = request_of(method, path, operation, min(tokens.runs[MINE]))
+        answer = guarded.request(method, url, headers=headers, **options)
+        assert answer.status_code == (200 if path == "/health" else 401), (method, path)
+        if answer.status_code == 401:
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Bearer", "Bearer x", "Basic eDp5", "Bearer trajectory_0123456789ab_" + "A" * 43, "Bearer \xff", "x" * 9000],
+)
+def test_odd_authorization_is_refused(guarded: httpx2.Client, tokens: Tokens, header: str) -> None:
+    answer = guarded.get("/v1/trajectories", headers={"authorization": header.encode("latin-1")})
+    assert answer.status_code == 401
+
+
+def test_scope_is_needed(guarded: httpx2.Client, tokens: Tokens) -> None:
+    answer = guarded.get("/v1/trajectories", headers=tokens.header("judge"))
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json")
+
+
+def test_tokens_are_stored_as_hashes_only(database: TrajectoryDatabase, tokens: Tokens) -> None:
+    stored = repr(database.rows("SELECT t::text AS row FROM trajectory.service_tokens t"))
+    assert len(list_tokens(database)) == len(tokens.by_name)
+    for token in tokens.by_name.values():
+        assert token.split("_")[1] in stored
+        assert token.split("_", 2)[2] not in stored
+
+
+def test_token_with_another_secret_is_unknown(database: TrajectoryDatabase, tokens: Tokens) -> None:
+    token = tokens.by_name["all"]
+    changed = token[:-1] + ("A" if token[-1] != "A" else "B")
+    assert find_token(database, token) is not None
+    assert find_token(database, changed) is None
+
+
+def test_unknown_token_cannot_be_revoked(database: TrajectoryDatabase, tokens: Tokens) -> None:
+    with pytest.raises(PipelineError, match="no token 'x'"):
+        revoke_token(database, "x")
+
+
+# Postgres itself: whatever a query forgets
+
+
+def relations(database: TrajectoryDatabase) -> set[str]:
+    rows = database.rows(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'trajectory'::regnamespace AND relkind IN ('r', 'v', 'm')"
+    )
+    return {row["relname"] for row in rows}
+
+
+def test_query_without_where_sees_the_tenants_rows_alone(database: TrajectoryDatabase, tokens: Tokens) -> None:
+    for name in relations(database) & TENANT_TABLES.keys():
+        everything = {row["run_id"] for row in database.rows(f"SELECT run_id FROM trajectory.{name}")}
+        with ServiceDatabase(database, 10).reading(ONLY_MINE) as connection:
+            seen = {row[0] for row in connection.execute(f"SELECT run_id FROM trajectory.{name}".encode())}
+        assert seen == everything & tokens.runs[MINE], name
+        with ServiceDatabase(database, 10).reading(NOBODY) as connection:
+            assert connection.execute(f"SELECT run_id FROM trajectory.{name}".encode()).fetchall() == [], name
+
+
+def test_role_reads_nothing_but_tables_with_policies_and_shared_ones(
+    database: TrajectoryDatabase, tokens: Tokens
+) -> None:
+    """Views would read as their owner, who sees every row."""
+    names = relations(database)
+    assert {"outcomes", "labels", "verdict_attempts", "service_tokens", "redaction_keys"} <= names
+    for name in names - TENANT_TABLES.keys() - set(SHARED_TABLES):
+        with (
+            pytest.raises(SinkError, match="permission denied"),
+            ServiceDatabase(database, 10).reading(ONLY_MINE) as connection,
+        ):
+            connection.execute(f"SELECT * FROM trajectory.{name}".encode())
+
+
+@pytest.mark.parametrize("name", sorted({*TENANT_TABLES} - {"trajectory_embeddings"}))
+def test_role_writes_nothing(database: TrajectoryDatabase, tokens: Tokens, name: str) -> None:
+    for statement in (f"DELETE FROM trajectory.{name}", f"INSERT INTO trajectory.{name} DEFAULT VALUES"):
+        with (
+            pytest.raises(SinkError, match=r"permission denied|read-only"),
+            ServiceDatabase(database, 10).reading(ONLY_MINE) as connection,
+        ):
+            connection.execute(statement.encode())
+
+
+def test_reader_of_all_runs_writes_nothing(database: TrajectoryDatabase, tokens: Tokens) -> None:
+    with pytest.raises(SinkError, match="read-only"), ServiceDatabase(database, 10).reading(None) as connection:
+        connection.execute("DELETE FROM trajectory.verdicts")
+
+
+def test_role_and_tenants_end_with_the_transaction(database: TrajectoryDatabase, tokens: Tokens) -> None:
+    count = "SELECT count(*) FROM trajectory.trajectories"
+    with database.pooled() as pooled:
+        service = ServiceDatabase(pooled, 10)
+        for _ in range(2):
+            with service.reading(NOBODY) as connection:
+                pid = connection.info.backend_pid
+                assert connection.execute(count.encode()).fetchall() == [(0,)]
+            with service.reading(None) as connection:
+                assert connection.info.backend_pid == pid
+                assert connection.execute(count.encode()).fetchall() != [(0,)]
+
+
+def test_role_without_tenants_sees_nothing(database: TrajectoryDatabase, tokens: Tokens) -> None:
+    """A defect that forgets to say for whom it reads."""
+    with psycopg.connect(database.url) as connection:
+        connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(ROLE)))
+        for name in relations(database) & TENANT_TABLES.keys():
+            assert connection.execute(f"SELECT * FROM trajectory.{name}".encode()).fetchall() == []
+
+
+def test_long_query_is_ended(database: TrajectoryDatabase, tokens: Tokens) -> None:
+    with (
+        pytest.raises(SinkError, match=r"longer than 0\.1 seconds"),
+        ServiceDatabase(database, 0.1).reading(None) as connection,
+    ):
+        connection.execute("SELECT pg_sleep(5)")
+
+
+@pytest.fixture
+def login(make_database: Callable[[str | None], str]) -> Callable[..., tuple[str, str]]:
+    """A function that makes an empty database and a user with some rights; returns both URLs."""
+
+    def make(*rights: str) -> tuple[str, str]:
+        url = make_database(None)
+        name = f"user_{url.rpartition('/')[2]}"
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x'").format(sql.Identifier(name)))
+            for right in rights:
+                connection.execute(sql.SQL(right).format(name=sql.Identifier(name)))  # type: ignore[arg-type]
+        place = url.partition("@")[2]
+        return url, f"postgresql://{name}:x@{place}"
+
+    return make
+
+
+def insert_run(url: str, run_id: str, organization: str) -> None:
+    """Insert a run with the least that the table takes."""
+    with psycopg.connect(url) as connection:
+        columns = connection.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attnotnull AND attnum > 0"
+            " AND attrelid = 'trajectory.trajectories'::regclass"
+        ).fetchall()
+        of_type = {"text[]": "'{}'", "jsonb": "'{}'", "timestamp with time zone": "now()", "boolean": "false"}
+        values = [
+            f"'{run_id}'" if name == "run_id" else "''" if kind == "text" else of_type.get(kind, "0")
+            for name, kind in columns
+        ]
+        connection.execute(
+            f"INSERT INTO trajectory.trajectories (organization_id, {', '.join(name for name, _ in columns)})"
+            f" VALUES ('{organization}', {', '.join(values)})".encode()
+        )
+
+
+def test_owner_who_is_no_superuser_makes_the_role_and_reads_under_it(login: Callable[..., tuple[str, str]]) -> None:
+    url, owner = login("ALTER ROLE {name} CREATEROLE")
+    database_name = url.rpartition("/")[2]
+    with psycopg.connect(url) as connection:
+        user = sql.Identifier(f"user_{database_name}")
+        connection.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(database_name), user))
+        # As on a server of its own: the role that other tests made there is handed over.
+        connection.execute(
+            sql.SQL("GRANT {} TO {} WITH ADMIN OPTION, INHERIT FALSE, SET FALSE").format(sql.Identifier(ROLE), user)
+        )
+    migrate(owner)
+    insert_run(owner, "run-mine", MINE)
+    insert_run(owner, "run-other", OTHER)
+    database = TrajectoryDatabase(owner)
+    create_token(database, "mine", ALL_SCOPES, ONLY_MINE, None)
+    with database.connect() as connection:
+        assert is_prepared(connection)
+    with ServiceDatabase(database, 10).reading(ONLY_MINE) as connection:
+        assert connection.execute("SELECT run_id FROM trajectory.trajectories").fetchall() == [("run-mine",)]
+    assert len(database.rows("SELECT FROM trajectory.trajectories")) == 2
+
+
+def test_owner_who_may_make_no_role_is_told_what_to_run(login: Callable[..., tuple[str, str]]) -> None:
+    url, owner = login()
+    database_name = url.rpartition("/")[2]
+    with psycopg.connect(url) as connection:
+        user = sql.Identifier(f"user_{database_name}")
+        connection.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(database_name), user))
+    migrate(owner)
+    database = TrajectoryDatabase(owner)
+    with pytest.raises(SinkError, match="GRANT trajectory_service TO"):
+        create_token(database, "mine", ALL_SCOPES, ONLY_MINE, None)
+    assert list_tokens(database) == []
+    assert create_token(database, "all", ALL_SCOPES, None, None)
+
+
+def test_other_users_see_and_write_as_before(login: Callable[..., tuple[str, str]]) -> None:
+    """Policies would hide every row from those who do not own the tables, were they not made for them as well."""
+    url, writer = login()
+    migrate(url)
+    with psycopg.connect(url) as connection:
+        user = sql.Identifier(f"user_{url.rpartition('/')[2]}")
+        connection.execute(sql.SQL("GRANT USAGE ON SCHEMA trajectory TO {}").format(user))
+        connection.execute(
+            sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA trajectory TO {}").format(user)
+        )
+    create_token(TrajectoryDatabase(url), "mine", ALL_SCOPES, ONLY_MINE, None)
+    insert_run(writer, "run-mine", MINE)
+    insert_run(writer, "run-other", OTHER)
+    database = TrajectoryDatabase(writer)
+    assert len(database.rows("SELECT FROM trajectory.trajectories")) == 2
+    assert len(database.rows("UPDATE trajectory.trajectories SET agent_name = 'x' RETURNING run_id")) == 2
+    with pytest.raises(SinkError, match="does not own"):
+        create_token(database, "mine", ALL_SCOPES, ONLY_MINE, None)
+    # One that hides rows is an error as before: what is hidden would look deleted.
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE POLICY theirs ON trajectory.trajectories AS RESTRICTIVE USING (false)")
+    with pytest.raises(SinkError, match="row-level security"):
+        database.rows("SELECT FROM trajectory.trajectories")
+
+
+def test_user_who_inherits_from_the_role_is_refused_and_never_misled(login: Callable[..., tuple[str, str]]) -> None:
+    url, writer = login()
+    migrate(url)
+    create_token(TrajectoryDatabase(url), "mine", ALL_SCOPES, ONLY_MINE, None)
+    insert_run(url, "run-other", OTHER)
+    with psycopg.connect(url) as connection:
+        user = sql.Identifier(f"user_{url.rpartition('/')[2]}")
+        connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(ROLE), user))
+        connection.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA trajectory TO {}").format(user))
+    with pytest.raises(SinkError, match="row-level security"):
+        TrajectoryDatabase(writer).rows("SELECT FROM trajectory.trajectories")
+
+
+def test_two_first_tokens_at_once(trajectory_database: str) -> None:
+    database = TrajectoryDatabase(trajectory_database)
+    made: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: made.append(create_token(database, "x", ALL_SCOPES, ONLY_MINE, None)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(made)) == 4
