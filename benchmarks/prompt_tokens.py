@@ -24,7 +24,7 @@ from trajectory_pipeline.judge.client.response_format import schema_instructions
 from trajectory_pipeline.judge.grading import grade_response
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request
 from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.prompt import RUBRIC, RULES, messages
+from trajectory_pipeline.judge.prompt import built_in_prompt
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline_tests.judge.documents import Document, sample_documents
@@ -33,7 +33,8 @@ from trajectory_pipeline_tests.judge.rendering import render
 from trajectory_pipeline_tests.letta_sample import SAMPLE_FILE
 
 Count = Callable[[str], int]
-_FRAME = messages("")[1]["content"]
+_PROMPT = built_in_prompt()
+_FRAME = _PROMPT.messages("")[1]["content"]
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def _prompt(documents: Sequence[Document], transcripts: Sequence[str], count: Count) -> Mapping[str, int | str]:
-    parts = {"rules": RULES, "rubric": RUBRIC, "frame and question": _FRAME}
+    parts = {"rules": _PROMPT.rules, "rubric": _PROMPT.rubric, "frame and question": _FRAME}
     costs = {name: count(text) for name, text in parts.items()}
     schema, typed = count(schema_text(JudgeResponse)), count(schema_instructions(JudgeResponse))
     shown, whole = mean(map(count, transcripts)), mean(count(write_json(document)) for document in documents)

@@ -27,6 +27,7 @@ COMMANDS = {
     "materialize": ("materialize:command", "Materialize partitions without the UI."),
     "migrate": ("migrate:command", "Create or upgrade the schema `trajectory` in TRAJECTORY_DATABASE_URL."),
     "plan": ("plan:command", "Estimate what judging partitions would ask and cost."),
+    "policy": ("policy:command", "Compare policies by labels; check a policy file; export the built-in prompt."),
     "prune": ("prune:command", "Delete partitions now that are older than the retention settings."),
     "quality": ("quality:command", "Measure how far the judge agrees with people and with itself."),
     "report": ("report:command", "Make the report: one HTML page about all trajectories."),

@@ -7,6 +7,7 @@ from trajectory_pipeline.budget.caps import Budget, Cost
 from trajectory_pipeline.errors import JudgeError
 from trajectory_pipeline.judge.access_lists import UNRESTRICTED, JudgeAccessList
 from trajectory_pipeline.judge.policy import PROCESS_KEY, RefinementPolicy, VoterPolicy, VotingRule
+from trajectory_pipeline.judge.prompt import JudgePrompt, built_in_prompt
 from trajectory_pipeline.schema.enums import RedactionMode, ResponseFormatChoice
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -34,6 +35,7 @@ class JudgeConfig:
         statements_from: the text judge on whose requirements a decision endpoint decides; None for a text judge.
         voters: the judges that vote, where the policy has several votes; the other fields are then those of the first.
         rule: how their votes are combined.
+        prompt: the texts that it is sent besides a trajectory, and the answer that it must give.
     """
 
     model: str
@@ -60,6 +62,7 @@ class JudgeConfig:
     statements_from: "Voter | None" = None
     voters: tuple["Voter", ...] = ()
     rule: VotingRule = field(default_factory=VotingRule)
+    prompt: JudgePrompt = field(default_factory=built_in_prompt, repr=False)
 
     @property
     def policy(self) -> RefinementPolicy:
@@ -76,6 +79,7 @@ class JudgeConfig:
             self.rule,
             self.instructions_tokens,
             self.earlier_turns_tokens,
+            self.prompt,
         )
 
     @property
@@ -90,6 +94,11 @@ class JudgeConfig:
         if stated is not None:
             stated = replace(stated, judge=stated.judge.with_redaction_key(key))
         return replace(self, redaction_key=key, voters=voters, statements_from=stated)
+
+    @property
+    def least_call_cost(self) -> Cost:
+        """What a call costs at most whose transcript is empty: with less left of a budget, none is made."""
+        return self.max_call_cost(self.prompt.overhead_tokens, self.max_response_tokens)
 
     def max_call_cost(self, prompt_tokens: int, answer_tokens: int) -> Cost:
         """Return what a call costs at most, or calls of so many tokens; see ``Budget.max_call_cost``."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from trajectory_pipeline.judge.answer_schema import extra_answers
 from trajectory_pipeline.judge.citations import CitationChecker
 from trajectory_pipeline.judge.response_schema import NO_FAILURE, Complexity, Failure, JudgeResponse, Requirement
 from trajectory_pipeline.judge.transcript.truncate import cut
@@ -57,6 +58,7 @@ def grade_response(answer: JudgeResponse, rendered: RenderedTranscript, heuristi
             }
             for decision in answer.key_decisions
         ],
+        "extra_answers": extra_answers(answer),
     }
     if all(status == "insufficient_evidence" for status in statuses):
         return GradedVerdict("insufficient_evidence", columns)

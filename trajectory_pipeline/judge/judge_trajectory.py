@@ -13,9 +13,9 @@ from trajectory_pipeline.budget.token_estimate import TokenEstimate
 from trajectory_pipeline.judge.client.call_record import AskResult, JudgeReply
 from trajectory_pipeline.judge.grading import grade_response
 from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.prompt import messages, overhead_bytes, prompt_text, summary_messages, window_messages
+from trajectory_pipeline.judge.prompt import JudgePrompt, prompt_text
 from trajectory_pipeline.judge.redaction.redactor import Redactor
-from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFindings
+from trajectory_pipeline.judge.response_schema import PartFindings
 from trajectory_pipeline.judge.transcript.context import (
     NO_CONTEXT,
     ContextLimits,
@@ -55,6 +55,7 @@ class JudgeRequest:
 
     rendered: RenderedTranscript
     context: RenderedContext
+    prompt: JudgePrompt
     max_prompt_tokens: int
     estimate: TokenEstimate
     with_prompt_tokens: Callable[[int], "JudgeRequest"] = field(repr=False, compare=False)
@@ -78,16 +79,17 @@ class JudgeRequest:
     @property
     def chat(self) -> list[dict[str, str]]:
         """The one prompt that shows all of the transcript, where it fits."""
-        return messages(self.rendered.text, context=self.context.text)
+        return self.prompt.messages(self.rendered.text, context=self.context.text)
 
     @property
     def prompt_tokens(self) -> int:
         """Conservative estimate of the input tokens of all these calls."""
         context = self.context.text
         if self.calls == 1:
-            return self.estimate.tokens(prompt_text(self.chat, JudgeResponse))
+            return self.estimate.tokens(prompt_text(self.chat, self.prompt.answer_type))
         prompts = (
-            prompt_text(window_messages(window.text, context=context), PartFindings) for window in self.rendered.windows
+            prompt_text(self.prompt.window_messages(window.text, context=context), PartFindings)
+            for window in self.rendered.windows
         )
         # The summary may take a whole prompt.
         return sum(map(self.estimate.tokens, prompts)) + (self.max_prompt_tokens if self.calls > 1 else 0)
@@ -101,7 +103,7 @@ class JudgeRequest:
     @property
     def max_transcript_bytes(self) -> int:
         """Most UTF-8 bytes of a transcript in one prompt."""
-        return _transcript_bytes(self.max_prompt_tokens, self.estimate, self.context.text)
+        return _transcript_bytes(self.prompt, self.max_prompt_tokens, self.estimate, self.context.text)
 
 
 def build_judge_request(
@@ -123,17 +125,18 @@ def build_judge_request(
 
     def build(tokens: int) -> JudgeRequest:
         redact = Redactor(policy.redact, policy.redaction_key, time.monotonic() + seconds)
-        room = _transcript_bytes(tokens, estimate)
+        room = _transcript_bytes(policy.prompt, tokens, estimate)
         limits = ContextLimits(policy.instructions_tokens, policy.earlier_turns_tokens, room)
         before = render_context(context, limits, redact)
-        rendered = render_transcript(documents, _transcript_bytes(tokens, estimate, before.text), redact)
-        return JudgeRequest(rendered, before, tokens, estimate, build)
+        room = _transcript_bytes(policy.prompt, tokens, estimate, before.text)
+        rendered = render_transcript(documents, room, redact)
+        return JudgeRequest(rendered, before, policy.prompt, tokens, estimate, build)
 
     return build(policy.max_prompt_tokens)
 
 
-def _transcript_bytes(tokens: int, estimate: TokenEstimate, context: str = "") -> int:
-    return max(estimate.bytes_for(tokens) - overhead_bytes() - len(context.encode()), 0)
+def _transcript_bytes(prompt: JudgePrompt, tokens: int, estimate: TokenEstimate, context: str = "") -> int:
+    return max(estimate.bytes_for(tokens) - prompt.overhead_bytes - len(context.encode()), 0)
 
 
 async def judge(request: JudgeRequest, heuristic_outcome: str, ask: Ask) -> Row:
@@ -174,7 +177,7 @@ async def _reach_verdict(request: JudgeRequest, heuristic_outcome: str, ask: Ask
         # One after another, so that a failure ends it.
         found: list[PartFindings] = []
         for window in rendered.windows:
-            part = await _ask(request, ask, window_messages(window.text, context=context), PartFindings)
+            part = await _ask(request, ask, request.prompt.window_messages(window.text, context=context), PartFindings)
             if part.answer is None:
                 columns = _unanswered(part)
                 place = f"part {window.number} of {len(rendered.windows)} of a long transcript: "
@@ -182,8 +185,8 @@ async def _reach_verdict(request: JudgeRequest, heuristic_outcome: str, ask: Ask
             found.append(part.answer)
             shares.append(part.calls[-1].share_read)
         excerpts = summarize_windows(rendered, found, request.max_transcript_bytes).text
-        chat = summary_messages(excerpts, context=context)
-    result = await _ask(request, ask, chat, JudgeResponse)
+        chat = request.prompt.summary_messages(excerpts, context=context)
+    result = await _ask(request, ask, chat, request.prompt.answer_type)
     if result.answer is None:
         return {**shown, **_unanswered(result)}
     share = min(sum(shares) / len(shares) if shares else 1.0, result.calls[-1].share_read)

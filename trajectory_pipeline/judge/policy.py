@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trajectory_pipeline.judge.prompt import PROMPT_VERSION, RUBRIC_VERSION
+from trajectory_pipeline.judge.prompt import JudgePrompt, built_in_prompt
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION
-from trajectory_pipeline.judge.response_schema import RESPONSE_SCHEMA_VERSION
 from trajectory_pipeline.judge.transcript.messages import RENDERER_VERSION
 from trajectory_pipeline.schema.enums import CombineBy, EscalateWhen, RedactionMode
 
@@ -68,6 +67,7 @@ class RefinementPolicy:
     rule: VotingRule = field(default_factory=VotingRule)
     instructions_tokens: int = 6000
     earlier_turns_tokens: int = 2000
+    prompt: JudgePrompt = field(default_factory=built_in_prompt, repr=False)
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -93,9 +93,9 @@ class RefinementPolicy:
                 "instructions_tokens": self.instructions_tokens,
                 "earlier_turns_tokens": self.earlier_turns_tokens,
             },
-            "prompt": PROMPT_VERSION,
-            "rubric": RUBRIC_VERSION,
-            "response_schema": RESPONSE_SCHEMA_VERSION,
+            "prompt": self.prompt.version,
+            "rubric": self.prompt.rubric_version,
+            "response_schema": self.prompt.answer_version,
             "renderer": RENDERER_VERSION,
             "redaction": {"version": REDACTION_VERSION, "mode": self.redact},
             **(

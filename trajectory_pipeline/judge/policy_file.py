@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from trajectory_pipeline.errors import SettingsError
 from trajectory_pipeline.judge.config import JudgeConfig, Voter
 from trajectory_pipeline.judge.policy import VotingRule
+from trajectory_pipeline.judge.prompt_files import load_prompt
 from trajectory_pipeline.schema.enums import CombineBy, EscalateWhen, JudgeKind
 from trajectory_pipeline.urls import check_endpoint_url
 
@@ -31,6 +32,7 @@ class JudgeEntry(_Strict):
         kind: a text judge, or a decision endpoint that decides on the requirements of the first text judge.
         samples: votes that it gives.
         escalated: whether it is asked only where the first step says so.
+        prompt: the folder of its own texts and answer schema, from the folder of the policy file on.
     """
 
     model: str = Field(min_length=1)
@@ -42,6 +44,7 @@ class JudgeEntry(_Strict):
     kind: JudgeKind = JudgeKind.TEXT
     samples: int = Field(default=1, ge=1, le=25)
     escalated: bool = False
+    prompt: Path | None = None
 
 
 class PolicyFile(_Strict):
@@ -72,6 +75,8 @@ class PolicyFile(_Strict):
             raise ValueError(
                 "judges with escalated = true and the list escalate_when belong together: give both, or neither"
             )
+        if any(judge.prompt is not None for judge in decisions):
+            raise ValueError("a judge of kind 'decisions' has no prompt: its questions are the requirements")
         if (self.unsure_below is not None) != (EscalateWhen.UNSURE in self.escalate_when):
             raise ValueError("unsure_below belongs to 'unsure' in escalate_when: give both, or neither")
         return self
@@ -88,7 +93,7 @@ def load_policy_file(path: Path) -> PolicyFile:
     if read is None:
         raise SettingsError(f"{_SETTING} names {path}: a policy file must be a .json or a .toml file.")
     try:
-        return PolicyFile.model_validate(read(path.read_text(encoding="utf-8")))
+        file = PolicyFile.model_validate(read(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SettingsError(f"{_SETTING} names {path}, which cannot be read: {error.strerror}.") from None
     except ValidationError as error:
@@ -99,6 +104,11 @@ def load_policy_file(path: Path) -> PolicyFile:
         raise SettingsError(f"The policy file {path} ({_SETTING}) is wrong at {problems}.") from None
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"The policy file {path} ({_SETTING}) cannot be read: {error}.") from None
+    judges = [
+        judge if judge.prompt is None else judge.model_copy(update={"prompt": path.parent / judge.prompt})
+        for judge in file.judges
+    ]
+    return file.model_copy(update={"judges": judges})
 
 
 def with_policy(base: JudgeConfig, file: PolicyFile, environment: Mapping[str, str]) -> JudgeConfig:
@@ -108,7 +118,7 @@ def with_policy(base: JudgeConfig, file: PolicyFile, environment: Mapping[str, s
     the endpoint of the settings alone.
 
     Raises:
-        SettingsError: a key is missing, or a judge is named twice.
+        SettingsError: a key is missing, a judge is named twice, or a prompt cannot be used.
     """
     voters: tuple[Voter, ...] = ()
     for entry in file.judges:
@@ -142,7 +152,7 @@ def _judge(base: JudgeConfig, entry: JudgeEntry, environment: Mapping[str, str])
                 f"The policy file ({_SETTING}) takes the key of {entry.model} from the environment variable"
                 f" {entry.api_key_env}, which is not set."
             )
-    return replace(
+    judge = replace(
         base,
         model=entry.model,
         base_url=entry.base_url or base.base_url,
@@ -150,4 +160,13 @@ def _judge(base: JudgeConfig, entry: JudgeEntry, environment: Mapping[str, str])
         temperature=entry.temperature,
         max_prompt_tokens=entry.max_prompt_tokens or base.max_prompt_tokens,
         max_response_tokens=entry.max_response_tokens or base.max_response_tokens,
+        prompt=base.prompt if entry.prompt is None else load_prompt(entry.prompt),
     )
+    tokens = judge.prompt.overhead_tokens
+    if entry.prompt is not None and 2 * tokens > judge.max_prompt_tokens:
+        raise SettingsError(
+            f"The prompt of {entry.model} ({entry.prompt}) takes {tokens} tokens without a transcript, by estimate:"
+            f" more than half of the {judge.max_prompt_tokens} that a prompt may have. Shorten it, or raise"
+            " max_prompt_tokens."
+        )
+    return judge

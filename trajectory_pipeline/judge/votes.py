@@ -16,7 +16,7 @@ Row = dict[str, Any]
 _TEXTS = (
     *("failure_owner", "failure_mode", "failure_mode_description", "failed_step_id"),
     *("learning_value", "interaction_depth", "task_complexity", "tool_use", "reference_value"),
-    *("tags", "task_category", "complexity", "summary", "lesson", "decisions", "failure", "learning"),
+    *("tags", "task_category", "complexity", "summary", "lesson", "decisions", "failure", "learning", "extra_answers"),
     *("coverage", "windows", "shown_sha256", "context_coverage", "response_format"),
 )
 """Columns that a combined verdict has from one vote as they are."""

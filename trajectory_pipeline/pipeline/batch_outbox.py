@@ -29,7 +29,6 @@ from trajectory_pipeline.judge.client.response_format import RequestOptions
 from trajectory_pipeline.judge.client.session import JudgeSession
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import JudgeRequest, failed
-from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline.pipeline.call_budget import CLAIM_EXTRA_SECONDS, VerdictCalls
 from trajectory_pipeline.schema.enums import UNSENT_STATES, BatchState, ErrorClass, ResponseFormat, VerdictStatus
 from trajectory_pipeline.storage.postgres.judge_batches import BatchStore
@@ -122,7 +121,7 @@ class BatchOutbox:
 
         Raises what ``VerdictCalls.begin`` raises; then nothing is written.
         """
-        call, body = self._open_session.batch_line(request.chat, JudgeResponse, "")
+        call, body = self._open_session.batch_line(request.chat, request.prompt.answer_type, "")
         line = request_line(call, ENDPOINT, body)
         async with self._lock:
             if self._room is not None:

@@ -11,7 +11,6 @@ from trajectory_pipeline.budget.prices import Prices
 from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import JudgeRequest
-from trajectory_pipeline.judge.prompt import overhead_tokens
 from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 from trajectory_pipeline.storage.postgres.spend_ledger import CallReservation, ReservationResult, settle_and_reserve
@@ -107,7 +106,7 @@ class CallBudget:
                 self._settled.notify_all()
 
     def _remember(self, shortfall: BudgetShortfall, organization_id: str | None) -> None:
-        least = self.judge.max_call_cost(overhead_tokens(), self.judge.max_response_tokens)
+        least = self.judge.least_call_cost
         # Calls in flight may still cost less than was reserved for them.
         if not self._in_flight and shortfall.remaining < shortfall.cap.amount_of(least):
             scope = (organization_id or "") if shortfall.cap.scope == "organization" else None

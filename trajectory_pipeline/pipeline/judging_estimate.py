@@ -13,7 +13,6 @@ from trajectory_pipeline.errors import PipelineError, describe_defect
 from trajectory_pipeline.judge.access_lists import JudgeAccessList
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request
-from trajectory_pipeline.judge.prompt import overhead_tokens
 from trajectory_pipeline.judge.transcript.context import TaskContext
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.agent_contexts import AgentContexts
@@ -242,7 +241,9 @@ class _Estimator:
                 sizes = self.verdicts.document_bytes(run_ids)
                 for candidate in batch:
                     size = sum(sizes.get(run_id, 0) for run_id in candidate.task_run_ids)
-                    tokens = overhead_tokens() + -(-size // _BYTES_PER_TOKEN) + self._most_context(candidate)
+                    tokens = (
+                        self.judge.prompt.overhead_tokens + -(-size // _BYTES_PER_TOKEN) + self._most_context(candidate)
+                    )
                     yield candidate, 1, min(tokens, self.judge.max_prompt_tokens)
                 continue
             rows = self.verdicts.documents(run_ids)

@@ -8,7 +8,6 @@ from decimal import Decimal
 from trajectory_pipeline.budget.caps import BudgetShortfall, Scope, SpendTotals, find_shortfall
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.prompt import overhead_tokens
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.judge_batches import BatchStore
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
@@ -67,7 +66,7 @@ def find_pending_verdicts(
     """
     judge.require_price()
     budget, policy = judge.budget, judge.policy
-    least = judge.max_call_cost(overhead_tokens(), judge.max_response_tokens)
+    least = judge.least_call_cost
     shared = [cap for cap in budget.caps if cap.scope != "organization"]
     with open_verdicts(database) as verdicts:
         today: Mapping[Scope, SpendTotals] = spend_totals(verdicts.connection, day_of(now), None, "")

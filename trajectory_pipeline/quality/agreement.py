@@ -100,7 +100,7 @@ def kappa(pairs: Sequence[Pair], scale: Sequence[str] | None = None) -> Estimate
     values = list(scale or sorted({value for pair in pairs for value in (pair.first, pair.second)}))
     ranks = np.arange(len(values), dtype=float)
     cost = (ranks[:, None] - ranks) ** 2 if scale else 1.0 - np.eye(len(values))
-    return _estimate(pairs, values, lambda tables: _kappa(tables, cost))
+    return _estimate(pairs, values, lambda tables: kappa_of_tables(tables, cost))
 
 
 def alpha(pairs: Sequence[Pair], ratings: int | None = None) -> Estimate | None:
@@ -124,7 +124,11 @@ def confusion(pairs: Sequence[Pair]) -> dict[tuple[str, str], tuple[int, float]]
     return dict(sorted(counts.items()))
 
 
-def _kappa(tables: Table, cost: Table) -> Table:
+def kappa_of_tables(tables: Table, cost: Table) -> Table:
+    """Return Cohen's kappa of each table (…, n, n); not finite where it is not defined.
+
+    ``cost``: what each pair of values counts as a difference, 0 where they are the same.
+    """
     total = tables.sum(axis=(1, 2))
     observed = (tables * cost).sum(axis=(1, 2)) / total
     chance = tables.sum(axis=2)[:, :, None] * tables.sum(axis=1)[:, None, :] / (total * total)[:, None, None]
@@ -145,7 +149,7 @@ def _alpha(tables: Table) -> Table:
 def _estimate(pairs: Sequence[Pair], values: Sequence[str], statistic: Callable[[Table], Table]) -> Estimate | None:
     if len(values) < 2:
         return None
-    tables = _tables_by_cluster(pairs, values)
+    tables = tables_by_cluster(pairs, values)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(tables.sum(axis=0)[None])[0])
         if not math.isfinite(value):
@@ -154,10 +158,22 @@ def _estimate(pairs: Sequence[Pair], values: Sequence[str], statistic: Callable[
             return Estimate(value, None, None)
         if all(pair.first == pair.second for pair in pairs):
             return Estimate(value, _low_if_perfect(pairs, value), value)
-        count, size = len(tables), len(values)
-        draws = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-        drawn = statistic((draws @ tables.reshape(count, -1)).reshape(-1, size, size))
-    # A resample with one value only says nothing.
+        drawn = statistic(resampled(tables))
+    return percentile_estimate(value, drawn)
+
+
+def resampled(tables: Table) -> Table:
+    """Return the sum over clusters for each resample of them: (clusters, …) becomes (``RESAMPLES``, …).
+
+    The same number of clusters is always drawn alike, so that two raters of the same things are compared in pairs.
+    """
+    count = len(tables)
+    draws = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    return (draws @ tables.reshape(count, -1)).reshape(-1, *tables.shape[1:])
+
+
+def percentile_estimate(value: float, drawn: Table) -> Estimate:
+    """Return a number with the middle 95 % of what resamples gave; one that is not finite says nothing."""
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn):
         return Estimate(value, None, None)
@@ -177,7 +193,8 @@ def _low_if_perfect(pairs: Sequence[Pair], value: float) -> float:
     return (low - chance) / (1 - chance)
 
 
-def _tables_by_cluster(pairs: Sequence[Pair], values: Sequence[str]) -> Table:
+def tables_by_cluster(pairs: Sequence[Pair], values: Sequence[str]) -> Table:
+    """Return, for each cluster in order of first appearance, the weight of each pair of values: (clusters, n, n)."""
     places = {value: place for place, value in enumerate(values)}
     clusters: dict[object, int] = {}
     numbers = [clusters.setdefault(pair.cluster or index, len(clusters)) for index, pair in enumerate(pairs)]

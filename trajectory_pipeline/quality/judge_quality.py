@@ -44,7 +44,8 @@ COMPARED = (
 )
 """Criteria of which a verdict says something."""
 
-_ANSWERED = (VerdictStatus.JUDGED, VerdictStatus.INSUFFICIENT_EVIDENCE)
+ANSWERED = (VerdictStatus.JUDGED, VerdictStatus.INSUFFICIENT_EVIDENCE)
+"""Statuses of a verdict for which the judge gave a usable answer."""
 _BY_INCLUSION, _UNIFORM = "inverse_inclusion_probability", "uniform"
 
 
@@ -81,14 +82,14 @@ class ConfusionRow:
 
 
 @dataclass(frozen=True, slots=True)
-class _Compared:
+class ComparedRun:
     """One comparison on one run: the label's run, and what both said."""
 
     run_id: str
     pair: Pair
 
 
-Compared = Sequence[_Compared]
+Compared = Sequence[ComparedRun]
 
 
 def judge_and_people(
@@ -126,7 +127,7 @@ def judge_and_itself(policy_id: str, repetitions: Sequence[Repetition]) -> Itera
     """Yield how far a judge agrees with itself on runs that it judged more than once under one policy."""
     by_run: dict[str, list[Repetition]] = defaultdict(list)
     for one in repetitions:
-        if one.verdict_status in _ANSWERED:
+        if one.verdict_status in ANSWERED:
             by_run[one.run_id].append(one)
     units = {
         run_id: (again[0].cluster, [one.outcome or Outcome.UNKNOWN for one in again])
@@ -152,12 +153,12 @@ def people_among_them(labels: Sequence[LabelledVerdict]) -> Iterator[QualityRow]
             if len(rows) > 1
         }
         yield from _Maker("", Comparison.PEOPLE, criterion).rows_of_units(units)
-        both: dict[tuple[str, str], list[_Compared]] = defaultdict(list)
+        both: dict[tuple[str, str], list[ComparedRun]] = defaultdict(list)
         for run_id, rows in by_run.items():
             ordered = sorted(rows, key=lambda row: row.label.annotator)
             for one, other in combinations(ordered, 2):
                 pair = Pair(one.label.value, other.label.value, cluster=one.cluster)
-                both[one.label.annotator, other.label.annotator].append(_Compared(run_id, pair))
+                both[one.label.annotator, other.label.annotator].append(ComparedRun(run_id, pair))
         for names, compared in both.items():
             maker = _Maker("", Comparison.PEOPLE, criterion, Slice.ANNOTATORS, ", ".join(names))
             yield from maker.rows_of(compared, values_of(criterion) if criterion in RATINGS else None)
@@ -173,7 +174,7 @@ def confusions(policy_id: str, rows: Sequence[LabelledVerdict]) -> Iterator[Conf
             compared = [compared for compared, *_ in _requirements(by_criterion[criterion])]
             pairs = [one.pair for group in compared for one in group]
         else:
-            pairs = [one.pair for one in _compared(by_criterion[criterion])]
+            pairs = [one.pair for one in compared_runs(by_criterion[criterion])]
         for (person, judge), (count, weight) in confusion(pairs).items():
             yield ConfusionRow(policy_id, Comparison.JUDGE_PEOPLE, criterion, person, judge, count, weight)
 
@@ -220,7 +221,7 @@ class _Maker:
     def rows_of_units(self, units: dict[str, tuple[str, list[str]]]) -> Iterator[QualityRow]:
         """Yield agreement and alpha of things with any number of raters each."""
         compared = [
-            _Compared(run_id, Pair(one, other, 1 / (len(values) - 1), cluster))
+            ComparedRun(run_id, Pair(one, other, 1 / (len(values) - 1), cluster))
             for run_id, (cluster, values) in units.items()
             for one, other in combinations(values, 2)
         ]
@@ -232,7 +233,7 @@ class _Maker:
 
 
 def _outcome_rows(maker: _Maker, rows: Sequence[LabelledVerdict]) -> Iterator[QualityRow]:
-    every = _compared(rows)
+    every = compared_runs(rows)
     if not every:
         return
     judged = [one for one in every if one.pair.second != UNJUDGED]
@@ -248,13 +249,15 @@ def _outcome_rows(maker: _Maker, rows: Sequence[LabelledVerdict]) -> Iterator[Qu
     open_values = (UNJUDGED, Outcome.UNKNOWN)
     abstained = share([(one.pair.second in open_values, one.pair) for one in every])
     yield maker.row(Metric.ABSTENTION, abstained, every)
-    cited = [_Compared(one.run_id, pair) for one, row in zip(every, rows, strict=True) for pair in _citations(row, one)]
+    cited = [
+        ComparedRun(one.run_id, pair) for one, row in zip(every, rows, strict=True) for pair in _citations(row, one)
+    ]
     valid = share([(one.pair.second == "valid", one.pair) for one in cited])
     if cited:
         yield maker.row(Metric.VALID_CITATIONS, valid, cited)
 
 
-def _citations(row: LabelledVerdict, compared: _Compared) -> Iterator[Pair]:
+def _citations(row: LabelledVerdict, compared: ComparedRun) -> Iterator[Pair]:
     """Yield the citations of a verdict, valid or not; those of one run are not independent."""
     for requirement in row.requirements or ():
         for citation in requirement["evidence"]:
@@ -264,11 +267,11 @@ def _citations(row: LabelledVerdict, compared: _Compared) -> Iterator[Pair]:
 
 def _requirement_rows(policy_id: str, rows: Sequence[LabelledVerdict]) -> Iterator[QualityRow]:
     maker = _Maker(policy_id, Comparison.JUDGE_PEOPLE, Criterion.REQUIREMENT, weighting=_weighting(rows))
-    compared: list[_Compared] = []
-    matched: list[tuple[bool, _Compared]] = []
+    compared: list[ComparedRun] = []
+    matched: list[tuple[bool, ComparedRun]] = []
     for pairs, first, unmatched in _requirements(rows):
         compared += pairs
-        one = _Compared(first.label.run_id, Pair("", "", pairs[0].pair.weight if pairs else 1.0, first.cluster))
+        one = ComparedRun(first.label.run_id, Pair("", "", pairs[0].pair.weight if pairs else 1.0, first.cluster))
         matched += [(True, one)] * len(pairs) + [(False, one)] * unmatched
     if matched:
         everything = [one for _, one in matched]
@@ -277,12 +280,12 @@ def _requirement_rows(policy_id: str, rows: Sequence[LabelledVerdict]) -> Iterat
     yield from maker.rows_of(compared)
 
 
-def _requirements(rows: Sequence[LabelledVerdict]) -> Iterator[tuple[list[_Compared], LabelledVerdict, int]]:
+def _requirements(rows: Sequence[LabelledVerdict]) -> Iterator[tuple[list[ComparedRun], LabelledVerdict, int]]:
     """Yield, of each run and annotator with a verdict, the matched requirements, and how many have no counterpart."""
     weights = _weights(rows)
     groups: dict[tuple[str, str], list[LabelledVerdict]] = defaultdict(list)
     for row in rows:
-        if row.verdict_status in _ANSWERED and row.label.statement is not None:
+        if row.verdict_status in ANSWERED and row.label.statement is not None:
             groups[row.label.run_id, row.label.annotator].append(row)
     for (run_id, _), group in groups.items():
         people = [Stated(str(row.label.statement), row.label.value, frozenset(row.label.evidence)) for row in group]
@@ -296,7 +299,7 @@ def _requirements(rows: Sequence[LabelledVerdict]) -> Iterator[tuple[list[_Compa
         ]
         matches = match_requirements(people, judge)
         pairs = [
-            _Compared(run_id, Pair(one.status, other.status, weights[run_id], group[0].cluster))
+            ComparedRun(run_id, Pair(one.status, other.status, weights[run_id], group[0].cluster))
             for one, other in matches
         ]
         yield pairs, group[0], len(people) - len(matches)
@@ -305,10 +308,10 @@ def _requirements(rows: Sequence[LabelledVerdict]) -> Iterator[tuple[list[_Compa
 def _step_rows(policy_id: str, rows: Sequence[LabelledVerdict]) -> Iterator[QualityRow]:
     """Yield how often the judge finds the step that a person named as the first wrong one, exactly and within one."""
     maker = _Maker(policy_id, Comparison.JUDGE_PEOPLE, Criterion.FIRST_WRONG_STEP, weighting=_weighting(rows))
-    named = [row for row in rows if row.label.value != NO_STEP and row.verdict_status in _ANSWERED]
+    named = [row for row in rows if row.label.value != NO_STEP and row.verdict_status in ANSWERED]
     weights = _weights(named)
     compared = [
-        _Compared(
+        ComparedRun(
             row.label.run_id,
             Pair(row.label.value, row.failed_step_id or NO_STEP, weights[row.label.run_id], row.cluster),
         )
@@ -333,15 +336,15 @@ def _distance(row: LabelledVerdict) -> float:
 # ---- pairs and weights ----------------------------------------------------------------------------------------------
 
 
-def _judged(rows: Sequence[LabelledVerdict]) -> list[_Compared]:
-    return [one for one in _compared(rows) if one.pair.second != UNJUDGED]
+def _judged(rows: Sequence[LabelledVerdict]) -> list[ComparedRun]:
+    return [one for one in compared_runs(rows) if one.pair.second != UNJUDGED]
 
 
-def _compared(rows: Sequence[LabelledVerdict]) -> list[_Compared]:
+def compared_runs(rows: Sequence[LabelledVerdict]) -> list[ComparedRun]:
     """Return what each label and the verdict on its run say, in the order of the rows."""
     weights = _weights(rows)
     return [
-        _Compared(
+        ComparedRun(
             row.label.run_id,
             Pair(row.label.value, _judge_value(row), weights[row.label.run_id], row.cluster),
         )
@@ -350,7 +353,7 @@ def _compared(rows: Sequence[LabelledVerdict]) -> list[_Compared]:
 
 
 def _judge_value(row: LabelledVerdict) -> str:
-    if row.verdict_status not in _ANSWERED:
+    if row.verdict_status not in ANSWERED:
         return UNJUDGED
     if row.label.criterion == Criterion.OUTCOME:
         return row.outcome or Outcome.UNKNOWN

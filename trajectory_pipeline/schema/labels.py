@@ -4,6 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from trajectory_pipeline.schema.enums import (
@@ -181,6 +182,7 @@ class LabelledVerdict:
         step_ids: the run's steps, in order.
         spoken: the beginning of what people said in the run, which tells its language.
         verdict_status: None where there is no verdict on the content as it is now; then all below are None too.
+        cost_usd: what all calls of the verdict cost together; None where a price is not known.
     """
 
     label: StoredLabel
@@ -211,6 +213,7 @@ class LabelledVerdict:
     tool_use: int | None
     reference_value: int | None
     simulated: bool | None
+    cost_usd: Decimal | None
 
 
 @dataclass(frozen=True, slots=True)

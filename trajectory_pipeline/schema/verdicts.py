@@ -279,6 +279,13 @@ VERDICTS = Table(
             null="no decision endpoint was asked",
             source=_TRANSCRIPT,
         ),
+        Column(
+            "extra_answers",
+            JSON,
+            "Answers to the fields that the policy's own answer schema adds, by field.",
+            null="its schema adds none, or not judged",
+            source=_TRANSCRIPT,
+        ),
     ),
     indexes=(("policy_id", "verdict_status"), ("partition_key",), ("outcome",)),
 )

@@ -6,14 +6,14 @@ from typing import Any
 from trajectory_pipeline.judge.client.call_record import AskResult, CallRecord
 from trajectory_pipeline.judge.client.session import open_session
 from trajectory_pipeline.judge.config import JudgeConfig
-from trajectory_pipeline.judge.prompt import messages
+from trajectory_pipeline.judge.prompt import built_in_prompt
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline_tests.judge.documents import ORDER
 from trajectory_pipeline_tests.judge.provider import Provider
 from trajectory_pipeline_tests.judge.rendering import render
 
 KEY = "sk-test-0123456789abcdef"
-PROMPT = messages(render(ORDER).text)
+PROMPT = built_in_prompt().messages(render(ORDER).text)
 
 
 class CallLog:

@@ -16,7 +16,7 @@ from trajectory_pipeline.demo.simulated_judge.transcript import (
     parse_transcript,
 )
 from trajectory_pipeline.judge.grading import GradedVerdict, grade_response
-from trajectory_pipeline.judge.prompt import messages
+from trajectory_pipeline.judge.prompt import built_in_prompt
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.judge.response_schema import JudgeResponse
 from trajectory_pipeline.judge.transcript.context import ContextLimits, TaskContext, render_context
@@ -31,7 +31,7 @@ each_context_attack = pytest.mark.parametrize("attack", CONTEXT_ATTACKS.values()
 
 def read(rendered: RenderedTranscript, context: str = "") -> Transcript:
     """The transcript that a judge finds between the marker lines, in a prompt with this context before it."""
-    prompt = messages(rendered.text, context=context)[1]["content"]
+    prompt = built_in_prompt().messages(rendered.text, context=context)[1]["content"]
     block = find_transcript(prompt)
     assert block is not None
     return parse_transcript(block, prompt)

@@ -12,7 +12,7 @@ from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import JudgeError
 from trajectory_pipeline.judge.client.batch_api import BatchApiError
 from trajectory_pipeline.judge.config import Voter
-from trajectory_pipeline.judge.prompt import overhead_tokens
+from trajectory_pipeline.judge.prompt import built_in_prompt
 from trajectory_pipeline.pipeline import keep_batches
 from trajectory_pipeline.pipeline.batch_outbox import BatchOutbox
 from trajectory_pipeline.pipeline.judge import JudgingResult, JudgingRun
@@ -150,7 +150,7 @@ def test_batch_without_batch_price_is_refused(captured: Pipeline) -> None:
 
 
 def test_long_transcripts_are_judged_online_in_windows(captured: Pipeline, judge: SimulatedJudge) -> None:
-    captured.max_prompt_tokens = overhead_tokens() + 400
+    captured.max_prompt_tokens = built_in_prompt().overhead_tokens + 400
     result = submit(captured)
     assert result.submitted > 0
     collect(captured)

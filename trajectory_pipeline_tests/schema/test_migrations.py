@@ -31,6 +31,7 @@ RELEASED = {
     "0013_search.py": "336a606aec5c37a9a71c0b55893a146ad048f061bf23ca7db8b5fd2aa05f1a02",
     "0014_task_families.py": "c232a5f9d2b7bd4912d2e78c04150f1d6df6f04003268f076a2387a17354b20a",
     "0015_service.py": "6c63cfbf32870296937916f2bd0a587be198bd8aa05ca91a25d7ee3a6c9bcc53",
+    "0017_extra_answers.py": "85af4d1506d71ef5ef839beebfef1f8e5af9fcb02ab2ea8e46ce293ecddb04c7",
 }
 """Digest of every revision that was released, by file. Add to it; never change what is here."""
 

@@ -14,7 +14,7 @@ from trajectory_pipeline.defs.launch_config import RefinementConfig, require_pol
 from trajectory_pipeline.defs.metadata import preview_metadata, refined_outcomes_metadata
 from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.judge.prompt import PROMPT_VERSION, RUBRIC_VERSION
+from trajectory_pipeline.judge.prompt import built_in_prompt
 from trajectory_pipeline.partition_keys import parse_partition_key, partition_key
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES, VERDICT_ATTEMPTS, VERDICTS
@@ -45,6 +45,7 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
     disabled = settings.judge.disabled_reason
     notice = f"\n\n**Not requested automatically.** {disabled}" if disabled else ""
     lookback = timedelta(days=settings.judge.lookback_days)
+    prompt = built_in_prompt()
 
     @stage_asset(
         settings,
@@ -54,7 +55,7 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
         fresh=not disabled,
         pool="judge",
         partitions_per_run=refinement_batch(settings.dagster.backfill_batch),
-        versions={"prompt": PROMPT_VERSION, "rubric": RUBRIC_VERSION, "schema": SCHEMA_VERSION},
+        versions={"prompt": prompt.version, "rubric": prompt.rubric_version, "schema": SCHEMA_VERSION},
         postgres_table="verdicts",
         description=REFINED_OUTCOMES.description + notice,
         deps=[TRAJECTORIES.name],

@@ -6,6 +6,7 @@ always give the same text.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from pydantic import BaseModel
@@ -97,8 +98,7 @@ def _answer(request: ChatRequest, transcript: Transcript) -> Answer:
 
 
 def _asks_for_findings(request: ChatRequest) -> bool:
-    schema = request.tool.parameters if request.tool is not None else request.schema
-    if isinstance(schema, Mapping):
+    if schema := _schema(request):
         return "findings" in (schema.get("properties") or {})
     # Where no schema binds the answer, it stands in the prompt.
     return f"{_IN_PROMPT}{{findings:" in request.prompt
@@ -111,10 +111,38 @@ def _json_text(request: ChatRequest, transcript: Transcript | None, chosen: Chos
         model, answer = PartFindings, findings_in_window(shown)
     else:
         model, answer = JudgeResponse, _answer(request, shown)
-    shaped = model.model_validate(answer).model_dump()
+    shaped = model.model_validate(answer).model_dump() | _other_fields(request, model)
     if chosen is None:
         return orjson.dumps(shaped).decode()
     return write_json(corrupt_data(chosen, shaped, model.model_json_schema(), _true_citation(transcript)))
+
+
+def _schema(request: ChatRequest) -> Mapping[str, Any]:
+    schema = request.tool.parameters if request.tool is not None else request.schema
+    return schema if isinstance(schema, Mapping) else {}
+
+
+def _other_fields(request: ChatRequest, model: type[BaseModel]) -> dict[str, Any]:
+    """Return the least value of each field that a schema adds to the ones known here."""
+    schema = _schema(request)
+    return {
+        name: _least_value(field, schema.get("$defs", {}))
+        for name, field in schema.get("properties", {}).items()
+        if name not in model.model_fields
+    }
+
+
+def _least_value(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
+    if "$ref" in schema:
+        return _least_value(definitions[schema["$ref"].removeprefix("#/$defs/")], definitions)
+    if "anyOf" in schema:
+        return _least_value(schema["anyOf"][0], definitions)
+    if "const" in schema or "enum" in schema:
+        return schema["const"] if "const" in schema else schema["enum"][0]
+    kind = schema["type"] if isinstance(schema["type"], str) else schema["type"][0]
+    if kind == "object":
+        return {name: _least_value(field, definitions) for name, field in schema.get("properties", {}).items()}
+    return {"string": "simulated", "boolean": False, "integer": 0, "number": 0, "array": []}.get(kind)
 
 
 def _true_citation(transcript: Transcript | None) -> Mapping[str, str]:

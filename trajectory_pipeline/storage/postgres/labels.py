@@ -85,7 +85,7 @@ SELECT {_STORED}, t.agent_id, t.agent_name, t.models, coalesce(t.conversation_id
         WHERE message ->> 'role' = 'user' AND part.data ->> 'type' = 'text'
     ), '') AS spoken, t.signals, t.heuristic_outcome, t.heuristic_confidence, %(policy)s::text AS policy_id,
     v.verdict_key, v.verdict_status, v.outcome, v.outcome_confidence, v.requirements, v.failure_owner, v.failure_mode,
-    v.failed_step_id, v.interaction_depth, v.task_complexity, v.tool_use, v.reference_value, v.simulated
+    v.failed_step_id, v.interaction_depth, v.task_complexity, v.tool_use, v.reference_value, v.simulated, v.cost_usd
 FROM l JOIN trajectory.trajectories t USING (run_id) JOIN root USING (run_id)
 LEFT JOIN LATERAL (
     SELECT v.* FROM trajectory.verdicts v

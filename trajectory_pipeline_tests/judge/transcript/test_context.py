@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request
 from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.prompt import messages
+from trajectory_pipeline.judge.prompt import built_in_prompt
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.judge.transcript.context import (
     AgentContext,
@@ -84,7 +84,7 @@ def test_prompt_begins_with_the_same_bytes_for_runs_of_an_agent() -> None:
     chats = []
     for name in ("one", "other"):
         request = build_judge_request([document(name, *ORDER["turns"])], policy, context=TaskContext(agent()))
-        chats.append(messages(request.rendered.text, context=request.context.text)[1]["content"])
+        chats.append(built_in_prompt().messages(request.rendered.text, context=request.context.text)[1]["content"])
     head = chats[0].index("<<<TRANSCRIPT")
     assert head > 0
     assert chats[0][:head] == chats[1][:head]
@@ -179,7 +179,7 @@ def test_each_window_has_the_context_and_fits(tokens: int) -> None:
     request = build_judge_request([long], policy, context=context)
     assert len(request.rendered.windows) > 1
     for window in request.rendered.windows:
-        chat = messages(window.text, context=request.context.text)
+        chat = built_in_prompt().messages(window.text, context=request.context.text)
         assert chat[1]["content"].startswith("<<<TOLD ")
         assert len(window.text.encode()) <= request.max_transcript_bytes
     assert request.max_transcript_bytes > 1_000

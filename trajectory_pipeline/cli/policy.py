@@ -1,0 +1,90 @@
+"""The commands ``policy compare``, ``policy check`` and ``policy export``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.console import out
+from trajectory_pipeline.defs.assets.judge_quality import missing_packages
+from trajectory_pipeline.defs.resources import judge_config
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.judge.config import Voter
+from trajectory_pipeline.judge.prompt import built_in_prompt
+from trajectory_pipeline.judge.prompt_files import write_prompt
+from trajectory_pipeline.settings import load_settings
+from trajectory_pipeline.text import pluralize
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group("policy")
+def command() -> None:
+    """Compare policies by labels; check a policy file; write the built-in prompt to begin from."""
+
+
+@command.command("compare")
+@click.argument("policies", nargs=-1, metavar="[POLICY]...")
+def compare_command(policies: tuple[str, ...]) -> None:
+    """Compare policies on the labelled runs that each of them judged: quality and cost, with paired intervals.
+
+    A POLICY is a model, a policy id or the beginning of one. The others are compared with the first. Without any: all
+    under which labelled runs were judged, with the current one first. `trajectory-pipeline judge-panel` judges runs
+    under another policy.
+
+    \b
+    Examples:
+      trajectory-pipeline policy compare
+      trajectory-pipeline policy compare gpt-5-mini 4f0c21
+    """  # noqa: D301 - \b keeps click from rewrapping the text
+    if missing := missing_packages():
+        raise PipelineError(f"Comparing needs {' and '.join(missing)}: pip install 'trajectory-pipeline[quality]'.")
+    from trajectory_pipeline.pipeline.compare_policies import compare_stored_policies
+    from trajectory_pipeline.quality.comparison_tables import difference_rows, measure_rows
+
+    chosen, comparison = compare_stored_policies(open_connections().storage.postgres, policies)
+    names = {policy.policy_id: policy.name for policy in chosen}
+    runs = pluralize(comparison.runs, "labelled run")
+    out.print(f"{runs} that each policy judged, {pluralize(comparison.labels, 'label')}")
+    _print(measure_rows(comparison, names))
+    out.print(f"Compared with {names[comparison.policies[0].policy_id]}, run by run:")
+    _print(difference_rows(comparison, names))
+
+
+@command.command("check")
+@click.argument("file", type=_FILE)
+def check_command(file: Path) -> None:
+    """Read a policy file with its prompts, and say what it describes; nothing is called."""
+    settings = load_settings()
+    judge = judge_config(settings.judge.model_copy(update={"policy_file": file}), settings.privacy, settings.budget)
+    out.print(f"Policy {judge.policy.policy_id}: {judge.policy.model}")
+    header = ("model", "policy", "votes", "step", "prompt", "rubric", "answer", "tokens before a transcript")
+    voters = judge.voters or (Voter(judge),)
+    _print([header, *map(_voter_row, voters)])
+
+
+@command.command("export")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def export_command(folder: Path) -> None:
+    """Write the built-in rules, rubric, questions and answer schema into a folder, to change and name in a policy file.
+
+    A file that you do not change can be removed: the built-in one is used in its place.
+    """
+    for path in write_prompt(built_in_prompt(), folder):
+        out.print(str(path))
+
+
+def _voter_row(voter: Voter) -> tuple[str, ...]:
+    prompt, policy = voter.judge.prompt, voter.judge.policy
+    step = "second" if voter.escalated else "first"
+    versions = (prompt.version, prompt.rubric_version, prompt.answer_version)
+    return (policy.model, policy.policy_id, str(voter.samples), step, *versions, str(prompt.overhead_tokens))
+
+
+def _print(rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*rows[0])
+    for row in rows[1:]:
+        table.add_row(*row)
+    out.print(table)
