@@ -8,12 +8,12 @@ from rich.table import Table
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out
-from trajectory_pipeline.defs.assets.judge_quality import missing_packages
 from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.judge.config import Voter
 from trajectory_pipeline.judge.prompt import built_in_prompt
 from trajectory_pipeline.judge.prompt_files import write_prompt
+from trajectory_pipeline.quality.packages import INSTALL, missing_packages
 from trajectory_pipeline.settings import load_settings
 from trajectory_pipeline.text import pluralize
 
@@ -40,7 +40,7 @@ def compare_command(policies: tuple[str, ...]) -> None:
       trajectory-pipeline policy compare gpt-5-mini 4f0c21
     """  # noqa: D301 - \b keeps click from rewrapping the text
     if missing := missing_packages():
-        raise PipelineError(f"Comparing needs {' and '.join(missing)}: pip install 'trajectory-pipeline[quality]'.")
+        raise PipelineError(f"Comparing needs {' and '.join(missing)}: {INSTALL}.")
     from trajectory_pipeline.pipeline.compare_policies import compare_stored_policies
     from trajectory_pipeline.quality.comparison_tables import difference_rows, measure_rows
 

@@ -8,9 +8,9 @@ from rich.table import Table
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out, step
-from trajectory_pipeline.defs.assets.judge_quality import missing_packages
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.quality import summary
+from trajectory_pipeline.quality.packages import INSTALL, missing_packages
 from trajectory_pipeline.schema.enums import Criterion
 
 
@@ -24,7 +24,7 @@ def command(*, slices: bool, confusion: bool) -> None:
     with its 95 % interval. See docs/labels.md for what the numbers mean.
     """
     if missing := missing_packages():
-        raise PipelineError(f"Measuring needs {' and '.join(missing)}: pip install 'trajectory-pipeline[quality]'.")
+        raise PipelineError(f"Measuring needs {' and '.join(missing)}: {INSTALL}.")
     from trajectory_pipeline.pipeline.judge_quality import materialize_quality
 
     opened = open_connections()

@@ -11,7 +11,7 @@ from trajectory_pipeline.defs.assets.trajectory_report import REPORT
 from trajectory_pipeline.defs.metadata import markdown_table
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.report.quality import missing_packages
+from trajectory_pipeline.quality.packages import INSTALL, missing_packages
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
@@ -47,7 +47,7 @@ def build_quality_checks(settings: Settings) -> dg.AssetChecksDefinition:
     def quality_checks(storage: StorageResource) -> Iterator[dg.AssetCheckResult]:
         if missing_packages():
             for spec in (GATES, GROWING):
-                yield _warning(spec, "Not measured: pip install 'trajectory-pipeline[quality]'.")
+                yield _warning(spec, f"Not measured: {INSTALL}.")
             return
         from trajectory_pipeline.pipeline.failure_modes import find_growing_modes
         from trajectory_pipeline.pipeline.verdict_quality import policy_gates

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
+from trajectory_pipeline.quality.packages import missing_packages
 from trajectory_pipeline.quality.summary import number
 from trajectory_pipeline.schema.enums import CalibrationTarget, Criterion, GateResult
 from trajectory_pipeline.schema.quality import Metric, Slice
@@ -21,7 +21,6 @@ TARGETS = {CalibrationTarget.CORRECT: "P(outcome is right)", CalibrationTarget.S
 RECURRING = 2
 """Fewest runs of a group of similar failures that is shown."""
 MOST_FAILURES = 30
-NEEDED = ("sklearn", "scipy")
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,6 @@ class QualityPart:
         """Give every table a place, which is empty where nothing was measured."""
         for name in ("policies", "gates", "calibrations", "corrected_rates", "signal_lifts", "failure_modes"):
             self.tables.setdefault(name, [])
-
-
-def missing_packages() -> tuple[str, ...]:
-    """Return the packages that statistics need and that are not installed."""
-    return tuple(name for name in NEEDED if find_spec(name) is None)
 
 
 def update_quality(database: TrajectoryDatabase, redact: Callable[[str], str]) -> None:

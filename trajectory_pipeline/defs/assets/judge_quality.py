@@ -1,29 +1,21 @@
 """The asset ``judge_quality``: how far the judge can be trusted, measured once a day on what people labelled."""
 
-from importlib.util import find_spec
-
 import dagster as dg
 
 from trajectory_pipeline.defs.metadata import quality_metadata
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.quality.packages import INSTALL, missing_packages
 from trajectory_pipeline.schema.quality import JUDGE_QUALITY
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
 
-_NEEDED = ("py3langid", "scipy")
-
-
-def missing_packages() -> list[str]:
-    """Return which packages the asset needs and this environment lacks."""
-    return [name for name in _NEEDED if find_spec(name) is None]
-
 
 def build_judge_quality(settings: Settings) -> dg.AssetsDefinition:
     """Return the asset."""
     missing = missing_packages()
-    notice = "\n\n**Cannot be made here:** pip install 'trajectory-pipeline[quality]'." if missing else ""
+    notice = f"\n\n**Cannot be made here:** {INSTALL}." if missing else ""
 
     @dg.asset(
         name=JUDGE_QUALITY.name,
@@ -38,7 +30,7 @@ def build_judge_quality(settings: Settings) -> dg.AssetsDefinition:
     def judge_quality(storage: StorageResource) -> dg.MaterializeResult[None]:
         if missing:
             raise dg.Failure(
-                f"Measuring needs {' and '.join(missing)}: pip install 'trajectory-pipeline[quality]'.",
+                f"Measuring needs {' and '.join(missing)}: {INSTALL}.",
                 allow_retries=False,
             )
         from trajectory_pipeline.pipeline.judge_quality import materialize_quality

@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from trajectory_pipeline.defs.assets.judge_quality import missing_packages
 from trajectory_pipeline.defs.assets.trajectory_report import REPORT
 from trajectory_pipeline.defs.jobs.daily import ScheduledJob, scheduled_daily
+from trajectory_pipeline.quality.packages import missing_packages
 from trajectory_pipeline.schema.quality import JUDGE_QUALITY
 from trajectory_pipeline.settings import Settings
 
