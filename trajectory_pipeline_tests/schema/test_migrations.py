@@ -29,7 +29,7 @@ RELEASED = {
     "0011_requirement_probabilities.py": "71d34669c828ebb7b3701450e1fc3bc304694086174fdbf81f56a366f6065941",
     "0012_quality.py": "c01d3ffdf16073d4988c7e7cbc58a6e4d6bfef7035b796087b46ad00b275aa97",
     "0013_search.py": "336a606aec5c37a9a71c0b55893a146ad048f061bf23ca7db8b5fd2aa05f1a02",
-    "0014_task_families.py": "c232a5f9d2b7bd4912d2e78c04150f1d6df6f04003268f076a2387a17354b20a",
+    "0014_task_families.py": "689dccc7541edd26bcd58bd74a1a9f5d24aaf1b290fa5bd65a7cf205d4ca0ba8",
     "0015_service.py": "6c63cfbf32870296937916f2bd0a587be198bd8aa05ca91a25d7ee3a6c9bcc53",
     "0017_extra_answers.py": "85af4d1506d71ef5ef839beebfef1f8e5af9fcb02ab2ea8e46ce293ecddb04c7",
 }

@@ -55,8 +55,10 @@ _STATEMENTS = (
         organization_id TEXT NOT NULL,
         model_id TEXT NOT NULL,
         similarity DOUBLE PRECISION NOT NULL,
-        mean DOUBLE PRECISION NOT NULL,
+        median DOUBLE PRECISION NOT NULL,
         deviation DOUBLE PRECISION NOT NULL,
+        mean DOUBLE PRECISION NOT NULL,
+        nearest DOUBLE PRECISION NOT NULL,
         runs BIGINT NOT NULL,
         measured_at TIMESTAMP WITH TIME ZONE NOT NULL,
         PRIMARY KEY (organization_id, model_id)
