@@ -34,11 +34,15 @@ class CallUsage:
     Attributes:
         input_tokens: cached ones included.
         cached_input_tokens: of these, read from the provider's cache; None where not reported.
+        cache_write_tokens: of these, written into the provider's cache, which may cost more.
+        service_tier: under which it was served, where the provider says so; some cost a multiple.
     """
 
     input_tokens: int
     cached_input_tokens: int | None
     output_tokens: int
+    cache_write_tokens: int = 0
+    service_tier: str | None = None
 
 
 _Dollars = Annotated[Decimal, Field(ge=0, lt=MAX_COST, allow_inf_nan=False)]
@@ -208,17 +212,19 @@ def _listed(model: str, usage: CallUsage, base_url: str, *, batch: bool = False)
     # Slow to import, and not needed where nothing is asked.
     from genai_prices import Usage, calc_price
 
+    context = {"service_tier": usage.service_tier} if usage.service_tier else None
     try:
         found = calc_price(
             Usage(
                 input_tokens=usage.input_tokens,
                 cache_read_tokens=usage.cached_input_tokens or 0,
+                cache_write_tokens=usage.cache_write_tokens,
                 output_tokens=usage.output_tokens,
             ),
             model,
             provider_api_url=base_url,
             genai_request_timestamp=datetime.now(UTC),
-            price_context=_BATCH if batch else None,
+            price_context=_BATCH if batch else context,
         )
     except _NO_PRICE:
         return None

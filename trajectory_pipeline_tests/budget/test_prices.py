@@ -127,6 +127,28 @@ def test_max_cost_covers_each_listed_kind_of_token(model: str, base_url: str, ki
     assert most >= calc_price(usage, model, provider_api_url=base_url).total_price
 
 
+def test_own_price_of_cache_writes_counts_for_all_that_was_not_cached() -> None:
+    prices = Prices((ModelPrice(model="m", input=1, cached_input=Decimal("0.1"), cache_write=2, output=10),))
+    assert prices.cost("m", "m", CallUsage(1_000_000, 400_000, 100_000), LOCAL) == Decimal("2.24")
+    assert prices.cost("m", "m", CallUsage(1_000_000, None, 0), LOCAL) == 2
+    assert prices.max_cost("m", LOCAL, 1_000_000, 100_000) == 3
+
+
+def test_cost_counts_cache_writes_and_the_tier_at_their_price() -> None:
+    anthropic = "https://api.anthropic.com/v1"
+    written = Usage(input_tokens=1010, cache_write_tokens=1000, output_tokens=5)
+    usage = CallUsage(1010, None, 5, cache_write_tokens=1000)
+    expected = calc_price(written, "claude-sonnet-4-5", provider_api_url=anthropic).total_price
+    assert Prices().cost("claude-sonnet-4-5", "claude-sonnet-4-5", usage, anthropic) == expected
+    assert expected > Prices().cost("claude-sonnet-4-5", "claude-sonnet-4-5", CallUsage(1010, None, 5), anthropic)
+    usual, priority, flex, unknown = (
+        Prices().cost("gpt-5.1", "gpt-5.1", CallUsage(1000, None, 100, service_tier=tier), OPENAI)
+        for tier in (None, "priority", "flex", "standard")
+    )
+    assert flex < usual == unknown < priority
+    assert priority <= Prices().max_cost("gpt-5.1", OPENAI, 1000, 100)
+
+
 def test_max_cost_covers_variants_and_hours_of_listed_prices() -> None:
     """Priority processing and off-peak hours, of every model of some providers."""
     usage, now, compared = Usage(input_tokens=300_000, output_tokens=1000), datetime.now(UTC), 0

@@ -167,6 +167,7 @@ def _added_up(replies: Sequence[HttpReply]) -> dict[str, Any]:
         sum(usage.input_tokens for usage in usages),
         sum(cached) if cached else None,
         sum(usage.output_tokens for usage in usages),
+        sum(usage.cache_write_tokens for usage in usages),
     )
     return {"usage": usage if usages else None, "billed_usd": sum(billed, Decimal(0)) if billed else None}
 

@@ -70,7 +70,7 @@ class CallRecord:
         # ``dataclasses.asdict`` would copy each value, which takes longer than reading the response.
         row = {name: getattr(self, name) for name in _FIELDS}
         usage = row.pop("usage")
-        return row if usage is None else {**row, **{one.name: getattr(usage, one.name) for one in fields(usage)}}
+        return row if usage is None else {**row, **{name: getattr(usage, name) for name in _COUNTS}}
 
     def failed(self, result: AttemptResult, error_class: ErrorClass, message: str) -> "CallRecord":
         """Return the call as failed; a very long message is shortened, and says so."""
@@ -79,6 +79,8 @@ class CallRecord:
 
 
 _FIELDS = tuple(one.name for one in fields(CallRecord) if one.name not in ("simulated", "billed_usd", "share_read"))
+_COUNTS = ("input_tokens", "cached_input_tokens", "output_tokens")
+"""Of a usage; the rest of it only decides the price."""
 
 
 @dataclass(frozen=True)

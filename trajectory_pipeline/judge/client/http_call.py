@@ -151,13 +151,14 @@ def _read_response(call: CallRecord, response: httpx2.Response) -> HttpReply:
     completion = unwrapped(completion)
     answer = find_answer(completion, call.response_format)
     usage = _usage_of(completion)
+    has_text = bool(answer and answer.text)
+    counted = read_usage(usage, call.estimated_prompt_tokens, call.max_response_tokens, has_text=has_text)
+    tier = _string(completion.get("service_tier")) or _string(usage.get("service_tier"))
     call = replace(
         call,
         result=AttemptResult.ANSWERED,
         response_model=_string(completion.get("model")),
-        usage=read_usage(
-            usage, call.estimated_prompt_tokens, call.max_response_tokens, has_text=bool(answer and answer.text)
-        ),
+        usage=counted and replace(counted, service_tier=tier and tier.lower()),
         billed_usd=read_billed_usd(usage),
         finish_reason=answer.finish_reason if answer else None,
     )

@@ -22,6 +22,7 @@ _REASONING = re.compile(r"^(reasoning|thought|thinking)s?_token(s|_count)$")
 _CACHED = re.compile(r"cached_(content_)?token(s|_count)$|cache_hit_tokens$")
 _CACHED_APART = re.compile(r"^cache_(read|creation|write)(_input)?_token(s|_count)$|^tool_use_prompt_token_count$")
 """As Anthropic counts: not a part of its ``input_tokens``; nor are Gemini's results of tools of its prompt."""
+_CACHE_WRITTEN = re.compile(r"^cache_(creation|write)(_input)?_token(s|_count)$")
 _CACHE_CREATION = re.compile(r"^ephemeral_\w{1,8}_input_tokens$")
 """The parts of what Anthropic writes into its cache, which some gateways send without the sum."""
 _DOLLARS = ("cost", "total_cost", "estimated_cost", "cost_usd", "upstream_inference_cost")
@@ -44,7 +45,8 @@ def read_usage(usage: Any, reserved_prompt: int, reserved_output: int, *, has_te
     output = max(_largest(counts, _OUTPUT) + _sum(counts, _REASONING), _largest(counts, _TOTAL))
     if prompt <= reserved_prompt and output <= reserved_output:
         return None
-    return CallUsage(max(prompt, reserved_prompt), None, max(output, reserved_output))
+    prompt = max(prompt, reserved_prompt)
+    return CallUsage(prompt, None, max(output, reserved_output), min(_written(counts), prompt))
 
 
 def read_billed_usd(usage: Any) -> Decimal | None:
@@ -81,7 +83,8 @@ def _read(exact: Mapping[str, int], counts: Mapping[str, int], *, has_text: bool
         return None
     # Counts that contradict each other give no discount.
     is_discounted = billed_prompt == prompt and any(_CACHED.search(name) for name in counts)
-    return CallUsage(billed_prompt, cached if is_discounted else None, billed_output)
+    written = min(_written(counts), billed_prompt - (cached if is_discounted else 0))
+    return CallUsage(billed_prompt, cached if is_discounted else None, billed_output, written)
 
 
 def _counts(usage: dict[str, Any], read: Callable[[str | int | float], int | None]) -> dict[str, int]:
@@ -103,8 +106,15 @@ def _sum(counts: Mapping[str, int], pattern: re.Pattern[str]) -> int:
 
 
 def _apart(counts: Mapping[str, int]) -> int:
-    parts = 0 if counts.get("cache_creation_input_tokens") else _sum(counts, _CACHE_CREATION)
-    return _sum(counts, _CACHED_APART) + parts
+    return _sum(counts, _CACHED_APART) + _parts_written(counts)
+
+
+def _written(counts: Mapping[str, int]) -> int:
+    return _sum(counts, _CACHE_WRITTEN) + _parts_written(counts)
+
+
+def _parts_written(counts: Mapping[str, int]) -> int:
+    return 0 if counts.get("cache_creation_input_tokens") else _sum(counts, _CACHE_CREATION)
 
 
 def _exact(value: str | float) -> int | None:

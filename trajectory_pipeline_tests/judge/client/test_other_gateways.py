@@ -1,20 +1,24 @@
-"""Responses of gateways and clouds that have no family in the provider corpus, read without a server."""
+"""Responses of gateways and clouds that have no family in the provider corpus."""
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
 import pytest
 
+from trajectory_pipeline.judge.client import errors
 from trajectory_pipeline.judge.client.answer_text import find_answer, unwrapped
 from trajectory_pipeline.judge.client.backoff import requested_wait
 from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.client.error_text import read_error
-from trajectory_pipeline.judge.client.errors import classify_error
+from trajectory_pipeline.judge.client.errors import classify_error, error_result
 from trajectory_pipeline.judge.client.http_call import _read_response
 from trajectory_pipeline.judge.client.usage import read_usage
 from trajectory_pipeline.schema.enums import ErrorClass, ResponseFormat
+from trajectory_pipeline_tests.judge.judge_client import ask
+from trajectory_pipeline_tests.judge.provider import Provider
 
 ANSWER = '{"a":1}'
 CHOICES = [{"message": {"content": ANSWER}, "finish_reason": "stop"}]
@@ -78,6 +82,20 @@ def test_answer_in_another_wrapping_is_found(body: Any) -> None:
     reply = read(body)
     assert reply.call.error_class is None
     assert reply.text == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("body", "tier"),
+    [
+        ({"service_tier": "priority"}, "priority"),
+        ({"usage": {"prompt_tokens": 10, "completion_tokens": 5, "service_tier": "Priority"}}, "priority"),
+        ({"service_tier": None}, None),
+        ({"service_tier": 7}, None),
+    ],
+)
+def test_tier_of_an_answer_is_read_for_its_price(body: Any, tier: str | None) -> None:
+    usage = read({"choices": CHOICES, "usage": {"prompt_tokens": 900, "completion_tokens": 7}, **body}).call.usage
+    assert usage.service_tier == tier
 
 
 def test_wrapped_usage_is_counted() -> None:
@@ -164,6 +182,40 @@ def test_read_usage_counts_prompt_tokens_that_stand_apart(usage: dict[str, Any],
     read_tokens = read_usage(usage, 5_000, 800, has_text=True)
     assert read_tokens
     assert read_tokens.input_tokens == prompt
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds", "result"),
+    [
+        (500, 0.1, "error"),
+        (503, 0.1, "error"),
+        (529, 0.1, "error"),
+        (500, 30.0, "lost"),
+        (503, 30.0, "lost"),
+        (529, 30.0, "lost"),
+        *((status, 0.1, "lost") for status in (408, 424, 444, 460, 499, 502, 504, 520, 522, 524, 598)),
+        (409, 30.0, "error"),
+        (429, 30.0, "error"),
+        (401, 30.0, "error"),
+    ],
+)
+def test_server_error_is_free_only_at_once_and_from_the_provider_itself(
+    status: int, seconds: float, result: str
+) -> None:
+    """Anything else may stand for an answer that was written, and billed."""
+    assert error_result(status, classify_error(status, ""), seconds) == result
+
+
+def test_server_error_that_comes_late_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "_AT_ONCE_SECONDS", 0.2)
+
+    def respond(number: int) -> tuple[int, Any, dict[str, str]]:
+        time.sleep(0.4 if number == 1 else 0.0)
+        return 500, {"error": "internal"}, {}
+
+    with Provider(respond) as provider:
+        calls = ask(provider.url, max_attempts=2, first_pause_seconds=0.01).calls
+    assert [call.result for call in calls] == ["lost", "error"]
 
 
 def test_error_class_names_are_those_of_the_schema() -> None:

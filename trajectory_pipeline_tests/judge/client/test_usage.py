@@ -47,11 +47,16 @@ def openai_usage(prompt: int, output: int, total: int | None, reasoning: int | N
         # Anthropic: cached tokens beside the input. LiteLLM repeats them, and has them in the prompt.
         (
             {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 90, "cache_creation_input_tokens": 3},
-            CallUsage(103, None, 5),
+            CallUsage(103, None, 5, 3),
         ),
         (
             {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105, "cache_read_input_tokens": 90},
             CallUsage(100, None, 5),
+        ),
+        (
+            {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105}
+            | {"prompt_tokens_details": {"cached_tokens": 90, "cache_write_tokens": 60}},
+            CallUsage(100, 90, 5, 10),
         ),
         # DeepSeek, Gemini's own names, Ollama's own names.
         (
