@@ -117,6 +117,7 @@ ECHOES: dict[str, Document] = {
     "file written, then read": told(("write_file", {"text": CLAIM}, "ok"), ("read_file", {"path": "notes"}, CLAIM)),
     "literals put together": told(("run_code", "print('The report ' + 'was sent ' + \"to Ada.\")", CLAIM)),
     "variables put together": told(("run_code", "a = 'The report was '; b = 'sent to Ada.'; print(a + b)", CLAIM)),
+    "word split over variables": told(("run_code", "a = 'The report wa'; b = 's sent to Ada.'; print(a + b)", CLAIM)),
     "list put together": told(("run_code", {"code": "print(' '.join(['The report', 'was sent', 'to Ada.']))"}, CLAIM)),
     "other case": told(("run_code", {"code": f"print('{CLAIM.upper()}'.capitalize())"}, CLAIM)),
     "white space between": told(("run_code", {"code": "print('The  report\\twas\\nsent to Ada.')"}, CLAIM)),
