@@ -56,11 +56,11 @@ class RawRows:
             SinkError: the former file cannot be read.
         """
         counts, parquet = self.counts, self.storage.parquet
-        contexts = self._former_contexts() if read_former else {}
+        contexts, traced = self._former_contexts() if read_former else ({}, set())
         for batch in present:
             counts.add(batch)
             self.observed.add(batch)
-            yield self._apply_policy(_with_former_contexts(batch, contexts))
+            yield self._apply_policy(_with_former_contexts(batch, {**contexts, **self._traced(batch, traced)}))
         if not read_former:
             return
         ids: list[pa.Array[Any]] = []
@@ -87,19 +87,43 @@ class RawRows:
                 if rows.num_rows:
                     yield self._apply_policy(mark(rows, self.snapshot.taken_at))
 
-    def _former_contexts(self) -> dict[str, Context]:
-        """Return what agents were told when the former file was captured, of runs without a recorded call.
+    def _former_contexts(self) -> tuple[dict[str, Context], set[str]]:
+        """Return what agents were told when the former file was captured, and the runs of which a call told it.
 
         It is closer to the run than what they are told now, and a verdict that was paid for rests on it.
         """
         distinct: dict[tuple[str | None, ...], Context] = {}
         contexts: dict[str, Context] = {}
+        traced: set[str] = set()
         for batch in self.storage.parquet.read(TERMINAL_RUNS, self.hour, ["run_id", "context"]):
             for row in batch.to_pylist():
                 context = row["context"]
                 if context is not None and context["source"] == AT_CAPTURE:
                     contexts[row["run_id"]] = distinct.setdefault(tuple(context.values()), context)
-        return contexts
+                elif context is not None:
+                    traced.add(row["run_id"])
+        return contexts, traced
+
+    def _traced(self, batch: pa.RecordBatch, traced: set[str]) -> dict[str, Context]:
+        """Return the contexts of runs whose call was recorded and is recorded no more.
+
+        Each run may have one of its own, so that they are read when they are needed.
+        """
+        if not traced:
+            return {}
+        sources = pc.struct_field(batch.column("context"), "source").to_pylist()
+        wanted = {
+            run_id
+            for run_id, source in zip(strings_of(batch.column("run_id")), sources, strict=True)
+            if source in (None, AT_CAPTURE) and run_id in traced
+        }
+        found: dict[str, Context] = {}
+        if wanted:
+            ids = pa.array(sorted(wanted), pa.string())
+            for former in self.storage.parquet.read(TERMINAL_RUNS, self.hour, ["run_id", "context"]):
+                rows = former.filter(pc.is_in(former.column("run_id"), value_set=ids))
+                found.update((row["run_id"], row["context"]) for row in rows.to_pylist())
+        return found
 
     def _sort_missing(self, missing: list[str]) -> None:
         """Sort runs that only the former file holds into carried, pending move, misdated and departed."""
@@ -140,13 +164,13 @@ class RawRows:
 
 
 def _with_former_contexts(batch: pa.RecordBatch, contexts: dict[str, Context]) -> pa.RecordBatch:
-    """Put the contexts of the former file in the place of those that would be captured now."""
+    """Put the contexts of the former file in the place of those that would be captured now, or are there no more."""
     column: Any = batch.column("context")
     sources = pc.struct_field(column, "source").to_pylist() if contexts else []
     kept: list[Context] = []
     indexes = list(range(batch.num_rows))
     for at, (run_id, source) in enumerate(zip(strings_of(batch.column("run_id")), sources, strict=False)):
-        if source == AT_CAPTURE and run_id in contexts:
+        if source in (None, AT_CAPTURE) and run_id in contexts:
             indexes[at] = batch.num_rows + len(kept)
             kept.append(contexts[run_id])
     if not kept:

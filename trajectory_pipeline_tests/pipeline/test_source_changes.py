@@ -16,6 +16,7 @@ from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline_tests.letta.versions import create_statement
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, delete_run, some_run
 
@@ -290,6 +291,42 @@ def test_context_at_capture_stays_as_it_was_first_captured(pipeline: Pipeline) -
     )
     pipeline.capture(HOUR)
     assert contexts() == before
+
+
+@pytest.mark.parametrize("loss", ["TRUNCATE provider_traces", "DROP TABLE provider_traces"])
+def test_context_of_a_recorded_call_outlives_its_record(pipeline: Pipeline, loss: str) -> None:
+    """Servers prune these records: what a call told is not known from anywhere else."""
+    pipeline.change_source(
+        create_statement("0.16.8", "provider_traces"),
+        "INSERT INTO provider_traces (id, step_id, request_json, response_json)"
+        " SELECT id, id, json_build_object('system', 'As sent in ' || id), '{}' FROM steps",
+        "UPDATE agents SET system = 'As it stands.'",
+    )
+    pipeline.capture(HOUR)
+
+    def contexts() -> dict[str, tuple[str, str]]:
+        rows = pipeline.parquet(TERMINAL_RUNS, HOUR)
+        return {row["run_id"]: (row["context"]["source"], row["context"]["system_prompt"]) for row in rows}
+
+    before = contexts()
+    told = {run_id for run_id, (source, _) in before.items() if source == "provider_trace"}
+    assert len(told) > 1
+    pipeline.change_source(loss, f"UPDATE runs SET project_id = 'edited' WHERE id = '{min(told)}'")
+    pipeline.capture(HOUR)
+    assert contexts() == before
+
+
+def test_context_of_an_agent_that_is_gone_stays(pipeline: Pipeline) -> None:
+    pipeline.change_source("UPDATE agents SET system = 'As it was.'")
+    pipeline.capture(HOUR)
+    run_id = some_run(pipeline)
+    agent_id = pipeline.ask("SELECT agent_id FROM trajectory.trajectories WHERE run_id = %s", run_id)[0]["agent_id"]
+    pipeline.change_source(
+        "ALTER TABLE agents RENAME TO kept", f"CREATE VIEW agents AS SELECT * FROM kept WHERE id <> '{agent_id}'"
+    )
+    pipeline.capture(HOUR)
+    found = {row["run_id"]: row["context"] for row in pipeline.parquet(TERMINAL_RUNS, HOUR)}
+    assert found[run_id]["system_prompt"] == "As it was."
 
 
 def test_late_message_is_captured(captured: Pipeline) -> None:
