@@ -1,15 +1,16 @@
 """The provider's files and batches, through the client library's own calls; an error says whether a retry may help."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Final, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 import openai
 from openai import AsyncOpenAI
-from openai.types import Batch
+from openai.types import Batch, BatchError, BatchRequestCounts
 
 from trajectory_pipeline.errors import JudgeError
 from trajectory_pipeline.judge.client.bounded_http import BoundedHttpClient
@@ -59,7 +60,7 @@ class BatchApi:
         created = self.client.files.create(
             file=(file_name(batch_id), content), purpose="batch", timeout=_TRANSFER_SECONDS
         )
-        return (await self._done(created, "Uploading a file of requests")).id
+        return str((await self._done(created, "Uploading a file of requests", _identified)).id)
 
     async def create(self, batch_id: str, input_file_id: str, sha256: str) -> Batch:
         """Begin a batch."""
@@ -67,15 +68,15 @@ class BatchApi:
         created = self.client.batches.create(
             completion_window="24h", endpoint=ENDPOINT, input_file_id=input_file_id, metadata=metadata
         )
-        return await self._done(created, "Creating a batch")
+        return await self._done(created, "Creating a batch", _batch)
 
     async def retrieve(self, provider_batch_id: str) -> Batch:
         """Return a batch as it stands now."""
-        return await self._done(self.client.batches.retrieve(provider_batch_id), "Asking for a batch")
+        return await self._done(self.client.batches.retrieve(provider_batch_id), "Asking for a batch", _batch)
 
     async def cancel(self, provider_batch_id: str) -> Batch:
         """Cancel a batch; what is answered by then stays, and is billed."""
-        return await self._done(self.client.batches.cancel(provider_batch_id), "Cancelling a batch")
+        return await self._done(self.client.batches.cancel(provider_batch_id), "Cancelling a batch", _batch)
 
     async def find(self, batch_id: str, input_file_id: str | None) -> Batch | None:
         """Return the batch with our id in its metadata, or made of our file; None where the provider has none."""
@@ -85,7 +86,7 @@ class BatchApi:
             number = 0
             async for batch in self.client.batches.list(limit=100):
                 if (batch.metadata or {}).get(_METADATA_KEY) == batch_id or batch.input_file_id in files:
-                    return batch
+                    return _batch(batch)
                 if (number := number + 1) >= _OLDEST_SEARCHED:
                     break
             return None
@@ -136,10 +137,10 @@ class BatchApi:
 
         return await self._done(search(), "Looking for a file")
 
-    async def _done(self, call: Awaitable[_T], doing: str) -> _T:
+    async def _done(self, call: Awaitable[_T], doing: str, check: Callable[[_T], _T] = lambda found: found) -> _T:
         where = f"{doing} at {without_credentials(self.base_url)}"
         try:
-            return await call
+            return check(await call)
         except openai.APIStatusError as error:
             words = read_error(error.response.content if error.response.is_closed else b"").words
             error_class = classify_error(error.status_code, words)
@@ -152,8 +153,40 @@ class BatchApi:
             cause = error.__cause__ or error
             message = f"{where} failed: {cause or type(cause).__name__}."
             raise BatchApiError(message, ErrorClass.CONNECTION, is_refusal=False) from None
+        except (AttributeError, TypeError) as error:
+            # The client library checks nothing of what it reads: a page of a gateway, an object of another shape.
+            message = f"{where} failed: what came is no answer of a batch API ({error})."
+            raise BatchApiError(message, ErrorClass.NOT_A_COMPLETION, is_refusal=False) from None
         except (TimeoutError, OSError, ValueError) as error:
             raise BatchApiError(f"{where} failed: {error}.", ErrorClass.CONNECTION, is_refusal=False) from None
+
+
+def _identified(found: _T) -> _T:
+    if not isinstance(getattr(found, "id", None), str):
+        raise TypeError(f"it has no id: {str(found)[:200]!r}")
+    return found
+
+
+def _batch(batch: Batch) -> Batch:
+    """Return a description of a batch of which what is used has the right type; what it may lack is left out."""
+    _identified(batch)
+    if not isinstance(batch.status, str):
+        raise TypeError("it has no status")
+    # Whatever the types of the client library say, nothing of it is checked.
+    described: dict[str, Any] = dict(batch)
+    counts = described["request_counts"]
+    counted = counts is None or (
+        isinstance(counts, BatchRequestCounts)
+        and all(isinstance(number, int) for number in (counts.completed, counts.failed, counts.total))
+    )
+    files = {name: described[name] for name in ("output_file_id", "error_file_id")}
+    return batch.model_copy(
+        update={
+            **{name: file_id if isinstance(file_id, str) else None for name, file_id in files.items()},
+            "request_counts": counts if counted else None,
+            "created_at": described["created_at"] if isinstance(described["created_at"], int) else int(time.time()),
+        }
+    )
 
 
 def file_name(batch_id: str) -> str:
@@ -163,10 +196,12 @@ def file_name(batch_id: str) -> str:
 
 def batch_errors(batch: Batch) -> str:
     """Return what the provider says is wrong with a batch; empty where it says nothing."""
-    errors = (batch.errors.data if batch.errors else None) or []
+    errors: Any = getattr(batch.errors, "data", None)
     return "; ".join(
         f"{f'line {one.line}: ' if one.line else ''}{one.message or one.code}{f' ({one.code})' if one.code else ''}"
-        for one in errors[:5]
+        if isinstance(one, BatchError)
+        else str(one)
+        for one in (errors if isinstance(errors, list) else [])[:5]
     )
 
 

@@ -13,7 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trajectory_pipeline.errors import JudgeError
-from trajectory_pipeline.judge.client.batch_api import ENDPOINT, BatchApiError, enqueued_limit, open_batch_api
+from trajectory_pipeline.judge.client.batch_api import (
+    ENDPOINT,
+    BatchApiError,
+    batch_errors,
+    enqueued_limit,
+    open_batch_api,
+)
 from trajectory_pipeline.judge.client.batch_lines import BatchReplies, request_line
 from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline_tests.judge.judge_client import judge_at
@@ -188,3 +194,52 @@ def test_description_of_a_batch_without_a_bound_is_an_error() -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 40_000_000
+
+
+ODD = [
+    (b"<html>log in</html>", {"content-type": "text/html"}),
+    ({"foo": 1}, {}),
+    ({"error": {"message": "no"}}, {}),
+    ([], {}),
+    (None, {}),
+    ({"id": None, "status": None}, {}),
+    ({"id": "batch", "status": 7}, {}),
+    ("batch", {}),
+    (b"", {}),
+]
+
+
+@pytest.mark.parametrize(("body", "headers"), ODD)
+def test_description_of_another_shape_is_an_error(body: Any, headers: dict[str, str]) -> None:
+    async def work(url: str) -> None:
+        async with open_batch_api(judge_at(url)) as api:
+            await api.create("batch", "file", "digest")
+
+    with (
+        Provider(lambda _: (200, body, headers)) as provider,
+        pytest.raises(BatchApiError, match="Creating a batch") as raised,
+    ):
+        asyncio.run(work(provider.url))
+    # It may have been created.
+    assert not raised.value.is_refusal
+
+
+def test_description_with_odd_details_is_read() -> None:
+    odd = {
+        "id": "b",
+        "status": "waiting",
+        "request_counts": 7,
+        "created_at": "now",
+        "output_file_id": 1,
+        "errors": "no",
+    }
+
+    async def work(url: str) -> Any:
+        async with open_batch_api(judge_at(url)) as api:
+            return await api.create("batch", "file", "digest")
+
+    with Provider(lambda _: (200, odd, {})) as provider:
+        found = asyncio.run(work(provider.url))
+    assert (found.id, found.status, found.request_counts, found.output_file_id) == ("b", "waiting", None, None)
+    assert isinstance(found.created_at, int)
+    assert batch_errors(found) == ""
