@@ -352,6 +352,29 @@ passwd|{P}|x
 ---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nComment: "x"\n{T}{T}\n---- END SSH2 ENCRYPTED PRIVATE KEY ----
 tskey-auth-{T}-{T}
 vercel_blob_rw_{T}_{T}
+TOKEN_GITHUB={T}
+SECRET_STRIPE: {T}
+PASSWORD_FOR_ADMIN='{P}'
+token.github={T}
+tokens: [{T}, Ab12Cd34Ef56Gh78] =>> q8Zt3LwYx0Vb5NcRk2Hd
+api_keys=({T})
+recovery code: {T}
+The password has been changed to {P}.
+I reset the token to {T}
+token was rotated: {T}
+password (now {P})
+Your new password ({P}) works
+log in as bob with {P} as password
+use `{T}` as the new token
+password=<{T}>
+Password\n{P}
+"password": /* old */ "{T}"
+password: !!str {P}
+token,{T}
+token.set("{T}")
+setToken("{T}")
+wifi key {T}
+pepper: {T}
 '''
 _PASSWORD_IN_FORMS = "Zq7!mallow"
 _TOKEN_IN_FORMS = "q8Zt3LwYx0Vb5NcRk2Hd"
@@ -445,6 +468,16 @@ https://example.com/key/name
 set -x PATH /usr/bin
 use `bcrypt` for the password
 net user bob
+"completion_tokens": 12, "id": "chatcmpl-9XyZAb12Cd34"
+"token": null, "request_id": "req_01AbC23dEfGh45"
+token: expired. See request req_01AbC23dEfGh45
+The token expired (run Ab12Cd34Ef56 will retry; see below)
+tokens used: 1204, model: gpt-4o-mini-2024-07-18
+the secret scanner read S3BucketV2Client.java
+the password field of UserProfileV2Form is required
+password_policy: MinLength12Upper1
+token_id=Ab12Cd34Ef56Gh78
+known as the token holder
 """.strip().splitlines()
 """Texts that resemble forms of secrets, and have none in them."""
 

@@ -45,7 +45,7 @@ _WORDS = {
         r"|kata sandi|identified by"
     ),
     NameKind.SECRET: r"creds?",
-    NameKind.OPAQUE: r"sig|auth|sid|session|jwt|bearer|hmac|cookie|salt|seed|oauth",
+    NameKind.OPAQUE: r"sig|auth|sid|session|jwt|bearer|hmac|cookie|salt|seed|oauth|pepper|clave",
     NameKind.DIGITS: r"pin|otp|totp|tan|cvv|cvc|code",
 }
 _OTHER_SCRIPTS = (
@@ -87,6 +87,7 @@ _STEMS = [
     "cookie",
     "salt",
     "seed",
+    "pepper",
     "phrase",
     "words",
     "mnemonic",
@@ -144,7 +145,7 @@ _NAME = re.compile(
 _SECRET_KEY = re.compile(
     r"(?:api|access|account|private|encryption|decryption|signing|secret|shared|master|subscription|service|client|deploy"
     r"|license|host|ssh|app|application|function|webhook|admin|auth|crypt|cipher|wallet|wireguard|preshared|integration"
-    r"|ingest|write|read|project|publishable|restricted|pass)[ _-]?$"
+    r"|ingest|write|read|project|publishable|restricted|pass|wi-?fi|wpa[23]?)[ _-]?$"
 )
 _SECRET_PHRASE = re.compile(r"(?:seed|recovery|mnemonic|secret|backup|wallet)[ _-]?$")
 _SECRET_CODE = re.compile(r"(?:verification|security|login|2fa|mfa|auth|pin)[ _-]?$")
@@ -246,6 +247,32 @@ _MOST_SLASHES = 3
 _CHANGES = re.compile(r"[0-9](?=[A-Za-z])|[A-Za-z](?=[0-9])|[a-z](?=[A-Z])")
 
 
+_NEARBY = 64
+"""Characters after a name, on its line or the next, in which a value that looks drawn at random is taken for its."""
+_WORD = re.compile(r"(?<![A-Za-z0-9+/_~.%!$^#-])[A-Za-z0-9+/=_~.%!$^#-]{8,64}(?![A-Za-z0-9+/=_~%$^#-])")
+_ODD_INSIDE = re.compile(r"[A-Za-z0-9][!$%^#][A-Za-z0-9]")
+_LEAD = re.compile(r"""\\{0,8}["'`]?\s{0,4}[:=]{0,2}>?\s{0,4}""")
+_OTHER_FIELD = re.compile(r"""[.!?;][ \t]|[{}]|["'`]\s{0,4}[:=,]|[,;]\s{0,4}["'`]""")
+"""The end of a sentence, or the beginning of another field."""
+_LETTERS = re.compile(r"[A-Za-z]{1,64}")
+_LINKING_WORDS = """
+    a as been changed current for has have here is it me new now old reset rotated set str string temporary that the to
+    updated use value was which with you
+"""
+_LINKING = frozenset(_LINKING_WORDS.split())
+"""Words that may stand between a name and its value."""
+_LONGER_NAME = re.compile(
+    r"(?:(?:password|passwd|passphrase|pwd|token|secret|credential)s?|(?P<key>key|code)s?)(?P<rest>[_.-][a-z0-9_.-]{1,40})?"
+)
+_NO_SECRET_REST = re.compile(r"[_.-](?:id|ids|name|file|path|url|uri|type|count)$")
+_RECOVERY = re.compile(r"(?:recovery|backup|rescue|scratch)[ _-]?$")
+_ITS_LIST = re.compile(r"""\\{0,8}["'`]?\s{0,4}[:=]{1,2}>?\s{0,4}[\[({]?\s{0,4}\\{0,8}["'`]?""")
+_NEXT_ITEM = re.compile(r"""\\{0,8}["'`]?\s{0,4},\s{0,4}\\{0,8}["'`]?""")
+_AS_A_NAME = re.compile(
+    r"""(?:\\{0,8}["'`)]|[.,])?[ \t]as[ \t](?:(?:an?|the|my|your|his|her|its|our|their)[ \t])?(?:\w{1,20}[ \t])?$"""
+)
+
+
 def find_named_values(text: str) -> Iterator[Span]:
     """Yield the spans of values that a name beside them makes a secret; they may overlap."""
     lowered = text.lower()
@@ -256,6 +283,9 @@ def find_named_values(text: str) -> Iterator[Span]:
         match = _NAME.match(lowered, position) if position >= at else None
         kind = _kind(text, lowered, match) if match else None
         if match is None or kind is None:
+            for start, end in _longer_name(text, lowered, position) if position >= at else ():
+                yield Span(start, end, "secret")
+                at = max(at, end)
             continue
         at = match.end()
         if kind is NameKind.HEADER:
@@ -263,14 +293,64 @@ def find_named_values(text: str) -> Iterator[Span]:
                 continue
             # Names of headers within a header are not read: that would take quadratic time.
             header_end = min(_line_end(text, at, mark) for mark in ("\n", "\\n", "\\r"))
-        for start, end in _values(text, match, kind):
-            if start < end:
-                yield Span(start, end, "password" if kind is NameKind.PASSWORD else "secret")
-                at = max(at, end)
+        found = [span for span in _values(text, match, kind) if span[0] < span[1]]
+        if not found and kind in (NameKind.PASSWORD, NameKind.SECRET):
+            found = [*_longer_name(text, lowered, position)] or [*_nearby(text, position, at)]
+        for start, end in found:
+            yield Span(start, end, "password" if kind is NameKind.PASSWORD else "secret")
+            at = max(at, end)
     for match in _PLURAL.finditer(lowered):
         for start, end in _elements(text, match.end()):
             if _looks_strong(text[start:end], 8):
                 yield Span(start, end, "secret")
+
+
+def _nearby(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield a value that stands near a name in any other syntax, in prose too: it must look drawn at random."""
+    stop = min(end + _NEARBY, len(text))
+    line = text.find("\n", end, stop)
+    if line >= 0 and not text[end:line].strip(" \t\r:|"):
+        line = text.find("\n", line + 1, stop)
+    stop = line if line >= 0 else stop
+    lead = _LEAD.match(text, end, stop)
+    end = lead.end() if lead else end
+    for word in _WORD.finditer(text, end, min(stop + 64, len(text))):
+        between = text[end : word.start()]
+        if word.start() >= stop or _OTHER_FIELD.search(between) or not _LINKING.issuperset(_LETTERS.findall(between)):
+            break
+        value = word.group().rstrip(".!")
+        if _is_mixed(value):
+            yield word.start(), word.start() + len(value)
+            return
+    before = text[max(start - 48, 0) : start]
+    if " as " in before and (link := _AS_A_NAME.search(before)):
+        stop = start - len(before) + link.start()
+        words = text[max(stop - 64, 0) : stop].split()
+        value = words[-1].lstrip("\"'`(") if words else ""
+        if _is_mixed(value):
+            yield stop - len(value), stop
+
+
+def _longer_name(text: str, lowered: str, start: int) -> Iterator[tuple[int, int]]:
+    """Yield what follows a name that goes on after its word, such as TOKEN_GITHUB, or that is a plural."""
+    name = _LONGER_NAME.match(lowered, start)
+    if name is None or _is_end_of_word(text, start) or _NO_SECRET_REST.search(name["rest"] or ""):
+        return
+    before = lowered[max(start - 24, 0) : start]
+    if name["key"] and not (_SECRET_KEY if name["key"] == "key" else _RECOVERY).search(before):
+        return
+    item = _ITS_LIST.match(text, name.end())
+    while item and (word := _WORD.match(text, item.end())) and _is_mixed(word.group().rstrip(".!")):
+        yield word.start(), word.start() + len(word.group().rstrip(".!"))
+        item = _NEXT_ITEM.match(text, word.end())
+
+
+def _is_mixed(value: str) -> bool:
+    """Whether a value is so mixed that no word, name or id is."""
+    kinds = [any(map(test, value)) for test in (str.isdigit, str.islower, str.isupper)]
+    if _ODD_INSIDE.search(value):
+        return kinds[0] and any(kinds[1:]) and _looks_strong(value, 8)
+    return len(value) >= 10 and all(kinds) and _is_random(value)
 
 
 def _line_end(text: str, at: int, mark: str) -> int:
