@@ -83,6 +83,19 @@ def test_temp_folder_with_a_name_taken_by_others_is_refused(tmp_path: Path) -> N
         private_files.temp_folder()
 
 
+def test_temp_folder_of_another_user_or_a_file_in_its_place_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nobody else may open it."""
+    folder = private_files.temp_folder()
+    uid = os.geteuid()
+    folder.rmdir()
+    folder.touch(0o600)
+    with pytest.raises(PermissionError, match="not a folder of this user alone"):
+        private_files.temp_folder()
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    with pytest.raises(PermissionError, match="not a folder of this user alone"):
+        private_files.temp_folder()
+
+
 @pytest.mark.process
 def test_file_of_a_killed_process_is_removed_and_of_a_living_one_stays(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
