@@ -90,6 +90,9 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
     config = parse_object(run["request_config"], f"{path}.request_config", [])
     convention = reply_convention(agent.get("agent_type"), config)
     raw_messages = sorted(raw["messages"], key=lambda message: (message["sequence_id"], message["id"]))
+    if run["is_deleted"]:
+        # Its messages may lack the mark.
+        raw_messages = [{**message, "is_deleted": True} for message in raw_messages]
     converted = [convert_message(message, convention, digested, undigested) for message in raw_messages]
     denials = _denials(raw_messages, converted)
     step_ids = {message["id"]: message["step_id"] for message in raw_messages}

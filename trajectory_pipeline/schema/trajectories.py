@@ -117,7 +117,9 @@ MESSAGE = (
     Column("name", STRING, "Tool of a tool row, or a name from the sender.", null="none", source="messages.name"),
     Column("model", STRING, "Model that wrote it.", null=_NOT_RECORDED, source="messages.model"),
     Column("sender_id", STRING, "Who sent it, in a group.", null="none", source="messages.sender_id"),
-    Column("is_deleted", BOOL, "Whether it is marked as deleted at the source (its conversation was deleted)."),
+    Column(
+        "is_deleted", BOOL, "Whether it, or its run, is marked as deleted at the source (its conversation was deleted)."
+    ),
     Column(
         "assistant_text",
         STRING,

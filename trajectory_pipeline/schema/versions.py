@@ -7,7 +7,7 @@ Every captured partition of an older version is stale and is read again when it 
 only names, comments or speed change. ``test_recorded_output`` fails where the output changed and this did not.
 """
 
-CONVERSION_VERSION = 3
+CONVERSION_VERSION = 4
 """Raise it by one whenever the same raw rows give other trajectories: in a column, a document or a Parquet file.
 
 Every partition of an older version is stale and is rebuilt when it is materialized again. Leave it alone where only

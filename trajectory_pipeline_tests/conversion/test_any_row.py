@@ -229,6 +229,14 @@ def test_unclosed_json_of_any_depth_quarantines_its_run(text: str) -> None:
     assert all("is not valid JSON" in run.error for run in conversion.quarantined)
 
 
+@pytest.mark.parametrize("marked", [True, False, None])
+def test_messages_of_a_run_that_is_marked_deleted_are_marked(marked: bool | None) -> None:
+    """Whatever is so marked is not sent to a judge."""
+    said = [message(1, reply="Hi"), message(2, reply="Ho", is_deleted=False)]
+    (row,) = agreed(batch_of(raw_run(*said, is_deleted=marked))).rows
+    assert [each["is_deleted"] for each in messages_of(row)] == [bool(marked)] * 2
+
+
 # ---- what the converters must agree on -----------------------------------------------------------------------------
 
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAEC"}}

@@ -100,7 +100,7 @@ class ColumnarRuns:
         if self._holds_unstorable:
             raise NeedsReferencePath
         run_id, status, stop_reason = runs["id"][index], runs["status"][index], runs["stop_reason"][index]
-        if run_id is None or status is None or runs["agent_id"][index] is None:
+        if run_id is None or status is None or runs["agent_id"][index] is None or runs["is_deleted"][index]:
             raise NeedsReferencePath
         first, end = raw.message_offsets[index], raw.message_offsets[index + 1]
         self._read_messages(first, end, self._convention(index))
