@@ -49,8 +49,11 @@ def compare_command(policies: tuple[str, ...]) -> None:
     runs = pluralize(comparison.runs, "labelled run")
     out.print(f"{runs} that each policy judged, {pluralize(comparison.labels, 'label')}")
     _print(measure_rows(comparison, names))
-    out.print(f"Compared with {names[comparison.policies[0].policy_id]}, run by run:")
-    _print(difference_rows(comparison, names))
+    first, *others = comparison.policies
+    for other in others:
+        out.print(f"{names[other.policy_id]} compared with {names[first.policy_id]}, run by run:")
+        _print(difference_rows(other))
+        out.print(f"It alone agrees with {other.right_alone} labels, and the first alone with {other.first_alone}.")
 
 
 @command.command("check")
@@ -60,9 +63,16 @@ def check_command(file: Path) -> None:
     settings = load_settings()
     judge = judge_config(settings.judge.model_copy(update={"policy_file": file}), settings.privacy, settings.budget)
     out.print(f"Policy {judge.policy.policy_id}: {judge.policy.model}")
-    header = ("model", "policy", "votes", "step", "prompt", "rubric", "answer", "tokens before a transcript")
-    voters = judge.voters or (Voter(judge),)
-    _print([header, *map(_voter_row, voters)])
+    for voter in judge.voters or (Voter(judge),):
+        prompt = voter.judge.prompt
+        step = ", in a second step" if voter.escalated else ""
+        out.print(
+            f"  {voter.judge.model}: {pluralize(voter.samples, 'vote')}{step}; policy {voter.judge.policy.policy_id}"
+        )
+        out.print(
+            f"    rules and questions {prompt.version}, rubric {prompt.rubric_version}, answer {prompt.answer_version}"
+        )
+        out.print(f"    {prompt.overhead_tokens} tokens of a prompt before its transcript, by estimate")
 
 
 @command.command("export")
@@ -74,13 +84,6 @@ def export_command(folder: Path) -> None:
     """
     for path in write_prompt(built_in_prompt(), folder):
         out.print(str(path))
-
-
-def _voter_row(voter: Voter) -> tuple[str, ...]:
-    prompt, policy = voter.judge.prompt, voter.judge.policy
-    step = "second" if voter.escalated else "first"
-    versions = (prompt.version, prompt.rubric_version, prompt.answer_version)
-    return (policy.model, policy.policy_id, str(voter.samples), step, *versions, str(prompt.overhead_tokens))
 
 
 def _print(rows: Sequence[Sequence[str]]) -> None:

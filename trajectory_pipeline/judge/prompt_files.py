@@ -9,6 +9,7 @@ from trajectory_pipeline.errors import SettingsError
 from trajectory_pipeline.judge.answer_schema import AnswerSchemaError, answer_type
 from trajectory_pipeline.judge.client.response_format import strict_schema
 from trajectory_pipeline.judge.prompt import TEXTS, JudgePrompt, built_in_prompt, read_text
+from trajectory_pipeline.judge.response_schema import JudgeResponse
 
 SCHEMA_FILE = "answer_schema.json"
 _FILES = (*(f"{name}.txt" for name in TEXTS), SCHEMA_FILE)
@@ -34,8 +35,12 @@ def load_prompt(folder: Path) -> JudgePrompt:
     if SCHEMA_FILE not in names:
         return prompt
     path = folder / SCHEMA_FILE
+    schema = _object(path)
+    if schema == strict_schema(JudgeResponse):
+        # As it was exported: the policy stays the same, and nothing is judged again.
+        return prompt
     try:
-        own, version = answer_type(_object(path))
+        own, version = answer_type(schema)
     except AnswerSchemaError as error:
         raise SettingsError(f"The answer schema {path} cannot be used: {error}.") from None
     return replace(prompt, answer_type=own, answer_version=version)

@@ -3,32 +3,26 @@
 from collections.abc import Mapping
 
 from trajectory_pipeline.quality.agreement import Estimate
-from trajectory_pipeline.quality.policy_comparison import Measure, PolicyComparison
+from trajectory_pipeline.quality.policy_comparison import Measure, PolicyComparison, PolicyMeasures
 
 Rows = list[tuple[str, ...]]
 
 
 def measure_rows(comparison: PolicyComparison, names: Mapping[str, str]) -> Rows:
-    """Return a header, and a row for each policy: what it reached on the panel, with 95 % intervals."""
-    rows = [
-        (names[one.policy_id], *(_text(measure, one.estimates[measure]) for measure in Measure), str(one.not_judged))
-        for one in comparison.policies
-    ]
-    return [("policy", *Measure, "labelled, not judged"), *rows]
+    """Return a header, and a row for each measure: what each policy reached on the panel, with 95 % intervals."""
+    policies = comparison.policies
+    rows: Rows = [(measure, *(_text(measure, one.estimates[measure]) for one in policies)) for measure in Measure]
+    not_judged = ("labelled, not judged", *(str(one.not_judged) for one in policies))
+    return [("measure", *(names[one.policy_id] for one in policies)), *rows, not_judged]
 
 
-def difference_rows(comparison: PolicyComparison, names: Mapping[str, str]) -> Rows:
-    """Return a header, and rows of what each further policy does better or worse than the first."""
+def difference_rows(other: PolicyMeasures) -> Rows:
+    """Return a header, and rows of what a policy does better or worse than the first."""
     rows: Rows = [
-        (names[one.policy_id], measure, _text(measure, difference, signed=True), _reading(measure, difference))
-        for one in comparison.policies[1:]
-        for measure, difference in one.differences.items()
+        (measure, _text(measure, difference, signed=True), _reading(measure, difference))
+        for measure, difference in other.differences.items()
     ]
-    rows += [
-        (names[one.policy_id], "right alone", f"{one.right_alone} labels", f"the first alone: {one.first_alone}")
-        for one in comparison.policies[1:]
-    ]
-    return [("policy", "measure", "difference", "reading"), *sorted(rows, key=lambda row: row[0])]
+    return [("measure", "difference", "reading"), *rows]
 
 
 def _text(measure: Measure, estimate: Estimate | None, *, signed: bool = False) -> str:

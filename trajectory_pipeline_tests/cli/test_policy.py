@@ -27,7 +27,7 @@ def test_policies_are_compared_on_labelled_runs(
     assert both.exit_code == 0, both.output
     text = squeezed(both)
     assert "that each policy judged" in text
-    assert f"Compared with {JUDGE_MODEL} {pipeline.policy.policy_id[:8]}, run by run:" in text
+    assert f"compared with {JUDGE_MODEL} {pipeline.policy.policy_id[:8]}, run by run:" in text
     assert "usd_per_verdict" in text
     unknown = run_command("policy", "compare", "nobody", **databases)
     assert (unknown.exit_code, f"There are: {SCRIPTED_MODEL}" in squeezed(unknown)) == (2, True)
