@@ -244,10 +244,24 @@ def test_history_checks_run_in_a_job_without_the_report() -> None:
     """The report needs an extra; the checks do not."""
     jobs = {job.name: job for job in build_defs(make_settings()).resolve_all_job_defs()}
     checked = {name: {key.name for key in job.asset_layer.asset_graph.asset_check_keys} for name, job in jobs.items()}
-    assert "outcome_mix_is_stable" in checked["history_checks_job"]
     assert checked["report_job"] == set()
     assert jobs["history_checks_job"].asset_layer.executable_asset_keys == set()
     assert "outcome_mix_is_stable" not in checked["trajectory_job"]
+
+
+def test_each_check_runs_in_one_job_that_is_scheduled(graph: AssetGraph) -> None:
+    """A check that no job runs stays "not evaluated" for ever."""
+    definitions = build_defs(make_settings())
+    scheduled = {schedule.job_name for schedule in definitions.get_repository_def().schedule_defs}
+    jobs = [job for job in definitions.resolve_all_job_defs() if job.name in scheduled]
+    run = sorted(key for job in jobs for key in job.asset_layer.asset_graph.asset_check_keys)
+    assert run == sorted(graph.asset_check_keys)
+
+
+@pytest.mark.parametrize("page", ["reference.md", "runbook.md"])
+def test_each_check_is_in_the_documentation(page: str, graph: AssetGraph) -> None:
+    text = (Path(__file__).parents[1] / "docs" / page).read_text()
+    assert [key for key in graph.asset_check_keys if f"`{key.name}`" not in text] == []
 
 
 def test_refined_outcomes_without_judge_says_why_in_description(graph: AssetGraph) -> None:

@@ -32,6 +32,7 @@ from trajectory_pipeline.databases import resolve_databases
 from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.defs.assets.trajectory_report import REPORT
 from trajectory_pipeline.defs.history_checks import JOB_NAME as HISTORY_CHECKS_JOB
+from trajectory_pipeline.defs.jobs.completeness import JOB_NAME as COMPLETENESS_JOB
 from trajectory_pipeline.defs.jobs.report import JOB_NAME as REPORT_JOB
 from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.defs.sensors.empty_hours import find_empty_hours, report_empty_hours, unknown_hours
@@ -167,10 +168,13 @@ def _judge_again(opened: Connections) -> None:
 def _print_quality(opened: Connections) -> None:
     """Print how far each judge, and two people, agree on outcomes."""
     rows = [row for row in read_quality(opened.storage.postgres) if row["criterion"] == Criterion.OUTCOME]
-    table = Table(*summary.HEADER[:6])
-    for row in summary.summary_rows(rows, {row["policy_id"]: row["model"] or "people" for row in rows}):
-        table.add_row(*row[:6])
+    names = {row["policy_id"]: row["model"] or "people" for row in rows}
+    table = Table("policy", "who", "runs", "agreement on outcomes", "kappa")
+    for policy, who, _, runs, agreement, kappa, *_ in summary.summary_rows(rows, names):
+        table.add_row(policy, who, runs, agreement, kappa)
     out.print(table)
+    if SCRIPTED_MODEL in names.values():
+        out.print(f"{SCRIPTED_MODEL} repeats one person's labels: its agreement says nothing of a model.")
 
 
 def _report_empty_hours(opened: Connections) -> None:
@@ -189,6 +193,7 @@ def _publish_report() -> str:
     with step("How far the judges agree with people, report, and checks over all partitions"):
         (report,) = run_job(REPORT_JOB).asset_materializations_for_node(REPORT)
         run_job(HISTORY_CHECKS_JOB)
+        run_job(COMPLETENESS_JOB)
         return str(report.metadata["dagster/uri"].value)
 
 

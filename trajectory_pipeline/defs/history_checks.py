@@ -1,7 +1,7 @@
 """Asset checks over many partitions, and their daily job: drift, failed verdicts, disagreement, and repeated runs.
 
 They are of the report, because a check runs with each materialization of its asset, and a partition says nothing here.
-Their job does not make the report, which needs an extra.
+Their job also runs the checks of ``quality_checks.py``. It does not make the report, which needs an extra.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,8 +68,8 @@ def build_history_checks_job(settings: Settings) -> ScheduledJob:
     """Return the job that runs the checks, and its daily schedule, which runs by default where capture is enabled."""
     job = dg.define_asset_job(
         JOB_NAME,
-        selection=dg.AssetSelection.checks(*(spec.key for spec in _SPECS)),
-        description="Compares the last weeks, and looks for runs that are in two partitions.",
+        selection=dg.AssetSelection.checks_for_assets(REPORT),
+        description="Compares the last weeks, tries the policy's gates, and looks for runs that are in two partitions.",
     )
     # After the report: Dagster shows a check as not evaluated where its asset has a newer materialization.
     return scheduled_daily(job, "05:45", running=settings.capture.enabled)

@@ -1,4 +1,4 @@
-"""Asset checks of quality, which run with the daily report: gates of the policy, and growing failures."""
+"""Asset checks of quality, which run with the report's other daily checks: gates of the policy, growing failures."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -103,7 +103,7 @@ def growing_result(grown: "list[GrowingMode]", runs: tuple[int, int]) -> dg.Asse
     if runs[1] < MIN_RUNS:
         description = f"Too few runs to compare with: {runs[1]} in the 28 days before, where {MIN_RUNS} are needed"
     elif not grown:
-        description = "none"
+        description = "No failure mode is new or growing"
     else:
         named = [f"{one.growth.mode_id} ({'new' if one.growth.new else 'growing'})" for one in grown]
         description = f"{pluralize(len(grown), 'failure mode')}: {', '.join(named)}; see docs/runbook.md"

@@ -31,6 +31,7 @@ from trajectory_pipeline.storage.postgres.retention import is_pruned, pruned_par
 from trajectory_pipeline.storage.postgres.summaries import trajectories_by_partition
 from trajectory_pipeline.storage.postgres.verdict_status import unpublished_partitions
 from trajectory_pipeline.storage.storage import Storage
+from trajectory_pipeline.text import pluralize
 
 _HOURS_PER_QUERY = 240
 """Hours whose fingerprints are taken in one query."""
@@ -160,7 +161,7 @@ def _differences(hour: datetime, sides: _Sides, storage: Storage, scope: Complet
     if key not in sides.pruned:
         if entry is None:
             if runs or key in sides.converted or key in sides.postgres_rows:
-                yield f"{runs} terminal runs in the source, never captured"
+                yield f"{pluralize(runs, 'terminal run')} in the source, never captured"
             else:
                 yield from _file_differences(hour, sides, storage)
             return

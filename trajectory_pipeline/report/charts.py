@@ -1,4 +1,8 @@
-"""The charts of the report, as SVG whose colors follow the page: light or dark."""
+"""The charts of the report, as SVG whose colors follow the page: light or dark.
+
+Each is drawn twice, for a wide page and for a phone, where the labels of a scaled drawing could not be read. The style
+sheet shows one of them.
+"""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +20,8 @@ _OWNERS = ("#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9", "#009E73", "#8
 # Colors that no mark has: they are replaced by variables of the page's style sheet.
 _TEXT, _GRID = "#010203", "#040506"
 _VARIABLES = {_TEXT: "var(--text)", _GRID: "var(--line)"}
-_WIDTH = 640
+_WIDTHS = {"wide": 640, "narrow": 320}
+"""In pixels, by class of the style sheet."""
 
 
 def outcomes_by_period(rows: Sequence[Row]) -> str:
@@ -46,7 +51,7 @@ def success_by_agent(rows: Sequence[Row]) -> str:
             "low:Q",
             scale=alt.Scale(domain=[0, 1]),
             title="success, of judged runs",
-            axis=alt.Axis(format=".0%", tickCount=5),
+            axis=_percent_axis(),
         ),
         x2="high:Q",
     )
@@ -79,7 +84,7 @@ def reliability(rows: Sequence[Row]) -> str:
         .mark_line(color=_PALETTE["unknown"], strokeDash=[4, 4])
         .encode(x="predicted:Q", y="observed:Q")
     )
-    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format=".0%", tickCount=5)
+    scale, axis = alt.Scale(domain=[0, 1]), _percent_axis()
     curves = (
         _chart(rows)
         .mark_line(point=alt.OverlayMarkDef(filled=True, size=60))
@@ -114,6 +119,11 @@ def _chart(rows: Sequence[Row]) -> alt.Chart:
     return alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
 
 
+def _percent_axis() -> alt.Axis:
+    # Few labels: on a phone more would touch each other.
+    return alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
+
+
 def _outcome_color() -> alt.Color:
     return alt.Color(
         "outcome:N",
@@ -123,22 +133,34 @@ def _outcome_color() -> alt.Color:
 
 
 def _svg(chart: alt.Chart | alt.LayerChart, height: int | None = None) -> str:
+    """Return both drawings; ``height`` is that of the plot, in pixels."""
+    return "".join(_drawing(chart, name, height) for name in _WIDTHS)
+
+
+def _drawing(chart: alt.Chart | alt.LayerChart, name: str, height: int | None) -> str:
+    narrow = name == "narrow"
     # Fonts of readers may be wider than the one that the drawing is measured with.
-    padding = {"left": 24, "right": 24, "top": 8, "bottom": 8}
-    sized = chart.properties(width=_WIDTH, padding=padding)
+    padding = {"left": 20 if narrow else 24, "right": 8 if narrow else 24, "top": 8, "bottom": 8}
+    # The whole drawing has the width of a phone: labels take from the plot what they need.
+    sized = chart.properties(
+        width=_WIDTHS[name], padding=padding, autosize=alt.AutoSizeParams(type="fit-x" if narrow else "pad")
+    )
     if height:
         sized = sized.properties(height=height)
+    legend_columns = {"columns": 2} if narrow else {"columnPadding": 24}
     spec = (
         sized.configure(background="transparent", font="system-ui, sans-serif")
         .configure_axis(
             labelColor=_TEXT, titleColor=_TEXT, gridColor=_GRID, domainColor=_GRID, tickColor=_GRID, titleFontWeight=400
         )
-        .configure_legend(labelColor=_TEXT, titleColor=_TEXT, orient="bottom", titleFontWeight=400, columnPadding=24)
+        .configure_legend(labelColor=_TEXT, titleColor=_TEXT, orient="bottom", titleFontWeight=400, **legend_columns)
         .configure_view(strokeWidth=0)
         .to_dict()
     )
     svg = vl_convert.vegalite_to_svg(spec)
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, variable)
-    # Scales with the page; a phone is narrower than the drawing.
-    return re.sub(r'<svg([^>]*?) width="[^"]*" height="[^"]*"', r'<svg aria-hidden="true"\1', svg, count=1)
+    # Scales with the page.
+    return re.sub(
+        r'<svg([^>]*?) width="[^"]*" height="[^"]*"', rf'<svg aria-hidden="true" class="{name}"\1', svg, count=1
+    )

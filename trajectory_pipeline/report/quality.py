@@ -83,7 +83,7 @@ def quality_part(
         gates = policy_gates(database, bars, policy["policy_id"]) if policy["policy_id"] else None
         policy["gates"] = None if gates is None else gates.result
     calibrations = read_calibrations(database, policy_id)
-    rates = [_rate(rate) for rate in group_rates(database, policy_id, first, after_last)]
+    rates = [_rate(rate) for rate in sorted(group_rates(database, policy_id, first, after_last), key=_all_first)]
     tables = {
         "policies": policies,
         "gates": [] if status is None else [{**asdict(gate), "sentence": gate.sentence} for gate in status.gates],
@@ -120,6 +120,11 @@ def _policies(rows: list[Row]) -> list[Row]:
             )
             policy[row["metric"]] = number(row)
     return list(found.values())
+
+
+def _all_first(rate: Any) -> tuple[bool, str, bool, str]:
+    """Order rates by agent, then week, those over all of them first; sorting keeps success before failure."""
+    return (rate.agent is not None, rate.agent or "", rate.week is not None, str(rate.week or ""))
 
 
 def _rate(rate: Any) -> Row:

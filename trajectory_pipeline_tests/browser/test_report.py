@@ -1,17 +1,15 @@
-"""The report in a real browser: light, dark, on a phone, by keyboard, and for screen readers; without network."""
+"""The demonstration's report in a real browser: light, dark, on a phone, by keyboard, for screen readers."""
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route
 
-from trajectory_pipeline.judge.redaction.redactor import Redactor
-from trajectory_pipeline.report.page import build_report
-from trajectory_pipeline_tests.browser.conftest import screenshot
-from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+from trajectory_pipeline_tests.browser.conftest import Demonstration, screenshot
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 WINDOWS = {
     "light": {"color_scheme": "light", "viewport": {"width": 1200, "height": 1400}},
@@ -20,15 +18,8 @@ WINDOWS = {
 }
 
 
-@pytest.fixture(scope="session")
-def report_file(story: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(build_report(story.database, Redactor(key=b"of these tests")).html)
-    return path
-
-
 @pytest.fixture(params=WINDOWS)
-def page(request: pytest.FixtureRequest, browser: Browser, report_file: Path) -> Iterator[Page]:
+def page(request: pytest.FixtureRequest, browser: Browser, demonstration: Demonstration) -> Iterator[Page]:
     """The report in one window; a request to anything but the file fails the test."""
     context = browser.new_context(**WINDOWS[request.param])
     page = context.new_page()
@@ -39,11 +30,17 @@ def page(request: pytest.FixtureRequest, browser: Browser, report_file: Path) ->
         route.abort()
 
     page.route(re.compile("^(?!file:)"), refuse)
-    page.goto(report_file.as_uri())
+    page.goto(demonstration.report.as_uri())
     screenshot(page, f"report-{request.param}")
     yield page
     context.close()
     assert requested == []
+
+
+def window_name(page: Page) -> str:
+    """The name of the window in ``WINDOWS``."""
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    return "phone" if page.evaluate("window.innerWidth") < 600 else "dark" if dark else "light"
 
 
 def test_report_fits_the_width(page: Page) -> None:
@@ -60,19 +57,32 @@ def test_report_text_contrasts_with_its_ground(page: Page) -> None:
     color, ground = page.evaluate(
         "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
     )
-    dark = "dark" in str(page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light'"))
+    dark = window_name(page) == "dark"
     brightness = [sum(map(int, re.findall(r"\d+", value)[:3])) for value in (color, ground)]
     assert (brightness[0] > brightness[1]) is dark
 
 
-def test_report_draws_every_chart(page: Page) -> None:
-    boxes = page.locator("figure svg").all()
+def test_report_draws_every_chart_with_labels_that_can_be_read(page: Page) -> None:
+    boxes = page.locator("figure svg:visible").all()
     assert len(boxes) == 4
     for box in boxes:
         bounds = box.bounding_box()
         assert bounds is not None
         assert bounds["width"] > 200
         assert bounds["height"] > 60
+        labels = [each.bounding_box() for each in box.locator("text").all()]
+        assert min(label["height"] for label in labels if label and label["height"]) >= 9
+
+
+def test_report_says_how_far_verdicts_can_be_trusted(page: Page) -> None:
+    page.get_by_role("navigation").get_by_role("link", name="Can the verdicts be trusted?").click()
+    for name in ("Gates", "Agreement with people", "Corrected rates"):
+        assert page.get_by_role("region", name=name).get_by_role("row").count() > 1
+    assert page.get_by_text("its agreement says nothing of a judge").is_visible()
+    heading = page.get_by_role("heading", name="Can the verdicts be trusted?").bounding_box()
+    assert heading is not None
+    assert abs(heading["y"]) < 100
+    screenshot(page, f"report-quality-{window_name(page)}")
 
 
 def test_link_to_a_run_leads_to_its_turns_by_keyboard(page: Page) -> None:
@@ -87,7 +97,7 @@ def test_link_to_a_run_leads_to_its_turns_by_keyboard(page: Page) -> None:
     summary.focus()
     page.keyboard.press("Enter")
     assert article.locator("section.turn").first.is_visible()
-    screenshot(page, "report-run")
+    screenshot(page, f"report-run-{window_name(page)}")
 
 
 def test_link_to_evidence_opens_the_cited_message(page: Page) -> None:
