@@ -21,6 +21,7 @@ from trajectory_pipeline.search.fusion import fuse_ranks
 from trajectory_pipeline.search.query import WordQuery, check_query, quoted_phrases, word_query, word_weight
 from trajectory_pipeline.search.snippet import snippet
 from trajectory_pipeline.storage.postgres.current_verdicts import OUTCOMES
+from trajectory_pipeline.storage.postgres.meaning_index import CurrentModel, current_model
 from trajectory_pipeline.storage.postgres.pgvector import PgVector, find_pgvector
 
 SearchMode = Literal["hybrid", "words", "meaning"]
@@ -35,6 +36,8 @@ RANKED_MATCHES = 2_000
 """Of a word that more texts have, so many are ranked: the newest ones."""
 _CANDIDATES = 10_000
 """Texts that have one of the words by which candidates are found, at most, as estimated."""
+_LEAST_EF, _MOST_EF = 100, 1_000
+"""Candidates of a scan of the index (``hnsw.ef_search``): more are slower, and miss fewer."""
 _POOL = 200
 """So many similar runs are looked through for successes and failures before each side is searched on its own."""
 _SAMPLE = 400
@@ -146,15 +149,6 @@ class Contrast:
     failures: list[SearchHit]
 
 
-@dataclass(frozen=True, slots=True)
-class CurrentModel:
-    """The embedding model that search uses: a query vector must be of this model."""
-
-    model_id: str
-    name: str
-    dimensions: int
-
-
 _NO_FILTERS = SearchFilters()
 _CONDITIONS = {
     "agent_ids": "t.agent_id = ANY(%(agent_ids)s)",
@@ -199,6 +193,16 @@ SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
 FROM allowed JOIN trajectory.trajectory_embeddings e USING (run_id)
 WHERE e.model_id = {model} AND e.embedding IS NOT NULL
 ORDER BY distance, e.run_id LIMIT %(depth)s"""
+# Runs that may not be seen or are deleted are passed over until there are enough, or 20,000 were looked at.
+_INDEX_SCAN = "SELECT set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'strict_order', true)"
+_NEAREST_BY_INDEX = """
+SELECT e.run_id, e.distance FROM (
+    SELECT e.run_id, e.embedding::{halfvec}({dimensions}) {distance} %(vector)s::{halfvec} AS distance
+    FROM trajectory.trajectory_embeddings e
+    WHERE e.model_id = {model} AND e.embedding IS NOT NULL
+        AND EXISTS (SELECT FROM trajectory.trajectories t WHERE t.run_id = e.run_id AND t.deleted_at IS NULL)
+    ORDER BY e.embedding::{halfvec}({dimensions}) {distance} %(vector)s::{halfvec} LIMIT %(depth)s) e
+ORDER BY e.distance, e.run_id"""
 _DETAILS = f"""
 SELECT o.run_id, o.agent_id, o.agent_name, o.organization_id, o.end_time, o.execution_status, o.heuristic_outcome,
     o.heuristic_confidence, o.verdict_status, o.outcome AS judged_outcome, o.outcome_confidence AS confidence,
@@ -374,14 +378,6 @@ def filter_conditions(filters: SearchFilters) -> tuple[list[str], dict[str, Any]
     return conditions, parameters
 
 
-def current_model(connection: psycopg.Connection) -> CurrentModel | None:
-    """Return the embedding model that search uses; None where there is none yet."""
-    row = connection.execute(
-        "SELECT model_id, name, dimensions FROM trajectory.embedding_models WHERE is_current"
-    ).fetchone()
-    return None if row is None else CurrentModel(*row)
-
-
 def why_words_only(connection: psycopg.Connection) -> str | None:
     """Return why nothing can be found by meaning, and what to do, as a sentence; None where it can."""
     if missing := find_pgvector(connection).missing:
@@ -540,14 +536,22 @@ def _any_of(terms: Iterable[str]) -> str:
 
 def _meaning_list(connection: psycopg.Connection, space: _Space, scope: _Scope, k: int) -> dict[str, float]:
     """Return the cosine similarity of the runs nearest to the query, nearest first."""
-    parameters = {**scope.parameters, "vector": space.vector, "depth": max(_DEPTH, k)}
-    statement = sql.SQL(_NEAREST).format(
-        scope=sql.SQL(scope.cte),
-        halfvec=space.pgvector.halfvec,
-        distance=space.pgvector.cosine_distance,
-        model=sql.Literal(space.model.model_id),
-    )
-    return {run_id: 1 - distance for run_id, distance in connection.execute(statement, parameters)}
+    depth = max(_DEPTH, k)
+    parameters = {**scope.parameters, "vector": space.vector, "depth": depth}
+    parts = {
+        "scope": sql.SQL(scope.cte),
+        "halfvec": space.pgvector.halfvec,
+        "distance": space.pgvector.cosine_distance,
+        "model": sql.Literal(space.model.model_id),
+        "dimensions": sql.Literal(space.model.dimensions),
+    }
+    if space.model.indexed and not scope.filtered:
+        connection.execute(_INDEX_SCAN, [str(min(max(depth, _LEAST_EF), _MOST_EF))])
+        near = connection.execute(sql.SQL(_NEAREST_BY_INDEX).format(**parts), parameters).fetchall()
+        if len(near) >= k:
+            return {run_id: 1 - distance for run_id, distance in near}
+    exact = connection.execute(sql.SQL(_NEAREST).format(**parts), parameters)
+    return {run_id: 1 - distance for run_id, distance in exact}
 
 
 def _space(connection: psycopg.Connection, query_vector: Sequence[float]) -> _Space:

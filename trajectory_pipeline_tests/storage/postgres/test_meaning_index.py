@@ -1,0 +1,92 @@
+"""The index of embeddings is made where there are many, and never costs a result."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import psycopg
+import pytest
+
+from trajectory_pipeline.storage.postgres import meaning_index
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.meaning_index import current_model, ensure_meaning_index
+from trajectory_pipeline.storage.postgres.search import SearchFilters, SearchHit, search
+from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_model, add_runs
+
+QUERY = (1.0, 0.0, 0.0)
+
+
+@pytest.fixture
+def database(trajectory_database: str, monkeypatch: pytest.MonkeyPatch) -> TrajectoryDatabase:
+    """300 runs of two agents with embeddings, where 300 are many."""
+    rng = np.random.default_rng(1)
+    runs = [
+        Run(f"run-{n:03}", vector=rng.standard_normal(3).round(2).tolist(), agent_id=f"agent-{n % 2}")
+        for n in range(300)
+    ]
+    with psycopg.connect(trajectory_database) as connection:
+        add_model(connection)
+        add_runs(connection, runs)
+    monkeypatch.setattr(meaning_index, "INDEXED_EMBEDDINGS", 300)
+    return TrajectoryDatabase(trajectory_database)
+
+
+def near(database: TrajectoryDatabase, k: int, filters: SearchFilters | None = None) -> Sequence[SearchHit]:
+    with psycopg.connect(database.url) as connection:
+        # So few rows would be read one after the other.
+        connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off")
+        return search(connection, "text", k, filters or SearchFilters(), mode="meaning", query_vector=QUERY)
+
+
+def scans(database: TrajectoryDatabase) -> int:
+    (row,) = database.rows(
+        "SELECT coalesce(sum(idx_scan), 0)::bigint AS scans FROM pg_stat_all_indexes WHERE indexrelname LIKE %s",
+        ["%hnsw%"],
+    )
+    return int(row["scans"])
+
+
+def test_an_index_is_made_once_there_are_enough_embeddings(database: TrajectoryDatabase) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(meaning_index, "INDEXED_EMBEDDINGS", 301)
+        assert not ensure_meaning_index(database)
+    assert ensure_meaning_index(database)
+    assert not ensure_meaning_index(database)
+
+
+def test_the_index_finds_what_looking_at_all_finds(database: TrajectoryDatabase) -> None:
+    exact = near(database, 20)
+    assert ensure_meaning_index(database)
+    found = near(database, 20)
+    assert scans(database) == 1
+    assert [(hit.run_id, hit.rank) for hit in found] == [(hit.run_id, hit.rank) for hit in exact]
+    assert near(database, 20, SearchFilters(agent_ids=("agent-1",)))
+    assert scans(database) == 1, "with a filter, all that pass it are looked at"
+
+
+def test_where_the_index_finds_too_few_all_are_looked_at(database: TrajectoryDatabase) -> None:
+    assert ensure_meaning_index(database)
+    left = {"run-007", "run-150", "run-299"}
+    with psycopg.connect(database.url) as connection:
+        connection.execute(
+            "UPDATE trajectory.trajectories SET deleted_at = now() WHERE run_id <> ALL(%s)", [list(left)]
+        )
+    assert {hit.run_id for hit in near(database, 5)} == left
+
+
+def test_another_model_gets_an_index_of_its_own_in_place_of_the_former(database: TrajectoryDatabase) -> None:
+    assert ensure_meaning_index(database)
+    with psycopg.connect(database.url) as connection:
+        connection.execute("UPDATE trajectory.embedding_models SET is_current = false")
+        add_model(connection, "another's")
+        connection.execute("UPDATE trajectory.trajectory_embeddings SET model_id = 'another''s'")
+        model = current_model(connection)
+        assert model is not None
+        assert not model.indexed
+    assert ensure_meaning_index(database)
+    rows = database.rows("SELECT indexname FROM pg_indexes WHERE indexname LIKE %s", ["%hnsw%"])
+    assert len(rows) == 1
+    assert len(near(database, 9)) == 9
+
+
+def test_without_embeddings_there_is_nothing_to_index(trajectory_database: str) -> None:
+    assert not ensure_meaning_index(TrajectoryDatabase(trajectory_database))
