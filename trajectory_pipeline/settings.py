@@ -182,7 +182,8 @@ class NoticeSettings(_Group):
     """Webhook that gets a message for each failed run, as Slack's incoming webhooks take it (`{"text": …}`). The
     message has no transcript and no secret. Unset: nothing is sent."""
     dagster_ui_url: OptionalHttpUrl = setting("TRAJECTORY_DAGSTER_UI_URL")
-    """Address of the Dagster UI, for the links in messages. Unset: messages have no link."""
+    """Address of the Dagster UI, for the links in messages and for what clients of the service request. Unset: messages
+    have no link, and the service takes no requests."""
 
 
 class RetentionSettings(_Group):

@@ -6,7 +6,7 @@ Whatever may stay is listed, so that a new column is erased unless it is added t
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -48,12 +48,14 @@ _FROM_AN_AGENT = "[Incoming message from agent with ID"
 Row = dict[str, Any]
 
 
-def erase_deleted(batch: pa.RecordBatch) -> pa.RecordBatch:
+def erase_deleted(batch: pa.RecordBatch, only: Collection[str] | None = None) -> pa.RecordBatch:
     """Return rows of ``terminal_runs`` without the content of what is deleted: a run or a message.
 
-    Erasing twice changes nothing.
+    ``only``: of these runs; None: of all. Erasing twice changes nothing.
     """
     deleted = has_deleted_content(batch)
+    if only is not None:
+        deleted = pc.and_(deleted, pc.is_in(batch.column("run_id"), value_set=pa.array(sorted(only), pa.string())))
     if not pc.any(deleted).as_py():
         return batch
     schema = arrow_schema(TERMINAL_RUNS)
@@ -61,6 +63,12 @@ def erase_deleted(batch: pa.RecordBatch) -> pa.RecordBatch:
     rows = rows_of(batch.cast(_timeless(batch.schema)))
     erased = [_erased(row) if is_deleted else row for row, is_deleted in zip(rows, deleted.to_pylist(), strict=True)]
     return pa.RecordBatch.from_pylist(erased, schema=_timeless(schema)).cast(schema)
+
+
+def count_kept(batch: pa.RecordBatch) -> int:
+    """Return how many raw rows hold content that is deleted at the source and was not erased."""
+    kept = pc.and_not(has_deleted_content(batch), _flags(batch.column("erased")))
+    return int(pc.sum(kept).as_py() or 0)
 
 
 def _timeless(schema: pa.Schema) -> pa.Schema:

@@ -56,6 +56,9 @@ class RefinementConfig(dg.Config):
         description="Which trajectories go first: `NEWEST`, or `SIGNALS` (likely failures). Default: as"
         " TRAJECTORY_JUDGE_ORDER says.",
     )
+    run_ids: list[str] | None = Field(
+        None, description="Judge these runs alone, of the partitions of the run. Default: all."
+    )
     policy: str | None = Field(
         None,
         pattern="^[0-9a-f]{16}$",

@@ -1,8 +1,11 @@
 """Erases content that is deleted at the source from partitions that were captured with ``keep``, without the source."""
 
+from collections.abc import Collection, Iterator
 from datetime import datetime
 
-from trajectory_pipeline.conversion.erase import erase_deleted
+import pyarrow as pa
+
+from trajectory_pipeline.conversion.erase import count_kept, erase_deleted
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
@@ -20,8 +23,12 @@ def partitions_to_erase(database: TrajectoryDatabase) -> dict[str, int]:
     return partitions_counting(database, DELETED_AND_KEPT)
 
 
-def erase_partition(hour: datetime, storage: Storage, *, dagster_run_id: str | None = None) -> TrajectoriesResult:
+def erase_partition(
+    hour: datetime, storage: Storage, *, dagster_run_id: str | None = None, only: Collection[str] | None = None
+) -> TrajectoriesResult:
     """Erase a partition's content that is deleted at the source from every sink, without reading the source.
+
+    ``only``: the content of these runs; None: of all.
 
     Raises:
         SinkError: a sink cannot be read or written; erasing again completes it.
@@ -41,14 +48,22 @@ def erase_partition(hour: datetime, storage: Storage, *, dagster_run_id: str | N
                 f"Deletions in {key} are withheld, so nothing is erased there: `trajectory-pipeline doctor` says why,"
                 " and what to do."
             )
-        rows = (erase_deleted(batch) for batch in storage.parquet.read(TERMINAL_RUNS, hour))
-        with storage.parquet.stage(TERMINAL_RUNS, hour, rows) as staged:
+        kept = 0
+
+        def rows() -> Iterator[pa.RecordBatch]:
+            nonlocal kept
+            for batch in storage.parquet.read(TERMINAL_RUNS, hour):
+                erased = erase_deleted(batch, only)
+                kept += count_kept(erased)
+                yield erased
+
+        with storage.parquet.stage(TERMINAL_RUNS, hour, rows()) as staged:
             partition.record(
                 LedgerEntry(
                     asset=TERMINAL_RUNS.name,
                     partition_key=key,
                     result=entry.result,
-                    counts={**entry.counts, DELETED_AND_KEPT: 0},
+                    counts={**entry.counts, DELETED_AND_KEPT: kept},
                     content_digest=staged.sha256,
                     schema_version=entry.schema_version,
                     fingerprint=entry.fingerprint,

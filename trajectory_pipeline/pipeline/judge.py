@@ -85,6 +85,7 @@ class JudgingRun:
         publish_only: whether stored verdicts are published and no judge is asked.
         collect_only: whether batches that ended are collected, and nothing else is asked.
         mode: whether what fits one prompt is asked at once or submitted in batches.
+        run_ids: the runs that are judged; the others stay as they are. None: all.
     """
 
     storage: Storage
@@ -96,6 +97,7 @@ class JudgingRun:
     publish_only: bool = False
     collect_only: bool = False
     mode: JudgeMode = JudgeMode.ONLINE
+    run_ids: Collection[str] | None = None
 
     def __post_init__(self) -> None:
         self._materialization_id = self.dagster_run_id or str(uuid4())
@@ -249,8 +251,11 @@ class JudgingRun:
         for candidate in candidates:
             self._candidates[candidate.partition_key].append(candidate)
             result = self._results[candidate.partition_key]
-            if not (self.publish_only or self.collect_only) and (
-                candidate.due or needs_judging(candidate, self.judge.access)
+            asked_for = self.run_ids is None or candidate.run_id in self.run_ids
+            if (
+                asked_for
+                and not (self.publish_only or self.collect_only)
+                and (candidate.due or needs_judging(candidate, self.judge.access))
             ):
                 result.due_reasons[due_reason(candidate)] += 1
                 due.append(candidate)

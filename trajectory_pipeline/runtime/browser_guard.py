@@ -25,7 +25,7 @@ class BrowserGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it with 403 and the reason."""
-        reason = _refusal(scope) if scope["type"] in ("http", "websocket") else None
+        reason = page_refusal(scope) if scope["type"] in ("http", "websocket") else None
         if reason is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -34,7 +34,8 @@ class BrowserGuard:
             await PlainTextResponse(f"Refused: {reason}.\n", 403)(scope, receive, send)
 
 
-def _refusal(scope: Scope) -> str | None:
+def page_refusal(scope: Scope) -> str | None:
+    """Return why a request is refused, as a clause; None where it is not."""
     headers = Headers(scope=scope)
     hosts = [host.lower() for host in headers.getlist("host")]
     if len(hosts) != 1 or not _is_known(hosts[0], scope):

@@ -10,14 +10,21 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from trajectory_pipeline import __version__
-from trajectory_pipeline.serve import pages, trajectories
+from trajectory_pipeline.serve import erasure, pages, requested_work, search, statistics, trajectories
 from trajectory_pipeline.serve.authentication import Reader, service_of
 from trajectory_pipeline.serve.models import Health
 from trajectory_pipeline.serve.problems import ProblemDetail, add_handlers, problems
 from trajectory_pipeline.serve.request_frame import RequestFrame
 from trajectory_pipeline.serve.service import Service
 
-_ROUTERS = (trajectories.router, pages.router)
+_ROUTERS = (
+    trajectories.router,
+    search.router,
+    statistics.router,
+    requested_work.router,
+    erasure.router,
+    pages.router,
+)
 _RESPONSES = (ProblemDetail, *trajectories.SCHEMAS)
 """Shapes that OpenAPI names and FastAPI does not find."""
 

@@ -5,12 +5,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.types import Scope
 
+from trajectory_pipeline.runtime.browser_guard import page_refusal
 from trajectory_pipeline.schema.enums import TokenScope
 from trajectory_pipeline.serve.access import LOCAL, Access
 from trajectory_pipeline.serve.problems import ProblemError
 from trajectory_pipeline.serve.service import Service
-from trajectory_pipeline.storage.postgres.service_tokens import find_token, has_tokens
 
 _BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="A token of `trajectory-pipeline tokens`.")
 _CHALLENGE = {"www-authenticate": 'Bearer realm="trajectory-pipeline"'}
@@ -22,19 +23,21 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def authenticate(service: Service, token: str | None) -> Access:
-    """Return the access of a token, or of a request without one.
+def authenticate(service: Service, token: str | None, scope: Scope) -> Access:
+    """Return the access of a request with a token, or without one.
 
     Raises:
-        ProblemError: 401, in the same words whether a token is unknown, expired or revoked.
+        ProblemError: 401, in the same words whether a token is unknown, expired or revoked; 403, a page of another
+            site sent the request through a browser, which has no token.
     """
-    database = service.storage.postgres
     if token is not None:
-        found = find_token(database, token)
+        found = service.tokens.find(token)
         if found is None:
             raise ProblemError(401, "The token is unknown, expired or revoked.", _CHALLENGE)
         return Access(found.token_id, found.scopes, found.tenants)
-    if service.loopback and not has_tokens(database):
+    if service.loopback and not service.tokens.needed():
+        if reason := page_refusal(scope):
+            raise ProblemError(403, f"Refused: {reason}.")
         return LOCAL
     raise ProblemError(401, "Send a token: Authorization: Bearer ….", _CHALLENGE)
 
@@ -45,7 +48,7 @@ def require(scope: TokenScope) -> Callable[..., Access]:
     def access(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)] = None
     ) -> Access:
-        found = authenticate(service_of(request), credentials.credentials if credentials else None)
+        found = authenticate(service_of(request), credentials.credentials if credentials else None, request.scope)
         request.scope["access"] = found
         if scope not in found.scopes:
             raise ProblemError(403, f"This needs a token with the scope `{scope}` (`trajectory-pipeline tokens`).")
@@ -55,3 +58,5 @@ def require(scope: TokenScope) -> Callable[..., Access]:
 
 
 Reader = Annotated[Access, Depends(require(TokenScope.READ))]
+Judge = Annotated[Access, Depends(require(TokenScope.JUDGE))]
+Eraser = Annotated[Access, Depends(require(TokenScope.ERASE))]

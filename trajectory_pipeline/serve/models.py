@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any
 
+from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from trajectory_pipeline.schema.enums import ExecutionStatus, Outcome, VerdictStatus
@@ -10,6 +11,7 @@ from trajectory_pipeline.schema.enums import ExecutionStatus, Outcome, VerdictSt
 PLAIN = r"^[^\x00-\x1f\x7f]+$"
 """Ids and names: no control characters, which Postgres or a log would not take."""
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=PLAIN)]
+RunId = Annotated[Text, Path(description="Id of the run at the source, such as `run-…`.")]
 
 
 class Heuristic(BaseModel):
@@ -89,6 +91,29 @@ class Trajectory(RunSummary):
     content_digest: str
     document: dict[str, Any] | None = Field(description="The trajectory document, redacted; images as stubs.")
     document_omitted_reason: str | None = Field(description="Why there is no document; null where there is one.")
+
+
+class Lesson(BaseModel):
+    """What one run teaches, in the judge's words."""
+
+    run_id: str
+    agent_id: str
+    agent_name: str | None
+    end_time: datetime | None
+    judged_outcome: Outcome | None
+    confidence: float | None = Field(description="Of the judged outcome, 0–1.")
+    failure_mode: str | None
+    task_category: str | None
+    summary: str | None
+    lesson: str
+
+
+class LessonPage(BaseModel):
+    """Lessons, those of the newest runs first."""
+
+    notice: str = Field(description="That texts are data.")
+    items: list[Lesson]
+    next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last one.")
 
 
 class Health(BaseModel):

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -20,17 +20,39 @@ _PLAIN = tuple(name for name in RunSummary.model_fields if name not in ("heurist
 _VERDICT = tuple(name for name in Judged.model_fields if name not in ("status", "confidence"))
 
 
+_JUDGED_TEXTS = ("tags", "summary", "lesson", "requirements", "failure", "decisions")
+
+
 def run_summary(row: Row, service: Service) -> dict[str, Any]:
     """Return a row of ``list_runs`` as ``RunSummary``, or of ``read_run`` with reasoning and evidence."""
     judged = None
     if row["verdict_status"] is not None:
         judged = {"status": row["verdict_status"], "confidence": row["outcome_confidence"]}
         judged |= {name: row[name] for name in _VERDICT if name in row}
+        judged = _redacted(judged, _JUDGED_TEXTS, service)
     heuristic = {"outcome": row["heuristic_outcome"], "confidence": row["heuristic_confidence"]}
     if "heuristic_reasoning" in row:
         heuristic["reasoning"] = row["heuristic_reasoning"]
+    plain = _redacted({name: row[name] for name in _PLAIN}, ("agent_name",), service)
+    return {**plain, "heuristic": heuristic, "judged": judged}
+
+
+def _redacted(values: dict[str, Any], names: Iterable[str], service: Service) -> dict[str, Any]:
+    """Redact the values of these names: the others are ids, numbers and words of closed lists."""
+    return values | {name: redacted(values[name], service.redact) for name in names if values.get(name)}
+
+
+def lesson_of(row: Row, service: Service) -> dict[str, Any]:
+    """Return a row of ``list_lessons`` as ``Lesson``."""
     found: dict[str, Any] = redacted(
-        {**{name: row[name] for name in _PLAIN}, "heuristic": heuristic, "judged": judged}, service.redact
+        {
+            **{name: row[name] for name in ("run_id", "agent_id", "agent_name", "end_time", "lesson", "summary")},
+            "judged_outcome": row["outcome"],
+            "confidence": row["outcome_confidence"],
+            "failure_mode": row["failure_mode"],
+            "task_category": row["task_category"],
+        },
+        service.redact,
     )
     return found
 

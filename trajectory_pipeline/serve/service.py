@@ -1,10 +1,11 @@
 """What all parts of the service share: settings, sinks, the reader of the database, redaction and metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.serve.metrics import Metrics
+from trajectory_pipeline.serve.token_lookup import TokenLookup
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
 from trajectory_pipeline.storage.postgres.service_access import ServiceDatabase
@@ -24,6 +25,7 @@ class Service:
 
     Attributes:
         redact: replaces secrets in every text of a trajectory or verdict before it leaves the service.
+        embed: returns the embedding of a query by the current model; None where there is no model here.
         loopback: whether it listens on this machine alone; only then may it be read without a token.
     """
 
@@ -31,7 +33,12 @@ class Service:
     storage: Storage
     redact: Callable[[str], str]
     loopback: bool
+    embed: Callable[[str], Sequence[float]] | None = None
     metrics: Metrics = field(default_factory=Metrics)
+    tokens: TokenLookup = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", TokenLookup(self.storage.postgres))
 
     @property
     def database(self) -> ServiceDatabase:

@@ -49,6 +49,12 @@ def copy_rows(source: str, target: str) -> None:
             ):
                 for block in out:
                     into.write(block)
+        # As the asset renders them, but from verdicts alone.
+        writing.execute(
+            "INSERT INTO trajectory.search_texts (run_id, partition_key, text, rendering_version, text_digest,"
+            " content_digest, verdict_key, rendered_at) SELECT run_id, partition_key, concat(summary, ' ', lesson),"
+            " '1', run_id, content_digest, verdict_key, now() FROM trajectory.verdicts ON CONFLICT DO NOTHING"
+        )
 
 
 def make_tenants(url: str) -> Tokens:

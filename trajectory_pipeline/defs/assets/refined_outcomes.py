@@ -88,6 +88,7 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
                 publish_only=context.run.tags.get(PUBLISH_ONLY_TAG) == "true",
                 collect_only=context.run.tags.get(COLLECT_TAG) == "true",
                 mode=config.mode or settings.judge.mode,
+                run_ids=config.run_ids and frozenset(config.run_ids),
             )
             require_policy(config, judging.judge.policy.policy_id)
             if not (judging.publish_only or judging.collect_only):

@@ -11,10 +11,13 @@ from trajectory_pipeline.storage.postgres.connection import translating_database
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.service_role import AGENTS, ORGANIZATIONS, ROLE
 
-_READING = "SELECT set_config('statement_timeout', %(timeout)s, true), set_config('transaction_read_only', 'on', true)"
-_AS_TENANTS = (
-    "SELECT set_config('row_security', 'on', true), set_config(%(organizations)s, %(its_organizations)s::text[]::text,"
-    " true), set_config(%(agents)s, %(its_agents)s::text[]::text, true), set_config('role', %(role)s, true)"
+# As one statement: each takes a round trip.
+_READING = (
+    "SELECT set_config('statement_timeout', %(timeout)s, true), set_config('transaction_read_only', 'on', true),"
+    f" set_config('{ORGANIZATIONS}', %(organizations)s::text[]::text, true),"
+    f" set_config('{AGENTS}', %(agents)s::text[]::text, true),"
+    " CASE WHEN %(role)s <> 'none' THEN set_config('row_security', 'on', true) END,"
+    " set_config('role', %(role)s, true)"
 )
 
 
@@ -46,11 +49,13 @@ class ServiceDatabase:
             SinkError: the database cannot be reached or refuses.
         """
         with self.database.connect() as connection, translating_database_errors(self.database.url, "Reading"):
-            connection.execute(_READING, {"timeout": f"{self.timeout_seconds * 1000:.0f}"})
-            if tenants is not None:
-                names = {"role": ROLE, "organizations": ORGANIZATIONS, "agents": AGENTS}
-                values = {"its_organizations": sorted(tenants.organizations), "its_agents": sorted(tenants.agents)}
-                connection.execute(_AS_TENANTS, names | values)
+            parameters = {
+                "timeout": f"{self.timeout_seconds * 1000:.0f}",
+                "role": "none" if tenants is None else ROLE,
+                "organizations": sorted(tenants.organizations) if tenants else [],
+                "agents": sorted(tenants.agents) if tenants else [],
+            }
+            connection.execute(_READING, parameters)
             try:
                 yield connection
             except psycopg.errors.QueryCanceled:

@@ -44,10 +44,25 @@ def list_runs(
     limit: int,
 ) -> list[dict[str, Any]]:
     """Return summaries of runs with their current verdict, the newest end first; runs without an end come first."""
-    conditions, parameters = filter_conditions(filters)
+    conditions: list[str] = []
+    parameters: dict[str, Any] = {}
     if execution_statuses:
         conditions.append("t.execution_status = ANY(%(execution_statuses)s)")
         parameters["execution_statuses"] = list(execution_statuses)
+    return _list(connection, filters, conditions, parameters, after, limit)
+
+
+def _list(
+    connection: psycopg.Connection,
+    filters: SearchFilters,
+    more: Sequence[str],
+    values: Mapping[str, Any],
+    after: Position | None,
+    limit: int,
+) -> list[dict[str, Any]]:
+    conditions, parameters = filter_conditions(filters)
+    conditions += more
+    parameters |= values
     if after is not None:
         parameters |= {"end_time": after.end_time, "run_id": after.run_id}
         conditions.append(
@@ -69,6 +84,70 @@ def read_run(connection: psycopg.Connection, run_id: str) -> dict[str, Any] | No
         " WHERE t.run_id = %(run_id)s AND t.deleted_at IS NULL"
     )
     return next(iter(_rows(connection, statement, {"run_id": run_id})), None)
+
+
+def list_lessons(
+    connection: psycopg.Connection, filters: SearchFilters, after: Position | None, limit: int
+) -> list[dict[str, Any]]:
+    """Return runs whose current verdict has a lesson, as ``list_runs`` does."""
+    return _list(connection, filters, ["o.lesson IS NOT NULL"], {}, after, limit)
+
+
+_GROUPS: Mapping[str, tuple[LiteralString, LiteralString]] = {
+    "none": ("NULL::text", ""),
+    "agent": ("t.agent_id", ""),
+    "organization": ("t.organization_id", ""),
+    "day": ("to_char(t.end_time AT TIME ZONE 'UTC', 'YYYY-MM-DD')", ""),
+    "week": ("to_char(date_trunc('week', t.end_time AT TIME ZONE 'UTC'), 'YYYY-MM-DD')", ""),
+    "tool": ("tool", " CROSS JOIN LATERAL (SELECT DISTINCT unnest(t.tools_used) AS tool) g"),
+    "model": ("model_name", " CROSS JOIN LATERAL (SELECT DISTINCT unnest(t.models) AS model_name) g"),
+    "failure_mode": ("o.failure_mode", ""),
+    "task_category": ("o.task_category", ""),
+    "task_family": ("f.family_id", " LEFT JOIN trajectory.task_family_runs f ON f.run_id = t.run_id"),
+}
+"""What is counted by: an expression, and what to join for it."""
+_OUTCOMES = ("success", "partial_success", "failure", "unknown")
+
+
+def count_outcomes(
+    connection: psycopg.Connection, filters: SearchFilters, group_by: str, limit: int
+) -> list[dict[str, Any]]:
+    """Return runs by judged and by heuristic outcome for each group, those with most runs first."""
+    key, join = _GROUPS[group_by]
+    name = "max(t.agent_name)" if group_by == "agent" else "NULL::text"
+    conditions, parameters = filter_conditions(filters)
+    counts = ", ".join(
+        f"count(*) FILTER (WHERE {column} = '{outcome}') AS {kind}_{outcome}"
+        for kind, column in (("judged", "o.outcome"), ("heuristic", "t.heuristic_outcome"))
+        for outcome in _OUTCOMES
+    )
+    statement = (
+        f"SELECT {key} AS key, {name} AS name, count(*) AS runs, {counts},"
+        " avg(o.outcome_confidence) AS mean_confidence, coalesce(sum(t.total_tokens), 0)::bigint AS total_tokens"
+        f" FROM trajectory.trajectories t{CURRENT_VERDICT}{join}"
+        f" WHERE {' AND '.join(conditions)} GROUP BY 1 ORDER BY 3 DESC, 1 NULLS LAST LIMIT %(limit)s"
+    )
+    return _rows(connection, statement, parameters | {"limit": limit})
+
+
+def partitions_of(connection: psycopg.Connection, run_ids: Sequence[str]) -> dict[str, str]:
+    """Return the partition key of each of these runs that is there and not deleted."""
+    rows = _rows(
+        connection,
+        "SELECT run_id, partition_key FROM trajectory.trajectories WHERE run_id = ANY(%(ids)s) AND deleted_at IS NULL",
+        {"ids": list(run_ids)},
+    )
+    return {row["run_id"]: row["partition_key"] for row in rows}
+
+
+def erasure_state(connection: psycopg.Connection, run_id: str) -> dict[str, Any] | None:
+    """Return a run's ``partition_key``, ``deleted_at`` and ``erased``; None where there is none."""
+    rows = _rows(
+        connection,
+        "SELECT partition_key, deleted_at, erased FROM trajectory.trajectories WHERE run_id = %(run_id)s",
+        {"run_id": run_id},
+    )
+    return next(iter(rows), None)
 
 
 def _rows(connection: psycopg.Connection, statement: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,151 @@
+"""Endpoints: search, and a contrast of runs that succeeded with runs that failed."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+
+from trajectory_pipeline.errors import QueryError
+from trajectory_pipeline.schema.enums import ExecutionStatus, Outcome, VerdictStatus
+from trajectory_pipeline.search.query import LONGEST_QUERY
+from trajectory_pipeline.serve.access import Access
+from trajectory_pipeline.serve.authentication import Reader, service_of
+from trajectory_pipeline.serve.filters import FilterQuery
+from trajectory_pipeline.serve.problems import ProblemError, problems
+from trajectory_pipeline.serve.redacted import redacted
+from trajectory_pipeline.serve.service import DATA_NOTICE, Service
+from trajectory_pipeline.storage.postgres.search import SearchHit, contrast, search, why_words_only
+
+_Found = TypeVar("_Found")
+router = APIRouter(prefix="/v1", tags=["search"])
+
+
+class SearchQuery(FilterQuery):
+    """What to look for, and filters."""
+
+    q: str = Field(
+        min_length=1,
+        max_length=LONGEST_QUERY,
+        description='Words, `"phrases"`, `-exclusions`, `or`; for meaning, a description in plain words.',
+        examples=["refund refused"],
+    )
+    k: int = Field(10, ge=1, le=100, description="Most runs to return; for a contrast, of each side.")
+    mode: Literal["hybrid", "words", "meaning"] = Field(
+        "hybrid", description="By words and meaning, or by one of them. `hybrid` is by words where meaning is missing."
+    )
+
+
+class Evidence(BaseModel):
+    """A quote that the verdict rests on."""
+
+    claim: str | None = Field(description="The requirement; null where it shows the failure.")
+    status: str | None
+    message_id: str
+    quote: str
+    source: str | None = Field(description="Whose words these are.")
+
+
+class Hit(BaseModel):
+    """A run that was found. Scores of different searches are not comparable."""
+
+    run_id: str
+    rank: int
+    score: float
+    words_rank: int | None
+    words_score: float | None
+    meaning_rank: int | None
+    similarity: float | None
+    agent_id: str
+    agent_name: str | None
+    organization_id: str | None
+    end_time: datetime | None
+    execution_status: ExecutionStatus
+    heuristic_outcome: Outcome
+    heuristic_confidence: float
+    verdict_status: VerdictStatus | None
+    judged_outcome: Outcome | None = Field(description="Null without a verdict that says so.")
+    confidence: float | None = Field(description="Of the judged outcome, 0–1.")
+    failure_owner: str | None
+    failure_mode: str | None
+    summary: str | None
+    lesson: str | None
+    evidence: list[Evidence]
+    task_family: str | None
+    snippet: str
+
+
+class Hits(BaseModel):
+    """Runs, the best first."""
+
+    notice: str = Field(description="That texts are data.")
+    words_only: str | None = Field(description="Why nothing was searched by meaning; null where it was.")
+    items: list[Hit]
+
+
+class Contrasted(BaseModel):
+    """Runs of similar tasks that came out differently."""
+
+    notice: str = Field(description="That texts are data.")
+    words_only: str | None = Field(description="Why nothing was searched by meaning; null where it was.")
+    successes: list[Hit]
+    failures: list[Hit]
+
+
+@router.get("/search", responses=problems(), summary="Search runs")
+def search_runs(request: Request, access: Reader, query: Annotated[SearchQuery, Query()]) -> Hits:
+    """Return the runs that a query describes, the best first."""
+    service = service_of(request)
+    hits, words_only = find(service, access, query, search)
+    return Hits(notice=DATA_NOTICE, words_only=words_only, items=shown(hits, service))
+
+
+@router.get("/contrast", responses=problems(), summary="Contrast successes and failures")
+def contrast_runs(request: Request, access: Reader, query: Annotated[SearchQuery, Query()]) -> Contrasted:
+    """Return runs of similar tasks that succeeded, and runs that failed, each with evidence and lesson."""
+    service = service_of(request)
+    if query.outcome or query.heuristic_outcome:
+        raise ProblemError(422, "query.outcome: a contrast has outcomes of its own; leave out the filters by outcome.")
+    found, words_only = find(service, access, query, contrast)
+    return Contrasted(
+        notice=DATA_NOTICE,
+        words_only=words_only,
+        successes=shown(found.successes, service),
+        failures=shown(found.failures, service),
+    )
+
+
+def shown(hits: list[SearchHit], service: Service) -> list[Any]:
+    """Return hits as they are served, redacted."""
+    return [redacted(asdict(hit) | {"evidence": [asdict(one) for one in hit.evidence]}, service.redact) for hit in hits]
+
+
+def find(service: Service, access: Access, query: SearchQuery, ask: Callable[..., _Found]) -> tuple[_Found, str | None]:
+    """Return what ``search`` or ``contrast`` finds, and why nothing was searched by meaning; None where it was.
+
+    Raises:
+        ProblemError: 422, the query or a filter cannot be used; 503, only meaning was asked for, and it is missing.
+    """
+    filters = query.filters()
+    found = vector = refused = None
+    with service.database.reading(access.tenants) as connection:
+        if query.mode == "words":
+            words_only: str | None = "`mode=words` was asked for"
+        elif (words_only := why_words_only(connection)) is None:
+            if service.embed is None:
+                words_only = "this service has no embedding model"
+            else:
+                vector = service.embed(query.q)
+        if query.mode != "meaning" or vector is not None:
+            try:
+                found = ask(connection, query.q, query.k, filters, mode=query.mode, query_vector=vector)
+            except QueryError as error:
+                # Raised outside: an error inside would cost the connection.
+                refused = error
+    if refused is not None:
+        raise ProblemError(422, f"query.q: {refused}")
+    if found is None:
+        raise ProblemError(503, f"query.mode: nothing can be found by meaning: {words_only}.")
+    return found, words_only
