@@ -10,6 +10,7 @@ from trajectory_pipeline.defs.assets.refined_outcomes import build_refined_outco
 from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.terminal_runs import build_terminal_runs
 from trajectory_pipeline.defs.assets.trajectories import build_trajectories
+from trajectory_pipeline.defs.assets.trajectory_embeddings import build_trajectory_embeddings
 from trajectory_pipeline.defs.assets.trajectory_report import build_trajectory_report
 from trajectory_pipeline.defs.history_checks import build_history_checks, build_history_checks_job
 from trajectory_pipeline.defs.jobs.completeness import build_completeness_check, build_completeness_job
@@ -21,6 +22,7 @@ from trajectory_pipeline.defs.partitions import hourly_partitions
 from trajectory_pipeline.defs.quality_checks import build_quality_checks
 from trajectory_pipeline.defs.resources import build_resources
 from trajectory_pipeline.defs.sensors.capture import build_capture_sensor
+from trajectory_pipeline.defs.sensors.embedding import build_embedding_sensor
 from trajectory_pipeline.defs.sensors.empty_hours import build_empty_hour_sensor
 from trajectory_pipeline.defs.sensors.failure_notice import build_failure_notice_sensor
 from trajectory_pipeline.defs.sensors.judge_batches import build_judge_batch_sensor
@@ -32,7 +34,8 @@ from trajectory_pipeline.settings import Settings, load_settings
 def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
     """Return the definitions for given settings.
 
-    ``resource_overrides`` replace the settings' resources by key: ``letta``, ``storage``, ``judge``, ``budget``.
+    ``resource_overrides`` replace the settings' resources by key: ``letta``, ``storage``, ``judge``,
+    ``embedding``, ``budget``.
 
     Example:
         >>> from trajectory_pipeline.settings import Settings
@@ -40,7 +43,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
         >>> sorted(job.name for job in defs.resolve_all_job_defs() if job.name.startswith("tra"))
         ['trajectory_job']
     """
-    # One definition for all three: Dagster maps their partitions to each other one to one.
+    # One definition for all stages: Dagster maps their partitions to each other one to one.
     partitions = hourly_partitions(settings.capture.start)
     jobs = [
         build_trajectory_job(settings),
@@ -56,6 +59,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
             build_terminal_runs(settings, partitions),
             build_trajectories(settings, partitions),
             build_refined_outcomes(settings, partitions),
+            build_trajectory_embeddings(settings, partitions),
             build_judge_quality(settings),
             build_trajectory_report(settings),
         ],
@@ -66,6 +70,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
             build_capture_sensor(settings),
             build_refinement_sensor(settings),
             build_judge_batch_sensor(settings),
+            build_embedding_sensor(settings),
             build_reconciliation_sensor(settings),
             build_failure_notice_sensor(settings),
             build_empty_hour_sensor(settings),

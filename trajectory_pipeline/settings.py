@@ -4,6 +4,7 @@ import os
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 _OWNER = r"team:[\w.-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}"
 """As Dagster takes it."""
+LOCAL_EMBEDDING_MODEL = "wordllama"
+"""The embedding model that runs in this process."""
 LONGEST_RETENTION_DAYS = 36_500
 """A hundred years: longer ages could lie before the first year that a date can name."""
 _RENAMED = {
@@ -190,8 +193,8 @@ class RetentionSettings(_Group):
     """Retention: ages after which data is deleted, once a day."""
 
     trajectory_days: RetentionDays | None = setting("TRAJECTORY_RETENTION_DAYS")
-    """Age in days, from the end of its hour, after which a partition's trajectories, quarantine and verdicts are
-    deleted from Postgres and Parquet. Unset: never."""
+    """Age in days, from the end of its hour, after which a partition's trajectories, quarantine, verdicts, search
+    texts and embeddings are deleted from Postgres and Parquet. Unset: never."""
     raw_days: RetentionDays | None = setting("TRAJECTORY_RAW_RETENTION_DAYS")
     """The same for raw rows (`terminal_runs`); it may be shorter or longer than for trajectories. Unset: never."""
     dagster_days: int = setting("TRAJECTORY_DAGSTER_RETENTION_DAYS", 30, ge=0, le=LONGEST_RETENTION_DAYS)
@@ -274,6 +277,49 @@ class JudgeSettings(_Group):
             )
         if self.api_key is None and self.base_url is None:
             return "The judge has no key: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server that needs none."
+        return None
+
+
+class EmbeddingSettings(_Group):
+    """Embeddings: the model by which search finds what means the same."""
+
+    model: OptionalText = setting("TRAJECTORY_EMBEDDING_MODEL")
+    """Model that embeds: `wordllama` runs in this process without a key or network (extra `embeddings`, English), any
+    other name is asked for at TRAJECTORY_EMBEDDING_BASE_URL. Unset: no embeddings; search finds words alone."""
+    base_url: OptionalHttpUrl = setting("TRAJECTORY_EMBEDDING_BASE_URL", repr=False)
+    """Endpoint with an OpenAI-compatible embeddings API: what stands before `/embeddings`. Unset: as the judge's,
+    OPENAI_BASE_URL, else OpenAI itself."""
+    api_key: OptionalSecret = setting("TRAJECTORY_EMBEDDING_API_KEY")
+    """API key of that endpoint. Unset: OPENAI_API_KEY, unless TRAJECTORY_EMBEDDING_BASE_URL names another endpoint."""
+    dimensions: int | None = setting("TRAJECTORY_EMBEDDING_DIMENSIONS", ge=1, le=16_000)
+    """Numbers of an embedding to ask for, of a model that can shorten them. Unset: as many as the model makes."""
+    texts_per_call: int = setting("TRAJECTORY_EMBEDDING_BATCH", 64, ge=1, le=2048)
+    """Most texts in one call. Default 64."""
+    concurrency: int = setting("TRAJECTORY_EMBEDDING_CONCURRENCY", 4, ge=1, le=128)
+    """Concurrent calls. Default 4."""
+    timeout_seconds: float = setting("TRAJECTORY_EMBEDDING_TIMEOUT", 60.0, gt=0, allow_inf_nan=False)
+    """Timeout of one call, in seconds. Default 60."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the model runs in this process."""
+        return self.model == LOCAL_EMBEDDING_MODEL
+
+    def disabled_reason(self, judge: JudgeSettings) -> str | None:
+        """Return why there is no model, as a sentence that says what to set; None where there is one."""
+        if self.model is None:
+            return (
+                "No embedding model is configured, so that search finds words alone: set TRAJECTORY_EMBEDDING_MODEL to"
+                " `wordllama`, which needs no key, or to a model at TRAJECTORY_EMBEDDING_BASE_URL."
+            )
+        if self.is_local:
+            missing = find_spec("wordllama") is None
+            return "pip install 'trajectory-pipeline[embeddings]': it has the model `wordllama`." if missing else None
+        if self.base_url is None and judge.base_url is None and self.api_key is None and judge.api_key is None:
+            return (
+                "The embedding model has no key: set TRAJECTORY_EMBEDDING_API_KEY or OPENAI_API_KEY, or"
+                " TRAJECTORY_EMBEDDING_BASE_URL for a server that needs none."
+            )
         return None
 
 
@@ -360,6 +406,7 @@ class Settings(BaseModel):
     notices: NoticeSettings = Field(default_factory=NoticeSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
+    embedding: EmbeddingSettings = Field(default_factory=EmbeddingSettings)
     privacy: PrivacySettings = Field(default_factory=PrivacySettings)
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
     quality: QualitySettings = Field(default_factory=QualitySettings)

@@ -21,6 +21,7 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Sink, Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
@@ -30,7 +31,12 @@ from trajectory_pipeline_tests.conftest import make_settings
 pytestmark = pytest.mark.process
 
 PROJECT = Path(__file__).parents[1]
-TABLES = {"terminal_runs": TERMINAL_RUNS, "trajectories": TRAJECTORIES, "refined_outcomes": REFINED_OUTCOMES}
+TABLES = {
+    "terminal_runs": TERMINAL_RUNS,
+    "trajectories": TRAJECTORIES,
+    "refined_outcomes": REFINED_OUTCOMES,
+    "trajectory_embeddings": TRAJECTORY_EMBEDDINGS,
+}
 SOURCES = {"letta/runs", "letta/steps", "letta/messages"}
 
 
@@ -54,6 +60,7 @@ def test_assets_depend_on_each_other_as_designed(graph: AssetGraph) -> None:
         "terminal_runs": SOURCES,
         "trajectories": {"terminal_runs"},
         "refined_outcomes": {"trajectories"},
+        "trajectory_embeddings": {"trajectories", "refined_outcomes"},
         "judge_quality": {"trajectories", "refined_outcomes"},
         "trajectory_report": {"trajectories", "refined_outcomes", "judge_quality"},
     }
@@ -93,6 +100,7 @@ def test_backfill_policies_judge_in_separate_runs(batch: int, of_verdicts: int) 
         "terminal_runs": dg.BackfillPolicy.multi_run(batch),
         "trajectories": dg.BackfillPolicy.multi_run(batch),
         "refined_outcomes": dg.BackfillPolicy.multi_run(of_verdicts),
+        "trajectory_embeddings": dg.BackfillPolicy.multi_run(2 * batch),
     }
 
 
@@ -116,6 +124,7 @@ def test_schedules_and_sensors_run_only_with_capture_enabled(*, enabled: bool) -
         "daily_history_checks",
         "daily_report",
         "daily_retention",
+        "embedding_sensor",
         "empty_hour_sensor",
         "failure_notice_sensor",
         "judge_batch_sensor",
@@ -198,7 +207,12 @@ def test_run_limits_leave_room_beside_a_backfill(graph: AssetGraph, tmp_path: Pa
     assert backfill["limit"] < config.pool_config.default_pool_limit < config.run_queue_config.max_concurrent_runs
     assert config.pool_config.pool_granularity.value == "run"
     pools = {name: graph.get(dg.AssetKey(name)).pools for name in TABLES}
-    assert pools == {"terminal_runs": {"letta"}, "trajectories": set(), "refined_outcomes": {"judge"}}
+    assert pools == {
+        "terminal_runs": {"letta"},
+        "trajectories": set(),
+        "refined_outcomes": {"judge"},
+        "trajectory_embeddings": {"embed"},
+    }
 
 
 def test_source_tables_show_the_columns_that_are_read(graph: AssetGraph) -> None:
@@ -222,6 +236,7 @@ def test_checks_block_only_where_a_fault_would_spread(graph: AssetGraph) -> None
         "refined_outcomes:cost_is_under_cap": False,
         "refined_outcomes:schema_is_as_declared": False,
         "refined_outcomes:run_ids_are_unique": False,
+        "trajectory_embeddings:no_failed_embeddings": False,
         "trajectory_report:outcome_mix_is_stable": False,
         "trajectory_report:tool_error_rate_is_stable": False,
         "trajectory_report:judge_agrees_with_heuristic": False,
@@ -278,6 +293,8 @@ SECRETS = {
     "OPENAI_API_KEY": "sk-hunter2",
     "OPENAI_BASE_URL": "https://judge.example/v1?token=hunter2",
     "TRAJECTORY_REDACTION_KEY": "hunter2-hunter2-hunter2",
+    "TRAJECTORY_EMBEDDING_BASE_URL": "https://embeddings.example/v1?token=hunter2",
+    "TRAJECTORY_EMBEDDING_API_KEY": "sk-hunter2",
 }
 
 
@@ -294,7 +311,7 @@ def test_resources_in_the_ui_show_secrets_by_variable_only(tmp_path: Path, monke
     assert "hunter2" not in json.dumps(result.data)
     [repository] = result.data["repositoriesOrError"]["nodes"]
     resources = {each["name"]: each["configuredValues"] for each in repository["allTopLevelResourceDetails"]}
-    assert set(resources) == {"letta", "storage", "judge", "budget"}
+    assert set(resources) == {"letta", "storage", "judge", "embedding", "budget"}
     values = [value for configured in resources.values() for value in configured]
     assert {value["value"] for value in values if value["type"] == "ENV_VAR"} == set(SECRETS)
     [shown] = [value["value"] for value in resources["judge"] if value["key"] == "settings"]

@@ -145,9 +145,12 @@ class Budget:
             if limit is not None
         )
 
-    def require_price(self, model: str, base_url: str) -> None:
-        """Raise JudgeError for a model whose price no cap can hold: an unknown one, unless allowed, or 0."""
-        most = self.prices.max_cost(model, base_url, 1, 1)
+    def require_price(self, model: str, base_url: str, *, answers: bool = True) -> None:
+        """Raise JudgeError for a model whose price no cap can hold: an unknown one, unless allowed, or 0.
+
+        ``answers``: whether it writes answers; an embedding model has no price of these.
+        """
+        most = self.prices.max_cost(model, base_url, 1_000, 1 if answers else 0)
         if most == 0 and self.daily_tokens is None:
             raise JudgeError(
                 f"The price of the model {model} at {without_credentials(base_url)} is 0, so no cap in dollars could"

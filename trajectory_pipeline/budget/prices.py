@@ -231,7 +231,8 @@ def _listed(model: str, usage: CallUsage, base_url: str, *, batch: bool = False)
     if batch and not _has_batch_price(found.model):
         return None
     # A kind of token without a price would count as free.
-    return None if None in (found.model_price.input_mtok, found.model_price.output_mtok) else found.total_price
+    needed = [found.model_price.input_mtok, *([found.model_price.output_mtok] if usage.output_tokens else [])]
+    return None if None in needed else found.total_price
 
 
 def _has_batch_price(model: "ModelInfo") -> bool:

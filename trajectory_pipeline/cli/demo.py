@@ -44,7 +44,8 @@ from trajectory_pipeline.pipeline.judge_panel import judge_panel
 from trajectory_pipeline.quality import summary
 from trajectory_pipeline.schema.enums import Criterion
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.settings import Settings, load_settings
+from trajectory_pipeline.settings import LOCAL_EMBEDDING_MODEL, Settings, load_settings
+from trajectory_pipeline.storage.postgres.embeddings import search_counts
 from trajectory_pipeline.storage.postgres.judge_quality import read_quality
 from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.migrate import migrate
@@ -98,6 +99,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         # From the sample's first day on: the UI's partition bar is readable for a few days, not for two years.
         os.environ.setdefault("TRAJECTORY_START", first.replace(hour=0).isoformat())
         os.environ.setdefault("ENABLE_TRAJECTORY_CAPTURE", "true")
+        os.environ.setdefault("TRAJECTORY_EMBEDDING_MODEL", LOCAL_EMBEDDING_MODEL)
         with step("Databases") as report:
             databases = open_connections(report).databases
             stack.callback(databases.release)
@@ -212,6 +214,7 @@ def _print_result(opened: Connections) -> bool:
         "trajectories in Parquet": len(in_parquet),
         "quarantined": summary.quarantined,
         **{f"verdicts: {status}": number for status, number in summary.verdicts.items()},
+        **search_counts(opened.storage.postgres),
     }.items():
         table.add_row(name, str(count))
     prices = " (simulated prices)" if summary.simulated else ""

@@ -14,12 +14,13 @@ from trajectory_pipeline.defs.sensors.run_requests import TRAJECTORY_JOB
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import contiguous, parse_partition_key, partition_key
 from trajectory_pipeline.pipeline.deletion_guard import ACCEPT_DELETIONS_TAG
+from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import load_settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.ledger import count_entries_since
 
-_JUDGING = [REFINED_OUTCOMES.name]
+_LATER = (REFINED_OUTCOMES.name, TRAJECTORY_EMBEDDINGS.name)
 _POLL_SECONDS = 0.5
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -46,7 +47,8 @@ def materialize(
     job = build_defs(settings).resolve_job_def(TRAJECTORY_JOB)
     failures: dict[str, str] = {}
     ranges = contiguous(hours, settings.dagster.backfill_batch)
-    capture = [name for name in assets if name not in _JUDGING]
+    capture = [name for name in assets if name not in _LATER]
+    later = [name for name in assets if name in _LATER]
     judge_later = len(ranges) > 1 and capture != list(assets)
     queue: deque[tuple[datetime, datetime, list[str]]] = deque()
     if capture or not judge_later:
@@ -62,7 +64,7 @@ def materialize(
         while queue or (judge_later and to_judge):
             if not queue:
                 newest_first = reversed(contiguous(sorted(to_judge), settings.dagster.backfill_batch))
-                queue.extend((first, last, _JUDGING) for first, last in newest_first)
+                queue.extend((first, last, later) for first, last in newest_first)
                 to_judge = []
             first, last, selection = queue.popleft()
             single = first == last
@@ -82,7 +84,7 @@ def materialize(
                 if remaining:
                     batches = reversed(contiguous(succeeded, settings.dagster.backfill_batch))
                     queue.extendleft((*batch, remaining) for batch in batches)
-            if judge_later and not remaining and selection != _JUDGING:
+            if judge_later and not remaining and selection == capture:
                 to_judge += succeeded
     return failures
 

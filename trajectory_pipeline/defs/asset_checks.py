@@ -11,6 +11,7 @@ import dagster as dg
 
 from trajectory_pipeline.defs.metadata import budget_table, bullet_list, count_table, markdown_table
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.text import pluralize
@@ -48,6 +49,11 @@ COST = dg.AssetCheckSpec(
     asset=REFINED_OUTCOMES.name,
     description="What was spent is at most each cap that is set. Only a provider that bills more than was reserved, or"
     " a cap that was lowered, can make it fail.",
+)
+EMBEDDINGS = dg.AssetCheckSpec(
+    "no_failed_embeddings",
+    asset=TRAJECTORY_EMBEDDINGS.name,
+    description="The embedding model gave a usable embedding for every text. Those that may succeed are tried again.",
 )
 SCHEMA_NAME = "schema_is_as_declared"
 UNIQUE_NAME = "run_ids_are_unique"
@@ -90,6 +96,7 @@ CHECKS = {
         schema_spec(REFINED_OUTCOMES.name, blocking=False),
         unique_spec(REFINED_OUTCOMES.name),
     ),
+    TRAJECTORY_EMBEDDINGS.name: (EMBEDDINGS,),
 }
 """The checks that each materialization of an asset makes."""
 
@@ -201,6 +208,13 @@ def abandoned_verdicts(verdicts: "Sequence[AbandonedVerdict]") -> dg.AssetCheckR
         "Fix the cause that the error class names, then materialize `refined_outcomes` of the partition."
     )
     return _warning(ABANDONED_VERDICTS, len(verdicts), "verdict", "abandoned", {"runs": bullet_list(runs), **advice})
+
+
+def failed_embeddings(errors: Mapping[str, str]) -> dg.AssetCheckResult:
+    """Return whether no text was left without an embedding, from the error of each run."""
+    advice = what_to_do("Fix what the error class names; the sensor tries again those that may succeed then.")
+    listed = {"runs": bullet_list(list(errors), errors), **advice}
+    return _warning(EMBEDDINGS, len(errors), "text", "without embedding", listed)
 
 
 def repeat_results(instance: dg.DagsterInstance, assets: Iterable[dg.AssetKey]) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trajectory_pipeline.budget.caps import Cap, SpendTotals
     from trajectory_pipeline.pipeline.capture import TerminalRunsResult
     from trajectory_pipeline.pipeline.convert import TrajectoriesResult
+    from trajectory_pipeline.pipeline.embed import EmbeddingResult
     from trajectory_pipeline.pipeline.judge import JudgingResult
     from trajectory_pipeline.pipeline.judge_quality import QualityResult
     from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
@@ -163,6 +164,23 @@ def refined_outcomes_metadata(result: "JudgingResult") -> dict[str, Any]:
             unpriced_calls=result.unpriced_calls,
             cut_prompts=result.cut_prompts,
             errors=result.errors and count_table(result.errors, "error_class"),
+        ),
+    }
+
+
+def embeddings_metadata(result: "EmbeddingResult") -> dict[str, Any]:
+    """Return the metadata of a partition of ``trajectory_embeddings``."""
+    return {
+        "dagster/partition_row_count": result.embedded,
+        "texts": result.texts,
+        "embedded": result.embedded,
+        "model": result.model_id or "none",
+        **_present(
+            failed=result.failed,
+            not_sent=result.denied,
+            pending=result.pending,
+            no_embeddings_because=result.reason,
+            search_uses=result.model_id and not result.is_searched and "another model, until this one has caught up",
         ),
     }
 

@@ -13,12 +13,22 @@ import dagster as dg
 from trajectory_pipeline.databases import LETTA_DATABASE, TRAJECTORY_DATABASE, database_or_embedded
 from trajectory_pipeline.errors import JudgeError
 from trajectory_pipeline.schema.enums import Egress, FileAccess
-from trajectory_pipeline.settings import BudgetSettings, JudgeSettings, PrivacySettings, Settings
+from trajectory_pipeline.settings import (
+    BudgetSettings,
+    EmbeddingSettings,
+    JudgeSettings,
+    PrivacySettings,
+    Settings,
+)
 
 if TYPE_CHECKING:
     # Imports Arrow or an HTTP client: only for a run that needs it, not for every process that loads definitions.
+    from trajectory_pipeline.budget.caps import Budget
+    from trajectory_pipeline.judge.access_lists import JudgeAccessList
     from trajectory_pipeline.judge.config import JudgeConfig
+    from trajectory_pipeline.judge.redaction.redactor import Redactor
     from trajectory_pipeline.letta.snapshot import LettaSource
+    from trajectory_pipeline.pipeline.embed import Embedder
     from trajectory_pipeline.storage.storage import Storage
 
 Values = dict[str, Any | None]
@@ -85,6 +95,89 @@ class JudgeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
 
 
+class EmbeddingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The model that embeds search texts, and what is redacted from these."""
+
+    settings: Values
+    base_url: str | None
+    api_key: str | None
+    judge_base_url: str | None
+    judge_api_key: str | None
+    redaction_key: str | None
+
+    def embedder(self, budget: BudgetResource) -> "tuple[Embedder | None, str]":
+        """Return the model; or None, and why there is none. Raises what ``build_embedder`` raises."""
+        values = self._values()
+        return build_embedder(
+            EmbeddingSettings.model_validate(values),
+            JudgeSettings.model_validate(values),
+            PrivacySettings.model_validate(values),
+            BudgetSettings.model_validate(budget.settings),
+        )
+
+    def redactor(self, storage: "Storage") -> "Redactor":
+        """Return the redactor of the judge's prompts. Raises ``SinkError`` if its stored key cannot be read."""
+        return build_redactor(PrivacySettings.model_validate(self._values()), storage)
+
+    def _values(self) -> Values:
+        return {
+            **self.settings,
+            "TRAJECTORY_EMBEDDING_BASE_URL": self.base_url,
+            "TRAJECTORY_EMBEDDING_API_KEY": self.api_key,
+            "OPENAI_BASE_URL": self.judge_base_url,
+            "OPENAI_API_KEY": self.judge_api_key,
+            "TRAJECTORY_REDACTION_KEY": self.redaction_key,
+        }
+
+
+def build_redactor(privacy: PrivacySettings, storage: "Storage") -> "Redactor":
+    """Return what replaces secrets, as the judge's prompts have them.
+
+    Raises:
+        SinkError: the stored key cannot be read.
+    """
+    from trajectory_pipeline.judge.redaction.redactor import Redactor
+    from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
+
+    key = redaction_key(storage.postgres, privacy.configured_redaction_key)
+    return Redactor(privacy.redaction, key)
+
+
+def build_embedder(
+    embedding: EmbeddingSettings, judge: JudgeSettings, privacy: PrivacySettings, budget: BudgetSettings
+) -> "tuple[Embedder | None, str]":
+    """Return the embedding model that the settings name; or None, and why there is none.
+
+    Raises:
+        SettingsError: the price table cannot be read.
+    """
+    if reason := embedding.disabled_reason(judge):
+        return None, reason
+    if embedding.is_local:
+        from trajectory_pipeline.pipeline.local_embedder import LocalEmbedder
+
+        return LocalEmbedder(), ""
+    from trajectory_pipeline.judge.config import OPENAI_URL, JudgeConfig
+    from trajectory_pipeline.judge.endpoint import EMBEDDING_ENDPOINT
+    from trajectory_pipeline.pipeline.remote_embedder import RemoteEmbedder
+
+    # The judge's key goes to the judge's endpoint alone.
+    key = embedding.api_key or (judge.api_key if embedding.base_url in (None, judge.base_url) else None)
+    api = JudgeConfig(
+        model=str(embedding.model),
+        base_url=embedding.base_url or judge.base_url or OPENAI_URL,
+        api_key=key.get_secret_value() if key else "not-needed",
+        timeout_seconds=embedding.timeout_seconds,
+        max_response_tokens=0,
+        local_only=privacy.egress == Egress.OFF,
+        concurrency=embedding.concurrency,
+        access=_access_list(privacy),
+        budget=_budget(budget),
+        endpoint=EMBEDDING_ENDPOINT,
+    )
+    return RemoteEmbedder(api, embedding.dimensions, embedding.texts_per_call), ""
+
+
 def judge_config(judge: JudgeSettings, privacy: PrivacySettings, budget: BudgetSettings) -> "JudgeConfig":
     """Return the judge that the settings name.
 
@@ -92,9 +185,6 @@ def judge_config(judge: JudgeSettings, privacy: PrivacySettings, budget: BudgetS
         JudgeError: no judge is configured; the text says what to set.
         SettingsError: the price table or the policy file cannot be read.
     """
-    from trajectory_pipeline.budget.caps import Budget
-    from trajectory_pipeline.budget.prices import load_prices
-    from trajectory_pipeline.judge.access_lists import JudgeAccessList
     from trajectory_pipeline.judge.config import OPENAI_URL, JudgeConfig
     from trajectory_pipeline.judge.policy_file import load_policy_file, with_policy
 
@@ -118,20 +208,33 @@ def judge_config(judge: JudgeSettings, privacy: PrivacySettings, budget: BudgetS
         concurrency=judge.concurrency,
         redaction=privacy.redaction,
         redaction_key=privacy.configured_redaction_key,
-        access=JudgeAccessList(
-            privacy.allow_agents, privacy.deny_agents, privacy.allow_organizations, privacy.deny_organizations
-        ),
-        budget=Budget(
-            daily_usd=budget.daily_usd,
-            organization_usd=budget.organization_daily_usd,
-            materialization_usd=budget.materialization_usd,
-            daily_tokens=budget.daily_tokens,
-            materialization_tokens=budget.materialization_tokens,
-            prices=load_prices(budget.prices_file),
-            allow_unpriced=budget.allow_unpriced,
-        ),
+        access=_access_list(privacy),
+        budget=_budget(budget),
     )
     return base if judge.policy_file is None else with_policy(base, load_policy_file(judge.policy_file), os.environ)
+
+
+def _access_list(privacy: PrivacySettings) -> "JudgeAccessList":
+    from trajectory_pipeline.judge.access_lists import JudgeAccessList
+
+    return JudgeAccessList(
+        privacy.allow_agents, privacy.deny_agents, privacy.allow_organizations, privacy.deny_organizations
+    )
+
+
+def _budget(budget: BudgetSettings) -> "Budget":
+    from trajectory_pipeline.budget.caps import Budget
+    from trajectory_pipeline.budget.prices import load_prices
+
+    return Budget(
+        daily_usd=budget.daily_usd,
+        organization_usd=budget.organization_daily_usd,
+        materialization_usd=budget.materialization_usd,
+        daily_tokens=budget.daily_tokens,
+        materialization_tokens=budget.materialization_tokens,
+        prices=load_prices(budget.prices_file),
+        allow_unpriced=budget.allow_unpriced,
+    )
 
 
 def build_resources(settings: Settings) -> dict[str, "dg.ConfigurableResource[object]"]:
@@ -157,6 +260,17 @@ def build_resources(settings: Settings) -> dict[str, "dg.ConfigurableResource[ob
             },
             base_url=_env_var("OPENAI_BASE_URL", judge.base_url),
             api_key=_env_var("OPENAI_API_KEY", judge.api_key),
+            redaction_key=_env_var("TRAJECTORY_REDACTION_KEY", privacy.redaction_key),
+        ),
+        "embedding": EmbeddingResource(
+            settings={
+                **settings.embedding.model_dump(mode="json", by_alias=True, exclude={"base_url", "api_key"}),
+                **privacy.model_dump(mode="json", by_alias=True, exclude={"redaction_key"}),
+            },
+            base_url=_env_var("TRAJECTORY_EMBEDDING_BASE_URL", settings.embedding.base_url),
+            api_key=_env_var("TRAJECTORY_EMBEDDING_API_KEY", settings.embedding.api_key),
+            judge_base_url=_env_var("OPENAI_BASE_URL", judge.base_url),
+            judge_api_key=_env_var("OPENAI_API_KEY", judge.api_key),
             redaction_key=_env_var("TRAJECTORY_REDACTION_KEY", privacy.redaction_key),
         ),
         "budget": BudgetResource(settings=settings.budget.model_dump(mode="json", by_alias=True)),

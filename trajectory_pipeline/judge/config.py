@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from trajectory_pipeline.budget.caps import Budget, Cost
 from trajectory_pipeline.errors import JudgeError
 from trajectory_pipeline.judge.access_lists import UNRESTRICTED, JudgeAccessList
+from trajectory_pipeline.judge.endpoint import JUDGE_ENDPOINT, Endpoint
 from trajectory_pipeline.judge.policy import PROCESS_KEY, RefinementPolicy, VoterPolicy, VotingRule
 from trajectory_pipeline.judge.prompt import JudgePrompt, built_in_prompt
 from trajectory_pipeline.schema.enums import RedactionMode, ResponseFormatChoice
@@ -32,6 +33,7 @@ class JudgeConfig:
         local_only: whether only a server on this machine may be called.
         concurrency: calls in flight at once.
         redaction_key: of placeholders; None for the one in the database.
+        endpoint: how errors name it.
         statements_from: the text judge on whose requirements a decision endpoint decides; None for a text judge.
         voters: the judges that vote, where the policy has several votes; the other fields are then those of the first.
         rule: how their votes are combined.
@@ -59,6 +61,7 @@ class JudgeConfig:
     redaction_key: bytes | None = field(default=None, repr=False)
     access: JudgeAccessList = UNRESTRICTED
     budget: Budget = field(default_factory=Budget)
+    endpoint: Endpoint = JUDGE_ENDPOINT
     statements_from: "Voter | None" = None
     voters: tuple["Voter", ...] = ()
     rule: VotingRule = field(default_factory=VotingRule)

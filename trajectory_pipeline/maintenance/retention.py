@@ -13,6 +13,7 @@ from typing import Literal
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, parse_partition_key, partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
@@ -114,12 +115,16 @@ def prune_partition(target: RetentionTarget, hour: datetime, storage: Storage) -
     with storage.postgres.partition(target, key) as partition:
         for table in tables[1:]:
             partition.lock(table.name, key)
+        if target == "trajectories":
+            partition.lock(TRAJECTORY_EMBEDDINGS.name, key)
         invalidated = storage.postgres.invalidations([key]) if target == "terminal_runs" else {}
         if invalidated:
             return PrunedPartition(0, FileTotals(), skip_reason=invalidated[key])
         rows = remove_rows(partition) if target == "trajectories" else storage.parquet.rows(TERMINAL_RUNS, hour) or 0
         for table in tables:
             record_pruned(partition, table.name, known_only=table is REFINED_OUTCOMES)
+        if target == "trajectories":
+            record_pruned(partition, TRAJECTORY_EMBEDDINGS.name, known_only=True)
     files = FileTotals()
     with storage.postgres.partition(target, key) as partition:
         for table in tables[1:]:

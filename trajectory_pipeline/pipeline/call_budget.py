@@ -49,17 +49,23 @@ class CallBudget:
     """What all calls of one worker share: the spend ledger, and how many calls are in flight.
 
     The connection is for the ledger alone, so that a call that may begin waits for nothing else. Verdicts are claimed
-    under the worker's name.
+    under the worker's name. ``least`` is the maximum cost of the smallest call; None for that of a judge.
     """
 
     def __init__(
-        self, connection: RetryingConnection, judge: JudgeConfig, materialization_id: str, worker: str
+        self,
+        connection: RetryingConnection,
+        judge: JudgeConfig,
+        materialization_id: str,
+        worker: str,
+        least: Cost | None = None,
     ) -> None:
         self.judge = judge
         self.stopped = False
         self.policy_id = judge.policy.policy_id
         self.materialization_id = materialization_id
         self.worker = worker
+        self._least = least or judge.least_call_cost
         self._connection = connection
         self._book = MicroBatcher[CallReservation | Row, ReservationResult](asyncio.Lock(), self._settle_and_reserve)
         self._settled = asyncio.Condition()
@@ -106,7 +112,7 @@ class CallBudget:
                 self._settled.notify_all()
 
     def _remember(self, shortfall: BudgetShortfall, organization_id: str | None) -> None:
-        least = self.judge.least_call_cost
+        least = self._least
         # Calls in flight may still cost less than was reserved for them.
         if not self._in_flight and shortfall.remaining < shortfall.cap.amount_of(least):
             scope = (organization_id or "") if shortfall.cap.scope == "organization" else None
@@ -154,7 +160,7 @@ class VerdictCalls:
         claim = VerdictLock(
             candidate.run_id, candidate.verdict_key, shared.worker, seconds, self.former, collects=bool(self.batch_id)
         )
-        await shared.reserve(CallReservation(row, reserved, self._headroom(reserved, request), claim))
+        await shared.reserve(CallReservation(row, reserved, self._headroom(reserved, request), [claim]))
         self.by_id[call.attempt_id] = begun
 
     async def resume(self, call: CallRecord) -> None:

@@ -15,6 +15,7 @@ from trajectory_pipeline.storage.postgres.connection import translating_database
 from trajectory_pipeline.storage.postgres.erasure import (
     RETAINED_VERDICT_COLUMNS,
     erasable_columns,
+    erase_messages_of_embedding_calls,
     erase_verdicts_that_showed,
     erased_runs,
     record_rewritten,
@@ -23,6 +24,7 @@ from trajectory_pipeline.storage.postgres.erasure import (
 from trajectory_pipeline.storage.postgres.failure_modes import forget_failure_titles
 from trajectory_pipeline.storage.postgres.labels import erase_label_texts
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline.storage.postgres.search_texts import remove_erased_texts
 
 _TEXT_COLUMNS = frozenset(erasable_columns(VERDICTS, RETAINED_VERDICT_COLUMNS)) & frozenset(
     REFINED_OUTCOMES.names(Sink.PARQUET)
@@ -34,7 +36,7 @@ Keys = set[tuple[str, str]]
 def erase_verdicts(partition: PartitionTransaction, store: ParquetStore) -> int:
     """Erase the texts of all verdicts that showed a run of this partition before it was erased, and of its labels.
 
-    Failure modes lose the titles that came from these.
+    Failure modes lose the titles that came from these, and search texts with their embeddings are removed.
 
     Postgres changes in the partition's transaction. Parquet is rewritten before the commit: after a crash in between,
     the partition is as before, and materializing it again erases the texts again.
@@ -63,6 +65,8 @@ def erase_verdicts(partition: PartitionTransaction, store: ParquetStore) -> int:
     with translating_database_errors(partition.url, f"Erasing verdicts on runs of {partition.partition_key}"):
         erase_verdicts_that_showed(partition.connection, run_ids)
         forget_failure_titles(partition.connection)
+        remove_erased_texts(partition.connection, run_ids)
+        erase_messages_of_embedding_calls(partition.connection)
     for key in sorted(by_partition):
         written = _rewrite(parse_partition_key(key), by_partition[key], store)
         if written is not None:

@@ -30,6 +30,7 @@ from trajectory_pipeline.storage.postgres.connection import translating_database
 from trajectory_pipeline.storage.postgres.erasure import erase_verdicts_of
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
+from trajectory_pipeline.storage.postgres.search_texts import remove_texts_of_erased_verdicts
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import (
     JudgingCandidate,
@@ -200,6 +201,7 @@ class JudgingRun:
             translating_database_errors(partition.url, f"Erasing verdicts of {key}"),
         ):
             erase_verdicts_of(partition.connection, key)
+            remove_texts_of_erased_verdicts(partition.connection, key)
         with open_verdicts(self.storage.postgres) as verdicts:
             result.caps = self._caps(verdicts, {candidate.organization_id for candidate in self._candidates[key]})
         states: list[str] = []

@@ -65,8 +65,16 @@ def resources_of(settings: Settings) -> dict[str, object]:
         "api_key": api_key and api_key.get_secret_value(),
         "redaction_key": redaction_key and redaction_key.get_secret_value(),
     }
+    embedding_key = settings.embedding.api_key
+    of_embeddings = {
+        "base_url": settings.embedding.base_url,
+        "api_key": embedding_key and embedding_key.get_secret_value(),
+        "judge_base_url": secrets["base_url"],
+        "judge_api_key": secrets["api_key"],
+    }
+    given = {key: {**secrets, **of_embeddings} if key == "embedding" else secrets for key in build_resources(settings)}
     return {
-        key: type(resource)(**{name: secrets.get(name, value) for name, value in resource})
+        key: type(resource)(**{name: given[key].get(name, value) for name, value in resource})
         for key, resource in build_resources(settings).items()
     }
 

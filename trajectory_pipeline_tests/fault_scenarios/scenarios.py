@@ -48,6 +48,8 @@ def scenario(fault: str | None, every: int = ALWAYS) -> Scenario:
 
 def all_scenarios() -> Iterator[Scenario]:
     yield scenario(None)
-    for fault in (name for name, fault in FAULTS.items() if fault.stage is not FaultStage.DECISION):
+    for fault in (
+        name for name, fault in FAULTS.items() if fault.stage not in (FaultStage.DECISION, FaultStage.EMBEDDING)
+    ):
         yield scenario(fault)
         yield scenario(fault, SOMETIMES)

@@ -30,6 +30,7 @@ from trajectory_pipeline.storage.postgres.erasure import (
 )
 from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline_tests.letta_sample import sample_partitions
+from trajectory_pipeline_tests.pipeline.embedding import embed
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 from trajectory_pipeline_tests.pipeline.test_source_changes import delete_run, some_run
 from trajectory_pipeline_tests.pipeline.test_source_changes import row_of as row_of_hour
@@ -109,6 +110,14 @@ def in_the_sinks(pipeline: Pipeline, run_id: str, *hours: datetime) -> None:
         pipeline.refine(hour)
 
 
+def of_runs(pipeline: Pipeline, *run_ids: str) -> int:
+    """How many texts and embeddings there are of runs."""
+    return sum(
+        len(pipeline.ask(f"SELECT 1 AS x FROM trajectory.{table} WHERE run_id = ANY(%s)", list(run_ids)))
+        for table in ("search_texts", "trajectory_embeddings")
+    )
+
+
 def test_erase_deleted_run_removes_its_texts_everywhere(judged: Pipeline) -> None:
     asking, answering = chain(judged)
     hours = sorted({judged.hour_of_run(asking), judged.hour_of_run(answering)})
@@ -123,6 +132,8 @@ def test_erase_deleted_run_removes_its_texts_everywhere(judged: Pipeline) -> Non
     let_the_judge_say_it(judged, *showed)
     for hour in hours:
         judged.refine(hour)  # reused, and written to Parquet as they are now
+    embed(judged, *hours)
+    assert of_runs(judged, asking, answering) == 4
     counts = judged.ask(
         "SELECT run_id, step_count, message_count, total_tokens, start_time, end_time, execution_status,"
         " heuristic_outcome, signals ->> 'tool_calls' AS calls, signals ->> 'distinct_tools' AS tools,"
@@ -131,12 +142,23 @@ def test_erase_deleted_run_removes_its_texts_everywhere(judged: Pipeline) -> Non
     before = row_of(judged, asking, judged.hour_of_run(asking))
     hour = judged.hour_of_run(asking)
     label(judged, asking, note=f"it says {CANARY}")
-    assert places_of_the_word(judged) >= {"trajectories", "terminal_runs", "refined_outcomes", "verdicts", "labels"}
+    assert places_of_the_word(judged) >= {
+        "trajectories",
+        "terminal_runs",
+        "refined_outcomes",
+        "verdicts",
+        "labels",
+        "search_texts",
+    }
     delete_run(judged, asking)
     erasing = replace(judged, deleted="erase")
     assert erasing.read(hour).counts.erased_runs == 1
     (result,) = erasing.capture(hour)
     assert result.erased_verdicts == len(showed)
+    assert of_runs(judged, asking, answering) == 0
+    assert places_of_the_word(judged) == set()
+    embed(judged, *hours)
+    assert of_runs(judged, asking) == 0
     assert places_of_the_word(judged) == set()
     after = row_of(judged, asking, hour)
     assert (after["erased"], after["deleted_at"] is not None, after["agent_name"]) == (True, True, None)
@@ -234,9 +256,12 @@ def test_erase_verdict_on_remaining_content_keeps_its_texts(judged: Pipeline) ->
     judged.refine(HOUR)
     before = judged.ask("SELECT * FROM trajectory.verdicts WHERE run_id = %s", run_id)
     assert before[0]["summary"]
+    embed(judged, HOUR)
+    stored = of_runs(judged, run_id)
     (result,) = erasing.capture(HOUR)
     assert (result.erased_verdicts, judged.refine(HOUR).calls) == (0, 0)
     assert judged.ask("SELECT * FROM trajectory.verdicts WHERE run_id = %s", run_id) == before
+    assert of_runs(judged, run_id) == stored == 2
 
 
 def test_erase_verdict_stored_afterwards_loses_its_texts(judged: Pipeline) -> None:
@@ -249,6 +274,10 @@ def test_erase_verdict_stored_afterwards_loses_its_texts(judged: Pipeline) -> No
     replace(judged, deleted="erase").capture(HOUR)
     judged.do(
         f"UPDATE trajectory.verdicts SET summary = '{CANARY}', erased = false WHERE run_id = '{run_id}'",
+        # As made from it in the meantime.
+        "INSERT INTO trajectory.search_texts (run_id, partition_key, text, rendering_version, text_digest,"
+        " content_digest, verdict_key, rendered_at) SELECT run_id, partition_key, summary, '1', 'x', content_digest,"
+        f" verdict_key, now() FROM trajectory.verdicts WHERE run_id = '{run_id}'",
     )
     judged.refine(HOUR)
     assert places_of_the_word(judged) == set()

@@ -44,7 +44,7 @@ def reservation(usd: str | None = "0.01", tokens: int = 100, **values: Any) -> C
         "materialization_id": "run",
         **values,
     }
-    return CallReservation(row, reserved, reserved, VerdictLock(row["run_id"], key, worker, seconds, former))
+    return CallReservation(row, reserved, reserved, [VerdictLock(row["run_id"], key, worker, seconds, former)])
 
 
 def begin_calls(

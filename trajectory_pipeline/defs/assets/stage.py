@@ -29,20 +29,22 @@ def stage_asset(
     versions: Mapping[str, object],
     postgres_table: str | None = None,
     description: str | None = None,
+    in_parquet: bool = True,
     **options: Any,
 ) -> StageDecorator:
     """Return the decorator of an asset that materializes a table, partition by partition.
 
     ``stage`` is the value of a tag, ``fresh`` whether each hour is expected to be materialized, ``versions`` make the
     code version, ``postgres_table`` is in the schema ``trajectory``, ``description`` replaces the table's, and
-    ``options`` are further arguments of ``dagster.asset``.
+    ``in_parquet`` is whether its rows are in files too, and ``options`` are further arguments of ``dagster.asset``.
     """
     metadata: dict[str, Any] = {
         "dagster/column_schema": _column_schema(table),
         "dagster/column_lineage": column_lineage(table, [source.name for source in SOURCES]),
-        # The folder of all partitions; each materialization names its own file.
-        "dagster/uri": f"{without_credentials(settings.storage.parquet_location).rstrip('/')}/{table.name}",
     }
+    if in_parquet:
+        # The folder of all partitions; each materialization names its own file.
+        metadata["dagster/uri"] = f"{without_credentials(settings.storage.parquet_location).rstrip('/')}/{table.name}"
     if postgres_table:
         metadata["dagster/table_name"] = f"{SCHEMA_NAME}.{postgres_table}"
     with warnings.catch_warnings():

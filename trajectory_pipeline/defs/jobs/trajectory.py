@@ -1,4 +1,4 @@
-"""The job that materializes all three stages, and its schedule: each closed hour, a few minutes after it closed.
+"""The job that materializes all stages, and its schedule: each closed hour, a few minutes after it closed.
 
 Dagster's own builder of partitioned schedules would request the open hour, which is the capture sensor's.
 """
@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
-from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.asset_keys import CAPTURE, EMBEDDING, REFINEMENT
 from trajectory_pipeline.defs.jobs.daily import ScheduledJob, default_status
 from trajectory_pipeline.defs.resources import LettaResource, StorageResource
 from trajectory_pipeline.defs.sensors.capture import capture_sensor_is_on, find_stale_in_tick
@@ -38,8 +38,8 @@ def build_trajectory_job(settings: Settings) -> ScheduledJob:
     warnings.filterwarnings("ignore", f"Asset job {TRAJECTORY_JOB} materializes assets with varying BackfillPolicies")
     job = dg.define_asset_job(
         TRAJECTORY_JOB,
-        selection=[*CAPTURE, *REFINEMENT],
-        description="Captures, converts and judges one partition, or a range.",
+        selection=[*CAPTURE, *REFINEMENT, *EMBEDDING],
+        description="Captures, converts, judges and embeds one partition, or a range.",
     )
     lag, start, judge_disabled = capture.closing_lag_minutes, capture.start, settings.judge.disabled_reason
 

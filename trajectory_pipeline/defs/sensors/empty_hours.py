@@ -12,7 +12,7 @@ from uuid import uuid4
 import dagster as dg
 
 from trajectory_pipeline.defs.asset_checks import repeat_results
-from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.asset_keys import CAPTURE, EMBEDDING, REFINEMENT
 from trajectory_pipeline.defs.resources import LettaResource, StorageResource
 from trajectory_pipeline.defs.sensors.capture import QUERY_TIMEOUT_SECONDS
 from trajectory_pipeline.defs.sensors.run_requests import Clock, default_status, utc_now
@@ -68,7 +68,7 @@ def unknown_hours(instance: dg.DagsterInstance, settings: Settings, now: datetim
     """Return the closed hours, in order, with the assets of which Dagster has no materialization in them."""
     closed = floor_to_hour(now - timedelta(minutes=settings.capture.closing_lag_minutes))
     # Without a judge, refined_outcomes is not made at all.
-    assets = [*CAPTURE, *([] if settings.judge.disabled_reason else REFINEMENT)]
+    assets = [*CAPTURE, *([] if settings.judge.disabled_reason else REFINEMENT), *EMBEDDING]
     known = {asset: instance.get_materialized_partitions(asset) for asset in assets}
     unknown = {
         hour: [asset for asset in assets if partition_key(hour) not in known[asset]]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from trajectory_pipeline.defs.asset_checks import repeat_results
-from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.asset_keys import CAPTURE, EMBEDDING, REFINEMENT
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.defs.sensors.run_requests import IN_PROGRESS, Clock, default_status, utc_now
 from trajectory_pipeline.errors import PipelineError
@@ -86,7 +86,7 @@ def report_unknown(instance: dg.DagsterInstance, entries: Sequence["StoredEntry"
     # Read before the events: a run that ends in between has reported what it wrote.
     in_progress = {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS))}
     unknown: list[StoredEntry] = []
-    for asset in [*CAPTURE, *REFINEMENT]:
+    for asset in [*CAPTURE, *REFINEMENT, *EMBEDDING]:
         of_asset = {entry.partition_key: entry for entry in entries if entry.asset == asset.path[-1]}
         known = _last_writers(instance, asset, set(of_asset))
         for key, entry in sorted(of_asset.items()):

@@ -1,4 +1,4 @@
-"""A simulated judge: a local server that speaks the OpenAI chat API and answers by simple visible rules.
+"""A simulated judge: a local server that speaks the OpenAI API and answers by simple visible rules.
 
 It makes demonstrations, load tests and tests of failures possible without a provider, a key or money. Every response
 carries the header ``x-simulated``, every text says "simulated", the prices are made up (``PRICE_TABLE``), and it serves
@@ -16,6 +16,7 @@ from trajectory_pipeline.demo.simulated_judge.faults import (
     fault_table_text,
 )
 from trajectory_pipeline.demo.simulated_judge.prices import (
+    EMBEDDING_MODEL,
     JUDGE_MODEL,
     OBEDIENT_MODEL,
     PRICE_TABLE,
@@ -26,6 +27,7 @@ from trajectory_pipeline.demo.simulated_judge.prices import (
 from trajectory_pipeline.demo.simulated_judge.process import SimulatedJudge
 
 __all__ = [
+    "EMBEDDING_MODEL",
     "FAULTS",
     "JUDGE_MODEL",
     "OBEDIENT_MODEL",

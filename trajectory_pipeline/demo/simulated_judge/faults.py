@@ -34,6 +34,8 @@ class FaultStage(StrEnum):
     """The content is correct, the object around it is not; tokens are spent and charged."""
     DECISION = "decision"
     """An answer of the decision endpoint is faulty; tokens are spent and charged."""
+    EMBEDDING = "embedding"
+    """An answer of the embeddings endpoint is faulty; tokens are spent and charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,10 @@ def _answer(name: str, effect: str, **params: Param) -> Fault:
 
 def _decision(name: str, effect: str) -> Fault:
     return Fault(name, FaultStage.DECISION, effect)
+
+
+def _embedding(name: str, effect: str) -> Fault:
+    return Fault(name, FaultStage.EMBEDDING, effect)
 
 
 def _envelope(name: str, effect: str, **params: Param) -> Fault:
@@ -257,6 +263,11 @@ _TABLE = (
     _decision("decision_nan", "a probability is NaN"),
     _decision("decision_out_of_range", "a probability is above 1"),
     _decision("decision_wrong_name", "an answer has a name that was not asked for"),
+    _embedding("embedding_missing", "there is one embedding too few"),
+    _embedding("embedding_wrong_size", "the embeddings have other dimensions than the model's"),
+    _embedding("embedding_nan", "a number of the first embedding is NaN"),
+    _embedding("embedding_zero", "all numbers of the first embedding are 0"),
+    _embedding("embedding_text", "the first embedding is text and no list"),
 )
 
 FAULTS: Mapping[str, Fault] = MappingProxyType({fault.name: fault for fault in _TABLE})

@@ -14,6 +14,7 @@ PRICE_TABLE = Path(__file__).with_name("prices.json")
 JUDGE_MODEL = "simulated-judge"
 OBEDIENT_MODEL = "simulated-judge-obedient"
 SCRIPTED_MODEL = "scripted-judge"
+EMBEDDING_MODEL = "simulated-embedding"
 
 _MILLION = Decimal(1_000_000)
 

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from trajectory_pipeline.demo.simulated_judge.batches import BatchServer
 from trajectory_pipeline.demo.simulated_judge.corruptions import write_json
 from trajectory_pipeline.demo.simulated_judge.decisions import decide, read_decision_request
+from trajectory_pipeline.demo.simulated_judge.embeddings import embed, read_embedding_request
 from trajectory_pipeline.demo.simulated_judge.faults import (
     ChosenFault,
     FaultPlan,
@@ -76,6 +77,7 @@ class JudgeServer:
         return Starlette(
             routes=[
                 Route("/v1/chat/completions", self._logged(self._chat), methods=["POST"]),
+                Route("/v1/embeddings", self._logged(self._embeddings), methods=["POST"]),
                 Route("/v1/decisions", self._logged(self._decisions), methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
                 Route("/v1/models/{model}", self._model, methods=["GET"]),
@@ -193,6 +195,18 @@ class JudgeServer:
         usage = answer["usage"]
         call.charge(usage["input_tokens"], 0, usage["output_tokens"])
         self._tokens += usage["total_tokens"]
+        return await self._deliver(request, call, chosen, write_json(answer).encode(), "application/json")
+
+    async def _embeddings(self, request: Request, call: OpenCall) -> Response:
+        asked = read_embedding_request(await request.body())
+        call.record.model = asked.model
+        chosen = self._choose(request, call, "\n".join(asked.texts), asked.fault, _applies_to_embeddings)
+        early = await self._before_answer(request, call, chosen, asked.model)
+        if early is not None:
+            return early
+        answer = embed(asked, chosen)
+        call.charge(asked.tokens, 0, 0)
+        self._tokens += asked.tokens
         return await self._deliver(request, call, chosen, write_json(answer).encode(), "application/json")
 
     def _play(self, call: OpenCall, chosen: ChosenFault, asked: ChatRequest, reply: Reply) -> Response:
@@ -346,14 +360,26 @@ _NEEDED_PARAMETER = {
 }
 
 
+_OF_ENDPOINT = (FaultStage.ANSWER, FaultStage.ENVELOPE, FaultStage.DECISION, FaultStage.EMBEDDING)
+"""Stages of faults that only one endpoint has."""
+
+
 def _applies_to_decisions(chosen: ChosenFault) -> bool:
-    is_of_chat = chosen.fault.stage in (FaultStage.ANSWER, FaultStage.ENVELOPE) or chosen.name == "provider"
-    return not is_of_chat and chosen.name not in _NEEDED_PARAMETER
+    return _applies_without_chat(chosen, FaultStage.DECISION)
+
+
+def _applies_to_embeddings(chosen: ChosenFault) -> bool:
+    return _applies_without_chat(chosen, FaultStage.EMBEDDING)
+
+
+def _applies_without_chat(chosen: ChosenFault, own: FaultStage) -> bool:
+    of_others = chosen.fault.stage in _OF_ENDPOINT and chosen.fault.stage is not own
+    return not of_others and chosen.name != "provider" and chosen.name not in _NEEDED_PARAMETER
 
 
 def _applies(chosen: ChosenFault, asked: ChatRequest) -> bool:
     """Return whether a fault can strike a call at all: some depend on what the request asks for."""
-    if chosen.fault.stage is FaultStage.DECISION:
+    if chosen.fault.stage in (FaultStage.DECISION, FaultStage.EMBEDDING):
         return False
     if chosen.name == "unsupported_response_format":
         return asked.response_format in [kind.strip() for kind in chosen.text("types").split(",")]

@@ -37,7 +37,7 @@ class CallRecord:
     ``result`` is ``error`` where the provider refused it or was never reached. ``estimated_prompt_tokens`` and
     ``max_response_tokens`` are its most tokens, by a conservative estimate: they are reserved for it. ``billed_usd`` is
     what the provider says that it cost, and ``share_read`` the share of the prompt that it can have read at most. With
-    a ``batch_id`` it is a line of a batch.
+    a ``batch_id`` it is a line of a batch, with ``texts`` a call for embeddings of so many.
     """
 
     model: str
@@ -64,6 +64,7 @@ class CallRecord:
     simulated: bool = False
     share_read: float = 1.0
     batch_id: str | None = None
+    texts: int | None = None
 
     def as_row(self) -> dict[str, Any]:
         """Return the columns of the table."""

@@ -15,7 +15,6 @@ _SAME_REFUSALS = 5
 """Questions in a row that end with the same refusal; every other would."""
 _PATIENCE = 4
 """So many times more failures are awaited where they may be due to what was asked, and not to the provider."""
-_DOWN = "The judge's provider is down"
 
 
 @dataclass
@@ -33,8 +32,9 @@ class CircuitBreaker:
     open. A later session starts half open: one trial call must succeed before others are made.
     """
 
-    def __init__(self, opens_after: int, *, half_open: bool = False) -> None:
+    def __init__(self, opens_after: int, *, half_open: bool = False, owner: str = "judge") -> None:
         self._opens_after = opens_after
+        self._owner = owner
         self._consecutive_failures = 0
         self._reason: str | None = None
         self._trial_lock = asyncio.Lock() if half_open else None
@@ -49,9 +49,11 @@ class CircuitBreaker:
         """Whether no further call may be made."""
         return self._reason is not None
 
-    def open(self, reason: str, state: str = _DOWN) -> None:
+    def open(self, reason: str, state: str = "The {owner}'s provider is down") -> None:
         """Let no further call through, for a reason such as ``the last 8 calls failed``; the first one stays."""
-        self._reason = self._reason or f"{state}, and nothing more is asked of it now ({reason})"
+        self._reason = (
+            self._reason or f"{state.format(owner=self._owner)}, and nothing more is asked of it now ({reason})"
+        )
 
     def count_question(self, last: CallRecord) -> None:
         """Count how a question ended, by its last call."""
@@ -64,13 +66,13 @@ class CircuitBreaker:
             self._unusable += 1
             if self._unusable >= patient:
                 reason = f"{self._unusable} questions in a row have no usable answer, the last by {failure}"
-                self.open(reason, "The judge gives no usable answer")
+                self.open(reason, "The {owner} gives no usable answer")
         elif last.error_class is ErrorClass.RATE_LIMITED:
             # Each of them waited and asked again until its attempts were used up: the limit does not pass.
             self._rate_limited += 1
             if self._rate_limited >= patient:
                 reason = f"{self._rate_limited} questions in a row met its rate limit at each attempt: {failure}"
-                self.open(reason, "The judge's provider lets no call through")
+                self.open(reason, "The {owner}'s provider lets no call through")
         elif last.error_class in PER_PROMPT or (
             last.result is AttemptResult.ERROR and last.error_class not in PROVIDER_DOWN
         ):
@@ -81,7 +83,7 @@ class CircuitBreaker:
             few = min(_SAME_REFUSALS, self._opens_after)
             if self._same_refusals >= few * (_PATIENCE if last.error_class in PER_PROMPT else 1):
                 reason = f"{self._same_refusals} questions in a row were refused with the same words: {failure}"
-                self.open(reason, "The judge's provider refuses every call")
+                self.open(reason, "The {owner}'s provider refuses every call")
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[CallOutcome]:

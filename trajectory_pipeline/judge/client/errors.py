@@ -14,6 +14,8 @@ from trajectory_pipeline.judge.client.response_format import rejects_request_opt
 from trajectory_pipeline.schema.enums import AttemptResult, ErrorClass
 from trajectory_pipeline.urls import without_credentials
 
+EMBEDDINGS = "embeddings"
+"""``response_format`` of a call for embeddings."""
 PROVIDER_DOWN = frozenset(
     {ErrorClass.SERVER_ERROR, ErrorClass.TIMEOUT, ErrorClass.CONNECTION, ErrorClass.NOT_A_COMPLETION}
 )
@@ -33,6 +35,8 @@ PER_PROMPT = frozenset({ErrorClass.CONTEXT_TOO_LONG, ErrorClass.CONTENT_FILTER})
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 """Errors in which nothing reached the provider: there is nothing to pay for."""
 
+_CHAT_API = "chat", "/chat/completions", "OPENAI_BASE_URL"
+_API = {EMBEDDINGS: ("embeddings", "/embeddings", "TRAJECTORY_EMBEDDING_BASE_URL")}
 _BY_STATUS = {
     401: ErrorClass.AUTHENTICATION,
     402: ErrorClass.QUOTA_EXCEEDED,
@@ -126,16 +130,17 @@ def embedded_status(error: ErrorText) -> int:
     return named or (502 if classify_error(400, error.words) is ErrorClass.BAD_REQUEST else 400)
 
 
-def endpoint_hint(error_class: ErrorClass, words: str, base_url: str, location: str | None) -> str:
-    """Return what to change where the URL is wrong: a redirect, or a path without a chat API."""
-    called = f"{without_credentials(base_url).rstrip('/')}/chat/completions"
+def endpoint_hint(error_class: ErrorClass, words: str, call: CallRecord, location: str | None) -> str:
+    """Return what to change where the URL is wrong: a redirect, or a path without such an API."""
+    api, path, setting = _API.get(call.response_format, _CHAT_API)
+    called = f"{without_credentials(call.base_url).rstrip('/')}{path}"
     if location is not None:
         target = without_credentials(urljoin(called, location))
-        return f". {called} redirects to {target}: set OPENAI_BASE_URL to that address, without /chat/completions"
+        return f". {called} redirects to {target}: set {setting} to that address, without {path}"
     if error_class is not ErrorClass.MODEL_NOT_FOUND or "model" in words.lower():
         return ""
-    advice = "OPENAI_BASE_URL is the part before /chat/completions, and mostly ends in /v1"
-    return f". There is no chat API at {called}: {advice}"
+    advice = f"{setting} is the part before {path}, and mostly ends in /v1"
+    return f". There is no {api} API at {called}: {advice}"
 
 
 def no_answer_error(sent: CallRecord, error: BaseException, timeout_seconds: float) -> CallRecord:
@@ -148,7 +153,8 @@ def no_answer_error(sent: CallRecord, error: BaseException, timeout_seconds: flo
     if any(isinstance(cause, _NEVER_SENT) for cause in causes):
         return sent.failed(AttemptResult.ERROR, ErrorClass.CONNECTION, f"the provider could not be reached: {text}")
     if any(isinstance(cause, TimeoutError) for cause in causes):
-        limit = f"no answer within {timeout_seconds:g} s (TRAJECTORY_JUDGE_TIMEOUT)"
+        setting = "EMBEDDING" if sent.response_format == EMBEDDINGS else "JUDGE"
+        limit = f"no answer within {timeout_seconds:g} s (TRAJECTORY_{setting}_TIMEOUT)"
         return sent.failed(AttemptResult.LOST, ErrorClass.TIMEOUT, limit)
     lost = f"the connection was lost before the answer was whole: {text}"
     return sent.failed(AttemptResult.LOST, ErrorClass.CONNECTION, lost)

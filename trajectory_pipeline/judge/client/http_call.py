@@ -115,7 +115,7 @@ def _refused(call: CallRecord, response: httpx2.Response, error: ErrorText, stat
     """Return a call that the provider answered with an error, as an HTTP status or inside an answer."""
     wait = requested_wait(response.headers, error.words, error.fields)
     error_class = classify_error(status, error.words, wait)
-    hint = endpoint_hint(error_class, error.words, call.base_url, response.headers.get("location"))
+    hint = endpoint_hint(error_class, error.words, call, response.headers.get("location"))
     message = f"HTTP {status}: {error.words or 'without a word'}{hint}"
     result = error_result(status, error_class, seconds)
     if call.usage is not None and result in (AttemptResult.ERROR, AttemptResult.LOST):

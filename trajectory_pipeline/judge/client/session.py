@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
@@ -44,7 +44,8 @@ from trajectory_pipeline.judge.client.decisions import (
     send_decision,
     status_questions,
 )
-from trajectory_pipeline.judge.client.errors import FORM_STATUSES, TRANSIENT
+from trajectory_pipeline.judge.client.embeddings import EmbeddingsResult, read_embeddings, send_embeddings
+from trajectory_pipeline.judge.client.errors import EMBEDDINGS, FORM_STATUSES, TRANSIENT
 from trajectory_pipeline.judge.client.http_call import HttpReply, send_call
 from trajectory_pipeline.judge.client.parse import InvalidResponse, parse_response
 from trajectory_pipeline.judge.client.repair import repair_messages
@@ -61,6 +62,7 @@ from trajectory_pipeline.schema.enums import (
 )
 from trajectory_pipeline.urls import without_credentials
 
+_Found = TypeVar("_Found")
 _MIN_KEY_CHARACTERS = 8
 _PROVIDER_TEXTS = ("response_model", "request_id", "finish_reason", "error_message")
 _TOKENS_PER_MESSAGE = 10
@@ -69,16 +71,22 @@ _TOKENS_PER_MESSAGE = 10
 
 @asynccontextmanager
 async def open_session(
-    config: JudgeConfig, *, request_slot: RequestSlot | None = None, half_open: bool = False
+    config: JudgeConfig,
+    *,
+    request_slot: RequestSlot | None = None,
+    half_open: bool = False,
+    max_bytes: int | None = None,
 ) -> AsyncIterator["JudgeSession"]:
     """Open a client for any number of calls; ``half_open`` where one must succeed before others are made.
+
+    A response with more than ``max_bytes`` is no answer; None for as many as a chat completion may have.
 
     Raises:
         JudgeError: only a server on this machine may be called, and this one is not on it.
     """
-    client_class = partial(BoundedHttpClient, max_response_bytes(config.max_response_tokens))
+    client_class = partial(BoundedHttpClient, max_bytes or max_response_bytes(config.max_response_tokens))
     async with open_client(config, client_class, timeout=config.timeout_seconds) as client:
-        breaker = CircuitBreaker(config.breaker_after, half_open=half_open)
+        breaker = CircuitBreaker(config.breaker_after, half_open=half_open, owner=config.endpoint.owner)
         yield JudgeSession(config, client, RequestPacer(request_slot), breaker)
 
 
@@ -95,8 +103,8 @@ async def open_client(
     base_url = url._replace(query="").geturl()
     if config.local_only:
         # Both: the one that is set, and the one that the client gets.
-        require_local(config.base_url)
-        require_local(base_url)
+        require_local(config.base_url, config.endpoint)
+        require_local(base_url, config.endpoint)
     async with AsyncOpenAI(
         api_key=config.api_key,
         base_url=base_url,
@@ -272,40 +280,91 @@ class JudgeSession:
         questions = status_questions(statements)
         for first in range(0, len(questions), MAX_QUESTIONS):
             asked = questions[first : first + MAX_QUESTIONS]
-            failures, purpose = 0, AttemptPurpose.FIRST
-            while True:
-                try:
-                    reply = await self._decide_once(messages, asked, purpose, on_begin)
-                except ProviderDownError:
-                    if not calls:
-                        raise
-                    return DecisionResult(tuple(calls), None)
-                call, probabilities = reply.call, None
-                if call.error_class is None and reply.text is not None:
-                    read = read_probabilities(reply.text, asked)
-                    if isinstance(read, InvalidResponse):
-                        call = call.failed(AttemptResult.UNUSABLE, read.error_class, read.message)
-                    else:
-                        probabilities = read
-                await on_end(call)
-                calls.append(call)
-                failures += call.error_class in TRANSIENT
-                if probabilities is not None:
-                    found += probabilities
-                    break
-                if call.error_class not in TRANSIENT or failures >= self._config.max_attempts or self._breaker.is_open:
-                    self._breaker.count_question(call)
-                    return DecisionResult(tuple(calls), None, reply.text)
-                await self._back_off(reply, failures)
-                purpose = AttemptPurpose.RETRY
+            read = partial(read_probabilities, questions=asked)
+            once = partial(self._decide_once, messages, asked, on_begin=on_begin)
+            probabilities, raw_response = await self._until_usable(once, read, on_end, calls)
+            if probabilities is None:
+                return DecisionResult(tuple(calls), None, raw_response)
+            found += probabilities
         self._breaker.count_question(calls[-1])
         return DecisionResult(tuple(calls), found)
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        asked_dimensions: int | None,
+        expected_dimensions: int | None,
+        on_begin: RecordCall,
+        on_end: RecordCall,
+    ) -> EmbeddingsResult:
+        """Ask for embeddings of texts, in one request: ``expected_dimensions`` is how many numbers each must have.
+
+        A transient failure is retried until ``max_attempts`` calls were made. Raises what ``ask`` raises.
+        """
+        calls: list[CallRecord] = []
+        messages = [{"role": "user", "content": text} for text in texts]
+
+        async def once(purpose: AttemptPurpose) -> HttpReply:
+            async def send(call: CallRecord, _: RequestOptions) -> HttpReply:
+                call = replace(call, texts=len(texts))
+                return await send_embeddings(self._client, call, texts, asked_dimensions, self._config.timeout_seconds)
+
+            async def begin(call: CallRecord) -> None:
+                await on_begin(replace(call, texts=len(texts)))
+
+            tokens = sum(map(estimated_tokens, texts))
+            reply, _ = await self._exchange(messages, tokens, purpose, send, begin, response_format=EMBEDDINGS)
+            return reply
+
+        read = partial(read_embeddings, texts=len(texts), dimensions=expected_dimensions)
+        found, _ = await self._until_usable(once, read, on_end, calls)
+        if found is not None:
+            self._breaker.count_question(calls[-1])
+        return EmbeddingsResult(tuple(calls), found)
+
+    async def _until_usable(
+        self,
+        once: Callable[[AttemptPurpose], Awaitable[HttpReply]],
+        read: Callable[[str], _Found | InvalidResponse],
+        on_end: RecordCall,
+        calls: list[CallRecord],
+    ) -> tuple[_Found | None, str | None]:
+        """Make a call, again where its failure is transient; returns what was read of its answer, or the text of it.
+
+        Each call is added to ``calls``. Raises ProviderDownError where no call was made.
+        """
+        failures, purpose = 0, AttemptPurpose.FIRST
+        while True:
+            try:
+                reply = await once(purpose)
+            except ProviderDownError:
+                if not calls:
+                    raise
+                return None, None
+            call, found = reply.call, None
+            if call.error_class is None and reply.text is not None:
+                answer = read(reply.text)
+                if isinstance(answer, InvalidResponse):
+                    call = call.failed(AttemptResult.UNUSABLE, answer.error_class, answer.message)
+                else:
+                    found = answer
+            await on_end(call)
+            calls.append(call)
+            failures += call.error_class in TRANSIENT
+            if found is not None:
+                return found, None
+            if call.error_class not in TRANSIENT or failures >= self._config.max_attempts or self._breaker.is_open:
+                self._breaker.count_question(call)
+                return None, reply.text
+            await self._back_off(reply, failures)
+            purpose = AttemptPurpose.RETRY
 
     async def _decide_once(
         self,
         messages: Sequence[dict[str, str]],
         questions: Sequence[dict[str, Any]],
         purpose: AttemptPurpose,
+        *,
         on_begin: RecordCall,
     ) -> HttpReply:
         async def send(call: CallRecord, _: RequestOptions) -> HttpReply:
@@ -313,7 +372,7 @@ class JudgeSession:
 
         texts = [message["content"] for message in messages] + [json.dumps(list(questions))]
         tokens = sum(map(estimated_tokens, texts)) + _TOKENS_PER_MESSAGE * len(texts)
-        reply, _ = await self._exchange(messages, tokens, purpose, send, on_begin, is_decision=True)
+        reply, _ = await self._exchange(messages, tokens, purpose, send, on_begin, response_format=JudgeKind.DECISIONS)
         return reply
 
     async def _exchange(
@@ -324,7 +383,7 @@ class JudgeSession:
         send: Callable[[CallRecord, RequestOptions], Awaitable[HttpReply]],
         on_begin: RecordCall,
         *,
-        is_decision: bool = False,
+        response_format: str | None = None,
     ) -> tuple[HttpReply, RequestOptions]:
         """Make one call as soon as it may be made; returns its reply and the options that it was to be made with."""
         async with self._concurrency, self._breaker.call() as outcome:
@@ -332,8 +391,9 @@ class JudgeSession:
             self._breaker.refuse_if_open()
             options = self._options
             sent = self._record(messages, tokens, options, purpose)
-            if is_decision:
-                sent = replace(sent, response_format=JudgeKind.DECISIONS, temperature=None)
+            if response_format is not None:
+                # Of an endpoint that knows no response format and no temperature.
+                sent = replace(sent, response_format=response_format, temperature=None)
             await on_begin(sent)
             reply = self._seen(await send(sent, options), messages)
             outcome.call = reply.call

@@ -6,10 +6,11 @@ import socket
 import httpx2
 
 from trajectory_pipeline.errors import JudgeError
+from trajectory_pipeline.judge.endpoint import JUDGE_ENDPOINT, Endpoint
 from trajectory_pipeline.urls import without_credentials
 
 
-def require_local(url: str) -> None:
+def require_local(url: str, endpoint: Endpoint = JUDGE_ENDPOINT) -> None:
     """Raise JudgeError for an endpoint that is not on this machine.
 
     Local is a literal loopback address (127.0.0.0/8, ::1), and the name ``localhost`` where it resolves to such
@@ -22,8 +23,8 @@ def require_local(url: str) -> None:
         host = ""
     if not _is_local(host):
         raise JudgeError(
-            f"TRAJECTORY_LLM_EGRESS is off, and the judge's host {host or without_credentials(url)!r} is not this"
-            " machine (127.0.0.1, ::1 or localhost): nothing was sent. Set OPENAI_BASE_URL to a server here, or"
+            f"TRAJECTORY_LLM_EGRESS is off, and the {endpoint.owner}'s host {host or without_credentials(url)!r} is not"
+            f" this machine (127.0.0.1, ::1 or localhost): nothing was sent. Set {endpoint.setting} to one here, or"
             " TRAJECTORY_LLM_EGRESS=on."
         )
 

@@ -94,6 +94,11 @@ def erase_verdicts_that_showed(connection: psycopg.Connection, run_ids: Sequence
     )
 
 
+def erase_messages_of_embedding_calls(connection: psycopg.Connection) -> None:
+    """Erase what providers said of failed calls for embeddings: it may quote any of the texts that were sent."""
+    _erase_attempts(connection, "a.texts IS NOT NULL", {})
+
+
 def erase_verdicts_of(connection: psycopg.Connection, partition_key: str) -> None:
     """Erase the texts of a partition's verdicts on runs that were erased while they were judged."""
     _erase_verdicts(connection, "v.partition_key = %(key)s", {"key": partition_key})

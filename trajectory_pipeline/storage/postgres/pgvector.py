@@ -38,6 +38,8 @@ _STATEMENTS = (
     )""",
     "CREATE INDEX ON trajectory.trajectory_embeddings (partition_key)",
     "CREATE INDEX ON trajectory.trajectory_embeddings (model_id, text_digest)",
+    # What is to be tried again: mostly nothing.
+    "CREATE INDEX ON trajectory.trajectory_embeddings (next_attempt_at) WHERE next_attempt_at IS NOT NULL",
 )
 
 

@@ -21,6 +21,7 @@ from trajectory_pipeline.storage.postgres.erasure import erase_attempts_of
 from trajectory_pipeline.storage.postgres.failure_modes import forget_failure_titles
 from trajectory_pipeline.storage.postgres.labels import erase_label_texts
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction, StoredEntry
+from trajectory_pipeline.storage.postgres.search_texts import remove_texts
 
 _EMPTY_DIGEST = hashlib.sha256(b"").hexdigest()
 
@@ -44,6 +45,8 @@ SELECT partition_key, sum(rows)::bigint AS rows FROM (
     WHERE coalesce(t.partition_key, v.partition_key) <= %(last)s
     AND coalesce(c.partition_key, t.partition_key, v.partition_key) = coalesce(t.partition_key, v.partition_key)
     GROUP BY 1
+    UNION ALL
+    SELECT partition_key, 0 FROM trajectory.search_texts WHERE partition_key <= %(last)s GROUP BY 1
 ) old GROUP BY 1
 """
 
@@ -52,6 +55,7 @@ SELECT run_id FROM (
     SELECT run_id FROM trajectory.trajectories WHERE partition_key = %(key)s
     UNION SELECT run_id FROM trajectory.quarantine WHERE partition_key = %(key)s
     UNION SELECT run_id FROM trajectory.verdicts WHERE partition_key = %(key)s
+    UNION SELECT run_id FROM trajectory.search_texts WHERE partition_key = %(key)s
 ) h WHERE NOT EXISTS (
     SELECT FROM trajectory.run_locations c WHERE c.run_id = h.run_id AND c.partition_key <> %(key)s
 )
@@ -101,7 +105,7 @@ def old_raw_rows(database: TrajectoryDatabase, last: str) -> list[str]:
 
 
 def remove_rows(partition: PartitionTransaction) -> int:
-    """Remove a partition's trajectories, quarantine and verdicts; returns the number of rows.
+    """Remove a partition's trajectories, quarantine and verdicts; returns the number of rows. Search texts go too.
 
     Calls for its runs stay with their tokens and cost, labels with their values; both lose their texts.
     """
@@ -115,6 +119,7 @@ def remove_rows(partition: PartitionTransaction) -> int:
         quarantined = connection.execute("DELETE FROM trajectory.quarantine WHERE partition_key = %(key)s", key)
         removed = partition.remove("t.partition_key = %s", key["key"])
         forget_failure_titles(connection)
+        remove_texts(connection, run_ids)
         return verdicts + quarantined.rowcount + removed
 
 

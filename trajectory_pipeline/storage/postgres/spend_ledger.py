@@ -63,13 +63,13 @@ class CallReservation:
         attempt: its row, as far as it is known; ``cost_usd`` is its maximum cost until it ends.
         reserved: its maximum cost.
         headroom: that must be left for it to begin: more than ``reserved`` where other calls of the verdict follow.
-        claim: on the verdict that it is made for.
+        claims: on the verdict that it is made for, or on the texts.
     """
 
     attempt: Mapping[str, Any]
     reserved: Cost
     headroom: Cost
-    claim: VerdictLock
+    claims: Sequence[VerdictLock]
 
 
 ReservationResult = AlreadyClaimed | BudgetShortfall | None
@@ -103,19 +103,20 @@ def settle_and_reserve(
 
     def work(transaction: Transaction) -> list[ReservationResult]:
         # Claims before totals: the holder of a claim that is wanted here may be waiting for a total.
-        claimed = lock_verdict(transaction, [call.claim for call in calls]) if calls else {}
+        claimed = lock_verdict(transaction, [claim for call in calls for claim in call.claims]) if calls else {}
         settled = transaction.rows(_SETTLE_ATTEMPTS, [_json(ended)]) if ended else []
         day = transaction.rows("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day")[0]["day"]
         keys = [scope_keys(day, call.attempt["organization_id"], call.attempt["materialization_id"]) for call in calls]
         needed: dict[SpendScopeKey, Mapping[str, Any]] = {key: {} for scopes in keys for key in scopes.values()}
         totals = _add_to_totals(transaction, {**needed, **_changes(settled, began=False)})
         # Not before the totals are locked: while that waits, the former holder of a claim may store its verdict.
-        claimed |= reached_verdicts(transaction, [call.claim for call in calls]) if calls else {}
+        claimed |= reached_verdicts(transaction, [claim for call in calls for claim in call.claims]) if calls else {}
         refusals: list[ReservationResult] = []
         begun: list[dict[str, Any]] = []
         for call, scopes in zip(calls, keys, strict=True):
             here = {scope: totals[key] for scope, key in scopes.items()}
-            refusal = claimed.get(call.claim.verdict_key) or find_shortfall(caps, here, call.headroom)
+            taken = next((claimed[one.verdict_key] for one in call.claims if one.verdict_key in claimed), None)
+            refusal = taken or find_shortfall(caps, here, call.headroom)
             refusals.append(refusal)
             if refusal is None:
                 begun.append({**call.attempt, "budget_day": day})

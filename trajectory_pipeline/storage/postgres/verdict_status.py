@@ -32,13 +32,8 @@ _IS_EARLIER: LiteralString = """t.deleted_at IS NULL AND t.message_count > 0
             AND (t.start_time, t.run_id) < (c.start_time, c.run_id)
             AND coalesce(t.end_time, t.start_time) <= c.start_time
             AND t.run_id <> ALL(coalesce(e.run_ids, ARRAY[]::text[])) ORDER BY t.start_time DESC, t.run_id DESC"""
-_CANDIDATES: LiteralString = """
-WITH RECURSIVE chosen AS (
-    SELECT t.run_id, t.continues_run_id, t.content_digest, t.partition_key, t.organization_id, t.agent_id,
-        t.heuristic_outcome, t.message_count, t.signals, t.updated_at, coalesce(t.end_time, t.start_time) AS ended_at,
-        t.conversation_id, t.start_time, t.context_digest
-    FROM trajectory.trajectories t WHERE t.deleted_at IS NULL AND {condition}
-), chain (judged, run_id, depth, seen) AS (
+EARLIER_RUNS: LiteralString = """
+chain (judged, run_id, depth, seen) AS (
     SELECT c.run_id, c.continues_run_id, 1, ARRAY[c.run_id] FROM chosen c
     WHERE c.continues_run_id IS NOT NULL AND c.continues_run_id <> c.run_id
     UNION ALL
@@ -49,7 +44,19 @@ WITH RECURSIVE chosen AS (
     SELECT c.judged, array_agg(t.run_id ORDER BY c.depth DESC) AS run_ids,
         array_agg(t.content_digest ORDER BY c.depth DESC) AS digests
     FROM chain c JOIN trajectory.trajectories t ON t.run_id = c.run_id AND t.deleted_at IS NULL GROUP BY c.judged
-), conversation AS (
+)
+"""
+"""The runs that each of ``chosen`` continues, the earliest first, with their digests; for a recursive query."""
+_CANDIDATES: LiteralString = (
+    """
+WITH RECURSIVE chosen AS (
+    SELECT t.run_id, t.continues_run_id, t.content_digest, t.partition_key, t.organization_id, t.agent_id,
+        t.heuristic_outcome, t.message_count, t.signals, t.updated_at, coalesce(t.end_time, t.start_time) AS ended_at,
+        t.conversation_id, t.start_time, t.context_digest
+    FROM trajectory.trajectories t WHERE t.deleted_at IS NULL AND {condition}
+), """
+    + EARLIER_RUNS
+    + """, conversation AS (
     SELECT c.run_id AS judged, array_agg(x.run_id ORDER BY x.start_time, x.run_id) AS run_ids,
         array_agg(x.content_digest ORDER BY x.start_time, x.run_id) AS digests, max(x.updated_at) AS updated_at
     FROM chosen c LEFT JOIN earlier e ON e.judged = c.run_id CROSS JOIN LATERAL (
@@ -81,6 +88,7 @@ WITH RECURSIVE chosen AS (
         AND NOT v.erased
 )
 """
+)
 
 _STATUSES: LiteralString = """
 SELECT s.run_id, s.verdict_key, s.content_digest, s.partition_key, s.organization_id, s.agent_id, s.heuristic_outcome,
