@@ -157,6 +157,17 @@ class Snapshot:
         names = [ENDED, *(table.name for table in RUN_PARTS)]
         return {row["id"]: frozenset(name for name in names if row[name]) for row in rows.to_pylist()}
 
+    def existing_agents(self, agent_ids: list[str]) -> set[str]:
+        """Return which of these agents are there."""
+        if not agent_ids or not self.catalog.has(AGENTS):
+            return set()
+        rows = self.read(
+            "Looking for agents",
+            f"SELECT a.id::text AS id FROM {self.catalog.table(AGENTS)} a"
+            f" WHERE {self.catalog.any_of(AGENTS, 'id', 'a', agent_ids)}",
+        )
+        return set(_values(rows["id"]))
+
     def _portions(self, ids: list[str]) -> Iterator[list[str]]:
         """Cut runs into portions of at most ``BYTES_PER_BATCH``, in order; a larger run is a portion of its own."""
         columns = [name for name in _LARGE_COLUMNS if name in self.catalog.columns[MESSAGES.name]]

@@ -150,23 +150,33 @@ class _Tally:
     agents_of_lost: set[str] = field(default_factory=set)
     agents_of_whole: set[str] = field(default_factory=set)
 
-    def implausible(self, parts: Iterable[str]) -> str | None:
+    def implausible(self, parts: Iterable[str], snapshot: Snapshot) -> str | None:
         """Return in words why the source cannot be whole, as far as these parts are concerned; None if it can."""
-        for part in sorted(set(parts) - {ENDED}):
+        parts = set(parts)
+        for part in sorted(parts - {ENDED}):
             if self.had[part] and not self.kept[part]:
                 rows = "is there any more" if part == "runs" else f"has rows in {part} any more"
                 return f"none of {pluralize(self.had[part], 'captured run')} that were looked at {rows}"
         lost, known = self.lost.total(), self.known.total()
-        # A person deletes an agent, or its messages: whatever its share is, runs of others show that they can be seen.
-        if len(self.agents_of_lost) == 1 and self.agents_of_whole - self.agents_of_lost:
-            return None
         emptied = {key: number for key, number in self.lost.items() if 2 * number >= self.known[key]}
         if sum(emptied.values()) > FEW_RUNS or lost > max(FEW_RUNS, LARGEST_SHARE * known):
+            if self._is_of_one_agent(parts, snapshot):
+                return None
             return (
                 f"{lost} of {pluralize(known, 'captured run')} that were looked at are gone, or lack what they had,"
                 f" in {pluralize(len(self.lost), 'partition')}"
             )
         return None
+
+    def _is_of_one_agent(self, parts: set[str], snapshot: Snapshot) -> bool:
+        """Whether a person may have deleted one agent with its runs, or its messages, whatever its share is.
+
+        Runs of others show that they can be seen. Where only the runs are gone, and their agent is not, they may be
+        hidden.
+        """
+        if len(self.agents_of_lost) != 1 or not self.agents_of_whole - self.agents_of_lost:
+            return False
+        return "runs" not in parts or not snapshot.existing_agents(sorted(self.agents_of_lost))
 
 
 @dataclass(frozen=True)
@@ -210,7 +220,7 @@ class DeletionGuard:
                 " lost commits)"
             )
         parts = missing.parts | {"runs"} if held else missing.parts
-        if parts and (reason := self._tally(missing, held, accepted).implausible(parts)):
+        if parts and (reason := self._tally(missing, held, accepted).implausible(parts, self.snapshot)):
             raise self._refusal(f"{doing}, and {reason}")
 
     def _tally(self, missing: "_Missing", held: list[str], accepted: AcceptedSource | None) -> _Tally:

@@ -367,18 +367,41 @@ def test_withheld_partition_is_stale_and_recovers_by_itself(captured: Pipeline) 
     assert captured.database.withheld_deletions() == {}
 
 
-def test_agent_deleted_with_all_its_runs_is_plausible(captured: Pipeline) -> None:
-    agent_id = captured.ask("SELECT agent_id FROM trajectory.trajectories GROUP BY 1 ORDER BY count(*) DESC LIMIT 1")[
+def runs_of_busiest_agent(pipeline: Pipeline) -> tuple[str, set[str]]:
+    agent_id = pipeline.ask("SELECT agent_id FROM trajectory.trajectories GROUP BY 1 ORDER BY count(*) DESC LIMIT 1")[
         0
     ]["agent_id"]
-    mine = {
-        row["run_id"] for row in captured.ask("SELECT * FROM trajectory.trajectories WHERE agent_id = %s", agent_id)
-    }
+    rows = pipeline.ask("SELECT * FROM trajectory.trajectories WHERE agent_id = %s", agent_id)
+    return agent_id, {row["run_id"] for row in rows}
+
+
+def test_agent_deleted_with_all_its_runs_is_plausible(captured: Pipeline) -> None:
+    agent_id, mine = runs_of_busiest_agent(captured)
     assert len(mine) > 5
     for run_id in mine:
         delete_run(captured, run_id)
+    captured.change_source(
+        "ALTER TABLE agents RENAME TO kept", f"CREATE VIEW agents AS SELECT * FROM kept WHERE id <> '{agent_id}'"
+    )
     captured.capture(HOUR, *OTHERS)
     assert deleted_runs(captured) == mine
+
+
+def test_view_that_hides_the_runs_of_an_agent_that_is_there_is_refused(captured: Pipeline) -> None:
+    agent_id, mine = runs_of_busiest_agent(captured)
+    hours = {captured.hour_of_run(run_id) for run_id in mine}
+    captured.change_source(
+        "ALTER TABLE runs RENAME TO kept", f"CREATE VIEW runs AS SELECT * FROM kept WHERE agent_id <> '{agent_id}'"
+    )
+    assert "are gone, or lack what they had" in refused(captured, *hours)
+
+
+def test_messages_of_one_agent_that_are_all_deleted_are_plausible(captured: Pipeline) -> None:
+    agent_id, mine = runs_of_busiest_agent(captured)
+    hours = {captured.hour_of_run(run_id) for run_id in mine}
+    captured.change_source(f"DELETE FROM messages WHERE agent_id = '{agent_id}'")
+    captured.capture(*hours)
+    assert deleted_runs(captured) == set()
 
 
 def test_erase_with_withheld_deletions_erases_nothing(captured: Pipeline) -> None:
