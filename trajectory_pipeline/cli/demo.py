@@ -28,6 +28,7 @@ from trajectory_pipeline.cli.dagster_processes import (
     wait_until_ready,
 )
 from trajectory_pipeline.cli.run_materialization import materialize, run_job
+from trajectory_pipeline.cli.serve import SERVICE_PORT, start_service
 from trajectory_pipeline.databases import resolve_databases
 from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.defs.assets.trajectory_report import REPORT
@@ -51,6 +52,8 @@ from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.summaries import summarize_runs
 from trajectory_pipeline.urls import describe_postgres
+
+SERVICE_EXAMPLES = ("/v1/lessons?outcome=failure&limit=3", "/v1/statistics?group_by=agent")
 
 
 @click.command("demo")
@@ -126,6 +129,11 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         with step(f"Dagster UI at http://{HOST}:{port}, with schedule and sensors running") as report:
             processes.append(start_daemon(os.environ, log))
             wait_until_ready(webserver, port, log, report)
+        service_port = free_port(SERVICE_PORT)
+        service = f"http://{HOST}:{service_port}"
+        with step(f"Service at {service}"):
+            environment = {**os.environ, "TRAJECTORY_DAGSTER_UI_URL": f"http://{HOST}:{port}"}
+            processes.append(start_service(environment, service_port, data_folder.absolute() / "service.log"))
         out.print(f"{len(hours)} partitions in {time.monotonic() - started:.0f} s")
         complete = _print_result(opened)
         page = _publish_report()
@@ -134,6 +142,10 @@ def _run_demo(*, stay: bool, port: int) -> bool:
             err.print(f"Dagster run {run_id} failed: {reason}", style="red")
         out.print(f"\n  Dagster UI   {assets_page(port)}")
         out.print(f"  Report       {page}")
+        out.print(f"  Service      {service}")
+        out.print("\nAsk the service what went wrong, and what came of the runs of each agent:")
+        for path in SERVICE_EXAMPLES:
+            out.print(f"  curl '{service}{path}'", soft_wrap=True)
         out.print("\nLook first at the report: which runs failed though Letta says that they are completed.")
         if stay:
             out.print("\nCtrl-C stops everything; `make demo` starts it again with the same data.")

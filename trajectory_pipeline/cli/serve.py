@@ -3,22 +3,32 @@
 import ipaddress
 import logging
 import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import err
+from trajectory_pipeline.cli.subprocesses import SupervisedProcess
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.storage.postgres.service_tokens import has_tokens
 
+SERVICE_PORT = 8321
+_START_SECONDS = 60
 IDLE_CONNECTIONS = 40
 """As many as threads of the service can wait for the database at once."""
 
 
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8321, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
+@click.option(
+    "--port", default=SERVICE_PORT, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on."
+)
 def command(host: str, port: int) -> None:
     """Serve trajectories over HTTP: REST below /v1 (described at /docs), metrics and health.
 
@@ -47,6 +57,23 @@ def command(host: str, port: int) -> None:
             create_app(service), host=host, port=port, log_config=None, access_log=False, server_header=False
         )
         uvicorn.Server(config).run()
+
+
+def start_service(environment: Mapping[str, str], port: int, log: Path) -> SupervisedProcess:
+    """Start the service on 127.0.0.1 in a process of its own, and wait until it answers.
+
+    Raises:
+        PipelineError: it ended, or did not answer within a minute; the text names the log.
+    """
+    command = [sys.executable, "-W", "ignore", "-m", "trajectory_pipeline.cli.main", "serve", "--port", str(port)]
+    process = SupervisedProcess(command, environment, Path.cwd(), log)
+    until = time.monotonic() + _START_SECONDS
+    while process.exit_code is None and time.monotonic() < until:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+            return process
+        time.sleep(0.3)
+    process.stop()
+    raise PipelineError(f"The service did not start; see {log}.")
 
 
 def _is_loopback(host: str) -> bool:

@@ -57,17 +57,22 @@ def lesson_of(row: Row, service: Service) -> dict[str, Any]:
     return found
 
 
-def trajectory_json(row: Row, service: Service) -> bytes:
-    """Return a row of ``read_run`` as JSON text of ``Trajectory``."""
-    document = row["document"]
+def trajectory_json(row: Row, document: bytes, service: Service) -> bytes:
+    """Return a row of ``read_run`` with its document from ``document_json`` as JSON text of ``Trajectory``."""
     whole = {
         "notice": DATA_NOTICE,
         **run_summary(row, service),
         **{name: row[name] for name in ("continues_run_id", "partition_key", "content_digest")},
         "document_omitted_reason": row["data_omitted_reason"],
     }
-    text = "null" if document is None else write_json(redacted(exact_numbers(document), service.redact))
-    return orjson.dumps(whole)[:-1] + b',"document":' + text.encode() + b"}"
+    return orjson.dumps(whole)[:-1] + b',"document":' + document + b"}"
+
+
+def document_json(document: str | None, service: Service) -> bytes:
+    """Return a document's JSON text, redacted; ``null`` where there is none."""
+    if document is None:
+        return b"null"
+    return write_json(redacted(exact_numbers(document), service.redact)).encode()
 
 
 def encode_cursor(row: Row) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.serve.metrics import Metrics
+from trajectory_pipeline.serve.recent_documents import RecentDocuments
 from trajectory_pipeline.serve.token_lookup import TokenLookup
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
@@ -35,6 +36,7 @@ class Service:
     loopback: bool
     embed: Callable[[str], Sequence[float]] | None = None
     metrics: Metrics = field(default_factory=Metrics)
+    documents: RecentDocuments = field(default_factory=RecentDocuments)
     tokens: TokenLookup = field(init=False)
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from trajectory_pipeline.serve.filters import FilterQuery
 from trajectory_pipeline.serve.models import LessonPage, RunId, RunPage, Trajectory
 from trajectory_pipeline.serve.presentation import (
     decode_cursor,
+    document_json,
     encode_cursor,
     lesson_of,
     run_summary,
@@ -19,7 +20,7 @@ from trajectory_pipeline.serve.presentation import (
 )
 from trajectory_pipeline.serve.problems import ProblemError, problems
 from trajectory_pipeline.serve.service import DATA_NOTICE
-from trajectory_pipeline.storage.postgres.service_reads import list_lessons, list_runs, read_run
+from trajectory_pipeline.storage.postgres.service_reads import list_lessons, list_runs, read_document, read_run
 
 router = APIRouter(prefix="/v1", tags=["trajectories"])
 
@@ -77,11 +78,18 @@ def lessons(request: Request, access: Reader, query: Annotated[PageQuery, Query(
 def get_trajectory(request: Request, access: Reader, run_id: RunId) -> Response:
     """Return one trajectory: how it ended, its verdict with evidence, and its document, redacted."""
     service = service_of(request)
+    document = text = None
     with service.database.reading(access.tenants) as connection:
         row = read_run(connection, run_id)
+        # Whether the run may be seen is asked each time; redacting its document is what takes long.
+        if row is not None and (document := service.documents.get(run_id, row["updated_at"])) is None:
+            text = read_document(connection, run_id)
     if row is None:
         raise ProblemError(404, "There is no such run among those that the token may see.")
-    return Response(trajectory_json(row, service), media_type="application/json")
+    if document is None:
+        document = document_json(text, service)
+        service.documents.put(run_id, row["updated_at"], document)
+    return Response(trajectory_json(row, document, service), media_type="application/json")
 
 
 SCHEMAS = (Trajectory,)

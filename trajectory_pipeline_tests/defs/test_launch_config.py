@@ -31,7 +31,7 @@ def test_launch_configuration_has_types_defaults_and_descriptions() -> None:
     expected = {
         "terminal_runs": {"force", "accept_deletions"},
         "trajectories": {"force"},
-        "refined_outcomes": {"limit", "mode", "order", "policy"},
+        "refined_outcomes": {"limit", "mode", "order", "policy", "run_ids"},
     }
     for name, names in expected.items():
         fields = job().graph.node_named(name).definition.config_field.config_type.fields  # type: ignore[union-attr]  # the asset has a config

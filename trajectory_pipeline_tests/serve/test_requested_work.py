@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -12,11 +13,15 @@ import pytest
 from dagster_graphql.schema import create_schema
 
 from trajectory_pipeline.definitions import build_defs
+from trajectory_pipeline.defs.launch_config import RefinementConfig
+from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.serve import dagster_queue
 from trajectory_pipeline.serve.requested_work import Stage
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline_tests.conftest import change_settings, make_settings
+from trajectory_pipeline_tests.letta_sample import sample_partitions
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.serve.serving import serving
 from trajectory_pipeline_tests.serve.tenancy import MINE, OTHER, Tokens
 
@@ -87,6 +92,21 @@ def test_names_are_those_of_the_definitions() -> None:
     job = defs.resolve_job_def(dagster_queue.JOB)
     names = {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
     assert {*map(str, Stage), "refined_outcomes"} <= names
+
+
+def test_run_that_is_asked_for_is_judged_alone(pipeline: Pipeline, judge: SimulatedJudge) -> None:
+    """The configuration that the request sends reaches the judging run."""
+    ids = ["run-b", "run-a"]
+    assert RefinementConfig(run_ids=ids).run_ids == ids
+    hour = min(hour for hour, runs in sample_partitions().items() if runs >= 3)
+    pipeline = replace(pipeline, judge_url=judge.base_url)
+    pipeline.capture(hour)
+    asked = min(pipeline.run_ids(hour))
+    pipeline.refine(hour, run_ids=frozenset({asked}))
+    assert pipeline.ask("SELECT DISTINCT run_id FROM trajectory.verdicts") == [{"run_id": asked}]
+    pipeline.refine(hour)
+    judged = {row["run_id"] for row in pipeline.ask("SELECT DISTINCT run_id FROM trajectory.verdicts")}
+    assert judged == pipeline.run_ids(hour)
 
 
 def test_verdicts_are_asked_for_these_runs_alone(client: httpx2.Client, dagster: FakeDagster, tokens: Tokens) -> None:

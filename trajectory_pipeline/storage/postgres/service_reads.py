@@ -23,8 +23,7 @@ _SUMMARY: LiteralString = (
 )
 _WHOLE: LiteralString = (
     _SUMMARY + ", t.heuristic_reasoning, t.partition_key, t.continues_run_id, t.content_digest, t.updated_at,"
-    " t.data::text AS document, t.data_omitted_reason, o.requirements, o.failure, o.decisions, o.coverage,"
-    " o.updated_at AS verdict_updated_at"
+    " t.data_omitted_reason, o.requirements, o.failure, o.decisions, o.coverage"
 )
 
 
@@ -78,7 +77,7 @@ def _list(
 
 
 def read_run(connection: psycopg.Connection, run_id: str) -> dict[str, Any] | None:
-    """Return a run with its document, as JSON text, and its current verdict; None where there is none, or deleted."""
+    """Return a run with its current verdict; None where there is none, or it is deleted."""
     statement = (
         f"SELECT {_WHOLE} FROM trajectory.trajectories t{CURRENT_VERDICT}"
         " WHERE t.run_id = %(run_id)s AND t.deleted_at IS NULL"
@@ -128,6 +127,14 @@ def count_outcomes(
         f" WHERE {' AND '.join(conditions)} GROUP BY 1 ORDER BY 3 DESC, 1 NULLS LAST LIMIT %(limit)s"
     )
     return _rows(connection, statement, parameters | {"limit": limit})
+
+
+def read_document(connection: psycopg.Connection, run_id: str) -> str | None:
+    """Return the document of a run as JSON text; None where it has none."""
+    statement = "SELECT data::text AS data FROM trajectory.trajectories WHERE run_id = %(run_id)s"
+    (row,) = _rows(connection, statement, {"run_id": run_id})
+    text: str | None = row["data"]
+    return text
 
 
 def partitions_of(connection: psycopg.Connection, run_ids: Sequence[str]) -> dict[str, str]:
