@@ -14,6 +14,7 @@ from trajectory_pipeline.databases import require_dagster_driver
 from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.defs.sensors.capture import RECENT
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.judge.config import OPENAI_URL
 from trajectory_pipeline.letta.fingerprint import fingerprints
 from trajectory_pipeline.letta.rehearsal import find_unreadable_tables
 from trajectory_pipeline.letta.run_counts import count_runs_by_hour, find_end_index, find_stuck_runs
@@ -22,6 +23,7 @@ from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_ke
 from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
 from trajectory_pipeline.storage.postgres.capture_lag import lag_since
 from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline.storage.postgres.pgvector import find_pgvector
 from trajectory_pipeline.storage.postgres.rehearsal import find_refused_statements
 from trajectory_pipeline.storage.postgres.sources import accepted_source
 from trajectory_pipeline.storage.postgres.summaries import database_state
@@ -79,6 +81,7 @@ def _findings() -> Iterator[_Finding]:
         yield _Finding("judge", settings.judge.disabled_reason, _ADVICE)
     else:
         yield from _until_error("judge", _judge, opened)
+    yield from _until_error("embeddings", _embeddings, opened)
 
 
 def _until_error(
@@ -94,6 +97,22 @@ def _judge(opened: Connections) -> Iterator[_Finding]:
     settings = opened.settings
     for judge in judge_config(settings.judge, settings.privacy, settings.budget).asked:
         yield _Finding("judge", f"{judge.model} at {without_credentials(judge.base_url)}; not called")
+
+
+def _embeddings(opened: Connections) -> Iterator[_Finding]:
+    embedding, judge = opened.settings.embedding, opened.settings.judge
+    if reason := embedding.disabled_reason(judge):
+        yield _Finding("embeddings", reason, _ADVICE)
+        return
+    with opened.storage.postgres.connect() as connection:
+        missing = find_pgvector(connection).missing
+    if missing:
+        yield _Finding("embeddings", f"{missing}. Until then, search finds words alone", _ADVICE)
+        return
+    where = "in this process"
+    if not embedding.is_local:
+        where = f"at {without_credentials(embedding.base_url or judge.base_url or OPENAI_URL)}; not called"
+    yield _Finding("embeddings", f"{embedding.model} {where}")
 
 
 def _source(opened: Connections) -> Iterator[_Finding]:

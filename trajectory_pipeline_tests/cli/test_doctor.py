@@ -56,8 +56,22 @@ def test_doctor_with_the_documented_rights_is_green_and_changes_nothing(
     result = run_command("doctor", **as_role(databases, role))
     assert result.exit_code == 0, result.output
     assert "migrated, can be written" in squeezed(result)
+    assert "embeddings: No embedding model is configured, so that search finds words alone" in squeezed(result)
     assert query(databases["TRAJECTORY_DATABASE_URL"], STATE) == before
     assert list(Path(databases["TRAJECTORY_DATA_FOLDER"]).glob("parquet*")) == []
+
+
+def test_doctor_says_what_embeddings_need(run_command: Command, databases: Databases) -> None:
+    local = {**databases, "TRAJECTORY_EMBEDDING_MODEL": "wordllama"}
+    assert "embeddings: wordllama in this process" in squeezed(run_command("doctor", **local))
+    execute(
+        databases["TRAJECTORY_DATABASE_URL"],
+        "DROP EXTENSION vector CASCADE",
+        "DROP TABLE trajectory.trajectory_embeddings",
+    )
+    result = run_command("doctor", **local)
+    assert result.exit_code == 0
+    assert "run `CREATE EXTENSION vector` there" in squeezed(result)
 
 
 @pytest.mark.parametrize("table", ["trajectories", "verdict_attempts", "invalidations", "redaction_keys"])

@@ -137,7 +137,7 @@ def test_checks_stay_evaluated_after_empty_hours(judged: Settings, instance: dg.
     tick(settings, instance)
     keys = [spec.key for specs in CHECKS.values() for spec in specs]
     records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
-    assert len(records) == 11
+    assert len(records) == 12
     for record in records.values():
         assert asyncio.run(record.targets_latest_materialization(LoadingContextForTest(instance)))
     failed = {
