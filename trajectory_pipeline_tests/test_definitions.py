@@ -187,6 +187,8 @@ def test_assets_have_owners_tags_and_place() -> None:
             {"capture": "capture ", "convert": "conversion ", "judge": "prompt "}[stage]
         )
     assert graph.get(dg.AssetKey("trajectory_report")).owners == ("team:data", "me@example.com")
+    report = graph.get(dg.AssetKey("trajectory_report"))
+    assert report.metadata["dagster/uri"] == "s3://bucket/prefix/trajectory_report/report.html"
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -10,6 +10,7 @@ from trajectory_pipeline.schema.quality import JUDGE_QUALITY
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.urls import without_credentials
 
 REPORT = "trajectory_report"
 
@@ -25,6 +26,9 @@ def build_trajectory_report(settings: Settings) -> dg.AssetsDefinition:
         kinds={"html", "parquet"},
         owners=settings.dagster.owners,
         tags={"stage": "report"},
+        metadata={
+            "dagster/uri": f"{without_credentials(settings.storage.parquet_location).rstrip('/')}/{REPORT}/report.html"
+        },
         freshness_policy=dg.FreshnessPolicy.time_window(
             fail_window=timedelta(hours=50), warn_window=timedelta(hours=26)
         )
