@@ -15,16 +15,16 @@ from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline_tests.browser.conftest import Demonstration, screenshot
 from trajectory_pipeline_tests.conftest import make_settings
 
-RUN_MILLISECONDS = 240_000
+RUN_MILLISECONDS = 600_000
 """Time for a run of Dagster: to be taken from the queue, to load its code and to end."""
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
 def page(browser: Browser, demonstration: Demonstration) -> Iterator[Page]:
     context = browser.new_context(base_url=demonstration.address, viewport={"width": 1300, "height": 800})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(60_000)
     yield context.new_page()
     context.close()
 

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, Route
 
 from trajectory_pipeline_tests.browser.conftest import Demonstration, screenshot
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(1200)]
 
 WINDOWS = {
     "light": {"color_scheme": "light", "viewport": {"width": 1200, "height": 1400}},
