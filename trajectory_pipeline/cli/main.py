@@ -31,6 +31,7 @@ COMMANDS = {
     "prune": ("prune:command", "Delete partitions now that are older than the retention settings."),
     "quality": ("quality:command", "Measure how far the judge agrees with people and with itself."),
     "report": ("report:command", "Make the report: one HTML page about all trajectories."),
+    "search": ("search:command", "Find runs by words and meaning; contrast successes with failures."),
     "serve": ("serve:command", "Serve trajectories over HTTP."),
     "settings": ("settings:command", "List the settings: environment variables and what they mean."),
     "show": ("show:command", "Show the trajectory of a run: turns, tools, errors, outcome and verdict."),

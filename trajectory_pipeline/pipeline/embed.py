@@ -16,6 +16,7 @@ from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.judge_worker import JudgingStats
 from trajectory_pipeline.pipeline.search_texts import render_stale_texts, rendering_version
+from trajectory_pipeline.pipeline.search_upkeep import keep_search
 from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
@@ -185,6 +186,7 @@ class EmbeddingRun:
                 # Texts are stored, so that words are found; what is missing is asked for again.
                 self._failures |= dict.fromkeys(keys, error)
             store.make_current()
+        keep_search(database)
 
     def publish(self, hour: datetime) -> EmbeddingResult:
         """Record what a partition holds in the ledger, and return it.

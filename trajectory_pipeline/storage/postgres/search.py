@@ -6,7 +6,7 @@ search takes one transaction, and changes nothing.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from itertools import islice
 from typing import Any, Literal
@@ -32,7 +32,7 @@ _DEPTH = 100
 """Places of each list that are fused, at the least."""
 EXACT_RUNS = 20_000
 """Up to so many runs that pass the filters, both lists are made from all of them."""
-RANKED_MATCHES = 2_000
+RANKED_MATCHES = 300
 """Of a word that more texts have, so many are ranked: the newest ones."""
 _CANDIDATES = 10_000
 """Texts that have one of the words by which candidates are found, at most, as estimated."""
@@ -200,8 +200,8 @@ SELECT e.run_id, e.distance FROM (
     SELECT e.run_id, e.embedding::{halfvec}({dimensions}) {distance} %(vector)s::{halfvec} AS distance
     FROM trajectory.trajectory_embeddings e
     WHERE e.model_id = {model} AND e.embedding IS NOT NULL
-        AND EXISTS (SELECT FROM trajectory.trajectories t WHERE t.run_id = e.run_id AND t.deleted_at IS NULL)
-    ORDER BY e.embedding::{halfvec}({dimensions}) {distance} %(vector)s::{halfvec} LIMIT %(depth)s) e
+        AND EXISTS ({runs} AND t.run_id = e.run_id)
+    ORDER BY e.embedding::{halfvec}({dimensions}) {distance} %(vector)s::{halfvec} LIMIT %(places)s) e
 ORDER BY e.distance, e.run_id"""
 _DETAILS = f"""
 SELECT o.run_id, o.agent_id, o.agent_name, o.organization_id, o.end_time, o.execution_status, o.heuristic_outcome,
@@ -222,12 +222,14 @@ class _Scope:
         parameters: of the query.
         filtered: whether anything but deleted runs is left out.
         few: whether there are so few that each is looked at.
+        narrowed: whether a contrast asks for one outcome of them.
     """
 
     runs: str
     parameters: dict[str, Any]
     filtered: bool
     few: bool
+    narrowed: bool = False
 
     @property
     def cte(self) -> str:
@@ -347,7 +349,8 @@ def contrast(
         raise QueryError("A contrast has outcomes of its own: leave out the filters by outcome.")
     with connection.transaction():
         question = _question(connection, query, mode, query_vector)
-        near = _find(connection, question, _scope(connection, filters, question.words), max(_POOL, k)).items()
+        scope = _scope(connection, filters, question.words)
+        near = _find(connection, question, scope, max(_POOL, k)).items()
         rows = connection.execute(_OUTCOMES, [list(near)])
         outcomes: dict[str, tuple[str | None, str]] = {run_id: (judged, by_rule) for run_id, judged, by_rule in rows}
 
@@ -359,9 +362,9 @@ def contrast(
                     for run_id, ranking in near.items()
                     if run_id in outcomes and _says(outcomes[run_id], verdict, rule)
                 }
-                if len(chosen) < k:
-                    narrowed = _scope(connection, filters, question.words, judged=verdict, unjudged=rule)
-                    more = _find(connection, question, narrowed, k).items(k)
+                if len(chosen) < k and (verdict is None or _is_judged(connection, verdict)):
+                    narrowed = _scope(connection, filters, question.words, judged=verdict, unjudged=rule, of=scope)
+                    more = _find_narrowed(connection, question, narrowed, k).items(k)
                     chosen |= {run_id: ranking for run_id, ranking in more.items() if run_id not in chosen}
             return _hits(connection, question.words, dict(islice(chosen.items(), k)))
 
@@ -443,6 +446,15 @@ def _find(connection: psycopg.Connection, question: _Question, scope: _Scope, k:
     return _Found(scores, by_words, by_meaning)
 
 
+def _find_narrowed(connection: psycopg.Connection, question: _Question, scope: _Scope, k: int) -> _Found:
+    """Return runs with one outcome: where there are many, by the index, because words are found without an outcome."""
+    if question.mode == "hybrid" and question.space is not None and question.space.model.indexed and not scope.few:
+        near = _find(connection, replace(question, mode="meaning", weights={}), scope, k)
+        if len(near.scores) >= k:
+            return near
+    return _find(connection, question, scope, k)
+
+
 def _scope(
     connection: psycopg.Connection,
     filters: SearchFilters,
@@ -450,8 +462,12 @@ def _scope(
     *,
     judged: str | None = None,
     unjudged: str | None = None,
+    of: _Scope | None = None,
 ) -> _Scope:
-    """Return the runs that may be found: those with this judged outcome, or without one and with this heuristic one."""
+    """Return the runs that may be found.
+
+    Of another scope, those with this judged outcome, or without one and with this heuristic one.
+    """
     sources = ["trajectory.trajectories t"]
     conditions, parameters = filter_conditions(filters)
     if judged:
@@ -471,6 +487,8 @@ def _scope(
         conditions.append("NOT x.words @@ %(excluded)s::tsquery")
         parameters["excluded"] = " | ".join(f"({phrase})" for phrase in words.excluded)
     runs = f"SELECT t.run_id FROM {' JOIN '.join(sources)} WHERE {' AND '.join(conditions)}"
+    if of is not None:
+        return _Scope(runs, parameters, filtered=True, few=of.few, narrowed=True)
     if not parameters:
         return _Scope(runs, parameters, filtered=False, few=False)
     (count,) = _row(
@@ -495,7 +513,9 @@ def _words_list(connection: psycopg.Connection, question: _Question, scope: _Sco
         return _scored(connection, scope, _ALL_RUNS, parameters)
     telling = _telling_terms(weights, question.texts)
     parameters |= {"bound": max(RANKED_MATCHES, k), "every": " & ".join(f"({term})" for term in telling)}
-    found = _scored(connection, scope, _NEWEST_MATCHES, {**parameters, "any": _any_of(telling)})
+    # With one term, all of them is any of them.
+    candidates = _NEWEST_MATCHES if len(telling) > 1 else _NEWEST.format("%(any)s")
+    found = _scored(connection, scope, candidates, {**parameters, "any": _any_of(telling)})
     if len(found) < k and len(telling) < len(weights):
         found = _scored(connection, scope, _NEWEST_MATCHES, parameters)
     return found
@@ -545,9 +565,11 @@ def _meaning_list(connection: psycopg.Connection, space: _Space, scope: _Scope, 
         "model": sql.Literal(space.model.model_id),
         "dimensions": sql.Literal(space.model.dimensions),
     }
-    if space.model.indexed and not scope.filtered:
+    if space.model.indexed and not scope.few and (not scope.filtered or scope.narrowed):
         connection.execute(_INDEX_SCAN, [str(min(max(depth, _LEAST_EF), _MOST_EF))])
-        near = connection.execute(sql.SQL(_NEAREST_BY_INDEX).format(**parts), parameters).fetchall()
+        by_index = sql.SQL(_NEAREST_BY_INDEX).format(runs=sql.SQL(scope.runs), **parts)
+        # Each place more is another look at the index.
+        near = connection.execute(by_index, {**parameters, "places": k if scope.narrowed else depth}).fetchall()
         if len(near) >= k:
             return {run_id: 1 - distance for run_id, distance in near}
     exact = connection.execute(sql.SQL(_NEAREST).format(**parts), parameters)
@@ -588,6 +610,14 @@ def _hit(row: Mapping[str, Any], words: WordQuery, **ranking: Any) -> SearchHit:
     columns = {name: value for name, value in row.items() if name not in ("text", "requirements", "failure")}
     passage = snippet(row["text"] or "", words.terms)
     return SearchHit(**columns, **ranking, evidence=tuple(_evidence(row)), snippet=passage)
+
+
+def _is_judged(connection: psycopg.Connection, outcome: str) -> bool:
+    """Whether any verdict has this outcome: where nothing is judged, nothing need be looked for."""
+    (found,) = _row(
+        connection, "SELECT EXISTS (SELECT FROM trajectory.verdicts WHERE outcome = %(outcome)s)", {"outcome": outcome}
+    )
+    return bool(found)
 
 
 def _says(outcomes: tuple[str | None, str], verdict: str | None, rule: str | None) -> bool:

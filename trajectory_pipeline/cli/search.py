@@ -1,0 +1,139 @@
+"""The command ``search``: finds runs by words and meaning, and contrasts successes with failures."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, get_args
+
+import click
+from rich.table import Table
+
+from trajectory_pipeline.cli.connections import Connections, open_connections
+from trajectory_pipeline.cli.console import err, out
+from trajectory_pipeline.defs.resources import build_embedder, build_redactor
+from trajectory_pipeline.errors import QueryError
+from trajectory_pipeline.partition_keys import parse_timestamp
+from trajectory_pipeline.pipeline.query_embedding import QueryEmbedding, embed_query
+from trajectory_pipeline.schema.enums import Outcome
+from trajectory_pipeline.search.query import check_query
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
+from trajectory_pipeline.storage.postgres.search import (
+    SearchFilters,
+    SearchHit,
+    SearchMode,
+    contrast,
+    search,
+)
+
+_OUTCOMES = click.Choice([outcome.value for outcome in Outcome])
+_OPTIONS = (
+    click.option("--agent", "agent_ids", multiple=True, metavar="ID", help="Of this agent."),
+    click.option("--organization", "organization_ids", multiple=True, metavar="ID", help="Of this organization."),
+    click.option("--project", "project_ids", multiple=True, metavar="ID", help="Of this project."),
+    click.option("--from", "start", metavar="TIME", help="Ended at this time or later."),
+    click.option("--to", "end", metavar="TIME", help="Ended before this time."),
+    click.option("--outcome", "outcomes", multiple=True, type=_OUTCOMES, help="With a verdict that says so."),
+    click.option("--heuristic-outcome", "heuristic_outcomes", multiple=True, type=_OUTCOMES, help="By rule."),
+    click.option("--tool", "tools", multiple=True, metavar="NAME", help="In which this tool ran."),
+    click.option("--model", "models", multiple=True, metavar="NAME", help="With this model."),
+    click.option("--failure-mode", "failure_modes", multiple=True, metavar="LABEL", help="That failed in this way."),
+    click.option("--tag", "tags", multiple=True, help="With this tag, of the agent or of the verdict."),
+    click.option("--family", "task_family", metavar="ID", help="Of this task family."),
+)
+
+
+def _filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command("search")
+@click.argument("query")
+@click.option("--k", default=10, show_default=True, type=click.IntRange(1, 1000), help="Most runs; of each side.")
+@click.option("--mode", default="hybrid", show_default=True, type=click.Choice(get_args(SearchMode)))
+@click.option("--contrast", "contrasting", is_flag=True, help="Runs that succeeded, and runs that failed.")
+@_filter_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all that is known of each run.")
+def command(
+    query: str,
+    k: int,
+    mode: SearchMode,
+    start: str | None,
+    end: str | None,
+    *,
+    contrasting: bool,
+    as_json: bool,
+    **filters: Any,
+) -> None:
+    """Find the runs that QUERY describes: by words, and by meaning where there are embeddings.
+
+    A text has any of the words. What is in quotation marks must stand in it, what has a minus before it must not. An
+    option given several times allows any of its values. See docs/search.md.
+
+    \b
+    Examples:
+      trajectory-pipeline search 'refund refused' --outcome failure
+      trajectory-pipeline search '"out for delivery" address -express' --from 2026-11-01
+      trajectory-pipeline search 'change of an address' --contrast --k 3
+    """  # noqa: D301 - \b keeps click from rewrapping the text
+    allowed = SearchFilters(
+        completed_from=None if start is None else parse_timestamp(start),
+        completed_to=None if end is None else parse_timestamp(end),
+        **filters,
+    )
+    opened = open_connections()
+    database = opened.storage.postgres
+    # Refused before a provider is asked.
+    check_query(query)
+    embedding = QueryEmbedding(None) if mode == "words" else _embedding(opened, query)
+    words_only, vector = embedding.reason, None if embedding.vector is None else embedding.vector.tolist()
+    if mode == "meaning" and vector is None:
+        raise QueryError(words_only)
+    with database.connect() as connection, translating_database_errors(database.url, "Searching"):
+        if contrasting:
+            both = contrast(connection, query, k, allowed, mode=mode, query_vector=vector)
+            found = {"successes": both.successes, "failures": both.failures}
+        else:
+            found = {"runs": search(connection, query, k, allowed, mode=mode, query_vector=vector)}
+    if as_json:
+        shown = {name: [asdict(hit) for hit in hits] for name, hits in found.items()}
+        out.print_json(json.dumps({"words_only": words_only or None, **shown}, default=str, ensure_ascii=False))
+        return
+    if words_only:
+        err.print(f"By words only. {words_only}")
+    for name, hits in found.items():
+        _print(name, hits, titled=contrasting)
+
+
+def _embedding(opened: Connections, query: str) -> QueryEmbedding:
+    """Return the query's embedding by the model that the settings name; or None, and why there is none."""
+    settings, storage = opened.settings, opened.storage
+    embedder, reason = build_embedder(settings.embedding, settings.judge, settings.privacy, settings.budget)
+    redactor = build_redactor(settings.privacy, storage)
+    return embed_query(storage.postgres, embedder, redactor, query, disabled_reason=reason)
+
+
+def _print(name: str, hits: Sequence[SearchHit], *, titled: bool) -> None:
+    if titled:
+        out.print(name.capitalize(), style="bold")
+    if not hits:
+        out.print("None was found.")
+        return
+    table = Table("", "run", "ended", "outcome", "what")
+    for hit in hits:
+        table.add_row(
+            str(hit.rank),
+            f"{hit.run_id}\n{hit.agent_name or hit.agent_id}",
+            "" if hit.end_time is None else f"{hit.end_time:%Y-%m-%d %H:%M}",
+            _outcome(hit),
+            "\n".join(filter(None, (hit.summary or hit.snippet, hit.lesson and f"Lesson: {hit.lesson}"))),
+        )
+    out.print(table, soft_wrap=False)
+
+
+def _outcome(hit: SearchHit) -> str:
+    if hit.judged_outcome is None:
+        return f"{hit.heuristic_outcome}\nby rule"
+    confidence = "" if hit.confidence is None else f" {hit.confidence:.2f}"
+    return f"{hit.judged_outcome}{confidence}\njudged, {len(hit.evidence)} quotes"

@@ -1,0 +1,88 @@
+"""The command ``search`` prints runs with outcome and lesson, successes beside failures, and JSON."""
+
+import json
+
+import psycopg
+import pytest
+
+from trajectory_pipeline.pipeline.local_embedder import LocalEmbedder
+from trajectory_pipeline_tests.cli.conftest import Command
+from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_policy, add_runs
+
+
+@pytest.fixture
+def variables(databases: dict[str, str]) -> dict[str, str]:
+    """Databases with three runs, two of them judged."""
+    runs = [
+        Run("run-1", "refund of a late parcel", judged_outcome="failure", lesson="look up the order first"),
+        Run("run-2", "refund of a late parcel", judged_outcome="success", lesson="cite the rule"),
+        Run("run-3", "change of an address", agent_id="agent-b", heuristic_outcome="unknown"),
+    ]
+    with psycopg.connect(databases["TRAJECTORY_DATABASE_URL"]) as connection:
+        add_policy(connection)
+        add_runs(connection, runs)
+    return databases
+
+
+def test_runs_are_printed_with_outcome_and_lesson(run_command: Command, variables: dict[str, str]) -> None:
+    result = run_command("search", "late parcel", "--outcome", "failure", **variables)
+    assert result.exit_code == 0
+    assert "run-1" in result.output
+    assert "run-2" not in result.output
+    assert "Lesson: look up the order first" in result.output
+    assert "TRAJECTORY_EMBEDDING_MODEL" in result.output, "says why nothing is searched by meaning"
+
+
+def test_a_run_without_a_verdict_says_that_its_outcome_is_by_rule(
+    run_command: Command, variables: dict[str, str]
+) -> None:
+    result = run_command("search", "address", "--mode", "words", "--agent", "agent-b", **variables)
+    assert "by rule" in result.output
+    assert "By words only" not in result.output
+
+
+def test_a_contrast_as_json_has_both_sides(run_command: Command, variables: dict[str, str]) -> None:
+    result = run_command("search", "late parcel", "--contrast", "--json", **variables)
+    found = json.loads(result.stdout)
+    assert [(hit["run_id"], hit["lesson"]) for hit in found["successes"]] == [("run-2", "cite the rule")]
+    assert [(hit["run_id"], hit["judged_outcome"]) for hit in found["failures"]] == [("run-1", "failure")]
+    assert "TRAJECTORY_EMBEDDING_MODEL" in found["words_only"]
+
+
+def test_nothing_found_is_said(run_command: Command, variables: dict[str, str]) -> None:
+    assert "None was found" in run_command("search", "zebra", **variables).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("",), "The query is empty"),
+        (("-refund",), "No such option"),
+        (("x", "--mode", "meaning"), "TRAJECTORY_EMBEDDING_MODEL"),
+        (("x", "--from", "yesterday"), "yesterday"),
+        (("x", "--contrast", "--outcome", "failure"), "outcomes of its own"),
+    ],
+)
+def test_what_cannot_be_searched_for_is_refused(
+    run_command: Command, variables: dict[str, str], arguments: tuple[str, ...], said: str
+) -> None:
+    result = run_command("search", *arguments, **variables)
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_with_the_local_model_runs_are_found_by_meaning(run_command: Command, variables: dict[str, str]) -> None:
+    embedder = LocalEmbedder()
+    with psycopg.connect(variables["TRAJECTORY_DATABASE_URL"]) as connection:
+        connection.execute(
+            "INSERT INTO trajectory.embedding_models (model_id, name, dimensions, is_current, created_at)"
+            " VALUES (%s, 'wordllama', 256, true, now())",
+            [embedder.model.model_id],
+        )
+        vector = [1.0, *[0.0] * 255]
+        add_runs(connection, [Run("run-4", "zebra", vector, model_id=embedder.model.model_id)])
+    result = run_command(
+        "search", "horse", "--mode", "meaning", "--json", TRAJECTORY_EMBEDDING_MODEL="wordllama", **variables
+    )
+    (hit,) = json.loads(result.stdout)["runs"]
+    assert (hit["run_id"], hit["meaning_rank"]) == ("run-4", 1)
