@@ -8,11 +8,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from trajectory_pipeline.exports.formats import ExportFormat
+from trajectory_pipeline.pipeline.export import ExportOptions, export_dataset
+from trajectory_pipeline.storage.postgres.exports import ExportFilters
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-NOT_INSTALLED = {"import polars", "from datasets"}
+NOT_INSTALLED = {"import polars"}
 """Readers that the environment of the tests does not have. Their examples are not run."""
 
 
@@ -50,6 +53,12 @@ def test_python_example_prints(
     (tmp_path / "data" / "demo").symlink_to(story.folder.parent)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRAJECTORY_DATA_FOLDER", "data/demo")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if "good-runs" in code:
+        # What the page's commands write.
+        good = ExportFilters(outcomes=("success",), judged_only=True)
+        export_dataset(story.storage, tmp_path / "good-runs", good, ExportOptions(ExportFormat.SFT), "")
     code = code.replace("postgresql://reader:secret@letta-db:5432/letta", story.letta_url)
     code = code.replace("DATA/", "data/demo/parquet/")
     printed = io.StringIO()

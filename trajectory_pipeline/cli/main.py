@@ -20,6 +20,7 @@ COMMANDS = {
     "doctor": ("doctor:command", "Check settings, source, sinks and judge, and say what to do."),
     "erase": ("erase:command", "Erase content now that was deleted at the source."),
     "explain": ("explain:command", "Explain how a run came to its verdict."),
+    "export": ("export:command", "Write runs as a dataset that trainers, viewers and spreadsheets read."),
     "judge-panel": ("judge_panel:command", "Judge given runs under any policy, once or again and again."),
     "label": ("label:command", "Label runs: say what came of them, to see how far the judge agrees."),
     "labels": ("labels:command", "Draw runs to label; import and export labels."),

@@ -1,0 +1,137 @@
+"""The command ``export``: writes a dataset in a form that other tools read, and finds the datasets with a run."""
+
+from pathlib import Path
+
+import click
+
+from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.console import err, out, step
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.exports.formats import ExportFormat
+from trajectory_pipeline.exports.splits import SplitShares
+from trajectory_pipeline.partition_keys import parse_timestamp
+from trajectory_pipeline.quality.packages import missing_packages
+from trajectory_pipeline.schema.enums import Outcome, RedactionMode
+from trajectory_pipeline.settings import QualitySettings
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.exports import ExportFilters
+
+_OUTCOMES = click.Choice([outcome.value for outcome in Outcome])
+_SHARE = click.FloatRange(0, 1)
+
+
+@click.command("export")
+@click.argument("form", metavar="FORMAT", type=click.Choice([form.value for form in ExportFormat]))
+@click.argument("target", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--outcome", "outcomes", multiple=True, type=_OUTCOMES, help="Of the verdict, else the heuristic one.")
+@click.option("--judged", is_flag=True, help="Only runs with a verdict that has an outcome.")
+@click.option("--min-confidence", type=_SHARE, help="Of the verdict's outcome.")
+@click.option("--min-learning-value", type=_SHARE)
+@click.option("--agent", "agents", multiple=True, help="Id or name.")
+@click.option("--tool", "tools", multiple=True, help="That ran in it.")
+@click.option("--from", "start", metavar="TIME", help="First end of a run.")
+@click.option("--to", "end", metavar="TIME", help="Last end of a run, exclusive.")
+@click.option("--label", "labels", multiple=True, type=_OUTCOMES, help="Outcome that a person gave.")
+@click.option("--family", "families", multiple=True, help="Id of a task family.")
+@click.option("--version", "version", help="Of the format (atif: 1.8 or 1.7). Default: the newest.")
+@click.option("--splits", nargs=3, type=float, default=(0.8, 0.1, 0.1), show_default=True, metavar="TRAIN VAL TEST")
+@click.option("--seed", type=int, default=1, show_default=True, help="Draws other splits.")
+@click.option(
+    "--redact",
+    type=click.Choice([mode.value for mode in RedactionMode]),
+    default=RedactionMode.SECRETS.value,
+    show_default=True,
+    help="What is replaced in texts.",
+)
+@click.option("--reasoning", is_flag=True, help="Pass on what models reasoned. Their terms may forbid it.")
+@click.option("--pairs-per-task", type=click.IntRange(1, 1000), default=3, show_default=True, help="Only dpo.")
+def command(
+    form: str,
+    target: Path,
+    outcomes: tuple[str, ...],
+    judged: bool,
+    min_confidence: float | None,
+    min_learning_value: float | None,
+    agents: tuple[str, ...],
+    tools: tuple[str, ...],
+    start: str | None,
+    end: str | None,
+    labels: tuple[str, ...],
+    families: tuple[str, ...],
+    version: str | None,
+    splits: tuple[float, float, float],
+    seed: int,
+    redact: str,
+    reasoning: bool,
+    pairs_per_task: int,
+) -> None:
+    """Write runs as a dataset into the new folder TARGET, with a manifest and a card: all of it, or nothing.
+
+    \b
+    FORMAT  atif           Agent Trajectory Interchange Format, a file a run
+            openai         chats with tools, a line a run (OpenAI's fine-tuning)
+            sft, kto, dpo  TRL: chats; chats with a label; pairs of a success and a failure
+            csv, parquet   flat tables of runs, messages and tool calls
+
+    \b
+    Examples:
+      trajectory-pipeline export sft good-runs --outcome success --judged
+      trajectory-pipeline export atif all-runs --from 2026-11-01
+    """  # noqa: D301 - \b keeps click from rewrapping the text
+    from trajectory_pipeline.pipeline.export import ExportOptions, export_dataset
+
+    kind = ExportFormat(form)
+    if version is not None and version not in kind.versions:
+        known = " or ".join(kind.versions) or "none: the format has no versions"
+        raise PipelineError(f"--version {version} of {form} is not known; there is {known}.")
+    try:
+        shares = SplitShares(*splits)
+    except ValueError as error:
+        raise PipelineError(f"--splits {' '.join(map(str, splits))}: {error}.") from None
+    filters = ExportFilters(
+        outcomes,
+        judged,
+        min_confidence,
+        min_learning_value,
+        agents,
+        tools,
+        (start and parse_timestamp(start)) or None,
+        (end and parse_timestamp(end)) or None,
+        labels,
+        families,
+    )
+    opened = open_connections()
+    privacy = opened.settings.privacy
+    options = ExportOptions(
+        kind,
+        version,
+        shares,
+        seed,
+        RedactionMode(redact),
+        privacy.configured_redaction_key,
+        reasoning,
+        pairs_per_task,
+    )
+    with step(f"Exporting {form}"):
+        status = _policy_status(opened.storage.postgres, opened.settings.quality)
+        result = export_dataset(opened.storage, target, filters, options, status)
+    records = ", ".join(f"{number} {split}" for split, number in sorted(result.records.items())) or "no record"
+    out.print(f"{result.selected} runs selected; {records}: {target}")
+    for title, counts in (("left out", result.left_out), ("not in this form", result.losses)):
+        for reason, number in sorted((+counts).items()):
+            err.print(f"{title}: {number} × {reason}")
+    if status:
+        err.print(status)
+
+
+def _policy_status(database: TrajectoryDatabase, quality: QualitySettings) -> str:
+    """Return whether the current policy has passed its gates, as a sentence."""
+    if missing_packages():
+        return "Whether the judge can be trusted was not measured."
+    from trajectory_pipeline.pipeline.verdict_quality import policy_gates
+    from trajectory_pipeline.quality.gates import Bars
+
+    status = policy_gates(database, Bars(**quality.model_dump()))
+    if status is None:
+        return ""
+    return f"The judge's policy {status.policy_id}: gates {status.result.value.replace('_', ' ')}."

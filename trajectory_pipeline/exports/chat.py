@@ -1,0 +1,166 @@
+"""Chats as trainers read them: OpenAI's form, and TRL's with and without preferences.
+
+Sources: OpenAI's fine-tuning guide (one chat a line, arguments as text), and TRL's dataset formats (arguments as an
+object, ``prompt`` with ``completion`` and ``label``, or with ``chosen`` and ``rejected``).
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from trajectory_pipeline.exports.source import ExportRun, JsonObject, Row, parse_arguments, reasoning_of, text_of
+
+ArgumentsAs = Literal["text", "object"]
+Chat = list[JsonObject]
+LABELS = {"success": True, "failure": False}
+
+
+def chat_of(run: ExportRun, arguments: ArgumentsAs) -> Chat:
+    """Return the messages of a run as its model saw and wrote them.
+
+    A return whose call is not in the chat, and a person's decision on a call, have no place there: they are counted.
+    Arguments that are no JSON object are text in OpenAI's form; as an object they are ``{"arguments_text": …}``.
+    """
+    chat: Chat = []
+    if run.system_prompt is not None:
+        chat.append({"role": "system", "content": run.system_prompt})
+    called: set[str] = set()
+    for _, messages in run.turns():
+        for message in messages:
+            chat += _messages(run, message, called, arguments)
+    return chat
+
+
+def _messages(run: ExportRun, message: Row, called: set[str], arguments: ArgumentsAs) -> Chat:
+    calls = message["tool_calls"] or []
+    said: Chat = []
+    if message["role"] == "assistant" or calls:
+        text = text_of(message, run.losses)
+        one: JsonObject = {"role": "assistant", "content": text or None if calls else text}
+        reasoning = reasoning_of(message)
+        if reasoning is not None:
+            if run.with_reasoning:
+                one["reasoning_content"] = reasoning
+            else:
+                run.losses["reasoning"] += 1
+        if calls:
+            one["tool_calls"] = [_call(run, call, arguments) for call in calls]
+            called |= {call["id"] for call in calls if call["id"]}
+        said.append(one)
+    elif message["role"] in ("user", "system", "summary"):
+        role = "system" if message["role"] == "system" else "user"
+        said.append({"role": role, "content": text_of(message, run.losses)})
+    run.losses["decisions on approvals"] += sum(one["approve"] is not None for one in message["approvals"] or ())
+    for one in message["tool_returns"] or ():
+        if one["tool_call_id"] in called:
+            said.append({"role": "tool", "tool_call_id": one["tool_call_id"], "content": one["text"] or ""})
+        else:
+            run.losses["tool returns without their call"] += 1
+    return said
+
+
+def _call(run: ExportRun, call: Row, arguments: ArgumentsAs) -> JsonObject:
+    parsed = parse_arguments(call["arguments"])
+    value: str | JsonObject = parsed.text
+    if arguments == "object":
+        value = {"arguments_text": parsed.text} if parsed.value is None else parsed.value
+    if parsed.value is None:
+        run.losses["arguments that are no JSON object"] += 1
+    function = {"name": call["name"] or "unknown", "arguments": value}
+    return {"id": call["id"] or "", "type": "function", "function": function}
+
+
+def openai_record(run: ExportRun) -> JsonObject | None:
+    """Return a line of OpenAI's fine-tuning file; None where the agent said nothing."""
+    return _with_tools(run, {"messages": chat_of(run, "text")}) if _agent_spoke(run) else None
+
+
+def sft_record(run: ExportRun) -> JsonObject | None:
+    """Return a row of a TRL dataset for supervised fine-tuning; None where the agent said nothing."""
+    return _with_tools(run, {"messages": chat_of(run, "object")}) if _agent_spoke(run) else None
+
+
+def kto_record(run: ExportRun) -> JsonObject | None:
+    """Return a row of a TRL dataset with one label a run: whether it is a success.
+
+    None where the agent said nothing, and for a partial success or an unknown outcome.
+    """
+    if run.outcome not in LABELS or not _agent_spoke(run):
+        return None
+    chat = chat_of(run, "object")
+    first = _first_answer(chat)
+    return _with_tools(run, {"prompt": chat[:first], "completion": chat[first:], "label": LABELS[run.outcome]})
+
+
+@dataclass(frozen=True)
+class Preference:
+    """A success and a failure of the same task.
+
+    Attributes:
+        record: a row of a TRL dataset for DPO.
+        parted_at: the message, from 0, at which they part.
+    """
+
+    record: JsonObject
+    parted_at: int
+
+
+def preference(success: ExportRun, failure: ExportRun) -> Preference | None:
+    """Return a pair for DPO, cut where both runs first differ; None where that is no decision of the agent.
+
+    Both were asked the same, and did the same, up to there.
+    """
+    chosen, rejected = chat_of(success, "object"), chat_of(failure, "object")
+    same = _common(chosen, rejected)
+    if same in (len(chosen), len(rejected)):
+        return None
+    if chosen[same]["role"] != "assistant" or rejected[same]["role"] != "assistant":
+        return None
+    record = {"prompt": chosen[:same], "chosen": chosen[same:], "rejected": rejected[same:]}
+    return Preference(_with_tools(success, record), same)
+
+
+def text_digest(run: ExportRun) -> bytes:
+    """Return what all messages of a run say, as a digest: ids of calls are no part of it."""
+    said = [_without_ids(one) for one in chat_of(replace(run, losses=Counter()), "text")]
+    return hashlib.sha256(json.dumps(said).encode()).digest()
+
+
+def prompt_key(run: ExportRun) -> str:
+    """Return what a run was asked before its agent first answered: runs with the same can be compared."""
+    chat = chat_of(replace(run, losses=Counter()), "text")
+    return "\n".join(f"{one['role']}: {one['content']}" for one in chat[: _first_answer(chat)])
+
+
+def _common(first: Sequence[JsonObject], second: Sequence[JsonObject]) -> int:
+    """Return how many messages are the same; ids of calls differ from run to run."""
+    for place, (one, other) in enumerate(zip(first, second, strict=False)):
+        if _without_ids(one) != _without_ids(other):
+            return place
+    return min(len(first), len(second))
+
+
+def _without_ids(message: JsonObject) -> JsonObject:
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
+    return {**{name: value for name, value in message.items() if name != "tool_call_id"}, "tool_calls": calls}
+
+
+def _first_answer(chat: Sequence[JsonObject]) -> int:
+    return next((place for place, one in enumerate(chat) if one["role"] == "assistant"), len(chat))
+
+
+def _agent_spoke(run: ExportRun) -> bool:
+    return any(
+        message["role"] == "assistant" or message["tool_calls"]
+        for turn in run.trajectory["turns"] or ()
+        for message in turn["messages"] or ()
+        if not message["is_deleted"]
+    )
+
+
+def _with_tools(run: ExportRun, record: JsonObject) -> JsonObject:
+    tools = run.tool_definitions
+    return {**record, "tools": tools} if tools else record

@@ -1,0 +1,38 @@
+"""The command ``export``: a dataset in a new folder, and an error for each wrong option that says what is right."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trajectory_pipeline_tests.cli.conftest import Command, squeezed
+from trajectory_pipeline_tests.cli.test_maintenance import captured
+
+
+def test_export_writes_a_dataset(run_command: Command, databases: dict[str, str], tmp_path: Path) -> None:
+    runs = captured(databases).ask("SELECT count(*) AS runs FROM trajectory.outcomes")[0]["runs"]
+    result = run_command("export", "sft", "all-runs", "--splits", "1", "0", "0", **databases)
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((tmp_path / "all-runs" / "manifest.json").read_bytes())
+    left_out = sum(manifest["left_out"].values())
+    assert manifest["selected"] == runs == manifest["records"]["train"] + left_out
+    assert f"{runs} runs selected" in squeezed(result)
+    again = run_command("export", "sft", "all-runs", **databases)
+    assert (again.exit_code, "is there already" in squeezed(again)) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("atif", "x", "--version", "9"), "--version 9 of atif is not known; there is 1.8 or 1.7"),
+        (("csv", "x", "--version", "1"), "the format has no versions"),
+        (("csv", "x", "--splits", "0.5", "0.5", "0.5"), "add up to 1"),
+        (("csv", "x", "--from", "soon"), "soon"),
+        (("yaml", "x"), "'yaml' is not one of 'atif'"),
+        (("csv", "x", "--outcome", "good"), "'good' is not one of"),
+    ],
+)
+def test_wrong_option_is_named(run_command: Command, options: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    result = run_command("export", *options)
+    assert (result.exit_code, words in squeezed(result)) == (2, True), result.output
+    assert not (tmp_path / "x").exists()

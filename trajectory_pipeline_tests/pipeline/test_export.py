@@ -1,0 +1,271 @@
+"""Datasets of the demonstration's runs, opened by the tools that they are for."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import atif
+import pyarrow.parquet as pq
+import pytest
+
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.exports.formats import ExportFormat
+from trajectory_pipeline.exports.splits import SplitShares
+from trajectory_pipeline.exports.writers import json_bytes
+from trajectory_pipeline.pipeline.export import ExportOptions, ExportResult, export_dataset
+from trajectory_pipeline.schema.enums import RedactionMode
+from trajectory_pipeline.storage.postgres.exports import ExportFilters
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+
+ALL = ExportFilters()
+ONE_SPLIT = SplitShares(1, 0, 0)
+
+
+def export(
+    story: Pipeline, target: Path, form: ExportFormat, filters: ExportFilters = ALL, **options: Any
+) -> ExportResult:
+    return export_dataset(story.storage, target, filters, ExportOptions(form, **options), "The gates: passed.")
+
+
+def lines(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob("*.jsonl")):
+        if path.name != "runs.jsonl":
+            yield from map(json.loads, path.read_text("utf-8").splitlines())
+
+
+def test_atif_is_accepted_by_the_reference_models_and_comes_back_the_same(story: Pipeline, tmp_path: Path) -> None:
+    result = export(story, tmp_path / "atif", ExportFormat.ATIF)
+    files = sorted((tmp_path / "atif").glob("*/*.json"))
+    assert len(files) == sum(result.records.values()) == result.selected - sum(result.left_out.values())
+    for path in files:
+        text = path.read_bytes()
+        read = atif.Trajectory.model_validate_json(text)
+        assert read.schema_version == "ATIF-v1.8"
+        assert json_bytes(read.to_json_dict()) == text
+
+
+def test_older_version_of_atif_is_written(story: Pipeline, tmp_path: Path) -> None:
+    export(story, tmp_path / "atif", ExportFormat.ATIF, version="1.7")
+    versions = {json.loads(path.read_bytes())["schema_version"] for path in (tmp_path / "atif").glob("*/*.json")}
+    assert versions == {"ATIF-v1.7"}
+
+
+def test_every_message_of_a_run_is_in_its_atif(story: Pipeline, tmp_path: Path) -> None:
+    export(story, tmp_path / "atif", ExportFormat.ATIF, redaction=RedactionMode.OFF)
+    stored = {
+        row["run_id"]: row
+        for row in story.ask("SELECT run_id, message_count, data FROM trajectory.trajectories WHERE deleted_at IS NULL")
+    }
+    for path in (tmp_path / "atif").glob("*/*.json"):
+        document = json.loads(path.read_bytes())
+        run = stored[document["extra"]["run_id"]]["data"]
+        texts = [
+            part["text"]
+            for turn in run["turns"]
+            for message in turn["messages"]
+            for part in message["content"]
+            if part["type"] == "text" and message["role"] in ("user", "assistant", "system")
+        ]
+        said = "\n".join(step["message"] for step in document["steps"])
+        assert all(text in said for text in texts)
+        calls = Counter(
+            call["id"]
+            for turn in run["turns"]
+            for message in turn["messages"]
+            for call in message.get("tool_calls", ())
+        )
+        assert calls == Counter(
+            call["tool_call_id"] for step in document["steps"] for call in step.get("tool_calls", ())
+        )
+
+
+def test_chats_are_read_by_datasets_without_filled_in_nulls(
+    story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from datasets import load_dataset
+
+    result = export(story, tmp_path / "sft", ExportFormat.SFT, ExportFilters(outcomes=("success",)))
+    loaded = load_dataset(str(tmp_path / "sft"), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in loaded.items()} == dict(result.records)
+    written = [
+        call["function"]
+        for line in lines(tmp_path / "sft")
+        for message in line["messages"]
+        for call in message.get("tool_calls", ())
+    ]
+    read = [
+        call["function"]
+        for split in sorted(loaded)
+        for row in loaded[split]
+        for message in row["messages"]
+        for call in message.get("tool_calls") or ()
+    ]
+    assert written
+    assert [dict(one) for one in read] == written
+
+
+def test_runs_with_the_same_text_are_there_once(story: Pipeline, tmp_path: Path) -> None:
+    """Ids of calls differ from run to run."""
+    export(story, tmp_path / "openai", ExportFormat.OPENAI)
+    said = [
+        json.dumps(
+            [[one.get("content"), [call["function"] for call in one.get("tool_calls", ())]] for one in line["messages"]]
+        )
+        for line in lines(tmp_path / "openai")
+    ]
+    assert len(said) == len(set(said))
+
+
+def test_openai_chats_answer_only_calls_that_were_made(story: Pipeline, tmp_path: Path) -> None:
+    export(story, tmp_path / "openai", ExportFormat.OPENAI)
+    for line in lines(tmp_path / "openai"):
+        called: set[str] = set()
+        for message in line["messages"]:
+            for call in message.get("tool_calls", ()):
+                assert isinstance(call["function"]["arguments"], str)
+                called.add(call["id"])
+            if message["role"] == "tool":
+                assert message["tool_call_id"] in called
+            assert message["role"] in ("system", "user", "assistant", "tool")
+        assert any(message["role"] == "assistant" for message in line["messages"])
+
+
+def test_labels_follow_the_outcome_and_unknown_ones_are_left_out(story: Pipeline, tmp_path: Path) -> None:
+    result = export(story, tmp_path / "kto", ExportFormat.KTO)
+    outcomes = Counter(
+        row["outcome"] for row in map(json.loads, (tmp_path / "kto" / "runs.jsonl").read_text().splitlines())
+    )
+    labels = Counter(line["label"] for line in lines(tmp_path / "kto"))
+    assert labels == {True: outcomes["success"], False: outcomes["failure"]}
+    assert outcomes.keys() == {"success", "failure"}
+    assert result.left_out["no success and no failure, or the agent said nothing"] > 0
+    for line in lines(tmp_path / "kto"):
+        assert line["completion"][0]["role"] == "assistant"
+        assert not any(message["role"] == "assistant" for message in line["prompt"])
+
+
+def test_pairs_share_a_prompt_and_part_at_a_decision_of_the_agent(story: Pipeline, tmp_path: Path) -> None:
+    result = export(story, tmp_path / "dpo", ExportFormat.DPO)
+    outcomes = {
+        row["run_id"]: row["outcome"]
+        for row in map(json.loads, (tmp_path / "dpo" / "runs.jsonl").read_text().splitlines())
+    }
+    pairs = list(lines(tmp_path / "dpo"))
+    assert len(pairs) == sum(result.records.values())
+    for pair in pairs:
+        assert (outcomes[pair["chosen_run_id"]], outcomes[pair["rejected_run_id"]]) == ("success", "failure")
+        assert pair["chosen"][0]["role"] == pair["rejected"][0]["role"] == "assistant"
+        assert pair["chosen"][0] != pair["rejected"][0]
+
+
+@pytest.mark.parametrize("form", [ExportFormat.CSV, ExportFormat.PARQUET])
+def test_flat_tables_have_a_row_a_run(story: Pipeline, tmp_path: Path, form: ExportFormat) -> None:
+    result = export(story, tmp_path / "flat", form)
+    path = tmp_path / "flat" / f"runs.{form.value}"
+    if form is ExportFormat.CSV:
+        with path.open(newline="", encoding="utf-8") as file:
+            runs = [row["run_id"] for row in csv.DictReader(file)]
+    else:
+        runs = pq.read_table(path).column("run_id").to_pylist()
+    assert len(runs) == len(set(runs)) == sum(result.records.values())
+
+
+def test_runs_that_belong_together_are_in_one_split(story: Pipeline, tmp_path: Path) -> None:
+    result = export(story, tmp_path / "sft", ExportFormat.SFT, shares=SplitShares(0.5, 0.25, 0.25))
+    assert set(result.records) == {"train", "validation", "test"}
+    noted = {row["run_id"]: row for row in map(json.loads, (tmp_path / "sft" / "runs.jsonl").read_text().splitlines())}
+    stored = story.ask("SELECT run_id, conversation_id, continues_run_id FROM trajectory.trajectories")
+    splits: dict[str, set[str]] = {}
+    for row in stored:
+        for key in filter(None, (row["conversation_id"], row["continues_run_id"], row["run_id"])):
+            if row["run_id"] in noted:
+                splits.setdefault(key, set()).add(noted[row["run_id"]]["split"])
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_secrets_are_replaced_unless_that_is_turned_off(story: Pipeline, tmp_path: Path) -> None:
+    export(story, tmp_path / "redacted", ExportFormat.OPENAI, shares=ONE_SPLIT)
+    export(story, tmp_path / "whole", ExportFormat.OPENAI, shares=ONE_SPLIT, redaction=RedactionMode.OFF)
+    redacted, whole = ((tmp_path / name / "train.jsonl").read_text("utf-8") for name in ("redacted", "whole"))
+    assert redacted.count("[secret:") > whole.count("[secret:")
+
+
+def test_reasoning_is_passed_on_only_where_asked(story: Pipeline, tmp_path: Path) -> None:
+    kept = export(story, tmp_path / "kept", ExportFormat.SFT, with_reasoning=True)
+    without = export(story, tmp_path / "without", ExportFormat.SFT)
+    has = [
+        any("reasoning_content" in one for line in lines(tmp_path / name) for one in line["messages"])
+        for name in ("kept", "without")
+    ]
+    assert has == [True, False]
+    assert (kept.losses["reasoning"], without.losses["reasoning"] > 0) == (0, True)
+
+
+def test_deleted_runs_and_messages_are_in_no_dataset(story: Pipeline, tmp_path: Path) -> None:
+    deleted = {
+        row["run_id"] for row in story.ask("SELECT run_id FROM trajectory.trajectories WHERE deleted_at IS NOT NULL")
+    }
+    export(story, tmp_path / "atif", ExportFormat.ATIF)
+    noted = {json.loads(line)["run_id"] for line in (tmp_path / "atif" / "runs.jsonl").read_text().splitlines()}
+    assert not deleted & noted
+
+
+def test_manifest_names_every_file_with_its_digest(story: Pipeline, tmp_path: Path) -> None:
+    export(story, tmp_path / "sft", ExportFormat.SFT, ExportFilters(outcomes=("success",), min_confidence=0.5))
+    manifest = json.loads((tmp_path / "sft" / "manifest.json").read_bytes())
+    there = {str(path.relative_to(tmp_path / "sft")) for path in (tmp_path / "sft").rglob("*") if path.is_file()}
+    assert there == {*manifest["files"], "manifest.json", "README.md"}
+    assert manifest["filters"] == {"outcomes": ["success"], "min_confidence": 0.5}
+    assert manifest["judge"]["simulated"]
+    card = (tmp_path / "sft" / "README.md").read_text("utf-8")
+    assert "simulated judge" in card
+    assert "The gates: passed." in card
+
+
+def test_same_export_gives_the_same_bytes(story: Pipeline, tmp_path: Path) -> None:
+    for name in "ab":
+        export(story, tmp_path / name, ExportFormat.SFT)
+    for path in (tmp_path / "a").glob("*.jsonl"):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_filters_that_select_nothing_write_nothing(story: Pipeline, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="No run passes the filters"):
+        export(story, tmp_path / "none", ExportFormat.SFT, ExportFilters(agents=("nobody",)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_is_there_is_not_touched(story: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(PipelineError, match="is there already"):
+        export(story, tmp_path / "mine", ExportFormat.SFT)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "notes.txt"]
+
+
+def test_failure_leaves_no_half_written_dataset(
+    story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trajectory_pipeline.exports.writers.json_bytes", full)
+    with pytest.raises(PipelineError, match="No space left on device"):
+        export(story, tmp_path / "sft", ExportFormat.SFT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_filters_narrow_by_verdict_agent_and_label(story: Pipeline, tmp_path: Path) -> None:
+    agent = story.ask("SELECT agent_name, count(*) AS runs FROM trajectory.outcomes GROUP BY 1 ORDER BY 2 DESC")[0]
+    of_agent = export(story, tmp_path / "agent", ExportFormat.PARQUET, ExportFilters(agents=(agent["agent_name"],)))
+    assert of_agent.selected == agent["runs"]
+    failures = export(story, tmp_path / "failed", ExportFormat.PARQUET, ExportFilters(labels=("failure",)))
+    judged = replace(ALL, outcomes=("failure",), judged_only=True)
+    assert failures.selected > 0
+    assert export(story, tmp_path / "judged", ExportFormat.PARQUET, judged).selected > 0
