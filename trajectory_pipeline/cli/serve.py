@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +17,11 @@ from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import err
 from trajectory_pipeline.cli.subprocesses import SupervisedProcess
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.service_tokens import has_tokens
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.pipeline.embed import Embedder
 
 SERVICE_PORT = 8321
 _START_SECONDS = 60
@@ -38,6 +43,7 @@ def command(host: str, port: int) -> None:
         import uvicorn
 
         from trajectory_pipeline.serve.app import create_app
+        from trajectory_pipeline.serve.request_frame import LOG
         from trajectory_pipeline.serve.service import make_service
     except ModuleNotFoundError as error:
         raise PipelineError(f"The service needs {error.name}: pip install 'trajectory-pipeline[serve]'.") from error
@@ -50,13 +56,35 @@ def command(host: str, port: int) -> None:
             " `trajectory-pipeline tokens create`, or serve on 127.0.0.1."
         )
     with opened.storage.postgres.pooled(IDLE_CONNECTIONS) as postgres:
-        service = make_service(opened.settings, replace(opened.storage, postgres=postgres), loopback=loopback)
-        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+        embedder, reason = _embedder(opened.settings)
+        service = make_service(
+            opened.settings,
+            replace(opened.storage, postgres=postgres),
+            loopback=loopback,
+            embedder=embedder,
+            no_embedder=reason,
+        )
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+        LOG.setLevel(logging.INFO)
         err.print(f"Serving on http://{host}:{port} (Ctrl-C stops it); the API is described at /docs")
         config = uvicorn.Config(
             create_app(service), host=host, port=port, log_config=None, access_log=False, server_header=False
         )
         uvicorn.Server(config).run()
+
+
+def _embedder(settings: Settings) -> "tuple[Embedder | None, str]":
+    """Return the model that queries are embedded by; or None, and why there is none."""
+    if settings.embedding.is_local and not settings.embedding.disabled_reason(settings.judge):
+        from trajectory_pipeline.pipeline.local_embedder import LocalEmbedder
+
+        return LocalEmbedder(), ""
+    if reason := settings.embedding.disabled_reason(settings.judge):
+        return None, reason
+    # Dagster comes with it: only where a provider is asked.
+    from trajectory_pipeline.defs.resources import build_embedder
+
+    return build_embedder(settings.embedding, settings.judge, settings.privacy, settings.budget)
 
 
 def start_service(environment: Mapping[str, str], port: int, log: Path) -> SupervisedProcess:

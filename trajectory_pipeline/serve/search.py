@@ -8,16 +8,16 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
-from trajectory_pipeline.errors import QueryError
+from trajectory_pipeline.errors import PipelineError, QueryError
 from trajectory_pipeline.schema.enums import ExecutionStatus, Outcome, VerdictStatus
-from trajectory_pipeline.search.query import LONGEST_QUERY
+from trajectory_pipeline.search.query import LONGEST_QUERY, check_query
 from trajectory_pipeline.serve.access import Access
 from trajectory_pipeline.serve.authentication import Reader, service_of
 from trajectory_pipeline.serve.filters import FilterQuery
 from trajectory_pipeline.serve.problems import ProblemError, problems
 from trajectory_pipeline.serve.redacted import redacted
 from trajectory_pipeline.serve.service import DATA_NOTICE, Service
-from trajectory_pipeline.storage.postgres.search import SearchHit, contrast, search, why_words_only
+from trajectory_pipeline.storage.postgres.search import SearchHit, contrast, search
 
 _Found = TypeVar("_Found")
 router = APIRouter(prefix="/v1", tags=["search"])
@@ -129,23 +129,34 @@ def find(service: Service, access: Access, query: SearchQuery, ask: Callable[...
         ProblemError: 422, the query or a filter cannot be used; 503, only meaning was asked for, and it is missing.
     """
     filters = query.filters()
-    found = vector = refused = None
+    try:
+        check_query(query.q)
+    except QueryError as error:
+        raise ProblemError(422, f"query.q: {error}") from None
+    vector, words_only = _embedding(service, query)
+    if query.mode == "meaning" and vector is None:
+        raise ProblemError(503, f"query.mode: nothing can be found by meaning: {words_only}")
+    found = refused = None
     with service.database.reading(access.tenants) as connection:
-        if query.mode == "words":
-            words_only: str | None = "`mode=words` was asked for"
-        elif (words_only := why_words_only(connection)) is None:
-            if service.embed is None:
-                words_only = "this service has no embedding model"
-            else:
-                vector = service.embed(query.q)
-        if query.mode != "meaning" or vector is not None:
-            try:
-                found = ask(connection, query.q, query.k, filters, mode=query.mode, query_vector=vector)
-            except QueryError as error:
-                # Raised outside: an error inside would cost the connection.
-                refused = error
-    if refused is not None:
-        raise ProblemError(422, f"query.q: {refused}")
+        try:
+            found = ask(connection, query.q, query.k, filters, mode=query.mode, query_vector=vector)
+        except QueryError as error:
+            # Raised outside: an error inside would cost the connection.
+            refused = error
     if found is None:
-        raise ProblemError(503, f"query.mode: nothing can be found by meaning: {words_only}.")
+        raise ProblemError(422, f"query.q: {refused}")
     return found, words_only
+
+
+def _embedding(service: Service, query: SearchQuery) -> tuple[list[float] | None, str | None]:
+    """Return the query's embedding, or why there is none, as a sentence."""
+    if query.mode == "words":
+        return None, "`mode=words` was asked for."
+    if service.embed is None:
+        return None, "This service was started without an embedding model."
+    try:
+        embedding = service.embed(query.q)
+    except PipelineError as error:
+        # Words alone still find much, and the answer says so.
+        return None, str(error)
+    return (None, embedding.reason) if embedding.vector is None else (embedding.vector.tolist(), None)

@@ -111,6 +111,14 @@ def test_source_is_read_whatever_time_its_role_allows(pipeline: Pipeline) -> Non
     assert result.row_balance.trajectories == sample_partitions()[HOUR]
 
 
+def test_connection_that_long_work_closed_is_not_lent_again(trajectory_database: str) -> None:
+    with TrajectoryDatabase(trajectory_database).pooled(idle=4) as database:
+        for _ in range(3):
+            with database.retrying() as retrying:
+                assert retrying.rows("Asking", "SELECT 1 AS one") == [{"one": 1}]
+            assert database.rows("SELECT 1 AS one") == [{"one": 1}]
+
+
 def test_transaction_states_what_it_needs(trajectory_database: str) -> None:
     set_defaults(trajectory_database, **SETTINGS, default_transaction_isolation="serializable")
     database = TrajectoryDatabase(trajectory_database)

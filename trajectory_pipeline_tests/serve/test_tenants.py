@@ -11,12 +11,15 @@ import pytest
 from psycopg import sql
 
 from trajectory_pipeline.errors import PipelineError, SinkError
+from trajectory_pipeline.serve.service import make_service
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.service_access import ServiceDatabase, Tenants
 from trajectory_pipeline.storage.postgres.service_role import ROLE, SHARED_TABLES, TENANT_TABLES, is_prepared
 from trajectory_pipeline.storage.postgres.service_tokens import create_token, find_token, list_tokens, revoke_token
+from trajectory_pipeline.storage.storage import Storage
+from trajectory_pipeline_tests.conftest import make_settings
 from trajectory_pipeline_tests.serve.tenancy import ALL_SCOPES, MINE, OTHER, Tokens
 
 ONLY_MINE = Tenants(frozenset({MINE}), frozenset())
@@ -323,6 +326,20 @@ def test_user_who_inherits_from_the_role_is_refused_and_never_misled(login: Call
         connection.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA trajectory TO {}").format(user))
     with pytest.raises(SinkError, match="row-level security"):
         TrajectoryDatabase(writer).rows("SELECT FROM trajectory.trajectories")
+
+
+def test_table_that_came_later_is_shown_when_the_service_starts(trajectory_database: str) -> None:
+    """Without its policy, the role may not read it; and it never may before it has one."""
+    database = TrajectoryDatabase(trajectory_database)
+    create_token(database, "mine", ALL_SCOPES, ONLY_MINE, None)
+    with psycopg.connect(trajectory_database) as connection:
+        connection.execute(sql.SQL("REVOKE SELECT ON trajectory.verdicts FROM {}").format(sql.Identifier(ROLE)))
+        connection.execute("DROP POLICY service_tenants_1 ON trajectory.verdicts")
+    with database.connect() as connection:
+        assert not is_prepared(connection)
+    make_service(make_settings(), Storage.at("unused", trajectory_database), loopback=True)
+    with database.connect() as connection:
+        assert is_prepared(connection)
 
 
 def test_two_first_tokens_at_once(trajectory_database: str) -> None:

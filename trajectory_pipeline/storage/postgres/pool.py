@@ -76,6 +76,9 @@ class ConnectionPool:
         return connection
 
     def _return(self, connection: psycopg.Connection) -> bool:
+        if connection.closed:
+            # Whoever borrowed it for long work closed it; nothing was lost.
+            return True
         with self._guard:
             idle = self._idle[connection.autocommit]
             if not self._open or len(idle) >= self._most_idle:

@@ -14,7 +14,7 @@ from trajectory_pipeline.schema.enums import TokenScope
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.service_access import Tenants
-from trajectory_pipeline.storage.postgres.service_role import prepare_service_role
+from trajectory_pipeline.storage.postgres.service_role import is_prepared, prepare_service_role
 
 _TOKEN = re.compile(r"trajectory_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 _SHAPE = "token_id, name, scopes, organizations, agents, created_at, expires_at, revoked_at"
@@ -65,6 +65,18 @@ def create_token(
             ],
         )
     return token
+
+
+def complete_service_role(database: TrajectoryDatabase) -> None:
+    """Make what the role of clients with tenants lacks, if there is such a client: a table may have come since.
+
+    Raises:
+        SinkError: this user may not; the text says what to run.
+    """
+    if any(token.tenants is not None for token in list_tokens(database)):
+        with database.connect() as connection, translating_database_errors(database.url, "Completing the role"):
+            if not is_prepared(connection):
+                prepare_service_role(connection)
 
 
 def list_tokens(database: TrajectoryDatabase) -> list[ServiceToken]:
