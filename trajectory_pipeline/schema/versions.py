@@ -13,3 +13,7 @@ CONVERSION_VERSION = 4
 Every partition of an older version is stale and is rebuilt when it is materialized again. Leave it alone where only
 names, comments or speed change. ``test_recorded_output`` fails where the output changed and this did not.
 """
+
+SEARCH_TEXT_VERSION = "1"
+"""Raised with any change of the search text (``search.search_text``): all texts are then made again, and those that
+differ are embedded again."""

@@ -15,8 +15,6 @@ from typing import Any
 
 from trajectory_pipeline.lossless_json import as_text, object_or_empty
 
-SEARCH_TEXT_VERSION = "1"
-"""Raised with any change of the text: all texts are then made again, and those that differ are embedded again."""
 MOST_CHARACTERS = {"Task": 4000, "Summary": 2000, "Lesson": 1000, "Tools": 1000, "Denied tools": 500, "Errors": 2000}
 """Of each part, in this order: fewer than 11,000 in all, so that common embedding models read every word."""
 _REDACTED_AT_MOST = 5

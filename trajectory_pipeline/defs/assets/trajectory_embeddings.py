@@ -15,7 +15,7 @@ from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.search.search_text import SEARCH_TEXT_VERSION
+from trajectory_pipeline.schema.versions import SEARCH_TEXT_VERSION
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
