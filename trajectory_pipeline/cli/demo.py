@@ -28,7 +28,7 @@ from trajectory_pipeline.cli.dagster_processes import (
     wait_until_ready,
 )
 from trajectory_pipeline.cli.run_materialization import materialize, run_job
-from trajectory_pipeline.cli.serve import SERVICE_PORT, start_service
+from trajectory_pipeline.cli.serve import SERVICE_PORT, commands_to_try, start_service
 from trajectory_pipeline.databases import resolve_databases
 from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.defs.assets.trajectory_report import REPORT
@@ -52,8 +52,6 @@ from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.summaries import summarize_runs
 from trajectory_pipeline.urls import describe_postgres
-
-SERVICE_EXAMPLES = ("/v1/lessons?outcome=failure&limit=3", "/v1/statistics?group_by=agent")
 
 
 @click.command("demo")
@@ -143,9 +141,9 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         out.print(f"\n  Dagster UI   {assets_page(port)}")
         out.print(f"  Report       {page}")
         out.print(f"  Service      {service}")
-        out.print("\nAsk the service what went wrong, and what came of the runs of each agent:")
-        for path in SERVICE_EXAMPLES:
-            out.print(f"  curl '{service}{path}'", soft_wrap=True)
+        out.print("\nAsk the service for a run where a refund was refused, and why:")
+        for how, command in commands_to_try(service).items():
+            out.print(f"  {how:8} {command}")
         out.print("\nLook first at the report: which runs failed though Letta says that they are completed.")
         if stay:
             out.print("\nCtrl-C stops everything; `make demo` starts it again with the same data.")

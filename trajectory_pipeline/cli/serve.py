@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+import shlex
 import sys
 import time
 import urllib.request
@@ -34,15 +35,18 @@ IDLE_CONNECTIONS = 40
 @click.option(
     "--port", default=SERVICE_PORT, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on."
 )
-def command(host: str, port: int) -> None:
-    """Serve trajectories over HTTP: REST below /v1 (described at /docs), metrics and health.
+@click.option("--mcp-stdio", is_flag=True, help="Speak MCP over stdin and stdout instead, for one local agent.")
+def command(host: str, port: int, *, mcp_stdio: bool) -> None:
+    """Serve trajectories: pages at /, REST below /v1 (described at /docs), MCP at /mcp, metrics and health.
 
     On 127.0.0.1 the service can be read without a token as long as there is none. On any other address it needs one.
+    Over stdin and stdout it needs none: whoever starts it can read the database.
     """
     try:
         import uvicorn
 
         from trajectory_pipeline.serve.app import create_app
+        from trajectory_pipeline.serve.mcp_tools import create_mcp_server
         from trajectory_pipeline.serve.request_frame import LOG
         from trajectory_pipeline.serve.service import make_service
     except ModuleNotFoundError as error:
@@ -50,7 +54,7 @@ def command(host: str, port: int) -> None:
 
     loopback = _is_loopback(host)
     opened = open_connections()
-    if not loopback and not has_tokens(opened.storage.postgres):
+    if not mcp_stdio and not loopback and not has_tokens(opened.storage.postgres):
         raise PipelineError(
             f"{host} can be reached from other machines, and there is no token yet: make one with"
             " `trajectory-pipeline tokens create`, or serve on 127.0.0.1."
@@ -66,7 +70,12 @@ def command(host: str, port: int) -> None:
         )
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
         LOG.setLevel(logging.INFO)
-        err.print(f"Serving on http://{host}:{port} (Ctrl-C stops it); the API is described at /docs")
+        if mcp_stdio:
+            create_mcp_server(service).run("stdio")
+            return
+        err.print(
+            f"Serving on http://{host}:{port} (Ctrl-C stops it): pages at /, MCP at /mcp, REST described at /docs"
+        )
         config = uvicorn.Config(
             create_app(service), host=host, port=port, log_config=None, access_log=False, server_header=False
         )
@@ -102,6 +111,21 @@ def start_service(environment: Mapping[str, str], port: int, log: Path) -> Super
         time.sleep(0.3)
     process.stop()
     raise PipelineError(f"The service did not start; see {log}.")
+
+
+def commands_to_try(address: str) -> dict[str, str]:
+    """Return commands for a shell, by how they ask the service; the last one is an address for a browser."""
+    return {
+        "REST": f"curl '{address}/v1/search?q=refund+refused&k=3'",
+        "MCP": f"{shlex.quote(_shown(Path(sys.executable)))} -m trajectory_pipeline.serve.mcp_call {address}/mcp"
+        """ contrast_runs '{"query": "refund refused", "limit": 2}'""",
+        "Browser": f"{address}/?q=refund+refused",
+    }
+
+
+def _shown(path: Path) -> str:
+    """Return a path as short as it can be typed in the working directory."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _is_loopback(host: str) -> bool:

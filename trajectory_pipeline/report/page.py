@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -13,7 +12,7 @@ from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.quality.intervals import wilson_interval
 from trajectory_pipeline.report import charts
 from trajectory_pipeline.report.quality import quality_part
-from trajectory_pipeline.report.trajectory_view import Redact, trajectory_view
+from trajectory_pipeline.report.trajectory_view import TEMPLATES, Redact, trajectory_view
 from trajectory_pipeline.settings import QualitySettings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.report import report_tables, reported_range, runs_worth_reading
@@ -25,7 +24,6 @@ _DAYS_SHOWN_ONE_BY_ONE = timedelta(days=21)
 _MOST_AGENTS_DRAWN = 30
 _MOST_ROWS = 100
 """Of a table; all rows are in the table's file."""
-_TEMPLATES = Path(__file__).with_name("templates")
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def build_report(
         _environment()
         .get_template("report.html.j2")
         .render(
-            style=Markup((_TEMPLATES / "style.css").read_text()),  # noqa: S704 - our own file
+            style=Markup((TEMPLATES / "style.css").read_text()),  # noqa: S704 - our own file
             version=version("trajectory-pipeline"),
             made_at=datetime.now(UTC),
             period=period,
@@ -130,7 +128,7 @@ def _drawn(draw: Any, rows: list[Row]) -> Markup | None:
 
 
 def _environment() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     environment.globals["most_rows"] = _MOST_ROWS
     return environment

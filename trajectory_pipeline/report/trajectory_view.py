@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -12,6 +13,8 @@ from trajectory_pipeline.lossless_json import as_text
 
 Row = Mapping[str, Any]
 Redact = Callable[[str], str]
+TEMPLATES = Path(__file__).with_name("templates")
+"""The folder with the template of a trajectory and its style."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The ASGI app: REST below ``/v1``, pages at ``/``, metrics and health."""
+"""The ASGI app: REST below ``/v1``, MCP at ``/mcp``, pages at ``/``, metrics and health."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from trajectory_pipeline import __version__
 from trajectory_pipeline.serve import erasure, pages, requested_work, search, statistics, trajectories
 from trajectory_pipeline.serve.authentication import Reader, service_of
+from trajectory_pipeline.serve.mcp_endpoint import McpEndpoint
 from trajectory_pipeline.serve.models import Health
 from trajectory_pipeline.serve.problems import ProblemDetail, add_handlers, problems
 from trajectory_pipeline.serve.request_frame import RequestFrame
@@ -31,10 +32,12 @@ _RESPONSES = (ProblemDetail, *trajectories.SCHEMAS)
 
 def create_app(service: Service) -> ASGIApp:
     """Return the app of a service, framed: ids, limits, logs and metrics of every request."""
+    mcp = McpEndpoint(service)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with mcp.running():
+            yield
 
     app = FastAPI(
         title="trajectory-pipeline",
@@ -49,6 +52,7 @@ def create_app(service: Service) -> ASGIApp:
     add_handlers(app)
     for router in _ROUTERS:
         app.include_router(router)
+    app.router.routes.append(mcp.route)
 
     @app.get("/health", tags=["service"], responses=problems(), summary="Whether the service can answer")
     def health(request: Request) -> Health:

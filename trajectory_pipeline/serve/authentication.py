@@ -42,17 +42,32 @@ def authenticate(service: Service, token: str | None, scope: Scope) -> Access:
     raise ProblemError(401, "Send a token: Authorization: Bearer ….", _CHALLENGE)
 
 
+def access_of(request: Request, token: str | None, scope: TokenScope) -> Access:
+    """Return the access of a request, which must have this scope; it is kept in ``request.scope["access"]``.
+
+    Raises:
+        ProblemError: 401 or 403, see ``authenticate``; 403, it lacks the scope.
+    """
+    found = authenticate(service_of(request), token, request.scope)
+    request.scope["access"] = found
+    if scope not in found.scopes:
+        raise ProblemError(403, f"This needs a token with the scope `{scope}` (`trajectory-pipeline tokens`).")
+    return found
+
+
+def bearer_token(request: Request) -> str | None:
+    """Return the token in the header ``Authorization``; None without one."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    return token if kind.lower() == "bearer" and token else None
+
+
 def require(scope: TokenScope) -> Callable[..., Access]:
     """Return a dependency: the access of a request, which must have this scope."""
 
     def access(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)] = None
     ) -> Access:
-        found = authenticate(service_of(request), credentials.credentials if credentials else None, request.scope)
-        request.scope["access"] = found
-        if scope not in found.scopes:
-            raise ProblemError(403, f"This needs a token with the scope `{scope}` (`trajectory-pipeline tokens`).")
-        return found
+        return access_of(request, credentials.credentials if credentials else None, scope)
 
     return access
 

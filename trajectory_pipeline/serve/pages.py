@@ -1,12 +1,281 @@
-"""Pages for people at ``/``."""
+"""Pages for people at ``/``: search, results, and one run with its evidence. They need no JavaScript."""
 
-from fastapi import APIRouter
-from starlette.responses import RedirectResponse
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from urllib.parse import quote, urlencode
+
+import jinja2
+from fastapi import APIRouter, Form, Request
+from pydantic import ValidationError
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from trajectory_pipeline.lossless_json import exact_numbers
+from trajectory_pipeline.report.trajectory_view import TEMPLATES as REPORT_TEMPLATES
+from trajectory_pipeline.report.trajectory_view import trajectory_view
+from trajectory_pipeline.schema.enums import Outcome, TokenScope
+from trajectory_pipeline.serve.access import Access
+from trajectory_pipeline.serve.authentication import access_of, authenticate, bearer_token, service_of
+from trajectory_pipeline.serve.filters import FilterQuery
+from trajectory_pipeline.serve.presentation import decode_cursor, encode_cursor, run_summary
+from trajectory_pipeline.serve.problems import TITLES, ProblemError
+from trajectory_pipeline.serve.redacted import redacted
+from trajectory_pipeline.serve.search import SearchQuery, find
+from trajectory_pipeline.serve.service import Service
+from trajectory_pipeline.storage.postgres.search import SearchHit, contrast, search
+from trajectory_pipeline.storage.postgres.service_reads import list_runs, read_document, read_run
+
+COOKIE = "trajectory_token"
+"""Holds a token; only pages read it, and none of them changes anything."""
+RUNS_OF_A_PAGE = 25
+_RUNS_OF_A_SIDE = 5
+_FILTERS = ("outcome", "heuristic_outcome", "agent_id", "tool", "failure_mode", "task_family")
+_DAYS = {"ended_from": "completed_from", "ended_to": "completed_to"}
+_ASKED = ("q", *_FILTERS, *_DAYS, "view", "cursor")
+_SECURITY = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none';"
+    " base-uri 'none'"
+}
+_LONGEST_TITLE = 140
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
-def index() -> RedirectResponse:
-    """Lead to the documentation of the API."""
-    return RedirectResponse("/docs")
+def index(request: Request) -> Response:
+    """Show the newest runs, or those that match."""
+    asked = {name: request.query_params.get(name, "").strip() for name in _ASKED}
+    shown: dict[str, Any] = {
+        "asked": asked,
+        "filtered": any(asked[name] for name in (*_FILTERS, *_DAYS)),
+        "choices": [str(outcome) for outcome in Outcome],
+        **dict.fromkeys(("problem", "note", "sides", "runs", "heading", "older")),
+    }
+    try:
+        access = _reader(request)
+        shown |= _found(service_of(request), access, asked)
+    except ProblemError as error:
+        if error.status != 422:
+            return _refused(request, error)
+        shown["problem"] = error.detail.partition(": ")[2] or error.detail
+    return _page(request, "search.html.j2", shown, 422 if shown["problem"] else 200)
+
+
+@router.get("/runs/{run_id}")
+def run(request: Request, run_id: str) -> Response:
+    """Show one run: verdict, evidence and turns."""
+    service = service_of(request)
+    try:
+        row, text = _run(service, _reader(request), run_id)
+    except ProblemError as error:
+        return _refused(request, error)
+    document = None if text is None else exact_numbers(text)
+    named = {name: redacted(row[name], service.redact) for name in ("agent_name", "models", "data_omitted_reason")}
+    view = trajectory_view({**row, **named, "data": document}, row, service.redact)
+    return _page(request, "run.html.j2", {"view": view})
+
+
+@router.get("/login")
+def login_form(request: Request, then: str = "/") -> Response:
+    """Ask for a token."""
+    return _page(request, "login.html.j2", {"problem": None, "then": _own_path(then)})
+
+
+@router.post("/login")
+def login(
+    request: Request,
+    token: Annotated[str, Form(max_length=200)] = "",
+    then: Annotated[str, Form(max_length=5000)] = "/",
+) -> Response:
+    """Keep a valid token in a cookie that no script reads and no other site sends."""
+    try:
+        _check_token(request, token.strip())
+    except ProblemError as error:
+        problem = "Give a token." if not token.strip() else error.detail
+        return _page(request, "login.html.j2", {"problem": problem, "then": _own_path(then)}, error.status)
+    response = RedirectResponse(_own_path(then), 303)
+    if token.strip():
+        response.set_cookie(
+            COOKIE, token.strip(), httponly=True, samesite="strict", secure=request.url.scheme == "https"
+        )
+    return response
+
+
+@router.post("/logout")
+def logout() -> Response:
+    """Forget the token."""
+    response = RedirectResponse("/login", 303)
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return response
+
+
+@router.get("/style.css")
+def style(request: Request) -> Response:
+    """Return the style of the report, and what pages add."""
+    text, tag = _style()
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers={"etag": tag})
+    return Response(text, media_type="text/css", headers={"etag": tag})
+
+
+def _reader(request: Request) -> Access:
+    return access_of(request, bearer_token(request) or request.cookies.get(COOKIE), TokenScope.READ)
+
+
+def _check_token(request: Request, token: str) -> None:
+    """Do nothing if the token can read.
+
+    Raises:
+        ProblemError: it cannot, or another site sent the form.
+    """
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise ProblemError(403, "The form was sent by another site.")
+    if TokenScope.READ not in authenticate(service_of(request), token or None, request.scope).scopes:
+        raise ProblemError(403, "This token cannot read runs: it lacks the scope `read`.")
+
+
+def _run(service: Service, access: Access, run_id: str) -> tuple[dict[str, Any], str | None]:
+    """Return a row of ``read_run`` and its document as JSON text.
+
+    Raises:
+        ProblemError: 404, there is none that may be seen.
+    """
+    row = text = None
+    # Postgres takes no NUL.
+    if "\0" not in run_id:
+        with service.database.reading(access.tenants) as connection:
+            row = read_run(connection, run_id)
+            text = None if row is None else read_document(connection, run_id)
+    if row is None:
+        raise ProblemError(404, "There is no such run among those that you may see.")
+    return row, text
+
+
+def _found(service: Service, access: Access, asked: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the page of results shows.
+
+    Raises:
+        ProblemError: 422, something in the form is wrong.
+    """
+    filters: dict[str, Any] = {
+        name: asked[name] if name == "task_family" else [asked[name]] for name in _FILTERS if asked[name]
+    }
+    filters |= {column: _midnight(asked[name]) for name, column in _DAYS.items() if asked[name]}
+    comparing = asked["view"] == "contrast"
+    try:
+        if asked["q"]:
+            k = _RUNS_OF_A_SIDE if comparing else RUNS_OF_A_PAGE
+            query = SearchQuery.model_validate({**filters, "q": asked["q"], "k": k})
+        else:
+            listed = FilterQuery.model_validate(filters)
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        raise ProblemError(422, f"query: {first['loc'][0]}: {first['msg']}") from None
+    if comparing:
+        if not asked["q"]:
+            raise ProblemError(422, "query: Say what to look for: runs of one kind of task are compared.")
+        if asked["outcome"] or asked["heuristic_outcome"]:
+            raise ProblemError(422, "query: Leave out the filters by outcome: both sides have one.")
+        compared, words_only = find(service, access, query, contrast)
+        sides = [
+            ("Successes", [_hit(hit, service) for hit in compared.successes]),
+            ("Failures", [_hit(hit, service) for hit in compared.failures]),
+        ]
+        return {"sides": sides, "note": _words_only(words_only)}
+    if asked["q"]:
+        hits, words_only = find(service, access, query, search)
+        most = " or more" if len(hits) == RUNS_OF_A_PAGE else ""
+        heading = f"{len(hits)}{most} runs, the best first" if len(hits) > 1 else "1 run" if hits else "No run is found"
+        return {"runs": [_hit(hit, service) for hit in hits], "heading": heading, "note": _words_only(words_only)}
+    after = decode_cursor(asked["cursor"]) if asked["cursor"] else None
+    conditions = listed.filters()
+    with service.database.reading(access.tenants) as connection:
+        rows = list_runs(connection, conditions, (), after, RUNS_OF_A_PAGE + 1)
+    older = None
+    if len(rows) > RUNS_OF_A_PAGE:
+        kept = {name: value for name, value in asked.items() if value} | {
+            "cursor": encode_cursor(rows[RUNS_OF_A_PAGE - 1])
+        }
+        older = f"/?{urlencode(kept)}"
+    return {
+        "runs": [_listed(row, service) for row in rows[:RUNS_OF_A_PAGE]],
+        "heading": "Older runs" if after else "Newest runs",
+        "older": older,
+    }
+
+
+def _hit(hit: SearchHit, service: Service) -> dict[str, Any]:
+    found = redacted(asdict(hit) | {"evidence": [asdict(one) for one in hit.evidence]}, service.redact)
+    return {**found, "title": _title(found["summary"] or found["snippet"], hit.run_id)}
+
+
+def _listed(row: Mapping[str, Any], service: Service) -> dict[str, Any]:
+    """Return a row of ``list_runs`` with the names of a hit."""
+    whole = run_summary(row, service)
+    judged = whole["judged"] or {}
+    return {
+        **{name: whole[name] for name in ("run_id", "agent_id", "agent_name", "end_time", "execution_status")},
+        **{name: judged.get(name) for name in ("confidence", "failure_owner", "failure_mode", "lesson")},
+        "judged_outcome": judged.get("outcome"),
+        "verdict_status": judged.get("status"),
+        "heuristic_outcome": whole["heuristic"]["outcome"],
+        "evidence": [],
+        "snippet": "",
+        "title": _title(judged.get("summary"), whole["run_id"]),
+    }
+
+
+def _title(text: str | None, run_id: str) -> str:
+    line = " ".join((text or "").split())
+    if len(line) > _LONGEST_TITLE:
+        return line[:_LONGEST_TITLE].rpartition(" ")[0] + " …"
+    return line or run_id
+
+
+def _words_only(reason: str | None) -> str | None:
+    return None if reason is None else f"Searched by words alone: {reason.rstrip('.')}."
+
+
+def _midnight(day: str) -> datetime:
+    try:
+        return datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise ProblemError(422, "query: Give a day as YYYY-MM-DD.") from None
+
+
+def _refused(request: Request, error: ProblemError) -> Response:
+    """Lead to the form for a token, or say what is wrong."""
+    if error.status == 401:
+        then = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"/login?then={quote(then, safe='')}", 303)
+    title = TITLES.get(error.status, "The request failed")
+    return _page(request, "message.html.j2", {"title": title, "detail": error.detail}, error.status)
+
+
+def _own_path(path: str) -> str:
+    r"""Return a path of this site; a browser reads ``//`` and ``/\`` as another one."""
+    plain = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if plain else "/"
+
+
+def _page(request: Request, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
+    html = _environment().get_template(template).render(signed_in=COOKIE in request.cookies, **values)
+    return HTMLResponse(html, status, headers=_SECURITY)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(__package__), jinja2.FileSystemLoader(REPORT_TEMPLATES)])
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+
+
+@functools.cache
+def _style() -> tuple[str, str]:
+    environment = _environment()
+    # Without rendering: it is a file like another.
+    sources = [environment.loader.get_source(environment, name)[0] for name in ("style.css", "pages.css")]  # type: ignore[union-attr]
+    text = "\n".join(sources)
+    return text, f'"{hashlib.sha256(text.encode()).hexdigest()[:16]}"'

@@ -74,11 +74,12 @@ def statistics(request: Request, access: Reader, query: Annotated[StatisticsQuer
     service, filters = service_of(request), query.filters()
     with service.database.reading(access.tenants) as connection:
         rows = count_outcomes(connection, filters, query.group_by, query.limit + 1)
-    items: list[Any] = [redacted(_group(row), service.redact) for row in rows[: query.limit]]
+    items: list[Any] = [redacted(group_of(row), service.redact) for row in rows[: query.limit]]
     return Statistics(notice=DATA_NOTICE, items=items, more_groups=len(rows) > query.limit)
 
 
-def _group(row: dict[str, Any]) -> dict[str, Any]:
+def group_of(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of ``count_outcomes`` as ``Group``."""
     outcomes = tuple(Counts.model_fields)
     judged = {name: row[f"judged_{name}"] for name in outcomes}
     decided = judged["success"] + judged["partial_success"] + judged["failure"]

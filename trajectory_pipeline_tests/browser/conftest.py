@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.settings import setting_fields
+from trajectory_pipeline_tests.serve.conftest import guarded, tenant_settings, tokens  # noqa: F401 - fixtures
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PROJECT = Path(__file__).parents[2]

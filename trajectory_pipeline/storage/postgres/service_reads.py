@@ -137,6 +137,17 @@ def read_document(connection: psycopg.Connection, run_id: str) -> str | None:
     return text
 
 
+def newest_of_families(connection: psycopg.Connection, family_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return of each task family the newest run, one with a summary before all others: its id, summary and lesson."""
+    statement = (
+        "SELECT DISTINCT ON (f.family_id) f.family_id, t.run_id, t.agent_name, t.end_time, o.outcome, o.summary,"
+        f" o.lesson FROM trajectory.task_family_runs f JOIN trajectory.trajectories t USING (run_id){CURRENT_VERDICT}"
+        " WHERE f.family_id = ANY(%(ids)s) AND t.deleted_at IS NULL"
+        " ORDER BY f.family_id, o.summary IS NULL, t.end_time DESC NULLS LAST, t.run_id"
+    )
+    return {row.pop("family_id"): row for row in _rows(connection, statement, {"ids": list(family_ids)})}
+
+
 def partitions_of(connection: psycopg.Connection, run_ids: Sequence[str]) -> dict[str, str]:
     """Return the partition key of each of these runs that is there and not deleted."""
     rows = _rows(
