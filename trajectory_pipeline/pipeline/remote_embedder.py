@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -80,9 +79,7 @@ class RemoteEmbedder:
 
     def shortfall(self, connection: RetryingConnection) -> BudgetShortfall | None:
         """Return the cap that has no headroom today for the smallest call; None where there is none."""
-        (row,) = connection.rows("Asking for the time", "SELECT clock_timestamp() AS now")
-        now: datetime = row["now"]
-        totals = spend_totals(connection, day_of(now), None, "")
+        totals = spend_totals(connection, day_of(connection.now()), None, "")
         shared = [cap for cap in self.api.budget.caps if cap.scope == "day"]
         return find_shortfall(shared, {"day": totals.get("day", SpendTotals())}, self._least)
 

@@ -114,8 +114,7 @@ class BatchStore:
 
     def now(self) -> datetime:
         """Return the time by the database's clock."""
-        now: datetime = self.connection.rows("Asking for the time", "SELECT clock_timestamp() AS now")[0]["now"]
-        return now
+        return self.connection.now()
 
     def unfinished(self) -> list[JudgeBatch]:
         """Return the batches that something is left to do for, the oldest first."""

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
@@ -69,6 +70,11 @@ class RetryingConnection:
     ) -> list[dict[str, Any]]:
         """Run one idempotent statement; returns its rows as dicts."""
         return self.run(doing, lambda transaction: transaction.rows(statement, parameters))
+
+    def now(self) -> datetime:
+        """Return the time by the database's clock."""
+        moment: datetime = self.rows("Asking for the time", "SELECT clock_timestamp() AS now")[0]["now"]
+        return moment
 
     def _once(self, work: Callable[[Transaction], _T]) -> _T:
         with self._connection.transaction():

@@ -63,8 +63,7 @@ class VerdictStore:
 
     def now(self) -> datetime:
         """Return the time by the database's clock."""
-        moment: datetime = self.connection.rows("Asking for the time", "SELECT clock_timestamp() AS now")[0]["now"]
-        return moment
+        return self.connection.now()
 
     def use_policy(self, policy_id: str, definition: Mapping[str, Any], model: str) -> None:
         """Make a policy the current one: the one whose verdicts count."""
