@@ -26,7 +26,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--outcome", "outcomes", multiple=True, type=_OUTCOMES, help="Of the verdict, else the heuristic one.")
 @click.option("--judged", is_flag=True, help="Only runs with a verdict that has an outcome.")
 @click.option("--min-confidence", type=_SHARE, help="Of the verdict's outcome.")
-@click.option("--min-learning-value", type=_SHARE)
+@click.option("--min-learning-value", type=_SHARE, help="Of the verdict.")
 @click.option("--agent", "agents", multiple=True, help="Id or name.")
 @click.option("--tool", "tools", multiple=True, help="That ran in it.")
 @click.option("--from", "start", metavar="TIME", help="First end of a run.")
@@ -34,7 +34,15 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--label", "labels", multiple=True, type=_OUTCOMES, help="Outcome that a person gave.")
 @click.option("--family", "families", multiple=True, help="Id of a task family.")
 @click.option("--version", "version", help="Of the format (atif: 1.8 or 1.7). Default: the newest.")
-@click.option("--splits", nargs=3, type=float, default=(0.8, 0.1, 0.1), show_default=True, metavar="TRAIN VAL TEST")
+@click.option(
+    "--splits",
+    nargs=3,
+    type=float,
+    default=(0.8, 0.1, 0.1),
+    show_default=True,
+    metavar="TRAIN VAL TEST",
+    help="Shares of train, validation and test.",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="Draws other splits.")
 @click.option(
     "--redact",

@@ -51,7 +51,13 @@ def _filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("search")
 @click.argument("query")
 @click.option("--k", default=10, show_default=True, type=click.IntRange(1, 1000), help="Most runs; of each side.")
-@click.option("--mode", default="hybrid", show_default=True, type=click.Choice(get_args(SearchMode)))
+@click.option(
+    "--mode",
+    default="hybrid",
+    show_default=True,
+    type=click.Choice(get_args(SearchMode)),
+    help="By words, by meaning, or both.",
+)
 @click.option("--contrast", "contrasting", is_flag=True, help="Runs that succeeded, and runs that failed.")
 @_filter_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all that is known of each run.")

@@ -92,7 +92,7 @@ class DagsterQueue:
             )
         try:
             response = httpx2.post(
-                f"{self.url.rstrip('/')}/graphql",
+                self.url.rstrip("/") + "/graphql",
                 json={"query": query, "variables": variables},
                 timeout=_TIMEOUT_SECONDS,
             )

@@ -249,7 +249,7 @@ def _midnight(day: str) -> datetime:
 def _refused(request: Request, error: ProblemError) -> Response:
     """Lead to the form for a token, or say what is wrong."""
     if error.status == 401:
-        then = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        then = request.url.path + ("?" + request.url.query if request.url.query else "")
         return RedirectResponse(f"/login?then={quote(then, safe='')}", 303)
     title = TITLES.get(error.status, "The request failed")
     return _page(request, "message.html.j2", {"title": title, "detail": error.detail}, error.status)

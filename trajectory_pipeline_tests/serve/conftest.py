@@ -13,9 +13,12 @@ from trajectory_pipeline_tests.serve.serving import serving
 from trajectory_pipeline_tests.serve.tenancy import Tokens, copy_rows, make_tenants
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(story: Pipeline) -> Iterator[httpx2.Client]:
-    """A client of a service over the story, which nobody made a token for."""
+    """A client of a service over the story, which nobody made a token for.
+
+    No longer than a module: other tests copy the story's database, to which nobody may then be connected.
+    """
     settings = make_settings(storage__database_url=story.database_url, storage__data_folder=story.folder.parent)
     with (
         serving(settings, Storage.at(str(story.folder), story.database_url)) as address,

@@ -11,6 +11,7 @@ import orjson
 
 from trajectory_pipeline.demo.simulated_judge.faults import ChosenFault, FaultRequestError, parse_fault
 from trajectory_pipeline.demo.simulated_judge.prices import (
+    EMBEDDING_MODEL,
     SIMULATED_PRICES,
     base_model,
 )
@@ -122,6 +123,8 @@ def read_chat_request(body: bytes) -> ChatRequest:
     request = read_json(body)
     _refuse_unknown(request, KNOWN_CHAT_PARAMETERS)
     model, fault = read_model(request)
+    if base_model(model) == EMBEDDING_MODEL:
+        raise unknown_model(model, " (it answers no chats)")
     user_texts, prompt = _messages(request)
     response_format, schema = _response_format(request, prompt)
     tool = _forced_tool(request)

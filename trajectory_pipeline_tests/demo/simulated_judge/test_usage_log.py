@@ -12,6 +12,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from trajectory_pipeline.budget.prices import CallUsage, load_prices
 from trajectory_pipeline.demo.simulated_judge import (
+    EMBEDDING_MODEL,
     JUDGE_MODEL,
     OBEDIENT_MODEL,
     PRICE_TABLE,
@@ -83,7 +84,7 @@ def test_prices_of_a_call_are_exact() -> None:
     assert price.cost(1_000_000, 0, 0) == Decimal("0.5")
     assert price.cost(1_000_000, 1_000_000, 1_000_000) == Decimal("2.05")
     assert price.cost(1, 1, 0) == Decimal("0.00000005")
-    assert set(SIMULATED_PRICES) == {JUDGE_MODEL, OBEDIENT_MODEL, SCRIPTED_MODEL}
+    assert set(SIMULATED_PRICES) == {JUDGE_MODEL, OBEDIENT_MODEL, SCRIPTED_MODEL, EMBEDDING_MODEL}
 
 
 def test_price_table_gives_the_pipeline_the_servers_prices() -> None:
