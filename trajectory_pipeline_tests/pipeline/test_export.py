@@ -22,6 +22,7 @@ from trajectory_pipeline.storage.postgres.exports import ExportFilters
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 ALL = ExportFilters()
+SOME = ExportFilters(labels=("failure",))
 ONE_SPLIT = SplitShares(1, 0, 0)
 
 
@@ -49,7 +50,7 @@ def test_atif_is_accepted_by_the_reference_models_and_comes_back_the_same(story:
 
 
 def test_older_version_of_atif_is_written(story: Pipeline, tmp_path: Path) -> None:
-    export(story, tmp_path / "atif", ExportFormat.ATIF, version="1.7")
+    export(story, tmp_path / "atif", ExportFormat.ATIF, SOME, version="1.7")
     versions = {json.loads(path.read_bytes())["schema_version"] for path in (tmp_path / "atif").glob("*/*.json")}
     assert versions == {"ATIF-v1.7"}
 
@@ -197,8 +198,8 @@ def test_secrets_are_replaced_unless_that_is_turned_off(story: Pipeline, tmp_pat
 
 
 def test_reasoning_is_passed_on_only_where_asked(story: Pipeline, tmp_path: Path) -> None:
-    kept = export(story, tmp_path / "kept", ExportFormat.SFT, with_reasoning=True)
-    without = export(story, tmp_path / "without", ExportFormat.SFT)
+    kept = export(story, tmp_path / "kept", ExportFormat.SFT, SOME, with_reasoning=True)
+    without = export(story, tmp_path / "without", ExportFormat.SFT, SOME)
     has = [
         any("reasoning_content" in one for line in lines(tmp_path / name) for one in line["messages"])
         for name in ("kept", "without")
@@ -230,7 +231,7 @@ def test_manifest_names_every_file_with_its_digest(story: Pipeline, tmp_path: Pa
 
 def test_same_export_gives_the_same_bytes(story: Pipeline, tmp_path: Path) -> None:
     for name in "ab":
-        export(story, tmp_path / name, ExportFormat.SFT)
+        export(story, tmp_path / name, ExportFormat.SFT, SOME)
     for path in (tmp_path / "a").glob("*.jsonl"):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 

@@ -77,7 +77,7 @@ def test_better_policy_is_told_from_an_equal_one() -> None:
 def test_paired_interval_holds_the_planted_difference() -> None:
     rng, held = random.Random(2), 0
     for _ in range(100):
-        rows, truth = world(rng, 120, 0.65, 0.75)
+        rows, truth = world(rng, 60, 0.65, 0.75)
         difference = compare_policies(rows).policies[1].differences[Measure.AGREEMENT]
         assert difference is not None
         assert difference.low is not None

@@ -1,17 +1,22 @@
 """The views over turns, messages and tool calls hold what the documents hold; the counts add up to them."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 
 
-@pytest.fixture
-def captured(pipeline: Pipeline) -> Pipeline:
-    """The whole sample, captured and converted."""
+@pytest.fixture(scope="module")
+def captured(make_own_settings: Callable[[], Settings]) -> Pipeline:
+    """The whole sample, captured and converted once; only the last test changes it."""
+    settings = make_own_settings()
+    folder = settings.storage.data_folder / "parquet"
+    pipeline = Pipeline(str(settings.source.postgres_url), str(settings.storage.database_url), folder)
     pipeline.capture(*sample_partitions())
     return pipeline
 
