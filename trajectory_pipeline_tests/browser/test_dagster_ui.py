@@ -40,6 +40,8 @@ def busy_partition(demonstration: Demonstration) -> str:
 
 
 def test_graph_shows_every_asset_with_its_state(page: Page) -> None:
+    # Where the graph is wider than the page, Dagster shrinks the assets to their names.
+    page.set_viewport_size({"width": 1900, "height": 800})
     page.goto("/locations/trajectory_pipeline/asset-groups/trajectories")
     for name in ("terminal_runs", "trajectories", "refined_outcomes", "trajectory_report", "runs", "steps", "messages"):
         page.get_by_text(name, exact=True).first.wait_for()
