@@ -91,7 +91,7 @@ def file_cases(runs: Sequence[dict[str, Any]]) -> list[Case]:
     ids = {f"run-{place}": run["task_id"] for place, run in enumerate(runs)}
     return [
         Case(
-            " ".join(_said(run)[:3])[:LONGEST_QUERY],
+            " ".join(_user_texts(run)[:3])[:LONGEST_QUERY],
             run_id,
             frozenset(one for one, task in ids.items() if task == run["task_id"] and one != run_id),
         )
@@ -99,7 +99,7 @@ def file_cases(runs: Sequence[dict[str, Any]]) -> list[Case]:
     ]
 
 
-def _said(run: dict[str, Any]) -> list[str]:
+def _user_texts(run: dict[str, Any]) -> list[str]:
     return [_text(message["content"]) for message in run["messages"] if message["role"] == "user"]
 
 
@@ -112,7 +112,7 @@ def _rendered(run: dict[str, Any]) -> str:
     tools = dict.fromkeys(
         call["function"]["name"] for message in run["messages"] for call in message.get("tool_calls") or ()
     )
-    return f"Task: {' '.join(_said(run))}\n\nTools: {', '.join(tools)}"
+    return f"Task: {' '.join(_user_texts(run))}\n\nTools: {', '.join(tools)}"
 
 
 def fill_sample(database_url: str, source_url: str, folder: Path) -> list[str]:

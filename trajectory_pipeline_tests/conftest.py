@@ -9,8 +9,10 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import hypothesis
 import psycopg
@@ -226,6 +228,12 @@ def story(make_own_settings: Callable[[], Settings], running_judge: SimulatedJud
         run.publish(hour)
     write_labels(TrajectoryDatabase(pipeline.database_url), sample_labels())
     return pipeline
+
+
+@pytest.fixture
+def own_story(story: Pipeline, make_database: Callable[[str | None], str]) -> Pipeline:
+    """A copy of the story's sink, with its labels, that a test may change."""
+    return replace(story, database_url=make_database(urlsplit(story.database_url).path[1:]))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ of the reference models, and what is not there is left out: a file that they rea
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from trajectory_pipeline.exports.source import ExportRun, JsonObject, Row, parse_arguments, reasoning_of, text_of
+from trajectory_pipeline.exports.source import ExportRun, JsonObject, Row, parse_arguments, text_of
 
 VERSIONS = ("1.8", "1.7")
 _AUTOMATIC = ("heartbeat", "system_alert", "login")
@@ -75,14 +75,10 @@ def _steps_of(run: ExportRun, message: Row, calling: dict[str, JsonObject]) -> I
     extra = {"message_id": message["message_id"]}
     calls = message["tool_calls"] or []
     if message["role"] == "assistant" or calls:
-        reasoning = reasoning_of(message)
-        if reasoning is not None and not run.with_reasoning:
-            run.losses["reasoning"] += 1
-            reasoning = None
         step: JsonObject = {
             "source": "agent",
             "message": text_of(message, run.losses),
-            "reasoning_content": reasoning,
+            "reasoning_content": run.reasoning_of(message),
             "tool_calls": [_call(call, number) for number, call in enumerate(calls)] or None,
             "extra": extra,
         }

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trajectory_pipeline.exports.source import ExportRun, JsonObject, Row, parse_arguments, reasoning_of, text_of
+from trajectory_pipeline.exports.source import ExportRun, JsonObject, Row, parse_arguments, text_of
 
 ArgumentsAs = Literal["text", "object"]
 Chat = list[JsonObject]
@@ -40,12 +40,9 @@ def _messages(run: ExportRun, message: Row, called: set[str], arguments: Argumen
     if message["role"] == "assistant" or calls:
         text = text_of(message, run.losses)
         one: JsonObject = {"role": "assistant", "content": text or None if calls else text}
-        reasoning = reasoning_of(message)
+        reasoning = run.reasoning_of(message)
         if reasoning is not None:
-            if run.with_reasoning:
-                one["reasoning_content"] = reasoning
-            else:
-                run.losses["reasoning"] += 1
+            one["reasoning_content"] = reasoning
         if calls:
             one["tool_calls"] = [_call(run, call, arguments) for call in calls]
             called |= {call["id"] for call in calls if call["id"]}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from trajectory_pipeline.exports.source import ExportRun, JsonObject, reasoning_of, text_of
+from trajectory_pipeline.exports.source import ExportRun, JsonObject, text_of
 
 _TEXT, _WHOLE, _REAL, _YES = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _TIME = pa.timestamp("us", tz="UTC")
@@ -66,10 +66,6 @@ def flat_rows(run: ExportRun, split: str) -> Iterator[tuple[str, JsonObject]]:
     }
     for turn, messages in run.turns():
         for message in messages:
-            reasoning = reasoning_of(message)
-            if reasoning is not None and not run.with_reasoning:
-                run.losses["reasoning"] += 1
-                reasoning = None
             yield (
                 "messages",
                 {
@@ -77,7 +73,7 @@ def flat_rows(run: ExportRun, split: str) -> Iterator[tuple[str, JsonObject]]:
                     "run_id": run.run_id,
                     "step_id": turn["step_id"],
                     "text": text_of(message, run.losses),
-                    "reasoning": reasoning,
+                    "reasoning": run.reasoning_of(message),
                     "tool_calls": len(message["tool_calls"] or ()),
                     "tool_returns": len(message["tool_returns"] or ()),
                 },

@@ -65,6 +65,14 @@ class ExportRun:
                     messages.append(message)
             yield turn, messages
 
+    def reasoning_of(self, message: Row) -> str | None:
+        """Return the model's reasoning in a message where it may be passed on; else it counts as a loss."""
+        texts = [part["reasoning"] for part in message["content"] or () if part["reasoning"]]
+        if texts and not self.with_reasoning:
+            self.losses["reasoning"] += 1
+            return None
+        return "\n".join(texts) or None
+
     @property
     def system_prompt(self) -> str | None:
         """What the agent was told; None where it is not known."""
@@ -148,12 +156,6 @@ def text_of(message: Row, losses: Counter[str]) -> str:
         elif part["type"] not in _ELSEWHERE and not part["reasoning"]:
             losses[f"content parts of type {part['type']}"] += 1
     return "\n".join(texts)
-
-
-def reasoning_of(message: Row) -> str | None:
-    """Return the model's reasoning in a message; None where there is none."""
-    texts = [part["reasoning"] for part in message["content"] or () if part["reasoning"]]
-    return "\n".join(texts) or None
 
 
 def redacted(value: Any, redact: Callable[[str], str]) -> Any:

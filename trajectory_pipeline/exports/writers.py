@@ -33,25 +33,15 @@ class Writer(Protocol):
         """End the files."""
 
 
-class JsonLinesWriter:
+class JsonLines:
     """A file a split, a record a line."""
 
-    def __init__(self, folder: Path, record_of: Callable[[ExportRun], JsonObject | None], reason: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._record_of = record_of
-        self._reason = reason
         self._files: dict[str, IO[bytes]] = {}
 
-    def add(self, run: ExportRun, split: str) -> str | None:
-        """Write a run; returns why it has no place in the form, else None."""
-        record = self._record_of(run)
-        if record is None:
-            return self._reason
-        self.write(record, split)
-        return None
-
     def write(self, record: JsonObject, split: str) -> None:
-        """Write a record of any runs."""
+        """Write a record."""
         if split not in self._files:
             self._files[split] = create_file(self._folder / f"{split}.jsonl")
         self._files[split].write(json_bytes(record) + b"\n")
@@ -60,6 +50,23 @@ class JsonLinesWriter:
         """End the files."""
         for file in self._files.values():
             file.close()
+
+
+class JsonLinesWriter(JsonLines):
+    """A record a run."""
+
+    def __init__(self, folder: Path, record_of: Callable[[ExportRun], JsonObject | None], reason: str) -> None:
+        super().__init__(folder)
+        self._record_of = record_of
+        self._reason = reason
+
+    def add(self, run: ExportRun, split: str) -> str | None:
+        """Write a run; returns why it has no place in the form, else None."""
+        record = self._record_of(run)
+        if record is None:
+            return self._reason
+        self.write(record, split)
+        return None
 
 
 class AtifWriter:

@@ -161,13 +161,12 @@ def _wider(schema: Any, built_in: Any, root: Schema, built_in_root: Schema, path
     if "anyOf" in built_in:
         branches = [_wider(schema, branch, root, built_in_root, path) for branch in built_in["anyOf"]]
         return [] if not all(branches) else min(branches, key=len)
+    values = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if "enum" in built_in:
-        values = schema.get("enum", [schema["const"]] if "const" in schema else None)
         if values is None:
             return [f"{place}: it must list its values (enum), out of {', '.join(map(str, built_in['enum']))}"]
         unknown = [str(value) for value in values if value not in built_in["enum"]]
         return [f"{place}: {', '.join(unknown)} is not among the built-in values"] if unknown else []
-    values = schema.get("enum", [schema["const"]] if "const" in schema else None)
     types = {_type_of(value) for value in values} if values is not None else _types(schema)
     if types - _types(built_in):
         return [f"{place}: it may be {_either(types)}, and must be {_either(_types(built_in))}"]

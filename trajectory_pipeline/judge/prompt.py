@@ -49,12 +49,12 @@ class JudgePrompt:
     answer_type: type[JudgeResponse] = field(default=JudgeResponse, compare=False)
     answer_version: str = RESPONSE_SCHEMA_VERSION
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Changes with the rules and the questions."""
         return text_digest(self.rules, self.whole, self.part, self.excerpts)
 
-    @property
+    @cached_property
     def rubric_version(self) -> str:
         """Changes with the rubric."""
         return text_digest(self.rubric)

@@ -26,7 +26,7 @@ from trajectory_pipeline.exports.chat import (
 from trajectory_pipeline.exports.formats import ExportFormat
 from trajectory_pipeline.exports.source import ExportRun, redacted
 from trajectory_pipeline.exports.splits import SplitShares, groups_of, split_of
-from trajectory_pipeline.exports.writers import AtifWriter, FlatWriter, JsonLinesWriter, Writer, json_bytes
+from trajectory_pipeline.exports.writers import AtifWriter, FlatWriter, JsonLines, JsonLinesWriter, Writer, json_bytes
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION, Redactor
 from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.runtime.private_files import create_file, make_folder
@@ -146,7 +146,8 @@ class _Export:
                     split = self._split(run.run_id)
                     reason = writer.add(run, split)
                     if reason is None:
-                        self._count(run, split)
+                        self.records[split] += 1
+                        self._note(run, split)
                     else:
                         self.left_out[reason] += 1
             finally:
@@ -193,7 +194,7 @@ class _Export:
             }
         )
         runs = {run.run_id: run for run in self._all(paired)}
-        writer = JsonLinesWriter(self._folder, lambda _: None, "")
+        writer = JsonLines(self._folder)
         try:
             for chosen, rejected in pairs:
                 pair = preference(runs[chosen], runs[rejected])
@@ -244,10 +245,6 @@ class _Export:
 
     def _split(self, run_id: str) -> str:
         return split_of(self._groups[run_id], self._options.shares, self._options.seed)
-
-    def _count(self, run: ExportRun, split: str) -> None:
-        self.records[split] += 1
-        self._note(run, split)
 
     def _note(self, run: ExportRun, split: str) -> None:
         self.losses.update(run.losses)

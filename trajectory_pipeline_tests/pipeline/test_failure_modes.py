@@ -1,11 +1,6 @@
 """The registry of failure modes over stored runs: ids that stay, texts that are redacted and erased, and alarms."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
-
-import pytest
 
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.pipeline.failure_modes import find_growing_modes, update_failure_modes
@@ -16,12 +11,6 @@ REDACT = Redactor(key=b"a key of these tests")
 SECRET = "sk-proj-Zq8vN2xT5bW9yL4mR7cK1dF6gH3jP0sA"
 _RUNS = "SELECT run_id, mode_id, text_sha256, kind, source FROM trajectory.failure_mode_runs ORDER BY 1, 2, 3"
 _MODES = "SELECT mode_id, kind, title, position FROM trajectory.failure_modes ORDER BY position"
-
-
-@pytest.fixture
-def own_story(story: Pipeline, make_database: Callable[[str | None], str]) -> Pipeline:
-    """A copy of the story's sink that a test may change."""
-    return replace(story, database_url=make_database(urlsplit(story.database_url).path[1:]))
 
 
 def execute(pipeline: Pipeline, statement: str, *parameters: object) -> None:

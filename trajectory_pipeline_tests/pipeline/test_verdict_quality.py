@@ -1,13 +1,9 @@
 """What labels say of stored verdicts: the demonstration's judge, its maps in SQL, and a judge that must not pass."""
 
 import random
-from collections.abc import Callable
-from dataclasses import replace
-from urllib.parse import urlsplit
 
 import pytest
 
-from trajectory_pipeline.demo.letta_sample.labels import sample_labels
 from trajectory_pipeline.pipeline.verdict_quality import (
     group_rates,
     lifts_of_signals,
@@ -19,17 +15,9 @@ from trajectory_pipeline.quality.calibration import CalibrationMap, success_scor
 from trajectory_pipeline.quality.gates import Bars
 from trajectory_pipeline.schema.enums import CalibrationMethod, Gate, GateResult, Outcome
 from trajectory_pipeline.storage.postgres.calibrations import read_calibrations
-from trajectory_pipeline.storage.postgres.labels import read_labels, withdraw_labels, write_labels
+from trajectory_pipeline.storage.postgres.labels import read_labels, withdraw_labels
 from trajectory_pipeline.storage.postgres.verdict_quality import current_policy
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
-
-
-@pytest.fixture
-def own_story(story: Pipeline, make_database: Callable[[str | None], str]) -> Pipeline:
-    """A copy of the story's sink, with the demonstration's labels."""
-    own = replace(story, database_url=make_database(urlsplit(story.database_url).path[1:]))
-    write_labels(own.database, sample_labels())
-    return own
 
 
 def policy(pipeline: Pipeline) -> str:
@@ -158,6 +146,7 @@ def test_calibrated_outcomes_apply_the_stored_maps(own_story: Pipeline) -> None:
     make_confidences_varied(own_story)
     update_calibrations(own_story.database)
     correct, success = (
+        # A row's columns are of any type.
         CalibrationMap(CalibrationMethod.LOGISTIC, tuple(row["scores"]), tuple(row["probabilities"]))  # type: ignore[arg-type]
         for row in read_calibrations(own_story.database, policy(own_story))
     )

@@ -1,12 +1,9 @@
 """The report's page over judged trajectories: its numbers, its pages of runs, and that texts are data."""
 
 import re
-from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 import pytest
@@ -27,12 +24,6 @@ from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 REDACT = Redactor(key=b"a key of these tests")
-
-
-@pytest.fixture
-def own_story(story: Pipeline, make_database: Callable[[str | None], str]) -> Pipeline:
-    """A copy of the story's sink that a test may change."""
-    return replace(story, database_url=make_database(urlsplit(story.database_url).path[1:]))
 
 
 def test_report_counts_what_the_view_outcomes_holds(story: Pipeline) -> None:

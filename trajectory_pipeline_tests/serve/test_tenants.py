@@ -229,7 +229,7 @@ def login(make_database: Callable[[str | None], str]) -> Callable[..., tuple[str
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x'").format(sql.Identifier(name)))
             for right in rights:
-                connection.execute(sql.SQL(right).format(name=sql.Identifier(name)))  # type: ignore[arg-type]
+                connection.execute(sql.SQL(right).format(name=sql.Identifier(name)))  # type: ignore[arg-type]  # a test's own text
         place = url.partition("@")[2]
         return url, f"postgresql://{name}:x@{place}"
 

@@ -221,24 +221,24 @@ def _run_lines(document: Document, redact: Callable[[str], str]) -> Iterator[str
     for message in messages:
         speaker = _SPEAKERS.get(str(message["kind"])) if message["role"] == "user" else None
         if speaker is not None:
-            yield from _said(speaker, _text_of(message), redact)
+            yield from _spoken_lines(speaker, _text_of(message), redact)
         for approval in message.get("approvals", ()):
             if isinstance(approval.get("approve"), bool):
                 decision = "approved a call" if approval["approve"] else "denied a call"
-                yield from _said(f"person {decision}", as_text(approval.get("reason") or ""), redact)
+                yield from _spoken_lines(f"person {decision}", as_text(approval.get("reason") or ""), redact)
     names = [as_text(object_or_empty(call.get("function")).get("name")) for m in messages for call in _calls(m)]
     if names:
-        yield from _said("agent called", ", ".join(dict.fromkeys(names)), redact)
+        yield from _spoken_lines("agent called", ", ".join(dict.fromkeys(names)), redact)
     answers = [text for m in messages if (text := m.get("assistant_text"))]
     if answers:
-        yield from _said("agent", as_text(answers[-1]), redact)
+        yield from _spoken_lines("agent", as_text(answers[-1]), redact)
 
 
 def _calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [object_or_empty(call) for call in message.get("tool_calls", ())]
 
 
-def _said(who: str, text: str, redact: Callable[[str], str]) -> Iterator[str]:
+def _spoken_lines(who: str, text: str, redact: Callable[[str], str]) -> Iterator[str]:
     lines, _ = _shortened(redact(text), _TURN_BYTES)
     yield f"  {who}: {lines[0]}" if lines else f"  {who}"
     yield from (f"    {line}" for line in lines[1:])
