@@ -20,7 +20,22 @@ _OUTCOMES = click.Choice([outcome.value for outcome in Outcome])
 _SHARE = click.FloatRange(0, 1)
 
 
-@click.command("export")
+_VERSIONS = "; ".join(f"{kind}: {' or '.join(kind.versions)}" for kind in ExportFormat if kind.versions)
+_HELP = """Write runs as a dataset into the new folder TARGET, with a manifest and a card: all of it, or nothing.
+
+\b
+FORMAT  {formats}
+
+\b
+Examples:
+  trajectory-pipeline export sft good-runs --outcome success --judged
+  trajectory-pipeline export atif all-runs --from 2026-11-01
+""".format(
+    formats="\n        ".join(f"{kind:<{max(map(len, ExportFormat))}} {kind.form.about}" for kind in ExportFormat)
+)
+
+
+@click.command("export", help=_HELP)
 @click.argument("form", metavar="FORMAT", type=click.Choice([form.value for form in ExportFormat]))
 @click.argument("target", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--outcome", "outcomes", multiple=True, type=_OUTCOMES, help="Of the verdict, else the heuristic one.")
@@ -33,7 +48,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--to", "end", metavar="TIME", help="Last end of a run, exclusive.")
 @click.option("--label", "labels", multiple=True, type=_OUTCOMES, help="Outcome that a person gave.")
 @click.option("--family", "families", multiple=True, help="Id of a task family.")
-@click.option("--version", "version", help="Of the format (atif: 1.8 or 1.7). Default: the newest.")
+@click.option("--version", "version", help=f"Of the format ({_VERSIONS}). Default: the newest.")
 @click.option(
     "--splits",
     nargs=3,
@@ -73,19 +88,7 @@ def command(
     reasoning: bool,
     pairs_per_task: int,
 ) -> None:
-    """Write runs as a dataset into the new folder TARGET, with a manifest and a card: all of it, or nothing.
-
-    \b
-    FORMAT  atif           Agent Trajectory Interchange Format, a file a run
-            openai         chats with tools, a line a run (OpenAI's fine-tuning)
-            sft, kto, dpo  TRL: chats; chats with a label; pairs of a success and a failure
-            csv, parquet   flat tables of runs, messages and tool calls
-
-    \b
-    Examples:
-      trajectory-pipeline export sft good-runs --outcome success --judged
-      trajectory-pipeline export atif all-runs --from 2026-11-01
-    """  # noqa: D301 - \b keeps click from rewrapping the text
+    """Write a dataset, and say what it lacks."""
     from trajectory_pipeline.pipeline.export import ExportOptions, export_dataset
 
     kind = ExportFormat(form)

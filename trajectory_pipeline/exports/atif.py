@@ -9,7 +9,6 @@ from typing import Any
 
 from trajectory_pipeline.exports.source import ExportRun, JsonObject, Row, parse_arguments, text_of
 
-VERSIONS = ("1.8", "1.7")
 _AUTOMATIC = ("heartbeat", "system_alert", "login")
 _METADATA = (
     *("agent_id", "organization_id", "conversation_id", "project_id", "tags", "status", "stop_reason", "run_type"),
@@ -22,7 +21,7 @@ _VERDICT = (
 )
 
 
-def atif_trajectory(run: ExportRun, version: str = VERSIONS[0]) -> JsonObject:
+def atif_trajectory(run: ExportRun, version: str) -> JsonObject:
     """Return a run as an ATIF trajectory: one step a message, returns as observations of the step that called.
 
     Arguments that are no JSON object stand as they are in ``extra.arguments_text`` of the call. Messages of another

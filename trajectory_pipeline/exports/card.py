@@ -5,17 +5,6 @@ from typing import Any
 
 from trajectory_pipeline.exports.formats import ExportFormat
 
-_LOADED_AS_JSON = (ExportFormat.OPENAI, ExportFormat.SFT, ExportFormat.KTO, ExportFormat.DPO)
-_FIELDS = {
-    ExportFormat.ATIF: "One file a trajectory, in the Agent Trajectory Interchange Format.",
-    ExportFormat.OPENAI: "One chat a line, in the form of OpenAI's fine-tuning API: `messages`, `tools`.",
-    ExportFormat.SFT: "One chat a line for supervised fine-tuning with TRL: `messages`, `tools`.",
-    ExportFormat.KTO: "One run a line for KTO with TRL: `prompt`, `completion`, `label` (whether it is a success).",
-    ExportFormat.DPO: "One pair a line for DPO with TRL: `prompt`, `chosen`, `rejected`.",
-    ExportFormat.CSV: "Tables `runs`, `messages`, `tool_calls`.",
-    ExportFormat.PARQUET: "Tables `runs`, `messages`, `tool_calls`.",
-}
-
 
 def dataset_card(manifest: Mapping[str, Any]) -> str:
     """Return the card as Markdown, with the header that the Hugging Face Hub reads."""
@@ -27,7 +16,7 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
             *_header(kind, manifest["records"]),
             "# Agent trajectories",
             "",
-            _FIELDS[kind],
+            kind.form.files,
             "",
             "## Contents",
             "",
@@ -54,7 +43,7 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
 
 
 def _header(kind: ExportFormat, records: Mapping[str, int]) -> list[str]:
-    if kind not in _LOADED_AS_JSON:
+    if not kind.form.read_by_datasets:
         return []
     files = [line for split in records for line in (f"      - split: {split}", f"        path: {split}.jsonl")]
     return ["---", "configs:", "  - config_name: default", "    data_files:", *files, "---", ""]

@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -21,16 +21,6 @@ _ROWS_AT_ONCE = 2_000
 def json_bytes(value: Any) -> bytes:
     """Return a value as JSON text in UTF-8, the same for the same value."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-
-
-class Writer(Protocol):
-    """Writes one form into a folder; ``close`` must be called, also after an error."""
-
-    def add(self, run: ExportRun, split: str) -> str | None:
-        """Write a run; returns why it has no place in the form, else None."""
-
-    def close(self) -> None:
-        """End the files."""
 
 
 class JsonLines:

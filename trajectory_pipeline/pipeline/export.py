@@ -14,19 +14,11 @@ from typing import Any
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.card import dataset_card
-from trajectory_pipeline.exports.chat import (
-    LABELS,
-    kto_record,
-    openai_record,
-    preference,
-    prompt_key,
-    sft_record,
-    text_digest,
-)
-from trajectory_pipeline.exports.formats import ExportFormat
+from trajectory_pipeline.exports.chat import LABELS, preference, prompt_key, text_digest
+from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
 from trajectory_pipeline.exports.source import ExportRun, redacted
 from trajectory_pipeline.exports.splits import SplitShares, groups_of, split_of
-from trajectory_pipeline.exports.writers import AtifWriter, FlatWriter, JsonLines, JsonLinesWriter, Writer, json_bytes
+from trajectory_pipeline.exports.writers import JsonLines, json_bytes
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION, Redactor
 from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.runtime.private_files import create_file, make_folder
@@ -38,8 +30,6 @@ from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
 from trajectory_pipeline.storage.storage import Storage
 
 MANIFEST, RUNS = "manifest.json", "runs.jsonl"
-_NO_ANSWER = "the agent said nothing"
-_NO_LABEL = "no success and no failure, or the agent said nothing"
 
 
 @dataclass(frozen=True)
@@ -137,10 +127,11 @@ class _Export:
     def write(self) -> None:
         with create_file(self._folder / RUNS) as runs:
             self._runs = runs
-            if self._options.format is ExportFormat.DPO:
+            open_writer = self._options.format.form.open_writer
+            if open_writer is None:
                 self._write_pairs()
                 return
-            writer = self._writer()
+            writer = open_writer(self._folder, WriterOptions(self._options.version))
             try:
                 for run in self._each_once():
                     split = self._split(run.run_id)
@@ -152,19 +143,6 @@ class _Export:
                         self.left_out[reason] += 1
             finally:
                 writer.close()
-
-    def _writer(self) -> Writer:
-        chosen, folder = self._options.format, self._folder
-        if chosen is ExportFormat.ATIF:
-            return AtifWriter(folder, self._options.version or chosen.versions[0])
-        if chosen in (ExportFormat.CSV, ExportFormat.PARQUET):
-            return FlatWriter(folder, chosen.value)
-        record_of, reason = {
-            ExportFormat.OPENAI: (openai_record, _NO_ANSWER),
-            ExportFormat.SFT: (sft_record, _NO_ANSWER),
-            ExportFormat.KTO: (kto_record, _NO_LABEL),
-        }[chosen]
-        return JsonLinesWriter(folder, record_of, reason)
 
     def _write_pairs(self) -> None:
         """Write the surest success with the surest failure of each task, then the next two, and so on."""
