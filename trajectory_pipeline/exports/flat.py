@@ -38,14 +38,13 @@ SCHEMAS = {name: pa.schema(fields) for name, fields in _FIELDS.items()}
 """Columns of each table, by its name. Lists are texts, with a comma between two."""
 
 
-def flat_rows(run: ExportRun, split: str) -> Iterator[tuple[str, JsonObject]]:
-    """Yield the rows of a run, each with the name of its table."""
+def flat_rows(run: ExportRun) -> Iterator[tuple[str, JsonObject]]:
+    """Yield the rows of a run, each with the name of its table; its split is added where it is written."""
     row, verdict = run.trajectory, run.verdict or {}
     yield (
         "runs",
         {
             **{name: row.get(name) for name in SCHEMAS["runs"].names},
-            "split": split,
             "task_family": run.family_id,
             "models": ", ".join(row["models"] or ()),
             "tools_used": ", ".join(row["tools_used"] or ()),

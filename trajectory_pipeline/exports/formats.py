@@ -6,10 +6,13 @@ To add one: a member, and its entry in ``FORMS``.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from trajectory_pipeline.exports.source import ExportRun
+from trajectory_pipeline.exports.atif import atif_trajectory
+from trajectory_pipeline.exports.chat import kto_record, openai_record, sft_record
+from trajectory_pipeline.exports.source import ExportRun, JsonObject, json_bytes
 
 
 class ExportFormat(StrEnum):
@@ -45,11 +48,15 @@ class WriterOptions:
     version: str | None = None
 
 
+Encoded = Any
+"""What is written of a run: whatever the form's writer takes, if ``pickle`` takes it too."""
+
+
 class Writer(Protocol):
     """Writes one form into a folder; ``close`` must be called, also after an error."""
 
-    def add(self, run: ExportRun, split: str) -> str | None:
-        """Write a run; returns why it has no place in the form, else None."""
+    def write(self, encoded: Encoded, split: str) -> None:
+        """Write what the form's ``encode`` made of a run."""
 
     def close(self) -> None:
         """End the files."""
@@ -62,15 +69,20 @@ class Form:
     Attributes:
         about: what it is, for the command's help and the docs.
         files: what a dataset consists of, as a sentence for its card.
+        encode: makes what is written of a run; None where the run has no place in the form. Most of the work: it
+            writes nothing itself, so that several processes can do it.
         open_writer: opens a writer in a folder. Its libraries are imported then: naming the forms loads none. None
             where a record is a pair of runs.
+        no_place: why a run has no place.
         versions: that can be written, the newest first.
         read_by_datasets: whether ``datasets`` reads ``<split>.jsonl``, which the card tells the Hugging Face Hub.
     """
 
     about: str
     files: str
-    open_writer: Callable[[Path, WriterOptions], Writer] | None
+    encode: Callable[[ExportRun, WriterOptions], Encoded | None]
+    open_writer: Callable[[Path], Writer] | None
+    no_place: str = ""
     versions: tuple[str, ...] = ()
     read_by_datasets: bool = False
 
@@ -86,76 +98,79 @@ _ATIF_VERSIONS = ("1.8", "1.7")
 _TABLES = "Tables `runs`, `messages`, `tool_calls`."
 
 
-def _atif(folder: Path, options: WriterOptions) -> Writer:
-    from trajectory_pipeline.exports.writers import AtifWriter
-
-    return AtifWriter(folder, options.version or _ATIF_VERSIONS[0])
-
-
-def _openai(folder: Path, _: WriterOptions) -> Writer:
-    from trajectory_pipeline.exports.chat import openai_record
-    from trajectory_pipeline.exports.writers import JsonLinesWriter
-
-    return JsonLinesWriter(folder, openai_record, _NO_ANSWER)
+def _line(record_of: Callable[[ExportRun], JsonObject | None], run: ExportRun, _: WriterOptions) -> bytes | None:
+    record = record_of(run)
+    return None if record is None else json_bytes(record)
 
 
-def _sft(folder: Path, _: WriterOptions) -> Writer:
-    from trajectory_pipeline.exports.chat import sft_record
-    from trajectory_pipeline.exports.writers import JsonLinesWriter
-
-    return JsonLinesWriter(folder, sft_record, _NO_ANSWER)
+def _atif_file(run: ExportRun, options: WriterOptions) -> tuple[str, bytes]:
+    trajectory = atif_trajectory(run, options.version or _ATIF_VERSIONS[0])
+    return f"{run.trajectory['trajectory_id']}.json", json_bytes(trajectory)
 
 
-def _kto(folder: Path, _: WriterOptions) -> Writer:
-    from trajectory_pipeline.exports.chat import kto_record
-    from trajectory_pipeline.exports.writers import JsonLinesWriter
+def _rows(run: ExportRun, _: WriterOptions) -> list[tuple[str, JsonObject]]:
+    from trajectory_pipeline.exports.flat import flat_rows
 
-    return JsonLinesWriter(folder, kto_record, _NO_LABEL)
-
-
-def _csv(folder: Path, _: WriterOptions) -> Writer:
-    from trajectory_pipeline.exports.writers import FlatWriter
-
-    return FlatWriter(folder, "csv")
+    return list(flat_rows(run))
 
 
-def _parquet(folder: Path, _: WriterOptions) -> Writer:
-    from trajectory_pipeline.exports.writers import FlatWriter
+def _lines(folder: Path) -> Writer:
+    from trajectory_pipeline.exports.writers import JsonLines
 
-    return FlatWriter(folder, "parquet")
+    return JsonLines(folder)
+
+
+def _json_files(folder: Path) -> Writer:
+    from trajectory_pipeline.exports.writers import JsonFiles
+
+    return JsonFiles(folder)
+
+
+def _tables(ending: str, folder: Path) -> Writer:
+    from trajectory_pipeline.exports.writers import FlatTables
+
+    return FlatTables(folder, ending)
 
 
 FORMS: dict[ExportFormat, Form] = {
     ExportFormat.ATIF: Form(
         "Agent Trajectory Interchange Format, a file a run",
         "One file a trajectory, in the Agent Trajectory Interchange Format.",
-        _atif,
+        _atif_file,
+        _json_files,
         versions=_ATIF_VERSIONS,
     ),
     ExportFormat.OPENAI: Form(
         "chats with tools, a line a run (OpenAI's fine-tuning)",
         "One chat a line, in the form of OpenAI's fine-tuning API: `messages`, `tools`.",
-        _openai,
+        partial(_line, openai_record),
+        _lines,
+        _NO_ANSWER,
         read_by_datasets=True,
     ),
     ExportFormat.SFT: Form(
         "chats with tools, a line a run (TRL)",
         "One chat a line for supervised fine-tuning with TRL: `messages`, `tools`.",
-        _sft,
+        partial(_line, sft_record),
+        _lines,
+        _NO_ANSWER,
         read_by_datasets=True,
     ),
     ExportFormat.KTO: Form(
         "chats with a label, a line a run (TRL)",
         "One run a line for KTO with TRL: `prompt`, `completion`, `label` (whether it is a success).",
-        _kto,
+        partial(_line, kto_record),
+        _lines,
+        _NO_LABEL,
         read_by_datasets=True,
     ),
     ExportFormat.DPO: Form(
         "pairs of a success and a failure (TRL)",
         "One pair a line for DPO with TRL: `prompt`, `chosen`, `rejected`.",
+        partial(_line, sft_record),
         None,
         read_by_datasets=True,
     ),
-    ExportFormat.CSV: Form("flat tables of runs, messages and tool calls", _TABLES, _csv),
-    ExportFormat.PARQUET: Form("the same tables", _TABLES, _parquet),
+    ExportFormat.CSV: Form("flat tables of runs, messages and tool calls", _TABLES, _rows, partial(_tables, "csv")),
+    ExportFormat.PARQUET: Form("the same tables", _TABLES, _rows, partial(_tables, "parquet")),
 }

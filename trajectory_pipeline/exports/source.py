@@ -20,6 +20,11 @@ _KEPT = frozenset(
 """Names of ids and closed lists, which redaction leaves as they are."""
 
 
+def json_bytes(value: Any) -> bytes:
+    """Return a value as JSON text in UTF-8, the same for the same value."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
 @dataclass(frozen=True)
 class ExportRun:
     """One run to export.

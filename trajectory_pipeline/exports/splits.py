@@ -1,7 +1,7 @@
 """Splits of a dataset: runs that belong together are never on both sides."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 SPLITS = ("train", "validation", "test")
@@ -62,11 +62,3 @@ def split_of(group: str, shares: SplitShares, seed: int) -> str:
     if place < shares.train:
         return "train"
     return "validation" if place < shares.train + shares.validation else "test"
-
-
-def first_of_each(digests: Sequence[tuple[str, str]]) -> set[str]:
-    """Return the runs that are kept where several have the same text: the first of each."""
-    kept: dict[str, str] = {}
-    for run_id, digest in digests:
-        kept.setdefault(digest, run_id)
-    return set(kept.values())

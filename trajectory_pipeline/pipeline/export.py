@@ -16,9 +16,9 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.card import dataset_card
 from trajectory_pipeline.exports.chat import LABELS, preference, prompt_key, text_digest
 from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
-from trajectory_pipeline.exports.source import ExportRun, redacted
+from trajectory_pipeline.exports.source import ExportRun, json_bytes, redacted
 from trajectory_pipeline.exports.splits import SplitShares, groups_of, split_of
-from trajectory_pipeline.exports.writers import JsonLines, json_bytes
+from trajectory_pipeline.exports.writers import JsonLines
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION, Redactor
 from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.runtime.private_files import create_file, make_folder
@@ -131,16 +131,18 @@ class _Export:
             if open_writer is None:
                 self._write_pairs()
                 return
-            writer = open_writer(self._folder, WriterOptions(self._options.version))
+            form, options = self._options.format.form, WriterOptions(self._options.version)
+            writer = open_writer(self._folder)
             try:
                 for run in self._each_once():
+                    encoded = form.encode(run, options)
+                    if encoded is None:
+                        self.left_out[form.no_place] += 1
+                        continue
                     split = self._split(run.run_id)
-                    reason = writer.add(run, split)
-                    if reason is None:
-                        self.records[split] += 1
-                        self._note(run, split)
-                    else:
-                        self.left_out[reason] += 1
+                    writer.write(encoded, split)
+                    self.records[split] += 1
+                    self._note(run, split)
             finally:
                 writer.close()
 
@@ -180,7 +182,7 @@ class _Export:
                     self.left_out["they part at no decision of the agent"] += 2
                     continue
                 split = self._split(chosen)
-                writer.write({**pair.record, "chosen_run_id": chosen, "rejected_run_id": rejected}, split)
+                writer.write(json_bytes({**pair.record, "chosen_run_id": chosen, "rejected_run_id": rejected}), split)
                 self.records[split] += 1
                 for run_id in (chosen, rejected):
                     self._note(runs[run_id], split)

@@ -14,8 +14,8 @@ import pytest
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.formats import ExportFormat
+from trajectory_pipeline.exports.source import json_bytes
 from trajectory_pipeline.exports.splits import SplitShares
-from trajectory_pipeline.exports.writers import json_bytes
 from trajectory_pipeline.pipeline.export import ExportOptions, ExportResult, export_dataset
 from trajectory_pipeline.schema.enums import RedactionMode
 from trajectory_pipeline.storage.postgres.exports import ExportFilters
@@ -256,7 +256,7 @@ def test_failure_leaves_no_half_written_dataset(
     def full(*_: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trajectory_pipeline.exports.writers.json_bytes", full)
+    monkeypatch.setattr("trajectory_pipeline.exports.formats.json_bytes", full)
     with pytest.raises(PipelineError, match="No space left on device"):
         export(story, tmp_path / "sft", ExportFormat.SFT)
     assert list(tmp_path.iterdir()) == []
