@@ -1,12 +1,15 @@
 """Point 12: the report over 100,000 judged trajectories of a year."""
 
+from pathlib import Path
+
 import psycopg
 
-from benchmarks.bench import Bench, Sinks
+from benchmarks.bench import Bench
 from benchmarks.many_rows import AGENTS, multiply, multiply_verdicts
 from benchmarks.measuring import Result, in_child
 from trajectory_pipeline.budget.caps import Budget
 from trajectory_pipeline.budget.prices import load_prices
+from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.demo.letta_sample.load import STORY
 from trajectory_pipeline.demo.simulated_judge import PRICE_TABLE, SCRIPTED_MODEL, SimulatedJudge
 from trajectory_pipeline.judge.config import JudgeConfig
@@ -27,7 +30,7 @@ def measure(bench: Bench) -> Result:
     result = Result("12", f"The report, {TRAJECTORIES:,} trajectories")
     with bench.sinks() as sinks:
         bench.report("Judging the demonstration's runs …")
-        _judge_story(bench, sinks)
+        judge_story(bench.server, sinks.database_url, sinks.folder)
         with psycopg.connect(sinks.database_url, autocommit=True) as connection:
             bench.report(f"Multiplying trajectories and verdicts to {TRAJECTORIES:,} …")
             multiply(connection, TRAJECTORIES)
@@ -48,12 +51,13 @@ def make(database_url: str) -> dict[str, int]:
     return {"bytes": len(report.html.encode()), "judged": totals["judged"]}
 
 
-def _judge_story(bench: Bench, sinks: Sinks) -> None:
-    bench.server.ensure_database("story")
-    source_url = bench.server.url("story")
+def judge_story(server: EmbeddedServer, database_url: str, folder: Path) -> None:
+    """Capture the demonstration's runs and judge them by its simulated judge."""
+    server.ensure_database("story")
+    source_url = server.url("story")
     STORY.load(source_url)
     hours = list(STORY.partitions())
-    storage = Storage.at(str(sinks.folder), sinks.database_url)
+    storage = Storage.at(str(folder), database_url)
     with LettaSource(source_url).pooled() as source:
         for hour in hours:
             materialize_terminal_runs(hour, source, storage)

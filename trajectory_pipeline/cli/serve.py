@@ -1,9 +1,13 @@
 """The command ``serve``: the service over HTTP."""
 
+import contextlib
 import ipaddress
 import logging
+import os
 import shlex
+import socket
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 SERVICE_PORT = 8321
 _START_SECONDS = 60
+_METRICS = "PROMETHEUS_MULTIPROC_DIR"
 IDLE_CONNECTIONS = 40
 """As many as threads of the service can wait for the database at once."""
 
@@ -35,20 +40,37 @@ IDLE_CONNECTIONS = 40
 @click.option(
     "--port", default=SERVICE_PORT, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on."
 )
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Processes that answer, at most as many as there are cores.",
+)
 @click.option("--mcp-stdio", is_flag=True, help="Speak MCP over stdin and stdout instead, for one local agent.")
-def command(host: str, port: int, *, mcp_stdio: bool) -> None:
+def command(host: str, port: int, workers: int, *, mcp_stdio: bool) -> None:
     """Serve trajectories: pages at /, REST below /v1 (described at /docs), MCP at /mcp, metrics and health.
 
     On 127.0.0.1 the service can be read without a token as long as there is none. On any other address it needs one.
     Over stdin and stdout it needs none: whoever starts it can read the database.
     """
+    with contextlib.ExitStack() as stack:
+        if workers > 1 and not mcp_stdio:
+            # Before the modules of metrics are imported.
+            os.environ[_METRICS] = stack.enter_context(tempfile.TemporaryDirectory(prefix="trajectory-metrics-"))
+        _serve(host, port, workers, mcp_stdio=mcp_stdio)
+
+
+def _serve(host: str, port: int, workers: int, *, mcp_stdio: bool) -> None:
     try:
         import uvicorn
 
         from trajectory_pipeline.serve.app import create_app
         from trajectory_pipeline.serve.mcp_tools import create_mcp_server
+        from trajectory_pipeline.serve.metrics import forget_process
         from trajectory_pipeline.serve.request_frame import LOG
         from trajectory_pipeline.serve.service import make_service
+        from trajectory_pipeline.serve.workers import Workers
     except ModuleNotFoundError as error:
         raise PipelineError(f"The service needs {error.name}: pip install 'trajectory-pipeline[serve]'.") from error
 
@@ -59,8 +81,11 @@ def command(host: str, port: int, *, mcp_stdio: bool) -> None:
             f"{host} can be reached from other machines, and there is no token yet: make one with"
             " `trajectory-pipeline tokens create`, or serve on 127.0.0.1."
         )
+    embedder, reason = _embedder(opened.settings)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    LOG.setLevel(logging.INFO)
+
     with opened.storage.postgres.pooled(IDLE_CONNECTIONS) as postgres:
-        embedder, reason = _embedder(opened.settings)
         service = make_service(
             opened.settings,
             replace(opened.storage, postgres=postgres),
@@ -68,25 +93,44 @@ def command(host: str, port: int, *, mcp_stdio: bool) -> None:
             embedder=embedder,
             no_embedder=reason,
         )
-        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-        LOG.setLevel(logging.INFO)
         if mcp_stdio:
             create_mcp_server(service).run("stdio")
             return
+        app = create_app(service)
         err.print(
             f"Serving on http://{host}:{port} (Ctrl-C stops it): pages at /, MCP at /mcp, REST described at /docs"
         )
-        config = uvicorn.Config(
-            create_app(service), host=host, port=port, log_config=None, access_log=False, server_header=False
-        )
-        uvicorn.Server(config).run()
+        config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, server_header=False)
+        if workers == 1:
+            uvicorn.Server(config).run()
+            return
+        listening = _listening(host, port)
+        # Two processes must not speak over one connection.
+        postgres.close_idle()
+        Workers(workers, lambda: uvicorn.Server(config).run([listening]), forget_process).run()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket that all workers accept connections of.
+
+    Raises:
+        PipelineError: the address cannot be listened on.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise PipelineError(f"{host}:{port} cannot be listened on: {error}.") from None
 
 
 def _embedder(settings: Settings) -> "tuple[Embedder | None, str]":
     """Return the model that queries are embedded by; or None, and why there is none."""
     if settings.embedding.is_local and not settings.embedding.disabled_reason(settings.judge):
         from trajectory_pipeline.pipeline.local_embedder import LocalEmbedder
+        from trajectory_pipeline.search.embedding_models.wordllama import load_wordllama
 
+        # Now, so that all workers share it.
+        load_wordllama()
         return LocalEmbedder(), ""
     if reason := settings.embedding.disabled_reason(settings.judge):
         return None, reason

@@ -68,7 +68,7 @@ class Embedder(Protocol):
         """Return the cap that has no headroom today for the smallest call; None where there is none."""
         ...
 
-    def embed_query(self, store: EmbeddingStore, database: TrajectoryDatabase, text: str) -> Vector:
+    def embed_query(self, database: TrajectoryDatabase, pgvector: PgVector, text: str) -> Vector:
         """Return the embedding of what is searched for, of length 1.
 
         Raises:

@@ -11,6 +11,7 @@ from trajectory_pipeline.search.embedding_models import EmbeddingModel, Vector, 
 from trajectory_pipeline.search.embedding_models.wordllama import load_wordllama, wordllama_model
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.embeddings import EmbeddingStore, FailedText
+from trajectory_pipeline.storage.postgres.pgvector import PgVector
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 
 _TEXTS_AT_ONCE = 1000
@@ -40,7 +41,7 @@ class LocalEmbedder:
         """Return no cap."""
         return
 
-    def embed_query(self, store: EmbeddingStore, database: TrajectoryDatabase, text: str) -> Vector:  # noqa: ARG002
+    def embed_query(self, database: TrajectoryDatabase, pgvector: PgVector, text: str) -> Vector:  # noqa: ARG002
         """Return the embedding of what is searched for.
 
         Raises:

@@ -1,13 +1,12 @@
 """The embedding of what is searched for, by the model that search uses."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.pipeline.embed import Embedder
 from trajectory_pipeline.search.embedding_models import Vector
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.embeddings import EmbeddingStore, current_model
-from trajectory_pipeline.storage.postgres.pgvector import find_pgvector
+from trajectory_pipeline.storage.postgres.meaning_index import SearchedSpace, find_space
 
 
 @dataclass(frozen=True)
@@ -18,32 +17,49 @@ class QueryEmbedding:
     reason: str = ""
 
 
+def searched_space(database: TrajectoryDatabase) -> SearchedSpace:
+    """Return what can be searched by meaning.
+
+    Raises:
+        SinkError: the database cannot be read.
+    """
+    with database.connect() as connection:
+        return find_space(connection)
+
+
 def embed_query(
-    database: TrajectoryDatabase, embedder: Embedder | None, redactor: Redactor, text: str, *, disabled_reason: str = ""
+    database: TrajectoryDatabase,
+    embedder: Embedder | None,
+    redact: Callable[[str], str],
+    text: str,
+    *,
+    disabled_reason: str = "",
+    searched: SearchedSpace | None = None,
 ) -> QueryEmbedding:
     """Return the embedding of a query by the model that search uses.
 
-    ``embedder`` is the model of the settings; None where there is none, for ``disabled_reason``. Secrets are replaced
-    in the query as in the texts that are searched.
+    Args:
+        database: where it is searched.
+        embedder: the model of the settings; None where there is none, for ``disabled_reason``.
+        redact: replaces secrets in the query, as in the texts that are searched.
+        text: the query.
+        disabled_reason: why there is no embedder, as a sentence.
+        searched: what ``searched_space`` returned lately; read where it is not given.
 
     Raises:
         PipelineError: the model cannot be asked, or gives no embedding.
     """
-    with database.connect() as connection:
-        pgvector = find_pgvector(connection)
-    if pgvector.schema is None:
-        return QueryEmbedding(None, f"{pgvector.missing}.")
-    searched = current_model(database)
+    space = searched or searched_space(database)
+    if space.pgvector.missing:
+        return QueryEmbedding(None, f"{space.pgvector.missing}.")
     if embedder is None:
         return QueryEmbedding(None, disabled_reason)
-    if searched is None:
+    if space.model is None:
         return QueryEmbedding(None, "No embedding is stored yet: materialize trajectory_embeddings.")
-    if searched["model_id"] != embedder.model.model_id:
+    if space.model.model_id != embedder.model.model_id:
         return QueryEmbedding(
             None,
-            f"Search uses the embedding model {searched['model_id']}, and the settings name"
+            f"Search uses the embedding model {space.model.model_id}, and the settings name"
             f" {embedder.model.model_id}, which has not caught up yet: the embedding sensor requests what is missing.",
         )
-    with database.retrying() as connection:
-        store = EmbeddingStore(connection, pgvector, embedder.model)
-        return QueryEmbedding(embedder.embed_query(store, database, redactor(text)))
+    return QueryEmbedding(embedder.embed_query(database, space.pgvector, redact(text)))

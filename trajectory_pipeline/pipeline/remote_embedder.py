@@ -36,6 +36,7 @@ from trajectory_pipeline.schema.enums import ErrorClass
 from trajectory_pipeline.search.embedding_models import EmbeddingModel, Vector, unit_vector
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.embeddings import EmbeddingStore, FailedText, WantedText
+from trajectory_pipeline.storage.postgres.pgvector import PgVector
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 from trajectory_pipeline.storage.postgres.spend_ledger import CallReservation, day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_locks import VerdictLock, claim_holders, new_worker, renew_locks
@@ -118,7 +119,7 @@ class RemoteEmbedder:
             store.reuse(partition_keys)
         return worker.stats
 
-    def embed_query(self, store: EmbeddingStore, database: TrajectoryDatabase, text: str) -> Vector:
+    def embed_query(self, database: TrajectoryDatabase, pgvector: PgVector, text: str) -> Vector:
         """Return the embedding of what is searched for.
 
         Raises:
@@ -133,6 +134,7 @@ class RemoteEmbedder:
                 return await worker.request(session, [text], None, ())
 
         with database.retrying() as ledger:
+            store = EmbeddingStore(ledger, pgvector, self.model)
             worker = _Worker(self, store, ledger, ledger, f"search {uuid4()}", lambda _: None, self._least)
             result = run_to_end(ask())
         if result.embeddings is None:

@@ -1,10 +1,11 @@
 """Which access a request has: that of its token; without any token, that of whoever is on this machine."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope
 
 from trajectory_pipeline.runtime.browser_guard import page_refusal
@@ -61,13 +62,17 @@ def bearer_token(request: Request) -> str | None:
     return token if kind.lower() == "bearer" and token else None
 
 
-def require(scope: TokenScope) -> Callable[..., Access]:
+def require(scope: TokenScope) -> Callable[..., Awaitable[Access]]:
     """Return a dependency: the access of a request, which must have this scope."""
 
-    def access(
+    async def access(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)] = None
     ) -> Access:
-        return access_of(request, credentials.credentials if credentials else None, scope)
+        token = credentials.credentials if credentials else None
+        if service_of(request).tokens.remembers(token):
+            # Another thread would take longer than the answer.
+            return access_of(request, token, scope)
+        return await run_in_threadpool(access_of, request, token, scope)
 
     return access
 

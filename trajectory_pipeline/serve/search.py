@@ -1,7 +1,7 @@
 """Endpoints: search, and a contrast of runs that succeeded with runs that failed."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -128,7 +128,7 @@ def find(service: Service, access: Access, query: SearchQuery, ask: Callable[...
     Raises:
         ProblemError: 422, the query or a filter cannot be used; 503, only meaning was asked for, and it is missing.
     """
-    filters = query.filters()
+    filters = replace(query.filters(), tenants=access.tenants)
     try:
         check_query(query.q)
     except QueryError as error:

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.pipeline.embed import Embedder
-from trajectory_pipeline.pipeline.query_embedding import QueryEmbedding, embed_query
+from trajectory_pipeline.pipeline.query_embedding import QueryEmbedding, embed_query, searched_space
 from trajectory_pipeline.serve.metrics import Metrics
+from trajectory_pipeline.serve.recent import Recent
 from trajectory_pipeline.serve.recent_documents import RecentDocuments
+from trajectory_pipeline.serve.redacted import remembering
 from trajectory_pipeline.serve.token_lookup import TokenLookup
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
@@ -70,9 +72,12 @@ def make_service(
     complete_service_role(storage.postgres)
     privacy = settings.privacy
     key = redaction_key(storage.postgres, privacy.configured_redaction_key)
-    redact = Redactor(privacy.redaction, key)
+    redact = remembering(Redactor(privacy.redaction, key))
+    searched = Recent(lambda: searched_space(storage.postgres))
 
     def embed(text: str) -> QueryEmbedding:
-        return embed_query(storage.postgres, embedder, redact, text, disabled_reason=no_embedder)
+        return embed_query(
+            storage.postgres, embedder, redact, text, disabled_reason=no_embedder, searched=searched.value()
+        )
 
     return Service(settings, storage, redact, loopback, embed)

@@ -6,6 +6,7 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.service_tokens import ServiceToken, find_token, has_tokens
 
 _REMEMBERED_SECONDS = 1.0
+_SOON_SECONDS = 0.1
 
 
 class TokenLookup:
@@ -27,6 +28,11 @@ class TokenLookup:
         if found is not None:
             self._found[token] = now, found
         return found
+
+    def remembers(self, token: str | None) -> bool:
+        """Whether ``find``, or ``needed`` without a token, answers now without asking the database."""
+        since, needed = self._needed if token is None else (self._found.get(token, (0.0, None))[0], False)
+        return needed or time.monotonic() - since < _REMEMBERED_SECONDS - _SOON_SECONDS
 
     def needed(self) -> bool:
         """Return whether a token was ever made, as of a second ago: from then on every request needs one."""

@@ -17,10 +17,10 @@ from trajectory_pipeline.partition_keys import HOUR as ONE_HOUR
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.local_embedder import LocalEmbedder
 from trajectory_pipeline.pipeline.pending_embeddings import find_pending_embeddings
+from trajectory_pipeline.pipeline.query_embedding import searched_space
 from trajectory_pipeline.schema.enums import RedactionMode
 from trajectory_pipeline.search.embedding_models import EmbeddingModel, Vector
 from trajectory_pipeline.storage.postgres import pgvector
-from trajectory_pipeline.storage.postgres.embeddings import current_model
 from trajectory_pipeline.storage.postgres.search_texts import remove_texts
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.embedding import REDACTOR, embed, embedding_run, embeddings, texts
@@ -193,7 +193,7 @@ def test_changed_model_is_searched_when_it_has_caught_up(pipeline: Pipeline) -> 
     assert pending(pipeline, new) == sorted(map(partition_key, (HOUR, OTHER)))
 
     def searched() -> object:
-        return (current_model(pipeline.database) or {}).get("name")
+        return getattr(searched_space(pipeline.database).model, "name", None)
 
     (result,) = embed(pipeline, HOUR, embedder=new)
     assert (result.is_searched, searched()) == (False, "old")
@@ -214,7 +214,7 @@ def test_embedding_without_direction_is_not_stored(pipeline: Pipeline, numbers: 
     assert (result.embedded, result.failed) == (0, result.texts)
     assert {row["embedding"] for row in embeddings(pipeline).values()} == {None}
     assert all(text.startswith("out_of_range: The embedding is unusable: ") for text in result.errors.values())
-    assert current_model(pipeline.database) is None
+    assert searched_space(pipeline.database).model is None
     # The same model gives the same: it is not asked again.
     assert pending(pipeline, later=timedelta(days=9)) == []
 

@@ -92,7 +92,7 @@ def test_range_leaves_no_session_state_behind(pipeline: Pipeline, pooled: Pooled
         " WHERE pid = pg_backend_pid() AND locktype = 'advisory'), to_regclass('pg_temp.staged')"
     )
     for autocommit in (True, False):
-        with database._session(autocommit=autocommit) as connection:
+        with database.session(autocommit=autocommit) as connection:
             # What was stated for a transaction ended with it.
             connection.rollback()
             assert connection.execute(leftovers).fetchone() == (0, 0, None)

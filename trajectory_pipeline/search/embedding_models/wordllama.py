@@ -22,7 +22,7 @@ _TEXTS_AT_ONCE = 256
 class WordLlamaModel:
     """The model, loaded; see ``load_wordllama``."""
 
-    def __init__(self, weights: Vector, tokenizer: Any) -> None:
+    def __init__(self, weights: np.ndarray[Any, np.dtype[np.float16]], tokenizer: Any) -> None:
         self._weights = weights
         self._tokenizer = tokenizer
 
@@ -84,4 +84,5 @@ def load_wordllama() -> WordLlamaModel:
     # With its default folder, the loader would look for the tokenizer in the home directory, and download it.
     loaded = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
     loaded.tokenizer.no_padding()
-    return WordLlamaModel(loaded.embedding, loaded.tokenizer)
+    # As in its file: the package makes numbers of twice the size of them, and no others.
+    return WordLlamaModel(loaded.embedding.astype(np.float16), loaded.tokenizer)

@@ -141,9 +141,13 @@ def translating_database_errors(url: str, doing: str) -> Iterator[None]:
         raise database_error(url, doing, error) from error
 
 
+BEGIN = f"SELECT {_BEGIN}"
+"""States what a transaction needs; the first statement in each one. It holds until its end."""
+
+
 def begin(connection: psycopg.Connection) -> None:
-    """State what the connection's transaction needs; the first statement in each one. It holds until its end."""
-    connection.execute(f"SELECT {_BEGIN}".encode())
+    """State what the connection's transaction needs."""
+    connection.execute(BEGIN.encode())
 
 
 def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection:

@@ -33,7 +33,7 @@ class TrajectoryDatabase:
 
         ``autocommit``: on a connection of the kind that is not kept in a transaction between two loans.
         """
-        with self._session(autocommit=autocommit) as connection:
+        with self.session(autocommit=autocommit) as connection:
             if not autocommit:
                 yield connection
                 return
@@ -42,7 +42,8 @@ class TrajectoryDatabase:
                 yield connection
 
     @contextmanager
-    def _session(self, *, autocommit: bool) -> Iterator[psycopg.Connection]:
+    def session(self, *, autocommit: bool) -> Iterator[psycopg.Connection]:
+        """Lend a connection to a migrated schema: one that commits by itself, or one in a transaction."""
         with (
             nullcontext(self._pool) if self._pool else ConnectionPool(self.url) as pool,
             pool.connection(autocommit=autocommit) as connection,
@@ -52,7 +53,7 @@ class TrajectoryDatabase:
     @contextmanager
     def retrying(self) -> Iterator[RetryingConnection]:
         """Open a connection for long work, which reconnects when it is lost."""
-        with self._session(autocommit=True) as connection:
+        with self.session(autocommit=True) as connection:
             retrying = RetryingConnection(self.url, connection)
             try:
                 yield retrying
@@ -71,6 +72,11 @@ class TrajectoryDatabase:
             return
         with ConnectionPool(self.url, idle) as pool:
             yield replace(self, _pool=pool)
+
+    def close_idle(self) -> None:
+        """Close the connections that are kept for reuse, as before a process forks."""
+        if self._pool is not None:
+            self._pool.close_idle()
 
     @contextmanager
     def partition(self, asset: str, partition_key: str, *, reads: str | None = None) -> Iterator[PartitionTransaction]:

@@ -276,11 +276,6 @@ def search_counts(database: TrajectoryDatabase) -> dict[str, int]:
     return {"search texts": texts["n"], "embeddings of them": embedded}
 
 
-def current_model(database: TrajectoryDatabase) -> dict[str, Any] | None:
-    """Return the row of the model that search uses; None where there is none."""
-    return next(iter(database.rows("SELECT * FROM trajectory.embedding_models WHERE is_current")), None)
-
-
 def _digest_of(claim_key: str) -> str:
     return claim_key.rpartition(":")[2]
 

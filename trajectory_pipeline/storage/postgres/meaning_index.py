@@ -1,17 +1,26 @@
 """The index for search by meaning: approximate, so that it is made and used only where looking at all takes long."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
 
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.pgvector import find_pgvector
+from trajectory_pipeline.storage.postgres.pgvector import EXTENSION_STATE, PgVector, as_pgvector
 
 INDEXED_EMBEDDINGS = 50_000
 """From so many embeddings of a model on, an index is made: looking at all of them takes 25 ms and more."""
+SPACE: LiteralString = (
+    "SELECT p.*, m.model_id, m.name, m.dimensions, to_regclass('trajectory.ix_trajectory_embeddings_hnsw_'"
+    " || left(encode(sha256(convert_to(m.model_id, 'UTF8')), 'hex'), 12)) IS NOT NULL"
+    f" FROM (SELECT) one LEFT JOIN ({EXTENSION_STATE}) p ON true"
+    " LEFT JOIN trajectory.embedding_models m ON m.is_current"
+)
+"""What can be searched by meaning: a row for ``as_space``."""
 _MOST_DIMENSIONS = 4_000
 """Of ``halfvec`` in an index of pgvector."""
 _PREFIX = "ix_trajectory_embeddings_hnsw_"
@@ -35,15 +44,28 @@ class CurrentModel:
     indexed: bool
 
 
-def current_model(connection: psycopg.Connection) -> CurrentModel | None:
-    """Return the embedding model that search uses; None where there is none yet."""
-    row = connection.execute(
-        "SELECT model_id, name, dimensions FROM trajectory.embedding_models WHERE is_current"
-    ).fetchone()
-    if row is None:
-        return None
-    found = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [f"trajectory.{_name(row[0])}"]).fetchone()
-    return CurrentModel(row[0], row[1], row[2], indexed=found == (True,))
+@dataclass(frozen=True, slots=True)
+class SearchedSpace:
+    """What can be searched by meaning: the extension, and the current model; None where there is none yet."""
+
+    pgvector: PgVector
+    model: CurrentModel | None
+
+
+def find_space(connection: psycopg.Connection) -> SearchedSpace:
+    """Return what can be searched by meaning."""
+    row = connection.execute(SPACE).fetchone()
+    assert row is not None  # noqa: S101 - one row without a table
+    return as_space(connection, row)
+
+
+def as_space(connection: psycopg.Connection, row: Sequence[Any]) -> SearchedSpace:
+    """Return what a row of ``SPACE`` says."""
+    found, model = row[:3], row[3:]
+    return SearchedSpace(
+        as_pgvector(connection, found if found[0] is not None else None),
+        CurrentModel(*model) if model[0] is not None else None,
+    )
 
 
 def ensure_meaning_index(database: TrajectoryDatabase) -> bool:
@@ -55,10 +77,9 @@ def ensure_meaning_index(database: TrajectoryDatabase) -> bool:
         SinkError: the database cannot be read or refuses.
     """
     with database.connect() as connection, translating_database_errors(database.url, "Indexing embeddings"):
-        pgvector, model = find_pgvector(connection), None
-        if not pgvector.missing:
-            model = current_model(connection)
-        if model is None or model.indexed or model.dimensions > _MOST_DIMENSIONS:
+        space = find_space(connection)
+        pgvector, model = space.pgvector, space.model
+        if pgvector.missing or model is None or model.indexed or model.dimensions > _MOST_DIMENSIONS:
             return False
         counted = connection.execute(
             "SELECT count(*) FROM (SELECT FROM trajectory.trajectory_embeddings"

@@ -5,7 +5,9 @@ The table is made outside the migrations, when the extension is first found: so 
 operators of the extension are written with the schema that it is in.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -16,11 +18,12 @@ from trajectory_pipeline.schema.types import SCHEMA_NAME
 EXTENSION = "vector"
 MINIMUM_VERSION = (0, 7)
 """The first one with ``halfvec``."""
-_FOUND = (
-    "SELECT n.nspname, e.extversion, to_regclass(%s) IS NOT NULL FROM pg_extension e"
-    " JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = %s"
-)
 _TABLE = f"{SCHEMA_NAME}.{TRAJECTORY_EMBEDDINGS.name}"
+EXTENSION_STATE: LiteralString = (
+    "SELECT n.nspname, e.extversion, to_regclass('trajectory.trajectory_embeddings') IS NOT NULL AS has_table"
+    " FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
+)
+"""Where the extension is: a row for ``as_pgvector``, or none."""
 _STATEMENTS = (
     """CREATE TABLE trajectory.trajectory_embeddings (
         run_id TEXT NOT NULL,
@@ -82,7 +85,11 @@ class PgVector:
 
 def find_pgvector(connection: psycopg.Connection) -> PgVector:
     """Return where the extension is and whether the table of embeddings is there; changes nothing."""
-    found = connection.execute(_FOUND, [_TABLE, EXTENSION]).fetchone()
+    return as_pgvector(connection, connection.execute(EXTENSION_STATE).fetchone())
+
+
+def as_pgvector(connection: psycopg.Connection, found: Sequence[Any] | None) -> PgVector:
+    """Return what a row of ``EXTENSION_STATE`` says."""
     if found is None:
         return PgVector(None, _how_to_get(connection))
     schema, version, has_table = found
@@ -117,7 +124,7 @@ def ensure_embeddings_table(connection: psycopg.Connection) -> PgVector:
                 has_public = connection.execute("SELECT FROM pg_namespace WHERE nspname = 'public'").rowcount
                 where = "public" if has_public else SCHEMA_NAME
                 connection.execute(f"CREATE EXTENSION IF NOT EXISTS {EXTENSION} SCHEMA {where}".encode())
-            extension = connection.execute(_FOUND, [_TABLE, EXTENSION]).fetchone()
+            extension = connection.execute(EXTENSION_STATE).fetchone()
             if extension is not None and not extension[2]:
                 halfvec = PgVector(extension[0]).halfvec
                 for statement in _STATEMENTS:

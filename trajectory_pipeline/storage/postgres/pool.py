@@ -47,7 +47,7 @@ class ConnectionPool:
             if not returned:
                 connection.close()
                 # An idle one is probably lost as well, and would fail at another partition's expense.
-                self._close_idle()
+                self.close_idle()
 
     def _take(self, autocommit: bool) -> psycopg.Connection:
         with self._guard:
@@ -57,7 +57,7 @@ class ConnectionPool:
             with suppress(psycopg.Error):
                 is_fresh = time.monotonic() - since < _FRESH_SECONDS
                 return idle if is_fresh and autocommit else self._begun(idle, check_schema=not is_fresh)
-            self._close_idle()
+            self.close_idle()
         with translating_database_errors(self._url, "Connecting"):
             connection = open_connection(self._url, autocommit=autocommit)
         with translating_database_errors(self._url, "Looking for the schema"):
@@ -86,7 +86,8 @@ class ConnectionPool:
             idle.append((connection, time.monotonic()))
             return True
 
-    def _close_idle(self) -> None:
+    def close_idle(self) -> None:
+        """Close what is idle; the next loans open new connections."""
         with self._guard:
             idle = [connection for kind in self._idle.values() for connection, _ in kind]
             self._idle = {True: [], False: []}
@@ -100,4 +101,4 @@ class ConnectionPool:
         """Close what is idle; a connection on loan is closed when it is returned."""
         with self._guard:
             self._open = False
-        self._close_idle()
+        self.close_idle()

@@ -6,6 +6,7 @@ search takes one transaction, and changes nothing.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from itertools import islice
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from trajectory_pipeline.errors import QueryError
@@ -21,8 +23,9 @@ from trajectory_pipeline.search.fusion import fuse_ranks
 from trajectory_pipeline.search.query import WordQuery, check_query, quoted_phrases, word_query, word_weight
 from trajectory_pipeline.search.snippet import snippet
 from trajectory_pipeline.storage.postgres.current_verdicts import OUTCOMES
-from trajectory_pipeline.storage.postgres.meaning_index import CurrentModel, current_model
-from trajectory_pipeline.storage.postgres.pgvector import PgVector, find_pgvector
+from trajectory_pipeline.storage.postgres.meaning_index import SPACE, CurrentModel, SearchedSpace, as_space, find_space
+from trajectory_pipeline.storage.postgres.pgvector import PgVector
+from trajectory_pipeline.storage.postgres.service_access import Tenants
 
 SearchMode = Literal["hybrid", "words", "meaning"]
 """Both lists, fused; or one of them."""
@@ -39,7 +42,9 @@ _CANDIDATES = 10_000
 _LEAST_EF, _MOST_EF = 100, 1_000
 """Candidates of a scan of the index (``hnsw.ef_search``): more are slower, and miss fewer."""
 _POOL = 200
-"""So many similar runs are looked through for successes and failures before each side is searched on its own."""
+"""So many similar runs are looked through for successes and failures first."""
+_POOL_OF_FEW = 2_000
+"""Where few runs pass the filters, so many are looked through, before each side is searched on its own."""
 _SAMPLE = 400
 """Texts by which it is estimated how rare a word is. Run ids are random, so that the first ones are a sample."""
 
@@ -58,6 +63,8 @@ class SearchFilters:
         failure_modes: of the verdict.
         tags: of the agent, or of the verdict.
         task_family: id of a task family.
+        tenants: whose runs may be found; None: all. Policies hold a client to its tenants anyway; as a filter, they are
+            what its runs are found by.
     """
 
     agent_ids: tuple[str, ...] = ()
@@ -72,6 +79,7 @@ class SearchFilters:
     failure_modes: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     task_family: str | None = None
+    tenants: Tenants | None = None
 
     def __bool__(self) -> bool:
         return any(getattr(self, one.name) for one in fields(self))
@@ -165,6 +173,10 @@ _CONDITIONS = {
     "task_family": "EXISTS (SELECT FROM trajectory.task_family_runs f"
     " WHERE f.run_id = t.run_id AND f.family_id = %(task_family)s)",
 }
+_OPENING = f"""
+SELECT websearch_to_tsquery('pg_catalog.simple', %(query)s)::text,
+    ARRAY(SELECT phraseto_tsquery('pg_catalog.simple', phrase)::text FROM unnest(%(phrases)s::text[]) phrase), space.*
+FROM ({SPACE}) space"""
 # Deterministic, and under row-level security only of texts that may be seen.
 _FREQUENCIES = """
 WITH sample AS MATERIALIZED (SELECT words FROM trajectory.search_texts ORDER BY run_id LIMIT %(sample)s)
@@ -173,15 +185,29 @@ SELECT (SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'trajectory.sear
     ARRAY(SELECT (SELECT count(*) FROM sample WHERE words @@ term::tsquery)
         FROM unnest(%(terms)s::text[]) WITH ORDINALITY AS u (term, place) ORDER BY place)"""
 # What is in a long text by chance counts less, as in BM25. A rank function of Postgres knows no rareness.
+_SCORE = "({weights}) / (1 + ln(length(s.words)))"
 _WORDS = """
 WITH {scope}, candidates AS ({candidates})
-SELECT s.run_id, x.weight / (1 + ln(length(s.words))) AS score
-FROM candidates JOIN trajectory.search_texts s USING (run_id) CROSS JOIN LATERAL (
-    SELECT sum(u.weight) AS weight FROM unnest(%(terms)s::tsquery[], %(weights)s::float8[]) AS u (term, weight)
-    WHERE s.words @@ u.term) x
+SELECT s.run_id, {score} AS score FROM candidates JOIN trajectory.search_texts s USING (run_id)
 WHERE s.words @@ %(any)s::tsquery
 ORDER BY score DESC, s.run_id LIMIT %(depth)s"""
-_ALL_RUNS = "SELECT run_id FROM allowed"
+# Of few runs, both lists at once: the runs are looked up once, and each statement takes a round trip.
+_AMONG_FEW = """
+WITH allowed AS MATERIALIZED ({runs} LIMIT %(few)s + 1),
+counted AS MATERIALIZED (SELECT count(*) AS runs FROM allowed)
+SELECT 0 AS list, NULL::text AS run_id, runs::float8 AS score, 0::bigint AS place FROM counted
+{lists} ORDER BY list, place"""
+_WORDS_AMONG_FEW = """
+UNION ALL SELECT 1, run_id, score, row_number() OVER (ORDER BY score DESC, run_id) FROM (
+    SELECT s.run_id, {score} AS score FROM allowed JOIN trajectory.search_texts s USING (run_id)
+    WHERE (SELECT runs FROM counted) <= %(few)s AND s.words @@ %(any)s::tsquery
+    ORDER BY score DESC, s.run_id LIMIT %(depth)s) words"""
+_MEANING_AMONG_FEW = """
+UNION ALL SELECT 2, run_id, 1 - distance, row_number() OVER (ORDER BY distance, run_id) FROM (
+    SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
+    FROM allowed JOIN trajectory.trajectory_embeddings e USING (run_id)
+    WHERE (SELECT runs FROM counted) <= %(few)s AND e.model_id = {model} AND e.embedding IS NOT NULL
+    ORDER BY distance, e.run_id LIMIT %(depth)s) meaning"""
 _NEWEST = """
 (SELECT s.run_id FROM allowed JOIN trajectory.search_texts s USING (run_id) WHERE s.words @@ {}::tsquery
 ORDER BY s.partition_key DESC, s.run_id LIMIT %(bound)s)"""
@@ -221,19 +247,17 @@ class _Scope:
         runs: a query for their ids.
         parameters: of the query.
         filtered: whether anything but deleted runs is left out.
-        few: whether there are so few that each is looked at.
-        narrowed: whether a contrast asks for one outcome of them.
+        narrowed: whether a contrast asks for one outcome of many of them.
     """
 
     runs: str
     parameters: dict[str, Any]
     filtered: bool
-    few: bool
     narrowed: bool = False
 
     @property
     def cte(self) -> str:
-        return f"allowed AS {'' if self.few else 'NOT '}MATERIALIZED ({self.runs})"
+        return f"allowed AS NOT MATERIALIZED ({self.runs})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,11 +279,15 @@ class _Question:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Runs with their scores, best first, and both lists that these come from."""
+    """Runs with their scores, best first, and both lists that these come from.
+
+    ``few``: how many runs were looked at, each of them; None where there are too many.
+    """
 
     scores: Mapping[str, float]
     by_words: Mapping[str, float]
     by_meaning: Mapping[str, float]
+    few: int | None = None
 
     def items(self, k: int | None = None) -> dict[str, dict[str, Any]]:
         """Return the first runs, each with the fields of a hit that say why it is where it is."""
@@ -283,6 +311,16 @@ class _Space:
     pgvector: PgVector
     model: CurrentModel
     vector: str
+
+    @property
+    def parts(self) -> dict[str, sql.Composable]:
+        """What a statement about embeddings is made of."""
+        return {
+            "halfvec": self.pgvector.halfvec,
+            "distance": self.pgvector.cosine_distance,
+            "model": sql.Literal(self.model.model_id),
+            "dimensions": sql.Literal(self.model.dimensions),
+        }
 
 
 def search(
@@ -312,9 +350,9 @@ def search(
         psycopg.Error: the database refuses.
     """
     _check(k, filters, mode, query_vector)
-    with connection.transaction():
+    with _transaction(connection):
         question = _question(connection, query, mode, query_vector)
-        found = _find(connection, question, _scope(connection, filters, question.words), k)
+        found = _find(connection, question, _scope(filters, question.words), k)
         return _hits(connection, question.words, found.items(k))
 
 
@@ -347,12 +385,17 @@ def contrast(
     _check(k, filters, mode, query_vector)
     if filters.outcomes or filters.heuristic_outcomes:
         raise QueryError("A contrast has outcomes of its own: leave out the filters by outcome.")
-    with connection.transaction():
+    with _transaction(connection):
         question = _question(connection, query, mode, query_vector)
-        scope = _scope(connection, filters, question.words)
-        near = _find(connection, question, scope, max(_POOL, k)).items()
-        rows = connection.execute(_OUTCOMES, [list(near)])
-        outcomes: dict[str, tuple[str | None, str]] = {run_id: (judged, by_rule) for run_id, judged, by_rule in rows}
+        scope = _scope(filters, question.words)
+        pool = max(_POOL, k)
+        found = _find(connection, question, scope, pool, depth_of_few=max(_POOL_OF_FEW, k))
+        near = found.items()
+        # Where all that match are there, nothing more can be found.
+        is_all = found.few is not None and found.few <= max(_POOL_OF_FEW, k)
+        outcomes = _outcomes(connection, list(near)[:pool])
+        if len(near) > pool and not all(_enough(outcomes, one, k) for one in (Outcome.SUCCESS, Outcome.FAILURE)):
+            outcomes |= _outcomes(connection, list(near)[pool:])
 
         def side(outcome: Outcome) -> list[SearchHit]:
             chosen: dict[str, dict[str, Any]] = {}
@@ -362,9 +405,9 @@ def contrast(
                     for run_id, ranking in near.items()
                     if run_id in outcomes and _says(outcomes[run_id], verdict, rule)
                 }
-                if len(chosen) < k and (verdict is None or _is_judged(connection, verdict)):
-                    narrowed = _scope(connection, filters, question.words, judged=verdict, unjudged=rule, of=scope)
-                    more = _find_narrowed(connection, question, narrowed, k).items(k)
+                if not is_all and len(chosen) < k and (verdict is None or _is_judged(connection, verdict)):
+                    narrowed = _scope(filters, question.words, judged=verdict, unjudged=rule)
+                    more = _find_narrowed(connection, question, narrowed, k, many=found.few is None).items(k)
                     chosen |= {run_id: ranking for run_id, ranking in more.items() if run_id not in chosen}
             return _hits(connection, question.words, dict(islice(chosen.items(), k)))
 
@@ -376,16 +419,30 @@ def filter_conditions(filters: SearchFilters) -> tuple[list[str], dict[str, Any]
     conditions, parameters = ["t.deleted_at IS NULL"], dict[str, Any]()
     for name, condition in _CONDITIONS.items():
         if value := getattr(filters, name):
-            conditions.append(condition)
-            parameters[name] = list(value) if isinstance(value, tuple) else value
+            if isinstance(value, tuple) and len(value) == 1 and condition.endswith(f"= ANY(%({name})s)"):
+                # One value: an index gives its runs in order of time.
+                conditions.append(condition.replace(f"ANY(%({name})s)", f"%({name})s"))
+                parameters[name] = value[0]
+            else:
+                conditions.append(condition)
+                parameters[name] = list(value) if isinstance(value, tuple) else value
+    if filters.tenants is not None:
+        allowed = {"organization_id": filters.tenants.organizations, "agent_id": filters.tenants.agents}
+        named = [f"t.{column} = ANY(%(tenants_{column})s)" for column, values in allowed.items() if values]
+        conditions.append(f"({' OR '.join(named) or 'false'})")
+        parameters |= {f"tenants_{column}": sorted(values) for column, values in allowed.items()}
     return conditions, parameters
 
 
 def why_words_only(connection: psycopg.Connection) -> str | None:
     """Return why nothing can be found by meaning, and what to do, as a sentence; None where it can."""
-    if missing := find_pgvector(connection).missing:
-        return missing
-    if current_model(connection) is None:
+    return _why_words_only(find_space(connection))
+
+
+def _why_words_only(space: SearchedSpace) -> str | None:
+    if space.pgvector.missing:
+        return space.pgvector.missing
+    if space.model is None:
         return (
             "There are no embeddings yet: materialize the asset trajectory_embeddings. It needs a model: pip install"
             " 'trajectory-pipeline[embeddings]', or name an endpoint in the settings"
@@ -413,61 +470,81 @@ def _check(k: int, filters: SearchFilters, mode: str, query_vector: Sequence[flo
             raise QueryError(f"The filter {one.name} has no time zone: add one, such as +00:00.")
 
 
-def _parse(connection: psycopg.Connection, query: str) -> WordQuery:
-    checked = check_query(query)
-    row = connection.execute(
-        "SELECT websearch_to_tsquery('pg_catalog.simple', %s)::text,"
-        " ARRAY(SELECT phraseto_tsquery('pg_catalog.simple', phrase)::text FROM unnest(%s::text[]) phrase)",
-        [checked, quoted_phrases(checked)],
-    ).fetchone()
-    assert row is not None  # noqa: S101 - one row without FROM
-    return word_query(*row)
+def _transaction(connection: psycopg.Connection) -> AbstractContextManager[object]:
+    """Return the transaction that the connection is in, or a new one: a savepoint would take two round trips."""
+    is_idle = connection.info.transaction_status == TransactionStatus.IDLE
+    return connection.transaction() if is_idle else nullcontext()
 
 
 def _question(
     connection: psycopg.Connection, query: str, mode: SearchMode, query_vector: Sequence[float] | None
 ) -> _Question:
-    words = _parse(connection, query)
-    space = _space(connection, query_vector) if mode != "words" and query_vector is not None else None
+    checked = check_query(query)
+    tsquery, phrases, *found = _row(connection, _OPENING, {"query": checked, "phrases": quoted_phrases(checked)})
+    words = word_query(tsquery, phrases)
+    space = None
+    if mode != "words" and query_vector is not None:
+        space = _space(as_space(connection, found), query_vector)
     if space is None and not words.terms:
         raise QueryError("The query has no word that can be found: add one, or search by meaning.")
     weights, texts = ({}, 0.0) if mode == "meaning" or not words.terms else _weights(connection, words.terms)
     return _Question(mode, words, weights, texts, space)
 
 
-def _find(connection: psycopg.Connection, question: _Question, scope: _Scope, k: int) -> _Found:
-    """Return at least ``min(k, what matches)`` runs of a scope."""
+def _find(
+    connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, *, depth_of_few: int = 0
+) -> _Found:
+    """Return at least ``min(k, what matches)`` runs of a scope; of few runs, so many places of each list."""
+    found = _find_among_few(connection, question, scope, max(_DEPTH, k, depth_of_few)) if scope.filtered else None
+    return found or _find_among_many(connection, question, scope, k)
+
+
+def _find_among_few(connection: psycopg.Connection, question: _Question, scope: _Scope, depth: int) -> _Found | None:
+    """Return what is found by looking at each run of a scope; None where there are too many."""
+    parameters = {**scope.parameters, "few": EXACT_RUNS, "depth": depth}
+    lists: sql.Composed = sql.Composed([])
+    if question.weights:
+        score, weights = _score(question.weights)
+        parameters |= {**weights, "any": _any_of(question.weights)}
+        lists += sql.SQL(_WORDS_AMONG_FEW).format(score=sql.SQL(score))
+    if question.space is not None:
+        parameters["vector"] = question.space.vector
+        lists += sql.SQL(_MEANING_AMONG_FEW).format(**question.space.parts)
+    statement = sql.SQL(_AMONG_FEW).format(runs=sql.SQL(scope.runs), lists=lists)
+    (_, _, count, _), *rows = connection.execute(statement, parameters).fetchall()
+    if count > EXACT_RUNS:
+        return None
+    by_words, by_meaning = ({run_id: score for one, run_id, score, _ in rows if one == number} for number in (1, 2))
+    return _Found(_scores(question.mode, by_words, by_meaning), by_words, by_meaning, few=int(count))
+
+
+def _find_among_many(connection: psycopg.Connection, question: _Question, scope: _Scope, k: int) -> _Found:
     by_words = _words_list(connection, question, scope, k) if question.weights else {}
     by_meaning = {} if question.space is None else _meaning_list(connection, question.space, scope, k)
-    if question.mode == "hybrid":
-        scores = dict(fuse_ranks([_ranks(by_words), _ranks(by_meaning)]))
-    else:
-        scores = by_words if question.mode == "words" else by_meaning
-    return _Found(scores, by_words, by_meaning)
+    return _Found(_scores(question.mode, by_words, by_meaning), by_words, by_meaning)
 
 
-def _find_narrowed(connection: psycopg.Connection, question: _Question, scope: _Scope, k: int) -> _Found:
-    """Return runs with one outcome: where there are many, by the index, because words are found without an outcome."""
-    if question.mode == "hybrid" and question.space is not None and question.space.model.indexed and not scope.few:
-        near = _find(connection, replace(question, mode="meaning", weights={}), scope, k)
+def _scores(mode: SearchMode, by_words: Mapping[str, float], by_meaning: Mapping[str, float]) -> Mapping[str, float]:
+    if mode == "hybrid":
+        return dict(fuse_ranks([_ranks(by_words), _ranks(by_meaning)]))
+    return by_words if mode == "words" else by_meaning
+
+
+def _find_narrowed(connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, *, many: bool) -> _Found:
+    """Return runs with one outcome: of many, by the index, because words are found without an outcome."""
+    if not many:
+        return _find(connection, question, scope, k)
+    if question.mode == "hybrid" and question.space is not None and question.space.model.indexed:
+        near = _find_among_many(connection, replace(question, mode="meaning", weights={}), scope, k)
         if len(near.scores) >= k:
             return near
-    return _find(connection, question, scope, k)
+    return _find_among_many(connection, question, scope, k)
 
 
 def _scope(
-    connection: psycopg.Connection,
-    filters: SearchFilters,
-    words: WordQuery,
-    *,
-    judged: str | None = None,
-    unjudged: str | None = None,
-    of: _Scope | None = None,
+    filters: SearchFilters, words: WordQuery, *, judged: str | None = None, unjudged: str | None = None
 ) -> _Scope:
-    """Return the runs that may be found.
-
-    Of another scope, those with this judged outcome, or without one and with this heuristic one.
-    """
+    """Return the runs that may be found; of those that pass the filters, all, or those with one outcome."""
     sources = ["trajectory.trajectories t"]
     conditions, parameters = filter_conditions(filters)
     if judged:
@@ -487,45 +564,42 @@ def _scope(
         conditions.append("NOT x.words @@ %(excluded)s::tsquery")
         parameters["excluded"] = " | ".join(f"({phrase})" for phrase in words.excluded)
     runs = f"SELECT t.run_id FROM {' JOIN '.join(sources)} WHERE {' AND '.join(conditions)}"
-    if of is not None:
-        return _Scope(runs, parameters, filtered=True, few=of.few, narrowed=True)
-    if not parameters:
-        return _Scope(runs, parameters, filtered=False, few=False)
-    (count,) = _row(
-        connection,
-        f"SELECT count(*) FROM ({runs} LIMIT %(most)s) counted",
-        {**parameters, "most": EXACT_RUNS + 1},
-    )
-    return _Scope(runs, parameters, filtered=True, few=count <= EXACT_RUNS)
+    return _Scope(runs, parameters, filtered=bool(parameters), narrowed=bool(judged or unjudged))
 
 
 def _words_list(connection: psycopg.Connection, question: _Question, scope: _Scope, k: int) -> dict[str, float]:
     """Return the score of the runs with words of the query, best first."""
     weights = question.weights
+    score, of_terms = _score(weights)
+    telling = _telling_terms(weights, question.texts)
     parameters = {
         **scope.parameters,
-        "terms": list(weights),
-        "weights": [weight for weight, _ in weights.values()],
+        **of_terms,
         "depth": max(_DEPTH, k),
         "any": _any_of(weights),
+        "bound": max(RANKED_MATCHES, k),
+        "every": " & ".join(f"({term})" for term in telling),
     }
-    if scope.few:
-        return _scored(connection, scope, _ALL_RUNS, parameters)
-    telling = _telling_terms(weights, question.texts)
-    parameters |= {"bound": max(RANKED_MATCHES, k), "every": " & ".join(f"({term})" for term in telling)}
+
+    def scored(candidates: str, parameters: Mapping[str, Any]) -> dict[str, float]:
+        statement = _WORDS.format(scope=scope.cte, candidates=candidates, score=score)
+        return dict(connection.execute(statement.encode(), parameters))
+
     # With one term, all of them is any of them.
     candidates = _NEWEST_MATCHES if len(telling) > 1 else _NEWEST.format("%(any)s")
-    found = _scored(connection, scope, candidates, {**parameters, "any": _any_of(telling)})
+    found = scored(candidates, {**parameters, "any": _any_of(telling)})
     if len(found) < k and len(telling) < len(weights):
-        found = _scored(connection, scope, _NEWEST_MATCHES, parameters)
+        found = scored(_NEWEST_MATCHES, parameters)
     return found
 
 
-def _scored(
-    connection: psycopg.Connection, scope: _Scope, candidates: str, parameters: Mapping[str, Any]
-) -> dict[str, float]:
-    statement = _WORDS.format(scope=scope.cte, candidates=candidates)
-    return dict(connection.execute(statement.encode(), parameters))
+def _score(weights: Mapping[str, tuple[float, float]]) -> tuple[str, dict[str, Any]]:
+    """Return the score of a text as an expression, and its parameters."""
+    terms = [f"%(weight_{n})s::float8 * (s.words @@ %(term_{n})s::tsquery)::int" for n in range(len(weights))]
+    parameters: dict[str, Any] = {}
+    for number, (term, (weight, _)) in enumerate(weights.items()):
+        parameters |= {f"term_{number}": term, f"weight_{number}": weight}
+    return _SCORE.format(weights=" + ".join(terms)), parameters
 
 
 def _weights(connection: psycopg.Connection, terms: Sequence[str]) -> tuple[dict[str, tuple[float, float]], float]:
@@ -558,33 +632,26 @@ def _meaning_list(connection: psycopg.Connection, space: _Space, scope: _Scope, 
     """Return the cosine similarity of the runs nearest to the query, nearest first."""
     depth = max(_DEPTH, k)
     parameters = {**scope.parameters, "vector": space.vector, "depth": depth}
-    parts = {
-        "scope": sql.SQL(scope.cte),
-        "halfvec": space.pgvector.halfvec,
-        "distance": space.pgvector.cosine_distance,
-        "model": sql.Literal(space.model.model_id),
-        "dimensions": sql.Literal(space.model.dimensions),
-    }
-    if space.model.indexed and not scope.few and (not scope.filtered or scope.narrowed):
+    if space.model.indexed:
         connection.execute(_INDEX_SCAN, [str(min(max(depth, _LEAST_EF), _MOST_EF))])
-        by_index = sql.SQL(_NEAREST_BY_INDEX).format(runs=sql.SQL(scope.runs), **parts)
+        by_index = sql.SQL(_NEAREST_BY_INDEX).format(runs=sql.SQL(scope.runs), **space.parts)
         # Each place more is another look at the index.
         near = connection.execute(by_index, {**parameters, "places": k if scope.narrowed else depth}).fetchall()
         if len(near) >= k:
             return {run_id: 1 - distance for run_id, distance in near}
-    exact = connection.execute(sql.SQL(_NEAREST).format(**parts), parameters)
+    exact = connection.execute(sql.SQL(_NEAREST).format(scope=sql.SQL(scope.cte), **space.parts), parameters)
     return {run_id: 1 - distance for run_id, distance in exact}
 
 
-def _space(connection: psycopg.Connection, query_vector: Sequence[float]) -> _Space:
+def _space(space: SearchedSpace, query_vector: Sequence[float]) -> _Space:
     """Return the space in which the query vector is.
 
     Raises:
         QueryError: there are no embeddings, or of another length.
     """
-    pgvector, model = find_pgvector(connection), current_model(connection)
+    pgvector, model = space.pgvector, space.model
     if pgvector.missing or model is None:
-        raise QueryError(f"{why_words_only(connection)}.")
+        raise QueryError(f"{_why_words_only(space)}.")
     if len(query_vector) != model.dimensions:
         raise QueryError(
             f"The query's embedding has {len(query_vector)} dimensions, and those of {model.name} have"
@@ -618,6 +685,17 @@ def _is_judged(connection: psycopg.Connection, outcome: str) -> bool:
         connection, "SELECT EXISTS (SELECT FROM trajectory.verdicts WHERE outcome = %(outcome)s)", {"outcome": outcome}
     )
     return bool(found)
+
+
+def _outcomes(connection: psycopg.Connection, run_ids: Sequence[str]) -> dict[str, tuple[str | None, str]]:
+    """Return the judged and the heuristic outcome of runs."""
+    rows = connection.execute(_OUTCOMES, [list(run_ids)])
+    return {run_id: (judged, by_rule) for run_id, judged, by_rule in rows}
+
+
+def _enough(outcomes: Mapping[str, tuple[str | None, str]], outcome: Outcome, k: int) -> bool:
+    """Whether so many runs have a verdict with this outcome."""
+    return sum(_says(one, str(outcome), None) for one in outcomes.values()) >= k
 
 
 def _says(outcomes: tuple[str | None, str], verdict: str | None, rule: str | None) -> bool:

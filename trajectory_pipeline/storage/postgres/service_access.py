@@ -5,19 +5,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
+from psycopg import sql
 
 from trajectory_pipeline.errors import SinkError
-from trajectory_pipeline.storage.postgres.connection import translating_database_errors
+from trajectory_pipeline.storage.postgres.connection import BEGIN, translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.service_role import AGENTS, ORGANIZATIONS, ROLE
 
-# As one statement: each takes a round trip.
+# Sent at once, with values in it: each statement would take a round trip. Compiling a plan would take longer than any.
 _READING = (
-    "SELECT set_config('statement_timeout', %(timeout)s, true), set_config('transaction_read_only', 'on', true),"
-    f" set_config('{ORGANIZATIONS}', %(organizations)s::text[]::text, true),"
-    f" set_config('{AGENTS}', %(agents)s::text[]::text, true),"
-    " CASE WHEN %(role)s <> 'none' THEN set_config('row_security', 'on', true) END,"
-    " set_config('role', %(role)s, true)"
+    f"BEGIN; {BEGIN}; SELECT"
+    " set_config('statement_timeout', {timeout}, true), set_config('transaction_read_only', 'on', true),"
+    " set_config('jit', 'off', true),"
+    f" set_config('{ORGANIZATIONS}', {{organizations}}::text[]::text, true),"
+    f" set_config('{AGENTS}', {{agents}}::text[]::text, true),"
+    " CASE WHEN {role} <> 'none' THEN set_config('row_security', 'on', true) END,"
+    " set_config('role', {role}, true)"
 )
 
 
@@ -48,16 +51,21 @@ class ServiceDatabase:
             QueryTimeoutError: a query took longer than ``timeout_seconds``.
             SinkError: the database cannot be reached or refuses.
         """
-        with self.database.connect() as connection, translating_database_errors(self.database.url, "Reading"):
-            parameters = {
-                "timeout": f"{self.timeout_seconds * 1000:.0f}",
-                "role": "none" if tenants is None else ROLE,
-                "organizations": sorted(tenants.organizations) if tenants else [],
-                "agents": sorted(tenants.agents) if tenants else [],
-            }
-            connection.execute(_READING, parameters)
+        values = {
+            "timeout": f"{self.timeout_seconds * 1000:.0f}",
+            "role": "none" if tenants is None else ROLE,
+            "organizations": sorted(tenants.organizations) if tenants else [],
+            "agents": sorted(tenants.agents) if tenants else [],
+        }
+        reading = sql.SQL(_READING).format(**{name: sql.Literal(value) for name, value in values.items()})
+        with (
+            self.database.session(autocommit=True) as connection,
+            translating_database_errors(self.database.url, "Reading"),
+        ):
+            connection.execute(reading)
             try:
                 yield connection
+                connection.execute("COMMIT")
             except psycopg.errors.QueryCanceled:
                 raise QueryTimeoutError(
                     f"The query took longer than {self.timeout_seconds:g} seconds: ask for fewer rows, a shorter time"

@@ -8,7 +8,7 @@ import pytest
 
 from trajectory_pipeline.storage.postgres import meaning_index
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.meaning_index import current_model, ensure_meaning_index
+from trajectory_pipeline.storage.postgres.meaning_index import ensure_meaning_index, find_space
 from trajectory_pipeline.storage.postgres.search import SearchFilters, SearchHit, search
 from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_model, add_runs
 
@@ -79,7 +79,7 @@ def test_another_model_gets_an_index_of_its_own_in_place_of_the_former(database:
         connection.execute("UPDATE trajectory.embedding_models SET is_current = false")
         add_model(connection, "another's")
         connection.execute("UPDATE trajectory.trajectory_embeddings SET model_id = 'another''s'")
-        model = current_model(connection)
+        model = find_space(connection).model
         assert model is not None
         assert not model.indexed
     assert ensure_meaning_index(database)

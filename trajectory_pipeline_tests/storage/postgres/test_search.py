@@ -226,6 +226,7 @@ def test_where_there_are_many_runs_never_fewer_are_found_than_asked_for(
     query_vector=st.none() | _vectors,
     k=st.integers(1, 4),
     pool=st.integers(0, 9),
+    pool_of_few=st.integers(0, 9),
 )
 def test_a_contrast_has_all_of_both_outcomes_and_those_with_a_verdict_first(
     database: psycopg.Connection,
@@ -235,12 +236,14 @@ def test_a_contrast_has_all_of_both_outcomes_and_those_with_a_verdict_first(
     query_vector: Sequence[float] | None,
     k: int,
     pool: int,
+    pool_of_few: int,
 ) -> None:
     filters = SearchFilters(agent_ids=agent_ids)
     oracle, query = Oracle(runs, asked, filters), _query(*asked)
     matching = oracle.words().keys() | (oracle.meaning(query_vector).keys() if query_vector else set())
     with pytest.MonkeyPatch.context() as patched, database.transaction(force_rollback=True):
         patched.setattr(module, "_POOL", pool)
+        patched.setattr(module, "_POOL_OF_FEW", pool_of_few)
         patched.setattr(module, "_DEPTH", pool)
         add_runs(database, runs)
         found = contrast(database, query, k, filters, query_vector=query_vector)

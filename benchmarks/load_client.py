@@ -1,0 +1,96 @@
+"""Clients of an HTTP service that cost little themselves: one thread, sockets that stay open, and no library.
+
+Each client sends one request, reads the whole answer, and sends the next: at once, or when its time has come. A request
+that is late because the one before took long counts from when it was due.
+"""
+
+import heapq
+import random
+import selectors
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+_READ = 262_144
+
+
+@dataclass
+class _Client:
+    connection: socket.socket
+    due: float
+    waiting: bool = False
+    received: bytearray = field(default_factory=bytearray)
+
+
+def load(
+    port: int, token: str, paths: Sequence[str], clients: int, seconds: float, interval: float, seed: int
+) -> dict[str, object]:
+    """Ask for a while; call it in a process of its own, whose processor time is then that of the clients.
+
+    Args:
+        port: of the service, on 127.0.0.1.
+        token: of all requests.
+        paths: of which each request takes one at random.
+        clients: at once.
+        seconds: for how long requests are sent.
+        interval: seconds from one request of a client to its next; 0: as soon as the answer is there.
+        seed: of the choice of paths.
+
+    Returns:
+        ``milliseconds`` of each answer, in order of arrival, and ``seconds`` until the last one.
+
+    Raises:
+        RuntimeError: an answer was not 200.
+    """
+    rng = random.Random(seed)
+    head = f"Host: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n\r\n"
+    requests = [f"GET {path} HTTP/1.1\r\n{head}".encode() for path in paths]
+    selector = selectors.DefaultSelector()
+    began = time.perf_counter()
+    all_clients = []
+    for number in range(clients):
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        all_clients.append(_Client(connection, began + interval * number / clients))
+        selector.register(connection, selectors.EVENT_READ, all_clients[-1])
+    pending = [(client.due, number) for number, client in enumerate(all_clients)]
+    heapq.heapify(pending)
+    taken: list[float] = []
+    running = 0
+    while pending or running:
+        now = time.perf_counter()
+        while pending and pending[0][0] <= now:
+            client = all_clients[heapq.heappop(pending)[1]]
+            client.connection.sendall(rng.choice(requests))
+            running += 1
+        wait = max(pending[0][0] - now, 0) if pending else None
+        for key, _ in selector.select(wait):
+            client = key.data
+            client.received += client.connection.recv(_READ)
+            if not _is_complete(client.received):
+                continue
+            if not client.received.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(bytes(client.received[:2_000]).decode(errors="replace"))
+            client.received.clear()
+            running -= 1
+            ended = time.perf_counter()
+            taken.append((ended - client.due) * 1_000)
+            client.due = client.due + interval if interval else ended
+            if client.due < began + seconds:
+                heapq.heappush(pending, (client.due, all_clients.index(client)))
+    for client in all_clients:
+        client.connection.close()
+    return {"milliseconds": taken, "seconds": time.perf_counter() - began}
+
+
+def _is_complete(received: bytearray) -> bool:
+    end = received.find(b"\r\n\r\n")
+    if end < 0:
+        return False
+    head = bytes(received[:end]).lower()
+    at = head.find(b"content-length:")
+    if at < 0:
+        raise RuntimeError(f"an answer without a length: {head.decode(errors='replace')}")
+    stop = head.find(b"\r\n", at)
+    return len(received) >= end + 4 + int(head[at + 15 : stop if stop >= 0 else len(head)])
