@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-once dev test test-fast browser screenshots simulate fault-scenarios bench bench-full lint types imports site docs architecture lock clean
+.PHONY: help setup demo demo-once dev test test-fast test-heavy browser screenshots simulate fault-scenarios bench bench-full lint types imports site docs architecture lock clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,8 +37,11 @@ demo-once: setup  ## The same without staying; exit code 0 only if it is complet
 dev: setup  ## The Dagster UI on your own databases (see the README).
 	@exec $(BIN)/trajectory-pipeline dev
 
-test: setup  ## All tests, on two cores (about ten minutes).
+test: setup  ## All tests but the heavy ones, on two cores (about ten minutes).
 	@exec $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-heavy: setup  ## The heavy tests: crashes of processes, other tools that read what this one writes (CI runs them too).
+	@exec $(BIN)/python -m pytest --heavy -n 2 --dist loadfile
 
 test-fast: setup  ## The tests that start no server and no process (half a minute): run it between two edits.
 	@exec $(BIN)/python -m pytest --fast -q -n 2 --dist worksteal

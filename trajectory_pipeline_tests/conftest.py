@@ -44,12 +44,15 @@ SERVER_FIXTURES = frozenset({"postgres_server", "running_judge"})
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="only tests that start no server and no process")
     parser.addoption("--browser", action="store_true", help="also the tests that drive a browser")
+    parser.addoption("--heavy", action="store_true", help="only the tests that are marked as heavy")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Restore Ctrl-C for the processes of the tests: a shell makes its background jobs ignore it."""
+    """Restore signals for the processes of the tests: background jobs ignore Ctrl-C, jobs of nohup a lost terminal."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # Between two edits a few examples of each property are enough; `make test` draws them all.
     hypothesis.settings.register_profile("fast", max_examples=8, deadline=None, derandomize=True)
     if config.getoption("--fast"):
@@ -65,6 +68,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         browser = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=browser)
         items[:] = [item for item in items if item not in set(browser)]
+    heavy = [item for item in items if bool(item.get_closest_marker("heavy")) != config.getoption("--heavy")]
+    config.hook.pytest_deselected(items=heavy)
+    items[:] = [item for item in items if item not in set(heavy)]
     if config.getoption("--fast"):
         slow = [item for item in items if any(item.get_closest_marker(name) for name in ("server", "process", "slow"))]
         config.hook.pytest_deselected(items=slow)

@@ -19,6 +19,8 @@ from trajectory_pipeline.schema.types import Scalar
 from trajectory_pipeline_tests.conversion.raw_runs import HOUR, Raw, batch_converted
 from trajectory_pipeline_tests.conversion.sample_runs import sample_runs
 
+pytestmark = pytest.mark.heavy
+
 ROWS = 10_000
 A_BATCH = 250
 

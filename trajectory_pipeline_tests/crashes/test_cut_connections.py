@@ -18,6 +18,8 @@ from trajectory_pipeline_tests.crashes.wire import wire
 from trajectory_pipeline_tests.crashes.worker import mark
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 
+pytestmark = pytest.mark.heavy
+
 
 def state(pipeline: Pipeline) -> tuple[dict[str, bytes], list[Row], list[Row]]:
     tables = [pipeline.ask(f"SELECT * FROM trajectory.{name} ORDER BY 1, 2") for name in ("trajectories", "partitions")]

@@ -25,7 +25,7 @@ from trajectory_pipeline_tests.crashes.worker import mark
 from trajectory_pipeline_tests.demo.embedded_postgres.processes import postmaster_pid
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 Mount = Callable[[str, str], Path]
 

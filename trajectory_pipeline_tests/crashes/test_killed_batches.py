@@ -23,7 +23,7 @@ from trajectory_pipeline.storage.postgres.verdicts import VerdictStore
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, only
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 HOUR: datetime = next(hour for hour, runs in sorted(sample_partitions().items()) if 6 <= runs <= 12)
 _FORKED = multiprocessing.get_context("forkserver")

@@ -21,7 +21,7 @@ from trajectory_pipeline_tests.letta_sample import load_sample
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.server_databases import create_database
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 
 @pytest.fixture

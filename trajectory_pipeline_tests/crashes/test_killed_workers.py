@@ -16,7 +16,7 @@ from trajectory_pipeline_tests.crashes.processes import Workers, wait_until
 from trajectory_pipeline_tests.crashes.worker import mark
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 KILLS = 6
 

@@ -19,7 +19,7 @@ from trajectory_pipeline_tests.crashes.processes import wait_until
 from trajectory_pipeline_tests.crashes.wire import Wire
 from trajectory_pipeline_tests.crashes.worker import Stored
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 _BYTES = 160 * 2**20
 """Of text at random, of which a quarter can be compressed away: more than two of the 50 MiB that a part has."""

@@ -21,7 +21,7 @@ from trajectory_pipeline_tests.crashes.processes import wait_until, workers
 from trajectory_pipeline_tests.crashes.wire import Wire
 from trajectory_pipeline_tests.crashes.worker import Stored, mark
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 
 def test_pipeline_runs_on_object_storage(stored: Stored, client: Any, s3_wire: Wire) -> None:

@@ -19,7 +19,7 @@ from trajectory_pipeline_tests.crashes.worker import mark
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 VERSIONS = 60
 BUSY = max(sample_partitions().items(), key=lambda item: item[1])[0]

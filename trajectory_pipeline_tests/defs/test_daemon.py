@@ -29,7 +29,7 @@ from trajectory_pipeline.urls import sqlalchemy_url
 from trajectory_pipeline_tests.defs.conftest import BUSY
 from trajectory_pipeline_tests.defs.dagster_runs import ASSETS, execute, materializations, query
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 CAPTURED, MISSING = BUSY[6:], BUSY[4:6]
 PROJECT = Path(__file__).parents[2]

@@ -79,6 +79,7 @@ def planted(judge: str, truth: str, week: int, rng: random.Random) -> tuple[str 
     return (truth if rng.random() < right else rng.choice([word for word in OUTCOMES if word != truth])), True
 
 
+@pytest.mark.heavy
 def test_planted_judges_are_told_apart_through_the_store(pipeline: Pipeline) -> None:
     rng = random.Random(5)
     database = pipeline.storage.postgres

@@ -74,6 +74,7 @@ def test_better_policy_is_told_from_an_equal_one() -> None:
     assert [one["agreement"] for one in readings] == ["better", "no difference shown"]
 
 
+@pytest.mark.heavy
 def test_paired_interval_holds_the_planted_difference() -> None:
     rng, held = random.Random(2), 0
     for _ in range(100):

@@ -3,6 +3,8 @@
 import random
 from typing import Any
 
+import pytest
+
 from trajectory_pipeline.quality.signal_lift import MIN_LABELS, RULES, LabelledRun, signal_lifts
 
 QUIET: dict[str, Any] = {
@@ -73,6 +75,7 @@ def test_lifts_with_too_few_labels_are_none() -> None:
     assert signal_lifts(runs(ERROR, 5, MIN_LABELS - 1)) == []
 
 
+@pytest.mark.heavy
 def test_lifts_without_effect_are_rarely_significant() -> None:
     """At most 5 % of 200 tables, but for chance: 20 are three standard errors more."""
     alarms = 0

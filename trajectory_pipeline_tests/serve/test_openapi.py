@@ -16,6 +16,8 @@ from schemathesis.specs.openapi.checks import (
 
 from trajectory_pipeline_tests.serve.tenancy import MINE, Tokens
 
+pytestmark = pytest.mark.heavy
+
 CASES = int(os.environ.get("SERVICE_CASES", "6"))
 """Valid and invalid cases for each endpoint. Before a release: SERVICE_CASES=1000."""
 CONFORMANCE: list[Any] = [status_code_conformance, content_type_conformance, response_schema_conformance]

@@ -2,11 +2,15 @@
 
 from datetime import datetime
 
+import pytest
+
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.start_together import told_by
+
+pytestmark = pytest.mark.heavy
 
 PER_MINUTE = 300
 INTERVAL_SECONDS = 60 / PER_MINUTE
