@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 import trajectory_pipeline
+from docs.export_fields import page
 from trajectory_pipeline import errors
 from trajectory_pipeline.cli.main import COMMANDS
 from trajectory_pipeline.cli.main import main as cli
@@ -54,6 +55,7 @@ def pages() -> dict[str, str]:
         "settings.md": settings_page(),
         "commands.md": commands_page(),
         "errors.md": errors_page(),
+        "export-fields.md": export_fields_page(),
     }
 
 
@@ -106,6 +108,11 @@ def commands_page() -> str:
         context = click.Context(command, info_name=f"trajectory-pipeline {name}", terminal_width=100)
         parts += [f"## {name}", f"```text\n{command.get_help(context).rstrip()}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def export_fields_page() -> str:
+    """Return the page with what each export form holds of a trajectory."""
+    return page(_markdown_table, _GENERATED)
 
 
 def errors_page() -> str:

@@ -15,8 +15,15 @@ from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-NOT_INSTALLED = {"import polars"}
-"""Readers that the environment of the tests does not have. Their examples are not run."""
+NOT_INSTALLED = {"import polars", "from inspect_scout import"}
+"""Readers that the environment of the tests does not have. Their examples are not run here."""
+DATASETS = {
+    "good-runs": ExportFormat.SFT,
+    "all-runs": ExportFormat.ATIF,
+    "records": ExportFormat.TRAJECTORY_V1,
+    "tables": ExportFormat.PARQUET,
+}
+"""What the commands of the pages write, by the folder that the examples open."""
 
 
 def _blocks(language: str) -> list[tuple[str, str]]:
@@ -55,10 +62,10 @@ def test_python_example_prints(
     monkeypatch.setenv("TRAJECTORY_DATA_FOLDER", "data/demo")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    if "good-runs" in code:
-        # What the page's commands write.
-        good = ExportFilters(outcomes=("success",), judged_only=True)
-        export_dataset(story.storage, tmp_path / "good-runs", good, ExportOptions(ExportFormat.SFT), "")
+    good = ExportFilters(outcomes=("success",), judged_only=True)
+    for folder, form in DATASETS.items():
+        if f'"{folder}' in code:
+            export_dataset(story.storage, tmp_path / folder, good, ExportOptions(form), "")
     code = code.replace("postgresql://reader:secret@letta-db:5432/letta", story.letta_url)
     code = code.replace("DATA/", "data/demo/parquet/")
     printed = io.StringIO()

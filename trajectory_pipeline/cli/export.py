@@ -7,7 +7,8 @@ import click
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import err, out, step
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.exports.formats import ExportFormat
+from trajectory_pipeline.exports.endpoint import endpoint_url
+from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
 from trajectory_pipeline.exports.splits import SplitShares
 from trajectory_pipeline.partition_keys import parse_timestamp
 from trajectory_pipeline.quality.packages import missing_packages
@@ -49,6 +50,16 @@ Examples:
 @click.option("--label", "labels", multiple=True, type=_OUTCOMES, help="Outcome that a person gave.")
 @click.option("--family", "families", multiple=True, help="Id of a task family.")
 @click.option("--version", "version", help=f"Of the format ({_VERSIONS}). Default: the newest.")
+@click.option("--endpoint", metavar="URL", help="Only otel: a collector (OTLP over HTTP) to send to, and no files.")
+@click.option(
+    "--headers",
+    metavar="NAME=VALUE,…",
+    envvar="OTEL_EXPORTER_OTLP_HEADERS",
+    show_envvar=True,
+    default="",
+    help="Only otel: of the requests to it, values percent-encoded. Others see a command's options: use the variable.",
+)
+@click.option("--openinference", is_flag=True, help="Only otel: attributes of OpenInference, not OpenTelemetry's.")
 @click.option(
     "--splits",
     nargs=3,
@@ -67,6 +78,7 @@ Examples:
     help="What is replaced in texts.",
 )
 @click.option("--reasoning", is_flag=True, help="Pass on what models reasoned. Their terms may forbid it.")
+@click.option("--images", is_flag=True, help="Pass on images, into which no redaction can look.")
 @click.option("--pairs-per-task", type=click.IntRange(1, 1000), default=3, show_default=True, help="Only dpo.")
 def command(
     form: str,
@@ -82,10 +94,14 @@ def command(
     labels: tuple[str, ...],
     families: tuple[str, ...],
     version: str | None,
+    endpoint: str | None,
+    headers: str,
+    openinference: bool,
     splits: tuple[float, float, float],
     seed: int,
     redact: str,
     reasoning: bool,
+    images: bool,
     pairs_per_task: int,
 ) -> None:
     """Write a dataset, and say what it lacks."""
@@ -95,6 +111,9 @@ def command(
     if version is not None and version not in kind.versions:
         known = " or ".join(kind.versions) or "none: the format has no versions"
         raise PipelineError(f"--version {version} of {form} is not known; there is {known}.")
+    if kind is not ExportFormat.OTEL and (endpoint is not None or openinference):
+        raise PipelineError(f"--endpoint and --openinference are of otel: {form} is written to files.")
+    writer = WriterOptions(version, openinference, endpoint and endpoint_url(endpoint), headers)
     try:
         shares = SplitShares(*splits)
     except ValueError as error:
@@ -115,12 +134,13 @@ def command(
     privacy = opened.settings.privacy
     options = ExportOptions(
         kind,
-        version,
+        writer,
         shares,
         seed,
         RedactionMode(redact),
         privacy.configured_redaction_key,
         reasoning,
+        images,
         pairs_per_task,
     )
     with step(f"Exporting {form}"):

@@ -4,12 +4,22 @@ Source: RFC 0001 of harbor-framework/harbor, and its reference models (package `
 of the reference models, and what is not there is left out: a file that they read and write again is the same.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from trajectory_pipeline.exports.source import ExportRun, JsonObject, Row, parse_arguments, text_of
+from trajectory_pipeline.exports.source import (
+    AUTOMATIC,
+    SPOKEN,
+    ExportRun,
+    Image,
+    JsonObject,
+    Parts,
+    Row,
+    has_only_text,
+    parse_arguments,
+)
 
-_AUTOMATIC = ("heartbeat", "system_alert", "login")
 _METADATA = (
     *("agent_id", "organization_id", "conversation_id", "project_id", "tags", "status", "stop_reason", "run_type"),
     *("continues_run_id", "start_time", "end_time", "duration_ns", "execution_status", "execution_cause"),
@@ -21,14 +31,20 @@ _VERDICT = (
 )
 
 
-def atif_trajectory(run: ExportRun, version: str) -> JsonObject:
+Files = dict[str, bytes]
+"""Content of files beside a trajectory, by the path that it names them by."""
+
+
+def atif_trajectory(run: ExportRun, version: str) -> tuple[JsonObject, Files]:
     """Return a run as an ATIF trajectory: one step a message, returns as observations of the step that called.
 
     Arguments that are no JSON object stand as they are in ``extra.arguments_text`` of the call. Messages of another
     run's steps are marked as copied context. A person's decision on a call is a user step with ``extra.approvals``.
+    Images are files beside the trajectory, named by their digest.
     """
     trajectory = run.trajectory
-    steps = [*_instructions(run), *_steps(run)]
+    files: Files = {}
+    steps = [*_instructions(run), *_steps(run, files)]
     models = trajectory["models"] or []
     for number, step in enumerate(steps, 1):
         step["step_id"] = number
@@ -38,7 +54,7 @@ def atif_trajectory(run: ExportRun, version: str) -> JsonObject:
         model_name=models[0] if len(models) == 1 else None,
         tool_definitions=run.tool_definitions or None,
     )
-    return _present(
+    document = _present(
         schema_version=f"ATIF-v{version}",
         session_id=trajectory["conversation_id"] or trajectory["run_id"],
         trajectory_id=trajectory["trajectory_id"],
@@ -47,6 +63,7 @@ def atif_trajectory(run: ExportRun, version: str) -> JsonObject:
         final_metrics=_final_metrics(trajectory, len(steps)),
         extra=_extra(run),
     )
+    return document, files
 
 
 def _instructions(run: ExportRun) -> Iterator[JsonObject]:
@@ -55,12 +72,12 @@ def _instructions(run: ExportRun) -> Iterator[JsonObject]:
         yield {"source": "system", "message": prompt, "extra": {"context_source": run.trajectory["context"]["source"]}}
 
 
-def _steps(run: ExportRun) -> Iterator[JsonObject]:
+def _steps(run: ExportRun, files: Files) -> Iterator[JsonObject]:
     calling: dict[str, JsonObject] = {}
     for turn, messages in run.turns():
         metrics = _metrics(turn)
         for message in messages:
-            for step in _steps_of(run, message, calling):
+            for step in _steps_of(run, message, calling, files):
                 step["timestamp"] = _time(message["timestamp"])
                 if turn["step_run_id"] is not None:
                     step["is_copied_context"] = True
@@ -70,13 +87,13 @@ def _steps(run: ExportRun) -> Iterator[JsonObject]:
                 yield step
 
 
-def _steps_of(run: ExportRun, message: Row, calling: dict[str, JsonObject]) -> Iterator[JsonObject]:
+def _steps_of(run: ExportRun, message: Row, calling: dict[str, JsonObject], files: Files) -> Iterator[JsonObject]:
     extra = {"message_id": message["message_id"]}
     calls = message["tool_calls"] or []
     if message["role"] == "assistant" or calls:
         step: JsonObject = {
             "source": "agent",
-            "message": text_of(message, run.losses),
+            "message": _content(run, run.parts_of(message), files),
             "reasoning_content": run.reasoning_of(message),
             "tool_calls": [_call(call, number) for number, call in enumerate(calls)] or None,
             "extra": extra,
@@ -84,12 +101,12 @@ def _steps_of(run: ExportRun, message: Row, calling: dict[str, JsonObject]) -> I
         for call in step["tool_calls"] or ():
             calling[call["tool_call_id"]] = step
         yield step
-    elif message["role"] in ("user", "system", "summary"):
+    elif message["role"] in SPOKEN or has_only_text(message):
         kind = message["kind"]
-        source = "user" if message["role"] == "user" and kind not in _AUTOMATIC else "system"
-        if kind != message["role"]:
+        source = "user" if message["role"] == "user" and kind not in AUTOMATIC else "system"
+        if kind != message["role"] or message["role"] not in SPOKEN:
             extra["kind"] = kind
-        yield {"source": source, "message": text_of(message, run.losses), "extra": extra}
+        yield {"source": source, "message": _content(run, run.parts_of(message), files), "extra": extra}
     decisions = [
         _present(tool_call_id=one["tool_call_id"], approve=one["approve"], reason=one["reason"])
         for one in message["approvals"] or ()
@@ -97,31 +114,60 @@ def _steps_of(run: ExportRun, message: Row, calling: dict[str, JsonObject]) -> I
     ]
     if decisions:
         yield {"source": "user", "message": "", "extra": {**extra, "approvals": decisions}}
-    yield from _observations(message["tool_returns"] or (), calling, extra)
+    results = [_result(run, one, files) for one in message["tool_returns"] or ()]
+    yield from _observations(results, calling, extra)
 
 
-def _observations(returns: Iterable[Row], calling: dict[str, JsonObject], extra: JsonObject) -> Iterator[JsonObject]:
-    """Add each return to the step that called; those without one are the results of a system step."""
+_IMAGE_TYPES = {"image/jpeg": "jpg", "image/png": "png", "image/gif": "gif", "image/webp": "webp"}
+"""Those that the format knows, with the ending of their files."""
+
+
+def _content(run: ExportRun, parts: Parts, files: Files) -> str | list[JsonObject]:
+    """Return texts as one, a line break between two; with an image among them, each part for itself."""
+    unknown = [part for part in parts if isinstance(part, Image) and part.media_type not in _IMAGE_TYPES]
+    for image in unknown:
+        run.losses[f"images of type {image.media_type}"] += 1
+    kept = [part for part in parts if isinstance(part, str) or part.media_type in _IMAGE_TYPES]
+    if all(isinstance(part, str) for part in kept):
+        return "\n".join(part for part in kept if isinstance(part, str))
+    return [_content_part(part, files) for part in kept]
+
+
+def _content_part(part: str | Image, files: Files) -> JsonObject:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    path = f"images/{hashlib.sha256(part.content).hexdigest()}.{_IMAGE_TYPES[part.media_type]}"
+    files[path] = part.content
+    return {"type": "image", "source": {"media_type": part.media_type, "path": path}}
+
+
+def _observations(
+    results: Iterable[JsonObject], calling: dict[str, JsonObject], extra: JsonObject
+) -> Iterator[JsonObject]:
+    """Add each result to the step that called; those without one are the results of a system step."""
     others = []
-    for one in returns:
-        result = _present(
-            source_call_id=one["tool_call_id"],
-            content=one["text"] if one["text"] is not None else "",
-            extra=_present(
-                status=one["status"],
-                denied=one["denied"] or None,
-                stdout=one["stdout"] or None,
-                stderr=one["stderr"] or None,
-            )
-            or None,
-        )
-        step = calling.get(one["tool_call_id"] or "")
+    for result in results:
+        step = calling.get(result.get("source_call_id", ""))
         if step is None:
             others.append(result)
         else:
             step.setdefault("observation", {"results": []})["results"].append(result)
     if others:
         yield {"source": "system", "message": "", "observation": {"results": others}, "extra": extra}
+
+
+def _result(run: ExportRun, one: Row, files: Files) -> JsonObject:
+    return _present(
+        source_call_id=one["tool_call_id"],
+        content=_content(run, run.returned_parts(one), files),
+        extra=_present(
+            status=one["status"],
+            denied=one["denied"] or None,
+            stdout=one["stdout"] or None,
+            stderr=one["stderr"] or None,
+        )
+        or None,
+    )
 
 
 def _call(call: Row, number: int) -> JsonObject:
@@ -152,6 +198,8 @@ def _metrics(turn: Row) -> JsonObject | None:
             prompt_tokens=turn["input_tokens"],
             completion_tokens=turn["output_tokens"],
             cached_tokens=turn["cached_input_tokens"],
+            extra=_present(cache_write_tokens=turn["cache_write_tokens"], reasoning_tokens=turn["reasoning_tokens"])
+            or None,
         )
         or None
     )
@@ -162,6 +210,8 @@ def _final_metrics(trajectory: Row, steps: int) -> JsonObject:
     return _present(
         total_prompt_tokens=trajectory["input_tokens"] if reported else None,
         total_completion_tokens=trajectory["output_tokens"] if reported else None,
+        total_cached_tokens=trajectory["cached_input_tokens"],
+        total_cost_usd=None if trajectory["cost_usd"] is None else float(trajectory["cost_usd"]),
         total_steps=steps,
     )
 
@@ -171,6 +221,7 @@ def _extra(run: ExportRun) -> JsonObject:
     verdict = None if run.verdict is None else {name: _json_value(run.verdict.get(name)) for name in _VERDICT}
     return {
         "run_id": run.run_id,
+        **({"error": _present(**run.trajectory["error"])} if run.trajectory["error"] else {}),
         **{name: value for name, value in values.items() if value is not None},
         **({"verdict": {name: value for name, value in verdict.items() if value is not None}} if verdict else {}),
         **({"task_family": run.family_id} if run.family_id else {}),

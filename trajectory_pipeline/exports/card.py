@@ -34,6 +34,7 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
             f"- Redaction: `{manifest['redaction']['mode']}` (version {manifest['redaction']['version']}). Placeholders"
             " look like `[secret:api_key:3f2a91bc]`. No redaction finds everything.",
             f"- Reasoning of the models is {'included' if manifest['reasoning'] else 'left out'}.",
+            f"- Images are {'included: no redaction looks into them' if manifest['images'] else 'left out'}.",
             "- Splits: runs of one chain, conversation or task family are never in two splits. Runs with the same text"
             " are there once.",
             "- Texts were written by people, agents and tools. They may hold instructions: treat them as data.",

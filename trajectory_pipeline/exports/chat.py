@@ -11,15 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trajectory_pipeline.exports.source import ExportRun, JsonObject, Row, parse_arguments, text_of
+from trajectory_pipeline.exports.source import (
+    SPOKEN,
+    ExportRun,
+    JsonObject,
+    Row,
+    count_images,
+    has_only_text,
+    parse_arguments,
+    text_of,
+)
 
 ArgumentsAs = Literal["text", "object"]
 Chat = list[JsonObject]
 LABELS = {"success": True, "failure": False}
 
 
-def chat_of(run: ExportRun, arguments: ArgumentsAs) -> Chat:
-    """Return the messages of a run as its model saw and wrote them.
+def chat_of(run: ExportRun, arguments: ArgumentsAs, *, with_images: bool = False) -> Chat:
+    """Return the messages of a run as its model saw and wrote them; of images, those in messages to the model.
 
     A return whose call is not in the chat, and a person's decision on a call, have no place there: they are counted.
     Arguments that are no JSON object are text in OpenAI's form; as an object they are ``{"arguments_text": …}``.
@@ -30,11 +39,11 @@ def chat_of(run: ExportRun, arguments: ArgumentsAs) -> Chat:
     called: set[str] = set()
     for _, messages in run.turns():
         for message in messages:
-            chat += _messages(run, message, called, arguments)
+            chat += _messages(run, message, called, arguments, with_images)
     return chat
 
 
-def _messages(run: ExportRun, message: Row, called: set[str], arguments: ArgumentsAs) -> Chat:
+def _messages(run: ExportRun, message: Row, called: set[str], arguments: ArgumentsAs, with_images: bool) -> Chat:
     calls = message["tool_calls"] or []
     said: Chat = []
     if message["role"] == "assistant" or calls:
@@ -47,16 +56,33 @@ def _messages(run: ExportRun, message: Row, called: set[str], arguments: Argumen
             one["tool_calls"] = [_call(run, call, arguments) for call in calls]
             called |= {call["id"] for call in calls if call["id"]}
         said.append(one)
-    elif message["role"] in ("user", "system", "summary"):
+    elif message["role"] in SPOKEN:
         role = "system" if message["role"] == "system" else "user"
-        said.append({"role": role, "content": text_of(message, run.losses)})
+        said.append({"role": role, "content": _content(run, message) if with_images else text_of(message, run.losses)})
+    elif has_only_text(message):
+        run.losses[f"texts of role {message['role']}"] += 1
     run.losses["decisions on approvals"] += sum(one["approve"] is not None for one in message["approvals"] or ())
     for one in message["tool_returns"] or ():
+        count_images(one, run.losses)
         if one["tool_call_id"] in called:
             said.append({"role": "tool", "tool_call_id": one["tool_call_id"], "content": one["text"] or ""})
         else:
             run.losses["tool returns without their call"] += 1
     return said
+
+
+def _content(run: ExportRun, message: Row) -> str | list[JsonObject]:
+    """Return texts as one; with an image among them, each part for itself."""
+    parts = run.parts_of(message)
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) == len(parts):
+        return "\n".join(texts)
+    return [
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "image_url", "image_url": {"url": part.data_uri}}
+        for part in parts
+    ]
 
 
 def _call(run: ExportRun, call: Row, arguments: ArgumentsAs) -> JsonObject:
@@ -72,7 +98,7 @@ def _call(run: ExportRun, call: Row, arguments: ArgumentsAs) -> JsonObject:
 
 def openai_record(run: ExportRun) -> JsonObject | None:
     """Return a line of OpenAI's fine-tuning file; None where the agent said nothing."""
-    return _with_tools(run, {"messages": chat_of(run, "text")}) if _agent_spoke(run) else None
+    return _with_tools(run, {"messages": chat_of(run, "text", with_images=True)}) if _agent_spoke(run) else None
 
 
 def sft_record(run: ExportRun) -> JsonObject | None:

@@ -4,21 +4,28 @@ To add one: a member, and its entry in ``FORMS``.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.atif import atif_trajectory
 from trajectory_pipeline.exports.chat import kto_record, openai_record, sft_record
+from trajectory_pipeline.exports.endpoint import headers_of
+from trajectory_pipeline.exports.otel import Telemetry, telemetry_of
 from trajectory_pipeline.exports.source import ExportRun, JsonObject, json_bytes
+from trajectory_pipeline.exports.trajectory_v1 import trajectory_v1_records
 
 
 class ExportFormat(StrEnum):
     """A form, by the name that the command takes."""
 
     ATIF = "atif"
+    TRAJECTORY_V1 = "trajectory-v1"
+    SCOUT = "scout"
+    OTEL = "otel"
     OPENAI = "openai"
     SFT = "sft"
     KTO = "kto"
@@ -43,9 +50,20 @@ class WriterOptions:
 
     Attributes:
         version: of the format; None for the newest.
+        openinference: whether spans have the attributes of OpenInference in place of OpenTelemetry's.
+        endpoint: a collector that spans are sent to, in place of files.
+        headers: of the requests to it, as ``name=value,name=value``.
     """
 
     version: str | None = None
+    openinference: bool = False
+    endpoint: str | None = None
+    headers: str = field(default="", repr=False)
+
+    @property
+    def conventions(self) -> str:
+        """Whose attributes spans have."""
+        return "openinference" if self.openinference else "genai"
 
 
 Encoded = Any
@@ -55,8 +73,8 @@ Encoded = Any
 class Writer(Protocol):
     """Writes one form into a folder; ``close`` must be called, also after an error."""
 
-    def write(self, encoded: Encoded, split: str) -> None:
-        """Write what the form's ``encode`` made of a run."""
+    def write(self, encoded: Encoded, split: str) -> str | None:
+        """Write what the form's ``encode`` made of a run; returns why the target did not take it, else None."""
 
     def close(self) -> None:
         """End the files."""
@@ -81,7 +99,7 @@ class Form:
     about: str
     files: str
     encode: Callable[[ExportRun, WriterOptions], Encoded | None]
-    open_writer: Callable[[Path], Writer] | None
+    open_writer: Callable[[Path, WriterOptions], Writer] | None
     no_place: str = ""
     versions: tuple[str, ...] = ()
     read_by_datasets: bool = False
@@ -94,6 +112,7 @@ class Form:
 
 _NO_ANSWER = "the agent said nothing"
 _NO_LABEL = "no success and no failure, or the agent said nothing"
+_NO_RECORDS = "no message of a person, none of the agent, or no time"
 _ATIF_VERSIONS = ("1.8", "1.7")
 _TABLES = "Tables `runs`, `messages`, `tool_calls`."
 
@@ -103,9 +122,20 @@ def _line(record_of: Callable[[ExportRun], JsonObject | None], run: ExportRun, _
     return None if record is None else json_bytes(record)
 
 
-def _atif_file(run: ExportRun, options: WriterOptions) -> tuple[str, bytes]:
-    trajectory = atif_trajectory(run, options.version or _ATIF_VERSIONS[0])
-    return f"{run.trajectory['trajectory_id']}.json", json_bytes(trajectory)
+def _atif_files(run: ExportRun, options: WriterOptions) -> dict[str, bytes]:
+    trajectory, images = atif_trajectory(run, options.version or _ATIF_VERSIONS[0])
+    return {f"{run.trajectory['trajectory_id']}.json": json_bytes(trajectory), **images}
+
+
+def _trajectory_v1(run: ExportRun, _: WriterOptions) -> bytes | None:
+    records = trajectory_v1_records(run)
+    return None if records is None else json_bytes(records)
+
+
+def _scout_row(run: ExportRun, _: WriterOptions) -> JsonObject:
+    from trajectory_pipeline.exports.scout import scout_row
+
+    return scout_row(run)
 
 
 def _rows(run: ExportRun, _: WriterOptions) -> list[tuple[str, JsonObject]]:
@@ -114,19 +144,44 @@ def _rows(run: ExportRun, _: WriterOptions) -> list[tuple[str, JsonObject]]:
     return list(flat_rows(run))
 
 
-def _lines(folder: Path) -> Writer:
+def _lines(folder: Path, _: WriterOptions) -> Writer:
     from trajectory_pipeline.exports.writers import JsonLines
 
     return JsonLines(folder)
 
 
-def _json_files(folder: Path) -> Writer:
+def _json_files(folder: Path, _: WriterOptions) -> Writer:
     from trajectory_pipeline.exports.writers import JsonFiles
 
     return JsonFiles(folder)
 
 
-def _tables(ending: str, folder: Path) -> Writer:
+def _scout(folder: Path, _: WriterOptions) -> Writer:
+    from trajectory_pipeline.exports.writers import ScoutTables
+
+    return ScoutTables(folder)
+
+
+def _telemetry(run: ExportRun, options: WriterOptions) -> Telemetry | None:
+    return telemetry_of(run, openinference=options.openinference)
+
+
+def _spans(folder: Path, options: WriterOptions) -> Writer:
+    if options.endpoint is None:
+        from trajectory_pipeline.exports.writers import OtlpLines
+
+        return OtlpLines(folder)
+    try:
+        from trajectory_pipeline.exports.otlp import OtlpSender
+    except ImportError as error:
+        raise PipelineError(
+            "Sending spans needs another package: pip install 'trajectory-pipeline[otel]'. Without --endpoint they are"
+            " written to files."
+        ) from error
+    return OtlpSender(options.endpoint, headers_of(options.headers))
+
+
+def _tables(ending: str, folder: Path, _: WriterOptions) -> Writer:
     from trajectory_pipeline.exports.writers import FlatTables
 
     return FlatTables(folder, ending)
@@ -136,9 +191,30 @@ FORMS: dict[ExportFormat, Form] = {
     ExportFormat.ATIF: Form(
         "Agent Trajectory Interchange Format, a file a run",
         "One file a trajectory, in the Agent Trajectory Interchange Format.",
-        _atif_file,
+        _atif_files,
         _json_files,
         versions=_ATIF_VERSIONS,
+    ),
+    ExportFormat.TRAJECTORY_V1: Form(
+        "Letta's records, a line a run (agent-trajectory)",
+        "One trajectory a line: a list of records of trajectory-v1, as Letta's package `agent-trajectory` makes them.",
+        _trajectory_v1,
+        _lines,
+        _NO_RECORDS,
+    ),
+    ExportFormat.SCOUT: Form(
+        "transcripts for Inspect Scout, a row a run",
+        "A table of transcripts a split, as Inspect Scout reads them: `transcripts_from` takes this folder.",
+        _scout_row,
+        _scout,
+    ),
+    ExportFormat.OTEL: Form(
+        "spans of OpenTelemetry, a trace a run; to files, or to a collector",
+        "Spans and evaluation events in the JSON encoding of OTLP, an export request a line: `<split>-traces.jsonl`,"
+        " `<split>-logs.jsonl`. Sent to a collector, there are no such files.",
+        _telemetry,
+        _spans,
+        "no time is known",
     ),
     ExportFormat.OPENAI: Form(
         "chats with tools, a line a run (OpenAI's fine-tuning)",

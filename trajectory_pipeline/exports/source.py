@@ -1,10 +1,14 @@
 """What an export is made of: a trajectory as Parquet holds it, and what the judge said of it."""
 
+import base64
+import binascii
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -18,11 +22,48 @@ _KEPT = frozenset(
     }
 )
 """Names of ids and closed lists, which redaction leaves as they are."""
+AUTOMATIC = ("heartbeat", "system_alert", "login")
+"""Kinds of user messages that no person wrote."""
+SPOKEN = ("user", "system", "summary")
+"""Roles, beside the agent's, whose messages are text."""
 
 
 def json_bytes(value: Any) -> bytes:
     """Return a value as JSON text in UTF-8, the same for the same value."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    import orjson
+
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        # A whole number beyond 64 bits.
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image in a message or in what a tool returned.
+
+    Attributes:
+        media_type: such as ``image/png``.
+        data: its content, base64.
+    """
+
+    media_type: str
+    data: str
+
+    @cached_property
+    def content(self) -> bytes:
+        """Its bytes."""
+        return base64.b64decode(self.data)
+
+    @property
+    def data_uri(self) -> str:
+        """Its media type and content as one URI."""
+        return f"data:{self.media_type};base64,{self.data}"
+
+
+Parts = list[str | Image]
+"""Texts and images, in order."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +75,7 @@ class ExportRun:
         verdict: columns of its verdict under the current policy; None where there is none.
         family_id: its task family; None where it has none.
         with_reasoning: whether reasoning of the model may be passed on.
+        with_images: whether images may be passed on; redaction cannot look into them.
         losses: what the form cannot hold, counted as it is written.
     """
 
@@ -41,6 +83,7 @@ class ExportRun:
     verdict: Row | None = None
     family_id: str | None = None
     with_reasoning: bool = False
+    with_images: bool = False
     losses: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -70,6 +113,30 @@ class ExportRun:
                     messages.append(message)
             yield turn, messages
 
+    def parts_of(self, message: Row) -> Parts:
+        """Return the texts and images of a message, in order, for a form that holds images; the others are counted."""
+        parts: Parts = []
+        for part in message["content"] or ():
+            if part["type"] == "text":
+                parts.append(part["text"] or "")
+            elif part["type"] == "image":
+                parts += self._images(part["json"])
+            elif part["type"] not in _ELSEWHERE and not part["reasoning"]:
+                self.losses[f"content parts of type {part['type']}"] += 1
+        return parts
+
+    def returned_parts(self, one: Row) -> Parts:
+        """Return what a tool returned as its text and images, for a form that holds images."""
+        return [*([one["text"]] if one["text"] is not None else []), *self._images(one["json"])]
+
+    def _images(self, text: str | None) -> list[str | Image]:
+        found = list(_images_in(text))
+        if not self.with_images:
+            self.losses["images, which are passed on only where asked"] += len(found)
+            return []
+        self.losses["images without their content"] += found.count(None)
+        return [image for image in found if image is not None]
+
     def reasoning_of(self, message: Row) -> str | None:
         """Return the model's reasoning in a message where it may be passed on; else it counts as a loss."""
         texts = [part["reasoning"] for part in message["content"] or () if part["reasoning"]]
@@ -91,11 +158,12 @@ class ExportRun:
         if not context or not context["tools"]:
             return []
         try:
-            tools = json.loads(context["tools"])
-        except ValueError:
+            tools = json.loads(context["tools"], parse_float=_exact_float, parse_constant=_refuse)
+            json_bytes(tools)
+        except (ValueError, RecursionError):
             self.losses["tool definitions that are no JSON"] += 1
             return []
-        return [tool for tool in map(_tool_definition, tools) if tool is not None]
+        return [tool for tool in map(_tool_definition, tools if isinstance(tools, list) else ()) if tool is not None]
 
 
 def _tool_definition(tool: Any) -> JsonObject | None:
@@ -111,6 +179,49 @@ def _tool_definition(tool: Any) -> JsonObject | None:
     return {"type": "function", "function": {key: value for key, value in described.items() if value is not None}}
 
 
+_MEDIA_TYPE = re.compile(r"image/[a-z0-9.+-]{1,40}")
+
+
+def _images_in(text: str | None) -> Iterator[Image | None]:
+    """Yield the images in the verbatim JSON of a part or a return; None for one without its content or its type."""
+    if text is None or '"image"' not in text:
+        return
+    try:
+        open_values = [json.loads(text)]
+    except (ValueError, RecursionError):
+        # A number too long for Python, or nesting too deep: whatever image is there is not found.
+        yield None
+        return
+    while open_values:
+        value = open_values.pop()
+        if isinstance(value, list):
+            open_values.extend(reversed(value))
+        elif isinstance(value, dict):
+            if value.get("type") == "image":
+                yield _image(value.get("source"))
+            else:
+                open_values.extend(reversed(value.values()))
+
+
+def count_images(one: Row, losses: Counter[str]) -> int:
+    """Count the images in what a tool returned, for a form that holds none, and return how many there are."""
+    number = sum(1 for _ in _images_in(one["json"]))
+    losses["content parts of type image"] += number
+    return number
+
+
+def _image(source: Any) -> Image | None:
+    data = source.get("data") if isinstance(source, dict) else None
+    media_type = source.get("media_type") if isinstance(source, dict) else None
+    if not isinstance(data, str) or not isinstance(media_type, str) or not _MEDIA_TYPE.fullmatch(media_type):
+        return None
+    try:
+        base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return Image(media_type, data) if data else None
+
+
 @dataclass(frozen=True)
 class Arguments:
     """A tool call's arguments: ``value`` is the JSON object; None where they are none that JSON can give back."""
@@ -120,15 +231,39 @@ class Arguments:
 
 
 def parse_arguments(text: str | None) -> Arguments:
-    """Return arguments as an object, where the object says the same as the text.
+    """Return arguments as an object, where the object says the same as the text, to every reader.
 
-    Not so for text that is no JSON object, a key that stands there twice, and numbers that a float cannot hold.
+    Not so for text that is no JSON object, a key that stands there twice, numbers that a float cannot hold, a half of
+    a surrogate pair (no UTF-8 holds it), and objects in objects beyond the depth that readers take.
     """
+    text = text or ""
     try:
-        value = json.loads(text or "", object_pairs_hook=_unique, parse_float=_exact_float, parse_constant=_refuse)
+        value = json.loads(text, object_pairs_hook=_unique, parse_float=_exact_float, parse_constant=_refuse)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        return Arguments(text or "", None)
-    return Arguments(text or "", value if isinstance(value, dict) else None)
+        return Arguments(text, None)
+    brackets = text.count("{") + text.count("[")
+    if not isinstance(value, dict) or (brackets > _MAX_DEPTH and _is_deeper(value, _MAX_DEPTH)):
+        return Arguments(text, None)
+    return Arguments(text, value)
+
+
+_MAX_DEPTH = 60
+"""A record holds arguments some levels down, and readers refuse what is nested deeper than about a hundred."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            inner
+            for each in layer
+            if isinstance(each, list | dict)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return any(isinstance(each, list | dict) for each in layer)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
@@ -152,23 +287,47 @@ _ELSEWHERE = ("tool_call", "tool_return", "reasoning", "redacted_reasoning", "om
 """Types of parts that are no text: calls and returns stand apart, and reasoning is passed on only where asked."""
 
 
-def text_of(message: Row, losses: Counter[str]) -> str:
-    """Return the texts of a message's parts, a line break between two; counts parts of other types."""
+def text_of(message: Row, losses: Counter[str], image_mark: str | None = None) -> str:
+    """Return the texts of a message's parts, a line break between two; counts parts of other types.
+
+    ``image_mark`` stands where an image was, in forms that have such a mark.
+    """
     texts = []
     for part in message["content"] or ():
         if part["type"] == "text":
             texts.append(part["text"] or "")
         elif part["type"] not in _ELSEWHERE and not part["reasoning"]:
             losses[f"content parts of type {part['type']}"] += 1
+            if part["type"] == "image" and image_mark is not None:
+                texts.append(image_mark)
     return "\n".join(texts)
 
 
+def has_only_text(message: Row) -> bool:
+    """Whether a message of a tool, of an approval or of an unknown role holds text and nothing else."""
+    if message["role"] in SPOKEN or message["role"] == "assistant":
+        return False
+    others = message["tool_calls"] or message["tool_returns"] or message["approvals"]
+    return not others and any(part["text"] for part in message["content"] or ())
+
+
 def redacted(value: Any, redact: Callable[[str], str]) -> Any:
-    """Return a value with every text in it redacted, but for ids and closed lists."""
+    """Return a value with every text in it redacted, but for ids and closed lists.
+
+    Verbatim JSON is dropped but where it holds an image: no form takes anything else from it.
+    """
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {name: part if name in _KEPT else redacted(part, redact) for name, part in value.items()}
+        return {name: _redacted_field(name, part, redact) for name, part in value.items()}
     if isinstance(value, list):
         return [redacted(part, redact) for part in value]
     return value
+
+
+def _redacted_field(name: str, value: Any, redact: Callable[[str], str]) -> Any:
+    if name in _KEPT:
+        return value
+    if name == "json":
+        return value if value and '"image"' in value else None
+    return redacted(value, redact)

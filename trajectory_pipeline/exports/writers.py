@@ -1,6 +1,6 @@
-"""Writes the files of a dataset, record by record: nothing but flat rows of a few thousand is held."""
+"""Writes the files of a dataset, record by record: nothing but rows of a few megabytes is held."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -8,11 +8,14 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from trajectory_pipeline.exports import scout
 from trajectory_pipeline.exports.flat import SCHEMAS
-from trajectory_pipeline.exports.source import JsonObject
+from trajectory_pipeline.exports.otel import Telemetry, request_of
+from trajectory_pipeline.exports.source import JsonObject, json_bytes
 from trajectory_pipeline.runtime.private_files import create_file, make_folder
 
 _ROWS_AT_ONCE = 2_000
+_CHARACTERS_AT_ONCE = 16_000_000
 
 
 class JsonLines:
@@ -34,24 +37,81 @@ class JsonLines:
             file.close()
 
 
+class OtlpLines:
+    """An export request of OTLP a line, in a file of traces and one of logs a split; a run is encoded as telemetry."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lines = JsonLines(folder)
+
+    def write(self, encoded: Telemetry, split: str) -> None:
+        """Write a run's spans and events."""
+        self._lines.write(json_bytes(request_of("spans", encoded.spans, split)), f"{split}-traces")
+        if encoded.events:
+            self._lines.write(json_bytes(request_of("events", encoded.events, split)), f"{split}-logs")
+
+    def close(self) -> None:
+        """End the files."""
+        self._lines.close()
+
+
 class JsonFiles:
-    """A file a run, in a folder a split; a run is encoded as the file's name and its content."""
+    """A file a run, in a folder a split; a run is encoded as its file and those beside it, by their names."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._made: set[str] = set()
+        self._written: set[Path] = set()
 
-    def write(self, encoded: tuple[str, bytes], split: str) -> None:
-        """Write a run's file."""
-        name, content = encoded
-        if split not in self._made:
-            make_folder(self._folder / split)
-            self._made.add(split)
-        with create_file(self._folder / split / name) as file:
-            file.write(content)
+    def write(self, encoded: dict[str, bytes], split: str) -> None:
+        """Write a run's files; one that other runs have too, which its name tells, is written once."""
+        for name, content in encoded.items():
+            path = self._folder / split / name
+            if path.parent != self._folder / split:
+                if path in self._written:
+                    continue
+                self._written.add(path)
+            if path.parent not in self._written:
+                make_folder(path.parent)
+                self._written.add(path.parent)
+            with create_file(path) as file:
+                file.write(content)
 
     def close(self) -> None:
         """End the files: each is ended already."""
+
+
+class ScoutTables:
+    """A Parquet file a split; a run is encoded as its row."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows: dict[str, list[JsonObject]] = defaultdict(list)
+        self._characters: Counter[str] = Counter()
+        self._writers: dict[str, Any] = {}
+        self._files: list[IO[bytes]] = []
+
+    def write(self, encoded: JsonObject, split: str) -> None:
+        """Write a run's row."""
+        self._rows[split].append({**encoded, "split": split})
+        self._characters[split] += len(encoded["messages"])
+        if self._characters[split] >= _CHARACTERS_AT_ONCE or len(self._rows[split]) >= _ROWS_AT_ONCE:
+            self._flush(split)
+
+    def _flush(self, split: str) -> None:
+        if split not in self._writers:
+            file = create_file(self._folder / f"{split}.parquet")
+            self._files.append(file)
+            self._writers[split] = pq.ParquetWriter(file, scout.SCHEMA, compression="zstd")
+        del self._characters[split]
+        self._writers[split].write_table(pa.Table.from_pylist(self._rows.pop(split), schema=scout.SCHEMA))
+
+    def close(self) -> None:
+        """End the files."""
+        for split in list(self._rows):
+            self._flush(split)
+        for writer in self._writers.values():
+            writer.close()
+        for file in self._files:
+            file.close()
 
 
 class FlatTables:

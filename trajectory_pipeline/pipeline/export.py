@@ -37,22 +37,24 @@ class ExportOptions:
     """How a dataset is made.
 
     Attributes:
-        version: of the format; None for the newest.
+        writer: what the form's writer is told: version, attributes, collector.
         shares: of the splits.
         seed: of the splits: another one draws others.
         redaction: what is replaced in texts.
         redaction_key: of placeholders; None for the one in the database.
         with_reasoning: whether the model's reasoning is passed on.
+        with_images: whether images are passed on, into which redaction cannot look.
         pairs_per_task: most pairs of one task.
     """
 
     format: ExportFormat
-    version: str | None = None
+    writer: WriterOptions = field(default_factory=WriterOptions)
     shares: SplitShares = field(default_factory=lambda: SplitShares(0.8, 0.1, 0.1))
     seed: int = 1
     redaction: RedactionMode = RedactionMode.SECRETS
     redaction_key: bytes | None = field(default=None, repr=False)
     with_reasoning: bool = False
+    with_images: bool = False
     pairs_per_task: int = 3
 
 
@@ -131,8 +133,8 @@ class _Export:
             if open_writer is None:
                 self._write_pairs()
                 return
-            form, options = self._options.format.form, WriterOptions(self._options.version)
-            writer = open_writer(self._folder)
+            form, options = self._options.format.form, self._options.writer
+            writer = open_writer(self._folder, options)
             try:
                 for run in self._each_once():
                     encoded = form.encode(run, options)
@@ -140,9 +142,12 @@ class _Export:
                         self.left_out[form.no_place] += 1
                         continue
                     split = self._split(run.run_id)
-                    writer.write(encoded, split)
-                    self.records[split] += 1
-                    self._note(run, split)
+                    refused = writer.write(encoded, split)
+                    if refused is None:
+                        self.records[split] += 1
+                        self._note(run, split)
+                    else:
+                        self.left_out[refused] += 1
             finally:
                 writer.close()
 
@@ -221,6 +226,7 @@ class _Export:
             redacted(one.verdict, self._redact),
             one.family_id,
             self._options.with_reasoning,
+            self._options.with_images,
         )
 
     def _split(self, run_id: str) -> str:
@@ -273,7 +279,9 @@ def _manifest(
     models = sorted({one.verdict["model"] for one in selected if one.verdict and one.verdict["model"]})
     return {
         "format": options.format.value,
-        "format_version": options.version or next(iter(options.format.versions), None),
+        "format_version": options.writer.version or next(iter(options.format.versions), None),
+        "conventions": options.writer.conventions if options.format is ExportFormat.OTEL else None,
+        "endpoint": options.writer.endpoint,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "made_by": f"trajectory-pipeline {package_version('trajectory-pipeline')}",
         "schema_version": SCHEMA_VERSION,
@@ -284,6 +292,7 @@ def _manifest(
         "losses": dict(sorted((+result.losses).items())),
         "redaction": {"mode": options.redaction.value, "version": REDACTION_VERSION},
         "reasoning": options.with_reasoning,
+        "images": options.with_images,
         "splits": {**asdict(options.shares), "seed": options.seed},
         "judge": {
             "policies": policies,

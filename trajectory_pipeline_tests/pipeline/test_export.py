@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.exports.formats import ExportFormat
+from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
 from trajectory_pipeline.exports.source import json_bytes
 from trajectory_pipeline.exports.splits import SplitShares
 from trajectory_pipeline.pipeline.export import ExportOptions, ExportResult, export_dataset
@@ -50,7 +50,7 @@ def test_atif_is_accepted_by_the_reference_models_and_comes_back_the_same(story:
 
 
 def test_older_version_of_atif_is_written(story: Pipeline, tmp_path: Path) -> None:
-    export(story, tmp_path / "atif", ExportFormat.ATIF, SOME, version="1.7")
+    export(story, tmp_path / "atif", ExportFormat.ATIF, SOME, writer=WriterOptions("1.7"))
     versions = {json.loads(path.read_bytes())["schema_version"] for path in (tmp_path / "atif").glob("*/*.json")}
     assert versions == {"ATIF-v1.7"}
 
