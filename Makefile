@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-once dev test test-fast test-heavy browser screenshots simulate fault-scenarios bench bench-full lint types imports site docs architecture lock clean
+.PHONY: help setup demo demo-once dev test test-fast test-heavy browser screenshots simulate fault-scenarios bench bench-full deploy-check celery lint types imports site docs architecture lock clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -68,6 +68,22 @@ bench: setup  ## Measure speed, memory and reading back, each beside a reference
 bench-full: setup  ## The same at full size: an hour or two, and 40 GB of disk in TMPDIR.
 	@$(BIN)/python -m benchmarks --size full --json data/benchmarks.json
 
+# What the deployment is checked with: more packages, in the same versions where both have them.
+DEPLOY_READY := $(VENV)/.deploy-ready
+$(DEPLOY_READY): $(READY) deploy/checks.lock
+	@$(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --no-deps --require-hashes -r deploy/checks.lock \
+		|| $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r deploy/checks.lock
+	@touch $(DEPLOY_READY)
+
+deploy-check: $(DEPLOY_READY)  ## The files in deploy/, by the validators of their formats, and the image's steps as plain commands.
+	@exec $(BIN)/python -m pytest -q trajectory_pipeline_tests/deploy/check_validators.py
+
+PARTITIONS ?= 48
+KILLS ?= 6
+celery: $(DEPLOY_READY)  ## Celery workers without a shared disk, killed at random (needs redis-server): make celery PARTITIONS=2000
+	@DISTRIBUTED_PARTITIONS=$(PARTITIONS) DISTRIBUTED_KILLS=$(KILLS) \
+		$(BIN)/python -m pytest -s trajectory_pipeline_tests/distributed/check_kills.py
+
 lint: setup  ## Linter and formatter, as CI runs them.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -92,6 +108,11 @@ lock: setup  ## Write requirements.lock and installer.lock anew, with the newest
 		--custom-compile-command 'make lock' - -o installer.lock
 	@$(BIN)/uv pip compile --system-certs --quiet --universal --generate-hashes --python-version 3.11 --group dev \
 		--custom-compile-command 'make lock' pyproject.toml -o requirements.lock
+	@# The same versions again: what the image holds, and what the deployment is checked with.
+	@$(BIN)/uv pip compile --system-certs --quiet --universal --generate-hashes --python-version 3.11 --all-extras \
+		--group image -c requirements.lock --custom-compile-command 'make lock' pyproject.toml -o deploy/requirements.lock
+	@$(BIN)/uv pip compile --system-certs --quiet --universal --generate-hashes --python-version 3.11 \
+		--group deploy -c requirements.lock --custom-compile-command 'make lock' -o deploy/checks.lock
 
 clean: setup  ## Remove the demonstration's data and the environment.
 	@$(BIN)/trajectory-pipeline clean --yes --demo

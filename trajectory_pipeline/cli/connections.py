@@ -35,3 +35,23 @@ def open_connections(report: Callable[[str], None] | None = None) -> Connections
         LettaSource(databases.letta_url, settings.source.timeout_seconds),
         Storage.at(settings.storage.parquet_location, databases.database_url, settings.storage.file_access),
     )
+
+
+@dataclass(frozen=True)
+class Sinks:
+    """The sinks alone, for a command that needs neither the source nor Dagster."""
+
+    settings: Settings
+    storage: Storage
+
+
+def open_sinks() -> Sinks:
+    """Read the settings and return the sinks; starts the embedded server if TRAJECTORY_DATABASE_URL is unset.
+
+    Raises:
+        PipelineError: a setting is wrong, or the embedded server cannot be started.
+    """
+    settings = load_settings()
+    url = settings.storage.database_url or resolve_databases(settings).database_url
+    location = settings.storage.parquet_location
+    return Sinks(settings, Storage.at(location, url, settings.storage.file_access))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import err
 from trajectory_pipeline.cli.subprocesses import SupervisedProcess
 from trajectory_pipeline.errors import PipelineError
@@ -75,7 +75,7 @@ def _serve(host: str, port: int, workers: int, *, mcp_stdio: bool) -> None:
         raise PipelineError(f"The service needs {error.name}: pip install 'trajectory-pipeline[serve]'.") from error
 
     loopback = _is_loopback(host)
-    opened = open_connections()
+    opened = open_sinks()
     if not mcp_stdio and not loopback and not has_tokens(opened.storage.postgres):
         raise PipelineError(
             f"{host} can be reached from other machines, and there is no token yet: make one with"

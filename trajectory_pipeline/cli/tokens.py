@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import click
 from rich.table import Table
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import err, out
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.schema.enums import TokenScope
@@ -62,7 +62,7 @@ def create_command(
             raise PipelineError(f"{text!r} is no id of an organization or agent.")
     tenants = None if all_tenants else Tenants(frozenset(organizations), frozenset(agents))
     lifetime = timedelta(days=days) if days else None
-    database = open_connections().storage.postgres
+    database = open_sinks().storage.postgres
     token = create_token(database, name, frozenset(map(TokenScope, scopes)), tenants, lifetime)
     err.print("Keep it like a password; it is not shown again.")
     click.echo(token)
@@ -71,7 +71,7 @@ def create_command(
 @command.command("list")
 def list_command() -> None:
     """List all tokens, the newest first: what each allows, whose runs it sees, and until when."""
-    tokens = list_tokens(open_connections().storage.postgres)
+    tokens = list_tokens(open_sinks().storage.postgres)
     if not tokens:
         out.print("There is no token. On 127.0.0.1 the service can be read without one until the first is made.")
         return
@@ -92,7 +92,7 @@ def list_command() -> None:
 @click.argument("token_id")
 def revoke_command(token_id: str) -> None:
     """Revoke a token by its id, at once. Without any valid token left, the service answers nobody."""
-    revoke_token(open_connections().storage.postgres, token_id)
+    revoke_token(open_sinks().storage.postgres, token_id)
     out.print(f"{token_id} is revoked.")
 
 

@@ -14,6 +14,7 @@ from trajectory_pipeline.serve import erasure, pages, requested_work, search, st
 from trajectory_pipeline.serve.authentication import Reader, service_of
 from trajectory_pipeline.serve.mcp_endpoint import McpEndpoint
 from trajectory_pipeline.serve.models import Health
+from trajectory_pipeline.serve.pipeline_metrics import PipelineMetrics
 from trajectory_pipeline.serve.problems import ProblemDetail, add_handlers, problems
 from trajectory_pipeline.serve.request_frame import RequestFrame
 from trajectory_pipeline.serve.service import Service
@@ -33,6 +34,7 @@ _RESPONSES = (ProblemDetail, *trajectories.SCHEMAS)
 def create_app(service: Service) -> ASGIApp:
     """Return the app of a service, framed: ids, limits, logs and metrics of every request."""
     mcp = McpEndpoint(service)
+    pipeline_metrics = PipelineMetrics(service)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -67,9 +69,12 @@ def create_app(service: Service) -> ASGIApp:
         responses={**problems(), 200: {"content": {"text/plain": {}}, "description": "Metrics."}},
         summary="Metrics for Prometheus",
     )
-    def metrics(request: Request, _: Reader) -> Response:
-        """Return counts and durations of requests in Prometheus' text format."""
-        return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    def metrics(request: Request, access: Reader) -> Response:
+        """Return metrics of requests in Prometheus' text format; for a token of all tenants, also of the pipeline."""
+        text = service_of(request).metrics.text()
+        if access.tenants is None:
+            text += pipeline_metrics.text()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return RequestFrame(app, service.metrics)

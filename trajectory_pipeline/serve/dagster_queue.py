@@ -36,6 +36,28 @@ LOOK = """query Look($runId: ID!) {
   }
 }"""
 
+STATE = """query State($since: Float!) {
+  queued: runsOrError(filter: {statuses: [QUEUED]}) { ... on Runs { count } }
+  running: runsOrError(filter: {statuses: [STARTING, STARTED, CANCELING]}) { ... on Runs { count } }
+  failed: runsOrError(filter: {statuses: [FAILURE], updatedAfter: $since}) { ... on Runs { count } }
+  instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } }
+}"""
+_STATE_TIMEOUT_SECONDS = 4.0
+"""Whoever collects metrics waits ten seconds."""
+
+
+@dataclass(frozen=True)
+class DagsterState:
+    """What Dagster's webserver says of its runs and daemons.
+
+    Attributes:
+        runs: by state: ``queued``, ``running``, and ``failed`` since the moment that was asked for.
+        daemons: whether each daemon that must run is healthy, by its type.
+    """
+
+    runs: dict[str, int]
+    daemons: dict[str, bool]
+
 
 @dataclass(frozen=True)
 class DagsterQueue:
@@ -83,7 +105,20 @@ class DagsterQueue:
             return None
         return {**answer, "tags": {tag["key"]: tag["value"] for tag in answer["tags"]}}
 
-    def _ask(self, query: str, variables: Mapping[str, Any]) -> Any:
+    def state(self, since: float) -> DagsterState:
+        """Return the state of runs and daemons; ``since`` is a Unix time.
+
+        Raises:
+            ProblemError: 503, Dagster cannot be reached; 502, it refused.
+        """
+        answer = self._ask(STATE, {"since": since}, _STATE_TIMEOUT_SECONDS)
+        statuses = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return DagsterState(
+            {name: answer[name].get("count") or 0 for name in ("queued", "running", "failed")},
+            {one["daemonType"]: bool(one["healthy"]) for one in statuses if one["required"]},
+        )
+
+    def _ask(self, query: str, variables: Mapping[str, Any], timeout_seconds: float = _TIMEOUT_SECONDS) -> Any:
         if self.url is None:
             raise ProblemError(
                 503,
@@ -94,7 +129,7 @@ class DagsterQueue:
             response = httpx2.post(
                 self.url.rstrip("/") + "/graphql",
                 json={"query": query, "variables": variables},
-                timeout=_TIMEOUT_SECONDS,
+                timeout=timeout_seconds,
             )
             body = response.json()
         except (httpx2.HTTPError, ValueError):

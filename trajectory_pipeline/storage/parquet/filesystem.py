@@ -1,6 +1,7 @@
 """A storage by its URI: its filesystem, durable renames, and the text of its errors."""
 
 import contextlib
+import io
 import os
 import traceback
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from trajectory_pipeline.urls import hide_credentials, without_credentials
 
 TEMPORARY = ".writing-"
 """Prefix of unfinished files: hidden, and not ending in ``.parquet``, so that no reader's glob finds one."""
+
+FETCHED_BYTES = 8 * 2**20
+"""An object that is smaller is fetched whole: so little takes no longer than asking for its parts."""
 
 MODES = {FileAccess.PRIVATE: (0o600, 0o700), FileAccess.GROUP: (0o640, 0o750), FileAccess.ALL: (0o644, 0o755)}
 """Of files, and of folders."""
@@ -39,6 +43,44 @@ def filesystem_of(storage: str, target: str) -> tuple[fsspec.AbstractFileSystem,
             " s3://)."
         ) from _shown_cause(error, storage)
     return filesystem, str(path)
+
+
+def open_existing(filesystem: fsspec.AbstractFileSystem, path: str) -> IO[bytes] | None:
+    """Open a file to read it; None where there is none. A small one of an object storage is fetched by one request."""
+    if not isinstance(filesystem, LocalFileSystem):
+        start = fetch_start(filesystem, path, FETCHED_BYTES)
+        if start is None or len(start) < FETCHED_BYTES:
+            return None if start is None else io.BytesIO(start)
+    try:
+        file: IO[bytes] = filesystem.open(path, "rb")
+    except FileNotFoundError:
+        return None
+    return file
+
+
+def fetch_start(filesystem: fsspec.AbstractFileSystem, path: str, most: int) -> bytes | None:
+    """Return at most so many bytes of the start of an object, by one request; None where there is none.
+
+    Asking first whether it is there costs two to three requests more.
+    """
+    try:
+        start: bytes = filesystem.cat_file(path, start=0, end=most)
+    except FileNotFoundError as error:
+        if _code(error) == "NoSuchBucket":
+            raise
+        return None
+    except OSError as error:
+        # No range of an empty object can be had.
+        if _code(error) != "InvalidRange":
+            raise
+        return b""
+    return start
+
+
+def _code(error: OSError) -> str | None:
+    """Return the code of S3's error that an error was made of."""
+    response = getattr(error.__cause__, "response", None)
+    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
 
 
 def storage_error(error: Exception, uri: str) -> str:

@@ -38,9 +38,10 @@ def translating_parquet_errors(target: str, batches: Iterator[pa.RecordBatch]) -
 
 def read_batches(filesystem: fsspec.AbstractFileSystem, path: str, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield a file's rows in these columns, a few at a time; nothing where there is no file."""
-    if not filesystem.exists(path):
+    found = filesystems.open_existing(filesystem, path)
+    if found is None:
         return
-    with filesystem.open(path, "rb") as handle, pq.ParquetFile(handle) as file:
+    with found as handle, pq.ParquetFile(handle) as file:
         names = set(file.schema_arrow.names)
         present = [name for name in wanted.names if name in names]
         for group in range(file.num_row_groups):
@@ -56,9 +57,10 @@ def read_leaves(
     Raises:
         ValueError: the file lacks one of them, and absent ones are not to be skipped.
     """
-    if not filesystem.exists(path):
+    found = filesystems.open_existing(filesystem, path)
+    if found is None:
         return
-    with filesystem.open(path, "rb") as handle, pq.ParquetFile(handle) as file:
+    with found as handle, pq.ParquetFile(handle) as file:
         there = {file.schema.column(number).path for number in range(len(file.schema))}
         missing = set(leaves) - there
         if skip_absent:

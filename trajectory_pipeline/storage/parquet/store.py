@@ -94,6 +94,9 @@ class StagedFile:
             SinkError: it cannot be read.
         """
         with filesystems.translating_read_errors(self._target):
+            if not isinstance(self._filesystem, LocalFileSystem) and self.bytes < filesystems.FETCHED_BYTES:
+                content = filesystems.fetch_start(self._filesystem, self._path, self.bytes + 1)
+                return content is not None and hashlib.sha256(content).hexdigest() == self.sha256
             try:
                 if self._filesystem.size(self._path) != self.bytes:
                     return False
@@ -147,15 +150,16 @@ class ParquetStore:
     def find_matching(self, table: Table, hour: datetime, sha256: str) -> WrittenFile | None:
         """Return a partition's file if it has this digest; None where there is another or none."""
         with self.reading(table, hour) as (filesystem, path):
-            try:
-                with filesystem.open(path, "rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                        return None
-                    size = file.tell()
-                    rows = pq.ParquetFile(file).metadata.num_rows
-                    return WrittenFile(self.path_of(table, hour), rows, size, sha256, replaced=False)
-            except FileNotFoundError:
+            found = filesystems.open_existing(filesystem, path)
+            if found is None:
                 return None
+            with found as file:
+                # Each of them has `readinto`, which the type does not say.
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:  # type: ignore[arg-type]
+                    return None
+                size = file.tell()
+                rows = pq.ParquetFile(file).metadata.num_rows
+                return WrittenFile(self.path_of(table, hour), rows, size, sha256, replaced=False)
 
     def remove_temp_files(self, table: Table, hour: datetime) -> None:
         """Remove what a killed process left in a partition's folder, as ``stage`` does; its lock must be held."""
@@ -269,17 +273,19 @@ class ParquetStore:
     def rows(self, table: Table, hour: datetime) -> int | None:
         """Return the number of rows in a partition's file, from its footer; None where there is no file."""
         with self.reading(table, hour) as (filesystem, path):
-            if not filesystem.exists(path):
+            found = filesystems.open_existing(filesystem, path)
+            if found is None:
                 return None
-            with filesystem.open(path, "rb") as handle:
+            with found as handle:
                 return int(pq.read_metadata(handle).num_rows)
 
     def column_types(self, table: Table, hour: datetime) -> dict[str, str] | None:
         """Return the columns of a partition's file with their Arrow types, from its footer; None without a file."""
         with self.reading(table, hour) as (filesystem, path):
-            if not filesystem.exists(path):
+            found = filesystems.open_existing(filesystem, path)
+            if found is None:
                 return None
-            with filesystem.open(path, "rb") as handle:
+            with found as handle:
                 # Parquet names the items of a list otherwise than Arrow.
                 return {
                     field.name: str(field.type).replace("list<element: ", "list<item: ")

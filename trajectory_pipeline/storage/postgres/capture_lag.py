@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 from psycopg.rows import dict_row
 
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 
@@ -41,9 +43,16 @@ def lag_of_runs(partition: PartitionTransaction) -> CaptureLag | None:
 
 def lag_since(database: TrajectoryDatabase, age: timedelta) -> CaptureLag | None:
     """Return the lag of the runs that ended within this age; None where none did."""
+    with database.connect() as connection, translating_database_errors(database.url, "Reading"):
+        return recent_lag(connection, age)
+
+
+def recent_lag(connection: psycopg.Connection, age: timedelta) -> CaptureLag | None:
+    """Return the lag of the runs that ended within this age; None where none did."""
     condition = "coalesce(end_time, start_time) > now() - %s"
-    (row,) = database.rows(_LAG.format(at="first_captured_at", condition=condition), [age])
-    return _lag(row)
+    with connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(_LAG.format(at="first_captured_at", condition=condition).encode(), [age])
+        return _lag(cursor.fetchone())
 
 
 def _lag(row: dict[str, Any] | None) -> CaptureLag | None:

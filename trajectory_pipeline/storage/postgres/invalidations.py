@@ -9,7 +9,7 @@ from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 
-_WITHHELD = "withheld deletions"
+WITHHELD = "withheld deletions"
 """What the id of an invalidation begins with that waits for a person."""
 _ASSETS = f"('{TERMINAL_RUNS.name}', '{TRAJECTORIES.name}')"
 
@@ -31,7 +31,7 @@ def note_withheld_deletions(connection: psycopg.Connection, partition_key: str, 
         "INSERT INTO trajectory.invalidations (invalidation_id, asset, partition_key, reason, invalidated_at)"
         " VALUES (%s, %s, %s, %s, clock_timestamp()) ON CONFLICT (invalidation_id)"
         " DO UPDATE SET reason = EXCLUDED.reason",
-        [f"{_WITHHELD} {partition_key}", TERMINAL_RUNS.name, partition_key, reason],
+        [f"{WITHHELD} {partition_key}", TERMINAL_RUNS.name, partition_key, reason],
     )
 
 
@@ -51,7 +51,7 @@ def clear_invalidations(connection: psycopg.Connection, ids: Sequence[str]) -> N
 
 
 WITHHELD_DELETIONS = (
-    f"SELECT partition_key, reason FROM trajectory.invalidations WHERE invalidation_id LIKE '{_WITHHELD} %%' ORDER BY 1"
+    f"SELECT partition_key, reason FROM trajectory.invalidations WHERE invalidation_id LIKE '{WITHHELD} %%' ORDER BY 1"
 )
 """Partitions whose deletions are withheld, with the reason."""
 

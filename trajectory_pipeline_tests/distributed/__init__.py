@@ -1,0 +1,1 @@
+"""Runs on Celery workers that share no disk, with kills at random: `make celery`."""
