@@ -108,9 +108,8 @@ def command(
     from trajectory_pipeline.pipeline.export import ExportOptions, export_dataset
 
     kind = ExportFormat(form)
-    if version is not None and version not in kind.versions:
-        known = " or ".join(kind.versions) or "none: the format has no versions"
-        raise PipelineError(f"--version {version} of {form} is not known; there is {known}.")
+    if version is not None:
+        kind.check_version(version)
     if kind is not ExportFormat.OTEL and (endpoint is not None or openinference):
         raise PipelineError(f"--endpoint and --openinference are of otel: {form} is written to files.")
     writer = WriterOptions(version, openinference, endpoint and endpoint_url(endpoint), headers)

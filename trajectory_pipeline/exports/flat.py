@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from trajectory_pipeline.exports.source import ExportRun, JsonObject, text_of
+from trajectory_pipeline.exports.source import ExportRun, JsonObject, count_images, text_of
 
 _TEXT, _WHOLE, _REAL, _YES = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _TIME = pa.timestamp("us", tz="UTC")
@@ -57,13 +57,14 @@ def flat_rows(run: ExportRun) -> Iterator[tuple[str, JsonObject]]:
             "error_message": (row.get("error") or {}).get("message"),
         },
     )
+    turns = list(run.turns())
     returns = {
         one["tool_call_id"]: one
-        for _, messages in run.turns()
+        for _, messages in turns
         for message in messages
         for one in message["tool_returns"] or ()
     }
-    for turn, messages in run.turns():
+    for turn, messages in turns:
         for message in messages:
             yield (
                 "messages",
@@ -77,6 +78,8 @@ def flat_rows(run: ExportRun) -> Iterator[tuple[str, JsonObject]]:
                     "tool_returns": len(message["tool_returns"] or ()),
                 },
             )
+            for one in message["tool_returns"] or ():
+                count_images(one, run.losses)
             for call in message["tool_calls"] or ():
                 answer = returns.get(call["id"], {})
                 yield (

@@ -43,6 +43,16 @@ class ExportFormat(StrEnum):
         """Versions of the form that can be written, the newest first; empty where it has none."""
         return self.form.versions
 
+    def check_version(self, version: str) -> None:
+        """Check a version of the form that is asked for.
+
+        Raises:
+            PipelineError: it cannot be written.
+        """
+        if version not in self.versions:
+            known = " or ".join(self.versions) or "none: the format has no versions"
+            raise PipelineError(f"--version {version} of {self} is not known; there is {known}.")
+
 
 @dataclass(frozen=True)
 class WriterOptions:
@@ -123,7 +133,9 @@ def _line(record_of: Callable[[ExportRun], JsonObject | None], run: ExportRun, _
 
 
 def _atif_files(run: ExportRun, options: WriterOptions) -> dict[str, bytes]:
-    trajectory, images = atif_trajectory(run, options.version or _ATIF_VERSIONS[0])
+    version = options.version or _ATIF_VERSIONS[0]
+    ExportFormat.ATIF.check_version(version)
+    trajectory, images = atif_trajectory(run, version)
     return {f"{run.trajectory['trajectory_id']}.json": json_bytes(trajectory), **images}
 
 

@@ -102,6 +102,7 @@ class _Spans:
         self._run = run
         self._conventions = conventions
         self._tools: dict[str, _Span] = {}
+        self._parts: dict[str, Parts] = {}
 
     def of_run(self) -> list[_Span]:
         row = self._run.trajectory
@@ -201,12 +202,18 @@ class _Spans:
             span.error = "the tool reported an error"
             span.attributes["error.type"] = "_OTHER"
 
+    def _parts_of(self, message: Row) -> Parts:
+        """Return the parts of a message, which several spans show: what is lost of it is counted once."""
+        if message["message_id"] not in self._parts:
+            self._parts[message["message_id"]] = self._run.parts_of(message)
+        return self._parts[message["message_id"]]
+
     def _inputs_of(self, turns: Sequence[tuple[Row, Sequence[Row]]]) -> list["_Message"]:
         return self._inputs([message for _, messages in turns for message in messages])
 
     def _inputs(self, messages: Sequence[Row]) -> list["_Message"]:
         return [
-            _Message("system" if each["role"] == "system" else "user", self._run.parts_of(each))
+            _Message("system" if each["role"] == "system" else "user", self._parts_of(each))
             for each in messages
             if each["role"] in SPOKEN
         ]
@@ -217,7 +224,7 @@ class _Spans:
 
     def _answer(self, message: Row, *, counted: bool) -> "_Message":
         reasoning = self._run.reasoning_of(message) if counted else None
-        return _Message("assistant", self._run.parts_of(message), reasoning, message["tool_calls"] or ())
+        return _Message("assistant", self._parts_of(message), reasoning, message["tool_calls"] or ())
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ def test_export_writes_a_dataset(run_command: Command, databases: dict[str, str]
     [
         (("atif", "x", "--version", "9"), "--version 9 of atif is not known; there is 1.8 or 1.7"),
         (("csv", "x", "--version", "1"), "the format has no versions"),
+        (("csv", "x", "--endpoint", "http://host:4318"), "--endpoint and --openinference are of otel"),
+        (("otel", "x", "--endpoint", "host:4318"), "write it as http://host:4318"),
         (("csv", "x", "--splits", "0.5", "0.5", "0.5"), "add up to 1"),
         (("csv", "x", "--from", "soon"), "soon"),
         (("yaml", "x"), "'yaml' is not one of 'atif'"),

@@ -30,10 +30,11 @@ def made_runs() -> tuple[Raw, ...]:
         "run-made-unknown-ending": _unknown_ending(),
         "run-made-usage": _usage(),
     }
-    return tuple(_renamed(raw, run_id) for run_id, raw in sorted(runs.items()))
+    return tuple(renamed(raw, run_id) for run_id, raw in sorted(runs.items()))
 
 
-def _renamed(raw: Raw, run_id: str) -> Raw:
+def renamed(raw: Raw, run_id: str) -> Raw:
+    """Return a run under another id."""
     rows = {name: [{**row, "run_id": run_id} for row in raw[name]] for name in ("steps", "messages")}
     return {**raw, **rows, "run_id": run_id, "run": {**raw["run"], "id": run_id}}
 

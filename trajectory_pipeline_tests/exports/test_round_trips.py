@@ -15,6 +15,7 @@ import pytest
 import trajectory
 from hypothesis import HealthCheck, given, settings
 
+from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.atif import atif_trajectory
 from trajectory_pipeline.exports.flat import SCHEMAS, flat_rows
 from trajectory_pipeline.exports.formats import FORMS, ExportFormat, WriterOptions
@@ -221,10 +222,25 @@ def test_images_and_reasoning_are_passed_on_only_where_asked_and_counted(form: E
 )
 def test_image_without_its_content_is_counted(source: Any) -> None:
     (run,) = export_runs([raw_run(message(1, "user", content=[{"type": "image", "source": source}]), THOUGHT)])
-    for form in (ExportFormat.ATIF, ExportFormat.SCOUT, ExportFormat.OPENAI):
+    for form in (ExportFormat.ATIF, ExportFormat.SCOUT, ExportFormat.OPENAI, ExportFormat.OTEL):
         run.losses.clear()
         assert "example.com" not in _as_text(encoded(form, run))
         assert run.losses["images without their content"] == 1
+
+
+def test_unknown_version_is_refused() -> None:
+    (run,) = export_runs([raw_run(ASKED)])
+    with pytest.raises(PipelineError, match="--version 9 of atif is not known"):
+        FORMS[ExportFormat.ATIF].encode(run, WriterOptions("9"))
+
+
+@pytest.mark.parametrize("form", SINGLE)
+def test_loss_is_counted_once(form: ExportFormat) -> None:
+    gone = message(5, "user", "gone", is_deleted=True)
+    (run,) = export_runs([raw_run(ASKED, THOUGHT, SHOWN, gone)], with_images=False, with_reasoning=False)
+    encoded(form, run)
+    assert (run.losses["reasoning"], run.losses["deleted messages"]) == (1, 1)
+    assert sum(number for reason, number in run.losses.items() if "image" in reason) == 2
 
 
 @pytest.mark.parametrize("form", SINGLE)
