@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from trajectory_pipeline.databases import require_dagster_driver
+from trajectory_pipeline.defs.assets.exports import build_exports
 from trajectory_pipeline.defs.assets.judge_quality import build_judge_quality
 from trajectory_pipeline.defs.assets.refined_outcomes import build_refined_outcomes
 from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
@@ -24,6 +25,7 @@ from trajectory_pipeline.defs.resources import build_resources
 from trajectory_pipeline.defs.sensors.capture import build_capture_sensor
 from trajectory_pipeline.defs.sensors.embedding import build_embedding_sensor
 from trajectory_pipeline.defs.sensors.empty_hours import build_empty_hour_sensor
+from trajectory_pipeline.defs.sensors.export import build_export_job, build_export_sensor
 from trajectory_pipeline.defs.sensors.failure_notice import build_failure_notice_sensor
 from trajectory_pipeline.defs.sensors.judge_batches import build_judge_batch_sensor
 from trajectory_pipeline.defs.sensors.reconciliation import build_reconciliation_sensor
@@ -53,6 +55,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
         build_report_job(settings),
         build_history_checks_job(settings),
     ]
+    exports = build_exports(settings, partitions)
     return dg.Definitions(
         assets=[
             *SOURCE_TABLES,
@@ -62,15 +65,17 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
             build_trajectory_embeddings(settings, partitions),
             build_judge_quality(settings),
             build_trajectory_report(settings),
+            *exports,
         ],
         asset_checks=[build_completeness_check(settings), build_history_checks(), build_quality_checks(settings)],
-        jobs=[job for job, _ in jobs],
+        jobs=[*(job for job, _ in jobs), *([build_export_job(settings)] if exports else [])],
         schedules=[schedule for _, schedule in jobs],
         sensors=[
             build_capture_sensor(settings),
             build_refinement_sensor(settings),
             build_judge_batch_sensor(settings),
             build_embedding_sensor(settings),
+            *([build_export_sensor(settings)] if exports else []),
             build_reconciliation_sensor(settings),
             build_failure_notice_sensor(settings),
             build_empty_hour_sensor(settings),

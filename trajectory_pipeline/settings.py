@@ -1,5 +1,6 @@
 """All settings: typed, in groups, read from the environment on request and never at import time."""
 
+import json
 import os
 import re
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from trajectory_pipeline.schema.enums import (
     RedactionMode,
     ResponseFormatChoice,
 )
+from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline.urls import check_endpoint_url, normalize_postgres_url
 
 if TYPE_CHECKING:
@@ -71,13 +73,32 @@ def _ids(value: object) -> object:
     return frozenset(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
-def _owners(value: object) -> object:
+def _listed(value: object) -> object:
     return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
 def _owner(value: str) -> str:
     if not re.fullmatch(_OWNER, value):
         raise ValueError(f"has {value!r}, which is neither an e-mail address nor team:name")
+    return value
+
+
+def _filters(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('must be JSON, such as {"outcomes": ["success"]}') from None
+
+
+def _shares(value: object) -> object:
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+def _sums_up(value: tuple[float, float, float]) -> tuple[float, float, float]:
+    if abs(sum(value) - 1) > 1e-9:
+        raise ValueError("must add up to 1")
     return value
 
 
@@ -91,7 +112,10 @@ NonNegative = Annotated[int, Field(ge=0)]
 RetentionDays = Annotated[int, Field(ge=1, le=LONGEST_RETENTION_DAYS)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
-Owners = Annotated[tuple[Annotated[str, AfterValidator(_owner)], ...], NoDecode, BeforeValidator(_owners)]
+Owners = Annotated[tuple[Annotated[str, AfterValidator(_owner)], ...], NoDecode, BeforeValidator(_listed)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+Filters = Annotated[ExportFilters, NoDecode, BeforeValidator(_filters)]
+Shares = Annotated[tuple[Share, Share, Share], NoDecode, BeforeValidator(_shares), AfterValidator(_sums_up)]
 Ids = Annotated[frozenset[str], NoDecode, BeforeValidator(_ids)]
 
 
@@ -394,6 +418,25 @@ class QualitySettings(_Group):
     """Lowest agreement of the judge with itself on runs that were judged twice, 0 to 1. Default 0.8."""
 
 
+class ExportSettings(_Group):
+    """Exports: datasets that are kept up to date as assets."""
+
+    formats: Names = setting("TRAJECTORY_EXPORTS", ())
+    """Comma-separated formats, each of which is an asset `exports/FORMAT`: as `trajectory-pipeline export --help` lists
+    them, but for `dpo`, whose pairs join runs of many partitions. Unset: none."""
+    uri: OptionalText = setting("TRAJECTORY_EXPORT_URI", repr=False)
+    """Folder or fsspec URL for these datasets. Unset: `exports` beside the Parquet files."""
+    filters: Filters = setting("TRAJECTORY_EXPORT_FILTERS", ExportFilters())
+    """Which runs they hold, as JSON: `{"outcomes": ["success"], "judged_only": true, "min_confidence": 0.8,
+    "min_learning_value": 0.5, "agents": [], "tools": [], "labels": [], "families": []}`. Unset: all."""
+    splits: Shares = setting("TRAJECTORY_EXPORT_SPLITS", (0.8, 0.1, 0.1))
+    """Shares of train, validation and test, with commas between. Default 0.8,0.1,0.1."""
+    redaction: RedactionMode = setting("TRAJECTORY_EXPORT_REDACT", RedactionMode.SECRETS)
+    """What is replaced in their texts: `secrets`, `personal` or `off`, as in TRAJECTORY_REDACT. Default `secrets`."""
+    reasoning: bool = setting("TRAJECTORY_EXPORT_REASONING", False)
+    """`true`: what models reasoned is passed on. Their terms may forbid it. Unset: it is left out."""
+
+
 class Settings(BaseModel):
     """All settings, by concern. ``Settings()`` reads the environment."""
 
@@ -410,6 +453,7 @@ class Settings(BaseModel):
     privacy: PrivacySettings = Field(default_factory=PrivacySettings)
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
     quality: QualitySettings = Field(default_factory=QualitySettings)
+    export: ExportSettings = Field(default_factory=ExportSettings)
 
 
 def load_settings() -> Settings:

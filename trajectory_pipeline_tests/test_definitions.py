@@ -19,6 +19,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_graphql.test.utils import execute_dagster_graphql
 
 from trajectory_pipeline.definitions import build_defs
+from trajectory_pipeline.errors import SettingsError
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
@@ -65,6 +66,25 @@ def test_assets_depend_on_each_other_as_designed(graph: AssetGraph) -> None:
         "trajectory_report": {"trajectories", "refined_outcomes", "judge_quality"},
     }
     assert {node.key.to_user_string() for node in graph.asset_nodes if not node.is_materializable} == SOURCES
+
+
+def test_exports_are_assets_only_where_a_setting_names_them(graph: AssetGraph) -> None:
+    definitions = build_defs(make_settings(export__formats=("sft", "atif")))
+    with_exports = definitions.resolve_asset_graph()
+    added = names(with_exports.get_all_asset_keys()) - names(graph.get_all_asset_keys())
+    assert added == {"exports/sft", "exports/atif"}
+    node = with_exports.get(dg.AssetKey(["exports", "sft"]))
+    assert names(node.parent_keys) == {"trajectories", "refined_outcomes", "trajectory_embeddings"}
+    assert node.partitions_def is with_exports.get(dg.AssetKey("trajectories")).partitions_def
+    checks = {key.name for key in with_exports.get_check_keys_for_assets({dg.AssetKey(["exports", "sft"])})}
+    assert checks == {"files_match_manifest", "holds_nothing_erased"}
+    assert definitions.resolve_job_def("export_job").asset_layer.executable_asset_keys == node_keys("sft", "atif")
+    with pytest.raises(SettingsError, match=r"names 'dpo', 'yaml': name some of atif, "):
+        build_defs(make_settings(export__formats=("dpo", "yaml", "sft")))
+
+
+def node_keys(*formats: str) -> "set[dg.AssetKey]":
+    return {dg.AssetKey(["exports", name]) for name in formats}
 
 
 def test_assets_share_one_partitions_definition(graph: AssetGraph) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from trajectory_pipeline.exports.formats import ExportFormat
 from trajectory_pipeline.pipeline.export import ExportOptions, export_dataset
-from trajectory_pipeline.storage.postgres.exports import ExportFilters
+from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -65,7 +65,7 @@ def test_python_example_prints(
     good = ExportFilters(outcomes=("success",), judged_only=True)
     for folder, form in DATASETS.items():
         if f'"{folder}' in code:
-            export_dataset(story.storage, tmp_path / folder, good, ExportOptions(form), "")
+            export_dataset(story.storage, str(tmp_path / folder), good, ExportOptions(form), "")
     code = code.replace("postgresql://reader:secret@letta-db:5432/letta", story.letta_url)
     code = code.replace("DATA/", "data/demo/parquet/")
     printed = io.StringIO()

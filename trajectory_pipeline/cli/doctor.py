@@ -22,6 +22,7 @@ from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
 from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
 from trajectory_pipeline.storage.postgres.capture_lag import lag_since
+from trajectory_pipeline.storage.postgres.export_registry import stale_exports
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.pgvector import find_pgvector
 from trajectory_pipeline.storage.postgres.rehearsal import find_refused_statements
@@ -82,6 +83,7 @@ def _findings() -> Iterator[_Finding]:
     else:
         yield from _until_error("judge", _judge, opened)
     yield from _until_error("embeddings", _embeddings, opened)
+    yield from _until_error("exports", _exports, opened)
 
 
 def _until_error(
@@ -113,6 +115,11 @@ def _embeddings(opened: Connections) -> Iterator[_Finding]:
     if not embedding.is_local:
         where = f"at {without_credentials(embedding.base_url or judge.base_url or OPENAI_URL)}; not called"
     yield _Finding("embeddings", f"{embedding.model} {where}")
+
+
+def _exports(opened: Connections) -> Iterator[_Finding]:
+    for sentence in stale_exports(opened.storage.postgres):
+        yield _Finding("exports", sentence, _ADVICE)
 
 
 def _source(opened: Connections) -> Iterator[_Finding]:

@@ -10,6 +10,7 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.maintenance.erase_deleted import erase_partition, partitions_to_erase
 from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.settings import load_settings
+from trajectory_pipeline.storage.postgres.export_registry import stale_exports
 from trajectory_pipeline.text import pluralize
 
 
@@ -47,4 +48,6 @@ def command(*, dry_run: bool) -> None:
             out.print(f"{line}: erased, with {pluralize(result.erased_verdicts, 'verdict')}")
     done = "Nothing was changed." if dry_run else "Some partitions failed: erase again." if failed else "Done."
     out.print(f"{pluralize(len(due), 'partition')}. {done}")
+    for one in stale_exports(opened.storage.postgres):
+        err.print(one)
     sys.exit(1 if failed else 0)

@@ -1,28 +1,25 @@
-"""The command ``export``: writes a dataset in a form that other tools read, and finds the datasets with a run."""
+"""The command ``export``: writes a dataset in a form that other tools read."""
 
-from pathlib import Path
+import sys
+from importlib.util import find_spec
 
 import click
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import err, out, step
+from trajectory_pipeline.cli.export_filters import filter_options
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.endpoint import endpoint_url
 from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
 from trajectory_pipeline.exports.splits import SplitShares
-from trajectory_pipeline.partition_keys import parse_timestamp
 from trajectory_pipeline.quality.packages import missing_packages
-from trajectory_pipeline.schema.enums import Outcome, RedactionMode
+from trajectory_pipeline.schema.enums import RedactionMode
+from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline.settings import QualitySettings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.exports import ExportFilters
-
-_OUTCOMES = click.Choice([outcome.value for outcome in Outcome])
-_SHARE = click.FloatRange(0, 1)
-
 
 _VERSIONS = "; ".join(f"{kind}: {' or '.join(kind.versions)}" for kind in ExportFormat if kind.versions)
-_HELP = """Write runs as a dataset into the new folder TARGET, with a manifest and a card: all of it, or nothing.
+_HELP = """Write runs as a dataset into TARGET, a new folder or an fsspec URL: all of it, or nothing.
 
 \b
 FORMAT  {formats}
@@ -30,7 +27,12 @@ FORMAT  {formats}
 \b
 Examples:
   trajectory-pipeline export sft good-runs --outcome success --judged
-  trajectory-pipeline export atif all-runs --from 2026-11-01
+  trajectory-pipeline export atif s3://bucket/all-runs --from 2026-11-01
+
+\b
+Exit code 0  the dataset is there
+          1  no run passes the filters; nothing was written
+          2  an option is wrong, or the target cannot be written; nothing is left of it
 """.format(
     formats="\n        ".join(f"{kind:<{max(map(len, ExportFormat))}} {kind.form.about}" for kind in ExportFormat)
 )
@@ -38,17 +40,8 @@ Examples:
 
 @click.command("export", help=_HELP)
 @click.argument("form", metavar="FORMAT", type=click.Choice([form.value for form in ExportFormat]))
-@click.argument("target", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--outcome", "outcomes", multiple=True, type=_OUTCOMES, help="Of the verdict, else the heuristic one.")
-@click.option("--judged", is_flag=True, help="Only runs with a verdict that has an outcome.")
-@click.option("--min-confidence", type=_SHARE, help="Of the verdict's outcome.")
-@click.option("--min-learning-value", type=_SHARE, help="Of the verdict.")
-@click.option("--agent", "agents", multiple=True, help="Id or name.")
-@click.option("--tool", "tools", multiple=True, help="That ran in it.")
-@click.option("--from", "start", metavar="TIME", help="First end of a run.")
-@click.option("--to", "end", metavar="TIME", help="Last end of a run, exclusive.")
-@click.option("--label", "labels", multiple=True, type=_OUTCOMES, help="Outcome that a person gave.")
-@click.option("--family", "families", multiple=True, help="Id of a task family.")
+@click.argument("target")
+@filter_options
 @click.option("--version", "version", help=f"Of the format ({_VERSIONS}). Default: the newest.")
 @click.option("--endpoint", metavar="URL", help="Only otel: a collector (OTLP over HTTP) to send to, and no files.")
 @click.option(
@@ -80,19 +73,17 @@ Examples:
 @click.option("--reasoning", is_flag=True, help="Pass on what models reasoned. Their terms may forbid it.")
 @click.option("--images", is_flag=True, help="Pass on images, into which no redaction can look.")
 @click.option("--pairs-per-task", type=click.IntRange(1, 1000), default=3, show_default=True, help="Only dpo.")
+@click.option(
+    "--near-duplicates",
+    type=click.FloatRange(0.5, 1),
+    metavar="SIMILARITY",
+    help="Leave out runs whose words are at least so similar to those of an earlier run with the same outcome, such as"
+    " 0.9 (Jaccard index of sequences of five words).",
+)
 def command(
     form: str,
-    target: Path,
-    outcomes: tuple[str, ...],
-    judged: bool,
-    min_confidence: float | None,
-    min_learning_value: float | None,
-    agents: tuple[str, ...],
-    tools: tuple[str, ...],
-    start: str | None,
-    end: str | None,
-    labels: tuple[str, ...],
-    families: tuple[str, ...],
+    target: str,
+    filters: ExportFilters,
     version: str | None,
     endpoint: str | None,
     headers: str,
@@ -103,10 +94,13 @@ def command(
     reasoning: bool,
     images: bool,
     pairs_per_task: int,
+    near_duplicates: float | None,
 ) -> None:
     """Write a dataset, and say what it lacks."""
-    from trajectory_pipeline.pipeline.export import ExportOptions, export_dataset
+    from trajectory_pipeline.pipeline.export import ExportOptions, NothingSelectedError, export_dataset
 
+    if near_duplicates is not None and find_spec("datasketch") is None:
+        raise PipelineError("--near-duplicates needs a package: pip install 'trajectory-pipeline[near-duplicates]'.")
     kind = ExportFormat(form)
     if version is not None:
         kind.check_version(version)
@@ -117,18 +111,6 @@ def command(
         shares = SplitShares(*splits)
     except ValueError as error:
         raise PipelineError(f"--splits {' '.join(map(str, splits))}: {error}.") from None
-    filters = ExportFilters(
-        outcomes,
-        judged,
-        min_confidence,
-        min_learning_value,
-        agents,
-        tools,
-        (start and parse_timestamp(start)) or None,
-        (end and parse_timestamp(end)) or None,
-        labels,
-        families,
-    )
     opened = open_connections()
     privacy = opened.settings.privacy
     options = ExportOptions(
@@ -141,12 +123,17 @@ def command(
         reasoning,
         images,
         pairs_per_task,
+        near_duplicates,
     )
     with step(f"Exporting {form}"):
         status = _policy_status(opened.storage.postgres, opened.settings.quality)
-        result = export_dataset(opened.storage, target, filters, options, status)
+        try:
+            result = export_dataset(opened.storage, target, filters, options, status)
+        except NothingSelectedError as error:
+            err.print(str(error))
+            sys.exit(1)
     records = ", ".join(f"{number} {split}" for split, number in sorted(result.records.items())) or "no record"
-    out.print(f"{result.selected} runs selected; {records}: {target}")
+    out.print(f"{result.selected} runs selected; {records}: {result.location}")
     for title, counts in (("left out", result.left_out), ("not in this form", result.losses)):
         for reason, number in sorted((+counts).items()):
             err.print(f"{title}: {number} × {reason}")

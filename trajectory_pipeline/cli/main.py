@@ -21,6 +21,7 @@ COMMANDS = {
     "erase": ("erase:command", "Erase content now that was deleted at the source."),
     "explain": ("explain:command", "Explain how a run came to its verdict."),
     "export": ("export:command", "Write runs as a dataset that trainers, viewers and spreadsheets read."),
+    "exports": ("exports:command", "List exported datasets, those that hold a run, and pairs to export."),
     "judge-panel": ("judge_panel:command", "Judge given runs under any policy, once or again and again."),
     "label": ("label:command", "Label runs: say what came of them, to see how far the judge agrees."),
     "labels": ("labels:command", "Draw runs to label; import and export labels."),

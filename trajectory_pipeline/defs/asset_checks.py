@@ -60,6 +60,27 @@ UNIQUE_NAME = "run_ids_are_unique"
 _RUNBOOK = "See docs/runbook.md, section Checks."
 
 
+EXPORT_FILES_NAME = "files_match_manifest"
+EXPORT_ERASED_NAME = "holds_nothing_erased"
+
+
+def export_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    """Return the checks of an exported dataset."""
+    return [
+        dg.AssetCheckSpec(
+            EXPORT_FILES_NAME,
+            asset=asset,
+            description="Each file of the materialized partitions has the digest that their manifests say.",
+        ),
+        dg.AssetCheckSpec(
+            EXPORT_ERASED_NAME,
+            asset=asset,
+            description="The dataset holds no run that was erased, or deleted at the source, since it was written. The"
+            " export sensor requests the partitions of those that it holds.",
+        ),
+    ]
+
+
 def schema_spec(asset: str, *, blocking: bool) -> dg.AssetCheckSpec:
     """Return the check of an asset's files and tables against the declaration; it blocks where the next stage reads."""
     return dg.AssetCheckSpec(
@@ -215,6 +236,30 @@ def failed_embeddings(errors: Mapping[str, str]) -> dg.AssetCheckResult:
     advice = what_to_do("Fix what the error class names; the sensor tries again those that may succeed then.")
     listed = {"runs": bullet_list(list(errors), errors), **advice}
     return _warning(EMBEDDINGS, len(errors), "text", "without embedding", listed)
+
+
+def export_files(differing: Mapping[str, str], partitions: int) -> dg.AssetCheckResult:
+    """Return whether the files of the materialized partitions are as their manifests say."""
+    advice = what_to_do("Files were changed by hand or by another program: materialize the partitions again.")
+    return dg.AssetCheckResult(
+        check_name=EXPORT_FILES_NAME,
+        passed=not differing,
+        description=summarize([f"{key}: {found}" for key, found in differing.items()])
+        or f"{pluralize(partitions, 'partition')} as written",
+        metadata={"partitions": bullet_list(list(differing), differing), **advice} if differing else {},
+    )
+
+
+def export_holds_no_erased(runs: int) -> dg.AssetCheckResult:
+    """Return whether a dataset holds no run that was erased or deleted at the source since."""
+    advice = what_to_do("Materialize its stale partitions; the export sensor requests them.")
+    return dg.AssetCheckResult(
+        check_name=EXPORT_ERASED_NAME,
+        passed=not runs,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{pluralize(runs, 'run')} erased or deleted since" if runs else "none",
+        metadata={"runs": runs, **(advice if runs else {})},
+    )
 
 
 def repeat_results(instance: dg.DagsterInstance, assets: Iterable[dg.AssetKey]) -> None:

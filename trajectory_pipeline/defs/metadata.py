@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trajectory_pipeline.pipeline.capture import TerminalRunsResult
     from trajectory_pipeline.pipeline.convert import TrajectoriesResult
     from trajectory_pipeline.pipeline.embed import EmbeddingResult
+    from trajectory_pipeline.pipeline.export_asset import ExportedPartition
     from trajectory_pipeline.pipeline.judge import JudgingResult
     from trajectory_pipeline.pipeline.judge_quality import QualityResult
     from trajectory_pipeline.storage.parquet.store import ParquetStore, WrittenFile
@@ -181,6 +182,27 @@ def embeddings_metadata(result: "EmbeddingResult") -> dict[str, Any]:
             pending=result.pending,
             no_embeddings_because=result.reason,
             search_uses=result.model_id and not result.is_searched and "another model, until this one has caught up",
+        ),
+    }
+
+
+def export_metadata(result: "ExportedPartition") -> dict[str, Any]:
+    """Return the metadata of a partition of an exported dataset."""
+    manifest = result.manifest
+    return {
+        "dagster/partition_row_count": sum(manifest["records"].values()),
+        "dagster/uri": result.uri,
+        "selected": result.selected,
+        "files": len(manifest["files"]),
+        "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
+        "rewritten": result.replaced,
+        "digest": result.manifest_digest,
+        "filters": ", ".join(f"{name}: {value}" for name, value in manifest["filters"].items()) or "none",
+        "redaction": manifest["redaction"]["mode"],
+        **_present(
+            splits=manifest["records"] and count_table(manifest["records"], "split"),
+            left_out=manifest["left_out"] and count_table(manifest["left_out"], "reason"),
+            not_in_this_form=manifest["losses"] and count_table(manifest["losses"], "what"),
         ),
     }
 

@@ -1,6 +1,6 @@
 """The card of a dataset: what it holds, where it is from, and what it lacks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trajectory_pipeline.exports.formats import ExportFormat
@@ -43,11 +43,33 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _header(kind: ExportFormat, records: Mapping[str, int]) -> list[str]:
-    if not kind.form.read_by_datasets:
+def asset_card(kind: ExportFormat, splits: Sequence[str]) -> str:
+    """Return the card of a dataset that is kept up to date partition by partition, in folders ``hour=…``."""
+    return "\n".join(
+        [
+            *_header(kind, splits, "hour=*/"),
+            "# Agent trajectories",
+            "",
+            f"{kind.form.files} One folder `hour=…` for each hour (UTC) in which runs ended, kept up to date. In each,"
+            " `manifest.json` says what it holds, how it was selected and what it lacks, and `runs.jsonl` names its"
+            " runs.",
+            "",
+            "- Splits: a run stays in its split. Runs of one chain, conversation or task family are never in two.",
+            "- Texts were written by people, agents and tools. They may hold instructions: treat them as data.",
+            "- No redaction finds everything.",
+            "",
+        ]
+    )
+
+
+def _header(kind: ExportFormat, splits: Iterable[str], folder: str = "") -> list[str]:
+    columns = kind.form.columns
+    features = [line for name, kind_of in columns.items() for line in (f"    - name: {name}", f"      {kind_of}")]
+    files = [line for split in splits for line in (f"      - split: {split}", f"        path: {folder}{split}.jsonl")]
+    if not features or not files:
         return []
-    files = [line for split in records for line in (f"      - split: {split}", f"        path: {split}.jsonl")]
-    return ["---", "configs:", "  - config_name: default", "    data_files:", *files, "---", ""]
+    configs = ["configs:", "  - config_name: default", "    data_files:", *files]
+    return ["---", "dataset_info:", "  features:", *features, *configs, "---", ""]
 
 
 def _section(title: str, name: str, number: str, counts: Mapping[str, int]) -> list[str]:

@@ -7,7 +7,7 @@ object, ``prompt`` with ``completion`` and ``label``, or with ``chosen`` and ``r
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -123,39 +123,69 @@ class Preference:
     """A success and a failure of the same task.
 
     Attributes:
-        record: a row of a TRL dataset for DPO.
-        parted_at: the message, from 0, at which they part.
+        record: a row of a TRL dataset for DPO, with ``parted_at``: the message, from 0, at which they part, and what
+            each does there.
+        parted_at: the number of that message.
     """
 
     record: JsonObject
     parted_at: int
 
 
-def preference(success: ExportRun, failure: ExportRun) -> Preference | None:
-    """Return a pair for DPO, cut where both runs first differ; None where that is no decision of the agent.
+def preference(success: JsonObject, failure: JsonObject) -> Preference | None:
+    """Return a pair for DPO of two records for supervised fine-tuning, cut where they first differ.
 
-    Both were asked the same, and did the same, up to there.
+    None where that is no decision of the agent. Both were asked the same, and did the same, up to there.
     """
-    chosen, rejected = chat_of(success, "object"), chat_of(failure, "object")
+    chosen, rejected = success["messages"], failure["messages"]
     same = _common(chosen, rejected)
     if same in (len(chosen), len(rejected)):
         return None
     if chosen[same]["role"] != "assistant" or rejected[same]["role"] != "assistant":
         return None
-    record = {"prompt": chosen[:same], "chosen": chosen[same:], "rejected": rejected[same:]}
-    return Preference(_with_tools(success, record), same)
+    parted = {"message": same, "chosen": _decision(chosen[same]), "rejected": _decision(rejected[same])}
+    record = {"prompt": chosen[:same], "chosen": chosen[same:], "rejected": rejected[same:], "parted_at": parted}
+    return Preference({**record, "tools": success["tools"]} if "tools" in success else record, same)
 
 
-def text_digest(run: ExportRun) -> bytes:
-    """Return what all messages of a run say, as a digest: ids of calls are no part of it."""
-    said = [_without_ids(one) for one in chat_of(replace(run, losses=Counter()), "text")]
-    return hashlib.sha256(json.dumps(said).encode()).digest()
+def _decision(message: JsonObject) -> str:
+    """Return in a few words what an agent decided in a message."""
+    names = ", ".join(call["function"]["name"] for call in message.get("tool_calls") or ())
+    return f"calls {names}" if names else "answers"
 
 
-def prompt_key(run: ExportRun) -> str:
-    """Return what a run was asked before its agent first answered: runs with the same can be compared."""
-    chat = chat_of(replace(run, losses=Counter()), "text")
-    return "\n".join(f"{one['role']}: {one['content']}" for one in chat[: _first_answer(chat)])
+def said_in(run: ExportRun) -> Iterator[str]:
+    """Yield what the messages of a run say, each after what kind of text it is; ids are no part of it."""
+    quiet = replace(run, losses=Counter())
+    for _, messages in quiet.turns():
+        for message in messages:
+            yield f"{message['role']}: {text_of(message, quiet.losses)}"
+            for call in message["tool_calls"] or ():
+                yield f"call {call['name']}: {call['arguments']}"
+            for one in message["tool_returns"] or ():
+                yield f"return: {one['text']}"
+
+
+def text_digest(run: ExportRun) -> str:
+    """Return the SHA-256 (hex) of what a run was told and of what its messages say: equal for equal texts."""
+    digest = hashlib.sha256()
+    for text in (f"told: {run.system_prompt}", *said_in(run)):
+        encoded = text.encode(errors="surrogatepass")
+        digest.update(b"%d " % len(encoded) + encoded)
+    return digest.hexdigest()
+
+
+def pair_side(run: ExportRun) -> tuple[str, bool, JsonObject] | None:
+    """Return one side of a pair: the digest of what it was asked, whether it is a success, and its record.
+
+    What it was asked is all before its agent first answered. None for a run that can be on neither side.
+    """
+    record = sft_record(run) if run.outcome in LABELS else None
+    if record is None:
+        return None
+    chat = record["messages"]
+    asked = json.dumps([[one["role"], one["content"]] for one in chat[: _first_answer(chat)]])
+    return hashlib.sha256(asked.encode()).hexdigest(), LABELS[run.outcome], record
 
 
 def _common(first: Sequence[JsonObject], second: Sequence[JsonObject]) -> int:

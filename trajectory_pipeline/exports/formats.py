@@ -3,7 +3,7 @@
 To add one: a member, and its entry in ``FORMS``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.atif import atif_trajectory
-from trajectory_pipeline.exports.chat import kto_record, openai_record, sft_record
+from trajectory_pipeline.exports.chat import kto_record, openai_record, pair_side, sft_record
 from trajectory_pipeline.exports.endpoint import headers_of
 from trajectory_pipeline.exports.otel import Telemetry, telemetry_of
 from trajectory_pipeline.exports.source import ExportRun, JsonObject, json_bytes
@@ -103,7 +103,8 @@ class Form:
             where a record is a pair of runs.
         no_place: why a run has no place.
         versions: that can be written, the newest first.
-        read_by_datasets: whether ``datasets`` reads ``<split>.jsonl``, which the card tells the Hugging Face Hub.
+        columns: of ``<split>.jsonl``, which ``datasets`` reads, with their types as its cards have them; empty for
+            other files. Untold, it guesses them from each file, and refuses files that differ.
     """
 
     about: str
@@ -112,7 +113,7 @@ class Form:
     open_writer: Callable[[Path, WriterOptions], Writer] | None
     no_place: str = ""
     versions: tuple[str, ...] = ()
-    read_by_datasets: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pairs(self) -> bool:
@@ -124,12 +125,24 @@ _NO_ANSWER = "the agent said nothing"
 _NO_LABEL = "no success and no failure, or the agent said nothing"
 _NO_RECORDS = "no message of a person, none of the agent, or no time"
 _ATIF_VERSIONS = ("1.8", "1.7")
+_JSON_LIST = "list: json"
+_CHAT = {"messages": _JSON_LIST, "tools": _JSON_LIST}
+_PAIR = {
+    **dict.fromkeys(("prompt", "chosen", "rejected", "tools"), _JSON_LIST),
+    "parted_at": "dtype: json",
+    **dict.fromkeys(("chosen_run_id", "rejected_run_id"), "dtype: string"),
+}
 _TABLES = "Tables `runs`, `messages`, `tool_calls`."
 
 
 def _line(record_of: Callable[[ExportRun], JsonObject | None], run: ExportRun, _: WriterOptions) -> bytes | None:
     record = record_of(run)
     return None if record is None else json_bytes(record)
+
+
+def _pair_side(run: ExportRun, _: WriterOptions) -> tuple[str, bool, bytes] | None:
+    side = pair_side(run)
+    return None if side is None else (*side[:2], json_bytes(side[2]))
 
 
 def _atif_files(run: ExportRun, options: WriterOptions) -> dict[str, bytes]:
@@ -234,7 +247,7 @@ FORMS: dict[ExportFormat, Form] = {
         partial(_line, openai_record),
         _lines,
         _NO_ANSWER,
-        read_by_datasets=True,
+        columns=_CHAT,
     ),
     ExportFormat.SFT: Form(
         "chats with tools, a line a run (TRL)",
@@ -242,7 +255,7 @@ FORMS: dict[ExportFormat, Form] = {
         partial(_line, sft_record),
         _lines,
         _NO_ANSWER,
-        read_by_datasets=True,
+        columns=_CHAT,
     ),
     ExportFormat.KTO: Form(
         "chats with a label, a line a run (TRL)",
@@ -250,14 +263,15 @@ FORMS: dict[ExportFormat, Form] = {
         partial(_line, kto_record),
         _lines,
         _NO_LABEL,
-        read_by_datasets=True,
+        columns={"prompt": _JSON_LIST, "completion": _JSON_LIST, "label": "dtype: bool", "tools": _JSON_LIST},
     ),
     ExportFormat.DPO: Form(
         "pairs of a success and a failure (TRL)",
         "One pair a line for DPO with TRL: `prompt`, `chosen`, `rejected`.",
-        partial(_line, sft_record),
+        _pair_side,
         None,
-        read_by_datasets=True,
+        _NO_LABEL,
+        columns=_PAIR,
     ),
     ExportFormat.CSV: Form("flat tables of runs, messages and tool calls", _TABLES, _rows, partial(_tables, "csv")),
     ExportFormat.PARQUET: Form("the same tables", _TABLES, _rows, partial(_tables, "parquet")),

@@ -1,11 +1,9 @@
 """Makes a dataset of trajectories in a form that other tools read: selected, redacted, deduplicated and split."""
 
 import hashlib
-import os
-import shutil
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -14,22 +12,30 @@ from typing import Any
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.card import dataset_card
-from trajectory_pipeline.exports.chat import LABELS, preference, prompt_key, text_digest
-from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
-from trajectory_pipeline.exports.source import ExportRun, json_bytes, redacted
+from trajectory_pipeline.exports.formats import ExportFormat, Writer, WriterOptions
+from trajectory_pipeline.exports.source import json_bytes
 from trajectory_pipeline.exports.splits import SplitShares, groups_of, split_of
 from trajectory_pipeline.exports.writers import JsonLines
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION, Redactor
-from trajectory_pipeline.partition_keys import parse_partition_key
-from trajectory_pipeline.runtime.private_files import create_file, make_folder
-from trajectory_pipeline.schema.arrow import rows_of
+from trajectory_pipeline.pipeline.export_encoding import EncodedRun, Encoding, encode_runs
+from trajectory_pipeline.pipeline.export_pairs import FamilyPairs, PairFinder
+from trajectory_pipeline.runtime.private_files import create_file
 from trajectory_pipeline.schema.enums import RedactionMode
-from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
-from trajectory_pipeline.storage.postgres.exports import ExportFilters, SelectedRun, select_runs
+from trajectory_pipeline.schema.exports import ExportFilters
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
+from trajectory_pipeline.storage.export_target import MANIFEST, location_of, new_dataset
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
+from trajectory_pipeline.storage.postgres.export_registry import Export, ExportedRun, record_runs, register_export
+from trajectory_pipeline.storage.postgres.exports import SelectedRun, select_runs
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
 from trajectory_pipeline.storage.storage import Storage
 
-MANIFEST, RUNS = "manifest.json", "runs.jsonl"
+RUNS, NEAR_DUPLICATES = "runs.jsonl", "near_duplicates.jsonl"
+SAME_TEXT, SIMILAR_TEXT = "the same text as an earlier run", "almost the same text as an earlier run"
+
+
+class NothingSelectedError(PipelineError):
+    """No run passes the filters."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class ExportOptions:
         with_reasoning: whether the model's reasoning is passed on.
         with_images: whether images are passed on, into which redaction cannot look.
         pairs_per_task: most pairs of one task.
+        near_duplicates: how similar to an earlier run a run must be to be left out, 0–1; None: only the same text is.
     """
 
     format: ExportFormat
@@ -56,6 +63,23 @@ class ExportOptions:
     with_reasoning: bool = False
     with_images: bool = False
     pairs_per_task: int = 3
+    near_duplicates: float | None = None
+
+    def encoding(self, storage: Storage) -> Encoding:
+        """Return what encodes runs so.
+
+        Raises:
+            SinkError: the stored key of placeholders cannot be read.
+        """
+        return Encoding(
+            storage.parquet,
+            self.format,
+            self.writer,
+            Redactor(self.redaction, redaction_key(storage.postgres, self.redaction_key)),
+            self.with_reasoning,
+            self.with_images,
+            self.near_duplicates is not None,
+        )
 
 
 @dataclass(frozen=True)
@@ -63,12 +87,13 @@ class ExportResult:
     """What was written.
 
     Attributes:
+        location: an absolute path, or the URL.
         records: by split.
         left_out: runs that the filters select and the dataset lacks, by reason.
         losses: what the form cannot hold, counted in the runs that are there.
     """
 
-    folder: Path
+    location: str
     selected: int
     records: Counter[str]
     left_out: Counter[str]
@@ -76,241 +101,284 @@ class ExportResult:
 
 
 def export_dataset(
-    storage: Storage, target: Path, filters: ExportFilters, options: ExportOptions, policy_status: str
+    storage: Storage, target: str, filters: ExportFilters, options: ExportOptions, policy_status: str
 ) -> ExportResult:
-    """Write a dataset into a new folder: all of it, or nothing.
+    """Write a dataset into a new place: all of it, or nothing; and note which runs it holds.
 
     Args:
         storage: of trajectories and verdicts.
-        target: a folder that does not exist, or is empty.
+        target: a folder that does not exist, or is empty; or an fsspec URL with nothing below it.
         filters: which runs.
         options: form, splits, redaction.
         policy_status: whether the judge's policy has passed its gates, as a sentence for the card.
 
     Raises:
-        PipelineError: the target exists, or cannot be written; or the filters select nothing.
+        NothingSelectedError: the filters select nothing; nothing was written.
+        PipelineError: the target exists, or cannot be written.
         SinkError: a sink cannot be read.
     """
+    selected = _select(storage, filters)
+    export = Export(location_of(target), options.format.value, False, plain(asdict(filters)))
+    with new_dataset(target) as folder:
+        with DatasetFiles(folder) as files:
+            if options.format.form.pairs:
+                _write_pairs(files, storage, selected, options)
+            else:
+                _write_runs(files, storage, selected, options)
+        manifest = {
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            **files.manifest(filters, options, len(selected), policy_status),
+        }
+        write_file(folder / "README.md", dataset_card(manifest).encode())
+        write_file(folder / MANIFEST, json_bytes(manifest))
+        # Before it appears: a dataset that nobody knows of could not be found when a run in it must be erased.
+        with storage.postgres.connect() as connection, translating_database_errors(storage.postgres.url, "Exporting"):
+            register_export(connection, export)
+            record_runs(connection, export, noted_runs(folder))
+    return ExportResult(export.location, len(selected), files.records, files.left_out, files.losses)
+
+
+def pairs_by_family(
+    storage: Storage, filters: ExportFilters, options: ExportOptions, folder: Path
+) -> list[FamilyPairs]:
+    """Return how many pairs there are to export, by task family; ``folder`` is for what is kept meanwhile.
+
+    Raises:
+        NothingSelectedError: the filters select nothing.
+        SinkError: a sink cannot be read.
+    """
+    finder = PairFinder(folder, options.pairs_per_task)
+    try:
+        left_out: Counter[str] = Counter()
+        for run in _once(
+            encode_runs(storage, options.encoding(storage), _select(storage, filters), left_out), left_out
+        ):
+            if run.encoded is not None:
+                finder.add(run)
+        return finder.families()
+    finally:
+        finder.close()
+
+
+def _select(storage: Storage, filters: ExportFilters) -> list[SelectedRun]:
     selected = select_runs(storage.postgres, filters)
     if not selected:
-        raise PipelineError("No run passes the filters, so nothing was written. Widen them.")
-    redact = Redactor(options.redaction, redaction_key(storage.postgres, options.redaction_key))
-    with _new_folder(target) as folder:
-        export = _Export(storage, folder, selected, options, redact)
-        export.write()
-        result = ExportResult(target, len(selected), export.records, export.left_out, export.losses)
-        manifest = _manifest(folder, filters, options, result, policy_status, selected)
-        _write(folder / MANIFEST, json_bytes(manifest))
-        _write(folder / "README.md", dataset_card(manifest).encode())
-    return result
+        raise NothingSelectedError("No run passes the filters, so nothing was written. Widen them.")
+    return selected
 
 
-class _Export:
-    """One pass over the selected runs; pairs take two."""
+def _write_runs(
+    files: "DatasetFiles", storage: Storage, selected: Sequence[SelectedRun], options: ExportOptions
+) -> None:
+    groups = groups_of({one.run_id: one.group_keys for one in selected})
+    writer = files.open(options)
+    for run in _once(encode_runs(storage, options.encoding(storage), selected, files.left_out), files.left_out):
+        if run.encoded is None:
+            files.left_out[options.format.form.no_place] += 1
+        elif not files.is_near_duplicate(run, options.near_duplicates):
+            group = groups[run.selected.run_id]
+            split = split_of(group, options.shares, options.seed)
+            files.write(writer, run, split, group)
 
-    def __init__(
-        self,
-        storage: Storage,
-        folder: Path,
-        selected: Sequence[SelectedRun],
-        options: ExportOptions,
-        redact: Callable[[str], str],
-    ) -> None:
-        self._storage = storage
-        self._folder = folder
-        self._options = options
-        self._redact = redact
-        self._selected = {one.run_id: one for one in selected}
-        self._groups = groups_of({one.run_id: _shared_keys(one) for one in selected})
+
+def _write_pairs(
+    files: "DatasetFiles", storage: Storage, selected: Sequence[SelectedRun], options: ExportOptions
+) -> None:
+    finder = PairFinder(files.folder, options.pairs_per_task)
+    try:
+        for run in _once(encode_runs(storage, options.encoding(storage), selected, files.left_out), files.left_out):
+            if run.encoded is None:
+                files.left_out[options.format.form.no_place] += 1
+            elif not files.is_near_duplicate(run, options.near_duplicates):
+                finder.add(run)
+        pairs = list(finder.pairs())
+        files.left_out.update(finder.left_out)
+    finally:
+        finder.close()
+    keys: dict[str, list[str]] = {}
+    for number, pair in enumerate(pairs):
+        for side in (pair.chosen, pair.rejected):
+            # Both sides of a pair are in one split, and so is whatever else belongs together with one of them.
+            keys.setdefault(side.run.selected.run_id, side.run.selected.group_keys).append(f"pair {number}")
+    groups = groups_of(keys)
+    lines = files.add_writer(JsonLines(files.folder))
+    for pair in pairs:
+        chosen, rejected = pair.chosen.run, pair.rejected.run
+        group = groups[chosen.selected.run_id]
+        split = split_of(group, options.shares, options.seed)
+        ids = {"chosen_run_id": chosen.selected.run_id, "rejected_run_id": rejected.selected.run_id}
+        lines.write(json_bytes({**pair.preference.record, **ids}), split)
+        files.records[split] += 1
+        files.note(chosen, split, group)
+        files.note(rejected, split, group)
+
+
+def _once(runs: Iterable[EncodedRun], left_out: Counter[str]) -> Iterator[EncodedRun]:
+    """Yield runs; of those that say the same, the first."""
+    seen: set[bytes] = set()
+    for run in runs:
+        digest = bytes.fromhex(run.text_digest)
+        if digest in seen:
+            left_out[SAME_TEXT] += 1
+            continue
+        seen.add(digest)
+        yield run
+
+
+class DatasetFiles:
+    """The files of a dataset, or of one partition of it, and what they hold; to be used in a ``with`` statement.
+
+    Attributes:
+        folder: where the files are.
+        records: by split.
+        left_out: selected runs that are not there, by reason.
+        losses: what the form cannot hold of those that are there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.records: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self.losses: Counter[str] = Counter()
+        self._policies: set[str] = set()
+        self._models: set[str] = set()
+        self._simulated = False
+        self._writers: list[Writer] = []
+        self._near_duplicates: Any = None
 
-    def write(self) -> None:
-        with create_file(self._folder / RUNS) as runs:
-            self._runs = runs
-            open_writer = self._options.format.form.open_writer
-            if open_writer is None:
-                self._write_pairs()
-                return
-            form, options = self._options.format.form, self._options.writer
-            writer = open_writer(self._folder, options)
-            try:
-                for run in self._each_once():
-                    encoded = form.encode(run, options)
-                    if encoded is None:
-                        self.left_out[form.no_place] += 1
-                        continue
-                    split = self._split(run.run_id)
-                    refused = writer.write(encoded, split)
-                    if refused is None:
-                        self.records[split] += 1
-                        self._note(run, split)
-                    else:
-                        self.left_out[refused] += 1
-            finally:
-                writer.close()
+    def __enter__(self) -> "DatasetFiles":
+        self._runs = create_file(self.folder / RUNS)
+        return self
 
-    def _write_pairs(self) -> None:
-        """Write the surest success with the surest failure of each task, then the next two, and so on."""
-        sides: dict[bytes, dict[bool, list[tuple[float, str]]]] = defaultdict(lambda: {True: [], False: []})
-        for run in self._each_once():
-            label = LABELS.get(run.outcome)
-            if label is None:
-                self.left_out["no success and no failure"] += 1
-                continue
-            key = hashlib.sha256(prompt_key(run).encode()).digest()
-            sides[key][label].append((-_confidence(run), run.run_id))
-        pairs = [
-            (chosen, rejected)
-            for task in sides.values()
-            for (_, chosen), (_, rejected) in list(zip(sorted(task[True]), sorted(task[False]), strict=False))[
-                : self._options.pairs_per_task
-            ]
-        ]
-        paired = {run_id for pair in pairs for run_id in pair}
-        self.left_out["no run of the same task with the other outcome"] += sum(
-            len(side) for task in sides.values() for side in task.values()
-        ) - len(paired)
-        self._groups = groups_of(
-            {
-                run_id: [*_shared_keys(self._selected[run_id]), *(f"pair {number}" for number in numbers)]
-                for run_id, numbers in _pairs_of(pairs).items()
-            }
-        )
-        runs = {run.run_id: run for run in self._all(paired)}
-        writer = JsonLines(self._folder)
-        try:
-            for chosen, rejected in pairs:
-                pair = preference(runs[chosen], runs[rejected])
-                if pair is None:
-                    self.left_out["they part at no decision of the agent"] += 2
-                    continue
-                split = self._split(chosen)
-                writer.write(json_bytes({**pair.record, "chosen_run_id": chosen, "rejected_run_id": rejected}), split)
-                self.records[split] += 1
-                for run_id in (chosen, rejected):
-                    self._note(runs[run_id], split)
-        finally:
+    def __exit__(self, *_: object) -> None:
+        self._runs.close()
+        for writer in self._writers:
             writer.close()
+        if self._near_duplicates is not None:
+            self._near_duplicates.close()
 
-    def _each_once(self) -> Iterator[ExportRun]:
-        """Yield the selected runs; of those with the same content, the first."""
-        seen: set[bytes] = set()
-        for run in self._all(self._selected.keys()):
-            digest = text_digest(run)
-            if digest in seen:
-                self.left_out["the same text as an earlier run"] += 1
-                continue
-            seen.add(digest)
-            yield run
+    def open(self, options: ExportOptions) -> Writer:
+        """Open the writer of a format of single runs."""
+        open_writer = options.format.form.open_writer
+        if open_writer is None:
+            raise ValueError(f"{options.format} is made of pairs")
+        return self.add_writer(open_writer(self.folder, options.writer))
 
-    def _all(self, wanted: Any) -> Iterator[ExportRun]:
-        by_partition: dict[str, set[str]] = defaultdict(set)
-        for run_id in wanted:
-            by_partition[self._selected[run_id].partition_key].add(run_id)
-        for key in sorted(by_partition):
-            missing = set(by_partition[key])
-            for batch in self._storage.parquet.read(TRAJECTORIES, parse_partition_key(key)):
-                for row in rows_of(batch):
-                    one = self._selected.get(row["run_id"])
-                    if one is None or row["run_id"] not in missing or row["content_digest"] != one.content_digest:
-                        continue
-                    missing.remove(row["run_id"])
-                    yield self._run(row, one)
-            self.left_out["not in Parquet as Postgres has it: materialize trajectories"] += len(missing)
+    def write(self, writer: Writer, run: EncodedRun, split: str, group: str) -> None:
+        """Write a run and note that it is there; or count why the target did not take it."""
+        refused = writer.write(run.encoded, split)
+        if refused is None:
+            self.records[split] += 1
+            self.note(run, split, group)
+        else:
+            self.left_out[refused] += 1
 
-    def _run(self, row: dict[str, Any], one: SelectedRun) -> ExportRun:
-        return ExportRun(
-            redacted(row, self._redact),
-            redacted(one.verdict, self._redact),
-            one.family_id,
-            self._options.with_reasoning,
-            self._options.with_images,
-        )
+    def add_writer(self, writer: Writer) -> Writer:
+        """Take over the closing of a writer."""
+        self._writers.append(writer)
+        return writer
 
-    def _split(self, run_id: str) -> str:
-        return split_of(self._groups[run_id], self._options.shares, self._options.seed)
+    def is_near_duplicate(self, run: EncodedRun, threshold: float | None) -> bool:
+        """Whether a run says almost the same as one before it with the same outcome; those are named in a list."""
+        if threshold is None:
+            return False
+        if self._near_duplicates is None:
+            self._near_duplicates = _NearDuplicates(self.folder / NEAR_DUPLICATES, threshold)
+        if not self._near_duplicates.finds(run):
+            return False
+        self.left_out[SIMILAR_TEXT] += 1
+        return True
 
-    def _note(self, run: ExportRun, split: str) -> None:
+    def note(self, run: EncodedRun, split: str, group: str) -> None:
+        """Note that a run is there."""
         self.losses.update(run.losses)
+        if run.policy_id is not None:
+            self._policies.add(run.policy_id)
+            self._models.update([run.model] if run.model else [])
+            self._simulated = self._simulated or run.simulated
         noted = {
-            "run_id": run.run_id,
-            "content_digest": run.trajectory["content_digest"],
+            "run_id": run.selected.run_id,
+            "partition_key": run.selected.partition_key,
+            "content_digest": run.selected.content_digest,
+            "text_digest": run.text_digest,
             "split": split,
-            "group": self._groups[run.run_id],
+            "group": group,
             "outcome": run.outcome,
             "outcome_source": run.outcome_source,
         }
         self._runs.write(json_bytes(noted) + b"\n")
 
-
-def _shared_keys(one: SelectedRun) -> list[str]:
-    keys = [f"chain {one.chain}"]
-    if one.conversation_id:
-        keys.append(f"conversation {one.conversation_id}")
-    if one.family_id:
-        keys.append(f"family {one.family_id}")
-    return keys
-
-
-def _pairs_of(pairs: Sequence[tuple[str, str]]) -> dict[str, list[int]]:
-    numbers: dict[str, list[int]] = defaultdict(list)
-    for number, pair in enumerate(pairs):
-        for run_id in pair:
-            numbers[run_id].append(number)
-    return numbers
-
-
-def _confidence(run: ExportRun) -> float:
-    judged = None if run.verdict is None else run.verdict["outcome_confidence"]
-    return float(judged if judged is not None else 0.0)
-
-
-def _manifest(
-    folder: Path,
-    filters: ExportFilters,
-    options: ExportOptions,
-    result: ExportResult,
-    policy_status: str,
-    selected: Sequence[SelectedRun],
-) -> dict[str, Any]:
-    policies = sorted({one.verdict["policy_id"] for one in selected if one.verdict})
-    models = sorted({one.verdict["model"] for one in selected if one.verdict and one.verdict["model"]})
-    return {
-        "format": options.format.value,
-        "format_version": options.writer.version or next(iter(options.format.versions), None),
-        "conventions": options.writer.conventions if options.format is ExportFormat.OTEL else None,
-        "endpoint": options.writer.endpoint,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "made_by": f"trajectory-pipeline {package_version('trajectory-pipeline')}",
-        "schema_version": SCHEMA_VERSION,
-        "filters": {name: value for name, value in _plain(asdict(filters)).items() if value},
-        "selected": result.selected,
-        "records": dict(sorted(result.records.items())),
-        "left_out": dict(sorted((+result.left_out).items())),
-        "losses": dict(sorted((+result.losses).items())),
-        "redaction": {"mode": options.redaction.value, "version": REDACTION_VERSION},
-        "reasoning": options.with_reasoning,
-        "images": options.with_images,
-        "splits": {**asdict(options.shares), "seed": options.seed},
-        "judge": {
-            "policies": policies,
-            "models": models,
-            "status": policy_status,
-            "simulated": any(one.verdict["simulated"] for one in selected if one.verdict),
-        },
-        "files": {
-            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
-    }
+    def manifest(
+        self, filters: ExportFilters, options: ExportOptions, selected: int, policy_status: str
+    ) -> dict[str, Any]:
+        """Return what the dataset holds and how it was made; once its files are written."""
+        return {
+            "format": options.format.value,
+            "format_version": options.writer.version or next(iter(options.format.versions), None),
+            "conventions": options.writer.conventions if options.format is ExportFormat.OTEL else None,
+            "endpoint": options.writer.endpoint,
+            "made_by": f"trajectory-pipeline {package_version('trajectory-pipeline')}",
+            "schema_version": SCHEMA_VERSION,
+            "filters": {name: value for name, value in plain(asdict(filters)).items() if value},
+            "selected": selected,
+            "records": dict(sorted(self.records.items())),
+            "left_out": dict(sorted((+self.left_out).items())),
+            "losses": dict(sorted((+self.losses).items())),
+            "redaction": {"mode": options.redaction.value, "version": REDACTION_VERSION},
+            "reasoning": options.with_reasoning,
+            "images": options.with_images,
+            "splits": {**asdict(options.shares), "seed": options.seed},
+            "near_duplicates": options.near_duplicates,
+            "judge": {
+                "policies": sorted(self._policies),
+                "models": sorted(self._models),
+                "status": policy_status,
+                "simulated": self._simulated,
+            },
+            "files": {
+                path.relative_to(self.folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+                for path in sorted(self.folder.rglob("*"))
+                if path.is_file()
+            },
+        }
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+class _NearDuplicates:
+    """Finds near-duplicates and names each in a file."""
+
+    def __init__(self, path: Path, threshold: float) -> None:
+        from trajectory_pipeline.exports.near_duplicates import NearDuplicates
+
+        self._kept = NearDuplicates(threshold)
+        self._file = create_file(path)
+
+    def finds(self, run: EncodedRun) -> bool:
+        similar = self._kept.find(run.selected.run_id, run.outcome, run.signature)
+        if similar is None:
+            return False
+        named = {"run_id": run.selected.run_id, "like_run_id": similar[0], "similarity": round(similar[1], 4)}
+        self._file.write(json_bytes(named) + b"\n")
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def noted_runs(folder: Path) -> Iterator[ExportedRun]:
+    """Yield the runs that a dataset's list of runs names, each once."""
+    with (folder / RUNS).open("rb") as lines:
+        seen: set[str] = set()
+        for noted in map(json.loads, lines):
+            # A run may be in several pairs.
+            if noted["run_id"] not in seen:
+                seen.add(noted["run_id"])
+                yield ExportedRun(**{name: noted[name] for name in ExportedRun.__slots__})
+
+
+def plain(value: Any) -> Any:
+    """Return filters as JSON holds them."""
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
     if isinstance(value, tuple):
         return list(value)
     return value.isoformat() if isinstance(value, datetime) else value
@@ -321,22 +389,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
+    """Create a small file."""
     with create_file(path) as file:
         file.write(content)
-
-
-@contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder that becomes the target at the end, or is removed where anything fails."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise PipelineError(f"{target} is there already, and nothing in it is replaced: name a new folder.")
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    try:
-        make_folder(partial)
-        yield partial
-        partial.replace(target)
-    except OSError as error:
-        raise PipelineError(f"{target} cannot be written: {error.strerror or error}. Nothing of it is left.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

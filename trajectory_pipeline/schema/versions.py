@@ -17,3 +17,6 @@ names, comments or speed change. ``test_recorded_output`` fails where the output
 SEARCH_TEXT_VERSION = "1"
 """Raised with any change of the search text (``search.search_text``): all texts are then made again, and those that
 differ are embedded again."""
+
+EXPORT_VERSION = "1"
+"""Raised with any change of what is written of a run in any format: all partitions of exports are then made again."""

@@ -118,7 +118,7 @@ def hours_from(first: datetime, number: int) -> list[datetime]:
 
 def materializations(instance: dg.DagsterInstance, asset: str) -> dict[str, Mapping[str, Any]]:
     """Return the metadata of the last materialization of each partition, as plain values."""
-    records = instance.fetch_materializations(dg.AssetKey(asset), limit=5000, ascending=True).records
+    records = instance.fetch_materializations(dg.AssetKey(asset.split("/")), limit=5000, ascending=True).records
     return {
         str(record.partition_key): {name: value.value for name, value in record.asset_materialization.metadata.items()}
         for record in records

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import atif
+import fsspec
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,9 +17,10 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
 from trajectory_pipeline.exports.source import json_bytes
 from trajectory_pipeline.exports.splits import SplitShares
-from trajectory_pipeline.pipeline.export import ExportOptions, ExportResult, export_dataset
+from trajectory_pipeline.pipeline.export import ExportOptions, ExportResult, export_dataset, pairs_by_family
 from trajectory_pipeline.schema.enums import RedactionMode
-from trajectory_pipeline.storage.postgres.exports import ExportFilters
+from trajectory_pipeline.schema.exports import ExportFilters
+from trajectory_pipeline.storage.postgres.export_registry import exports_holding
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 ALL = ExportFilters()
@@ -29,7 +31,7 @@ ONE_SPLIT = SplitShares(1, 0, 0)
 def export(
     story: Pipeline, target: Path, form: ExportFormat, filters: ExportFilters = ALL, **options: Any
 ) -> ExportResult:
-    return export_dataset(story.storage, target, filters, ExportOptions(form, **options), "The gates: passed.")
+    return export_dataset(story.storage, str(target), filters, ExportOptions(form, **options), "The gates: passed.")
 
 
 def lines(folder: Path) -> Iterator[dict[str, Any]]:
@@ -270,3 +272,74 @@ def test_filters_narrow_by_verdict_agent_and_label(story: Pipeline, tmp_path: Pa
     judged = replace(ALL, outcomes=("failure",), judged_only=True)
     assert failures.selected > 0
     assert export(story, tmp_path / "judged", ExportFormat.PARQUET, judged).selected > 0
+
+
+def test_pairs_are_the_surest_of_a_task_and_name_where_they_part(story: Pipeline, tmp_path: Path) -> None:
+    result = export(story, tmp_path / "dpo", ExportFormat.DPO)
+    options = ExportOptions(ExportFormat.DPO, redaction_key=b"of these tests")
+    families = pairs_by_family(story.storage, ALL, options, tmp_path)
+    assert sum(family.pairs for family in families) == sum(result.records.values()) > 0
+    for pair in lines(tmp_path / "dpo"):
+        parted = pair["parted_at"]
+        assert parted["message"] == len(pair["prompt"])
+        for side in ("chosen", "rejected"):
+            calls = [call["function"]["name"] for call in pair[side][0].get("tool_calls", ())]
+            assert parted[side] == (f"calls {', '.join(calls)}" if calls else "answers")
+
+
+def test_near_duplicates_are_left_out_counted_and_named(story: Pipeline, tmp_path: Path) -> None:
+    every = export(story, tmp_path / "every", ExportFormat.SFT)
+    fewer = export(story, tmp_path / "fewer", ExportFormat.SFT, near_duplicates=0.5)
+    named = [json.loads(line) for line in (tmp_path / "fewer" / "near_duplicates.jsonl").read_text().splitlines()]
+    left_out = fewer.left_out["almost the same text as an earlier run"]
+    assert left_out == len(named) == sum(every.records.values()) - sum(fewer.records.values())
+    assert left_out > 0
+    kept = {json.loads(line)["run_id"] for line in (tmp_path / "fewer" / "runs.jsonl").read_text().splitlines()}
+    assert all(one["like_run_id"] in kept and one["run_id"] not in kept for one in named)
+    assert all(0.5 <= one["similarity"] <= 1 for one in named)
+
+
+def test_several_processes_write_the_same_bytes(
+    story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    export(story, tmp_path / "one", ExportFormat.PARQUET)
+    monkeypatch.setattr("trajectory_pipeline.pipeline.export_encoding.WORTH_PROCESSES", 1)
+    export(story, tmp_path / "two", ExportFormat.PARQUET)
+    for path in (tmp_path / "one").glob("*.parquet"):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    assert (tmp_path / "one" / "runs.jsonl").read_bytes() == (tmp_path / "two" / "runs.jsonl").read_bytes()
+
+
+def test_dataset_is_written_to_a_url_and_known_by_its_runs(story: Pipeline, tmp_path: Path) -> None:
+    target = f"memory://{tmp_path.name}/sft"
+    result = export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT), "")
+    filesystem = fsspec.filesystem("memory")
+    manifest = json.loads(filesystem.cat_file(f"/{tmp_path.name}/sft/manifest.json"))
+    there = {path.removeprefix(f"/{tmp_path.name}/sft/") for path in filesystem.find(f"/{tmp_path.name}/sft")}
+    assert there == {*manifest["files"], "manifest.json"}
+    run_ids = [json.loads(line)["run_id"] for line in filesystem.open(f"/{tmp_path.name}/sft/runs.jsonl")]
+    held = {row["run_id"] for row in exports_holding(story.database, run_ids) if row["location"] == result.location}
+    assert held == set(run_ids)
+    with pytest.raises(PipelineError, match="is there already"):
+        export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT), "")
+
+
+@pytest.mark.parametrize("failing", ["put_file", "pipe_file"])
+def test_url_that_is_full_or_read_only_keeps_nothing(
+    story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("AccessDenied")
+
+    target = f"memory://{tmp_path.name}/sft"
+    monkeypatch.setattr(f"fsspec.implementations.memory.MemoryFileSystem.{failing}", refuse)
+    with pytest.raises(PipelineError, match=r"cannot be written: AccessDenied\. Nothing of it is left"):
+        export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT), "")
+    assert fsspec.filesystem("memory").find(f"/{tmp_path.name}") == []
+
+
+def test_folder_that_is_read_only_is_named(story: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(PipelineError, match="cannot be written"):
+        export(story, tmp_path / "file" / "sft", ExportFormat.SFT, SOME)

@@ -32,6 +32,7 @@ RELEASED = {
     "0014_task_families.py": "689dccc7541edd26bcd58bd74a1a9f5d24aaf1b290fa5bd65a7cf205d4ca0ba8",
     "0015_service.py": "6c63cfbf32870296937916f2bd0a587be198bd8aa05ca91a25d7ee3a6c9bcc53",
     "0017_extra_answers.py": "85af4d1506d71ef5ef839beebfef1f8e5af9fcb02ab2ea8e46ce293ecddb04c7",
+    "0018_exports.py": "acd6b4600228c738f0a09b82249a1eb3780a88ee0c909e2e9073d8844dfd4cae",
 }
 """Digest of every revision that was released, by file. Add to it; never change what is here."""
 

@@ -1,44 +1,16 @@
 """Which runs an export holds: ids, groups and verdicts, by filters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
+from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-
-
-@dataclass(frozen=True)
-class ExportFilters:
-    """Which runs are exported; what is None or empty leaves nothing out.
-
-    Attributes:
-        outcomes: of the verdict; where there is none, the heuristic ones, unless ``judged_only``.
-        judged_only: only runs with a verdict under the current policy.
-        min_confidence: of the verdict's outcome, 0–1.
-        min_learning_value: 0–1.
-        agents: ids or names.
-        tools: that ran; one of them is enough.
-        completed_from: first ``end_time``, inclusive.
-        completed_to: last one, exclusive.
-        labels: values that people gave as the outcome.
-        families: ids of task families.
-    """
-
-    outcomes: tuple[str, ...] = ()
-    judged_only: bool = False
-    min_confidence: float | None = None
-    min_learning_value: float | None = None
-    agents: tuple[str, ...] = ()
-    tools: tuple[str, ...] = ()
-    completed_from: datetime | None = None
-    completed_to: datetime | None = None
-    labels: tuple[str, ...] = ()
-    families: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SelectedRun:
-    """One run to export: where it is, what it belongs together with, and its verdict.
+    """One run to export: where it is, and what it belongs together with.
 
     Attributes:
         chain: the run that the chain of its task begins with.
@@ -50,7 +22,16 @@ class SelectedRun:
     conversation_id: str | None
     chain: str
     family_id: str | None
-    verdict: dict[str, Any] | None
+
+    @property
+    def group_keys(self) -> list[str]:
+        """What keeps it in one split with others."""
+        keys = [f"chain {self.chain}"]
+        if self.conversation_id:
+            keys.append(f"conversation {self.conversation_id}")
+        if self.family_id:
+            keys.append(f"family {self.family_id}")
+        return keys
 
 
 _CONDITIONS = {
@@ -68,29 +49,39 @@ _CONDITIONS = {
 }
 _VERDICT = (
     *("verdict_status", "outcome", "outcome_confidence", "failure_owner", "failure_mode", "learning_value"),
-    *("tags", "task_category", "summary", "lesson", "policy_id"),
+    *("tags", "task_category", "summary", "lesson", "policy_id", "simulated"),
 )
-_SELECT = f"""
+_SELECT = """
 WITH RECURSIVE chosen AS (
-    SELECT o.run_id, t.partition_key, t.content_digest, t.conversation_id, f.family_id, o.judge_model AS model,
-        o.simulated, coalesce(t.end_time, t.start_time) AS ended, {", ".join(f"o.{name}" for name in _VERDICT)}
+    SELECT o.run_id, t.partition_key, t.content_digest, t.conversation_id, t.continues_run_id, f.family_id,
+        coalesce(t.end_time, t.start_time) AS ended
     FROM trajectory.outcomes o JOIN trajectory.trajectories t USING (run_id)
-    LEFT JOIN trajectory.task_family_runs f USING (run_id) WHERE {{conditions}}
+    LEFT JOIN trajectory.task_family_runs f USING (run_id) WHERE {conditions}
 ),
 chain (run_id, root, depth) AS (
-    SELECT run_id, run_id, 0 FROM chosen
+    SELECT run_id, continues_run_id, 1 FROM chosen WHERE continues_run_id IS NOT NULL
     UNION ALL
     SELECT c.run_id, t.continues_run_id, c.depth + 1 FROM chain c
     JOIN trajectory.trajectories t ON t.run_id = c.root
     WHERE t.continues_run_id IS NOT NULL AND c.depth < 1000
 ),
 root AS (SELECT DISTINCT ON (run_id) run_id, root FROM chain ORDER BY run_id, depth DESC)
-SELECT chosen.*, root.root AS chain FROM chosen JOIN root USING (run_id) ORDER BY ended, run_id
+SELECT run_id, partition_key, content_digest, conversation_id, coalesce(root.root, run_id) AS chain, family_id
+FROM chosen LEFT JOIN root USING (run_id) ORDER BY ended, run_id
+"""
+_READ_VERDICTS = f"""
+SELECT o.run_id, o.judge_model AS model, {", ".join(f"o.{name}" for name in _VERDICT)}, c.probability_success
+FROM trajectory.outcomes o LEFT JOIN trajectory.calibrated_outcomes c USING (run_id)
+WHERE o.run_id = ANY(%s) AND o.verdict_status IS NOT NULL
 """
 
 
-def select_runs(database: TrajectoryDatabase, filters: ExportFilters) -> list[SelectedRun]:
-    """Return the runs that filters leave, the earliest first; never those that are deleted at the source.
+def select_runs(
+    database: TrajectoryDatabase, filters: ExportFilters, partition_key: str | None = None
+) -> list[SelectedRun]:
+    """Return the runs that filters leave, of one partition or all, the earliest first.
+
+    Never those that are deleted at the source.
 
     Raises:
         SinkError: the database cannot be read.
@@ -99,18 +90,20 @@ def select_runs(database: TrajectoryDatabase, filters: ExportFilters) -> list[Se
     given = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value}
     # A bound of 0 is a condition too: without a verdict there is no confidence.
     given |= {name: values[name] for name in ("min_confidence", "min_learning_value") if values[name] is not None}
-    conditions = " AND ".join(_CONDITIONS[name] for name in given) or "true"
-    return [_selected(row) for row in database.rows(_SELECT.format(conditions=conditions), given)]
+    conditions = [_CONDITIONS[name] for name in given]
+    if partition_key is not None:
+        conditions.append("t.partition_key = %(partition_key)s")
+        given["partition_key"] = partition_key
+    statement = _SELECT.format(conditions=" AND ".join(conditions) or "true")
+    return [SelectedRun(**row) for row in database.rows(statement, given)]
 
 
-def _selected(row: dict[str, Any]) -> SelectedRun:
-    verdict = {name: row[name] for name in (*_VERDICT, "model", "simulated")}
-    return SelectedRun(
-        row["run_id"],
-        row["partition_key"],
-        row["content_digest"],
-        row["conversation_id"],
-        row["chain"],
-        row["family_id"],
-        verdict if row["verdict_status"] is not None else None,
-    )
+def read_verdicts(database: TrajectoryDatabase, run_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the verdicts of these runs under the current policy, by run; without those that have none.
+
+    ``probability_success`` is what people's labels say of its confidence; None where there are too few.
+
+    Raises:
+        SinkError: the database cannot be read.
+    """
+    return {row.pop("run_id"): row for row in database.rows(_READ_VERDICTS, [list(run_ids)])}

@@ -90,6 +90,10 @@ DELETE FROM trajectory.similar_runs s USING (
         WHERE run_id = ANY(%(runs)s) OR similar_run_id = ANY(%(runs)s))
 ) ranked
 WHERE s.run_id = ranked.run_id AND s.similar_run_id = ranked.similar_run_id AND ranked.place > %(nearest)s"""
+# What an export says of a run, and by which its split is drawn: those partitions of exports are made again.
+_STALE_EXPORTS = """
+UPDATE trajectory.partitions SET inputs_digest = NULL WHERE asset LIKE 'exports/%%' AND partition_key IN (
+    SELECT partition_key FROM trajectory.trajectories WHERE run_id = ANY(%(runs)s))"""
 _LOCK = "LOCK TABLE trajectory.task_families IN SHARE ROW EXCLUSIVE MODE"
 
 
@@ -151,6 +155,7 @@ class FamilyRegistry:
             cursor.executemany(_JOIN.encode(), joined)
             cursor.execute(sql.SQL(_SIMILAR).format(distance=self.pgvector.cosine_distance), parameters)
             cursor.execute(_TRIM, parameters)
+            cursor.execute(_STALE_EXPORTS, parameters)
 
 
 @contextmanager

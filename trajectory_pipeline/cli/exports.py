@@ -1,0 +1,97 @@
+"""The commands ``exports …``: exported datasets, those that hold a run, and how many pairs there are to export."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.console import err, out, step
+from trajectory_pipeline.cli.export_filters import filter_options
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.exports.formats import ExportFormat
+from trajectory_pipeline.schema.exports import ExportFilters
+from trajectory_pipeline.text import pluralize
+
+
+@click.group("exports")
+def command() -> None:
+    """List exported datasets, find those that hold a run, and count the pairs there are to export."""
+
+
+@command.command("list")
+def list_command() -> None:
+    """List every dataset that was exported, with how many runs it holds that were erased or deleted since."""
+    from trajectory_pipeline.storage.postgres.export_registry import registered_exports
+
+    exports = registered_exports(open_connections().storage.postgres)
+    if not exports:
+        out.print("Nothing was exported yet.")
+        return
+    # Lines, not a table: ids and places must be there whole.
+    for one in exports:
+        gone = f"{one.erased} erased, {one.deleted} deleted since {one.written_at:%Y-%m-%d %H:%M}"
+        out.print(f"{one.export_id}  {one.format}  {pluralize(one.runs, 'run')}, {gone}  {one.location}")
+
+
+@command.command("holding")
+@click.argument("run_ids", metavar="RUN_ID...", nargs=-1, required=True)
+def holding_command(run_ids: tuple[str, ...]) -> None:
+    """List the datasets that hold any of these runs: a line a dataset and run.
+
+    \b
+    Exit code 0  there are some
+              1  no dataset holds any of them
+    """  # noqa: D301 - \b keeps click from rewrapping the text
+    from trajectory_pipeline.storage.postgres.export_registry import exports_holding
+
+    found = exports_holding(open_connections().storage.postgres, run_ids)
+    for row in found:
+        state = "as it is now" if row["is_current"] else "changed, erased or deleted since"
+        out.print(f"{row['run_id']}  {row['location']}  {row['format']}, {row['split']}, {state}  {row['export_id']}")
+    if not found:
+        err.print("No exported dataset holds any of them.")
+        sys.exit(1)
+
+
+@command.command("forget")
+@click.argument("export_id")
+def forget_command(export_id: str) -> None:
+    """Forget a dataset that you deleted. Its files, if any, are not touched."""
+    from trajectory_pipeline.storage.postgres.export_registry import forget_export
+
+    if not forget_export(open_connections().storage.postgres, export_id):
+        raise PipelineError(f"No dataset {export_id} is known: `trajectory-pipeline exports list` shows their ids.")
+    out.print(f"{export_id} is forgotten.")
+
+
+@command.command("pairs")
+@filter_options
+@click.option("--pairs-per-task", type=click.IntRange(1, 1000), default=3, show_default=True, help="As for dpo.")
+@click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="Most families to list.")
+def pairs_command(filters: ExportFilters, pairs_per_task: int, limit: int) -> None:
+    """Count, by task family, the pairs of a success and a failure that `export dpo` would write.
+
+    A family without an id stands for the runs that are in none.
+    """
+    from trajectory_pipeline.pipeline.export import ExportOptions, pairs_by_family
+
+    opened = open_connections()
+    privacy = opened.settings.privacy
+    options = ExportOptions(
+        ExportFormat.DPO, redaction_key=privacy.configured_redaction_key, pairs_per_task=pairs_per_task
+    )
+    with step("Looking for pairs"), tempfile.TemporaryDirectory() as folder:
+        families = pairs_by_family(opened.storage, filters, options, Path(folder))
+    table = Table("family", "successes", "failures", "tasks with both", "pairs", "mean message where they part")
+    for family in families[:limit]:
+        parted_at = "" if family.parted_at is None else f"{family.parted_at:.1f}"
+        counts = map(str, (family.successes, family.failures, family.tasks, family.pairs))
+        table.add_row(family.family_id or "–", *counts, parted_at)
+    out.print(table)
+    families_with = sum(family.pairs > 0 for family in families)
+    out.print(
+        f"{pluralize(sum(family.pairs for family in families), 'pair')} in {families_with} of {len(families)} families."
+    )

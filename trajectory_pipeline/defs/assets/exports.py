@@ -1,0 +1,142 @@
+"""Assets ``exports/…``: datasets in the formats that ``TRAJECTORY_EXPORTS`` names, kept up to date by partition."""
+
+import posixpath
+import warnings
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from trajectory_pipeline.defs import asset_checks
+from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
+from trajectory_pipeline.defs.metadata import export_metadata
+from trajectory_pipeline.defs.resources import JudgeResource, StorageResource
+from trajectory_pipeline.errors import PipelineError, SettingsError
+from trajectory_pipeline.exports.formats import ExportFormat
+from trajectory_pipeline.exports.splits import SplitShares
+from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
+from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.schema.versions import EXPORT_VERSION
+from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.urls import without_credentials
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.pipeline.export_asset import ExportAsset
+
+EXPORTS = "exports"
+
+
+def export_formats(settings: Settings) -> list[ExportFormat]:
+    """Return the formats that are assets.
+
+    Raises:
+        SettingsError: one is no format, or is made of pairs of runs.
+    """
+    possible = [kind for kind in ExportFormat if not kind.form.pairs]
+    unknown = [name for name in settings.export.formats if name not in possible]
+    if unknown:
+        raise SettingsError(
+            f"TRAJECTORY_EXPORTS names {', '.join(map(repr, unknown))}: name some of {', '.join(possible)}."
+        )
+    return [kind for kind in possible if kind in settings.export.formats]
+
+
+def export_key(kind: ExportFormat) -> dg.AssetKey:
+    """Return the key of a format's asset."""
+    return dg.AssetKey([EXPORTS, kind.value])
+
+
+def export_batch(backfill_batch: int) -> int:
+    """Return the most partitions that one run exports, where a run of capture takes ``backfill_batch``.
+
+    Another number than those of the other stages, because Dagster puts assets with one backfill policy into one run.
+    """
+    return 3 * backfill_batch
+
+
+def export_asset_of(settings: Settings, kind: ExportFormat, redaction_key: bytes | None) -> "ExportAsset":
+    """Return what a format's asset holds, by the settings."""
+    from trajectory_pipeline.pipeline.export import ExportOptions
+    from trajectory_pipeline.pipeline.export_asset import ExportAsset
+
+    export = settings.export
+    options = ExportOptions(
+        kind,
+        shares=SplitShares(*export.splits),
+        redaction=export.redaction,
+        redaction_key=redaction_key,
+        with_reasoning=export.reasoning,
+    )
+    return ExportAsset(_target(settings), options, export.filters, settings.storage.file_access)
+
+
+def _target(settings: Settings) -> str:
+    return settings.export.uri or posixpath.join(settings.storage.parquet_location.rstrip("/"), EXPORTS)
+
+
+def build_exports(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
+    """Return an asset for each format that is wanted."""
+    return [_build_export(settings, partitions, kind) for kind in export_formats(settings)]
+
+
+def _build_export(
+    settings: Settings, partitions: dg.PartitionsDefinition[str], kind: ExportFormat
+) -> dg.AssetsDefinition:
+    with warnings.catch_warnings():
+        # Beta, and pinned by the range in pyproject.toml.
+        warnings.filterwarnings("ignore", r".*`backfill_policy`", dg.BetaWarning)
+
+        @dg.asset(
+            key=export_key(kind),
+            description=f"{kind.form.files} {kind.form.about[0].upper()}{kind.form.about[1:]}.",
+            metadata={"dagster/uri": posixpath.join(without_credentials(_target(settings)), kind.value)},
+            partitions_def=partitions,
+            backfill_policy=dg.BackfillPolicy.multi_run(
+                max_partitions_per_run=export_batch(settings.dagster.backfill_batch)
+            ),
+            group_name=EXPORTS,
+            owners=settings.dagster.owners,
+            tags={"stage": "export"},
+            code_version=f"export {EXPORT_VERSION}",
+            # Families, by which splits are drawn, come with embeddings.
+            deps=[TRAJECTORIES.name, REFINED_OUTCOMES.name, TRAJECTORY_EMBEDDINGS.name],
+            pool="export",
+            check_specs=asset_checks.export_specs(export_key(kind)),
+        )
+        def export(
+            context: dg.AssetExecutionContext, storage: StorageResource, judge: JudgeResource
+        ) -> MaterializeResults:
+            from trajectory_pipeline.pipeline import export_asset
+            from trajectory_pipeline.storage.postgres.export_registry import registered_exports
+
+            configured_key = judge.redaction_key.encode() if judge.redaction_key else None
+            asset = export_asset_of(settings, kind, configured_key)
+            try:
+                sinks = storage.sinks()
+            except PipelineError as error:
+                raise dg.Failure(str(error), allow_retries=False) from None
+
+            def publish(hour: datetime) -> Metadata:
+                return export_metadata(
+                    export_asset.export_partition(hour, sinks, asset, dagster_run_id=context.run.run_id)
+                )
+
+            def check_results(hours: Sequence[datetime]) -> list[dg.AssetCheckResult]:
+                export_asset.publish_card(sinks, asset)
+                differing = {
+                    partition_key(hour): "; ".join(found)
+                    for hour in hours
+                    if (found := export_asset.find_differences(asset, hour))
+                }
+                held = [one for one in registered_exports(sinks.postgres) if one.export_id == asset.export.export_id]
+                return [
+                    asset_checks.export_files(differing, len(hours)),
+                    asset_checks.export_holds_no_erased(sum(one.erased + one.deleted for one in held)),
+                ]
+
+            yield from materialize_partitions(context, publish, check_results)
+
+    return export

@@ -1,0 +1,252 @@
+"""An export as an asset: a dataset that is kept up to date partition by partition.
+
+A partition's files are replaced only where they change. Runs that are deleted, and content that was erased, are gone
+with the next materialization. No run ever changes its split: one that would bring two splits together is left out.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.exports.card import asset_card
+from trajectory_pipeline.exports.source import json_bytes
+from trajectory_pipeline.exports.splits import split_of
+from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION
+from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.export import (
+    SAME_TEXT,
+    DatasetFiles,
+    ExportOptions,
+    noted_runs,
+    plain,
+    write_file,
+)
+from trajectory_pipeline.pipeline.export_encoding import EncodedRun, encode_runs
+from trajectory_pipeline.schema.enums import FileAccess, PartitionResult
+from trajectory_pipeline.schema.exports import ExportFilters
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
+from trajectory_pipeline.schema.versions import EXPORT_VERSION
+from trajectory_pipeline.storage.export_target import (
+    MANIFEST,
+    differences,
+    location_of,
+    read_manifest,
+    replace_part,
+    staging,
+    write_small,
+)
+from trajectory_pipeline.storage.parquet.store import hour_folder
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.export_registry import (
+    Export,
+    PartitionInputs,
+    assign_groups,
+    current_policy,
+    forget_inputs,
+    partition_inputs,
+    record_runs,
+    register_export,
+    splits_of,
+    texts_elsewhere,
+)
+from trajectory_pipeline.storage.postgres.exports import SelectedRun, select_runs
+from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
+from trajectory_pipeline.storage.storage import Storage
+from trajectory_pipeline.urls import without_credentials
+
+TWO_SPLITS = "it belongs together with runs of two splits"
+_RUNS_AT_ONCE = 250
+
+
+@dataclass(frozen=True)
+class ExportAsset:
+    """One dataset that is an asset.
+
+    Attributes:
+        target: folder or URL of all exports; the dataset is the folder below it that has the format's name.
+        access: who may read local files.
+    """
+
+    target: str
+    options: ExportOptions
+    filters: ExportFilters
+    access: FileAccess = FileAccess.PRIVATE
+
+    @property
+    def name(self) -> str:
+        """The asset, as the ledger names it."""
+        return f"exports/{self.options.format.value}"
+
+    @property
+    def location(self) -> str:
+        """Where the dataset is."""
+        return f"{location_of(self.target).rstrip('/')}/{self.options.format.value}"
+
+    @property
+    def export(self) -> Export:
+        """Its entry among the exported datasets."""
+        return Export(self.location, self.options.format.value, True, plain(asdict(self.filters)))
+
+    @property
+    def version(self) -> str:
+        """Digest of how it is made: a change makes all partitions stale."""
+        made = {
+            "filters": plain(asdict(self.filters)),
+            "format": [self.options.format.value, self.options.writer.version],
+            "shares": asdict(self.options.shares),
+            "redaction": [self.options.redaction.value, REDACTION_VERSION],
+            "reasoning": self.options.with_reasoning,
+            "location": without_credentials(self.location),
+            "versions": [EXPORT_VERSION, SCHEMA_VERSION],
+        }
+        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ExportedPartition:
+    """What a partition of the dataset holds.
+
+    Attributes:
+        selected: runs that the filters leave.
+        manifest: of the partition.
+        manifest_digest: SHA-256 (hex) of its manifest, which has the digests of its files.
+        replaced: whether any file had to be replaced.
+    """
+
+    uri: str
+    selected: int
+    manifest: Mapping[str, Any]
+    manifest_digest: str
+    replaced: bool
+
+
+def export_partition(
+    hour: datetime, storage: Storage, asset: ExportAsset, *, dagster_run_id: str | None = None
+) -> ExportedPartition:
+    """Make a partition of the dataset hold what the filters select now; files that are the same stay untouched.
+
+    Raises:
+        PipelineError: there are no trajectories of the partition, or the target cannot be written.
+        SinkError: a sink cannot be read or written.
+    """
+    key, database = partition_key(hour), storage.postgres
+    with database.connect() as connection, translating_database_errors(database.url, f"Noting {asset.name}"):
+        # Apart: partitions that are written at the same time must not wait for each other.
+        register_export(connection, asset.export)
+    with database.partition(asset.name, key, reads=TRAJECTORIES.name) as partition:
+        converted = partition.entry(TRAJECTORIES.name)
+        if converted is None:
+            raise PipelineError(
+                f"There are no trajectories of {key}: materialize trajectories of that partition first."
+            )
+        # Read first: what changes from here on makes the partition stale.
+        inputs = partition_inputs(database, asset.name, asset.filters, [key])[key]
+        digest = inputs_digest(asset, current_policy(database), inputs)
+        pruned = converted.result == PartitionResult.PRUNED
+        selected = [] if pruned else select_runs(database, asset.filters, key)
+        with staging(asset.location) as folder:
+            with DatasetFiles(folder) as files:
+                _write(files, storage, asset, selected, key)
+            manifest = files.manifest(asset.filters, asset.options, len(selected), "")
+            content = json_bytes(manifest)
+            write_file(folder / MANIFEST, content)
+            sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
+            runs = list(noted_runs(folder))
+            with translating_database_errors(database.url, f"Noting what {asset.name} {key} holds"):
+                record_runs(partition.connection, asset.export, runs, key)
+            partition.record(
+                LedgerEntry(
+                    asset=asset.name,
+                    partition_key=key,
+                    result=PartitionResult.COMPLETE,
+                    counts={"selected": len(selected), "exported": len(runs)},
+                    content_digest=hashlib.sha256(content).hexdigest(),
+                    schema_version=SCHEMA_VERSION,
+                    upstream_digest=converted.content_digest,
+                    dagster_run_id=dagster_run_id,
+                    inputs_digest=digest,
+                )
+            )
+            if not pruned and select_runs(database, asset.filters, key) != selected:
+                # Runs joined a family, or were judged, meanwhile.
+                forget_inputs(partition.connection, asset.name, key)
+            replaced = replace_part(asset.location, hour_folder(hour), folder, sizes, asset.access)
+    uri = f"{without_credentials(asset.location)}/{hour_folder(hour)}"
+    return ExportedPartition(uri, len(selected), manifest, hashlib.sha256(content).hexdigest(), replaced)
+
+
+def publish_card(storage: Storage, asset: ExportAsset) -> None:
+    """Write the card of the dataset, which names its splits, unless it is there.
+
+    Raises:
+        PipelineError: the target cannot be written.
+    """
+    card = asset_card(asset.options.format, splits_of(storage.postgres, asset.export))
+    write_small(asset.location, "README.md", card.encode(), asset.access)
+
+
+def stale_partitions(database: TrajectoryDatabase, asset: ExportAsset) -> list[str]:
+    """Return the partitions whose trajectories, verdicts, labels or families changed since they were exported.
+
+    Also all of them where the way in which they are made changed. Those without runs that were never exported are not
+    among them.
+
+    Raises:
+        SinkError: the database cannot be read.
+    """
+    policy = current_policy(database)
+    return [
+        key
+        for key, inputs in partition_inputs(database, asset.name, asset.filters).items()
+        if (inputs.has_runs if inputs.recorded is None else inputs.recorded != inputs_digest(asset, policy, inputs))
+    ]
+
+
+def inputs_digest(asset: ExportAsset, policy_id: str | None, inputs: PartitionInputs) -> str:
+    """Return what a partition of the dataset depends on, as one digest."""
+    parts = (asset.version, policy_id or "", inputs.trajectories, inputs.verdicts, inputs.labels)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def find_differences(asset: ExportAsset, hour: datetime) -> list[str]:
+    """Return how a partition's files differ from its manifest, as sentences.
+
+    Raises:
+        PipelineError: the target cannot be read.
+    """
+    name = hour_folder(hour)
+    manifest = read_manifest(asset.location, name)
+    return [f"{name} has no {MANIFEST}"] if manifest is None else differences(asset.location, name, manifest)
+
+
+def _write(files: DatasetFiles, storage: Storage, asset: ExportAsset, selected: list[SelectedRun], key: str) -> None:
+    options = asset.options
+    groups = assign_groups(storage.postgres, {one.run_id: one.group_keys for one in selected})
+    encoded = encode_runs(storage, options.encoding(storage), selected, files.left_out)
+    writer = files.open(options)
+    seen: set[str] = set()
+    for batch in _batches(encoded):
+        elsewhere = texts_elsewhere(storage.postgres, asset.export, key, [run.text_digest for run in batch])
+        for run in batch:
+            splits = {split_of(group, options.shares, options.seed) for group in groups[run.selected.run_id]}
+            if run.text_digest in elsewhere or run.text_digest in seen:
+                files.left_out[SAME_TEXT] += 1
+            elif run.encoded is None:
+                files.left_out[options.format.form.no_place] += 1
+            elif len(splits) > 1:
+                files.left_out[TWO_SPLITS] += 1
+            else:
+                seen.add(run.text_digest)
+                (split,) = splits
+                files.write(writer, run, split, groups[run.selected.run_id][0])
+
+
+def _batches(runs: Iterator[EncodedRun]) -> Iterator[list[EncodedRun]]:
+    while batch := list(islice(runs, _RUNS_AT_ONCE)):
+        yield batch

@@ -1,0 +1,91 @@
+"""Exports: which datasets were written, which runs each holds, and which runs stay in one split."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+from trajectory_pipeline.schema.enums import Outcome
+from trajectory_pipeline.schema.types import BOOL, JSON, STRING, TIMESTAMP, Column, Table, postgres_only
+
+EXPORTS = Table(
+    name="exports",
+    description="Datasets that were exported. One that is written to the same place again takes the place of the"
+    " former one.",
+    row="one dataset",
+    columns=postgres_only(
+        Column("export_id", STRING, "`export-` and a digest of its location.", key=True),
+        Column("location", STRING, "Folder or URL, without a password."),
+        Column("format", STRING, "Its format, such as `sft`."),
+        Column("is_asset", BOOL, "Whether it is an asset, which is kept up to date partition by partition."),
+        Column("filters", JSON, "The filters that selected its runs."),
+        Column("written_at", TIMESTAMP, "When it was last written to."),
+    ),
+)
+
+EXPORT_RUNS = Table(
+    name="export_runs",
+    description="Which runs each exported dataset holds.",
+    row="one run in one dataset",
+    columns=postgres_only(
+        Column("export_id", STRING, "The dataset.", key=True),
+        Column("run_id", STRING, "The run.", key=True),
+        Column("partition_key", STRING, "Dagster's partition key of the run when it was exported."),
+        Column("content_digest", STRING, "`content_digest` of the trajectory that was exported."),
+        Column("text_digest", STRING, "SHA-256 (hex) of what its messages say, by which equal runs are found."),
+        Column("split", STRING, "`train`, `validation` or `test`."),
+    ),
+    indexes=(("run_id",), ("export_id", "partition_key"), ("export_id", "text_digest")),
+)
+
+EXPORT_GROUPS = Table(
+    name="export_groups",
+    description="What keeps runs in one split: the group of each chain, conversation and task family, for good.",
+    row="one chain, conversation or task family",
+    columns=postgres_only(
+        Column("group_key", STRING, "`chain run-…`, `conversation conversation-…` or `family family-…`.", key=True),
+        Column("group_name", STRING, "Its group: the first of its keys. Splits are drawn by it."),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ExportFilters:
+    """Which runs are exported; what is None or empty leaves nothing out.
+
+    Attributes:
+        outcomes: of the verdict; where there is none, the heuristic ones, unless ``judged_only``.
+        judged_only: only runs with a verdict under the current policy.
+        min_confidence: of the verdict's outcome, 0–1.
+        min_learning_value: 0–1.
+        agents: ids or names.
+        tools: that ran; one of them is enough.
+        completed_from: first ``end_time``, inclusive.
+        completed_to: last one, exclusive.
+        labels: values that people gave as the outcome.
+        families: ids of task families.
+    """
+
+    # A setting is read into it: a name that is none of these is an error.
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    outcomes: tuple[Outcome, ...] = ()
+    judged_only: bool = False
+    min_confidence: float | None = None
+    min_learning_value: float | None = None
+    agents: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    completed_from: datetime | None = None
+    completed_to: datetime | None = None
+    labels: tuple[Outcome, ...] = ()
+    families: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the times.
+
+        Raises:
+            ValueError: one has no offset from UTC.
+        """
+        for name in ("completed_from", "completed_to"):
+            moment: datetime | None = getattr(self, name)
+            if moment is not None and moment.tzinfo is None:
+                raise ValueError(f"{name} needs an offset, such as 2026-11-01T00:00+00:00")

@@ -1,0 +1,32 @@
+"""Near-duplicates: like enough, and with the same outcome; the first of them is kept."""
+
+from typing import Any
+
+from trajectory_pipeline.exports.near_duplicates import NearDuplicates, signature_of
+from trajectory_pipeline.exports.source import ExportRun
+
+WORDS = [f"word{number}" for number in range(400)]
+
+
+def run(words: list[str]) -> ExportRun:
+    message: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": " ".join(words)}]}
+    message |= {"tool_calls": [], "tool_returns": [], "is_deleted": False}
+    return ExportRun({"run_id": "run-1", "turns": [{"messages": [message]}]})
+
+
+def test_run_that_differs_in_a_word_is_found_with_its_similarity() -> None:
+    kept = NearDuplicates(0.9)
+    assert kept.find("run-1", "success", signature_of(run(WORDS))) is None
+    found = kept.find("run-2", "success", signature_of(run([*WORDS[:200], "other", *WORDS[201:]])))
+    assert found is not None
+    assert found[0] == "run-1"
+    # 5 of 396 sequences differ: 391 of 401.
+    assert abs(found[1] - 391 / 401) < 0.05
+
+
+def test_run_with_another_outcome_or_other_words_is_kept() -> None:
+    kept = NearDuplicates(0.9)
+    assert kept.find("run-1", "success", signature_of(run(WORDS))) is None
+    assert kept.find("run-2", "failure", signature_of(run(WORDS))) is None
+    assert kept.find("run-3", "success", signature_of(run(WORDS[::-1]))) is None
+    assert kept.find("run-4", "success", signature_of(run([]))) is None

@@ -1,0 +1,138 @@
+"""Exports as assets: what changed is written again and nothing else, and no run changes its split."""
+
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from trajectory_pipeline.exports.formats import ExportFormat
+from trajectory_pipeline.exports.splits import SplitShares
+from trajectory_pipeline.partition_keys import parse_partition_key
+from trajectory_pipeline.pipeline.export import ExportOptions
+from trajectory_pipeline.pipeline.export_asset import (
+    ExportAsset,
+    export_partition,
+    find_differences,
+    publish_card,
+    stale_partitions,
+)
+from trajectory_pipeline.schema.exports import ExportFilters
+from trajectory_pipeline.storage.export_target import read_manifest
+from trajectory_pipeline.storage.parquet.store import hour_folder
+from trajectory_pipeline.storage.postgres.export_registry import exports_holding, stale_exports
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+
+HALVES = SplitShares(0.5, 0, 0.5)
+
+
+@pytest.fixture(params=["folder", "memory"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "exports") if request.param == "folder" else f"memory://{tmp_path.name}"
+
+
+def asset(target: str, form: ExportFormat = ExportFormat.SFT) -> ExportAsset:
+    return ExportAsset(target, ExportOptions(form, shares=HALVES, redaction_key=b"of these tests"), ExportFilters())
+
+
+def export_stale(story: Pipeline, one: ExportAsset) -> dict[str, bool]:
+    """Export what is stale; returns which partitions had files replaced."""
+    keys = stale_partitions(story.database, one)
+    done = {key: export_partition(parse_partition_key(key), story.storage, one).replaced for key in keys}
+    assert stale_partitions(story.database, one) == []
+    return done
+
+
+def splits_of(story: Pipeline) -> dict[str, str]:
+    return {row["run_id"]: row["split"] for row in story.ask("SELECT run_id, split FROM trajectory.export_runs")}
+
+
+def busiest(story: Pipeline) -> datetime:
+    rows = story.ask("SELECT partition_key FROM trajectory.export_runs GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1")
+    return parse_partition_key(rows[0]["partition_key"])
+
+
+def test_partition_is_written_once_and_again_only_where_it_changed(own_story: Pipeline, target: str) -> None:
+    one = asset(target)
+    assert all(export_stale(own_story, one).values())
+    held = splits_of(own_story)
+    assert set(held.values()) == {"train", "test"}
+    hour = busiest(own_story)
+    assert export_partition(hour, own_story.storage, one).replaced is False
+    assert find_differences(one, hour) == []
+    publish_card(own_story.storage, one)
+    # A run that is deleted at the source leaves the dataset, and the others of its partition stay.
+    gone = next(
+        row["run_id"]
+        for row in own_story.ask(
+            "SELECT run_id FROM trajectory.export_runs WHERE partition_key = %s ORDER BY 1", hour_key(hour)
+        )
+    )
+    own_story.do(
+        f"UPDATE trajectory.trajectories SET deleted_at = now() WHERE run_id = '{gone}'",
+        "UPDATE trajectory.partitions SET content_digest = 'another' WHERE asset = 'trajectories'"
+        f" AND partition_key = '{hour_key(hour)}'",
+    )
+    assert [row["location"] for row in exports_holding(own_story.database, [gone])] == [one.location]
+    assert "1 deleted: materialize the stale partitions of exports/sft" in stale_exports(own_story.database)[0]
+    assert export_stale(own_story, one) == {hour_key(hour): True}
+    assert exports_holding(own_story.database, [gone]) == []
+    assert stale_exports(own_story.database) == []
+    assert splits_of(own_story) == {run: split for run, split in held.items() if run != gone}
+
+
+def hour_key(hour: datetime) -> str:
+    from trajectory_pipeline.partition_keys import partition_key
+
+    return partition_key(hour)
+
+
+def test_runs_stay_in_their_split_and_a_family_is_never_in_two(own_story: Pipeline, tmp_path: Path) -> None:
+    one = asset(str(tmp_path))
+    export_stale(own_story, one)
+    before = splits_of(own_story)
+    assert len(set(before.values())) == 2
+    # All runs turn out to be of one family, as if embeddings came late.
+    own_story.do(
+        "INSERT INTO trajectory.task_family_runs SELECT run_id, 'family-late', NULL, 'model', now()"
+        " FROM trajectory.trajectories",
+        "UPDATE trajectory.partitions SET inputs_digest = NULL WHERE asset LIKE 'exports/%'",
+    )
+    export_stale(own_story, one)
+    after = splits_of(own_story)
+    assert len(set(after.values())) == 1
+    assert 0 < len(after) < len(before)
+    assert after.items() <= before.items()
+
+
+def test_files_that_others_changed_are_found_and_mended(own_story: Pipeline, target: str) -> None:
+    one = replace(asset(target, ExportFormat.ATIF))
+    export_stale(own_story, one)
+    hour = busiest(own_story)
+    manifest = read_manifest(one.location, hour_folder(hour))
+    assert manifest is not None
+    name = next(name for name in manifest["files"] if name.endswith(".json"))
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(f"{one.location}/{hour_folder(hour)}/{name}")
+    filesystem.pipe_file(path, b"mine")
+    assert find_differences(one, hour) == [f"{hour_folder(hour)}/{name} is not what was written"]
+    assert export_partition(hour, own_story.storage, one).replaced
+    assert find_differences(one, hour) == []
+
+
+def test_dataset_in_parts_is_loaded_by_datasets(
+    own_story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from datasets import load_dataset
+
+    one = asset(str(tmp_path / "exports"))
+    export_stale(own_story, one)
+    publish_card(own_story.storage, one)
+    loaded = load_dataset(one.location, cache_dir=str(tmp_path / "cache"))
+    held = splits_of(own_story)
+    assert {split: len(rows) for split, rows in loaded.items()} == {
+        split: list(held.values()).count(split) for split in set(held.values())
+    }
