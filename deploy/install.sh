@@ -7,8 +7,8 @@ set -eu
 target=$1
 "${PYTHON:-python3}" -m venv "$target"
 "$target/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r installer.lock
-"$target/bin/uv" pip install --system-certs --quiet --python "$target/bin/python" --no-deps --require-hashes -r deploy/requirements.lock
-"$target/bin/uv" pip install --system-certs --quiet --python "$target/bin/python" --no-deps --no-build-isolation .
 # Bytecode now: the image's file system may be read-only later.
-"$target/bin/python" -m compileall -q "$target/lib" || true
+install() { "$target/bin/uv" pip install --system-certs --quiet --compile-bytecode --python "$target/bin/python" --no-deps "$@"; }
+install --require-hashes -r deploy/requirements.lock
+install --no-build-isolation .
 "$target/bin/trajectory-pipeline" --version

@@ -5,7 +5,7 @@
 #
 # Containers read the files under another user, so each file is readable; the folder is closed to other users.
 set -eu
-: "${LETTA_PG_URI:?is needed: the Letta server\'s Postgres, as seen from a container}"
+: "${LETTA_PG_URI:?is needed: the Postgres of the Letta server, as seen from a container}"
 folder=$(dirname "$0")/secrets
 mkdir -p "$folder"
 chmod 0700 "$folder"

@@ -17,6 +17,10 @@ class SourceTimeoutError(SourceError):
     """A query to the Letta database exceeded its timeout; a smaller one may succeed."""
 
 
+class SourceConflictError(SourceError):
+    """The source ended the snapshot, as a hot standby does when it replays a conflict; another one may last."""
+
+
 class WithheldDeletionsError(SourceError):
     """The source shows less than was captured, and that is no proof of deletion: a person must confirm it."""
 

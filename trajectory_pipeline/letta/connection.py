@@ -11,7 +11,7 @@ import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 
-from trajectory_pipeline.errors import SourceError, SourceTimeoutError
+from trajectory_pipeline.errors import SourceConflictError, SourceError, SourceTimeoutError
 from trajectory_pipeline.urls import describe_postgres, hide_credentials, normalize_postgres_url, postgres_parameters
 
 APPLICATION_NAME = "trajectory-pipeline"
@@ -54,9 +54,9 @@ _HIDDEN_ROWS_ADVICE = (
 # A failed login has no SQLSTATE, nor has an error in the middle of a stream, only a message; if the server's messages
 # are not English, the advice is the general one.
 _MESSAGE_ADVICE = (
+    (re.compile(r"conflict with recovery", re.IGNORECASE), _SQLSTATE_ADVICE["40001"]),
     (re.compile(r"statement timeout|canceling statement", re.IGNORECASE), _SQLSTATE_ADVICE["57014"]),
     (re.compile(r"idle-in-transaction", re.IGNORECASE), _SQLSTATE_ADVICE["25P03"]),
-    (re.compile(r"conflict with recovery", re.IGNORECASE), _SQLSTATE_ADVICE["40001"]),
     (re.compile(r"password authentication failed|no password supplied", re.IGNORECASE), _SQLSTATE_ADVICE["28P01"]),
     (re.compile(r"no pg_hba\.conf entry|authentication failed|not permitted to log in"), _SQLSTATE_ADVICE["28000"]),
     (re.compile(r'role ".*" does not exist', re.IGNORECASE), "there is no such user: check LETTA_PG_URI"),
@@ -90,7 +90,8 @@ def source_error(url: str, doing: str, error: BaseException) -> SourceError:
     if _HIDDEN_ROWS.search(text):
         # It has the SQLSTATE of a missing privilege.
         advice = _HIDDEN_ROWS_ADVICE
-    kind = SourceTimeoutError if advice == _SQLSTATE_ADVICE["57014"] else SourceError
+    kinds = {_SQLSTATE_ADVICE["57014"]: SourceTimeoutError, _SQLSTATE_ADVICE["40001"]: SourceConflictError}
+    kind = kinds.get(advice, SourceError)
     return kind(f"{doing} failed at the source {describe_postgres(url)}: {text} — {advice}.")
 
 

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from trajectory_pipeline.errors import SinkError, WithheldDeletionsError
+from trajectory_pipeline.errors import SinkError, SourceConflictError, WithheldDeletionsError
 from trajectory_pipeline.letta.fingerprint import (
     EMPTY,
     dependency_digests,
@@ -38,6 +38,9 @@ from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, P
 from trajectory_pipeline.storage.postgres.run_locations import SnapshotObservation, unaccounted_runs
 from trajectory_pipeline.storage.postgres.sources import accept_source, record_source
 from trajectory_pipeline.storage.storage import Storage
+
+_SNAPSHOT_TRIES = 3
+"""How often a partition is begun where the source ends its snapshot."""
 
 
 @dataclass
@@ -111,21 +114,26 @@ def materialize_terminal_runs(
     With ``force``, the runs are read even if the file is up to date.
 
     Raises:
-        SourceError: the source cannot be read.
+        SourceError: the source cannot be read. A snapshot that it ends is taken again, twice at most.
         WithheldDeletionsError: it shows implausibly less than before; nothing is changed but a note in the database.
         SinkError: a sink cannot be written; the former file stays.
     """
     use_jemalloc()
 
-    def capture(*, check_former_file: bool) -> TerminalRunsResult:
-        with (
-            storage.postgres.partition(TERMINAL_RUNS.name, partition_key(hour)) as partition,
-            source.snapshot() as snapshot,
-        ):
-            stage = _Capture(
-                hour, partition, snapshot, storage, deleted, start, accept_deletions, dagster_run_id, force
-            )
-            return stage.run(check_former_file=check_former_file)
+    def capture(*, check_former_file: bool, tries: int = _SNAPSHOT_TRIES) -> TerminalRunsResult:
+        try:
+            with (
+                storage.postgres.partition(TERMINAL_RUNS.name, partition_key(hour)) as partition,
+                source.snapshot() as snapshot,
+            ):
+                stage = _Capture(
+                    hour, partition, snapshot, storage, deleted, start, accept_deletions, dagster_run_id, force
+                )
+                return stage.run(check_former_file=check_former_file)
+        except SourceConflictError:
+            if tries == 1:
+                raise
+        return capture(check_former_file=check_former_file, tries=tries - 1)
 
     try:
         result = capture(check_former_file=False)

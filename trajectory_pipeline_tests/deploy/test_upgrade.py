@@ -1,0 +1,112 @@
+"""An upgrade of a database and files that an older version made, and both versions at once during a rollout."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
+from trajectory_pipeline.storage.postgres.migrate import head_revision, migrate
+from trajectory_pipeline_tests.distributed.equality import check_equal_to_scratch
+from trajectory_pipeline_tests.letta_sample import sample_partitions
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+
+pytestmark = [pytest.mark.heavy, pytest.mark.process]
+PROJECT = Path(__file__).parents[2]
+OLD = "f8be494ca4fae46ed5c8fd31ad8fbaee38737c42"
+"""The commit since which migrations are only appended."""
+OLD_PROGRAM = """
+import json, sys
+from datetime import datetime
+from pathlib import Path
+from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+order = json.loads(sys.argv[1])
+pipeline = Pipeline(order["letta"], order["database"], Path(order["folder"]), order["judge"])
+hours = [datetime.fromisoformat(hour) for hour in order["hours"]]
+if order["migrate"]:
+    migrate(order["database"])
+try:
+    pipeline.capture(*hours)
+    for hour in hours[:order["judged"]]:
+        pipeline.refine(hour)
+except PipelineError as error:
+    print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def old_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The older version's files."""
+    folder: Path = tmp_path_factory.mktemp("old")
+    archive = subprocess.run(["git", "archive", OLD], cwd=PROJECT, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(folder, filter="data")
+    return folder
+
+
+def run_old_version(folder: Path, pipeline: Pipeline, hours: list[datetime], *, migrates: bool, judged: int) -> str:
+    order = {
+        "letta": pipeline.letta_url,
+        "database": pipeline.database_url,
+        "folder": str(pipeline.folder),
+        "judge": pipeline.judge_url,
+        "hours": [hour.isoformat() for hour in hours],
+        "migrate": migrates,
+        "judged": judged,
+    }
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OLD_PROGRAM, json.dumps(order)],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_upgrade_goes_on_where_the_older_version_stopped(
+    old_version: Path,
+    letta_database: str,
+    make_database: Callable[[str | None], str],
+    judge: SimulatedJudge,
+    tmp_path: Path,
+) -> None:
+    hours = sorted(sample_partitions())[-12:]
+    pipeline = Pipeline(letta_database, make_database(None), tmp_path / "parquet", judge.base_url)
+    assert run_old_version(old_version, pipeline, hours, migrates=True, judged=2) == ""
+    paid = "SELECT run_id, verdict_key, verdict_status, outcome, cost_usd FROM trajectory.verdicts ORDER BY 1, 2"
+    verdicts = pipeline.ask(paid)
+    assert verdicts
+    captured = [row["run_id"] for row in pipeline.ask("SELECT run_id FROM trajectory.trajectories ORDER BY 1")]
+
+    migrate(pipeline.database_url)
+    # What was captured and paid for can be read at once, and partitions of the older version are named.
+    assert pipeline.ask(paid) == verdicts
+    assert [row["run_id"] for row in pipeline.ask("SELECT run_id FROM trajectory.outcomes ORDER BY 1")] == captured
+    assert len(built_by_older_versions(pipeline.database)) == len(hours)
+
+    # A worker of the older version that is still there changes nothing, and says why.
+    before = pipeline.files()
+    said = run_old_version(old_version, pipeline, hours[:1], migrates=False, judged=0)
+    assert f"is at revision {head_revision()}" in said
+    assert pipeline.files() == before
+
+    # The new version goes on: the same rows as a build from scratch, and the old verdicts stay.
+    pipeline.capture(*hours)
+    scratch = Pipeline(letta_database, make_database("template_trajectory"), tmp_path / "scratch")
+    scratch.capture(*hours)
+    check_equal_to_scratch(pipeline, scratch, hours, complete=False)
+    assert built_by_older_versions(pipeline.database) == []
+    assert [row for row in pipeline.ask(paid) if row in verdicts] == verdicts
