@@ -17,16 +17,17 @@ from trajectory_pipeline.exports.source import json_bytes
 from trajectory_pipeline.exports.splits import SplitShares, groups_of, split_of
 from trajectory_pipeline.exports.writers import JsonLines
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION, Redactor
-from trajectory_pipeline.pipeline.export_encoding import EncodedRun, Encoding, encode_runs
+from trajectory_pipeline.pipeline.export_encoder import EncodedRun, Encoding
+from trajectory_pipeline.pipeline.export_encoding import encode_runs
 from trajectory_pipeline.pipeline.export_pairs import FamilyPairs, PairFinder
 from trajectory_pipeline.runtime.private_files import create_file
 from trajectory_pipeline.schema.enums import RedactionMode
-from trajectory_pipeline.schema.exports import ExportFilters
+from trajectory_pipeline.schema.exports import ExportFilters, SelectedRun
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.storage.export_target import MANIFEST, location_of, new_dataset
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.export_registry import Export, ExportedRun, record_runs, register_export
-from trajectory_pipeline.storage.postgres.exports import SelectedRun, select_runs
+from trajectory_pipeline.storage.postgres.exports import select_runs
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
 from trajectory_pipeline.storage.storage import Storage
 
@@ -72,7 +73,6 @@ class ExportOptions:
             SinkError: the stored key of placeholders cannot be read.
         """
         return Encoding(
-            storage.parquet,
             self.format,
             self.writer,
             Redactor(self.redaction, redaction_key(storage.postgres, self.redaction_key)),

@@ -26,9 +26,10 @@ from trajectory_pipeline.pipeline.export import (
     plain,
     write_file,
 )
-from trajectory_pipeline.pipeline.export_encoding import EncodedRun, encode_runs
+from trajectory_pipeline.pipeline.export_encoder import EncodedRun
+from trajectory_pipeline.pipeline.export_encoding import encode_runs
 from trajectory_pipeline.schema.enums import FileAccess, PartitionResult
-from trajectory_pipeline.schema.exports import ExportFilters
+from trajectory_pipeline.schema.exports import ExportFilters, SelectedRun
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.versions import EXPORT_VERSION
 from trajectory_pipeline.storage.export_target import (
@@ -55,7 +56,7 @@ from trajectory_pipeline.storage.postgres.export_registry import (
     splits_of,
     texts_elsewhere,
 )
-from trajectory_pipeline.storage.postgres.exports import SelectedRun, select_runs
+from trajectory_pipeline.storage.postgres.exports import select_runs
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.urls import without_credentials

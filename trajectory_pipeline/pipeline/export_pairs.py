@@ -10,7 +10,7 @@ from typing import IO
 
 from trajectory_pipeline.exports.chat import Preference, preference
 from trajectory_pipeline.exports.source import JsonObject
-from trajectory_pipeline.pipeline.export_encoding import EncodedRun
+from trajectory_pipeline.pipeline.export_encoder import EncodedRun
 
 NO_PARTNER = "no run of the same task with the other outcome"
 NO_DECISION = "they part at no decision of the agent"

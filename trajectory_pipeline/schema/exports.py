@@ -89,3 +89,29 @@ class ExportFilters:
             moment: datetime | None = getattr(self, name)
             if moment is not None and moment.tzinfo is None:
                 raise ValueError(f"{name} needs an offset, such as 2026-11-01T00:00+00:00")
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedRun:
+    """One run to export: where it is, and what it belongs together with.
+
+    Attributes:
+        chain: the run that the chain of its task begins with.
+    """
+
+    run_id: str
+    partition_key: str
+    content_digest: str
+    conversation_id: str | None
+    chain: str
+    family_id: str | None
+
+    @property
+    def group_keys(self) -> list[str]:
+        """What keeps it in one split with others."""
+        keys = [f"chain {self.chain}"]
+        if self.conversation_id:
+            keys.append(f"conversation {self.conversation_id}")
+        if self.family_id:
+            keys.append(f"family {self.family_id}")
+        return keys

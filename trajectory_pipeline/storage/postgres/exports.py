@@ -1,38 +1,10 @@
 """Which runs an export holds: ids, groups and verdicts, by filters."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from trajectory_pipeline.schema.exports import ExportFilters
+from trajectory_pipeline.schema.exports import ExportFilters, SelectedRun
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-
-
-@dataclass(frozen=True, slots=True)
-class SelectedRun:
-    """One run to export: where it is, and what it belongs together with.
-
-    Attributes:
-        chain: the run that the chain of its task begins with.
-    """
-
-    run_id: str
-    partition_key: str
-    content_digest: str
-    conversation_id: str | None
-    chain: str
-    family_id: str | None
-
-    @property
-    def group_keys(self) -> list[str]:
-        """What keeps it in one split with others."""
-        keys = [f"chain {self.chain}"]
-        if self.conversation_id:
-            keys.append(f"conversation {self.conversation_id}")
-        if self.family_id:
-            keys.append(f"family {self.family_id}")
-        return keys
-
 
 _CONDITIONS = {
     "outcomes": "coalesce(o.outcome, o.heuristic_outcome) = ANY(%(outcomes)s)",

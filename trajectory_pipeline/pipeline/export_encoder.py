@@ -1,0 +1,156 @@
+"""Redacts and encodes runs, in this process or another: it imports no database, which would be memory in each."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from trajectory_pipeline.exports.chat import text_digest
+from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
+from trajectory_pipeline.exports.source import ExportRun, redacted
+from trajectory_pipeline.judge.redaction.redactor import Redactor
+from trajectory_pipeline.schema.arrow import rows_of
+from trajectory_pipeline.schema.exports import SelectedRun
+
+_REMEMBERED_CHARACTERS = 8_000_000
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a process needs to encode runs.
+
+    Attributes:
+        with_reasoning: whether the model's reasoning is passed on.
+        with_images: whether images are.
+        with_signature: whether runs that say almost the same are to be found.
+    """
+
+    format: ExportFormat
+    options: WriterOptions
+    redactor: Redactor
+    with_reasoning: bool
+    with_images: bool
+    with_signature: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRun:
+    """A run as it is written.
+
+    Attributes:
+        encoded: what the form's writer takes; None where the run has no place in the form.
+        text_digest: of what its messages say; see ``exports.chat.text_digest``.
+        outcome_source: ``judge`` or ``heuristic``.
+        confidence: of the judged outcome.
+        probability_success: what people's labels say of it; None where there are too few.
+        losses: what the form cannot hold of it.
+        signature: by which runs that say almost the same are found; None where that is not asked for.
+    """
+
+    selected: SelectedRun
+    encoded: Any
+    text_digest: str
+    outcome: str
+    outcome_source: str
+    confidence: float | None
+    probability_success: float | None
+    policy_id: str | None
+    model: str | None
+    simulated: bool
+    losses: Counter[str]
+    signature: Any
+
+    def without_content(self) -> "EncodedRun":
+        """Return it without what is large."""
+        return replace(self, encoded=None, signature=None)
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A few trajectories as Parquet holds them, with what is known of each: which run it is, and its verdict."""
+
+    rows: pa.RecordBatch
+    selected: Mapping[str, SelectedRun]
+    verdicts: Mapping[str, Mapping[str, Any]]
+
+
+class _Remembering:
+    """A redactor that remembers what it lately made of each text.
+
+    Runs of one agent have one system prompt and one list of tools, and what a tool returned stands in a run twice.
+    """
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._redacted: dict[str, str] = {}
+        self._characters = 0
+
+    def __call__(self, text: str) -> str:
+        known = self._redacted.get(text)
+        if known is None:
+            if self._characters > _REMEMBERED_CHARACTERS:
+                self._redacted.clear()
+                self._characters = 0
+            known = self._redacted[text] = self._redactor(text)
+            self._characters += len(text)
+        return known
+
+
+class Encoder:
+    """Encodes portions, one after another."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        self._encoding = encoding
+        self._redact = _Remembering(encoding.redactor)
+        self._sign: Callable[[ExportRun], Any] | None = None
+        if encoding.with_signature:
+            from trajectory_pipeline.exports.near_duplicates import signature_of
+
+            self._sign = signature_of
+
+    def encode(self, portion: Portion) -> Iterator[EncodedRun]:
+        """Yield the runs of a portion, encoded."""
+        encoding, redact = self._encoding, self._redact
+        for row in rows_of(portion.rows):
+            one = portion.selected[row["run_id"]]
+            verdict = portion.verdicts.get(one.run_id) or {}
+            run = ExportRun(
+                redacted(row, redact),
+                redacted(verdict, redact) or None,
+                one.family_id,
+                encoding.with_reasoning,
+                encoding.with_images,
+            )
+            yield EncodedRun(
+                one,
+                encoding.format.form.encode(run, encoding.options),
+                text_digest(run),
+                run.outcome,
+                run.outcome_source,
+                verdict.get("outcome_confidence"),
+                verdict.get("probability_success"),
+                verdict.get("policy_id"),
+                verdict.get("model"),
+                bool(verdict.get("simulated")),
+                run.losses,
+                self._sign(run) if self._sign else None,
+            )
+
+
+_encoder: Encoder | None = None
+
+
+def start_worker(encoding: Encoding) -> None:
+    """Make this process encode so."""
+    global _encoder
+    pa.set_cpu_count(1)
+    _encoder = Encoder(encoding)
+
+
+def encode_in_worker(portion: Portion) -> list[EncodedRun]:
+    """Return the runs of a portion, encoded, in a process that ``start_worker`` was called in."""
+    if _encoder is None:
+        raise RuntimeError("the process was started without its encoding")
+    return list(_encoder.encode(portion))
