@@ -321,6 +321,10 @@ class EmbeddingSettings(_Group):
     """Most texts in one call. Default 64."""
     concurrency: int = setting("TRAJECTORY_EMBEDDING_CONCURRENCY", 4, ge=1, le=128)
     """Concurrent calls. Default 4."""
+    requests_per_minute: Positive | None = setting("TRAJECTORY_EMBEDDING_REQUESTS_PER_MINUTE")
+    """Rate limit in calls per minute to the model, all workers and searches together. Unset: no limit."""
+    tokens_per_minute: int | None = setting("TRAJECTORY_EMBEDDING_TOKENS_PER_MINUTE", ge=1000)
+    """Rate limit in estimated tokens per minute to the model, all workers and searches together. Unset: no limit."""
     timeout_seconds: float = setting("TRAJECTORY_EMBEDDING_TIMEOUT", 60.0, gt=0, allow_inf_nan=False)
     """Timeout of one call, in seconds. Default 60."""
 

@@ -132,6 +132,23 @@ def test_definitions_import_nothing_heavy() -> None:
     assert sorted(HEAVY & set(json.loads(loaded))) == []
 
 
+def test_service_loads_no_dagster() -> None:
+    """Not even where queries are embedded by a provider's model."""
+    loaded = run_python(
+        "import sys\n"
+        "from trajectory_pipeline.cli import serve\n"
+        "from trajectory_pipeline.pipeline.configured_models import build_embedder\n"
+        "from trajectory_pipeline.serve.app import create_app\n"
+        "from trajectory_pipeline.settings import load_settings\n"
+        "settings = load_settings()\n"
+        "build_embedder(settings.embedding, settings.judge, settings.privacy, settings.budget)[0].model\n"
+        "print('dagster' in sys.modules)",
+        TRAJECTORY_EMBEDDING_MODEL="any",
+        OPENAI_API_KEY="sk-any",
+    )
+    assert loaded.strip() == "False"
+
+
 def test_definitions_loading_prints_nothing() -> None:
     program = "from trajectory_pipeline.definitions import defs\ndefs().resolve_all_job_defs()"
     done = subprocess.run(

@@ -5,8 +5,8 @@ from rich.table import Table
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out
-from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.pipeline.configured_models import judge_config
 from trajectory_pipeline.pipeline.keep_batches import cancel_batch, forget_batch, poll_batches
 from trajectory_pipeline.storage.postgres.judge_batches import JudgeBatch, open_batches
 

@@ -35,12 +35,12 @@ from trajectory_pipeline.defs.assets.trajectory_report import REPORT
 from trajectory_pipeline.defs.history_checks import JOB_NAME as HISTORY_CHECKS_JOB
 from trajectory_pipeline.defs.jobs.completeness import JOB_NAME as COMPLETENESS_JOB
 from trajectory_pipeline.defs.jobs.report import JOB_NAME as REPORT_JOB
-from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.defs.sensors.empty_hours import find_empty_hours, report_empty_hours, unknown_hours
 from trajectory_pipeline.demo.letta_sample.labels import sample_labels
 from trajectory_pipeline.demo.letta_sample.load import STORY
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SCRIPTED_MODEL, SimulatedJudge
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.pipeline.configured_models import judge_config
 from trajectory_pipeline.pipeline.judge_panel import judge_panel
 from trajectory_pipeline.quality import summary
 from trajectory_pipeline.schema.enums import Criterion
@@ -193,8 +193,7 @@ def _report_empty_hours(opened: Connections) -> None:
     """Report every closed hour without runs to Dagster, so that only the open hour is shown as missing."""
     with dg.DagsterInstance.get() as instance:
         unknown = unknown_hours(instance, opened.settings, datetime.now(UTC))
-        empty = find_empty_hours(opened.source, opened.storage, list(unknown))
-        report_empty_hours(instance, {hour: unknown[hour] for hour in empty})
+        report_empty_hours(instance, find_empty_hours(opened.source, opened.storage, unknown))
 
 
 def _publish_report() -> str:

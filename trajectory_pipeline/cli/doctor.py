@@ -11,7 +11,6 @@ import click
 from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.databases import require_dagster_driver
-from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.defs.sensors.capture import RECENT
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.judge.config import OPENAI_URL
@@ -20,6 +19,7 @@ from trajectory_pipeline.letta.rehearsal import find_unreadable_tables
 from trajectory_pipeline.letta.run_counts import count_runs_by_hour, find_end_index, find_stuck_runs
 from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
+from trajectory_pipeline.pipeline.configured_models import judge_config
 from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
 from trajectory_pipeline.storage.postgres.capture_lag import lag_since
 from trajectory_pipeline.storage.postgres.export_registry import stale_exports

@@ -9,8 +9,8 @@ from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.cli.render_explanation import render_explanation
 from trajectory_pipeline.cli.show import trajectory_row
-from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.maintenance.explain_verdict import explain_verdict
+from trajectory_pipeline.pipeline.configured_models import judge_config
 
 _SOURCE_TIMEOUT_SECONDS = 30
 

@@ -9,8 +9,8 @@ import click
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import err, out, step
-from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.pipeline.configured_models import judge_config
 from trajectory_pipeline.pipeline.judge_panel import judge_panel
 from trajectory_pipeline.pipeline.judging_estimate import estimate_panel
 from trajectory_pipeline.schema.enums import FINAL_STATUSES

@@ -22,6 +22,7 @@ COMMANDS = {
     "explain": ("explain:command", "Explain how a run came to its verdict."),
     "export": ("export:command", "Write runs as a dataset that trainers, viewers and spreadsheets read."),
     "exports": ("exports:command", "List exported datasets, those that hold a run, and pairs to export."),
+    "families": ("families:command", "Show how often each kind of task succeeds, with intervals."),
     "judge-panel": ("judge_panel:command", "Judge given runs under any policy, once or again and again."),
     "label": ("label:command", "Label runs: say what came of them, to see how far the judge agrees."),
     "labels": ("labels:command", "Draw runs to label; import and export labels."),

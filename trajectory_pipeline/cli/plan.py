@@ -8,8 +8,8 @@ import click
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.cli.partition_options import partition_options, selected_hours
-from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.partition_keys import floor_to_hour, hours_between
+from trajectory_pipeline.pipeline.configured_models import judge_config
 from trajectory_pipeline.pipeline.judge import JudgingRun
 
 

@@ -8,11 +8,11 @@ from rich.table import Table
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out
-from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.judge.config import Voter
 from trajectory_pipeline.judge.prompt import built_in_prompt
 from trajectory_pipeline.judge.prompt_files import write_prompt
+from trajectory_pipeline.pipeline.configured_models import judge_config
 from trajectory_pipeline.quality.packages import INSTALL, missing_packages
 from trajectory_pipeline.settings import load_settings
 from trajectory_pipeline.text import pluralize

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import err, out
-from trajectory_pipeline.defs.resources import build_embedder, build_redactor
+from trajectory_pipeline.cli.render_trajectory import plain_text
 from trajectory_pipeline.errors import QueryError
 from trajectory_pipeline.partition_keys import parse_timestamp
+from trajectory_pipeline.pipeline.configured_models import build_embedder, build_redactor
 from trajectory_pipeline.pipeline.query_embedding import QueryEmbedding, embed_query
 from trajectory_pipeline.schema.enums import Outcome
 from trajectory_pipeline.search.query import check_query
@@ -130,10 +131,10 @@ def _print(name: str, hits: Sequence[SearchHit], *, titled: bool) -> None:
     for hit in hits:
         table.add_row(
             str(hit.rank),
-            f"{hit.run_id}\n{hit.agent_name or hit.agent_id}",
+            plain_text(f"{hit.run_id}\n{hit.agent_name or hit.agent_id}"),
             "" if hit.end_time is None else f"{hit.end_time:%Y-%m-%d %H:%M}",
             _outcome(hit),
-            "\n".join(filter(None, (hit.summary or hit.snippet, hit.lesson and f"Lesson: {hit.lesson}"))),
+            plain_text("\n".join(filter(None, (hit.summary or hit.snippet, hit.lesson and f"Lesson: {hit.lesson}")))),
         )
     out.print(table, soft_wrap=False)
 

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -22,11 +21,8 @@ from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import err
 from trajectory_pipeline.cli.subprocesses import SupervisedProcess
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.pipeline.configured_models import build_embedder
 from trajectory_pipeline.storage.postgres.service_tokens import has_tokens
-
-if TYPE_CHECKING:
-    from trajectory_pipeline.pipeline.embed import Embedder
 
 SERVICE_PORT = 8321
 _START_SECONDS = 60
@@ -68,7 +64,7 @@ def _serve(host: str, port: int, workers: int, *, mcp_stdio: bool) -> None:
         from trajectory_pipeline.serve.app import create_app
         from trajectory_pipeline.serve.mcp_tools import create_mcp_server
         from trajectory_pipeline.serve.metrics import forget_process
-        from trajectory_pipeline.serve.request_frame import LOG
+        from trajectory_pipeline.serve.problems import LOG
         from trajectory_pipeline.serve.service import make_service
         from trajectory_pipeline.serve.workers import Workers
     except ModuleNotFoundError as error:
@@ -81,13 +77,19 @@ def _serve(host: str, port: int, workers: int, *, mcp_stdio: bool) -> None:
             f"{host} can be reached from other machines, and there is no token yet: make one with"
             " `trajectory-pipeline tokens create`, or serve on 127.0.0.1."
         )
-    embedder, reason = _embedder(opened.settings)
+    settings = opened.settings
+    embedder, reason = build_embedder(settings.embedding, settings.judge, settings.privacy, settings.budget)
+    if embedder is not None and settings.embedding.is_local:
+        from trajectory_pipeline.search.embedding_models.wordllama import load_wordllama
+
+        # Now, so that all workers share it.
+        load_wordllama()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     LOG.setLevel(logging.INFO)
 
     with opened.storage.postgres.pooled(IDLE_CONNECTIONS) as postgres:
         service = make_service(
-            opened.settings,
+            settings,
             replace(opened.storage, postgres=postgres),
             loopback=loopback,
             embedder=embedder,
@@ -121,23 +123,6 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise PipelineError(f"{host}:{port} cannot be listened on: {error}.") from None
-
-
-def _embedder(settings: Settings) -> "tuple[Embedder | None, str]":
-    """Return the model that queries are embedded by; or None, and why there is none."""
-    if settings.embedding.is_local and not settings.embedding.disabled_reason(settings.judge):
-        from trajectory_pipeline.pipeline.local_embedder import LocalEmbedder
-        from trajectory_pipeline.search.embedding_models.wordllama import load_wordllama
-
-        # Now, so that all workers share it.
-        load_wordllama()
-        return LocalEmbedder(), ""
-    if reason := settings.embedding.disabled_reason(settings.judge):
-        return None, reason
-    # Dagster comes with it: only where a provider is asked.
-    from trajectory_pipeline.defs.resources import build_embedder
-
-    return build_embedder(settings.embedding, settings.judge, settings.privacy, settings.budget)
 
 
 def start_service(environment: Mapping[str, str], port: int, log: Path) -> SupervisedProcess:

@@ -12,10 +12,12 @@ from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import JudgeRequest
 from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
+from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 from trajectory_pipeline.storage.postgres.spend_ledger import CallReservation, ReservationResult, settle_and_reserve
 from trajectory_pipeline.storage.postgres.verdict_locks import AlreadyClaimed, VerdictLock
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
+from trajectory_pipeline.urls import without_credentials
 
 CLAIM_EXTRA_SECONDS = 120.0
 """How much longer a claim lasts than its call, and how long from each renewal: a worker may be out of touch so long."""
@@ -35,6 +37,13 @@ def priced(call: CallRecord, reserved_usd: Decimal | None, judge: JudgeConfig) -
         if call.billed_usd is not None:
             cost = max(cost or Decimal(0), call.billed_usd)
     return replace(call, cost_usd=cost)
+
+
+def rate_limit(judge: JudgeConfig) -> RateLimit:
+    """Return the limit of a model at its endpoint, which all workers share."""
+    return RateLimit(
+        without_credentials(judge.base_url), judge.model, judge.requests_per_minute, judge.tokens_per_minute
+    )
 
 
 class ClaimedElsewhere(Exception):  # noqa: N818 - no error

@@ -4,30 +4,30 @@ Texts are made with or without verdicts, and again when a verdict arrives. What 
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 from uuid import uuid4
 
 from trajectory_pipeline.budget.caps import BudgetShortfall
-from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.errors import JudgeError, PipelineError
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.judge_worker import JudgingStats
 from trajectory_pipeline.pipeline.search_texts import render_stale_texts, rendering_version
 from trajectory_pipeline.pipeline.search_upkeep import keep_search
-from trajectory_pipeline.schema.enums import PartitionResult
+from trajectory_pipeline.schema.enums import ErrorClass, PartitionResult
 from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
-from trajectory_pipeline.search.embedding_models import EmbeddingModel, Vector
+from trajectory_pipeline.search.embedding_models import EmbeddingModel, Vector, unit_vector
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.embeddings import EmbeddingStore
+from trajectory_pipeline.storage.postgres.embeddings import EmbeddingStore, FailedText
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, StoredEntry
 from trajectory_pipeline.storage.postgres.pgvector import PgVector, ensure_embeddings_table
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
-from trajectory_pipeline.storage.postgres.search_texts import count_texts
+from trajectory_pipeline.storage.postgres.search_texts import count_texts, mark_if_stale, mark_stale_continuations
 from trajectory_pipeline.storage.storage import Storage
 
 
@@ -42,6 +42,10 @@ class EmbeddingStats(JudgingStats):
 
     embedded: int = 0
     refused: int = 0
+
+    def count(self, found: Mapping[str, Vector | FailedText]) -> None:
+        """Count what ``usable_embeddings`` found."""
+        self.embedded += sum(not isinstance(one, FailedText) for one in found.values())
 
     def add(self, other: JudgingStats) -> None:
         """Count what another one did as well."""
@@ -174,6 +178,7 @@ class EmbeddingRun:
         keys = list(self._inputs)
         with database.retrying() as connection:
             self.rendered = render_stale_texts(connection, self.storage.parquet, keys, self.redactor)
+            mark_stale_continuations(connection, keys)
             if self.embedder is None or self._pgvector.schema is None or not keys:
                 return
             store = EmbeddingStore(connection, self._pgvector, self.embedder.model)
@@ -216,6 +221,7 @@ class EmbeddingRun:
                     inputs_digest=digest,
                 )
             )
+            mark_if_stale(partition.connection, key)
         if key in self._failures:
             raise self._failures[key]
         return result
@@ -239,6 +245,35 @@ class EmbeddingRun:
                 is_searched=store.is_current(),
                 errors=store.failed([key]),
             )
+
+
+def usable_embeddings(
+    text_digests: Iterable[str], embeddings: Iterable[Sequence[float] | Vector], *, is_retried: bool
+) -> dict[str, Vector | FailedText]:
+    """Return the embedding of each text, of length 1, or why it has none; there is one for each digest.
+
+    ``is_retried`` says whether the model may give another one when it is asked again.
+    """
+    found: dict[str, Vector | FailedText] = {}
+    for digest, numbers in zip(text_digests, embeddings, strict=True):
+        unit = unit_vector(numbers)
+        if isinstance(unit, str):
+            found[digest] = FailedText(ErrorClass.OUT_OF_RANGE, f"The embedding is unusable: {unit}.", is_retried)
+        else:
+            found[digest] = unit
+    return found
+
+
+def usable_embedding(embedding: Sequence[float] | Vector) -> Vector:
+    """Return the embedding of what is searched for, of length 1.
+
+    Raises:
+        JudgeError: it has no direction, as that of a text without a word may.
+    """
+    unit = unit_vector(embedding)
+    if isinstance(unit, str):
+        raise JudgeError(f"The embedding of what is searched for is unusable: {unit}.")
+    return unit
 
 
 def stored_identity(embedder: Embedder | None, pgvector: PgVector) -> str:

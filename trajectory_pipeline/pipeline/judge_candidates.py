@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.pipeline.batch_inbox import BatchInbox
 from trajectory_pipeline.pipeline.batch_outbox import BatchOutbox
+from trajectory_pipeline.pipeline.call_budget import rate_limit
 from trajectory_pipeline.pipeline.judge_worker import JudgeWorker, JudgingStats
 from trajectory_pipeline.pipeline.voting import Unfinished, Voting
 from trajectory_pipeline.schema.enums import JudgeMode
 from trajectory_pipeline.storage.postgres.judge_batches import open_batches
-from trajectory_pipeline.storage.postgres.rate_limiter import RateLimit, open_rate_limiter
+from trajectory_pipeline.storage.postgres.rate_limiter import open_rate_limiter
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.storage.storage import Storage
-from trajectory_pipeline.urls import without_credentials
 
 _T = TypeVar("_T")
 
@@ -61,13 +61,10 @@ def judge_candidates(
             )
 
         return Voting(candidates, storage, judge, verdicts, stats, judge_alone, on_complete).run()
-    limit = RateLimit(
-        without_credentials(judge.base_url), judge.model, judge.requests_per_minute, judge.tokens_per_minute
-    )
     with (
         open_verdicts(storage.postgres) as calls,
         open_verdicts(storage.postgres) as claims,
-        open_rate_limiter(storage.postgres, limit) as request_slot,
+        open_rate_limiter(storage.postgres, rate_limit(judge)) as request_slot,
         open_batches(storage.postgres) as batches,
     ):
         outbox = BatchOutbox(batches, judge, materialization_id, progress) if mode == JudgeMode.BATCH else None

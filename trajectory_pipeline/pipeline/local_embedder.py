@@ -4,13 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from trajectory_pipeline.errors import JudgeError
-from trajectory_pipeline.pipeline.embed import EmbeddingStats
-from trajectory_pipeline.schema.enums import ErrorClass
-from trajectory_pipeline.search.embedding_models import EmbeddingModel, Vector, unit_vector
+from trajectory_pipeline.pipeline.embed import EmbeddingStats, usable_embedding, usable_embeddings
+from trajectory_pipeline.search.embedding_models import EmbeddingModel, Vector
 from trajectory_pipeline.search.embedding_models.wordllama import load_wordllama, wordllama_model
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.embeddings import EmbeddingStore, FailedText
+from trajectory_pipeline.storage.postgres.embeddings import EmbeddingStore
 from trajectory_pipeline.storage.postgres.pgvector import PgVector
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 
@@ -47,10 +45,7 @@ class LocalEmbedder:
         Raises:
             JudgeError: it has no direction, as that of a text without a word may.
         """
-        unit = unit_vector(self.embed_texts([text])[0])
-        if isinstance(unit, str):
-            raise JudgeError(f"The embedding of what is searched for is unusable: {unit}.")
-        return unit
+        return usable_embedding(self.embed_texts([text])[0])
 
     def embed(
         self,
@@ -70,15 +65,8 @@ class LocalEmbedder:
         waiting = iter(wanted)
         while texts := list(islice(waiting, _TEXTS_AT_ONCE)):
             distinct = {text.text_digest: text.text for text in texts}
-            found: dict[str, Vector | FailedText] = {}
-            for digest, vector in zip(distinct, self.embed_texts(list(distinct.values())), strict=True):
-                unit = unit_vector(vector)
-                if isinstance(unit, str):
-                    message = f"The embedding is unusable: {unit}."
-                    found[digest] = FailedText(ErrorClass.OUT_OF_RANGE, message, is_retried=False)
-                else:
-                    found[digest] = unit
-                    stats.embedded += 1
+            found = usable_embeddings(distinct, self.embed_texts(list(distinct.values())), is_retried=False)
+            stats.count(found)
             store.save(texts, found)
             progress(f"{stats.embedded} of {len(wanted)} texts embedded")
         return stats

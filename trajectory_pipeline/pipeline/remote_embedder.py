@@ -16,6 +16,7 @@ from uuid import uuid4
 from trajectory_pipeline.budget.caps import BudgetExhausted, BudgetShortfall, Cost, SpendTotals, find_shortfall
 from trajectory_pipeline.budget.token_estimate import estimated_tokens
 from trajectory_pipeline.errors import JudgeError, PipelineError, ProviderDownError
+from trajectory_pipeline.judge.client.backoff import RequestSlot
 from trajectory_pipeline.judge.client.call_record import CallRecord
 from trajectory_pipeline.judge.client.embeddings import EmbeddingsResult, max_embeddings_bytes
 from trajectory_pipeline.judge.client.errors import FATAL, PER_PROMPT, is_outage
@@ -28,15 +29,17 @@ from trajectory_pipeline.pipeline.call_budget import (
     ClaimedElsewhere,
     JudgingStopped,
     priced,
+    rate_limit,
 )
-from trajectory_pipeline.pipeline.embed import EmbeddingStats
+from trajectory_pipeline.pipeline.embed import EmbeddingStats, usable_embedding, usable_embeddings
 from trajectory_pipeline.pipeline.judge_candidates import run_to_end
 from trajectory_pipeline.pipeline.judge_worker import CLAIM_POLL_SECONDS, CLAIM_RENEW_SECONDS, TAKEOVER_POLLS
 from trajectory_pipeline.schema.enums import ErrorClass
-from trajectory_pipeline.search.embedding_models import EmbeddingModel, Vector, unit_vector
+from trajectory_pipeline.search.embedding_models import EmbeddingModel, Vector
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.embeddings import EmbeddingStore, FailedText, WantedText
 from trajectory_pipeline.storage.postgres.pgvector import PgVector
+from trajectory_pipeline.storage.postgres.rate_limiter import open_rate_limiter
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 from trajectory_pipeline.storage.postgres.spend_ledger import CallReservation, day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_locks import VerdictLock, claim_holders, new_worker, renew_locks
@@ -108,8 +111,12 @@ class RemoteEmbedder:
         allowed = self._allowed(store, wanted)
         if not allowed:
             return EmbeddingStats()
-        with database.retrying() as ledger, database.retrying() as claims:
-            worker = _Worker(self, store, ledger, claims, materialization_id, progress, self._least)
+        with (
+            database.retrying() as ledger,
+            database.retrying() as claims,
+            open_rate_limiter(database, rate_limit(self.api)) as request_slot,
+        ):
+            worker = _Worker(self, store, ledger, claims, request_slot, materialization_id, progress, self._least)
             try:
                 run_to_end(worker.embed_all(allowed))
             finally:
@@ -130,19 +137,21 @@ class RemoteEmbedder:
         self.api.budget.require_price(self.api.model, self.api.base_url, answers=False)
 
         async def ask() -> EmbeddingsResult:
-            async with open_session(self.api, max_bytes=max_embeddings_bytes(1)) as session:
+            async with open_session(self.api, request_slot=request_slot, max_bytes=max_embeddings_bytes(1)) as session:
                 return await worker.request(session, [text], None, ())
 
-        with database.retrying() as ledger:
+        with (
+            database.retrying() as ledger,
+            open_rate_limiter(database, rate_limit(self.api)) as request_slot,
+        ):
             store = EmbeddingStore(ledger, pgvector, self.model)
-            worker = _Worker(self, store, ledger, ledger, f"search {uuid4()}", lambda _: None, self._least)
+            worker = _Worker(
+                self, store, ledger, ledger, request_slot, f"search {uuid4()}", lambda _: None, self._least
+            )
             result = run_to_end(ask())
         if result.embeddings is None:
             raise JudgeError(f"The embedding model gave no embedding: {result.calls[-1].error_message}")
-        unit = unit_vector(result.embeddings[0])
-        if isinstance(unit, str):
-            raise JudgeError(f"The embedding of what is searched for is unusable: {unit}.")
-        return unit
+        return usable_embedding(result.embeddings[0])
 
     def _allowed(self, store: EmbeddingStore, wanted: Sequence[WantedText]) -> list[WantedText]:
         """Return the texts that may be sent; record of the others that they may not."""
@@ -161,6 +170,7 @@ class _Worker:
     store: EmbeddingStore
     ledger: RetryingConnection
     claims: RetryingConnection
+    request_slot: RequestSlot | None
     materialization_id: str
     progress: Callable[[str], None]
     least: Cost
@@ -185,6 +195,7 @@ class _Worker:
         try:
             async with open_session(
                 api,
+                request_slot=self.request_slot,
                 half_open=is_outage(latest, api.breaker_after),
                 max_bytes=max_embeddings_bytes(self.embedder.texts_per_call),
             ) as session:
@@ -289,16 +300,10 @@ class _Worker:
             await self._budget.release(len(begun) - len(ended))
 
     async def _store(self, texts: Texts, embeddings: Sequence[Sequence[float]]) -> None:
-        found: dict[str, Vector | FailedText] = {}
-        for digest, numbers in zip(texts, embeddings, strict=True):
-            unit = unit_vector(numbers)
-            if isinstance(unit, str):
-                message = f"The embedding is unusable: {unit}."
-                found[digest] = FailedText(ErrorClass.OUT_OF_RANGE, message, is_retried=True)
-            else:
-                found[digest] = unit
-                self.stats.embedded += 1
-                self._dimensions = self._dimensions or len(unit)
+        found = usable_embeddings(texts, embeddings, is_retried=True)
+        self.stats.count(found)
+        usable = (len(one) for one in found.values() if not isinstance(one, FailedText))
+        self._dimensions = self._dimensions or next(usable, None)
         await self._save(texts, found)
         self.progress(f"{self.stats.embedded} of {self._total} texts embedded, {self.stats.cost_usd} USD")
 

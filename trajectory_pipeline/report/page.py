@@ -58,6 +58,7 @@ def build_report(
     tables = report_tables(database, *keys, period)
     for name in ("periods", "agents", "models", "tools"):
         tables[name] = [_with_interval(row) for row in tables[name]]
+    tables["families"] = [_family(row, redact) for row in tables["families"]]
     part = quality_part(database, quality or QualitySettings.model_construct(), *keys)
     tables |= part.tables
     (totals,) = tables["totals"]
@@ -104,10 +105,17 @@ def _period(database: TrajectoryDatabase, first: datetime | None, after_last: da
     return "day" if end - start <= _DAYS_SHOWN_ONE_BY_ONE else "week"
 
 
-def _with_interval(row: Row) -> Row:
-    interval = wilson_interval(row["success"], row["judged"])
-    low, high = interval or (None, None)
-    return {**row, "share": row["success"] / row["judged"] if row["judged"] else None, "low": low, "high": high}
+def _with_interval(row: Row, of: int | None = None) -> Row:
+    """Return a row with the share of its successes; ``of`` is what of, if not all judged runs."""
+    total = row["judged"] if of is None else of
+    low, high = wilson_interval(row["success"], total) or (None, None)
+    return {**row, "share": row["success"] / total if total else None, "low": low, "high": high}
+
+
+def _family(row: Row, redact: Redact) -> Row:
+    """Return a task family with its success rate as ``trajectory.task_family_outcomes`` has it."""
+    decided = row["success"] + row["partial_success"] + row["failure"]
+    return {**_with_interval(row, decided), "example": redact(row["example"]) if row["example"] else None}
 
 
 def _reliability(calibrations: list[Row]) -> list[Row]:

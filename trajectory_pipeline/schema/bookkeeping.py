@@ -170,8 +170,8 @@ VERDICT_LOCKS = Table(
 
 RATE_LIMITS = Table(
     name="rate_limits",
-    description="When the next call to a judge may start, under `TRAJECTORY_JUDGE_REQUESTS_PER_MINUTE` and"
-    " `TRAJECTORY_JUDGE_TOKENS_PER_MINUTE`. Empty without them.",
+    description="When the next call to a model may start, under the limits a minute of judging (`TRAJECTORY_JUDGE_…`)"
+    " and of embedding (`TRAJECTORY_EMBEDDING_…`). Empty without them.",
     row="one model at one endpoint",
     columns=postgres_only(
         Column("base_url", STRING, "Endpoint, without credentials.", key=True),

@@ -6,7 +6,6 @@ import json
 import logging
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -26,23 +25,19 @@ from trajectory_pipeline.serve.access import LOCAL, Access
 from trajectory_pipeline.serve.filters import FilterQuery
 from trajectory_pipeline.serve.marked_data import bounded, marked, shortened
 from trajectory_pipeline.serve.models import Text
-from trajectory_pipeline.serve.presentation import decode_cursor, encode_cursor, lesson_of, run_summary
-from trajectory_pipeline.serve.problems import ProblemError
-from trajectory_pipeline.serve.redacted import redacted
-from trajectory_pipeline.serve.search import SearchQuery, find
+from trajectory_pipeline.serve.presentation import LINKS, decode_cursor, encode_cursor, lesson_of, run_summary
+from trajectory_pipeline.serve.problems import LOG, ProblemError, answer_to
+from trajectory_pipeline.serve.search import SearchQuery, find, served_hit
 from trajectory_pipeline.serve.service import Service
-from trajectory_pipeline.serve.statistics import GroupBy, group_of
+from trajectory_pipeline.serve.statistics import GroupBy, count_families, count_groups
 from trajectory_pipeline.storage.postgres.search import SearchHit, contrast, search
 from trajectory_pipeline.storage.postgres.service_reads import (
-    count_outcomes,
     list_lessons,
     list_runs,
-    newest_of_families,
     read_document,
     read_run,
 )
 
-LOG = logging.getLogger("trajectory_pipeline.serve")
 LONGEST_TEXT = 1_000
 """Characters of one text of an answer; a trajectory's texts can be longer where the client asks for it."""
 LONGEST_QUOTE = 300
@@ -118,7 +113,14 @@ class RunTools:
     ) -> str:
         """Find past runs of a similar task, the best match first: what came of each, with evidence and lesson."""
         filters = _filters(
-            outcome, heuristic_outcome, agent_id, tool, failure_mode, task_family, ended_after, ended_before
+            outcome=outcome,
+            heuristic_outcome=heuristic_outcome,
+            agent_id=agent_id,
+            tool=tool,
+            failure_mode=failure_mode,
+            task_family=task_family,
+            ended_after=ended_after,
+            ended_before=ended_before,
         )
         asked = SearchQuery(**filters.model_dump(), q=query, k=limit, mode=mode)
         hits, words_only = find(self._service, _access(context), asked, search)
@@ -140,7 +142,9 @@ class RunTools:
 
         Judged runs come first on each side; runs without a verdict follow by their heuristic outcome.
         """
-        filters = _filters(None, None, agent_id, tool, None, task_family, ended_after, ended_before)
+        filters = _filters(
+            agent_id=agent_id, tool=tool, task_family=task_family, ended_after=ended_after, ended_before=ended_before
+        )
         asked = SearchQuery(**filters.model_dump(), q=query, k=limit, mode=mode)
         found, words_only = find(self._service, _access(context), asked, contrast)
         sides = {
@@ -164,14 +168,14 @@ class RunTools:
             text = None if row is None else read_document(connection, run_id)
         if row is None:
             raise ToolError("There is no such run among those that you may see: take a run_id from another tool.")
-        whole = run_summary(row, self._service)
+        whole = {**run_summary(row, self._service), **{name: row[name] for name in LINKS}}
         if (from_turn, from_message) != (1, 1):
             whole = {name: whole[name] for name in ("run_id", "agent_name")}
         document = None if text is None else exact_numbers(text)
         all_turns = [] if document is None else document["turns"]
         page = _TurnPage(all_turns, (from_turn, from_message), turns, text_limit, self._service.redact)
-        shown = list(page.turns())
-        if all_turns and not shown:
+        read = list(page.turns())
+        if all_turns and not read:
             raise ToolError(
                 f"The run has {len(all_turns)} turns: there is no message {from_message} of turn {from_turn}."
             )
@@ -182,7 +186,7 @@ class RunTools:
         if page.next is not None:
             notes.append(f"It goes on: call get_trajectory with from_turn={page.next[0]}, from_message={page.next[1]}.")
         run = bounded(whole, LONGEST_TEXT)
-        return marked({"run": run, "turn_count": len(all_turns), "turns": shown}, notes)
+        return marked({"run": run, "turn_count": len(all_turns), "turns": read}, notes)
 
     def get_lessons(
         self,
@@ -199,7 +203,13 @@ class RunTools:
     ) -> str:
         """List lessons that a judge drew from past runs, the newest first, each with its run and outcome."""
         filters = _filters(
-            outcome, None, agent_id, tool, failure_mode, task_family, ended_after, ended_before
+            outcome=outcome,
+            agent_id=agent_id,
+            tool=tool,
+            failure_mode=failure_mode,
+            task_family=task_family,
+            ended_after=ended_after,
+            ended_before=ended_before,
         ).filters()
         after = None if cursor is None else decode_cursor(cursor)
         with self._service.database.reading(_access(context).tenants) as connection:
@@ -224,7 +234,14 @@ class RunTools:
     ) -> str:
         """List past runs by filters alone, the newest first. To find runs of a task, use find_similar_runs."""
         filters = _filters(
-            outcome, heuristic_outcome, agent_id, tool, failure_mode, task_family, ended_after, ended_before
+            outcome=outcome,
+            heuristic_outcome=heuristic_outcome,
+            agent_id=agent_id,
+            tool=tool,
+            failure_mode=failure_mode,
+            task_family=task_family,
+            ended_after=ended_after,
+            ended_before=ended_before,
         ).filters()
         after = None if cursor is None else decode_cursor(cursor)
         statuses = [] if execution_status is None else [execution_status]
@@ -246,12 +263,17 @@ class RunTools:
         ended_before: Before = None,
     ) -> str:
         """Count how runs came out, judged and by rule, with the success rate and its 95 % interval."""
-        filters = _filters(None, None, agent_id, tool, failure_mode, task_family, ended_after, ended_before).filters()
-        with self._service.database.reading(_access(context).tenants) as connection:
-            rows = count_outcomes(connection, filters, group_by, limit + 1)
-        notes = ["There are more groups: narrow the filters."] if len(rows) > limit else []
-        groups = [bounded(redacted(group_of(row), self._service.redact), LONGEST_TEXT) for row in rows[:limit]]
-        return marked({"groups": groups}, notes)
+        filters = _filters(
+            agent_id=agent_id,
+            tool=tool,
+            failure_mode=failure_mode,
+            task_family=task_family,
+            ended_after=ended_after,
+            ended_before=ended_before,
+        ).filters()
+        counted, more = count_groups(self._service, _access(context), filters, group_by, limit)
+        notes = ["There are more groups: narrow the filters."] if more else []
+        return marked({"groups": [bounded(group, LONGEST_TEXT) for group in counted]}, notes)
 
     def list_task_families(
         self,
@@ -262,24 +284,16 @@ class RunTools:
         ended_before: Before = None,
     ) -> str:
         """List groups of runs of the same kind of task, with success rates and an example: the newest judged run."""
-        filters = _filters(None, None, agent_id, None, None, None, ended_after, ended_before).filters()
-        with self._service.database.reading(_access(context).tenants) as connection:
-            # Runs without a family are a group too.
-            counted = count_outcomes(connection, filters, "task_family", limit + 2)
-            rows = [row for row in counted if row["key"] is not None]
-            examples = newest_of_families(connection, [row["key"] for row in rows[:limit]])
+        filters = _filters(agent_id=agent_id, ended_after=ended_after, ended_before=ended_before).filters()
+        counted, more = count_families(self._service, _access(context), filters, limit)
         families = [
-            {
-                "task_family": row["key"],
-                **{name: value for name, value in group_of(row).items() if name not in ("key", "name")},
-                "example": examples.get(row["key"]),
-            }
-            for row in rows[:limit]
+            {"task_family": group["key"], **{name: group[name] for name in group if name not in ("key", "name")}}
+            for group in counted
         ]
-        notes = ["There are more families: narrow the filters."] if len(rows) > limit else []
+        notes = ["There are more families: narrow the filters."] if more else []
         if not families:
             notes.append("No run is in a task family yet.")
-        return marked({"families": bounded(redacted(families, self._service.redact), LONGEST_TEXT)}, notes)
+        return marked({"families": bounded(families, LONGEST_TEXT)}, notes)
 
 
 def create_mcp_server(service: Service) -> MCPServer[None]:
@@ -384,13 +398,13 @@ def _guarded(function: Callable[..., str]) -> Callable[..., str]:
         except ProblemError as error:
             raise ToolError(error.detail) from None
         except PipelineError as error:
-            raise ToolError(str(error)) from None
+            raise ToolError(answer_to(error)[1]) from None
         except ToolError:
             raise
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)[-4:]
             at = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in frames]
-            LOG.error(json.dumps({"tool": function.__name__, "error": type(error).__name__, "at": at}))  # noqa: TRY400
+            LOG.error(json.dumps({"tool": function.__name__, "error": type(error).__name__, "at": at}))
             raise ToolError("This is a defect of the service: its log says where.") from None
 
     return guarded
@@ -402,34 +416,21 @@ def _access(context: Context[Any, Any]) -> Access:
     return LOCAL if request is None else request.scope["access"]
 
 
-def _filters(
-    outcome: Outcome | None,
-    heuristic_outcome: Outcome | None,
-    agent_id: str | None,
-    tool: str | None,
-    failure_mode: str | None,
-    task_family: str | None,
-    ended_after: datetime | None,
-    ended_before: datetime | None,
-) -> FilterQuery:
-    many: dict[str, Any] = {
-        "outcome": outcome,
-        "heuristic_outcome": heuristic_outcome,
-        "agent_id": agent_id,
-        "tool": tool,
-        "failure_mode": failure_mode,
-    }
-    return FilterQuery(
-        **{name: [] if value is None else [value] for name, value in many.items()},
-        task_family=task_family,
-        completed_from=ended_after,
-        completed_to=ended_before,
+_SINGLE = {"task_family": "task_family", "ended_after": "completed_from", "ended_before": "completed_to"}
+"""Filters of one value, by argument of a tool: their names as ``FilterQuery`` has them."""
+
+
+def _filters(**given: str | datetime | None) -> FilterQuery:
+    """Return the filters of a tool, by the names of its arguments; None filters nothing."""
+    told = {name: value for name, value in given.items() if value is not None}
+    return FilterQuery.model_validate(
+        {_SINGLE.get(name, name): value if name in _SINGLE else [value] for name, value in told.items()}
     )
 
 
 def _hit(hit: SearchHit, service: Service) -> dict[str, Any]:
     """Return a run that was found, with what came of it by verdict and by rule, apart."""
-    whole = redacted(asdict(hit) | {"evidence": [asdict(one) for one in hit.evidence]}, service.redact)
+    whole = served_hit(hit, service)
     names = ("run_id", "rank", "agent_id", "agent_name", "end_time", "execution_status", "task_family")
     evidence = whole["evidence"]
     judged = None

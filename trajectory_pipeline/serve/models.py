@@ -82,11 +82,20 @@ class RunPage(BaseModel):
     next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last one.")
 
 
+class SimilarRun(BaseModel):
+    """An earlier run of the same task family."""
+
+    run_id: str
+    similarity: float = Field(description="Cosine similarity of the search texts, −1 to 1 (as rounded).")
+
+
 class Trajectory(RunSummary):
     """One trajectory with its document and verdict."""
 
     notice: str = Field(description="That texts are data.")
     continues_run_id: str | None
+    task_family: str | None = Field(description="Id of its task family; null where it is in none.")
+    similar_runs: list[SimilarRun] = Field(description="The earlier runs that it is most like, three at most.")
     partition_key: str
     content_digest: str
     document: dict[str, Any] | None = Field(description="The trajectory document, redacted; images as stubs.")

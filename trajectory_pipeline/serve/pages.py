@@ -3,15 +3,17 @@
 import functools
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 import jinja2
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from trajectory_pipeline.lossless_json import exact_numbers
 from trajectory_pipeline.report.trajectory_view import TEMPLATES as REPORT_TEMPLATES
@@ -21,17 +23,19 @@ from trajectory_pipeline.serve.access import Access
 from trajectory_pipeline.serve.authentication import access_of, authenticate, bearer_token, service_of
 from trajectory_pipeline.serve.filters import FilterQuery
 from trajectory_pipeline.serve.presentation import decode_cursor, encode_cursor, run_summary
-from trajectory_pipeline.serve.problems import TITLES, ProblemError
+from trajectory_pipeline.serve.problems import SHOW, TITLES, ProblemError
 from trajectory_pipeline.serve.redacted import redacted
-from trajectory_pipeline.serve.search import SearchQuery, find
+from trajectory_pipeline.serve.search import SearchQuery, find, served_hit
 from trajectory_pipeline.serve.service import Service
-from trajectory_pipeline.storage.postgres.search import SearchHit, contrast, search
+from trajectory_pipeline.serve.statistics import count_families, count_groups
+from trajectory_pipeline.storage.postgres.search import SearchFilters, SearchHit, contrast, search
 from trajectory_pipeline.storage.postgres.service_reads import list_runs, read_document, read_run
 
 COOKIE = "trajectory_token"
 """Holds a token; only pages read it, and none of them changes anything."""
 RUNS_OF_A_PAGE = 25
 _RUNS_OF_A_SIDE = 5
+FAMILIES_OF_A_PAGE = 100
 _FILTERS = ("outcome", "heuristic_outcome", "agent_id", "tool", "failure_mode", "task_family")
 _DAYS = {"ended_from": "completed_from", "ended_to": "completed_to"}
 _ASKED = ("q", *_FILTERS, *_DAYS, "view", "cursor")
@@ -41,7 +45,19 @@ _SECURITY = {
 }
 _LONGEST_TITLE = 140
 
-router = APIRouter(include_in_schema=False)
+
+class _PageRoute(APIRoute):
+    """A route that answers a person: what goes wrong is a page with words too, whatever it is."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Return whether a request is for this route; a problem of it is then shown as a page."""
+        found, child = super().matches(scope)
+        if found is Match.FULL:
+            child = {**child, SHOW: functools.partial(_refused, Request(scope))}
+        return found, child
+
+
+router = APIRouter(include_in_schema=False, route_class=_PageRoute)
 
 
 @router.get("/")
@@ -55,27 +71,39 @@ def index(request: Request) -> Response:
         **dict.fromkeys(("problem", "note", "sides", "runs", "heading", "older")),
     }
     try:
-        access = _reader(request)
-        shown |= _found(service_of(request), access, asked)
+        shown |= _found(service_of(request), _reader(request), asked)
     except ProblemError as error:
         if error.status != 422:
-            return _refused(request, error)
+            raise
+        # Beside the form, which keeps what was given.
         shown["problem"] = error.detail.partition(": ")[2] or error.detail
     return _page(request, "search.html.j2", shown, 422 if shown["problem"] else 200)
 
 
 @router.get("/runs/{run_id}")
-def run(request: Request, run_id: str) -> Response:
-    """Show one run: verdict, evidence and turns."""
+def run(
+    request: Request, run_id: str, page: Annotated[int, Query(ge=1, le=10**9, description="From 1.")] = 1
+) -> Response:
+    """Show one run, so many of its messages a page: on the first also verdict and evidence."""
     service = service_of(request)
-    try:
-        row, text = _run(service, _reader(request), run_id)
-    except ProblemError as error:
-        return _refused(request, error)
+    access = _reader(request)
+    row, text = _run(service, access, run_id)
     document = None if text is None else exact_numbers(text)
     named = {name: redacted(row[name], service.redact) for name in ("agent_name", "models", "data_omitted_reason")}
-    view = trajectory_view({**row, **named, "data": document}, row, service.redact)
-    return _page(request, "run.html.j2", {"view": view})
+    try:
+        view = trajectory_view({**row, **named, "data": document}, row, service.redact, page)
+    except IndexError as error:
+        raise ProblemError(404, str(error)) from None
+    return _page(request, "run.html.j2", {"view": view, **_related(service, access, row)})
+
+
+@router.get("/families")
+def families(request: Request) -> Response:
+    """Show how often each kind of task succeeds."""
+    service = service_of(request)
+    groups, more = count_families(service, _reader(request), SearchFilters(), FAMILIES_OF_A_PAGE)
+    named = [{**group, "title": _title((group["example"] or {}).get("summary"), group["key"])} for group in groups]
+    return _page(request, "families.html.j2", {"families": named, "more": more})
 
 
 @router.get("/login")
@@ -154,6 +182,16 @@ def _run(service: Service, access: Access, run_id: str) -> tuple[dict[str, Any],
     return row, text
 
 
+def _related(service: Service, access: Access, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how often tasks of a run's family succeed, and the runs that it is most like."""
+    family = None
+    if row["task_family"] is not None:
+        (family,), _ = count_groups(service, access, SearchFilters(task_family=row["task_family"]), "none", 1)
+    with service.database.reading(access.tenants) as connection:
+        found = [read_run(connection, one["run_id"]) for one in row["similar_runs"]]
+    return {"family": family, "similar": [_listed(one, service) for one in found if one is not None]}
+
+
 def _found(service: Service, access: Access, asked: Mapping[str, str]) -> dict[str, Any]:
     """Return what the page of results shows.
 
@@ -208,7 +246,7 @@ def _found(service: Service, access: Access, asked: Mapping[str, str]) -> dict[s
 
 
 def _hit(hit: SearchHit, service: Service) -> dict[str, Any]:
-    found = redacted(asdict(hit) | {"evidence": [asdict(one) for one in hit.evidence]}, service.redact)
+    found = served_hit(hit, service)
     return {**found, "title": _title(found["summary"] or found["snippet"], hit.run_id)}
 
 
@@ -246,13 +284,14 @@ def _midnight(day: str) -> datetime:
         raise ProblemError(422, "query: Give a day as YYYY-MM-DD.") from None
 
 
-def _refused(request: Request, error: ProblemError) -> Response:
+def _refused(request: Request, status: int, detail: str) -> Response:
     """Lead to the form for a token, or say what is wrong."""
-    if error.status == 401:
+    if status == 401:
         then = request.url.path + ("?" + request.url.query if request.url.query else "")
         return RedirectResponse(f"/login?then={quote(then, safe='')}", 303)
-    title = TITLES.get(error.status, "The request failed")
-    return _page(request, "message.html.j2", {"title": title, "detail": error.detail}, error.status)
+    title = TITLES.get(status, "The request failed")
+    shown = {"title": title, "detail": detail, "request_id": request.scope.get("request_id")}
+    return _page(request, "message.html.j2", shown, status)
 
 
 def _own_path(path: str) -> str:

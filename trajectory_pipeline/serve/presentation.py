@@ -18,9 +18,10 @@ from trajectory_pipeline.storage.postgres.service_reads import Position
 Row = Mapping[str, Any]
 _PLAIN = tuple(name for name in RunSummary.model_fields if name not in ("heuristic", "judged"))
 _VERDICT = tuple(name for name in Judged.model_fields if name not in ("status", "confidence"))
-
-
-_JUDGED_TEXTS = ("tags", "summary", "lesson", "requirements", "failure", "decisions")
+LINKS = ("continues_run_id", "task_family", "similar_runs")
+"""Of ``read_run``: the runs that a run belongs with."""
+_TEXTS = ("agent_name", "tools_used", "models")
+_JUDGED_TEXTS = ("failure_mode", "task_category", "tags", "summary", "lesson", "requirements", "failure", "decisions")
 
 
 def run_summary(row: Row, service: Service) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def run_summary(row: Row, service: Service) -> dict[str, Any]:
     heuristic = {"outcome": row["heuristic_outcome"], "confidence": row["heuristic_confidence"]}
     if "heuristic_reasoning" in row:
         heuristic["reasoning"] = row["heuristic_reasoning"]
-    plain = _redacted({name: row[name] for name in _PLAIN}, ("agent_name",), service)
+    plain = _redacted({name: row[name] for name in _PLAIN}, _TEXTS, service)
     return {**plain, "heuristic": heuristic, "judged": judged}
 
 
@@ -62,7 +63,8 @@ def trajectory_json(row: Row, document: bytes, service: Service) -> bytes:
     whole = {
         "notice": DATA_NOTICE,
         **run_summary(row, service),
-        **{name: row[name] for name in ("continues_run_id", "partition_key", "content_digest")},
+        **{name: row[name] for name in LINKS},
+        **{name: row[name] for name in ("partition_key", "content_digest")},
         "document_omitted_reason": row["data_omitted_reason"],
     }
     return orjson.dumps(whole)[:-1] + b',"document":' + document + b"}"

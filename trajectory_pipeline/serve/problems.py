@@ -1,5 +1,7 @@
 """Errors as ``application/problem+json`` (RFC 9457): what was wrong, where, and what to do."""
 
+import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,10 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from trajectory_pipeline.errors import PipelineError, SinkError
 from trajectory_pipeline.storage.postgres.service_access import QueryTimeoutError
 
+LOG = logging.getLogger("trajectory_pipeline.serve")
 MEDIA_TYPE = "application/problem+json"
 TITLES = {
     400: "The request cannot be read",
@@ -53,11 +57,29 @@ class ProblemError(Exception):
         self.headers = headers
 
 
-def problem_response(request_id: str, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a problem as a response."""
-    title = TITLES.get(status, "The request failed")
+SHOW = "show_problem"
+"""In the scope of a request for a page: what makes a page of a problem, from its status and detail."""
+
+
+def problem_response(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a problem as a response: as JSON, or as a page where a page was asked for."""
+    if SHOW in scope:
+        page: Response = scope[SHOW](status, detail)
+        return page
+    title, request_id = TITLES.get(status, "The request failed"), str(scope.get("request_id", ""))
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
     return Response(orjson.dumps(body), status, dict(headers or {}), MEDIA_TYPE)
+
+
+def answer_to(error: PipelineError, request_id: str | None = None) -> tuple[int, str]:
+    """Return the status and the words for an error.
+
+    What a sink says, with its host and database, is written to the log: no client needs it.
+    """
+    if isinstance(error, QueryTimeoutError) or not isinstance(error, SinkError):
+        return (504 if isinstance(error, QueryTimeoutError) else 409), str(error)
+    LOG.error(json.dumps({"request_id": request_id, "error": type(error).__name__, "reason": str(error)}))
+    return 503, "The database or the storage cannot be reached, or refuses: the service's log says why."
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -89,7 +111,7 @@ _EXAMPLES = {
     422: "query.limit: Input should be less than or equal to 200",
     500: "See the service's log for this request id.",
     502: "Dagster refused to launch the run: no such job.",
-    503: "The database cannot be reached.",
+    503: "The database or the storage cannot be reached, or refuses: the service's log says why.",
     504: "The query took longer than 10 seconds: ask for fewer rows, a shorter time or one agent.",
 }
 
@@ -97,26 +119,24 @@ _EXAMPLES = {
 def add_handlers(app: FastAPI) -> None:
     """Answer every error of the app with a problem."""
 
-    def request_id(request: Request) -> str:
-        return str(request.scope.get("request_id", ""))
-
     def on_problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, ProblemError)  # noqa: S101 - registered for it
-        return problem_response(request_id(request), error.status, error.detail, error.headers)
+        return problem_response(request.scope, error.status, error.detail, error.headers)
 
     def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
-        return problem_response(request_id(request), error.status_code, str(error.detail), error.headers)
+        return problem_response(request.scope, error.status_code, str(error.detail), error.headers)
 
     def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         # Never the value: it may hold what must not be repeated.
         found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:20])
-        return problem_response(request_id(request), 422, found)
+        return problem_response(request.scope, 422, found)
 
     def on_pipeline_error(request: Request, error: Exception) -> Response:
-        status = 504 if isinstance(error, QueryTimeoutError) else 503 if isinstance(error, SinkError) else 409
-        return problem_response(request_id(request), status, str(error))
+        assert isinstance(error, PipelineError)  # noqa: S101
+        status, detail = answer_to(error, request.scope.get("request_id"))
+        return problem_response(request.scope, status, detail)
 
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(HTTPException, on_http)

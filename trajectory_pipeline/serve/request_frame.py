@@ -13,9 +13,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trajectory_pipeline.serve.metrics import Metrics
-from trajectory_pipeline.serve.problems import problem_response
+from trajectory_pipeline.serve.problems import LOG, problem_response
 
-LOG = logging.getLogger("trajectory_pipeline.serve")
 MAX_BODY_BYTES = 1_048_576
 BODY_TIMEOUT_SECONDS = 10.0
 _GIVEN_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -69,7 +68,7 @@ class RequestFrame:
             body = await self._body(scope, receive)
             await self._app(scope, _replayed(body, receive), framed)
         except _RefusedBodyError as error:
-            refusal = problem_response(request_id, error.status, str(error), {"connection": "close"})
+            refusal = problem_response(scope, error.status, str(error), {"connection": "close"})
             await refusal(scope, receive, framed)
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)[-4:]
@@ -79,7 +78,7 @@ class RequestFrame:
             }
             if not status:
                 detail = "This is a defect of the service: see its log for this request id."
-                await problem_response(request_id, 500, detail)(scope, receive, framed)
+                await problem_response(scope, 500, detail)(scope, receive, framed)
         finally:
             self._metrics.running.dec()
             self._record(scope, request_id, status, time.perf_counter() - started, defect)

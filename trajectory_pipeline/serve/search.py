@@ -99,7 +99,7 @@ def search_runs(request: Request, access: Reader, query: Annotated[SearchQuery, 
     """Return the runs that a query describes, the best first."""
     service = service_of(request)
     hits, words_only = find(service, access, query, search)
-    return Hits(notice=DATA_NOTICE, words_only=words_only, items=shown(hits, service))
+    return Hits(notice=DATA_NOTICE, words_only=words_only, items=_items(hits, service))
 
 
 @router.get("/contrast", responses=problems(), summary="Contrast successes and failures")
@@ -112,14 +112,20 @@ def contrast_runs(request: Request, access: Reader, query: Annotated[SearchQuery
     return Contrasted(
         notice=DATA_NOTICE,
         words_only=words_only,
-        successes=shown(found.successes, service),
-        failures=shown(found.failures, service),
+        successes=_items(found.successes, service),
+        failures=_items(found.failures, service),
     )
 
 
-def shown(hits: list[SearchHit], service: Service) -> list[Any]:
-    """Return hits as they are served, redacted."""
-    return [redacted(asdict(hit) | {"evidence": [asdict(one) for one in hit.evidence]}, service.redact) for hit in hits]
+def served_hit(hit: SearchHit, service: Service) -> dict[str, Any]:
+    """Return a hit as ``Hit``, redacted."""
+    plain = asdict(hit) | {"evidence": [asdict(one) for one in hit.evidence]}
+    found: dict[str, Any] = redacted(plain, service.redact)
+    return found
+
+
+def _items(hits: list[SearchHit], service: Service) -> list[Any]:
+    return [served_hit(hit, service) for hit in hits]
 
 
 def find(service: Service, access: Access, query: SearchQuery, ask: Callable[..., _Found]) -> tuple[_Found, str | None]:

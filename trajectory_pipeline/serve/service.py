@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from trajectory_pipeline.judge.redaction.redactor import Redactor
+from trajectory_pipeline.pipeline.configured_models import build_redactor
 from trajectory_pipeline.pipeline.embed import Embedder
 from trajectory_pipeline.pipeline.query_embedding import QueryEmbedding, embed_query, searched_space
 from trajectory_pipeline.serve.metrics import Metrics
@@ -12,7 +12,6 @@ from trajectory_pipeline.serve.recent_documents import RecentDocuments
 from trajectory_pipeline.serve.redacted import remembering
 from trajectory_pipeline.serve.token_lookup import TokenLookup
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
 from trajectory_pipeline.storage.postgres.service_access import ServiceDatabase
 from trajectory_pipeline.storage.postgres.service_tokens import complete_service_role
 from trajectory_pipeline.storage.storage import Storage
@@ -70,9 +69,7 @@ def make_service(
         SinkError: the database cannot be reached or is not migrated.
     """
     complete_service_role(storage.postgres)
-    privacy = settings.privacy
-    key = redaction_key(storage.postgres, privacy.configured_redaction_key)
-    redact = remembering(Redactor(privacy.redaction, key))
+    redact = remembering(build_redactor(settings.privacy, storage))
     searched = Recent(lambda: searched_space(storage.postgres))
 
     def embed(text: str) -> QueryEmbedding:

@@ -1,17 +1,21 @@
 """Endpoint: how often runs succeed, in all or by agent, day, tool and more, with intervals."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from trajectory_pipeline.quality.intervals import wilson_interval
+from trajectory_pipeline.schema.enums import Outcome
+from trajectory_pipeline.serve.access import Access
 from trajectory_pipeline.serve.authentication import Reader, service_of
 from trajectory_pipeline.serve.filters import FilterQuery
 from trajectory_pipeline.serve.problems import problems
 from trajectory_pipeline.serve.redacted import redacted
-from trajectory_pipeline.serve.service import DATA_NOTICE
-from trajectory_pipeline.storage.postgres.service_reads import count_outcomes
+from trajectory_pipeline.serve.service import DATA_NOTICE, Service
+from trajectory_pipeline.storage.postgres.search import SearchFilters
+from trajectory_pipeline.storage.postgres.service_reads import count_outcomes, newest_of_families
 
 router = APIRouter(prefix="/v1", tags=["statistics"])
 GroupBy = Literal[
@@ -44,6 +48,17 @@ class Rate(BaseModel):
     of: int = Field(ge=1, description="Runs that it is a share of.")
 
 
+class Example(BaseModel):
+    """A run of a task family: its newest, one with a summary before all others."""
+
+    run_id: str
+    agent_name: str | None
+    end_time: datetime | None
+    outcome: Outcome | None = Field(description="Judged; null where it is not.")
+    summary: str | None
+    lesson: str | None
+
+
 class Group(BaseModel):
     """One group; judged and heuristic outcomes are counted apart."""
 
@@ -58,6 +73,7 @@ class Group(BaseModel):
     )
     mean_confidence: float | None = Field(description="Of the judged outcomes.")
     total_tokens: int
+    example: Example | None = Field(description="Of a task family; null for other groups.")
 
 
 class Statistics(BaseModel):
@@ -71,11 +87,36 @@ class Statistics(BaseModel):
 @router.get("/statistics", responses=problems(), summary="Count outcomes")
 def statistics(request: Request, access: Reader, query: Annotated[StatisticsQuery, Query()]) -> Statistics:
     """Return how runs came out, by verdict and by rule, with the success rate and its interval."""
-    service, filters = service_of(request), query.filters()
+    groups, more = count_groups(service_of(request), access, query.filters(), query.group_by, query.limit)
+    items: list[Any] = groups
+    return Statistics(notice=DATA_NOTICE, items=items, more_groups=more)
+
+
+def count_groups(
+    service: Service, access: Access, filters: SearchFilters, group_by: GroupBy, limit: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return groups as ``Group``, redacted, those with most runs first, and whether there are more."""
     with service.database.reading(access.tenants) as connection:
-        rows = count_outcomes(connection, filters, query.group_by, query.limit + 1)
-    items: list[Any] = [redacted(group_of(row), service.redact) for row in rows[: query.limit]]
-    return Statistics(notice=DATA_NOTICE, items=items, more_groups=len(rows) > query.limit)
+        rows = count_outcomes(connection, filters, group_by, limit + 1)
+        families = [row["key"] for row in rows[:limit] if row["key"] is not None] if group_by == "task_family" else []
+        examples = newest_of_families(connection, families) if families else {}
+    groups = [
+        # Not by the name of the field: a `key` is one of a group, not a secret.
+        {**group_of(row), **{name: redacted(row[name], service.redact) for name in ("key", "name")}}
+        | {"example": redacted(examples.get(row["key"]), service.redact)}
+        for row in rows[:limit]
+    ]
+    return groups, len(rows) > limit
+
+
+def count_families(
+    service: Service, access: Access, filters: SearchFilters, limit: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return the groups of runs that are in a task family, as ``count_groups`` does."""
+    # Runs without a family are a group too.
+    groups, more = count_groups(service, access, filters, "task_family", limit + 1)
+    families = [group for group in groups if group["key"] is not None]
+    return families[:limit], more or len(families) > limit
 
 
 def group_of(row: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,8 @@ def test_pages_fit_and_have_no_accessibility_violation(
         "contrast": "/?q=refund&view=contrast",
         "nothing": "/?q=xylophone",
         "run": f"/runs/{run_id}",
+        "families": "/families",
+        "missing": "/runs/run-unknown",
         "login": "/login",
     }.items():
         page.goto(f"{base_of(guarded)}{path}")

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
+from trajectory_pipeline.pipeline.configured_models import judge_config
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
 from trajectory_pipeline.pipeline.judge import JudgingRun
 from trajectory_pipeline.settings import Settings

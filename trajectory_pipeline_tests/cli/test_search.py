@@ -9,13 +9,16 @@ from trajectory_pipeline.pipeline.local_embedder import LocalEmbedder
 from trajectory_pipeline_tests.cli.conftest import Command
 from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_policy, add_runs
 
+LESSON = "cite the rule\x1b]0;title\x07"
+"""With a control sequence for the terminal of whoever searches."""
+
 
 @pytest.fixture
 def variables(databases: dict[str, str]) -> dict[str, str]:
     """Databases with three runs, two of them judged."""
     runs = [
         Run("run-1", "refund of a late parcel", judged_outcome="failure", lesson="look up the order first"),
-        Run("run-2", "refund of a late parcel", judged_outcome="success", lesson="cite the rule"),
+        Run("run-2", "refund of a late parcel", judged_outcome="success", lesson=LESSON),
         Run("run-3", "change of an address", agent_id="agent-b", heuristic_outcome="unknown"),
     ]
     with psycopg.connect(databases["TRAJECTORY_DATABASE_URL"]) as connection:
@@ -33,6 +36,12 @@ def test_runs_are_printed_with_outcome_and_lesson(run_command: Command, variable
     assert "TRAJECTORY_EMBEDDING_MODEL" in result.output, "says why nothing is searched by meaning"
 
 
+def test_control_sequences_of_agents_do_not_reach_the_terminal(run_command: Command, variables: dict[str, str]) -> None:
+    result = run_command("search", "late parcel", "--outcome", "success", **variables)
+    assert "\\x1b" in result.output
+    assert "\x1b" not in result.output
+
+
 def test_a_run_without_a_verdict_says_that_its_outcome_is_by_rule(
     run_command: Command, variables: dict[str, str]
 ) -> None:
@@ -44,7 +53,7 @@ def test_a_run_without_a_verdict_says_that_its_outcome_is_by_rule(
 def test_a_contrast_as_json_has_both_sides(run_command: Command, variables: dict[str, str]) -> None:
     result = run_command("search", "late parcel", "--contrast", "--json", **variables)
     found = json.loads(result.stdout)
-    assert [(hit["run_id"], hit["lesson"]) for hit in found["successes"]] == [("run-2", "cite the rule")]
+    assert [(hit["run_id"], hit["lesson"]) for hit in found["successes"]] == [("run-2", LESSON)]
     assert [(hit["run_id"], hit["judged_outcome"]) for hit in found["failures"]] == [("run-1", "failure")]
     assert "TRAJECTORY_EMBEDDING_MODEL" in found["words_only"]
 

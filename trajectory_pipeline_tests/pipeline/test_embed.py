@@ -132,6 +132,36 @@ def test_answer_to_an_approval_request_is_found_by_the_task_of_its_chain(pipelin
         assert row["answering"].splitlines()[0] == row["asking"].splitlines()[0]
 
 
+def test_changed_task_makes_the_texts_of_later_partitions_stale(pipeline: Pipeline) -> None:
+    """Also where the later partition was being embedded meanwhile, and its entry is written last."""
+    pipeline.capture(HOUR, OTHER)
+    first = some_run(pipeline, f"message_count > 2 AND partition_key = '{partition_key(HOUR)}'")
+    second = some_run(pipeline, f"message_count > 2 AND partition_key = '{partition_key(OTHER)}'")
+    pipeline.do(f"UPDATE trajectory.trajectories SET continues_run_id = '{first}' WHERE run_id = '{second}'")
+    embed(pipeline, HOUR, OTHER, embedder=tiny())
+    assert pending(pipeline) == []
+
+    def change_task(words: str) -> None:
+        content = f'[{{"type": "text", "text": "{words}"}}]'
+        pipeline.change_source(f"UPDATE messages SET content = '{content}' WHERE run_id = '{first}' AND role = 'user'")
+        pipeline.capture(HOUR)
+
+    change_task("another task")
+    assert pending(pipeline) == [partition_key(HOUR)]
+    embed(pipeline, HOUR, embedder=tiny())
+    assert pending(pipeline) == [partition_key(OTHER)]
+    run = embedding_run(pipeline, tiny())
+    run.embed_partitions([OTHER])
+    change_task("yet another task")
+    embed(pipeline, HOUR, embedder=tiny())
+    run.publish(OTHER)
+    before = texts(pipeline)[second]["content_digest"]
+    assert pending(pipeline) == [partition_key(OTHER)]
+    embed(pipeline, OTHER, embedder=tiny())
+    assert pending(pipeline) == []
+    assert texts(pipeline)[second]["content_digest"] != before
+
+
 def test_without_a_model_texts_are_made_and_the_reason_is_told(pipeline: Pipeline) -> None:
     pipeline.capture(HOUR)
     run = embedding_run(pipeline, reason="No embedding model is configured.")

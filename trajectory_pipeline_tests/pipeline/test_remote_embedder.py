@@ -93,6 +93,18 @@ def test_calls_are_recorded_with_their_cost_and_made_once(captured: Pipeline, ju
     assert captured.ask("SELECT * FROM trajectory.verdict_locks") == []
 
 
+def test_calls_follow_one_another_under_the_rate_limit(captured: Pipeline, judge: SimulatedJudge) -> None:
+    """Slots have no gap, whoever takes them: searches too."""
+    limited = api(judge, texts_per_call=2, requests_per_minute=6000)
+    embed(captured, HOUR, embedder=limited)
+    embed_query(captured.database, limited, REDACTOR, "refund")
+    limit = only(captured.ask("SELECT base_url, model, next_at FROM trajectory.rate_limits"))
+    assert (limit["base_url"], limit["model"]) == (judge.base_url, EMBEDDING_MODEL)
+    made = calls(captured)
+    assert len(made) > 2
+    assert (limit["next_at"] - min(row["started_at"] for row in made)).total_seconds() >= (len(made) - 1) * 60 / 6000
+
+
 def test_asked_dimensions_are_another_model(captured: Pipeline, judge: SimulatedJudge) -> None:
     embed(captured, HOUR, embedder=api(judge, dimensions=8))
     assert {row["dimensions"] for row in embeddings(captured).values()} == {8}

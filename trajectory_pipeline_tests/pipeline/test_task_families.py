@@ -2,8 +2,6 @@
 
 import math
 from collections import Counter, defaultdict
-from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import psycopg
@@ -13,29 +11,8 @@ from trajectory_pipeline.pipeline.task_families import update_task_families
 from trajectory_pipeline.quality.intervals import wilson_interval
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.task_families import NEAREST, family_outcomes
-from trajectory_pipeline_tests.storage.postgres.searchable import NOON, Run, add_model, add_policy, add_runs
-
-CENTERS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-OUTCOMES = ("success", "success", "failure", "partial_success", "unknown", None)
-
-
-def kind_of_task(run_id: str) -> int:
-    return int(run_id.split("-")[1]) % len(CENTERS)
-
-
-def made_up(numbers: range, *, minutes: int = 0, **more: Any) -> list[Run]:
-    """Runs of three kinds of tasks, each a little off its kind's direction."""
-    rng = np.random.default_rng(numbers.start)
-    return [
-        Run(
-            f"run-{n:03}",
-            vector=(np.array(CENTERS[n % 3]) + rng.uniform(-0.15, 0.15, 3)).round(3).tolist(),
-            end_time=NOON + timedelta(minutes=n + minutes),
-            judged_outcome=OUTCOMES[n % len(OUTCOMES)],
-            **more,
-        )
-        for n in numbers
-    ]
+from trajectory_pipeline_tests.pipeline.kinds_of_tasks import CENTERS, kind_of_task, made_up
+from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_model, add_policy, add_runs
 
 
 @pytest.fixture

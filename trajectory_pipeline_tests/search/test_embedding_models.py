@@ -1,6 +1,8 @@
 """WordLlama gives what its package gives, without network; any embedding is scaled to length 1, or told why not."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +28,28 @@ def test_embeddings_are_those_of_the_package_in_any_company(monkeypatch: pytest.
         assert np.array_equal(vector, load_wordllama().embed([text])[0])
 
 
+@pytest.mark.process
+def test_loading_leaves_logging_alone() -> None:
+    """The package sets the root logger up for itself: lines of all libraries would be in a command's output."""
+    program = (
+        "import logging\n"
+        "from trajectory_pipeline.search.embedding_models.wordllama import load_wordllama\n"
+        "load_wordllama()\n"
+        "print(logging.getLogger().handlers, logging.getLogger().level == logging.WARNING)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[] True\n", "")
+
+
 def test_text_without_tokens_has_zeros() -> None:
     (vector,) = load_wordllama().embed([""])
     assert not vector.any()
     assert unit_vector(vector) == "all its numbers are 0, so that it has no direction"
+
+
+def test_integer_that_no_float_holds_is_not_finite() -> None:
+    """JSON sets no limit to one."""
+    assert unit_vector([10**400, 1]) == "it has a number that is not finite"
 
 
 def test_model_id_tells_models_apart() -> None:

@@ -8,9 +8,12 @@ from typing import Any
 import httpx2
 import psycopg
 import pytest
+from fastapi.routing import iter_route_contexts
 from psycopg import sql
 
 from trajectory_pipeline.errors import PipelineError, SinkError
+from trajectory_pipeline.serve.app import create_app
+from trajectory_pipeline.serve.pages import COOKIE
 from trajectory_pipeline.serve.service import make_service
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
@@ -92,6 +95,47 @@ def test_no_endpoint_shows_anything_to_a_foreign_token(guarded: httpx2.Client, t
         leaked = [text for text in secret - {asked} if text in answer.text]
         assert leaked == [], (method, path)
         assert answer.status_code != 200 or asked not in answer.text, (method, path, answer.text)
+
+
+PUBLIC = {"/login", "/logout", "/style.css", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
+"""Pages and files that hold nothing of any run."""
+
+
+@pytest.fixture(scope="module")
+def pages(tenant_settings: Settings, tokens: Tokens, guarded: httpx2.Client) -> list[tuple[str, str]]:
+    """Method and path of every route of the app that is neither in its description nor MCP, whose tools are walked
+    where they are tested.
+    """
+    storage = Storage.at("unused", str(tenant_settings.storage.database_url))
+    app: Any = create_app(make_service(tenant_settings, storage, loopback=True))
+    described = {(method.upper(), path) for method, path, _ in operations(guarded)}
+    routes = {
+        (method, str(route.path))
+        for route in iter_route_contexts(app._app.routes)
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    assert described | {("POST", "/mcp")} < routes
+    return sorted(routes - described - {("POST", "/mcp")})
+
+
+def test_no_page_shows_anything_to_a_foreign_token(
+    guarded: httpx2.Client, tokens: Tokens, pages: list[tuple[str, str]]
+) -> None:
+    secret = {*tokens.runs[MINE], *tokens.runs[OTHER], *tokens.agents[MINE], *tokens.agents[OTHER], MINE, OTHER}
+    asked = min(tokens.runs[MINE])
+    assert {("GET", "/"), ("GET", "/runs/{run_id}"), ("GET", "/families")} <= set(pages)
+    for method, path in pages:
+        for query in ("", "?q=the", "?q=the&view=contrast"):
+            url = re.sub(r"\{\w+\}", asked, path) + query
+            own, foreign, nobody = (
+                guarded.request(method, url, headers={"cookie": f"{COOKIE}={tokens.by_name[name]}"} if name else {})
+                for name in ("mine", "foreign", None)
+            )
+            assert [text for text in secret if text in foreign.text] == [], (method, url)
+            assert not any(text in own.text for text in tokens.runs[OTHER]), (method, url)
+            if path not in PUBLIC:
+                assert own.status_code == 200, (method, url)
+                assert (nobody.status_code, nobody.headers["location"][:6]) == (303, "/login"), (method, url)
 
 
 @pytest.mark.parametrize("name", ["expired", "revoked", None])

@@ -1,7 +1,8 @@
 """The empty hour sensor: reports hours in which no run ended to Dagster as materialized, many at once.
 
-So an hour that the UI shows as missing was not looked at yet. Nothing is written for an empty hour, neither a file nor
-a ledger entry. A run that appears in it later makes it stale, and the capture sensor requests it.
+Of an hour that was captured and has no trajectory, it reports what comes after the trajectories. So an hour that the UI
+shows as missing was not looked at yet. Nothing is written for an empty hour, neither a file nor a ledger entry. A run
+that appears in it later makes it stale, and the capture sensor requests it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,10 +54,10 @@ def build_empty_hour_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
             return dg.SkipReason("Dagster knows every closed hour.")
         try:
             source = letta.source(max_timeout_seconds=QUERY_TIMEOUT_SECONDS)
-            empty = find_empty_hours(source, storage.sinks(), hours)
+            empty = find_empty_hours(source, storage.sinks(), {hour: unknown[hour] for hour in hours})
         except PipelineError as error:
             return dg.SkipReason(str(error))
-        report_empty_hours(context.instance, {hour: unknown[hour] for hour in empty})
+        report_empty_hours(context.instance, empty)
         looked_at = pluralize(len(hours), "hour")
         message = f"{looked_at} looked at, {len(empty)} without runs reported to Dagster, {len(unknown)} were unknown."
         return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=partition_key(hours[0]))
@@ -77,21 +78,38 @@ def unknown_hours(instance: dg.DagsterInstance, settings: Settings, now: datetim
     return {hour: assets for hour, assets in unknown.items() if assets}
 
 
-def find_empty_hours(source: "LettaSource", storage: "Storage", hours: Sequence[datetime]) -> list[datetime]:
-    """Return which of these sorted hours have no terminal run in the source, and were never captured.
+def find_empty_hours(
+    source: "LettaSource", storage: "Storage", unknown: Mapping[datetime, Sequence[dg.AssetKey]]
+) -> dict[datetime, list[dg.AssetKey]]:
+    """Return which assets of these hours, in order, have nothing to hold.
+
+    All, where the source has no terminal run and the hour was never captured: what was captured stays with the capture
+    sensor. Those after the trajectories, where these were made and there is none.
 
     Raises:
         PipelineError: the source or the ledger cannot be read.
     """
     from trajectory_pipeline.letta.fingerprint import fingerprints
     from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+    from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 
-    if not hours:
-        return []
-    captured = storage.postgres.ledger(TERMINAL_RUNS.name, [partition_key(hour) for hour in hours])
+    if not unknown:
+        return {}
+    hours = list(unknown)
+    keys = [partition_key(hour) for hour in hours]
+    captured = storage.postgres.ledger(TERMINAL_RUNS.name, keys)
+    converted = storage.postgres.ledger(TRAJECTORIES.name, keys)
     with source.snapshot() as snapshot:
         present = fingerprints(snapshot, hours[0], hours[-1] + HOUR)
-    return [hour for hour in hours if hour not in present and partition_key(hour) not in captured]
+    empty: dict[datetime, list[dg.AssetKey]] = {}
+    for hour, key in zip(hours, keys, strict=True):
+        if key in converted:
+            found = [] if converted[key].counts.get("trajectories", 1) else [*REFINEMENT, *EMBEDDING]
+        else:
+            found = [] if hour in present or key in captured else list(unknown[hour])
+        if assets := [asset for asset in unknown[hour] if asset in found]:
+            empty[hour] = assets
+    return empty
 
 
 def report_empty_hours(instance: dg.DagsterInstance, assets: Mapping[datetime, Sequence[dg.AssetKey]]) -> None:
@@ -111,7 +129,7 @@ def report_empty_hours(instance: dg.DagsterInstance, assets: Mapping[datetime, S
             materialization = dg.AssetMaterialization(
                 asset,
                 partition=partition_key(hour),
-                description="No run ended in this hour. Nothing was written.",
+                description="Nothing was written: no run ended in this hour, or none became a trajectory.",
                 metadata={"empty": True, "dagster/partition_row_count": 0},
             )
             instance.report_dagster_event(

@@ -77,7 +77,8 @@ def _unusable(call: CallRecord, response: httpx2.Response, message: str) -> Http
 
 def _read_usage(usage: Any) -> CallUsage | None:
     """Return the tokens of the texts, the largest count that is told; None where there is none."""
-    counts = [usage.get(name) for name in ("prompt_tokens", "input_tokens", "total_tokens")] if usage else []
+    names = ("prompt_tokens", "input_tokens", "total_tokens")
+    counts = [usage.get(name) for name in names] if isinstance(usage, dict) else []
     told = [one for one in counts if isinstance(one, int) and not isinstance(one, bool) and 0 < one < _MOST_TOKENS]
     return CallUsage(max(told), None, 0) if told else None
 

@@ -43,7 +43,11 @@ def unit_vector(numbers: Sequence[float] | Vector) -> Vector | str:
 
     Only directions are compared; and scaled, no number is beyond what half a precision holds.
     """
-    vector = np.asarray(numbers, dtype=np.float64)
+    try:
+        vector = np.asarray(numbers, dtype=np.float64)
+    except OverflowError:
+        # JSON sets no limit to an integer.
+        vector = np.array([np.inf])
     if not np.isfinite(vector).all():
         return "it has a number that is not finite"
     largest = float(np.abs(vector).max(initial=0))

@@ -4,7 +4,9 @@ An embedding is the mean of the vectors of the text's tokens (256 numbers), so t
 """
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,6 +72,18 @@ def _folder() -> Path:
     return Path(spec.origin).parent
 
 
+@contextmanager
+def _untouched_logging() -> Iterator[None]:
+    """Undo what importing the package does to the root logger: every library's lines would go to stderr."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
 @cache
 def load_wordllama() -> WordLlamaModel:
     """Load the model from its package, once a process; nothing is downloaded.
@@ -78,7 +92,8 @@ def load_wordllama() -> WordLlamaModel:
         ImportError: the package is not installed.
         OSError: its files are not there.
     """
-    import wordllama
+    with _untouched_logging():
+        import wordllama
 
     folder = _folder()
     # With its default folder, the loader would look for the tokenizer in the home directory, and download it.

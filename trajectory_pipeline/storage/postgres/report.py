@@ -47,6 +47,13 @@ _TABLES = {
         SELECT model, {_OUTCOMES} FROM base, unnest(models) AS model GROUP BY 1 ORDER BY runs DESC, model""",
     "tools": f"""
         SELECT tool, {_OUTCOMES} FROM base, unnest(tools_used) AS tool GROUP BY 1 ORDER BY runs DESC, tool""",
+    # The example is the newest judged run.
+    "families": f"""
+        SELECT c.*, o.summary AS example FROM (
+            SELECT f.family_id AS family, {_OUTCOMES}, (array_agg(run_id ORDER BY (verdict_status = 'judged') DESC
+                NULLS LAST, end_time DESC NULLS LAST, run_id))[1] AS example_run_id
+            FROM base JOIN trajectory.task_family_runs f USING (run_id) GROUP BY 1
+        ) c LEFT JOIN trajectory.outcomes o ON o.run_id = c.example_run_id ORDER BY runs DESC, family""",
     "failures": """
         SELECT period, failure_owner, failure_mode, count(*) AS runs FROM base
         WHERE failure_mode <> 'none' GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3""",

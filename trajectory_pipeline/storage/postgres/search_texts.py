@@ -45,6 +45,22 @@ WHERE (s.content_digest, s.verdict_key, s.partition_key, %(version)s)
     IS DISTINCT FROM (x.content_digest, x.verdict_key, x.partition_key, x.rendering_version)
 ORDER BY s.run_id"""
 )
+# A run that continues one of these partitions' runs is of another partition, perhaps, which has not changed itself.
+_CONTINUATIONS: LiteralString = """
+WITH RECURSIVE continuing AS (
+    SELECT t.run_id, t.partition_key FROM trajectory.trajectories e
+    JOIN trajectory.trajectories t ON t.continues_run_id = e.run_id WHERE e.partition_key = ANY(%s)
+    UNION SELECT t.run_id, t.partition_key FROM continuing c
+    JOIN trajectory.trajectories t ON t.continues_run_id = c.run_id
+) SELECT run_id FROM continuing WHERE partition_key <> ALL(%s)"""
+_MARK_STALE: LiteralString = (
+    _SOURCES
+    + """
+UPDATE trajectory.partitions p SET inputs_digest = NULL
+WHERE p.asset = %(asset)s AND p.inputs_digest IS NOT NULL AND p.partition_key IN (
+    SELECT s.partition_key FROM source s JOIN trajectory.search_texts x USING (run_id)
+    WHERE s.content_digest <> x.content_digest)"""
+)
 # Of a document, what the text is made from, in the same shape: tools may have returned megabytes.
 _DOCUMENTS: LiteralString = """
 SELECT run_id, partition_key, CASE WHEN data IS NOT NULL THEN jsonb_build_object(
@@ -159,6 +175,35 @@ def save_texts(connection: RetryingConnection, texts: Sequence[RenderedText]) ->
         return len(rows)
 
     return connection.run(f"Storing {len(texts)} search texts", work)
+
+
+def mark_stale_continuations(connection: RetryingConnection, partition_keys: Sequence[str]) -> None:
+    """Mark other partitions whose texts show a task of these partitions' runs that has changed since, or is gone.
+
+    Before these partitions have their entry, so that nothing is left out where this is interrupted.
+    """
+    keys = list(partition_keys)
+    rows = connection.rows("Looking for runs that continue others", _CONTINUATIONS, [keys, keys])
+    if rows:
+        parameters = _stale_parameters([], [row["run_id"] for row in rows])
+        connection.rows("Marking search texts as stale", _MARK_STALE, parameters)
+
+
+def mark_if_stale(connection: psycopg.Connection, partition_key: str) -> None:
+    """Mark a partition whose texts show a task that has changed since, in the transaction that writes its entry.
+
+    A mark that another worker made just before would be lost otherwise.
+    """
+    connection.execute(_MARK_STALE, _stale_parameters([partition_key], []))
+
+
+def _stale_parameters(partition_keys: Sequence[str], run_ids: Sequence[str]) -> dict[str, Any]:
+    return {
+        "keys": list(partition_keys),
+        "run_ids": list(run_ids),
+        "longest": LONGEST_CHAIN,
+        "asset": TRAJECTORY_EMBEDDINGS.name,
+    }
 
 
 def count_texts(connection: RetryingConnection, partition_key: str) -> tuple[int, str]:

@@ -23,7 +23,12 @@ _SUMMARY: LiteralString = (
 )
 _WHOLE: LiteralString = (
     _SUMMARY + ", t.heuristic_reasoning, t.partition_key, t.continues_run_id, t.content_digest, t.updated_at,"
-    " t.data_omitted_reason, o.requirements, o.failure, o.decisions, o.coverage"
+    " t.data_omitted_reason, o.requirements, o.failure, o.decisions, o.coverage,"
+    " (SELECT f.family_id FROM trajectory.task_family_runs f WHERE f.run_id = t.run_id) AS task_family,"
+    " (SELECT coalesce(json_agg(json_build_object('run_id', s.similar_run_id, 'similarity', s.similarity)"
+    " ORDER BY s.similarity DESC, s.similar_run_id), '[]') FROM trajectory.similar_runs s"
+    " JOIN trajectory.trajectories u ON u.run_id = s.similar_run_id AND u.deleted_at IS NULL"
+    " WHERE s.run_id = t.run_id) AS similar_runs"
 )
 
 

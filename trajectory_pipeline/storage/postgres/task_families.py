@@ -94,6 +94,17 @@ WHERE s.run_id = ranked.run_id AND s.similar_run_id = ranked.similar_run_id AND 
 _STALE_EXPORTS = """
 UPDATE trajectory.partitions SET inputs_digest = NULL WHERE asset LIKE 'exports/%%' AND partition_key IN (
     SELECT partition_key FROM trajectory.trajectories WHERE run_id = ANY(%(runs)s))"""
+_OUTCOMES = """
+SELECT f.*, x.summary AS example, x.run_id AS example_run_id
+FROM (
+    SELECT * FROM trajectory.task_family_outcomes WHERE cardinality(%(ids)s::text[]) = 0 OR family_id = ANY(%(ids)s)
+    ORDER BY runs DESC, family_id LIMIT %(most)s
+) f LEFT JOIN LATERAL (
+    SELECT o.run_id, o.summary FROM trajectory.task_family_runs r JOIN trajectory.outcomes o USING (run_id)
+    WHERE r.family_id = f.family_id AND o.verdict_status = 'judged'
+    ORDER BY o.end_time DESC NULLS LAST, o.run_id LIMIT 1
+) x ON true
+ORDER BY f.runs DESC, f.family_id"""
 _LOCK = "LOCK TABLE trajectory.task_families IN SHARE ROW EXCLUSIVE MODE"
 
 
@@ -173,9 +184,12 @@ def locked_registry(database: TrajectoryDatabase) -> Iterator[FamilyRegistry | N
         yield FamilyRegistry(connection, pgvector, model[0])
 
 
-def family_outcomes(database: TrajectoryDatabase, most: int) -> list[dict[str, Any]]:
-    """Return the rows of ``task_family_outcomes`` of the largest families."""
-    return database.rows("SELECT * FROM trajectory.task_family_outcomes ORDER BY runs DESC, family_id LIMIT %s", [most])
+def family_outcomes(database: TrajectoryDatabase, most: int, family_ids: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return rows of ``task_family_outcomes``, those with most runs first; of these ids alone where there are any.
+
+    Each has ``example``, the summary of the newest judged run, and ``example_run_id``; None where no run is judged.
+    """
+    return database.rows(_OUTCOMES, {"most": most, "ids": list(family_ids)})
 
 
 def _vectors(texts: Sequence[str]) -> Vectors:

@@ -98,6 +98,24 @@ def test_captured_hour_that_lost_its_runs_is_not_reported(sample: Settings, inst
     assert set(materializations(instance, "terminal_runs")) == keys(EMPTY[1:])
 
 
+@pytest.mark.parametrize(("trajectories", "reported"), [(0, 1), (2, 0)])
+def test_of_a_captured_hour_without_trajectories_what_follows_is_reported(
+    judged: Settings, instance: dg.DagsterInstance, trajectories: int, reported: int
+) -> None:
+    """Nobody requests embeddings or verdicts of nothing, so that the hour would stay missing."""
+    for asset in ASSETS:
+        execute(
+            str(judged.storage.database_url),
+            "INSERT INTO trajectory.partitions (asset, partition_key, result, counts, content_digest, schema_version,"
+            f" materialized_at) VALUES ('{asset}', '{partition_key(EMPTY[0])}', 'complete',"
+            f" '{{\"trajectories\": {trajectories}}}', '', '1', now())",
+        )
+    tick(change_settings(judged, capture__start=START), instance)
+    assert set(materializations(instance, "trajectories")) == keys(EMPTY[1:])
+    for asset in ("refined_outcomes", "trajectory_embeddings"):
+        assert set(materializations(instance, asset)) == keys(EMPTY[1 - reported :])
+
+
 def test_run_that_appears_later_makes_its_hour_stale(sample: Settings, instance: dg.DagsterInstance) -> None:
     tick(sample, instance)
     hour = max(hour for hour in EMPTY if hour < CAPTURE_NOW)

@@ -14,11 +14,11 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
 from trajectory_pipeline.defs.partitions import hours_of_tags
-from trajectory_pipeline.defs.resources import judge_config
 from trajectory_pipeline.defs.sensors import refinement
 from trajectory_pipeline.defs.sensors.refinement import build_refinement_sensor
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.partition_keys import HOUR, partition_key
+from trajectory_pipeline.pipeline.configured_models import judge_config
 from trajectory_pipeline.pipeline.judge import JudgingRun
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
