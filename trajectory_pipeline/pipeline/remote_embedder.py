@@ -48,6 +48,8 @@ from trajectory_pipeline.urls import without_credentials
 
 _MOST_TOKENS = 250_000
 """Of one call, by estimate: OpenAI takes 300,000."""
+QUERY_TIMEOUT_SECONDS = 10.0
+"""Of the one call for what is searched for, at the most: somebody waits, and words are found without it."""
 _LEAST_TOKENS = 20
 """Of the smallest text."""
 _ONE_BY_ONE = PER_PROMPT | {ErrorClass.BAD_REQUEST}
@@ -135,9 +137,11 @@ class RemoteEmbedder:
             SinkError: the budget cannot be reserved.
         """
         self.api.budget.require_price(self.api.model, self.api.base_url, answers=False)
+        seconds = min(self.api.timeout_seconds, QUERY_TIMEOUT_SECONDS)
+        once = replace(self, api=replace(self.api, timeout_seconds=seconds, max_attempts=1))
 
         async def ask() -> EmbeddingsResult:
-            async with open_session(self.api, request_slot=request_slot, max_bytes=max_embeddings_bytes(1)) as session:
+            async with open_session(once.api, request_slot=request_slot, max_bytes=max_embeddings_bytes(1)) as session:
                 return await worker.request(session, [text], None, ())
 
         with (
@@ -146,7 +150,7 @@ class RemoteEmbedder:
         ):
             store = EmbeddingStore(ledger, pgvector, self.model)
             worker = _Worker(
-                self, store, ledger, ledger, request_slot, f"search {uuid4()}", lambda _: None, self._least
+                once, store, ledger, ledger, request_slot, f"search {uuid4()}", lambda _: None, self._least
             )
             result = run_to_end(ask())
         if result.embeddings is None:

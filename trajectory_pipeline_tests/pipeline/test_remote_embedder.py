@@ -20,6 +20,7 @@ from trajectory_pipeline.judge.access_lists import JudgeAccessList
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.endpoint import EMBEDDING_ENDPOINT
 from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline import remote_embedder
 from trajectory_pipeline.pipeline.pending_embeddings import find_pending_embeddings
 from trajectory_pipeline.pipeline.query_embedding import embed_query
 from trajectory_pipeline.pipeline.remote_embedder import RemoteEmbedder
@@ -306,6 +307,20 @@ def test_killed_worker_loses_no_more_than_its_calls_in_flight(captured: Pipeline
     assert sum(row["texts"] for row in made) <= wanted(captured) + 1
     assert sum(row["result"] == "lost" for row in made) <= 1
     assert captured.ask("SELECT * FROM trajectory.verdict_locks") == []
+
+
+def test_query_is_asked_for_once_and_not_for_long(
+    captured: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever searches waits; by words something is found meanwhile."""
+    embedder = api(judge, timeout_seconds=600)
+    embed(captured, HOUR, embedder=embedder)
+    before = len(calls(captured))
+    monkeypatch.setattr(remote_embedder, "QUERY_TIMEOUT_SECONDS", 0.2)
+    judge.plan_faults([{"fault": "hang"}])
+    with pytest.raises(JudgeError, match="gave no embedding"):
+        embed_query(captured.database, embedder, REDACTOR, "refund")
+    assert len(calls(captured)) == before + 1
 
 
 def test_query_is_embedded_by_the_model_that_search_uses(captured: Pipeline, judge: SimulatedJudge) -> None:
