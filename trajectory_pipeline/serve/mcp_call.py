@@ -17,13 +17,26 @@ from mcp_types import TextContent
 
 
 async def call_tool(address: str, tool: str, arguments: dict[str, Any], token: str | None = None) -> tuple[str, bool]:
-    """Return the text of a tool's answer, and whether it is an error."""
+    """Return the text of a tool's answer, and whether it is an error; a service that refuses, or is not there, is one.
+
+    The client's own errors do not say why: what the service answered does.
+    """
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    async with (
-        httpx2.AsyncClient(headers=headers, timeout=60) as http,
-        Client(streamable_http_client(address, http_client=http)) as client,
-    ):
-        answer = await client.call_tool(tool, arguments)
+    refused: list[str] = []
+
+    async def note(response: httpx2.Response) -> None:
+        if response.is_error:
+            refused.append(f"{response.status_code}, {(await response.aread()).decode(errors='replace')[:500]}")
+
+    try:
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=60, event_hooks={"response": [note]}) as http,
+            Client(streamable_http_client(address, http_client=http)) as client,
+        ):
+            answer = await client.call_tool(tool, arguments)
+    except Exception:
+        why = refused[-1] if refused else "is the service there?"
+        return f"{address} gave no answer: {why} A token is taken from TRAJECTORY_TOKEN.", True
     return "\n".join(part.text for part in answer.content if isinstance(part, TextContent)), bool(answer.is_error)
 
 
