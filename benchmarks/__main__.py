@@ -29,7 +29,6 @@ MODULES = {
     "11": "empty_hours",
     "12": "large_report",
     "15": "serving",
-    "16": "exports",
 }
 
 _FILE_WIDTH = 150

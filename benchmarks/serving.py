@@ -79,7 +79,7 @@ def measure(bench: Bench) -> Result:
     return measure_database(url, bench.scratch)
 
 
-def measure_database(url: str, folder: Path, only: str = "", workers: int = 2) -> Result:
+def measure_database(url: str, folder: Path, only: Sequence[str] = (), workers: int = 2) -> Result:
     """Measure the service of a database that ``fill`` made."""
     database = TrajectoryDatabase(url)
     rng = random.Random(15)
@@ -137,39 +137,50 @@ def measure_database(url: str, folder: Path, only: str = "", workers: int = 2) -
         ("contrast, an organization", "all runs", queries("contrast", lambda: "&organization_id=org-3"), 150),
         ("contrast, no filter", "all runs", queries("contrast"), None),
     ]
-    with _service(url, folder, workers) as process:
+    with _service(url, folder, workers) as process, psycopg.connect(url) as connection:
+        server = psutil.Process(connection.info.backend_pid).parent()
+        assert server is not None  # noqa: S101 - the postmaster
         for what, token, paths, limit in asked:
-            if only and only not in what:
+            if only and not any(one in what for one in only):
                 continue
             name = f"{what} (token: {token})"
+            paths_file = folder / "paths"
+            paths_file.write_text("\n".join(paths), encoding="ascii")
             for interval in (1.0, 0.0):
-                _load(tokens[token], paths, _SECONDS / 5, interval)
-                before = _processor_seconds(process)
-                child = _load(tokens[token], paths, _SECONDS, interval)
-                service = _processor_seconds(process) - before
+                _load(tokens[token], paths_file, _SECONDS / 5, interval)
+                before = _processor_seconds(process), _processor_seconds(server)
+                child = _load(tokens[token], paths_file, _SECONDS, interval)
                 taken, seconds = child.value["milliseconds"], child.value["seconds"]
-                note = (
-                    f"median {statistics.median(taken):.1f} ms; processor for each: service"
-                    f" {1_000 * service / len(taken):.1f} ms,"
-                    f" clients {1_000 * child.processor_seconds / len(taken):.1f} ms"
-                )
+                spent = [
+                    1_000 * one / len(taken)
+                    for one in (
+                        _processor_seconds(process) - before[0],
+                        _processor_seconds(server) - before[1],
+                        child.processor_seconds,
+                    )
+                ]
+                note = "processor for each: service {:.1f} ms, database {:.1f} ms, clients {:.1f} ms".format(*spent)
                 p95 = statistics.quantiles(taken, n=20)[-1]
+                median = statistics.median(taken)
+                if child.value["failed"]:
+                    note += f"; {child.value['failed']} of {len(taken)} answers were errors"
                 if interval:
+                    note = f"median {median:.1f} ms; {note}"
                     result.add(f"{name}: p95, {_CLIENTS / interval:.0f} a second", p95, "ms", at_most=limit, note=note)
                 else:
                     least = 500 if what == "get by id" else None
-                    note = f"p95 {p95:.0f} ms, {note}"
+                    note = f"p95 {p95:.0f} ms, median {median:.0f} ms; {note}"
                     result.add(f"{name}: answers a second", len(taken) / seconds, "a second", at_least=least, note=note)
         result.add("memory of the service's processes", _megabytes(process), "MB", at_most=300, note="PSS")
     return result
 
 
-def _load(token: str, paths: Sequence[str], seconds: float, interval: float) -> Child:
+def _load(token: str, paths_file: Path, seconds: float, interval: float) -> Child:
     return in_child(
         "benchmarks.load_client:load",
         port=_PORT,
         token=token,
-        paths=list(paths),
+        paths_file=str(paths_file),
         clients=_CLIENTS,
         seconds=seconds,
         interval=interval,
@@ -182,7 +193,16 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _processor_seconds(process: psutil.Process) -> float:
-    return sum(spent.user + spent.system for spent in (one.cpu_times() for one in _family(process)))
+    """Return what a process and its children have used so far, ended ones included."""
+    total = 0.0
+    for one in _family(process):
+        # One that ends meanwhile is in its parent's sum the next time.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            spent = one.cpu_times()
+            total += spent.user + spent.system
+            if one == process:
+                total += spent.children_user + spent.children_system
+    return total
 
 
 def _megabytes(process: psutil.Process) -> float:
@@ -230,9 +250,9 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]") -> None:
 @click.option("--server", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder, kept.")
 @click.option("--rows", default=1_000_000, show_default=True, help="Trajectories, if the database is not there yet.")
 @click.option("--workers", default=2, show_default=True, help="Processes of the service.")
-@click.option("--only", default="", help="Measure what has this in its name.")
+@click.option("--only", multiple=True, help="Measure what has this in its name.")
 @click.option("--fill-only", is_flag=True, help="Fill the database, and measure nothing.")
-def main(server: Path, rows: int, workers: int, only: str, *, fill_only: bool) -> None:
+def main(server: Path, rows: int, workers: int, only: tuple[str, ...], *, fill_only: bool) -> None:
     """Measure the service of a database that stays in a folder; the first call fills it."""
     console = Console(width=200)
     where = machine()
