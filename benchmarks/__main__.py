@@ -29,6 +29,7 @@ MODULES = {
     "11": "empty_hours",
     "12": "large_report",
     "15": "serving",
+    "16": "exports",
 }
 
 _FILE_WIDTH = 150

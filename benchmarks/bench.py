@@ -54,6 +54,7 @@ class Size:
         runs_an_hour: in each of these.
         reading: rows of ``trajectories`` that are read from.
         judged: runs that are judged by a quick and by a slow provider.
+        exported: runs of a small and of a large export.
     """
 
     runs: int
@@ -67,6 +68,7 @@ class Size:
     runs_an_hour: int
     reading: int
     judged: tuple[int, int]
+    exported: tuple[int, int]
 
 
 SIZES = {
@@ -82,6 +84,7 @@ SIZES = {
         runs_an_hour=5,
         reading=50_000,
         judged=(1_000, 1_280),
+        exported=(500, 5_000),
     ),
     "full": Size(
         runs=50_000,
@@ -95,6 +98,7 @@ SIZES = {
         runs_an_hour=5,
         reading=1_000_000,
         judged=(5_000, 5_000),
+        exported=(5_000, 50_000),
     ),
 }
 
