@@ -22,9 +22,12 @@ def export_runs(raws: Iterable[Raw], **options: Any) -> list[ExportRun]:
     return [ExportRun(redacted(row, lambda text: text), **allowed) for row in rows]
 
 
-def said(run: ExportRun, image_mark: str | None = None) -> list[Fact]:
-    """Return what was said and called, in order; texts of one message are one, with a mark for each image in it."""
-    return [fact for message in _messages(run) for fact in _said(message, image_mark)]
+def said(run: ExportRun, image_mark: str | None = None, *, as_heard: bool = False) -> list[Fact]:
+    """Return what was said and called, in order; texts of one message are one, with a mark for each image in it.
+
+    ``as_heard``: heartbeats and summaries are said by the user, as the model heard them.
+    """
+    return [fact for message in _messages(run) for fact in _said(message, image_mark, as_heard)]
 
 
 def returned(run: ExportRun) -> list[Fact]:
@@ -41,7 +44,7 @@ def _messages(run: ExportRun) -> Iterator[Any]:
         yield from (message for message in turn["messages"] if not message["is_deleted"])
 
 
-def _said(message: Any, image_mark: str | None) -> Iterator[Fact]:
+def _said(message: Any, image_mark: str | None, as_heard: bool) -> Iterator[Fact]:
     shown = [part for part in message["content"] if part["type"] == "text" or (part["type"] == "image" and image_mark)]
     texts = [(part["text"] or "") if part["type"] == "text" else str(image_mark) for part in shown]
     reasoning = "\n".join(part["reasoning"] for part in message["content"] if part["reasoning"])
@@ -53,6 +56,8 @@ def _said(message: Any, image_mark: str | None) -> Iterator[Fact]:
         yield from (called(call["name"], call["arguments"]) for call in calls)
     elif message["role"] in ("user", "system", "summary"):
         person = message["role"] == "user" and message["kind"] not in ("heartbeat", "system_alert", "login")
+        if as_heard:
+            person = message["role"] != "system"
         yield ("user" if person else "system", "\n".join(texts))
 
 

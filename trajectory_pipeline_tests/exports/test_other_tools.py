@@ -30,7 +30,7 @@ from trajectory_pipeline_tests.exports.content import Fact, called, export_runs,
 from trajectory_pipeline_tests.exports.environments import ROOT, environment
 from trajectory_pipeline_tests.exports.test_otel import a_run
 
-pytestmark = [pytest.mark.heavy, pytest.mark.process]
+pytestmark = [pytest.mark.heavy, pytest.mark.process, pytest.mark.timeout(900)]
 SCOUT = "inspect-scout==0.6.1"
 PHOENIX = "arize-phoenix==20.26.1"
 
@@ -87,21 +87,10 @@ def test_scout_reads_what_the_runs_hold(runs: list[ExportRun], tmp_path: Path) -
         if run.system_prompt is not None:
             assert messages.pop(0)["content"] == run.system_prompt
         facts = [fact for message in messages for fact in _of_message(message)]
-        assert [fact for fact in facts if fact[0] != "returned"] == [
-            ("user", *fact[1:]) if fact[0] == "system" and not _is_told(run, fact) else fact for fact in said(run)
-        ]
+        assert [fact for fact in facts if fact[0] != "returned"] == said(run, as_heard=True)
         assert sorted(fact for fact in facts if fact[0] == "returned") == returned(run)
         assert (info["score"], info["agent"]) == (None, run.trajectory["agent_name"])
         assert info["metadata"]["heuristic_outcome"] == run.trajectory["heuristic_outcome"]
-
-
-def _is_told(run: ExportRun, fact: Fact) -> bool:
-    """Whether a message of the role `system` says this: heartbeats are user messages, as the model saw them."""
-    return any(
-        message["role"] == "system" and "\n".join(part["text"] or "" for part in message["content"]) == fact[1]
-        for turn in run.trajectory["turns"]
-        for message in turn["messages"]
-    )
 
 
 def _of_message(message: dict[str, Any]) -> Iterator[Fact]:
