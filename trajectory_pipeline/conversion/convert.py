@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from trajectory_pipeline.conversion.columnar.columns import raw_columns
@@ -101,19 +102,19 @@ def _convert_columnar(
     if not batch.schema.equals(arrow_schema(TERMINAL_RUNS)):
         return None, every_index
     try:
-        converter, runs, remaining = ColumnarRuns(raw_columns(batch), partition_key), [], []
-        for index in every_index:
-            try:
-                runs.append(converter.convert(index))
-            except Exception:  # the reference converts it, or says what is wrong with it
-                remaining.append(index)
-        if not runs:
-            return None, remaining
-        trajectories = trajectories_batch(converter, runs)
+        converted = ColumnarRuns(raw_columns(batch), partition_key)
+        if converted.rejected.all():
+            return None, every_index
+        trajectories = trajectories_batch(converted)
         # A long run's texts are held several times over; documents are made of what the source wrote.
-        converter.release_texts()
-        written = columnar_documents(converter, runs, trajectories) if documents else []
-        return _Converted([run.index for run in runs], trajectories, written), remaining
+        converted.release_texts()
+        written = columnar_documents(converted, trajectories) if documents else []
+        remaining = np.flatnonzero(converted.rejected).tolist()
+        if not remaining:
+            return _Converted(every_index, trajectories, written), []
+        accepted = np.flatnonzero(~converted.rejected).tolist()
+        written = [written[index] for index in accepted] if documents else []
+        return _Converted(accepted, trajectories.take(pa.array(accepted, pa.int64())), written), remaining
     except Exception:
         _LOG.exception("A batch is converted run by run, which is slower: a fault of trajectory-pipeline")
         return None, every_index

@@ -72,11 +72,14 @@ def other_turn_text(messages: int) -> str:
     return f"of{messages}"
 
 
-def message_text(message_id: str, role: str, name: str | None, counts: Sequence[int], entries: Sequence[str]) -> str:
-    """Return the canonical text of a message, of the counts and texts of its parts, calls, returns and approvals."""
+def message_head(message_id: str, role: str, name: str | None, counts: Sequence[int]) -> str:
+    """Return the canonical text of a message up to its entries, of the counts of its parts, calls, returns, approvals.
+
+    The texts of the entries follow, in the same order.
+    """
     named = "-" if name is None else f"{len(name)}:{name}"
-    head = f"message{len(message_id)}:{message_id}{len(role)}:{role}{named}"
-    return f"{head}{','.join(map(str, counts))};{''.join(entries)}"
+    parts, calls, returns, approvals = counts
+    return f"message{len(message_id)}:{message_id}{len(role)}:{role}{named}{parts},{calls},{returns},{approvals};"
 
 
 def part_text(row: Row) -> str:
@@ -144,5 +147,5 @@ def _turn_texts(turn: Row) -> Iterable[str]:
             [return_text(item) for item in message["tool_returns"]],
             [approval_text(entry) for entry in message["approvals"]],
         ]
-        counts, texts = list(map(len, entries)), list(map("".join, entries))
-        yield message_text(message["message_id"], message["role"], message["name"], counts, texts)
+        yield message_head(message["message_id"], message["role"], message["name"], list(map(len, entries)))
+        yield from map("".join, entries)

@@ -70,10 +70,10 @@ def convert_message(raw: Mapping[str, Any], convention: ReplyConvention, escapes
     path = f"messages[{raw['id']}]"
     content = parse_array_of_objects(raw["content"], f"{path}.content", escapes)
     if not content and raw["text"]:
-        content = [{"type": "text", "text": raw["text"]}]
+        content = legacy_content(raw["text"])
     calls = parse_array_of_objects(raw["tool_calls"], f"{path}.tool_calls", escapes)
     returns = parse_array_of_objects(raw["tool_returns"], f"{path}.tool_returns", escapes)
-    approvals = parse_array_of_objects(raw["approvals"], f"{path}.approvals", escapes) or _legacy_approval(raw)
+    approvals = parse_array_of_objects(raw["approvals"], f"{path}.approvals", escapes) or legacy_approval(raw)
     reply, thought = split_reply_and_thought(raw["role"], content, calls, convention)
     if reply is not None and (storable := storable_text(reply)) is not reply:
         # It came out of an argument string, which holds NUL and surrogates as escapes and stays as it is.
@@ -146,7 +146,12 @@ def split_reply_and_thought(
     return "\n\n".join(filter(None, [text, *replies])) or None, None
 
 
-def _legacy_approval(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
+def legacy_content(text: str) -> list[dict[str, Any]]:
+    """Return the content of Letta before 0.6, which has a column of text."""
+    return [{"type": "text", "text": text}]
+
+
+def legacy_approval(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the decision of Letta before 0.14, which has columns of its own."""
     if raw["approve"] is None:
         return []

@@ -14,10 +14,17 @@ from trajectory_pipeline.conversion.digest import content_digest, context_digest
 from trajectory_pipeline.conversion.messages import MESSAGE_COLUMNS, convert_message, reply_convention
 from trajectory_pipeline.conversion.outcome_rules import LastStep
 from trajectory_pipeline.conversion.signals import argument_text
-from trajectory_pipeline.conversion.summary import OwnStep, RunFacts, summary_row
+from trajectory_pipeline.conversion.summary import RunFacts, reject_out_of_range, summary_row
 from trajectory_pipeline.conversion.tools import Denials, ToolCall, ToolReturn, ToolUse, row_names
 from trajectory_pipeline.conversion.turns import Turn, group_into_turns
-from trajectory_pipeline.conversion.usage import TOKEN_COLUMNS, StepUsage, step_usage
+from trajectory_pipeline.conversion.usage import (
+    TOKEN_COLUMNS,
+    StepUsage,
+    price_of_step,
+    step_usage,
+    sum_of_prices,
+    sum_of_usage,
+)
 from trajectory_pipeline.lossless_json import (
     ConversionError,
     parse_json,
@@ -25,10 +32,10 @@ from trajectory_pipeline.lossless_json import (
     parse_strings,
     write_json,
 )
+from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION
 
-_REQUIRED = {"run": ("id", "status", "agent_id"), "steps": ("id",), "messages": ("id", "role", "sequence_id")}
+REQUIRED = {"run": ("id", "status", "agent_id"), "steps": ("id",), "messages": ("id", "role", "sequence_id")}
 """Columns of the raw rows in which a null leaves no trajectory to make."""
-_OF_OWN_STEP = ("model", "provider", "timestamp", "context_window_limit", "feedback")
 _OF_LAST_STEP = ("step_id", "status", "stop_reason", "error")
 
 _RUN_COLUMNS = ("agent_id", "organization_id", "project_id", "ttft_ns", "status", "stop_reason", "background")
@@ -111,34 +118,56 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
         )
     created, completed = run["created_at"], run["completed_at"] and run["completed_at"].replace(tzinfo=UTC)
     run_ns = (raw["run_metrics"] or {}).get("run_ns")
+    used = [usage[turn["step_id"]] for turn in own]
     row = summary_row(
         RunFacts(
             run_id=run["id"],
-            partition_key=partition_key,
             status=run["status"],
             stop_reason=run["stop_reason"],
             conversation_id=run["conversation_id"],
             metadata=metadata,
-            created_at=created,
-            duration_ns=_nanoseconds(created, completed),
-            run_ns=run["total_duration_ns"] if run_ns is None else run_ns,
-            own_steps=[OwnStep(usage[turn["step_id"]], *(turn[name] for name in _OF_OWN_STEP)) for turn in own],
+            models=[turn["model"] for turn in own],
+            feedback=[turn["feedback"] for turn in own],
+            context_fill=max(
+                (
+                    turn["input_tokens"] / turn["context_window_limit"]
+                    for turn in own
+                    if turn["input_tokens"] and turn["context_window_limit"]
+                ),
+                default=None,
+            ),
             last_step=LastStep.of(*(own[-1][name] for name in _OF_LAST_STEP)) if own else None,
             conversation_ids=[message["conversation_id"] for message in raw_messages],
-            kinds=[message["kind"] for message in messages],
+            message_count=len(messages),
+            person_messages=sum(message["kind"] == "user" for message in messages),
             has_reply=any(message["assistant_text"] for message in messages),
             tools=_tool_use(messages, step_ids, raw["asked_calls"], denials),
             denied=denials.count,
             refusals=sum(any(part["type"] == "refusal" for part in message["content"]) for message in messages),
             empty_final_answer=_is_final_answer_empty(messages),
-            continues_run_id=continued_run(
-                run["id"],
-                {step["id"]: step["run_id"] for step in raw["foreign_steps"]},
-                [message["step_id"] for message in raw_messages],
-            ),
-            escaped=list(dict.fromkeys([*digested, *undigested])),
         )
     )
+    row |= sum_of_usage(used)
+    row |= {
+        "duration_ns": _nanoseconds(created, completed),
+        "run_ns": run["total_duration_ns"] if run_ns is None else run_ns,
+        "cost_usd": sum_of_prices(
+            [
+                price_of_step(turn["model"], turn["provider"], turn["timestamp"] or created, of_step)
+                for turn, of_step in zip(own, used, strict=True)
+            ]
+        ),
+        "continues_run_id": continued_run(
+            run["id"],
+            {step["id"]: step["run_id"] for step in raw["foreign_steps"]},
+            [message["step_id"] for message in raw_messages],
+        ),
+        "escaped": list(dict.fromkeys([*digested, *undigested])),
+        "schema_version": SCHEMA_VERSION,
+        "signals_version": SIGNALS_VERSION,
+        "partition_key": partition_key,
+    }
+    reject_out_of_range(row, path)
     row |= {name: run[source] for name, source in RUN_COLUMNS.items()}
     row |= {name: agent.get(source) for name, source in AGENT_COLUMNS.items()}
     row |= {
@@ -166,7 +195,7 @@ def quarantined_run(raw: Mapping[str, Any], json_path: str, error: str) -> Quara
 
 
 def _reject_missing(raw: Mapping[str, Any]) -> None:
-    for name, columns in _REQUIRED.items():
+    for name, columns in REQUIRED.items():
         rows = [raw[name]] if name == "run" else raw[name]
         for index, row in enumerate(rows):
             for column in columns:
@@ -204,21 +233,12 @@ def _metadata(text: str | None, path: str, digested: list[str], undigested: list
 
 def _denials(raw_messages: Sequence[Mapping[str, Any]], messages: Sequence[Row]) -> Denials:
     """Return what a person denied in these messages."""
-    call_ids: set[str] = set()
-    step_ids: set[str] = set()
-    without_call = 0
-    for raw, message in zip(raw_messages, messages, strict=True):
-        for entry in message["approvals"]:
-            if entry["approve"] is not False:
-                continue
-            if entry["tool_call_id"] is not None:
-                call_ids.add(entry["tool_call_id"])
-            else:
-                # Before Letta 0.14 a decision names the request's message, and one step asks for one call.
-                without_call += 1
-                if raw["step_id"] is not None:
-                    step_ids.add(raw["step_id"])
-    return Denials(frozenset(call_ids), frozenset(step_ids), len(call_ids) + without_call)
+    return Denials.made_in(
+        (entry["tool_call_id"], raw["step_id"])
+        for raw, message in zip(raw_messages, messages, strict=True)
+        for entry in message["approvals"]
+        if entry["approve"] is False
+    )
 
 
 def _mark_denied(messages: Sequence[Row], step_ids: Mapping[str, str | None], denials: Denials) -> None:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from trajectory_pipeline.lossless_json import canonical_json
 
@@ -50,6 +50,22 @@ class Denials:
     call_ids: frozenset[str] = frozenset()
     step_ids: frozenset[str] = frozenset()
     count: int = 0
+
+    @classmethod
+    def made_in(cls, denying: Iterable[tuple[str | None, str | None]]) -> Self:
+        """Return what denying decisions, each with its call and the step of its message, deny."""
+        call_ids: set[str] = set()
+        step_ids: set[str] = set()
+        without_call = 0
+        for call_id, step_id in denying:
+            if call_id is not None:
+                call_ids.add(call_id)
+            else:
+                # Before Letta 0.14 a decision names the request's message, and one step asks for one call.
+                without_call += 1
+                if step_id is not None:
+                    step_ids.add(step_id)
+        return cls(frozenset(call_ids), frozenset(step_ids), len(call_ids) + without_call)
 
     def cover(self, call_id: str | None, step_id: str | None) -> bool:
         """Return whether a call with this id, made or answered in this step, was denied."""
@@ -137,7 +153,9 @@ class ToolUse:
         answered = {item.call_id for item in self.returns}
         waiting = [call for call in self.calls if call.id is None or call.id not in answered]
         later: dict[str | None, _LaterCalls] = {}
-        for item in reversed(self.returns):
+        # What comes before the first error says nothing of any.
+        first = next(at for at, item in enumerate(self.returns) if item.status == "error" and not item.denied)
+        for item in reversed(self.returns[first:]):
             while waiting and waiting[-1].position >= item.position:
                 call = waiting.pop()
                 later.setdefault(call.name, _LaterCalls()).add_unknown()
@@ -159,10 +177,14 @@ class ToolUse:
 
 
 class _LaterCalls:
-    """Calls of one tool after an error: those that succeeded, and whether there are some of which it is not known."""
+    """Calls of one tool after an error: those that succeeded, and whether there are some of which it is not known.
+
+    Arguments are parsed when an error asks for them: most tools that succeed never fail.
+    """
 
     def __init__(self) -> None:
         self._texts: set[str] = set()
+        self._unparsed: list[str | None] = []
         self._values: set[tuple[str, str]] = set()
         self._next: Mapping[str, Any] = {}
         self._unknown = False
@@ -173,18 +195,15 @@ class _LaterCalls:
 
     def add_success(self, text: str | None) -> None:
         """Add a success with these arguments, earlier than those added before."""
-        values = _arguments(text)
-        if text is None or values is None:
-            self._unknown = True
+        self._unparsed.append(text)
         if text is not None:
             self._texts.add(text)
-        self._next = values or {}
-        self._values.update((name, canonical_json(value)) for name, value in self._next.items())
 
     def recover(self, text: str | None) -> bool | None:
         """Return whether one of the successes is for the purpose of a failed call with these arguments."""
         if text is not None and text in self._texts:
             return True
+        self._parse_successes()
         values = _arguments(text)
         if values is None:
             return None
@@ -194,6 +213,14 @@ class _LaterCalls:
         if (name, canonical_json(value)) in self._values or _share_words(value, self._next.get(name)):
             return True
         return None if self._unknown else False
+
+    def _parse_successes(self) -> None:
+        for text in self._unparsed:
+            values = _arguments(text)
+            self._unknown |= values is None
+            self._next = values or {}
+            self._values.update((name, canonical_json(value)) for name, value in self._next.items())
+        self._unparsed.clear()
 
 
 def _arguments(text: str | None) -> dict[str, Any] | None:

@@ -88,20 +88,36 @@ def _first_count(details: Any, path: str, *names: str) -> int | None:
     return None
 
 
-def cost_usd(calls: Sequence[tuple[str | None, str | None, datetime | None, StepUsage]]) -> Decimal | None:
-    """Return the price in dollars of calls, by genai-prices at the time of each.
+def price_of_step(model: str | None, provider: str | None, at: datetime | None, usage: StepUsage) -> Decimal | None:
+    """Return the price in dollars of a step, by genai-prices at its time.
 
-    None where there is no call, where the usage of one was not reported, or where a model's price at that time is not
-    known. Of each call its model, provider, time and usage are given.
+    None where its usage was not reported, or where its model's price at that time is not known.
     """
-    total = Decimal(0)
-    for model, provider, at, usage in calls:
-        if not usage.reported:
-            return None
-        cached, written = usage.cached_input_tokens or 0, usage.cache_write_tokens or 0
-        price = price_of_call(model, provider, at, usage.input_tokens, cached, written, usage.output_tokens)
-        if price is None:
-            return None
-        total += price
+    if not usage.reported:
+        return None
+    cached, written = usage.cached_input_tokens or 0, usage.cache_write_tokens or 0
+    return price_of_call(model, provider, at, usage.input_tokens, cached, written, usage.output_tokens)
+
+
+def sum_of_prices(prices: Sequence[Decimal | None]) -> Decimal | None:
+    """Return the price of all steps; None where there is none, or where one's is not known."""
+    known = [price for price in prices if price is not None]
+    if not known or len(known) < len(prices):
+        return None
     # Enough digits for any counts: whether the sinks can hold it is found out later.
-    return total.quantize(_COST_QUANTUM, context=Context(prec=100)) if calls else None
+    return sum(known, Decimal(0)).quantize(_COST_QUANTUM, context=Context(prec=100))
+
+
+def sum_of_usage(steps: Sequence[StepUsage]) -> dict[str, Any]:
+    """Return the columns of a trajectory that count tokens, of its own steps; a count that none has is None."""
+    counts = {name: [getattr(step, name) for step in steps] for name in TOKEN_COLUMNS}
+    return {
+        **{name: sum(counts[name]) for name in TOKEN_COLUMNS[:3]},
+        **{name: _sum_of_known(counts[name]) for name in TOKEN_COLUMNS[3:]},
+        "usage_reported": any(step.reported for step in steps),
+    }
+
+
+def _sum_of_known(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None

@@ -124,6 +124,9 @@ def trajectories_metadata(result: "TrajectoriesResult") -> dict[str, Any]:
         "quarantined": counts.quarantined,
         "messages": counts.messages_out,
         "steps": counts.steps_out,
+        # A new version of the source may write rows that only the slow way knows: this shows it.
+        "converted_by_reference": counts.reference_path_runs,
+        "converted_by_reference_share": round(counts.reference_path_runs / max(counts.runs_in, 1), 4),
         "postgres": dg.MetadataValue.md(
             f"{merged.inserted} inserted, {merged.updated} updated, {merged.unchanged} unchanged,"
             f" {merged.removed} removed"

@@ -40,7 +40,7 @@ class RowBalance:
     """The rows of a partition on both sides of the conversion; steps are own ones, in turns on the way out.
 
     ``quarantined`` runs could not be converted. ``moved_runs`` are raw rows that count on neither side, because their
-    runs are in another partition now.
+    runs are in another partition now. ``reference_path_runs`` took the slow way, which is right for runs of any shape.
     """
 
     runs_in: int = 0
@@ -53,6 +53,7 @@ class RowBalance:
     quarantined_steps: int = 0
     quarantined_messages: int = 0
     moved_runs: int = 0
+    reference_path_runs: int = 0
 
     @property
     def balanced(self) -> bool:
@@ -232,6 +233,7 @@ def _converted(
         counts.trajectories += rows.num_rows
         counts.steps_out += pc.sum(rows.column("step_count")).as_py() or 0
         counts.messages_out += count_items(turns.flatten().field("messages"))
+        counts.reference_path_runs += conversion.reference_path_count
         counts.quarantined += len(conversion.quarantined)
         counts.quarantined_steps += sum(run.steps for run in conversion.quarantined)
         counts.quarantined_messages += sum(run.messages for run in conversion.quarantined)

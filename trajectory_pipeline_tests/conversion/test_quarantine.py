@@ -101,7 +101,7 @@ def test_convert_batch_with_a_defect_quarantines_only_its_run(monkeypatch: pytes
         return real(facts)
 
     monkeypatch.setattr(reference, "summary_row", faulty)
-    conversion = batch_converted(raw_run(message(13, text="of an older version"), id="run-2"), raw_run(message(1)))
+    conversion = batch_converted(raw_run(message(13, content='[{"a": 1, "a": 2}]'), id="run-2"), raw_run(message(1)))
     assert [row["run_id"] for row in conversion.rows] == ["run-1"]
     (item,) = conversion.quarantined
     assert (item.run_id, item.json_path) == ("run-2", "runs[run-2]")

@@ -3,12 +3,16 @@
 Where it is not certain that nothing is lost, the run takes the reference path.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jiter import from_json
 
+from trajectory_pipeline.conversion.columnar.columns import Integers
 from trajectory_pipeline.conversion.digest import (
     approval_text,
     call_text,
@@ -44,22 +48,29 @@ class DecodedEntries:
 
     Attributes:
         offsets: where each message's entries begin in ``values`` and ``rows``; one more than there are messages.
+        values: the entries as parsed.
         rows: their fields, in the order of the column's declaration in ``schema.trajectories``.
         canonical: of each message, the canonical texts of its entries, joined.
-        untyped: messages with an entry that its typed fields do not hold whole.
+        untyped: the entries of messages with one that its typed fields do not hold whole, by message.
         needs_reference: messages whose entries are not known; they have none here.
     """
 
-    offsets: list[int] = field(default_factory=lambda: [0])
+    offsets: list[int]
+    canonical: list[str]
     values: list[Json] = field(default_factory=list)
     rows: list[DecodedEntry] = field(default_factory=list)
-    canonical: list[str] = field(default_factory=list)
-    untyped: set[int] = field(default_factory=set)
+    untyped: dict[int, list[Json]] = field(default_factory=dict)
     needs_reference: set[int] = field(default_factory=set)
 
     def of(self, message: int) -> range:
         """Return where the entries of a message are in ``values`` and ``rows``."""
         return range(self.offsets[message], self.offsets[message + 1])
+
+    @property
+    def counts(self) -> Integers:
+        """The number of each message's entries."""
+        offsets: Integers = np.array(self.offsets, np.int64)
+        return offsets[1:] - offsets[:-1]
 
 
 def decode_json(text: bytes | None) -> Any:
@@ -71,41 +82,56 @@ def decode_json(text: bytes | None) -> Any:
     if text is None:
         return None
     try:
-        return from_json(text, allow_inf_nan=False, catch_duplicate_keys=True)
+        return from_json(text, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
     except ValueError:
         raise NeedsReferencePath from None
 
 
-def decode_entries(column: str, texts: Sequence[bytes | None]) -> DecodedEntries:
-    """Return the entries of one of ``DECODED_COLUMNS``; no tool return is marked as denied yet."""
+def decode_entries(column: str, texts: "pa.Array[Any]", instead: Mapping[int, list[Json]]) -> DecodedEntries:
+    """Return the entries of one of ``DECODED_COLUMNS``; no tool return is marked as denied yet.
+
+    ``instead`` has, by message, the entries that count where the column has none.
+    """
     known, row_of, text_of = DECODED_COLUMNS[column]
-    found = DecodedEntries()
-    offsets, values, rows = found.offsets, found.values, found.rows
-    for message, text in enumerate(texts):
-        canonical: list[str] = []
-        if text is not None and text != b"[]":
-            try:
-                for entry in _objects(text):
-                    if (typed := known(entry)) is not None:
-                        row, entry_text = typed
-                    else:  # as the reference does, where that loses nothing
-                        _reject_inexact(entry, _MAX_DEPTH)
-                        other = row_of(entry)
-                        row, entry_text = tuple(other.values()), text_of(other)
-                    if row[-1] is not None:
-                        found.untyped.add(message)
-                    values.append(entry)
-                    rows.append(row)
-                    canonical.append(entry_text)
-            except Exception:  # whatever is odd in one message must not fail the others
-                found.needs_reference.add(message)
-                del values[offsets[-1] :], rows[offsets[-1] :]
-        offsets.append(len(rows))
-        found.canonical.append("".join(canonical))
+    count = len(texts)
+    found = DecodedEntries([], [""] * count)
+    values, rows, canonical = found.values, found.rows, found.canonical
+    # Most messages have no entries: they are found in Arrow.
+    empty: Any = pc.is_in(texts, value_set=pa.array([None, "[]"], pa.string()))
+    filled = np.flatnonzero(~empty.to_numpy(zero_copy_only=False))
+    where: Integers = np.union1d(filled, np.array([*instead], np.int64))
+    counts = np.zeros(count + 1, np.int64)
+    for message, text in zip(
+        where.tolist(), texts.cast(pa.binary()).take(pa.array(where, pa.int64())).to_pylist(), strict=True
+    ):
+        before = len(rows)
+        try:
+            entry_texts = []
+            typed_whole = True
+            for entry in _objects(text) or instead.get(message, []):
+                typed = known(entry)
+                if typed is not None:
+                    row, entry_text = typed
+                else:  # as the reference does, where that loses nothing
+                    _reject_inexact(entry, _MAX_DEPTH)
+                    other = row_of(entry)
+                    row, entry_text = tuple(other.values()), text_of(other)
+                typed_whole &= row[-1] is None
+                values.append(entry)
+                rows.append(row)
+                entry_texts.append(entry_text)
+            if not typed_whole:
+                found.untyped[message] = values[before:]
+            canonical[message] = entry_texts[0] if len(entry_texts) == 1 else "".join(entry_texts)
+        except Exception:  # whatever is odd in one message must not fail the others
+            found.needs_reference.add(message)
+            del values[before:], rows[before:]
+        counts[message + 1] = len(rows) - before
+    found.offsets = np.cumsum(counts).tolist()
     return found
 
 
-def _objects(text: bytes) -> list[Json]:
+def _objects(text: bytes | None) -> list[Json]:
     value = decode_json(text)
     if value is None:
         return []
@@ -122,20 +148,25 @@ def _prefixed(value: str | None) -> str:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value is null or a string that every sink can hold."""
-    return value is None or (type(value) is str and "\0" not in value)
+    return value is None or _is_storable(value)
 
 
 def _part(part: Json) -> WithText | None:
     keys = list(part)
-    if keys == _TEXT and part["type"] == "text":
-        text, signature = part["text"], part["signature"]
-        if type(text) is str and "\0" not in text and _is_text(signature):
-            canonical = f"4:text{len(text)}:{text}-{_prefixed(signature)}-"
-            return ("text", text, None, signature, None, None, None), canonical
-    elif keys == _REASONING and part["type"] == "reasoning" and part["is_native"] is True:
-        reasoning, signature = part["reasoning"], part["signature"]
-        if type(reasoning) is str and "\0" not in reasoning and _is_text(signature):
+    if keys == _TEXT:
+        kind, text, signature = part.values()
+        if kind == "text" and type(text) is str and "\0" not in text and _is_text(signature):
+            signed = "-" if signature is None else f"{len(signature)}:{signature}"
+            return ("text", text, None, signature, None, None, None), f"4:text{len(text)}:{text}-{signed}-"
+    elif keys == _REASONING:
+        kind, native, reasoning, signature = part.values()
+        if (
+            kind == "reasoning"
+            and native is True
+            and type(reasoning) is str
+            and "\0" not in reasoning
+            and _is_text(signature)
+        ):
             canonical = f"9:reasoning-{len(reasoning)}:{reasoning}{_prefixed(signature)}4:true"
             return ("reasoning", None, reasoning, signature, True, None, None), canonical
     return None
@@ -143,26 +174,35 @@ def _part(part: Json) -> WithText | None:
 
 def _call(call: Json) -> WithText | None:
     if list(call) == _CALL:
-        function = call["function"]
+        call_id, function, kind = call.values()
         if type(function) is dict and list(function) == _FUNCTION:
-            call_id, kind, name, arguments = call["id"], call["type"], function["name"], function["arguments"]
-            if _is_text(call_id) and _is_text(kind) and _is_text(name) and _is_text(arguments):
-                return (call_id, kind, name, arguments, None), length_prefixed(call_id, kind, name, arguments)
+            arguments, name = function.values()
+            if all(map(_is_storable, (call_id, kind, name, arguments))):
+                canonical = f"{len(call_id)}:{call_id}{len(kind)}:{kind}{len(name)}:{name}{len(arguments)}:{arguments}"
+                return (call_id, kind, name, arguments, None), canonical
     return None
 
 
 def _return(item: Json) -> WithText | None:
     if list(item) == _RETURN:
         call_id, status, stdout, stderr, text = item.values()
-        if _is_text(call_id) and _is_text(status) and _is_text(text) and _is_lines(stdout) and _is_lines(stderr):
-            printed = (None if lines is None else length_prefixed(*lines) for lines in (stdout, stderr))
-            row = (call_id, status, False, text, stdout, stderr, None)
-            return row, length_prefixed(call_id, status, text, *printed)
+        if all(map(_is_storable, (call_id, status, text))) and _is_lines(stdout) and _is_lines(stderr):
+            head = f"{len(call_id)}:{call_id}{len(status)}:{status}{len(text)}:{text}"
+            return (call_id, status, False, text, stdout, stderr, None), f"{head}{_lines(stdout)}{_lines(stderr)}"
     return None
 
 
+def _is_storable(value: Any) -> bool:
+    """Whether a value is a string that every sink can hold."""
+    return type(value) is str and "\0" not in value
+
+
 def _is_lines(value: Any) -> bool:
-    return value is None or (type(value) is list and None not in value and all(map(_is_text, value)))
+    return value is None or value == [] or (type(value) is list and None not in value and all(map(_is_text, value)))
+
+
+def _lines(lines: list[str] | None) -> str:
+    return "-" if lines is None else _prefixed(length_prefixed(*lines)) if lines else "0:"
 
 
 def _reject_inexact(value: Any, levels: int) -> None:
