@@ -28,6 +28,7 @@ MODULES = {
     "10": "judging",
     "11": "empty_hours",
     "12": "large_report",
+    "13": "shapes",
     "15": "serving",
     "16": "exports",
 }

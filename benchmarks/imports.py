@@ -30,7 +30,7 @@ def measure(bench: Bench) -> Result:
             _run("import trajectory_pipeline.definitions")
     dagster = result.add("import dagster", reference, note="a process each, Python's own start included")
     definitions = result.add("import trajectory_pipeline.definitions", ours)
-    result.add("definitions / dagster", definitions / dagster, "×", at_most=1.5)
+    result.add("definitions / dagster", definitions / dagster, "×", at_most=1.4)
     loading = _seconds_of(_BUILDING, tries)
     result.add("and building them", loading, note="import and build_defs()")
     slowest = import_times("import trajectory_pipeline.definitions")
