@@ -117,7 +117,7 @@ def returned(status: str = "success", call_id: str = "call-1", text: Any = "done
 
 def raw_run(*messages: Raw, steps: list[Raw] | None = None, **values: Any) -> Raw:
     """`run-1` with these messages; its own row's columns by name, the other parts as `agent`, `foreign_steps`, …"""
-    parts = {
+    parts: Raw = {
         "run_metrics": None,
         "foreign_steps": [],
         "asked_calls": [],

@@ -67,7 +67,7 @@ def test_converters_agree_on_the_sample_with_few_references() -> None:
 
 def test_rows_of_every_release_take_no_reference_path() -> None:
     """Rows as Letta 0.12 to 0.16.9 writes them: one of these must not make a whole database slow."""
-    denial = {"approve": False, "denial_reason": "No.", "approval_request_id": "message-1"}
+    denial: dict[str, Any] = {"approve": False, "denial_reason": "No.", "approval_request_id": "message-1"}
     image = {"type": "image", "source": {"type": "letta", "media_type": "image/png", "data": "iVBORw0KGgo="}}
     decided = {"type": "approval", "tool_call_id": "call-1", "approve": False, "reason": None}
     shapes = {
