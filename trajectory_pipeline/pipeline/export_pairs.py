@@ -71,9 +71,8 @@ class PairFinder:
         self.left_out: Counter[str] = Counter()
         self._most = pairs_per_task
         self._records: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by ``close``
-        self._tasks: dict[tuple[str | None, str], dict[bool, list[PairSide]]] = defaultdict(
-            lambda: {True: [], False: []}
-        )
+        # By what was asked. Families do not divide them: they are of runs, by what came of a task too.
+        self._tasks: dict[str, dict[bool, list[PairSide]]] = defaultdict(lambda: {True: [], False: []})
 
     def add(self, run: EncodedRun) -> None:
         """Take a run, encoded as one side of a pair."""
@@ -81,7 +80,7 @@ class PairFinder:
         place = self._records.tell(), len(record)
         self._records.write(record)
         kept = run.without_content()
-        self._tasks[run.selected.family_id, asked][succeeded].append(PairSide(kept, _score(run), place))
+        self._tasks[asked][succeeded].append(PairSide(kept, _score(run), place))
 
     def pairs(self) -> Iterator[Pair]:
         """Yield the surest success of each task with its surest failure, then the next two, and so on."""
@@ -89,14 +88,22 @@ class PairFinder:
             yield from self._pairs_of(sides)
 
     def families(self) -> list[FamilyPairs]:
-        """Return what there is to pair by task family, the most pairs first."""
+        """Return what there is to pair by task family, the most pairs first; a pair counts in that of its success."""
         families: dict[str | None, FamilyPairs] = {}
-        for (family_id, _), sides in self._tasks.items():
-            family = families.setdefault(family_id, FamilyPairs(family_id))
-            family.successes += len(sides[True])
-            family.failures += len(sides[False])
-            family.tasks += bool(sides[True] and sides[False])
+
+        def family_of(side: PairSide) -> FamilyPairs:
+            family_id = side.run.selected.family_id
+            return families.setdefault(family_id, FamilyPairs(family_id))
+
+        for sides in self._tasks.values():
+            for success in sides[True]:
+                family_of(success).successes += 1
+            for failure in sides[False]:
+                family_of(failure).failures += 1
+            if sides[True] and sides[False]:
+                family_of(min(sides[True], key=lambda side: side.rank)).tasks += 1
             for pair in self._pairs_of(sides):
+                family = family_of(pair.chosen)
                 family.parted_at = (family.parted_at or 0.0) + pair.preference.parted_at
                 family.pairs += 1
         for family in families.values():
