@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import click
-from rich.table import Table
+from rich.table import Column, Table
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import err, out, step
@@ -74,7 +74,8 @@ def forget_command(export_id: str) -> None:
 def pairs_command(filters: ExportFilters, pairs_per_task: int, limit: int) -> None:
     """Count, by task family, the pairs of a success and a failure that `export dpo` would write.
 
-    A family without an id stands for the runs that are in none.
+    TASKS were asked in the same words, with a success and a failure. PART AT is the mean number of the message where
+    pairs part. A family without an id stands for the runs that are in none.
     """
     from trajectory_pipeline.pipeline.export import ExportOptions, pairs_by_family
 
@@ -85,7 +86,7 @@ def pairs_command(filters: ExportFilters, pairs_per_task: int, limit: int) -> No
     )
     with step("Looking for pairs"), tempfile.TemporaryDirectory() as folder:
         families = pairs_by_family(opened.storage, filters, options, Path(folder))
-    table = Table("family", "successes", "failures", "tasks with both", "pairs", "mean message where they part")
+    table = Table(Column("family", no_wrap=True), "successes", "failures", "tasks", "pairs", "part at")
     for family in families[:limit]:
         parted_at = "" if family.parted_at is None else f"{family.parted_at:.1f}"
         counts = map(str, (family.successes, family.failures, family.tasks, family.pairs))
