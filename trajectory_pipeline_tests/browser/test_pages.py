@@ -77,7 +77,8 @@ def test_pages_fit_and_have_no_accessibility_violation(
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), title
         assert page.locator("script").count() == 0
         assert violations(page) == [], title
-    assert [problem for problem in problems if "axe" not in problem.lower()] == []
+    # The browser says of the missing run itself that it is not there.
+    assert [problem for problem in problems if "axe" not in problem.lower() and "status of 404" not in problem] == []
 
 
 def test_why_a_refund_was_refused_is_found_by_keyboard(
