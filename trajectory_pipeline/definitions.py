@@ -8,7 +8,7 @@ from trajectory_pipeline.databases import require_dagster_driver
 from trajectory_pipeline.defs.assets.exports import build_exports
 from trajectory_pipeline.defs.assets.judge_quality import build_judge_quality
 from trajectory_pipeline.defs.assets.refined_outcomes import build_refined_outcomes
-from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
+from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES, source_asset
 from trajectory_pipeline.defs.assets.terminal_runs import build_terminal_runs
 from trajectory_pipeline.defs.assets.trajectories import build_trajectories
 from trajectory_pipeline.defs.assets.trajectory_embeddings import build_trajectory_embeddings
@@ -18,7 +18,7 @@ from trajectory_pipeline.defs.jobs.completeness import build_completeness_check,
 from trajectory_pipeline.defs.jobs.dagster_retention import build_dagster_retention_job
 from trajectory_pipeline.defs.jobs.report import build_report_job
 from trajectory_pipeline.defs.jobs.retention import build_retention_job
-from trajectory_pipeline.defs.jobs.trajectory import build_trajectory_job
+from trajectory_pipeline.defs.jobs.trajectory import build_source_job, build_trajectory_job
 from trajectory_pipeline.defs.partitions import hourly_partitions
 from trajectory_pipeline.defs.quality_checks import build_quality_checks
 from trajectory_pipeline.defs.resources import build_resources
@@ -30,23 +30,24 @@ from trajectory_pipeline.defs.sensors.failure_notice import build_failure_notice
 from trajectory_pipeline.defs.sensors.judge_batches import build_judge_batch_sensor
 from trajectory_pipeline.defs.sensors.reconciliation import build_reconciliation_sensor
 from trajectory_pipeline.defs.sensors.refinement import build_refinement_sensor
+from trajectory_pipeline.partition_keys import LETTA
 from trajectory_pipeline.settings import Settings, load_settings
 
 
 def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
     """Return the definitions for given settings.
 
-    ``resource_overrides`` replace the settings' resources by key: ``letta``, ``storage``, ``judge``,
+    ``resource_overrides`` replace the settings' resources by key: ``letta``, ``sources``, ``storage``, ``judge``,
     ``embedding``, ``budget``.
 
     Example:
-        >>> from trajectory_pipeline.settings import Settings
+        >>>     from trajectory_pipeline.settings import Settings
         >>> defs = build_defs(Settings())
         >>> sorted(job.name for job in defs.resolve_all_job_defs() if job.name.startswith("tra"))
         ['trajectory_job']
     """
-    # One definition for all stages: Dagster maps their partitions to each other one to one.
-    partitions = hourly_partitions(settings.capture.start)
+    # One definition for all stages of a source: Dagster maps their partitions to each other one to one.
+    partitions = {source: hourly_partitions(settings.capture.start, source) for source in settings.source.names}
     jobs = [
         build_trajectory_job(settings),
         build_completeness_job(settings),
@@ -55,30 +56,45 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
         build_report_job(settings),
         build_history_checks_job(settings),
     ]
-    exports = build_exports(settings, partitions)
+    exports = build_exports(settings, partitions[LETTA])
     return dg.Definitions(
         assets=[
             *SOURCE_TABLES,
-            build_terminal_runs(settings, partitions),
-            build_trajectories(settings, partitions),
-            build_refined_outcomes(settings, partitions),
-            build_trajectory_embeddings(settings, partitions),
+            *map(source_asset, settings.source.others),
+            *(
+                build(settings, hours, source)
+                for source, hours in partitions.items()
+                for build in (
+                    build_terminal_runs,
+                    build_trajectories,
+                    build_refined_outcomes,
+                    build_trajectory_embeddings,
+                )
+            ),
             build_judge_quality(settings),
             build_trajectory_report(settings),
             *exports,
         ],
-        asset_checks=[build_completeness_check(settings), build_history_checks(), build_quality_checks(settings)],
-        jobs=[*(job for job, _ in jobs), *([build_export_job(settings)] if exports else [])],
+        asset_checks=[
+            *(build_completeness_check(settings, source) for source in partitions),
+            build_history_checks(),
+            build_quality_checks(settings),
+        ],
+        jobs=[
+            *(job for job, _ in jobs),
+            *map(build_source_job, settings.source.names[1:]),
+            *([build_export_job(settings)] if exports else []),
+        ],
         schedules=[schedule for _, schedule in jobs],
         sensors=[
-            build_capture_sensor(settings),
-            build_refinement_sensor(settings),
-            build_judge_batch_sensor(settings),
-            build_embedding_sensor(settings),
+            *(build_capture_sensor(settings, source=source) for source in partitions),
+            *(build_refinement_sensor(settings, source=source) for source in partitions),
+            *(build_judge_batch_sensor(settings, source) for source in partitions),
+            *(build_embedding_sensor(settings, source=source) for source in partitions),
             *([build_export_sensor(settings)] if exports else []),
             build_reconciliation_sensor(settings),
             build_failure_notice_sensor(settings),
-            build_empty_hour_sensor(settings),
+            *(build_empty_hour_sensor(settings, source=source) for source in partitions),
         ],
         resources={**build_resources(settings), **(resource_overrides or {})},
         # For backfills from the UI too: a run launcher spreads runs over machines, and each run stays in one process.

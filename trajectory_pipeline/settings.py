@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trajectory_pipeline.errors import PipelineError, SettingsError
-from trajectory_pipeline.partition_keys import floor_to_hour, parse_timestamp
+from trajectory_pipeline.partition_keys import LETTA, SOURCE_NAME, floor_to_hour, parse_timestamp
 from trajectory_pipeline.schema.enums import (
     DeletedContent,
     Egress,
@@ -73,6 +73,38 @@ def _ids(value: object) -> object:
     return frozenset(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
+class SourceSpec(NamedTuple):
+    """A source beside the Letta database, as the settings name it: ``name=kind:place``."""
+
+    name: str
+    kind: str
+    place: str
+
+
+def _sources(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(_source(text.strip()) for text in value.split(";") if text.strip())
+
+
+def _source(text: str) -> SourceSpec:
+    name, _, rest = text.partition("=")
+    kind, _, place = rest.partition(":")
+    # The place may hold a password: it is not shown.
+    if not SOURCE_NAME.fullmatch(name) or not kind or not place:
+        raise ValueError("must be name=kind:place, with ; between two (a name is small letters, digits and _)")
+    if name == LETTA:
+        raise ValueError(f"has a source named {LETTA}, which is the Letta database's name: choose another")
+    return SourceSpec(name, kind, place)
+
+
+def _distinct_names(specs: tuple[SourceSpec, ...]) -> tuple[SourceSpec, ...]:
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise ValueError("names two sources alike")
+    return specs
+
+
 def _listed(value: object) -> object:
     return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
@@ -116,6 +148,7 @@ Owners = Annotated[tuple[Annotated[str, AfterValidator(_owner)], ...], NoDecode,
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 Filters = Annotated[ExportFilters, NoDecode, BeforeValidator(_filters)]
 Shares = Annotated[tuple[Share, Share, Share], NoDecode, BeforeValidator(_shares), AfterValidator(_sums_up)]
+Sources = Annotated[tuple[SourceSpec, ...], NoDecode, BeforeValidator(_sources), AfterValidator(_distinct_names)]
 Ids = Annotated[frozenset[str], NoDecode, BeforeValidator(_ids)]
 
 
@@ -141,14 +174,27 @@ class _Group(BaseSettings):
 
 
 class SourceSettings(_Group):
-    """Source: the Letta server's Postgres."""
+    """Sources: the Letta server's Postgres, and others."""
 
     postgres_url: OptionalUrl = setting("LETTA_PG_URI", repr=False)
     """The Letta server's Postgres, read only. Unset: the embedded server's database `letta`."""
     timeout_seconds: Positive = setting("TRAJECTORY_SOURCE_TIMEOUT", 600)
     """Timeout of one query to the source, in seconds. Default 600."""
+    others: Sources = setting("TRAJECTORY_SOURCES", (), repr=False)
+    """Sources beside the Letta database, `name=kind:place`, with `;` between two:
+    `laptop=letta_code:~/.letta/lc-local-backend` (several folders with `,`), `bench=atif:s3://bucket/runs`,
+    `cloud=letta_api:https://letta.example.com`. A kind with a dot is a class of yours, `module.Class`. Default none."""
+    api_key: OptionalSecret = setting("TRAJECTORY_LETTA_API_KEY")
+    """Key of the Letta servers that are read over REST. Unset: none is sent."""
+    api_requests_per_minute: Positive = setting("TRAJECTORY_LETTA_API_REQUESTS_PER_MINUTE", 300)
+    """The most requests a minute to a Letta server that is read over REST. Default 300."""
     stuck_hours: Positive = setting("TRAJECTORY_STUCK_HOURS", 24)
     """Age in hours after which a run that is still created or running is reported as stuck. Default 24."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all sources, the Letta database first."""
+        return (LETTA, *(spec.name for spec in self.others))
 
 
 class CaptureSettings(_Group):

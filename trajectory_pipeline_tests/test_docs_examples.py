@@ -17,6 +17,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 NOT_INSTALLED = {"import polars", "from inspect_scout import"}
 """Readers that the environment of the tests does not have. Their examples are not run here."""
+ELSEWHERE = {"class LinesSource"}
+"""A module that ``sources/test_own_source.py`` uses."""
 DATASETS = {
     "good-runs": ExportFormat.SFT,
     "all-runs": ExportFormat.ATIF,
@@ -37,7 +39,9 @@ def _blocks(language: str) -> list[tuple[str, str]]:
 
 
 SQL = _blocks("sql")
-PYTHON = [(page, code) for page, code in _blocks("python") if not any(name in code for name in NOT_INSTALLED)]
+PYTHON = [
+    (page, code) for page, code in _blocks("python") if not any(name in code for name in NOT_INSTALLED | ELSEWHERE)
+]
 
 
 def test_pages_hold_examples() -> None:

@@ -1,5 +1,6 @@
 """Partition keys are UTC hours, and a range of times gives every hour that it touches."""
 
+import pickle
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -9,11 +10,16 @@ from hypothesis import strategies as st
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import (
     HOUR,
+    LETTA,
+    at_source,
+    contiguous,
     floor_to_hour,
     hours_between,
+    hours_of,
     parse_partition_key,
     parse_timestamp,
     partition_key,
+    source_run_id,
 )
 
 OFFSETS = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
@@ -91,3 +97,28 @@ def test_parse_timestamp_without_an_offset_is_utc(text: str, expected: datetime)
 def test_parse_timestamp_of_invalid_text_shows_an_example(text: str) -> None:
     with pytest.raises(PipelineError, match=r"is no time: write it as 2026-11-21, .*\.$"):
         parse_timestamp(text)
+
+
+def test_hour_of_another_source_keeps_its_source_and_never_equals_that_of_the_letta_database() -> None:
+    plain = datetime(2026, 11, 21, 9, tzinfo=UTC)
+    hour = parse_partition_key("2026-11-21-09:00~laptop")
+    assert partition_key(hour) == "2026-11-21-09:00~laptop"
+    assert [partition_key(each) for each in hours_between(hour, hour + 2 * HOUR)] == [
+        "2026-11-21-09:00~laptop",
+        "2026-11-21-10:00~laptop",
+    ]
+    assert partition_key(hour - HOUR) == "2026-11-21-08:00~laptop"
+    assert partition_key(pickle.loads(pickle.dumps(hour))) == partition_key(hour)
+    assert partition_key(floor_to_hour(hour + timedelta(minutes=59))) == partition_key(hour)
+    assert hour == at_source(plain, "laptop") != plain != hour
+    assert hour != at_source(plain, "other")
+    assert len({hour, plain, at_source(plain, "laptop"), at_source(plain, "other")}) == 3
+    assert plain <= hour <= plain
+    assert hour - plain == timedelta(0)
+    assert at_source(hour, LETTA) == plain
+    assert hours_of("laptop", [plain, hour]) == [hour]
+    assert contiguous([hour, hour + HOUR], 9) == [(hour, hour + HOUR)]
+
+
+def test_ids_of_two_sources_are_never_equal() -> None:
+    assert len({source_run_id(name, "1") for name in (LETTA, "laptop", "other")}) == 3

@@ -4,9 +4,11 @@ import sys
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
+from trajectory_pipeline.partition_keys import LETTA
+from trajectory_pipeline.source_protocol import Source
 from trajectory_pipeline.text import pluralize
 
 
@@ -20,7 +22,14 @@ def command() -> None:
               2  a setting is wrong, or a database or storage cannot be reached
     """  # noqa: D301 - \b keeps click from rewrapping the text
     opened = open_connections()
-    report = check_completeness(opened.source, opened.storage, CompletenessScope.from_settings(opened.settings))
+    sources: list[Source] = [opened.source, *opened.others()]
+    differences = sum(_print_report(source, opened) for source in sources)
+    sys.exit(1 if differences else 0)
+
+
+def _print_report(source: Source, opened: Connections) -> int:
+    """Print what differs of one source, and return in how many places."""
+    report = check_completeness(source, opened.storage, CompletenessScope.from_settings(opened.settings))
     for difference in report.differences:
         out.print(f"✗ {difference}")
     for run in report.stuck:
@@ -39,5 +48,8 @@ def command() -> None:
             " TRAJECTORY_START to an earlier hour to capture them"
         )
     result = pluralize(len(report.differences), "difference") if report.differences else "no differences"
-    out.print(f"{pluralize(report.partitions, 'partition')}, {pluralize(report.runs, 'run')} at the source: {result}.")
-    sys.exit(1 if report.differences else 0)
+    of = "" if source.name == LETTA else f"{source.name}: "
+    out.print(
+        f"{of}{pluralize(report.partitions, 'partition')}, {pluralize(report.runs, 'run')} at the source: {result}."
+    )
+    return len(report.differences)

@@ -4,8 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trajectory_pipeline.databases import Databases, resolve_databases
+from trajectory_pipeline.errors import SettingsError
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.settings import Settings, load_settings
+from trajectory_pipeline.source_protocol import Source
+from trajectory_pipeline.sources.kinds import Access, open_source
 from trajectory_pipeline.storage.storage import Storage
 
 
@@ -17,6 +20,27 @@ class Connections:
     databases: Databases
     source: LettaSource
     storage: Storage
+
+    def others(self) -> list[Source]:
+        """Return the sources beside the Letta database. Raises ``SettingsError`` if one is of an unknown kind."""
+        settings = self.settings.source
+        key = settings.api_key.get_secret_value() if settings.api_key else None
+        access = Access(key, settings.api_requests_per_minute)
+        return [open_source(spec, access) for spec in settings.others]
+
+    def source_named(self, name: str) -> Source:
+        """Return a source by its name; ``letta`` is the Letta database.
+
+        Raises:
+            SettingsError: no source has that name.
+        """
+        sources: list[Source] = [self.source, *self.others()]
+        for source in sources:
+            if source.name == name:
+                return source
+        raise SettingsError(
+            f"There is no source {name}: there are {', '.join(source.name for source in sources)} (TRAJECTORY_SOURCES)."
+        )
 
 
 def open_connections(report: Callable[[str], None] | None = None) -> Connections:

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections import Counter
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
@@ -36,10 +37,12 @@ from trajectory_pipeline.defs.history_checks import JOB_NAME as HISTORY_CHECKS_J
 from trajectory_pipeline.defs.jobs.completeness import JOB_NAME as COMPLETENESS_JOB
 from trajectory_pipeline.defs.jobs.report import JOB_NAME as REPORT_JOB
 from trajectory_pipeline.defs.sensors.empty_hours import find_empty_hours, report_empty_hours, unknown_hours
+from trajectory_pipeline.demo.letta_code_sample import LETTA_CODE_SOURCE
 from trajectory_pipeline.demo.letta_sample.labels import sample_labels
 from trajectory_pipeline.demo.letta_sample.load import STORY
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SCRIPTED_MODEL, SimulatedJudge
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.partition_keys import LETTA, source_of_key
 from trajectory_pipeline.pipeline.configured_models import judge_config
 from trajectory_pipeline.pipeline.judge_panel import judge_panel
 from trajectory_pipeline.quality import summary
@@ -50,7 +53,7 @@ from trajectory_pipeline.storage.postgres.embeddings import search_counts
 from trajectory_pipeline.storage.postgres.judge_quality import read_quality
 from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.migrate import migrate
-from trajectory_pipeline.storage.postgres.summaries import summarize_runs
+from trajectory_pipeline.storage.postgres.summaries import summarize_runs, trajectories_by_partition
 from trajectory_pipeline.urls import describe_postgres
 
 
@@ -101,6 +104,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         os.environ.setdefault("TRAJECTORY_START", first.replace(hour=0).isoformat())
         os.environ.setdefault("ENABLE_TRAJECTORY_CAPTURE", "true")
         os.environ.setdefault("TRAJECTORY_EMBEDDING_MODEL", LOCAL_EMBEDDING_MODEL)
+        os.environ.setdefault("TRAJECTORY_SOURCES", LETTA_CODE_SOURCE)
         with step("Databases") as report:
             databases = open_connections(report).databases
             stack.callback(databases.release)
@@ -120,6 +124,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         hours = list(STORY.partitions())
         with progress_bar("Materializing", total=len(hours) * len(ASSETS)) as progress:
             failures = materialize(hours, ASSETS, opened.storage.postgres, progress)
+        failures |= _materialize_others(opened)
         _judge_again(opened)
         with step("Hours without runs"):
             _report_empty_hours(opened)
@@ -150,6 +155,18 @@ def _run_demo(*, stay: bool, port: int) -> bool:
             if run_until_interrupted(processes, log) is not None:
                 raise PipelineError(f"A Dagster process ended unexpectedly; see {log}.")
     return complete and not failures
+
+
+def _materialize_others(opened: Connections) -> dict[str, str]:
+    """Materialize the hours of the other sources that have runs: of Letta Code, unless the settings name others."""
+    failures: dict[str, str] = {}
+    for source in opened.others():
+        with source.snapshot() as snapshot:
+            hours = sorted(hour for hour in snapshot.runs_by_hour() if hour >= opened.settings.capture.start)
+        if hours:
+            with progress_bar(f"Materializing {source.name}", total=len(hours) * len(ASSETS)) as progress:
+                failures |= materialize(hours, ASSETS, opened.storage.postgres, progress)
+    return failures
 
 
 def _start_judge(stack: ExitStack, settings: Settings) -> None:
@@ -192,8 +209,16 @@ def _print_quality(opened: Connections) -> None:
 def _report_empty_hours(opened: Connections) -> None:
     """Report every closed hour without runs to Dagster, so that only the open hour is shown as missing."""
     with dg.DagsterInstance.get() as instance:
-        unknown = unknown_hours(instance, opened.settings, datetime.now(UTC))
-        report_empty_hours(instance, find_empty_hours(opened.source, opened.storage, unknown))
+        for name in opened.settings.source.names:
+            unknown = unknown_hours(instance, opened.settings, datetime.now(UTC), name)
+            report_empty_hours(instance, find_empty_hours(opened.source_named(name), opened.storage, unknown))
+
+
+def _count_by_source(opened: Connections) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for key, number in trajectories_by_partition(opened.storage.postgres).items():
+        counts[source_of_key(key)] += number
+    return counts
 
 
 def _publish_report() -> str:
@@ -221,6 +246,7 @@ def _print_result(opened: Connections) -> bool:
         "terminal runs in the sample": len(ids),
         "trajectories in Postgres": summary.trajectories,
         "trajectories in Parquet": len(in_parquet),
+        **{f"trajectories of {name}": number for name, number in _count_by_source(opened).items() if name != LETTA},
         "quarantined": summary.quarantined,
         **{f"verdicts: {status}": number for status, number in summary.verdicts.items()},
         **search_counts(opened.storage.postgres),
@@ -229,6 +255,9 @@ def _print_result(opened: Connections) -> bool:
     prices = " (simulated prices)" if summary.simulated else ""
     table.add_row(f"cost of judging, USD{prices}", f"{summary.cost_usd:.4f}")
     out.print(table)
+    others = [name for name in opened.settings.source.names if name != LETTA]
+    if others:
+        out.print(f"  In the UI, {' and '.join(others)} has a group of assets of its own.")
     out.print(f"\n  Postgres     {describe_postgres(opened.databases.database_url)}, schema trajectory")
     out.print(f"  Parquet      {opened.storage.parquet.shown_uri}")
     out.print(f"  Judge        {', '.join(summary.judges) or 'none'}")

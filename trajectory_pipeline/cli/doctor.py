@@ -14,7 +14,6 @@ from trajectory_pipeline.databases import require_dagster_driver
 from trajectory_pipeline.defs.sensors.capture import RECENT
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.judge.config import OPENAI_URL
-from trajectory_pipeline.letta.fingerprint import fingerprints
 from trajectory_pipeline.letta.rehearsal import find_unreadable_tables
 from trajectory_pipeline.letta.run_counts import count_runs_by_hour, find_end_index, find_stuck_runs
 from trajectory_pipeline.letta.snapshot import Snapshot
@@ -74,6 +73,7 @@ def _findings() -> Iterator[_Finding]:
     except PipelineError as error:
         yield _Finding("Dagster's storage", str(error), _ADVICE)
     yield from _until_error("source", _source, opened)
+    yield from _until_error("sources", _other_sources, opened)
     yield from _until_error("trajectory database", _database, opened)
     yield from _until_error("source identity", _identity, opened)
     yield from _until_error("Parquet storage", _storage, opened)
@@ -147,6 +147,24 @@ def _source(opened: Connections) -> Iterator[_Finding]:
             yield _Finding("runs that never ended", text, _ADVICE)
 
 
+def _other_sources(opened: Connections) -> Iterator[_Finding]:
+    for source in opened.others():
+        subject = f"source {source.name}"
+        try:
+            with source.snapshot() as snapshot:
+                hours = snapshot.runs_by_hour()
+                runs = pluralize(sum(hours.values()), "terminal run")
+                where = f"{source.kind}, {snapshot.described}"
+                yield _Finding(subject, f"{where}: {runs} in {pluralize(len(hours), 'hour')}")
+                for remark in snapshot.remarks:
+                    yield _Finding(subject, remark, _ADVICE)
+                for column in snapshot.unknown_columns:
+                    yield _Finding(subject, f"has {column}, which are not read", _ADVICE)
+        except PipelineError as error:
+            # The others are tried nevertheless.
+            yield _Finding(subject, str(error), _WRONG)
+
+
 def _runs(snapshot: Snapshot, start: datetime) -> _Finding:
     hours = count_runs_by_hour(snapshot)
     if not hours:
@@ -177,7 +195,7 @@ def _index(snapshot: Snapshot) -> _Finding:
 def _comparison_cost(snapshot: Snapshot) -> _Finding:
     now = datetime.now(UTC)
     started = time.monotonic()
-    found = fingerprints(snapshot, floor_to_hour(now - RECENT), floor_to_hour(now) + HOUR)
+    found = snapshot.fingerprints(floor_to_hour(now - RECENT), floor_to_hour(now) + HOUR)
     seconds = time.monotonic() - started
     text = f"comparing the last {RECENT // HOUR} hours ({len(found)} with runs) took {seconds:.2f} s at the source"
     return _Finding("cost of a sensor tick", text, _OK if seconds < _SLOW_SECONDS else _ADVICE)

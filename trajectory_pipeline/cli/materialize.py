@@ -15,7 +15,7 @@ from trajectory_pipeline.cli.partition_options import partition_options, selecte
 from trajectory_pipeline.cli.run_materialization import materialize
 from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.partition_keys import partition_key, source_of
 from trajectory_pipeline.pipeline.stale_partitions import ChangeKind, PlannedChange, plan_capture, plan_rebuild
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.summaries import (
@@ -57,6 +57,7 @@ def command(
     key: str | None,
     start: str | None,
     end: str | None,
+    source: str,
     *,
     dry_run: bool,
     accept_deletions: bool,
@@ -74,8 +75,9 @@ def command(
     Examples:
       trajectory-pipeline materialize --partition 2026-11-21-09:00
       trajectory-pipeline materialize --from 2026-11-20 --to 2026-11-21T12:00 --select trajectories
+      trajectory-pipeline materialize --source laptop --from 2026-11-20 --to 2026-11-21
     """  # noqa: D301 - \b keeps click from rewrapping the text
-    hours = selected_hours(key, start, end)
+    hours = selected_hours(key, start, end, source)
     if dry_run:
         sys.exit(_dry_run(selected, hours))
     sys.exit(_materialize(selected, hours, accept_deletions=accept_deletions))
@@ -90,7 +92,7 @@ def _materialize(selected: Sequence[str], hours: Sequence[datetime], *, accept_d
             raise PipelineError(reason)
         err.print(f"Skipping refined_outcomes. {reason}")
         assets.remove("refined_outcomes")
-    _check_connections(opened, needs_source="terminal_runs" in assets)
+    _check_connections(opened, source_of(hours[0]) if "terminal_runs" in assets else None)
     with progress_bar("Materializing", total=len(hours) * len(assets)) as progress:
         failures = materialize(hours, assets, opened.storage.postgres, progress, accept_deletions=accept_deletions)
     _report(opened.storage.postgres, hours, assets)
@@ -100,10 +102,10 @@ def _materialize(selected: Sequence[str], hours: Sequence[datetime], *, accept_d
     return 1 if failures else 0
 
 
-def _check_connections(opened: Connections, *, needs_source: bool) -> None:
+def _check_connections(opened: Connections, source: str | None) -> None:
     """Connect to everything that is needed, so that a wrong setting is reported before a Dagster run starts."""
-    if needs_source:
-        with opened.source.snapshot():
+    if source is not None:
+        with opened.source_named(source).snapshot():
             pass
     with opened.storage.postgres.connect():
         pass
@@ -128,7 +130,9 @@ def _report(database: TrajectoryDatabase, hours: Sequence[datetime], assets: Seq
 def _dry_run(selected: Sequence[str], hours: Sequence[datetime]) -> int:
     opened = open_connections()
     if not selected or "terminal_runs" in selected:
-        planned = plan_capture(hours, opened.source, opened.storage, opened.settings.capture.deleted_content)
+        planned = plan_capture(
+            hours, opened.source_named(source_of(hours[0])), opened.storage, opened.settings.capture.deleted_content
+        )
     else:
         planned = plan_rebuild(hours, opened.storage.parquet)
     for change in planned:

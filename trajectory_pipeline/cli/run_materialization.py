@@ -9,10 +9,11 @@ from datetime import datetime
 import dagster as dg
 
 from trajectory_pipeline.definitions import build_defs
+from trajectory_pipeline.defs.asset_keys import asset_key
 from trajectory_pipeline.defs.partitions import range_tags
 from trajectory_pipeline.defs.sensors.run_requests import TRAJECTORY_JOB
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import contiguous, parse_partition_key, partition_key
+from trajectory_pipeline.partition_keys import contiguous, name_at, parse_partition_key, partition_key, source_of
 from trajectory_pipeline.pipeline.deletion_guard import ACCEPT_DELETIONS_TAG
 from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
@@ -33,7 +34,9 @@ def materialize(
     *,
     accept_deletions: bool = False,
 ) -> dict[str, str]:
-    """Materialize assets for these sorted hours; returns what went wrong, as a sentence, for each failed Dagster run.
+    """Materialize assets for these sorted hours of one source.
+
+    Returns what went wrong, as a sentence, for each failed Dagster run.
 
     Consecutive hours share a Dagster run, up to one backfill batch. Dagster does not run what is downstream of a failed
     step, for any partition of its range. If some partitions succeeded, another run follows for them with the remaining
@@ -43,8 +46,8 @@ def materialize(
     With ``accept_deletions``, what the source lacks is deleted, however much it is.
     ``progress`` is called with the number of (asset, partition) pairs done, and with the current partitions.
     """
-    settings = load_settings()
-    job = build_defs(settings).resolve_job_def(TRAJECTORY_JOB)
+    settings, source = load_settings(), source_of(hours[0])
+    job = build_defs(settings).resolve_job_def(name_at(TRAJECTORY_JOB, source))
     failures: dict[str, str] = {}
     ranges = contiguous(hours, settings.dagster.backfill_batch)
     capture = [name for name in assets if name not in _LATER]
@@ -73,7 +76,7 @@ def materialize(
                 instance=instance,
                 partition_key=partition_key(first) if single else None,
                 tags=tags if single else {**tags, **range_tags(first, last)},
-                asset_selection=[dg.AssetKey(name) for name in selection],
+                asset_selection=[asset_key(name, source) for name in selection],
                 raise_on_error=False,
                 run_config=_QUIET,
             )
@@ -119,7 +122,8 @@ def _continuation(
 
     Both are empty if a blocking check failed: it is meant to stop what is downstream.
     """
-    failed_steps = {event.step_key for event in run.get_step_failure_events()}
+    # A step of another source's asset has the source's name before it: ``laptop__terminal_runs``.
+    failed_steps = {str(event.step_key).rpartition("__")[2] for event in run.get_step_failure_events()}
     failed = next((name for name in selection if name in failed_steps), None)
     blocked = any(not check.passed and check.blocking for check in run.get_asset_check_evaluations())
     if failed is None or blocked:
@@ -127,7 +131,7 @@ def _continuation(
     materialized = [
         parse_partition_key(entry.dagster_event.partition)
         for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
-        if entry.dagster_event and entry.dagster_event.partition and entry.step_key == failed
+        if entry.dagster_event and entry.dagster_event.partition and str(entry.step_key).rpartition("__")[2] == failed
     ]
     return sorted(materialized), list(selection[selection.index(failed) + 1 :])
 

@@ -40,6 +40,7 @@ _OPTIONS = (
     click.option("--failure-mode", "failure_modes", multiple=True, metavar="LABEL", help="That failed in this way."),
     click.option("--tag", "tags", multiple=True, help="With this tag, of the agent or of the verdict."),
     click.option("--family", "task_family", metavar="ID", help="Of this task family."),
+    click.option("--source", "sources", multiple=True, metavar="NAME", help="From this source; letta is the database."),
 )
 
 

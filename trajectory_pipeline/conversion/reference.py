@@ -32,6 +32,7 @@ from trajectory_pipeline.lossless_json import (
     parse_strings,
     write_json,
 )
+from trajectory_pipeline.partition_keys import source_of_key
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION
 
 REQUIRED = {"run": ("id", "status", "agent_id"), "steps": ("id",), "messages": ("id", "role", "sequence_id")}
@@ -166,6 +167,7 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
         "schema_version": SCHEMA_VERSION,
         "signals_version": SIGNALS_VERSION,
         "partition_key": partition_key,
+        "source": source_of_key(partition_key),
     }
     reject_out_of_range(row, path)
     row |= {name: run[source] for name, source in RUN_COLUMNS.items()}

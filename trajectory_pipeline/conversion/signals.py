@@ -43,7 +43,7 @@ def compute_signals(
     return {
         "tool_calls": len(calls),
         "distinct_tools": len({call.name for call in calls if call.name is not None}),
-        "tool_errors": sum(failed),
+        "tool_errors": failed.count(True),
         "last_tool_call_failed": failed[-1] if failed else None,
         "error_recovered": tools.error_recovered(),
         "repeated_calls": repeated,

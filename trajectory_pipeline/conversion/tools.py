@@ -123,9 +123,9 @@ class ToolUse:
             ran.sort(key=lambda entry: entry[0])
         return _distinct([name for _, name in ran])
 
-    def errors(self) -> list[bool]:
-        """Return of each return that was not denied whether it is an error."""
-        return [item.status == "error" for item in self.returns if not item.denied]
+    def errors(self) -> list[bool | None]:
+        """Return of each return that was not denied whether it is an error; None where that is not recorded."""
+        return [None if item.status is None else item.status == "error" for item in self.returns if not item.denied]
 
     def error_recovered(self) -> bool | None:
         """Return whether after each error the same tool succeeded for the same purpose; see the data dictionary.

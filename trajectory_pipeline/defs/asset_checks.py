@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from trajectory_pipeline.defs.asset_keys import asset_key
 from trajectory_pipeline.defs.metadata import budget_table, bullet_list, count_table, markdown_table
+from trajectory_pipeline.partition_keys import LETTA
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -99,7 +101,7 @@ def unique_spec(asset: str, *, blocking: bool = False) -> dg.AssetCheckSpec:
     )
 
 
-CHECKS = {
+_CHECKS = {
     TERMINAL_RUNS.name: (
         schema_spec(TERMINAL_RUNS.name, blocking=True),
         unique_spec(TERMINAL_RUNS.name, blocking=True),
@@ -119,7 +121,12 @@ CHECKS = {
     ),
     TRAJECTORY_EMBEDDINGS.name: (EMBEDDINGS,),
 }
-"""The checks that each materialization of an asset makes."""
+
+
+def checks_of(name: str, source: str = LETTA) -> list[dg.AssetCheckSpec]:
+    """Return the checks that each materialization of a source's asset makes."""
+    key = asset_key(name, source)
+    return [spec.replace_key(key=dg.AssetCheckKey(key, spec.name)) for spec in _CHECKS[name]]
 
 
 def what_to_do(text: str) -> dict[str, dg.MetadataValue[Any]]:
@@ -128,7 +135,7 @@ def what_to_do(text: str) -> dict[str, dg.MetadataValue[Any]]:
     return {"what_to_do": dg.MetadataValue.text(f"{text} {_RUNBOOK}")}
 
 
-def schema(asset: str, differences: "Sequence[SchemaDifference]") -> dg.AssetCheckResult:
+def schema(differences: "Sequence[SchemaDifference]") -> dg.AssetCheckResult:
     """Return whether nothing differs from the declaration; columns more than declared only warn."""
     only_extra = all(difference.extra for difference in differences)
     advice = what_to_do(
@@ -137,7 +144,6 @@ def schema(asset: str, differences: "Sequence[SchemaDifference]") -> dg.AssetChe
     )
     sentences = list(map(str, differences))
     return dg.AssetCheckResult(
-        asset_key=dg.AssetKey(asset),
         check_name=SCHEMA_NAME,
         passed=not differences,
         severity=dg.AssetCheckSeverity.WARN if only_extra else dg.AssetCheckSeverity.ERROR,
@@ -146,15 +152,18 @@ def schema(asset: str, differences: "Sequence[SchemaDifference]") -> dg.AssetChe
     )
 
 
-def unique(asset: str, repeated: Mapping[str, str]) -> dg.AssetCheckResult:
-    """Return whether no run is there more than once; ``repeated`` says of each where it is."""
+def unique(repeated: Mapping[str, str], asset: dg.AssetKey | None = None) -> dg.AssetCheckResult:
+    """Return whether no run is there more than once; ``repeated`` says of each where it is.
+
+    ``asset`` is needed where the check is not of the asset that is materialized.
+    """
     first = next((f": first {run_id}, {where}" for run_id, where in repeated.items()), "")
     advice = what_to_do(
         "Materialize the partitions that are named again, with `force`; restore the primary key of the table if it is"
         " missing."
     )
     return dg.AssetCheckResult(
-        asset_key=dg.AssetKey(asset),
+        asset_key=asset,
         check_name=UNIQUE_NAME,
         passed=not repeated,
         description=f"{pluralize(len(repeated), 'run')} more than once{first}" if repeated else "each run once",
@@ -267,7 +276,7 @@ def repeat_results(instance: dg.DagsterInstance, assets: Iterable[dg.AssetKey]) 
 
     Dagster shows a check as not evaluated as soon as its asset has a newer materialization.
     """
-    keys = [spec.key for asset in assets for spec in CHECKS[asset.path[-1]]]
+    keys = [dg.AssetCheckKey(asset, spec.name) for asset in assets for spec in _CHECKS[asset.path[-1]]]
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys) if keys else {}
     for record in latest.values():
         # One that is being evaluated gets its result from its run.

@@ -97,7 +97,7 @@ def build_history_checks() -> dg.AssetChecksDefinition:
         except PipelineError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
         yield from evaluate(categories)
-        yield asset_checks.unique(REPORT, repeated)
+        yield asset_checks.unique(repeated, dg.AssetKey(REPORT))
 
     return history_checks
 

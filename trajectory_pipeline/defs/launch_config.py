@@ -93,9 +93,11 @@ def require_valid_config(run_config: Mapping[str, Any]) -> None:
         dagster.Failure: a value is wrong; the text names it.
     """
     problems: list[str] = []
-    for name, kind in _CONFIGS.items():
+    for op, config in run_config.get("ops", {}).items():
+        # The operation of another source's asset has the source's name before it: ``laptop__terminal_runs``.
+        name = op.rpartition("__")[2]
         try:
-            kind(**run_config.get("ops", {}).get(name, {}).get("config", {}))
+            _CONFIGS.get(name, dg.Config)(**config.get("config", {}))
         except ValidationError as error:
             problems += [f"{name}.{'.'.join(map(str, one['loc']))} is wrong: {one['msg']}" for one in error.errors()]
     if problems:

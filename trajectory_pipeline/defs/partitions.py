@@ -6,7 +6,14 @@ from datetime import datetime
 import dagster as dg
 
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import KEY_FORMAT, floor_to_hour, parse_partition_key, partition_key
+from trajectory_pipeline.partition_keys import (
+    KEY_FORMAT,
+    LETTA,
+    floor_to_hour,
+    parse_partition_key,
+    partition_key,
+    source_suffix,
+)
 
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
@@ -14,9 +21,10 @@ RANGE_END_TAG = "dagster/asset_partition_range_end"
 """Dagster's tags of a run over one partition, or over a range."""
 
 
-def hourly_partitions(start: datetime) -> dg.HourlyPartitionsDefinition:
-    """Return the hours from ``start`` on, UTC; the open hour is a partition too (``end_offset=1``)."""
-    return dg.HourlyPartitionsDefinition(start_date=start, timezone="UTC", fmt=KEY_FORMAT, end_offset=1)
+def hourly_partitions(start: datetime, source: str = LETTA) -> dg.HourlyPartitionsDefinition:
+    """Return the hours of a source from ``start`` on, UTC; the open hour is a partition too (``end_offset=1``)."""
+    fmt = f"{KEY_FORMAT}{source_suffix(source)}"
+    return dg.HourlyPartitionsDefinition(start_date=start, timezone="UTC", fmt=fmt, end_offset=1)
 
 
 def existing_hours(hours: Sequence[datetime], start: datetime, now: datetime) -> list[datetime]:

@@ -1,4 +1,4 @@
-"""What assets, sensors and schedules connect to: the Letta database, storage, the judge and its budget.
+"""What assets, sensors and schedules connect to: the Letta database, other sources, storage, the judge and its budget.
 
 Dagster rebuilds a resource from its fields for every run, and shows these fields in the UI. So everything that a
 resource needs is a field, and a value that may hold a secret is an ``EnvVar``, which each run reads.
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from trajectory_pipeline.databases import LETTA_DATABASE, TRAJECTORY_DATABASE, database_or_embedded
+from trajectory_pipeline.errors import SettingsError
 from trajectory_pipeline.pipeline.configured_models import build_embedder, build_redactor, judge_config
 from trajectory_pipeline.schema.enums import FileAccess
 from trajectory_pipeline.settings import (
@@ -18,6 +19,7 @@ from trajectory_pipeline.settings import (
     JudgeSettings,
     PrivacySettings,
     Settings,
+    SourceSettings,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from trajectory_pipeline.judge.redaction.redactor import Redactor
     from trajectory_pipeline.letta.snapshot import LettaSource
     from trajectory_pipeline.pipeline.embed import Embedder
+    from trajectory_pipeline.source_protocol import Source
     from trajectory_pipeline.storage.storage import Storage
 
 Values = dict[str, Any | None]
@@ -45,6 +48,24 @@ class LettaResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         url = database_or_embedded(self.postgres_url, LETTA_DATABASE, Path(self.embedded_folder))
         return LettaSource(url, min(self.timeout_seconds, max_timeout_seconds or self.timeout_seconds))
+
+
+class SourcesResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The sources beside the Letta database, which are read and never written."""
+
+    declared: str | None
+    api_key: str | None
+    requests_per_minute: int
+
+    def source(self, name: str) -> "Source":
+        """Return a source by its name. Raises ``SettingsError`` if it is declared no more, or its kind is unknown."""
+        from trajectory_pipeline.sources.kinds import Access, open_source
+
+        settings = SourceSettings.model_validate({"TRAJECTORY_SOURCES": self.declared or ""})
+        for spec in settings.others:
+            if spec.name == name:
+                return open_source(spec, Access(self.api_key, self.requests_per_minute))
+        raise SettingsError(f"TRAJECTORY_SOURCES names no source {name}: restart Dagster's processes after a change.")
 
 
 class StorageResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -136,6 +157,11 @@ def build_resources(settings: Settings) -> dict[str, "dg.ConfigurableResource[ob
             postgres_url=_env_var("LETTA_PG_URI", settings.source.postgres_url),
             timeout_seconds=settings.source.timeout_seconds,
             embedded_folder=embedded_folder,
+        ),
+        "sources": SourcesResource(
+            declared=_env_var("TRAJECTORY_SOURCES", settings.source.others or None),
+            api_key=_env_var("TRAJECTORY_LETTA_API_KEY", settings.source.api_key),
+            requests_per_minute=settings.source.api_requests_per_minute,
         ),
         "storage": StorageResource(
             parquet_location=_env_var("TRAJECTORY_STORAGE_URI", storage.parquet_uri) or storage.parquet_location,

@@ -12,6 +12,7 @@ import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 
 from trajectory_pipeline.errors import SourceConflictError, SourceError, SourceTimeoutError
+from trajectory_pipeline.source_protocol import SourceIdentity
 from trajectory_pipeline.urls import describe_postgres, hide_credentials, normalize_postgres_url, postgres_parameters
 
 APPLICATION_NAME = "trajectory-pipeline"
@@ -131,27 +132,6 @@ def reading(url: str, doing: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class SourceIdentity:
-    """Which database a snapshot is of, as far as the server tells.
-
-    Attributes:
-        cluster: identifier and timeline of the cluster; None where the user may not read both.
-        database: its name and object id.
-        position: bytes of WAL that the snapshot includes; less than before on a replica that lags, or after a crash
-            that lost commits. None where the server does not tell.
-    """
-
-    cluster: str | None
-    database: str
-    position: int | None = None
-
-    @property
-    def text(self) -> str:
-        """What must be equal for the source to be the same one, in words."""
-        return ", ".join(filter(None, (self.cluster, self.database)))
-
-
-@dataclass(frozen=True)
 class Begun:
     """A transaction on the source: when it began, just before its snapshot was taken, by the source's clock."""
 
@@ -239,7 +219,12 @@ def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> Begun
                 with reading(url, "Opening the snapshot"):
                     connection.adbc_connection.set_autocommit(True)
         on_error.pop_all()
-    return Begun(connection, began.astimezone(UTC), SourceIdentity(cluster, name, position), json.loads(search_path))
+    return Begun(
+        connection,
+        began.astimezone(UTC),
+        SourceIdentity(", ".join(filter(None, (cluster, name))), cluster, position),
+        json.loads(search_path),
+    )
 
 
 class SnapshotConnection:

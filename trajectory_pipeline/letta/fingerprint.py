@@ -8,10 +8,9 @@ read again. Where the cluster is unknown, or a table has no versions (a view, a 
 
 import hashlib
 import json
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
-from trajectory_pipeline.letta.snapshot import Snapshot, utc
 from trajectory_pipeline.schema.raw import (
     AGENTS,
     AGENTS_TAGS,
@@ -25,11 +24,11 @@ from trajectory_pipeline.schema.raw import (
     TOOLS_AGENTS,
 )
 
-EMPTY = hashlib.sha256(b"").hexdigest()[:32]
-"""Fingerprint of a partition without terminal runs."""
+if TYPE_CHECKING:
+    from trajectory_pipeline.letta.snapshot import Snapshot
 
 
-def fingerprints(snapshot: Snapshot, start: datetime, end: datetime) -> dict[datetime, str]:
+def fingerprints(snapshot: "Snapshot", start: datetime, end: datetime) -> dict[datetime, str]:
     """Return the fingerprint of each hour in ``[start, end)`` that has terminal runs.
 
     One query: terminal runs of the window, and by index their steps, messages and metrics: 32 hex digits an hour.
@@ -73,12 +72,12 @@ def fingerprints(snapshot: Snapshot, start: datetime, end: datetime) -> dict[dat
     # Another cluster, or the same one restored to an earlier moment, gives the same versions to other rows.
     scope = snapshot.identity.cluster or ""
     return {
-        utc(row["hour"]): hashlib.sha256(f"{scope}\n{row['summary']}".encode()).hexdigest()[:32]
+        row["hour"].replace(tzinfo=UTC): hashlib.sha256(f"{scope}\n{row['summary']}".encode()).hexdigest()[:32]
         for row in rows.to_pylist()
     }
 
 
-def dependency_digests(snapshot: Snapshot, start: datetime, end: datetime) -> str:
+def dependency_digests(snapshot: "Snapshot", start: datetime, end: datetime) -> str:
     """Return a digest (64 hex digits) of what the terminal runs of ``[start, end)`` depend on besides their own rows.
 
     These are agents, tags, tools, prompts and recorded calls. The fingerprint leaves them out: an agent's row changes
@@ -138,12 +137,12 @@ def dependency_digests(snapshot: Snapshot, start: datetime, end: datetime) -> st
     return _digest(snapshot, summary)
 
 
-def empty_dependency_digest(snapshot: Snapshot) -> str:
+def empty_dependency_digest(snapshot: "Snapshot") -> str:
     """Return the digest of an hour without runs (64 hex digits): of the catalog alone, without any query."""
     return _digest(snapshot, [])
 
 
-def _digest(snapshot: Snapshot, summary: list[dict[str, Any]]) -> str:
+def _digest(snapshot: "Snapshot", summary: list[dict[str, Any]]) -> str:
     catalog = snapshot.catalog
     depends_on = [catalog.schema, catalog.columns, summary]
     # As for fingerprints; an hour without runs has no versions to compare.

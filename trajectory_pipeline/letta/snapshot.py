@@ -1,11 +1,11 @@
 """Reading the terminal runs of a partition from one snapshot, in batches, as Arrow."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
@@ -13,9 +13,11 @@ import pyarrow.compute as pc
 
 from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.letta.catalog import Catalog, read_catalog
-from trajectory_pipeline.letta.connection import SnapshotConnection, SourceIdentity, literal, reading
+from trajectory_pipeline.letta.connection import SnapshotConnection, literal, reading
 from trajectory_pipeline.letta.context import ContextReader
+from trajectory_pipeline.letta.fingerprint import dependency_digests, empty_dependency_digest, fingerprints
 from trajectory_pipeline.letta.nesting import CALL_COLUMNS, RunTables, nest_run_tables, unnamed_step_ids
+from trajectory_pipeline.partition_keys import LETTA
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.raw import (
     AGENTS,
@@ -29,6 +31,7 @@ from trajectory_pipeline.schema.raw import (
     SourceTable,
 )
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
+from trajectory_pipeline.source_protocol import ENDED, RunLocation, SourceIdentity
 from trajectory_pipeline.urls import describe_postgres
 
 TERMINAL = f"({', '.join(map(literal, TERMINAL_STATUSES))})"
@@ -40,8 +43,6 @@ RUN_PARTS = {
     AGENTS: ("id", "agent_id"),
 }
 """Tables with rows of a run, and their column that equals a column of the run."""
-ENDED = "ended"
-"""Stands beside these for what a run has while its status is terminal."""
 _FIRST_HOUR = datetime.min.replace(tzinfo=UTC)
 _LAST_HOUR = datetime.max.replace(minute=0, second=0, microsecond=0, tzinfo=UTC)
 _LARGE_COLUMNS = ("content", "tool_calls", "tool_returns", "text")
@@ -49,15 +50,6 @@ _LARGE_COLUMNS = ("content", "tool_calls", "tool_returns", "text")
 RUNS_PER_BATCH = 500
 BYTES_PER_BATCH = 32 * 2**20
 """Of message JSON as the source stores it, mostly compressed: what bounds memory where runs carry images."""
-
-
-@dataclass(frozen=True)
-class RunLocation:
-    """Where a run of a partition is now; ``hour`` (that it ended in, UTC) is None where it is gone, or has no time."""
-
-    exists: bool
-    terminal: bool
-    hour: datetime | None = None
 
 
 @dataclass
@@ -74,6 +66,43 @@ class Snapshot:
     identity: SourceIdentity
     queries: int = field(default=0)
 
+    @property
+    def described(self) -> str:
+        """The database for a person, without a password."""
+        return describe_postgres(self.url)
+
+    @property
+    def shown_columns(self) -> Mapping[str, Mapping[str, str]]:
+        """The source's columns by table."""
+        return self.catalog.columns
+
+    @property
+    def unknown_columns(self) -> list[str]:
+        """Columns of the source that are not known, ``table.column``."""
+        return self.catalog.unknown_columns
+
+    @property
+    def absent_columns(self) -> list[str]:
+        """Known columns that the source lacks."""
+        return self.catalog.absent_columns
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """None: the command ``doctor`` looks at the Letta database more closely."""
+        return ()
+
+    def fingerprints(self, start: datetime, end: datetime) -> dict[datetime, str]:
+        """Return the fingerprint of each hour in ``[start, end)`` that has terminal runs."""
+        return fingerprints(self, start, end)
+
+    def dependency_digest(self, start: datetime, end: datetime) -> str:
+        """Return a digest of what the terminal runs of ``[start, end)`` depend on besides their own rows."""
+        return dependency_digests(self, start, end)
+
+    def empty_dependency_digest(self) -> str:
+        """Return the digest of an hour without runs."""
+        return empty_dependency_digest(self)
+
     def terminal_runs(self, start: datetime, end: datetime) -> Iterator[pa.RecordBatch]:
         """Yield the rows of ``terminal_runs`` for the runs that ended in ``[start, end)``, ordered by run id."""
         for tables in self.tables_of_runs(start, end):
@@ -87,6 +116,12 @@ class Snapshot:
         """
         with read_ahead(self.tables_of_runs(start, end)) as portions:
             yield (nest_run_tables(tables, SCHEMA_VERSION) for tables in portions)
+
+    def runs_by_hour(self) -> dict[datetime, int]:
+        """Return the number of terminal runs in each hour that has any, over the whole history."""
+        from trajectory_pipeline.letta.run_counts import count_runs_by_hour
+
+        return count_runs_by_hour(self)
 
     def run_ids(self, start: datetime, end: datetime) -> list[str]:
         """Return the ids of the terminal runs that ended in ``[start, end)``, sorted."""
@@ -270,6 +305,13 @@ class LettaSource:
         ...     for batch in snapshot.terminal_runs(start, end):
         ...         print(batch.num_rows)
     """
+
+    name: ClassVar[str] = LETTA
+    kind: ClassVar[str] = "letta"
+    cannot_know: ClassVar[tuple[str, ...]] = (
+        "What a streamed answer of chat completions lost at its length limit: Letta records the run as ended well.",
+        "Tokens and texts of a failed blocking call: Letta rolls them back.",
+    )
 
     url: str = field(repr=False)
     timeout_seconds: int = 600  # of one query

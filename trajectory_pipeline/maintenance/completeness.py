@@ -7,24 +7,30 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Self
+from typing import Self, TypeVar
 
-from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
 from trajectory_pipeline.letta.run_counts import (
     MisdatedRuns,
     StuckRun,
-    count_runs_by_hour,
     find_misdated_runs,
     find_stuck_runs,
 )
-from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, parse_partition_key, partition_key
-from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT, MISDATED
+from trajectory_pipeline.letta.snapshot import Snapshot
+from trajectory_pipeline.partition_keys import (
+    HOUR,
+    floor_to_hour,
+    hours_of,
+    parse_partition_key,
+    partition_key,
+    source_of_key,
+)
+from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT, MISDATED, UNSEEN
 from trajectory_pipeline.schema.enums import DeletedContent, PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.source_protocol import EMPTY, Source
 from trajectory_pipeline.storage.parquet.cleanup import hours_with_folders
 from trajectory_pipeline.storage.postgres.partition_writer import StoredEntry
 from trajectory_pipeline.storage.postgres.retention import is_pruned, pruned_partitions
@@ -33,6 +39,7 @@ from trajectory_pipeline.storage.postgres.verdict_status import unpublished_part
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.text import pluralize
 
+_Value = TypeVar("_Value")
 _HOURS_PER_QUERY = 240
 """Hours whose fingerprints are taken in one query."""
 _CAPTURE_TIME = timedelta(minutes=5)
@@ -102,7 +109,7 @@ class _Sides:
     files: Mapping[str, frozenset[datetime]]
 
 
-def check_completeness(source: LettaSource, storage: Storage, scope: CompletenessScope) -> CompletenessReport:
+def check_completeness(source: Source, storage: Storage, scope: CompletenessScope) -> CompletenessReport:
     """Compare the source with the ledger and with what both sinks really hold, over the whole history.
 
     Runs that are deleted at the source and were carried forward are in both sinks only: they are not compared. Nothing
@@ -112,12 +119,13 @@ def check_completeness(source: LettaSource, storage: Storage, scope: Completenes
     start = floor_to_hour(scope.start)
     with source.snapshot() as snapshot:
         end = floor_to_hour(snapshot.taken_at - scope.closing_lag - _CAPTURE_TIME)
-        source_runs = count_runs_by_hour(snapshot)
-        raw = storage.postgres.ledger(TERMINAL_RUNS.name)
-        converted = storage.postgres.ledger(TRAJECTORIES.name)
-        refined = storage.postgres.ledger(REFINED_OUTCOMES.name)
-        postgres_rows = trajectories_by_partition(storage.postgres)
-        files = {table.name: frozenset(hours_with_folders(storage.parquet, table)) for table in _ASSETS}
+        source_runs = snapshot.runs_by_hour()
+        raw, converted, refined = (_of(source, storage.postgres.ledger(table.name)) for table in _ASSETS)
+        postgres_rows = _of(source, trajectories_by_partition(storage.postgres))
+        files = {
+            table.name: frozenset(hours_of(source.name, hours_with_folders(storage.parquet, table)))
+            for table in _ASSETS
+        }
         stored_hours = {parse_partition_key(key) for key in {*raw, *converted, *refined, *postgres_rows}}
         known_hours = stored_hours.union(source_runs, *files.values())
         hours = sorted(hour for hour in known_hours if start <= hour < end)
@@ -125,9 +133,11 @@ def check_completeness(source: LettaSource, storage: Storage, scope: Completenes
         # Not one query for each range without gaps: hours in between have no runs, and cost nothing.
         for index in range(0, len(hours), _HOURS_PER_QUERY):
             covered = hours[index : index + _HOURS_PER_QUERY]
-            current_fingerprints.update(fingerprints(snapshot, covered[0], covered[-1] + HOUR))
-        stuck = find_stuck_runs(snapshot, scope.stuck_after)
-        misdated = find_misdated_runs(snapshot)
+            current_fingerprints.update(snapshot.fingerprints(covered[0], covered[-1] + HOUR))
+        # Only the Letta database tells of runs that did not end, or at no possible time.
+        stuck, misdated = list[StuckRun](), MisdatedRuns((), ())
+        if isinstance(snapshot, Snapshot):
+            stuck, misdated = find_stuck_runs(snapshot, scope.stuck_after), find_misdated_runs(snapshot)
     keys = [partition_key(hour) for hour in hours]
     sides = _Sides(
         source_runs,
@@ -153,6 +163,10 @@ def check_completeness(source: LettaSource, storage: Storage, scope: Completenes
         stuck=tuple(stuck),
         misdated=misdated,
     )
+
+
+def _of(source: Source, by_key: Mapping[str, _Value]) -> dict[str, _Value]:
+    return {key: value for key, value in by_key.items() if source_of_key(key) == source.name}
 
 
 def _differences(hour: datetime, sides: _Sides, storage: Storage, scope: CompletenessScope) -> Iterator[str]:
@@ -204,7 +218,7 @@ def _rows_of(entry: StoredEntry) -> int:
     """Return how many rows a partition's file has, by the counts in the ledger."""
     counts = Counter(entry.counts)
     if entry.asset == TERMINAL_RUNS.name:
-        return counts["runs"] + counts["deleted_runs"] + counts["pending_move_runs"] + counts[MISDATED]
+        return counts["runs"] + counts["deleted_runs"] + counts["pending_move_runs"] + counts[MISDATED] + counts[UNSEEN]
     if entry.asset == TRAJECTORIES.name:
         return counts["runs_in"] - counts["quarantined"]
     return counts.total() - counts["calls"]

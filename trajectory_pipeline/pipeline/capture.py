@@ -7,13 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from trajectory_pipeline.errors import SinkError, SourceConflictError, WithheldDeletionsError
-from trajectory_pipeline.letta.fingerprint import (
-    EMPTY,
-    dependency_digests,
-    empty_dependency_digest,
-    fingerprints,
-)
-from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.pipeline.capture_counts import (
     DELETED_AND_KEPT,
@@ -31,6 +24,7 @@ from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
+from trajectory_pipeline.source_protocol import EMPTY, Source, SourceSnapshot
 from trajectory_pipeline.storage.parquet.corrupt_files import find_corruption, keep_corrupt_file
 from trajectory_pipeline.storage.parquet.store import WrittenFile
 from trajectory_pipeline.storage.postgres.invalidations import note_withheld_deletions
@@ -92,7 +86,7 @@ class TerminalRunsResult:
 
 def materialize_terminal_runs(
     hour: datetime,
-    source: LettaSource,
+    source: Source,
     storage: Storage,
     *,
     deleted: DeletedContent = DeletedContent.KEEP,
@@ -161,7 +155,7 @@ class _Capture:
 
     hour: datetime
     partition: PartitionTransaction
-    snapshot: Snapshot
+    snapshot: SourceSnapshot
     storage: Storage
     deleted: DeletedContent
     start: datetime | None
@@ -171,18 +165,18 @@ class _Capture:
 
     def __post_init__(self) -> None:
         end = self.hour + HOUR
-        self.fingerprint = fingerprints(self.snapshot, self.hour, end).get(self.hour, EMPTY)
+        self.fingerprint = self.snapshot.fingerprints(self.hour, end).get(self.hour, EMPTY)
         # Most hours of a year may have no runs: one query is all that they cost.
         dependencies = (
-            empty_dependency_digest(self.snapshot)
+            self.snapshot.empty_dependency_digest()
             if self.fingerprint == EMPTY
-            else dependency_digests(self.snapshot, self.hour, end)
+            else self.snapshot.dependency_digest(self.hour, end)
         )
         self.inputs_digest = hashlib.sha256(f"{dependencies} {capture_code_version()}".encode()).hexdigest()
 
     def run(self, *, check_former_file: bool) -> TerminalRunsResult:
         """Leave the file as it is if it is up to date, else write it again."""
-        parquet, catalog = self.storage.parquet, self.snapshot.catalog
+        parquet = self.storage.parquet
         unchanged, corrupt_file = None if self.force else self._unchanged(), None
         if unchanged is not None:
             counts, written = unchanged
@@ -199,8 +193,8 @@ class _Capture:
             counts,
             written,
             self.snapshot.taken_at,
-            catalog.unknown_columns,
-            catalog.absent_columns,
+            self.snapshot.unknown_columns,
+            self.snapshot.absent_columns,
             unchanged is not None,
             corrupt_file,
         )
@@ -252,7 +246,7 @@ class _Capture:
             read_ahead(rows.read(present, read_former=corrupt_file is None)) as batches,
             parquet.stage(TERMINAL_RUNS, self.hour, batches) as staged,
         ):
-            here = sorted_ids(*counts.present, [*counts.carried, *counts.misdated])
+            here = sorted_ids(*counts.present, [*counts.carried, *counts.misdated, *counts.unseen])
             # All of them are in ``here``; a result that lives long must not hold them twice.
             counts.present.clear()
             moved = [*counts.pending_move, *counts.departed]

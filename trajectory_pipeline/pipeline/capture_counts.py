@@ -12,6 +12,7 @@ DELETED_AND_KEPT = "deleted_and_kept"
 ERASED = "erased_runs"
 LOST = "lost_runs"
 MISDATED = "misdated_runs"
+UNSEEN = "unseen_runs"
 
 
 @dataclass
@@ -26,6 +27,7 @@ class CaptureCounts:
         carried: runs that are gone from the source and were carried forward.
         pending_move: runs that moved to a partition that did not capture them yet: they stay here until it does.
         misdated: runs that ended in the future by now, or at no known time: no partition takes them, so they stay here.
+        unseen: runs that the source does not show, where that proves no deletion: they stay here.
         departed: runs that left this partition: not terminal any more, or moved to where no partition takes them.
         lost: runs that are gone from the source, and were lost with a corrupt file.
         lost_before: how many were lost in former materializations.
@@ -41,6 +43,7 @@ class CaptureCounts:
     carried: list[str] = field(default_factory=list)
     pending_move: list[str] = field(default_factory=list)
     misdated: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
     departed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     lost_before: int = 0
@@ -80,6 +83,7 @@ class CaptureCounts:
             "deleted_runs": len(self.carried),
             "pending_move_runs": len(self.pending_move),
             **({MISDATED: len(self.misdated)} if self.misdated else {}),
+            **({UNSEEN: len(self.unseen)} if self.unseen else {}),
             LOST: self.lost_before + len(self.lost),
             ERASED: self.erased_runs,
             DELETED_AND_KEPT: self.deleted_and_kept,

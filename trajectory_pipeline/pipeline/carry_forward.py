@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 
 from trajectory_pipeline.conversion.erase import erase_deleted, has_deleted_content
 from trajectory_pipeline.letta.context import AT_CAPTURE
-from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.partition_keys import floor_to_hour, partition_key
 from trajectory_pipeline.pipeline.capture_counts import CaptureCounts, strings_of
 from trajectory_pipeline.pipeline.deletion_guard import FORMER_FIELDS, ObservedRows
 from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.source_protocol import SourceSnapshot
 from trajectory_pipeline.storage.postgres.retention import pruned_partitions
 from trajectory_pipeline.storage.storage import Storage
 
@@ -41,7 +41,7 @@ class RawRows:
     """
 
     hour: datetime
-    snapshot: Snapshot
+    snapshot: SourceSnapshot
     storage: Storage
     counts: CaptureCounts
     deleted: DeletedContent
@@ -76,11 +76,10 @@ class RawRows:
                 self.observed.add_former_columns(batch, present)
         missing = former.filter(pc.invert(pc.is_in(former, value_set=present)))
         self._sort_missing(strings_of(missing))
-        if not (counts.carried or counts.pending_move or counts.misdated):
+        kept = [*counts.pending_move, *counts.misdated, *counts.unseen]
+        if not (counts.carried or kept):
             return
-        carried, pending = (
-            pa.array(run_ids, pa.string()) for run_ids in (counts.carried, [*counts.pending_move, *counts.misdated])
-        )
+        carried, pending = (pa.array(run_ids, pa.string()) for run_ids in (counts.carried, kept))
         for batch in parquet.read(TERMINAL_RUNS, self.hour):
             for run_ids, mark in ((carried, _mark_deleted), (pending, _mark_present)):
                 rows = batch.filter(pc.is_in(batch.column("run_id"), value_set=run_ids))
@@ -126,7 +125,7 @@ class RawRows:
         return found
 
     def _sort_missing(self, missing: list[str]) -> None:
-        """Sort runs that only the former file holds into carried, pending move, misdated and departed."""
+        """Sort runs that only the former file holds into carried, pending move, misdated, unseen and departed."""
         counts, database = self.counts, self.storage.postgres
         # Another partition captured these later: what becomes of them is decided there.
         moved_away = set(database.runs_moved_away(partition_key(self.hour), missing)) if missing else set()
@@ -138,7 +137,9 @@ class RawRows:
         for run_id, location in found.items():
             if run_id in moved_away:
                 continue
-            if not location.exists:
+            if location.unproven:
+                counts.unseen.append(run_id)
+            elif not location.exists:
                 counts.carried.append(run_id)
             elif location.terminal and (location.hour is None or location.hour > last):
                 counts.misdated.append(run_id)

@@ -5,7 +5,7 @@ the partition, until a person confirms it.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 
 from trajectory_pipeline.conversion.erase import has_deleted_content
 from trajectory_pipeline.errors import WithheldDeletionsError
-from trajectory_pipeline.letta.catalog import Catalog
-from trajectory_pipeline.letta.snapshot import ENDED, Snapshot
+from trajectory_pipeline.partition_keys import LETTA, source_of_key
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.raw import (
     AGENTS,
@@ -28,6 +27,7 @@ from trajectory_pipeline.schema.raw import (
     TERMINAL_RUNS,
     SourceTable,
 )
+from trajectory_pipeline.source_protocol import ENDED, SourceSnapshot
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline.storage.postgres.sources import (
     AcceptedSource,
@@ -36,7 +36,6 @@ from trajectory_pipeline.storage.postgres.sources import (
     sample_captured_runs,
 )
 from trajectory_pipeline.text import pluralize
-from trajectory_pipeline.urls import describe_postgres
 
 ACCEPT_DELETIONS_TAG = "trajectory/accept_deletions"
 """Tag of a Dagster run, with the value ``true``, by which a person accepts what is missing."""
@@ -150,7 +149,7 @@ class _Tally:
     agents_of_lost: set[str] = field(default_factory=set)
     agents_of_whole: set[str] = field(default_factory=set)
 
-    def implausible(self, parts: Iterable[str], snapshot: Snapshot) -> str | None:
+    def implausible(self, parts: Iterable[str], snapshot: SourceSnapshot) -> str | None:
         """Return in words why the source cannot be whole, as far as these parts are concerned; None if it can."""
         parts = set(parts)
         for part in sorted(parts - {ENDED}):
@@ -168,7 +167,7 @@ class _Tally:
             )
         return None
 
-    def _is_of_one_agent(self, parts: set[str], snapshot: Snapshot) -> bool:
+    def _is_of_one_agent(self, parts: set[str], snapshot: SourceSnapshot) -> bool:
         """Whether a person may have deleted one agent with its runs, or its messages, whatever its share is.
 
         Runs of others show that they can be seen. Where only the runs are gone, and their agent is not, they may be
@@ -184,7 +183,7 @@ class DeletionGuard:
     """The decision for one partition, in its transaction and its snapshot."""
 
     partition: PartitionTransaction
-    snapshot: Snapshot
+    snapshot: SourceSnapshot
 
     def require_plausible(
         self, observed: ObservedRows, gone: list[str], lost_with_file: list[str], departing: list[str]
@@ -204,11 +203,13 @@ class DeletionGuard:
         held = runs_held(self.partition, lost_with_file)
         less = len(missing.less) + len(held)
         doing = f"{pluralize(less + missing.newly_marked, 'run')} would be marked as deleted, leave, or lose rows"
-        if columns := _lost_columns(observed, self.snapshot.catalog):
+        if columns := _lost_columns(observed, self.snapshot.shown_columns):
             raise self._refusal(f"it shows no value of {', '.join(columns)} any more")
         if not less and not missing.newly_marked:
             return
-        accepted = accepted_source(self.partition.url, self.partition.connection)
+        accepted = accepted_source(
+            self.partition.url, self.partition.connection, source_of_key(self.partition.partition_key)
+        )
         identity = self.snapshot.identity
         if accepted and accepted.identity != identity.text:
             raise self._refusal(f"{doing}, and it is another source: {identity.text}, not {accepted.identity}")
@@ -248,9 +249,10 @@ class DeletionGuard:
 
     def _refusal(self, reason: str) -> WithheldDeletionsError:
         key = self.partition.partition_key
+        setting = "LETTA_PG_URI" if source_of_key(key) == LETTA else "TRAJECTORY_SOURCES"
         return WithheldDeletionsError(
-            f"{key} was not captured from {describe_postgres(self.snapshot.url)}: {reason}. Nothing was marked as"
-            " deleted, and nothing was erased. If the source is wrong or incomplete, correct it (or LETTA_PG_URI); if"
+            f"{key} was not captured from {self.snapshot.described}: {reason}. Nothing was marked as"
+            f" deleted, and nothing was erased. If the source is wrong or incomplete, correct it (or {setting}); if"
             f" it is right, run `trajectory-pipeline materialize --partition {key} --accept-deletions`, or materialize"
             f" it in the UI with the tag {ACCEPT_DELETIONS_TAG}=true."
         )
@@ -341,13 +343,13 @@ def _numbers(column: Any) -> "np.ndarray[Any, Any]":
     return np.asarray(combined.cast(pa.int32()).to_numpy(zero_copy_only=False))
 
 
-def _lost_columns(observed: ObservedRows, catalog: Catalog) -> list[str]:
+def _lost_columns(observed: ObservedRows, shown: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Return the columns of the source, or its tables, that hid what they showed before."""
     lost: set[str] = set()
     for name, rows in observed.lost_columns.items():
         column, _, field_name = name.partition(".")
         table = _TABLES[column].name
-        there = catalog.columns.get(table, {})
+        there = shown.get(table, {})
         if rows and not there:
             lost.add(table)
         # Where a table is empty, its rows are counted. An agent's columns change for all of its runs at once.

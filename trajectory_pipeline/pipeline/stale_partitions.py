@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from trajectory_pipeline.letta.fingerprint import EMPTY, fingerprints
-from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline.partition_keys import HOUR, contiguous, parse_partition_key, partition_key
 from trajectory_pipeline.pipeline.capture_counts import DELETED_AND_KEPT
 from trajectory_pipeline.schema.enums import DeletedContent, PartitionResult
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
+from trajectory_pipeline.source_protocol import EMPTY, Source, SourceSnapshot
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.retention import pruned_partitions
@@ -45,7 +44,7 @@ class PlannedChange:
 
 
 def find_stale_partitions(
-    source: LettaSource,
+    source: Source,
     database: TrajectoryDatabase,
     hours: Sequence[datetime],
     deleted: DeletedContent = DeletedContent.KEEP,
@@ -68,11 +67,11 @@ def find_stale_partitions(
     return [hour for hour in differing if partition_key(hour) not in pruned]
 
 
-def _fingerprints_of(snapshot: Snapshot, hours: Sequence[datetime]) -> dict[datetime, str]:
+def _fingerprints_of(snapshot: SourceSnapshot, hours: Sequence[datetime]) -> dict[datetime, str]:
     """Return the fingerprints of those of these (sorted) hours that have terminal runs; one query a gapless range."""
     found: dict[datetime, str] = {}
     for first, last in contiguous(hours, max(len(hours), 1)):
-        found.update(fingerprints(snapshot, first, last + HOUR))
+        found.update(snapshot.fingerprints(first, last + HOUR))
     return found
 
 
@@ -108,7 +107,7 @@ def built_by_older_versions(database: TrajectoryDatabase) -> list[str]:
 
 
 def plan_capture(
-    hours: Sequence[datetime], source: LettaSource, storage: Storage, deleted: DeletedContent
+    hours: Sequence[datetime], source: Source, storage: Storage, deleted: DeletedContent
 ) -> list[PlannedChange]:
     """Return what reading these (sorted) hours from the source would do.
 
@@ -141,7 +140,7 @@ def plan_rebuild(hours: Sequence[datetime], store: ParquetStore) -> list[Planned
 
 
 def _planned(
-    hour: datetime, current: str, captured: str | None, snapshot: Snapshot, store: ParquetStore
+    hour: datetime, current: str, captured: str | None, snapshot: SourceSnapshot, store: ParquetStore
 ) -> PlannedChange:
     if captured is None:
         new = len(snapshot.run_ids(hour, hour + HOUR)) if current != EMPTY else 0

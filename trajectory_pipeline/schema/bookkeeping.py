@@ -123,10 +123,15 @@ INVALIDATIONS = Table(
 
 SOURCES = Table(
     name="sources",
-    description="Databases that were captured from. What is missing counts as deleted in the accepted one only.",
-    row="one database",
+    description="What was captured from. What is missing counts as deleted in the accepted one of each source only.",
+    row="one database, folder or server",
     columns=postgres_only(
-        Column("identity", STRING, "Cluster and timeline (where they can be read) and database.", key=True),
+        Column(
+            "identity",
+            STRING,
+            "Of Postgres: cluster and timeline (where they can be read) and database; else source and place.",
+            key=True,
+        ),
         Column("accepted", BOOL, "Whether deletions count: the first one, until a person accepts another."),
         Column(
             "accepted_at",
@@ -135,6 +140,7 @@ SOURCES = Table(
             null="nobody had to",
         ),
         Column("first_seen_at", TIMESTAMP, "When it was first captured from."),
+        Column("source", STRING, "Name of the source that it is, or was: `letta`, or a name in `TRAJECTORY_SOURCES`."),
     ),
 )
 

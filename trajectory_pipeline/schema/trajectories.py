@@ -22,14 +22,14 @@ from trajectory_pipeline.schema.types import (
     tokens,
 )
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 """Version of the trajectory's schema.
 
 Raise it when a column is added, renamed or retyped, or when the same source rows give another value in any column
 outside ``signals``. Parquet of an older version remains readable: columns that it lacks are null.
 """
 
-SIGNALS_VERSION = "2"
+SIGNALS_VERSION = "3"
 """Version of the rules behind ``signals``; raise it when the same rows give another signal."""
 
 _NOT_GIVEN = "not given"
@@ -181,7 +181,12 @@ SIGNALS = struct(
     Column("tool_calls", INT, "Tool calls in own messages.", unit="calls"),
     Column("distinct_tools", INT, "Different tool names among them.", unit="tools"),
     Column("tool_errors", INT, "Returns with status `error`, without denied ones.", unit="returns"),
-    Column("last_tool_call_failed", BOOL, "Whether the last return is an error, and not denied.", null="no return"),
+    Column(
+        "last_tool_call_failed",
+        BOOL,
+        "Whether the last return is an error, and not denied.",
+        null="no return, or its status is not recorded",
+    ),
     Column(
         "error_recovered",
         BOOL,
@@ -242,7 +247,7 @@ _METADATA = in_document(
         "run_ns", "Duration by Letta's clock.", null=_LATE, source="run_metrics.run_ns, else runs.total_duration_ns"
     ),
     nanoseconds("ttft_ns", "Time to the first token.", null=_NOT_RECORDED, source="runs.ttft_ns"),
-    Column("status", STRING, "completed, failed or cancelled.", source="runs.status"),
+    Column("status", STRING, "completed, failed, cancelled, or unknown (not told).", source="runs.status"),
     Column("stop_reason", STRING, "Why it stopped.", null="none (failed blocking calls)", source="runs.stop_reason"),
     Column("run_type", STRING, "How it was started.", null=_NOT_RECORDED, source="runs.metadata_.run_type"),
     Column("background", BOOL, "Whether it ran in the background.", null=_NOT_RECORDED, source="runs.background"),
@@ -365,7 +370,8 @@ TRAJECTORIES = Table(
         Column(
             "partition_key",
             STRING,
-            "Dagster's partition key: the UTC hour of `end_time`, else of `start_time`.",
+            "Dagster's partition key: the UTC hour of `end_time`, else of `start_time`, with the source unless it is"
+            " `letta`.",
             source="end_time, else start_time",
         ),
         Column("deleted_at", TIMESTAMP, "When the run was first noticed missing at the source.", null="not deleted"),
@@ -400,6 +406,15 @@ TRAJECTORIES = Table(
                 source="messages.approvals, tool_calls; tool_calls of the run that asked",
                 since="2",
             ),
+            Column(
+                "source",
+                STRING,
+                "Name of the source that it came from: `letta` (a Letta server's Postgres), or a name in"
+                " `TRAJECTORY_SOURCES`.",
+                null=_OLDER_VERSION,
+                source="partition_key",
+                since="3",
+            ),
         ),
     ),
     indexes=(
@@ -412,5 +427,6 @@ TRAJECTORIES = Table(
         ("continues_run_id",),
         ("trajectory_id",),
         ("agent_id", "conversation_id", "start_time"),
+        ("source", "end_time"),
     ),
 )

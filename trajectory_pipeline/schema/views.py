@@ -63,6 +63,7 @@ OUTCOMES = Table(
         Column("judge_fallbacks", INT, "HTTP calls in a simpler format after the server rejected one.", unit="calls"),
         Column("judge_calls_lost", INT, "HTTP calls whose response never arrived.", unit="calls"),
         *_view_columns(VERDICTS, "votes vote_agreement escalation extra_answers", null="no verdict"),
+        *_view_columns(TRAJECTORIES, "source"),
     ),
 )
 

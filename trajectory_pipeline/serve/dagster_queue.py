@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 
+from trajectory_pipeline.partition_keys import asset_path, name_at, source_of_key
 from trajectory_pipeline.serve.problems import ProblemError
 
 JOB = "trajectory_job"
@@ -73,16 +74,20 @@ class DagsterQueue:
         Raises:
             ProblemError: 503, Dagster cannot be reached; 502, it refused.
         """
+        source = source_of_key(partition_key)
         params = {
             "selector": {
                 "repositoryLocationName": LOCATION,
                 "repositoryName": REPOSITORY,
-                "jobName": JOB,
-                "assetSelection": [{"path": [name]} for name in assets],
+                "jobName": name_at(JOB, source),
+                "assetSelection": [{"path": asset_path(name, source)} for name in assets],
                 "assetCheckSelection": None,
             },
             "mode": "default",
-            "runConfigData": {"ops": {name: {"config": values} for name, values in config.items()}},
+            "runConfigData": {
+                # Dagster joins the parts of a key for the name of the operation.
+                "ops": {"__".join(asset_path(name, source)): {"config": values} for name, values in config.items()}
+            },
             "executionMetadata": {
                 "tags": [{"key": key, "value": value} for key, value in {PARTITION_TAG: partition_key, **tags}.items()]
             },

@@ -30,6 +30,7 @@ class FilterQuery(BaseModel):
     failure_mode: _Names = Field([], description="Failure modes of the verdict.")
     tag: _Names = Field([], description="Tags of the agent, or of the verdict.")
     task_family: Text | None = Field(None, description="Id of a task family.")
+    source: _Names = Field([], description="Sources: letta, or names in TRAJECTORY_SOURCES.")
 
     def filters(self) -> SearchFilters:
         """Return the filters as storage takes them.
@@ -50,6 +51,7 @@ class FilterQuery(BaseModel):
             failure_modes=tuple(self.failure_mode),
             tags=tuple(self.tag),
             task_family=self.task_family,
+            sources=tuple(self.source),
         )
 
 

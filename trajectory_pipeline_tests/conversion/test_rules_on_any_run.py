@@ -333,7 +333,7 @@ def stretches(calls: list[tuple[str | None, Any]]) -> Iterator[int]:
 @holds_for_the_sample_and_any_run
 def test_tool_errors_are_recovered_only_by_a_later_success(case: Case) -> None:
     returns = [item for message in messages_of(case.row) for item in message["tool_returns"] if not item["denied"]]
-    failed = [item["status"] == "error" for item in returns]
+    failed = [None if item["status"] is None else item["status"] == "error" for item in returns]
     signals = case.row["signals"]
     assert signals["tool_errors"] == failed.count(True)
     assert signals["last_tool_call_failed"] == (failed[-1] if failed else None)

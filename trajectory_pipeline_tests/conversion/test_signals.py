@@ -228,6 +228,11 @@ def test_last_tool_call_failed_is_null_without_a_return() -> None:
     assert of_returns()["last_tool_call_failed"] is None
 
 
+def test_last_tool_call_failed_is_null_where_its_status_is_not_recorded() -> None:
+    found = signals(message(1, "tool", tool_returns=[{**returned("error"), "status": None}]))
+    assert (found["tool_errors"], found["last_tool_call_failed"]) == (0, None)
+
+
 def test_tool_errors_ignore_the_text_of_the_output() -> None:
     found = signals(message(1, "tool", tool_returns=[returned("success", text='{"status": "Failed", "error": "!"}')]))
     assert found["tool_errors"] == 0

@@ -23,7 +23,6 @@ import pytest
 
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.letta import snapshot
-from trajectory_pipeline.letta.fingerprint import EMPTY
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
 from trajectory_pipeline.partition_keys import partition_key
@@ -31,6 +30,7 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.source_protocol import EMPTY
 from trajectory_pipeline.storage.parquet import io
 from trajectory_pipeline.storage.postgres import run_locations
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline

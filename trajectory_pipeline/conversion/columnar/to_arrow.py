@@ -14,6 +14,7 @@ from trajectory_pipeline.conversion.digest import context_digests
 from trajectory_pipeline.conversion.messages import MESSAGE_COLUMNS
 from trajectory_pipeline.conversion.reference import AGENT_COLUMNS, METRICS_COLUMNS, RUN_COLUMNS, STEP_COLUMNS
 from trajectory_pipeline.conversion.usage import TOKEN_COLUMNS
+from trajectory_pipeline.partition_keys import source_of_key
 from trajectory_pipeline.schema.arrow import arrow_schema, arrow_type
 from trajectory_pipeline.schema.trajectories import (
     APPROVAL,
@@ -52,6 +53,7 @@ def trajectories_batch(converted: ColumnarRuns) -> pa.RecordBatch:
         "schema_version": pa.repeat(pa.scalar(SCHEMA_VERSION), batch.num_rows),
         "signals_version": pa.repeat(pa.scalar(SIGNALS_VERSION), batch.num_rows),
         "partition_key": pa.repeat(pa.scalar(converted.partition_key), batch.num_rows),
+        "source": pa.repeat(pa.scalar(source_of_key(converted.partition_key)), batch.num_rows),
     }
     for each in schema:
         if each.name not in columns:

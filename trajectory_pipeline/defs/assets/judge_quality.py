@@ -2,13 +2,12 @@
 
 import dagster as dg
 
+from trajectory_pipeline.defs.asset_keys import judged_keys
 from trajectory_pipeline.defs.metadata import quality_metadata
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.quality.packages import INSTALL, missing_packages
 from trajectory_pipeline.schema.quality import JUDGE_QUALITY
-from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
 
 
@@ -23,7 +22,7 @@ def build_judge_quality(settings: Settings) -> dg.AssetsDefinition:
         kinds={"postgres", "parquet"},
         owners=settings.dagster.owners,
         tags={"stage": "report"},
-        deps=[TRAJECTORIES.name, REFINED_OUTCOMES.name],
+        deps=judged_keys(settings),
         description="How far verdicts agree with labels of people, by policy: agreement, kappa, alpha, what is missed"
         f" and what is wrongly called a failure, each with its interval.{notice}",
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from trajectory_pipeline.defs import asset_checks
+from trajectory_pipeline.defs.asset_keys import asset_key
 from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.stage import stage_asset
 from trajectory_pipeline.defs.launch_config import RefinementConfig, require_policy
@@ -15,7 +16,7 @@ from trajectory_pipeline.defs.metadata import preview_metadata, refined_outcomes
 from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.judge.prompt import built_in_prompt
-from trajectory_pipeline.partition_keys import parse_partition_key, partition_key
+from trajectory_pipeline.partition_keys import LETTA, parse_partition_key, partition_key
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES, VERDICT_ATTEMPTS, VERDICTS
 from trajectory_pipeline.settings import Settings
@@ -40,7 +41,9 @@ def refinement_batch(backfill_batch: int) -> int:
     return max(1, backfill_batch // 4)
 
 
-def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+def build_refined_outcomes(
+    settings: Settings, partitions: dg.PartitionsDefinition[str], source: str = LETTA
+) -> dg.AssetsDefinition:
     """Return the asset, with the checks of its verdicts, cost, columns and ids."""
     disabled = settings.judge.disabled_reason
     notice = f"\n\n**Not requested automatically.** {disabled}" if disabled else ""
@@ -51,6 +54,7 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
         settings,
         REFINED_OUTCOMES,
         partitions,
+        source=source,
         stage="judge",
         fresh=not disabled,
         pool="judge",
@@ -58,9 +62,9 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
         versions={"prompt": prompt.version, "rubric": prompt.rubric_version, "schema": SCHEMA_VERSION},
         postgres_table="verdicts",
         description=REFINED_OUTCOMES.description + notice,
-        deps=[TRAJECTORIES.name],
+        deps=[asset_key(TRAJECTORIES.name, source)],
         kinds={"parquet", "postgres", "openai"},
-        check_specs=asset_checks.CHECKS[REFINED_OUTCOMES.name],
+        check_specs=asset_checks.checks_of(REFINED_OUTCOMES.name, source),
     )
     def refined_outcomes(
         context: dg.AssetExecutionContext,
@@ -132,8 +136,8 @@ def build_refined_outcomes(settings: Settings, partitions: dg.PartitionsDefiniti
                 asset_checks.failed_verdicts(errors, failed),
                 asset_checks.abandoned_verdicts(abandoned),
                 asset_checks.cost(list(caps.values()), above),
-                asset_checks.schema(REFINED_OUTCOMES.name, differences),
-                asset_checks.unique(REFINED_OUTCOMES.name, repeated),
+                asset_checks.schema(differences),
+                asset_checks.unique(repeated),
             ]
 
         yield from materialize_partitions(context, publish, check_results)

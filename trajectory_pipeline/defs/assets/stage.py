@@ -7,7 +7,9 @@ from typing import Any
 
 import dagster as dg
 
+from trajectory_pipeline.defs.asset_keys import asset_key
 from trajectory_pipeline.defs.column_lineage import column_lineage
+from trajectory_pipeline.partition_keys import LETTA
 from trajectory_pipeline.schema.raw import MESSAGES, RUNS, STEPS
 from trajectory_pipeline.schema.types import SCHEMA_NAME, Column, ListOf, Struct, Table, Type
 from trajectory_pipeline.settings import Settings
@@ -23,6 +25,7 @@ def stage_asset(
     table: Table,
     partitions: dg.PartitionsDefinition[str],
     *,
+    source: str,
     stage: str,
     fresh: bool,
     partitions_per_run: int,
@@ -34,14 +37,16 @@ def stage_asset(
 ) -> StageDecorator:
     """Return the decorator of an asset that materializes a table, partition by partition.
 
-    ``stage`` is the value of a tag, ``fresh`` whether each hour is expected to be materialized, ``versions`` make the
-    code version, ``postgres_table`` is in the schema ``trajectory``, ``description`` replaces the table's, and
-    ``in_parquet`` is whether its rows are in files too, and ``options`` are further arguments of ``dagster.asset``.
+    ``source`` is whose runs they are, ``stage`` the value of a tag, ``fresh`` whether each hour is expected to be
+    materialized, ``versions`` make the code version, ``postgres_table`` is in the schema ``trajectory``,
+    ``description`` replaces the table's, ``in_parquet`` is whether its rows are in files too, and ``options`` are
+    further arguments of ``dagster.asset``.
     """
     metadata: dict[str, Any] = {
         "dagster/column_schema": _column_schema(table),
-        "dagster/column_lineage": column_lineage(table, [source.name for source in SOURCES]),
     }
+    if source == LETTA:
+        metadata["dagster/column_lineage"] = column_lineage(table, [each.name for each in SOURCES])
     if in_parquet:
         # The folder of all partitions; each materialization names its own file.
         metadata["dagster/uri"] = f"{without_credentials(settings.storage.parquet_location).rstrip('/')}/{table.name}"
@@ -51,14 +56,14 @@ def stage_asset(
         # Beta, and pinned by the range in pyproject.toml; Dagster would print it three times per process.
         warnings.filterwarnings("ignore", r".*`backfill_policy`", dg.BetaWarning)
         decorator: StageDecorator = dg.asset(
-            name=table.name,
+            key=asset_key(table.name, source),
             description=description or table.description,
             metadata=metadata,
             partitions_def=partitions,
             backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=partitions_per_run),
-            group_name="trajectories",
+            group_name="trajectories" if source == LETTA else source,
             owners=settings.dagster.owners,
-            tags={"stage": stage},
+            tags={"stage": stage, "source": source},
             # Dagster looks at the newest materialization of any partition: a backfill hides that hours are missing,
             # which the completeness check finds.
             freshness_policy=hourly_freshness() if fresh and settings.capture.enabled else None,

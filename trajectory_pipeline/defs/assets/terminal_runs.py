@@ -1,42 +1,50 @@
-"""Asset ``terminal_runs``: raw rows of a partition, captured from Letta into Parquet."""
+"""Asset ``terminal_runs``: raw rows of a partition, captured from a source into Parquet."""
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from trajectory_pipeline.defs import asset_checks
+from trajectory_pipeline.defs.asset_keys import source_key
 from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.stage import stage_asset
 from trajectory_pipeline.defs.launch_config import CaptureConfig, require_valid_config
 from trajectory_pipeline.defs.metadata import preview_metadata, terminal_runs_metadata
-from trajectory_pipeline.defs.resources import LettaResource, StorageResource
-from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.defs.resources import LettaResource, SourcesResource, StorageResource
+from trajectory_pipeline.partition_keys import LETTA, partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.schema.versions import CAPTURE_VERSION
 from trajectory_pipeline.settings import Settings
 
+if TYPE_CHECKING:
+    from trajectory_pipeline.source_protocol import Source
 
-def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
-    """Return the asset, with the checks of its files."""
 
-    @stage_asset(
+def build_terminal_runs(
+    settings: Settings, partitions: dg.PartitionsDefinition[str], source: str = LETTA
+) -> dg.AssetsDefinition:
+    """Return the asset of a source, with the checks of its files."""
+    asset = stage_asset(
         settings,
         TERMINAL_RUNS,
         partitions,
+        source=source,
         stage="capture",
-        fresh=True,
-        pool="letta",
+        fresh=source == LETTA,
+        pool=source,
         partitions_per_run=settings.dagster.backfill_batch,
         versions={"capture": CAPTURE_VERSION, "schema": SCHEMA_VERSION},
-        deps=SOURCE_TABLES,
+        deps=SOURCE_TABLES if source == LETTA else [source_key(source)],
         kinds={"parquet"},
-        check_specs=asset_checks.CHECKS[TERMINAL_RUNS.name],
+        check_specs=asset_checks.checks_of(TERMINAL_RUNS.name, source),
     )
-    def terminal_runs(
-        context: dg.AssetExecutionContext, config: CaptureConfig, letta: LettaResource, storage: StorageResource
+
+    def capture(
+        context: dg.AssetExecutionContext, config: CaptureConfig, opened: "Source", storage: StorageResource
     ) -> MaterializeResults:
         from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
         from trajectory_pipeline.pipeline.deletion_guard import ACCEPT_DELETIONS_TAG
@@ -46,12 +54,12 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
         require_valid_config(context.run.run_config)
         accept_deletions = config.accept_deletions or context.run.tags.get(ACCEPT_DELETIONS_TAG) == "true"
 
-        with letta.source().pooled() as source, storage.sinks().pooled() as sinks:
+        with opened.pooled() as pooled, storage.sinks().pooled() as sinks:
 
             def materialize(hour: datetime) -> Metadata:
                 result = materialize_terminal_runs(
                     hour,
-                    source,
+                    pooled,
                     sinks,
                     deleted=settings.capture.deleted_content,
                     start=settings.capture.start,
@@ -65,10 +73,26 @@ def build_terminal_runs(settings: Settings, partitions: dg.PartitionsDefinition[
 
             def check_results(hours: Sequence[datetime]) -> list[dg.AssetCheckResult]:
                 return [
-                    asset_checks.schema(TERMINAL_RUNS.name, schema_differences(sinks, TERMINAL_RUNS, hours)),
-                    asset_checks.unique(TERMINAL_RUNS.name, find_repeated_runs(TERMINAL_RUNS, hours, sinks)),
+                    asset_checks.schema(schema_differences(sinks, TERMINAL_RUNS, hours)),
+                    asset_checks.unique(find_repeated_runs(TERMINAL_RUNS, hours, sinks)),
                 ]
 
             yield from materialize_partitions(context, materialize, check_results)
 
-    return terminal_runs
+    if source == LETTA:
+
+        @asset
+        def terminal_runs(
+            context: dg.AssetExecutionContext, config: CaptureConfig, letta: LettaResource, storage: StorageResource
+        ) -> MaterializeResults:
+            yield from capture(context, config, letta.source(), storage)
+
+        return terminal_runs
+
+    @asset
+    def terminal_runs_of_source(
+        context: dg.AssetExecutionContext, config: CaptureConfig, sources: SourcesResource, storage: StorageResource
+    ) -> MaterializeResults:
+        yield from capture(context, config, sources.source(source), storage)
+
+    return terminal_runs_of_source

@@ -6,11 +6,13 @@ from datetime import datetime
 import dagster as dg
 
 from trajectory_pipeline.defs import asset_checks
+from trajectory_pipeline.defs.asset_keys import asset_key
 from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.stage import stage_asset
 from trajectory_pipeline.defs.launch_config import ConversionConfig, require_valid_config
 from trajectory_pipeline.defs.metadata import preview_metadata, trajectories_metadata
 from trajectory_pipeline.defs.resources import StorageResource
+from trajectory_pipeline.partition_keys import LETTA
 from trajectory_pipeline.schema.bookkeeping import QUARANTINE
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION, TRAJECTORIES
@@ -18,21 +20,24 @@ from trajectory_pipeline.schema.versions import CONVERSION_VERSION
 from trajectory_pipeline.settings import Settings
 
 
-def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+def build_trajectories(
+    settings: Settings, partitions: dg.PartitionsDefinition[str], source: str = LETTA
+) -> dg.AssetsDefinition:
     """Return the asset, with the checks of its counts, quarantine, columns and ids."""
 
     @stage_asset(
         settings,
         TRAJECTORIES,
         partitions,
+        source=source,
         stage="convert",
         fresh=True,
         partitions_per_run=settings.dagster.backfill_batch,
         versions={"conversion": CONVERSION_VERSION, "schema": SCHEMA_VERSION, "signals": SIGNALS_VERSION},
         postgres_table=TRAJECTORIES.name,
-        deps=[TERMINAL_RUNS.name],
+        deps=[asset_key(TERMINAL_RUNS.name, source)],
         kinds={"parquet", "postgres"},
-        check_specs=asset_checks.CHECKS[TRAJECTORIES.name],
+        check_specs=asset_checks.checks_of(TRAJECTORIES.name, source),
     )
     def trajectories(
         context: dg.AssetExecutionContext, config: ConversionConfig, storage: StorageResource
@@ -59,8 +64,8 @@ def build_trajectories(settings: Settings, partitions: dg.PartitionsDefinition[s
                 return [
                     asset_checks.row_counts(reconciliations),
                     asset_checks.quarantine(quarantined),
-                    asset_checks.schema(TRAJECTORIES.name, differences),
-                    asset_checks.unique(TRAJECTORIES.name, find_repeated_runs(TRAJECTORIES, hours, sinks)),
+                    asset_checks.schema(differences),
+                    asset_checks.unique(find_repeated_runs(TRAJECTORIES, hours, sinks)),
                 ]
 
             yield from materialize_partitions(context, materialize, check_results)

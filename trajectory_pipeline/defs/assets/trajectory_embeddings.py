@@ -6,12 +6,13 @@ from datetime import datetime
 import dagster as dg
 
 from trajectory_pipeline.defs import asset_checks
+from trajectory_pipeline.defs.asset_keys import asset_key
 from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.assets.stage import stage_asset
 from trajectory_pipeline.defs.metadata import embeddings_metadata
 from trajectory_pipeline.defs.resources import BudgetResource, EmbeddingResource, StorageResource
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import parse_partition_key
+from trajectory_pipeline.partition_keys import LETTA, parse_partition_key
 from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
@@ -28,7 +29,9 @@ def embedding_batch(backfill_batch: int) -> int:
     return 2 * backfill_batch
 
 
-def build_trajectory_embeddings(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+def build_trajectory_embeddings(
+    settings: Settings, partitions: dg.PartitionsDefinition[str], source: str = LETTA
+) -> dg.AssetsDefinition:
     """Return the asset, with the check of its embeddings."""
     disabled = settings.embedding.disabled_reason(settings.judge)
     notice = f"\n\n**Texts without embeddings.** {disabled}" if disabled else ""
@@ -37,6 +40,7 @@ def build_trajectory_embeddings(settings: Settings, partitions: dg.PartitionsDef
         settings,
         TRAJECTORY_EMBEDDINGS,
         partitions,
+        source=source,
         stage="embed",
         fresh=False,
         pool="embed",
@@ -46,9 +50,9 @@ def build_trajectory_embeddings(settings: Settings, partitions: dg.PartitionsDef
         description=f"The text by which each trajectory is found, and its embedding.{notice}",
         in_parquet=False,
         # Texts are made without verdicts too; the order saves making them twice.
-        deps=[TRAJECTORIES.name, REFINED_OUTCOMES.name],
+        deps=[asset_key(TRAJECTORIES.name, source), asset_key(REFINED_OUTCOMES.name, source)],
         kinds={"postgres"},
-        check_specs=asset_checks.CHECKS[TRAJECTORY_EMBEDDINGS.name],
+        check_specs=asset_checks.checks_of(TRAJECTORY_EMBEDDINGS.name, source),
     )
     def trajectory_embeddings(
         context: dg.AssetExecutionContext,

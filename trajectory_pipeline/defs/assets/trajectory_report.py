@@ -5,10 +5,9 @@ from importlib.util import find_spec
 
 import dagster as dg
 
+from trajectory_pipeline.defs.asset_keys import judged_keys
 from trajectory_pipeline.defs.resources import JudgeResource, StorageResource
 from trajectory_pipeline.schema.quality import JUDGE_QUALITY
-from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.urls import without_credentials
 
@@ -34,7 +33,7 @@ def build_trajectory_report(settings: Settings) -> dg.AssetsDefinition:
         )
         if settings.capture.enabled and not missing
         else None,
-        deps=[TRAJECTORIES.name, REFINED_OUTCOMES.name, JUDGE_QUALITY.name],
+        deps=[*judged_keys(settings), dg.AssetKey(JUDGE_QUALITY.name)],
         description="How runs ended, what they achieved, what they cost and where they fail, with the trajectories most"
         f" worth reading. One HTML file, and its tables as Parquet.{notice}",
     )

@@ -4,16 +4,22 @@ Dagster's own freshness checks look at the last materialization of any partition
 """
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from trajectory_pipeline.defs.asset_checks import summarize, what_to_do
+from trajectory_pipeline.defs.asset_keys import source_key
 from trajectory_pipeline.defs.jobs.daily import ScheduledJob, scheduled_daily
 from trajectory_pipeline.defs.metadata import bullet_list
-from trajectory_pipeline.defs.resources import LettaResource, StorageResource
+from trajectory_pipeline.defs.resources import LettaResource, SourcesResource, StorageResource
+from trajectory_pipeline.partition_keys import LETTA
 from trajectory_pipeline.schema.raw import RUNS
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.source_protocol import Source
 
 JOB_NAME = "completeness_job"
 # A check of the source, which is never materialized: checks run with each materialization of their asset, and this one
@@ -21,24 +27,30 @@ JOB_NAME = "completeness_job"
 COMPLETENESS = dg.AssetCheckKey(dg.AssetKey(["letta", RUNS.name]), "completeness")
 
 
-def build_completeness_check(settings: Settings) -> dg.AssetChecksDefinition:
-    """Return the check of the whole history, which only the completeness job runs.
+def completeness_key(source: str) -> dg.AssetCheckKey:
+    """Return the key of a source's check."""
+    return COMPLETENESS if source == LETTA else dg.AssetCheckKey(source_key(source), COMPLETENESS.name)
+
+
+def build_completeness_check(settings: Settings, source: str = LETTA) -> dg.AssetChecksDefinition:
+    """Return the check of a source's whole history, which only the completeness job runs.
 
     It passes where nothing differs. Stuck and earlier runs are only listed.
     """
-
-    @dg.asset_check(
-        asset=COMPLETENESS.asset_key,
-        name=COMPLETENESS.name,
+    key = completeness_key(source)
+    check = dg.asset_check(
+        asset=key.asset_key,
+        name=key.name,
         description=(
             "Source, ledger, Postgres and Parquet hold the same in every partition of the whole history. Also lists"
             " runs that never became terminal."
         ),
     )
-    def completeness(letta: LettaResource, storage: StorageResource) -> dg.AssetCheckResult:
+
+    def compare(opened: "Source", storage: StorageResource) -> dg.AssetCheckResult:
         from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
 
-        report = check_completeness(letta.source(), storage.sinks(), CompletenessScope.from_settings(settings))
+        report = check_completeness(opened, storage.sinks(), CompletenessScope.from_settings(settings))
         stuck = [f"{run.run_id} {run.status} for {run.age.total_seconds() / 3600:.0f} hours" for run in report.stuck]
         advice = what_to_do(
             "Where capture is enabled, wait for the sensor. Else `trajectory-pipeline materialize --partition KEY` for"
@@ -62,14 +74,26 @@ def build_completeness_check(settings: Settings) -> dg.AssetChecksDefinition:
             },
         )
 
-    return completeness
+    if source == LETTA:
+
+        @check
+        def completeness(letta: LettaResource, storage: StorageResource) -> dg.AssetCheckResult:
+            return compare(letta.source(), storage)
+
+        return completeness
+
+    @check
+    def completeness_of_source(sources: SourcesResource, storage: StorageResource) -> dg.AssetCheckResult:
+        return compare(sources.source(source), storage)
+
+    return completeness_of_source
 
 
 def build_completeness_job(settings: Settings) -> ScheduledJob:
     """Return the job and its daily schedule, which runs by default where capture is enabled."""
     job = dg.define_asset_job(
         JOB_NAME,
-        selection=dg.AssetSelection.checks(COMPLETENESS),
+        selection=dg.AssetSelection.checks(*map(completeness_key, settings.source.names)),
         description="Compares source, ledger, Postgres and Parquet over the whole history.",
     )
     return scheduled_daily(job, "03:17", running=settings.capture.enabled)

@@ -9,13 +9,13 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
-from trajectory_pipeline.defs.asset_keys import CAPTURE, EMBEDDING, REFINEMENT
-from trajectory_pipeline.defs.jobs.daily import ScheduledJob, default_status
+from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT, capture_keys, embedding_keys, refinement_keys
+from trajectory_pipeline.defs.jobs.daily import AnyJob, ScheduledJob, default_status
 from trajectory_pipeline.defs.resources import LettaResource, StorageResource
-from trajectory_pipeline.defs.sensors.capture import capture_sensor_is_on, find_stale_in_tick
+from trajectory_pipeline.defs.sensors.capture import capture_sensor_is_on, find_stale_in_tick, source_in_tick
 from trajectory_pipeline.defs.sensors.run_requests import TRAJECTORY_JOB, exclude_hours, hours_in_progress
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
+from trajectory_pipeline.partition_keys import HOUR, LETTA, floor_to_hour, name_at, partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
@@ -31,16 +31,22 @@ def last_closed_hour(scheduled_at: datetime, closing_lag: timedelta) -> datetime
     return floor_to_hour(scheduled_at - closing_lag) - HOUR
 
 
+def build_source_job(source: str) -> AnyJob:
+    """Return the job that materializes all stages of a source."""
+    name = name_at(TRAJECTORY_JOB, source)
+    # Intended (see ``refinement_batch``). Dagster warns whenever it resolves the job, which is later than here.
+    warnings.filterwarnings("ignore", f"Asset job {name} materializes assets with varying BackfillPolicies")
+    return dg.define_asset_job(
+        name,
+        selection=[*capture_keys(source), *refinement_keys(source), *embedding_keys(source)],
+        description="Captures, converts, judges and embeds one partition, or a range.",
+    )
+
+
 def build_trajectory_job(settings: Settings) -> ScheduledJob:
     """Return the job and its hourly schedule, which runs by default where capture is enabled."""
     capture = settings.capture
-    # Intended (see ``refinement_batch``). Dagster warns whenever it resolves the job, which is later than here.
-    warnings.filterwarnings("ignore", f"Asset job {TRAJECTORY_JOB} materializes assets with varying BackfillPolicies")
-    job = dg.define_asset_job(
-        TRAJECTORY_JOB,
-        selection=[*CAPTURE, *REFINEMENT, *EMBEDDING],
-        description="Captures, converts, judges and embeds one partition, or a range.",
-    )
+    job = build_source_job(LETTA)
     lag, start, judge_disabled = capture.closing_lag_minutes, capture.start, settings.judge.disabled_reason
 
     @dg.schedule(
@@ -66,7 +72,7 @@ def build_trajectory_job(settings: Settings) -> ScheduledJob:
                 return dg.SkipReason(f"{key} is already in progress.")
             # If that cannot be found out, request the run: its failure shows what is wrong where people look for it.
             with suppress(PipelineError):
-                if not find_stale_in_tick(letta, storage, [hour], settings):
+                if not find_stale_in_tick(source_in_tick(letta), storage, [hour], settings):
                     return dg.SkipReason(f"{key} is already up to date; the capture sensor handled it.")
         if judge_disabled:
             context.log.info(f"refined_outcomes is not requested. {judge_disabled}")

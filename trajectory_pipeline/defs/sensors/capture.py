@@ -5,15 +5,15 @@ finds what differs. The cursor only says where to continue; deleting it loses no
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from trajectory_pipeline.defs.asset_keys import CAPTURE
-from trajectory_pipeline.defs.resources import LettaResource, StorageResource
+from trajectory_pipeline.defs.asset_keys import asset_key, capture_keys
+from trajectory_pipeline.defs.resources import LettaResource, SourcesResource, StorageResource
 from trajectory_pipeline.defs.sensors.run_requests import (
     SECONDS_BETWEEN_TICKS,
     TRAJECTORY_JOB,
@@ -26,12 +26,23 @@ from trajectory_pipeline.defs.sensors.run_requests import (
     utc_now,
 )
 from trajectory_pipeline.errors import PipelineError, SourceTimeoutError
-from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, hours_between, parse_partition_key, partition_key
+from trajectory_pipeline.partition_keys import (
+    HOUR,
+    LETTA,
+    at_source,
+    floor_to_hour,
+    hours_between,
+    name_at,
+    parse_partition_key,
+    partition_key,
+    source_of,
+)
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
+    from trajectory_pipeline.source_protocol import Source
     from trajectory_pipeline.storage.postgres.partition_writer import StoredEntry
 
 CAPTURE_SENSOR = "capture_sensor"
@@ -92,12 +103,11 @@ def hours_to_compare(now: datetime, start: datetime, cursor: Cursor) -> tuple[li
     return hours, replace(cursor, older_to=older_from)
 
 
-def build_capture_sensor(settings: Settings, clock: Clock = utc_now) -> dg.SensorDefinition:
-    """Return the sensor."""
-
-    @dg.sensor(
-        name=CAPTURE_SENSOR,
-        job_name=TRAJECTORY_JOB,
+def build_capture_sensor(settings: Settings, clock: Clock = utc_now, source: str = LETTA) -> dg.SensorDefinition:
+    """Return the sensor of a source."""
+    sensor = dg.sensor(
+        name=name_at(CAPTURE_SENSOR, source),
+        job_name=name_at(TRAJECTORY_JOB, source),
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=default_status(settings),
         description=(
@@ -106,15 +116,17 @@ def build_capture_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Senso
             " ones in turn."
         ),
     )
-    def capture_sensor(
-        context: dg.SensorEvaluationContext, letta: LettaResource, storage: StorageResource
+
+    def tick(
+        context: dg.SensorEvaluationContext, open_source: "Callable[[], Source]", storage: StorageResource
     ) -> dg.SensorResult | dg.SkipReason:
-        now = clock()
+        now, capture = clock(), capture_keys(source)
         before = Cursor.read(context.cursor)
         hours, after = hours_to_compare(now, settings.capture.start, before)
+        hours = [at_source(hour, source) for hour in hours]
         started = time.monotonic()
         try:
-            stale = find_stale_in_tick(letta, storage, hours, settings)
+            stale = find_stale_in_tick(open_source(), storage, hours, settings)
             captured = storage.sinks().postgres.ledger(TERMINAL_RUNS.name, [partition_key(hour) for hour in stale])
         except SourceTimeoutError as error:
             # Even the smallest part is too slow: skip it, so that the rest of the history is compared.
@@ -127,9 +139,9 @@ def build_capture_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Senso
             return dg.SkipReason(str(error))
         if time.monotonic() - started < QUERY_TIMEOUT_SECONDS / 4:
             after = after.faster()
-        due, held_back = due_hours(context.instance, stale, CAPTURE, CAPTURE, now, captured)
-        alone = suspect_hours(context.instance, CAPTURE, now) if due else ()
-        requests = run_requests(due, CAPTURE, settings.dagster.backfill_batch, "the source changed", alone)
+        due, held_back = due_hours(context.instance, stale, capture, capture, now, captured)
+        alone = suspect_hours(context.instance, capture, now) if due else ()
+        requests = run_requests(due, capture, settings.dagster.backfill_batch, "the source changed", alone)
         compared = f"{pluralize(len(hours), 'partition')} compared, {len(stale)} stale"
         return dg.SensorResult(
             run_requests=requests,
@@ -139,7 +151,23 @@ def build_capture_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Senso
             skip_reason=None if due else dg.SkipReason(f"{compared}{held_back}."),
         )
 
-    return capture_sensor
+    if source == LETTA:
+
+        @sensor
+        def capture_sensor(
+            context: dg.SensorEvaluationContext, letta: LettaResource, storage: StorageResource
+        ) -> dg.SensorResult | dg.SkipReason:
+            return tick(context, lambda: source_in_tick(letta), storage)
+
+        return capture_sensor
+
+    @sensor
+    def capture_sensor_of_source(
+        context: dg.SensorEvaluationContext, sources: SourcesResource, storage: StorageResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        return tick(context, lambda: sources.source(source), storage)
+
+    return capture_sensor_of_source
 
 
 def _observations(hours: Sequence[datetime], captured: Mapping[str, "StoredEntry"]) -> list[dg.AssetObservation]:
@@ -149,7 +177,7 @@ def _observations(hours: Sequence[datetime], captured: Mapping[str, "StoredEntry
     """
     return [
         dg.AssetObservation(
-            TERMINAL_RUNS.name,
+            asset_key(TERMINAL_RUNS.name, source_of(hour)),
             description="Stale: the source differs from what was captured. Requested.",
             partition=key,
             metadata={
@@ -158,22 +186,26 @@ def _observations(hours: Sequence[datetime], captured: Mapping[str, "StoredEntry
                 "runs_captured": captured[key].counts.get("runs"),
             },
         )
-        for key in map(partition_key, hours)
-        if key in captured
+        for hour in hours
+        if (key := partition_key(hour)) in captured
     ]
 
 
+def source_in_tick(letta: LettaResource) -> "Source":
+    """Return the Letta database with the shorter timeout of a tick."""
+    return letta.source(max_timeout_seconds=QUERY_TIMEOUT_SECONDS)
+
+
 def find_stale_in_tick(
-    letta: LettaResource, storage: StorageResource, hours: Sequence[datetime], settings: Settings
+    source: "Source", storage: StorageResource, hours: Sequence[datetime], settings: Settings
 ) -> list[datetime]:
-    """Return the stale hours, with the shorter timeout of a tick.
+    """Return the stale hours.
 
     Raises:
         PipelineError: the source or the ledger cannot be read.
     """
     from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
 
-    source = letta.source(max_timeout_seconds=QUERY_TIMEOUT_SECONDS)
     return find_stale_partitions(source, storage.sinks().postgres, hours, settings.capture.deleted_content)
 
 

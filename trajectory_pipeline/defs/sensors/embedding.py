@@ -6,7 +6,7 @@ verdicts, the model and the rendering, whatever its age.
 
 import dagster as dg
 
-from trajectory_pipeline.defs.asset_keys import CAPTURE, EMBEDDING, REFINEMENT
+from trajectory_pipeline.defs.asset_keys import capture_keys, embedding_keys, refinement_keys
 from trajectory_pipeline.defs.assets.trajectory_embeddings import embedding_batch
 from trajectory_pipeline.defs.resources import BudgetResource, EmbeddingResource, StorageResource
 from trajectory_pipeline.defs.sensors.run_requests import (
@@ -19,7 +19,7 @@ from trajectory_pipeline.defs.sensors.run_requests import (
     utc_now,
 )
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import floor_to_hour, parse_partition_key
+from trajectory_pipeline.partition_keys import LETTA, floor_to_hour, hours_of, name_at, parse_partition_key
 from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
@@ -27,14 +27,16 @@ from trajectory_pipeline.text import pluralize
 EMBEDDING_SENSOR = "embedding_sensor"
 
 
-def build_embedding_sensor(settings: Settings, clock: Clock = utc_now) -> dg.SensorDefinition:
-    """Return the sensor."""
+def build_embedding_sensor(settings: Settings, clock: Clock = utc_now, source: str = LETTA) -> dg.SensorDefinition:
+    """Return the sensor of a source."""
+    embedding_assets = embedding_keys(source)
+    before = [*capture_keys(source), *refinement_keys(source), *embedding_assets]
     disabled = settings.embedding.disabled_reason(settings.judge)
     notice = f"\n\n**Texts without embeddings.** {disabled}" if disabled else ""
 
     @dg.sensor(
-        name=EMBEDDING_SENSOR,
-        job_name=TRAJECTORY_JOB,
+        name=name_at(EMBEDDING_SENSOR, source),
+        job_name=name_at(TRAJECTORY_JOB, source),
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=default_status(settings),
         description="Requests the partitions whose search texts or embeddings are missing or stale: new trajectories,"
@@ -58,13 +60,12 @@ def build_embedding_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Sen
         except PipelineError as error:
             return dg.SkipReason(str(error))
         # A partition that was captured before TRAJECTORY_START moved is no partition any more.
-        hours = [hour for key in pending.partition_keys if first <= (hour := parse_partition_key(key)) <= last]
+        wanted = hours_of(source, map(parse_partition_key, pending.partition_keys))
+        hours = [hour for hour in wanted if first <= hour <= last]
         # After capture and judging: a text that is made before its verdict is made twice.
-        due, held_back = due_hours(
-            context.instance, hours, EMBEDDING, [*CAPTURE, *REFINEMENT, *EMBEDDING], now, entries
-        )
+        due, held_back = due_hours(context.instance, hours, embedding_assets, before, now, entries)
         requests = run_requests(
-            due, EMBEDDING, embedding_batch(settings.dagster.backfill_batch), "texts or embeddings are stale"
+            due, embedding_assets, embedding_batch(settings.dagster.backfill_batch), "texts or embeddings are stale"
         )
         if requests:
             return dg.SensorResult(run_requests=requests)

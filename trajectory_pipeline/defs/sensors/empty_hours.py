@@ -5,7 +5,7 @@ shows as missing was not looked at yet. Nothing is written for an empty hour, ne
 that appears in it later makes it stale, and the capture sensor requests it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -13,17 +13,26 @@ from uuid import uuid4
 import dagster as dg
 
 from trajectory_pipeline.defs.asset_checks import repeat_results
-from trajectory_pipeline.defs.asset_keys import CAPTURE, EMBEDDING, REFINEMENT
-from trajectory_pipeline.defs.resources import LettaResource, StorageResource
-from trajectory_pipeline.defs.sensors.capture import QUERY_TIMEOUT_SECONDS
+from trajectory_pipeline.defs.asset_keys import capture_keys, embedding_keys, refinement_keys
+from trajectory_pipeline.defs.resources import LettaResource, SourcesResource, StorageResource
+from trajectory_pipeline.defs.sensors.capture import source_in_tick
 from trajectory_pipeline.defs.sensors.run_requests import Clock, default_status, utc_now
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, hours_between, parse_partition_key, partition_key
+from trajectory_pipeline.partition_keys import (
+    HOUR,
+    LETTA,
+    at_source,
+    floor_to_hour,
+    hours_between,
+    name_at,
+    parse_partition_key,
+    partition_key,
+)
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
-    from trajectory_pipeline.letta.snapshot import LettaSource
+    from trajectory_pipeline.source_protocol import Source
     from trajectory_pipeline.storage.storage import Storage
 
 EMPTY_HOUR_SENSOR = "empty_hour_sensor"
@@ -32,20 +41,20 @@ HOURS_PER_TICK = 240
 """Hours that Dagster does not know, looked at in one tick: a year takes about forty minutes."""
 
 
-def build_empty_hour_sensor(settings: Settings, clock: Clock = utc_now) -> dg.SensorDefinition:
-    """Return the sensor."""
-
-    @dg.sensor(
-        name=EMPTY_HOUR_SENSOR,
+def build_empty_hour_sensor(settings: Settings, clock: Clock = utc_now, source: str = LETTA) -> dg.SensorDefinition:
+    """Return the sensor of a source."""
+    sensor = dg.sensor(
+        name=name_at(EMPTY_HOUR_SENSOR, source),
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=default_status(settings),
         description="Reports closed hours in which no run ended as materialized, so that a missing partition is one"
         " that was not looked at. Requests no runs, and writes nothing.",
     )
-    def empty_hour_sensor(
-        context: dg.SensorEvaluationContext, letta: LettaResource, storage: StorageResource
+
+    def tick(
+        context: dg.SensorEvaluationContext, open_source: "Callable[[], Source]", storage: StorageResource
     ) -> dg.SensorResult | dg.SkipReason:
-        unknown = unknown_hours(context.instance, settings, clock())
+        unknown = unknown_hours(context.instance, settings, clock(), source)
         before = parse_partition_key(context.cursor) if context.cursor else None
         # The newest first, then the older ones in turn: an hour that has runs stays unknown until it is captured.
         hours = [hour for hour in unknown if before is None or hour < before][-HOURS_PER_TICK:]
@@ -53,8 +62,7 @@ def build_empty_hour_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
         if not hours:
             return dg.SkipReason("Dagster knows every closed hour.")
         try:
-            source = letta.source(max_timeout_seconds=QUERY_TIMEOUT_SECONDS)
-            empty = find_empty_hours(source, storage.sinks(), {hour: unknown[hour] for hour in hours})
+            empty = find_empty_hours(open_source(), storage.sinks(), {hour: unknown[hour] for hour in hours})
         except PipelineError as error:
             return dg.SkipReason(str(error))
         report_empty_hours(context.instance, empty)
@@ -62,24 +70,43 @@ def build_empty_hour_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
         message = f"{looked_at} looked at, {len(empty)} without runs reported to Dagster, {len(unknown)} were unknown."
         return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=partition_key(hours[0]))
 
-    return empty_hour_sensor
+    if source == LETTA:
+
+        @sensor
+        def empty_hour_sensor(
+            context: dg.SensorEvaluationContext, letta: LettaResource, storage: StorageResource
+        ) -> dg.SensorResult | dg.SkipReason:
+            return tick(context, lambda: source_in_tick(letta), storage)
+
+        return empty_hour_sensor
+
+    @sensor
+    def empty_hour_sensor_of_source(
+        context: dg.SensorEvaluationContext, sources: SourcesResource, storage: StorageResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        return tick(context, lambda: sources.source(source), storage)
+
+    return empty_hour_sensor_of_source
 
 
-def unknown_hours(instance: dg.DagsterInstance, settings: Settings, now: datetime) -> dict[datetime, list[dg.AssetKey]]:
-    """Return the closed hours, in order, with the assets of which Dagster has no materialization in them."""
+def unknown_hours(
+    instance: dg.DagsterInstance, settings: Settings, now: datetime, source: str = LETTA
+) -> dict[datetime, list[dg.AssetKey]]:
+    """Return the closed hours of a source, in order, with the assets that Dagster has no materialization of in them."""
     closed = floor_to_hour(now - timedelta(minutes=settings.capture.closing_lag_minutes))
     # Without a judge, refined_outcomes is not made at all.
-    assets = [*CAPTURE, *([] if settings.judge.disabled_reason else REFINEMENT), *EMBEDDING]
+    judged = [] if settings.judge.disabled_reason else refinement_keys(source)
+    assets = [*capture_keys(source), *judged, *embedding_keys(source)]
     known = {asset: instance.get_materialized_partitions(asset) for asset in assets}
     unknown = {
         hour: [asset for asset in assets if partition_key(hour) not in known[asset]]
-        for hour in hours_between(floor_to_hour(settings.capture.start), closed)
+        for hour in hours_between(at_source(floor_to_hour(settings.capture.start), source), closed)
     }
     return {hour: assets for hour, assets in unknown.items() if assets}
 
 
 def find_empty_hours(
-    source: "LettaSource", storage: "Storage", unknown: Mapping[datetime, Sequence[dg.AssetKey]]
+    source: "Source", storage: "Storage", unknown: Mapping[datetime, Sequence[dg.AssetKey]]
 ) -> dict[datetime, list[dg.AssetKey]]:
     """Return which assets of these hours, in order, have nothing to hold.
 
@@ -89,7 +116,6 @@ def find_empty_hours(
     Raises:
         PipelineError: the source or the ledger cannot be read.
     """
-    from trajectory_pipeline.letta.fingerprint import fingerprints
     from trajectory_pipeline.schema.raw import TERMINAL_RUNS
     from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 
@@ -100,11 +126,12 @@ def find_empty_hours(
     captured = storage.postgres.ledger(TERMINAL_RUNS.name, keys)
     converted = storage.postgres.ledger(TRAJECTORIES.name, keys)
     with source.snapshot() as snapshot:
-        present = fingerprints(snapshot, hours[0], hours[-1] + HOUR)
+        present = snapshot.fingerprints(hours[0], hours[-1] + HOUR)
     empty: dict[datetime, list[dg.AssetKey]] = {}
+    after = [*refinement_keys(source.name), *embedding_keys(source.name)]
     for hour, key in zip(hours, keys, strict=True):
         if key in converted:
-            found = [] if converted[key].counts.get("trajectories", 1) else [*REFINEMENT, *EMBEDDING]
+            found = [] if converted[key].counts.get("trajectories", 1) else after
         else:
             found = [] if hour in present or key in captured else list(unknown[hour])
         if assets := [asset for asset in unknown[hour] if asset in found]:

@@ -18,7 +18,7 @@ from trajectory_pipeline.defs.sensors.run_requests import (
     utc_now,
 )
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import floor_to_hour, parse_partition_key
+from trajectory_pipeline.partition_keys import LETTA, floor_to_hour, hours_of, parse_partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
@@ -62,7 +62,9 @@ def build_export_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Sensor
             except PipelineError as error:
                 return dg.SkipReason(str(error))
             # A partition that was captured before TRAJECTORY_START moved is no partition any more.
-            hours = [hour for key in keys if first <= (hour := parse_partition_key(key)) <= last]
+            # So is an hour of another source: the assets hold the Letta database's runs, the command those of all.
+            own = hours_of(LETTA, map(parse_partition_key, keys))
+            hours = [hour for hour in own if first <= hour <= last]
             # After what changes it: a dataset that is written before its verdicts is written twice.
             busy = [*CAPTURE, *REFINEMENT, *EMBEDDING, *selection]
             due, held_back = due_hours(context.instance, hours, selection, busy, now, entries)

@@ -5,7 +5,7 @@ Like the other sensors it keeps no memory of its own: which batches run is in th
 
 import dagster as dg
 
-from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.asset_keys import capture_keys, refinement_keys
 from trajectory_pipeline.defs.assets.refined_outcomes import COLLECT_TAG, refinement_batch
 from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
 from trajectory_pipeline.defs.sensors.run_requests import (
@@ -16,7 +16,7 @@ from trajectory_pipeline.defs.sensors.run_requests import (
     run_requests,
 )
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import parse_partition_key
+from trajectory_pipeline.partition_keys import LETTA, hours_of, name_at, parse_partition_key
 from trajectory_pipeline.settings import Settings
 
 JUDGE_BATCH_SENSOR = "judge_batch_sensor"
@@ -24,14 +24,15 @@ _SECONDS_BETWEEN_TICKS = 60
 _LISTED = 20
 
 
-def build_judge_batch_sensor(settings: Settings) -> dg.SensorDefinition:
-    """Return the sensor."""
+def build_judge_batch_sensor(settings: Settings, source: str = LETTA) -> dg.SensorDefinition:
+    """Return the sensor of a source."""
+    refinement, before = refinement_keys(source), [*capture_keys(source), *refinement_keys(source)]
     disabled = settings.judge.disabled_reason
     notice = f"\n\n**Does nothing.** {disabled}" if disabled else ""
 
     @dg.sensor(
-        name=JUDGE_BATCH_SENSOR,
-        job_name=TRAJECTORY_JOB,
+        name=name_at(JUDGE_BATCH_SENSOR, source),
+        job_name=name_at(TRAJECTORY_JOB, source),
         minimum_interval_seconds=_SECONDS_BETWEEN_TICKS,
         default_status=default_status(settings),
         description=(
@@ -55,11 +56,12 @@ def build_judge_batch_sensor(settings: Settings) -> dg.SensorDefinition:
             return dg.SkipReason("No batch runs at the judge's provider.")
         for one in polled:
             context.log.info(one.seen)
-        hours = sorted({parse_partition_key(key) for one in polled for key in one.partition_keys})
-        idle = exclude_hours(hours, hours_in_progress(context.instance, [*CAPTURE, *REFINEMENT]))
+        found = {parse_partition_key(key) for one in polled for key in one.partition_keys}
+        hours = sorted(hours_of(source, found))
+        idle = exclude_hours(hours, hours_in_progress(context.instance, before))
         requests = run_requests(
             idle,
-            REFINEMENT,
+            refinement,
             refinement_batch(settings.dagster.backfill_batch),
             "a batch ended",
             tags={COLLECT_TAG: "true"},

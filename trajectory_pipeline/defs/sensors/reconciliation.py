@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from trajectory_pipeline.defs.asset_checks import repeat_results
-from trajectory_pipeline.defs.asset_keys import CAPTURE, EMBEDDING, REFINEMENT
+from trajectory_pipeline.defs.asset_keys import asset_key, capture_keys, embedding_keys, refinement_keys
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.defs.sensors.run_requests import IN_PROGRESS, Clock, default_status, utc_now
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import floor_to_hour, parse_partition_key
+from trajectory_pipeline.partition_keys import floor_to_hour, parse_partition_key, source_of_key
 from trajectory_pipeline.schema.enums import PartitionResult
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
@@ -62,10 +62,13 @@ def build_reconciliation_sensor(settings: Settings, clock: Clock = utc_now) -> d
         except PipelineError as error:
             return dg.SkipReason(str(error))
         first, last = floor_to_hour(settings.capture.start), floor_to_hour(now)
+        names = settings.source.names
         entries = {
             (entry.asset, entry.partition_key): entry
             for entry in (*recent, *older)
             if first <= parse_partition_key(entry.partition_key) <= last
+            # What a source left that is declared no more has no asset to report to.
+            and source_of_key(entry.partition_key) in names
         }
         reported = report_unknown(context.instance, list(entries.values()))
         # A short page is the end of the ledger: start again.
@@ -86,8 +89,11 @@ def report_unknown(instance: dg.DagsterInstance, entries: Sequence["StoredEntry"
     # Read before the events: a run that ends in between has reported what it wrote.
     in_progress = {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS))}
     unknown: list[StoredEntry] = []
-    for asset in [*CAPTURE, *REFINEMENT, *EMBEDDING]:
-        of_asset = {entry.partition_key: entry for entry in entries if entry.asset == asset.path[-1]}
+    found = {source_of_key(entry.partition_key) for entry in entries}
+    for asset in [
+        key for each in sorted(found) for key in (*capture_keys(each), *refinement_keys(each), *embedding_keys(each))
+    ]:
+        of_asset = {entry.partition_key: entry for entry in entries if _asset_of(entry) == asset}
         known = _last_writers(instance, asset, set(of_asset))
         for key, entry in sorted(of_asset.items()):
             run_id = entry.dagster_run_id
@@ -103,7 +109,11 @@ def report(instance: dg.DagsterInstance, entries: Sequence["StoredEntry"]) -> No
     """Report these ledger entries to Dagster as materializations, whether or not it has events of them."""
     for entry in entries:
         instance.report_runless_asset_event(_materialization(entry))
-    repeat_results(instance, sorted({dg.AssetKey(entry.asset) for entry in entries}))
+    repeat_results(instance, sorted(set(map(_asset_of, entries))))
+
+
+def _asset_of(entry: "StoredEntry") -> dg.AssetKey:
+    return asset_key(entry.asset, source_of_key(entry.partition_key))
 
 
 def _last_writers(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: set[str]) -> dict[str, str]:
@@ -128,7 +138,7 @@ def _materialization(entry: "StoredEntry") -> dg.AssetMaterialization:
     counts = {name: value for name, value in entry.counts.items() if isinstance(value, int)}
     content: Mapping[str, int] = {"pruned": True} if entry.result == PartitionResult.PRUNED else counts
     return dg.AssetMaterialization(
-        dg.AssetKey(entry.asset),
+        _asset_of(entry),
         partition=entry.partition_key,
         description="Reported from the ledger: the run that wrote it was killed before it reported, or was deleted.",
         metadata={

@@ -9,7 +9,7 @@ from datetime import timedelta
 import dagster as dg
 
 from trajectory_pipeline.defs.asset_checks import ABANDONED_VERDICTS
-from trajectory_pipeline.defs.asset_keys import CAPTURE, REFINEMENT
+from trajectory_pipeline.defs.asset_keys import capture_keys, refinement_keys
 from trajectory_pipeline.defs.assets.refined_outcomes import PUBLISH_ONLY_TAG, refinement_batch
 from trajectory_pipeline.defs.resources import BudgetResource, JudgeResource, StorageResource
 from trajectory_pipeline.defs.sensors.run_requests import (
@@ -22,7 +22,17 @@ from trajectory_pipeline.defs.sensors.run_requests import (
     utc_now,
 )
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, hours_between, parse_partition_key, partition_key
+from trajectory_pipeline.partition_keys import (
+    HOUR,
+    LETTA,
+    at_source,
+    floor_to_hour,
+    hours_between,
+    hours_of,
+    name_at,
+    parse_partition_key,
+    partition_key,
+)
 from trajectory_pipeline.schema.enums import JudgeMode
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
@@ -33,8 +43,9 @@ OLDER_PER_TICK = 240
 """Partitions older than the lookback whose files one tick compares, in turn."""
 
 
-def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.SensorDefinition:
-    """Return the sensor."""
+def build_refinement_sensor(settings: Settings, clock: Clock = utc_now, source: str = LETTA) -> dg.SensorDefinition:
+    """Return the sensor of a source."""
+    refinement, before = refinement_keys(source), [*capture_keys(source), *refinement_keys(source)]
     disabled = settings.judge.disabled_reason
     notice = f"\n\n**Requests nothing.** {disabled}" if disabled else ""
 
@@ -42,8 +53,8 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
     between_batches = minutes if settings.judge.mode == JudgeMode.BATCH else None
 
     @dg.sensor(
-        name=REFINEMENT_SENSOR,
-        job_name=TRAJECTORY_JOB,
+        name=name_at(REFINEMENT_SENSOR, source),
+        job_name=name_at(TRAJECTORY_JOB, source),
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=default_status(settings),
         description=(
@@ -67,7 +78,7 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
         after = max(first, parse_partition_key(context.cursor)) if context.cursor else first
         older = list(hours_between(after, min(after + OLDER_PER_TICK * HOUR, recent)))
         cursor = partition_key(older[-1] + HOUR if len(older) == OLDER_PER_TICK else first)
-        compared = [*older, *hours_between(recent, now)]
+        compared = [at_source(hour, source) for hour in (*older, *hours_between(recent, now))]
         try:
             pending = find_pending_verdicts(
                 storage.sinks().postgres,
@@ -88,24 +99,24 @@ def build_refinement_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Se
         abandoned = f" {number} abandoned: see the check {ABANDONED_VERDICTS.name}." if pending.abandoned else ""
         # A partition that was captured before TRAJECTORY_START moved is no partition any more: Dagster would refuse the
         # whole tick for it.
-        unjudged = [hour for key in pending.partition_keys if first <= (hour := parse_partition_key(key)) <= last]
+        wanted = hours_of(source, map(parse_partition_key, pending.partition_keys))
+        unjudged = [hour for hour in wanted if first <= hour <= last]
         waits = ""
         if pending.next_batch_at is not None and unjudged:
             minutes = -(-(pending.next_batch_at - now) // timedelta(minutes=1))
             unjudged, waits = [], f" The next batch is submitted in {pluralize(minutes, 'minute')}."
-        unpublished = [hour for hour in map(parse_partition_key, pending.unpublished) if hour not in set(unjudged)]
+        lacking = hours_of(source, map(parse_partition_key, pending.unpublished))
+        unpublished = [hour for hour in lacking if hour not in set(unjudged)]
         # Wait for capture too: a verdict on what is being captured again would be stale at once.
-        due, held_back = due_hours(
-            context.instance, [*unpublished, *unjudged], REFINEMENT, [*CAPTURE, *REFINEMENT], now, judged
-        )
+        due, held_back = due_hours(context.instance, [*unpublished, *unjudged], refinement, before, now, judged)
         # Submitting takes seconds: more hours in one run are fewer and larger batches.
         longest = settings.dagster.backfill_batch
         batch = refinement_batch(longest) if between_batches is None else longest
         requests = [
-            *run_requests([hour for hour in due if hour in set(unjudged)], REFINEMENT, batch, "verdicts are missing"),
+            *run_requests([hour for hour in due if hour in set(unjudged)], refinement, batch, "verdicts are missing"),
             *run_requests(
                 [hour for hour in due if hour in set(unpublished)],
-                REFINEMENT,
+                refinement,
                 batch,
                 "the file does not hold the stored verdicts",
                 tags={PUBLISH_ONLY_TAG: "true"},

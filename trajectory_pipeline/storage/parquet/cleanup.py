@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from trajectory_pipeline.partition_keys import AT, LETTA, at_source
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.corrupt_files import CORRUPT_SUFFIX
 from trajectory_pipeline.storage.parquet.filesystem import TEMPORARY, filesystem_of, translating_errors
@@ -83,8 +84,9 @@ def _totals(files: list[dict[str, Any]]) -> FileTotals:
 
 
 def _hour_of(folder: str) -> datetime | None:
+    written, _, source = folder.partition(AT)
     try:
-        hour = datetime.strptime(folder, HOUR_FOLDER).replace(tzinfo=UTC)
+        hour = at_source(datetime.strptime(written, HOUR_FOLDER).replace(tzinfo=UTC), source or LETTA)
     except ValueError:
         return None
     return hour if hour_folder(hour) == folder else None

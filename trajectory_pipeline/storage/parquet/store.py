@@ -7,7 +7,7 @@ import posixpath
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import IO
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from trajectory_pipeline.errors import SinkError
+from trajectory_pipeline.partition_keys import floor_to_hour, source_of, source_suffix
 from trajectory_pipeline.runtime import private_files
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.enums import FileAccess
@@ -45,8 +46,11 @@ class WrittenFile:
 
 
 def hour_folder(hour: datetime) -> str:
-    """Return the folder of a partition, ``hour=2026-11-21T09``: Hive style, and without the ``:`` of Dagster's key."""
-    return hour.astimezone(UTC).strftime(HOUR_FOLDER)
+    """Return the folder of a partition, ``hour=2026-11-21T09``: Hive style, and without the ``:`` of Dagster's key.
+
+    The folder of another source than the Letta database ends in its name: ``hour=2026-11-21T09~letta_code``.
+    """
+    return f"{floor_to_hour(hour).strftime(HOUR_FOLDER)}{source_suffix(source_of(hour))}"
 
 
 @dataclass(frozen=True)

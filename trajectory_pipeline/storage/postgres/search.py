@@ -63,6 +63,7 @@ class SearchFilters:
         failure_modes: of the verdict.
         tags: of the agent, or of the verdict.
         task_family: id of a task family.
+        sources: names of sources: `letta`, or one in `TRAJECTORY_SOURCES`.
         tenants: whose runs may be found; None: all. Policies hold a client to its tenants anyway; as a filter, they are
             what its runs are found by.
     """
@@ -79,6 +80,7 @@ class SearchFilters:
     failure_modes: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     task_family: str | None = None
+    sources: tuple[str, ...] = ()
     tenants: Tenants | None = None
 
     def __bool__(self) -> bool:
@@ -162,6 +164,7 @@ _CONDITIONS = {
     "agent_ids": "t.agent_id = ANY(%(agent_ids)s)",
     "organization_ids": "t.organization_id = ANY(%(organization_ids)s)",
     "project_ids": "t.project_id = ANY(%(project_ids)s)",
+    "sources": "t.source = ANY(%(sources)s)",
     "completed_from": "t.end_time >= %(completed_from)s",
     "completed_to": "t.end_time < %(completed_to)s",
     "outcomes": "o.outcome = ANY(%(outcomes)s)",

@@ -1,4 +1,4 @@
-"""The databases that were captured from, of which one is accepted, and a sample of the runs that were captured.
+"""What was captured from, of which one is accepted for each source, and a sample of the runs that were captured.
 
 Every function raises ``SinkError`` if the database refuses.
 """
@@ -10,6 +10,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.rows import dict_row
 
+from trajectory_pipeline.partition_keys import LETTA, source_of_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
@@ -43,31 +44,41 @@ class CapturedRun:
     deleted_recently: bool
 
 
-def accepted_source(url: str, connection: psycopg.Connection) -> AcceptedSource | None:
-    """Return the accepted database; None where nothing was captured since identities are recorded."""
+def accepted_source(url: str, connection: psycopg.Connection, source: str = LETTA) -> AcceptedSource | None:
+    """Return what is accepted as a source; None where nothing of it was captured yet."""
     with translating_database_errors(url, "Reading the sources"):
-        row = connection.execute("SELECT identity, accepted_at FROM trajectory.sources WHERE accepted").fetchone()
+        row = connection.execute(
+            "SELECT identity, accepted_at FROM trajectory.sources WHERE accepted AND source = %s", [source]
+        ).fetchone()
     return AcceptedSource(*row) if row else None
 
 
 def record_source(partition: PartitionTransaction, identity: str) -> None:
-    """Remember a database that a partition is captured from; the first one is accepted."""
+    """Remember what a partition is captured from; the first one of its source is accepted."""
     with translating_database_errors(partition.url, "Recording the source"):
         _commit_first_source(partition, identity)
-        partition.connection.execute(_RECORD_SOURCE, [identity])
+        partition.connection.execute(_RECORD_SOURCE, _values(partition, identity))
+
+
+def _values(partition: PartitionTransaction, identity: str) -> dict[str, str]:
+    return {"identity": identity, "source": source_of_key(partition.partition_key)}
 
 
 def _commit_first_source(partition: PartitionTransaction, identity: str) -> None:
     # At once: a file that was captured from it may stay though the partition's transaction is rolled back.
-    is_first = partition.connection.execute("SELECT WHERE NOT EXISTS (SELECT FROM trajectory.sources)").fetchone()
+    values = _values(partition, identity)
+    is_first = partition.connection.execute(
+        "SELECT WHERE NOT EXISTS (SELECT FROM trajectory.sources WHERE source = %(source)s)", values
+    ).fetchone()
     if is_first is not None:
         with partition.connect_apart() as other:
-            other.execute(_RECORD_SOURCE, [identity])
+            other.execute(_RECORD_SOURCE, values)
 
 
 _RECORD_SOURCE: LiteralString = (
-    "INSERT INTO trajectory.sources (identity, accepted, first_seen_at)"
-    " SELECT %s, NOT EXISTS (SELECT FROM trajectory.sources), now() ON CONFLICT (identity) DO NOTHING"
+    "INSERT INTO trajectory.sources (identity, accepted, first_seen_at, source)"
+    " SELECT %(identity)s, NOT EXISTS (SELECT FROM trajectory.sources WHERE source = %(source)s), now(), %(source)s"
+    " ON CONFLICT (identity) DO NOTHING"
 )
 
 
@@ -76,12 +87,12 @@ def accept_source(partition: PartitionTransaction, identity: str, moment: dateti
     with translating_database_errors(partition.url, "Recording the source"):
         _commit_first_source(partition, identity)
         partition.connection.execute("LOCK TABLE trajectory.sources IN SHARE ROW EXCLUSIVE MODE")
-        partition.connection.execute(_RECORD_SOURCE, [identity])
+        partition.connection.execute(_RECORD_SOURCE, _values(partition, identity))
         partition.connection.execute(
             "UPDATE trajectory.sources SET accepted = identity = %(identity)s,"
             " accepted_at = CASE WHEN identity = %(identity)s THEN %(moment)s ELSE accepted_at END"
-            " WHERE accepted OR identity = %(identity)s",
-            {"identity": identity, "moment": moment},
+            " WHERE source = %(source)s AND (accepted OR identity = %(identity)s)",
+            {**_values(partition, identity), "moment": moment},
         )
 
 
@@ -106,7 +117,8 @@ def sample_captured_runs(
     Those that were noticed missing recently before a moment are included; those noticed earlier are not.
     """
     since = max(moment - _RECENT, accepted_at) if accepted_at else moment - _RECENT
-    present = "SELECT run_id FROM trajectory.trajectories WHERE deleted_at IS NULL AND partition_key"
+    of_source = "source = %(source)s"
+    present = f"SELECT run_id FROM trajectory.trajectories WHERE deleted_at IS NULL AND {of_source} AND partition_key"
     nearest = " UNION ".join(
         f"({present} {condition} ORDER BY partition_key {order} LIMIT {_NEAREST})"
         for condition, order in (
@@ -121,10 +133,17 @@ def sample_captured_runs(
         " message_count > 0 AS messages, step_count > 0 AS steps, run_ns IS NOT NULL AS run_metrics,"
         " agent_name IS NOT NULL AS agents FROM trajectory.trajectories"
         f" WHERE (deleted_at IS NULL AND (run_id = ANY(%(ids)s) OR run_id IN ({nearest})))"
-        " OR (deleted_at > %(since)s AND partition_key IN (SELECT partition_key FROM trajectory.partitions"
-        " WHERE asset = %(asset)s AND snapshot_at > %(since)s AND (counts ->> 'deleted_runs')::bigint > 0))"
+        f" OR (deleted_at > %(since)s AND {of_source} AND partition_key IN"
+        " (SELECT partition_key FROM trajectory.partitions WHERE asset = %(asset)s AND snapshot_at > %(since)s"
+        " AND (counts ->> 'deleted_runs')::bigint > 0))"
     )
-    values = {"key": partition.partition_key, "ids": run_ids, "since": since, "asset": TERMINAL_RUNS.name}
+    values = {
+        "key": partition.partition_key,
+        "ids": run_ids,
+        "since": since,
+        "asset": TERMINAL_RUNS.name,
+        "source": source_of_key(partition.partition_key),
+    }
     with (
         translating_database_errors(partition.url, f"Looking for captured runs near {partition.partition_key}"),
         partition.connection.cursor(row_factory=dict_row) as cursor,

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
-from trajectory_pipeline.defs.asset_checks import CHECKS, repeat_results
+from trajectory_pipeline.defs.asset_checks import checks_of, repeat_results
 from trajectory_pipeline.defs.jobs.dagster_retention import delete_old_runs
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
 from trajectory_pipeline.errors import PipelineError
@@ -69,7 +69,7 @@ def test_delete_old_runs_keeps_the_last_repeated_check_result(
     delete(stored, captured)
     assert query(empty_database, repeated) == [(2,)]
     latest = stored.event_log_storage.get_latest_asset_check_execution_by_key(
-        [spec.key for spec in CHECKS["terminal_runs"]]
+        [spec.key for spec in checks_of("terminal_runs")]
     )
     assert [record.evaluation.passed for record in latest.values() if record.evaluation] == [True, True]
 

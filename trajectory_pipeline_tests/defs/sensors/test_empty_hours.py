@@ -7,7 +7,8 @@ import dagster as dg
 import pytest
 from dagster._core.loader import LoadingContextForTest
 
-from trajectory_pipeline.defs.asset_checks import CHECKS
+from trajectory_pipeline.defs import asset_keys
+from trajectory_pipeline.defs.asset_checks import checks_of
 from trajectory_pipeline.defs.sensors import empty_hours
 from trajectory_pipeline.defs.sensors.empty_hours import build_empty_hour_sensor
 from trajectory_pipeline.partition_keys import HOUR, hours_between, partition_key
@@ -153,7 +154,7 @@ def test_checks_stay_evaluated_after_empty_hours(judged: Settings, instance: dg.
     execute(str(settings.storage.database_url), "ALTER TABLE trajectory.trajectories ADD COLUMN mine text")
     assert run(settings, instance, hour).success
     tick(settings, instance)
-    keys = [spec.key for specs in CHECKS.values() for spec in specs]
+    keys = [spec.key for name in asset_keys.ASSETS for spec in checks_of(name)]
     records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     assert len(records) == 12
     for record in records.values():

@@ -1,0 +1,183 @@
+"""What every source beside the Letta database has in common: from the runs that it found to a ``SourceSnapshot``.
+
+A source lists its terminal runs, each with its end, a version of its rows and a way to read them. Fingerprints, the
+runs of an hour, and where a run is now follow from that list.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from trajectory_pipeline.partition_keys import at_source, floor_to_hour, source_run_id
+from trajectory_pipeline.schema.raw import AGENTS, MESSAGES, RUN_METRICS, STEPS
+from trajectory_pipeline.source_protocol import ENDED, BadRecord, RunLocation, SourceIdentity
+from trajectory_pipeline.sources.raw_rows import Row, RunRows, absent_columns, raw_batch, raw_row
+
+ROWS_PER_BATCH = 200
+LISTED = 20
+"""Bad records that are named; all are counted."""
+UNREADABLE = ":unreadable"
+"""Ends the id of what cannot be read now: when it can be, it is no run any more, and leaves the sinks."""
+BYTES_PER_BATCH = 32 * 2**20
+"""Of text in a batch, as far as the source says how large its runs are."""
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A terminal run that a source found.
+
+    Attributes:
+        native_id: its id in the source, the same at every reading; unique there.
+        ended_at: when it ended; where the source does not know, any time by which it can be found again.
+        version: equal only as long as the rows are: a digest of what they are made of.
+        read: returns its rows. Raises ``SourceError`` if the source cannot be read.
+        depends_on: digest of what its rows show besides its own records, such as the agent's name.
+        size: about how many bytes of text it has.
+        agent_id: its agent.
+    """
+
+    native_id: str
+    ended_at: datetime
+    version: str
+    read: Callable[[], RunRows]
+    depends_on: str = ""
+    size: int = 0
+    agent_id: str | None = None
+
+
+@dataclass
+class FoundRuns:
+    """A view of a source as the terminal runs that were found in it; see ``SourceSnapshot``.
+
+    Attributes:
+        source: name of the source.
+        identity: what was read.
+        described: the source for a person.
+        taken_at: when it was read.
+        runs: terminal runs; ids are unique.
+        unfinished: runs that are there and not terminal yet, by native id, with the time of their last record.
+        shown_columns: columns that the source fills, by table.
+        unknown_columns: fields of the source that are not read.
+        bad_records: what makes no run at all.
+        notes: what a person should know of the source as it was read.
+        proves_deletions: whether a run that is not there is known to be deleted.
+    """
+
+    source: str
+    identity: SourceIdentity
+    described: str
+    taken_at: datetime
+    runs: Sequence[FoundRun]
+    unfinished: Mapping[str, datetime] = field(default_factory=dict)
+    shown_columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    unknown_columns: list[str] = field(default_factory=list)
+    bad_records: Sequence[BadRecord] = ()
+    notes: Sequence[str] = ()
+    proves_deletions: bool = False
+
+    def __post_init__(self) -> None:
+        self._by_id = {source_run_id(self.source, run.native_id): run for run in self.runs}
+        self._hours: dict[datetime, list[str]] = {}
+        for run_id in sorted(self._by_id):
+            self._hours.setdefault(self._hour_of(self._by_id[run_id]), []).append(run_id)
+        self._unfinished = {source_run_id(self.source, each) for each in self.unfinished}
+
+    def _hour_of(self, run: FoundRun) -> datetime:
+        return at_source(floor_to_hour(run.ended_at), self.source)
+
+    @property
+    def absent_columns(self) -> list[str]:
+        """Known columns that the source lacks."""
+        return absent_columns(self.shown_columns)
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What a person should know of the source as it was read."""
+        open_runs = f"{len(self.unfinished)} of its runs have not ended yet: they are captured when they do"
+        bad = [f"{record.place} {record.problem}" for record in self.bad_records[:LISTED]]
+        more = len(self.bad_records) - len(bad)
+        rest = [f"and {more} more such places"] if more else []
+        return [*self.notes, *([open_runs] if self.unfinished else []), *bad, *rest]
+
+    def runs_by_hour(self) -> dict[datetime, int]:
+        """Return the number of terminal runs in each hour that has any."""
+        return {hour: len(run_ids) for hour, run_ids in sorted(self._hours.items())}
+
+    def fingerprints(self, start: datetime, end: datetime) -> dict[datetime, str]:
+        """Return a summary of each hour in ``[start, end)`` that has terminal runs (32 hex digits)."""
+        return {
+            hour: _digest(f"{run_id} {self._by_id[run_id].version}" for run_id in run_ids)[:32]
+            for hour, run_ids in self._hours.items()
+            if start <= hour < end
+        }
+
+    def dependency_digest(self, start: datetime, end: datetime) -> str:
+        """Return a digest of agents and prompts of the runs of ``[start, end)``, and of the columns that are read."""
+        depends_on = sorted({self._by_id[run_id].depends_on for run_id in self.run_ids(start, end)})
+        return _digest([self.empty_dependency_digest(), *depends_on])
+
+    def empty_dependency_digest(self) -> str:
+        """Return the digest of an hour without runs."""
+        return _digest(f"{table} {' '.join(columns)}" for table, columns in self.shown_columns.items())
+
+    def run_ids(self, start: datetime, end: datetime) -> list[str]:
+        """Return the ids of the terminal runs that ended in ``[start, end)``, sorted."""
+        return sorted(run_id for hour, ids in self._hours.items() if start <= hour < end for run_id in ids)
+
+    def terminal_runs(self, start: datetime, end: datetime) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of ``terminal_runs`` for these runs, ordered by run id."""
+        rows: list[Row] = []
+        size = 0
+        for run_id in self.run_ids(start, end):
+            run = self._by_id[run_id]
+            if rows and (len(rows) >= ROWS_PER_BATCH or size + run.size > BYTES_PER_BATCH):
+                yield raw_batch(rows)
+                rows, size = [], 0
+            rows.append(raw_row(self.source, run.read()))
+            size += run.size
+        if rows:
+            yield raw_batch(rows)
+
+    @contextmanager
+    def prefetch_terminal_runs(self, start: datetime, end: datetime) -> Iterator[Iterator[pa.RecordBatch]]:
+        """Open ``terminal_runs``; nothing is read ahead."""
+        yield self.terminal_runs(start, end)
+
+    def run_locations(self, run_ids: list[str]) -> dict[str, RunLocation]:
+        """Return where these runs are now."""
+        return {run_id: self._location(run_id) for run_id in run_ids}
+
+    def _location(self, run_id: str) -> RunLocation:
+        if run := self._by_id.get(run_id):
+            return RunLocation(exists=True, terminal=True, hour=self._hour_of(run))
+        if run_id.endswith(UNREADABLE):
+            return RunLocation(exists=True, terminal=False)
+        # A run that goes on again is not terminal, and will be: it is not shown, which is no deletion.
+        return RunLocation(
+            exists=False, terminal=False, unproven=not self.proves_deletions or run_id in self._unfinished
+        )
+
+    def whole_runs(self, run_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+        """Return those of these runs that are there. Their tables are not looked at: a run is read whole, or not."""
+        tables = frozenset({ENDED, *(table.name for table in (MESSAGES, STEPS, RUN_METRICS, AGENTS))})
+        return {run_id: tables for run_id in run_ids if run_id in self._by_id}
+
+    def existing_agents(self, agent_ids: list[str]) -> set[str]:
+        """Return which of these agents have a run."""
+        return {run.agent_id for run in self.runs if run.agent_id is not None}.intersection(agent_ids)
+
+
+def _digest(lines: Iterator[str] | Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8", "backslashreplace") + b"\n")
+    return digest.hexdigest()
+
+
+def utc_now() -> datetime:
+    """Return the system's time: a folder has no clock of its own."""
+    return datetime.now(UTC)

@@ -1,0 +1,247 @@
+"""Letta Code's local backend as a source: one or several folders, of one or several machines.
+
+Read are ``agents/*.json`` and the four files of each folder in ``conversations``; nothing else is opened, least of all
+``providers/auth.json``, which holds secrets.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.source_protocol import BadRecord, SourceIdentity
+from trajectory_pipeline.sources.found_runs import UNREADABLE, FoundRun, FoundRuns, utc_now
+from trajectory_pipeline.sources.letta_code.rows import SHOWN_COLUMNS, Conversation, run_rows
+from trajectory_pipeline.sources.letta_code.transcript import Transcript, TranscriptRun, read_transcript
+from trajectory_pipeline.sources.raw_rows import unreadable_run
+
+FORMATS = {(1, "pi-ai-message-jsonl"), (2, "pi-session-entry-jsonl")}
+"""Versions of ``manifest.json`` that are read."""
+_NO_AGENT = "agent-free"
+"""The program's own word for a conversation without an agent."""
+_FILES_KEPT = 100_000
+"""Conversations whose lines are remembered while their file does not change."""
+
+
+@dataclass(frozen=True)
+class LettaCodeSource:
+    """Folders such as ``~/.letta/lc-local-backend``. One that is not there now says nothing of its runs."""
+
+    kind: ClassVar[str] = "letta_code"
+    cannot_know: ClassVar[tuple[str, ...]] = (
+        "Whether a tool succeeded: `isError` is false for a command that failed. Only errors that are recorded count.",
+        "Runs, which are cut out: from what the user sent to the next. How a run ended that another one cut off.",
+        "Organizations, projects, feedback, durations of steps, tool definitions, context windows of the calls.",
+        "Deletions: a conversation that is not there any more stays as it was captured.",
+        "What the agent was told at the time: the system prompt is the one that the folder holds at capture.",
+        "The beginning of a run whose first messages a repair of the file left out.",
+    )
+
+    name: str
+    folders: tuple[Path, ...] = field()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[FoundRuns]:
+        """Read what changed since the last time.
+
+        Raises:
+            SourceError: none of the folders is there, or a file cannot be read.
+        """
+        taken_at = utc_now()
+        found = _Found(self.name)
+        there = [folder for folder in self.folders if (folder / "conversations").is_dir()]
+        if not there:
+            raise SourceError(
+                f"There is no folder conversations in {self.described}: is the disk there, and the path in"
+                f" TRAJECTORY_SOURCES ({self.name}) right? What was captured from it stays as it is."
+            )
+        for folder in self.folders:
+            if folder in there:
+                found.read_folder(folder)
+            else:
+                found.bad.append(BadRecord(str(folder), "is not there now: what was captured from it stays"))
+        runs = found.unique()
+        yield FoundRuns(
+            source=self.name,
+            identity=SourceIdentity(f"{self.name}: Letta Code in {self.described}"),
+            described=self.described,
+            taken_at=taken_at,
+            runs=runs,
+            unfinished=found.unfinished,
+            shown_columns=SHOWN_COLUMNS,
+            unknown_columns=[f"messages.jsonl: entries of type {name}" for name in sorted(found.unknown)],
+            bad_records=found.bad,
+        )
+
+    @contextmanager
+    def pooled(self) -> Iterator["LettaCodeSource"]:
+        """Return the source: it holds nothing open."""
+        yield self
+
+    @property
+    def described(self) -> str:
+        """The folders."""
+        return ", ".join(map(str, self.folders))
+
+
+@dataclass
+class _Found:
+    """What was found in the folders so far."""
+
+    source: str
+    runs: dict[str, list[tuple[str, FoundRun]]] = field(default_factory=dict)
+    unfinished: dict[str, datetime] = field(default_factory=dict)
+    bad: list[BadRecord] = field(default_factory=list)
+    unknown: set[str] = field(default_factory=set)
+
+    def read_folder(self, folder: Path) -> None:
+        for conversation_dir in _listed(folder / "conversations"):
+            conversation = _conversation(folder, conversation_dir, self.bad)
+            manifest, problem = _json_file(conversation_dir / "manifest.json")
+            path = conversation_dir / "messages.jsonl"
+            version = (manifest or {}).get("schema_version"), (manifest or {}).get("message_format")
+            if problem or (manifest is not None and version not in FORMATS):
+                self._add_unreadable(conversation, conversation_dir / "manifest.json", problem or _unknown(version))
+                continue
+            transcript = _cached_transcript(path)
+            self.unknown.update(transcript.unknown_types)
+            if transcript.unfinished_line:
+                self.bad.append(BadRecord(str(path), "its last line has no end: being written, or cut off"))
+            for run in transcript.runs:
+                self._add(conversation, transcript, run)
+
+    def _add(self, conversation: Conversation, transcript: Transcript, run: TranscriptRun) -> None:
+        first = next((line for line in run.lines if line.role != "summary"), run.lines[0])
+        native_id = ":".join(filter(None, (conversation.key, first.message_id, (first.otid or "")[:8])))
+        # Without any time the file's own is the only one by which the run can be found again.
+        at = run.last_at or _modified_at(transcript.path)
+        if run.ended is None:
+            self.unfinished[native_id] = at
+            return
+        found = FoundRun(
+            native_id=native_id,
+            ended_at=at,
+            version=run.digest,
+            read=lambda: run_rows(native_id, conversation, transcript.path, run),
+            depends_on=conversation.digest,
+            size=run.size,
+            agent_id=conversation.agent_id,
+        )
+        self.runs.setdefault(native_id, []).append((str(transcript.path), found))
+
+    def _add_unreadable(self, conversation: Conversation, path: Path, problem: str) -> None:
+        native_id = f"{conversation.key}{UNREADABLE}"
+        self.bad.append(BadRecord(str(path), problem))
+        found = FoundRun(
+            native_id=native_id,
+            ended_at=_modified_at(path),
+            version=problem,
+            read=lambda: unreadable_run(native_id, str(path), problem),
+        )
+        self.runs.setdefault(native_id, []).append((str(path), found))
+
+    def unique(self) -> list[FoundRun]:
+        """Return one run of each id: of a conversation that is in several folders, the copy that went further."""
+        chosen = []
+        for native_id, copies in sorted(self.runs.items()):
+            self.unfinished.pop(native_id, None)
+            path, run = max(copies, key=lambda copy: (copy[1].size, copy[1].ended_at, copy[1].version, copy[0]))
+            chosen.append(run)
+            self.bad += [
+                BadRecord(other, f"holds another version of the run {native_id}, which is read from {path}")
+                for other, copy in copies
+                if copy.version != run.version
+            ]
+        return chosen
+
+
+def _conversation(folder: Path, conversation_dir: Path, bad: list[BadRecord]) -> Conversation:
+    record, problem = _json_file(conversation_dir / "conversation.json")
+    if problem:
+        bad.append(BadRecord(str(conversation_dir / "conversation.json"), problem))
+    # The folder's name says the same: `conversation:<id>`, or `default:<agent id>`.
+    kind, _, rest = _decoded(conversation_dir.name).partition(":")
+    record = record or {}
+    conversation_id = record.get("id") or (rest if kind == "conversation" else "default")
+    agent_id = record.get("agent_id") or (rest if kind == "default" else None) or _NO_AGENT
+    agent_path = folder / "agents" / f"{_encoded(str(agent_id))}.json"
+    agent, agent_problem = _json_file(agent_path)
+    prompt, prompt_problem = _json_file(conversation_dir / "system-prompt.json")
+    for path, found in ((agent_path, agent_problem), (conversation_dir / "system-prompt.json", prompt_problem)):
+        if found:
+            bad.append(BadRecord(str(path), found))
+    content = (prompt or {}).get("content")
+    system = (agent or {}).get("system")
+    depends_on = json.dumps([agent, content], sort_keys=True, default=str)
+    return Conversation(
+        agent_id=str(agent_id),
+        conversation_id=str(conversation_id),
+        agent=agent,
+        system_prompt=content if isinstance(content, str) else system if isinstance(system, str) else None,
+        digest=hashlib.sha256(depends_on.encode()).hexdigest(),
+    )
+
+
+def _json_file(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the object in a file, and what is wrong with it; neither where there is no file."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}. Check that this user may read it.") from None
+    except (ValueError, RecursionError) as error:
+        return None, f"is no JSON ({type(error).__name__})"
+    return (value, None) if isinstance(value, dict) else (None, "is no JSON object")
+
+
+def _listed(folder: Path) -> Sequence[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be listed: {error.strerror}. Check that this user may read it.") from None
+
+
+def _cached_transcript(path: Path) -> Transcript:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return Transcript(path)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}. Check that this user may read it.") from None
+    return _transcript(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=_FILES_KEPT)
+def _transcript(path: Path, *_: int) -> Transcript:
+    return read_transcript(path)
+
+
+def _modified_at(path: Path) -> datetime:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}. Check that this user may read it.") from None
+
+
+def _decoded(name: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode()
+    except ValueError:
+        return ""
+
+
+def _encoded(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode("utf-8", "backslashreplace")).decode().rstrip("=")
+
+
+def _unknown(version: tuple[Any, Any]) -> str:
+    known = " and ".join(f"{number} ({name})" for number, name in sorted(FORMATS))
+    return f"has version {version[0]} ({version[1]}): known are {known}"

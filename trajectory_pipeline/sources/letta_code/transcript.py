@@ -1,0 +1,232 @@
+"""A conversation's ``messages.jsonl`` as runs: which lines make each run, and how it ended.
+
+The program appends lines, rewrites the file on repair and migration, and appends a message again when it changed; the
+last snapshot of a message counts. Version 2 wraps each message in an entry; version 1 has the messages alone. There are
+no runs: one begins with each message that the user sent, and has ended where the model said so or the next one begins.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.sources.raw_rows import utc_time
+
+ENDINGS = {
+    "stop": ("completed", "end_turn"),
+    "length": ("completed", "max_tokens_exceeded"),
+    "error": ("failed", "error"),
+    "aborted": ("cancelled", "cancelled"),
+}
+"""Status and stop reason of a run by the ``stopReason`` of its last answer; any other says that it goes on."""
+NOT_RECORDED = ("unknown", None)
+"""Status and stop reason of a run that the next one cut off: how it ended is written nowhere."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the file: where it is, and what was read of it.
+
+    Attributes:
+        number: from 1.
+        offset: of its first byte.
+        length: in bytes.
+        message_id: of the message in it; of a line that cannot be read, its number.
+        role: ``user``, ``assistant``, ``toolResult``, ``summary``; None if it cannot be read.
+        at: time of the message.
+        stop_reason: of an answer.
+        otid: the id that the client gave to what it sent.
+    """
+
+    number: int
+    offset: int
+    length: int
+    message_id: str
+    role: str | None
+    at: datetime | None = None
+    stop_reason: str | None = None
+    otid: str | None = None
+
+
+@dataclass(frozen=True)
+class TranscriptRun:
+    """The lines of one run, in order; ``ended`` is None while it goes on."""
+
+    lines: tuple[Line, ...]
+    ended: tuple[str, str | None] | None
+    digest: str
+
+    @property
+    def last_at(self) -> datetime | None:
+        """Time of its last message that has one."""
+        return next((line.at for line in reversed(self.lines) if line.at is not None), None)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its lines."""
+        return sum(line.length for line in self.lines)
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A conversation's file as it was read.
+
+    ``unfinished_line`` says that its last line has no end yet; ``unknown_types`` are of entries that are not read.
+    """
+
+    path: Path
+    runs: tuple[TranscriptRun, ...] = ()
+    unfinished_line: bool = False
+    unknown_types: frozenset[str] = frozenset()
+
+
+def read_transcript(path: Path) -> Transcript:
+    """Read a conversation's file; one that is not there has no runs.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    lines: dict[str, Line] = {}
+    digests: dict[int, bytes] = {}
+    unfinished, unknown = False, set[str]()
+    try:
+        with path.open("rb") as file:
+            offset = 0
+            for number, raw in enumerate(file, 1):
+                if not raw.endswith(b"\n"):
+                    # Being written now, or cut off by a crash: nobody can tell which, until more follows.
+                    unfinished = True
+                    break
+                line = _parse_line(raw, number, offset, unknown)
+                offset += len(raw)
+                if line is not None:
+                    # The newest snapshot of a message counts, at the place of the first.
+                    lines[line.message_id] = line
+                    digests[number] = hashlib.sha256(raw).digest()
+    except FileNotFoundError:
+        return Transcript(path)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}. Check that this user may read it.") from None
+    runs = tuple(
+        TranscriptRun(tuple(run), ended, _digest(digests[line.number] for line in run))
+        for run, ended in _cut(lines.values())
+    )
+    return Transcript(path, runs, unfinished, frozenset(unknown))
+
+
+def read_lines(path: Path, run: TranscriptRun) -> Iterator[tuple[Line, Record | None, str]]:
+    """Yield a run's lines as they stand in the file now: each with its message (None if unreadable) and its text.
+
+    Raises:
+        SourceError: the file cannot be read, or was changed since.
+    """
+    raws: list[bytes] = []
+    try:
+        with path.open("rb") as file:
+            for line in run.lines:
+                file.seek(line.offset)
+                raws.append(file.read(line.length))
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}. Check that this user may read it.") from None
+    if _digest(hashlib.sha256(raw).digest() for raw in raws) != run.digest:
+        raise SourceError(f"{path} was rewritten while it was read: materialize the partition again.")
+    for line, raw in zip(run.lines, raws, strict=True):
+        yield line, None if line.role is None else message_of(json.loads(raw)), raw.decode("utf-8", "backslashreplace")
+
+
+def message_of(entry: Record) -> Record:
+    """Return the message of a line, whichever version wrote it; of a compaction its summary."""
+    if entry.get("type") == "compaction":
+        message = entry.get("message")
+        kept = message if isinstance(message, dict) else {}
+        message_id = kept.get("id") or f"compaction-{entry.get('id')}"
+        at = {"id": message_id, "entry_timestamp": entry.get("timestamp")}
+        return {**kept, **at, "role": "summary", "summary": entry.get("summary")}
+    message = entry["message"] if entry.get("type") == "message" else entry
+    compaction = (message.get("metadata") or {}).get("compaction")
+    if isinstance(compaction, dict):
+        # What a compaction left, in a file that was rewritten since.
+        return {**message, "role": "summary", "summary": compaction.get("summary")}
+    return dict(message)
+
+
+def time_of(message: Record) -> datetime | None:
+    """Return when a message was made."""
+    metadata = message.get("metadata")
+    created = metadata.get("created_at") if isinstance(metadata, dict) else None
+    return utc_time(created) or utc_time(message.get("timestamp")) or utc_time(message.get("entry_timestamp"))
+
+
+def _parse_line(raw: bytes, number: int, offset: int, unknown: set[str]) -> Line | None:
+    """Return what a line is; None where it holds no message. Types that are not known are added to ``unknown``."""
+    if not raw.strip():
+        return None
+    bad = Line(number, offset, len(raw), f"line-{number}", None)
+    try:
+        entry = json.loads(raw)
+    except (ValueError, RecursionError):
+        return bad
+    if not isinstance(entry, dict):
+        return bad
+    kind = entry.get("type")
+    if kind not in (None, "message", "compaction"):
+        # The program itself passes over what it does not know.
+        unknown.update({str(kind)} - {"session"})
+        return None
+    if kind == "message" and not isinstance(entry.get("message"), dict):
+        return bad
+    metadata = (entry["message"] if kind == "message" else entry).get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        return bad
+    message = message_of(entry)
+    message_id, role = message.get("id"), message.get("role")
+    # A message in parts without content is of a version that the program itself only repairs.
+    if not isinstance(message_id, str) or not isinstance(role, str) or ("content" not in message and role != "summary"):
+        return bad
+    stop_reason, otid = message.get("stopReason"), message.get("otid")
+    return Line(
+        number,
+        offset,
+        len(raw),
+        message_id,
+        role,
+        time_of(message),
+        stop_reason if isinstance(stop_reason, str) and role == "assistant" else None,
+        otid if isinstance(otid, str) else None,
+    )
+
+
+def _cut(lines: Iterable[Line]) -> Iterator[tuple[list[Line], tuple[str, str | None] | None]]:
+    """Yield the lines of each run, and how it ended."""
+    current: list[Line] = []
+    waiting: list[Line] = []
+    for line in lines:
+        ended = _ending(current)
+        if line.role == "user":
+            if current:
+                yield current, ended or NOT_RECORDED
+            current, waiting = [*waiting, line], []
+        elif line.role == "summary" and (ended or not current):
+            # Made between two runs: what the next one begins with. A run that has ended does not change for it.
+            waiting.append(line)
+        else:
+            current += [*waiting, line]
+            waiting = []
+    if current:
+        yield current, _ending(current)
+
+
+def _ending(lines: list[Line]) -> tuple[str, str | None] | None:
+    """Return how a run ended, if its last line says that it did."""
+    last = lines[-1] if lines else None
+    return ENDINGS.get(last.stop_reason or "") if last is not None and last.role == "assistant" else None
+
+
+def _digest(digests: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(digests)).hexdigest()

@@ -1,0 +1,304 @@
+"""Letta Code's local backend: the conformance suite, and what is odd in its files."""
+
+import json
+import tracemalloc
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trajectory_pipeline.conversion.convert import convert_batch
+from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.partition_keys import HOUR, at_source, partition_key, source_run_id
+from trajectory_pipeline.sources.found_runs import FoundRuns
+from trajectory_pipeline.sources.letta_code.source import LettaCodeSource
+from trajectory_pipeline_tests.sources import letta_code_files as files
+from trajectory_pipeline_tests.sources.conformance import FIRST, SourceConformance, World
+from trajectory_pipeline_tests.sources.letta_code_files import AGENT, answer, call, entry, finished, result, user
+
+Row = dict[str, Any]
+NAME = "laptop"
+
+
+class LettaCodeWorld(World):
+    """Each run is a conversation of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.source = LettaCodeSource(NAME, (folder,))
+        (folder / "conversations").mkdir(parents=True)
+
+    def write_run(self, key: str, asked: str, answered: str, at: datetime) -> None:
+        files.write_conversation(self.folder, key, list(map(entry, finished(asked, answered, at))))
+
+    def run_id(self, key: str) -> str:
+        return source_run_id(NAME, f"{AGENT}:{key}:ui-msg-1:{user(1, '', FIRST)['otid'][:8]}")
+
+    def path(self, key: str) -> Path:
+        return self.folder / "conversations" / files.encoded(f"conversation:{key}")
+
+    def remove_run(self, key: str) -> None:
+        for path in self.path(key).iterdir():
+            path.unlink()
+        self.path(key).rmdir()
+
+    def begin_run(self, key: str, asked: str, at: datetime) -> None:
+        files.write_conversation(self.folder, key, list(map(entry, finished(asked, "", at)[:2])))
+
+    def break_run(self, key: str) -> str:
+        path = self.path(key) / "messages.jsonl"
+        written = path.read_text().splitlines(keepends=True)
+        written[2] = written[2][:40] + "\n"
+        path.write_text("".join(written))
+        return f"{path}:3"
+
+    def vanish(self) -> None:
+        self.folder.rename(self.folder.with_name("gone"))
+
+    def return_(self) -> None:
+        self.folder.with_name("gone").rename(self.folder)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> LettaCodeWorld:
+    return LettaCodeWorld(tmp_path / "lc-local-backend")
+
+
+class TestLettaCode(SourceConformance):
+    """The suite."""
+
+
+def read(*folders: Path) -> tuple[FoundRuns, dict[str, Row]]:
+    """Read folders, and convert all of their runs; none may be quarantined."""
+    with LettaCodeSource(NAME, folders).snapshot() as snapshot:
+        rows: dict[str, Row] = {}
+        for hour in snapshot.runs_by_hour():
+            for batch in snapshot.terminal_runs(hour, hour + HOUR):
+                conversion = convert_batch(batch, partition_key(hour))
+                assert not conversion.quarantined
+                rows |= {row["run_id"]: row for row in conversion.rows}
+        return snapshot, rows
+
+
+def messages_of(row: Row) -> list[Row]:
+    return [message for turn in row["turns"] for message in turn["messages"]]
+
+
+def texts_of(row: Row) -> list[tuple[str, str]]:
+    return [(m["kind"], "".join(part["text"] or "" for part in m["content"])) for m in messages_of(row)]
+
+
+def test_conversation_is_cut_by_what_the_user_sent(tmp_path: Path) -> None:
+    rows = [*finished("first", "one", FIRST), *finished("second", "two", FIRST + timedelta(minutes=5), first=5)]
+    files.write_conversation(tmp_path, "c", list(map(entry, rows)))
+    _, found = read(tmp_path)
+    assert [dict(texts_of(row))["user"] for row in found.values()] == ["first", "second"]
+    for row in found.values():
+        assert (row["step_count"], row["message_count"], row["status"], row["stop_reason"]) == (
+            2,
+            5,
+            "completed",
+            "end_turn",
+        )
+        assert (row["agent_name"], row["conversation_id"], row["tags"]) == ("Blank", "c", ["origin:letta-code"])
+        # Cached tokens are among those of the prompt, as in Letta.
+        assert (row["input_tokens"], row["cached_input_tokens"], row["total_tokens"]) == (280, 80, 320)
+        assert row["context"]["system_prompt"] == "You are a coder."
+
+
+def test_what_no_person_wrote_is_no_message_of_the_user(tmp_path: Path) -> None:
+    files.write_conversation(tmp_path, "c", list(map(entry, finished("first", "one", FIRST))))
+    (row,) = read(tmp_path)[1].values()
+    assert texts_of(row)[:2] == [("system", files.REMINDER), ("user", "first")]
+
+
+def test_tool_that_reports_no_error_may_have_failed(tmp_path: Path) -> None:
+    rows = finished("first", "one", FIRST)
+    files.write_conversation(tmp_path, "c", list(map(entry, rows)))
+    rows[2] = result(3, "no such tool", FIRST, is_error=True)
+    files.write_conversation(tmp_path, "d", list(map(entry, rows)))
+    by_conversation = {row["conversation_id"]: row for row in read(tmp_path)[1].values()}
+    (unknown,), (failed,) = (
+        [item for message in messages_of(by_conversation[name]) for item in message["tool_returns"]] for name in "cd"
+    )
+    assert (unknown["status"], json.loads(unknown["json"])["isError"]) == (None, False)
+    assert failed["status"] == "error"
+    assert [by_conversation[name]["signals"]["last_tool_call_failed"] for name in "cd"] == [None, True]
+
+
+def test_newest_snapshot_of_a_message_counts_at_its_first_place(tmp_path: Path) -> None:
+    rows = finished("first", "par", FIRST)
+    files.write_conversation(tmp_path, "c", list(map(entry, [*rows, answer(2, "I looked.", FIRST, call(folder="/"))])))
+    (row,) = read(tmp_path)[1].values()
+    assert texts_of(row)[2] == ("assistant", "I looked.")
+    assert row["message_count"] == 5
+
+
+def test_compaction_between_two_runs_belongs_to_the_next_and_changes_no_run_that_ended(tmp_path: Path) -> None:
+    first, later = finished("first", "one", FIRST), finished("second", "two", FIRST + HOUR, first=6)
+    path = files.write_conversation(tmp_path, "c", list(map(entry, first)))
+    before, _ = read(tmp_path)
+    with path.open("a") as file:
+        file.write(files.lines([files.compaction(5, "all was listed", FIRST)]))
+    after, found = read(tmp_path)
+    hour = at_source(FIRST, NAME)
+    assert before.fingerprints(hour, hour + HOUR) == after.fingerprints(hour, hour + HOUR)
+    assert len(found) == 1
+    with path.open("a") as file:
+        file.write(files.lines(list(map(entry, later))))
+    _, found = read(tmp_path)
+    assert [texts_of(row)[0] for row in found.values()] == [("system", files.REMINDER), ("summary", "all was listed")]
+
+
+@pytest.mark.parametrize(
+    ("stop", "ending"),
+    [
+        ("stop", ("completed", None)),
+        ("length", ("truncated", "token_limit")),
+        ("error", ("failed", "server")),
+        ("aborted", ("cancelled", "user")),
+    ],
+)
+def test_run_ends_as_the_last_answer_says(tmp_path: Path, stop: str, ending: tuple[str, str | None]) -> None:
+    more = {"errorMessage": "502 Bad Gateway"} if stop == "error" else {}
+    files.write_conversation(
+        tmp_path, "c", [entry(user(1, "go", FIRST)), entry(answer(2, "", FIRST, stop=stop, **more))]
+    )
+    (row,) = read(tmp_path)[1].values()
+    assert (row["execution_status"], row["execution_cause"]) == ending
+    assert (row["error"] or {}).get("message") == more.get("errorMessage")
+
+
+def test_run_that_the_next_one_cut_off_ended_nobody_knows_how(tmp_path: Path) -> None:
+    rows = [user(1, "go", FIRST), answer(2, "", FIRST, call()), *finished("stop that", "yes", FIRST, first=3)]
+    files.write_conversation(tmp_path, "c", list(map(entry, rows)))
+    _, found = read(tmp_path)
+    first = next(row for row in found.values() if ("user", "go") in texts_of(row))
+    assert (first["status"], first["execution_status"], first["heuristic_outcome"]) == ("unknown", "unknown", "unknown")
+    # A call without a return: nothing is made up for it.
+    assert [message["role"] for message in messages_of(first)] == ["system", "user", "assistant"]
+
+
+def test_version_1_files_give_the_same_run(tmp_path: Path) -> None:
+    rows = finished("first", "one", FIRST)
+    files.write_conversation(tmp_path / "new", "c", list(map(entry, rows)))
+    files.write_conversation(tmp_path / "old", "c", rows, version=1)
+    assert read(tmp_path / "new")[1] == read(tmp_path / "old")[1]
+
+
+def test_unknown_version_is_quarantined_and_leaves_it_when_it_is_migrated(tmp_path: Path) -> None:
+    files.write_conversation(tmp_path, "c", [], version=9)
+    with LettaCodeSource(NAME, (tmp_path,)).snapshot() as snapshot:
+        (hour,) = snapshot.runs_by_hour()
+        (batch,) = snapshot.terminal_runs(hour, hour + HOUR)
+        (bad,) = convert_batch(batch, partition_key(hour)).quarantined
+        assert "manifest.json: has version 9" in bad.json_path
+    files.write_conversation(tmp_path, "c", list(map(entry, finished("first", "one", FIRST))))
+    with LettaCodeSource(NAME, (tmp_path,)).snapshot() as snapshot:
+        location = snapshot.run_locations([bad.run_id])[bad.run_id]
+        assert (location.exists, location.terminal) == (True, False)
+
+
+def test_several_folders_are_one_source_and_a_copied_conversation_is_one_run(tmp_path: Path) -> None:
+    rows = finished("first", "one", FIRST)
+    for folder in ("a", "b"):
+        files.write_conversation(tmp_path / folder, "c", list(map(entry, rows)))
+    files.write_conversation(tmp_path / "b", "d", list(map(entry, finished("other", "two", FIRST))))
+    folders = (tmp_path / "a", tmp_path / "b")
+    _, found = read(*folders)
+    assert sorted(row["conversation_id"] for row in found.values()) == ["c", "d"]
+    # One of the copies goes on: it is the one that is read, whichever folder is named first.
+    rows[3] = answer(4, "one, and more", FIRST)
+    files.write_conversation(tmp_path / "b", "c", list(map(entry, rows)))
+    for order in (folders, folders[::-1]):
+        snapshot, found = read(*order)
+        assert ("assistant", "one, and more") in texts_of(
+            next(r for r in found.values() if r["conversation_id"] == "c")
+        )
+        assert [bad for bad in snapshot.bad_records if "another version of the run" in bad.problem]
+
+
+def test_folder_that_is_not_there_now_says_nothing_of_its_runs(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        files.write_conversation(tmp_path / folder, folder, list(map(entry, finished("first", "one", FIRST))))
+    _, found = read(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b").rename(tmp_path / "unplugged")
+    snapshot, rest = read(tmp_path / "a", tmp_path / "b")
+    (missing,) = found.keys() - rest.keys()
+    assert snapshot.run_locations([missing])[missing].unproven
+    assert [bad.place for bad in snapshot.bad_records] == [str(tmp_path / "b")]
+
+
+def test_line_that_is_being_written_waits_for_its_end(tmp_path: Path) -> None:
+    path = files.write_conversation(tmp_path, "c", list(map(entry, finished("first", "one", FIRST))))
+    more = files.lines([entry(user(5, "second", FIRST)), entry(answer(6, "two", FIRST))])
+    with path.open("a") as file:
+        file.write(more[:50])
+    snapshot, found = read(tmp_path)
+    assert len(found) == 1
+    assert "its last line has no end" in snapshot.bad_records[0].problem
+    with path.open("a") as file:
+        file.write(more[50:])
+    assert len(read(tmp_path)[1]) == 2
+
+
+def test_file_that_is_rewritten_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    files.write_conversation(tmp_path, "c", list(map(entry, finished("first", "one", FIRST))))
+    with LettaCodeSource(NAME, (tmp_path,)).snapshot() as snapshot:
+        files.write_conversation(tmp_path, "c", list(map(entry, finished("other", "two", FIRST))))
+        (hour,) = snapshot.runs_by_hour()
+        with pytest.raises(SourceError, match="was rewritten while it was read"):
+            list(snapshot.terminal_runs(hour, hour + HOUR))
+
+
+def test_image_and_unknown_parts_and_entries_pass_through(tmp_path: Path) -> None:
+    image = {"type": "image", "data": "iVBORw0KGgo=", "mimeType": "image/png"}
+    odd = {"type": "hologram", "beams": 3}
+    rows = [user(1, "see", FIRST, content=[{"type": "text", "text": "see"}, image, odd]), answer(2, "seen", FIRST)]
+    files.write_conversation(tmp_path, "c", [*map(entry, rows), {"type": "label", "id": "x", "label": "mine"}])
+    snapshot, found = read(tmp_path)
+    (row,) = found.values()
+    parts = messages_of(row)[0]["content"]
+    assert [(part["type"], part["media_type"]) for part in parts] == [
+        ("text", None),
+        ("image", "image/png"),
+        ("hologram", None),
+    ]
+    assert json.loads(parts[2]["json"]) == odd
+    assert snapshot.unknown_columns == ["messages.jsonl: entries of type label"]
+
+
+def test_secrets_beside_the_conversations_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_conversation(tmp_path, "c", list(map(entry, finished("first", "one", FIRST))))
+    secrets = tmp_path / "providers" / "auth.json"
+    secrets.parent.mkdir()
+    secrets.write_text("{}")
+    opened: list[str] = []
+    for name in ("open", "read_bytes", "read_text"):
+        original = getattr(Path, name)
+        monkeypatch.setattr(Path, name, lambda self, *a, f=original, **k: opened.append(str(self)) or f(self, *a, **k))
+    read(tmp_path)
+    assert opened
+    assert {Path(path).parent.parent.name for path in opened} <= {"conversations", tmp_path.name}
+    assert str(secrets) not in opened
+
+
+@pytest.mark.heavy
+def test_long_conversation_is_read_line_by_line(tmp_path: Path) -> None:
+    """200 MB in one conversation: what is remembered of it is small, and a run is read alone."""
+    rows = [
+        entry(m)
+        for n in range(400)
+        for m in finished("x" * 500_000, "one", FIRST + timedelta(seconds=n), first=4 * n + 1)
+    ]
+    files.write_conversation(tmp_path, "c", rows)
+    del rows
+    tracemalloc.start()
+    with LettaCodeSource(NAME, (tmp_path,)).snapshot() as snapshot:
+        (hour,) = snapshot.runs_by_hour()
+        batches = snapshot.terminal_runs(hour, hour + HOUR)
+        assert sum(batch.num_rows for batch in batches) == 400
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300 * 2**20
