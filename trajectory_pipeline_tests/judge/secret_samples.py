@@ -1,6 +1,7 @@
 """Invented secrets of every form that redaction promises to find. None was ever valid."""
 
 import base64
+from pathlib import Path
 
 _HEX = "0123456789abcdef"
 _MIXED = "aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zAbC"
@@ -82,6 +83,26 @@ KEYS = {
     "bedrock": f"ABSK{_MIXED * 3}",
     "cloudflare": f"v1.0-{_HEX}{_HEX[:8]}-{_HEX * 8}",
     "one that says what it is": f"acme_live_{_MIXED[:24]}",
+    "one named by one word": f"tok_{_MIXED[:24]}",
+    "three letters": f"nfp_{_MIXED}",
+    "letters alone": f"CLOJARS_{_MIXED}",
+    "words and a dash": "access-sandbox-4ea38b7b-f563-7709-4bae-87aea4c15c4a",
+    "openshift": f"sha256~{_MIXED}{_MIXED[:10]}",
+    "rfc 8959": f"secret-token:{_MIXED}",
+    "dynatrace": f"dt0c01.{_MIXED[:24]}.{_MIXED}{_MIXED[:30]}",
+    "paseto": f"v2.local.{_MIXED}{_MIXED}",
+    "github, of an app": f"v1.{_HEX * 2}{_MIXED[:20]}",
+    "dropbox": f"sl.{_MIXED * 4}",
+    "aws, session": f"IQoJb3JpZ2luX2Vj{_MIXED * 3}",
+    "firebase": f"APA91b{_MIXED * 3}",
+    "twitch": f"oauth:{_MIXED[:30]}",
+    "instagram": f"IGQVJ{_MIXED * 2}",
+    "recaptcha": f"6L{_MIXED[:6]}AAAAA{_MIXED[:27]}",
+    "grafana, old": f"eyJrIjoi{_MIXED * 2}",
+    "nuget": f"oy2{_MIXED.lower()}{_MIXED.lower()[:9]}",
+    "crates.io": f"cio{_MIXED}",
+    "artifactory": f"AKCp{_MIXED * 2}",
+    "serverchan": f"SCT1234T{_MIXED[:28]}",
     "wallet": "xprv" + _MIXED.replace("0", "9") * 3,
     "wallet, one key": "5K" + (_MIXED.replace("0", "9") * 2)[:49],
     "pem in base64": f"LS0tLS1CRUdJTi{_MIXED * 3}",
@@ -121,8 +142,8 @@ BY_NAME = (
     "aws_secret_access_key = {}",
 )
 
-# One form that secrets have in the wild a line: ``{P}`` is a password, ``{T}`` a token, ``{E}`` an escape character.
-# Where the secret is neither, it stands after ``=>>``.
+# One form that secrets have in the wild a line, with marks for values; ``{E}`` is an escape character. Where the secret
+# is none of them, it stands after ``=>>``. ``secret_forms.txt`` has more of them, by kind.
 _FORMS = r'''
 DB_PASS={P}
 export SMTP_PASS='{P}'
@@ -376,23 +397,33 @@ setToken("{T}")
 wifi key {T}
 pepper: {T}
 '''
-_PASSWORD_IN_FORMS = "Zq7!mallow"
-_TOKEN_IN_FORMS = "q8Zt3LwYx0Vb5NcRk2Hd"
-_ESCAPES = {"\\r": "\r", "\\n": "\n", "\\t": "\t", "\\u200b": "\u200b"}
+_VALUES_IN_FORMS = {
+    "{P}": "Zq7!mallow",
+    "{W}": "marmalade",
+    "{T}": "q8Zt3LwYx0Vb5NcRk2Hd",
+    "{h}": "5f2ab91c03d7e8644b1f9a0e6c7d2385",
+    "{H}": "5f2ab91c03d7e8644b1f9a0e6c7d2385a7b3c9d1e5f60718293a4b5c6d7e8f90",
+    "{U}": "7c9e6679-7425-40de-944b-e07fc1f90ae7",
+    "{B}": "Q2ZzT0pLdE5wV3hZYlJtSGdVYXNEZjRqS2w5eFB2MTI=",
+}
+"""Marks in forms: a password with a sign, a word as one, a token, hexadecimal digits, a UUID, 32 bytes in base64."""
+_ESCAPES = {"\\\\n": "\0", "\\r": "\r", "\\n": "\n", "\\t": "\t", "\\u200b": "\u200b", "\0": "\\n"}
 
 
 def _form(line: str) -> tuple[str, tuple[str, ...]]:
     text, _, secret = line.partition(" =>> ")
     for escape, character in _ESCAPES.items():
         text = text.replace(escape, character)
-    values = {"{P}": _PASSWORD_IN_FORMS, "{T}": _TOKEN_IN_FORMS}
-    secrets = (secret,) if secret else tuple(value for mark, value in values.items() if mark in text)
-    for mark, value in {**values, "{E}": "\x1b"}.items():
+    secrets = (secret,) if secret else tuple(value for mark, value in _VALUES_IN_FORMS.items() if mark in text)
+    for mark, value in {**_VALUES_IN_FORMS, "{E}": "\x1b"}.items():
         text = text.replace(mark, value)
     return text, secrets
 
 
-FORMS = tuple(map(_form, _FORMS.strip().splitlines()))
+_MORE_FORMS = Path(__file__).with_name("secret_forms.txt").read_text(encoding="utf-8")
+FORMS = tuple(
+    _form(line) for line in (*_FORMS.strip().splitlines(), *_MORE_FORMS.splitlines()) if not line.startswith("## ")
+)
 """Texts, each with the secrets in it."""
 
 NO_SECRETS = r"""
@@ -478,6 +509,48 @@ the password field of UserProfileV2Form is required
 password_policy: MinLength12Upper1
 token_id=Ab12Cd34Ef56Gh78
 known as the token holder
+pass `filesystem` to the reader
+Enter the password again to confirm
+The password must have 2 digits and 1 sign
+setPassword("password")
+("username", "password", "email")
+getattr(user, "password", None)
+<label>Password:</label> <input name="pw"> <button>Submit</button>
+<b>Password:</b> Enter at least eight characters
+"passwords": {"type": "object", "description": "by user"}
+tokens:\n  total: 1204\n  prompt: 1100
+secrets:\n  name: db-credentials
+password || null
+password or token
+api_key parameter
+set the client_secret value
+kpasswd 464/tcp
+see /docs/reset-password/how-to-reset-your-password
+https://kubernetes.example/docs/distribute-credentials-secure/#configure-all-key-value-pairs-in-a-secret
+md-2026-11-23-notes-on-the-second-release-of-it
+arc_welding_simulation_results_v2
+hmac.new(key, f"{name}:{mark}", "sha256")
+jwt.encode(payload, key, algorithm="HS256")
+psycopg.connect("dbname=test host=localhost")
+Client("https://example.test/v2")
+git push -u origin main
+useradd -m -s /bin/bash bob
+tar -a -cf out.tar.gz src
+sort -u a.txt -o b.txt
+curl -u "$USER:$PASSWORD" https://example.test
+your code is fine
+the code 404 means that it was not found
+pin the version to 2.1
+Wi-Fi: 802.11ac
+wifi: connected
+login as bob and open 3 files
+the kod is short
+private: true
+access: public
+"refresh": 30
+next: nonce
+SELECT key FROM index_keys
+message id 1234567890 is your latest one
 """.strip().splitlines()
 """Texts that resemble forms of secrets, and have none in them."""
 

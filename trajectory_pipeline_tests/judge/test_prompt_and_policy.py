@@ -36,7 +36,7 @@ from trajectory_pipeline.schema.enums import ResponseFormat
 PROMPT = built_in_prompt()
 RULES, RUBRIC = PROMPT.rules, PROMPT.rubric
 POLICY = RefinementPolicy("simulated-judge")
-POLICY_ID = "f0372d80d893be89"
+POLICY_ID = "f7fa3881ba1c6f53"
 PROMPT_DIGEST = "ac3f90e7311918af1852e5edaa618067e1c63cddcae79e6bcd02e419d5348973"
 
 

@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
-from trajectory_pipeline.judge.redaction.credentials import find_credentials
+from trajectory_pipeline.judge.redaction.credentials import find_credentials, find_url_logins
 from trajectory_pipeline.judge.redaction.named_values import find_named_values
 from trajectory_pipeline.judge.redaction.span import Span
 from trajectory_pipeline.judge.redaction.tables import find_table_secrets
@@ -29,7 +29,7 @@ _KEY_FORMS = (
     r"gh[pousr]_[A-Za-z0-9]{30,255}",  # GitHub
     r"github_pat_[A-Za-z0-9_]{22,255}",
     r"gl(?:pat|dt|rt|ptt|cbt|soat)-[A-Za-z0-9_.-]{20,255}",  # GitLab
-    r"xox[abeoprs]-[A-Za-z0-9-]{10,255}",  # Slack
+    r"xox[a-z]-[A-Za-z0-9-]{10,255}",  # Slack
     r"xapp-[A-Za-z0-9-]{10,255}",
     r"hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/_-]{20,255}",
     r"discord(?:app)?\.com/api/webhooks/[0-9]{10,25}/[A-Za-z0-9_-]{30,255}",
@@ -99,13 +99,44 @@ _KEY_FORMS = (
     r"(?:[a-z0-9]{2,12}[_-]){1,3}(?:pat|key|token|secret|api|tok|sk|auth|live|prod|oauth|rw)[_-]"
     r"(?=[A-Za-z_-]{0,24}[0-9])(?=[0-9a-z_-]{0,24}[A-Z])"
     r"[A-Za-z0-9]{16,255}(?:[_-][A-Za-z0-9]{16,255}){0,2}",  # any that says what it is
+    r"(?:live|test|prod|tok|token|key|apikey|secret|whk|pat|pass|auth|api|sess)_(?:[0-9a-f]{32,128}(?![A-Za-z0-9])"
+    r"|(?=[A-Za-z]{0,24}[0-9])(?=[0-9a-z]{0,24}[A-Z])[A-Za-z0-9]{24,255})",
+    # Netlify, Render, RunPod, Typeform, Sourcegraph, Lichess, SonarQube, PlanetScale, Matrix and others.
+    r"(?:nfp|rnd|rpa|tfp|lip|ddp|sgp|sq[apu]|pnu|dtn|cf(?:at|ut|k)|bkua|waka|esecret|napi|arc|gcntfy|cal_live|tgp_v1"
+    r"|wandb_v1|bb_live|trdb|rdme|slk|vck|rkt|lt|snyk_uat|ctp|frp|asn|sbs|hk|syt|pscale_(?:tkn|pw|oauth)"
+    r"|ory_(?:pat|at|rt))_(?:[0-9a-f]{32,128}(?![A-Za-z0-9])|(?=[A-Za-z_=.-]{0,40}[0-9])(?=[0-9a-z_=.-]{0,40}[A-Z])"
+    r"[A-Za-z0-9_=.-]{20,255})",
+    r"(?:CLOJARS|CCIPAT|CCIPRJ|ATTA|BSA|EZAK|EZTK|AKLT|JDC|SCW)_?(?=[A-Za-z_]{0,24}[0-9])[A-Za-z0-9_]{24,255}",
+    # New Relic, Flutterwave, Contentful, Mandrill, Voyage, Inngest, Plaid, LaunchDarkly, PubNub, Bedrock and others.
+    r"(?:CFPAT|NR(?:II|JS|RA|BR)|FLW(?:SEC|PUB)K(?:_TEST)?|APP_USR|ZT0|ico|fio-u|tk-us|md|pa|p8e|PMAK|m0|signkey-[a-z]{1,8}"
+    r"|secret-(?:live|test)|access-(?:sandbox|production|development)|sdk|mob|api|(?:pub|sub|sec)-c|bedrock-api-key"
+    r"|gl(?:imt|agent|oas|ffct)|dnkey|xsmtpsib|zpka|shippo_(?:live|test))-"
+    r"(?:[0-9a-f]{32,128}(?:-X)?(?![A-Za-z0-9])|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
+    r"|(?=[A-Za-z_-]{0,40}[0-9])(?=[0-9a-z_-]{0,40}[A-Z])[A-Za-z0-9_]{24,255})",
+    r"sha256~[A-Za-z0-9_-]{40,64}",  # OpenShift
+    r"secret-token:[A-Za-z0-9._~%+/=-]{8,512}",  # RFC 8959
+    r"dt0c01\.[A-Z0-9a-z]{20,26}\.[A-Za-z0-9]{60,72}",  # Dynatrace
+    r"v[1-4]\.(?:local|public)\.[A-Za-z0-9_-]{40,4096}(?:\.[A-Za-z0-9_-]{1,512})?",  # Paseto
+    r"v1\.[0-9a-f]{32}[A-Za-z0-9]{8,64}(?![A-Za-z0-9])",
+    r"sl\.(?:u\.)?[A-Za-z0-9_-]{100,512}",  # Dropbox
+    r"(?:IQoJb3JpZ2luX2Vj|F[wQ]oGZXIvYXdz|FwoDYXdz)[A-Za-z0-9/+=%]{60,4096}",  # AWS, of a session
+    r"(?:[A-Za-z0-9_-]{8,24}:)?APA91b[A-Za-z0-9_-]{60,512}",  # Firebase
+    r"oauth:(?=[A-Za-z]{0,30}[0-9])[a-z0-9A-Z]{28,40}(?![A-Za-z0-9])",  # Twitch
+    r"IG[A-Z]{2,4}[A-Za-z0-9_-]{60,512}",  # Instagram
+    r"6L[A-Za-z0-9_-]{6}AAAAA[A-Za-z0-9_-]{20,32}",  # reCAPTCHA
+    r"eyJrIjoi[A-Za-z0-9+/=_-]{40,512}",  # Grafana
+    r"oy2[a-z0-9]{43}(?![A-Za-z0-9])",  # NuGet
+    r"cio[A-Za-z0-9]{32,40}(?![A-Za-z0-9])",  # crates.io
+    r"AKCp[A-Za-z0-9]{30,80}",  # Artifactory
+    r"SCT[0-9]{3,8}T[A-Za-z0-9]{16,64}",  # ServerChan
     r"[xyz]prv[1-9A-HJ-NP-Za-km-z]{100,112}",  # wallets
     r"[5KL][1-9A-HJ-NP-Za-km-z]{50,51}(?![A-Za-z0-9])",
     r"LS0tLS1CRUdJTi[A-Za-z0-9+/]{40,16384}={0,2}",  # a key in PEM, in base64
 )
 _HASHES = re.compile(
     r"\$(?:apr1|[156]|2[abxy]|y|argon2(?:id?|d)|pbkdf2[a-z0-9-]{0,12}|scrypt)\$[A-Za-z0-9$./+=,-]{16,256}"
-    r"|pbkdf2_sha\w{1,6}\$[A-Za-z0-9$./+=:,-]{16,256}|SCRAM-SHA-256\$[A-Za-z0-9$./+=:,-]{16,256}|\{S?SHA\}[A-Za-z0-9/+=]{16,256}"
+    r"|pbkdf2_sha\w{1,6}\$[A-Za-z0-9$./+=:,-]{16,256}|SCRAM-SHA-256\$[A-Za-z0-9$./+=:,-]{16,256}"
+    r"|\{S?SHA\}[A-Za-z0-9/+=]{16,256}"
 )
 """Hashes of passwords: they can be guessed from."""
 _KEY = re.compile(_BEFORE + "(?:" + "|".join(_KEY_FORMS) + ")")
@@ -119,7 +150,7 @@ _DASHED = re.compile(r"[sp]k-")
 
 _BREAK = re.compile(
     r"""[\\\r\n"'](?<=[A-Za-z0-9_.+/=-].)"""
-    r"""(?:(?:(?<=\n)|(?<=\r)\n|(?<=\\)(?:\r?\n|n|r\\n))[ \t]{0,80}"""
+    r"""(?:(?:(?<=\n)|(?<=\r)\n|(?<=\\)\\{0,3}(?:\r?\n|n|r\\{1,4}n))[ \t]{0,80}"""
     r"""|(?<=["'])[ \t]{0,8}\+?[ \t]{0,8}\\?\r?\n[ \t]{0,80}["'])"""
     r"(?=[A-Za-z0-9_.+/=-])",
     re.DOTALL,
@@ -130,15 +161,22 @@ The text before it is tested after its first character, since the search jumps t
 """
 _WORDLIKE = re.compile(r"[A-Za-z]?[a-z]*[.=:]*|[A-Z]+[.=:]*")
 
-_PEM_BEGINS = re.compile(r"-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}")
-_PEM_ENDS = re.compile(r"-{4,5} ?END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}")
+_PEM_BEGINS = re.compile(r"-{4,5} ?BEGIN [A-Za-z0-9 ]{0,40}(?:PRIVATE KEY(?: BLOCK)?|Static key V[0-9]) ?-{4,5}")
+_PEM_ENDS = re.compile(r"-{4,5} ?END [A-Za-z0-9 ]{0,40}(?:PRIVATE KEY(?: BLOCK)?|Static key V[0-9]) ?-{4,5}")
 _LONGEST_KEY = 16_384
 _PEM_BODY = re.compile(rf"""[A-Za-z0-9+/=\s\\:,"'>|-]{{0,{_LONGEST_KEY}}}""")
 _PUTTY = re.compile(r"Private-Lines: [0-9]{1,3}\s{1,4}")
 
 _PIECE, _OVERLAP = 65_536, 12_288
 """Characters of a long text that are read at once, and how many of them are read again with the next piece."""
-_ENCODED = re.compile(r"(?<![A-Za-z0-9+/_=.-])[A-Za-z0-9+/_-]{20,4096}={0,2}(?![A-Za-z0-9+/_=-])")
+_ENCODED = re.compile(
+    r"(?<![A-Za-z0-9+/_.-])[A-Za-z0-9+/_-]{20,4096}(?:(?:\r?\n|\\{1,4}n)[A-Za-z0-9+/_-]{4,4096}){0,64}={0,2}"
+    r"(?![A-Za-z0-9+/_=-])"
+)
+_LINE_OF_ENCODED = re.compile(r"\r?\n|\\{1,4}n")
+_HEX = re.compile(r"(?<![A-Za-z0-9])(?:[0-9a-f]{2}){10,2048}(?![A-Za-z0-9])")
+_DEEPEST = 2
+"""How often a text may be encoded."""
 _FROM_URL_SAFE = str.maketrans("-_", "+/")
 
 
@@ -147,24 +185,26 @@ def find_secrets(text: str, checkpoint: Callable[[], None] = lambda: None) -> It
     visible = visible_text(text)
     for span in _find(visible.text, checkpoint):
         yield Span(*visible.original(span.start, span.end), span.kind)
+    if visible.text != text:
+        yield from find_url_logins(text)
 
 
-def _find(text: str, checkpoint: Callable[[], None], *, is_decoded: bool = False) -> Iterator[Span]:
+def _find(text: str, checkpoint: Callable[[], None], depth: int = 0) -> Iterator[Span]:
     yield from _private_keys(text)
     yield from find_table_secrets(text, checkpoint)
     for at in range(0, max(len(text) - _OVERLAP, 1), _PIECE - _OVERLAP):
         checkpoint()
-        for span in _find_in_piece(text[at : at + _PIECE], checkpoint, is_decoded=is_decoded):
+        for span in _find_in_piece(text[at : at + _PIECE], checkpoint, depth):
             yield Span(at + span.start, at + span.end, span.kind)
 
 
-def _find_in_piece(text: str, checkpoint: Callable[[], None], *, is_decoded: bool) -> Iterator[Span]:
+def _find_in_piece(text: str, checkpoint: Callable[[], None], depth: int) -> Iterator[Span]:
     yield from _keys(text)
     yield from _broken_keys(text)
     yield from find_credentials(text)
     yield from find_named_values(text)
-    if not is_decoded:
-        yield from _encoded_secrets(text, checkpoint)
+    if depth < _DEEPEST:
+        yield from _encoded_secrets(text, checkpoint, depth)
 
 
 def _private_keys(text: str) -> Iterator[Span]:
@@ -231,22 +271,36 @@ def _jwts(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
         at = stop + 1
 
 
-def _encoded_secrets(text: str, checkpoint: Callable[[], None]) -> Iterator[Span]:
-    """Find secrets in text that is encoded in base64."""
-    for word in _ENCODED.finditer(text):
-        decoded = _decoded(word.group())
-        if decoded and next(_find(decoded, checkpoint, is_decoded=True), None) is not None:
-            yield Span(*word.span(), "encoded")
+def _encoded_secrets(text: str, checkpoint: Callable[[], None], depth: int) -> Iterator[Span]:
+    """Find secrets in text that is encoded in base64 or as hexadecimal digits."""
+    for pattern, decode in ((_ENCODED, _from_base64), (_HEX, _from_hex)):
+        for word in pattern.finditer(text):
+            decoded = decode(word.group())
+            if decoded and next(_find(decoded, checkpoint, depth + 1), None) is not None:
+                yield Span(*word.span(), "encoded")
 
 
-def _decoded(word: str) -> str | None:
+def _from_base64(word: str) -> str | None:
     """Return the text that a word in base64 stands for; None where it is none."""
-    plain = word.rstrip("=").translate(_FROM_URL_SAFE)
+    plain = _LINE_OF_ENCODED.sub("", word).rstrip("=").translate(_FROM_URL_SAFE)
     try:
-        decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode("ascii")
+        return _as_text(base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True))
     except (binascii.Error, ValueError):
         return None
-    return decoded if all(c.isprintable() or c in "\r\n\t" for c in decoded) else None
+
+
+def _from_hex(word: str) -> str | None:
+    return _as_text(bytes.fromhex(word))
+
+
+def _as_text(decoded: bytes) -> str | None:
+    """Return what bytes say if they are text, in UTF-8, or in UTF-16 as PowerShell has it."""
+    encoding = "utf-16-le" if decoded[1:8:2] == b"\0\0\0\0" else "utf-8"
+    try:
+        text = decoded.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+    return text if all(c.isprintable() or c in "\r\n\t" for c in text) else None
 
 
 def _is_key(value: str) -> bool:

@@ -19,7 +19,7 @@ from trajectory_pipeline.judge.redaction.span import Span
 from trajectory_pipeline.judge.redaction.visible_text import visible_text
 from trajectory_pipeline.schema.enums import RedactionMode
 
-REDACTION_VERSION = "3"
+REDACTION_VERSION = "4"
 """Raised with any change of what is found, or of what it is replaced by."""
 _PLACEHOLDER = re.compile(r"\[(?:secret|personal):[a-z_0-9]{1,20}:[0-9a-f]{8}\]")
 _LINE_BREAKS = re.compile(r"""\\[nr]|\\|["'+]?\s+["']?""")

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from trajectory_pipeline.judge.redaction.named_values import is_value
 from trajectory_pipeline.judge.redaction.span import Span
+from trajectory_pipeline.judge.redaction.values import is_value
 
 _HEAD = re.compile(
     r"(?i:[\w .-]{0,24}(?:pass(?:word|wd|phrase|code)?|pwd|passwort|contraseña|mot de passe|senha|secret|token"

@@ -8,19 +8,33 @@ import pytest
 
 from trajectory_pipeline.judge import echoes
 from trajectory_pipeline.judge.redaction import (
+    code_values,
     credentials,
     named_values,
     patterns,
     personal_data,
     redactor,
     tables,
+    values,
     visible_text,
 )
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.judge.transcript import truncate
 from trajectory_pipeline.schema.enums import RedactionMode
 
-MODULES = (credentials, echoes, named_values, patterns, personal_data, redactor, tables, truncate, visible_text)
+MODULES = (
+    code_values,
+    credentials,
+    echoes,
+    named_values,
+    patterns,
+    personal_data,
+    redactor,
+    tables,
+    truncate,
+    values,
+    visible_text,
+)
 PIECES = [
     *"a1A-_=.,;:/@%|'\"`\\ \n\t{}[]()<>$*+!~",
     *("eyJ", "eyJa.", "eyJhbGciOi", "eyJaaaaaaaaaaa.", "eyJaaaaaaaaaaa.a.", "sk-", "sk-a1\n", "SG.aaaaaaaaaaaaaaaa."),
@@ -73,6 +87,56 @@ PIECES = [
         "pass\u200b",
         "\uff50",
         "%25",
+    ),
+    *(
+        "<b>Password:</b> ",
+        "<key>password</key><string>",
+        'password="a" + "',
+        "password = 'a' 'b1' ",
+        "tokens:\n  a: b1\n",
+    ),
+    *(
+        'secrets: {"a": "',
+        'password="".join(["a1",',
+        'set("password", "',
+        "setPassword('",
+        'password || "',
+        "password 'a' ",
+    ),
+    *(
+        "set x password ",
+        "db_password a\n",
+        "pin 4821 ",
+        "my key ",
+        "log in as a with ",
+        "u: a p: ",
+        "ssid a key ",
+        "PASS ",
+    ),
+    *(
+        "AUTH PLAIN QUFB ",
+        "username a privilege 1 secret ",
+        "token <<< ",
+        'jwt.encode("',
+        'Client("a", ',
+        "put password ",
+    ),
+    *(
+        "-U a%",
+        "-u a -p ",
+        "--name password --value ",
+        "recovery codes: a1b2c-3d4e5 ",
+        "app password abcd ",
+        "use code ",
+    ),
+    *("QUFB" * 19 + "\n", "QUFB" * 19 + "\\n", "6162" * 10, "AKIA" + "A" * 16 + " ", '"kty" "d":"', "\tTRUE\t1\ta\t"),
+    *(
+        '"value":"' + "a1" * 8 + '",',
+        "value: a\nname: password",
+        "?p=%2F",
+        "://a%40b:",
+        "a:b1:1:1:",
+        "x.y.z:a@1.1.1.1 ",
     ),
     *("\x1b[", "\x1b]", "[1;", "&amp;", "\\u001b", "\\u0022", "a" * 1_999 + " ", "1" * 11 + " ", "+1 ", "::", "1.1."),
 ]
