@@ -551,6 +551,12 @@ access: public
 next: nonce
 SELECT key FROM index_keys
 message id 1234567890 is your latest one
+password=$PASSWORD
+password: "{{ vault.password }}"
+password = settings.database_password
+password="%s"
+"password": "********"
+"token": "<your token>"
 """.strip().splitlines()
 """Texts that resemble forms of secrets, and have none in them."""
 

@@ -70,17 +70,35 @@ def test_judge_partition_reports_calls_cost_and_outcomes(captured: Pipeline, jud
     assert result.written.rows == RUNS
 
 
-def test_transcript_that_takes_too_long_to_render_fails_alone(
+def test_transcript_that_takes_too_long_to_render_fails_alone_and_off_the_loop(
     captured: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = only(captured.ask("SELECT min(run_id) AS id FROM trajectory.trajectories WHERE message_count > 0"))["id"]
 
+    working: dict[str, set[int]] = {"loop": set(), "rendering": set(), "grading": set()}
+    grade, finish = judge_trajectory.grade_response, judge_worker.JudgeWorker._finish
+
     def build(documents: Any, policy: Any, estimate: Any, seconds: float, **more: Any) -> Any:
+        working["rendering"].add(threading.get_ident())
+        assert seconds == judge_trajectory.RENDERING_SECONDS == 60
         shown = documents[-1]["run_id"] == slow
         return judge_trajectory.build_judge_request(documents, policy, estimate, -1 if shown else seconds, **more)
 
+    def grading(*given: Any) -> Any:
+        working["grading"].add(threading.get_ident())
+        return grade(*given)
+
+    async def finishing(worker: Any, candidate: Any) -> None:
+        working["loop"].add(threading.get_ident())
+        await finish(worker, candidate)
+
     monkeypatch.setattr(judge_worker, "build_judge_request", build)
+    monkeypatch.setattr(judge_trajectory, "grade_response", grading)
+    monkeypatch.setattr(judge_worker.JudgeWorker, "_finish", finishing)
     captured.refine(HOUR)
+    # The loop times calls: what untrusted text can make long has threads of its own.
+    assert all(working.values())
+    assert not working["loop"] & (working["rendering"] | working["grading"])
     failed = {run_id: row for run_id, row in verdicts(captured).items() if row["verdict_status"] == "failed"}
     assert set(failed) == {slow}
     assert (failed[slow]["error_class"], failed[slow]["attempts"]) == ("rendering_timeout", 0)

@@ -17,8 +17,8 @@ from trajectory_pipeline.judge.client.event_stream import assemble
 from trajectory_pipeline.judge.client.http_call import send_call
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request, judge
 from trajectory_pipeline.judge.policy import RefinementPolicy
-from trajectory_pipeline.judge.response_schema import JudgeResponse
-from trajectory_pipeline_tests.judge.documents import ORDER
+from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFindings
+from trajectory_pipeline_tests.judge.documents import ORDER, document, message, text, turn
 from trajectory_pipeline_tests.judge.provider import ANSWER
 
 NAMES = st.sampled_from(
@@ -94,3 +94,21 @@ def test_coverage_of_a_cut_prompt_is_what_can_have_been_read() -> None:
 
     columns = asyncio.run(judge(request, "success", ask))
     assert columns["coverage"] == pytest.approx(request.rendered.coverage * 0.25)
+
+
+def test_coverage_of_a_long_transcript_counts_parts_that_were_cut() -> None:
+    """A server that reads half of each part, and all of the excerpts, has not read the whole transcript."""
+    long = document(
+        "run-1", *(turn(f"step-{n}", message(f"message-{n}", "user", text(f"{n} apples " * 400))) for n in range(20))
+    )
+    request = build_judge_request([long], RefinementPolicy("m", max_prompt_tokens=9_000))
+    assert len(request.rendered.windows) > 1
+
+    async def ask(_: Any, answer_type: Any) -> AskResult[Any]:
+        if answer_type is PartFindings:
+            findings = PartFindings(findings=[], account="nothing")
+            return AskResult((replace(SENT, share_read=0.5),), findings, None)
+        return AskResult((SENT,), JudgeResponse.model_validate(ANSWER), None)
+
+    columns = asyncio.run(judge(request, "success", ask))
+    assert columns["coverage"] == pytest.approx(request.rendered.coverage * 0.5)
