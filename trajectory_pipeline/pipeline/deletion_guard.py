@@ -265,10 +265,11 @@ class _Missing:
     Attributes:
         former: summaries of the former rows.
         less: indexes of those that are gone, depart, or have fewer rows in some table.
-        lost: indexes of those that are gone or depart, or have less than half of their rows in some table.
+        lost: indexes of those that are gone or depart, or have less than half of their rows in some table; all that
+            have fewer rows, where these are most of the partition.
         kept: for each table, how many rows of each are there now.
-        parts: tables in which a run lost half of its rows or more; ``runs`` where one is gone, ``ended``
-            where one departs.
+        parts: tables in which a run lost half of its rows or more, or most runs lost some; ``runs`` where one is gone,
+            ``ended`` where one departs.
         newly_marked: runs with content that is marked deleted now, and was not before.
     """
 
@@ -294,10 +295,13 @@ class _Missing:
         index, is_gone, departs = _combined(index).filter(pa.array(compared)), is_gone[compared], departs[compared]
         less, lost, kept = np.zeros(len(is_gone), bool), np.zeros(len(is_gone), bool), {}
         parts: set[str] = set()
+        fewer: set[str] = set()
         for name in _COUNTED:
             had = _numbers(former[name])
             has = _numbers(_filled(now[name].take(index), 0))
             less |= has < had
+            if ((has < had) & ~is_gone & ~departs).any():
+                fewer.add(name)
             halved = 2 * has < had
             lost |= halved
             kept[name] = has
@@ -306,6 +310,11 @@ class _Missing:
                 parts.add(name)
         if departs.any():
             parts.add(ENDED)
+        partly = less & ~is_gone & ~departs
+        if partly.sum() > FEW_RUNS and 2 * partly.sum() >= len(partly):
+            # Most runs lost something at once, however little each: a policy, a view or a dump hides it.
+            lost |= partly
+            parts |= fewer
         marked = _numbers(_filled(now["marked"].take(index), False)).astype(bool)
         newly = int((marked & ~_numbers(former["marked"]).astype(bool)).sum())
         return cls(former, np.flatnonzero(less), np.flatnonzero(lost), kept, frozenset(parts), newly)

@@ -209,6 +209,28 @@ def test_half_of_the_messages_of_every_run_is_refused(captured: Pipeline) -> Non
     refused(captured)
 
 
+HIDDEN_EVERYWHERE = {
+    "the newest message of every run": "DELETE FROM messages m"
+    " WHERE sequence_id = (SELECT max(sequence_id) FROM messages WHERE run_id = m.run_id)",
+    "what users said": "DELETE FROM messages WHERE role = 'user'",
+}
+
+
+@pytest.mark.parametrize("statement", HIDDEN_EVERYWHERE.values(), ids=HIDDEN_EVERYWHERE)
+def test_a_little_of_most_runs_at_once_is_refused(captured: Pipeline, statement: str) -> None:
+    """A view or a half restored dump: no run lost half of its rows, and nearly all lost some."""
+    captured.change_source("SET session_replication_role = replica", statement)
+    assert "lack what they had" in refused(captured)
+
+
+def test_a_message_of_few_runs_may_go(captured: Pipeline) -> None:
+    captured.change_source(
+        "DELETE FROM messages m WHERE sequence_id = (SELECT max(sequence_id) FROM messages WHERE run_id = m.run_id)"
+        f" AND run_id IN (SELECT id FROM runs WHERE date_trunc('hour', completed_at) = '{HOUR}' ORDER BY id LIMIT 5)"
+    )
+    captured.capture(HOUR)
+
+
 def test_dropped_column_with_values_is_refused(captured: Pipeline) -> None:
     captured.change_source("ALTER TABLE steps DROP COLUMN model_handle, DROP COLUMN provider_name")
     assert "steps." in refused(captured)
