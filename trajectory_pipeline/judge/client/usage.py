@@ -15,12 +15,22 @@ from trajectory_pipeline.judge.client.json_leaves import leaves
 
 _MAX_TOKENS = 2**53
 """No call has as many: a larger number is no token count."""
-_PROMPT = ("prompt_tokens", "input_tokens", "prompt_token_count", "prompt_eval_count")
-_OUTPUT = ("completion_tokens", "output_tokens", "candidates_token_count", "eval_count")
+_PROMPT = (
+    "prompt_tokens",
+    "input_tokens",
+    "prompt_token_count",
+    "prompt_eval_count",
+    "input_token_count",
+    "request_tokens",
+)
+_OUTPUT = (
+    *("completion_tokens", "output_tokens", "candidates_token_count", "eval_count", "output_token_count"),
+    *("generated_token_count", "generated_tokens", "response_tokens"),
+)
 _TOTAL = ("total_tokens", "total_token_count")
 _REASONING = re.compile(r"^(reasoning|thought|thinking)s?_token(s|_count)$")
 _CACHED = re.compile(r"cached_(content_)?token(s|_count)$|cache_hit_tokens$")
-_CACHED_APART = re.compile(r"^cache_(read|creation|write)(_input)?_token(s|_count)$|^tool_use_prompt_token_count$")
+_CACHED_APART = re.compile(r"^cache_(read|creation|write)(_input)?_token(s|_count)$|^tool_use_prompt_token(s|_count)$")
 """As Anthropic counts: not a part of its ``input_tokens``; nor are Gemini's results of tools of its prompt."""
 _CACHE_WRITTEN = re.compile(r"^cache_(creation|write)(_input)?_token(s|_count)$")
 _CACHE_CREATION = re.compile(r"^ephemeral_\w{1,8}_input_tokens$")

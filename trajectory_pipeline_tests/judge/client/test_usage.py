@@ -74,6 +74,14 @@ def openai_usage(prompt: int, output: int, total: int | None, reasoning: int | N
             CallUsage(21, None, 64),
         ),
         ({"prompt_eval_count": 26, "eval_count": 290}, CallUsage(26, None, 290)),
+        # watsonx, Bedrock's own names, gateways that speak of requests; results of tools beside the prompt.
+        ({"input_token_count": 26, "generated_token_count": 900}, CallUsage(26, None, 900)),
+        ({"inputTokenCount": 26, "outputTokenCount": 900}, CallUsage(26, None, 900)),
+        ({"request_tokens": 26, "response_tokens": 900}, CallUsage(26, None, 900)),
+        (
+            {"prompt_tokens": 100, "completion_tokens": 5, "tool_use_prompt_tokens": 3_000},
+            CallUsage(3_100, None, 5),
+        ),
         (
             {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 0}},
             CallUsage(10, 0, 5),
