@@ -18,6 +18,7 @@ from trajectory_pipeline.judge.client.http_call import send_call
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request, judge
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFindings
+from trajectory_pipeline.pipeline.judge_worker import JudgingStats
 from trajectory_pipeline_tests.judge.documents import ORDER, document, message, text, turn
 from trajectory_pipeline_tests.judge.provider import ANSWER
 
@@ -112,3 +113,10 @@ def test_coverage_of_a_long_transcript_counts_parts_that_were_cut() -> None:
 
     columns = asyncio.run(judge(request, "success", ask))
     assert columns["coverage"] == pytest.approx(request.rendered.coverage * 0.5)
+
+
+def test_stats_count_calls_whose_prompt_was_cut() -> None:
+    stats = JudgingStats()
+    stats.add_calls([SENT, replace(SENT, share_read=0.5), replace(SENT, share_read=0.0)])
+    stats.add(stats)
+    assert (stats.calls, stats.cut_prompts) == (6, 4)
