@@ -18,8 +18,15 @@ from trajectory_pipeline.serve.service import make_service
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline.storage.postgres.search import EXACT_RUNS, SearchFilters, search
 from trajectory_pipeline.storage.postgres.service_access import ServiceDatabase, Tenants
-from trajectory_pipeline.storage.postgres.service_role import ROLE, SHARED_TABLES, TENANT_TABLES, is_prepared
+from trajectory_pipeline.storage.postgres.service_role import (
+    NEWEST_WITH_WORDS,
+    ROLE,
+    SHARED_TABLES,
+    TENANT_TABLES,
+    is_prepared,
+)
 from trajectory_pipeline.storage.postgres.service_tokens import create_token, find_token, list_tokens, revoke_token
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline_tests.conftest import make_settings
@@ -217,6 +224,37 @@ def test_role_reads_nothing_but_tables_with_policies_and_shared_ones(
             ServiceDatabase(database, 10).reading(ONLY_MINE) as connection,
         ):
             connection.execute(f"SELECT * FROM trajectory.{name}".encode())
+
+
+@pytest.mark.parametrize("tenants", [ONLY_MINE, NOBODY])
+def test_function_that_finds_words_returns_the_tenants_runs_alone(
+    database: TrajectoryDatabase, tokens: Tokens, tenants: Tenants
+) -> None:
+    every = "SELECT s.run_id FROM trajectory.search_texts s WHERE s.words @@ 'the'::tsquery"
+    theirs = {row["run_id"] for row in database.rows(every)} & (tokens.runs[MINE] if tenants == ONLY_MINE else set())
+    call = f"SELECT run_id FROM {NEWEST_WITH_WORDS}('the'::tsquery, %s) AS run_id"
+    with ServiceDatabase(database, 10).reading(tenants) as connection:
+        found = [row[0] for row in connection.execute(call.encode(), [1_000])]
+        assert len(connection.execute(call.encode(), [1]).fetchall()) == min(1, len(theirs))
+    assert (len(found), set(found)) == (len(theirs), theirs)
+    with ServiceDatabase(database, 10).reading(None) as connection:
+        assert connection.execute(call.encode(), [1_000]).fetchall() == [], "without tenants there is nothing to find"
+
+
+@pytest.mark.parametrize("most", [EXACT_RUNS, 0], ids=["few", "many"])
+def test_search_of_a_client_finds_all_of_its_runs_and_no_other(
+    database: TrajectoryDatabase, tokens: Tokens, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trajectory_pipeline.storage.postgres.search.EXACT_RUNS", most)
+    for tenants, runs in ((ONLY_MINE, tokens.runs[MINE]), (NOBODY, frozenset[str]())):
+        everything = SearchFilters(organization_ids=tuple(sorted(tenants.organizations)))
+        with database.connect() as connection:
+            expected = [(hit.run_id, hit.score) for hit in search(connection, "the order", 50, everything)]
+        with ServiceDatabase(database, 10).reading(tenants) as connection:
+            found = search(connection, "the order", 50, SearchFilters(tenants=tenants))
+            # Without the filter, Postgres shows no more.
+            assert {hit.run_id for hit in search(connection, "the order", 50)} == {hit.run_id for hit in found}
+        assert {hit.run_id for hit in found} == {run_id for run_id, _ in expected} <= runs
 
 
 @pytest.mark.parametrize("name", sorted({*TENANT_TABLES} - {"trajectory_embeddings"}))

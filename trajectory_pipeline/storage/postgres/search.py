@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, Literal
 
 import psycopg
@@ -26,6 +26,7 @@ from trajectory_pipeline.storage.postgres.current_verdicts import OUTCOMES
 from trajectory_pipeline.storage.postgres.meaning_index import SPACE, CurrentModel, SearchedSpace, as_space, find_space
 from trajectory_pipeline.storage.postgres.pgvector import PgVector
 from trajectory_pipeline.storage.postgres.service_access import Tenants
+from trajectory_pipeline.storage.postgres.service_role import NEWEST_WITH_WORDS, ROLE
 
 SearchMode = Literal["hybrid", "words", "meaning"]
 """Both lists, fused; or one of them."""
@@ -178,11 +179,14 @@ _CONDITIONS = {
 }
 _OPENING = f"""
 SELECT websearch_to_tsquery('pg_catalog.simple', %(query)s)::text,
-    ARRAY(SELECT phraseto_tsquery('pg_catalog.simple', phrase)::text FROM unnest(%(phrases)s::text[]) phrase), space.*
+    ARRAY(SELECT phraseto_tsquery('pg_catalog.simple', phrase)::text FROM unnest(%(phrases)s::text[]) phrase),
+    current_user = '{ROLE}', space.*
 FROM ({SPACE}) space"""
+# The words of a text are mostly stored beside its row: read once, and not for each term. ``D`` is the weight they have.
+_READ_WORDS = "setweight(s.words, 'D') AS words"
 # Deterministic, and under row-level security only of texts that may be seen.
-_FREQUENCIES = """
-WITH sample AS MATERIALIZED (SELECT words FROM trajectory.search_texts ORDER BY run_id LIMIT %(sample)s)
+_FREQUENCIES = f"""
+WITH sample AS MATERIALIZED (SELECT {_READ_WORDS} FROM trajectory.search_texts s ORDER BY run_id LIMIT %(sample)s)
 SELECT (SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'trajectory.search_texts'::regclass),
     (SELECT count(*) FROM sample),
     ARRAY(SELECT (SELECT count(*) FROM sample WHERE words @@ term::tsquery)
@@ -191,7 +195,8 @@ SELECT (SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'trajectory.sear
 _SCORE = "({weights}) / (1 + ln(length(s.words)))"
 _WORDS = """
 WITH {scope}, candidates AS ({candidates})
-SELECT s.run_id, {score} AS score FROM candidates JOIN trajectory.search_texts s USING (run_id)
+SELECT s.run_id, {score} AS score
+FROM (SELECT s.run_id, {words} FROM candidates JOIN trajectory.search_texts s USING (run_id) OFFSET 0) s
 WHERE s.words @@ %(any)s::tsquery
 ORDER BY score DESC, s.run_id LIMIT %(depth)s"""
 # Of few runs, both lists at once: the runs are looked up once, and each statement takes a round trip.
@@ -202,8 +207,10 @@ SELECT 0 AS list, NULL::text AS run_id, runs::float8 AS score, 0::bigint AS plac
 {lists} ORDER BY list, place"""
 _WORDS_AMONG_FEW = """
 UNION ALL SELECT 1, run_id, score, row_number() OVER (ORDER BY score DESC, run_id) FROM (
-    SELECT s.run_id, {score} AS score FROM allowed JOIN trajectory.search_texts s USING (run_id)
-    WHERE (SELECT runs FROM counted) <= %(few)s AND s.words @@ %(any)s::tsquery
+    SELECT s.run_id, {score} AS score FROM (
+        SELECT s.run_id, {words} FROM allowed JOIN trajectory.search_texts s USING (run_id)
+        WHERE (SELECT runs FROM counted) <= %(few)s OFFSET 0) s
+    WHERE s.words @@ %(any)s::tsquery
     ORDER BY score DESC, s.run_id LIMIT %(depth)s) words"""
 _MEANING_AMONG_FEW = """
 UNION ALL SELECT 2, run_id, 1 - distance, row_number() OVER (ORDER BY distance, run_id) FROM (
@@ -214,8 +221,7 @@ UNION ALL SELECT 2, run_id, 1 - distance, row_number() OVER (ORDER BY distance, 
 _NEWEST = """
 (SELECT s.run_id FROM allowed JOIN trajectory.search_texts s USING (run_id) WHERE s.words @@ {}::tsquery
 ORDER BY s.partition_key DESC, s.run_id LIMIT %(bound)s)"""
-# What has all of the words is among the candidates, however many newer ones have some.
-_NEWEST_MATCHES = f"{_NEWEST.format('%(every)s')} UNION {_NEWEST.format('%(any)s')}"
+_NEWEST_OF_CLIENT = f"SELECT run_id FROM {NEWEST_WITH_WORDS}({{}}::tsquery, %(bound)s::bigint) AS run_id"
 _NEAREST = """
 WITH {scope}
 SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
@@ -250,12 +256,14 @@ class _Scope:
         runs: a query for their ids.
         parameters: of the query.
         filtered: whether anything but deleted runs is left out.
+        only_tenants: whether these are all runs of tenants.
         narrowed: whether a contrast asks for one outcome of many of them.
     """
 
     runs: str
     parameters: dict[str, Any]
     filtered: bool
+    only_tenants: bool
     narrowed: bool = False
 
     @property
@@ -271,6 +279,7 @@ class _Question:
         weights: of each term, with the estimated share of texts that have it.
         texts: how many texts there are, about.
         space: None where nothing is searched by meaning.
+        as_client: whether the role of clients with tenants asks, which finds words by a function.
     """
 
     mode: SearchMode
@@ -278,6 +287,7 @@ class _Question:
     weights: Mapping[str, tuple[float, float]]
     texts: float
     space: "_Space | None"
+    as_client: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,7 +493,9 @@ def _question(
     connection: psycopg.Connection, query: str, mode: SearchMode, query_vector: Sequence[float] | None
 ) -> _Question:
     checked = check_query(query)
-    tsquery, phrases, *found = _row(connection, _OPENING, {"query": checked, "phrases": quoted_phrases(checked)})
+    tsquery, phrases, as_client, *found = _row(
+        connection, _OPENING, {"query": checked, "phrases": quoted_phrases(checked)}
+    )
     words = word_query(tsquery, phrases)
     space = None
     if mode != "words" and query_vector is not None:
@@ -491,7 +503,7 @@ def _question(
     if space is None and not words.terms:
         raise QueryError("The query has no word that can be found: add one, or search by meaning.")
     weights, texts = ({}, 0.0) if mode == "meaning" or not words.terms else _weights(connection, words.terms)
-    return _Question(mode, words, weights, texts, space)
+    return _Question(mode, words, weights, texts, space, as_client)
 
 
 def _find(
@@ -509,7 +521,7 @@ def _find_among_few(connection: psycopg.Connection, question: _Question, scope: 
     if question.weights:
         score, weights = _score(question.weights)
         parameters |= {**weights, "any": _any_of(question.weights)}
-        lists += sql.SQL(_WORDS_AMONG_FEW).format(score=sql.SQL(score))
+        lists += sql.SQL(_WORDS_AMONG_FEW).format(score=sql.SQL(score), words=sql.SQL(_READ_WORDS))
     if question.space is not None:
         parameters["vector"] = question.space.vector
         lists += sql.SQL(_MEANING_AMONG_FEW).format(**question.space.parts)
@@ -522,8 +534,10 @@ def _find_among_few(connection: psycopg.Connection, question: _Question, scope: 
 
 
 def _find_among_many(connection: psycopg.Connection, question: _Question, scope: _Scope, k: int) -> _Found:
-    by_words = _words_list(connection, question, scope, k) if question.weights else {}
     by_meaning = {} if question.space is None else _meaning_list(connection, question.space, scope, k)
+    # Where meaning finds enough, words that most texts have need not be looked for: they say little, and take long.
+    needed = 0 if len(by_meaning) >= k else k
+    by_words = _words_list(connection, question, scope, k, needed) if question.weights else {}
     return _Found(_scores(question.mode, by_words, by_meaning), by_words, by_meaning)
 
 
@@ -550,6 +564,7 @@ def _scope(
     """Return the runs that may be found; of those that pass the filters, all, or those with one outcome."""
     sources = ["trajectory.trajectories t"]
     conditions, parameters = filter_conditions(filters)
+    of_tenants, _ = filter_conditions(SearchFilters(tenants=filters.tenants))
     if judged:
         conditions.append("o.outcome = %(judged)s")
         parameters["judged"] = judged
@@ -567,32 +582,41 @@ def _scope(
         conditions.append("NOT x.words @@ %(excluded)s::tsquery")
         parameters["excluded"] = " | ".join(f"({phrase})" for phrase in words.excluded)
     runs = f"SELECT t.run_id FROM {' JOIN '.join(sources)} WHERE {' AND '.join(conditions)}"
-    return _Scope(runs, parameters, filtered=bool(parameters), narrowed=bool(judged or unjudged))
+    only_tenants = runs == f"SELECT t.run_id FROM {sources[0]} WHERE {' AND '.join(of_tenants)}"
+    return _Scope(runs, parameters, bool(parameters), only_tenants, narrowed=bool(judged or unjudged))
 
 
-def _words_list(connection: psycopg.Connection, question: _Question, scope: _Scope, k: int) -> dict[str, float]:
-    """Return the score of the runs with words of the query, best first."""
+def _words_list(
+    connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, needed: int
+) -> dict[str, float]:
+    """Return the score of runs with words of the query, best first: at least ``needed``, if there are so many."""
     weights = question.weights
     score, of_terms = _score(weights)
-    telling = _telling_terms(weights, question.texts)
-    parameters = {
-        **scope.parameters,
-        **of_terms,
-        "depth": max(_DEPTH, k),
-        "any": _any_of(weights),
-        "bound": max(RANKED_MATCHES, k),
-        "every": " & ".join(f"({term})" for term in telling),
-    }
+    newest = _NEWEST_OF_CLIENT if question.as_client and scope.only_tenants else _NEWEST
 
-    def scored(candidates: str, parameters: Mapping[str, Any]) -> dict[str, float]:
-        statement = _WORDS.format(scope=scope.cte, candidates=candidates, score=score)
+    def scored(terms: Sequence[str]) -> dict[str, float]:
+        # What has all of the words is among the candidates, however many newer ones have some.
+        candidates = [newest.format(f"%({name})s") for name in ("every", "any")[len(terms) < 2 :]]
+        parameters = {
+            **scope.parameters,
+            **of_terms,
+            "depth": max(_DEPTH, k),
+            "any": _any_of(terms),
+            "bound": max(RANKED_MATCHES, k),
+            "every": " & ".join(f"({term})" for term in terms),
+        }
+        statement = _WORDS.format(
+            scope=scope.cte, candidates=" UNION ".join(candidates), score=score, words=_READ_WORDS
+        )
         return dict(connection.execute(statement.encode(), parameters))
 
-    # With one term, all of them is any of them.
-    candidates = _NEWEST_MATCHES if len(telling) > 1 else _NEWEST.format("%(any)s")
-    found = scored(candidates, {**parameters, "any": _any_of(telling)})
-    if len(found) < k and len(telling) < len(weights):
-        found = scored(_NEWEST_MATCHES, parameters)
+    rarest = sorted(weights, key=lambda term: weights[term][1])
+    places = _telling_terms(weights, question.texts)
+    found = scored(rarest[:places])
+    # One more at a time: the next one may be in a few texts, and the last one in half of them.
+    while len(found) < needed and places < len(rarest):
+        places += 1
+        found = scored(rarest[:places])
     return found
 
 
@@ -615,16 +639,10 @@ def _weights(connection: psycopg.Connection, terms: Sequence[str]) -> tuple[dict
     return weights, rows
 
 
-def _telling_terms(weights: Mapping[str, tuple[float, float]], texts: float) -> list[str]:
-    """Return the rarest terms, as many as match not too many texts together; at least one."""
-    telling: list[str] = []
-    matches = 0.0
-    for term, (_, share) in sorted(weights.items(), key=lambda one: one[1][1]):
-        matches += share * texts
-        if telling and matches > _CANDIDATES:
-            break
-        telling.append(term)
-    return telling
+def _telling_terms(weights: Mapping[str, tuple[float, float]], texts: float) -> int:
+    """Return how many of the rarest terms match not too many texts together; at least one."""
+    matches = accumulate(share * texts for share in sorted(share for _, share in weights.values()))
+    return max(1, sum(so_far <= _CANDIDATES for so_far in matches))
 
 
 def _any_of(terms: Iterable[str]) -> str:
