@@ -138,6 +138,11 @@ def add_handlers(app: FastAPI) -> None:
         status, detail = answer_to(error, request.scope.get("request_id"))
         return problem_response(request.scope, status, detail)
 
+    def on_defect(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the frame logs it
+        return problem_response(request.scope, 500, "This is a defect of the service: its log says where.")
+
+    # Without it, Starlette answers with a plain text, and raises the error again either way.
+    app.add_exception_handler(Exception, on_defect)
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)

@@ -62,6 +62,16 @@ def test_bad_input_is_answered_by_a_page(served: httpx2.Client, path: str, statu
     assert words in answer.text
 
 
+@pytest.mark.parametrize(("path", "kind"), [("/", "text/html"), ("/v1/trajectories", "application/problem+json")])
+def test_defect_is_answered_as_any_problem(
+    served: httpx2.Client, monkeypatch: pytest.MonkeyPatch, path: str, kind: str
+) -> None:
+    monkeypatch.setattr("trajectory_pipeline.storage.postgres.service_reads._list", lambda *_: 1 / 0)
+    answer = served.get(path)
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (500, kind)
+    assert answer.headers["x-request-id"] in answer.text
+
+
 def test_database_that_is_gone_is_said_in_words(
     trajectory_database: str, postgres_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
