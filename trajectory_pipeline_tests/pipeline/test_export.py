@@ -317,7 +317,7 @@ def test_dataset_is_written_to_a_url_and_known_by_its_runs(story: Pipeline, tmp_
     filesystem = fsspec.filesystem("memory")
     manifest = json.loads(filesystem.cat_file(f"/{tmp_path.name}/sft/manifest.json"))
     there = {path.removeprefix(f"/{tmp_path.name}/sft/") for path in filesystem.find(f"/{tmp_path.name}/sft")}
-    assert there == {*manifest["files"], "manifest.json"}
+    assert there == {*manifest["files"], "manifest.json", "README.md"}
     run_ids = [json.loads(line)["run_id"] for line in filesystem.open(f"/{tmp_path.name}/sft/runs.jsonl")]
     held = {row["run_id"] for row in exports_holding(story.database, run_ids) if row["location"] == result.location}
     assert held == set(run_ids)
