@@ -3,14 +3,18 @@
 import contextlib
 import io
 import re
+import shlex
 from pathlib import Path
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
+from trajectory_pipeline.cli.main import main
 from trajectory_pipeline.exports.formats import ExportFormat
 from trajectory_pipeline.pipeline.export import ExportOptions, export_dataset
 from trajectory_pipeline.schema.exports import ExportFilters
+from trajectory_pipeline_tests.exports.collector import running_collector
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +80,27 @@ def test_python_example_prints(
     with contextlib.redirect_stdout(printed):
         exec(compile(code, page, "exec"), {"__name__": "example"})
     assert printed.getvalue().strip()
+
+
+def test_export_command_of_the_page_writes_its_dataset(
+    own_story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Word by word, but for the collector's address; no bucket is there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LETTA_PG_URI", own_story.letta_url)
+    monkeypatch.setenv("TRAJECTORY_DATABASE_URL", own_story.database_url)
+    monkeypatch.setenv("TRAJECTORY_DATA_FOLDER", str(own_story.folder.parent))
+    page = (ROOT / "docs" / "exports.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^trajectory-pipeline (export .+)$", page, re.MULTILINE)
+    commands = [shlex.split(line) for line in lines if "://bucket" not in line]
+    assert {command[1] for command in commands} >= {"sft", "atif", "trajectory-v1", "scout", "otel", "parquet"}
+    with running_collector() as collector:
+        for command in commands:
+            here = [collector.url if argument.startswith("http://localhost:") else argument for argument in command]
+            result = CliRunner().invoke(main, here, prog_name="trajectory-pipeline")
+            assert result.exit_code == 0, (command, result.output)
+            assert (tmp_path / command[2] / "manifest.json").exists()
+        assert collector.spans
 
 
 def test_each_picture_is_shown_small_and_made_by_the_tests() -> None:
