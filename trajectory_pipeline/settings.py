@@ -183,7 +183,7 @@ class SourceSettings(_Group):
     others: Sources = setting("TRAJECTORY_SOURCES", (), repr=False)
     """Sources beside the Letta database, `name=kind:place`, with `;` between two:
     `laptop=letta_code:~/.letta/lc-local-backend` (several folders with `,`), `bench=atif:s3://bucket/runs`,
-    `cloud=letta_api:https://letta.example.com`. A kind with a dot is a class of yours, `module.Class`. Default none."""
+    `cloud=letta_api:https://letta.example.com`. A kind with a dot is a class of yours, `module.Class`. Unset: none."""
     api_key: OptionalSecret = setting("TRAJECTORY_LETTA_API_KEY")
     """Key of the Letta servers that are read over REST. Unset: none is sent."""
     api_requests_per_minute: Positive = setting("TRAJECTORY_LETTA_API_REQUESTS_PER_MINUTE", 300)

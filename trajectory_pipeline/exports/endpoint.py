@@ -3,6 +3,7 @@
 from urllib.parse import unquote, urlsplit
 
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.urls import without_credentials
 
 
 def endpoint_url(text: str) -> str:
@@ -13,7 +14,9 @@ def endpoint_url(text: str) -> str:
     """
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise PipelineError(f"--endpoint {text}: write it as http://host:4318, without /v1/traces.")
+        raise PipelineError(
+            f"--endpoint {without_credentials(text)}: write it as http://host:4318, without /v1/traces."
+        )
     if parts.username or parts.password:
         raise PipelineError("--endpoint holds a password: give it as a header, in OTEL_EXPORTER_OTLP_HEADERS.")
     return text.rstrip("/")

@@ -18,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.otel import Telemetry, request_of
+from trajectory_pipeline.urls import without_credentials
 
 _RETRIED = (429, 502, 503, 504)
 """Answers after which OTLP says to try again; any other is final."""
@@ -68,7 +69,8 @@ class OtlpSender:
         try:
             response.ParseFromString(answer.content)
         except DecodeError:
-            problem = f"{self._endpoint}/{path} answers what is no answer of OTLP: is it a collector's HTTP port?"
+            shown = without_credentials(self._endpoint)
+            problem = f"{shown}/{path} answers what is no answer of OTLP: is it a collector's HTTP port?"
             raise self._failure(problem) from None
         partial = response.partial_success
         number = partial.rejected_spans if name == "spans" else partial.rejected_log_records
@@ -86,11 +88,12 @@ class OtlpSender:
                     return answer
                 problem = f"answers {answer.status_code}{_reason(answer)}"
                 if answer.status_code not in _RETRIED:
-                    raise self._failure(f"{url} {problem}.{_hint(url, answer.status_code)}")
+                    hint = _hint(url, answer.status_code)
+                    raise self._failure(f"{without_credentials(url)} {problem}.{hint}")
                 wait = _retry_after(answer, wait)
             if number < _TRIES:
                 self._sleep(wait)
-        raise self._failure(f"{url} {problem}, {_TRIES} times.")
+        raise self._failure(f"{without_credentials(url)} {problem}, {_TRIES} times.")
 
     def _failure(self, text: str) -> PipelineError:
         sent = ""
