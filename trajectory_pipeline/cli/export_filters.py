@@ -23,6 +23,7 @@ _OPTIONS = (
     click.option("--min-learning-value", type=_SHARE, help="Of the verdict."),
     click.option("--agent", "agents", multiple=True, help="Id or name."),
     click.option("--tool", "tools", multiple=True, help="That ran in it."),
+    click.option("--source", "sources", multiple=True, metavar="NAME", help="From this source; letta is the database."),
     click.option("--from", "completed_from", metavar="TIME", help="First end of a run."),
     click.option("--to", "completed_to", metavar="TIME", help="Last end of a run, exclusive."),
     click.option("--label", "labels", multiple=True, type=_OUTCOMES, help="Outcome that a person gave."),

@@ -67,6 +67,7 @@ def _head(row: Mapping[str, Any], links: Mapping[str, list[str]]) -> Panel:
     tokens = f"{row['input_tokens']} in, {row['output_tokens']} out" if row["usage_reported"] else "not reported"
     cost = "not known" if row["cost_usd"] is None else f"{row['cost_usd']:f} USD"
     lines = {
+        "source": row["source"],
         "agent": f"{row['agent_name'] or '-'} ({row['agent_type'] or 'type not known'}) {row['agent_id']}",
         "time": f"{row['start_time']} → {row['end_time']} ({seconds})",
         "ended": f"{row['status']}, stop reason {row['stop_reason'] or 'not recorded'}",

@@ -132,7 +132,7 @@ def _print(name: str, hits: Sequence[SearchHit], *, titled: bool) -> None:
     for hit in hits:
         table.add_row(
             str(hit.rank),
-            plain_text(f"{hit.run_id}\n{hit.agent_name or hit.agent_id}"),
+            plain_text(f"{hit.run_id}\n{hit.agent_name or hit.agent_id}\nfrom {hit.source}"),
             "" if hit.end_time is None else f"{hit.end_time:%Y-%m-%d %H:%M}",
             _outcome(hit),
             plain_text("\n".join(filter(None, (hit.summary or hit.snippet, hit.lesson and f"Lesson: {hit.lesson}")))),

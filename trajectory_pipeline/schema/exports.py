@@ -59,6 +59,7 @@ class ExportFilters:
         min_learning_value: 0–1.
         agents: ids or names.
         tools: that ran; one of them is enough.
+        sources: names of sources: `letta`, or one in `TRAJECTORY_SOURCES`.
         completed_from: first ``end_time``, inclusive.
         completed_to: last one, exclusive.
         labels: values that people gave as the outcome.
@@ -74,6 +75,7 @@ class ExportFilters:
     min_learning_value: float | None = None
     agents: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     completed_from: datetime | None = None
     completed_to: datetime | None = None
     labels: tuple[Outcome, ...] = ()

@@ -55,6 +55,7 @@ def create_app(service: Service) -> ASGIApp:
     for router in _ROUTERS:
         app.include_router(router)
     app.router.routes.append(mcp.route)
+    app.router.default = pages.answer_unknown_path
 
     @app.get("/health", tags=["service"], responses=problems(), summary="Whether the service can answer")
     def health(request: Request) -> Health:

@@ -55,6 +55,7 @@ class RunSummary(BaseModel):
     model_config = ConfigDict(json_schema_extra={"description": "A run, without its document."})
 
     run_id: str
+    source: str = Field(description="Where it came from: letta, or a name in TRAJECTORY_SOURCES.")
     trajectory_id: str
     agent_id: str
     agent_name: str | None
@@ -106,6 +107,7 @@ class Lesson(BaseModel):
     """What one run teaches, in the judge's words."""
 
     run_id: str
+    source: str = Field(description="Where the run came from: letta, or a name in TRAJECTORY_SOURCES.")
     agent_id: str
     agent_name: str | None
     end_time: datetime | None

@@ -13,7 +13,8 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Match
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from trajectory_pipeline.lossless_json import exact_numbers
 from trajectory_pipeline.report.trajectory_view import TEMPLATES as REPORT_TEMPLATES
@@ -36,7 +37,7 @@ COOKIE = "trajectory_token"
 RUNS_OF_A_PAGE = 25
 _RUNS_OF_A_SIDE = 5
 FAMILIES_OF_A_PAGE = 100
-_FILTERS = ("outcome", "heuristic_outcome", "agent_id", "tool", "failure_mode", "task_family")
+_FILTERS = ("outcome", "heuristic_outcome", "source", "agent_id", "tool", "failure_mode", "task_family")
 _DAYS = {"ended_from": "completed_from", "ended_to": "completed_to"}
 _ASKED = ("q", *_FILTERS, *_DAYS, "view", "cursor")
 _SECURITY = {
@@ -149,6 +150,21 @@ def style(request: Request) -> Response:
     return Response(text, media_type="text/css", headers={"etag": tag})
 
 
+async def answer_unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request for a path that is none: a browser with a page, a program with a problem.
+
+    Raises:
+        ProblemError: 404.
+    """
+    if scope["type"] != "http":
+        await WebSocketClose()(scope, receive, send)
+        return
+    request = Request(scope)
+    if "text/html" in request.headers.get("accept", ""):
+        scope[SHOW] = functools.partial(_refused, request)
+    raise ProblemError(404, "There is nothing at this address. Runs are at /, and what programs may ask is at /docs.")
+
+
 def _reader(request: Request) -> Access:
     return access_of(request, bearer_token(request) or request.cookies.get(COOKIE), TokenScope.READ)
 
@@ -255,7 +271,9 @@ def _listed(row: Mapping[str, Any], service: Service) -> dict[str, Any]:
     whole = run_summary(row, service)
     judged = whole["judged"] or {}
     return {
-        **{name: whole[name] for name in ("run_id", "agent_id", "agent_name", "end_time", "execution_status")},
+        **{
+            name: whole[name] for name in ("run_id", "source", "agent_id", "agent_name", "end_time", "execution_status")
+        },
         **{name: judged.get(name) for name in ("confidence", "failure_owner", "failure_mode", "lesson")},
         "judged_outcome": judged.get("outcome"),
         "verdict_status": judged.get("status"),

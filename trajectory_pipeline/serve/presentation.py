@@ -47,7 +47,10 @@ def lesson_of(row: Row, service: Service) -> dict[str, Any]:
     """Return a row of ``list_lessons`` as ``Lesson``."""
     found: dict[str, Any] = redacted(
         {
-            **{name: row[name] for name in ("run_id", "agent_id", "agent_name", "end_time", "lesson", "summary")},
+            **{
+                name: row[name]
+                for name in ("run_id", "source", "agent_id", "agent_name", "end_time", "lesson", "summary")
+            },
             "judged_outcome": row["outcome"],
             "confidence": row["outcome_confidence"],
             "failure_mode": row["failure_mode"],

@@ -58,6 +58,7 @@ class Hit(BaseModel):
     words_score: float | None
     meaning_rank: int | None
     similarity: float | None
+    source: str = Field(description="Where it came from: letta, or a name in TRAJECTORY_SOURCES.")
     agent_id: str
     agent_name: str | None
     organization_id: str | None

@@ -62,6 +62,17 @@ def test_bad_input_is_answered_by_a_page(served: httpx2.Client, path: str, statu
     assert words in answer.text
 
 
+@pytest.mark.parametrize("path", ["/foo", "/runs", "/v1/nothing"])
+def test_unknown_path_is_a_page_for_a_browser_and_a_problem_for_a_program(served: httpx2.Client, path: str) -> None:
+    browser = served.get(path, headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert (browser.status_code, browser.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "There is nothing at this address" in browser.text
+    for accept in ("*/*", "application/json"):
+        program = served.get(path, headers={"accept": accept})
+        assert (program.status_code, program.headers["content-type"]) == (404, "application/problem+json")
+        assert "There is nothing at this address" in program.json()["detail"]
+
+
 @pytest.mark.parametrize(("path", "kind"), [("/", "text/html"), ("/v1/trajectories", "application/problem+json")])
 def test_defect_is_answered_as_any_problem(
     served: httpx2.Client, monkeypatch: pytest.MonkeyPatch, path: str, kind: str

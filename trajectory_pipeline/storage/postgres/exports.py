@@ -13,6 +13,7 @@ _CONDITIONS = {
     "min_learning_value": "o.learning_value >= %(min_learning_value)s",
     "agents": "(o.agent_id = ANY(%(agents)s) OR o.agent_name = ANY(%(agents)s))",
     "tools": "o.tools_used && %(tools)s::text[]",
+    "sources": "t.source = ANY(%(sources)s)",
     "completed_from": "o.end_time >= %(completed_from)s",
     "completed_to": "o.end_time < %(completed_to)s",
     "labels": "EXISTS (SELECT FROM trajectory.labels l WHERE l.run_id = o.run_id AND l.criterion = 'outcome'"

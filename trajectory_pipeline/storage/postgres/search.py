@@ -117,6 +117,7 @@ class SearchHit:
         words_score: the query's words that it has, weighted by rareness, per length.
         meaning_rank: its place by meaning; None where it is not there.
         similarity: cosine similarity to the query by the current model, −1 to 1.
+        source: where it came from: `letta`, or one in `TRAJECTORY_SOURCES`.
         heuristic_outcome: by rule, from how the run ended.
         judged_outcome: what the verdict under the current policy says; None without a verdict.
         confidence: of the judged outcome, 0–1.
@@ -133,6 +134,7 @@ class SearchHit:
     words_score: float | None
     meaning_rank: int | None
     similarity: float | None
+    source: str
     agent_id: str
     agent_name: str | None
     organization_id: str | None
@@ -239,10 +241,10 @@ SELECT e.run_id, e.distance FROM (
     ORDER BY e.embedding::{halfvec}({dimensions}) {distance} %(vector)s::{halfvec} LIMIT %(places)s) e
 ORDER BY e.distance, e.run_id"""
 _DETAILS = f"""
-SELECT o.run_id, o.agent_id, o.agent_name, o.organization_id, o.end_time, o.execution_status, o.heuristic_outcome,
-    o.heuristic_confidence, o.verdict_status, o.outcome AS judged_outcome, o.outcome_confidence AS confidence,
-    o.failure_owner, o.failure_mode, o.summary, o.lesson, o.requirements, o.failure, s.text,
-    f.family_id AS task_family
+SELECT o.run_id, o.source, o.agent_id, o.agent_name, o.organization_id, o.end_time, o.execution_status,
+    o.heuristic_outcome, o.heuristic_confidence, o.verdict_status, o.outcome AS judged_outcome,
+    o.outcome_confidence AS confidence, o.failure_owner, o.failure_mode, o.summary, o.lesson, o.requirements,
+    o.failure, s.text, f.family_id AS task_family
 FROM {OUTCOMES} o LEFT JOIN trajectory.search_texts s USING (run_id)
 LEFT JOIN trajectory.task_family_runs f USING (run_id) WHERE o.run_id = ANY(%s)"""
 _OUTCOMES = f"SELECT run_id, outcome, heuristic_outcome FROM {OUTCOMES} o WHERE run_id = ANY(%s)"

@@ -14,9 +14,9 @@ from trajectory_pipeline.storage.postgres.search import SearchFilters, filter_co
 Row = Mapping[str, Any]
 
 _SUMMARY: LiteralString = (
-    "t.run_id, t.trajectory_id, t.agent_id, t.agent_name, t.organization_id, t.project_id, t.conversation_id,"
-    " t.start_time, t.end_time, t.execution_status, t.execution_cause, t.step_count, t.message_count, t.tools_used,"
-    " t.models, t.total_tokens, t.heuristic_outcome, t.heuristic_confidence,"
+    "t.run_id, t.source, t.trajectory_id, t.agent_id, t.agent_name, t.organization_id, t.project_id,"
+    " t.conversation_id, t.start_time, t.end_time, t.execution_status, t.execution_cause, t.step_count,"
+    " t.message_count, t.tools_used, t.models, t.total_tokens, t.heuristic_outcome, t.heuristic_confidence,"
     " o.verdict_status, o.outcome, o.outcome_confidence, o.disagrees, o.failure_owner, o.failure_mode,"
     " o.failed_step_id, o.learning_value, o.tags, o.task_category, o.summary, o.lesson, o.model AS judge_model,"
     " o.simulated, o.judged_at, o.policy_id"
