@@ -92,6 +92,8 @@ def test_export_command_of_the_page_writes_its_dataset(
     monkeypatch.setenv("TRAJECTORY_DATA_FOLDER", str(own_story.folder.parent))
     page = (ROOT / "docs" / "exports.md").read_text(encoding="utf-8")
     lines = re.findall(r"^trajectory-pipeline (export .+)$", page, re.MULTILINE)
+    (shown,) = re.findall(r"trajectory-pipeline (export .+)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert shown in lines
     commands = [shlex.split(line) for line in lines if "://bucket" not in line]
     assert {command[1] for command in commands} >= {"sft", "atif", "trajectory-v1", "scout", "otel", "parquet"}
     with running_collector() as collector:
