@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -287,6 +289,7 @@ def test_pairs_are_the_surest_of_a_task_and_name_where_they_part(story: Pipeline
             assert parted[side] == (f"calls {', '.join(calls)}" if calls else "answers")
 
 
+@pytest.mark.heavy
 def test_near_duplicates_are_left_out_counted_and_named(story: Pipeline, tmp_path: Path) -> None:
     every = export(story, tmp_path / "every", ExportFormat.SFT)
     fewer = export(story, tmp_path / "fewer", ExportFormat.SFT, near_duplicates=0.5)
@@ -299,6 +302,7 @@ def test_near_duplicates_are_left_out_counted_and_named(story: Pipeline, tmp_pat
     assert all(0.5 <= one["similarity"] <= 1 for one in named)
 
 
+@pytest.mark.heavy
 def test_several_processes_write_the_same_bytes(
     story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +313,23 @@ def test_several_processes_write_the_same_bytes(
     for path in (tmp_path / "one").glob("*.parquet"):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
     assert (tmp_path / "one" / "runs.jsonl").read_bytes() == (tmp_path / "two" / "runs.jsonl").read_bytes()
+
+
+def test_processes_that_encode_do_without_pandas() -> None:
+    """Arrow would import it for the first time that it converts: memory in each of them."""
+    code = """if True:
+        import sys
+        import pyarrow as pa
+        from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
+        from trajectory_pipeline.judge.redaction.redactor import Redactor
+        from trajectory_pipeline.pipeline.export_encoder import Encoding, start_worker
+        from trajectory_pipeline.schema.enums import RedactionMode
+        redactor = Redactor(RedactionMode.OFF, b"key")
+        start_worker(Encoding(ExportFormat.SFT, WriterOptions(), redactor, False, False, False))
+        print(pa.scalar(0, pa.timestamp("us", "UTC")).as_py(), "pandas" in sys.modules)
+    """
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed == "1970-01-01 00:00:00+00:00 False\n"
 
 
 def test_dataset_is_written_to_a_url_and_known_by_its_runs(story: Pipeline, tmp_path: Path) -> None:
