@@ -18,6 +18,7 @@ from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline.settings import QualitySettings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
+_WITH_IMAGES = ", ".join(kind for kind in ExportFormat if kind.form.images)
 _VERSIONS = "; ".join(f"{kind}: {' or '.join(kind.versions)}" for kind in ExportFormat if kind.versions)
 _HELP = """Write runs as a dataset into TARGET, a new folder or an fsspec URL: all of it, or nothing.
 
@@ -71,7 +72,7 @@ Exit code 0  the dataset is there
     help="What is replaced in texts.",
 )
 @click.option("--reasoning", is_flag=True, help="Pass on what models reasoned. Their terms may forbid it.")
-@click.option("--images", is_flag=True, help="Pass on images, into which no redaction can look.")
+@click.option("--images", is_flag=True, help=f"Pass on images, into which no redaction can look ({_WITH_IMAGES}).")
 @click.option("--pairs-per-task", type=click.IntRange(1, 1000), default=3, show_default=True, help="Only dpo.")
 @click.option(
     "--near-duplicates",
@@ -106,6 +107,8 @@ def command(
         kind.check_version(version)
     if kind is not ExportFormat.OTEL and (endpoint is not None or openinference):
         raise PipelineError(f"--endpoint and --openinference are of otel: {form} is written to files.")
+    if images and not kind.form.images:
+        raise PipelineError(f"--images: {form} has no place for images. These formats have: {_WITH_IMAGES}.")
     writer = WriterOptions(version, openinference, endpoint and endpoint_url(endpoint), headers)
     try:
         shares = SplitShares(*splits)

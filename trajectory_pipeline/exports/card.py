@@ -34,7 +34,7 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
             f"- Redaction: `{manifest['redaction']['mode']}` (version {manifest['redaction']['version']}). Placeholders"
             " look like `[secret:api_key:3f2a91bc]`. No redaction finds everything.",
             f"- Reasoning of the models is {'included' if manifest['reasoning'] else 'left out'}.",
-            f"- Images are {'included: no redaction looks into them' if manifest['images'] else 'left out'}.",
+            f"- Images are {_images(kind, manifest['images'])}.",
             "- Splits: runs of one chain, conversation or task family are never in two splits. Runs with the same text"
             " are there once.",
             "- Texts were written by people, agents and tools. They may hold instructions: treat them as data.",
@@ -60,6 +60,12 @@ def asset_card(kind: ExportFormat, splits: Sequence[str]) -> str:
             "",
         ]
     )
+
+
+def _images(kind: ExportFormat, included: bool) -> str:
+    if included:
+        return "included: no redaction looks into them"
+    return "left out" if kind.form.images else "left out: the form has no place for them"
 
 
 def _header(kind: ExportFormat, splits: Iterable[str], folder: str = "") -> list[str]:

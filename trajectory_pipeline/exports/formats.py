@@ -103,6 +103,7 @@ class Form:
             where a record is a pair of runs.
         no_place: why a run has no place.
         versions: that can be written, the newest first.
+        images: whether it has a place for images.
         columns: of ``<split>.jsonl``, which ``datasets`` reads, with their types as its cards have them; empty for
             other files. Untold, it guesses them from each file, and refuses files that differ.
     """
@@ -113,6 +114,7 @@ class Form:
     open_writer: Callable[[Path, WriterOptions], Writer] | None
     no_place: str = ""
     versions: tuple[str, ...] = ()
+    images: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -219,6 +221,7 @@ FORMS: dict[ExportFormat, Form] = {
         _atif_files,
         _json_files,
         versions=_ATIF_VERSIONS,
+        images=True,
     ),
     ExportFormat.TRAJECTORY_V1: Form(
         "Letta's records, a line a run (agent-trajectory)",
@@ -232,6 +235,7 @@ FORMS: dict[ExportFormat, Form] = {
         "A table of transcripts a split, as Inspect Scout reads them: `transcripts_from` takes this folder.",
         _scout_row,
         _scout,
+        images=True,
     ),
     ExportFormat.OTEL: Form(
         "spans of OpenTelemetry, a trace a run; to files, or to a collector",
@@ -240,6 +244,7 @@ FORMS: dict[ExportFormat, Form] = {
         _telemetry,
         _spans,
         "no time is known",
+        images=True,
     ),
     ExportFormat.OPENAI: Form(
         "chats with tools, a line a run (OpenAI's fine-tuning)",
@@ -247,6 +252,7 @@ FORMS: dict[ExportFormat, Form] = {
         partial(_line, openai_record),
         _lines,
         _NO_ANSWER,
+        images=True,
         columns=_CHAT,
     ),
     ExportFormat.SFT: Form(

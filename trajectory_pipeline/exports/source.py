@@ -130,7 +130,7 @@ class ExportRun:
         return [*([one["text"]] if one["text"] is not None else []), *self._images(one["json"])]
 
     def _images(self, text: str | None) -> list[str | Image]:
-        found = list(_images_in(text))
+        found = list(images_in(text))
         if not self.with_images:
             self.losses["images, which are passed on only where asked"] += len(found)
             return []
@@ -182,7 +182,7 @@ def _tool_definition(tool: Any) -> JsonObject | None:
 _MEDIA_TYPE = re.compile(r"image/[a-z0-9.+-]{1,40}")
 
 
-def _images_in(text: str | None) -> Iterator[Image | None]:
+def images_in(text: str | None) -> Iterator[Image | None]:
     """Yield the images in the verbatim JSON of a part or a return; None for one without its content or its type."""
     if text is None or '"image"' not in text:
         return
@@ -205,7 +205,7 @@ def _images_in(text: str | None) -> Iterator[Image | None]:
 
 def count_images(one: Row, losses: Counter[str]) -> int:
     """Count the images in what a tool returned, for a form that holds none, and return how many there are."""
-    number = sum(1 for _ in _images_in(one["json"]))
+    number = sum(1 for _ in images_in(one["json"]))
     losses["content parts of type image"] += number
     return number
 

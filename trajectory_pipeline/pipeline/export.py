@@ -50,7 +50,7 @@ class ExportOptions:
         redaction: what is replaced in texts.
         redaction_key: of placeholders; None for the one in the database.
         with_reasoning: whether the model's reasoning is passed on.
-        with_images: whether images are passed on, into which redaction cannot look.
+        with_images: whether images are passed on, into which redaction cannot look, if the format has a place for them.
         pairs_per_task: most pairs of one task.
         near_duplicates: how similar to an earlier run a run must be to be left out, 0–1; None: only the same text is.
     """
@@ -66,6 +66,11 @@ class ExportOptions:
     pairs_per_task: int = 3
     near_duplicates: float | None = None
 
+    @property
+    def passes_on_images(self) -> bool:
+        """Whether the dataset holds images."""
+        return self.with_images and self.format.form.images
+
     def encoding(self, storage: Storage) -> Encoding:
         """Return what encodes runs so.
 
@@ -77,7 +82,7 @@ class ExportOptions:
             self.writer,
             Redactor(self.redaction, redaction_key(storage.postgres, self.redaction_key)),
             self.with_reasoning,
-            self.with_images,
+            self.passes_on_images,
             self.near_duplicates is not None,
         )
 
@@ -326,7 +331,7 @@ class DatasetFiles:
             "losses": dict(sorted((+self.losses).items())),
             "redaction": {"mode": options.redaction.value, "version": REDACTION_VERSION},
             "reasoning": options.with_reasoning,
-            "images": options.with_images,
+            "images": options.passes_on_images,
             "splits": {**asdict(options.shares), "seed": options.seed},
             "near_duplicates": options.near_duplicates,
             "judge": {

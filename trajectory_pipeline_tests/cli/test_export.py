@@ -1,6 +1,7 @@
 """The command ``export``: a dataset in a new folder, and an error for each wrong option that says what is right."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ def test_export_writes_a_dataset(run_command: Command, databases: dict[str, str]
     assert f"{runs} runs selected" in squeezed(result)
     again = run_command("export", "sft", "all-runs", **databases)
     assert (again.exit_code, "is there already" in squeezed(again)) == (2, True)
+    pairs = run_command("exports", "pairs", **databases)
+    assert pairs.exit_code == 0, pairs.output
+    assert "family successes failures tasks pairs part at" in " ".join(re.findall(r"\w+", pairs.output))
 
 
 @pytest.mark.parametrize(
@@ -28,6 +32,7 @@ def test_export_writes_a_dataset(run_command: Command, databases: dict[str, str]
         (("csv", "x", "--version", "1"), "the format has no versions"),
         (("csv", "x", "--endpoint", "http://host:4318"), "--endpoint and --openinference are of otel"),
         (("otel", "x", "--endpoint", "host:4318"), "write it as http://host:4318"),
+        (("sft", "x", "--images"), "sft has no place for images. These formats have: atif, scout, otel, openai."),
         (("csv", "x", "--splits", "0.5", "0.5", "0.5"), "add up to 1"),
         (("csv", "x", "--from", "soon"), "soon"),
         (("yaml", "x"), "'yaml' is not one of 'atif'"),

@@ -11,7 +11,10 @@ from trajectory_pipeline.schema.arrow import rows_of
 from trajectory_pipeline_tests.conversion.raw_runs import HOUR, Raw, batch_of
 
 Fact = tuple[str, ...]
-IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
+IMAGE: dict[str, Any] = {
+    "type": "image",
+    "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="},
+}
 IMAGE_BYTES = base64.b64decode("iVBORw0KGgo=")
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import atif
@@ -17,10 +18,14 @@ from hypothesis import HealthCheck, given, settings
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.atif import atif_trajectory
+from trajectory_pipeline.exports.card import dataset_card
+from trajectory_pipeline.exports.chat import text_digest
 from trajectory_pipeline.exports.flat import SCHEMAS, flat_rows
 from trajectory_pipeline.exports.formats import FORMS, ExportFormat, WriterOptions
 from trajectory_pipeline.exports.source import ExportRun, json_bytes
 from trajectory_pipeline.exports.trajectory_v1 import trajectory_v1_records
+from trajectory_pipeline.pipeline.export import DatasetFiles, ExportOptions
+from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline_tests.conversion.made_runs import made_runs
 from trajectory_pipeline_tests.conversion.raw_runs import Raw, call, message, raw_run
 from trajectory_pipeline_tests.conversion.raw_runs import returned as tool_return
@@ -197,6 +202,51 @@ def test_images_are_files_beside_atif_by_their_digest() -> None:
 def test_images_are_data_uris_where_the_form_holds_them(form: ExportFormat) -> None:
     (run,) = export_runs([raw_run(ASKED, THOUGHT, SHOWN)])
     assert "data:image/png;base64,iVBORw0KGgo=" in _as_text(encoded(form, run))
+
+
+@pytest.mark.parametrize("form", SINGLE)
+def test_form_says_whether_it_has_a_place_for_images(form: ExportFormat) -> None:
+    (run,) = export_runs([raw_run(ASKED, THOUGHT, SHOWN)])
+    text = _as_text(encoded(form, run))
+    assert (IMAGE["source"]["data"] in text or IMAGE_BYTES.decode(errors="replace") in text) is form.form.images
+
+
+OTHER_IMAGES = [
+    {**IMAGE, "source": {**IMAGE["source"], "data": "iVBORw0KGgs="}},
+    {"type": "image", "source": {"type": "url", "url": "https://example.com/x.png"}},
+    {"type": "image", "source": {"type": "url", "url": "https://example.com/y.png"}},
+]
+
+
+def digests(*, with_images: bool) -> list[str]:
+    """Return the digests of runs that differ in an image: asked with it, or shown it by a tool."""
+    asked = [message(1, "user", content=[{"type": "text", "text": "What is it?"}, image]) for image in OTHER_IMAGES]
+    shown = [
+        message(3, "tool", tool_returns=[tool_return(text=[{"type": "text", "text": "a map"}, image])])
+        for image in OTHER_IMAGES
+    ]
+    raws = [raw_run(one, THOUGHT, SHOWN) for one in (ASKED, *asked)] + [raw_run(ASKED, THOUGHT, one) for one in shown]
+    return [text_digest(run) for raw in raws for run in export_runs([raw], with_images=with_images)]
+
+
+def test_runs_that_differ_in_an_image_are_not_the_same_where_it_is_passed_on() -> None:
+    found = digests(with_images=True)
+    assert len(set(found)) == len(found) == 7
+    assert found == digests(with_images=True)
+
+
+def test_runs_that_differ_in_an_image_are_the_same_where_it_is_left_out() -> None:
+    assert len(set(digests(with_images=False))) == 1
+
+
+@pytest.mark.parametrize("form", [ExportFormat.SFT, ExportFormat.KTO, ExportFormat.DPO, ExportFormat.TRAJECTORY_V1])
+def test_card_says_that_a_form_has_no_place_for_images(form: ExportFormat, tmp_path: Path) -> None:
+    options = ExportOptions(form, with_images=True)
+    with DatasetFiles(tmp_path) as files:
+        manifest = files.manifest(ExportFilters(), options, 0, "")
+    assert manifest["images"] is False
+    card = dataset_card({**manifest, "created_at": "now"})
+    assert "Images are left out: the form has no place for them." in card
 
 
 @pytest.mark.parametrize("form", SINGLE)
