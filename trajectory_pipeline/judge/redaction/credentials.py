@@ -5,6 +5,7 @@ import binascii
 import re
 from collections.abc import Callable, Iterator
 
+from trajectory_pipeline.judge.redaction.literals import Literals, Starts
 from trajectory_pipeline.judge.redaction.span import Span
 from trajectory_pipeline.judge.redaction.values import HEX, is_mixed, is_random, is_value
 
@@ -48,7 +49,7 @@ _QUERY = re.compile(
     r"""([^\s&?"'<>#;\\]{8,2048})"""
 )
 _PGPASS = re.compile(
-    r"""(?<=[\w*]):(?:[0-9]{4,5}|\*):[\w*-]{1,64}:[\w*.-]{1,64}:([^\s:"'\\]{6,128})(?=$|[\r\n"'`\\])"""
+    r""":(?<=[\w*]:)(?:[0-9]{4,5}|\*):[\w*-]{1,64}:[\w*.-]{1,64}:([^\s:"'\\]{6,128})(?=$|[\r\n"'`\\])"""
 )
 _WIFI = re.compile(r"WIFI:(?:[A-OQ-Z]:[^;\n]{0,64};){0,6}P:((?:[^;\\\n]|\\.){1,64});")
 _ACCOUNT = re.compile(
@@ -233,6 +234,7 @@ _COMMAND = re.compile(
     r"|(?P<n>xfreerdp|rdesktop|mosquitto_\w{3}|snowsql))"
     r"""(?=[ ]|\\{0,4}["'],)"""
 )
+_HAS_OPTION = re.compile(r"""-(?<=[\s"']-)[A-Za-z]|/p:""")
 _REST = re.compile(r"""(?:[^\r\n|;&\\]|\\(?![nr])){1,400}""")
 _VALUE = rf"""(?:\\{{0,4}}["'],[ ]{{0,4}})?{_Q}([^\s"'\\]{{3,128}})"""
 _POSITIONAL = re.compile(
@@ -261,17 +263,17 @@ _OPTIONS = {
 
 def find_credentials(text: str) -> Iterator[Span]:
     """Yield the spans of secrets in commands, URLs, calls and lines of known files; they may overlap."""
-    lowered = text.lower()
+    literals = Literals(text)
     for hints, pattern, kind, is_valid in _BY_GROUP:
-        for match in pattern.finditer(text) if any(hint in lowered for hint in hints) else ():
+        for match in literals.finditer(pattern, _STARTS.get(pattern, {})) if literals.has_any(hints) else ():
             if is_valid(match.group(1)):
                 yield Span(match.start(1), match.end(1), kind)
-    yield from _in_commands(text)
-    for call in _CONNECTS.finditer(text) if any(hint in lowered for hint in _CONNECTS_HINTS) else ():
+    yield from _in_commands(literals)
+    for call in literals.finditer(_CONNECTS, _STARTS[_CONNECTS]) if literals.has_any(_CONNECTS_HINTS) else ():
         for literal in _LITERAL.finditer(text, *call.span(1)):
             if is_mixed(literal[1]) or HEX.fullmatch(literal[1]):
                 yield Span(*literal.span(1), "secret")
-    for call in _CIPHER.finditer(text) if any(hint in lowered for hint in _CIPHER_HINTS) else ():
+    for call in literals.finditer(_CIPHER, _STARTS[_CIPHER]) if literals.has_any(_CIPHER_HINTS) else ():
         for literal in _LITERAL.finditer(text, *call.span(1)):
             if _is_guessable(literal[1]) and not _ALGORITHM.match(literal[1]) and not set(" ;") & set(literal[1]):
                 yield Span(*literal.span(1), "secret")
@@ -285,9 +287,13 @@ def find_url_logins(text: str) -> Iterator[Span]:
                 yield Span(*match.span(1), "password")
 
 
-def _in_commands(text: str) -> Iterator[Span]:
-    at = 0
-    while command := _COMMAND.search(text, at):
+def _in_commands(literals: Literals) -> Iterator[Span]:
+    text, at = literals.text, 0
+    if not _HAS_OPTION.search(text):
+        return
+    for command in literals.finditer(_COMMAND, _STARTS[_COMMAND]):
+        if command.start() < at:
+            continue
         rest = _REST.match(text, command.end())
         at = rest.end() if rest else command.end()
         for option in _OPTIONS[str(command.lastgroup)].finditer(text, command.end(), at):
@@ -463,3 +469,75 @@ _BY_GROUP: tuple[tuple[tuple[str, ...], re.Pattern[str], str, Callable[[str], bo
     ),
     (("password", "pass", "token", "secret", "key", "pin"), _AS_PASSWORD, "password", _is_guessable),
 )
+
+_STARTS: dict[re.Pattern[str], Starts] = {
+    _CALL: {
+        **dict.fromkeys(("login", "log_in", "signin", "sign_in", "connect"), (0,)),
+        "auth": (0, 5, 6, 8, 9),
+        "credential": (0, 4, 5),
+        "user": (3, 4, 6, 7),
+    },
+    _ACCOUNT: {
+        **dict.fromkeys(("login", "log in", "log-in", "cred", "account", "user", "wifi", "wi-fi"), (0,)),
+        **dict.fromkeys(("zugangsdaten", "логин", "identifiants"), (0,)),
+        "auth": (0, 1, 4, 5, 6),
+    },
+    _ARGUMENT: {
+        **dict.fromkeys(("--from-literal", "secret set", "secrets set", "openssl enc", "net user", " /rp "), (0,)),
+        **dict.fromkeys(("winrm ", "auth init", "auth login", "auth add", "useradd", "usermod", "bw unlock"), (0,)),
+        **dict.fromkeys(("mc alias set", "passwd - ", "password-command", "convertto-securestring"), (0,)),
+        **dict.fromkeys(("getconnection(", "setx ", "setenv ", "set -"), (0,)),
+        " config ": (3, 4, 5, 6),
+    },
+    _PUT: {
+        **dict.fromkeys(("put ", "set "), (0, 3)),
+        **dict.fromkeys(("--name", "unseal ", "ldappasswd ", "-u", "redis-cli "), (0,)),
+        "_pw ": (4, 5),
+    },
+    _CIPHER: {
+        **dict.fromkeys(("hmac", "fernet", "aes.new", "jwt.", "sp_addlogin", "_connect", "new pdo"), (0,)),
+        **dict.fromkeys(("psycopg", "pymysql.", "mysqldb."), (0,)),
+        "crypt": (2,),
+    },
+    _CONNECTS: dict.fromkeys(_CONNECTS_HINTS, (0,)),
+    _LOGGED_IN: {
+        **dict.fromkeys((f"{on} {as_} " for on in ("in", "on") for as_ in ("as", "with", "using")), (3, 4, 5, 6, 7)),
+        **dict.fromkeys(("authenticate ", "connect "), (0,)),
+    },
+    _COMPARED: dict.fromkeys(
+        ("strcmp(", "compare", "equal", "eq(", "verify", "password.", "passwd.", "pwd.", "secret.", "token."), (0,)
+    ),
+    _NETWORK_DEVICE: {
+        **dict.fromkeys(("snmp-server ", "rocommunity", "rwcommunity", "tacacs-server ", "radius-server "), (0,)),
+        **dict.fromkeys(("neighbor ", "insecure-password", "option ", "pre-shared-key", "enable "), (0,)),
+        "username ": (0,),
+        **dict.fromkeys(("psk ", "eap ", "xauth ", "ntlm "), (1,)),
+        "password ": tuple(range(10)),
+    },
+    _CODES: dict.fromkeys(("recovery", "backup", "rescue", "scratch", "one-time"), (0,)),
+    _STORED: {
+        **dict.fromkeys(("localstorage.", "sessionstorage."), (0,)),
+        **dict.fromkeys(("set ", "setex "), (0, 1, 2, 3)),
+    },
+    _SHORT_NAMES: dict.fromkeys(("u:", "u=", "user:", "user="), (0,)),
+    _WIFI_KEY: {"ssid": (0,)},
+    _URL_KEY: dict.fromkeys(
+        ("trojan://", "ss://", "vless://", "vmess://", "hysteria://", "hysteria2://", "tuic://", "snell://"), (0,)
+    ),
+    _COMBINATION: dict.fromkeys((" combination", " code"), (4, 7)),
+    _APP_PASSWORD: {
+        **dict.fromkeys((" password", "-password"), (3, 11, 8)),
+        **dict.fromkeys(("recovery ", "backup ", "security ", "rescue "), (0,)),
+    },
+    _SENT_CODE: {" code": (3, 4, 5, 7, 8, 9, 10)},
+    _COMMAND: {
+        **dict.fromkeys(("ssh-keygen", "mysql", "mariadb", "7z", "sshpass", "mongo", "impala-shell", "zip"), (0,)),
+        **dict.fromkeys(("sqlcmd", "bcp", "tsql", "isql", "ipmitool", "snmp", "ldap", "influx", "pgbench"), (0,)),
+        **dict.fromkeys(("security", "smbclient", "rpcclient", "smbmap", "nxc", "crackmapexec", "htpasswd"), (0,)),
+        **dict.fromkeys(("xfreerdp", "rdesktop", "mosquitto_", "snowsql", "unzip", "rar", "unrar"), (0,)),
+        **dict.fromkeys(("docker ", "podman ", "oc ", "helm ", "az ", "nerdctl ", "buildah ", "skopeo "), (0,)),
+        **dict.fromkeys(("cf ", "bw "), (0,)),
+        "-cli": (5, 6),
+    },
+}
+"""Where a match of a costly pattern begins."""

@@ -5,6 +5,7 @@ import string
 from collections.abc import Iterator
 
 from trajectory_pipeline.judge.redaction.code_values import code_values, joined_literals, markup_values, members
+from trajectory_pipeline.judge.redaction.literals import occurrences
 from trajectory_pipeline.judge.redaction.span import Span
 from trajectory_pipeline.judge.redaction.values import (
     HEX,
@@ -338,13 +339,8 @@ def _line_end(text: str, at: int, mark: str) -> int:
 
 
 def _name_positions(lowered: str) -> list[int]:
-    found = []
-    for stem in _ASCII_STEMS if lowered.isascii() else _ASCII_STEMS + _OTHER_STEMS:
-        at = lowered.find(stem)
-        while at >= 0:
-            found.append(at)
-            at = lowered.find(stem, at + 1)
-    return sorted(found)
+    stems = _ASCII_STEMS if lowered.isascii() else _ASCII_STEMS + _OTHER_STEMS
+    return sorted({at for stem in stems for at in occurrences(lowered, stem)})
 
 
 def _kind(text: str, lowered: str, name: re.Match[str]) -> NameKind | None:

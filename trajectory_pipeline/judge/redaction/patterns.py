@@ -7,7 +7,7 @@ no start inside a run of its own characters. A long text is read in pieces, so t
 import base64
 import binascii
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 
 from trajectory_pipeline.judge.redaction.credentials import find_credentials, find_url_logins
@@ -143,6 +143,8 @@ _KEY = re.compile(_BEFORE + "(?:" + "|".join(_KEY_FORMS) + ")")
 _SHORTEST_KEY = 18
 _LONG_WORD = re.compile(rf"[A-Za-z0-9_+/=.:~-]{{{_SHORTEST_KEY},}}")
 """A word that may contain a key; nearly all words are shorter and need not be searched."""
+_LONGEST_ESCAPE = 6
+"""Characters of an escape before a key."""
 _DOTTED = re.compile(r"[A-Za-z0-9_.-]{1,131072}")
 _JWT_BEGINS = re.compile(_BEFORE + r"eyJ[A-Za-z0-9_-]{8}")
 _FEWEST_JWT_PARTS, _JWT_PARTS = 2, 5
@@ -166,6 +168,7 @@ _PEM_ENDS = re.compile(r"-{4,5} ?END [A-Za-z0-9 ]{0,40}(?:PRIVATE KEY(?: BLOCK)?
 _LONGEST_KEY = 16_384
 _PEM_BODY = re.compile(rf"""[A-Za-z0-9+/=\s\\:,"'>|-]{{0,{_LONGEST_KEY}}}""")
 _PUTTY = re.compile(r"Private-Lines: [0-9]{1,3}\s{1,4}")
+_PEM_HINTS = ("PRIVATE KEY", "Static key V", "Private-Lines: ")
 
 _PIECE, _OVERLAP = 65_536, 12_288
 """Characters of a long text that are read at once, and how many of them are read again with the next piece."""
@@ -173,11 +176,15 @@ _ENCODED = re.compile(
     r"(?<![A-Za-z0-9+/_.-])[A-Za-z0-9+/_-]{20,4096}(?:(?:\r?\n|\\{1,4}n)[A-Za-z0-9+/_-]{4,4096}){0,64}={0,2}"
     r"(?![A-Za-z0-9+/_=-])"
 )
+_PART_OF_WORD = re.compile(r"[A-Za-z0-9+/_-]{20,4096}")
 _LINE_OF_ENCODED = re.compile(r"\r?\n|\\{1,4}n")
 _HEX = re.compile(r"(?<![A-Za-z0-9])(?:[0-9a-f]{2}){10,2048}(?![A-Za-z0-9])")
 _DEEPEST = 2
 """How often a text may be encoded."""
 _FROM_URL_SAFE = str.maketrans("-_", "+/")
+
+_Words = list[tuple[int, int]]
+"""Spans of all matches of ``_LONG_WORD``."""
 
 
 def find_secrets(text: str, checkpoint: Callable[[], None] = lambda: None) -> Iterator[Span]:
@@ -199,15 +206,18 @@ def _find(text: str, checkpoint: Callable[[], None], depth: int = 0) -> Iterator
 
 
 def _find_in_piece(text: str, checkpoint: Callable[[], None], depth: int) -> Iterator[Span]:
-    yield from _keys(text)
+    words = [word.span() for word in _LONG_WORD.finditer(text)]
+    yield from _keys(text, words)
     yield from _broken_keys(text)
     yield from find_credentials(text)
     yield from find_named_values(text)
     if depth < _DEEPEST:
-        yield from _encoded_secrets(text, checkpoint, depth)
+        yield from _encoded_secrets(text, words, checkpoint, depth)
 
 
 def _private_keys(text: str) -> Iterator[Span]:
+    if not any(hint in text for hint in _PEM_HINTS):
+        return
     at, has_end = 0, True
     while begin := _PEM_BEGINS.search(text, at):
         yield from _ends_of_private_keys(text, at, begin.start())
@@ -232,18 +242,16 @@ def _ends_of_private_keys(text: str, start: int, stop: int) -> Iterator[Span]:
         start = end.end()
 
 
-def _keys(text: str) -> Iterator[Span]:
+def _keys(text: str, words: _Words) -> Iterator[Span]:
     for found in _HASHES.finditer(text):
         yield Span(*found.span(), "password")
-    for start, end, kind in _in_long_tokens(text):
+    for start, end, kind in _in_long_tokens(text, words):
         yield Span(start, end, kind)
 
 
-def _in_long_tokens(text: str) -> Iterator[tuple[int, int, str]]:
-    for word in _LONG_WORD.finditer(text):
-        # An escape before the key may be up to six characters long.
-        begin = max(word.start() - 6, 0)
-        for match in _KEY.finditer(text, begin, word.end()):
+def _in_long_tokens(text: str, words: _Words) -> Iterator[tuple[int, int, str]]:
+    for start, end in words:
+        for match in _KEY.finditer(text, max(start - _LONGEST_ESCAPE, 0), end):
             if _is_key(match.group()):
                 yield (*match.span(), "api_key")
     if "eyJ" in text:
@@ -271,13 +279,29 @@ def _jwts(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
         at = stop + 1
 
 
-def _encoded_secrets(text: str, checkpoint: Callable[[], None], depth: int) -> Iterator[Span]:
+def _encoded_secrets(text: str, words: _Words, checkpoint: Callable[[], None], depth: int) -> Iterator[Span]:
     """Find secrets in text that is encoded in base64 or as hexadecimal digits."""
-    for pattern, decode in ((_ENCODED, _from_base64), (_HEX, _from_hex)):
-        for word in pattern.finditer(text):
+    for matches, decode in ((_encoded_words, _from_base64), (_hex_words, _from_hex)):
+        for word in matches(text, words):
             decoded = decode(word.group())
             if decoded and next(_find(decoded, checkpoint, depth + 1), None) is not None:
                 yield Span(*word.span(), "encoded")
+
+
+def _encoded_words(text: str, words: _Words) -> Iterator[re.Match[str]]:
+    """Yield what ``_ENCODED.finditer(text)`` does: a match begins in a long word, and may go on in later ones."""
+    at = 0
+    for start, end in words:
+        for part in _PART_OF_WORD.finditer(text, start, end):
+            if part.start() >= at and (match := _ENCODED.match(text, part.start())):
+                yield match
+                at = match.end()
+
+
+def _hex_words(text: str, words: _Words) -> Iterator[re.Match[str]]:
+    """Yield what ``_HEX.finditer(text)`` does: a match is in one long word."""
+    for start, end in words:
+        yield from _HEX.finditer(text, start, end)
 
 
 def _from_base64(word: str) -> str | None:
@@ -320,7 +344,13 @@ def _broken_keys(text: str) -> Iterator[Span]:
     if not pieces:
         return
     joined = "".join([*pieces, text[last:]])
-    for start, found_end, kind in _in_long_tokens(joined):
+    # A key without a break is found in the text itself.
+    words = [
+        word.span()
+        for word in _LONG_WORD.finditer(joined)
+        if bisect_right(starts, word.start() - _LONGEST_ESCAPE) < bisect_left(starts, word.end())
+    ]
+    for start, found_end, kind in _in_long_tokens(joined, words):
         first = bisect_right(starts, start) - 1
         end, piece = found_end, first
         while piece + 1 < len(starts) and starts[piece + 1] < end:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+from trajectory_pipeline.judge.redaction.literals import folds_plainly, occurrences
 from trajectory_pipeline.judge.redaction.span import Span
 from trajectory_pipeline.judge.redaction.values import is_value
 
@@ -27,7 +28,9 @@ def find_table_secrets(text: str, checkpoint: Callable[[], None]) -> Iterator[Sp
     lowered = text.lower()
     if not any(hint in lowered for hint in _HINTS):
         return
-    yield from _inserted(text)
+    if "values" in lowered or not folds_plainly(text):
+        yield from _inserted(text)
+    hinted = _lines_with_hints(text, lowered)
     columns: Sequence[int] = ()
     delimiter, width, rows = "", 0, 0
     for line in _LINE.finditer(text):
@@ -44,7 +47,10 @@ def find_table_secrets(text: str, checkpoint: Callable[[], None]) -> Iterator[Sp
             if rows == 1 and not text[line.start() : line.end()].strip(" -+=|"):
                 continue
             columns = ()
-        for delimiter in _DELIMITERS if _may_be_head(line.group()) else ():
+        if not hinted(line.start(), line.end()):
+            delimiter = ""
+            continue
+        for delimiter in _DELIMITERS:
             cells = _cells(text, line.start(), line.end(), delimiter)
             columns = [n for n, (start, end) in enumerate(cells) if _HEAD.fullmatch(text, start, end)]
             width, rows = len(cells), 0
@@ -53,17 +59,31 @@ def find_table_secrets(text: str, checkpoint: Callable[[], None]) -> Iterator[Sp
             columns = ()
         else:
             delimiter = ""
-            if not _may_be_head(line.group()):
-                continue
             cells = _cells(text, line.start(), line.end(), delimiter)
             if len(cells) > 1:
                 columns = [n for n, (start, end) in enumerate(cells) if _HEAD.fullmatch(text, start, end)]
                 width, rows = len(cells), 0
 
 
-def _may_be_head(line: str) -> bool:
-    lowered = line.lower()
-    return any(hint in lowered for hint in _HINTS)
+def _lines_with_hints(text: str, lowered: str) -> Callable[[int, int], bool]:
+    """Return whether a hint is in a line; lines are asked for in order."""
+    if len(lowered) != len(text):
+        return lambda start, end: any(hint in text[start:end].lower() for hint in _HINTS)
+    spans = sorted((at, at + len(hint)) for hint in _HINTS for at in occurrences(lowered, hint))
+    first = 0
+
+    def has_hint(start: int, end: int) -> bool:
+        nonlocal first
+        while first < len(spans) and spans[first][0] < start:
+            first += 1
+        at = first
+        while at < len(spans) and spans[at][0] < end:
+            if spans[at][1] <= end:
+                return True
+            at += 1
+        return False
+
+    return has_hint
 
 
 def _is_secret(cell: str, delimiter: str) -> bool:

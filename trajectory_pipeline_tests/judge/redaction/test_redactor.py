@@ -23,6 +23,7 @@ from trajectory_pipeline.judge.redaction import (
     values,
     visible_text,
 )
+from trajectory_pipeline.judge.redaction.literals import Literals
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline_tests.judge.documents import sample_documents
 from trajectory_pipeline_tests.judge.rendering import render
@@ -243,3 +244,48 @@ PLAIN_BREAK = re.compile(
 def test_break_pattern_equals_its_plain_form(text: str) -> None:
     found = [match.span() for match in patterns._BREAK.finditer(text)]
     assert found == [match.span() for match in PLAIN_BREAK.finditer(text)]
+
+
+FORM_TEXTS = [
+    *(form for form, _ in FORMS),
+    *(form.upper() for form, _ in FORMS),
+    *("\n".join(form for form, _ in FORMS[at : at + 50]) for at in range(0, len(FORMS), 50)),
+]
+PIECES_OF_FORMS = sorted({piece for form, _ in FORMS for piece in re.findall(r"\w+|\W", form)})
+
+
+def found_otherwise(texts: list[str]) -> list[str]:
+    """Return texts in which a costly pattern matches elsewhere than where its literals let it begin."""
+    return [
+        text
+        for text in texts
+        for literals in [Literals(text)]
+        for pattern, starts in credentials._STARTS.items()
+        if [match.span() for match in literals.finditer(pattern, starts)]
+        != [match.span() for match in pattern.finditer(text)]
+    ]
+
+
+def test_costly_patterns_match_only_where_their_literals_let_them_begin() -> None:
+    assert found_otherwise(FORM_TEXTS) == []
+    matched = {pattern for text in FORM_TEXTS for pattern in credentials._STARTS if pattern.search(text)}
+    assert matched == credentials._STARTS.keys()
+
+
+@given(st.lists(st.sampled_from([*PIECES_OF_FORMS, "\u017f", "\u212a", "\u0130"]), max_size=30).map("".join))
+def test_costly_patterns_match_as_if_searched_in_any_text(text: str) -> None:
+    assert found_otherwise([text]) == []
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["0a1b2c3d4e5f60718293", "Q2ZzT0pLdE5wV3hZ", "abcd", "\n", "\\n", "=", ":", "~", ".", "-", " "]
+        ),
+        max_size=20,
+    ).map("".join)
+)
+def test_encoded_words_are_those_of_their_patterns(text: str) -> None:
+    words = [word.span() for word in patterns._LONG_WORD.finditer(text)]
+    for matches, pattern in ((patterns._encoded_words, patterns._ENCODED), (patterns._hex_words, patterns._HEX)):
+        assert [match.span() for match in matches(text, words)] == [match.span() for match in pattern.finditer(text)]
