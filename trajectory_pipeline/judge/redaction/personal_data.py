@@ -15,6 +15,8 @@ _PHONE = re.compile(
 )
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}(?![A-Za-z0-9])")
 _CARD = re.compile(r"(?<![0-9-])[0-9](?:[ -]?[0-9]){12,18}(?![0-9-])")
+_ID = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Fa-f])")
+"""A UUID, whose digits are no number of a card."""
 _IPV4 = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9.]{1,2}[0-9])")
 _IPV6 = re.compile(r"(?<![0-9A-Za-z:])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![0-9A-Za-z:])")
 _IBAN_MODULUS = 97
@@ -22,8 +24,9 @@ _IBAN_MODULUS = 97
 
 def find_personal_data(text: str) -> Iterator[Span]:
     """Yield the spans of personal data; they may overlap."""
+    without_ids = _ID.sub(lambda found: "x" * len(found.group()), text)
     for pattern, kind, is_valid in _PERSONAL:
-        for match in pattern.finditer(text):
+        for match in pattern.finditer(without_ids if pattern is _CARD else text):
             if is_valid(match.group()):
                 yield Span(match.start(), match.end(), kind)
 

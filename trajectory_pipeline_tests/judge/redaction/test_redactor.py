@@ -157,6 +157,18 @@ def test_number_that_resembles_personal_data_is_unchanged(text: str) -> None:
     assert REDACT_ALL(text) == text
 
 
+# The digits of each pass the check of a card number.
+IDS_LIKE_CARDS = ["a4111111-1111-1111-1abc-aaaaaaaaaaaa", "b4000000-0000-0000-2fed-123456789012"]
+
+
+@given(st.uuids().map(str) | st.sampled_from(IDS_LIKE_CARDS), st.sampled_from(["run-{}", "{}", "message_{}", "({})"]))
+def test_uuid_is_no_card_number_and_hides_none(uuid: str, form: str) -> None:
+    text = form.format(uuid)
+    assert REDACT_ALL(text) == text
+    beside = REDACT_ALL(f"{text} 4111 1111 1111 1111")
+    assert beside.startswith(f"{text} [personal:card:")
+
+
 def test_redactor_that_is_off_changes_nothing() -> None:
     assert Redactor("off")(KEYS["openai"]) == KEYS["openai"]
 
