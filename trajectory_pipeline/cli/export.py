@@ -32,7 +32,7 @@ Examples:
 
 \b
 Exit code 0  the dataset is there
-          1  no run passes the filters; nothing was written
+          1  no run passes the filters, or none has a place in the format; nothing was written
           2  an option is wrong, or the target cannot be written; nothing is left of it
 """.format(
     formats="\n        ".join(f"{kind:<{max(map(len, ExportFormat))}} {kind.form.about}" for kind in ExportFormat)

@@ -1,8 +1,6 @@
 """The commands ``exports …``: exported datasets, those that hold a run, and how many pairs there are to export."""
 
 import sys
-import tempfile
-from pathlib import Path
 
 import click
 from rich.table import Column, Table
@@ -78,14 +76,15 @@ def pairs_command(filters: ExportFilters, pairs_per_task: int, limit: int) -> No
     pairs part. A family without an id stands for the runs that are in none.
     """
     from trajectory_pipeline.pipeline.export import ExportOptions, pairs_by_family
+    from trajectory_pipeline.storage.export_target import temporary_folder
 
     opened = open_connections()
     privacy = opened.settings.privacy
     options = ExportOptions(
         ExportFormat.DPO, redaction_key=privacy.configured_redaction_key, pairs_per_task=pairs_per_task
     )
-    with step("Looking for pairs"), tempfile.TemporaryDirectory() as folder:
-        families = pairs_by_family(opened.storage, filters, options, Path(folder))
+    with step("Looking for pairs"), temporary_folder() as folder:
+        families = pairs_by_family(opened.storage, filters, options, folder)
     table = Table(Column("family", no_wrap=True), "successes", "failures", "tasks", "pairs", "part at")
     for family in families[:limit]:
         parted_at = "" if family.parted_at is None else f"{family.parted_at:.1f}"

@@ -36,7 +36,7 @@ SAME_TEXT, SIMILAR_TEXT = "the same text as an earlier run", "almost the same te
 
 
 class NothingSelectedError(PipelineError):
-    """No run passes the filters."""
+    """No run passes the filters, or none of those that pass has a place in the format."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def export_dataset(
         policy_status: whether the judge's policy has passed its gates, as a sentence for the card.
 
     Raises:
-        NothingSelectedError: the filters select nothing; nothing was written.
+        NothingSelectedError: there is nothing to write; nothing was written.
         PipelineError: the target exists, or cannot be written.
         SinkError: a sink cannot be read.
     """
@@ -130,6 +130,12 @@ def export_dataset(
                 _write_pairs(files, storage, selected, options)
             else:
                 _write_runs(files, storage, selected, options)
+        if not files.records.total():
+            reasons = "; ".join(f"{number} × {reason}" for reason, number in sorted((+files.left_out).items()))
+            raise NothingSelectedError(
+                f"{len(selected)} runs pass the filters, but none gives a record of {options.format}: {reasons}."
+                " Nothing was written."
+            )
         manifest = {
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             **files.manifest(filters, options, len(selected), policy_status),

@@ -51,10 +51,27 @@ def new_dataset(target: str) -> Iterator[Path]:
     with _translating(target):
         _require_empty(filesystem, path, target)
         _try_to_write(filesystem, path)
-    with tempfile.TemporaryDirectory(prefix="trajectory-export-") as folder:
-        yield Path(folder)
+    with temporary_folder() as folder:
+        yield folder
         with _translating(target):
-            _copy(filesystem, path, Path(folder))
+            _copy(filesystem, path, folder)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a local folder that goes at the end.
+
+    Raises:
+        PipelineError: it cannot be written: its disk is full, or read-only.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="trajectory-export-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise PipelineError(
+            f"The folder for temporary files, {tempfile.gettempdir()}, cannot be written: {error.strerror or error}."
+            " Free some space, or name another folder in TMPDIR."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -66,8 +83,8 @@ def staging(target: str) -> Iterator[Path]:
     """
     filesystem, path = _filesystem(target)
     if not isinstance(filesystem, LocalFileSystem):
-        with tempfile.TemporaryDirectory(prefix="trajectory-export-") as temporary:
-            yield Path(temporary)
+        with temporary_folder() as temporary:
+            yield temporary
         return
     folder = Path(path) / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:

@@ -246,6 +246,25 @@ def test_filters_that_select_nothing_write_nothing(story: Pipeline, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_runs_without_a_place_in_the_form_write_nothing(story: Pipeline, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"none gives a record of kto: \d+ × no success and no failure"):
+        export(story, tmp_path / "kto", ExportFormat.KTO, ExportFilters(outcomes=("unknown",)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_of_temporary_files_is_named(
+    story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trajectory_pipeline.exports.formats.json_bytes", full)
+    target = f"memory://{tmp_path.name}/sft"
+    with pytest.raises(PipelineError, match=r"temporary files.*No space left on device\. Free some space"):
+        export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT), "")
+    assert fsspec.filesystem("memory").find(f"/{tmp_path.name}") == []
+
+
 def test_folder_that_is_there_is_not_touched(story: Pipeline, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
