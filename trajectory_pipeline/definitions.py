@@ -30,7 +30,6 @@ from trajectory_pipeline.defs.sensors.failure_notice import build_failure_notice
 from trajectory_pipeline.defs.sensors.judge_batches import build_judge_batch_sensor
 from trajectory_pipeline.defs.sensors.reconciliation import build_reconciliation_sensor
 from trajectory_pipeline.defs.sensors.refinement import build_refinement_sensor
-from trajectory_pipeline.partition_keys import LETTA
 from trajectory_pipeline.settings import Settings, load_settings
 
 
@@ -56,7 +55,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
         build_report_job(settings),
         build_history_checks_job(settings),
     ]
-    exports = build_exports(settings, partitions[LETTA])
+    exports = [asset for source, hours in partitions.items() for asset in build_exports(settings, hours, source)]
     return dg.Definitions(
         assets=[
             *SOURCE_TABLES,
@@ -83,7 +82,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
         jobs=[
             *(job for job, _ in jobs),
             *map(build_source_job, settings.source.names[1:]),
-            *([build_export_job(settings)] if exports else []),
+            *(build_export_job(settings, source) for source in partitions if exports),
         ],
         schedules=[schedule for _, schedule in jobs],
         sensors=[
@@ -91,7 +90,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
             *(build_refinement_sensor(settings, source=source) for source in partitions),
             *(build_judge_batch_sensor(settings, source) for source in partitions),
             *(build_embedding_sensor(settings, source=source) for source in partitions),
-            *([build_export_sensor(settings)] if exports else []),
+            *(build_export_sensor(settings, source=source) for source in partitions if exports),
             build_reconciliation_sensor(settings),
             build_failure_notice_sensor(settings),
             *(build_empty_hour_sensor(settings, source=source) for source in partitions),

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from trajectory_pipeline.demo.letta_code_sample import LETTA_CODE_FOLDER, LETTA_CODE_NAME, LETTA_CODE_SOURCE
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
 from trajectory_pipeline_tests.defs.dagster_runs import execute, query
 
@@ -59,6 +60,20 @@ def test_doctor_with_the_documented_rights_is_green_and_changes_nothing(
     assert "embeddings: No embedding model is configured, so that search finds words alone" in squeezed(result)
     assert query(databases["TRAJECTORY_DATABASE_URL"], STATE) == before
     assert list(Path(databases["TRAJECTORY_DATA_FOLDER"]).glob("parquet*")) == []
+
+
+def test_doctor_tries_each_source_and_says_of_one_that_is_gone_what_to_do(
+    run_command: Command, databases: Databases, tmp_path: Path
+) -> None:
+    gone = f"gone=letta_code:{tmp_path}/gone; unplugged=atif:{tmp_path}/unplugged"
+    result = run_command("doctor", **databases, TRAJECTORY_SOURCES=f"{gone}; {LETTA_CODE_SOURCE}")
+    said = squeezed(result)
+    assert result.exit_code == 1
+    assert f"There is no folder conversations in {tmp_path}/gone: is the disk there" in said
+    assert f"There is no folder {tmp_path}/unplugged: is the disk or bucket there" in said
+    assert all(f"TRAJECTORY_SOURCES ({name}) right?" in said for name in ("gone", "unplugged"))
+    # The one that is there is read nevertheless.
+    assert f"source {LETTA_CODE_NAME}: letta_code, {LETTA_CODE_FOLDER}: 3 terminal runs in 1 hour" in said
 
 
 def test_doctor_says_what_embeddings_need(run_command: Command, databases: Databases) -> None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from trajectory_pipeline.defs import asset_checks
+from trajectory_pipeline.defs.asset_keys import asset_key
 from trajectory_pipeline.defs.assets.partition_runner import MaterializeResults, Metadata, materialize_partitions
 from trajectory_pipeline.defs.metadata import export_metadata
 from trajectory_pipeline.defs.resources import JudgeResource, StorageResource
 from trajectory_pipeline.errors import PipelineError, SettingsError
 from trajectory_pipeline.exports.formats import ExportFormat
 from trajectory_pipeline.exports.splits import SplitShares
-from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.partition_keys import LETTA, asset_path, partition_key
 from trajectory_pipeline.schema.search import TRAJECTORY_EMBEDDINGS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
@@ -44,9 +45,9 @@ def export_formats(settings: Settings) -> list[ExportFormat]:
     return [kind for kind in possible if kind in settings.export.formats]
 
 
-def export_key(kind: ExportFormat) -> dg.AssetKey:
-    """Return the key of a format's asset."""
-    return dg.AssetKey([EXPORTS, kind.value])
+def export_key(kind: ExportFormat, source: str = LETTA) -> dg.AssetKey:
+    """Return the key of a format's asset over the hours of a source; all sources' hours are in one dataset."""
+    return dg.AssetKey([*asset_path(EXPORTS, source), kind.value])
 
 
 def export_batch(backfill_batch: int) -> int:
@@ -77,20 +78,22 @@ def _target(settings: Settings) -> str:
     return settings.export.uri or posixpath.join(settings.storage.parquet_location.rstrip("/"), EXPORTS)
 
 
-def build_exports(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
-    """Return an asset for each format that is wanted."""
-    return [_build_export(settings, partitions, kind) for kind in export_formats(settings)]
+def build_exports(
+    settings: Settings, partitions: dg.PartitionsDefinition[str], source: str = LETTA
+) -> list[dg.AssetsDefinition]:
+    """Return an asset over the hours of a source for each format that is wanted."""
+    return [_build_export(settings, partitions, kind, source) for kind in export_formats(settings)]
 
 
 def _build_export(
-    settings: Settings, partitions: dg.PartitionsDefinition[str], kind: ExportFormat
+    settings: Settings, partitions: dg.PartitionsDefinition[str], kind: ExportFormat, source: str
 ) -> dg.AssetsDefinition:
     with warnings.catch_warnings():
         # Beta, and pinned by the range in pyproject.toml.
         warnings.filterwarnings("ignore", r".*`backfill_policy`", dg.BetaWarning)
 
         @dg.asset(
-            key=export_key(kind),
+            key=export_key(kind, source),
             description=f"{kind.form.files} {kind.form.about[0].upper()}{kind.form.about[1:]}.",
             metadata={"dagster/uri": posixpath.join(without_credentials(_target(settings)), kind.value)},
             partitions_def=partitions,
@@ -102,9 +105,9 @@ def _build_export(
             tags={"stage": "export"},
             code_version=f"export {EXPORT_VERSION}",
             # Families, by which splits are drawn, come with embeddings.
-            deps=[TRAJECTORIES.name, REFINED_OUTCOMES.name, TRAJECTORY_EMBEDDINGS.name],
+            deps=[asset_key(one.name, source) for one in (TRAJECTORIES, REFINED_OUTCOMES, TRAJECTORY_EMBEDDINGS)],
             pool="export",
-            check_specs=asset_checks.export_specs(export_key(kind)),
+            check_specs=asset_checks.export_specs(export_key(kind, source)),
         )
         def export(
             context: dg.AssetExecutionContext, storage: StorageResource, judge: JudgeResource

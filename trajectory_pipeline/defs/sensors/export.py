@@ -5,7 +5,7 @@ Like the others, it compares states: what the ledger says that a partition was m
 
 import dagster as dg
 
-from trajectory_pipeline.defs.asset_keys import CAPTURE, EMBEDDING, REFINEMENT
+from trajectory_pipeline.defs.asset_keys import capture_keys, embedding_keys, refinement_keys
 from trajectory_pipeline.defs.assets.exports import export_asset_of, export_batch, export_formats, export_key
 from trajectory_pipeline.defs.jobs.daily import AnyJob
 from trajectory_pipeline.defs.resources import StorageResource
@@ -18,7 +18,7 @@ from trajectory_pipeline.defs.sensors.run_requests import (
     utc_now,
 )
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.partition_keys import LETTA, floor_to_hour, hours_of, parse_partition_key
+from trajectory_pipeline.partition_keys import LETTA, floor_to_hour, hours_of, name_at, parse_partition_key
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
 
@@ -26,21 +26,21 @@ EXPORT_SENSOR = "export_sensor"
 EXPORT_JOB = "export_job"
 
 
-def build_export_job(settings: Settings) -> AnyJob:
-    """Return the job that exports partitions."""
+def build_export_job(settings: Settings, source: str = LETTA) -> AnyJob:
+    """Return the job that exports partitions of a source."""
     return dg.define_asset_job(
-        EXPORT_JOB,
-        selection=[export_key(kind) for kind in export_formats(settings)],
+        name_at(EXPORT_JOB, source),
+        selection=[export_key(kind, source) for kind in export_formats(settings)],
         description="Brings partitions of exported datasets up to date.",
     )
 
 
-def build_export_sensor(settings: Settings, clock: Clock = utc_now) -> dg.SensorDefinition:
-    """Return the sensor."""
+def build_export_sensor(settings: Settings, clock: Clock = utc_now, source: str = LETTA) -> dg.SensorDefinition:
+    """Return the sensor of a source."""
 
     @dg.sensor(
-        name=EXPORT_SENSOR,
-        job_name=EXPORT_JOB,
+        name=name_at(EXPORT_SENSOR, source),
+        job_name=name_at(EXPORT_JOB, source),
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=default_status(settings),
         description="Requests the partitions of exported datasets whose trajectories, verdicts, labels or task families"
@@ -54,7 +54,7 @@ def build_export_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Sensor
         requests: list[dg.RunRequest] = []
         waiting = []
         for kind in export_formats(settings):
-            asset, selection = export_asset_of(settings, kind, None), [export_key(kind)]
+            asset, selection = export_asset_of(settings, kind, None), [export_key(kind, source)]
             try:
                 sinks = storage.sinks()
                 keys = stale_partitions(sinks.postgres, asset)
@@ -62,11 +62,10 @@ def build_export_sensor(settings: Settings, clock: Clock = utc_now) -> dg.Sensor
             except PipelineError as error:
                 return dg.SkipReason(str(error))
             # A partition that was captured before TRAJECTORY_START moved is no partition any more.
-            # So is an hour of another source: the assets hold the Letta database's runs, the command those of all.
-            own = hours_of(LETTA, map(parse_partition_key, keys))
+            own = hours_of(source, map(parse_partition_key, keys))
             hours = [hour for hour in own if first <= hour <= last]
             # After what changes it: a dataset that is written before its verdicts is written twice.
-            busy = [*CAPTURE, *REFINEMENT, *EMBEDDING, *selection]
+            busy = [*capture_keys(source), *refinement_keys(source), *embedding_keys(source), *selection]
             due, held_back = due_hours(context.instance, hours, selection, busy, now, entries)
             longest = export_batch(settings.dagster.backfill_batch)
             requests += run_requests(due, selection, longest, "the dataset is stale")
