@@ -1,13 +1,17 @@
 """The Dagster retention job with Dagster's own storage in Postgres: nothing of an old run stays, nothing else goes."""
 
+import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import TickStatus
 
+import trajectory_pipeline
 from trajectory_pipeline.defs.asset_checks import checks_of, repeat_results
 from trajectory_pipeline.defs.jobs.dagster_retention import delete_old_runs
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
@@ -19,6 +23,7 @@ from trajectory_pipeline.urls import sqlalchemy_url
 from trajectory_pipeline_tests.defs.conftest import BUSY
 from trajectory_pipeline_tests.defs.dagster_runs import execute, query, run
 
+PROJECT = Path(trajectory_pipeline.__path__[0]).parent
 OURS = "__repository__@trajectory_pipeline"
 
 
@@ -125,3 +130,17 @@ def test_delete_old_runs_removes_void_bookkeeping_and_no_spending(
     assert [(scope, key) for scope, key, _ in spent] == sorted(totals)
     assert query(url, "SELECT reason FROM trajectory.invalidations") == [("pending",)]
     assert query(url, "SELECT verdict_key FROM trajectory.verdict_locks ORDER BY 1") == [("held",), ("late",)]
+
+
+def test_ticks_of_every_kind_are_deleted_in_the_end(
+    empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_PG_URL", sqlalchemy_url(empty_database, "psycopg2"))
+    shutil.copy(PROJECT / "dagster.yaml", tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        days = {
+            (kind, status): instance.get_tick_retention_settings(kind)[status]
+            for kind in (InstigatorType.SCHEDULE, InstigatorType.SENSOR)
+            for status in TickStatus
+        }
+    assert {key: count for key, count in days.items() if not 1 <= count <= 90} == {}
