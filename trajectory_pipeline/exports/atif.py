@@ -21,8 +21,8 @@ from trajectory_pipeline.exports.source import (
 )
 
 _METADATA = (
-    *("agent_id", "organization_id", "conversation_id", "project_id", "tags", "status", "stop_reason", "run_type"),
-    *("continues_run_id", "start_time", "end_time", "duration_ns", "execution_status", "execution_cause"),
+    *("agent_id", "organization_id", "source", "conversation_id", "project_id", "tags", "status", "stop_reason"),
+    *("run_type", "continues_run_id", "start_time", "end_time", "duration_ns", "execution_status", "execution_cause"),
     *("heuristic_outcome", "heuristic_confidence", "heuristic_reasoning", "content_digest"),
 )
 _VERDICT = (

@@ -11,7 +11,7 @@ _TIME = pa.timestamp("us", tz="UTC")
 
 _FIELDS: dict[str, list[tuple[str, pa.DataType]]] = {
     "runs": [
-        *((name, _TEXT) for name in ("run_id", "split", "agent_id", "agent_name", "organization_id")),
+        *((name, _TEXT) for name in ("run_id", "source", "split", "agent_id", "agent_name", "organization_id")),
         *((name, _TEXT) for name in ("conversation_id", "continues_run_id", "task_family", "execution_status")),
         *((name, _TIME) for name in ("start_time", "end_time")),
         *((name, _WHOLE) for name in ("duration_ns", "step_count", "message_count", "input_tokens")),
@@ -45,6 +45,7 @@ def flat_rows(run: ExportRun) -> Iterator[tuple[str, JsonObject]]:
         "runs",
         {
             **{name: row.get(name) for name in SCHEMAS["runs"].names},
+            "source": run.source,
             "task_family": run.family_id,
             "models": ", ".join(row["models"] or ()),
             "tools_used": ", ".join(row["tools_used"] or ()),

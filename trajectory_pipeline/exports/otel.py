@@ -286,7 +286,7 @@ class _GenAi(_Conventions):
         tools = [{"type": "function", **tool["function"]} for tool in run.tool_definitions]
         return {
             "gen_ai.operation.name": "invoke_agent",
-            "gen_ai.provider.name": "letta",
+            "gen_ai.provider.name": run.source,
             "gen_ai.agent.id": row["agent_id"],
             "gen_ai.agent.name": row["agent_name"],
             "gen_ai.conversation.id": row["conversation_id"],

@@ -62,7 +62,7 @@ def scout_row(run: ExportRun) -> JsonObject:
         **{name: row[name] for name in _COPIED},
         **{name: verdict.get(name) for name in _JUDGED},
         "transcript_id": row["trajectory_id"],
-        "source_type": "letta",
+        "source_type": run.source,
         "source_id": row["organization_id"],
         "date": started.isoformat() if hasattr(started, "isoformat") else None,
         "task_set": run.family_id,

@@ -11,6 +11,8 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
+from trajectory_pipeline.partition_keys import LETTA
+
 Row = Mapping[str, Any]
 JsonObject = dict[str, Any]
 
@@ -90,6 +92,11 @@ class ExportRun:
     def run_id(self) -> str:
         """Id of the run."""
         return str(self.trajectory["run_id"])
+
+    @property
+    def source(self) -> str:
+        """Name of the source that it came from; rows of older versions, which lack it, are Letta's."""
+        return str(self.trajectory["source"] or LETTA)
 
     @property
     def outcome(self) -> str:

@@ -19,7 +19,6 @@ from trajectory_pipeline.exports.source import (
     text_of,
 )
 
-SOURCE = "letta"
 _IMAGE = "[image]"
 """What that package writes in the place of an image."""
 
@@ -30,7 +29,7 @@ def trajectory_v1_records(run: ExportRun) -> list[JsonObject] | None:
     None where the form has no place for it: it demands a message of a person, one of the agent, and times.
     """
     models = run.trajectory["models"] or []
-    meta: JsonObject = {"role": "meta", "source": SOURCE}
+    meta: JsonObject = {"role": "meta", "source": run.source}
     if len(models) == 1:
         meta["model"] = models[0]
     records = [meta, *_Records(run).of_run()]
