@@ -239,7 +239,10 @@ def story(make_own_settings: Callable[[], Settings], running_judge: SimulatedJud
 @pytest.fixture
 def own_story(story: Pipeline, make_database: Callable[[str | None], str]) -> Pipeline:
     """A copy of the story's sink, with its labels, that a test may change."""
-    return replace(story, database_url=make_database(urlsplit(story.database_url).path[1:]))
+    copy = replace(story, database_url=make_database(urlsplit(story.database_url).path[1:]))
+    # Datasets that other tests exported are noted in the story.
+    copy.do("TRUNCATE trajectory.exports, trajectory.export_runs, trajectory.export_groups")
+    return copy
 
 
 @pytest.fixture

@@ -82,6 +82,7 @@ def test_python_example_prints(
     assert printed.getvalue().strip()
 
 
+@pytest.mark.heavy
 def test_export_command_of_the_page_writes_its_dataset(
     own_story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,7 @@ def test_own_price_applies_whichever_model_answers(captured: Pipeline, judge: Si
 # ---- killed and concurrent processes ------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_killed_process_leaves_its_calls_lost_at_the_reserved_cost(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "hang"}])
     with subprocess.Popen([sys.executable, "-c", program_that_judges(captured, HOUR, concurrency=3)]) as process:
@@ -184,6 +185,7 @@ def test_killed_process_leaves_its_calls_lost_at_the_reserved_cost(captured: Pip
     assert {row["run_id"] for row in repeated} == {row["run_id"] for row in lost}
 
 
+@pytest.mark.heavy
 def test_processes_judging_one_partition_together_pay_once(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.1}}])
     workers = [

@@ -355,6 +355,7 @@ def test_judge_internal_error_affects_one_verdict_only(
     assert (again.calls, again.errors) == (1, {})
 
 
+@pytest.mark.heavy
 def test_judge_killed_process_leaves_only_the_rest_to_ask(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.3}}])
     with subprocess.Popen([sys.executable, "-c", program_that_judges(captured, HOUR, concurrency=2)]) as process:

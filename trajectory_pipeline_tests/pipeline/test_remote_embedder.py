@@ -279,6 +279,7 @@ def test_nothing_of_a_text_that_was_erased_while_it_was_asked_about_is_stored(
     assert run_id not in embeddings(captured)
 
 
+@pytest.mark.heavy
 def test_two_workers_at_once_pay_for_each_text_once(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.3}}])
     programs = [_start(captured, api(judge, texts_per_call=2)) for _ in range(2)]
@@ -288,6 +289,7 @@ def test_two_workers_at_once_pay_for_each_text_once(captured: Pipeline, judge: S
     assert {row["embedding"] is None for row in embeddings(captured).values()} == {False}
 
 
+@pytest.mark.heavy
 def test_killed_worker_loses_no_more_than_its_calls_in_flight(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.4}}])
     embedder = api(judge, texts_per_call=1, concurrency=1)

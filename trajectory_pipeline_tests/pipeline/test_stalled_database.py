@@ -49,6 +49,7 @@ STALLS = {
 
 
 @pytest.mark.parametrize("statement", STALLS.values(), ids=STALLS)
+@pytest.mark.heavy
 def test_two_workers_pay_once_while_the_database_stalls(
     impatient: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
@@ -85,6 +86,7 @@ def test_two_workers_pay_once_while_the_database_stalls(
     assert_paid_once(impatient, judge)
 
 
+@pytest.mark.heavy
 def test_two_workers_pay_once_while_the_wire_stalls(
     impatient: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,6 +146,7 @@ def test_outage_of_the_second_judge_keeps_the_first_votes(captured: Pipeline, ju
     assert judge.calls()["cost_usd"] == paid
 
 
+@pytest.mark.heavy
 def test_worker_killed_between_votes_pays_for_none_twice(captured: Pipeline, judge: SimulatedJudge) -> None:
     vote_with(captured, JUDGE_MODEL, SCRIPTED_MODEL)
     judge.plan_faults([{"fault": "slow", "params": {"seconds": 0.2}}])

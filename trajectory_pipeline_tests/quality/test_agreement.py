@@ -197,6 +197,7 @@ def chance_corrected(right: float) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("right", [0.25, 0.8, 0.97])
+@pytest.mark.heavy
 def test_intervals_cover_the_planted_agreement(right: float) -> None:
     rng = random.Random(right)
     covered = {"agreement": 0, "kappa": 0}

@@ -181,6 +181,7 @@ def test_growth_of_few_runs_is_not_tested() -> None:
     assert not growth.found
 
 
+@pytest.mark.heavy
 def test_growth_alarms_are_as_rare_as_stated() -> None:
     """2,000 looks at 30 groups without growth: a rate of 0.001 a look gives 2 alarms, and 9 with a chance of 0.0002."""
     draw = np.random.default_rng(15)

@@ -150,6 +150,7 @@ def test_call_without_a_price_counts_tokens_only(database: TrajectoryDatabase, v
     assert totals_by_scope(database)["day"] == (1, 0, 0, 0, 9)
 
 
+@pytest.mark.heavy
 def test_worker_processes_never_exceed_a_cap_even_if_killed(
     database: TrajectoryDatabase,
 ) -> None:
