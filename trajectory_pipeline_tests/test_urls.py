@@ -267,8 +267,8 @@ UNCHECKED = {
 }
 SHOWN_SAFELY = {"describe_postgres", "without_credentials", "hide_credentials", "quote"}
 URL_NAME = re.compile(r"(^|_)(url|uri|dsn|conninfo)$|^(parquet_location|storage_options)$")
-SAFE_NAMES = {"shown_uri", "copy_uri"}
-"""Names of URIs that are made by ``without_credentials``."""
+SAFE_NAMES = {"shown_uri", "copy_uri", "data_uri"}
+"""Names of URIs that are made by ``without_credentials``, or hold an image and no place."""
 
 
 def messages_with_urls(source: str) -> Iterator[str]:
