@@ -50,7 +50,7 @@ class _Records:
     def of_run(self) -> Iterator[JsonObject]:
         time = _time(self._run.trajectory["start_time"])
         if self._run.system_prompt is not None:
-            yield _said("system", self._run.system_prompt, time)
+            yield _text_record("system", self._run.system_prompt, time)
         for turn, messages in self._run.turns():
             for message in messages:
                 known = _time(message["timestamp"]) or _time(turn["timestamp"])
@@ -95,7 +95,7 @@ class _Records:
 
     def _spoken(self, role: str, text: str, time: str | None, *, counted: bool = True) -> Iterator[JsonObject]:
         if text.strip():
-            yield _said(role, text, time)
+            yield _text_record(role, text, time)
         elif counted:
             self._run.losses["empty messages"] += 1
 
@@ -116,7 +116,7 @@ class _Records:
         return {"id": call_id, "name": call["name"] or "unknown_tool", "args": text}
 
 
-def _said(role: str, text: str, time: str | None) -> JsonObject:
+def _text_record(role: str, text: str, time: str | None) -> JsonObject:
     return {"role": role, "content": text, **_stamp(time)}
 
 

@@ -6,6 +6,7 @@ and alert rules over them.
 
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -71,27 +72,27 @@ class PipelineMetrics:
         }
         for name, (meaning, value) in values.items():
             Gauge(name, meaning, registry=registry).set(float(value))
-        stale = Gauge(
-            "trajectory_stale_partitions", "Partitions to materialize again, by reason.", ["reason"], registry=registry
+        _add_labeled(
+            registry,
+            "trajectory_stale_partitions",
+            "Partitions to materialize again, by reason.",
+            ["reason"],
+            (([reason], partitions) for reason, partitions in state.stale.items()),
         )
-        for reason, partitions in state.stale.items():
-            stale.labels(reason).set(partitions)
-        materialized = Gauge(
+        _add_labeled(
+            registry,
             "trajectory_last_materialization_timestamp_seconds",
             "Unix time of the newest materialization with rows, by asset.",
             ["asset"],
-            registry=registry,
+            (([asset], at.timestamp()) for asset, at in state.materialized_at.items()),
         )
-        for asset, at in state.materialized_at.items():
-            materialized.labels(asset).set(at.timestamp())
-        verdicts = Gauge(
+        _add_labeled(
+            registry,
             "trajectory_recent_verdicts",
             "Trajectories within TRAJECTORY_JUDGE_LOOKBACK_DAYS by verdict status (none: not judged) and error class.",
             ["status", "error_class"],
-            registry=registry,
+            state.verdicts.items(),
         )
-        for (status, error_class), trajectories in state.verdicts.items():
-            verdicts.labels(status, error_class).set(trajectories)
 
     def _add_dagster(self, registry: CollectorRegistry) -> None:
         """Add what Dagster's webserver says; nothing where the settings name none."""
@@ -105,19 +106,30 @@ class PipelineMetrics:
             up.set(0)
             return
         up.set(1)
-        runs = Gauge(
+        _add_labeled(
+            registry,
             "trajectory_dagster_runs",
             "Dagster runs that are queued, running, or failed in the last hour.",
             ["state"],
-            registry=registry,
+            (([name], number) for name, number in state.runs.items()),
         )
-        for name, number in state.runs.items():
-            runs.labels(name).set(number)
-        daemons = Gauge(
+        _add_labeled(
+            registry,
             "trajectory_dagster_daemon_healthy",
             "1 where a daemon reports itself, else 0.",
             ["daemon"],
-            registry=registry,
+            (([daemon], healthy) for daemon, healthy in state.daemons.items()),
         )
-        for daemon, healthy in state.daemons.items():
-            daemons.labels(daemon).set(healthy)
+
+
+def _add_labeled(
+    registry: CollectorRegistry,
+    name: str,
+    meaning: str,
+    labels: Sequence[str],
+    values: Iterable[tuple[Sequence[str], float]],
+) -> None:
+    """Add a gauge with a value for each combination of its labels."""
+    gauge = Gauge(name, meaning, labels, registry=registry)
+    for combination, value in values:
+        gauge.labels(*combination).set(value)

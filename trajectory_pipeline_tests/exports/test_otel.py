@@ -69,7 +69,7 @@ def send(
 ) -> list[Any]:
     sender = OtlpSender(collector.url, {"authorization": "Bearer t"}, sleep=(waits if waits is not None else []).append)
     try:
-        return [sender.write(telemetry_of(run, openinference=openinference), "train") for run in runs]  # type: ignore[arg-type]
+        return [sender.write(telemetry_of(run, openinference=openinference), "train") for run in runs]  # type: ignore[arg-type]  # none is without a time
     finally:
         sender.close()
 

@@ -193,7 +193,7 @@ def test_images_pass_through_and_calls_without_return_stay_open(tmp_path: Path) 
     image = {"type": "image", "source": {"media_type": "image/png", "path": "shot.png"}}
     call = {"tool_call_id": "c", "function_name": "look", "arguments": {}}
     document = trajectory(
-        user_step([{"type": "text", "text": "see"}, image], FIRST),  # type: ignore[arg-type]
+        user_step([{"type": "text", "text": "see"}, image], FIRST),  # type: ignore[arg-type]  # parts, not a text
         agent_step("", FIRST, tool_calls=[call], reasoning_content="hm"),
     )
     (tmp_path / "t.json").write_text(json.dumps(document))

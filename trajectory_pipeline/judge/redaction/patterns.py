@@ -281,14 +281,14 @@ def _jwts(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
 
 def _encoded_secrets(text: str, words: _Words, checkpoint: Callable[[], None], depth: int) -> Iterator[Span]:
     """Find secrets in text that is encoded in base64 or as hexadecimal digits."""
-    for matches, decode in ((_encoded_words, _from_base64), (_hex_words, _from_hex)):
+    for matches, decode in ((_base64_matches, _from_base64), (_hex_matches, _from_hex)):
         for word in matches(text, words):
             decoded = decode(word.group())
             if decoded and next(_find(decoded, checkpoint, depth + 1), None) is not None:
                 yield Span(*word.span(), "encoded")
 
 
-def _encoded_words(text: str, words: _Words) -> Iterator[re.Match[str]]:
+def _base64_matches(text: str, words: _Words) -> Iterator[re.Match[str]]:
     """Yield what ``_ENCODED.finditer(text)`` does: a match begins in a long word, and may go on in later ones."""
     at = 0
     for start, end in words:
@@ -298,7 +298,7 @@ def _encoded_words(text: str, words: _Words) -> Iterator[re.Match[str]]:
                 at = match.end()
 
 
-def _hex_words(text: str, words: _Words) -> Iterator[re.Match[str]]:
+def _hex_matches(text: str, words: _Words) -> Iterator[re.Match[str]]:
     """Yield what ``_HEX.finditer(text)`` does: a match is in one long word."""
     for start, end in words:
         yield from _HEX.finditer(text, start, end)

@@ -451,10 +451,10 @@ def filter_conditions(filters: SearchFilters) -> tuple[list[str], dict[str, Any]
 
 def why_words_only(connection: psycopg.Connection) -> str | None:
     """Return why nothing can be found by meaning, and what to do, as a sentence; None where it can."""
-    return _why_words_only(find_space(connection))
+    return _reason_for_words_only(find_space(connection))
 
 
-def _why_words_only(space: SearchedSpace) -> str | None:
+def _reason_for_words_only(space: SearchedSpace) -> str | None:
     if space.pgvector.missing:
         return space.pgvector.missing
     if space.model is None:
@@ -539,7 +539,7 @@ def _find_among_many(connection: psycopg.Connection, question: _Question, scope:
     by_meaning = {} if question.space is None else _meaning_list(connection, question.space, scope, k)
     # Where meaning finds enough, words that most texts have need not be looked for: they say little, and take long.
     needed = 0 if len(by_meaning) >= k else k
-    by_words = _words_list(connection, question, scope, k, needed) if question.weights else {}
+    by_words = _rank_by_words(connection, question, scope, k, needed) if question.weights else {}
     return _Found(_scores(question.mode, by_words, by_meaning), by_words, by_meaning)
 
 
@@ -588,7 +588,7 @@ def _scope(
     return _Scope(runs, parameters, bool(parameters), only_tenants, narrowed=bool(judged or unjudged))
 
 
-def _words_list(
+def _rank_by_words(
     connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, needed: int
 ) -> dict[str, float]:
     """Return the score of runs with words of the query, best first: at least ``needed``, if there are so many."""
@@ -674,7 +674,7 @@ def _space(space: SearchedSpace, query_vector: Sequence[float]) -> _Space:
     """
     pgvector, model = space.pgvector, space.model
     if pgvector.missing or model is None:
-        raise QueryError(f"{_why_words_only(space)}.")
+        raise QueryError(f"{_reason_for_words_only(space)}.")
     if len(query_vector) != model.dimensions:
         raise QueryError(
             f"The query's embedding has {len(query_vector)} dimensions, and those of {model.name} have"

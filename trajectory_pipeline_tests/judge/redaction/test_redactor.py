@@ -299,5 +299,5 @@ def test_costly_patterns_match_as_if_searched_in_any_text(text: str) -> None:
 )
 def test_encoded_words_are_those_of_their_patterns(text: str) -> None:
     words = [word.span() for word in patterns._LONG_WORD.finditer(text)]
-    for matches, pattern in ((patterns._encoded_words, patterns._ENCODED), (patterns._hex_words, patterns._HEX)):
+    for matches, pattern in ((patterns._base64_matches, patterns._ENCODED), (patterns._hex_matches, patterns._HEX)):
         assert [match.span() for match in matches(text, words)] == [match.span() for match in pattern.finditer(text)]
