@@ -99,14 +99,16 @@ def _serve(host: str, port: int, workers: int, *, mcp_stdio: bool) -> None:
             create_mcp_server(service).run("stdio")
             return
         app = create_app(service)
+        listening = _listening(host, port)
+        # With port 0, it is known only now.
+        port = listening.getsockname()[1]
         err.print(
             f"Serving on http://{host}:{port} (Ctrl-C stops it): pages at /, MCP at /mcp, REST described at /docs"
         )
         config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, server_header=False)
         if workers == 1:
-            uvicorn.Server(config).run()
+            uvicorn.Server(config).run([listening])
             return
-        listening = _listening(host, port)
         # Two processes must not speak over one connection.
         postgres.close_idle()
         Workers(workers, lambda: uvicorn.Server(config).run([listening]), forget_process).run()

@@ -10,7 +10,7 @@ from types import FrameType
 
 from trajectory_pipeline.errors import PipelineError
 
-_SHORTEST_LIFE = 10.0
+SHORTEST_LIFE = 10.0
 """Seconds. A worker that ends sooner would do so again and again, and is not replaced."""
 
 
@@ -51,7 +51,7 @@ class Workers:
                 self.ended(process)
                 if self._stopping:
                     continue
-                if time.monotonic() - started < _SHORTEST_LIFE:
+                if time.monotonic() - started < SHORTEST_LIFE:
                     raise PipelineError(
                         f"A worker of the service ended right after its start (status {status}): see above."
                     )

@@ -20,7 +20,7 @@ _PROGRAM = """
     from prometheus_client import CollectorRegistry
     from trajectory_pipeline.serve import workers
     from trajectory_pipeline.serve.metrics import Metrics, forget_process
-    workers._SHORTEST_LIFE = float(sys.argv[1])
+    workers.SHORTEST_LIFE = float(sys.argv[1])
     metrics = Metrics()
     listening = socket.create_server(("127.0.0.1", 0))
     print(listening.getsockname()[1], flush=True)
