@@ -1,7 +1,8 @@
 """Clients of an HTTP service that cost little themselves: one thread, sockets that stay open, and no library.
 
-Each client sends one request, reads the whole answer, and sends the next: at once, or when its time has come. A request
-that is late because the one before took long counts from when it was due.
+Each client sends one request, reads the whole answer, and sends the next: at once, or when its time has come. Times
+come at random, whether the answer before is there or not: a request that is late because of it counts from when it was
+due.
 """
 
 import heapq
@@ -34,7 +35,7 @@ def load(
         paths_file: with paths, one on each line, of which each request takes one at random.
         clients: at once.
         seconds: for how long requests are sent.
-        interval: seconds from one request of a client to its next; 0: as soon as the answer is there.
+        interval: seconds from one request of a client to its next, on average; 0: as soon as the answer is there.
         seed: of the choice of paths.
 
     Returns:
@@ -47,10 +48,10 @@ def load(
     selector = selectors.DefaultSelector()
     began = time.perf_counter()
     all_clients = []
-    for number in range(clients):
+    for _ in range(clients):
         connection = socket.create_connection(("127.0.0.1", port))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        all_clients.append(_Client(connection, began + interval * number / clients))
+        all_clients.append(_Client(connection, began + interval * rng.random()))
         selector.register(connection, selectors.EVENT_READ, all_clients[-1])
     pending = [(client.due, number) for number, client in enumerate(all_clients)]
     heapq.heapify(pending)
@@ -73,7 +74,7 @@ def load(
             running -= 1
             ended = time.perf_counter()
             taken.append((ended - client.due) * 1_000)
-            client.due = client.due + interval if interval else ended
+            client.due = client.due + rng.expovariate(1 / interval) if interval else ended
             if client.due < began + seconds:
                 heapq.heappush(pending, (client.due, all_clients.index(client)))
     for client in all_clients:

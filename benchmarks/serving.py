@@ -1,9 +1,10 @@
 """Point 15: the service over HTTP, with 20 clients at once: gets, lists, search and contrast, by tokens of both kinds.
 
-Service, clients and database share the machine. Two kinds of load: clients that ask once a second each, as agents and
-people do at their busiest, and clients that ask again as soon as they have an answer, which shows how many answers a
-second there can be. With these, the time of an answer follows from the number of clients alone: 20 clients and 500
-answers a second make 40 ms.
+Service, clients and database share the machine. Two kinds of load. In a closed loop, each client asks again as soon as
+it has its answer: that shows how many answers a second there can be. The time of an answer then follows from the number
+of clients alone: for 20 clients to have theirs within 10 ms, 2,000 a second would have to be answered. So times are
+measured in an open loop: the same clients ask at random times, together a third of what could be answered, and a
+request counts from when it was due.
 
 A database of this size takes long to fill. To keep it, and measure again:
 .venv/bin/python -m benchmarks.serving --server FOLDER --rows 1000000
@@ -43,6 +44,8 @@ from trajectory_pipeline.storage.postgres.service_tokens import create_token
 
 _CLIENTS = 20
 _SECONDS = 10.0
+_LOADS = 3
+"""Times are measured at one of so many parts of what could be answered."""
 _PORT = 18_321
 _DATABASE = "many"
 _QUERIES = (
@@ -146,7 +149,8 @@ def measure_database(url: str, folder: Path, only: Sequence[str] = (), workers: 
             name = f"{what} (token: {token})"
             paths_file = folder / "paths"
             paths_file.write_text("\n".join(paths), encoding="ascii")
-            for interval in (1.0, 0.0):
+            interval = 0.0
+            for _ in range(2):
                 _load(tokens[token], paths_file, _SECONDS / 5, interval)
                 before = _processor_seconds(process), _processor_seconds(server)
                 child = _load(tokens[token], paths_file, _SECONDS, interval)
@@ -166,8 +170,10 @@ def measure_database(url: str, folder: Path, only: Sequence[str] = (), workers: 
                     note += f"; {child.value['failed']} of {len(taken)} answers were errors"
                 if interval:
                     note = f"median {median:.1f} ms; {note}"
-                    result.add(f"{name}: p95, {_CLIENTS / interval:.0f} a second", p95, "ms", at_most=limit, note=note)
+                    rate = f"{_CLIENTS / interval:.0f} a second"
+                    result.add(f"{name}: p95 at {rate}", p95, "ms", at_most=limit, note=note)
                 else:
+                    interval = _LOADS * _CLIENTS * seconds / len(taken)
                     least = 500 if what == "get by id" else None
                     note = f"p95 {p95:.0f} ms, median {median:.0f} ms; {note}"
                     result.add(f"{name}: answers a second", len(taken) / seconds, "a second", at_least=least, note=note)

@@ -14,7 +14,7 @@ from trajectory_pipeline.budget.caps import BudgetShortfall
 from trajectory_pipeline.errors import JudgeError, PipelineError
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline.judge_worker import JudgingStats
+from trajectory_pipeline.pipeline.judging_stats import JudgingStats
 from trajectory_pipeline.pipeline.search_texts import render_stale_texts, rendering_version
 from trajectory_pipeline.pipeline.search_upkeep import keep_search
 from trajectory_pipeline.schema.enums import ErrorClass, PartitionResult

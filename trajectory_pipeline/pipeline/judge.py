@@ -17,8 +17,8 @@ from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.lossless_json import write_json
 from trajectory_pipeline.partition_keys import parse_partition_key, partition_key
 from trajectory_pipeline.pipeline.judge_candidates import judge_candidates
-from trajectory_pipeline.pipeline.judge_worker import JudgingStats
 from trajectory_pipeline.pipeline.judging_estimate import JudgingEstimate, due_reason, estimate_judging, needs_judging
+from trajectory_pipeline.pipeline.judging_stats import JudgingStats
 from trajectory_pipeline.pipeline.keep_batches import collect_batches
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.enums import JudgeMode, JudgeOrder

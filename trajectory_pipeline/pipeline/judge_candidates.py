@@ -9,7 +9,8 @@ from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.pipeline.batch_inbox import BatchInbox
 from trajectory_pipeline.pipeline.batch_outbox import BatchOutbox
 from trajectory_pipeline.pipeline.call_budget import rate_limit
-from trajectory_pipeline.pipeline.judge_worker import JudgeWorker, JudgingStats
+from trajectory_pipeline.pipeline.judge_worker import JudgeWorker
+from trajectory_pipeline.pipeline.judging_stats import JudgingStats
 from trajectory_pipeline.pipeline.voting import Unfinished, Voting
 from trajectory_pipeline.schema.enums import JudgeMode
 from trajectory_pipeline.storage.postgres.judge_batches import open_batches

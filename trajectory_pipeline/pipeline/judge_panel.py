@@ -7,8 +7,8 @@ from uuid import uuid4
 
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.pipeline.judge_candidates import judge_candidates
-from trajectory_pipeline.pipeline.judge_worker import JudgingStats
 from trajectory_pipeline.pipeline.judging_estimate import needs_judging
+from trajectory_pipeline.pipeline.judging_stats import JudgingStats
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.erasure import erase_verdicts_of

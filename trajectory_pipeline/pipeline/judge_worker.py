@@ -4,9 +4,9 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from trajectory_pipeline.budget.caps import BudgetExhausted
 from trajectory_pipeline.budget.token_estimate import TokenEstimate
 from trajectory_pipeline.errors import PipelineError, ProviderDownError, describe_defect
 from trajectory_pipeline.judge.client.backoff import RequestSlot
-from trajectory_pipeline.judge.client.call_record import AskResult, CallRecord, JudgeReply
+from trajectory_pipeline.judge.client.call_record import AskResult, JudgeReply
 from trajectory_pipeline.judge.client.decisions import DecisionResult
 from trajectory_pipeline.judge.client.errors import is_outage
 from trajectory_pipeline.judge.client.http_call import HttpReply
@@ -43,6 +43,7 @@ from trajectory_pipeline.pipeline.call_budget import (
     VerdictCalls,
 )
 from trajectory_pipeline.pipeline.documents import DocumentLoader, MissingDocumentError
+from trajectory_pipeline.pipeline.judging_stats import JudgingStats
 from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
 from trajectory_pipeline.runtime.gc_threshold import raised_gc_threshold
 from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass, VerdictStatus
@@ -77,55 +78,6 @@ _GC_THRESHOLD = 50_000
 _LOG = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-
-
-@dataclass
-class JudgingStats:
-    """What judging did.
-
-    Attributes:
-        judged: trajectories that the judge was asked about.
-        calls: HTTP calls made.
-        input_tokens: prompt tokens of these calls, as far as they are reported; ``output_tokens`` alike.
-        cost_usd: known cost of these calls; a lost call counts at its reserved cost.
-        unpriced_calls: answered calls without a known price.
-        cut_prompts: calls whose prompt the server cut, by the tokens that it counted.
-        submitted: trajectories that wait for a batch now.
-        models: that answered.
-        simulated_models: those of them that are simulations.
-        deferred: deferred verdicts, by the cap that was exhausted.
-        claimed_elsewhere: verdicts that another worker reached in the meantime.
-    """
-
-    judged: int = 0
-    calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: Decimal = Decimal(0)
-    unpriced_calls: int = 0
-    cut_prompts: int = 0
-    submitted: int = 0
-    models: set[str] = field(default_factory=set)
-    simulated_models: set[str] = field(default_factory=set)
-    deferred: Counter[str] = field(default_factory=Counter)
-    claimed_elsewhere: int = 0
-
-    def add(self, other: "JudgingStats") -> None:
-        """Count what another one did as well."""
-        for name, value in vars(JudgingStats()).items():
-            mine, others = getattr(self, name), getattr(other, name)
-            setattr(self, name, mine | others if isinstance(value, set) else mine + others)
-
-    def add_calls(self, calls: Collection[CallRecord]) -> None:
-        """Count the calls that were made for one verdict."""
-        self.calls += len(calls)
-        self.input_tokens += sum(call.usage.input_tokens for call in calls if call.usage)
-        self.output_tokens += sum(call.usage.output_tokens for call in calls if call.usage)
-        self.unpriced_calls += sum(call.cost_usd is None for call in calls if call.result not in ("error", "lost"))
-        self.cut_prompts += sum(call.share_read < 1 for call in calls)
-        self.cost_usd += sum((call.cost_usd or Decimal(0) for call in calls), Decimal(0))
-        self.models |= {call.response_model for call in calls if call.response_model}
-        self.simulated_models |= {call.response_model for call in calls if call.response_model and call.simulated}
 
 
 @dataclass

@@ -23,7 +23,7 @@ from trajectory_pipeline.judge.client.errors import classify_error
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.pipeline.batch_inbox import SUPERSEDED, BatchInbox
 from trajectory_pipeline.pipeline.judge_candidates import judge_candidates, run_to_end
-from trajectory_pipeline.pipeline.judge_worker import JudgingStats
+from trajectory_pipeline.pipeline.judging_stats import JudgingStats
 from trajectory_pipeline.schema.enums import BatchState, ErrorClass, JudgeOrder, VerdictStatus
 from trajectory_pipeline.storage.postgres.judge_batches import BatchStore, JudgeBatch, open_batches
 from trajectory_pipeline.storage.postgres.verdict_locks import new_worker

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from trajectory_pipeline.judge.config import JudgeConfig, Voter
 from trajectory_pipeline.judge.votes import Vote, combine_votes, escalation, unfinished_vote
-from trajectory_pipeline.pipeline.judge_worker import JudgingStats, sample_of, verdict_identity
+from trajectory_pipeline.pipeline.judge_worker import sample_of, verdict_identity
 from trajectory_pipeline.pipeline.judging_estimate import needs_judging
+from trajectory_pipeline.pipeline.judging_stats import JudgingStats
 from trajectory_pipeline.schema.enums import EscalateWhen, VerdictStatus
 from trajectory_pipeline.storage.postgres.verdict_locks import new_worker
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate

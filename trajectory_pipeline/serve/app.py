@@ -16,6 +16,7 @@ from trajectory_pipeline.serve.mcp_endpoint import McpEndpoint
 from trajectory_pipeline.serve.models import Health
 from trajectory_pipeline.serve.pipeline_metrics import PipelineMetrics
 from trajectory_pipeline.serve.problems import ProblemDetail, add_handlers, problems
+from trajectory_pipeline.serve.quick_get import QuickGet
 from trajectory_pipeline.serve.request_frame import RequestFrame
 from trajectory_pipeline.serve.service import Service
 
@@ -78,7 +79,7 @@ def create_app(service: Service) -> ASGIApp:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    return RequestFrame(app, service.metrics)
+    return RequestFrame(QuickGet(app, service), service.metrics)
 
 
 _DESCRIPTION = (

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from trajectory_pipeline.runtime.browser_guard import page_refusal
@@ -43,23 +44,31 @@ def authenticate(service: Service, token: str | None, scope: Scope) -> Access:
     raise ProblemError(401, "Send a token: Authorization: Bearer ….", _CHALLENGE)
 
 
-def access_of(request: Request, token: str | None, scope: TokenScope) -> Access:
-    """Return the access of a request, which must have this scope; it is kept in ``request.scope["access"]``.
+def access_of(service: Service, scope: Scope, token: str | None, needed: TokenScope) -> Access:
+    """Return the access of a request, which must have this scope; it is kept in ``scope["access"]``.
 
     Raises:
         ProblemError: 401 or 403, see ``authenticate``; 403, it lacks the scope.
     """
-    found = authenticate(service_of(request), token, request.scope)
-    request.scope["access"] = found
-    if scope not in found.scopes:
-        raise ProblemError(403, f"This needs a token with the scope `{scope}` (`trajectory-pipeline tokens`).")
+    found = authenticate(service, token, scope)
+    scope["access"] = found
+    if needed not in found.scopes:
+        raise ProblemError(403, f"This needs a token with the scope `{needed}` (`trajectory-pipeline tokens`).")
     return found
 
 
-def bearer_token(request: Request) -> str | None:
+def bearer_token(headers: Headers) -> str | None:
     """Return the token in the header ``Authorization``; None without one."""
-    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    kind, _, token = headers.get("authorization", "").partition(" ")
     return token if kind.lower() == "bearer" and token else None
+
+
+async def find_access(service: Service, scope: Scope, token: str | None, needed: TokenScope) -> Access:
+    """Return what ``access_of`` does; another thread looks it up where the database has to be asked."""
+    if service.tokens.remembers(token):
+        # Another thread would take longer than the answer.
+        return access_of(service, scope, token, needed)
+    return await run_in_threadpool(access_of, service, scope, token, needed)
 
 
 def require(scope: TokenScope) -> Callable[..., Awaitable[Access]]:
@@ -69,10 +78,7 @@ def require(scope: TokenScope) -> Callable[..., Awaitable[Access]]:
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)] = None
     ) -> Access:
         token = credentials.credentials if credentials else None
-        if service_of(request).tokens.remembers(token):
-            # Another thread would take longer than the answer.
-            return access_of(request, token, scope)
-        return await run_in_threadpool(access_of, request, token, scope)
+        return await find_access(service_of(request), request.scope, token, scope)
 
     return access
 

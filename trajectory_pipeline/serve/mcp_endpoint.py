@@ -4,13 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from mcp.server.transport_security import TransportSecuritySettings
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.datastructures import Headers
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from trajectory_pipeline.schema.enums import TokenScope
-from trajectory_pipeline.serve.authentication import access_of, bearer_token
+from trajectory_pipeline.serve.authentication import bearer_token, find_access
 from trajectory_pipeline.serve.mcp_tools import create_mcp_server
 from trajectory_pipeline.serve.service import Service
 
@@ -49,6 +48,5 @@ class McpEndpoint:
             ProblemError: 401 or 403, its token does not do.
         """
         scope["route_name"] = PATH
-        request = Request(scope)
-        await run_in_threadpool(access_of, request, bearer_token(request), TokenScope.READ)
+        await find_access(self._service, scope, bearer_token(Headers(scope=scope)), TokenScope.READ)
         await self._sessions.handle_request(scope, receive, send)

@@ -166,7 +166,8 @@ async def answer_unknown_path(scope: Scope, receive: Receive, send: Send) -> Non
 
 
 def _reader(request: Request) -> Access:
-    return access_of(request, bearer_token(request) or request.cookies.get(COOKIE), TokenScope.READ)
+    token = bearer_token(request.headers) or request.cookies.get(COOKIE)
+    return access_of(service_of(request), request.scope, token, TokenScope.READ)
 
 
 def _check_token(request: Request, token: str) -> None:

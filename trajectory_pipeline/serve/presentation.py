@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import orjson
+from starlette.responses import Response
 
 from trajectory_pipeline.lossless_json import exact_numbers, write_json
 from trajectory_pipeline.serve.models import Judged, RunSummary
@@ -30,15 +31,15 @@ def run_summary(row: Row, service: Service) -> dict[str, Any]:
     if row["verdict_status"] is not None:
         judged = {"status": row["verdict_status"], "confidence": row["outcome_confidence"]}
         judged |= {name: row[name] for name in _VERDICT if name in row}
-        judged = _redacted(judged, _JUDGED_TEXTS, service)
+        judged = with_redacted(judged, _JUDGED_TEXTS, service)
     heuristic = {"outcome": row["heuristic_outcome"], "confidence": row["heuristic_confidence"]}
     if "heuristic_reasoning" in row:
         heuristic["reasoning"] = row["heuristic_reasoning"]
-    plain = _redacted({name: row[name] for name in _PLAIN}, _TEXTS, service)
+    plain = with_redacted({name: row[name] for name in _PLAIN}, _TEXTS, service)
     return {**plain, "heuristic": heuristic, "judged": judged}
 
 
-def _redacted(values: dict[str, Any], names: Iterable[str], service: Service) -> dict[str, Any]:
+def with_redacted(values: dict[str, Any], names: Iterable[str], service: Service) -> dict[str, Any]:
     """Redact the values of these names: the others are ids, numbers and words of closed lists."""
     return values | {name: redacted(values[name], service.redact) for name in names if values.get(name)}
 
@@ -70,7 +71,7 @@ def trajectory_json(row: Row, document: bytes, service: Service) -> bytes:
         **{name: row[name] for name in ("partition_key", "content_digest")},
         "document_omitted_reason": row["data_omitted_reason"],
     }
-    return orjson.dumps(whole)[:-1] + b',"document":' + document + b"}"
+    return orjson.dumps(whole, option=orjson.OPT_UTC_Z)[:-1] + b',"document":' + document + b"}"
 
 
 def document_json(document: str | None, service: Service) -> bytes:
@@ -78,6 +79,11 @@ def document_json(document: str | None, service: Service) -> bytes:
     if document is None:
         return b"null"
     return write_json(redacted(exact_numbers(document), service.redact)).encode()
+
+
+def json_response(value: Any) -> Response:
+    """Return a response whose shape the description has: what comes of the database is not checked against it again."""
+    return Response(orjson.dumps(value, option=orjson.OPT_UTC_Z), media_type="application/json")
 
 
 def encode_cursor(row: Row) -> str:

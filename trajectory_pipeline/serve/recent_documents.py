@@ -2,36 +2,46 @@
 
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from datetime import datetime
 
-MOST_BYTES = 32_000_000
+MOST_BYTES = 16_000_000
+"""In each worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDocument:
+    """A redacted document as JSON text, and the time when its run last changed."""
+
+    updated_at: datetime
+    document: bytes
 
 
 class RecentDocuments:
-    """Documents by run and the time when the run last changed; those asked for longest ago are dropped first."""
+    """Documents by run; those asked for longest ago are dropped first."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
-        self._documents: OrderedDict[str, tuple[datetime, bytes]] = OrderedDict()
+        self._documents: OrderedDict[str, KeptDocument] = OrderedDict()
         self._bytes = 0
         self._guard = threading.Lock()
 
-    def get(self, run_id: str, updated_at: datetime) -> bytes | None:
-        """Return a document, if the run has not changed since."""
+    def get(self, run_id: str) -> KeptDocument | None:
+        """Return the document of a run as it was kept: the run may have changed since."""
         with self._guard:
             found = self._documents.get(run_id)
-            if found is None or found[0] != updated_at:
-                return None
-            self._documents.move_to_end(run_id)
-            return found[1]
+            if found is not None:
+                self._documents.move_to_end(run_id)
+            return found
 
-    def put(self, run_id: str, updated_at: datetime, document: bytes) -> None:
+    def put(self, run_id: str, kept: KeptDocument) -> None:
         """Keep a document, unless it alone would take a quarter of the room."""
         with self._guard:
-            self._bytes -= len(self._documents.pop(run_id, (None, b""))[1])
-            if len(document) > self._most_bytes // 4:
+            before = self._documents.pop(run_id, None)
+            self._bytes -= len(before.document) if before else 0
+            if len(kept.document) > self._most_bytes // 4:
                 return
-            self._documents[run_id] = updated_at, document
-            self._bytes += len(document)
+            self._documents[run_id] = kept
+            self._bytes += len(kept.document)
             while self._bytes > self._most_bytes:
-                self._bytes -= len(self._documents.popitem(last=False)[1][1])
+                self._bytes -= len(self._documents.popitem(last=False)[1].document)

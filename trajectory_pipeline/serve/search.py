@@ -1,12 +1,13 @@
 """Endpoints: search, and a contrast of runs that succeeded with runs that failed."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
+from starlette.responses import Response
 
 from trajectory_pipeline.errors import PipelineError, QueryError
 from trajectory_pipeline.schema.enums import ExecutionStatus, Outcome, VerdictStatus
@@ -14,8 +15,8 @@ from trajectory_pipeline.search.query import LONGEST_QUERY, check_query
 from trajectory_pipeline.serve.access import Access
 from trajectory_pipeline.serve.authentication import Reader, service_of
 from trajectory_pipeline.serve.filters import FilterQuery
+from trajectory_pipeline.serve.presentation import json_response, with_redacted
 from trajectory_pipeline.serve.problems import ProblemError, problems
-from trajectory_pipeline.serve.redacted import redacted
 from trajectory_pipeline.serve.service import DATA_NOTICE, Service
 from trajectory_pipeline.storage.postgres.search import SearchHit, contrast, search
 
@@ -95,33 +96,44 @@ class Contrasted(BaseModel):
     failures: list[Hit]
 
 
-@router.get("/search", responses=problems(), summary="Search runs")
-def search_runs(request: Request, access: Reader, query: Annotated[SearchQuery, Query()]) -> Hits:
+_HIT = tuple(Hit.model_fields)
+_TEXTS = ("agent_name", "failure_owner", "failure_mode", "summary", "lesson", "snippet")
+_EVIDENCE = tuple(Evidence.model_fields)
+_EVIDENCE_TEXTS = ("claim", "quote")
+
+
+@router.get("/search", response_model=Hits, responses=problems(), summary="Search runs")
+def search_runs(request: Request, access: Reader, query: Annotated[SearchQuery, Query()]) -> Response:
     """Return the runs that a query describes, the best first."""
     service = service_of(request)
     hits, words_only = find(service, access, query, search)
-    return Hits(notice=DATA_NOTICE, words_only=words_only, items=_items(hits, service))
+    return json_response({"notice": DATA_NOTICE, "words_only": words_only, "items": _items(hits, service)})
 
 
-@router.get("/contrast", responses=problems(), summary="Contrast successes and failures")
-def contrast_runs(request: Request, access: Reader, query: Annotated[SearchQuery, Query()]) -> Contrasted:
+@router.get("/contrast", response_model=Contrasted, responses=problems(), summary="Contrast successes and failures")
+def contrast_runs(request: Request, access: Reader, query: Annotated[SearchQuery, Query()]) -> Response:
     """Return runs of similar tasks that succeeded, and runs that failed, each with evidence and lesson."""
     service = service_of(request)
     if query.outcome or query.heuristic_outcome:
         raise ProblemError(422, "query.outcome: a contrast has outcomes of its own; leave out the filters by outcome.")
     found, words_only = find(service, access, query, contrast)
-    return Contrasted(
-        notice=DATA_NOTICE,
-        words_only=words_only,
-        successes=_items(found.successes, service),
-        failures=_items(found.failures, service),
+    return json_response(
+        {
+            "notice": DATA_NOTICE,
+            "words_only": words_only,
+            "successes": _items(found.successes, service),
+            "failures": _items(found.failures, service),
+        }
     )
 
 
 def served_hit(hit: SearchHit, service: Service) -> dict[str, Any]:
     """Return a hit as ``Hit``, redacted."""
-    plain = asdict(hit) | {"evidence": [asdict(one) for one in hit.evidence]}
-    found: dict[str, Any] = redacted(plain, service.redact)
+    found = with_redacted({name: getattr(hit, name) for name in _HIT}, _TEXTS, service)
+    found["evidence"] = [
+        with_redacted({name: getattr(one, name) for name in _EVIDENCE}, _EVIDENCE_TEXTS, service)
+        for one in hit.evidence
+    ]
     return found
 
 
@@ -146,7 +158,15 @@ def find(service: Service, access: Access, query: SearchQuery, ask: Callable[...
     found = refused = None
     with service.database.reading(access.tenants) as connection:
         try:
-            found = ask(connection, query.q, query.k, filters, mode=query.mode, query_vector=vector)
+            found = ask(
+                connection,
+                query.q,
+                query.k,
+                filters,
+                mode=query.mode,
+                query_vector=vector,
+                frequencies=service.frequencies,
+            )
         except QueryError as error:
             # Raised outside: an error inside would cost the connection.
             refused = error

@@ -1,12 +1,14 @@
 """Endpoints: runs by filters, page by page, and one trajectory with its document and verdict."""
 
-from typing import Annotated, Any
+import hashlib
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
 from trajectory_pipeline.schema.enums import ExecutionStatus
+from trajectory_pipeline.serve.access import Access
 from trajectory_pipeline.serve.authentication import Reader, service_of
 from trajectory_pipeline.serve.filters import FilterQuery
 from trajectory_pipeline.serve.models import LessonPage, RunId, RunPage, Trajectory
@@ -14,13 +16,15 @@ from trajectory_pipeline.serve.presentation import (
     decode_cursor,
     document_json,
     encode_cursor,
+    json_response,
     lesson_of,
     run_summary,
     trajectory_json,
 )
 from trajectory_pipeline.serve.problems import ProblemError, problems
-from trajectory_pipeline.serve.service import DATA_NOTICE
-from trajectory_pipeline.storage.postgres.service_reads import list_lessons, list_runs, read_document, read_run
+from trajectory_pipeline.serve.recent_documents import KeptDocument
+from trajectory_pipeline.serve.service import DATA_NOTICE, Service
+from trajectory_pipeline.storage.postgres.service_reads import RUN_WITH_DOCUMENT, list_lessons, list_runs
 
 router = APIRouter(prefix="/v1", tags=["trajectories"])
 
@@ -38,29 +42,29 @@ class ListQuery(PageQuery):
     execution_status: list[ExecutionStatus] = Field([], max_length=10, description="How the run ended.")
 
 
-@router.get("/trajectories", responses=problems(), summary="List runs")
-def list_trajectories(request: Request, access: Reader, query: Annotated[ListQuery, Query()]) -> RunPage:
+@router.get("/trajectories", response_model=RunPage, responses=problems(), summary="List runs")
+def list_trajectories(request: Request, access: Reader, query: Annotated[ListQuery, Query()]) -> Response:
     """Return runs that match, the newest end first, with what came of each; documents are not in the list."""
     service = service_of(request)
     filters, after = query.filters(), None if query.cursor is None else decode_cursor(query.cursor)
     with service.database.reading(access.tenants) as connection:
         rows = list_runs(connection, filters, query.execution_status, after, query.limit + 1)
     more = len(rows) > query.limit
-    items: list[Any] = [run_summary(row, service) for row in rows[: query.limit]]
+    items = [run_summary(row, service) for row in rows[: query.limit]]
     cursor = encode_cursor(rows[query.limit - 1]) if more else None
-    return RunPage(notice=DATA_NOTICE, items=items, next_cursor=cursor)
+    return json_response({"notice": DATA_NOTICE, "items": items, "next_cursor": cursor})
 
 
-@router.get("/lessons", responses=problems(), summary="List lessons")
-def lessons(request: Request, access: Reader, query: Annotated[PageQuery, Query()]) -> LessonPage:
+@router.get("/lessons", response_model=LessonPage, responses=problems(), summary="List lessons")
+def lessons(request: Request, access: Reader, query: Annotated[PageQuery, Query()]) -> Response:
     """Return what the judge would have another agent do or avoid, the newest run first."""
     service = service_of(request)
     filters, after = query.filters(), None if query.cursor is None else decode_cursor(query.cursor)
     with service.database.reading(access.tenants) as connection:
         rows = list_lessons(connection, filters, after, query.limit + 1)
-    items: list[Any] = [lesson_of(row, service) for row in rows[: query.limit]]
+    items = [lesson_of(row, service) for row in rows[: query.limit]]
     cursor = encode_cursor(rows[query.limit - 1]) if len(rows) > query.limit else None
-    return LessonPage(notice=DATA_NOTICE, items=items, next_cursor=cursor)
+    return json_response({"notice": DATA_NOTICE, "items": items, "next_cursor": cursor})
 
 
 @router.get(
@@ -70,26 +74,39 @@ def lessons(request: Request, access: Reader, query: Annotated[PageQuery, Query(
         **problems(404),
         200: {
             "description": "The trajectory.",
+            "headers": {"ETag": {"description": "Send it as `If-None-Match`.", "schema": {"type": "string"}}},
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Trajectory"}}},
         },
+        304: {"description": "It is still what `If-None-Match` names."},
     },
     summary="Get one trajectory",
 )
 def get_trajectory(request: Request, access: Reader, run_id: RunId) -> Response:
     """Return one trajectory: how it ended, its verdict with evidence, and its document, redacted."""
-    service = service_of(request)
-    document = text = None
-    with service.database.reading(access.tenants) as connection:
-        row = read_run(connection, run_id)
-        # Whether the run may be seen is asked each time; redacting its document is what takes long.
-        if row is not None and (document := service.documents.get(run_id, row["updated_at"])) is None:
-            text = read_document(connection, run_id)
-    if row is None:
+    return trajectory_response(service_of(request), access, run_id, request.headers.get("if-none-match"))
+
+
+def trajectory_response(service: Service, access: Access, run_id: str, known: str | None) -> Response:
+    """Return one trajectory, or that it is still what the client knows by its tag.
+
+    Raises:
+        ProblemError: 404, there is none that may be seen.
+    """
+    # Whether the run may be seen is asked each time; redacting its document is what takes long.
+    kept = service.documents.get(run_id)
+    since = None if kept is None else kept.updated_at.isoformat()
+    rows = service.database.read(access.tenants, RUN_WITH_DOCUMENT, run_id, since)
+    if not rows:
         raise ProblemError(404, "There is no such run among those that the token may see.")
-    if document is None:
-        document = document_json(text, service)
-        service.documents.put(run_id, row["updated_at"], document)
-    return Response(trajectory_json(row, document, service), media_type="application/json")
+    row = rows[0]
+    if kept is None or kept.updated_at != row["updated_at"]:
+        kept = KeptDocument(row["updated_at"], document_json(row["data"], service))
+        service.documents.put(run_id, kept)
+    body = trajectory_json(row, kept.document, service)
+    tag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
+    if known is not None and tag in known:
+        return Response(status_code=304, headers={"etag": tag})
+    return Response(body, headers={"etag": tag}, media_type="application/json")
 
 
 SCHEMAS = (Trajectory,)

@@ -18,8 +18,9 @@ from trajectory_pipeline.serve.service import make_service
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline.storage.postgres.prepared import Prepared
 from trajectory_pipeline.storage.postgres.search import EXACT_RUNS, SearchFilters, search
-from trajectory_pipeline.storage.postgres.service_access import ServiceDatabase, Tenants
+from trajectory_pipeline.storage.postgres.service_access import QueryTimeoutError, ServiceDatabase, Tenants
 from trajectory_pipeline.storage.postgres.service_role import (
     NEWEST_WITH_WORDS,
     ROLE,
@@ -118,7 +119,7 @@ def pages(tenant_settings: Settings, tokens: Tokens, guarded: httpx2.Client) -> 
     described = {(method.upper(), path) for method, path, _ in operations(guarded)}
     routes = {
         (method, str(route.path))
-        for route in iter_route_contexts(app._app.routes)
+        for route in iter_route_contexts(app._app._app.routes)
         for method in (route.methods or set()) - {"HEAD"}
     }
     assert described | {("POST", "/mcp")} < routes
@@ -285,6 +286,44 @@ def test_role_and_tenants_end_with_the_transaction(database: TrajectoryDatabase,
                 assert connection.execute(count.encode()).fetchall() != [(0,)]
 
 
+def test_one_round_trip_reads_as_a_transaction_does(database: TrajectoryDatabase, tokens: Tokens) -> None:
+    """On one connection, whose sessions keep plans, for different tenants in turn."""
+    statement = Prepared("SELECT run_id FROM trajectory.trajectories WHERE run_id <> $1::text")
+    writing = Prepared("DELETE FROM trajectory.verdicts")
+    odd = Tenants(frozenset({MINE, 'a"b', "c\\d", "{e,f}", "g'h", ""}), frozenset())
+    with database.pooled() as pooled:
+        service = ServiceDatabase(pooled, 10)
+        for _ in range(7):
+            for tenants, runs in (
+                (None, tokens.runs[MINE] | tokens.runs[OTHER]), (ONLY_MINE, tokens.runs[MINE]), (NOBODY, set[str]()),
+                (odd, tokens.runs[MINE]),
+            ):  # fmt: skip
+                assert {row["run_id"] for row in service.read(tenants, statement, "it's")} == runs
+                with service.reading(tenants) as connection:
+                    seen = connection.execute("SELECT run_id FROM trajectory.trajectories").fetchall()
+                    assert {run_id for (run_id,) in seen} == runs
+        for tenants, refusal in ((None, "read-only"), (ONLY_MINE, "permission denied|read-only")):
+            with pytest.raises(SinkError, match=refusal):
+                service.read(tenants, writing)
+
+
+def test_statement_is_prepared_again_where_a_pooler_gives_another_session(
+    database: TrajectoryDatabase, tokens: Tokens
+) -> None:
+    statement = Prepared("SELECT count(*) AS n FROM trajectory.trajectories")
+    with database.pooled() as pooled:
+        service = ServiceDatabase(pooled, 10)
+        for forgotten in ("ALL", statement.name, "ALL", None):
+            assert service.read(ONLY_MINE, statement) == [{"n": len(tokens.runs[MINE])}]
+            with service.reading(ONLY_MINE) as connection:
+                assert connection.execute("SELECT count(*) FROM trajectory.trajectories").fetchone() == (
+                    len(tokens.runs[MINE]),
+                )
+            if forgotten:
+                with pooled.session(autocommit=True) as connection:
+                    connection.execute(f"DEALLOCATE {forgotten}".encode())
+
+
 def test_role_without_tenants_sees_nothing(database: TrajectoryDatabase, tokens: Tokens) -> None:
     """A defect that forgets to say for whom it reads."""
     with psycopg.connect(database.url) as connection:
@@ -295,10 +334,12 @@ def test_role_without_tenants_sees_nothing(database: TrajectoryDatabase, tokens:
 
 def test_long_query_is_ended(database: TrajectoryDatabase, tokens: Tokens) -> None:
     with (
-        pytest.raises(SinkError, match=r"longer than 0\.1 seconds"),
+        pytest.raises(QueryTimeoutError, match=r"longer than 0\.1 seconds"),
         ServiceDatabase(database, 0.1).reading(None) as connection,
     ):
         connection.execute("SELECT pg_sleep(5)")
+    with pytest.raises(QueryTimeoutError, match=r"longer than 0\.1 seconds"):
+        ServiceDatabase(database, 0.1).read(None, Prepared("SELECT pg_sleep(5)"))
 
 
 @pytest.fixture

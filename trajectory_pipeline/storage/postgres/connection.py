@@ -12,6 +12,7 @@ from psycopg.types.json import set_json_loads
 
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.lossless_json import exact_numbers
+from trajectory_pipeline.storage.postgres.prepared import Prepared
 from trajectory_pipeline.urls import describe_postgres, hide_credentials, normalize_postgres_url
 
 _SETTINGS = {
@@ -24,7 +25,6 @@ _SETTINGS = {
     "standard_conforming_strings": "on",
     "array_nulls": "on",
     "transform_null_equals": "off",
-    "search_path": "pg_catalog",
     # Another worker may hold a partition for hours, and reading the source may take as long.
     "statement_timeout": "0",
     "lock_timeout": "0",
@@ -32,15 +32,25 @@ _SETTINGS = {
 }
 """What a transaction needs, whatever the server, the database, the role or a pooler sets."""
 
+_OUR_POLICIES = (
+    "(SELECT bool_and(starts_with(p.polname::text, 'service_') IS TRUE)"
+    " FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_policy p ON p.polrelid = c.oid"
+    " WHERE c.relnamespace = to_regnamespace('trajectory') AND c.relrowsecurity)"
+    " AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = 'trajectory_service'"
+    " AND pg_has_role(r.oid, 'USAGE'))"
+)
 _BEGIN = ", ".join(
     (
-        *(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items()),
-        # A policy that hides rows is an error: what is hidden would look deleted. Those of the service hide none.
-        "set_config('row_security', CASE WHEN (SELECT bool_and(starts_with(p.polname::text, 'service_') IS TRUE)"
-        " FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_policy p ON p.polrelid = c.oid"
-        " WHERE c.relnamespace = to_regnamespace('trajectory') AND c.relrowsecurity)"
-        " AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = 'trajectory_service'"
-        " AND pg_has_role(r.oid, 'USAGE')) THEN 'on' ELSE 'off' END, true)",
+        # Setting one and putting it back takes longer than looking whether it is so anyway.
+        *(
+            f"CASE WHEN current_setting('{name}') <> '{value}' THEN set_config('{name}', '{value}', true) END"
+            for name, value in _SETTINGS.items()
+        ),
+        # A policy that hides rows is an error: what is hidden would look deleted. Those of the service hide none, and
+        # no policy concerns the owner of the tables.
+        "CASE WHEN coalesce((SELECT NOT pg_has_role(c.relowner, 'USAGE') FROM pg_catalog.pg_class c"
+        f" WHERE c.oid = to_regclass('trajectory.trajectories')), true) AND {_OUR_POLICIES}"
+        " THEN set_config('row_security', 'on', true) ELSE set_config('row_security', 'off', true) END",
         "CASE WHEN current_setting('server_version_num')::int >= 170000"
         " THEN set_config('transaction_timeout', '0', true) END",
         # With "replica", no foreign key and no trigger would hold. Only superusers may set it, so only where needed.
@@ -141,8 +151,11 @@ def translating_database_errors(url: str, doing: str) -> Iterator[None]:
         raise database_error(url, doing, error) from error
 
 
-BEGIN = f"SELECT {_BEGIN}"
+_SEARCH_PATH = "set_config('search_path', 'pg_catalog', true)"
+BEGIN = f"SELECT {_BEGIN}, {_SEARCH_PATH}"
 """States what a transaction needs; the first statement in each one. It holds until its end."""
+BEGIN_PREPARED = (Prepared(f"SELECT {_BEGIN}"), Prepared(f"SELECT {_SEARCH_PATH}"))
+"""The same. Apart, because a plan is made anew whenever the statement itself changes the search path."""
 
 
 def begin(connection: psycopg.Connection) -> None:

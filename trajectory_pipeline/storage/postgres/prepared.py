@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg.pq import Escaping
+from psycopg.pq import Escaping, abc
 
 _THERE = "SELECT name FROM pg_catalog.pg_prepared_statements WHERE name = ANY(%s)"
 
@@ -65,6 +65,6 @@ def execute_prepared(connection: psycopg.Connection, *calls: Call, stay: bool = 
     return cursor
 
 
-def _execute(escaping: Escaping, prepared: Prepared, values: Sequence[str | None]) -> bytes:
+def _execute(escaping: abc.Escaping, prepared: Prepared, values: Sequence[str | None]) -> bytes:
     given = b", ".join(b"NULL" if one is None else escaping.escape_literal(one.encode()) for one in values)
     return f"EXECUTE {prepared.name}".encode() + (b"(%b)" % given if values else b"")

@@ -5,10 +5,11 @@ search takes one transaction, and changes nothing.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from functools import partial
 from itertools import accumulate, islice
 from typing import Any, Literal
 
@@ -20,13 +21,19 @@ from psycopg.rows import dict_row
 from trajectory_pipeline.errors import QueryError
 from trajectory_pipeline.schema.enums import Outcome
 from trajectory_pipeline.search.fusion import fuse_ranks
-from trajectory_pipeline.search.query import WordQuery, check_query, quoted_phrases, word_query, word_weight
+from trajectory_pipeline.search.query import WordQuery, check_query, quoted_phrases, word_query
 from trajectory_pipeline.search.snippet import snippet
 from trajectory_pipeline.storage.postgres.current_verdicts import OUTCOMES
 from trajectory_pipeline.storage.postgres.meaning_index import SPACE, CurrentModel, SearchedSpace, as_space, find_space
 from trajectory_pipeline.storage.postgres.pgvector import PgVector
 from trajectory_pipeline.storage.postgres.service_access import Tenants
 from trajectory_pipeline.storage.postgres.service_role import NEWEST_WITH_WORDS, ROLE
+from trajectory_pipeline.storage.postgres.word_frequencies import (
+    READ_WORDS,
+    Frequency,
+    RecentFrequencies,
+    count_words,
+)
 
 SearchMode = Literal["hybrid", "words", "meaning"]
 """Both lists, fused; or one of them."""
@@ -46,8 +53,6 @@ _POOL = 200
 """So many similar runs are looked through for successes and failures first."""
 _POOL_OF_FEW = 2_000
 """Where few runs pass the filters, so many are looked through, before each side is searched on its own."""
-_SAMPLE = 400
-"""Texts by which it is estimated how rare a word is. Run ids are random, so that the first ones are a sample."""
 
 
 @dataclass(frozen=True)
@@ -184,15 +189,6 @@ SELECT websearch_to_tsquery('pg_catalog.simple', %(query)s)::text,
     ARRAY(SELECT phraseto_tsquery('pg_catalog.simple', phrase)::text FROM unnest(%(phrases)s::text[]) phrase),
     current_user = '{ROLE}', space.*
 FROM ({SPACE}) space"""
-# The words of a text are mostly stored beside its row: read once, and not for each term. ``D`` is the weight they have.
-_READ_WORDS = "setweight(s.words, 'D') AS words"
-# Deterministic, and under row-level security only of texts that may be seen.
-_FREQUENCIES = f"""
-WITH sample AS MATERIALIZED (SELECT {_READ_WORDS} FROM trajectory.search_texts s ORDER BY run_id LIMIT %(sample)s)
-SELECT (SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'trajectory.search_texts'::regclass),
-    (SELECT count(*) FROM sample),
-    ARRAY(SELECT (SELECT count(*) FROM sample WHERE words @@ term::tsquery)
-        FROM unnest(%(terms)s::text[]) WITH ORDINALITY AS u (term, place) ORDER BY place)"""
 # What is in a long text by chance counts less, as in BM25. A rank function of Postgres knows no rareness.
 _SCORE = "({weights}) / (1 + ln(length(s.words)))"
 _WORDS = """
@@ -278,16 +274,14 @@ class _Question:
     """A query, taken apart once for all lists.
 
     Attributes:
-        weights: of each term, with the estimated share of texts that have it.
-        texts: how many texts there are, about.
+        weights: how rare each term is.
         space: None where nothing is searched by meaning.
         as_client: whether the role of clients with tenants asks, which finds words by a function.
     """
 
     mode: SearchMode
     words: WordQuery
-    weights: Mapping[str, tuple[float, float]]
-    texts: float
+    weights: Mapping[str, Frequency]
     space: "_Space | None"
     as_client: bool
 
@@ -346,6 +340,7 @@ def search(
     *,
     mode: SearchMode = "hybrid",
     query_vector: Sequence[float] | None = None,
+    frequencies: RecentFrequencies | None = None,
 ) -> list[SearchHit]:
     """Return the runs that a query describes, best first; ``min(k, what matches)`` of them, ties by run id.
 
@@ -359,6 +354,8 @@ def search(
         filters: which runs may be found.
         mode: ``hybrid`` without a query vector is ``words``.
         query_vector: the query's embedding by the current model.
+        frequencies: how rare words are, as counted lately; else they are counted. The connection sees the runs of the
+            filters' tenants, and no others.
 
     Raises:
         QueryError: the query or a filter cannot be used; the text says why.
@@ -366,9 +363,10 @@ def search(
     """
     _check(k, filters, mode, query_vector)
     with _transaction(connection):
-        question = _question(connection, query, mode, query_vector)
+        question = _question(connection, query, mode, query_vector, _counting(connection, frequencies, filters))
         found = _find(connection, question, _scope(filters, question.words), k)
-        return _hits(connection, question.words, found.items(k))
+        chosen = found.items(k)
+        return _hits(_details(connection, list(chosen)), question.words, chosen)
 
 
 def contrast(
@@ -379,6 +377,7 @@ def contrast(
     *,
     mode: SearchMode = "hybrid",
     query_vector: Sequence[float] | None = None,
+    frequencies: RecentFrequencies | None = None,
 ) -> Contrast:
     """Return ``k`` runs of what a query describes that succeeded, and ``k`` that failed; fewer where there are fewer.
 
@@ -392,6 +391,7 @@ def contrast(
         filters: which runs may be found; without outcomes.
         mode: as for ``search``.
         query_vector: the query's embedding by the current model.
+        frequencies: as for ``search``.
 
     Raises:
         QueryError: the query or a filter cannot be used; the text says why.
@@ -401,7 +401,7 @@ def contrast(
     if filters.outcomes or filters.heuristic_outcomes:
         raise QueryError("A contrast has outcomes of its own: leave out the filters by outcome.")
     with _transaction(connection):
-        question = _question(connection, query, mode, query_vector)
+        question = _question(connection, query, mode, query_vector, _counting(connection, frequencies, filters))
         scope = _scope(filters, question.words)
         pool = max(_POOL, k)
         found = _find(connection, question, scope, pool, depth_of_few=max(_POOL_OF_FEW, k))
@@ -412,7 +412,7 @@ def contrast(
         if len(near) > pool and not all(_enough(outcomes, one, k) for one in (Outcome.SUCCESS, Outcome.FAILURE)):
             outcomes |= _outcomes(connection, list(near)[pool:])
 
-        def side(outcome: Outcome) -> list[SearchHit]:
+        def side(outcome: Outcome) -> dict[str, dict[str, Any]]:
             chosen: dict[str, dict[str, Any]] = {}
             for verdict, rule in ((str(outcome), None), (None, str(outcome))):
                 chosen |= {
@@ -424,9 +424,11 @@ def contrast(
                     narrowed = _scope(filters, question.words, judged=verdict, unjudged=rule)
                     more = _find_narrowed(connection, question, narrowed, k, many=found.few is None).items(k)
                     chosen |= {run_id: ranking for run_id, ranking in more.items() if run_id not in chosen}
-            return _hits(connection, question.words, dict(islice(chosen.items(), k)))
+            return dict(islice(chosen.items(), k))
 
-        return Contrast(side(Outcome.SUCCESS), side(Outcome.FAILURE))
+        sides = [side(Outcome.SUCCESS), side(Outcome.FAILURE)]
+        rows = _details(connection, [run_id for one in sides for run_id in one])
+        return Contrast(*(_hits(rows, question.words, one) for one in sides))
 
 
 def filter_conditions(filters: SearchFilters) -> tuple[list[str], dict[str, Any]]:
@@ -492,7 +494,11 @@ def _transaction(connection: psycopg.Connection) -> AbstractContextManager[objec
 
 
 def _question(
-    connection: psycopg.Connection, query: str, mode: SearchMode, query_vector: Sequence[float] | None
+    connection: psycopg.Connection,
+    query: str,
+    mode: SearchMode,
+    query_vector: Sequence[float] | None,
+    count: Callable[[Sequence[str]], dict[str, Frequency]],
 ) -> _Question:
     checked = check_query(query)
     tsquery, phrases, as_client, *found = _row(
@@ -504,8 +510,16 @@ def _question(
         space = _space(as_space(connection, found), query_vector)
     if space is None and not words.terms:
         raise QueryError("The query has no word that can be found: add one, or search by meaning.")
-    weights, texts = ({}, 0.0) if mode == "meaning" or not words.terms else _weights(connection, words.terms)
-    return _Question(mode, words, weights, texts, space, as_client)
+    weights = {} if mode == "meaning" or not words.terms else count(words.terms)
+    return _Question(mode, words, weights, space, as_client)
+
+
+def _counting(
+    connection: psycopg.Connection, frequencies: RecentFrequencies | None, filters: SearchFilters
+) -> Callable[[Sequence[str]], dict[str, Frequency]]:
+    if frequencies is None:
+        return partial(count_words, connection)
+    return partial(frequencies.count, connection, filters.tenants)
 
 
 def _find(
@@ -523,7 +537,7 @@ def _find_among_few(connection: psycopg.Connection, question: _Question, scope: 
     if question.weights:
         score, weights = _score(question.weights)
         parameters |= {**weights, "any": _any_of(question.weights)}
-        lists += sql.SQL(_WORDS_AMONG_FEW).format(score=sql.SQL(score), words=sql.SQL(_READ_WORDS))
+        lists += sql.SQL(_WORDS_AMONG_FEW).format(score=sql.SQL(score), words=sql.SQL(READ_WORDS))
     if question.space is not None:
         parameters["vector"] = question.space.vector
         lists += sql.SQL(_MEANING_AMONG_FEW).format(**question.space.parts)
@@ -607,13 +621,11 @@ def _rank_by_words(
             "bound": max(RANKED_MATCHES, k),
             "every": " & ".join(f"({term})" for term in terms),
         }
-        statement = _WORDS.format(
-            scope=scope.cte, candidates=" UNION ".join(candidates), score=score, words=_READ_WORDS
-        )
+        statement = _WORDS.format(scope=scope.cte, candidates=" UNION ".join(candidates), score=score, words=READ_WORDS)
         return dict(connection.execute(statement.encode(), parameters))
 
-    rarest = sorted(weights, key=lambda term: weights[term][1])
-    places = _telling_terms(weights, question.texts)
+    rarest = sorted(weights, key=lambda term: weights[term].share)
+    places = _telling_terms(weights)
     found = scored(rarest[:places])
     # One more at a time: the next one may be in a few texts, and the last one in half of them.
     while len(found) < needed and places < len(rarest):
@@ -622,28 +634,18 @@ def _rank_by_words(
     return found
 
 
-def _score(weights: Mapping[str, tuple[float, float]]) -> tuple[str, dict[str, Any]]:
+def _score(weights: Mapping[str, Frequency]) -> tuple[str, dict[str, Any]]:
     """Return the score of a text as an expression, and its parameters."""
     terms = [f"%(weight_{n})s::float8 * (s.words @@ %(term_{n})s::tsquery)::int" for n in range(len(weights))]
     parameters: dict[str, Any] = {}
-    for number, (term, (weight, _)) in enumerate(weights.items()):
-        parameters |= {f"term_{number}": term, f"weight_{number}": weight}
+    for number, (term, frequency) in enumerate(weights.items()):
+        parameters |= {f"term_{number}": term, f"weight_{number}": frequency.weight}
     return _SCORE.format(weights=" + ".join(terms)), parameters
 
 
-def _weights(connection: psycopg.Connection, terms: Sequence[str]) -> tuple[dict[str, tuple[float, float]], float]:
-    """Return for each term its weight and the estimated share of texts with it, and how many texts there are."""
-    rows, sampled, counts = _row(connection, _FREQUENCIES, {"terms": list(terms), "sample": _SAMPLE})
-    weights = {
-        term: (word_weight(sampled, count), max(count, 0.5) / max(sampled, 1))
-        for term, count in zip(terms, counts, strict=True)
-    }
-    return weights, rows
-
-
-def _telling_terms(weights: Mapping[str, tuple[float, float]], texts: float) -> int:
+def _telling_terms(weights: Mapping[str, Frequency]) -> int:
     """Return how many of the rarest terms match not too many texts together; at least one."""
-    matches = accumulate(share * texts for share in sorted(share for _, share in weights.values()))
+    matches = accumulate(sorted(one.share * one.texts for one in weights.values()))
     return max(1, sum(so_far <= _CANDIDATES for so_far in matches))
 
 
@@ -687,10 +689,16 @@ def _ranks(scores: Mapping[str, float]) -> dict[str, int]:
     return {run_id: place for place, run_id in enumerate(scores, start=1)}
 
 
-def _hits(connection: psycopg.Connection, words: WordQuery, found: Mapping[str, Mapping[str, Any]]) -> list[SearchHit]:
-    """Return the runs in this order, with what is stored of each."""
+def _details(connection: psycopg.Connection, run_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what is stored of runs, by run."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        rows = {row["run_id"]: row for row in cursor.execute(_DETAILS, [list(found)])}
+        return {row["run_id"]: row for row in cursor.execute(_DETAILS, [list(run_ids)])}
+
+
+def _hits(
+    rows: Mapping[str, Mapping[str, Any]], words: WordQuery, found: Mapping[str, Mapping[str, Any]]
+) -> list[SearchHit]:
+    """Return the runs that were found, in their order, with what is stored of each."""
     # A run can be deleted after it was found.
     left = [run_id for run_id in found if run_id in rows]
     return [_hit(rows[run_id], words, rank=rank, **found[run_id]) for rank, run_id in enumerate(left, start=1)]

@@ -9,6 +9,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from trajectory_pipeline.storage.postgres.current_verdicts import CURRENT_VERDICT
+from trajectory_pipeline.storage.postgres.prepared import Prepared
 from trajectory_pipeline.storage.postgres.search import SearchFilters, filter_conditions
 
 Row = Mapping[str, Any]
@@ -88,6 +89,13 @@ def read_run(connection: psycopg.Connection, run_id: str) -> dict[str, Any] | No
         " WHERE t.run_id = %(run_id)s AND t.deleted_at IS NULL"
     )
     return next(iter(_rows(connection, statement, {"run_id": run_id})), None)
+
+
+RUN_WITH_DOCUMENT = Prepared(
+    f"SELECT {_WHOLE}, CASE WHEN t.updated_at IS DISTINCT FROM $2::timestamptz THEN t.data::text END AS data"
+    f" FROM trajectory.trajectories t{CURRENT_VERDICT} WHERE t.run_id = $1::text AND t.deleted_at IS NULL"
+)
+"""A run as ``read_run`` returns it, and the text of its document, unless it has not changed since a time."""
 
 
 def list_lessons(

@@ -18,7 +18,7 @@ from trajectory_pipeline.judge.client.http_call import send_call
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request, judge
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.response_schema import JudgeResponse, PartFindings
-from trajectory_pipeline.pipeline.judge_worker import JudgingStats
+from trajectory_pipeline.pipeline.judging_stats import JudgingStats
 from trajectory_pipeline_tests.judge.documents import ORDER, document, message, text, turn
 from trajectory_pipeline_tests.judge.provider import ANSWER
 

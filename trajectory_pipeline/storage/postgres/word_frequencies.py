@@ -1,0 +1,83 @@
+"""How rare words are in search texts, estimated from some of them."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg
+
+from trajectory_pipeline.search.query import word_weight
+from trajectory_pipeline.storage.postgres.service_access import Tenants
+
+SAMPLE = 400
+"""Texts that are looked at. Run ids are random, so that the first ones are a sample."""
+READ_WORDS = "setweight(s.words, 'D') AS words"
+"""The words of a text are mostly stored beside its row: read once, and not for each term. They have weight ``D``."""
+_SECONDS = 60.0
+_MOST_REMEMBERED = 20_000
+# Deterministic, and under row-level security only of texts that may be seen.
+_FREQUENCIES = f"""
+WITH sample AS MATERIALIZED (SELECT {READ_WORDS} FROM trajectory.search_texts s ORDER BY run_id LIMIT {SAMPLE})
+SELECT (SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'trajectory.search_texts'::regclass),
+    (SELECT count(*) FROM sample),
+    ARRAY(SELECT (SELECT count(*) FROM sample WHERE words @@ term::tsquery)
+        FROM unnest(%s::text[]) WITH ORDINALITY AS u (term, place) ORDER BY place)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Frequency:
+    """In how many of the texts of a sample a term is; ``texts``: how many texts there are, about."""
+
+    texts: float
+    sampled: int
+    count: int
+
+    @property
+    def weight(self) -> float:
+        """The more the rarer the term is."""
+        return word_weight(self.sampled, self.count)
+
+    @property
+    def share(self) -> float:
+        """The estimated share of texts with the term; never none."""
+        return max(self.count, 0.5) / max(self.sampled, 1)
+
+
+def count_words(connection: psycopg.Connection, terms: Sequence[str]) -> dict[str, Frequency]:
+    """Return how frequent each term is among the texts that the connection may see."""
+    row = connection.execute(_FREQUENCIES.encode(), [list(terms)]).fetchone()
+    assert row is not None  # noqa: S101 - an aggregate has a row
+    texts, sampled, counts = row
+    return {term: Frequency(texts, sampled, count) for term, count in zip(terms, counts, strict=True)}
+
+
+class RecentFrequencies:
+    """Frequencies of the last minute, for each kind of client apart. Few texts are counted anew each time."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Tenants | None, str], tuple[float, Frequency]] = {}
+        self._guard = threading.Lock()
+
+    def count(
+        self, connection: psycopg.Connection, tenants: Tenants | None, terms: Sequence[str]
+    ) -> dict[str, Frequency]:
+        """Return what ``count_words`` does, as of a minute ago at the earliest.
+
+        Args:
+            connection: which sees the runs of these tenants.
+            tenants: None where it sees all.
+            terms: words and phrases.
+        """
+        now = time.monotonic()
+        with self._guard:
+            known = {term: self._found.get((tenants, term)) for term in terms}
+        frequencies = {term: found[1] for term, found in known.items() if found and now - found[0] < _SECONDS}
+        if missing := [term for term in terms if term not in frequencies]:
+            counted = count_words(connection, missing)
+            frequencies |= counted
+            with self._guard:
+                if len(self._found) > _MOST_REMEMBERED:
+                    self._found.clear()
+                self._found |= {(tenants, term): (now, one) for term, one in counted.items() if one.sampled == SAMPLE}
+        return frequencies
