@@ -318,23 +318,29 @@ def has_only_text(message: Row) -> bool:
     return not others and any(part["text"] for part in message["content"] or ())
 
 
-def redacted(value: Any, redact: Callable[[str], str]) -> Any:
-    """Return a value with every text in it redacted, but for ids and closed lists.
+def redact_texts(fields: JsonObject, redact: Callable[[str], str]) -> None:
+    """Redact, in place, every text in a row and in what it nests, but for ids and closed lists.
 
     Verbatim JSON is dropped but where it holds an image: no form takes anything else from it.
     """
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {name: _redacted_field(name, part, redact) for name, part in value.items()}
-    if isinstance(value, list):
-        return [redacted(part, redact) for part in value]
-    return value
+    for name, value in fields.items():
+        kind = type(value)
+        if kind is str:
+            if name == "json":
+                fields[name] = value if '"image"' in value else None
+            elif name not in _KEPT:
+                fields[name] = redact(value)
+        elif kind is dict:
+            redact_texts(value, redact)
+        elif kind is list and name not in _KEPT:
+            fields[name] = [_redacted_item(item, redact) for item in value]
 
 
-def _redacted_field(name: str, value: Any, redact: Callable[[str], str]) -> Any:
-    if name in _KEPT:
-        return value
-    if name == "json":
-        return value if value and '"image"' in value else None
-    return redacted(value, redact)
+def _redacted_item(item: Any, redact: Callable[[str], str]) -> Any:
+    if type(item) is str:
+        return redact(item)
+    if type(item) is dict:
+        redact_texts(item, redact)
+    elif type(item) is list:
+        return [_redacted_item(inner, redact) for inner in item]
+    return item

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from trajectory_pipeline.exports.chat import text_digest
 from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
-from trajectory_pipeline.exports.source import ExportRun, redacted
+from trajectory_pipeline.exports.source import ExportRun, redact_texts
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.schema.arrow import rows_of
 from trajectory_pipeline.schema.exports import SelectedRun
@@ -75,7 +75,7 @@ class Portion:
 
     rows: pa.RecordBatch
     selected: Mapping[str, SelectedRun]
-    verdicts: Mapping[str, Mapping[str, Any]]
+    verdicts: Mapping[str, dict[str, Any]]
 
 
 class _Remembering:
@@ -118,9 +118,11 @@ class Encoder:
         for row in rows_of(portion.rows):
             one = portion.selected[row["run_id"]]
             verdict = portion.verdicts.get(one.run_id) or {}
+            redact_texts(row, redact)
+            redact_texts(verdict, redact)
             run = ExportRun(
-                redacted(row, redact),
-                redacted(verdict, redact) or None,
+                row,
+                verdict or None,
                 one.family_id,
                 encoding.with_reasoning,
                 encoding.with_images,

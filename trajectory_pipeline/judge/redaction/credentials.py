@@ -144,7 +144,6 @@ _CONNECTS_HINTS = (
     *("login(", "log_in(", "sign_in(", "signin(", "sequelize(", "minio(", "client(", "session(", "transport(", "bot("),
     "connection(",
 )
-_CIPHER_HINTS = ("crypt", "hmac", "fernet", "aes.new", "jwt.", "sp_addlogin", "connect", "new pdo")
 _LITERAL = re.compile(r"""["']([^"'\n]{6,256})["']""")
 _ALGORITHM = re.compile(
     r"(?i:(?:sha|hs|rs|es|ps|aes|md|pbe|rsa|base|utf|iso|latin|a)[-_]?[0-9]|[a-z]{1,6}://|[a-z]{1,12}:host=)"
@@ -261,19 +260,21 @@ _OPTIONS = {
 }
 
 
-def find_credentials(text: str) -> Iterator[Span]:
+def find_credentials(literals: Literals) -> Iterator[Span]:
     """Yield the spans of secrets in commands, URLs, calls and lines of known files; they may overlap."""
-    literals = Literals(text)
-    for hints, pattern, kind, is_valid in _BY_GROUP:
-        for match in literals.finditer(pattern, _STARTS.get(pattern, {})) if literals.has_any(hints) else ():
+    text, found = literals.text, literals.positions.keys()
+    for number in sorted({number for hint in found & _RULES_BY_HINT.keys() for number in _RULES_BY_HINT[hint]}):
+        _, pattern, kind, is_valid = _RULES[number]
+        starts = _STARTS.get(pattern)
+        for match in literals.finditer(pattern, starts) if starts else pattern.finditer(text):
             if is_valid(match.group(1)):
                 yield Span(match.start(1), match.end(1), kind)
     yield from _in_commands(literals)
-    for call in literals.finditer(_CONNECTS, _STARTS[_CONNECTS]) if literals.has_any(_CONNECTS_HINTS) else ():
+    for call in literals.finditer(_CONNECTS, _STARTS[_CONNECTS]):
         for literal in _LITERAL.finditer(text, *call.span(1)):
             if is_mixed(literal[1]) or HEX.fullmatch(literal[1]):
                 yield Span(*literal.span(1), "secret")
-    for call in literals.finditer(_CIPHER, _STARTS[_CIPHER]) if literals.has_any(_CIPHER_HINTS) else ():
+    for call in literals.finditer(_CIPHER, _STARTS[_CIPHER]):
         for literal in _LITERAL.finditer(text, *call.span(1)):
             if _is_guessable(literal[1]) and not _ALGORITHM.match(literal[1]) and not set(" ;") & set(literal[1]):
                 yield Span(*literal.span(1), "secret")
@@ -289,8 +290,6 @@ def find_url_logins(text: str) -> Iterator[Span]:
 
 def _in_commands(literals: Literals) -> Iterator[Span]:
     text, at = literals.text, 0
-    if not _HAS_OPTION.search(text):
-        return
     for command in literals.finditer(_COMMAND, _STARTS[_COMMAND]):
         if command.start() < at:
             continue
@@ -340,7 +339,7 @@ def _is_guessable(value: str) -> bool:
     return is_value(value) and not value.isdigit() and any(c.isdigit() or c in "!#$%&*+@^~" for c in value)
 
 
-_BY_GROUP: tuple[tuple[tuple[str, ...], re.Pattern[str], str, Callable[[str], bool]], ...] = (
+_RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str, Callable[[str], bool]], ...] = (
     (("basic",), _BASIC, "basic", _is_basic),
     (("bearer",), _BEARER, "token", _is_token),
     (("cookie",), _COOKIE, "cookie", is_value),
@@ -541,3 +540,10 @@ _STARTS: dict[re.Pattern[str], Starts] = {
     },
 }
 """Where a match of a costly pattern begins."""
+
+_RULES_BY_HINT = {
+    hint: [number for number, rule in enumerate(_RULES) if hint in rule[0]]
+    for hint in {hint for rule in _RULES for hint in rule[0]}
+}
+LITERALS = frozenset(_RULES_BY_HINT).union(*_STARTS.values())
+"""What has to be found in a text before it is searched for credentials."""

@@ -5,7 +5,7 @@ import string
 from collections.abc import Iterator
 
 from trajectory_pipeline.judge.redaction.code_values import code_values, joined_literals, markup_values, members
-from trajectory_pipeline.judge.redaction.literals import occurrences
+from trajectory_pipeline.judge.redaction.literals import Literals
 from trajectory_pipeline.judge.redaction.span import Span
 from trajectory_pipeline.judge.redaction.values import (
     HEX,
@@ -73,23 +73,19 @@ _OTHER_SECRETS = (
     r"|토큰|비밀 ?키|인증 ?키|api ?키|مفتاح|رمز|गुप्त(?: कुंजी)?"
 )
 _OTHER_DIGITS = r"код(?: доступа| подтверждения)?|验证码|驗證碼|認証コード|인증번호"
-_ASCII_STEM_WORDS = """
+_STEM_WORDS = """
     pass pw ps mdp kennwort geheim contrase palavra mot wachtwoord adgangskode salasana secret token cred clave chave
     chiave sleutel session sessid key sig auth sid jwt bearer hmac cookie salt seed pepper phrase words mnemonic pin
     otp tan puk cv code senha parol heslo has losenord jelsz sifre kata identified llave jeton segre kod slapta
     lykilor zugangs community sandi mat_khau parool geslo lozinka zaporka webhook login private access refresh
     nonce csrf xsrf masterauth verifier assertion saml codigo schluessel
-"""
-_OTHER_STEM_WORDS = """
     clé schlüssel lösenord şifre mật парол 密 口令 パスワード 暗証番号 비밀번호 암호 كلمة סיסמ κωδικ รหัสผ่าน
     पासवर्ड 令牌 トークン токен ключ 秘密鍵 토큰 مفتاح código গোপন পাসওয়ার্ড கடவுச்சொல் гасл лозинк 비번 ססמ
     رمز گذرواژه კოდური պարոլ գաղտնաբառ секрет 暗号鍵 私钥 私鑰 秘钥 秘鑰 凭证 비밀 인증 api गुप्त код 验证码 驗證碼
     認証コード 인증번호
 """
-_ASCII_STEMS, _OTHER_STEMS = (
-    tuple(word.replace("_", " ") for word in words.split()) for words in (_ASCII_STEM_WORDS, _OTHER_STEM_WORDS)
-)
-"""What names begin with. Most texts have few of them, and are searched for the others in no time."""
+_STEMS = frozenset(word.replace("_", " ") for word in _STEM_WORDS.split())
+"""What names begin with."""
 _TAIL = (
     r"(?:[ _-]?(?:[0-9]{1,3}|value|val|data|raw|plain|plaintext|text|base64|b64|str|string|old|new|prod"
     r"|production|dev"
@@ -133,7 +129,10 @@ _TEST_RESULT = re.compile(
 )
 _MARKUP_NAME = re.compile(r"<[\w.:-]{0,60}$")
 _OPTION_NAME = re.compile(r"(?:^|[\s\"'])--?[\w-]{0,40}$")
-_PLURAL = re.compile(r"(?:passwords|secrets|tokens|keys|credentials|creds|passcodes)(?![a-z0-9_])")
+_PLURALS = frozenset(("passwords", "secrets", "tokens", "keys", "credentials", "creds", "passcodes"))
+_PLURAL = re.compile(rf"(?:{'|'.join(sorted(_PLURALS))})(?![a-z0-9_])")
+LITERALS = _STEMS | _PLURALS
+"""What has to be found in a text before it is searched for names."""
 _NOT_SECRET_KEYS = re.compile(
     r"(?:primary|foreign|partition|sort|cache|idempotency|dedup|routing|public|row|unique|group|object"
     r"|message|translation"
@@ -247,13 +246,11 @@ _AS_A_NAME = re.compile(
 )
 
 
-def find_named_values(text: str) -> Iterator[Span]:
+def find_named_values(literals: Literals) -> Iterator[Span]:
     """Yield the spans of values that a name beside them makes a secret; they may overlap."""
-    lowered = text.lower()
-    if len(lowered) != len(text):
-        lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    text, lowered = literals.text, literals.lowered
     at = header_end = 0
-    for position in _name_positions(lowered):
+    for position in literals.starts_of(_STEMS):
         match = _NAME.match(lowered, position) if position >= at else None
         kind = _kind(text, lowered, match) if match else None
         if match is None or kind is None:
@@ -276,7 +273,7 @@ def find_named_values(text: str) -> Iterator[Span]:
             for span in ((start, end), *joined_literals(text, end)):
                 yield Span(*span, "password" if kind is NameKind.PASSWORD else "secret")
                 at = max(at, span[1])
-    for match in _PLURAL.finditer(lowered):
+    for match in filter(None, (_PLURAL.match(lowered, start) for start in literals.starts_of(_PLURALS))):
         kind = NameKind.PASSWORD if match.group().startswith("pass") else NameKind.SECRET
         for start, end in _elements(text, match.end(), kind, is_plural=True):
             if kind is NameKind.PASSWORD or looks_strong(text[start:end], 8):
@@ -336,11 +333,6 @@ def _longer_name(text: str, lowered: str, start: int) -> Iterator[tuple[int, int
 def _line_end(text: str, at: int, mark: str) -> int:
     found = text.find(mark, at, at + LONGEST_VALUE)
     return found if found >= 0 else at + LONGEST_VALUE
-
-
-def _name_positions(lowered: str) -> list[int]:
-    stems = _ASCII_STEMS if lowered.isascii() else _ASCII_STEMS + _OTHER_STEMS
-    return sorted({at for stem in stems for at in occurrences(lowered, stem)})
 
 
 def _kind(text: str, lowered: str, name: re.Match[str]) -> NameKind | None:

@@ -7,11 +7,12 @@ no start inside a run of its own characters. A long text is read in pieces, so t
 import base64
 import binascii
 import re
+import string
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 
-from trajectory_pipeline.judge.redaction.credentials import find_credentials, find_url_logins
-from trajectory_pipeline.judge.redaction.named_values import find_named_values
+from trajectory_pipeline.judge.redaction import credentials, named_values
+from trajectory_pipeline.judge.redaction.literals import LiteralSet
 from trajectory_pipeline.judge.redaction.span import Span
 from trajectory_pipeline.judge.redaction.tables import find_table_secrets
 from trajectory_pipeline.judge.redaction.visible_text import visible_text
@@ -141,8 +142,9 @@ _HASHES = re.compile(
 """Hashes of passwords: they can be guessed from."""
 _KEY = re.compile(_BEFORE + "(?:" + "|".join(_KEY_FORMS) + ")")
 _SHORTEST_KEY = 18
-_LONG_WORD = re.compile(rf"[A-Za-z0-9_+/=.:~-]{{{_SHORTEST_KEY},}}")
-"""A word that may contain a key; nearly all words are shorter and need not be searched."""
+_IN_WORD = string.ascii_letters + string.digits + "_+/=.:~-"
+_SHAPE = bytes(b"w"[0] if chr(byte) in _IN_WORD else b" "[0] for byte in range(256))
+_SHORTEST = b"w" * _SHORTEST_KEY
 _LONGEST_ESCAPE = 6
 """Characters of an escape before a key."""
 _DOTTED = re.compile(r"[A-Za-z0-9_.-]{1,131072}")
@@ -183,8 +185,9 @@ _DEEPEST = 2
 """How often a text may be encoded."""
 _FROM_URL_SAFE = str.maketrans("-_", "+/")
 
+_LITERALS = LiteralSet(credentials.LITERALS | named_values.LITERALS)
 _Words = list[tuple[int, int]]
-"""Spans of all matches of ``_LONG_WORD``."""
+"""Spans of words that may contain a key; nearly all words are shorter and need not be searched."""
 
 
 def find_secrets(text: str, checkpoint: Callable[[], None] = lambda: None) -> Iterator[Span]:
@@ -193,7 +196,7 @@ def find_secrets(text: str, checkpoint: Callable[[], None] = lambda: None) -> It
     for span in _find(visible.text, checkpoint):
         yield Span(*visible.original(span.start, span.end), span.kind)
     if visible.text != text:
-        yield from find_url_logins(text)
+        yield from credentials.find_url_logins(text)
 
 
 def _find(text: str, checkpoint: Callable[[], None], depth: int = 0) -> Iterator[Span]:
@@ -206,13 +209,26 @@ def _find(text: str, checkpoint: Callable[[], None], depth: int = 0) -> Iterator
 
 
 def _find_in_piece(text: str, checkpoint: Callable[[], None], depth: int) -> Iterator[Span]:
-    words = [word.span() for word in _LONG_WORD.finditer(text)]
+    words = _long_words(text)
     yield from _keys(text, words)
     yield from _broken_keys(text)
-    yield from find_credentials(text)
-    yield from find_named_values(text)
+    literals = _LITERALS.find(text)
+    yield from credentials.find_credentials(literals)
+    yield from named_values.find_named_values(literals)
     if depth < _DEEPEST:
         yield from _encoded_secrets(text, words, checkpoint, depth)
+
+
+def _long_words(text: str) -> _Words:
+    """Return the spans of all runs of ``_IN_WORD`` that are as long as a key; ten times as fast as a pattern."""
+    shape = text.encode("ascii", "replace").translate(_SHAPE)
+    words, start = [], shape.find(_SHORTEST)
+    while start >= 0:
+        end = shape.find(b" ", start)
+        end = end if end >= 0 else len(shape)
+        words.append((start, end))
+        start = shape.find(_SHORTEST, end)
+    return words
 
 
 def _private_keys(text: str) -> Iterator[Span]:
@@ -346,9 +362,9 @@ def _broken_keys(text: str) -> Iterator[Span]:
     joined = "".join([*pieces, text[last:]])
     # A key without a break is found in the text itself.
     words = [
-        word.span()
-        for word in _LONG_WORD.finditer(joined)
-        if bisect_right(starts, word.start() - _LONGEST_ESCAPE) < bisect_left(starts, word.end())
+        (start, end)
+        for start, end in _long_words(joined)
+        if bisect_right(starts, start - _LONGEST_ESCAPE) < bisect_left(starts, end)
     ]
     for start, found_end, kind in _in_long_tokens(joined, words):
         first = bisect_right(starts, start) - 1

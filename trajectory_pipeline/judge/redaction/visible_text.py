@@ -19,22 +19,24 @@ _HIDDEN = re.compile(
     r"|(?P<encoded>%(?:25){0,2}(?:2[2-7cCfF]|20|3[aAbBdDfF]|40|[57][bBdD])|\\{1,8}u00(?:2[267]|3[cCdDeE])"
     r"|&(?:quot|apos|amp|lt|gt|#34|#39|#x27|#x22|#61|#58|colon|equals);)"
 )
-_SUSPECT = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f^\\\[%&\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e"
-    r"\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
-)
-"""What each of these begins with: searching for a set of characters is several times faster."""
+_BEGINNINGS = {*range(0x20), 0x7F, *map(ord, "^\\[%&?")} - set(map(ord, "\t\n\r"))
+_SUSPECT, _SUSPECTS = b"!", bytes(b"!"[0] if byte in _BEGINNINGS else b" "[0] for byte in range(256))
+"""What each of these begins with, and ``?``, which stands for a character that is not ASCII.
+
+Searching for one byte is ten times as fast as searching for a set of characters.
+"""
 _ENTITIES = {
     "quot": '"', "apos": "'", "amp": "&", "lt": "<", "gt": ">", "#34": '"', "#39": "'", "#x27": "'", "#x22": '"',
     "#61": "=", "#58": ":", "colon": ":", "equals": "=",
 }  # fmt: skip
-_SAME_LENGTH: dict[int, int | str] = {
-    **{full: full - 0xFEE0 for full in range(0xFF01, 0xFF5F)},
-    **dict.fromkeys([0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], " "),
-    **dict.fromkeys(map(ord, "“”„‟«»＂「」『』"), '"'),
-    **dict.fromkeys(map(ord, "‘’‚‛‹›"), "'"),
-    **dict.fromkeys(map(ord, "│┃║"), "|"),
+_SAME_LENGTH = {
+    **{chr(full): chr(full - 0xFEE0) for full in range(0xFF01, 0xFF5F)},
+    **dict.fromkeys(map(chr, [0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000]), " "),
+    **dict.fromkeys("“”„‟«»＂「」『』", '"'),
+    **dict.fromkeys("‘’‚‛‹›", "'"),
+    **dict.fromkeys("│┃║", "|"),
 }
+_TRANSLATED = re.compile(f"[{''.join(_SAME_LENGTH)}]")
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,11 @@ def visible_text(text: str) -> VisibleText:
     pieces: list[str] = []
     visible, original, lengths = [], [], []
     last = size = 0
+    suspects = text.encode("ascii", "replace").translate(_SUSPECTS)
     at = 0
-    while suspect := _SUSPECT.search(text, at):
-        at = suspect.end()
-        found = _HIDDEN.match(text, suspect.start())
+    while (suspect := suspects.find(_SUSPECT, at)) >= 0:
+        at = suspect + 1
+        found = _HIDDEN.match(text, suspect)
         if found is None:
             continue
         at = found.end()
@@ -91,7 +94,8 @@ def visible_text(text: str) -> VisibleText:
         lengths.append(0)
         text = "".join([*pieces, text[last:]])
     if not text.isascii():
-        text = text.translate(_SAME_LENGTH)
+        # Several times as fast as str.translate, which looks up every character.
+        text = _TRANSLATED.sub(lambda found: _SAME_LENGTH[found.group()], text)
     return VisibleText(text, tuple(visible), tuple(original), tuple(lengths))
 
 

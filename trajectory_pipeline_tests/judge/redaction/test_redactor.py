@@ -23,7 +23,7 @@ from trajectory_pipeline.judge.redaction import (
     values,
     visible_text,
 )
-from trajectory_pipeline.judge.redaction.literals import Literals
+from trajectory_pipeline.judge.redaction.literals import LiteralSet, occurrences
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline_tests.judge.documents import sample_documents
 from trajectory_pipeline_tests.judge.rendering import render
@@ -218,9 +218,9 @@ PATTERNS = {
     name: value
     for module in (patterns, code_values, credentials, named_values, tables, values, visible_text)
     for name, value in vars(module).items()
-    if isinstance(value, re.Pattern) and name not in ("_WORDLIKE", "_LONG_WORD")
+    if isinstance(value, re.Pattern) and name != "_WORDLIKE"
 }
-"""Those left out are tried at one position, over a length that the caller bounds, or cannot fail once started."""
+"""The one left out is tried at one position, over a length that the caller bounds."""
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -266,12 +266,15 @@ FORM_TEXTS = [
 PIECES_OF_FORMS = sorted({piece for form, _ in FORMS for piece in re.findall(r"\w+|\W", form)})
 
 
+CREDENTIALS = LiteralSet(credentials.LITERALS)
+
+
 def found_otherwise(texts: list[str]) -> list[str]:
     """Return texts in which a costly pattern matches elsewhere than where its literals let it begin."""
     return [
         text
         for text in texts
-        for literals in [Literals(text)]
+        for literals in [CREDENTIALS.find(text)]
         for pattern, starts in credentials._STARTS.items()
         if [match.span() for match in literals.finditer(pattern, starts)]
         != [match.span() for match in pattern.finditer(text)]
@@ -298,6 +301,20 @@ def test_costly_patterns_match_as_if_searched_in_any_text(text: str) -> None:
     ).map("".join)
 )
 def test_encoded_words_are_those_of_their_patterns(text: str) -> None:
-    words = [word.span() for word in patterns._LONG_WORD.finditer(text)]
+    words = patterns._long_words(text)
     for matches, pattern in ((patterns._base64_matches, patterns._ENCODED), (patterns._hex_matches, patterns._HEX)):
         assert [match.span() for match in matches(text, words)] == [match.span() for match in pattern.finditer(text)]
+
+
+@given(st.lists(st.sampled_from(["w" * 17, "w", "\u00e9", "\ud800", " ", "=", "\n", "/"]), max_size=12).map("".join))
+def test_long_words_are_those_of_a_pattern(text: str) -> None:
+    found = re.finditer(rf"[A-Za-z0-9_+/=.:~-]{{{patterns._SHORTEST_KEY},}}", text)
+    assert patterns._long_words(text) == [match.span() for match in found]
+
+
+@given(st.text("aAbB\u00e9\u0130\u017f \U0001f600", max_size=30))
+def test_literals_are_found_where_they_stand(text: str) -> None:
+    literals = ("a", "ab", "aba", "b\u00e9", "i", "sa")
+    found = LiteralSet(literals).find(text)
+    folded = "".join({"\u0130": "i", "\u017f": "s"}.get(c, c.lower()) for c in text)
+    assert found.positions == {one: places for one in literals if (places := occurrences(folded, one))}
