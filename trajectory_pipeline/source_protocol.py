@@ -4,6 +4,7 @@ Letta's Postgres (``letta``) and the sources in ``sources`` are its implementati
 add another. All of them pass one conformance suite.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ EMPTY = "e3b0c44298fc1c149afbf4c8996fb924"
 """Fingerprint of a partition without terminal runs (32 hex digits of the SHA-256 of nothing)."""
 ENDED = "ended"
 """Stands beside the names of tables for what a run has while it is terminal."""
+UNCOUNTED = sys.maxsize
+"""Stands for the number of rows where a run is read whole, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,11 @@ class SourceSnapshot(Protocol):
         """Return where runs are that a partition once held: gone, moved, no longer terminal, or not shown."""
         ...
 
-    def whole_runs(self, run_ids: Sequence[str]) -> dict[str, frozenset[str]]:
-        """Return those of these runs that are there, with the tables that have rows of each, and ``ENDED``."""
+    def count_rows(self, run_ids: Sequence[str]) -> dict[str, Mapping[str, int]]:
+        """Return those of these runs that are there: how many rows each has by table, and 1 for ``ENDED`` if it is.
+
+        A table whose rows are not counted has ``UNCOUNTED``.
+        """
         ...
 
     def existing_agents(self, agent_ids: list[str]) -> set[str]:

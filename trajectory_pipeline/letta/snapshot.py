@@ -173,24 +173,23 @@ class Snapshot:
         gone = RunLocation(exists=False, terminal=False)
         return {run_id: found.get(run_id, gone) for run_id in run_ids}
 
-    def whole_runs(self, run_ids: Sequence[str]) -> dict[str, frozenset[str]]:
-        """Return those of these runs that are there, which ``RUN_PARTS`` have rows, and ``ENDED`` if terminal."""
+    def count_rows(self, run_ids: Sequence[str]) -> dict[str, Mapping[str, int]]:
+        """Return those of these runs that are there, how many rows each has in ``RUN_PARTS``, and whether it ended."""
         if not run_ids:
             return {}
-        has = ", ".join(
-            f"EXISTS (SELECT FROM {self.catalog.table(table)} t WHERE t.{key} = r.{of_run}) AS {table.name}"
+        numbers = ", ".join(
+            f"(SELECT count(*) FROM {self.catalog.table(table)} t WHERE t.{key} = r.{of_run}) AS {table.name}"
             if self.catalog.has(table)
-            else f"false AS {table.name}"
+            else f"0::bigint AS {table.name}"
             for table, (key, of_run) in RUN_PARTS.items()
         )
         rows = self.read(
             "Looking for captured runs",
-            f"SELECT r.id::text AS id, coalesce(r.status::text IN {TERMINAL}, false) AS {ENDED}, {has}"
+            f"SELECT r.id::text AS id, coalesce(r.status::text IN {TERMINAL}, false)::int AS {ENDED}, {numbers}"
             f" FROM {self.catalog.table(RUNS)} r"
             f" WHERE {self.catalog.any_of(RUNS, 'id', 'r', list(run_ids))}",
         )
-        names = [ENDED, *(table.name for table in RUN_PARTS)]
-        return {row["id"]: frozenset(name for name in names if row[name]) for row in rows.to_pylist()}
+        return {row.pop("id"): row for row in rows.to_pylist()}
 
     def existing_agents(self, agent_ids: list[str]) -> set[str]:
         """Return which of these agents are there."""

@@ -13,6 +13,7 @@ from trajectory_pipeline.letta.context import AT_CAPTURE
 from trajectory_pipeline.partition_keys import floor_to_hour, partition_key
 from trajectory_pipeline.pipeline.capture_counts import CaptureCounts, strings_of
 from trajectory_pipeline.pipeline.deletion_guard import FORMER_FIELDS, ObservedRows
+from trajectory_pipeline.pipeline.masked_texts import FORMER_TEXTS
 from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.source_protocol import SourceSnapshot
@@ -57,6 +58,9 @@ class RawRows:
         """
         counts, parquet = self.counts, self.storage.parquet
         contexts, traced = self._former_contexts() if read_former else ({}, set())
+        if read_former:
+            texts = parquet.read_fields(TERMINAL_RUNS, self.hour, FORMER_TEXTS, skip_absent=True)
+            self.observed.texts.add_former(texts)
         for batch in present:
             counts.add(batch)
             self.observed.add(batch)

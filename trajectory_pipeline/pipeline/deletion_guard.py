@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from trajectory_pipeline.conversion.erase import has_deleted_content
 from trajectory_pipeline.errors import WithheldDeletionsError
 from trajectory_pipeline.partition_keys import LETTA, source_of_key
+from trajectory_pipeline.pipeline.masked_texts import ObservedTexts
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.raw import (
     AGENTS,
@@ -58,6 +59,7 @@ FORMER_FIELDS = (
     "run_id",
     "deleted_at",
     "run.agent_id",
+    "run.conversation_id",
     "run.is_deleted",
     "run_metrics.id",
     "steps.id",
@@ -67,6 +69,8 @@ FORMER_FIELDS = (
     "agent.id",
 )
 """What ``summarize_rows`` needs of a former file."""
+Owner = tuple[str, str | None]
+"""An agent and a conversation of it."""
 _COUNTED = ("runs", "run_metrics", "steps", "step_metrics", "messages", "agents")
 
 
@@ -76,6 +80,7 @@ def summarize_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
     columns: dict[str, Any] = {
         "run_id": batch.column("run_id"),
         "agent_id": run.field("agent_id").dictionary_encode(),
+        "conversation_id": run.field("conversation_id").dictionary_encode(),
         "marked": has_deleted_content(batch),
         "runs": pa.repeat(pa.scalar(1, pa.int32()), batch.num_rows),
     }
@@ -95,16 +100,19 @@ class ObservedRows:
         empty_columns: fields of raw rows that no row of the snapshot has a value in.
         former: summaries of the former file's rows, without those that were deleted before.
         lost_columns: of the empty ones, in how many former rows that are still there each had a value.
+        texts: what messages say now, and what they said.
     """
 
     rows: list[pa.RecordBatch] = field(default_factory=list)
     empty_columns: list[str] = field(default_factory=lambda: list(_fields()))
     former: list[pa.RecordBatch] = field(default_factory=list)
     lost_columns: Counter[str] = field(default_factory=Counter)
+    texts: ObservedTexts = field(default_factory=ObservedTexts)
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Note a batch of the snapshot, as the source gave it."""
         self.rows.append(summarize_rows(batch))
+        self.texts.add(batch)
         self.empty_columns = [name for name in self.empty_columns if not _has_value(batch, name).true_count]
 
     def add_former(self, batch: pa.RecordBatch) -> None:
@@ -140,16 +148,16 @@ def _has_value(batch: pa.RecordBatch, name: str) -> Any:
 
 @dataclass
 class _Tally:
-    """How many captured runs are still whole, by partition, part and agent."""
+    """How many captured runs are still whole, by partition, part and owner."""
 
     known: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
     had: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
-    agents_of_lost: set[str] = field(default_factory=set)
-    agents_of_whole: set[str] = field(default_factory=set)
+    owners_of_lost: set[Owner] = field(default_factory=set)
+    owners_of_whole: set[Owner] = field(default_factory=set)
 
-    def implausible(self, parts: Iterable[str], snapshot: SourceSnapshot) -> str | None:
+    def implausible(self, missing: "_Missing", parts: Iterable[str], snapshot: SourceSnapshot) -> str | None:
         """Return in words why the source cannot be whole, as far as these parts are concerned; None if it can."""
         parts = set(parts)
         for part in sorted(parts - {ENDED}):
@@ -158,13 +166,15 @@ class _Tally:
                 return f"none of {pluralize(self.had[part], 'captured run')} that were looked at {rows}"
         lost, known = self.lost.total(), self.known.total()
         emptied = {key: number for key, number in self.lost.items() if 2 * number >= self.known[key]}
-        if sum(emptied.values()) > FEW_RUNS or lost > max(FEW_RUNS, LARGEST_SHARE * known):
-            if self._is_of_one_agent(parts, snapshot):
-                return None
+        is_much = sum(emptied.values()) > FEW_RUNS or lost > max(FEW_RUNS, LARGEST_SHARE * known)
+        if is_much and not self._is_of_one_agent(parts, snapshot):
             return (
                 f"{lost} of {pluralize(known, 'captured run')} that were looked at are gone, or lack what they had,"
                 f" in {pluralize(len(self.lost), 'partition')}"
             )
+        there = len(missing.there)
+        if 2 * len(missing.thinned) >= there and not self._explains(missing, snapshot):
+            return f"{len(missing.thinned)} of {pluralize(there, 'run')} of this partition lack what they had"
         return None
 
     def _is_of_one_agent(self, parts: set[str], snapshot: SourceSnapshot) -> bool:
@@ -173,9 +183,32 @@ class _Tally:
         Runs of others show that they can be seen. Where only the runs are gone, and their agent is not, they may be
         hidden.
         """
-        if len(self.agents_of_lost) != 1 or not self.agents_of_whole - self.agents_of_lost:
+        lost = {agent_id for agent_id, _ in self.owners_of_lost}
+        if len(lost) != 1 or not {agent_id for agent_id, _ in self.owners_of_whole} - lost:
             return False
-        return "runs" not in parts or not snapshot.existing_agents(sorted(self.agents_of_lost))
+        return "runs" not in parts or not snapshot.existing_agents(sorted(lost))
+
+    def _explains(self, missing: "_Missing", snapshot: SourceSnapshot) -> bool:
+        """Whether a person may have deleted the rows that most runs of the partition lack, however few runs it has.
+
+        One run may lose some rows while another is whole. Several lose them at once where their agents are gone, or
+        where one agent or one conversation was emptied while others were not: then nothing is left of these rows.
+        """
+        if len(missing.thinned) < 2:
+            return not missing.thinned or bool(self.owners_of_whole)
+        owners = {missing.owner(at) for at in missing.thinned}
+        agents = {agent_id for agent_id, _ in owners}
+        if not snapshot.existing_agents(sorted(agents)):
+            return bool({agent_id for agent_id, _ in self.owners_of_whole} - agents)
+        if not missing.all_or_nothing:
+            return False
+        if len(agents) == 1 and {agent_id for agent_id, _ in self.owners_of_whole} - agents:
+            return True
+        return (
+            len(owners) == 1
+            and None not in {conversation for _, conversation in owners}
+            and bool(self.owners_of_whole - owners)
+        )
 
 
 @dataclass(frozen=True)
@@ -205,6 +238,8 @@ class DeletionGuard:
         doing = f"{pluralize(less + missing.newly_marked, 'run')} would be marked as deleted, leave, or lose rows"
         if columns := _lost_columns(observed, self.snapshot.shown_columns):
             raise self._refusal(f"it shows no value of {', '.join(columns)} any more")
+        if masked := observed.texts.describe_masked():
+            raise self._refusal(masked)
         if not less and not missing.newly_marked:
             return
         accepted = accepted_source(
@@ -221,7 +256,7 @@ class DeletionGuard:
                 " lost commits)"
             )
         parts = missing.parts | {"runs"} if held else missing.parts
-        if parts and (reason := self._tally(missing, held, accepted).implausible(parts, self.snapshot)):
+        if parts and (reason := self._tally(missing, held, accepted).implausible(missing, parts, self.snapshot)):
             raise self._refusal(f"{doing}, and {reason}")
 
     def _tally(self, missing: "_Missing", held: list[str], accepted: AcceptedSource | None) -> _Tally:
@@ -229,22 +264,22 @@ class DeletionGuard:
         sample = sample_captured_runs(
             self.partition, held, self.snapshot.taken_at, accepted.accepted_at if accepted else None
         )
-        there = self.snapshot.whole_runs([run.run_id for run in sample if not run.deleted_recently])
+        there = self.snapshot.count_rows([run.run_id for run in sample if not run.deleted_recently])
         for run in sample:
             if run.partition_key == key and run.run_id not in held and not run.deleted_recently:
                 continue
-            had = {"runs", ENDED, *run.parts}
-            has = {"runs", *there[run.run_id]} if run.run_id in there else set()
+            had = {"runs": 1, ENDED: 1, **run.rows}
+            has = {"runs": 1, **there[run.run_id]} if run.run_id in there else {}
             tally.known[run.partition_key] += 1
             if not run.deleted_recently:
-                tally.had.update(had)
-                tally.kept.update(had & has)
+                tally.had.update(part for part, number in had.items() if number)
+                tally.kept.update(part for part, number in had.items() if number and has.get(part))
             # Only what this partition lost counts: a part that the source never had says nothing.
-            if "runs" not in has or (had & missing.parts) - has:
+            if not has or any(has.get(part, 0) < number for part, number in had.items() if part in missing.parts):
                 tally.lost[run.partition_key] += 1
-                tally.agents_of_lost.add(run.agent_id)
+                tally.owners_of_lost.add(run.owner)
             else:
-                tally.agents_of_whole.add(run.agent_id)
+                tally.owners_of_whole.add(run.owner)
         return tally
 
     def _refusal(self, reason: str) -> WithheldDeletionsError:
@@ -252,7 +287,7 @@ class DeletionGuard:
         setting = "LETTA_PG_URI" if source_of_key(key) == LETTA else "TRAJECTORY_SOURCES"
         return WithheldDeletionsError(
             f"{key} was not captured from {self.snapshot.described}: {reason}. Nothing was marked as"
-            f" deleted, and nothing was erased. If the source is wrong or incomplete, correct it (or {setting}); if"
+            f" deleted, erased or overwritten. If the source is wrong or incomplete, correct it (or {setting}); if"
             f" it is right, run `trajectory-pipeline materialize --partition {key} --accept-deletions`, or materialize"
             f" it in the UI with the tag {ACCEPT_DELETIONS_TAG}=true."
         )
@@ -264,18 +299,20 @@ class _Missing:
 
     Attributes:
         former: summaries of the former rows.
+        there: indexes of those that are neither gone nor depart.
         less: indexes of those that are gone, depart, or have fewer rows in some table.
-        lost: indexes of those that are gone or depart, or have less than half of their rows in some table; all that
-            have fewer rows, where these are most of the partition.
+        thinned: indexes of those that are there and have fewer rows in some table besides that of agents.
+        all_or_nothing: whether the thinned ones have no row left in each such table.
         kept: for each table, how many rows of each are there now.
-        parts: tables in which a run lost half of its rows or more, or most runs lost some; ``runs`` where one is gone,
-            ``ended`` where one departs.
+        parts: tables in which a run has fewer rows; ``runs`` where one is gone, ``ended`` where one departs.
         newly_marked: runs with content that is marked deleted now, and was not before.
     """
 
     former: pa.Table
-    less: "np.ndarray[Any, Any]"
-    lost: "np.ndarray[Any, Any]"
+    there: list[int]
+    less: list[int]
+    thinned: list[int]
+    all_or_nothing: bool
     kept: dict[str, "np.ndarray[Any, Any]"]
     parts: frozenset[str]
     newly_marked: int
@@ -291,46 +328,44 @@ class _Missing:
         departs = _numbers(pc.is_in(former["run_id"], value_set=pa.array(departing, pa.string()))).astype(bool)
         # The others moved: they are there.
         compared = is_there | is_gone | departs
-        former = former.filter(pa.array(compared))
-        index, is_gone, departs = _combined(index).filter(pa.array(compared)), is_gone[compared], departs[compared]
-        less, lost, kept = np.zeros(len(is_gone), bool), np.zeros(len(is_gone), bool), {}
-        parts: set[str] = set()
-        fewer: set[str] = set()
+        former, index = former.filter(pa.array(compared)), _combined(index).filter(pa.array(compared))
+        is_there, is_gone, departs = is_there[compared], is_gone[compared], departs[compared]
+        less, thinned, kept = np.zeros(len(is_gone), bool), np.zeros(len(is_gone), bool), {}
+        parts, all_or_nothing = set(), True
         for name in _COUNTED:
             had = _numbers(former[name])
-            has = _numbers(_filled(now[name].take(index), 0))
+            has = kept[name] = _numbers(_filled(now[name].take(index), 0))
             less |= has < had
-            if ((has < had) & ~is_gone & ~departs).any():
-                fewer.add(name)
-            halved = 2 * has < had
-            lost |= halved
-            kept[name] = has
             # What a run had goes with it.
-            if (halved & ~is_gone & ~departs).any() or (name == "runs" and (halved & is_gone).any()):
+            fewer = (has < had) & is_there
+            if fewer.any() or (name == "runs" and is_gone.any()):
                 parts.add(name)
+            if name != "agents":
+                thinned |= fewer
+                all_or_nothing &= not has[fewer].any()
         if departs.any():
             parts.add(ENDED)
-        partly = less & ~is_gone & ~departs
-        if partly.sum() > FEW_RUNS and 2 * partly.sum() >= len(partly):
-            # Most runs lost something at once, however little each: a policy, a view or a dump hides it.
-            lost |= partly
-            parts |= fewer
         marked = _numbers(_filled(now["marked"].take(index), False)).astype(bool)
         newly = int((marked & ~_numbers(former["marked"]).astype(bool)).sum())
-        return cls(former, np.flatnonzero(less), np.flatnonzero(lost), kept, frozenset(parts), newly)
+        there, lesser, fewer_rows = (np.flatnonzero(each).tolist() for each in (is_there, less, thinned))
+        return cls(former, there, lesser, fewer_rows, all_or_nothing, kept, frozenset(parts), newly)
+
+    def owner(self, at: int) -> Owner:
+        """Return whose a former row is."""
+        return self.former["agent_id"][at].as_py(), self.former["conversation_id"][at].as_py()
 
     def tally(self, key: str) -> _Tally:
         """Return the tally of this partition alone."""
         tally = _Tally()
-        tally.known[key], tally.lost[key] = self.former.num_rows, len(self.lost)
+        tally.known[key], tally.lost[key] = self.former.num_rows, len(self.less)
         for name in _COUNTED:
             had = _numbers(self.former[name]) > 0
             tally.had[name] += int(had.sum())
             tally.kept[name] += int((had & (self.kept[name] > 0)).sum())
-        agents = self.former["agent_id"]
-        whole = np.setdiff1d(np.arange(self.former.num_rows), self.lost)
-        tally.agents_of_lost.update(map(str, pc.unique(agents.take(pa.array(self.lost))).to_pylist()))
-        tally.agents_of_whole.update(map(str, pc.unique(agents.take(pa.array(whole))).to_pylist()))
+        columns = (self.former[name].to_pylist() for name in ("agent_id", "conversation_id"))
+        lost = set(self.less)
+        for at, owner in enumerate(zip(*columns, strict=True)):
+            (tally.owners_of_lost if at in lost else tally.owners_of_whole).add(owner)
         return tally
 
 

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
+from trajectory_pipeline.errors import SourceError, describe_defect
 from trajectory_pipeline.partition_keys import at_source, floor_to_hour, source_run_id
 from trajectory_pipeline.schema.raw import AGENTS, MESSAGES, RUN_METRICS, STEPS
-from trajectory_pipeline.source_protocol import ENDED, BadRecord, RunLocation, SourceIdentity
-from trajectory_pipeline.sources.raw_rows import Row, RunRows, absent_columns, raw_batch, raw_row
+from trajectory_pipeline.source_protocol import ENDED, UNCOUNTED, BadRecord, RunLocation, SourceIdentity
+from trajectory_pipeline.sources.raw_rows import Row, RunRows, absent_columns, raw_batch, raw_row, unreadable_run
 
 ROWS_PER_BATCH = 200
 LISTED = 20
@@ -130,17 +131,43 @@ class FoundRuns:
 
     def terminal_runs(self, start: datetime, end: datetime) -> Iterator[pa.RecordBatch]:
         """Yield the rows of ``terminal_runs`` for these runs, ordered by run id."""
-        rows: list[Row] = []
+        found: list[tuple[FoundRun, Row]] = []
         size = 0
         for run_id in self.run_ids(start, end):
             run = self._by_id[run_id]
-            if rows and (len(rows) >= ROWS_PER_BATCH or size + run.size > BYTES_PER_BATCH):
-                yield raw_batch(rows)
-                rows, size = [], 0
-            rows.append(raw_row(self.source, run.read()))
+            if found and (len(found) >= ROWS_PER_BATCH or size + run.size > BYTES_PER_BATCH):
+                yield self._batch(found)
+                found, size = [], 0
+            found.append((run, self._row(run)))
             size += run.size
-        if rows:
-            yield raw_batch(rows)
+        if found:
+            yield self._batch(found)
+
+    def _row(self, run: FoundRun) -> Row:
+        """Return a run's row; of one whose records are so odd that reading them fails, what quarantines it alone."""
+        try:
+            return raw_row(self.source, run.read())
+        except SourceError:
+            raise
+        except Exception as error:
+            return self._odd_row(run, error)
+
+    def _batch(self, found: list[tuple[FoundRun, Row]]) -> pa.RecordBatch:
+        try:
+            return raw_batch([row for _, row in found])
+        except Exception:
+            return raw_batch([self._storable_row(run, row) for run, row in found])
+
+    def _storable_row(self, run: FoundRun, row: Row) -> Row:
+        try:
+            raw_batch([row])
+        except Exception as error:
+            return self._odd_row(run, error)
+        return row
+
+    def _odd_row(self, run: FoundRun, error: Exception) -> Row:
+        place = f"{self.described}: {run.native_id}"
+        return raw_row(self.source, unreadable_run(run.native_id, place, f"cannot be read: {describe_defect(error)}"))
 
     @contextmanager
     def prefetch_terminal_runs(self, start: datetime, end: datetime) -> Iterator[Iterator[pa.RecordBatch]]:
@@ -161,10 +188,11 @@ class FoundRuns:
             exists=False, terminal=False, unproven=not self.proves_deletions or run_id in self._unfinished
         )
 
-    def whole_runs(self, run_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+    def count_rows(self, run_ids: Sequence[str]) -> dict[str, Mapping[str, int]]:
         """Return those of these runs that are there. Their tables are not looked at: a run is read whole, or not."""
-        tables = frozenset({ENDED, *(table.name for table in (MESSAGES, STEPS, RUN_METRICS, AGENTS))})
-        return {run_id: tables for run_id in run_ids if run_id in self._by_id}
+        tables = (MESSAGES, STEPS, RUN_METRICS, AGENTS)
+        rows = {ENDED: 1, **dict.fromkeys((table.name for table in tables), UNCOUNTED)}
+        return {run_id: rows for run_id in run_ids if run_id in self._by_id}
 
     def existing_agents(self, agent_ids: list[str]) -> set[str]:
         """Return which of these agents have a run."""

@@ -231,6 +231,228 @@ def test_a_message_of_few_runs_may_go(captured: Pipeline) -> None:
     captured.capture(HOUR)
 
 
+SMALL = {size: hour for hour, size in sample_partitions().items() if size <= FEW_RUNS}
+"""An hour of each small size."""
+
+
+@pytest.mark.parametrize(
+    "statement", [*HIDDEN_EVERYWHERE.values(), "DELETE FROM steps"], ids=[*HIDDEN_EVERYWHERE, "steps"]
+)
+@pytest.mark.parametrize("others", [True, False], ids=["with others", "alone"])
+@pytest.mark.parametrize("size", [1, 4])
+def test_rows_hidden_in_a_small_hour_are_refused(pipeline: Pipeline, size: int, others: bool, statement: str) -> None:
+    """Few runs are no proof: most of them lack rows, and so do those of other hours, or there are no others."""
+    hour = SMALL[size]
+    pipeline.capture(hour, *([HOUR] if others else []))
+    pipeline.change_source("SET session_replication_role = replica", statement)
+    assert "lack what they had" in refused(pipeline, hour) or statement == "DELETE FROM steps"
+
+
+def test_rows_of_several_agents_hidden_in_a_small_hour_alone_are_refused(pipeline: Pipeline) -> None:
+    """The runs of all other hours are whole, and people do not delete a message of each run of an hour."""
+    hour = agents_apart(pipeline)
+    pipeline.change_source(
+        "DELETE FROM messages m WHERE sequence_id = (SELECT max(sequence_id) FROM messages WHERE run_id = m.run_id)"
+        f" AND run_id IN ({of_hour(hour)})"
+    )
+    assert "runs of this partition lack what they had" in refused(pipeline, hour)
+    accepted(pipeline, hour)
+
+
+def of_hour(hour: datetime) -> str:
+    return f"SELECT id FROM runs WHERE date_trunc('hour', completed_at) = '{hour:%Y-%m-%d %H:%M}'"
+
+
+def agents_apart(pipeline: Pipeline, size: int = 4) -> datetime:
+    """Return a small hour, captured after each of its runs was given to another agent; others are captured too."""
+    hour = SMALL[size]
+    for number, run_id in enumerate(sorted(source_runs(pipeline, hour))):
+        pipeline.change_source(
+            f"INSERT INTO agents SELECT (jsonb_populate_record(a, jsonb_build_object('id', 'agent-{number}'))).*"
+            " FROM agents a WHERE id = (SELECT min(id) FROM agents)",
+            f"UPDATE runs SET agent_id = 'agent-{number}' WHERE id = '{run_id}'",
+            f"UPDATE messages SET agent_id = 'agent-{number}' WHERE run_id = '{run_id}'",
+        )
+    pipeline.capture(hour, HOUR)
+    return hour
+
+
+def source_runs(pipeline: Pipeline, hour: datetime) -> list[str]:
+    with psycopg.connect(pipeline.letta_url) as connection:
+        return [row[0] for row in connection.execute(of_hour(hour).encode())]
+
+
+def test_deleted_message_of_one_run_in_a_small_hour_is_followed(pipeline: Pipeline) -> None:
+    for size, hour in ((size, SMALL[size]) for size in (1, 4)):
+        pipeline.capture(hour, HOUR)
+        (run_id, *_) = sorted(pipeline.run_ids(hour))
+        pipeline.change_source(
+            f"DELETE FROM messages WHERE id = (SELECT max(id) FROM messages WHERE run_id = '{run_id}')"
+        )
+        before = message_counts(pipeline, hour)
+        pipeline.capture(hour)
+        assert sum(message_counts(pipeline, hour).values()) == sum(before.values()) - 1, size
+
+
+def message_counts(pipeline: Pipeline, hour: datetime) -> dict[str, int]:
+    return {row["run_id"]: len(row["messages"]) for row in pipeline.parquet(TERMINAL_RUNS, hour)}
+
+
+@pytest.mark.parametrize("gone", ["agents", "one agent's messages", "one conversation's messages"])
+def test_what_is_emptied_as_a_whole_in_a_small_hour_is_followed(pipeline: Pipeline, gone: str) -> None:
+    hour = SMALL[4]
+    runs = of_hour(hour)
+    if gone == "agents":
+        hour = agents_apart(pipeline)
+        pipeline.change_source(
+            "SET session_replication_role = replica",
+            f"DELETE FROM agents WHERE id IN (SELECT agent_id FROM runs WHERE id IN ({runs}))",
+        )
+    else:
+        # All of one agent; others in other hours. Or nobody has another agent, and the conversations differ.
+        one, column = ("agent-of-all", "agent_id") if "agent" in gone else ("conv-of-all", "conversation_id")
+        pipeline.change_source(
+            "SET session_replication_role = replica",
+            *([] if "agent" in gone else ["UPDATE runs SET agent_id = (SELECT min(id) FROM agents)"]),
+            'INSERT INTO agents SELECT (jsonb_populate_record(a, \'{"id": "agent-of-all"}\')).*'
+            " FROM agents a WHERE id = (SELECT min(id) FROM agents)",
+            f"UPDATE runs SET {column} = '{one}' WHERE id IN ({runs})",
+        )
+        pipeline.capture(hour, HOUR)
+    pipeline.change_source("SET session_replication_role = replica", f"DELETE FROM messages WHERE run_id IN ({runs})")
+    pipeline.capture(hour)
+    assert set(message_counts(pipeline, hour).values()) == {0}
+    assert deleted_runs(pipeline) == set()
+
+
+# ---- texts that are masked -------------------------------------------------------------------------------------------
+
+_MASKED_TEXTS = (
+    "(SELECT json_agg(CASE WHEN part ->> 'type' = 'text' THEN jsonb_set(part, '{{text}}', to_jsonb({0})) ELSE part END)"
+    " FROM jsonb_array_elements(content::jsonb) part)"
+)
+_MASKED_ARGUMENTS = (
+    "(SELECT json_agg(jsonb_set(call, '{{function,arguments}}', to_jsonb({0})))"
+    " FROM jsonb_array_elements(tool_calls::jsonb) call)"
+)
+MASKS = {
+    "texts by null": {"content": "NULL::json"},
+    "texts by nothing": {"content": "'[]'::json"},
+    "texts by an empty one": {"content": _MASKED_TEXTS.format("''::text")},
+    "texts by a constant": {"content": _MASKED_TEXTS.format("'CONFIDENTIAL'::text")},
+    "texts by a word that is no JSON of Letta's": {"content": "'\"***\"'::json"},
+    "texts by stars": {"content": _MASKED_TEXTS.format("repeat('*', length(part ->> 'text'))")},
+    "texts but their first letters": {"content": _MASKED_TEXTS.format("left(part ->> 'text', 2) || '****'")},
+    "texts of users": {
+        "content": f"CASE WHEN role = 'user' THEN {_MASKED_TEXTS.format(chr(39) + '***' + chr(39) + '::text')}"
+        " ELSE content END"
+    },
+    "arguments by a constant": {"tool_calls": _MASKED_ARGUMENTS.format("'{}'::text")},
+    "results by null": {"tool_returns": "NULL::json"},
+    "everything": {"content": "'[]'::json", "tool_calls": "'[]'::json", "tool_returns": "'[]'::json", "text": "''"},
+}
+
+
+def mask(pipeline: Pipeline, expressions: dict[str, str], where: str = "true") -> None:
+    """Put a view with masked columns in the place of the messages."""
+    with psycopg.connect(pipeline.letta_url) as connection:
+        names = [
+            row[0]
+            for row in connection.execute(
+                "SELECT column_name FROM information_schema.columns WHERE table_name = 'messages'"
+                " ORDER BY ordinal_position"
+            )
+        ]
+    columns = ", ".join(
+        f"CASE WHEN {where} THEN {expressions[name]} ELSE {name} END AS {name}" if name in expressions else f'"{name}"'
+        for name in names
+    )
+    pipeline.change_source(
+        "ALTER TABLE messages RENAME TO all_messages", f"CREATE VIEW messages AS SELECT {columns} FROM all_messages"
+    )
+
+
+def unmask(pipeline: Pipeline) -> None:
+    pipeline.change_source("DROP VIEW messages", "ALTER TABLE all_messages RENAME TO messages")
+
+
+@pytest.mark.parametrize("expressions", MASKS.values(), ids=MASKS)
+def test_masked_texts_are_refused(captured: Pipeline, expressions: dict[str, str]) -> None:
+    mask(captured, expressions)
+    text = refused(captured, HOUR)
+    assert any(f"messages.{name}" in text for name in expressions)
+    assert "--accept-deletions" in text
+    unmask(captured)
+    before = sinks(captured)
+    captured.capture(HOUR)
+    assert sinks(captured)[0] == before[0]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_masked_texts_of_a_small_hour_are_refused(pipeline: Pipeline, size: int) -> None:
+    pipeline.capture(SMALL[size])
+    mask(pipeline, MASKS["texts by a constant"])
+    assert "messages.content" in refused(pipeline, SMALL[size])
+
+
+def test_masked_texts_of_some_tenants_are_refused(captured: Pipeline) -> None:
+    """Less than half of the runs, and more than a person changes."""
+    some = sorted(captured.run_ids(HOUR))[: FEW_RUNS + 3]
+    mask(captured, MASKS["texts by a constant"], f"run_id IN ({', '.join(map(repr, some))})")
+    assert "messages.content of " in refused(captured)
+
+
+def test_accepted_masks_are_followed(captured: Pipeline) -> None:
+    mask(captured, MASKS["texts by a constant"])
+    refused(captured)
+    accepted(captured, HOUR)
+    texts = [message["content"] for row in captured.parquet(TERMINAL_RUNS, HOUR) for message in row["messages"]]
+    assert any("CONFIDENTIAL" in text for text in texts if text)
+    assert captured.database.withheld_deletions() == {}
+    captured.change_source("UPDATE runs SET stop_reason = 'end_turn'")
+    captured.capture(HOUR)
+
+
+IS_JSONB = "concat(content, tool_calls) NOT LIKE '%\\\\ud%'"
+"""Without lone surrogates, which `jsonb` refuses."""
+EDITS = {
+    "each text gets a word more": "UPDATE messages SET content ="
+    """ replace(content::text, '"text": "', '"text": "Edited. ')::json""",
+    "each text is written anew": "UPDATE messages SET content = (SELECT json_agg(part || CASE WHEN part ? 'text' THEN"
+    " jsonb_build_object('text', md5(part ->> 'text') || reverse(part ->> 'text')) ELSE '{}' END)"
+    " FROM jsonb_array_elements(content::jsonb) part) WHERE json_typeof(content) = 'array'"
+    f" AND {IS_JSONB}",
+    "one run says nothing more": "UPDATE messages SET content = '[]', text = NULL, tool_calls = '[]',"
+    " tool_returns = '[]' WHERE run_id = {run!r}",
+    "one message of some runs is removed": "UPDATE messages m SET content ="
+    ' \'[{{"type": "text", "text": "[removed]"}}]\' WHERE run_id IN (SELECT id FROM runs WHERE'
+    " date_trunc('hour', completed_at) = '{hour}' ORDER BY id LIMIT 5) AND sequence_id ="
+    " (SELECT max(sequence_id) FROM messages WHERE run_id = m.run_id)",
+    "JSON is formatted anew": "UPDATE messages SET content = content::jsonb::json,"
+    f" tool_calls = tool_calls::jsonb::json WHERE {IS_JSONB}",
+    "messages that are marked as deleted say nothing more": "UPDATE messages SET is_deleted = true, content = '[]'",
+}
+
+
+@pytest.mark.parametrize("statement", EDITS.values(), ids=EDITS)
+def test_edits_are_followed(captured: Pipeline, statement: str) -> None:
+    if "{run" in statement or "{hour" in statement:
+        statement = statement.format(run=a_run(captured), hour=f"{HOUR:%Y-%m-%d %H:%M}")
+    captured.change_source(statement)
+    captured.capture(HOUR)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_edit_in_a_small_hour_is_followed(pipeline: Pipeline, size: int) -> None:
+    pipeline.capture(SMALL[size])
+    run_id = min(pipeline.run_ids(SMALL[size]))
+    pipeline.change_source(
+        'UPDATE messages SET content = \'[{"type": "text", "text": "No."}]\''
+        f" WHERE id = (SELECT max(id) FROM messages WHERE run_id = '{run_id}' AND length(content::text) > 20)"
+    )
+    pipeline.capture(SMALL[size])
+
+
 def test_dropped_column_with_values_is_refused(captured: Pipeline) -> None:
     captured.change_source("ALTER TABLE steps DROP COLUMN model_handle, DROP COLUMN provider_name")
     assert "steps." in refused(captured)

@@ -59,7 +59,7 @@ def test_capture_unreachable_source_changes_no_sink(pipeline: Pipeline) -> None:
 def test_convert_database_error_leaves_parquet_unchanged(pipeline: Pipeline) -> None:
     pipeline.capture(HOUR)
     before = pipeline.files()
-    pipeline.change_source("UPDATE messages SET content = '[]'")
+    pipeline.change_source("UPDATE runs SET stop_reason = 'cancelled'")
     pipeline.read(HOUR)
     read = {path: content for path, content in pipeline.files().items() if path.startswith("trajectories")}
     # The last statement of the transaction, after all rows are written.
@@ -75,7 +75,7 @@ def test_convert_unwritable_folder_leaves_postgres_unchanged(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline.capture(HOUR)
-    pipeline.change_source("UPDATE messages SET content = '[]'")
+    pipeline.change_source("UPDATE runs SET stop_reason = 'cancelled'")
     pipeline.read(HOUR)
     before = state(pipeline)
 

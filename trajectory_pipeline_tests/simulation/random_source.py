@@ -23,6 +23,9 @@ SOURCE_TABLES = "messages, step_metrics, steps, run_metrics, runs, agents_tags, 
 INVALID_CONTENT = '{"type": "no list of parts"}'
 """JSON that is no message: its run is quarantined."""
 
+_HIDE_NEWEST = "DELETE FROM messages WHERE id IN (SELECT max(id) FROM messages GROUP BY run_id)"
+_MASK_TEXTS = """UPDATE messages SET content = '[{"type": "text", "text": "***"}]'"""
+
 _RUN_TABLES = ("runs", "run_metrics", "steps", "step_metrics", "messages")
 """Tables that hold a run's rows, in the order in which they can be inserted."""
 
@@ -213,12 +216,13 @@ class RandomSource:
 
     @contextmanager
     def hidden(self) -> Iterator[str]:
-        """Show no rows of some tables inside the block, as a policy, an empty volume or a half-restored dump does."""
+        """Show less inside the block, as a policy, an empty volume, a half-restored dump or a masking view does."""
         tables = self._rng.choice([_RUN_TABLES, ("runs",), ("messages",), ("steps", "messages")])
-        with self._set_aside(tables):
-            for table in tables:
-                self._execute(f"DELETE FROM {table}")
-            yield f"hid {' '.join(tables)}"
+        statements = self._rng.choice([[f"DELETE FROM {table}" for table in tables], [_HIDE_NEWEST], [_MASK_TEXTS]])
+        with self._set_aside(_RUN_TABLES):
+            for statement in statements:
+                self._execute(statement)
+            yield f"hid: {'; '.join(statements)}"
 
     @contextmanager
     def restored_clone(self) -> Iterator[str]:

@@ -3,6 +3,7 @@
 Every function raises ``SinkError`` if the database refuses.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, LiteralString
@@ -33,14 +34,15 @@ class CapturedRun:
     """A run as the last capture found it.
 
     Attributes:
-        parts: source tables that had rows of it.
+        owner: its agent, and its conversation if it has one.
+        rows: how many rows it had, by source table.
         deleted_recently: whether it was noticed missing within a day, and no deletion was accepted since.
     """
 
     run_id: str
-    agent_id: str
+    owner: tuple[str, str | None]
     partition_key: str
-    parts: frozenset[str]
+    rows: Mapping[str, int]
     deleted_recently: bool
 
 
@@ -129,9 +131,9 @@ def sample_captured_runs(
         )
     )
     statement = (
-        "SELECT run_id, agent_id, partition_key, deleted_at IS NOT NULL AS deleted_recently,"
-        " message_count > 0 AS messages, step_count > 0 AS steps, run_ns IS NOT NULL AS run_metrics,"
-        " agent_name IS NOT NULL AS agents FROM trajectory.trajectories"
+        "SELECT run_id, agent_id, conversation_id, partition_key, deleted_at IS NOT NULL AS deleted_recently,"
+        " message_count AS messages, step_count AS steps, (run_ns IS NOT NULL)::int AS run_metrics,"
+        " (agent_name IS NOT NULL)::int AS agents FROM trajectory.trajectories"
         f" WHERE (deleted_at IS NULL AND (run_id = ANY(%(ids)s) OR run_id IN ({nearest})))"
         f" OR (deleted_at > %(since)s AND {of_source} AND partition_key IN"
         " (SELECT partition_key FROM trajectory.partitions WHERE asset = %(asset)s AND snapshot_at > %(since)s"
@@ -152,5 +154,6 @@ def sample_captured_runs(
 
 
 def _captured(row: dict[str, Any]) -> CapturedRun:
-    parts = frozenset(name for name in ("messages", "steps", "run_metrics", "agents") if row[name])
-    return CapturedRun(row["run_id"], row["agent_id"], row["partition_key"], parts, row["deleted_recently"])
+    rows = {name: row[name] for name in ("messages", "steps", "run_metrics", "agents")}
+    owner = (row["agent_id"], row["conversation_id"])
+    return CapturedRun(row["run_id"], owner, row["partition_key"], rows, row["deleted_recently"])
