@@ -22,13 +22,37 @@ _IPV6 = re.compile(r"(?<![0-9A-Za-z:])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}
 _IBAN_MODULUS = 97
 
 
-def find_personal_data(text: str) -> Iterator[Span]:
-    """Yield the spans of personal data; they may overlap."""
-    without_ids = _ID.sub(lambda found: "x" * len(found.group()), text)
+_PIECE, _LONGEST = 65_536, 1_024
+"""Characters of a long text that are searched at once, so that no search takes long, and more than a match can have."""
+
+
+def find_personal_data(text: str, checkpoint: Callable[[], None] = lambda: None) -> Iterator[Span]:
+    """Yield the spans of personal data; they may overlap. ``checkpoint`` is called often, and may raise to end it."""
+    ids = [found.span() for found in _matches(_ID, text, checkpoint)]
     for pattern, kind, is_valid in _PERSONAL:
-        for match in pattern.finditer(without_ids if pattern is _CARD else text):
+        for match in _matches(pattern, _without(text, ids) if pattern is _CARD else text, checkpoint):
             if is_valid(match.group()):
                 yield Span(match.start(), match.end(), kind)
+
+
+def _matches(pattern: re.Pattern[str], text: str, checkpoint: Callable[[], None]) -> Iterator[re.Match[str]]:
+    """Yield what ``finditer`` yields."""
+    end = 0
+    for at in range(0, len(text), _PIECE):
+        checkpoint()
+        for match in pattern.finditer(text, max(at, end), min(at + _PIECE + _LONGEST, len(text))):
+            if match.start() >= at + _PIECE:
+                break
+            end = match.end()
+            yield match
+
+
+def _without(text: str, spans: list[tuple[int, int]]) -> str:
+    parts, at = [], 0
+    for start, end in spans:
+        parts += [text[at:start], "x" * (end - start)]
+        at = end
+    return "".join([*parts, text[at:]])
 
 
 def _is_iban(text: str) -> bool:

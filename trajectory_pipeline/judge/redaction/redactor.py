@@ -64,7 +64,7 @@ class Redactor:
     def _once(self, text: str) -> str:
         found = [("secret", span) for span in find_secrets(text, self._check_deadline)]
         if self.mode == RedactionMode.PERSONAL:
-            found += [("personal", span) for span in find_personal_data(text)]
+            found += [("personal", span) for span in find_personal_data(text, self._check_deadline)]
         if not found:
             return text
         parts, at = [], 0

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -19,6 +19,7 @@ from trajectory_pipeline.judge.redaction import (
     visible_text,
 )
 from trajectory_pipeline.judge.redaction.redactor import Redactor
+from trajectory_pipeline.judge.redaction.span import Span
 from trajectory_pipeline.judge.transcript import truncate
 from trajectory_pipeline.schema.enums import RedactionMode
 
@@ -189,3 +190,50 @@ def test_redaction_of_hostile_text_takes_bounded_time_per_character() -> None:
     length = 4 * CHARACTERS
     microseconds = {piece: seconds(redact, piece * (length // len(piece))) / length * 1e6 for piece in PIECES}
     assert max(microseconds.values()) < 100, max(microseconds, key=lambda piece: microseconds[piece])
+
+
+LONG_TEXTS = {
+    piece: piece * (500_000 // len(piece)) for piece in ("a", "1", " ", "some words ", "eyJaaaaaaaaaaa.", "a:b@")
+}
+LONGEST_PIECE = 65_536
+
+
+@pytest.mark.parametrize("search", [patterns.find_secrets, personal_data.find_personal_data])
+@pytest.mark.parametrize("text", LONG_TEXTS.values(), ids=map(repr, LONG_TEXTS))
+def test_long_text_is_searched_in_pieces(search: Callable[..., Iterator[Span]], text: str) -> None:
+    """A search in all of it would hold the interpreter, and with it the loop that times calls, for seconds."""
+    checkpoints = 0
+
+    def checkpoint() -> None:
+        nonlocal checkpoints
+        checkpoints += 1
+
+    list(search(text, checkpoint))
+    assert checkpoints >= len(text) / LONGEST_PIECE
+
+
+class Late(Exception):
+    """The deadline has passed."""
+
+
+@pytest.mark.parametrize("search", [patterns.find_secrets, personal_data.find_personal_data])
+def test_search_ends_within_a_piece_after_the_deadline(search: Callable[..., Iterator[Span]]) -> None:
+    left = 2
+
+    def checkpoint() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Late
+
+    with pytest.raises(Late):
+        list(search("some words " * 50_000, checkpoint))
+
+
+@pytest.mark.parametrize("at", [0, 1, 65_500, 65_536 - 8, 65_535, 65_536, 131_000, 131_072])
+def test_personal_data_is_found_wherever_a_long_text_is_cut(at: int) -> None:
+    email, card, uuid = "ada.lovelace@analytical.example", "4111 1111 1111 1111", "00000000-4111-1111-1111-111111111111"
+    for value, kinds in ((email, ["email"]), (card, ["card"]), (uuid, [])):
+        text = "," * at + " " + value + " " + "." * 140_000
+        found = [(text[span.start : span.end], span.kind) for span in personal_data.find_personal_data(text)]
+        assert found == [(value, kind) for kind in kinds]
