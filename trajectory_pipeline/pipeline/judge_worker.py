@@ -49,7 +49,7 @@ from trajectory_pipeline.runtime.gc_threshold import raised_gc_threshold
 from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass, VerdictStatus
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
-from trajectory_pipeline.storage.postgres.verdict_locks import claim_holders, new_worker, renew_locks
+from trajectory_pipeline.storage.postgres.verdict_locks import ExpiredClaims, claim_holders, new_worker, renew_locks
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore
 from trajectory_pipeline.urls import without_credentials
@@ -60,11 +60,6 @@ CLAIM_POLL_SECONDS = 0.5
 """Between two queries for verdicts that other workers have claimed."""
 CLAIM_RENEW_SECONDS = 2.0
 """Between two renewals of this worker's claims."""
-TAKEOVER_POLLS = 20
-"""Answers in a row that show a claim of another worker expired, before it is taken over.
-
-A worker that is alive renews it meanwhile: counted in answers and not in time, because a stalled database gives none.
-"""
 _TASKS_PER_CALL = 2
 """Concurrent trajectories for each call that may be in flight: one in its call, one before or after its own."""
 _CALLS_PER_UNSTORED_ANSWER = 4
@@ -228,13 +223,11 @@ class JudgeWorker:
         """Wait until a claim ends without a verdict; returns the candidates that are still to be judged, if any."""
         if claimed:
             self.progress(f"waiting for {len(claimed)} verdicts that other workers have claimed")
-        expired: Counter[tuple[str, str]] = Counter()
+        expired = ExpiredClaims()
         while claimed:
             keys = [one.verdict_key for one in claimed]
             holders = await asyncio.to_thread(claim_holders, self.verdicts.connection, keys)
-            seen = {(key, holder.worker) for key, holder in holders.items() if holder.expired}
-            expired = Counter({claim: expired[claim] + 1 for claim in seen})
-            dead = {key: worker for (key, worker), polls in expired.items() if polls >= TAKEOVER_POLLS}
+            dead = expired.dead_holders(holders)
             self._dead_holders |= dead
             waited_for = holders.keys() - dead.keys()
             ended = [one for one in claimed if one.verdict_key not in waited_for]

@@ -5,7 +5,7 @@ claim. Each HTTP call is a row of ``verdict_attempts``, reserved before and sett
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -33,7 +33,7 @@ from trajectory_pipeline.pipeline.call_budget import (
 )
 from trajectory_pipeline.pipeline.embed import EmbeddingStats, usable_embedding, usable_embeddings
 from trajectory_pipeline.pipeline.judge_candidates import run_to_end
-from trajectory_pipeline.pipeline.judge_worker import CLAIM_POLL_SECONDS, CLAIM_RENEW_SECONDS, TAKEOVER_POLLS
+from trajectory_pipeline.pipeline.judge_worker import CLAIM_POLL_SECONDS, CLAIM_RENEW_SECONDS
 from trajectory_pipeline.schema.enums import ErrorClass
 from trajectory_pipeline.search.embedding_models import EmbeddingModel, Vector
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
@@ -42,7 +42,13 @@ from trajectory_pipeline.storage.postgres.pgvector import PgVector
 from trajectory_pipeline.storage.postgres.rate_limiter import open_rate_limiter
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
 from trajectory_pipeline.storage.postgres.spend_ledger import CallReservation, day_of, spend_totals
-from trajectory_pipeline.storage.postgres.verdict_locks import VerdictLock, claim_holders, new_worker, renew_locks
+from trajectory_pipeline.storage.postgres.verdict_locks import (
+    ExpiredClaims,
+    VerdictLock,
+    claim_holders,
+    new_worker,
+    renew_locks,
+)
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore
 from trajectory_pipeline.urls import without_credentials
 
@@ -321,13 +327,11 @@ class _Worker:
         if claimed:
             self.progress(f"waiting for {len(claimed)} texts that other workers have claimed")
         digests = {self.store.claim_key(digest): digest for digest in claimed}
-        expired: Counter[tuple[str, str]] = Counter()
+        expired = ExpiredClaims()
         while claimed:
             async with self._storing:
                 holders = await asyncio.to_thread(claim_holders, self.store.connection, list(digests))
-            seen = {(key, holder.worker) for key, holder in holders.items() if holder.expired}
-            expired = Counter({claim: expired[claim] + 1 for claim in seen})
-            dead = {key: worker for (key, worker), polls in expired.items() if polls >= TAKEOVER_POLLS}
+            dead = expired.dead_holders(holders)
             self._former |= dead
             if free := digests.keys() - (holders.keys() - dead.keys()):
                 # Those that are free first; the others are found claimed again.

@@ -20,6 +20,7 @@ from dagster import serialize_value
 
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.judge.client import session
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import Settings
@@ -480,3 +481,13 @@ def test_range_run_writes_a_constant_number_of_other_events(
     assert event_counts[0] == event_counts[1]
     # One log line each; a long range logs its progress by the clock.
     assert event_counts[0][None] == len(CAPTURE)
+
+
+def test_run_warns_of_prompts_that_the_server_cut(
+    judged: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "share_read", lambda text, counted: 0.25)
+    result = run(judged, instance, busy_hours[0])
+    assert result.success
+    (warning,) = [text for text in log_messages(instance, result.run_id) if "did not read" in text]
+    assert re.search(r"did not read [1-9]\d* of its prompts to their end: raise its context length, or lower", warning)

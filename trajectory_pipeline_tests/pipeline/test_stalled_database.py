@@ -15,6 +15,7 @@ import pytest
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline import call_budget, judge_worker
+from trajectory_pipeline.storage.postgres.verdict_locks import TAKEOVER_POLLS, claim_holders
 from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
 from trajectory_pipeline_tests.crashes.wire import wire
@@ -134,3 +135,37 @@ def test_claim_of_a_killed_worker_is_taken_over(impatient: Pipeline) -> None:
             f" VALUES ('{one.verdict_key}', 'killed', now(), now() + interval '1 second')"
         )
     assert impatient.refine(HOUR).statuses.total() == RUNS
+
+
+def test_claim_that_is_renewed_late_is_not_taken_over(
+    impatient: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner lives: the claims are seen expired in several answers of the database, and then renewed."""
+    with open_verdicts(impatient.database) as store:
+        found = judging_candidates(store.connection, impatient.policy.policy_id, [partition_key(HOUR)], impatient.order)
+    for one in found:
+        impatient.do(
+            "INSERT INTO trajectory.verdict_locks (verdict_key, worker, claimed_at, expires_at)"
+            f" VALUES ('{one.verdict_key}', 'alive', now(), now() - interval '1 second')"
+        )
+    polls: list[bool] = []
+    late = TAKEOVER_POLLS - 1
+
+    def looking(connection: Any, keys: Any) -> Any:
+        holders = claim_holders(connection, keys)
+        polls.append(all(holder.expired for holder in holders.values()))
+        if len(polls) == late:
+            impatient.do("UPDATE trajectory.verdict_locks SET expires_at = now() + interval '1 hour'")
+        elif len(polls) == late + 2:
+            impatient.do("UPDATE trajectory.verdict_locks SET expires_at = now() - interval '1 second'")
+        elif len(polls) == 2 * late:
+            assert judge.calls()["received"] == 0
+            impatient.do("DELETE FROM trajectory.verdict_locks")
+        return holders
+
+    monkeypatch.setattr(judge_worker, "claim_holders", looking)
+    assert impatient.refine(HOUR).statuses.total() == RUNS
+    assert polls[:late] == [True] * late
+    assert False in polls
+    assert len(polls) >= 2 * late
+    assert_paid_once(impatient, judge)

@@ -8,7 +8,8 @@ expired, in many prompt answers of the database, may take it over.
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass
@@ -37,6 +38,26 @@ class ClaimHolder:
 
     worker: str
     expired: bool
+
+
+TAKEOVER_POLLS = 20
+"""In so many answers of the database in a row a claim must be expired before its holder counts as dead.
+
+A worker that is alive renews it meanwhile: counted in answers and not in time, because a stalled database gives none.
+"""
+
+
+class ExpiredClaims:
+    """What one worker saw of the claims that it waits for, answer by answer."""
+
+    def __init__(self) -> None:
+        self._polls: Counter[tuple[str, str]] = Counter()
+
+    def dead_holders(self, holders: Mapping[str, ClaimHolder]) -> dict[str, str]:
+        """Note an answer; returns by verdict key the workers that may be taken for dead."""
+        seen = {(key, holder.worker) for key, holder in holders.items() if holder.expired}
+        self._polls = Counter({claim: self._polls[claim] + 1 for claim in seen})
+        return {key: worker for (key, worker), polls in self._polls.items() if polls >= TAKEOVER_POLLS}
 
 
 @dataclass(frozen=True)

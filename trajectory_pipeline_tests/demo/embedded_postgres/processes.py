@@ -19,7 +19,7 @@ from trajectory_pipeline.demo.embedded_postgres import locks, placement
 SETTINGS = {"fsync": "off", "shared_buffers": "16MB"}
 
 # All that is importable here, for a Python that may not be that of the virtual environment.
-_INSTALLED = (Path(__file__).resolve().parents[2], Path(psycopg.__file__).parents[1])
+_INSTALLED = (Path(__file__).resolve().parents[3], Path(psycopg.__file__).parents[1])
 PYTHON_PATH = {"PYTHONPATH": os.pathsep.join(str(path) for path in _INSTALLED)}
 
 

@@ -1,13 +1,14 @@
 """The embedded server and the system's users.
 
 Postgres refuses to run as root, so root runs it as another user, who may be unable to enter the folder; no mode of a
-folder that is not ours is changed for it. A folder of another user is refused with a sentence. Half of these tests
-need root and the other half an ordinary user's uid; run as root, the suite has both.
+folder that is not ours is changed for it. A folder of another user is refused with a sentence. Some of these tests need
+root; what concerns ordinary users is tested in a process that gives up root's rights.
 """
 
 import contextlib
 import os
 import pwd
+import re
 import stat
 import subprocess
 import sys
@@ -38,9 +39,6 @@ from trajectory_pipeline_tests.demo.embedded_postgres.processes import (
 pytestmark = pytest.mark.process
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="about what root does; the suite is also run as root")
-needs_ordinary_user = pytest.mark.skipif(
-    os.geteuid() == 0, reason="root may write everywhere; the suite is also run as an ordinary user"
-)
 
 
 @pytest.fixture
@@ -64,7 +62,9 @@ def closed_folder(tmp_path, bases):
 
 @pytest.fixture
 def ordinary_user():
-    """The uid and gid of an ordinary user who can run this Python and read this tree."""
+    """The uid and gid of an ordinary user who can run this Python and read this tree: without root, the present one."""
+    if os.geteuid() != 0:
+        return {"python": sys.executable, "user": os.geteuid()}
     entry = pwd.getpwnam("daemon")
     as_that_user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -226,16 +226,41 @@ def test_data_owned_by_root_is_refused_with_advice(folder):
     os.chown(data, former.st_uid, former.st_gid)
 
 
-@needs_ordinary_user
-def test_folder_that_cannot_be_written_is_refused(tmp_path):
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o500)
-    with pytest.raises(EmbeddedPostgresError, match=r"cannot be used by the user .*choose another folder"):
-        embedded_postgres.start(closed / "postgres")
+@pytest.mark.parametrize("name", ["postgres", "."])
+def test_folder_that_cannot_be_written_is_refused(name, reachable_base, ordinary_user):
+    closed = Path(tempfile.mkdtemp(dir=reachable_base))
+    closed.chmod(0o500)
+    os.chown(closed, ordinary_user["user"], -1)
+    with Owner(closed / name, stderr=subprocess.PIPE, **ordinary_user) as owner:
+        error = owner.process.communicate(timeout=20)[1].splitlines()[-1]
+    assert re.search(r"cannot be used by the user .*choose another folder", error)
+    assert not list(closed.iterdir())
 
 
-@needs_ordinary_user
-def test_ordinary_user_runs_the_server_as_itself(folder):
-    with embedded_postgres.start(folder, settings=SETTINGS):
-        assert psutil.Process(postmaster_pid(folder)).uids().real == os.geteuid()
-        assert location(folder) == Path(folder)
+@needs_root
+@pytest.mark.parametrize("what", ["data", "folder", "open folder"])
+def test_what_belongs_to_another_user_is_refused_to_an_ordinary_user(what, reachable_base, ordinary_user):
+    folder = Path(tempfile.mkdtemp(dir=reachable_base))
+    folder.chmod(0o777 if what == "open folder" else 0o755)
+    data = folder / "cluster" / "data"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("18\n")
+    for path in (folder, data.parent, data):
+        os.chown(path, ordinary_user["user"], -1)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    os.chown(data if what == "data" else folder, nobody, -1)
+    with Owner(folder, stderr=subprocess.PIPE, **ordinary_user) as owner:
+        error = owner.process.communicate(timeout=20)[1].splitlines()[-1]
+    expected = "can be written by other users" if what == "open folder" else "belongs to the user nobody"
+    assert re.search(rf"EmbeddedPostgresError: .* {expected}", error), error
+    assert [path.name for path in data.iterdir()] == ["PG_VERSION"]
+    assert what == "data" or [path.name for path in folder.iterdir()] == ["cluster"]
+
+
+def test_ordinary_user_runs_the_server_as_itself(new_folder, ordinary_user):
+    os.chown(new_folder.parent, ordinary_user["user"], -1)
+    with Owner(new_folder, **ordinary_user) as owner:
+        owner.hears()
+        assert psutil.Process(postmaster_pid(new_folder)).uids().real == ordinary_user["user"]
+        assert location(new_folder) == new_folder
+    assert within(5, lambda: nothing_is_left(new_folder))

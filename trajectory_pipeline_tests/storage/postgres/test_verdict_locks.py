@@ -9,8 +9,10 @@ import pytest
 
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.verdict_locks import (
+    TAKEOVER_POLLS,
     AlreadyClaimed,
     ClaimHolder,
+    ExpiredClaims,
     claim_holders,
     new_worker,
     renew_locks,
@@ -80,6 +82,16 @@ def test_renewed_claim_cannot_be_taken_over(database: TrajectoryDatabase, verdic
     renew_locks(verdicts.connection, "two", 60.0)
     assert not begins(verdicts, "two", former="one")
     assert begins(verdicts, "one")
+
+
+def test_holder_counts_as_dead_only_after_many_answers_in_a_row() -> None:
+    expired, alive = {"k": ClaimHolder("one", expired=True)}, {"k": ClaimHolder("one", expired=False)}
+    claims = ExpiredClaims()
+    assert [claims.dead_holders(expired) for _ in range(TAKEOVER_POLLS - 1)] == [{}] * (TAKEOVER_POLLS - 1)
+    assert claims.dead_holders(alive) == {}
+    assert [claims.dead_holders(expired) for _ in range(TAKEOVER_POLLS - 1)] == [{}] * (TAKEOVER_POLLS - 1)
+    assert claims.dead_holders({"k": ClaimHolder("another", expired=True)}) == {}
+    assert [claims.dead_holders(expired) for _ in range(TAKEOVER_POLLS)][-1] == {"k": "one"}
 
 
 def test_verdict_stored_while_totals_were_locked_is_not_paid_again(
