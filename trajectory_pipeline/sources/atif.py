@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import fsspec
 
-from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.errors import SourceError, describe_defect
 from trajectory_pipeline.schema.raw import TERMINAL_STATUSES
 from trajectory_pipeline.source_protocol import BadRecord, SourceIdentity
 from trajectory_pipeline.sources.found_runs import FoundRun, FoundRuns, utc_now
@@ -244,6 +244,9 @@ def _file(location: str, name: str, _: str) -> _File:
         _look(document, "", parts, unknown)
     except _NotAtifError as error:
         return _File(digest, size, problem=str(error))
+    except Exception as error:
+        # One file must not keep the others from being read, whatever it holds.
+        return _File(digest, size, problem=f"cannot be read: {describe_defect(error)}")
     reference = document.get("continued_trajectory_ref")
     return _File(digest, size, tuple(parts), reference if isinstance(reference, str) else None, frozenset(unknown))
 

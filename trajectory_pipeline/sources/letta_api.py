@@ -198,7 +198,8 @@ class _Api:
         while True:
             page = self._page_of_runs()
             walk.runs.update((str(row["id"]), row) for row in page)
-            if len(page) < self.source.runs_per_page:
+            if not page:
+                # A shorter page is not the last one where a server gives fewer than it is asked for.
                 break
             walk.cursor = str(page[-1]["id"])
         walk.complete, walk.runs, walk.cursor, walk.ended_at = walk.runs, {}, None, time.monotonic()
@@ -214,9 +215,11 @@ class _Api:
                 return page
             # What was read comes again: the server means the other word.
             walk.inverted = not walk.inverted
+        cursor, walk.runs, walk.cursor = walk.cursor, {}, None
         raise SourceError(
             f"{self.source.described} gives the same runs again, whether asked for those after or before"
-            f" {walk.cursor}: its list of runs cannot be walked. Read its database instead (LETTA_PG_URI)."
+            f" {cursor}: its list of runs cannot be walked. The next reading begins anew, in case that run was deleted"
+            " meanwhile. If this comes again, read its database instead (LETTA_PG_URI)."
         )
 
     def rows(self, path: str, query: Row) -> list[Row]:
@@ -236,7 +239,8 @@ class _Api:
             ids = {str(row["id"]) for row in page}
             # A row of messages becomes several messages of its id.
             yield from (row for row in page if str(row["id"]) not in seen)
-            if not ids - seen or len(page) < ROWS_PER_PAGE:
+            # What makes no message is left out of a page, so that one of the middle may be shorter than asked for.
+            if not ids - seen or len(page) < ROWS_PER_PAGE // 2:
                 return
             seen |= ids
             after = str(page[-1]["id"])

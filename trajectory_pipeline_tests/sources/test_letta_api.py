@@ -191,6 +191,47 @@ def test_walk_that_broke_off_goes_on_where_it_stopped(server: LettaServer) -> No
     assert walked == ["run-3", "run-5"]
 
 
+def test_walk_whose_place_was_deleted_begins_anew(server: LettaServer) -> None:
+    server.inverted = False
+    for number in range(6):
+        put_run(server, str(number), "go", "done", FIRST + timedelta(minutes=number))
+    one = source(server, runs_per_page=2)
+    original = server.answer
+    server.answer = lambda path, query: (503, {}) if query.get("after") == "run-3" else original(path, query)  # type: ignore[method-assign]
+    with pytest.raises(SourceError, match="goes on from there"):
+        read(one)
+    server.answer = original  # type: ignore[method-assign]
+    del server.runs["run-3"]
+    with pytest.raises(SourceError, match="The next reading begins anew"):
+        read(one)
+    assert len(read(one)[1]) == 5
+
+
+def test_server_that_gives_smaller_pages_than_asked_for_is_read_to_its_end(server: LettaServer) -> None:
+    for number in range(7):
+        put_run(server, str(number), "go", "done", FIRST + timedelta(minutes=number))
+    original = server.answer
+    server.answer = lambda path, query: original(path, {**query, "limit": "3"} if path == "/v1/runs/" else query)  # type: ignore[method-assign]
+    assert len(read(source(server))[1]) == 7
+
+
+def test_messages_behind_a_page_that_lacks_some_are_read(server: LettaServer) -> None:
+    """A row without content makes no message: the page that it was in is shorter, and not the last one."""
+    put_run(server, "a", "go", "done", FIRST)
+    message = server.messages["run-a"][0]
+    server.messages["run-a"] = [{**message, "id": f"message-{n}"} for n in range(250)]
+    original = server.answer
+
+    def without_some(path: str, query: dict[str, str]) -> Any:
+        status, rows = original(path, query)
+        silent = ("message-7", "message-130")
+        return status, [row for row in rows if row["id"] not in silent] if path.endswith("/messages") else rows
+
+    server.answer = without_some  # type: ignore[method-assign]
+    (row,) = read(source(server))[1].values()
+    assert row["message_count"] == 248
+
+
 def test_requests_are_paced_and_a_fresh_list_is_not_walked_again(server: LettaServer) -> None:
     put_run(server, "a", "go", "done", FIRST)
     slow = source(server, requests_per_minute=600, fresh_seconds=60)

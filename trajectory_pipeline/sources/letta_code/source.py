@@ -5,6 +5,7 @@ Read are ``agents/*.json`` and the four files of each folder in ``conversations`
 """
 
 import base64
+import errno
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -196,6 +197,9 @@ def _json_file(path: Path) -> tuple[dict[str, Any] | None, str | None]:
     except FileNotFoundError:
         return None, None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            # The name is made of an id that a file says.
+            return None, "cannot be there: its name would be too long"
         raise SourceError(f"{path} cannot be read: {error.strerror}. Check that this user may read it.") from None
     except (ValueError, RecursionError) as error:
         return None, f"is no JSON ({type(error).__name__})"
