@@ -46,9 +46,11 @@ def _measure(bench: Bench, sinks: Sinks, kind: ExportFormat, runs: int, result: 
         form=kind.value,
     )
     shutil.rmtree(target)
+    rate = runs / child.seconds
+    bench.report(f"… {kind}: {rate:,.0f} runs/s, {child.value['peak_mb']:.0f} MB")
     result.add(
         f"{kind}, {runs:,}",
-        runs / child.seconds,
+        rate,
         "runs/s",
         at_least=_ATIF_PER_SECOND if kind is ExportFormat.ATIF else None,
         note=f"{child.seconds:.1f} s, {child.value['records']:,} records, {child.value['megabytes']:.0f} MB",

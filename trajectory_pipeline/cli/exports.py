@@ -75,7 +75,7 @@ def pairs_command(filters: ExportFilters, pairs_per_task: int, limit: int) -> No
     TASKS were asked in the same words, with a success and a failure. PART AT is the mean number of the message where
     pairs part. A family without an id stands for the runs that are in none.
     """
-    from trajectory_pipeline.pipeline.export import ExportOptions, pairs_by_family
+    from trajectory_pipeline.pipeline.export import ExportOptions, NothingSelectedError, pairs_by_family
     from trajectory_pipeline.storage.export_target import temporary_folder
 
     opened = open_connections()
@@ -84,7 +84,11 @@ def pairs_command(filters: ExportFilters, pairs_per_task: int, limit: int) -> No
         ExportFormat.DPO, redaction_key=privacy.configured_redaction_key, pairs_per_task=pairs_per_task
     )
     with step("Looking for pairs"), temporary_folder() as folder:
-        families = pairs_by_family(opened.storage, filters, options, folder)
+        try:
+            families = pairs_by_family(opened.storage, filters, options, folder)
+        except NothingSelectedError as error:
+            err.print(str(error))
+            sys.exit(1)
     table = Table(Column("family", no_wrap=True), "successes", "failures", "tasks", "pairs", "part at")
     for family in families[:limit]:
         parted_at = "" if family.parted_at is None else f"{family.parted_at:.1f}"

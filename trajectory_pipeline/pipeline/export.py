@@ -174,7 +174,7 @@ def pairs_by_family(
 def _select(storage: Storage, filters: ExportFilters) -> list[SelectedRun]:
     selected = select_runs(storage.postgres, filters)
     if not selected:
-        raise NothingSelectedError("No run passes the filters, so nothing was written. Widen them.")
+        raise NothingSelectedError("No run passes the filters. Nothing was written: widen them.")
     return selected
 
 

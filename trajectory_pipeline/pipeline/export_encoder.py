@@ -77,6 +77,18 @@ class Portion:
     selected: Mapping[str, SelectedRun]
     verdicts: Mapping[str, dict[str, Any]]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the rows in Arrow's own stream, which leaves out what a slice does not show."""
+        stream = pa.BufferOutputStream()
+        with pa.ipc.new_stream(stream, self.rows.schema) as writer:
+            writer.write_batch(self.rows)
+        return _portion, (stream.getvalue().to_pybytes(), self.selected, self.verdicts)
+
+
+def _portion(stream: bytes, selected: Mapping[str, SelectedRun], verdicts: Mapping[str, dict[str, Any]]) -> Portion:
+    with pa.ipc.open_stream(stream) as reader:
+        return Portion(reader.read_next_batch(), selected, verdicts)
+
 
 class _Remembering:
     """A redactor that remembers what it lately made of each text.

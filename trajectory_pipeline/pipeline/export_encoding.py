@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+import pyarrow as pa
+
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.pipeline.export_encoder import (
@@ -97,10 +99,15 @@ def _portions(storage: Storage, selected: Sequence[SelectedRun], missing: Counte
             for start in range(0, len(run_ids), _RUNS_AT_ONCE):
                 some = run_ids[start : start + _RUNS_AT_ONCE]
                 yield Portion(
-                    # Not a slice: that would be sent to another process with all of the batch.
-                    batch.take([places[run_id] for run_id in some]),
+                    _rows_at(batch, [places[run_id] for run_id in some]),
                     {run_id: wanted[run_id] for run_id in some},
                     read_verdicts(storage.postgres, some),
                 )
         if found < len(wanted):
             missing["not in Parquet as Postgres has it: materialize trajectories"] += len(wanted) - found
+
+
+def _rows_at(batch: pa.RecordBatch, places: Sequence[int]) -> pa.RecordBatch:
+    """Return rows of a batch, by their ascending places; rows in sequence are not copied."""
+    first, number = places[0], len(places)
+    return batch.slice(first, number) if places[-1] - first + 1 == number else batch.take(places)

@@ -23,6 +23,9 @@ def test_export_writes_a_dataset(run_command: Command, databases: dict[str, str]
     pairs = run_command("exports", "pairs", **databases)
     assert pairs.exit_code == 0, pairs.output
     assert "family successes failures tasks pairs part at" in " ".join(re.findall(r"\w+", pairs.output))
+    for command in (("export", "sft", "none"), ("exports", "pairs")):
+        empty = run_command(*command, "--agent", "nobody", **databases)
+        assert (empty.exit_code, "No run passes the filters" in squeezed(empty)) == (1, True), empty.output
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 
 import atif
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,6 +22,7 @@ from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
 from trajectory_pipeline.exports.source import json_bytes
 from trajectory_pipeline.exports.splits import SplitShares
 from trajectory_pipeline.pipeline.export import ExportOptions, ExportResult, export_dataset, pairs_by_family
+from trajectory_pipeline.pipeline.export_encoder import Portion
 from trajectory_pipeline.schema.enums import RedactionMode
 from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline.storage.postgres.export_registry import exports_holding
@@ -332,6 +335,13 @@ def test_several_processes_write_the_same_bytes(
     for path in (tmp_path / "one").glob("*.parquet"):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
     assert (tmp_path / "one" / "runs.jsonl").read_bytes() == (tmp_path / "two" / "runs.jsonl").read_bytes()
+
+
+def test_a_portion_is_sent_without_the_rows_beside_it() -> None:
+    batch = pa.record_batch({"run_id": ["a", "b"], "texts": [["x" * 100_000], ["y"]]})
+    sent = pickle.dumps(Portion(batch.slice(1), {}, {}))
+    assert len(sent) < 10_000
+    assert pickle.loads(sent).rows.to_pylist() == [{"run_id": "b", "texts": ["y"]}]
 
 
 def test_processes_that_encode_do_without_pandas() -> None:
