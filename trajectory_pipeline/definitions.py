@@ -18,7 +18,7 @@ from trajectory_pipeline.defs.jobs.completeness import build_completeness_check,
 from trajectory_pipeline.defs.jobs.dagster_retention import build_dagster_retention_job
 from trajectory_pipeline.defs.jobs.report import build_report_job
 from trajectory_pipeline.defs.jobs.retention import build_retention_job
-from trajectory_pipeline.defs.jobs.trajectory import build_source_job, build_trajectory_job
+from trajectory_pipeline.defs.jobs.trajectory import build_trajectory_job
 from trajectory_pipeline.defs.partitions import hourly_partitions
 from trajectory_pipeline.defs.quality_checks import build_quality_checks
 from trajectory_pipeline.defs.resources import build_resources
@@ -36,8 +36,8 @@ from trajectory_pipeline.settings import Settings, load_settings
 def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
     """Return the definitions for given settings.
 
-    ``resource_overrides`` replace the settings' resources by key: ``letta``, ``sources``, ``storage``, ``judge``,
-    ``embedding``, ``budget``.
+    ``resource_overrides`` replace the settings' resources by key: ``sources``, ``storage``, ``judge``, ``embedding``,
+    ``budget``.
 
     Example:
         >>>     from trajectory_pipeline.settings import Settings
@@ -48,7 +48,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
     # One definition for all stages of a source: Dagster maps their partitions to each other one to one.
     partitions = {source: hourly_partitions(settings.capture.start, source) for source in settings.source.names}
     jobs = [
-        build_trajectory_job(settings),
+        *(build_trajectory_job(settings, source) for source in partitions),
         build_completeness_job(settings),
         build_retention_job(settings),
         build_dagster_retention_job(settings),
@@ -81,7 +81,6 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
         ],
         jobs=[
             *(job for job, _ in jobs),
-            *map(build_source_job, settings.source.names[1:]),
             *(build_export_job(settings, source) for source in partitions if exports),
         ],
         schedules=[schedule for _, schedule in jobs],

@@ -333,7 +333,7 @@ def test_resources_in_the_ui_show_secrets_by_variable_only(tmp_path: Path, monke
     assert "hunter2" not in json.dumps(result.data)
     [repository] = result.data["repositoriesOrError"]["nodes"]
     resources = {each["name"]: each["configuredValues"] for each in repository["allTopLevelResourceDetails"]}
-    assert set(resources) == {"letta", "sources", "storage", "judge", "embedding", "budget"}
+    assert set(resources) == {"sources", "storage", "judge", "embedding", "budget"}
     values = [value for configured in resources.values() for value in configured]
     assert {value["value"] for value in values if value["type"] == "ENV_VAR"} == set(SECRETS)
     [shown] = [value["value"] for value in resources["judge"] if value["key"] == "settings"]

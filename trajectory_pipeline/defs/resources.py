@@ -1,4 +1,4 @@
-"""What assets, sensors and schedules connect to: the Letta database, other sources, storage, the judge and its budget.
+"""What assets, sensors and schedules connect to: the sources, storage, the judge and its budget.
 
 Dagster rebuilds a resource from its fields for every run, and shows these fields in the UI. So everything that a
 resource needs is a field, and a value that may hold a secret is an ``EnvVar``, which each run reads.
@@ -11,6 +11,7 @@ import dagster as dg
 
 from trajectory_pipeline.databases import LETTA_DATABASE, TRAJECTORY_DATABASE, database_or_embedded
 from trajectory_pipeline.errors import SettingsError
+from trajectory_pipeline.partition_keys import LETTA
 from trajectory_pipeline.pipeline.configured_models import build_embedder, build_redactor, judge_config
 from trajectory_pipeline.schema.enums import FileAccess
 from trajectory_pipeline.settings import (
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     # Imports Arrow or an HTTP client: only for a run that needs it, not for every process that loads definitions.
     from trajectory_pipeline.judge.config import JudgeConfig
     from trajectory_pipeline.judge.redaction.redactor import Redactor
-    from trajectory_pipeline.letta.snapshot import LettaSource
     from trajectory_pipeline.pipeline.embed import Embedder
     from trajectory_pipeline.source_protocol import Source
     from trajectory_pipeline.storage.storage import Storage
@@ -35,30 +35,29 @@ Values = dict[str, Any | None]
 """Settings that are no secret, by environment variable."""
 
 
-class LettaResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The Letta server's Postgres, which is read and never written. Without a URL: the embedded server, when used."""
+class SourcesResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The Letta server's Postgres and the sources beside it, which are read and never written.
+
+    Without a URL of Postgres: the embedded server, when used.
+    """
 
     postgres_url: str | None
     timeout_seconds: int
     embedded_folder: str
-
-    def source(self, *, max_timeout_seconds: int | None = None) -> "LettaSource":
-        """Return the Letta database; no query takes longer than the configured or the given timeout."""
-        from trajectory_pipeline.letta.snapshot import LettaSource
-
-        url = database_or_embedded(self.postgres_url, LETTA_DATABASE, Path(self.embedded_folder))
-        return LettaSource(url, min(self.timeout_seconds, max_timeout_seconds or self.timeout_seconds))
-
-
-class SourcesResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The sources beside the Letta database, which are read and never written."""
-
     declared: str | None
     api_key: str | None
     requests_per_minute: int
 
-    def source(self, name: str) -> "Source":
-        """Return a source by its name. Raises ``SettingsError`` if it is declared no more, or its kind is unknown."""
+    def source(self, name: str = LETTA, *, max_timeout_seconds: int | None = None) -> "Source":
+        """Return a source by its name; no query of a database takes longer than the configured or the given timeout.
+
+        Raises ``SettingsError`` if it is declared no more, or its kind is unknown.
+        """
+        if name == LETTA:
+            from trajectory_pipeline.letta.snapshot import LettaSource
+
+            url = database_or_embedded(self.postgres_url, LETTA_DATABASE, Path(self.embedded_folder))
+            return LettaSource(url, min(self.timeout_seconds, max_timeout_seconds or self.timeout_seconds))
         from trajectory_pipeline.sources.kinds import Access, open_source
 
         settings = SourceSettings.model_validate({"TRAJECTORY_SOURCES": self.declared or ""})
@@ -153,12 +152,10 @@ def build_resources(settings: Settings) -> dict[str, "dg.ConfigurableResource[ob
     storage, judge, privacy = settings.storage, settings.judge, settings.privacy
     embedded_folder = str(storage.embedded_folder)
     return {
-        "letta": LettaResource(
+        "sources": SourcesResource(
             postgres_url=_env_var("LETTA_PG_URI", settings.source.postgres_url),
             timeout_seconds=settings.source.timeout_seconds,
             embedded_folder=embedded_folder,
-        ),
-        "sources": SourcesResource(
             declared=_env_var("TRAJECTORY_SOURCES", settings.source.others or None),
             api_key=_env_var("TRAJECTORY_LETTA_API_KEY", settings.source.api_key),
             requests_per_minute=settings.source.api_requests_per_minute,

@@ -388,20 +388,22 @@ class _FailingSnapshot:
 
 
 @dataclass(frozen=True)
-class FailingLetta:
+class FailingSources:
     """A resource with a source that fails for some hours."""
 
     settings: Settings
     errors: dict[datetime, BaseException]
 
-    def source(self) -> Any:
+    def source(self, _: str) -> Any:
         return FailingSource(LettaSource(str(self.settings.source.postgres_url)), self.errors)
 
 
 def test_range_with_source_error_materializes_the_others(settings: Settings, instance: dg.DagsterInstance) -> None:
     hours = hours_from(BUSY[0], 4)
-    broken = FailingLetta(settings, {hours[1]: SourceError("Reading steps failed at the source db:5432/letta: gone.")})
-    result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, resources={"letta": broken})
+    broken = FailingSources(
+        settings, {hours[1]: SourceError("Reading steps failed at the source db:5432/letta: gone.")}
+    )
+    result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, resources={"sources": broken})
     assert not result.success
     message = step_failure(instance, result.run_id, "terminal_runs").description
     assert message == (
@@ -422,8 +424,8 @@ def test_range_with_unexpected_error_keeps_others_and_traceback(
     settings: Settings, instance: dg.DagsterInstance, busy_hours: list[datetime]
 ) -> None:
     hours = hours_from(busy_hours[0], 3)
-    broken = FailingLetta(settings, {hours[0]: ZeroDivisionError("division by zero")})
-    result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, resources={"letta": broken})
+    broken = FailingSources(settings, {hours[0]: ZeroDivisionError("division by zero")})
+    result = run(settings, instance, hours[0], hours[-1], assets=CAPTURE, resources={"sources": broken})
     message = step_failure(instance, result.run_id, "terminal_runs").description
     assert "unexpected ZeroDivisionError, a bug in the pipeline: please report it" in message
     assert set(materializations(instance, "terminal_runs")) == {partition_key(hour) for hour in hours[1:]}
@@ -456,8 +458,8 @@ def test_single_partition_failure_is_its_reason_alone(
 
 def test_terminated_run_records_what_is_done(settings: Settings, instance: dg.DagsterInstance) -> None:
     hours = hours_from(BUSY[0], 3)
-    broken = FailingLetta(settings, {hours[2]: KeyboardInterrupt()})
-    assert not run(settings, instance, hours[0], hours[-1], assets=CAPTURE, resources={"letta": broken}).success
+    broken = FailingSources(settings, {hours[2]: KeyboardInterrupt()})
+    assert not run(settings, instance, hours[0], hours[-1], assets=CAPTURE, resources={"sources": broken}).success
     assert set(materializations(instance, "terminal_runs")) == {partition_key(hour) for hour in hours[:2]}
 
 

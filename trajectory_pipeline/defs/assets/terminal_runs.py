@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -13,22 +12,20 @@ from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES
 from trajectory_pipeline.defs.assets.stage import stage_asset
 from trajectory_pipeline.defs.launch_config import CaptureConfig, require_valid_config
 from trajectory_pipeline.defs.metadata import preview_metadata, terminal_runs_metadata
-from trajectory_pipeline.defs.resources import LettaResource, SourcesResource, StorageResource
+from trajectory_pipeline.defs.resources import SourcesResource, StorageResource
 from trajectory_pipeline.partition_keys import LETTA, partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.schema.versions import CAPTURE_VERSION
 from trajectory_pipeline.settings import Settings
 
-if TYPE_CHECKING:
-    from trajectory_pipeline.source_protocol import Source
-
 
 def build_terminal_runs(
     settings: Settings, partitions: dg.PartitionsDefinition[str], source: str = LETTA
 ) -> dg.AssetsDefinition:
     """Return the asset of a source, with the checks of its files."""
-    asset = stage_asset(
+
+    @stage_asset(
         settings,
         TERMINAL_RUNS,
         partitions,
@@ -42,9 +39,8 @@ def build_terminal_runs(
         kinds={"parquet"},
         check_specs=asset_checks.checks_of(TERMINAL_RUNS.name, source),
     )
-
-    def capture(
-        context: dg.AssetExecutionContext, config: CaptureConfig, opened: "Source", storage: StorageResource
+    def terminal_runs(
+        context: dg.AssetExecutionContext, config: CaptureConfig, sources: SourcesResource, storage: StorageResource
     ) -> MaterializeResults:
         from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
         from trajectory_pipeline.pipeline.deletion_guard import ACCEPT_DELETIONS_TAG
@@ -54,7 +50,7 @@ def build_terminal_runs(
         require_valid_config(context.run.run_config)
         accept_deletions = config.accept_deletions or context.run.tags.get(ACCEPT_DELETIONS_TAG) == "true"
 
-        with opened.pooled() as pooled, storage.sinks().pooled() as sinks:
+        with sources.source(source).pooled() as pooled, storage.sinks().pooled() as sinks:
 
             def materialize(hour: datetime) -> Metadata:
                 result = materialize_terminal_runs(
@@ -79,20 +75,4 @@ def build_terminal_runs(
 
             yield from materialize_partitions(context, materialize, check_results)
 
-    if source == LETTA:
-
-        @asset
-        def terminal_runs(
-            context: dg.AssetExecutionContext, config: CaptureConfig, letta: LettaResource, storage: StorageResource
-        ) -> MaterializeResults:
-            yield from capture(context, config, letta.source(), storage)
-
-        return terminal_runs
-
-    @asset
-    def terminal_runs_of_source(
-        context: dg.AssetExecutionContext, config: CaptureConfig, sources: SourcesResource, storage: StorageResource
-    ) -> MaterializeResults:
-        yield from capture(context, config, sources.source(source), storage)
-
-    return terminal_runs_of_source
+    return terminal_runs

@@ -4,7 +4,6 @@ Dagster's own freshness checks look at the last materialization of any partition
 """
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -12,14 +11,11 @@ from trajectory_pipeline.defs.asset_checks import summarize, what_to_do
 from trajectory_pipeline.defs.asset_keys import source_key
 from trajectory_pipeline.defs.jobs.daily import ScheduledJob, scheduled_daily
 from trajectory_pipeline.defs.metadata import bullet_list
-from trajectory_pipeline.defs.resources import LettaResource, SourcesResource, StorageResource
+from trajectory_pipeline.defs.resources import SourcesResource, StorageResource
 from trajectory_pipeline.partition_keys import LETTA
 from trajectory_pipeline.schema.raw import RUNS
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
-
-if TYPE_CHECKING:
-    from trajectory_pipeline.source_protocol import Source
 
 JOB_NAME = "completeness_job"
 # A check of the source, which is never materialized: checks run with each materialization of their asset, and this one
@@ -38,7 +34,8 @@ def build_completeness_check(settings: Settings, source: str = LETTA) -> dg.Asse
     It passes where nothing differs. Stuck and earlier runs are only listed.
     """
     key = completeness_key(source)
-    check = dg.asset_check(
+
+    @dg.asset_check(
         asset=key.asset_key,
         name=key.name,
         description=(
@@ -46,11 +43,10 @@ def build_completeness_check(settings: Settings, source: str = LETTA) -> dg.Asse
             " runs that never became terminal."
         ),
     )
-
-    def compare(opened: "Source", storage: StorageResource) -> dg.AssetCheckResult:
+    def completeness(sources: SourcesResource, storage: StorageResource) -> dg.AssetCheckResult:
         from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
 
-        report = check_completeness(opened, storage.sinks(), CompletenessScope.from_settings(settings))
+        report = check_completeness(sources.source(source), storage.sinks(), CompletenessScope.from_settings(settings))
         stuck = [f"{run.run_id} {run.status} for {run.age.total_seconds() / 3600:.0f} hours" for run in report.stuck]
         advice = what_to_do(
             "Where capture is enabled, wait for the sensor. Else `trajectory-pipeline materialize --partition KEY` for"
@@ -74,19 +70,7 @@ def build_completeness_check(settings: Settings, source: str = LETTA) -> dg.Asse
             },
         )
 
-    if source == LETTA:
-
-        @check
-        def completeness(letta: LettaResource, storage: StorageResource) -> dg.AssetCheckResult:
-            return compare(letta.source(), storage)
-
-        return completeness
-
-    @check
-    def completeness_of_source(sources: SourcesResource, storage: StorageResource) -> dg.AssetCheckResult:
-        return compare(sources.source(source), storage)
-
-    return completeness_of_source
+    return completeness
 
 
 def build_completeness_job(settings: Settings) -> ScheduledJob:

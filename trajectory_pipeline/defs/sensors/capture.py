@@ -5,7 +5,7 @@ finds what differs. The cursor only says where to continue; deleting it loses no
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from trajectory_pipeline.defs.asset_keys import asset_key, capture_keys
-from trajectory_pipeline.defs.resources import LettaResource, SourcesResource, StorageResource
+from trajectory_pipeline.defs.resources import SourcesResource, StorageResource
 from trajectory_pipeline.defs.sensors.run_requests import (
     SECONDS_BETWEEN_TICKS,
     TRAJECTORY_JOB,
@@ -105,7 +105,8 @@ def hours_to_compare(now: datetime, start: datetime, cursor: Cursor) -> tuple[li
 
 def build_capture_sensor(settings: Settings, clock: Clock = utc_now, source: str = LETTA) -> dg.SensorDefinition:
     """Return the sensor of a source."""
-    sensor = dg.sensor(
+
+    @dg.sensor(
         name=name_at(CAPTURE_SENSOR, source),
         job_name=name_at(TRAJECTORY_JOB, source),
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
@@ -116,9 +117,8 @@ def build_capture_sensor(settings: Settings, clock: Clock = utc_now, source: str
             " ones in turn."
         ),
     )
-
-    def tick(
-        context: dg.SensorEvaluationContext, open_source: "Callable[[], Source]", storage: StorageResource
+    def capture_sensor(
+        context: dg.SensorEvaluationContext, sources: SourcesResource, storage: StorageResource
     ) -> dg.SensorResult | dg.SkipReason:
         now, capture = clock(), capture_keys(source)
         before = Cursor.read(context.cursor)
@@ -126,7 +126,7 @@ def build_capture_sensor(settings: Settings, clock: Clock = utc_now, source: str
         hours = [at_source(hour, source) for hour in hours]
         started = time.monotonic()
         try:
-            stale = find_stale_in_tick(open_source(), storage, hours, settings)
+            stale = find_stale_in_tick(source_in_tick(sources, source), storage, hours, settings)
             captured = storage.sinks().postgres.ledger(TERMINAL_RUNS.name, [partition_key(hour) for hour in stale])
         except SourceTimeoutError as error:
             # Even the smallest part is too slow: skip it, so that the rest of the history is compared.
@@ -151,23 +151,7 @@ def build_capture_sensor(settings: Settings, clock: Clock = utc_now, source: str
             skip_reason=None if due else dg.SkipReason(f"{compared}{held_back}."),
         )
 
-    if source == LETTA:
-
-        @sensor
-        def capture_sensor(
-            context: dg.SensorEvaluationContext, letta: LettaResource, storage: StorageResource
-        ) -> dg.SensorResult | dg.SkipReason:
-            return tick(context, lambda: source_in_tick(letta), storage)
-
-        return capture_sensor
-
-    @sensor
-    def capture_sensor_of_source(
-        context: dg.SensorEvaluationContext, sources: SourcesResource, storage: StorageResource
-    ) -> dg.SensorResult | dg.SkipReason:
-        return tick(context, lambda: sources.source(source), storage)
-
-    return capture_sensor_of_source
+    return capture_sensor
 
 
 def _observations(hours: Sequence[datetime], captured: Mapping[str, "StoredEntry"]) -> list[dg.AssetObservation]:
@@ -191,9 +175,9 @@ def _observations(hours: Sequence[datetime], captured: Mapping[str, "StoredEntry
     ]
 
 
-def source_in_tick(letta: LettaResource) -> "Source":
-    """Return the Letta database with the shorter timeout of a tick."""
-    return letta.source(max_timeout_seconds=QUERY_TIMEOUT_SECONDS)
+def source_in_tick(sources: SourcesResource, name: str) -> "Source":
+    """Return a source with the shorter timeout of a tick. Raises what ``SourcesResource.source`` raises."""
+    return sources.source(name, max_timeout_seconds=QUERY_TIMEOUT_SECONDS)
 
 
 def find_stale_in_tick(
@@ -209,7 +193,7 @@ def find_stale_in_tick(
     return find_stale_partitions(source, storage.sinks().postgres, hours, settings.capture.deleted_content)
 
 
-def capture_sensor_is_on(instance: dg.DagsterInstance, settings: Settings) -> bool:
-    """Return whether the capture sensor runs: as set in the UI, else by default."""
+def capture_sensor_is_on(instance: dg.DagsterInstance, settings: Settings, source: str = LETTA) -> bool:
+    """Return whether a source's capture sensor runs: as set in the UI, else by default."""
     states = {state.instigator_name: state.is_running for state in instance.all_instigator_state()}
-    return states.get(CAPTURE_SENSOR, settings.capture.enabled)
+    return states.get(name_at(CAPTURE_SENSOR, source), settings.capture.enabled)

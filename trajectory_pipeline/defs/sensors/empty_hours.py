@@ -5,7 +5,7 @@ shows as missing was not looked at yet. Nothing is written for an empty hour, ne
 that appears in it later makes it stale, and the capture sensor requests it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -14,7 +14,7 @@ import dagster as dg
 
 from trajectory_pipeline.defs.asset_checks import repeat_results
 from trajectory_pipeline.defs.asset_keys import capture_keys, embedding_keys, refinement_keys
-from trajectory_pipeline.defs.resources import LettaResource, SourcesResource, StorageResource
+from trajectory_pipeline.defs.resources import SourcesResource, StorageResource
 from trajectory_pipeline.defs.sensors.capture import source_in_tick
 from trajectory_pipeline.defs.sensors.run_requests import Clock, default_status, utc_now
 from trajectory_pipeline.errors import PipelineError
@@ -43,16 +43,16 @@ HOURS_PER_TICK = 240
 
 def build_empty_hour_sensor(settings: Settings, clock: Clock = utc_now, source: str = LETTA) -> dg.SensorDefinition:
     """Return the sensor of a source."""
-    sensor = dg.sensor(
+
+    @dg.sensor(
         name=name_at(EMPTY_HOUR_SENSOR, source),
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=default_status(settings),
         description="Reports closed hours in which no run ended as materialized, so that a missing partition is one"
         " that was not looked at. Requests no runs, and writes nothing.",
     )
-
-    def tick(
-        context: dg.SensorEvaluationContext, open_source: "Callable[[], Source]", storage: StorageResource
+    def empty_hour_sensor(
+        context: dg.SensorEvaluationContext, sources: SourcesResource, storage: StorageResource
     ) -> dg.SensorResult | dg.SkipReason:
         unknown = unknown_hours(context.instance, settings, clock(), source)
         before = parse_partition_key(context.cursor) if context.cursor else None
@@ -62,7 +62,8 @@ def build_empty_hour_sensor(settings: Settings, clock: Clock = utc_now, source: 
         if not hours:
             return dg.SkipReason("Dagster knows every closed hour.")
         try:
-            empty = find_empty_hours(open_source(), storage.sinks(), {hour: unknown[hour] for hour in hours})
+            opened = source_in_tick(sources, source)
+            empty = find_empty_hours(opened, storage.sinks(), {hour: unknown[hour] for hour in hours})
         except PipelineError as error:
             return dg.SkipReason(str(error))
         report_empty_hours(context.instance, empty)
@@ -70,23 +71,7 @@ def build_empty_hour_sensor(settings: Settings, clock: Clock = utc_now, source: 
         message = f"{looked_at} looked at, {len(empty)} without runs reported to Dagster, {len(unknown)} were unknown."
         return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=partition_key(hours[0]))
 
-    if source == LETTA:
-
-        @sensor
-        def empty_hour_sensor(
-            context: dg.SensorEvaluationContext, letta: LettaResource, storage: StorageResource
-        ) -> dg.SensorResult | dg.SkipReason:
-            return tick(context, lambda: source_in_tick(letta), storage)
-
-        return empty_hour_sensor
-
-    @sensor
-    def empty_hour_sensor_of_source(
-        context: dg.SensorEvaluationContext, sources: SourcesResource, storage: StorageResource
-    ) -> dg.SensorResult | dg.SkipReason:
-        return tick(context, lambda: sources.source(source), storage)
-
-    return empty_hour_sensor_of_source
+    return empty_hour_sensor
 
 
 def unknown_hours(

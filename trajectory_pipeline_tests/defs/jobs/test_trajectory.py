@@ -11,8 +11,13 @@ import pytest
 from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.defs.asset_keys import CAPTURE
 from trajectory_pipeline.defs.jobs.trajectory import SCHEDULE_NAME, last_closed_hour
-from trajectory_pipeline.partition_keys import HOUR, partition_key
-from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.demo.letta_code_sample import LETTA_CODE_FOLDER, LETTA_CODE_NAME, LETTA_CODE_SOURCE
+from trajectory_pipeline.partition_keys import HOUR, LETTA, at_source, name_at, partition_key
+from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
+from trajectory_pipeline.pipeline.convert import materialize_trajectories
+from trajectory_pipeline.settings import Settings, SourceSettings
+from trajectory_pipeline.sources.letta_code.source import LettaCodeSource
+from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline_tests.conftest import change_settings, make_settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
 from trajectory_pipeline_tests.defs.dagster_runs import add_run, execute, resources_of
@@ -30,7 +35,9 @@ def _instance_on_disk() -> dg.DagsterInstance:
     return dg.DagsterInstance.local_temp(mkdtemp())
 
 
-def tick(settings: Settings, at: datetime, instance: dg.DagsterInstance | None = None) -> dg.RunRequest | str | None:
+def tick(
+    settings: Settings, at: datetime, instance: dg.DagsterInstance | None = None, source: str = LETTA
+) -> dg.RunRequest | str | None:
     """The run that a tick requests, or why it requests none."""
     repository = build_defs(settings).get_repository_def()
     context = dg.build_schedule_context(
@@ -39,7 +46,7 @@ def tick(settings: Settings, at: datetime, instance: dg.DagsterInstance | None =
         repository_def=repository,
         resources=resources_of(settings),
     )
-    result = repository.get_schedule_def(SCHEDULE_NAME).evaluate_tick(context)
+    result = repository.get_schedule_def(name_at(SCHEDULE_NAME, source)).evaluate_tick(context)
     [request] = result.run_requests or [None]
     return request or result.skip_message
 
@@ -154,3 +161,49 @@ def test_schedule_follows_the_closing_lag_setting() -> None:
     request = tick(settings, NINE + timedelta(minutes=15))
     assert isinstance(request, dg.RunRequest)
     assert request.partition_key == "2026-11-21-07:00"
+
+
+# ---- of another source -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_letta_code(with_sensor: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings that name the demonstration's runs of Letta Code, which ended between 11 and 12 o'clock."""
+    monkeypatch.setenv("TRAJECTORY_SOURCES", LETTA_CODE_SOURCE)
+    others = SourceSettings.model_validate({"TRAJECTORY_SOURCES": LETTA_CODE_SOURCE}).others
+    return change_settings(with_sensor, source__others=others)
+
+
+NOON = datetime(2026, 11, 29, 12, 5, tzinfo=UTC)
+
+
+def test_each_source_has_a_schedule_of_its_own_that_is_off_by_default(with_letta_code: Settings) -> None:
+    for enabled in (False, True):
+        definitions = build_defs(change_settings(with_letta_code, capture__enabled=enabled))
+        schedule = definitions.resolve_schedule_def(f"{SCHEDULE_NAME}_{LETTA_CODE_NAME}")
+        assert schedule.default_status.value == ("RUNNING" if enabled else "STOPPED")
+        assert schedule.job_name == f"trajectory_job_{LETTA_CODE_NAME}"
+
+
+def test_schedule_of_a_source_requests_its_hour_until_it_is_captured(with_letta_code: Settings) -> None:
+    settings, hour = with_letta_code, at_source(NOON.replace(hour=11, minute=0), LETTA_CODE_NAME)
+    request = tick(settings, NOON, source=LETTA_CODE_NAME)
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == partition_key(hour)
+    assert {tuple(key.path) for key in request.asset_selection or ()} == {
+        (LETTA_CODE_NAME, name) for name in ("terminal_runs", "trajectories")
+    }
+    sinks = Storage.at(settings.storage.parquet_location, str(settings.storage.database_url))
+    materialize_terminal_runs(hour, LettaCodeSource(LETTA_CODE_NAME, (LETTA_CODE_FOLDER,)), sinks)
+    materialize_trajectories(hour, sinks)
+    assert tick(settings, NOON, source=LETTA_CODE_NAME) == (
+        f"{partition_key(hour)} is already up to date; the capture sensor handled it."
+    )
+
+
+def test_schedule_of_a_source_that_is_gone_requests_the_run(
+    with_letta_code: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its failure shows what is wrong where people look for it."""
+    monkeypatch.setenv("TRAJECTORY_SOURCES", f"{LETTA_CODE_NAME}=letta_code:{tmp_path / 'gone'}")
+    assert isinstance(tick(with_letta_code, NOON, source=LETTA_CODE_NAME), dg.RunRequest)
