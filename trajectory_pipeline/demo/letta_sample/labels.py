@@ -23,9 +23,9 @@ _DRAWN = {
 
 
 @functools.cache
-def label_records(annotator: str) -> Mapping[str, Mapping[str, Any]]:
+def label_records(annotator: str, file: Path = LABELS_FILE) -> Mapping[str, Mapping[str, Any]]:
     """Return run id → what an annotator wrote of the run."""
-    rows = (orjson.loads(line) for line in LABELS_FILE.read_bytes().splitlines())
+    rows = (orjson.loads(line) for line in file.read_bytes().splitlines())
     return {row["run_id"]: row for row in rows if row["annotator"] == annotator}
 
 

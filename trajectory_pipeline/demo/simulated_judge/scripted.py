@@ -10,7 +10,8 @@ from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import Any
 
-from trajectory_pipeline.demo.letta_sample.labels import FIRST_ANNOTATOR, label_records
+from trajectory_pipeline.demo.letta_code_sample import LETTA_CODE_LABELS
+from trajectory_pipeline.demo.letta_sample.labels import FIRST_ANNOTATOR, LABELS_FILE, label_records
 from trajectory_pipeline.demo.simulated_judge.rules import (
     MAX_TAGS,
     Answer,
@@ -67,7 +68,8 @@ def _label_of(run_id: str | None, transcript: Transcript) -> Label | None:
     size = len(run_id)
     found = [
         _shortened(label, size)
-        for name, label in label_records(FIRST_ANNOTATOR).items()
+        for file in (LABELS_FILE, LETTA_CODE_LABELS)
+        for name, label in label_records(FIRST_ANNOTATOR, file).items()
         if run_id in (name, _short(name, size))
     ]
     return max(found, key=lambda label: _evidence_shown(label, shown), default=None)
