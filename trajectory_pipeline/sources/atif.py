@@ -40,6 +40,8 @@ from trajectory_pipeline.urls import without_credentials
 
 VERSIONS = ("ATIF-v1.5", "ATIF-v1.6", "ATIF-v1.7", "ATIF-v1.8")
 SUFFIX = ".json"
+SECRETS = frozenset(("auth.json", ".credentials.json", "credentials.json"))
+"""Names under which harnesses keep logins, beside their runs or above them: never opened."""
 _PREFIX = "ATIF-v"
 _ROLES = {"user": "user", "system": "system", "agent": "assistant"}
 _FILES_KEPT = 100_000
@@ -173,7 +175,8 @@ class AtifSource:
             found = filesystem.find(root, detail=True)
         files = {}
         for name in sorted(found):
-            if name.endswith(SUFFIX) and found[name]["type"] == "file":
+            is_asked_for = name.endswith(SUFFIX) and posixpath.basename(name) not in SECRETS
+            if is_asked_for and found[name]["type"] == "file":
                 signature = json.dumps(found[name], sort_keys=True, default=str)
                 path = posixpath.relpath(name, root)
                 with _translating("reading", f"{self.described}/{path}"):

@@ -149,6 +149,11 @@ class FoundRuns:
             return raw_row(self.source, run.read())
         except SourceError:
             raise
+        except OSError as error:
+            raise SourceError(
+                f"{run.native_id} cannot be read any more ({error.strerror or type(error).__name__}): is what"
+                f" {self.described} names still there? Materialize the partition again."
+            ) from None
         except Exception as error:
             return self._odd_row(run, error)
 

@@ -81,6 +81,15 @@ _ROLES = {
 }
 
 
+_RUN_FIELDS = frozenset(
+    (
+        *("id", "status", "stop_reason", "background", "agent_id", "conversation_id", "project_id", "metadata"),
+        *("request_config", "base_template_id", "callback_url", "callback_error", "callback_status_code"),
+        *("callback_sent_at", "ttft_ns", "total_duration_ns", "created_at", "completed_at"),
+    )
+)
+
+
 @dataclass
 class _Walk:
     """The walk through a server's list of runs, which a failure interrupts and the next snapshot continues.
@@ -91,6 +100,9 @@ class _Walk:
         inverted: whether ``before`` continues instead of ``after``.
         ended_at: by a monotonic clock, when the last whole walk ended.
         complete: the rows of the last whole walk.
+        taken_at: when the walk began.
+        next_at: by a monotonic clock, when the next request may be sent.
+        answered: whether the last request got an answer that asking again would not change.
     """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -101,6 +113,11 @@ class _Walk:
     complete: dict[str, Row] = field(default_factory=dict)
     taken_at: datetime = field(default_factory=utc_now)
     next_at: float = 0.0
+    answered: bool = True
+
+    def begin(self) -> None:
+        """Begin the next walk at the first run."""
+        self.runs, self.cursor = {}, None
 
 
 _WALKS: dict[tuple[str, str], _Walk] = {}
@@ -160,6 +177,7 @@ class LettaApiSource:
                 runs=found,
                 unfinished=unfinished,
                 shown_columns=SHOWN_COLUMNS,
+                unknown_columns=sorted({f"runs.{name}" for row in rows.values() for name in row.keys() - _RUN_FIELDS}),
                 notes=("its pages are inverted: after= gives what lies before, and the walk goes by before=",)
                 if walk.inverted
                 else (),
@@ -196,13 +214,20 @@ class _Api:
         if walk.cursor is None:
             walk.taken_at = utc_now()
         while True:
-            page = self._page_of_runs()
+            try:
+                page = self._page_of_runs()
+            except SourceError:
+                if walk.answered:
+                    # Asking the same again would not help: the run to go on after may be deleted.
+                    walk.begin()
+                raise
             walk.runs.update((str(row["id"]), row) for row in page)
             if not page:
                 # A shorter page is not the last one where a server gives fewer than it is asked for.
                 break
             walk.cursor = str(page[-1]["id"])
-        walk.complete, walk.runs, walk.cursor, walk.ended_at = walk.runs, {}, None, time.monotonic()
+        walk.complete, walk.ended_at = walk.runs, time.monotonic()
+        walk.begin()
         return walk.complete
 
     def _page_of_runs(self) -> list[Row]:
@@ -254,6 +279,7 @@ class _Api:
         problem = ""
         for attempt in range(TRIES):
             self._wait(0.0)
+            self.walk.answered = False
             try:
                 response = self.client.get(path, params=query)
             except httpx2.HTTPError as error:
@@ -266,6 +292,7 @@ class _Api:
                 problem = f"answered {response.status_code}"
                 self._wait(_retry_after(response.headers.get("Retry-After"), attempt))
                 continue
+            self.walk.answered = True
             if response.status_code in (401, 403):
                 raise SourceError(
                     f"{self.source.described} answered {response.status_code} to {path}: check"

@@ -6,7 +6,6 @@ from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline_tests.crashes.worker import Stored
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 
-SECRET = "an-access-key-that-nobody-may-see"
 BUCKET = "trajectories"
 BUSY = max(sample_partitions().items(), key=lambda item: item[1])[0]
 

@@ -16,10 +16,11 @@ from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.parquet.store import ParquetStore
-from trajectory_pipeline_tests.crashes.objects import BUCKET, BUSY, SECRET, key_of_file
+from trajectory_pipeline_tests.crashes.objects import BUCKET, BUSY, key_of_file
 from trajectory_pipeline_tests.crashes.processes import wait_until, workers
 from trajectory_pipeline_tests.crashes.wire import Wire
 from trajectory_pipeline_tests.crashes.worker import Stored, mark
+from trajectory_pipeline_tests.object_store import SECRET
 
 pytestmark = [pytest.mark.process, pytest.mark.heavy]
 

@@ -3,8 +3,11 @@
 A source's test module makes a ``World``, which writes what the source reads, and inherits ``SourceConformance``.
 """
 
+import gc
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +23,7 @@ from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
 from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.source_protocol import Source
+from trajectory_pipeline.source_protocol import Source, SourceSnapshot
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.storage import Storage
@@ -30,6 +33,38 @@ FIRST = datetime(2026, 11, 20, 10, tzinfo=UTC)
 HOURS = 4
 """The runs of the suite end in the hours from ``FIRST`` on; a file's own time may be later."""
 TEXTS = ("List the folder", "Mail Ada \u00e9\U0001f600", "Count to \u0000 three")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is particular about a run: nothing, unless a test says so.
+
+    Attributes:
+        took: how long it took by its own clock; less than nothing where the clock was set back meanwhile.
+        has_image: its question holds an image.
+        has_return: its tool call has a return.
+        extra: name of a field or column that no version of the format has, beside those of the run.
+        rounds: how many tool calls it has, each with its return.
+        padding: characters of text in each of these returns.
+    """
+
+    took: timedelta = timedelta(seconds=3)
+    has_image: bool = False
+    has_return: bool = True
+    extra: str | None = None
+    rounds: int = 1
+    padding: int = 0
+
+    def returned(self, number: int) -> str:
+        """What the tool returned in a round."""
+        return "no such folder" if not self.padding else f"no such folder {number} {'x' * self.padding}"
+
+
+PLAIN = Shape()
+LARGEST_PEAK = 5 * 2**30
+"""Bytes that a worker may take for a run of 200 MB."""
+IMAGE = "iVBORw0KGgo="
+"""The data of an image, as far as anybody looks."""
 
 
 class World(ABC):
@@ -44,11 +79,15 @@ class World(ABC):
     proves_deletions = False
 
     @abstractmethod
-    def write_run(self, key: str, asked: str, answered: str, at: datetime) -> None:
+    def write_run(self, key: str, asked: str, answered: str, at: datetime, shape: Shape = PLAIN) -> None:
         """Write a finished run with a question, a tool call with its return, and an answer; or write it anew.
 
         ``at`` is when it ended. What stands beside it stays.
         """
+
+    def write_twin(self, key: str, of: str, asked: str, answered: str, at: datetime) -> None:
+        """Write a finished run that has each id of another one that the format lets two of them have."""
+        self.write_run(key, asked, answered, at)
 
     @abstractmethod
     def run_id(self, key: str) -> str:
@@ -62,6 +101,10 @@ class World(ABC):
     def begin_run(self, key: str, asked: str, at: datetime) -> None:
         """Write a run that goes on: it is not terminal."""
 
+    def cut_run(self, key: str, share: float) -> None:
+        """Leave only a share of what was written of a run, as a writer that is not done, or was killed, leaves it."""
+        self.begin_run(key, "Look", FIRST)
+
     @abstractmethod
     def break_run(self, key: str) -> str:
         """Damage a run so that it cannot be converted; returns a text that names the place."""
@@ -73,6 +116,34 @@ class World(ABC):
     @abstractmethod
     def return_(self) -> None:
         """Undo ``vanish``."""
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A source in which something happens after its runs were listed, and before they are read."""
+
+    inner: Source
+    happens: Callable[[], None]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[SourceSnapshot]:
+        with self.inner.snapshot() as snapshot:
+            original = snapshot.prefetch_terminal_runs
+
+            def prefetch(start: datetime, end: datetime) -> AbstractContextManager[Iterator[Any]]:
+                assert snapshot.run_ids(start, end)
+                self.happens()
+                return original(start, end)
+
+            vars(snapshot)["prefetch_terminal_runs"] = prefetch
+            yield snapshot
+
+    @contextmanager
+    def pooled(self) -> Iterator["Interrupted"]:
+        yield self
 
 
 @dataclass
@@ -151,9 +222,11 @@ class SourceConformance:
 
     Attributes:
         uses_tools: whether the format has tool calls.
+        uses_images: whether it has images.
     """
 
     uses_tools = True
+    uses_images = True
 
     @pytest.fixture
     def sinks(self, trajectory_database: str, tmp_path: Path) -> Sinks:
@@ -279,3 +352,127 @@ class SourceConformance:
         assert sinks.sync(world.source) == []
         assert sinks.rows() == before
         assert sinks.files() == files
+
+    @pytest.mark.parametrize("happening", ["written anew", "removed", "cut", "vanished"])
+    def test_run_that_changes_while_it_is_read_is_read_again(self, world: World, sinks: Sinks, happening: str) -> None:
+        world.write_run("run", "Count", "one", FIRST)
+        world.write_run("other", "Look", "two", FIRST + timedelta(minutes=1))
+        happenings: dict[str, Callable[[], None]] = {
+            "written anew": lambda: world.write_run("run", "Sum", "three", FIRST),
+            "removed": lambda: world.remove_run("run"),
+            "cut": lambda: world.cut_run("run", 0.6),
+            "vanished": world.vanish,
+        }
+        hour = at_source(FIRST, world.source.name)
+        interrupted = Interrupted(world.source, happenings[happening])
+        # It fails with a sentence; or gives what was listed, or some of what came later, which its fingerprint does not
+        # cover: either is stale afterwards.
+        with suppress(PipelineError):
+            materialize_terminal_runs(hour, interrupted, sinks.storage)
+            materialize_trajectories(hour, sinks.storage)
+        if happening == "vanished":
+            world.return_()
+        else:
+            world.write_run("run", "Sum", "three", FIRST)
+        sinks.sync(world.source)
+        assert not sinks.quarantine()
+        assert [texts_of(row)[0] for _, row in sorted(sinks.rows().items())] == [
+            text
+            for _, text in sorted(
+                [(world.run_id("run"), "Count" if happening == "vanished" else "Sum"), (world.run_id("other"), "Look")]
+            )
+        ]
+
+    @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.97])
+    def test_run_that_is_written_in_parts_is_withheld_or_quarantined_until_it_is_whole(
+        self, world: World, sinks: Sinks, share: float
+    ) -> None:
+        world.write_run("good", "Count", "one", FIRST)
+        world.write_run("run", "Look", "done", FIRST + timedelta(minutes=1))
+        world.cut_run("run", share)
+        sinks.sync(world.source)
+        assert set(sinks.rows()) == {world.run_id("good")}
+        world.write_run("run", "Look", "done", FIRST + timedelta(minutes=1))
+        sinks.sync(world.source)
+        assert set(sinks.rows()) == {world.run_id("good"), world.run_id("run")}
+        assert not sinks.quarantine()
+
+    def test_clock_that_was_set_back_during_a_run_loses_and_repeats_nothing(self, world: World, sinks: Sinks) -> None:
+        world.write_run("run", "Count", "one", FIRST, Shape(took=timedelta(minutes=-70)))
+        world.write_run("next", "Look", "two", FIRST)
+        sinks.sync(world.source)
+        rows = sinks.rows()
+        assert set(rows) == {world.run_id("run"), world.run_id("next")}
+        found = rows[world.run_id("run")]
+        # Both times are as they were written.
+        assert (found["start_time"], found["end_time"]) == (FIRST + timedelta(minutes=70), FIRST)
+        assert {"Count", "one"} <= set(texts_of(found))
+
+    def test_two_runs_with_the_same_ids_of_conversation_and_messages_are_two(self, world: World, sinks: Sinks) -> None:
+        world.write_run("run", "Count", "one", FIRST)
+        world.write_twin("twin", "run", "Look", "two", FIRST + timedelta(minutes=1))
+        sinks.sync(world.source)
+        rows = sinks.rows()
+        assert set(rows) == {world.run_id("run"), world.run_id("twin")}
+        assert [texts_of(rows[world.run_id(key)])[0] for key in ("run", "twin")] == ["Count", "Look"]
+        assert not sinks.quarantine()
+
+    def test_field_that_is_not_known_is_passed_over_and_named(self, world: World, sinks: Sinks) -> None:
+        world.write_run("run", "Count", "one", FIRST, Shape(extra="mood"))
+        sinks.sync(world.source)
+        assert "one" in texts_of(sinks.rows()[world.run_id("run")])
+        with world.source.snapshot() as snapshot:
+            assert [name for name in snapshot.unknown_columns if name.endswith("mood")]
+
+    def test_image_passes_through(self, world: World, sinks: Sinks) -> None:
+        if not self.uses_images:
+            assert any("images" in sentence for sentence in world.source.cannot_know)
+            return
+        world.write_run("run", "What is it?", "A dot.", FIRST, Shape(has_image=True))
+        sinks.sync(world.source)
+        (row,) = sinks.rows().values()
+        parts = [part for turn in row["data"]["turns"] for message in turn["messages"] for part in message["content"]]
+        assert ["image/png" in json.dumps(part) for part in parts if part["type"] == "image"] == [True]
+        assert {"What is it?", "A dot."} <= set(texts_of(row))
+
+    def test_tool_call_without_return_stays_open(self, world: World, sinks: Sinks) -> None:
+        if not self.uses_tools:
+            assert any("tools" in sentence for sentence in world.source.cannot_know)
+            return
+        world.write_run("run", "Count", "one", FIRST, Shape(has_return=False))
+        sinks.sync(world.source)
+        (row,) = sinks.rows().values()
+        assert row["tools_requested"] == ["look"]
+        # None is made up.
+        messages = [message for turn in row["data"]["turns"] for message in turn["messages"]]
+        assert not [message for message in messages if message["role"] == "tool" or message.get("tool_returns")]
+
+    @pytest.mark.heavy
+    def test_run_of_200_mb_is_captured_beside_others_in_bounded_memory(self, world: World, sinks: Sinks) -> None:
+        if not self.uses_tools:
+            return
+        world.write_run("big", "Count", "one", FIRST, Shape(rounds=400, padding=2**19))
+        world.write_run("small", "Look", "two", FIRST)
+        hour = at_source(FIRST, world.source.name)
+        with peak_memory() as peak:
+            materialize_terminal_runs(hour, world.source, sinks.storage)
+            materialize_trajectories(hour, sinks.storage)
+        assert sinks.in_parquet([hour]) == sorted(world.run_id(key) for key in ("big", "small"))
+        assert find_stale_partitions(world.source, sinks.storage.postgres, [hour]) == []
+        assert peak() < LARGEST_PEAK
+
+
+@contextmanager
+def peak_memory() -> Iterator[Callable[[], int]]:
+    """Yield a function that tells how many bytes more than at its start this process had in the block, at most."""
+
+    def told(name: str) -> int:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+        return int(line.split()[1]) * 1024
+
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # The peak from here on.
+    before = told("VmRSS")
+    peak = 0
+    yield lambda: peak
+    peak = told("VmHWM") - before

@@ -4,9 +4,11 @@ import base64
 import json
 import uuid
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from trajectory_pipeline_tests.sources.conformance import IMAGE, PLAIN, Shape
 
 Row = dict[str, Any]
 AGENT = "agent-local-00000000-0000-4000-8000-000000000001"
@@ -17,6 +19,11 @@ def encoded(text: str) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
+def otid(conversation: str, message_id: str) -> str:
+    """The id that a client gives to what a user sends: the same nowhere else."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{conversation} {message_id}"))
+
+
 def stamp(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -25,7 +32,6 @@ def user(number: int, text: str, at: datetime, **more: Any) -> Row:
     return {
         "id": f"ui-msg-{number}",
         "role": "user",
-        "otid": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{number}")),
         "metadata": {"created_at": stamp(at), "updated_at": stamp(at)},
         "content": [{"type": "text", "text": REMINDER}, {"type": "text", "text": text}],
         **more,
@@ -90,14 +96,22 @@ def compaction(number: int, summary: str, at: datetime) -> Row:
     }
 
 
-def finished(asked: str, answered: str, at: datetime, first: int = 1) -> list[Row]:
+def finished(asked: str, answered: str, at: datetime, first: int = 1, shape: Shape = PLAIN) -> list[Row]:
     """Return the messages of a run with a tool call that ended at a time."""
-    return [
-        user(first, asked, at - timedelta(seconds=3)),
-        answer(first + 1, "I look.", at - timedelta(seconds=2), call(folder="/")),
-        result(first + 2, "Exit code: 2\nno such folder", at - timedelta(seconds=1)),
-        answer(first + 3, answered, at),
-    ]
+    began, between = at - shape.took, at - shape.took / 2
+    rows = [user(first, asked, began)]
+    for number in range(shape.rounds):
+        call_id = f"call_{number + 1}"
+        rows.append(answer(first + len(rows), "I look.", between, call(call_id, folder="/")))
+        if shape.has_return:
+            text = f"Exit code: 2\n{shape.returned(number)}"
+            rows.append(result(first + len(rows), text, between, call_id))
+    rows.append(answer(first + len(rows), answered, at))
+    if shape.has_image:
+        rows[0]["content"].append({"type": "image", "data": IMAGE, "mimeType": "image/png"})
+    if shape.extra:
+        rows[0][shape.extra] = "odd"
+    return rows
 
 
 def lines(rows: Sequence[Row]) -> str:
@@ -112,20 +126,33 @@ def write_conversation(
     version: int = 2,
     agent: str = AGENT,
     name: str = "Blank",
+    created_at: datetime | None = None,
 ) -> Path:
-    """Write an agent and a conversation with these lines; returns the file of its messages."""
+    """Write an agent and a conversation with these lines; returns the file of its messages.
+
+    What a user sent gets an id of this conversation, unless it has one.
+    """
     agents = folder / "agents"
     agents.mkdir(parents=True, exist_ok=True)
     record = {"id": agent, "name": name, "system": "Be brief.", "tags": ["origin:letta-code"], "model": "fake-1"}
     (agents / f"{encoded(agent)}.json").write_text(json.dumps(record))
     conversation = folder / "conversations" / encoded(f"conversation:{conversation_id}")
     conversation.mkdir(parents=True, exist_ok=True)
-    (conversation / "conversation.json").write_text(json.dumps({"id": conversation_id, "agent_id": agent}))
+    about = {"id": conversation_id, "agent_id": agent, "created_at": created_at and stamp(created_at)}
+    (conversation / "conversation.json").write_text(json.dumps(about))
     formats = {1: "pi-ai-message-jsonl", 2: "pi-session-entry-jsonl"}
     manifest = {"schema_version": version, "message_format": formats.get(version, "later"), "provider_stack": "pi-ai"}
     (conversation / "manifest.json").write_text(json.dumps(manifest))
     (conversation / "system-prompt.json").write_text(json.dumps({"content": "You are a coder."}))
     header = [{"type": "session", "version": 3, "id": conversation_id}] if version == 2 else []
     path = conversation / "messages.jsonl"
-    path.write_text(lines([*header, *rows]))
+    path.write_text(lines([*header, *(_sent(row, conversation_id) for row in rows)]))
     return path
+
+
+def _sent(row: Row, conversation: str) -> Row:
+    message = row.get("message", row)
+    if message.get("role") != "user" or "otid" in message:
+        return row
+    own = {**message, "otid": otid(conversation, message["id"])}
+    return {**row, "message": own} if "message" in row else own

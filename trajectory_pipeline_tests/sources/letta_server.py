@@ -21,6 +21,7 @@ class LettaServer:
         inverted: whether ``after`` gives what lies before, as in 0.16.8.
         circles: whether every page is the first one, whatever is asked for.
         failures: answers to give before the next good one: status codes.
+        broken_off: how many answers to end in their middle before the next good one.
         requests: path and query of each request.
     """
 
@@ -31,6 +32,7 @@ class LettaServer:
     inverted: bool = True
     circles: bool = False
     failures: list[int] = field(default_factory=list)
+    broken_off: int = 0
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
     port: int = 0
@@ -100,6 +102,10 @@ def serving(server: LettaServer) -> Iterator[LettaServer]:
             if status == 429:
                 self.send_header("Retry-After", "0")
             self.end_headers()
+            if server.broken_off:
+                server.broken_off -= 1
+                content = content[: len(content) // 2]
+                self.close_connection = True
             self.wfile.write(content)
 
     http = ThreadingHTTPServer(("127.0.0.1", server.port), Handler)

@@ -1,7 +1,8 @@
 """A folder of ATIF files: the conformance suite, and what is particular to the format."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import fsspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from s3fs import S3FileSystem
 
 from trajectory_pipeline.conversion.convert import convert_batch
 from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.partition_keys import HOUR, partition_key, source_run_id
 from trajectory_pipeline.sources.atif import VERSIONS, AtifSource
 from trajectory_pipeline.sources.found_runs import FoundRuns
-from trajectory_pipeline_tests.sources.conformance import FIRST, SourceConformance, World
+from trajectory_pipeline_tests.object_store import s3_server, s3_variables
+from trajectory_pipeline_tests.sources.conformance import FIRST, PLAIN, Shape, SourceConformance, World
+from trajectory_pipeline_tests.sources.opened_files import opened_files
 
 Row = dict[str, Any]
 NAME = "bench"
@@ -26,7 +30,7 @@ def agent_step(message: str, at: datetime | None, **more: Any) -> Row:
     return {"source": "agent", "message": message, "timestamp": at and at.isoformat(), **more}
 
 
-def user_step(message: str, at: datetime | None, **more: Any) -> Row:
+def user_step(message: str | list[Row], at: datetime | None, **more: Any) -> Row:
     return {"source": "user", "message": message, "timestamp": at and at.isoformat(), **more}
 
 
@@ -44,76 +48,118 @@ def trajectory(*steps: Row, version: str = "ATIF-v1.8", **more: Any) -> Row:
     return document
 
 
-def finished(asked: str, answered: str, at: datetime, **more: Any) -> Row:
-    call = {"tool_call_id": "call_1", "function_name": "look", "arguments": {"folder": "/"}}
-    return trajectory(
-        user_step(asked, at - timedelta(seconds=3)),
-        agent_step(
+def finished(asked: str, answered: str, at: datetime, shape: Shape = PLAIN, **more: Any) -> Row:
+    question: str | list[Row] = asked
+    if shape.has_image:
+        source = {"media_type": "image/png", "path": "shot.png"}
+        question = [{"type": "text", "text": asked}, {"type": "image", "source": source}]
+    steps = [user_step(question, at - shape.took)]
+    for number in range(shape.rounds):
+        call_id = f"call_{number + 1}"
+        results = [{"source_call_id": call_id, "content": shape.returned(number)}]
+        step = agent_step(
             "I look.",
-            at - timedelta(seconds=2),
-            tool_calls=[call],
-            observation={"results": [{"source_call_id": "call_1", "content": "no such folder"}]},
+            at - shape.took / 2,
+            tool_calls=[{"tool_call_id": call_id, "function_name": "look", "arguments": {"folder": "/"}}],
             metrics={
                 "prompt_tokens": 100,
                 "completion_tokens": 20,
                 "cached_tokens": 40,
                 "extra": {"reasoning_tokens": 3},
             },
-        ),
-        agent_step(answered, at),
-        **more,
-    )
+        )
+        steps.append({**step, "observation": {"results": results}} if shape.has_return else step)
+    document = trajectory(*steps, agent_step(answered, at), **more)
+    # The reference models refuse what they do not know.
+    return {**document, **({shape.extra: "odd"} if shape.extra else {})}
 
 
 class AtifWorld(World):
-    """Each run is a file."""
+    """Each run is a file; all have one session id."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.source = AtifSource(NAME, str(folder))
-        folder.mkdir()
+    def __init__(self, location: str) -> None:
+        self.source = AtifSource(NAME, location)
+        self.filesystem, self.root = fsspec.core.url_to_fs(location)
+        # A store without folders has this one as long as something is in it.
+        self.write("notes", "none of ours", "readme.txt")
 
-    def path(self, key: str) -> Path:
-        return self.folder / key / "trajectory.json"
+    def path(self, key: str, name: str = "trajectory.json") -> str:
+        return f"{self.root}/{key}/{name}"
 
-    def write(self, key: str, text: str) -> None:
-        path = self.path(key)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+    def write(self, key: str, text: str, name: str = "trajectory.json") -> None:
+        self.filesystem.makedirs(f"{self.root}/{key}", exist_ok=True)
+        self.filesystem.pipe_file(self.path(key, name), text.encode())
 
-    def write_run(self, key: str, asked: str, answered: str, at: datetime) -> None:
-        self.write(key, json.dumps(finished(asked, answered, at)))
+    def write_run(self, key: str, asked: str, answered: str, at: datetime, shape: Shape = PLAIN) -> None:
+        self.write(key, json.dumps(finished(asked, answered, at, shape)))
 
     def run_id(self, key: str) -> str:
         return source_run_id(NAME, f"{key}/trajectory.json")
 
     def remove_run(self, key: str) -> None:
-        self.path(key).unlink()
+        self.filesystem.rm_file(self.path(key))
 
     def begin_run(self, key: str, asked: str, at: datetime) -> None:
         """A harness that has not written its file yet."""
-        self.write(key, "")
-        self.path(key).rename(self.path(key).with_suffix(".json.part"))
+        self.write(key, "", "trajectory.json.part")
+
+    def cut_run(self, key: str, share: float) -> None:
+        text = self.filesystem.cat_file(self.path(key)).decode()
+        self.write(key, text[: int(share * len(text))])
 
     def break_run(self, key: str) -> str:
-        text = self.path(key).read_text()
+        text = self.filesystem.cat_file(self.path(key)).decode()
         self.write(key, text[: len(text) // 2])
         return f"{key}/trajectory.json: is no JSON"
 
     def vanish(self) -> None:
-        self.folder.rename(self.folder.with_name("gone"))
+        self._move(self.root, f"{self.root}-gone")
 
     def return_(self) -> None:
-        self.folder.with_name("gone").rename(self.folder)
+        self._move(f"{self.root}-gone", self.root)
 
-
-@pytest.fixture
-def world(tmp_path: Path) -> AtifWorld:
-    return AtifWorld(tmp_path / "jobs")
+    def _move(self, root: str, to: str) -> None:
+        for path in self.filesystem.find(root):
+            target = f"{to}{path.removeprefix(root)}"
+            self.filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
+            self.filesystem.mv(path, target)
+        if self.filesystem.exists(root):
+            self.filesystem.rm(root, recursive=True)
 
 
 class TestAtif(SourceConformance):
-    """The suite."""
+    """The suite on a folder of this machine."""
+
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> AtifWorld:
+        return AtifWorld(str(tmp_path / "jobs"))
+
+
+class TestAtifInMemory(SourceConformance):
+    """The suite on a store that has no folders of this machine."""
+
+    @pytest.fixture
+    def world(self) -> Iterator[AtifWorld]:
+        world = AtifWorld("memory://jobs")
+        yield world
+        world.filesystem.rm("/", recursive=True)
+
+
+@pytest.mark.heavy
+@pytest.mark.process
+class TestAtifInS3(SourceConformance):
+    """The suite on S3's own wire."""
+
+    @pytest.fixture(scope="class")
+    def server(self) -> Iterator[str]:
+        with s3_server() as url:
+            yield url
+
+    @pytest.fixture
+    def world(self, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[AtifWorld]:
+        with s3_variables(server, monkeypatch):
+            S3FileSystem().mkdir("runs")
+            yield AtifWorld(f"s3://runs/{tmp_path.name}/jobs")
 
 
 def read(location: str) -> tuple[FoundRuns, dict[str, Row], dict[str, str]]:
@@ -193,7 +239,7 @@ def test_images_pass_through_and_calls_without_return_stay_open(tmp_path: Path) 
     image = {"type": "image", "source": {"media_type": "image/png", "path": "shot.png"}}
     call = {"tool_call_id": "c", "function_name": "look", "arguments": {}}
     document = trajectory(
-        user_step([{"type": "text", "text": "see"}, image], FIRST),  # type: ignore[arg-type]  # parts, not a text
+        user_step([{"type": "text", "text": "see"}, image], FIRST),
         agent_step("", FIRST, tool_calls=[call], reasoning_content="hm"),
     )
     (tmp_path / "t.json").write_text(json.dumps(document))
@@ -256,6 +302,17 @@ def test_any_store_of_fsspec_can_be_read() -> None:
         assert [kinds_of(row)[0] for row in rows.values()] == [("user", "go on")]
     finally:
         filesystem.rm("/runs", recursive=True)
+
+
+def test_logins_that_harnesses_keep_beside_their_runs_are_never_opened(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(json.dumps(finished("go", "done", FIRST)))
+    (tmp_path / "providers").mkdir()
+    (tmp_path / "providers" / "auth.json").write_text("{}")
+    with opened_files() as opened:
+        _, rows, _ = read(str(tmp_path))
+    assert len(rows) == 1
+    assert any(path.endswith("t.json") for path in opened)
+    assert not any("auth" in path for path in opened)
 
 
 def test_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:

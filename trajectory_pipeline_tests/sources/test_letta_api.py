@@ -15,7 +15,7 @@ from trajectory_pipeline.partition_keys import HOUR, partition_key, source_run_i
 from trajectory_pipeline.sources import letta_api
 from trajectory_pipeline.sources.found_runs import FoundRuns
 from trajectory_pipeline.sources.letta_api import LettaApiSource
-from trajectory_pipeline_tests.sources.conformance import FIRST, SourceConformance, World
+from trajectory_pipeline_tests.sources.conformance import FIRST, IMAGE, PLAIN, Shape, SourceConformance, World
 from trajectory_pipeline_tests.sources.letta_server import LettaServer, serving
 
 Row = dict[str, Any]
@@ -27,9 +27,15 @@ def stamp(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def put_run(server: LettaServer, key: str, asked: str, answered: str, at: datetime, **more: Any) -> None:
+def put_run(
+    server: LettaServer, key: str, asked: str, answered: str, at: datetime, shape: Shape = PLAIN, **more: Any
+) -> None:
     """Put a run into a server, as its API shows it: times of messages cut to seconds, ``completed_at`` without zone."""
     run_id, day = f"run-{key}", stamp(at.replace(microsecond=0))
+    content: str | list[Row] = asked.replace("\0", "")
+    if shape.has_image:
+        source = {"type": "base64", "media_type": "image/png", "data": IMAGE}
+        content = [{"type": "text", "text": asked}, {"type": "image", "source": source}]
     server.agents[AGENT] = {
         "id": AGENT,
         "name": "Ada",
@@ -42,9 +48,10 @@ def put_run(server: LettaServer, key: str, asked: str, answered: str, at: dateti
         "agent_id": AGENT,
         "status": "completed",
         "stop_reason": "end_turn",
-        "created_at": stamp(at - timedelta(seconds=3)),
+        "created_at": stamp(at - shape.took),
         "completed_at": at.replace(tzinfo=None).isoformat(),
         "metadata": {"run_type": "send_message"},
+        **({shape.extra: "odd"} if shape.extra else {}),
         **more,
     }
     server.steps[run_id] = [
@@ -52,20 +59,23 @@ def put_run(server: LettaServer, key: str, asked: str, answered: str, at: dateti
          "provider_name": "openai", "prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
         for n in (1, 2)
     ]  # fmt: skip
-    call = {"name": "look", "arguments": '{"folder": "/"}', "tool_call_id": "call_1"}
-    first = {"id": f"message-{key}-2", "step_id": f"step-{key}-1", "date": day}
-    server.messages[run_id] = [
-        {"id": f"message-{key}-1", "message_type": "user_message", "content": asked.replace("\0", ""), "date": day,
-         "step_id": f"step-{key}-1"},
+    first, last = ({"step_id": f"step-{key}-{n}", "date": day} for n in (1, 2))
+    messages: list[Row] = [{"id": f"message-{key}-1", "message_type": "user_message", "content": content, **first}]
+    for number in range(shape.rounds):
+        call_id, row = f"call_{number + 1}", {"id": f"message-{key}-{2 * number + 2}", **first}
+        call = {"name": "look", "arguments": '{"folder": "/"}', "tool_call_id": call_id}
         # One row of the database, as three messages of its id.
-        {**first, "message_type": "reasoning_message", "reasoning": "I think."},
-        {**first, "message_type": "assistant_message", "content": "I look."},
-        {**first, "message_type": "tool_call_message", "tool_call": call},
-        {"id": f"message-{key}-3", "message_type": "tool_return_message", "tool_return": "no such folder", "date": day,
-         "status": "success", "tool_call_id": "call_1", "step_id": f"step-{key}-1"},
-        {"id": f"message-{key}-4", "message_type": "assistant_message", "content": answered, "date": day,
-         "step_id": f"step-{key}-2"},
-    ]  # fmt: skip
+        messages += [
+            {**row, "message_type": "reasoning_message", "reasoning": "I think."},
+            {**row, "message_type": "assistant_message", "content": "I look."},
+            {**row, "message_type": "tool_call_message", "tool_call": call},
+        ]
+        back = {"tool_return": shape.returned(number), "status": "success", "tool_call_id": call_id}
+        if shape.has_return:
+            message = {"id": f"message-{key}-{2 * number + 3}", "message_type": "tool_return_message"}
+            messages.append({**message, **back, **first})
+    ended = {"id": f"message-{key}-{2 * shape.rounds + 2}", "message_type": "assistant_message", "content": answered}
+    server.messages[run_id] = [*messages, {**ended, **last}]
 
 
 class LettaApiWorld(World):
@@ -76,11 +86,11 @@ class LettaApiWorld(World):
         self.source = LettaApiSource(NAME, server.url, "key-1", 1_000_000, fresh_seconds=0, runs_per_page=2)
         self.written: Counter[str] = Counter()
 
-    def write_run(self, key: str, asked: str, answered: str, at: datetime) -> None:
+    def write_run(self, key: str, asked: str, answered: str, at: datetime, shape: Shape = PLAIN) -> None:
         # A change that leaves the run's own row alone would not be seen: the source says so.
         self.written[key] += 1
         metadata = {"run_type": "send_message", "revision": self.written[key]}
-        put_run(self.server, key, asked, answered, at, metadata=metadata)
+        put_run(self.server, key, asked, answered, at, shape, conversation_id="conv-1", metadata=metadata)
 
     def run_id(self, key: str) -> str:
         return source_run_id(NAME, f"run-{key}")
@@ -91,6 +101,11 @@ class LettaApiWorld(World):
 
     def begin_run(self, key: str, asked: str, at: datetime) -> None:
         put_run(self.server, key, asked, "", at, status="running", completed_at=None, stop_reason=None)
+
+    def cut_run(self, key: str, share: float) -> None:
+        written = self.server.messages[f"run-{key}"]
+        del written[int(share * len(written)) :]
+        self.server.runs[f"run-{key}"] |= {"status": "running", "completed_at": None, "stop_reason": None}
 
     def break_run(self, key: str) -> str:
         self.server.messages[f"run-{key}"][0]["message_type"] = None
@@ -230,6 +245,36 @@ def test_messages_behind_a_page_that_lacks_some_are_read(server: LettaServer) ->
     server.answer = without_some  # type: ignore[method-assign]
     (row,) = read(source(server))[1].values()
     assert row["message_count"] == 248
+
+
+def test_answer_that_breaks_off_is_asked_for_again(server: LettaServer) -> None:
+    put_run(server, "a", "go", "done", FIRST)
+    server.broken_off = 2
+    assert len(read(source(server))[1]) == 1
+    assert server.broken_off == 0
+
+
+def test_message_of_a_kind_that_is_not_known_is_kept(server: LettaServer) -> None:
+    put_run(server, "a", "go", "done", FIRST)
+    server.messages["run-a"][1] |= {"message_type": "hologram_message", "content": "three beams"}
+    (row,) = read(source(server))[1].values()
+    texts = [part["text"] for turn in row["turns"] for message in turn["messages"] for part in message["content"]]
+    assert "three beams" in texts
+
+
+def test_walk_begins_anew_where_the_server_refuses_the_run_that_it_stopped_at(server: LettaServer) -> None:
+    server.inverted = False
+    for number in range(4):
+        put_run(server, str(number), "go", "done", FIRST + timedelta(minutes=number))
+    one = source(server, runs_per_page=2)
+    original = server.answer
+    for status, said in ((503, "goes on from there"), (404, "answered 404")):
+        answer = (status, {})
+        server.answer = lambda path, query, answer=answer: answer if "after" in query else original(path, query)  # type: ignore[method-assign]
+        with pytest.raises(SourceError, match=said):
+            read(one)
+    server.answer = original  # type: ignore[method-assign]
+    assert len(read(one)[1]) == 4
 
 
 def test_requests_are_paced_and_a_fresh_list_is_not_walked_again(server: LettaServer) -> None:

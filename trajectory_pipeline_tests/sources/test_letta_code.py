@@ -14,26 +14,37 @@ from trajectory_pipeline.partition_keys import HOUR, at_source, partition_key, s
 from trajectory_pipeline.sources.found_runs import FoundRuns
 from trajectory_pipeline.sources.letta_code.source import LettaCodeSource
 from trajectory_pipeline_tests.sources import letta_code_files as files
-from trajectory_pipeline_tests.sources.conformance import FIRST, SourceConformance, World
+from trajectory_pipeline_tests.sources.conformance import FIRST, PLAIN, Shape, SourceConformance, World
 from trajectory_pipeline_tests.sources.letta_code_files import AGENT, answer, call, entry, finished, result, user
+from trajectory_pipeline_tests.sources.opened_files import opened_files
 
 Row = dict[str, Any]
 NAME = "laptop"
 
 
 class LettaCodeWorld(World):
-    """Each run is a conversation of its own."""
+    """Each run is a conversation of its own, in the folder of the first of two machines."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.source = LettaCodeSource(NAME, (folder,))
-        (folder / "conversations").mkdir(parents=True)
+        self.folder = folder / "one"
+        self.other = folder / "two"
+        self.source = LettaCodeSource(NAME, (self.folder, self.other))
+        self.twins: dict[str, str] = {}
+        for each in (self.folder, self.other):
+            (each / "conversations").mkdir(parents=True)
 
-    def write_run(self, key: str, asked: str, answered: str, at: datetime) -> None:
-        files.write_conversation(self.folder, key, list(map(entry, finished(asked, answered, at))))
+    def write_run(self, key: str, asked: str, answered: str, at: datetime, shape: Shape = PLAIN) -> None:
+        files.write_conversation(self.folder, key, list(map(entry, finished(asked, answered, at, shape=shape))))
+
+    def write_twin(self, key: str, of: str, asked: str, answered: str, at: datetime) -> None:
+        """A conversation of the same agent and number on another machine, which counts its messages alike."""
+        self.twins[key] = of
+        rows = finished(asked, answered, at)
+        rows[0]["otid"] = files.otid(key, "ui-msg-1")
+        files.write_conversation(self.other, of, list(map(entry, rows)))
 
     def run_id(self, key: str) -> str:
-        return source_run_id(NAME, f"{AGENT}:{key}:ui-msg-1:{user(1, '', FIRST)['otid'][:8]}")
+        return source_run_id(NAME, f"{AGENT}:{self.twins.get(key, key)}:ui-msg-1:{files.otid(key, 'ui-msg-1')[:8]}")
 
     def path(self, key: str) -> Path:
         return self.folder / "conversations" / files.encoded(f"conversation:{key}")
@@ -46,6 +57,11 @@ class LettaCodeWorld(World):
     def begin_run(self, key: str, asked: str, at: datetime) -> None:
         files.write_conversation(self.folder, key, list(map(entry, finished(asked, "", at)[:2])))
 
+    def cut_run(self, key: str, share: float) -> None:
+        path = self.path(key) / "messages.jsonl"
+        written = path.read_bytes()
+        path.write_bytes(written[: int(share * len(written))])
+
     def break_run(self, key: str) -> str:
         path = self.path(key) / "messages.jsonl"
         written = path.read_text().splitlines(keepends=True)
@@ -54,10 +70,10 @@ class LettaCodeWorld(World):
         return f"{path}:3"
 
     def vanish(self) -> None:
-        self.folder.rename(self.folder.with_name("gone"))
+        self.folder.parent.rename(self.folder.parent.with_name("gone"))
 
     def return_(self) -> None:
-        self.folder.with_name("gone").rename(self.folder)
+        self.folder.parent.with_name("gone").rename(self.folder.parent)
 
 
 @pytest.fixture
@@ -219,6 +235,26 @@ def test_several_folders_are_one_source_and_a_copied_conversation_is_one_run(tmp
         assert [bad for bad in snapshot.bad_records if "another version of the run" in bad.problem]
 
 
+def test_fork_of_a_conversation_has_only_the_runs_that_came_after_it(tmp_path: Path) -> None:
+    """The program copies all messages before a fork, with new ids, and with the client's ids and times as they were."""
+    before = finished("first", "one", FIRST)
+    open_run = [user(5, "second", FIRST + timedelta(minutes=1)), answer(6, "", FIRST, call())]
+    copied = [
+        {**row, "id": f"ui-msg-{number}", **({"otid": files.otid("z", row["id"])} if row["role"] == "user" else {})}
+        for number, row in enumerate([*before, *open_run], 20)
+    ]
+    own = finished("third", "three", FIRST + timedelta(minutes=2), first=30)
+    files.write_conversation(tmp_path, "z", list(map(entry, [*before, *open_run])), created_at=FIRST)
+    later = FIRST + timedelta(minutes=2)
+    files.write_conversation(tmp_path, "a", list(map(entry, [*copied, *own])), created_at=later)
+    snapshot, found = read(tmp_path)
+    assert sorted((row["conversation_id"], dict(texts_of(row))["user"]) for row in found.values()) == [
+        ("a", "third"),
+        ("z", "first"),
+    ]
+    assert len(snapshot.unfinished) == 1
+
+
 def test_folder_that_is_not_there_now_says_nothing_of_its_runs(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         files.write_conversation(tmp_path / folder, folder, list(map(entry, finished("first", "one", FIRST))))
@@ -266,22 +302,20 @@ def test_image_and_unknown_parts_and_entries_pass_through(tmp_path: Path) -> Non
         ("hologram", None),
     ]
     assert json.loads(parts[2]["json"]) == odd
-    assert snapshot.unknown_columns == ["messages.jsonl: entries of type label"]
+    assert snapshot.unknown_columns == ["entry.label"]
 
 
-def test_secrets_beside_the_conversations_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_beside_the_conversations_are_never_opened(tmp_path: Path) -> None:
     files.write_conversation(tmp_path, "c", list(map(entry, finished("first", "one", FIRST))))
     secrets = tmp_path / "providers" / "auth.json"
     secrets.parent.mkdir()
     secrets.write_text("{}")
-    opened: list[str] = []
-    for name in ("open", "read_bytes", "read_text"):
-        original = getattr(Path, name)
-        monkeypatch.setattr(Path, name, lambda self, *a, f=original, **k: opened.append(str(self)) or f(self, *a, **k))
-    read(tmp_path)
-    assert opened
-    assert {Path(path).parent.parent.name for path in opened} <= {"conversations", tmp_path.name}
-    assert str(secrets) not in opened
+    with opened_files() as opened:
+        read(tmp_path)
+    of_ours = [Path(path) for path in opened if path.startswith(str(tmp_path))]
+    assert {path.name for path in of_ours} >= {"messages.jsonl", "conversation.json"}
+    assert {path.parent.parent.name for path in of_ours} <= {"conversations", tmp_path.name}
+    assert secrets not in of_ours
 
 
 @pytest.mark.heavy

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +14,7 @@ from trajectory_pipeline.errors import SettingsError
 from trajectory_pipeline.partition_keys import source_run_id
 from trajectory_pipeline.settings import SourceSpec
 from trajectory_pipeline.sources.kinds import Access, open_source
-from trajectory_pipeline_tests.sources.conformance import FIRST, SourceConformance, World
+from trajectory_pipeline_tests.sources.conformance import FIRST, PLAIN, Shape, SourceConformance, World
 
 PAGE = Path(__file__).parents[2] / "docs" / "sources.md"
 NAME = "notes"
@@ -41,11 +41,11 @@ class LinesWorld(World):
     def write(self, key: str, *lines: object) -> None:
         (self.folder / f"{key}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
-    def write_run(self, key: str, asked: str, answered: str, at: datetime) -> None:
-        start = (at - timedelta(seconds=3)).isoformat()
+    def write_run(self, key: str, asked: str, answered: str, at: datetime, shape: Shape = PLAIN) -> None:
+        start = (at - shape.took).isoformat()
         self.write(
             key,
-            {"role": "user", "text": asked, "at": start},
+            {"role": "user", "text": asked, "at": start, **({shape.extra: "odd"} if shape.extra else {})},
             {"role": "assistant", "text": answered, "at": at.isoformat()},
             {"end": "ok"},
         )
@@ -58,6 +58,11 @@ class LinesWorld(World):
 
     def begin_run(self, key: str, asked: str, at: datetime) -> None:
         self.write(key, {"role": "user", "text": asked, "at": at.isoformat()})
+
+    def cut_run(self, key: str, share: float) -> None:
+        path = self.folder / f"{key}.jsonl"
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
 
     def break_run(self, key: str) -> str:
         self.write(key, {"role": "user", "text": "x", "at": FIRST.isoformat()}, 5, {"end": "ok"})
@@ -76,9 +81,10 @@ def world(module: ModuleType, tmp_path: Path) -> LinesWorld:
 
 
 class TestOwnSource(SourceConformance):
-    """The suite, but for what such a source has not: tools."""
+    """The suite, but for what such a source has not: tools and images."""
 
     uses_tools = False
+    uses_images = False
 
 
 @pytest.mark.parametrize("kind", ["nothing", "no.such.Class", "json.Nothing"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ SHOWN_COLUMNS = shown_columns(
 
 @dataclass(frozen=True)
 class Conversation:
-    """What surrounds the messages: the agent's file, the system prompt, and a digest of both."""
+    """What surrounds the messages: when it was made, the agent's file, the system prompt, and a digest of both."""
 
     agent_id: str
     conversation_id: str
+    created_at: datetime | None
     agent: Row | None
     system_prompt: str | None
     digest: str
@@ -93,7 +95,7 @@ def run_rows(native_id: str, conversation: Conversation, path: Path, run: Transc
             "stop_reason": stop_reason,
             "agent_id": conversation.agent_id,
             "conversation_id": conversation.thread,
-            "created_at": next((line.at for line in run.lines if line.at is not None), None),
+            "created_at": run.began_at,
             "completed_at": naive(run.last_at),
         },
         steps=[{**step, "agent_id": conversation.agent_id} for step in steps],

@@ -21,12 +21,13 @@ from trajectory_pipeline.source_protocol import BadRecord, SourceIdentity
 from trajectory_pipeline.sources.found_runs import UNREADABLE, FoundRun, FoundRuns, utc_now
 from trajectory_pipeline.sources.letta_code.rows import SHOWN_COLUMNS, Conversation, run_rows
 from trajectory_pipeline.sources.letta_code.transcript import Transcript, TranscriptRun, read_transcript
-from trajectory_pipeline.sources.raw_rows import unreadable_run
+from trajectory_pipeline.sources.raw_rows import unreadable_run, utc_time
 
 FORMATS = {(1, "pi-ai-message-jsonl"), (2, "pi-session-entry-jsonl")}
 """Versions of ``manifest.json`` that are read."""
 _NO_AGENT = "agent-free"
 """The program's own word for a conversation without an agent."""
+_LAST = datetime.max.replace(tzinfo=UTC)
 _FILES_KEPT = 100_000
 """Conversations whose lines are remembered while their file does not change."""
 
@@ -77,7 +78,7 @@ class LettaCodeSource:
             runs=runs,
             unfinished=found.unfinished,
             shown_columns=SHOWN_COLUMNS,
-            unknown_columns=[f"messages.jsonl: entries of type {name}" for name in sorted(found.unknown)],
+            unknown_columns=sorted(found.unknown),
             bad_records=found.bad,
         )
 
@@ -98,6 +99,10 @@ class _Found:
 
     source: str
     runs: dict[str, list[tuple[str, FoundRun]]] = field(default_factory=dict)
+    sent: dict[tuple[str, datetime], dict[str, datetime]] = field(default_factory=dict)
+    """In which conversations, made when, stands what a user sent at a time: a fork copies what was before it."""
+    sent_in: dict[str, tuple[str, tuple[str, datetime]]] = field(default_factory=dict)
+    """The conversation of each run, and what the user sent in it."""
     unfinished: dict[str, datetime] = field(default_factory=dict)
     bad: list[BadRecord] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
@@ -112,15 +117,19 @@ class _Found:
                 self._add_unreadable(conversation, conversation_dir / "manifest.json", problem or _unknown(version))
                 continue
             transcript = _cached_transcript(path)
-            self.unknown.update(transcript.unknown_types)
+            self.unknown.update(transcript.unknown)
             if transcript.unfinished_line:
                 self.bad.append(BadRecord(str(path), "its last line has no end: being written, or cut off"))
             for run in transcript.runs:
                 self._add(conversation, transcript, run)
 
     def _add(self, conversation: Conversation, transcript: Transcript, run: TranscriptRun) -> None:
-        first = next((line for line in run.lines if line.role != "summary"), run.lines[0])
+        first = run.first
         native_id = ":".join(filter(None, (conversation.key, first.message_id, (first.otid or "")[:8])))
+        if first.otid is not None and first.at is not None:
+            sent = first.otid, first.at
+            self.sent_in[native_id] = conversation.key, sent
+            self.sent.setdefault(sent, {})[conversation.key] = conversation.created_at or _LAST
         # Without any time the file's own is the only one by which the run can be found again.
         at = run.last_at or _modified_at(transcript.path)
         if run.ended is None:
@@ -149,7 +158,15 @@ class _Found:
         self.runs.setdefault(native_id, []).append((str(path), found))
 
     def unique(self) -> list[FoundRun]:
-        """Return one run of each id: of a conversation that is in several folders, the copy that went further."""
+        """Return one run of each id: of a conversation that is in several folders, the copy that went further.
+
+        What a fork copied is left out: it is a run of the conversation that was made first.
+        """
+        for native_id, (key, sent) in self.sent_in.items():
+            stands_in = self.sent[sent]
+            if key != min(stands_in, key=lambda each: (stands_in[each], each)):
+                self.runs.pop(native_id, None)
+                self.unfinished.pop(native_id, None)
         chosen = []
         for native_id, copies in sorted(self.runs.items()):
             self.unfinished.pop(native_id, None)
@@ -184,6 +201,7 @@ def _conversation(folder: Path, conversation_dir: Path, bad: list[BadRecord]) ->
     return Conversation(
         agent_id=str(agent_id),
         conversation_id=str(conversation_id),
+        created_at=utc_time(record.get("created_at")),
         agent=agent,
         system_prompt=content if isinstance(content, str) else system if isinstance(system, str) else None,
         digest=hashlib.sha256(depends_on.encode()).hexdigest(),

@@ -7,6 +7,7 @@ no runs: one begins with each message that the user sent, and has ended where th
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,11 +26,19 @@ ENDINGS = {
 """Status and stop reason of a run by the ``stopReason`` of its last answer; any other says that it goes on."""
 NOT_RECORDED = ("unknown", None)
 """Status and stop reason of a run that the next one cut off: how it ended is written nowhere."""
+_MESSAGE_FIELDS = frozenset(
+    (
+        *("id", "role", "content", "timestamp", "metadata", "otid", "api", "provider", "model", "responseModel"),
+        *("responseId", "usage", "stopReason", "errorMessage", "diagnostics", "toolCallId", "toolName", "isError"),
+        *("details", "parts"),
+    )
+)
+"""What the program is known to write in a message."""
 
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """A line of the file: where it is, and what was read of it.
 
@@ -54,36 +63,43 @@ class Line:
     otid: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TranscriptRun:
-    """The lines of one run, in order; ``ended`` is None while it goes on."""
+    """One run of a file: little, because it is remembered of all files of a folder as long as they do not change.
 
-    lines: tuple[Line, ...]
+    Attributes:
+        first: its first line, the summary before it left aside: what the user sent.
+        began_at: time of its first message that has one.
+        last_at: time of its last message that has one.
+        ended: status and stop reason; None while it goes on.
+        digest: of its lines.
+        spans: number, offset and length of each of its lines, in order.
+    """
+
+    first: Line
+    began_at: datetime | None
+    last_at: datetime | None
     ended: tuple[str, str | None] | None
     digest: str
-
-    @property
-    def last_at(self) -> datetime | None:
-        """Time of its last message that has one."""
-        return next((line.at for line in reversed(self.lines) if line.at is not None), None)
+    spans: "array[int]"
 
     @property
     def size(self) -> int:
         """Bytes of its lines."""
-        return sum(line.length for line in self.lines)
+        return sum(self.spans[2::3])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """A conversation's file as it was read.
 
-    ``unfinished_line`` says that its last line has no end yet; ``unknown_types`` are of entries that are not read.
+    ``unfinished_line`` says that its last line has no end yet; ``unknown`` names fields and entries that are not read.
     """
 
     path: Path
     runs: tuple[TranscriptRun, ...] = ()
     unfinished_line: bool = False
-    unknown_types: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
 
 
 def read_transcript(path: Path) -> Transcript:
@@ -113,31 +129,46 @@ def read_transcript(path: Path) -> Transcript:
         return Transcript(path)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}. Check that this user may read it.") from None
-    runs = tuple(
-        TranscriptRun(tuple(run), ended, _digest(digests[line.number] for line in run))
-        for run, ended in _cut(lines.values())
-    )
+    runs = tuple(_run(run, ended, digests) for run, ended in _cut(lines.values()))
     return Transcript(path, runs, unfinished, frozenset(unknown))
 
 
-def read_lines(path: Path, run: TranscriptRun) -> Iterator[tuple[Line, Record | None, str]]:
-    """Yield a run's lines as they stand in the file now: each with its message (None if unreadable) and its text.
+def _run(lines: list[Line], ended: tuple[str, str | None] | None, digests: dict[int, bytes]) -> TranscriptRun:
+    times = [line.at for line in lines if line.at is not None]
+    return TranscriptRun(
+        first=next((line for line in lines if line.role != "summary"), lines[0]),
+        began_at=times[0] if times else None,
+        last_at=times[-1] if times else None,
+        ended=ended,
+        digest=_digest(digests[line.number] for line in lines),
+        spans=array("Q", (value for line in lines for value in (line.number, line.offset, line.length))),
+    )
+
+
+def read_lines(path: Path, run: TranscriptRun) -> Iterator[tuple[Line, Record | None, str | None]]:
+    """Yield a run's lines as they stand in the file now: each with its message; one that is unreadable with its text.
 
     Raises:
         SourceError: the file cannot be read, or was changed since.
     """
+    spans = list(zip(run.spans[::3], run.spans[1::3], run.spans[2::3], strict=True))
     raws: list[bytes] = []
     try:
         with path.open("rb") as file:
-            for line in run.lines:
-                file.seek(line.offset)
-                raws.append(file.read(line.length))
+            for _, offset, length in spans:
+                file.seek(offset)
+                raws.append(file.read(length))
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}. Check that this user may read it.") from None
     if _digest(hashlib.sha256(raw).digest() for raw in raws) != run.digest:
         raise SourceError(f"{path} was rewritten while it was read: materialize the partition again.")
-    for line, raw in zip(run.lines, raws, strict=True):
-        yield line, None if line.role is None else message_of(json.loads(raw)), raw.decode("utf-8", "backslashreplace")
+    for (number, offset, _), raw in zip(spans, raws, strict=True):
+        line = _parse_line(raw, number, offset, set())
+        if line is not None:
+            if line.role is None:
+                yield line, None, raw.decode("utf-8", "backslashreplace")
+            else:
+                yield line, message_of(json.loads(raw)), None
 
 
 def message_of(entry: Record) -> Record:
@@ -164,7 +195,7 @@ def time_of(message: Record) -> datetime | None:
 
 
 def _parse_line(raw: bytes, number: int, offset: int, unknown: set[str]) -> Line | None:
-    """Return what a line is; None where it holds no message. Types that are not known are added to ``unknown``."""
+    """Return what a line is; None where it holds no message. What is not known in it is added to ``unknown``."""
     if not raw.strip():
         return None
     bad = Line(number, offset, len(raw), f"line-{number}", None)
@@ -177,7 +208,7 @@ def _parse_line(raw: bytes, number: int, offset: int, unknown: set[str]) -> Line
     kind = entry.get("type")
     if kind not in (None, "message", "compaction"):
         # The program itself passes over what it does not know.
-        unknown.update({str(kind)} - {"session"})
+        unknown.update({f"entry.{kind}"} - {"entry.session"})
         return None
     if kind == "message" and not isinstance(entry.get("message"), dict):
         return bad
@@ -189,6 +220,8 @@ def _parse_line(raw: bytes, number: int, offset: int, unknown: set[str]) -> Line
     # A message in parts without content is of a version that the program itself only repairs.
     if not isinstance(message_id, str) or not isinstance(role, str) or ("content" not in message and role != "summary"):
         return bad
+    if role != "summary":
+        unknown.update(f"message.{name}" for name in message.keys() - _MESSAGE_FIELDS)
     stop_reason, otid = message.get("stopReason"), message.get("otid")
     return Line(
         number,
