@@ -23,6 +23,7 @@ from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import HOUR
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
+from trajectory_pipeline.pipeline.convert_range import RangeConversion
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.storage import Storage
@@ -246,10 +247,13 @@ def capture(
         verified: count both sides of each partition afterwards, as the asset's check does.
     """
     counts: dict[str, Any] = {}
-    with LettaSource(letta_url).pooled() as source, Storage.at(folder, database_url).pooled() as storage:
-        for hour in (FIRST_HOUR + number * HOUR for number in range(hours)):
-            raw = materialize_terminal_runs(hour, source, storage)
-            done = materialize_trajectories(hour, storage)
+    keys = [FIRST_HOUR + number * HOUR for number in range(hours)]
+    with LettaSource(letta_url).pooled_for(keys) as source, Storage.at(folder, database_url).pooled() as storage:
+        # All of one stage, then all of the next, as a Dagster run does it.
+        captured = [materialize_terminal_runs(hour, source, storage) for hour in keys]
+        together = RangeConversion(keys, storage.parquet)
+        for hour, raw in zip(keys, captured, strict=True):
+            done = materialize_trajectories(hour, storage, together=together)
             if verified:
                 reconcile_partition(hour, storage)
             for name, value in (

@@ -9,9 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
+
+SHARED_SECONDS = 30.0
+"""How long partitions of a range may share one view of their source: it must not hold back the source's vacuum."""
 
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb924"
 """Fingerprint of a partition without terminal runs (32 hex digits of the SHA-256 of nothing)."""
@@ -172,4 +175,20 @@ class Source(Protocol):
 
     def pooled(self) -> AbstractContextManager["Source"]:
         """Share what is costly to open between all snapshots inside the block."""
+        ...
+
+
+@runtime_checkable
+class RangeSource(Source, Protocol):
+    """A source that can read several partitions in one view."""
+
+    def pooled_for(self, hours: Sequence[datetime]) -> AbstractContextManager["RangeSource"]:
+        """Do what ``pooled`` does; these hours will be captured inside the block, in this order."""
+        ...
+
+    def shared_snapshot(self, hour: datetime) -> AbstractContextManager[SourceSnapshot | None]:
+        """Give the view that one of ``pooled_for``'s hours shares with its neighbors; None if it has none.
+
+        It was opened at most ``SHARED_SECONDS`` ago. Raises what ``snapshot`` raises.
+        """
         ...

@@ -36,13 +36,18 @@ class Conversion:
     Attributes:
         trajectories: with the schema of the Parquet files.
         documents: of each trajectory, for Postgres; empty if not wanted.
-        reference_path_count: number of runs that the reference converted or quarantined.
+        reference_run_ids: runs that the reference converted or quarantined.
     """
 
     trajectories: pa.RecordBatch
     documents: list[Document]
     quarantined: list[QuarantinedRun]
-    reference_path_count: int
+    reference_run_ids: list[str]
+
+    @property
+    def reference_path_count(self) -> int:
+        """How many runs the reference converted or quarantined."""
+        return len(self.reference_run_ids)
 
     @property
     def rows(self) -> list[Row]:
@@ -75,7 +80,8 @@ def convert_batch(raw_runs: pa.RecordBatch, partition_key: str, *, documents: bo
         else:
             converted.append(one)
     merged = _merged(converted)
-    return Conversion(merged.trajectories, merged.documents, quarantined, len(remaining))
+    by_reference = [str(raw_runs.column("run_id")[index]) for index in remaining]
+    return Conversion(merged.trajectories, merged.documents, quarantined, by_reference)
 
 
 def _convert_by_reference(

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, ClassVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
@@ -33,6 +34,9 @@ from trajectory_pipeline.schema.raw import (
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.source_protocol import ENDED, RunLocation, SourceIdentity
 from trajectory_pipeline.urls import describe_postgres
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.letta.range_snapshot import SharedSnapshots
 
 TERMINAL = f"({', '.join(map(literal, TERMINAL_STATUSES))})"
 """SQL list of the statuses of a terminal run."""
@@ -294,6 +298,9 @@ class Snapshot:
             yield from cursor.fetch_record_batch()
 
 
+_Kind = TypeVar("_Kind", bound=Snapshot)
+
+
 @dataclass(frozen=True)
 class LettaSource:
     """A Letta server's Postgres, ``postgresql://user:password@host:port/database``; a user with SELECT is enough.
@@ -315,6 +322,7 @@ class LettaSource:
     url: str = field(repr=False)
     timeout_seconds: int = 600  # of one query
     _shared: SnapshotConnection | None = field(default=None, repr=False, compare=False)
+    _range: "SharedSnapshots | None" = field(default=None, repr=False, compare=False)
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
@@ -323,8 +331,16 @@ class LettaSource:
         Raises:
             SourceError: the source cannot be reached, or lacks what is required; the text says what and where.
         """
-        with self._connection() as shared, shared.transaction(timeout_seconds=self.timeout_seconds) as begun:
-            yield Snapshot(self.url, begun.connection, read_catalog(begun, self.url), begun.at, begun.identity)
+        with self._opened(Snapshot) as snapshot:
+            yield snapshot
+
+    def shared_snapshot(self, hour: datetime) -> AbstractContextManager[Snapshot | None]:
+        """Give the snapshot that one of ``pooled_for``'s hours shares with its neighbors, if it has few runs.
+
+        Raises:
+            SourceError: as ``snapshot`` does; the next partition then gets another one.
+        """
+        return nullcontext(None) if self._range is None else self._range.snapshot(hour)
 
     @contextmanager
     def pooled(self) -> Iterator["LettaSource"]:
@@ -334,6 +350,19 @@ class LettaSource:
         """
         with self._connection() as connection:
             yield replace(self, _shared=connection)
+
+    @contextmanager
+    def pooled_for(self, hours: Sequence[datetime]) -> Iterator["LettaSource"]:
+        """Do what ``pooled`` does; of these hours, which will be captured in this order, small ones share snapshots."""
+        from trajectory_pipeline.letta.range_snapshot import RangeSnapshot, SharedSnapshots
+
+        with self.pooled() as pooled, closing(SharedSnapshots(partial(pooled._opened, RangeSnapshot), hours)) as shared:
+            yield replace(pooled, _range=shared)
+
+    @contextmanager
+    def _opened(self, kind: type[_Kind]) -> Iterator[_Kind]:
+        with self._connection() as shared, shared.transaction(timeout_seconds=self.timeout_seconds) as begun:
+            yield kind(self.url, begun.connection, read_catalog(begun, self.url), begun.at, begun.identity)
 
     def _connection(self) -> AbstractContextManager[SnapshotConnection]:
         return closing(SnapshotConnection(self.url)) if self._shared is None else nullcontext(self._shared)

@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from trajectory_pipeline.errors import SinkError, SourceConflictError, WithheldDeletionsError
+from trajectory_pipeline.errors import SinkError, SourceConflictError, SourceError, WithheldDeletionsError
 from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.pipeline.capture_counts import (
     DELETED_AND_KEPT,
@@ -24,7 +24,7 @@ from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.enums import DeletedContent
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
-from trajectory_pipeline.source_protocol import EMPTY, Source, SourceSnapshot
+from trajectory_pipeline.source_protocol import EMPTY, SHARED_SECONDS, RangeSource, Source, SourceSnapshot
 from trajectory_pipeline.storage.parquet.corrupt_files import find_corruption, keep_corrupt_file
 from trajectory_pipeline.storage.parquet.store import WrittenFile
 from trajectory_pipeline.storage.postgres.invalidations import note_withheld_deletions
@@ -97,6 +97,9 @@ def materialize_terminal_runs(
 ) -> TerminalRunsResult:
     """Read one partition out of one snapshot and replace its file.
 
+    In a range of ``RangeSource``, small partitions share snapshots. One that fails in such a snapshot, or that
+    somebody else may have captured since, is read in one of its own.
+
     Runs that the former file holds and the source no longer has are carried forward with ``deleted_at``; ``deleted``
     says what becomes of their content, and of messages that are marked deleted. A run that moved to another partition
     stays until that one has captured it. If the file is up to date, the runs are not read: only the ledger's times
@@ -114,20 +117,24 @@ def materialize_terminal_runs(
     """
     use_jemalloc()
 
-    def capture(*, check_former_file: bool, tries: int = _SNAPSHOT_TRIES) -> TerminalRunsResult:
+    def capture(*, check_former_file: bool, tries: int = _SNAPSHOT_TRIES, may_share: bool = True) -> TerminalRunsResult:
+        shared: SourceSnapshot | None = None
         try:
-            with (
-                storage.postgres.partition(TERMINAL_RUNS.name, partition_key(hour)) as partition,
-                source.snapshot() as snapshot,
-            ):
+            with storage.postgres.partition(TERMINAL_RUNS.name, partition_key(hour)) as partition, ExitStack() as stack:
+                if may_share and isinstance(source, RangeSource) and not _may_be_newer(partition):
+                    shared = stack.enter_context(source.shared_snapshot(hour))
+                snapshot = shared or stack.enter_context(source.snapshot())
                 stage = _Capture(
                     hour, partition, snapshot, storage, deleted, start, accept_deletions, dagster_run_id, force
                 )
                 return stage.run(check_former_file=check_former_file)
-        except SourceConflictError:
-            if tries == 1:
+        except SourceError as error:
+            if shared is None and not isinstance(error, SourceConflictError):
                 raise
-        return capture(check_former_file=check_former_file, tries=tries - 1)
+            tries -= shared is None
+            if not tries:
+                raise
+        return capture(check_former_file=check_former_file, tries=tries, may_share=False)
 
     try:
         result = capture(check_former_file=False)
@@ -147,6 +154,14 @@ def materialize_terminal_runs(
         result = capture(check_former_file=True)
     trim_memory_after(result.written.rows)
     return result
+
+
+def _may_be_newer(partition: PartitionTransaction) -> bool:
+    """Return whether the partition may hold, or ask for, what a snapshot does not show that was opened a while ago."""
+    entry = partition.entry(TERMINAL_RUNS.name)
+    # By one clock, that of the trajectory database.
+    recently = partition.locked_at - timedelta(seconds=2 * SHARED_SECONDS)
+    return partition.has_invalidations or (entry is not None and entry.materialized_at > recently)
 
 
 @dataclass

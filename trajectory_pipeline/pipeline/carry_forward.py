@@ -57,23 +57,22 @@ class RawRows:
             SinkError: the former file cannot be read.
         """
         counts, parquet = self.counts, self.storage.parquet
-        contexts, traced = self._former_contexts() if read_former else ({}, set())
-        if read_former:
+        contexts, traced, former_rows = self._former_contexts() if read_former else ({}, set(), 0)
+        if former_rows:
             texts = parquet.read_fields(TERMINAL_RUNS, self.hour, FORMER_TEXTS, skip_absent=True)
             self.observed.texts.add_former(texts)
         for batch in present:
             counts.add(batch)
-            self.observed.add(batch)
+            if former_rows:
+                self.observed.add(batch)
             yield self._apply_policy(_with_former_contexts(batch, {**contexts, **self._traced(batch, traced)}))
-        if not read_former:
+        if not former_rows:
             return
         ids: list[pa.Array[Any]] = []
         for batch in parquet.read_fields(TERMINAL_RUNS, self.hour, FORMER_FIELDS):
             ids.append(batch.column("run_id"))
             self.observed.add_former(batch)
         former, present = sorted_ids(*ids, ()), sorted_ids(*counts.present, ())
-        if not len(former):
-            return
         if len(present):
             fields = ["run_id", *self.observed.empty_columns]
             for batch in parquet.read_fields(TERMINAL_RUNS, self.hour, fields, skip_absent=True):
@@ -90,22 +89,24 @@ class RawRows:
                 if rows.num_rows:
                     yield self._apply_policy(mark(rows, self.snapshot.taken_at))
 
-    def _former_contexts(self) -> tuple[dict[str, Context], set[str]]:
-        """Return what agents were told when the former file was captured, and the runs of which a call told it.
+    def _former_contexts(self) -> tuple[dict[str, Context], set[str], int]:
+        """Return what agents were told when the former file was captured, whose call told it, and how many rows it has.
 
         It is closer to the run than what they are told now, and a verdict that was paid for rests on it.
         """
         distinct: dict[tuple[str | None, ...], Context] = {}
         contexts: dict[str, Context] = {}
         traced: set[str] = set()
+        rows = 0
         for batch in self.storage.parquet.read(TERMINAL_RUNS, self.hour, ["run_id", "context"]):
+            rows += batch.num_rows
             for row in batch.to_pylist():
                 context = row["context"]
                 if context is not None and context["source"] == AT_CAPTURE:
                     contexts[row["run_id"]] = distinct.setdefault(tuple(context.values()), context)
                 elif context is not None:
                     traced.add(row["run_id"])
-        return contexts, traced
+        return contexts, traced, rows
 
     def _traced(self, batch: pa.RecordBatch, traced: set[str]) -> dict[str, Context]:
         """Return the contexts of runs whose call was recorded and is recorded no more.

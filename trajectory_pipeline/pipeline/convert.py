@@ -1,8 +1,8 @@
 """The second stage: converts raw rows to trajectories, in Parquet and Postgres at once."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture_counts import count_items, strings_of
 from trajectory_pipeline.pipeline.code_version import comparable_entry, conversion_code_version
+from trajectory_pipeline.pipeline.convert_range import RangeConversion
 from trajectory_pipeline.pipeline.erased_verdicts import erase_verdicts
 from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
 from trajectory_pipeline.runtime.threads import read_ahead
@@ -99,12 +100,17 @@ class TrajectoriesResult:
 
 
 def materialize_trajectories(
-    hour: datetime, storage: Storage, *, dagster_run_id: str | None = None, force: bool = False
+    hour: datetime,
+    storage: Storage,
+    *,
+    dagster_run_id: str | None = None,
+    force: bool = False,
+    together: RangeConversion | None = None,
 ) -> TrajectoriesResult:
     """Convert a partition's raw rows and replace its trajectories in both sinks, unless they are up to date.
 
     The rows go to Postgres in one transaction with the ledger entry. With ``force``, they are converted
-    even if they are up to date.
+    even if they are up to date. ``together`` reads and converts small partitions of a range together.
 
     Raises:
         SinkError: a sink cannot be read or written; the former state stays.
@@ -119,7 +125,6 @@ def materialize_trajectories(
     ):
         # Under the lock, which keeps them from being pruned before they are read.
         raw_entry = partition.entry(TERMINAL_RUNS.name)
-        raw_row_count = _require_raw_rows(hour, raw_entry, parquet)
         raw_digest = raw_entry.content_digest if raw_entry else None
         unchanged = None if force else _unchanged(hour, partition, parquet, raw_digest)
         staged: StagedFile | None = None
@@ -128,12 +133,17 @@ def materialize_trajectories(
             parquet.remove_temp_files(TRAJECTORIES, hour)
         else:
             result = TrajectoriesResult()
-            if raw_row_count:
+            small = together.raw_rows(hour, raw_entry) if together else None
+            if len(small) if small is not None else _require_raw_rows(hour, raw_entry, parquet):
+                # Asked before the COPY, which keeps the connection busy.
+                moved = None if small is None else partition.runs_moved_away(strings_of(small.column("run_id")))
                 with (
                     partition.staging() as copy_writer,
                     storage.postgres.pooled() as database,
-                    read_ahead(parquet.read(TERMINAL_RUNS, hour)) as raw_rows,
-                    read_ahead(_converted(raw_rows, key, database, copy_writer, result)) as rows,
+                    read_ahead(parquet.read(TERMINAL_RUNS, hour))
+                    if small is None
+                    else nullcontext([small]) as raw_rows,
+                    read_ahead(_converted(raw_rows, key, moved, database, copy_writer, result, together)) as rows,
                 ):
                     staged = until_committed.enter_context(parquet.stage(TRAJECTORIES, hour, rows))
                 result.merge_stats = partition.merge()
@@ -213,16 +223,21 @@ def _require_raw_rows(hour: datetime, entry: StoredEntry | None, store: ParquetS
 
 
 def _converted(
-    raw_rows: Iterator[pa.RecordBatch],
+    raw_rows: Iterable[pa.RecordBatch],
     key: str,
+    moved: Sequence[str] | None,
     database: TrajectoryDatabase,
     copy_writer: CopyWriter,
     result: TrajectoriesResult,
+    together: RangeConversion | None,
 ) -> Iterator[pa.RecordBatch]:
     counts = result.row_balance
     for batch in raw_rows:
-        raw = without_moved(batch, key, database)
-        conversion = convert_batch(raw, key, documents=True)
+        if moved is None:
+            raw = without_moved(batch, database.runs_moved_away(key, strings_of(batch.column("run_id"))))
+        else:
+            raw = without_moved(batch, moved)
+        conversion = together.convert(raw, key) if together else convert_batch(raw, key, documents=True)
         rows = conversion.trajectories
         counts.moved_runs += batch.num_rows - raw.num_rows
         counts.runs_in += raw.num_rows
@@ -246,9 +261,8 @@ def _converted(
         raise PipelineError(f"Rows of {key} would be lost: {counts}. Nothing was written; this is a defect, report it.")
 
 
-def without_moved(raw: pa.RecordBatch, partition_key: str, database: TrajectoryDatabase) -> pa.RecordBatch:
+def without_moved(raw: pa.RecordBatch, moved: Sequence[str]) -> pa.RecordBatch:
     """Return raw rows without those of runs that are in another partition now."""
-    moved = database.runs_moved_away(partition_key, strings_of(raw.column("run_id")))
     if not moved:
         return raw
     return raw.filter(pc.invert(pc.is_in(raw.column("run_id"), value_set=pa.array(moved, pa.string()))))

@@ -232,6 +232,8 @@ class DeletionGuard:
         Raises:
             WithheldDeletionsError: a person must look; the text says at what.
         """
+        if not observed.former and not lost_with_file:
+            return
         missing = _Missing.of(observed, gone, departing)
         held = runs_held(self.partition, lost_with_file)
         less = len(missing.less) + len(held)

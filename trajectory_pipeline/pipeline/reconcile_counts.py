@@ -8,10 +8,12 @@ from typing import Any
 import pyarrow.compute as pc
 
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline.capture_counts import count_items
+from trajectory_pipeline.pipeline.capture_counts import count_items, strings_of
 from trajectory_pipeline.pipeline.convert import without_moved
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
+from trajectory_pipeline.storage.postgres.run_locations import find_moved_runs
 from trajectory_pipeline.storage.postgres.summaries import quarantine_totals, stored_runs
 from trajectory_pipeline.storage.storage import Storage
 
@@ -41,17 +43,18 @@ def reconcile_partition(hour: datetime, storage: Storage) -> Reconciliation:
         SinkError: a sink cannot be read.
     """
     key = partition_key(hour)
-    with storage.pooled() as pooled:
+    # One transaction: in a range, its beginning and its end cost as much as what is asked.
+    with storage.postgres.connect() as connection, translating_database_errors(storage.postgres.url, "Reading"):
         raw = dict.fromkeys(COUNTED, 0)
-        for rows in pooled.parquet.read_fields(TERMINAL_RUNS, hour, ["run_id", "steps.id", "messages.id"]):
-            batch = without_moved(rows, key, pooled.postgres)
+        for rows in storage.parquet.read_fields(TERMINAL_RUNS, hour, ["run_id", "steps.id", "messages.id"]):
+            batch = without_moved(rows, find_moved_runs(connection, key, strings_of(rows.column("run_id"))))
             raw["runs"] += batch.num_rows
             for name in ("steps", "messages"):
                 raw[name] += count_items(batch.column(name))
-        parquet: dict[str, int] = asdict(quarantine_totals(pooled.postgres, key))
+        parquet: dict[str, int] = asdict(quarantine_totals(connection, key))
         postgres = dict(parquet)
         in_parquet: dict[str, str] = {}
-        for batch in pooled.parquet.read_fields(TRAJECTORIES, hour, _FIELDS):
+        for batch in storage.parquet.read_fields(TRAJECTORIES, hour, _FIELDS):
             turns: Any = pc.list_flatten(batch.column("turns"))
             parquet["runs"] += batch.num_rows
             own: Any = pc.and_(pc.is_valid(turns.field("step_id")), pc.is_valid(turns.field("input_tokens")))
@@ -60,7 +63,7 @@ def reconcile_partition(hour: datetime, storage: Storage) -> Reconciliation:
             run_ids, content_digests = (batch.column(name).to_pylist() for name in ("run_id", "content_digest"))
             in_parquet.update(zip(map(str, run_ids), map(str, content_digests), strict=True))
         in_postgres: dict[str, str] = {}
-        for run in stored_runs(pooled.postgres, key):
+        for run in stored_runs(connection, key):
             in_postgres[run.run_id] = run.content_digest
             postgres["runs"] += 1
             postgres["steps"] += run.step_count

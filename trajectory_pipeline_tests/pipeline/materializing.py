@@ -20,6 +20,7 @@ from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import TerminalRunsResult, materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import TrajectoriesResult, materialize_trajectories
+from trajectory_pipeline.pipeline.convert_range import RangeConversion
 from trajectory_pipeline.pipeline.judge import JudgingResult, JudgingRun
 from trajectory_pipeline.schema.enums import DeletedContent, JudgeOrder, RedactionMode
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -94,17 +95,19 @@ class Pipeline:
     def policy(self) -> RefinementPolicy:
         return self.judge.policy
 
-    def read(self, hour: datetime, *, accept_deletions: bool = False) -> TerminalRunsResult:
+    def read(
+        self, hour: datetime, *, accept_deletions: bool = False, source: LettaSource | None = None
+    ) -> TerminalRunsResult:
         return materialize_terminal_runs(
             hour,
-            LettaSource(self.letta_url),
+            source or LettaSource(self.letta_url),
             self.storage,
             deleted=self.deleted,
             accept_deletions=accept_deletions,
         )
 
-    def convert(self, hour: datetime) -> TrajectoriesResult:
-        return materialize_trajectories(hour, self.storage)
+    def convert(self, hour: datetime, together: RangeConversion | None = None) -> TrajectoriesResult:
+        return materialize_trajectories(hour, self.storage, together=together)
 
     def refine(self, hour: datetime, *, concurrency: int | None = None, **options: Any) -> JudgingResult:
         judge = replace(self.judge, concurrency=concurrency or self.concurrency)
@@ -124,9 +127,11 @@ class Pipeline:
 
     def capture(self, *hours: datetime) -> list[TrajectoriesResult]:
         """Read and convert partitions, all of one stage first, as a range run does."""
-        for hour in hours:
-            self.read(hour)
-        return [self.convert(hour) for hour in hours]
+        with LettaSource(self.letta_url).pooled_for(hours) as source:
+            for hour in hours:
+                self.read(hour, source=source)
+        together = RangeConversion(hours, self.store)
+        return [self.convert(hour, together) for hour in hours]
 
     def ask(self, question: str, *values: Any) -> list[Row]:
         with psycopg.connect(self.database_url, row_factory=dict_row) as connection:

@@ -1,8 +1,9 @@
 """A range of partitions reuses connections, reopens lost ones, and asks little about an empty hour."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.letta.range_snapshot import RangeSnapshot
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline.partition_keys import HOUR, partition_key
+from trajectory_pipeline.pipeline import convert_range
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
+from trajectory_pipeline.pipeline.convert_range import RangeConversion
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -25,6 +29,8 @@ from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 BUSY = list(sample_partitions())[:6]
+BUSY_HOURS = sorted(sample_partitions())
+CONSECUTIVE = [BUSY_HOURS[0] + number * HOUR for number in range(24)]
 EMPTY = max(sample_partitions()) + timedelta(days=30)
 
 
@@ -61,6 +67,102 @@ def capture(pipeline: Pipeline, through: Pooled, *hours: Any) -> None:
         materialize_terminal_runs(hour, source, Storage(pipeline.store, database))
         materialize_trajectories(hour, Storage(pipeline.store, database))
         assert reconcile_partition(hour, Storage(pipeline.store, database)).differences == ()
+
+
+def rows_of(pipeline: Pipeline, hours: Sequence[datetime]) -> list[list[dict[str, Any]]]:
+    tables = (TERMINAL_RUNS, TRAJECTORIES)
+    return [
+        [row for batch in pipeline.store.read(table, hour) for row in batch.to_pylist()]
+        for table in tables
+        for hour in hours
+    ]
+
+
+def rows_in_postgres(pipeline: Pipeline) -> list[dict[str, Any]]:
+    own_times = {"first_captured_at", "updated_at"}
+    rows = pipeline.ask("SELECT * FROM trajectory.trajectories ORDER BY run_id")
+    return [{name: value for name, value in row.items() if name not in own_times} for row in rows]
+
+
+def queries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by what is asked of the source."""
+    asked: list[str] = []
+    real = Snapshot.read
+    monkeypatch.setattr(Snapshot, "read", lambda self, doing, query: asked.append(doing) or real(self, doing, query))
+    return asked
+
+
+def test_range_shares_snapshots_and_conversions_and_gives_the_same(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, converted = queries(monkeypatch), []
+    real = convert_range.convert_batch
+    monkeypatch.setattr(
+        convert_range, "convert_batch", lambda *given, **more: converted.append(1) or real(*given, **more)
+    )
+    pipeline.capture(*CONSECUTIVE)
+    assert asked.count("Comparing fingerprints") == 1
+    assert asked.count("Reading messages") < len(CONSECUTIVE) / 2
+    assert 0 < len(converted) < len(CONSECUTIVE) / 2
+    together, in_postgres = rows_of(pipeline, CONSECUTIVE), rows_in_postgres(pipeline)
+    assert sum(map(len, together)) > 100
+    apart = Pipeline(pipeline.letta_url, pipeline.database_url, tmp_path / "apart")
+    for hour in CONSECUTIVE:
+        apart.read(hour)
+        apart.convert(hour)
+    assert rows_of(apart, CONSECUTIVE) == together
+    assert rows_in_postgres(apart) == in_postgres
+
+
+def test_range_partition_that_fails_with_others_is_read_by_itself(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Snapshot.read
+
+    def failing(self: Snapshot, doing: str, query: str) -> Any:
+        if isinstance(self, RangeSnapshot) and doing == "Reading messages":
+            return real(self, doing, "SELECT 1 / 0")
+        return real(self, doing, query)
+
+    monkeypatch.setattr(Snapshot, "read", failing)
+    pipeline.capture(*CONSECUTIVE[:3])
+    assert [pipeline.store.rows(TERMINAL_RUNS, hour) for hour in CONSECUTIVE[:3]] == [
+        sample_partitions().get(hour, 0) for hour in CONSECUTIVE[:3]
+    ]
+
+
+def test_range_partition_that_somebody_captured_meanwhile_is_read_anew(pipeline: Pipeline) -> None:
+    first, second = next(pair for pair in pairwise(CONSECUTIVE) if set(pair) <= set(BUSY_HOURS))
+    with LettaSource(pipeline.letta_url).pooled_for([first, second]) as source:
+        pipeline.read(first, source=source)
+        with psycopg.connect(pipeline.letta_url) as connection:
+            connection.execute(
+                "UPDATE runs SET background = NOT coalesce(background, false)"
+                " WHERE completed_at >= %s AND completed_at < %s",
+                [moment.replace(tzinfo=None) for moment in (second, second + HOUR)],
+            )
+        pipeline.read(second)
+        newer = rows_of(pipeline, [second])
+        assert pipeline.read(second, source=source).unchanged
+    assert rows_of(pipeline, [second]) == newer
+
+
+def test_range_conversion_made_ahead_is_not_used_for_other_raw_rows(pipeline: Pipeline) -> None:
+    hours = [hour for hour in CONSECUTIVE if hour in BUSY_HOURS][:6]
+    for hour in hours:
+        pipeline.read(hour)
+    together = RangeConversion(hours, pipeline.store)
+    pipeline.convert(hours[0], together)
+    pipeline.convert(hours[1], together)
+    with psycopg.connect(pipeline.letta_url) as connection:
+        connection.execute(
+            "UPDATE runs SET stop_reason = 'error' WHERE completed_at >= %s AND completed_at < %s",
+            [moment.replace(tzinfo=None) for moment in (hours[2], hours[2] + HOUR)],
+        )
+    pipeline.read(hours[2])
+    pipeline.convert(hours[2], together)
+    found = {row["stop_reason"] for row in rows_of(pipeline, [hours[2]])[1]}
+    assert found == {"error"}
 
 
 @pytest.mark.parametrize("partitions", [1, 6])

@@ -46,13 +46,15 @@ class ConfirmingPipeline(Pipeline):
 
     confirms = True
 
-    def read(self, hour: datetime, *, accept_deletions: bool = False) -> TerminalRunsResult:
+    def read(
+        self, hour: datetime, *, accept_deletions: bool = False, source: LettaSource | None = None
+    ) -> TerminalRunsResult:
         try:
-            return super().read(hour, accept_deletions=accept_deletions)
+            return super().read(hour, accept_deletions=accept_deletions, source=source)
         except WithheldDeletionsError:
             if not self.confirms:
                 raise
-            return super().read(hour, accept_deletions=True)
+            return super().read(hour, accept_deletions=True, source=source)
 
 
 class RandomWork:

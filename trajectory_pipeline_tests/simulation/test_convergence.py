@@ -22,10 +22,11 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
-from trajectory_pipeline.letta import snapshot
+from trajectory_pipeline.letta import range_snapshot, snapshot
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
 from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline import capture
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
@@ -60,7 +61,11 @@ def test_sinks_after_a_random_history_equal_a_fresh_build(
 ) -> None:
     pools.install(monkeypatch)
     rng = random.Random(seed)
+    shared_seconds = rng.choice([0.05, 0.5, 30.0])
     monkeypatch.setattr(snapshot, "RUNS_PER_BATCH", rng.choice([2, 500]))
+    for module in (capture, range_snapshot):
+        # A shared snapshot is used for so long, and only where nobody captured the partition for twice as long.
+        monkeypatch.setattr(module, "SHARED_SECONDS", shared_seconds)
     monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 1)
     monkeypatch.setattr(io, "_ROWS_AT_ONCE", rng.choice([2, 250]))
     monkeypatch.setattr(run_locations, "_IDS_AT_ONCE", rng.choice([1, 2, 10_000]))

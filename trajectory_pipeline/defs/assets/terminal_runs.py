@@ -13,7 +13,7 @@ from trajectory_pipeline.defs.assets.stage import stage_asset
 from trajectory_pipeline.defs.launch_config import CaptureConfig, require_valid_config
 from trajectory_pipeline.defs.metadata import preview_metadata, terminal_runs_metadata
 from trajectory_pipeline.defs.resources import SourcesResource, StorageResource
-from trajectory_pipeline.partition_keys import LETTA, partition_key
+from trajectory_pipeline.partition_keys import LETTA, parse_partition_key, partition_key
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.schema.versions import CAPTURE_VERSION
@@ -45,12 +45,16 @@ def build_terminal_runs(
         from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
         from trajectory_pipeline.pipeline.deletion_guard import ACCEPT_DELETIONS_TAG
         from trajectory_pipeline.pipeline.repeated_runs import find_repeated_runs
+        from trajectory_pipeline.source_protocol import RangeSource
         from trajectory_pipeline.storage.declared_schema import schema_differences
 
         require_valid_config(context.run.run_config)
         accept_deletions = config.accept_deletions or context.run.tags.get(ACCEPT_DELETIONS_TAG) == "true"
 
-        with sources.source(source).pooled() as pooled, storage.sinks().pooled() as sinks:
+        hours = [parse_partition_key(key) for key in sorted(context.partition_keys)]
+        opened = sources.source(source)
+        together = opened.pooled_for(hours) if isinstance(opened, RangeSource) else opened.pooled()
+        with together as pooled, storage.sinks().pooled() as sinks:
 
             def materialize(hour: datetime) -> Metadata:
                 result = materialize_terminal_runs(

@@ -12,7 +12,7 @@ from trajectory_pipeline.defs.assets.stage import stage_asset
 from trajectory_pipeline.defs.launch_config import ConversionConfig, require_valid_config
 from trajectory_pipeline.defs.metadata import preview_metadata, trajectories_metadata
 from trajectory_pipeline.defs.resources import StorageResource
-from trajectory_pipeline.partition_keys import LETTA
+from trajectory_pipeline.partition_keys import LETTA, parse_partition_key
 from trajectory_pipeline.schema.bookkeeping import QUARANTINE
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, SIGNALS_VERSION, TRAJECTORIES
@@ -43,6 +43,7 @@ def build_trajectories(
         context: dg.AssetExecutionContext, config: ConversionConfig, storage: StorageResource
     ) -> MaterializeResults:
         from trajectory_pipeline.pipeline.convert import materialize_trajectories
+        from trajectory_pipeline.pipeline.convert_range import RangeConversion
         from trajectory_pipeline.pipeline.reconcile_counts import Reconciliation, reconcile_partition
         from trajectory_pipeline.pipeline.repeated_runs import find_repeated_runs
         from trajectory_pipeline.storage.declared_schema import schema_differences
@@ -52,9 +53,16 @@ def build_trajectories(
         quarantined: list[str] = []
 
         with storage.sinks().pooled() as sinks:
+            together = RangeConversion(list(map(parse_partition_key, sorted(context.partition_keys))), sinks.parquet)
 
             def materialize(hour: datetime) -> Metadata:
-                result = materialize_trajectories(hour, sinks, dagster_run_id=context.run.run_id, force=config.force)
+                result = materialize_trajectories(
+                    hour,
+                    sinks,
+                    dagster_run_id=context.run.run_id,
+                    force=config.force,
+                    together=together,
+                )
                 reconciliations.append(reconcile_partition(hour, sinks))
                 quarantined.extend(run.run_id for run in result.quarantined)
                 return {**trajectories_metadata(result), **preview_metadata(sinks.parquet, TRAJECTORIES, hour)}

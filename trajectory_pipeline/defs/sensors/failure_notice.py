@@ -1,7 +1,6 @@
 """The failure notice sensor: posts a message to a webhook for each failed Dagster run of this code location."""
 
 import dagster as dg
-import httpx2
 
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.text import pluralize
@@ -68,6 +67,8 @@ def _partitions(run: dg.DagsterRun) -> str:
 
 def _post(webhook: str, text: str) -> None:
     """Post a message; a failure ends the tick, whose error never shows the webhook, which is a secret."""
+    import httpx2
+
     problem = ""
     for _ in range(_ATTEMPTS):
         try:

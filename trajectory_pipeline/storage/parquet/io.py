@@ -49,6 +49,17 @@ def read_batches(filesystem: fsspec.AbstractFileSystem, path: str, wanted: pa.Sc
                 yield _with_schema(batch, wanted)
 
 
+def read_small(content: bytes, wanted: pa.Schema, most_rows: int) -> pa.RecordBatch | None:
+    """Return all rows of a file as one batch, or None where it has more, several row groups, or other columns."""
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        if file.metadata.num_rows > most_rows or file.num_row_groups > 1:
+            return None
+        batches = list(file.iter_batches(_ROWS_AT_ONCE))
+        if not batches:
+            return pa.RecordBatch.from_pylist([], schema=wanted)
+        return _with_schema(batches[0], wanted) if len(batches) == 1 else None
+
+
 def read_leaves(
     filesystem: fsspec.AbstractFileSystem, path: str, leaves: list[str], *, skip_absent: bool
 ) -> Iterator[pa.RecordBatch]:

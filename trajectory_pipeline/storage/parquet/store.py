@@ -28,6 +28,7 @@ from trajectory_pipeline.storage.parquet import io
 from trajectory_pipeline.urls import without_credentials
 
 FILE_NAME = "part-0.parquet"
+_SMALL_FILE_BYTES = 2**20
 HOUR_FOLDER = "hour=%Y-%m-%dT%H"
 
 
@@ -211,6 +212,19 @@ class ParquetStore:
         if columns is not None:
             wanted = pa.schema([wanted.field(name) for name in columns])
         yield from io.translating_parquet_errors(self.target(table, hour), io.read_batches(filesystem, path, wanted))
+
+    def read_small(self, table: Table, hour: datetime, most_rows: int) -> tuple[str, pa.RecordBatch] | None:
+        """Return the SHA-256 of a partition's file with its rows; None where there is no file, or a large one."""
+        with self.reading(table, hour) as (filesystem, path):
+            found = filesystems.open_existing(filesystem, path)
+            if found is None:
+                return None
+            with found as handle:
+                content = handle.read(_SMALL_FILE_BYTES + 1)
+            if len(content) > _SMALL_FILE_BYTES:
+                return None
+            rows = io.read_small(content, arrow_schema(table), most_rows)
+            return None if rows is None else (hashlib.sha256(content).hexdigest(), rows)
 
     def read_fields(
         self, table: Table, hour: datetime, fields: Sequence[str], *, skip_absent: bool = False

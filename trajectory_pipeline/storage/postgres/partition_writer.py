@@ -16,7 +16,7 @@ from trajectory_pipeline.storage.postgres import invalidations, run_locations
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.copy_writer import STAGED, CopyWriter
 
-_LOCK: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
+_LOCK: LiteralString = "SELECT clock_timestamp() FROM pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _SHARED_LOCK: LiteralString = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%s, 0))"
 
 _COLUMNS = ", ".join(column.name for column in STAGED)
@@ -116,6 +116,7 @@ class PartitionTransaction:
 
     ``connection``, ``url`` and ``partition_key`` are for statements of other modules in the same transaction,
     ``connect_apart`` for those that must stay if it is rolled back: it opens a connection that commits by itself.
+    ``locked_at`` is when the lock was taken, by the database's clock.
     Methods raise ``SinkError`` if the database refuses.
     """
 
@@ -141,7 +142,7 @@ class PartitionTransaction:
         self._entries: dict[str, StoredEntry | None] = {}
         self._is_new = False
         with translating_database_errors(url, f"Waiting for {asset} {partition_key}"):
-            connection.execute(_LOCK, [_lock_name(asset, partition_key)])
+            self.locked_at: datetime = next(connection.execute(_LOCK, [_lock_name(asset, partition_key)]))[0]
             if reads is not None:
                 connection.execute(_SHARED_LOCK, [_lock_name(reads, partition_key)])
         with translating_database_errors(url, f"Reading the notes on {partition_key}"):

@@ -3,10 +3,13 @@
 Every function raises ``SinkError`` if the database cannot be read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+
+import psycopg
+from psycopg.rows import class_row
 
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
@@ -106,24 +109,24 @@ def example_run(database: TrajectoryDatabase, partition_keys: Sequence[str]) -> 
     return rows[0]["run_id"] if rows else None
 
 
-def stored_runs(database: TrajectoryDatabase, partition_key: str) -> Iterator[StoredRun]:
-    """Yield a partition's trajectories as they are compared with other sinks."""
-    rows = database.rows(
-        "SELECT run_id, content_digest, coalesce(step_count, 0) AS step_count,"
-        " coalesce(message_count, 0) AS message_count FROM trajectory.trajectories WHERE partition_key = %s",
-        [partition_key],
-    )
-    return (StoredRun(**row) for row in rows)
+def stored_runs(connection: psycopg.Connection, partition_key: str) -> list[StoredRun]:
+    """Return a partition's trajectories as they are compared with other sinks."""
+    with connection.cursor(row_factory=class_row(StoredRun)) as cursor:
+        return cursor.execute(
+            "SELECT run_id, content_digest, coalesce(step_count, 0) AS step_count,"
+            " coalesce(message_count, 0) AS message_count FROM trajectory.trajectories WHERE partition_key = %s",
+            [partition_key],
+        ).fetchall()
 
 
-def quarantine_totals(database: TrajectoryDatabase, partition_key: str) -> QuarantineTotals:
+def quarantine_totals(connection: psycopg.Connection, partition_key: str) -> QuarantineTotals:
     """Count what a partition has in quarantine."""
-    [row] = database.rows(
-        "SELECT count(*) AS runs, coalesce(sum(steps), 0)::bigint AS steps,"
-        " coalesce(sum(messages), 0)::bigint AS messages FROM trajectory.quarantine WHERE partition_key = %s",
+    row = connection.execute(
+        "SELECT count(*), coalesce(sum(steps), 0)::bigint, coalesce(sum(messages), 0)::bigint"
+        " FROM trajectory.quarantine WHERE partition_key = %s",
         [partition_key],
-    )
-    return QuarantineTotals(**row)
+    ).fetchone()
+    return QuarantineTotals(*(row or (0, 0, 0)))
 
 
 def quarantined_runs(database: TrajectoryDatabase, partition_keys: Sequence[str]) -> list[QuarantinedRun]:
