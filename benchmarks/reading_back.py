@@ -9,11 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psycopg
 
 from benchmarks.bench import FIRST_HOUR, Bench, Sinks, capture, one_partition
 from benchmarks.letta_database.load import DatabaseSpec
-from benchmarks.many_rows import RARE_MODEL, RARE_TOOL, multiply
+from benchmarks.many_rows import RARE_MODEL, RARE_TOOL, multiply, multiply_search
 from benchmarks.measuring import Result, seconds, timed
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.parquet.store import ParquetStore
@@ -25,6 +26,10 @@ _INSERTED = 5_000
 _ONE = "SELECT * FROM trajectory.trajectories WHERE run_id = %s"
 _LAST_50 = "SELECT * FROM trajectory.trajectories WHERE agent_id = %s ORDER BY end_time DESC LIMIT 50"
 _SHORT = "SELECT run_id, agent_id, end_time, heuristic_outcome FROM trajectory.trajectories WHERE "
+_LABELS = (
+    "INSERT INTO trajectory.labels (run_id, criterion, item, annotator, revision, value, evidence, source, created_at)"
+    " SELECT run_id, 'outcome', '', 'benchmark', 1, 'success', '{}', 'person', now() FROM trajectory.trajectories"
+)
 _NEWEST = " ORDER BY end_time DESC LIMIT 100"
 _FILTERS = {
     "outcome: the newest 100 failures": (_SHORT + "heuristic_outcome = 'failure'" + _NEWEST, []),
@@ -57,13 +62,21 @@ def measure(bench: Bench) -> Result:
         capture(url, sinks.database_url, str(sinks.folder))
         with psycopg.connect(sinks.database_url, autocommit=True) as connection:
             bench.report(f"Multiplying trajectories to {rows:,} …")
-            multiply(connection, rows)
+            given = multiply(connection, rows)
+            bench.report("… with search texts, embeddings and labels …")
+            multiply_search(connection, given, rows, _random_embeddings, "random@1")
+            connection.execute(_LABELS)
+            connection.execute("VACUUM (ANALYZE) trajectory.labels")
             bench.settle()
             _look_ups(connection, result)
             _filters(connection, result)
             _indexes(connection, result)
         _parquet(bench, sinks, result)
     return result
+
+
+def _random_embeddings(texts: Sequence[str]) -> Sequence[Any]:
+    return list(np.random.default_rng(9).standard_normal((len(texts), 256)))
 
 
 def _look_ups(connection: psycopg.Connection, result: Result) -> None:
