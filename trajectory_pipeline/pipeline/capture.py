@@ -118,20 +118,24 @@ def materialize_terminal_runs(
     use_jemalloc()
 
     def capture(*, check_former_file: bool, tries: int = _SNAPSHOT_TRIES, may_share: bool = True) -> TerminalRunsResult:
-        shared: SourceSnapshot | None = None
+        shares = False
         try:
             with storage.postgres.partition(TERMINAL_RUNS.name, partition_key(hour)) as partition, ExitStack() as stack:
+                shared: SourceSnapshot | None = None
                 if may_share and isinstance(source, RangeSource) and not _may_be_newer(partition):
+                    # Set first: what fails at its opening may fail because of another partition.
+                    shares = True
                     shared = stack.enter_context(source.shared_snapshot(hour))
+                    shares = shared is not None
                 snapshot = shared or stack.enter_context(source.snapshot())
                 stage = _Capture(
                     hour, partition, snapshot, storage, deleted, start, accept_deletions, dagster_run_id, force
                 )
                 return stage.run(check_former_file=check_former_file)
         except SourceError as error:
-            if shared is None and not isinstance(error, SourceConflictError):
+            if not shares and not isinstance(error, SourceConflictError):
                 raise
-            tries -= shared is None
+            tries -= not shares
             if not tries:
                 raise
         return capture(check_former_file=check_former_file, tries=tries, may_share=False)
