@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-once dev test test-fast test-heavy browser screenshots simulate fault-scenarios bench bench-full deploy-check celery lint types imports site docs architecture lock clean
+.PHONY: help setup demo demo-once dev test test-fast test-heavy browser screenshots simulate fault-scenarios bench bench-full deploy-check storage-check celery lint types imports site docs architecture lock clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -77,6 +77,13 @@ $(DEPLOY_READY): $(READY) deploy/checks.lock
 
 deploy-check: $(DEPLOY_READY)  ## The files in deploy/, by the validators of their formats, and the image's steps as plain commands.
 	@exec $(BIN)/python -m pytest -q trajectory_pipeline_tests/deploy/check_validators.py
+
+AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
+$(AZURITE):
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/azurite azurite@3.37.0
+
+storage-check: $(DEPLOY_READY) $(AZURITE)  ## The storage layer on four servers of S3, Google Cloud Storage and Azure (needs npm).
+	@exec $(BIN)/python -m pytest -q trajectory_pipeline_tests/object_storage/check_storages.py
 
 PARTITIONS ?= 48
 KILLS ?= 6

@@ -51,7 +51,7 @@ def multiply(connection: psycopg.Connection, rows: int, *, own_texts: bool = Fal
             that no other does.
         own_texts: let no two documents hold the same texts of messages; takes several times as long.
     """
-    names = _columns(connection, "trajectories")
+    names = table_columns(connection, "trajectories")
     there = [str(row[0]) for row in connection.execute("SELECT run_id FROM trajectory.trajectories ORDER BY run_id")]
     changed = dict(_CHANGED)
     if own_texts:
@@ -74,7 +74,7 @@ def multiply(connection: psycopg.Connection, rows: int, *, own_texts: bool = Fal
 
 def multiply_verdicts(connection: psycopg.Connection, rows: int) -> None:
     """Give each trajectory that ``multiply`` made the verdict of the one that it was made from."""
-    names = _columns(connection, "verdicts")
+    names = table_columns(connection, "verdicts")
     made = "'run-' || md5('run' || n)::uuid"
     own = {"run_id": made, "summary": "v.summary || ' ' || n", "lesson": "v.lesson || ' ' || n"}
     chosen = ", ".join(own.get(name, f"v.{name}") for name in names)
@@ -196,7 +196,8 @@ def without_indexes(connection: psycopg.Connection, table: str) -> Iterator[None
     connection.execute("RESET maintenance_work_mem")
 
 
-def _columns(connection: psycopg.Connection, table: str) -> list[str]:
+def table_columns(connection: psycopg.Connection, table: str) -> list[str]:
+    """Return the columns of a table that can be written."""
     return [
         str(row[0])
         for row in connection.execute(

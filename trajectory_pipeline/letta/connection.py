@@ -59,6 +59,11 @@ _MESSAGE_ADVICE = (
     (re.compile(r"statement timeout|canceling statement", re.IGNORECASE), _SQLSTATE_ADVICE["57014"]),
     (re.compile(r"idle-in-transaction", re.IGNORECASE), _SQLSTATE_ADVICE["25P03"]),
     (re.compile(r"password authentication failed|no password supplied", re.IGNORECASE), _SQLSTATE_ADVICE["28P01"]),
+    (
+        re.compile(r"no encryption|SSL required"),
+        "this user may not log in from here, or only over TLS: check LETTA_PG_URI (sslmode=require) and the server's"
+        " pg_hba.conf",
+    ),
     (re.compile(r"no pg_hba\.conf entry|authentication failed|not permitted to log in"), _SQLSTATE_ADVICE["28000"]),
     (re.compile(r'role ".*" does not exist', re.IGNORECASE), "there is no such user: check LETTA_PG_URI"),
     (re.compile(r'database ".*" does not exist', re.IGNORECASE), _SQLSTATE_ADVICE["3D000"]),
@@ -69,7 +74,7 @@ _MESSAGE_ADVICE = (
     (re.compile(r"too many (clients|connections)|remaining connection slots"), _SQLSTATE_ADVICE["53300"]),
     (re.compile(r"database system is (starting up|shutting down|not (yet )?accepting)"), _SQLSTATE_ADVICE["57P03"]),
     (re.compile(r"server closed the connection|terminat|SSL SYSCALL|broken|reset|no connection", re.IGNORECASE), _LOST),
-    (re.compile(r"\bSSL\b|certificate", re.IGNORECASE), "check sslmode and the certificates in LETTA_PG_URI"),
+    (re.compile(r"\bSSL\b|certificate", re.IGNORECASE), "check sslmode and sslrootcert in LETTA_PG_URI"),
     (re.compile(r"refused|time(d )?out|translate host|no such file|no route|unreachable", re.IGNORECASE), _UNREACHABLE),
 )
 # Prefixes that the driver and libpq put before the server's message.

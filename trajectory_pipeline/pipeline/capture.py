@@ -129,7 +129,15 @@ def materialize_terminal_runs(
                     shares = shared is not None
                 snapshot = shared or stack.enter_context(source.snapshot())
                 stage = _Capture(
-                    hour, partition, snapshot, storage, deleted, start, accept_deletions, dagster_run_id, force
+                    hour,
+                    partition,
+                    snapshot,
+                    storage.fetching_once(),
+                    deleted,
+                    start,
+                    accept_deletions,
+                    dagster_run_id,
+                    force,
                 )
                 return stage.run(check_former_file=check_former_file)
         except SourceError as error:

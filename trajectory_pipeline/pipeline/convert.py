@@ -118,7 +118,8 @@ def materialize_trajectories(
     """
     use_jemalloc()
     key = partition_key(hour)
-    parquet = storage.parquet
+    # Under the locks, which keep other processes from writing either file.
+    parquet = storage.parquet.fetching_once()
     with (
         storage.postgres.partition(TRAJECTORIES.name, key, reads=TERMINAL_RUNS.name) as partition,
         ExitStack() as until_committed,

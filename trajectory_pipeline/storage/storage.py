@@ -27,3 +27,7 @@ class Storage:
         """Reuse database connections inside the block; see ``TrajectoryDatabase.pooled``."""
         with self.postgres.pooled() as postgres:
             yield replace(self, postgres=postgres)
+
+    def fetching_once(self) -> Self:
+        """Return the same sinks, whose files are fetched once; see ``ParquetStore.fetching_once``."""
+        return replace(self, parquet=self.parquet.fetching_once())

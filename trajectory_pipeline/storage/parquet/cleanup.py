@@ -15,7 +15,12 @@ from fsspec.implementations.local import LocalFileSystem
 from trajectory_pipeline.partition_keys import AT, LETTA, at_source
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.corrupt_files import CORRUPT_SUFFIX
-from trajectory_pipeline.storage.parquet.filesystem import TEMPORARY, filesystem_of, translating_errors
+from trajectory_pipeline.storage.parquet.filesystem import (
+    TEMPORARY,
+    filesystem_of,
+    folders_with_files,
+    translating_errors,
+)
 from trajectory_pipeline.storage.parquet.store import FILE_NAME, HOUR_FOLDER, ParquetStore, hour_folder
 
 _ADVICE = "Check TRAJECTORY_STORAGE_URI, and that this user may list and remove files there, then prune again."
@@ -36,10 +41,7 @@ def hours_with_folders(store: ParquetStore, table: Table) -> list[datetime]:
     """Return the hours that an asset has a folder of, sorted; folders with other names are not ours."""
     with translating_errors("Listing", store.uri, _ADVICE):
         filesystem, path = filesystem_of(store.uri, posixpath.join(store.uri.rstrip("/"), table.name))
-        try:
-            names = [posixpath.basename(str(entry).rstrip("/")) for entry in filesystem.ls(path, detail=False)]
-        except FileNotFoundError:
-            return []
+        names = folders_with_files(filesystem, path)
     return sorted(hour for name in names if (hour := _hour_of(name)) is not None)
 
 

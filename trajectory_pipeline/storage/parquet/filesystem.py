@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import posixpath
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ TEMPORARY = ".writing-"
 
 FETCHED_BYTES = 8 * 2**20
 """An object that is smaller is fetched whole: so little takes no longer than asking for its parts."""
+
+Fetched = dict[str, bytes | None]
+"""Starts of objects by path, as they were fetched; None where there is no object."""
 
 MODES = {FileAccess.PRIVATE: (0o600, 0o700), FileAccess.GROUP: (0o640, 0o750), FileAccess.ALL: (0o644, 0o755)}
 """Of files, and of folders."""
@@ -45,10 +49,16 @@ def filesystem_of(storage: str, target: str) -> tuple[fsspec.AbstractFileSystem,
     return filesystem, str(path)
 
 
-def open_existing(filesystem: fsspec.AbstractFileSystem, path: str) -> IO[bytes] | None:
-    """Open a file to read it; None where there is none. A small one of an object storage is fetched by one request."""
+def open_existing(filesystem: fsspec.AbstractFileSystem, path: str, fetched: Fetched | None = None) -> IO[bytes] | None:
+    """Open a file to read it; None where there is none. A small one of an object storage is fetched by one request.
+
+    What is in ``fetched`` is not asked for again, and what is asked for is put there.
+    """
     if not isinstance(filesystem, LocalFileSystem):
-        start = fetch_start(filesystem, path, FETCHED_BYTES)
+        fetched = {} if fetched is None else fetched
+        if path not in fetched:
+            fetched[path] = _fetch_start(filesystem, path)
+        start = fetched[path]
         if start is None or len(start) < FETCHED_BYTES:
             return None if start is None else io.BytesIO(start)
     try:
@@ -58,13 +68,13 @@ def open_existing(filesystem: fsspec.AbstractFileSystem, path: str) -> IO[bytes]
     return file
 
 
-def fetch_start(filesystem: fsspec.AbstractFileSystem, path: str, most: int) -> bytes | None:
-    """Return at most so many bytes of the start of an object, by one request; None where there is none.
+def _fetch_start(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes | None:
+    """Return the start of an object, or all of a small one, by one request; None where there is none.
 
     Asking first whether it is there costs two to three requests more.
     """
     try:
-        start: bytes = filesystem.cat_file(path, start=0, end=most)
+        start: bytes = filesystem.cat_file(path, start=0, end=FETCHED_BYTES)
     except FileNotFoundError as error:
         if _code(error) == "NoSuchBucket":
             raise
@@ -75,6 +85,18 @@ def fetch_start(filesystem: fsspec.AbstractFileSystem, path: str, most: int) -> 
             raise
         return b""
     return start
+
+
+def folders_with_files(filesystem: fsspec.AbstractFileSystem, path: str, name: str | None = None) -> list[str]:
+    """Return the names of the folders in a folder; of an object storage, only those with an object (of that name)."""
+    try:
+        if isinstance(filesystem, LocalFileSystem):
+            return [posixpath.basename(str(entry).rstrip("/")) for entry in filesystem.ls(path, detail=False)]
+        # By their objects: some storages go on listing a folder for a while after its last object.
+        found = [posixpath.relpath(file, path) for file in filesystem.find(path)]
+    except FileNotFoundError:
+        return []
+    return sorted({file.split("/")[0] for file in found if "/" in file and name in (None, posixpath.basename(file))})
 
 
 def _code(error: OSError) -> str | None:

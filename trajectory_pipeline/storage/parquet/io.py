@@ -2,17 +2,19 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import IO, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet import filesystem as filesystems
+
+OpenFile = Callable[[], IO[bytes] | None]
+"""Opens a file to read it; None where there is none."""
 
 # With dictionaries, prompts and tools that many runs share are compressed once: a fifth smaller, and no slower.
 _LARGE_FILE_OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
@@ -36,9 +38,9 @@ def translating_parquet_errors(target: str, batches: Iterator[pa.RecordBatch]) -
         yield batch
 
 
-def read_batches(filesystem: fsspec.AbstractFileSystem, path: str, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
+def read_batches(open_file: OpenFile, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield a file's rows in these columns, a few at a time; nothing where there is no file."""
-    found = filesystems.open_existing(filesystem, path)
+    found = open_file()
     if found is None:
         return
     with found as handle, pq.ParquetFile(handle) as file:
@@ -60,15 +62,13 @@ def read_small(content: bytes, wanted: pa.Schema, most_rows: int) -> pa.RecordBa
         return _with_schema(batches[0], wanted) if len(batches) == 1 else None
 
 
-def read_leaves(
-    filesystem: fsspec.AbstractFileSystem, path: str, leaves: list[str], *, skip_absent: bool
-) -> Iterator[pa.RecordBatch]:
+def read_leaves(open_file: OpenFile, leaves: list[str], *, skip_absent: bool) -> Iterator[pa.RecordBatch]:
     """Yield a file's rows with these leaves alone, by their paths in the file; nothing where there is no file.
 
     Raises:
         ValueError: the file lacks one of them, and absent ones are not to be skipped.
     """
-    found = filesystems.open_existing(filesystem, path)
+    found = open_file()
     if found is None:
         return
     with found as handle, pq.ParquetFile(handle) as file:

@@ -118,7 +118,7 @@ def _files(connection: duckdb.DuckDBPyConnection, uri: str, table: Table, select
     target = posixpath.join(uri.rstrip("/"), table.name)
     filesystem, root = filesystems.filesystem_of(uri, target)
     with filesystems.translating_read_errors(target):
-        folders = [posixpath.basename(str(path).rstrip("/")) for path in _listing(filesystem, root)]
+        folders = filesystems.folders_with_files(filesystem, root, FILE_NAME)
     first = hour_folder(selection.start) if selection.start else ""
     after_last = hour_folder(selection.end) if selection.end else "hour=~"
     chosen = sorted(name for name in folders if name.startswith("hour=") and first <= name < after_last)
@@ -133,13 +133,6 @@ def _files(connection: duckdb.DuckDBPyConnection, uri: str, table: Table, select
         paths = [f"{scheme}://{path}" for path in paths]
     quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
     return f"SELECT * FROM read_parquet([{quoted}], union_by_name = true, hive_partitioning = false)"
-
-
-def _listing(filesystem: Any, root: str) -> list[str]:
-    try:
-        return list(filesystem.ls(root, detail=False))
-    except FileNotFoundError:
-        return []
 
 
 def readable_columns(frame: Table) -> list[str]:

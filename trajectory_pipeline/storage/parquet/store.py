@@ -6,11 +6,11 @@ import os
 import posixpath
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 import fsspec
 import pyarrow as pa
@@ -67,6 +67,7 @@ class StagedFile:
     _filesystem: fsspec.AbstractFileSystem
     _path: str
     _mode: int
+    _fetched: filesystems.Fetched | None
 
     def publish(self) -> WrittenFile:
         """Put the file in the place of the former one, at once; one that is the same already is left alone.
@@ -82,33 +83,38 @@ class StagedFile:
             elif not replaced and isinstance(self._filesystem, LocalFileSystem):
                 Path(self._path).chmod(self._mode)
             elif replaced:
+                if self._fetched is not None:
+                    self._fetched.pop(self._path, None)
                 self._filesystem.put_file(str(self._temporary), self._path)
         return WrittenFile(self.uri, self.rows, self.bytes, self.sha256, replaced)
 
     @property
     def is_first_and_empty(self) -> bool:
         """Whether the file has no rows, and there is no former one; raises ``SinkError`` as ``is_published`` does."""
-        with filesystems.translating_read_errors(self._target):
-            return not self.rows and not self._filesystem.exists(self._path)
+        return not self.rows and self._former_digest is None
 
-    @cached_property
+    @property
     def is_published(self) -> bool:
         """Whether the former file is the same already.
 
         Raises:
             SinkError: it cannot be read.
         """
+        return self._former_digest == self.sha256
+
+    @cached_property
+    def _former_digest(self) -> str | None:
+        """The digest of the former file, empty where its size tells that it is another; None where there is none."""
         with filesystems.translating_read_errors(self._target):
-            if not isinstance(self._filesystem, LocalFileSystem) and self.bytes < filesystems.FETCHED_BYTES:
-                content = filesystems.fetch_start(self._filesystem, self._path, self.bytes + 1)
-                return content is not None and hashlib.sha256(content).hexdigest() == self.sha256
-            try:
-                if self._filesystem.size(self._path) != self.bytes:
-                    return False
-                with self._filesystem.open(self._path, "rb") as former:
-                    return hashlib.file_digest(former, "sha256").hexdigest() == self.sha256
-            except FileNotFoundError:
-                return False
+            former = filesystems.open_existing(self._filesystem, self._path, self._fetched)
+            if former is None:
+                return None
+            with former as file:
+                if file.seek(0, os.SEEK_END) != self.bytes:
+                    return ""
+                file.seek(0)
+                # Each of them has `readinto`, which the type does not say.
+                return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -133,6 +139,14 @@ class ParquetStore:
 
     uri: str = field(repr=False)
     access: FileAccess = FileAccess.PRIVATE
+    _fetched: filesystems.Fetched | None = field(default=None, repr=False, compare=False)
+
+    def fetching_once(self) -> Self:
+        """Return the same storage, which fetches a small object once and remembers it: each request costs money.
+
+        Only for files that no other process writes meanwhile, because the caller holds the locks of their partitions.
+        """
+        return replace(self, _fetched={})
 
     def path_of(self, table: Table, hour: datetime) -> str:
         """Return the URI of a partition's file, as it may be shown: without a password."""
@@ -155,7 +169,7 @@ class ParquetStore:
     def find_matching(self, table: Table, hour: datetime, sha256: str) -> WrittenFile | None:
         """Return a partition's file if it has this digest; None where there is another or none."""
         with self.reading(table, hour) as (filesystem, path):
-            found = filesystems.open_existing(filesystem, path)
+            found = filesystems.open_existing(filesystem, path, self._fetched)
             if found is None:
                 return None
             with found as file:
@@ -200,18 +214,19 @@ class ParquetStore:
             with filesystems.translating_write_errors(target), temporary.open("rb") as written:
                 digest, size = hashlib.file_digest(written, "sha256").hexdigest(), temporary.stat().st_size
             where = self.path_of(table, hour)
-            yield StagedFile(where, rows, size, digest, target, temporary, filesystem, path, file_mode)
+            yield StagedFile(where, rows, size, digest, target, temporary, filesystem, path, file_mode, self._fetched)
 
     def read(self, table: Table, hour: datetime, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Yield a partition's rows in batches, in the order of the file; nothing where there is no file.
 
         Columns and fields that an older file lacks are null, lists empty.
         """
-        filesystem, path = self.filesystem(table, hour)
         wanted = arrow_schema(table)
         if columns is not None:
             wanted = pa.schema([wanted.field(name) for name in columns])
-        yield from io.translating_parquet_errors(self.target(table, hour), io.read_batches(filesystem, path, wanted))
+        yield from io.translating_parquet_errors(
+            self.target(table, hour), io.read_batches(self._opener(table, hour), wanted)
+        )
 
     def read_small(self, table: Table, hour: datetime, most_rows: int) -> tuple[str, pa.RecordBatch] | None:
         """Return the SHA-256 of a partition's file with its rows; None where there is no file, or a large one."""
@@ -235,10 +250,9 @@ class ParquetStore:
 
         A field is a column without fields, or a field of lists or structs: ``turns.messages.message_id``.
         """
-        filesystem, path = self.filesystem(table, hour)
         schema = arrow_schema(table)
         leaves = [_leaf(schema, field) for field in fields]
-        batches = io.read_leaves(filesystem, path, leaves, skip_absent=skip_absent)
+        batches = io.read_leaves(self._opener(table, hour), leaves, skip_absent=skip_absent)
         yield from io.translating_parquet_errors(self.target(table, hour), batches)
 
     def exists(self, table: Table, hour: datetime) -> bool:
@@ -291,7 +305,7 @@ class ParquetStore:
     def rows(self, table: Table, hour: datetime) -> int | None:
         """Return the number of rows in a partition's file, from its footer; None where there is no file."""
         with self.reading(table, hour) as (filesystem, path):
-            found = filesystems.open_existing(filesystem, path)
+            found = filesystems.open_existing(filesystem, path, self._fetched)
             if found is None:
                 return None
             with found as handle:
@@ -300,7 +314,7 @@ class ParquetStore:
     def column_types(self, table: Table, hour: datetime) -> dict[str, str] | None:
         """Return the columns of a partition's file with their Arrow types, from its footer; None without a file."""
         with self.reading(table, hour) as (filesystem, path):
-            found = filesystems.open_existing(filesystem, path)
+            found = filesystems.open_existing(filesystem, path, self._fetched)
             if found is None:
                 return None
             with found as handle:
@@ -309,6 +323,10 @@ class ParquetStore:
                     field.name: str(field.type).replace("list<element: ", "list<item: ")
                     for field in pq.read_schema(handle)
                 }
+
+    def _opener(self, table: Table, hour: datetime) -> io.OpenFile:
+        filesystem, path = self.filesystem(table, hour)
+        return lambda: filesystems.open_existing(filesystem, path, self._fetched)
 
     def filesystem(self, table: Table, hour: datetime) -> tuple[fsspec.AbstractFileSystem, str]:
         """Return the filesystem of a partition's file, and its path there."""

@@ -73,6 +73,11 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     (r"password authentication failed", "the password is wrong: check TRAJECTORY_DATABASE_URL"),
     (r"no password supplied", "it asks for a password: add one to TRAJECTORY_DATABASE_URL"),
     (
+        r"no encryption|SSL required",
+        "this user may not log in from here, or only over TLS: check TRAJECTORY_DATABASE_URL (sslmode=require) and the"
+        " server's pg_hba.conf",
+    ),
+    (
         r"pg_hba\.conf|not permitted to log in",
         "this user may not log in from here: check TRAJECTORY_DATABASE_URL and the server's pg_hba.conf",
     ),
@@ -120,6 +125,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
         "the schema is not what this version made: run `trajectory-pipeline migrate`",
     ),
     (r"terminating connection|server closed|connection is (lost|closed)|SSL SYSCALL|consuming input failed", _LOST),
+    (r"\bSSL\b|certificate", "check sslmode and sslrootcert in TRAJECTORY_DATABASE_URL"),
     (r"refused|timeout|timed out|resolve host|translate host|No such file|unreachable|no route", _UNREACHABLE),
 )
 

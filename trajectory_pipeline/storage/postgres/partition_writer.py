@@ -30,20 +30,25 @@ def _columns_of(alias: str) -> str:
     return ", ".join(f"{alias}.{column.name}" for column in STAGED)
 
 
-_MERGE = (
-    f"WITH merged AS (INSERT INTO trajectory.trajectories AS t ({_COLUMNS}, first_captured_at, updated_at)"
-    f" SELECT {_COLUMNS}, coalesce(first_captured_at, now()), now() FROM staged s"
-    " LEFT JOIN (SELECT run_id, partition_key AS located, first_captured_at FROM trajectory.run_locations) c"
-    # Where another partition took a run meanwhile, that one has the newer version of it.
-    " USING (run_id) WHERE (located IS NULL OR located = %s)"
-    # Left out here, not only below: ON CONFLICT locks every row that it meets, and the server logs each lock.
-    " AND NOT EXISTS (SELECT FROM trajectory.trajectories t WHERE t.run_id = s.run_id"
-    f" AND ({_columns_of('t')}) IS NOT DISTINCT FROM ({_columns_of('s')})) ORDER BY run_id"
-    f" ON CONFLICT (run_id) DO UPDATE SET ({_COLUMNS}) = ROW({_columns_of('EXCLUDED')}), updated_at = now()"
-    f" WHERE ({_columns_of('t')}) IS DISTINCT FROM ({_columns_of('EXCLUDED')}) RETURNING (xmax = 0) AS inserted)"
-    " SELECT (SELECT count(*) FROM staged), count(*) FILTER (WHERE inserted),"
-    " count(*) FILTER (WHERE NOT inserted) FROM merged"
-).encode()
+def merge_statement(unique: str = "run_id") -> bytes:
+    """Return the statement that takes over the staged rows of a partition; ``unique`` are the table's key columns."""
+    return (
+        f"WITH merged AS (INSERT INTO trajectory.trajectories AS t ({_COLUMNS}, first_captured_at, updated_at)"
+        f" SELECT {_COLUMNS}, coalesce(first_captured_at, now()), now() FROM staged s"
+        " LEFT JOIN (SELECT run_id, partition_key AS located, first_captured_at FROM trajectory.run_locations) c"
+        # Where another partition took a run meanwhile, that one has the newer version of it.
+        " USING (run_id) WHERE (located IS NULL OR located = %s)"
+        # Left out here, not only below: ON CONFLICT locks every row that it meets, and the server logs each lock.
+        " AND NOT EXISTS (SELECT FROM trajectory.trajectories t WHERE t.run_id = s.run_id"
+        f" AND ({_columns_of('t')}) IS NOT DISTINCT FROM ({_columns_of('s')})) ORDER BY run_id"
+        f" ON CONFLICT ({unique}) DO UPDATE SET ({_COLUMNS}) = ROW({_columns_of('EXCLUDED')}), updated_at = now()"
+        f" WHERE ({_columns_of('t')}) IS DISTINCT FROM ({_columns_of('EXCLUDED')}) RETURNING (xmax = 0) AS inserted)"
+        " SELECT (SELECT count(*) FROM staged), count(*) FILTER (WHERE inserted),"
+        " count(*) FILTER (WHERE NOT inserted) FROM merged"
+    ).encode()
+
+
+_MERGE = merge_statement()
 
 _QUARANTINE = (
     "INSERT INTO trajectory.quarantine (run_id, partition_key, json_path, error, raw, steps, messages, first_seen_at,"

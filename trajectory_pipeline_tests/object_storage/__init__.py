@@ -1,0 +1,1 @@
+"""Object storages, on their own wire: real servers, and faults between them and us."""
