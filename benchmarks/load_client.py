@@ -18,7 +18,7 @@ _READ = 262_144
 
 @dataclass
 class _Client:
-    connection: socket.socket
+    connection: socket.socket | None
     due: float
     waiting: bool = False
     received: bytearray = field(default_factory=bytearray)
@@ -49,10 +49,8 @@ def load(
     began = time.perf_counter()
     all_clients = []
     for _ in range(clients):
-        connection = socket.create_connection(("127.0.0.1", port))
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        all_clients.append(_Client(connection, began + interval * rng.random()))
-        selector.register(connection, selectors.EVENT_READ, all_clients[-1])
+        all_clients.append(_Client(None, began + interval * rng.random()))
+        _connect(all_clients[-1], port, selector)
     pending = [(client.due, number) for number, client in enumerate(all_clients)]
     heapq.heapify(pending)
     taken: list[float] = []
@@ -61,16 +59,30 @@ def load(
         now = time.perf_counter()
         while pending and pending[0][0] <= now:
             client = all_clients[heapq.heappop(pending)[1]]
-            client.connection.sendall(rng.choice(requests))
+            connection = client.connection or _connect(client, port, selector)
+            connection.sendall(rng.choice(requests))
+            client.waiting = True
             running += 1
         wait = max(pending[0][0] - now, 0) if pending else None
         for key, _ in selector.select(wait):
             client = key.data
-            client.received += client.connection.recv(_READ)
+            received = client.connection.recv(_READ)
+            if not received:
+                # The service closes a connection that was idle for some seconds, perhaps just when it is used again.
+                if client.received:
+                    raise RuntimeError("the service closed a connection in the middle of an answer")
+                selector.unregister(client.connection)
+                client.connection.close()
+                client.connection = None
+                if client.waiting:
+                    _connect(client, port, selector).sendall(rng.choice(requests))
+                continue
+            client.received += received
             if not _is_complete(client.received):
                 continue
             failed += not client.received.startswith(b"HTTP/1.1 200")
             client.received.clear()
+            client.waiting = False
             running -= 1
             ended = time.perf_counter()
             taken.append((ended - client.due) * 1_000)
@@ -78,8 +90,16 @@ def load(
             if client.due < began + seconds:
                 heapq.heappush(pending, (client.due, all_clients.index(client)))
     for client in all_clients:
-        client.connection.close()
+        if client.connection is not None:
+            client.connection.close()
     return {"milliseconds": taken, "seconds": time.perf_counter() - began, "failed": failed}
+
+
+def _connect(client: _Client, port: int, selector: selectors.BaseSelector) -> socket.socket:
+    client.connection = socket.create_connection(("127.0.0.1", port))
+    client.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    selector.register(client.connection, selectors.EVENT_READ, client)
+    return client.connection
 
 
 def _is_complete(received: bytearray) -> bool:
