@@ -49,8 +49,8 @@ _CANDIDATES = 10_000
 """Texts that have one of the words by which candidates are found, at most, as estimated."""
 _LEAST_EF, _MOST_EF = 100, 1_000
 """Candidates of a scan of the index (``hnsw.ef_search``): more are slower, and miss fewer."""
-_POOL = 200
-"""So many similar runs are looked through for successes and failures first."""
+_FIRST_LOOK, _POOL = 50, 200
+"""So many similar runs are looked through for successes and failures first, and then."""
 _POOL_OF_FEW = 2_000
 """Where few runs pass the filters, so many are looked through, before each side is searched on its own."""
 
@@ -408,9 +408,12 @@ def contrast(
         near = found.items()
         # Where all that match are there, nothing more can be found.
         is_all = found.few is not None and found.few <= max(_POOL_OF_FEW, k)
-        outcomes = _outcomes(connection, list(near)[:pool])
-        if len(near) > pool and not all(_enough(outcomes, one, k) for one in (Outcome.SUCCESS, Outcome.FAILURE)):
-            outcomes |= _outcomes(connection, list(near)[pool:])
+        outcomes: dict[str, tuple[str | None, str]] = {}
+        for first, last in ((0, _FIRST_LOOK), (_FIRST_LOOK, pool), (pool, None)):
+            if some := list(near)[first:last]:
+                outcomes |= _outcomes(connection, some)
+            if all(_enough(outcomes, one, k) for one in (Outcome.SUCCESS, Outcome.FAILURE)):
+                break
 
         def side(outcome: Outcome) -> dict[str, dict[str, Any]]:
             chosen: dict[str, dict[str, Any]] = {}

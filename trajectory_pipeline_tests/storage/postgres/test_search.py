@@ -225,6 +225,7 @@ def test_where_there_are_many_runs_never_fewer_are_found_than_asked_for(
     agent_ids=st.sampled_from(((), ("agent-a",))),
     query_vector=st.none() | _vectors,
     k=st.integers(1, 4),
+    first_look=st.integers(0, 9),
     pool=st.integers(0, 9),
     pool_of_few=st.integers(0, 9),
 )
@@ -235,6 +236,7 @@ def test_a_contrast_has_all_of_both_outcomes_and_those_with_a_verdict_first(
     agent_ids: tuple[str, ...],
     query_vector: Sequence[float] | None,
     k: int,
+    first_look: int,
     pool: int,
     pool_of_few: int,
 ) -> None:
@@ -242,6 +244,7 @@ def test_a_contrast_has_all_of_both_outcomes_and_those_with_a_verdict_first(
     oracle, query = Oracle(runs, asked, filters), _query(*asked)
     matching = oracle.words().keys() | (oracle.meaning(query_vector).keys() if query_vector else set())
     with pytest.MonkeyPatch.context() as patched, database.transaction(force_rollback=True):
+        patched.setattr(module, "_FIRST_LOOK", first_look)
         patched.setattr(module, "_POOL", pool)
         patched.setattr(module, "_POOL_OF_FEW", pool_of_few)
         patched.setattr(module, "_DEPTH", pool)
