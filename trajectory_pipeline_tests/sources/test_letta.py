@@ -49,6 +49,10 @@ class LettaWorld(World):
         """Of one conversation; ids of messages are keys of their table."""
         self.write_run(key, asked, answered, at)
         with psycopg.connect(self.url) as connection:
+            connection.execute(
+                "INSERT INTO conversations (id, agent_id, organization_id, is_deleted) VALUES ('conv-1', %s, %s, false)",
+                [self.agent, self.organization],
+            )
             connection.execute("UPDATE runs SET conversation_id = 'conv-1'")
             connection.execute("UPDATE messages SET conversation_id = 'conv-1'")
 
