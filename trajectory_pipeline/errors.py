@@ -13,6 +13,10 @@ class SourceError(PipelineError):
     """The Letta database cannot be reached, or is not as expected."""
 
 
+class MissingTableError(SourceError):
+    """The source's database has none of a table that every Letta server has."""
+
+
 class SourceTimeoutError(SourceError):
     """A query to the Letta database exceeded its timeout; a smaller one may succeed."""
 

@@ -153,7 +153,7 @@ class Source(Protocol):
 
     Attributes:
         name: by which its partitions, files, assets and run ids are told from those of other sources.
-        kind: what it is: ``letta``, ``letta_code``, ``atif`` or ``letta_api``.
+        kind: a word for what it is: ``letta``, ``letta_code``, ``atif``, ``letta_api``, or one of your own.
         cannot_know: what its trajectories lack, in sentences for a person.
     """
 

@@ -22,7 +22,7 @@ def command() -> None:
               2  a setting is wrong, or a database or storage cannot be reached
     """  # noqa: D301 - \b keeps click from rewrapping the text
     opened = open_connections()
-    sources: list[Source] = [opened.source, *opened.others()]
+    sources: list[Source] = [*([opened.source] if opened.has_letta() else ()), *opened.others()]
     differences = sum(_print_report(source, opened) for source in sources)
     sys.exit(1 if differences else 0)
 

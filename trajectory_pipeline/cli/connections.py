@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trajectory_pipeline.databases import Databases, resolve_databases
-from trajectory_pipeline.errors import SettingsError
+from trajectory_pipeline.errors import MissingTableError, SettingsError
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.settings import Settings, load_settings
 from trajectory_pipeline.source_protocol import Source
@@ -27,6 +27,21 @@ class Connections:
         key = settings.api_key.get_secret_value() if settings.api_key else None
         access = Access(key, settings.api_requests_per_minute)
         return [open_source(spec, access) for spec in settings.others]
+
+    def has_letta(self) -> bool:
+        """Whether there is a Letta database: not where none is set, other sources are, and the embedded one is empty.
+
+        Raises:
+            SourceError: it cannot be reached.
+        """
+        settings = self.settings.source
+        if settings.postgres_url or not settings.others:
+            return True
+        try:
+            with self.source.snapshot():
+                return True
+        except MissingTableError:
+            return False
 
     def source_named(self, name: str) -> Source:
         """Return a source by its name; ``letta`` is the Letta database.

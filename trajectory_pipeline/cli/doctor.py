@@ -123,6 +123,10 @@ def _exports(opened: Connections) -> Iterator[_Finding]:
 
 
 def _source(opened: Connections) -> Iterator[_Finding]:
+    if not opened.has_letta():
+        text = "no Letta database is set (LETTA_PG_URI); switch off its sensors in the UI, and use the other sources"
+        yield _Finding("source", text, _ADVICE)
+        return
     hour = floor_to_hour(datetime.now(UTC))
     refused = find_unreadable_tables(opened.source, hour, hour + HOUR)
     if refused:
@@ -238,6 +242,8 @@ def _database(opened: Connections) -> Iterator[_Finding]:
 
 
 def _identity(opened: Connections) -> Iterator[_Finding]:
+    if not opened.has_letta():
+        return
     database = opened.storage.postgres
     with opened.source.snapshot() as snapshot:
         identity = snapshot.identity

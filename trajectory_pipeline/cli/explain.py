@@ -21,12 +21,13 @@ _SOURCE_TIMEOUT_SECONDS = 30
 def command(run_id: str, *, as_json: bool) -> None:
     """Explain how a run came to its verdict: rows, trajectory, prompt, the judge's response, and checks."""
     opened = open_connections()
+    opened = replace(opened, source=replace(opened.source, timeout_seconds=_SOURCE_TIMEOUT_SECONDS))
     settings = opened.settings
     row = trajectory_row(opened.storage.postgres, run_id)
     explanation = explain_verdict(
         row,
         storage=opened.storage,
-        source=replace(opened.source, timeout_seconds=_SOURCE_TIMEOUT_SECONDS),
+        find_source=opened.source_named,
         policy=None
         if settings.judge.disabled_reason
         else judge_config(settings.judge, settings.privacy, settings.budget).policy,

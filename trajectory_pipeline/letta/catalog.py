@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.errors import MissingTableError, SourceError
 from trajectory_pipeline.letta.connection import Begun, identifier, literal, literal_array, reading
 from trajectory_pipeline.schema.raw import SOURCE_TABLES, SourceTable
 from trajectory_pipeline.schema.types import Scalar
@@ -161,7 +161,7 @@ def _require_columns(catalog: Catalog, url: str) -> None:
         return
     table = missing[0][0]
     if table not in catalog.columns:
-        raise SourceError(
+        raise MissingTableError(
             f"The source {describe_postgres(url)} has no table {table!r}: is it the database of a Letta server"
             " (0.12 or later)? Check the database name in LETTA_PG_URI. Where that is unset, the embedded server is"
             " read, which has only what `trajectory-pipeline load-sample` loads."

@@ -1,6 +1,6 @@
 """Explains how a run came to its verdict, from what is stored: raw rows, trajectory, prompt, calls, verdict."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +10,13 @@ from trajectory_pipeline.errors import PipelineError, describe_defect
 from trajectory_pipeline.judge.judge_trajectory import build_judge_request
 from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.transcript.context import NO_CONTEXT, TaskContext
-from trajectory_pipeline.letta.snapshot import LettaSource
-from trajectory_pipeline.partition_keys import HOUR, parse_partition_key
+from trajectory_pipeline.partition_keys import HOUR, parse_partition_key, source_of_key
 from trajectory_pipeline.pipeline.agent_contexts import AgentContexts
 from trajectory_pipeline.pipeline.documents import MissingDocumentError, find_row, shown_documents
 from trajectory_pipeline.schema.arrow import rows_of
 from trajectory_pipeline.schema.enums import JudgeOrder, RedactionMode
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
+from trajectory_pipeline.source_protocol import Source
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key as stored_redaction_key
 from trajectory_pipeline.storage.postgres.summaries import attempts_of_run, verdicts_of_run
@@ -32,15 +32,15 @@ def explain_verdict(
     row: Mapping[str, Any],
     *,
     storage: Storage,
-    source: LettaSource,
+    find_source: Callable[[str], Source],
     policy: RefinementPolicy | None,
     redaction_key: bytes | None,
 ) -> Row:
     """Return what is known of how a run came to its verdict; a missing part has its reason under ``missing``.
 
-    The row is one of ``trajectory.trajectories``. The source is read if it can be reached. ``policy`` is the current
-    one, if there is a judge; that of the run's last verdict goes before it. Without a redaction key, the database's is
-    used.
+    The row is one of ``trajectory.trajectories``. ``find_source`` gives the source of a name, which is read if it can
+    be reached. ``policy`` is the current one, if there is a judge; that of the run's last verdict goes before it.
+    Without a redaction key, the database's is used.
     """
     run_id = str(row["run_id"])
     verdicts = verdicts_of_run(storage.postgres, run_id)
@@ -51,7 +51,7 @@ def explain_verdict(
         "run_id": run_id,
         "partition_key": row["partition_key"],
         "captured": _captured(storage.parquet, row),
-        "source": _source(source, row),
+        "source": _source(find_source, row),
         "trajectory": {name: value for name, value in row.items() if name != "data"},
         "shown": _shown(row, storage, _policy(policy, verdict), redaction_key, verdict),
         "verdict": verdict,
@@ -72,11 +72,11 @@ def _captured(store: ParquetStore, row: Mapping[str, Any]) -> Row:
     return _raw(found)
 
 
-def _source(source: LettaSource, row: Mapping[str, Any]) -> Row:
+def _source(find_source: Callable[[str], Source], row: Mapping[str, Any]) -> Row:
     hour = parse_partition_key(row["partition_key"])
     run_id: Any = row["run_id"]
     try:
-        with source.snapshot() as snapshot:
+        with find_source(source_of_key(row["partition_key"])).snapshot() as snapshot:
             for batch in snapshot.terminal_runs(hour, hour + HOUR):
                 found = rows_of(batch.filter(pc.equal(batch.column("run_id"), run_id)))
                 if found:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from trajectory_pipeline.cli.render_explanation import render_explanation
 from trajectory_pipeline.cli.render_trajectory import render_trajectory
-from trajectory_pipeline.conversion import convert, document
+from trajectory_pipeline.conversion import call_price, convert, document
 from trajectory_pipeline.conversion.columnar import decode
 from trajectory_pipeline.conversion.convert import Conversion, convert_batch
 from trajectory_pipeline.conversion.document import trajectory_document
@@ -136,7 +136,8 @@ def test_negative_count_makes_the_price_unknown(column: str, model: str) -> None
 def test_price_list_that_raises_makes_the_price_unknown(error: type[Exception], place: str) -> None:
     target = {"get_prices": "genai_prices.types.ModelInfo.get_prices", "calc_price": "genai_prices.calc_price"}[place]
     batch = batch_of(raw_run(message(1, reply="Hi"), steps=[step(model="gpt-4.1", prompt_tokens=11)]))
-    with mock.patch(target, side_effect=error("odd")):
+    # Rates that an earlier test looked up are remembered.
+    with mock.patch(target, side_effect=error("odd")), mock.patch.dict(call_price._rates, clear=True):
         conversion = convert_batch(batch, HOUR)
     assert [row["cost_usd"] for row in conversion.rows] == [None]
 

@@ -61,7 +61,11 @@ def test_partition_of_any_rows_goes_through_every_stage(judged: Pipeline, seed: 
     stored = judged.trajectory(some_run(judged, "data IS NOT NULL"))
     assert stored is not None
     explained = explain_verdict(
-        stored, storage=judged.storage, source=LettaSource(judged.letta_url), policy=judged.policy, redaction_key=None
+        stored,
+        storage=judged.storage,
+        find_source=lambda _: LettaSource(judged.letta_url),
+        policy=judged.policy,
+        redaction_key=None,
     )
     assert "missing" not in explained["shown"]
 
@@ -147,7 +151,11 @@ def test_run_with_times_beyond_python_is_explained(pipeline: Pipeline) -> None:
     stored = pipeline.trajectory("run-1")
     assert stored is not None
     explained = explain_verdict(
-        stored, storage=pipeline.storage, source=LettaSource(pipeline.letta_url), policy=None, redaction_key=None
+        stored,
+        storage=pipeline.storage,
+        find_source=lambda _: LettaSource(pipeline.letta_url),
+        policy=None,
+        redaction_key=None,
     )
     assert explained["captured"]["id"] == "run-1"
 

@@ -7,11 +7,15 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from trajectory_pipeline.cli.connections import Connections
+from trajectory_pipeline.databases import Databases
 from trajectory_pipeline.demo.letta_code_sample import LETTA_CODE_FOLDER, LETTA_CODE_NAME
+from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import LETTA, SourceHour
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
-from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.settings import Settings, SourceSpec
 from trajectory_pipeline.sources.letta_code.source import LettaCodeSource
+from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline_tests.cli.conftest import Command, run_command, squeezed  # noqa: F401 - a fixture
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.embedding import embedding_run
@@ -130,6 +134,26 @@ def test_a_run_says_its_source_wherever_it_is_read(
         assert f"<code>{run_id}</code> from {source} · " in client.get(f"/runs/{run_id}").text
         shown = squeezed(run_command("show", run_id, **variables))
         assert f"source {source} " in shown
+        sources = f"{LETTA_CODE_NAME}=letta_code:{LETTA_CODE_FOLDER}"
+        explained = run_command("explain", run_id, "--json", TRAJECTORY_SOURCES=sources, **variables)
+        assert json.loads(explained.stdout)["source"]["id"] == run_id
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+@pytest.mark.parametrize("others", [(), (SourceSpec(LETTA_CODE_NAME, "letta_code", str(LETTA_CODE_FOLDER)),)])
+def test_an_empty_embedded_letta_database_is_none_where_other_sources_are_set(
+    is_empty: bool, others: tuple[SourceSpec, ...], make_own_settings: Callable[[], Settings], trajectory_database: str
+) -> None:
+    settings = make_own_settings()
+    letta_url = trajectory_database if is_empty else str(settings.source.postgres_url)
+    source = settings.source.model_copy(update={"postgres_url": None, "others": others})
+    opened = Connections(
+        settings.model_copy(update={"source": source}),
+        Databases(letta_url, trajectory_database, trajectory_database, embedded=True),
+        LettaSource(letta_url),
+        Storage.at(settings.storage.parquet_location, trajectory_database),
+    )
+    assert opened.has_letta() == (not is_empty or not others)
 
 
 def test_statistics_count_one_source(client: httpx2.Client, pipeline_of_both: Pipeline) -> None:

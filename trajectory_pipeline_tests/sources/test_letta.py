@@ -50,7 +50,8 @@ class LettaWorld(World):
         self.write_run(key, asked, answered, at)
         with psycopg.connect(self.url) as connection:
             connection.execute(
-                "INSERT INTO conversations (id, agent_id, organization_id, is_deleted) VALUES ('conv-1', %s, %s, false)",
+                "INSERT INTO conversations (id, agent_id, organization_id, is_deleted)"
+                " VALUES ('conv-1', %s, %s, false)",
                 [self.agent, self.organization],
             )
             connection.execute("UPDATE runs SET conversation_id = 'conv-1'")
