@@ -167,15 +167,16 @@ def seconds(work: Callable[[str], object], text: str) -> float:
 
 
 def faults_of(work: Callable[[str], object]) -> list[str]:
-    faults = []
-    for piece in PIECES:
-        text = piece * (CHARACTERS // len(piece))
+    def grows_too_fast(text: str) -> bool:
         twice = seconds(work, text * 2)
-        if twice > LEAST_SECONDS and twice > GROWTH * seconds(work, text):
-            faults.append(piece)
-    return faults
+        return twice > LEAST_SECONDS and twice > GROWTH * seconds(work, text)
+
+    texts = {piece: piece * (CHARACTERS // len(piece)) for piece in PIECES}
+    # One measurement may be of a machine that was busy just then.
+    return [piece for piece, text in texts.items() if all(grows_too_fast(text) for _ in range(5))]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", COMPILED)
 def test_pattern_takes_linear_time(name: str) -> None:
     assert faults_of(lambda text: list(COMPILED[name].finditer(text))) == []
