@@ -235,6 +235,7 @@ SMALL = {size: hour for hour, size in sample_partitions().items() if size <= FEW
 """An hour of each small size."""
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "statement", [*HIDDEN_EVERYWHERE.values(), "DELETE FROM steps"], ids=[*HIDDEN_EVERYWHERE, "steps"]
 )
@@ -376,6 +377,7 @@ def unmask(pipeline: Pipeline) -> None:
     pipeline.change_source("DROP VIEW messages", "ALTER TABLE all_messages RENAME TO messages")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("expressions", MASKS.values(), ids=MASKS)
 def test_masked_texts_are_refused(captured: Pipeline, expressions: dict[str, str]) -> None:
     mask(captured, expressions)
@@ -434,6 +436,7 @@ EDITS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("statement", EDITS.values(), ids=EDITS)
 def test_edits_are_followed(captured: Pipeline, statement: str) -> None:
     if "{run" in statement or "{hour" in statement:

@@ -134,6 +134,7 @@ def world(server: LettaServer) -> LettaApiWorld:
     return LettaApiWorld(server)
 
 
+@pytest.mark.heavy
 class TestLettaApi(SourceConformance):
     """The suite."""
 

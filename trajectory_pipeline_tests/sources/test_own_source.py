@@ -80,6 +80,7 @@ def world(module: ModuleType, tmp_path: Path) -> LinesWorld:
     return LinesWorld(module, tmp_path / "notes")
 
 
+@pytest.mark.heavy
 class TestOwnSource(SourceConformance):
     """The suite, but for what such a source has not: tools and images."""
 
