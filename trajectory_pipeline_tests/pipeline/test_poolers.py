@@ -6,7 +6,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -64,40 +64,47 @@ def test_startup_packets_hold_only_what_every_pooler_accepts(
     assert [names for names in found if not names <= PASSED_ON] == []
 
 
+@contextmanager
+def running_pgbouncer(config: Path, url: str) -> Iterator[None]:
+    """Run PgBouncer as nobody where it would be root, which it refuses; wait until it answers at a URL."""
+    assert PGBOUNCER is not None
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    log = config.with_suffix(".log")
+    with log.open("wb") as output:
+        process = subprocess.Popen([PGBOUNCER, *user, str(config)], stdout=output, stderr=output)
+    try:
+        until = time.monotonic() + 20
+        while True:
+            try:
+                psycopg.connect(url).close()
+                break
+            except psycopg.OperationalError:
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
 @pytest.fixture
 def pooled(letta_database: str, empty_database: str, tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """A function that returns a database's URL by way of PgBouncer in transaction mode, which resets each session."""
     parts = urlsplit(letta_database)
-    port, log = free_port(0), tmp_path / "log"
+    port = free_port(0)
     config = tmp_path / "pgbouncer.ini"
     config.write_text(
         f"[databases]\n* = host={parts.hostname} port={parts.port} user={parts.username} password={parts.password}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\npool_mode = transaction\n"
         "default_pool_size = 3\nunix_socket_dir =\nserver_reset_query_always = 1\n"
     )
-    # It refuses to run as root.
-    user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    with log.open("wb") as output:
-        assert PGBOUNCER is not None
-        process = subprocess.Popen([PGBOUNCER, *user, str(config)], stdout=output, stderr=output)
 
     def by_way(url: str) -> str:
         login = urlsplit(url).netloc.rpartition("@")[0]
         return urlunsplit(urlsplit(url)._replace(netloc=f"{login}@127.0.0.1:{port}"))
 
-    try:
-        until = time.monotonic() + 20
-        while True:
-            try:
-                psycopg.connect(by_way(letta_database)).close()
-                break
-            except psycopg.OperationalError:
-                assert time.monotonic() < until, log.read_text()
-                time.sleep(0.1)
+    with running_pgbouncer(config, by_way(letta_database)):
         yield by_way
-    finally:
-        process.terminate()
-        process.wait()
 
 
 if PGBOUNCER is not None:

@@ -125,15 +125,20 @@ def assert_paid_once(pipeline: Pipeline, judge: SimulatedJudge) -> None:
     assert pipeline.ask("SELECT * FROM trajectory.verdict_locks") == []
 
 
+def claim_all(pipeline: Pipeline, worker: str, expires_at: str) -> None:
+    """Claim every run of the hour for a worker; ``expires_at`` is SQL."""
+    with open_verdicts(pipeline.database) as store:
+        found = judging_candidates(store.connection, pipeline.policy.policy_id, [partition_key(HOUR)], pipeline.order)
+    for one in found:
+        pipeline.do(
+            "INSERT INTO trajectory.verdict_locks (verdict_key, worker, claimed_at, expires_at)"
+            f" VALUES ('{one.verdict_key}', '{worker}', now(), {expires_at})"
+        )
+
+
 def test_claim_of_a_killed_worker_is_taken_over(impatient: Pipeline) -> None:
     """Nobody renews it: after some prompt answers that show it expired, another worker judges."""
-    with open_verdicts(impatient.database) as store:
-        found = judging_candidates(store.connection, impatient.policy.policy_id, [partition_key(HOUR)], impatient.order)
-    for one in found:
-        impatient.do(
-            "INSERT INTO trajectory.verdict_locks (verdict_key, worker, claimed_at, expires_at)"
-            f" VALUES ('{one.verdict_key}', 'killed', now(), now() + interval '1 second')"
-        )
+    claim_all(impatient, "killed", "now() + interval '1 second'")
     assert impatient.refine(HOUR).statuses.total() == RUNS
 
 
@@ -141,13 +146,7 @@ def test_claim_that_is_renewed_late_is_not_taken_over(
     impatient: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its owner lives: the claims are seen expired in several answers of the database, and then renewed."""
-    with open_verdicts(impatient.database) as store:
-        found = judging_candidates(store.connection, impatient.policy.policy_id, [partition_key(HOUR)], impatient.order)
-    for one in found:
-        impatient.do(
-            "INSERT INTO trajectory.verdict_locks (verdict_key, worker, claimed_at, expires_at)"
-            f" VALUES ('{one.verdict_key}', 'alive', now(), now() - interval '1 second')"
-        )
+    claim_all(impatient, "alive", "now() - interval '1 second'")
     polls: list[bool] = []
     late = TAKEOVER_POLLS - 1
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.urls import normalize_postgres_url, sqlalchemy_url
 from trajectory_pipeline_tests.letta_sample import load_sample, sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
-from trajectory_pipeline_tests.pipeline.test_poolers import PGBOUNCER
+from trajectory_pipeline_tests.pipeline.test_poolers import PGBOUNCER, running_pgbouncer
 from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 pytestmark = [pytest.mark.process, pytest.mark.heavy]
@@ -144,7 +143,6 @@ def postgres_with_tls(certificates: Certificates) -> Iterator[str]:
 @contextmanager
 def pgbouncer_with_tls(url: str, folder: Path, certificates: Certificates) -> Iterator[int]:
     """The port of a pooler that wants TLS of its clients."""
-    assert PGBOUNCER is not None
     parts, port = urlsplit(url), free_port(0)
     config = certificates.folder / "pgbouncer.ini"
     config.write_text(
@@ -153,25 +151,10 @@ def pgbouncer_with_tls(url: str, folder: Path, certificates: Certificates) -> It
         f"default_pool_size = 3\nunix_socket_dir =\nclient_tls_sslmode = require\n"
         f"client_tls_cert_file = {certificates.server}\nclient_tls_key_file = {certificates.key}\n"
     )
-    user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    if user:
+    if os.geteuid() == 0:
         shutil.chown(certificates.key, "nobody")
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen([PGBOUNCER, *user, str(config)], stdout=output, stderr=output)
-    try:
-        until = time.monotonic() + 20
-        while True:
-            try:
-                psycopg.connect(f"{moved(url, port)}?sslmode=require").close()
-                break
-            except psycopg.OperationalError:
-                assert time.monotonic() < until, log.read_text()
-                time.sleep(0.1)
+    with running_pgbouncer(config, f"{moved(url, port)}?sslmode=require"):
         yield port
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @dataclass(frozen=True)

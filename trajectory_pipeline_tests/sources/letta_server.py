@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +22,7 @@ class LettaServer:
         circles: whether every page is the first one, whatever is asked for.
         failures: answers to give before the next good one: status codes.
         broken_off: how many answers to end in their middle before the next good one.
+        instead: what answers in place of ``answer``, which it may call.
         requests: path and query of each request.
     """
 
@@ -33,6 +34,7 @@ class LettaServer:
     circles: bool = False
     failures: list[int] = field(default_factory=list)
     broken_off: int = 0
+    instead: Callable[[str, dict[str, str]], tuple[int, Any]] | None = None
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
     port: int = 0
@@ -94,7 +96,8 @@ def serving(server: LettaServer) -> Iterator[LettaServer]:
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
             server.requests.append((url.path, query))
             server.keys.add(self.headers.get("Authorization"))
-            status, body = (server.failures.pop(0), {}) if server.failures else server.answer(url.path, query)
+            answer = server.instead or server.answer
+            status, body = (server.failures.pop(0), {}) if server.failures else answer(url.path, query)
             content = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -195,11 +195,10 @@ def test_walk_that_broke_off_goes_on_where_it_stopped(server: LettaServer) -> No
     for number in range(6):
         put_run(server, str(number), "go", "done", FIRST + timedelta(minutes=number))
     one = source(server, runs_per_page=2)
-    original = server.answer
-    server.answer = lambda path, query: (503, {}) if query.get("after") == "run-3" else original(path, query)  # type: ignore[method-assign]
+    server.instead = lambda path, query: (503, {}) if query.get("after") == "run-3" else server.answer(path, query)
     with pytest.raises(SourceError, match="goes on from there"):
         read(one)
-    server.answer = original  # type: ignore[method-assign]
+    server.instead = None
     server.requests.clear()
     _, rows = read(one)
     assert len(rows) == 6
@@ -212,11 +211,10 @@ def test_walk_whose_place_was_deleted_begins_anew(server: LettaServer) -> None:
     for number in range(6):
         put_run(server, str(number), "go", "done", FIRST + timedelta(minutes=number))
     one = source(server, runs_per_page=2)
-    original = server.answer
-    server.answer = lambda path, query: (503, {}) if query.get("after") == "run-3" else original(path, query)  # type: ignore[method-assign]
+    server.instead = lambda path, query: (503, {}) if query.get("after") == "run-3" else server.answer(path, query)
     with pytest.raises(SourceError, match="goes on from there"):
         read(one)
-    server.answer = original  # type: ignore[method-assign]
+    server.instead = None
     del server.runs["run-3"]
     with pytest.raises(SourceError, match="The next reading begins anew"):
         read(one)
@@ -226,8 +224,7 @@ def test_walk_whose_place_was_deleted_begins_anew(server: LettaServer) -> None:
 def test_server_that_gives_smaller_pages_than_asked_for_is_read_to_its_end(server: LettaServer) -> None:
     for number in range(7):
         put_run(server, str(number), "go", "done", FIRST + timedelta(minutes=number))
-    original = server.answer
-    server.answer = lambda path, query: original(path, {**query, "limit": "3"} if path == "/v1/runs/" else query)  # type: ignore[method-assign]
+    server.instead = lambda path, query: server.answer(path, {**query, "limit": "3"} if path == "/v1/runs/" else query)
     assert len(read(source(server))[1]) == 7
 
 
@@ -236,14 +233,13 @@ def test_messages_behind_a_page_that_lacks_some_are_read(server: LettaServer) ->
     put_run(server, "a", "go", "done", FIRST)
     message = server.messages["run-a"][0]
     server.messages["run-a"] = [{**message, "id": f"message-{n}"} for n in range(250)]
-    original = server.answer
 
     def without_some(path: str, query: dict[str, str]) -> Any:
-        status, rows = original(path, query)
+        status, rows = server.answer(path, query)
         silent = ("message-7", "message-130")
         return status, [row for row in rows if row["id"] not in silent] if path.endswith("/messages") else rows
 
-    server.answer = without_some  # type: ignore[method-assign]
+    server.instead = without_some
     (row,) = read(source(server))[1].values()
     assert row["message_count"] == 248
 
@@ -268,13 +264,12 @@ def test_walk_begins_anew_where_the_server_refuses_the_run_that_it_stopped_at(se
     for number in range(4):
         put_run(server, str(number), "go", "done", FIRST + timedelta(minutes=number))
     one = source(server, runs_per_page=2)
-    original = server.answer
     for status, said in ((503, "goes on from there"), (404, "answered 404")):
         answer = (status, {})
-        server.answer = lambda path, query, answer=answer: answer if "after" in query else original(path, query)  # type: ignore[method-assign]
+        server.instead = lambda path, query, answer=answer: answer if "after" in query else server.answer(path, query)
         with pytest.raises(SourceError, match=said):
             read(one)
-    server.answer = original  # type: ignore[method-assign]
+    server.instead = None
     assert len(read(one)[1]) == 4
 
 
@@ -326,6 +321,6 @@ def test_answer_to_an_approval_carries_the_step_of_the_run_that_asked(server: Le
 
 
 def test_answer_that_is_no_list_of_runs_names_the_server(server: LettaServer) -> None:
-    server.answer = lambda *_: (200, {"runs": json.dumps([])})  # type: ignore[method-assign]
+    server.instead = lambda *_: (200, {"runs": json.dumps([])})
     with pytest.raises(SourceError, match="is it a Letta server"):
         read(source(server))

@@ -140,10 +140,6 @@ _CONNECTS = re.compile(
     r"""(?:(?i:login|log_in|sign_?in|sequelize|minio)|Client|Session|Transport|Bot|Connection)\([^\n"']{0,40}"""
     r"""((?:[bfruN]?["'][^"'\n]{0,256}["']|[^"'\n()]{1,60}){1,10})"""
 )
-_CONNECTS_HINTS = (
-    *("login(", "log_in(", "sign_in(", "signin(", "sequelize(", "minio(", "client(", "session(", "transport(", "bot("),
-    "connection(",
-)
 _LITERAL = re.compile(r"""["']([^"'\n]{6,256})["']""")
 _ALGORITHM = re.compile(
     r"(?i:(?:sha|hs|rs|es|ps|aes|md|pbe|rsa|base|utf|iso|latin|a)[-_]?[0-9]|[a-z]{1,6}://|[a-z]{1,12}:host=)"
@@ -498,7 +494,24 @@ _STARTS: dict[re.Pattern[str], Starts] = {
         **dict.fromkeys(("psycopg", "pymysql.", "mysqldb."), (0,)),
         "crypt": (2,),
     },
-    _CONNECTS: dict.fromkeys(_CONNECTS_HINTS, (0,)),
+    _CONNECTS: dict.fromkeys(
+        (
+            *(
+                "login(",
+                "log_in(",
+                "sign_in(",
+                "signin(",
+                "sequelize(",
+                "minio(",
+                "client(",
+                "session(",
+                "transport(",
+                "bot(",
+            ),
+            "connection(",
+        ),
+        (0,),
+    ),
     _LOGGED_IN: {
         **dict.fromkeys((f"{on} {as_} " for on in ("in", "on") for as_ in ("as", "with", "using")), (3, 4, 5, 6, 7)),
         **dict.fromkeys(("authenticate ", "connect "), (0,)),
