@@ -29,12 +29,13 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline_tests.letta_sample import load_sample
+from trajectory_pipeline_tests.memory_folder import memory_folder
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 API_KEY = "sk-must-never-be-seen"
 # Nothing here needs to survive a power cut.
-FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_wal_size": "256MB"}
 
 
 SERVER_FIXTURES = frozenset({"postgres_server", "running_judge"})
@@ -91,11 +92,12 @@ def _no_process_when_fast(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A Postgres server for this session."""
-    folder = tmp_path_factory.mktemp("postgres") / "server"
-    with embedded_postgres.start(folder, settings=FAST) as server:
-        yield server
-    # pytest keeps its folders for a while, and root's cluster does not even lie in them.
-    embedded_postgres.remove(folder)
+    with memory_folder(otherwise=tmp_path_factory.mktemp("postgres")) as parent:
+        folder = parent / "server"
+        with embedded_postgres.start(folder, settings=FAST) as server:
+            yield server
+        # pytest keeps its folders for a while, and the cluster of root may not even lie in them.
+        embedded_postgres.remove(folder)
 
 
 @pytest.fixture(scope="session")

@@ -96,24 +96,32 @@ class Pipeline:
         return self.judge.policy
 
     def read(
-        self, hour: datetime, *, accept_deletions: bool = False, source: LettaSource | None = None
+        self,
+        hour: datetime,
+        *,
+        accept_deletions: bool = False,
+        source: LettaSource | None = None,
+        storage: Storage | None = None,
     ) -> TerminalRunsResult:
         return materialize_terminal_runs(
             hour,
             source or LettaSource(self.letta_url),
-            self.storage,
+            storage or self.storage,
             deleted=self.deleted,
             accept_deletions=accept_deletions,
         )
 
-    def convert(self, hour: datetime, together: RangeConversion | None = None) -> TrajectoriesResult:
-        return materialize_trajectories(hour, self.storage, together=together)
+    def convert(
+        self, hour: datetime, together: RangeConversion | None = None, storage: Storage | None = None
+    ) -> TrajectoriesResult:
+        return materialize_trajectories(hour, storage or self.storage, together=together)
 
     def refine(self, hour: datetime, *, concurrency: int | None = None, **options: Any) -> JudgingResult:
         judge = replace(self.judge, concurrency=concurrency or self.concurrency)
-        run = JudgingRun(self.storage, judge, order=self.order, **options)
-        run.judge_partitions([hour])
-        return run.publish(hour)
+        with self.storage.pooled() as storage:
+            run = JudgingRun(storage, judge, order=self.order, **options)
+            run.judge_partitions([hour])
+            return run.publish(hour)
 
     def refine_range(self, hours: Sequence[datetime]) -> JudgingRun:
         """Judge partitions together, as a run of a range does; the caller publishes each."""
@@ -127,11 +135,12 @@ class Pipeline:
 
     def capture(self, *hours: datetime) -> list[TrajectoriesResult]:
         """Read and convert partitions, all of one stage first, as a range run does."""
-        with LettaSource(self.letta_url).pooled_for(hours) as source:
-            for hour in hours:
-                self.read(hour, source=source)
-        together = RangeConversion(hours, self.store)
-        return [self.convert(hour, together) for hour in hours]
+        with self.storage.pooled() as storage:
+            with LettaSource(self.letta_url).pooled_for(hours) as source:
+                for hour in hours:
+                    self.read(hour, source=source, storage=storage)
+            together = RangeConversion(hours, self.store)
+            return [self.convert(hour, together, storage) for hour in hours]
 
     def ask(self, question: str, *values: Any) -> list[Row]:
         with psycopg.connect(self.database_url, row_factory=dict_row) as connection:

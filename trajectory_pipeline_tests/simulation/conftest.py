@@ -1,14 +1,13 @@
 """Databases, connections and a folder that all histories of a process share, emptied in between."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
 
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
+from trajectory_pipeline_tests.memory_folder import memory_folder
 from trajectory_pipeline_tests.server_databases import create_database, drop_database
 from trajectory_pipeline_tests.simulation.connection_pools import ConnectionPools
 from trajectory_pipeline_tests.simulation.skewed_clock import install_clock, set_clock_skew
@@ -39,12 +38,8 @@ def pools() -> Iterator[ConnectionPools]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory, where there is one: files are synced, and a disk may be slow at that."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with TemporaryDirectory(dir=memory) as name:
-        yield Path(name)
+    with memory_folder(otherwise=tmp_path) as folder:
+        yield folder
 
 
 def empty_tables(url: str, tables: str) -> str:

@@ -38,6 +38,7 @@ PAUSE_POINTS: dict[str, tuple[Any, str]] = {
     "the source's rows": (Snapshot, "tables_of_runs"),
     "the search for runs that left": (Snapshot, "run_locations"),
     "a file's rows": (ParquetStore, "read"),
+    "the raw rows of a small partition": (ParquetStore, "read_small"),
     "the count of raw rows": (ParquetStore, "rows"),
     "the locations of runs": (PartitionTransaction, "set_run_locations"),
     "the merge": (PartitionTransaction, "merge"),

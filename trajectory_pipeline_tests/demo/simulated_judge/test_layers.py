@@ -9,6 +9,7 @@ import trajectory_pipeline.demo.simulated_judge as package
 
 ALLOWED = {
     "trajectory_pipeline.errors",
+    "trajectory_pipeline.demo.letta_code_sample",
     "trajectory_pipeline.demo.letta_sample.labels",
     "trajectory_pipeline.demo.simulated_judge",
     "trajectory_pipeline.judge.response_schema",
