@@ -118,10 +118,9 @@ class Pipeline:
 
     def refine(self, hour: datetime, *, concurrency: int | None = None, **options: Any) -> JudgingResult:
         judge = replace(self.judge, concurrency=concurrency or self.concurrency)
-        with self.storage.pooled() as storage:
-            run = JudgingRun(storage, judge, order=self.order, **options)
-            run.judge_partitions([hour])
-            return run.publish(hour)
+        run = JudgingRun(self.storage, judge, order=self.order, **options)
+        run.judge_partitions([hour])
+        return run.publish(hour)
 
     def refine_range(self, hours: Sequence[datetime]) -> JudgingRun:
         """Judge partitions together, as a run of a range does; the caller publishes each."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -46,15 +47,13 @@ class ConfirmingPipeline(Pipeline):
 
     confirms = True
 
-    def read(
-        self, hour: datetime, *, accept_deletions: bool = False, source: LettaSource | None = None
-    ) -> TerminalRunsResult:
+    def read(self, hour: datetime, *, accept_deletions: bool = False, **options: Any) -> TerminalRunsResult:
         try:
-            return super().read(hour, accept_deletions=accept_deletions, source=source)
+            return super().read(hour, accept_deletions=accept_deletions, **options)
         except WithheldDeletionsError:
             if not self.confirms:
                 raise
-            return super().read(hour, accept_deletions=True, source=source)
+            return super().read(hour, accept_deletions=True, **options)
 
 
 class RandomWork:
