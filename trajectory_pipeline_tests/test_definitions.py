@@ -28,6 +28,7 @@ from trajectory_pipeline.schema.types import Sink, Table
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import setting_fields
 from trajectory_pipeline_tests.conftest import make_settings
+from trajectory_pipeline_tests.marks import some_heavy
 
 pytestmark = pytest.mark.process
 
@@ -372,7 +373,10 @@ def test_loading_with_wrong_setting_names_it(tmp_path: Path) -> None:
     assert "SettingsError: TRAJECTORY_BACKFILL_BATCH is wrong" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+pg8000"])
+@pytest.mark.parametrize(
+    "scheme",
+    some_heavy(["postgresql", "postgres", "postgresql+psycopg", "postgresql+pg8000"], "postgresql+pg8000"),
+)
 def test_loading_with_another_dagster_driver_says_which(tmp_path: Path, scheme: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dagster", "definitions", "validate", "-w", str(PROJECT / "workspace.yaml")],

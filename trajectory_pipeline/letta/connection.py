@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import adbc_driver_manager
+import adbc_driver_postgresql
 import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 
@@ -232,6 +234,33 @@ def _begin(connection: adbc.Connection, url: str, timeout_seconds: int) -> Begun
     )
 
 
+class _TypesOfServer:
+    """What the driver knows of the types of a server, kept for all connections to it.
+
+    The driver reads all types and columns of the database when it is told of it, which takes longer than connecting.
+    Whatever is read from the source is cast to types whose numbers Postgres never changes, so this does not go stale.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.database = adbc_driver_postgresql.connect(target)
+
+    def close(self) -> None:
+        """Keep it: each connection that is closed closes its database."""
+
+
+_types_of = lru_cache(maxsize=16)(_TypesOfServer)
+
+
+def open_connection(target: str) -> adbc.Connection:
+    """Open a connection that commits by itself.
+
+    Raises:
+        adbc_driver_manager.Error: the server cannot be reached or refuses.
+    """
+    types = _types_of(target)
+    return adbc.Connection(types, adbc_driver_manager.AdbcConnection(types.database), autocommit=True)
+
+
 class SnapshotConnection:
     """One connection to the source for one transaction after the other, reopened where it was lost."""
 
@@ -271,13 +300,13 @@ class SnapshotConnection:
         target = _libpq_url(self._url)
         try:
             with reading(self._url, "Connecting"):
-                connection = adbc.connect(target, autocommit=True)
+                connection = open_connection(target)
         except SourceTimeoutError:
             if "options=" in target:
                 raise
             # The role's limit is too short for the driver's first queries. Some poolers refuse options, so only now.
             with reading(self._url, "Connecting"):
-                connection = adbc.connect(f"{target}&options=-c%20statement_timeout%3D0", autocommit=True)
+                connection = open_connection(f"{target}&options=-c%20statement_timeout%3D0")
         return _begin(connection, self._url, timeout_seconds)
 
     def close(self) -> None:

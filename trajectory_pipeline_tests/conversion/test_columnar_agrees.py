@@ -116,7 +116,7 @@ def test_rows_of_every_release_take_no_reference_path() -> None:
 
 @pytest.mark.slow
 @given(st.lists(raw_runs(), min_size=1, max_size=3))
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_converters_agree_on_runs_of_any_shape(raws: list[Raw]) -> None:
     named = [copy.deepcopy(raw) for raw in raws]
     for number, raw in enumerate(named):

@@ -34,11 +34,11 @@ def test_libpq_url_keeps_its_parameters_and_adds_defaults(url: str, monkeypatch:
     class Stop(Exception):
         pass
 
-    def remember(target: str, **_: object) -> None:
+    def remember(target: str) -> None:
         asked.append(target)
         raise Stop
 
-    monkeypatch.setattr("trajectory_pipeline.letta.connection.adbc.connect", remember)
+    monkeypatch.setattr("trajectory_pipeline.letta.connection.open_connection", remember)
     with pytest.raises(Stop), SnapshotConnection(url).transaction(timeout_seconds=1):
         pass
     given, used = conninfo_to_dict(url.rstrip("?&")), conninfo_to_dict(asked[0])

@@ -27,6 +27,7 @@ from trajectory_pipeline.storage.parquet.store import StagedFile
 from trajectory_pipeline_tests.conftest import FAST
 from trajectory_pipeline_tests.letta.snapshots import changed
 from trajectory_pipeline_tests.letta_sample import load_sample, sample_partitions
+from trajectory_pipeline_tests.marks import some_heavy
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, delete_run, some_run
 from trajectory_pipeline_tests.server_databases import create_database
 
@@ -97,7 +98,7 @@ def deleted_runs(pipeline: Pipeline) -> set[str]:
 # ---- rows that are hidden --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("table", READ_TABLES)
+@pytest.mark.parametrize("table", some_heavy(READ_TABLES, "runs", "messages", "tools_agents"))
 def test_row_level_security_on_a_read_table_is_refused(reader: Pipeline, captured: Pipeline, table: str) -> None:
     if table in ("tools", "tools_agents", "provider_traces"):
         # The sample has none.
@@ -154,7 +155,10 @@ def test_view_that_hides_rows_is_refused(captured: Pipeline, table: str) -> None
 # ---- rows and columns that are gone ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("table", ["runs", "messages", "steps", "run_metrics", "step_metrics", "agents"])
+@pytest.mark.parametrize(
+    "table",
+    some_heavy(["runs", "messages", "steps", "run_metrics", "step_metrics", "agents"], "messages", "step_metrics"),
+)
 def test_truncated_table_is_refused_in_every_partition(captured: Pipeline, table: str) -> None:
     captured.change_source(
         # Without what refers to it, as a restore that did not come so far.
@@ -478,7 +482,7 @@ HIDDEN_ENDS = {
 }
 
 
-@pytest.mark.parametrize("change", HIDDEN_ENDS)
+@pytest.mark.parametrize("change", some_heavy(HIDDEN_ENDS, "restarted"))
 def test_runs_that_all_at_once_have_not_ended_are_refused(pipeline: Pipeline, change: str) -> None:
     """As where a newer Letta has other words, or a view hides them: the runs would leave both sinks."""
     small = [hour for hour, size in sample_partitions().items() if size <= 5]

@@ -26,7 +26,7 @@ from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 HALVES = SplitShares(0.5, 0, 0.5)
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["folder", pytest.param("memory", marks=pytest.mark.heavy)])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "exports") if request.param == "folder" else f"memory://{tmp_path.name}"
 

@@ -20,6 +20,7 @@ from trajectory_pipeline.pipeline.keep_batches import PolledBatch, cancel_batch,
 from trajectory_pipeline.schema.enums import DeletedContent, JudgeMode
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline_tests.letta_sample import sample_partitions
+from trajectory_pipeline_tests.marks import some_heavy
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, delete_run, only
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
@@ -203,7 +204,7 @@ def test_batch_with_fault_is_booked_and_completed(captured: Pipeline, judge: Sim
     assert sum(captured.ask("SELECT counts FROM trajectory.judge_batches")[0]["counts"].values()) >= number
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", some_heavy(range(12), 0))
 def test_random_faults_together_leave_the_books_right(captured: Pipeline, judge: SimulatedJudge, seed: int) -> None:
     chance = random.Random(seed)
     faults = ("missing", "duplicate", "foreign", "malformed", "shuffled", "lost", "no_output")

@@ -7,11 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import adbc_driver_postgresql.dbapi as adbc
 import psycopg
 import pytest
 
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.letta import connection as source_connection
 from trajectory_pipeline.letta.range_snapshot import RangeSnapshot
 from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline.partition_keys import HOUR, partition_key
@@ -47,7 +47,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return connect
 
     monkeypatch.setattr(psycopg, "connect", counting("sink", psycopg.connect))
-    monkeypatch.setattr(adbc, "connect", counting("source", adbc.connect))
+    monkeypatch.setattr(source_connection, "open_connection", counting("source", source_connection.open_connection))
     return opened
 
 

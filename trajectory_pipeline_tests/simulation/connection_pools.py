@@ -72,7 +72,7 @@ class ConnectionPools:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Make the package take its connections from these pools."""
         monkeypatch.setattr(sink_connection.psycopg, "connect", self._sink)
-        monkeypatch.setattr(source_connection.adbc, "connect", self._source)
+        monkeypatch.setattr(source_connection, "open_connection", self._source)
 
     def close(self) -> None:
         for sinks in self._sinks.values():
@@ -91,12 +91,12 @@ class ConnectionPools:
         connection.pool = pool
         return connection
 
-    def _source(self, url: str, **options: Any) -> _SourceConnection:
+    def _source(self, url: str) -> _SourceConnection:
         pool = self._sources[url]
         with _POOL_LOCK:
             if pool:
                 return pool.pop()
-        return _SourceConnection(adbc_connect(url, **options), pool)
+        return _SourceConnection(open_source_connection(url), pool)
 
 
-adbc_connect = adbc.connect
+open_source_connection = source_connection.open_connection

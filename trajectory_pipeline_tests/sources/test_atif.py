@@ -135,6 +135,7 @@ class TestAtif(SourceConformance):
         return AtifWorld(str(tmp_path / "jobs"))
 
 
+@pytest.mark.heavy
 class TestAtifInMemory(SourceConformance):
     """The suite on a store that has no folders of this machine."""
 

@@ -32,7 +32,7 @@ from trajectory_pipeline_tests.demo.embedded_postgres.processes import (
     write_a_row,
 )
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 
 @pytest.mark.parametrize("how", ["its input ends", "it is asked to end", "it is killed", "its group is killed"])

@@ -186,6 +186,7 @@ def test_quadratic_pattern_is_reported() -> None:
     assert faults_of(lambda text: list(re.compile("a+b").finditer(text))) == ["a"]
 
 
+@pytest.mark.heavy
 def test_redaction_of_hostile_text_takes_bounded_time_per_character() -> None:
     redact = Redactor(RedactionMode.PERSONAL, b"a key of tests")
     length = 4 * CHARACTERS
