@@ -10,6 +10,7 @@ import pytest
 from trajectory_pipeline.demo.letta_code_sample import LETTA_CODE_FOLDER, LETTA_CODE_NAME, LETTA_CODE_SOURCE
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
 from trajectory_pipeline_tests.defs.dagster_runs import execute, query
+from trajectory_pipeline_tests.marks import some_heavy
 
 Databases = Mapping[str, str]
 STATE = (
@@ -89,7 +90,9 @@ def test_doctor_says_what_embeddings_need(run_command: Command, databases: Datab
     assert "run `CREATE EXTENSION vector` there" in squeezed(result)
 
 
-@pytest.mark.parametrize("table", ["trajectories", "verdict_attempts", "invalidations", "redaction_keys"])
+@pytest.mark.parametrize(
+    "table", some_heavy(["trajectories", "verdict_attempts", "invalidations", "redaction_keys"], "verdict_attempts")
+)
 @pytest.mark.parametrize("right", ["SELECT", "INSERT", "UPDATE", "DELETE"])
 def test_doctor_names_the_one_right_on_a_table_that_is_missing(
     run_command: Command, databases: Databases, role: str, table: str, right: str

@@ -7,7 +7,7 @@ settings.register_profile(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=min(30, settings.default.max_examples),  # fewer under --fast
+    max_examples=min(20, settings.default.max_examples),  # fewer under --fast
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
 settings.load_profile("trajectories")

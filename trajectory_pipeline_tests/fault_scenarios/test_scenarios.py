@@ -32,6 +32,7 @@ def sweep(
         drop_database(postgres_server, name)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "given",
     [

@@ -20,6 +20,7 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline_tests.conversion.mutations import CANARY, mutated
 from trajectory_pipeline_tests.conversion.raw_runs import NOON, batch_of, message, raw_run, step
 from trajectory_pipeline_tests.letta_sample import sample_partitions
+from trajectory_pipeline_tests.marks import some_heavy
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, only, some_run
 from trajectory_pipeline_tests.pipeline.test_quarantine import HOUR, a_message, quarantine
 
@@ -38,7 +39,7 @@ def judged(pipeline: Pipeline, judge: SimulatedJudge) -> Pipeline:
     return replace(pipeline, judge_url=judge.base_url)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", some_heavy([1, 2], 1))
 def test_partition_of_any_rows_goes_through_every_stage(judged: Pipeline, seed: int) -> None:
     chance = random.Random(seed)
     raws = [mutated(f"run-{number:03}", chance) for number in range(RUNS)]

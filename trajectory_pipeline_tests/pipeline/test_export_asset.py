@@ -121,6 +121,7 @@ def test_files_that_others_changed_are_found_and_mended(own_story: Pipeline, tar
     assert find_differences(one, hour) == []
 
 
+@pytest.mark.heavy
 def test_dataset_in_parts_is_loaded_by_datasets(
     own_story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

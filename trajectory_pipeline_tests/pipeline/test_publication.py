@@ -23,6 +23,7 @@ from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.storage.parquet.store import StagedFile
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline_tests.letta_sample import sample_partitions
+from trajectory_pipeline_tests.marks import some_heavy
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, delete_run
 
 HOURS = sorted(sample_partitions())[:3]
@@ -102,7 +103,7 @@ KILLED_AT: dict[str, tuple[Any, str, bool]] = {
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("number", some_heavy([1, 3], 1))
 @pytest.mark.parametrize("where", KILLED_AT)
 def test_publication_after_a_kill_heals_at_the_next_tick(
     captured: Pipeline, judge: SimulatedJudge, where: str, number: int

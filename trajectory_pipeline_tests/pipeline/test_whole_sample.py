@@ -257,6 +257,7 @@ def test_sample_run_is_judged_with_earlier_runs_of_its_chain(sample: Sample) -> 
 # ---- again --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_sample_materialized_again_is_unchanged_and_free(sample: Sample, running_judge: SimulatedJudge) -> None:
     pipeline = sample.pipeline
     tables = {

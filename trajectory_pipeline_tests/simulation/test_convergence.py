@@ -42,7 +42,7 @@ from trajectory_pipeline_tests.simulation.random_work import ConfirmingPipeline,
 from trajectory_pipeline_tests.simulation.scheduler import Scheduler
 
 FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "1"))
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "6"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "3"))
 STEPS = 10
 TICKS_TO_CONVERGE = 4
 

@@ -36,7 +36,7 @@ from trajectory_pipeline_tests.demo.embedded_postgres.processes import (
     write_a_row,
 )
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="about what root does; the suite is also run as root")
 

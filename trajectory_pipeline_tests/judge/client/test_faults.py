@@ -17,6 +17,7 @@ import pytest
 from trajectory_pipeline.budget.prices import Prices
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.demo.simulated_judge import FAULTS, FaultStage, SimulatedJudge
+from trajectory_pipeline_tests.marks import some_heavy
 from trajectory_pipeline_tests.pipeline.materializing import SCORES, Pipeline, Row, only
 from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
@@ -255,7 +256,11 @@ def test_verdict_of_unpriced_model_has_null_cost(
     assert verdict["simulated"] is True
 
 
-@pytest.mark.parametrize("fault", [name for name, expected in EXPECTED.items() if expected.status == "failed"])
+FAILED = [name for name, expected in EXPECTED.items() if expected.status == "failed"]
+QUARANTINED = [name for name, expected in EXPECTED.items() if expected.status == "quarantined"]
+
+
+@pytest.mark.parametrize("fault", some_heavy(FAILED, *FAILED[:3]))
 def test_failed_verdict_is_judged_after_the_judge_recovers(
     captured: Captured, judge: SimulatedJudge, fault: str
 ) -> None:
@@ -274,7 +279,7 @@ def test_failed_verdict_is_judged_after_the_judge_recovers(
     assert captured.pipeline.refine(captured.hour).calls == 0
 
 
-@pytest.mark.parametrize("fault", [name for name, expected in EXPECTED.items() if expected.status == "quarantined"])
+@pytest.mark.parametrize("fault", some_heavy(QUARANTINED, *QUARANTINED[:3]))
 def test_quarantined_verdict_is_not_paid_for_again(captured: Captured, judge: SimulatedJudge, fault: str) -> None:
     verdict, _ = refined_with(captured, judge, [{"fault": fault}])
     judge.clear_faults()

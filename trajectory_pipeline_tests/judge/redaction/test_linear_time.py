@@ -182,6 +182,7 @@ def test_pattern_takes_linear_time(name: str) -> None:
     assert faults_of(lambda text: list(COMPILED[name].finditer(text))) == []
 
 
+@pytest.mark.heavy
 def test_quadratic_pattern_is_reported() -> None:
     assert faults_of(lambda text: list(re.compile("a+b").finditer(text))) == ["a"]
 
