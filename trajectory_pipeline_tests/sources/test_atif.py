@@ -127,6 +127,12 @@ class AtifWorld(World):
             self.filesystem.rm(root, recursive=True)
 
 
+@pytest.fixture(scope="module")
+def object_server() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
 class TestAtif(SourceConformance):
     """The suite on a folder of this machine."""
 
@@ -151,15 +157,10 @@ class TestAtifInMemory(SourceConformance):
 class TestAtifInS3(SourceConformance):
     """The suite on S3's own wire."""
 
-    @pytest.fixture(scope="class")
-    def server(self) -> Iterator[str]:
-        with s3_server() as url:
-            yield url
-
     @pytest.fixture
-    def world(self, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[AtifWorld]:
-        with s3_variables(server, monkeypatch):
-            S3FileSystem().mkdir("runs")
+    def world(self, object_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[AtifWorld]:
+        with s3_variables(object_server, monkeypatch):
+            S3FileSystem().makedirs("runs", exist_ok=True)
             yield AtifWorld(f"s3://runs/{tmp_path.name}/jobs")
 
 
