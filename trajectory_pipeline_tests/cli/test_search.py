@@ -59,7 +59,14 @@ def test_a_contrast_as_json_has_both_sides(run_command: Command, variables: dict
 
 
 def test_nothing_found_is_said(run_command: Command, variables: dict[str, str]) -> None:
-    assert "None was found" in run_command("search", "zebra", **variables).output
+    output = run_command("search", "zebra", **variables).output
+    assert "None was found" in output
+    assert "no search text" not in output
+
+
+def test_database_without_search_texts_is_named(run_command: Command, databases: dict[str, str]) -> None:
+    output = " ".join(run_command("search", "zebra", **databases).output.split())
+    assert "holds no search text: materialize trajectory_embeddings" in output
 
 
 @pytest.mark.parametrize(

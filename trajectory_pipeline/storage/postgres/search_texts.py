@@ -219,6 +219,11 @@ def count_texts(connection: RetryingConnection, partition_key: str) -> tuple[int
     return int(row["n"]), row["digest"]
 
 
+def has_texts(connection: psycopg.Connection) -> bool:
+    """Return whether there is any search text."""
+    return connection.execute("SELECT FROM trajectory.search_texts LIMIT 1").rowcount > 0
+
+
 def remove_texts(connection: psycopg.Connection, run_ids: Sequence[str]) -> None:
     """Remove the texts and embeddings of runs, and of runs that continue them, which show their task.
 
