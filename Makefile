@@ -37,7 +37,7 @@ demo-once: setup  ## The same without staying; exit code 0 only if it is complet
 dev: setup  ## The Dagster UI on your own databases (see the README).
 	@exec $(BIN)/trajectory-pipeline dev
 
-test: setup  ## All tests but the heavy ones, on two cores (about ten minutes).
+test: setup  ## All tests but the heavy ones, on two cores (ten to twenty minutes).
 	@exec $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-heavy: setup  ## The heavy tests: crashes of processes, other tools that read what this one writes (CI runs them too).

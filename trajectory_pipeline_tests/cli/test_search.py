@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.pipeline.local_embedder import LocalEmbedder
-from trajectory_pipeline_tests.cli.conftest import Command
+from trajectory_pipeline_tests.cli.conftest import Command, squeezed
 from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_policy, add_runs
 
 LESSON = "cite the rule\x1b]0;title\x07"
@@ -65,8 +65,8 @@ def test_nothing_found_is_said(run_command: Command, variables: dict[str, str]) 
 
 
 def test_database_without_search_texts_is_named(run_command: Command, databases: dict[str, str]) -> None:
-    output = " ".join(run_command("search", "zebra", **databases).output.split())
-    assert "holds no search text: materialize trajectory_embeddings" in output
+    result = run_command("search", "zebra", **databases)
+    assert "holds no search text: materialize trajectory_embeddings" in squeezed(result)
 
 
 @pytest.mark.parametrize(

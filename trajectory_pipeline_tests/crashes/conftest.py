@@ -1,6 +1,7 @@
 """Workers to kill, the hours that they work on, and object storage."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from trajectory_pipeline_tests import object_store
 from trajectory_pipeline_tests.crashes.objects import BUCKET
 from trajectory_pipeline_tests.crashes.processes import Workers, workers
-from trajectory_pipeline_tests.crashes.wire import Wire, wire
+from trajectory_pipeline_tests.crashes.wire import Wire
 from trajectory_pipeline_tests.crashes.worker import Stored
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 
@@ -38,7 +39,7 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture
 def s3_wire(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
     """The way to the server, which a test may cut; the variables that s3fs reads lead over it."""
-    with wire(s3_server) as made, object_store.s3_variables(made.url.replace("//@", "//"), monkeypatch):
+    with closing(Wire(s3_server)) as made, object_store.s3_variables(made.url.replace("//@", "//"), monkeypatch):
         yield made
 
 

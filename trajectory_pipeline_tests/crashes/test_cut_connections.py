@@ -3,6 +3,7 @@ as they were, and one ordinary run afterwards makes all true."""
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime
 
 import psycopg
@@ -14,7 +15,7 @@ from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline_tests.crashes.expected import assert_complete
 from trajectory_pipeline_tests.crashes.processes import locks_and_sessions, wait_until
-from trajectory_pipeline_tests.crashes.wire import wire
+from trajectory_pipeline_tests.crashes.wire import Wire
 from trajectory_pipeline_tests.crashes.worker import mark
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 
@@ -60,7 +61,7 @@ def test_source_connection_cut_during_read_changes_nothing(
     captured: Pipeline, hours: list[datetime], cut_at: Callable[[bytes, int], bool]
 ) -> None:
     before = state(captured)
-    with wire(captured.letta_url) as cut:
+    with closing(Wire(captured.letta_url)) as cut:
         cut.from_server = cut_at
         beyond = Pipeline(cut.url, captured.database_url, captured.folder)
         refuses(
@@ -89,7 +90,7 @@ def test_sink_connection_cut_during_write_changes_nothing(
 ) -> None:
     captured.read(hours[0])
     rows = state(captured)[1:]
-    with wire(captured.database_url) as cut:
+    with closing(Wire(captured.database_url)) as cut:
         beyond = Pipeline(captured.letta_url, cut.url, captured.folder)
         cut.from_client = cut_at
         refuses(
@@ -106,7 +107,7 @@ def test_sink_connection_cut_during_write_changes_nothing(
 
 def test_commit_with_a_lost_reply_is_found_done(captured: Pipeline, hours: list[datetime]) -> None:
     captured.read(hours[0])
-    with wire(captured.database_url) as cut:
+    with closing(Wire(captured.database_url)) as cut:
         seen = threading.Event()
 
         def sees(piece: bytes, passed: int) -> bool:

@@ -3,8 +3,8 @@
 import selectors
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import urlsplit, urlunsplit
 
 Cut = Callable[[bytes, int], bool]
@@ -60,12 +60,3 @@ class Wire:
                         return
                     passed[source] += len(piece)
                     target.sendall(piece)
-
-
-@contextmanager
-def wire(url: str) -> Iterator[Wire]:
-    made = Wire(url)
-    try:
-        yield made
-    finally:
-        made.close()

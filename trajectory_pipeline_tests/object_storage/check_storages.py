@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.selection import Selection
 from trajectory_pipeline_tests.crashes.worker import Stored, mark
 from trajectory_pipeline_tests.letta_sample import sample_partitions
-from trajectory_pipeline_tests.object_storage.http_proxy import HalfSent, Proxy, proxy_before
+from trajectory_pipeline_tests.object_storage.http_proxy import HalfSent, Proxy
 from trajectory_pipeline_tests.object_storage.servers import SERVERS, ObjectServer, reached
 from trajectory_pipeline_tests.storage.rows import HOUR, NEXT_HOUR, batch, trajectory
 
@@ -54,7 +55,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def proxy(server: ObjectServer) -> Iterator[Proxy]:
     """The way to the server, for this process and those that it starts."""
-    with proxy_before(server.url) as proxy, reached(server, proxy.url):
+    with closing(Proxy(server.url)) as proxy, reached(server, proxy.url):
         yield proxy
 
 
@@ -98,7 +99,7 @@ def test_partitions_are_listed_queried_and_removed(store: ParquetStore) -> None:
     store.probe()
 
 
-def test_corrupt_object_is_found_and_kept_aside(store: ParquetStore) -> None:
+def test_corrupt_object_is_reported_and_kept_when_replaced(store: ParquetStore) -> None:
     store.write(TRAJECTORIES, HOUR, [batch(trajectory("run-1"))])
     filesystem, path = store.filesystem(TRAJECTORIES, HOUR)
     filesystem.pipe_file(path, filesystem.cat_file(path)[:1000])

@@ -2,8 +2,8 @@
 
 import http.client
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
@@ -147,12 +147,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
-
-
-@contextmanager
-def proxy_before(url: str) -> Iterator[Proxy]:
-    made = Proxy(url)
-    try:
-        yield made
-    finally:
-        made.close()

@@ -4,6 +4,7 @@ An HTTP proxy before moto's server answers as S3 does. What fails is one sentenc
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline_tests.crashes.worker import Stored, mark
 from trajectory_pipeline_tests.letta_sample import sample_partitions
-from trajectory_pipeline_tests.object_storage.http_proxy import Proxy, Reply, Request, proxy_before, s3_error
+from trajectory_pipeline_tests.object_storage.http_proxy import Proxy, Reply, Request, s3_error
 from trajectory_pipeline_tests.object_storage.servers import ObjectServer, moto, reached, s3_variables
 
 pytestmark = [pytest.mark.process, pytest.mark.heavy]
@@ -39,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
 def proxy(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     # Of the client under s3fs, which tries five times more by itself: else each failure takes most of a minute.
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with proxy_before(server.url) as proxy, reached(server, proxy.url):
+    with closing(Proxy(server.url)) as proxy, reached(server, proxy.url):
         yield proxy
 
 
@@ -80,7 +81,7 @@ def test_slow_down_is_waited_for(stored: Stored, proxy: Proxy) -> None:
 @pytest.mark.parametrize(
     ("answer", "words"), [(SLOW_DOWN, "Please reduce your request rate"), (EXPIRED, "The provided token has expired")]
 )
-def test_lasting_refusal_is_one_sentence_and_changes_nothing(
+def test_permanent_error_is_one_sentence_and_changes_nothing(
     stored: Stored, proxy: Proxy, method: str, answer: Reply, words: str
 ) -> None:
     mark(stored, "before", [BUSY])

@@ -6,7 +6,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -17,7 +17,7 @@ from trajectory_pipeline.cli.dagster_processes import free_port
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.storage.postgres.migrate import migrate
-from trajectory_pipeline_tests.crashes.wire import wire
+from trajectory_pipeline_tests.crashes.wire import Wire
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
@@ -49,7 +49,7 @@ def test_startup_packets_hold_only_what_every_pooler_accepts(
 ) -> None:
     found: list[set[str]] = []
     with ExitStack() as stack:
-        wires = [stack.enter_context(wire(url)) for url in (letta_database, empty_database)]
+        wires = [stack.enter_context(closing(Wire(url))) for url in (letta_database, empty_database)]
         for each in wires:
 
             def sees(piece: bytes, passed: int) -> bool:

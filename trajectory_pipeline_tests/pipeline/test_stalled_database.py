@@ -6,6 +6,7 @@ Two workers on one partition and a real Postgres that stalls in several places w
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from trajectory_pipeline.pipeline import call_budget, judge_worker
 from trajectory_pipeline.storage.postgres.verdict_locks import TAKEOVER_POLLS, claim_holders
 from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import open_verdicts
-from trajectory_pipeline_tests.crashes.wire import wire
+from trajectory_pipeline_tests.crashes.wire import Wire
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
@@ -107,7 +108,7 @@ def test_two_workers_pay_once_while_the_wire_stalls(
         return False
 
     monkeypatch.setattr(judge_worker.JudgeWorker, "_save_verdicts", saving)
-    with wire(impatient.database_url) as line, ThreadPoolExecutor() as threads:
+    with closing(Wire(impatient.database_url)) as line, ThreadPoolExecutor() as threads:
         line.from_client = line.from_server = waiting
         distant = replace(impatient, database_url=line.url)
         first = threads.submit(distant.refine, HOUR)
