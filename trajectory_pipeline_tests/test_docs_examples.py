@@ -73,7 +73,7 @@ def test_python_example_prints(
     good = ExportFilters(outcomes=("success",), judged_only=True)
     for folder, form in DATASETS.items():
         if f'"{folder}' in code:
-            export_dataset(story.storage, str(tmp_path / folder), good, ExportOptions(form), "")
+            export_dataset(story.storage, str(tmp_path / folder), good, ExportOptions(form))
     code = code.replace("postgresql://reader:secret@letta-db:5432/letta", story.letta_url)
     code = code.replace("DATA/", "data/demo/parquet/")
     printed = io.StringIO()

@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from trajectory_pipeline.databases import Databases, resolve_databases
 from trajectory_pipeline.errors import MissingTableError, SettingsError
-from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.settings import Settings, load_settings
 from trajectory_pipeline.source_protocol import Source
 from trajectory_pipeline.sources.kinds import Access, open_source
 from trajectory_pipeline.storage.storage import Storage
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.letta.snapshot import LettaSource
 
 
 @dataclass(frozen=True)
@@ -18,8 +22,15 @@ class Connections:
 
     settings: Settings
     databases: Databases
-    source: LettaSource
     storage: Storage
+
+    @cached_property
+    def source(self) -> "LettaSource":
+        """The Letta database."""
+        # Its driver is half of the memory of a command that does not use it.
+        from trajectory_pipeline.letta.snapshot import LettaSource
+
+        return LettaSource(self.databases.letta_url, self.settings.source.timeout_seconds)
 
     def others(self) -> list[Source]:
         """Return the sources beside the Letta database. Raises ``SettingsError`` if one is of an unknown kind."""
@@ -71,7 +82,6 @@ def open_connections(report: Callable[[str], None] | None = None) -> Connections
     return Connections(
         settings,
         databases,
-        LettaSource(databases.letta_url, settings.source.timeout_seconds),
         Storage.at(settings.storage.parquet_location, databases.database_url, settings.storage.file_access),
     )
 

@@ -21,8 +21,9 @@ _SOURCE_TIMEOUT_SECONDS = 30
 def command(run_id: str, *, as_json: bool) -> None:
     """Explain how a run came to its verdict: rows, trajectory, prompt, the judge's response, and checks."""
     opened = open_connections()
-    opened = replace(opened, source=replace(opened.source, timeout_seconds=_SOURCE_TIMEOUT_SECONDS))
-    settings = opened.settings
+    source = opened.settings.source.model_copy(update={"timeout_seconds": _SOURCE_TIMEOUT_SECONDS})
+    settings = opened.settings.model_copy(update={"source": source})
+    opened = replace(opened, settings=settings)
     row = trajectory_row(opened.storage.postgres, run_id)
     explanation = explain_verdict(
         row,

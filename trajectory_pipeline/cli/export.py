@@ -1,6 +1,7 @@
 """The command ``export``: writes a dataset in a form that other tools read."""
 
 import sys
+from functools import partial
 from importlib.util import find_spec
 
 import click
@@ -129,9 +130,14 @@ def command(
         near_duplicates,
     )
     with step(f"Exporting {form}"):
-        status = _policy_status(opened.storage.postgres, opened.settings.quality)
         try:
-            result = export_dataset(opened.storage, target, filters, options, status)
+            result = export_dataset(
+                opened.storage,
+                target,
+                filters,
+                options,
+                partial(_policy_status, opened.storage.postgres, opened.settings.quality),
+            )
         except NothingSelectedError as error:
             err.print(str(error))
             sys.exit(1)
@@ -140,8 +146,8 @@ def command(
     for title, counts in (("left out", result.left_out), ("not in this form", result.losses)):
         for reason, number in sorted((+counts).items()):
             err.print(f"{title}: {number} × {reason}")
-    if status:
-        err.print(status)
+    if result.policy_status:
+        err.print(result.policy_status)
 
 
 def _policy_status(database: TrajectoryDatabase, quality: QualitySettings) -> str:

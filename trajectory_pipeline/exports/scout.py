@@ -79,7 +79,7 @@ def scout_row(run: ExportRun) -> JsonObject:
         "limit": row["execution_cause"] if row["execution_cause"] in _LIMITS else None,
         # What agents and tools wrote may hold markup.
         "trust_content": False,
-        "messages": json_bytes(messages).decode(),
+        "messages": json_bytes(messages),
         "tags": json_bytes(list(row["tags"] or [])).decode(),
         "models": json_bytes(list(models)).decode(),
         "tools": json_bytes(run.tool_definitions).decode(),

@@ -5,10 +5,10 @@ import binascii
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from trajectory_pipeline.partition_keys import LETTA
@@ -24,6 +24,15 @@ _KEPT = frozenset(
     }
 )
 """Names of ids and closed lists, which redaction leaves as they are."""
+UNREAD = frozenset(
+    {
+        *("signals", "assistant_text", "inner_thought", "sequence_id", "signature", "is_native", "media_type"),
+        *("endpoint", "context_window_limit", "feedback", "tool_execution_ns", "escaped", "schema_version"),
+        *("signals_version", "context_digest", "tools_requested", "tools_denied", "erased", "deleted_at"),
+    }
+)
+"""Names of fields that no form takes anything from: an export does not read them."""
+_REMEMBERED_CHARACTERS = 8_000_000
 AUTOMATIC = ("heartbeat", "system_alert", "login")
 """Kinds of user messages that no person wrote."""
 SPOKEN = ("user", "system", "summary")
@@ -165,12 +174,18 @@ class ExportRun:
         if not context or not context["tools"]:
             return []
         try:
-            tools = json.loads(context["tools"], parse_float=_exact_float, parse_constant=_refuse)
-            json_bytes(tools)
+            return list(_tools(context["tools"]))
         except (ValueError, RecursionError):
             self.losses["tool definitions that are no JSON"] += 1
             return []
-        return [tool for tool in map(_tool_definition, tools if isinstance(tools, list) else ()) if tool is not None]
+
+
+@lru_cache(maxsize=64)
+def _tools(text: str) -> tuple[JsonObject, ...]:
+    """Return the tools that JSON defines; remembered, since an agent has the same ones in all its runs."""
+    tools = json.loads(text, parse_float=_exact_float, parse_constant=_refuse)
+    json_bytes(tools)
+    return tuple(filter(None, map(_tool_definition, tools if isinstance(tools, list) else ())))
 
 
 def _tool_definition(tool: Any) -> JsonObject | None:
@@ -318,29 +333,41 @@ def has_only_text(message: Row) -> bool:
     return not others and any(part["text"] for part in message["content"] or ())
 
 
-def redact_texts(fields: JsonObject, redact: Callable[[str], str]) -> None:
-    """Redact, in place, every text in a row and in what it nests, but for ids and closed lists.
+class FieldRedactor:
+    """Redacts the texts of fields, but for ids and closed lists; ``schema.arrow.rows_of`` takes it.
 
-    Verbatim JSON is dropped but where it holds an image: no form takes anything else from it.
+    It remembers what it lately made of each text: runs of one agent have one system prompt and one list of tools, and
+    what a tool returned stands in a run twice.
     """
-    for name, value in fields.items():
-        kind = type(value)
-        if kind is str:
-            if name == "json":
-                fields[name] = value if '"image"' in value else None
-            elif name not in _KEPT:
-                fields[name] = redact(value)
-        elif kind is dict:
-            redact_texts(value, redact)
-        elif kind is list and name not in _KEPT:
-            fields[name] = [_redacted_item(item, redact) for item in value]
 
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        self._redact = redact
+        self._redacted: dict[str, str] = {}
+        self._characters = 0
 
-def _redacted_item(item: Any, redact: Callable[[str], str]) -> Any:
-    if type(item) is str:
-        return redact(item)
-    if type(item) is dict:
-        redact_texts(item, redact)
-    elif type(item) is list:
-        return [_redacted_item(inner, redact) for inner in item]
-    return item
+    def __call__(self, field: str, texts: Sequence[str]) -> Sequence[str | None]:
+        """Return a field's texts, redacted.
+
+        Verbatim JSON is dropped but where it holds an image: no form takes anything else from it.
+        """
+        if field in _KEPT:
+            return texts
+        if field == "json":
+            return [text if '"image"' in text else None for text in texts]
+        return [self._redacted.get(text) or self._remembered(text) for text in texts]
+
+    def redact_row(self, row: JsonObject) -> None:
+        """Redact, in place, the texts and lists of texts of a row that nests nothing else."""
+        for name, value in row.items():
+            if isinstance(value, str):
+                (row[name],) = self(name, [value])
+            elif isinstance(value, list):
+                row[name] = self(name, value)
+
+    def _remembered(self, text: str) -> str:
+        if self._characters > _REMEMBERED_CHARACTERS:
+            self._redacted.clear()
+            self._characters = 0
+        redacted = self._redacted[text] = self._redact(text)
+        self._characters += len(text)
+        return redacted

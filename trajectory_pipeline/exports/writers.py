@@ -15,7 +15,7 @@ from trajectory_pipeline.exports.source import JsonObject, json_bytes
 from trajectory_pipeline.runtime.private_files import create_file, make_folder
 
 _ROWS_AT_ONCE = 2_000
-_CHARACTERS_AT_ONCE = 16_000_000
+_BYTES_AT_ONCE = 4_000_000
 
 
 class JsonLines:
@@ -59,20 +59,22 @@ class JsonFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._written: set[Path] = set()
+        self._shared: set[str] = set()
+        self._folders: set[str] = set()
 
     def write(self, encoded: dict[str, bytes], split: str) -> None:
         """Write a run's files; one that other runs have too, which its name tells, is written once."""
         for name, content in encoded.items():
-            path = self._folder / split / name
-            if path.parent != self._folder / split:
-                if path in self._written:
+            path = f"{split}/{name}"
+            folder, _, _ = path.rpartition("/")
+            if folder != split:
+                if path in self._shared:
                     continue
-                self._written.add(path)
-            if path.parent not in self._written:
-                make_folder(path.parent)
-                self._written.add(path.parent)
-            with create_file(path) as file:
+                self._shared.add(path)
+            if folder not in self._folders:
+                make_folder(self._folder / folder)
+                self._folders.add(folder)
+            with create_file(f"{self._folder}/{path}") as file:
                 file.write(content)
 
     def close(self) -> None:
@@ -85,15 +87,15 @@ class ScoutTables:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._rows: dict[str, list[JsonObject]] = defaultdict(list)
-        self._characters: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
         self._writers: dict[str, Any] = {}
         self._files: list[IO[bytes]] = []
 
     def write(self, encoded: JsonObject, split: str) -> None:
         """Write a run's row."""
         self._rows[split].append({**encoded, "split": split})
-        self._characters[split] += len(encoded["messages"])
-        if self._characters[split] >= _CHARACTERS_AT_ONCE or len(self._rows[split]) >= _ROWS_AT_ONCE:
+        self._bytes[split] += len(encoded["messages"])
+        if self._bytes[split] >= _BYTES_AT_ONCE or len(self._rows[split]) >= _ROWS_AT_ONCE:
             self._flush(split)
 
     def _flush(self, split: str) -> None:
@@ -101,7 +103,7 @@ class ScoutTables:
             file = create_file(self._folder / f"{split}.parquet")
             self._files.append(file)
             self._writers[split] = pq.ParquetWriter(file, scout.SCHEMA, compression="zstd")
-        del self._characters[split]
+        del self._bytes[split]
         self._writers[split].write_table(pa.Table.from_pylist(self._rows.pop(split), schema=scout.SCHEMA))
 
     def close(self) -> None:

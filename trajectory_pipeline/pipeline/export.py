@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -96,6 +97,7 @@ class ExportResult:
         records: by split.
         left_out: runs that the filters select and the dataset lacks, by reason.
         losses: what the form cannot hold, counted in the runs that are there.
+        policy_status: whether the judge's policy has passed its gates; empty where there is none.
     """
 
     location: str
@@ -103,10 +105,15 @@ class ExportResult:
     records: Counter[str]
     left_out: Counter[str]
     losses: Counter[str]
+    policy_status: str
 
 
 def export_dataset(
-    storage: Storage, target: str, filters: ExportFilters, options: ExportOptions, policy_status: str
+    storage: Storage,
+    target: str,
+    filters: ExportFilters,
+    options: ExportOptions,
+    policy_status: Callable[[], str] = lambda: "",
 ) -> ExportResult:
     """Write a dataset into a new place: all of it, or nothing; and note which runs it holds.
 
@@ -115,7 +122,8 @@ def export_dataset(
         target: a folder that does not exist, or is empty; or an fsspec URL with nothing below it.
         filters: which runs.
         options: form, splits, redaction.
-        policy_status: whether the judge's policy has passed its gates, as a sentence for the card.
+        policy_status: returns whether the judge's policy has passed its gates, as a sentence for the card; called when
+            the runs are written, since it may need much memory.
 
     Raises:
         NothingSelectedError: there is nothing to write; nothing was written.
@@ -136,9 +144,10 @@ def export_dataset(
                 f"{len(selected)} runs pass the filters, but none gives a record of {options.format}: {reasons}."
                 " Nothing was written."
             )
+        status = policy_status()
         manifest = {
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            **files.manifest(filters, options, len(selected), policy_status),
+            **files.manifest(filters, options, len(selected), status),
         }
         write_file(folder / "README.md", dataset_card(manifest).encode())
         write_file(folder / MANIFEST, json_bytes(manifest))
@@ -146,7 +155,7 @@ def export_dataset(
         with storage.postgres.connect() as connection, translating_database_errors(storage.postgres.url, "Exporting"):
             register_export(connection, export)
             record_runs(connection, export, noted_runs(folder))
-    return ExportResult(export.location, len(selected), files.records, files.left_out, files.losses)
+    return ExportResult(export.location, len(selected), files.records, files.left_out, files.losses, status)
 
 
 def pairs_by_family(
@@ -346,11 +355,7 @@ class DatasetFiles:
                 "status": policy_status,
                 "simulated": self._simulated,
             },
-            "files": {
-                path.relative_to(self.folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-                for path in sorted(self.folder.rglob("*"))
-                if path.is_file()
-            },
+            "files": {name: _described(f"{self.folder}/{name}") for name in sorted(_files_below(str(self.folder)))},
         }
 
 
@@ -395,9 +400,18 @@ def plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _files_below(folder: str) -> Iterator[str]:
+    """Yield the paths of all files in a folder, relative to it."""
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            yield from (f"{entry.name}/{name}" for name in _files_below(entry.path))
+        else:
+            yield entry.name
+
+
+def _described(path: str) -> dict[str, Any]:
+    with open(path, "rb") as file:  # noqa: PTH123 - a path object for each of many thousand files takes longer
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def write_file(path: Path, content: bytes) -> None:

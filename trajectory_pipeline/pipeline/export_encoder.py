@@ -1,5 +1,6 @@
 """Redacts and encodes runs, in this process or another: it imports no database, which would be memory in each."""
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -11,12 +12,12 @@ import pyarrow as pa
 
 from trajectory_pipeline.exports.chat import text_digest
 from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
-from trajectory_pipeline.exports.source import ExportRun, redact_texts
+from trajectory_pipeline.exports.source import ExportRun, FieldRedactor
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.schema.arrow import rows_of
 from trajectory_pipeline.schema.exports import SelectedRun
 
-_REMEMBERED_CHARACTERS = 8_000_000
+_OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 
 @dataclass(frozen=True)
@@ -90,34 +91,12 @@ def _portion(stream: bytes, selected: Mapping[str, SelectedRun], verdicts: Mappi
         return Portion(reader.read_next_batch(), selected, verdicts)
 
 
-class _Remembering:
-    """A redactor that remembers what it lately made of each text.
-
-    Runs of one agent have one system prompt and one list of tools, and what a tool returned stands in a run twice.
-    """
-
-    def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
-        self._redacted: dict[str, str] = {}
-        self._characters = 0
-
-    def __call__(self, text: str) -> str:
-        known = self._redacted.get(text)
-        if known is None:
-            if self._characters > _REMEMBERED_CHARACTERS:
-                self._redacted.clear()
-                self._characters = 0
-            known = self._redacted[text] = self._redactor(text)
-            self._characters += len(text)
-        return known
-
-
 class Encoder:
     """Encodes portions, one after another."""
 
     def __init__(self, encoding: Encoding) -> None:
         self._encoding = encoding
-        self._redact = _Remembering(encoding.redactor)
+        self._redact = FieldRedactor(encoding.redactor)
         self._sign: Callable[[ExportRun], Any] | None = None
         if encoding.with_signature:
             from trajectory_pipeline.exports.near_duplicates import signature_of
@@ -127,11 +106,10 @@ class Encoder:
     def encode(self, portion: Portion) -> Iterator[EncodedRun]:
         """Yield the runs of a portion, encoded."""
         encoding, redact = self._encoding, self._redact
-        for row in rows_of(portion.rows):
+        for row in rows_of(portion.rows, redact):
             one = portion.selected[row["run_id"]]
             verdict = portion.verdicts.get(one.run_id) or {}
-            redact_texts(row, redact)
-            redact_texts(verdict, redact)
+            redact.redact_row(verdict)
             run = ExportRun(
                 row,
                 verdict or None,
@@ -172,6 +150,9 @@ def start_worker(encoding: Encoding) -> None:
     # Arrow imports pandas before it converts any time with a zone, and uses nothing of it for microseconds.
     sys.meta_path.insert(0, _WithoutPandas())
     pa.set_cpu_count(1)
+    # Rows are thousands of objects that refer to none before them: to look for cycles so often is a fifth of the time.
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     _encoder = Encoder(encoding)
 
 

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 import pyarrow as pa
 
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.exports.source import UNREAD
 from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.pipeline.export_encoder import (
     EncodedRun,
@@ -24,14 +25,9 @@ from trajectory_pipeline.pipeline.export_encoder import (
 )
 from trajectory_pipeline.schema.exports import SelectedRun
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.schema.types import Sink
 from trajectory_pipeline.storage.postgres.exports import read_verdicts
 from trajectory_pipeline.storage.storage import Storage
 
-_COLUMNS = [
-    column.name for column in TRAJECTORIES.in_sink(Sink.PARQUET) if column.name not in ("assistant_text", "signals")
-]
-"""What forms are made from: the other two are made of the messages themselves."""
 _RUNS_AT_ONCE = 64
 """Runs that are encoded at once: as many more as processes are in memory, as Arrow has them and as they are written."""
 WORTH_PROCESSES = 2_000
@@ -87,7 +83,7 @@ def _portions(storage: Storage, selected: Sequence[SelectedRun], missing: Counte
     for key in sorted(by_partition):
         wanted = by_partition[key]
         found = 0
-        for batch in storage.parquet.read(TRAJECTORIES, parse_partition_key(key), _COLUMNS):
+        for batch in storage.parquet.read(TRAJECTORIES, parse_partition_key(key), without=UNREAD):
             ids = zip(batch.column("run_id").to_pylist(), batch.column("content_digest").to_pylist(), strict=True)
             places = {
                 run_id: place
@@ -103,6 +99,8 @@ def _portions(storage: Storage, selected: Sequence[SelectedRun], missing: Counte
                     {run_id: wanted[run_id] for run_id in some},
                     read_verdicts(storage.postgres, some),
                 )
+            # The allocator would keep what one batch needed for the next: half of this process.
+            pa.default_memory_pool().release_unused()
         if found < len(wanted):
             missing["not in Parquet as Postgres has it: materialize trajectories"] += len(wanted) - found
 

@@ -15,12 +15,12 @@ FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 
 
-def open_without_following(path: Path, flags: int, mode: int = FILE_MODE) -> int:
+def open_without_following(path: Path | str, flags: int, mode: int = FILE_MODE) -> int:
     """Return a descriptor of a file; a link in the place of the file is an error (``ELOOP``)."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
-def create_file(path: Path, mode: int = FILE_MODE) -> IO[bytes]:
+def create_file(path: Path | str, mode: int = FILE_MODE) -> IO[bytes]:
     """Create a file to write, with exactly this mode; one that exists is an error."""
     descriptor = open_without_following(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
     os.fchmod(descriptor, mode)

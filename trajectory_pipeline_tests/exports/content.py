@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from trajectory_pipeline.conversion.convert import convert_batch
-from trajectory_pipeline.exports.source import ExportRun, redact_texts
+from trajectory_pipeline.exports.source import ExportRun, FieldRedactor
 from trajectory_pipeline.schema.arrow import rows_of
 from trajectory_pipeline_tests.conversion.raw_runs import HOUR, Raw, batch_of
 
@@ -21,9 +21,7 @@ IMAGE_BYTES = base64.b64decode("iVBORw0KGgo=")
 def export_runs(raws: Iterable[Raw], **options: Any) -> list[ExportRun]:
     """Return runs as an export is given them, with reasoning and images unless options say otherwise."""
     allowed = {"with_reasoning": True, "with_images": True, **options}
-    rows = rows_of(convert_batch(batch_of(*raws), HOUR).trajectories)
-    for row in rows:
-        redact_texts(row, lambda text: text)
+    rows = rows_of(convert_batch(batch_of(*raws), HOUR).trajectories, FieldRedactor(lambda text: text))
     return [ExportRun(row, **allowed) for row in rows]
 
 

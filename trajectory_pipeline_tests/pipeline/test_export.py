@@ -36,7 +36,9 @@ ONE_SPLIT = SplitShares(1, 0, 0)
 def export(
     story: Pipeline, target: Path, form: ExportFormat, filters: ExportFilters = ALL, **options: Any
 ) -> ExportResult:
-    return export_dataset(story.storage, str(target), filters, ExportOptions(form, **options), "The gates: passed.")
+    return export_dataset(
+        story.storage, str(target), filters, ExportOptions(form, **options), lambda: "The gates: passed."
+    )
 
 
 def lines(folder: Path) -> Iterator[dict[str, Any]]:
@@ -264,7 +266,7 @@ def test_full_disk_of_temporary_files_is_named(
     monkeypatch.setattr("trajectory_pipeline.exports.formats.json_bytes", full)
     target = f"memory://{tmp_path.name}/sft"
     with pytest.raises(PipelineError, match=r"temporary files.*No space left on device\. Free some space"):
-        export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT), "")
+        export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT))
     assert fsspec.filesystem("memory").find(f"/{tmp_path.name}") == []
 
 
@@ -363,7 +365,7 @@ def test_processes_that_encode_do_without_pandas() -> None:
 
 def test_dataset_is_written_to_a_url_and_known_by_its_runs(story: Pipeline, tmp_path: Path) -> None:
     target = f"memory://{tmp_path.name}/sft"
-    result = export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT), "")
+    result = export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT))
     filesystem = fsspec.filesystem("memory")
     manifest = json.loads(filesystem.cat_file(f"/{tmp_path.name}/sft/manifest.json"))
     there = {path.removeprefix(f"/{tmp_path.name}/sft/") for path in filesystem.find(f"/{tmp_path.name}/sft")}
@@ -372,7 +374,7 @@ def test_dataset_is_written_to_a_url_and_known_by_its_runs(story: Pipeline, tmp_
     held = {row["run_id"] for row in exports_holding(story.database, run_ids) if row["location"] == result.location}
     assert held == set(run_ids)
     with pytest.raises(PipelineError, match="is there already"):
-        export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT), "")
+        export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT))
 
 
 @pytest.mark.parametrize("failing", ["put_file", "pipe_file"])
@@ -385,7 +387,7 @@ def test_url_that_is_full_or_read_only_keeps_nothing(
     target = f"memory://{tmp_path.name}/sft"
     monkeypatch.setattr(f"fsspec.implementations.memory.MemoryFileSystem.{failing}", refuse)
     with pytest.raises(PipelineError, match=r"cannot be written: AccessDenied\. Nothing of it is left"):
-        export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT), "")
+        export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT))
     assert fsspec.filesystem("memory").find(f"/{tmp_path.name}") == []
 
 

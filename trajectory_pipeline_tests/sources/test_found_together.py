@@ -10,7 +10,6 @@ import pytest
 from trajectory_pipeline.cli.connections import Connections
 from trajectory_pipeline.databases import Databases
 from trajectory_pipeline.demo.letta_code_sample import LETTA_CODE_FOLDER, LETTA_CODE_NAME
-from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.partition_keys import LETTA, SourceHour
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.settings import Settings, SourceSpec
@@ -150,7 +149,6 @@ def test_an_empty_embedded_letta_database_is_none_where_other_sources_are_set(
     opened = Connections(
         settings.model_copy(update={"source": source}),
         Databases(letta_url, trajectory_database, trajectory_database, embedded=True),
-        LettaSource(letta_url),
         Storage.at(settings.storage.parquet_location, trajectory_database),
     )
     assert opened.has_letta() == (not is_empty or not others)

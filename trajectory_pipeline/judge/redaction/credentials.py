@@ -259,6 +259,11 @@ _OPTIONS = {
 def find_credentials(literals: Literals) -> Iterator[Span]:
     """Yield the spans of secrets in commands, URLs, calls and lines of known files; they may overlap."""
     text, found = literals.text, literals.positions.keys()
+    for line in _PGPASS.finditer(text):
+        if _is_guessable(line[1]):
+            yield Span(*line.span(1), "password")
+    if found.isdisjoint(LITERALS):
+        return
     for number in sorted({number for hint in found & _RULES_BY_HINT.keys() for number in _RULES_BY_HINT[hint]}):
         _, pattern, kind, is_valid = _RULES[number]
         starts = _STARTS.get(pattern)
@@ -395,7 +400,6 @@ _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str, Callable[[str], bool]
     (("otp", "2fa", "mfa", "authenticator"), _TOTP, "secret", lambda _: True),
     (("safe", "lock"), _COMBINATION, "password", lambda _: True),
     (("identified",), _SQL_BARE, "password", is_value),
-    ((":",), _PGPASS, "password", _is_guessable),
     (("wifi:",), _WIFI, "password", is_value),
     (
         (

@@ -5,7 +5,6 @@ time of redaction.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 import ahocorasick_rs
@@ -52,9 +51,9 @@ class LiteralSet:
             if len(lowered) != len(text):
                 lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
             folded = lowered if folds_plainly(text) else lowered.translate(_FOLDED)
-        positions: defaultdict[str, list[int]] = defaultdict(list)
+        positions: dict[str, list[int]] = {}
         for number, start, _ in self._automaton.find_matches_as_indexes(folded, overlapping=True):
-            positions[self._literals[number]].append(start)
+            positions.setdefault(self._literals[number], []).append(start)
         return Literals(text, lowered, positions)
 
 

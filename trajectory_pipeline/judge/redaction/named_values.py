@@ -76,7 +76,7 @@ _OTHER_DIGITS = r"код(?: доступа| подтверждения)?|验证�
 _STEM_WORDS = """
     pass pw ps mdp kennwort geheim contrase palavra mot wachtwoord adgangskode salasana secret token cred clave chave
     chiave sleutel session sessid key sig auth sid jwt bearer hmac cookie salt seed pepper phrase words mnemonic pin
-    otp tan puk cv code senha parol heslo has losenord jelsz sifre kata identified llave jeton segre kod slapta
+    otp tan puk cv code senha parol heslo haslo hasło losenord jelsz sifre kata identified llave jeton segre kod slapta
     lykilor zugangs community sandi mat_khau parool geslo lozinka zaporka webhook login private access refresh
     nonce csrf xsrf masterauth verifier assertion saml codigo schluessel
     clé schlüssel lösenord şifre mật парол 密 口令 パスワード 暗証番号 비밀번호 암호 كلمة סיסמ κωδικ รหัสผ่าน
@@ -248,6 +248,8 @@ _AS_A_NAME = re.compile(
 
 def find_named_values(literals: Literals) -> Iterator[Span]:
     """Yield the spans of values that a name beside them makes a secret; they may overlap."""
+    if literals.positions.keys().isdisjoint(LITERALS):
+        return
     text, lowered = literals.text, literals.lowered
     at = header_end = 0
     for position in literals.starts_of(_STEMS):

@@ -11,10 +11,9 @@ import string
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 
-from trajectory_pipeline.judge.redaction import credentials, named_values
-from trajectory_pipeline.judge.redaction.literals import LiteralSet
+from trajectory_pipeline.judge.redaction import credentials, named_values, tables
+from trajectory_pipeline.judge.redaction.literals import Literals, LiteralSet
 from trajectory_pipeline.judge.redaction.span import Span
-from trajectory_pipeline.judge.redaction.tables import find_table_secrets
 from trajectory_pipeline.judge.redaction.visible_text import visible_text
 
 # What may precede a key: also the end of an escape, as ``\nsk-…`` in JSON text and ``%3Dsk-…`` in a URL.
@@ -140,6 +139,8 @@ _HASHES = re.compile(
     r"|\{S?SHA\}[A-Za-z0-9/+=]{16,256}"
 )
 """Hashes of passwords: they can be guessed from."""
+_HASH_HINTS = frozenset(("$", "{sha}", "{ssha}"))
+"""One of these stands in every such hash, in any case."""
 _KEY = re.compile(_BEFORE + "(?:" + "|".join(_KEY_FORMS) + ")")
 _SHORTEST_KEY = 18
 _IN_WORD = string.ascii_letters + string.digits + "_+/=.:~-"
@@ -152,17 +153,19 @@ _JWT_BEGINS = re.compile(_BEFORE + r"eyJ[A-Za-z0-9_-]{8}")
 _FEWEST_JWT_PARTS, _JWT_PARTS = 2, 5
 _DASHED = re.compile(r"[sp]k-")
 
+_LINE_BREAK = r"""(?:(?<=\n)|(?<=\r)\n|(?<=\\)\\{0,3}(?:\r?\n|n|r\\{1,4}n))[ \t]{0,80}"""
+_BETWEEN_LITERALS = r"""(?<=["'])[ \t]{0,8}\+?[ \t]{0,8}\\?\r?\n[ \t]{0,80}["']"""
+_AFTER_BREAK = r"(?=[A-Za-z0-9_.+/=-])"
 _BREAK = re.compile(
-    r"""[\\\r\n"'](?<=[A-Za-z0-9_.+/=-].)"""
-    r"""(?:(?:(?<=\n)|(?<=\r)\n|(?<=\\)\\{0,3}(?:\r?\n|n|r\\{1,4}n))[ \t]{0,80}"""
-    r"""|(?<=["'])[ \t]{0,8}\+?[ \t]{0,8}\\?\r?\n[ \t]{0,80}["'])"""
-    r"(?=[A-Za-z0-9_.+/=-])",
-    re.DOTALL,
+    rf"""[\\\r\n"'](?<=[A-Za-z0-9_.+/=-].)(?:{_LINE_BREAK}|{_BETWEEN_LITERALS}){_AFTER_BREAK}""", re.DOTALL
 )
 """A break in the middle of a token: a terminal's, one written as an escape, one between two literals.
 
 The text before it is tested after its first character, since the search jumps to that: several times faster.
 """
+_BREAK_OF_LINE = re.compile(rf"""[\\\r\n](?<=[A-Za-z0-9_.+/=-].){_LINE_BREAK}{_AFTER_BREAK}""", re.DOTALL)
+_LITERAL_BELOW = re.compile(r"""\n[ \t]{0,80}["']""")
+"""Stands in every break between two literals."""
 _WORDLIKE = re.compile(r"[A-Za-z]?[a-z]*[.=:]*|[A-Z]+[.=:]*")
 
 _PEM_BEGINS = re.compile(r"-{4,5} ?BEGIN [A-Za-z0-9 ]{0,40}(?:PRIVATE KEY(?: BLOCK)?|Static key V[0-9]) ?-{4,5}")
@@ -185,7 +188,7 @@ _DEEPEST = 2
 """How often a text may be encoded."""
 _FROM_URL_SAFE = str.maketrans("-_", "+/")
 
-_LITERALS = LiteralSet(credentials.LITERALS | named_values.LITERALS)
+_LITERALS = LiteralSet(credentials.LITERALS | named_values.LITERALS | tables.HINTS | _HASH_HINTS)
 _Words = list[tuple[int, int]]
 """Spans of words that may contain a key; nearly all words are shorter and need not be searched."""
 
@@ -201,21 +204,25 @@ def find_secrets(text: str, checkpoint: Callable[[], None] = lambda: None) -> It
 
 def _find(text: str, checkpoint: Callable[[], None], depth: int = 0) -> Iterator[Span]:
     yield from _private_keys(text)
-    yield from find_table_secrets(text, checkpoint)
+    may_have_tables = False
     for at in range(0, max(len(text) - _OVERLAP, 1), _PIECE - _OVERLAP):
         checkpoint()
-        for span in _find_in_piece(text[at : at + _PIECE], checkpoint, depth):
+        literals = _LITERALS.find(text[at : at + _PIECE])
+        may_have_tables = may_have_tables or not literals.positions.keys().isdisjoint(tables.HINTS)
+        for span in _find_in_piece(literals, checkpoint, depth):
             yield Span(at + span.start, at + span.end, span.kind)
+    if may_have_tables:
+        yield from tables.find_table_secrets(text, checkpoint)
 
 
-def _find_in_piece(text: str, checkpoint: Callable[[], None], depth: int) -> Iterator[Span]:
+def _find_in_piece(literals: Literals, checkpoint: Callable[[], None], depth: int) -> Iterator[Span]:
+    text = literals.text
     words = _long_words(text)
-    yield from _keys(text, words)
+    yield from _keys(literals, words)
     yield from _broken_keys(text)
-    literals = _LITERALS.find(text)
     yield from credentials.find_credentials(literals)
     yield from named_values.find_named_values(literals)
-    if depth < _DEEPEST:
+    if depth < _DEEPEST and words:
         yield from _encoded_secrets(text, words, checkpoint, depth)
 
 
@@ -232,7 +239,7 @@ def _long_words(text: str) -> _Words:
 
 
 def _private_keys(text: str) -> Iterator[Span]:
-    if not any(hint in text for hint in _PEM_HINTS):
+    if _PEM_HINTS[0] not in text and _PEM_HINTS[1] not in text and _PEM_HINTS[2] not in text:
         return
     at, has_end = 0, True
     while begin := _PEM_BEGINS.search(text, at):
@@ -258,9 +265,11 @@ def _ends_of_private_keys(text: str, start: int, stop: int) -> Iterator[Span]:
         start = end.end()
 
 
-def _keys(text: str, words: _Words) -> Iterator[Span]:
-    for found in _HASHES.finditer(text):
-        yield Span(*found.span(), "password")
+def _keys(literals: Literals, words: _Words) -> Iterator[Span]:
+    text = literals.text
+    if not literals.positions.keys().isdisjoint(_HASH_HINTS):
+        for found in _HASHES.finditer(text):
+            yield Span(*found.span(), "password")
     for start, end, kind in _in_long_tokens(text, words):
         yield Span(start, end, kind)
 
@@ -350,6 +359,8 @@ def _is_key(value: str) -> bool:
 
 def _broken_keys(text: str) -> Iterator[Span]:
     """Find keys with breaks in them, in the text without breaks; what follows a break must look like part of a key."""
+    if not _may_have_broken_key(text):
+        return
     pieces, starts, shift = [], [0], [0]
     last = 0
     for found in _BREAK.finditer(text):
@@ -357,8 +368,6 @@ def _broken_keys(text: str) -> Iterator[Span]:
         starts.append(starts[-1] + found.start() - last)
         last = found.end()
         shift.append(last - starts[-1])
-    if not pieces:
-        return
     joined = "".join([*pieces, text[last:]])
     # A key without a break is found in the text itself.
     words = [
@@ -377,6 +386,20 @@ def _broken_keys(text: str) -> Iterator[Span]:
             piece += 1
         if piece > first and (end == found_end or _is_whole_key(joined[start:end])):
             yield Span(start + shift[first], end + shift[piece], kind)
+
+
+def _may_have_broken_key(text: str) -> bool:
+    """Whether there are other long words without the breaks, and a key among them."""
+    if not any(character in text for character in "\\\n\r"):
+        return False
+    text = text.replace('\\"', "  ")
+    # Quotes are frequent where no literal goes on in the next line.
+    broken = (_BREAK if _LITERAL_BELOW.search(text) else _BREAK_OF_LINE).sub("\0", text)
+    joined = broken.replace("\0", "")
+    words = _long_words(joined)
+    if [end - start for start, end in words] == [end - start for start, end in _long_words(broken)]:
+        return False
+    return next(_in_long_tokens(joined, words), None) is not None
 
 
 def _is_whole_key(value: str) -> bool:

@@ -11,7 +11,8 @@ _HEAD = re.compile(
     r"(?i:[\w .-]{0,24}(?:pass(?:word|wd|phrase|code)?|pwd|passwort|contraseña|mot de passe|senha|secret|token"
     r"|(?:api|access|secret|private)[ _-]?key|credentials?))"
 )
-_HINTS = ("pass", "pwd", "contrase", "senha", "secret", "token", "key", "credential")
+HINTS = frozenset(("pass", "pwd", "contrase", "senha", "secret", "token", "key", "credential"))
+"""One of these stands in every head of a column of secrets, in any case."""
 _LINE = re.compile(r"(?:[^\r\n\\]|\\(?![nr])){1,8192}")
 _DELIMITERS = ("|", "\t", ",", ";")
 _WIDE_GAP = re.compile(r"[ ]{2,64}")
@@ -26,7 +27,7 @@ _Cells = list[tuple[int, int]]
 def find_table_secrets(text: str, checkpoint: Callable[[], None]) -> Iterator[Span]:
     """Yield the spans of cells in columns of secrets."""
     lowered = text.lower()
-    if not any(hint in lowered for hint in _HINTS):
+    if not any(hint in lowered for hint in HINTS):
         return
     if "values" in lowered or not folds_plainly(text):
         yield from _inserted(text)
@@ -68,8 +69,8 @@ def find_table_secrets(text: str, checkpoint: Callable[[], None]) -> Iterator[Sp
 def _lines_with_hints(text: str, lowered: str) -> Callable[[int, int], bool]:
     """Return whether a hint is in a line; lines are asked for in order."""
     if len(lowered) != len(text):
-        return lambda start, end: any(hint in text[start:end].lower() for hint in _HINTS)
-    spans = sorted((at, at + len(hint)) for hint in _HINTS for at in occurrences(lowered, hint))
+        return lambda start, end: any(hint in text[start:end].lower() for hint in HINTS)
+    spans = sorted((at, at + len(hint)) for hint in HINTS for at in occurrences(lowered, hint))
     first = 0
 
     def has_hint(start: int, end: int) -> bool:

@@ -9,7 +9,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trajectory_pipeline.schema.arrow import arrow_schema
+from trajectory_pipeline.schema.arrow import arrow_schema, leaf_paths
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet import filesystem as filesystems
 
@@ -44,10 +44,10 @@ def read_batches(open_file: OpenFile, wanted: pa.Schema) -> Iterator[pa.RecordBa
     if found is None:
         return
     with found as handle, pq.ParquetFile(handle) as file:
-        names = set(file.schema_arrow.names)
-        present = [name for name in wanted.names if name in names]
+        there = {file.schema.column(number).path for number in range(len(file.schema))}
+        present = [leaf for leaf in leaf_paths(wanted) if leaf in there]
         for group in range(file.num_row_groups):
-            for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=present):
+            for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=present, use_threads=False):
                 yield _with_schema(batch, wanted)
 
 

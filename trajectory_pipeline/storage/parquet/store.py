@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.partition_keys import floor_to_hour, source_of, source_suffix
 from trajectory_pipeline.runtime import private_files
-from trajectory_pipeline.schema.arrow import arrow_schema
+from trajectory_pipeline.schema.arrow import arrow_schema, without_fields
 from trajectory_pipeline.schema.enums import FileAccess
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet import filesystem as filesystems
@@ -216,12 +216,25 @@ class ParquetStore:
             where = self.path_of(table, hour)
             yield StagedFile(where, rows, size, digest, target, temporary, filesystem, path, file_mode, self._fetched)
 
-    def read(self, table: Table, hour: datetime, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def read(
+        self,
+        table: Table,
+        hour: datetime,
+        columns: list[str] | None = None,
+        *,
+        without: frozenset[str] = frozenset(),
+    ) -> Iterator[pa.RecordBatch]:
         """Yield a partition's rows in batches, in the order of the file; nothing where there is no file.
 
         Columns and fields that an older file lacks are null, lists empty.
+
+        Args:
+            table: whose.
+            hour: the partition.
+            columns: names of columns; None for all.
+            without: names of columns, and of fields at any depth, that are left out.
         """
-        wanted = arrow_schema(table)
+        wanted = without_fields(arrow_schema(table), without)
         if columns is not None:
             wanted = pa.schema([wanted.field(name) for name in columns])
         yield from io.translating_parquet_errors(

@@ -6,7 +6,8 @@ Every function raises ``SinkError`` if the database refuses.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, LiteralString
 
 import psycopg
@@ -92,6 +93,9 @@ class ExportedRun:
     split: str
 
 
+_COPIED = attrgetter(*ExportedRun.__slots__)
+
+
 @dataclass(frozen=True, slots=True)
 class RegisteredExport:
     """A dataset with how many runs it holds, and how many of these were erased, or deleted at the source, since."""
@@ -123,7 +127,7 @@ def record_runs(
     )
     with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         for run in runs:
-            copy.write_row((export.export_id, *astuple(run)))
+            copy.write_row((export.export_id, *_COPIED(run)))
 
 
 def texts_elsewhere(
