@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from trajectory_pipeline.databases import require_dagster_driver
-from trajectory_pipeline.defs.assets.exports import build_exports
+from trajectory_pipeline.defs.assets.exports import build_exports, build_pair_exports
 from trajectory_pipeline.defs.assets.judge_quality import build_judge_quality
 from trajectory_pipeline.defs.assets.refined_outcomes import build_refined_outcomes
 from trajectory_pipeline.defs.assets.source_tables import SOURCE_TABLES, source_asset
@@ -16,6 +16,7 @@ from trajectory_pipeline.defs.assets.trajectory_report import build_trajectory_r
 from trajectory_pipeline.defs.history_checks import build_history_checks, build_history_checks_job
 from trajectory_pipeline.defs.jobs.completeness import build_completeness_check, build_completeness_job
 from trajectory_pipeline.defs.jobs.dagster_retention import build_dagster_retention_job
+from trajectory_pipeline.defs.jobs.pair_exports import build_pair_export_job
 from trajectory_pipeline.defs.jobs.report import build_report_job
 from trajectory_pipeline.defs.jobs.retention import build_retention_job
 from trajectory_pipeline.defs.jobs.trajectory import build_trajectory_job
@@ -47,6 +48,8 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
     """
     # One definition for all stages of a source: Dagster maps their partitions to each other one to one.
     partitions = {source: hourly_partitions(settings.capture.start, source) for source in settings.source.names}
+    exports = [asset for source, hours in partitions.items() for asset in build_exports(settings, hours, source)]
+    pair_exports = build_pair_exports(settings)
     jobs = [
         *(build_trajectory_job(settings, source) for source in partitions),
         build_completeness_job(settings),
@@ -54,8 +57,8 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
         build_dagster_retention_job(settings),
         build_report_job(settings),
         build_history_checks_job(settings),
+        *([build_pair_export_job(settings, pair_exports)] if pair_exports else []),
     ]
-    exports = [asset for source, hours in partitions.items() for asset in build_exports(settings, hours, source)]
     return dg.Definitions(
         assets=[
             *SOURCE_TABLES,
@@ -73,6 +76,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
             build_judge_quality(settings),
             build_trajectory_report(settings),
             *exports,
+            *pair_exports,
         ],
         asset_checks=[
             *(build_completeness_check(settings, source) for source in partitions),

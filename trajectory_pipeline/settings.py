@@ -473,7 +473,7 @@ class ExportSettings(_Group):
 
     formats: Names = setting("TRAJECTORY_EXPORTS", ())
     """Comma-separated formats, each of which is an asset `exports/FORMAT`: as `trajectory-pipeline export --help` lists
-    them, but for `dpo`, whose pairs join runs of many partitions. Unset: none."""
+    them. That of `dpo` has no partitions: its pairs join runs of many. Unset: none."""
     uri: OptionalText = setting("TRAJECTORY_EXPORT_URI", repr=False)
     """Folder or fsspec URL for these datasets. Unset: `exports` beside the Parquet files."""
     filters: Filters = setting("TRAJECTORY_EXPORT_FILTERS", ExportFilters())

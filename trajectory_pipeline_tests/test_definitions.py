@@ -80,8 +80,19 @@ def test_exports_are_assets_only_where_a_setting_names_them(graph: AssetGraph) -
     checks = {key.name for key in with_exports.get_check_keys_for_assets({dg.AssetKey(["exports", "sft"])})}
     assert checks == {"files_match_manifest", "holds_nothing_erased"}
     assert definitions.resolve_job_def("export_job").asset_layer.executable_asset_keys == node_keys("sft", "atif")
-    with pytest.raises(SettingsError, match=r"names 'dpo', 'yaml': name some of atif, "):
-        build_defs(make_settings(export__formats=("dpo", "yaml", "sft")))
+    with pytest.raises(SettingsError, match=r"names 'yaml': name some of atif, "):
+        build_defs(make_settings(export__formats=("yaml", "sft")))
+
+
+def test_export_of_pairs_has_no_partitions_and_a_job_of_each_day() -> None:
+    definitions = build_defs(make_settings(export__formats=("dpo",)))
+    node = definitions.resolve_asset_graph().get(dg.AssetKey(["exports", "dpo"]))
+    assert node.partitions_def is None
+    assert names(node.parent_keys) == {"trajectories", "refined_outcomes", "trajectory_embeddings"}
+    assert definitions.resolve_job_def("pair_export_job").asset_layer.executable_asset_keys == node_keys("dpo")
+    assert definitions.resolve_schedule_def("daily_pair_export").cron_schedule == "45 4 * * *"
+    jobs = {job.name for job in definitions.resolve_all_job_defs()}
+    assert "export_job" not in jobs
 
 
 def node_keys(*formats: str) -> "set[dg.AssetKey]":

@@ -72,13 +72,12 @@ def export_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(
             EXPORT_FILES_NAME,
             asset=asset,
-            description="Each file of the materialized partitions has the digest that their manifests say.",
+            description="Each file that was just materialized has the digest that its manifest says.",
         ),
         dg.AssetCheckSpec(
             EXPORT_ERASED_NAME,
             asset=asset,
-            description="The dataset holds no run that was erased, or deleted at the source, since it was written. The"
-            " export sensor requests the partitions of those that it holds.",
+            description="The dataset holds no run that was erased, or deleted at the source, since it was written.",
         ),
     ]
 
@@ -247,21 +246,21 @@ def failed_embeddings(errors: Mapping[str, str]) -> dg.AssetCheckResult:
     return _warning(EMBEDDINGS, len(errors), "text", "without embedding", listed)
 
 
-def export_files(differing: Mapping[str, str], partitions: int) -> dg.AssetCheckResult:
-    """Return whether the files of the materialized partitions are as their manifests say."""
-    advice = what_to_do("Files were changed by hand or by another program: materialize the partitions again.")
+def export_files(differing: Mapping[str, str], folders: int) -> dg.AssetCheckResult:
+    """Return whether the files in the materialized folders of a dataset are as their manifests say."""
+    advice = what_to_do("Files were changed by hand or by another program: materialize them again.")
     return dg.AssetCheckResult(
         check_name=EXPORT_FILES_NAME,
         passed=not differing,
         description=summarize([f"{key}: {found}" for key, found in differing.items()])
-        or f"{pluralize(partitions, 'partition')} as written",
-        metadata={"partitions": bullet_list(list(differing), differing), **advice} if differing else {},
+        or f"{pluralize(folders, 'folder')} as written",
+        metadata={"folders": bullet_list(list(differing), differing), **advice} if differing else {},
     )
 
 
 def export_holds_no_erased(runs: int) -> dg.AssetCheckResult:
     """Return whether a dataset holds no run that was erased or deleted at the source since."""
-    advice = what_to_do("Materialize its stale partitions; the export sensor requests them.")
+    advice = what_to_do("Materialize what is stale of it; the export sensor, or the daily job of pairs, requests it.")
     return dg.AssetCheckResult(
         check_name=EXPORT_ERASED_NAME,
         passed=not runs,

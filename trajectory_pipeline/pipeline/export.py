@@ -20,7 +20,7 @@ from trajectory_pipeline.exports.writers import JsonLines
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION, Redactor
 from trajectory_pipeline.pipeline.export_encoder import EncodedRun, Encoding
 from trajectory_pipeline.pipeline.export_encoding import encode_runs
-from trajectory_pipeline.pipeline.export_pairs import FamilyPairs, PairFinder
+from trajectory_pipeline.pipeline.export_pairs import FamilyPairs, Pair, PairFinder
 from trajectory_pipeline.runtime.private_files import create_file
 from trajectory_pipeline.schema.enums import RedactionMode
 from trajectory_pipeline.schema.exports import ExportFilters, SelectedRun
@@ -204,6 +204,27 @@ def _write_runs(
 def _write_pairs(
     files: "DatasetFiles", storage: Storage, selected: Sequence[SelectedRun], options: ExportOptions
 ) -> None:
+    pairs = find_pairs(files, storage, selected, options)
+    keys: dict[str, list[str]] = {}
+    for number, pair in enumerate(pairs):
+        for side in (pair.chosen, pair.rejected):
+            # Both sides of a pair are in one split, and so is whatever else belongs together with one of them.
+            keys.setdefault(side.run.selected.run_id, side.run.selected.group_keys).append(f"pair {number}")
+    groups = groups_of(keys)
+    lines = files.add_writer(JsonLines(files.folder))
+    for pair in pairs:
+        group = groups[pair.chosen.run.selected.run_id]
+        files.write_pair(lines, pair, split_of(group, options.shares, options.seed), group)
+
+
+def find_pairs(
+    files: "DatasetFiles", storage: Storage, selected: Sequence[SelectedRun], options: ExportOptions
+) -> list[Pair]:
+    """Return the pairs of the selected runs, and count those that are in none.
+
+    Raises:
+        SinkError: a sink cannot be read.
+    """
     finder = PairFinder(files.folder, options.pairs_per_task)
     try:
         for run in _once(encode_runs(storage, options.encoding(storage), selected, files.left_out), files.left_out):
@@ -213,24 +234,9 @@ def _write_pairs(
                 finder.add(run)
         pairs = list(finder.pairs())
         files.left_out.update(finder.left_out)
+        return pairs
     finally:
         finder.close()
-    keys: dict[str, list[str]] = {}
-    for number, pair in enumerate(pairs):
-        for side in (pair.chosen, pair.rejected):
-            # Both sides of a pair are in one split, and so is whatever else belongs together with one of them.
-            keys.setdefault(side.run.selected.run_id, side.run.selected.group_keys).append(f"pair {number}")
-    groups = groups_of(keys)
-    lines = files.add_writer(JsonLines(files.folder))
-    for pair in pairs:
-        chosen, rejected = pair.chosen.run, pair.rejected.run
-        group = groups[chosen.selected.run_id]
-        split = split_of(group, options.shares, options.seed)
-        ids = {"chosen_run_id": chosen.selected.run_id, "rejected_run_id": rejected.selected.run_id}
-        lines.write(json_bytes({**pair.preference.record, **ids}), split)
-        files.records[split] += 1
-        files.note(chosen, split, group)
-        files.note(rejected, split, group)
 
 
 def _once(runs: Iterable[EncodedRun], left_out: Counter[str]) -> Iterator[EncodedRun]:
@@ -292,6 +298,15 @@ class DatasetFiles:
             self.note(run, split, group)
         else:
             self.left_out[refused] += 1
+
+    def write_pair(self, lines: Writer, pair: Pair, split: str, group: str) -> None:
+        """Write a pair and note that both of its runs are there."""
+        chosen, rejected = pair.chosen.run, pair.rejected.run
+        ids = {"chosen_run_id": chosen.selected.run_id, "rejected_run_id": rejected.selected.run_id}
+        lines.write(json_bytes({**pair.preference.record, **ids}), split)
+        self.records[split] += 1
+        self.note(chosen, split, group)
+        self.note(rejected, split, group)
 
     def add_writer(self, writer: Writer) -> Writer:
         """Take over the closing of a writer."""

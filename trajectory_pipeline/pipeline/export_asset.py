@@ -16,12 +16,14 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.card import asset_card
 from trajectory_pipeline.exports.source import json_bytes
 from trajectory_pipeline.exports.splits import split_of
+from trajectory_pipeline.exports.writers import JsonLines
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.export import (
     SAME_TEXT,
     DatasetFiles,
     ExportOptions,
+    find_pairs,
     noted_runs,
     plain,
     write_file,
@@ -61,6 +63,8 @@ from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.urls import without_credentials
 
+PAIRS = "pairs"
+"""Folder of a dataset of pairs: they join runs of many partitions."""
 TWO_SPLITS = "it belongs together with runs of two splits"
 _RUNS_AT_ONCE = 250
 
@@ -154,10 +158,7 @@ def export_partition(
         with staging(asset.location) as folder:
             with DatasetFiles(folder) as files:
                 _write(files, storage, asset, selected, key)
-            manifest = files.manifest(asset.filters, asset.options, len(selected), "")
-            content = json_bytes(manifest)
-            write_file(folder / MANIFEST, content)
-            sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
+            manifest, content, sizes = _described(files, asset, len(selected))
             runs = list(noted_runs(folder))
             with translating_database_errors(database.url, f"Noting what {asset.name} {key} holds"):
                 record_runs(partition.connection, asset.export, runs, key)
@@ -179,6 +180,36 @@ def export_partition(
                 forget_inputs(partition.connection, asset.name, key)
             replaced = replace_part(asset.location, hour_folder(hour), folder, sizes, asset.access)
     uri = f"{without_credentials(asset.location)}/{hour_folder(hour)}"
+    return ExportedPartition(uri, len(selected), manifest, hashlib.sha256(content).hexdigest(), replaced)
+
+
+def export_pairs(storage: Storage, asset: ExportAsset) -> ExportedPartition:
+    """Make the dataset of a format of pairs hold those of all runs now, in one folder; unchanged files stay untouched.
+
+    Raises:
+        PipelineError: the target cannot be written.
+        SinkError: a sink cannot be read or written.
+    """
+    database, options = storage.postgres, asset.options
+    selected = select_runs(database, asset.filters)
+    with staging(asset.location) as folder:
+        with DatasetFiles(folder) as files:
+            pairs = find_pairs(files, storage, selected, options)
+            keys = [[*pair.chosen.run.selected.group_keys, *pair.rejected.run.selected.group_keys] for pair in pairs]
+            groups = assign_groups(database, {str(number): own for number, own in enumerate(keys)})
+            lines = files.add_writer(JsonLines(folder))
+            for number, pair in enumerate(pairs):
+                splits = {split_of(group, options.shares, options.seed) for group in groups[str(number)]}
+                if len(splits) > 1:
+                    files.left_out[TWO_SPLITS] += 2
+                else:
+                    files.write_pair(lines, pair, splits.pop(), groups[str(number)][0])
+        manifest, content, sizes = _described(files, asset, len(selected))
+        with database.connect() as connection, translating_database_errors(database.url, f"Noting {asset.name}"):
+            register_export(connection, asset.export)
+            record_runs(connection, asset.export, noted_runs(folder))
+        replaced = replace_part(asset.location, PAIRS, folder, sizes, asset.access)
+    uri = f"{without_credentials(asset.location)}/{PAIRS}"
     return ExportedPartition(uri, len(selected), manifest, hashlib.sha256(content).hexdigest(), replaced)
 
 
@@ -215,15 +246,22 @@ def inputs_digest(asset: ExportAsset, policy_id: str | None, inputs: PartitionIn
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def find_differences(asset: ExportAsset, hour: datetime) -> list[str]:
-    """Return how a partition's files differ from its manifest, as sentences.
+def find_differences(asset: ExportAsset, name: str) -> list[str]:
+    """Return how the files in a folder of the dataset differ from its manifest, as sentences.
 
     Raises:
         PipelineError: the target cannot be read.
     """
-    name = hour_folder(hour)
     manifest = read_manifest(asset.location, name)
     return [f"{name} has no {MANIFEST}"] if manifest is None else differences(asset.location, name, manifest)
+
+
+def _described(files: DatasetFiles, asset: ExportAsset, selected: int) -> tuple[dict[str, Any], bytes, dict[str, int]]:
+    """Write the manifest; returns it, also as bytes, and the sizes of the files that it names."""
+    manifest = files.manifest(asset.filters, asset.options, selected, "")
+    content = json_bytes(manifest)
+    write_file(files.folder / MANIFEST, content)
+    return manifest, content, {name: entry["bytes"] for name, entry in manifest["files"].items()}
 
 
 def _write(files: DatasetFiles, storage: Storage, asset: ExportAsset, selected: list[SelectedRun], key: str) -> None:

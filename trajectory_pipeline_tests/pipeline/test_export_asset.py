@@ -11,7 +11,9 @@ from trajectory_pipeline.exports.splits import SplitShares
 from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.pipeline.export import ExportOptions
 from trajectory_pipeline.pipeline.export_asset import (
+    PAIRS,
     ExportAsset,
+    export_pairs,
     export_partition,
     find_differences,
     publish_card,
@@ -59,7 +61,7 @@ def test_partition_is_written_once_and_again_only_where_it_changed(own_story: Pi
     assert set(held.values()) == {"train", "test"}
     hour = busiest(own_story)
     assert export_partition(hour, own_story.storage, one).replaced is False
-    assert find_differences(one, hour) == []
+    assert find_differences(one, hour_folder(hour)) == []
     publish_card(own_story.storage, one)
     # A run that is deleted at the source leaves the dataset, and the others of its partition stay.
     gone = next(
@@ -116,9 +118,9 @@ def test_files_that_others_changed_are_found_and_mended(own_story: Pipeline, tar
 
     filesystem, path = fsspec.core.url_to_fs(f"{one.location}/{hour_folder(hour)}/{name}")
     filesystem.pipe_file(path, b"mine")
-    assert find_differences(one, hour) == [f"{hour_folder(hour)}/{name} is not what was written"]
+    assert find_differences(one, hour_folder(hour)) == [f"{hour_folder(hour)}/{name} is not what was written"]
     assert export_partition(hour, own_story.storage, one).replaced
-    assert find_differences(one, hour) == []
+    assert find_differences(one, hour_folder(hour)) == []
 
 
 @pytest.mark.heavy
@@ -137,3 +139,22 @@ def test_dataset_in_parts_is_loaded_by_datasets(
     assert {split: len(rows) for split, rows in loaded.items()} == {
         split: list(held.values()).count(split) for split in set(held.values())
     }
+
+
+def test_pairs_of_all_partitions_are_one_dataset_that_follows_its_runs(own_story: Pipeline, target: str) -> None:
+    one = asset(target, ExportFormat.DPO)
+    done = export_pairs(own_story.storage, one)
+    assert sum(done.manifest["records"].values()) > 0
+    assert find_differences(one, PAIRS) == []
+    assert export_pairs(own_story.storage, one).replaced is False
+    publish_card(own_story.storage, one)
+    held = splits_of(own_story)
+    partitions = own_story.ask("SELECT DISTINCT partition_key FROM trajectory.export_runs")
+    assert len(partitions) > 1
+    gone = min(held)
+    own_story.do(f"UPDATE trajectory.trajectories SET deleted_at = now() WHERE run_id = '{gone}'")
+    assert "1 deleted: materialize exports/dpo (its daily job does)" in stale_exports(own_story.database)[0]
+    again = export_pairs(own_story.storage, one)
+    assert again.replaced
+    assert exports_holding(own_story.database, [gone]) == []
+    assert find_differences(one, PAIRS) == []

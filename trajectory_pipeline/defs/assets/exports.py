@@ -2,7 +2,7 @@
 
 import posixpath
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -22,27 +22,39 @@ from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.schema.versions import EXPORT_VERSION
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.storage.parquet.store import hour_folder
 from trajectory_pipeline.urls import without_credentials
 
 if TYPE_CHECKING:
     from trajectory_pipeline.pipeline.export_asset import ExportAsset
+    from trajectory_pipeline.storage.storage import Storage
 
 EXPORTS = "exports"
+_MADE_FROM = (TRAJECTORIES.name, REFINED_OUTCOMES.name, TRAJECTORY_EMBEDDINGS.name)
+"""Families, by which splits are drawn, come with embeddings."""
 
 
 def export_formats(settings: Settings) -> list[ExportFormat]:
     """Return the formats that are assets.
 
     Raises:
-        SettingsError: one is no format, or is made of pairs of runs.
+        SettingsError: one is no format.
     """
-    possible = [kind for kind in ExportFormat if not kind.form.pairs]
-    unknown = [name for name in settings.export.formats if name not in possible]
+    unknown = [name for name in settings.export.formats if name not in set(ExportFormat)]
     if unknown:
         raise SettingsError(
-            f"TRAJECTORY_EXPORTS names {', '.join(map(repr, unknown))}: name some of {', '.join(possible)}."
+            f"TRAJECTORY_EXPORTS names {', '.join(map(repr, unknown))}: name some of {', '.join(ExportFormat)}."
         )
-    return [kind for kind in possible if kind in settings.export.formats]
+    return [kind for kind in ExportFormat if kind in settings.export.formats]
+
+
+def hourly_formats(settings: Settings) -> list[ExportFormat]:
+    """Return the formats whose assets have partitions: of runs, and not of pairs, which join runs of many hours.
+
+    Raises:
+        SettingsError: one is no format.
+    """
+    return [kind for kind in export_formats(settings) if not kind.form.pairs]
 
 
 def export_key(kind: ExportFormat, source: str = LETTA) -> dg.AssetKey:
@@ -81,8 +93,49 @@ def _target(settings: Settings) -> str:
 def build_exports(
     settings: Settings, partitions: dg.PartitionsDefinition[str], source: str = LETTA
 ) -> list[dg.AssetsDefinition]:
-    """Return an asset over the hours of a source for each format that is wanted."""
-    return [_build_export(settings, partitions, kind, source) for kind in export_formats(settings)]
+    """Return an asset over the hours of a source for each format of single runs that is wanted."""
+    return [_build_export(settings, partitions, kind, source) for kind in hourly_formats(settings)]
+
+
+def build_pair_exports(settings: Settings) -> list[dg.AssetsDefinition]:
+    """Return an asset without partitions for each format of pairs that is wanted."""
+    return [_build_pair_export(settings, kind) for kind in export_formats(settings) if kind.form.pairs]
+
+
+def _about(kind: ExportFormat) -> str:
+    return f"{kind.form.files} {kind.form.about[0].upper()}{kind.form.about[1:]}."
+
+
+def _build_pair_export(settings: Settings, kind: ExportFormat) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=export_key(kind),
+        description=f"{_about(kind)} Of the runs of all sources and hours; made anew once a day.",
+        metadata={"dagster/uri": posixpath.join(without_credentials(_target(settings)), kind.value)},
+        group_name=EXPORTS,
+        owners=settings.dagster.owners,
+        tags={"stage": "export"},
+        code_version=f"export {EXPORT_VERSION}",
+        deps=[asset_key(one, source) for source in settings.source.names for one in _MADE_FROM],
+        pool="export",
+        check_specs=asset_checks.export_specs(export_key(kind)),
+    )
+    def export(storage: StorageResource, judge: JudgeResource) -> MaterializeResults:
+        from trajectory_pipeline.pipeline import export_asset
+
+        asset = _asset_of(settings, kind, judge)
+        try:
+            sinks = storage.sinks()
+            exported = export_asset.export_pairs(sinks, asset)
+            checks = _check(sinks, asset, {export_asset.PAIRS: export_asset.PAIRS})
+        except PipelineError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+        metadata = export_metadata(exported)
+        yield dg.MaterializeResult(
+            metadata={"dagster/row_count": metadata.pop("dagster/partition_row_count"), **metadata},
+            check_results=checks,
+        )
+
+    return export
 
 
 def _build_export(
@@ -94,7 +147,7 @@ def _build_export(
 
         @dg.asset(
             key=export_key(kind, source),
-            description=f"{kind.form.files} {kind.form.about[0].upper()}{kind.form.about[1:]}.",
+            description=_about(kind),
             metadata={"dagster/uri": posixpath.join(without_credentials(_target(settings)), kind.value)},
             partitions_def=partitions,
             backfill_policy=dg.BackfillPolicy.multi_run(
@@ -104,8 +157,7 @@ def _build_export(
             owners=settings.dagster.owners,
             tags={"stage": "export"},
             code_version=f"export {EXPORT_VERSION}",
-            # Families, by which splits are drawn, come with embeddings.
-            deps=[asset_key(one.name, source) for one in (TRAJECTORIES, REFINED_OUTCOMES, TRAJECTORY_EMBEDDINGS)],
+            deps=[asset_key(one, source) for one in _MADE_FROM],
             pool="export",
             check_specs=asset_checks.export_specs(export_key(kind, source)),
         )
@@ -113,10 +165,8 @@ def _build_export(
             context: dg.AssetExecutionContext, storage: StorageResource, judge: JudgeResource
         ) -> MaterializeResults:
             from trajectory_pipeline.pipeline import export_asset
-            from trajectory_pipeline.storage.postgres.export_registry import registered_exports
 
-            configured_key = judge.redaction_key.encode() if judge.redaction_key else None
-            asset = export_asset_of(settings, kind, configured_key)
+            asset = _asset_of(settings, kind, judge)
             try:
                 sinks = storage.sinks()
             except PipelineError as error:
@@ -128,18 +178,30 @@ def _build_export(
                 )
 
             def check_results(hours: Sequence[datetime]) -> list[dg.AssetCheckResult]:
-                export_asset.publish_card(sinks, asset)
-                differing = {
-                    partition_key(hour): "; ".join(found)
-                    for hour in hours
-                    if (found := export_asset.find_differences(asset, hour))
-                }
-                held = [one for one in registered_exports(sinks.postgres) if one.export_id == asset.export.export_id]
-                return [
-                    asset_checks.export_files(differing, len(hours)),
-                    asset_checks.export_holds_no_erased(sum(one.erased + one.deleted for one in held)),
-                ]
+                return _check(sinks, asset, {partition_key(hour): hour_folder(hour) for hour in hours})
 
             yield from materialize_partitions(context, publish, check_results)
 
     return export
+
+
+def _asset_of(settings: Settings, kind: ExportFormat, judge: JudgeResource) -> "ExportAsset":
+    return export_asset_of(settings, kind, judge.redaction_key.encode() if judge.redaction_key else None)
+
+
+def _check(sinks: "Storage", asset: "ExportAsset", folders: Mapping[str, str]) -> list[dg.AssetCheckResult]:
+    """Publish the card, and check what was materialized: folders of the dataset, by the names that they are told by."""
+    from trajectory_pipeline.pipeline import export_asset
+    from trajectory_pipeline.storage.postgres.export_registry import registered_exports
+
+    export_asset.publish_card(sinks, asset)
+    differing = {
+        name: "; ".join(found)
+        for name, folder in folders.items()
+        if (found := export_asset.find_differences(asset, folder))
+    }
+    held = [one for one in registered_exports(sinks.postgres) if one.export_id == asset.export.export_id]
+    return [
+        asset_checks.export_files(differing, len(folders)),
+        asset_checks.export_holds_no_erased(sum(one.erased + one.deleted for one in held)),
+    ]

@@ -6,7 +6,7 @@ Like the others, it compares states: what the ledger says that a partition was m
 import dagster as dg
 
 from trajectory_pipeline.defs.asset_keys import capture_keys, embedding_keys, refinement_keys
-from trajectory_pipeline.defs.assets.exports import export_asset_of, export_batch, export_formats, export_key
+from trajectory_pipeline.defs.assets.exports import export_asset_of, export_batch, export_key, hourly_formats
 from trajectory_pipeline.defs.jobs.daily import AnyJob
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.defs.sensors.run_requests import (
@@ -30,7 +30,7 @@ def build_export_job(settings: Settings, source: str = LETTA) -> AnyJob:
     """Return the job that exports partitions of a source."""
     return dg.define_asset_job(
         name_at(EXPORT_JOB, source),
-        selection=[export_key(kind, source) for kind in export_formats(settings)],
+        selection=[export_key(kind, source) for kind in hourly_formats(settings)],
         description="Brings partitions of exported datasets up to date.",
     )
 
@@ -53,7 +53,7 @@ def build_export_sensor(settings: Settings, clock: Clock = utc_now, source: str 
         first, last = floor_to_hour(settings.capture.start), floor_to_hour(now)
         requests: list[dg.RunRequest] = []
         waiting = []
-        for kind in export_formats(settings):
+        for kind in hourly_formats(settings):
             asset, selection = export_asset_of(settings, kind, None), [export_key(kind, source)]
             try:
                 sinks = storage.sinks()

@@ -12,6 +12,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
+from trajectory_pipeline.exports.formats import ExportFormat
 from trajectory_pipeline.exports.splits import groups_of
 from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
@@ -217,11 +218,12 @@ def stale_exports(database: TrajectoryDatabase) -> list[str]:
         held = " and ".join(
             f"{number} {what}" for number, what in ((one.erased, "erased"), (one.deleted, "deleted")) if number
         )
-        advice = (
-            f"materialize the stale partitions of exports/{one.format} (its sensor requests them)"
-            if one.is_asset
-            else f"delete it, export it again, or `trajectory-pipeline exports forget {one.export_id}`"
-        )
+        if not one.is_asset:
+            advice = f"delete it, export it again, or `trajectory-pipeline exports forget {one.export_id}`"
+        elif ExportFormat(one.format).form.pairs:
+            advice = f"materialize exports/{one.format} (its daily job does)"
+        else:
+            advice = f"materialize the stale partitions of exports/{one.format} (its sensor requests them)"
         sentences.append(f"{one.location} holds runs that are gone since it was written, {held}: {advice}")
     return sentences
 
