@@ -143,6 +143,9 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 RetentionDays = Annotated[int, Field(ge=1, le=LONGEST_RETENTION_DAYS)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+OptionalSimilarity = Annotated[
+    Annotated[float, Field(ge=0.5, le=1, allow_inf_nan=False)] | None, BeforeValidator(_blank_is_unset)
+]
 Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 Owners = Annotated[tuple[Annotated[str, AfterValidator(_owner)], ...], NoDecode, BeforeValidator(_listed)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
@@ -485,6 +488,9 @@ class ExportSettings(_Group):
     """What is replaced in their texts: `secrets`, `personal` or `off`, as in TRAJECTORY_REDACT. Default `secrets`."""
     reasoning: bool = setting("TRAJECTORY_EXPORT_REASONING", False)
     """`true`: what models reasoned is passed on. Their terms may forbid it. Unset: it is left out."""
+    near_duplicates: OptionalSimilarity = setting("TRAJECTORY_EXPORT_NEAR_DUPLICATES")
+    """Leave out runs whose words are at least so similar to those of an earlier one with the same outcome, 0.5 to 1,
+    such as 0.9. Needs the extra `near-duplicates`. Unset: only those that say the same, word by word."""
 
 
 class Settings(BaseModel):

@@ -5,9 +5,13 @@ definitions do not count, which all runs of an agent share. Runs with different 
 differ in is what there is to learn.
 """
 
+import base64
+import hashlib
 import re
+from functools import cache
 from typing import Any
 
+import numpy as np
 from datasketch import MinHash, MinHashLSH
 
 from trajectory_pipeline.exports.chat import said_in
@@ -15,6 +19,7 @@ from trajectory_pipeline.exports.source import ExportRun
 
 _WORDS_IN_SEQUENCE = 5
 _PERMUTATIONS, _SCHEME = 128, "affine32"
+_NUMBER = np.dtype("<u4")
 _WORD = re.compile(r"\w+")
 
 Signature = Any
@@ -28,7 +33,37 @@ def signature_of(run: ExportRun) -> Signature:
     sequences = {" ".join(words[at : at + _WORDS_IN_SEQUENCE]).encode() for at in range(last)}
     minhash = MinHash(_PERMUTATIONS, scheme=_SCHEME)
     minhash.update_batch(sorted(sequences))
-    return minhash.hashvalues
+    return minhash.hashvalues.astype(_NUMBER)
+
+
+def signature_text(signature: Signature) -> str:
+    """Return a signature as text, in base64."""
+    return base64.b64encode(signature.tobytes()).decode()
+
+
+def read_signature(text: str) -> Signature:
+    """Return the signature that a text stands for."""
+    return np.frombuffer(base64.b64decode(text), _NUMBER)
+
+
+def bands_of(signature: Signature, outcome: str, threshold: float) -> list[int]:
+    """Return whole numbers, of 64 bits, of which runs that are so similar, with one outcome, most likely share one."""
+    bands, rows = _parameters(threshold)
+    parts = (
+        f"{outcome} {band} ".encode() + signature[band * rows : (band + 1) * rows].tobytes() for band in range(bands)
+    )
+    return [int.from_bytes(hashlib.sha256(part).digest()[:8], signed=True) for part in parts]
+
+
+@cache
+def _parameters(threshold: float) -> tuple[int, int]:
+    """Return into how many bands a signature is divided, and how many numbers each has: as the index in memory does."""
+    try:
+        index = MinHashLSH(threshold, _PERMUTATIONS)
+    except ValueError:
+        # So near to 1 that it would take one band, which it refuses.
+        return 2, _PERMUTATIONS // 2
+    return index.b, index.r
 
 
 class NearDuplicates:
@@ -43,12 +78,23 @@ class NearDuplicates:
     def find(self, run_id: str, outcome: str, signature: Signature) -> tuple[str, float] | None:
         """Return the kept run that a run is most like, with the similarity; where there is none, the run is kept."""
         minhash = MinHash(_PERMUTATIONS, hashvalues=signature, scheme=_SCHEME)
-        index = self._by_outcome.setdefault(outcome, MinHashLSH(self._threshold, _PERMUTATIONS))
-        similar = [(minhash.jaccard(self._kept[other]), other) for other in index.query(minhash)]
+        near = self._index_of(outcome).query(minhash)
+        similar = [(minhash.jaccard(self._kept[other]), other) for other in near]
         similar = [one for one in similar if one[0] >= self._threshold]
         if similar:
             similarity, other = max(similar, key=lambda one: (one[0], one[1]))
             return other, similarity
-        index.insert(run_id, minhash)
-        self._kept[run_id] = minhash
+        self.keep(run_id, outcome, signature)
         return None
+
+    def keep(self, run_id: str, outcome: str, signature: Signature) -> None:
+        """Keep a run, whatever it is like."""
+        if run_id not in self._kept:
+            self._kept[run_id] = MinHash(_PERMUTATIONS, hashvalues=signature, scheme=_SCHEME)
+            self._index_of(outcome).insert(run_id, self._kept[run_id])
+
+    def _index_of(self, outcome: str) -> Any:
+        if outcome not in self._by_outcome:
+            parameters = _parameters(self._threshold)
+            self._by_outcome[outcome] = MinHashLSH(self._threshold, _PERMUTATIONS, params=parameters)
+        return self._by_outcome[outcome]

@@ -259,6 +259,7 @@ class DatasetFiles:
         records: by split.
         left_out: selected runs that are not there, by reason.
         losses: what the form cannot hold of those that are there.
+        signatures: of those that are there, where almost equal ones are looked for.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -270,7 +271,8 @@ class DatasetFiles:
         self._models: set[str] = set()
         self._simulated = False
         self._writers: list[Writer] = []
-        self._near_duplicates: Any = None
+        self.signatures: dict[str, Any] = {}
+        self._near_duplicates: _NearDuplicates | None = None
 
     def __enter__(self) -> "DatasetFiles":
         self._runs = create_file(self.folder / RUNS)
@@ -315,18 +317,25 @@ class DatasetFiles:
 
     def is_near_duplicate(self, run: EncodedRun, threshold: float | None) -> bool:
         """Whether a run says almost the same as one before it with the same outcome; those are named in a list."""
-        if threshold is None:
-            return False
-        if self._near_duplicates is None:
-            self._near_duplicates = _NearDuplicates(self.folder / NEAR_DUPLICATES, threshold)
-        if not self._near_duplicates.finds(run):
+        if threshold is None or not self._kept(threshold).finds(run):
             return False
         self.left_out[SIMILAR_TEXT] += 1
         return True
 
+    def keep_elsewhere(self, run_id: str, outcome: str, signature: Any, threshold: float) -> None:
+        """Take a run of another part of the dataset for one that was before those that follow."""
+        self._kept(threshold).keep(run_id, outcome, signature)
+
+    def _kept(self, threshold: float) -> "_NearDuplicates":
+        if self._near_duplicates is None:
+            self._near_duplicates = _NearDuplicates(self.folder / NEAR_DUPLICATES, threshold)
+        return self._near_duplicates
+
     def note(self, run: EncodedRun, split: str, group: str) -> None:
         """Note that a run is there."""
         self.losses.update(run.losses)
+        if run.signature is not None:
+            self.signatures[run.selected.run_id] = run.signature
         if run.policy_id is not None:
             self._policies.add(run.policy_id)
             self._models.update([run.model] if run.model else [])
@@ -382,6 +391,7 @@ class _NearDuplicates:
 
         self._kept = NearDuplicates(threshold)
         self._file = create_file(path)
+        self.keep = self._kept.keep
 
     def finds(self, run: EncodedRun) -> bool:
         similar = self._kept.find(run.selected.run_id, run.outcome, run.signature)

@@ -6,7 +6,7 @@ with the next materialization. No run ever changes its split: one that would bri
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import islice
@@ -48,10 +48,13 @@ from trajectory_pipeline.storage.postgres.connection import translating_database
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.export_registry import (
     Export,
+    ExportedRun,
     PartitionInputs,
+    Signature,
     assign_groups,
     current_policy,
     forget_inputs,
+    near_elsewhere,
     partition_inputs,
     record_runs,
     register_export,
@@ -107,6 +110,7 @@ class ExportAsset:
             "shares": asdict(self.options.shares),
             "redaction": [self.options.redaction.value, REDACTION_VERSION],
             "reasoning": self.options.with_reasoning,
+            "near_duplicates": self.options.near_duplicates,
             "location": without_credentials(self.location),
             "versions": [EXPORT_VERSION, SCHEMA_VERSION],
         }
@@ -161,7 +165,7 @@ def export_partition(
             manifest, content, sizes = _described(files, asset, len(selected))
             runs = list(noted_runs(folder))
             with translating_database_errors(database.url, f"Noting what {asset.name} {key} holds"):
-                record_runs(partition.connection, asset.export, runs, key)
+                record_runs(partition.connection, asset.export, runs, key, _signatures(files, asset, runs))
             partition.record(
                 LedgerEntry(
                     asset=asset.name,
@@ -272,6 +276,7 @@ def _write(files: DatasetFiles, storage: Storage, asset: ExportAsset, selected: 
     seen: set[str] = set()
     for batch in _batches(encoded):
         elsewhere = texts_elsewhere(storage.postgres, asset.export, key, [run.text_digest for run in batch])
+        _keep_elsewhere(files, storage.postgres, asset, key, batch)
         for run in batch:
             splits = {split_of(group, options.shares, options.seed) for group in groups[run.selected.run_id]}
             if run.text_digest in elsewhere or run.text_digest in seen:
@@ -280,10 +285,37 @@ def _write(files: DatasetFiles, storage: Storage, asset: ExportAsset, selected: 
                 files.left_out[options.format.form.no_place] += 1
             elif len(splits) > 1:
                 files.left_out[TWO_SPLITS] += 1
-            else:
+            elif not files.is_near_duplicate(run, options.near_duplicates):
                 seen.add(run.text_digest)
                 (split,) = splits
                 files.write(writer, run, split, groups[run.selected.run_id][0])
+
+
+def _keep_elsewhere(
+    files: DatasetFiles, database: TrajectoryDatabase, asset: ExportAsset, key: str, batch: Sequence[EncodedRun]
+) -> None:
+    """Have the runs of other partitions that may be almost the same as one of these count as before them."""
+    threshold = asset.options.near_duplicates
+    if threshold is None:
+        return
+    from trajectory_pipeline.exports.near_duplicates import bands_of, read_signature
+
+    bands = {band for run in batch for band in bands_of(run.signature, run.outcome, threshold)}
+    for run_id, outcome, signature in near_elsewhere(database, asset.export, key, sorted(bands)):
+        files.keep_elsewhere(run_id, outcome, read_signature(signature), threshold)
+
+
+def _signatures(files: DatasetFiles, asset: ExportAsset, runs: Sequence[ExportedRun]) -> dict[str, Signature]:
+    threshold = asset.options.near_duplicates
+    if threshold is None:
+        return {}
+    from trajectory_pipeline.exports.near_duplicates import bands_of, signature_text
+
+    found = files.signatures
+    return {
+        run.run_id: Signature(signature_text(found[run.run_id]), bands_of(found[run.run_id], run.outcome, threshold))
+        for run in runs
+    }
 
 
 def _batches(runs: Iterator[EncodedRun]) -> Iterator[list[EncodedRun]]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import ClassVar
 
 from trajectory_pipeline.schema.enums import Outcome
-from trajectory_pipeline.schema.types import BOOL, JSON, STRING, TIMESTAMP, Column, Table, postgres_only
+from trajectory_pipeline.schema.types import BOOL, INT, JSON, STRING, TIMESTAMP, Column, Table, postgres_only
 
 EXPORTS = Table(
     name="exports",
@@ -33,8 +33,32 @@ EXPORT_RUNS = Table(
         Column("content_digest", STRING, "`content_digest` of the trajectory that was exported."),
         Column("text_digest", STRING, "SHA-256 (hex) of what its messages say, by which equal runs are found."),
         Column("split", STRING, "`train`, `validation` or `test`."),
+        Column(
+            "outcome",
+            STRING,
+            "Its outcome when it was exported: the verdict's, else the heuristic one.",
+            null="it was exported by an older version",
+        ),
+        Column(
+            "signature",
+            STRING,
+            "Base64 of the MinHash of what its messages say.",
+            null="almost equal runs are not looked for",
+        ),
     ),
     indexes=(("run_id",), ("export_id", "partition_key"), ("export_id", "text_digest")),
+)
+
+EXPORT_BANDS = Table(
+    name="export_bands",
+    description="By what almost equal runs of an exported asset are found: runs that share a band may be.",
+    row="one band of one run in one dataset",
+    columns=postgres_only(
+        Column("export_id", STRING, "The dataset.", key=True),
+        Column("run_id", STRING, "The run.", key=True),
+        Column("band", INT, "Hash of its outcome and of some of the numbers of its signature.", key=True),
+    ),
+    indexes=(("export_id", "band"),),
 )
 
 EXPORT_GROUPS = Table(

@@ -11,7 +11,7 @@ from trajectory_pipeline.schema.bookkeeping import (
     VERDICT_LOCKS,
 )
 from trajectory_pipeline.schema.calibrations import CALIBRATIONS
-from trajectory_pipeline.schema.exports import EXPORT_GROUPS, EXPORT_RUNS, EXPORTS
+from trajectory_pipeline.schema.exports import EXPORT_BANDS, EXPORT_GROUPS, EXPORT_RUNS, EXPORTS
 from trajectory_pipeline.schema.failure_modes import FAILURE_MODE_RUNS, FAILURE_MODES
 from trajectory_pipeline.schema.labels import LABEL_SAMPLES, LABELS
 from trajectory_pipeline.schema.quality import JUDGE_CONFUSIONS, JUDGE_QUALITY
@@ -63,6 +63,7 @@ TABLES = (
     SERVICE_TOKENS,
     EXPORTS,
     EXPORT_RUNS,
+    EXPORT_BANDS,
     EXPORT_GROUPS,
 )
 """In the order of the data dictionary."""

@@ -1,5 +1,6 @@
 """Exports as assets: what changed is written again and nothing else, and no run changes its split."""
 
+import json
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from trajectory_pipeline.exports.formats import ExportFormat
 from trajectory_pipeline.exports.splits import SplitShares
 from trajectory_pipeline.partition_keys import parse_partition_key
-from trajectory_pipeline.pipeline.export import ExportOptions
+from trajectory_pipeline.pipeline.export import NEAR_DUPLICATES, SIMILAR_TEXT, ExportOptions
 from trajectory_pipeline.pipeline.export_asset import (
     PAIRS,
     ExportAsset,
@@ -158,3 +159,33 @@ def test_pairs_of_all_partitions_are_one_dataset_that_follows_its_runs(own_story
     assert again.replaced
     assert exports_holding(own_story.database, [gone]) == []
     assert find_differences(one, PAIRS) == []
+
+
+@pytest.mark.parametrize("threshold", [0.5, 1])
+def test_run_almost_the_same_as_one_in_another_partition_is_left_out(
+    own_story: Pipeline, tmp_path: Path, threshold: float
+) -> None:
+    one = asset(str(tmp_path))
+    one = replace(one, options=replace(one.options, near_duplicates=threshold))
+    keys = export_stale(own_story, one)
+    assert not any(export_partition(parse_partition_key(key), own_story.storage, one).replaced for key in keys)
+    hour = busiest(own_story)
+    (run, *_) = own_story.ask(
+        "SELECT run_id FROM trajectory.export_runs WHERE partition_key = %s ORDER BY 1", hour_key(hour)
+    )
+    (other, *_) = own_story.ask(
+        "SELECT run_id FROM trajectory.export_runs WHERE partition_key <> %s ORDER BY 1", hour_key(hour)
+    )
+    # As if a run of another hour said the same but for a few words.
+    own_story.do(
+        "UPDATE trajectory.export_runs o SET signature = r.signature, outcome = r.outcome"
+        f" FROM trajectory.export_runs r WHERE o.run_id = '{other['run_id']}' AND r.run_id = '{run['run_id']}'",
+        "INSERT INTO trajectory.export_bands SELECT export_id, '" + other["run_id"] + "', band"
+        f" FROM trajectory.export_bands WHERE run_id = '{run['run_id']}' ON CONFLICT DO NOTHING",
+    )
+    done = export_partition(hour, own_story.storage, one)
+    assert done.manifest["left_out"][SIMILAR_TEXT] == 1
+    named = (tmp_path / "sft" / hour_folder(hour) / NEAR_DUPLICATES).read_text()
+    assert json.loads(named) == {"run_id": run["run_id"], "like_run_id": other["run_id"], "similarity": 1.0}
+    assert run["run_id"] not in splits_of(own_story)
+    assert own_story.ask("SELECT FROM trajectory.export_bands WHERE run_id = %s", run["run_id"]) == []

@@ -4,6 +4,7 @@ import posixpath
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -38,12 +39,16 @@ def export_formats(settings: Settings) -> list[ExportFormat]:
     """Return the formats that are assets.
 
     Raises:
-        SettingsError: one is no format.
+        SettingsError: one is no format, or a package is missing.
     """
     unknown = [name for name in settings.export.formats if name not in set(ExportFormat)]
     if unknown:
         raise SettingsError(
             f"TRAJECTORY_EXPORTS names {', '.join(map(repr, unknown))}: name some of {', '.join(ExportFormat)}."
+        )
+    if settings.export.near_duplicates is not None and find_spec("datasketch") is None:
+        raise SettingsError(
+            "TRAJECTORY_EXPORT_NEAR_DUPLICATES needs a package: pip install 'trajectory-pipeline[near-duplicates]'."
         )
     return [kind for kind in ExportFormat if kind in settings.export.formats]
 
@@ -82,6 +87,7 @@ def export_asset_of(settings: Settings, kind: ExportFormat, redaction_key: bytes
         redaction=export.redaction,
         redaction_key=redaction_key,
         with_reasoning=export.reasoning,
+        near_duplicates=export.near_duplicates,
     )
     return ExportAsset(_target(settings), options, export.filters, settings.storage.file_access)
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, LiteralString
 
 import psycopg
@@ -27,8 +28,14 @@ VALUES (%s, %s, %s, %s, %s, clock_timestamp())
 ON CONFLICT (export_id) DO UPDATE SET location = EXCLUDED.location, format = EXCLUDED.format,
     is_asset = EXCLUDED.is_asset, filters = EXCLUDED.filters, written_at = EXCLUDED.written_at"""
 _COPY: LiteralString = (
-    "COPY trajectory.export_runs (export_id, run_id, partition_key, content_digest, text_digest, split) FROM STDIN"
+    "COPY trajectory.export_runs"
+    " (export_id, run_id, partition_key, content_digest, text_digest, split, outcome, signature) FROM STDIN"
 )
+_NEAR: LiteralString = """
+SELECT run_id, outcome, signature FROM trajectory.export_runs
+WHERE export_id = %(id)s AND partition_key <> %(key)s AND signature IS NOT NULL AND run_id IN (
+    SELECT run_id FROM trajectory.export_bands WHERE export_id = %(id)s AND band = ANY(%(bands)s))
+ORDER BY run_id"""
 _HOLDING: LiteralString = """
 SELECT e.export_id, e.location, e.format, e.is_asset, e.written_at, x.run_id, x.split,
     t.content_digest IS NOT DISTINCT FROM x.content_digest AND t.deleted_at IS NULL AS is_current
@@ -92,6 +99,7 @@ class ExportedRun:
     content_digest: str
     text_digest: str
     split: str
+    outcome: str
 
 
 _COPIED = attrgetter(*ExportedRun.__slots__)
@@ -117,10 +125,22 @@ def register_export(connection: psycopg.Connection, export: Export) -> None:
     connection.execute(_REGISTER, [*values, json.dumps(export.filters)])
 
 
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """By what runs that are almost the same as a run are found, in text, and the bands that it is divided into."""
+
+    text: str
+    bands: Sequence[int]
+
+
 def record_runs(
-    connection: psycopg.Connection, export: Export, runs: Iterable[ExportedRun], partition_key: str | None = None
+    connection: psycopg.Connection,
+    export: Export,
+    runs: Iterable[ExportedRun],
+    partition_key: str | None = None,
+    signatures: Mapping[str, Signature] = MappingProxyType({}),
 ) -> None:
-    """Note which runs a dataset holds now; with a partition, which of that partition."""
+    """Note which runs a dataset holds now; with a partition, which of that partition; with signatures by run."""
     condition: LiteralString = "" if partition_key is None else " AND partition_key = %(key)s"
     connection.execute(
         f"DELETE FROM trajectory.export_runs WHERE export_id = %(id)s{condition}",
@@ -128,7 +148,24 @@ def record_runs(
     )
     with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         for run in runs:
-            copy.write_row((export.export_id, *_COPIED(run)))
+            signature = signatures.get(run.run_id)
+            copy.write_row((export.export_id, *_COPIED(run), signature and signature.text))
+    if signatures:
+        with (
+            connection.cursor() as cursor,
+            cursor.copy("COPY trajectory.export_bands (export_id, run_id, band) FROM STDIN") as copy,
+        ):
+            for run_id, signature in signatures.items():
+                for band in signature.bands:
+                    copy.write_row((export.export_id, run_id, band))
+
+
+def near_elsewhere(
+    database: TrajectoryDatabase, export: Export, partition_key: str, bands: Sequence[int]
+) -> list[tuple[str, str, str]]:
+    """Return the runs with any of these bands that a dataset holds in other partitions: id, outcome, signature."""
+    rows = database.rows(_NEAR, {"id": export.export_id, "key": partition_key, "bands": list(bands)})
+    return [(row["run_id"], row["outcome"], row["signature"]) for row in rows]
 
 
 def texts_elsewhere(
