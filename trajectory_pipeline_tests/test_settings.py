@@ -59,7 +59,7 @@ def test_setting_is_documented_with_its_default() -> None:
         else:
             assert "Default" in field.description, field.alias
     names = list(setting_fields())
-    assert len(names) == sum(len(type(group).model_fields) for group in GROUPS) == 75
+    assert len(names) == sum(len(type(group).model_fields) for group in GROUPS) == 76
     known = ("LETTA_PG_URI", "DAGSTER_PG_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "ENABLE_TRAJECTORY_CAPTURE")
     assert [name for name in names if name not in known and not name.startswith("TRAJECTORY_")] == []
 

@@ -23,6 +23,7 @@ from trajectory_pipeline.storage.postgres.retention import (
     is_pruned,
     old_raw_rows,
     old_trajectories,
+    record_files_removed,
     record_pruned,
     remove_rows,
 )
@@ -133,6 +134,7 @@ def prune_partition(target: RetentionTarget, hour: datetime, storage: Storage) -
             # It may have been materialized again since.
             if is_pruned(storage.postgres.ledger(table.name, [key]), key):
                 files += remove_files(storage.parquet, table, hour)
+                record_files_removed(partition, table.name)
     return PrunedPartition(rows, files)
 
 

@@ -54,7 +54,7 @@ PARTITIONS = Table(
             STRING,
             "Digest of the versions of its rows in Postgres as written: it changes with any change to a row. Of"
             " `refined_outcomes`: digest of the verdicts that its file holds.",
-            null="unknown, or not used for this asset",
+            null="unknown, or not used for this asset; or its files were pruned",
         ),
         Column("source_identity", STRING, "`identity` of the source that was read.", null=_NOT_FROM_SOURCE),
         Column(

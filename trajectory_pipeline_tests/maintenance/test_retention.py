@@ -30,18 +30,20 @@ from trajectory_pipeline.maintenance.retention import (
 )
 from trajectory_pipeline.partition_keys import HOUR as ONE_HOUR
 from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.judge import JudgingRun
 from trajectory_pipeline.pipeline.stale_partitions import find_stale_partitions, plan_capture, plan_rebuild
 from trajectory_pipeline.schema.enums import Criterion, LabelSource
 from trajectory_pipeline.schema.labels import Label
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.schema.verdicts import VERDICT_ATTEMPTS
+from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES, VERDICT_ATTEMPTS
 from trajectory_pipeline.storage.parquet.cleanup import FileTotals, files_of, hours_with_folders, remove_files
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.erasure import RETAINED_ATTEMPT_COLUMNS, erasable_columns
 from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline.storage.postgres.verdict_status import unpublished_partitions
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
@@ -269,6 +271,29 @@ def test_prune_keeps_files_rematerialized_in_between(judged: Pipeline) -> None:
     assert differences(judged) == []
     prune(judged)
     all_is_gone(judged)
+
+
+def test_verdicts_that_a_killed_prune_left_go_with_the_next_publication(
+    judged: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks_off(*_: Any) -> Any:
+        raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "remove_files", breaks_off)
+        with pytest.raises(CrashError):
+            prune(judged, Retention(AGE, None))
+    key = partition_key(HOUR)
+    assert unpublished_partitions(judged.database, [key]) == frozenset()
+    assert judged.parquet(REFINED_OUTCOMES, HOUR)
+    # A person materializes what was pruned, and nobody judges it.
+    judged.capture(HOUR)
+    assert unpublished_partitions(judged.database, [key]) == {key}
+    run = JudgingRun(judged.storage, judged.judge, publish_only=True)
+    run.judge_partitions([HOUR])
+    run.publish(HOUR)
+    assert judged.parquet(REFINED_OUTCOMES, HOUR) == []
+    assert unpublished_partitions(judged.database, [key]) == frozenset()
 
 
 def test_prune_repeated_changes_nothing(judged: Pipeline) -> None:

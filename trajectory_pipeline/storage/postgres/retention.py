@@ -146,6 +146,15 @@ def record_pruned(partition: PartitionTransaction, asset: str, *, known_only: bo
         )
 
 
+def record_files_removed(partition: PartitionTransaction, asset: str) -> None:
+    """Note that the files of a pruned partition are gone: its entry has no checksum of their rows any more."""
+    with translating_database_errors(partition.url, f"Writing the ledger of {partition.partition_key}"):
+        partition.connection.execute(
+            "UPDATE trajectory.partitions SET rows_checksum = NULL WHERE asset = %s AND partition_key = %s",
+            [asset, partition.partition_key],
+        )
+
+
 def remove_bookkeeping(database: TrajectoryDatabase, dagster_run_ids: Sequence[str]) -> None:
     """Remove what nothing reads any more: totals of Dagster runs that go, and reasons and locks that are void.
 

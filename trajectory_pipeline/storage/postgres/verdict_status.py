@@ -170,7 +170,11 @@ SELECT partition_key FROM stored s FULL JOIN (
 ) i USING (partition_key)
 WHERE (i.partition_key IS NOT NULL
         OR (s.digest IS NOT NULL OR p.inputs_digest = %(policy)s AND p.result <> 'pruned')
-            AND (p.result = 'pruned' OR p.rows_checksum IS DISTINCT FROM coalesce(s.digest, %(empty)s)))
+            AND (p.result = 'pruned' OR p.rows_checksum IS DISTINCT FROM coalesce(s.digest, %(empty)s))
+        -- Materialized again, while a prune that was killed left its file.
+        OR p.result = 'pruned' AND p.rows_checksum IS NOT NULL AND EXISTS (SELECT FROM trajectory.partitions t
+            WHERE t.asset = 'trajectories' AND t.partition_key = p.partition_key
+            AND t.result IN ('complete', 'quarantined')))
     AND NOT EXISTS (SELECT FROM trajectory.partitions t WHERE t.asset = 'trajectories'
         AND t.partition_key = coalesce(s.partition_key, p.partition_key, i.partition_key)
         AND t.result NOT IN ('complete', 'quarantined'))
