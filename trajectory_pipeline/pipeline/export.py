@@ -391,7 +391,9 @@ class _NearDuplicates:
 
         self._kept = NearDuplicates(threshold)
         self._file = create_file(path)
-        self.keep = self._kept.keep
+
+    def keep(self, run_id: str, outcome: str, signature: Any) -> None:
+        self._kept.keep(run_id, outcome, signature)
 
     def finds(self, run: EncodedRun) -> bool:
         similar = self._kept.find(run.selected.run_id, run.outcome, run.signature)
