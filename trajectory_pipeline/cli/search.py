@@ -107,17 +107,17 @@ def command(
         else:
             found = {"runs": search(connection, query, k, allowed, mode=mode, query_vector=vector)}
         nothing_to_find = not any(found.values()) and not has_texts(connection)
+    if nothing_to_find:
+        err.print(
+            f"{describe_postgres(database.url)} holds no search text: materialize trajectory_embeddings, or name"
+            " another database by TRAJECTORY_DATABASE_URL (TRAJECTORY_DATA_FOLDER for the embedded one)."
+        )
     if as_json:
         shown = {name: [asdict(hit) for hit in hits] for name, hits in found.items()}
         out.print_json(json.dumps({"words_only": words_only or None, **shown}, default=str, ensure_ascii=False))
         return
     if words_only:
         err.print(f"By words only. {words_only}")
-    if nothing_to_find:
-        err.print(
-            f"{describe_postgres(database.url)} holds no search text: materialize trajectory_embeddings, or name"
-            " another database by TRAJECTORY_DATABASE_URL (TRAJECTORY_DATA_FOLDER for the embedded one)."
-        )
     for name, hits in found.items():
         _print(name, hits, titled=contrasting)
 

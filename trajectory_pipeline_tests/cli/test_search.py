@@ -67,6 +67,9 @@ def test_nothing_found_is_said(run_command: Command, variables: dict[str, str]) 
 def test_database_without_search_texts_is_named(run_command: Command, databases: dict[str, str]) -> None:
     result = run_command("search", "zebra", **databases)
     assert "holds no search text: materialize trajectory_embeddings" in squeezed(result)
+    as_json = run_command("search", "zebra", "--json", **databases)
+    assert json.loads(as_json.stdout)["runs"] == []
+    assert "holds no search text" in as_json.stderr
 
 
 @pytest.mark.parametrize(
