@@ -390,14 +390,14 @@ def _broken_keys(text: str) -> Iterator[Span]:
 
 def _may_have_broken_key(text: str) -> bool:
     """Whether there are other long words without the breaks, and a key among them."""
-    if not any(character in text for character in "\\\n\r"):
+    if "\n" not in text and "\\" not in text and "\r" not in text:
         return False
+    # Quotes are frequent. One after a backslash begins and ends no break, and no other does where no literal is below.
     text = text.replace('\\"', "  ")
-    # Quotes are frequent where no literal goes on in the next line.
     broken = (_BREAK if _LITERAL_BELOW.search(text) else _BREAK_OF_LINE).sub("\0", text)
     joined = broken.replace("\0", "")
     words = _long_words(joined)
-    if [end - start for start, end in words] == [end - start for start, end in _long_words(broken)]:
+    if not words or [end - start for start, end in words] == [end - start for start, end in _long_words(broken)]:
         return False
     return next(_in_long_tokens(joined, words), None) is not None
 
