@@ -161,7 +161,7 @@ def test_pairs_of_all_partitions_are_one_dataset_that_follows_its_runs(own_story
     assert find_differences(one, PAIRS) == []
 
 
-@pytest.mark.parametrize("threshold", [0.5, 1])
+@pytest.mark.parametrize("threshold", [0.5, pytest.param(1, marks=pytest.mark.heavy)])
 def test_run_almost_the_same_as_one_in_another_partition_is_left_out(
     own_story: Pipeline, tmp_path: Path, threshold: float
 ) -> None:

@@ -23,7 +23,6 @@ from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.schema.versions import EXPORT_VERSION
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.storage.parquet.store import hour_folder
 from trajectory_pipeline.urls import without_credentials
 
 if TYPE_CHECKING:
@@ -171,6 +170,7 @@ def _build_export(
             context: dg.AssetExecutionContext, storage: StorageResource, judge: JudgeResource
         ) -> MaterializeResults:
             from trajectory_pipeline.pipeline import export_asset
+            from trajectory_pipeline.storage.parquet.store import hour_folder
 
             asset = _asset_of(settings, kind, judge)
             try:
