@@ -317,16 +317,16 @@ class DatasetFiles:
 
     def is_near_duplicate(self, run: EncodedRun, threshold: float | None) -> bool:
         """Whether a run says almost the same as one before it with the same outcome; those are named in a list."""
-        if threshold is None or not self._kept(threshold).finds(run):
+        if threshold is None or not self._near_duplicates_at(threshold).finds(run):
             return False
         self.left_out[SIMILAR_TEXT] += 1
         return True
 
     def keep_elsewhere(self, run_id: str, outcome: str, signature: Any, threshold: float) -> None:
         """Take a run of another part of the dataset for one that was before those that follow."""
-        self._kept(threshold).keep(run_id, outcome, signature)
+        self._near_duplicates_at(threshold).keep(run_id, outcome, signature)
 
-    def _kept(self, threshold: float) -> "_NearDuplicates":
+    def _near_duplicates_at(self, threshold: float) -> "_NearDuplicates":
         if self._near_duplicates is None:
             self._near_duplicates = _NearDuplicates(self.folder / NEAR_DUPLICATES, threshold)
         return self._near_duplicates

@@ -162,7 +162,7 @@ def export_partition(
         with staging(asset.location) as folder:
             with DatasetFiles(folder) as files:
                 _write(files, storage, asset, selected, key)
-            manifest, content, sizes = _described(files, asset, len(selected))
+            manifest, content, sizes = _write_manifest(files, asset, len(selected))
             runs = list(noted_runs(folder))
             with translating_database_errors(database.url, f"Noting what {asset.name} {key} holds"):
                 record_runs(partition.connection, asset.export, runs, key, _signatures(files, asset, runs))
@@ -208,7 +208,7 @@ def export_pairs(storage: Storage, asset: ExportAsset) -> ExportedPartition:
                     files.left_out[TWO_SPLITS] += 2
                 else:
                     files.write_pair(lines, pair, splits.pop(), groups[str(number)][0])
-        manifest, content, sizes = _described(files, asset, len(selected))
+        manifest, content, sizes = _write_manifest(files, asset, len(selected))
         with database.connect() as connection, translating_database_errors(database.url, f"Noting {asset.name}"):
             register_export(connection, asset.export)
             record_runs(connection, asset.export, noted_runs(folder))
@@ -260,7 +260,9 @@ def find_differences(asset: ExportAsset, name: str) -> list[str]:
     return [f"{name} has no {MANIFEST}"] if manifest is None else differences(asset.location, name, manifest)
 
 
-def _described(files: DatasetFiles, asset: ExportAsset, selected: int) -> tuple[dict[str, Any], bytes, dict[str, int]]:
+def _write_manifest(
+    files: DatasetFiles, asset: ExportAsset, selected: int
+) -> tuple[dict[str, Any], bytes, dict[str, int]]:
     """Write the manifest; returns it, also as bytes, and the sizes of the files that it names."""
     manifest = files.manifest(asset.filters, asset.options, selected, "")
     content = json_bytes(manifest)

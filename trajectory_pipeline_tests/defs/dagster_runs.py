@@ -19,7 +19,7 @@ from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.settings import Settings
 
 CAPTURE = ASSETS[:2]
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def run(
@@ -43,7 +43,7 @@ def run(
         partition_key=None if last else partition_key(first),
         tags={**(tags or {}), **(range_tags(first, last) if last else {})},
         asset_selection=[dg.AssetKey(name) for name in assets],
-        run_config={**_QUIET, **(config or {})},
+        run_config={**QUIET, **(config or {})},
         raise_on_error=False,
     )
 

@@ -44,7 +44,7 @@ def read_batches(open_file: OpenFile, wanted: pa.Schema) -> Iterator[pa.RecordBa
     if found is None:
         return
     with found as handle, pq.ParquetFile(handle) as file:
-        there = {file.schema.column(number).path for number in range(len(file.schema))}
+        there = _leaves_of(file)
         present = [leaf for leaf in leaf_paths(wanted) if leaf in there]
         for group in range(file.num_row_groups):
             for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=present, use_threads=False):
@@ -72,7 +72,7 @@ def read_leaves(open_file: OpenFile, leaves: list[str], *, skip_absent: bool) ->
     if found is None:
         return
     with found as handle, pq.ParquetFile(handle) as file:
-        there = {file.schema.column(number).path for number in range(len(file.schema))}
+        there = _leaves_of(file)
         missing = set(leaves) - there
         if skip_absent:
             leaves = [leaf for leaf in leaves if leaf in there]
@@ -80,6 +80,10 @@ def read_leaves(open_file: OpenFile, leaves: list[str], *, skip_absent: bool) ->
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
         for group in range(file.num_row_groups):
             yield from file.read_row_group(group, columns=leaves).to_batches()
+
+
+def _leaves_of(file: pq.ParquetFile) -> set[str]:
+    return {file.schema.column(number).path for number in range(len(file.schema))}
 
 
 def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[pa.RecordBatch]) -> int:

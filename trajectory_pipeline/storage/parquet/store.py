@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.partition_keys import floor_to_hour, source_of, source_suffix
 from trajectory_pipeline.runtime import private_files
-from trajectory_pipeline.schema.arrow import arrow_schema, without_fields
+from trajectory_pipeline.schema.arrow import arrow_schema, leaf_paths, without_fields
 from trajectory_pipeline.schema.enums import FileAccess
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet import filesystem as filesystems
@@ -263,8 +263,8 @@ class ParquetStore:
 
         A field is a column without fields, or a field of lists or structs: ``turns.messages.message_id``.
         """
-        schema = arrow_schema(table)
-        leaves = [_leaf(schema, field) for field in fields]
+        paths = {path.replace(".list.element", ""): path for path in leaf_paths(arrow_schema(table))}
+        leaves = [paths[field] for field in fields]
         batches = io.read_leaves(self._opener(table, hour), leaves, skip_absent=skip_absent)
         yield from io.translating_parquet_errors(self.target(table, hour), batches)
 
@@ -351,14 +351,3 @@ class ParquetStore:
         filesystem, path = self.filesystem(table, hour)
         with filesystems.translating_read_errors(self.target(table, hour)):
             yield filesystem, path
-
-
-def _leaf(schema: pa.Schema, field: str) -> str:
-    """Return the name that Parquet gives to a field of a column."""
-    first, *rest = field.split(".")
-    kind, path = schema.field(first).type, first
-    for name in rest:
-        if pa.types.is_list(kind):
-            kind, path = kind.value_type, f"{path}.list.element"
-        kind, path = kind.field(name).type, f"{path}.{name}"
-    return path

@@ -9,9 +9,7 @@ from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.defs.jobs.pair_exports import JOB_NAME
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import change_settings
-from trajectory_pipeline_tests.defs.dagster_runs import check_evaluations, resources_of
-
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+from trajectory_pipeline_tests.defs.dagster_runs import QUIET, check_evaluations, resources_of
 
 
 def test_job_writes_the_dataset_and_checks_it(captured: Settings, instance: dg.DagsterInstance) -> None:

@@ -14,6 +14,7 @@ from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import change_settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
 from trajectory_pipeline_tests.defs.dagster_runs import (
+    QUIET,
     check_evaluations,
     execute,
     materializations,
@@ -36,7 +37,7 @@ def test_sensor_requests_stale_partitions_until_they_are_exported(
     result = job.execute_in_process(
         instance=instance,
         tags=range_tags(BUSY[0], BUSY[-1]),
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        run_config=QUIET,
     )
     assert result.success
     done = tick_sensor(sensor, settings, instance)
